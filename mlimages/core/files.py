@@ -119,11 +119,16 @@ def written_names(folder: Path) -> set[str]:
     return {line.partition("  ")[2] for line in _read_records(folder)}
 
 
-def _read_records(folder: Path) -> set[str]:
+def _read_records(folder: Path) -> frozenset[str]:
+    return _read_lines(folder / WRITTEN, state) if (state := file_state(folder / WRITTEN)) else frozenset()
+
+
+@lru_cache(maxsize=64)
+def _read_lines(path: Path, state: bytes) -> frozenset[str]:
     try:
-        return set((folder / WRITTEN).read_text(encoding="utf-8", errors="surrogateescape").splitlines())
+        return frozenset(path.read_text(encoding="utf-8", errors="surrogateescape").splitlines())
     except OSError:
-        return set()
+        return frozenset()
 
 
 def record_settings(path: Path, settings: str) -> None:
@@ -251,15 +256,22 @@ def file_state(path: Path | str) -> bytes | None:
     """
     try:
         if is_remote(path):
-            found = as_path(path).stat()
-        elif member := find_member(path):
+            return _object_state(as_path(path))
+        if member := find_member(path):
             return _member_state(member)
-        else:
-            found = os.stat(path)  # noqa: PTH116  # twice as fast as Path's
+        found = os.stat(path)  # noqa: PTH116  # twice as fast as Path's
     except OSError:
         return None
-    changed, inode = getattr(found, "st_ctime_ns", 0), getattr(found, "st_ino", 0)  # an address may have neither
-    return _STATE.pack(found.st_size, found.st_mtime_ns, changed, inode & (2**64 - 1))
+    return _STATE.pack(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino & (2**64 - 1))
+
+
+def _object_state(path: Path) -> bytes:
+    """The state of an object: its time may have a resolution of a second; its ETag changes with the content."""
+    found = path.stat()
+    info: dict[str, object] = found.as_info()  # type: ignore[attr-defined]  # mypy sees a Path
+    version = next((str(info[key]) for key in ("ETag", "etag", "generation", "created") if info.get(key)), "")
+    digest = hashlib.sha256(version.encode()).digest()
+    return _STATE.pack(found.st_size, found.st_mtime_ns, 0, int.from_bytes(digest[:8]))
 
 
 def read_file(path: Path) -> bytes:

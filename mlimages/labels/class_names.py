@@ -6,9 +6,10 @@ import os
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-from mlimages.core import LabelFileError, as_path, writing
+from mlimages.core import LabelFileError, as_path, file_state, writing
 from mlimages.labels.formats import open_text
 from mlimages.labels.scanning import natural_key
 
@@ -34,8 +35,14 @@ def read_class_names(path: str | os.PathLike[str]) -> ClassNames:
     Raises:
         LabelFileError: the file does not exist, a line is not `number name`, or the numbers are not 0, 1, 2 ...
     """
+    path = as_path(path)
+    return _read_class_names(path, file_state(path))
+
+
+@lru_cache(maxsize=64)
+def _read_class_names(path: Path, state: bytes | None) -> ClassNames:
     names: list[str] = []
-    lines = read_lines(as_path(path))
+    lines = read_lines(path)
     if not any(re.match(r"\s*\d+\s+\S", line) for line in lines):
         return tuple(line.strip() for line in lines if line.strip())
     for number, line in enumerate(lines, start=1):

@@ -198,7 +198,7 @@ class LabelFile:
         if self._class_names is not None:
             return self._class_names
         definition = class_definition_path(self.path)
-        if not definition.exists() or self._ignores_definition(definition):
+        if file_state(definition) is None or self._ignores_definition(definition):
             return None
         return read_class_names(definition)
 

@@ -41,6 +41,7 @@ from mlimages.core import (
     LabeledPath,
     as_path,
     cache_dir,
+    file_state,
     is_remote,
     path_from_name,
     relative_name,
@@ -50,7 +51,7 @@ from mlimages.gathering.store.stored_objects import StoredObjects
 from mlimages.images import copy_by_class, find_images
 from mlimages.inference import OnnxBundle
 from mlimages.inference.inputs import find_inputs
-from mlimages.labels import class_definition_path, label_dir, open_labels
+from mlimages.labels import class_definition_path, label_dir, open_labels, read_class_names
 from mlimages.reports import draw_sheet, report_html, write_suspects
 from mlimages.reports.suspects import Suspect, read_suspects
 from tests.conftest import RunCli
@@ -186,6 +187,20 @@ def test_a_run_folder_elsewhere_and_moving_images_there_are_refused(memory: str)
 
     with pytest.raises(InputError, match="only local files"):
         plan_moves(check([label_dir_auto(memory).labels]))
+
+
+def test_an_object_of_the_same_size_and_second_has_another_state(
+    bucket: dict[str, str], memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in bucket.items():
+        monkeypatch.setenv(name, value)
+    for address in (f"{memory}/x_class_def.txt", "s3://bucket/x_class_def.txt"):
+        found = []
+        for text in ("0 ants\n1 bees\n", "0 bees\n1 ants\n"):
+            as_path(address).write_text(text)
+            found.append((file_state(address), read_class_names(address)))
+        assert found[0][0] != found[1][0]
+        assert [names for _, names in found] == [("ants", "bees"), ("bees", "ants")]
 
 
 WRITTEN_AT = {
