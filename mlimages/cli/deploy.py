@@ -226,11 +226,11 @@ def evaluate(
 
     Example: mlimages evaluate cats.onnx data/cats/val.txt
     """
-    from mlimages.core import TqdmProgress, outputs, write_text
+    from mlimages.core import TqdmProgress, recording_outputs, write_text
     from mlimages.inference import Predictor, evaluate
     from mlimages.reports import report_html
 
-    with outputs(filter(None, [report]), overwrite=force):
+    with recording_outputs(filter(None, [report]), overwrite=force):
         with model_comes_first(model, [labels]):
             predictor = Predictor(model)
         found = evaluate(

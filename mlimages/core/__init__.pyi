@@ -25,12 +25,12 @@ from .files import file_state as file_state
 from .files import full_name as full_name
 from .files import is_remote as is_remote
 from .files import local_path as local_path
-from .files import outputs as outputs
 from .files import path_from_name as path_from_name
-from .files import present_content as present_content
 from .files import read_file as read_file
 from .files import record_settings as record_settings
 from .files import record_written as record_written
+from .files import recording_outputs as recording_outputs
+from .files import refreshing_listings as refreshing_listings
 from .files import relative_name as relative_name
 from .files import replacing as replacing
 from .files import require_writable as require_writable

@@ -6,9 +6,9 @@ _BASE64_IMAGES = (b"data:image/", b"/9j/", b"iVBORw0KGgo", b"R0lGOD", b"UklGR")
 """A data URL, and how JPEG, PNG, GIF and WebP files begin in base64."""
 
 
-def explain_content(begin: bytes) -> str:
+def explain_content(first_bytes: bytes) -> str:
     """Return what a file of another kind is and what to do, from its first 1,000 bytes; "" if unknown."""
-    text = begin.lstrip()
+    text = first_bytes.lstrip()
     if text.startswith(b"version https://git-lfs"):
         return "it is a Git LFS pointer: fetch the file with `git lfs pull`"
     if text.startswith(_BASE64_IMAGES):

@@ -61,12 +61,12 @@ class PeerExitedError(RunError):
     """Another process of a distributed run exited; the run can be resumed.
 
     Args:
-        what: the event with which the message begins ("a process exited").
+        event: the event with which the message begins ("a process exited").
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, event: str) -> None:
         super().__init__(
-            f"{what}: see its message, then run the same command again, or `mlimages finetune --resume RUN`, "
+            f"{event}: see its message, then run the same command again, or `mlimages finetune --resume RUN`, "
             "with any number of processes"
         )
 
@@ -94,12 +94,12 @@ class MissingExtraError(MlimagesError, ImportError):
     """An extra is not installed; also an ImportError, so that `try: import` works as usual.
 
     Args:
-        what: the command or function that needs the extra ("finetune"); the message begins with it.
+        feature: the command or function that needs the extra ("finetune"); the message begins with it.
         extra: the extra's name, as in `install_hint`.
     """
 
-    def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} requires an optional dependency: {install_hint(extra)}")
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(f"{feature} requires an optional dependency: {install_hint(extra)}")
         self.extra = extra
 
 
@@ -111,16 +111,17 @@ _NOT_WRITTEN = re.compile(r"\(os error (\d+)\)|requested and \d+ written")
 """Messages of safetensors, which has an exception of its own, and of numpy's `tofile`, whose OSError has no number."""
 
 
-def describe_write_error(error: Exception, part: Path, path: Path) -> Exception:
+def describe_write_error(error: Exception, part_path: Path, path: Path) -> Exception:
     """Return an error of a full disk as an OSError that names `path`, where a library says it in its own way.
 
     Args:
-        error: raised while `part`, the temporary file of `path`, was written; returned unchanged if it is another one.
+        error: raised while `part_path`, the temporary file of `path`, was written; returned unchanged if the disk is
+            not full.
     """
     number = getattr(error, "errno", None)
     if not number and (found := _NOT_WRITTEN.search(str(error))):
         number = int(found[1] or errno.ENOSPC)
         return OSError(number, os.strerror(number), str(path))
-    if number and str(getattr(error, "filename", "")) in ("None", str(part)):  # a full disk's has none
+    if number and str(getattr(error, "filename", "")) in ("None", str(part_path)):  # a full disk's has none
         error.filename = str(path)  # type: ignore[attr-defined]
     return error

@@ -102,8 +102,8 @@ def record_written(paths: Iterable[Path]) -> None:
 
 
 @contextmanager
-def outputs(paths: Iterable[Path], *, overwrite: bool = False) -> Iterator[None]:
-    """Check `paths` with `require_writable` before the body writes them, and record them afterwards.
+def recording_outputs(paths: Iterable[Path], *, overwrite: bool = False) -> Iterator[None]:
+    """Context manager: call `require_writable` with `paths`, and `record_written` with those that exist at the end.
 
     Raises:
         InputError: as `require_writable`.
@@ -215,10 +215,10 @@ _keeps_listings = ContextVar("_keeps_listings", default=False)
 
 
 @contextmanager
-def present_content(path: Path) -> Iterator[None]:
-    """Drop the cached listings of a remote path, so that the body sees the present content of the store.
+def refreshing_listings(path: Path) -> Iterator[None]:
+    """Context manager: drop the cached listings of a remote path at the start, so that the files are listed again.
 
-    fsspec keeps listings until the process ends. Inside the body they are kept, so that each folder is listed once.
+    fsspec keeps listings until the process ends. Within the `with` block, each folder is listed once.
     """
     if is_remote(path) and not _keeps_listings.get():
         fs, name = path.fs, path.path.rstrip("/")  # type: ignore[attr-defined]  # mypy sees a Path
@@ -305,11 +305,11 @@ def full_name(name: str, folder: str) -> str:
     return name if is_remote(name) else os.path.join(folder, name)  # noqa: PTH118  # texts
 
 
-def copy_bytes(source: BinaryIO, out: BinaryIO, *, start: int, length: int) -> None:
+def copy_bytes(source: BinaryIO, target: BinaryIO, *, offset: int, length: int) -> None:
     """Append a range of an open file to another."""
-    source.seek(start)
+    source.seek(offset)
     while length and (chunk := source.read(min(length, 1 << 20))):
-        out.write(chunk)
+        target.write(chunk)
         length -= len(chunk)
 
 

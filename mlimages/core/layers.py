@@ -114,7 +114,7 @@ def _summary_lines(summary: NetworkSummary) -> Iterator[str]:
     yield ""
     head = ("layer", "kind", "output", "params", "mult-adds", "state", "width = (N + 2P - F)/S + 1")
     rows = [head, *(_layer_row(layer) for layer in _visible_layers(summary.layers))]
-    yield from table(rows, left=frozenset({0, 1, 5, 6}))
+    yield from table(rows, left_columns=frozenset({0, 1, 5, 6}))
     yield ""
     yield from _total_lines(summary)
 

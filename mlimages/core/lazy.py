@@ -34,8 +34,8 @@ def attach(
     return load_or_name_extra, names, exported
 
 
-def require(what: str, extra: str, *modules: str) -> None:
-    """Raise MissingExtraError, whose message begins with `what`, unless all modules are installed; no module is
+def require(feature: str, extra: str, *modules: str) -> None:
+    """Raise MissingExtraError, whose message begins with `feature`, unless all modules are installed; no module is
     imported."""
     if not all(map(importlib.util.find_spec, modules)):
-        raise MissingExtraError(what, extra)
+        raise MissingExtraError(feature, extra)

@@ -26,7 +26,7 @@ def html_table(title: str, rows: Iterable[Sequence[object]], *, header: Sequence
     '<b>Classes</b><table><tr><td>cats &amp; dogs</td><td>2</td></tr></table>'
     """
     head = f"<tr>{''.join(f'<th>{html.escape(name)}</th>' for name in header)}</tr>" if header else ""
-    lines = ("".join(f"<td>{_cell(value)}</td>" for value in row) for row in rows)
+    lines = ("".join(f"<td>{_html_cell(value)}</td>" for value in row) for row in rows)
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     return f"<b>{html.escape(title)}</b><table>{head}{body}</table>"
 
@@ -42,7 +42,7 @@ def html_images(paths: Iterable[str | os.PathLike[str]], *, height_px: int = 64)
     return Html(" ".join(tags))
 
 
-def _cell(value: object) -> str:
+def _html_cell(value: object) -> str:
     return value if isinstance(value, Html) else html.escape(str(value))
 
 

@@ -83,7 +83,7 @@ def check_options(options: Any) -> None:
             continue
         if get_origin(field.type) is Literal and value not in get_args(field.type):
             raise InputError(f"{field.name} is {value!r}: it must be one of {', '.join(get_args(field.type))}")
-        if expected := _expected(field.type, value):
+        if expected := _describe_expected_type(field.type, value):
             raise InputError(f"{field.name} is {value!r}: it must be {expected}")
         low, high = field.option.min, field.option.max
         outside = (low is not None and not low <= value < math.inf) or (high is not None and not value <= high)
@@ -94,25 +94,25 @@ def check_options(options: Any) -> None:
             raise InputError(f"{field.name} is {value}: it must be {bounds}")
 
 
-def check_at_least(low: float, **numbers: float | None) -> None:
-    """Check arguments, given by their names, against a lower bound; None is allowed.
+def check_at_least(lower_bound: float, **values: float | None) -> None:
+    """Check that arguments, passed as keyword arguments, are None or numbers of at least `lower_bound`.
 
     Raises:
-        InputError: a value is not a number, or is below `low`.
+        InputError: a value is not a number, or is below `lower_bound`.
     """
-    for name, value in numbers.items():
-        kind = type(low)
-        if value is not None and (_expected(kind, value) or not low <= value < math.inf):
+    for name, value in values.items():
+        kind = type(lower_bound)
+        if value is not None and (_describe_expected_type(kind, value) or not lower_bound <= value < math.inf):
             noun = "whole number" if kind is int else "number"
-            raise InputError(f"{name} is {value!r}: it must be a {noun} of at least {low:g}")
+            raise InputError(f"{name} is {value!r}: it must be a {noun} of at least {lower_bound:g}")
 
 
-def _expected(kind: Any, value: Any) -> str:
-    """Return what a value of another type must be; "" if `value` is of type `kind`, or if the type is not checked."""
-    if isinstance(kind, UnionType):
-        forms = [_expected(each, value) for each in get_args(kind) if each is not type(None)]
+def _describe_expected_type(expected_type: Any, value: Any) -> str:
+    """Return what `value` must be ("a number"); "" if it is of type `expected_type`, or the type is not checked."""
+    if isinstance(expected_type, UnionType):
+        forms = [_describe_expected_type(each, value) for each in get_args(expected_type) if each is not type(None)]
         return " or ".join(forms) if all(forms) else ""
-    if get_origin(kind) is tuple:
+    if get_origin(expected_type) is tuple:
         return "" if isinstance(value, tuple | list) else "a tuple"
     is_bool = type(value).__name__ in ("bool", "bool_")
     checks: dict[Any, tuple[bool, str]] = {
@@ -121,7 +121,7 @@ def _expected(kind: Any, value: Any) -> str:
         float: (isinstance(value, Real) and not is_bool, "a number"),
         str: (isinstance(value, str), "a string"),
     }
-    is_right, expected = checks.get(kind, (True, ""))
+    is_right, expected = checks.get(expected_type, (True, ""))
     return "" if is_right else expected
 
 

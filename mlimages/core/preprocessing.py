@@ -113,13 +113,13 @@ class ImageProperty:
         return self.channels, self.height, self.width
 
 
-def _check_pixels(name: str, value: Any, minimum: int, note: str = "") -> int:
+def _check_pixels(name: str, value: Any, minimum: int, hint: str = "") -> int:
     try:
         pixels = index(value)
     except TypeError:
         raise InputError(f"{name} is {value!r}: expected a whole number of pixels") from None
     if pixels < minimum:
-        raise InputError(f"{name} is {pixels}: expected at least {minimum} pixels{note and ' (' + note + ')'}")
+        raise InputError(f"{name} is {pixels}: expected at least {minimum} pixels{hint and ' (' + hint + ')'}")
     return pixels
 
 

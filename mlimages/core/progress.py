@@ -11,11 +11,11 @@ from tqdm.auto import tqdm
 class Progress(Protocol):
     """Receives the progress of a long operation."""
 
-    def start(self, what: str, total: int | None, unit: str) -> None:
+    def start(self, task_name: str, total: int | None, unit: str) -> None:
         """Start a stage of `total` items (None if unknown)."""
 
-    def advance(self, count: int = 1, **figures: object) -> None:
-        """Report that `count` more items are finished, with values to show beside the bar."""
+    def advance(self, num_items: int = 1, **values: object) -> None:
+        """Report that `num_items` more items are finished, with values to show beside the bar."""
 
     def close(self) -> None:
         """End the stage."""
@@ -24,9 +24,9 @@ class Progress(Protocol):
 class NoProgress:
     """Ignores all progress."""
 
-    def start(self, what: str, total: int | None, unit: str) -> None: ...
+    def start(self, task_name: str, total: int | None, unit: str) -> None: ...
 
-    def advance(self, count: int = 1, **figures: object) -> None: ...
+    def advance(self, num_items: int = 1, **values: object) -> None: ...
 
     def close(self) -> None: ...
 
@@ -40,20 +40,20 @@ class TqdmProgress:
 
     _bar: tqdm[NoReturn] | None = None
 
-    def start(self, what: str, total: int | None, unit: str) -> None:
+    def start(self, task_name: str, total: int | None, unit: str) -> None:
         self.close()
         interval_s = 0.1 if sys.stderr.isatty() else 30  # in a log, one line every 30 s
-        self._bar = tqdm(desc=what, total=total, unit=f" {unit}", dynamic_ncols=True, mininterval=interval_s)
+        self._bar = tqdm(desc=task_name, total=total, unit=f" {unit}", dynamic_ncols=True, mininterval=interval_s)
 
-    def advance(self, count: int = 1, **figures: object) -> None:
+    def advance(self, num_items: int = 1, **values: object) -> None:
         if self._bar is None:
             return
-        if figures:
+        if values:
             self._bar.bar_format = _WITH_FIGURES
-            text = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in figures.items())
+            text = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
             self._bar.set_postfix_str(text, refresh=False)
-        if count:
-            self._bar.update(count)
+        if num_items:
+            self._bar.update(num_items)
         else:
             self._bar.refresh()
 

@@ -79,18 +79,20 @@ def average_precisions(probabilities: Probabilities, targets: Targets) -> Averag
     return AveragePrecision(mean or Share(0.0, 0.0, 1.0), tuple(per_class))
 
 
-def mean_ap_difference(one: Probabilities, other: Probabilities, targets: Targets) -> tuple[Share, float]:
-    """Return the mAP of `one` minus that of `other`, with its interval, and the two-sided p-value.
+def mean_ap_difference(
+    probabilities: Probabilities, other_probabilities: Probabilities, targets: Targets
+) -> tuple[Share, float]:
+    """Return the difference of the mAP of two models, the first minus the other, and its two-sided p-value.
 
-    Both are computed on the same RESAMPLES resamples of the images, drawn with replacement and a fixed random seed; a
-    resample's mean excludes the classes without a positive image in it. The interval spans the quantiles 2.5 % to
-    97.5 % (B. Efron and R. Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3); p is twice the smaller
+    Interval and p-value are computed on RESAMPLES resamples of the images, drawn with replacement and a fixed random
+    seed; a resample's mean excludes the classes without a positive image in it. The interval spans the quantiles 2.5 %
+    to 97.5 % (B. Efron and R. Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3); p is twice the smaller
     share of resamples in which the difference is not positive, or not negative.
     """
     whole = np.ones((1, len(targets)), np.int64)
     value, *resampled = (
-        _mean_over_classes(_average_precisions(one, targets, counts))
-        - _mean_over_classes(_average_precisions(other, targets, counts))
+        _mean_over_classes(_average_precisions(probabilities, targets, counts))
+        - _mean_over_classes(_average_precisions(other_probabilities, targets, counts))
         for counts in (whole, *_iter_resamples(len(targets)))
     )
     found = np.concatenate(resampled)
@@ -110,25 +112,25 @@ def f1_thresholds(probabilities: Probabilities, targets: Targets) -> tuple[float
     return tuple(_f1_threshold(*each) for each in zip(probabilities.T, targets.T, strict=True))
 
 
-def label_scores(targets: Targets, predicted: Targets, names: Sequence[str]) -> tuple[ClassScores, ...]:
+def label_scores(targets: Targets, predicted_targets: Targets, names: Sequence[str]) -> tuple[ClassScores, ...]:
     """Return precision, recall and F1 of each class, in the order of `names`.
 
     Args:
         targets: whether each image has each class, `(N, classes)`.
-        predicted: whether each class is predicted for each image, `(N, classes)`.
+        predicted_targets: whether each class is predicted for each image, `(N, classes)`.
     """
-    counts = (array.sum(axis=0).tolist() for array in (targets & predicted, targets, predicted))
+    counts = (array.sum(axis=0).tolist() for array in (targets & predicted_targets, targets, predicted_targets))
     return tuple(
-        scores_from_counts(name, true_positives=true_positives, support=support, predicted=predicted)
-        for name, true_positives, support, predicted in zip(names, *counts, strict=True)
+        scores_from_counts(name, true_positives=true_positives, support=support, num_predicted=predicted_targets)
+        for name, true_positives, support, predicted_targets in zip(names, *counts, strict=True)
     )
 
 
 def label_rows(
-    per_class: Sequence[ClassScores], average_precision: AveragePrecision, thresholds: Sequence[float]
+    class_scores: Sequence[ClassScores], average_precision: AveragePrecision, thresholds: Sequence[float]
 ) -> Iterator[LabelRow]:
     """Yield a row with all scores of each class, as shown in tables."""
-    for one, precision, threshold in zip(per_class, average_precision.per_class, thresholds, strict=True):
+    for one, precision, threshold in zip(class_scores, average_precision.per_class, thresholds, strict=True):
         shares = (precision, *((one.precision, one.recall, one.f1) if one.count else (None,) * 3))
         yield LabelRow(one.name, one.count, threshold, *shares)
 

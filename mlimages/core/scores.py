@@ -16,7 +16,7 @@ Confusion = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A measured share in 0..1 and its 95 % confidence interval."""
+    """A measured proportion (0..1), such as an accuracy, and the bounds of its 95 % confidence interval."""
 
     value: float
     low: float
@@ -66,10 +66,10 @@ def share(successes: int, count: int) -> Share:
     return Share(successes / count if count else 0.0, *wilson_interval(successes, count))
 
 
-def confusion_matrix(labels: Iterable[int], predicted: Iterable[int], classes: int) -> Confusion:
+def confusion_matrix(labels: Iterable[int], predicted_labels: Iterable[int], num_classes: int) -> Confusion:
     """Count the pairs of true and predicted labels."""
-    counts = [[0] * classes for _ in range(classes)]
-    for label, guess in zip(labels, predicted, strict=True):
+    counts = [[0] * num_classes for _ in range(num_classes)]
+    for label, guess in zip(labels, predicted_labels, strict=True):
         counts[label][guess] += 1
     return tuple(map(tuple, counts))
 
@@ -84,37 +84,37 @@ def class_scores(confusion: Confusion, names: Sequence[str]) -> tuple[ClassScore
     return tuple(_score_class(label, confusion, name) for label, name in enumerate(names))
 
 
-def sign_test(gained: int, lost: int) -> float:
+def sign_test(num_gained: int, num_lost: int) -> float:
     """Return the two-sided p-value of McNemar's exact test for two classifiers on the same images.
 
     Source: Q. McNemar, Note on the sampling error of the difference between correlated proportions,
     Psychometrika 12 (1947).
 
     Args:
-        gained: number of images that only the second classifier predicts correctly.
-        lost: number of images that only the first classifier predicts correctly.
+        num_gained: number of images that only the second classifier predicts correctly.
+        num_lost: number of images that only the first classifier predicts correctly.
     """
-    n = gained + lost
-    tail = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
+    n = num_gained + num_lost
+    tail = sum(math.comb(n, k) for k in range(min(num_gained, num_lost) + 1))
     return min(1.0, float(Fraction(2 * tail, 2**n)))
 
 
 def _score_class(label: int, confusion: Confusion, name: str) -> ClassScores:
     predicted = sum(row[label] for row in confusion)
     return scores_from_counts(
-        name, true_positives=confusion[label][label], support=sum(confusion[label]), predicted=predicted
+        name, true_positives=confusion[label][label], support=sum(confusion[label]), num_predicted=predicted
     )
 
 
-def scores_from_counts(name: str, *, true_positives: int, support: int, predicted: int) -> ClassScores:
+def scores_from_counts(name: str, *, true_positives: int, support: int, num_predicted: int) -> ClassScores:
     """Return precision, recall and F1 of a class.
 
     Args:
         true_positives: number of images of the class for which it is predicted.
         support: number of its images.
-        predicted: number of images for which it is predicted.
+        num_predicted: number of images for which it is predicted.
     """
     # F1 = 2 J / (1 + J) grows with J = hits / (hits + missed + false), which is a share with an interval of its own.
-    overlap = share(true_positives, support + predicted - true_positives)
+    overlap = share(true_positives, support + num_predicted - true_positives)
     f1 = Share(*(2 * j / (1 + j) for j in (overlap.value, overlap.low, overlap.high)))
-    return ClassScores(name, support, share(true_positives, predicted), share(true_positives, support), f1)
+    return ClassScores(name, support, share(true_positives, num_predicted), share(true_positives, support), f1)

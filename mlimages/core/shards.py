@@ -96,12 +96,12 @@ def members(archive: Path | str) -> Iterator[Member]:
     """
     with open(archive, "rb") as file:  # noqa: PTH123
         long_name = ""
-        for header, offset, size in _entries(file):
+        for header, offset, size in _iter_entries(file):
             match header[156:157]:
                 case b"x" | b"L" as kind:
-                    long_name = _long_name(file.read(min(size, _MAX_EXTENDED)), is_pax=kind == b"x")
+                    long_name = _parse_long_name(file.read(min(size, _MAX_EXTENDED)), is_pax_header=kind == b"x")
                 case b"0" | b"\0":
-                    name = posixpath.normpath(f"/{long_name or _short_name(header)}").lstrip("/")
+                    name = posixpath.normpath(f"/{long_name or _parse_short_name(header)}").lstrip("/")
                     yield Member(str(archive), name, offset, size)
                     long_name = ""
                 case _:
@@ -117,7 +117,7 @@ def is_truncated(archive: Path | str) -> bool:
         OSError: it cannot be read.
     """
     with open(archive, "rb") as file:  # noqa: PTH123
-        end = max((offset + _round_up_to_block(size) for _, offset, size in _entries(file)), default=0)
+        end = max((offset + _round_up_to_block(size) for _, offset, size in _iter_entries(file)), default=0)
         file.seek(end)
         rest = file.read(2 * _BLOCK)
     if len(rest) < _BLOCK:
@@ -127,7 +127,7 @@ def is_truncated(archive: Path | str) -> bool:
     return len(rest) < 2 * _BLOCK and not rest.strip(b"\0")
 
 
-def _entries(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
+def _iter_entries(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
     """Yield the header of each complete entry, and the offset and size of its data."""
     end, at = os.fstat(file.fileno()).st_size, 0
     while len(header := file.read(_BLOCK)) == _BLOCK and header[257:262] == b"ustar":
@@ -149,15 +149,15 @@ def _parse_octal(field: bytes) -> int | None:
     return int(digits, 8) if _OCTAL.fullmatch(digits) else None
 
 
-def _short_name(header: bytes) -> str:
+def _parse_short_name(header: bytes) -> str:
     name, prefix = (part.partition(b"\0")[0] for part in (header[:100], header[345:500]))
     whole = prefix + b"/" + name if prefix and header[262:263] == b"\0" else name
     return whole.decode("utf-8", "surrogateescape")
 
 
-def _long_name(data: bytes, *, is_pax: bool) -> str:
+def _parse_long_name(data: bytes, *, is_pax_header: bool) -> str:
     """Return the name in an extended header: records `LENGTH path=NAME` of POSIX, or GNU's name and a zero."""
-    if not is_pax:
+    if not is_pax_header:
         return data.partition(b"\0")[0].decode("utf-8", "surrogateescape")
     at = 0
     while record := _RECORD.match(data, at):

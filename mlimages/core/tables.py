@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 
-def table(rows: Sequence[Sequence[str]], *, left: frozenset[int] = frozenset({0})) -> Iterator[str]:
-    """Yield the rows with aligned columns: those in `left` to the left, the others to the right.
+def table(rows: Sequence[Sequence[str]], *, left_columns: frozenset[int] = frozenset({0})) -> Iterator[str]:
+    """Yield the rows with aligned columns: those in `left_columns` to the left, the others to the right.
 
     Example:
         >>> list(table([("cats", "12"), ("ants", "7")]))
@@ -14,7 +14,7 @@ def table(rows: Sequence[Sequence[str]], *, left: frozenset[int] = frozenset({0}
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        cells = [cell.ljust(width) if number in left else cell.rjust(width)
+        cells = [cell.ljust(width) if number in left_columns else cell.rjust(width)
                  for number, (cell, width) in enumerate(zip(row, widths, strict=True))]  # fmt: skip
         yield " ".join(cells).rstrip()
 

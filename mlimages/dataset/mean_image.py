@@ -32,7 +32,7 @@ from mlimages.core import (
     counted,
     file_state,
     is_remote,
-    outputs,
+    recording_outputs,
     replacing,
     write_text,
 )
@@ -93,7 +93,7 @@ class MeanImage:
         """
         png, npy, statistics = map(as_path(path).with_suffix, (".png", ".npy", ".json"))
         values = {"v": 1, "mean": self.channel_mean, "std": self.channel_std, "count": self.count}
-        with outputs([png, npy, statistics], overwrite=overwrite):
+        with recording_outputs([png, npy, statistics], overwrite=overwrite):
             with replacing(png) as part:
                 LabeledImage.from_array(self.mean).image.save(part, "PNG")
             with replacing(npy) as part, part.open("wb") as out:

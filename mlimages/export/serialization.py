@@ -46,7 +46,7 @@ def write_model(model: onnx.ModelProto, weights: Path, out: Path) -> None:
         file.write(_header(GRAPH, len(graph) + sum(tensor.length for tensor in tensors)) + graph)
         for tensor in tensors:
             file.write(tensor.header)
-            copy_bytes(values, file, start=tensor.offset, length=tensor.values_length)
+            copy_bytes(values, file, offset=tensor.offset, length=tensor.values_length)
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,8 +46,8 @@ def from_network(
     return to_pixels((x * (_reshape_per_channel(normalization.std) * scale) + mean).transpose(0, 2, 3, 1))
 
 
-def _reshape_per_channel(figures: tuple[float, ...]) -> NDArray[np.float32]:
-    return np.asarray(figures, dtype=np.float32)[:, None, None]  # (C, 1, 1)
+def _reshape_per_channel(channel_values: tuple[float, ...]) -> NDArray[np.float32]:
+    return np.asarray(channel_values, dtype=np.float32)[:, None, None]  # (C, 1, 1)
 
 
 def to_pixels(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
@@ -71,10 +71,10 @@ def to_eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.dstack([eight, np.where(deep == transparent, 0, 255).astype(np.uint8)]))
 
 
-def white_level(deep: NDArray[np.float32], mode: str) -> float:
+def white_level(levels: NDArray[np.float32], mode: str) -> float:
     """Return the level that becomes 255: the smallest full scale that covers the largest value, else that value."""
     if mode not in FULL_SCALES:
         return 65535.0
-    finite: NDArray[Any] = deep[np.isfinite(deep)]
+    finite: NDArray[Any] = levels[np.isfinite(levels)]
     largest = float(finite.max(initial=0.0))
     return next((scale for scale in FULL_SCALES[mode] if largest <= OVERSHOOT * scale), largest)

@@ -55,15 +55,15 @@ class ArgumentTypeError(TypeError):
     """An argument has the wrong type: an error of the caller, not of the image."""
 
 
-def require_type(value: object, types: type | tuple[type, ...], expected: str) -> None:
+def require_type(value: object, types: type | tuple[type, ...], expected_type: str) -> None:
     """Raise an `ArgumentTypeError` if an argument has another type."""
     if not isinstance(value, types):
-        raise ArgumentTypeError(f"expected {expected}, got {type(value).__name__}")
+        raise ArgumentTypeError(f"expected {expected_type}, got {type(value).__name__}")
 
 
 def raises_image_error(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorate a function that processes one image so that every exception becomes an `ImageError` with a code, except
-    for an `ArgumentTypeError`."""
+    """Decorator of a function that processes one image: its exceptions, except `ArgumentTypeError`, become `ImageError`
+    with a code."""
 
     @wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -128,7 +128,7 @@ def decode(
     size = header.size if file.format in ("JPEG", "MPO") else file.size  # only these may be decoded at a reduced scale
     _check_pixel_count(size, max_pixels)  # the header of an icon may be wrong about its content
     turn = _exif_orientation(file)
-    image, transparent = _flatten(image, chosen)
+    image, transparent = _convert_and_reduce(image, chosen)
     if chosen.upright and turn != 1:
         image = image.transpose(UPRIGHT[turn])
     return DecodedImage(
@@ -166,7 +166,7 @@ def from_pillow(image: Image.Image) -> Image.Image:
     require_type(image, Image.Image, "a PIL image")
     image.load()
     turn = _exif_orientation(image)
-    flat, _ = _flatten(image, DecodeOptions())
+    flat, _ = _convert_and_reduce(image, DecodeOptions())
     return flat if turn == 1 else flat.transpose(UPRIGHT[turn])
 
 
@@ -265,7 +265,7 @@ def _decode_pixels(file: Image.Image, data: bytes, options: DecodeOptions) -> tu
     return file, irregular
 
 
-def _flatten(image: Image.Image, options: DecodeOptions) -> tuple[Image.Image, bool]:
+def _convert_and_reduce(image: Image.Image, options: DecodeOptions) -> tuple[Image.Image, bool]:
     """Convert to RGB (or `options.mode`) and reduce; return the image and whether some pixel shows the background."""
     if image.mode == "P" and image.palette is None:  # in icons: `has_transparency_data` fails, `convert` does not
         image = image.convert("RGBA")
@@ -299,8 +299,8 @@ def _exif_orientation(file: Image.Image) -> int:
         return 1
 
 
-def _parse_orientation(tags: object) -> int:
-    value = tags.get(_ORIENTATION, 1)  # type: ignore[attr-defined]
+def _parse_orientation(exif_tags: object) -> int:
+    value = exif_tags.get(_ORIENTATION, 1)  # type: ignore[attr-defined]
     return int(value) if value in range(1, 9) else 1
 
 

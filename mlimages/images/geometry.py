@@ -35,7 +35,7 @@ def load_pixels(
         TypeError: `source` is neither a path nor bytes, or `prop` is no ImageProperty.
     """
     require_type(prop, ImageProperty, "an ImageProperty, such as ImageProperty(224)")
-    decoded = decode(source, max_pixels=max_pixels, options=partial(_choose_decode_options, prop=prop))
+    decoded = decode(source, max_pixels=max_pixels, options=partial(_choose_decode_options, image_property=prop))
     return prepare(decoded.image, prop, size=decoded.size)
 
 
@@ -76,52 +76,58 @@ def prepare(image: Image.Image, prop: ImageProperty, *, size: tuple[int, int] | 
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
-def resize_and_crop(image: Image.Image, prop: ImageProperty, *, size: tuple[int, int] | None = None) -> Image.Image:
-    """Resize and crop an image as `prop` specifies; the mode is kept.
+def resize_and_crop(
+    image: Image.Image, image_property: ImageProperty, *, size: tuple[int, int] | None = None
+) -> Image.Image:
+    """Resize and crop an image as `image_property` specifies; the mode is kept.
 
     Raises:
         ImageError: too-many-pixels, if an elongated image would become too large to resize.
     """
-    if prop.resize == "downscale":
-        image = image.crop(_central_box(*image.size, prop))
+    if image_property.resize == "downscale":
+        image = image.crop(_central_box(*image.size, image_property))
         size = image.size
-    return _crop(_resize(image, prop, resized_size(*(size or image.size), prop)), prop)
+    return _crop(_resize(image, image_property, resized_size(*(size or image.size), image_property)), image_property)
 
 
-def _central_box(width: int, height: int, prop: ImageProperty) -> tuple[int, int, int, int]:
-    """Return the largest central box with the aspect ratio of `prop`; the whole image if it is smaller than `prop`."""
+def _central_box(width: int, height: int, image_property: ImageProperty) -> tuple[int, int, int, int]:
+    """Return the largest central box with the aspect ratio of the crop; the whole image if the crop is larger."""
     inner_width, inner_height = width, height
-    if covers_crop(width, height, prop):
-        inner_width = min(width, height * prop.width // prop.height)
-        inner_height = min(height, width * prop.height // prop.width)
+    if covers_crop(width, height, image_property):
+        inner_width = min(width, height * image_property.width // image_property.height)
+        inner_height = min(height, width * image_property.height // image_property.width)
     left, top = (width - inner_width) // 2, (height - inner_height) // 2
     return left, top, left + inner_width, top + inner_height
 
 
-def _resize(image: Image.Image, prop: ImageProperty, size: tuple[int, int]) -> Image.Image:
+def _resize(image: Image.Image, image_property: ImageProperty, size: tuple[int, int]) -> Image.Image:
     width, height = size
     if size == image.size:
         return image
-    if width * height > max(MAX_PIXELS, prop.width * prop.height):
+    if width * height > max(MAX_PIXELS, image_property.width * image_property.height):
         detail = f"{image.width} x {image.height} scaled to {width} x {height} is more than {MAX_PIXELS} pixels"
         raise ImageError(Fault.TOO_MANY_PIXELS, detail)
-    return image.resize(size, _RESAMPLING[prop.interpolation])
+    return image.resize(size, _RESAMPLING[image_property.interpolation])
 
 
-def _crop(image: Image.Image, prop: ImageProperty) -> Image.Image:
+def _crop(image: Image.Image, image_property: ImageProperty) -> Image.Image:
     width, height = image.size
-    if prop.resize == "position":
-        left, top = prop.position
+    if image_property.resize == "position":
+        left, top = image_property.position
     else:
-        left, top = centre_start(width, prop.width), centre_start(height, prop.height)
-    box = left, top, left + prop.width, top + prop.height
+        left, top = centre_start(width, image_property.width), centre_start(height, image_property.height)
+    box = left, top, left + image_property.width, top + image_property.height
     return image if box == (0, 0, width, height) else image.crop(box)
 
 
-def _choose_decode_options(header: ImageHeader, prop: ImageProperty) -> DecodeOptions:
-    if prop.resize not in ("shorter", "squash", "letterbox"):
+def _choose_decode_options(header: ImageHeader, image_property: ImageProperty) -> DecodeOptions:
+    if image_property.resize not in ("shorter", "squash", "letterbox"):
         return DecodeOptions()
     width, height = header.size
-    shorter = prop.shorter_px if prop.resize == "shorter" else max(prop.width, prop.height)
+    shorter = (
+        image_property.shorter_px
+        if image_property.resize == "shorter"
+        else max(image_property.width, image_property.height)
+    )
     scale = 2 * shorter / min(width, height)
     return DecodeOptions(min_size=(int(width * scale) + 1, int(height * scale) + 1) if scale <= 0.5 else None)

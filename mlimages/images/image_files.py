@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
-from mlimages.core import BrokenImage, Prediction, as_path, is_remote, local_path, present_content, read_file
+from mlimages.core import BrokenImage, Prediction, as_path, is_remote, local_path, read_file, refreshing_listings
 from mlimages.labels import IMAGE_SUFFIXES, all_images, folder_names, is_shard, shards_in
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ def find_images(sources: Iterable[Path]) -> Iterator[Path]:
     From a folder of shards, or a shard (`images-00000.tar`), the images that `label` reads are yielded.
     """
     for source in map(as_path, sources):
-        with present_content(source):
+        with refreshing_listings(source):
             is_file = not (source.is_dir() or is_shard(source))
         if is_file:
             yield source
@@ -48,7 +48,7 @@ def find_images(sources: Iterable[Path]) -> Iterator[Path]:
 
 
 def copy_by_class(
-    results: Iterable[Prediction | BrokenImage], folder: Path, *, class_names: Sequence[str]
+    predictions: Iterable[Prediction | BrokenImage], folder: Path, *, class_names: Sequence[str]
 ) -> Iterator[Prediction | BrokenImage]:
     """Yield the results, and copy each image to `folder/CLASS/`, or to `folder/unknown/` if its class is unknown.
 
@@ -57,7 +57,7 @@ def copy_by_class(
     """
     folder = local_path(folder)
     unknown, *folders = folder_names(["unknown", *class_names])
-    for result in results:
+    for result in predictions:
         if isinstance(result, Prediction) and result.path:
             source = as_path(result.path)
             labels = result.top[:1] if result.labels is None else result.labels

@@ -78,7 +78,7 @@ class LabeledImage:
         Args:
             height: 0 means the same as width.
         """
-        return self._fit(ImageProperty(width, height, resize="downscale"))
+        return self._resize_and_crop(ImageProperty(width, height, resize="downscale"))
 
     def crop_from_lefttop(self, left: int, top: int, width: int, height: int = 0) -> Self:
         """Crop `width` x `height` pixels at `left`, `top`; pixels outside the image are black.
@@ -86,7 +86,7 @@ class LabeledImage:
         Args:
             height: 0 means the same as width.
         """
-        return self._fit(ImageProperty(width, height, resize="position", position=(left, top)))
+        return self._resize_and_crop(ImageProperty(width, height, resize="position", position=(left, top)))
 
     def crop_from_center(self, width: int, height: int = 0) -> Self:
         """Crop `width` x `height` pixels from the centre; pixels outside the image are black.
@@ -94,7 +94,7 @@ class LabeledImage:
         Args:
             height: 0 means the same as width.
         """
-        return self._fit(ImageProperty(width, height, resize="crop"))
+        return self._resize_and_crop(ImageProperty(width, height, resize="crop"))
 
     def convert(self, prop: ImageProperty) -> Self:
         """Resize the image to the network's input.
@@ -146,8 +146,8 @@ class LabeledImage:
         result._image = _from_pixels(to_pixels(array[::-1] if bgr else array).transpose(1, 2, 0))
         return result
 
-    def _fit(self, prop: ImageProperty) -> Self:
-        self._image = resize_and_crop(self.image, prop)
+    def _resize_and_crop(self, image_property: ImageProperty) -> Self:
+        self._image = resize_and_crop(self.image, image_property)
         return self
 
 

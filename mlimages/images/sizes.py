@@ -34,6 +34,6 @@ def centre_start(size: int, crop: int) -> int:
     return round((size - crop) / 2) if size >= crop else -((crop - size) // 2)
 
 
-def covers_crop(width: int, height: int, prop: ImageProperty) -> bool:
+def covers_crop(width: int, height: int, image_property: ImageProperty) -> bool:
     """Whether the image is at least as large as the crop in both directions."""
-    return width >= prop.width and height >= prop.height
+    return width >= image_property.width and height >= image_property.height

@@ -59,18 +59,18 @@ def decode_strictly(data: bytes, min_size: tuple[int, int]) -> tuple[Image.Image
             return Image.frombuffer("RGBX", pixels.shape[1::-1], pixels, "raw", "RGBX", 0, 1), rest is not data
         if not _SCAN_DAMAGE.search(warning):
             return None, bool(_HEADER_WARNING.search(warning))
-        shorter = _without_padding(rest, warning)
+        shorter = _remove_padding(rest, warning)
         if shorter is None:
             break
         rest = shorter
     raise ScanError(warning)
 
 
-def _without_padding(data: bytes, warning: str) -> bytes | None:
+def _remove_padding(data: bytes, warning: str) -> bytes | None:
     found = _EXTRANEOUS.search(warning)
     if found is None:
         return None
-    unpadded, scan = _without_header_padding(data)
+    unpadded, scan = _remove_header_padding(data)
     if len(unpadded) < len(data):
         return unpadded
     count, marker = int(found[1]), bytes([0xFF, int(found[2], 16)])
@@ -83,7 +83,7 @@ def _without_padding(data: bytes, warning: str) -> bytes | None:
     return None
 
 
-def _without_header_padding(data: bytes) -> tuple[bytes, int]:
+def _remove_header_padding(data: bytes) -> tuple[bytes, int]:
     """Remove padding between the segments before the first scan; return the file and the offset of that scan."""
     kept, at = bytearray(data[:2]), 2
     while (start := data.find(b"\xff", at)) >= 0:

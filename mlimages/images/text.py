@@ -64,7 +64,7 @@ def installed_fonts() -> tuple[Font, ...]:
 
 
 @cache
-def _characters(font: Font) -> frozenset[int]:
+def _read_characters(font: Font) -> frozenset[int]:
     from matplotlib.ft2font import FT2Font
 
     return frozenset(FT2Font(font.path).get_charmap())
@@ -73,7 +73,7 @@ def _characters(font: Font) -> frozenset[int]:
 def find_font(text: str) -> Font | None:
     """Return the first installed font that has every character of `text`."""
     wanted = {ord(char) for char in text if unicodedata.category(char) not in ("Cf", "Zs")}
-    return next((font for font in installed_fonts() if wanted <= _characters(font)), None)
+    return next((font for font in installed_fonts() if wanted <= _read_characters(font)), None)
 
 
 def drawable_names(names: Sequence[str], numbers: Sequence[int] | None = None) -> list[str]:
@@ -112,7 +112,7 @@ def draw_line(
     image: Image.Image,
     corner: tuple[float, float],
     text: str,
-    size: int,
+    font_size: int,
     *,
     width: float,
     color: tuple[int, int, int] = (0, 0, 0),
@@ -125,7 +125,7 @@ def draw_line(
         image: modified in place.
         corner: left and top of the line, in pixels.
         text: the text, without line breaks.
-        size: font size in pixels.
+        font_size: font size in pixels.
         width: maximum width of the text in pixels.
         color: RGB colour of the text.
     """
@@ -133,7 +133,9 @@ def draw_line(
     found = None if text.isascii() else find_font(text)
     if found is None:
         text = "".join(char if char.isascii() else "?" for char in text)
-    font = ImageFont.load_default(size) if found is None else ImageFont.truetype(found.path, size, found.index)
+    font = (
+        ImageFont.load_default(font_size) if found is None else ImageFont.truetype(found.path, font_size, found.index)
+    )
     shown = text
     while len(text) > 1 and font.getlength(shown) > width:
         text = text[:-1]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlimages.core import BundleError, Preprocessing, Target, command, local_path, outputs
+from mlimages.core import BundleError, Preprocessing, Target, command, local_path, recording_outputs
 from mlimages.inference.onnx_metadata import open_session, read_metadata, write_metadata
 from mlimages.inference.tasks import MultiLabel, SingleLabel
 
@@ -241,7 +241,7 @@ class OnnxBundle:
             InputError: the file exists, was not written by mlimages or was changed since, and `overwrite` is false.
         """
         metadata = {"mlimages": self.to_json(), **self._interoperability_metadata()}
-        with outputs([self.path] if self.path != source else [], overwrite=overwrite):
+        with recording_outputs([self.path] if self.path != source else [], overwrite=overwrite):
             write_metadata(source, self.path, metadata)
 
     def _interoperability_metadata(self) -> dict[str, str]:

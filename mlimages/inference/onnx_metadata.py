@@ -101,7 +101,7 @@ def write_metadata(source: Path, target: Path, metadata: Mapping[str, str]) -> N
     onnx.helper.set_model_props(values, dict(sorted(metadata.items())))
     with replacing(target) as part, source.open("rb") as network, part.open("wb") as out:
         for start, end in _without_metadata(network):  # the weights of the network may fill the memory of this machine
-            copy_bytes(network, out, start=start, length=end - start)
+            copy_bytes(network, out, offset=start, length=end - start)
         out.write(values.SerializeToString())
 
 

@@ -80,15 +80,15 @@ def _read_label_studio(tasks: Sequence[Mapping[str, Any]]) -> dict[str, list[str
     return labels
 
 
-def local_name(image: str) -> str:
+def local_name(image_path: str) -> str:
     """Return the file that a URL of Label Studio refers to.
 
     >>> local_name("/data/upload/1/cat.jpg"), local_name("/data/local-files/?d=photos/cat.jpg")
     ('cat.jpg', 'photos/cat.jpg')
     """
-    if "/data/local-files/?d=" in image:
-        return image.partition("?d=")[2]
-    return unquote(PurePosixPath(image).name) if "/data/upload/" in image else image
+    if "/data/local-files/?d=" in image_path:
+        return image_path.partition("?d=")[2]
+    return unquote(PurePosixPath(image_path).name) if "/data/upload/" in image_path else image_path
 
 
 def _read_cvat(lines: TextIO, path: Path) -> dict[str, list[str]]:

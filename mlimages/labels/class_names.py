@@ -70,11 +70,11 @@ def class_lines(class_names: Sequence[str]) -> str:
     return "".join(f"{number} {name}\n" for number, name in enumerate(class_names))
 
 
-def add_class_name(names: ClassNames, number: int, name: str) -> ClassNames:
-    """Return `names` with class `number` named `name`; classes before it without a name are named by their number."""
-    padded = [*names, *(str(n) for n in range(len(names), number + 1))]
-    if padded[number] == str(number):
-        padded[number] = name
+def add_class_name(names: ClassNames, class_number: int, name: str) -> ClassNames:
+    """Return `names` with class `class_number` named `name`; earlier classes without a name get their number."""
+    padded = [*names, *(str(n) for n in range(len(names), class_number + 1))]
+    if padded[class_number] == str(class_number):
+        padded[class_number] = name
     return tuple(padded)
 
 
@@ -135,9 +135,9 @@ def _used_names(names: ClassNames, file: FileClasses) -> list[str]:
     return [names[label] for label in file.used]
 
 
-def _pad_names(names: ClassNames, used: Collection[int]) -> ClassNames:
+def _pad_names(names: ClassNames, used_numbers: Collection[int]) -> ClassNames:
     """Return the names, extended by the numbers without a name up to the largest number that occurs."""
-    return (*names, *map(str, range(len(names), max(used, default=-1) + 1)))
+    return (*names, *map(str, range(len(names), max(used_numbers, default=-1) + 1)))
 
 
 def is_number(label: str) -> bool:

@@ -8,33 +8,36 @@ from itertools import chain
 from pathlib import Path
 
 from mlimages.core import command, is_remote, written_names
-from mlimages.labels.scanning import clean_name, has_images, iter_images, may_list, subfolders, walk
+from mlimages.labels.scanning import clean_name, has_images, is_listable_folder, iter_images, list_subfolders, walk
 from mlimages.labels.tables import SHOWN
 
 NUMBERED = re.compile(r"/part-\d{4,}$")
 """Matches the subfolders of a class that `gather --subfolders` creates."""
 
 
-def loose_images(root: Path) -> list[Path]:
+def find_loose_images(root: Path) -> list[Path]:
     """Return the images in the folder itself, without those that mlimages wrote (a mean image, a contact sheet)."""
     images = list(iter_images(root, recursive=False))
     ours = written_names(root) if images else set()
     return [path for path in images if path.name not in ours]
 
 
-def describe_skipped(part: Path, root: Path, *, leaf: bool) -> list[str]:
+def describe_skipped(part_folder: Path, root: Path, *, leaf: bool) -> list[str]:
     """Describe what is skipped in a split: class folders without images, and images outside the class folders."""
-    folders = [path for path in (walk(part) if leaf else subfolders(part)) if path != part]
+    folders = [path for path in (walk(part_folder) if leaf else list_subfolders(part_folder)) if path != part_folder]
     empty = [f"{clean_name(path.relative_to(root).as_posix())}: no images" for path in folders
-             if may_list(path) and not has_images(path, recursive=True)]  # fmt: skip
-    return [*empty, *(f"{path.relative_to(root).as_posix()}: beside the class folders" for path in loose_images(part))]
+             if is_listable_folder(path) and not has_images(path, recursive=True)]  # fmt: skip
+    return [
+        *empty,
+        *(f"{path.relative_to(root).as_posix()}: beside the class folders" for path in find_loose_images(part_folder)),
+    ]
 
 
-def describe_nested(classes: Sequence[Path], root: Path) -> str:
+def describe_nested(class_folders: Sequence[Path], root: Path) -> str:
     """Describe the folders with images inside class folders, which may be the classes."""
     inner = [
         (of, path)
-        for of in classes
+        for of in class_folders
         for path in walk(of)
         if path != of and has_images(path, recursive=False) and not NUMBERED.search(str(path))
     ]
@@ -43,7 +46,7 @@ def describe_nested(classes: Sequence[Path], root: Path) -> str:
     tops: dict[str, set[Path]] = {}
     for top, path in inner:
         tops.setdefault(path.name, set()).add(top)
-    if len(classes) > 1 and tops and all(len(found) == len(classes) for found in tops.values()):
+    if len(class_folders) > 1 and tops and all(len(found) == len(class_folders) for found in tops.values()):
         return (
             f"{shown}: read as part of the class folder; every class folder has the same subfolders: if the subfolders "
             "are the classes, use --class-from '([^/]+)/[^/]+$' (a class per name) or --leaf (a class per subfolder)"
@@ -51,14 +54,14 @@ def describe_nested(classes: Sequence[Path], root: Path) -> str:
     return f"{shown}: read as part of the class folder (with --leaf, as classes)" if inner else ""
 
 
-def describe_other_entries(root: Path, parts: set[Path]) -> list[str]:
+def describe_other_entries(root: Path, part_folders: set[Path]) -> list[str]:
     """Describe the entries beside the folders of the splits, such as a test set without classes."""
-    loose = [f"{path.name}: beside the folders train, val and test" for path in loose_images(root)]
-    others = [path for path in subfolders(root) if path not in parts]
+    loose = [f"{path.name}: beside the folders train, val and test" for path in find_loose_images(root)]
+    others = [path for path in list_subfolders(root) if path not in part_folders]
     return loose + [f"{path.name}: {sum(1 for _ in iter_images(path))} images without class folders" for path in others]
 
 
-def tables_in(root: Path) -> list[Path]:
+def find_tables(root: Path) -> list[Path]:
     """Return the tables in a local folder, without those that mlimages wrote."""
     if is_remote(root) or (root / "manifest.jsonl").exists():
         return []
@@ -69,5 +72,5 @@ def tables_in(root: Path) -> list[Path]:
 
 def table_hint(*folders: Path) -> str:
     """Return what to do with the first table in these folders, of the training set if one is so named; "" for none."""
-    tables = sorted(chain.from_iterable(map(tables_in, folders)), key=lambda table: "train" not in str(table))
+    tables = sorted(chain.from_iterable(map(find_tables, folders)), key=lambda table: "train" not in str(table))
     return f"label it by its table ({command('label', tables[0], '-o', 'labels.txt')}), " if tables else ""

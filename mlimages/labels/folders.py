@@ -9,7 +9,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from mlimages.core import InputError, LabeledPath, as_path, command, counted, present_content
+from mlimages.core import InputError, LabeledPath, as_path, command, counted, refreshing_listings
 from mlimages.labels.class_names import ClassNames, add_class_name
 from mlimages.labels.copies import join_copies
 from mlimages.labels.folder_notes import (
@@ -17,22 +17,22 @@ from mlimages.labels.folder_notes import (
     describe_nested,
     describe_other_entries,
     describe_skipped,
-    loose_images,
+    find_loose_images,
+    find_tables,
     table_hint,
-    tables_in,
 )
 from mlimages.labels.label_file import LabelFile
 from mlimages.labels.scanning import (
     PARTS,
     clean_name,
+    describe_skipped_entries,
     has_images,
     iter_images,
+    list_subfolders,
     natural_key,
-    skipped_entries,
-    subfolders,
     walk,
 )
-from mlimages.labels.shards import all_images, shard_classes, shards_in
+from mlimages.labels.shards import all_images, find_shard_classes, shards_in
 from mlimages.labels.splitting import groups_by_pattern
 from mlimages.labels.table_options import TableOptions
 from mlimages.labels.tables import SHOWN
@@ -75,7 +75,7 @@ def open_parts(source: LabelFile | str | os.PathLike[str], table: TableOptions |
     if isinstance(source, LabelFile):
         return {"": source}
     path = as_path(source)
-    with present_content(path):
+    with refreshing_listings(path):
         return _open_parts(path, table or TableOptions())
 
 
@@ -138,12 +138,12 @@ def check_table_options(folder: Path, table: TableOptions) -> None:
         )
 
 
-def _summary_line(folder: Path, part: str, labels: LabelFile) -> str:
+def _summary_line(folder: Path, part_name: str, labels: LabelFile) -> str:
     count, counts = labels.count_images()
     names = [f"{name} {counts[number]}" for number, name in enumerate(labels.class_names)]
     shown = ", ".join(names[:SHOWN]) + " ..." * (len(names) > SHOWN)
-    part = f", {part}" if part else ""
-    return f"{folder}{part}: {counted(count, 'image')}, {counted(len(names), 'class')}: {shown}"
+    part_name = f", {part_name}" if part_name else ""
+    return f"{folder}{part_name}: {counted(count, 'image')}, {counted(len(names), 'class')}: {shown}"
 
 
 def label_dir(folder: str | os.PathLike[str], label: int) -> LabelFile:
@@ -181,10 +181,10 @@ def label_dir_auto(
             beside them, two class names are equal except for case, or a folder name is not in `class_names`.
     """
     given = _require_folder(as_path(folder))
-    root = _class_root(given, class_names or ())
-    parts = _part_folders(root)
-    classes = {part: _class_images(path, leaf=leaf) for part, path in parts.items()}
-    _require_distinct(classes, parts)
+    root = _find_class_root(given, class_names or ())
+    parts = _find_part_folders(root)
+    classes = {part: _find_class_images(path, leaf=leaf) for part, path in parts.items()}
+    _require_distinct_classes(classes, parts)
     _require_common_class(classes, parts)
     found = sorted({name for by_name in classes.values() for name in by_name}, key=natural_key)
     names = class_names or tuple(found)
@@ -193,26 +193,26 @@ def label_dir_auto(
     left_out = [f"{inner}: not a class itself; its subfolders are the classes"] if root != given else []
     left_out += [text for path in parts.values() for text in describe_skipped(path, root, leaf=leaf)]
     class_folders = [folder for path in parts.values() for folder in _image_folders(path)]
-    for table in tables_in(root):
+    for table in find_tables(root):
         left_out.append(f"{table.name}: the folders name the classes; {command('label', table)} reads it")
     if "" not in parts:
         left_out += describe_other_entries(root, set(parts.values()))
 
-    def items(part: str) -> Iterator[LabeledPath]:
-        for name, images in classes[part].items():
+    def items(part_name: str) -> Iterator[LabeledPath]:
+        for name, images in classes[part_name].items():
             label = names.index(name)
             yield from (LabeledPath(image, label) for image in images())
 
-    def label_file_of(*wanted: str) -> LabelFile:
-        name = f"labels_{wanted[0]}.txt" if len(wanted) == 1 and wanted[0] else "labels.txt"
-        return LabelFile(root / name, root, items=lambda: chain.from_iterable(map(items, wanted)), class_names=names)
+    def label_file_of(*part_names: str) -> LabelFile:
+        path = root / (f"labels_{part_names[0]}.txt" if len(part_names) == 1 and part_names[0] else "labels.txt")
+        return LabelFile(path, root, items=lambda: chain.from_iterable(map(items, part_names)), class_names=names)
 
     by_part = {part: label_file_of(part) for part in classes if part}
     nested = "" if leaf else describe_nested(class_folders, root)
-    return FolderLabels(label_file_of(*classes), (*left_out, *skipped_entries(root)), by_part, nested)
+    return FolderLabels(label_file_of(*classes), (*left_out, *describe_skipped_entries(root)), by_part, nested)
 
 
-def _require_distinct(classes: Mapping[str, Iterable[str]], parts: Mapping[str, Path]) -> None:
+def _require_distinct_classes(classes: Mapping[str, Iterable[str]], parts: Mapping[str, Path]) -> None:
     """Raise an error if class names, of several parts or in shards, differ only in case."""
     seen: dict[str, tuple[str, Path]] = {}
     for part, names in classes.items():
@@ -264,18 +264,18 @@ def has_class_folders(folder: Path) -> bool:
 
 
 def _image_folders(root: Path) -> list[Path]:
-    return [path for path in subfolders(root) if has_images(path, recursive=True) or shards_in(path)]
+    return [path for path in list_subfolders(root) if has_images(path, recursive=True) or shards_in(path)]
 
 
-def _class_root(root: Path, class_names: Sequence[str]) -> Path:
+def _find_class_root(root: Path, class_names: Sequence[str]) -> Path:
     """Return the folder that contains the class folders, skipping folders that contain only one folder."""
     inner = root
-    while not loose_images(inner) and len(folders := _image_folders(inner)) == 1 and folders[0].name not in class_names:
-        inner = folders[0]
-    return root if loose_images(inner) or not has_class_folders(inner) else inner
+    while not find_loose_images(inner) and len(sub := _image_folders(inner)) == 1 and sub[0].name not in class_names:
+        inner = sub[0]
+    return root if find_loose_images(inner) or not has_class_folders(inner) else inner
 
 
-def _part_folders(root: Path) -> dict[str, Path]:
+def _find_part_folders(root: Path) -> dict[str, Path]:
     """Return the folders of the parts by name; the folder itself as "" if its folders are classes."""
     folders = _image_folders(root)
     if len(folders) < 2 or not all(path.name.lower() in PARTS for path in folders):
@@ -290,32 +290,32 @@ def _part_folders(root: Path) -> dict[str, Path]:
     return labelled
 
 
-def _class_images(root: Path, *, leaf: bool) -> dict[str, Callable[[], Iterator[Path]]]:
+def _find_class_images(root: Path, *, leaf: bool) -> dict[str, Callable[[], Iterator[Path]]]:
     """Return a function per class that iterates over its images, in class folders or shards."""
     if shards_in(root):
-        return {name: partial(map, Path, paths) for name, paths in shard_classes(root, leaf=leaf).items()}
+        return {name: partial(map, Path, paths) for name, paths in find_shard_classes(root, leaf=leaf).items()}
     classes: dict[str, list[Path]] = {}
-    for name, path in _class_folders(root, leaf=leaf).items():
+    for name, path in _find_class_folders(root, leaf=leaf).items():
         classes.setdefault(NUMBERED.sub("", name) if leaf else name, []).append(path)
-    return {name: partial(_images_of, paths, recursive=not leaf) for name, paths in classes.items()}
+    return {name: partial(_find_images_in, paths, recursive=not leaf) for name, paths in classes.items()}
 
 
-def _images_of(folders: list[Path], *, recursive: bool) -> Iterator[Path]:
+def _find_images_in(folders: list[Path], *, recursive: bool) -> Iterator[Path]:
     return chain.from_iterable(iter_images(folder, recursive=recursive) for folder in folders)
 
 
-def _class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
+def _find_class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
     """Return the class folders by class name."""
     classes: dict[str, Path] = {}
     same: dict[str, Path] = {}
-    for path in walk(root) if leaf else subfolders(root):
+    for path in walk(root) if leaf else list_subfolders(root):
         if path == root or not has_images(path, recursive=not leaf):
             continue
         name = clean_name(path.relative_to(root).as_posix())
         if (other := same.setdefault(name.casefold(), path)) != path:
             raise InputError(f"{other} and {path} have the same class name ({name!r}): rename or merge them")
         classes[name] = path
-    loose = loose_images(root)
+    loose = find_loose_images(root)
     if loose and not classes:
         raise InputError(
             f"{root} holds {len(loose)} images and no class folders: {table_hint(root)}create a folder per class, "
@@ -331,7 +331,7 @@ def _class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
 
 
 def _require_folder(root: Path) -> Path:
-    with present_content(root):
+    with refreshing_listings(root):
         if not root.is_dir():
             raise InputError(f"no folder at {root}: check the path")
     return root
@@ -339,7 +339,7 @@ def _require_folder(root: Path) -> Path:
 
 def _require_known_classes(classes: Sequence[str], names: ClassNames, root: Path) -> None:
     if not classes:
-        found = "".join(f"; {text}" for text in skipped_entries(root))
+        found = "".join(f"; {text}" for text in describe_skipped_entries(root))
         raise InputError(f"no images in {root}: expected a folder per class with images in it{found}")
     unknown = [name for name in classes if name not in names]
     if unknown:

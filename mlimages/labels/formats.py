@@ -107,7 +107,7 @@ def _delimiters_in(line: str) -> list[str]:
     return [delimiter for delimiter in "\t;," if delimiter in line]
 
 
-def text_delimiters(path: Path, *, has_columns: bool = False) -> list[str]:
+def detect_text_delimiters(path: Path, *, has_columns: bool = False) -> list[str]:
     """Return the possible delimiters of a table, from its first line; "" if its format has only one.
 
     Args:
@@ -124,7 +124,7 @@ def text_delimiters(path: Path, *, has_columns: bool = False) -> list[str]:
     return sorted(_delimiters_in(first), key=lambda delimiter: delimiter != usual) or [usual]
 
 
-def records(path: Path, delimiter: str) -> Iterator[Record]:
+def read_records(path: Path, delimiter: str) -> Iterator[Record]:
     """Yield the rows of a table; for JSON and XML, the first row has the column names.
 
     Raises:
@@ -137,7 +137,7 @@ def records(path: Path, delimiter: str) -> Iterator[Record]:
         elif suffix in (".json", ".xml"):
             yield from _object_records(annotation_objects(lines, path))
         elif delimiter == PATH_LABEL:
-            rows = ((number, _path_and_label(line.strip())) for number, line in enumerate(lines, start=1))
+            rows = ((number, _split_path_and_label(line.strip())) for number, line in enumerate(lines, start=1))
             yield from (Record(number, cells) for number, cells in rows if cells)
         elif delimiter == WORDS:
             yield from (Record(number, line.split()) for number, line in enumerate(lines, start=1) if line.strip())
@@ -145,7 +145,7 @@ def records(path: Path, delimiter: str) -> Iterator[Record]:
             yield from _csv_records(lines, path, delimiter)
 
 
-def text_rows(path: Path) -> Iterator[Row]:
+def read_text_rows(path: Path) -> Iterator[Row]:
     """Yield the rows of a text file with a line `path label` per image.
 
     Raises:
@@ -157,7 +157,7 @@ def text_rows(path: Path) -> Iterator[Row]:
             if not parts:
                 continue
             if len(parts) == 1:
-                raise _unexpected_line(path, number, "`path label`", line)
+                raise _unexpected_line_error(path, number, "`path label`", line)
             yield Row(number, _unquote(parts[0].strip()), _unquote(parts[1]))
 
 
@@ -203,7 +203,7 @@ def check_suffix(path: Path, suffixes: tuple[str, ...] = READABLE) -> str:
     raise LabelFileError(f"{path}: unknown suffix: expected one of {', '.join(suffixes)}")
 
 
-def _path_and_label(line: str) -> list[str]:
+def _split_path_and_label(line: str) -> list[str]:
     """Split `path label`; return a line that is only a path, which may contain white space, as one cell.
 
     The label is a number, or follows the name of an image.
@@ -222,11 +222,11 @@ def is_list(value: object) -> bool:
     return isinstance(value, list) and all(type(each) in (str, int) for each in value)
 
 
-def write_rows(out: TextIO, path: Path, rows: Iterable[tuple[str, Label]]) -> int:
+def write_rows(file: TextIO, path: Path, rows: Iterable[tuple[str, Label]]) -> int:
     """Write `(path, label)` rows in the format of `path`'s suffix; return the count."""
     suffix, count = check_suffix(path, WRITABLE), 0
     path_column = "file_name" if path.stem == "metadata" else "path"
-    writer = csv.writer(out, delimiter=DELIMITERS.get(suffix, ","), lineterminator="\n")
+    writer = csv.writer(file, delimiter=DELIMITERS.get(suffix, ","), lineterminator="\n")
     if suffix in DELIMITERS:
         writer.writerow([path_column, "label"])
     for count, (name, label) in enumerate(rows, start=1):  # noqa: B007  # the count is returned
@@ -234,9 +234,9 @@ def write_rows(out: TextIO, path: Path, rows: Iterable[tuple[str, Label]]) -> in
         if suffix in DELIMITERS:
             writer.writerow([name, text])
         elif suffix == ".jsonl":
-            out.write(json.dumps({path_column: name, "label": label}, ensure_ascii=False) + "\n")
+            file.write(json.dumps({path_column: name, "label": label}, ensure_ascii=False) + "\n")
         else:
-            out.write(f"{_quote(name)} {text}\n")
+            file.write(f"{_quote(name)} {text}\n")
     return count
 
 
@@ -259,23 +259,23 @@ def _read_json_lines(lines: TextIO, path: Path) -> Objects:
         except (ValueError, RecursionError):
             values = None
         if not isinstance(values, dict):
-            raise _unexpected_line(path, number, '{"path": "...", "label": 0}', line)
+            raise _unexpected_line_error(path, number, '{"path": "...", "label": 0}', line)
         yield number, values
 
 
-def _object_records(objects: Objects) -> Iterator[Record]:
+def _object_records(json_objects: Objects) -> Iterator[Record]:
     """Yield objects as rows, after a row with their keys; keys are compared without regard to case."""
-    sample = list(islice(objects, SAMPLE))
+    sample = list(islice(json_objects, SAMPLE))
     if not sample:
         return
     keys = {key.lower(): key for _, values in sample for key in values}
     yield Record(sample[0][0], list(keys.values()))
-    for number, values in chain(sample, objects):
+    for number, values in chain(sample, json_objects):
         lowered = {key.lower(): value for key, value in values.items()}
-        yield Record(number, [_as_text(lowered.get(key)) for key in keys])
+        yield Record(number, [_to_text(lowered.get(key)) for key in keys])
 
 
-def _as_text(value: object) -> str:
+def _to_text(value: object) -> str:
     if isinstance(value, bool):
         return str(int(value))
     if isinstance(value, dict):  # choices of Label Studio
@@ -285,8 +285,8 @@ def _as_text(value: object) -> str:
     return str(value) if isinstance(value, str | int | float) else ""
 
 
-def _unexpected_line(path: Path, number: int, expected: str, line: str) -> LabelFileError:
-    return LabelFileError(f"{path}:{number}: expected {expected}, found {line.strip()[:80]!r}")
+def _unexpected_line_error(path: Path, line_number: int, expected_text: str, line: str) -> LabelFileError:
+    return LabelFileError(f"{path}:{line_number}: expected {expected_text}, found {line.strip()[:80]!r}")
 
 
 def _unquote(text: str) -> str:

@@ -22,7 +22,7 @@ from mlimages.labels.class_names import (
     read_class_names,
 )
 from mlimages.labels.descriptions import as_html, summary_line
-from mlimages.labels.formats import Label, is_multi_label, is_table, text_rows
+from mlimages.labels.formats import Label, is_multi_label, is_table, read_text_rows
 from mlimages.labels.label_output import named_items, write_own_label_file
 from mlimages.labels.label_texts import LabelReader
 from mlimages.labels.scanning import PARTS, RealPaths
@@ -116,7 +116,7 @@ class LabelFile:
         if fixed is not None:
             return fixed
         table = self._table()
-        names = table.counts.labels if table and not table.has_numbers else ()
+        names = table.row_counts.labels if table and not table.has_numbers else ()
         return () if names == tuple(map(str, range(len(names)))) else names
 
     @property
@@ -202,16 +202,16 @@ class LabelFile:
             return None
         return read_class_names(definition)
 
-    def _ignores_definition(self, definition: Path) -> bool:
-        """Whether this is a table of names that mlimages did not write, and it wrote `definition` for another file.
+    def _ignores_definition(self, definition_path: Path) -> bool:
+        """Whether this is a table of names from elsewhere, and mlimages wrote `definition_path` for another file.
 
         `mlimages label photos.csv -o photos.txt` writes the classes of photos.txt beside photos.csv.
         """
         written = written_names(self.path.parent)
-        if definition.name not in written or self.path.name in written:
+        if definition_path.name not in written or self.path.name in written:
             return False
         table = self._table()
-        return table is not None and not all(map(is_number, table.counts.labels))
+        return table is not None and not all(map(is_number, table.row_counts.labels))
 
     def _table(self) -> Table | None:
         """Return the table, detected again if the file has changed."""
@@ -312,7 +312,7 @@ class LabelFile:
         names, table = self.defined_class_names, self._table()
         reader = LabelReader(self.path, names, has_definition=self._fixed_class_names() is not None)
         root, known = str(table.folder if table else self.img_root), reader.labels
-        for row in table.rows() if table else text_rows(self.path):
+        for row in table.rows() if table else read_text_rows(self.path):
             label = known.get(row.label)
             if label is None:
                 label = reader.read(row)

@@ -64,10 +64,12 @@ class LabelReader:
             hint *= self._has_definition
             hint = " (--multi-label reads each part as a class)" if ";" in text else hint
             hint = " (write classes in brackets without spaces: [0,3])" if text.endswith("]") else hint
-            raise LabelFileError(f"{self._path}:{row.number}: {self._expected_text()}, found {text[:80]!r}{hint}")
+            raise LabelFileError(
+                f"{self._path}:{row.number}: {self._describe_expected_label()}, found {text[:80]!r}{hint}"
+            )
         return number
 
-    def _expected_text(self) -> str:
+    def _describe_expected_label(self) -> str:
         names = self._names
         if not names:
             return "expected `path label`, where the label is a class number"
@@ -100,21 +102,21 @@ def _has_brackets(text: str) -> bool:
     return text[:1] + text[-1:] in ("[]", "()", "{}")
 
 
-def _reject_binary_vector(where: str, text: str, labels: Sequence[str]) -> None:
+def _reject_binary_vector(location: str, text: str, labels: Sequence[str]) -> None:
     """Raise an error if a list holds 0 or 1 for each class, rather than the numbers of classes."""
     if len(labels) > len(set(labels)) and set(labels) <= {"0", "1"}:
         raise LabelFileError(
-            f"{where}: {text[:80]} is a vector of 0 and 1 without class names: use one column per class, with the "
+            f"{location}: {text[:80]} is a vector of 0 and 1 without class names: use one column per class, with the "
             "class name in the first row"
         )
 
 
-def is_one(cell: str) -> bool:
+def is_cell_one(cell: str) -> bool:
     """Whether a cell of a one-hot column is 1."""
     return cell.strip().lower() in ONES
 
 
-def is_zero_or_one(cell: str) -> bool:
+def is_cell_zero_or_one(cell: str) -> bool:
     """Whether a cell may belong to a one-hot column."""
     return cell.strip().lower() in ONES + ZEROS
 
@@ -122,7 +124,7 @@ def is_zero_or_one(cell: str) -> bool:
 def is_one_hot(cells: Sequence[str], *, multi_label: bool) -> bool:
     """Whether cells may be those of one-hot columns, of which some values may be unknown in a multi-label table."""
     known = [cell for cell in cells if not (multi_label and cell.strip().lower() in UNKNOWN)]
-    return bool(known) and all(map(is_zero_or_one, known))
+    return bool(known) and all(map(is_cell_zero_or_one, known))
 
 
 def label_text(label: Label, class_names: Sequence[str]) -> str:
@@ -139,18 +141,18 @@ def list_text(labels: Iterable[str]) -> str:
     return json.dumps(list(labels), ensure_ascii=False)
 
 
-def split_cell(cell: str, separator: str, where: str) -> Sequence[str]:
+def split_cell(cell: str, separator: str, location: str) -> Sequence[str]:
     """Return the labels in a cell: those of a list, or the parts between separators.
 
     Raises:
-        LabelFileError: the cell (at `where`, path:line) is a list that cannot be read, or has 0 or 1 for each class.
+        LabelFileError: the cell (at `location`, path:line) is a list that cannot be read, or has 0 or 1 for each class.
     """
     labels: Sequence[str] | None = parse_list(cell)
     if labels is None:
         if _has_brackets(cell) and (cell[0] != "(" or (separator and separator in cell)):
-            raise LabelFileError(f"{where}: {cell[:80]} is not a list of classes such as ['cats', 'dogs']")
+            raise LabelFileError(f"{location}: {cell[:80]} is not a list of classes such as ['cats', 'dogs']")
         labels = [part for part in map(str.strip, cell.split(separator) if separator else [cell]) if part]
-    _reject_binary_vector(where, cell, labels)
+    _reject_binary_vector(location, cell, labels)
     return labels
 
 

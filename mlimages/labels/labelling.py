@@ -18,20 +18,20 @@ from mlimages.core import (
     is_file,
     is_remote,
     path_from_name,
-    present_content,
     record_settings,
+    refreshing_listings,
     require_writable,
 )
 from mlimages.labels.class_names import add_class_name, class_definition_path, read_class_names
 from mlimages.labels.copies import join_copies
 from mlimages.labels.folders import check_table_options, label_dir, label_dir_auto, label_dir_by_pattern, require_items
-from mlimages.labels.formats import check_suffix, is_table, text_rows
+from mlimages.labels.formats import check_suffix, is_table, read_text_rows
 from mlimages.labels.label_file import LabelFile
 from mlimages.labels.layout import describe_renamed, folder_names, write_class_folders
-from mlimages.labels.scanning import MISSING_ADVICE, skipped_entries
+from mlimages.labels.scanning import MISSING_ADVICE, describe_skipped_entries
 from mlimages.labels.splitting import check_shares, groups_by_pattern
 from mlimages.labels.table_options import TableOptions
-from mlimages.labels.tables import path_cells
+from mlimages.labels.tables import read_path_cells
 
 PART_NAMES = {2: ("train", "val"), 3: ("train", "val", "test")}
 
@@ -154,7 +154,7 @@ def make_label_files(
         InputError: the source cannot be read, or an output file exists that mlimages did not write.
     """
     source, out = as_path(options.source), options.out and as_path(options.out)
-    with present_content(source):
+    with refreshing_listings(source):
         target = out or (source / "labels.txt" if source.is_dir() else source)
         _check_consistent(options, source)
         listed, parts = _read_source(options, source, note)
@@ -182,11 +182,11 @@ def make_label_files(
     written = [file.write(path, overwrite=force) for path, file in zip(paths, files, strict=True)] if is_written else []
     if options.split:
         for file in written:
-            record_settings(file.path, _split_settings(options))
+            record_settings(file.path, _describe_split_settings(options))
     return tuple(map(_count_classes, written))
 
 
-def _split_settings(options: LabelOptions) -> str:
+def _describe_split_settings(options: LabelOptions) -> str:
     group = f"--group {options.group}" if options.group else f"--group-by {options.group_by}"
     return f"--split {','.join(map(str, options.split))} --seed {options.seed} {group}"
 
@@ -210,7 +210,7 @@ def append(existing: LabelFile, added: LabelFile, *, by_number: bool) -> LabelFi
 def read_paths(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Return an iterator over the path column of a label file or a table (rejected.tsv, suspects.tsv)."""
     path = as_path(path)
-    names = path_cells(path) if is_table(path) else (row.path for row in text_rows(path))
+    names = read_path_cells(path) if is_table(path) else (row.path for row in read_text_rows(path))
     return (path_from_name(name.replace("\\", "/"), path.parent) for name in names)
 
 
@@ -252,7 +252,7 @@ def _read_source(
     if options.class_from:
         return join(label_dir_by_pattern(source, options.class_from)), {}
     if options.number is not None:
-        left_out = [f"left out: {text}" for text in skipped_entries(source, is_class=True)]
+        left_out = [f"left out: {text}" for text in describe_skipped_entries(source, is_class_folder=True)]
         return join(label_dir(source, options.number).with_notes(left_out)), {}
     found = label_dir_auto(source, leaf=options.leaf, class_names=class_names)
     for text in found.notes:
@@ -264,13 +264,13 @@ def _read_source(
 
 def _missing_note(labels: LabelFile) -> Iterator[str]:
     """Yield a line on the images of `path label` lines that do not exist; a table notes its own."""
-    if labels.table is None and (missing := _missing_images(labels)):
+    if labels.table is None and (missing := _find_missing_images(labels)):
         shown = ", ".join(str(Path(name)) for name in missing[:3]) + " ..." * (len(missing) > 3)
         count = labels.count_images()[0]
         yield f"{labels.path}: {len(missing)} of {count} images are missing ({shown}): {MISSING_ADVICE}"
 
 
-def _missing_images(labels: LabelFile) -> list[str]:
+def _find_missing_images(labels: LabelFile) -> list[str]:
     return [name for name, _ in labels.text_items() if not is_remote(name) and not is_file(name)]
 
 
@@ -279,7 +279,7 @@ def _require_readable(path: Path, labels: LabelFile) -> None:
     recognized by its images."""
     if path.suffix.lower() == ".txt" or labels.defined_class_names:
         return
-    missing, count = len(_missing_images(labels)), labels.count_images()[0]
+    missing, count = len(_find_missing_images(labels)), labels.count_images()[0]
     if 2 * missing > count:
         raise InputError(
             f"{path}: {missing} of {count} images are missing; a table without class names is recognized as a label "
@@ -291,20 +291,22 @@ def _require_readable(path: Path, labels: LabelFile) -> None:
 def _select_images(labels: LabelFile, options: LabelOptions, note: Callable[[str], None]) -> LabelFile:
     """Leave out the images that --drop lists, and keep at most --limit-per-class images of each class."""
     if options.drop:
-        labels = _drop_listed(labels, options.drop, note)
+        labels = _drop_listed_images(labels, options.drop, note)
     if options.limit_per_class:
         labels = labels.limit_per_class(options.limit_per_class, seed=options.seed)
     return labels
 
 
-def _drop_listed(labels: LabelFile, drop: Path, note: Callable[[str], None]) -> LabelFile:
-    drop = as_path(drop)
-    paths = list(read_paths(drop))
+def _drop_listed_images(labels: LabelFile, drop_list: Path, note: Callable[[str], None]) -> LabelFile:
+    drop_list = as_path(drop_list)
+    paths = list(read_paths(drop_list))
     left = labels.without(paths)
     count = sum(1 for _ in labels.text_items()) - sum(1 for _ in left.text_items())
     if paths and not count:
-        raise InputError(f"{drop}: none of the {len(paths)} images that it lists is in {labels.path}: check the paths")
-    note(f"dropped: {counted(count, 'image')} ({drop} lists {len(paths)})")
+        raise InputError(
+            f"{drop_list}: none of the {len(paths)} images that it lists is in {labels.path}: check the paths"
+        )
+    note(f"dropped: {counted(count, 'image')} ({drop_list} lists {len(paths)})")
     return left
 
 

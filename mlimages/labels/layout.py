@@ -29,8 +29,10 @@ def write_class_folders(
         if part.is_multi_label:
             raise InputError(f"{part.path} is a multi-label file: class folders require one class per image")
     root = local_path(folder)
-    targets = {target: item.path for name, part in named.items() for target, item in _target_paths(part, root / name)}
-    others = sorted(set(_files(root)) - set(targets)) if root.exists() else []
+    targets = {
+        target: item.path for name, part in named.items() for target, item in _choose_target_paths(part, root / name)
+    }
+    others = sorted(set(_find_files(root)) - set(targets)) if root.exists() else []
     others += [target for target, source in targets.items() if not _is_free_or_same(source, target)]
     if others:
         raise InputError(
@@ -69,14 +71,14 @@ def _unique_name(name: str, used_names: set[str]) -> str:
     raise AssertionError
 
 
-def _target_paths(labels: LabelFile, folder: Path) -> Iterator[tuple[Path, LabeledPath]]:
+def _choose_target_paths(labels: LabelFile, folder: Path) -> Iterator[tuple[Path, LabeledPath]]:
     names = folder_names(labels.class_names)
     taken: dict[int, set[str]] = {}
     for item in labels:
         yield folder / names[item.label] / _unique_name(item.path.name, taken.setdefault(item.label, set())), item
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _find_files(folder: Path) -> Iterator[Path]:
     for top, _, names in os.walk(folder):
         yield from (Path(top, name) for name in names if not name.startswith("."))
 

@@ -71,9 +71,11 @@ def clean_name(name: str) -> str:
     return unicodedata.normalize("NFC", " ".join(name.split()))
 
 
-def subfolders(root: Path) -> list[Path]:
+def list_subfolders(root: Path) -> list[Path]:
     """Return the folders in a folder, without those of tools, in natural order."""
-    folders = (_path(entry, root) for entry in _scan(root) if _is_folder(entry) and not is_skipped_folder(entry.name))
+    folders = (
+        _entry_path(entry, root) for entry in _scan(root) if _is_folder(entry) and not is_skipped_folder(entry.name)
+    )
     folders = (path for path in folders if not _links_to_ancestor(path, root))
     return sorted(folders, key=lambda path: natural_key(path.name))
 
@@ -101,11 +103,11 @@ def walk(root: Path) -> Iterator[Path]:
 def iter_images(root: Path, *, recursive: bool = True) -> Iterator[Path]:
     """Yield the images in a folder and, if `recursive`, below it, selected by suffix, in natural order."""
     for folder in walk(root) if recursive else [root]:
-        files = (_path(entry, folder) for entry in _scan(folder) if _is_image(entry))
+        files = (_entry_path(entry, folder) for entry in _scan(folder) if _is_image(entry))
         yield from sorted(files, key=lambda path: natural_key(path.name))
 
 
-def names_in(folder: Path) -> list[str]:
+def list_names(folder: Path) -> list[str]:
     """Return the names of the entries of a folder."""
     return [entry.name for entry in _scan(folder)]
 
@@ -146,7 +148,7 @@ def _is_folder(entry: _Entry) -> bool:
         return False
 
 
-def _path(entry: _Entry, folder: Path) -> Path:
+def _entry_path(entry: _Entry, folder: Path) -> Path:
     return Path(entry.path) if isinstance(entry, os.DirEntry) else folder / entry.name
 
 
@@ -165,7 +167,7 @@ def can_be_listed(name: str) -> bool:
     return not any(char in "\n\r\\" or "\ud800" <= char <= "\udfff" for char in name)
 
 
-def may_list(folder: Path) -> bool:
+def is_listable_folder(folder: Path) -> bool:
     """Whether the permissions allow listing a folder; of a remote folder, they are not known."""
     return is_remote(folder) or os.access(folder, os.R_OK | os.X_OK)
 
@@ -175,11 +177,11 @@ def has_images(folder: Path, *, recursive: bool) -> bool:
     return next(iter_images(folder, recursive=recursive), None) is not None
 
 
-def skipped_entries(root: Path, *, is_class: bool = False) -> list[str]:
+def describe_skipped_entries(root: Path, *, is_class_folder: bool = False) -> list[str]:
     """Count the skipped entries: folders by name, files that are not images by suffix.
 
     Args:
-        is_class: `root` is the folder of a class; otherwise files in it that are not images are not counted.
+        is_class_folder: `root` is the folder of a class; otherwise files in it that are not images are not counted.
     """
     others: Counter[tuple[str, str]] = Counter()
     for folder in walk(root):
@@ -187,13 +189,13 @@ def skipped_entries(root: Path, *, is_class: bool = False) -> list[str]:
             if not can_be_listed(entry.name):
                 others["names that a label file cannot contain", ""] += 1
             elif _is_folder(entry):
-                if _links_to_ancestor(_path(entry, folder), folder):
+                if _links_to_ancestor(_entry_path(entry, folder), folder):
                     others["links to a folder above", entry.name] += 1
                 elif is_skipped_folder(entry.name):
                     others["hidden folders and folders of tools", entry.name] += 1
-                elif not may_list(_path(entry, folder)):
+                elif not is_listable_folder(_entry_path(entry, folder)):
                     others["folders without permission", entry.name] += 1
-            elif (is_class or folder != root) and not entry.name.startswith(".") and not _is_image(entry):
+            elif (is_class_folder or folder != root) and not entry.name.startswith(".") and not _is_image(entry):
                 suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
                 others["files that are not images", suffix or "no suffix"] += 1
     advice = dict.fromkeys(_HEIC, f" (`{install_hint('heic')}` adds support)")

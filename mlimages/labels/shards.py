@@ -19,8 +19,8 @@ from mlimages.labels.scanning import (
     is_image_name,
     is_skipped_folder,
     iter_images,
-    names_in,
-    subfolders,
+    list_names,
+    list_subfolders,
 )
 
 _SHARD = re.compile(r"(.*-)?[0-9]{5,}\.tar")
@@ -42,9 +42,9 @@ def shards_in(folder: Path) -> list[Path]:
     """
     if is_shard(folder):
         return [folder]
-    names = names_in(folder) if is_remote(folder) else (path.name for path in folder.glob("*.tar"))
+    names = list_names(folder) if is_remote(folder) else (path.name for path in folder.glob("*.tar"))
     shards = sorted(folder / name for name in names if _SHARD.fullmatch(name))
-    if shards and any(has_images(path, recursive=True) for path in subfolders(folder)):
+    if shards and any(has_images(path, recursive=True) for path in list_subfolders(folder)):
         return []
     if shards and is_remote(folder):
         raise InputError(
@@ -56,12 +56,12 @@ def shards_in(folder: Path) -> list[Path]:
 def all_images(folder: Path) -> Iterator[Path]:
     """Yield the images in a folder and below, or in its shards."""
     if shards_in(folder):
-        yield from (Path(path) for path, _ in _shard_images(folder))
+        yield from (Path(path) for path, _ in _read_shard_images(folder))
     else:
         yield from iter_images(folder)
 
 
-def shard_classes(folder: Path, *, leaf: bool) -> dict[str, list[str]]:
+def find_shard_classes(folder: Path, *, leaf: bool) -> dict[str, list[str]]:
     """Return the paths of the images in the shards of a folder, by class.
 
     Args:
@@ -71,7 +71,7 @@ def shard_classes(folder: Path, *, leaf: bool) -> dict[str, list[str]]:
         InputError: an image has no class.
     """
     classes: dict[str, list[str]] = {}
-    for path, label in _shard_images(folder):
+    for path, label in _read_shard_images(folder):
         names = [name for name in map(clean_name, label.split("/")) if name]
         if not names:
             raise InputError(
@@ -84,10 +84,10 @@ def shard_classes(folder: Path, *, leaf: bool) -> dict[str, list[str]]:
 
 def is_shard_of_classes(path: Path) -> bool:
     """Whether the path is a shard whose images have classes, by the manifest beside it or their folders."""
-    return is_shard(path) and any(label for _, label in _shard_images(path))
+    return is_shard(path) and any(label for _, label in _read_shard_images(path))
 
 
-def _shard_images(folder: Path) -> Iterator[tuple[str, str]]:
+def _read_shard_images(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield the path and the label of each image that counts."""
     shards = shards_in(folder)
     folder = folder.parent if folder in shards else folder

@@ -76,8 +76,8 @@ def split(
     """
     check_shares(shares)
     names = _NamesByIndex(class_names)
-    labels = _main_labels(items, names)
-    root, known = _common_folder(items), contents or {}
+    labels = _choose_main_labels(items, names)
+    root, known = _find_common_folder(items), contents or {}
     identities = [
         known.get(item.path) or _path_in_class(item.path, names[label], root)
         for item, label in zip(items, labels, strict=True)
@@ -97,12 +97,12 @@ def sample_per_class(
     items: Sequence[LabeledPath], limit: int, *, seed: int, class_names: Sequence[str] = ()
 ) -> list[LabeledPath]:
     """Return at most `limit` images of each class, in order, chosen by a hash of the seed and the path."""
-    names, root = _NamesByIndex(class_names), _common_folder(items)
+    names, root = _NamesByIndex(class_names), _find_common_folder(items)
     identities = (_path_in_class(item.path, names[item.label], root) for item in items)
     counts: Counter[int] = Counter()
     chosen = []
     for _, index in sorted(
-        (_hash_to_unit(seed, "limit", identity), index) for index, identity in enumerate(identities)
+        (_hash_to_unit_interval(seed, "limit", identity), index) for index, identity in enumerate(identities)
     ):
         labels = items[index].labels or (items[index].label,)
         if all(counts[label] < limit for label in labels):
@@ -160,7 +160,7 @@ class _NamesByIndex(dict[int, str]):
         return str(number)
 
 
-def _common_folder(items: Sequence[LabeledPath]) -> Path | None:
+def _find_common_folder(items: Sequence[LabeledPath]) -> Path | None:
     """Return the folder that contains all images, which does not depend on where the label file is."""
     folders = {item.path.parent for item in items}
     try:
@@ -177,7 +177,7 @@ def _path_in_class(path: Path, class_name: str, root: Path | None) -> str:
     return f"{class_name}/{relative_name(path, root) if root is not None else path.as_posix()}"
 
 
-def _main_labels(items: Sequence[LabeledPath], names: _NamesByIndex) -> list[int]:
+def _choose_main_labels(items: Sequence[LabeledPath], names: _NamesByIndex) -> list[int]:
     """Return the class by which each image is stratified: the rarest of its classes; -1 for an image without
     classes."""
     counts = Counter(chain.from_iterable(item.labels or () for item in items))
@@ -204,8 +204,8 @@ def _order_groups(
         identity = min(identities[index] for index in indices)
         counts = Counter(labels[index] for index in indices)
         label = min(counts, key=lambda label: (-counts[label], names[label]))
-        of_class[label].append((_hash_to_unit(seed, "image", identity), identity, indices))
-    offsets = _class_offsets([names[label] for label in of_class], seed)
+        of_class[label].append((_hash_to_unit_interval(seed, "image", identity), identity, indices))
+    offsets = _compute_class_offsets([names[label] for label in of_class], seed)
     return [
         group
         for label, found in of_class.items()
@@ -213,28 +213,30 @@ def _order_groups(
     ]
 
 
-def _class_offsets(class_names: Sequence[str], seed: int) -> dict[str, float]:
+def _compute_class_offsets(class_names: Sequence[str], seed: int) -> dict[str, float]:
     """Return an offset in [0, 1) per class, random but evenly spread, so that half of the shares are rounded up."""
-    ordered = sorted(class_names, key=lambda name: _hash_to_unit(seed, "class", name))
-    return {name: (rank + _hash_to_unit(seed, "offset", name)) / len(ordered) for rank, name in enumerate(ordered)}
+    ordered = sorted(class_names, key=lambda name: _hash_to_unit_interval(seed, "class", name))
+    return {
+        name: (rank + _hash_to_unit_interval(seed, "offset", name)) / len(ordered) for rank, name in enumerate(ordered)
+    }
 
 
-def _position_groups(units: Sequence[Sequence[int]], offset: float) -> Iterable[Group]:
+def _position_groups(index_groups: Sequence[Sequence[int]], offset: float) -> Iterable[Group]:
     """Yield the groups; a group's position is the number of images before it over the mean size of all other groups.
 
     Over all orders this position is uniformly distributed for groups of any size; with the plain number of images,
     large groups would hardly ever be in a small part.
     """
-    before, total, count = 0, sum(map(len, units)), len(units)
-    for unit in units:
+    before, total, count = 0, sum(map(len, index_groups)), len(index_groups)
+    for unit in index_groups:
         others = (total - len(unit)) / max(1, count - 1)
         yield Group(tuple(unit), before / others if others else 0.0, offset, count)
         before += len(unit)
 
 
-def _hash_to_unit(seed: int, kind: str, name: str) -> float:
+def _hash_to_unit_interval(seed: int, purpose: str, name: str) -> float:
     """Return a random number in [0, 1) from a hash, so that it is the same on every machine."""
-    digest = hashlib.sha256(f"{seed}:{kind}:{name}".encode(errors="surrogateescape")).digest()
+    digest = hashlib.sha256(f"{seed}:{purpose}:{name}".encode(errors="surrogateescape")).digest()
     return int.from_bytes(digest[:6]) / 2**48
 
 

@@ -18,8 +18,8 @@ from itertools import islice
 from pathlib import Path
 
 from mlimages.core import InputError, LabelFileError, as_path, command, is_file, is_remote
-from mlimages.labels.formats import PATH_LABEL, WORDS, Record, records, text_delimiters
-from mlimages.labels.label_texts import is_one, is_one_hot, parse_list
+from mlimages.labels.formats import PATH_LABEL, WORDS, Record, detect_text_delimiters, read_records
+from mlimages.labels.label_texts import is_cell_one, is_one_hot, parse_list
 from mlimages.labels.scanning import IMAGE_SUFFIXES, PARTS
 from mlimages.labels.table_options import TableOptions
 from mlimages.labels.tables import (
@@ -28,7 +28,7 @@ from mlimages.labels.tables import (
     Table,
     index_of_first,
     join_path,
-    part_of_cell,
+    parse_part,
     relative_path,
     table_advice,
 )
@@ -60,16 +60,16 @@ def detect_table(path: Path, folder: Path, options: TableOptions) -> Table:
     """
     folder = as_path(options.images) if options.images else folder
     samples = [
-        _Sample(path, folder, options, delimiter, list(islice(records(path, delimiter), SAMPLE)))
-        for delimiter in _possible_delimiters(path, options)
+        _Sample(path, folder, options, delimiter, list(islice(read_records(path, delimiter), SAMPLE)))
+        for delimiter in _find_possible_delimiters(path, options)
     ]
     best = max(samples, key=lambda sample: (sample.location.share, sample.width))
     return best.table()
 
 
-def _possible_delimiters(path: Path, options: TableOptions) -> list[str]:
+def _find_possible_delimiters(path: Path, options: TableOptions) -> list[str]:
     """Return the possible delimiters; in a .txt, `a.jpg cats;dogs` may be a path and its labels."""
-    found = text_delimiters(path, has_columns=options.specifies_columns)
+    found = detect_text_delimiters(path, has_columns=options.specifies_columns)
     is_ambiguous = options.multi_label and path.suffix.lower() == ".txt" and found[0] not in (PATH_LABEL, WORDS)
     return [*found, PATH_LABEL] if is_ambiguous else found
 
@@ -117,19 +117,19 @@ class _Sample:
             [self._column_index(self.options.path_column)] if self.options.path_column else list(range(self.width))
         )
         rows = self.sample[1:] or self.sample
-        found = [self._best_location(rows, columns, self.folder)]
+        found = [self._find_best_location(rows, columns, self.folder)]
         if found[0].share < 0.5 and self.options.images is None and not is_remote(self.folder):
-            found += [self._best_location(rows, columns, inner) for inner in _folders_in(self.folder)]
+            found += [self._find_best_location(rows, columns, inner) for inner in _find_image_folders(self.folder)]
         best = max(found, key=lambda location: location.share)
         return best if best.share else replace(best, column=self._path_column_by_name(columns))
 
-    def _best_location(self, rows: Sequence[Record], columns: Sequence[int], folder: Path) -> _Location:
+    def _find_best_location(self, rows: Sequence[Record], columns: Sequence[int], folder: Path) -> _Location:
         locations = [_Location(0.0, 0, folder, self.options.suffix)]
         for column in [] if is_remote(folder) else columns:
             cells = [row.cells[column] for row in rows if column < len(row.cells)]
             for strip in range(self._max_strip_components(cells) + 1):
                 values = [relative_path(cell, strip) for cell in cells]
-                suffixes = [self.options.suffix] if self.options.suffix else ["", *_suffixes_of(values, folder)]
+                suffixes = [self.options.suffix] if self.options.suffix else ["", *_find_suffixes(values, folder)]
                 for suffix in suffixes:
                     count = sum(bool(v) and is_file(join_path(folder, v + suffix)) for v in values)
                     locations.append(_Location(count / max(1, len(rows)), column, folder, suffix, strip))
@@ -176,11 +176,12 @@ class _Sample:
         location = self.location
         columns = tuple(self.first_row) if self.has_header else ("",) * self.width
         self._reject_links(location)
-        labels = () if self.options.class_from or not self.sample else self._label_columns(location.column)
+        labels = () if self.options.class_from or not self.sample else self._find_label_columns(location.column)
         return Table(
             self.path, location.folder, self.delimiter, columns, location.column, labels, location.suffix,
-            self.options.class_from, self.has_header, location.strip_components, self._part_column(),
-            self.options.multi_label or self._has_lists(labels), len(labels) > 1 and not self._are_one_hot(labels),
+            self.options.class_from, self.has_header, location.strip_components, self._find_part_column(),
+            self.options.multi_label or self._has_lists(labels),
+            len(labels) > 1 and not self._are_one_hot_columns(labels),
             self.options.multi_label,
         )  # fmt: skip
 
@@ -188,19 +189,19 @@ class _Sample:
         rows = self.sample[self.has_header :]
         return [row.cells[column].strip() for row in rows for column in columns if column < len(row.cells)]
 
-    def _has_lists(self, labels: Sequence[int]) -> bool:
+    def _has_lists(self, label_columns: Sequence[int]) -> bool:
         """Whether each label of the sample is a list of labels."""
         is_named = self.delimiter == PATH_LABEL or self.options.label_column
-        if len(labels) != 1 or not (is_named or self.normalized_row[labels[0]] in LABEL_COLUMN_NAMES):
+        if len(label_columns) != 1 or not (is_named or self.normalized_row[label_columns[0]] in LABEL_COLUMN_NAMES):
             return False
-        cells = [cell for cell in self._sample_cells(labels) if cell]
+        cells = [cell for cell in self._sample_cells(label_columns) if cell]
         return bool(cells) and all(parse_list(cell) is not None for cell in cells)
 
-    def _are_one_hot(self, columns: Sequence[int]) -> bool:
+    def _are_one_hot_columns(self, columns: Sequence[int]) -> bool:
         """Whether the columns are one-hot, not names: with --multi-label, if the sample holds only 0, 1 and unknown."""
         return not self.options.multi_label or is_one_hot(self._sample_cells(columns), multi_label=True)
 
-    def _part_column(self) -> int | None:
+    def _find_part_column(self) -> int | None:
         """Return the column whose cells name at least two parts of a dataset and nothing else.
 
         Without a header, one of at least three columns, with words in its cells: 0 and 1 may be classes.
@@ -210,7 +211,7 @@ class _Sample:
             is_named = word in PART_COLUMN_NAMES
             if not self.has_header:
                 is_named = self.width > 2 and word in PARTS and column != self.location.column
-            parts = {part_of_cell(cell, 0) for cell in cells}
+            parts = {parse_part(cell, 0) for cell in cells}
             if is_named and len(parts) > 1 and "" not in parts:
                 return column
         return None
@@ -222,10 +223,10 @@ class _Sample:
             label = command("label", self.path.stem)
             raise LabelFileError(f"{self.path}: contains links, not files: {gather} downloads them, then {label}")
 
-    def _label_columns(self, path_column: int) -> tuple[int, ...]:
+    def _find_label_columns(self, path_column: int) -> tuple[int, ...]:
         if self.options.label_column:
-            return tuple(self._column_index(name) for name in self._label_column_names())
-        others = [column for column in range(self.width) if column not in (path_column, self._part_column())]
+            return tuple(self._column_index(name) for name in self._find_label_column_names())
+        others = [column for column in range(self.width) if column not in (path_column, self._find_part_column())]
         if self.has_header:
             known = [column for column in others if self.normalized_row[column] in LABEL_COLUMN_NAMES]
             if known:
@@ -233,18 +234,18 @@ class _Sample:
             others = [column for column in others if self.normalized_row[column] not in NON_LABEL_COLUMN_NAMES]
         if len(others) == 1:
             return (others[0],)
-        if len(one_hot := self._one_hot_columns(others)) > 1:
+        if len(one_hot := self._find_one_hot_columns(others)) > 1:
             return one_hot
         advice = table_advice(self.first_row if self.has_header else [""] * self.width)
         advice += "; --multi-label for any number of ones in columns of 0 and 1" * (
-            len(self._binary_columns(others, multi_label=True)) > 1 and not self.options.multi_label
+            len(self._find_binary_columns(others, multi_label=True)) > 1 and not self.options.multi_label
         )
         raise LabelFileError(
             f"{self.path}:{self.sample[0].number}: expected a column named label or class, "
             f"found {', '.join(self.first_row)[:80]!r}: {advice}"
         )
 
-    def _label_column_names(self) -> list[str]:
+    def _find_label_column_names(self) -> list[str]:
         wanted = self.options.label_column
         return (
             [wanted]
@@ -252,13 +253,13 @@ class _Sample:
             else wanted.split(",")
         )
 
-    def _one_hot_columns(self, columns: Sequence[int]) -> tuple[int, ...]:
+    def _find_one_hot_columns(self, columns: Sequence[int]) -> tuple[int, ...]:
         """Return the columns that hold only 0 and 1, if each row has exactly one 1 among them or may have several."""
-        rows, binary = self.sample[1:], self._binary_columns(columns, multi_label=self.options.multi_label)
-        fits = self.options.multi_label or all(sum(is_one(row.cells[n]) for n in binary) == 1 for row in rows)
+        rows, binary = self.sample[1:], self._find_binary_columns(columns, multi_label=self.options.multi_label)
+        fits = self.options.multi_label or all(sum(is_cell_one(row.cells[n]) for n in binary) == 1 for row in rows)
         return binary if fits else ()
 
-    def _binary_columns(self, columns: Sequence[int], *, multi_label: bool) -> tuple[int, ...]:
+    def _find_binary_columns(self, columns: Sequence[int], *, multi_label: bool) -> tuple[int, ...]:
         """Return the columns of a table with a header that hold only 0 and 1."""
         rows = [record.cells for record in self.sample[1:]] if self.has_header else []
         cells = {c: [row[c] if c < len(row) else "" for row in rows] for c in columns}
@@ -281,13 +282,13 @@ class _Sample:
         raise InputError(f"{self.path} has no column {column!r}; its columns: {', '.join(self.first_row)}")
 
 
-def _folders_in(folder: Path) -> list[Path]:
+def _find_image_folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))[:MAX_FOLDERS]
 
 
-def _suffixes_of(values: Sequence[str], folder: Path) -> list[str]:
+def _find_suffixes(values: Sequence[str], folder: Path) -> list[str]:
     """Return the suffixes of image files named like the first values, which have none."""
     stems: dict[str, set[str]] = {}
     found: dict[str, None] = {}

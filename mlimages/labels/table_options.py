@@ -46,7 +46,7 @@ class TableOptions:
 
     @classmethod
     def from_subclass(cls, options: TableOptions) -> Self:
-        """Return plain `TableOptions` copied from an instance of a subclass."""
+        """Return a `TableOptions` with the values of `options`, an instance of a subclass such as `LabelOptions`."""
         return cls(**{field.name: getattr(options, field.name) for field in fields(TableOptions)})
 
     @property

@@ -12,12 +12,12 @@ from pathlib import Path
 from mlimages.core import LabelFileError, counted, is_file, is_remote
 from mlimages.labels.annotations import local_name
 from mlimages.labels.class_names import is_number
-from mlimages.labels.formats import PATH_LABEL, Record, Row, records, text_delimiters
+from mlimages.labels.formats import PATH_LABEL, Record, Row, detect_text_delimiters, read_records
 from mlimages.labels.label_texts import (
     count_multiple_classes,
     find_separator,
-    is_one,
-    is_zero_or_one,
+    is_cell_one,
+    is_cell_zero_or_one,
     list_text,
     parse_list,
     split_cell,
@@ -86,7 +86,7 @@ class Table:
     def _rows_and_parts(self) -> Iterator[tuple[Row, str]]:
         for record, row in zip(self._records(), self._all_rows(), strict=True):
             if row.path and row.label:
-                yield row, "" if self.part_index is None else part_of_cell(record.cells, self.part_index)
+                yield row, "" if self.part_index is None else parse_part(record.cells, self.part_index)
 
     def _all_rows(self) -> Iterator[Row]:
         expression = compile_pattern(self.class_from) if self.class_from else None
@@ -98,7 +98,7 @@ class Table:
             yield Row(record.number, name and relative_path(name, self.strip_components) + self.suffix, label or "")
 
     def _records(self) -> Iterator[Record]:
-        return islice(records(self.path, self.delimiter), int(self.has_header), None)
+        return islice(read_records(self.path, self.delimiter), int(self.has_header), None)
 
     def _label_text(self, record: Record) -> str:
         cells = [record.cells[index].strip() if index < len(record.cells) else "" for index in self.label_indices]
@@ -106,18 +106,18 @@ class Table:
             return self._label_list(cells, record.number)
         if len(cells) == 1:
             return "" if self._excludes_lists and parse_list(cells[0]) is not None else cells[0]
-        chosen = [index for index, cell in zip(self.label_indices, cells, strict=True) if is_one(cell)]
+        chosen = [index for index, cell in zip(self.label_indices, cells, strict=True) if is_cell_one(cell)]
         return self._column_name(chosen[0]) if len(chosen) == 1 else ""
 
-    def _label_list(self, cells: Sequence[str], number: int) -> str:
+    def _label_list(self, cells: Sequence[str], line_number: int) -> str:
         """Return the classes of a row as a JSON list; "" if its cells are blank, or neither 0 nor 1."""
         if self._is_one_hot:
-            if not any(cells) or not all(is_zero_or_one(cell or "0") for cell in cells):
+            if not any(cells) or not all(is_cell_zero_or_one(cell or "0") for cell in cells):
                 return ""
             return list_text(
-                self._column_name(i) for i, cell in zip(self.label_indices, cells, strict=True) if is_one(cell)
+                self._column_name(i) for i, cell in zip(self.label_indices, cells, strict=True) if is_cell_one(cell)
             )
-        found = [label for cell in cells for label in split_cell(cell, self._separator, f"{self.path}:{number}")]
+        found = [label for cell in cells for label in split_cell(cell, self._separator, f"{self.path}:{line_number}")]
         return list_text(found) if found or () in map(parse_list, cells) else ""
 
     @property
@@ -149,13 +149,14 @@ class Table:
             return ()
         return tuple(part for _, part in (self._joined_rows if self.is_joined else self._rows_and_parts()))
 
-    def _column_name(self, index: int) -> str:
-        return self.columns[index] if index < len(self.columns) and self.columns[index] else f"column {index + 1}"
+    def _column_name(self, column_index: int) -> str:
+        name = self.columns[column_index] if column_index < len(self.columns) else ""
+        return name or f"column {column_index + 1}"
 
     @property
     def has_numbers(self) -> bool:
         """Whether the labels are class numbers (`path number` lines) rather than names."""
-        return self.delimiter == PATH_LABEL and not self.class_from and all(map(is_number, self.counts.labels))
+        return self.delimiter == PATH_LABEL and not self.class_from and all(map(is_number, self.row_counts.labels))
 
     @cached_property
     def is_supported_format(self) -> bool:
@@ -163,7 +164,7 @@ class Table:
         return [column.lower() for column in self.columns] in (["path", "label"], ["file_name", "label"])
 
     @cached_property
-    def counts(self) -> TableCounts:
+    def row_counts(self) -> TableCounts:
         """Numbers of rows and of missing images, and the labels."""
         labels: dict[str, None] = {}
         count, missing, unlabelled = 0, [], []
@@ -188,7 +189,7 @@ class Table:
     @property
     def description(self) -> str:
         """The detected columns in one line."""
-        counts = self.counts
+        counts = self.row_counts
         where = [f"suffix {self.suffix} added"] * bool(self.suffix)
         where += [f"in {self.folder}"] * (self.folder != self.path.parent)
         where += [f"without {counted(self.strip_components, 'parent folder')}"] * bool(self.strip_components)
@@ -207,7 +208,7 @@ class Table:
     @property
     def left_out_note(self) -> tuple[str, ...]:
         """A note on the rows that are excluded; empty if there are none."""
-        numbers = self.counts.unlabelled
+        numbers = self.row_counts.unlabelled
         shown = ", ".join(map(str, numbers[:SHOWN])) + " ..." * (len(numbers) > SHOWN)
         reason, more = "without a path or a class", "; for an image of no class, write []" * (not self.class_from)
         if not self.has_lists:
@@ -224,7 +225,7 @@ class Table:
 
     @property
     def _multiple_class_texts(self) -> tuple[str, ...]:
-        labels = self.counts.labels
+        labels = self.row_counts.labels
         if self.has_lists:
             names = set(labels)
             count = sum(len(label.split()) > 1 and names.issuperset(label.split()) for label in labels)
@@ -234,7 +235,7 @@ class Table:
             contain = f"{counted(count, 'label')} contain{'s' * (count == 1)} {what}"
             return (f"{contain}: --multi-label reads each part as a class",)
         lists = replace(self, has_lists=True, is_joined=True)
-        rows = lists._all_rows() if self.counts.unlabelled and not self.class_from else ()
+        rows = lists._all_rows() if self.row_counts.unlabelled and not self.class_from else ()
         if count := sum(len(parse_list(row.label) or ()) > 1 for row in rows):
             return (f"several classes in {counted(count, 'row')}: --multi-label keeps them",)
         return ()
@@ -242,12 +243,12 @@ class Table:
     @property
     def missing_note(self) -> tuple[str, ...]:
         """A note on the images that do not exist; empty if all exist."""
-        missing = self.counts.missing
+        missing = self.row_counts.missing
         more = f" and {len(missing) - SHOWN:,} more" if len(missing) > SHOWN else ""
         return (f"{self.path}: missing: {', '.join(missing[:SHOWN])}{more}",) if missing else ()
 
-    def _column_text(self, index: int) -> str:
-        name = self._column_name(index)
+    def _column_text(self, column_index: int) -> str:
+        name = self._column_name(column_index)
         return name if name.startswith("column ") else f"column {name}"
 
     def require_images(self) -> None:
@@ -256,7 +257,7 @@ class Table:
         Raises:
             LabelFileError: under half of the images exist, or most rows have no path and class.
         """
-        counts = self.counts
+        counts = self.row_counts
         may_be_blank = self.has_lists and not self._is_one_hot
         if len(counts.unlabelled) >= max(1, counts.rows) and not (may_be_blank and counts.rows):
             share = f"{len(counts.unlabelled)} of {len(counts.unlabelled) + counts.rows} rows"
@@ -301,9 +302,9 @@ class TableCounts:
     unlabelled: tuple[int, ...]
 
 
-def path_cells(path: Path) -> Iterator[str]:
+def read_path_cells(path: Path) -> Iterator[str]:
     """Yield the path column of a table, found by its name, else the first one; the images need not exist."""
-    rows = records(path, text_delimiters(path)[0])
+    rows = read_records(path, detect_text_delimiters(path)[0])
     first = next(rows, None)
     if first is None:
         return
@@ -326,9 +327,9 @@ def relative_path(cell: str, strip_components: int) -> str:
     return "/".join(name.strip("/").split("/")[strip_components:]) if strip_components else name
 
 
-def part_of_cell(cells: Sequence[str], index: int) -> str:
+def parse_part(cells: Sequence[str], column_index: int) -> str:
     """Return the part (train, val, test) that a cell names, or ""; 1 and true mean val, as in columns `is_valid`."""
-    cell = cells[index].strip().lower() if index < len(cells) else ""
+    cell = cells[column_index].strip().lower() if column_index < len(cells) else ""
     return {**PARTS, "0": "train", "1": "val", "false": "train", "true": "val"}.get(cell, "")
 
 

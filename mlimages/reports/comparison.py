@@ -175,7 +175,7 @@ def comparison_lines(runs: Sequence[ComparedRun]) -> Iterator[str]:
         )
         for place, each in enumerate(runs)
     ]
-    yield from table(rows, left=frozenset({0, 6}))
+    yield from table(rows, left_columns=frozenset({0, 6}))
     yield ""
     names = list(runs[0].settings)
     if not names:
@@ -183,7 +183,7 @@ def comparison_lines(runs: Sequence[ComparedRun]) -> Iterator[str]:
         return
     cells = [("setting", *(each.run.name for each in runs))]
     cells += [(name, *(each.settings[name] for each in runs)) for name in names]
-    yield from table(cells, left=frozenset(range(len(runs) + 1)))
+    yield from table(cells, left_columns=frozenset(range(len(runs) + 1)))
 
 
 def _read_finished_run(path: Path) -> RunFolder:

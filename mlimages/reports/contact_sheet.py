@@ -22,7 +22,7 @@ from mlimages.core import (
     check_at_least,
     command,
     counted,
-    present_content,
+    refreshing_listings,
     require_writable,
     writing,
 )
@@ -129,7 +129,7 @@ def draw_sheet(
             f"{source} is a run folder: open {run.report}, or draw feature maps with "
             + command("show", source, "IMAGE", "--layer", "NAME")
         )
-    with present_content(source):
+    with refreshing_listings(source):
         if source.is_dir() and not (table and table.class_from):
             labels = label_dir_auto(source).labels if has_class_folders(source) else label_dir(source, 0)
         else:

@@ -76,7 +76,7 @@ def model_table_lines(result: ModelScores) -> Iterator[str]:
         )
         for score in result.scores
     ]
-    yield from table(rows, left=frozenset({0, 5}))
+    yield from table(rows, left_columns=frozenset({0, 5}))
     yield ""
     yield "accuracy: of a closed-form head on the frozen network; CPU ms: forward pass in PyTorch, per image"
     yield from (f"{name}: {reason}" for name, reason in result.unavailable.items())

@@ -99,12 +99,12 @@ def probe_lines(result: ProbeResult) -> Iterator[str]:
         (cut.name, str(cut.width), *_accuracy_cells(cut.accuracy, mark=cut.name == result.freeze))
         for cut in result.cuts
     ]
-    yield from table(rows, left=frozenset({0, 4}))
+    yield from table(rows, left_columns=frozenset({0, 4}))
     yield ""
     if result.curve:
         points = [("per class", "accuracy", "95 %", "")]
         points += [(str(point.per_class), *_accuracy_cells(point.accuracy)) for point in result.curve]
-        yield from table(points, left=frozenset({3}))
+        yield from table(points, left_columns=frozenset({3}))
         yield ""
     yield f"recommended: --freeze {result.freeze} (<): the highest layer within noise of the best"
     if result.gain is not None:

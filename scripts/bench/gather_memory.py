@@ -45,7 +45,7 @@ class MadeUpFetch:
     def num_waiting_of_class(self, label: str) -> int:
         return 0
 
-    async def finish(self, ref: ImageRef, is_wanted: Callable[[], bool]) -> FetchResult:
+    async def finish(self, ref: ImageRef, is_image_needed: Callable[[], bool]) -> FetchResult:
         number = int(ref.url.rpartition("/")[2].partition(".")[0])
         part = self.gathered.new_part()
         if number % 2:

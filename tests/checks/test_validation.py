@@ -435,7 +435,7 @@ def test_writing_the_outcome_reads_a_label_file_no_more_often_for_more_findings(
     (tmp_path / "labels.txt").write_text("".join(f"missing{n}.jpg 0\n" for n in range(50)))
     report = check([tmp_path / "labels.txt"])
     reads: list[Path] = []
-    monkeypatch.setattr(label_file, "text_rows", lambda path: reads.append(path) or formats.text_rows(path))
+    monkeypatch.setattr(label_file, "read_text_rows", lambda path: reads.append(path) or formats.read_text_rows(path))
     write_outcome(report)
     assert 0 < len(reads) < 10
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mlimages.core import Fault, ImageError
 from mlimages.images import DecodeOptions, decode, strict_jpeg
-from mlimages.images.strict_jpeg import ScanError, _without_header_padding, _without_padding, decode_strictly
+from mlimages.images.strict_jpeg import ScanError, _remove_header_padding, _remove_padding, decode_strictly
 from tests.images.odd_images import made_image
 
 pytest.importorskip("simplejpeg", reason='needs pip install "mlimages[strict]"')
@@ -70,8 +70,8 @@ HEAD = b"\xff\xd8\xff\xe0\0\4xy"
 def test_zeros_and_four_equal_bytes_are_padding(padding: bytes, removed: bool) -> None:
     data = HEAD + SCAN + b"scan" + padding + END
     warning = f"Corrupt JPEG data: {len(padding)} extraneous bytes before marker 0xd9"
-    assert _without_padding(data, warning) == (HEAD + SCAN + b"scan" + END if removed else None)
-    assert _without_padding(data, "Corrupt JPEG data: bad Huffman code") is None
+    assert _remove_padding(data, warning) == (HEAD + SCAN + b"scan" + END if removed else None)
+    assert _remove_padding(data, "Corrupt JPEG data: bad Huffman code") is None
 
 
 @pytest.mark.parametrize(
@@ -86,9 +86,9 @@ def test_zeros_and_four_equal_bytes_are_padding(padding: bytes, removed: bool) -
 )
 def test_padding_is_removed_before_its_marker_behind_the_header(body: bytes, expected: bytes | None) -> None:
     warning = "Corrupt JPEG data: 2 extraneous bytes before marker 0xc4"
-    found = _without_padding(HEAD + SCAN + body + END, warning)
+    found = _remove_padding(HEAD + SCAN + body + END, warning)
     assert found == (None if expected is None else HEAD + SCAN + expected + END)
-    assert _without_padding(HEAD + b"\xff\xda\0\2\xff\xc4", warning) is None, "not of the header"
+    assert _remove_padding(HEAD + b"\xff\xda\0\2\xff\xc4", warning) is None, "not of the header"
 
 
 @pytest.mark.parametrize(
@@ -104,15 +104,15 @@ def test_padding_is_removed_before_its_marker_behind_the_header(body: bytes, exp
 )
 def test_padding_between_segments_of_the_header_is_removed(header: bytes, expected: bytes) -> None:
     start = b"\xff\xd8"
-    assert _without_header_padding(start + header + SCAN + b"scan" + END) == (
+    assert _remove_header_padding(start + header + SCAN + b"scan" + END) == (
         start + expected + SCAN + b"scan" + END,
         len(start + expected),
     )
     data = start + header
-    assert _without_header_padding(data) == (data, len(data)), "without a scan it stays as it is"
+    assert _remove_header_padding(data) == (data, len(data)), "without a scan it stays as it is"
     if header != expected:
         warning = "Corrupt JPEG data: 9 extraneous bytes before marker 0xda"
-        assert _without_padding(data + SCAN + END, warning) == start + expected + SCAN + END
+        assert _remove_padding(data + SCAN + END, warning) == start + expected + SCAN + END
 
 
 WARNINGS = {

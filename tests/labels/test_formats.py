@@ -12,10 +12,10 @@ from mlimages.labels.formats import (
     WORDS,
     Record,
     _unquote,
+    detect_text_delimiters,
     is_table,
-    records,
-    text_delimiters,
-    text_rows,
+    read_records,
+    read_text_rows,
     write_rows,
 )
 
@@ -59,8 +59,8 @@ def test_the_usual_delimiter_of_a_suffix_is_tried_first(
     tmp_path: Path, name: str, text: str, expected: list[str]
 ) -> None:
     path = written(tmp_path, name, text)
-    assert text_delimiters(path) == expected
-    assert text_delimiters(path, has_columns=True) == ([WORDS] if expected == [PATH_LABEL] else expected)
+    assert detect_text_delimiters(path) == expected
+    assert detect_text_delimiters(path, has_columns=True) == ([WORDS] if expected == [PATH_LABEL] else expected)
 
 
 @pytest.mark.parametrize(
@@ -75,14 +75,14 @@ def test_the_usual_delimiter_of_a_suffix_is_tried_first(
 def test_rows_have_the_numbers_of_their_lines(
     tmp_path: Path, name: str, delimiter: str, text: str, expected: list[tuple[int, list[str]]]
 ) -> None:
-    found = list(records(written(tmp_path, name, text), delimiter))
+    found = list(read_records(written(tmp_path, name, text), delimiter))
     assert found == [Record(number, cells) for number, cells in expected]
 
 
 def test_a_line_without_a_label_is_shown_to_80_characters(tmp_path: Path) -> None:
     path = written(tmp_path, "a.txt", "a.jpg 0\n\n" + "x" * 100 + "\n")
     with pytest.raises(LabelFileError) as error:
-        list(text_rows(path))
+        list(read_text_rows(path))
     assert str(error.value) == f"{path}:3: expected `path label`, found {'x' * 80!r}"
 
 

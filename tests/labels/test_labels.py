@@ -28,7 +28,7 @@ from mlimages.labels import (
     write_class_folders,
     write_label_file,
 )
-from mlimages.labels.scanning import RealPaths, iter_images, skipped_entries, subfolders
+from mlimages.labels.scanning import RealPaths, describe_skipped_entries, iter_images, list_subfolders
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -460,14 +460,14 @@ def test_a_folder_in_memory_is_scanned_as_one_on_disk() -> None:
         for name in names:
             files.pipe(f"/scanned/{name}", b"image")
         root = str(path)
-        assert [folder.name for folder in subfolders(path)] == ["a", "b"]
+        assert [folder.name for folder in list_subfolders(path)] == ["a", "b"]
         assert [str(found).removeprefix(f"{root}/") for found in iter_images(path)] == [
             "a/1.gif", "b/2.jpg", "b/10.jpg", "b/deep/3.PNG",
         ]  # fmt: skip
         assert [str(found).removeprefix(f"{root}/") for found in iter_images(path / "b", recursive=False)] == [
             "b/2.jpg", "b/10.jpg",
         ]  # fmt: skip
-        assert skipped_entries(path) == [
+        assert describe_skipped_entries(path) == [
             "files that are not images: 1 .txt",
             "hidden folders and folders of tools: 1 .git",
         ]

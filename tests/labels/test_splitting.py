@@ -10,9 +10,9 @@ from mlimages.core import InputError, LabeledPath
 from mlimages.labels import split
 from mlimages.labels.splitting import (
     Group,
-    _class_offsets,
+    _compute_class_offsets,
     _groups_after_cut,
-    _hash_to_unit,
+    _hash_to_unit_interval,
     _path_in_class,
     _position_groups,
     _split_groups,
@@ -28,10 +28,10 @@ def hashed(text: str) -> float:
 
 
 def test_random_numbers_are_those_of_sha_256() -> None:
-    assert _hash_to_unit(7, "image", "cats/1.jpg") == hashed("7:image:cats/1.jpg")
+    assert _hash_to_unit_interval(7, "image", "cats/1.jpg") == hashed("7:image:cats/1.jpg")
     names = ["ant", "bee", "cat"]
     ranks = {name: rank for rank, name in enumerate(sorted(names, key=lambda name: hashed(f"3:class:{name}")))}
-    assert _class_offsets(names, 3) == {name: (ranks[name] + hashed(f"3:offset:{name}")) / 3 for name in names}
+    assert _compute_class_offsets(names, 3) == {name: (ranks[name] + hashed(f"3:offset:{name}")) / 3 for name in names}
 
 
 def test_at_most_so_many_images_of_each_class_are_those_with_the_lowest_hashes() -> None:

@@ -9,7 +9,7 @@ import pytest
 from mlimages.core import InputError, LabelFileError, as_path
 from mlimages.labels import LabelFile, TableOptions
 from mlimages.labels.table_columns import detect_table
-from mlimages.labels.tables import Table, part_of_cell, path_cells, relative_path
+from mlimages.labels.tables import Table, parse_part, read_path_cells, relative_path
 from tests.labels.test_labels import touch
 
 SUFFIX_LESS = "id,kind\na,x\nb,y\nc,y\nd,x\n"
@@ -138,7 +138,7 @@ def test_the_paths_of_a_remote_folder_are_in_the_column_of_the_best_name(tmp_pat
     pytest.importorskip("upath")
     (tmp_path / "a.csv").write_text("scan,image,label\nx.jpg,a.jpg,ant\n")
     found = detect_table(tmp_path / "a.csv", as_path("memory://images"), TableOptions())
-    assert (found.path_index, found.label_indices, found.counts.missing) == (1, (2,), ())
+    assert (found.path_index, found.label_indices, found.row_counts.missing) == (1, (2,), ())
 
 
 @pytest.mark.parametrize(
@@ -324,7 +324,7 @@ def test_lines_of_which_some_have_names_have_names(tmp_path: Path, lines: str, n
 )
 def test_the_cells_of_the_path_column(tmp_path: Path, text: str, expected: list[str]) -> None:
     (tmp_path / "a.csv").write_text(text)
-    assert list(path_cells(tmp_path / "a.csv")) == expected
+    assert list(read_path_cells(tmp_path / "a.csv")) == expected
 
 
 @pytest.mark.parametrize(
@@ -341,7 +341,7 @@ def test_a_path_without_its_first_folders(cell: str, strip: int, expected: str) 
      (["x", "0"], "train"), (["x", "testing"], "test"), (["x", "odd"], ""), (["x"], "")],
 )  # fmt: skip
 def test_the_part_that_a_cell_names(cells: list[str], expected: str) -> None:
-    assert part_of_cell(cells, 1) == expected
+    assert parse_part(cells, 1) == expected
 
 
 def test_a_note_says_what_a_label_file_of_the_own_format_leaves_out(tmp_path: Path) -> None:
