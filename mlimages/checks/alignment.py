@@ -44,57 +44,57 @@ def aligned_correlations(ones: NDArray[np.uint8], others: NDArray[np.uint8]) -> 
     """Return the correlation `(n,)`, at most 1, of pairs of gray thumbnails `(n, 64, 64)` in their best alignment."""
     pair = [_SMOOTH @ thumbs.astype(np.float32) @ _SMOOTH.T for thumbs in (ones, others)]
     one, other = (_HALVE @ images @ _HALVE.T for images in pair)
-    found = np.stack([_best_placement(one, other), _best_placement(other, one)])  # (2, n, 5)
+    found = np.stack([_find_best_placements(one, other), _find_best_placements(other, one)])  # (2, n, 5)
     role, index = found[:, :, 0].argmax(axis=0), np.arange(len(ones))
     placement = found[role, index]
     part, whole = np.stack(pair)[role, index], np.stack(pair)[1 - role, index]
-    oriented = np.stack([orientation.apply_to_squares(part) for orientation in ORIENTATIONS])
-    return _refine_placement(oriented[placement[:, 4].astype(np.intp), index], whole, placement[:, 1:4])
+    oriented = np.stack([orientation.apply_to_images(part) for orientation in ORIENTATIONS])
+    return _refine_placements(oriented[placement[:, 4].astype(np.intp), index], whole, placement[:, 1:4])
 
 
-def _best_placement(part: Floats, whole: Floats) -> Floats:
-    """Return correlation, scale, left, top and orientation of the best placement of `part`, in shares: `(n, 5)`."""
-    target = _local_contrast(whole, _COARSE_BOX)
+def _find_best_placements(crops: Floats, wholes: Floats) -> Floats:
+    """Return correlation, scale, left, top and orientation of the best placement of `crops`, in shares: `(n, 5)`."""
+    target = _local_contrast(wholes, _COARSE_BOX)
     spectrum = np.fft.rfft2(target)
     sums = np.pad((target * target).cumsum(axis=1).cumsum(axis=2), ((0, 0), (1, 0), (1, 0)))
-    best = np.full((len(part), 5), -1, np.float32)
+    best = np.full((len(crops), 5), -1, np.float32)
     for size in (round(scale * COARSE_PX) for scale in SCALES):
         shrink = _resize_matrix(COARSE_PX, size)
-        template = _local_contrast(shrink @ part @ shrink.T, _box_filter(size, COARSE_RADIUS))
+        template = _local_contrast(shrink @ crops @ shrink.T, _box_filter(size, COARSE_RADIUS))
         template /= np.linalg.norm(template, axis=(1, 2), keepdims=True) + 1e-6
         places = COARSE_PX - size + 1
         energy = sums[:, size:, size:] - sums[:, :-size, size:] - sums[:, size:, :-size] + sums[:, :-size, :-size]
         norms = np.sqrt(np.maximum(energy, 1e-3))
         for number, orientation in enumerate(ORIENTATIONS):
-            oriented = np.fft.rfft2(orientation.apply_to_squares(template), (COARSE_PX, COARSE_PX))
+            oriented = np.fft.rfft2(orientation.apply_to_images(template), (COARSE_PX, COARSE_PX))
             products = np.fft.irfft2(spectrum * oriented.conj())
-            flat = (products[:, :places, :places] / norms).reshape(len(part), -1)
+            flat = (products[:, :places, :places] / norms).reshape(len(crops), -1)
             top, left = np.divmod(flat.argmax(axis=1), places)
-            found = np.stack([flat.max(axis=1), np.full(len(part), size), left, top, top], axis=1)
+            found = np.stack([flat.max(axis=1), np.full(len(crops), size), left, top, top], axis=1)
             found[:, 1:] /= COARSE_PX
             found[:, 4] = number
             best = np.where(found[:, :1] > best[:, :1], found, best)
     return best.astype(np.float32)
 
 
-def _refine_placement(part: Floats, whole: Floats, placement: Floats) -> Floats:
-    """Return the best correlation `(n,)` while an affine transform is fitted, which begins at `placement` `(n, 3)`.
+def _refine_placements(crops: Floats, wholes: Floats, placements: Floats) -> Floats:
+    """Return the best correlation `(n,)` while an affine transform is fitted, which begins at `placements` `(n, 3)`.
 
     Coordinates run from -1 to 1 over an image; a transform maps those of the part to those of the whole.
     """
-    scale, corner = placement[:, 0], placement[:, 1:]
-    transform: Floats = np.zeros((len(part), 3, 3), np.float32)
+    scale, corner = placements[:, 0], placements[:, 1:]
+    transform: Floats = np.zeros((len(crops), 3, 3), np.float32)
     transform[:, (0, 1), (0, 1)] = scale[:, None]
     transform[:, :2, 2] = 2 * corner + scale[:, None] - 1
     transform[:, 2, 2] = 1
-    wanted = _local_contrast(part, _BOX)
+    wanted = _local_contrast(crops, _BOX)
     wanted_slopes = _gradients(wanted)
-    best = np.full(len(part), -1, np.float32)
+    best = np.full(len(crops), -1, np.float32)
     for _ in range(STEPS + 1):
-        shown, inside = _interpolate(whole, transform @ _GRID)
+        shown, inside = _interpolate(wholes, transform @ _GRID)
         shown = _local_contrast(shown, _BOX)
         slopes = (wanted_slopes + _gradients(shown)) / 2 * inside[:, None]  # (n, 2, M)
-        wanted_flat, shown_flat = wanted.reshape(len(part), -1), shown.reshape(len(part), -1)
+        wanted_flat, shown_flat = wanted.reshape(len(crops), -1), shown.reshape(len(crops), -1)
         product = np.vecdot(wanted_flat * inside, shown_flat)
         norms = np.vecdot(wanted_flat * inside, wanted_flat) * np.vecdot(shown_flat * inside, shown_flat)
         correlation = product / np.sqrt(norms + 1e-6)
@@ -103,22 +103,22 @@ def _refine_placement(part: Floats, whole: Floats, placement: Floats) -> Floats:
     return best
 
 
-def _gauss_newton_step(slopes: Floats, difference: Floats) -> Floats:
+def _gauss_newton_step(gradients: Floats, differences: Floats) -> Floats:
     """Return the transform `(n, 3, 3)` near the identity that reduces the difference `(n, M)` most."""
-    jacobian = (slopes[:, :, None] * _GRID).reshape(len(slopes), 6, -1)
+    jacobian = (gradients[:, :, None] * _GRID).reshape(len(gradients), 6, -1)
     normal = jacobian @ jacobian.transpose(0, 2, 1)
     damping = np.trace(normal, axis1=1, axis2=2) / 6000 + 1e-3
     normal += damping[:, None, None] * np.eye(6, dtype=np.float32)
-    change = np.linalg.solve(normal, jacobian @ difference[:, :, None])
-    step = np.zeros((len(slopes), 3, 3), np.float32)
+    change = np.linalg.solve(normal, jacobian @ differences[:, :, None])
+    step = np.zeros((len(gradients), 3, 3), np.float32)
     step[:, :2] = np.clip(change, -MAX_STEP, MAX_STEP).reshape(-1, 2, 3)
     return step + np.eye(3, dtype=np.float32)
 
 
-def _interpolate(images: Floats, places: Floats) -> tuple[Floats, Floats]:
+def _interpolate(images: Floats, positions: Floats) -> tuple[Floats, Floats]:
     """Interpolate images at places `(n, 3, M)`; return them, and whether each place is inside `(n, M)`, as 0 or 1."""
-    pixels = (places[:, :2] + 1) * (THUMB_PX / 2) - 0.5
-    inside: Floats = np.asarray(np.all(abs(places[:, :2]) <= 1, axis=1), np.float32)
+    pixels = (positions[:, :2] + 1) * (THUMB_PX / 2) - 0.5
+    inside: Floats = np.asarray(np.all(abs(positions[:, :2]) <= 1, axis=1), np.float32)
     pixels = np.clip(pixels, 0, THUMB_PX - 1.001)
     below = pixels.astype(np.int32)
     share = (pixels - below).astype(np.float32)
@@ -133,7 +133,7 @@ def _interpolate(images: Floats, places: Floats) -> tuple[Floats, Floats]:
 
 
 def _gradients(images: Floats) -> Floats:
-    """Return the derivatives along x and y `(n, 2, M)`; coordinates as in `_refine_placement`."""
+    """Return the derivatives along x and y `(n, 2, M)`; coordinates as in `_refine_placements`."""
     slopes = np.zeros((len(images), 2, *images.shape[1:]), np.float32)
     slopes[:, 0, :, 1:-1] = images[:, :, 2:] - images[:, :, :-2]
     slopes[:, 1, 1:-1] = images[:, 2:] - images[:, :-2]
@@ -152,13 +152,13 @@ def _normalize_rows(weights: NDArray[np.floating]) -> Floats:
     return rows
 
 
-def _distances(size: int) -> NDArray[np.intp]:
+def _squared_distances(size: int) -> NDArray[np.intp]:
     return abs(np.subtract.outer(np.arange(size), np.arange(size)))
 
 
 def _box_filter(size: int, radius: int) -> Floats:
     """Return the matrix that averages over `radius` pixels in both directions."""
-    return _normalize_rows((_distances(size) <= radius).astype(np.float32))
+    return _normalize_rows((_squared_distances(size) <= radius).astype(np.float32))
 
 
 def _resize_matrix(size: int, new_size: int) -> Floats:
@@ -168,7 +168,7 @@ def _resize_matrix(size: int, new_size: int) -> Floats:
     return _normalize_rows(np.maximum(0, 1 - abs(np.arange(size) - centers[:, None]) / factor))
 
 
-_SMOOTH = _normalize_rows(np.maximum(0, 2.0 - _distances(THUMB_PX)))
+_SMOOTH = _normalize_rows(np.maximum(0, 2.0 - _squared_distances(THUMB_PX)))
 _HALVE = _resize_matrix(THUMB_PX, COARSE_PX)
 _BOX, _COARSE_BOX = _box_filter(THUMB_PX, RADIUS), _box_filter(COARSE_PX, COARSE_RADIUS)
 

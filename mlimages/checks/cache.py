@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -63,28 +62,26 @@ class FactsCache:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._db.close()
 
-    def find(self, stamps: Sequence[Stamp]) -> dict[str, ExaminedImage]:
+    def find(self, file_stamps: Sequence[Stamp]) -> dict[str, ExaminedImage]:
         """Return the cached results of unchanged files by path, from a snapshot that lasts until `store_results`."""
-        marks = ",".join("?" * len(stamps))
+        marks = ",".join("?" * len(file_stamps))
         query = (
             "SELECT path, stamp, digest, facts, fault, detail FROM files JOIN images ON image = id"
             f" WHERE path IN ({marks})"
         )
         if not self._db.in_transaction:
             self._read("BEGIN", [])  # else each look-up locks the file, which takes longer than reading
-        seen = {stamp.path: stamp.state for stamp in stamps}
-        rows = self._read(query, [stamp.path for stamp in stamps])
-        return {path: _from_row(*rest) for path, state, *rest in rows if seen[path] == state}
+        seen = {stamp.path: stamp.state for stamp in file_stamps}
+        rows = self._read(query, [stamp.path for stamp in file_stamps])
+        return {path: _make_examined_image(*rest) for path, state, *rest in rows if seen[path] == state}
 
     def find_content(self, digest: bytes) -> ExaminedImage | None:
         """Return the cached result of the bytes with this SHA-256; safe to call from any thread."""
         rows = self._read("SELECT digest, facts, fault, detail FROM images WHERE digest = ?", [digest])
-        return _from_row(*rows[0]) if rows else None
+        return _make_examined_image(*rows[0]) if rows else None
 
     def store_results(self, results: Iterable[tuple[Stamp, ExaminedImage]]) -> None:
         """Store results in one transaction, except faults that depend on a threshold or on an installed package."""
@@ -132,5 +129,5 @@ def _connect(path: Path | str) -> sqlite3.Connection:
     return db
 
 
-def _from_row(digest: bytes, facts: bytes | None, fault: str | None, detail: str) -> ExaminedImage:
-    return ExaminedImage(digest, facts, Fault(fault) if fault else None, detail)
+def _make_examined_image(digest: bytes, packed_facts: bytes | None, fault: str | None, detail: str) -> ExaminedImage:
+    return ExaminedImage(digest, packed_facts, Fault(fault) if fault else None, detail)

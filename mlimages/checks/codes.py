@@ -173,23 +173,23 @@ class Thresholds:
     def __post_init__(self) -> None:
         check_options(self)
 
-    def for_count(self, count: int) -> Thresholds:
-        """Return the thresholds for `count` images: above MANY images, the maximum numbers of hash bits are lowered by
-        3 per factor of ten.
+    def for_count(self, num_images: int) -> Thresholds:
+        """Return the thresholds for this number of images: above MANY images, the maximum numbers of hash bits are
+        lowered by 3 per factor of ten.
 
         Of all pairs of different photographs, a share of 2e-4 is within 16 bits, and a quarter of that for every two
         bits less, so the number of false candidates grows hardly faster than the number of images.
         """
-        fewer = round(3 * math.log10(count / MANY)) if count > MANY else 0
+        fewer = round(3 * math.log10(num_images / MANY)) if num_images > MANY else 0
         return replace(self, near_bits=max(0, self.near_bits - fewer), turned_bits=max(0, self.turned_bits - fewer))
 
-    def for_sharpness(self, count: int, median: float) -> Thresholds:
-        """Return the thresholds for `count` images with this median sharpness.
+    def for_sharpness(self, num_images: int, median: float) -> Thresholds:
+        """Return the thresholds for `num_images` images with this median sharpness.
 
         If most images are blurred, for example because small images were enlarged, only images with less than half of
         the median detail get the code `blurred`. A threshold other than the default is kept.
         """
-        if count < MIN_IMAGES_FOR_MEDIAN or self.blur != Thresholds().blur:
+        if num_images < MIN_IMAGES_FOR_MEDIAN or self.blur != Thresholds().blur:
             return self
         return replace(self, blur=min(self.blur, SMOOTH_SHARPNESS + (median - SMOOTH_SHARPNESS) / 2))
 

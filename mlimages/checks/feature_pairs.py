@@ -59,7 +59,7 @@ def find_feature_pairs(paths: Sequence[Path], embed: Embedder, progress: Progres
         return []
     require_usearch(len(paths))
     features = _compute_features(paths, embed, progress)
-    pairs = sorted({(min(pair), max(pair)) for pair in _iter_nearest(features)})
+    pairs = sorted({(min(pair), max(pair)) for pair in _iter_nearest_neighbours(features)})
     with tempfile.TemporaryFile() as file:
         thumbs = np.memmap(file, np.uint8, shape=(len(paths), THUMB_PX, THUMB_PX))
         for index, (_, pixels) in enumerate(iter_pixels((LabeledPath(path, 0) for path in paths), THUMB)):
@@ -69,13 +69,13 @@ def find_feature_pairs(paths: Sequence[Path], embed: Embedder, progress: Progres
     return found
 
 
-def require_usearch(count: int) -> None:
-    """Raise an error if comparing `count` images needs a package that is not installed.
+def require_usearch(num_images: int) -> None:
+    """Raise an error if comparing `num_images` images needs a package that is not installed.
 
     Raises:
         MissingExtraError: the extra `usearch` is not installed.
     """
-    if count > MAX_EXACT:
+    if num_images > MAX_EXACT:
         require(f"comparing the features of more than {MAX_EXACT:,} images", "usearch", "usearch")
 
 
@@ -97,15 +97,15 @@ def _compute_features(paths: Sequence[Path], embed: Embedder, progress: Progress
     return features
 
 
-def _iter_nearest(features: Features) -> Iterator[tuple[int, int]]:
+def _iter_nearest_neighbours(features: Features) -> Iterator[tuple[int, int]]:
     """Yield pairs of each image and one of its three nearest neighbours."""
-    nearest = _nearest_exactly if len(features) <= MAX_EXACT else _nearest_by_index
+    nearest = _find_nearest_exactly if len(features) <= MAX_EXACT else _find_nearest_by_index
     for begin, found in nearest(features):
         for index, others in enumerate(found.tolist(), start=begin):
             yield from ((index, other) for other in [each for each in others if each != index][:NEAREST])
 
 
-def _nearest_exactly(features: Features) -> Iterator[tuple[int, NDArray[np.intp]]]:
+def _find_nearest_exactly(features: Features) -> Iterator[tuple[int, NDArray[np.intp]]]:
     """Yield for each chunk of rows its first index and the nearest neighbours of each row, including the row itself."""
     count = min(NEAREST + 1, len(features))
     starts = range(0, len(features), COMPARE_BATCH_SIZE)
@@ -124,8 +124,8 @@ def _nearest_exactly(features: Features) -> Iterator[tuple[int, NDArray[np.intp]
         yield begin, np.take_along_axis(nearest, np.argsort(-similarity, axis=1), axis=1)
 
 
-def _nearest_by_index(features: Features) -> Iterator[tuple[int, NDArray[np.intp]]]:
-    """Approximate `_nearest_exactly` by an HNSW graph (Malkov and Yashunin, 2018)."""
+def _find_nearest_by_index(features: Features) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    """Approximate `_find_nearest_exactly` by an HNSW graph (Malkov and Yashunin, 2018)."""
     from usearch.index import Index
 
     index = Index(ndim=features.shape[1], metric="ip", dtype="f16")
@@ -136,12 +136,12 @@ def _nearest_by_index(features: Features) -> Iterator[tuple[int, NDArray[np.intp
 
 
 def _align_pairs(
-    thumbs: NDArray[np.uint8], pairs: Sequence[tuple[int, int]], progress: Progress
+    thumbnails: NDArray[np.uint8], pairs: Sequence[tuple[int, int]], progress: Progress
 ) -> Iterator[IndexPair]:
     progress.start("align", len(pairs), "pairs")
     for begin in range(0, len(pairs), ALIGN_BATCH_SIZE):
         chunk = np.array(pairs[begin : begin + ALIGN_BATCH_SIZE])
-        correlations = aligned_correlations(thumbs[chunk[:, 0]], thumbs[chunk[:, 1]])
+        correlations = aligned_correlations(thumbnails[chunk[:, 0]], thumbnails[chunk[:, 1]])
         for (one, other), correlation in zip(chunk.tolist(), correlations.tolist(), strict=True):
             if correlation >= MIN_CORRELATION:
                 yield IndexPair(one, other, correlation)

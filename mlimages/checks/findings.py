@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mlimages.checks.codes import CODES, ERRORS, Code, Finding, Thresholds
 from mlimages.checks.image_table import ImageTable
 from mlimages.checks.leaks import describe_relation
-from mlimages.checks.rules import describe
+from mlimages.checks.rules import describe_image_finding
 from mlimages.core import as_path
 from mlimages.labels import Label
 
@@ -85,10 +85,10 @@ class Findings:
         index, code, other = row["index"], row["code"], int(row["other"])
         if other >= 0:
             same = bool((self.images.digest[index] == self.images.digest[other]).all())
-            return describe_relation(CODES[code], self.related[other], self.images.label_text(other), same=same)
+            return describe_relation(CODES[code], self.related[other], self.images.label_text(other), is_same=same)
         if self.images.file_code[index] == code:
             return str(self.images.file_detail[index])
-        return describe(CODES[code], self.images.facts[index], self.thresholds)
+        return describe_image_finding(CODES[code], self.images.facts[index], self.thresholds)
 
 
 def merge_rows(*rows: NDArray[np.void]) -> NDArray[np.void]:

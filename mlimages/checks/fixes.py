@@ -36,14 +36,14 @@ def plan_moves(report: CheckReport) -> list[Move]:
         source = os.path.join(os.path.realpath(folder), name)  # noqa: PTH118  # a link to the file itself is kept
         if source in moves or not (wanted := _target_path(report, finding)):
             continue
-        target = next(path for path in _numbered_paths(wanted) if path not in taken and not os.path.lexists(path))
+        target = next(path for path in _iter_numbered_paths(wanted) if path not in taken and not os.path.lexists(path))
         taken.add(target)
         moves[source] = Move(finding.path, target, finding.code)
     return list(moves.values())
 
 
 def move_files(moves: list[Move]) -> None:
-    """Move the files; nothing is deleted."""
+    """Move each image to the path that `plan_moves` chose, and create its folder; no file is deleted or overwritten."""
     for move in moves:
         move.target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(move.source, move.target)
@@ -63,7 +63,7 @@ def _target_path(report: CheckReport, finding: Finding) -> Path | None:
     return None
 
 
-def _numbered_paths(path: Path) -> Iterator[Path]:
+def _iter_numbered_paths(path: Path) -> Iterator[Path]:
     yield path
     number = 2
     while True:

@@ -88,7 +88,7 @@ class Facts(NamedTuple):
     thumb: bytes
 
     def pack(self) -> bytes:
-        """Serialize the facts to bytes, for the cache and for `facts_table`."""
+        """Serialize the facts to bytes, for the cache and for `make_facts_table`."""
         return _LAYOUT.pack(self.format.encode()[:8], self.mode.encode()[:8], *self[2:])
 
 
@@ -96,9 +96,9 @@ FactsTable = NDArray[Any]
 """Facts of many images as a structured array with the attributes as fields: `table["width"]` is `(N,)`."""
 
 
-def facts_table(packed: Iterable[bytes]) -> FactsTable:
+def make_facts_table(packed_facts: Iterable[bytes]) -> FactsTable:
     """Deserialize facts into a structured array, one row per image."""
-    return np.frombuffer(b"".join(packed), dtype=_ROW)
+    return np.frombuffer(b"".join(packed_facts), dtype=_ROW)
 
 
 @raises_image_error
@@ -118,7 +118,7 @@ def examine(data: bytes, *, max_pixels: int) -> Facts:
     thumb = thumb if decoded.image_orientation == 1 else thumb.transpose(UPRIGHT[decoded.image_orientation])
     sample = small.resize((32, 32), Image.Resampling.NEAREST)  # 1024 pixels suffice for the colour
     red, green, blue, *_ = sample.reduce(32).getpixel((0, 0))  # type: ignore[misc]  # RGB
-    low, high, typical, two_levels = _luma_statistics(luma)
+    low, high, typical, two_levels = _compute_luma_statistics(luma)
     width, height = decoded.size
     return Facts(
         format=decoded.header.format,
@@ -135,8 +135,8 @@ def examine(data: bytes, *, max_pixels: int) -> Facts:
         high=high,
         typical=typical,
         two_levels=two_levels,
-        flat_bottom=_flat_bottom(small),
-        sharpness=_sharpness(luma),
+        flat_bottom=_measure_flat_bottom(small),
+        sharpness=_measure_sharpness(luma),
         red=red,
         green=green,
         blue=blue,
@@ -151,17 +151,17 @@ def _choose_decode_options(header: ImageHeader) -> DecodeOptions:
     return DecodeOptions(min_size=(width // factor, height // factor), reduce_to=WORK_PX, strict=True, upright=False)
 
 
-def _is_grey(sample: Image.Image, means: tuple[int, ...]) -> bool:
+def _is_grey(image: Image.Image, channel_means: tuple[int, ...]) -> bool:
     """Whether the channels are equal up to JPEG artifacts."""
-    if max(means) - min(means) > COLOURED:
+    if max(channel_means) - min(channel_means) > COLOURED:
         return False
-    ranges: Any = sample.convert("YCbCr").getextrema()
+    ranges: Any = image.convert("YCbCr").getextrema()
     return all(low >= 128 - GREY_CHROMA and high <= 128 + GREY_CHROMA for low, high in ranges[1:])
 
 
-def _luma_statistics(luma: Image.Image) -> tuple[int, int, int, float]:
+def _compute_luma_statistics(luma_image: Image.Image) -> tuple[int, int, int, float]:
     """Return the 2nd, 98th and 50th percentile, and the share of the two most frequent levels."""
-    counts, pixels = luma.histogram(), luma.width * luma.height
+    counts, pixels = luma_image.histogram(), luma_image.width * luma_image.height
     below = list(accumulate(counts))  # without NumPy, whose calls take about 5 us each between decodings
     low, typical, high = (bisect_left(below, share * pixels) for share in (0.02, 0.5, 0.98))
     most = max(counts)
@@ -169,28 +169,28 @@ def _luma_statistics(luma: Image.Image) -> tuple[int, int, int, float]:
     return low, high, typical, (most + max(counts)) / pixels
 
 
-def _sharpness(luma: Image.Image) -> float:
-    width, height = luma.size
+def _measure_sharpness(luma_image: Image.Image) -> float:
+    width, height = luma_image.size
     step = 18 if height >= WORK_PX else 3  # a sixth of a large image suffices
     step = max(step, min(height, 3 * width * height // ONE_THREAD + 1))
-    rows = np.frombuffer(luma.tobytes(), np.uint8).reshape(height, width)
+    rows = np.frombuffer(luma_image.tobytes(), np.uint8).reshape(height, width)
     threes = rows[: height // step * step].reshape(-1, step, width)[:, :3].astype(np.float32)
     down, right = threes[:, 1:] - threes[:, :-1], threes[:, :, 1:] - threes[:, :, :-1]
-    near = _energy(down) / 2 + _energy(right) / 3
-    far = _energy(threes[:, 2] - threes[:, 0]) + _energy(threes[:, :, 2:] - threes[:, :, :-2]) / 3
+    near = _sum_of_squares(down) / 2 + _sum_of_squares(right) / 3
+    far = _sum_of_squares(threes[:, 2] - threes[:, 0]) + _sum_of_squares(threes[:, :, 2:] - threes[:, :, :-2]) / 3
     return near / far if far else 1.0
 
 
-def _energy(differences: NDArray[np.float32]) -> float:
+def _sum_of_squares(differences: NDArray[np.float32]) -> float:
     flat = differences.ravel()
     return float(flat @ flat)
 
 
-def _flat_bottom(small: Image.Image) -> int:
+def _measure_flat_bottom(small_image: Image.Image) -> int:
     """Return the percentage of rows, from the bottom, that are mid-gray, with which decoders fill a truncated JPEG."""
-    corner: Any = small.getpixel((0, small.height - 1))
+    corner: Any = small_image.getpixel((0, small_image.height - 1))
     if any(abs(level - MID_GREY) > FLAT_SPREAD for level in corner[:3]):  # the usual case
         return 0
-    apart = np.abs(np.asarray(small)[::-1, :, :3].astype(np.int16) - MID_GREY)  # (H, W, 3)
+    apart = np.abs(np.asarray(small_image)[::-1, :, :3].astype(np.int16) - MID_GREY)  # (H, W, 3)
     flat = (apart <= FLAT_SPREAD).all(axis=(1, 2))  # (H,), from the bottom
-    return 100 * int(flat.cumprod().sum()) // small.height
+    return 100 * int(flat.cumprod().sum()) // small_image.height

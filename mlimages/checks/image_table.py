@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlimages.checks.codes import CODES, Code
-from mlimages.checks.image_facts import FactsTable, facts_table
+from mlimages.checks.image_facts import FactsTable, make_facts_table
 from mlimages.core import LabelFileError, as_path
 from mlimages.labels import Label, LabelFile, label_text, merge_classes
 
@@ -68,7 +68,7 @@ class ImageTable:
         sets: dict[tuple[int, ...], int] = {}
         if not any(file.is_multi_label for file in files):
             sets.update(((n,), n) for n in range(len(class_names)))
-        labels = [_class_ids(file, ids, sets) for file, ids in zip(files, class_ids, strict=True)]
+        labels = [_find_class_ids(file, ids, sets) for file, ids in zip(files, class_ids, strict=True)]
         class_id = np.concatenate([np.empty(0, np.int32), *labels])
         count = len(class_id)
         return cls(
@@ -78,7 +78,7 @@ class ImageTable:
             class_ids=class_ids,
             class_sets=tuple(sets),
             class_id=class_id,
-            facts=np.zeros(count, facts_table([]).dtype),
+            facts=np.zeros(count, make_facts_table([]).dtype),
             digest=np.zeros((count, 2), np.uint64),
             file_code=np.full(count, -1, np.int8),
             file_detail=np.full(count, "", np.object_),
@@ -146,12 +146,14 @@ class ImageTable:
         })  # fmt: skip
 
 
-def _class_ids(file: LabelFile, ids: NDArray[np.intp], sets: dict[tuple[int, ...], int]) -> NDArray[np.int32]:
-    """Return the index in `sets` of each label of a file; new labels of multi-label files are added to it."""
+def _find_class_ids(
+    file: LabelFile, name_indices: NDArray[np.intp], class_sets: dict[tuple[int, ...], int]
+) -> NDArray[np.int32]:
+    """Return the index in `class_sets` of each label of a file; new labels of multi-label files are added to it."""
     if not file.is_multi_label:
         numbers = np.fromiter((label for _, label in file.text_items()), np.int32)
-        return ids[numbers].astype(np.int32)
+        return name_indices[numbers].astype(np.int32)
     known: dict[Label, int] = {}
     rows = np.fromiter((known.setdefault(label, len(known)) for _, label in file.text_items()), np.int32)
-    own = [tuple(sorted(ids[list(label)].tolist())) for label in known if isinstance(label, tuple)]
-    return np.array([sets.setdefault(classes, len(sets)) for classes in own], np.int32)[rows]
+    own = [tuple(sorted(name_indices[list(label)].tolist())) for label in known if isinstance(label, tuple)]
+    return np.array([class_sets.setdefault(classes, len(class_sets)) for classes in own], np.int32)[rows]

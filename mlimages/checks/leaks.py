@@ -38,14 +38,14 @@ def find_groups(images: ImageTable, thresholds: Thresholds, cache: FactsCache) -
 
     Blank images are duplicates only if their bytes are equal. The result is cached for the set of images.
     """
-    compared = np.flatnonzero(images.decoded_mask & ~is_blank(images.facts, thresholds)).astype(np.int32)
-    min_correlation = _correlation_thresholds(images, compared, thresholds)
-    key = _cache_key(images, compared, min_correlation, thresholds)
+    compared_indices = np.flatnonzero(images.decoded_mask & ~is_blank(images.facts, thresholds)).astype(np.int32)
+    min_correlation = _min_correlations(images, compared_indices, thresholds)
+    key = _cache_key(images, compared_indices, min_correlation, thresholds)
     groups = DisjointSets(len(images))
-    groups.merge_pairs(_equal_pairs(images.digest))
+    groups.merge_pairs(_pairs_of_equal_digests(images.digest))
     known = cache.find_duplicate_pairs(key)
     if known is None:
-        groups.merge_pairs(_near_duplicates(images, compared, min_correlation, thresholds, groups))
+        groups.merge_pairs(_iter_near_duplicates(images, compared_indices, min_correlation, thresholds, groups))
         cache.store_duplicate_pairs(key, groups.parent_pairs())
     else:
         groups.merge_pairs(known.tolist())
@@ -55,16 +55,16 @@ def find_groups(images: ImageTable, thresholds: Thresholds, cache: FactsCache) -
 def find_pairs(
     images: ImageTable, thresholds: Thresholds, groups: DisjointSets, embed: Embedder, progress: Progress
 ) -> list[IndexPair]:
-    """Return the pairs of near-duplicates that features find and hashes did not, and merge their groups.
+    """Return the pairs of near-duplicates that differ in perceptual hashes but not in features, and merge their groups.
 
-    Pairs of two images that are tiny, without detail or line art are excluded, since different images of these kinds
-    look alike.
+    A pair is excluded if both images are tiny, have no detail or are line art: such images are similar even if they
+    show different objects.
     """
-    compared = np.flatnonzero(images.decoded_mask & ~is_blank(images.facts, thresholds))
-    plain = _is_plain(images, thresholds)
-    paths = images.paths(set(compared.tolist()))
-    found = find_feature_pairs([paths[index] for index in compared.tolist()], embed, progress)
-    pairs = [IndexPair(int(compared[one]), int(compared[other]), value) for one, other, value in found]
+    compared_indices = np.flatnonzero(images.decoded_mask & ~is_blank(images.facts, thresholds))
+    plain = _find_plain_images(images, thresholds)
+    paths = images.paths(set(compared_indices.tolist()))
+    found = find_feature_pairs([paths[index] for index in compared_indices.tolist()], embed, progress)
+    pairs = [IndexPair(int(compared_indices[one]), int(compared_indices[other]), value) for one, other, value in found]
     pairs = [pair for pair in pairs if not (plain[pair.one] and plain[pair.other])]
     new = [pair for pair in pairs if groups.find_root(pair.one) != groups.find_root(pair.other)]
     groups.merge_pairs(pair[:2] for pair in new)
@@ -73,26 +73,30 @@ def find_pairs(
 
 def duplicate_findings(images: ImageTable, groups: Sequence[Sequence[int]], thresholds: Thresholds) -> NDArray[np.void]:
     """Return the findings about duplicates and near-duplicates, as rows of `FINDING_ROW`."""
-    relations = ((index, CODES.index(code), other) for index, code, other in _relations(images, groups, thresholds))
+    relations = (
+        (index, CODES.index(code), other) for index, code, other in _iter_relations(images, groups, thresholds)
+    )
     return np.fromiter(relations, FINDING_ROW)
 
 
-def describe_relation(code: Code, other: Path, class_name: str, *, same: bool) -> str:
+def describe_relation(code: Code, other_path: Path, class_name: str, *, is_same: bool) -> str:
     """Describe how an image is related to another."""
-    kind = "the same as" if same else "nearly the same as"
+    kind = "the same as" if is_same else "nearly the same as"
     of_class = f" of class {class_name}" if class_name else " of no class"
-    return f"{kind} {other}" + of_class * (code in (Code.TWO_LABELS, Code.NEAR_TWO_LABELS))
+    return f"{kind} {other_path}" + of_class * (code in (Code.TWO_LABELS, Code.NEAR_TWO_LABELS))
 
 
-def _correlation_thresholds(
-    images: ImageTable, compared: NDArray[np.int32], thresholds: Thresholds
+def _min_correlations(
+    images: ImageTable, compared_indices: NDArray[np.int32], thresholds: Thresholds
 ) -> NDArray[np.float32]:
     """Return for each compared image the minimum correlation with a near-duplicate."""
-    plain = _is_plain(images, thresholds)
-    return np.where(plain[compared], np.float32(thresholds.plain_correlation), np.float32(thresholds.near_correlation))
+    plain = _find_plain_images(images, thresholds)
+    return np.where(
+        plain[compared_indices], np.float32(thresholds.plain_correlation), np.float32(thresholds.near_correlation)
+    )
 
 
-def _is_plain(images: ImageTable, thresholds: Thresholds) -> NDArray[np.bool_]:
+def _find_plain_images(images: ImageTable, thresholds: Thresholds) -> NDArray[np.bool_]:
     """Whether each image is tiny, without detail, or line art."""
     facts = images.facts
     plain: NDArray[np.bool_] = (
@@ -101,47 +105,50 @@ def _is_plain(images: ImageTable, thresholds: Thresholds) -> NDArray[np.bool_]:
     return plain
 
 
-def _equal_pairs(digest: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
-    order = np.lexsort(digest.T)
-    last = digest[order, 1]
+def _pairs_of_equal_digests(digests: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
+    order = np.lexsort(digests.T)
+    last = digests[order, 1]
     same = np.flatnonzero(last[:-1] == last[1:])
     before, after = order[same], order[same + 1]
-    same = (digest[before] == digest[after]).all(axis=1) & digest[after].any(axis=1)
+    same = (digests[before] == digests[after]).all(axis=1) & digests[after].any(axis=1)
     return zip(before[same].tolist(), after[same].tolist(), strict=True)
 
 
-def _near_duplicates(
+def _iter_near_duplicates(
     images: ImageTable,
-    compared: NDArray[np.int32],
+    compared_indices: NDArray[np.int32],
     min_correlation: NDArray[np.float32],
     thresholds: Thresholds,
     groups: DisjointSets,
 ) -> Iterator[tuple[int, int]]:
     pairs = near_duplicate_pairs(
-        lambda numbers: images.facts["thumb"][compared[numbers]],
-        perceptual_hashes(images.facts["thumb"], compared),
+        lambda numbers: images.facts["thumb"][compared_indices[numbers]],
+        perceptual_hashes(images.facts["thumb"], compared_indices),
         max_bits=thresholds.near_bits,
         max_rotated_bits=thresholds.turned_bits,
         min_correlation=min_correlation,
         min_crop_correlation=thresholds.crop_correlation,
-        group_of=lambda numbers: groups.find_roots(compared[numbers]),
+        group_of=lambda numbers: groups.find_roots(compared_indices[numbers]),
     )
-    return ((int(compared[one]), int(compared[other])) for one, other in pairs)
+    return ((int(compared_indices[one]), int(compared_indices[other])) for one, other in pairs)
 
 
 def _cache_key(
-    images: ImageTable, compared: NDArray[np.int32], min_correlation: NDArray[np.float32], thresholds: Thresholds
+    images: ImageTable,
+    compared_indices: NDArray[np.int32],
+    min_correlation: NDArray[np.float32],
+    thresholds: Thresholds,
 ) -> bytes:
     """Hash everything that determines which images are near-duplicates."""
     key = hashlib.sha256(
         f"{VERSION} {thresholds.near_bits} {thresholds.turned_bits} {thresholds.crop_correlation} ".encode()
     )
-    for column in (images.digest, compared, min_correlation):
+    for column in (images.digest, compared_indices, min_correlation):
         key.update(column.data)
     return key.digest()
 
 
-def _relations(images: ImageTable, groups: Sequence[Sequence[int]], thresholds: Thresholds) -> Iterator[Relation]:
+def _iter_relations(images: ImageTable, groups: Sequence[Sequence[int]], thresholds: Thresholds) -> Iterator[Relation]:
     is_multi_label = images.is_multi_label
 
     def file_of(index: int) -> int:
@@ -158,9 +165,9 @@ def _relations(images: ImageTable, groups: Sequence[Sequence[int]], thresholds: 
 
     for group in groups:
         by_file = _group_by(group, file_of)
-        yield from _leaks(by_file, images.starts)
+        yield from _iter_leaks(by_file, images.starts)
         for same in _group_by(group, digest_of).values():
-            yield from _equal_bytes(_group_by(same, class_of), _group_by(same, file_of))
+            yield from _relations_of_equal_bytes(_group_by(same, class_of), _group_by(same, file_of))
             if len(same) >= thresholds.placeholder_copies:
                 yield from ((index, Code.PLACEHOLDER, same[0 if index != same[0] else -1]) for index in same)
         yield from _near_duplicates_in_two_classes(group, class_for_near_duplicates, digest_of)
@@ -177,15 +184,17 @@ def _group_by(indices: Iterable[int], key: Callable[[int], Key]) -> dict[Key, li
     return groups
 
 
-def _equal_bytes(by_class: Mapping[int, Sequence[int]], by_file: Mapping[int, Sequence[int]]) -> Iterator[Relation]:
+def _relations_of_equal_bytes(
+    indices_by_class: Mapping[int, Sequence[int]], indices_by_file: Mapping[int, Sequence[int]]
+) -> Iterator[Relation]:
     """Yield the relations of images whose bytes are equal."""
-    first, *others = [indices[0] for indices in by_class.values()]
+    first, *others = [indices[0] for indices in indices_by_class.values()]
     if others:
-        for indices in by_class.values():
+        for indices in indices_by_class.values():
             other = first if indices[0] != first else others[0]
             yield from ((index, Code.TWO_LABELS, other) for index in indices)
     else:
-        for within in by_file.values():
+        for within in indices_by_file.values():
             yield from ((index, Code.DUPLICATE, within[0]) for index in within[1:])
 
 
@@ -201,9 +210,9 @@ def _near_duplicates_in_two_classes(
         yield from ((index, Code.NEAR_TWO_LABELS, other) for other in islice(near, 1))
 
 
-def _leaks(by_file: Mapping[int, Sequence[int]], starts: Sequence[int]) -> Iterator[Relation]:
+def _iter_leaks(indices_by_file: Mapping[int, Sequence[int]], file_starts: Sequence[int]) -> Iterator[Relation]:
     """Yield images that occur in several label files; each is kept in the smallest file, the likely test set."""
-    home = min(by_file, key=lambda file: (starts[file + 1] - starts[file], -file))
-    for file, indices in by_file.items():
+    home = min(indices_by_file, key=lambda file: (file_starts[file + 1] - file_starts[file], -file))
+    for file, indices in indices_by_file.items():
         if file != home:
-            yield from ((index, Code.LEAK, by_file[home][0]) for index in indices)
+            yield from ((index, Code.LEAK, indices_by_file[home][0]) for index in indices)

@@ -47,20 +47,20 @@ IndexPairs = NDArray[np.intp]
 class DisjointSets:
     """Union-find over the numbers 0..count-1 with path halving; the root of a set is its smallest number."""
 
-    def __init__(self, count: int) -> None:
-        self._parent = np.arange(count, dtype=np.int32)
+    def __init__(self, size: int) -> None:
+        self._parent = np.arange(size, dtype=np.int32)
 
-    def find_root(self, number: int) -> int:
-        """Return the smallest number of the set that contains `number`."""
+    def find_root(self, item: int) -> int:
+        """Return the smallest number of the set that contains `item`."""
         parent = self._parent
-        while parent[number] != number:
-            parent[number] = parent[parent[number]]
-            number = int(parent[number])
-        return number
+        while parent[item] != item:
+            parent[item] = parent[parent[item]]
+            item = int(parent[item])
+        return item
 
-    def find_roots(self, numbers: NDArray[np.int32] | Indices) -> NDArray[np.int32]:
+    def find_roots(self, items: NDArray[np.int32] | Indices) -> NDArray[np.int32]:
         """Return the smallest number of the set of each number."""
-        found = self._parent[numbers]
+        found = self._parent[items]
         while np.any(found != (above := self._parent[found])):
             found = above
         return found
@@ -98,14 +98,14 @@ class Orientation:
         """Whether the orientation is the identity."""
         return not (self.transposed or self.upside_down or self.mirrored)
 
-    def apply_to_squares(self, squares: NDArray[Value]) -> NDArray[Value]:
+    def apply_to_images(self, images: NDArray[Value]) -> NDArray[Value]:
         """Apply this orientation to square images `(..., side, side)`."""
-        squares = squares.swapaxes(-1, -2) if self.transposed else squares
-        return squares[..., :: -1 if self.upside_down else 1, :: -1 if self.mirrored else 1]
+        images = images.swapaxes(-1, -2) if self.transposed else images
+        return images[..., :: -1 if self.upside_down else 1, :: -1 if self.mirrored else 1]
 
-    def apply_to_thumbs(self, thumbs: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def apply_to_thumbnails(self, thumbnails: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Apply this orientation to thumbnails `(n, 256)`."""
-        return self.apply_to_squares(thumbs.reshape(-1, 16, 16)).reshape(-1, 256)
+        return self.apply_to_images(thumbnails.reshape(-1, 16, 16)).reshape(-1, 256)
 
     def apply_to_hashes(self, hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """Return the perceptual hashes `(N,)` of the images in this orientation; a flip negates the odd frequencies."""
@@ -128,7 +128,7 @@ def _transpose_bits(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def near_duplicate_pairs(
-    thumbs: Callable[[Indices], NDArray[np.uint8]],
+    thumbnails: Callable[[Indices], NDArray[np.uint8]],
     hashes: NDArray[np.uint64],
     *,
     max_bits: int,
@@ -142,7 +142,7 @@ def near_duplicate_pairs(
     One image may be a crop of the other, so thumbnails that do not correlate directly are aligned first.
 
     Args:
-        thumbs: returns the luma thumbnails of the images at some indices `(n, 256)`.
+        thumbnails: returns the luma thumbnails of the images at some indices `(n, 256)`.
         hashes: perceptual hashes `(N,)`.
         max_bits: maximum number of bits in which two hashes differ.
         max_rotated_bits: the same if one image is mirrored or rotated.
@@ -160,12 +160,15 @@ def near_duplicate_pairs(
                 one, other = one[apart], other[apart]
                 thresholds = np.maximum(min_correlation[one], min_correlation[other])
                 alike = _are_near_duplicates(
-                    orientation.apply_to_thumbs(thumbs(one)), thumbs(other), thresholds, min_crop_correlation
+                    orientation.apply_to_thumbnails(thumbnails(one)),
+                    thumbnails(other),
+                    thresholds,
+                    min_crop_correlation,
                 )
                 yield from zip(one[alike].tolist(), other[alike].tolist(), strict=True)
 
 
-def perceptual_hashes(thumbs: NDArray[np.uint8], indices: NDArray[np.int32]) -> NDArray[np.uint64]:
+def perceptual_hashes(thumbnails: NDArray[np.uint8], indices: NDArray[np.int32]) -> NDArray[np.uint64]:
     """Compute the perceptual hashes `(n,)` of the thumbnails `(N, 256)` at some indices `(n,)`.
 
     Each bit is the sign of one of the 8 x 8 lowest frequencies, row by row. pHash (Zauner 2010) compares them with
@@ -174,35 +177,47 @@ def perceptual_hashes(thumbs: NDArray[np.uint8], indices: NDArray[np.int32]) -> 
     hashes = np.empty(len(indices), np.uint64)
     for begin in range(0, len(indices), HASH_BATCH_SIZE):
         chunk = slice(begin, begin + HASH_BATCH_SIZE)
-        squares = thumbs[indices[chunk]].reshape(-1, 16, 16).astype(np.float32)
+        squares = thumbnails[indices[chunk]].reshape(-1, 16, 16).astype(np.float32)
         waves = (_WAVES @ squares @ _WAVES.T).reshape(-1, 64)  # one large product would start all BLAS threads
         hashes[chunk] = np.packbits(waves > 0, axis=1, bitorder="little").view("<u8").ravel()
     return hashes
 
 
 def _are_near_duplicates(
-    one: NDArray[np.uint8], other: NDArray[np.uint8], thresholds: NDArray[np.float32], min_crop_correlation: float
+    thumbnails: NDArray[np.uint8],
+    other_thumbnails: NDArray[np.uint8],
+    thresholds: NDArray[np.float32],
+    min_crop_correlation: float,
 ) -> NDArray[np.bool_]:
     """Whether the thumbnails of each pair, both `(n, 256)`, show the same."""
-    correlation = np.vecdot(_unit(one.astype(np.float32)), _unit(other.astype(np.float32)))
+    correlation = np.vecdot(
+        _normalize_vectors(thumbnails.astype(np.float32)), _normalize_vectors(other_thumbnails.astype(np.float32))
+    )
     alike: NDArray[np.bool_] = correlation >= thresholds
     candidates = np.flatnonzero(~alike & (correlation >= MIN_ALIGN_CORRELATION) & (thresholds < min_crop_correlation))
     if len(candidates):
-        a, b = one[candidates].astype(np.float32), other[candidates].astype(np.float32)
-        alike[candidates] = np.maximum(_best_overlay(a, b), _best_overlay(b, a)) >= min_crop_correlation
+        a, b = thumbnails[candidates].astype(np.float32), other_thumbnails[candidates].astype(np.float32)
+        alike[candidates] = (
+            np.maximum(_best_crop_correlation(a, b), _best_crop_correlation(b, a)) >= min_crop_correlation
+        )
     return alike
 
 
-def _best_overlay(whole: NDArray[np.float32], crop: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the best correlation `(n,)` of `crop` with a part of `whole`, both `(n, 256)`."""
-    rows = _WINDOWS @ whole.reshape(-1, 1, 1, 16, 16)  # (n, sizes, offsets, 16, 16)
+def _best_crop_correlation(
+    whole_thumbnails: NDArray[np.float32], crop_thumbnails: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return the best correlation `(n,)` of `crop_thumbnails` with a part of `whole_thumbnails`, both `(n, 256)`."""
+    rows = _WINDOWS @ whole_thumbnails.reshape(-1, 1, 1, 16, 16)  # (n, sizes, offsets, 16, 16)
     parts = rows[:, :, :, None] @ _WINDOWS.transpose(0, 1, 3, 2)[:, None]  # (n, sizes, offsets, offsets, 16, 16)
-    found = _unit(parts.reshape(*parts.shape[:4], 256).astype(np.float32)) @ _unit(crop)[:, None, None, :, None]
-    best: NDArray[np.float32] = found.reshape(len(whole), -1).max(axis=1)
+    found = (
+        _normalize_vectors(parts.reshape(*parts.shape[:4], 256).astype(np.float32))
+        @ _normalize_vectors(crop_thumbnails)[:, None, None, :, None]
+    )
+    best: NDArray[np.float32] = found.reshape(len(whole_thumbnails), -1).max(axis=1)
     return best
 
 
-def _windows() -> NDArray[np.float32]:
+def _make_windows() -> NDArray[np.float32]:
     """Return matrices that interpolate parts of 0.98 to 0.88 of an axis, at its start, middle and end."""
     windows = np.zeros((len(CROP_SIZES), 3, 16, 16), np.float32)
     for number, size in enumerate(CROP_SIZES):
@@ -217,12 +232,12 @@ def _windows() -> NDArray[np.float32]:
 _WAVES = np.cos(np.pi / 16 * np.outer(np.arange(8), np.arange(16) + 0.5)).astype(np.float32)
 """Lowest frequencies along an axis: `(8, 16)`."""
 
-_WINDOWS = _windows()
+_WINDOWS = _make_windows()
 """Interpolation matrices `(sizes, offsets, 16, 16)`."""
 
 
 def _close_pairs(
-    rotated: NDArray[np.uint64], hashes: NDArray[np.uint64], max_bits: int
+    rotated_hashes: NDArray[np.uint64], hashes: NDArray[np.uint64], max_bits: int
 ) -> Iterator[tuple[Indices, Indices]]:
     """Yield every pair one < other whose `rotated[one]` and `hashes[other]` differ in at most `max_bits`, once.
 
@@ -233,42 +248,42 @@ def _close_pairs(
     bits = [(max_bits + 1 + band) // 4 - 1 for band in range(4)]  # each plus 1, they add up to max_bits + 1
     look_ups = sum(comb(16, flipped) for most in bits for flipped in range(most + 1))
     if len(hashes) <= LOOKUP_COST * look_ups:
-        yield from _close_pairs_of_all(rotated, hashes, max_bits)
+        yield from _close_pairs_of_all(rotated_hashes, hashes, max_bits)
         return
     for band in range(4):
-        for one, other in _close_pairs_in_band(rotated, hashes, band, bits[band]):
-            apart = rotated[one] ^ hashes[other]
+        for one, other in _close_pairs_in_band(rotated_hashes, hashes, band, bits[band]):
+            apart = rotated_hashes[one] ^ hashes[other]
             wanted = (one < other) & (np.bitwise_count(apart) <= max_bits)
             for before in range(band):  # already found in that band
-                wanted &= np.bitwise_count(_band(apart, before)) > bits[before]
+                wanted &= np.bitwise_count(_band_bits(apart, before)) > bits[before]
             yield one[wanted], other[wanted]
 
 
 def _close_pairs_of_all(
-    rotated: NDArray[np.uint64], hashes: NDArray[np.uint64], max_bits: int
+    rotated_hashes: NDArray[np.uint64], hashes: NDArray[np.uint64], max_bits: int
 ) -> Iterator[tuple[Indices, Indices]]:
     """Compare all pairs directly; the result is that of `_close_pairs`."""
     step = max(4, BATCH_SIZE // max(1, len(hashes)))
     for top in range(0, len(hashes), step):
-        near = np.bitwise_count(rotated[top : top + step, None] ^ hashes[top:]) <= max_bits
+        near = np.bitwise_count(rotated_hashes[top : top + step, None] ^ hashes[top:]) <= max_bits
         one, other = np.divmod(np.flatnonzero(near), len(hashes) - top)
         yield one[one < other] + top, other[one < other] + top
 
 
-def _band(hashes: NDArray[np.uint64], band: int) -> NDArray[np.uint16]:
+def _band_bits(hashes: NDArray[np.uint64], band_index: int) -> NDArray[np.uint16]:
     """Return the 16 bits of a band of the 64-bit hashes."""
-    return (hashes >> np.uint64(16 * band)).astype(np.uint16)
+    return (hashes >> np.uint64(16 * band_index)).astype(np.uint16)
 
 
 def _close_pairs_in_band(
-    rotated: NDArray[np.uint64], hashes: NDArray[np.uint64], band: int, bits: int
+    rotated_hashes: NDArray[np.uint64], hashes: NDArray[np.uint64], band_index: int, max_bits: int
 ) -> Iterator[tuple[Indices, Indices]]:
-    """Yield pairs that differ in at most `bits` bits of one band."""
-    wanted_bands, keys = _band(rotated, band), _band(hashes, band)
+    """Yield pairs that differ in at most `max_bits` bits of one band."""
+    wanted_bands, keys = _band_bits(rotated_hashes, band_index), _band_bits(hashes, band_index)
     ones, others = (np.argsort(values, kind="stable").astype(np.int32) for values in (wanted_bands, keys))
     wanted_bands = wanted_bands[ones]  # sorted for locality of memory accesses
     begins = np.searchsorted(keys[others], np.arange((1 << 16) + 1)).astype(np.int32)
-    for flipped in (mask for mask in range(1 << 16) if mask.bit_count() <= bits):
+    for flipped in (mask for mask in range(1 << 16) if mask.bit_count() <= max_bits):
         for top in range(0, len(wanted_bands), BATCH_SIZE):
             wanted = wanted_bands[top : top + BATCH_SIZE] ^ np.uint16(flipped)
             first, last = begins[wanted], begins[1:][wanted]
@@ -276,21 +291,21 @@ def _close_pairs_in_band(
                 yield ones[one].astype(np.intp), others[other].astype(np.intp)
 
 
-def _expand_ranges(ones: Indices, first: Indices, count: Indices) -> Iterator[tuple[Indices, Indices]]:
-    """Yield for each number its pairs with the `count` numbers that begin at `first`, about BATCH_SIZE pairs at a
+def _expand_ranges(indices: Indices, starts: Indices, lengths: Indices) -> Iterator[tuple[Indices, Indices]]:
+    """Yield for each number its pairs with the `lengths` numbers that begin at `starts`, about BATCH_SIZE pairs at a
     time."""
-    ends = count.cumsum()
+    ends = lengths.cumsum()
     start = 0
-    while start < len(ones):
+    while start < len(indices):
         done = int(ends[start - 1]) if start else 0
         end = max(start + 1, int(np.searchsorted(ends, done + BATCH_SIZE)))
-        some = count[start:end]
-        one = np.repeat(ones[start:end], some)
-        yield one, np.arange(len(one)) + np.repeat(first[start:end] - (ends[start:end] - some - done), some)
+        some = lengths[start:end]
+        one = np.repeat(indices[start:end], some)
+        yield one, np.arange(len(one)) + np.repeat(starts[start:end] - (ends[start:end] - some - done), some)
         start = end
 
 
-def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def _normalize_vectors(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Normalize vectors along the last axis to mean 0 and length 1, so that their products are correlations."""
     centered = vectors - vectors.mean(axis=-1, keepdims=True)
     unit: NDArray[np.float32] = centered / np.maximum(np.linalg.norm(centered, axis=-1, keepdims=True), 1e-6)

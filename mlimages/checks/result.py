@@ -152,7 +152,7 @@ def write_outcome(report: CheckReport, moved: Iterable[Move] = (), *, overwrite:
         file = report.files[number]
         kept: Iterable[LabeledPath] = report.kept(number)
         if current_paths:
-            kept = (replace(item, path=_current_path(item.path, current_paths)) for item in kept)
+            kept = (replace(item, path=_find_current_path(item.path, current_paths)) for item in kept)
         write_own_label_file(checked, kept, file.class_names, overwrite=overwrite)
         for table, codes in ((rejected, ERRORS), (warnings, set(Code) - ERRORS)):
             with writing(table, overwrite=overwrite) as part:
@@ -165,7 +165,7 @@ def _update_label_file(file: LabelFile, current_paths: Mapping[str, Path]) -> bo
     """Write the new paths of moved images into a label file; False if it lists none or is the user's own."""
     if not current_paths or not file.is_stored:
         return False
-    items = [replace(item, path=_current_path(item.path, current_paths)) for item in file]
+    items = [replace(item, path=_find_current_path(item.path, current_paths)) for item in file]
     if not any(item.path in current_paths.values() for item in items):
         return False
     try:
@@ -175,16 +175,18 @@ def _update_label_file(file: LabelFile, current_paths: Mapping[str, Path]) -> bo
     return True
 
 
-def _current_path(path: Path, current_paths: Mapping[str, Path]) -> Path:
+def _find_current_path(path: Path, current_paths: Mapping[str, Path]) -> Path:
     return current_paths.get(os.path.realpath(path), path) if current_paths else path
 
 
-def _write_table(part: Path, labels: LabelFile, current_paths: Mapping[str, Path], findings: Iterable[Finding]) -> None:
+def _write_table(
+    part_path: Path, labels: LabelFile, current_paths: Mapping[str, Path], findings: Iterable[Finding]
+) -> None:
     class_names = labels.class_names  # read from the label file
-    with part.open("w", encoding="utf-8", newline="") as out:
+    with part_path.open("w", encoding="utf-8", newline="") as out:
         table = csv.writer(out, delimiter="\t", lineterminator="\n")
         table.writerow(["path", "label", "code", "detail"])
         for one in findings:
-            name = relative_name(_current_path(one.path, current_paths), labels.path.parent)
+            name = relative_name(_find_current_path(one.path, current_paths), labels.path.parent)
             label = label_text(one.label, class_names)
             table.writerow([name, label, one.code, " ".join(one.detail.split())])

@@ -43,26 +43,27 @@ class Rule(NamedTuple):
 
 def apply_rules(images: ImageTable, thresholds: Thresholds) -> NDArray[np.void]:
     """Return the findings on single images, in rows of `FINDING_ROW`."""
-    found = [_finding_rows(np.flatnonzero(images.file_code >= 0), images.file_code[images.file_code >= 0])]
+    found = [_make_finding_rows(np.flatnonzero(images.file_code >= 0), images.file_code[images.file_code >= 0])]
     for begin in range(0, len(images), BATCH_SIZE):
         chunk = slice(begin, begin + BATCH_SIZE)
         indices = begin + np.flatnonzero(images.facts["width"][chunk])
         facts = images.facts[indices]
         found += [
-            _finding_rows(indices[rule.applies(facts, thresholds)], CODES.index(code)) for code, rule in RULES.items()
+            _make_finding_rows(indices[rule.applies(facts, thresholds)], CODES.index(code))
+            for code, rule in RULES.items()
         ]
     return np.concatenate(found)
 
 
-def describe(code: Code, facts: np.void, thresholds: Thresholds) -> str:
+def describe_image_finding(code: Code, image_facts: np.void, thresholds: Thresholds) -> str:
     """Return why an image has the code, with the measured value if there is one."""
-    return RULES[code].describe(facts, thresholds)
+    return RULES[code].describe(image_facts, thresholds)
 
 
 def apply_class_rules(images: ImageTable, thresholds: Thresholds) -> Iterator[Finding]:
     """Yield the classes that are small compared with the largest of their label file, or blurred as a whole."""
     for number, file in enumerate(images.files):
-        yield from _blurred_classes(images, number)
+        yield from _iter_blurred_classes(images, number)
         counts = images.class_counts(number)[images.class_ids[number]]
         for label in np.flatnonzero(counts * thresholds.imbalance < counts.max(initial=0)).tolist():
             if counts[label] or label < len(file.defined_class_names):
@@ -71,20 +72,20 @@ def apply_class_rules(images: ImageTable, thresholds: Thresholds) -> Iterator[Fi
                 yield Finding(number, file.path, label, Code.CLASS_IMBALANCE, detail)
 
 
-def _blurred_classes(images: ImageTable, file: int) -> Iterator[Finding]:
+def _iter_blurred_classes(images: ImageTable, file_index: int) -> Iterator[Finding]:
     """Yield the classes of a label file in which most images have little detail, instead of flagging each image."""
-    rows = slice(*images.starts[file : file + 2])
+    rows = slice(*images.starts[file_index : file_index + 2])
     sharpness = images.facts["sharpness"][rows]
     ids_of: dict[int, list[int]] = defaultdict(list)
     for number, classes in enumerate(images.class_sets):
         for class_id in classes:
             ids_of[class_id].append(number)
-    for label, class_id in enumerate(images.class_ids[file].tolist()):
+    for label, class_id in enumerate(images.class_ids[file_index].tolist()):
         ids, found = ids_of[class_id], images.class_id[rows]
         own = sharpness[images.decoded_mask[rows] & (found == ids[0] if len(ids) == 1 else np.isin(found, ids))]
         if len(own) >= MIN_IMAGES_FOR_MEDIAN and (usual := np.median(own)) < Thresholds().blur:
             detail = f"{images.class_names[class_id]}: median sharpness {usual:.3f} of {len(own)} images: upscaled?"
-            yield Finding(file, images.files[file].path, label, Code.CLASS_BLURRED, detail)
+            yield Finding(file_index, images.files[file_index].path, label, Code.CLASS_BLURRED, detail)
 
 
 @lru_cache(maxsize=1024)
@@ -98,7 +99,7 @@ def correct_suffix(suffix: str, pil_format: str) -> str:
     return _SUFFIX_OF.get(pil_format, f".{pil_format.lower()}")
 
 
-def wrong_suffix(path: str, pil_format: str) -> str:
+def describe_wrong_suffix(path: str, pil_format: str) -> str:
     """Describe a suffix that does not fit the format (as named by Pillow); return "" if it fits.
 
     All images of a shard that `gather` wrote have the same suffix, as `datasets.load_dataset` requires.
@@ -114,66 +115,72 @@ _SUFFIX_OF = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}
 _SAME_SUFFIX = {("MPO", "JPEG"), ("DIB", "BMP"), ("CUR", "ICO")}
 
 
-def is_tiny(facts: FactsTable, thresholds: Thresholds) -> NDArray[np.bool_]:
+def is_tiny(image_facts: FactsTable, thresholds: Thresholds) -> NDArray[np.bool_]:
     """Whether the shorter side of each image is below the threshold."""
-    tiny: NDArray[np.bool_] = _sides(facts)[0] < thresholds.min_side_px
+    tiny: NDArray[np.bool_] = _side_lengths(image_facts)[0] < thresholds.min_side_px
     return tiny
 
 
-def is_blank(facts: FactsTable, thresholds: Thresholds) -> NDArray[np.bool_]:
+def is_blank(image_facts: FactsTable, thresholds: Thresholds) -> NDArray[np.bool_]:
     """Return whether nearly all pixels of each image have the same luma."""
-    blank: NDArray[np.bool_] = luma_spread(facts) <= thresholds.blank_spread
+    blank: NDArray[np.bool_] = luma_spread(image_facts) <= thresholds.blank_spread
     return blank
 
 
-def luma_spread(facts: FactsTable) -> NDArray[np.int16]:
+def luma_spread(image_facts: FactsTable) -> NDArray[np.int16]:
     """Return the difference between the 2nd and 98th percentile of the levels."""
-    apart: NDArray[np.int16] = facts["high"].astype(np.int16) - facts["low"]
+    apart: NDArray[np.int16] = image_facts["high"].astype(np.int16) - image_facts["low"]
     return apart
 
 
-def _finding_rows(indices: NDArray[np.intp], code: NDArray[np.int8] | int) -> NDArray[np.void]:
+def _make_finding_rows(indices: NDArray[np.intp], code: NDArray[np.int8] | int) -> NDArray[np.void]:
     rows = np.empty(len(indices), FINDING_ROW)
     rows["index"], rows["code"], rows["other"] = indices, code, -1
     return rows
 
 
-def _sides(facts: Any) -> tuple[Any, Any]:
+def _side_lengths(image_facts: Any) -> tuple[Any, Any]:
     """Return the shorter and the longer side in pixels."""
-    return np.minimum(facts["width"], facts["height"]), np.maximum(facts["width"], facts["height"])
+    return np.minimum(image_facts["width"], image_facts["height"]), np.maximum(
+        image_facts["width"], image_facts["height"]
+    )
 
 
-def _size_text(facts: Any, _: Thresholds) -> str:
-    return f"{facts['width']} x {facts['height']}"
+def _size_text(image_facts: Any, _: Thresholds) -> str:
+    return f"{image_facts['width']} x {image_facts['height']}"
 
 
-def _mode_text(facts: Any) -> str:
-    return str(facts["mode"].decode())
+def _mode_text(image_facts: Any) -> str:
+    return str(image_facts["mode"].decode())
 
 
-def _luma_text(facts: Any, _: Thresholds) -> str:
-    return f"luma {facts['low']} to {facts['high']}"
+def _luma_text(image_facts: Any, _: Thresholds) -> str:
+    return f"luma {image_facts['low']} to {image_facts['high']}"
 
 
-def _too_many_pixels(facts: FactsTable, thresholds: Thresholds) -> NDArray[np.bool_]:
-    many: NDArray[np.bool_] = facts["width"].astype(np.int64) * facts["height"] > thresholds.max_pixels
+def _has_too_many_pixels(image_facts: FactsTable, thresholds: Thresholds) -> NDArray[np.bool_]:
+    many: NDArray[np.bool_] = image_facts["width"].astype(np.int64) * image_facts["height"] > thresholds.max_pixels
     return many
 
 
-def _is_dark(facts: FactsTable, thresholds: Thresholds) -> NDArray[np.bool_]:
+def _is_dark(image_facts: FactsTable, thresholds: Thresholds) -> NDArray[np.bool_]:
     """Whether the luma and the mean of each channel are low: saturated blue has a luma of 29 at most."""
-    brightest = np.maximum.reduce([facts["red"], facts["green"], facts["blue"]])
-    dark: NDArray[np.bool_] = (facts["high"] < thresholds.dark_level) & (brightest < thresholds.dark_level)
+    brightest = np.maximum.reduce([image_facts["red"], image_facts["green"], image_facts["blue"]])
+    dark: NDArray[np.bool_] = (image_facts["high"] < thresholds.dark_level) & (brightest < thresholds.dark_level)
     return dark
 
 
-def _has_low_contrast(facts: FactsTable, thresholds: Thresholds) -> NDArray[np.bool_]:
-    between: NDArray[np.bool_] = (facts["high"] >= thresholds.dark_level) & (facts["low"] <= thresholds.bright_level)
-    return between & (luma_spread(facts) <= thresholds.contrast_spread)
+def _has_low_contrast(image_facts: FactsTable, thresholds: Thresholds) -> NDArray[np.bool_]:
+    between: NDArray[np.bool_] = (image_facts["high"] >= thresholds.dark_level) & (
+        image_facts["low"] <= thresholds.bright_level
+    )
+    return between & (luma_spread(image_facts) <= thresholds.contrast_spread)
 
 
 RULES = {
-    Code.TOO_MANY_PIXELS: Rule(_too_many_pixels, lambda f, t: f"{_size_text(f, t)} is more than {t.max_pixels} pixels"),
+    Code.TOO_MANY_PIXELS: Rule(
+        _has_too_many_pixels, lambda f, t: f"{_size_text(f, t)} is more than {t.max_pixels} pixels"
+    ),
     Code.ROTATED: Rule(lambda f, t: f["orientation"] != 1, lambda f, t: f"EXIF orientation {f['orientation']}"),
     Code.CMYK: Rule(lambda f, t: f["mode"] == b"CMYK", lambda f, t: "converted to RGB without a colour profile"),
     Code.SIXTEEN_BIT: Rule(lambda f, t: f["deep"], lambda f, t: f"mode {_mode_text(f)}: scaled to 8 bits"),
@@ -186,12 +193,14 @@ RULES = {
     ),
     Code.TINY: Rule(is_tiny, _size_text),
     Code.ODD_SHAPE: Rule(
-        lambda f, t: _sides(f)[1] > t.max_aspect * _sides(f)[0],
-        lambda f, t: f"{_size_text(f, t)}: aspect ratio {_sides(f)[1] / _sides(f)[0]:.1f}",
+        lambda f, t: _side_lengths(f)[1] > t.max_aspect * _side_lengths(f)[0],
+        lambda f, t: f"{_size_text(f, t)}: aspect ratio {_side_lengths(f)[1] / _side_lengths(f)[0]:.1f}",
     ),
     Code.CROP_LOSS: Rule(
-        lambda f, t: _sides(f)[1] - _sides(f)[0] > t.max_crop_loss * _sides(f)[1],
-        lambda f, t: f"{_size_text(f, t)}: a square crop leaves {100 * int(_sides(f)[0]) // int(_sides(f)[1])} %",
+        lambda f, t: _side_lengths(f)[1] - _side_lengths(f)[0] > t.max_crop_loss * _side_lengths(f)[1],
+        lambda f, t: (
+            f"{_size_text(f, t)}: a square crop leaves {100 * int(_side_lengths(f)[0]) // int(_side_lengths(f)[1])} %"
+        ),
     ),
     Code.GREY_BOTTOM: Rule(
         lambda f, t: ~is_blank(f, t) & (f["flat_bottom"] >= MIN_FLAT_BOTTOM),
@@ -212,4 +221,4 @@ RULES = {
         ),
     ),
 }
-"""The rules by code; f: facts, t: thresholds."""
+"""The rule of each code; f: facts of images, t: thresholds."""

@@ -17,11 +17,11 @@ from mlimages.checks.cache import ExaminedImage, FactsCache, Stamp
 from mlimages.checks.codes import Code, Thresholds
 from mlimages.checks.feature_pairs import require_usearch
 from mlimages.checks.findings import Findings, merge_rows
-from mlimages.checks.image_facts import examine, facts_table
+from mlimages.checks.image_facts import examine, make_facts_table
 from mlimages.checks.image_table import DIGEST_BYTES, ImageTable
 from mlimages.checks.leaks import duplicate_findings, find_groups, find_pairs
 from mlimages.checks.result import CheckReport, FeaturePair
-from mlimages.checks.rules import apply_class_rules, apply_rules, wrong_suffix
+from mlimages.checks.rules import apply_class_rules, apply_rules, describe_wrong_suffix
 from mlimages.core import (
     BrokenImage,
     Embedder,
@@ -177,17 +177,19 @@ def _examine_all(
     return unavailable
 
 
-def _record_results(images: ImageTable, begin: int, paths: Sequence[str], results: Sequence[ExaminedImage]) -> None:
-    decoded = [row for row, one in enumerate(results) if one.facts]
+def _record_results(
+    images: ImageTable, first_index: int, paths: Sequence[str], examined_images: Sequence[ExaminedImage]
+) -> None:
+    decoded = [row for row, one in enumerate(examined_images) if one.facts]
     if decoded:
-        indices = begin + np.array(decoded)
-        images.facts[indices] = facts_table(results[row].facts or b"" for row in decoded)
-        digests = b"".join(results[row].digest[:DIGEST_BYTES] for row in decoded)
+        indices = first_index + np.array(decoded)
+        images.facts[indices] = make_facts_table(examined_images[row].facts or b"" for row in decoded)
+        digests = b"".join(examined_images[row].digest[:DIGEST_BYTES] for row in decoded)
         images.digest[indices] = np.frombuffer(digests, np.uint64).reshape(-1, 2)
-    for index, (path, one) in enumerate(zip(paths, results, strict=True), start=begin):
+    for index, (path, one) in enumerate(zip(paths, examined_images, strict=True), start=first_index):
         if one.fault:
             images.record_fault(index, Code(one.fault), one.detail)
-        elif detail := wrong_suffix(path, images.facts["format"][index].decode()):
+        elif detail := describe_wrong_suffix(path, images.facts["format"][index].decode()):
             images.record_fault(index, Code.WRONG_SUFFIX, detail)
 
 
@@ -198,7 +200,7 @@ def _examine_batch(paths: Sequence[str], cache: FactsCache, thresholds: Threshol
     size = pool.chunk_size
     chunks = ([paths[row] for row in new[start : start + size]] for start in range(0, len(new), size))
     find = cache.find_content if isinstance(pool, Threads) else None  # other processes do not have the cache
-    results = pool.map(partial(_examine_files, thresholds=thresholds, find=find), chunks)
+    results = pool.map(partial(_examine_files, thresholds=thresholds, find_cached=find), chunks)
     fresh = dict(zip(new, chain.from_iterable(results), strict=True))
     cache.store_results((stamp, fresh[row]) for row in new if (stamp := stamps[row]))
     return [fresh[row] if row in fresh or not stamp else known[stamp.path] for row, stamp in enumerate(stamps)]
@@ -211,17 +213,17 @@ def _make_stamp(path: Path | str) -> Stamp | None:
     return Stamp(os.path.abspath(path), state) if state else None  # noqa: PTH100  # faster than pathlib
 
 
-def _examine_files(paths: Sequence[str], thresholds: Thresholds, find: Find | None) -> list[ExaminedImage]:
-    return [_examine_file(path, thresholds, find) for path in paths]
+def _examine_files(paths: Sequence[str], thresholds: Thresholds, find_cached: Find | None) -> list[ExaminedImage]:
+    return [_examine_file(path, thresholds, find_cached) for path in paths]
 
 
-def _examine_file(path: str, thresholds: Thresholds, find: Find | None) -> ExaminedImage:
+def _examine_file(path: str, thresholds: Thresholds, find_cached: Find | None) -> ExaminedImage:
     """Return the facts or the fault of an image; it is decoded unless the cache has the same bytes."""
     digest = b""
     try:
         data = read_bytes(as_path(path))
         digest = hashlib.sha256(data).digest() if data else b""
-        known = find(digest) if find and digest else None
+        known = find_cached(digest) if find_cached and digest else None
         return known or ExaminedImage(digest, examine(data, max_pixels=thresholds.max_pixels).pack())
     except ImageError as error:
         return ExaminedImage(digest, fault=error.fault, detail=error.detail)

@@ -117,12 +117,12 @@ class TorchvisionArchitecture:
         options = {
             "weights": None,
             "num_classes": num_classes,
-            **self._builder_options(image_property, is_pretrained=weights != "none"),
+            **self._choose_builder_options(image_property, is_pretrained=weights != "none"),
         }
         network: nn.Module = _without_warnings(torchvision_models.get_model, self.name, **options)
         return network
 
-    def _builder_options(self, image_property: ImageProperty, *, is_pretrained: bool) -> dict[str, Any]:
+    def _choose_builder_options(self, image_property: ImageProperty, *, is_pretrained: bool) -> dict[str, Any]:
         """Return the keyword arguments of torchvision's builder for the image size, as torchvision derives them from
         the weights."""
         if self.name in ("googlenet", "inception_v3"):
@@ -141,14 +141,14 @@ class TorchvisionArchitecture:
 
     @property
     def has_local_weights(self) -> bool:
-        return self._cached_file(self._weights_entry("default")).is_file()
+        return self._find_cached_file(self._find_weights_entry("default")).is_file()
 
-    def _cached_file(self, entry: Any) -> Path:
-        return Path(torch.hub.get_dir(), "checkpoints", entry.url.rpartition("/")[2])
+    def _find_cached_file(self, weights_entry: Any) -> Path:
+        return Path(torch.hub.get_dir(), "checkpoints", weights_entry.url.rpartition("/")[2])
 
     def default_weights(self, image_property: ImageProperty) -> dict[str, Tensor]:
-        weights = self._weights_entry("default")
-        file = self._cached_file(weights)
+        weights = self._find_weights_entry("default")
+        file = self._find_cached_file(weights)
         try:
             return dict(weights.get_state_dict(progress=False, check_hash=True))
         except (OSError, RuntimeError) as error:
@@ -165,14 +165,14 @@ class TorchvisionArchitecture:
         return dict(_without_warnings(interpolate_embeddings, size, patch, OrderedDict(state)))
 
     def preprocessing(self, weights: str) -> Preprocessing:
-        preset = self._weights_entry(weights).transforms()
+        preset = self._find_weights_entry(weights).transforms()
         interpolation: Interpolation = "bicubic" if preset.interpolation.value == "bicubic" else "bilinear"
         image_property = ImageProperty(
             preset.crop_size[0], shorter_px=preset.resize_size[0], interpolation=interpolation
         )
         return Preprocessing(image_property, Normalization(mean=tuple(preset.mean), std=tuple(preset.std)))
 
-    def _weights_entry(self, weights: str) -> Any:
+    def _find_weights_entry(self, weights: str) -> Any:
         # `default` is the newest recipe; other files mostly use the first one (256 -> 224).
         entries = torchvision_models.get_model_weights(self.name)
         return entries.DEFAULT if weights == "default" else next(iter(entries))

@@ -54,11 +54,11 @@ def find_cut_points(model: Model) -> tuple[CutPoint, ...]:
         >>> [(point.name, point.num_features) for point in find_cut_points(model)]
         [('conv1', 6), ('conv2', 400), ('fc3', 120), ('fc4', 84)]
     """
-    order, widths = _execution_order(model)
+    order, widths = _find_execution_order(model)
     points: dict[str, CutPoint] = {}
-    for name, path in _candidate_layers(model):
+    for name, path in _find_candidate_layers(model):
         indices = [index for index, leaf in enumerate(order) if f"{leaf}.".startswith(f"{path}.")]
-        consumer = _first_consumer(model.network, order[indices[-1] + 1 :]) if indices else None
+        consumer = _find_first_consumer(model.network, order[indices[-1] + 1 :]) if indices else None
         if consumer in widths:
             points.setdefault(consumer, CutPoint(name, consumer, widths[consumer]))
     if not points:
@@ -105,11 +105,13 @@ class FeatureHooks:
         self._count = len(args[0])
 
 
-def _record_input(module: nn.Module, path: str, inputs: dict[str, Tensor]) -> torch.utils.hooks.RemovableHandle:
+def _record_input(
+    module: nn.Module, path: str, recorded_inputs: dict[str, Tensor]
+) -> torch.utils.hooks.RemovableHandle:
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         # If a layer is used twice, the first use counts; some layers take lists.
-        if path not in inputs and args and isinstance(args[0], Tensor):
-            inputs[path] = _pool(module, args[0].float())
+        if path not in recorded_inputs and args and isinstance(args[0], Tensor):
+            recorded_inputs[path] = _pool(module, args[0].float())
 
     return module.register_forward_pre_hook(hook)
 
@@ -122,13 +124,13 @@ def _pool(module: nn.Module, x: Tensor) -> Tensor:
     return x.flatten(1, -2).mean(dim=1) if x.ndim > 2 else x
 
 
-def _candidate_layers(model: Model) -> Iterator[tuple[str, str]]:
+def _find_candidate_layers(model: Model) -> Iterator[tuple[str, str]]:
     """Yield names and module paths of the layers or stages after which the network may be cut."""
     if model.layers:
         by_path = {path: name for name, path in reversed([*model.layers.items()])}  # conv1_1 before conv1
         yield from sorted(((name, path) for path, name in by_path.items() if not model.is_head(path)), key=_layer_index)
         return
-    yield from ((path, path) for path in _stages(model))
+    yield from ((path, path) for path in _find_stages(model))
 
 
 def _layer_index(layer: tuple[str, str]) -> tuple[str, int]:
@@ -136,7 +138,7 @@ def _layer_index(layer: tuple[str, str]) -> tuple[str, int]:
     return ("" if container == "features" else container), int(index)
 
 
-def _stages(model: Model) -> list[str]:
+def _find_stages(model: Model) -> list[str]:
     """Return modules with parameters, splitting the largest into its children until there are enough; without the head
     and single normalization layers."""
     paths = _child_paths(model.network, "")
@@ -165,21 +167,21 @@ def _num_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _first_consumer(network: nn.Module, leaves: list[str]) -> str | None:
+def _find_first_consumer(network: nn.Module, leaf_layers: list[str]) -> str | None:
     """Return the first of these layers that has weights and is not a normalization."""
-    modules = ((path, network.get_submodule(path)) for path in leaves)
+    modules = ((path, network.get_submodule(path)) for path in leaf_layers)
     return next((path for path, module in modules if _num_parameters(module) and not isinstance(module, _NORMS)), None)
 
 
-def _execution_order(model: Model) -> tuple[list[str], dict[str, int]]:
+def _find_execution_order(model: Model) -> tuple[list[str], dict[str, int]]:
     """Return the innermost modules in order of execution, and the number of pooled features in the input of each.
 
-    Layers whose input has no rows per image are without a number.
+    A layer whose input has no rows per image has no number.
     """
     order: dict[str, None] = {}
     modules = {path: module for path, module in model.network.named_modules() if path}
-    with _hooks(module.register_forward_pre_hook(_record_call(path, order)) for path, module in modules.items()):
-        one, two = (_pooled_inputs(model, modules, batch_size) for batch_size in (1, 2))
+    with _removing_hooks(module.register_forward_pre_hook(_record_call(path, order)) for path, module in modules.items()):
+        one, two = (_record_pooled_inputs(model, modules, batch_size) for batch_size in (1, 2))
     # Parents are found by their paths: attention may use the weights of its children without calling them.
     parents = {path[:end] for path in order for end, char in enumerate(path) if char == "."}
     # The input of a layer may also be a table of positions, which does not depend on the images.
@@ -187,11 +189,11 @@ def _execution_order(model: Model) -> tuple[list[str], dict[str, int]]:
     return [path for path in order if path not in parents], widths
 
 
-def _pooled_inputs(model: Model, modules: dict[str, nn.Module], batch_size: int) -> dict[str, Tensor]:
+def _record_pooled_inputs(model: Model, modules: dict[str, nn.Module], batch_size: int) -> dict[str, Tensor]:
     inputs: dict[str, Tensor] = {}
     image = model.preprocessing.image
     with (
-        _hooks(_record_input(module, path, inputs) for path, module in modules.items() if _num_parameters(module)),
+        _removing_hooks(_record_input(module, path, inputs) for path, module in modules.items() if _num_parameters(module)),
         torch.inference_mode(),
     ):
         model.network(torch.zeros(batch_size, image.channels, image.height, image.width))
@@ -199,7 +201,7 @@ def _pooled_inputs(model: Model, modules: dict[str, nn.Module], batch_size: int)
 
 
 @contextmanager
-def _hooks(handles: Iterable[torch.utils.hooks.RemovableHandle]) -> Iterator[None]:
+def _removing_hooks(handles: Iterable[torch.utils.hooks.RemovableHandle]) -> Iterator[None]:
     registered = list(handles)
     try:
         yield
@@ -208,8 +210,8 @@ def _hooks(handles: Iterable[torch.utils.hooks.RemovableHandle]) -> Iterator[Non
             handle.remove()
 
 
-def _record_call(path: str, order: dict[str, None]) -> Callable[..., None]:
+def _record_call(path: str, call_order: dict[str, None]) -> Callable[..., None]:
     def hook(*_: object) -> None:
-        order.setdefault(path)
+        call_order.setdefault(path)
 
     return hook

@@ -79,7 +79,7 @@ def freeze(model: Model, upto: str = "head") -> FrozenPart:
         ['fc3.weight', 'fc3.bias']
     """
     network = model.network
-    layers = _layers_up_to(model, upto)
+    layers = _find_layers_up_to(model, upto)
     parameters = {name for name, _ in network.named_parameters() if _is_inside(name, layers)}
     if all(name in parameters for name, _ in network.named_parameters()):
         raise ModelError(f"freezing up to {upto!r} leaves no layer of {model.name} to train: freeze fewer layers")
@@ -99,21 +99,21 @@ def _train_in_eval_mode(module: nn.Module, mode: bool = True) -> nn.Module:
     return module
 
 
-def _layers_up_to(model: Model, upto: str) -> set[str]:
+def _find_layers_up_to(model: Model, layer_name: str) -> set[str]:
     """Return the paths of leaf modules, and the names of parameters outside of them, up to the end of a layer."""
-    if upto == "none":
+    if layer_name == "none":
         return set()
-    order = _execution_order(model.network)
-    if upto == "head":
+    order = _find_execution_order(model.network)
+    if layer_name == "head":
         return {path for path in order if not model.is_head(path)}
-    path = model.layers.get(upto, upto)
+    path = model.layers.get(layer_name, layer_name)
     indices = [index for index, name in enumerate(order) if name == path or name.startswith(f"{path}.")]
     if not indices:
-        raise ModelError(_unknown_layer_message(upto, model))
+        raise ModelError(_unknown_layer_message(layer_name, model))
     return set(order[: indices[-1] + 1])
 
 
-def _execution_order(network: nn.Module) -> list[str]:
+def _find_execution_order(network: nn.Module) -> list[str]:
     graph = trace(network)
     if graph is not None:
         return [str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")]
@@ -141,12 +141,12 @@ def _is_frozen(path: str, module: nn.Module, layers: set[str]) -> bool:
     )
 
 
-def _unknown_layer_message(upto: str, model: Model) -> str:
+def _unknown_layer_message(layer_name: str, model: Model) -> str:
     paths = [path for path, _ in model.network.named_modules() if path]
     names = [*model.layers, *(name for name, _ in model.network.named_children())]
-    similar = difflib.get_close_matches(upto, [*model.layers, *paths], n=MAX_SUGGESTIONS)
+    similar = difflib.get_close_matches(layer_name, [*model.layers, *paths], n=MAX_SUGGESTIONS)
     return (
-        f"{model.name} has no layer {upto!r}"
+        f"{model.name} has no layer {layer_name!r}"
         + (f"; did you mean {' or '.join(similar)}?" if similar else ".")
         + f" Use {', '.join([*names, 'head', 'none'])}, or a module path such as {paths[len(paths) // 2]}"
     )

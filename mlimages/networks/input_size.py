@@ -37,7 +37,10 @@ def check_input_size(build: NetworkBuilder, name: str, image_property: ImageProp
         return
     sizes = [
         size
-        for size in (_nearest_valid_size(build, image_property, -1), _nearest_valid_size(build, image_property, 1))
+        for size in (
+            _find_nearest_valid_size(build, image_property, -1),
+            _find_nearest_valid_size(build, image_property, 1),
+        )
         if size
     ]
     near = " and ".join(map(str, sizes or [native.width]))
@@ -47,14 +50,14 @@ def check_input_size(build: NetworkBuilder, name: str, image_property: ImageProp
     )
 
 
-def _nearest_valid_size(build: NetworkBuilder, image_property: ImageProperty, step: int) -> int | None:
+def _find_nearest_valid_size(build: NetworkBuilder, image_property: ImageProperty, step: int) -> int | None:
     """Return the nearest valid size in one direction (`step` is 1 or -1); None if there is none."""
 
     def is_valid(size: int) -> bool:
         return not find_size_error(build, replace(image_property, width=size, height=size, shorter_px=size))
 
     invalid = image_property.width
-    for size in _candidate_sizes(image_property.width, step):
+    for size in _find_candidate_sizes(image_property.width, step):
         if not is_valid(size):
             invalid = size
             continue
@@ -65,10 +68,12 @@ def _nearest_valid_size(build: NetworkBuilder, image_property: ImageProperty, st
     return None
 
 
-def _candidate_sizes(start: int, step: int) -> list[int]:
+def _find_candidate_sizes(invalid_size: int, step: int) -> list[int]:
     """Return the next multiple of each of `_MULTIPLES`, nearest first."""
-    near = {(start + step * multiple) // multiple * multiple for multiple in _MULTIPLES}
-    return sorted((size for size in near if size > 0 and size != start), key=lambda size: abs(size - start))
+    near = {(invalid_size + step * multiple) // multiple * multiple for multiple in _MULTIPLES}
+    return sorted(
+        (size for size in near if size > 0 and size != invalid_size), key=lambda size: abs(size - invalid_size)
+    )
 
 
 def find_size_error(build: NetworkBuilder, image_property: ImageProperty, *, device: str = "meta") -> str:
@@ -78,10 +83,10 @@ def find_size_error(build: NetworkBuilder, image_property: ImageProperty, *, dev
             network = build(image_property).eval()
         except (AssertionError, ValueError, RuntimeError) as error:
             return _first_line(error)
-        return _forward_error(network, image_property)
+        return _find_forward_error(network, image_property)
 
 
-def _forward_error(network: nn.Module, image_property: ImageProperty) -> str:
+def _find_forward_error(network: nn.Module, image_property: ImageProperty) -> str:
     last_call: list[tuple[str, nn.Module, tuple[int, ...]]] = []
 
     def record(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -101,16 +106,16 @@ def _forward_error(network: nn.Module, image_property: ImageProperty) -> str:
     return ""
 
 
-def _explain_layer_error(call: tuple[str, nn.Module, tuple[int, ...]], error: Exception) -> str:
+def _explain_layer_error(layer_call: tuple[str, nn.Module, tuple[int, ...]], error: Exception) -> str:
     """Return why the layer rejects its input, with its arithmetic; by default the library's error message."""
-    path, module, shape = call
+    path, module, shape = layer_call
     if isinstance(module, nn.Linear) and module.in_features != shape[-1]:
         return f"layer {path} expects {module.in_features} features but would get {shape[-1]}"
     if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) and not isinstance(module.padding, str):
-        kernel, stride, padding = (_last_value(getattr(module, name)) for name in ("kernel_size", "stride", "padding"))
+        kernel, stride, padding = (_width_of(getattr(module, name)) for name in ("kernel_size", "stride", "padding"))
         side = min(shape[-2:])
         output = (side + 2 * padding - kernel) // stride + 1
-        if output < 1 and _last_value(module.dilation if not isinstance(module, nn.AvgPool2d) else 1) == 1:
+        if output < 1 and _width_of(module.dilation if not isinstance(module, nn.AvgPool2d) else 1) == 1:
             return f"layer {path} would have no output: ({side} + 2*{padding} - {kernel})/{stride} + 1 = {output}"
     return _first_line(error)
 
@@ -119,5 +124,5 @@ def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0].rstrip(".!")
 
 
-def _last_value(value: int | tuple[int, ...]) -> int:
-    return value if isinstance(value, int) else value[-1]
+def _width_of(size_or_sizes: int | tuple[int, ...]) -> int:
+    return size_or_sizes if isinstance(size_or_sizes, int) else size_or_sizes[-1]

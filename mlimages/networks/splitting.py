@@ -67,12 +67,12 @@ def split_network(network: nn.Module, frozen: FrozenPart, example: Tensor) -> Sp
     if graph is None or not propagate_shapes(network, graph, example):
         logger.warning("this network cannot be split above its frozen layers: the whole network runs in every epoch")
         return None
-    fixed = _fixed_nodes(network, graph, frozen)
+    fixed = _find_fixed_nodes(network, graph, frozen)
     upper_nodes, features = _partition_nodes(graph, fixed)
     if not features or any(node.op == "placeholder" for node in features):
         return None
     shapes = tuple(tuple(node.meta["val"].shape[1:]) for node in features)
-    lower, upper = _lower_part(network, graph, features), _upper_part(network, graph, upper_nodes, features)
+    lower, upper = _make_lower_part(network, graph, features), _make_upper_part(network, graph, upper_nodes, features)
     return SplitNetwork(lower, upper, shapes)
 
 
@@ -89,19 +89,23 @@ def propagate_shapes(network: nn.Module, graph: fx.Graph, example: Tensor) -> bo
     return True
 
 
-def _fixed_nodes(network: nn.Module, graph: fx.Graph, frozen: FrozenPart) -> set[fx.Node]:
+def _find_fixed_nodes(network: nn.Module, graph: fx.Graph, frozen_part: FrozenPart) -> set[fx.Node]:
     """Return the nodes whose value for an image does not change during training."""
-    fixed: set[fx.Node] = set()
+    fixed_nodes: set[fx.Node] = set()
     for node in graph.nodes:
-        if node.op != "output" and fixed.issuperset(node.all_input_nodes) and _is_fixed(network, node, frozen):
-            fixed.add(node)
-    return fixed
+        if (
+            node.op != "output"
+            and fixed_nodes.issuperset(node.all_input_nodes)
+            and _is_fixed(network, node, frozen_part)
+        ):
+            fixed_nodes.add(node)
+    return fixed_nodes
 
 
-def _is_fixed(network: nn.Module, node: fx.Node, frozen: FrozenPart) -> bool:
+def _is_fixed(network: nn.Module, node: fx.Node, frozen_part: FrozenPart) -> bool:
     if node.op == "get_attr":
         return not getattr(_get_attribute(network, str(node.target)), "requires_grad", False)
-    if node.op != "call_module" or str(node.target) in frozen.modules:
+    if node.op != "call_module" or str(node.target) in frozen_part.modules:
         return True
     module = network.get_submodule(str(node.target))
     has_state = any(True for _ in module.parameters()) or any(True for _ in module.buffers())
@@ -113,7 +117,7 @@ def _get_attribute(network: nn.Module, path: str) -> object:
     return getattr(network.get_submodule(module_path), name)
 
 
-def _partition_nodes(graph: fx.Graph, fixed: set[fx.Node]) -> tuple[set[fx.Node], list[fx.Node]]:
+def _partition_nodes(graph: fx.Graph, fixed_nodes: set[fx.Node]) -> tuple[set[fx.Node], list[fx.Node]]:
     """Return the nodes of the upper part, and the nodes of the lower part whose values it uses.
 
     Shapes and constants that do not depend on the image are computed again in the upper part.
@@ -124,21 +128,21 @@ def _partition_nodes(graph: fx.Graph, fixed: set[fx.Node]) -> tuple[set[fx.Node]
             image_dependent.add(node)
     upper: set[fx.Node] = set()
     features: set[fx.Node] = set()
-    stack = [node for node in graph.nodes if node not in fixed]
+    stack = [node for node in graph.nodes if node not in fixed_nodes]
     while stack:
         node = stack.pop()
         if node in upper:
             continue
         upper.add(node)
         for source in node.all_input_nodes:
-            if source in fixed and source in image_dependent and isinstance(source.meta.get("val"), Tensor):
+            if source in fixed_nodes and source in image_dependent and isinstance(source.meta.get("val"), Tensor):
                 features.add(source)
             else:
                 stack.append(source)
     return upper, [node for node in graph.nodes if node in features]
 
 
-def _lower_part(network: nn.Module, graph: fx.Graph, features: list[fx.Node]) -> fx.GraphModule:
+def _make_lower_part(network: nn.Module, graph: fx.Graph, features: list[fx.Node]) -> fx.GraphModule:
     nodes, stack = set(), list(features)
     while stack:
         node = stack.pop()
@@ -151,20 +155,22 @@ def _lower_part(network: nn.Module, graph: fx.Graph, features: list[fx.Node]) ->
     return fx.GraphModule(network, lower)
 
 
-def _upper_part(network: nn.Module, graph: fx.Graph, nodes: set[fx.Node], features: list[fx.Node]) -> fx.GraphModule:
+def _make_upper_part(
+    network: nn.Module, graph: fx.Graph, nodes: set[fx.Node], features: list[fx.Node]
+) -> fx.GraphModule:
     upper = fx.Graph()
     _copy_nodes(graph, upper, nodes, {node: upper.placeholder(f"feature{n}") for n, node in enumerate(features)})
     return fx.GraphModule(network, upper)
 
 
 def _copy_nodes(
-    graph: fx.Graph, target: fx.Graph, nodes: Iterable[fx.Node], copies: dict[fx.Node, fx.Node]
+    graph: fx.Graph, target_graph: fx.Graph, nodes: Iterable[fx.Node], copied_nodes: dict[fx.Node, fx.Node]
 ) -> dict[fx.Node, fx.Node]:
     selected = set(nodes)
     for node in graph.nodes:
-        if node in selected and node not in copies:
-            copies[node] = target.node_copy(node, lambda source: copies[source])
-    return copies
+        if node in selected and node not in copied_nodes:
+            copied_nodes[node] = target_graph.node_copy(node, lambda source: copied_nodes[source])
+    return copied_nodes
 
 
 def flatten_features(features: tuple[Tensor, ...]) -> Tensor:

@@ -130,7 +130,7 @@ def _to_meta(network: nn.Module) -> nn.Module:
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
+class _ModuleCall:
     """The shapes of a module's input and output, and of the last feature map `(C, H, W)` before it."""
 
     input: Shape
@@ -143,7 +143,7 @@ class _Recorder:
 
     def __init__(self, network: nn.Module, names: Mapping[str, str]) -> None:
         self.current = ""
-        self.calls: dict[str, _Call] = {}
+        self.calls: dict[str, _ModuleCall] = {}
         self._names = names
         self._modules = dict(network.named_modules())
         self._feature_map: Shape = ()
@@ -166,14 +166,14 @@ class _Recorder:
 
     def layer(self, path: str, multiply_adds: int) -> Layer:
         module, call = self._modules[path], self.calls[path]
-        window = _window(module, call)
+        window = _make_window(module, call)
         n = call.input[-1]
         return Layer(
             name=self._names.get(path, path),
             kind=_layer_type(module),
             output=call.output,
             parameters=sum(p.numel() for p in module.parameters()),
-            state=_state(module),
+            state=_training_state(module),
             multiply_adds=multiply_adds,
             arithmetic=window.arithmetic(n) if window else _describe_arithmetic(module, call),
             even=window is None or window.width(n).denominator == 1,
@@ -190,7 +190,7 @@ class _Recorder:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             output = output[0] if isinstance(output, tuple) else output  # attention also returns its weights
             if path not in self.calls and inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
-                call = _Call(tuple(inputs[0].shape[1:]), tuple(output.shape[1:]), self._feature_map)
+                call = _ModuleCall(tuple(inputs[0].shape[1:]), tuple(output.shape[1:]), self._feature_map)
                 self.calls[path] = call
                 self._feature_map = call.output if len(call.output) == 3 else self._feature_map
 
@@ -201,35 +201,39 @@ def _layer_type(module: nn.Module) -> str:
     return next((kind for types, kind in _KINDS if isinstance(module, types)), type(module).__name__.lower())
 
 
-def _state(module: nn.Module) -> State:
+def _training_state(module: nn.Module) -> State:
     is_trained = {p.requires_grad for p in module.parameters()}
     if not is_trained:
         return ""
     return "partly" if len(is_trained) == 2 else "trained" if is_trained.pop() else "frozen"
 
 
-def _describe_arithmetic(module: nn.Module, call: _Call) -> str:
+def _describe_arithmetic(module: nn.Module, module_call: _ModuleCall) -> str:
     """Return the number of inputs and outputs of a linear layer, or a change of width not due to a window."""
     if isinstance(module, nn.Linear):
-        is_flattened = call.input == (math.prod(call.feature_map),) and math.prod(call.feature_map[1:]) > 1
-        product = "*".join(map(str, call.feature_map)) + " = " if is_flattened else ""
+        is_flattened = (
+            module_call.input == (math.prod(module_call.feature_map),) and math.prod(module_call.feature_map[1:]) > 1
+        )
+        product = "*".join(map(str, module_call.feature_map)) + " = " if is_flattened else ""
         return f"{product}{module.in_features} -> {module.out_features}"
-    if isinstance(module, nn.Flatten) and call.input != call.output:
-        return "*".join(map(str, call.input)) + f" = {call.output[-1]}"
-    is_resized = len(call.input) == len(call.output) == 3 and call.input[1:] != call.output[1:]
-    return f"{call.input[-1]} -> {call.output[-1]}" if is_resized else ""
+    if isinstance(module, nn.Flatten) and module_call.input != module_call.output:
+        return "*".join(map(str, module_call.input)) + f" = {module_call.output[-1]}"
+    is_resized = (
+        len(module_call.input) == len(module_call.output) == 3 and module_call.input[1:] != module_call.output[1:]
+    )
+    return f"{module_call.input[-1]} -> {module_call.output[-1]}" if is_resized else ""
 
 
-def _window(module: nn.Module, call: _Call) -> Window | None:
+def _make_window(module: nn.Module, module_call: _ModuleCall) -> Window | None:
     """Return the window of a convolution or pooling along the width; None if it does not match the output width."""
-    if not isinstance(module, _WINDOW_MODULES) or len(call.input) != 3:
+    if not isinstance(module, _WINDOW_MODULES) or len(module_call.input) != 3:
         return None
 
-    def horizontal(value: Any) -> Any:
-        return value[-1] if isinstance(value, tuple | list) else value
+    def horizontal(size_or_sizes: Any) -> Any:
+        return size_or_sizes[-1] if isinstance(size_or_sizes, tuple | list) else size_or_sizes
 
     size = horizontal(getattr(module, "dilation", 1)) * (horizontal(module.kernel_size) - 1) + 1
     named_padding = {"same": (size - 1) // 2, "valid": 0}
     padding = named_padding[module.padding] if isinstance(module.padding, str) else horizontal(module.padding)
     window = Window(size, horizontal(module.stride), padding, ceil=getattr(module, "ceil_mode", False))
-    return window if window.rounded_width(call.input[-1]) == call.output[-1] else None
+    return window if window.rounded_width(module_call.input[-1]) == module_call.output[-1] else None

@@ -74,10 +74,10 @@ class TimmArchitecture:
 
     @property
     def has_local_weights(self) -> bool:
-        repository, file_name = self._hub_location()
+        repository, file_name = self._find_hub_location()
         return bool(repository) and isinstance(try_to_load_from_cache(repository, file_name), str)
 
-    def _hub_location(self) -> tuple[str, str]:
+    def _find_hub_location(self) -> tuple[str, str]:
         """Return the repository and file name of the weights on the Hub; the repository is empty if the weights are not
         there."""
         if self.timm_name.startswith(HUB):
@@ -86,7 +86,7 @@ class TimmArchitecture:
         return getattr(config, "hf_hub_id", None) or "", getattr(config, "hf_hub_filename", None) or WEIGHTS_FILE
 
     def default_weights(self, image_property: ImageProperty) -> dict[str, Tensor]:
-        repository, file_name = self._hub_location()
+        repository, file_name = self._find_hub_location()
         try:
             if repository:
                 _check_available(repository, file_name)
@@ -96,7 +96,7 @@ class TimmArchitecture:
         except Exception as error:  # the Hub client raises errors of many kinds
             url = getattr(timm.get_pretrained_cfg(self.timm_name), "url", None)
             source = f"{repository}/{file_name}" if repository else url or self.timm_name
-            raise self._unavailable_error(source, error) from error
+            raise self._make_unavailable_error(source, error) from error
 
     def preprocessing(self, weights: str) -> Preprocessing:
         with torch.device("meta"):
@@ -130,7 +130,7 @@ class TimmArchitecture:
             self._require_config(self.timm_name.removeprefix(HUB))
         try:
             network: nn.Module = timm.create_model(self.timm_name, **options)
-            if image_property is None or _input_size(network) == image_property.shape[1:]:
+            if image_property is None or _find_input_size(network) == image_property.shape[1:]:
                 return network
             with suppress(TypeError):  # most networks have no such argument and accept any size
                 network = timm.create_model(self.timm_name, img_size=image_property.shape[1:], **options)
@@ -147,9 +147,9 @@ class TimmArchitecture:
         try:
             _check_available(repository, CONFIG_FILE)
         except Exception as error:  # the Hub client raises errors of many kinds
-            raise self._unavailable_error(f"{repository}/{CONFIG_FILE}", error) from error
+            raise self._make_unavailable_error(f"{repository}/{CONFIG_FILE}", error) from error
 
-    def _unavailable_error(self, source: str, error: Exception) -> ModelError:
+    def _make_unavailable_error(self, source: str, error: Exception) -> ModelError:
         return ModelError(
             f"the file {source} of {self.name} is not in {constants.HF_HUB_CACHE} and cannot be downloaded "
             f"({type(error).__name__}): "
@@ -224,7 +224,7 @@ def _check_available(repository: str, file_name: str) -> None:
             get_hf_file_metadata(hf_hub_url(repository, file_name), timeout=METADATA_TIMEOUT_S)
 
 
-def _input_size(network: nn.Module) -> tuple[int, ...]:
+def _find_input_size(network: nn.Module) -> tuple[int, ...]:
     return tuple(resolve_model_data_config(network)["input_size"][1:])
 
 

@@ -97,8 +97,8 @@ def _read_torch(path: Path) -> State:
     return {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
 
 
-def _is_mapping(loaded: Mapping[Any, Any], key: str) -> bool:
-    return isinstance(loaded.get(key), Mapping) and bool(loaded[key])
+def _is_mapping(contents: Mapping[Any, Any], key: str) -> bool:
+    return isinstance(contents.get(key), Mapping) and bool(contents[key])
 
 
 def _read_npz(path: Path) -> State:
@@ -208,7 +208,7 @@ def load_weights(network: nn.Module, state: State, *, heads: Sequence[str], sour
                 0, "no tensor name in common: are the weights for another network or library (NAME, timm:NAME)?"
             )
         raise ModelError(f"{source} does not match this network; {'; '.join(listed)}")
-    if broken := [name for name in own if name in state and _is_not_finite(state[name])]:
+    if broken := [name for name in own if name in state and _has_non_finite_values(state[name])]:
         raise ModelError(f"{source} is damaged: NaN or infinity in {_first_names(broken)}; download or save it again")
     if extra:
         logger.warning("%s: skipped tensors that the network does not have: %s", source, _first_names(extra))
@@ -222,7 +222,7 @@ def _is_inside(name: str, modules: Sequence[str]) -> bool:
     return any(name.startswith(f"{path}.") for path in modules)
 
 
-def _is_not_finite(tensor: Tensor) -> bool:
+def _has_non_finite_values(tensor: Tensor) -> bool:
     # The sum is NaN or infinite if any value is; unlike isfinite(), it allocates no tensor.
     return tensor.is_floating_point() and not bool(tensor.sum(dtype=torch.float64).isfinite())
 

@@ -73,23 +73,23 @@ class Augment:
         """Number of views per image for which frozen features are computed."""
         return FIXED_VIEWS[self.strength]
 
-    def view(self, pixels: NDArray[np.uint8], digest: bytes, number: int) -> NDArray[np.uint8]:
+    def view(self, pixels: NDArray[np.uint8], digest: bytes, view_number: int) -> NDArray[np.uint8]:
         """Return one view of a preprocessed image.
 
         Args:
             pixels: uint8 `(H, W, C)`.
             digest: SHA-256 of the image's file.
-            number: number of the view; 0 is the unchanged image, odd views are mirrored.
+            view_number: number of the view; 0 is the unchanged image, odd views are mirrored.
 
         Returns:
             uint8 `(H, W, C)`.
         """
-        if number == 0:
+        if view_number == 0:
             return pixels
-        rng = np.random.default_rng([self.seed, number, int.from_bytes(digest[:16])])
+        rng = np.random.default_rng([self.seed, view_number, int.from_bytes(digest[:16])])
         ranges = _RANGES[self.strength]
         image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-        if number % 2 and self.strength != "none":
+        if view_number % 2 and self.strength != "none":
             image = transforms.horizontal_flip(image)
         image = _rotate(image, max(ranges.max_degrees, self.rotate_deg), rng)
         image = _crop(image, ranges, rng)

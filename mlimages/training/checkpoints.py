@@ -171,18 +171,18 @@ def save_networks(network: nn.Module, state: TrainingState, files: RunFiles) -> 
     """Write `last.safetensors` and `best.safetensors`: full networks, with the library's tensor names."""
     for path, trained in ((files.last, state.trained), (files.best, state.best)):
         with replacing(path) as part:  # safetensors writes several entries of metadata in any order
-            save_file(_full_state_dict(network, trained), part, metadata={"format": "pt"})
+            save_file(_make_full_state_dict(network, trained), part, metadata={"format": "pt"})
 
 
-def _full_state_dict(network: nn.Module, trained: Tensors) -> dict[str, Tensor]:
-    """Return the state dict with the library's names, updated with the tensors `trained`; no two tensors share
+def _make_full_state_dict(network: nn.Module, trained_values: Tensors) -> dict[str, Tensor]:
+    """Return the state dict with the library's names, updated with the tensors `trained_values`; no two tensors share
     memory."""
     whole: dict[str, Tensor] = {}
     addresses: set[int] = set()
     for name, tensor in network.state_dict().items():
         if name.startswith(f"{DEPTHS}."):
             continue
-        plain = trained[name] if name in trained else tensor.detach().cpu().contiguous()
+        plain = trained_values[name] if name in trained_values else tensor.detach().cpu().contiguous()
         whole[name] = plain.clone() if plain.data_ptr() in addresses else plain  # safetensors rejects tied weights
         addresses.add(plain.data_ptr())
     return whole

@@ -91,25 +91,25 @@ class Workload:
     train: int
     val: int
 
-    def cost_s(self, library: Library, frozen: Precision) -> float:
+    def cost_s(self, library: Library, frozen_precision: Precision) -> float:
         """Return the estimated CPU time in seconds."""
         cost = COSTS.get(self.model) or Cost(COST_PER_GMAC[0], *(self.gmacs * ms for ms in COST_PER_GMAC[1:]))
         fixed, fp32_ms, bf16_ms = cost.conversion_s, cost.openvino_fp32_ms, cost.openvino_bf16_ms
         if library == "torch":
             fixed, fp32_ms, bf16_ms = 0.0, cost.torch_fp32_ms, cost.torch_bf16_ms
-        if frozen == "fp32":
+        if frozen_precision == "fp32":
             return fixed + (self.train + self.val) * fp32_ms / 1e3
         return fixed + (self.val * fp32_ms + (self.train + min(self.val, CHECK_IMAGES)) * bf16_ms) / 1e3
 
 
 def choose_computation(
-    work: Workload | None, precision: Literal["auto", "fp32"], *, device: torch.device, is_frozen: bool
+    workload: Workload | None, precision: Literal["auto", "fp32"], *, device: torch.device, is_frozen: bool
 ) -> Computation:
     """Choose the library and precision with the lowest cost in COSTS, a table that does not depend on the processor's
     load.
 
     Args:
-        work: images whose frozen features are needed; None if no features are cached.
+        workload: images whose frozen features are needed; None if no features are cached.
         precision: `fp32` computes everything in float32 in PyTorch; `auto` picks the fastest.
         device: on a GPU, the frozen part runs in PyTorch in fp32.
         is_frozen: whether a part is frozen; the rest is then trained in fp32 on CPUs.
@@ -119,17 +119,19 @@ def choose_computation(
         return Computation()
     if device.type != "cpu" or not is_frozen:
         return Computation(trained="bf16" if has_bf16 else "fp32")
-    if work is None:
+    if workload is None:
         return Computation()
     libraries: list[Library] = ["torch", "openvino"] if find_spec("openvino") else ["torch"]
-    precisions: list[Precision] = ["fp32", "bf16"] if has_bf16 and work.train >= CHECK_IMAGES else ["fp32"]
+    precisions: list[Precision] = ["fp32", "bf16"] if has_bf16 and workload.train >= CHECK_IMAGES else ["fp32"]
     ways = [(library, precision) for library in libraries for precision in precisions]
-    return Computation(*min(ways, key=lambda way: work.cost_s(*way)))
+    return Computation(*min(ways, key=lambda way: workload.cost_s(*way)))
 
 
-def count_gmacs(lower: nn.Module, example: Tensor) -> float:
+def count_gmacs(lower_part: nn.Module, example: Tensor) -> float:
     """Return the multiply-adds per image, in units of 10^9, for inputs of the shape of `example`, `(N, C, H, W)`."""
-    lower = copy_sharing_tensors(lower)  # a network that keeps tensors between calls would keep those without values
+    lower_part = copy_sharing_tensors(
+        lower_part
+    )  # a network that keeps tensors between calls would keep those without values
     with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter, torch.no_grad():
-        lower(torch.empty_like(example))
+        lower_part(torch.empty_like(example))
     return float(counter.get_total_flops()) / 2e9 / len(example)

@@ -139,9 +139,11 @@ def _write_folder(config: FineTuneConfig, files: RunFiles, inputs: RunInputs, im
         write_label_file(path, [LabeledPath(each.path, each.label, each.labels) for each in part_images], names)
 
 
-def _resolve_normalization(config: FineTuneConfig, expected: Preprocessing, images: RunImages) -> Normalization:
+def _resolve_normalization(
+    config: FineTuneConfig, expected_preprocessing: Preprocessing, images: RunImages
+) -> Normalization:
     """Return the normalization that the weights expect, with the overrides of the settings."""
-    base = expected.normalization
+    base = expected_preprocessing.normalization
     scale = config.scale or base.scale
     kept = replace(
         base,
@@ -156,7 +158,7 @@ def _resolve_normalization(config: FineTuneConfig, expected: Preprocessing, imag
         case "none":
             return replace(kept, mean=(0.0,) * len(base.mean))
         case "channel":
-            means = _channel_means(ImageSet(images.train, expected.image, store=images.store))
+            means = _channel_means(ImageSet(images.train, expected_preprocessing.image, store=images.store))
             return replace(kept, mean=tuple(float(mean) / scale for mean in means))
         case _:
             return replace(kept, mean_image="mean.npy")
@@ -213,9 +215,9 @@ def build_training_job(
             split,
             computation=computation,
             is_resumed=inputs.is_resumed,
-            train=train,
-            views=views,
-            val=val,
+            train_set=train,
+            num_views=views,
+            val_set=val,
             normalize=normalize,
             digest=digest,
             preprocessing=preprocessing,

@@ -166,7 +166,7 @@ def gather_rows(indices: Sequence[int], rows: Mapping[str, Tensor]) -> tuple[Ten
     return joined[order], {name: torch.cat([part[name] for _, part in parts])[order] for name in rows}
 
 
-def require_same(what: str, value: object) -> None:
+def require_same(value_name: str, value: object) -> None:
     """Check that all processes have the same value.
 
     Raises:
@@ -174,7 +174,9 @@ def require_same(what: str, value: object) -> None:
     """
     digest = hashlib.sha256(repr(value).encode()).hexdigest()
     if len(set(all_gather(digest))) > 1:
-        raise RunError(f"the training processes do not see the same {what}: use a file system that all machines share")
+        raise RunError(
+            f"the training processes do not see the same {value_name}: use a file system that all machines share"
+        )
 
 
 @contextmanager
@@ -216,18 +218,18 @@ class GlobalDropout(TorchFunctionMode):
     ) -> Any:
         options = kwargs or {}
         if func is functional.dropout and options.get("training") and 0 < options["p"] < 1:
-            return args[0] * self._mask(args[0], 1 - options["p"]).div_(1 - options["p"])
+            return args[0] * self._make_mask(args[0], 1 - options["p"]).div_(1 - options["p"])
         if func is Tensor.bernoulli_ and len(args[0]) == max(1, len(self._rows)):  # stochastic depth
-            return args[0].copy_(self._mask(*args, **options))
+            return args[0].copy_(self._make_mask(*args, **options))
         return func(*args, **options)
 
-    def _mask(self, like: Tensor, p: float) -> Tensor:
-        """Draw ones with probability `p` and zeros, in the shape and memory order of `like`."""
-        last = like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last)
+    def _make_mask(self, tensor: Tensor, probability: float) -> Tensor:
+        """Draw ones with probability `probability` and zeros, in the shape and memory order of `tensor`."""
+        last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
         order = torch.channels_last if last else torch.contiguous_format
-        shape = (self._size, *like.shape[1:])
-        mask = torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=order).bernoulli_(p)
-        return mask[self._rows] if self._rows else torch.ones_like(like)
+        shape = (self._size, *tensor.shape[1:])
+        mask = torch.empty(shape, dtype=tensor.dtype, device=tensor.device, memory_format=order).bernoulli_(probability)
+        return mask[self._rows] if self._rows else torch.ones_like(tensor)
 
 
 def sync_batch_norm(network: nn.Module, device: torch.device, *, batch_size: int) -> None:

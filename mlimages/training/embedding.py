@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mlimages.core import DEFAULT_MODEL, LabeledPath, NoProgress
 from mlimages.networks import build_model, find_cut_points
 from mlimages.training.image_set import ImageSet, TrainingImage, decode_all
-from mlimages.training.probing import pooled_features
+from mlimages.training.probing import compute_pooled_features
 
 TIMED = 8
 """Images of the batch whose time is measured."""
@@ -42,21 +42,23 @@ class NetworkEmbedder:
         good = [index for index, each in enumerate(found) if isinstance(each, TrainingImage)]
         images = [each for each in found if isinstance(each, TrainingImage)]
         if good:
-            rows[good] = pooled_features(self._model, self._cut_points, ImageSet(images, self._image), NoProgress())
+            rows[good] = compute_pooled_features(
+                self._model, self._cut_points, ImageSet(images, self._image), NoProgress()
+            )
         return rows
 
-    def describe_cost(self, count: int) -> str:
-        """Return the time and memory that comparing `count` images takes; the network's time is measured."""
+    def describe_cost(self, num_images: int) -> str:
+        """Return the time and memory that comparing `num_images` images takes; the network's time is measured."""
         batch = torch.zeros(TIMED, 3, self._image.height, self._image.width)
         with torch.inference_mode():
             self._model.network(batch[:1])
             began = time.perf_counter()
             self._model.network(batch)
-        seconds = CHECK_TIME_RATIO * count * (time.perf_counter() - began) / TIMED
-        megabytes = count * 2 * self._cut_points[0].num_features / 1e6
+        seconds = CHECK_TIME_RATIO * num_images * (time.perf_counter() - began) / TIMED
+        megabytes = num_images * 2 * self._cut_points[0].num_features / 1e6
         return (
-            f"features of {count:,} images with {self._model.name}: about {max(1, round(seconds / 60))} min, less for "
-            f"images in the cache; {max(1, round(megabytes))} MB of memory"
+            f"features of {num_images:,} images with {self._model.name}: about {max(1, round(seconds / 60))} min, less "
+            f"for images in the cache; {max(1, round(megabytes))} MB of memory"
         )
 
 

@@ -34,9 +34,9 @@ def cache_features(
     *,
     computation: Computation,
     is_resumed: bool,
-    train: ImageSet,
-    views: int,
-    val: ImageSet,
+    train_set: ImageSet,
+    num_views: int,
+    val_set: ImageSet,
     normalize: Normalize,
     digest: str,
     preprocessing: Preprocessing,
@@ -63,16 +63,16 @@ def cache_features(
                 preprocessing=preprocessing,
                 device=device,
                 computation=computation,
-                validation=val,
+                validation=val_set,
             )
-            if not features.fits(len(train) * views + len(val), cache_bytes):
+            if not features.fits(len(train_set) * num_views + len(val_set), cache_bytes):
                 return None, next_way
-            features.compute_missing(val, 1, cache_bytes=cache_bytes, progress=progress)
+            features.compute_missing(val_set, 1, cache_bytes=cache_bytes, progress=progress)
             if computation.frozen == "bf16" and not is_resumed and distributed.is_main_process():
-                problem = _check_precision(features, computation, split.shapes, val, progress)
+                problem = _check_precision(features, computation, split.shapes, val_set, progress)
                 next_way = replace(computation, frozen="fp32")
             if not problem:
-                features.compute_missing(train, views, cache_bytes=cache_bytes, progress=progress)
+                features.compute_missing(train_set, num_views, cache_bytes=cache_bytes, progress=progress)
         except ConversionError as error:
             problem = str(error)
         found = [result for result in distributed.all_gather((problem, next_way)) if result[0]]
@@ -86,25 +86,25 @@ def cache_features(
 
 
 def _check_precision(
-    features: FrozenFeatures, computation: Computation, shapes: Sequence[tuple[int, ...]], val: ImageSet,
+    features: FrozenFeatures, computation: Computation, shapes: Sequence[tuple[int, ...]], val_set: ImageSet,
     progress: Progress,
 ) -> str:  # fmt: skip
     """Compare the features of validation images in both precisions; return a message if they differ too much, else
     ''."""
-    own = [index for index in range(len(val)) if is_local(index)]
+    own = [index for index in range(len(val_set)) if is_local(index)]
     chosen = np.sort(np.random.default_rng(0).permutation(own)[:CHECK_IMAGES]).tolist()
     squares, labels = np.zeros(2), []
     pooled: tuple[list[Tensor], list[Tensor]] = [], []
     progress.start("precision", len(chosen), "img")
     for indices, *parts in features.features_in_both_precisions(chosen, progress):
-        labels += val.labels[indices].tolist()
+        labels += val_set.labels[indices].tolist()
         squares += [float((parts[1] - parts[0]).square().sum()), float(parts[0].square().sum())]
         difference = float(np.sqrt(squares[0] / max(squares[1], 1e-30)))
         if not difference <= MAX_DIFFERENCE:
             progress.close()
             return f"features in {computation.frozen} differ by {format_percent(difference)} from fp32"
         for rows, kept in zip(parts, pooled, strict=True):
-            kept.append(_pool(rows, shapes))
+            kept.append(_pool_features(rows, shapes))
     progress.close()
     if not labels:
         return ""
@@ -122,7 +122,7 @@ def _check_precision(
     return ""
 
 
-def _pool(rows: Tensor, shapes: Sequence[tuple[int, ...]]) -> Tensor:
+def _pool_features(rows: Tensor, shapes: Sequence[tuple[int, ...]]) -> Tensor:
     """Average the flattened feature maps `(n, D)` over their positions: `(n, C)`."""
     parts = unflatten_features(rows, tuple(shapes))
     return torch.cat([part.mean((2, 3)) if part.ndim == 4 else part.flatten(1) for part in parts], dim=1)

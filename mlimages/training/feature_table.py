@@ -26,7 +26,7 @@ from mlimages.labels import LabelFile, open_labels
 from mlimages.networks import build_model, find_cut_points
 from mlimages.training.cache import pixel_store
 from mlimages.training.image_set import ImageSet, TrainingImage, decode_all
-from mlimages.training.probing import pooled_features
+from mlimages.training.probing import compute_pooled_features
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def extract_features(
     if len(good) < len(found):
         logger.warning("skipped %s that cannot be decoded", counted(len(found) - len(good), "image"))
     images = ImageSet(good, image, store=store, num_classes=len(labels.class_names))
-    rows = pooled_features(built, cut_points, images, progress)
+    rows = compute_pooled_features(built, cut_points, images, progress)
     at = names.index(layer) if layer else len(cut_points) - 1
     start = sum(cut.num_features for cut in cut_points[:at])
     return FeatureTable(

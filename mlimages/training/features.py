@@ -42,13 +42,13 @@ CHUNK = 8
 """Batch size of the frozen part: 16 are no faster on a CPU, and take 0.4 GB more of memory with VGG-16."""
 
 
-def original_view(index: int) -> int:
+def return_original_view(image_index: int) -> int:
     """Return view 0, the image without augmentation."""
     return 0
 
 
-def _fixed_view(number: int, index: int) -> int:
-    return number
+def _return_view_number(view_number: int, image_index: int) -> int:
+    return view_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class BatchSource(Protocol):
     """Yields batches and computes their logits."""
 
     def batches(
-        self, images: ImageSet, order: Sequence[int], *, size: int, view: View = original_view
+        self, images: ImageSet, order: Sequence[int], *, size: int, view: View = return_original_view
     ) -> Iterator[Batch]:
         """Batch the images in the order of the indices `order`, and yield this process's share of each batch."""
 
@@ -102,9 +102,9 @@ def _make_batch(
     )
 
 
-def is_local(index: int) -> bool:
-    """Return whether this process computes the features of the image at `index`, whatever batch it is in."""
-    return index % distributed.world_size() == distributed.rank()
+def is_local(image_index: int) -> bool:
+    """Return whether this process computes the features of the image at `image_index`, whatever batch it is in."""
+    return image_index % distributed.world_size() == distributed.rank()
 
 
 class PixelSource:
@@ -120,7 +120,7 @@ class PixelSource:
         self._network, self._normalize, self._device = network, normalize, device
 
     def batches(
-        self, images: ImageSet, order: Sequence[int], *, size: int, view: View = original_view
+        self, images: ImageSet, order: Sequence[int], *, size: int, view: View = return_original_view
     ) -> Iterator[Batch]:
         whole = chunks(order, size)
         for chunk, batch in zip(whole, images.batches([*map(distributed.shard, whole)], view=view), strict=True):
@@ -202,21 +202,21 @@ class FrozenFeatures:
 
         self._stores = {precision: open_store(precision) for precision in {"fp32", self._precision}}
 
-    def fits(self, count: int, cache_bytes: int) -> bool:
+    def fits(self, num_images: int, cache_bytes: int) -> bool:
         """Return whether the features of this many images fit into half of the cache of `cache_bytes` bytes."""
         store = self._stores["fp32"]
-        if not store.fits(count, cache_bytes):
+        if not store.fits(num_images, cache_bytes):
             logger.warning(
                 "the frozen features need %.1f GB, more than half of --cache-gb: they are recomputed in each epoch; "
                 "a larger --cache-gb avoids that",
-                count * store.row_bytes / 1e9,
+                num_images * store.row_bytes / 1e9,
             )
             return False
         return True
 
-    def compute_missing(self, images: ImageSet, views: int, *, cache_bytes: int, progress: Progress) -> None:
+    def compute_missing(self, images: ImageSet, num_views: int, *, cache_bytes: int, progress: Progress) -> None:
         """Compute the missing features of views 0 to `views - 1`; `cache_bytes` is the size of the cache in bytes."""
-        store, missing = self._stores["fp32"], self._uncached_views(images, views)
+        store, missing = self._stores["fp32"], self._find_uncached_views(images, num_views)
         if missing:
             store.trim(cache_bytes, needed_bytes=len(missing) * store.row_bytes)
             progress.start("frozen part", len(missing), "img")
@@ -249,20 +249,20 @@ class FrozenFeatures:
         return "fp32" if images is self._validation else self._precision
 
     def _compute(
-        self, images: ImageSet, missing: Sequence[tuple[int, int]], precision: Precision, progress: Progress
+        self, images: ImageSet, missing_views: Sequence[tuple[int, int]], precision: Precision, progress: Progress
     ) -> None:
         store = self._stores[precision]
-        for number in sorted({view for _, view in missing}):
-            indices = [index for index, view in missing if view == number]
-            for batch in images.batches(chunks(indices, CHUNK), view=functools.partial(_fixed_view, number)):
+        for number in sorted({view for _, view in missing_views}):
+            indices = [index for index, view in missing_views if view == number]
+            for batch in images.batches(chunks(indices, CHUNK), view=functools.partial(_return_view_number, number)):
                 if batch.indices:
                     keys = [self._key(images, index, number) for index in batch.indices]
-                    store.append(keys, self._features_of(batch.pixels, precision))
+                    store.append(keys, self._compute_features(batch.pixels, precision))
                     progress.advance(len(batch.indices))
         store.refresh()
 
     def batches(
-        self, images: ImageSet, order: Sequence[int], *, size: int, view: View = original_view
+        self, images: ImageSet, order: Sequence[int], *, size: int, view: View = return_original_view
     ) -> Iterator[Batch]:
         store = self._stores[self._precision_of(images)]
         for chunk in chunks(order, size):
@@ -276,14 +276,14 @@ class FrozenFeatures:
         logits: Tensor = self._split.upper(*map(to_channels_last, inputs))
         return logits
 
-    def _features_of(self, pixels: Tensor, precision: Precision) -> np.ndarray:
+    def _compute_features(self, pixels: Tensor, precision: Precision) -> np.ndarray:
         with torch.inference_mode():
             x = self._normalize(pixels.to(self._device))  # (N, C, H, W)
             return flatten_features(self._runtime(x, precision)).cpu().numpy()  # (N, D)
 
-    def _uncached_views(self, images: ImageSet, views: int) -> list[tuple[int, int]]:
+    def _find_uncached_views(self, images: ImageSet, num_views: int) -> list[tuple[int, int]]:
         store = self._stores[self._precision_of(images)]
-        all_views = ((index, view) for view in range(views) for index in filter(is_local, range(len(images))))
+        all_views = ((index, view) for view in range(num_views) for index in filter(is_local, range(len(images))))
         keys: set[bytes] = set()
         missing = []
         for index, view in all_views:

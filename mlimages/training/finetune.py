@@ -122,7 +122,7 @@ def fine_tune(
             distributed.require_same("run folder and weights", (job.digest, state and state.history))
             state = _initial_state(job) if state is None else _resume_state(job, state)
             job = job if state.depths_share else job.with_last_layer_head()
-            state = _train_epochs(job, state, started=started, progress=progress, callbacks=callbacks)
+            state = _train_epochs(job, state, start_time=started, progress=progress, callbacks=callbacks)
             return finish_run(job, state, export=export, custom_network=network, progress=progress)
 
 
@@ -206,10 +206,15 @@ def _initial_state(job: TrainingJob) -> TrainingState:
 
 
 def _train_epochs(
-    job: TrainingJob, previous: TrainingState, *, started: float, progress: Progress, callbacks: Sequence[Callback]
+    job: TrainingJob,
+    previous_state: TrainingState,
+    *,
+    start_time: float,
+    progress: Progress,
+    callbacks: Sequence[Callback],
 ) -> TrainingState:
     """Train the remaining epochs; the full networks are written at the end, also if training is interrupted."""
-    config, state, network = job.config, previous, job.network
+    config, state, network = job.config, previous_state, job.network
     schedule = Schedule.for_run(
         config, len(job.train), pretrained=job.model.pretrained, trains_below_head=job.trains_below_head
     )
@@ -225,7 +230,7 @@ def _train_epochs(
     load_trained_tensors(network, state.trained)
     load_optimizer_tensors(trainer.optimizer, state.optimizer)
     distributed.broadcast_tensors(network.state_dict().values())
-    deadline = started - previous.seconds + config.time_budget_s if config.time_budget_s else math.inf
+    deadline = start_time - previous_state.seconds + config.time_budget_s if config.time_budget_s else math.inf
     written = time.monotonic()
     progress.start("train", len(job.train) * (config.epochs - len(state.history)), "img")
     try:
@@ -233,8 +238,8 @@ def _train_epochs(
             if distributed.broadcast(_should_stop(state, config, deadline)):
                 break
             metrics = _run_epoch(job, trainer, epoch, deadline=deadline, progress=progress)
-            seconds = previous.seconds + time.monotonic() - started
-            state = _next_state(job, state, metrics, trainer.optimizer, seconds=seconds)
+            seconds = previous_state.seconds + time.monotonic() - start_time
+            state = _make_next_state(job, state, metrics, trainer.optimizer, seconds=seconds)
             if distributed.is_main_process():
                 save_state(state, job.files)
                 write_metrics(job.files, state.history)
@@ -251,7 +256,7 @@ def _train_epochs(
 
 def _run_epoch(job: TrainingJob, trainer: Trainer, epoch: int, *, deadline: float, progress: Progress) -> EpochMetrics:
     clock = time.monotonic()
-    trained = trainer.train_epoch(job.train, epoch=epoch, views=job.views, deadline=deadline, progress=progress)
+    trained = trainer.train_epoch(job.train, epoch=epoch, num_views=job.views, deadline=deadline, progress=progress)
     validated = validate(job.network, job.source, job.val, job.objective).metrics
     if not (math.isfinite(trained.loss) and math.isfinite(validated.loss)):
         lr = trainer.schedule.peak_lr
@@ -273,9 +278,9 @@ def _run_epoch(job: TrainingJob, trainer: Trainer, epoch: int, *, deadline: floa
     )
 
 
-def _next_state(
+def _make_next_state(
     job: TrainingJob,
-    previous: TrainingState,
+    previous_state: TrainingState,
     metrics: EpochMetrics,
     optimizer: torch.optim.Optimizer,
     *,
@@ -283,14 +288,14 @@ def _next_state(
 ) -> TrainingState:
     """Return the state after an epoch, with the best weights so far."""
     state = replace(
-        previous,
+        previous_state,
         trained=trained_tensors(job.network),
         optimizer=optimizer_tensors(optimizer),
-        history=(*previous.history, metrics),
+        history=(*previous_state.history, metrics),
         seconds=seconds,
     )
     score = (metrics.val_score, -metrics.val_loss)
-    if score <= previous.best_score:
+    if score <= previous_state.best_score:
         return state
     return replace(state, best=state.trained, best_epoch=metrics.epoch, best_score=score)
 

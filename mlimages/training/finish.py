@@ -47,8 +47,8 @@ from mlimages.training.head_inputs import compute_head_inputs
 from mlimages.training.known import (
     KNOWN_SHARE,
     MIN_VALIDATION_IMAGES,
-    fit_known,
-    save_known,
+    fit_known_score,
+    save_known_output,
 )
 from mlimages.training.loop import Validation, validate
 from mlimages.training.run_export import export_run, export_trained
@@ -193,9 +193,9 @@ def finish_run(
     distributed.broadcast_tensors(network.state_dict().values())
     validation = validate(network, job.source, job.val, job.objective)
     metrics, is_single = validation.metrics, job.val.labels.ndim == 1
-    known = _fit_known(job, state, validation) if is_single and len(job.val) >= MIN_VALIDATION_IMAGES else None
+    known = _fit_known_output(job, state, validation) if is_single and len(job.val) >= MIN_VALIDATION_IMAGES else None
     if known and distributed.is_main_process():
-        save_known(known, files)
+        save_known_output(known, files)
     result = FineTuneResult(
         run=files.folder,
         model=config.model,
@@ -251,10 +251,10 @@ def _write_result(result: FineTuneResult, files: RunFiles) -> None:
     write_text(files.result, json.dumps(result.to_dict(), indent=1) + "\n")
 
 
-def _fit_known(job: TrainingJob, state: TrainingState, validation: Validation) -> KnownOutput:
+def _fit_known_output(job: TrainingJob, state: TrainingState, validation: Validation) -> KnownOutput:
     """Fit the output `known` and the thresholds of prediction sets on the inputs of the trained head."""
     train, val = (compute_head_inputs(job.model, job.source, images) for images in (job.train, job.val))
-    score = fit_known(train.features, train.labels, len(job.class_names), validation=val.features)
+    score = fit_known_score(train.features, train.labels, len(job.class_names), validation_features=val.features)
     if state.best_epoch == 0 and state.set_thresholds:  # the closed-form head
         sets = PredictionSets("leave-one-out", len(train.labels), state.set_thresholds)
     else:

@@ -31,13 +31,13 @@ class FrozenRuntime:
     OpenVINO converts the network at the first call, and compiles it when the precision changes.
 
     Args:
-        lower: the lower part from `split_network`, in eval mode.
+        lower_part: the lower part from `split_network`, in eval mode.
         library: OpenVINO is used on CPUs only.
         device: device to compute on.
     """
 
-    def __init__(self, lower: fx.GraphModule, library: Library, device: torch.device) -> None:
-        self._lower, self._library, self._device = lower, library, device
+    def __init__(self, lower_part: fx.GraphModule, library: Library, device: torch.device) -> None:
+        self._lower, self._library, self._device = lower_part, library, device
         self._converted: Any = None
         self._compiled: tuple[Precision, Run] | None = None
 

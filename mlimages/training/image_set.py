@@ -73,12 +73,13 @@ def num_decoding_threads() -> int:
     return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
-def chunks(order: Sequence[int], size: int) -> list[Sequence[int]]:
-    """Split `order` into parts of `size`; a single last item joins the previous part, since batch norm needs two."""
-    ends = [*range(size, len(order), size), len(order)] if order else []
+def chunks(indices: Sequence[int], chunk_size: int) -> list[Sequence[int]]:
+    """Split `indices` into parts of `chunk_size`; a single last index joins the previous part, since batch
+    norm needs two."""
+    ends = [*range(chunk_size, len(indices), chunk_size), len(indices)] if indices else []
     if len(ends) > 1 and ends[-1] - ends[-2] == 1:
         del ends[-2]
-    return [order[start:end] for start, end in itertools.pairwise([0, *ends])]
+    return [indices[start:end] for start, end in itertools.pairwise([0, *ends])]
 
 
 def decode_all(
@@ -132,9 +133,9 @@ def decode_distributed(
     return [parts[index % len(parts)][index // len(parts)] for index in range(len(items))]
 
 
-def _decoding_threads(items: Sequence[LabeledPath | TrainingImage], ahead: int) -> Threads:
+def _decoding_threads(items: Sequence[LabeledPath | TrainingImage], num_ahead: int) -> Threads:
     threads = reading_threads(items[0].path if items else None, num_decoding_threads())
-    return replace(threads, ahead=ahead)
+    return replace(threads, ahead=num_ahead)
 
 
 class ImageSet:

@@ -101,7 +101,9 @@ def read_inputs(config: FineTuneConfig, files: RunFiles, custom_network: CustomN
         raise MissingExtraError("continuing a run whose features OpenVINO computes", "train")
     images = _read_run_images(files) if is_resumed else read_label_files(config)
     distributed.require_same("label files and run folder", (is_resumed, images.train, images.val))
-    require_enough_images(images.train, images.names, least=1 if images.val is not None or images.is_multi_label else 2)
+    require_enough_images(
+        images.train, images.names, min_images=1 if images.val is not None or images.is_multi_label else 2
+    )
     model = _build_network(config, len(images.names), custom_network)
     if images.is_multi_label and type(model.network).__name__ == "SqueezeNet":
         raise ModelError(
@@ -204,21 +206,25 @@ class _Labeled(Protocol):
         """All classes of an image."""
 
 
-def require_enough_images(images: Iterable[_Labeled], names: ClassNames, *, least: int, kind: str = "") -> None:
+def require_enough_images(
+    images: Iterable[_Labeled], names: ClassNames, *, min_images: int, image_kind: str = ""
+) -> None:
     """Check that every class has enough training images.
 
     Args:
-        least: minimum number of images per class.
-        kind: kind of the images, for the message, such as "usable ".
+        min_images: minimum number of images per class.
+        image_kind: kind of the images, for the message, such as "usable ".
 
     Raises:
         InputError: a class has fewer images.
     """
     counts = Counter(label for image in images for label in image.class_indices)
-    few = [f"{name} ({counts[label]})" for label, name in enumerate(names) if counts[label] < least]
+    few = [f"{name} ({counts[label]})" for label, name in enumerate(names) if counts[label] < min_images]
     if few:
-        fewer = "no" if least == 1 else f"fewer than {least}"
-        raise InputError(f"{fewer} {kind}training images of {', '.join(few)}: gather more, or leave the class out")
+        fewer = "no" if min_images == 1 else f"fewer than {min_images}"
+        raise InputError(
+            f"{fewer} {image_kind}training images of {', '.join(few)}: gather more, or leave the class out"
+        )
 
 
 def network_name_of(model: str) -> str:
@@ -242,22 +248,22 @@ def image_property_of(model: str) -> ImageProperty:
     return build_model(model, classes=2).preprocessing.image
 
 
-def _load_mean(config: FineTuneConfig, expected: Preprocessing) -> MeanImage | None:
+def _load_mean(config: FineTuneConfig, expected_preprocessing: Preprocessing) -> MeanImage | None:
     """Load the mean image of `config.mean`; also check the number of values of `std`.
 
     Raises:
         InputError: `std` does not match the network, or the mean image cannot be used.
     """
-    channels = max(expected.image.channels, len(expected.normalization.mean))
+    channels = max(expected_preprocessing.image.channels, len(expected_preprocessing.normalization.mean))
     if len(config.std) not in (0, 1, channels):
         raise InputError(
             f"std has {len(config.std)} values, but the network has {channels} input channel: use one value"
         )
     if not config.mean_file:
         return None
-    if differences := mean_image_differences(config.mean_file, expected.image):
+    if differences := mean_image_differences(config.mean_file, expected_preprocessing.image):
         logger.warning(
             "%s: its images were preprocessed differently (%s): create another with %s",
             config.mean_file, differences, command("mean", "LABELS", "--model", config.model),
         )  # fmt: skip
-    return load_mean_image(config.mean_file, expected.image)
+    return load_mean_image(config.mean_file, expected_preprocessing.image)

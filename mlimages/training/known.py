@@ -27,8 +27,12 @@ DIRECTIONS = 16
 """Number of principal directions of the covariance that are kept; all others get their mean variance."""
 
 
-def fit_known(
-    features: NDArray[np.float32], labels: NDArray[np.int64], num_classes: int, *, validation: NDArray[np.float32]
+def fit_known_score(
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    num_classes: int,
+    *,
+    validation_features: NDArray[np.float32],
 ) -> KnownScore:
     """Fit the Mahalanobis distance to the nearest class mean, with a threshold from validation images.
 
@@ -40,7 +44,7 @@ def fit_known(
         features: inputs of the head for the training images, `(N, D)`.
         labels: int64 `(N,)`.
         num_classes: number of classes.
-        validation: inputs of the head for the validation images, `(M, D)`, M at least MIN_VALIDATION_IMAGES.
+        validation_features: inputs of the head for the validation images, `(M, D)`, M at least MIN_VALIDATION_IMAGES.
     """
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     means = np.stack([unit[labels == label].mean(axis=0) for label in range(num_classes)])  # (classes, D)
@@ -58,7 +62,7 @@ def fit_known(
     }
     score.load_state_dict({name: torch.as_tensor(value) for name, value in values.items()})
     with torch.inference_mode():
-        distances = score.distances(torch.from_numpy(validation))
+        distances = score.distances(torch.from_numpy(validation_features))
     rank = math.ceil(KNOWN_SHARE * (len(distances) + 1))  # the conformal quantile, as in `conformal_thresholds`
     score.threshold.fill_(max(1e-9, float(np.sort(distances.numpy())[rank - 1])))
     return score
@@ -76,15 +80,19 @@ def _principal_directions(
     return values, directions / np.maximum(np.linalg.norm(directions, axis=0), 1e-12)
 
 
-def save_known(known: KnownOutput, files: RunFiles) -> None:
-    """Write `known.safetensors` of the run folder."""
-    values = {"head": known.head, "known": asdict(known.known), "prediction_sets": asdict(known.prediction_sets)}
+def save_known_output(known_output: KnownOutput, files: RunFiles) -> None:
+    """Write `known.safetensors` in the run folder: the statistics by which the exported file rejects unknown images."""
+    values = {
+        "head": known_output.head,
+        "known": asdict(known_output.known),
+        "prediction_sets": asdict(known_output.prediction_sets),
+    }
     with replacing(files.known) as part:
-        save_file(known.score.state_dict(), part, metadata={"mlimages": json.dumps(values)})
+        save_file(known_output.score.state_dict(), part, metadata={"mlimages": json.dumps(values)})
 
 
-def load_known(files: RunFiles) -> KnownOutput | None:
-    """Read `known.safetensors` of the run folder; None before the run is finished."""
+def load_known_output(files: RunFiles) -> KnownOutput | None:
+    """Read the statistics that `save_known_output` wrote; None before the run is finished."""
     if not files.known.exists():
         return None
     with safe_open(files.known, framework="pt") as file:

@@ -57,7 +57,7 @@ def draw_layer(
     module = _find_layer(network, layer)
     pixels = load_pixels(as_path(os.fspath(image)), preprocessing.image)  # (H, W, C)
     normalize = Normalize(preprocessing.normalization, mean)
-    maps = _feature_maps(network, module, normalize(torch.tensor(pixels)[None]))  # (1, C, H, W)
+    maps = _compute_feature_maps(network, module, normalize(torch.tensor(pixels)[None]))  # (1, C, H, W)
     rows = [SheetRow("image", 0, (Tile(Path(image).name, pixels),))]
     if isinstance(module, nn.Conv2d) and module.weight.shape[1] in (1, 3):
         filters = module.weight.detach().permute(0, 2, 3, 1).numpy()  # (filters, H, W, C)
@@ -87,7 +87,7 @@ def _load_network(source: str | os.PathLike[str]) -> tuple[nn.Module, Preprocess
     return model.network, model.preprocessing, None
 
 
-def _feature_maps(network: nn.Module, module: nn.Module, x: Tensor) -> Tensor:
+def _compute_feature_maps(network: nn.Module, module: nn.Module, x: Tensor) -> Tensor:
     """Return the output of a layer, `(1, C, H, W)`, in the forward pass of `x`."""
     outputs: list[object] = []
     hook = module.register_forward_hook(lambda module, inputs, output: outputs.append(output))

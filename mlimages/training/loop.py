@@ -135,12 +135,14 @@ class Trainer:
             # static_graph: unused parameters, such as those of an auxiliary head, are detected in the first step
             self._forward = DistributedDataParallel(self._forward, static_graph=True, gradient_as_bucket_view=True)
 
-    def train_epoch(self, images: ImageSet, *, epoch: int, views: int, deadline: float, progress: Progress) -> Metrics:
+    def train_epoch(
+        self, images: ImageSet, *, epoch: int, num_views: int, deadline: float, progress: Progress
+    ) -> Metrics:
         """Train on every image once; the order and the augmented views depend on seed and epoch.
 
         Args:
             epoch: counted from 1.
-            views: number of fixed views per image; 0 draws new views in each epoch.
+            num_views: number of fixed views per image; 0 draws new views in each epoch.
             deadline: value of `time.monotonic()` after which no further step is taken.
         """
         torch.manual_seed(self._seed * 1_000_003 + epoch)  # a resumed run draws the same dropout masks
@@ -148,7 +150,7 @@ class Trainer:
         self._network.train()
         metrics = Metrics(0.0, 0, 0)
         outputs = _EpochLogits(self._objective)
-        batches = self._source.batches(images, order, size=self._batch_size, view=_view_by_index(epoch, views))
+        batches = self._source.batches(images, order, size=self._batch_size, view=_choose_views(epoch, num_views))
         for step, batch in enumerate(batches, (epoch - 1) * self.schedule.steps):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.schedule.lr_at(step)
@@ -160,7 +162,7 @@ class Trainer:
         distributed.broadcast_tensors(self._network.buffers())  # running statistics of batch norm
         return replace(metrics, mean_ap=outputs.mean_ap(images))
 
-    def _step(self, batch: Batch, deadline: float, outputs: _EpochLogits) -> tuple[Metrics, bool]:
+    def _step(self, batch: Batch, deadline: float, epoch_logits: _EpochLogits) -> tuple[Metrics, bool]:
         """Take one optimizer step; return the batch's metrics and whether the deadline has passed in any process.
 
         The loss is its sum times the number of processes / the weight of the whole batch, since gradients are averaged;
@@ -173,7 +175,7 @@ class Trainer:
             logits = self._forward(*batch.inputs)[:count]  # (N, classes)
         loss, weight = self._objective.loss(logits.float(), batch.labels)
         correct = self._objective.correct(logits, batch.labels)
-        outputs.add(batch, logits)
+        epoch_logits.add(batch, logits)
         is_late = time.monotonic() > deadline
         totals = distributed.all_reduce(
             torch.tensor([weight, loss.item(), correct, count, is_late], device=loss.device)
@@ -199,8 +201,8 @@ class _LogitsModule(nn.Module):
         return self._source.logits(inputs)
 
 
-def _view_by_index(epoch: int, views: int) -> Callable[[int], int]:
-    return lambda index: (epoch + index) % views if views else epoch + index
+def _choose_views(epoch: int, num_views: int) -> Callable[[int], int]:
+    return lambda index: (epoch + index) % num_views if num_views else epoch + index
 
 
 class _EpochLogits:
@@ -208,7 +210,7 @@ class _EpochLogits:
 
     def __init__(self, objective: Objective) -> None:
         self._objective, self._indices = objective, list[int]()
-        self._logits: list[Tensor] | None = [] if isinstance(objective.task, MultiLabel) else None
+        self._logits: list[Tensor] | None = [] if isinstance(objective.inference_task, MultiLabel) else None
 
     def add(self, batch: Batch, logits: Tensor) -> None:
         """Store the logits `(N, classes)` of a batch, if the score needs them."""

@@ -79,13 +79,13 @@ def probe_models(
         except ModelError as error:
             unavailable[name] = str(error)
             continue
-        scores.append(ModelScore(probe, _cpu_ms(model), _onnx_mb(model.network)))
+        scores.append(ModelScore(probe, _measure_cpu_ms(model), _measure_onnx_mb(model.network)))
     if not scores:
         raise ModelError("; ".join(f"{name}: {reason}" for name, reason in unavailable.items()))
     return ModelScores(best_first(scores), unavailable)
 
 
-def _cpu_ms(model: Model) -> float:
+def _measure_cpu_ms(model: Model) -> float:
     """Measure the processor time per image in milliseconds, as the median of a few passes after the first."""
     image = model.preprocessing.image
     channels = max(image.channels, len(model.preprocessing.normalization.mean))
@@ -99,5 +99,5 @@ def _cpu_ms(model: Model) -> float:
     return 1000 * statistics.median(times[1:]) / TIMED_IMAGES
 
 
-def _onnx_mb(network: nn.Module) -> float:
+def _measure_onnx_mb(network: nn.Module) -> float:
     return 4 * float(sum(tensor.numel() for tensor in network.state_dict().values())) / 1e6

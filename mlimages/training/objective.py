@@ -52,7 +52,7 @@ class Objective(Protocol):
     """Loss and score of logits `(N, classes)` for the targets of `ImageSet.labels`."""
 
     @property
-    def task(self) -> Task:
+    def inference_task(self) -> Task:
         """Interpretation of the outputs: single-label or multi-label."""
 
     def loss(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, float]:
@@ -81,7 +81,7 @@ class CrossEntropy:
         device: device of the logits.
     """
 
-    task: Task = SingleLabel()
+    inference_task: Task = SingleLabel()
 
     def __init__(self, config: FineTuneConfig, targets: Tensor, num_classes: int, device: torch.device) -> None:
         weights = None
@@ -117,7 +117,7 @@ class BinaryCrossEntropy:
         device: device of the logits.
     """
 
-    task: Task = MultiLabel()
+    inference_task: Task = MultiLabel()
 
     def __init__(self, config: FineTuneConfig, targets: Tensor, device: torch.device) -> None:
         self._smoothing, self._weights = config.label_smoothing, None

@@ -114,30 +114,34 @@ def probe_cuts(
     store = pixel_store(image)
     found = decode_all(_stratified_sample(labels, most, seed), image, store=store, progress=progress)
     check_missing_images([each for each in found if isinstance(each, BrokenImage)], len(found))
-    good = _without_duplicates(found)
+    good = _remove_duplicates(found)
     _require_enough_images(good, names)
     cut_points = find_cut_points(built)
-    rows = pooled_features(built, cut_points, ImageSet(good, image, store=store), progress)
+    rows = compute_pooled_features(built, cut_points, ImageSet(good, image, store=store), progress)
     targets = np.array([image.label for image in good])  # (N,)
     parts = np.split(rows, np.cumsum([cut.num_features for cut in cut_points])[:-1], axis=1)
     scores, best = _score_cuts(cut_points, parts, targets, len(names))
-    curve, gain = _learning_curve(parts[best], targets, len(names), seed)
+    curve, gain = _compute_learning_curve(parts[best], targets, len(names), seed)
     broken = sum(not isinstance(each, TrainingImage) for each in found)
     return ProbeResult(model, len(good), len(names), broken, scores, cut_points[best].name, curve, gain)
 
 
-def _stratified_sample(labels: LabelFile, most: int, seed: int) -> list[LabeledPath]:
-    """Return a stratified sample of at most `most` images."""
+def _stratified_sample(labels: LabelFile, max_images: int, seed: int) -> list[LabeledPath]:
+    """Return a stratified sample of at most `max_images` images."""
     items = list(labels)
-    if len(items) <= most:
+    if len(items) <= max_images:
         return items
-    fold = stratified_folds(np.array([item.label for item in items]), folds=math.ceil(len(items) / most), seed=seed)
+    fold = stratified_folds(
+        np.array([item.label for item in items]), folds=math.ceil(len(items) / max_images), seed=seed
+    )
     return [item for item, number in zip(items, fold, strict=True) if number == 0]
 
 
-def _without_duplicates(decoded: Sequence[object]) -> list[TrainingImage]:
+def _remove_duplicates(decoded_images: Sequence[object]) -> list[TrainingImage]:
     """Return the images that could be decoded, without exact duplicates, which would leak labels between folds."""
-    return list({each.digest: each for each in reversed(decoded) if isinstance(each, TrainingImage)}.values())[::-1]
+    return list({each.digest: each for each in reversed(decoded_images) if isinstance(each, TrainingImage)}.values())[
+        ::-1
+    ]
 
 
 def _require_enough_images(images: Sequence[TrainingImage], names: Sequence[str]) -> None:
@@ -147,7 +151,9 @@ def _require_enough_images(images: Sequence[TrainingImage], names: Sequence[str]
         raise InputError(f"a probe requires at least two classes with two images each; found {what}: gather more")
 
 
-def pooled_features(model: Model, cut_points: tuple[CutPoint, ...], images: ImageSet, progress: Progress) -> Features:
+def compute_pooled_features(
+    model: Model, cut_points: tuple[CutPoint, ...], images: ImageSet, progress: Progress
+) -> Features:
     """Compute the pooled features at all cut points, concatenated, `(N, D)`; cached by image and network."""
     normalize = Normalize(model.preprocessing.normalization)
     key = features_key(
@@ -172,10 +178,10 @@ def pooled_features(model: Model, cut_points: tuple[CutPoint, ...], images: Imag
 
 
 def _score_cuts(
-    cut_points: Sequence[CutPoint], parts: Sequence[Features], labels: Labels, num_classes: int
+    cut_points: Sequence[CutPoint], features_by_cut: Sequence[Features], labels: Labels, num_classes: int
 ) -> tuple[tuple[CutScore, ...], int]:
     """Return the score of each cut point, and the index of the recommended one."""
-    correct = [fit_ridge(part, labels, num_classes).leave_one_out.argmax(axis=1) == labels for part in parts]
+    correct = [fit_ridge(part, labels, num_classes).leave_one_out.argmax(axis=1) == labels for part in features_by_cut]
     best = max(correct, key=lambda each: int(each.sum()))
     near = [sign_test(int((each & ~best).sum()), int((best & ~each).sum())) >= NOISE for each in correct]
     scores = tuple(
@@ -185,12 +191,12 @@ def _score_cuts(
     return scores, max(index for index, within in enumerate(near) if within)
 
 
-def _learning_curve(
+def _compute_learning_curve(
     features: Features, labels: Labels, num_classes: int, seed: int
 ) -> tuple[tuple[CurvePoint, ...], Share | None]:
     """Return the accuracy by images per class, on the same held-out images, and the gain of the last doubling."""
     fewest = int(np.bincount(labels, minlength=num_classes).min())
-    steps = list(_training_sizes(fewest))
+    steps = list(_iter_training_sizes(fewest))
     runs: dict[int, list[float]] = defaultdict(list)
     for repeat in range(REPEATS if steps else 0):
         ranked = _rank_within_class(labels, seed + repeat)  # (N,): random order of the images within each class
@@ -205,10 +211,10 @@ def _learning_curve(
     points = tuple(
         CurvePoint(step, Share(mean, *wilson_interval(round(mean * count), count))) for step, mean in means.items()
     )
-    return points, _paired_gain(runs[steps[-2]], runs[steps[-1]]) if len(steps) > 1 else None
+    return points, _compute_paired_gain(runs[steps[-2]], runs[steps[-1]]) if len(steps) > 1 else None
 
 
-def _training_sizes(min_count: int) -> Iterator[int]:
+def _iter_training_sizes(min_count: int) -> Iterator[int]:
     """Yield 5, 10, 20 ... while a fifth of the smallest class remains held out."""
     step = FIRST
     while step <= 0.8 * min_count:
@@ -225,9 +231,9 @@ def _rank_within_class(labels: Labels, seed: int) -> Labels:
     return ranked
 
 
-def _paired_gain(before: Sequence[float], after: Sequence[float]) -> Share:
+def _compute_paired_gain(accuracies_before: Sequence[float], accuracies_after: Sequence[float]) -> Share:
     """Return the mean of the paired differences and its 95 % interval from their standard deviation."""
-    differences = np.subtract(after, before)
+    differences = np.subtract(accuracies_after, accuracies_before)
     half = Z_95 * float(differences.std(ddof=1)) / math.sqrt(len(differences))
     mean = float(differences.mean())
     return Share(mean, mean - half, mean + half)

@@ -12,7 +12,7 @@ from mlimages.inference import OnnxBundle
 from mlimages.labels import LabelFile
 from mlimages.reports import RunFiles, write_model_card
 from mlimages.training.checkpoints import TrainedRun, load_run
-from mlimages.training.known import load_known
+from mlimages.training.known import load_known_output
 from mlimages.training.reproduction import read_provenance
 
 
@@ -58,7 +58,7 @@ def export_run(
 
 def export_trained(
     files: RunFiles,
-    loaded: TrainedRun,
+    trained_run: TrainedRun,
     out: str | os.PathLike[str],
     *,
     options: ExportOptions | None = None,
@@ -68,20 +68,20 @@ def export_trained(
 ) -> OnnxBundle:
     """Export a loaded network; `outputs` are its logits for the validation images, if they are known."""
     trained = TrainedNetwork(
-        loaded.network,
-        loaded.preprocessing,
-        loaded.class_names,
-        loaded.config.model,
-        loaded.mean_image,
-        load_known(files),
-        loaded.multi_label,
+        trained_run.network,
+        trained_run.preprocessing,
+        trained_run.class_names,
+        trained_run.config.model,
+        trained_run.mean_image,
+        load_known_output(files),
+        trained_run.multi_label,
     )
     bundle = export_network(
         trained,
         out,
         validation=LabelFile(files.val),
         options=options,
-        provenance=read_provenance(files, loaded.weights),
+        provenance=read_provenance(files, trained_run.weights),
         overwrite=overwrite,
         progress=progress,
         outputs=outputs,

@@ -68,21 +68,21 @@ def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -
         for part in (found[: len(labeled.train)], found[len(labeled.train) :])
     )
     if labeled.val is None:
-        require_enough_images(train, labeled.names, least=1 if labeled.is_multi_label else 2, kind="usable ")
-        train, val = _hold_out(train, config)
-    require_enough_images(train, labeled.names, least=1, kind="usable ")
+        require_enough_images(train, labeled.names, min_images=1 if labeled.is_multi_label else 2, image_kind="usable ")
+        train, val = _hold_out_validation_images(train, config)
+    require_enough_images(train, labeled.names, min_images=1, image_kind="usable ")
     if not val:
         raise InputError("no usable validation images: add images, or pass another label file with --val")
     if distributed.is_main_process():
         if labeled.is_multi_label:
-            _warn_about_rare_classes(train, labeled.names, "training", counts=(1,))
-        _warn_about_rare_classes(val, labeled.names, "validation", counts=(0, 1))
-        _warn_about_conflicting_labels((*train, *val), is_multi=labeled.is_multi_label)
+            _warn_about_rare_classes(train, labeled.names, "training", class_counts=(1,))
+        _warn_about_rare_classes(val, labeled.names, "validation", class_counts=(0, 1))
+        _warn_about_conflicting_labels((*train, *val), is_multi_label=labeled.is_multi_label)
     _require_disjoint(train, val)
     return RunImages(train, val, broken, store)
 
 
-def _hold_out(
+def _hold_out_validation_images(
     images: Sequence[TrainingImage], config: FineTuneConfig
 ) -> tuple[tuple[TrainingImage, ...], tuple[TrainingImage, ...]]:
     """Split into training and validation images, in the same way as `mlimages label --split`.
@@ -102,16 +102,16 @@ def _hold_out(
 
 
 def _warn_about_rare_classes(
-    images: Iterable[TrainingImage], names: ClassNames, part: str, *, counts: Sequence[int]
+    images: Iterable[TrainingImage], names: ClassNames, part_name: str, *, class_counts: Sequence[int]
 ) -> None:
     found = Counter(label for image in images for label in image.class_indices)
-    for count in counts:
+    for count in class_counts:
         if rare := [name for label, name in enumerate(names) if found[label] == count]:
             what = "only one image" if count else "no image"
-            logger.warning("the %s set has %s of %s", part, what, ", ".join(rare))
+            logger.warning("the %s set has %s of %s", part_name, what, ", ".join(rare))
 
 
-def _warn_about_conflicting_labels(images: Iterable[TrainingImage], *, is_multi: bool) -> None:
+def _warn_about_conflicting_labels(images: Iterable[TrainingImage], *, is_multi_label: bool) -> None:
     """Log a warning about files that occur with more than one label."""
     found = defaultdict[bytes, dict[tuple[int, ...], Path]](dict)
     for image in images:
@@ -123,16 +123,16 @@ def _warn_about_conflicting_labels(images: Iterable[TrainingImage], *, is_multi:
             " = ".join(map(str, dict.fromkeys(twice[0][:2]))),  # the same path on two rows once
             "; ..." if len(twice) > 1 else "",
             "`mlimages label LABELS --multi-label` joins them"
-            if is_multi
+            if is_multi_label
             else "`mlimages check` writes a label file without them; if an image may have several classes, use "
             "--multi-label",
         )
 
 
-def _require_disjoint(train: Iterable[TrainingImage], val: Sequence[TrainingImage]) -> None:
-    known = {image.digest: image.path for image in train}
-    shared = [(known[image.digest], image.path) for image in val if image.digest in known]
-    if len(shared) == len(val):
+def _require_disjoint(train_images: Iterable[TrainingImage], val_images: Sequence[TrainingImage]) -> None:
+    known = {image.digest: image.path for image in train_images}
+    shared = [(known[image.digest], image.path) for image in val_images if image.digest in known]
+    if len(shared) == len(val_images):
         raise InputError(
             "all validation images are also training images: leave out --val to hold out a part of these, "
             "or pass other images"

@@ -18,13 +18,13 @@ from mlimages.checks.alignment import (
     RADIUS,
     SCALES,
     THUMB_PX,
-    _best_placement,
     _box_filter,
+    _find_best_placements,
     _gauss_newton_step,
     _gradients,
     _interpolate,
     _local_contrast,
-    _refine_placement,
+    _refine_placements,
     _resize_matrix,
     aligned_correlations,
 )
@@ -34,7 +34,7 @@ from mlimages.checks.feature_pairs import (
     IndexPair,
     _align_pairs,
     _compute_features,
-    _iter_nearest,
+    _iter_nearest_neighbours,
     find_feature_pairs,
     require_usearch,
 )
@@ -124,9 +124,9 @@ def test_the_best_placement_is_the_best_of_all_scales_places_and_orientations() 
     wholes = scenes(3, COARSE_PX)
     crops = [scene(number).crop((30, 20, 240, 160)).convert("L").resize((COARSE_PX, COARSE_PX)) for number in range(3)]
     parts = np.stack([
-        ORIENTATIONS[number + 3].apply_to_squares(np.asarray(crop, np.float32)) for number, crop in enumerate(crops)
+        ORIENTATIONS[number + 3].apply_to_images(np.asarray(crop, np.float32)) for number, crop in enumerate(crops)
     ])  # fmt: skip
-    found = _best_placement(parts, wholes)
+    found = _find_best_placements(parts, wholes)
     for part, whole, placement in zip(parts, wholes, found, strict=True):
         target = _local_contrast(whole, _box_filter(COARSE_PX, COARSE_RADIUS))
         values = {}
@@ -135,7 +135,7 @@ def test_the_best_placement_is_the_best_of_all_scales_places_and_orientations() 
             shrink = _resize_matrix(COARSE_PX, size)
             template = _local_contrast(shrink @ part @ shrink.T, _box_filter(size, COARSE_RADIUS))
             for number, orientation in enumerate(ORIENTATIONS):
-                turned = orientation.apply_to_squares(template)
+                turned = orientation.apply_to_images(template)
                 for top, left in product(range(COARSE_PX - size + 1), repeat=2):
                     window = target[top : top + size, left : left + size]
                     norms = np.linalg.norm(turned) * np.linalg.norm(window)
@@ -172,8 +172,8 @@ def test_a_part_that_is_placed_nearly_right_is_aligned(transform: list[list[floa
     part, whole, other = (smoothing @ each.astype(np.float32) @ smoothing.T for each in (ones, others, different))
     scale = (right[0, 0] + right[1, 1]) / 2
     placement = np.array([[scale, *(right[:, 2] + 1 - scale) / 2 + 0.02]])
-    assert _refine_placement(part, whole, placement) > 0.95
-    assert _refine_placement(other, whole, placement) < 0.6
+    assert _refine_placements(part, whole, placement) > 0.95
+    assert _refine_placements(other, whole, placement) < 0.6
     assert aligned_correlations(ones, others) > 0.95
 
 
@@ -183,7 +183,7 @@ def test_a_part_must_lie_within_the_other_image_by_more_than_60_percent(
 ) -> None:
     monkeypatch.setattr(alignment, "STEPS", 0)
     whole = scenes(1, THUMB_PX)
-    found = _refine_placement(whole, whole, np.array([[1.0, 1 - round(share * THUMB_PX) / THUMB_PX, 0.0]]))
+    found = _refine_placements(whole, whole, np.array([[1.0, 1 - round(share * THUMB_PX) / THUMB_PX, 0.0]]))
     assert (found != -1) == is_compared
 
 
@@ -230,7 +230,7 @@ def test_candidates_are_the_three_most_similar_other_images(
     np.fill_diagonal(similarity, np.inf)  # itself first
     nearest = np.argsort(-similarity, axis=1)[:, 1 : NEAREST + 1]
     expected = [(index, other) for index in range(count) for other in nearest[index].tolist()]
-    assert list(_iter_nearest(features)) == expected
+    assert list(_iter_nearest_neighbours(features)) == expected
 
 
 @pytest.mark.parametrize("count", [feature_pairs.MAX_EXACT - 1, feature_pairs.MAX_EXACT, feature_pairs.MAX_EXACT + 1])
@@ -238,16 +238,16 @@ def test_up_to_100_000_images_are_compared_without_usearch(count: int, monkeypat
     assert feature_pairs.MAX_EXACT == 100_000
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     ways = []
-    for name in ("_nearest_exactly", "_nearest_by_index"):
+    for name in ("_find_nearest_exactly", "_find_nearest_by_index"):
         monkeypatch.setattr(feature_pairs, name, lambda features, name=name: ways.append(name) or iter([]))
-    list(_iter_nearest(np.empty((count, 1), np.float16)))
+    list(_iter_nearest_neighbours(np.empty((count, 1), np.float16)))
     if count <= 100_000:
         require_usearch(count)
-        assert ways == ["_nearest_exactly"]
+        assert ways == ["_find_nearest_exactly"]
     else:
         with pytest.raises(MissingExtraError, match="comparing the features of more than 100,000 images requires an"):
             require_usearch(count)
-        assert ways == ["_nearest_by_index"]
+        assert ways == ["_find_nearest_by_index"]
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3, None])

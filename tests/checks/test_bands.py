@@ -12,12 +12,12 @@ from scipy.fft import dctn
 from mlimages.checks import near_duplicates
 from mlimages.checks.near_duplicates import (
     CROP_SIZES,
-    _best_overlay,
+    _best_crop_correlation,
     _close_pairs,
     _expand_ranges,
+    _make_windows,
+    _normalize_vectors,
     _transpose_bits,
-    _unit,
-    _windows,
     near_duplicate_pairs,
     perceptual_hashes,
 )
@@ -90,7 +90,7 @@ def test_ranges_are_expanded_whole_whatever_is_done_at_once(at_once: int, monkey
 
 
 def test_windows_interpolate_the_start_the_middle_and_the_end_of_an_axis() -> None:
-    windows = _windows()
+    windows = _make_windows()
     assert windows.shape == (len(CROP_SIZES), 3, 16, 16)
     assert windows.sum(axis=3) == pytest.approx(1)
     ramp = np.arange(16) + 0.5  # the centre of each pixel
@@ -116,7 +116,7 @@ def test_every_orientation_turns_thumbnails_and_their_hashes_alike() -> None:
         turned = np.swapaxes(thumbs, 1, 2) if orientation.transposed else thumbs
         turned = np.flip(turned, 1) if orientation.upside_down else turned
         turned = np.flip(turned, 2) if orientation.mirrored else turned
-        assert np.array_equal(orientation.apply_to_thumbs(thumbs.reshape(5, 256)), turned.reshape(5, 256))
+        assert np.array_equal(orientation.apply_to_thumbnails(thumbs.reshape(5, 256)), turned.reshape(5, 256))
         expected = perceptual_hashes(np.ascontiguousarray(turned).reshape(5, 256), np.arange(5, dtype=np.int32))
         assert np.bitwise_count(orientation.apply_to_hashes(hashes) ^ expected).max() <= 2, "but for rounding"
         assert orientation.is_original == (orientation == orientations[0])
@@ -146,9 +146,9 @@ def test_bits_of_a_hash_are_the_signs_of_the_lowest_frequencies_of_scipy(
 
 def test_vectors_of_mean_0_and_length_1_give_the_correlations_of_numpy() -> None:
     vectors = np.random.default_rng(2).normal(5, [[0.001], [1], [300]], (3, 20)).astype(np.float32)
-    unit = _unit(vectors)
+    unit = _normalize_vectors(vectors)
     assert unit @ unit.T == pytest.approx(np.corrcoef(vectors.astype(float)), abs=1e-3)
-    assert np.array_equal(_unit(np.full((2, 9), 7, np.float32)), np.zeros((2, 9)))
+    assert np.array_equal(_normalize_vectors(np.full((2, 9), 7, np.float32)), np.zeros((2, 9)))
 
 
 def test_the_best_overlay_is_the_best_correlation_with_a_part_that_numpy_interpolates() -> None:
@@ -164,7 +164,7 @@ def test_the_best_overlay_is_the_best_correlation_with_a_part_that_numpy_interpo
                     part = np.stack([np.interp(columns, np.arange(16), row) for row in tall])
                     found.append(np.corrcoef(part.ravel(), crop.ravel())[0, 1])
         expected.append(max(found))
-    assert _best_overlay(wholes.reshape(3, 256), crops.reshape(3, 256)) == pytest.approx(expected, abs=1e-4)
+    assert _best_crop_correlation(wholes.reshape(3, 256), crops.reshape(3, 256)) == pytest.approx(expected, abs=1e-4)
     assert len(set(np.round(expected, 3))) == 3
 
 
@@ -212,9 +212,9 @@ def test_a_crop_is_aligned_whichever_of_the_two_it_is_unless_more_is_required() 
     thumbs = np.stack([as_thumb(whole), as_thumb(np.ascontiguousarray(whole[40:, :360]))])
     direct = np.corrcoef(thumbs.astype(float))[0, 1]
     a, b = thumbs[:1].astype(np.float32), thumbs[1:].astype(np.float32)
-    aligned = float(_best_overlay(a, b)[0])
+    aligned = float(_best_crop_correlation(a, b)[0])
     assert 0.7 < direct < aligned - 0.01
-    assert _best_overlay(b, a)[0] < aligned - 0.001
+    assert _best_crop_correlation(b, a)[0] < aligned - 0.001
     between = (direct + aligned) / 2
     for order in ([0, 1], [1, 0]):
         for crop, required, expected in [
@@ -229,8 +229,8 @@ def test_a_crop_is_aligned_whichever_of_the_two_it_is_unless_more_is_required() 
 
 def test_thumbnails_that_hardly_correlate_are_not_aligned(monkeypatch: pytest.MonkeyPatch) -> None:
     thumbs = smooth(7, 2, 16).reshape(2, 256)
-    monkeypatch.setattr(near_duplicates, "_best_overlay", lambda a, b: np.ones(len(a), np.float32))
-    direct = float(np.vecdot(*_unit(thumbs.astype(np.float32))))
+    monkeypatch.setattr(near_duplicates, "_best_crop_correlation", lambda a, b: np.ones(len(a), np.float32))
+    direct = float(np.vecdot(*_normalize_vectors(thumbs.astype(np.float32))))
     found = []
     for limit in (direct - 1e-6, direct, direct + 1e-6):
         monkeypatch.setattr(near_duplicates, "MIN_ALIGN_CORRELATION", np.float32(limit))

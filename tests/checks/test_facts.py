@@ -9,11 +9,11 @@ from mlimages.checks import image_facts
 from mlimages.checks.image_facts import (
     Facts,
     _choose_decode_options,
-    _flat_bottom,
+    _compute_luma_statistics,
     _is_grey,
-    _luma_statistics,
-    _sharpness,
-    facts_table,
+    _measure_flat_bottom,
+    _measure_sharpness,
+    make_facts_table,
 )
 from mlimages.checks.image_facts import examine as examine_bytes
 from mlimages.images import DecodeOptions, ImageHeader
@@ -50,7 +50,7 @@ def test_percentiles_are_the_smallest_levels_that_hold_the_share(
     luma = of_levels(*counts)
     found = np.percentile(np.asarray(luma), [2, 50, 98], method="inverted_cdf")
     assert list(found) == [low, typical, high], "as NumPy defines them"
-    assert _luma_statistics(luma)[:3] == (low, high, typical)
+    assert _compute_luma_statistics(luma)[:3] == (low, high, typical)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -59,10 +59,10 @@ def test_luma_is_measured_as_numpy_measures_it(seed: int) -> None:
     levels = np.asarray(image)
     low, typical, high = np.percentile(levels, [2, 50, 98], method="inverted_cdf")
     counts = np.sort(np.bincount(levels.ravel(), minlength=256))
-    assert _luma_statistics(image) == (low, high, typical, pytest.approx(counts[-2:].sum() / levels.size))
+    assert _compute_luma_statistics(image) == (low, high, typical, pytest.approx(counts[-2:].sum() / levels.size))
     facts = examine(image)
     assert (facts.low, facts.high, facts.typical) == (low, high, typical)
-    assert _luma_statistics(of_levels((7, 30)))[3] == 1.0, "one level alone"
+    assert _compute_luma_statistics(of_levels((7, 30)))[3] == 1.0, "one level alone"
 
 
 def test_means_and_thumbnail_are_those_of_the_pixels() -> None:
@@ -94,7 +94,7 @@ def sharpness_of_every_third_row(levels: NDArray[np.uint8], step: int) -> float:
 )  # fmt: skip
 def test_sharpness_is_the_energy_of_near_over_that_of_far_differences(width: int, height: int, step: int) -> None:
     image = scene(width + height, width=width, height=height).convert("L")
-    found = _sharpness(image)
+    found = _measure_sharpness(image)
     assert found == pytest.approx(sharpness_of_every_third_row(np.asarray(image), step), rel=1e-5)
 
 
@@ -103,9 +103,9 @@ def test_sharpness_is_025_of_a_smooth_image_05_of_edges_and_1_of_noise() -> None
     ramp = np.add.outer(x, x)
     edges = np.where(np.add.outer(x // 12 % 2, x // 12 % 2) == 1, 200, 20)
     noise = np.random.default_rng(0).integers(0, 256, (120, 120))
-    found = [_sharpness(Image.fromarray(each.astype(np.uint8))) for each in (ramp, edges, noise)]
+    found = [_measure_sharpness(Image.fromarray(each.astype(np.uint8))) for each in (ramp, edges, noise)]
     assert found == pytest.approx([0.25, 0.5, 1.0], abs=0.02)
-    assert _sharpness(Image.new("L", (50, 40), 7)) == 1.0, "no differences at all"
+    assert _measure_sharpness(Image.new("L", (50, 40), 7)) == 1.0, "no differences at all"
 
 
 @pytest.mark.parametrize(
@@ -115,8 +115,8 @@ def test_no_vector_is_long_enough_for_the_threads_of_openblas(
     size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lengths: list[int] = []
-    monkeypatch.setattr(image_facts, "_energy", lambda differences: lengths.append(differences.size) or 1.0)
-    _sharpness(Image.new("L", size))
+    monkeypatch.setattr(image_facts, "_sum_of_squares", lambda differences: lengths.append(differences.size) or 1.0)
+    _measure_sharpness(Image.new("L", size))
     assert max(lengths) <= max(image_facts.ONE_THREAD, 3 * size[0]), "at least three rows are taken"
 
 
@@ -178,7 +178,7 @@ def test_levels_within_6_of_128_are_flat(level: tuple[int, int, int], is_flat: b
     image.paste(level, (0, 40, 40, 50))
     if mode == "RGBX":  # as the strict decoder returns
         image = Image.merge("RGBX", [*image.split(), Image.new("L", image.size, 255)])
-    assert _flat_bottom(image) == (20 if is_flat else 0)
+    assert _measure_flat_bottom(image) == (20 if is_flat else 0)
 
 
 @pytest.mark.parametrize(("column", "channel"), [(0, 1), (17, 0), (17, 2), (39, 1)])
@@ -192,7 +192,7 @@ def test_flat_rows_are_counted_from_the_bottom_up_to_the_first_other_value(
     if rows < 62:
         pixels[61 - rows] = 128
         pixels[61 - rows, column, channel] = 135
-    assert _flat_bottom(Image.fromarray(pixels)) == percent
+    assert _measure_flat_bottom(Image.fromarray(pixels)) == percent
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_facts_are_read_as_they_were_packed() -> None:
         format="JPEG2000", mode="I;16BS12", width=70_001, height=2**32 - 1, orientation=8, animated=True,
         irregular=True, two_levels=0.125, flat_bottom=99, sharpness=0.75,
     )  # fmt: skip
-    (row,) = facts_table([facts.pack()])
+    (row,) = make_facts_table([facts.pack()])
     found = Facts(*row.tolist())
     assert found._replace(format="JPEG2000", mode="I;16BS12", thumb=facts.thumb) == facts
     assert (found.format, found.mode, row["thumb"].tobytes()) == (b"JPEG2000", b"I;16BS12", facts.thumb)

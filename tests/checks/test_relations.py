@@ -13,12 +13,12 @@ from mlimages.checks import Code, Thresholds, leaks
 from mlimages.checks.cache import FactsCache
 from mlimages.checks.codes import CODES
 from mlimages.checks.feature_pairs import IndexPair
-from mlimages.checks.image_facts import facts_table
+from mlimages.checks.image_facts import make_facts_table
 from mlimages.checks.image_table import ImageTable
 from mlimages.checks.leaks import (
-    _equal_pairs,
-    _is_plain,
-    _relations,
+    _find_plain_images,
+    _iter_relations,
+    _pairs_of_equal_digests,
     describe_relation,
     duplicate_findings,
     find_groups,
@@ -51,7 +51,7 @@ def test_every_code_of_a_group_means_what_it_says(
         class_id[index], digest[index] = label, (7, content)
 
     table = SimpleNamespace(starts=starts, class_id=class_id, digest=digest, is_multi_label=is_multi_label)
-    found = list(_relations(table, [group], Thresholds(placeholder_copies=COPIES)))  # type: ignore[arg-type]
+    found = list(_iter_relations(table, [group], Thresholds(placeholder_copies=COPIES)))  # type: ignore[arg-type]
 
     expected = set()
     home = max({file for file, *_ in images}, key=lambda file: (-sizes[file], file))
@@ -103,7 +103,7 @@ def test_equal_digests_are_one_group_and_those_of_images_that_were_not_decoded_a
 ) -> None:
     column = np.array(digests, np.uint64).reshape(-1, 2)
     group_of = list(range(len(digests)))
-    for one, other in _equal_pairs(column):
+    for one, other in _pairs_of_equal_digests(column):
         assert digests[one] == digests[other] != (0, 0)
         group_of = [group_of[one] if group == group_of[other] else group for group in group_of]
     for one, first in enumerate(digests):
@@ -120,13 +120,13 @@ def test_equal_digests_are_one_group_and_those_of_images_that_were_not_decoded_a
 )  # fmt: skip
 def test_images_that_are_tiny_line_art_or_without_detail_are_plain(facts: dict[str, float], expected: bool) -> None:
     table = ImageTable.from_files([listed([0], ("all",))])
-    table.facts[:] = facts_table([ORDINARY._replace(**facts).pack()])  # type: ignore[arg-type]
-    assert _is_plain(table, Thresholds()).tolist() == [expected]
+    table.facts[:] = make_facts_table([ORDINARY._replace(**facts).pack()])  # type: ignore[arg-type]
+    assert _find_plain_images(table, Thresholds()).tolist() == [expected]
 
 
 def test_how_images_are_related_is_said_with_the_class_where_classes_differ() -> None:
     found = {
-        (code, same): describe_relation(code, Path("b/1.jpg"), name, same=same)
+        (code, same): describe_relation(code, Path("b/1.jpg"), name, is_same=same)
         for code, name, same in [
             (Code.DUPLICATE, "ant", True), (Code.NEAR_DUPLICATE, "ant", False), (Code.LEAK, "ant", True),
             (Code.TWO_LABELS, "ant", True), (Code.NEAR_TWO_LABELS, "", False),
@@ -149,7 +149,7 @@ def test_groups_are_of_equal_bytes_and_like_thumbnails_but_blank_images_only_of_
     blank = {"low": 100, "high": 104}
     facts = [{}, {}, {"thumb": other}, blank, blank, blank, {"thumb": other}, {}]
     table = ImageTable.from_files([listed([0] * 4, ("all",), "a.txt"), listed([0] * 4, ("all",), "b.txt")])
-    table.facts[:] = facts_table([ORDINARY._replace(**each).pack() for each in facts])  # type: ignore[arg-type]
+    table.facts[:] = make_facts_table([ORDINARY._replace(**each).pack() for each in facts])  # type: ignore[arg-type]
     table.facts[7] = 0
     table.digest[:, 1] = [1, 2, 3, 4, 5, 4, 6, 0]
     with FactsCache() as cache:
@@ -171,7 +171,7 @@ def test_pairs_by_features_are_of_other_groups_and_not_of_two_plain_images(monke
     plain, blank = {"sharpness": 0.2}, {"low": 100, "high": 104}
     facts = [blank, {}, {}, plain, plain, {}, {}, {}]
     table = ImageTable.from_files([listed([0] * 8, ("all",))])
-    table.facts[:] = facts_table([ORDINARY._replace(**each).pack() for each in facts])  # type: ignore[arg-type]
+    table.facts[:] = make_facts_table([ORDINARY._replace(**each).pack() for each in facts])  # type: ignore[arg-type]
     table.facts[5] = 0  # was not decoded
     asked: list[Path] = []
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mlimages.checks import Code, Thresholds, rules
 from mlimages.checks.codes import CODES, MIN_IMAGES_FOR_MEDIAN
-from mlimages.checks.image_facts import Facts, examine, facts_table
+from mlimages.checks.image_facts import Facts, examine, make_facts_table
 from mlimages.checks.image_table import ImageTable
 from mlimages.core import LabeledPath
 from mlimages.labels import LabelFile
@@ -25,7 +25,7 @@ def facts_of(changes: dict[str, object]) -> Facts:
 
 
 def codes_of(changes: dict[str, object]) -> set[Code]:
-    row = facts_table([facts_of(changes).pack()])
+    row = make_facts_table([facts_of(changes).pack()])
     return {code for code, rule in rules.RULES.items() if rule.applies(row, Thresholds()).any()}
 
 
@@ -76,8 +76,8 @@ FACTS: list[tuple[dict[str, object], dict[Code, str]]] = [
 @pytest.mark.parametrize(("changes", "expected"), FACTS, ids=[str(changes) for changes, _ in FACTS])
 def test_facts_have_these_codes_and_no_others(changes: dict[str, object], expected: dict[Code, str]) -> None:
     assert codes_of(changes) == set(expected)
-    row = facts_table([facts_of(changes).pack()])[0]
-    assert {code: rules.describe(code, row, Thresholds()) for code in expected} == expected
+    row = make_facts_table([facts_of(changes).pack()])[0]
+    assert {code: rules.describe_image_finding(code, row, Thresholds()) for code in expected} == expected
 
 
 def listed(classes: list[int | tuple[int, ...]], names: tuple[str, ...], name: str = "a.txt") -> LabelFile:
@@ -92,7 +92,7 @@ def test_rows_of_findings_name_the_image_across_batches(monkeypatch: pytest.Monk
     monkeypatch.setattr(rules, "BATCH_SIZE", 3)
     changes: list[dict[str, object]] = [{}, {"mode": "P"}, {}, {"mode": "CMYK"}, {}, {}, {"mode": "P"}, {"mode": "P"}]
     table = ImageTable.from_files([listed([0] * 8, ("all",))])
-    table.facts[:] = facts_table([facts_of(each).pack() for each in changes])
+    table.facts[:] = make_facts_table([facts_of(each).pack() for each in changes])
     table.facts[7] = 0  # was not decoded
     table.record_fault(0, CODES[0], "damaged")
     table.record_fault(5, CODES[2], "damaged")
@@ -178,8 +178,8 @@ def test_a_suffix_that_does_not_fit_the_format_is_named_with_the_right_one(
 ) -> None:
     assert rules.correct_suffix(suffix, pil_format) == expected
     said = f"{pil_format} data, suffix {suffix or 'missing'}: rename to {expected}"
-    assert rules.wrong_suffix(f"a.b/c{suffix}", pil_format) == ("" if suffix == expected else said)
-    assert rules.wrong_suffix(f"shard-000.tar/c{suffix}", pil_format) == ""
+    assert rules.describe_wrong_suffix(f"a.b/c{suffix}", pil_format) == ("" if suffix == expected else said)
+    assert rules.describe_wrong_suffix(f"shard-000.tar/c{suffix}", pil_format) == ""
 
 
 def test_the_suffix_of_heic_is_known_though_its_plugin_was_not_used_yet(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,10 @@ from PIL import Image
 
 from mlimages.checks import Code, Thresholds, check, rules
 from mlimages.checks.cache import FactsCache
-from mlimages.checks.image_facts import Facts, examine, facts_table
+from mlimages.checks.image_facts import Facts, examine, make_facts_table
 from mlimages.checks.image_table import ImageTable
 from mlimages.checks.leaks import find_groups
-from mlimages.checks.near_duplicates import _best_overlay, _unit, perceptual_hashes
+from mlimages.checks.near_duplicates import _best_crop_correlation, _normalize_vectors, perceptual_hashes
 from mlimages.checks.rules import apply_class_rules
 from mlimages.core import InputError, LabeledPath
 from mlimages.labels import LabelFile
@@ -46,7 +46,7 @@ def test_a_threshold_of_single_images(name: str) -> None:
     value, code, measured, expected = SINGLE[name]
     assert getattr(Thresholds(), name) == value or name == "max_pixels", "the default is what is tried"
     thresholds = Thresholds(**{name: value})
-    facts = facts_table([ORDINARY._replace(**values).pack() for values in measured])  # type: ignore[arg-type]
+    facts = make_facts_table([ORDINARY._replace(**values).pack() for values in measured])  # type: ignore[arg-type]
     assert "".join("x" if found else "-" for found in rules.RULES[code].applies(facts, thresholds)) == expected
 
 
@@ -55,7 +55,7 @@ def test_a_saturated_blue_image_is_not_dark() -> None:
     blue[:, :, 2] = np.random.default_rng(0).integers(100, 256, (64, 64))
     facts = examine(jpeg(Image.fromarray(blue)), max_pixels=10**6)
     assert facts.high < Thresholds().dark_level
-    assert not rules.RULES[Code.DARK].applies(facts_table([facts.pack()]), Thresholds()).any()
+    assert not rules.RULES[Code.DARK].applies(make_facts_table([facts.pack()]), Thresholds()).any()
 
 
 @pytest.mark.parametrize(("copies", "expected"), [(4, False), (5, True), (6, True)])
@@ -77,7 +77,7 @@ def is_near(one: NDArray[np.uint8], other: NDArray[np.uint8], thresholds: Thresh
     items = [LabeledPath(Path("a.jpg"), 0)] * 2
     table = ImageTable.from_files([LabelFile("all.txt", items=lambda: items, class_names=("all",))])
     row: Facts = ORDINARY._replace(**facts)  # type: ignore[arg-type]
-    table.facts[:] = facts_table([row._replace(thumb=thumb.tobytes()).pack() for thumb in (one, other)])
+    table.facts[:] = make_facts_table([row._replace(thumb=thumb.tobytes()).pack() for thumb in (one, other)])
     table.digest[:, 1] = 1, 2
     with FactsCache() as cache:
         return find_groups(table, thresholds, cache).sets() == [[0, 1]]
@@ -93,7 +93,11 @@ def bits_apart(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
 
 
 def correlation(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    return float(np.vecdot(_unit(one[None].astype(np.float32)), _unit(other[None].astype(np.float32)))[0])
+    return float(
+        np.vecdot(_normalize_vectors(one[None].astype(np.float32)), _normalize_vectors(other[None].astype(np.float32)))[
+            0
+        ]
+    )
 
 
 def noisy_pair(strength: float) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -145,7 +149,7 @@ def test_the_threshold_of_correlation_of_crops() -> None:
     image = scene(3)
     one, other = thumb(image), thumb(image.crop((0, 0, 276, 184)))
     a, b = one[None].astype(np.float32), other[None].astype(np.float32)
-    aligned = float(max(_best_overlay(a, b)[0], _best_overlay(b, a)[0]))
+    aligned = float(max(_best_crop_correlation(a, b)[0], _best_crop_correlation(b, a)[0]))
     unaligned = correlation(one, other)
     assert 0.7 < unaligned < aligned < 1
     thresholds = replace(ANY, near_correlation=(unaligned + aligned) / 2)

@@ -25,7 +25,7 @@ from mlimages.checks import (
     write_outcome,
 )
 from mlimages.checks.cache import ExaminedImage, FactsCache
-from mlimages.checks.image_facts import examine, facts_table
+from mlimages.checks.image_facts import examine, make_facts_table
 from mlimages.checks.image_table import ImageTable
 from mlimages.checks.leaks import find_groups
 from mlimages.checks.near_duplicates import ORIENTATIONS, Orientation, near_duplicate_pairs, perceptual_hashes
@@ -468,7 +468,7 @@ def test_large_sets_lose_no_pair_though_not_all_are_compared(monkeypatch: pytest
     rng, flip = np.random.default_rng(0), random.Random(0)
     thumbs = rng.integers(0, 256, (600, 256), dtype=np.uint8)
     for n in range(100):
-        thumbs[500 + n] = ORIENTATIONS[n % 8].apply_to_thumbs(thumbs[n : n + 1])
+        thumbs[500 + n] = ORIENTATIONS[n % 8].apply_to_thumbnails(thumbs[n : n + 1])
     hashes = perceptual_hashes(thumbs, np.arange(600, dtype=np.int32))
     for n in range(500, 600):
         hashes[n] ^= np.uint64(sum(1 << bit for bit in flip.sample(range(64), flip.randint(0, 11))))
@@ -482,7 +482,7 @@ def test_large_sets_lose_no_pair_though_not_all_are_compared(monkeypatch: pytest
 def test_a_hash_in_another_orientation_is_that_of_the_image_in_that_orientation(orientation: Orientation) -> None:
     thumbs = np.random.default_rng(0).integers(0, 256, (100, 256), dtype=np.uint8)
     every = np.arange(100, dtype=np.int32)
-    turned = perceptual_hashes(orientation.apply_to_thumbs(thumbs), every)
+    turned = perceptual_hashes(orientation.apply_to_thumbnails(thumbs), every)
     assert (orientation.apply_to_hashes(perceptual_hashes(thumbs, every)) == turned).all()
 
 
@@ -520,7 +520,7 @@ def made_up_table(count: int, tmp_path: Path) -> ImageTable:
     """One class, images that differ in their bytes alone."""
     listed = [LabeledPath(Path("a.jpg"), 0)] * count
     images = ImageTable.from_files([LabelFile(tmp_path / "all.txt", items=lambda: listed, class_names=("all",))])
-    images.facts[:] = facts_table([examine(jpeg(scene(1)), max_pixels=10**6).pack()])
+    images.facts[:] = make_facts_table([examine(jpeg(scene(1)), max_pixels=10**6).pack()])
     images.digest[:, 1] = np.arange(1, count + 1)
     return images
 

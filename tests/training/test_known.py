@@ -14,9 +14,9 @@ from mlimages.training import known as fitting
 from mlimages.training.known import (
     MIN_VALIDATION_IMAGES,
     _principal_directions,
-    fit_known,
-    load_known,
-    save_known,
+    fit_known_score,
+    load_known_output,
+    save_known_output,
 )
 
 pytestmark = pytest.mark.train
@@ -32,7 +32,7 @@ def clusters(count: int, *, seed: int, shift: float = 0.0) -> tuple[np.ndarray, 
 def test_the_distance_is_mahalanobis_of_the_shrunk_covariance(tmp_path: Path) -> None:
     features, labels = clusters(300, seed=1)
     validation = clusters(200, seed=2)[0]
-    score = fit_known(features, labels, 3, validation=validation)
+    score = fit_known_score(features, labels, 3, validation_features=validation)
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     means = np.stack([unit[labels == label].mean(axis=0) for label in range(3)])
     values, vectors = np.linalg.eigh(np.cov((unit - means[labels]).T, bias=True))
@@ -45,8 +45,8 @@ def test_the_distance_is_mahalanobis_of_the_shrunk_covariance(tmp_path: Path) ->
     assert known.sum() == 191  # the smallest number that is at least 95 % of 201: one new image counts with them
     assert (score(torch.from_numpy(clusters(200, seed=3, shift=9.0)[0])) >= 0.5).float().mean() < 0.05
     output = KnownOutput(score, "fc", Known(0.95, 200), PredictionSets("validation", 200, {"0.9": 0.2}))
-    save_known(output, RunFiles(tmp_path))
-    loaded = load_known(RunFiles(tmp_path))
+    save_known_output(output, RunFiles(tmp_path))
+    loaded = load_known_output(RunFiles(tmp_path))
     assert loaded is not None
     assert (loaded.head, loaded.known, loaded.prediction_sets) == (output.head, output.known, output.prediction_sets)
     assert torch.equal(loaded.score(torch.from_numpy(validation)), score(torch.from_numpy(validation)))
@@ -82,7 +82,7 @@ def test_the_covariance_is_that_of_probabilistic_pca(count: int, width: int, kep
     labels = np.arange(count) % 2
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     residuals = unit - np.stack([unit[labels == label].mean(axis=0) for label in (0, 1)])[labels]
-    score = fit_known(features, labels, 2, validation=features[:30])
+    score = fit_known_score(features, labels, 2, validation_features=features[:30])
     assert (kept, len(score.directions)) == (min(fitting.DIRECTIONS, count - 1, width - 1), kept)
     directions, corrections = score.directions.double().numpy(), score.corrections.double().numpy()
     inverse = float(score.inverse_variance) * np.eye(width) + directions.T @ np.diag(corrections) @ directions
@@ -97,7 +97,7 @@ def test_the_covariance_is_that_of_probabilistic_pca(count: int, width: int, kep
 def test_images_all_alike_and_features_of_length_0_have_a_finite_score() -> None:
     features = np.zeros((20, 5), np.float32)
     features[:10] = [1, 2, 3, 4, 5]
-    score = fit_known(features, np.arange(20) // 10, 2, validation=features)
+    score = fit_known_score(features, np.arange(20) // 10, 2, validation_features=features)
     assert float(score.inverse_variance) == pytest.approx(1e9)
     assert float(score.threshold) == pytest.approx(1e-9)
     assert torch.isfinite(score(torch.from_numpy(features))).all()
@@ -137,7 +137,10 @@ def test_new_images_of_the_same_kind_are_known_as_often_as_it_says_even_with_few
     features, labels = clusters(300, seed=1)
     new = torch.from_numpy(clusters(300, seed=2)[0])
     for count in (MIN_VALIDATION_IMAGES, 60):
-        scores = [fit_known(features, labels, 3, validation=clusters(count, seed=seed)[0]) for seed in range(10, 40)]
+        scores = [
+            fit_known_score(features, labels, 3, validation_features=clusters(count, seed=seed)[0])
+            for seed in range(10, 40)
+        ]
         assert np.mean([(score(new) >= 0.5).float().mean() for score in scores]) >= 0.94
 
 

@@ -26,7 +26,7 @@ def config(**options: Any) -> FineTuneConfig:
 def test_cross_entropy_is_that_of_torch(smoothing: float) -> None:
     objective = make_objective(config(label_smoothing=smoothing), CLASSES, 3, CPU)
     assert isinstance(objective, CrossEntropy)
-    assert objective.task == SingleLabel()
+    assert objective.inference_task == SingleLabel()
     total, weight = objective.loss(LOGITS, CLASSES)
     expected = functional.cross_entropy(LOGITS, CLASSES, label_smoothing=smoothing)
     assert (float(total) / weight, weight) == (pytest.approx(float(expected)), 5)
@@ -55,7 +55,7 @@ def test_the_loss_of_several_labels_is_summed_over_images_and_averaged_over_clas
 ) -> None:
     objective = make_objective(config(label_smoothing=smoothing, class_weights=weights), LABELS, 3, CPU)
     assert isinstance(objective, BinaryCrossEntropy)
-    assert objective.task == MultiLabel()
+    assert objective.inference_task == MultiLabel()
     positive = torch.tensor([2 / 3, 2 / 3, 2 / 3]) if weights == "balanced" else torch.ones(3)
     p, t = LOGITS.sigmoid(), LABELS * (1 - smoothing) + smoothing / 2
     losses = -(positive * t * p.log() + (1 - t) * (1 - p).log())

@@ -114,7 +114,7 @@ def test_texture_is_seen_by_random_convolutions_and_more_images_do_not_hurt(stri
     [(6, []), (7, [5]), (12, [5]), (13, [5, 10]), (24, [5, 10]), (25, [5, 10, 20]), (26, [5, 10, 20])],
 )
 def test_a_learning_curve_keeps_a_fifth_of_the_smallest_class_back(fewest: int, sizes: list[int]) -> None:
-    assert list(probing._training_sizes(fewest)) == sizes
+    assert list(probing._iter_training_sizes(fewest)) == sizes
 
 
 def test_a_learning_curve_grows_by_images_that_it_is_not_tested_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +135,7 @@ def test_a_learning_curve_grows_by_images_that_it_is_not_tested_on(monkeypatch: 
         return np.eye(3)[predicted]
 
     monkeypatch.setattr(probing, "fit_ridge", fit)
-    curve, gain = probing._learning_curve(np.arange(125)[:, None], labels, 3, seed=4)
+    curve, gain = probing._compute_learning_curve(np.arange(125)[:, None], labels, 3, seed=4)
     for first in range(0, 30, 3):
         few, more, most = taken[first : first + 3]
         assert few < more < most

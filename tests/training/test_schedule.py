@@ -142,7 +142,7 @@ def trained_on(gone: Sequence[int], *, smoothing: float, weights: Any, deadline:
     trainer = Trainer(
         networks[0], source, optimizer, schedule, config=config, objective=objective, autocast=nullcontext
     )
-    metrics = trainer.train_epoch(source, epoch=2, views=3, deadline=deadline, progress=NoProgress())  # type: ignore[arg-type]
+    metrics = trainer.train_epoch(source, epoch=2, num_views=3, deadline=deadline, progress=NoProgress())  # type: ignore[arg-type]
 
     optimizer = make_optimizer(networks[1], config, lr=0.5)
     class_weights = torch.tensor([11 / 15, 11 / 9, 11 / 9]) if weights == "balanced" else None
@@ -220,7 +220,7 @@ def test_dropout_depends_on_seed_and_epoch_alone_and_is_off_in_validation() -> N
         network.load_state_dict(start)
         network.eval()
         trainer.optimizer.state.clear()
-        trainer.train_epoch(source, epoch=epoch, views=0, deadline=math.inf, progress=NoProgress())  # type: ignore[arg-type]
+        trainer.train_epoch(source, epoch=epoch, num_views=0, deadline=math.inf, progress=NoProgress())  # type: ignore[arg-type]
         states.append(network[1].weight.detach().clone())  # type: ignore[index]
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
@@ -229,10 +229,10 @@ def test_dropout_depends_on_seed_and_epoch_alone_and_is_off_in_validation() -> N
     progress = Counts()
     other_trainer._batch_size = 8  # one step: the order of the images does not matter
     trainer._batch_size = 8
-    other_trainer.train_epoch(other_source, epoch=1, views=0, deadline=math.inf, progress=progress)  # type: ignore[arg-type]
+    other_trainer.train_epoch(other_source, epoch=1, num_views=0, deadline=math.inf, progress=progress)  # type: ignore[arg-type]
     network.load_state_dict(start)
     trainer.optimizer.state.clear()
-    trainer.train_epoch(source, epoch=1, views=0, deadline=math.inf, progress=NoProgress())  # type: ignore[arg-type]
+    trainer.train_epoch(source, epoch=1, num_views=0, deadline=math.inf, progress=NoProgress())  # type: ignore[arg-type]
     assert not torch.allclose(network[1].weight, other[1].weight, atol=1e-4)  # type: ignore[index]
     assert progress.count == 8
     assert {view - index for index, view in source.views} == {1, 2}, "new views in each epoch"
@@ -248,12 +248,12 @@ def test_dropout_depends_on_seed_and_epoch_alone_and_is_off_in_validation() -> N
 def test_a_loss_that_is_not_finite_ends_the_epoch_and_no_image_is_no_step() -> None:
     network, trainer, source = dropout_trainer(rows=12)
     source.x[:] = math.nan
-    metrics = trainer.train_epoch(source, epoch=1, views=0, deadline=math.inf, progress=NoProgress())  # type: ignore[arg-type]
+    metrics = trainer.train_epoch(source, epoch=1, num_views=0, deadline=math.inf, progress=NoProgress())  # type: ignore[arg-type]
     assert (metrics.count, math.isfinite(metrics.loss)) == (4, False)
     network, trainer, source = dropout_trainer()
     before = network[1].weight.detach().clone()  # type: ignore[index]
     source.gone = range(8)
-    metrics = trainer.train_epoch(source, epoch=1, views=0, deadline=math.inf, progress=NoProgress())  # type: ignore[arg-type]
+    metrics = trainer.train_epoch(source, epoch=1, num_views=0, deadline=math.inf, progress=NoProgress())  # type: ignore[arg-type]
     assert torch.equal(network[1].weight, before)  # type: ignore[index]
     assert metrics == Metrics(0.0, 0, 0)
 
@@ -264,7 +264,7 @@ def test_an_image_that_is_gone_leaves_the_dropout_of_the_others(gone: tuple[int,
     trainer._batch_size, source.gone = 8, gone
     linear = nn.Linear(5, 3)
     linear.load_state_dict(network[1].state_dict())  # type: ignore[index]
-    trainer.train_epoch(source, epoch=2, views=0, deadline=math.inf, progress=NoProgress())  # type: ignore[arg-type]
+    trainer.train_epoch(source, epoch=2, num_views=0, deadline=math.inf, progress=NoProgress())  # type: ignore[arg-type]
     order = np.random.default_rng([6, 2]).permutation(8).tolist()
     torch.manual_seed(6 * 1_000_003 + 2)
     masks = functional.dropout(torch.ones(8, 5), 0.5)  # of the whole batch, as torch draws them
@@ -285,7 +285,7 @@ def test_the_mean_average_precision_of_an_epoch_is_scikit_learns() -> None:
         objective=BinaryCrossEntropy(config, labels, torch.device("cpu")), autocast=nullcontext,
     )  # fmt: skip
     images = trainer._source
-    metrics = trainer.train_epoch(images, epoch=1, views=0, deadline=math.inf, progress=NoProgress())  # type: ignore[arg-type]
+    metrics = trainer.train_epoch(images, epoch=1, num_views=0, deadline=math.inf, progress=NoProgress())  # type: ignore[arg-type]
     kept = [index for index in range(11) if index != 3]
     scores = network(x[kept]).detach().numpy()
     expected = [average_precision_score(labels[kept, one], scores[:, one]) for one in range(3)]
