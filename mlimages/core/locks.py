@@ -13,13 +13,13 @@ from mlimages.core.errors import MlimagesError
 
 @contextmanager
 def file_lock(path: Path, error_if_locked: MlimagesError, *, timeout_s: float = 2.0) -> Iterator[None]:
-    """Hold an exclusive lock on the lock file `path`; the system releases it when this process ends, however it ends.
+    """Context manager: hold an exclusive lock on the file `path`, which is also released if the process is killed.
 
-    On Windows, and on file systems without locks, nothing is locked. NFS locks files, not folders.
+    Nothing is locked on Windows and on file systems without locks. NFS locks files, not folders.
 
     Args:
         error_if_locked: raised if another process holds the lock.
-        timeout_s: how long to wait, since a killed process releases it with a delay.
+        timeout_s: seconds to wait for the lock, which a killed process releases with a delay.
     """
     try:
         import fcntl

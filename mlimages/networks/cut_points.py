@@ -180,7 +180,9 @@ def _find_execution_order(model: Model) -> tuple[list[str], dict[str, int]]:
     """
     order: dict[str, None] = {}
     modules = {path: module for path, module in model.network.named_modules() if path}
-    with _removing_hooks(module.register_forward_pre_hook(_record_call(path, order)) for path, module in modules.items()):
+    with _removing_hooks(
+        module.register_forward_pre_hook(_record_call(path, order)) for path, module in modules.items()
+    ):
         one, two = (_record_pooled_inputs(model, modules, batch_size) for batch_size in (1, 2))
     # Parents are found by their paths: attention may use the weights of its children without calling them.
     parents = {path[:end] for path in order for end, char in enumerate(path) if char == "."}
@@ -193,7 +195,9 @@ def _record_pooled_inputs(model: Model, modules: dict[str, nn.Module], batch_siz
     inputs: dict[str, Tensor] = {}
     image = model.preprocessing.image
     with (
-        _removing_hooks(_record_input(module, path, inputs) for path, module in modules.items() if _num_parameters(module)),
+        _removing_hooks(
+            _record_input(module, path, inputs) for path, module in modules.items() if _num_parameters(module)
+        ),
         torch.inference_mode(),
     ):
         model.network(torch.zeros(batch_size, image.channels, image.height, image.width))
