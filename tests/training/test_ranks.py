@@ -87,7 +87,7 @@ trainer = Trainer(network, Source(), torch.optim.AdamW(trained, weight_decay=0.1
                   config=config, autocast=nullcontext,
                   objective=CrossEntropy(config, torch.tensor([0, 0, 0, 0, 1]), 2, torch.device("cpu")))
 for epoch in (1, 2, 3):
-    metrics = trainer.train_epoch(images, epoch=epoch, views=1, deadline=float("inf"), progress=NoProgress())
+    metrics = trainer.train_epoch(images, epoch=epoch, num_views=1, deadline=float("inf"), progress=NoProgress())
 if distributed.is_main_process():
     torch.save([metrics.loss, metrics.correct, metrics.count, dict(network.state_dict())], sys.argv[1])
 """
