@@ -92,15 +92,15 @@ class Thresholds:
         16
     """
 
-    max_pixels: Annotated[int, Option("too-many-pixels: more than this many pixels (width x height).", min=1)] = (
-        MAX_PIXELS
-    )
+    max_pixels: Annotated[
+        int, Option("too-many-pixels: the image has more pixels than this (width x height).", min=1)
+    ] = MAX_PIXELS
     min_side_px: Annotated[int, Option("tiny: the shorter side has fewer than this many pixels.", min=0)] = 32
     max_aspect: Annotated[
         float, Option("odd-shape: the aspect ratio (longer / shorter side) is above this value.", min=1)
     ] = 3.0
     max_crop_loss: Annotated[
-        float, Option("crop-loss: a centred square crop removes more than this fraction.", min=0, max=1)
+        float, Option("crop-loss: a centred square crop removes more than this fraction of the pixels.", min=0, max=1)
     ] = 0.5
     blank_spread: Annotated[
         int,

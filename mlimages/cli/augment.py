@@ -49,7 +49,7 @@ def augment(
     ),
     limit_per_class: int = typer.Option(None, min=1, metavar="N", help="Use at most N images per class."),
     seed: int = typer.Option(0, help="Random seed for --split, --limit-per-class and shuffling."),
-    form: Literal["npz", "npy", "folder"] = typer.Option(
+    output_format: Literal["npz", "npy", "folder"] = typer.Option(
         None, "--as", help="Output format [npz for NAME.npz, else folder]."
     ),
     force: bool = typer.Option(False, "--force", help="Overwrite an existing .npz file.", rich_help_panel="Output"),
@@ -80,7 +80,7 @@ def augment(
         flip=flip,
         split=shares,
         seed=seed,
-        format=form or ("npz" if out.suffix == ".npz" else "folder"),
+        format=output_format or ("npz" if out.suffix == ".npz" else "folder"),
         overwrite=force,
         progress=TqdmProgress(),
     )
@@ -125,10 +125,10 @@ def _print_summary(summary: AugmentSummary, *, as_json: bool) -> None:
     for part in summary.parts:
         print(f"{part.name or 'all'}: {counted(part.rows, 'image')} from {counted(part.images, 'original')}")
     print(f"{summary.out} written", file=sys.stderr)
-    _print_next(summary)
+    _print_next_command(summary)
 
 
-def _print_next(summary: AugmentSummary) -> None:
+def _print_next_command(summary: AugmentSummary) -> None:
     name, out = summary.parts[0].name, summary.out
     x, y = (f"{axis}_{name}" if name else axis for axis in "xy")
     if summary.format == "npz":

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from mlimages.cli.engines import ADDRESS, ENGINE, Engine, open_cluster, require_engine
-from mlimages.cli.hints import print_next_command, print_note, read_labels, read_parts, to_arguments, validation_option
+from mlimages.cli.hints import (
+    find_validation_option,
+    print_next_command,
+    print_note,
+    read_labels,
+    read_parts,
+    to_arguments,
+)
 from mlimages.cli.options import FORCE, SKIP_UNAVAILABLE, GroupedCommand, ThresholdsCommand, takes_options
 from mlimages.core import ImageProperty, Resize, as_path, counted, require_writable
 from mlimages.labels import LabelOptions, TableOptions, WrittenLabels
@@ -32,7 +39,7 @@ def register(app: typer.Typer) -> None:
     app.command("mean", cls=GroupedCommand, rich_help_panel="curate")(mean)
 
 
-@takes_options(LabelOptions, arguments=("source",), shown=("Table",))
+@takes_options(LabelOptions, arguments=("source",), shown_groups=("Table",))
 def label(
     settings: dict[str, Any],
     split: str = typer.Option(
@@ -276,7 +283,7 @@ def mean(
     prepared: list[object] = ["--model", network] if model else []
     prepared += ["--size", prop.width] * (not model or network != model)  # a run may have another size
     prepared += ["--resize", prop.resize] * (prop.resize != "shorter" and not model) + ["--gray"] * gray
-    options = [*to_arguments(table), *validation_option(source), *prepared]
+    options = [*to_arguments(table), *find_validation_option(source), *prepared]
     print_next_command("finetune", source, *options, "--mean", out.with_suffix(".npy"))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from mlimages.cli import predictions
-from mlimages.cli.hints import model_comes_first, print_next_command, read_labels, to_arguments
+from mlimages.cli.hints import print_next_command, read_labels, require_model_first, to_arguments
 from mlimages.cli.options import FORCE, SKIP_UNAVAILABLE, GroupedCommand, takes_options
 from mlimages.cli.process import log_server
 from mlimages.core import InputError, Target
@@ -126,7 +126,7 @@ def quantize(
     max_drop: float = typer.Option(
         1.0, min=0.0, metavar="POINTS", help="Maximum drop in accuracy or mAP, in percentage points."
     ),
-    fp16: bool = typer.Option(False, "--fp16", help="Also measure a float16 variant."),
+    with_float16: bool = typer.Option(False, "--fp16", help="Also measure a float16 variant."),
     force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print the measurements as JSON."),
 ) -> None:
@@ -149,7 +149,7 @@ def quantize(
         read_labels(calibration, table),
         target,
         max_drop=max_drop,
-        fp16=fp16,
+        fp16=with_float16,
         overwrite=force,
         progress=TqdmProgress(),
     )
@@ -171,7 +171,7 @@ def predict(
     ),
     batch: int = typer.Option(16, min=1, metavar="N", help="Batch size."),
     workers: int = typer.Option(None, min=1, metavar="N", help="Number of images processed in parallel [all cores]."),
-    copy_to: Path = typer.Option(None, metavar="DIR", help="Copy each image to DIR/CLASS/."),
+    copy_to: Path = typer.Option(None, metavar="DIR", help="Copy each image to DIR/CLASS/, by predicted class."),
     as_json: bool = typer.Option(False, "--json", help="Print a JSON array, one image per line."),
     as_csv: bool = typer.Option(False, "--csv", help="Print CSV: path, fault, known, set, class_1, ..."),
 ) -> None:
@@ -186,7 +186,7 @@ def predict(
 
     if as_json and as_csv:
         raise typer.BadParameter("--json and --csv are mutually exclusive")
-    with model_comes_first(model, sources):
+    with require_model_first(model, sources):
         predictor = Predictor(model, workers=workers)
     images = [sys.stdin.buffer.read()] if sources == ["-"] else find_inputs(sources)
     stream = predictor.stream(images, top=top, batch=batch)
@@ -231,7 +231,7 @@ def evaluate(
     from mlimages.reports import report_html
 
     with recording_outputs(filter(None, [report]), overwrite=force):
-        with model_comes_first(model, [labels]):
+        with require_model_first(model, [labels]):
             predictor = Predictor(model)
         found = evaluate(
             predictor,
@@ -263,7 +263,7 @@ def explain(
     from mlimages.core import BrokenImage, as_path, printable, require_writable, writing
     from mlimages.inference import Predictor, explain, find_inputs
 
-    with model_comes_first(model, sources):
+    with require_model_first(model, sources):
         predictor = Predictor(model)
     images = list(find_inputs(sources))
     files = predictions.overlay_files(images, as_path(out))

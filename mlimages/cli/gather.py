@@ -104,7 +104,9 @@ def _common_options(
         False, "--dry-run", help="Print the number of links of each class; download nothing.", rich_help_panel="Output"
     ),
     as_json: bool = typer.Option(False, "--json", help="Print the results as JSON.", rich_help_panel="Output"),
-    quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress bar and no table.", rich_help_panel="Output"),
+    quiet: bool = typer.Option(
+        False, "--quiet", "-q", help="Do not show the progress bar and the table.", rich_help_panel="Output"
+    ),
 ) -> None:
     """Declare the options that all `gather` commands share in addition to `GatherOptions`."""
 

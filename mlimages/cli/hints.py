@@ -30,15 +30,15 @@ def to_arguments(values: Mapping[str, Any]) -> list[object]:
     ]
 
 
-def validation_option(train: Path) -> list[object]:
+def find_validation_option(train_file: Path) -> list[object]:
     """Return `--val FILE` if a training file has a validation file, such as labels_val.txt beside labels_train.txt."""
-    head, found, tail = train.name.rpartition("train")
-    val = train.with_name(f"{head}val{tail}")
+    head, found, tail = train_file.name.rpartition("train")
+    val = train_file.with_name(f"{head}val{tail}")
     return ["--val", val] if found and val.exists() else []
 
 
 @contextmanager
-def model_comes_first(model: Path, others: Sequence[str | Path]) -> Iterator[None]:
+def require_model_first(model: Path, other_arguments: Sequence[str | Path]) -> Iterator[None]:
     """If `model` cannot be read as a model and another argument is one, say that the model comes first.
 
     Raises:
@@ -47,7 +47,7 @@ def model_comes_first(model: Path, others: Sequence[str | Path]) -> Iterator[Non
     try:
         yield
     except BundleError as error:
-        found = next((other for other in others if _is_model(Path(other))), None)
+        found = next((other for other in other_arguments if _is_model(Path(other))), None)
         if found is None or _is_model(model) or not model.exists():
             raise
         raise BundleError(f"{model} is not a model: the model, {found}, comes first") from error

@@ -123,7 +123,7 @@ def _report_to_launcher(error: MlimagesError) -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line. Exit codes: 0 done, 1 error, 2 usage, 130 interrupted."""
+    """Run the command given by `sys.argv`, then exit: 0 done, 1 error, 2 usage error, 130 interrupted."""
     is_utf8 = sys.getfilesystemencoding() == "utf-8"
     disable_gc_at_exit()
     raise_mmap_threshold()

@@ -52,7 +52,7 @@ class GroupedCommand(TyperCommand):
         self.help, _, self.epilog = str(self.help).partition("\n\nExample: ")
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Return the metavars of the arguments; Typer would write `{LIST...}...`."""
+        """Return the arguments for the usage line, such as `LIST...`, for which Typer would write `{LIST...}...`."""
         return [
             piece.replace("...}...", "...}").replace("{", "").replace("}", "")
             for piece in super().collect_usage_pieces(ctx)
@@ -63,7 +63,7 @@ class GroupedCommand(TyperCommand):
         given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
         rest: list[str] = super().parse_args(ctx, args)
         for param in self.get_params(ctx):
-            is_path = any(isinstance(value, Path) for value in _as_list(ctx.params.get(param.name)))
+            is_path = any(isinstance(value, Path) for value in _to_path_list(ctx.params.get(param.name)))
             if is_path and "" in (values if isinstance(values := given.get(param.name), list | tuple) else [values]):
                 raise typer.BadParameter("the path is empty; . is the current folder", ctx=ctx, param=param)  # type: ignore[arg-type]
         return rest
@@ -71,7 +71,7 @@ class GroupedCommand(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         """Check the label files and the suffixes of output files before the body imports anything slow."""
         for param in self.get_params(ctx):
-            values = _as_list(ctx.params.get(param.name))
+            values = _to_path_list(ctx.params.get(param.name))
             kind, _, suffix = str(param.metavar).removesuffix("...").partition(".")
             if kind in ("LABELS", "LABELS|FOLDER"):
                 for source in values:
@@ -86,7 +86,7 @@ class GroupedCommand(TyperCommand):
         common = COMMON_OPTIONS.get(str(ctx.command.name), ())
         sections: dict[str, list[tuple[str, str]]] = {_COMMON: []} if common else {}
         for param in sorted(self.get_params(ctx), key=lambda param: _common_index(param, common)):
-            if _is_rare(param) and not ctx.meta.get(_ALL):
+            if _is_rare_option(param) and not ctx.meta.get(_ALL):
                 continue
             title, record = _help_row(param, ctx)
             sections.setdefault(title if _common_index(param, common) == len(common) else _COMMON, []).append(record)
@@ -119,9 +119,9 @@ class ThresholdsCommand(GroupedCommand):
             formatter.write_dl(rows, col_max=24)
 
 
-def _common_index(param: Any, common: tuple[str, ...]) -> int:
+def _common_index(param: Any, common_options: tuple[str, ...]) -> int:
     """Return the index of an option among the common ones; their number if it is none of them."""
-    return next((place for place, flag in enumerate(common) if flag in param.opts), len(common))
+    return next((place for place, flag in enumerate(common_options) if flag in param.opts), len(common_options))
 
 
 def require_labels(source: Path) -> None:
@@ -136,12 +136,12 @@ def require_labels(source: Path) -> None:
         raise InputError(f"{source} is an image: expected a label file, or a folder with one subfolder per class")
 
 
-def _require_suffix(out: Path, suffix: str, *, option: str) -> None:
-    if out.suffix.lower() != suffix:
-        raise InputError(f"{option} {out}: expected a file name that ends in {suffix}")
+def _require_suffix(path: Path, suffix: str, *, option: str) -> None:
+    if path.suffix.lower() != suffix:
+        raise InputError(f"{option} {path}: expected a file name that ends in {suffix}")
 
 
-def _as_list(value: Any) -> list[Path]:
+def _to_path_list(value: Any) -> list[Path]:
     return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
 
 
@@ -155,8 +155,12 @@ def _help_row(param: Any, ctx: Any) -> tuple[str, tuple[str, str]]:
     return _option_group(param), (names, text.replace("[default: (", "[default: ").replace(")]", "]"))
 
 
-def _metavar_of_type(kind: Any) -> str:
-    return "|".join(map(str, get_args(kind))) if get_origin(kind) is Literal else _METAVARS.get(kind, "VALUE")
+def _metavar_of_type(value_type: Any) -> str:
+    return (
+        "|".join(map(str, get_args(value_type)))
+        if get_origin(value_type) is Literal
+        else _METAVARS.get(value_type, "VALUE")
+    )
 
 
 def _print_full_help(ctx: typer.Context, value: bool) -> None:
@@ -184,30 +188,34 @@ def _option_group(param: Any) -> str:
     return (getattr(param, "rich_help_panel", None) or GENERAL).removeprefix("rare:")
 
 
-def _is_rare(param: Any) -> bool:
+def _is_rare_option(param: Any) -> bool:
     return str(getattr(param, "rich_help_panel", None) or "").startswith("rare:")
 
 
 def takes_options(
-    cls: type, *, arguments: tuple[str, ...] = (), shown: tuple[str, ...] = ()
+    cls: type, *, arguments: tuple[str, ...] = (), shown_groups: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate a command body: its first parameter receives the values of the fields of `cls` as a dict.
 
     The command has one option for each field (`arguments` are positional), then those of the body. `--help` lists the
-    groups `shown` even if their options are rare.
+    groups `shown_groups` even if their options are rare.
     """
 
-    def decorate(body: Callable[..., None]) -> Callable[..., None]:
-        own = inspect.signature(body, eval_str=True)
+    def decorate(command_function: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command_function, eval_str=True)
         taken = [field for field in option_fields(cls) if not field.option.is_internal]
-        from_fields = [_parameter(field, is_argument=field.name in arguments, shown=shown) for field in taken]
+        from_fields = [
+            _make_parameter(field, is_argument=field.name in arguments, shown_groups=shown_groups) for field in taken
+        ]
 
         def command(help_all: bool, **values: Any) -> None:
             given = {field.name: _to_tuple(values.pop(field.name)) for field in taken}
             defaults = {field.name: None if field.default is MISSING else field.default for field in taken}
-            body({name: defaults[name] if value is None else value for name, value in given.items()}, **values)
+            command_function(
+                {name: defaults[name] if value is None else value for name, value in given.items()}, **values
+            )
 
-        command.__name__, command.__doc__ = body.__name__, body.__doc__
+        command.__name__, command.__doc__ = command_function.__name__, command_function.__doc__
         bodys = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in list(own.parameters.values())[1:]]
         every = inspect.Parameter("help_all", inspect.Parameter.KEYWORD_ONLY, default=HELP_ALL, annotation=bool)
         parameters = [*from_fields, *bodys, every]
@@ -217,7 +225,7 @@ def takes_options(
     return decorate
 
 
-def _parameter(field: OptionField, *, is_argument: bool, shown: tuple[str, ...]) -> inspect.Parameter:
+def _make_parameter(field: OptionField, *, is_argument: bool, shown_groups: tuple[str, ...]) -> inspect.Parameter:
     option, kind = field.option, field.type
     default = None if field.default is MISSING else field.default
     if option.parse:
@@ -230,7 +238,7 @@ def _parameter(field: OptionField, *, is_argument: bool, shown: tuple[str, ...])
     if is_argument:
         info = typer.Argument(default, show_default=False, **given)
     else:
-        given["rich_help_panel"] = f"{'rare:' * (option.is_rare and option.group not in shown)}{option.group}"
+        given["rich_help_panel"] = f"{'rare:' * (option.is_rare and option.group not in shown_groups)}{option.group}"
         given["show_default"] = option.default_text or not (default is None or default == "" or kind is bool)
         flags = option.flags or ((f"--{field.name.replace('_', '-')}",) if kind is bool and default is False else ())
         if option.parse:

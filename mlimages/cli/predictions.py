@@ -180,11 +180,15 @@ def _class_score_lines(evaluation: Evaluation, width: int) -> Iterator[str]:
         yield f"no image of {', '.join(absent)}: the scores are undefined (-){excluded}"
 
 
-def _background_text(use: BackgroundUse) -> str:
+def _background_text(background_use: BackgroundUse) -> str:
     """Format the accuracy with the centre replaced, and say whether the network uses what surrounds it."""
-    verdict = "the network uses" if use.is_significant else "no sign that it gains from"
-    shares = f"{format_percent(use.correct)} still correct, {format_percent(use.chance)} by chance"
-    return f"with another image's centre: {shares} (p = {use.p_value:.2g}): {verdict} what surrounds the centre"
+    verdict = "the network uses" if background_use.is_significant else "no sign that it gains from"
+    shares = (
+        f"{format_percent(background_use.correct)} still correct, {format_percent(background_use.chance)} by chance"
+    )
+    return (
+        f"with another image's centre: {shares} (p = {background_use.p_value:.2g}): {verdict} what surrounds the centre"
+    )
 
 
 def quantization_text(result: Quantization) -> str:

@@ -41,7 +41,7 @@ def probe(
     weights: str = typer.Option("default", metavar="default|none|PATH", help="Pretrained weights."),
     size: str = typer.Option(None, metavar="N|WxH", help="Input width and height in pixels."),
     gray: bool = typer.Option(None, "--gray/--no-gray", help="Use grayscale images."),
-    most: int = typer.Option(2000, min=10, help="Use at most N images, a stratified sample."),
+    max_images: int = typer.Option(2000, "--most", min=10, help="Use at most N images, a stratified sample."),
     seed: int = typer.Option(0, help="Random seed."),
     force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
@@ -50,14 +50,16 @@ def probe(
 
     A ridge classifier on the output of each layer, scored by leave-one-out, shows how well that layer separates your
     classes. The recommended --freeze is the last layer within noise of the best. The learning curve shows whether more
-    images would help. With several --model, a table compares their accuracy, processor time and size.
+    images would help. With more than one --model, a table compares their accuracy, processor time and size.
 
     Example: mlimages probe labels.txt --model efficientnet_lite0 --model alexnet
     """
     if len(model) > 1 or model == ["small"]:
         _probe_models(
-            labels, table, models=model, out=out, most=most, seed=seed, force=force, as_json=as_json,
-            others={"--weights": weights != "default", "--size": size, "--gray": gray is not None, "--report": report},
+            labels, table, models=model, out=out, max_images=max_images, seed=seed, force=force, as_json=as_json,
+            other_options={
+                "--weights": weights != "default", "--size": size, "--gray": gray is not None, "--report": report
+            },
         )  # fmt: skip
         return
     from mlimages import training as learning  # its error names the extra to install
@@ -71,7 +73,7 @@ def probe(
             weights=weights,
             size=parse_size(size) if size else None,
             gray=gray,
-            most=most,
+            most=max_images,
             seed=seed,
             progress=TqdmProgress(),
         )
@@ -90,17 +92,17 @@ def probe(
 
 
 def _probe_models(
-    labels: Path, table: dict[str, Any], *, models: list[str], out: Path, most: int, seed: int, force: bool,
-    as_json: bool, others: dict[str, object],
+    labels: Path, table: dict[str, Any], *, models: list[str], out: Path, max_images: int, seed: int, force: bool,
+    as_json: bool, other_options: dict[str, object],
 ) -> None:  # fmt: skip
-    if given := [name for name, value in others.items() if value]:
-        raise InputError(f"{', '.join(given)} cannot be combined with several --model: choose one")
+    if given := [name for name, value in other_options.items() if value]:
+        raise InputError(f"{', '.join(given)} cannot be combined with more than one --model: choose one")
     from mlimages.core import TqdmProgress, recording_outputs
     from mlimages.reports import draw_models, model_table_lines
     from mlimages.training import probe_models
 
     with recording_outputs([out], overwrite=force):
-        found = probe_models(read_labels(labels, table), models, most=most, seed=seed, progress=TqdmProgress())
+        found = probe_models(read_labels(labels, table), models, most=max_images, seed=seed, progress=TqdmProgress())
         draw_models(found, out, overwrite=force)
     if as_json:
         print(json.dumps({**found.to_dict(), "plot": str(out)}, ensure_ascii=False))
@@ -121,7 +123,7 @@ def features(
     model: str = typer.Option(DEFAULT_MODEL, metavar="NAME", help="Network."),
     weights: str = typer.Option("default", metavar="default|none|PATH", help="Pretrained weights."),
     layer: str = typer.Option(
-        None, metavar="NAME", help="Layer, as listed by `probe` [the last one below the classifier]."
+        None, metavar="NAME", help="Layer, as listed by `probe` [the last layer before the classifier]."
     ),
     size: str = typer.Option(None, metavar="N|WxH", help="Input width and height in pixels."),
     force: bool = FORCE,

@@ -155,7 +155,7 @@ def augment(
         if format == "folder"
         else partial(_write_arrays, labels.class_names, image, is_multi_label=labels.is_multi_label)
     )
-    with _output_folder(out, format, overwrite=overwrite) as folder:
+    with _open_output_folder(out, format, overwrite=overwrite) as folder:
         parts = split_labels(labels, split, seed, progress=progress) if len(split) > 1 else (labels,)
         parts = tuple(part.shuffle(seed) for part in parts)
         progress.start("augment", sum(1 for _ in labels), "images")
@@ -167,7 +167,7 @@ def augment(
     written = zip(names, counts, part_views, strict=True)
     summaries = tuple(AugmentedSplit(name, count // len(views), count) for name, count, views in written)
     has_class_folders = format == "folder" and not labels.is_multi_label
-    notes = describe_renamed(labels.class_names, _class_folders(labels.class_names)) if has_class_folders else ()
+    notes = describe_renamed(labels.class_names, _choose_class_folders(labels.class_names)) if has_class_folders else ()
     return AugmentSummary(out, format, image, summaries, tuple(broken), tuple(notes))
 
 
@@ -200,14 +200,14 @@ def render(pixels: NDArray[np.uint8], views: Iterable[View]) -> Iterator[NDArray
 
 
 def _iter_rows(
-    part: LabelFile, image: ImageProperty, views: Sequence[View], broken: list[BrokenImage], progress: Progress
+    labels: LabelFile, image: ImageProperty, views: Sequence[View], broken_images: list[BrokenImage], progress: Progress
 ) -> Iterator[_Row]:
-    for item, loaded in iter_pixels(part, image):
+    for item, loaded in iter_pixels(labels, image):
         if isinstance(loaded, BrokenImage):
-            broken.append(loaded)
+            broken_images.append(loaded)
         else:
             yield from (_Row(item, view, pixels) for view, pixels in zip(views, render(loaded, views), strict=True))
-        progress.advance(broken=len(broken))
+        progress.advance(broken=len(broken_images))
 
 
 def _write_arrays(
@@ -223,8 +223,8 @@ def _write_arrays(
     suffix = f"_{name}.npy" if name else ".npy"
     count = 0
     with (
-        _npy_writer(folder / f"x{suffix}", (image.height, image.width, image.channels), np.uint8) as append_x,
-        _npy_writer(folder / f"y{suffix}", *target) as append_y,
+        _open_npy_writer(folder / f"x{suffix}", (image.height, image.width, image.channels), np.uint8) as append_x,
+        _open_npy_writer(folder / f"y{suffix}", *target) as append_y,
     ):
         for count, row in enumerate(rows, start=1):  # noqa: B007  # the count is the result
             append_x(row.pixels)
@@ -235,7 +235,7 @@ def _write_arrays(
 
 
 @contextmanager
-def _npy_writer(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> Iterator[Callable[[ArrayLike], None]]:
+def _open_npy_writer(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> Iterator[Callable[[ArrayLike], None]]:
     """Yield a function that appends a row to a .npy file; the number of rows in the header is written at the end."""
     count = 0
     with path.open("wb") as out:
@@ -257,7 +257,7 @@ def _npy_writer(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> Iterato
 
 
 def _write_images(class_names: ClassNames, folder: Path, name: str, rows: Iterable[_Row]) -> int:
-    images, class_folders = folder / (name or "images"), _class_folders(class_names)
+    images, class_folders = folder / (name or "images"), _choose_class_folders(class_names)
 
     def save_all() -> Iterator[LabeledPath]:
         number = 0
@@ -272,40 +272,40 @@ def _write_images(class_names: ClassNames, folder: Path, name: str, rows: Iterab
     return write_label_file(folder / f"{name or 'labels'}.txt", save_all(), class_names)
 
 
-def _class_folders(class_names: ClassNames) -> tuple[str, ...]:
+def _choose_class_folders(class_names: ClassNames) -> tuple[str, ...]:
     return folder_names(class_names, max_length=60)
 
 
-def _file_name(number: int, row: _Row) -> str:
+def _file_name(row_number: int, row: _Row) -> str:
     angle = f"_{row.view.angle_deg:+g}" if row.view.angle_deg else ""
-    return f"{number:06}_{row.item.path.stem[:40]}{angle}{'_flipped' * row.view.flipped}.png"
+    return f"{row_number:06}_{row.item.path.stem[:40]}{angle}{'_flipped' * row.view.flipped}.png"
 
 
 @contextmanager
-def _output_folder(out: Path, format: Format, *, overwrite: bool) -> Iterator[Path]:
-    """Yield an empty folder that is renamed to `out` at the end, or packed into the .npz file `out`."""
-    is_empty_folder = out.is_dir() and not any(out.iterdir())
-    may_replace = overwrite and out.is_file() if format == "npz" else is_empty_folder
-    if os.path.lexists(out) and not may_replace:  # even if mlimages wrote it: with other settings
-        replaceable = format == "npz" and out.is_file()
+def _open_output_folder(path: Path, format: Format, *, overwrite: bool) -> Iterator[Path]:
+    """Yield an empty folder that is renamed to `path` at the end, or packed into the .npz file `path`."""
+    is_empty_folder = path.is_dir() and not any(path.iterdir())
+    may_replace = overwrite and path.is_file() if format == "npz" else is_empty_folder
+    if os.path.lexists(path) and not may_replace:  # even if mlimages wrote it: with other settings
+        replaceable = format == "npz" and path.is_file()
         advice = (
             "choose another name with -o, or replace it with --force"
             if replaceable
             else "or choose another name with -o"
         )
-        raise InputError(f"{out} already exists: move it, {advice}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name[:50]}.", suffix=".part", dir=out.parent) as temporary:
+        raise InputError(f"{path} already exists: move it, {advice}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name[:50]}.", suffix=".part", dir=path.parent) as temporary:
         folder = Path(temporary) / "output"
         folder.mkdir()
         yield folder
         if format == "npz":
-            with replacing(out) as part:
+            with replacing(path) as part:
                 _pack_npz(folder, part)
         else:
-            if out.is_dir():
-                out.rmdir()
-            folder.rename(out)
+            if path.is_dir():
+                path.rmdir()
+            folder.rename(path)
 
 
 def _pack_npz(folder: Path, archive_path: Path) -> None:

@@ -77,9 +77,9 @@ def _read_array(path: Path) -> NDArray[Any]:
         raise InputError(f"{path} cannot be read as a mean image: {error}") from error
 
 
-def _read_image(path: Path, prop: ImageProperty | None) -> NDArray[Any]:
+def _read_image(path: Path, image_property: ImageProperty | None) -> NDArray[Any]:
     try:
-        is_gray = identify(path).mode == "L" or (prop is not None and prop.gray_scale)
+        is_gray = identify(path).mode == "L" or (image_property is not None and image_property.gray_scale)
         return LabeledImage(path).to_array(color=not is_gray)
     except ImageError as error:
         raise InputError(f"{path} cannot be read as a mean image: {error}") from error

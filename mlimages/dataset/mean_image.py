@@ -146,7 +146,7 @@ def compute_mean(
     progress.start("mean", None, "images")
     pool = pool or reading_threads(first[0].path if first else None, workers)
     chunks = _chunks(chain(first, listed), pool.chunk_size)
-    for part in pool.map(partial(_partial_sums, prop=prop, per_class=per_class), chunks):
+    for part in pool.map(partial(_compute_partial_sums, image_property=prop, per_class=per_class), chunks):
         broken += part.broken
         progress.advance(_count_images(part.counts) + len(part.broken), broken=len(broken))
         histogram += part.histogram
@@ -159,7 +159,7 @@ def compute_mean(
     check_missing_images(broken, count + len(broken))
     if not counts:
         raise InputError(
-            f"no mean image: none of {counted(len(broken), 'image')} can be used ({_first_broken(broken)})"
+            f"no mean image: none of {counted(len(broken), 'image')} can be used ({_find_first_broken(broken)})"
         )
     total = np.zeros(shape, np.uint64)
     for class_sum in (sums[ALL],) if ALL in sums else sums.values():
@@ -167,16 +167,18 @@ def compute_mean(
     by_class = {
         label: _mean_of_sums(sums[label], counts[label]) for label in sorted(sums) if per_class and label != ALL
     }
-    return MeanImage(_mean_of_sums(total, count), *_channel_statistics(histogram), count, prop, tuple(broken), by_class)
+    return MeanImage(
+        _mean_of_sums(total, count), *_compute_channel_statistics(histogram), count, prop, tuple(broken), by_class
+    )
 
 
 def _count_images(counts: Counter[int]) -> int:
     return counts[ALL] or counts.total()
 
 
-def _mean_of_sums(sums: NDArray[Any], count: int) -> NDArray[np.float32]:
+def _mean_of_sums(sums: NDArray[Any], num_images: int) -> NDArray[np.float32]:
     """Return the mean, float32 `(C, H, W)`, of integer sums `(H, W, C)`."""
-    return np.ascontiguousarray((sums / count).astype(np.float32).transpose(2, 0, 1))
+    return np.ascontiguousarray((sums / num_images).astype(np.float32).transpose(2, 0, 1))
 
 
 def draw_class_means(mean_image: MeanImage, class_names: Sequence[str], path: Path) -> None:
@@ -239,13 +241,13 @@ def _write_cached(path: Path, result: MeanImage) -> None:
         np.savez(out, mean=result.mean, statistics=json.dumps(statistics), **by_class)  # type: ignore[arg-type]  # numpy's stub
 
 
-def _read_cached(path: Path, prop: ImageProperty) -> MeanImage:
+def _read_cached(path: Path, image_property: ImageProperty) -> MeanImage:
     with np.load(path, allow_pickle=False) as arrays:
         statistics = json.loads(str(arrays["statistics"]))
         broken = tuple(BrokenImage(image, Fault(fault), detail) for image, fault, detail in statistics["broken"])
         by_class = {int(name): arrays[name] for name in arrays.files if name.isdigit()}
         mean, std = tuple(statistics["mean"]), tuple(statistics["std"])
-        return MeanImage(arrays["mean"], mean, std, statistics["count"], prop, broken, by_class)
+        return MeanImage(arrays["mean"], mean, std, statistics["count"], image_property, broken, by_class)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,11 +268,11 @@ class _PartialSums:
     broken: list[BrokenImage]
 
 
-def _partial_sums(items: Sequence[LabeledPath], prop: ImageProperty, per_class: bool) -> _PartialSums:
+def _compute_partial_sums(items: Sequence[LabeledPath], image_property: ImageProperty, per_class: bool) -> _PartialSums:
     """Sum at most 257 images, which fit into 16 bits, so that workers in other processes send little data."""
-    result = _PartialSums({}, Counter(), np.zeros((prop.channels, 256), dtype=np.uint64), [])
+    result = _PartialSums({}, Counter(), np.zeros((image_property.channels, 256), dtype=np.uint64), [])
     for item in items:
-        loaded = try_load_pixels(item.path, prop)
+        loaded = try_load_pixels(item.path, image_property)
         if isinstance(loaded, BrokenImage):
             result.broken.append(loaded)
             continue
@@ -278,7 +280,7 @@ def _partial_sums(items: Sequence[LabeledPath], prop: ImageProperty, per_class: 
         for label in labels if per_class else (0,):
             result.counts[label] += 1
             result.sums.setdefault(label, np.zeros(loaded.shape, np.uint16))[...] += loaded
-        result.histogram[...] += _histogram(loaded)
+        result.histogram[...] += _compute_histogram(loaded)
     return result
 
 
@@ -288,14 +290,14 @@ def _chunks(items: Iterable[LabeledPath], size: int) -> Iterator[list[LabeledPat
         yield chunk
 
 
-def _histogram(pixels: NDArray[np.uint8]) -> NDArray[np.uint64]:
+def _compute_histogram(pixels: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """Count the pixels by level, `(C, 256)`: exact sums of x and of x squared follow from it at a tenth of the cost."""
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     counts: NDArray[np.uint64] = np.asarray(image.histogram(), dtype=np.uint64)
     return counts.reshape(-1, 256)
 
 
-def _channel_statistics(histogram: NDArray[np.uint64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _compute_channel_statistics(histogram: NDArray[np.uint64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean and the standard deviation of each channel."""
     levels = np.arange(256, dtype=np.float64)
     weights = histogram / histogram.sum(axis=1, keepdims=True)  # (C, 256)
@@ -304,5 +306,5 @@ def _channel_statistics(histogram: NDArray[np.uint64]) -> tuple[tuple[float, ...
     return tuple(mean.tolist()), tuple(std.tolist())
 
 
-def _first_broken(broken: list[BrokenImage]) -> str:
-    return f"first: {broken[0].path}: {broken[0].fault}" if broken else "the label file is empty"
+def _find_first_broken(broken_images: list[BrokenImage]) -> str:
+    return f"first: {broken_images[0].path}: {broken_images[0].fault}" if broken_images else "the label file is empty"

@@ -217,10 +217,10 @@ class TrainingData:
             pixels.append(loaded)
             labels.append(item.label if item.labels is None else item.labels)
             if len(pixels) == size:
-                yield self._batch(pixels, labels, count)
+                yield self._make_batch(pixels, labels, count)
                 pixels, labels = [], []
         if pixels:
-            yield self._batch(pixels, labels, count)
+            yield self._make_batch(pixels, labels, count)
 
     @overload
     def data_to_image(
@@ -260,8 +260,8 @@ class TrainingData:
         image = LabeledImage.from_array(pixels.transpose(2, 0, 1).astype(np.float32), label)
         return image.to_array(color=not self.prop.gray_scale) if raw else image
 
-    def _batch(
-        self, pixels: list[NDArray[np.uint8]], labels: list[Any], count: int
+    def _make_batch(
+        self, pixels: list[NDArray[np.uint8]], labels: list[Any], num_images: int
     ) -> tuple[NDArray[np.float32], NDArray[Any]]:
         x = to_network(np.stack(pixels), self.normalization, self.mean_image)  # (N, C, H, W)
-        return x, multi_hot(labels, count) if count else np.asarray(labels, dtype=np.int64)
+        return x, multi_hot(labels, num_images) if num_images else np.asarray(labels, dtype=np.int64)

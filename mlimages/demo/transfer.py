@@ -30,33 +30,35 @@ class Accuracies:
         return f"{100 * self.mean:5.1f} % ({100 * min(self.values):.1f} to {100 * max(self.values):.1f} %)"
 
 
-def bar_lines(results: Sequence[Accuracies]) -> Iterator[str]:
+def format_bars(accuracies: Sequence[Accuracies]) -> Iterator[str]:
     """Yield one line per result: a bar, the mean, and the minimum and maximum over the seeds."""
-    for result in results:
+    for result in accuracies:
         bar = "#" * round(BAR_WIDTH * result.mean)
         yield f"  {result.per_class:>3} {result.way:<8} {bar:<{BAR_WIDTH}} {result}"
 
 
-def describe_difference(transfer: Accuracies, scratch: Accuracies) -> str:
+def describe_difference(transfer_accuracies: Accuracies, scratch_accuracies: Accuracies) -> str:
     """Return the mean difference in percentage points, and the number of seeds for which transfer was better."""
-    better = sum(mine > other for mine, other in zip(transfer.values, scratch.values, strict=True))
-    points = 100 * (transfer.mean - scratch.mean)
-    return f"transfer {points:+.1f} points, better with {better} of {len(transfer.values)} seeds"
+    better = sum(
+        mine > other for mine, other in zip(transfer_accuracies.values, scratch_accuracies.values, strict=True)
+    )
+    points = 100 * (transfer_accuracies.mean - scratch_accuracies.mean)
+    return f"transfer {points:+.1f} points, better with {better} of {len(transfer_accuracies.values)} seeds"
 
 
-def draw_accuracies(results: Sequence[Accuracies], path: Path) -> None:
+def draw_accuracies(accuracies: Sequence[Accuracies], path: Path) -> None:
     """Write a PNG of accuracy by images per class: one panel per number of epochs, one line per way of training."""
-    epochs = sorted({result.epochs for result in results})
+    epochs = sorted({result.epochs for result in accuracies})
     figure = Figure(figsize=(4 * len(epochs), 3.4), layout="constrained")
     panels = figure.subplots(1, len(epochs), sharey=True, squeeze=False)[0]
     for panel, count in zip(panels, epochs, strict=True):
-        for way in dict.fromkeys(result.way for result in results):
-            shown = [result for result in results if (result.way, result.epochs) == (way, count)]
+        for way in dict.fromkeys(result.way for result in accuracies):
+            shown = [result for result in accuracies if (result.way, result.epochs) == (way, count)]
             means = [100 * result.mean for result in shown]
             below = [100 * (result.mean - min(result.values)) for result in shown]
             above = [100 * (max(result.values) - result.mean) for result in shown]
             panel.errorbar([r.per_class for r in shown], means, yerr=[below, above], marker="o", capsize=3, label=way)
-        sizes = sorted({result.per_class for result in results})
+        sizes = sorted({result.per_class for result in accuracies})
         panel.set(xscale="log", xlabel="images per digit", title=f"after {count} epochs")
         panel.set_xticks(sizes, [str(size) for size in sizes])
         panel.minorticks_off()

@@ -12,7 +12,7 @@ from pathlib import Path
 from mlimages.checks import CheckReport, check, split_labels, write_outcome
 from mlimages.core import GatherSummary, ImageProperty, InputError, Prediction, counted, local_path
 from mlimages.dataset import TrainingData
-from mlimages.demo.transfer import Accuracies, bar_lines, describe_difference, draw_accuracies
+from mlimages.demo.transfer import Accuracies, describe_difference, draw_accuracies, format_bars
 from mlimages.demo.website import Page, digit_pages, serve_pages
 from mlimages.gathering import UrlList, gather
 from mlimages.inference import OnnxBundle, Predictor
@@ -95,7 +95,7 @@ class _Walkthrough:
         self._show_table(
             ("gathered", f"{sum(summary.ok for summary in summaries)} images of 10 digits"),
             ("duplicates", f"{sum(summary.duplicate for summary in summaries)} skipped"),
-            ("failed links", _count_list(reasons)),
+            ("failed links", _format_counts(reasons)),
             ("rejected by check", counted(sum(report.checked - report.ok for report in reports), "image")),
             ("training time", self._training_times()),
             ("ONNX file", _parity_text(run)),
@@ -118,7 +118,7 @@ class _Walkthrough:
         self._show_command(f"gather urls {links.name} -o {name} --allow-private")
         summary = gather(UrlList(links), self._folder / name, allow_private=True)
         counts = f"{counted(summary.ok, 'image')}, {counted(summary.duplicate, 'duplicate')}"
-        self._show_result(f"{counts}; failed: {_count_list(summary.reasons)}")
+        self._show_result(f"{counts}; failed: {_format_counts(summary.reasons)}")
         return summary
 
     def _label(self) -> list[LabelFile]:
@@ -128,46 +128,46 @@ class _Walkthrough:
         parts = split_labels(old, (0.8, 0.2), seed=0)
         names = ("train", "val")
         files = [part.write(self._folder / f"old_{name}.txt") for part, name in zip(parts, names, strict=True)]
-        self._show("".join(f"  {_contents(file)}\n" for file in files))
+        self._show("".join(f"  {_read_contents(file)}\n" for file in files))
         self._show_command("label new -o new.txt")
         files.append(label_dir_auto(self._folder / "new").labels.write(self._folder / "new.txt"))
-        self._show_result(_contents(files[-1]))
+        self._show_result(_read_contents(files[-1]))
         return files
 
     def _check(self, *files: LabelFile) -> CheckReport:
         self._show_command(f"check {' '.join(file.path.name for file in files)}")
         report = check(files)
         write_outcome(report)
-        errors, warnings = _count_list(report.errors), _count_list(report.warnings)
+        errors, warnings = _format_counts(report.errors), _format_counts(report.warnings)
         self._show_result(f"{counted(report.checked, 'image')} checked; errors: {errors}; warnings: {warnings}")
         return report
 
-    def _mean(self, train: LabelFile) -> None:
-        self._show_command(f"mean {train.path.name} --size 28 --gray -o mean.png")
-        TrainingData(train, ImageProperty(28, gray_scale=True)).make_mean_image(self._folder / "mean.png")
+    def _mean(self, train_labels: LabelFile) -> None:
+        self._show_command(f"mean {train_labels.path.name} --size 28 --gray -o mean.png")
+        TrainingData(train_labels, ImageProperty(28, gray_scale=True)).make_mean_image(self._folder / "mean.png")
         self._show_result("mean.png for viewing, mean.npy for training")
 
-    def _train_base(self, train: LabelFile, val: LabelFile) -> None:
+    def _train_base(self, train_labels: LabelFile, val_labels: LabelFile) -> None:
         """Train a LeNet on the digits 0 to 4 from scratch; its convolutional layers are transferred later."""
-        result = self._finetune(train, val, "old", weights="none", freeze="none", epochs=BASE_EPOCHS)
+        result = self._finetune(train_labels, val_labels, "old", weights="none", freeze="none", epochs=BASE_EPOCHS)
         self._show_result(f"validation accuracy {result.score_text}")
 
-    def _split(self, new: LabelFile) -> tuple[LabelFile, LabelFile]:
+    def _split(self, new_labels: LabelFile) -> tuple[LabelFile, LabelFile]:
         """Split the new digits into candidates for training, and a test set."""
         self._show_command("label new.txt --split 0.66,0.34 --seed 0")
-        options = LabelOptions(new.path, split=(0.66, 0.34))
+        options = LabelOptions(new_labels.path, split=(0.66, 0.34))
         few, test = (LabelFile(part.path) for part in make_label_files(options, split=split_labels))
-        self._show("".join(f"  {_contents(file)}\n" for file in (few, test)))
+        self._show("".join(f"  {_read_contents(file)}\n" for file in (few, test)))
         return few, test
 
-    def _compare(self, few: LabelFile, test: LabelFile) -> list[Accuracies]:
+    def _compare(self, few_labels: LabelFile, test_labels: LabelFile) -> list[Accuracies]:
         """Train both ways on a few images of each new digit, for every number of images and seed."""
         sizes = ", ".join(map(str, IMAGES_PER_CLASS[:-1])) + f" and {IMAGES_PER_CLASS[-1]}"
         self._show(f"# Train on {sizes} images of each digit 5 to 9, with the random seeds {SEEDS[0]}")
         self._show(f"# to {SEEDS[-1]}. The commands for {SHOWN} images and the first seed:")
         results = []
         for per_class in IMAGES_PER_CLASS:
-            trained = [self._train_both(few, test, per_class, seed=seed) for seed in SEEDS]
+            trained = [self._train_both(few_labels, test_labels, per_class, seed=seed) for seed in SEEDS]
             for epochs in REPORTED_EPOCHS:
                 for way in WAYS:
                     values = tuple(_accuracy_at(runs[way], epochs) for runs in trained)
@@ -175,46 +175,50 @@ class _Walkthrough:
         self._show("")
         return results
 
-    def _train_both(self, few: LabelFile, test: LabelFile, per_class: int, *, seed: int) -> dict[str, Path]:
+    def _train_both(
+        self, few_labels: LabelFile, test_labels: LabelFile, per_class: int, *, seed: int
+    ) -> dict[str, Path]:
         """Return the run folder of each way to train on `per_class` random images of each digit."""
         is_shown = (per_class, seed) == (SHOWN, SEEDS[0])
         train = self._folder / f"few_{per_class}_{seed}.txt"
         if is_shown:
-            self._show_command(f"label {few.path.name} --limit-per-class {per_class} --seed {seed} -o {train.name}")
-        options = LabelOptions(few.path, out=train, limit_per_class=per_class, seed=seed)
+            self._show_command(
+                f"label {few_labels.path.name} --limit-per-class {per_class} --seed {seed} -o {train.name}"
+            )
+        options = LabelOptions(few_labels.path, out=train, limit_per_class=per_class, seed=seed)
         make_label_files(options, split=split_labels)
         runs = {way: f"{way}-{per_class}-{seed}" for way in WAYS}
         for way, run in runs.items():
             weights, freeze = WAYS[way]
             self._finetune(
-                LabelFile(train), test, run, weights=weights, freeze=freeze, epochs=EPOCHS, seed=seed,
-                is_shown=is_shown, export=is_shown and way == "transfer",
+                LabelFile(train), test_labels, run, weights=weights, freeze=freeze, epochs=EPOCHS, seed=seed,
+                show_command=is_shown, export=is_shown and way == "transfer",
             )  # fmt: skip
         return {way: self._folder / "runs" / run for way, run in runs.items()}
 
     def _finetune(
         self,
-        train: LabelFile,
-        val: LabelFile,
+        train_labels: LabelFile,
+        val_labels: LabelFile,
         run: str,
         *,
         weights: str,
         freeze: str,
         epochs: int,
         seed: int = 0,
-        is_shown: bool = True,
+        show_command: bool = True,
         export: bool = False,
     ) -> FineTuneResult:
         """Train a LeNet, and show the equivalent command line."""
-        if is_shown:
+        if show_command:
             self._show_command(
-                f"finetune {train.path.name} --val {val.path.name} --model lenet5 --weights {weights}"
+                f"finetune {train_labels.path.name} --val {val_labels.path.name} --model lenet5 --weights {weights}"
                 f" --freeze {freeze} --epochs {epochs} --lr 0.001 --augment none --seed {seed} -o runs/{run}"
             )
         config = FineTuneConfig(
-            train.path,
+            train_labels.path,
             self._folder / "runs" / run,
-            val=val.path,
+            val=val_labels.path,
             model="lenet5",
             weights=weights if weights == "none" else str(self._folder / weights),
             freeze=freeze,
@@ -225,16 +229,16 @@ class _Walkthrough:
         )
         return fine_tune(config, export=export)
 
-    def _predict(self, run: Path, rest: LabelFile) -> tuple[int, int]:
+    def _predict(self, run: Path, test_labels: LabelFile) -> tuple[int, int]:
         """Classify one test image of each digit; return the number of correct predictions and of images."""
-        items = list({item.label: item for item in rest}.values())
+        items = list({item.label: item for item in test_labels}.values())
         names = [item.path.relative_to(self._folder).as_posix() for item in items]
         self._show_command(f"predict runs/{run.name}/model.onnx {' '.join(names)} --top 1")
         predictions = Predictor(run / "model.onnx")([item.path for item in items], top=1)
         correct = 0
         for name, item, prediction in zip(names, items, predictions, strict=True):
             if isinstance(prediction, Prediction):
-                correct += prediction.class_name == rest.class_names[item.label]
+                correct += prediction.class_name == test_labels.class_names[item.label]
                 self._show(f"  {name}: {prediction.class_name} ({100 * prediction.probability:.0f} %)")
         self._show("")
         return correct, len(items)
@@ -247,7 +251,7 @@ class _Walkthrough:
             shown = [result for result in results if result.epochs == epochs]
             self._show(f"After {epochs} epochs, by images per digit: test accuracy (lowest and highest seed)")
             for transfer, scratch in zip(shown[::2], shown[1::2], strict=True):
-                self._show("\n".join(bar_lines([transfer, scratch])))
+                self._show("\n".join(format_bars([transfer, scratch])))
                 self._show(f"      {describe_difference(transfer, scratch)}")
             self._show("")
         self._show(f"The same as a plot: {plot}\n")
@@ -255,7 +259,7 @@ class _Walkthrough:
     def _training_times(self) -> str:
         """Return the training time of all runs, for each way of training."""
         runs = {way: (self._folder / "runs").glob(f"{way}-*/metrics.csv") for way in WAYS}
-        return ", ".join(f"{way} {sum(map(_seconds, tables)):.0f} s" for way, tables in runs.items())
+        return ", ".join(f"{way} {sum(map(_read_seconds, tables)):.0f} s" for way, tables in runs.items())
 
     def _show_table(self, *rows: tuple[str, str]) -> None:
         self._show(f"{'step':<{NAME_WIDTH}} result")
@@ -265,24 +269,24 @@ class _Walkthrough:
             self._show(textwrap.fill(f"{name:<{NAME_WIDTH}} {result}", LINE_WIDTH, subsequent_indent=indent))
 
 
-def _contents(file: LabelFile) -> str:
+def _read_contents(file: LabelFile) -> str:
     return f"{file.path.name}: {counted(sum(1 for _ in file), 'image')} of {', '.join(file.class_names)}"
 
 
-def _count_list(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {code}" for code, count in counts.items()) or "none"
+def _format_counts(class_counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {code}" for code, count in class_counts.items()) or "none"
 
 
 def _accuracy_at(run: Path, epoch: int) -> float:
     """Return the test accuracy at a fixed epoch; the best epoch, chosen on the same images, would be optimistic."""
-    return float(_metrics(run / "metrics.csv")[epoch - 1]["val_accuracy"])
+    return float(_read_metrics(run / "metrics.csv")[epoch - 1]["val_accuracy"])
 
 
-def _seconds(table: Path) -> float:
-    return sum(float(row["seconds"]) for row in _metrics(table))
+def _read_seconds(table: Path) -> float:
+    return sum(float(row["seconds"]) for row in _read_metrics(table))
 
 
-def _metrics(table: Path) -> list[dict[str, str]]:
+def _read_metrics(table: Path) -> list[dict[str, str]]:
     with table.open(encoding="utf-8", newline="") as lines:
         return list(csv.DictReader(lines))
 

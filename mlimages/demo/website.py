@@ -40,7 +40,7 @@ def digit_pages(*, seed: int) -> list[Page]:
     digits = load_digits()
     rng = np.random.default_rng(seed)
     images = [
-        Page(f"/digits/{label}/{number:04}.png", str(label), _digit_png(pixels))
+        Page(f"/digits/{label}/{number:04}.png", str(label), _encode_digit(pixels))
         for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True))
     ]
     samples = (images[index] for index in rng.permutation(len(images)))
@@ -54,7 +54,7 @@ def digit_pages(*, seed: int) -> list[Page]:
     for n in range(DUPLICATES):
         sample = next(samples)
         pages.append(Page(f"/duplicate/{n}.png", sample.label, sample.body))
-    placeholder = _placeholder_png()
+    placeholder = _encode_placeholder()
     pages += [Page(f"/removed/{n}.png", next(samples).label, placeholder) for n in range(PLACEHOLDERS)]
     return [pages[index] for index in rng.permutation(len(pages))]
 
@@ -88,21 +88,21 @@ def serve_pages(pages: Sequence[Page]) -> Iterator[str]:
         loop.close()
 
 
-def _digit_png(pixels: NDArray[np.float64]) -> bytes:
+def _encode_digit(pixels: NDArray[np.float64]) -> bytes:
     """Convert an 8 x 8 digit with values in 0..16 to an enlarged white-on-black PNG."""
     image = Image.fromarray((pixels * (255 / 16)).round().astype(np.uint8))
-    return _png(image.resize((IMAGE_PX, IMAGE_PX), Image.Resampling.BICUBIC))
+    return _encode_png(image.resize((IMAGE_PX, IMAGE_PX), Image.Resampling.BICUBIC))
 
 
-def _placeholder_png() -> bytes:
+def _encode_placeholder() -> bytes:
     """Return the placeholder that a host returns for all removed photos: a cross on gray."""
     pixels = np.full((IMAGE_PX, IMAGE_PX), 200, dtype=np.uint8)
     row, column = np.indices(pixels.shape)
     pixels[(abs(row - column) < 3) | (abs(row + column - IMAGE_PX) < 3)] = 90
-    return _png(Image.fromarray(pixels))
+    return _encode_png(Image.fromarray(pixels))
 
 
-def _png(image: Image.Image) -> bytes:
+def _encode_png(image: Image.Image) -> bytes:
     data = io.BytesIO()
     image.save(data, "PNG")
     return data.getvalue()

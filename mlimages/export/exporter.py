@@ -139,11 +139,11 @@ def export_network(
             raise InputError(f"{_no_images_message(items)}: --calibrate and --unknown require validation images")
     if not outputs.items:
         logger.warning("%s: the file will not be compared with the network", _no_images_message(items))
-    measure = _choose_thresholds if trained.multi_label else _calibrate
+    measure = _choose_decision_thresholds if trained.multi_label else _calibrate
     decisions, provenance = measure(outputs, options, provenance or Provenance())
 
-    def write(path: Path, form: ResizeForm | None) -> OnnxBundle:
-        written, run = write_onnx(trained, path, form=form, decisions=decisions, provenance=provenance)
+    def write(path: Path, resize_form: ResizeForm | None) -> OnnxBundle:
+        written, run = write_onnx(trained, path, resize_form=resize_form, decisions=decisions, provenance=provenance)
         workers = min(MAX_WORKERS, available_cores())
         parity, target_parity = check_parity(trained, written, outputs, run, progress=progress, workers=workers), None
         if run_target := open_runtime(options.target, path):
@@ -174,36 +174,36 @@ def _no_images_message(items: Sequence[LabeledPath]) -> str:
     return f"none of {counted(len(items), 'validation image')} can be read (looked for in {items[0].path.parent})"
 
 
-def _move_into_place(path: Path, out: Path) -> None:
+def _move_into_place(path: Path, target: Path) -> None:
     has_data_file = data_path(path).exists()
     for file in sorted(path.parent.iterdir(), reverse=True):  # NAME.onnx.data before NAME.onnx, which refers to it
-        with replacing(out.with_name(file.name)) as part:
+        with replacing(target.with_name(file.name)) as part:
             file.replace(part)
-        record_written([out.with_name(file.name)])
+        record_written([target.with_name(file.name)])
     if not has_data_file:
-        data_path(out).unlink(missing_ok=True)  # from the file that was replaced
+        data_path(target).unlink(missing_ok=True)  # from the file that was replaced
 
 
-def _choose_thresholds(
-    outputs: NetworkOutputs, options: ExportOptions, provenance: Provenance
+def _choose_decision_thresholds(
+    network_outputs: NetworkOutputs, options: ExportOptions, provenance: Provenance
 ) -> tuple[DecisionParameters, Provenance]:
     """Return the thresholds of a multi-label network, and the provenance with its mean average precision."""
-    task, classes = MultiLabel(), outputs.logits.shape[1]
-    probabilities = task.probabilities(outputs.logits).astype(np.float32)  # as in the file
-    targets = task.targets(outputs.items, classes).astype(bool)
-    if count := len(outputs.items):
+    task, classes = MultiLabel(), network_outputs.logits.shape[1]
+    probabilities = task.probabilities(network_outputs.logits).astype(np.float32)  # as in the file
+    targets = task.targets(network_outputs.items, classes).astype(bool)
+    if count := len(network_outputs.items):
         mean = average_precisions(probabilities, targets).mean
         provenance = replace(provenance, mean_ap=(mean.value, mean.low, mean.high), accuracy_count=count)
     return DecisionParameters(thresholds=f1_thresholds(probabilities, targets)), provenance
 
 
 def _calibrate(
-    outputs: NetworkOutputs, options: ExportOptions, provenance: Provenance
+    network_outputs: NetworkOutputs, options: ExportOptions, provenance: Provenance
 ) -> tuple[DecisionParameters, Provenance]:
     """Return temperature and threshold of "unknown", and the provenance with accuracy and calibration error."""
-    labels, uncalibrated = outputs.labels, calibration.softmax(outputs.logits)
-    temperature = calibration.fit_temperature(outputs.logits, labels) if options.calibrate else 1.0
-    calibrated = calibration.softmax(outputs.logits, temperature)
+    labels, uncalibrated = network_outputs.labels, calibration.softmax(network_outputs.logits)
+    temperature = calibration.fit_temperature(network_outputs.logits, labels) if options.calibrate else 1.0
+    calibrated = calibration.softmax(network_outputs.logits, temperature)
     unknown_below = calibration.confidence_threshold(options.known_share, calibrated) if options.known_share else 0.0
     correct, count = int((uncalibrated.argmax(axis=1) == labels).sum()), len(labels)
     if count:

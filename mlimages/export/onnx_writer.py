@@ -117,11 +117,11 @@ class DecisionParameters:
 class _NetworkWithOutputs(nn.Module):
     """Maps uint8 pixels (or the normalized input, if `normalize` is the identity) to the outputs of the graph."""
 
-    def __init__(self, normalize: nn.Module, trained: TrainedNetwork, temperature: float) -> None:
+    def __init__(self, normalize: nn.Module, trained_network: TrainedNetwork, temperature: float) -> None:
         super().__init__()
-        self.normalize, self.network, self.temperature = normalize, trained.network, temperature
-        self.score = trained.known.score if trained.known else None
-        self.multi_label = trained.multi_label
+        self.normalize, self.network, self.temperature = normalize, trained_network.network, temperature
+        self.score = trained_network.known.score if trained_network.known else None
+        self.multi_label = trained_network.multi_label
         self._head_inputs: list[Tensor] = []
 
     def record_head_input(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -161,38 +161,38 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | No
 
 def write_onnx(
     trained: TrainedNetwork,
-    out: Path,
+    path: Path,
     *,
-    form: ResizeForm | None = "operator",
+    resize_form: ResizeForm | None = "operator",
     decisions: DecisionParameters | None = None,
     provenance: Provenance | None = None,
 ) -> tuple[OnnxBundle, RunLogits]:
-    """Write the network to `out`, without its metadata and without comparing outputs; see `parity.check_parity`.
+    """Write the network to `path`, without its metadata and without comparing outputs; see `parity.check_parity`.
 
     Args:
-        form: implementation of the resize inside the file; None omits the preprocessing.
+        resize_form: implementation of the resize inside the file; None omits the preprocessing.
         decisions: by default no temperature and no threshold.
 
     Returns:
         The metadata, which `OnnxBundle.write` adds to the file, and a function that computes the file's logits.
     """
     decisions = decisions or DecisionParameters()
-    network = out.with_name(f"{out.name}.network")
-    model = _to_onnx(trained, network, network_only=form is None, temperature=decisions.temperature)
-    if form:
-        prepend_preprocessing(model, trained.preprocessing, form=form)
+    network = path.with_name(f"{path.name}.network")
+    model = _to_onnx(trained, network, network_only=resize_form is None, temperature=decisions.temperature)
+    if resize_form:
+        prepend_preprocessing(model, trained.preprocessing, resize_form=resize_form)
     model.producer_name = "mlimages"
-    write_model(model, data_path(network), out)
+    write_model(model, data_path(network), path)
     data_path(network).unlink(missing_ok=True)
-    run = open_onnxruntime(out)
+    run = open_onnxruntime(path)
     bundle = OnnxBundle(
-        path=out,
+        path=path,
         class_names=trained.class_names,
         preprocessing=_without_mean_folder(trained.preprocessing),
         model=trained.model,
-        probe=_make_probe(trained, run if form else None),
-        includes_preprocessing=form is not None,
-        exact_resize=form == "exact",
+        probe=_make_probe(trained, run if resize_form else None),
+        includes_preprocessing=resize_form is not None,
+        exact_resize=resize_form == "exact",
         temperature=decisions.temperature,
         unknown_below=decisions.unknown_below,
         known=trained.known.known if trained.known else None,
@@ -204,17 +204,19 @@ def write_onnx(
     return bundle, run
 
 
-def _to_onnx(trained: TrainedNetwork, path: Path, *, network_only: bool, temperature: float) -> onnx.ModelProto:
+def _to_onnx(trained_network: TrainedNetwork, path: Path, *, network_only: bool, temperature: float) -> onnx.ModelProto:
     """Convert the network; its weights are written to `data_path(path)`."""
-    normalize = Normalize(trained.preprocessing.normalization, trained.mean_image)
-    prop = trained.preprocessing.image
+    normalize = Normalize(trained_network.preprocessing.normalization, trained_network.mean_image)
+    prop = trained_network.preprocessing.image
     pixels = torch.zeros(2, prop.height, prop.width, prop.channels, dtype=torch.uint8)  # (2, h, w, C)
-    module = _NetworkWithOutputs(nn.Identity() if network_only else normalize, trained, temperature).eval()
+    module = _NetworkWithOutputs(nn.Identity() if network_only else normalize, trained_network, temperature).eval()
     outputs = [LOGITS, PROBABILITIES]
     hook: AbstractContextManager[object] = nullcontext()
-    if trained.known:
+    if trained_network.known:
         outputs.append(KNOWN)
-        hook = trained.network.get_submodule(trained.known.head).register_forward_pre_hook(module.record_head_input)
+        hook = trained_network.network.get_submodule(trained_network.known.head).register_forward_pre_hook(
+            module.record_head_input
+        )
     math = sdpa_kernel(SDPBackend.MATH)  # the strides of other kernels are lost where torch.onnx decomposes them (BEiT)
     with hook, math, _FourDimensionalAttention(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.onnx uses deprecated parts of torch
@@ -231,7 +233,7 @@ def _to_onnx(trained: TrainedNetwork, path: Path, *, network_only: bool, tempera
             )
         except torch.onnx.OnnxExporterError as error:
             raise ExportError(
-                f"PyTorch cannot convert {trained.model} to ONNX ({first_line(error.__cause__ or error)}): "
+                f"PyTorch cannot convert {trained_network.model} to ONNX ({first_line(error.__cause__ or error)}): "
                 "use its weights in PyTorch, or another network"
             ) from error
     assert program is not None  # it is None only if a path is given
@@ -244,10 +246,12 @@ def _to_onnx(trained: TrainedNetwork, path: Path, *, network_only: bool, tempera
     return model
 
 
-def prepend_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing, *, form: ResizeForm) -> None:
+def prepend_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing, *, resize_form: ResizeForm) -> None:
     """Insert resizing and cropping before a network with an input of fixed size, in place."""
     opset = next(entry.version for entry in model.opset_import if not entry.domain)
-    graph = build_preprocessing_graph(preprocessing.image, opset=opset, ir_version=model.ir_version, form=form).graph
+    graph = build_preprocessing_graph(
+        preprocessing.image, opset=opset, ir_version=model.ir_version, resize_form=resize_form
+    ).graph
     for dimension, denotation in zip(graph.input[0].type.tensor_type.shape.dim, _DENOTATIONS, strict=True):
         dimension.denotation = denotation
     graph.input[0].type.denotation = "IMAGE"
@@ -282,12 +286,12 @@ _DENOTATIONS = ("DATA_BATCH", "DATA_FEATURE", "DATA_FEATURE", "DATA_CHANNEL")
 """Denotations of the input's dimensions (onnx/docs/DimensionDenotation.md)."""
 
 
-def _make_probe(trained: TrainedNetwork, run: RunLogits | None) -> ParityProbe:
+def _make_probe(trained_network: TrainedNetwork, run: RunLogits | None) -> ParityProbe:
     """Return a small image with the logits of the file, or of the network if the file has no preprocessing."""
     noise = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     image = Image.fromarray(noise).resize((48, 40), Image.Resampling.BICUBIC)
     if run is None:
-        logits = trained.logits([images.prepare(image, trained.preprocessing.image)])[0]
+        logits = trained_network.logits([images.prepare(image, trained_network.preprocessing.image)])[0]
     else:
         logits = run(np.asarray(image)[None])[0]
     return ParityProbe(48, 40, image.tobytes(), _round_logits(logits))

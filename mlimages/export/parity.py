@@ -84,7 +84,7 @@ def check_parity(
         ResizeParityError: outputs differ only because of the resize inside the file.
         ExportError: outputs differ; the message names the worst image.
     """
-    compare = _end_to_end_comparer if bundle.includes_preprocessing else _network_comparer
+    compare = _make_end_to_end_comparer if bundle.includes_preprocessing else _make_network_comparer
     compare_image = compare(trained, bundle, run)
     threads = Threads(workers)
     progress.start("onnx", len(outputs.items), "images")
@@ -133,50 +133,54 @@ class _Comparison:
         )
 
 
-def _end_to_end_comparer(trained: TrainedNetwork, bundle: OnnxBundle, run: RunLogits) -> _Comparer:
-    prop = trained.preprocessing.image
+def _make_end_to_end_comparer(trained_network: TrainedNetwork, bundle: OnnxBundle, run: RunLogits) -> _Comparer:
+    prop = trained_network.preprocessing.image
 
-    def compare(item: LabeledPath, expected: NDArray[np.float32]) -> _Comparison:
-        path = item.path
+    def compare(image: LabeledPath, expected_logits: NDArray[np.float32]) -> _Comparison:
+        path = image.path
         rgb = images.load_rgb(path)
         logits = run(np.asarray(rgb)[None])[0]  # (classes,)
-        end_to_end = _compare_logits(path, logits, expected, TOLERANCE, bundle.task)
+        end_to_end = _compare_logits(path, logits, expected_logits, TOLERANCE, bundle.task)
         if end_to_end.matches:
             return end_to_end
         pixels, full_pixels = images.load_pixels(path, prop), images.prepare(rgb, prop)
-        same_pixels = _compare_logits(path, run(to_graph_input([pixels], prop))[0], expected, TOLERANCE, bundle.task)
+        same_pixels = _compare_logits(
+            path, run(to_graph_input([pixels], prop))[0], expected_logits, TOLERANCE, bundle.task
+        )
         if not same_pixels.matches:
             return replace(same_pixels, cause="network")
-        full_decode = expected
+        full_decode = expected_logits
         if not np.array_equal(pixels, full_pixels):  # load_pixels may decode a JPEG at reduced size
-            full_decode = trained.logits([full_pixels])[0]
+            full_decode = trained_network.logits([full_pixels])[0]
         end_to_end = _compare_logits(path, logits, full_decode, RESIZE_TOLERANCE, bundle.task)
         return end_to_end if end_to_end.matches else replace(end_to_end, cause="resize")
 
     return compare
 
 
-def _network_comparer(trained: TrainedNetwork, bundle: OnnxBundle, run: RunLogits) -> _Comparer:
-    prop = trained.preprocessing.image
+def _make_network_comparer(trained_network: TrainedNetwork, bundle: OnnxBundle, run: RunLogits) -> _Comparer:
+    prop = trained_network.preprocessing.image
 
-    def compare(item: LabeledPath, expected: NDArray[np.float32]) -> _Comparison:
-        x = trained.normalize_pixels([images.load_pixels(item.path, prop)]).numpy()  # (1, C, H, W)
-        comparison = _compare_logits(item.path, run(x)[0], expected, TOLERANCE, bundle.task)
+    def compare(image: LabeledPath, expected_logits: NDArray[np.float32]) -> _Comparison:
+        x = trained_network.normalize_pixels([images.load_pixels(image.path, prop)]).numpy()  # (1, C, H, W)
+        comparison = _compare_logits(image.path, run(x)[0], expected_logits, TOLERANCE, bundle.task)
         return comparison if comparison.matches else replace(comparison, cause="network")
 
     return compare
 
 
 def _compare_logits(
-    path: Path, logits: NDArray[np.float32], expected: NDArray[np.float32], tolerance: float, task: Task
+    path: Path, logits: NDArray[np.float32], expected_logits: NDArray[np.float32], tolerance: float, task: Task
 ) -> _Comparison:
-    difference = float(relative_difference(logits[None], expected[None])[0])
-    network_classes, file_classes = task.predict_classes(expected), task.predict_classes(logits)
-    matches = difference <= tolerance and task.prediction_margin(expected, file_classes) <= NEAR_TIE
+    difference = float(relative_difference(logits[None], expected_logits[None])[0])
+    network_classes, file_classes = task.predict_classes(expected_logits), task.predict_classes(logits)
+    matches = difference <= tolerance and task.prediction_margin(expected_logits, file_classes) <= NEAR_TIE
     return _Comparison(path, difference, network_classes, file_classes, matches)
 
 
-def _decode_all(items: Iterable[LabeledPath], prop: ImageProperty) -> Iterator[tuple[LabeledPath, NDArray[np.uint8]]]:
-    for item in items:
+def _decode_all(
+    labeled_paths: Iterable[LabeledPath], image_property: ImageProperty
+) -> Iterator[tuple[LabeledPath, NDArray[np.uint8]]]:
+    for item in labeled_paths:
         with suppress(ImageError):
-            yield item, images.load_pixels(item.path, prop)
+            yield item, images.load_pixels(item.path, image_property)

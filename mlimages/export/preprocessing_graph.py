@@ -34,12 +34,12 @@ more than one level, by up to three where a bicubic filter overshoots.
 
 
 def build_preprocessing_graph(
-    prop: ImageProperty, *, opset: int, ir_version: int, form: ResizeForm = "operator"
+    prop: ImageProperty, *, opset: int, ir_version: int, resize_form: ResizeForm = "operator"
 ) -> onnx.ModelProto:
     """Return a model that maps uint8 `image` `(N, H, W, 3)` to uint8 `pixels` `(N, h, w, C)`."""
     gray = _GRAY if prop.gray_scale else "upright = Identity(image)"
     part = _CENTRAL_PART if prop.resize == "downscale" else _WHOLE
-    resize, functions, kernel = _FORMS[form]
+    resize, functions, kernel = _FORMS[resize_form]
     text = f"""
     <ir_version: {ir_version}, opset_import: ["": {opset}, "pillow": 1]>
     prepare (uint8[N, H, W, 3] {INPUT}) => (uint8[N, {prop.height}, {prop.width}, {prop.channels}] {PIXELS})
@@ -61,7 +61,7 @@ def build_preprocessing_graph(
 
 
 def _remove_unused_nodes(model: onnx.ModelProto) -> None:
-    used = {name for node in model.graph.node for name in _names_used(node)}
+    used = {name for node in model.graph.node for name in _find_used_names(node)}
     constants = [constant for constant in model.graph.initializer if constant.name in used]
     del model.graph.initializer[:]
     model.graph.initializer.extend(constants)
@@ -70,8 +70,10 @@ def _remove_unused_nodes(model: onnx.ModelProto) -> None:
     model.opset_import.extend(domains)
 
 
-def _names_used(node: onnx.NodeProto) -> set[str]:
-    in_subgraphs = {name for attribute in node.attribute for inner in attribute.g.node for name in _names_used(inner)}
+def _find_used_names(node: onnx.NodeProto) -> set[str]:
+    in_subgraphs = {
+        name for attribute in node.attribute for inner in attribute.g.node for name in _find_used_names(inner)
+    }
     return in_subgraphs | set(node.input)
 
 

@@ -143,15 +143,17 @@ def quantize(
     calibration_set, test_set = _split_samples(samples)
     with tempfile.TemporaryDirectory() as folder:
         pixels = [sample.pixels for sample in calibration_set]
-        variants = write_variants(bundle, pixels, Path(folder), fp16=fp16, progress=progress)
+        variants = write_variants(bundle, pixels, Path(folder), with_float16=fp16, progress=progress)
         measurements = _measure_variants({"original": bundle, **variants}, test_set, progress)
         trials = tuple(each.trial for each in measurements)
         score_name = bundle.task.score_name
-        refusals = tuple(_refusal(trial, trials[0], len(test_set), max_drop, score_name) for trial in trials[1:])
-        chosen = _fastest(measurements[1:], refusals)
+        refusals = tuple(
+            _describe_refusal(trial, trials[0], len(test_set), max_drop, score_name) for trial in trials[1:]
+        )
+        chosen = _choose_fastest(measurements[1:], refusals)
         if chosen:
             variant = variants[chosen.trial.name]
-            provenance = _quantized_provenance(bundle, chosen, trials, len(test_set))
+            provenance = _make_quantized_provenance(bundle, chosen, trials, len(test_set))
             known = bundle.known and replace(bundle.known, share=chosen.trial.known, count=len(test_set))
             sets = bundle.prediction_sets and PredictionSets("validation", len(test_set), chosen.set_thresholds)
             written = replace(variant, path=out, known=known, prediction_sets=sets, provenance=provenance)
@@ -201,16 +203,16 @@ class _Measurement:
 
 
 def _measure_variants(
-    bundles: Mapping[str, OnnxBundle], test_set: Sequence[_Sample], progress: Progress
+    bundles: Mapping[str, OnnxBundle], samples: Sequence[_Sample], progress: Progress
 ) -> list[_Measurement]:
     runners = {name: make_runner(bundle) for name, bundle in bundles.items()}
-    items = [sample.item for sample in test_set]
-    speeds = _images_per_s(runners, [sample.pixels for sample in test_set[:TIMED_IMAGES]])
-    progress.start("measure", len(runners) * len(test_set), "images")
+    items = [sample.item for sample in samples]
+    speeds = _measure_images_per_s(runners, [sample.pixels for sample in samples[:TIMED_IMAGES]])
+    progress.start("measure", len(runners) * len(samples), "images")
     measurements = []
     for name, bundle in bundles.items():
         rows = []
-        for sample in test_set:
+        for sample in samples:
             rows.append(runners[name]([sample.pixels]))
             progress.advance()
         logits, probabilities = (np.concatenate([row[n] for row in rows]) for n in (0, 1))  # (N, classes) each
@@ -234,7 +236,7 @@ def _measure_variants(
     return measurements
 
 
-def _images_per_s(runners: Mapping[str, Run], pixels: Sequence[NDArray[np.uint8]]) -> dict[str, float]:
+def _measure_images_per_s(runners: Mapping[str, Run], pixels: Sequence[NDArray[np.uint8]]) -> dict[str, float]:
     """Measure images per second of CPU time, as the median over rounds in which the variants alternate."""
     seconds: dict[str, list[float]] = {name: [] for name in runners}
     for _ in range(TIMED_ROUNDS):
@@ -246,34 +248,38 @@ def _images_per_s(runners: Mapping[str, Run], pixels: Sequence[NDArray[np.uint8]
     return {name: 1 / median(rounds) for name, rounds in seconds.items()}
 
 
-def _refusal(trial: Trial, original: Trial, count: int, max_drop: float, score_name: str = "accuracy") -> str:
+def _describe_refusal(
+    trial: Trial, original_trial: Trial, num_images: int, max_drop: float, score_name: str = "accuracy"
+) -> str:
     """Return why a variant is rejected; empty if it is clearly faster than the original and accurate enough."""
-    speedup, drop = trial.images_per_s / original.images_per_s, original.accuracy - trial.accuracy
+    speedup, drop = trial.images_per_s / original_trial.images_per_s, original_trial.accuracy - trial.accuracy
     reasons = []
     if speedup < MIN_SPEEDUP:
         reasons.append(f"not faster ({speedup:.2f} x, at least {MIN_SPEEDUP} x is required)")
-    one_image = 1 / count if score_name == "accuracy" else 0.0
+    one_image = 1 / num_images if score_name == "accuracy" else 0.0
     if drop > max(max_drop / 100, one_image) + 1e-9:
         reasons.append(f"loses {drop * 100:.1f} points of {score_name}, more than {max_drop:g}")
     return " and ".join(reasons)
 
 
-def _fastest(measurements: Sequence[_Measurement], refusals: Sequence[str]) -> _Measurement | None:
+def _choose_fastest(measurements: Sequence[_Measurement], refusals: Sequence[str]) -> _Measurement | None:
     accepted = [each for each, refusal in zip(measurements, refusals, strict=True) if not refusal]
     return max(accepted, key=lambda each: each.trial.images_per_s, default=None)
 
 
-def _quantized_provenance(bundle: OnnxBundle, chosen: _Measurement, trials: Sequence[Trial], count: int) -> Provenance:
+def _make_quantized_provenance(
+    bundle: OnnxBundle, measurement: _Measurement, trials: Sequence[Trial], num_images: int
+) -> Provenance:
     """Return the provenance of the written file, without measurements that apply only to the original."""
-    errors = (chosen.uncalibrated_error, chosen.trial.calibration_error)
-    score = (chosen.score.value, chosen.score.low, chosen.score.high)
+    errors = (measurement.uncalibrated_error, measurement.trial.calibration_error)
+    score = (measurement.score.value, measurement.score.low, measurement.score.high)
     return replace(
         bundle.provenance,
         parity=None,
         target_parity=None,
         accuracy=None if bundle.multi_label else score,
         mean_ap=score if bundle.multi_label else None,
-        accuracy_count=count,
+        accuracy_count=num_images,
         calibration_error=errors if bundle.provenance.calibration_error else None,
         quantization=tuple(asdict(each) for each in trials),
     )

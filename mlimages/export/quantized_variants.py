@@ -24,7 +24,7 @@ from mlimages.networks import Normalize
 
 
 @contextmanager
-def _same_sys_path() -> Iterator[None]:
+def _keeping_sys_path() -> Iterator[None]:
     """Restore `sys.path`: onnxruntime.transformers appends its folder, whose modules have names such as `benchmark`."""
     before = list(sys.path)
     try:
@@ -33,7 +33,7 @@ def _same_sys_path() -> Iterator[None]:
         sys.path[:] = before
 
 
-with telemetry_disabled("ORT_DISABLE_TELEMETRY", "1"), _same_sys_path():
+with telemetry_disabled("ORT_DISABLE_TELEMETRY", "1"), _keeping_sys_path():
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
     from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -51,7 +51,7 @@ _Batch = Mapping[str, NDArray[np.generic]]
 
 
 def write_variants(
-    bundle: OnnxBundle, pixels: Sequence[NDArray[np.uint8]], folder: Path, *, fp16: bool, progress: Progress
+    bundle: OnnxBundle, pixels: Sequence[NDArray[np.uint8]], folder: Path, *, with_float16: bool, progress: Progress
 ) -> dict[str, OnnxBundle]:
     """Write each variant to a file in `folder`; `pixels` are preprocessed images to calibrate the ranges."""
     model = onnx.load(bundle.path)
@@ -62,14 +62,14 @@ def write_variants(
     calibration_batches = [
         {PIXELS: one[None]} if preprocessing else {INPUT: _normalize_pixels(bundle, [one])} for one in pixels
     ]
-    float_nodes = unquantized_nodes(onnx.load(network))
+    float_nodes = find_unquantized_nodes(onnx.load(network))
     writers: dict[str, Callable[[Path], None]] = {
         "int8": lambda path: _write_int8(network, path, calibration_batches, float_nodes, reduce_range=False),
         "int8, reduced range": lambda path: _write_int8(
             network, path, calibration_batches, float_nodes, reduce_range=True
         ),
     }
-    if fp16:
+    if with_float16:
         writers["float16"] = lambda path: _write_float16(network, path, float_nodes)
     progress.start("quantize", len(writers), "variants")
     variants = {}
@@ -86,16 +86,18 @@ def write_variants(
     return variants
 
 
-def unquantized_nodes(model: onnx.ModelProto) -> list[str]:
+def find_unquantized_nodes(model: onnx.ModelProto) -> list[str]:
     """Return the names of the nodes not to quantize: the last layer with weights, and all nodes that are not upstream
     of it."""
     producers = {output: node for node in model.graph.node for output in node.output}
-    layer = next((node for node in _upstream(LOGITS, producers) if node.op_type in ("Conv", "Gemm", "MatMul")), None)
-    body = {node.name for node in _upstream(layer.input[0], producers)} if layer else set()
+    layer = next(
+        (node for node in _iter_upstream_nodes(LOGITS, producers) if node.op_type in ("Conv", "Gemm", "MatMul")), None
+    )
+    body = {node.name for node in _iter_upstream_nodes(layer.input[0], producers)} if layer else set()
     return [node.name for node in model.graph.node if node.name not in body]
 
 
-def _upstream(tensor: str, producers: Mapping[str, onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+def _iter_upstream_nodes(tensor: str, producers: Mapping[str, onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     """Yield the nodes that compute a tensor, the nearest first."""
     waiting, seen = deque([tensor]), set[str]()
     while waiting:
@@ -136,7 +138,7 @@ class _CalibrationBatches(CalibrationDataReader):  # type: ignore[misc]  # onnxr
 
 
 def make_runner(bundle: OnnxBundle) -> Run:
-    """Return a function that computes the outputs for preprocessed pixels, also if the file includes preprocessing."""
+    """Return a function that computes the outputs of a file for pixels that are already resized and cropped."""
     if bundle.includes_preprocessing:
         return BundleSession(bundle).run_all
     session = open_session(bundle.path)

@@ -21,8 +21,8 @@ LENGTH_DELIMITED = 2
 """Wire type of a field that is preceded by its length (protobuf.dev/programming-guides/encoding)."""
 
 
-def write_model(model: onnx.ModelProto, weights: Path, out: Path) -> None:
-    """Write a model and its weights to `out`, or to `out` and `NAME.onnx.data` if one file cannot contain them.
+def write_model(model: onnx.ModelProto, weights: Path, path: Path) -> None:
+    """Write a model and its weights to `path`, or to `path` and `NAME.onnx.data` if one file cannot contain them.
 
     The weights are copied from file to file: in memory, protocol buffers need three times their size.
 
@@ -31,19 +31,19 @@ def write_model(model: onnx.ModelProto, weights: Path, out: Path) -> None:
         weights: the file with the external data of its initializers, which is moved if it stays external.
     """
     if weights.exists() and weights.stat().st_size > EXTERNAL_DATA_BYTES:
-        weights.rename(data_path(out))
+        weights.rename(data_path(path))
         for tensor in filter(uses_external_data, model.graph.initializer):
-            next(entry for entry in tensor.external_data if entry.key == "location").value = data_path(out).name
-        out.write_bytes(model.SerializeToString())
+            next(entry for entry in tensor.external_data if entry.key == "location").value = data_path(path).name
+        path.write_bytes(model.SerializeToString())
         return
     tensors = [_Tensor.of(tensor) for tensor in model.graph.initializer]
     del model.graph.initializer[:]
     graph = model.graph.SerializeToString()
     model.ClearField("graph")
     weights.touch()
-    with weights.open("rb") as values, out.open("wb") as file:
+    with weights.open("rb") as values, path.open("wb") as file:
         file.write(model.SerializeToString())
-        file.write(_header(GRAPH, len(graph) + sum(tensor.length for tensor in tensors)) + graph)
+        file.write(_encode_field_header(GRAPH, len(graph) + sum(tensor.length for tensor in tensors)) + graph)
         for tensor in tensors:
             file.write(tensor.header)
             copy_bytes(values, file, offset=tensor.offset, length=tensor.values_length)
@@ -64,19 +64,19 @@ class _Tensor:
     @classmethod
     def of(cls, tensor: onnx.TensorProto) -> _Tensor:
         if not uses_external_data(tensor):
-            return cls(_header(INITIALIZER, tensor.ByteSize()) + tensor.SerializeToString(), 0, 0)
+            return cls(_encode_field_header(INITIALIZER, tensor.ByteSize()) + tensor.SerializeToString(), 0, 0)
         external = ExternalDataInfo(tensor)
         offset, length = external.offset or 0, external.length or 0
         tensor.ClearField("external_data")
         tensor.ClearField("data_location")
-        fields = tensor.SerializeToString() + _header(RAW_DATA, length)
-        return cls(_header(INITIALIZER, len(fields) + length) + fields, offset, length)
+        fields = tensor.SerializeToString() + _encode_field_header(RAW_DATA, length)
+        return cls(_encode_field_header(INITIALIZER, len(fields) + length) + fields, offset, length)
 
 
-def _header(number: int, length: int) -> bytes:
+def _encode_field_header(field_number: int, content_length: int) -> bytes:
     """Return the bytes before the content of a field: its number and its length as integers of 7 bits per byte."""
     encoded = bytearray()
-    for value in (number << 3 | LENGTH_DELIMITED, length):
+    for value in (field_number << 3 | LENGTH_DELIMITED, content_length):
         while value > 127:
             encoded.append(value & 127 | 128)
             value >>= 7

@@ -84,19 +84,21 @@ class Provenance:
 
     Attributes:
         created: date and time, ISO 8601, UTC.
-        weights_sha256, data_sha256: hashes of the checkpoint, and of each label file by split name.
-        split_sizes: number of images by split name.
-        class_counts: number of images by class index, by split name.
-        licenses: number of images by the licence that `gather` recorded; empty if it recorded none.
+        weights_sha256: hash of the checkpoint.
+        data_sha256: for each split, the hash of its label file.
+        split_sizes: for each split, the number of its images.
+        class_counts: for each split, the number of images of each class, in the order of the class indices.
+        licenses: for each licence that `gather` recorded, the number of images; empty without such records.
         command: command line that reproduces the run.
-        accuracy: on the validation images, with the bounds of its 95 % interval.
-        accuracy_count: number of these images.
-        mean_ap: mean average precision of a multi-label file on these images, in place of the accuracy.
+        accuracy: accuracy on the validation images, with the bounds of its 95 % interval.
+        accuracy_count: number of validation images.
+        mean_ap: mean average precision of a multi-label file on the validation images, in place of the accuracy.
         calibration_error: expected calibration error (0..1) before and after temperature scaling.
         quantization: one row per trial: name, accuracy, images per second, bytes.
         versions: versions of the packages that wrote the file.
         target: the runtime that the file was exported for.
-        target_parity: the comparison in that runtime; None if it is ONNX Runtime or was not installed.
+        target_parity: comparison of the outputs in the runtime `target` with those of the network; None if the target
+            is ONNX Runtime, or was not installed.
     """
 
     created: str = ""

@@ -45,8 +45,8 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.integer]) ->
     if not len(labels):
         return 1.0
 
-    def loss(log_inverse: float) -> float:
-        scaled = math.exp(log_inverse) * logits.astype(np.float64)
+    def loss(log_inverse_temperature: float) -> float:
+        scaled = math.exp(log_inverse_temperature) * logits.astype(np.float64)
         scaled -= scaled.max(axis=1, keepdims=True)  # the logarithm of the softmax, since the softmax may be 0
         return float((np.log(np.exp(scaled).sum(axis=1)) - scaled[np.arange(len(labels)), labels]).mean())
 

@@ -133,7 +133,7 @@ class Evaluation:
             "count": self.count,
             "trained_on": self.trained_on,
             "chosen_on": self.chosen_on,
-            "per_class": {each.name: _class_dict(each) for each in self.per_class},
+            "per_class": {each.name: _class_scores_to_dict(each) for each in self.per_class},
             "confusion": self.confusion,
             "loss": self.loss,
             "calibration_error": self.calibration_error,
@@ -198,7 +198,7 @@ def evaluate(
         raise InputError(f"{labels.path} has no usable image: see {command('check', labels.path)}")
     predictions, true_items = [result for result, _, _ in good], [item for _, item, _ in good]
     truth = task.targets(true_items, len(names))
-    probabilities = np.array([_probability_row(result, len(names)) for result, _, _ in good])  # (N, classes)
+    probabilities = np.array([_make_probability_row(result, len(names)) for result, _, _ in good])  # (N, classes)
     label_scores, wrong, loss = None, [], 0.0
     confusion: Confusion = ()
     if isinstance(task, MultiLabel):
@@ -223,17 +223,19 @@ def evaluate(
         calibration_error=task.calibration_error(probabilities, truth),
         unknown=sum(result.known is False for result, _, _ in good),
         images_per_s=len(answers) / elapsed_s,
-        decode_ms=_percentiles([answer.decode_s for _, _, answer in good]),
-        network_ms=_percentiles([answer.network_s for _, _, answer in good]),
-        background=_background_use(predictor, items, explain) if explain else None,
+        decode_ms=_compute_percentiles([answer.decode_s for _, _, answer in good]),
+        network_ms=_compute_percentiles([answer.network_s for _, _, answer in good]),
+        background=_measure_background_use(predictor, items, explain) if explain else None,
         trained_on=_count_listed_images(items, predictor.bundle, "train.txt"),
         chosen_on=_count_listed_images(items, predictor.bundle, "val.txt"),
         labels=label_scores,
     )
 
 
-def _background_use(predictor: Predictor, items: Sequence[LabeledPath], count: int) -> BackgroundUse | None:
-    drawn = [items[n * len(items) // min(count, len(items))] for n in range(min(count, len(items)))]
+def _measure_background_use(
+    predictor: Predictor, items: Sequence[LabeledPath], num_images: int
+) -> BackgroundUse | None:
+    drawn = [items[n * len(items) // min(num_images, len(items))] for n in range(min(num_images, len(items)))]
     decoded = [(predictor.decode(item.path)[0], item.label) for item in drawn]
     good = [(pixels, label) for pixels, label in decoded if not isinstance(pixels, BrokenImage)]
     if not good:
@@ -242,9 +244,9 @@ def _background_use(predictor: Predictor, items: Sequence[LabeledPath], count: i
     return measure_background_use(predictor, images, np.array(labels))
 
 
-def _class_dict(scores: ClassScores) -> dict[str, object]:
-    shares = {"precision": scores.precision, "recall": scores.recall, "f1": scores.f1}
-    return {"count": scores.count, **{key: [share.value, share.low, share.high] for key, share in shares.items()}}
+def _class_scores_to_dict(class_scores: ClassScores) -> dict[str, object]:
+    shares = {"precision": class_scores.precision, "recall": class_scores.recall, "f1": class_scores.f1}
+    return {"count": class_scores.count, **{key: [share.value, share.low, share.high] for key, share in shares.items()}}
 
 
 def _count_listed_images(items: Sequence[LabeledPath], bundle: OnnxBundle, name: str) -> int:
@@ -267,13 +269,13 @@ def _predict_all(predictor: Predictor, items: Sequence[LabeledPath], progress: P
     return answers
 
 
-def _probability_row(prediction: Prediction, num_classes: int) -> NDArray[np.float64]:
+def _make_probability_row(prediction: Prediction, num_classes: int) -> NDArray[np.float64]:
     row = np.zeros(num_classes)
     for score in prediction.top:
         row[score.label] = score.probability
     return row
 
 
-def _percentiles(seconds: Sequence[float]) -> Timing:
+def _compute_percentiles(seconds: Sequence[float]) -> Timing:
     p50, p95 = np.percentile(np.array(seconds) * 1e3, (50, 95))
     return Timing(float(p50), float(p95))

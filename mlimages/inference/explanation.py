@@ -73,7 +73,7 @@ class Explanation:
     def place(self) -> str:
         """Region of the `lowest` probability, in thirds of the image: from "top left" to "bottom right"."""
         grid = len(self.hidden)
-        row, column = (3 * (2 * n + WINDOW) // (2 * _steps(grid)) for n in divmod(int(self.hidden.argmin()), grid))
+        row, column = (3 * (2 * n + WINDOW) // (2 * _num_steps(grid)) for n in divmod(int(self.hidden.argmin()), grid))
         return _NAMES[row][column]
 
     def overlay(self) -> Image.Image:
@@ -138,7 +138,7 @@ def explain(
         return pixels
     whole = predictor.probabilities([pixels])[0]  # (classes,)
     label = int(whole.argmax())
-    parts = list(_masked_images(pixels, grid))
+    parts = list(_iter_masked_images(pixels, grid))
     batches = [parts[start : start + _BATCH] for start in range(0, len(parts), _BATCH)]
     threads = Threads(workers or min(_MAX_WORKERS, predictor.workers))
     hidden = np.concatenate(list(threads.map(predictor.probabilities, batches)))[:, label]  # (grid * grid,)
@@ -169,17 +169,17 @@ def measure_background_use(
     frequencies = [np.bincount(each.ravel(), minlength=probabilities.shape[2]) for each in (predicted, labels)]
     chance = float(frequencies[0] @ frequencies[1] / predicted.size / len(labels))
     evidence = np.log(np.maximum(probabilities, _MIN_PROBABILITY)).mean(axis=1)  # (N, classes)
-    return BackgroundUse(len(images), correct, chance, _permutation_test(evidence, labels))
+    return BackgroundUse(len(images), correct, chance, _compute_p_value(evidence, labels))
 
 
-def _permutation_test(evidence: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+def _compute_p_value(class_evidence: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
     """Return the probability that labels assigned at random have as much evidence `(N, classes)`.
 
     Source: B. Phipson and G. K. Smyth, Permutation p-values should never be zero, SAGMB 9 (2010).
     """
     rows, rng = np.arange(len(labels)), np.random.default_rng(0)
-    observed = evidence[rows, labels].sum(dtype=np.float64) - 1e-6  # sums of the same numbers differ by rounding
-    totals = (evidence[rows, rng.permutation(labels)].sum(dtype=np.float64) for _ in range(_PERMUTATIONS))
+    observed = class_evidence[rows, labels].sum(dtype=np.float64) - 1e-6  # sums of the same numbers differ by rounding
+    totals = (class_evidence[rows, rng.permutation(labels)].sum(dtype=np.float64) for _ in range(_PERMUTATIONS))
     return float((1 + sum(total >= observed for total in totals)) / (1 + _PERMUTATIONS))
 
 
@@ -187,34 +187,34 @@ _MARGIN = (1 - 0.5**0.5) / 2
 """Fraction of the height and width outside the centre on each side, so that half of the area lies within."""
 
 
-def replace_center(image: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def replace_center(image: NDArray[np.uint8], center_image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return an image `(h, w, C)` with the centre of another of its size."""
     height, width = image.shape[:2]
     top, left = round(height * _MARGIN), round(width * _MARGIN)
     mixed = image.copy()
-    mixed[top : height - top, left : width - left] = other[top : height - top, left : width - left]
+    mixed[top : height - top, left : width - left] = center_image[top : height - top, left : width - left]
     return mixed
 
 
-def _masked_images(pixels: NDArray[np.uint8], grid: int) -> Iterator[NDArray[np.uint8]]:
-    rows, columns = _window_slices(pixels.shape[0], grid), _window_slices(pixels.shape[1], grid)
+def _iter_masked_images(pixels: NDArray[np.uint8], num_positions: int) -> Iterator[NDArray[np.uint8]]:
+    rows, columns = _window_slices(pixels.shape[0], num_positions), _window_slices(pixels.shape[1], num_positions)
     for row in rows:
         for column in columns:
-            yield _mask(pixels, row, column)
+            yield _mask_region(pixels, row, column)
 
 
-def _steps(grid: int) -> int:
+def _num_steps(num_positions: int) -> int:
     """Return the number of steps that the positions of the masked square span: it is `WINDOW` steps wide."""
-    return grid + WINDOW - 1
+    return num_positions + WINDOW - 1
 
 
-def _window_slices(side: int, grid: int) -> Sequence[slice]:
+def _window_slices(side_px: int, num_positions: int) -> Sequence[slice]:
     """Return the slices of the masked square along one side; the first and the last touch the borders."""
-    step = side / _steps(grid)
-    return [slice(round(n * step), max(round(n * step) + 1, round((n + WINDOW) * step))) for n in range(grid)]
+    step = side_px / _num_steps(num_positions)
+    return [slice(round(n * step), max(round(n * step) + 1, round((n + WINDOW) * step))) for n in range(num_positions)]
 
 
-def _mask(pixels: NDArray[np.uint8], rows: slice, columns: slice) -> NDArray[np.uint8]:
+def _mask_region(pixels: NDArray[np.uint8], rows: slice, columns: slice) -> NDArray[np.uint8]:
     hidden = pixels.copy()
     hidden[rows, columns] = pixels.mean(axis=(0, 1)).round()
     return hidden

@@ -55,12 +55,12 @@ class LabelScores:
         return {
             "map": mean.value,
             "interval": [mean.low, mean.high],
-            "accuracy": _values(self.exact),
+            "accuracy": _share_values(self.exact),
             "per_class": {
                 each.name: {
                     "count": each.count,
                     "threshold": each.threshold,
-                    **{name: _values(getattr(each, name)) for name in names},
+                    **{name: _share_values(getattr(each, name)) for name in names},
                 }
                 for each in self.rows
             },
@@ -100,5 +100,5 @@ def score_labels(
     )
 
 
-def _values(value: Share | None) -> list[float] | None:
+def _share_values(value: Share | None) -> list[float] | None:
     return [value.value, value.low, value.high] if value else None

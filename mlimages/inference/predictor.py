@@ -139,7 +139,7 @@ class Predictor:
             >>> [len(result.top) for result in predictor(["photos/cats/0.png", "photos/dogs/0.png"], top=1)]
             [1, 1]
         """
-        inputs = _as_list(images)
+        inputs = _to_list(images)
         batch = max(1, min(16, -(-len(inputs) // self.workers)))
         return [answer.result for answer in self.stream(inputs, top=top, batch=batch)]
 
@@ -232,7 +232,7 @@ class Predictor:
         )
 
 
-def _as_list(images: ImageInput | Iterable[ImageInput]) -> list[ImageInput]:
+def _to_list(images: ImageInput | Iterable[ImageInput]) -> list[ImageInput]:
     """Return the images as a list; a single image becomes a list of one, an array of four dimensions is split."""
     if isinstance(images, str | bytes | os.PathLike | Image.Image) or _is_remote_path(images):
         return [images]  # type: ignore[list-item]

@@ -68,7 +68,7 @@ class BundleSession:
         expected = np.array([probe.logits], np.float32)  # (1, classes)
         if logits.shape != expected.shape or relative_difference(logits, expected)[0] > probe.tolerance:
             raise BundleError(
-                f"{self.bundle.path} does not reproduce the logits of its parity test image: export it again"
+                f"{self.bundle.path} does not reproduce the logits stored with its test image: export it again"
             )
         if probabilities.shape[1] != len(self.bundle.class_names):
             raise BundleError(

@@ -43,8 +43,8 @@ class Task(Protocol):
     def predict_classes(self, logits: Floats) -> Labels:
         """Return the classes that are predicted from logits `(classes,)`."""
 
-    def prediction_margin(self, logits: Floats, predicted: Labels) -> float:
-        """Return by how much probabilities must change for the classes `predicted` to be predicted; 0 if they already
+    def prediction_margin(self, logits: Floats, predicted_classes: Labels) -> float:
+        """Return by how much probabilities must change for `predicted_classes` to be predicted; 0 if they already
         are."""
 
 
@@ -77,10 +77,10 @@ class SingleLabel:
         """Return the most probable class."""
         return (int(logits.argmax()),)
 
-    def prediction_margin(self, logits: Floats, predicted: Labels) -> float:
-        """Return the probability of the most probable class minus that of the class in `predicted`."""
+    def prediction_margin(self, logits: Floats, predicted_classes: Labels) -> float:
+        """Return the probability of the most probable class minus that of the class in `predicted_classes`."""
         odds = np.exp(logits - logits.max())
-        return float((odds[logits.argmax()] - odds[predicted[0]]) / odds.sum())
+        return float((odds[logits.argmax()] - odds[predicted_classes[0]]) / odds.sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +125,10 @@ class MultiLabel:
         """Return the classes that reach their threshold."""
         return self.labels(sigmoid(logits))
 
-    def prediction_margin(self, logits: Floats, predicted: Labels) -> float:
+    def prediction_margin(self, logits: Floats, predicted_classes: Labels) -> float:
         """Return the largest distance of a probability from its threshold, over classes whose prediction differs from
-        `predicted`."""
-        others = np.array(sorted({*self.predict_classes(logits)} ^ {*predicted}), np.int64)
+        `predicted_classes`."""
+        others = np.array(sorted({*self.predict_classes(logits)} ^ {*predicted_classes}), np.int64)
         thresholds = np.broadcast_to(self.thresholds or (0.5,), logits.shape)
         return float(np.abs(sigmoid(logits) - thresholds)[others].max(initial=0.0))
 

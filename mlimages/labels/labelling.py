@@ -76,7 +76,8 @@ class LabelOptions(TableOptions):
         int | None, Option("Assign class number N to all images of FOLDER.", "Classes", ("--label",), "N", min=0)
     ] = None
     limit_per_class: Annotated[
-        int | None, Option("Keep at most N images of each class, chosen by --seed.", "Images", metavar="N", min=1)
+        int | None,
+        Option("Keep at most N images of each class, chosen at random with --seed.", "Images", metavar="N", min=1),
     ] = None
     drop: Annotated[Path | None, Option("Exclude the images listed in the first column of this .tsv.", "Images")] = None
     split: Annotated[tuple[float, ...], Option("Fractions of train, val (and test).", is_internal=True)] = ()

@@ -202,7 +202,9 @@ def find_heads(network: nn.Module, num_classes: int) -> tuple[str, ...]:
     paths = [path for path, module in network.named_modules() if _num_outputs(module) == num_classes]
     heads = tuple(path for path in ([named] if isinstance(named, str) else named) if path in paths)
     if not heads and not paths:
-        raise ModelError(f"this network has no last layer with {num_classes} outputs: use a classifier")
+        raise ModelError(
+            f"the last layer of this network does not have {num_classes} outputs: choose a classification network"
+        )
     return heads or (paths[-1],)
 
 

@@ -57,10 +57,10 @@ def write_report(report: CheckReport, path: str | os.PathLike[str], *, overwrite
         title="Check of " + ", ".join(file.path.name for file in report.files),
         report=report,
         files=[file.path.name for file in report.files],
-        classes=_count_classes(report),
-        drawings=plots.dataset_svgs(report.facts),
-        errors=_findings_by_code(report, report.errors),
-        warnings=_findings_by_code(report, report.warnings),
+        classes=_count_images_of_classes(report),
+        drawings=plots.draw_dataset_svgs(report.facts),
+        errors=_group_findings_by_code(report, report.errors),
+        warnings=_group_findings_by_code(report, report.warnings),
         groups=[
             [GalleryTile((embed(path),), (str(path),)) for path in group[:MAX_PER_GROUP]]
             for group in report.duplicate_groups[:MAX_GROUPS]
@@ -73,53 +73,53 @@ def write_report(report: CheckReport, path: str | os.PathLike[str], *, overwrite
             )
             for pair in (report.feature_pairs or ())[:MAX_PAIRS]
         ],
-        means=list(_class_means(report)),
+        means=list(_draw_class_means(report)),
         mean_of=MEAN_OF,
-        thresholds=_changed_thresholds(report),
+        thresholds=_find_changed_thresholds(report),
     )
     with writing(as_path(os.fspath(path)), overwrite=overwrite) as part:
         part.write_text(page, encoding="utf-8")
 
 
-def _count_classes(report: CheckReport) -> list[ClassRow]:
+def _count_images_of_classes(report: CheckReport) -> list[ClassRow]:
     files = range(len(report.files))
     return [ClassRow(name, tuple(report.counts.get((file, name), 0) for file in files)) for name in report.class_names]
 
 
-def _findings_by_code(report: CheckReport, counts: Mapping[str, int]) -> list[CodeFindings]:
+def _group_findings_by_code(report: CheckReport, class_counts: Mapping[str, int]) -> list[CodeFindings]:
     return [
         CodeFindings(
             code,
             count,
             not Code(code).is_class_level,
-            tuple(map(_finding_tile, islice(report.findings.select({Code(code)}), MAX_TILES))),
+            tuple(map(_make_finding_tile, islice(report.findings.select({Code(code)}), MAX_TILES))),
         )
-        for code, count in counts.items()
+        for code, count in class_counts.items()
     ]
 
 
-def _finding_tile(finding: Finding) -> GalleryTile:
+def _make_finding_tile(finding: Finding) -> GalleryTile:
     images = (
         () if finding.code.is_class_level else tuple(embed(path) for path in (finding.path, finding.related) if path)
     )
     return GalleryTile(images, (finding.path.name, finding.detail))
 
 
-def _class_means(report: CheckReport) -> Iterator[GalleryTile]:
+def _draw_class_means(report: CheckReport) -> Iterator[GalleryTile]:
     for name in report.class_names[:MAX_MEANS]:
         try:
-            found = compute_mean(islice(_images_of_class(report.files, name), MEAN_OF), MEAN)
+            found = compute_mean(islice(_find_images_of_class(report.files, name), MEAN_OF), MEAN)
         except InputError:  # no image of this class can be decoded
             continue
         yield GalleryTile((data_url(to_pixels(found.mean.transpose(1, 2, 0))),), (name, counted(found.count, "image")))
 
 
-def _images_of_class(files: Iterable[LabelFile], name: str) -> Iterator[LabeledPath]:
+def _find_images_of_class(files: Iterable[LabelFile], name: str) -> Iterator[LabeledPath]:
     for file in files:
         names = file.class_names
         yield from (item for item in file if name in map(names.__getitem__, item.class_indices))
 
 
-def _changed_thresholds(report: CheckReport) -> list[tuple[str, str]]:
+def _find_changed_thresholds(report: CheckReport) -> list[tuple[str, str]]:
     defaults = asdict(Thresholds().for_count(report.checked))
     return [(name, f"{value:.3g}") for name, value in asdict(report.thresholds).items() if value != defaults[name]]

@@ -117,13 +117,13 @@ def compare_runs(runs: AnyPath | Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
     folders = sorted(map(_read_finished_run, paths), key=lambda run: -run.score.value)
     if len({run.score_name for run in folders}) > 1:
         raise InputError("multi-label runs cannot be compared with single-label runs: compare each kind by itself")
-    differing = _differing_settings([run.settings for run in folders])
+    differing = _find_differing_settings([run.settings for run in folders])
     return tuple(
         ComparedRun(
             run=run.path,
             accuracy=run.accuracy,
             count=run.val_count,
-            against_best=paired_test(run, folders[0]) if run is not folders[0] else None,
+            against_best=compute_paired_test(run, folders[0]) if run is not folders[0] else None,
             seconds=run.figures.get("seconds"),
             size_bytes=_model_size_bytes(run.path),
             settings={name: _setting_text(name, run.settings.get(name)) for name in differing},
@@ -133,25 +133,25 @@ def compare_runs(runs: AnyPath | Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
     )
 
 
-def paired_test(run: RunFolder, best: RunFolder) -> PairedTest | None:
+def compute_paired_test(run: RunFolder, best_run: RunFolder) -> PairedTest | None:
     """Apply McNemar's exact test to the validation images that both runs share; return None if they share none.
 
     The interval is the Wald interval for paired proportions. For multi-label runs, the difference in mean average
     precision is bootstrapped; see `mean_ap_difference`.
     """
-    mine, theirs = _correct_by_image(run), _correct_by_image(best)
+    mine, theirs = _find_correct_by_image(run), _find_correct_by_image(best_run)
     shared = [key for key in mine if key in theirs]
     if not shared:
         return None
     gained = sum(mine[key] and not theirs[key] for key in shared)
     lost = sum(theirs[key] and not mine[key] for key in shared)
     n = len(shared)
-    if run.predictions and best.predictions and run.predictions.is_multi_label:
-        row_of, other_of = ({key: row for row, key in enumerate(_image_keys(each))} for each in (run, best))
+    if run.predictions and best_run.predictions and run.predictions.is_multi_label:
+        row_of, other_of = ({key: row for row, key in enumerate(_make_image_keys(each))} for each in (run, best_run))
         rows, others = ([each[key] for key in shared] for each in (row_of, other_of))
         targets = run.predictions.labels[rows].astype(bool)
         mean, p_value = mean_ap_difference(
-            run.predictions.probabilities[rows], best.predictions.probabilities[others], targets
+            run.predictions.probabilities[rows], best_run.predictions.probabilities[others], targets
         )
         return PairedTest(n, gained, lost, mean, p_value)
     value = (gained - lost) / n
@@ -171,7 +171,7 @@ def comparison_lines(runs: Sequence[ComparedRun]) -> Iterator[str]:
             str(each.count),
             "" if each.seconds is None else f"{each.seconds:.0f} s",
             f"{each.size_bytes / 1e6:.1f} MB",
-            significance_text(each) if place else "best" if all_share_images_with_best(runs) else "-",
+            significance_text(each) if place else "best" if all_overlap_with_best_run(runs) else "-",
         )
         for place, each in enumerate(runs)
     ]
@@ -193,12 +193,12 @@ def _read_finished_run(path: Path) -> RunFolder:
     return run
 
 
-def _correct_by_image(run: RunFolder) -> dict[tuple[str, str], bool]:
+def _find_correct_by_image(run: RunFolder) -> dict[tuple[str, str], bool]:
     """Whether each validation image, by its path and class, is classified correctly."""
-    return dict(zip(_image_keys(run), run.predictions.correct.tolist(), strict=True)) if run.predictions else {}
+    return dict(zip(_make_image_keys(run), run.predictions.correct.tolist(), strict=True)) if run.predictions else {}
 
 
-def _image_keys(run: RunFolder) -> Iterator[tuple[str, str]]:
+def _make_image_keys(run: RunFolder) -> Iterator[tuple[str, str]]:
     """Yield what identifies each validation image: its path and its class, or all classes and those it has."""
     found = run.predictions
     if found is None:
@@ -208,7 +208,7 @@ def _image_keys(run: RunFolder) -> Iterator[tuple[str, str]]:
         yield os.path.normpath(str(path.absolute())), "\n".join(classes)
 
 
-def _differing_settings(settings: Sequence[Any]) -> list[str]:
+def _find_differing_settings(settings: Sequence[Any]) -> list[str]:
     names = dict.fromkeys(name for each in settings for name in each if name != "out")
     return [name for name in names if len({_setting_text(name, each.get(name)) for each in settings}) > 1]
 
@@ -226,14 +226,14 @@ def _model_size_bytes(run: Path) -> int:
     return next((file.stat().st_size for file in files if file.exists()), 0)
 
 
-def all_share_images_with_best(runs: Sequence[ComparedRun]) -> bool:
+def all_overlap_with_best_run(compared_runs: Sequence[ComparedRun]) -> bool:
     """Whether every run shares validation images with the most accurate one; only then is that run called the best."""
-    return all(each.against_best for each in runs[1:])
+    return all(each.against_best for each in compared_runs[1:])
 
 
-def significance_text(compared: ComparedRun) -> str:
+def significance_text(compared_run: ComparedRun) -> str:
     """Return the difference from the best run in percentage points, with its p-value."""
-    against = compared.against_best
+    against = compared_run.against_best
     if against is None:
         return "no image in common"
     noise = "within noise" if against.within_noise else "worse"

@@ -121,7 +121,7 @@ def draw_sheet(
     _check_suffix(out)
     require_writable([out], overwrite=overwrite)
     if source.suffix.lower() in (".npy", ".png"):
-        rows = mean_rows(source)
+        rows = make_mean_rows(source)
         write_sheet(rows, out, title=source.name, note="the mean image, and each of its channels", overwrite=overwrite)
         return rows
     if (run := RunFiles(source)).config.exists() and run.metrics.exists():
@@ -134,7 +134,7 @@ def draw_sheet(
             labels = label_dir_auto(source).labels if has_class_folders(source) else label_dir(source, 0)
         else:
             labels = open_labels(source, table)
-    rows = sheet_rows(TrainingData(labels, prop), per_class=per_class, seed=seed)
+    rows = make_sheet_rows(TrainingData(labels, prop), per_class=per_class, seed=seed)
     count = labels.count_images()[0] if labels.is_multi_label else sum(row.count for row in rows)
     shown = f"{counted(count, 'image')}, {counted(len(rows), 'class')}"
     resized = f"{prop.resize} to {prop.width} x {prop.height} px" + (", gray" if prop.gray_scale else "")
@@ -143,7 +143,7 @@ def draw_sheet(
     return rows
 
 
-def mean_rows(path: Path) -> tuple[SheetRow, ...]:
+def make_mean_rows(path: Path) -> tuple[SheetRow, ...]:
     """Return a mean image, and each of its channels in gray with the channel's mean."""
     pixels = to_pixels(load_mean_image(path).transpose(1, 2, 0))  # (H, W, C)
     tiles = [Tile("mean", pixels)]
@@ -154,7 +154,7 @@ def mean_rows(path: Path) -> tuple[SheetRow, ...]:
     return (SheetRow(path.stem, 0, tuple(tiles)),)
 
 
-def sheet_rows(data: TrainingData, *, per_class: int = 8, seed: int = 0) -> tuple[SheetRow, ...]:
+def make_sheet_rows(data: TrainingData, *, per_class: int = 8, seed: int = 0) -> tuple[SheetRow, ...]:
     """Sample `per_class` images of each class at random, and convert each from the network's input back to pixels.
 
     Raises:
@@ -180,12 +180,12 @@ def sheet_rows(data: TrainingData, *, per_class: int = 8, seed: int = 0) -> tupl
     )
 
 
-def _check_suffix(out: Path) -> None:
+def _check_suffix(path: Path) -> None:
     """Check the suffix and the required extra before any image is decoded."""
-    if out.suffix.lower() == ".html":
+    if path.suffix.lower() == ".html":
         importlib.import_module("mlimages.reports.pages")
-    elif out.suffix.lower() != ".png":
-        raise InputError(f"{out}: a contact sheet must be a .png or .html file")
+    elif path.suffix.lower() != ".png":
+        raise InputError(f"{path}: a contact sheet must be a .png or .html file")
 
 
 def write_sheet(rows: Sequence[SheetRow], out: Path, *, title: str, note: str, overwrite: bool = False) -> None:
@@ -216,7 +216,7 @@ def _template_row(row: SheetRow) -> dict[str, object]:
 
 def _draw_png(rows: Sequence[SheetRow], *, title: str, note: str) -> Image.Image:
     """Draw the sheet as one image, with a row of tiles for each class."""
-    side = _tile_side(rows)
+    side = _choose_tile_side(rows)
     columns = max(len(row.tiles) for row in rows)
     width = 2 * _MARGIN_PX + max(columns * (side + _GAP_PX), 420)
     row_height = side + 2 * _LINE_PX + _GAP_PX
@@ -224,7 +224,7 @@ def _draw_png(rows: Sequence[SheetRow], *, title: str, note: str) -> Image.Image
     names = drawable_names([row.name for row in rows], [row.label for row in rows])
     note += "" if names == [row.name for row in rows] else f"; {NUMBERS_NOTE}"
     _draw_text(sheet, (_MARGIN_PX, _MARGIN_PX), title, width=width)
-    _draw_text(sheet, (_MARGIN_PX, _MARGIN_PX + _LINE_PX), note, width=width, small=True)
+    _draw_text(sheet, (_MARGIN_PX, _MARGIN_PX + _LINE_PX), note, width=width, is_small=True)
     for number, (row, name) in enumerate(zip(rows, names, strict=True)):
         top = _MARGIN_PX + 2 * _LINE_PX + number * row_height + _GAP_PX
         right = _draw_text(sheet, (_MARGIN_PX, top), name, width=width)
@@ -232,12 +232,12 @@ def _draw_png(rows: Sequence[SheetRow], *, title: str, note: str) -> Image.Image
             _draw_text(sheet, (right + _GAP_PX, top), f"({row.count})", width=width)
         for column, tile in enumerate(row.tiles):
             corner = (_MARGIN_PX + column * (side + _GAP_PX), top + _LINE_PX)
-            _draw_tile(sheet, tile, corner=corner, side=side)
+            _draw_tile(sheet, tile, corner=corner, tile_side=side)
     return sheet
 
 
-def _sample_paths(paths: list[Path], count: int, rng: random.Random) -> list[Path]:
-    return rng.sample(sorted(paths), min(count, len(paths)))
+def _sample_paths(paths: list[Path], num_paths: int, rng: random.Random) -> list[Path]:
+    return rng.sample(sorted(paths), min(num_paths, len(paths)))
 
 
 def _load_tile(path: Path, data: TrainingData) -> Tile:
@@ -249,32 +249,32 @@ def _load_tile(path: Path, data: TrainingData) -> Tile:
     return Tile(path.name, np.atleast_3d(np.asarray(data.data_to_image(array).image)), path=path)
 
 
-def _decoded_pixels(rows: Sequence[SheetRow]) -> Iterator[NDArray[np.uint8]]:
+def _iter_decoded_pixels(rows: Sequence[SheetRow]) -> Iterator[NDArray[np.uint8]]:
     return (tile.pixels for row in rows for tile in row.tiles if tile.pixels is not None)
 
 
-def _tile_side(rows: Sequence[SheetRow]) -> int:
+def _choose_tile_side(rows: Sequence[SheetRow]) -> int:
     """Return the side of a tile in pixels: small images are enlarged by an integer, others drawn at `MAX_SIDE_PX`."""
-    side = max((max(pixels.shape[:2]) for pixels in _decoded_pixels(rows)), default=MAX_SIDE_PX)
+    side = max((max(pixels.shape[:2]) for pixels in _iter_decoded_pixels(rows)), default=MAX_SIDE_PX)
     return min(side * max(1, 96 // side), MAX_SIDE_PX)
 
 
-def _draw_tile(sheet: Image.Image, tile: Tile, *, corner: tuple[int, int], side: int) -> None:
+def _draw_tile(sheet: Image.Image, tile: Tile, *, corner: tuple[int, int], tile_side: int) -> None:
     left, top = corner
     if tile.pixels is None:
-        sheet.paste(_PLACEHOLDER, (left, top, left + side, top + side))
-        _draw_text(sheet, (left + 4, top + side // 2), str(tile.fault), width=side - 4, small=True)
+        sheet.paste(_PLACEHOLDER, (left, top, left + tile_side, top + tile_side))
+        _draw_text(sheet, (left + 4, top + tile_side // 2), str(tile.fault), width=tile_side - 4, is_small=True)
     else:
         height, width = tile.pixels.shape[:2]
-        scale = side / max(height, width)
+        scale = tile_side / max(height, width)
         image = Image.fromarray(tile.pixels.squeeze(2) if tile.pixels.shape[2] == 1 else tile.pixels)
         resampling = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR
         sheet.paste(image.resize((max(1, round(width * scale)), max(1, round(height * scale))), resampling), corner)
-    _draw_text(sheet, (left, top + side + 1), tile.caption, width=side, small=True)
+    _draw_text(sheet, (left, top + tile_side + 1), tile.caption, width=tile_side, is_small=True)
 
 
 def _draw_text(
-    sheet: Image.Image, corner: tuple[float, float], text: str, *, width: float, small: bool = False
+    sheet: Image.Image, corner: tuple[float, float], text: str, *, width: float, is_small: bool = False
 ) -> float:
-    size, color = (11, _MUTED_COLOR) if small else (14, _TEXT_COLOR)
+    size, color = (11, _MUTED_COLOR) if is_small else (14, _TEXT_COLOR)
     return draw_line(sheet, corner, text, size, width=width, color=color)

@@ -47,10 +47,10 @@ def write_croissant(run: RunFolder, path: str | os.PathLike[str], *, overwrite: 
         >>> write_croissant(read_run("runs/first"), "runs/first/croissant.json")
     """
     with writing(as_path(path), overwrite=overwrite) as part:
-        part.write_text(json.dumps(_dataset_json(run), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(_make_dataset_json(run), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _dataset_json(run: RunFolder) -> dict[str, Any]:
+def _make_dataset_json(run: RunFolder) -> dict[str, Any]:
     """Describe label files, class counts, and licences recorded by `gather`, without paths of this machine."""
     files = {name: file for name in ("train", "val") if (file := run.path / f"{name}.txt").exists()}
     items = {name: list(LabelFile(file)) for name, file in files.items()}
@@ -70,12 +70,12 @@ def _dataset_json(run: RunFolder) -> dict[str, Any]:
         "name": run.path.resolve().name,
         "description": description,
         **({"license": [name for name in licenses if name != "not recorded"]} if licenses else {}),
-        "distribution": [_file_object(file) for file in files.values()],
-        "recordSet": [_class_records(tuple(files), rows)],
+        "distribution": [_make_file_object(file) for file in files.values()],
+        "recordSet": [_make_class_records(tuple(files), rows)],
     }
 
 
-def _file_object(path: Path) -> dict[str, str]:
+def _make_file_object(path: Path) -> dict[str, str]:
     return {
         "@type": "cr:FileObject",
         "@id": path.name,
@@ -87,8 +87,8 @@ def _file_object(path: Path) -> dict[str, str]:
     }
 
 
-def _class_records(parts: tuple[str, ...], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    kinds = {"label": "sc:Integer", "name": "sc:Text", **dict.fromkeys(parts, "sc:Integer")}
+def _make_class_records(part_names: tuple[str, ...], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    kinds = {"label": "sc:Integer", "name": "sc:Text", **dict.fromkeys(part_names, "sc:Integer")}
     fields = [
         {"@type": "cr:Field", "@id": f"classes/{name}", "name": f"classes/{name}", "dataType": kind}
         for name, kind in kinds.items()

@@ -64,7 +64,7 @@ def summarize_onnx(path: str | os.PathLike[str]) -> NetworkSummary:
     layers = tuple(layer for node in model.graph.node if (layer := graph.layer(node)) is not None)
     return NetworkSummary(
         title=path.name,
-        input=graph.image_shape(model.graph),
+        input=graph.find_image_shape(model.graph),
         layers=layers,
         parameters=sum(math.prod(shape) for shape in graph.weights.values() if len(shape) > 0),
         trained_parameters=None,
@@ -86,7 +86,7 @@ class _GraphTensors:
 
     @classmethod
     def from_graph(cls, graph: Any) -> _GraphTensors:
-        shapes = {value.name: _dims(value) for value in (*graph.input, *graph.value_info, *graph.output)}
+        shapes = {value.name: _find_shape(value) for value in (*graph.input, *graph.value_info, *graph.output)}
         weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
         # int8 weights reach their layer through a DequantizeLinear
         sources = {node.output[0]: node.input[0] for node in graph.node
@@ -99,21 +99,22 @@ class _GraphTensors:
         output, given = self.shapes.get(node.output[0], ()), self.shapes.get(node.input[0], ())
         if node.op_type not in _KINDS or not (held or _KINDS[node.op_type] == "pool"):
             return None
-        window = _window(node, given, output)
+        window = _make_window(node, given, output)
         return Layer(
             name=_module_path(held[0] if held else node.name),
             kind=_KINDS[node.op_type],
             output=output,
             parameters=sum(math.prod(self.weights[name]) for name in held),
             state="",
-            multiply_adds=self._multiply_adds(node.op_type, held, output),
+            multiply_adds=self._count_multiply_adds(node.op_type, held, output),
             arithmetic=window.arithmetic(given[-1]) if window else _width_change(given, output),
             even=window is None or window.width(given[-1]).denominator == 1,
             lost_px=window.lost_px(given[-1]) if window else 0,
         )
 
-    def image_shape(self, graph: Any) -> tuple[int, int, int]:
-        """Return the shape `(C, H, W)` of the first convolution's input, else of the graph's; zeros if unknown."""
+    def find_image_shape(self, graph: Any) -> tuple[int, int, int]:
+        """Return the shape `(C, H, W)` of the images: the input of the first convolution, or of a graph without
+        convolutions; zeros if it is unknown."""
         for node in graph.node:
             if node.op_type in ("Conv", "QLinearConv") and len(given := self.shapes.get(node.input[0], ())) == 3:
                 return given[0], given[1], given[2]
@@ -123,15 +124,15 @@ class _GraphTensors:
         is_channels_last = first[2] in (1, 3) and first[0] not in (1, 3)
         return (first[2], first[0], first[1]) if is_channels_last else (first[0], first[1], first[2])
 
-    def _multiply_adds(self, kind: str, weight_names: list[str], output: Shape) -> int:
-        if _KINDS[kind] not in ("conv", "linear"):
+    def _count_multiply_adds(self, layer_type: str, weight_names: list[str], output_shape: Shape) -> int:
+        if _KINDS[layer_type] not in ("conv", "linear"):
             return 0
         weight = self.weights[weight_names[0]]
-        positions = math.prod(output[1:]) if _KINDS[kind] == "conv" else math.prod(output[:-1])
+        positions = math.prod(output_shape[1:]) if _KINDS[layer_type] == "conv" else math.prod(output_shape[:-1])
         return math.prod(weight) * positions
 
 
-def _dims(value: Any) -> Shape:
+def _find_shape(value: Any) -> Shape:
     """Return the shape without the batch dimension; unknown lengths are 0."""
     return tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)[1:]
 
@@ -142,18 +143,22 @@ def _module_path(text: str) -> str:
     return ".".join(parts)
 
 
-def _window(node: Any, input_shape: Shape, output: Shape) -> Window | None:
+def _make_window(node: Any, input_shape: Shape, output_shape: Shape) -> Window | None:
     own = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
-    if "kernel_shape" not in own or len(input_shape) != 3 or len(output) != 3:
+    if "kernel_shape" not in own or len(input_shape) != 3 or len(output_shape) != 3:
         return None
     size = (own["kernel_shape"][-1] - 1) * own.get("dilations", [1])[-1] + 1
     left, right = (own["pads"][1], own["pads"][3]) if len(own.get("pads", ())) == 4 else (0, 0)
     window = Window(size, own.get("strides", [1])[-1], left, ceil=bool(own.get("ceil_mode", 0)))
-    return window if left == right and window.rounded_width(input_shape[-1]) == output[-1] else None
+    return window if left == right and window.rounded_width(input_shape[-1]) == output_shape[-1] else None
 
 
-def _width_change(input_shape: Shape, output: Shape) -> str:
-    return f"{input_shape[-1]} -> {output[-1]}" if input_shape and output and input_shape[-1] != output[-1] else ""
+def _width_change(input_shape: Shape, output_shape: Shape) -> str:
+    return (
+        f"{input_shape[-1]} -> {output_shape[-1]}"
+        if input_shape and output_shape and input_shape[-1] != output_shape[-1]
+        else ""
+    )
 
 
 def _describe_interface(model: Any) -> str:

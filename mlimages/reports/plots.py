@@ -70,7 +70,7 @@ Draw = Callable[[Axes], None]
 METRICS = {"loss": "cross-entropy loss", "accuracy": "accuracy (%)", "map": "mean average precision (%)"}
 
 
-def available_metrics(epochs: Sequence[Epoch]) -> tuple[str, ...]:
+def choose_metrics(epochs: Sequence[Epoch]) -> tuple[str, ...]:
     """Return the metrics to plot: the loss, and the accuracy or the mean average precision."""
     return "loss", "map" if "val_map" in epochs[-1] else "accuracy"
 
@@ -80,89 +80,91 @@ def plot_curves(epochs: Sequence[Epoch], *, metrics: Sequence[str] = (), val_cou
 
     Args:
         epochs: the lines of metrics.csv.
-        metrics: keys of METRICS, one plot each; by default those of `available_metrics`.
+        metrics: keys of METRICS, one plot each; by default those of `choose_metrics`.
         val_count: number of validation images, for the 95 % interval of each epoch's accuracy; 0 draws none.
     """
-    names = metrics or available_metrics(epochs)
-    return _side_by_side([lambda axes, name=name: _draw_curve(axes, epochs, name, val_count) for name in names])  # type: ignore[misc]
+    names = metrics or choose_metrics(epochs)
+    return _draw_side_by_side([lambda axes, name=name: _draw_curve(axes, epochs, name, val_count) for name in names])  # type: ignore[misc]
 
 
-def plot_confusion_matrix(counts: Confusion, names: Sequence[str]) -> Figure:
+def plot_confusion_matrix(confusion: Confusion, names: Sequence[str]) -> Figure:
     """Plot counts by true class (rows) and predicted class (columns); the colour is the share of the row."""
     size = min(2.5 + 0.55 * len(names), 24)
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(size + 1, size), layout="constrained")
         axes = figure.subplots()
-        shares = [[count / max(1, sum(row)) for count in row] for row in counts]
+        shares = [[count / max(1, sum(row)) for count in row] for row in confusion]
         note = ""
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         if len(names) <= MAX_NAMED_CLASSES:
             shown = drawable_names(names)
             note = "" if shown == list(names) else f"\n({NUMBERS_NOTE})"
             for axis in (axes.xaxis, axes.yaxis):
-                axis.set_ticks(range(len(names)), list(map(_shorten, shown)), family=font_families(shown))
+                axis.set_ticks(range(len(names)), list(map(_shorten_name, shown)), family=font_families(shown))
         if len(names) > 3 or max(map(len, names), default=0) > 10:
             axes.tick_params("x", rotation=45, rotation_mode="xtick")
         axes.set(xlabel=f"predicted class{note}", ylabel="true class")
         axes.spines[:].set_visible(False)
         figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8).outline.set_visible(False)
         if len(names) <= 40:
-            _draw_cell_texts(axes, counts, shares)
+            _draw_cell_texts(axes, confusion, shares)
         return figure
 
 
 def draw_probe(result: ProbeResult, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Write a PNG of the accuracy by layer and by images per class, side by side; `overwrite` as in `save_png`."""
-    save_png(_side_by_side([draw for _, draw in _probe_plots(result)]), path, overwrite=overwrite)
+    save_png(_draw_side_by_side([draw for _, draw in _make_probe_plots(result)]), path, overwrite=overwrite)
 
 
 def draw_models(result: ModelScores, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Write a PNG of the accuracy of several networks by their time per image; `overwrite` as in `save_png`."""
 
     def draw(axes: Axes) -> None:
-        y, errors = _percent_and_errors([score.accuracy for score in result.scores])
+        y, errors = _to_percent_and_errors([score.accuracy for score in result.scores])
         x = [score.cpu_ms for score in result.scores]
         axes.errorbar(x, y, yerr=errors, fmt="o", color=VAL, capsize=2)
         for score, left, top in zip(result.scores, x, y, strict=True):
-            axes.annotate(_shorten(score.model), (left, top), xytext=(5, 5), textcoords="offset points", fontsize=8)
+            axes.annotate(
+                _shorten_name(score.model), (left, top), xytext=(5, 5), textcoords="offset points", fontsize=8
+            )
         axes.set_xscale("log")
         axes.set(xlabel="processor time of a forward pass (ms per image)", ylabel="accuracy (%)")
 
-    save_png(_side_by_side([draw], height=4.2), path, overwrite=overwrite)
+    save_png(_draw_side_by_side([draw], height=4.2), path, overwrite=overwrite)
 
 
-def probe_svgs(result: ProbeResult) -> list[str]:
+def draw_probe_svgs(result: ProbeResult) -> list[str]:
     """Return plots of the accuracy by layer and by images per class, as SVG elements."""
-    return [to_svg(_side_by_side([draw]), label=label) for label, draw in _probe_plots(result)]
+    return [to_svg(_draw_side_by_side([draw]), label=label) for label, draw in _make_probe_plots(result)]
 
 
-def dataset_svgs(facts: FactsTable) -> list[str]:
+def draw_dataset_svgs(image_facts: FactsTable) -> list[str]:
     """Return plots of sizes, brightness and colours of the decoded images, as SVG elements; empty if there are none."""
-    facts = facts[facts["width"] > 0]
-    if not len(facts):
+    image_facts = image_facts[image_facts["width"] > 0]
+    if not len(image_facts):
         return []
     plots: dict[str, Draw] = {
-        "width and height of the images": lambda axes: _draw_sizes(axes, facts),
-        "histogram of the images' brightness": lambda axes: _draw_brightness(axes, facts),
-        "histogram of the images' colours": lambda axes: _draw_colors(axes, facts),
+        "width and height of the images": lambda axes: _draw_sizes(axes, image_facts),
+        "histogram of the images' brightness": lambda axes: _draw_brightness(axes, image_facts),
+        "histogram of the images' colours": lambda axes: _draw_colors(axes, image_facts),
     }
-    return [to_svg(_side_by_side([draw]), label=label) for label, draw in plots.items()]
+    return [to_svg(_draw_side_by_side([draw]), label=label) for label, draw in plots.items()]
 
 
-def comparison_svg(runs: Sequence[ComparedRun]) -> str:
+def draw_comparison_svg(runs: Sequence[ComparedRun]) -> str:
     """Return a plot of the accuracy of each run with its 95 % interval, the first on top, as an SVG element."""
     best = runs[0]
 
     def draw(axes: Axes) -> None:
         positions = range(len(runs))[::-1]
-        x, errors = _percent_and_errors([each.score for each in runs])
+        x, errors = _to_percent_and_errors([each.score for each in runs])
         axes.errorbar(x, positions, xerr=errors, fmt="o", color=VAL, capsize=3)
-        axes.set_yticks(positions, [_shorten(each.run.name) for each in runs])
+        axes.set_yticks(positions, [_shorten_name(each.run.name) for each in runs])
         axes.set(xlabel=f"validation {best.score_name} (%), with its 95 % interval", ylim=(-0.5, len(runs) - 0.5))
 
     score = format_percent(best.score.value)
     label = f"{best.score_name} of {counted(len(runs), 'run')}; the best is {best.run.name}: {score}"
-    return to_svg(_side_by_side([draw], height=1.2 + 0.35 * len(runs)), label=label)
+    return to_svg(_draw_side_by_side([draw], height=1.2 + 0.35 * len(runs)), label=label)
 
 
 def save_png(figure: Figure, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -191,12 +193,12 @@ def to_svg(figure: Figure, *, label: str) -> str:
     return re.sub(r' (width|height)="[0-9.]+pt"', "", drawing, count=2)  # scale to the width of the page
 
 
-def _save_figure(figure: Figure, out: Path | io.StringIO, **options: Any) -> None:
+def _save_figure(figure: Figure, target: Path | io.StringIO, **options: Any) -> None:
     with mpl.rc_context(_STYLE):
-        figure.savefig(out, **options)
+        figure.savefig(target, **options)
 
 
-def _side_by_side(plots: Sequence[Draw], *, height: float = 3.6) -> Figure:
+def _draw_side_by_side(plots: Sequence[Draw], *, height: float = 3.6) -> Figure:
     """Draw the plots side by side, each with its legend below."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(4.8 * len(plots), height), layout="constrained")
@@ -217,24 +219,26 @@ def _draw_curve(axes: Axes, epochs: Sequence[Epoch], name: str, val_count: int) 
             axes.plot(*zip(*points, strict=True), style, color=color, label=label, marker="o", markersize=3)
     if name == "accuracy" and val_count:
         _draw_intervals(axes, [row for row in epochs if "val_accuracy" in row], val_count)
-    kind = "binary " if name == "loss" and "map" in available_metrics(epochs) else ""
+    kind = "binary " if name == "loss" and "map" in choose_metrics(epochs) else ""
     axes.set(title="mAP" if name == "map" else name, xlabel="epoch", ylabel=f"{kind}{METRICS[name]}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _draw_intervals(axes: Axes, epochs: Sequence[Epoch], val_count: int) -> None:
     shares = [share(round(row["val_accuracy"] * val_count), val_count) for row in epochs]
-    y, errors = _percent_and_errors(shares)
+    y, errors = _to_percent_and_errors(shares)
     axes.errorbar([row["epoch"] for row in epochs], y, yerr=errors, fmt="none", ecolor=VAL, elinewidth=3, alpha=0.3,
                   label="95 % interval")  # fmt: skip
 
 
-def _probe_plots(result: ProbeResult) -> Iterator[tuple[str, Draw]]:
+def _make_probe_plots(result: ProbeResult) -> Iterator[tuple[str, Draw]]:
     def draw_accuracy_by_layer(axes: Axes) -> None:
         names = [cut.name for cut in result.cuts]
         chosen = names.index(result.freeze)
-        _draw_points(axes, range(len(names)), [cut.accuracy for cut in result.cuts], filled=chosen)
-        axes.set_xticks(range(len(names)), list(map(_shorten, names)), rotation=60, rotation_mode="xtick", fontsize=8)
+        _draw_points(axes, range(len(names)), [cut.accuracy for cut in result.cuts], num_filled=chosen)
+        axes.set_xticks(
+            range(len(names)), list(map(_shorten_name, names)), rotation=60, rotation_mode="xtick", fontsize=8
+        )
         axes.set(title=f"{result.model}: by frozen layers", xlabel="last frozen layer", ylabel="accuracy (%)")
 
     def draw_accuracy_by_images(axes: Axes) -> None:
@@ -251,50 +255,52 @@ def _probe_plots(result: ProbeResult) -> Iterator[tuple[str, Draw]]:
         yield f"accuracy by images per class, frozen up to {result.freeze}", draw_accuracy_by_images
 
 
-def _draw_sizes(axes: Axes, facts: FactsTable) -> None:
-    width, height = facts["width"], facts["height"]
+def _draw_sizes(axes: Axes, image_facts: FactsTable) -> None:
+    width, height = image_facts["width"], image_facts["height"]
     step = max(1, len(width) // MAX_POINTS)
     axes.scatter(width[::step], height[::step], s=9, alpha=0.4, color=NEUTRAL, linewidths=0)
     top = 1.05 * max(width.max(), height.max())
     axes.set(title="size", xlabel="width (px)", ylabel="height (px)", xlim=(0, top), ylim=(0, top))
 
 
-def _draw_brightness(axes: Axes, facts: FactsTable) -> None:
-    axes.hist(facts["typical"], bins=32, range=(0, 256), color=NEUTRAL)
+def _draw_brightness(axes: Axes, image_facts: FactsTable) -> None:
+    axes.hist(image_facts["typical"], bins=32, range=(0, 256), color=NEUTRAL)
     axes.set(title="brightness", xlabel="median luma of an image (0 to 255)", ylabel="images")
 
 
-def _draw_colors(axes: Axes, facts: FactsTable) -> None:
+def _draw_colors(axes: Axes, image_facts: FactsTable) -> None:
     for channel, color in CHANNELS.items():
-        counts, edges = np.histogram(facts[channel], bins=32, range=(0, 256))
+        counts, edges = np.histogram(image_facts[channel], bins=32, range=(0, 256))
         axes.stairs(counts, edges, label=channel, color=color, linewidth=1.5)
     axes.set(title="colour", xlabel="mean of a channel of an image (0 to 255)", ylabel="images")
 
 
-def _draw_points(axes: Axes, x: Sequence[float], shares: Sequence[Share], *, filled: int | None = None) -> None:
-    y, errors = _percent_and_errors(shares)
-    face = "none" if filled is not None else VAL
-    axes.errorbar(x, y, yerr=errors, color=VAL, marker="o", markerfacecolor=face, capsize=2)
-    if filled is not None:
-        axes.plot(x[filled], y[filled], "o", color=VAL, markersize=9, zorder=3)
+def _draw_points(
+    axes: Axes, x_values: Sequence[float], shares: Sequence[Share], *, num_filled: int | None = None
+) -> None:
+    y, errors = _to_percent_and_errors(shares)
+    face = "none" if num_filled is not None else VAL
+    axes.errorbar(x_values, y, yerr=errors, color=VAL, marker="o", markerfacecolor=face, capsize=2)
+    if num_filled is not None:
+        axes.plot(x_values[num_filled], y[num_filled], "o", color=VAL, markersize=9, zorder=3)
 
 
-def _percent_and_errors(shares: Sequence[Share]) -> tuple[list[float], list[list[float]]]:
+def _to_percent_and_errors(shares: Sequence[Share]) -> tuple[list[float], list[list[float]]]:
     """Return values in percent, and the lengths of their intervals below and above."""
     below = [100 * max(0.0, each.value - each.low) for each in shares]  # 100 % may exceed its interval
     above = [100 * max(0.0, each.high - each.value) for each in shares]
     return [100 * each.value for each in shares], [below, above]
 
 
-def _shorten(name: str) -> str:
+def _shorten_name(name: str) -> str:
     return name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
 
 
-def _draw_cell_texts(axes: Axes, counts: Confusion, shares: Sequence[Sequence[float]]) -> None:
-    for label, row in enumerate(counts):
+def _draw_cell_texts(axes: Axes, confusion: Confusion, shares: Sequence[Sequence[float]]) -> None:
+    for label, row in enumerate(confusion):
         for predicted, count in enumerate(row):
             if count:
                 part = shares[label][predicted]
-                text = f"{count}\n{100 * part:.0f} %" if len(counts) <= 20 else str(count)
-                axes.text(predicted, label, text, ha="center", va="center", fontsize=8 if len(counts) > 8 else 10,
+                text = f"{count}\n{100 * part:.0f} %" if len(confusion) <= 20 else str(count)
+                axes.text(predicted, label, text, ha="center", va="center", fontsize=8 if len(confusion) > 8 else 10,
                           color="white" if part > 0.55 else "black")  # fmt: skip

@@ -96,7 +96,7 @@ def probe_lines(result: ProbeResult) -> Iterator[str]:
     yield ""
     rows = [("--freeze", "features", "accuracy", "95 %", "")]
     rows += [
-        (cut.name, str(cut.width), *_accuracy_cells(cut.accuracy, mark=cut.name == result.freeze))
+        (cut.name, str(cut.width), *_accuracy_cells(cut.accuracy, is_marked=cut.name == result.freeze))
         for cut in result.cuts
     ]
     yield from table(rows, left_columns=frozenset({0, 4}))
@@ -113,7 +113,7 @@ def probe_lines(result: ProbeResult) -> Iterator[str]:
         yield f"  {gain} points from the last doubling of images (95 % interval {low} to {high})"
 
 
-def _accuracy_cells(share: Share, *, mark: bool = False) -> tuple[str, str, str]:
+def _accuracy_cells(share: Share, *, is_marked: bool = False) -> tuple[str, str, str]:
     bar = "#" * round(BAR * share.value)
     span = f"{100 * share.low:.1f}-{100 * share.high:.1f}"
-    return f"{100 * share.value:.1f}", span, bar + (" <" if mark else "")
+    return f"{100 * share.value:.1f}", span, bar + (" <" if is_marked else "")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mlimages.core import Prediction, as_path, counted, format_percent
 from mlimages.inference import Evaluation
 from mlimages.reports import plots
-from mlimages.reports.comparison import NOISE, ComparedRun, all_share_images_with_best, significance_text
+from mlimages.reports.comparison import NOISE, ComparedRun, all_overlap_with_best_run, significance_text
 from mlimages.reports.label_tables import mistake_caption
 from mlimages.reports.pages import MAX_TILES, GalleryTile, embed, matrix_cells, render
 from mlimages.reports.probe_result import ProbeResult
@@ -20,11 +20,11 @@ def report_html(evaluation: Evaluation, title: str) -> str:
         "evaluation.html",
         title=title,
         evaluation=evaluation,
-        mistakes=_mistake_tiles(evaluation),
+        mistakes=_make_mistake_tiles(evaluation),
         mistake_count=len(evaluation.labels.mistakes if evaluation.labels else evaluation.mistakes),
         rows=evaluation.labels.rows if evaluation.labels else (),
         cells=matrix_cells(evaluation.confusion),
-        figures=_metric_rows(evaluation),
+        figures=_make_metric_rows(evaluation),
     )
 
 
@@ -38,7 +38,7 @@ def probe_html(result: ProbeResult) -> str:
         + (f", {counted(result.broken, 'image')} skipped" if result.broken else ""),
         result=result,
         gain=f"{100 * result.gain.value:+.1f} ({gain})" if result.gain else "",
-        drawings=plots.probe_svgs(result),
+        drawings=plots.draw_probe_svgs(result),
     )
 
 
@@ -57,34 +57,36 @@ def comparison_html(runs: Sequence[ComparedRun]) -> str:
                 "count": each.count,
                 "time": "" if each.seconds is None else f"{each.seconds:.0f} s",
                 "size": f"{each.size_bytes / 1e6:.1f} MB",
-                "verdict": significance_text(each) if place else "best" if all_share_images_with_best(runs) else "-",
+                "verdict": significance_text(each) if place else "best" if all_overlap_with_best_run(runs) else "-",
             }
             for place, each in enumerate(runs)
         ],
-        drawings=[plots.comparison_svg(runs)],
+        drawings=[plots.draw_comparison_svg(runs)],
         settings=[(name, [each.settings[name] for each in runs]) for name in runs[0].settings],
     )
 
 
-def _mistake_tiles(evaluation: Evaluation) -> list[GalleryTile]:
+def _make_mistake_tiles(evaluation: Evaluation) -> list[GalleryTile]:
     names = evaluation.class_names
     if evaluation.labels:
         return [
-            _mistake_tile(wrong, mistake_caption((names[label] for label in labels), wrong.labels or ()))
+            _make_mistake_tile(wrong, mistake_caption((names[label] for label in labels), wrong.labels or ()))
             for wrong, labels in evaluation.labels.mistakes[:MAX_TILES]
         ]
     return [
-        _mistake_tile(wrong, f"{names[label]}, predicted {wrong.class_name} ({format_percent(wrong.probability, 0)})")
+        _make_mistake_tile(
+            wrong, f"{names[label]}, predicted {wrong.class_name} ({format_percent(wrong.probability, 0)})"
+        )
         for wrong, label in evaluation.mistakes[:MAX_TILES]
     ]
 
 
-def _mistake_tile(prediction: Prediction, text: str) -> GalleryTile:
+def _make_mistake_tile(prediction: Prediction, text: str) -> GalleryTile:
     path = as_path(prediction.path)
     return GalleryTile((embed(path),), (text, f"{path.parent.name}/{path.name}"))
 
 
-def _metric_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
+def _make_metric_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
     decode, network = evaluation.decode_ms, evaluation.network_ms
     return [
         (f"{'binary ' if evaluation.labels else ''}cross-entropy loss", f"{evaluation.loss:.3f}"),

@@ -59,7 +59,7 @@ class Predictions:
 
     @property
     def thresholds(self) -> tuple[float, ...]:
-        """Threshold of each class of a multi-label run: the one with the best F1 on these images."""
+        """For each class of a multi-label run, the threshold with the best F1 on the images of `paths`."""
         return f1_thresholds(self.probabilities, self.labels.astype(bool))
 
     @property

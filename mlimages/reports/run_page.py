@@ -71,11 +71,11 @@ def draw_run(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     if run.predictions and not run.predictions.is_multi_label:
         plots.save_png(plots.plot_confusion_matrix(run.confusion, run.class_names), confusion, overwrite=overwrite)
     with writing(page, overwrite=overwrite) as part:
-        part.write_text(render("run.html", **_template_values(run)), encoding="utf-8")
+        part.write_text(render("run.html", **_make_template_values(run)), encoding="utf-8")
     return page
 
 
-def _template_values(run: RunFolder) -> dict[str, Any]:
+def _make_template_values(run: RunFolder) -> dict[str, Any]:
     suspects = read_suspects(run.path / "suspects.tsv")
     return {
         "title": f"Run {run.path.resolve().name}",
@@ -85,23 +85,23 @@ def _template_values(run: RunFolder) -> dict[str, Any]:
         "correct": int(run.predictions.correct.sum()) if run.predictions else 0,
         "count": run.val_count,
         "best_epoch": run.figures.get("best_epoch"),
-        "mistakes": list(_mistake_tiles(run)),
-        "suspects": None if suspects is None else [_suspect_tile(each, run) for each in suspects[:MAX_TILES]],
+        "mistakes": list(_make_mistake_tiles(run)),
+        "suspects": None if suspects is None else [_make_suspect_tile(each, run) for each in suspects[:MAX_TILES]],
         "suspect_count": len(suspects or ()),
         "drop": shlex.quote(str(run.path / "suspects.tsv")),
         "listed": [shlex.quote(run.settings[name]) for name in ("labels", "val") if run.settings.get(name)],
-        "twins": _label_conflict_tiles(run),
+        "twins": _make_label_conflict_tiles(run),
         "left_out": run.left_out,
-        **_class_tables(run),
+        **_make_class_tables(run),
         "names": run.class_names,
-        "drawings": list(_curve_svgs(run)),
-        "counts": list(_class_counts(run)),
-        "settings": list(_setting_rows(run)),
+        "drawings": list(_draw_curve_svgs(run)),
+        "counts": list(_iter_class_counts(run)),
+        "settings": list(_make_setting_rows(run)),
         "known_defaults": bool(run.defaults),
     }
 
 
-def _class_tables(run: RunFolder) -> dict[str, Any]:
+def _make_class_tables(run: RunFolder) -> dict[str, Any]:
     """Return the tables by class; a multi-label run has no confusion matrix."""
     found, precision = run.predictions, run.average_precision
     if found and precision:
@@ -111,11 +111,11 @@ def _class_tables(run: RunFolder) -> dict[str, Any]:
         "rows": [],
         "classes": class_scores(run.confusion, run.class_names),
         "cells": matrix_cells(run.confusion),
-        "confused": _most_confused(run.confusion, run.class_names),
+        "confused": _find_most_confused_classes(run.confusion, run.class_names),
     }
 
 
-def _setting_rows(run: RunFolder) -> Iterator[tuple[str, str]]:
+def _make_setting_rows(run: RunFolder) -> Iterator[tuple[str, str]]:
     image = run.preprocessing.image
     yield "images", f"{image.width} x {image.height} px, {image.resize}{', gray' if image.gray_scale else ''}"
     for name, value in run.changed_settings.items():
@@ -126,23 +126,23 @@ def _setting_rows(run: RunFolder) -> Iterator[tuple[str, str]]:
         yield "training time", f"{run.figures['seconds']:.0f} s"
 
 
-def _class_counts(run: RunFolder) -> Iterator[tuple[str, int, int]]:
+def _iter_class_counts(run: RunFolder) -> Iterator[tuple[str, int, int]]:
     files = (LabelFile(run.path / name) for name in ("train.txt", "val.txt"))
     train, val = (Counter(label for item in file for label in item.class_indices) for file in files)
     for label, name in enumerate(run.class_names):
         yield name, train[label], val[label]
 
 
-def _curve_svgs(run: RunFolder) -> Iterator[str]:
+def _draw_curve_svgs(run: RunFolder) -> Iterator[str]:
     if run.epochs:
         last = run.epochs[-1]
-        for name in plots.available_metrics(run.epochs):
+        for name in plots.choose_metrics(run.epochs):
             train, val = last[f"train_{name}"], last[f"val_{name}"]
             label = f"{name} by epoch; at the last, training {train:.3f}, validation {val:.3f}"
             yield plots.to_svg(plots.plot_curves(run.epochs, metrics=[name], val_count=run.val_count), label=label)
 
 
-def _most_confused(confusion: Confusion, names: Sequence[str]) -> list[tuple[str, str, int, int]]:
+def _find_most_confused_classes(confusion: Confusion, names: Sequence[str]) -> list[tuple[str, str, int, int]]:
     pairs = [
         (names[label], names[predicted], count, sum(row))
         for label, row in enumerate(confusion)
@@ -152,19 +152,19 @@ def _most_confused(confusion: Confusion, names: Sequence[str]) -> list[tuple[str
     return sorted(pairs, key=lambda pair: (-pair[2], pair))[:10]
 
 
-def _mistake_tiles(run: RunFolder) -> Iterator[GalleryTile]:
+def _make_mistake_tiles(run: RunFolder) -> Iterator[GalleryTile]:
     """Yield the wrong predictions, the most confident first; the first few with their explanations."""
     if run.predictions is None:
         return
     found, explainer = run.predictions, _load_explainer(run)
-    confidence, text_of = _multi_label_captions(run, found) if found.is_multi_label else _captions(run, found)
+    confidence, text_of = _make_multi_label_captions(run, found) if found.is_multi_label else _make_captions(run, found)
     correct = found.correct  # a property that predicts all images
     wrong = [index for index in (-confidence).argsort(kind="stable").tolist() if not correct[index]]
     is_large = explainer and explainer.bundle.path.stat().st_size > LARGE_FILE_BYTES
     max_explained, grid = (1, COARSE_GRID) if is_large else (MAX_EXPLAINED, GRID)
     for number, index in enumerate(wrong[:MAX_TILES]):
         text = text_of(index)
-        tile = _image_tile(found.paths[index], run.preprocessing.image, text)
+        tile = _make_image_tile(found.paths[index], run.preprocessing.image, text)
         why = explain(explainer, found.paths[index], grid=grid) if explainer and number < max_explained else None
         if isinstance(why, Explanation):
             overlay = data_url(np.asarray(why.overlay()))
@@ -172,7 +172,7 @@ def _mistake_tiles(run: RunFolder) -> Iterator[GalleryTile]:
         yield tile
 
 
-def _captions(run: RunFolder, predictions: Predictions) -> tuple[NDArray[np.float64], Callable[[int], str]]:
+def _make_captions(run: RunFolder, predictions: Predictions) -> tuple[NDArray[np.float64], Callable[[int], str]]:
     """Return the confidence of each prediction `(N,)`, and a function that returns the caption of an image."""
     confidence, predicted, names = predictions.probabilities.max(axis=1), predictions.predicted, run.class_names
 
@@ -183,8 +183,10 @@ def _captions(run: RunFolder, predictions: Predictions) -> tuple[NDArray[np.floa
     return confidence, text_of
 
 
-def _multi_label_captions(run: RunFolder, predictions: Predictions) -> tuple[NDArray[np.float64], Callable[[int], str]]:
-    """The same as `_captions` for a multi-label run; the confidence is the largest distance of a wrong label from its
+def _make_multi_label_captions(
+    run: RunFolder, predictions: Predictions
+) -> tuple[NDArray[np.float64], Callable[[int], str]]:
+    """As `_make_captions`, for a multi-label run; the confidence is the largest distance of a wrong label from its
     threshold."""
     predicted, names = predictions.predicted, run.class_names
     distances = np.abs(predictions.probabilities - np.array(predictions.thresholds))  # (N, classes)
@@ -205,16 +207,16 @@ def _load_explainer(run: RunFolder) -> Predictor | None:
     return None
 
 
-def _suspect_tile(suspect: Suspect, run: RunFolder) -> GalleryTile:
+def _make_suspect_tile(suspect: Suspect, run: RunFolder) -> GalleryTile:
     text = f"{suspect.label}, possibly {suspect.likely} ({format_percent(suspect.confidence, 0)})"
-    return _image_tile(suspect.path, run.preprocessing.image, text)
+    return _make_image_tile(suspect.path, run.preprocessing.image, text)
 
 
-def _image_tile(path: Path, image: ImageProperty, text: str) -> GalleryTile:
+def _make_image_tile(path: Path, image: ImageProperty, text: str) -> GalleryTile:
     return GalleryTile((embed(path, image),), (text, f"{path.parent.name}/{path.name}"))
 
 
-def _label_conflict_tiles(run: RunFolder) -> list[GalleryTile]:
+def _make_label_conflict_tiles(run: RunFolder) -> list[GalleryTile]:
     """Return groups of near-duplicates with different labels; empty in a multi-label run, or if there are too many
     images."""
     items = [item for name in ("train.txt", "val.txt") for item in LabelFile(run.path / name)]
@@ -224,7 +226,7 @@ def _label_conflict_tiles(run: RunFolder) -> list[GalleryTile]:
     groups: dict[int, list[Path]] = {}
     for path, number in duplicate_groups(label_of).items():
         groups.setdefault(number, []).append(path)
-    candidates = (_first_of_each_class(sorted(paths), label_of) for _, paths in sorted(groups.items()))
+    candidates = (_choose_one_of_each_class(sorted(paths), label_of) for _, paths in sorted(groups.items()))
     return [
         GalleryTile(
             tuple(embed(path, run.preprocessing.image) for path in paths),
@@ -234,6 +236,6 @@ def _label_conflict_tiles(run: RunFolder) -> list[GalleryTile]:
     ]
 
 
-def _first_of_each_class(paths: Sequence[Path], label_of: Mapping[Path, int]) -> list[Path]:
+def _choose_one_of_each_class(paths: Sequence[Path], labels: Mapping[Path, int]) -> list[Path]:
     """Return the first image of each class."""
-    return list({label_of[path]: path for path in reversed(paths)}.values())[::-1]
+    return list({labels[path]: path for path in reversed(paths)}.values())[::-1]

@@ -47,17 +47,17 @@ def has_token(request: web.Request, token: str) -> bool:
     return not token or hmac.compare_digest(given, token.encode())
 
 
-def _check_host(request: web.Request, allowed: tuple[str, ...]) -> None:
+def _check_host(request: web.Request, allowed_hosts: tuple[str, ...]) -> None:
     """Reject host names that are not allowed, to prevent DNS rebinding.
 
-    IP addresses and localhost are always allowed: they cannot be rebound to another address.
+    IP addresses and localhost are always allowed_hosts: they cannot be rebound to another address.
     """
     header = request.headers.get(hdrs.HOST, "")
     try:
         name = (urlsplit(f"//{header}").hostname or "").rstrip(".")
     except ValueError:
         name = header
-    names = {"", "localhost", *(host.lower().rstrip(".") for host in allowed)}
+    names = {"", "localhost", *(host.lower().rstrip(".") for host in allowed_hosts)}
     if "*" in names or name in names or name.endswith(".localhost") or _is_address(name):
         return
     raise ProblemError(

@@ -84,7 +84,7 @@ async def _serve(app: web.Application, host: str, port: int, on_started: Callabl
     await runner.setup()
     assert runner.server is not None
     loop = asyncio.get_running_loop()
-    connections = ConnectionLimiter(runner.server, service, limit=max_connections())
+    connections = ConnectionLimiter(runner.server, service, max_connections=max_connections())
     service.request_ended = connections.mark_active
     try:
         listening = await loop.create_server(connections, host, port, backlog=BACKLOG)

@@ -77,9 +77,9 @@ async def read_uploads(request: web.Request, settings: ServerSettings) -> list[U
     except ProblemError:
         raise
     except Exception as error:  # aiohttp's reader raises errors of many kinds on invalid forms
-        raise _bad_form("a boundary or a part header is missing or invalid") from error
+        raise _bad_form_error("a boundary or a part header is missing or invalid") from error
     if not uploads:
-        raise _bad_form("it contains no file: send each image as a file field")
+        raise _bad_form_error("it contains no file: send each image as a file field")
     return uploads
 
 
@@ -94,11 +94,11 @@ async def _read_form(request: web.Request, body: bytes, max_files: int) -> list[
         if part is None:
             return uploads
         if not isinstance(part, _Part) or part.headers.get("Content-Transfer-Encoding", "binary").lower() not in _PLAIN:
-            raise _bad_form(
+            raise _bad_form_error(
                 "a part of the form is encoded or is itself a multipart form: send each image as a plain file field"
             )
         if part.filename is None and part.name == "top":
-            raise _bad_form("pass top in the query string: POST /predict?top=1")
+            raise _bad_form_error("pass top in the query string: POST /predict?top=1")
         if part.filename is None:
             continue
         if len(uploads) == max_files:
@@ -120,8 +120,8 @@ class _BodyStream:
     lines_left: int
     position: int = 0
 
-    async def read(self, count: int) -> bytes:
-        chunk = self.body[self.position : self.position + count]
+    async def read(self, max_bytes: int) -> bytes:
+        chunk = self.body[self.position : self.position + max_bytes]
         self.position += len(chunk)
         return chunk
 
@@ -139,5 +139,5 @@ class _BodyStream:
         return self.position >= len(self.body)
 
 
-def _bad_form(reason: str) -> ProblemError:
+def _bad_form_error(reason: str) -> ProblemError:
     return ProblemError(400, "bad-request", f"the multipart form cannot be read: {reason}")

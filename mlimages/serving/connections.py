@@ -43,8 +43,8 @@ class ConnectionLimiter:
         service: records the connections with a request in flight.
     """
 
-    def __init__(self, server: web.Server, service: Service, *, limit: int) -> None:
-        self._server, self._service, self._limit = server, service, limit
+    def __init__(self, server: web.Server, service: Service, *, max_connections: int) -> None:
+        self._server, self._service, self._limit = server, service, max_connections
         self._touched: dict[object, float] = {}
         self._logged = -LOG_EVERY_S
 

@@ -106,7 +106,7 @@ class Engine:
         jobs = self._next_batch()
         if jobs:
             outcomes = self._predict_images(jobs)
-            jobs[0].future.get_loop().call_soon_threadsafe(_set_results, jobs, outcomes)
+            jobs[0].future.get_loop().call_soon_threadsafe(_set_image_results, jobs, outcomes)
 
     def _next_batch(self) -> list[_QueuedImage]:
         """Take the first image and this thread's share of the others from the queue; drop cancelled ones."""
@@ -131,8 +131,8 @@ class Engine:
         return [QueuedResult(result, begin - job.since) for job, result in zip(jobs, results, strict=True)]
 
 
-def _set_results(jobs: Sequence[_QueuedImage], outcomes: Sequence[QueuedResult | Exception]) -> None:
-    for job, outcome in zip(jobs, outcomes, strict=True):
+def _set_image_results(jobs: Sequence[_QueuedImage], results: Sequence[QueuedResult | Exception]) -> None:
+    for job, outcome in zip(jobs, results, strict=True):
         if job.future.done():  # the client disconnected
             continue
         if isinstance(outcome, Exception):
@@ -146,12 +146,12 @@ def is_batching_faster(predictor: Predictor) -> bool:
     prop = predictor.bundle.preprocessing.image
     image = np.zeros((prop.height, prop.width, prop.channels), np.uint8)
 
-    def best_s(count: int) -> float:
+    def best_s(num_images: int) -> float:
         seconds = []
         for _ in range(3):
             begin = time.perf_counter()
-            predictor.probabilities([image] * count)
+            predictor.probabilities([image] * num_images)
             seconds.append(time.perf_counter() - begin)
-        return min(seconds) / count
+        return min(seconds) / num_images
 
     return best_s(MAX_BATCH) < _MAX_TIME_RATIO * best_s(1)

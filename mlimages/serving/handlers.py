@@ -122,10 +122,10 @@ async def openapi(request: web.Request) -> web.Response:
     return web.json_response(build_document(len(request.app[SERVICE].bundle.class_names)))
 
 
-def _check_query(request: web.Request, *accepted: str) -> None:
-    unknown = [name for name in request.query if name not in accepted]
+def _check_query(request: web.Request, *accepted_names: str) -> None:
+    unknown = [name for name in request.query if name not in accepted_names]
     if unknown:
-        accepts = f"only accepts {', '.join(accepted)}" if accepted else "accepts no parameters"
+        accepts = f"only accepts {', '.join(accepted_names)}" if accepted_names else "accepts no parameters"
         raise ProblemError(400, "bad-request", f"unknown parameter {unknown[0][:40]!r}: {request.path} {accepts}")
 
 

@@ -178,22 +178,30 @@ def _infer_response(
 
 
 def _encode_output(
-    requested: schemas.RequestOutput, values: NDArray[Any], class_names: tuple[str, ...]
+    requested_output: schemas.RequestOutput, values: NDArray[Any], class_names: tuple[str, ...]
 ) -> tuple[schemas.ResponseOutput, bytes]:
     """Return one output with its values as JSON, and the same values as bytes."""
-    count = min(requested.parameters.classification, len(class_names)) if requested.name == PROBABILITIES else 0
+    count = (
+        min(requested_output.parameters.classification, len(class_names))
+        if requested_output.name == PROBABILITIES
+        else 0
+    )
     if count:
-        texts = [text for row in values for text in _top_classes(row, class_names, count)]
-        output = schemas.ResponseOutput(name=requested.name, datatype="BYTES", shape=[len(values), count], data=texts)
+        texts = [text for row in values for text in _format_top_classes(row, class_names, count)]
+        output = schemas.ResponseOutput(
+            name=requested_output.name, datatype="BYTES", shape=[len(values), count], data=texts
+        )
         return output, b"".join(map(_encode_bytes_element, texts))
     datatype: Literal["BOOL", "FP32"] = "BOOL" if values.dtype == bool else "FP32"
     shape, flat = list(values.shape), values.ravel().tolist()
-    return schemas.ResponseOutput(name=requested.name, datatype=datatype, shape=shape, data=flat), values.tobytes()
+    return schemas.ResponseOutput(
+        name=requested_output.name, datatype=datatype, shape=shape, data=flat
+    ), values.tobytes()
 
 
-def _top_classes(row: NDArray[np.float32], names: tuple[str, ...], count: int) -> list[str]:
+def _format_top_classes(row: NDArray[np.float32], names: tuple[str, ...], num_classes: int) -> list[str]:
     """Return the most probable classes in the format of Triton's classification extension."""
-    return [f"{row[label]:f}:{label}:{names[label]}" for label in (-row).argsort(kind="stable")[:count].tolist()]
+    return [f"{row[label]:f}:{label}:{names[label]}" for label in (-row).argsort(kind="stable")[:num_classes].tolist()]
 
 
 def _encode_bytes_element(text: str) -> bytes:

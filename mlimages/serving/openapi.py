@@ -42,21 +42,30 @@ def build_document(num_classes: int) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "mlimages", "version": __version__, "description": "Classifies images."},
         "paths": {
-            "/predict": {"post": _predict_operation(num_classes)},
-            "/explain": {"post": _explain_operation()},
-            "/healthz": {"get": _get_operation("Whether the service accepts requests.", schemas.Health)},
+            "/predict": {"post": _describe_predict_operation(num_classes)},
+            "/explain": {"post": _describe_explain_operation()},
+            "/healthz": {"get": _describe_get_operation("Whether the service accepts requests.", schemas.Health)},
             "/metrics": {
                 "get": {
                     "summary": "Prometheus metrics.",
-                    "responses": {"200": _metrics_operation(), **_error_responses(*_REFUSED)},
+                    "responses": {"200": _describe_metrics_operation(), **_describe_error_responses(*_REFUSED)},
                 }
             },
-            "/v2": {"get": _get_operation("Open Inference Protocol: the server.", schemas.ServerMetadata, _PROTOCOL)},
-            "/v2/health/live": {"get": _get_operation("Whether the server is running.", schemas.Live, _PROTOCOL)},
-            "/v2/health/ready": {"get": _ready_operation()},
-            **{path: {"get": _model_operation(path, schemas.ModelMetadata)} for path in (_MODEL, _VERSION)},
-            **{f"{path}/ready": {"get": _model_operation(path, schemas.ModelReady)} for path in (_MODEL, _VERSION)},
-            **{f"{path}/infer": {"post": _infer_operation(path)} for path in (_MODEL, _VERSION)},
+            "/v2": {
+                "get": _describe_get_operation(
+                    "Open Inference Protocol: the server.", schemas.ServerMetadata, _PROTOCOL
+                )
+            },
+            "/v2/health/live": {
+                "get": _describe_get_operation("Whether the server is running.", schemas.Live, _PROTOCOL)
+            },
+            "/v2/health/ready": {"get": _describe_ready_operation()},
+            **{path: {"get": _describe_model_operation(path, schemas.ModelMetadata)} for path in (_MODEL, _VERSION)},
+            **{
+                f"{path}/ready": {"get": _describe_model_operation(path, schemas.ModelReady)}
+                for path in (_MODEL, _VERSION)
+            },
+            **{f"{path}/infer": {"post": _describe_infer_operation(path)} for path in (_MODEL, _VERSION)},
         },
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
@@ -66,7 +75,7 @@ def build_document(num_classes: int) -> dict[str, Any]:
     }
 
 
-def _predict_operation(num_classes: int) -> dict[str, Any]:
+def _describe_predict_operation(num_classes: int) -> dict[str, Any]:
     default = min(DEFAULT_TOP, num_classes)
     top = {
         "name": "top",
@@ -77,83 +86,86 @@ def _predict_operation(num_classes: int) -> dict[str, Any]:
     return {
         "summary": "Classify one image (raw body) or several (a form with files).",
         "parameters": [top],
-        "requestBody": _image_body({"type": "array", "items": _BINARY}),
-        "responses": {"200": _json_response("Done.", schemas.Predictions), **_error_responses(*_ERRORS)},
+        "requestBody": _describe_image_body({"type": "array", "items": _BINARY}),
+        "responses": {"200": _json_response("Done.", schemas.Predictions), **_describe_error_responses(*_ERRORS)},
     }
 
 
-def _explain_operation() -> dict[str, Any]:
+def _describe_explain_operation() -> dict[str, Any]:
     refused = _json_response("Explanations are disabled on this server (not-allowed).", schemas.ErrorResponse)
     return {
         "summary": "Explain the prediction of one image (raw body or a form with a file) in 50 forward passes.",
-        "requestBody": _image_body(_BINARY),
+        "requestBody": _describe_image_body(_BINARY),
         "responses": {
             "200": _json_response("Done.", schemas.Explanation),
             "403": refused,
-            **_error_responses(*_ERRORS),
+            **_describe_error_responses(*_ERRORS),
         },
     }
 
 
-def _image_body(files: dict[str, Any]) -> dict[str, Any]:
+def _describe_image_body(files: dict[str, Any]) -> dict[str, Any]:
     form = {"type": "object", "properties": {"file": files}}
     return {"required": True, "content": {"image/*": {"schema": _BINARY}, "multipart/form-data": {"schema": form}}}
 
 
-def _infer_operation(path: str) -> dict[str, Any]:
-    responses = {"200": _json_response("Done.", schemas.InferResponse), **_error_responses(*_ERRORS, error=_PROTOCOL)}
+def _describe_infer_operation(path: str) -> dict[str, Any]:
+    responses = {
+        "200": _json_response("Done.", schemas.InferResponse),
+        **_describe_error_responses(*_ERRORS, error=_PROTOCOL),
+    }
     return {
-        **_model_operation(path, schemas.InferResponse),
+        **_describe_model_operation(path, schemas.InferResponse),
         "summary": "Predict pixels, UINT8 (N, H, W, 3) RGB; returns probabilities, FP32 (N, classes).",
         "requestBody": {
             "required": True,
             "content": {"application/json": {"schema": _schema_ref(schemas.InferRequest)}},
         },
-        "responses": {**responses, "404": _model_not_found()},
+        "responses": {**responses, "404": _describe_model_not_found()},
     }
 
 
-def _model_operation(path: str, model: type[BaseModel]) -> dict[str, Any]:
+def _describe_model_operation(path: str, model: type[BaseModel]) -> dict[str, Any]:
     names = [name for name in ("name", "version") if f"{{{name}}}" in path]
-    described = _get_operation(str(model.__doc__), model, _PROTOCOL)
+    described = _describe_get_operation(str(model.__doc__), model, _PROTOCOL)
     return {
         **described,
         "parameters": [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names],
         "responses": {
             **described["responses"],
-            **_error_responses(*_REFUSED, error=_PROTOCOL),
-            "404": _model_not_found(),
+            **_describe_error_responses(*_REFUSED, error=_PROTOCOL),
+            "404": _describe_model_not_found(),
         },
     }
 
 
-def _ready_operation() -> dict[str, Any]:
-    found = _get_operation("Whether the server accepts requests.", schemas.Ready, _PROTOCOL)
+def _describe_ready_operation() -> dict[str, Any]:
+    found = _describe_get_operation("Whether the server accepts requests.", schemas.Ready, _PROTOCOL)
     return {
         **found,
         "responses": {**found["responses"], "503": _json_response("The server is stopping.", schemas.Ready)},
     }
 
 
-def _get_operation(
+def _describe_get_operation(
     summary: str, model: type[BaseModel], error: type[BaseModel] = schemas.ErrorResponse
 ) -> dict[str, Any]:
     return {
         "summary": summary,
-        "responses": {"200": _json_response("Done.", model), **_error_responses("400", "421", error=error)},
+        "responses": {"200": _json_response("Done.", model), **_describe_error_responses("400", "421", error=error)},
     }
 
 
-def _metrics_operation() -> dict[str, Any]:
+def _describe_metrics_operation() -> dict[str, Any]:
     text = {"description": "Done.", "content": {"text/plain": {"schema": {"type": "string"}}}}
-    return {"summary": "Prometheus metrics.", "responses": {"200": text, **_error_responses(*_REFUSED)}}
+    return {"summary": "Prometheus metrics.", "responses": {"200": text, **_describe_error_responses(*_REFUSED)}}
 
 
-def _model_not_found() -> dict[str, Any]:
+def _describe_model_not_found() -> dict[str, Any]:
     return _json_response("There is no such model (not-found).", schemas.ProtocolErrorResponse)
 
 
-def _error_responses(*statuses: str, error: type[BaseModel] = schemas.ErrorResponse) -> dict[str, Any]:
+def _describe_error_responses(*statuses: str, error: type[BaseModel] = schemas.ErrorResponse) -> dict[str, Any]:
     return {status: _json_response(_ERRORS[status], error) for status in statuses}
 
 

@@ -51,9 +51,9 @@ def busy_error() -> ProblemError:
     return ProblemError(503, "busy", "too many images are waiting: try again in a second", {"Retry-After": "1"})
 
 
-def too_large_error(limit: int) -> ProblemError:
+def too_large_error(max_bytes: int) -> ProblemError:
     """Return the error for a body beyond the limit; close the connection without reading the rest."""
-    return ProblemError(413, "too-large", f"the request is larger than {limit} bytes", {"Connection": "close"})
+    return ProblemError(413, "too-large", f"the request is larger than {max_bytes} bytes", {"Connection": "close"})
 
 
 def protocol_error(status: int, reason: str, message: str) -> ProblemError:

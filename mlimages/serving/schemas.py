@@ -178,7 +178,7 @@ class InputParameters(Model):
 
 
 class RequestInput(Model):
-    """uint8 RGB pixels `(N, H, W, 3)`, as numbers or as bytes after the JSON."""
+    """Images of an inference request, uint8 RGB `(N, H, W, 3)`: numbers in `data`, or bytes after the JSON."""
 
     name: Literal[INPUT]  # type: ignore[valid-type]  # mypy does not look through the constant
     datatype: Literal["UINT8"]

@@ -62,8 +62,8 @@ class ServerSettings:
     timeout_s: Annotated[
         float,
         Option(
-            "Time-out in seconds for receiving each 16 KB of a request (HTTP 408) and for computing its response "
-            "(HTTP 503).",
+            "Two time limits in seconds: for receiving each 16 KB of a request (HTTP 408), and for computing the "
+            "response (HTTP 503).",
             group="Limits",
             flags=("--timeout",),
             metavar="SECONDS",

@@ -67,7 +67,7 @@ class WebRuntime:
                 f"{package} is not an installed onnxruntime-web: run `npm install onnxruntime-web` and pass "
                 "node_modules/onnxruntime-web"
             ) from error
-        return cls(version, {name: f"./{name}" for name in files}, _digests(files), files, origin="")
+        return cls(version, {name: f"./{name}" for name in files}, _compute_digests(files), files, origin="")
 
     def page_files(self, folder: Path) -> list[Path]:
         """Return the paths in `folder` to which `write_page` writes the page's files."""
@@ -120,8 +120,8 @@ def _page_contents(bundle: OnnxBundle, runtime: WebRuntime) -> dict[str, bytes]:
     files = {
         "model.onnx": model,
         **runtime.files,
-        "model.json": _json({**_script_metadata(bundle), "bytes": len(model)}),
-        "manifest.json": _json(manifest),
+        "model.json": _encode_json({**_script_metadata(bundle), "bytes": len(model)}),
+        "manifest.json": _encode_json(manifest),
         "icon.svg": read_asset("icon.svg").encode(),
     }
     page = _render_page(runtime).encode()
@@ -163,24 +163,24 @@ def _render_page(runtime: WebRuntime) -> str:
         read_asset("site.js").replace(
             "/* runtime */", json.dumps({**script, "integrity": runtime.integrity["ort.wasm"]})
         ),
-        privacy=f"Images stay on this device: the model runs in the browser.{loaded} "
+        privacy_note=f"Images stay on this device: the model runs in the browser.{loaded} "
         '<span id="offline" hidden>This page also works offline.</span>',
-        head='<meta http-equiv="Content-Security-Policy" '
+        head_html='<meta http-equiv="Content-Security-Policy" '
         "content=\"POLICY; manifest-src 'self'; worker-src 'self'\">\n"
         '<link rel="manifest" href="manifest.json">\n<link rel="icon" href="icon.svg">\n'
         f'<script type="module" src="{script["script"]}" integrity="{runtime.integrity["ort.js"]}" '
         'crossorigin="anonymous"></script>',
-        sources=origin,
-        scripts=f"'self' 'wasm-unsafe-eval' {origin}",
+        connect_sources=origin,
+        script_sources=f"'self' 'wasm-unsafe-eval' {origin}",
     )
     return page
 
 
-def _digests(files: Mapping[str, bytes]) -> dict[str, str]:
+def _compute_digests(files: Mapping[str, bytes]) -> dict[str, str]:
     return {
         name: f"sha384-{base64.b64encode(hashlib.sha384(content).digest()).decode()}" for name, content in files.items()
     }
 
 
-def _json(values: Mapping[str, object]) -> bytes:
+def _encode_json(values: Mapping[str, object]) -> bytes:
     return json.dumps(values, ensure_ascii=False).encode()

@@ -59,7 +59,7 @@ def parse_schedule(text: str) -> str:
     """Parse a learning rate schedule: `cosine`, `exponential:GAMMA`, `step:EPOCHS:GAMMA` or `none`.
 
     Raises:
-        InputError: `text` is none of these.
+        InputError: `text` is not a schedule.
     """
     kind, *numbers = text.split(":")
     values = [_parse_number(number) for number in numbers]
@@ -119,7 +119,8 @@ class FineTuneConfig(TableOptions):
     augment: Annotated[
         Augmentation,
         Option(
-            "Data augmentation. auto: light if pretrained layers below the head are fine-tuned, otherwise none.", "Data"
+            "Data augmentation. auto: light if pretrained layers before the head are fine-tuned, otherwise none.",
+            "Data",
         ),
     ] = "auto"
     rotate_deg: Annotated[
@@ -222,8 +223,8 @@ class FineTuneConfig(TableOptions):
     label_smoothing: Annotated[float, Option("Label smoothing.", "Optimization", min=0, max=1, is_rare=True)] = 0.0
     class_weights: Annotated[
         ClassWeights,
-        Option("Class weights of the loss; balanced: inversely proportional to class frequency.", "Optimization",
-               is_rare=True),
+        Option("Weights of the classes in the loss; balanced: inversely proportional to the number of images of each "
+               "class.", "Optimization", is_rare=True),
     ] = "none"  # fmt: skip
     early_stop: Annotated[
         int,

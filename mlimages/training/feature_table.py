@@ -87,7 +87,7 @@ def extract_features(
         model: name of the network.
         weights: `default`, `none` or a file.
         layer: the features are the output of the network up to and including this layer (names as listed by `probe`);
-            by default the last layer below the classifier.
+            by default the last layer before the classifier.
         size: input width and height in pixels, one number for a square; None uses the network's native size.
         progress: shows the number of images processed.
 

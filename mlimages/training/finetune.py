@@ -184,13 +184,16 @@ def _initial_state(job: TrainingJob) -> TrainingState:
     metrics = validate(job.network, job.source, job.val, objective).metrics
     is_rounded = job.computation.frozen != "fp32"
     left_out = objective.score(torch.from_numpy(fit.leave_one_out), torch.from_numpy(train.labels))
+    score_name = "accuracy" if is_single else "mAP"
     logger.info(
         "closed-form head (ridge regression)%s: %s %.1f %% on %d validation images%s",
         f" on all depths (lower layers weighted {fit.share:g})" if fit.share else "",
-        "accuracy" if is_single else "mAP",
+        score_name,
         100 * metrics.score,
         metrics.count,
-        "" if is_rounded else f", leave-one-out {100 * left_out:.1f} %",  # the other metrics are those of fp32
+        ""
+        if is_rounded
+        else f", leave-one-out {score_name} {100 * left_out:.1f} %",  # the other metrics are those of fp32
     )
     start = trained_tensors(job.network)
     return TrainingState(

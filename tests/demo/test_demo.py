@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mlimages import LabelFile
-from mlimages.demo.transfer import Accuracies, bar_lines, describe_difference
+from mlimages.demo.transfer import Accuracies, describe_difference, format_bars
 from tests.conftest import RunCli, fork_server
 
 SMALLER = """
@@ -54,7 +54,7 @@ def test_both_ways_to_train_are_compared_seed_by_seed() -> None:
     scratch = Accuracies("scratch", 5, 10, (0.5, 0.5, 0.8))
     assert describe_difference(transfer, scratch) == "transfer +15.0 points, better with 2 of 3 seeds"
     assert describe_difference(scratch, transfer).startswith("transfer -15.0 points, better with 0 of 3")
-    first, _ = bar_lines([transfer, scratch])
+    first, _ = format_bars([transfer, scratch])
     assert first.split() == ["5", "transfer", "#" * 27, "75.0", "%", "(50.0", "to", "100.0", "%)"]
 
 

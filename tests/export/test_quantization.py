@@ -20,7 +20,7 @@ from mlimages.export import (
     quantize,
 )
 from mlimages.export import quantization as module
-from mlimages.export.quantization import Trial, _refusal
+from mlimages.export.quantization import Trial, _describe_refusal
 from mlimages.export.quantized_variants import make_runner
 from mlimages.inference import Known, OnnxBundle, PredictionSets, Predictor, conformal_thresholds, open_session, softmax
 from mlimages.inference.onnx_metadata import read_metadata
@@ -43,7 +43,7 @@ def labels(tmp_path: Path) -> LabelFile:
 
 
 def quantize_any(bundle: OnnxBundle, labels: LabelFile, out: Path, *, fp16: bool = False) -> Quantization:
-    return quantize(bundle, labels, out, max_drop=100, fp16=fp16)
+    return quantize(bundle, labels, out, max_drop=100, with_float16=fp16)
 
 
 def test_the_best_variant_is_written_with_all_measurements_and_predicts_nearly_the_same(
@@ -100,7 +100,7 @@ def test_nothing_is_written_if_no_variant_is_faster(
 def test_a_refusal_names_each_condition_that_failed_and_one_image_may_always_be_lost(
     accuracy: float, images_per_s: float, count: int, refusal: str
 ) -> None:
-    found = _refusal(Trial("a", accuracy, images_per_s, 1), Trial("original", 0.9, 100.0, 1), count, 1.0)
+    found = _describe_refusal(Trial("a", accuracy, images_per_s, 1), Trial("original", 0.9, 100.0, 1), count, 1.0)
     assert found.startswith(refusal)
     assert bool(found) == bool(refusal)
 

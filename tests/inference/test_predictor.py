@@ -205,7 +205,7 @@ def test_a_file_whose_weights_were_altered_is_refused_by_its_own_probe(bundle: O
     values = onnx.numpy_helper.to_array(weights) * 1.1
     weights.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float32), weights.name))
     onnx.save(model, tmp_path / "altered.onnx")
-    with pytest.raises(BundleError, match=r"altered\.onnx does not reproduce the logits of its parity test image"):
+    with pytest.raises(BundleError, match=r"altered\.onnx does not reproduce the logits stored with its test image"):
         Predictor(tmp_path / "altered.onnx")
 
 

@@ -13,7 +13,7 @@ from mlimages.dataset import TrainingData
 from mlimages.images import load_pixels
 from mlimages.labels import LabelFile
 from mlimages.reports import draw_sheet
-from mlimages.reports.contact_sheet import MAX_TILES, mean_rows, sheet_rows
+from mlimages.reports.contact_sheet import MAX_TILES, make_mean_rows, make_sheet_rows
 from tests.browser import OpenPage
 from tests.conftest import RunCli
 
@@ -41,7 +41,7 @@ def data_of(listed: list[LabeledPath], **options: Any) -> TrainingData:
 
 @pytest.mark.parametrize("mean_image", [None, np.full((3, 32, 32), 90.4, np.float32)], ids=["plain", "mean subtracted"])
 def test_each_tile_is_the_networks_array_restored(folder: Path, mean_image: Any) -> None:
-    rows = sheet_rows(data_of(items(folder), mean_image=mean_image), per_class=6)
+    rows = make_sheet_rows(data_of(items(folder), mean_image=mean_image), per_class=6)
     assert [(row.name, row.count, len(row.tiles)) for row in rows] == [("blue", 5, 5), ("red", 6, 6)]
     for row in rows:
         for tile in row.tiles:
@@ -50,13 +50,13 @@ def test_each_tile_is_the_networks_array_restored(folder: Path, mean_image: Any)
 
 
 def test_a_corrupt_image_shows_its_code(folder: Path) -> None:
-    rows = sheet_rows(data_of(items(folder)), per_class=6)
+    rows = make_sheet_rows(data_of(items(folder)), per_class=6)
     assert [tile.fault for tile in rows[1].tiles if tile.fault] == [Fault.TRUNCATED]
 
 
 def test_the_seed_chooses_and_the_order_of_lines_does_not(folder: Path) -> None:
     def chosen(seed: int, listed: list[LabeledPath]) -> list[str]:
-        rows = sheet_rows(data_of(listed), per_class=3, seed=seed)
+        rows = make_sheet_rows(data_of(listed), per_class=3, seed=seed)
         return [tile.caption for row in rows for tile in row.tiles]
 
     assert chosen(1, items(folder)) == chosen(1, items(folder)[::-1])
@@ -65,7 +65,7 @@ def test_the_seed_chooses_and_the_order_of_lines_does_not(folder: Path) -> None:
 
 def test_many_classes_stay_one_sheet(tmp_path: Path) -> None:
     listed = [LabeledPath(tmp_path / f"{n}.png", n) for n in range(2 * MAX_TILES)]
-    assert len(sheet_rows(data_of(listed))) == MAX_TILES
+    assert len(make_sheet_rows(data_of(listed))) == MAX_TILES
 
 
 def test_a_sheet_as_png_holds_each_class_in_a_line(folder: Path, tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_sheet_as_png_holds_each_class_in_a_line(folder: Path, tmp_path: Path)
 def test_a_mean_is_shown_whole_and_by_channel(tmp_path: Path) -> None:
     mean = np.stack([np.full((8, 8), value, np.float32) for value in (10.4, 99.6, 300.0)])
     np.save(tmp_path / "mean.npy", mean)
-    tiles = mean_rows(tmp_path / "mean.npy")[0].tiles
+    tiles = make_mean_rows(tmp_path / "mean.npy")[0].tiles
     assert [tile.caption for tile in tiles] == ["mean", "R: 10.0", "G: 100.0", "B: 255.0"]
     assert tiles[0].pixels is not None
     assert tiles[0].pixels[0, 0].tolist() == [10, 100, 255]
@@ -89,7 +89,7 @@ def test_a_mean_is_shown_whole_and_by_channel(tmp_path: Path) -> None:
 def test_another_file_than_a_mean_image_is_one_clear_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "mean.npy").write_bytes(content)
     with pytest.raises(InputError, match=r"mean\.npy cannot be read as a mean image"):
-        mean_rows(tmp_path / "mean.npy")
+        make_mean_rows(tmp_path / "mean.npy")
 
 
 @pytest.mark.browser

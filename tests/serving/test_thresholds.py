@@ -85,7 +85,9 @@ def status_of_response(seconds: float) -> int:
 def status_of_waiting(idle_s: float) -> int:
     ends, service = [], SimpleNamespace(in_flight=set(), settings=ServerSettings(idle_timeout_s=20.0))
     connection = Mock(force_close=lambda: ends.append(408))
-    limiter = ConnectionLimiter(cast(Any, SimpleNamespace(connections=[connection])), cast(Service, service), limit=1)
+    limiter = ConnectionLimiter(
+        cast(Any, SimpleNamespace(connections=[connection])), cast(Service, service), max_connections=1
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("time.monotonic", lambda: 0.0)
         limiter.mark_active(connection)
@@ -100,7 +102,7 @@ def test_the_longest_idle_connection_makes_room(idle_s: float, makes_room: bool,
     ended, newer, older = [], Mock(), Mock(force_close=lambda: ended.append("older"))
     service = SimpleNamespace(in_flight={older} if is_busy else set())
     server = SimpleNamespace(connections=[newer, older])
-    limiter = ConnectionLimiter(cast(Any, server), cast(Service, service), limit=2)
+    limiter = ConnectionLimiter(cast(Any, server), cast(Service, service), max_connections=2)
     with pytest.MonkeyPatch.context() as patch:
         for now_s, connection in ((0.0, older), (0.5, newer)):
             patch.setattr("time.monotonic", lambda now_s=now_s: now_s)

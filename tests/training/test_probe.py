@@ -219,7 +219,7 @@ def test_several_networks_are_compared_and_an_unavailable_one_is_a_line(
     assert rows["nosuch:"].startswith("nosuch: unknown model 'nosuch'")
     assert f"--model {done.stdout.splitlines()[1].split()[0]} --freeze" in done.stderr
     assert (tmp_path / "probe.png").stat().st_size > 5000
-    with pytest.raises(InputError, match="--weights cannot be combined with several --model"):
+    with pytest.raises(InputError, match="--weights cannot be combined with more than one --model"):
         CliRunner().invoke(cli.app, ["probe", str(stripes.path), *models, "--weights", "none"], catch_exceptions=False)
 
 

@@ -116,9 +116,9 @@ class UrlList:
         for path in self._paths:
             if isinstance(path, Path):
                 if path != STDIN and not path.exists():
-                    raise InputError(f"no list of links at {path}: check the path")
+                    raise InputError(f"no link list at {path}: check the path")
                 if path.is_dir():
-                    raise InputError(f"{path} is a folder: name the lists of links in it, such as {path}/*.csv")
+                    raise InputError(f"{path} is a folder: name the link lists in it, such as {path}/*.csv")
                 require_reader(path)
 
     async def __aiter__(self) -> AsyncIterator[ImageRef]:

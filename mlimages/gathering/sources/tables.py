@@ -179,7 +179,7 @@ def json_rows(value: Any, path: Path) -> list[Row]:
     """Return the rows of a JSON array, a COCO dataset, an object with one array, or lists of links by class.
 
     Raises:
-        InputError: the document is none of these.
+        InputError: the document has another form.
     """
     if isinstance(value, list):
         return [flatten(each) if isinstance(each, dict) else {"url": text_of(each)} for each in value]

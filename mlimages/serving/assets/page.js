@@ -89,7 +89,7 @@ function explainButton(backend, file, image) {
 // The labels of an image, or what it is most like where it has none.
 function answerLabels(backend, file, {labels, top}) {
   show(file, (details, image) => {
-    if (!labels.length) details.append(element("p", "None of these classes; the nearest are:"));
+    if (!labels.length) details.append(element("p", "Probably none of the model's classes. The most similar classes:"));
     details.append(bars(labels.length ? labels : top));
     if (backend.canExplain()) details.append(explainButton(backend, file, image));
   });
@@ -102,7 +102,7 @@ function answer(backend, file, prediction) {
   const set = prediction.prediction_set || [], best = prediction.top[0];
   const name = set.length > 1 ? set.join(" or ") : best.class_name + ", " + percent(best.probability);
   show(file, (details, image) => {
-    if (prediction.known === false) details.append(element("p", "None of these classes; the nearest are:"));
+    if (prediction.known === false) details.append(element("p", "Probably none of the model's classes. The most similar classes:"));
     else if (set.length > 1) details.append(element("p", set.join(" or ")));
     details.append(bars(prediction.top));
     if (backend.canExplain()) details.append(explainButton(backend, file, image));
