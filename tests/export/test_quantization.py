@@ -43,7 +43,7 @@ def labels(tmp_path: Path) -> LabelFile:
 
 
 def quantize_any(bundle: OnnxBundle, labels: LabelFile, out: Path, *, fp16: bool = False) -> Quantization:
-    return quantize(bundle, labels, out, max_drop=100, with_float16=fp16)
+    return quantize(bundle, labels, out, max_drop=100, fp16=fp16)
 
 
 def test_the_best_variant_is_written_with_all_measurements_and_predicts_nearly_the_same(
