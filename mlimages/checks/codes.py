@@ -142,7 +142,7 @@ class Thresholds:
         ),
     ] = 0.8
     placeholder_copies: Annotated[
-        int, Option("placeholder: minimum number of times the same file is listed.", min=2)
+        int, Option("placeholder: minimum number of images with identical content.", min=2)
     ] = 5
     near_bits: Annotated[
         int,

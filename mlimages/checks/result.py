@@ -29,7 +29,7 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
-class FeaturePair:
+class SimilarPair:
     """Two images that are near-duplicates by their features, and the correlation of their aligned thumbnails."""
 
     one: Path
@@ -65,7 +65,7 @@ class CheckReport:
     ok: int
     findings: Findings
     duplicate_groups: tuple[tuple[Path, ...], ...]
-    feature_pairs: tuple[FeaturePair, ...] | None
+    feature_pairs: tuple[SimilarPair, ...] | None
     thresholds: Thresholds
     seconds: float
     facts: FactsTable = field(repr=False)

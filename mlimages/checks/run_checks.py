@@ -20,7 +20,7 @@ from mlimages.checks.findings import Findings, merge_rows
 from mlimages.checks.image_facts import examine, make_facts_table
 from mlimages.checks.image_table import DIGEST_BYTES, ImageTable
 from mlimages.checks.leaks import duplicate_findings, find_groups, find_pairs
-from mlimages.checks.result import CheckReport, FeaturePair
+from mlimages.checks.result import CheckReport, SimilarPair
 from mlimages.checks.rules import apply_class_rules, apply_rules, describe_wrong_suffix
 from mlimages.core import (
     BrokenImage,
@@ -120,7 +120,7 @@ def check(
         ok=len(images) - int(findings.error_mask().sum()),
         findings=findings,
         duplicate_groups=tuple(tuple(paths[index] for index in group) for group in groups),
-        feature_pairs=None if pairs is None else tuple(FeaturePair(paths[a], paths[b], value) for a, b, value in pairs),
+        feature_pairs=None if pairs is None else tuple(SimilarPair(paths[a], paths[b], value) for a, b, value in pairs),
         thresholds=thresholds,
         seconds=time.perf_counter() - began,
         facts=images.facts,

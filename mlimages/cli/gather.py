@@ -166,7 +166,7 @@ def urls(
         url_col=url_col,
         label_col=label_col,
         class_name=class_name,
-        network=http_options,
+        http_options=http_options,
         tell=print_message,
     )
 
@@ -204,7 +204,7 @@ def imagenet(
         archive=archive,
         url_list=url_list,
         endpoint=endpoint,
-        network=http_options,
+        http_options=http_options,
         tell=print_message,
     )
 

@@ -151,11 +151,11 @@ def _total_lines(summary: NetworkSummary) -> Iterator[str]:
     hidden = len(summary.layers) - sum(1 for _ in _visible_layers(summary.layers))
     if hidden:
         yield f"{hidden} more layers keep the shape and have no parameters (such as ReLU): see --json"
-    yield from _rounded_width_lines(summary.layers)
+    yield from _lines_on_rounded_widths(summary.layers)
     yield from summary.notes
 
 
-def _rounded_width_lines(layers: Sequence[Layer]) -> Iterator[str]:
+def _lines_on_rounded_widths(layers: Sequence[Layer]) -> Iterator[str]:
     if not all(layer.even for layer in layers):
         lost = [f"{layer.name} {layer.lost_px}" for layer in layers if layer.lost_px]
         text = "! the output width is rounded; input columns lost at the edge: " + (", ".join(lost) or "none")

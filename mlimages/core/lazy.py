@@ -23,7 +23,7 @@ def attach(
     """
     load, names, exported = attach_stub(package, file)
 
-    def load_or_name_extra(name: str) -> Any:
+    def import_or_raise_missing_extra(name: str) -> Any:
         try:
             return load(name)
         except ModuleNotFoundError as error:
@@ -31,7 +31,7 @@ def attach(
                 raise
             raise MissingExtraError(package.removeprefix("mlimages."), extra) from error
 
-    return load_or_name_extra, names, exported
+    return import_or_raise_missing_extra, names, exported
 
 
 def require(feature: str, extra: str, *modules: str) -> None:

@@ -162,7 +162,7 @@ def export_network(
         except ResizeParityError as error:
             if options.resize_form != "operator":
                 raise
-            logger.info("%s: exporting again with the exact resize", error)
+            logger.info("%s: exporting again with a resize that is bit-identical to Pillow's", error)
             bundle = write(path, "exact")
         _move_into_place(path, out)
     return replace(bundle, path=out)

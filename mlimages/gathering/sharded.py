@@ -109,7 +109,7 @@ def _require_divisible(source: Source, options: GatherOptions) -> None:
     name = type(source).__name__
     advice = "omit --engine ray and --workers"
     if options.shard:
-        raise InputError("omit --shard: --workers and --engine ray divide the links themselves")
+        raise InputError("omit --shard: --workers and --engine ray already divide the links")
     if getattr(source, "lookahead", None) == 0:
         raise InputError(f"{name} runs in one process, to keep its provider's rate limit: {advice}")
     if getattr(source, "is_read_once", False):

@@ -44,8 +44,7 @@ class Task(Protocol):
         """Return the classes that are predicted from logits `(classes,)`."""
 
     def prediction_margin(self, logits: Floats, predicted_classes: Labels) -> float:
-        """Return by how much probabilities must change for `predicted_classes` to be predicted; 0 if they already
-        are."""
+        """Return the change of probability after which `predicted_classes` would be the prediction; 0 if they are."""
 
 
 @dataclass(frozen=True, slots=True)

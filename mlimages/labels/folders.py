@@ -346,5 +346,5 @@ def _require_known_classes(classes: Sequence[str], names: ClassNames, root: Path
         known = ", ".join(names[:10])
         raise InputError(
             f"{root / unknown[0]}: its name is not one of the {len(names)} classes ({known}): "
-            "rename the folder or add a line to the class definition"
+            "rename the folder, or add a line to the file of class names"
         )

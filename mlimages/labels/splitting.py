@@ -209,7 +209,7 @@ def _order_groups(
     return [
         group
         for label, found in of_class.items()
-        for group in _position_groups([indices for *_, indices in sorted(found)], offsets[names[label]])
+        for group in _assign_positions([indices for *_, indices in sorted(found)], offsets[names[label]])
     ]
 
 
@@ -221,7 +221,7 @@ def _compute_class_offsets(class_names: Sequence[str], seed: int) -> dict[str, f
     }
 
 
-def _position_groups(index_groups: Sequence[Sequence[int]], offset: float) -> Iterable[Group]:
+def _assign_positions(index_groups: Sequence[Sequence[int]], offset: float) -> Iterable[Group]:
     """Yield the groups; a group's position is the number of images before it over the mean size of all other groups.
 
     Over all orders this position is uniformly distributed for groups of any size; with the plain number of images,

@@ -117,13 +117,13 @@ class _Sample:
             [self._column_index(self.options.path_column)] if self.options.path_column else list(range(self.width))
         )
         rows = self.sample[1:] or self.sample
-        found = [self._find_best_location(rows, columns, self.folder)]
+        found = [self._choose_path_column(rows, columns, self.folder)]
         if found[0].share < 0.5 and self.options.images is None and not is_remote(self.folder):
-            found += [self._find_best_location(rows, columns, inner) for inner in _find_image_folders(self.folder)]
+            found += [self._choose_path_column(rows, columns, inner) for inner in _find_image_folders(self.folder)]
         best = max(found, key=lambda location: location.share)
         return best if best.share else replace(best, column=self._path_column_by_name(columns))
 
-    def _find_best_location(self, rows: Sequence[Record], columns: Sequence[int], folder: Path) -> _Location:
+    def _choose_path_column(self, rows: Sequence[Record], columns: Sequence[int], folder: Path) -> _Location:
         locations = [_Location(0.0, 0, folder, self.options.suffix)]
         for column in [] if is_remote(folder) else columns:
             cells = [row.cells[column] for row in rows if column < len(row.cells)]

@@ -113,8 +113,8 @@ class _GraphTensors:
         )
 
     def find_image_shape(self, graph: Any) -> tuple[int, int, int]:
-        """Return the shape `(C, H, W)` of the images: the input of the first convolution, or of a graph without
-        convolutions; zeros if it is unknown."""
+        """Return the shape `(C, H, W)` of the images: that of the first convolution's input, or of the graph's input if
+        it has no convolution; zeros if the shape is unknown."""
         for node in graph.node:
             if node.op_type in ("Conv", "QLinearConv") and len(given := self.shapes.get(node.input[0], ())) == 3:
                 return given[0], given[1], given[2]

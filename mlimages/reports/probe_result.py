@@ -55,7 +55,8 @@ class ProbeResult:
         cuts: score of each layer, from the input to the output.
         freeze: the recommended layer: the last one within noise of the best, which leaves the least to train.
         curve: accuracy by images per class, for the recommended layer.
-        gain: change in accuracy from the last doubling of images, with its 95 % interval (-1..1); None for one point.
+        gain: change in accuracy (-1..1) from the last doubling of images, with its 95 % interval; None if `curve` has
+            one point.
     """
 
     model: str

@@ -146,7 +146,7 @@ def is_batching_faster(predictor: Predictor) -> bool:
     prop = predictor.bundle.preprocessing.image
     image = np.zeros((prop.height, prop.width, prop.channels), np.uint8)
 
-    def best_s(num_images: int) -> float:
+    def fastest_s(num_images: int) -> float:
         seconds = []
         for _ in range(3):
             begin = time.perf_counter()
@@ -154,4 +154,4 @@ def is_batching_faster(predictor: Predictor) -> bool:
             seconds.append(time.perf_counter() - begin)
         return min(seconds) / num_images
 
-    return best_s(MAX_BATCH) < _MAX_TIME_RATIO * best_s(1)
+    return fastest_s(MAX_BATCH) < _MAX_TIME_RATIO * fastest_s(1)

@@ -25,7 +25,7 @@ from mlimages.training.run import EpochMetrics
 
 STATE_VERSION = 3
 READABLE_VERSIONS = (2, 3)
-"""Version 2 has no head on all depths."""
+"""Version 2 has no head on the features of every layer."""
 
 Tensors = Mapping[str, Tensor]
 

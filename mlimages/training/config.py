@@ -188,8 +188,8 @@ class FineTuneConfig(TableOptions):
     head: Annotated[
         Head,
         Option(
-            "Input of the classifier: last (the last layer), all-depths (every layer) or auto (the better one by "
-            "leave-one-out accuracy; last unless --freeze head).",
+            "Features that the classifier uses. last: of the last layer; all-depths: of every layer; auto: with "
+            "--freeze head, the better ones by leave-one-out accuracy, otherwise last.",
             "Model",
         ),
     ] = "auto"

@@ -39,7 +39,7 @@ from mlimages.training.run_images import RunImages
 logger = logging.getLogger(__name__)
 
 MAX_DEPTHS = 4000
-"""Up to this many images, or features of lower layers, the head takes all depths: its cost grows with their cube."""
+"""Up to this many images, or features of lower layers, the head takes every layer: its cost grows with their cube."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class TrainingJob:
     Attributes:
         config: settings of the run.
         files: the run folder's files.
-        model: the network to train; its classifier uses the last layer or all depths (every layer).
+        model: the network to train; its classifier uses the features of the last layer or of every layer.
         base_model: the network with a classifier on the last layer only.
         frozen: its frozen parameters and buffers.
         digest: SHA-256 of the frozen weights; empty if nothing is frozen.
@@ -236,7 +236,7 @@ def build_training_job(
 
 
 def _with_all_depths_head(config: FineTuneConfig, model: Model, images: int) -> Model:
-    """Return the model with a classifier on all depths, if the settings and the network allow one."""
+    """Return the model with a classifier on the features of every layer, if the settings and the network allow one."""
     if config.head == "last" or config.freeze != "head" or not model.pretrained:
         return model
     deep = add_depths(model)

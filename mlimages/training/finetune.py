@@ -187,7 +187,7 @@ def _initial_state(job: TrainingJob) -> TrainingState:
     score_name = "accuracy" if is_single else "mAP"
     logger.info(
         "closed-form head (ridge regression)%s: %s %.1f %% on %d validation images%s",
-        f" on all depths (lower layers weighted {fit.share:g})" if fit.share else "",
+        f" on the features of all layers (lower layers weighted {fit.share:g})" if fit.share else "",
         score_name,
         100 * metrics.score,
         metrics.count,

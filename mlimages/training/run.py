@@ -127,7 +127,7 @@ def write_metrics(files: RunFiles, history: Sequence[EpochMetrics]) -> None:
 
 
 def read_computation(files: RunFiles) -> Computation | None:
-    """Read the library and precision from `config.json`; None before they are chosen.
+    """Read the library that runs the frozen layers and its precision from `config.json`; None before they are chosen.
 
     Raises:
         RunError: the stored values are unknown.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlimages.checks import CheckReport, Code, Move, Thresholds, check, move_files, plan_moves, write_outcome
-from mlimages.checks.result import FeaturePair
+from mlimages.checks.result import SimilarPair
 from mlimages.core import InputError, LabeledPath
 from mlimages.labels import LabelFile, label_dir_auto, write_label_file
 from tests.checks.test_validation import encoded, jpeg, scene
@@ -142,7 +142,7 @@ def test_a_report_as_json_has_its_counts_groups_pairs_and_thresholds(folder: Pat
         "feature_pairs": None, "seconds": 1.235, "files": [str(folder / "labels.txt")],
         "thresholds": asdict(Thresholds(blur=0.2)),
     }  # fmt: skip
-    pairs = replace(report, feature_pairs=(FeaturePair(one, other, 0.87654),)).to_dict()["feature_pairs"]
+    pairs = replace(report, feature_pairs=(SimilarPair(one, other, 0.87654),)).to_dict()["feature_pairs"]
     assert pairs == [[str(one), str(other), 0.877]]
     assert replace(report, feature_pairs=()).to_dict()["feature_pairs"] == ()
     page = report._repr_html_()

@@ -272,7 +272,7 @@ def test_a_list_at_an_address_is_read(tmp_path: Path) -> None:
         site.routes = {"/1.jpg": answer(photo(1))}
         site.routes["/lists/pets.csv"] = answer(f"url,label,by\n{site.url('/1.jpg')},cat,Ann\n".encode())
         said: list[str] = []
-        source = UrlList(site.url("/lists/pets.csv"), network=GatherOptions(allow_private=True), tell=said.append)
+        source = UrlList(site.url("/lists/pets.csv"), http_options=GatherOptions(allow_private=True), tell=said.append)
         assert gather(source, tmp_path / "out", **FAST).classes == {"cat": 1}
         understood = "column url as link, label as class; 1 other column kept"
         assert said == [f"{site.url('/lists/pets.csv')}: {understood}; first link {site.url('/1.jpg')}"]
@@ -284,6 +284,8 @@ def test_a_list_at_an_address_is_read(tmp_path: Path) -> None:
             ("http://nowhere.invalid/x.csv", GatherOptions(), "downloaded: name does not resolve$"),
         ):
             with pytest.raises(InputError, match=message):
-                asyncio.run(UrlList(address, network=options).plan())
+                asyncio.run(UrlList(address, http_options=options).plan())
         with pytest.raises(InputError, match="cannot be downloaded"):
-            gather(UrlList(site.url("/none.csv"), network=GatherOptions(allow_private=True)), tmp_path / "no", **FAST)
+            gather(
+                UrlList(site.url("/none.csv"), http_options=GatherOptions(allow_private=True)), tmp_path / "no", **FAST
+            )

@@ -241,7 +241,7 @@ def test_inaturalist_is_asked_60_times_a_minute_and_its_media_by_the_gigabyte(
 
 def pages(site: Site, *queries: str, contact: str | None = "me@example.org", **options: object) -> Commons:
     network = GatherOptions(contact=contact)
-    return Commons(queries, endpoint=site.url("/w/api.php"), network=network, **options)  # type: ignore[arg-type]
+    return Commons(queries, endpoint=site.url("/w/api.php"), http_options=network, **options)  # type: ignore[arg-type]
 
 
 def test_commons_categories_and_words_are_read_to_their_end_with_artist_and_licence(site: Site, tmp_path: Path) -> None:

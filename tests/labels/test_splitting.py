@@ -10,11 +10,11 @@ from mlimages.core import InputError, LabeledPath
 from mlimages.labels import split
 from mlimages.labels.splitting import (
     Group,
+    _assign_positions,
     _compute_class_offsets,
     _groups_after_cut,
     _hash_to_unit_interval,
     _path_in_class,
-    _position_groups,
     _split_groups,
     check_shares,
     groups_by_pattern,
@@ -73,15 +73,15 @@ def test_a_class_without_a_name_is_named_by_its_number() -> None:
 
 
 def test_a_position_is_the_number_of_images_before_over_the_mean_size_of_the_others() -> None:
-    groups = list(_position_groups([[5], [1, 2], [3], [4, 6]], 0.25))
+    groups = list(_assign_positions([[5], [1, 2], [3], [4, 6]], 0.25))
     assert groups == [
         Group((5,), 0.0, 0.25, 4),
         Group((1, 2), 1 / (4 / 3), 0.25, 4),
         Group((3,), 3 / (5 / 3), 0.25, 4),
         Group((4, 6), 4 / (4 / 3), 0.25, 4),
     ]
-    assert list(_position_groups([[0, 1]], 0.5)) == [Group((0, 1), 0.0, 0.5, 1)]
-    assert [group.position for group in _position_groups([[0], [1]], 0.5)] == [0.0, 1.0]
+    assert list(_assign_positions([[0, 1]], 0.5)) == [Group((0, 1), 0.0, 0.5, 1)]
+    assert [group.position for group in _assign_positions([[0], [1]], 0.5)] == [0.0, 1.0]
 
 
 @pytest.mark.parametrize(

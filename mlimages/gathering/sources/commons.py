@@ -45,7 +45,7 @@ class Commons:
         *,
         width: int | None = 960,
         endpoint: str = ENDPOINT,
-        network: GatherOptions | None = None,
+        http_options: GatherOptions | None = None,
         tell: Callable[[str], None] = lambda text: None,
         wait: Wait = sleep,
         refresh: bool = False,
@@ -57,10 +57,10 @@ class Commons:
         }
         self._width = width
         self._url = endpoint
-        network = options_for_endpoint(endpoint, ENDPOINT, network or GatherOptions())
-        self._has_contact = network.contact is not None
+        http_options = options_for_endpoint(endpoint, ENDPOINT, http_options or GatherOptions())
+        self._has_contact = http_options.contact is not None
         self._tell = tell
-        self._api = SearchApi("Commons", network=network, refusal_advice=_CONTACT, wait=wait, refresh=refresh)
+        self._api = SearchApi("Commons", http_options=http_options, refusal_advice=_CONTACT, wait=wait, refresh=refresh)
         self._full: set[str] = set()
 
     def enough(self, label: str) -> None:

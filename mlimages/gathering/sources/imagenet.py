@@ -64,7 +64,7 @@ class ImageNet:
         archive: Path | None = None,
         url_list: Path | None = None,
         endpoint: str = ENDPOINT,
-        network: GatherOptions | None = None,
+        http_options: GatherOptions | None = None,
         tell: Callable[[str], None] = logger.info,
     ) -> None:
         self._folders: dict[str, str] = {}
@@ -80,7 +80,7 @@ class ImageNet:
         self._archive = archive
         self._url_list = url_list
         self._endpoint = endpoint.rstrip("/")
-        self._network = options_for_endpoint(endpoint, ENDPOINT, network or GatherOptions())
+        self._http_options = options_for_endpoint(endpoint, ENDPOINT, http_options or GatherOptions())
         self._tell = tell
         self._full: set[str] = set()
         self._site_down = False
@@ -103,8 +103,10 @@ class ImageNet:
                 found.add(wnid)
                 yield image_ref
         failures: dict[str, list[str]] = {}
-        stream = aiohttp.ClientTimeout(sock_connect=self._network.timeout_s, sock_read=self._network.timeout_s)
-        async with open_session(self._network, timeout=stream) as self._session:
+        stream = aiohttp.ClientTimeout(
+            sock_connect=self._http_options.timeout_s, sock_read=self._http_options.timeout_s
+        )
+        async with open_session(self._http_options, timeout=stream) as self._session:
             for wnid, folder in self._folders.items():
                 if wnid not in found and folder not in self._full:
                     async for image_ref in self._images(wnid, failures):
@@ -186,7 +188,7 @@ class ImageNet:
         write_text(listing, json.dumps(members))
 
     async def _read_member(self, url: str, member: Member) -> bytes:
-        async with open_session(self._network) as session:  # the session of the source may be closed already
+        async with open_session(self._http_options) as session:  # the session of the source may be closed already
             return await RemoteTar(session, url).read(member)
 
     async def _from_site_list(self, wnid: str) -> AsyncIterator[ImageRef]:

@@ -52,7 +52,7 @@ class INaturalist:
         place: str | None = None,
         size: str = "medium",
         endpoint: str = ENDPOINT,
-        network: GatherOptions | None = None,
+        http_options: GatherOptions | None = None,
         wait: Wait = sleep,
         refresh: bool = False,
         bytes_per_hour: int = _BYTES_PER_HOUR,
@@ -70,7 +70,7 @@ class INaturalist:
         self._budget = _HourlyByteLimit(bytes_per_hour)
         self._api = SearchApi(
             "iNaturalist",
-            network=options_for_endpoint(endpoint, ENDPOINT, network or GatherOptions()),
+            http_options=options_for_endpoint(endpoint, ENDPOINT, http_options or GatherOptions()),
             refusal_advice=_REFUSAL,
             rates=_RATES,
             wait=wait,

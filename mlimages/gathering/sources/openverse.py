@@ -54,7 +54,7 @@ class Openverse:
         filters: Mapping[str, str] | None = None,
         thumbnails: bool = False,
         endpoint: str = ENDPOINT,
-        network: GatherOptions | None = None,
+        http_options: GatherOptions | None = None,
         tell: Callable[[str], None] = lambda text: None,
         wait: Wait | None = sleep,
         refresh: bool = False,
@@ -70,7 +70,7 @@ class Openverse:
             raise InputError(f"unknown licence type {', '.join(unknown)!r}: expected one of {', '.join(LICENSE_TYPES)}")
         self._api = SearchApi(
             "Openverse",
-            network=options_for_endpoint(endpoint, ENDPOINT, network or GatherOptions()),
+            http_options=options_for_endpoint(endpoint, ENDPOINT, http_options or GatherOptions()),
             refusal_advice=_REFUSAL_REGISTERED if self._client_credentials else _REFUSAL,
             wait=wait,
             refresh=refresh,

@@ -47,7 +47,7 @@ class Pexels:
         filters: Mapping[str, str] | None = None,
         i_have_permission: bool = False,
         endpoint: str = ENDPOINT,
-        network: GatherOptions | None = None,
+        http_options: GatherOptions | None = None,
         wait: Wait | None = sleep,
         refresh: bool = False,
     ) -> None:
@@ -62,10 +62,10 @@ class Pexels:
         self._size = photo_size
         self._filters = filters or {}
         self._url = f"{endpoint.rstrip('/')}/search"
-        network = options_for_endpoint(endpoint, ENDPOINT, network or GatherOptions())
+        http_options = options_for_endpoint(endpoint, ENDPOINT, http_options or GatherOptions())
         self._api = SearchApi(
             "Pexels",
-            network=network,
+            http_options=http_options,
             headers={"Authorization": key},
             refusal_advice="the key in PEXELS_API_KEY is wrong; get one at https://www.pexels.com/api/",
             rates=(_RATE,),

@@ -68,7 +68,7 @@ class SearchApi:
         self,
         name: str,
         *,
-        network: GatherOptions,
+        http_options: GatherOptions,
         refusal_advice: str,
         headers: Mapping[str, str] | None = None,
         rates: Sequence[RateLimit] = (),
@@ -77,7 +77,7 @@ class SearchApi:
         authorize: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
     ) -> None:
         self._name = name
-        self._network = network
+        self._http_options = http_options
         self._headers = headers or {}
         self._refusal = refusal_advice
         self._rates = rates
@@ -88,8 +88,8 @@ class SearchApi:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> SearchApi:
-        limits = aiohttp.ClientTimeout(total=self._network.timeout_s, connect=self._network.timeout_s)
-        self._session = open_session(self._network, decompress=True, timeout=limits)
+        limits = aiohttp.ClientTimeout(total=self._http_options.timeout_s, connect=self._http_options.timeout_s)
+        self._session = open_session(self._http_options, decompress=True, timeout=limits)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -267,6 +267,6 @@ def json_objects(values: object) -> list[dict[str, Any]]:
     return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
 
 
-def options_for_endpoint(endpoint: str, default_endpoint: str, network: GatherOptions) -> GatherOptions:
+def options_for_endpoint(endpoint: str, default_endpoint: str, http_options: GatherOptions) -> GatherOptions:
     """Return the HTTP options for an endpoint; a custom endpoint may have a private address."""
-    return network if endpoint == default_endpoint else replace(network, allow_private=True)
+    return http_options if endpoint == default_endpoint else replace(http_options, allow_private=True)

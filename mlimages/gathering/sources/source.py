@@ -80,7 +80,7 @@ class UrlList:
     Args:
         url_col, label_col: columns by name or by number from 1; by default they are detected.
         class_name: one class for all links.
-        network: options for downloading lists.
+        http_options: options for downloading lists.
         tell: called with a description of the detected columns before the first link is used.
 
     Raises:
@@ -104,12 +104,12 @@ class UrlList:
         url_col: str | None = None,
         label_col: str | None = None,
         class_name: str | None = None,
-        network: GatherOptions | None = None,
+        http_options: GatherOptions | None = None,
         tell: Callable[[str], None] = logger.info,
     ) -> None:
         self._paths: list[str | Path] = [str(path) if _is_address(path) else local_path(path) for path in paths]
         self._choice = ListChoice(url_col, label_col, class_name)
-        self._network = network
+        self._http_options = http_options
         self._tell = tell
         self._files: list[LinkFile] | None = None
         self._length: int | None = None
@@ -183,7 +183,7 @@ class UrlList:
         name = PurePosixPath(urlsplit(url).path).name or "links.txt"
         try:
             async with (
-                open_session(self._network or GatherOptions(), decompress=True) as session,
+                open_session(self._http_options or GatherOptions(), decompress=True) as session,
                 session.get(url) as response,
             ):
                 response.raise_for_status()

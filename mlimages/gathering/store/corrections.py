@@ -75,7 +75,7 @@ class ClassCorrections:
         return True
 
     def decide(self, rows: Iterable[FetchResult]) -> tuple[list[Correction], list[ImageRef]]:
-        """Return the corrections and the other deferred links; `rows` is read only if a link was deferred."""
+        """Divide the deferred links into corrections and others; `rows` is read only if a link was deferred."""
         named: dict[str, dict[str, ImageRef]] = {}
         stored: dict[str, dict[str, FetchResult]] = {}
         for image_ref in self._waiting:

@@ -93,7 +93,7 @@ class ConsecutiveRefusals:
         return row
 
     def count(self, key: int, row: FetchResult) -> None:
-        """Count a row, in the order of the manifest."""
+        """Add a row to the counts; call it in the order of the manifest."""
         if row.reason not in REFUSING and not self._counts:
             return
         host = host_of(row.url)

@@ -136,7 +136,9 @@ class StoredObjects:
     def upload_manifest(self, path: Path) -> None:
         """Store a manifest or another file of this run, under a new name."""
         if not self._create(path, path.name):
-            raise GatherError(f"{self._address}/{path.name} already exists: run the same command again")
+            raise GatherError(
+                f"{self._address}/{path.name} was written by another run: run the same command again to continue"
+            )
         self._manifests[path.name] = None
 
     def replace_merged_manifest(self, path: Path) -> bool:
