@@ -18,13 +18,13 @@ from .label_texts import label_text as label_text
 from .labelling import LabelOptions as LabelOptions
 from .labelling import Splitter as Splitter
 from .labelling import WrittenLabels as WrittenLabels
-from .labelling import append as append
 from .labelling import make_label_files as make_label_files
 from .labelling import parse_shares as parse_shares
 from .labelling import read_paths as read_paths
 from .layout import describe_renamed as describe_renamed
 from .layout import folder_names as folder_names
 from .layout import write_class_folders as write_class_folders
+from .parts import append as append
 from .scanning import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from .scanning import MISSING_ADVICE as MISSING_ADVICE
 from .shards import all_images as all_images

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
@@ -22,18 +23,17 @@ from mlimages.core import (
     refreshing_listings,
     require_writable,
 )
-from mlimages.labels.class_names import add_class_name, class_definition_path, read_class_names
+from mlimages.labels.class_names import class_definition_path, read_class_names
 from mlimages.labels.copies import join_copies
 from mlimages.labels.folders import check_table_options, label_dir, label_dir_auto, label_dir_by_pattern, require_items
 from mlimages.labels.formats import check_suffix, is_table, read_text_rows
 from mlimages.labels.label_file import LabelFile
 from mlimages.labels.layout import describe_renamed, folder_names, write_class_folders
+from mlimages.labels.parts import PART_NAMES, append, append_to_parts, find_parts
 from mlimages.labels.scanning import MISSING_ADVICE, describe_skipped_entries
 from mlimages.labels.splitting import check_shares, groups_by_pattern
 from mlimages.labels.table_options import TableOptions
 from mlimages.labels.tables import read_path_cells
-
-PART_NAMES = {2: ("train", "val"), 3: ("train", "val", "test")}
 
 
 def parse_shares(text: str) -> tuple[float, ...]:
@@ -163,16 +163,23 @@ def make_label_files(
         raise InputError(f"{source} is already split ({', '.join(parts)}): omit --split and --append")
     listed, *changed = [_select_images(labels, options, note) for labels in (listed, *parts.values())]
     parts = dict(zip(parts, changed, strict=True))
-    force = options.force
+    force, by_number = options.force, options.number is not None
+    earlier = find_parts(target, multi_label=options.multi_label) if options.split else {}
     if options.append and target.exists():
         existing = LabelFile(target, options=TableOptions(multi_label=options.multi_label))
-        listed = append(existing, listed, by_number=options.number is not None)
+        listed = append(existing, listed, by_number=by_number)
+    if options.append and (target.exists() or earlier):
         force = force or target.suffix == ".txt"  # its lines are kept
     names = PART_NAMES[len(options.split)] if options.split else tuple(parts) or ("",)
     paths = [target.with_name(f"{target.stem}_{name}{target.suffix}") if name else target for name in names]
     if is_written := bool(out or options.split or source.is_dir()):
         require_writable(chain.from_iterable((path, class_definition_path(path)) for path in paths), overwrite=force)
-    files = _split_labels(listed, options, split, note) if options.split else tuple(parts.values()) or (listed,)
+    files = tuple(parts.values()) or (listed,)
+    if options.append and earlier:
+        split_new = partial(_split_labels, options=options, split=split, note=note)
+        files = append_to_parts(earlier, listed, paths, split_new, by_number=by_number)
+    elif options.split:
+        files = _split_labels(listed, options, split, note)
     if is_written:
         for path, file in zip(paths, files, strict=True):
             _require_readable(path, file)
@@ -190,22 +197,6 @@ def make_label_files(
 def _describe_split_settings(options: LabelOptions) -> str:
     group = f"--group {options.group}" if options.group else f"--group-by {options.group_by}"
     return f"--split {','.join(map(str, options.split))} --seed {options.seed} {group}"
-
-
-def append(existing: LabelFile, added: LabelFile, *, by_number: bool) -> LabelFile:
-    """Append the images of `added` that `existing` does not list.
-
-    Classes are merged by name or, with `by_number`, by class number: then class names are taken from `added` only for
-    numbers that have no name in `existing`.
-    """
-    new = added.without(item.path for item in existing)
-    merged = existing.merge(new)
-    if not by_number:
-        return merged
-    names = existing.defined_class_names
-    for number, name in enumerate(added.class_names):
-        names = add_class_name(names, number, name)
-    return LabelFile(existing.path, existing.img_root, items=lambda: chain(existing, new), class_names=names)
 
 
 def read_paths(path: str | os.PathLike[str]) -> Iterator[Path]:

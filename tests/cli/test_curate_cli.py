@@ -17,7 +17,7 @@ from mlimages.checks import Thresholds, check, split_labels, write_outcome
 from mlimages.cli.main import app
 from mlimages.core import InputError, install_hint
 from mlimages.images import load_all_plugins
-from mlimages.labels import label_dir_auto
+from mlimages.labels import LabelFile, label_dir_auto
 from tests.checks.test_validation import jpeg, scene
 from tests.conftest import RunCli
 
@@ -162,6 +162,34 @@ def test_a_class_is_appended_by_its_number(folders: Path, run_cli: RunCli) -> No
     run_cli("label", "data/bees", "--label", "1", "--append", "-o", "all.txt")
     assert (folders / "all_class_def.txt").read_text() == "0 ants\n1 bees\n"
     assert len((folders / "all.txt").read_text().splitlines()) == 14
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".csv"])
+def test_what_is_appended_with_a_split_is_added_to_the_parts(folders: Path, run_cli: RunCli, suffix: str) -> None:
+    def parts() -> list[list[str]]:
+        return [
+            [f"{item.path} {file.class_names[item.label]}" for item in file]
+            for file in (LabelFile(folders / f"all_{name}{suffix}") for name in ("train", "val", "test"))
+        ]
+
+    run_cli("label", "data", "-o", f"all{suffix}", "--split", "0.4,0.3,0.3")
+    before = parts()
+    (folders / "two/wasps").mkdir(parents=True)
+    for n in range(20, 24):
+        (folders / f"two/wasps/{n}.jpg").write_bytes(jpeg(scene(n)))
+    (folders / "two/ants").symlink_to(folders / "data/ants")  # these are in a part already
+    words = ("two", "-o", f"all{suffix}", "--split", "0.5,0.5", "--append")
+    for _again in range(2):
+        run_cli("label", *words)
+        train, val, test = parts()
+        assert [train[: len(before[0])], val[: len(before[1])], test] == before
+        new = train[len(before[0]) :] + val[len(before[1]) :]
+        assert sorted(new) == [f"{folders}/two/wasps/{n}.jpg wasps" for n in range(20, 24)]
+        assert len(train) - len(before[0]) == 2
+    (folders / "more").mkdir()
+    (folders / "more/one.jpg").write_bytes(jpeg(scene(30)))
+    run_cli("label", "more", "--label", "2", *words[1:])
+    assert sum("more/one.jpg wasps" in line for part in parts() for line in part) == 1
 
 
 def test_links_in_a_circle_and_what_may_not_be_read_cost_themselves_alone(folders: Path) -> None:
