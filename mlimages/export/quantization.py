@@ -38,6 +38,9 @@ CALIBRATION_IMAGES = 100
 MIN_SPEEDUP = 1.05
 """A variant is written only if it is at least this many times as fast as the original."""
 
+SAME_SPEED = 1.05
+"""Of variants whose speeds differ by less than this factor, the most accurate one is written."""
+
 TIMED_IMAGES, TIMED_ROUNDS = 8, 7
 
 
@@ -256,15 +259,18 @@ def _describe_refusal(
     reasons = []
     if speedup < MIN_SPEEDUP:
         reasons.append(f"not faster ({speedup:.2f} x, at least {MIN_SPEEDUP} x is required)")
-    one_image = 1 / num_images if score_name == "accuracy" else 0.0
+    one_image = 1 / num_images if score_name == "accuracy" and max_drop else 0.0
     if drop > max(max_drop / 100, one_image) + 1e-9:
         reasons.append(f"loses {drop * 100:.1f} points of {score_name}, more than {max_drop:g}")
     return " and ".join(reasons)
 
 
 def _choose_fastest(measurements: Sequence[_Measurement], refusals: Sequence[str]) -> _Measurement | None:
+    """Return the most accurate of the accepted variants that are about as fast as the fastest one."""
     accepted = [each for each, refusal in zip(measurements, refusals, strict=True) if not refusal]
-    return max(accepted, key=lambda each: each.trial.images_per_s, default=None)
+    fastest = max((each.trial.images_per_s for each in accepted), default=0.0)
+    fast = [each for each in accepted if each.trial.images_per_s * SAME_SPEED >= fastest]
+    return max(fast, key=lambda each: (each.trial.accuracy, each.trial.images_per_s), default=None)
 
 
 def _make_quantized_provenance(

@@ -246,7 +246,8 @@ def _measure_background_use(
 
 def _class_scores_to_dict(class_scores: ClassScores) -> dict[str, object]:
     shares = {"precision": class_scores.precision, "recall": class_scores.recall, "f1": class_scores.f1}
-    return {"count": class_scores.count, **{key: [share.value, share.low, share.high] for key, share in shares.items()}}
+    count = class_scores.count  # without images, the scores are undefined
+    return {"count": count, **{key: [one.value, one.low, one.high] if count else None for key, one in shares.items()}}
 
 
 def _count_listed_images(items: Sequence[LabeledPath], bundle: OnnxBundle, name: str) -> int:

@@ -37,7 +37,7 @@ from mlimages.core import (
     write_text,
 )
 from mlimages.export import KnownOutput, NetworkOutputs
-from mlimages.inference import Known, PredictionSets, conformal_thresholds
+from mlimages.inference import Known, OnnxBundle, PredictionSets, conformal_thresholds
 from mlimages.networks import summarize_model
 from mlimages.reports import RunFiles, estimate_label_errors, find_suspects, read_run, write_suspects
 from mlimages.training import distributed
@@ -51,7 +51,7 @@ from mlimages.training.known import (
     save_known_output,
 )
 from mlimages.training.loop import Validation, validate
-from mlimages.training.run_export import export_run, export_trained
+from mlimages.training.run_export import export_run, export_trained, read_exported, warn_about_lost_options
 
 logger = logging.getLogger(__name__)
 
@@ -221,7 +221,9 @@ def finish_run(
     _write_predictions(job, validation)
     _write_result(result, files)  # before the export, which may fail
     if export:
-        _export(job, state, validation, custom_network=custom_network, progress=progress)
+        before = read_exported(files)
+        now = _export(job, state, validation, custom_network=custom_network, progress=progress)
+        warn_about_lost_options(files, before, now)
         draw_plots(files.folder, progress=progress)
     result = replace(result, onnx=files.onnx if files.onnx.exists() else None)
     _write_result(result, files)
@@ -235,16 +237,15 @@ def _export(
     *,
     custom_network: nn.Module | None,
     progress: Progress,
-) -> None:
+) -> OnnxBundle:
     files = job.files
     if distributed.world_size() > 1 or job.device.type != "cpu":
-        export_run(files.folder, files.onnx, network=custom_network, overwrite=True, progress=progress)
-        return
+        return export_run(files.folder, files.onnx, network=custom_network, overwrite=True, progress=progress)
     images = [job.val.images[n] for n in validation.indices]
     items = tuple(LabeledPath(image.path, image.label, image.labels) for image in images)
     outputs = NetworkOutputs(items, validation.logits.numpy())
     trained = make_trained_run(files, job.network, weights=files.state if state.depths_share else files.best)
-    export_trained(files, trained, files.onnx, outputs=outputs, overwrite=True, progress=progress)
+    return export_trained(files, trained, files.onnx, outputs=outputs, overwrite=True, progress=progress)
 
 
 def _write_result(result: FineTuneResult, files: RunFiles) -> None:

@@ -82,7 +82,7 @@ def check_run_folder(config: FineTuneConfig, files: RunFiles) -> bool:
     now = json.loads(config.to_json())
     if not files.state.exists() and not files.result.exists():
         return False
-    other = sorted(name for name in now if name != "out" and before.get(name) != now[name])
+    other = sorted(name for name in now if name != "out" and not _is_same_setting(name, before.get(name), now[name]))
     if other == ["epochs"] and now["epochs"] > before["epochs"] and files.state.exists():
         return False
     if other:
@@ -92,6 +92,16 @@ def check_run_folder(config: FineTuneConfig, files: RunFiles) -> bool:
             f"or resume that run with {command('finetune', '--resume', files.folder)}"
         )
     return files.result.exists()
+
+
+def _is_same_setting(name: str, before: object, now: object) -> bool:
+    """Whether two values are equal; paths to one file or folder, through `..` or links, are."""
+    if before == now or name not in ("labels", "val", "images", "weights", "mean"):
+        return before == now
+    try:
+        return Path(str(before)).samefile(str(now))
+    except OSError:
+        return False
 
 
 def write_settings(

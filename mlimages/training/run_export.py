@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 from torch import nn
 
-from mlimages.core import Progress, as_path, local_path, require_writable
+from mlimages.core import BundleError, Progress, as_path, command, local_path, require_writable
 from mlimages.export import ExportOptions, NetworkOutputs, TrainedNetwork, export_network
 from mlimages.inference import OnnxBundle
 from mlimages.labels import LabelFile
@@ -14,6 +15,8 @@ from mlimages.reports import RunFiles, write_model_card
 from mlimages.training.checkpoints import TrainedRun, load_run
 from mlimages.training.known import load_known_output
 from mlimages.training.reproduction import read_provenance
+
+logger = logging.getLogger(__name__)
 
 
 def export_run(
@@ -88,3 +91,27 @@ def export_trained(
     )
     write_model_card(bundle)
     return bundle
+
+
+def read_exported(files: RunFiles) -> OnnxBundle | None:
+    """Return the metadata of the file that the run exported before; None if there is none."""
+    try:
+        return OnnxBundle.read(files.onnx)
+    except BundleError:
+        return None
+
+
+def warn_about_lost_options(files: RunFiles, before: OnnxBundle | None, now: OnnxBundle) -> None:
+    """Warn if the exported file of a run had options of `mlimages export` that the new one does not have."""
+    if before is None:
+        return
+    options = {
+        "--calibrate": before.temperature != 1.0 and now.temperature == 1.0,
+        "--unknown=FRACTION": before.unknown_below > 0.0 and now.unknown_below == 0.0,
+        "--exact": before.exact_resize and not now.exact_resize,
+        "--no-preprocessing": now.includes_preprocessing and not before.includes_preprocessing,
+        f"--target={before.provenance.target}": before.provenance.target != now.provenance.target,
+    }
+    if lost := [option for option, is_lost in options.items() if is_lost]:
+        again = command("export", files.folder, *lost)
+        logger.warning("%s was exported with %s before: repeat %s", files.onnx, " ".join(lost), again)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mlimages import images
-from mlimages.core import BundleError, InputError, format_percent
+from mlimages.core import BundleError, InputError, Share, format_percent
 from mlimages.export import (
     ExportOptions,
     KnownOutput,
@@ -20,7 +20,7 @@ from mlimages.export import (
     quantize,
 )
 from mlimages.export import quantization as module
-from mlimages.export.quantization import Trial, _describe_refusal
+from mlimages.export.quantization import Trial, _choose_fastest, _describe_refusal, _Measurement
 from mlimages.export.quantized_variants import make_runner
 from mlimages.inference import Known, OnnxBundle, PredictionSets, Predictor, conformal_thresholds, open_session, softmax
 from mlimages.inference.onnx_metadata import read_metadata
@@ -103,6 +103,30 @@ def test_a_refusal_names_each_condition_that_failed_and_one_image_may_always_be_
     found = _describe_refusal(Trial("a", accuracy, images_per_s, 1), Trial("original", 0.9, 100.0, 1), count, 1.0)
     assert found.startswith(refusal)
     assert bool(found) == bool(refusal)
+
+
+def test_a_maximum_drop_of_zero_allows_none() -> None:
+    found = _describe_refusal(Trial("a", 0.8, 200.0, 1), Trial("original", 0.9, 100.0, 1), 10, 0.0)
+    assert found == "loses 10.0 points of accuracy, more than 0"
+
+
+@pytest.mark.parametrize(
+    ("speeds", "accuracies", "chosen"),
+    [
+        ((200, 209), (0.9, 0.8), 0),
+        ((200, 211), (0.9, 0.8), 1),
+        ((200, 205), (0.8, 0.8), 1),
+        ((200, 150), (0.8, 0.9), 0),
+    ],
+)
+def test_of_variants_of_about_one_speed_the_most_accurate_is_chosen(
+    speeds: tuple[float, ...], accuracies: tuple[float, ...], chosen: int
+) -> None:
+    trials = [Trial(str(n), *values, 1) for n, values in enumerate(zip(accuracies, speeds, strict=True))]
+    found = _choose_fastest([_Measurement(trial, Share(trial.accuracy, 0, 1), 0.0, {}) for trial in trials], ["", ""])
+    assert found
+    assert found.trial.name == str(chosen)
+    assert _choose_fastest([], []) is None
 
 
 def with_known(network: TrainedNetwork, labels: LabelFile) -> TrainedNetwork:

@@ -72,6 +72,12 @@ def test_a_label_file_with_some_of_the_classes_is_enough(
     assert (found.count, sum(found.confusion[2])) == (8, 0)
     assert evaluation_text(found).startswith("accuracy ")
     assert re.search(r"^class2 +0 +- +- +-\nno image of class2:", evaluation_text(found), re.MULTILINE)
+    assert json.loads(found.to_json())["per_class"]["class2"] == {
+        "count": 0,
+        "precision": None,
+        "recall": None,
+        "f1": None,
+    }
     alone = evaluate(Predictor(cnn_bundle), labels(tmp_path, [item for item in items if item.label == 1], NAMES))
     assert (alone.score_name, alone.score) == ("recall of class1", alone.per_class[1].recall)
     assert evaluation_text(alone).startswith("recall of class1 ")

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mlimages.core import InputError, MlimagesError, RunError
+from mlimages.inference import OnnxBundle
 from mlimages.networks import build_model
 from mlimages.reports import RunFiles
 from mlimages.training import fine_tune, finetune, load_run, read_config, run_images
@@ -30,6 +31,7 @@ from mlimages.training.checkpoints import (
     save_networks,
     trained_tensors,
 )
+from mlimages.training.run_export import read_exported, warn_about_lost_options
 from tests.conftest import RunCli
 from tests.run_folders import StopsAfter
 from tests.training.test_finetune import colours, config_for  # noqa: F401  # a fixture among them
@@ -390,3 +392,31 @@ def test_beside_resume_the_command_takes_epochs_and_names_all_else(colours: Path
     assert json.loads(done.stdout)["epochs"] == 2
     again = run_cli("finetune", "--resume", "run")
     assert "run is already finished" in again.stderr
+
+
+def test_extending_a_run_names_the_export_options_that_are_lost(
+    tmp_path: Path, cnn_bundle: OnnxBundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    files, now = RunFiles(tmp_path / "run"), cnn_bundle
+    warn_about_lost_options(files, None, now)
+    warn_about_lost_options(files, now, now)
+    assert not caplog.messages
+    before = replace(now, temperature=2.0, unknown_below=0.5, exact_resize=True)
+    warn_about_lost_options(files, replace(before, provenance=replace(now.provenance, target="web")), now)
+    assert "with --calibrate --unknown=FRACTION --exact --target=web before" in caplog.text
+    assert read_exported(files) is None
+
+
+def test_another_path_to_the_same_labels_is_no_other_setting(
+    tmp_path: Path,
+    colours: Path,  # noqa: F811
+) -> None:
+    config = config_for(colours, epochs=1)
+    fine_tune(config, export=False)
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "link").symlink_to(colours.parent)
+    for folder in (tmp_path / "inner" / "..", tmp_path / "link"):
+        fine_tune(replace(config, labels=folder / colours.name), export=False)
+    (tmp_path / "other.txt").write_text(colours.read_text())
+    with pytest.raises(RunError, match="other settings"):
+        fine_tune(replace(config, labels=tmp_path / "other.txt"), export=False)
