@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING
 from functools import partial
 from pathlib import Path
@@ -230,7 +230,7 @@ def _make_parameter(field: OptionField, *, is_argument: bool, shown_groups: tupl
     default = None if field.default is MISSING else field.default
     if option.parse:
         kind, default = str, None
-    elif get_origin(kind) is tuple:  # a repeatable option
+    elif get_origin(kind) in (tuple, Sequence):  # a repeatable option
         kind, default = list.__class_getitem__(get_args(kind)[0]), None
     given: dict[str, Any] = {"help": option.help}
     if kind is not bool:

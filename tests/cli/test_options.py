@@ -3,9 +3,10 @@
 import signal
 import sys
 import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_origin
 
 import pytest
 import typer
@@ -136,15 +137,15 @@ def test_ctrl_c_in_a_finalizer_ends_the_command_too(
     assert capsys.readouterr().err == "mlimages: interrupted; run the same command again to resume\n"
 
 
-def paths_of_commands() -> list[tuple[list[str], str]]:
-    """The words of each command, and the name of each of its parameters that is a path."""
+def parameters_of_commands(is_tested: Callable[[Any], bool]) -> list[tuple[list[str], str]]:
+    """The words of each command, and the name of each of its parameters that is tested."""
     found: list[tuple[list[str], str]] = []
 
     def walk(command: Any, words: list[str]) -> None:
         for name, child in getattr(command, "commands", {}).items():
             walk(child, [*words, name])
         if isinstance(command, GroupedCommand):
-            found.extend((words, param.name) for param in command.params if is_path(param))
+            found.extend((words, param.name) for param in command.params if is_tested(param))
 
     walk(typer.main.get_command(cli.app), [])
     return found
@@ -154,7 +155,16 @@ def is_path(param: Any) -> bool:
     return param.type_descriptor.annotation in (Path, list[Path])
 
 
-@pytest.mark.parametrize(("words", "name"), paths_of_commands(), ids=lambda value: " ".join(value).replace(" ", "-"))
+def is_repeatable(param: Any) -> bool:
+    kind = get_origin(param.type_descriptor.annotation)
+    return param.param_type_name == "option" and kind in (list, tuple, Sequence)
+
+
+def to_test_id(value: Any) -> str:
+    return "-".join(value) if isinstance(value, list) else str(value)
+
+
+@pytest.mark.parametrize(("words", "name"), parameters_of_commands(is_path), ids=to_test_id)
 def test_an_empty_path_is_not_the_current_folder(
     words: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,3 +181,25 @@ def test_an_empty_path_is_not_the_current_folder(
     result = CliRunner().invoke(cli.app, args)
     assert (result.exit_code, list(tmp_path.iterdir())) == (2, [])
     assert "the path is empty" in result.output
+
+
+@pytest.mark.parametrize(("words", "name"), parameters_of_commands(is_repeatable), ids=to_test_id)
+def test_a_repeatable_option_is_accepted_once_and_twice(words: list[str], name: str) -> None:
+    command: Any = typer.main.get_command(cli.app)
+    for word in words:
+        command = command.commands[word]
+    option = next(param for param in command.params if param.name == name)
+    required = [param for param in command.params if param.required and param is not option]
+    rest = [
+        word for param in required for word in ([] if param.param_type_name == "argument" else [param.opts[-1]]) + ["8"]
+    ]
+    for given in (["one"], ["one", "two"]):
+        args = [word for value in given for word in (option.opts[-1], value)]
+        assert list(command.make_context(words[-1], [*args, *rest]).params[name]) == given
+
+
+def test_the_repeatable_options_of_commands_are_found() -> None:
+    found = parameters_of_commands(is_repeatable)
+    assert {(words[-1], name) for words, name in found} >= {
+        ("urls", "headers"), ("pexels", "headers"), ("serve", "cors_origins"), ("check", "threshold"),
+    }  # fmt: skip

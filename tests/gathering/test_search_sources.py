@@ -12,8 +12,9 @@ from mlimages import ImageRef, gather
 from mlimages.core import GatherError, InputError, cache_dir
 from mlimages.gathering import Commons, GatherOptions, ImageNet, INaturalist, Openverse, Pexels, Source, read_manifest
 from mlimages.gathering.sources import search_api
+from tests.conftest import RunCli
 from tests.gathering.providers import CommonsSite, INaturalistSite, OpenverseSite
-from tests.servers import Site, answer, closed_port, cut, serve
+from tests.servers import Site, answer, closed_port, cut, photo, serve
 
 FAST = {"allow_private": True, "timeout_s": 60.0, "retries": 0, "decoders": 1}
 
@@ -288,3 +289,15 @@ def test_a_contact_and_header_fields_are_sent_and_bad_ones_refused(site: Site, t
     for options in ({"headers": ["no colon"]}, {"headers": ["A: b\r\nC: d"]}, {"contact": "a\nb"}, {"contact": "(x)"}):
         with pytest.raises(InputError):
             GatherOptions(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("headers", [{"Referer": "http://x.org"}, {"Referer": "http://x.org/a:b", "X-Key": "1"}])
+def test_header_fields_of_the_command_line_are_sent(
+    site: Site, tmp_path: Path, run_cli: RunCli, headers: dict[str, str]
+) -> None:
+    site.routes["/1.jpg"] = answer(photo(1))
+    (tmp_path / "links.txt").write_text(site.url("/1.jpg"))
+    words = [word for name, value in headers.items() for word in ("--header", f"{name}: {value}")]
+    run_cli("gather", "urls", "links.txt", "-o", "out", "--allow-private", *words)
+    sent = next(request.headers for request in site.requests if request.path == "/1.jpg")
+    assert {name: sent.get(name.lower()) for name in headers} == headers
