@@ -2,6 +2,7 @@
 
 import asyncio
 import bz2
+import csv
 import gzip
 import io
 import json
@@ -9,6 +10,7 @@ import lzma
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -101,6 +103,44 @@ def test_a_damaged_row_costs_no_other_row(rows: list[str]) -> None:
     text = "\n".join(["url,label,caption", *(row.replace("{n}", str(n)) for n, row in enumerate(rows))])
     read = [row[:2] for row in csv_rows(text.split("\n"), ",")][1:]
     assert read == [[f"http://x/{n}.jpg", "dog"] for n in range(len(rows))]
+
+
+PIECES = st.sampled_from(
+    ["a", "Red", " ", ",", '"', "\n", "\n\n", "\nRed, big", "http://x/1.jpg", "\nhttp://x/2.jpg, b"]
+)
+# a cell whose last character is a comma closes its quote as a new cell would open one, which may be damage
+VALID_CELLS = st.lists(PIECES, max_size=6).map("".join).map(lambda cell: cell.rstrip(", "))
+
+
+ROWS = st.integers(1, 4).map(lambda width: st.lists(VALID_CELLS, min_size=width, max_size=width))
+TABLES = ROWS.flatmap(lambda row: st.lists(row, min_size=1, max_size=8))
+
+
+@given(TABLES, st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
+@settings(deadline=None, max_examples=300)
+def test_a_valid_table_is_read_as_the_csv_module_reads_it(rows: list[list[str]], quoting: Any) -> None:
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n", quoting=quoting).writerows(rows)
+    lines = file.getvalue().removesuffix("\n").split("\n")
+    assert list(csv_rows(lines, ",")) == list(csv.reader(io.StringIO(file.getvalue()))) == rows
+
+
+@pytest.mark.parametrize(
+    ("columns", "caption"),
+    [
+        (["label", "caption", "url"], "A flower.\nRed, big"),
+        (["caption", "url", "label"], "nice\nflower"),
+        (["url", "label", "caption"], "Rose\nhttp://x/license, by, Ann"),
+        (["url", "label", "caption"], "Rose, red\nhttp://x/license"),
+    ],
+)
+def test_a_line_end_in_a_quoted_cell_splits_no_row(tmp_path: Path, columns: list[str], caption: str) -> None:
+    links = [("rose", A), ("tulip", B), ("rose", "http://x/c.jpg")]
+    file = io.StringIO()
+    table = csv.DictWriter(file, columns)
+    table.writeheader()
+    table.writerows({"label": label, "url": url, "caption": caption} for label, url in links)
+    assert pairs(write(tmp_path / "x.csv", file.getvalue())) == links
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -13,12 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from mlimages.core import InputError
-from mlimages.gathering.sources.columns import IMAGE_SUFFIX, IMAGES, RAW, Row, is_link, is_link_column, text_of
+from mlimages.gathering.sources.columns import (
+    IMAGE_SUFFIX,
+    IMAGES,
+    RAW,
+    Row,
+    has_download_scheme,
+    is_link,
+    is_link_column,
+    text_of,
+)
 
 _HTTP_DATA = "TsvHttpData-1.0"
 _MAX_LINES = 1000  # maximum number of lines in a row
 _LONG_LINE = 65_536
 _LONG_CELL = re.compile(r'"(?:[^"]|""){10000,}"')
+_TO_CLOSING_QUOTE = re.compile(r'((?:[^"]|"")*+)"')
 _CLASS_AND_LINK = re.compile(r"(?!\d+[.)]\s)(\w[^:]*?)\s+(https?://.+)", re.IGNORECASE)
 _LINK_AND_CLASS = re.compile(rf"(https?://[^\s?]+?{IMAGES})\s+(\w[^:]*)", re.IGNORECASE)
 
@@ -82,7 +92,7 @@ def csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
     """Yield the cells of each row; quoted cells may contain line ends.
 
     An unclosed quote affects only its own row: its line is read as a row in which quotes are ordinary characters. A
-    quote counts as unclosed if a later line looks like a complete row, or if no line ends the row validly.
+    quote counts as unclosed if no line ends the row validly, or if `_is_of_complete_rows` says so of the lines.
     """
     unread_lines: deque[str] = deque()
     source, width = iter(lines), 0
@@ -108,16 +118,35 @@ def _join_quoted_lines(
                 return None
             unread_lines.append(line)
         text.append(unread_lines[number])
-        if is_link(unread_lines[number]) and len(unread_lines[number].split(delimiter)) == width:  # a complete row
-            return None
         if unread_lines[number].count('"') % 2:  # the first line that may close it
             row = _parse_csv_row("\n".join(text), delimiter, is_strict=True)
-            if row is None or len(row) != (width or len(row)):
+            if row is None or _is_of_complete_rows(text, delimiter, width, is_ragged=len(row) != (width or len(row))):
                 return None
             for _ in text[1:]:
                 unread_lines.popleft()
             return row
     return None
+
+
+def _is_of_complete_rows(lines: Sequence[str], delimiter: str, width: int, *, is_ragged: bool) -> bool:
+    """Return whether lines that are one row by their quotes are rather rows whose quotes were not closed.
+
+    They are if each has all cells and its link in the same column, and the quote that closes the row stands where a
+    cell starts; or, if the row would have another number of cells than the first, if any later line has all cells.
+    """
+    columns = [_find_link_column(line, delimiter, width) for line in lines]
+    if is_ragged:
+        return any(column is not None for column in columns[1:])
+    inside = _TO_CLOSING_QUOTE.match(lines[-1])
+    starts_cell = inside is not None and inside[1].rstrip(" ").endswith(delimiter)
+    return starts_cell and columns[0] is not None and len(set(columns)) == 1
+
+
+def _find_link_column(line: str, delimiter: str, width: int) -> int | None:
+    """Return the index of the first cell that is a link; None without one, or if the line does not have all cells."""
+    cells = line.split(delimiter)
+    links = (number for number, cell in enumerate(cells) if has_download_scheme(cell.strip(' "')))
+    return next(links, None) if len(cells) == width else None
 
 
 def _parse_csv_row(text: str, delimiter: str, *, is_strict: bool) -> list[str] | None:
