@@ -54,6 +54,29 @@ def test_columns_of_the_images_that_are_there_are_written_anew_by_each_run(
     assert (out / "metadata.jsonl").read_text() == "{}\n"
 
 
+@pytest.mark.parametrize(("folder", "label"), [("bee", "bee"), ("ant/red", "ant/red"), ("best", "ant")])
+def test_an_image_that_was_moved_by_hand_has_the_class_of_its_folder(
+    site: Site, tmp_path: Path, folder: str, label: str
+) -> None:
+    site.routes |= {f"/{n}.jpg": answer(photo(n)) for n in range(3, 6)}
+    classes = ["ant", "ant", "bee", "bee", "ant/red", "ant/red"]
+    rows = (f"{site.url(f'/{n}.jpg')},{name}\n" for n, name in enumerate(classes))
+    (tmp_path / "links.csv").write_text("url,label\n" + "".join(rows))
+    out, options = tmp_path / "out", {"allow_private": True, "decoders": 1, "metadata": True}
+    gather(tmp_path / "links.csv", out, **options)  # type: ignore[arg-type]
+    before = {line["file_name"]: line["label"] for line in lines(out)}
+    assert before == {f"{name}/{n}.jpg": name for n, name in enumerate(classes)}
+    (out / folder).mkdir(exist_ok=True)
+    (out / "ant/0.jpg").rename(out / folder / "0.jpg")
+    site.requests.clear()
+    for _ in range(2):
+        gather(tmp_path / "links.csv", out, **options)  # type: ignore[arg-type]
+        del (expected := dict(before))["ant/0.jpg"]
+        found = {line["file_name"]: line["label"] for line in lines(out)}
+        assert found == expected | {f"{folder}/0.jpg": label}
+    assert not site.requests
+
+
 def test_the_manifest_is_written_as_parquet_and_classes_are_split_into_subfolders(
     site: Site, links: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mlimages.core import FetchResult, InputError, require, require_writable, writing
 from mlimages.gathering.options import GatherOptions
+from mlimages.gathering.store.file_names import is_in_folder_of, safe_folder
 
 METADATA = "metadata.jsonl"
 PARQUET = "manifest.parquet"
@@ -58,16 +60,33 @@ class Tables:
         for name in self._names:
             with writing(self._out / name) as part:
                 if name == METADATA:
-                    _write_metadata(part, filter(has_image, rows()))
+                    _write_metadata(part, filter(has_image, rows()), _find_class_folders(rows()))
                 else:
                     _write_parquet(part, rows())
 
 
-def _write_metadata(path: Path, rows: Iterable[FetchResult]) -> None:
+def _find_class_folders(rows: Iterable[FetchResult]) -> Mapping[str, set[str]]:
+    """Return the labels of the images that lie where they were stored, by the folder of their class."""
+    folders: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        if row.status == "ok" and row.path and is_in_folder_of(row.label, row.path):
+            depth = safe_folder(row.label).count("/") + 1
+            folders["/".join(row.path.split("/")[:depth])].add(row.label)
+    return folders
+
+
+def _current_label(row: FetchResult, class_folders: Mapping[str, set[str]]) -> str:
+    """Return the class in whose folder an image is: of one moved by hand, not the class for which it was requested."""
+    above = map(str, PurePosixPath(row.path or "").parents)
+    labels = next((class_folders[folder] for folder in above if folder in class_folders), {row.label})
+    return row.label if row.label in labels or len(labels) > 1 else next(iter(labels))
+
+
+def _write_metadata(path: Path, rows: Iterable[FetchResult], class_folders: Mapping[str, set[str]]) -> None:
     """Write a line for each of these images: `file_name`, `label`, and the metadata from its list or provider."""
     with path.open("w", encoding="utf-8") as out:
         for row in rows:
-            values = {"file_name": row.path, "label": row.label}
+            values = {"file_name": row.path, "label": _current_label(row, class_folders)}
             out.write(json.dumps(values | {**row.source, **values}, default=str) + "\n")
 
 
