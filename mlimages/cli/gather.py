@@ -7,8 +7,9 @@ import inspect
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,36 +18,18 @@ from typer.core import TyperGroup
 
 from mlimages.cli.engines import ADDRESS, ENGINE, Engine, open_cluster
 from mlimages.cli.gather_search import commons, inaturalist, openverse, pexels, print_message
+from mlimages.cli.gather_summary import NO_LINKS, no_images_reason, summary_lines
 from mlimages.cli.hints import print_next_command
 from mlimages.cli.options import GroupedCommand, takes_options
 from mlimages.cli.process import raise_gc_threshold
-from mlimages.core import GatherError, GatherSummary, InputError, Reason, as_path, counted
+from mlimages.core import GatherError, GatherSummary, InputError, as_path, counted
 from mlimages.gathering import GatherOptions
 
 if TYPE_CHECKING:
     from mlimages.core import Cluster, Processes
     from mlimages.gathering import Source
 
-_ROWS = 15
 _IMAGES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic")
-_HINTS = {
-    Reason.OPT_OUT: "--ignore-opt-out downloads images whose site or metadata opts out",
-    Reason.HTML: "the hosts returned web pages instead of images: they require a login or block the requests",
-    Reason.FORBIDDEN: "the hosts refuse the requests: use --contact, or --header for a Referer, and --retry-failed "
-    "forbidden",
-    Reason.NAME_SERVER: "no name server responds: is the network up?",
-    Reason.UNREACHABLE: "is the network up?",
-    Reason.PROXY: "the HTTP proxy does not respond, or refuses: see --proxy",
-    Reason.TOO_SMALL: "--min-size sets the minimum length of the shorter side",
-}
-"""Advice if most links fail for this reason."""
-_REMEDIES = {
-    Reason.PRIVATE_ADDRESS: "the address is private: add --allow-private",
-    Reason.UNKNOWN_HOST: "the host name does not exist: correct the link",
-}
-"""Advice for unfinished links for which the same command would fail again."""
-_AGAIN = "run the same command again"
-_NO_LINKS = "the source has no links"
 
 
 def register(app: typer.Typer) -> None:
@@ -85,9 +68,11 @@ class _GatherCommand(GroupedCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse arguments; `--retry-failed` without a value means all reasons."""
-        following = [*args[1:], "--"]
-        alone = (arg == "--retry-failed" and after.startswith("-") for arg, after in zip(args, following, strict=True))
-        return super().parse_args(ctx, [f"{arg}=all" if bare else arg for arg, bare in zip(args, alone, strict=True)])
+        words = [
+            f"{arg}=all" if arg == "--retry-failed" and after.startswith("-") else arg
+            for arg, after in pairwise([*args, "--"])
+        ]
+        return super().parse_args(ctx, words)
 
 
 def _common_options(
@@ -239,9 +224,9 @@ def _run_gather(
     if as_json:
         print(json.dumps(summary.to_dict(), ensure_ascii=False))
     elif not quiet:
-        print("\n".join(_summary_lines(summary, ends_with_error=has_failed)))
+        print("\n".join(summary_lines(summary, ends_with_error=has_failed)))
     if has_failed:
-        raise GatherError(f"no image was gathered: {_no_images_reason(summary)}")
+        raise GatherError(f"no image was gathered: {no_images_reason(summary)}")
     if not quiet and options.get("shard"):
         print("\nnext: when all shards have finished, run the same command without --shard", file=sys.stderr)
     elif not quiet:
@@ -267,84 +252,7 @@ def _print_plan(source: Any, *, as_json: bool) -> None:
     for label, count in plan.items():
         print(f"{label:<50} {'unknown' if count is None else count:>9}")
     if not plan:
-        raise GatherError(f"nothing to gather: {_NO_LINKS}")
+        raise GatherError(f"nothing to gather: {NO_LINKS}")
     known = [count for count in plan.values() if count is not None]
     total = str(sum(known)) if len(known) == len(plan) else f"{sum(known)} or more" if known else "unknown"
     print(f"{'total of ' + counted(len(plan), 'class'):<50} {total:>9}")
-
-
-def _no_images_reason(summary: GatherSummary) -> str:
-    if not summary.failed:
-        return _NO_LINKS
-    advice = [*_hints(summary), *(_remedies(summary) if summary.open else [])]
-    if summary.open == summary.failed:
-        which = "the only link is" if summary.open == 1 else f"all {summary.open} links are"
-        return f"{which} unfinished: {'; '.join(advice)}"
-    return "; ".join([*advice, f"see {summary.out}/manifest.jsonl for the reason of each link"])
-
-
-def _hints(summary: GatherSummary) -> list[str]:
-    """Return the advice for the most frequent reason if most links failed."""
-    reason = next(iter(summary.reasons), "") if summary.failed > summary.ok else ""
-    return [_HINTS[Reason(reason)]] if reason in _HINTS else []
-
-
-def _remedies(summary: GatherSummary) -> list[str]:
-    """Return what to do about the unfinished links; running the same command again, if it helps, comes last."""
-    counts = {reason: summary.reasons.get(reason, 0) for reason in _REMEDIES}
-    found = [f"{_REMEDIES[reason]} ({counted(count, 'link')})" for reason, count in counts.items() if count]
-    return found + [_AGAIN] * (summary.open > sum(counts.values()) or not found)
-
-
-def _summary_lines(summary: GatherSummary, *, ends_with_error: bool) -> Iterator[str]:
-    """Yield the lines of the summary; an error that follows has the advice about failed links."""
-    if summary.failed > summary.ok and summary.reasons:
-        reason, count = next(iter(summary.reasons.items()))
-        hint = "" if ends_with_error else "".join(f" ({hint})" for hint in _hints(summary))
-        links = summary.failed + summary.ok + summary.duplicate
-        yield f"{summary.failed} of {links} links failed; {reason}: {count}{hint}\n"
-    yield from _count_lines("images by class", summary.classes)
-    yield from _count_lines("failed links by reason", summary.reasons)
-    yield from _count_lines("failed links by host", summary.hosts)
-    near = f" ({summary.near_duplicate} of them near-duplicates)" if summary.near_duplicate else ""
-    again = counted(summary.duplicate, "duplicate")
-    yield f"{summary.ok} good{near}, {again}, {summary.failed} failed in {summary.out}"
-    if summary.ok and not summary.fetched and not summary.open:
-        yield "nothing was left to download: an earlier run finished every link"
-    if summary.open:
-        are_open = "1 link is" if summary.open == 1 else f"{summary.open:,} links are"
-        remedies = [] if ends_with_error else _remedies(summary)
-        yield ": ".join([f"{are_open} unfinished", *filter(None, ["; ".join(remedies)])])
-        if _AGAIN in remedies:
-            yield f"  mlimages {shlex.join(arg for arg in sys.argv[1:] if arg != '--no-retry')}"
-    for host, pause_s in summary.waits_s.items():
-        pause = f"{pause_s:.0f} s" if pause_s < 120 else f"{pause_s / 60:.0f} minutes"
-        yield f"{host} asks to wait {pause}, longer than --max-wait"
-    if summary.conflicting:
-        has = "1 duplicate has" if summary.conflicting == 1 else f"{summary.conflicting} duplicates have"
-        yield f"{has} a different class from the image that was kept: see `same_as` in manifest.jsonl"
-    if count := summary.reasons.get(Reason.PLACEHOLDER, 0):
-        returned = "1 link returned" if count == 1 else f"{count} links returned"
-        yield f"{returned} a host's placeholder: --retry-failed placeholder --keep-duplicates keeps such images"
-    if summary.changed:
-        yield f"{counted(summary.changed, 'file')} kept although changed since the download"
-    if summary.moved:
-        names = "it" if summary.moved == 1 else "them"
-        yield f"{counted(summary.moved, 'image')} moved to the class that the list now gives {names}"
-    if summary.unmoved:
-        were = "1 image was" if summary.unmoved == 1 else f"{summary.unmoved} images were"
-        yield f"{were} edited or moved by hand: kept, although the list now gives another class"
-    if summary.removed:
-        yield f"{counted(summary.removed, 'image')} deleted by hand: not downloaded again (see --restore-deleted)"
-
-
-def _count_lines(title: str, counts: Mapping[str, int]) -> Iterator[str]:
-    if not counts:
-        return
-    rows = list(counts.items())
-    shown, rest = rows[:_ROWS], rows[_ROWS:]
-    yield title
-    yield from (f"  {name[:48]:<48} {count:8}" for name, count in shown)
-    if rest:
-        yield f"  {f'{len(rest)} more':<48} {sum(count for _, count in rest):8}"
-    yield ""

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mlimages import UrlList, gather
-from mlimages.cli.gather import _HINTS, _REMEDIES, _no_images_reason, _remedies, _summary_lines
+from mlimages.cli.gather_summary import _HINTS, _REMEDIES, _remedies, no_images_reason, summary_lines
 from mlimages.cli.main import app
 from mlimages.core import OPEN_REASONS, GatherSummary, InputError, Reason, option_fields
 from mlimages.gathering import GatherKeywords, GatherOptions, parse_reasons, parse_shard
@@ -141,9 +141,9 @@ def test_advice_about_failed_links_is_on_the_screen_once(reason: Reason, num_goo
         out=Path("out"), ok=num_good, duplicate=0, failed=3, near_duplicate=0, conflicting=0, changed=0, moved=0,
         unmoved=0, removed=0, open=num_open, fetched=3, reasons={str(reason): 3}, classes={}, hosts={}, seconds=1.0,
     )  # fmt: skip
-    screen = "\n".join(_summary_lines(summary, ends_with_error=not num_good))
+    screen = "\n".join(summary_lines(summary, ends_with_error=not num_good))
     if not num_good:
-        screen += _no_images_reason(summary)
+        screen += no_images_reason(summary)
     advice = [table[reason] for table in (_HINTS, _REMEDIES) if reason in table]
     assert [screen.count(text) for text in advice] == [1]
     assert screen.count("--allow-private") == (reason is Reason.PRIVATE_ADDRESS)
@@ -162,3 +162,9 @@ def test_advice_about_failed_links_is_on_the_screen_once(reason: Reason, num_goo
 def test_the_same_command_is_proposed_only_where_it_may_help(reasons: dict[str, int], remedies: list[str]) -> None:
     summary = SimpleNamespace(open=sum(reasons.values()), reasons=reasons)
     assert _remedies(summary) == remedies  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("command", ["urls", "imagenet", "openverse", "inaturalist", "commons", "pexels"])
+def test_a_command_without_arguments_says_what_is_missing(command: str) -> None:
+    done = CliRunner().invoke(app, ["gather", command])
+    assert (done.exit_code, "Missing" in done.output) == (2, True)
