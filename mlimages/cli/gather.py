@@ -83,7 +83,7 @@ def _common_options(
     engine: Engine = ENGINE,
     address: str = ADDRESS,
     workers: int = typer.Option(
-        1, min=1, metavar="N", help="Number of processes on this machine.", rich_help_panel="Download"
+        1, min=1, max=256, metavar="N", help="Number of processes on this machine.", rich_help_panel="Download"
     ),
     dry_run: bool = typer.Option(
         False, "--dry-run", help="Print the number of links of each class; download nothing.", rich_help_panel="Output"

@@ -145,9 +145,10 @@ class GatherOptions:
             "Store the images of a class in subfolders of 10,000: CLASS/part-0000/ and so on.", "Output", is_rare=True
         ),
     ] = False
-    parallel: Annotated[int, Option("Number of concurrent requests of each process.", "Download", min=1)] = 64
+    parallel: Annotated[int, Option("Number of concurrent requests of each process.", "Download", min=1, max=4096)] = 64
     per_host: Annotated[
-        int, Option("Number of concurrent requests to one host, over all shards and workers.", "Download", min=1)
+        int,
+        Option("Number of concurrent requests to one host, over all shards and workers.", "Download", min=1, max=1024),
     ] = 8
     timeout_s: Annotated[
         float,
@@ -217,7 +218,9 @@ class GatherOptions:
         str | None,
         Option("HTTP proxy.", "Download", metavar="URL", default_text="HTTP_PROXY and HTTPS_PROXY", is_rare=True),
     ] = None
-    decoders: Annotated[int, Option("Number of processes that decode images.", "Download", min=1, is_rare=True)] = 2
+    decoders: Annotated[
+        int, Option("Number of processes that decode images.", "Download", min=1, max=256, is_rare=True)
+    ] = 2
 
     def __post_init__(self) -> None:
         check_options(self)

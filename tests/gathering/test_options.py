@@ -49,6 +49,9 @@ def test_every_option_is_one_of_every_command(command: str) -> None:
         ({"limit": 0}, "limit is 0: it must be at least 1"),
         ({"per_host": -1}, "per_host is -1"),
         ({"timeout_s": float("nan")}, "timeout_s is nan"),
+        ({"decoders": 10**20}, "decoders is 100000000000000000000: it must be from 1 to 256"),
+        ({"per_host": 10**6}, "per_host is 1000000: it must be from 1 to 1024"),
+        ({"parallel": 10**6}, "parallel is 1000000: it must be from 1 to 4096"),
         ({"retries": -1}, "retries is -1: it must be at least 0"),
         ({"shard": (3, 2)}, "shard is 3/2: expected I/N with I from 1 to N"),
         ({"shard": (3, 100_000)}, "and N up to 99999"),
@@ -168,3 +171,10 @@ def test_the_same_command_is_proposed_only_where_it_may_help(reasons: dict[str, 
 def test_a_command_without_arguments_says_what_is_missing(command: str) -> None:
     done = CliRunner().invoke(app, ["gather", command])
     assert (done.exit_code, "Missing" in done.output) == (2, True)
+
+
+def test_a_number_of_processes_that_no_machine_has_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "links.txt").write_text("http://127.0.0.1:9/1")
+    command = ["gather", "urls", str(tmp_path / "links.txt"), "-o", str(tmp_path / "out"), "--workers", "9" * 20]
+    done = CliRunner().invoke(app, command)
+    assert (done.exit_code, "--workers" in done.output, (tmp_path / "out").exists()) == (2, True, False)
