@@ -33,12 +33,17 @@ NO_LINKS = "the source has no links"
 def no_images_reason(summary: GatherSummary) -> str:
     """Return why a run gathered no image, and what to do."""
     if not summary.failed:
-        return NO_LINKS
+        return _deleted_reason(summary.removed) if summary.removed else NO_LINKS
     advice = [*_hints(summary), *(_remedies(summary) if summary.open else [])]
     if summary.open == summary.failed:
         which = "the only link is" if summary.open == 1 else f"all {summary.open} links are"
         return f"{which} unfinished: {'; '.join(advice)}"
     return "; ".join([*advice, f"see {summary.out}/manifest.jsonl for the reason of each link"])
+
+
+def _deleted_reason(num_images: int) -> str:
+    which = "the only image was" if num_images == 1 else f"all {num_images:,} images were"
+    return f"{which} deleted by hand and not downloaded again: --restore-deleted downloads what was deleted"
 
 
 def _hints(summary: GatherSummary) -> list[str]:
@@ -92,7 +97,7 @@ def summary_lines(summary: GatherSummary, *, ends_with_error: bool) -> Iterator[
     if summary.unmoved:
         were = "1 image was" if summary.unmoved == 1 else f"{summary.unmoved} images were"
         yield f"{were} edited or moved by hand: kept, although the list now gives another class"
-    if summary.removed:
+    if summary.removed and (summary.failed or not ends_with_error):
         yield f"{counted(summary.removed, 'image')} deleted by hand: not downloaded again (see --restore-deleted)"
 
 

@@ -178,3 +178,19 @@ def test_a_number_of_processes_that_no_machine_has_is_refused(tmp_path: Path) ->
     command = ["gather", "urls", str(tmp_path / "links.txt"), "-o", str(tmp_path / "out"), "--workers", "9" * 20]
     done = CliRunner().invoke(app, command)
     assert (done.exit_code, "--workers" in done.output, (tmp_path / "out").exists()) == (2, True, False)
+
+
+def test_a_folder_whose_images_were_all_deleted_says_so(site: Site, tmp_path: Path) -> None:
+    site.routes |= {f"/{n}.jpg": answer(photo(n)) for n in (1, 2)}
+    (tmp_path / "links.txt").write_text("".join(site.url(f"/{n}.jpg\n") for n in (1, 2)))
+    command = ["gather", "urls", str(tmp_path / "links.txt"), "-o", str(tmp_path / "out"), "--allow-private"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    for image in (tmp_path / "out/links").iterdir():
+        image.unlink()
+    done = CliRunner().invoke(app, [*command, "--keep-deleted"])
+    assert str(done.exception) == (
+        "no image was gathered: all 2 images were deleted by hand and not downloaded again: --restore-deleted "
+        "downloads what was deleted"
+    )
+    assert "--restore-deleted" not in done.stdout
+    assert CliRunner().invoke(app, [*command, "--restore-deleted"]).exit_code == 0
