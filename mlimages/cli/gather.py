@@ -224,7 +224,8 @@ def _run_gather(
     if as_json:
         print(json.dumps(summary.to_dict(), ensure_ascii=False))
     elif not quiet:
-        print("\n".join(summary_lines(summary, ends_with_error=has_failed)))
+        keeps = options["keep_duplicates"]
+        print("\n".join(summary_lines(summary, ends_with_error=has_failed, keep_duplicates=keeps)))
     if has_failed:
         raise GatherError(f"no image was gathered: {no_images_reason(summary)}")
     if not quiet and options.get("shard"):

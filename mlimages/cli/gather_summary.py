@@ -59,8 +59,12 @@ def _remedies(summary: GatherSummary) -> list[str]:
     return found + [_AGAIN] * (summary.open > sum(counts.values()) or not found)
 
 
-def summary_lines(summary: GatherSummary, *, ends_with_error: bool) -> Iterator[str]:
-    """Yield the lines of the summary; an error that follows has the advice about failed links."""
+def summary_lines(summary: GatherSummary, *, ends_with_error: bool, keep_duplicates: bool = False) -> Iterator[str]:
+    """Yield the lines of the summary; an error that follows has the advice about failed links.
+
+    Args:
+        keep_duplicates: the option of the run.
+    """
     if summary.failed > summary.ok and summary.reasons:
         reason, count = next(iter(summary.reasons.items()))
         hint = "" if ends_with_error else "".join(f" ({hint})" for hint in _hints(summary))
@@ -97,6 +101,13 @@ def summary_lines(summary: GatherSummary, *, ends_with_error: bool) -> Iterator[
     if summary.unmoved:
         were = "1 image was" if summary.unmoved == 1 else f"{summary.unmoved} images were"
         yield f"{were} edited or moved by hand: kept, although the list now gives another class"
+    if keep_duplicates and summary.duplicate:
+        are = (
+            "1 duplicate of an earlier run is"
+            if summary.duplicate == 1
+            else (f"{summary.duplicate:,} duplicates of earlier runs are")
+        )
+        yield f"{are} not downloaded again: --keep-duplicates applies to new links; another folder keeps all of them"
     if summary.removed and (summary.failed or not ends_with_error):
         yield f"{counted(summary.removed, 'image')} deleted by hand: not downloaded again (see --restore-deleted)"
 

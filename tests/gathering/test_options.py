@@ -194,3 +194,11 @@ def test_a_folder_whose_images_were_all_deleted_says_so(site: Site, tmp_path: Pa
     )
     assert "--restore-deleted" not in done.stdout
     assert CliRunner().invoke(app, [*command, "--restore-deleted"]).exit_code == 0
+
+
+def test_duplicates_of_earlier_runs_are_said_to_stay_out(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "links.txt").write_text("".join(site.url(f"/{n}.jpg\n") for n in (1, 2)))
+    command = ["gather", "urls", str(tmp_path / "links.txt"), "-o", str(tmp_path / "out"), "--allow-private"]
+    assert "--keep-duplicates" not in CliRunner().invoke(app, command).stdout
+    done = CliRunner().invoke(app, [*command, "--keep-duplicates"])
+    assert "1 duplicate of an earlier run is not downloaded again: --keep-duplicates applies to new" in done.stdout
