@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlimages.core import BundleError
+from mlimages.core import BundleError, command
 
 if TYPE_CHECKING:
     from mlimages.labels import LabelFile, TableOptions
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 def print_next_command(*words: object) -> None:
     """Print the next command to run, quoted for the shell."""
-    print("next: mlimages", shlex.join(map(str, words)), file=sys.stderr)
+    print("next:", command(*words)[1:-1], file=sys.stderr)
 
 
 def to_arguments(values: Mapping[str, Any]) -> list[object]:

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import shlex
 import unicodedata
+from pathlib import PurePath
 
 _JOINERS = "\u200c\u200d"
 """Format characters that some scripts and emoji need."""
 
 
 def command(*words: object) -> str:
-    """Return a command of mlimages for a message, in backticks and quoted for the shell, so that it can be pasted."""
-    return f"`mlimages {shlex.join(map(str, words))}`"
+    """Return a command of mlimages for a message, in backticks and quoted for the shell, so that it can be pasted.
+
+    A path that begins with a dash would be read as an option.
+
+    Example:
+        >>> from pathlib import Path
+        >>> command("label", Path("-my cats"), "--leaf")
+        "`mlimages label './-my cats' --leaf`"
+    """
+    return f"`mlimages {shlex.join(map(_to_word, words))}`"
+
+
+def _to_word(value: object) -> str:
+    return f"./{value}" if isinstance(value, PurePath) and str(value).startswith("-") else str(value)
 
 
 def counted(count: int, noun: str) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mlimages.cli.hints import find_validation_option
+from mlimages.cli.hints import find_validation_option, print_next_command
 from mlimages.cli.main import _is_always_shown
 
 
@@ -25,6 +25,11 @@ def test_a_validation_file_of_the_training_files_name_is_kept(
         (tmp_path / name).touch()
     found = find_validation_option(tmp_path / names[0])
     assert found == (["--val", tmp_path / expected] if expected else [])
+
+
+def test_a_path_that_begins_with_a_dash_is_no_option_of_the_next_command(capsys: pytest.CaptureFixture[str]) -> None:
+    print_next_command("check", Path("-dash/labels.txt"), Path("my cats"), "--yes")
+    assert capsys.readouterr().err == "next: mlimages check ./-dash/labels.txt 'my cats' --yes\n"
 
 
 def test_what_a_package_warns_of_is_shown_but_not_each_skipped_image() -> None:
