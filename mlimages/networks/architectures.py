@@ -194,6 +194,11 @@ def find_architecture(name: str) -> Architecture:
     torchvision_names = sorted(torchvision_models.list_models(module=torchvision_models))
     if name in torchvision_names:
         return TorchvisionArchitecture(name)
+    if name[:1].isupper():  # the name of a class, in the settings of a run
+        raise ModelError(
+            f"unknown model {name!r}: a run with a network of your own needs this network, in Python: "
+            "network=... of fine_tune, export_run or load_run"
+        )
     similar = difflib.get_close_matches(name, [DEFAULT_MODEL, *BUILTIN_NETS, *torchvision_names], n=MAX_SUGGESTIONS)
     raise ModelError(
         f"unknown model {name!r}: "

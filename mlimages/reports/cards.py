@@ -171,7 +171,8 @@ def _usage(bundle: OnnxBundle) -> Iterator[str]:
             f'session = onnxruntime.InferenceSession("{name}")\n'
             'image = np.asarray(ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB"))[None]\n'
             f'{", ".join(names)} = session.run({json.dumps(names)}, {{"image": image}})\n'
-            f"names = {list(bundle.class_names)!r}\n{_decision_code(bundle)}\n```"
+            f"names = {list(bundle.class_names)!r}\n{_decision_code(bundle)}\n```\n\n"
+            "`mlimages` also composites transparent images on white and scales 16-bit images; this code does not."
         )
 
 

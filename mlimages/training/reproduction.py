@@ -34,8 +34,13 @@ def read_provenance(files: RunFiles, weights: Path) -> Provenance:
 
 
 def finetune_command(run: RunFolder) -> str:
-    """Return the command that reproduces a run from the current folder; paths outside are reduced to file names."""
+    """Return the command that reproduces a run from the current folder; paths outside are reduced to file names.
+
+    Empty for a run with a network of the user's own, which no command can build.
+    """
     settings, words = run.changed_settings, ["mlimages", "finetune"]
+    if str(run.settings["model"])[:1].isupper():
+        return ""
     words.append(_relative_or_name(settings.get("labels", "labels.txt")))
     for field in option_fields(FineTuneConfig):
         value = settings.get(field.name)

@@ -15,8 +15,17 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from mlimages.core import ExportError, ImageProperty, InputError, Normalization, Prediction, Preprocessing, RunError
-from mlimages.inference import Predictor
+from mlimages.core import (
+    ExportError,
+    ImageProperty,
+    InputError,
+    ModelError,
+    Normalization,
+    Prediction,
+    Preprocessing,
+    RunError,
+)
+from mlimages.inference import OnnxBundle, Predictor
 from mlimages.labels import LabelFile
 from mlimages.networks import build_model
 from mlimages.reports import draw_run
@@ -294,6 +303,9 @@ def test_a_network_of_ones_own_is_trained_as_one_by_name(colours: Path) -> None:
     trained = load_file(result.run / "best.safetensors")
     assert not torch.equal(trained["0.weight"], before["0.weight"])
     assert fine_tune(config, network=Small(), preprocessing=preprocessing).val_accuracy == result.val_accuracy
+    with pytest.raises(ModelError, match="unknown model 'Small': a run with a network of your own needs this network"):
+        load_run(result.run)
+    assert OnnxBundle.read(result.run).provenance.command == ""
     with pytest.raises(InputError, match="must be passed together"):
         fine_tune(config, network=network)
 
