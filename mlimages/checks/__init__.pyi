@@ -9,6 +9,7 @@ from .image_facts import FactsTable as FactsTable
 from .leak_free_split import split_labels as split_labels
 from .result import CheckReport as CheckReport
 from .result import Move as Move
+from .result import find_unchanged as find_unchanged
 from .result import outcome_paths as outcome_paths
 from .result import write_outcome as write_outcome
 from .run_checks import check as check

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,16 @@ from numpy.typing import NDArray
 from mlimages.checks.codes import ERRORS, Code, Finding, Thresholds
 from mlimages.checks.findings import Findings
 from mlimages.checks.image_facts import FactsTable
-from mlimages.core import InputError, LabeledPath, html_images, html_table, is_remote, relative_name, writing
+from mlimages.core import (
+    InputError,
+    LabeledPath,
+    html_images,
+    html_table,
+    is_remote,
+    relative_name,
+    writing,
+    written_names,
+)
 from mlimages.labels import LabelFile, label_text, write_own_label_file
 
 
@@ -161,18 +171,37 @@ def write_outcome(report: CheckReport, moved: Iterable[Move] = (), *, overwrite:
     return written + [file.path for file in report.files if _update_label_file(file, current_paths)]
 
 
+def find_unchanged(report: CheckReport, moved: Iterable[Move]) -> list[Path]:
+    """Return the label files that still list `moved` images by their old paths, after `write_outcome`."""
+    sources = {os.path.realpath(move.source) for move in moved}
+    found = []
+    for file in filter(None, map(_find_stored, report.files)) if sources else ():
+        with suppress(InputError):  # one that was edited may be no label file any more
+            if any(os.path.realpath(name) in sources for name, _ in file.text_items()):
+                found.append(file.path)
+    return found
+
+
 def _update_label_file(file: LabelFile, current_paths: Mapping[str, Path]) -> bool:
     """Write the new paths of moved images into a label file; False if it lists none or is the user's own."""
-    if not current_paths or not file.is_stored:
-        return False
-    items = [replace(item, path=_find_current_path(item.path, current_paths)) for item in file]
-    if not any(item.path in current_paths.values() for item in items):
+    stored = _find_stored(file) if current_paths else None
+    if stored is None:
         return False
     try:
-        write_own_label_file(file.path, items)
+        items = [replace(item, path=_find_current_path(item.path, current_paths)) for item in stored]
+        if {item.path for item in items}.isdisjoint(current_paths.values()):
+            return False
+        write_own_label_file(stored.path, items)
     except InputError:
         return False
     return True
+
+
+def _find_stored(file: LabelFile) -> LabelFile | None:
+    """Return the label file itself; for a folder, the one that mlimages wrote for it, if there is one."""
+    if file.is_stored:
+        return file
+    return LabelFile(file.path) if file.path.name in written_names(file.path.parent) and file.path.exists() else None
 
 
 def _find_current_path(path: Path, current_paths: Mapping[str, Path]) -> Path:

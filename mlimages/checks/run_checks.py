@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
+from copy import copy
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -152,7 +153,9 @@ def decodable_images(paths: Iterable[Path]) -> dict[Path, bytes]:
 
 def _open_label_files(files: LabelFiles) -> list[LabelFile]:
     several = [files] if isinstance(files, (LabelFile, str, os.PathLike)) else files
-    return [labels for file in several for labels in open_parts(file).values()]
+    opened = [labels for file in several for labels in open_parts(file).values()]
+    # a folder is listed once, since images that are moved or added would no longer match the findings
+    return [labels if labels.is_stored else copy(labels) for labels in opened]
 
 
 def _examine_all(

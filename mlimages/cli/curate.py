@@ -158,18 +158,19 @@ def check(
     if page:
         write_report(report, page, overwrite=force)
     moves = checks.plan_moves(report) if fix else []
-    if yes:
-        checks.move_files(moves)
+    if not as_json:
+        _print_report(report)
+    for move in moves:  # each is printed once it is done, in case the next one fails
+        if yes:
+            checks.move_files([move])
+        if not as_json:
+            print(f"{'moved' if yes else 'would move'} {move.source} to {move.target} ({move.code})")
     written = checks.write_outcome(report, moves if yes else (), overwrite=force)
     if as_json:
         moved = [{"from": str(move.source), "to": str(move.target), "code": move.code} for move in moves]
         _print_json({**report.to_dict(), "moves": moved})
-    else:
-        _print_report(report)
-        for move in moves:
-            print(f"{'moved' if yes else 'would move'} {move.source} to {move.target} ({move.code})")
     print_note("written: " + ", ".join(map(str, [*written, *pages])))
-    if moves and yes and (own := [file.path for file in files if file.is_stored and file.path not in written]):
+    if yes and (own := checks.find_unchanged(report, moves)):
         print_note(f"not changed: {', '.join(map(str, own))}: not written by mlimages, or edited since; "
                    "NAME_checked.txt has the new paths")  # fmt: skip
     if advice := missing_advice(report.errors.get("missing", 0), report.checked):

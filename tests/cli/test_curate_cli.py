@@ -118,6 +118,32 @@ def test_fix_asks_before_it_moves(folders: Path, run_cli: RunCli) -> None:
     assert "hidden folders and folders of tools: 1 labels_quarantine" in run_cli("label", "data").stderr
 
 
+@pytest.mark.parametrize("is_labelled", [False, True])
+def test_fix_moves_the_images_of_a_folder_and_is_followed_in_its_label_file(
+    folders: Path, run_cli: RunCli, is_labelled: bool
+) -> None:
+    if is_labelled:
+        run_cli("label", "data")
+    done = run_cli("check", "data", "--fix", "--yes")
+    assert "moved data/ants/cut.jpg to data/labels_quarantine/ants/cut.jpg (truncated)\n" in done.stdout
+    assert "labels_quarantine/ants/cut.jpg\tants\ttruncated" in (folders / "data/labels_rejected.tsv").read_text()
+    assert len(list(LabelFile(folders / "data/labels_checked.txt"))) == 13
+    assert ("data/labels.txt" in done.stderr) == is_labelled
+    assert "not changed" not in done.stderr
+    if is_labelled:
+        lines = (folders / "data/labels.txt").read_text().splitlines()
+        assert "labels_quarantine/ants/cut.jpg 0" in lines
+        assert "ants/cut.jpg 0" not in lines
+
+
+def test_a_label_file_that_lists_no_moved_image_is_not_named(folders: Path, run_cli: RunCli) -> None:
+    run_cli("label", "data", "-o", "all.txt")
+    (folders / "mine.txt").write_text("data/bees/0.jpg 1\n")
+    done = run_cli("check", "all.txt", "mine.txt", "--fix", "--yes")
+    assert (folders / "all_quarantine/data/ants/cut.jpg").exists()
+    assert "not changed" not in done.stderr
+
+
 def test_a_split_writes_its_parts_and_keeps_copies_together(folders: Path, run_cli: RunCli) -> None:
     done = run_cli("label", "data", "-o", "set.csv", "--split", "0.6,0.2,0.2", "--seed", "3")
     parts = {name: (folders / f"set_{name}.csv").read_text() for name in ("train", "val", "test")}
