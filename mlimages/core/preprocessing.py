@@ -8,6 +8,7 @@ from dataclasses import InitVar, dataclass
 from operator import index
 from typing import Any, Literal, get_args
 
+from mlimages.core.codes import MAX_PIXELS
 from mlimages.core.errors import InputError
 
 Resize = Literal["shorter", "crop", "downscale", "position", "squash", "letterbox"]
@@ -85,6 +86,8 @@ class ImageProperty:
         shorter_px = _check_pixels("shorter_px", self.shorter_px, 0, "0 means the larger of width and height")
         larger = max(width, height)
         self._set_fields(width=width, height=height or width, shorter_px=shorter_px or larger)
+        if max(self.width * self.height, self.shorter_px**2) > MAX_PIXELS:
+            raise InputError(f"a size of {self.shorter_px} px is too large: an image has at most {MAX_PIXELS} pixels")
         if self.shorter_px < larger:
             raise InputError(
                 f"a shorter side of {self.shorter_px} px cannot contain a crop of {self.width} x {self.height}: "

@@ -138,6 +138,8 @@ def test_downscale_shows_nothing_of_what_it_cuts_off() -> None:
         ({"width": 32.5}, "width is 32.5: expected a whole number of pixels"),
         ({"height": -1}, "height is -1: expected at least 0 pixels (0 means the same as width)"),
         ({"shorter_px": -5}, "shorter_px is -5: expected at least 0 pixels"),
+        ({"width": 9460}, "a size of 9460 px is too large: an image has at most 89478485 pixels"),
+        ({"shorter_px": 10_000}, "a size of 10000 px is too large"),
         ({"shorter_px": 16}, "a shorter side of 16 px cannot contain a crop of 32 x 32"),
         ({"resize": "shorte"}, "resize is 'shorte': expected one of shorter, crop,"),
         ({"interpolation": "nearest"}, "interpolation is 'nearest': expected one of bilinear, bicubic"),
