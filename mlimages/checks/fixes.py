@@ -20,7 +20,8 @@ def plan_moves(report: CheckReport) -> list[Move]:
     """Return the moves: broken files to `NAME_quarantine` beside the label file, files with a wrong suffix to
     the same name with the correct one.
 
-    Nothing is overwritten: if a target exists, `_2`, `_3` ... is appended. No file is moved twice.
+    Nothing is overwritten: if a target exists, `_2`, `_3` ... is appended. No file is moved twice, and what is in the
+    quarantine stays there.
 
     Raises:
         InputError: an image is remote or in a shard.
@@ -53,8 +54,11 @@ def _target_path(report: CheckReport, finding: Finding) -> Path | None:
     if finding.code in BROKEN:
         labels = report.files[finding.file]
         source, root = (Path(os.path.abspath(path)) for path in (finding.path, labels.img_root))  # noqa: PTH100  # as above
+        quarantine = labels.path.with_name(f"{labels.path.stem}_quarantine")
+        if source.parent.resolve().is_relative_to(quarantine.resolve()):  # moved by an earlier check
+            return None
         name = source.relative_to(root) if source.is_relative_to(root) else Path(source.name)
-        return labels.path.with_name(f"{labels.path.stem}_quarantine") / name
+        return quarantine / name
     if finding.code == Code.WRONG_SUFFIX:
         try:
             return finding.path.with_suffix(correct_suffix(finding.path.suffix, identify(finding.path).format))

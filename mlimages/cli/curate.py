@@ -170,6 +170,8 @@ def check(
         moved = [{"from": str(move.source), "to": str(move.target), "code": move.code} for move in moves]
         _print_json({**report.to_dict(), "moves": moved})
     print_note("written: " + ", ".join(map(str, [*written, *pages])))
+    if fix and not moves:
+        print_note("--fix: nothing to move or rename")
     if yes and (own := checks.find_unchanged(report, moves)):
         print_note(f"not changed: {', '.join(map(str, own))}: not written by mlimages, or edited since; "
                    "NAME_checked.txt has the new paths")  # fmt: skip

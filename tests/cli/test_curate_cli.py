@@ -115,6 +115,9 @@ def test_fix_asks_before_it_moves(folders: Path, run_cli: RunCli) -> None:
     assert (folders / "data/ants/cut.jpg").exists()
     run_cli("check", "data/labels.txt", "--fix", "--yes")
     assert (folders / "data/labels_quarantine/ants/cut.jpg").exists()
+    again = run_cli("check", "data/labels.txt", "--fix", "--yes")
+    assert "--fix: nothing to move or rename" in again.stderr
+    assert (folders / "data/labels_quarantine/ants/cut.jpg").exists()
     assert "hidden folders and folders of tools: 1 labels_quarantine" in run_cli("label", "data").stderr
 
 
