@@ -32,9 +32,17 @@ if TYPE_CHECKING:
 SHOWN_CLASSES = 20
 
 
+class LabelCommand(GroupedCommand):
+    """The command `label`, whose argument is required, although it is created from a field of its options."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        next(param for param in self.params if param.name == "source").required = True
+
+
 def register(app: typer.Typer) -> None:
     """Add this step's commands to the command line."""
-    app.command("label", cls=GroupedCommand, rich_help_panel="curate")(label)
+    app.command("label", cls=LabelCommand, rich_help_panel="curate")(label)
     app.command("check", cls=ThresholdsCommand, rich_help_panel="curate")(check)
     app.command("mean", cls=GroupedCommand, rich_help_panel="curate")(mean)
 

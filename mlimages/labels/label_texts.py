@@ -72,7 +72,7 @@ class LabelReader:
     def _describe_expected_label(self) -> str:
         names = self._names
         if not names:
-            return "expected `path label`, where the label is a class number"
+            return f"expected `path label`, where the label is a class number below {MAX_CLASSES}"
         return f"expected a class number from 0 to {len(names) - 1} or a class name ({', '.join(names[:3])} ...)"
 
 

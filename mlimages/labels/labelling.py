@@ -14,6 +14,7 @@ from mlimages.core import (
     InputError,
     Option,
     as_path,
+    check_options,
     counted,
     documented,
     is_file,
@@ -23,7 +24,7 @@ from mlimages.core import (
     refreshing_listings,
     require_writable,
 )
-from mlimages.labels.class_names import class_definition_path, read_class_names
+from mlimages.labels.class_names import MAX_CLASSES, class_definition_path, read_class_names
 from mlimages.labels.copies import join_copies
 from mlimages.labels.folders import check_table_options, label_dir, label_dir_auto, label_dir_by_pattern, require_items
 from mlimages.labels.formats import check_suffix, is_table, read_text_rows
@@ -73,7 +74,10 @@ class LabelOptions(TableOptions):
         Path | None, Option("Class numbers to use: a file of lines such as `0 cats`, or of names in order.", "Classes")
     ] = None
     number: Annotated[
-        int | None, Option("Assign class number N to all images of FOLDER.", "Classes", ("--label",), "N", min=0)
+        int | None,
+        Option(
+            "Assign class number N to all images of FOLDER.", "Classes", ("--label",), "N", min=0, max=MAX_CLASSES - 1
+        ),
     ] = None
     limit_per_class: Annotated[
         int | None,
@@ -152,8 +156,10 @@ def make_label_files(
         The label files: one, or one per part.
 
     Raises:
-        InputError: the source cannot be read, or an output file exists that mlimages did not write.
+        InputError: an option is out of range, the source cannot be read, or an output file exists that mlimages did not
+            write.
     """
+    check_options(options)
     source, out = as_path(options.source), options.out and as_path(options.out)
     with refreshing_listings(source):
         target = out or (source / "labels.txt" if source.is_dir() else source)

@@ -186,6 +186,13 @@ def test_a_label_file_is_converted_split_laid_out_and_cleaned(folders: Path, run
     assert len(list((folders / "laid").rglob("*.jpg"))) == 13
 
 
+@pytest.mark.parametrize("words", [[], ["--split", "0.8,0.2"], ["-o", "x.txt"]])
+def test_label_without_a_source_is_an_error_of_usage(run_cli: RunCli, words: list[str]) -> None:
+    done = run_cli("label", *words, check=False)
+    assert done.returncode == 2
+    assert "Missing argument 'FOLDER|LABELS'" in done.stderr
+
+
 def test_a_class_is_appended_by_its_number(folders: Path, run_cli: RunCli) -> None:
     run_cli("label", "data/ants", "--label", "0", "-o", "all.txt")
     run_cli("label", "data/bees", "--label", "1", "--append", "-o", "all.txt")
@@ -253,6 +260,10 @@ def test_links_in_a_circle_and_what_may_not_be_read_cost_themselves_alone(folder
         (["label", "data", "--split", "0.8,0.3"], "expected positive numbers that add up to 1"),
         (["label", "data", "--split", "most"], "--split most: expected two or three fractions"),
         (["label", "data", "--split", "0.5,0.5", "--group", "("], "'(' is not a regular expression"),
+        (["label", "data", "--label", "-1", "-o", "a.txt"], "number is -1: it must be from 0 to 999999"),
+        (["label", "data", "--label", "99999999", "-o", "a.txt"], "number is 99999999: it must be from 0 to 999999"),
+        (["label", "data", "--limit-per-class", "0"], "limit_per_class is 0: it must be at least 1"),
+        (["label", "data", "--limit-per-class", "-1"], "limit_per_class is -1: it must be at least 1"),
         (["label", "data", "-o", "a.xls"], "unknown suffix: expected one of .txt, .csv, .tsv, .jsonl"),
         (["label", "data", "--classes", "none.txt"], "no class definition at none.txt"),
         (["check", "data/ants"], "images and no class folders: create a folder per class"),
