@@ -30,7 +30,7 @@ from mlimages.labels.folders import check_table_options, label_dir, label_dir_au
 from mlimages.labels.formats import check_suffix, is_table, read_text_rows
 from mlimages.labels.label_file import LabelFile
 from mlimages.labels.layout import describe_renamed, folder_names, write_class_folders
-from mlimages.labels.parts import PART_NAMES, append, append_to_parts, find_parts
+from mlimages.labels.parts import PART_NAMES, append, append_to_parts, describe_stale_parts, find_parts
 from mlimages.labels.scanning import MISSING_ADVICE, describe_skipped_entries
 from mlimages.labels.splitting import check_shares, groups_by_pattern
 from mlimages.labels.table_options import TableOptions
@@ -185,6 +185,8 @@ def make_label_files(
         split_new = partial(_split_labels, options=options, split=split, note=note)
         files = append_to_parts(earlier, listed, paths, split_new, by_number=by_number)
     elif options.split:
+        for line in describe_stale_parts(earlier, listed, paths):
+            note(line)
         files = _split_labels(listed, options, split, note)
     if is_written:
         for path, file in zip(paths, files, strict=True):

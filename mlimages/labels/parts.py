@@ -1,12 +1,13 @@
-"""The label files of a split, NAME_train, NAME_val and NAME_test: find them, and append to them."""
+"""The label files of a split, NAME_train, NAME_val and NAME_test: append to them, and find those of an earlier one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 
-from mlimages.core import LabeledPath
+from mlimages.core import InputError, LabeledPath
 from mlimages.labels.class_names import add_class_name
 from mlimages.labels.label_file import LabelFile
 from mlimages.labels.table_options import TableOptions
@@ -61,3 +62,13 @@ def append_to_parts(
     new = label_file(images)
     parts = split(new) if any(True for _ in new) else [new] * len(paths)
     return tuple(label_file(chain(kept.get(path, ()), part)) for path, part in zip(paths, parts, strict=True))
+
+
+def describe_stale_parts(existing: Mapping[Path, LabelFile], listed: LabelFile, paths: Sequence[Path]) -> Iterator[str]:
+    """Yield a line on each part of an earlier split whose images are split again, into the parts at `paths`."""
+    names = " and ".join(path.name for path in paths)
+    for path in existing.keys() - set(paths):
+        with suppress(InputError):  # an unreadable file is no part
+            left = listed.without(item.path for item in existing[path])
+            if left.count_images()[0] < listed.count_images()[0]:
+                yield f"{path} is of an earlier split: its images are in {names} too; delete it"

@@ -200,6 +200,15 @@ def test_a_class_is_appended_by_its_number(folders: Path, run_cli: RunCli) -> No
     assert len((folders / "all.txt").read_text().splitlines()) == 14
 
 
+def test_a_part_of_an_earlier_split_that_is_not_written_again_is_named(folders: Path, run_cli: RunCli) -> None:
+    run_cli("label", "data", "-o", "sp.txt", "--split", "0.6,0.2,0.2")
+    said = "sp_test.txt is of an earlier split: its images are in sp_train.txt and sp_val.txt too; delete it\n"
+    assert said in run_cli("label", "data", "-o", "sp.txt", "--split", "0.8,0.2").stderr
+    assert "earlier split" not in run_cli("label", "data", "-o", "sp.txt", "--split", "0.6,0.2,0.2").stderr
+    (folders / "sp_test.txt").write_text("other.jpg 0\n")
+    assert "earlier split" not in run_cli("label", "data", "-o", "sp.txt", "--split", "0.8,0.2").stderr
+
+
 @pytest.mark.parametrize("suffix", [".txt", ".csv"])
 def test_what_is_appended_with_a_split_is_added_to_the_parts(folders: Path, run_cli: RunCli, suffix: str) -> None:
     def parts() -> list[list[str]]:
