@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
-from mlimages.core import install_hint, is_remote
+from mlimages.core import install_hint, is_remote, printable
 
 _HEIC = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
 
@@ -186,7 +186,9 @@ def describe_skipped_entries(root: Path, *, is_class_folder: bool = False) -> li
     others: Counter[tuple[str, str]] = Counter()
     for folder in walk(root):
         for entry in _scan(folder):
-            if not can_be_listed(entry.name):
+            if not can_be_listed(entry.name) and _is_folder(entry):
+                others["folders whose names a label file cannot contain (rename them)", printable(entry.name)] += 1
+            elif not can_be_listed(entry.name):
                 others["names that a label file cannot contain", ""] += 1
             elif _is_folder(entry):
                 if _links_to_ancestor(_entry_path(entry, folder), folder):

@@ -101,8 +101,11 @@ def test_every_suffix_that_pillow_decodes_by_itself_counts() -> None:
 
 def test_names_that_no_line_can_hold_are_left_out(tmp_path: Path) -> None:
     touch(tmp_path, "a/fine.jpg", "a/two\nlines.jpg", "a/back\\slash.jpg")
-    found = label_dir_auto(touch(tmp_path, "b\nc/1.jpg"))
-    assert found.left_out == ("names that a label file cannot contain: 3",)
+    found = label_dir_auto(touch(tmp_path, "b\nc/1.jpg", "d\\e/1.jpg"))
+    assert found.left_out == (
+        r"folders whose names a label file cannot contain (rename them): 1 b\nc, 1 d\e",
+        "names that a label file cannot contain: 2",
+    )
     written = found.labels.write(tmp_path / "labels.txt")
     assert lines(written, tmp_path) == ["a/fine.jpg 0"]
 
