@@ -150,7 +150,7 @@ def check(
     if page:  # before decoding the images, since the extra for the report may be missing
         from mlimages.reports import write_report
     thresholds = checks.Thresholds.parse(threshold)
-    pages = [page] if page else []
+    pages = [as_path(page)] if page else []
     files = [labels for source in sources for labels in read_parts(source, TableOptions(**table))]
     require_writable([*pages, *chain.from_iterable(checks.outcome_paths(files))], overwrite=force)
     embed = _open_embedder(files) if features else None

@@ -55,6 +55,7 @@ def show(
     """
     if (layer is None) != (image is None):
         raise InputError("--layer NAME and IMAGE require each other: mlimages show RUN IMAGE --layer conv1 -o maps.png")
+    out = as_path(out)
     if layer:
         from mlimages.training import draw_layer
 

@@ -320,8 +320,17 @@ def write_text(path: Path, text: str) -> None:
 
 
 def cache_dir(name: str) -> Path:
-    """Return the folder `name` in `MLIMAGES_CACHE` or in the user's cache folder; create it if necessary."""
+    """Return the folder `name` in `MLIMAGES_CACHE` or in the user's cache folder; create it if necessary.
+
+    Raises:
+        InputError: it cannot be created.
+    """
     root = os.environ.get("MLIMAGES_CACHE") or platformdirs.user_cache_dir("mlimages")
     folder = Path(root) / name
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot create the cache folder {folder} ({error.strerror}): set MLIMAGES_CACHE to another folder"
+        ) from error
     return folder

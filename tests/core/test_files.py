@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from mlimages.core import RunError, file_lock, replacing
+from mlimages.core import InputError, RunError, cache_dir, file_lock, replacing
 
 
 def test_a_write_that_is_interrupted_changes_nothing_and_leaves_nothing(tmp_path: Path) -> None:
@@ -114,3 +114,12 @@ def test_a_folder_that_another_process_removes_meanwhile_is_made_again(
     monkeypatch.setattr(os, "open", open_late)
     with file_lock(folder / "one.lock", RunError("in use")):
         assert (folder / "one.lock").exists()
+
+
+def test_a_cache_folder_that_cannot_be_created_is_named_with_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MLIMAGES_CACHE", str(tmp_path / "file"))
+    with pytest.raises(InputError, match=r"cache folder .*file/checks \(Not a directory\): set MLIMAGES_CACHE"):
+        cache_dir("checks")
