@@ -55,13 +55,12 @@ def show(
     """
     if (layer is None) != (image is None):
         raise InputError("--layer NAME and IMAGE require each other: mlimages show RUN IMAGE --layer conv1 -o maps.png")
-    out = as_path(out)
     if layer:
         from mlimages.training import draw_layer
 
         maps = draw_layer(source, image, layer=layer, out=out, overwrite=force)
         count = sum(len(row.tiles) for row in maps)
-        print(json.dumps({"sheet": str(out), "tiles": count}) if as_json else out)
+        print(json.dumps({"sheet": str(as_path(out)), "tiles": count}) if as_json else as_path(out))
         return
     from mlimages.reports import draw_sheet
 
@@ -75,9 +74,9 @@ def show(
     tiles = {tile.path: tile for row in rows for tile in row.tiles}  # an image with several classes has several
     broken = [tile.caption for tile in tiles.values() if tile.fault]
     if as_json:
-        print(json.dumps({"sheet": str(out), "shown": shown, "broken": broken}, ensure_ascii=False))
+        print(json.dumps({"sheet": str(as_path(out)), "shown": shown, "broken": broken}, ensure_ascii=False))
         return
-    print(out)
+    print(as_path(out))
     if is_mean:
         return
     images, classes = counted(len(tiles), "image"), counted(len(shown), "class")
