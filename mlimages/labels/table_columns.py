@@ -22,14 +22,13 @@ from mlimages.labels.formats import PATH_LABEL, WORDS, Record, detect_text_delim
 from mlimages.labels.label_texts import is_cell_one, is_one_hot, parse_list
 from mlimages.labels.scanning import IMAGE_SUFFIXES, PARTS
 from mlimages.labels.table_options import TableOptions
+from mlimages.labels.table_paths import find_relative_path, join_path, relative_path
 from mlimages.labels.tables import (
     PATH_COLUMN_NAMES,
     SHOWN,
     Table,
     index_of_first,
-    join_path,
     parse_part,
-    relative_path,
     table_advice,
 )
 
@@ -128,7 +127,7 @@ class _Sample:
         for column in [] if is_remote(folder) else columns:
             cells = [row.cells[column] for row in rows if column < len(row.cells)]
             for strip in range(self._max_strip_components(cells) + 1):
-                values = [relative_path(cell, strip) for cell in cells]
+                values = [find_relative_path(cell, strip, folder, self.options.suffix) for cell in cells]
                 suffixes = [self.options.suffix] if self.options.suffix else ["", *_find_suffixes(values, folder)]
                 for suffix in suffixes:
                     count = sum(bool(v) and is_file(join_path(folder, v + suffix)) for v in values)

@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 
 from mlimages.core import LabelFileError, counted, is_file, is_remote
-from mlimages.labels.annotations import local_name
 from mlimages.labels.class_names import is_number
 from mlimages.labels.formats import PATH_LABEL, Record, Row, detect_text_delimiters, read_records
 from mlimages.labels.label_texts import (
@@ -24,6 +23,7 @@ from mlimages.labels.label_texts import (
 )
 from mlimages.labels.scanning import PARTS, natural_key
 from mlimages.labels.splitting import compile_pattern, match_group
+from mlimages.labels.table_paths import case_hint, find_relative_path, join_path
 
 PATH_COLUMN_NAMES = (
     "path", "file_name", "filename", "file", "image", "image_path", "img_path", "filepath", "file_path", "filepaths",
@@ -95,7 +95,9 @@ class Table:
             label = match_group(expression, name) if expression else self._label_text(record)
             if expression and label and self.is_joined:
                 label = list_text([label])
-            yield Row(record.number, name and relative_path(name, self.strip_components) + self.suffix, label or "")
+            if name:
+                name = find_relative_path(name, self.strip_components, self.folder, self.suffix) + self.suffix
+            yield Row(record.number, name, label or "")
 
     def _records(self) -> Iterator[Record]:
         return islice(read_records(self.path, self.delimiter), int(self.has_header), None)
@@ -273,7 +275,7 @@ class Table:
             )
         if 2 * len(counts.missing) > counts.rows:
             first = join_path(self.folder, counts.missing[0])
-            first += _case_hint(first)
+            first += case_hint(first)
             raise LabelFileError(
                 f"{self.path}: only {counts.rows - len(counts.missing):,} of {counts.rows:,} images exist "
                 f"(paths from {self._column_text(self.path_index)}; no file at {first}): {self.advice}"
@@ -321,28 +323,10 @@ def table_advice(columns: Sequence[str]) -> str:
     return f"use --path-column or --label-column (columns: {named}), --images DIR, --suffix .png or --class-from REGEX"
 
 
-def relative_path(cell: str, strip_components: int) -> str:
-    """Return the path in a cell without its first folders; a URL of Label Studio becomes the path of its file."""
-    name = local_name(cell.replace("\\", "/"))
-    return "/".join(name.strip("/").split("/")[strip_components:]) if strip_components else name
-
-
 def parse_part(cells: Sequence[str], column_index: int) -> str:
     """Return the part (train, val, test) that a cell names, or ""; 1 and true mean val, as in columns `is_valid`."""
     cell = cells[column_index].strip().lower() if column_index < len(cells) else ""
     return {**PARTS, "0": "train", "1": "val", "false": "train", "true": "val"}.get(cell, "")
-
-
-def _case_hint(path: str) -> str:
-    """Return a hint if a file exists whose name differs from a missing one only in case; else ''."""
-    folder, name = os.path.split(path)
-    names = os.listdir(folder) if not is_remote(path) and os.path.isdir(folder) else []  # noqa: PTH112, PTH208
-    return next((f", but {each} is there" for each in names if each.casefold() == name.casefold()), "")
-
-
-def join_path(folder: Path, name: str) -> str:
-    """Join a folder and a relative path, as text."""
-    return os.path.join(str(folder), name)  # noqa: PTH118  # pathlib is slow, for every row
 
 
 def index_of_first(names: Sequence[str], known_names: Sequence[str]) -> int:

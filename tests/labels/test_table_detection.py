@@ -9,7 +9,8 @@ import pytest
 from mlimages.core import InputError, LabelFileError, as_path
 from mlimages.labels import LabelFile, TableOptions
 from mlimages.labels.table_columns import detect_table
-from mlimages.labels.tables import Table, parse_part, read_path_cells, relative_path
+from mlimages.labels.table_paths import relative_path
+from mlimages.labels.tables import Table, parse_part, read_path_cells
 from tests.labels.test_labels import touch
 
 SUFFIX_LESS = "id,kind\na,x\nb,y\nc,y\nd,x\n"

@@ -353,3 +353,11 @@ def test_lines_of_tabs_are_a_table_even_where_they_end_in_a_number(tmp_path: Pat
     with pytest.raises(LabelFileError, match="columns: 1, 2, 3, 4"):
         list(LabelFile(tmp_path / "val.txt"))
     assert classes(LabelFile(tmp_path / "val.txt", options=TableOptions(label_column="2"))) == {"n0": 3, "n1": 3}
+
+
+def test_spaces_around_a_path_are_left_out_unless_they_are_part_of_the_name(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", " b.jpg", "b.jpg", "c.jpg")
+    (tmp_path / "x.csv").write_text("file , label\na.jpg , cat\n b.jpg,dog\n c.jpg , cat\n")
+    labels = LabelFile(tmp_path / "x.csv")
+    assert [item.path.name for item in labels] == ["a.jpg", " b.jpg", "c.jpg"]
+    assert classes(labels) == {"cat": 2, "dog": 1}

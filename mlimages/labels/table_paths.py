@@ -1,0 +1,36 @@
+"""The paths in the cells of a table."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mlimages.core import is_file, is_remote
+from mlimages.labels.annotations import local_name
+
+
+def relative_path(cell: str, strip_components: int) -> str:
+    """Return the path in a cell without its first folders; a URL of Label Studio becomes the path of its file."""
+    name = local_name(cell.replace("\\", "/"))
+    return "/".join(name.strip("/").split("/")[strip_components:]) if strip_components else name
+
+
+def find_relative_path(cell: str, strip_components: int, folder: Path, suffix: str) -> str:
+    """Return the path in a cell, without the white space around it if only then there is such a file."""
+    name, bare = relative_path(cell, strip_components), cell.strip()
+    if cell == bare or is_remote(folder) or is_file(join_path(folder, name + suffix)):
+        return name
+    stripped = relative_path(bare, strip_components)
+    return stripped if is_file(join_path(folder, stripped + suffix)) else name
+
+
+def case_hint(path: str) -> str:
+    """Return a hint if a file exists whose name differs from a missing one only in case; else ''."""
+    folder, name = os.path.split(path)
+    names = os.listdir(folder) if not is_remote(path) and os.path.isdir(folder) else []  # noqa: PTH112, PTH208
+    return next((f", but {each} is there" for each in names if each.casefold() == name.casefold()), "")
+
+
+def join_path(folder: Path, name: str) -> str:
+    """Join a folder and a relative path, as text."""
+    return os.path.join(str(folder), name)  # noqa: PTH118  # pathlib is slow, for every row
