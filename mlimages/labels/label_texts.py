@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -39,6 +40,8 @@ class LabelReader:
         self.labels: dict[str, Label] = {}
         self._path, self._names, self._has_definition = path, names, has_definition
         self._numbers = {name: n for n, name in enumerate(names) if not (has_definition and is_number(name))}
+        for name, number in list(self._numbers.items()):  # labels of tables are in this form
+            self._numbers.setdefault(unicodedata.normalize("NFC", name), number)
 
     def read(self, row: Row) -> Label:
         """Return the class number of a row, or its sorted class numbers if they are in brackets.

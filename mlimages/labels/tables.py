@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -104,6 +105,7 @@ class Table:
 
     def _label_text(self, record: Record) -> str:
         cells = [record.cells[index].strip() if index < len(record.cells) else "" for index in self.label_indices]
+        cells = [unicodedata.normalize("NFC", cell) for cell in cells]  # as names of class folders
         if self.is_joined:
             return self._label_list(cells, record.number)
         if len(cells) == 1:

@@ -361,3 +361,12 @@ def test_spaces_around_a_path_are_left_out_unless_they_are_part_of_the_name(tmp_
     labels = LabelFile(tmp_path / "x.csv")
     assert [item.path.name for item in labels] == ["a.jpg", " b.jpg", "c.jpg"]
     assert classes(labels) == {"cat": 2, "dog": 1}
+
+
+@pytest.mark.parametrize("name", ["caf\u00e9", "cafe\u0301"])
+def test_a_class_name_is_the_same_in_both_forms_of_unicode(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    (tmp_path / "x.csv").write_text("file,class\na.jpg,caf\u00e9\nb.jpg,cafe\u0301\nc.jpg,tea\n")
+    assert classes(LabelFile(tmp_path / "x.csv")) == {"caf\u00e9": 2, "tea": 1}
+    (tmp_path / "x_class_def.txt").write_text(f"0 tea\n1 {name}\n")
+    assert classes(LabelFile(tmp_path / "x.csv")) == {"tea": 1, name: 2}
