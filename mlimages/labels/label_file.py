@@ -146,7 +146,7 @@ class LabelFile:
         if table.is_supported_format and self._fixed_class_names() is not None:
             left_out = table.left_out_note
             return (*self._notes, *left_out, *(table.multiple_classes_note if left_out else ()))
-        notes = (*table.left_out_note, *table.multiple_classes_note, *table.missing_note)
+        notes = (*table.left_out_note, *table.multiple_classes_note, *table.case_note, *table.missing_note)
         return (*self._notes, table.description, *notes)
 
     @property

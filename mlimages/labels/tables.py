@@ -251,6 +251,16 @@ class Table:
         more = f" and {len(missing) - SHOWN:,} more" if len(missing) > SHOWN else ""
         return (f"{self.path}: missing: {', '.join(missing[:SHOWN])}{more}",) if missing else ()
 
+    @property
+    def case_note(self) -> tuple[str, ...]:
+        """A note on the class names that differ only in case; empty if there are none."""
+        same: dict[str, list[str]] = {}
+        for name in self.row_counts.labels:
+            same.setdefault(name.casefold(), []).append(name)
+        found = [" and ".join(names) for names in same.values() if len(names) > 1]
+        shown = ", ".join(found[:SHOWN]) + " ..." * (len(found) > SHOWN)
+        return (f"{self.path}: classes that differ only in case: {shown}",) if found else ()
+
     def _column_text(self, column_index: int) -> str:
         name = self._column_name(column_index)
         return name if name.startswith("column ") else f"column {name}"

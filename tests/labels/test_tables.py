@@ -370,3 +370,11 @@ def test_a_class_name_is_the_same_in_both_forms_of_unicode(tmp_path: Path, name:
     assert classes(LabelFile(tmp_path / "x.csv")) == {"caf\u00e9": 2, "tea": 1}
     (tmp_path / "x_class_def.txt").write_text(f"0 tea\n1 {name}\n")
     assert classes(LabelFile(tmp_path / "x.csv")) == {"tea": 1, name: 2}
+
+
+def test_classes_that_differ_only_in_case_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    (tmp_path / "x.csv").write_text("file,class\na.jpg,Cat\nb.jpg,cat\nc.jpg,tea\n")
+    labels = LabelFile(tmp_path / "x.csv")
+    assert labels.notes[1:] == (f"{tmp_path / 'x.csv'}: classes that differ only in case: Cat and cat",)
+    assert classes(labels) == {"Cat": 1, "cat": 1, "tea": 1}
