@@ -55,7 +55,7 @@ class Augment:
         seed: random seed.
 
     >>> pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    >>> Augment("flip", rotate_deg=0, seed=1).view(pixels, digest=bytes(32), number=1)[0].tolist()
+    >>> Augment("flip", rotate_deg=0, seed=1).view(pixels, digest=bytes(32), view_number=1)[0].tolist()
     [[3, 4, 5], [0, 1, 2]]
     """
 
