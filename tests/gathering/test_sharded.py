@@ -323,7 +323,7 @@ def test_a_signal_stops_every_process_and_the_same_command_goes_on(
     while len(list(read_manifest(tmp_path / "out"))) < 10:
         assert process.poll() is None, process.communicate()[1]
     process.send_signal(number)
-    _, errors = process.communicate(timeout=50)  # until the last process has closed its standard error
+    _, errors = process.communicate(timeout=300)  # until the last process has closed its standard error
     if number == signal.SIGKILL:
         assert process.returncode == -number, errors
     else:
