@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import active_children, get_context, parent_process
+from multiprocessing import active_children, connection, get_context, parent_process
+from multiprocessing.process import BaseProcess
 from typing import Protocol, TypeVar
 
 from mlimages.core.errors import GatherError
@@ -24,6 +25,9 @@ MAX_CRASHES = 5
 """Number of crashes (of the pool of processes; on a cluster, of one task) after which the run fails."""
 
 _STOP_AGAIN_S = 0.5
+
+_STOP_WITHIN_S = 20.0
+"""Time that an interrupted process has to write its last rows before it is killed; most need a tenth of a second."""
 
 AHEAD = 8
 """Number of items per worker submitted ahead of the one being returned."""
@@ -109,9 +113,23 @@ class Processes:
             finally:
                 if running:  # after an error or Ctrl-C, do not wait for the others
                     pool.shutdown(wait=False, cancel_futures=True)
-                    for process in active_children():
-                        if process not in before:
-                            process.terminate()
+                    _stop_processes([process for process in active_children() if process not in before])
+
+
+def _stop_processes(processes: Iterable[BaseProcess]) -> None:
+    """Terminate processes, and kill those that still run after `_STOP_WITHIN_S`.
+
+    Python drops an exception of a signal handler that runs in a finalizer, and with it the interruption of a task.
+    """
+    running = {process.sentinel: process for process in processes}
+    for process in running.values():
+        process.terminate()
+    deadline = time.monotonic() + _STOP_WITHIN_S
+    while running and (ended := connection.wait(list(running), max(0.0, deadline - time.monotonic()))):
+        for sentinel in ended:
+            del running[sentinel]  # type: ignore[arg-type]  # connection.wait returns what it was given
+    for process in running.values():
+        process.kill()
 
 
 class _Worker:
@@ -131,9 +149,13 @@ def _handle_signals() -> None:
 def _stop_with_parent() -> None:
     if parent := parent_process():
         parent.join()
-        while True:  # the first signal interrupts the task, another one the wait for the next task
+        deadline = time.monotonic() + _STOP_WITHIN_S
+        while (
+            time.monotonic() < deadline
+        ):  # the first signal interrupts the task, another one the wait for the next task
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(_STOP_AGAIN_S)
+        os._exit(1)
 
 
 def _stop(*_: object) -> None:

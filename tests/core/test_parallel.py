@@ -1,0 +1,30 @@
+"""Processes that run tasks, and end with them."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from mlimages.core import Processes, parallel
+
+
+def run_despite_signals(folder: Path) -> None:
+    """Ignore every interruption, as when Python drops the exception of a signal handler in a finalizer."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    (folder / str(os.getpid())).touch()
+    threading.Event().wait()
+
+
+def test_a_process_that_cannot_be_interrupted_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "_STOP_WITHIN_S", 0.1)
+    running = Processes(2).run(run_despite_signals, [tmp_path])
+    while not list(tmp_path.iterdir()):
+        next(running)
+    running.close()  # type: ignore[attr-defined]  # it is a generator
+    for process in multiprocessing.active_children():
+        process.join(60)
+        assert not process.is_alive()
