@@ -147,6 +147,8 @@ def check(
     from mlimages.images import missing_advice
 
     require_engine(engine)
+    if yes and not fix:
+        raise typer.BadParameter("--yes requires --fix")
     if page:  # before decoding the images, since the extra for the report may be missing
         from mlimages.reports import write_report
     thresholds = checks.Thresholds.parse(threshold)

@@ -128,8 +128,8 @@ def quantize(
         1.0,
         min=0.0,
         metavar="POINTS",
-        help="Maximum drop in accuracy or mAP, in percentage points; unless it is 0, one misclassified image more is "
-        "accepted, which with few images is a larger drop.",
+        help="Maximum drop in accuracy or mAP, in percentage points. One more misclassified image is accepted unless "
+        "this is 0.",
     ),
     with_float16: bool = typer.Option(False, "--fp16", help="Also measure a float16 variant."),
     force: bool = FORCE,

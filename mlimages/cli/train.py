@@ -77,7 +77,8 @@ def finetune(
         return
     print(json.dumps(result.to_dict(), indent=1) if as_json else _result_table(result))
     model = result.onnx or result.run / "model.onnx"
-    if config.val and result.val_map is None:  # the thresholds of several labels were chosen on these images
+    # The thresholds of several labels were chosen on the validation images.
+    if config.val and config.val.exists() and result.val_map is None:
         print_next_command("evaluate", model, config.val, *to_arguments(asdict(TableOptions.from_subclass(config))))
     else:
         print_next_command("predict", model, "IMAGE...")

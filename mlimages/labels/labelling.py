@@ -219,6 +219,10 @@ def _check_consistent(options: LabelOptions, source: Path) -> None:
         raise InputError(f"no folder or label file at {source}: check the path")
     if options.group and options.group_by != "hashes":
         raise InputError("--group and --group-by are mutually exclusive")
+    if (options.group or options.group_by != "hashes") and not options.split:
+        raise InputError("--group and --group-by require --split")
+    if options.copy and not options.as_folders:
+        raise InputError("--copy requires --as-folders")
     if not source.is_dir():
         check_suffix(source)
     if not (options.out or options.split or options.as_folders or source.is_dir()):

@@ -37,6 +37,20 @@ class RunFiles:
         )
         return file_lock(self.folder / ".lock", error_if_locked)
 
+    def read_class_names(self) -> tuple[str, ...]:
+        """Read the class names, in the order of the logits.
+
+        Raises:
+            RunError: the file is missing or not UTF-8.
+        """
+        try:
+            return tuple(self.classes.read_text(encoding="utf-8").splitlines())
+        except (OSError, UnicodeDecodeError) as error:
+            raise RunError(
+                f"{self.classes} is missing or damaged: write a class name per line, in the order of the logits, or "
+                "train again"
+            ) from error
+
     def remove_temporary_files(self) -> None:
         """Remove the temporary files that a killed process left behind."""
         for part in self.folder.glob(".*.part"):

@@ -171,7 +171,7 @@ def read_run(path: str | os.PathLike[str]) -> RunFolder:
     files = RunFiles(local_path(path))
     settings = read_settings(files)
     try:
-        names = tuple(files.classes.read_text(encoding="utf-8").splitlines())
+        names = files.read_class_names()
         return RunFolder(
             path=files.folder,
             settings=settings["config"],

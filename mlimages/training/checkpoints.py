@@ -243,7 +243,7 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: 
         FineTuneConfig.from_dict(settings["config"]),
         Preprocessing.from_dict(settings["preprocessing"]),
     )
-    names = tuple(files.classes.read_text(encoding="utf-8").splitlines())
+    names = files.read_class_names()
     whole, state = files.folder / f"{checkpoint}.safetensors", load_state(files)
     if state is None and not whole.exists():
         raise RunError(f"{run} has no {whole.name} yet: resume it with {command('finetune', '--resume', run)}")
@@ -280,7 +280,7 @@ def make_trained_run(files: RunFiles, network: nn.Module, *, weights: Path) -> T
         mean_image=load_mean_image(files.mean_image, preprocessing.image)
         if preprocessing.normalization.mean_image
         else None,
-        class_names=tuple(files.classes.read_text(encoding="utf-8").splitlines()),
+        class_names=files.read_class_names(),
         config=FineTuneConfig.from_dict(settings["config"]),
         val=files.val,
         weights=weights,

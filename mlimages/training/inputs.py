@@ -134,7 +134,7 @@ def _build_network(config: FineTuneConfig, num_classes: int, custom_network: Cus
 
 
 def _read_run_images(files: RunFiles) -> LabeledImages:
-    names = tuple(files.classes.read_text(encoding="utf-8").splitlines())
+    names = files.read_class_names()
     return LabeledImages(names, list(LabelFile(files.train)), list(LabelFile(files.val)))
 
 

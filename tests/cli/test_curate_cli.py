@@ -111,6 +111,7 @@ def test_strict_fails_on_errors_and_only_then(folders: Path, run_cli: RunCli) ->
 def test_fix_asks_before_it_moves(folders: Path, run_cli: RunCli) -> None:
     run_cli("label", "data")
     told = run_cli("check", "data/labels.txt", "--fix").stdout
+    assert "--yes requires --fix" in run_cli("check", "data/labels.txt", "--yes", check=False).stderr
     assert "would move data/ants/cut.jpg to data/labels_quarantine/ants/cut.jpg (truncated)" in told
     assert (folders / "data/ants/cut.jpg").exists()
     run_cli("check", "data/labels.txt", "--fix", "--yes")

@@ -137,6 +137,12 @@ def test_one_class_and_classes_without_images_are_said(tmp_path: Path, run_cli: 
 
 def test_a_pattern_of_groups_that_finds_nothing_is_refused(tmp_path: Path, run_cli: RunCli) -> None:
     touch(tmp_path / "data", *(f"{c}/P{n}_{m}.jpg" for c in "ab" for n in range(4) for m in range(2)))
+    for options, message in (
+        (("--group", "P"), "--group and --group-by require --split"),
+        (("--group-by", "features"), "--group and --group-by require --split"),
+        (("--copy",), "--copy requires --as-folders"),
+    ):
+        assert message in run_cli("label", "data", *options, check=False).stderr
     failed = run_cli("label", "data", "--split", "0.5,0.5", "--group", "Q[0-9]", check=False)
     assert failed.returncode == 1
     assert "--group Q[0-9] matches none of the 16 paths" in failed.stderr

@@ -152,6 +152,13 @@ def test_a_damaged_folder_is_one_error(run: Path, name: str, content: str) -> No
         read_run(run)
 
 
+def test_class_names_that_are_missing_or_not_utf_8_are_named_as_such(run: Path) -> None:
+    for damage in ((run / "classes.txt").unlink, lambda: (run / "classes.txt").write_bytes(b"\xff")):
+        damage()
+        with pytest.raises(RunError, match=r"classes.txt is missing or damaged: write a class name per line"):
+            read_run(run)
+
+
 def test_both_readers_of_a_run_refuse_another_version_alike(run: Path) -> None:
     config = run / "config.json"
     config.write_text(config.read_text().replace('"version": 1', '"version": 9'))
