@@ -120,9 +120,13 @@ def _find_service(request: web.Request) -> Service:
 def _parse_request(body: bytes, header_length: str | None) -> tuple[schemas.InferRequest, NDArray[np.uint8]]:
     """Parse a request body into its JSON part and its images `(N, H, W, 3)`."""
     length = int(header_length) if header_length is not None else len(body)
+    if not 0 <= length <= len(body):
+        raise ValueError(f"{_HEADER_LENGTH} is {length}, but the body has {len(body)} bytes")
     inference_request = schemas.InferRequest.model_validate_json(body[:length])
     (tensor,) = inference_request.inputs
     size = tensor.parameters.binary_data_size
+    if len(body) - length != (size or 0):
+        raise ValueError(f"binary_data_size is {size or 0}, but {len(body) - length} bytes follow the JSON")
     values = np.frombuffer(body[length : length + size], np.uint8) if size is not None else _parse_pixels(tensor.data)
     if values.size != math.prod(tensor.shape):
         raise ValueError(f"the shape requires {math.prod(tensor.shape)} values, but the data has {values.size}")

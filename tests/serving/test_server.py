@@ -681,6 +681,18 @@ def test_the_inference_protocol_takes_and_gives_binary_tensors(server: Served) -
         header + pixels.tobytes(),
         Inference_Header_Content_Length=str(len(header)),
     )
+    for body, given, message in (
+        (
+            header + pixels.tobytes() + b"xx",
+            len(header),
+            f"binary_data_size is {pixels.nbytes}, but {pixels.nbytes + 2} bytes",
+        ),
+        (header + pixels.tobytes(), 99_999_999, "Inference-Header-Content-Length is 99999999, but the body has"),
+        (header + pixels.tobytes(), -1, "Inference-Header-Content-Length is -1, but the body has"),
+    ):
+        refused = server.ask("POST", "/v2/models/model/infer", body, Inference_Header_Content_Length=str(given))
+        assert refused.status == 400
+        assert message in refused.json["error"]
     length = int(reply.headers["Inference-Header-Content-Length"])
     got = np.frombuffer(reply.body[length:], "<f4").reshape(2, 3)
     plain = infer(server, shape=list(pixels.shape), data=pixels.ravel().tolist())
