@@ -27,7 +27,7 @@ from mlimages.core import (
     require_writable,
     writing,
 )
-from mlimages.inference import GRID, Explanation, Predictor, explain
+from mlimages.inference import Explanation, Predictor, data_path, explain, model_file
 from mlimages.labels import LabelFile
 from mlimages.reports import plots
 from mlimages.reports.label_tables import mistake_caption
@@ -38,11 +38,8 @@ from mlimages.reports.suspects import Suspect, read_suspects
 MAX_EXPLAINED = 4
 """Maximum number of mistakes that are explained by occlusion."""
 
-LARGE_FILE_BYTES = 300_000_000
-"""Larger networks (VGG-16, ViT-B) explain one mistake with fewer masked regions, which takes them 2 to 5 seconds."""
-
-COARSE_GRID = 5
-"""Positions of the masked region along each side in the explanation of a large network."""
+MAX_EXPLAINED_BYTES = 300_000_000
+"""The mistakes of larger networks (VGG-16, ViT-B) are not explained: one takes them 10 s of CPU time or more."""
 
 MAX_COMPARED = 20_000
 """With more images, duplicates are left to `mlimages check`."""
@@ -88,6 +85,7 @@ def _make_template_values(run: RunFolder) -> dict[str, Any]:
         "mistakes": list(_make_mistake_tiles(run)),
         "suspects": None if suspects is None else [_make_suspect_tile(each, run) for each in suspects[:MAX_TILES]],
         "suspect_count": len(suspects or ()),
+        "run": shlex.quote(str(run.path)),
         "drop": shlex.quote(str(run.path / "suspects.tsv")),
         "listed": [shlex.quote(run.settings[name]) for name in ("labels", "val") if run.settings.get(name)],
         "twins": _make_label_conflict_tiles(run),
@@ -160,12 +158,10 @@ def _make_mistake_tiles(run: RunFolder) -> Iterator[GalleryTile]:
     confidence, text_of = _make_multi_label_captions(run, found) if found.is_multi_label else _make_captions(run, found)
     correct = found.correct  # a property that predicts all images
     wrong = [index for index in (-confidence).argsort(kind="stable").tolist() if not correct[index]]
-    is_large = explainer and explainer.bundle.path.stat().st_size > LARGE_FILE_BYTES
-    max_explained, grid = (1, COARSE_GRID) if is_large else (MAX_EXPLAINED, GRID)
     for number, index in enumerate(wrong[:MAX_TILES]):
         text = text_of(index)
         tile = _make_image_tile(found.paths[index], run.preprocessing.image, text)
-        why = explain(explainer, found.paths[index], grid=grid) if explainer and number < max_explained else None
+        why = explain(explainer, found.paths[index]) if explainer and number < MAX_EXPLAINED else None
         if isinstance(why, Explanation):
             overlay = data_url(np.asarray(why.overlay()))
             tile = GalleryTile((*tile.images, overlay), (*tile.lines, str(why)))
@@ -201,9 +197,11 @@ def _make_multi_label_captions(
 
 
 def _load_explainer(run: RunFolder) -> Predictor | None:
-    """Load the run's exported file; None if the run has no file or it cannot be run."""
+    """Load the run's exported file; None if the run has no file, or it is large or cannot be run."""
     with suppress(BundleError):
-        return Predictor(run.path)
+        file = model_file(run.path)
+        if sum(part.stat().st_size for part in (file, data_path(file)) if part.exists()) <= MAX_EXPLAINED_BYTES:
+            return Predictor(file)
     return None
 
 

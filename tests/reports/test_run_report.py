@@ -1,5 +1,7 @@
 """The page and the plots of a run, looked at in a browser."""
 
+import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,8 +11,9 @@ from PIL import Image
 
 from mlimages import reports
 from mlimages.core import RunError, install_hint
+from mlimages.inference import OnnxBundle
 from mlimages.labels import label_dir_auto
-from mlimages.reports import Suspect, draw_run, read_run, write_suspects
+from mlimages.reports import Suspect, draw_run, read_run, run_page, write_suspects
 from mlimages.training import FineTuneConfig, fine_tune, finish, read_config
 from tests.browser import OpenPage
 from tests.run_folders import NAMES, make_run
@@ -106,6 +109,17 @@ def test_the_same_image_in_two_classes_is_shown_side_by_side(run: Path, open_pag
     page.evaluate("document.querySelector('.pairs').append(document.querySelector('.pairs figure').cloneNode(true))")
     page.evaluate("document.querySelector('.pairs img').remove()")  # as a mistake that is not explained
     assert page.evaluate("new Set([...document.querySelectorAll('.pairs img')].map(i => i.clientWidth)).size") == 1
+
+
+def test_mistakes_are_explained_unless_the_network_is_large(
+    run: Path, cnn_bundle: OnnxBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(cnn_bundle.path, run / "model.onnx")
+    for max_bytes, is_explained in ((run_page.MAX_EXPLAINED_BYTES, True), (1000, False)):
+        monkeypatch.setattr(run_page, "MAX_EXPLAINED_BYTES", max_bytes)
+        page = draw_run(run, overwrite=True).read_text()
+        assert bool(re.search("is hidden|hiding a region", page)) == is_explained
+        assert f"mlimages explain {run} IMAGE" in page
 
 
 def test_many_classes_get_no_table_of_cells(tmp_path: Path) -> None:
