@@ -24,3 +24,4 @@ from .splitting import split_network as split_network
 from .splitting import unflatten_features as unflatten_features
 from .summary import summarize as summarize
 from .summary import summarize_model as summarize_model
+from .weights import add_versions as add_versions

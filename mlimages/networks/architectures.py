@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.metadata
+import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
@@ -20,6 +21,13 @@ from mlimages.core import DEFAULT_MODEL, ImageProperty, Interpolation, ModelErro
 from mlimages.networks.builtin_nets import BUILTIN_NETS, BuiltinNet
 
 MAX_SUGGESTIONS = 3
+
+_EARLIER_NAMES = (
+    (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\."), r"\1\2."),
+    (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_1\."), r"\1.0."),
+    (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_2\."), r"\1.3."),
+)
+"""Tensor names of DenseNet and of vision transformers in torchvision's published files, and their present names."""
 
 
 class Architecture(Protocol):
@@ -48,14 +56,14 @@ class Architecture(Protocol):
         """Whether the pretrained weights are available on this machine."""
 
     def default_weights(self, image_property: ImageProperty) -> dict[str, Tensor]:
-        """Return the library's pretrained weights, adapted to this image size.
+        """Return the library's pretrained weights.
 
         Raises:
             ModelError: there are none, or they cannot be downloaded.
         """
 
     def convert_weights(self, state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-        """Convert weights from a file to the names of `network`, and resize position embeddings."""
+        """Convert weights to the names of `network`, and resize position embeddings."""
 
     def preprocessing(self, weights: str) -> Preprocessing:
         """Return the preprocessing that the weights (`default`, `none` or a file) expect."""
@@ -158,6 +166,8 @@ class TorchvisionArchitecture:
             ) from error
 
     def convert_weights(self, state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+        for earlier, present in _EARLIER_NAMES:
+            state = {earlier.sub(present, name): tensor for name, tensor in state.items()}
         embedding = state.get("encoder.pos_embedding")
         if not isinstance(network, VisionTransformer) or embedding is None or embedding.ndim != 3:
             return state

