@@ -112,7 +112,7 @@ def open_runtime(target: Target, path: Path) -> RunLogits | None:
 
 def open_onnxruntime(path: Path) -> RunLogits:
     """Load the file in ONNX Runtime, and return a function that computes its logits, one thread per call."""
-    session = open_session(path)
+    session = open_session(path, prepacking=False)
 
     def run(x: NDArray[Any]) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = session.run([LOGITS], {INPUT: x})[0]

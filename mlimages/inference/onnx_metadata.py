@@ -31,8 +31,12 @@ METADATA_FIELD = 14
 """Number of `metadata_props` in `ModelProto` (onnx/onnx.proto)."""
 
 
-def open_session(path: Path) -> Any:
+def open_session(path: Path, *, prepacking: bool = True) -> Any:
     """Open an ONNX Runtime session on the CPU, with one thread per call and without log messages.
+
+    Args:
+        prepacking: copy the weights of matrix products into the layout of their kernels. Without it VGG-16 opens 0.5 s
+            faster, and predicts single images as fast.
 
     Raises:
         BundleError: there is no such file, it is not an ONNX file, or ONNX Runtime cannot load it.
@@ -41,6 +45,7 @@ def open_session(path: Path) -> Any:
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.disable_prepacking", str(int(not prepacking)))
     try:
         with path.open("rb") as file:  # ONNX Runtime's error does not tell what is wrong with the path, or what it is
             content = explain_content(file.read(1000))
