@@ -1,9 +1,10 @@
-"""AlexNet learns two classes: PyTorch's transfer-learning tutorial and fastai beside mlimages, cold and warm.
+"""A network's last layer learns two classes: PyTorch's transfer-learning tutorial and fastai beside mlimages.
 
 Each is a process of its own on the same random weights, images and split. Printed: CPU seconds of whole processes and
 their workers and the peak memory of the process, medians over interleaved rounds. The ONNX file is left out of all but
 its own row. Ours has the environment that the command sets, the others as published. `--peers PYTHON` names
-the interpreter of an environment that holds fastai; without it that row is left out.
+the interpreter of an environment that holds fastai; without it, or with another network than AlexNet, that row is left
+out.
 """
 
 from __future__ import annotations
@@ -19,24 +20,39 @@ import sys
 import tempfile
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+if TYPE_CHECKING:
+    import torch
 
-def start_up(root: Path, epochs: int) -> None:
+
+def build_network(name: str) -> torch.nn.Module:
+    """A network with random weights: the default one of mlimages, or one of torchvision."""
+    import timm
+    from torchvision import models
+
+    default = name == "efficientnet_lite0"
+    return timm.create_model("tf_efficientnet_lite0") if default else models.get_model(name, weights=None)
+
+
+def start_up(root: Path, model: str, epochs: int) -> None:
     """What every run of mlimages imports."""
     from mlimages.training import fine_tune  # noqa: F401
 
 
-def tutorial(root: Path, epochs: int, *, frozen: bool = True, batch_size: int = 4, workers: int = 4) -> None:
+def tutorial(
+    root: Path, model: str, epochs: int, *, frozen: bool = True, batch_size: int = 4, workers: int = 4
+) -> None:
     """The tutorial's loop, as published, with the last layer replaced and all else frozen (or not).
 
     https://pytorch.org/tutorials/beginner/transfer_learning_tutorial.html takes batches of 4 from 4 worker processes.
     """
     import torch
     from torch import nn
-    from torchvision import datasets, models, transforms
+    from torchvision import datasets, transforms
 
     norm = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     chains = {
@@ -48,23 +64,25 @@ def tutorial(root: Path, epochs: int, *, frozen: bool = True, batch_size: int = 
         part: torch.utils.data.DataLoader(data, batch_size, shuffle=True, num_workers=workers)
         for part, data in sets.items()
     }
-    model = models.alexnet(weights=None)
-    model.load_state_dict(torch.load(root / "alexnet.pth", weights_only=True))
-    for parameter in model.parameters():
+    network = build_network(model)
+    network.load_state_dict(torch.load(root / "weights.pth", weights_only=True))
+    for parameter in network.parameters():
         parameter.requires_grad = not frozen
-    model.classifier[6] = nn.Linear(4096, 2)
-    trained = model.classifier[6] if frozen else model
+    name, last = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Linear)][-1]
+    head = nn.Linear(last.in_features, 2)
+    network.set_submodule(name, head)
+    trained = head if frozen else network
     optimizer = torch.optim.SGD(trained.parameters(), 0.001, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=7, gamma=0.1)
     best = -1
     for _ in range(epochs):
         for part, loader in loaders.items():
-            model.train(part == "train")
+            network.train(part == "train")
             right = 0
             for inputs, labels in loader:
                 optimizer.zero_grad()
                 with torch.set_grad_enabled(part == "train"):
-                    outputs = model(inputs)
+                    outputs = network(inputs)
                     loss = nn.functional.cross_entropy(outputs, labels)
                     if part == "train":
                         loss.backward()
@@ -73,10 +91,10 @@ def tutorial(root: Path, epochs: int, *, frozen: bool = True, batch_size: int = 
         scheduler.step()
         if right > best:
             best = right
-            torch.save(model.state_dict(), root / "best.pth")
+            torch.save(network.state_dict(), root / "best.pth")
 
 
-def fastai(root: Path, epochs: int) -> None:
+def fastai(root: Path, model: str, epochs: int) -> None:
     """fastai's `vision_learner` as its documentation says, on these weights, its body frozen."""
     import torch
     from fastai.vision import all as vision
@@ -92,7 +110,7 @@ def fastai(root: Path, epochs: int) -> None:
     )
     data = block.dataloaders(root, bs=32, num_workers=0)
     learner = vision.vision_learner(data, alexnet, pretrained=False, normalize=False)
-    state = torch.load(root / "alexnet.pth", weights_only=True)
+    state = torch.load(root / "weights.pth", weights_only=True)
     body = {name.removeprefix("features."): value for name, value in state.items() if name.startswith("features.")}
     learner.model[0][0].load_state_dict(body)
     learner.freeze()
@@ -100,7 +118,7 @@ def fastai(root: Path, epochs: int) -> None:
         learner.fit_one_cycle(epochs)
 
 
-def ours(root: Path, epochs: int, *, freeze: str = "head", export: bool = False) -> None:
+def ours(root: Path, model: str, epochs: int, *, freeze: str = "head", export: bool = False) -> None:
     """The same by `fine_tune`."""
     from mlimages.labels import label_dir_auto
     from mlimages.training import FineTuneConfig, fine_tune
@@ -112,8 +130,8 @@ def ours(root: Path, epochs: int, *, freeze: str = "head", export: bool = False)
             labels=root / "train.txt",
             val=root / "val.txt",
             out=root / "run",
-            model="alexnet",
-            weights=str(root / "alexnet.pth"),
+            model=model,
+            weights=str(root / "weights.pth"),
             freeze=freeze,
             epochs=epochs,
         ),
@@ -136,10 +154,9 @@ ROWS = {
 }
 
 
-def make_data(root: Path, count: int) -> None:
-    """JPEGs of 500 x 375, four fifths to train on, and an AlexNet with random weights."""
+def make_data(root: Path, model: str, count: int) -> None:
+    """JPEGs of 500 x 375, four fifths to train on, and a network with random weights."""
     import torch
-    from torchvision import models
 
     rng = np.random.default_rng(0)
     for number in range(count):
@@ -148,12 +165,12 @@ def make_data(root: Path, count: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         coarse = Image.fromarray(rng.integers(0, 255, (38, 50, 3), np.uint8))
         coarse.resize((500, 375), Image.Resampling.BICUBIC).save(path, quality=92)
-    torch.save(models.alexnet(weights=None).state_dict(), root / "alexnet.pth")
+    torch.save(build_network(model).state_dict(), root / "weights.pth")
 
 
-def measure(row: str, root: Path, epochs: int, *, python: str, cache: Path) -> tuple[float, float]:
+def measure(row: str, root: Path, model: str, epochs: int, *, python: str, cache: Path) -> tuple[float, float]:
     """CPU seconds and peak MiB of one row's process."""
-    command = [python, __file__, "--row", row, "--root", str(root), "--epochs", str(epochs)]
+    command = [python, __file__, "--row", row, "--root", str(root), "--model", model, "--epochs", str(epochs)]
     env = {**os.environ, "MLIMAGES_CACHE": str(cache)} | (AS_THE_COMMAND if "mlimages" in row else {})
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     shutil.rmtree(root / "run", ignore_errors=True)  # not by the process that is measured
@@ -161,9 +178,9 @@ def measure(row: str, root: Path, epochs: int, *, python: str, cache: Path) -> t
     return seconds, peak
 
 
-def run_row(row: str, root: Path, epochs: int) -> None:
+def run_row(row: str, root: Path, model: str, epochs: int) -> None:
     """Do one row in this process and print what it cost."""
-    ROWS[row](root, epochs)
+    ROWS[row](root, model, epochs)
     own, workers = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     print(json.dumps([sum((*own[:2], *workers[:2])), own.ru_maxrss / 1024]))
 
@@ -174,25 +191,27 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--model", default="alexnet", help="a network of torchvision, or efficientnet_lite0")
     parser.add_argument("--only", default="", metavar="TEXT", help="only rows with this in their names")
     parser.add_argument("--peers", metavar="PYTHON", help="interpreter of an environment with fastai")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.row:
-        run_row(asked.row, asked.root, asked.epochs)
+        run_row(asked.row, asked.root, asked.model, asked.epochs)
         return
     rounds, count, epochs = (1, 6, 1) if asked.tiny else (asked.rounds, asked.count, asked.epochs)
-    rows = [row for row in ROWS if asked.only in row and (asked.peers or "fastai" not in row)]
+    has_fastai = asked.peers and asked.model == "alexnet"
+    rows = [row for row in ROWS if asked.only in row and (has_fastai or "fastai" not in row)]
     costs: dict[str, list[tuple[float, float]]] = {row: [] for row in rows}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        make_data(root, count)
+        make_data(root, asked.model, count)
         for number in range(rounds):
             for row, seen in costs.items():
                 python = asked.peers if "fastai" in row else sys.executable
-                seen.append(measure(row, root, epochs, python=python, cache=root / f"cache{number}"))
-    print(f"{count} images of 500 x 375, {epochs} epochs, medians of {rounds}\n")
+                seen.append(measure(row, root, asked.model, epochs, python=python, cache=root / f"cache{number}"))
+    print(f"{asked.model}, {count} images of 500 x 375, {epochs} epochs, medians of {rounds}\n")
     print(f"{'':<40}{'CPU s':>8}{'peak MiB':>10}")
     for row, seen in costs.items():
         seconds, peak = (statistics.median(values) for values in zip(*seen, strict=True))
