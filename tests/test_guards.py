@@ -271,7 +271,7 @@ def test_commands_in_messages_are_quoted() -> None:
         for line in path.read_text().splitlines()
         if unquoted.search(line)
         and "demo" not in path.parts
-        and path.name != "formats.py"  # its `_ADVICE` is filled quoted
+        and path.name != "formats.py"  # its `_CONVERSIONS` are filled quoted
     ]
     assert found == []
 

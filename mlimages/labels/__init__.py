@@ -1,4 +1,4 @@
-"""Label files: which image is of which class."""
+"""Label files: the images of a dataset and their classes."""
 
 from mlimages.core.lazy import attach
 

@@ -24,12 +24,12 @@ from .labelling import read_paths as read_paths
 from .layout import describe_renamed as describe_renamed
 from .layout import folder_names as folder_names
 from .layout import write_class_folders as write_class_folders
-from .parts import append as append
 from .scanning import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from .scanning import MISSING_ADVICE as MISSING_ADVICE
 from .shards import all_images as all_images
 from .shards import is_shard as is_shard
 from .shards import shards_in as shards_in
+from .split_files import append as append
 from .splitting import check_shares as check_shares
 from .splitting import groups_by_pattern as groups_by_pattern
 from .splitting import split as split

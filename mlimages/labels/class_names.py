@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from mlimages.core import LabelFileError, as_path, file_state, writing
+from mlimages.core import InputError, LabeledPath, LabelFileError, as_path, file_state, writing
 from mlimages.labels.formats import open_text
 from mlimages.labels.scanning import natural_key
 
 MAX_CLASSES = 1_000_000
 
 ClassNames = tuple[str, ...]
-"""Class names by class number: `names[label]`."""
+"""Class names by class index: `names[label]`."""
 
 
 def class_definition_path(label_file: str | os.PathLike[str]) -> Path:
@@ -33,7 +33,7 @@ def read_class_names(path: str | os.PathLike[str]) -> ClassNames:
     """Read a class definition: lines such as `0 cats`, or one name per line if no line begins with a number.
 
     Raises:
-        LabelFileError: the file does not exist, a line is not `number name`, or the numbers are not 0, 1, 2 ...
+        LabelFileError: the file does not exist, a line is not `index name`, or the indices are not 0, 1, 2 ...
     """
     path = as_path(path)
     return _read_class_names(path, file_state(path))
@@ -41,8 +41,11 @@ def read_class_names(path: str | os.PathLike[str]) -> ClassNames:
 
 @lru_cache(maxsize=64)
 def _read_class_names(path: Path, state: bytes | None) -> ClassNames:
+    if not path.exists():
+        raise LabelFileError(f"no class definition at {path}: expected lines such as `0 cats`")
+    with open_text(path) as file:
+        lines = file.read().split("\n")
     names: list[str] = []
-    lines = read_lines(path)
     if not any(re.match(r"\s*\d+\s+\S", line) for line in lines):
         return tuple(line.strip() for line in lines if line.strip())
     for number, line in enumerate(lines, start=1):
@@ -61,33 +64,21 @@ def write_class_names(path: str | os.PathLike[str], class_names: Sequence[str], 
     Raises:
         InputError: a file exists that mlimages did not write or that was changed since, and `overwrite` is false.
     """
-    with writing(as_path(path), overwrite=overwrite) as part:
-        part.write_text(class_lines(class_names), encoding="utf-8")
+    with writing(as_path(path), overwrite=overwrite) as temporary_path:
+        temporary_path.write_text(format_class_definition(class_names), encoding="utf-8")
 
 
-def class_lines(class_names: Sequence[str]) -> str:
-    """Return the text of a class definition."""
+def format_class_definition(class_names: Sequence[str]) -> str:
+    """Return the text of a class definition: a line such as `0 cats` per class."""
     return "".join(f"{number} {name}\n" for number, name in enumerate(class_names))
 
 
-def add_class_name(names: ClassNames, class_number: int, name: str) -> ClassNames:
-    """Return `names` with class `class_number` named `name`; earlier classes without a name get their number."""
-    padded = [*names, *(str(n) for n in range(len(names), class_number + 1))]
-    if padded[class_number] == str(class_number):
-        padded[class_number] = name
+def add_class_name(names: ClassNames, class_index: int, name: str) -> ClassNames:
+    """Name a class that has no name yet; classes before it that have no name are named by their index."""
+    padded = list(_pad_names(names, [class_index]))
+    if padded[class_index] == str(class_index):
+        padded[class_index] = name
     return tuple(padded)
-
-
-def read_lines(path: Path) -> list[str]:
-    """Read the lines of a small text file.
-
-    Raises:
-        LabelFileError: it cannot be read, or is not UTF-8 or UTF-16.
-    """
-    if not path.exists():
-        raise LabelFileError(f"no class definition at {path}: expected lines such as `0 cats`")
-    with open_text(path) as lines:
-        return lines.read().split("\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,51 +86,86 @@ class FileClasses:
     """The classes of one label file.
 
     Attributes:
-        names: names by class number.
-        used: class numbers that occur.
-        is_numbered: whether the labels are numbers without names.
-        is_table: whether it is a table without a class definition.
+        names: names by class index.
+        labels: class indices that occur.
+        has_names: whether the labels have names that are not just numbers.
+        is_table: whether the file is a table without a class definition.
     """
 
     names: ClassNames
-    used: frozenset[int]
-    is_numbered: bool
+    labels: frozenset[int]
+    has_names: bool
     is_table: bool
 
 
 def merge_class_names(files: Sequence[FileClasses]) -> tuple[ClassNames, tuple[ClassNames, ...]]:
-    """Merge the classes of several files by name; return all names, and for each file the names of its class numbers.
+    """Merge the classes of several files by name; return all names, and for each file the names by its class indices.
 
-    Labels that are numbers without names are class numbers if another file names them (in a table, only if they are 0
-    to n - 1 over all such files). Otherwise each number is a name, and numbers that do not occur are not classes.
+    Labels without names are class indices if another file names them (in a table, only if they are 0 to n - 1 over all
+    such files). Otherwise each number is a name, and numbers that do not occur are not classes.
     """
-    own = [_pad_names(file.names, file.used) for file in files]
+    by_file = [_pad_names(file.names, file.labels) for file in files]
     numbers = {
-        int(name)
-        for names, file in zip(own, files, strict=True)
-        if file.is_numbered
-        for name in _used_names(names, file)
+        int(own[label]) for own, file in zip(by_file, files, strict=True) if not file.has_names for label in file.labels
     }
-    numbers.update(n for file in files if not file.is_numbered and not file.is_table for n in range(len(file.names)))
-    from_zero = numbers == set(range(len(numbers)))
-    defined = max((file.names for file in files if not file.is_numbered), key=len, default=())
+    numbers.update(n for file in files if file.has_names and not file.is_table for n in range(len(file.names)))
+    are_indices = numbers == set(range(len(numbers)))
+    longest = max((file.names for file in files if file.has_names), key=len, default=())
+    names_by_index = dict(enumerate(longest))
     for index, file in enumerate(files):
-        if file.is_numbered and (from_zero or not file.is_table):
-            own[index] = tuple(dict(enumerate(defined)).get(int(name), name) for name in own[index])
-    names = dict.fromkeys(name for file in files if not file.is_numbered for name in file.names)
-    used = {name for names, file in zip(own, files, strict=True) for name in _used_names(names, file)}
-    return (*names, *sorted(used - names.keys(), key=natural_key)), tuple(own)
+        if not file.has_names and (are_indices or not file.is_table):
+            by_file[index] = tuple(names_by_index.get(int(name), name) for name in by_file[index])
+    names = dict.fromkeys(name for file in files if file.has_names for name in file.names)
+    occurring = {own[label] for own, file in zip(by_file, files, strict=True) for label in file.labels}
+    return (*names, *sorted(occurring - names.keys(), key=natural_key)), tuple(by_file)
 
 
-def _used_names(names: ClassNames, file: FileClasses) -> list[str]:
-    return [names[label] for label in file.used]
+def _pad_names(names: ClassNames, labels: Collection[int]) -> ClassNames:
+    """Name each class without a name by its index, up to the largest of the labels."""
+    return (*names, *map(str, range(len(names), max(labels, default=-1) + 1)))
 
 
-def _pad_names(names: ClassNames, used_numbers: Collection[int]) -> ClassNames:
-    """Return the names, extended by the numbers without a name up to the largest number that occurs."""
-    return (*names, *map(str, range(len(names), max(used_numbers, default=-1) + 1)))
+def check_distinct_classes(classes: Mapping[str, Iterable[str]], split_folders: Mapping[str, Path]) -> None:
+    """Check that no class names, of several splits or in shards, differ only in case.
+
+    Raises:
+        InputError: two class names differ only in case.
+    """
+    by_folded_name: dict[str, tuple[str, Path]] = {}
+    for split, names in classes.items():
+        for name in names:
+            other, folder = by_folded_name.setdefault(name.casefold(), (name, split_folders[split]))
+            if other != name:
+                raise InputError(
+                    f"the class names of {folder / other} and {split_folders[split] / name} differ only in case: "
+                    "rename a folder, or correct the list and gather again"
+                )
 
 
-def is_number(label: str) -> bool:
-    """Whether the text of a label is a class number."""
-    return label.isascii() and label.isdigit() and len(label) <= 9 and int(label) < MAX_CLASSES
+def check_common_classes(classes: Mapping[str, Mapping[str, object]], split_folders: Mapping[str, Path]) -> None:
+    """Check that each split has a class of the training set; otherwise its folders are probably not classes.
+
+    Raises:
+        InputError: a split has no such class.
+    """
+    for split, own in classes.items():
+        if split != "train" and own and "train" in classes and not own.keys() & classes["train"].keys():
+            folder, train = split_folders[split], split_folders["train"]
+            raise InputError(
+                f"{folder} and {train} have no class in common ({', '.join(list(own)[:3])}): label only {train}, and "
+                f"label {folder} by a table or with --class-from"
+            )
+
+
+def renumber_items(
+    files: Iterable[Iterable[LabeledPath]], class_names: ClassNames, names_by_file: Iterable[ClassNames]
+) -> Iterator[LabeledPath]:
+    """Yield the images of all files, with the class indices of `class_names`."""
+    indices = {name: index for index, name in enumerate(class_names)}
+    for file, names in zip(files, names_by_file, strict=True):
+        yield from (item.renumber(lambda label, names=names: indices[names[label]]) for item in file)  # type: ignore[misc]
+
+
+def is_class_index(text: str) -> bool:
+    """Whether a label is a class index, rather than a class name."""
+    return text.isascii() and text.isdigit() and len(text) <= 9 and int(text) < MAX_CLASSES

@@ -1,4 +1,4 @@
-"""Describe a label file in a line of text, and as a table in a notebook."""
+"""Summarize a label file in one line of text, or as a table in a notebook."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ SHOWN_CLASSES = 20
 """Maximum number of rows of the table."""
 
 
-def summary_line(path: Path, items: Iterable[object], names: ClassNames) -> str:
+def summarize_labels(path: Path, items: Iterable[object], class_names: ClassNames) -> str:
     """Return one line with the path, the number of images and the classes."""
-    shown = ", ".join(names[:SHOWN]) + " ..." * (len(names) > SHOWN)
-    return f"{path}: {counted(sum(1 for _ in items), 'image')}, {counted(len(names), 'class')}: {shown}"
+    shown = ", ".join(class_names[:SHOWN]) + " ..." * (len(class_names) > SHOWN)
+    return f"{path}: {counted(sum(1 for _ in items), 'image')}, {counted(len(class_names), 'class')}: {shown}"
 
 
-def as_html(path: Path, items: Iterable[LabeledPath], names: ClassNames) -> str:
-    """Return a table of the classes: name, number of images, and the first images."""
+def render_class_table(path: Path, items: Iterable[LabeledPath], class_names: ClassNames) -> str:
+    """Return an HTML table of the classes: name, number of images, and the first images."""
     count = 0
-    by_class: dict[int, list[Path]] = {label: [] for label in range(len(names))}
+    by_class: dict[int, list[Path]] = {label: [] for label in range(len(class_names))}
     for item in items:
         count += 1
         for label in item.class_indices:
             by_class.setdefault(label, []).append(item.path)
-    rows = [(names[n], len(paths), html_images(paths)) for n, paths in by_class.items() if n < len(names)]
+    rows = [(class_names[n], len(paths), html_images(paths)) for n, paths in by_class.items() if n < len(class_names)]
     left = f", {len(rows) - SHOWN_CLASSES} more" if len(rows) > SHOWN_CLASSES else ""
-    title = f"{path}: {counted(count, 'image')}, {counted(len(names), 'class')}"
+    title = f"{path}: {counted(count, 'image')}, {counted(len(class_names), 'class')}"
     return html_table(title, rows[:SHOWN_CLASSES], header=("class", "images", f"the first images{left}"))

@@ -1,4 +1,4 @@
-"""Describe what is in a folder beside the images of its classes."""
+"""Describe the files and folders of a dataset that are not used as class folders."""
 
 from __future__ import annotations
 
@@ -8,69 +8,80 @@ from itertools import chain
 from pathlib import Path
 
 from mlimages.core import command, is_remote, written_names
-from mlimages.labels.scanning import clean_name, has_images, is_listable_folder, iter_images, list_subfolders, walk
+from mlimages.labels.scanning import (
+    can_list_folder,
+    has_images,
+    iter_images,
+    list_subfolders,
+    normalize_class_name,
+    walk,
+)
 from mlimages.labels.tables import SHOWN
 
-NUMBERED = re.compile(r"/part-\d{4,}$")
+NUMBERED_SUBFOLDER = re.compile(r"/part-\d{4,}$")
 """Matches the subfolders of a class that `gather --subfolders` creates."""
 
 
-def find_loose_images(root: Path) -> list[Path]:
-    """Return the images in the folder itself, without those that mlimages wrote (a mean image, a contact sheet)."""
+def find_root_images(root: Path) -> list[Path]:
+    """Return the images directly in a folder, except those that mlimages wrote (a mean image, a contact sheet)."""
     images = list(iter_images(root, recursive=False))
-    ours = written_names(root) if images else set()
-    return [path for path in images if path.name not in ours]
+    written = written_names(root) if images else set()
+    return [path for path in images if path.name not in written]
 
 
-def describe_skipped(part_folder: Path, root: Path, *, leaf: bool) -> list[str]:
-    """Describe what is skipped in a split: class folders without images, and images outside the class folders."""
-    folders = [path for path in (walk(part_folder) if leaf else list_subfolders(part_folder)) if path != part_folder]
-    empty = [f"{clean_name(path.relative_to(root).as_posix())}: no images" for path in folders
-             if is_listable_folder(path) and not has_images(path, recursive=True)]  # fmt: skip
-    return [
-        *empty,
-        *(f"{path.relative_to(root).as_posix()}: beside the class folders" for path in find_loose_images(part_folder)),
+def describe_skipped_in_split(split_folder: Path, root: Path, *, leaf: bool) -> list[str]:
+    """Return a line on each class folder without images, and on each image outside the class folders."""
+    folders = walk(split_folder) if leaf else list_subfolders(split_folder)
+    empty = [
+        f"{normalize_class_name(path.relative_to(root).as_posix())}: no images"
+        for path in folders
+        if path != split_folder and can_list_folder(path) and not has_images(path, recursive=True)
     ]
+    outside = find_root_images(split_folder)
+    return empty + [f"{path.relative_to(root).as_posix()}: outside the class folders" for path in outside]
 
 
-def describe_nested(class_folders: Sequence[Path], root: Path) -> str:
-    """Describe the folders with images inside class folders, which may be the classes."""
-    inner = [
-        (of, path)
-        for of in class_folders
-        for path in walk(of)
-        if path != of and has_images(path, recursive=False) and not NUMBERED.search(str(path))
-    ]
-    names = [path.relative_to(root).as_posix() for _, path in inner]
-    shown = ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
-    tops: dict[str, set[Path]] = {}
-    for top, path in inner:
-        tops.setdefault(path.name, set()).add(top)
-    if len(class_folders) > 1 and tops and all(len(found) == len(class_folders) for found in tops.values()):
+def describe_nested_folders(class_folders: Sequence[Path], root: Path) -> str:
+    """Return a line on the folders with images inside class folders, which may be the classes; "" for none."""
+    nested: list[str] = []
+    parents_by_name: dict[str, set[Path]] = {}
+    for class_folder in class_folders:
+        for path in walk(class_folder):
+            if path == class_folder or NUMBERED_SUBFOLDER.search(str(path)) or not has_images(path, recursive=False):
+                continue
+            nested.append(path.relative_to(root).as_posix())
+            parents_by_name.setdefault(path.name, set()).add(class_folder)
+    if not nested:
+        return ""
+    shown = ", ".join(nested[:SHOWN]) + ", ..." * (len(nested) > SHOWN)
+    if len(class_folders) > 1 and all(len(parents) == len(class_folders) for parents in parents_by_name.values()):
         return (
-            f"{shown}: read as part of the class folder; every class folder has the same subfolders: if the subfolders "
-            "are the classes, use --class-from '([^/]+)/[^/]+$' (a class per name) or --leaf (a class per subfolder)"
+            f"images in nested folders belong to the class folder above ({shown}). Every class folder has the same "
+            "subfolders; if these are the classes, use --class-from '([^/]+)/[^/]+$' (one class per subfolder name) or "
+            "--leaf (one class per subfolder)"
         )
-    return f"{shown}: read as part of the class folder (with --leaf, as classes)" if inner else ""
+    return f"images in nested folders belong to the class folder above ({shown}); --leaf makes each folder a class"
 
 
-def describe_other_entries(root: Path, part_folders: set[Path]) -> list[str]:
-    """Describe the entries beside the folders of the splits, such as a test set without classes."""
-    loose = [f"{path.name}: beside the folders train, val and test" for path in find_loose_images(root)]
-    others = [path for path in list_subfolders(root) if path not in part_folders]
-    return loose + [f"{path.name}: {sum(1 for _ in iter_images(path))} images without class folders" for path in others]
+def describe_entries_outside_splits(root: Path, split_folders: set[Path]) -> list[str]:
+    """Return a line on each image and folder beside the folders of the splits, such as a test set without classes."""
+    images = [f"{path.name}: outside the folders train, val and test" for path in find_root_images(root)]
+    folders = [path for path in list_subfolders(root) if path not in split_folders]
+    return images + [
+        f"{path.name}: {sum(1 for _ in iter_images(path))} images without class folders" for path in folders
+    ]
 
 
 def find_tables(root: Path) -> list[Path]:
-    """Return the tables in a local folder, without those that mlimages wrote."""
+    """Return the tables in a local folder, except those that mlimages wrote."""
     if is_remote(root) or (root / "manifest.jsonl").exists():
         return []
     tables = sorted(path for path in root.iterdir() if path.suffix.lower() in (".csv", ".tsv", ".jsonl"))
-    ours = written_names(root) if tables else set()
-    return [path for path in tables if path.name not in ours]
+    written = written_names(root) if tables else set()
+    return [path for path in tables if path.name not in written]
 
 
-def table_hint(*folders: Path) -> str:
-    """Return what to do with the first table in these folders, of the training set if one is so named; "" for none."""
+def suggest_table(*folders: Path) -> str:
+    """Return a hint to label the images by the first table in these folders, preferably of the training set; or ""."""
     tables = sorted(chain.from_iterable(map(find_tables, folders)), key=lambda table: "train" not in str(table))
-    return f"label it by its table ({command('label', tables[0], '-o', 'labels.txt')}), " if tables else ""
+    return f"label the images by a table ({command('label', tables[0], '-o', 'labels.txt')}), " if tables else ""

@@ -1,4 +1,4 @@
-"""The function of the command `label`: read a folder or a label file, select images, and write label files."""
+"""Write label files from a folder or another label file: the function of the command `label`."""
 
 from __future__ import annotations
 
@@ -25,23 +25,29 @@ from mlimages.core import (
     require_writable,
 )
 from mlimages.labels.class_names import MAX_CLASSES, class_definition_path, read_class_names
-from mlimages.labels.copies import join_copies
-from mlimages.labels.folders import check_table_options, label_dir, label_dir_auto, label_dir_by_pattern, require_items
+from mlimages.labels.folders import check_table_options, label_dir, label_dir_auto, label_dir_by_pattern, require_images
 from mlimages.labels.formats import check_suffix, is_table, read_text_rows
+from mlimages.labels.identical_images import merge_identical_images
 from mlimages.labels.label_file import LabelFile
 from mlimages.labels.layout import describe_renamed, folder_names, write_class_folders
-from mlimages.labels.parts import PART_NAMES, append, append_to_parts, describe_stale_parts, find_parts
 from mlimages.labels.scanning import MISSING_ADVICE, describe_skipped_entries
+from mlimages.labels.split_files import (
+    SPLITS_BY_COUNT,
+    append,
+    append_to_split,
+    describe_stale_split_files,
+    find_split_files,
+)
 from mlimages.labels.splitting import check_shares, groups_by_pattern
 from mlimages.labels.table_options import TableOptions
 from mlimages.labels.tables import read_path_cells
 
 
 def parse_shares(text: str) -> tuple[float, ...]:
-    """Parse the shares of a split such as `0.8,0.2`.
+    """Parse the shares of a split, such as `0.8,0.2`.
 
     Raises:
-        InputError: the text is not two or three positive numbers that add up to 1.
+        InputError: the text does not consist of two or three positive numbers that add up to 1.
 
     >>> parse_shares("0.8,0.1,0.1")
     (0.8, 0.1, 0.1)
@@ -50,7 +56,7 @@ def parse_shares(text: str) -> tuple[float, ...]:
         shares = tuple(map(float, text.split(",")))
     except ValueError:
         shares = ()
-    if len(shares) not in PART_NAMES:
+    if len(shares) not in SPLITS_BY_COUNT:
         raise InputError(f"--split {text}: expected two or three fractions that add up to 1, such as 0.8,0.2")
     check_shares(shares)
     return shares
@@ -59,7 +65,7 @@ def parse_shares(text: str) -> tuple[float, ...]:
 @documented
 @dataclass(frozen=True, slots=True)
 class LabelOptions(TableOptions):
-    """Options of `make_label_files`."""
+    """Options of `mlimages label`."""
 
     source: Annotated[Path, Option("A folder with one subfolder per class, or a label file.", metavar="FOLDER|LABELS")]
     out: Annotated[
@@ -71,24 +77,26 @@ class LabelOptions(TableOptions):
         False
     )
     classes: Annotated[
-        Path | None, Option("Class numbers to use: a file of lines such as `0 cats`, or of names in order.", "Classes")
+        Path | None, Option("File of class names: lines such as `0 cats`, or one name per line in order.", "Classes")
     ] = None
     number: Annotated[
         int | None,
         Option(
-            "Assign class number N to all images of FOLDER.", "Classes", ("--label",), "N", min=0, max=MAX_CLASSES - 1
+            "Assign class index N to all images in FOLDER.", "Classes", ("--label",), "N", min=0, max=MAX_CLASSES - 1
         ),
     ] = None
     limit_per_class: Annotated[
         int | None,
-        Option("Keep at most N images of each class, chosen at random with --seed.", "Images", metavar="N", min=1),
+        Option("Keep at most N images of each class, selected at random with --seed.", "Images", metavar="N", min=1),
     ] = None
-    drop: Annotated[Path | None, Option("Exclude the images listed in the first column of this .tsv.", "Images")] = None
-    split: Annotated[tuple[float, ...], Option("Fractions of train, val (and test).", is_internal=True)] = ()
+    drop: Annotated[Path | None, Option("Exclude the images listed in the path column of this file.", "Images")] = None
+    split: Annotated[
+        tuple[float, ...], Option("Fractions of the train, val and optional test split.", is_internal=True)
+    ] = ()
     group: Annotated[
         str,
         Option(
-            "Regular expression; images with the same match in their path stay in one split.",
+            "Regular expression; images whose paths have the same match stay in one split.",
             "Split",
             metavar="REGEX",
             default_text="near-duplicates",
@@ -97,23 +105,23 @@ class LabelOptions(TableOptions):
     group_by: Annotated[
         Literal["hashes", "features"],
         Option(
-            "Find near-duplicates by hashes, or also by features of a network (requires the extra `train`).",
+            "Find near-duplicates by image hashes, or also by features of a network (requires the extra `train`).",
             "Split",
         ),
     ] = "hashes"
     seed: Annotated[int, Option("Random seed for --split and --limit-per-class.", "Split")] = 0
-    append: Annotated[bool, Option("Append to the label file; keep existing lines.", "Output")] = False
+    append: Annotated[bool, Option("Append to the label file instead of replacing the file.", "Output")] = False
     as_folders: Annotated[
-        Path | None, Option("Also link the images as DIR/[train/]CLASS/.", "Output", metavar="DIR")
+        Path | None, Option("Also link the images into class folders in DIR.", "Output", metavar="DIR")
     ] = None
-    copy: Annotated[bool, Option("With --as-folders: copy instead of linking.", "Output")] = False
+    copy: Annotated[bool, Option("Copy images for --as-folders instead of linking them.", "Output")] = False
     force: Annotated[
         bool, Option("Replace files that mlimages did not write, or that were edited since.", "Output")
     ] = False
 
 
 class Splitter(Protocol):
-    """Splits a label file; `mlimages.checks.split_labels` does so without separating near-duplicates."""
+    """A function that splits a label file, such as `mlimages.checks.split_labels`."""
 
     def __call__(self, labels: LabelFile, shares: Sequence[float], seed: int) -> tuple[LabelFile, ...]:
         """Return one LabelFile per share."""
@@ -121,10 +129,10 @@ class Splitter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WrittenLabels:
-    """A label file that has been written.
+    """Statistics of a written label file.
 
     Attributes:
-        path: path of the file.
+        path: path of the label file.
         count: number of images.
         classes: number of images by class name.
         is_multi_label: whether an image may have any number of classes.
@@ -144,16 +152,16 @@ class WrittenLabels:
 def make_label_files(
     options: LabelOptions, *, split: Splitter, note: Callable[[str], None] = lambda _: None
 ) -> tuple[WrittenLabels, ...]:
-    """Write the label files of `mlimages label`; write none if the images are only linked as folders.
+    """Write label files from a folder or another label file; write none if the images are only linked as folders.
 
     Args:
-        options: the options of the command.
+        options: the options of `mlimages label`.
         split: splits the images, unless `options.group` is given.
-        note: is called with a line on each column, class or image that was detected or left out, before anything is
+        note: called with a line on each detected column or class and on images that are left out, before files are
             written.
 
     Returns:
-        The label files: one, or one per part.
+        Statistics of the label file, or of the label file of each split.
 
     Raises:
         InputError: an option is out of range, the source cannot be read, or an output file exists that mlimages did not
@@ -163,58 +171,56 @@ def make_label_files(
     source, out = as_path(options.source), options.out and as_path(options.out)
     with refreshing_listings(source):
         target = out or (source / "labels.txt" if source.is_dir() else source)
-        _check_consistent(options, source)
-        listed, parts = _read_source(options, source, note)
-    if parts and (options.split or options.append):
-        raise InputError(f"{source} is already split ({', '.join(parts)}): omit --split and --append")
-    listed, *changed = [_select_images(labels, options, note) for labels in (listed, *parts.values())]
-    parts = dict(zip(parts, changed, strict=True))
+        _check_option_combinations(options, source)
+        labels, splits = _read_source(options, source, note)
+    if splits and (options.split or options.append):
+        raise InputError(f"{source} is already split ({', '.join(splits)}): omit --split and --append")
+    labels = _select_images(labels, options, note)
+    splits = {name: _select_images(part, options, note) for name, part in splits.items()}
     force, by_number = options.force, options.number is not None
-    earlier = find_parts(target, multi_label=options.multi_label) if options.split else {}
+    earlier = find_split_files(target, multi_label=options.multi_label) if options.split else {}
     if options.append and target.exists():
         existing = LabelFile(target, options=TableOptions(multi_label=options.multi_label))
-        listed = append(existing, listed, by_number=by_number)
+        labels = append(existing, labels, by_number=by_number)
     if options.append and (target.exists() or earlier):
         force = force or target.suffix == ".txt"  # its lines are kept
-    names = PART_NAMES[len(options.split)] if options.split else tuple(parts) or ("",)
+    names = SPLITS_BY_COUNT[len(options.split)] if options.split else tuple(splits) or ("",)
     paths = [target.with_name(f"{target.stem}_{name}{target.suffix}") if name else target for name in names]
-    if is_written := bool(out or options.split or source.is_dir()):
+    if has_output := bool(out or options.split or source.is_dir()):
         require_writable(chain.from_iterable((path, class_definition_path(path)) for path in paths), overwrite=force)
-    files = tuple(parts.values()) or (listed,)
+    files = tuple(splits.values()) or (labels,)
     if options.append and earlier:
         split_new = partial(_split_labels, options=options, split=split, note=note)
-        files = append_to_parts(earlier, listed, paths, split_new, by_number=by_number)
+        files = append_to_split(earlier, labels, paths, split_new, by_number=by_number)
     elif options.split:
-        for line in describe_stale_parts(earlier, listed, paths):
+        for line in describe_stale_split_files(earlier, labels, paths):
             note(line)
-        files = _split_labels(listed, options, split, note)
-    if is_written:
+        files = _split_labels(labels, options, split, note)
+    if has_output:
         for path, file in zip(paths, files, strict=True):
             _require_readable(path, file)
     if options.as_folders:
-        for line in describe_renamed(listed.class_names, folder_names(listed.class_names)):
+        for line in describe_renamed(labels.class_names, folder_names(labels.class_names)):
             note(line)
         write_class_folders(dict(zip(names, files, strict=True)), options.as_folders, copy=options.copy)
-    written = [file.write(path, overwrite=force) for path, file in zip(paths, files, strict=True)] if is_written else []
+    if not has_output:
+        return ()
+    written = [file.write(path, overwrite=force) for path, file in zip(paths, files, strict=True)]
     if options.split:
-        for file in written:
-            record_settings(file.path, _describe_split_settings(options))
+        group = f"--group {options.group}" if options.group else f"--group-by {options.group_by}"
+        for path in paths:
+            record_settings(path, f"--split {','.join(map(str, options.split))} --seed {options.seed} {group}")
     return tuple(map(_count_classes, written))
 
 
-def _describe_split_settings(options: LabelOptions) -> str:
-    group = f"--group {options.group}" if options.group else f"--group-by {options.group_by}"
-    return f"--split {','.join(map(str, options.split))} --seed {options.seed} {group}"
-
-
 def read_paths(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Return an iterator over the path column of a label file or a table (rejected.tsv, suspects.tsv)."""
+    """Return an iterator over the paths in a label file or in the path column of a table, such as rejected.tsv."""
     path = as_path(path)
     names = read_path_cells(path) if is_table(path) else (row.path for row in read_text_rows(path))
     return (path_from_name(name.replace("\\", "/"), path.parent) for name in names)
 
 
-def _check_consistent(options: LabelOptions, source: Path) -> None:
+def _check_option_combinations(options: LabelOptions, source: Path) -> None:
     if not source.exists():
         raise InputError(f"no folder or label file at {source}: check the path")
     if options.group and options.group_by != "hashes":
@@ -226,52 +232,46 @@ def _check_consistent(options: LabelOptions, source: Path) -> None:
     if not source.is_dir():
         check_suffix(source)
     if not (options.out or options.split or options.as_folders or source.is_dir()):
-        raise InputError(f"{source} is already a label file: use -o FILE to convert it, or --split 0.8,0.2 to split it")
+        raise InputError(f"{source} is already a label file: convert it with -o FILE, or split it with --split 0.8,0.2")
 
 
 def _read_source(
     options: LabelOptions, source: Path, note: Callable[[str], None]
 ) -> tuple[LabelFile, Mapping[str, LabelFile]]:
-    """Return all images, and those of each part if the folder is already split."""
+    """Return all images, and the images of each split if the source is already split."""
     class_names = read_class_names(options.classes) if options.classes else None
 
-    def join(labels: LabelFile) -> LabelFile:
-        joined = join_copies(labels) if options.multi_label else labels
-        for line in joined.notes:
+    def merge(labels: LabelFile) -> LabelFile:
+        merged = merge_identical_images(labels) if options.multi_label else labels
+        for line in merged.notes:
             note(line)
-        return joined
+        return merged
 
     if not source.is_dir():
         labels = LabelFile(source, class_names=class_names, options=TableOptions.from_subclass(options))
-        require_items(labels)
-        for line in _missing_note(labels):
-            note(line)
-        parts = {} if options.split or options.append else labels.parts
-        if not parts:
-            return join(labels), {}
+        require_images(labels)
+        if labels.table is None and (missing := _find_missing_images(labels)):  # a table has a note on missing images
+            shown = ", ".join(str(Path(name)) for name in missing[:3]) + " ..." * (len(missing) > 3)
+            count = labels.count_images()[0]
+            note(f"{labels.path}: {len(missing)} of {count} images are missing ({shown}): {MISSING_ADVICE}")
+        splits = {} if options.split or options.append else labels.parts
+        if not splits:
+            return merge(labels), {}
         for line in labels.notes:
             note(line)
-        return labels, {name: join(part) for name, part in parts.items()}
+        return labels, {name: merge(part) for name, part in splits.items()}
     check_table_options(source, options)
     if options.class_from:
-        return join(label_dir_by_pattern(source, options.class_from)), {}
+        return merge(label_dir_by_pattern(source, options.class_from)), {}
     if options.number is not None:
         left_out = [f"left out: {text}" for text in describe_skipped_entries(source, is_class_folder=True)]
-        return join(label_dir(source, options.number).with_notes(left_out)), {}
-    found = label_dir_auto(source, leaf=options.leaf, class_names=class_names)
-    for text in found.notes:
-        note(text)
-    if not found.parts:
-        return join(found.labels), {}
-    return found.labels, {name: join(part) for name, part in found.parts.items()}
-
-
-def _missing_note(labels: LabelFile) -> Iterator[str]:
-    """Yield a line on the images of `path label` lines that do not exist; a table notes its own."""
-    if labels.table is None and (missing := _find_missing_images(labels)):
-        shown = ", ".join(str(Path(name)) for name in missing[:3]) + " ..." * (len(missing) > 3)
-        count = labels.count_images()[0]
-        yield f"{labels.path}: {len(missing)} of {count} images are missing ({shown}): {MISSING_ADVICE}"
+        return merge(label_dir(source, options.number).with_notes(left_out)), {}
+    folder = label_dir_auto(source, leaf=options.leaf, class_names=class_names)
+    for line in folder.notes:
+        note(line)
+    if not folder.parts:
+        return merge(folder.labels), {}
+    return folder.labels, {name: merge(part) for name, part in folder.parts.items()}
 
 
 def _find_missing_images(labels: LabelFile) -> list[str]:
@@ -279,39 +279,32 @@ def _find_missing_images(labels: LabelFile) -> list[str]:
 
 
 def _require_readable(path: Path, labels: LabelFile) -> None:
-    """Raise an error if the label file would be refused when it is read: a table without class names beside it is
-    recognized by its images."""
+    """Raise an error if the label file could not be read again: a table without a class definition is recognized by
+    its images."""
     if path.suffix.lower() == ".txt" or labels.defined_class_names:
         return
     missing, count = len(_find_missing_images(labels)), labels.count_images()[0]
     if 2 * missing > count:
         raise InputError(
-            f"{path}: {missing} of {count} images are missing; a table without class names is recognized as a label "
-            "file by its images: use --images DIR for the folder of the images, --classes FILE for class names, or -o "
-            "NAME.txt"
+            f"{path}: {missing} of {count} images are missing, but a {path.suffix} label file without class names "
+            "is recognized only by its images: use --images DIR for the folder of the images, --classes "
+            "FILE for class names, or -o NAME.txt"
         )
 
 
 def _select_images(labels: LabelFile, options: LabelOptions, note: Callable[[str], None]) -> LabelFile:
-    """Leave out the images that --drop lists, and keep at most --limit-per-class images of each class."""
+    """Exclude the images that --drop lists, and keep at most --limit-per-class images of each class."""
     if options.drop:
-        labels = _drop_listed_images(labels, options.drop, note)
+        drop_list = as_path(options.drop)
+        paths, before = list(read_paths(drop_list)), labels
+        labels = labels.without(paths)
+        count = sum(1 for _ in before.text_items()) - sum(1 for _ in labels.text_items())
+        if paths and not count:
+            raise InputError(f"none of the {len(paths)} images in {drop_list} is in {labels.path}: check the paths")
+        note(f"dropped: {counted(count, 'image')} ({drop_list} lists {len(paths)})")
     if options.limit_per_class:
         labels = labels.limit_per_class(options.limit_per_class, seed=options.seed)
     return labels
-
-
-def _drop_listed_images(labels: LabelFile, drop_list: Path, note: Callable[[str], None]) -> LabelFile:
-    drop_list = as_path(drop_list)
-    paths = list(read_paths(drop_list))
-    left = labels.without(paths)
-    count = sum(1 for _ in labels.text_items()) - sum(1 for _ in left.text_items())
-    if paths and not count:
-        raise InputError(
-            f"{drop_list}: none of the {len(paths)} images that it lists is in {labels.path}: check the paths"
-        )
-    note(f"dropped: {counted(count, 'image')} ({drop_list} lists {len(paths)})")
-    return left
 
 
 def _split_labels(
@@ -323,16 +316,17 @@ def _split_labels(
     groups = groups_by_pattern(paths, options.group)
     if not groups:
         raise InputError(
-            f"--group {options.group} matches none of the {len(paths)} paths ({paths[0]} ...): correct the expression"
+            f"--group {options.group} matches none of the {len(paths)} paths ({paths[0]} ...): correct the regular "
+            "expression"
         )
-    found = counted(len(set(groups.values())), "group")
-    note(f"--group: {found}; {options.group} matches {len(groups)} of {len(paths)} paths")
+    count = counted(len(set(groups.values())), "group")
+    note(f"--group: {count}; {options.group} matches {len(groups)} of {len(paths)} paths")
     return labels.split(options.split, seed=options.seed, groups=groups, contents=groups)
 
 
 def _count_classes(labels: LabelFile) -> WrittenLabels:
-    """Count the images of each class; a number that no line has is a class only if the class definition names it."""
+    """Count the images of each class; a class without images counts only if it is in the class definition."""
     (count, counts), defined = labels.count_images(), len(labels.defined_class_names)
     names = enumerate(labels.class_names)
-    classes = {name: counts[number] for number, name in names if counts[number] or number < defined}
+    classes = {name: counts[label] for label, name in names if counts[label] or label < defined}
     return WrittenLabels(labels.path, count, classes, labels.is_multi_label)

@@ -1,14 +1,14 @@
-"""Link or copy the images of a label file into class folders, under unique names."""
+"""Link or copy the images of a label file into class folders."""
 
 from __future__ import annotations
 
 import os
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 
-from mlimages.core import InputError, LabeledPath, is_member, is_remote, local_path, read_file, replacing
+from mlimages.core import InputError, is_member, is_remote, local_path, read_file, replacing
 from mlimages.labels.label_file import LabelFile
 from mlimages.labels.tables import SHOWN
 
@@ -16,24 +16,28 @@ from mlimages.labels.tables import SHOWN
 def write_class_folders(
     parts: LabelFile | Mapping[str, LabelFile], folder: str | os.PathLike[str], *, copy: bool = False
 ) -> int:
-    """Link the images as `folder/CLASS/NAME`, or copy them; return their number.
+    """Link or copy images into class folders, `folder/CLASS/NAME`; return the number of images.
 
-    If `parts` maps names to label files, each gets a folder: `folder/PART/CLASS/NAME`. If images have the same name,
-    `_2`, `_3` ... is appended to the later ones. Existing files of the same labels are kept.
+    If images have the same name, `_2`, `_3` ... is appended to the name of all but the first. Existing links and files
+    of the same images are kept.
+
+    Args:
+        parts: a label file, or label files by split for `folder/SPLIT/CLASS/NAME`.
+        copy: copy the images instead of linking them.
 
     Raises:
-        InputError: `folder` holds other files, or the images have any number of classes.
+        InputError: `folder` contains other files, or a label file is multi-label.
     """
-    named = {"": parts} if isinstance(parts, LabelFile) else parts
-    for part in named.values():
-        if part.is_multi_label:
-            raise InputError(f"{part.path} is a multi-label file: class folders require one class per image")
+    splits = {"": parts} if isinstance(parts, LabelFile) else parts
+    for labels in splits.values():
+        if labels.is_multi_label:
+            raise InputError(f"{labels.path} is a multi-label file: class folders require one class per image")
     root = local_path(folder)
     targets = {
-        target: item.path for name, part in named.items() for target, item in _choose_target_paths(part, root / name)
+        target: source for name, labels in splits.items() for target, source in _choose_targets(labels, root / name)
     }
     others = sorted(set(_find_files(root)) - set(targets)) if root.exists() else []
-    others += [target for target, source in targets.items() if not _is_free_or_same(source, target)]
+    others += [target for target, source in targets.items() if not _is_missing_or_same(source, target)]
     if others:
         raise InputError(
             f"{root} contains {len(others)} files that do not belong to these labels ({others[0]}): use an empty folder"
@@ -44,38 +48,42 @@ def write_class_folders(
 
 
 def folder_names(class_names: Sequence[str], *, max_length: int = 120) -> tuple[str, ...]:
-    """Return a folder name for each class: no separators, at most `max_length` letters, unique on any file system."""
-    taken: set[str] = set()
+    """Return a unique folder name for each class that is valid on any file system.
+
+    Args:
+        max_length: maximum number of characters, without a number that makes the name unique.
+    """
+    used: set[str] = set()
     return tuple(
-        _unique_name(name.replace("/", "_").replace("\\", "_").lstrip(".").rstrip(". ")[:max_length] or "_", taken)
+        _make_unique(name.replace("/", "_").replace("\\", "_").lstrip(".").rstrip(". ")[:max_length] or "_", used)
         for name in class_names
     )
 
 
 def describe_renamed(class_names: Sequence[str], folders: Sequence[str]) -> list[str]:
-    """Return a line on the classes whose folder has another name; none if all folders are named as the classes."""
+    """Return a line on the classes whose folder has another name, or an empty list for none."""
     renamed = [f"{name} as {folder}" for name, folder in zip(class_names, folders, strict=True) if name != folder]
     more = " ..." * (len(renamed) > SHOWN)
     text = f"folders whose name differs from the class name: {', '.join(renamed[:SHOWN])}{more}"
     return [text] if renamed else []
 
 
-def _unique_name(name: str, used_names: set[str]) -> str:
-    """Append `_2`, `_3` ... to `name` if it is used; add the result to `used_names`."""
+def _make_unique(name: str, used_names: set[str]) -> str:
+    """Append `_2`, `_3` ... to a name that is used; add the result to `used_names`."""
     stem, suffix = os.path.splitext(name)  # noqa: PTH122
-    for number in count(1):
-        found = name if number == 1 else f"{stem}_{number}{suffix}"
-        if (key := unicodedata.normalize("NFC", found).casefold()) not in used_names:
-            used_names.add(key)
-            return found
-    raise AssertionError
+    candidates = chain([name], (f"{stem}_{number}{suffix}" for number in count(2)))
+    keys = ((unicodedata.normalize("NFC", candidate).casefold(), candidate) for candidate in candidates)
+    key, unique = next((key, candidate) for key, candidate in keys if key not in used_names)
+    used_names.add(key)
+    return unique
 
 
-def _choose_target_paths(labels: LabelFile, folder: Path) -> Iterator[tuple[Path, LabeledPath]]:
+def _choose_targets(labels: LabelFile, folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield the path of the link or copy of each image, and the path of the image."""
     names = folder_names(labels.class_names)
-    taken: dict[int, set[str]] = {}
+    used: dict[int, set[str]] = {}
     for item in labels:
-        yield folder / names[item.label] / _unique_name(item.path.name, taken.setdefault(item.label, set())), item
+        yield folder / names[item.label] / _make_unique(item.path.name, used.setdefault(item.label, set())), item.path
 
 
 def _find_files(folder: Path) -> Iterator[Path]:
@@ -83,8 +91,8 @@ def _find_files(folder: Path) -> Iterator[Path]:
         yield from (Path(top, name) for name in names if not name.startswith("."))
 
 
-def _is_free_or_same(image: Path, target: Path) -> bool:
-    """Whether `target` does not exist or is the same image."""
+def _is_missing_or_same(image: Path, target: Path) -> bool:
+    """Whether `target` does not exist, or is the same image."""
     if not os.path.lexists(target):
         return True
     if target.is_symlink():
@@ -97,7 +105,7 @@ def _link_or_copy(image: Path, target: Path, *, copy: bool) -> None:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     if copy or is_remote(image) or is_member(image):
-        with replacing(target) as part:
-            part.write_bytes(read_file(image))
+        with replacing(target) as temporary_path:
+            temporary_path.write_bytes(read_file(image))
     else:
         target.symlink_to(image.resolve())

@@ -6,12 +6,12 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cache
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from typing import Protocol
 
 from mlimages.core import install_hint, is_remote, printable
 
@@ -29,29 +29,25 @@ IMAGE_SUFFIXES = frozenset({
 """File suffixes of the images that Pillow opens, and pillow-heif if it is installed."""
 
 
-_JUNK = frozenset({"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
+_TOOL_FOLDERS = frozenset({"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
 
 
-PARTS = {
+SPLIT_NAMES = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
-"""Names of the parts of a dataset, as folders, which then are not classes, and as cells in a column of a table."""
+"""Split by its usual names: of folders, which then are not class folders, and of cells in a column of a table."""
 
 
-class RealPaths:
-    """Resolves links to folders in paths; each folder is resolved once."""
+def path_resolver() -> Callable[[str], str]:
+    """Return a function that resolves links to folders in a path; each folder is resolved once."""
+    resolve_folder = cache(os.path.realpath)
 
-    def __init__(self) -> None:
-        self._folders: dict[str, str] = {}
-
-    def __getitem__(self, path: str) -> str:
-        if is_remote(path):
-            return path
+    def resolve(path: str) -> str:
         folder, name = os.path.split(path)
-        if folder not in self._folders:
-            self._folders[folder] = os.path.realpath(folder)
-        return os.path.join(self._folders[folder], name)  # noqa: PTH118  # texts
+        return path if is_remote(path) else os.path.join(resolve_folder(folder), name)  # noqa: PTH118  # texts
+
+    return resolve
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
@@ -61,23 +57,22 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
 
 
 def is_skipped_folder(name: str) -> bool:
-    """Return whether a folder of this name is skipped: a hidden folder, a tool's (.ipynb_checkpoints, __MACOSX), the
-    quarantine of `check`, or one whose name a label file cannot contain."""
-    return name.startswith(".") or name in _JUNK or name.endswith("_quarantine") or not can_be_listed(name)
+    """Whether a folder is skipped by its name: hidden, created by a tool (such as __MACOSX), a quarantine folder of
+    `check`, or with a name that a label file cannot contain."""
+    return name.startswith(".") or name in _TOOL_FOLDERS or name.endswith("_quarantine") or not is_valid_name(name)
 
 
-def clean_name(name: str) -> str:
-    """Normalize a class name: white space that a label file can hold, and Unicode's composed form."""
+def normalize_class_name(name: str) -> str:
+    """Collapse white space in a class name to single spaces and normalize it to Unicode form NFC."""
     return unicodedata.normalize("NFC", " ".join(name.split()))
 
 
 def list_subfolders(root: Path) -> list[Path]:
-    """Return the folders in a folder, without those of tools, in natural order."""
-    folders = (
-        _entry_path(entry, root) for entry in _scan(root) if _is_folder(entry) and not is_skipped_folder(entry.name)
+    """Return the subfolders that are not skipped, in natural order."""
+    folders = (root / name for name, is_folder in _scan(root) if is_folder and not is_skipped_folder(name))
+    return sorted(
+        (path for path in folders if not _links_to_ancestor(path, root)), key=lambda path: natural_key(path.name)
     )
-    folders = (path for path in folders if not _links_to_ancestor(path, root))
-    return sorted(folders, key=lambda path: natural_key(path.name))
 
 
 def _links_to_ancestor(path: Path, folder: Path) -> bool:
@@ -86,14 +81,10 @@ def _links_to_ancestor(path: Path, folder: Path) -> bool:
 
 
 def walk(root: Path) -> Iterator[Path]:
-    """Yield `root` and all folders below it, sorted; links to folders are followed only on the first level."""
+    """Yield `root` and all folders below it in natural order; links to folders are followed only at the first level."""
     if is_remote(root):
         yield root
-        inner = sorted(
-            (entry.name for entry in _scan(root) if _is_folder(entry) and not is_skipped_folder(entry.name)),
-            key=natural_key,
-        )
-        yield from chain.from_iterable(walk(root / name) for name in inner)
+        yield from chain.from_iterable(map(walk, list_subfolders(root)))
         return
     for top, folders, _ in os.walk(root):
         folders[:] = sorted((name for name in folders if not is_skipped_folder(name)), key=natural_key)
@@ -101,74 +92,44 @@ def walk(root: Path) -> Iterator[Path]:
 
 
 def iter_images(root: Path, *, recursive: bool = True) -> Iterator[Path]:
-    """Yield the images in a folder and, if `recursive`, below it, selected by suffix, in natural order."""
+    """Yield the images in a folder and, if `recursive`, in its subfolders, selected by suffix, in natural order."""
     for folder in walk(root) if recursive else [root]:
-        files = (_entry_path(entry, folder) for entry in _scan(folder) if _is_image(entry))
-        yield from sorted(files, key=lambda path: natural_key(path.name))
+        names = (name for name, is_folder in _scan(folder) if not is_folder and is_image_name(name))
+        yield from (folder / name for name in sorted(names, key=natural_key))
 
 
 def list_names(folder: Path) -> list[str]:
-    """Return the names of the entries of a folder."""
-    return [entry.name for entry in _scan(folder)]
+    """Return the names of the files and subfolders in a folder."""
+    return [name for name, _ in _scan(folder)]
 
 
-class _Entry(Protocol):
-    """The part of `os.DirEntry` that is used."""
-
-    @property
-    def name(self) -> str: ...
-
-    def is_dir(self) -> bool: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _RemoteEntry:
-    """An entry of a remote folder."""
-
-    name: str
-    type: str
-
-    def is_dir(self) -> bool:
-        return self.type == "directory"
-
-
-def _scan(folder: Path) -> Iterator[_Entry]:
-    if not is_remote(folder):
-        yield from os.scandir(folder)
+def _scan(folder: Path) -> Iterator[tuple[str, bool]]:
+    """Yield the name of each entry of a folder, and whether it is a folder itself."""
+    if is_remote(folder):
+        for entry in folder.fs.ls(folder.path, detail=True):  # type: ignore[attr-defined]  # mypy sees a Path
+            if name := entry["name"].removeprefix(folder.path).strip("/"):  # type: ignore[attr-defined]
+                yield name, entry["type"] == "directory"
         return
-    for found in folder.fs.ls(folder.path, detail=True):  # type: ignore[attr-defined]  # mypy sees a Path
-        if name := found["name"].removeprefix(folder.path).strip("/"):  # type: ignore[attr-defined]
-            yield _RemoteEntry(name, found["type"])
-
-
-def _is_folder(entry: _Entry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a circular link, or a folder without permission
-        return False
-
-
-def _entry_path(entry: _Entry, folder: Path) -> Path:
-    return Path(entry.path) if isinstance(entry, os.DirEntry) else folder / entry.name
-
-
-def _is_image(entry: _Entry) -> bool:
-    return is_image_name(entry.name) and not _is_folder(entry)
+    for entry in os.scandir(folder):
+        is_folder = False
+        with suppress(OSError):  # a circular link, or a folder without permission
+            is_folder = entry.is_dir()
+        yield entry.name, is_folder
 
 
 def is_image_name(name: str) -> bool:
-    """Return whether a file name is that of an image: with an image suffix, not hidden, and allowed in a label file."""
+    """Whether a file name is that of an image: with an image suffix, not hidden, and allowed in a label file."""
     suffix = os.path.splitext(name)[1]  # noqa: PTH122  # a Path per entry is slow
-    return suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".") and can_be_listed(name)
+    return suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".") and is_valid_name(name)
 
 
-def can_be_listed(name: str) -> bool:
-    """Whether a label file can hold the name: no line break, no backslash (read as a slash), valid UTF-8."""
+def is_valid_name(name: str) -> bool:
+    """Whether a label file can contain the name: no line break, no backslash (read as a slash), valid UTF-8."""
     return not any(char in "\n\r\\" or "\ud800" <= char <= "\udfff" for char in name)
 
 
-def is_listable_folder(folder: Path) -> bool:
-    """Whether the permissions allow listing a folder; of a remote folder, they are not known."""
+def can_list_folder(folder: Path) -> bool:
+    """Whether the permissions allow listing a local folder; true for a remote folder, whose permissions are unknown."""
     return is_remote(folder) or os.access(folder, os.R_OK | os.X_OK)
 
 
@@ -178,29 +139,31 @@ def has_images(folder: Path, *, recursive: bool) -> bool:
 
 
 def describe_skipped_entries(root: Path, *, is_class_folder: bool = False) -> list[str]:
-    """Count the skipped entries: folders by name, files that are not images by suffix.
+    """Return a line per reason with the number of skipped entries: folders by name, other files by suffix.
 
     Args:
-        is_class_folder: `root` is the folder of a class; otherwise files in it that are not images are not counted.
+        is_class_folder: `root` is the folder of a class; otherwise files directly in it that are not images are not
+            counted.
     """
-    others: Counter[tuple[str, str]] = Counter()
+    skipped: Counter[tuple[str, str]] = Counter()
     for folder in walk(root):
-        for entry in _scan(folder):
-            if not can_be_listed(entry.name) and _is_folder(entry):
-                others["folders whose names a label file cannot contain (rename them)", printable(entry.name)] += 1
-            elif not can_be_listed(entry.name):
-                others["names that a label file cannot contain", ""] += 1
-            elif _is_folder(entry):
-                if _links_to_ancestor(_entry_path(entry, folder), folder):
-                    others["links to a folder above", entry.name] += 1
-                elif is_skipped_folder(entry.name):
-                    others["hidden folders and folders of tools", entry.name] += 1
-                elif not is_listable_folder(_entry_path(entry, folder)):
-                    others["folders without permission", entry.name] += 1
-            elif (is_class_folder or folder != root) and not entry.name.startswith(".") and not _is_image(entry):
-                suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
-                others["files that are not images", suffix or "no suffix"] += 1
-    advice = dict.fromkeys(_HEIC, f" (`{install_hint('heic')}` adds support)")
-    texts = {each: f"{count} {each[1]}{advice.get(each[1], '')}".strip() for each, count in sorted(others.items())}
-    kinds = dict.fromkeys(kind for kind, _ in texts)
-    return [f"{kind}: {', '.join(text for each, text in texts.items() if each[0] == kind)}" for kind in kinds]
+        for name, is_folder in _scan(folder):
+            if not is_valid_name(name) and is_folder:
+                skipped["folders whose names a label file cannot contain (rename them)", printable(name)] += 1
+            elif not is_valid_name(name):
+                skipped["file names that a label file cannot contain", ""] += 1
+            elif is_folder:
+                if _links_to_ancestor(folder / name, folder):
+                    skipped["links to a parent folder", name] += 1
+                elif is_skipped_folder(name):
+                    skipped["hidden folders and folders of tools", name] += 1
+                elif not can_list_folder(folder / name):
+                    skipped["folders without permission", name] += 1
+            elif (is_class_folder or folder != root) and not name.startswith(".") and not is_image_name(name):
+                suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
+                skipped["files that are not images", suffix or "no suffix"] += 1
+    hints = dict.fromkeys(_HEIC, f" (`{install_hint('heic')}` adds support)")
+    by_reason: dict[str, list[str]] = {}
+    for (reason, name), count in sorted(skipped.items()):
+        by_reason.setdefault(reason, []).append(f"{count} {name}{hints.get(name, '')}".strip())
+    return [f"{reason}: {', '.join(texts)}" for reason, texts in by_reason.items()]

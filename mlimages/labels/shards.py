@@ -1,6 +1,6 @@
-"""Images in tar shards (WebDataset), as if they were in class folders.
+"""Read images in tar shards (WebDataset) like images in class folders.
 
-A shard is only appended to, so the manifest beside it says which of its images count, and their classes. Without a
+Shards are only appended to, so the manifest beside them lists the images that are valid, and their classes. Without a
 manifest, an image belongs to the class of its folder in the shard: `cats/0001.jpg`.
 """
 
@@ -13,14 +13,14 @@ from pathlib import Path
 
 from mlimages.core import InputError, find_member, is_remote, members
 from mlimages.labels.scanning import (
-    can_be_listed,
-    clean_name,
     has_images,
     is_image_name,
     is_skipped_folder,
+    is_valid_name,
     iter_images,
     list_names,
     list_subfolders,
+    normalize_class_name,
 )
 
 _SHARD = re.compile(r"(.*-)?[0-9]{5,}\.tar")
@@ -32,10 +32,10 @@ def is_shard(path: Path) -> bool:
 
 
 def shards_in(folder: Path) -> list[Path]:
-    """Return the shards of a folder (`images-00000.tar`), sorted; none if a subfolder contains images.
+    """Return the shards in a folder (`images-00000.tar`), sorted; none if a subfolder contains images.
 
     Args:
-        folder: a folder, or the path of a shard, which is then returned alone.
+        folder: a folder, or the path of a shard, which is then the only result.
 
     Raises:
         InputError: the shards are remote.
@@ -48,13 +48,13 @@ def shards_in(folder: Path) -> list[Path]:
         return []
     if shards and is_remote(folder):
         raise InputError(
-            f"{folder}: tar shards can only be read from a local folder: copy the shards to one (aws s3 sync ...)"
+            f"{folder} is remote, but shards can only be read from a local folder: copy the shards (aws s3 sync ...)"
         )
     return [path for path in shards if path.is_file()]
 
 
 def all_images(folder: Path) -> Iterator[Path]:
-    """Yield the images in a folder and below, or in its shards."""
+    """Yield the images in a folder and its subfolders, or in the shards of the folder."""
     if shards_in(folder):
         yield from (Path(path) for path, _ in _read_shard_images(folder))
     else:
@@ -65,49 +65,48 @@ def find_shard_classes(folder: Path, *, leaf: bool) -> dict[str, list[str]]:
     """Return the paths of the images in the shards of a folder, by class.
 
     Args:
-        leaf: the class of `animals/cats` is `animals/cats` instead of `animals`.
+        leaf: use the whole path as the class name: `animals/cats` instead of `animals`.
 
     Raises:
         InputError: an image has no class.
     """
     classes: dict[str, list[str]] = {}
     for path, label in _read_shard_images(folder):
-        names = [name for name in map(clean_name, label.split("/")) if name]
+        names = [name for name in map(normalize_class_name, label.split("/")) if name]
         if not names:
             raise InputError(
                 f"{path} has no class: expected a manifest.jsonl of `mlimages gather` beside the shard, or a folder "
-                "per class in it (cats/0001.jpg)"
+                "per class in the shard (cats/0001.jpg)"
             )
         classes.setdefault("/".join(names) if leaf else names[0], []).append(path)
     return classes
 
 
 def is_shard_of_classes(path: Path) -> bool:
-    """Whether the path is a shard whose images have classes, by the manifest beside it or their folders."""
+    """Whether the path is a shard whose images have classes, from the manifest beside the shard or from folders."""
     return is_shard(path) and any(label for _, label in _read_shard_images(path))
 
 
 def _read_shard_images(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield the path and the label of each image that counts."""
+    """Yield the path and the label of each valid image."""
     shards = shards_in(folder)
     folder = folder.parent if folder in shards else folder
     names = {shard.name for shard in shards}
-    manifests = [path for path in folder.glob("manifest*.jsonl") if path.is_file()]
-    if manifests:
+    if manifests := [path for path in folder.glob("manifest*.jsonl") if path.is_file()]:
         manifests.sort(key=lambda path: (path.name != "manifest.jsonl", path.name))
         for path, label in _read_manifest_labels(manifests).items():
-            if path.partition("/")[0] in names and can_be_listed(path) and find_member(f"{folder}/{path}"):
+            if path.partition("/")[0] in names and is_valid_name(path) and find_member(f"{folder}/{path}"):
                 yield f"{folder}/{path}", label or "images"
         return
     for shard in shards:
-        for one in members(shard):
-            label, _, name = one.name.rpartition("/")
+        for member in members(shard):
+            label, _, name = member.name.rpartition("/")
             if is_image_name(name) and not any(map(is_skipped_folder, label.split("/"))):
-                yield f"{shard}/{one.name}", label
+                yield f"{shard}/{member.name}", label
 
 
 def _read_manifest_labels(manifests: list[Path]) -> dict[str, str]:
-    """Return the label of each path that the manifests list as an image; the last row of a path counts."""
+    """Return the labels by image path; the last row of a path is valid."""
     labels: dict[str, str] = {}
     for manifest in manifests:
         with manifest.open("rb") as lines:

@@ -15,12 +15,12 @@ from pathlib import Path
 from mlimages.core import InputError, LabeledPath, as_path, is_remote, relative_name
 
 TOLERANCE = 1e-9
-"""Tolerance of numbers of images against rounding."""
+"""Tolerance for rounding errors in numbers of images."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A group of images that stay in the same split.
+    """A group of images that stay together in one split.
 
     Attributes:
         indices: indices of the images in the list that is split.
@@ -35,11 +35,11 @@ class Group:
     class_groups: int
 
     def cut_key(self, share: float) -> tuple[int, float]:
-        """Return a sort key for cutting a class after its first `share`: groups behind the cut have the lowest keys.
+        """Return a sort key for a cut after the first `share` of a class: groups after the cut have the lowest keys.
 
-        The first element is -1 behind the cut, 0 for a group that contains it, and 1 before it; a group is behind the
-        cut if its key is at most `(0, 0.0)`, so that `offset` decides for a group that contains it. The only image of
-        a class stays in the first part, since a class without a training image cannot be learned.
+        The first element is -1 after the cut, 0 for the group that contains the cut, and 1 before the cut. A group is
+        after the cut if its key is at most `(0, 0.0)`, so that `offset` decides for the group that contains the cut.
+        The only image of a class stays in the first split, since a class without a training image cannot be learned.
         """
         if self.class_groups == len(self.indices) == 1:
             return 1, -self.offset
@@ -56,18 +56,22 @@ def split(
     groups: Mapping[Path, object] | None = None,
     contents: Mapping[Path, str] | None = None,
 ) -> list[list[LabeledPath]]:
-    """Split `items` in the proportions `shares`, stratified by class; the order is kept.
+    """Split `items` in the proportions `shares`, stratified by class; the order of the images is kept.
 
     The groups of a class are ordered by a hash of the seed and the group's identifier, and this order is cut at the
-    shares. So the probability over seeds that a group, of any size, is in a part equals the share of that part, adding
-    an image moves about one other, and the result is the same on every machine. Parts deviate from their share by at
-    most one group, as does each class (a group of several classes belongs to its most frequent one).
+    shares. So the probability over seeds that a group, of any size, is in a split equals the share of that split,
+    adding an image moves about one other image, and the result is the same on every machine. The splits deviate from
+    their share by at most one group, as does each class (a group of several classes belongs to the most frequent one).
 
-    An image with several classes counts for the rarest of them, so that each class is split in these proportions
+    An image with several classes counts for the rarest class, so that each class is split in these proportions
     (compare the iterative stratification of https://doi.org/10.1007/978-3-642-23808-6_10).
 
     Args:
-        groups: images with the same value stay in one part; an image without a value is a group of its own.
+        items: the images.
+        shares: share of the images in each split; the shares add up to 1.
+        seed: random seed.
+        class_names: class names by class index.
+        groups: images with the same value stay in one split; an image without a value is a group of its own.
         contents: identifier of each image; by default its path below the folder of its class, or below the folder that
             contains all images.
 
@@ -75,7 +79,7 @@ def split(
         InputError: the shares are not positive or do not add up to 1.
     """
     check_shares(shares)
-    names = _NamesByIndex(class_names)
+    names = _names_by_label(items, class_names)
     labels = _choose_main_labels(items, names)
     root, known = _find_common_folder(items), contents or {}
     identities = [
@@ -83,21 +87,21 @@ def split(
         for item, label in zip(items, labels, strict=True)
     ]
     ordered = _order_groups(items, labels, identities, groups or {}, names, seed)
-    part_of = [0] * len(items)
-    for part, behind in enumerate(_split_groups(ordered, shares), start=1):
-        for index in (index for group in behind for index in group.indices):
-            part_of[index] = part
-    parts: list[list[LabeledPath]] = [[] for _ in shares]
-    for item, part in zip(items, part_of, strict=True):
-        parts[part].append(item)
-    return parts
+    split_numbers = [0] * len(items)
+    for number, later_groups in enumerate(_split_groups(ordered, shares), start=1):
+        for index in (index for group in later_groups for index in group.indices):
+            split_numbers[index] = number
+    splits: list[list[LabeledPath]] = [[] for _ in shares]
+    for item, number in zip(items, split_numbers, strict=True):
+        splits[number].append(item)
+    return splits
 
 
 def sample_per_class(
     items: Sequence[LabeledPath], limit: int, *, seed: int, class_names: Sequence[str] = ()
 ) -> list[LabeledPath]:
-    """Return at most `limit` images of each class, in order, chosen by a hash of the seed and the path."""
-    names, root = _NamesByIndex(class_names), _find_common_folder(items)
+    """Return at most `limit` images of each class, in order, selected by a hash of the seed and the path."""
+    names, root = _names_by_label(items, class_names), _find_common_folder(items)
     identities = (_path_in_class(item.path, names[item.label], root) for item in items)
     counts: Counter[int] = Counter()
     chosen = []
@@ -112,7 +116,7 @@ def sample_per_class(
 
 
 def check_shares(shares: Sequence[float]) -> None:
-    """Raise an error if the shares are not valid.
+    """Check the shares of a split.
 
     Raises:
         InputError: the shares are not positive or do not add up to 1.
@@ -122,7 +126,7 @@ def check_shares(shares: Sequence[float]) -> None:
 
 
 def groups_by_pattern(paths: Iterable[Path], pattern: str) -> dict[Path, str]:
-    """Return the group of each path: the match of the regular expression, or of its first group if it has one.
+    """Group paths by the match of a regular expression, or of its first group; return the match for each path.
 
     Raises:
         InputError: the regular expression is invalid.
@@ -136,7 +140,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     """Compile a regular expression.
 
     Raises:
-        InputError: it is invalid.
+        InputError: the regular expression is invalid.
     """
     try:
         return re.compile(pattern)
@@ -145,41 +149,37 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
 
 
 def match_group(pattern: re.Pattern[str], text: str) -> str | None:
-    """Return the match, or the match of the first group if there is one; None if `text` does not match."""
+    """Return the match of `pattern`, or of its first group if it has one; None if `text` does not match."""
     match = pattern.search(text)
     return (match[pattern.groups and 1] or "") if match else None
 
 
-class _NamesByIndex(dict[int, str]):
-    """Class names by number; a class without a name is named by its number."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        super().__init__(enumerate(names))
-
-    def __missing__(self, number: int) -> str:
-        return str(number)
+def _names_by_label(items: Iterable[LabeledPath], class_names: Sequence[str]) -> dict[int, str]:
+    """Return the class names by class index; a class without a name is named by its index."""
+    labels = chain.from_iterable((item.label, *(item.labels or ())) for item in items)
+    return {label: str(label) for label in labels} | dict(enumerate(class_names))
 
 
 def _find_common_folder(items: Sequence[LabeledPath]) -> Path | None:
     """Return the folder that contains all images, which does not depend on where the label file is."""
     folders = {item.path.parent for item in items}
+    texts = [str(path) if is_remote(path) else os.path.abspath(path) for path in folders]  # noqa: PTH100
     try:
-        return as_path(os.path.commonpath([str(one) if is_remote(one) else os.path.abspath(one) for one in folders]))  # noqa: PTH100
+        return as_path(os.path.commonpath(texts))
     except ValueError:  # no images, or several drives
         return None
 
 
 def _path_in_class(path: Path, class_name: str, root: Path | None) -> str:
     """Return `cats/a/1.jpg` for `photos/cats/a/1.jpg` of the class cats, independent of the path of `photos`."""
-    whole, folder = f"/{path.as_posix()}", f"/{class_name}/"
-    if (at := whole.rfind(folder)) >= 0:
-        return whole[at + 1 :]
+    whole = f"/{path.as_posix()}"
+    if (start := whole.rfind(f"/{class_name}/")) >= 0:
+        return whole[start + 1 :]
     return f"{class_name}/{relative_name(path, root) if root is not None else path.as_posix()}"
 
 
-def _choose_main_labels(items: Sequence[LabeledPath], names: _NamesByIndex) -> list[int]:
-    """Return the class by which each image is stratified: the rarest of its classes; -1 for an image without
-    classes."""
+def _choose_main_labels(items: Sequence[LabeledPath], names: Mapping[int, str]) -> list[int]:
+    """Return the class by which each image is stratified: the rarest of its classes; -1 without classes."""
     counts = Counter(chain.from_iterable(item.labels or () for item in items))
     return [
         item.label if item.labels is None else min(item.labels, key=lambda n: (counts[n], names[n]), default=-1)
@@ -192,24 +192,24 @@ def _order_groups(
     labels: Sequence[int],
     identities: Sequence[str],
     groups: Mapping[Path, object],
-    names: _NamesByIndex,
+    names: Mapping[int, str],
     seed: int,
 ) -> list[Group]:
     """Return the groups with their positions, class by class."""
-    together: dict[object, list[int]] = defaultdict(list)
+    by_group: dict[object, list[int]] = defaultdict(list)
     for index, item in enumerate(items):
-        together[("group", groups[item.path]) if item.path in groups else index].append(index)
-    of_class: dict[int, list[tuple[float, str, list[int]]]] = defaultdict(list)
-    for indices in together.values():
+        by_group[("group", groups[item.path]) if item.path in groups else index].append(index)
+    by_class: dict[int, list[tuple[float, str, list[int]]]] = defaultdict(list)
+    for indices in by_group.values():
         identity = min(identities[index] for index in indices)
         counts = Counter(labels[index] for index in indices)
         label = min(counts, key=lambda label: (-counts[label], names[label]))
-        of_class[label].append((_hash_to_unit_interval(seed, "image", identity), identity, indices))
-    offsets = _compute_class_offsets([names[label] for label in of_class], seed)
+        by_class[label].append((_hash_to_unit_interval(seed, "image", identity), identity, indices))
+    offsets = _compute_class_offsets([names[label] for label in by_class], seed)
     return [
         group
-        for label, found in of_class.items()
-        for group in _assign_positions([indices for *_, indices in sorted(found)], offsets[names[label]])
+        for label, class_groups in by_class.items()
+        for group in _assign_positions([indices for *_, indices in sorted(class_groups)], offsets[names[label]])
     ]
 
 
@@ -225,13 +225,13 @@ def _assign_positions(index_groups: Sequence[Sequence[int]], offset: float) -> I
     """Yield the groups; a group's position is the number of images before it over the mean size of all other groups.
 
     Over all orders this position is uniformly distributed for groups of any size; with the plain number of images,
-    large groups would hardly ever be in a small part.
+    large groups would hardly ever be in a small split.
     """
     before, total, count = 0, sum(map(len, index_groups)), len(index_groups)
-    for unit in index_groups:
-        others = (total - len(unit)) / max(1, count - 1)
-        yield Group(tuple(unit), before / others if others else 0.0, offset, count)
-        before += len(unit)
+    for indices in index_groups:
+        mean_size = (total - len(indices)) / max(1, count - 1)
+        yield Group(tuple(indices), before / mean_size if mean_size else 0.0, offset, count)
+        before += len(indices)
 
 
 def _hash_to_unit_interval(seed: int, purpose: str, name: str) -> float:
@@ -244,28 +244,30 @@ def _split_groups(groups: Sequence[Group], shares: Sequence[float]) -> Iterable[
     """Yield for each split but the first the groups of that split and all later splits."""
     largest = max((len(group.indices) for group in groups), default=0)
     total = sum(len(group.indices) for group in groups)
-    behind, excess, share = list(groups), 0.0, 0.0
-    for own in shares[:-1]:
-        share += own
-        target = (1 - share) * total
+    later, excess, share_before_cut = list(groups), 0.0, 0.0
+    for share in shares[:-1]:
+        share_before_cut += share
+        target = (1 - share_before_cut) * total
         minimum, maximum = target + max(-largest, excess - largest), target + min(largest, excess + largest)
-        behind = _groups_after_cut(behind, share, minimum, maximum)
-        excess = sum(len(group.indices) for group in behind) - target
-        yield behind
+        later = _select_groups_after_cut(later, share_before_cut, minimum, maximum)
+        excess = sum(len(group.indices) for group in later) - target
+        yield later
 
 
-def _groups_after_cut(groups: Iterable[Group], share: float, minimum: float, maximum: float) -> list[Group]:
-    """Return the groups behind the first `share` of their class.
+def _select_groups_after_cut(
+    groups: Iterable[Group], share: float, min_images: float, max_images: float
+) -> list[Group]:
+    """Return the groups after the first `share` of their class.
 
-    The groups nearest to the cut change sides until the number of images is from `minimum` to `maximum`.
+    The groups nearest to the cut change sides until the number of images is from `min_images` to `max_images`.
     """
-    waiting = sorted(groups, key=lambda group: group.cut_key(share))
-    count = sum(group.cut_key(share) <= (0, 0.0) for group in waiting)
-    images = sum(len(group.indices) for group in waiting[:count])
-    while images > maximum + TOLERANCE:
+    ordered = sorted(groups, key=lambda group: group.cut_key(share))
+    count = sum(group.cut_key(share) <= (0, 0.0) for group in ordered)
+    images = sum(len(group.indices) for group in ordered[:count])
+    while images > max_images + TOLERANCE:
         count -= 1
-        images -= len(waiting[count].indices)
-    while images < minimum - TOLERANCE and count < len(waiting):
-        images += len(waiting[count].indices)
+        images -= len(ordered[count].indices)
+    while images < min_images - TOLERANCE and count < len(ordered):
+        images += len(ordered[count].indices)
         count += 1
-    return waiting[:count]
+    return ordered[:count]

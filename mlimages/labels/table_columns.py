@@ -1,10 +1,10 @@
 """Detect the columns of a table of images and labels, and the folder of the images.
 
 1. The rows are read with each delimiter that occurs in the first line.
-2. The path column is the one whose values exist as files: unchanged, with a suffix, or in a neighbouring folder.
-3. The first row is a header unless its value in that column is an image.
-4. The label column is one with a known name, the only other one, or several columns of 0 and 1 (one-hot).
-5. All rows are read to count existing images and collect labels. It is an error if under half of the images exist.
+2. The path column is the column whose values exist as files: unchanged, with a suffix, or in a neighbouring folder.
+3. The first row is a header unless its value in the path column is an image.
+4. The label column has a known name or is the only other column, or several columns of 0 and 1 are one-hot labels.
+5. All rows are read to count existing images and collect labels. At least half of the images must exist.
 """
 
 from __future__ import annotations
@@ -14,22 +14,21 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from mlimages.core import InputError, LabelFileError, as_path, command, is_file, is_remote
-from mlimages.labels.formats import PATH_LABEL, WORDS, Record, detect_text_delimiters, read_records
-from mlimages.labels.label_texts import is_cell_one, is_one_hot, parse_list
-from mlimages.labels.scanning import IMAGE_SUFFIXES, PARTS
+from mlimages.labels.formats import PATH_LABEL, WHITESPACE, Record, detect_delimiters, read_records
+from mlimages.labels.label_texts import is_one, is_one_hot, parse_list
+from mlimages.labels.scanning import IMAGE_SUFFIXES, SPLIT_NAMES
 from mlimages.labels.table_options import TableOptions
 from mlimages.labels.table_paths import find_relative_path, join_path, relative_path
 from mlimages.labels.tables import (
-    PATH_COLUMN_NAMES,
     SHOWN,
     Table,
-    index_of_first,
-    parse_part,
-    table_advice,
+    parse_split,
+    rank_path_column,
+    suggest_table_options,
 )
 
 LABEL_COLUMN_NAMES = (
@@ -41,41 +40,40 @@ NON_LABEL_COLUMN_NAMES = frozenset(
 )
 """Names of columns that are never labels, even if there is no other column."""
 
-PART_COLUMN_NAMES = ("split", "set", "subset", "partition", "is_valid")
-"""Names of columns that may hold the part of the dataset of each row."""
+SPLIT_COLUMN_NAMES = ("split", "set", "subset", "partition", "is_valid")
+"""Names of columns that may contain the split of each row."""
 
-SAMPLE = 200
+SAMPLE_ROWS = 200
 """Number of rows used to detect the columns."""
 
 MAX_FOLDERS = 20
-"""Maximum number of folders beside a table that are searched for its images."""
+"""Maximum number of folders beside a table in which its images are searched."""
 
 
 def detect_table(path: Path, folder: Path, options: TableOptions) -> Table:
     """Detect the columns of a table and the folder of its images.
 
     Raises:
-        LabelFileError: it cannot be read, or no columns match.
+        LabelFileError: the table cannot be read, or no columns match.
     """
     folder = as_path(options.images) if options.images else folder
     samples = [
-        _Sample(path, folder, options, delimiter, list(islice(read_records(path, delimiter), SAMPLE)))
+        _Sample(path, folder, options, delimiter, list(islice(read_records(path, delimiter), SAMPLE_ROWS)))
         for delimiter in _find_possible_delimiters(path, options)
     ]
-    best = max(samples, key=lambda sample: (sample.location.share, sample.width))
-    return best.table()
+    return max(samples, key=lambda sample: (sample.location.share, sample.width)).make_table()
 
 
 def _find_possible_delimiters(path: Path, options: TableOptions) -> list[str]:
     """Return the possible delimiters; in a .txt, `a.jpg cats;dogs` may be a path and its labels."""
-    found = detect_text_delimiters(path, has_columns=options.specifies_columns)
-    is_ambiguous = options.multi_label and path.suffix.lower() == ".txt" and found[0] not in (PATH_LABEL, WORDS)
-    return [*found, PATH_LABEL] if is_ambiguous else found
+    delimiters = detect_delimiters(path, split_at_whitespace=options.specifies_columns)
+    is_text = options.multi_label and path.suffix.lower() == ".txt" and delimiters[0] not in (PATH_LABEL, WHITESPACE)
+    return [*delimiters, PATH_LABEL] if is_text else delimiters
 
 
 @dataclass(frozen=True, slots=True)
 class _Location:
-    """The location of the images, as detected in the sample."""
+    """Where the images of a table are; `share` is the share of its first rows whose images exist."""
 
     share: float
     column: int
@@ -106,21 +104,20 @@ class _Sample:
 
     @cached_property
     def normalized_row(self) -> list[str]:
-        """The first row in lower case, with underscores, like the lists of known column names."""
+        """The first row in lower case, with underscores, as in the lists of known column names."""
         return [re.sub(r"[\s-]+", "_", cell.lower()) for cell in self.first_row]
 
     @cached_property
     def location(self) -> _Location:
         """The path column, the folder and the suffix with which most images exist."""
-        columns = (
-            [self._column_index(self.options.path_column)] if self.options.path_column else list(range(self.width))
-        )
+        name = self.options.path_column
+        columns = [self._column_index(name)] if name else list(range(self.width))
         rows = self.sample[1:] or self.sample
-        found = [self._choose_path_column(rows, columns, self.folder)]
-        if found[0].share < 0.5 and self.options.images is None and not is_remote(self.folder):
-            found += [self._choose_path_column(rows, columns, inner) for inner in _find_image_folders(self.folder)]
-        best = max(found, key=lambda location: location.share)
-        return best if best.share else replace(best, column=self._path_column_by_name(columns))
+        locations = [self._choose_path_column(rows, columns, self.folder)]
+        if locations[0].share < 0.5 and self.options.images is None and not is_remote(self.folder):
+            locations += [self._choose_path_column(rows, columns, path) for path in _find_image_folders(self.folder)]
+        best = max(locations, key=lambda location: location.share)
+        return best if best.share else replace(best, column=min(columns, key=self._rank_by_name, default=0))
 
     def _choose_path_column(self, rows: Sequence[Record], columns: Sequence[int], folder: Path) -> _Location:
         locations = [_Location(0.0, 0, folder, self.options.suffix)]
@@ -132,28 +129,16 @@ class _Sample:
                 for suffix in suffixes:
                     count = sum(bool(v) and is_file(join_path(folder, v + suffix)) for v in values)
                     locations.append(_Location(count / max(1, len(rows)), column, folder, suffix, strip))
-        return max(
-            locations,
-            key=lambda location: (
-                location.share,
-                -index_of_first(self.normalized_row[location.column :][:1], PATH_COLUMN_NAMES),
-            ),
-        )
+        return max(locations, key=lambda location: (location.share, -self._rank_by_name(location.column)))
 
     def _max_strip_components(self, cells: Sequence[str]) -> int:
         """Return the maximum number of parent folders to strip from the paths: all with --images, else 0."""
-        return (
-            max((relative_path(cell, 0).strip("/").count("/") for cell in cells), default=0)
-            if self.options.images
-            else 0
-        )
+        if not self.options.images:
+            return 0
+        return max((relative_path(cell, 0).strip("/").count("/") for cell in cells), default=0)
 
-    def _path_column_by_name(self, columns: Sequence[int]) -> int:
-        return min(
-            columns,
-            key=lambda column: (index_of_first(self.normalized_row[column : column + 1], PATH_COLUMN_NAMES), column),
-            default=0,
-        )
+    def _rank_by_name(self, column: int) -> int:
+        return rank_path_column(self.normalized_row[column]) if self.normalized_row else 0
 
     @cached_property
     def has_header(self) -> bool:
@@ -166,19 +151,19 @@ class _Sample:
             or is_file(join_path(self.location.folder, value + self.location.suffix))
         )
 
-    def table(self) -> Table:
-        """Return the detected table.
+    def make_table(self) -> Table:
+        """Return the table with the detected columns.
 
         Raises:
-            LabelFileError: there is no label column, or the table holds links instead of paths.
+            LabelFileError: there is no label column, or the table contains URLs instead of paths.
         """
         location = self.location
         columns = tuple(self.first_row) if self.has_header else ("",) * self.width
-        self._reject_links(location)
+        self._reject_urls(location)
         labels = () if self.options.class_from or not self.sample else self._find_label_columns(location.column)
         return Table(
             self.path, location.folder, self.delimiter, columns, location.column, labels, location.suffix,
-            self.options.class_from, self.has_header, location.strip_components, self._find_part_column(),
+            self.options.class_from, self.has_header, location.strip_components, self._find_split_column(),
             self.options.multi_label or self._has_lists(labels),
             len(labels) > 1 and not self._are_one_hot_columns(labels),
             self.options.multi_label,
@@ -197,83 +182,77 @@ class _Sample:
         return bool(cells) and all(parse_list(cell) is not None for cell in cells)
 
     def _are_one_hot_columns(self, columns: Sequence[int]) -> bool:
-        """Whether the columns are one-hot, not names: with --multi-label, if the sample holds only 0, 1 and unknown."""
+        """Whether several label columns are one-hot, rather than columns of class names with --multi-label."""
         return not self.options.multi_label or is_one_hot(self._sample_cells(columns), multi_label=True)
 
-    def _find_part_column(self) -> int | None:
-        """Return the column whose cells name at least two parts of a dataset and nothing else.
+    def _find_split_column(self) -> int | None:
+        """Return the column whose cells are names of splits, with at least two different splits.
 
-        Without a header, one of at least three columns, with words in its cells: 0 and 1 may be classes.
+        Without a header, there must be at least three columns, and the first cell cannot be 0 or 1, a possible class.
         """
-        for column, word in enumerate(self.normalized_row):
-            cells = [row.cells[column : column + 1] for row in self.sample[self.has_header :]]
-            is_named = word in PART_COLUMN_NAMES
+        for column, name in enumerate(self.normalized_row):
+            is_candidate = name in SPLIT_COLUMN_NAMES
             if not self.has_header:
-                is_named = self.width > 2 and word in PARTS and column != self.location.column
-            parts = {parse_part(cell, 0) for cell in cells}
-            if is_named and len(parts) > 1 and "" not in parts:
+                is_candidate = self.width > 2 and name in SPLIT_NAMES and column != self.location.column
+            splits = {parse_split(row.cell(column)) for row in self.sample[self.has_header :]}
+            if is_candidate and len(splits) > 1 and "" not in splits:
                 return column
         return None
 
-    def _reject_links(self, location: _Location) -> None:
+    def _reject_urls(self, location: _Location) -> None:
         cells = [cell for record in self.sample[-1:] for cell in record.cells]
         if not location.share and any(re.match(r"https?://", cell.strip(), re.IGNORECASE) for cell in cells):
             gather = command("gather", "urls", self.path, "-o", self.path.stem)
             label = command("label", self.path.stem)
-            raise LabelFileError(f"{self.path}: contains links, not files: {gather} downloads them, then {label}")
+            raise LabelFileError(
+                f"{self.path} contains URLs instead of paths: download the images with {gather}, then use {label}"
+            )
 
     def _find_label_columns(self, path_column: int) -> tuple[int, ...]:
         if self.options.label_column:
-            return tuple(self._column_index(name) for name in self._find_label_column_names())
-        others = [column for column in range(self.width) if column not in (path_column, self._find_part_column())]
+            lowered = [cell.lower() for cell in self.first_row]
+            is_one_name = self._may_have_header and self.options.label_column.lower() in lowered
+            names = [self.options.label_column] if is_one_name else self.options.label_column.split(",")
+            return tuple(map(self._column_index, names))
+        others = [column for column in range(self.width) if column not in (path_column, self._find_split_column())]
         if self.has_header:
             known = [column for column in others if self.normalized_row[column] in LABEL_COLUMN_NAMES]
             if known:
                 return (min(known, key=lambda column: LABEL_COLUMN_NAMES.index(self.normalized_row[column])),)
             others = [column for column in others if self.normalized_row[column] not in NON_LABEL_COLUMN_NAMES]
         if len(others) == 1:
-            return (others[0],)
+            return tuple(others)
         if len(one_hot := self._find_one_hot_columns(others)) > 1:
             return one_hot
-        advice = table_advice(self.first_row if self.has_header else [""] * self.width)
-        advice += "; --multi-label for any number of ones in columns of 0 and 1" * (
-            len(self._find_binary_columns(others, multi_label=True)) > 1 and not self.options.multi_label
-        )
+        advice = suggest_table_options(self.first_row if self.has_header else [""] * self.width)
+        if len(self._find_binary_columns(others, multi_label=True)) > 1 and not self.options.multi_label:
+            advice += ", or --multi-label if several columns of 0 and 1 may be 1 in a row"
         raise LabelFileError(
             f"{self.path}:{self.sample[0].number}: expected a column named label or class, "
             f"found {', '.join(self.first_row)[:80]!r}: {advice}"
         )
 
-    def _find_label_column_names(self) -> list[str]:
-        wanted = self.options.label_column
-        return (
-            [wanted]
-            if self._may_have_names and wanted.lower() in (cell.lower() for cell in self.first_row)
-            else wanted.split(",")
-        )
-
     def _find_one_hot_columns(self, columns: Sequence[int]) -> tuple[int, ...]:
-        """Return the columns that hold only 0 and 1, if each row has exactly one 1 among them or may have several."""
+        """Return the columns that contain only 0 and 1, if each row contains exactly one 1 or may contain several."""
         rows, binary = self.sample[1:], self._find_binary_columns(columns, multi_label=self.options.multi_label)
-        fits = self.options.multi_label or all(sum(is_cell_one(row.cells[n]) for n in binary) == 1 for row in rows)
-        return binary if fits else ()
+        is_valid = self.options.multi_label or all(sum(is_one(row.cells[n]) for n in binary) == 1 for row in rows)
+        return binary if is_valid else ()
 
     def _find_binary_columns(self, columns: Sequence[int], *, multi_label: bool) -> tuple[int, ...]:
-        """Return the columns of a table with a header that hold only 0 and 1."""
-        rows = [record.cells for record in self.sample[1:]] if self.has_header else []
-        cells = {c: [row[c] if c < len(row) else "" for row in rows] for c in columns}
-        return tuple(c for c, column in cells.items() if is_one_hot(column, multi_label=multi_label))
+        """Return the columns of a table with a header that contain only 0 and 1."""
+        rows = self.sample[1:] if self.has_header else []
+        return tuple(c for c in columns if is_one_hot([row.cell(c) for row in rows], multi_label=multi_label))
 
     @property
-    def _may_have_names(self) -> bool:
+    def _may_have_header(self) -> bool:
         """Whether the first row may be a header; otherwise columns are selected only by number."""
-        return self.delimiter != WORDS and not any(
+        return self.delimiter != WHITESPACE and not any(
             cell.lower().endswith(tuple(IMAGE_SUFFIXES)) for cell in self.first_row
         )
 
     def _column_index(self, column: str) -> int:
         """Return the index of a column by its name, ignoring case, or by its number from 1."""
-        lowered = [cell.lower() for cell in self.first_row] if self._may_have_names else []
+        lowered = [cell.lower() for cell in self.first_row] if self._may_have_header else []
         if column.strip().lower() in lowered:
             return lowered.index(column.strip().lower())
         if column.strip().isdecimal() and 0 < int(column) <= self.width:
@@ -288,13 +267,13 @@ def _find_image_folders(folder: Path) -> list[Path]:
 
 
 def _find_suffixes(values: Sequence[str], folder: Path) -> list[str]:
-    """Return the suffixes of image files named like the first values, which have none."""
-    stems: dict[str, set[str]] = {}
+    """Return the suffixes of the image files whose names are the first values with a suffix."""
+    names: dict[str, set[str]] = {}
     found: dict[str, None] = {}
     for value in values[:SHOWN]:
         parent, stem = os.path.split(join_path(folder, value))
-        if parent not in stems:
-            stems[parent] = set(os.listdir(parent)) if os.path.isdir(parent) else set()  # noqa: PTH112, PTH208
-        found.update((suffix, None) for suffix in IMAGE_SUFFIXES if stem + suffix in stems[parent])
-        found.update((s.upper(), None) for s in IMAGE_SUFFIXES if stem + s.upper() in stems[parent])
+        if parent not in names:
+            names[parent] = set(os.listdir(parent)) if os.path.isdir(parent) else set()  # noqa: PTH112, PTH208
+        suffixes = chain(IMAGE_SUFFIXES, map(str.upper, IMAGE_SUFFIXES))
+        found.update((suffix, None) for suffix in suffixes if stem + suffix in names[parent])
     return list(found)

@@ -1,4 +1,4 @@
-"""Options that say how to read a table."""
+"""Options for reading tables."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from mlimages.core import Option, documented
 @documented
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableOptions:
-    """How to read a table of paths and labels; columns that are not given are detected."""
+    """Options for reading a table of paths and labels; columns that are not specified are detected."""
 
     path_column: Annotated[
         str,
-        Option("Column of the paths, by name or number from 1.", "Table", metavar="COLUMN", default_text="detected",
+        Option("Path column, by name or number from 1.", "Table", metavar="COLUMN", default_text="detected",
                is_rare=True),
     ] = ""  # fmt: skip
     label_column: Annotated[
         str,
-        Option("Column of the labels. Several columns, separated by commas, are read as one-hot; with --multi-label, "
-               "they may also hold class names.", "Table", metavar="COLUMN", default_text="detected", is_rare=True),
+        Option("Label column, by name or number from 1. Several columns, separated by commas, are read as one-hot "
+               "labels or, with --multi-label, may contain class names.", "Table", metavar="COLUMN",
+               default_text="detected", is_rare=True),
     ] = ""  # fmt: skip
     images: Annotated[
         Path | None,
@@ -30,18 +31,18 @@ class TableOptions:
                is_rare=True),
     ] = None  # fmt: skip
     suffix: Annotated[
-        str, Option("Append this suffix to each path, such as .png.", "Table", metavar="SUFFIX", is_rare=True)
+        str, Option("Suffix to append to each path, such as .png.", "Table", metavar="SUFFIX", is_rare=True)
     ] = ""
     class_from: Annotated[
         str,
-        Option("Regular expression whose first group, matched in the path, is the class.", "Table",
+        Option("Regular expression; the match of its first group in the path is the class.", "Table",
                metavar="REGEX", is_rare=True),
     ] = ""  # fmt: skip
 
     multi_label: Annotated[
         bool,
-        Option("Read any number of classes per image: cells such as a;b, several label columns, an image on several "
-               "rows or in several class folders.", "Table"),
+        Option("Read any number of classes per image, from cells such as a;b, several label columns, several rows "
+               "per image, or copies of an image in several class folders.", "Table"),
     ] = False  # fmt: skip
 
     @classmethod
@@ -51,5 +52,5 @@ class TableOptions:
 
     @property
     def specifies_columns(self) -> bool:
-        """Whether a column is specified."""
+        """Whether the path column or the label column is specified."""
         return bool(self.path_column or self.label_column)

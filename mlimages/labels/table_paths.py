@@ -1,4 +1,4 @@
-"""The paths in the cells of a table."""
+"""Find the image paths in the cells of a table."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import os
 from pathlib import Path
 
 from mlimages.core import is_file, is_remote
-from mlimages.labels.annotations import local_name
+from mlimages.labels.annotations import resolve_label_studio_path
 
 
 def relative_path(cell: str, strip_components: int) -> str:
-    """Return the path in a cell without its first folders; a URL of Label Studio becomes the path of its file."""
-    name = local_name(cell.replace("\\", "/"))
+    """Return the path in a cell without its first folders; an image URL of Label Studio becomes a file path."""
+    name = resolve_label_studio_path(cell.replace("\\", "/"))
     return "/".join(name.strip("/").split("/")[strip_components:]) if strip_components else name
 
 
 def find_relative_path(cell: str, strip_components: int, folder: Path, suffix: str) -> str:
-    """Return the path in a cell, without the white space around it if only then there is such a file."""
+    """Return the path in a cell; surrounding white space is stripped if the image exists only without it."""
     name, bare = relative_path(cell, strip_components), cell.strip()
     if cell == bare or is_remote(folder) or is_file(join_path(folder, name + suffix)):
         return name
@@ -25,12 +25,12 @@ def find_relative_path(cell: str, strip_components: int, folder: Path, suffix: s
 
 
 def case_hint(path: str) -> str:
-    """Return a hint if a file exists whose name differs from a missing one only in case; else ''."""
+    """Return a hint if a file exists whose name differs from that of `path` only in case; else ""."""
     folder, name = os.path.split(path)
     names = os.listdir(folder) if not is_remote(path) and os.path.isdir(folder) else []  # noqa: PTH112, PTH208
-    return next((f", but {each} is there" for each in names if each.casefold() == name.casefold()), "")
+    return next((f", but {each} exists" for each in names if each.casefold() == name.casefold()), "")
 
 
 def join_path(folder: Path, name: str) -> str:
-    """Join a folder and a relative path, as text."""
-    return os.path.join(str(folder), name)  # noqa: PTH118  # pathlib is slow, for every row
+    """Join a folder and a relative path as text."""
+    return os.path.join(str(folder), name)  # noqa: PTH118  # pathlib is slow for every row

@@ -203,7 +203,7 @@ def test_a_class_is_appended_by_its_number(folders: Path, run_cli: RunCli) -> No
 
 def test_a_part_of_an_earlier_split_that_is_not_written_again_is_named(folders: Path, run_cli: RunCli) -> None:
     run_cli("label", "data", "-o", "sp.txt", "--split", "0.6,0.2,0.2")
-    said = "sp_test.txt is of an earlier split: its images are in sp_train.txt and sp_val.txt too; delete it\n"
+    said = "sp_test.txt belongs to an earlier split, and its images are also in sp_train.txt and sp_val.txt: delete "
     assert said in run_cli("label", "data", "-o", "sp.txt", "--split", "0.8,0.2").stderr
     assert "earlier split" not in run_cli("label", "data", "-o", "sp.txt", "--split", "0.6,0.2,0.2").stderr
     (folders / "sp_test.txt").write_text("other.jpg 0\n")
@@ -274,7 +274,7 @@ def test_links_in_a_circle_and_what_may_not_be_read_cost_themselves_alone(folder
         (["label", "data", "--label", "99999999", "-o", "a.txt"], "number is 99999999: it must be from 0 to 999999"),
         (["label", "data", "--limit-per-class", "0"], "limit_per_class is 0: it must be at least 1"),
         (["label", "data", "--limit-per-class", "-1"], "limit_per_class is -1: it must be at least 1"),
-        (["label", "data", "-o", "a.xls"], "unknown suffix: expected one of .txt, .csv, .tsv, .jsonl"),
+        (["label", "data", "-o", "a.xls"], "unknown suffix: expected .txt, .csv, .tsv or .jsonl"),
         (["label", "data", "--classes", "none.txt"], "no class definition at none.txt"),
         (["check", "data/ants"], "images and no class folders: create a folder per class"),
         (["mean", "data/empty"], "no images in data/empty: expected a folder per class"),
@@ -388,7 +388,7 @@ def test_drop_finds_images_by_their_real_path_and_says_how_many(folders: Path, r
     assert "dropped: 1 image (elsewhere/drop.tsv lists 2)" in done.stderr
     (folders / "drop.tsv").write_text("path\tlabel\nlink/ants/1.jpg\t0\n")
     refused = run_cli("label", "all.txt", "--drop", "drop.tsv", "-o", "none.txt", check=False)
-    assert "drop.tsv: none of the 1 images that it lists is in all.txt" in refused.stderr
+    assert "none of the 1 images in drop.tsv is in all.txt: check the paths" in refused.stderr
 
 
 def test_fix_moves_into_the_quarantine_alone_and_is_followed_in_every_label_file(

@@ -603,7 +603,9 @@ def test_a_network_learns_from_images_at_an_address_and_answers_there(memory: st
     assert len(found) == 8
     fsspec.filesystem("memory").pipe("/shards/images-00000.tar", b"")
     for read in (label_dir_auto, lambda folder: list(find_images([folder]))):
-        with pytest.raises(InputError, match=r"memory://shards: tar shards can only be read from a local folder"):
+        with pytest.raises(
+            InputError, match=r"memory://shards is remote, but shards can only be read from a local folder"
+        ):
             read(Path("memory://shards"))
     predictor = Predictor(run / "model.onnx")
     answers = predictor(found)

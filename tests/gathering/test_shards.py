@@ -109,7 +109,7 @@ def test_every_step_reads_shards_as_class_folders(
     assert shown[0] == shown[1], "what `predict` and `explain` read"
     alone = [list(find_images([tmp_path / f"tar/images-0000{n}.tar"])) for n in range(3)]
     assert sorted(map(read_bytes, itertools.chain(*alone))) == shown[0], "a shard by itself"
-    with pytest.raises(LabelFileError, match=r"is one shard: .* `mlimages label "):
+    with pytest.raises(LabelFileError, match=r"is a single shard: .* `mlimages label "):
         open_labels(tmp_path / "tar/images-00000.tar")
 
 

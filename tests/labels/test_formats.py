@@ -8,11 +8,11 @@ import pytest
 from mlimages.core import LabelFileError
 from mlimages.labels.formats import (
     PATH_LABEL,
-    SAMPLE,
-    WORDS,
+    SAMPLE_ROWS,
+    WHITESPACE,
     Record,
     _unquote,
-    detect_text_delimiters,
+    detect_delimiters,
     is_table,
     read_records,
     read_text_rows,
@@ -28,8 +28,8 @@ def written(folder: Path, name: str, text: str) -> Path:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("a.jpg,cat\n" * SAMPLE + "a.jpg 0\n", True),
-        ("a.jpg,cat\n" * (SAMPLE - 1) + "a.jpg\n", False),
+        ("a.jpg,cat\n" * SAMPLE_ROWS + "a.jpg 0\n", True),
+        ("a.jpg,cat\n" * (SAMPLE_ROWS - 1) + "a.jpg\n", False),
         ("a.jpg,cat\nb.jpg cat\n", False),
         ("a.jpg 0\n" * 3, False),
         ("a b,c.jpg 0\n", False),
@@ -59,15 +59,15 @@ def test_the_usual_delimiter_of_a_suffix_is_tried_first(
     tmp_path: Path, name: str, text: str, expected: list[str]
 ) -> None:
     path = written(tmp_path, name, text)
-    assert detect_text_delimiters(path) == expected
-    assert detect_text_delimiters(path, has_columns=True) == ([WORDS] if expected == [PATH_LABEL] else expected)
+    assert detect_delimiters(path) == expected
+    assert detect_delimiters(path, split_at_whitespace=True) == ([WHITESPACE] if expected == [PATH_LABEL] else expected)
 
 
 @pytest.mark.parametrize(
     ("name", "delimiter", "text", "expected"),
     [
         ("a.txt", PATH_LABEL, "\na b.jpg 1\nc d\n'e' 2\n", [(2, ["a b.jpg", "1"]), (3, ["c d"]), (4, ["e", "2"])]),
-        ("a.txt", WORDS, "a  b\n\nc\td e\n", [(1, ["a", "b"]), (3, ["c", "d", "e"])]),
+        ("a.txt", WHITESPACE, "a  b\n\nc\td e\n", [(1, ["a", "b"]), (3, ["c", "d", "e"])]),
         ("a.csv", ",", 'a,b\n,\n"c\nd",e\n', [(1, ["a", "b"]), (4, ["c\nd", "e"])]),
         ("a.jsonl", "", '{"A": 1}\n\n{"a": true, "B": 2.5}\n', [(1, ["a", "B"]), (1, ["1", ""]), (3, ["1", "2.5"])]),
     ],

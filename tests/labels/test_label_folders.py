@@ -51,17 +51,17 @@ def test_a_layout_is_read_as_what_it_is(tmp_path: Path, names: list[str], expect
     ("names", "said"),
     [
         (["1.jpg", "2.jpg"], r"2 images and no class folders.*--class-from.*--label"),
-        (["a/1.jpg", "b/1.jpg", "loose.jpg"], r"images outside the class folders \(loose.jpg\): move each"),
+        (["a/1.jpg", "b/1.jpg", "loose.jpg"], r"contains images outside the class folders \(loose.jpg\): move each"),
         (["two  spaces/1.jpg", "two spaces/1.jpg", "c/1.jpg"], "have the same class name"),
         (["cafe\u0301/1.jpg", "caf\u00e9/1.jpg"], "have the same class name"),
         (["Ants/1.jpg", "ants/1.jpg", "bees/1.jpg"], "have the same class name"),
         (["Ants/1.jpg", "ants /1.jpg", "bees/1.jpg"], "have the same class name"),
         (
             ["train/Cats/1.jpg", "train/b/1.jpg", "val/cats/2.jpg", "val/b/2.jpg"],
-            r"train/Cats and \S+val/cats differ only in case: rename one",
+            r"train/Cats and \S+val/cats differ only in case: rename a folder",
         ),
-        (["train/1.jpg", "test/2.jpg"], r"parts of a dataset \(test, train\)"),
-        (["val/a/1.jpg", "valid/a/2.jpg", "train/a/3.jpg"], "parts of a dataset"),
+        (["train/1.jpg", "test/2.jpg"], r"contains the splits test, train without class folders"),
+        (["val/a/1.jpg", "valid/a/2.jpg", "train/a/3.jpg"], "contains the splits train, val, valid"),
     ],
 )
 def test_a_layout_that_does_not_look_right_stops_with_what_to_do(tmp_path: Path, names: list[str], said: str) -> None:
@@ -79,7 +79,8 @@ def test_what_else_is_in_the_folder_and_folders_of_another_name_are_said(tmp_pat
 
     label(data, as_folders=tmp_path / "linked", out=tmp_path / "all.txt")
     assert notes == [
-        f"left out: metadata.csv: the folders name the classes; `mlimages label {data}/metadata.csv` reads it",
+        "left out: metadata.csv: classes are read from the folders; "
+        f"`mlimages label {data}/metadata.csv` reads the table",
         "left out: files that are not images: 1 .svg",
         "folders whose name differs from the class name: c. as c",
     ]
@@ -152,7 +153,7 @@ def test_a_pattern_of_groups_that_finds_nothing_is_refused(tmp_path: Path, run_c
 
 def test_parts_without_a_class_in_common_are_refused(tmp_path: Path) -> None:
     touch(tmp_path, "train/n1/images/1.jpg", "train/n2/images/2.jpg", "val/images/3.jpg")  # as Tiny ImageNet
-    with pytest.raises(InputError, match=r"val: none of its folders \(images\) is a class of .*train"):
+    with pytest.raises(InputError, match=r"val and .*train have no class in common \(images\): label only"):
         label_dir_auto(tmp_path)
 
 
@@ -178,7 +179,7 @@ def test_what_was_opened_is_said_in_one_line_a_part(tmp_path: Path) -> None:
 def test_each_part_has_its_line_its_name_and_the_notes_of_all(tmp_path: Path) -> None:
     touch(tmp_path, "Training/ant/1.jpg", "Training/ant/2.jpg", "Training/bee/1.jpg", "valid/bee/1.jpg", "x.jpg")
     (tmp_path / "valid/cow").mkdir()
-    notes = ("left out: valid/cow: no images", "left out: x.jpg: beside the folders train, val and test")
+    notes = ("left out: valid/cow: no images", "left out: x.jpg: outside the folders train, val and test")
     assert notes_of(open_parts(tmp_path)) == {
         "train": (f"{tmp_path}, train: 3 images, 2 classes: ant 2, bee 1", *notes),
         "val": (f"{tmp_path}, val: 1 image, 2 classes: ant 0, bee 1", *notes),
@@ -189,7 +190,9 @@ def test_each_part_has_its_line_its_name_and_the_notes_of_all(tmp_path: Path) ->
     }  # fmt: skip
     assert found.labels.path == tmp_path / "labels.txt"
     assert classes(found.labels) == {"ant": 2, "bee": 2}
-    with pytest.raises(InputError, match="contains the parts train, val of a dataset: choose one"):
+    with pytest.raises(
+        InputError, match="contains several splits \\(train, val\\), expected one: use one of its subfolders"
+    ):
         open_labels(tmp_path)
 
 
@@ -254,12 +257,12 @@ def test_one_image_in_a_hundred_may_be_outside_the_class_folders(
     touch(tmp_path, *(f"{'ab'[n % 2]}/{n}.jpg" for n in range(listed)), *(f"{n}.jpg" for n in range(loose)))
     if shown is None:
         found = label_dir_auto(tmp_path)
-        assert found.notes == tuple(f"left out: {n}.jpg: beside the class folders" for n in range(loose))
+        assert found.notes == tuple(f"left out: {n}.jpg: outside the class folders" for n in range(loose))
         assert sum(classes(found.labels).values()) == listed
         return
     with pytest.raises(InputError) as error:
         label_dir_auto(tmp_path)
-    told = f"{tmp_path}: images outside the class folders ({shown}): move each into the folder of its class"
+    told = f"{tmp_path} contains images outside the class folders ({shown}): move each into the folder of its class"
     assert str(error.value).startswith(told)
 
 
@@ -270,9 +273,9 @@ def test_images_without_folders_are_labelled_by_the_first_table(tmp_path: Path, 
         (tmp_path / table).write_text("path,label\n1.jpg,x\n")
     with pytest.raises(InputError) as error:
         label_dir_auto(tmp_path)
-    hint = f"label it by its table (`mlimages label {tmp_path}/{min(tables)} -o labels.txt`), " if tables else ""
+    hint = f"label the images by a table (`mlimages label {tmp_path}/{min(tables)} -o labels.txt`), " if tables else ""
     assert str(error.value).startswith(
-        f"{tmp_path} holds 2 images and no class folders: {hint}create a folder per class, "
+        f"{tmp_path} contains 2 images and no class folders: {hint}create a folder per class, "
     )
 
 
@@ -288,8 +291,8 @@ def test_parts_without_class_folders_are_labelled_by_the_table_of_the_training_s
         (root / table).write_text("path,label\n1.jpg,x\n")
     with pytest.raises(InputError) as error:
         label_dir_auto(root)
-    hint = f"label it by its table (`mlimages label {root}/{named} -o labels.txt`), " if named else ""
-    told = f"{root} contains parts of a dataset (train, val): {hint}create folders such as train/CLASS"
+    hint = f"label the images by a table (`mlimages label {root}/{named} -o labels.txt`), " if named else ""
+    told = f"{root} contains the splits train, val without class folders: {hint}create folders such as train/CLASS"
     assert str(error.value).startswith(told)
 
 
@@ -298,8 +301,8 @@ def test_tables_beside_the_class_folders_are_named(tmp_path: Path) -> None:
     (tmp_path / "in/more.csv").write_text("path,label\n")
     table = tmp_path / "in/more.csv"
     assert label_dir_auto(tmp_path).notes == (
-        "left out: in: not a class itself; its subfolders are the classes",
-        f"left out: more.csv: the folders name the classes; `mlimages label {table}` reads it",
+        "left out: in: not a class folder; its subfolders are the classes",
+        f"left out: more.csv: classes are read from the folders; `mlimages label {table}` reads the table",
     )
 
 
@@ -309,14 +312,14 @@ def test_a_folder_that_is_none_of_the_classes_given_is_named(tmp_path: Path, kno
     names = [f"c{n}" for n in range(1, known + 1)]
     with pytest.raises(InputError) as error:
         label_dir_auto(tmp_path, class_names=names)
-    told = f"{tmp_path}/odd: its name is not one of the {known} classes ({', '.join(names[:10])}): rename"
+    told = f"{tmp_path}/odd: the folder name is not one of the {known} class names ({', '.join(names[:10])}): rename"
     assert str(error.value).startswith(told)
     assert label_dir_auto(tmp_path, class_names=["odd", "none", "c1"]).labels.count_images() == (2, Counter([0, 2]))
 
 
 def test_parts_without_a_class_of_train_are_no_parts(tmp_path: Path) -> None:
     touch(tmp_path, "train/a/1.jpg", "train/b/1.jpg", *(f"test/c{n}/1.jpg" for n in range(4)))
-    with pytest.raises(InputError, match=r"none of its folders \(c0, c1, c2\) is a class of \S+train: label"):
+    with pytest.raises(InputError, match=r"have no class in common \(c0, c1, c2\): label only \S+train, and"):
         label_dir_auto(tmp_path)
 
 

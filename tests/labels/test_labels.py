@@ -28,7 +28,7 @@ from mlimages.labels import (
     write_class_folders,
     write_label_file,
 )
-from mlimages.labels.scanning import RealPaths, describe_skipped_entries, iter_images, list_subfolders
+from mlimages.labels.scanning import describe_skipped_entries, iter_images, list_subfolders, path_resolver
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -59,21 +59,21 @@ def test_each_folder_is_a_class_sorted_without_regard_to_case(animals: Path) -> 
 
 def test_what_is_left_out_is_said(animals: Path) -> None:
     (animals / "loop").symlink_to("..")
-    nested = "ant/nested: read as part of the class folder (with --leaf, as classes)"
+    nested = "images in nested folders belong to the class folder above (ant/nested); --leaf makes each folder a class"
     for leaf in (False, True):
         assert label_dir_auto(touch(animals, "bee/.git/y.jpg"), leaf=leaf).notes == (
             *([] if leaf else [nested]),
             "left out: empty: no images",
             "left out: files that are not images: 1 .md, 1 .txt",
             "left out: hidden folders and folders of tools: 2 .git, 1 .ipynb_checkpoints",
-            "left out: links to a folder above: 1 loop",
+            "left out: links to a parent folder: 1 loop",
         )
 
 
 def test_subfolders_that_every_class_has_may_be_the_classes(tmp_path: Path) -> None:
     years = touch(tmp_path, "2021/ants/1.jpg", "2021/bees/1.jpg", "2022/ants/1.jpg", "2022/bees/1.jpg")
     note = label_dir_auto(years).nested
-    assert "every class folder has the same subfolders" in note
+    assert "Every class folder has the same subfolders" in note
     pattern = shlex.split(note.partition("--class-from ")[2])[0]
     assert label_dir_by_pattern(years, pattern).class_names == ("ants", "bees")
 
@@ -87,7 +87,7 @@ def test_with_leaf_each_folder_that_holds_images_is_a_class(animals: Path) -> No
 def test_given_class_names_fix_the_numbers_and_an_unknown_folder_is_an_error(animals: Path) -> None:
     labels = label_dir_auto(animals, class_names=("cow", "bee", "ant", "Zebra")).labels
     assert "ant/b.PNG 2" in lines(labels, animals)
-    with pytest.raises(InputError, match="Zebra: its name is not one of the 3 classes"):
+    with pytest.raises(InputError, match="Zebra: the folder name is not one of the 3 class names"):
         label_dir_auto(animals, class_names=("ant", "bee", "cow"))
 
 
@@ -103,8 +103,8 @@ def test_names_that_no_line_can_hold_are_left_out(tmp_path: Path) -> None:
     touch(tmp_path, "a/fine.jpg", "a/two\nlines.jpg", "a/back\\slash.jpg")
     found = label_dir_auto(touch(tmp_path, "b\nc/1.jpg", "d\\e/1.jpg"))
     assert found.left_out == (
+        "file names that a label file cannot contain: 2",
         r"folders whose names a label file cannot contain (rename them): 1 b\nc, 1 d\e",
-        "names that a label file cannot contain: 2",
     )
     written = found.labels.write(tmp_path / "labels.txt")
     assert lines(written, tmp_path) == ["a/fine.jpg 0"]
@@ -195,9 +195,9 @@ def test_a_tables_class_names_outlive_its_conversion_and_its_split(tmp_path: Pat
     ("name", "text", "line", "expected"),
     [
         ("a.txt", "a.jpg 0\nb.jpg\n", 2, "expected `path label`"),
-        ("a.txt", "a.jpg cat\n", 1, "the label is a class number"),
-        ("a.txt", "a.jpg ²\n", 1, "the label is a class number"),
-        ("a.txt", f"a.jpg {'9' * 5000}\n", 1, "the label is a class number below 1000000"),
+        ("a.txt", "a.jpg cat\n", 1, "the label is a class index"),
+        ("a.txt", "a.jpg ²\n", 1, "the label is a class index"),
+        ("a.txt", f"a.jpg {'9' * 5000}\n", 1, "the label is a class index below 1000000"),
         ("a.csv", "path,label\na.jpg\n", 2, "expected a path and a label"),
         ("a.csv", "path,size\na.jpg,4\n", 1, "a column named label"),
         ("a.jsonl", '{"path": "a.jpg", "label": 0}\n{"path"', 2, 'expected {"path"'),
@@ -217,13 +217,13 @@ def test_a_bad_line_is_named_with_what_was_expected(
 def test_a_label_beyond_the_class_definition_is_a_bad_line(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a.jpg 2\n")
     (tmp_path / "a_class_def.txt").write_text("0 cats\n1 dogs\n")
-    with pytest.raises(LabelFileError, match=r"a.txt:1: expected a class number from 0 to 1 .*found '2'"):
+    with pytest.raises(LabelFileError, match=r"a.txt:1: expected a class index from 0 to 1 .*found '2'"):
         list(LabelFile(tmp_path / "a.txt"))
 
 
 def test_a_file_that_is_not_utf_8_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("schön.jpg 0\n".encode("latin-1"))
-    with pytest.raises(LabelFileError, match="not UTF-8 at byte 3: save it as UTF-8"):
+    with pytest.raises(LabelFileError, match="is not UTF-8 at byte 3: save the file as UTF-8"):
         list(LabelFile(tmp_path / "a.txt"))
 
 
@@ -265,7 +265,9 @@ def test_a_table_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> 
     (tmp_path / "a.txt").write_text("".join(f"{n}.jpg {n % 2}\n" for n in range(6)))
     (tmp_path / "names.txt").write_text("cats\ndogs\n")
     for name in ("b.csv", "b.jsonl"):
-        with pytest.raises(InputError, match=f"{name}: 6 of 6 images are missing; .*--images DIR .*, --classes FILE"):
+        with pytest.raises(
+            InputError, match=f"{name}: 6 of 6 images are missing, but .*--images DIR .*, --classes FILE"
+        ):
             make_label_files(LabelOptions(tmp_path / "a.txt", tmp_path / name), split=split_labels)
     assert {path.name for path in tmp_path.iterdir()} == {"a.txt", "names.txt"}
     options = LabelOptions(tmp_path / "a.txt", tmp_path / "b.csv", classes=tmp_path / "names.txt")
@@ -474,7 +476,6 @@ def test_a_folder_in_memory_is_scanned_as_one_on_disk() -> None:
             "files that are not images: 1 .txt",
             "hidden folders and folders of tools: 1 .git",
         ]
-        real = RealPaths()
-        assert real[f"{root}/a/1.gif"] == f"{root}/a/1.gif"
+        assert path_resolver()(f"{root}/a/1.gif") == f"{root}/a/1.gif"
     finally:
         files.rm("/scanned", recursive=True)

@@ -113,19 +113,19 @@ def test_any_number_of_classes_is_read_from_the_forms_that_have_it(
 @pytest.mark.parametrize(
     ("name", "text", "options", "message"),
     [
-        ("a.txt", "a.jpg [0]\nb.jpg 1\n", TableOptions(), r"a.txt:2: expected one class on every line, or any number"),
-        ("a.txt", "a.jpg 1\nb.jpg [0]\n", TableOptions(), r"a.txt:2: expected one class on every line, or any number"),
+        ("a.txt", "a.jpg [0]\nb.jpg 1\n", TableOptions(), r"a.txt:2: expected one class on every line, or a list"),
+        ("a.txt", "a.jpg 1\nb.jpg [0]\n", TableOptions(), r"a.txt:2: expected one class on every line, or a list"),
         ("a.txt", "a.jpg [0, 1]\n", TableOptions(), r"a.txt:1: .*found '1\]' .*without spaces"),
         ("a.txt", "a.jpg [x]\n", TableOptions(), r"a.txt:1: .*found '\[x\]'"),
         ("a.jsonl", '{"path": "a.jpg", "label": ["x"]}\n' * 201 + '{"path": "b.jpg", "label": "x"}\n',
          TableOptions(), r"a.jsonl:202: expected one class on every line"),
-        ("a.csv", 'image,tags\na.jpg,ant|bee\nb.jpg,"ant,bee"\n', MULTI, r"a.csv:3: labels are separated by"),
-        ("a.csv", "image,p,q\na.jpg,1,1\nb.jpg,0,1\n", TableOptions(), "--multi-label for any number of ones"),
+        ("a.csv", 'image,tags\na.jpg,ant|bee\nb.jpg,"ant,bee"\n', MULTI, "a.csv:3: labels are separated by"),
+        ("a.csv", "image,p,q\na.jpg,1,1\nb.jpg,0,1\n", TableOptions(), "--multi-label if several columns"),
         ("a.csv", "image,p,q\na.jpg,1,-1\nb.jpg,-1,1\n", MULTI, "a.csv:2: .* 0 or 1 in .*; 2 of 2 rows have another"),
-        *(("a.csv", f'image,tags\na.jpg,"{cell}"\nb.jpg,1\n', MULTI, "a.csv:2: .* vector of 0 and 1 without")
+        *(("a.csv", f'image,tags\na.jpg,"{cell}"\nb.jpg,1\n', MULTI, "a.csv:2: .* list of 0 and 1 without")
           for cell in ("[1, 0, 0]", "1,0,0", "[1 0 0]")),
-        ("a.txt", "a.jpg [1,0,0]\n", TableOptions(), "a.txt:1: .* vector of 0 and 1 without"),
-        *(("a.csv", f'image,tags\na.jpg,"{cell}"\nb.jpg,"x,y"\n', MULTI, "a.csv:2: .* is not a list of classes")
+        ("a.txt", "a.jpg [1,0,0]\n", TableOptions(), "a.txt:1: .* list of 0 and 1 without"),
+        *(("a.csv", f'image,tags\na.jpg,"{cell}"\nb.jpg,"x,y"\n', MULTI, "a.csv:2: .* cannot be parsed as a list")
           for cell in ("[x, y]", "{'x': 'y'}", "(x, y)", "[1. 0. 0.]")),
     ],
 )  # fmt: skip
@@ -141,13 +141,13 @@ def test_what_is_unclear_is_refused_with_its_line(
 @pytest.mark.parametrize(
     ("name", "text", "note"),
     [
-        ("a.csv", "image,tags\na.jpg,dog;ant\nb.jpg,ant\n", "1 label contains ';': --multi-label reads each part"),
-        ("a.csv", "image,tags\na.jpg,dog|ant\nb.jpg,ant\n", "1 label contains '|': --multi-label reads each part"),
-        ("a.csv", 'image,tags\na.jpg,"dog, ant"\nb.jpg,ant\n', "1 label contains ',': --multi-label reads each part"),
-        ("a.csv", "image,tags\na.jpg,\"['dog', 'ant']\"\nb.jpg,ant\n", "1 label contains brackets: --multi-label"),
+        ("a.csv", "image,tags\na.jpg,dog;ant\nb.jpg,ant\n", "1 label contains ';': use --multi-label if"),
+        ("a.csv", "image,tags\na.jpg,dog|ant\nb.jpg,ant\n", "1 label contains '|': use --multi-label if"),
+        ("a.csv", 'image,tags\na.jpg,"dog, ant"\nb.jpg,ant\n', "1 label contains ',': use --multi-label if"),
+        ("a.csv", "image,tags\na.jpg,\"['dog', 'ant']\"\nb.jpg,ant\n", "1 label contains brackets: use --multi-label"),
         ("a.jsonl", '{"image": "a.jpg", "tags": ["x", "y"]}\n{"image": "b.jpg", "tags": "x"}\n'
          '{"image": "a.jpg", "tags": "y"}\n',
-         "several classes in 1 row: --multi-label keeps them"),
+         "1 row with several classes: use --multi-label to keep"),
     ],
 )  # fmt: skip
 def test_without_the_option_a_label_is_one_class_and_a_note_says_so(
@@ -186,7 +186,7 @@ def test_a_table_is_not_read_with_the_classes_of_another_label_file(tmp_path: Pa
     (tmp_path / "own.csv").write_text("image,label\na.jpg,bee\nb.jpg,cat\n")
     (tmp_path / "own_class_def.txt").write_text("0 ant\n1 bee\n")  # a person's: a label it lacks is a mistake
     with pytest.raises(
-        LabelFileError, match=r"own.csv:3: .* found 'cat' \(its classes are read from own_class_def.txt"
+        LabelFileError, match=r"own.csv:3: .* found 'cat' \(class names are read from own_class_def.txt"
     ):
         list(LabelFile(tmp_path / "own.csv"))
 
@@ -197,7 +197,7 @@ def test_files_of_one_class_and_of_several_are_not_mixed(tmp_path: Path) -> None
     (tmp_path / "several.txt").write_text("b.jpg [0]\n")
     files = [LabelFile(tmp_path / name) for name in ("one.txt", "several.txt")]
     for mix in (merge_classes, lambda files: files[0].merge(files[1])):
-        with pytest.raises(LabelFileError, match=r"one.txt has one class per image, .*several.txt any number"):
+        with pytest.raises(LabelFileError, match=r"one.txt has one class per image, but .*several.txt has any number"):
             mix(files)
     with pytest.raises(InputError, match="class folders require one class per image"):
         write_class_folders(files[1], tmp_path / "folders")
@@ -225,7 +225,7 @@ def test_the_commands_keep_the_classes_of_an_image_in_several_folders(tmp_path: 
             (tmp_path / "photos" / class_name / f"{number}.jpg").write_bytes(data)
     made = run_cli("label", "photos", "--multi-label", "-o", "labels.txt")
     assert made.stdout == "labels.txt: 6 images, 3 classes: ants 6, bees 3, wings 1\n"
-    assert "4 files with the same content as another" in made.stderr
+    assert "4 files with the same content as another file: each image is listed once" in made.stderr
     assert (tmp_path / "labels.txt").read_text().splitlines()[:2] == [
         "photos/ants/0.jpg [0]",
         "photos/ants/1.jpg [0,1,2]",

@@ -12,9 +12,9 @@ from mlimages.labels.splitting import (
     Group,
     _assign_positions,
     _compute_class_offsets,
-    _groups_after_cut,
     _hash_to_unit_interval,
     _path_in_class,
+    _select_groups_after_cut,
     _split_groups,
     check_shares,
     groups_by_pattern,
@@ -128,7 +128,7 @@ BY_POSITION = [at(position, 2) for position in (9.0, 7.0, 5.0, 3.0, 1.0)]
 def test_the_groups_nearest_to_the_cut_change_sides(
     groups: list[Group], minimum: float, maximum: float, expected: int
 ) -> None:
-    found = _groups_after_cut(reversed(groups), 0.5, minimum, maximum)
+    found = _select_groups_after_cut(reversed(groups), 0.5, minimum, maximum)
     assert found == groups[:expected]
 
 

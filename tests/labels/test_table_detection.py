@@ -8,9 +8,10 @@ import pytest
 
 from mlimages.core import InputError, LabelFileError, as_path
 from mlimages.labels import LabelFile, TableOptions
+from mlimages.labels.formats import Record
 from mlimages.labels.table_columns import detect_table
 from mlimages.labels.table_paths import relative_path
-from mlimages.labels.tables import Table, parse_part, read_path_cells
+from mlimages.labels.tables import Table, parse_split, read_path_cells
 from tests.labels.test_labels import touch
 
 SUFFIX_LESS = "id,kind\na,x\nb,y\nc,y\nd,x\n"
@@ -72,7 +73,7 @@ DETECTED: dict[str, tuple[list[str], str, dict[str, Any], dict[str, Any]]] = {
     "no header, without suffixes": (["a.jpg", "b.jpg"], "a,x\nb,y\n", {}, {"has_header": False}),
     "a header": (["a.jpg"], "path , Kind\na.jpg,x\n", {}, {"has_header": True, "columns": ("path", "Kind")}),
     "the best name of a label": (
-        ["a.jpg"], "path,y,label,breed\na.jpg,1,2,3\n", {}, {"labels": (2,), "part_index": None},
+        ["a.jpg"], "path,y,label,breed\na.jpg,1,2,3\n", {}, {"labels": (2,), "split_index": None},
     ),
     "the only other column": (["a.jpg"], "path,height,kind,url\na.jpg,1,x,u\n", {}, {"labels": (2,)}),
     "one-hot": (
@@ -83,7 +84,7 @@ DETECTED: dict[str, tuple[list[str], str, dict[str, Any], dict[str, Any]]] = {
     ),
     "any number of ones": (
         ["a.jpg"], "path,p,q\na.jpg,1,1\n", {"multi_label": True},
-        {"labels": (1, 2), "has_names": False, "has_lists": True, "is_joined": True},
+        {"labels": (1, 2), "has_names": False, "has_lists": True, "merges_rows": True},
     ),
     "lists": (["a.jpg"], 'path,tags\na.jpg,"[1, 2]"\nb.jpg,\n', {}, {"labels": (1,), "has_lists": True}),
     "no lists": (["a.jpg"], 'path,tags\na.jpg,"[1, 2]"\nb.jpg,x\n', {}, {"has_lists": False}),
@@ -93,20 +94,20 @@ DETECTED: dict[str, tuple[list[str], str, dict[str, Any], dict[str, Any]]] = {
     ),
     "only blank cells are no lists": (["a.jpg"], "path,tags\na.jpg,\n", {}, {"has_lists": False}),
     "parts": (
-        ["a.jpg"], "path,label,fold,split\na.jpg,x,train,train\nb.jpg,y,val,val\n", {}, {"part_index": 3},
+        ["a.jpg"], "path,label,fold,split\na.jpg,x,train,train\nb.jpg,y,val,val\n", {}, {"split_index": 3},
     ),
-    "one part is none": (["a.jpg"], "path,label,split\na.jpg,x,train\nb.jpg,y,train\n", {}, {"part_index": None}),
+    "one part is none": (["a.jpg"], "path,label,split\na.jpg,x,train\nb.jpg,y,train\n", {}, {"split_index": None}),
     "cells that are no parts": (
-        ["a.jpg"], "path,label,split\na.jpg,x,train\nb.jpg,y,val\nc.jpg,y,odd\n", {}, {"part_index": None},
+        ["a.jpg"], "path,label,split\na.jpg,x,train\nb.jpg,y,val\nc.jpg,y,odd\n", {}, {"split_index": None},
     ),
     "parts without a header": (
-        ["b.jpg"], "TRAIN,a.jpg,x\nVALIDATION,b.jpg,y\nTEST,c.jpg,y\n", {}, {"part_index": 0, "labels": (2,)},
+        ["b.jpg"], "TRAIN,a.jpg,x\nVALIDATION,b.jpg,y\nTEST,c.jpg,y\n", {}, {"split_index": 0, "labels": (2,)},
     ),
     "classes that are called as parts": (
-        ["a.jpg"], "a.jpg,train\nb.jpg,test\n", {}, {"part_index": None, "labels": (1,)},
+        ["a.jpg"], "a.jpg,train\nb.jpg,test\n", {}, {"split_index": None, "labels": (1,)},
     ),
     "numbers without a header are no parts": (
-        ["a.jpg"], "a.jpg,0,x\nb.jpg,1,y\n", {"label_column": "3"}, {"part_index": None},
+        ["a.jpg"], "a.jpg,0,x\nb.jpg,1,y\n", {"label_column": "3"}, {"split_index": None},
     ),
     "classes from paths": (["a.jpg"], "path,x,y\na.jpg,1,2\n", {"class_from": "(.)"}, {"labels": ()}),
     "semicolons": (["a.jpg"], "path;label\na.jpg;x,y\n", {}, {"delimiter": ";"}),
@@ -146,12 +147,12 @@ def test_the_paths_of_a_remote_folder_are_in_the_column_of_the_best_name(tmp_pat
     ("text", "options", "message"),
     [
         ("path,a,b\n1.jpg,1,x\n", {}, "a.csv:1: expected a column named label or class, found 'path, a, b': use"),
-        ("path,a,b\n1.jpg,1,1\n", {}, "(columns: path, a, b), .*; --multi-label for any number of ones in columns"),
+        ("path,a,b\n1.jpg,1,1\n", {}, "(columns: path, a, b), .*, or --multi-label if several columns of 0 and 1"),
         ("path,a,b\n1.jpg,1\n2.jpg,0,1\n", {"multi_label": True}, None),
         ("path,label\n1.jpg,x\n", {"path_column": "0"}, "has no column '0'; its columns: path, label"),
         ("path,label\n1.jpg,x\n", {"path_column": "3"}, "has no column '3'"),
         ("1.jpg,x\n", {"label_column": "x"}, "has no column 'x'"),
-        ("url,label\nhttps://x/1.jpg,a\n", {}, "contains links"),
+        ("url,label\nhttps://x/1.jpg,a\n", {}, "contains URLs instead of paths"),
         ("path,label\na.jpg,httpx://a\n", {}, None),
     ],
 )
@@ -183,11 +184,11 @@ def test_notes_show_ten_names_and_count_the_others(tmp_path: Path, count: int) -
     )
     names = ", ".join(f"{n}.jpg" for n in range(1, min(count, 10) + 1))
     more = f" and {count - 10} more" if count > 10 else ""
-    assert missing.missing_note == (f"{tmp_path}/a.csv: missing: {names}{more}",)
+    assert missing.missing_notes == (f"{tmp_path}/a.csv: missing: {names}{more}",)
     blank = table_of(tmp_path, "path,label\n" + "a.jpg,\n" * count + "b.jpg,x\n")
     lines = ", ".join(str(n) for n in range(2, min(count, 10) + 2)) + (" ..." if count > 10 else "")
     what = f"left out: {count} row{'s' * (count > 1)} without a path or one class (row {lines})"
-    assert blank.left_out_note == (f"{tmp_path}/a.csv: {what}",)
+    assert blank.left_out_notes == (f"{tmp_path}/a.csv: {what}",)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +219,7 @@ def test_notes_show_ten_names_and_count_the_others(tmp_path: Path, count: int) -
         ),
         (
             "path,label,split\na.jpg,x,train\nb.jpg,y,val\n", {},
-            "column path as image, label as label, split as part; 1 of 2 images exist; 2 classes: x, y",
+            "column path as image, label as label, split as split; 1 of 2 images exist; 2 classes: x, y",
         ),
         (
             "path,x\na.jpg,1\nb.jpg,2\n", {"class_from": r"^(\w)"},
@@ -253,31 +254,33 @@ def test_the_rows_of_a_table(
     touch(tmp_path, *(f"{name}.jpg" for name in "abcde"))
     found = table_of(tmp_path, text, **options)
     assert [(row.number, row.path, row.label) for row in found.rows()] == expected
-    if found.part_index is not None:
-        assert found.parts == ("train", "val")
+    if found.split_index is not None:
+        assert found.row_splits == ("train", "val")
 
 
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
         ([["x"], ["y"]], ()),
-        ([["x"], ["x", "y"]], ("several classes in 1 row: --multi-label keeps them",)),
-        ([["x", "y"], ["x"], [], ["x", "y", "z"]], ("several classes in 2 rows: --multi-label keeps them",)),
+        ([["x"], ["x", "y"]], ("1 row with several classes: use --multi-label to keep all classes",)),
+        (
+            [["x", "y"], ["x"], [], ["x", "y", "z"]],
+            ("2 rows with several classes: use --multi-label to keep all classes",),
+        ),
     ],
 )
 def test_rows_of_several_classes_are_counted(tmp_path: Path, rows: list[list[str]], expected: tuple[str, ...]) -> None:
     lines = [json.dumps({"file": f"{n}.jpg", "kind": kinds}) for n, kinds in enumerate(rows)]
     lines.append(json.dumps({"file": "z.jpg", "kind": "x"}))
     found = table_of(tmp_path, "\n".join(lines), "a.jsonl")
-    assert found.multiple_classes_note == tuple(f"{tmp_path}/a.jsonl: {text}" for text in expected)
+    assert found.multiple_classes_notes == tuple(f"{tmp_path}/a.jsonl: {text}" for text in expected)
 
 
 def test_a_class_of_words_that_are_classes_is_named(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg")
     found = table_of(tmp_path, "path,tag\na.jpg,x y\nb.jpg,x\nc.jpg,y\nd.jpg,z z1\n", multi_label=True)
-    assert found.multiple_classes_note == (
-        f"{tmp_path}/a.csv: 1 class name made of the names of other classes: "
-        "a space does not separate classes: use ';'",
+    assert found.multiple_classes_notes == (
+        f"{tmp_path}/a.csv: 1 class name made of other class names: separate classes by ';', not spaces",
     )
 
 
@@ -342,7 +345,7 @@ def test_a_path_without_its_first_folders(cell: str, strip: int, expected: str) 
      (["x", "0"], "train"), (["x", "testing"], "test"), (["x", "odd"], ""), (["x"], "")],
 )  # fmt: skip
 def test_the_part_that_a_cell_names(cells: list[str], expected: str) -> None:
-    assert parse_part(cells, 1) == expected
+    assert parse_split(Record(1, cells).cell(1)) == expected
 
 
 def test_a_note_says_what_a_label_file_of_the_own_format_leaves_out(tmp_path: Path) -> None:
@@ -354,5 +357,5 @@ def test_a_note_says_what_a_label_file_of_the_own_format_leaves_out(tmp_path: Pa
     ))  # fmt: skip
     assert LabelFile(tmp_path / "a.jsonl").notes == (
         f"{tmp_path}/a.jsonl: left out: 1 row without a path or one class (row 2)",
-        f"{tmp_path}/a.jsonl: several classes in 1 row: --multi-label keeps them",
+        f"{tmp_path}/a.jsonl: 1 row with several classes: use --multi-label to keep all classes",
     )

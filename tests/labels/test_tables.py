@@ -120,21 +120,21 @@ def test_what_was_understood_and_what_is_missing_is_said(tmp_path: Path) -> None
     ("name", "text", "said"),
     [
         ("a.csv", table("path|label", [f"x{n}.jpg|a" for n in range(4)]), "only 0 of 4 images exist.*--images DIR"),
-        ("a.csv", table("path|label", [f"{n}.JPG|a" for n in IDS]), "no file at .*id0.JPG, but id0.jpg is there"),
+        ("a.csv", table("path|label", [f"{n}.JPG|a" for n in IDS]), "no file at .*id0.JPG, but id0.jpg exists"),
         ("a.csv", table("path|p|q", [f"{n}.jpg|a|b" for n in IDS]), "columns: path, p, q.*"),
         ("a.csv", table("", [f"{n}.jpg|a|b" for n in IDS]), r"a.csv:1: expected a column named label.*--label-column"),
-        ("a.csv", table("url|label", ["http://x/1.jpg|a", "https://x/2.jpg|b"]), "contains links.*gather urls .*a.csv"),
+        ("a.csv", table("url|label", ["http://x/1.jpg|a", "https://x/2.jpg|b"]), "contains URLs.*gather urls .*a.csv"),
         ("a.json", json.dumps({"images": [{"id": 1, "file_name": "id0.jpg"}], "categories": [],
-                               "annotations": [{"image_id": 1, "bbox": [0, 0, 1, 1]}]}), "boxes or masks of objects"),
-        ("a.json", "{}", "expected a list of objects, or an export of COCO"),
-        ("a.json", "{", "not JSON"),
-        ("a.xml", '<annotations><image name="a.jpg"><box/></image></annotations>', "shapes of objects, not tags"),
-        ("a.xml", "<a", "not XML"),
-        ("a.zip", "", r"an archive: `unzip .*a.zip -d a`, then `mlimages label a`"),
+                               "annotations": [{"image_id": 1, "bbox": [0, 0, 1, 1]}]}), "bounding boxes or masks"),
+        ("a.json", "{}", "expected a JSON list of objects, or image-level annotations exported from COCO"),
+        ("a.json", "{", "not valid JSON"),
+        ("a.xml", '<annotations><image name="a.jpg"><box/></image></annotations>', "shapes, but no tags"),
+        ("a.xml", "<a", "not valid XML"),
+        ("a.zip", "", r"an archive. .* `unzip .*a.zip -d a`, then use `mlimages label a`"),
         ("a-000.tar", "", r"tar -xf .*a-000.tar -C a-000.*WebDataset.*labels.csv"),
         ("a.tar.gz", "", "tar -xf .*a.tar.gz -C a`"),
         ("a.parquet", "", "gather urls .*a.parquet.*to_csv"),
-        ("a.xlsx", "", "save it as CSV"),
+        ("a.xlsx", "", "Save the spreadsheet as CSV"),
         ("a.mat", "", "scipy.io.loadmat"),
     ],
 )  # fmt: skip
@@ -320,7 +320,7 @@ def test_a_column_of_parts_is_taken_as_what_it_is(tmp_path: Path, column: str, v
         assert [part.path.name for part in parts.values()] == ["a_train.csv", "a_val.csv"]
         with pytest.raises(
             InputError,
-            match=r"train, val of a dataset: choose one; `mlimages label .*a.csv -o .*a.txt` writes a file of each",
+            match=r"several splits \(train, val\), expected one: `mlimages label .*a.csv -o .*a.txt` writes",
         ):
             open_labels(tmp_path / "a.csv")
         assert all(classes(part) == {"beagle": 1, "hound": 1, "pug": 1} for part in parts.values())

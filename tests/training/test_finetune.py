@@ -169,7 +169,7 @@ def nothing_to_validate_on(labels: Path) -> None:
     [
         (one_image_class, "fewer than 2 training images of red \\(1\\)"),
         (one_good_image_class, "fewer than 2 usable training images of red \\(1\\)"),
-        (number_without_a_name, "expected a class number from 0 to 1"),
+        (number_without_a_name, "expected a class index from 0 to 1"),
         (only_training_images, "all validation images are also training images: leave out --val"),
         (same_image_in_both, "2 images in both the training and the validation set"),
         (nothing_to_validate_on, "no usable validation images"),

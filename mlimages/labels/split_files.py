@@ -1,0 +1,79 @@
+"""Append to label files, and to the files NAME_train, NAME_val and NAME_test of an earlier split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain, islice
+from pathlib import Path
+
+from mlimages.core import InputError, LabeledPath
+from mlimages.labels.class_names import add_class_name
+from mlimages.labels.label_file import LabelFile
+from mlimages.labels.table_options import TableOptions
+
+SPLITS_BY_COUNT = {2: ("train", "val"), 3: ("train", "val", "test")}
+"""Names of the splits by their number."""
+
+
+def append(existing: LabelFile, added: LabelFile, *, by_number: bool) -> LabelFile:
+    """Append the images of `added` that `existing` does not list.
+
+    Classes are merged by name or, with `by_number`, by class index: then class names are taken from `added` only for
+    indices without a name in `existing`.
+    """
+    new = added.without(item.path for item in existing)
+    merged = existing.merge(new)
+    if not by_number:
+        return merged
+    names = existing.defined_class_names
+    for label, name in enumerate(added.class_names):
+        names = add_class_name(names, label, name)
+    return LabelFile(existing.path, existing.img_root, items=lambda: chain(existing, new), class_names=names)
+
+
+def find_split_files(target: Path, *, multi_label: bool) -> dict[Path, LabelFile]:
+    """Return the label files of an earlier split of `target`, by path."""
+    paths = (target.with_name(f"{target.stem}_{name}{target.suffix}") for name in SPLITS_BY_COUNT[3])
+    return {path: LabelFile(path, options=TableOptions(multi_label=multi_label)) for path in paths if path.exists()}
+
+
+def append_to_split(
+    split_files: Mapping[Path, LabelFile],
+    new_labels: LabelFile,
+    paths: Sequence[Path],
+    split: Callable[[LabelFile], tuple[LabelFile, ...]],
+    *,
+    by_number: bool,
+) -> tuple[LabelFile, ...]:
+    """Append the images of `new_labels` that no split lists; return a label file per path. Classes as in `append`.
+
+    Args:
+        split_files: the existing label files, by path; images of a file that is not in `paths` stay only in that file.
+        paths: the label files to create.
+        split: splits the new images, with one result per path.
+    """
+    first, *others = split_files.values()
+    merged = append(first.merge(*others), new_labels, by_number=by_number)
+    names, images = merged.defined_class_names, iter(list(merged))
+
+    def make_label_file(items: Iterable[LabeledPath]) -> LabelFile:
+        listed = list(items)
+        return LabelFile(merged.path, merged.img_root, items=lambda: listed, class_names=names)
+
+    existing = {path: list(islice(images, file.count_images()[0])) for path, file in split_files.items()}
+    new = make_label_file(images)
+    splits = split(new) if any(True for _ in new) else [new] * len(paths)
+    return tuple(make_label_file(chain(existing.get(path, ()), new)) for path, new in zip(paths, splits, strict=True))
+
+
+def describe_stale_split_files(
+    split_files: Mapping[Path, LabelFile], labels: LabelFile, paths: Sequence[Path]
+) -> Iterator[str]:
+    """Yield a line on each label file of an earlier split whose images are now split into `paths` instead."""
+    names = " and ".join(path.name for path in paths)
+    for path in split_files.keys() - set(paths):
+        with suppress(InputError):  # an unreadable file lists no images
+            others = labels.without(item.path for item in split_files[path])
+            if others.count_images()[0] < labels.count_images()[0]:
+                yield f"{path} belongs to an earlier split, and its images are also in {names}: delete {path.name}"
