@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp BLOB, image INTEG
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """The state of a file: absolute path and `file_state`."""
+    """The state of a file: absolute path and `fingerprint`."""
 
     path: str
     state: bytes

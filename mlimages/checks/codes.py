@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-from mlimages.core import MAX_PIXELS, InputError, Option, check_options, documented, option_fields
+from mlimages.core import MAX_PIXELS, InputError, Option, check_options, document_fields, option_fields
 from mlimages.labels import Label
 
 
@@ -78,7 +78,7 @@ MANY = 20_000
 ERRORS = frozenset(list(Code)[: list(Code).index(Code.DUPLICATE)])
 
 
-@documented
+@document_fields
 @dataclass(frozen=True, slots=True)
 class Thresholds:
     """Thresholds of the checks; levels are luma values, 0..255.

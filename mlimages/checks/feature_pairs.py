@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlimages.checks.alignment import THUMB_PX, aligned_correlations
-from mlimages.core import Embedder, ImageProperty, LabeledPath, Progress, require
+from mlimages.core import Embedder, ImageProperty, LabeledPath, Progress, require_extra
 from mlimages.images import iter_pixels
 
 NEAREST = 3
@@ -76,7 +76,7 @@ def require_usearch(num_images: int) -> None:
         MissingExtraError: the extra `usearch` is not installed.
     """
     if num_images > MAX_EXACT:
-        require(f"comparing the features of more than {MAX_EXACT:,} images", "usearch", "usearch")
+        require_extra(f"comparing the features of more than {MAX_EXACT:,} images", "usearch", "usearch")
 
 
 def _compute_features(paths: Sequence[Path], embed: Embedder, progress: Progress) -> Features:

@@ -19,12 +19,12 @@ from mlimages.checks.image_facts import FactsTable
 from mlimages.core import (
     InputError,
     LabeledPath,
-    html_images,
-    html_table,
     is_remote,
+    list_written,
+    make_html_images,
+    make_html_table,
     relative_name,
-    writing,
-    written_names,
+    write_output,
 )
 from mlimages.labels import LabelFile, label_text, write_own_label_file
 
@@ -88,11 +88,11 @@ class CheckReport:
 
     def _repr_html_(self) -> str:
         rows = [
-            (code, count, html_images(finding.path for finding in self.findings.select([Code(code)])))
+            (code, count, make_html_images(finding.path for finding in self.findings.select([Code(code)])))
             for code, count in (self.errors | self.warnings).items()
         ]
         title = f"{self.checked} images checked, {self.ok} without an error"
-        return html_table(title, rows, header=("code", "images", "the first images"))
+        return make_html_table(title, rows, header=("code", "images", "the first images"))
 
     @property
     def errors(self) -> dict[str, int]:
@@ -165,7 +165,7 @@ def write_outcome(report: CheckReport, moved: Iterable[Move] = (), *, overwrite:
             kept = (replace(item, path=_find_current_path(item.path, current_paths)) for item in kept)
         write_own_label_file(checked, kept, file.class_names, overwrite=overwrite)
         for table, codes in ((rejected, ERRORS), (warnings, set(Code) - ERRORS)):
-            with writing(table, overwrite=overwrite) as part:
+            with write_output(table, overwrite=overwrite) as part:
                 _write_table(part, file, current_paths, report.findings.select(codes, file=number))
         written += [checked, rejected, warnings]
     return written + [file.path for file in report.files if _update_label_file(file, current_paths)]
@@ -201,7 +201,7 @@ def _find_stored(file: LabelFile) -> LabelFile | None:
     """Return the label file itself; for a folder, the one that mlimages wrote for it, if there is one."""
     if file.is_stored:
         return file
-    return LabelFile(file.path) if file.path.name in written_names(file.path.parent) and file.path.exists() else None
+    return LabelFile(file.path) if file.path.name in list_written(file.path.parent) and file.path.exists() else None
 
 
 def _find_current_path(path: Path, current_paths: Mapping[str, Path]) -> Path:

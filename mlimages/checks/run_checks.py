@@ -35,7 +35,7 @@ from mlimages.core import (
     Threads,
     as_path,
     check_at_least,
-    file_state,
+    fingerprint,
     is_remote,
 )
 from mlimages.images import read_bytes, reading_threads, require_available
@@ -212,7 +212,7 @@ def _examine_batch(paths: Sequence[str], cache: FactsCache, thresholds: Threshol
 def _make_stamp(path: Path | str) -> Stamp | None:
     if is_remote(path):  # requesting its state costs as much as reading it, so it is cached by content only
         return None
-    state = file_state(path)
+    state = fingerprint(path)
     return Stamp(os.path.abspath(path), state) if state else None  # noqa: PTH100  # faster than pathlib
 
 

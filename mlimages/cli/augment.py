@@ -13,7 +13,7 @@ import typer
 
 from mlimages.cli.hints import print_next_command, print_note, read_labels
 from mlimages.cli.options import GroupedCommand, takes_options
-from mlimages.core import Resize, counted
+from mlimages.core import Resize, pluralize
 from mlimages.labels import TableOptions
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _print_summary(summary: AugmentSummary, *, as_json: bool) -> None:
         print(json.dumps(asdict(summary), default=str, ensure_ascii=False))
         return
     for part in summary.parts:
-        print(f"{part.name or 'all'}: {counted(part.rows, 'image')} from {counted(part.images, 'original')}")
+        print(f"{part.name or 'all'}: {pluralize(part.rows, 'image')} from {pluralize(part.images, 'original')}")
     print(f"{summary.out} written", file=sys.stderr)
     _print_next_command(summary)
 

@@ -19,7 +19,7 @@ from mlimages.cli.hints import (
     to_arguments,
 )
 from mlimages.cli.options import FORCE, SKIP_UNAVAILABLE, GroupedCommand, ThresholdsCommand, takes_options
-from mlimages.core import ImageProperty, Resize, as_path, counted, require_writable
+from mlimages.core import ImageProperty, Resize, as_path, pluralize, require_writable
 from mlimages.labels import LabelOptions, TableOptions, WrittenLabels
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def label(
 def _summary_line(file: WrittenLabels) -> str:
     shown = ", ".join(f"{name} {count}" for name, count in list(file.classes.items())[:SHOWN_CLASSES])
     more = " ..." * (len(file.classes) > SHOWN_CLASSES)
-    return f"{file.path}: {counted(file.count, 'image')}, {counted(len(file.classes), 'class')}: {shown}{more}"
+    return f"{file.path}: {pluralize(file.count, 'image')}, {pluralize(len(file.classes), 'class')}: {shown}{more}"
 
 
 def _class_warnings(file: WrittenLabels) -> list[str]:
@@ -189,7 +189,7 @@ def check(
         print_note(advice)
     if count := report.errors.get(checks.Code.TWO_LABELS, 0):
         print_note(
-            f"{counted(count, 'image')} left out, as copies are in several classes: if an image may have several "
+            f"{pluralize(count, 'image')} left out, as copies are in several classes: if an image may have several "
             "classes, use --multi-label"
         )
     if report.ok:
@@ -209,9 +209,9 @@ def _open_embedder(files: Sequence[LabelFile]) -> Embedder:
 
 
 def _print_report(report: CheckReport) -> None:
-    print(f"{counted(report.checked, 'image')} checked, {report.ok} ok, {report.seconds:.1f} s")
+    print(f"{pluralize(report.checked, 'image')} checked, {report.ok} ok, {report.seconds:.1f} s")
     if report.feature_pairs is not None:
-        print(f"{counted(len(report.feature_pairs), 'pair')} of near-duplicates found by features alone")
+        print(f"{pluralize(len(report.feature_pairs), 'pair')} of near-duplicates found by features alone")
     for title, counts in (("errors (left out)", report.errors), ("warnings (kept)", report.warnings)):
         print("\n".join([f"{title}: {sum(counts.values())}", *(f"  {n:>7}  {code}" for code, n in counts.items())]))
 
@@ -286,7 +286,7 @@ def mean(
     if as_json:
         _print_json({**figures, "path": str(out)})
         return
-    print(f"{out}: mean of {counted(mean_image.count, 'image')}, {len(mean_image.broken)} skipped")
+    print(f"{out}: mean of {pluralize(mean_image.count, 'image')}, {len(mean_image.broken)} skipped")
     print(
         "per channel: mean "
         + _format_values(mean_image.channel_mean)

@@ -231,11 +231,11 @@ def evaluate(
 
     Example: mlimages evaluate cats.onnx data/cats/val.txt
     """
-    from mlimages.core import TqdmProgress, recording_outputs, write_text
+    from mlimages.core import TqdmProgress, record_outputs, write_text
     from mlimages.inference import Predictor, evaluate
     from mlimages.reports import report_html
 
-    with recording_outputs(filter(None, [report]), overwrite=force):
+    with record_outputs(filter(None, [report]), overwrite=force):
         with require_model_first(model, [labels]):
             predictor = Predictor(model)
         found = evaluate(
@@ -265,7 +265,7 @@ def explain(
 
     Example: mlimages explain cats.onnx new/ -o why/
     """
-    from mlimages.core import BrokenImage, as_path, printable, require_writable, writing
+    from mlimages.core import BrokenImage, as_path, escape_unprintable, require_writable, write_output
     from mlimages.inference import Predictor, explain, find_inputs
 
     with require_model_first(model, sources):
@@ -278,12 +278,12 @@ def explain(
         found = explain(predictor, image)
         if not isinstance(found, BrokenImage):
             good += 1
-            with writing(file, overwrite=force) as part:
+            with write_output(file, overwrite=force) as part:
                 found.overlay().save(part, "PNG")
         print(
             predictions.explanation_json(found, file)
             if as_json
-            else printable(predictions.explanation_text(found, file))
+            else escape_unprintable(predictions.explanation_text(found, file))
         )
     if not good:
         raise typer.Exit(1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import typer
 
 from mlimages.cli.process import interrupt_on_sigterm
-from mlimages.core import InputError, require
+from mlimages.core import InputError, require_extra
 
 if TYPE_CHECKING:
     from mlimages.core import Cluster
@@ -28,7 +28,7 @@ ADDRESS = typer.Option(
 def require_engine(engine: Engine) -> None:
     """Raise MissingExtraError unless the engine is installed."""
     if engine == "ray":
-        require("the engine ray", "ray", "ray")
+        require_extra("the engine ray", "ray", "ray")
 
 
 @contextmanager

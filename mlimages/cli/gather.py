@@ -22,7 +22,7 @@ from mlimages.cli.gather_summary import NO_LINKS, no_images_reason, summary_line
 from mlimages.cli.hints import print_next_command
 from mlimages.cli.options import GroupedCommand, takes_options
 from mlimages.cli.process import raise_gc_threshold
-from mlimages.core import GatherError, GatherSummary, InputError, as_path, counted
+from mlimages.core import GatherError, GatherSummary, InputError, as_path, pluralize
 from mlimages.gathering import GatherOptions
 
 if TYPE_CHECKING:
@@ -256,4 +256,4 @@ def _print_plan(source: Any, *, as_json: bool) -> None:
         raise GatherError(f"nothing to gather: {NO_LINKS}")
     known = [count for count in plan.values() if count is not None]
     total = str(sum(known)) if len(known) == len(plan) else f"{sum(known)} or more" if known else "unknown"
-    print(f"{'total of ' + counted(len(plan), 'class'):<50} {total:>9}")
+    print(f"{'total of ' + pluralize(len(plan), 'class'):<50} {total:>9}")

@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping
 
-from mlimages.core import GatherSummary, Reason, counted
+from mlimages.core import GatherSummary, Reason, pluralize
 
 _ROWS = 15
 _HINTS = {
@@ -55,7 +55,7 @@ def _hints(summary: GatherSummary) -> list[str]:
 def _remedies(summary: GatherSummary) -> list[str]:
     """Return what to do about the unfinished links; running the same command again, if it helps, comes last."""
     counts = {reason: summary.reasons.get(reason, 0) for reason in _REMEDIES}
-    found = [f"{_REMEDIES[reason]} ({counted(count, 'link')})" for reason, count in counts.items() if count]
+    found = [f"{_REMEDIES[reason]} ({pluralize(count, 'link')})" for reason, count in counts.items() if count]
     return found + [_AGAIN] * (summary.open > sum(counts.values()) or not found)
 
 
@@ -74,7 +74,7 @@ def summary_lines(summary: GatherSummary, *, ends_with_error: bool, keep_duplica
     yield from _count_lines("failed links by reason", summary.reasons)
     yield from _count_lines("failed links by host", summary.hosts)
     near = f" ({summary.near_duplicate} of them near-duplicates)" if summary.near_duplicate else ""
-    again = counted(summary.duplicate, "duplicate")
+    again = pluralize(summary.duplicate, "duplicate")
     yield f"{summary.ok} good{near}, {again}, {summary.failed} failed in {summary.out}"
     if summary.ok and not summary.fetched and not summary.open:
         yield "nothing was left to download: an earlier run finished every link"
@@ -94,10 +94,10 @@ def summary_lines(summary: GatherSummary, *, ends_with_error: bool, keep_duplica
         returned = "1 link returned" if count == 1 else f"{count} links returned"
         yield f"{returned} a host's placeholder: --retry-failed placeholder --keep-duplicates keeps such images"
     if summary.changed:
-        yield f"{counted(summary.changed, 'file')} kept although changed since the download"
+        yield f"{pluralize(summary.changed, 'file')} kept although changed since the download"
     if summary.moved:
         names = "it" if summary.moved == 1 else "them"
-        yield f"{counted(summary.moved, 'image')} moved to the class that the list now gives {names}"
+        yield f"{pluralize(summary.moved, 'image')} moved to the class that the list now gives {names}"
     if summary.unmoved:
         were = "1 image was" if summary.unmoved == 1 else f"{summary.unmoved} images were"
         yield f"{were} edited or moved by hand: kept, although the list now gives another class"
@@ -109,7 +109,7 @@ def summary_lines(summary: GatherSummary, *, ends_with_error: bool, keep_duplica
         )
         yield f"{are} not downloaded again: --keep-duplicates applies to new links; another folder keeps all of them"
     if summary.removed and (summary.failed or not ends_with_error):
-        yield f"{counted(summary.removed, 'image')} deleted by hand: not downloaded again (see --restore-deleted)"
+        yield f"{pluralize(summary.removed, 'image')} deleted by hand: not downloaded again (see --restore-deleted)"
 
 
 def _count_lines(title: str, counts: Mapping[str, int]) -> Iterator[str]:

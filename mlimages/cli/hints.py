@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlimages.core import BundleError, command
+from mlimages.core import BundleError, format_command
 
 if TYPE_CHECKING:
     from mlimages.labels import LabelFile, TableOptions
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def print_next_command(*words: object) -> None:
     """Print the next command to run, quoted for the shell."""
-    print("next:", command(*words)[1:-1], file=sys.stderr)
+    print("next:", format_command(*words)[1:-1], file=sys.stderr)
 
 
 def to_arguments(values: Mapping[str, Any]) -> list[object]:

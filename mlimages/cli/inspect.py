@@ -11,7 +11,16 @@ import typer
 
 from mlimages.cli.hints import print_next_command, read_labels, to_arguments
 from mlimages.cli.options import FORCE, GroupedCommand, takes_options
-from mlimages.core import BundleError, ImageProperty, InputError, Resize, as_path, counted, parse_size, printable
+from mlimages.core import (
+    BundleError,
+    ImageProperty,
+    InputError,
+    Resize,
+    as_path,
+    escape_unprintable,
+    parse_size,
+    pluralize,
+)
 from mlimages.labels import TableOptions
 
 if TYPE_CHECKING:
@@ -79,7 +88,7 @@ def show(
     print(as_path(out))
     if is_mean:
         return
-    images, classes = counted(len(tiles), "image"), counted(len(shown), "class")
+    images, classes = pluralize(len(tiles), "image"), pluralize(len(shown), "class")
     print(f"{images} of {classes}, {len(broken)} unreadable", file=sys.stderr)
     if labels is None:
         print_next_command("label", source)
@@ -114,7 +123,7 @@ def summary(
         return
     print(found)
     if Path(model).exists():
-        print(*map(printable, _read_model_card(Path(model)).splitlines()), sep="\n")
+        print(*map(escape_unprintable, _read_model_card(Path(model)).splitlines()), sep="\n")
     else:
         layer = ("--freeze", freeze) if freeze != "none" else ()
         print_next_command("finetune", "labels.txt", "--model", model, *layer, "-o", "runs/first")

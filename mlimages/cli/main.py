@@ -22,7 +22,7 @@ from mlimages.cli.process import (
     raise_mmap_threshold,
     repeat_lost_interrupts,
 )
-from mlimages.core import MlimagesError, PeerExitedError, printable
+from mlimages.core import MlimagesError, PeerExitedError, escape_unprintable
 
 STEPS = ("gather", "curate", "train", "deploy", "inspect")
 
@@ -139,7 +139,7 @@ def main() -> NoReturn:
     except MlimagesError as error:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # in an atexit callback it would print a traceback
         _report_to_launcher(error)
-        print(f"mlimages: {printable(str(error))}", file=sys.stderr)
+        print(f"mlimages: {escape_unprintable(str(error))}", file=sys.stderr)
         sys.exit(1)
     except (KeyboardInterrupt, SystemExit) as end:
         if isinstance(end, SystemExit) and end.code != 130:  # 130: some versions of Typer catch Ctrl-C themselves
@@ -153,7 +153,7 @@ def main() -> NoReturn:
     except UnicodeEncodeError as error:
         if is_utf8:
             raise
-        print(f"mlimages: cannot write {printable(error.object[:200])}: {UTF8_ADVICE}", file=sys.stderr)
+        print(f"mlimages: cannot write {escape_unprintable(error.object[:200])}: {UTF8_ADVICE}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

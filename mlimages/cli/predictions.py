@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlimages.cli.hints import print_note
-from mlimages.core import BrokenImage, LabelRow, Prediction, Share, counted, format_interval, format_percent, printable
+from mlimages.core import (
+    BrokenImage,
+    LabelRow,
+    Prediction,
+    Share,
+    escape_unprintable,
+    format_interval,
+    format_percent,
+    pluralize,
+)
 
 if TYPE_CHECKING:
     from mlimages.export import Quantization
@@ -30,10 +39,10 @@ def print_text(results: Results, *, top: int, multi_label: bool = False) -> int:
     for result in results:
         good += isinstance(result, Prediction)
         unlike += isinstance(result, Prediction) and result.known is False
-        print(printable(f"{result.path or '-'}: {_format_result(result)}"))
+        print(escape_unprintable(f"{result.path or '-'}: {_format_result(result)}"))
     if unlike:
-        print_note(f'"none of these": {counted(unlike, "image")} unlike the training images, as about one in twenty of '
-                   "your own classes is")  # fmt: skip
+        unlike_images = f"{pluralize(unlike, 'image')} unlike the training images"
+        print_note(f'"none of these": {unlike_images}, as about one in twenty of your own classes is')
     return good
 
 
@@ -76,8 +85,8 @@ def export_notes(bundle: OnnxBundle) -> Iterator[str]:
         if parity and not parity.count:
             yield "no validation image can be read: the file was not compared with the trained network"
         elif parity:
-            ties = f" except for {counted(parity.near_ties, 'near tie')}" if parity.near_ties else ""
-            images = counted(parity.count, "validation image")
+            ties = f" except for {pluralize(parity.near_ties, 'near tie')}" if parity.near_ties else ""
+            images = pluralize(parity.count, "validation image")
             yield f"{images}: same predictions as the trained network in {name}{ties}"
     if runtime.reason_unchecked and not provenance.target_parity:
         yield f"not compared in {runtime.name}: {runtime.reason_unchecked}"
@@ -141,17 +150,17 @@ def evaluation_text(evaluation: Evaluation) -> str:
     width = max(map(len, ("class", *evaluation.class_names)))
     lines = [
         f"{name} {format_percent(score.value)} (95 % interval {format_interval(score)}) "
-        f"on {counted(evaluation.count, 'image')}",
+        f"on {pluralize(evaluation.count, 'image')}",
         *filter(None, [evaluation.training_note]),
         f"loss {evaluation.loss:.3f}, calibration error {evaluation.calibration_error:.3f}",
         *_class_score_lines(evaluation, width),
     ]
     if evaluation.unknown:
-        lines.append(f'predicted as "none of these": {counted(evaluation.unknown, "image")}')
+        lines.append(f'predicted as "none of these": {pluralize(evaluation.unknown, "image")}')
     if evaluation.broken:
         named = ", ".join(f"{each.path} ({each.fault})" for each in evaluation.broken[:3])
         more = f" and {len(evaluation.broken) - 3} more" if len(evaluation.broken) > 3 else ""
-        lines.append(f"{counted(len(evaluation.broken), 'image')} could not be used: {named}{more}")
+        lines.append(f"{pluralize(len(evaluation.broken), 'image')} could not be used: {named}{more}")
     if evaluation.background:
         lines.append(_background_text(evaluation.background))
     decode, network = evaluation.decode_ms, evaluation.network_ms
@@ -200,7 +209,7 @@ def quantization_text(result: Quantization) -> str:
         f"  {trial.size_bytes / 1e6:6.1f}"
         for trial in result.trials
     ]
-    lines.append(f"measured on {counted(result.count, 'image')} on one core of this machine")
+    lines.append(f"measured on {pluralize(result.count, 'image')} on one core of this machine")
     names = [trial.name for trial in result.trials[1:]]
     lines += [f"{name}: {refusal}" for name, refusal in zip(names, result.refusals, strict=True) if refusal]
     lines.append(f"written: {result.chosen.name}" if result.chosen else "nothing written")
@@ -245,7 +254,7 @@ def _csv_cells(result: Prediction | BrokenImage) -> list[object]:
 
 def _escape_formula(text: str) -> str:
     """Prefix text that a spreadsheet would evaluate as a formula with an apostrophe."""
-    safe = printable(text)
+    safe = escape_unprintable(text)
     return f"'{safe}" if len(safe) > 1 and safe.startswith(("=", "+", "-", "@")) else safe
 
 
@@ -253,7 +262,7 @@ def _to_json(values: dict[str, object]) -> str:
     """Return JSON; non-ASCII and control characters are escaped if the terminal cannot show them."""
     text = json.dumps(values, ensure_ascii=False)
     encoding = sys.stdout.encoding or "utf-8"
-    is_safe = printable(text) == text and text.encode(encoding, "replace").decode(encoding) == text
+    is_safe = escape_unprintable(text) == text and text.encode(encoding, "replace").decode(encoding) == text
     return text if is_safe else json.dumps(values)
 
 

@@ -63,10 +63,10 @@ def probe(
         )  # fmt: skip
         return
     from mlimages import training as learning  # its error names the extra to install
-    from mlimages.core import TqdmProgress, recording_outputs, write_text
+    from mlimages.core import TqdmProgress, record_outputs, write_text
     from mlimages.reports import draw_probe, probe_html, probe_lines
 
-    with recording_outputs(filter(None, (out, report)), overwrite=force):
+    with record_outputs(filter(None, (out, report)), overwrite=force):
         found = learning.probe_cuts(
             read_labels(labels, table),
             model=model[0],
@@ -97,11 +97,11 @@ def _probe_models(
 ) -> None:  # fmt: skip
     if given := [name for name, value in other_options.items() if value]:
         raise InputError(f"{', '.join(given)} cannot be combined with more than one --model: choose one")
-    from mlimages.core import TqdmProgress, recording_outputs
+    from mlimages.core import TqdmProgress, record_outputs
     from mlimages.reports import draw_models, model_table_lines
     from mlimages.training import probe_models
 
-    with recording_outputs([out], overwrite=force):
+    with record_outputs([out], overwrite=force):
         found = probe_models(read_labels(labels, table), models, most=max_images, seed=seed, progress=TqdmProgress())
         draw_models(found, out, overwrite=force)
     if as_json:
@@ -135,10 +135,10 @@ def features(
 
     Example: mlimages features labels.txt --model alexnet --layer fc7 -o features.npz
     """
-    from mlimages.core import TqdmProgress, recording_outputs
+    from mlimages.core import TqdmProgress, record_outputs
     from mlimages.training import extract_features
 
-    with recording_outputs([out], overwrite=force):
+    with record_outputs([out], overwrite=force):
         found = extract_features(
             read_labels(labels, table),
             model=model,
@@ -171,12 +171,12 @@ def compare(
 
     Example: mlimages compare runs/alexnet runs/resnet18
     """
-    from mlimages.core import recording_outputs, write_text
+    from mlimages.core import record_outputs, write_text
     from mlimages.reports import compare_runs, comparison_lines
 
     if report:  # before reading the runs, since an extra may be missing
         from mlimages.reports import comparison_html
-    with recording_outputs(filter(None, [report]), overwrite=force):
+    with record_outputs(filter(None, [report]), overwrite=force):
         compared = compare_runs(runs)
         if report:
             write_text(report, comparison_html(compared))

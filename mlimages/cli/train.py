@@ -51,11 +51,11 @@ def finetune(
     Example: mlimages finetune cats.txt --model alexnet --freeze conv5 --epochs 20 -o runs/cats
     """
     use_one_blas_thread()
-    from mlimages.core import TqdmProgress, require
+    from mlimages.core import TqdmProgress, require_extra
     from mlimages.training import ScalarWriter, fine_tune, read_config
 
     if tensorboard:
-        require("--tensorboard", "tensorboard", "tensorboard")
+        require_extra("--tensorboard", "tensorboard", "tensorboard")
     if resume is not None:
         _require_no_settings(ctx, resume)
         config = read_config(resume)

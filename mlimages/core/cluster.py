@@ -12,7 +12,7 @@ from typing import Any
 
 from mlimages.core.errors import GatherError, InputError, MissingExtraError
 from mlimages.core.parallel import AHEAD, MAX_CRASHES, POLL_S, Item, Result, map_in_order
-from mlimages.core.telemetry import telemetry_disabled
+from mlimages.core.telemetry import disable_telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def ray_cluster(address: str | None = None) -> Iterator[Cluster]:
         try:
             if address and address != "auto":
                 _require_reachable(address)
-            with telemetry_disabled("RAY_USAGE_STATS_ENABLED", "0"):
+            with disable_telemetry("RAY_USAGE_STATS_ENABLED", "0"):
                 ray.init(address or "local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, RuntimeError, ValueError, RayError) as error:
             advice = (

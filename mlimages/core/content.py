@@ -6,7 +6,7 @@ _BASE64_IMAGES = (b"data:image/", b"/9j/", b"iVBORw0KGgo", b"R0lGOD", b"UklGR")
 """A data URL, and how JPEG, PNG, GIF and WebP files begin in base64."""
 
 
-def explain_content(first_bytes: bytes) -> str:
+def describe_unsupported_content(first_bytes: bytes) -> str:
     """Return what a file of another kind is and what to do, from its first 1,000 bytes; "" if unknown."""
     text = first_bytes.lstrip()
     if text.startswith(b"version https://git-lfs"):

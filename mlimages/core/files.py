@@ -28,7 +28,7 @@ _STORE_OPTIONS: dict[str, dict[str, Any]] = {"s3": {"config_kwargs": {"max_pool_
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` and rename it to `path` at the end.
 
     On an error the temporary file is removed and `path` is unchanged. At an address, the object is uploaded at the end.
@@ -60,15 +60,15 @@ WRITTEN = ".mlimages-written"
 
 
 @contextmanager
-def writing(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Like `replacing`, but refuse to replace a file that a user may have created or edited.
+def write_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Like `atomic_write`, but refuse to replace a file that a user may have created or edited.
 
     Raises:
         InputError: as `require_writable`.
     """
     path = as_path(path)
     require_writable([path], overwrite=overwrite)
-    with replacing(path) as part:
+    with atomic_write(path) as part:
         yield part
         _append_digest(
             path, _sha256(part)
@@ -102,7 +102,7 @@ def record_written(paths: Iterable[Path]) -> None:
 
 
 @contextmanager
-def recording_outputs(paths: Iterable[Path], *, overwrite: bool = False) -> Iterator[None]:
+def record_outputs(paths: Iterable[Path], *, overwrite: bool = False) -> Iterator[None]:
     """Context manager: call `require_writable` with `paths`, and `record_written` with those that exist at the end.
 
     Raises:
@@ -114,13 +114,13 @@ def recording_outputs(paths: Iterable[Path], *, overwrite: bool = False) -> Iter
     record_written(path for path in paths if path.exists())
 
 
-def written_names(folder: Path) -> set[str]:
+def list_written(folder: Path) -> set[str]:
     """Return the names of the files that mlimages wrote into a folder."""
     return {line.partition("  ")[2] for line in _read_records(folder)}
 
 
 def _read_records(folder: Path) -> frozenset[str]:
-    return _read_lines(folder / WRITTEN, state) if (state := file_state(folder / WRITTEN)) else frozenset()
+    return _read_lines(folder / WRITTEN, state) if (state := fingerprint(folder / WRITTEN)) else frozenset()
 
 
 @lru_cache(maxsize=64)
@@ -185,7 +185,7 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     return cast(Path, remote)
 
 
-def local_path(path: str | os.PathLike[str]) -> Path:
+def require_local_path(path: str | os.PathLike[str]) -> Path:
     """Return the path of a file or folder that must be on this machine.
 
     Raises:
@@ -215,7 +215,7 @@ _keeps_listings = ContextVar("_keeps_listings", default=False)
 
 
 @contextmanager
-def refreshing_listings(path: Path) -> Iterator[None]:
+def refresh_listings(path: Path) -> Iterator[None]:
     """Context manager: drop the cached listings of a remote path at the start, so that the files are listed again.
 
     fsspec keeps listings until the process ends. Within the `with` block, each folder is listed once.
@@ -247,7 +247,7 @@ def upload(file: Path, address: Path) -> None:
 _STATE = struct.Struct("<QqqQ")
 
 
-def file_state(path: Path | str) -> bytes | None:
+def fingerprint(path: Path | str) -> bytes | None:
     """Return a fingerprint that changes whenever the content may have changed; None if the file cannot be examined.
 
     Size and modification time do not suffice: `rsync -t` and `cp -p` may replace a file and keep both, but change its
@@ -297,10 +297,10 @@ def relative_name(path: Path | str, folder: Path) -> str:
 
 def path_from_name(name: str, folder: Path) -> Path:
     """Invert `relative_name`: return the path of the file named `name` in `folder`."""
-    return as_path(full_name(name, str(folder)))
+    return as_path(join_name(name, str(folder)))
 
 
-def full_name(name: str, folder: str) -> str:
+def join_name(name: str, folder: str) -> str:
     """Same as `str(path_from_name(name, folder))`, ten times as fast."""
     return name if is_remote(name) else os.path.join(folder, name)  # noqa: PTH118  # texts
 
@@ -315,7 +315,7 @@ def copy_bytes(source: BinaryIO, target: BinaryIO, *, offset: int, length: int) 
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 `text` to `path` atomically."""
-    with replacing(path) as part:
+    with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
 
 

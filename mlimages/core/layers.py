@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
-from mlimages.core.tables import format_count, table
+from mlimages.core.tables import format_count, format_table
 
 State = Literal["frozen", "trained", "partly", ""]
 
@@ -114,7 +114,7 @@ def _summary_lines(summary: NetworkSummary) -> Iterator[str]:
     yield ""
     head = ("layer", "kind", "output", "params", "mult-adds", "state", "width = (N + 2P - F)/S + 1")
     rows = [head, *(_layer_row(layer) for layer in _visible_layers(summary.layers))]
-    yield from table(rows, left_columns=frozenset({0, 1, 5, 6}))
+    yield from format_table(rows, left_columns=frozenset({0, 1, 5, 6}))
     yield ""
     yield from _total_lines(summary)
 

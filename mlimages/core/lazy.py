@@ -34,7 +34,7 @@ def attach(
     return import_or_raise_missing_extra, names, exported
 
 
-def require(feature: str, extra: str, *modules: str) -> None:
+def require_extra(feature: str, extra: str, *modules: str) -> None:
     """Raise MissingExtraError, whose message begins with `feature`, unless all modules are installed; no module is
     imported."""
     if not all(map(importlib.util.find_spec, modules)):

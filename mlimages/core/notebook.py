@@ -19,10 +19,10 @@ class Html(str):
     __slots__ = ()
 
 
-def html_table(title: str, rows: Iterable[Sequence[object]], *, header: Sequence[str] = ()) -> str:
+def make_html_table(title: str, rows: Iterable[Sequence[object]], *, header: Sequence[str] = ()) -> str:
     """Return a table with a title; escape cells unless they are `Html`.
 
-    >>> html_table("Classes", [("cats & dogs", 2)])
+    >>> make_html_table("Classes", [("cats & dogs", 2)])
     '<b>Classes</b><table><tr><td>cats &amp; dogs</td><td>2</td></tr></table>'
     """
     head = f"<tr>{''.join(f'<th>{html.escape(name)}</th>' for name in header)}</tr>" if header else ""
@@ -31,7 +31,7 @@ def html_table(title: str, rows: Iterable[Sequence[object]], *, header: Sequence
     return f"<b>{html.escape(title)}</b><table>{head}{body}</table>"
 
 
-def html_images(paths: Iterable[str | os.PathLike[str]], *, height_px: int = 64) -> Html:
+def make_html_images(paths: Iterable[str | os.PathLike[str]], *, height_px: int = 64) -> Html:
     """Return the first images that a browser can display and that are small enough to embed; decode none."""
     tags: list[str] = []
     for path in map(Path, paths):

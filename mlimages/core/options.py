@@ -125,7 +125,7 @@ def _describe_expected_type(expected_type: Any, value: Any) -> str:
     return "" if is_right else expected
 
 
-def documented(cls: type[_Class]) -> type[_Class]:
+def document_fields(cls: type[_Class]) -> type[_Class]:
     """Decorate a class: append the help of its fields to its docstring, as `Attributes:`."""
     lines = [f"{field.name}: {field.option.help}" for field in option_fields(cls)]
     indents = " " * 8, " " * 12

@@ -112,7 +112,7 @@ def f1_thresholds(probabilities: Probabilities, targets: Targets) -> tuple[float
     return tuple(_f1_threshold(*each) for each in zip(probabilities.T, targets.T, strict=True))
 
 
-def label_scores(targets: Targets, predicted_targets: Targets, names: Sequence[str]) -> tuple[ClassScores, ...]:
+def multi_label_scores(targets: Targets, predicted_targets: Targets, names: Sequence[str]) -> tuple[ClassScores, ...]:
     """Return precision, recall and F1 of each class, in the order of `names`.
 
     Args:
@@ -126,7 +126,7 @@ def label_scores(targets: Targets, predicted_targets: Targets, names: Sequence[s
     )
 
 
-def label_rows(
+def make_label_rows(
     class_scores: Sequence[ClassScores], average_precision: AveragePrecision, thresholds: Sequence[float]
 ) -> Iterator[LabelRow]:
     """Yield a row with all scores of each class, as shown in tables."""

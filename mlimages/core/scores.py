@@ -61,7 +61,7 @@ def format_interval(share: Share) -> str:
     return f"{100 * share.low:.{digits}f} to {100 * share.high:.{digits}f} %"
 
 
-def share(successes: int, count: int) -> Share:
+def estimate_share(successes: int, count: int) -> Share:
     """Return `successes / count` with its Wilson interval; 0 with the interval 0..1 if `count` is 0."""
     return Share(successes / count if count else 0.0, *wilson_interval(successes, count))
 
@@ -76,7 +76,7 @@ def confusion_matrix(labels: Iterable[int], predicted_labels: Iterable[int], num
 
 def accuracy(confusion: Confusion) -> Share:
     """Return the share of correctly predicted images."""
-    return share(sum(row[label] for label, row in enumerate(confusion)), sum(map(sum, confusion)))
+    return estimate_share(sum(row[label] for label, row in enumerate(confusion)), sum(map(sum, confusion)))
 
 
 def class_scores(confusion: Confusion, names: Sequence[str]) -> tuple[ClassScores, ...]:
@@ -84,7 +84,7 @@ def class_scores(confusion: Confusion, names: Sequence[str]) -> tuple[ClassScore
     return tuple(_score_class(label, confusion, name) for label, name in enumerate(names))
 
 
-def sign_test(num_gained: int, num_lost: int) -> float:
+def mcnemar_test(num_gained: int, num_lost: int) -> float:
     """Return the two-sided p-value of McNemar's exact test for two classifiers on the same images.
 
     Source: Q. McNemar, Note on the sampling error of the difference between correlated proportions,
@@ -115,6 +115,8 @@ def scores_from_counts(name: str, *, true_positives: int, support: int, num_pred
         num_predicted: number of images for which it is predicted.
     """
     # F1 = 2 J / (1 + J) grows with J = hits / (hits + missed + false), which is a share with an interval of its own.
-    overlap = share(true_positives, support + num_predicted - true_positives)
+    overlap = estimate_share(true_positives, support + num_predicted - true_positives)
     f1 = Share(*(2 * j / (1 + j) for j in (overlap.value, overlap.low, overlap.high)))
-    return ClassScores(name, support, share(true_positives, num_predicted), share(true_positives, support), f1)
+    return ClassScores(
+        name, support, estimate_share(true_positives, num_predicted), estimate_share(true_positives, support), f1
+    )

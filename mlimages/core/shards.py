@@ -88,7 +88,7 @@ def find_member(path: Path | str) -> Member | None:
     return None
 
 
-def members(archive: Path | str) -> Iterator[Member]:
+def iter_members(archive: Path | str) -> Iterator[Member]:
     """Yield the regular files of an uncompressed archive, in order, up to the last complete one.
 
     Raises:
@@ -173,7 +173,7 @@ class _Index:
     """Offsets and sizes of the members of an archive by hash of the name; of equal names, the last one counts."""
 
     def __init__(self, archive: str) -> None:
-        rows = sorted((hash(one.name), one.offset, one.size) for one in members(archive))
+        rows = sorted((hash(one.name), one.offset, one.size) for one in iter_members(archive))
         self._hashes, self._offsets, self._sizes = (array("q", (row[field] for row in rows)) for field in range(3))
 
     def find(self, name: str) -> tuple[int, int] | None:

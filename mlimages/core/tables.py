@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 
-def table(rows: Sequence[Sequence[str]], *, left_columns: frozenset[int] = frozenset({0})) -> Iterator[str]:
+def format_table(rows: Sequence[Sequence[str]], *, left_columns: frozenset[int] = frozenset({0})) -> Iterator[str]:
     """Yield the rows with aligned columns: those in `left_columns` to the left, the others to the right.
 
     Example:
-        >>> list(table([("cats", "12"), ("ants", "7")]))
+        >>> list(format_table([("cats", "12"), ("ants", "7")]))
         ['cats 12', 'ants  7']
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

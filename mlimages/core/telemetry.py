@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def telemetry_disabled(variable: str, value: str) -> Iterator[None]:
+def disable_telemetry(variable: str, value: str) -> Iterator[None]:
     """Set the environment variable that disables a library's telemetry while the library is imported or started.
 
     A value that the user has set is kept, and afterwards the environment is as before.

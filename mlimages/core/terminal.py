@@ -10,14 +10,14 @@ _JOINERS = "\u200c\u200d"
 """Format characters that some scripts and emoji need."""
 
 
-def command(*words: object) -> str:
+def format_command(*words: object) -> str:
     """Return a command of mlimages for a message, in backticks and quoted for the shell, so that it can be pasted.
 
     A path that begins with a dash would be read as an option.
 
     Example:
         >>> from pathlib import Path
-        >>> command("label", Path("-my cats"), "--leaf")
+        >>> format_command("label", Path("-my cats"), "--leaf")
         "`mlimages label './-my cats' --leaf`"
     """
     return f"`mlimages {shlex.join(map(_to_word, words))}`"
@@ -27,16 +27,16 @@ def _to_word(value: object) -> str:
     return f"./{value}" if isinstance(value, PurePath) and str(value).startswith("-") else str(value)
 
 
-def counted(count: int, noun: str) -> str:
+def pluralize(count: int, noun: str) -> str:
     """Return a number and its noun: "1 class", "2 classes"."""
     return f"{count} {noun if count == 1 else noun + ('es' if noun.endswith('s') else 's')}"
 
 
-def printable(text: str) -> str:
+def escape_unprintable(text: str) -> str:
     r"""Escape control characters, direction overrides and bytes that are not UTF-8.
 
     Example:
-        >>> printable("cat\x1b[2J.png")
+        >>> escape_unprintable("cat\x1b[2J.png")
         'cat\\x1b[2J.png'
     """
     return "".join(_escape(char) if _is_unsafe(char) else char for char in text)

@@ -26,9 +26,9 @@ from mlimages.core import (
     LabeledPath,
     NoProgress,
     Progress,
-    command,
-    local_path,
-    replacing,
+    atomic_write,
+    format_command,
+    require_local_path,
 )
 from mlimages.dataset.targets import multi_hot
 from mlimages.images import iter_pixels
@@ -146,7 +146,7 @@ def augment(
     names = PART_NAMES.get(len(split))
     if names is None:
         raise InputError(f"{len(split)} split fractions: expected 2 (train, val) or 3 (train, val, test)")
-    labels, out = open_labels(labels), local_path(out)
+    labels, out = open_labels(labels), require_local_path(out)
     progress, broken = progress or NoProgress(), list[BrokenImage]()
     angles = (angles_deg,) if isinstance(angles_deg, int | float) else angles_deg
     part_views = [make_views(angles, flip=flip), *[(View(),)] * (len(names) - 1)]
@@ -163,7 +163,7 @@ def augment(
         counts = [write(folder, name, part) for name, part in zip(names, rows, strict=True)]
         progress.close()
         if not any(counts):
-            raise InputError(f"{labels.path}: no image can be decoded: see {command('check', labels.path)}")
+            raise InputError(f"{labels.path}: no image can be decoded: see {format_command('check', labels.path)}")
     written = zip(names, counts, part_views, strict=True)
     summaries = tuple(AugmentedSplit(name, count // len(views), count) for name, count, views in written)
     has_class_folders = format == "folder" and not labels.is_multi_label
@@ -300,7 +300,7 @@ def _open_output_folder(path: Path, format: Format, *, overwrite: bool) -> Itera
         folder.mkdir()
         yield folder
         if format == "npz":
-            with replacing(path) as part:
+            with atomic_write(path) as part:
                 _pack_npz(folder, part)
         else:
             if path.is_dir():

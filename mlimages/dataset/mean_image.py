@@ -28,12 +28,12 @@ from mlimages.core import (
     Pool,
     Progress,
     as_path,
+    atomic_write,
     cache_dir,
-    counted,
-    file_state,
+    fingerprint,
     is_remote,
-    recording_outputs,
-    replacing,
+    pluralize,
+    record_outputs,
     write_text,
 )
 from mlimages.images import (
@@ -78,7 +78,7 @@ class MeanImage:
     by_class: Mapping[int, NDArray[np.float32]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        images = counted(self.count, "image") + (f", {len(self.broken)} broken" if self.broken else "")
+        images = pluralize(self.count, "image") + (f", {len(self.broken)} broken" if self.broken else "")
         mean, std = (", ".join(f"{value:.1f}" for value in values) for values in (self.channel_mean, self.channel_std))
         return (
             f"MeanImage({images}, {self.prop.width} x {self.prop.height} px, "
@@ -93,10 +93,10 @@ class MeanImage:
         """
         png, npy, statistics = map(as_path(path).with_suffix, (".png", ".npy", ".json"))
         values = {"v": 1, "mean": self.channel_mean, "std": self.channel_std, "count": self.count}
-        with recording_outputs([png, npy, statistics], overwrite=overwrite):
-            with replacing(png) as part:
+        with record_outputs([png, npy, statistics], overwrite=overwrite):
+            with atomic_write(png) as part:
                 LabeledImage.from_array(self.mean).image.save(part, "PNG")
-            with replacing(npy) as part, part.open("wb") as out:
+            with atomic_write(npy) as part, part.open("wb") as out:
                 np.save(out, self.mean, allow_pickle=False)
             write_text(statistics, json.dumps({**values, "image": asdict(self.prop)}, indent=2) + "\n")
 
@@ -159,7 +159,7 @@ def compute_mean(
     check_missing_images(broken, count + len(broken))
     if not counts:
         raise InputError(
-            f"no mean image: none of {counted(len(broken), 'image')} can be used ({_find_first_broken(broken)})"
+            f"no mean image: none of {pluralize(len(broken), 'image')} can be used ({_find_first_broken(broken)})"
         )
     total = np.zeros(shape, np.uint64)
     for class_sum in (sums[ALL],) if ALL in sums else sums.values():
@@ -195,7 +195,7 @@ def draw_class_means(mean_image: MeanImage, class_names: Sequence[str], path: Pa
         sheet.paste(LabeledImage.from_array(mean).image, (left, top + CAPTION_PX))
         draw_line(sheet, (left + 2, top + 2), name, CAPTION_SIZE, width=prop.width - 4)
     draw_line(sheet, (2, height - CAPTION_PX + 2), note, CAPTION_SIZE, width=sheet.width - 4)
-    with replacing(path) as part:
+    with atomic_write(path) as part:
         sheet.save(part, "PNG")
 
 
@@ -219,7 +219,7 @@ def cached_mean(
     for item in labels:
         if is_remote(item.path):  # requesting its state costs as much as reading it
             return compute()
-        state = file_state(item.path) or b""
+        state = fingerprint(item.path) or b""
         label = item.label if item.labels is None else item.labels
         line = f"{item.path} {item.path.absolute()} {state.hex()} {label if per_class else ''}\n"
         key.update(line.encode(errors="surrogateescape"))
@@ -237,7 +237,7 @@ def _write_cached(path: Path, result: MeanImage) -> None:
     broken = [(image.path, image.fault, image.detail) for image in result.broken]
     statistics = {"mean": result.channel_mean, "std": result.channel_std, "count": result.count, "broken": broken}
     by_class = {str(label): mean for label, mean in result.by_class.items()}
-    with replacing(path) as part, part.open("wb") as out:
+    with atomic_write(path) as part, part.open("wb") as out:
         np.savez(out, mean=result.mean, statistics=json.dumps(statistics), **by_class)  # type: ignore[arg-type]  # numpy's stub
 
 

@@ -19,7 +19,7 @@ from mlimages.core import (
     Pool,
     Progress,
     as_path,
-    recording_outputs,
+    record_outputs,
 )
 from mlimages.dataset.mean_files import load_mean_image
 from mlimages.dataset.mean_image import MeanImage, cached_mean, draw_class_means
@@ -160,7 +160,7 @@ class TrainingData:
         source, per_class_path = self.labels.path, path.with_name(f"{path.stem}_per_class.png")
         used_path = source.with_name(f"{source.stem}_used_in_mean.txt")
         files = [*map(path.with_suffix, (".png", ".npy", ".json")), used_path, class_definition_path(used_path)]
-        with recording_outputs([*files, *([per_class_path] if per_class else [])], overwrite=overwrite):
+        with record_outputs([*files, *([per_class_path] if per_class else [])], overwrite=overwrite):
             mean_image = cached_mean(
                 self.labels,
                 self.prop,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mlimages.checks import CheckReport, check, split_labels, write_outcome
-from mlimages.core import GatherSummary, ImageProperty, InputError, Prediction, counted, local_path
+from mlimages.core import GatherSummary, ImageProperty, InputError, Prediction, pluralize, require_local_path
 from mlimages.dataset import TrainingData
 from mlimages.demo.transfer import Accuracies, describe_difference, draw_accuracies, format_bars
 from mlimages.demo.website import Page, digit_pages, serve_pages
@@ -57,7 +57,7 @@ def run_demo(out: str | os.PathLike[str], *, show: Callable[[str], None]) -> Non
         >>> from mlimages.demo import run_demo
         >>> run_demo("mlimages-demo", show=print)  # doctest: +SKIP
     """
-    folder = local_path(out)
+    folder = require_local_path(out)
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty: delete it, or choose another folder with -o")
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ class _Walkthrough:
             ("gathered", f"{sum(summary.ok for summary in summaries)} images of 10 digits"),
             ("duplicates", f"{sum(summary.duplicate for summary in summaries)} skipped"),
             ("failed links", _format_counts(reasons)),
-            ("rejected by check", counted(sum(report.checked - report.ok for report in reports), "image")),
+            ("rejected by check", pluralize(sum(report.checked - report.ok for report in reports), "image")),
             ("training time", self._training_times()),
             ("ONNX file", _parity_text(run)),
             ("predicted", f"{correct} of {count} correct"),
@@ -117,7 +117,7 @@ class _Walkthrough:
         links.write_text("".join(f"{page.label}\t{url}{page.path}\n" for page in pages))
         self._show_command(f"gather urls {links.name} -o {name} --allow-private")
         summary = gather(UrlList(links), self._folder / name, allow_private=True)
-        counts = f"{counted(summary.ok, 'image')}, {counted(summary.duplicate, 'duplicate')}"
+        counts = f"{pluralize(summary.ok, 'image')}, {pluralize(summary.duplicate, 'duplicate')}"
         self._show_result(f"{counts}; failed: {_format_counts(summary.reasons)}")
         return summary
 
@@ -139,7 +139,7 @@ class _Walkthrough:
         report = check(files)
         write_outcome(report)
         errors, warnings = _format_counts(report.errors), _format_counts(report.warnings)
-        self._show_result(f"{counted(report.checked, 'image')} checked; errors: {errors}; warnings: {warnings}")
+        self._show_result(f"{pluralize(report.checked, 'image')} checked; errors: {errors}; warnings: {warnings}")
         return report
 
     def _mean(self, train_labels: LabelFile) -> None:
@@ -270,7 +270,7 @@ class _Walkthrough:
 
 
 def _read_contents(file: LabelFile) -> str:
-    return f"{file.path.name}: {counted(sum(1 for _ in file), 'image')} of {', '.join(file.class_names)}"
+    return f"{file.path.name}: {pluralize(sum(1 for _ in file), 'image')} of {', '.join(file.class_names)}"
 
 
 def _format_counts(class_counts: Mapping[str, int]) -> str:

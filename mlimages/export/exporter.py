@@ -18,13 +18,13 @@ from mlimages.core import (
     Progress,
     Target,
     as_path,
+    atomic_write,
     available_cores,
     average_precisions,
-    counted,
     f1_thresholds,
     is_remote,
+    pluralize,
     record_written,
-    replacing,
     require_writable,
     wilson_interval,
 )
@@ -173,13 +173,13 @@ def export_network(
 def _no_images_message(items: Sequence[LabeledPath]) -> str:
     if not items:
         return "there are no validation images"
-    return f"none of {counted(len(items), 'validation image')} can be read (looked for in {items[0].path.parent})"
+    return f"none of {pluralize(len(items), 'validation image')} can be read (looked for in {items[0].path.parent})"
 
 
 def _move_into_place(path: Path, target: Path) -> None:
     has_data_file = data_path(path).exists()
     for file in sorted(path.parent.iterdir(), reverse=True):  # NAME.onnx.data before NAME.onnx, which refers to it
-        with replacing(target.with_name(file.name)) as part:
+        with atomic_write(target.with_name(file.name)) as part:
             file.replace(part)
         record_written([target.with_name(file.name)])
     if not has_data_file:

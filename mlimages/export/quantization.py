@@ -24,8 +24,8 @@ from mlimages.core import (
     Share,
     as_path,
     check_at_least,
-    counted,
     format_percent,
+    pluralize,
     require_writable,
 )
 from mlimages.export.quantized_variants import Run, make_runner, write_variants
@@ -182,7 +182,7 @@ def _load_samples(bundle: OnnxBundle, labels: LabelFile, progress: Progress) -> 
         progress.advance()
     progress.close()
     if len(samples) < 2:
-        found = counted(len(samples), "image")
+        found = pluralize(len(samples), "image")
         raise InputError(f"{labels.path}: {found} can be decoded: quantization requires at least 2, preferably 200")
     return samples
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mlimages import images
-from mlimages.core import BundleError, Progress, telemetry_disabled
+from mlimages.core import BundleError, Progress, disable_telemetry
 from mlimages.export.onnx_writer import insert_preprocessing, probe_image, remove_preprocessing, replace_probe_logits
 from mlimages.export.preprocessing_graph import PIXELS
 from mlimages.inference import INPUT, KNOWN, LOGITS, PROBABILITIES, BundleSession, OnnxBundle, open_session
@@ -33,7 +33,7 @@ def _keeping_sys_path() -> Iterator[None]:
         sys.path[:] = before
 
 
-with telemetry_disabled("ORT_DISABLE_TELEMETRY", "1"), _keeping_sys_path():
+with disable_telemetry("ORT_DISABLE_TELEMETRY", "1"), _keeping_sys_path():
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
     from onnxruntime.transformers.float16 import convert_float_to_float16

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, TypedDict
 from urllib.parse import urlsplit
 
 from mlimages import __version__
-from mlimages.core import MAX_PIXELS, InputError, Option, Reason, check_options, documented
+from mlimages.core import MAX_PIXELS, InputError, Option, Reason, check_options, document_fields
 
 USER_AGENT = f"mlimages/{__version__} (gathers images for image classifiers; honours opt-outs)"
 
@@ -67,7 +67,7 @@ def check_http_proxy(url: str) -> None:
         raise InputError(f"proxy is {shown!r}: expected the URL of an HTTP proxy, such as http://127.0.0.1:8080")
 
 
-@documented
+@document_fields
 @dataclass(frozen=True, slots=True)
 class GatherOptions:
     """Options of `gather`, which accepts them as keyword arguments.

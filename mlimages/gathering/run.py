@@ -23,7 +23,7 @@ from mlimages.core import (
     Progress,
     Reason,
     as_path,
-    counted,
+    pluralize,
 )
 from mlimages.gathering.download.body_file import BufferedFile
 from mlimages.gathering.download.decoders import Decoders
@@ -252,7 +252,7 @@ class Run:
             if hosts := self._worker.blocking_hosts:
                 more = f" +{len(hosts) - 1}" if len(hosts) > 1 else ""
                 self._progress.advance(
-                    0, waiting_for=f"{hosts[0][:30]}{more} ({counted(self._worker.num_waiting, 'link')})"
+                    0, waiting_for=f"{hosts[0][:30]}{more} ({pluralize(self._worker.num_waiting, 'link')})"
                 )
 
     def _start_backlog(self, label: str) -> None:

@@ -18,7 +18,7 @@ from typing import ParamSpec, TypeVar
 
 from PIL import Image
 
-from mlimages.core import MAX_PIXELS, Fault, ImageError, as_path, explain_content, install_hint
+from mlimages.core import MAX_PIXELS, Fault, ImageError, as_path, describe_unsupported_content, install_hint
 from mlimages.images.decoded_image import WHITE, DecodedImage, DecodeOptions, ImageHeader
 from mlimages.images.reading import read_bytes
 
@@ -214,7 +214,7 @@ def _unknown_format_error(data: bytes, missing_library: str, claimed_format: str
         return ImageError(Fault.NOT_AN_IMAGE, f"{damage}: {_REPLACE}")
     begin = data[:12]
     seen = f'"{begin.decode()}"' if begin.isascii() and begin.decode().isprintable() else begin.hex(" ")
-    content = explain_content(data[:1000])
+    content = describe_unsupported_content(data[:1000])
     return ImageError(Fault.NOT_AN_IMAGE, f"the file begins with {seen}" + (f": {content}" if content else ""))
 
 

@@ -9,7 +9,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
-from mlimages.core import BrokenImage, Prediction, as_path, is_remote, local_path, read_file, refreshing_listings
+from mlimages.core import (
+    BrokenImage,
+    Prediction,
+    as_path,
+    is_remote,
+    read_file,
+    refresh_listings,
+    require_local_path,
+)
 from mlimages.labels import IMAGE_SUFFIXES, all_images, folder_names, is_shard, shards_in
 
 logger = logging.getLogger(__name__)
@@ -22,7 +30,7 @@ def find_images(sources: Iterable[Path]) -> Iterator[Path]:
     From a folder of shards, or a shard (`images-00000.tar`), the images that `label` reads are yielded.
     """
     for source in map(as_path, sources):
-        with refreshing_listings(source):
+        with refresh_listings(source):
             is_file = not (source.is_dir() or is_shard(source))
         if is_file:
             yield source
@@ -55,7 +63,7 @@ def copy_by_class(
     An image with several labels is copied to the folder of each, one without labels to `folder/unknown/`.
     If the name is taken, a number is appended; a file with identical content is not copied again.
     """
-    folder = local_path(folder)
+    folder = require_local_path(folder)
     unknown, *folders = folder_names(["unknown", *class_names])
     for result in predictions:
         if isinstance(result, Prediction) and result.path:

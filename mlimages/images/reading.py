@@ -15,9 +15,9 @@ from mlimages.core import (
     InputError,
     Threads,
     available_cores,
-    counted,
     find_member,
     is_remote,
+    pluralize,
 )
 from mlimages.labels import MISSING_ADVICE
 
@@ -95,7 +95,7 @@ def require_available(broken: Iterable[BrokenImage], *, skip: bool) -> None:
     unavailable = [one for one in broken if one.fault is Fault.UNAVAILABLE]
     if unavailable and not skip:
         raise InputError(
-            f"{counted(len(unavailable), 'image')} could not be downloaded; the first: "
+            f"{pluralize(len(unavailable), 'image')} could not be downloaded; the first: "
             f"{unavailable[0].detail}. Run the same command again, or skip them with --skip-unavailable"
         )
 

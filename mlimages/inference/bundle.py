@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlimages.core import BundleError, Preprocessing, Target, command, local_path, recording_outputs
+from mlimages.core import BundleError, Preprocessing, Target, format_command, record_outputs, require_local_path
 from mlimages.inference.onnx_metadata import open_session, read_metadata, write_metadata
 from mlimages.inference.tasks import MultiLabel, SingleLabel
 
@@ -33,7 +33,7 @@ def model_file(model: str | os.PathLike[str]) -> Path:
     Raises:
         BundleError: `model` is a folder without an .onnx file.
     """
-    path = local_path(model)
+    path = require_local_path(model)
     if path.suffix == ".safetensors":
         raise BundleError(f"{path} contains weights, not an exported model: use the run folder {path.parent}")
     if not path.is_dir():
@@ -41,7 +41,7 @@ def model_file(model: str | os.PathLike[str]) -> Path:
     if (file := path / "model.onnx").is_file():
         return file
     if (path / "config.json").is_file():
-        raise BundleError(f"{path} has no model.onnx yet: create it with {command('export', path)}")
+        raise BundleError(f"{path} has no model.onnx yet: create it with {format_command('export', path)}")
     raise BundleError(f"{path} is a folder without model.onnx: use MODEL.onnx or a run folder of `mlimages finetune`")
 
 
@@ -243,7 +243,7 @@ class OnnxBundle:
             InputError: the file exists, was not written by mlimages or was changed since, and `overwrite` is false.
         """
         metadata = {"mlimages": self.to_json(), **self._interoperability_metadata()}
-        with recording_outputs([self.path] if self.path != source else [], overwrite=overwrite):
+        with record_outputs([self.path] if self.path != source else [], overwrite=overwrite):
             write_metadata(source, self.path, metadata)
 
     def _interoperability_metadata(self) -> dict[str, str]:

@@ -22,7 +22,7 @@ from mlimages.core import (
     Progress,
     Share,
     check_at_least,
-    command,
+    format_command,
     scores,
 )
 from mlimages.images import check_missing_images, require_available
@@ -195,7 +195,7 @@ def evaluate(
         if isinstance(answer.result, Prediction)
     ]
     if not good:
-        raise InputError(f"{labels.path} has no usable image: see {command('check', labels.path)}")
+        raise InputError(f"{labels.path} has no usable image: see {format_command('check', labels.path)}")
     predictions, true_items = [result for result, _, _ in good], [item for _, item, _ in good]
     truth = task.targets(true_items, len(names))
     probabilities = np.array([_make_probability_row(result, len(names)) for result, _, _ in good])  # (N, classes)

@@ -15,9 +15,9 @@ from mlimages.core import (
     Prediction,
     Share,
     average_precisions,
-    label_rows,
-    label_scores,
-    share,
+    estimate_share,
+    make_label_rows,
+    multi_label_scores,
 )
 from mlimages.dataset import multi_hot
 
@@ -47,7 +47,7 @@ class LabelScores:
     @property
     def rows(self) -> tuple[LabelRow, ...]:
         """The scores of each class; None where no image has the class."""
-        return tuple(label_rows(self.per_class, self.average_precision, self.thresholds))
+        return tuple(make_label_rows(self.per_class, self.average_precision, self.thresholds))
 
     def to_dict(self) -> dict[str, object]:
         """Return the scores as JSON types; shares are in 0..1, each with its 95 % interval, or null if undefined."""
@@ -91,9 +91,9 @@ def score_labels(
     p = np.clip(probabilities, 1e-7, 1 - 1e-7)
     return LabelScores(
         count=len(labels),
-        exact=share(int((~wrong).all(axis=1).sum()), len(labels)),
+        exact=estimate_share(int((~wrong).all(axis=1).sum()), len(labels)),
         average_precision=average_precisions(probabilities, targets),
-        per_class=label_scores(targets, predicted_mask, names),
+        per_class=multi_label_scores(targets, predicted_mask, names),
         thresholds=thresholds,
         mistakes=tuple((predictions[index], labels[index]) for index in order),
         loss=-float(np.where(targets, np.log(p), np.log1p(-p)).mean()),

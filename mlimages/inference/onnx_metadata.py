@@ -12,16 +12,16 @@ from typing import Any, BinaryIO
 from mlimages.core import (
     BundleError,
     MissingExtraError,
-    command,
+    atomic_write,
     copy_bytes,
-    explain_content,
-    replacing,
-    telemetry_disabled,
+    describe_unsupported_content,
+    disable_telemetry,
+    format_command,
 )
 
 # Since 1.29 its import stores an identifier in the user's cache, and each loaded model is reported:
 # https://github.com/microsoft/onnxruntime/pull/27379
-with telemetry_disabled("ORT_DISABLE_TELEMETRY", "1"):
+with disable_telemetry("ORT_DISABLE_TELEMETRY", "1"):
     import onnxruntime as ort
 
 _CPP_PLACE = r"^\S+\.(cc|h):\d+ .*\) "
@@ -48,10 +48,12 @@ def open_session(path: Path, *, prepacking: bool = True) -> Any:
     options.add_session_config_entry("session.disable_prepacking", str(int(not prepacking)))
     try:
         with path.open("rb") as file:  # ONNX Runtime's error does not tell what is wrong with the path, or what it is
-            content = explain_content(file.read(1000))
+            content = describe_unsupported_content(file.read(1000))
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except FileNotFoundError as error:
-        raise BundleError(f"no file at {path}: create it with {command('export', 'RUN', '-o', path.name)}") from error
+        raise BundleError(
+            f"no file at {path}: create it with {format_command('export', 'RUN', '-o', path.name)}"
+        ) from error
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}") from error
     except Exception as error:  # ONNX Runtime's errors share no base but Exception
@@ -104,7 +106,7 @@ def write_metadata(source: Path, target: Path, metadata: Mapping[str, str]) -> N
         raise MissingExtraError("writing an .onnx file", "train") from error
     values = onnx.ModelProto()
     onnx.helper.set_model_props(values, dict(sorted(metadata.items())))
-    with replacing(target) as part, source.open("rb") as network, part.open("wb") as out:
+    with atomic_write(target) as part, source.open("rb") as network, part.open("wb") as out:
         for start, end in _without_metadata(network):  # the weights of the network may fill the memory of this machine
             copy_bytes(network, out, offset=start, length=end - start)
         out.write(values.SerializeToString())

@@ -29,8 +29,8 @@ from mlimages.core import (
     check_at_least,
     format_interval,
     format_percent,
-    html_table,
     is_remote,
+    make_html_table,
 )
 from mlimages.images import REQUESTS
 from mlimages.inference.bundle import OnnxBundle
@@ -123,7 +123,7 @@ class Predictor:
             text = f"{format_percent(score[0])} on {provenance.accuracy_count} validation images"
             name = "mAP" if self.bundle.multi_label else "accuracy"
             rows.append((name, f"{text} (95 % interval {format_interval(Share(*score))})"))
-        return html_table(f"model {self.bundle.path}", rows)
+        return make_html_table(f"model {self.bundle.path}", rows)
 
     def __call__(
         self, images: ImageInput | Iterable[ImageInput], *, top: int | None = None

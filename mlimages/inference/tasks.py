@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.core import LabeledPath, Share, average_precisions, share
+from mlimages.core import LabeledPath, Share, average_precisions, estimate_share
 from mlimages.dataset import multi_hot
 from mlimages.inference.calibration import expected_calibration_error, softmax
 
@@ -63,7 +63,7 @@ class SingleLabel:
 
     def score(self, probabilities: Floats, targets: Targets) -> Share:
         """Return the accuracy with Wilson's interval."""
-        return share(int((probabilities.argmax(axis=1) == targets).sum()), len(targets))
+        return estimate_share(int((probabilities.argmax(axis=1) == targets).sum()), len(targets))
 
     def calibration_error(self, probabilities: Floats, targets: Targets) -> float:
         """Return the calibration error of the most probable class."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from mlimages.core import InputError, LabeledPath, LabelFileError, as_path, file_state, writing
+from mlimages.core import InputError, LabeledPath, LabelFileError, as_path, fingerprint, write_output
 from mlimages.labels.formats import open_text
 from mlimages.labels.scanning import natural_key
 
@@ -36,7 +36,7 @@ def read_class_names(path: str | os.PathLike[str]) -> ClassNames:
         LabelFileError: the file does not exist, a line is not `index name`, or the indices are not 0, 1, 2 ...
     """
     path = as_path(path)
-    return _read_class_names(path, file_state(path))
+    return _read_class_names(path, fingerprint(path))
 
 
 @lru_cache(maxsize=64)
@@ -64,7 +64,7 @@ def write_class_names(path: str | os.PathLike[str], class_names: Sequence[str], 
     Raises:
         InputError: a file exists that mlimages did not write or that was changed since, and `overwrite` is false.
     """
-    with writing(as_path(path), overwrite=overwrite) as temporary_path:
+    with write_output(as_path(path), overwrite=overwrite) as temporary_path:
         temporary_path.write_text(format_class_definition(class_names), encoding="utf-8")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from mlimages.core import LabeledPath, counted, html_images, html_table
+from mlimages.core import LabeledPath, make_html_images, make_html_table, pluralize
 from mlimages.labels.class_names import ClassNames
 from mlimages.labels.tables import SHOWN
 
@@ -16,7 +16,7 @@ SHOWN_CLASSES = 20
 def summarize_labels(path: Path, items: Iterable[object], class_names: ClassNames) -> str:
     """Return one line with the path, the number of images and the classes."""
     shown = ", ".join(class_names[:SHOWN]) + " ..." * (len(class_names) > SHOWN)
-    return f"{path}: {counted(sum(1 for _ in items), 'image')}, {counted(len(class_names), 'class')}: {shown}"
+    return f"{path}: {pluralize(sum(1 for _ in items), 'image')}, {pluralize(len(class_names), 'class')}: {shown}"
 
 
 def render_class_table(path: Path, items: Iterable[LabeledPath], class_names: ClassNames) -> str:
@@ -27,7 +27,9 @@ def render_class_table(path: Path, items: Iterable[LabeledPath], class_names: Cl
         count += 1
         for label in item.class_indices:
             by_class.setdefault(label, []).append(item.path)
-    rows = [(class_names[n], len(paths), html_images(paths)) for n, paths in by_class.items() if n < len(class_names)]
+    rows = [
+        (class_names[n], len(paths), make_html_images(paths)) for n, paths in by_class.items() if n < len(class_names)
+    ]
     left = f", {len(rows) - SHOWN_CLASSES} more" if len(rows) > SHOWN_CLASSES else ""
-    title = f"{path}: {counted(count, 'image')}, {counted(len(class_names), 'class')}"
-    return html_table(title, rows[:SHOWN_CLASSES], header=("class", "images", f"the first images{left}"))
+    title = f"{path}: {pluralize(count, 'image')}, {pluralize(len(class_names), 'class')}"
+    return make_html_table(title, rows[:SHOWN_CLASSES], header=("class", "images", f"the first images{left}"))

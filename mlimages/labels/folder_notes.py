@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
-from mlimages.core import command, is_remote, written_names
+from mlimages.core import format_command, is_remote, list_written
 from mlimages.labels.scanning import (
     can_list_folder,
     has_images,
@@ -25,7 +25,7 @@ NUMBERED_SUBFOLDER = re.compile(r"/part-\d{4,}$")
 def find_root_images(root: Path) -> list[Path]:
     """Return the images directly in a folder, except those that mlimages wrote (a mean image, a contact sheet)."""
     images = list(iter_images(root, recursive=False))
-    written = written_names(root) if images else set()
+    written = list_written(root) if images else set()
     return [path for path in images if path.name not in written]
 
 
@@ -77,11 +77,11 @@ def find_tables(root: Path) -> list[Path]:
     if is_remote(root) or (root / "manifest.jsonl").exists():
         return []
     tables = sorted(path for path in root.iterdir() if path.suffix.lower() in (".csv", ".tsv", ".jsonl"))
-    written = written_names(root) if tables else set()
+    written = list_written(root) if tables else set()
     return [path for path in tables if path.name not in written]
 
 
 def suggest_table(*folders: Path) -> str:
     """Return a hint to label the images by the first table in these folders, preferably of the training set; or ""."""
     tables = sorted(chain.from_iterable(map(find_tables, folders)), key=lambda table: "train" not in str(table))
-    return f"label the images by a table ({command('label', tables[0], '-o', 'labels.txt')}), " if tables else ""
+    return f"label the images by a table ({format_command('label', tables[0], '-o', 'labels.txt')}), " if tables else ""

@@ -9,7 +9,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from mlimages.core import InputError, LabeledPath, as_path, command, counted, refreshing_listings
+from mlimages.core import InputError, LabeledPath, as_path, format_command, pluralize, refresh_listings
 from mlimages.labels.class_names import ClassNames, add_class_name, check_common_classes, check_distinct_classes
 from mlimages.labels.folder_notes import (
     NUMBERED_SUBFOLDER,
@@ -76,7 +76,7 @@ def open_parts(source: LabelFile | str | os.PathLike[str], table: TableOptions |
         return {"": source}
     path, options = as_path(source), table or TableOptions()
     merge = merge_identical_images if options.multi_label else lambda labels: labels
-    with refreshing_listings(path):
+    with refresh_listings(path):
         if not path.is_dir():
             labels = LabelFile(path, options=TableOptions.from_subclass(options))
             require_images(labels)
@@ -107,7 +107,7 @@ def open_labels(source: LabelFile | str | os.PathLike[str], table: TableOptions 
     splits = open_parts(source, table)
     if len(splits) > 1:
         path = as_path(source.path if isinstance(source, LabelFile) else source)
-        label = command("label", path, "-o", path.with_suffix(".txt"))
+        label = format_command("label", path, "-o", path.with_suffix(".txt"))
         hint = "use one of its subfolders" if path.is_dir() else f"{label} writes a label file per split"
         raise InputError(f"{source} contains several splits ({', '.join(splits)}), expected one: {hint}")
     return next(iter(splits.values()))
@@ -140,7 +140,7 @@ def _summarize_split(folder: Path, split_name: str, labels: LabelFile) -> str:
     names = [f"{name} {counts[label]}" for label, name in enumerate(labels.class_names)]
     shown = ", ".join(names[:SHOWN]) + " ..." * (len(names) > SHOWN)
     suffix = f", {split_name}" if split_name else ""
-    return f"{folder}{suffix}: {counted(count, 'image')}, {counted(len(names), 'class')}: {shown}"
+    return f"{folder}{suffix}: {pluralize(count, 'image')}, {pluralize(len(names), 'class')}: {shown}"
 
 
 def label_dir(folder: str | os.PathLike[str], label: int) -> LabelFile:
@@ -191,7 +191,9 @@ def label_dir_auto(
     left_out = [f"{inner}: not a class folder; its subfolders are the classes"] if root != source else []
     left_out += [text for path in split_folders.values() for text in describe_skipped_in_split(path, root, leaf=leaf)]
     for table in find_tables(root):
-        left_out.append(f"{table.name}: classes are read from the folders; {command('label', table)} reads the table")
+        left_out.append(
+            f"{table.name}: classes are read from the folders; {format_command('label', table)} reads the table"
+        )
     if "" not in split_folders:
         left_out += describe_entries_outside_splits(root, set(split_folders.values()))
 
@@ -304,7 +306,7 @@ def _find_class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
         raise InputError(
             f"{root} contains {len(outside)} images and no class folders: {suggest_table(root)}create a folder per "
             "class, use --class-from REGEX if the file names contain the class, or "
-            f"{command('label', root, '--label', 'N')} for one class"
+            f"{format_command('label', root, '--label', 'N')} for one class"
         )
     inside = sum(1 for path in classes.values() for _ in iter_images(path)) if outside else 0
     if len(outside) > MAX_ROOT_IMAGE_SHARE * inside:
@@ -317,7 +319,7 @@ def _find_class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
 
 
 def _check_folder(root: Path) -> Path:
-    with refreshing_listings(root):
+    with refresh_listings(root):
         if not root.is_dir():
             raise InputError(f"no folder at {root}: check the path")
     return root

@@ -13,7 +13,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TextIO
 
-from mlimages.core import LabelFileError, command
+from mlimages.core import LabelFileError, format_command
 from mlimages.labels.annotations import NumberedObjects, read_annotations
 from mlimages.labels.scanning import IMAGE_SUFFIXES
 from mlimages.labels.shards import is_shard_of_classes
@@ -198,9 +198,9 @@ def check_suffix(path: Path, suffixes: tuple[str, ...] = READABLE) -> str:
     if suffix in suffixes:
         return suffix
     if path.is_dir():
-        raise LabelFileError(f"{path} is a folder: create its label file with {command('label', path)}")
+        raise LabelFileError(f"{path} is a folder: create its label file with {format_command('label', path)}")
     if is_shard_of_classes(path):
-        label = command("label", path.parent)
+        label = format_command("label", path.parent)
         raise LabelFileError(f"{path} is a single shard: label all shards of its folder with {label}")
     if suffix in _CONVERSIONS and suffixes == READABLE:
         stem = path.name.split(".")[0]

@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from pathlib import Path
 
-from mlimages.core import LabeledPath, counted, find_member, is_remote, read_file
+from mlimages.core import LabeledPath, find_member, is_remote, pluralize, read_file
 from mlimages.labels.label_file import LabelFile
 
 
@@ -25,7 +25,9 @@ def merge_identical_images(labels: LabelFile) -> LabelFile:
     images = [LabeledPath(path, -1, tuple(sorted(classes))) for path, classes in merged.values()]
     result = LabelFile(labels.path, labels.img_root, items=lambda: images, class_names=labels.defined_class_names)
     copies = len(items) - len(images)
-    note = f"{counted(copies, 'file')} with the same content as another file: each image is listed once, with all its "
+    note = (
+        f"{pluralize(copies, 'file')} with the same content as another file: each image is listed once, with all its "
+    )
     return result.with_notes([*labels.notes, *[f"{note}classes"] * bool(copies)])
 
 

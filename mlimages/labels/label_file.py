@@ -12,7 +12,7 @@ from itertools import chain, compress
 from pathlib import Path
 from typing import Any
 
-from mlimages.core import InputError, LabeledPath, LabelFileError, as_path, file_state, full_name, written_names
+from mlimages.core import InputError, LabeledPath, LabelFileError, as_path, fingerprint, join_name, list_written
 from mlimages.labels.class_names import (
     ClassNames,
     FileClasses,
@@ -199,7 +199,7 @@ class LabelFile:
         if self._class_names is not None:
             return self._class_names
         definition = class_definition_path(self.path)
-        is_used = file_state(definition) is not None and not self._ignores_definition(definition)
+        is_used = fingerprint(definition) is not None and not self._ignores_definition(definition)
         return read_class_names(definition) if is_used else None
 
     def _ignores_definition(self, definition_path: Path) -> bool:
@@ -207,7 +207,7 @@ class LabelFile:
 
         `mlimages label photos.csv -o photos.txt` writes the class definition of photos.txt beside photos.csv.
         """
-        written = written_names(self.path.parent)
+        written = list_written(self.path.parent)
         if definition_path.name not in written or self.path.name in written:
             return False
         table = self._table()
@@ -217,7 +217,7 @@ class LabelFile:
         """Return the table with its columns, which are detected again if the file has changed."""
         if self._text_items != self._read_items:
             return None
-        state = (file_state(self.path), class_definition_path(self.path).exists())
+        state = (fingerprint(self.path), class_definition_path(self.path).exists())
         if self._cached_table is None or self._cached_table[0] != state or state[0] is None:
             table = detect_table(self.path, self.img_root, self._options) if self._is_table() else None
             if table and not (table.is_supported_format and state[1]):
@@ -319,7 +319,7 @@ class LabelFile:
             label = reader.labels.get(row.label)
             if label is None:
                 label = reader.read(row)
-            yield full_name(row.path.replace("\\", "/"), root), label
+            yield join_name(row.path.replace("\\", "/"), root), label
 
 
 def merge_classes(files: Sequence[LabelFile]) -> tuple[ClassNames, tuple[ClassNames, ...]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from mlimages.core import LabeledPath, relative_name, replacing, require_writable, write_text, writing
+from mlimages.core import LabeledPath, atomic_write, relative_name, require_writable, write_output, write_text
 from mlimages.labels.class_names import class_definition_path, format_class_definition, write_class_names
 from mlimages.labels.formats import Label, write_rows
 
@@ -24,7 +24,7 @@ def write_label_file(path: Path, items: Iterable[LabeledPath], class_names: Sequ
 
     Existing files are replaced.
     """
-    with replacing(path) as temporary_path:
+    with atomic_write(path) as temporary_path:
         count = _write_rows(temporary_path, path, items)
     if class_names:
         write_text(class_definition_path(path), format_class_definition(class_names))
@@ -41,7 +41,7 @@ def write_own_label_file(
     """
     definition = class_definition_path(path)
     require_writable([path, *([definition] if class_names else [])], overwrite=overwrite)
-    with writing(path, overwrite=overwrite) as temporary_path:
+    with write_output(path, overwrite=overwrite) as temporary_path:
         count = _write_rows(temporary_path, path, items)
     if class_names:
         write_class_names(definition, class_names, overwrite=overwrite)

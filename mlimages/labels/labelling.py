@@ -15,13 +15,13 @@ from mlimages.core import (
     Option,
     as_path,
     check_options,
-    counted,
-    documented,
+    document_fields,
     is_file,
     is_remote,
     path_from_name,
+    pluralize,
     record_settings,
-    refreshing_listings,
+    refresh_listings,
     require_writable,
 )
 from mlimages.labels.class_names import MAX_CLASSES, class_definition_path, read_class_names
@@ -62,7 +62,7 @@ def parse_shares(text: str) -> tuple[float, ...]:
     return shares
 
 
-@documented
+@document_fields
 @dataclass(frozen=True, slots=True)
 class LabelOptions(TableOptions):
     """Options of `mlimages label`."""
@@ -169,7 +169,7 @@ def make_label_files(
     """
     check_options(options)
     source, out = as_path(options.source), options.out and as_path(options.out)
-    with refreshing_listings(source):
+    with refresh_listings(source):
         target = out or (source / "labels.txt" if source.is_dir() else source)
         _check_option_combinations(options, source)
         labels, splits = _read_source(options, source, note)
@@ -301,7 +301,7 @@ def _select_images(labels: LabelFile, options: LabelOptions, note: Callable[[str
         count = sum(1 for _ in before.text_items()) - sum(1 for _ in labels.text_items())
         if paths and not count:
             raise InputError(f"none of the {len(paths)} images in {drop_list} is in {labels.path}: check the paths")
-        note(f"dropped: {counted(count, 'image')} ({drop_list} lists {len(paths)})")
+        note(f"dropped: {pluralize(count, 'image')} ({drop_list} lists {len(paths)})")
     if options.limit_per_class:
         labels = labels.limit_per_class(options.limit_per_class, seed=options.seed)
     return labels
@@ -319,7 +319,7 @@ def _split_labels(
             f"--group {options.group} matches none of the {len(paths)} paths ({paths[0]} ...): correct the regular "
             "expression"
         )
-    count = counted(len(set(groups.values())), "group")
+    count = pluralize(len(set(groups.values())), "group")
     note(f"--group: {count}; {options.group} matches {len(groups)} of {len(paths)} paths")
     return labels.split(options.split, seed=options.seed, groups=groups, contents=groups)
 

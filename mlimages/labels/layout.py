@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
 
-from mlimages.core import InputError, is_member, is_remote, local_path, read_file, replacing
+from mlimages.core import InputError, atomic_write, is_member, is_remote, read_file, require_local_path
 from mlimages.labels.label_file import LabelFile
 from mlimages.labels.tables import SHOWN
 
@@ -32,7 +32,7 @@ def write_class_folders(
     for labels in splits.values():
         if labels.is_multi_label:
             raise InputError(f"{labels.path} is a multi-label file: class folders require one class per image")
-    root = local_path(folder)
+    root = require_local_path(folder)
     targets = {
         target: source for name, labels in splits.items() for target, source in _choose_targets(labels, root / name)
     }
@@ -105,7 +105,7 @@ def _link_or_copy(image: Path, target: Path, *, copy: bool) -> None:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     if copy or is_remote(image) or is_member(image):
-        with replacing(target) as temporary_path:
+        with atomic_write(target) as temporary_path:
             temporary_path.write_bytes(read_file(image))
     else:
         target.symlink_to(image.resolve())

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 
-from mlimages.core import install_hint, is_remote, printable
+from mlimages.core import escape_unprintable, install_hint, is_remote
 
 _HEIC = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
 
@@ -149,7 +149,7 @@ def describe_skipped_entries(root: Path, *, is_class_folder: bool = False) -> li
     for folder in walk(root):
         for name, is_folder in _scan(folder):
             if not is_valid_name(name) and is_folder:
-                skipped["folders whose names a label file cannot contain (rename them)", printable(name)] += 1
+                skipped["folders whose names a label file cannot contain (rename them)", escape_unprintable(name)] += 1
             elif not is_valid_name(name):
                 skipped["file names that a label file cannot contain", ""] += 1
             elif is_folder:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlimages.core import InputError, find_member, is_remote, members
+from mlimages.core import InputError, find_member, is_remote, iter_members
 from mlimages.labels.scanning import (
     has_images,
     is_image_name,
@@ -99,7 +99,7 @@ def _read_shard_images(folder: Path) -> Iterator[tuple[str, str]]:
                 yield f"{folder}/{path}", label or "images"
         return
     for shard in shards:
-        for member in members(shard):
+        for member in iter_members(shard):
             label, _, name = member.name.rpartition("/")
             if is_image_name(name) and not any(map(is_skipped_folder, label.split("/"))):
                 yield f"{shard}/{member.name}", label

@@ -17,7 +17,7 @@ from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 
-from mlimages.core import InputError, LabelFileError, as_path, command, is_file, is_remote
+from mlimages.core import InputError, LabelFileError, as_path, format_command, is_file, is_remote
 from mlimages.labels.formats import PATH_LABEL, WHITESPACE, Record, detect_delimiters, read_records
 from mlimages.labels.label_texts import is_one, is_one_hot, parse_list
 from mlimages.labels.scanning import IMAGE_SUFFIXES, SPLIT_NAMES
@@ -202,8 +202,8 @@ class _Sample:
     def _reject_urls(self, location: _Location) -> None:
         cells = [cell for record in self.sample[-1:] for cell in record.cells]
         if not location.share and any(re.match(r"https?://", cell.strip(), re.IGNORECASE) for cell in cells):
-            gather = command("gather", "urls", self.path, "-o", self.path.stem)
-            label = command("label", self.path.stem)
+            gather = format_command("gather", "urls", self.path, "-o", self.path.stem)
+            label = format_command("label", self.path.stem)
             raise LabelFileError(
                 f"{self.path} contains URLs instead of paths: download the images with {gather}, then use {label}"
             )

@@ -6,10 +6,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Self
 
-from mlimages.core import Option, documented
+from mlimages.core import Option, document_fields
 
 
-@documented
+@document_fields
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableOptions:
     """Options for reading a table of paths and labels; columns that are not specified are detected."""

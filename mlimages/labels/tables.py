@@ -10,7 +10,7 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
-from mlimages.core import LabelFileError, counted, is_file, is_remote
+from mlimages.core import LabelFileError, is_file, is_remote, pluralize
 from mlimages.labels.class_names import is_class_index
 from mlimages.labels.formats import PATH_LABEL, Record, Row, detect_delimiters, read_records
 from mlimages.labels.label_texts import (
@@ -193,7 +193,7 @@ class Table:
         counts = self.row_counts
         changes = [f"suffix {self.suffix} added"] * bool(self.suffix)
         changes += [f"in {self.folder}"] * (self.folder != self.path.parent)
-        changes += [f"without {counted(self.strip_components, 'parent folder')}"] * bool(self.strip_components)
+        changes += [f"without {pluralize(self.strip_components, 'parent folder')}"] * bool(self.strip_components)
         image = f"{self._describe_column(self.path_index)} as image" + (f" ({', '.join(changes)})" if changes else "")
         labels = ", ".join(map(self._column_name, self.label_indices))
         label = f"'{self.class_from}' in the path" if self.class_from else labels
@@ -203,9 +203,8 @@ class Table:
         split = f", {self._column_name(self.split_index)} as split" if self.split_index is not None else ""
         images = f"{counts.rows - len(counts.missing):,} of {counts.rows:,} images exist"
         names = ", ".join(counts.labels[:SHOWN]) + " ..." * (len(counts.labels) > SHOWN)
-        return (
-            f"{self.path}: {image}, {label} as label{split}; {images}; {counted(len(counts.labels), 'class')}: {names}"
-        )
+        classes = f"{pluralize(len(counts.labels), 'class')}: {names}"
+        return f"{self.path}: {image}, {label} as label{split}; {images}; {classes}"
 
     @property
     def left_out_notes(self) -> tuple[str, ...]:
@@ -217,7 +216,7 @@ class Table:
             reason, hint = "without a path or one class", ""
         elif self._is_one_hot:
             reason, hint = "without a path, with only blank labels, or with a value such as -1 or NaN", ""
-        note = f"{self.path}: left out: {counted(len(numbers), 'row')} {reason} (row {shown}){hint}"
+        note = f"{self.path}: left out: {pluralize(len(numbers), 'row')} {reason} (row {shown}){hint}"
         return (note,) if numbers else ()
 
     @property
@@ -230,17 +229,17 @@ class Table:
         if self.has_lists:
             names = set(labels)
             if count := sum(len(label.split()) > 1 and names.issuperset(label.split()) for label in labels):
-                yield f"{counted(count, 'class name')} made of other class names: separate classes by ';', not spaces"
+                yield f"{pluralize(count, 'class name')} made of other class names: separate classes by ';', not spaces"
             return
         if counts := count_multiple_classes(labels):
             separator, count = next(iter(counts.items()))
-            contain = f"{counted(count, 'label')} contain{'s' * (count == 1)} {separator}"
+            contain = f"{pluralize(count, 'label')} contain{'s' * (count == 1)} {separator}"
             yield f"{contain}: use --multi-label if an image may have several classes"
             return
         lists = replace(self, has_lists=True, merges_rows=True)
         rows = lists._all_rows() if self.row_counts.unlabelled and not self.class_from else ()
         if count := sum(len(parse_list(row.label) or ()) > 1 for row in rows):
-            yield f"{counted(count, 'row')} with several classes: use --multi-label to keep all classes"
+            yield f"{pluralize(count, 'row')} with several classes: use --multi-label to keep all classes"
 
     @property
     def missing_notes(self) -> tuple[str, ...]:

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
-from mlimages.core import ImageProperty, ModelError, Preprocessing, Resize, check_at_least, require
+from mlimages.core import ImageProperty, ModelError, Preprocessing, Resize, check_at_least, require_extra
 from mlimages.networks.architectures import Architecture, find_architecture
 from mlimages.networks.input_size import check_input_size
 from mlimages.networks.weights import State, load_weights, match_in_order, read_weights, remove_prefix
 
-require("training", "train", "onnx", "onnxscript", "safetensors", "timm")  # these are imported late
+require_extra("training", "train", "onnx", "onnxscript", "safetensors", "timm")  # these are imported late
 
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mlimages.core import ModelError, explain_content, local_path
+from mlimages.core import ModelError, describe_unsupported_content, require_local_path
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def read_weights(path: str | os.PathLike[str]) -> State:
     Raises:
         ModelError: there is no such file, its format is not supported, or loading it could execute code.
     """
-    path = local_path(path)
+    path = require_local_path(path)
     if not path.is_file():
         raise ModelError(f"no weights file at {path}: expected a {SUFFIXES} file")
     try:
@@ -63,7 +63,7 @@ def _diagnose_content(path: Path) -> str:
     with path.open("rb") as file:
         begin = file.read(1000)
     if not begin.startswith(b"PK\x03\x04"):
-        return explain_content(begin) if begin else "it is empty: copy or download it again"
+        return describe_unsupported_content(begin) if begin else "it is empty: copy or download it again"
     if not zipfile.is_zipfile(path):
         return "it is incomplete: download it again"
     with zipfile.ZipFile(path) as archive:

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mlimages.core import InputError, Share, format_interval, format_percent, writing
+from mlimages.core import InputError, Share, format_interval, format_percent, write_output
 from mlimages.gathering import read_manifest
 from mlimages.inference import KNOWN, KNOWN_AT, LOGITS, PROBABILITIES, SET_LEVEL, OnnxBundle
 
@@ -21,7 +21,7 @@ def write_model_card(bundle: OnnxBundle) -> Path | None:
     write."""
     path = bundle.path.parent / NAME
     try:
-        with writing(path) as part:
+        with write_output(path) as part:
             part.write_text(model_card(bundle), encoding="utf-8")
     except InputError:
         return None

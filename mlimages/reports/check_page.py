@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 
 from mlimages.checks import CheckReport, Code, Finding, Thresholds
-from mlimages.core import ImageProperty, InputError, LabeledPath, as_path, counted, writing
+from mlimages.core import ImageProperty, InputError, LabeledPath, as_path, pluralize, write_output
 from mlimages.dataset import compute_mean
 from mlimages.images import to_pixels
 from mlimages.labels import LabelFile
@@ -77,7 +77,7 @@ def write_report(report: CheckReport, path: str | os.PathLike[str], *, overwrite
         mean_of=MEAN_OF,
         thresholds=_find_changed_thresholds(report),
     )
-    with writing(as_path(os.fspath(path)), overwrite=overwrite) as part:
+    with write_output(as_path(os.fspath(path)), overwrite=overwrite) as part:
         part.write_text(page, encoding="utf-8")
 
 
@@ -111,7 +111,9 @@ def _draw_class_means(report: CheckReport) -> Iterator[GalleryTile]:
             found = compute_mean(islice(_find_images_of_class(report.files, name), MEAN_OF), MEAN)
         except InputError:  # no image of this class can be decoded
             continue
-        yield GalleryTile((data_url(to_pixels(found.mean.transpose(1, 2, 0))),), (name, counted(found.count, "image")))
+        yield GalleryTile(
+            (data_url(to_pixels(found.mean.transpose(1, 2, 0))),), (name, pluralize(found.count, "image"))
+        )
 
 
 def _find_images_of_class(files: Iterable[LabelFile], name: str) -> Iterator[LabeledPath]:

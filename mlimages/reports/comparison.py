@@ -14,12 +14,12 @@ from mlimages.core import (
     InputError,
     RunError,
     Share,
-    command,
+    format_command,
     format_interval,
     format_percent,
+    format_table,
+    mcnemar_test,
     mean_ap_difference,
-    sign_test,
-    table,
 )
 from mlimages.reports.run_folder import RunFolder, read_run
 
@@ -157,7 +157,7 @@ def compute_paired_test(run: RunFolder, best_run: RunFolder) -> PairedTest | Non
     value = (gained - lost) / n
     half = Z_95 * math.sqrt(max(0.0, gained + lost - (gained - lost) ** 2 / n)) / n
     difference = Share(value, max(-1.0, value - half), min(1.0, value + half))
-    return PairedTest(n, gained, lost, difference, sign_test(gained, lost))
+    return PairedTest(n, gained, lost, difference, mcnemar_test(gained, lost))
 
 
 def comparison_lines(runs: Sequence[ComparedRun]) -> Iterator[str]:
@@ -175,7 +175,7 @@ def comparison_lines(runs: Sequence[ComparedRun]) -> Iterator[str]:
         )
         for place, each in enumerate(runs)
     ]
-    yield from table(rows, left_columns=frozenset({0, 6}))
+    yield from format_table(rows, left_columns=frozenset({0, 6}))
     yield ""
     names = list(runs[0].settings)
     if not names:
@@ -183,13 +183,13 @@ def comparison_lines(runs: Sequence[ComparedRun]) -> Iterator[str]:
         return
     cells = [("setting", *(each.run.name for each in runs))]
     cells += [(name, *(each.settings[name] for each in runs)) for name in names]
-    yield from table(cells, left_columns=frozenset(range(len(runs) + 1)))
+    yield from format_table(cells, left_columns=frozenset(range(len(runs) + 1)))
 
 
 def _read_finished_run(path: Path) -> RunFolder:
     run = read_run(path)
     if run.predictions is None:
-        raise RunError(f"{path} is not finished: resume it with {command('finetune', '--resume', path)}")
+        raise RunError(f"{path} is not finished: resume it with {format_command('finetune', '--resume', path)}")
     return run
 
 

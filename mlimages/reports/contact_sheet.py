@@ -20,11 +20,11 @@ from mlimages.core import (
     InputError,
     as_path,
     check_at_least,
-    command,
-    counted,
-    refreshing_listings,
+    format_command,
+    pluralize,
+    refresh_listings,
     require_writable,
-    writing,
+    write_output,
 )
 from mlimages.dataset import TrainingData, load_mean_image
 from mlimages.images import (
@@ -82,7 +82,7 @@ class SheetRow:
     label: int = 0
 
     def __repr__(self) -> str:
-        return f"<SheetRow {self.name}: {counted(len(self.tiles), 'tile')} of {counted(self.count, 'image')}>"
+        return f"<SheetRow {self.name}: {pluralize(len(self.tiles), 'tile')} of {pluralize(self.count, 'image')}>"
 
 
 def draw_sheet(
@@ -127,16 +127,16 @@ def draw_sheet(
     if (run := RunFiles(source)).config.exists() and run.metrics.exists():
         raise InputError(
             f"{source} is a run folder: open {run.report}, or draw feature maps with "
-            + command("show", source, "IMAGE", "--layer", "NAME")
+            + format_command("show", source, "IMAGE", "--layer", "NAME")
         )
-    with refreshing_listings(source):
+    with refresh_listings(source):
         if source.is_dir() and not (table and table.class_from):
             labels = label_dir_auto(source).labels if has_class_folders(source) else label_dir(source, 0)
         else:
             labels = open_labels(source, table)
     rows = make_sheet_rows(TrainingData(labels, prop), per_class=per_class, seed=seed)
     count = labels.count_images()[0] if labels.is_multi_label else sum(row.count for row in rows)
-    shown = f"{counted(count, 'image')}, {counted(len(rows), 'class')}"
+    shown = f"{pluralize(count, 'image')}, {pluralize(len(rows), 'class')}"
     resized = f"{prop.resize} to {prop.width} x {prop.height} px" + (", gray" if prop.gray_scale else "")
     note = f"{shown}; a random sample of up to {per_class} per class (seed {seed}); {resized}"
     write_sheet(rows, out, title=source.name, note=note, overwrite=overwrite)
@@ -194,7 +194,7 @@ def write_sheet(rows: Sequence[SheetRow], out: Path, *, title: str, note: str, o
     Raises:
         InputError: `out` exists, `overwrite` is false, and mlimages did not write it or it was changed since.
     """
-    with writing(out, overwrite=overwrite) as part:
+    with write_output(out, overwrite=overwrite) as part:
         if out.suffix.lower() == ".html":
             from mlimages.reports.pages import render
 
@@ -211,7 +211,7 @@ def _template_row(row: SheetRow) -> dict[str, object]:
         GalleryTile(("" if tile.pixels is None else data_url(tile.pixels),), (tile.caption,), str(tile.fault))
         for tile in row.tiles
     ]
-    return {"name": row.name, "note": counted(row.count, "image") if row.count else "", "tiles": tiles}
+    return {"name": row.name, "note": pluralize(row.count, "image") if row.count else "", "tiles": tiles}
 
 
 def _draw_png(rows: Sequence[SheetRow], *, title: str, note: str) -> Image.Image:

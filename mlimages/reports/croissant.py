@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from mlimages.core import as_path, writing
+from mlimages.core import as_path, write_output
 from mlimages.labels import LabelFile
 from mlimages.reports.cards import image_licenses
 from mlimages.reports.run_folder import RunFolder
@@ -46,7 +46,7 @@ def write_croissant(run: RunFolder, path: str | os.PathLike[str], *, overwrite: 
         >>> from mlimages.reports import read_run
         >>> write_croissant(read_run("runs/first"), "runs/first/croissant.json")
     """
-    with writing(as_path(path), overwrite=overwrite) as part:
+    with write_output(as_path(path), overwrite=overwrite) as part:
         part.write_text(json.dumps(_make_dataset_json(run), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mlimages.core import Share, format_interval, format_percent, table
+from mlimages.core import Share, format_interval, format_percent, format_table
 from mlimages.reports.probe_result import ProbeResult
 
 
@@ -76,7 +76,7 @@ def model_table_lines(result: ModelScores) -> Iterator[str]:
         )
         for score in result.scores
     ]
-    yield from table(rows, left_columns=frozenset({0, 5}))
+    yield from format_table(rows, left_columns=frozenset({0, 5}))
     yield ""
     yield "accuracy: of a closed-form head on the frozen network; CPU ms: forward pass in PyTorch, per image"
     yield from (f"{name}: {reason}" for name, reason in result.unavailable.items())

@@ -15,9 +15,9 @@ from mlimages.core import (
     MissingExtraError,
     NetworkSummary,
     Window,
-    counted,
     format_percent,
-    local_path,
+    pluralize,
+    require_local_path,
 )
 from mlimages.inference import BundleSession, OnnxBundle
 
@@ -49,7 +49,7 @@ def summarize_onnx(path: str | os.PathLike[str]) -> NetworkSummary:
     Raises:
         BundleError: it is not an ONNX file.
     """
-    path = local_path(path)
+    path = require_local_path(path)
     try:
         model = onnx.load(path, load_external_data=False)
         model = onnx.shape_inference.infer_shapes(model)
@@ -211,18 +211,20 @@ def _metric_notes(bundle: OnnxBundle) -> Iterator[str]:
     provenance = bundle.provenance
     if provenance.accuracy:
         value, low, high = (100 * part for part in provenance.accuracy)
-        yield f"accuracy: {value:.1f} % (95 %: {low:.1f}-{high:.1f}) on {counted(provenance.accuracy_count, 'image')}"
+        yield f"accuracy: {value:.1f} % (95 %: {low:.1f}-{high:.1f}) on {pluralize(provenance.accuracy_count, 'image')}"
     if provenance.mean_ap:
         value, low, high = (100 * part for part in provenance.mean_ap)
-        yield f"mAP: {value:.1f} % (95 %: {low:.1f}-{high:.1f}) on {counted(provenance.accuracy_count, 'image')}"
+        yield f"mAP: {value:.1f} % (95 %: {low:.1f}-{high:.1f}) on {pluralize(provenance.accuracy_count, 'image')}"
     if bundle.multi_label:
         shown = zip(bundle.class_names[:8], bundle.thresholds, strict=False)
         yield "thresholds: " + ", ".join(f"{name} {threshold:.3f}" for name, threshold in shown)
     if provenance.parity and not provenance.parity.count:
         yield "parity: not compared with the trained network"
     elif provenance.parity:
-        ties = f" except for {counted(provenance.parity.near_ties, 'near tie')}" if provenance.parity.near_ties else ""
-        compared = counted(provenance.parity.count, "image")
+        ties = (
+            f" except for {pluralize(provenance.parity.near_ties, 'near tie')}" if provenance.parity.near_ties else ""
+        )
+        compared = pluralize(provenance.parity.count, "image")
         yield f"parity: {compared} compared{ties}, logits differ by {provenance.parity.worst:.1e} at most"
     if provenance.calibration_error:
         before, after = provenance.calibration_error
@@ -239,7 +241,7 @@ def _provenance_notes(bundle: OnnxBundle) -> Iterator[str]:
     provenance = bundle.provenance
     if provenance.split_sizes:
         yield "data: " + ", ".join(
-            f"{name} {counted(size, 'image')} (sha256 {provenance.data_sha256.get(name, '?')[:16]})"
+            f"{name} {pluralize(size, 'image')} (sha256 {provenance.data_sha256.get(name, '?')[:16]})"
             for name, size in provenance.split_sizes.items()
         )
     if provenance.weights_sha256:

@@ -17,9 +17,9 @@ from mlimages.core import (
     ImageError,
     ImageProperty,
     MissingExtraError,
-    counted,
     format_interval,
     format_percent,
+    pluralize,
 )
 from mlimages.images import load_pixels
 
@@ -103,5 +103,5 @@ _templates = jinja2.Environment(
     lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,
 )
-_templates.globals["counted"] = counted
+_templates.globals["pluralize"] = pluralize
 _templates.filters |= {"percent": format_percent, "interval": format_interval, "contents": find_sections}

@@ -14,7 +14,16 @@ from typing import Any
 import numpy as np
 
 from mlimages.checks import FactsTable
-from mlimages.core import Confusion, MissingExtraError, Share, as_path, counted, format_percent, share, writing
+from mlimages.core import (
+    Confusion,
+    MissingExtraError,
+    Share,
+    as_path,
+    estimate_share,
+    format_percent,
+    pluralize,
+    write_output,
+)
 from mlimages.images import NUMBERS_NOTE, drawable_names, font_families
 from mlimages.reports.comparison import ComparedRun
 from mlimages.reports.model_scores import ModelScores
@@ -163,7 +172,7 @@ def draw_comparison_svg(runs: Sequence[ComparedRun]) -> str:
         axes.set(xlabel=f"validation {best.score_name} (%), with its 95 % interval", ylim=(-0.5, len(runs) - 0.5))
 
     score = format_percent(best.score.value)
-    label = f"{best.score_name} of {counted(len(runs), 'run')}; the best is {best.run.name}: {score}"
+    label = f"{best.score_name} of {pluralize(len(runs), 'run')}; the best is {best.run.name}: {score}"
     return to_svg(_draw_side_by_side([draw], height=1.2 + 0.35 * len(runs)), label=label)
 
 
@@ -173,7 +182,7 @@ def save_png(figure: Figure, path: str | os.PathLike[str], *, overwrite: bool = 
     Raises:
         InputError: `path` exists, `overwrite` is false, and mlimages did not write it or it was changed since.
     """
-    with writing(as_path(path), overwrite=overwrite) as part:
+    with write_output(as_path(path), overwrite=overwrite) as part:
         _save_figure(figure, part, format="png", dpi=130, facecolor="white")
 
 
@@ -225,7 +234,7 @@ def _draw_curve(axes: Axes, epochs: Sequence[Epoch], name: str, val_count: int) 
 
 
 def _draw_intervals(axes: Axes, epochs: Sequence[Epoch], val_count: int) -> None:
-    shares = [share(round(row["val_accuracy"] * val_count), val_count) for row in epochs]
+    shares = [estimate_share(round(row["val_accuracy"] * val_count), val_count) for row in epochs]
     y, errors = _to_percent_and_errors(shares)
     axes.errorbar([row["epoch"] for row in epochs], y, yerr=errors, fmt="none", ecolor=VAL, elinewidth=3, alpha=0.3,
                   label="95 % interval")  # fmt: skip

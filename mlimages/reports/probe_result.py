@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mlimages.core import Share, counted, table
+from mlimages.core import Share, format_table, pluralize
 
 BAR = 24
 """Length of the bar of 100 %, in characters."""
@@ -92,7 +92,7 @@ class ProbeResult:
 
 def probe_lines(result: ProbeResult) -> Iterator[str]:
     """Yield the lines of tables with bars, for a terminal."""
-    dataset = f"{counted(result.images, 'image')} of {counted(result.classes, 'class')}"
+    dataset = f"{pluralize(result.images, 'image')} of {pluralize(result.classes, 'class')}"
     yield f"{result.model}: {dataset}, accuracy by cross-validation"
     yield ""
     rows = [("--freeze", "features", "accuracy", "95 %", "")]
@@ -100,12 +100,12 @@ def probe_lines(result: ProbeResult) -> Iterator[str]:
         (cut.name, str(cut.width), *_accuracy_cells(cut.accuracy, is_marked=cut.name == result.freeze))
         for cut in result.cuts
     ]
-    yield from table(rows, left_columns=frozenset({0, 4}))
+    yield from format_table(rows, left_columns=frozenset({0, 4}))
     yield ""
     if result.curve:
         points = [("per class", "accuracy", "95 %", "")]
         points += [(str(point.per_class), *_accuracy_cells(point.accuracy)) for point in result.curve]
-        yield from table(points, left_columns=frozenset({3}))
+        yield from format_table(points, left_columns=frozenset({3}))
         yield ""
     yield f"recommended: --freeze {result.freeze} (<): the highest layer within noise of the best"
     if result.gain is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlimages.core import Prediction, as_path, counted, format_percent
+from mlimages.core import Prediction, as_path, format_percent, pluralize
 from mlimages.inference import Evaluation
 from mlimages.reports import plots
 from mlimages.reports.comparison import NOISE, ComparedRun, all_overlap_with_best_run, significance_text
@@ -34,8 +34,8 @@ def probe_html(result: ProbeResult) -> str:
     return render(
         "probe.html",
         title=f"Probe of {result.model}",
-        subtitle=f"{counted(result.images, 'image')} of {counted(result.classes, 'class')}"
-        + (f", {counted(result.broken, 'image')} skipped" if result.broken else ""),
+        subtitle=f"{pluralize(result.images, 'image')} of {pluralize(result.classes, 'class')}"
+        + (f", {pluralize(result.broken, 'image')} skipped" if result.broken else ""),
         result=result,
         gain=f"{100 * result.gain.value:+.1f} ({gain})" if result.gain else "",
         drawings=plots.draw_probe_svgs(result),
@@ -46,7 +46,7 @@ def comparison_html(runs: Sequence[ComparedRun]) -> str:
     """Return the HTML report of a comparison: accuracies with their intervals, significance, settings that differ."""
     return render(
         "compare.html",
-        title=f"Comparison of {counted(len(runs), 'run')}",
+        title=f"Comparison of {pluralize(len(runs), 'run')}",
         subtitle=", ".join(str(each.run) for each in runs),
         noise=NOISE,
         score_name=runs[0].score_name,
@@ -93,7 +93,7 @@ def _make_metric_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("calibration error", f"{evaluation.calibration_error:.3f}"),
         ("all labels correct", format_percent(evaluation.accuracy.value))
         if evaluation.labels
-        else ("predicted “none of these”", counted(evaluation.unknown, "image")),
+        else ("predicted “none of these”", pluralize(evaluation.unknown, "image")),
         ("throughput", f"{evaluation.images_per_s:.0f} images/s"),
         ("latency p50/p95, decoding", f"{decode.p50:.1f} / {decode.p95:.1f} ms"),
         ("latency p50/p95, network", f"{network.p50:.1f} / {network.p95:.1f} ms"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlimages.core import RunError, command, file_lock
+from mlimages.core import RunError, file_lock, format_command
 
 RUN_VERSION = 1
 
@@ -153,7 +153,7 @@ def read_settings(files: RunFiles) -> dict[str, Any]:
     """
     folder = files.folder
     if not files.config.is_file():
-        create = command("finetune", "...", "-o", folder)
+        create = format_command("finetune", "...", "-o", folder)
         raise RunError(f"{folder} is not a run folder: it has no config.json ({create} creates one)")
     try:
         settings: dict[str, Any] = json.loads(files.config.read_text(encoding="utf-8"))

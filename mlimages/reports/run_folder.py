@@ -23,12 +23,12 @@ from mlimages.core import (
     accuracy,
     average_precisions,
     confusion_matrix,
-    counted,
+    estimate_share,
     f1_thresholds,
     format_percent,
-    local_path,
     path_from_name,
-    share,
+    pluralize,
+    require_local_path,
 )
 from mlimages.dataset import multi_hot
 from mlimages.reports.run_files import RunFiles, read_settings
@@ -50,7 +50,7 @@ class Predictions:
     probabilities: NDArray[np.float64]
 
     def __repr__(self) -> str:
-        return f"<Predictions: {int(self.correct.sum())} of {counted(len(self.paths), 'image')} correct>"
+        return f"<Predictions: {int(self.correct.sum())} of {pluralize(len(self.paths), 'image')} correct>"
 
     @property
     def is_multi_label(self) -> bool:
@@ -104,7 +104,7 @@ class RunFolder:
 
     def __repr__(self) -> str:
         accuracy = f"{self.score_name} {format_percent(self.score.value)}" if self.predictions else "not finished"
-        classes, epochs = counted(len(self.class_names), "class"), counted(len(self.epochs), "epoch")
+        classes, epochs = pluralize(len(self.class_names), "class"), pluralize(len(self.epochs), "epoch")
         return f"<RunFolder {self.path}: {self.settings.get('model')}, {classes}, {epochs}, {accuracy}>"
 
     @property
@@ -133,7 +133,7 @@ class RunFolder:
     def accuracy(self) -> Share:
         """Accuracy on the validation set; in a multi-label run, all labels of an image must be correct."""
         if self.predictions and self.predictions.is_multi_label:
-            return share(int(self.predictions.correct.sum()), self.val_count)
+            return estimate_share(int(self.predictions.correct.sum()), self.val_count)
         return accuracy(self.confusion)
 
     @property
@@ -168,7 +168,7 @@ def read_run(path: str | os.PathLike[str]) -> RunFolder:
         >>> read_run("runs/first").class_names
         ('cats', 'dogs')
     """
-    files = RunFiles(local_path(path))
+    files = RunFiles(require_local_path(path))
     settings = read_settings(files)
     try:
         names = files.read_class_names()

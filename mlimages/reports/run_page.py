@@ -22,10 +22,10 @@ from mlimages.core import (
     ImageProperty,
     class_scores,
     format_percent,
-    label_rows,
-    label_scores,
+    make_label_rows,
+    multi_label_scores,
     require_writable,
-    writing,
+    write_output,
 )
 from mlimages.inference import Explanation, Predictor, data_path, explain, model_file
 from mlimages.labels import LabelFile
@@ -67,7 +67,7 @@ def draw_run(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         plots.save_png(plots.plot_curves(run.epochs, val_count=run.val_count), curves, overwrite=overwrite)
     if run.predictions and not run.predictions.is_multi_label:
         plots.save_png(plots.plot_confusion_matrix(run.confusion, run.class_names), confusion, overwrite=overwrite)
-    with writing(page, overwrite=overwrite) as part:
+    with write_output(page, overwrite=overwrite) as part:
         part.write_text(render("run.html", **_make_template_values(run)), encoding="utf-8")
     return page
 
@@ -103,8 +103,8 @@ def _make_class_tables(run: RunFolder) -> dict[str, Any]:
     """Return the tables by class; a multi-label run has no confusion matrix."""
     found, precision = run.predictions, run.average_precision
     if found and precision:
-        scores = label_scores(found.labels.astype(bool), found.predicted.astype(bool), run.class_names)
-        return {"rows": list(label_rows(scores, precision, found.thresholds)), "cells": [], "confused": []}
+        scores = multi_label_scores(found.labels.astype(bool), found.predicted.astype(bool), run.class_names)
+        return {"rows": list(make_label_rows(scores, precision, found.thresholds)), "cells": [], "confused": []}
     return {
         "rows": [],
         "classes": class_scores(run.confusion, run.class_names),

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.core import path_from_name, relative_name, writing
+from mlimages.core import path_from_name, relative_name, write_output
 
 MAX_SHARE = 0.1
 """The list holds at most this share of the images: each is to be reviewed by eye."""
@@ -96,7 +96,7 @@ def write_suspects(suspects: Iterable[Suspect], out: Path, *, overwrite: bool = 
     table.writerow(("path", "label", "likely_label", "confidence"))
     for each in suspects:
         table.writerow((relative_name(each.path, out.parent), each.label, each.likely, f"{each.confidence:.4f}"))
-    with writing(out, overwrite=overwrite) as part:
+    with write_output(out, overwrite=overwrite) as part:
         part.write_text(text.getvalue(), encoding="utf-8")
 
 

@@ -6,7 +6,7 @@ import ipaddress
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from mlimages.core import InputError, Option, check_options, documented
+from mlimages.core import InputError, Option, check_options, document_fields
 
 TOKEN_VARIABLE = "MLIMAGES_TOKEN"
 """The environment variable that holds the token."""
@@ -14,7 +14,7 @@ TOKEN_VARIABLE = "MLIMAGES_TOKEN"
 LogFormat = Literal["text", "json"]
 
 
-@documented
+@document_fields
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
     """Access, limits and logging of a server.

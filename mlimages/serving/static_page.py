@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mlimages.core import MAX_PIXELS, InputError, local_path, require_writable, writing
+from mlimages.core import MAX_PIXELS, InputError, require_local_path, require_writable, write_output
 from mlimages.inference import GRID, KNOWN_AT, SET_LEVEL, WINDOW, OnnxBundle, data_path
 from mlimages.serving.openapi import DEFAULT_TOP
 from mlimages.serving.page import build_page, read_asset
@@ -58,7 +58,7 @@ class WebRuntime:
         Raises:
             InputError: the files are not there.
         """
-        package = local_path(package)
+        package = require_local_path(package)
         try:
             version = json.loads((package / "package.json").read_text(encoding="utf-8"))["version"]
             files = {name: (package / "dist" / file).read_bytes() for name, file in _NAMES.items()}
@@ -72,7 +72,7 @@ class WebRuntime:
     def page_files(self, folder: Path) -> list[Path]:
         """Return the paths in `folder` to which `write_page` writes the page's files."""
         own = ("model.onnx", "model.json", "manifest.json", "icon.svg", "service_worker.js", "index.html")
-        return [local_path(folder) / name for name in (*own, *self.files)]
+        return [require_local_path(folder) / name for name in (*own, *self.files)]
 
 
 def write_page(
@@ -98,10 +98,10 @@ def write_page(
     if not bundle.includes_preprocessing or data_path(bundle.path).exists():
         what = "include preprocessing" if not bundle.includes_preprocessing else "be smaller than 2 GB"
         raise InputError(f"{bundle.path} cannot run in a browser: the model must {what}")
-    runtime, folder = runtime or WebRuntime(), local_path(folder)
+    runtime, folder = runtime or WebRuntime(), require_local_path(folder)
     require_writable(runtime.page_files(folder), overwrite=overwrite)
     for name, content in _page_contents(bundle, runtime).items():
-        with writing(folder / name, overwrite=overwrite) as part:
+        with write_output(folder / name, overwrite=overwrite) as part:
             part.write_bytes(content)
     return folder / "index.html"
 

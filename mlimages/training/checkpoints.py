@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mlimages.core import Preprocessing, RunError, command, counted, local_path, replacing
+from mlimages.core import Preprocessing, RunError, atomic_write, format_command, pluralize, require_local_path
 from mlimages.dataset import load_mean_image
 from mlimages.networks import DEPTHS, Model, add_depths, add_versions, build_model, to_channels_last
 from mlimages.reports import RunFiles, read_settings
@@ -81,7 +81,7 @@ def save_state(state: TrainingState, files: RunFiles) -> None:
     tensors |= {f"optimizer.{name}": tensor for name, tensor in state.optimizer.items()}
     if state.best_epoch < len(state.history):
         tensors |= {f"best.{name}": tensor for name, tensor in state.best.items()}
-    with replacing(files.state) as part:
+    with atomic_write(files.state) as part:
         save_file(tensors, part, metadata={"mlimages": json.dumps(metadata)})
         with part.open("rb") as written:
             os.fsync(written.fileno())
@@ -170,7 +170,7 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Tensors) -
 def save_networks(network: nn.Module, state: TrainingState, files: RunFiles) -> None:
     """Write `last.safetensors` and `best.safetensors`: full networks, with the library's tensor names."""
     for path, trained in ((files.last, state.trained), (files.best, state.best)):
-        with replacing(path) as part:  # safetensors writes several entries of metadata in any order
+        with atomic_write(path) as part:  # safetensors writes several entries of metadata in any order
             save_file(_make_full_state_dict(network, trained), part, metadata={"format": "pt"})
 
 
@@ -215,7 +215,7 @@ class TrainedRun:
     multi_label: bool = False
 
     def __repr__(self) -> str:
-        classes = counted(len(self.class_names), "class")
+        classes = pluralize(len(self.class_names), "class")
         return f"<TrainedRun: {self.config.model}, {classes}, weights {str(self.weights)!r}>"
 
 
@@ -237,7 +237,7 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: 
     >>> run.network(torch.zeros(1, *run.preprocessing.image.shape)).shape
     torch.Size([1, 2])
     """
-    files = RunFiles(local_path(run))
+    files = RunFiles(require_local_path(run))
     settings = read_settings(files)
     config, preprocessing = (
         FineTuneConfig.from_dict(settings["config"]),
@@ -246,7 +246,7 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: 
     names = files.read_class_names()
     whole, state = files.folder / f"{checkpoint}.safetensors", load_state(files)
     if state is None and not whole.exists():
-        raise RunError(f"{run} has no {whole.name} yet: resume it with {command('finetune', '--resume', run)}")
+        raise RunError(f"{run} has no {whole.name} yet: resume it with {format_command('finetune', '--resume', run)}")
     image = preprocessing.image
     is_best = checkpoint == "best"
     if network is None:

@@ -17,7 +17,7 @@ from mlimages.core import (
     Resize,
     as_path,
     check_options,
-    documented,
+    document_fields,
     is_remote,
     parse_size,
 )
@@ -89,7 +89,7 @@ def _parse_number(text: str) -> float:
         raise InputError(f"{text!r} is not a number: expected one such as 0.5") from None
 
 
-@documented
+@document_fields
 @dataclass(frozen=True, slots=True)
 class FineTuneConfig(TableOptions):
     """Settings of a fine-tuning run, as stored in the run folder's `config.json`.

@@ -17,7 +17,7 @@ from mlimages.core import (
     Normalization,
     Preprocessing,
     Progress,
-    replacing,
+    atomic_write,
     write_text,
 )
 from mlimages.dataset import load_mean_image
@@ -132,7 +132,7 @@ def _write_folder(config: FineTuneConfig, files: RunFiles, inputs: RunInputs, im
     preprocessing = Preprocessing(expected.image, _resolve_normalization(config, expected, images))
     write_settings(files, config, preprocessing, multi_label=inputs.images.is_multi_label)
     if inputs.mean_image is not None:
-        with replacing(files.mean_image) as part, part.open("wb") as out:
+        with atomic_write(files.mean_image) as part, part.open("wb") as out:
             np.save(out, inputs.mean_image, allow_pickle=False)
     write_text(files.classes, "".join(f"{name}\n" for name in names))
     for path, part_images in ((files.train, images.train), (files.val, images.val)):

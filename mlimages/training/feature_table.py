@@ -18,8 +18,8 @@ from mlimages.core import (
     NoProgress,
     Progress,
     as_path,
-    counted,
-    writing,
+    pluralize,
+    write_output,
 )
 from mlimages.images import check_missing_images
 from mlimages.labels import LabelFile, open_labels
@@ -66,7 +66,7 @@ class FeatureTable:
         if path.suffix != ".npz":
             raise InputError(f"{path} is not a .npz file: features are written as .npz")
         paths, names = np.array(self.paths), np.array(self.class_names)
-        with writing(path, overwrite=overwrite) as part, part.open("wb") as out:
+        with write_output(path, overwrite=overwrite) as part, part.open("wb") as out:
             np.savez(out, features=self.features, labels=self.labels, paths=paths, class_names=names)
 
 
@@ -112,9 +112,9 @@ def extract_features(
     check_missing_images([each for each in found if isinstance(each, BrokenImage)], len(found))
     good = [each for each in found if isinstance(each, TrainingImage)]
     if not good:
-        raise InputError(f"none of {counted(len(found), 'image')} can be decoded: see `mlimages check`")
+        raise InputError(f"none of {pluralize(len(found), 'image')} can be decoded: see `mlimages check`")
     if len(good) < len(found):
-        logger.warning("skipped %s that cannot be decoded", counted(len(found) - len(good), "image"))
+        logger.warning("skipped %s that cannot be decoded", pluralize(len(found) - len(good), "image"))
     images = ImageSet(good, image, store=store, num_classes=len(labels.class_names))
     rows = compute_pooled_features(built, cut_points, images, progress)
     at = names.index(layer) if layer else len(cut_points) - 1

@@ -25,14 +25,14 @@ from mlimages.core import (
     Progress,
     RunError,
     Share,
+    atomic_write,
     average_precisions,
-    command,
+    format_command,
     format_interval,
     format_percent,
-    html_images,
-    html_table,
+    make_html_images,
+    make_html_table,
     relative_name,
-    replacing,
     wilson_interval,
     write_text,
 )
@@ -118,9 +118,9 @@ class FineTuneResult:
             ("mAP" if self.val_map else "accuracy", self.score_text),
             ("network", f"{self.model}, frozen: {self.freeze}"),
             ("epochs", f"{self.epochs}; best epoch: {self.best_epoch}"),
-            ("plots", html_images([self.run / "curves.png", self.run / "confusion.png"], height_px=240)),
+            ("plots", make_html_images([self.run / "curves.png", self.run / "confusion.png"], height_px=240)),
         ]
-        return html_table(f"run {self.run}", rows)
+        return make_html_table(f"run {self.run}", rows)
 
     def to_dict(self) -> dict[str, object]:
         """Return the result as JSON types; multi-label scores only of a multi-label run."""
@@ -163,7 +163,7 @@ def finished_result(
     logger.warning(
         "%s is already finished; to train it further: %s",
         files.folder,
-        command("finetune", "--resume", files.folder, "--epochs", "N"),
+        format_command("finetune", "--resume", files.folder, "--epochs", "N"),
     )
     if export and distributed.is_main_process() and not (files.onnx.exists() and files.report.exists()):
         with files.lock():
@@ -271,7 +271,7 @@ def _mean_ap_interval(validation: Validation) -> tuple[float, float, float]:
 
 
 def _write_predictions(job: TrainingJob, validation: Validation) -> None:
-    with replacing(job.files.predictions) as part, part.open("w", newline="", encoding="utf-8") as out:
+    with atomic_write(job.files.predictions) as part, part.open("w", newline="", encoding="utf-8") as out:
         table = csv.writer(out, lineterminator="\n")
         table.writerow(["path", "label", *job.class_names])
         for index, row in zip(validation.indices, validation.probabilities.tolist(), strict=True):

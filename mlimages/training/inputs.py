@@ -22,7 +22,7 @@ from mlimages.core import (
     MlimagesError,
     ModelError,
     Preprocessing,
-    command,
+    format_command,
 )
 from mlimages.dataset import load_mean_image, mean_image_differences
 from mlimages.labels import ClassNames, LabelFile, merge_classes, open_labels, open_parts
@@ -264,6 +264,6 @@ def _load_mean(config: FineTuneConfig, expected_preprocessing: Preprocessing) ->
     if differences := mean_image_differences(config.mean_file, expected_preprocessing.image):
         logger.warning(
             "%s: its images were preprocessed differently (%s): create another with %s",
-            config.mean_file, differences, command("mean", "LABELS", "--model", config.model),
+            config.mean_file, differences, format_command("mean", "LABELS", "--model", config.model),
         )  # fmt: skip
     return load_mean_image(config.mean_file, expected_preprocessing.image)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from mlimages.core import replacing
+from mlimages.core import atomic_write
 from mlimages.export import KnownOutput, KnownScore
 from mlimages.inference import Known, PredictionSets
 from mlimages.reports import RunFiles
@@ -87,7 +87,7 @@ def save_known_output(known_output: KnownOutput, files: RunFiles) -> None:
         "known": asdict(known_output.known),
         "prediction_sets": asdict(known_output.prediction_sets),
     }
-    with replacing(files.known) as part:
+    with atomic_write(files.known) as part:
         save_file(known_output.score.state_dict(), part, metadata={"mlimages": json.dumps(values)})
 
 

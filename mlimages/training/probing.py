@@ -24,8 +24,8 @@ from mlimages.core import (
     Share,
     cache_dir,
     check_at_least,
-    share,
-    sign_test,
+    estimate_share,
+    mcnemar_test,
     wilson_interval,
 )
 from mlimages.images import check_missing_images
@@ -183,9 +183,9 @@ def _score_cuts(
     """Return the score of each cut point, and the index of the recommended one."""
     correct = [fit_ridge(part, labels, num_classes).leave_one_out.argmax(axis=1) == labels for part in features_by_cut]
     best = max(correct, key=lambda each: int(each.sum()))
-    near = [sign_test(int((each & ~best).sum()), int((best & ~each).sum())) >= NOISE for each in correct]
+    near = [mcnemar_test(int((each & ~best).sum()), int((best & ~each).sum())) >= NOISE for each in correct]
     scores = tuple(
-        CutScore(cut.name, cut.num_features, share(int(each.sum()), len(labels)), within)
+        CutScore(cut.name, cut.num_features, estimate_share(int(each.sum()), len(labels)), within)
         for cut, each, within in zip(cut_points, correct, near, strict=True)
     )
     return scores, max(index for index, within in enumerate(near) if within)

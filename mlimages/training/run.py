@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from mlimages.core import InputError, Preprocessing, RunError, command, local_path, write_text
+from mlimages.core import InputError, Preprocessing, RunError, format_command, require_local_path, write_text
 from mlimages.reports import RUN_VERSION, RunFiles, read_settings
 from mlimages.training.computation import Computation
 from mlimages.training.config import FineTuneConfig
@@ -55,7 +55,7 @@ def read_config(run: str | os.PathLike[str]) -> FineTuneConfig:
     >>> read_config("runs/first").epochs
     1
     """
-    folder = local_path(run)
+    folder = require_local_path(run)
     return replace(FineTuneConfig.from_dict(read_settings(RunFiles(folder))["config"]), out=folder)
 
 
@@ -89,7 +89,7 @@ def check_run_folder(config: FineTuneConfig, files: RunFiles) -> bool:
         differences = ", ".join(f"{name} {before.get(name)!r} before, {now[name]!r} now" for name in other[:3])
         raise RunError(
             f"{files.folder} contains a run with other settings ({differences}): choose another output folder with -o, "
-            f"or resume that run with {command('finetune', '--resume', files.folder)}"
+            f"or resume that run with {format_command('finetune', '--resume', files.folder)}"
         )
     return files.result.exists()
 

@@ -7,7 +7,7 @@ import os
 
 from torch import nn
 
-from mlimages.core import BundleError, Progress, as_path, command, local_path, require_writable
+from mlimages.core import BundleError, Progress, as_path, format_command, require_local_path, require_writable
 from mlimages.export import ExportOptions, NetworkOutputs, TrainedNetwork, export_network
 from mlimages.inference import OnnxBundle
 from mlimages.labels import LabelFile
@@ -55,7 +55,7 @@ def export_run(
     require_writable([as_path(out)], overwrite=overwrite)
     loaded = load_run(run, network=network)
     return export_trained(
-        RunFiles(local_path(run)), loaded, out, options=options, overwrite=overwrite, progress=progress
+        RunFiles(require_local_path(run)), loaded, out, options=options, overwrite=overwrite, progress=progress
     )
 
 
@@ -113,5 +113,5 @@ def warn_about_lost_options(files: RunFiles, before: OnnxBundle | None, now: Onn
         f"--target={before.provenance.target}": before.provenance.target != now.provenance.target,
     }
     if lost := [option for option, is_lost in options.items() if is_lost]:
-        again = command("export", files.folder, *lost)
+        again = format_command("export", files.folder, *lost)
         logger.warning("%s was exported with %s before: repeat %s", files.onnx, " ".join(lost), again)

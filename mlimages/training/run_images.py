@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlimages.checks import split_labels
-from mlimages.core import BrokenImage, InputError, Progress, counted
+from mlimages.core import BrokenImage, InputError, Progress, pluralize
 from mlimages.images import check_missing_images, require_available
 from mlimages.labels import ClassNames, open_parts
 from mlimages.training import distributed
@@ -119,7 +119,7 @@ def _warn_about_conflicting_labels(images: Iterable[TrainingImage], *, is_multi_
     if twice := [list(paths.values()) for paths in found.values() if len(paths) > 1]:
         logger.warning(
             "%s in two classes (%s%s): %s",
-            counted(len(twice), "image"),
+            pluralize(len(twice), "image"),
             " = ".join(map(str, dict.fromkeys(twice[0][:2]))),  # the same path on two rows once
             "; ..." if len(twice) > 1 else "",
             "`mlimages label LABELS --multi-label` joins them"

@@ -75,7 +75,7 @@ class Study:
         assert own.background
         assert clean.background
         lost, gained = (len(_wrong(one) - _wrong(other)) for one, other in ((swapped, own), (own, swapped)))
-        used = lost > gained and scores.sign_test(gained, lost) < 0.05
+        used = lost > gained and scores.mcnemar_test(gained, lost) < 0.05
         shares = (one.accuracy.value for one in (own, without, swapped))
         return Case(seed, shortcut.kind, shortcut.size, *shares, used, own.background.p_value, clean.background.p_value)
 

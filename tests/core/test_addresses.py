@@ -41,7 +41,7 @@ from mlimages.core import (
     LabeledPath,
     as_path,
     cache_dir,
-    file_state,
+    fingerprint,
     is_remote,
     path_from_name,
     relative_name,
@@ -198,7 +198,7 @@ def test_an_object_of_the_same_size_and_second_has_another_state(
         found = []
         for text in ("0 ants\n1 bees\n", "0 bees\n1 ants\n"):
             as_path(address).write_text(text)
-            found.append((file_state(address), read_class_names(address)))
+            found.append((fingerprint(address), read_class_names(address)))
         assert found[0][0] != found[1][0]
         assert [names for _, names in found] == [("ants", "bees"), ("bees", "ants")]
 

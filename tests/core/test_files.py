@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from mlimages.core import InputError, RunError, cache_dir, file_lock, replacing
+from mlimages.core import InputError, RunError, atomic_write, cache_dir, file_lock
 
 
 def test_a_write_that_is_interrupted_changes_nothing_and_leaves_nothing(tmp_path: Path) -> None:
@@ -22,7 +22,7 @@ def test_a_write_that_is_interrupted_changes_nothing_and_leaves_nothing(tmp_path
     path.write_text("as it was")
 
     def write_half() -> None:
-        with replacing(path) as part:
+        with atomic_write(path) as part:
             part.write_text("half")
             raise KeyboardInterrupt
 
@@ -47,7 +47,7 @@ def test_whatever_writes_a_disk_that_takes_no_more_is_one_error_that_names_the_f
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
-        with pytest.raises(OSError, match=re.escape(str(path))) as caught, replacing(path) as part:
+        with pytest.raises(OSError, match=re.escape(str(path))) as caught, atomic_write(path) as part:
             WRITERS[writer](part)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -58,7 +58,7 @@ def test_whatever_writes_a_disk_that_takes_no_more_is_one_error_that_names_the_f
 def test_a_new_file_may_be_read_by_whom_the_system_says(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
-        with replacing(tmp_path / "a.txt") as part:
+        with atomic_write(tmp_path / "a.txt") as part:
             part.write_text("new")
     finally:
         os.umask(before)

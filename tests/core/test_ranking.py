@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from mlimages.core import (
     average_precisions,
     f1_thresholds,
-    label_rows,
-    label_scores,
+    make_label_rows,
     mean_ap_difference,
     mean_average_precision,
+    multi_label_scores,
     ranking,
 )
 
@@ -38,8 +38,8 @@ def test_average_precision_is_that_of_scikit_learn_and_undefined_without_a_posit
     assert values == pytest.approx(expected)
     assert found.mean.value == pytest.approx(np.mean([*expected.values()]) if named else 0.0)
     assert mean_average_precision(probabilities, targets) == pytest.approx(found.mean.value)
-    scores = label_scores(targets, probabilities >= 0.5, ["a", "b", "c", "d"])
-    for n, row in enumerate(label_rows(scores, found, (0.5,) * classes)):
+    scores = multi_label_scores(targets, probabilities >= 0.5, ["a", "b", "c", "d"])
+    for n, row in enumerate(make_label_rows(scores, found, (0.5,) * classes)):
         shares = (row.average_precision, row.precision, row.recall, row.f1)
         assert [each is None for each in shares] == [n not in named] * 4
 
@@ -67,7 +67,7 @@ def test_no_threshold_has_a_better_f1_and_each_lies_between_two_probabilities(se
     probabilities, targets = labelled(15, 3, seed=seed)
     thresholds = f1_thresholds(probabilities, targets)
     assert thresholds[-1] == 0.5  # no positive image
-    scores = label_scores(targets, probabilities >= thresholds, ["a", "b", "c"])
+    scores = multi_label_scores(targets, probabilities >= thresholds, ["a", "b", "c"])
     for column, true, threshold, score in zip(probabilities.T[:2], targets.T[:2], thresholds, scores, strict=False):
         if not true.any():
             continue

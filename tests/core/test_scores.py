@@ -7,7 +7,7 @@ from mlimages.core import (
     confusion_matrix,
     format_interval,
     format_percent,
-    sign_test,
+    mcnemar_test,
     wilson_interval,
 )
 
@@ -47,7 +47,7 @@ def test_a_class_without_images_says_that_nothing_is_known() -> None:
 def test_the_sign_test_equals_scipys(gained: int, lost: int) -> None:
     stats = pytest.importorskip("scipy.stats")
     expected = stats.binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
-    assert sign_test(gained, lost) == pytest.approx(expected, rel=1e-9)
+    assert mcnemar_test(gained, lost) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from mlimages.core import (
     LabelFileError,
     find_member,
     is_file,
-    members,
+    iter_members,
 )
 from mlimages.dataset import compute_mean
 from mlimages.gathering import read_manifest
@@ -191,7 +191,7 @@ def test_a_shard_that_was_cut_is_read_to_its_last_member_and_continued_in_a_new_
     shard.write_bytes(whole[:size])
     rows = (out / "manifest.jsonl").read_bytes().splitlines(keepends=True)
     (out / "manifest.jsonl").write_bytes(b"".join(rows[:-1]))  # no closing row: the run was killed
-    left = sum(not one.name.endswith(".json") for one in members(shard))
+    left = sum(not one.name.endswith(".json") for one in iter_members(shard))
     site.requests.clear()
     assert run(links, out).ok == COUNT
     assert len(site.requests) == COUNT - left
@@ -286,7 +286,7 @@ def header(name: str, size: bytes, kind: bytes = tarfile.REGTYPE) -> bytes:
 def test_an_entry_without_a_sensible_size_ends_the_archive(tmp_path: Path, size: bytes) -> None:
     path = tmp_path / "a-00000.tar"
     path.write_bytes(header("a.jpg", b"5") + bytes(512) + header("b.jpg", size) + bytes(2048))
-    assert [one.name for one in members(path)] == ["a.jpg"]
+    assert [one.name for one in iter_members(path)] == ["a.jpg"]
 
 
 @pytest.mark.parametrize("records", [b"9" * 5000 + b" path=x\n", b"0 path=x\n", b"1 " * 5000, b" ", b"99 path", b"x"])
@@ -297,7 +297,7 @@ def test_an_extended_header_without_sense_or_bound_costs_its_name_alone(tmp_path
         file.seek(512 + size)
         file.write(header("a.jpg", b"0"))
     tracemalloc.start()
-    (found,) = members(path)
+    (found,) = iter_members(path)
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
     assert (found.offset, found.size) == (size + 1024, 0)
@@ -365,7 +365,7 @@ def test_members_are_those_that_tarfile_finds(tmp_path: Path, form: int, name: s
     write_tar(path, {name: b"1", "z/" + name[1:]: b"22" * 300, "last": b""}, form)
     with tarfile.open(path) as tar:
         found = [(normpath(info.name), info.offset_data, info.size) for info in tar]
-    assert [(one.name, one.offset, one.size) for one in members(path)] == found
+    assert [(one.name, one.offset, one.size) for one in iter_members(path)] == found
     assert [find_member(f"{path}/{one[0]}").offset for one in found] == [one[1] for one in found]  # type: ignore[union-attr]
 
 
@@ -378,7 +378,7 @@ def test_a_tar_of_noise_is_read_as_far_as_it_makes_sense(
     info.size = 3
     data = info.tobuf() + b"abc" + bytes(509)
     path.write_bytes(data[:at] + noise + data[at:])
-    assert all(one.offset + one.size <= path.stat().st_size for one in members(path))
+    assert all(one.offset + one.size <= path.stat().st_size for one in iter_members(path))
 
 
 def test_hugging_face_datasets_read_shards(site: Site, links: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from mlimages import images
-from mlimages.core import ClassScore, ImageProperty, InputError, Prediction, writing
+from mlimages.core import ClassScore, ImageProperty, InputError, Prediction, write_output
 from mlimages.inference import Explanation, OnnxBundle, Predictor, explain, softmax, to_graph_input
 from mlimages.inference.predictor import OutputRow
 from mlimages.serving import WebRuntime, make_app, write_page
@@ -241,7 +241,7 @@ def test_a_page_that_was_not_finished_is_written_by_the_same_call(site: Site, tm
     def stop_at_the_end(path: Path, *, overwrite: bool) -> AbstractContextManager[Path]:
         if path.name == "index.html":
             raise KeyboardInterrupt
-        return writing(path, overwrite=overwrite)
+        return write_output(path, overwrite=overwrite)
 
     with mock.patch("mlimages.serving.static_page.writing", stop_at_the_end), pytest.raises(KeyboardInterrupt):
         write_page(site.bundle, tmp_path, runtime=site.runtime)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from textwrap import shorten
 from typing import Any
 
-from mlimages.core import ImageRef, InputError, counted
+from mlimages.core import ImageRef, InputError, pluralize
 
 RAW = "\0raw"
 """Name of the single value of a row that cannot be parsed."""
@@ -54,7 +54,7 @@ class Columns:
 
     def describe(self) -> str:
         """Describe which columns are used as link and class; shown before the first request."""
-        kept = f"; {counted(len(self.others), 'other column')} kept" if self.others else ""
+        kept = f"; {pluralize(len(self.others), 'other column')} kept" if self.others else ""
         if kept and not self.label:
             names = shorten(printable(", ".join(self.others)), 100, placeholder=" ...")
             kept += f": {names} (--label-column chooses the classes)"

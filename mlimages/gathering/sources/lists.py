@@ -12,7 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mlimages.core import ImageRef, InputError, MissingExtraError, counted
+from mlimages.core import ImageRef, InputError, MissingExtraError, pluralize
 from mlimages.gathering.links import without_credentials
 from mlimages.gathering.sources.columns import (
     Columns,
@@ -147,7 +147,7 @@ class LinkFile:
 
     def _find_warnings(self, first_links: list[ImageRef]) -> Iterator[str]:
         has_more = len(first_links) == HEAD or self._has_long_rows
-        rows = f"of the first {len(first_links)} rows" if has_more else f"of {counted(len(first_links), 'row')}"
+        rows = f"of the first {len(first_links)} rows" if has_more else f"of {pluralize(len(first_links), 'row')}"
         wrong = [image_ref.url for image_ref in first_links if not has_download_scheme(image_ref.url)]
         if wrong:
             example = next((f", such as {_short_url(url)}" for url in wrong if url), "")

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from mlimages.core import ImageRef, InputError, local_path
+from mlimages.core import ImageRef, InputError, require_local_path
 from mlimages.gathering.download.client import open_session
 from mlimages.gathering.download.reasons import describe_error
 from mlimages.gathering.options import GatherOptions
@@ -107,7 +107,7 @@ class UrlList:
         http_options: GatherOptions | None = None,
         tell: Callable[[str], None] = logger.info,
     ) -> None:
-        self._paths: list[str | Path] = [str(path) if _is_address(path) else local_path(path) for path in paths]
+        self._paths: list[str | Path] = [str(path) if _is_address(path) else require_local_path(path) for path in paths]
         self._choice = ListChoice(url_col, label_col, class_name)
         self._http_options = http_options
         self._tell = tell

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlimages.core import replacing
+from mlimages.core import atomic_write
 from mlimages.gathering.store.manifest import read_manifest
 
 STEM = "ATTRIBUTION"
@@ -22,7 +22,7 @@ def write_attributions(folder: Path) -> Path:
     paths = (folder / (f"{STEM}.md" if count == 1 else f"{STEM}-{count}.md") for count in itertools.count(1))
     path = next(path for path in paths if not path.exists() or _is_unchanged(path))
     digest = hashlib.sha256()
-    with replacing(path) as part, part.open("wb") as out:
+    with atomic_write(path) as part, part.open("wb") as out:
         for line in _attribution_lines(folder):
             digest.update(line)
             out.write(line)

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from mlimages.core import FetchResult, ImageRef, replacing
+from mlimages.core import FetchResult, ImageRef, atomic_write
 from mlimages.gathering.links import recorded_url, row_key
 from mlimages.gathering.store.file_names import NamesInUse, candidate_paths, remove_subfolder, safe_folder
 from mlimages.gathering.store.manifest import KeySet, dump_row, parse_row
@@ -150,7 +150,7 @@ def _move_image(correction: Correction, files: StoredFiles | StoredShards, names
 def _rewrite(manifest: Path, rows: dict[int, FetchResult], paths: dict[str | None, str]) -> None:
     """Replace all rows with the keys of `rows`, drop earlier rows of the new links, and update the paths."""
     replaced = rows.keys() | {row_key(row.label, row.url) for row in rows.values()}
-    with replacing(manifest) as part, manifest.open("rb") as lines, part.open("wb") as out:
+    with atomic_write(manifest) as part, manifest.open("rb") as lines, part.open("wb") as out:
         for line in lines:
             row = parse_row(line)
             if row and (key := row_key(row.label, row.url)) in replaced:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from mlimages.core import FetchResult, Reason, counted, replacing
+from mlimages.core import FetchResult, Reason, atomic_write, pluralize
 from mlimages.gathering.links import row_key
 from mlimages.gathering.store.image_index import ImageIndex, PlaceholderCounts, open_temporary_tables
 from mlimages.gathering.store.manifest import (
@@ -63,7 +63,7 @@ def rewrite_manifests(
         if row.status == "ok" and row.path and row.sha256:
             replaced.add(row.path, row.sha256)
     done = [*merged_manifests, *(manifest for manifest in manifests if manifest != target)]
-    with replacing(target) as part, part.open("wb") as out:
+    with atomic_write(target) as part, part.open("wb") as out:
         if publish and done:
             out.write(dump_merged_names(path.name for path in done))
         for row in _merge_rows(
@@ -141,7 +141,7 @@ def warn_about_unknown_images(files: ImageStorage, manifest: Path, out: Path) ->
     tables.close()
     if found:
         names = ", ".join(found[:_MAX_NAMES]) + " ..." * (len(found) > _MAX_NAMES)
-        logger.warning("%s in %s not listed in the manifest: %s", counted(len(found), "image"), out, names)
+        logger.warning("%s in %s not listed in the manifest: %s", pluralize(len(found), "image"), out, names)
 
 
 class CurrentRows:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from mlimages.core import FetchResult, GatherError, counted
+from mlimages.core import FetchResult, GatherError, pluralize
 from mlimages.gathering.store.manifest import read_rows, read_rows_with_is_closed
 from mlimages.gathering.store.merge_manifests import CurrentRows
 from mlimages.gathering.store.stored_files import ImageStorage, quarantine_path
@@ -91,9 +91,9 @@ def check_missing_count(deleted_counts: Mapping[str, int], image_counts: Mapping
     }
     if many:
         shown = ", ".join(f"{count} of {image_counts[folder]} in {folder}" for folder, count in list(many.items())[:3])
-        more = f" and {counted(len(many) - 3, 'more folder')}" if len(many) > 3 else ""
+        more = f" and {pluralize(len(many) - 3, 'more folder')}" if len(many) > 3 else ""
         raise GatherError(
-            f"{counted(sum(many.values()), 'gathered image')} missing: {shown}{more}. Is the disk mounted and the "
+            f"{pluralize(sum(many.values()), 'gathered image')} missing: {shown}{more}. Is the disk mounted and the "
             "copy complete? --keep-deleted leaves them deleted, --restore-deleted downloads them again"
         )
 

@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from mlimages.core import FetchResult, GatherError, Member, find_member, is_truncated, members
+from mlimages.core import FetchResult, GatherError, Member, find_member, is_truncated, iter_members
 from mlimages.gathering.store.stored_files import sync_path
 
 SUFFIX = ".jpg"
@@ -156,7 +156,7 @@ def _end_truncated_shard(shard: Path) -> None:
     if not is_truncated(shard):
         return
     ends, name = (0, 0), ""
-    for one in members(shard):
+    for one in iter_members(shard):
         ends, name = (ends[1], one.offset + one.size + -one.size % _BLOCK), one.name
     size = ends[0] if name.endswith(".json") else ends[1]
     with shard.open("r+b", buffering=0) as file:

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mlimages.core import FetchResult, InputError, require, require_writable, writing
+from mlimages.core import FetchResult, InputError, require_extra, require_writable, write_output
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.store.file_names import is_in_folder_of, safe_folder
 
@@ -36,7 +36,7 @@ class Tables:
             MissingExtraError: pyarrow is not installed.
         """
         if PARQUET in self._names:
-            require("--parquet", "parquet", "pyarrow")
+            require_extra("--parquet", "parquet", "pyarrow")
         for name in self._names:
             try:
                 require_writable([self._out / name])
@@ -58,7 +58,7 @@ class Tables:
         """
         self.require_writable()
         for name in self._names:
-            with writing(self._out / name) as part:
+            with write_output(self._out / name) as part:
                 if name == METADATA:
                     _write_metadata(part, filter(has_image, rows()), _find_class_folders(rows()))
                 else:
