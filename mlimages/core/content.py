@@ -1,4 +1,4 @@
-"""Recognize what a file contains that is neither an image nor a model."""
+"""Recognize files that are neither images nor models, such as web pages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ _BASE64_IMAGES = (b"data:image/", b"/9j/", b"iVBORw0KGgo", b"R0lGOD", b"UklGR")
 
 
 def describe_unsupported_content(first_bytes: bytes) -> str:
-    """Return what a file of another kind is and what to do, from its first 1,000 bytes; "" if unknown."""
+    """Say what a file is that is not an image, and what to do; "" if its first 1,000 bytes do not tell."""
     text = first_bytes.lstrip()
     if text.startswith(b"version https://git-lfs"):
         return "it is a Git LFS pointer: fetch the file with `git lfs pull`"

@@ -25,7 +25,7 @@ from mlimages.core.codes import Fault
 
 
 class MlimagesError(Exception):
-    """Base of all errors that mlimages raises; the text is meant for the user."""
+    """Base class of the errors that mlimages raises; the message is meant for the user."""
 
 
 class InputError(MlimagesError):
@@ -104,7 +104,7 @@ class MissingExtraError(MlimagesError, ImportError):
 
 
 class MissingNameError(MlimagesError, AttributeError):
-    """`mlimages.NAME` needs an extra that is not installed; `hasattr(mlimages, "NAME")` is False."""
+    """A name such as `mlimages.fine_tune` needs an extra that is not installed; `hasattr` returns False for it."""
 
 
 _NOT_WRITTEN = re.compile(r"\(os error (\d+)\)|requested and \d+ written")
@@ -112,7 +112,7 @@ _NOT_WRITTEN = re.compile(r"\(os error (\d+)\)|requested and \d+ written")
 
 
 def describe_write_error(error: Exception, part_path: Path, path: Path) -> Exception:
-    """Return an error of a full disk as an OSError that names `path`, where a library says it in its own way.
+    """Return an OSError that names `path` if a library could not write to a full disk, whatever it raised.
 
     Args:
         error: raised while `part_path`, the temporary file of `path`, was written; returned unchanged if the disk is

@@ -61,7 +61,7 @@ WRITTEN = ".mlimages-written"
 
 @contextmanager
 def write_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Like `atomic_write`, but refuse to replace a file that a user may have created or edited.
+    """Write a file as `atomic_write` does, unless it would replace a file that a user created or edited.
 
     Raises:
         InputError: as `require_writable`.
@@ -70,9 +70,8 @@ def write_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     require_writable([path], overwrite=overwrite)
     with atomic_write(path) as part:
         yield part
-        _append_digest(
-            path, _sha256(part)
-        )  # record before the rename: without a record, the file could not be replaced later
+        # record before the rename: without a record, the file could not be replaced later
+        _append_record(path, f"{_sha256(part)}  {path.name}")
 
 
 def require_writable(
@@ -98,12 +97,12 @@ def require_writable(
 def record_written(paths: Iterable[Path]) -> None:
     """Record that mlimages wrote these files."""
     for path in map(as_path, paths):
-        _append_digest(path, _sha256(path))
+        _append_record(path, f"{_sha256(path)}  {path.name}")
 
 
 @contextmanager
 def record_outputs(paths: Iterable[Path], *, overwrite: bool = False) -> Iterator[None]:
-    """Context manager: call `require_writable` with `paths`, and `record_written` with those that exist at the end.
+    """Context manager: check that these files can be written, and at the end record those that exist.
 
     Raises:
         InputError: as `require_writable`.
@@ -136,10 +135,6 @@ def record_settings(path: Path, settings: str) -> None:
     _append_record(path, f"# {path.name}: {settings}")
 
 
-def _append_digest(path: Path, digest: str) -> None:
-    _append_record(path, f"{digest}  {path.name}")
-
-
 def _append_record(path: Path, line: str) -> None:
     """Append a line, so that two commands can write into one folder at the same time."""
     known = _read_records(path.parent)
@@ -169,7 +164,7 @@ def as_path(path: str | os.PathLike[str]) -> Path:
         InputError: `path` is empty, fsspec's package for this address is not installed, or the store cannot be reached.
     """
     if path == "":  # as from an unset variable; pathlib would take it for the current folder
-        raise InputError("a path is empty: give one, such as . for the current folder")
+        raise InputError("the path is empty: use . for the current folder")
     if not (found := _ADDRESS.fullmatch(os.fspath(path)) if isinstance(path, str | os.PathLike) else None):
         return cast(Path, path) if hasattr(path, "open") else Path(path)
     address = f"{found[1]}://{found[2]}"
@@ -179,7 +174,7 @@ def as_path(path: str | os.PathLike[str]) -> Path:
         raise MissingExtraError(address, "remote") from error
     try:
         remote = UPath(address, **_STORE_OPTIONS.get(found[1], {}))
-        _require_reachable(f"{remote.protocol}://{remote.path.strip('/').partition('/')[0]}")
+        _check_reachable(f"{remote.protocol}://{remote.path.strip('/').partition('/')[0]}")
     except (ImportError, ValueError) as error:
         raise InputError(f"{address}: {error}") from error
     return cast(Path, remote)
@@ -197,8 +192,8 @@ def require_local_path(path: str | os.PathLike[str]) -> Path:
 
 
 @lru_cache(maxsize=1000)
-def _require_reachable(root: str) -> None:
-    """Raise the error, such as missing credentials, that the file system would raise for every file."""
+def _check_reachable(root: str) -> None:
+    """Raise the error, such as missing credentials, that would occur for every file."""
     from upath import UPath
 
     try:
@@ -266,7 +261,7 @@ def fingerprint(path: Path | str) -> bytes | None:
 
 
 def _object_state(path: Path) -> bytes:
-    """The state of an object: its time may have a resolution of a second; its ETag changes with the content."""
+    """Return the fingerprint of an object: its time may have a resolution of a second, its ETag changes with the content."""
     found = path.stat()
     info: dict[str, object] = found.as_info()  # type: ignore[attr-defined]  # mypy sees a Path
     version = next((str(info[key]) for key in ("ETag", "etag", "generation", "created") if info.get(key)), "")
@@ -296,12 +291,12 @@ def relative_name(path: Path | str, folder: Path) -> str:
 
 
 def path_from_name(name: str, folder: Path) -> Path:
-    """Invert `relative_name`: return the path of the file named `name` in `folder`."""
+    """Return the path of the file that `relative_name` names `name` in `folder`."""
     return as_path(join_name(name, str(folder)))
 
 
 def join_name(name: str, folder: str) -> str:
-    """Same as `str(path_from_name(name, folder))`, ten times as fast."""
+    """Return `str(path_from_name(name, folder))`, ten times as fast."""
     return name if is_remote(name) else os.path.join(folder, name)  # noqa: PTH118  # texts
 
 
@@ -323,7 +318,7 @@ def cache_dir(name: str) -> Path:
     """Return the folder `name` in `MLIMAGES_CACHE` or in the user's cache folder; create it if necessary.
 
     Raises:
-        InputError: it cannot be created.
+        InputError: the folder cannot be created.
     """
     root = os.environ.get("MLIMAGES_CACHE") or platformdirs.user_cache_dir("mlimages")
     folder = Path(root) / name

@@ -67,7 +67,7 @@ class NetworkSummary:
 
     def __str__(self) -> str:
         """Return the table of layers with totals, for a terminal."""
-        return "\n".join(_summary_lines(self))
+        return "\n".join(_format_summary_lines(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,38 +85,38 @@ class Window:
     padding: int = 0
     ceil: bool = False
 
-    def width(self, n: int) -> Fraction:
+    def exact_width(self, input_width: int) -> Fraction:
         """Return the output width before rounding, `(N + 2P - F)/S + 1`: input width N, padding P, size F, stride S.
 
         Source: V. Dumoulin and F. Visin, A guide to convolution arithmetic for deep learning (2016), relationship 6.
         """
-        return Fraction(n + 2 * self.padding - self.size, self.stride) + 1
+        return Fraction(input_width + 2 * self.padding - self.size, self.stride) + 1
 
-    def rounded_width(self, n: int) -> int:
-        """Return the output width for `n` input columns."""
-        return math.ceil(self.width(n)) if self.ceil else math.floor(self.width(n))
+    def output_width(self, input_width: int) -> int:
+        """Return the output width, rounded as `ceil` says."""
+        return math.ceil(self.exact_width(input_width)) if self.ceil else math.floor(self.exact_width(input_width))
 
-    def lost_px(self, n: int) -> int:
+    def lost_px(self, input_width: int) -> int:
         """Return the number of input columns at the right edge that no window covers."""
-        covered = (self.rounded_width(n) - 1) * self.stride + self.size
-        return max(0, n + self.padding - covered)
+        covered = (self.output_width(input_width) - 1) * self.stride + self.size
+        return max(0, input_width + self.padding - covered)
 
-    def arithmetic(self, n: int) -> str:
-        """Return the formula of the output width with numbers filled in."""
-        width = self.width(n)
+    def width_formula(self, input_width: int) -> str:
+        """Return the formula of the output width, with the numbers of this window."""
+        width = self.exact_width(input_width)
         value = str(width) if width.denominator == 1 else f"{float(width):.2f}"
-        return f"({n} + 2*{self.padding} - {self.size})/{self.stride} + 1 = {value}"
+        return f"({input_width} + 2*{self.padding} - {self.size})/{self.stride} + 1 = {value}"
 
 
-def _summary_lines(summary: NetworkSummary) -> Iterator[str]:
+def _format_summary_lines(summary: NetworkSummary) -> Iterator[str]:
     shape = " x ".join(str(length or "?") for length in summary.input)
     yield f"{summary.title}: input {shape}" if any(summary.input) else summary.title
     yield ""
     head = ("layer", "kind", "output", "params", "mult-adds", "state", "width = (N + 2P - F)/S + 1")
-    rows = [head, *(_layer_row(layer) for layer in _visible_layers(summary.layers))]
+    rows = [head, *(_format_layer_row(layer) for layer in _visible_layers(summary.layers))]
     yield from format_table(rows, left_columns=frozenset({0, 1, 5, 6}))
     yield ""
-    yield from _total_lines(summary)
+    yield from _format_totals(summary)
 
 
 def _visible_layers(layers: Iterable[Layer]) -> Iterator[Layer]:
@@ -124,7 +124,7 @@ def _visible_layers(layers: Iterable[Layer]) -> Iterator[Layer]:
     return (layer for layer in layers if layer.parameters or layer.arithmetic)
 
 
-def _layer_row(layer: Layer) -> tuple[str, ...]:
+def _format_layer_row(layer: Layer) -> tuple[str, ...]:
     return (
         layer.name,
         layer.kind,
@@ -136,7 +136,7 @@ def _layer_row(layer: Layer) -> tuple[str, ...]:
     )
 
 
-def _total_lines(summary: NetworkSummary) -> Iterator[str]:
+def _format_totals(summary: NetworkSummary) -> Iterator[str]:
     trained = summary.trained_parameters
     parts = "" if trained is None else f" = {trained:,} trained + {summary.parameters - trained:,} frozen"
     yield f"parameters: {summary.parameters:,}{parts}"
@@ -151,11 +151,11 @@ def _total_lines(summary: NetworkSummary) -> Iterator[str]:
     hidden = len(summary.layers) - sum(1 for _ in _visible_layers(summary.layers))
     if hidden:
         yield f"{hidden} more layers keep the shape and have no parameters (such as ReLU): see --json"
-    yield from _lines_on_rounded_widths(summary.layers)
+    yield from _format_rounding_notes(summary.layers)
     yield from summary.notes
 
 
-def _lines_on_rounded_widths(layers: Sequence[Layer]) -> Iterator[str]:
+def _format_rounding_notes(layers: Sequence[Layer]) -> Iterator[str]:
     if not all(layer.even for layer in layers):
         lost = [f"{layer.name} {layer.lost_px}" for layer in layers if layer.lost_px]
         text = "! the output width is rounded; input columns lost at the edge: " + (", ".join(lost) or "none")

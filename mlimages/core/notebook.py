@@ -20,7 +20,7 @@ class Html(str):
 
 
 def make_html_table(title: str, rows: Iterable[Sequence[object]], *, header: Sequence[str] = ()) -> str:
-    """Return a table with a title; escape cells unless they are `Html`.
+    """Return an HTML table with a title; cells are escaped unless they are `Html`.
 
     >>> make_html_table("Classes", [("cats & dogs", 2)])
     '<b>Classes</b><table><tr><td>cats &amp; dogs</td><td>2</td></tr></table>'
@@ -32,7 +32,7 @@ def make_html_table(title: str, rows: Iterable[Sequence[object]], *, header: Seq
 
 
 def make_html_images(paths: Iterable[str | os.PathLike[str]], *, height_px: int = 64) -> Html:
-    """Return the first images that a browser can display and that are small enough to embed; decode none."""
+    """Return `<img>` tags of the first images that a browser can display and that are small enough to embed."""
     tags: list[str] = []
     for path in map(Path, paths):
         if len(tags) == SHOWN_IMAGES:

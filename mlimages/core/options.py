@@ -48,7 +48,7 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class OptionField:
-    """A resolved field of an options class; `type` is without `| None`, which `is_optional` tells."""
+    """A field of an options class; its `type` does not include None, which is allowed if `is_optional`."""
 
     name: str
     type: Any

@@ -34,7 +34,7 @@ AHEAD = 8
 
 
 class Pool(Protocol):
-    """Workers: threads of this process, or processes of a cluster.
+    """A pool of workers: threads of this process, or processes of a cluster.
 
     Attributes:
         workers: number of threads or processes.
@@ -58,7 +58,7 @@ def available_cores() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Threads:
-    """Threads of this process.
+    """A pool of threads in this process.
 
     Attributes:
         ahead: number of items per worker submitted ahead of the one being returned.

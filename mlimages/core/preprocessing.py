@@ -161,7 +161,7 @@ class Normalization:
         if not 0 < _check_number("scale", self.scale) < math.inf:
             raise InputError(f"scale is {self.scale}: pixels are divided by it, so it must be positive")
         for name in ("mean", "std"):
-            object.__setattr__(self, name, _check_per_channel(name, getattr(self, name)))
+            object.__setattr__(self, name, _check_channel_values(name, getattr(self, name)))
         if min(self.std) <= 0:
             raise InputError(f"std is {self.std}: the input is divided by it, so it must be positive")
 
@@ -185,7 +185,7 @@ def _check_number(name: str, value: Any) -> float:
         raise InputError(f"{name} is {value!r}: expected a number") from None
 
 
-def _check_per_channel(name: str, values: Any) -> tuple[float, ...]:
+def _check_channel_values(name: str, values: Any) -> tuple[float, ...]:
     try:
         numbers = tuple(_check_number(name, value) for value in values)
     except TypeError:

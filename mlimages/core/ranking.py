@@ -34,7 +34,7 @@ class AveragePrecision:
 
 @dataclass(frozen=True, slots=True)
 class LabelRow:
-    """Scores of a class of a multi-label model; all but the threshold are None if no image has the class."""
+    """Scores of one class of a multi-label model; the four scores are None if no image has the class."""
 
     name: str
     count: int
@@ -74,8 +74,8 @@ def average_precisions(probabilities: Probabilities, targets: Targets) -> Averag
         targets: whether each image has each class, `(N, classes)`.
     """
     values = _average_precisions(probabilities, targets, np.ones((1, len(targets)), np.int64))
-    per_class = map(_share_or_none, values[0].tolist(), targets.sum(axis=0).tolist())
-    mean = _share_or_none(float(_mean_over_classes(values)[0]), int(targets.any(axis=1).sum()))
+    per_class = map(_estimate_share_or_none, values[0].tolist(), targets.sum(axis=0).tolist())
+    mean = _estimate_share_or_none(float(_mean_over_classes(values)[0]), int(targets.any(axis=1).sum()))
     return AveragePrecision(mean or Share(0.0, 0.0, 1.0), tuple(per_class))
 
 
@@ -84,9 +84,9 @@ def mean_ap_difference(
 ) -> tuple[Share, float]:
     """Return the difference of the mAP of two models, the first minus the other, and its two-sided p-value.
 
-    Interval and p-value are computed on RESAMPLES resamples of the images, drawn with replacement and a fixed random
-    seed; a resample's mean excludes the classes without a positive image in it. The interval spans the quantiles 2.5 %
-    to 97.5 % (B. Efron and R. Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3); p is twice the smaller
+    Interval and p-value are computed on RESAMPLES bootstrap resamples of the images, with a fixed random seed. Classes
+    without a positive image in a resample are excluded from its mean. The interval spans the quantiles 2.5 % to 97.5 %
+    (B. Efron and R. Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3). The p-value is twice the smaller
     share of resamples in which the difference is not positive, or not negative.
     """
     whole = np.ones((1, len(targets)), np.int64)
@@ -104,12 +104,13 @@ def mean_ap_difference(
 def f1_thresholds(probabilities: Probabilities, targets: Targets) -> tuple[float, ...]:
     """Return the threshold of each class with the best F1: the minimum probability to predict the class.
 
-    It is the midpoint between two neighbouring probabilities (or the lowest one and 0); 0.5 without a positive image.
+    A threshold is the midpoint between two neighbouring probabilities, or between the lowest one and 0. It is 0.5 for
+    a class without a positive image.
 
     >>> f1_thresholds(np.array([[0.9], [0.75], [0.25], [0.125]]), np.array([[True], [True], [False], [False]]))
     (0.5,)
     """
-    return tuple(_f1_threshold(*each) for each in zip(probabilities.T, targets.T, strict=True))
+    return tuple(_find_f1_threshold(*each) for each in zip(probabilities.T, targets.T, strict=True))
 
 
 def multi_label_scores(targets: Targets, predicted_targets: Targets, names: Sequence[str]) -> tuple[ClassScores, ...]:
@@ -129,7 +130,7 @@ def multi_label_scores(targets: Targets, predicted_targets: Targets, names: Sequ
 def make_label_rows(
     class_scores: Sequence[ClassScores], average_precision: AveragePrecision, thresholds: Sequence[float]
 ) -> Iterator[LabelRow]:
-    """Yield a row with all scores of each class, as shown in tables."""
+    """Yield the scores of each class, for a table with one row per class."""
     for one, precision, threshold in zip(class_scores, average_precision.per_class, thresholds, strict=True):
         shares = (precision, *((one.precision, one.recall, one.f1) if one.count else (None,) * 3))
         yield LabelRow(one.name, one.count, threshold, *shares)
@@ -147,7 +148,7 @@ def _average_precisions(probabilities: Probabilities, targets: Targets, counts: 
 def _average_precision_of_class(
     scores: Probabilities, is_positive: Targets, counts: NDArray[np.int64]
 ) -> Probabilities:
-    order, ends = _tie_groups(scores)
+    order, ends = _group_ties(scores)
     counts = counts[:, order]
     true_positives = np.cumsum(counts * is_positive[order], axis=1)[:, ends]  # (B, G)
     precision = true_positives / np.maximum(np.cumsum(counts, axis=1)[:, ends], 1)
@@ -156,30 +157,30 @@ def _average_precision_of_class(
     return (gained * precision).sum(axis=1) / np.where(positives, positives, np.nan)  # type: ignore[no-any-return]
 
 
-def _tie_groups(scores: Probabilities) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _group_ties(scores: Probabilities) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the indices that sort the scores in descending order `(N,)`, and the last position of each group of equal
     scores `(G,)`."""
     order = (-scores).argsort(kind="stable")
     return order, np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
 
 
-def _f1_threshold(scores: Probabilities, is_positive: Targets) -> float:
+def _find_f1_threshold(scores: Probabilities, is_positive: Targets) -> float:
     if not is_positive.any():
         return 0.5
-    order, ends = _tie_groups(scores)
+    order, ends = _group_ties(scores)
     f1 = 2 * np.cumsum(is_positive[order])[ends] / (ends + 1 + is_positive.sum())  # (G,)
     values = np.append(scores[order][ends].astype(np.float64), 0.0)  # (G + 1,)
     best = int(f1.argmax())
     return float((values[best] + values[best + 1]) / 2)
 
 
-def _iter_resamples(images: int) -> Iterator[NDArray[np.int64]]:
+def _iter_resamples(num_images: int) -> Iterator[NDArray[np.int64]]:
     """Yield how often each image occurs in some of the resamples, `(B, N)`."""
-    rng, size = np.random.default_rng(0), max(1, CHUNK // max(1, images))
+    rng, size = np.random.default_rng(0), max(1, CHUNK // max(1, num_images))
     for start in range(0, RESAMPLES, size):
         count = min(size, RESAMPLES - start)
-        drawn = rng.integers(0, images, (count, images)) + images * np.arange(count)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=count * images).reshape(count, images)
+        drawn = rng.integers(0, num_images, (count, num_images)) + num_images * np.arange(count)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=count * num_images).reshape(count, num_images)
 
 
 def _mean_over_classes(values: Probabilities) -> Probabilities:
@@ -188,5 +189,5 @@ def _mean_over_classes(values: Probabilities) -> Probabilities:
     return np.where(has_value, values, 0).sum(axis=1) / np.maximum(has_value.sum(axis=1), 1)  # type: ignore[no-any-return]
 
 
-def _share_or_none(value: float, count: int) -> Share | None:
+def _estimate_share_or_none(value: float, count: int) -> Share | None:
     return Share(value, *wilson_interval(value * count, count)) if count else None

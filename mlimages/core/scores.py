@@ -81,7 +81,15 @@ def accuracy(confusion: Confusion) -> Share:
 
 def class_scores(confusion: Confusion, names: Sequence[str]) -> tuple[ClassScores, ...]:
     """Return precision, recall and F1 of each class, in the order of `names`."""
-    return tuple(_score_class(label, confusion, name) for label, name in enumerate(names))
+    return tuple(
+        scores_from_counts(
+            name,
+            true_positives=confusion[label][label],
+            support=sum(confusion[label]),
+            num_predicted=sum(row[label] for row in confusion),
+        )
+        for label, name in enumerate(names)
+    )
 
 
 def mcnemar_test(num_gained: int, num_lost: int) -> float:
@@ -97,13 +105,6 @@ def mcnemar_test(num_gained: int, num_lost: int) -> float:
     n = num_gained + num_lost
     tail = sum(math.comb(n, k) for k in range(min(num_gained, num_lost) + 1))
     return min(1.0, float(Fraction(2 * tail, 2**n)))
-
-
-def _score_class(label: int, confusion: Confusion, name: str) -> ClassScores:
-    predicted = sum(row[label] for row in confusion)
-    return scores_from_counts(
-        name, true_positives=confusion[label][label], support=sum(confusion[label]), num_predicted=predicted
-    )
 
 
 def scores_from_counts(name: str, *, true_positives: int, support: int, num_predicted: int) -> ClassScores:

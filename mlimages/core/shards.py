@@ -83,7 +83,7 @@ def find_member(path: Path | str) -> Member | None:
             found = os.stat(archive)  # noqa: PTH116
             state = found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
             with _lock:  # threads that need the same index
-                position = _index(archive, state).find(name)
+                position = _load_index(archive, state).find(name)
             return Member(archive, name, *position, state) if position else None
     return None
 
@@ -109,7 +109,7 @@ def iter_members(archive: Path | str) -> Iterator[Member]:
 
 
 def is_truncated(archive: Path | str) -> bool:
-    """Whether an archive ends without the end-of-archive marker, after or within an entry, as after a crash.
+    """Return whether an archive ends without the end-of-archive marker, after or within an entry, as after a crash.
 
     An archive with data that this module cannot read counts as complete.
 
@@ -169,7 +169,7 @@ def _parse_long_name(data: bytes, *, is_pax_header: bool) -> str:
     return ""
 
 
-class _Index:
+class _ArchiveIndex:
     """Offsets and sizes of the members of an archive by hash of the name; of equal names, the last one counts."""
 
     def __init__(self, archive: str) -> None:
@@ -184,5 +184,5 @@ class _Index:
 
 
 @lru_cache(maxsize=4096)
-def _index(archive: str, state: tuple[int, ...]) -> _Index:
-    return _Index(archive)
+def _load_index(archive: str, state: tuple[int, ...]) -> _ArchiveIndex:
+    return _ArchiveIndex(archive)

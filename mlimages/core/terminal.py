@@ -10,7 +10,7 @@ _JOINERS = "\u200c\u200d"
 """Format characters that some scripts and emoji need."""
 
 
-def format_command(*words: object) -> str:
+def format_command(*arguments: object) -> str:
     """Return a command of mlimages for a message, in backticks and quoted for the shell, so that it can be pasted.
 
     A path that begins with a dash would be read as an option.
@@ -20,10 +20,10 @@ def format_command(*words: object) -> str:
         >>> format_command("label", Path("-my cats"), "--leaf")
         "`mlimages label './-my cats' --leaf`"
     """
-    return f"`mlimages {shlex.join(map(_to_word, words))}`"
+    return f"`mlimages {shlex.join(map(_to_argument, arguments))}`"
 
 
-def _to_word(value: object) -> str:
+def _to_argument(value: object) -> str:
     return f"./{value}" if isinstance(value, PurePath) and str(value).startswith("-") else str(value)
 
 

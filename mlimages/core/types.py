@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from mlimages.core.codes import Fault, Reason
 
@@ -135,7 +135,7 @@ class Embedder(Protocol):
     """Computes features of images; `mlimages.training.embedder()` returns one."""
 
     def __call__(self, paths: Sequence[Path]) -> NDArray[np.float32]:
-        """Return one row of features for each image `(N, D)`; zeros if it cannot be decoded."""
+        """Return the features of each image, float32 `(N, D)`; zeros for an image that cannot be decoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,30 +155,26 @@ class LabeledPath:
         """The class indices: `labels`, or `label` alone."""
         return (self.label,) if self.labels is None else self.labels
 
-    def renumber(self, number_of: Callable[[int], int]) -> LabeledPath:
-        """Return a copy with `number_of` applied to each class index."""
+    def renumber(self, new_index: Callable[[int], int]) -> LabeledPath:
+        """Return a copy with `new_index` applied to each class index."""
         if self.labels is None:
-            return LabeledPath(self.path, number_of(self.label))
-        return LabeledPath(self.path, -1, tuple(sorted(map(number_of, self.labels))))
+            return LabeledPath(self.path, new_index(self.label))
+        return LabeledPath(self.path, -1, tuple(sorted(map(new_index, self.labels))))
 
 
 @dataclass(frozen=True, slots=True)
 class BrokenImage:
-    """An image that cannot be used: its code, and the detail that the decoder or the system reported."""
+    """An image that cannot be used: its code, and the detail that the decoder or the system reported.
+
+    Attributes:
+        class_name, probability: always None, so that callers can read them of predictions and broken images alike.
+    """
 
     path: str
     fault: Fault
     detail: str
-
-    @property
-    def class_name(self) -> None:
-        """Always None; lets callers read `class_name` of predictions and broken images alike."""
-        return
-
-    @property
-    def probability(self) -> None:
-        """Always None, like `class_name`."""
-        return
+    class_name: ClassVar[None] = None
+    probability: ClassVar[None] = None
 
 
 @dataclass(frozen=True, slots=True)

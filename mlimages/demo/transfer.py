@@ -14,9 +14,9 @@ BAR_WIDTH = 36
 
 @dataclass(frozen=True, slots=True)
 class Accuracies:
-    """Test accuracies (0..1) of one way of training on `per_class` images per class, one per random seed."""
+    """Test accuracies (0..1) of one training method on `per_class` images per class, one per random seed."""
 
-    way: str
+    method: str
     per_class: int
     epochs: int
     values: tuple[float, ...]
@@ -34,7 +34,7 @@ def format_bars(accuracies: Sequence[Accuracies]) -> Iterator[str]:
     """Yield one line per result: a bar, the mean, and the minimum and maximum over the seeds."""
     for result in accuracies:
         bar = "#" * round(BAR_WIDTH * result.mean)
-        yield f"  {result.per_class:>3} {result.way:<8} {bar:<{BAR_WIDTH}} {result}"
+        yield f"  {result.per_class:>3} {result.method:<8} {bar:<{BAR_WIDTH}} {result}"
 
 
 def describe_difference(transfer_accuracies: Accuracies, scratch_accuracies: Accuracies) -> str:
@@ -47,17 +47,19 @@ def describe_difference(transfer_accuracies: Accuracies, scratch_accuracies: Acc
 
 
 def draw_accuracies(accuracies: Sequence[Accuracies], path: Path) -> None:
-    """Write a PNG of accuracy by images per class: one panel per number of epochs, one line per way of training."""
+    """Write a PNG of accuracy by images per class: one panel per number of epochs, one line per training method."""
     epochs = sorted({result.epochs for result in accuracies})
     figure = Figure(figsize=(4 * len(epochs), 3.4), layout="constrained")
     panels = figure.subplots(1, len(epochs), sharey=True, squeeze=False)[0]
     for panel, count in zip(panels, epochs, strict=True):
-        for way in dict.fromkeys(result.way for result in accuracies):
-            shown = [result for result in accuracies if (result.way, result.epochs) == (way, count)]
+        for method in dict.fromkeys(result.method for result in accuracies):
+            shown = [result for result in accuracies if (result.method, result.epochs) == (method, count)]
             means = [100 * result.mean for result in shown]
             below = [100 * (result.mean - min(result.values)) for result in shown]
             above = [100 * (max(result.values) - result.mean) for result in shown]
-            panel.errorbar([r.per_class for r in shown], means, yerr=[below, above], marker="o", capsize=3, label=way)
+            panel.errorbar(
+                [r.per_class for r in shown], means, yerr=[below, above], marker="o", capsize=3, label=method
+            )
         sizes = sorted({result.per_class for result in accuracies})
         panel.set(xscale="log", xlabel="images per digit", title=f"after {count} epochs")
         panel.set_xticks(sizes, [str(size) for size in sizes])

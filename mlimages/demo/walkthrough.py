@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import textwrap
 from collections import Counter
@@ -13,18 +12,19 @@ from mlimages.checks import CheckReport, check, split_labels, write_outcome
 from mlimages.core import GatherSummary, ImageProperty, InputError, Prediction, pluralize, require_local_path
 from mlimages.dataset import TrainingData
 from mlimages.demo.transfer import Accuracies, describe_difference, draw_accuracies, format_bars
-from mlimages.demo.website import Page, digit_pages, serve_pages
+from mlimages.demo.website import Page, make_digit_pages, serve_pages
 from mlimages.gathering import UrlList, gather
 from mlimages.inference import OnnxBundle, Predictor
 from mlimages.labels import LabelFile, LabelOptions, label_dir_auto, make_label_files
+from mlimages.reports import read_run
 from mlimages.training import FineTuneConfig, FineTuneResult, fine_tune
 
 SEEDS = range(5)
 IMAGES_PER_CLASS = (1, 3, 10, 30)
-SHOWN = 10
-"""Images per class of the runs whose commands are shown, with the first seed."""
-WAYS = {"transfer": ("runs/old/best.safetensors", "conv2"), "scratch": ("none", "none")}
-"""Weights and frozen layers of each way to train."""
+SHOWN_PER_CLASS = 10
+"""Images per class of the runs whose commands are shown; their random seed is the first one."""
+METHODS = {"transfer": ("runs/old/best.safetensors", "conv2"), "scratch": ("none", "none")}
+"""Weights and last frozen layer of each training method."""
 BASE_EPOCHS, EPOCHS = 12, 40
 REPORTED_EPOCHS = (10, EPOCHS)
 LINE_WIDTH, NAME_WIDTH = 79, 20
@@ -76,7 +76,7 @@ class _Walkthrough:
 
     def run(self) -> None:
         """Run all steps and show a table of their results."""
-        pages = digit_pages(seed=0)
+        pages = make_digit_pages(seed=0)
         with serve_pages(pages) as url:
             summaries = [
                 self._gather("old", url, [page for page in pages if page.label < "5"]),
@@ -84,11 +84,11 @@ class _Walkthrough:
             ]
         train, val, new = self._label()
         reports = [self._check(train, val), self._check(new)]
-        self._mean(train)
-        self._train_base(train, val)
+        self._compute_mean(train)
+        self._train_on_old_digits(train, val)
         few, test = self._split(new)
         results = self._compare(few, test)
-        run = self._folder / "runs" / f"transfer-{SHOWN}-{SEEDS[0]}"
+        run = self._folder / "runs" / f"transfer-{SHOWN_PER_CLASS}-{SEEDS[0]}"
         correct, count = self._predict(run, test)
         self._show_results(results)
         reasons: Counter[str] = sum((Counter(summary.reasons) for summary in summaries), Counter())
@@ -97,8 +97,8 @@ class _Walkthrough:
             ("duplicates", f"{sum(summary.duplicate for summary in summaries)} skipped"),
             ("failed links", _format_counts(reasons)),
             ("rejected by check", pluralize(sum(report.checked - report.ok for report in reports), "image")),
-            ("training time", self._training_times()),
-            ("ONNX file", _parity_text(run)),
+            ("training time", self._format_training_times()),
+            ("ONNX file", _describe_parity(run)),
             ("predicted", f"{correct} of {count} correct"),
         )
 
@@ -128,10 +128,10 @@ class _Walkthrough:
         parts = split_labels(old, (0.8, 0.2), seed=0)
         names = ("train", "val")
         files = [part.write(self._folder / f"old_{name}.txt") for part, name in zip(parts, names, strict=True)]
-        self._show("".join(f"  {_read_contents(file)}\n" for file in files))
+        self._show("".join(f"  {_describe_contents(file)}\n" for file in files))
         self._show_command("label new -o new.txt")
         files.append(label_dir_auto(self._folder / "new").labels.write(self._folder / "new.txt"))
-        self._show_result(_read_contents(files[-1]))
+        self._show_result(_describe_contents(files[-1]))
         return files
 
     def _check(self, *files: LabelFile) -> CheckReport:
@@ -142,12 +142,12 @@ class _Walkthrough:
         self._show_result(f"{pluralize(report.checked, 'image')} checked; errors: {errors}; warnings: {warnings}")
         return report
 
-    def _mean(self, train_labels: LabelFile) -> None:
+    def _compute_mean(self, train_labels: LabelFile) -> None:
         self._show_command(f"mean {train_labels.path.name} --size 28 --gray -o mean.png")
         TrainingData(train_labels, ImageProperty(28, gray_scale=True)).make_mean_image(self._folder / "mean.png")
         self._show_result("mean.png for viewing, mean.npy for training")
 
-    def _train_base(self, train_labels: LabelFile, val_labels: LabelFile) -> None:
+    def _train_on_old_digits(self, train_labels: LabelFile, val_labels: LabelFile) -> None:
         """Train a LeNet on the digits 0 to 4 from scratch; its convolutional layers are transferred later."""
         result = self._finetune(train_labels, val_labels, "old", weights="none", freeze="none", epochs=BASE_EPOCHS)
         self._show_result(f"validation accuracy {result.score_text}")
@@ -157,44 +157,43 @@ class _Walkthrough:
         self._show_command("label new.txt --split 0.66,0.34 --seed 0")
         options = LabelOptions(new_labels.path, split=(0.66, 0.34))
         few, test = (LabelFile(part.path) for part in make_label_files(options, split=split_labels))
-        self._show("".join(f"  {_read_contents(file)}\n" for file in (few, test)))
+        self._show("".join(f"  {_describe_contents(file)}\n" for file in (few, test)))
         return few, test
 
-    def _compare(self, few_labels: LabelFile, test_labels: LabelFile) -> list[Accuracies]:
-        """Train both ways on a few images of each new digit, for every number of images and seed."""
+    def _compare(self, new_train_labels: LabelFile, test_labels: LabelFile) -> list[Accuracies]:
+        """Train with both methods on a few images of each new digit, for every number of images and seed."""
         sizes = ", ".join(map(str, IMAGES_PER_CLASS[:-1])) + f" and {IMAGES_PER_CLASS[-1]}"
         self._show(f"# Train on {sizes} images of each digit 5 to 9, with the random seeds {SEEDS[0]}")
-        self._show(f"# to {SEEDS[-1]}. The commands for {SHOWN} images and the first seed:")
+        self._show(f"# to {SEEDS[-1]}. The commands for {SHOWN_PER_CLASS} images and the first seed:")
         results = []
         for per_class in IMAGES_PER_CLASS:
-            trained = [self._train_both(few_labels, test_labels, per_class, seed=seed) for seed in SEEDS]
+            runs_by_seed = [self._train_both_methods(new_train_labels, test_labels, per_class, seed) for seed in SEEDS]
             for epochs in REPORTED_EPOCHS:
-                for way in WAYS:
-                    values = tuple(_accuracy_at(runs[way], epochs) for runs in trained)
-                    results.append(Accuracies(way, per_class, epochs, values))
+                for method in METHODS:
+                    values = tuple(_accuracy_at(runs[method], epochs) for runs in runs_by_seed)
+                    results.append(Accuracies(method, per_class, epochs, values))
         self._show("")
         return results
 
-    def _train_both(
-        self, few_labels: LabelFile, test_labels: LabelFile, per_class: int, *, seed: int
+    def _train_both_methods(
+        self, new_train_labels: LabelFile, test_labels: LabelFile, per_class: int, seed: int
     ) -> dict[str, Path]:
-        """Return the run folder of each way to train on `per_class` random images of each digit."""
-        is_shown = (per_class, seed) == (SHOWN, SEEDS[0])
+        """Train with each method on `per_class` random images of each digit; return the run folders."""
+        is_shown = (per_class, seed) == (SHOWN_PER_CLASS, SEEDS[0])
         train = self._folder / f"few_{per_class}_{seed}.txt"
         if is_shown:
             self._show_command(
-                f"label {few_labels.path.name} --limit-per-class {per_class} --seed {seed} -o {train.name}"
+                f"label {new_train_labels.path.name} --limit-per-class {per_class} --seed {seed} -o {train.name}"
             )
-        options = LabelOptions(few_labels.path, out=train, limit_per_class=per_class, seed=seed)
+        options = LabelOptions(new_train_labels.path, out=train, limit_per_class=per_class, seed=seed)
         make_label_files(options, split=split_labels)
-        runs = {way: f"{way}-{per_class}-{seed}" for way in WAYS}
-        for way, run in runs.items():
-            weights, freeze = WAYS[way]
-            self._finetune(
-                LabelFile(train), test_labels, run, weights=weights, freeze=freeze, epochs=EPOCHS, seed=seed,
-                show_command=is_shown, export=is_shown and way == "transfer",
-            )  # fmt: skip
-        return {way: self._folder / "runs" / run for way, run in runs.items()}
+        return {
+            method: self._finetune(
+                LabelFile(train), test_labels, f"{method}-{per_class}-{seed}", weights=weights, freeze=freeze,
+                epochs=EPOCHS, seed=seed, show_command=is_shown, export=is_shown and method == "transfer",
+            ).run
+            for method, (weights, freeze) in METHODS.items()
+        }  # fmt: skip
 
     def _finetune(
         self,
@@ -254,12 +253,13 @@ class _Walkthrough:
                 self._show("\n".join(format_bars([transfer, scratch])))
                 self._show(f"      {describe_difference(transfer, scratch)}")
             self._show("")
-        self._show(f"The same as a plot: {plot}\n")
+        self._show(f"Plot of these accuracies: {plot}\n")
 
-    def _training_times(self) -> str:
-        """Return the training time of all runs, for each way of training."""
-        runs = {way: (self._folder / "runs").glob(f"{way}-*/metrics.csv") for way in WAYS}
-        return ", ".join(f"{way} {sum(map(_read_seconds, tables)):.0f} s" for way, tables in runs.items())
+    def _format_training_times(self) -> str:
+        """Return the training time of all runs, for each method."""
+        runs = {method: map(read_run, (self._folder / "runs").glob(f"{method}-*")) for method in METHODS}
+        seconds = {method: sum(row["seconds"] for run in each for row in run.epochs) for method, each in runs.items()}
+        return ", ".join(f"{method} {total:.0f} s" for method, total in seconds.items())
 
     def _show_table(self, *rows: tuple[str, str]) -> None:
         self._show(f"{'step':<{NAME_WIDTH}} result")
@@ -269,7 +269,7 @@ class _Walkthrough:
             self._show(textwrap.fill(f"{name:<{NAME_WIDTH}} {result}", LINE_WIDTH, subsequent_indent=indent))
 
 
-def _read_contents(file: LabelFile) -> str:
+def _describe_contents(file: LabelFile) -> str:
     return f"{file.path.name}: {pluralize(sum(1 for _ in file), 'image')} of {', '.join(file.class_names)}"
 
 
@@ -279,19 +279,10 @@ def _format_counts(class_counts: Mapping[str, int]) -> str:
 
 def _accuracy_at(run: Path, epoch: int) -> float:
     """Return the test accuracy at a fixed epoch; the best epoch, chosen on the same images, would be optimistic."""
-    return float(_read_metrics(run / "metrics.csv")[epoch - 1]["val_accuracy"])
+    return read_run(run).epochs[epoch - 1]["val_accuracy"]
 
 
-def _read_seconds(table: Path) -> float:
-    return sum(float(row["seconds"]) for row in _read_metrics(table))
-
-
-def _read_metrics(table: Path) -> list[dict[str, str]]:
-    with table.open(encoding="utf-8", newline="") as lines:
-        return list(csv.DictReader(lines))
-
-
-def _parity_text(run: Path) -> str:
+def _describe_parity(run: Path) -> str:
     parity = OnnxBundle.read(run / "model.onnx").provenance.parity
     if parity is None:
         return "not compared"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
-from aiohttp import web
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -31,7 +30,7 @@ class Page:
     content_type: str = "image/png"
 
 
-def digit_pages(*, seed: int) -> list[Page]:
+def make_digit_pages(*, seed: int) -> list[Page]:
     """Return the 1797 digits of scikit-learn as PNG files, and broken links, in random order.
 
     Args:
@@ -61,31 +60,31 @@ def digit_pages(*, seed: int) -> list[Page]:
 
 @contextmanager
 def serve_pages(pages: Sequence[Page]) -> Iterator[str]:
-    """Serve `pages` on a free loopback port in a background thread; yield the base URL."""
-    by_path = {page.path: page for page in pages}
+    """Serve `pages` on a free loopback port in background threads; yield the base URL."""
+    page_by_path = {page.path: page for page in pages}
 
-    async def respond(request: web.Request) -> web.Response:
-        page = by_path.get(request.path)
-        if page is None:
-            return web.Response(status=404)
-        return web.Response(body=page.body, status=page.status, content_type=page.content_type)
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # keeps connections open
+        wbufsize = -1  # sends headers and body together
 
-    app = web.Application()
-    app.router.add_get("/{tail:.*}", respond)
-    loop = asyncio.new_event_loop()
-    runner = web.AppRunner(app, access_log=None)
-    loop.run_until_complete(runner.setup())
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    loop.run_until_complete(site.start())
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+        def do_GET(self) -> None:
+            page = page_by_path.get(self.path) or Page(self.path, "", b"", status=404)
+            self.send_response(page.status)
+            self.send_header("Content-Type", page.content_type)
+            self.send_header("Content-Length", str(len(page.body)))
+            self.end_headers()
+            self.wfile.write(page.body)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def _encode_digit(pixels: NDArray[np.float64]) -> bytes:

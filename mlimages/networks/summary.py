@@ -175,8 +175,8 @@ class _Recorder:
             parameters=sum(p.numel() for p in module.parameters()),
             state=_training_state(module),
             multiply_adds=multiply_adds,
-            arithmetic=window.arithmetic(n) if window else _describe_arithmetic(module, call),
-            even=window is None or window.width(n).denominator == 1,
+            arithmetic=window.width_formula(n) if window else _describe_arithmetic(module, call),
+            even=window is None or window.exact_width(n).denominator == 1,
             lost_px=window.lost_px(n) if window else 0,
         )
 
@@ -236,4 +236,4 @@ def _make_window(module: nn.Module, module_call: _ModuleCall) -> Window | None:
     named_padding = {"same": (size - 1) // 2, "valid": 0}
     padding = named_padding[module.padding] if isinstance(module.padding, str) else horizontal(module.padding)
     window = Window(size, horizontal(module.stride), padding, ceil=getattr(module, "ceil_mode", False))
-    return window if window.rounded_width(module_call.input[-1]) == module_call.output[-1] else None
+    return window if window.output_width(module_call.input[-1]) == module_call.output[-1] else None

@@ -29,33 +29,32 @@ def write_model_card(bundle: OnnxBundle) -> Path | None:
 
 
 def has_model_card(bundle: OnnxBundle) -> bool:
-    """Return whether the model card of an .onnx file exists beside it."""
+    """Return whether a README.md beside the .onnx file is its model card."""
     path = bundle.path.parent / NAME
     return path.is_file() and path.read_bytes() == model_card(bundle).encode()
 
 
 def model_card(bundle: OnnxBundle) -> str:
-    """Return the model card: YAML for the Hub, then description, data, results, limitations, usage and the command of
-    the
-    run.
+    """Return the model card in Markdown: metadata for the Hugging Face Hub, description, data, results, limitations,
+    usage and training command.
 
     Example:
         >>> print(model_card(OnnxBundle.read("runs/first/model.onnx")).splitlines()[1])
         library_name: onnx
     """
     sections = (
-        _description(bundle),
-        _data(bundle),
-        _results(bundle),
-        _limitations(bundle),
-        _usage(bundle),
-        _origin(bundle),
+        _describe_model(bundle),
+        _describe_data(bundle),
+        _describe_results(bundle),
+        _describe_limitations(bundle),
+        _describe_usage(bundle),
+        _describe_training(bundle),
     )
     text = "\n".join(line for lines in sections for line in lines)
-    return f"{_header(bundle)}\n# {bundle.model}: {_join_names(bundle.class_names)}\n\n{text}\n"
+    return f"{_format_header(bundle)}\n# {bundle.model}: {_join_names(bundle.class_names)}\n\n{text}\n"
 
 
-def _header(bundle: OnnxBundle) -> str:
+def _format_header(bundle: OnnxBundle) -> str:
     lines = ["---", "library_name: onnx", "pipeline_tag: image-classification", "tags:", "- image-classification",
              "- onnx", "- mlimages"]  # fmt: skip
     if score := bundle.provenance.accuracy or bundle.provenance.mean_ap:
@@ -67,7 +66,7 @@ def _header(bundle: OnnxBundle) -> str:
     return "\n".join([*lines, "---"])
 
 
-def _description(bundle: OnnxBundle) -> Iterator[str]:
+def _describe_model(bundle: OnnxBundle) -> Iterator[str]:
     image = bundle.preprocessing.image
     takes = "uint8 RGB images `(N, H, W, 3)` of any size" if bundle.includes_preprocessing else "preprocessed input"
     classes = f"{len(bundle.class_names)} classes: {_join_names(bundle.class_names)}"
@@ -79,7 +78,7 @@ def _description(bundle: OnnxBundle) -> Iterator[str]:
     yield f"`{bundle.path.name}` expects {takes}."
 
 
-def _data(bundle: OnnxBundle) -> Iterator[str]:
+def _describe_data(bundle: OnnxBundle) -> Iterator[str]:
     provenance, nothing = bundle.provenance, (0,) * len(bundle.class_names)
     if not provenance.class_counts:
         return
@@ -110,7 +109,7 @@ def image_licenses(paths: Iterable[Path]) -> dict[Path, str]:
     return found
 
 
-def _results(bundle: OnnxBundle) -> Iterator[str]:
+def _describe_results(bundle: OnnxBundle) -> Iterator[str]:
     provenance = bundle.provenance
     yield "\n## Results\n"
     if provenance.accuracy:
@@ -132,9 +131,9 @@ def _results(bundle: OnnxBundle) -> Iterator[str]:
         yield f"ONNX Runtime and the trained network agree on {provenance.parity.count} of these images."
 
 
-def _limitations(bundle: OnnxBundle) -> Iterator[str]:
+def _describe_limitations(bundle: OnnxBundle) -> Iterator[str]:
     yield "\n## Limitations\n"
-    yield from _decision_rules(bundle)
+    yield from _describe_decision_rules(bundle)
     if sets := bundle.prediction_sets:
         threshold = sets.thresholds.get(SET_LEVEL, 0.0)
         images = "training images by leave-one-out" if sets.source == "leave-one-out" else "validation images"
@@ -147,7 +146,7 @@ def _limitations(bundle: OnnxBundle) -> Iterator[str]:
         yield "runtimes export with `--target`."
 
 
-def _decision_rules(bundle: OnnxBundle) -> Iterator[str]:
+def _describe_decision_rules(bundle: OnnxBundle) -> Iterator[str]:
     if bundle.multi_label:
         yield "An image has each class whose output `probabilities` (sigmoid) reaches the threshold of the class:"
         thresholds = zip(bundle.class_names, bundle.thresholds, strict=True)
@@ -162,7 +161,7 @@ def _decision_rules(bundle: OnnxBundle) -> Iterator[str]:
         yield f'Below a probability of {format_percent(bundle.unknown_below)} `mlimages` predicts "none of these".'
 
 
-def _usage(bundle: OnnxBundle) -> Iterator[str]:
+def _describe_usage(bundle: OnnxBundle) -> Iterator[str]:
     name, names = bundle.path.name, [LOGITS, PROBABILITIES, *([KNOWN] if bundle.known else [])]
     yield f"\n## Use\n\n```console\n$ mlimages predict {shlex.quote(name)} image.jpg\n```"
     if bundle.includes_preprocessing:
@@ -171,12 +170,12 @@ def _usage(bundle: OnnxBundle) -> Iterator[str]:
             f'session = onnxruntime.InferenceSession("{name}")\n'
             'image = np.asarray(ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB"))[None]\n'
             f'{", ".join(names)} = session.run({json.dumps(names)}, {{"image": image}})\n'
-            f"names = {list(bundle.class_names)!r}\n{_decision_code(bundle)}\n```\n\n"
+            f"names = {list(bundle.class_names)!r}\n{_format_decision_code(bundle)}\n```\n\n"
             "`mlimages` also composites transparent images on white and scales 16-bit images; this code does not."
         )
 
 
-def _decision_code(bundle: OnnxBundle) -> str:
+def _format_decision_code(bundle: OnnxBundle) -> str:
     """Return the line of Python that prints the predicted class or labels."""
     if not bundle.multi_label:
         return "print(names[probabilities[0].argmax()])"
@@ -186,7 +185,7 @@ def _decision_code(bundle: OnnxBundle) -> str:
     )
 
 
-def _origin(bundle: OnnxBundle) -> Iterator[str]:
+def _describe_training(bundle: OnnxBundle) -> Iterator[str]:
     if bundle.provenance.command:
         yield f"\n## Training\n\n```console\n$ {bundle.provenance.command}\n```"
 

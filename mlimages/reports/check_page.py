@@ -13,7 +13,7 @@ from mlimages.dataset import compute_mean
 from mlimages.images import to_pixels
 from mlimages.labels import LabelFile
 from mlimages.reports import plots
-from mlimages.reports.pages import MAX_TILES, GalleryTile, data_url, embed, render
+from mlimages.reports.pages import MAX_TILES, GalleryTile, embed_thumbnail, render, to_data_url
 
 MAX_GROUPS, MAX_PER_GROUP, MAX_PAIRS = 60, 8, 500
 MEAN_OF, MAX_MEANS = 100, 60
@@ -24,20 +24,12 @@ MEAN = ImageProperty(96)
 
 @dataclass(frozen=True, slots=True)
 class CodeFindings:
-    """The number of findings with one code (on images, else on classes), and tiles of the first of them."""
+    """The number of findings with one code, about images or about classes, and tiles of the first of them."""
 
     code: str
     count: int
     is_about_images: bool
     tiles: tuple[GalleryTile, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ClassRow:
-    """A class and its number of images in each label file."""
-
-    name: str
-    counts: tuple[int, ...]
 
 
 def write_report(report: CheckReport, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -62,13 +54,13 @@ def write_report(report: CheckReport, path: str | os.PathLike[str], *, overwrite
         errors=_group_findings_by_code(report, report.errors),
         warnings=_group_findings_by_code(report, report.warnings),
         groups=[
-            [GalleryTile((embed(path),), (str(path),)) for path in group[:MAX_PER_GROUP]]
+            [GalleryTile((embed_thumbnail(path),), (str(path),)) for path in group[:MAX_PER_GROUP]]
             for group in report.duplicate_groups[:MAX_GROUPS]
         ],
         group_count=len(report.duplicate_groups),
         feature_pairs=[
             GalleryTile(
-                (embed(pair.one), embed(pair.other)),
+                (embed_thumbnail(pair.one), embed_thumbnail(pair.other)),
                 (pair.one.name, f"{pair.other.name}: {pair.correlation:.2f}"),
             )
             for pair in (report.feature_pairs or ())[:MAX_PAIRS]
@@ -81,9 +73,10 @@ def write_report(report: CheckReport, path: str | os.PathLike[str], *, overwrite
         part.write_text(page, encoding="utf-8")
 
 
-def _count_images_of_classes(report: CheckReport) -> list[ClassRow]:
+def _count_images_of_classes(report: CheckReport) -> dict[str, list[int]]:
+    """Return the number of images of each class in each label file."""
     files = range(len(report.files))
-    return [ClassRow(name, tuple(report.counts.get((file, name), 0) for file in files)) for name in report.class_names]
+    return {name: [report.counts.get((file, name), 0) for file in files] for name in report.class_names}
 
 
 def _group_findings_by_code(report: CheckReport, class_counts: Mapping[str, int]) -> list[CodeFindings]:
@@ -100,7 +93,9 @@ def _group_findings_by_code(report: CheckReport, class_counts: Mapping[str, int]
 
 def _make_finding_tile(finding: Finding) -> GalleryTile:
     images = (
-        () if finding.code.is_class_level else tuple(embed(path) for path in (finding.path, finding.related) if path)
+        ()
+        if finding.code.is_class_level
+        else tuple(embed_thumbnail(path) for path in (finding.path, finding.related) if path)
     )
     return GalleryTile(images, (finding.path.name, finding.detail))
 
@@ -112,7 +107,7 @@ def _draw_class_means(report: CheckReport) -> Iterator[GalleryTile]:
         except InputError:  # no image of this class can be decoded
             continue
         yield GalleryTile(
-            (data_url(to_pixels(found.mean.transpose(1, 2, 0))),), (name, pluralize(found.count, "image"))
+            (to_data_url(to_pixels(found.mean.transpose(1, 2, 0))),), (name, pluralize(found.count, "image"))
         )
 
 

@@ -104,7 +104,7 @@ def compare_runs(runs: AnyPath | Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
 
     Raises:
         InputError: fewer than two runs, or only some of them are multi-label.
-        RunError: one is not a run folder, or is not finished.
+        RunError: a path is not a run folder, or its run is not finished.
 
     Example:
         >>> best, other = compare_runs(["runs/first", "runs/second"])
@@ -125,8 +125,8 @@ def compare_runs(runs: AnyPath | Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
             count=run.val_count,
             against_best=compute_paired_test(run, folders[0]) if run is not folders[0] else None,
             seconds=run.figures.get("seconds"),
-            size_bytes=_model_size_bytes(run.path),
-            settings={name: _setting_text(name, run.settings.get(name)) for name in differing},
+            size_bytes=_find_model_size(run.path),
+            settings={name: _format_setting(name, run.settings.get(name)) for name in differing},
             mean_ap=run.score if run.score_name == "mAP" else None,
         )
         for run in folders
@@ -162,18 +162,10 @@ def compute_paired_test(run: RunFolder, best_run: RunFolder) -> PairedTest | Non
 
 def comparison_lines(runs: Sequence[ComparedRun]) -> Iterator[str]:
     """Yield the tables of accuracies and of settings, for a terminal."""
-    rows = [("run", runs[0].score_name, "95 % interval", "images", "time", "size", "against the best")]
+    rows = [("run", runs[0].score_name, "95 % interval", "images", "time", "size", "difference from best")]
     rows += [
-        (
-            str(each.run),
-            format_percent(each.score.value),
-            format_interval(each.score),
-            str(each.count),
-            "" if each.seconds is None else f"{each.seconds:.0f} s",
-            f"{each.size_bytes / 1e6:.1f} MB",
-            significance_text(each) if place else "best" if all_overlap_with_best_run(runs) else "-",
-        )
-        for place, each in enumerate(runs)
+        (str(each.run), format_percent(each.score.value), format_interval(each.score), str(each.count), *cells)
+        for each, cells in zip(runs, format_run_cells(runs), strict=True)
     ]
     yield from format_table(rows, left_columns=frozenset({0, 6}))
     yield ""
@@ -186,6 +178,23 @@ def comparison_lines(runs: Sequence[ComparedRun]) -> Iterator[str]:
     yield from format_table(cells, left_columns=frozenset(range(len(runs) + 1)))
 
 
+def format_run_cells(runs: Sequence[ComparedRun]) -> Iterator[tuple[str, str, str]]:
+    """Yield each run's training time, size, and difference from the best run in percentage points with its p-value.
+
+    The first run is called the best only if every other run shares validation images with it.
+    """
+    for each in runs:
+        against = each.against_best
+        if each is runs[0]:
+            verdict = "best" if all(other.against_best for other in runs[1:]) else "-"
+        elif against is None:
+            verdict = "no image in common"
+        else:
+            noise = "within noise" if against.within_noise else "worse"
+            verdict = f"{100 * against.difference.value:+.1f}, {noise} (p {against.p_value:.2g})"
+        yield "" if each.seconds is None else f"{each.seconds:.0f} s", f"{each.size_bytes / 1e6:.1f} MB", verdict
+
+
 def _read_finished_run(path: Path) -> RunFolder:
     run = read_run(path)
     if run.predictions is None:
@@ -194,12 +203,12 @@ def _read_finished_run(path: Path) -> RunFolder:
 
 
 def _find_correct_by_image(run: RunFolder) -> dict[tuple[str, str], bool]:
-    """Whether each validation image, by its path and class, is classified correctly."""
+    """Return whether each validation image, by its path and class, is classified correctly."""
     return dict(zip(_make_image_keys(run), run.predictions.correct.tolist(), strict=True)) if run.predictions else {}
 
 
 def _make_image_keys(run: RunFolder) -> Iterator[tuple[str, str]]:
-    """Yield what identifies each validation image: its path and its class, or all classes and those it has."""
+    """Yield the key of each validation image: its path, and its class or (multi-label) all classes and its labels."""
     found = run.predictions
     if found is None:
         return
@@ -210,10 +219,10 @@ def _make_image_keys(run: RunFolder) -> Iterator[tuple[str, str]]:
 
 def _find_differing_settings(settings: Sequence[Any]) -> list[str]:
     names = dict.fromkeys(name for each in settings for name in each if name != "out")
-    return [name for name in names if len({_setting_text(name, each.get(name)) for each in settings}) > 1]
+    return [name for name in names if len({_format_setting(name, each.get(name)) for each in settings}) > 1]
 
 
-def _setting_text(name: str, value: Any) -> str:
+def _format_setting(name: str, value: Any) -> str:
     if value in (None, "", []):
         return "-"
     if name == "lr" and not value:
@@ -221,20 +230,6 @@ def _setting_text(name: str, value: Any) -> str:
     return Path(value).name if isinstance(value, str) and os.sep in value else str(value)
 
 
-def _model_size_bytes(run: Path) -> int:
+def _find_model_size(run: Path) -> int:
     files = (run / name for name in ("model.onnx", "best.safetensors"))
     return next((file.stat().st_size for file in files if file.exists()), 0)
-
-
-def all_overlap_with_best_run(compared_runs: Sequence[ComparedRun]) -> bool:
-    """Whether every run shares validation images with the most accurate one; only then is that run called the best."""
-    return all(each.against_best for each in compared_runs[1:])
-
-
-def significance_text(compared_run: ComparedRun) -> str:
-    """Return the difference from the best run in percentage points, with its p-value."""
-    against = compared_run.against_best
-    if against is None:
-        return "no image in common"
-    noise = "within noise" if against.within_noise else "worse"
-    return f"{100 * against.difference.value:+.1f}, {noise} (p {against.p_value:.2g})"

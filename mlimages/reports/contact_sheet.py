@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -173,7 +173,10 @@ def make_sheet_rows(data: TrainingData, *, per_class: int = 8, seed: int = 0) ->
         SheetRow(
             name=class_names[label] if label < len(class_names) else str(label),
             count=len(by_label[label]),
-            tiles=tuple(_load_tile(path, data) for path in _sample_paths(by_label[label], per_class, rng)),
+            tiles=tuple(
+                _load_tile(path, data)
+                for path in rng.sample(sorted(by_label[label]), min(per_class, len(by_label[label])))
+            ),
             label=label,
         )
         for label in labels
@@ -198,17 +201,17 @@ def write_sheet(rows: Sequence[SheetRow], out: Path, *, title: str, note: str, o
         if out.suffix.lower() == ".html":
             from mlimages.reports.pages import render
 
-            page = render("sheet.html", title=title, subtitle=note, rows=list(map(_template_row, rows)))
+            page = render("sheet.html", title=title, subtitle=note, rows=list(map(_make_template_row, rows)))
             part.write_text(page, encoding="utf-8")
         else:
             _draw_png(rows, title=title, note=note).save(part, "PNG")
 
 
-def _template_row(row: SheetRow) -> dict[str, object]:
-    from mlimages.reports.pages import GalleryTile, data_url
+def _make_template_row(row: SheetRow) -> dict[str, object]:
+    from mlimages.reports.pages import GalleryTile, to_data_url
 
     tiles = [
-        GalleryTile(("" if tile.pixels is None else data_url(tile.pixels),), (tile.caption,), str(tile.fault))
+        GalleryTile(("" if tile.pixels is None else to_data_url(tile.pixels),), (tile.caption,), str(tile.fault))
         for tile in row.tiles
     ]
     return {"name": row.name, "note": pluralize(row.count, "image") if row.count else "", "tiles": tiles}
@@ -236,10 +239,6 @@ def _draw_png(rows: Sequence[SheetRow], *, title: str, note: str) -> Image.Image
     return sheet
 
 
-def _sample_paths(paths: list[Path], num_paths: int, rng: random.Random) -> list[Path]:
-    return rng.sample(sorted(paths), min(num_paths, len(paths)))
-
-
 def _load_tile(path: Path, data: TrainingData) -> Tile:
     try:
         pixels = load_pixels(path, data.prop)
@@ -249,13 +248,10 @@ def _load_tile(path: Path, data: TrainingData) -> Tile:
     return Tile(path.name, np.atleast_3d(np.asarray(data.data_to_image(array).image)), path=path)
 
 
-def _iter_decoded_pixels(rows: Sequence[SheetRow]) -> Iterator[NDArray[np.uint8]]:
-    return (tile.pixels for row in rows for tile in row.tiles if tile.pixels is not None)
-
-
 def _choose_tile_side(rows: Sequence[SheetRow]) -> int:
     """Return the side of a tile in pixels: small images are enlarged by an integer, others drawn at `MAX_SIDE_PX`."""
-    side = max((max(pixels.shape[:2]) for pixels in _iter_decoded_pixels(rows)), default=MAX_SIDE_PX)
+    decoded = (tile.pixels for row in rows for tile in row.tiles if tile.pixels is not None)
+    side = max((max(pixels.shape[:2]) for pixels in decoded), default=MAX_SIDE_PX)
     return min(side * max(1, 96 // side), MAX_SIDE_PX)
 
 

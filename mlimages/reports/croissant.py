@@ -87,8 +87,8 @@ def _make_file_object(path: Path) -> dict[str, str]:
     }
 
 
-def _make_class_records(part_names: tuple[str, ...], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    kinds = {"label": "sc:Integer", "name": "sc:Text", **dict.fromkeys(part_names, "sc:Integer")}
+def _make_class_records(split_names: tuple[str, ...], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    kinds = {"label": "sc:Integer", "name": "sc:Text", **dict.fromkeys(split_names, "sc:Integer")}
     fields = [
         {"@type": "cr:Field", "@id": f"classes/{name}", "name": f"classes/{name}", "dataType": kind}
         for name, kind in kinds.items()

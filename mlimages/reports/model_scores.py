@@ -46,7 +46,7 @@ class ModelScores:
 
     Attributes:
         scores: scores of each network, the most accurate first; if equal, the fastest first.
-        unavailable: why other networks were not probed, by name.
+        unavailable: reasons why networks were not probed, by name.
     """
 
     scores: tuple[ModelScore, ...]

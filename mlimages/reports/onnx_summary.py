@@ -44,10 +44,10 @@ Shape = tuple[int, ...]
 
 
 def summarize_onnx(path: str | os.PathLike[str]) -> NetworkSummary:
-    """Summarize the layers with parameters and pooling layers; metadata of an mlimages bundle become notes.
+    """Summarize an .onnx file: its layers with parameters, its pooling layers, and notes on its metadata.
 
     Raises:
-        BundleError: it is not an ONNX file.
+        BundleError: the file does not exist or is not an ONNX file.
     """
     path = require_local_path(path)
     try:
@@ -61,7 +61,7 @@ def summarize_onnx(path: str | os.PathLike[str]) -> NetworkSummary:
     if not model.graph.node:
         raise BundleError(f"{path} contains no network: export it again")
     graph = _GraphTensors.from_graph(model.graph)
-    layers = tuple(layer for node in model.graph.node if (layer := graph.layer(node)) is not None)
+    layers = tuple(layer for node in model.graph.node if (layer := graph.make_layer(node)) is not None)
     return NetworkSummary(
         title=path.name,
         input=graph.find_image_shape(model.graph),
@@ -93,7 +93,7 @@ class _GraphTensors:
                    if node.op_type == "DequantizeLinear" and node.input[0] in weights}  # fmt: skip
         return cls(shapes, weights, sources)
 
-    def layer(self, node: Any) -> Layer | None:
+    def make_layer(self, node: Any) -> Layer | None:
         names = [self.sources.get(name, name) for name in node.input]
         held = [name for name in names[1:] if name in self.weights]
         output, given = self.shapes.get(node.output[0], ()), self.shapes.get(node.input[0], ())
@@ -101,14 +101,14 @@ class _GraphTensors:
             return None
         window = _make_window(node, given, output)
         return Layer(
-            name=_module_path(held[0] if held else node.name),
+            name=_find_module_path(held[0] if held else node.name),
             kind=_KINDS[node.op_type],
             output=output,
             parameters=sum(math.prod(self.weights[name]) for name in held),
             state="",
             multiply_adds=self._count_multiply_adds(node.op_type, held, output),
-            arithmetic=window.arithmetic(given[-1]) if window else _width_change(given, output),
-            even=window is None or window.width(given[-1]).denominator == 1,
+            arithmetic=window.width_formula(given[-1]) if window else _describe_width_change(given, output),
+            even=window is None or window.exact_width(given[-1]).denominator == 1,
             lost_px=window.lost_px(given[-1]) if window else 0,
         )
 
@@ -137,9 +137,9 @@ def _find_shape(value: Any) -> Shape:
     return tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)[1:]
 
 
-def _module_path(text: str) -> str:
+def _find_module_path(weight_name: str) -> str:
     """Return the module path of a weight: network.features.0.weight_quantized -> features.0."""
-    parts = [part for part in text.split(".") if part != "network" and not part.startswith(("weight", "bias"))]
+    parts = [part for part in weight_name.split(".") if part != "network" and not part.startswith(("weight", "bias"))]
     return ".".join(parts)
 
 
@@ -150,10 +150,10 @@ def _make_window(node: Any, input_shape: Shape, output_shape: Shape) -> Window |
     size = (own["kernel_shape"][-1] - 1) * own.get("dilations", [1])[-1] + 1
     left, right = (own["pads"][1], own["pads"][3]) if len(own.get("pads", ())) == 4 else (0, 0)
     window = Window(size, own.get("strides", [1])[-1], left, ceil=bool(own.get("ceil_mode", 0)))
-    return window if left == right and window.rounded_width(input_shape[-1]) == output_shape[-1] else None
+    return window if left == right and window.output_width(input_shape[-1]) == output_shape[-1] else None
 
 
-def _width_change(input_shape: Shape, output_shape: Shape) -> str:
+def _describe_width_change(input_shape: Shape, output_shape: Shape) -> str:
     return (
         f"{input_shape[-1]} -> {output_shape[-1]}"
         if input_shape and output_shape and input_shape[-1] != output_shape[-1]
@@ -175,7 +175,7 @@ def _describe_interface(model: Any) -> str:
 
 
 def bundle_notes(path: Path, metadata: Mapping[str, str]) -> Iterator[str]:
-    """Yield notes on an exported file: classes, preprocessing, metrics, provenance, and the parity test, which is run.
+    """Yield notes on an exported file: classes, preprocessing, metrics, provenance and the result of its parity test.
 
     Args:
         path: the .onnx file.
@@ -190,8 +190,8 @@ def bundle_notes(path: Path, metadata: Mapping[str, str]) -> Iterator[str]:
     yield from _metric_notes(bundle)
     yield from _provenance_notes(bundle)
     others = sorted(metadata.keys() - {"mlimages"})
-    yield f"for other tools: {', '.join(others)}"
-    yield f"parity test: {_probe_note(bundle)}"
+    yield f"metadata for other tools: {', '.join(others)}"
+    yield f"parity test: {_describe_parity_test(bundle)}"
 
 
 def _network_notes(bundle: OnnxBundle) -> Iterator[str]:
@@ -209,12 +209,11 @@ def _network_notes(bundle: OnnxBundle) -> Iterator[str]:
 
 def _metric_notes(bundle: OnnxBundle) -> Iterator[str]:
     provenance = bundle.provenance
-    if provenance.accuracy:
-        value, low, high = (100 * part for part in provenance.accuracy)
-        yield f"accuracy: {value:.1f} % (95 %: {low:.1f}-{high:.1f}) on {pluralize(provenance.accuracy_count, 'image')}"
-    if provenance.mean_ap:
-        value, low, high = (100 * part for part in provenance.mean_ap)
-        yield f"mAP: {value:.1f} % (95 %: {low:.1f}-{high:.1f}) on {pluralize(provenance.accuracy_count, 'image')}"
+    for name, score in (("accuracy", provenance.accuracy), ("mAP", provenance.mean_ap)):
+        if score:
+            value, low, high = (100 * part for part in score)
+            images = pluralize(provenance.accuracy_count, "image")
+            yield f"{name}: {value:.1f} % (95 %: {low:.1f}-{high:.1f}) on {images}"
     if bundle.multi_label:
         shown = zip(bundle.class_names[:8], bundle.thresholds, strict=False)
         yield "thresholds: " + ", ".join(f"{name} {threshold:.3f}" for name, threshold in shown)
@@ -233,8 +232,8 @@ def _metric_notes(bundle: OnnxBundle) -> Iterator[str]:
         yield f"unknown: below {bundle.unknown_below:.3g}"
     for row in provenance.quantization:
         accuracy, per_s, size = (float(row[key]) for key in ("accuracy", "images_per_s", "size_bytes"))
-        score = f"{'mAP' if bundle.multi_label else 'accuracy'} {format_percent(accuracy)}"
-        yield f"quantization: {row['name']}: {score}, {per_s:.1f} images/s, {size / 1e6:.1f} MB"
+        score_text = f"{'mAP' if bundle.multi_label else 'accuracy'} {format_percent(accuracy)}"
+        yield f"quantization: {row['name']}: {score_text}, {per_s:.1f} images/s, {size / 1e6:.1f} MB"
 
 
 def _provenance_notes(bundle: OnnxBundle) -> Iterator[str]:
@@ -251,7 +250,7 @@ def _provenance_notes(bundle: OnnxBundle) -> Iterator[str]:
         yield f"created: {provenance.created}" + (f" with {versions}" if versions else "")
 
 
-def _probe_note(bundle: OnnxBundle) -> str:
+def _describe_parity_test(bundle: OnnxBundle) -> str:
     probe = bundle.probe
     best = max(range(len(probe.logits)), key=probe.logits.__getitem__)
     wanted = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mlimages.core import (
+    ClassScore,
     Confusion,
     ImageError,
     ImageProperty,
@@ -66,15 +68,30 @@ def render(template: str, *, title: str, subtitle: str = "", **values: object) -
     return _templates.get_template(template).render(title=title, subtitle=subtitle, **values)
 
 
-def embed(path: Path, image: ImageProperty = THUMBNAIL) -> str:
+def embed_thumbnail(path: Path, image: ImageProperty = THUMBNAIL) -> str:
     """Return a thumbnail of an image file as a `data:` URL; empty if the image cannot be decoded."""
     try:
-        return data_url(load_pixels(path, image))
+        return to_data_url(load_pixels(path, image))
     except ImageError:
         return ""
 
 
-def data_url(pixels: NDArray[np.uint8]) -> str:
+def make_image_tile(path: Path, text: str, *, image: ImageProperty = THUMBNAIL) -> GalleryTile:
+    """Return a tile of an image file, with a line of text and the names of its folder and file."""
+    return GalleryTile((embed_thumbnail(path, image),), (text, f"{path.parent.name}/{path.name}"))
+
+
+def format_mistake(labels: Iterable[str], predicted_classes: Iterable[ClassScore]) -> str:
+    """Return the caption of a wrong prediction: the true classes, then the predicted classes with their probabilities.
+
+    >>> format_mistake(["cats"], [ClassScore("dogs", 1, 0.9)])
+    'cats, predicted dogs (90 %)'
+    """
+    scores = ", ".join(f"{each.class_name} ({format_percent(each.probability, 0)})" for each in predicted_classes)
+    return f"{' and '.join(labels) or 'none'}, predicted {scores or 'none'}"
+
+
+def to_data_url(pixels: NDArray[np.uint8]) -> str:
     """Return pixels, uint8 `(H, W, C)`, RGB or gray, as a `data:` URL."""
     out = io.BytesIO()
     format_ = "PNG" if max(pixels.shape[:2]) <= _LOSSLESS_PX else "JPEG"
@@ -82,7 +99,7 @@ def data_url(pixels: NDArray[np.uint8]) -> str:
     return f"data:image/{format_.lower()};base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
-def matrix_cells(confusion: Confusion) -> list[list[tuple[int, float]]]:
+def make_matrix_cells(confusion: Confusion) -> list[list[tuple[int, float]]]:
     """Return for each cell of a confusion matrix the count and its fraction of the true class; empty if there are too
     many classes for a table."""
     if len(confusion) > MAX_MATRIX_CLASSES:

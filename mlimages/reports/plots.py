@@ -244,7 +244,7 @@ def _make_probe_plots(result: ProbeResult) -> Iterator[tuple[str, Draw]]:
     def draw_accuracy_by_layer(axes: Axes) -> None:
         names = [cut.name for cut in result.cuts]
         chosen = names.index(result.freeze)
-        _draw_points(axes, range(len(names)), [cut.accuracy for cut in result.cuts], num_filled=chosen)
+        _draw_points(axes, range(len(names)), [cut.accuracy for cut in result.cuts], filled_index=chosen)
         axes.set_xticks(
             range(len(names)), list(map(_shorten_name, names)), rotation=60, rotation_mode="xtick", fontsize=8
         )
@@ -285,13 +285,13 @@ def _draw_colors(axes: Axes, image_facts: FactsTable) -> None:
 
 
 def _draw_points(
-    axes: Axes, x_values: Sequence[float], shares: Sequence[Share], *, num_filled: int | None = None
+    axes: Axes, x_values: Sequence[float], shares: Sequence[Share], *, filled_index: int | None = None
 ) -> None:
     y, errors = _to_percent_and_errors(shares)
-    face = "none" if num_filled is not None else VAL
+    face = "none" if filled_index is not None else VAL
     axes.errorbar(x_values, y, yerr=errors, color=VAL, marker="o", markerfacecolor=face, capsize=2)
-    if num_filled is not None:
-        axes.plot(x_values[num_filled], y[num_filled], "o", color=VAL, markersize=9, zorder=3)
+    if filled_index is not None:
+        axes.plot(x_values[filled_index], y[filled_index], "o", color=VAL, markersize=9, zorder=3)
 
 
 def _to_percent_and_errors(shares: Sequence[Share]) -> tuple[list[float], list[list[float]]]:

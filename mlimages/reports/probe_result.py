@@ -8,7 +8,7 @@ from typing import Any
 
 from mlimages.core import Share, format_table, pluralize
 
-BAR = 24
+BAR_WIDTH = 24
 """Length of the bar of 100 %, in characters."""
 
 MIN_GAIN = 0.005
@@ -80,7 +80,7 @@ class ProbeResult:
 
     @property
     def more_images_note(self) -> str:
-        """Text that says whether more images would help."""
+        """A phrase on whether more images would help, for a report."""
         if self.more_images_would_help is None:
             return "it is unclear whether more images would help"
         return f"more images would {'help' if self.more_images_would_help else 'hardly help'}"
@@ -91,30 +91,30 @@ class ProbeResult:
 
 
 def probe_lines(result: ProbeResult) -> Iterator[str]:
-    """Yield the lines of tables with bars, for a terminal."""
+    """Yield the lines of the result for a terminal: tables with bars, and the recommendation."""
     dataset = f"{pluralize(result.images, 'image')} of {pluralize(result.classes, 'class')}"
     yield f"{result.model}: {dataset}, accuracy by cross-validation"
     yield ""
     rows = [("--freeze", "features", "accuracy", "95 %", "")]
     rows += [
-        (cut.name, str(cut.width), *_accuracy_cells(cut.accuracy, is_marked=cut.name == result.freeze))
+        (cut.name, str(cut.width), *_format_accuracy_cells(cut.accuracy, is_marked=cut.name == result.freeze))
         for cut in result.cuts
     ]
     yield from format_table(rows, left_columns=frozenset({0, 4}))
     yield ""
     if result.curve:
         points = [("per class", "accuracy", "95 %", "")]
-        points += [(str(point.per_class), *_accuracy_cells(point.accuracy)) for point in result.curve]
+        points += [(str(point.per_class), *_format_accuracy_cells(point.accuracy)) for point in result.curve]
         yield from format_table(points, left_columns=frozenset({3}))
         yield ""
-    yield f"recommended: --freeze {result.freeze} (<): the highest layer within noise of the best"
+    yield f"recommended: --freeze {result.freeze} (<): the last layer within noise of the best"
     if result.gain is not None:
         gain, low, high = (f"{100 * part:+.1f}" for part in (result.gain.value, result.gain.low, result.gain.high))
         yield f"{result.more_images_note}:"
         yield f"  {gain} points from the last doubling of images (95 % interval {low} to {high})"
 
 
-def _accuracy_cells(share: Share, *, is_marked: bool = False) -> tuple[str, str, str]:
-    bar = "#" * round(BAR * share.value)
+def _format_accuracy_cells(share: Share, *, is_marked: bool = False) -> tuple[str, str, str]:
+    bar = "#" * round(BAR_WIDTH * share.value)
     span = f"{100 * share.low:.1f}-{100 * share.high:.1f}"
     return f"{100 * share.value:.1f}", span, bar + (" <" if is_marked else "")

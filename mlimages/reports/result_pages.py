@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlimages.core import Prediction, as_path, format_percent, pluralize
+from mlimages.core import as_path, format_percent, pluralize
 from mlimages.inference import Evaluation
 from mlimages.reports import plots
-from mlimages.reports.comparison import NOISE, ComparedRun, all_overlap_with_best_run, significance_text
-from mlimages.reports.label_tables import mistake_caption
-from mlimages.reports.pages import MAX_TILES, GalleryTile, embed, matrix_cells, render
+from mlimages.reports.comparison import NOISE, ComparedRun, format_run_cells
+from mlimages.reports.pages import MAX_TILES, GalleryTile, format_mistake, make_image_tile, make_matrix_cells, render
 from mlimages.reports.probe_result import ProbeResult
 
 
@@ -23,7 +22,7 @@ def report_html(evaluation: Evaluation, title: str) -> str:
         mistakes=_make_mistake_tiles(evaluation),
         mistake_count=len(evaluation.labels.mistakes if evaluation.labels else evaluation.mistakes),
         rows=evaluation.labels.rows if evaluation.labels else (),
-        cells=matrix_cells(evaluation.confusion),
+        cells=make_matrix_cells(evaluation.confusion),
         figures=_make_metric_rows(evaluation),
     )
 
@@ -51,15 +50,8 @@ def comparison_html(runs: Sequence[ComparedRun]) -> str:
         noise=NOISE,
         score_name=runs[0].score_name,
         rows=[
-            {
-                "name": each.run.name,
-                "score": each.score,
-                "count": each.count,
-                "time": "" if each.seconds is None else f"{each.seconds:.0f} s",
-                "size": f"{each.size_bytes / 1e6:.1f} MB",
-                "verdict": significance_text(each) if place else "best" if all_overlap_with_best_run(runs) else "-",
-            }
-            for place, each in enumerate(runs)
+            {"name": each.run.name, "score": each.score, "count": each.count, "cells": cells}
+            for each, cells in zip(runs, format_run_cells(runs), strict=True)
         ],
         drawings=[plots.draw_comparison_svg(runs)],
         settings=[(name, [each.settings[name] for each in runs]) for name in runs[0].settings],
@@ -69,21 +61,13 @@ def comparison_html(runs: Sequence[ComparedRun]) -> str:
 def _make_mistake_tiles(evaluation: Evaluation) -> list[GalleryTile]:
     names = evaluation.class_names
     if evaluation.labels:
-        return [
-            _make_mistake_tile(wrong, mistake_caption((names[label] for label in labels), wrong.labels or ()))
-            for wrong, labels in evaluation.labels.mistakes[:MAX_TILES]
-        ]
+        mistakes = [(wrong, labels, wrong.labels or ()) for wrong, labels in evaluation.labels.mistakes[:MAX_TILES]]
+    else:
+        mistakes = [(wrong, (label,), wrong.top[:1]) for wrong, label in evaluation.mistakes[:MAX_TILES]]
     return [
-        _make_mistake_tile(
-            wrong, f"{names[label]}, predicted {wrong.class_name} ({format_percent(wrong.probability, 0)})"
-        )
-        for wrong, label in evaluation.mistakes[:MAX_TILES]
+        make_image_tile(as_path(wrong.path), format_mistake((names[label] for label in labels), predicted))
+        for wrong, labels, predicted in mistakes
     ]
-
-
-def _make_mistake_tile(prediction: Prediction, text: str) -> GalleryTile:
-    path = as_path(prediction.path)
-    return GalleryTile((embed(path),), (text, f"{path.parent.name}/{path.name}"))
 
 
 def _make_metric_rows(evaluation: Evaluation) -> list[tuple[str, str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,45 @@ from mlimages.core import RunError, file_lock, format_command
 RUN_VERSION = 1
 
 
-@dataclass(frozen=True, slots=True)
 class RunFiles:
     """Paths of the files in a run folder.
 
     Attributes:
         folder: the run folder.
+        config: settings and preprocessing, with defaults resolved.
+        metrics: metrics, one line per epoch.
+        classes: class names, one per line, in the order of the logits.
+        train, val: label files of the training set and the validation set.
+        mean_image: the mean image, if one is subtracted, float32 `(C, H, W)` in 0..255.
+        best: full weights at the best epoch, with the library's parameter names.
+        last: full weights after the last epoch.
+        state: state to resume from: trained tensors after the last and the best epoch, optimizer, history.
+        predictions: predictions for the validation set: `path,label` (class name, or JSON list of them) and one
+            probability per class.
+        result: final metrics, as printed by `finetune --json`.
+        known: parameters of the output `known` (similarity to the training images), and the thresholds of prediction
+            sets.
+        report: HTML page with the curves, mistakes and settings.
+        onnx: the exported network.
+        log: log of the run.
     """
 
-    folder: Path
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = folder / "config.json"
+        self.metrics = folder / "metrics.csv"
+        self.classes = folder / "classes.txt"
+        self.train, self.val = folder / "train.txt", folder / "val.txt"
+        self.mean_image = folder / "mean.npy"
+        self.best = folder / "best.safetensors"
+        self.last = folder / "last.safetensors"
+        self.state = folder / "state.safetensors"
+        self.predictions = folder / "val_predictions.csv"
+        self.result = folder / "result.json"
+        self.known = folder / "known.safetensors"
+        self.report = folder / "report.html"
+        self.onnx = folder / "model.onnx"
+        self.log = folder / "log.txt"
 
     def lock(self) -> AbstractContextManager[None]:
         """Lock the run folder so that no other process trains in it. A context manager.
@@ -66,83 +95,6 @@ class RunFiles:
         ends = (self.predictions, self.result, self.known, self.onnx)
         notes = ("left_out.tsv", "suspects.tsv", "curves.png", "confusion.png")
         return (*data, *training, *ends, *(self.folder / name for name in notes), self.report)
-
-    @property
-    def config(self) -> Path:
-        """Settings and preprocessing, with defaults resolved."""
-        return self.folder / "config.json"
-
-    @property
-    def metrics(self) -> Path:
-        """Metrics, one line per epoch."""
-        return self.folder / "metrics.csv"
-
-    @property
-    def classes(self) -> Path:
-        """Class names, one per line, in the order of the logits."""
-        return self.folder / "classes.txt"
-
-    @property
-    def train(self) -> Path:
-        """Label file of the training set."""
-        return self.folder / "train.txt"
-
-    @property
-    def val(self) -> Path:
-        """Label file of the validation set."""
-        return self.folder / "val.txt"
-
-    @property
-    def mean_image(self) -> Path:
-        """The mean image, if one is subtracted, float32 `(C, H, W)` in 0..255."""
-        return self.folder / "mean.npy"
-
-    @property
-    def best(self) -> Path:
-        """Full weights at the best epoch, with the library's parameter names."""
-        return self.folder / "best.safetensors"
-
-    @property
-    def last(self) -> Path:
-        """Full weights after the last epoch."""
-        return self.folder / "last.safetensors"
-
-    @property
-    def state(self) -> Path:
-        """State to resume from: trained tensors after the last and the best epoch, optimizer, history."""
-        return self.folder / "state.safetensors"
-
-    @property
-    def predictions(self) -> Path:
-        """Predictions for the validation set: `path,label` (class name, or JSON list of them) and one probability per
-        class."""
-        return self.folder / "val_predictions.csv"
-
-    @property
-    def result(self) -> Path:
-        """Final metrics, as printed by `finetune --json`."""
-        return self.folder / "result.json"
-
-    @property
-    def known(self) -> Path:
-        """Parameters of the output `known` (similarity to the training images), and the thresholds of prediction
-        sets."""
-        return self.folder / "known.safetensors"
-
-    @property
-    def report(self) -> Path:
-        """HTML page with the curves, mistakes and settings."""
-        return self.folder / "report.html"
-
-    @property
-    def onnx(self) -> Path:
-        """The exported network."""
-        return self.folder / "model.onnx"
-
-    @property
-    def log(self) -> Path:
-        """Log of the run."""
-        return self.folder / "log.txt"
 
 
 def read_settings(files: RunFiles) -> dict[str, Any]:

@@ -212,7 +212,7 @@ def _read_predictions(path: Path, class_names: Sequence[str], *, multi_label: bo
     index_of = {name: index for index, name in enumerate(class_names)}
     if not any(map(str.isdecimal, class_names)):
         index_of |= {str(index): index for index in range(len(class_names))}
-    names = [_read_labels(row[1]) if multi_label else [row[1]] for row in rows]
+    names = [_parse_labels(row[1]) if multi_label else [row[1]] for row in rows]
     if probabilities.shape[1] != len(class_names) or not {name for own in names for name in own} <= index_of.keys():
         raise ValueError(f"{path.name} does not match the {len(class_names)} classes of classes.txt")
     indices = [tuple(index_of[name] for name in own) for own in names]
@@ -220,5 +220,5 @@ def _read_predictions(path: Path, class_names: Sequence[str], *, multi_label: bo
     return Predictions(tuple(path_from_name(row[0], path.parent) for row in rows), labels, probabilities)
 
 
-def _read_labels(text: str) -> list[str]:
+def _parse_labels(text: str) -> list[str]:
     return json.loads(text) if text.startswith("[") else list(filter(None, text.split(";")))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,6 @@ from mlimages.core import (
     BundleError,
     ClassScore,
     Confusion,
-    ImageProperty,
     class_scores,
     format_percent,
     make_label_rows,
@@ -30,8 +29,16 @@ from mlimages.core import (
 from mlimages.inference import Explanation, Predictor, data_path, explain, model_file
 from mlimages.labels import LabelFile
 from mlimages.reports import plots
-from mlimages.reports.label_tables import mistake_caption
-from mlimages.reports.pages import MAX_TILES, GalleryTile, data_url, embed, matrix_cells, render
+from mlimages.reports.pages import (
+    MAX_TILES,
+    GalleryTile,
+    embed_thumbnail,
+    format_mistake,
+    make_image_tile,
+    make_matrix_cells,
+    render,
+    to_data_url,
+)
 from mlimages.reports.run_folder import Predictions, RunFolder, read_run
 from mlimages.reports.suspects import Suspect, read_suspects
 
@@ -108,7 +115,7 @@ def _make_class_tables(run: RunFolder) -> dict[str, Any]:
     return {
         "rows": [],
         "classes": class_scores(run.confusion, run.class_names),
-        "cells": matrix_cells(run.confusion),
+        "cells": make_matrix_cells(run.confusion),
         "confused": _find_most_confused_classes(run.confusion, run.class_names),
     }
 
@@ -155,45 +162,38 @@ def _make_mistake_tiles(run: RunFolder) -> Iterator[GalleryTile]:
     if run.predictions is None:
         return
     found, explainer = run.predictions, _load_explainer(run)
-    confidence, text_of = _make_multi_label_captions(run, found) if found.is_multi_label else _make_captions(run, found)
-    correct = found.correct  # a property that predicts all images
-    wrong = [index for index in (-confidence).argsort(kind="stable").tolist() if not correct[index]]
-    for number, index in enumerate(wrong[:MAX_TILES]):
-        text = text_of(index)
-        tile = _make_image_tile(found.paths[index], run.preprocessing.image, text)
-        why = explain(explainer, found.paths[index]) if explainer and number < MAX_EXPLAINED else None
+    predicted = found.predicted
+    for number, index in enumerate(_rank_mistakes(found)[:MAX_TILES]):
+        path, probabilities = found.paths[index], found.probabilities[index]  # (classes,)
+        labels, guesses = (_class_indices(each[index]) for each in (found.labels, predicted))
+        scores = [ClassScore(run.class_names[n], n, float(probabilities[n])) for n in guesses]
+        scores.sort(key=lambda score: -score.probability)
+        text = format_mistake((run.class_names[n] for n in labels), scores)
+        tile = make_image_tile(path, text, image=run.preprocessing.image)
+        why = explain(explainer, path) if explainer and number < MAX_EXPLAINED else None
         if isinstance(why, Explanation):
-            overlay = data_url(np.asarray(why.overlay()))
+            overlay = to_data_url(np.asarray(why.overlay()))
             tile = GalleryTile((*tile.images, overlay), (*tile.lines, str(why)))
         yield tile
 
 
-def _make_captions(run: RunFolder, predictions: Predictions) -> tuple[NDArray[np.float64], Callable[[int], str]]:
-    """Return the confidence of each prediction `(N,)`, and a function that returns the caption of an image."""
-    confidence, predicted, names = predictions.probabilities.max(axis=1), predictions.predicted, run.class_names
+def _rank_mistakes(predictions: Predictions) -> list[int]:
+    """Return the indices of the wrong predictions, the most confident first.
 
-    def text_of(index: int) -> str:
-        label, guess = names[predictions.labels[index]], names[predicted[index]]
-        return f"{label}, predicted {guess} ({format_percent(float(confidence[index]), 0)})"
+    In a multi-label run, the confidence is the largest distance of a wrong label's probability from its threshold.
+    """
+    confidence = predictions.probabilities  # (N, classes)
+    if predictions.is_multi_label:
+        distances = np.abs(confidence - np.array(predictions.thresholds))
+        confidence = np.where(predictions.predicted != predictions.labels, distances, 0)
+    correct = predictions.correct  # a property that predicts all images
+    order = (-confidence.max(axis=1)).argsort(kind="stable").tolist()
+    return [index for index in order if not correct[index]]
 
-    return confidence, text_of
 
-
-def _make_multi_label_captions(
-    run: RunFolder, predictions: Predictions
-) -> tuple[NDArray[np.float64], Callable[[int], str]]:
-    """As `_make_captions`, for a multi-label run; the confidence is the largest distance of a wrong label from its
-    threshold."""
-    predicted, names = predictions.predicted, run.class_names
-    distances = np.abs(predictions.probabilities - np.array(predictions.thresholds))  # (N, classes)
-
-    def text_of(index: int) -> str:
-        p = predictions.probabilities[index]
-        order = [n for n in (-p).argsort(kind="stable").tolist() if predicted[index, n]]
-        scores = [ClassScore(names[n], n, float(p[n])) for n in order]
-        return mistake_caption((names[n] for n in np.flatnonzero(predictions.labels[index])), scores)
-
-    return np.where(predicted != predictions.labels, distances, 0).max(axis=1), text_of
+def _class_indices(labels: np.int64 | NDArray[np.bool_]) -> list[int]:
+    """Return the class indices of one image, from its class index or from whether it has each class, `(classes,)`."""
+    return np.flatnonzero(labels).tolist() if np.ndim(labels) else [int(labels)]
 
 
 def _load_explainer(run: RunFolder) -> Predictor | None:
@@ -207,11 +207,7 @@ def _load_explainer(run: RunFolder) -> Predictor | None:
 
 def _make_suspect_tile(suspect: Suspect, run: RunFolder) -> GalleryTile:
     text = f"{suspect.label}, possibly {suspect.likely} ({format_percent(suspect.confidence, 0)})"
-    return _make_image_tile(suspect.path, run.preprocessing.image, text)
-
-
-def _make_image_tile(path: Path, image: ImageProperty, text: str) -> GalleryTile:
-    return GalleryTile((embed(path, image),), (text, f"{path.parent.name}/{path.name}"))
+    return make_image_tile(suspect.path, text, image=run.preprocessing.image)
 
 
 def _make_label_conflict_tiles(run: RunFolder) -> list[GalleryTile]:
@@ -227,7 +223,7 @@ def _make_label_conflict_tiles(run: RunFolder) -> list[GalleryTile]:
     candidates = (_choose_one_of_each_class(sorted(paths), label_of) for _, paths in sorted(groups.items()))
     return [
         GalleryTile(
-            tuple(embed(path, run.preprocessing.image) for path in paths),
+            tuple(embed_thumbnail(path, run.preprocessing.image) for path in paths),
             tuple(f"{run.class_names[label_of[path]]} {path.parent.name}/{path.name}" for path in paths),
         )
         for paths in islice((paths for paths in candidates if len(paths) > 1), MAX_TILES)

@@ -86,7 +86,7 @@ def estimate_label_errors(labels: NDArray[np.int64], probabilities: NDArray[np.f
 
 
 def write_suspects(suspects: Iterable[Suspect], out: Path, *, overwrite: bool = False) -> None:
-    """Write `path, label, likely_label, confidence`, tab-separated; paths relative to the file's folder.
+    """Write `path, label, likely_label, confidence` as tab-separated columns, with paths relative to the file's folder.
 
     Raises:
         InputError: `out` exists, `overwrite` is false, and mlimages did not write it or it was changed since.

@@ -80,7 +80,7 @@ def test_the_formula_matches_torch(n: int, size: int, stride: int, padding: int,
     width = pool(torch.zeros(1, 1, n, n)).shape[-1]
     layer = summarize(nn.Sequential(pool), (1, n, n)).layers[0]
     assert layer.output == (1, width, width)
-    expected = Window(size, stride, padding, ceil).arithmetic(n)
+    expected = Window(size, stride, padding, ceil).width_formula(n)
     assert layer.arithmetic in (expected, f"{n} -> {width}")  # torch drops a last window with padding only
 
 
@@ -229,7 +229,7 @@ def test_an_exported_file_is_summarized_with_its_metadata(exported: Path, run_cl
     assert "shorter side to 32 px, centre 32 x 32 px, in the graph" in text
     assert "image uint8 (N, H, W, 3) -> logits float (N, 2), probabilities float (N, 2); opset" in text
     assert "each logit within 0.5 %; passed" in text
-    assert "for other tools: Image.BitmapPixelFormat" in text
+    assert "metadata for other tools: Image.BitmapPixelFormat" in text
 
 
 @pytest.mark.train
