@@ -2,11 +2,11 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import hypothesis
 import pytest
@@ -14,6 +14,7 @@ import pytest
 from mlimages.inference import OnnxBundle
 from tests.browser import Browser, OpenPage, Page, as_url, chromium
 from tests.forked import ForkServer
+from tests.servers import closed_port
 
 hypothesis.settings.register_profile("mlimages", deadline=None, derandomize=True)  # the same on any machine and load
 hypothesis.settings.load_profile("mlimages")
@@ -52,9 +53,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     """The environment that leads to an empty bucket `bucket` of a local server."""
     pytest.importorskip("moto")
     pytest.importorskip("s3fs")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = closed_port()
     words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     env = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b",
            "AWS_DEFAULT_REGION": "us-east-1"}  # fmt: skip
@@ -63,8 +62,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
         try:
             while "Running on" not in log.read_text():
                 assert server.poll() is None, "the server does not start"
-            code = "import fsspec; fsspec.filesystem('s3').mkdir('bucket')"
-            subprocess.run([sys.executable, "-c", code], env={**os.environ, **env}, check=True)
+            urlopen(Request(f"{env['AWS_ENDPOINT_URL']}/bucket", method="PUT")).close()
             yield env
         finally:
             server.terminate()

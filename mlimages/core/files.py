@@ -261,7 +261,7 @@ def fingerprint(path: Path | str) -> bytes | None:
 
 
 def _object_state(path: Path) -> bytes:
-    """Return the fingerprint of an object: its time may have a resolution of a second, its ETag changes with the content."""
+    """Return the fingerprint of an object; its ETag tells contents apart that were written within a second."""
     found = path.stat()
     info: dict[str, object] = found.as_info()  # type: ignore[attr-defined]  # mypy sees a Path
     version = next((str(info[key]) for key in ("ETag", "etag", "generation", "created") if info.get(key)), "")

@@ -5,8 +5,7 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -54,12 +53,14 @@ from mlimages.inference.inputs import find_inputs
 from mlimages.labels import class_definition_path, label_dir, open_labels, read_class_names
 from mlimages.reports import draw_sheet, report_html, write_suspects
 from mlimages.reports.suspects import Suspect, read_suspects
-from tests.conftest import RunCli
+from tests.conftest import RunCli, fork_server
+from tests.forked import Forked
 from tests.servers import Connection, Request, Site, answer, path_of, photo, serve, urls_in
 
 fsspec = pytest.importorskip("fsspec")
 
 TINY = ImageProperty(8)
+OPTIONS: dict[str, Any] = {"allow_private": True, "retries": 0, "decoders": 1}
 
 
 @pytest.fixture
@@ -72,13 +73,32 @@ def memory() -> Iterator[str]:
     files.pseudo_dirs[:] = [""]
 
 
+@pytest.fixture
+def store(bucket: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The file system of `bucket`, to which this process and those that it starts are directed."""
+    for name, value in bucket.items():
+        monkeypatch.setenv(name, value)
+    return fsspec.filesystem("s3", use_listings_cache=False)
+
+
+def assert_whole(files: Any, folder: str, *, rows: int) -> None:
+    """`folder` holds one manifest, of so many rows, and exactly the images that its rows name."""
+    lines = [json.loads(line) for line in files.cat(f"{folder}/manifest.jsonl").splitlines()]
+    paths = {f"{folder}/{row['path']}": row["sha256"] for row in lines if row.get("path")}
+    assert sum(row["status"] != "closed" for row in lines) == rows
+    assert set(files.find(folder)) == paths.keys() | {f"{folder}/manifest.jsonl"}
+    assert {path: hashlib.sha256(files.cat(path)).hexdigest() for path in paths} == paths
+
+
 @dataclass(frozen=True, slots=True)
 class TwoShards:
     """Ten links, of five images, that two shards have gathered into `memory://out`."""
 
     site: Site
     source: UrlList
-    options: dict[str, Any]
+
+    def gather(self, **options: Any) -> GatherSummary:
+        return gather(self.source, "memory://out", **OPTIONS, **options)
 
 
 @pytest.fixture
@@ -88,10 +108,10 @@ def two_shards(memory: str, tmp_path: Path) -> Iterator[TwoShards]:
         urls = [next(side) for _ in range(5) for side in sides]
         site.routes = {path_of(url): answer(photo(n // 2)) for n, url in enumerate(urls)}
         (tmp_path / "cats.txt").write_text("\n".join(urls))
-        source, options = UrlList(tmp_path / "cats.txt"), {"allow_private": True, "retries": 0, "decoders": 1}
-        for shard in ((1, 2), (2, 2)):
-            gather(source, "memory://out", shard=shard, **options)
-        yield TwoShards(site, source, options)
+        shards = TwoShards(site, UrlList(tmp_path / "cats.txt"))
+        for number in (1, 2):
+            shards.gather(shard=(number, 2))
+        yield shards
 
 
 class AnyPath:
@@ -189,11 +209,8 @@ def test_a_run_folder_elsewhere_and_moving_images_there_are_refused(memory: str)
         plan_moves(check([label_dir_auto(memory).labels]))
 
 
-def test_an_object_of_the_same_size_and_second_has_another_state(
-    bucket: dict[str, str], memory: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in bucket.items():
-        monkeypatch.setenv(name, value)
+@pytest.mark.usefixtures("store")
+def test_an_object_of_the_same_size_and_second_has_another_state(memory: str) -> None:
     for address in (f"{memory}/x_class_def.txt", "s3://bucket/x_class_def.txt"):
         found = []
         for text in ("0 ants\n1 bees\n", "0 bees\n1 ants\n"):
@@ -216,8 +233,7 @@ WRITTEN_AT = {
     "compare run again --report AT/compare.html": ["compare.html"],
     "evaluate run labels.txt --report AT/evaluation.html": ["evaluation.html"],
     "explain run set/class0/2.jpg -o AT": ["2.png"],
-    "export run -o AT/model.onnx": ["README.md", "model.onnx"],
-    "export run -o new.onnx --croissant AT/croissant.json": ["croissant.json"],
+    "export run -o AT/model.onnx --croissant AT/croissant.json": ["README.md", "croissant.json", "model.onnx"],
 }
 REFUSED_AT = (
     "label set --as-folders AT", "augment labels.txt -o AT --size 8", "finetune labels.txt -o AT",
@@ -251,20 +267,18 @@ def test_each_path_of_a_command_is_an_address_or_refused_as_one(
     assert not [*tmp_path.glob("memory*"), *tmp_path.glob("new/*")]
 
 
-def test_the_commands_work_in_a_bucket(bucket: dict[str, str], tmp_path: Path, run_cli: RunCli) -> None:
+def test_the_commands_work_in_a_bucket(store: Any, tmp_path: Path, run_cli: RunCli) -> None:
     for number in range(8):
-        path = tmp_path / "set" / f"class{number % 2}" / f"{number}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(photo(number) if number else b"no image")
-    code = "import fsspec; fsspec.filesystem('s3').put('set', 'bucket', recursive=True)"
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, **bucket}, check=True)
-    told = json.loads(run_cli("label", "s3://bucket/set", "--json", **bucket).stdout)
-    assert told["files"][0] == {"path": "s3://bucket/set/labels.txt", "count": 8, "classes": {"class0": 4, "class1": 4}}
-    told = json.loads(run_cli("check", "s3://bucket/set/labels.txt", "--json", **bucket).stdout)
-    assert (told["checked"], told["errors"]) == (8, {"not-an-image": 1})
+        store.pipe(f"bucket/set/class{number % 2}/{number}.jpg", photo(number) if number else b"no image")
+    labelled = json.loads(CliRunner().invoke(app, ["label", "s3://bucket/set", "--json"]).stdout)
+    assert labelled["files"] == [
+        {"path": "s3://bucket/set/labels.txt", "count": 8, "classes": {"class0": 4, "class1": 4}}
+    ]
+    checked = json.loads(run_cli("check", "s3://bucket/set/labels.txt", "--json").stdout)
+    assert (checked["checked"], checked["errors"]) == (8, {"not-an-image": 1})
     words = ["mean", "s3://bucket/set/labels_checked.txt", "--size", "32", "-o", "s3://bucket/mean.png", "--json"]
-    assert json.loads(run_cli(*words, **bucket).stdout)["count"] == 7
-    done = run_cli("check", "s3://nobucket/labels.txt", check=False, **bucket)
+    assert json.loads(CliRunner().invoke(app, words).stdout)["count"] == 7
+    done = run_cli("check", "s3://nobucket/labels.txt", check=False)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
 
 
@@ -279,13 +293,11 @@ ENTRIES: dict[str, Callable[[str], int]] = {
 }
 
 
+@pytest.mark.usefixtures("memory")
 def test_each_call_sees_the_present_content_of_a_bucket_and_lists_a_folder_once(
-    bucket: dict[str, str], memory: str, monkeypatch: pytest.MonkeyPatch
+    store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in bucket.items():
-        monkeypatch.setenv(name, value)
-    store, listed = fsspec.filesystem("s3", use_listings_cache=False), list[tuple[str, ...]]()
-    iterate = type(store)._iterdir
+    listed, iterate = list[tuple[str, ...]](), type(store)._iterdir
 
     def listing(self: object, bucket: str, delimiter: str = "/", prefix: str = "", **options: object) -> object:
         listed.append((prefix, delimiter))
@@ -310,21 +322,16 @@ def test_images_are_gathered_into_an_address_and_the_same_command_goes_on_there(
         }
         (tmp_path / "cats.txt").write_text("".join(site.url(f"{path}\n") for path in [*site.routes, "/none"]))
         source = UrlList(tmp_path / "cats.txt")
-        options = {"allow_private": True, "retries": 0, "decoders": 1}
-        first = gather(source, "memory://out", **options)
+        first = gather(source, "memory://out", **OPTIONS)
         assert (first.ok, first.duplicate, first.failed, str(first.out)) == (6, 8, 1, "memory://out")
-        rows = [json.loads(line) for line in files.cat("/out/manifest.jsonl").splitlines()]
-        assert {f"/out/{row['path']}" for row in rows if row["path"]} == set(files.find("/out")) - {
-            "/out/manifest.jsonl"
-        }
-        assert all(hashlib.sha256(files.cat(f"/out/{r['path']}")).hexdigest() == r["sha256"] for r in rows if r["path"])
+        assert_whole(files, "/out", rows=15)
         site.requests.clear()
-        again = gather(source, "memory://out", **options)
+        again = gather(source, "memory://out", **OPTIONS)
         assert (again.ok, again.fetched, site.requests) == (6, 0, [])
         with (tmp_path / "cats.txt").open("a") as lines:
             lines.write(site.url("/gone/4\n"))
         site.routes["/gone/4"] = answer(photo(99))
-        last = gather(source, "memory://out", **options)
+        last = gather(source, "memory://out", **OPTIONS)
         assert (last.ok, last.reasons["placeholder"], len(site.requests)) == (5, 5, 1)
         (aside,) = (name for name in files.find("/out") if "/.placeholders/" in name)
         assert files.cat(aside) == photo(99)
@@ -334,7 +341,7 @@ def test_images_are_gathered_into_an_address_and_the_same_command_goes_on_there(
 
 def test_shards_gathered_into_one_address_are_settled_by_a_run_without_a_shard(two_shards: TwoShards) -> None:
     two_shards.site.requests.clear()
-    settled = gather(two_shards.source, "memory://out", **two_shards.options)
+    settled = two_shards.gather()
     assert (settled.ok, settled.duplicate, two_shards.site.requests) == (5, 5, [])
     assert [name for name in fsspec.filesystem("memory").find("/out") if "manifest" in name] == ["/out/manifest.jsonl"]
 
@@ -342,14 +349,13 @@ def test_shards_gathered_into_one_address_are_settled_by_a_run_without_a_shard(t
 def test_a_merge_that_begins_during_the_removals_of_another_keeps_the_rows_of_that_one(
     two_shards: TwoShards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, options = two_shards.source, two_shards.options
-    files, main = fsspec.filesystem("memory"), threading.current_thread()
+    main = threading.current_thread()
     remove, is_unchanged = StoredObjects.remove, StoredObjects.is_unchanged
     has_listed, is_removed = threading.Event(), threading.Event()
     others: list[GatherSummary] = []
 
     def merge_too() -> None:
-        others.append(gather(source, "memory://out", **options))
+        others.append(two_shards.gather())
         has_listed.set()
 
     def remove_while_another_merges(self: StoredObjects, path: str, sha256: str) -> None:
@@ -367,29 +373,27 @@ def test_a_merge_that_begins_during_the_removals_of_another_keeps_the_rows_of_th
     other = threading.Thread(target=merge_too)
     monkeypatch.setattr(StoredObjects, "remove", remove_while_another_merges)
     monkeypatch.setattr(StoredObjects, "is_unchanged", read_after_the_removals)
-    merged = gather(source, "memory://out", **options)
+    merged = two_shards.gather()
     is_removed.set()
     other.join()
     two_shards.site.requests.clear()
-    again = gather(source, "memory://out", **options)
+    again = two_shards.gather()
     assert [(run.ok, run.duplicate) for run in (merged, *others, again)] == [(5, 5)] * 3
     assert not two_shards.site.requests
-    rows = [json.loads(line) for line in files.cat("/out/manifest.jsonl").splitlines()]
-    assert set(files.find("/out")) == {"/out/manifest.jsonl"} | {f"/out/{row['path']}" for row in rows if row["path"]}
+    assert_whole(fsspec.filesystem("memory"), "/out", rows=10)
 
 
 def test_a_merge_that_was_killed_before_its_removals_is_finished_by_the_next_run(two_shards: TwoShards) -> None:
-    files, source, options = fsspec.filesystem("memory"), two_shards.source, two_shards.options
+    files = fsspec.filesystem("memory")
     killed = mock.patch.object(StoredObjects, "remove", side_effect=KeyboardInterrupt)
     with killed, pytest.raises(KeyboardInterrupt):
-        gather(source, "memory://out", **options)
+        two_shards.gather()
     assert sum("manifest" in name for name in files.find("/out")) == 3
-    shard = gather(source, "memory://out", shard=(1, 2), **options)
+    shard = two_shards.gather(shard=(1, 2))
     assert (shard.ok + shard.duplicate, shard.fetched) == (5, 0)
-    again = gather(source, "memory://out", **options)
+    again = two_shards.gather()
     assert (again.ok, again.duplicate) == (5, 5)
-    rows = [json.loads(line) for line in files.cat("/out/manifest.jsonl").splitlines()]
-    assert set(files.find("/out")) == {"/out/manifest.jsonl"} | {f"/out/{row['path']}" for row in rows if row["path"]}
+    assert_whole(files, "/out", rows=10)
 
 
 def test_a_shard_that_grows_into_one_address_leaves_the_merged_rows_alone(memory: str, tmp_path: Path) -> None:
@@ -397,14 +401,13 @@ def test_a_shard_that_grows_into_one_address_leaves_the_merged_rows_alone(memory
         sides = urls_in(site, 1, 2), urls_in(site, 2, 2)
         urls = [next(side) for _ in range(4) for side in sides]
         site.routes = {path_of(url): answer(photo(n)) for n, url in enumerate(urls)}
-        options = {"allow_private": True, "retries": 0, "decoders": 1}
         for count in (2, 4, 6, 8):
             (tmp_path / "cats.txt").write_text("\n".join(urls[:count]))
             source = UrlList(tmp_path / "cats.txt")
-            gather(source, "memory://out", shard=None if count == 2 else (1, 2), **options)
-        assert gather(source, "memory://out", shard=(2, 2), **options).ok == 4
+            gather(source, "memory://out", shard=None if count == 2 else (1, 2), **OPTIONS)
+        assert gather(source, "memory://out", shard=(2, 2), **OPTIONS).ok == 4
         site.requests.clear()
-        assert gather(source, "memory://out", **options).ok == 8
+        assert gather(source, "memory://out", **OPTIONS).ok == 8
         assert not site.requests
 
 
@@ -416,14 +419,13 @@ def test_two_shards_on_their_way_to_one_address_leave_each_other_alone(memory: s
         waiting = next(first)
         links = tmp_path / "cats.txt"
         links.write_text("\n".join([*urls, waiting]))
-        options = {"allow_private": True, "retries": 0, "decoders": 1}
 
         def other_shard_first(connection: Connection, request: Request) -> None:
-            assert gather(UrlList(links), "memory://out", shard=(2, 2), **options).ok == 4
+            assert gather(UrlList(links), "memory://out", shard=(2, 2), **OPTIONS).ok == 4
             answer(photo(99))(connection, request)
 
         site.routes[path_of(waiting)] = other_shard_first
-        assert gather(UrlList(links), "memory://out", shard=(1, 2), timeout_s=60, **options).ok == 5
+        assert gather(UrlList(links), "memory://out", shard=(1, 2), timeout_s=60, **OPTIONS).ok == 5
     names = fsspec.filesystem("memory").find("/out")
     found = sorted(name.rpartition("/")[2][:25] for name in names if "manifest" in name)
     assert found == ["manifest-00001-of-00002-0", "manifest-00002-of-00002-0"]
@@ -461,11 +463,7 @@ def test_manifests_that_change_while_they_are_read_are_read_again(
 
 
 @pytest.mark.parametrize("lists", ["two lists", "the same list"])
-def test_two_runs_into_one_bucket_at_once_lose_nothing_of_each_other(
-    bucket: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lists: str
-) -> None:
-    for name, value in bucket.items():
-        monkeypatch.setenv(name, value)
+def test_two_runs_into_one_bucket_at_once_lose_nothing_of_each_other(store: Any, tmp_path: Path, lists: str) -> None:
     address = f"s3://bucket/{lists.replace(' ', '-')}"
     first, second = tmp_path / "first" / "cats.txt", tmp_path / "second" / "cats.txt"
     asked, both_work = set[str](), threading.Event()
@@ -483,57 +481,42 @@ def test_two_runs_into_one_bucket_at_once_lose_nothing_of_each_other(
             path.parent.mkdir()
             begin = 0 if lists == "the same list" else number * 15  # five images are in both lists
             path.write_text("".join(site.url(f"/{n}.jpg\n") for n in range(begin, begin + 20)))
-        words = [sys.executable, "-m", "mlimages", "gather", "urls", "cats.txt", "-o", address, "--allow-private"]
+        words = ["-m", "mlimages", "gather", "urls", "cats.txt", "-o", address, "--allow-private", "--quiet"]
         runs = [
-            subprocess.Popen([*words, "--quiet", "--user-agent", path.parent.name], cwd=path.parent)
+            fork_server().start([*words, "--user-agent", path.parent.name], path.parent, os.environ, torch=False)
             for path in (first, second)
         ]
-        assert [run.wait(timeout=100) for run in runs] == [0, 0]
+        assert [run.communicate(100).returncode for run in runs] == [0, 0]
         site.requests.clear()
-        options = {"allow_private": True, "decoders": 1}
-        again = gather([first, second], address, **options)
+        again = gather([first, second], address, **OPTIONS)
         assert not site.requests
-    files = fsspec.filesystem("s3", use_listings_cache=False)
-    rows = [json.loads(line) for line in files.cat(f"{address}/manifest.jsonl").splitlines()]
-    rows = [row for row in rows if row["status"] != "closed"]
     links = 20 if lists == "the same list" else 35
-    assert (len(rows), again.ok + again.duplicate) == (links, links)
-    found = {name.removeprefix(f"{address[5:]}/") for name in files.find(address)}
-    assert found == {row["path"] for row in rows if row["path"]} | {"manifest.jsonl"}
-    assert all(
-        hashlib.sha256(files.cat(f"{address}/{row['path']}")).hexdigest() == row["sha256"]
-        for row in rows
-        if row["path"]
-    )
+    assert again.ok + again.duplicate == links
+    assert_whole(store, address[5:], rows=links)
 
 
-def test_a_killed_run_into_a_bucket_is_taken_up_elsewhere_and_replaces_nothing(
-    bucket: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in bucket.items():
-        monkeypatch.setenv(name, value)
-    files = fsspec.filesystem("s3", use_listings_cache=False)
-    running: list[subprocess.Popen[bytes]] = []
+def test_a_killed_run_into_a_bucket_is_taken_up_elsewhere_and_replaces_nothing(store: Any, tmp_path: Path) -> None:
+    running: list[Forked] = []
 
     def killing(connection: Connection, request: Request) -> None:
         number = int(request.path[1:].partition(".")[0])
-        while number == 11 and running and len(files.find("bucket/killed")) < 8:
+        while number == 11 and running and len(store.find("bucket/killed")) < 8:
             pass
         if number == 11 and running:
-            running.pop().kill()
+            os.kill(running.pop().pid, signal.SIGKILL)
         answer(photo(number))(connection, request)
 
     with serve() as site:
         site.fallback = killing
         (tmp_path / "cats.txt").write_text("".join(site.url(f"/{n}.jpg\n") for n in range(12)))
         words = ["gather", "urls", "cats.txt", "-o", "s3://bucket/killed", "--allow-private", "--quiet"]
-        process = subprocess.Popen([sys.executable, "-m", "mlimages", *words], cwd=tmp_path)
-        running.append(process)
-        assert process.wait(timeout=100) == -9
-        before = {name: files.cat(name) for name in files.find("bucket/killed")}
+        command = fork_server().start(["-m", "mlimages", *words], tmp_path, os.environ, torch=False)
+        running.append(command)
+        assert command.communicate(100).returncode == -9
+        before = {name: store.cat(name) for name in store.find("bucket/killed")}
         assert before
         assert gather(tmp_path / "cats.txt", "s3://bucket/killed", allow_private=True, decoders=1).ok == 12
-    after = {name: files.cat(name) for name in files.find("bucket/killed", refresh=True)}
+    after = {name: store.cat(name) for name in store.find("bucket/killed", refresh=True)}
     assert before.items() <= after.items()
     assert len(after) == 13
 
