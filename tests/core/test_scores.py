@@ -1,3 +1,5 @@
+"""Scores from counts, and their intervals."""
+
 import pytest
 
 from mlimages.core import (
@@ -61,7 +63,26 @@ def test_a_share_is_shown_in_percent(value: float, digits: int | None, text: str
 @pytest.mark.parametrize(
     ("low", "high", "text"),
     [(0.781, 0.992, "78 to 99 %"), (0.5, 0.5199, "50.0 to 52.0 %"), (0.0, 0.02, "0 to 2 %"), (0.0, 0.0201, "0 to 2 %"),
-     (0.9812, 0.9999, "98.1 to 100.0 %")],
+     (0.9812, 0.9999, "98.1 to 100.0 %"), (0.9962, 0.9998, "99.6 to 100.0 %"), (0, 1, "0 to 100 %")],
 )  # fmt: skip
 def test_an_interval_narrower_than_two_percent_is_shown_with_decimals(low: float, high: float, text: str) -> None:
     assert format_interval(Share((low + high) / 2, low, high)) == text
+
+
+@pytest.mark.parametrize(
+    ("successes", "count", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (10, 10, 0.7225, 1.0), (0, 20, 0.0, 0.1611)],
+    ids=["newcombe-1998-table-1", "all", "none"],
+)
+def test_the_interval_equals_published_figures(successes: int, count: int, low: float, high: float) -> None:
+    assert wilson_interval(successes, count) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_no_count_says_nothing() -> None:
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+def test_rounding_leaves_no_interval_beyond_0_and_1() -> None:
+    for count in range(1, 300):
+        assert 0 <= wilson_interval(0, count)[0] <= 1e-12
+        assert 1 - 1e-12 <= wilson_interval(count, count)[1] <= 1

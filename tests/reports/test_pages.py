@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mlimages.checks import check
-from mlimages.core import BrokenImage, ClassScore, Fault, ImageProperty, Prediction, Share, format_interval
+from mlimages.core import BrokenImage, ClassScore, Fault, ImageProperty, Prediction, Share
 from mlimages.inference import Evaluation
 from mlimages.inference.evaluation import Timing
 from mlimages.reports import (
@@ -24,6 +23,7 @@ from mlimages.reports import (
     write_report,
 )
 from tests.browser import OpenPage
+from tests.reports.test_validation_report import check_odd_files
 from tests.run_folders import make_run
 
 HOSTILE = "<script>alert(1)<∕script>\"'&"
@@ -48,11 +48,7 @@ def sheet_page(folder: Path) -> Path:
 
 
 def check_page(folder: Path) -> Path:
-    run = make_run(folder / "run", names=NAMES)
-    first, second = (folder / "images" / "bees" / f"{n}.png" for n in (0, 1))
-    second.write_bytes(first.read_bytes())
-    (folder / "images" / "bees" / "2.png").write_bytes(b"no image")
-    write_report(check([run / "train.txt", run / "val.txt"]), folder / "check.html")
+    write_report(check_odd_files(folder), folder / "check.html")
     return folder / "check.html"
 
 
@@ -86,20 +82,24 @@ def probe_page(folder: Path, *layers: str) -> Path:
 
 
 PAGES: list[Callable[[Path], Path]] = [run_page, compare_page, sheet_page, check_page, evaluation_page, probe_page]
-every_page = pytest.mark.parametrize("make", PAGES, ids=lambda make: make.__name__)
 
 
-@every_page
-def test_names_are_escaped_and_nothing_is_loaded_from_elsewhere(make: Callable[[Path], Path], tmp_path: Path) -> None:
-    page = make(tmp_path).read_text()
+@pytest.fixture(scope="module", params=PAGES, ids=lambda make: make.__name__)
+def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of each kind."""
+    page: Path = request.param(tmp_path_factory.mktemp("page"))
+    return page
+
+
+def test_names_are_escaped_and_nothing_is_loaded_from_elsewhere(path: Path) -> None:
+    page = path.read_text()
     assert "<script" not in page
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page)
     assert not re.findall(r"url\((?!#)|@import|<link(?! rel=\"icon\" href=\"data:,\")", page)
 
 
-@every_page
-def test_every_section_is_in_the_table_of_contents(make: Callable[[Path], Path], tmp_path: Path) -> None:
-    page = make(tmp_path).read_text()
+def test_every_section_is_in_the_table_of_contents(path: Path) -> None:
+    page = path.read_text()
     contents = page[page.index("<nav") : page.index("</nav>")]
     sections = re.findall(r'<h2 id="([^"]+)"', page)
     assert re.findall(r'href="#([^"]+)"', contents) == sections
@@ -107,21 +107,20 @@ def test_every_section_is_in_the_table_of_contents(make: Callable[[Path], Path],
 
 
 @pytest.mark.browser
-@every_page
 @pytest.mark.parametrize(("width", "dark"), [(400, True), (1400, False)])
-def test_every_page_can_be_read_offline_at_any_width(
-    make: Callable[[Path], Path], tmp_path: Path, open_page: OpenPage, width: int, dark: bool
-) -> None:
-    page = open_page(make(tmp_path), width=width, dark=dark)
+def test_every_page_can_be_read_offline_at_any_width(path: Path, open_page: OpenPage, width: int, dark: bool) -> None:
+    page = open_page(path, width=width, dark=dark)
     assert page.console_errors == []
     assert page.requests == [page.url]
     assert not page.scrolls_sideways
     assert page.evaluate("[...document.images].every(image => image.naturalWidth && image.alt)")
     whole = "table => table.parentElement.scrollWidth <= table.parentElement.clientWidth"
     assert page.evaluate(f"[...document.querySelectorAll('table:not(.cells)')].every({whole})")
-    ground, text = (page.evaluate(f"getComputedStyle(document.body).{what}") for what in ("backgroundColor", "color"))
-    levels = [sum(map(int, color[4:-1].split(","))) / 3 for color in (ground, text)]
-    assert (levels[0] < 60 and levels[1] > 200) if dark else (levels[0] > 240 and levels[1] < 60)
+    styles = [("body", "backgroundColor"), ("body", "color"), ("svg text", "fill")]
+    read = "(all => all.length ? getComputedStyle(all[0]).{1} : '')(document.querySelectorAll('{0}'))"
+    colors = filter(None, (page.evaluate(read.format(*style)) for style in styles))
+    ground, *texts = (sum(map(int, color[4:-1].split(","))) / 3 for color in colors)
+    assert (ground < 60 and min(texts) > 200) if dark else (ground > 240 and max(texts) < 60)
 
 
 @pytest.mark.browser
@@ -129,24 +128,6 @@ def test_the_name_of_a_layer_stays_on_one_line_in_a_narrow_window(tmp_path: Path
     page = open_page(probe_page(tmp_path, "conv_stem", "blocks.6", "conv_head"), width=400)
     lines = "th => (range => (range.selectNodeContents(th), range.getClientRects().length))(document.createRange())"
     assert page.evaluate(f"[...document.querySelectorAll('th[scope=row]')].map({lines})") == [1, 1, 1]
-
-
-@pytest.mark.parametrize(
-    ("share", "text"),
-    [
-        (Share(0.9, 0.78, 0.99), "78 to 99 %"),
-        (Share(0.999, 0.9962, 0.9998), "99.6 to 100.0 %"),
-        (Share(0, 0, 1), "0 to 100 %"),
-    ],
-)
-def test_an_interval_shows_whole_percents_unless_it_is_narrow(share: Share, text: str) -> None:
-    assert format_interval(share) == text
-
-
-def test_both_images_of_a_duplicate_are_shown(tmp_path: Path) -> None:
-    page = check_page(tmp_path).read_text()
-    section = page[page.index('id="duplicate"') :]
-    assert section[: section.index("</figure>")].count("<img") == 2
 
 
 def test_only_settings_that_differ_from_the_defaults_are_listed(tmp_path: Path) -> None:
