@@ -26,8 +26,8 @@ def make_html_table(title: str, rows: Iterable[Sequence[object]], *, header: Seq
     '<b>Classes</b><table><tr><td>cats &amp; dogs</td><td>2</td></tr></table>'
     """
     head = f"<tr>{''.join(f'<th>{html.escape(name)}</th>' for name in header)}</tr>" if header else ""
-    lines = ("".join(f"<td>{_html_cell(value)}</td>" for value in row) for row in rows)
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    cells = ((value if isinstance(value, Html) else html.escape(str(value)) for value in row) for row in rows)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in cells)
     return f"<b>{html.escape(title)}</b><table>{head}{body}</table>"
 
 
@@ -40,10 +40,6 @@ def make_html_images(paths: Iterable[str | os.PathLike[str]], *, height_px: int 
         if uri := _data_uri(path):
             tags.append(f'<img src="{uri}" alt="{html.escape(path.name)}" style="height:{height_px}px">')
     return Html(" ".join(tags))
-
-
-def _html_cell(value: object) -> str:
-    return value if isinstance(value, Html) else html.escape(str(value))
 
 
 def _data_uri(path: Path) -> str:

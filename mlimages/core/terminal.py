@@ -6,7 +6,8 @@ import shlex
 import unicodedata
 from pathlib import PurePath
 
-_JOINERS = "\u200c\u200d"
+_UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+_JOINERS = frozenset("\u200c\u200d")
 """Format characters that some scripts and emoji need."""
 
 
@@ -39,12 +40,5 @@ def escape_unprintable(text: str) -> str:
         >>> escape_unprintable("cat\x1b[2J.png")
         'cat\\x1b[2J.png'
     """
-    return "".join(_escape(char) if _is_unsafe(char) else char for char in text)
-
-
-def _is_unsafe(char: str) -> bool:
-    return unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") and char not in _JOINERS
-
-
-def _escape(char: str) -> str:
-    return char.encode("unicode_escape").decode()
+    unsafe = {char for char in text if unicodedata.category(char) in _UNSAFE_CATEGORIES} - _JOINERS
+    return text.translate({ord(char): char.encode("unicode_escape").decode() for char in unsafe})
