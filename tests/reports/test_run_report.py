@@ -195,7 +195,7 @@ def test_finetune_ends_with_plots_and_a_page_that_names_what_was_left_out(tmp_pa
     (tmp_path / "images/dark/torn.png").write_bytes((tmp_path / "images/dark/0.png").read_bytes()[:99])
     labels = label_dir_auto(tmp_path / "images").labels.write(tmp_path / "labels.txt")
     config = FineTuneConfig(labels.path, tmp_path / "run", model="lenet5", weights="none", freeze="none", epochs=2)
-    run = fine_tune(config, export=False).run
+    run = fine_tune(config).run
     page = (run / "report.html").read_text()
     assert "torn.png: truncated" in page
     settings = page.partition('id="settings"')[2]
