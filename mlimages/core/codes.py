@@ -9,7 +9,7 @@ MAX_PIXELS = 89_478_485
 
 
 class Fault(StrEnum):
-    """Why an image cannot be used; the same codes in `check`, `predict`, `serve` and training."""
+    """Reasons why an image cannot be used; the same codes in `check`, `predict`, `serve` and training."""
 
     MISSING = "missing"
     EMPTY = "empty"
@@ -22,7 +22,7 @@ class Fault(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a link yields no image, as `gather` records it in the manifest."""
+    """Reasons why a link yields no image, as `gather` records it in the manifest."""
 
     BAD_URL = "bad-url"
     BAD_SCHEME = "bad-scheme"

@@ -7,7 +7,7 @@ _BASE64_IMAGES = (b"data:image/", b"/9j/", b"iVBORw0KGgo", b"R0lGOD", b"UklGR")
 
 
 def describe_unsupported_content(first_bytes: bytes) -> str:
-    """Say what a file is that is not an image, and what to do; "" if its first 1,000 bytes do not tell."""
+    """Return what a file that is not an image contains, and what to do; "" if its first bytes are not recognized."""
     text = first_bytes.lstrip()
     if text.startswith(b"version https://git-lfs"):
         return "it is a Git LFS pointer: fetch the file with `git lfs pull`"

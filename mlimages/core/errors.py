@@ -112,11 +112,10 @@ _NOT_WRITTEN = re.compile(r"\(os error (\d+)\)|requested and \d+ written")
 
 
 def describe_write_error(error: Exception, part_path: Path, path: Path) -> Exception:
-    """Return an OSError that names `path` if a library could not write to a full disk, whatever it raised.
+    """Convert an error of writing to a full disk to an OSError that names `path`; return other errors unchanged.
 
     Args:
-        error: raised while `part_path`, the temporary file of `path`, was written; returned unchanged if the disk is
-            not full.
+        error: raised while `part_path`, the temporary file of `path`, was written.
     """
     number = getattr(error, "errno", None)
     if not number and (found := _NOT_WRITTEN.search(str(error))):

@@ -42,7 +42,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class NetworkSummary:
-    """A network at one input size.
+    """Summary of a network at one input size.
 
     Attributes:
         title: name of the network, run folder or file.
@@ -93,7 +93,7 @@ class Window:
         return Fraction(input_width + 2 * self.padding - self.size, self.stride) + 1
 
     def output_width(self, input_width: int) -> int:
-        """Return the output width, rounded as `ceil` says."""
+        """Return the output width, rounded up if `ceil` is true, else down."""
         return math.ceil(self.exact_width(input_width)) if self.ceil else math.floor(self.exact_width(input_width))
 
     def lost_px(self, input_width: int) -> int:

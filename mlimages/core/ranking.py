@@ -46,7 +46,7 @@ class LabelRow:
 
 
 def mean_average_precision(probabilities: Probabilities, targets: Targets) -> float:
-    """Return the mean over the classes with a positive image of their average precision (0..1); 0 if there are none.
+    """Return the mean average precision (0..1) over the classes that have a positive image; 0 if none has.
 
     Args:
         probabilities: `(N, classes)`; only their order matters.

@@ -58,7 +58,7 @@ class Member:
 
 
 def is_member(path: Path | str) -> bool:
-    """Return whether a path looks like that of a member of a shard: one of its folders is named like a shard."""
+    """Return whether a path has the form of a member of a shard: one of its folders ends in `.tar`."""
     return ".tar/" in os.fspath(path)
 
 

@@ -21,7 +21,7 @@ MISSING, HTML, TRUNCATED, DUPLICATES, PLACEHOLDERS = 20, 12, 12, 20, 15
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """The response for one path, and the class of the link to it."""
+    """The response to a request for `path`, and the class of the link to it."""
 
     path: str
     label: str

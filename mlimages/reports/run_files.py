@@ -98,7 +98,7 @@ class RunFiles:
 
 
 def read_settings(files: RunFiles) -> dict[str, Any]:
-    """Read `config.json`.
+    """Return the contents of a run folder's `config.json`.
 
     Raises:
         RunError: the file is missing, corrupt, or from an incompatible version.

@@ -8,14 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from mlimages import LabelFile
+from mlimages import InputError, LabelFile
+from mlimages.demo import run_demo
 from mlimages.demo.transfer import Accuracies, describe_difference, format_bars
-from tests.conftest import RunCli, fork_server
+from tests.conftest import fork_server
 
 SMALLER = """
-from mlimages.demo import run_demo, walkthrough
-walkthrough.SEEDS, walkthrough.IMAGES_PER_CLASS = range(2), (2, 10)
-run_demo("mlimages-demo", show=print)
+import sys
+from mlimages.__main__ import main
+from mlimages.demo import walkthrough
+walkthrough.SEEDS, walkthrough.IMAGES_PER_CLASS, walkthrough.BASE_EPOCHS = range(1), (2, 10), 6
+sys.argv[1:] = ["demo"]
+main()
 """
 
 
@@ -36,7 +40,7 @@ def test_the_demo_runs_every_step_and_keeps_all_files(tmp_path: Path) -> None:
     assert failures == {"not-found": 20, "html": 12, "truncated": 12, "placeholder": 15}
     assert sum(1 for _ in LabelFile(folder / "few_10_0.txt")) == 50
     test_images = {item.path for item in LabelFile(folder / "new_val.txt")}
-    assert not test_images & {item.path for item in LabelFile(folder / "few_10_1.txt")}
+    assert not test_images & {item.path for item in LabelFile(folder / "few_10_0.txt")}
     for name in ("mean.png", "transfer.png", "runs/transfer-10-0/model.onnx"):
         assert (folder / name).exists()
 
@@ -58,11 +62,10 @@ def test_both_ways_to_train_are_compared_seed_by_seed() -> None:
     assert first.split() == ["5", "transfer", "#" * 27, "75.0", "%", "(50.0", "to", "100.0", "%)"]
 
 
-def test_the_demo_refuses_a_folder_with_files(run_cli: RunCli, tmp_path: Path) -> None:
+def test_the_demo_refuses_a_folder_with_files(tmp_path: Path) -> None:
     thesis = tmp_path / "documents" / "thesis.txt"
     thesis.parent.mkdir()
     thesis.write_text("years of work")
-    done = run_cli("demo", "-o", "documents", check=False)
-    assert done.returncode == 1
-    assert "documents is not empty: delete it, or choose another folder with -o" in done.stderr
+    with pytest.raises(InputError, match="documents is not empty: delete it, or choose another folder with -o"):
+        run_demo(thesis.parent, show=print)
     assert thesis.read_text() == "years of work"
