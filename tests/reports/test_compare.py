@@ -5,7 +5,9 @@ import math
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from mlimages.cli.main import app
 from mlimages.core import InputError, RunError
 from mlimages.reports import compare_runs, comparison_lines
 from tests.conftest import RunCli
@@ -80,5 +82,5 @@ def test_the_command_prints_both_tables(run_cli: RunCli, runs: list[Path]) -> No
         ["model", "resnet18", "alexnet", "lenet5"],
     ]
     assert max(map(len, lines)) <= 80
-    printed = json.loads(run_cli("compare", *runs, "--json").stdout)
+    printed = json.loads(CliRunner().invoke(app, ["compare", *map(str, runs), "--json"]).stdout)
     assert [each["against_best"] and each["against_best"]["within_noise"] for each in printed] == [None, True, False]

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from mlimages.cli.main import app
 from mlimages.core import Fault, ImageProperty, InputError, LabeledPath
 from mlimages.dataset import TrainingData
 from mlimages.images import load_pixels
@@ -98,15 +100,18 @@ def test_the_command_draws_and_says_what_is_next(run_cli: RunCli, folder: Path) 
     assert done.stdout == "sheet.png\n"
     assert "11 images of 2 classes, 1 unreadable\n" in done.stderr
     assert "next: mlimages" in done.stderr
-    told = json.loads(run_cli("show", folder, "-o", "sheet.html", "--json").stdout)
-    assert told == {"sheet": "sheet.html", "shown": {"blue": 5, "red": 6}, "broken": ["cut.png"]}
 
 
-def test_another_suffix_or_an_unknown_way_is_refused(run_cli: RunCli, folder: Path) -> None:
-    done = run_cli("show", folder, "-o", "sheet.gif", check=False)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "mlimages: sheet.gif: a contact sheet must be a .png or .html file\n"
-    assert run_cli("show", folder, "--resize", "stretch", check=False).returncode == 2
+def test_the_result_as_json_names_the_broken_images(folder: Path, tmp_path: Path) -> None:
+    sheet = str(tmp_path / "sheet.html")
+    printed = json.loads(CliRunner().invoke(app, ["show", str(folder), "-o", sheet, "--json"]).stdout)
+    assert printed == {"sheet": sheet, "shown": {"blue": 5, "red": 6}, "broken": ["cut.png"]}
+
+
+def test_another_suffix_or_an_unknown_way_is_refused(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"^sheet.gif: a contact sheet must be a .png or .html file$"):
+        draw_sheet(folder, "sheet.gif", prop=PROP)
+    assert CliRunner().invoke(app, ["show", str(folder), "--resize", "stretch"]).exit_code == 2
 
 
 def test_a_run_folder_is_not_a_folder_of_images(folder: Path, tmp_path: Path) -> None:
@@ -118,9 +123,10 @@ def test_a_run_folder_is_not_a_folder_of_images(folder: Path, tmp_path: Path) ->
         draw_sheet(folder, tmp_path / "sheet.png", prop=PROP)
 
 
-def test_what_was_read_from_a_table_is_printed(run_cli: RunCli, folder: Path) -> None:
+def test_what_was_read_from_a_table_is_printed(folder: Path, tmp_path: Path) -> None:
     (folder / "table.csv").write_text(
         "file,kind\n" + "".join(f"{path.relative_to(folder)},x\n" for path in folder.rglob("*.png"))
     )
-    done = run_cli("show", folder / "table.csv", "--per-class", 1, "--size", 8)
+    words = ["show", str(folder / "table.csv"), "--per-class", "1", "--size", "8", "-o", str(tmp_path / "sheet.png")]
+    done = CliRunner().invoke(app, words)
     assert "table.csv: column file as image, kind as label; " in done.stderr

@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from mlimages.cli.main import app
 from mlimages.core import LabeledPath
 from mlimages.labels import LabelFile, label_dir_auto, write_label_file
 from mlimages.reports import Suspect, estimate_label_errors, find_suspects, read_suspects, write_suspects
 from mlimages.training import FineTuneConfig, fine_tune
-from tests.conftest import RunCli
 
 NAMES = ("ants", "bees", "wasps")
 PATHS = tuple(Path(f"{number}.png") for number in range(40))
@@ -54,14 +55,15 @@ def test_the_list_survives_names_with_tabs_and_spaces(tmp_path: Path) -> None:
     assert read_suspects(tmp_path / "nothing.tsv") is None
 
 
-def test_label_drops_what_the_list_holds(tmp_path: Path, run_cli: RunCli) -> None:
+def test_label_drops_what_the_list_holds(tmp_path: Path) -> None:
     items = [LabeledPath(tmp_path / f"images/{n} {n}.png", n % 2) for n in range(4)]
     for item in items:
         item.path.parent.mkdir(exist_ok=True)
         Image.new("RGB", (8, 8)).save(item.path)
     write_label_file(tmp_path / "labels.txt", items, ["ants", "bees"])
-    write_suspects([Suspect(items[2].path, "ants", "bees", 0.9)], tmp_path / "runs/first/suspects.tsv")
-    run_cli("label", "--drop", "runs/first/suspects.tsv", "labels.txt", "-o", "cleaner.txt")
+    suspects, labels, out = (str(tmp_path / name) for name in ("runs/first/suspects.tsv", "labels.txt", "cleaner.txt"))
+    write_suspects([Suspect(items[2].path, "ants", "bees", 0.9)], Path(suspects))
+    assert CliRunner().invoke(app, ["label", "--drop", suspects, labels, "-o", out]).exit_code == 0
     assert [item.path.name for item in LabelFile(tmp_path / "cleaner.txt")] == ["0 0.png", "1 1.png", "3 3.png"]
 
 
