@@ -1,4 +1,4 @@
-"""Label files as arrays: batches, mean images and augmented copies."""
+"""Training batches, mean images and augmented copies of the images of a label file."""
 
 from mlimages.core.lazy import attach
 

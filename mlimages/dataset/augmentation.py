@@ -1,4 +1,4 @@
-"""Write rotated and flipped copies of images as arrays or as a folder of images, one image at a time."""
+"""Write rotated and flipped copies of images as arrays or as a folder of images."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from mlimages.core import (
     format_command,
     require_local_path,
 )
-from mlimages.dataset.targets import multi_hot
+from mlimages.dataset.training_data import multi_hot
 from mlimages.images import iter_pixels
 from mlimages.labels import ClassNames, LabelFile, describe_renamed, folder_names, open_labels, write_label_file
 
 Format = Literal["npz", "npy", "folder"]
 
-PART_NAMES = {1: ("",), 2: ("train", "val"), 3: ("train", "val", "test")}
-"""Names of the parts by the number of parts; a single part has no name."""
+SPLIT_NAMES = {1: ("",), 2: ("train", "val"), 3: ("train", "val", "test")}
+"""Names of the splits by their number; a single split has no name."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """An augmented copy of an image: rotated counterclockwise by `angle_deg`, then optionally flipped left to right."""
+    """How an image is augmented: rotated counterclockwise by `angle_deg`, then flipped left to right if `flipped`."""
 
     angle_deg: float = 0
     flipped: bool = False
@@ -50,7 +50,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class AugmentedSplit:
-    """One split of the output: `rows` views of `images` images."""
+    """Statistics of a split of the output: `rows` augmented images from `images` original images."""
 
     name: str
     images: int
@@ -62,11 +62,11 @@ class AugmentSummary:
     """The output of `augment`.
 
     Attributes:
-        out: the file or folder.
+        out: the output file or folder.
         image: size and resize method of the images.
-        parts: train, val and test, or one part without a name.
+        parts: the splits train, val and test, or one split without a name.
         broken: images that could not be decoded.
-        notes: lines on class folders whose name differs from the class name.
+        notes: messages on class folders whose name differs from the class name.
     """
 
     out: Path
@@ -85,7 +85,7 @@ class AugmentSummary:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One view of one image: uint8 `(H, W, C)`."""
+    """An augmented image: `pixels` is uint8 `(H, W, C)`."""
 
     item: LabeledPath
     view: View
@@ -105,12 +105,11 @@ def augment(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> AugmentSummary:
-    """Write every image of a label file together with rotated and flipped copies. Broken images are skipped.
+    """Write the images of a label file together with rotated and flipped copies. Broken images are skipped.
 
-    The images are split first, and only the first part is augmented: the other parts keep the original images, and no
-    copy of them is in the first part. The split is that of `mlimages label --split` with the same seed:
-    near-duplicates stay in one part. Each part is shuffled; the views of one image stay next to each other,
-    the original first.
+    The images are split first, and only the training split is augmented, so that no copies of validation or test
+    images are in the training split. The split is that of `mlimages label --split` with the same seed:
+    near-duplicates stay in one split. Each split is shuffled; the copies of an image directly follow the image.
 
     Arrays: `x` uint8 `(N, H, W, C)` RGB, `y` int64 `(N,)`, and `class_names`, in one .npz file or as .npy files in the
     folder `out`; with a split `x_train`, `x_val` and so on. Folder: `images/CLASS/*.png` with `labels.txt`, or with a
@@ -119,11 +118,11 @@ def augment(
     in memory at a time.
 
     Args:
-        labels: a label file, or the path of one or of a folder of class folders.
+        labels: a label file, or the path of a label file or of a folder of class folders.
         image: size and resize method of the images.
         angles_deg: counterclockwise rotations in degrees, in addition to the original.
-        flip: also add each view flipped left to right.
-        split: shares of the parts train, val and test, which add up to 1; a single 1.0 is one part without a name.
+        flip: also add a copy of each image that is flipped left to right.
+        split: shares of train, val and test, which add up to 1; (1.0,) does not split the images.
         seed: random seed of the split and of the order.
         format: one .npz file, a folder of .npy files, or a folder of images.
         overwrite: replace an existing .npz file.
@@ -143,49 +142,48 @@ def augment(
     """
     if not isinstance(split, Sequence):
         raise TypeError(f"split={split!r}: expected a list of fractions that add up to 1, such as (0.8, 0.2)")
-    names = PART_NAMES.get(len(split))
+    names = SPLIT_NAMES.get(len(split))
     if names is None:
         raise InputError(f"{len(split)} split fractions: expected 2 (train, val) or 3 (train, val, test)")
     labels, out = open_labels(labels), require_local_path(out)
     progress, broken = progress or NoProgress(), list[BrokenImage]()
     angles = (angles_deg,) if isinstance(angles_deg, int | float) else angles_deg
-    part_views = [make_views(angles, flip=flip), *[(View(),)] * (len(names) - 1)]
+    views_by_split = [make_views(angles, flip=flip), *[(View(),)] * (len(names) - 1)]
     write = (
         partial(_write_images, labels.class_names)
         if format == "folder"
         else partial(_write_arrays, labels.class_names, image, is_multi_label=labels.is_multi_label)
     )
     with _open_output_folder(out, format, overwrite=overwrite) as folder:
-        parts = split_labels(labels, split, seed, progress=progress) if len(split) > 1 else (labels,)
-        parts = tuple(part.shuffle(seed) for part in parts)
+        files = split_labels(labels, split, seed, progress=progress) if len(split) > 1 else (labels,)
         progress.start("augment", sum(1 for _ in labels), "images")
-        rows = [_iter_rows(part, image, views, broken, progress) for part, views in zip(parts, part_views, strict=True)]
-        counts = [write(folder, name, part) for name, part in zip(names, rows, strict=True)]
+        splits = []
+        for name, file, views in zip(names, files, views_by_split, strict=True):
+            count = write(folder, name, _iter_rows(file.shuffle(seed), image, views, broken, progress))
+            splits.append(AugmentedSplit(name, count // len(views), count))
         progress.close()
-        if not any(counts):
+        if not any(each.rows for each in splits):
             raise InputError(f"{labels.path}: no image can be decoded: see {format_command('check', labels.path)}")
-    written = zip(names, counts, part_views, strict=True)
-    summaries = tuple(AugmentedSplit(name, count // len(views), count) for name, count, views in written)
     has_class_folders = format == "folder" and not labels.is_multi_label
     notes = describe_renamed(labels.class_names, _choose_class_folders(labels.class_names)) if has_class_folders else ()
-    return AugmentSummary(out, format, image, summaries, tuple(broken), tuple(notes))
+    return AugmentSummary(out, format, image, tuple(splits), tuple(broken), tuple(notes))
 
 
 def make_views(angles_deg: Iterable[float], *, flip: bool) -> tuple[View, ...]:
-    """Return the original, then one view per angle, each followed by its flipped copy if `flip`.
+    """Return the view without changes, then a view per angle, each followed by its flipped view if `flip`.
 
     Raises:
         InputError: an angle is not a finite number.
     """
     angles = tuple(angles_deg)
     if not all(map(math.isfinite, angles)):
-        raise InputError(f"angles_deg is {angles}: expected rotations in degrees, such as (-10, 10)")
+        raise InputError(f"angles_deg={angles}: expected rotations in degrees, such as (-10, 10)")
     flips = (False, True) if flip else (False,)
     return tuple(View(angle, flipped) for angle in dict.fromkeys((0, *angles)) for flipped in flips)
 
 
-def render(pixels: NDArray[np.uint8], views: Iterable[View]) -> Iterator[NDArray[np.uint8]]:
-    """Yield each view of an image, uint8 `(H, W, C)`; corners left empty by a rotation are filled by reflection."""
+def render_views(pixels: NDArray[np.uint8], views: Iterable[View]) -> Iterator[NDArray[np.uint8]]:
+    """Yield each view of an image, uint8 `(H, W, C)`; corners outside a rotated image are filled by reflection."""
     height, width, channels = pixels.shape
     diagonal = math.ceil(math.hypot(height, width))
     top, left = (diagonal - height + 1) // 2, (diagonal - width + 1) // 2
@@ -206,7 +204,9 @@ def _iter_rows(
         if isinstance(loaded, BrokenImage):
             broken_images.append(loaded)
         else:
-            yield from (_Row(item, view, pixels) for view, pixels in zip(views, render(loaded, views), strict=True))
+            yield from (
+                _Row(item, view, pixels) for view, pixels in zip(views, render_views(loaded, views), strict=True)
+            )
         progress.advance(broken=len(broken_images))
 
 
@@ -287,21 +287,16 @@ def _open_output_folder(path: Path, format: Format, *, overwrite: bool) -> Itera
     is_empty_folder = path.is_dir() and not any(path.iterdir())
     may_replace = overwrite and path.is_file() if format == "npz" else is_empty_folder
     if os.path.lexists(path) and not may_replace:  # even if mlimages wrote it: with other settings
-        replaceable = format == "npz" and path.is_file()
-        advice = (
-            "choose another name with -o, or replace it with --force"
-            if replaceable
-            else "or choose another name with -o"
-        )
-        raise InputError(f"{path} already exists: move it, {advice}")
+        replace_hint = ", or replace the file with --force" if format == "npz" and path.is_file() else ""
+        raise InputError(f"{path} already exists: move {path.name}, choose another name with -o{replace_hint}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name[:50]}.", suffix=".part", dir=path.parent) as temporary:
         folder = Path(temporary) / "output"
         folder.mkdir()
         yield folder
         if format == "npz":
-            with atomic_write(path) as part:
-                _pack_npz(folder, part)
+            with atomic_write(path) as temporary_path:
+                _pack_npz(folder, temporary_path)
         else:
             if path.is_dir():
                 path.rmdir()

@@ -1,4 +1,4 @@
-"""Read mean images from files, with the preprocessing that is recorded beside them."""
+"""Read mean images, and compare the preprocessing recorded beside them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from mlimages.images import LabeledImage, identify
 def load_mean_image(
     path: str | os.PathLike[str] | NDArray[Any], prop: ImageProperty | None = None
 ) -> NDArray[np.float32]:
-    """Load a mean image, float32 `(C, H, W)` in 0..255, from a `.npy` or an image file, or check an array.
+    """Load a mean image from a `.npy` or an image file, or check an array; return float32 `(C, H, W)` in 0..255.
 
     Args:
         path: a file that `mlimages mean` wrote, or an array; C is 1 for a grayscale image file.
-        prop: the network's input, whose size and channels the mean image must have.
+        prop: input of the network; the mean image must have the same size and channels.
 
     Raises:
         InputError: the file cannot be read, or the array has another shape, NaN or infinite values.
@@ -37,26 +37,28 @@ def load_mean_image(
     if isinstance(path, str | os.PathLike) or hasattr(path, "open"):
         path = as_path(cast(Path, path))
         name = str(path)
-        mean = _read_array(path) if path.suffix.lower() == ".npy" else _read_image(path, prop)
+        mean = _read_array(path, prop)
     else:
         name, mean = "mean_image", np.asarray(path)
     if mean.ndim != 3 or mean.shape[0] not in (1, 3) or mean.dtype.kind not in "fiu":
-        raise InputError(f"{name}: expected a mean image, float32 (C, H, W), but found {mean.dtype} {mean.shape}")
+        raise InputError(
+            f"{name}: expected a mean image of shape (C, H, W), float32, but found {mean.dtype} of shape {mean.shape}"
+        )
     if prop is not None and mean.shape != prop.shape:
         raise InputError(
             f"{name} has shape {mean.shape}, but the network expects {prop.shape} (C, H, W): "
-            f"compute one with `mlimages mean LABELS --size {prop.width}{' --gray' if prop.gray_scale else ''}`"
+            f"compute it with `mlimages mean LABELS --size {prop.width}{' --gray' if prop.gray_scale else ''}`"
         )
     if not np.isfinite(mean).all():
-        raise InputError(f"{name} contains NaN or infinite values: compute it again with `mlimages mean`")
+        raise InputError(f"{name} contains NaN or infinite values: compute the mean image again with `mlimages mean`")
     return np.ascontiguousarray(mean, np.float32)
 
 
 def mean_image_differences(path: str | os.PathLike[str], prop: ImageProperty) -> str:
-    """Compare the preprocessing recorded in the .json beside a mean image with `prop`.
+    """Return the differences between `prop` and the preprocessing recorded in the .json file of a mean image.
 
     Returns:
-        The differences in one line, such as `shorter_px 256, now 227`; "" if there are none, or no .json file.
+        The differences in one line, such as `shorter_px 256, now 227`; "" for no differences or no .json file.
     """
     try:
         recorded = json.loads(as_path(path).with_suffix(".json").read_text(encoding="utf-8"))["image"]
@@ -68,18 +70,13 @@ def mean_image_differences(path: str | os.PathLike[str], prop: ImageProperty) ->
     return ", ".join(f"{name} {before[name]}, now {now[name]}" for name in used if before[name] != now[name])
 
 
-def _read_array(path: Path) -> NDArray[Any]:
+def _read_array(path: Path, prop: ImageProperty | None) -> NDArray[Any]:
     try:
-        with path.open("rb") as file:
-            array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-            return array
-    except (OSError, ValueError, EOFError, MemoryError) as error:
-        raise InputError(f"{path} cannot be read as a mean image: {error}") from error
-
-
-def _read_image(path: Path, image_property: ImageProperty | None) -> NDArray[Any]:
-    try:
-        is_gray = identify(path).mode == "L" or (image_property is not None and image_property.gray_scale)
+        if path.suffix.lower() == ".npy":
+            with path.open("rb") as file:
+                array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+                return array
+        is_gray = identify(path).mode == "L" or (prop is not None and prop.gray_scale)
         return LabeledImage(path).to_array(color=not is_gray)
-    except ImageError as error:
+    except (ImageError, OSError, ValueError, EOFError, MemoryError) as error:
         raise InputError(f"{path} cannot be read as a mean image: {error}") from error

@@ -1,4 +1,4 @@
-"""Compute the mean image of a dataset and the statistics of its channels."""
+"""Compute the mean image and the channel statistics of a dataset."""
 
 from __future__ import annotations
 
@@ -52,21 +52,21 @@ from mlimages.labels import LabelFile, open_labels
 SHEET_PX, CAPTION_PX, CAPTION_SIZE = 1200, 16, 10
 """Width of the image of all class means, height of a caption in it, and font size, in pixels."""
 
-ALL = -2
-"""Key of the sums over all images, if an image may be of several classes or none."""
+ALL_IMAGES = -2
+"""Key of the sums over all images of a multi-label file."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class MeanImage:
-    """The mean of a set of images and the statistics of its channels.
+    """The mean of a set of images and its channel statistics.
 
     Attributes:
         mean: float32 `(C, H, W)` in 0..255.
-        channel_mean, channel_std: mean and standard deviation of all pixels, in 0..255, one value per channel.
+        channel_mean, channel_std: mean and standard deviation of the pixels of each channel, in 0..255.
         count: number of images.
         prop: size and preprocessing of the images.
         broken: images that could not be decoded.
-        by_class: with `per_class`, the mean by class index: float32 `(C, H, W)` in 0..255.
+        by_class: mean image by class index, float32 `(C, H, W)` in 0..255; empty without `per_class`.
     """
 
     mean: NDArray[np.float32]
@@ -86,7 +86,7 @@ class MeanImage:
         )
 
     def write(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write `NAME.png` for viewing, `NAME.npy` (float32 `(C, H, W)`) and `NAME.json` (statistics).
+        """Write the mean image to `NAME.png` and `NAME.npy` (float32 `(C, H, W)`), and the statistics to `NAME.json`.
 
         Raises:
             InputError: a file exists that mlimages did not write or that was changed since, and `overwrite` is false.
@@ -94,9 +94,9 @@ class MeanImage:
         png, npy, statistics = map(as_path(path).with_suffix, (".png", ".npy", ".json"))
         values = {"v": 1, "mean": self.channel_mean, "std": self.channel_std, "count": self.count}
         with record_outputs([png, npy, statistics], overwrite=overwrite):
-            with atomic_write(png) as part:
-                LabeledImage.from_array(self.mean).image.save(part, "PNG")
-            with atomic_write(npy) as part, part.open("wb") as out:
+            with atomic_write(png) as temporary_path:
+                LabeledImage.from_array(self.mean).image.save(temporary_path, "PNG")
+            with atomic_write(npy) as temporary_path, temporary_path.open("wb") as out:
                 np.save(out, self.mean, allow_pickle=False)
             write_text(statistics, json.dumps({**values, "image": asdict(self.prop)}, indent=2) + "\n")
 
@@ -111,12 +111,12 @@ def compute_mean(
     skip_unavailable: bool = False,
     progress: Progress | None = None,
 ) -> MeanImage:
-    """Return the mean of all images after resizing and cropping.
+    """Compute the mean of all images after resizing and cropping.
 
     The sums are integers, so the result depends neither on the number of workers nor on the order of the images.
 
     Args:
-        items: a label file, its path, or labelled paths.
+        items: a label file, the path of a label file, or image paths with labels.
         prop: size and resize method of the images.
         per_class: also compute the mean of each class.
         workers: threads that decode the images; by default one per CPU core.
@@ -159,30 +159,30 @@ def compute_mean(
     check_missing_images(broken, count + len(broken))
     if not counts:
         raise InputError(
-            f"no mean image: none of {pluralize(len(broken), 'image')} can be used ({_find_first_broken(broken)})"
+            f"cannot compute a mean: none of {pluralize(len(broken), 'image')} can be used ({_describe_first(broken)})"
         )
     total = np.zeros(shape, np.uint64)
-    for class_sum in (sums[ALL],) if ALL in sums else sums.values():
+    for class_sum in (sums[ALL_IMAGES],) if ALL_IMAGES in sums else sums.values():
         total += class_sum
     by_class = {
-        label: _mean_of_sums(sums[label], counts[label]) for label in sorted(sums) if per_class and label != ALL
+        label: _divide_sums(sums[label], counts[label]) for label in sorted(sums) if per_class and label != ALL_IMAGES
     }
     return MeanImage(
-        _mean_of_sums(total, count), *_compute_channel_statistics(histogram), count, prop, tuple(broken), by_class
+        _divide_sums(total, count), *_compute_channel_statistics(histogram), count, prop, tuple(broken), by_class
     )
 
 
 def _count_images(counts: Counter[int]) -> int:
-    return counts[ALL] or counts.total()
+    return counts[ALL_IMAGES] or counts.total()
 
 
-def _mean_of_sums(sums: NDArray[Any], num_images: int) -> NDArray[np.float32]:
+def _divide_sums(sums: NDArray[Any], num_images: int) -> NDArray[np.float32]:
     """Return the mean, float32 `(C, H, W)`, of integer sums `(H, W, C)`."""
     return np.ascontiguousarray((sums / num_images).astype(np.float32).transpose(2, 0, 1))
 
 
 def draw_class_means(mean_image: MeanImage, class_names: Sequence[str], path: Path) -> None:
-    """Write an image of all class means side by side, each below its name or number (see `drawable_names`)."""
+    """Write an image with the mean image of each class below its name, or class index (see `drawable_names`)."""
     means, prop = mean_image.by_class, mean_image.prop
     columns = max(1, SHEET_PX // prop.width)
     rows = -(-len(means) // columns)
@@ -195,11 +195,11 @@ def draw_class_means(mean_image: MeanImage, class_names: Sequence[str], path: Pa
         sheet.paste(LabeledImage.from_array(mean).image, (left, top + CAPTION_PX))
         draw_line(sheet, (left + 2, top + 2), name, CAPTION_SIZE, width=prop.width - 4)
     draw_line(sheet, (2, height - CAPTION_PX + 2), note, CAPTION_SIZE, width=sheet.width - 4)
-    with atomic_write(path) as part:
-        sheet.save(part, "PNG")
+    with atomic_write(path) as temporary_path:
+        sheet.save(temporary_path, "PNG")
 
 
-def cached_mean(
+def compute_cached_mean(
     labels: LabelFile,
     prop: ImageProperty,
     *,
@@ -210,7 +210,7 @@ def cached_mean(
 ) -> MeanImage:
     """Return the result of `compute_mean`, cached until an image file changes; remote images are not cached.
 
-    The result is not cached if a file cannot be read: missing permissions and packages are not properties of the image.
+    The result is not cached if a file cannot be read, since permissions and installed packages may change.
     """
     compute = partial(
         compute_mean, labels, prop, per_class=per_class, pool=pool, skip_unavailable=skip_unavailable, progress=progress
@@ -237,7 +237,7 @@ def _write_cached(path: Path, result: MeanImage) -> None:
     broken = [(image.path, image.fault, image.detail) for image in result.broken]
     statistics = {"mean": result.channel_mean, "std": result.channel_std, "count": result.count, "broken": broken}
     by_class = {str(label): mean for label, mean in result.by_class.items()}
-    with atomic_write(path) as part, part.open("wb") as out:
+    with atomic_write(path) as temporary_path, temporary_path.open("wb") as out:
         np.savez(out, mean=result.mean, statistics=json.dumps(statistics), **by_class)  # type: ignore[arg-type]  # numpy's stub
 
 
@@ -252,11 +252,11 @@ def _read_cached(path: Path, image_property: ImageProperty) -> MeanImage:
 
 @dataclass(frozen=True, slots=True)
 class _PartialSums:
-    """Sums over some images.
+    """Sums over a chunk of images.
 
     Attributes:
-        sums: uint16 `(H, W, C)` by class index; all images are counted as class 0 without `per_class`, and also as
-            class ALL in a multi-label file.
+        sums: uint16 `(H, W, C)` by class index; without `per_class`, all images count as class 0. In a multi-label
+            file, all images also count as class ALL_IMAGES.
         counts: number of images by class index.
         histogram: uint64 `(C, 256)`, number of pixels by level.
         broken: images that could not be decoded.
@@ -269,14 +269,14 @@ class _PartialSums:
 
 
 def _compute_partial_sums(items: Sequence[LabeledPath], image_property: ImageProperty, per_class: bool) -> _PartialSums:
-    """Sum at most 257 images, which fit into 16 bits, so that workers in other processes send little data."""
+    """Sum at most 257 images, whose sums fit into 16 bits, so that worker processes return little data."""
     result = _PartialSums({}, Counter(), np.zeros((image_property.channels, 256), dtype=np.uint64), [])
     for item in items:
         loaded = try_load_pixels(item.path, image_property)
         if isinstance(loaded, BrokenImage):
             result.broken.append(loaded)
             continue
-        labels = (item.label,) if item.labels is None else (*item.labels, ALL)
+        labels = (item.label,) if item.labels is None else (*item.labels, ALL_IMAGES)
         for label in labels if per_class else (0,):
             result.counts[label] += 1
             result.sums.setdefault(label, np.zeros(loaded.shape, np.uint16))[...] += loaded
@@ -291,7 +291,7 @@ def _chunks(items: Iterable[LabeledPath], size: int) -> Iterator[list[LabeledPat
 
 
 def _compute_histogram(pixels: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Count the pixels by level, `(C, 256)`: exact sums of x and of x squared follow from it at a tenth of the cost."""
+    """Return the number of pixels by level, `(C, 256)`, which gives exact channel statistics at a tenth of the cost."""
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     counts: NDArray[np.uint64] = np.asarray(image.histogram(), dtype=np.uint64)
     return counts.reshape(-1, 256)
@@ -306,5 +306,5 @@ def _compute_channel_statistics(histogram: NDArray[np.uint64]) -> tuple[tuple[fl
     return tuple(mean.tolist()), tuple(std.tolist())
 
 
-def _find_first_broken(broken_images: list[BrokenImage]) -> str:
+def _describe_first(broken_images: list[BrokenImage]) -> str:
     return f"first: {broken_images[0].path}: {broken_images[0].fault}" if broken_images else "the label file is empty"

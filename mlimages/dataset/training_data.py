@@ -1,10 +1,10 @@
-"""Convert a label file to arrays for a network, and arrays back to images."""
+"""Convert the images of a label file to input arrays of a network, and arrays back to images."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from numbers import Integral
 from typing import Any, Literal, overload
 
@@ -22,8 +22,7 @@ from mlimages.core import (
     record_outputs,
 )
 from mlimages.dataset.mean_files import load_mean_image
-from mlimages.dataset.mean_image import MeanImage, cached_mean, draw_class_means
-from mlimages.dataset.targets import multi_hot
+from mlimages.dataset.mean_image import MeanImage, compute_cached_mean, draw_class_means
 from mlimages.images import LabeledImage, from_network, iter_pixels, to_network
 from mlimages.labels import Label, LabelFile, class_definition_path, open_labels, write_label_file
 
@@ -31,15 +30,15 @@ logger = logging.getLogger(__name__)
 
 
 class TrainingData:
-    """The images of a label file as input arrays for a network. Broken images are skipped and logged.
+    """Input arrays for a network from the images of a label file. Broken images are skipped and logged.
 
-    Nothing is decoded until the arrays are generated, and only a few images are in memory at a time.
+    Images are decoded while arrays are generated, and only a few images are in memory at a time.
 
     Args:
         labels: a label file, or the path of one or of a folder of class folders.
         prop: size and resize method of the images.
-        normalization: how uint8 pixels become the network's input; by default they are scaled to 0..1.
-        mean_image: subtracted before scaling: a .npy or image file, or float32 `(C, H, W)` in 0..255.
+        normalization: how uint8 pixels are converted to the input of the network; by default to 0..1.
+        mean_image: mean image to subtract before scaling: a .npy or image file, or float32 `(C, H, W)` in 0..255.
         mean_image_file: the name of `mean_image` in mlimages 0.5.
 
     Raises:
@@ -72,13 +71,12 @@ class TrainingData:
         mean_image_file: str | os.PathLike[str] = "",
     ) -> None:
         if mean_image_file and mean_image is not None:
-            raise InputError("mean_image and mean_image_file are two names of one setting: give one of them")
-        mean = mean_image_file or None if mean_image is None else mean_image
+            raise InputError("mean_image_file is the earlier name of mean_image: use only mean_image")
         self._labels = open_labels(labels)
         self._prop = prop
         self._normalization = normalization or Normalization()
         self._normalization.check_channels(prop)
-        self.mean_image = mean
+        self.mean_image = mean_image_file or None if mean_image is None else mean_image
 
     def __repr__(self) -> str:
         channels = "gray" if self.prop.gray_scale else "RGB"
@@ -97,12 +95,14 @@ class TrainingData:
 
     @property
     def normalization(self) -> Normalization:
-        """How uint8 pixels become the network's input."""
+        """How uint8 pixels are converted to the input of the network."""
         return self._normalization
 
     @property
     def mean_image(self) -> NDArray[np.float32] | None:
-        """The mean image, float32 `(C, H, W)` in 0..255, or None; set it to what the constructor takes.
+        """The mean image to subtract, float32 `(C, H, W)` in 0..255, or None.
+
+        The constructor describes the values to which the property can be set.
 
         Raises:
             InputError: the value is not a mean image, or does not match the size and channels of the images.
@@ -114,11 +114,7 @@ class TrainingData:
         self._mean_image = None if value is None else load_mean_image(value, self.prop)
 
     def shuffle(self, seed: int) -> TrainingData:
-        """Return a TrainingData with the same images in random order.
-
-        Args:
-            seed: random seed; the order depends on nothing else.
-        """
+        """Return a TrainingData with the same images in random order, which depends only on the random seed."""
         return TrainingData(
             self.labels.shuffle(seed), self.prop, normalization=self.normalization, mean_image=self.mean_image
         )
@@ -133,7 +129,7 @@ class TrainingData:
         skip_unavailable: bool = False,
         progress: Progress | None = None,
     ) -> MeanImage:
-        """Compute the mean image, write it to files, and subtract it from the images from now on.
+        """Compute the mean image, write it to files, and set `mean_image` to subtract it from the images.
 
         Three files are written: `NAME.png` for viewing, `NAME.npy` (float32 `(C, H, W)` in 0..255) and `NAME.json`
         (statistics per channel). `LABELS_used_in_mean.txt`, beside the label file, lists the images that could be
@@ -157,11 +153,11 @@ class TrainingData:
             (12, (3, 32, 32), 3)
         """
         path = as_path(path)
-        source, per_class_path = self.labels.path, path.with_name(f"{path.stem}_per_class.png")
-        used_path = source.with_name(f"{source.stem}_used_in_mean.txt")
+        per_class_path = path.with_name(f"{path.stem}_per_class.png")
+        used_path = self.labels.path.with_name(f"{self.labels.path.stem}_used_in_mean.txt")
         files = [*map(path.with_suffix, (".png", ".npy", ".json")), used_path, class_definition_path(used_path)]
         with record_outputs([*files, *([per_class_path] if per_class else [])], overwrite=overwrite):
-            mean_image = cached_mean(
+            mean_image = compute_cached_mean(
                 self.labels,
                 self.prop,
                 per_class=per_class,
@@ -179,7 +175,9 @@ class TrainingData:
         return mean_image
 
     def generate(self) -> Iterator[tuple[NDArray[np.float32], Any]]:
-        """Yield each image in order: float32 `(C, H, W)` and its class index; in a multi-label file, its row of y.
+        """Yield each image in order, as float32 `(C, H, W)` and its class index.
+
+        For a multi-label file, the class index is replaced by the targets of the image, float32 `(C,)`.
 
         Examples:
             >>> from mlimages import ImageProperty, TrainingData
@@ -193,14 +191,14 @@ class TrainingData:
     def generate_batches(
         self, size: int, *, workers: int | None = None
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:
-        """Yield batches in order: x float32 `(N, C, H, W)`, y int64 `(N,)`; see the class for multi-label files.
+        """Yield batches in order: x float32 `(N, C, H, W)`, y int64 `(N,)`, or float32 `(N, C)` if multi-label.
 
         Args:
-            size: N; the last batch may be smaller.
+            size: batch size, N; the last batch may be smaller.
             workers: threads that decode images ahead; by default one per CPU core.
 
         Raises:
-            InputError: `size` is not a whole number of at least 1.
+            InputError: `size` is not a whole number, or is less than 1.
         """
         if not isinstance(size, Integral) or size < 1:
             raise InputError(f"batch size is {size!r}: expected a whole number of at least 1")
@@ -209,7 +207,7 @@ class TrainingData:
     def _batches(self, size: int, workers: int | None) -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:
         pixels: list[NDArray[np.uint8]] = []
         labels: list[Label] = []
-        count = len(self.labels.class_names) if self.labels.is_multi_label else 0
+        class_count = len(self.labels.class_names) if self.labels.is_multi_label else 0
         for item, loaded in iter_pixels(self.labels, self.prop, workers=workers):
             if isinstance(loaded, BrokenImage):
                 logger.warning("skipped %s: %s (%s)", loaded.path, loaded.fault, loaded.detail)
@@ -217,10 +215,10 @@ class TrainingData:
             pixels.append(loaded)
             labels.append(item.label if item.labels is None else item.labels)
             if len(pixels) == size:
-                yield self._make_batch(pixels, labels, count)
+                yield self._make_batch(pixels, labels, class_count)
                 pixels, labels = [], []
         if pixels:
-            yield self._make_batch(pixels, labels, count)
+            yield self._make_batch(pixels, labels, class_count)
 
     @overload
     def data_to_image(
@@ -239,7 +237,7 @@ class TrainingData:
 
         Args:
             label: class index of the returned image; -1 if unknown.
-            raw: return the levels, float32 `(C, H, W)` in 0..255, instead of an image.
+            raw: return the pixel values, float32 `(C, H, W)` in 0..255, instead of an image.
 
         Raises:
             InputError: the array has another shape.
@@ -253,15 +251,33 @@ class TrainingData:
         """
         if array.shape != self.prop.shape:
             raise InputError(
-                f"an array of shape {array.shape}: expected {self.prop.shape} (channels, height, width), as `generate` "
-                "yields"
+                f"array of shape {array.shape}: expected {self.prop.shape} (channels, height, width), the shape of the "
+                "arrays from `generate`"
             )
         pixels = from_network(array[None], self.normalization, self.mean_image)[0]  # (H, W, C)
         image = LabeledImage.from_array(pixels.transpose(2, 0, 1).astype(np.float32), label)
         return image.to_array(color=not self.prop.gray_scale) if raw else image
 
     def _make_batch(
-        self, pixels: list[NDArray[np.uint8]], labels: list[Any], num_images: int
+        self, pixels: list[NDArray[np.uint8]], labels: list[Any], class_count: int
     ) -> tuple[NDArray[np.float32], NDArray[Any]]:
         x = to_network(np.stack(pixels), self.normalization, self.mean_image)  # (N, C, H, W)
-        return x, multi_hot(labels, num_images) if num_images else np.asarray(labels, dtype=np.int64)
+        return x, multi_hot(labels, class_count) if class_count else np.asarray(labels, dtype=np.int64)
+
+
+def multi_hot(labels: Sequence[Sequence[int]], class_count: int) -> NDArray[np.float32]:
+    """Return multi-label targets, float32 `(N, C)`: 1 for each class of an image, else 0.
+
+    Args:
+        labels: the class indices of each of the N images (`LabeledPath.labels`).
+        class_count: number of classes, C.
+
+    Examples:
+        >>> from mlimages.dataset import multi_hot
+        >>> multi_hot([(0, 2), (), (1,)], 3).tolist()
+        [[1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+    """
+    targets = np.zeros((len(labels), class_count), np.float32)
+    for row, classes in zip(targets, labels, strict=True):
+        row[list(classes)] = 1
+    return targets

@@ -54,8 +54,10 @@ def test_batches_hold_every_good_image_in_order_and_the_last_is_smaller(
     assert "3.png: not-an-image" in caplog.text
 
 
-@pytest.mark.parametrize("normalization", [IMAGENET, Normalization(scale=1.0, mean=(1.5, 2.5, 3.5), bgr=True)])
-@pytest.mark.parametrize("by_image", [False, True])
+@pytest.mark.parametrize(
+    ("normalization", "by_image"),
+    [(IMAGENET, False), (IMAGENET, True), (Normalization(scale=1.0, mean=(1.5, 2.5, 3.5), bgr=True), True)],
+)
 def test_batches_are_bit_for_bit_the_input_of_an_exported_network(
     labels: LabelFile, tmp_path: Path, normalization: Normalization, by_image: bool
 ) -> None:
@@ -124,8 +126,11 @@ def test_the_mean_does_not_depend_on_workers_or_order(labels: LabelFile) -> None
     assert all((mean.mean == means[0].mean).all() and mean.channel_std == means[0].channel_std for mean in means)
 
 
-def test_a_grey_mean_has_one_channel(labels: LabelFile) -> None:
-    assert compute_mean(labels, ImageProperty(16, gray_scale=True)).mean.shape == (1, 16, 16)
+def test_a_gray_mean_has_one_channel_and_one_line_of_statistics(labels: LabelFile) -> None:
+    mean = compute_mean(labels, ImageProperty(16, gray_scale=True))
+    assert mean.mean.shape == (1, 16, 16)
+    assert repr(mean).startswith("MeanImage(9 images, 1 broken, 16 x 16 px, channel_mean=(1")
+    assert len(repr(mean)) < 110
 
 
 def test_a_mean_of_no_image_is_an_error_that_names_the_first_broken_one(labels: LabelFile) -> None:
@@ -188,20 +193,11 @@ def test_paths_of_every_kind_are_taken(labels: LabelFile, tmp_path: Path) -> Non
         assert load_pixels(kind(tmp_path / "0.png"), PROP).shape == (16, 16, 3)
 
 
-def test_the_repr_of_a_mean_image_is_one_line_of_statistics(labels: LabelFile) -> None:
-    text = repr(compute_mean(labels, ImageProperty(16, gray_scale=True)))
-    assert text.startswith("MeanImage(9 images, 1 broken, 16 x 16 px, channel_mean=(1")
-    assert len(text) < 110
-
-
 @pytest.mark.parametrize(
     ("prop", "mean_shape"),
     [
         (ImageProperty(16, gray_scale=True), (3, 16, 16)),
-        (PROP, (1, 16, 16)),
-        (PROP, (3, 16, 17)),
-        (PROP, (16, 16, 3)),
-        (PROP, (3,)),
+        *((PROP, shape) for shape in ((1, 16, 16), (3, 16, 17), (16, 16, 3), (3,))),
     ],
 )
 @pytest.mark.parametrize("as_file", [False, True])
