@@ -17,6 +17,7 @@ from .errors import MlimagesError as MlimagesError
 from .errors import ModelError as ModelError
 from .errors import PeerExitedError as PeerExitedError
 from .errors import RunError as RunError
+from .errors import first_line as first_line
 from .errors import install_hint as install_hint
 from .files import as_path as as_path
 from .files import atomic_write as atomic_write

@@ -79,6 +79,11 @@ class BundleError(MlimagesError):
     """An .onnx file is not an mlimages bundle, or its output differs from the one stored in it."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message without a full stop; the name of its type if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".!")
+
+
 def install_hint(extra: str) -> str:
     """Return the command that installs an extra.
 

@@ -77,8 +77,8 @@ def add_depths(model: Model) -> Model | None:
             maps = _before_flattening(model.network, source)
             is_convolution = maps is not source or isinstance(model.network.get_submodule(node.target), nn.Conv2d)
             positions = {2: (), 3: (1,), 4: (2, 3) if is_convolution else (1, 2)}
-            if _num_dims(maps) in positions and maps.meta["val"].shape[0] == 2:  # attention windows have several rows
-                taps.setdefault(maps, positions[_num_dims(maps)])
+            if _count_dims(maps) in positions and maps.meta["val"].shape[0] == 2:  # attention windows have several rows
+                taps.setdefault(maps, positions[_count_dims(maps)])
     if not taps:
         return None
     widths = [node.meta["val"].mean(dim).shape[1] if dim else node.meta["val"].shape[1] for node, dim in taps.items()]
@@ -93,35 +93,28 @@ def add_depths(model: Model) -> Model | None:
     root.__dict__.update(model.network.__dict__)
     root._modules = {**model.network._modules, DEPTHS: AllDepthsLinear(widths, classes).to(parameter.device)}
     network = fx.GraphModule(root, graph)
+    paths = {path for path, _ in network.named_modules(remove_duplicate=False)}
     for path, module in model.network.named_modules():
-        if path and not _has_module(network, path):  # layers used only in training
+        if path not in paths:  # layers used only in training
             network.add_submodule(path, module)
     if network.state_dict().keys() - {f"{DEPTHS}.weight"} != model.network.state_dict().keys():
         return None
     return replace(model, network=network.eval())
 
 
-def _has_module(network: nn.Module, path: str) -> bool:
-    try:
-        network.get_submodule(path)
-    except AttributeError:
-        return False
-    return True
-
-
 def _before_flattening(network: nn.Module, node: fx.Node) -> fx.Node:
     """Return the node before pooling and flattening; `node` itself if a layer with weights lies between."""
     maps = node
-    while _num_dims(maps) == 2 and len(maps.all_input_nodes) == 1 and not _has_weights(network, maps):
+    while _count_dims(maps) == 2 and len(maps.all_input_nodes) == 1 and not _has_weights(network, maps):
         maps = maps.all_input_nodes[0]
-    return maps if _num_dims(maps) == 4 else node
+    return maps if _count_dims(maps) == 4 else node
 
 
 def _has_weights(network: nn.Module, node: fx.Node) -> bool:
     return node.op == "call_module" and any(True for _ in network.get_submodule(str(node.target)).parameters())
 
 
-def _num_dims(node: fx.Node) -> int:
+def _count_dims(node: fx.Node) -> int:
     """Return the number of dimensions of a node's output; 0 if it is not a tensor."""
     value = node.meta.get("val")
     return value.ndim if isinstance(value, Tensor) else 0

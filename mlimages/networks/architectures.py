@@ -8,9 +8,9 @@ import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,116 +18,51 @@ from torchvision import models as torchvision_models
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 from mlimages.core import DEFAULT_MODEL, ImageProperty, Interpolation, ModelError, Normalization, Preprocessing
-from mlimages.networks.builtin_nets import BUILTIN_NETS, BuiltinNet
+from mlimages.networks.base_architecture import Architecture
+from mlimages.networks.builtin_nets import BUILTIN_NETS
 
 MAX_SUGGESTIONS = 3
 
-_EARLIER_NAMES = (
+_RENAMED_TENSORS = (
     (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\."), r"\1\2."),
     (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_1\."), r"\1.0."),
     (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_2\."), r"\1.3."),
 )
-"""Tensor names of DenseNet and of vision transformers in torchvision's published files, and their present names."""
+"""Patterns of the tensor names of DenseNet and of vision transformers in torchvision's published files, and their
+replacements in the current version."""
 
 
-class Architecture(Protocol):
-    """One network architecture."""
-
-    @property
-    def name(self) -> str:
-        """The name that `build_model` accepts."""
-
-    @property
-    def library(self) -> str:
-        """The package that implements the network, with its version, such as `torchvision 0.24.0`."""
-
-    @property
-    def has_weights(self) -> bool:
-        """Whether pretrained weights are published."""
-
-    def build(self, num_classes: int, image_property: ImageProperty, weights: str) -> nn.Module:
-        """Return a network that fits `weights` (`default`, `none` or a file), on torch's default device.
-
-        Its weights are random; `weights` is not loaded.
-        """
-
-    @property
-    def has_local_weights(self) -> bool:
-        """Whether the pretrained weights are available on this machine."""
-
-    def default_weights(self, image_property: ImageProperty) -> dict[str, Tensor]:
-        """Return the library's pretrained weights.
-
-        Raises:
-            ModelError: there are none, or they cannot be downloaded.
-        """
-
-    def convert_weights(self, state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-        """Convert weights to the names of `network`, and resize position embeddings."""
-
-    def preprocessing(self, weights: str) -> Preprocessing:
-        """Return the preprocessing that the weights (`default`, `none` or a file) expect."""
-
-
-@dataclass(frozen=True, slots=True)
-class BuiltinArchitecture:
+class BuiltinArchitecture(Architecture):
     """A network of `builtin_nets`."""
 
-    net: BuiltinNet
-    name: str
-
     @property
     def library(self) -> str:
-        return package_version("mlimages")
-
-    @property
-    def has_weights(self) -> bool:
-        return False
+        return format_package_version("mlimages")
 
     def build(self, num_classes: int, image_property: ImageProperty, weights: str) -> nn.Module:
-        return self.net.build(
-            num_classes=num_classes,
-            channels=image_property.channels,
-            size=(image_property.height, image_property.width),
-        )
-
-    @property
-    def has_local_weights(self) -> bool:
-        return False
-
-    def default_weights(self, image_property: ImageProperty) -> dict[str, Tensor]:
-        raise ModelError(
-            f"{self.name} has no pretrained weights: train from scratch with --weights none, or pass a file"
-        )
-
-    def convert_weights(self, state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-        return state
+        size = (image_property.height, image_property.width)
+        layers = BUILTIN_NETS[self.name].make_layers(num_classes, image_property.channels, size)
+        return nn.Sequential(OrderedDict(layers))
 
     def preprocessing(self, weights: str) -> Preprocessing:
-        return self.net.preprocessing
+        return BUILTIN_NETS[self.name].preprocessing
 
 
-@dataclass(frozen=True, slots=True)
-class TorchvisionArchitecture:
+class TorchvisionArchitecture(Architecture):
     """A classifier of torchvision."""
-
-    name: str
 
     @property
     def library(self) -> str:
-        return package_version("torchvision")
+        return format_package_version("torchvision")
 
     @property
     def has_weights(self) -> bool:
         return True
 
     def build(self, num_classes: int, image_property: ImageProperty, weights: str) -> nn.Module:
-        options = {
-            "weights": None,
-            "num_classes": num_classes,
-            **self._choose_builder_options(image_property, is_pretrained=weights != "none"),
-        }
-        network: nn.Module = _without_warnings(torchvision_models.get_model, self.name, **options)
+        options = self._choose_builder_options(image_property, is_pretrained=weights != "none")
+        build_network = partial(torchvision_models.get_model, self.name, weights=None, num_classes=num_classes)
+        network: nn.Module = _without_warnings(build_network, **options)
         return network
 
     def _choose_builder_options(self, image_property: ImageProperty, *, is_pretrained: bool) -> dict[str, Any]:
@@ -149,14 +84,15 @@ class TorchvisionArchitecture:
 
     @property
     def has_local_weights(self) -> bool:
-        return self._find_cached_file(self._find_weights_entry("default")).is_file()
+        return self._weights_file.is_file()
 
-    def _find_cached_file(self, weights_entry: Any) -> Path:
-        return Path(torch.hub.get_dir(), "checkpoints", weights_entry.url.rpartition("/")[2])
+    @property
+    def _weights_file(self) -> Path:
+        """Path of the downloaded weights."""
+        return Path(torch.hub.get_dir(), "checkpoints", self._find_weights_entry("default").url.rpartition("/")[2])
 
-    def default_weights(self, image_property: ImageProperty) -> dict[str, Tensor]:
-        weights = self._find_weights_entry("default")
-        file = self._find_cached_file(weights)
+    def load_default_weights(self, image_property: ImageProperty) -> dict[str, Tensor]:
+        weights, file = self._find_weights_entry("default"), self._weights_file
         try:
             return dict(weights.get_state_dict(progress=False, check_hash=True))
         except (OSError, RuntimeError) as error:
@@ -166,8 +102,8 @@ class TorchvisionArchitecture:
             ) from error
 
     def convert_weights(self, state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-        for earlier, present in _EARLIER_NAMES:
-            state = {earlier.sub(present, name): tensor for name, tensor in state.items()}
+        for pattern, replacement in _RENAMED_TENSORS:
+            state = {pattern.sub(replacement, name): tensor for name, tensor in state.items()}
         embedding = state.get("encoder.pos_embedding")
         if not isinstance(network, VisionTransformer) or embedding is None or embedding.ndim != 3:
             return state
@@ -198,16 +134,16 @@ def find_architecture(name: str) -> Architecture:
         # Imported late: timm takes half a second.
         from mlimages.networks.timm_architecture import PackagedArchitecture, TimmArchitecture
 
-        return PackagedArchitecture() if name == DEFAULT_MODEL else TimmArchitecture(name.removeprefix("timm:"))
+        return PackagedArchitecture(name) if name == DEFAULT_MODEL else TimmArchitecture(name)
     if name in BUILTIN_NETS:
-        return BuiltinArchitecture(BUILTIN_NETS[name], name)
+        return BuiltinArchitecture(name)
     torchvision_names = sorted(torchvision_models.list_models(module=torchvision_models))
     if name in torchvision_names:
         return TorchvisionArchitecture(name)
     if name[:1].isupper():  # the name of a class, in the settings of a run
         raise ModelError(
-            f"unknown model {name!r}: a run with a network of your own needs this network, in Python: "
-            "network=... of fine_tune, export_run or load_run"
+            f"unknown model {name!r}: if this is a custom network, pass it in Python as the argument `network` of "
+            "fine_tune, export_run or load_run"
         )
     similar = difflib.get_close_matches(name, [DEFAULT_MODEL, *BUILTIN_NETS, *torchvision_names], n=MAX_SUGGESTIONS)
     raise ModelError(
@@ -228,13 +164,12 @@ def has_local_weights(name: str) -> bool:
     return find_architecture(name).has_local_weights
 
 
-def package_version(package: str) -> str:
+def format_package_version(package: str) -> str:
     """Return the name of an installed package with its version."""
     return f"{package} {importlib.metadata.version(package)}"
 
 
-def _without_warnings(builder: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """Call a builder and suppress its warnings about slow or deprecated initialization."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return builder(*args, **options)
+def _without_warnings(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Call a function of torchvision without its warnings about slow or deprecated initialization."""
+    with warnings.catch_warnings(action="ignore"):
+        return function(*args, **options)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -16,19 +16,15 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class BuiltinNet:
-    """A builder of a network, and the preprocessing that it is designed for.
+    """The layers of a network and the preprocessing that it is designed for.
 
     Attributes:
-        layers: function of `(num_classes, channels, size)` that returns the named layers; `size` is the image's height
-            and width in pixels.
+        make_layers: function of `(num_classes, channels, size)` that returns the named layers, with random weights;
+            `size` is the image's height and width in pixels, and is not checked.
     """
 
-    layers: Callable[[int, int, Size], Layers]
+    make_layers: Callable[[int, int, Size], Layers]
     preprocessing: Preprocessing
-
-    def build(self, *, num_classes: int, channels: int, size: Size) -> nn.Module:
-        """Build the network, which returns logits `(N, classes)`, with random weights; the size is not checked."""
-        return nn.Sequential(OrderedDict(self.layers(num_classes, channels, size)))
 
 
 def _lenet5(num_classes: int, channels: int, size: Size) -> Layers:
@@ -90,22 +86,21 @@ def _cifar10_cnn(num_classes: int, channels: int, size: Size) -> Layers:
     ]
 
 
-def _alexnet_1(num_classes: int, channels: int, num_towers: int, has_norm: tuple[float, float]) -> Layers:
-    alpha, k = has_norm
+def _alexnet(num_classes: int, channels: int, *, groups: int, alpha: float, k: float) -> Layers:
     layers: Layers = [
         ("conv1", nn.Conv2d(channels, 96, 11, stride=4)),
         ("relu1", nn.ReLU()),
         ("norm1", nn.LocalResponseNorm(5, alpha=alpha, beta=0.75, k=k)),
         ("pool1", nn.MaxPool2d(3, 2)),
-        ("conv2", nn.Conv2d(96, 256, 5, padding=2, groups=num_towers)),
+        ("conv2", nn.Conv2d(96, 256, 5, padding=2, groups=groups)),
         ("relu2", nn.ReLU()),
         ("norm2", nn.LocalResponseNorm(5, alpha=alpha, beta=0.75, k=k)),
         ("pool2", nn.MaxPool2d(3, 2)),
         ("conv3", nn.Conv2d(256, 384, 3, padding=1)),
         ("relu3", nn.ReLU()),
-        ("conv4", nn.Conv2d(384, 384, 3, padding=1, groups=num_towers)),
+        ("conv4", nn.Conv2d(384, 384, 3, padding=1, groups=groups)),
         ("relu4", nn.ReLU()),
-        ("conv5", nn.Conv2d(384, 256, 3, padding=1, groups=num_towers)),
+        ("conv5", nn.Conv2d(384, 256, 3, padding=1, groups=groups)),
         ("relu5", nn.ReLU()),
         ("pool5", nn.MaxPool2d(3, 2)),
         ("flatten", nn.Flatten()),
@@ -127,33 +122,27 @@ def _alexnet_1(num_classes: int, channels: int, num_towers: int, has_norm: tuple
 
 def _alex(num_classes: int, channels: int, size: Size) -> Layers:
     # Krizhevsky et al. 2012: alpha 1e-4 multiplies the sum over 5 channels (torch divides it by 5), k 2.
-    return _alexnet_1(num_classes, channels, num_towers=1, has_norm=(5e-4, 2.0))
+    return _alexnet(num_classes, channels, groups=1, alpha=5e-4, k=2.0)
 
 
 def _alex_grouped(num_classes: int, channels: int, size: Size) -> Layers:
     # bvlc_alexnet of Caffe: alpha 1e-4 is divided by 5 as in torch, k 1; the two towers are two channel groups.
-    return _alexnet_1(num_classes, channels, num_towers=2, has_norm=(1e-4, 1.0))
+    return _alexnet(num_classes, channels, groups=2, alpha=1e-4, k=1.0)
 
 
-def _make_preprocessing(
-    size: int, *, shorter_px: int = 0, gray_scale: bool = False, normalization: Normalization
-) -> Preprocessing:
-    return Preprocessing(ImageProperty(size, shorter_px=shorter_px, gray_scale=gray_scale), normalization)
+def _make_preprocessing(size: int, normalization: Normalization | None = None, **options: Any) -> Preprocessing:
+    return Preprocessing(ImageProperty(size, **options), normalization or Normalization())
 
 
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_CAFFE_MEAN = (122.67891434, 116.66876762, 104.00698793)  # ilsvrc_2012_mean.npy by channel, as RGB
+_IMAGENET_MEAN = Normalization(mean=(0.485, 0.456, 0.406))
+_CAFFE_MEAN = Normalization(scale=1.0, mean=(122.67891434, 116.66876762, 104.00698793), bgr=True)
+"""The means of ilsvrc_2012_mean.npy by channel, as RGB."""
 
 BUILTIN_NETS = {
-    "alex": BuiltinNet(
-        _alex, _make_preprocessing(227, shorter_px=256, normalization=Normalization(mean=_IMAGENET_MEAN))
-    ),
-    "alex-grouped": BuiltinNet(
-        _alex_grouped,
-        _make_preprocessing(227, shorter_px=256, normalization=Normalization(scale=1.0, mean=_CAFFE_MEAN, bgr=True)),
-    ),
-    "cifar10_cnn": BuiltinNet(_cifar10_cnn, _make_preprocessing(32, normalization=Normalization())),
-    "lenet5": BuiltinNet(_lenet5, _make_preprocessing(28, gray_scale=True, normalization=Normalization())),
-    "mnist_cnn": BuiltinNet(_mnist_cnn, _make_preprocessing(28, gray_scale=True, normalization=Normalization())),
+    "alex": BuiltinNet(_alex, _make_preprocessing(227, _IMAGENET_MEAN, shorter_px=256)),
+    "alex-grouped": BuiltinNet(_alex_grouped, _make_preprocessing(227, _CAFFE_MEAN, shorter_px=256)),
+    "cifar10_cnn": BuiltinNet(_cifar10_cnn, _make_preprocessing(32)),
+    "lenet5": BuiltinNet(_lenet5, _make_preprocessing(28, gray_scale=True)),
+    "mnist_cnn": BuiltinNet(_mnist_cnn, _make_preprocessing(28, gray_scale=True)),
 }
 """The built-in networks by name."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from mlimages.core import ModelError
 from mlimages.networks.models import Model
+from mlimages.networks.weights import is_inside
 
 MIN_CUT_POINTS = 5
 """The largest stage of a network is divided until there are this many cut points."""
@@ -54,7 +56,7 @@ def find_cut_points(model: Model) -> tuple[CutPoint, ...]:
         >>> [(point.name, point.num_features) for point in find_cut_points(model)]
         [('conv1', 6), ('conv2', 400), ('fc3', 120), ('fc4', 84)]
     """
-    order, widths = _find_execution_order(model)
+    order, widths = _trace_calls(model)
     points: dict[str, CutPoint] = {}
     for name, path in _find_candidate_layers(model):
         indices = [index for index, leaf in enumerate(order) if f"{leaf}.".startswith(f"{path}.")]
@@ -83,37 +85,40 @@ class FeatureHooks:
     def __init__(self, network: nn.Module, cut_points: tuple[CutPoint, ...]) -> None:
         self._inputs: dict[str, Tensor] = {}
         self._consumers = [point.consumer for point in cut_points]
-        self._hooks = [_record_input(network.get_submodule(path), path, self._inputs) for path in self._consumers]
-        self._hooks.append(network.register_forward_pre_hook(self._record_count))
+        modules = {path: network.get_submodule(path) for path in self._consumers}
+        self._hooks = _hook_inputs(modules, self._inputs)
+        self._hooks.enter_context(network.register_forward_pre_hook(self._record_batch_size))
 
     def __enter__(self) -> FeatureHooks:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
+        self._hooks.close()
 
     def features(self) -> Tensor:
         """Return the features of the last batch, concatenated over the cut points: float32 `(N, sum of
         num_features)`."""
         inputs = [self._inputs[path] for path in self._consumers]
-        by_image = [x.reshape(self._count, -1, x.shape[1]).mean(dim=1) for x in inputs]  # a layer may see windows
+        by_image = [x.reshape(self._batch_size, -1, x.shape[1]).mean(dim=1) for x in inputs]  # a layer may see windows
         self._inputs.clear()
         return torch.cat(by_image, dim=1)
 
-    def _record_count(self, network: nn.Module, args: tuple[Tensor, ...]) -> None:
-        self._count = len(args[0])
+    def _record_batch_size(self, network: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self._batch_size = len(args[0])
 
 
-def _record_input(
-    module: nn.Module, path: str, recorded_inputs: dict[str, Tensor]
-) -> torch.utils.hooks.RemovableHandle:
-    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+def _hook_inputs(modules: Mapping[str, nn.Module], pooled_inputs: dict[str, Tensor]) -> ExitStack:
+    """Record the pooled inputs of modules by path, until the returned stack is closed."""
+
+    def record(path: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         # If a layer is used twice, the first use counts; some layers take lists.
-        if path not in recorded_inputs and args and isinstance(args[0], Tensor):
-            recorded_inputs[path] = _pool(module, args[0].float())
+        if path not in pooled_inputs and args and isinstance(args[0], Tensor):
+            pooled_inputs[path] = _pool(module, args[0].float())
 
-    return module.register_forward_pre_hook(hook)
+    hooks = ExitStack()
+    for path, module in modules.items():
+        hooks.enter_context(module.register_forward_pre_hook(partial(record, path)))
+    return hooks
 
 
 def _pool(module: nn.Module, x: Tensor) -> Tensor:
@@ -124,16 +129,15 @@ def _pool(module: nn.Module, x: Tensor) -> Tensor:
     return x.flatten(1, -2).mean(dim=1) if x.ndim > 2 else x
 
 
-def _find_candidate_layers(model: Model) -> Iterator[tuple[str, str]]:
-    """Yield names and module paths of the layers or stages after which the network may be cut."""
-    if model.layers:
-        by_path = {path: name for name, path in reversed([*model.layers.items()])}  # conv1_1 before conv1
-        yield from sorted(((name, path) for path, name in by_path.items() if not model.is_head(path)), key=_layer_index)
-        return
-    yield from ((path, path) for path in _find_stages(model))
+def _find_candidate_layers(model: Model) -> list[tuple[str, str]]:
+    """Return names and module paths of the layers or stages after which the network may be cut."""
+    if not model.layers:
+        return [(path, path) for path in _find_stages(model)]
+    by_path = {path: name for name, path in reversed([*model.layers.items()])}  # conv1_1 before conv1
+    return sorted(((name, path) for path, name in by_path.items() if not model.is_head(path)), key=_sort_key)
 
 
-def _layer_index(layer: tuple[str, str]) -> tuple[str, int]:
+def _sort_key(layer: tuple[str, str]) -> tuple[str, int]:
     container, _, index = layer[1].rpartition(".")
     return ("" if container == "features" else container), int(index)
 
@@ -141,49 +145,50 @@ def _layer_index(layer: tuple[str, str]) -> tuple[str, int]:
 def _find_stages(model: Model) -> list[str]:
     """Return modules with parameters, splitting the largest into its children until there are enough; without the head
     and single normalization layers."""
-    paths = _child_paths(model.network, "")
-    while len([path for path in paths if not _is_excluded(model, path)]) < MIN_CUT_POINTS:
-        sizes = {path: _num_parameters(model.network.get_submodule(path)) for path in paths}
-        divisible = [path for path in paths if len(_child_paths(model.network.get_submodule(path), path)) > 1]
+    paths = _list_children(model.network, "")
+    while len(stages := [path for path in paths if not _is_head_or_norm(model, path)]) < MIN_CUT_POINTS:
+        modules = {path: model.network.get_submodule(path) for path in paths}
+        divisible = [path for path, module in modules.items() if len(_list_children(module, path)) > 1]
         if not divisible:
             break
-        largest = max(divisible, key=lambda path: sizes[path])
+        largest = max(divisible, key=lambda path: _count_parameters(modules[path]))
         index = paths.index(largest)
-        paths[index : index + 1] = _child_paths(model.network.get_submodule(largest), largest)
-    return [path for path in paths if not _is_excluded(model, path)]
+        paths[index : index + 1] = _list_children(modules[largest], largest)
+    return stages
 
 
-def _child_paths(module: nn.Module, path: str) -> list[str]:
-    return [f"{path}.{name}" if path else name for name, child in module.named_children() if _num_parameters(child)]
+def _list_children(module: nn.Module, path: str) -> list[str]:
+    return [f"{path}.{name}" if path else name for name, child in module.named_children() if _count_parameters(child)]
 
 
-def _is_excluded(model: Model, path: str) -> bool:
-    return any(f"{head}.".startswith(f"{path}.") for head in model.heads) or isinstance(
-        model.network.get_submodule(path), _NORMS
-    )
+def _is_head_or_norm(model: Model, path: str) -> bool:
+    contains_head = any(is_inside(head, {path}) for head in model.heads)
+    return contains_head or isinstance(model.network.get_submodule(path), _NORMS)
 
 
-def _num_parameters(module: nn.Module) -> int:
+def _count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _find_first_consumer(network: nn.Module, leaf_layers: list[str]) -> str | None:
     """Return the first of these layers that has weights and is not a normalization."""
     modules = ((path, network.get_submodule(path)) for path in leaf_layers)
-    return next((path for path, module in modules if _num_parameters(module) and not isinstance(module, _NORMS)), None)
+    return next(
+        (path for path, module in modules if _count_parameters(module) and not isinstance(module, _NORMS)), None
+    )
 
 
-def _find_execution_order(model: Model) -> tuple[list[str], dict[str, int]]:
+def _trace_calls(model: Model) -> tuple[list[str], dict[str, int]]:
     """Return the innermost modules in order of execution, and the number of pooled features in the input of each.
 
     A layer whose input has no rows per image has no number.
     """
     order: dict[str, None] = {}
     modules = {path: module for path, module in model.network.named_modules() if path}
-    with _removing_hooks(
-        module.register_forward_pre_hook(_record_call(path, order)) for path, module in modules.items()
-    ):
-        one, two = (_record_pooled_inputs(model, modules, batch_size) for batch_size in (1, 2))
+    with ExitStack() as hooks:
+        for path, module in modules.items():
+            hooks.enter_context(module.register_forward_pre_hook(lambda *_, path=path: order.setdefault(path)))
+        one, two = (_compute_pooled_inputs(model, modules, batch_size) for batch_size in (1, 2))
     # Parents are found by their paths: attention may use the weights of its children without calling them.
     parents = {path[:end] for path in order for end, char in enumerate(path) if char == "."}
     # The input of a layer may also be a table of positions, which does not depend on the images.
@@ -191,31 +196,10 @@ def _find_execution_order(model: Model) -> tuple[list[str], dict[str, int]]:
     return [path for path in order if path not in parents], widths
 
 
-def _record_pooled_inputs(model: Model, modules: dict[str, nn.Module], batch_size: int) -> dict[str, Tensor]:
-    inputs: dict[str, Tensor] = {}
+def _compute_pooled_inputs(model: Model, modules: Mapping[str, nn.Module], batch_size: int) -> dict[str, Tensor]:
+    pooled_inputs: dict[str, Tensor] = {}
     image = model.preprocessing.image
-    with (
-        _removing_hooks(
-            _record_input(module, path, inputs) for path, module in modules.items() if _num_parameters(module)
-        ),
-        torch.inference_mode(),
-    ):
+    layers = {path: module for path, module in modules.items() if _count_parameters(module)}
+    with _hook_inputs(layers, pooled_inputs), torch.inference_mode():
         model.network(torch.zeros(batch_size, image.channels, image.height, image.width))
-    return inputs
-
-
-@contextmanager
-def _removing_hooks(handles: Iterable[torch.utils.hooks.RemovableHandle]) -> Iterator[None]:
-    registered = list(handles)
-    try:
-        yield
-    finally:
-        for handle in registered:
-            handle.remove()
-
-
-def _record_call(path: str, call_order: dict[str, None]) -> Callable[..., None]:
-    def hook(*_: object) -> None:
-        call_order.setdefault(path)
-
-    return hook
+    return pooled_inputs

@@ -15,6 +15,7 @@ from torch import fx, nn
 
 from mlimages.core import ModelError
 from mlimages.networks.models import Model
+from mlimages.networks.weights import is_inside
 
 logger = logging.getLogger(__name__)
 
@@ -80,8 +81,8 @@ def freeze(model: Model, upto: str = "head") -> FrozenPart:
     """
     network = model.network
     layers = _find_layers_up_to(model, upto)
-    parameters = {name for name, _ in network.named_parameters() if _is_inside(name, layers)}
-    if all(name in parameters for name, _ in network.named_parameters()):
+    parameters = {name for name, _ in network.named_parameters() if is_inside(name, layers)}
+    if len(parameters) == len([*network.parameters()]):
         raise ModelError(f"freezing up to {upto!r} leaves no layer of {model.name} to train: freeze fewer layers")
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in parameters)
@@ -90,12 +91,12 @@ def freeze(model: Model, upto: str = "head") -> FrozenPart:
         module.__dict__.pop("train", None)
         if path in modules or (model.pretrained and isinstance(module, nn.modules.batchnorm._BatchNorm)):
             module.eval()
-            module.__dict__["train"] = functools.partial(_train_in_eval_mode, module)
+            module.__dict__["train"] = functools.partial(_stay_in_eval_mode, module)
     return FrozenPart(frozenset(parameters), frozenset(modules))
 
 
-def _train_in_eval_mode(module: nn.Module, mode: bool = True) -> nn.Module:
-    """Set eval mode whatever `mode` is; replaces `.train()` of a frozen module."""
+def _stay_in_eval_mode(module: nn.Module, mode: bool = True) -> nn.Module:
+    """Ignore `mode`; replaces `.train()` of a frozen module."""
     return module
 
 
@@ -103,17 +104,17 @@ def _find_layers_up_to(model: Model, layer_name: str) -> set[str]:
     """Return the paths of leaf modules, and the names of parameters outside of them, up to the end of a layer."""
     if layer_name == "none":
         return set()
-    order = _find_execution_order(model.network)
+    order = _order_layers(model.network)
     if layer_name == "head":
         return {path for path in order if not model.is_head(path)}
     path = model.layers.get(layer_name, layer_name)
-    indices = [index for index, name in enumerate(order) if name == path or name.startswith(f"{path}.")]
+    indices = [index for index, name in enumerate(order) if is_inside(name, {path})]
     if not indices:
-        raise ModelError(_unknown_layer_message(layer_name, model))
+        raise ModelError(_format_unknown_layer(layer_name, model))
     return set(order[: indices[-1] + 1])
 
 
-def _find_execution_order(network: nn.Module) -> list[str]:
+def _order_layers(network: nn.Module) -> list[str]:
     graph = trace(network)
     if graph is not None:
         return [str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")]
@@ -122,26 +123,20 @@ def _find_execution_order(network: nn.Module) -> list[str]:
     return [*root_parameters, *leaves]
 
 
-def _is_inside(name: str, layers: set[str]) -> bool:
-    """Return whether a parameter or module is one of `layers` or inside one of them."""
-    parts = name.split(".")
-    return any(".".join(parts[:length]) in layers for length in range(1, len(parts) + 1))
-
-
 def _is_frozen(path: str, module: nn.Module, layers: set[str]) -> bool:
     """Whether a module is inside one of `layers`, or all its children and direct parameters are."""
-    if _is_inside(path, layers):
+    if is_inside(path, layers):
         return True
     children = list(module.named_children())
     own_parameters = [name for name, _ in module.named_parameters(recurse=False)]
     return (
         bool(children)
         and all(_is_frozen(f"{path}.{name}", child, layers) for name, child in children)
-        and all(_is_inside(f"{path}.{name}", layers) for name in own_parameters)
+        and all(is_inside(f"{path}.{name}", layers) for name in own_parameters)
     )
 
 
-def _unknown_layer_message(layer_name: str, model: Model) -> str:
+def _format_unknown_layer(layer_name: str, model: Model) -> str:
     paths = [path for path, _ in model.network.named_modules() if path]
     names = [*model.layers, *(name for name, _ in model.network.named_children())]
     similar = difflib.get_close_matches(layer_name, [*model.layers, *paths], n=MAX_SUGGESTIONS)
@@ -159,9 +154,11 @@ class _Tracer(fx.Tracer):
         self._leaf_types: tuple[type[nn.Module], ...] = ()
         functions: tuple[Any, ...] = ()
         if "timm" in sys.modules:
-            from mlimages.networks.timm_architecture import tracing_leaves  # import timm only for networks from timm
+            from mlimages.networks.timm_architecture import (
+                find_tracing_leaves,
+            )  # import timm only for networks from timm
 
-            self._leaf_types, functions = tracing_leaves()
+            self._leaf_types, functions = find_tracing_leaves()
         super().__init__(autowrap_functions=functions)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:

@@ -4,60 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mlimages.core import ImageProperty, ModelError
+from mlimages.core import ImageProperty, ModelError, Window, first_line
 
-NetworkBuilder = Callable[[ImageProperty], nn.Module]
+BuildNetwork = Callable[[ImageProperty], nn.Module]
 
 _MULTIPLES = (1, 2, 4, 8, 14, 16, 28, 32, 64)
-"""Networks take any size above a lowest one, or multiples of their patch, window or stride."""
+"""Networks accept any size above a minimum, or multiples of their patch size, window size or stride."""
 
 
-def check_input_size(build: NetworkBuilder, name: str, image_property: ImageProperty, *, native: ImageProperty) -> None:
+def check_input_size(
+    build_network: BuildNetwork, name: str, image_property: ImageProperty, *, default_property: ImageProperty
+) -> None:
     """Check that a network accepts images of this size, in a forward pass on the meta device, which computes shapes.
 
-    A network that fails there even at its native size depends on the values of tensors, and is run on the CPU.
+    A network that fails there even at its default size depends on the values of tensors, and is run on the CPU.
 
     Args:
-        native: the size that the network is designed for, suggested if the search finds no valid size.
+        default_property: the images that the network is designed for; their size is suggested if the search finds no
+            valid size.
 
     Raises:
         ModelError: the forward pass fails. The message names the layer, if it is certain, and the nearest valid square
             sizes.
     """
-    problem = find_size_error(build, image_property)
-    if not problem:
-        return
-    if find_size_error(build, native):
-        if problem := find_size_error(build, image_property, device="cpu"):
-            raise ModelError(f"{name} does not support {image_property.width} x {image_property.height} px: {problem}")
-        return
-    sizes = [
-        size
-        for size in (
-            _find_nearest_valid_size(build, image_property, -1),
-            _find_nearest_valid_size(build, image_property, 1),
-        )
-        if size
-    ]
-    near = " and ".join(map(str, sizes or [native.width]))
-    raise ModelError(
-        f"{name} does not support {image_property.width} x {image_property.height} px: {problem}; "
-        f"nearest valid sizes: {near}"
-    )
+    problem, advice = find_size_error(build_network, image_property), ""
+    if problem and find_size_error(build_network, default_property):
+        problem = find_size_error(build_network, image_property, device="cpu")
+    elif problem:
+        sizes = [_find_nearest_valid_size(build_network, image_property, direction) for direction in (-1, 1)]
+        advice = f"; nearest valid sizes: {' and '.join(str(size) for size in sizes if size) or default_property.width}"
+    if problem:
+        size = f"{image_property.width} x {image_property.height} px"
+        raise ModelError(f"{name} does not support {size}: {problem}{advice}")
 
 
-def _find_nearest_valid_size(build: NetworkBuilder, image_property: ImageProperty, step: int) -> int | None:
-    """Return the nearest valid size in one direction (`step` is 1 or -1); None if there is none."""
+def _find_nearest_valid_size(build_network: BuildNetwork, image_property: ImageProperty, direction: int) -> int | None:
+    """Return the nearest valid size in one direction (`direction` is 1 or -1); None if there is none."""
 
     def is_valid(size: int) -> bool:
-        return not find_size_error(build, replace(image_property, width=size, height=size, shorter_px=size))
+        return not find_size_error(build_network, replace(image_property, width=size, height=size, shorter_px=size))
 
     invalid = image_property.width
-    for size in _find_candidate_sizes(image_property.width, step):
+    for size in _find_candidate_sizes(image_property.width, direction):
         if not is_valid(size):
             invalid = size
             continue
@@ -68,61 +62,60 @@ def _find_nearest_valid_size(build: NetworkBuilder, image_property: ImagePropert
     return None
 
 
-def _find_candidate_sizes(invalid_size: int, step: int) -> list[int]:
+def _find_candidate_sizes(invalid_size: int, direction: int) -> list[int]:
     """Return the next multiple of each of `_MULTIPLES`, nearest first."""
-    near = {(invalid_size + step * multiple) // multiple * multiple for multiple in _MULTIPLES}
+    near = {(invalid_size + direction * multiple) // multiple * multiple for multiple in _MULTIPLES}
     return sorted(
         (size for size in near if size > 0 and size != invalid_size), key=lambda size: abs(size - invalid_size)
     )
 
 
-def find_size_error(build: NetworkBuilder, image_property: ImageProperty, *, device: str = "meta") -> str:
+def find_size_error(build_network: BuildNetwork, image_property: ImageProperty, *, device: str = "meta") -> str:
     """Return why the network does not accept images of this size; empty if it does."""
     with torch.device(device), torch.no_grad():
         try:
-            network = build(image_property).eval()
+            network = build_network(image_property).eval()
         except (AssertionError, ValueError, RuntimeError) as error:
-            return _first_line(error)
+            return first_line(error)
         return _find_forward_error(network, image_property)
 
 
 def _find_forward_error(network: nn.Module, image_property: ImageProperty) -> str:
     last_call: list[tuple[str, nn.Module, tuple[int, ...]]] = []
 
-    def record(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            if inputs and isinstance(inputs[0], Tensor):
-                last_call[:] = [(path, module, tuple(inputs[0].shape))]
-
-        return hook
+    def record_call(path: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if inputs and isinstance(inputs[0], Tensor):
+            last_call[:] = [(path, module, tuple(inputs[0].shape))]
 
     for path, module in network.named_modules():
         if not any(True for _ in module.children()):
-            module.register_forward_pre_hook(record(path))
+            module.register_forward_pre_hook(partial(record_call, path))
     try:
         network(torch.zeros(2, image_property.channels, image_property.height, image_property.width))
     except Exception as error:  # the network's code may raise any error on an invalid size
-        return _explain_layer_error(last_call[0], error) if last_call else _first_line(error)
+        return (_explain_layer_error(*last_call[0]) if last_call else "") or first_line(error)
     return ""
 
 
-def _explain_layer_error(layer_call: tuple[str, nn.Module, tuple[int, ...]], error: Exception) -> str:
-    """Return why the layer rejects its input, with its arithmetic; by default the library's error message."""
-    path, module, shape = layer_call
-    if isinstance(module, nn.Linear) and module.in_features != shape[-1]:
-        return f"layer {path} expects {module.in_features} features but would get {shape[-1]}"
-    if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) and not isinstance(module.padding, str):
-        kernel, stride, padding = (_width_of(getattr(module, name)) for name in ("kernel_size", "stride", "padding"))
-        side = min(shape[-2:])
-        output = (side + 2 * padding - kernel) // stride + 1
-        if output < 1 and _width_of(module.dilation if not isinstance(module, nn.AvgPool2d) else 1) == 1:
-            return f"layer {path} would have no output: ({side} + 2*{padding} - {kernel})/{stride} + 1 = {output}"
-    return _first_line(error)
+def _explain_layer_error(path: str, module: nn.Module, input_shape: tuple[int, ...]) -> str:
+    """Return why the layer rejects its input, with its arithmetic; empty if unknown."""
+    if isinstance(module, nn.Linear) and module.in_features != input_shape[-1]:
+        return f"layer {path} expects {module.in_features} features but would get {input_shape[-1]}"
+    window = find_window(module)
+    if window and window.output_width(side_px := min(input_shape[-2:])) < 1:
+        return f"layer {path} would have no output: {window.width_formula(side_px)}"
+    return ""
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".!")
+def find_window(module: nn.Module) -> Window | None:
+    """Return the window of a convolution or pooling layer along the width; None for other layers."""
+    if not isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
+        return None
 
+    def along_width(size_or_sizes: Any) -> Any:
+        return size_or_sizes[-1] if isinstance(size_or_sizes, tuple | list) else size_or_sizes
 
-def _width_of(size_or_sizes: int | tuple[int, ...]) -> int:
-    return size_or_sizes if isinstance(size_or_sizes, int) else size_or_sizes[-1]
+    size = along_width(getattr(module, "dilation", 1)) * (along_width(module.kernel_size) - 1) + 1
+    named_padding = {"same": (size - 1) // 2, "valid": 0}
+    padding = named_padding[module.padding] if isinstance(module.padding, str) else along_width(module.padding)
+    return Window(size, along_width(module.stride), padding, ceil=getattr(module, "ceil_mode", False))

@@ -7,14 +7,16 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import nn
 
 from mlimages.core import ImageProperty, ModelError, Preprocessing, Resize, check_at_least, require_extra
-from mlimages.networks.architectures import Architecture, find_architecture
+from mlimages.networks.architectures import find_architecture
+from mlimages.networks.base_architecture import Architecture
 from mlimages.networks.input_size import check_input_size
-from mlimages.networks.weights import State, load_weights, match_in_order, read_weights, remove_prefix
+from mlimages.networks.weights import is_inside, load_weights, match_in_order, read_weights, remove_prefix
 
 require_extra("training", "train", "onnx", "onnxscript", "safetensors", "timm")  # these are imported late
 
@@ -53,7 +55,7 @@ class Model:
 
     def is_head(self, name: str) -> bool:
         """Return whether a module or a parameter belongs to a classifier."""
-        return any(f"{name}.".startswith(f"{head}.") for head in self.heads)
+        return is_inside(name, self.heads)
 
     def zero_other_heads(self) -> None:
         """Set all classifiers but the first to zero; networks add or average the outputs of their classifiers."""
@@ -114,16 +116,17 @@ def build_model(
     preprocessing = architecture.preprocessing(source)
     image_property = _override_image_property(preprocessing.image, size=size, resize=resize, gray=gray)
     # From a gray image and three channel means, Normalize returns three channels.
-    taken = replace(image_property, gray_scale=image_property.gray_scale and len(preprocessing.normalization.mean) == 1)
-    native = preprocessing.image
-    if (image_property.width, image_property.height) != (native.width, native.height):
-        check_input_size(lambda size: architecture.build(classes, size, source), name, taken, native=native)
+    has_one_channel = image_property.gray_scale and len(preprocessing.normalization.mean) == 1
+    normalized_property, default = replace(image_property, gray_scale=has_one_channel), preprocessing.image
+    build = partial(architecture.build, classes, weights=source)
+    if (image_property.width, image_property.height) != (default.width, default.height):
+        check_input_size(build, name, normalized_property, default_property=default)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if source == "none":
-            network = architecture.build(classes, taken, source)
+            network = build(normalized_property)
         else:
-            network = _build_with_weights(architecture, classes, taken, source)
+            network = _build_with_weights(architecture, classes, normalized_property, source)
     return Model(
         name=name,
         network=network.eval(),
@@ -197,9 +200,13 @@ def resolve_defaults(name: str, *, weights: str, freeze: str) -> tuple[str, str]
 
 
 def find_heads(network: nn.Module, num_classes: int) -> tuple[str, ...]:
-    """Return the module paths of the classifiers: as defined by timm, or the last layer with one output per class."""
+    """Return the module paths of the classifiers as defined by timm, else of the last layer with one output per class.
+
+    Raises:
+        ModelError: no layer has that many outputs.
+    """
     named = getattr(network, "pretrained_cfg", {}).get("classifier") or ()
-    paths = [path for path, module in network.named_modules() if _num_outputs(module) == num_classes]
+    paths = [path for path, module in network.named_modules() if _count_outputs(module) == num_classes]
     heads = tuple(path for path in ([named] if isinstance(named, str) else named) if path in paths)
     if not heads and not paths:
         raise ModelError(
@@ -208,7 +215,7 @@ def find_heads(network: nn.Module, num_classes: int) -> tuple[str, ...]:
     return heads or (paths[-1],)
 
 
-def _num_outputs(module: nn.Module) -> int | None:
+def _count_outputs(module: nn.Module) -> int | None:
     return getattr(module, "out_features", None) or getattr(module, "out_channels", None)
 
 
@@ -248,61 +255,46 @@ def _override_image_property(
     image_property: ImageProperty, *, size: int | tuple[int, int] | None, resize: Resize | None, gray: bool | None
 ) -> ImageProperty:
     if size is not None:
-        image_property = _with_size(image_property, (size, size) if isinstance(size, int) else size)
+        width, height = (size, size) if isinstance(size, int) else size
+        # The margin around the crop keeps its proportion.
+        margin, larger = (
+            image_property.shorter_px / max(image_property.width, image_property.height),
+            max(width, height),
+        )
+        shorter_px = max(larger, round(larger * margin))
+        image_property = replace(image_property, width=width, height=height, shorter_px=shorter_px)
     if resize is not None:
         image_property = replace(image_property, resize=resize)
     return image_property if gray is None else replace(image_property, gray_scale=gray)
 
 
-def _with_size(image_property: ImageProperty, size: tuple[int, int]) -> ImageProperty:
-    """Change width and height; scale the margin around the crop in proportion."""
-    larger = max(size)
-    shorter_px = max(
-        larger, round(larger * image_property.shorter_px / max(image_property.width, image_property.height))
-    )
-    return replace(image_property, width=size[0], height=size[1], shorter_px=shorter_px)
-
-
 def _build_with_weights(
-    architecture: Architecture, num_classes: int, image_property: ImageProperty, source: str
+    architecture: Architecture, num_classes: int, image_property: ImageProperty, weights: str
 ) -> nn.Module:
     """Build a network and load its weights; a classifier for other classes gets random weights."""
-    description = f"the default weights of {architecture.name}" if source == "default" else source
-    network = _build_on_meta(architecture, num_classes, image_property, source)
+    description = f"the default weights of {architecture.name}" if weights == "default" else weights
+    network = _build_on_meta(architecture, num_classes, image_property, weights)
     heads = find_heads(network, num_classes)
-    if source == "default":
-        state = _convert_weights(architecture, network, heads, architecture.default_weights(image_property))
+    if weights == "default":
+        state = architecture.load_default_weights(image_property)
     else:
-        state = _read_converted_weights(architecture, network, heads, source)
-    is_complete = load_weights(network, state, heads=heads, source=description)
+        if "lite0" in architecture.name:
+            from mlimages.networks.timm_architecture import check_packaged_weights
+
+            check_packaged_weights(architecture.name, weights)
+        state = remove_prefix(read_weights(weights), network, description=description)
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items() if not is_inside(name, heads)}
+    if any(name not in state or state[name].shape != shape for name, shape in shapes.items()):
+        state = architecture.convert_weights(state, network)
+    if not weights.endswith(".safetensors"):  # its tensors are sorted by name
+        state = match_in_order(network, state, heads=heads, description=description)
+    is_complete = load_weights(network, state, heads=heads, description=description)
     if not is_complete:
         is_complete = all(_reset_parameters(network.get_submodule(head)) for head in heads)
     if not is_complete or any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
-        network = architecture.build(num_classes, image_property, source)  # for tensors that are not in the file
-        load_weights(network, state, heads=heads, source=description)
+        network = architecture.build(num_classes, image_property, weights)  # for tensors that are not in the file
+        load_weights(network, state, heads=heads, description=description)
     return network
-
-
-def _read_converted_weights(
-    architecture: Architecture, network: nn.Module, heads: tuple[str, ...], source: str
-) -> State:
-    """Read the tensors of a file and convert them to the network's names and shapes."""
-    if "lite0" in architecture.name:
-        from mlimages.networks.timm_architecture import check_packaged_weights
-
-        check_packaged_weights(architecture.name, source)
-    state = remove_prefix(read_weights(source), network, source=source)
-    state = _convert_weights(architecture, network, heads, state)
-    if source.endswith(".safetensors"):  # sorted by name
-        return state
-    return match_in_order(network, state, heads=heads, source=source)
-
-
-def _convert_weights(architecture: Architecture, network: nn.Module, heads: tuple[str, ...], state: State) -> State:
-    """Convert the tensors if they do not have the network's names and shapes."""
-    own = {name: tensor.shape for name, tensor in network.state_dict().items() if not name.startswith(heads)}
-    has_same = all(name in state and state[name].shape == shape for name, shape in own.items())
-    return state if has_same else architecture.convert_weights(state, network)
 
 
 def _reset_parameters(layer: nn.Module) -> bool:
@@ -315,12 +307,12 @@ def _reset_parameters(layer: nn.Module) -> bool:
 
 
 def _build_on_meta(
-    architecture: Architecture, num_classes: int, image_property: ImageProperty, source: str
+    architecture: Architecture, num_classes: int, image_property: ImageProperty, weights: str
 ) -> nn.Module:
     """Build the network on the meta device, without values: initializing weights that are then replaced would take
     seconds."""
     try:
         with torch.device("meta"):
-            return architecture.build(num_classes, image_property, source)
+            return architecture.build(num_classes, image_property, weights)
     except (NotImplementedError, RuntimeError):  # the constructor of the network needs values
-        return architecture.build(num_classes, image_property, source)
+        return architecture.build(num_classes, image_property, weights)

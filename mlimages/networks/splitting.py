@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import operator
 from dataclasses import dataclass
 
 import torch
@@ -93,28 +93,20 @@ def _find_fixed_nodes(network: nn.Module, graph: fx.Graph, frozen_part: FrozenPa
     """Return the nodes whose value for an image does not change during training."""
     fixed_nodes: set[fx.Node] = set()
     for node in graph.nodes:
-        if (
-            node.op != "output"
-            and fixed_nodes.issuperset(node.all_input_nodes)
-            and _is_fixed(network, node, frozen_part)
-        ):
+        has_fixed_inputs = fixed_nodes.issuperset(node.all_input_nodes)
+        if node.op != "output" and has_fixed_inputs and _is_fixed(network, node, frozen_part):
             fixed_nodes.add(node)
     return fixed_nodes
 
 
 def _is_fixed(network: nn.Module, node: fx.Node, frozen_part: FrozenPart) -> bool:
     if node.op == "get_attr":
-        return not getattr(_get_attribute(network, str(node.target)), "requires_grad", False)
+        return not getattr(operator.attrgetter(str(node.target))(network), "requires_grad", False)
     if node.op != "call_module" or str(node.target) in frozen_part.modules:
         return True
     module = network.get_submodule(str(node.target))
     has_state = any(True for _ in module.parameters()) or any(True for _ in module.buffers())
     return not (is_stochastic(module) or has_state)
-
-
-def _get_attribute(network: nn.Module, path: str) -> object:
-    module_path, _, name = path.rpartition(".")
-    return getattr(network.get_submodule(module_path), name)
 
 
 def _partition_nodes(graph: fx.Graph, fixed_nodes: set[fx.Node]) -> tuple[set[fx.Node], list[fx.Node]]:
@@ -126,29 +118,22 @@ def _partition_nodes(graph: fx.Graph, fixed_nodes: set[fx.Node]) -> tuple[set[fx
     for node in graph.nodes:
         if node.op == "placeholder" or any(source in image_dependent for source in node.all_input_nodes):
             image_dependent.add(node)
-    upper: set[fx.Node] = set()
+    upper = {node for node in graph.nodes if node not in fixed_nodes}
     features: set[fx.Node] = set()
-    stack = [node for node in graph.nodes if node not in fixed_nodes]
-    while stack:
-        node = stack.pop()
-        if node in upper:
-            continue
-        upper.add(node)
-        for source in node.all_input_nodes:
+    for node in reversed(graph.nodes):
+        for source in node.all_input_nodes if node in upper else ():
             if source in fixed_nodes and source in image_dependent and isinstance(source.meta.get("val"), Tensor):
                 features.add(source)
             else:
-                stack.append(source)
+                upper.add(source)
     return upper, [node for node in graph.nodes if node in features]
 
 
 def _make_lower_part(network: nn.Module, graph: fx.Graph, features: list[fx.Node]) -> fx.GraphModule:
-    nodes, stack = set(), list(features)
-    while stack:
-        node = stack.pop()
-        if node not in nodes:
-            nodes.add(node)
-            stack.extend(node.all_input_nodes)
+    nodes = set(features)
+    for node in reversed(graph.nodes):
+        if node in nodes:
+            nodes.update(node.all_input_nodes)
     lower = fx.Graph()
     copies = _copy_nodes(graph, lower, nodes, {})
     lower.output(tuple(copies[node] for node in features))
@@ -164,11 +149,10 @@ def _make_upper_part(
 
 
 def _copy_nodes(
-    graph: fx.Graph, target_graph: fx.Graph, nodes: Iterable[fx.Node], copied_nodes: dict[fx.Node, fx.Node]
+    graph: fx.Graph, target_graph: fx.Graph, nodes: set[fx.Node], copied_nodes: dict[fx.Node, fx.Node]
 ) -> dict[fx.Node, fx.Node]:
-    selected = set(nodes)
     for node in graph.nodes:
-        if node in selected and node not in copied_nodes:
+        if node in nodes and node not in copied_nodes:
             copied_nodes[node] = target_graph.node_copy(node, lambda source: copied_nodes[source])
     return copied_nodes
 

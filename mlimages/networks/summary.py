@@ -6,19 +6,20 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mlimages.core import Layer, ModelError, NetworkSummary, State, Window
+from mlimages.core import Layer, ModelError, NetworkSummary, State, first_line
 from mlimages.networks.freezing import freeze
+from mlimages.networks.input_size import find_window
 from mlimages.networks.models import build_model
 
 Shape = tuple[int, ...]
 
-_WINDOW_MODULES = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
 _KINDS = (
     (nn.Conv2d, "conv"),
     (nn.Linear, "linear"),
@@ -102,17 +103,14 @@ def summarize(
         with counter:
             meta_network(torch.empty(2, *size, device="meta"))  # some batch norms raise on a batch of one
     except (RuntimeError, ValueError, AssertionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"{title or 'the network'} does not support {size[2]} x {size[1]} px: "
-                         f"layer {recorder.current or 0} fails: {reason}") from error  # fmt: skip
-    finally:
-        recorder.close()
+                         f"layer {recorder.current_layer or 0} fails: {first_line(error)}") from error  # fmt: skip
     flops = {path.partition(".")[2]: sum(counts.values()) for path, counts in counter.get_flop_counts().items()}
     parameters = list(network.parameters())
     return NetworkSummary(
         title=title,
         input=size,
-        layers=tuple(recorder.layer(path, flops.get(path, 0) // 4) for path in recorder.leaf_modules()),
+        layers=tuple(recorder.make_layer(path, flops.get(path, 0) // 4) for path in recorder.find_leaf_modules()),
         parameters=sum(p.numel() for p in parameters),
         trained_parameters=sum(p.numel() for p in parameters if p.requires_grad),
         multiply_adds=counter.get_total_flops() // 4,  # two operations per multiply-add, two images
@@ -142,98 +140,68 @@ class _Recorder:
     """Hooks on every module that record its first call, in the order in which calls return."""
 
     def __init__(self, network: nn.Module, names: Mapping[str, str]) -> None:
-        self.current = ""
+        self.current_layer = ""
         self.calls: dict[str, _ModuleCall] = {}
         self._names = names
         self._modules = dict(network.named_modules())
         self._feature_map: Shape = ()
-        self._handles = [
-            handle
-            for path, module in self._modules.items()
-            for handle in (module.register_forward_pre_hook(self._make_pre_hook(path)),
-                           module.register_forward_hook(self._make_hook(path)))
-        ]  # fmt: skip
+        for path, module in self._modules.items():
+            module.register_forward_pre_hook(partial(self._record_start, path))
+            module.register_forward_hook(partial(self._record_call, path))
 
-    def close(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def leaf_modules(self) -> list[str]:
+    def find_leaf_modules(self) -> list[str]:
         """Return the paths of called modules that have no called children, such as attention, which does not call its
         children."""
         parents = {path[:end] for path in self.calls for end, char in enumerate(path) if char == "."}
         return [path for path in self.calls if path not in parents and path]
 
-    def layer(self, path: str, multiply_adds: int) -> Layer:
+    def make_layer(self, path: str, multiply_adds: int) -> Layer:
         module, call = self._modules[path], self.calls[path]
-        window = _make_window(module, call)
-        n = call.input[-1]
+        width = call.input[-1]
+        window = find_window(module) if len(call.input) == 3 else None
+        if window and window.output_width(width) != call.output[-1]:
+            window = None
         return Layer(
             name=self._names.get(path, path),
-            kind=_layer_type(module),
+            kind=_describe_kind(module),
             output=call.output,
             parameters=sum(p.numel() for p in module.parameters()),
-            state=_training_state(module),
+            state=_describe_state(module),
             multiply_adds=multiply_adds,
-            arithmetic=window.width_formula(n) if window else _describe_arithmetic(module, call),
-            even=window is None or window.exact_width(n).denominator == 1,
-            lost_px=window.lost_px(n) if window else 0,
+            arithmetic=window.width_formula(width) if window else _describe_arithmetic(module, call),
+            even=window is None or window.exact_width(width).denominator == 1,
+            lost_px=window.lost_px(width) if window else 0,
         )
 
-    def _make_pre_hook(self, path: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            self.current = self._names.get(path, path)
+    def _record_start(self, path: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self.current_layer = self._names.get(path, path)
 
-        return hook
-
-    def _make_hook(self, path: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            output = output[0] if isinstance(output, tuple) else output  # attention also returns its weights
-            if path not in self.calls and inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
-                call = _ModuleCall(tuple(inputs[0].shape[1:]), tuple(output.shape[1:]), self._feature_map)
-                self.calls[path] = call
-                self._feature_map = call.output if len(call.output) == 3 else self._feature_map
-
-        return hook
+    def _record_call(self, path: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        output = output[0] if isinstance(output, tuple) else output  # attention also returns its weights
+        if path not in self.calls and inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
+            call = _ModuleCall(tuple(inputs[0].shape[1:]), tuple(output.shape[1:]), self._feature_map)
+            self.calls[path] = call
+            self._feature_map = call.output if len(call.output) == 3 else self._feature_map
 
 
-def _layer_type(module: nn.Module) -> str:
+def _describe_kind(module: nn.Module) -> str:
     return next((kind for types, kind in _KINDS if isinstance(module, types)), type(module).__name__.lower())
 
 
-def _training_state(module: nn.Module) -> State:
+def _describe_state(module: nn.Module) -> State:
     is_trained = {p.requires_grad for p in module.parameters()}
     if not is_trained:
         return ""
     return "partly" if len(is_trained) == 2 else "trained" if is_trained.pop() else "frozen"
 
 
-def _describe_arithmetic(module: nn.Module, module_call: _ModuleCall) -> str:
+def _describe_arithmetic(module: nn.Module, call: _ModuleCall) -> str:
     """Return the number of inputs and outputs of a linear layer, or a change of width not due to a window."""
     if isinstance(module, nn.Linear):
-        is_flattened = (
-            module_call.input == (math.prod(module_call.feature_map),) and math.prod(module_call.feature_map[1:]) > 1
-        )
-        product = "*".join(map(str, module_call.feature_map)) + " = " if is_flattened else ""
+        is_flattened = call.input == (math.prod(call.feature_map),) and math.prod(call.feature_map[1:]) > 1
+        product = "*".join(map(str, call.feature_map)) + " = " if is_flattened else ""
         return f"{product}{module.in_features} -> {module.out_features}"
-    if isinstance(module, nn.Flatten) and module_call.input != module_call.output:
-        return "*".join(map(str, module_call.input)) + f" = {module_call.output[-1]}"
-    is_resized = (
-        len(module_call.input) == len(module_call.output) == 3 and module_call.input[1:] != module_call.output[1:]
-    )
-    return f"{module_call.input[-1]} -> {module_call.output[-1]}" if is_resized else ""
-
-
-def _make_window(module: nn.Module, module_call: _ModuleCall) -> Window | None:
-    """Return the window of a convolution or pooling along the width; None if it does not match the output width."""
-    if not isinstance(module, _WINDOW_MODULES) or len(module_call.input) != 3:
-        return None
-
-    def horizontal(size_or_sizes: Any) -> Any:
-        return size_or_sizes[-1] if isinstance(size_or_sizes, tuple | list) else size_or_sizes
-
-    size = horizontal(getattr(module, "dilation", 1)) * (horizontal(module.kernel_size) - 1) + 1
-    named_padding = {"same": (size - 1) // 2, "valid": 0}
-    padding = named_padding[module.padding] if isinstance(module.padding, str) else horizontal(module.padding)
-    window = Window(size, horizontal(module.stride), padding, ceil=getattr(module, "ceil_mode", False))
-    return window if window.output_width(module_call.input[-1]) == module_call.output[-1] else None
+    if isinstance(module, nn.Flatten) and call.input != call.output:
+        return "*".join(map(str, call.input)) + f" = {call.output[-1]}"
+    is_resized = len(call.input) == len(call.output) == 3 and call.input[1:] != call.output[1:]
+    return f"{call.input[-1]} -> {call.output[-1]}" if is_resized else ""

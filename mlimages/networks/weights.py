@@ -6,7 +6,7 @@ import logging
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mlimages.core import ModelError, describe_unsupported_content, require_local_path
+from mlimages.core import ModelError, describe_unsupported_content, first_line, require_local_path
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def read_weights(path: str | os.PathLike[str]) -> State:
     except KeyError:
         raise ModelError(f"{path} is not a weights file: expected a {SUFFIXES} file") from None
     except (SafetensorError, zipfile.BadZipFile, OSError, ValueError, RuntimeError, EOFError) as error:
-        cause = _diagnose_content(path) or _first_line(error)
+        cause = _diagnose_content(path) or first_line(error)[:200]
         raise ModelError(f"{path} cannot be read as {path.suffix} weights: {cause}") from error
     if not state:
         raise ModelError(f"{path} contains no tensors: save the network's state_dict()")
@@ -90,14 +90,14 @@ def _read_torch(path: Path) -> State:
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # torch's own error class is private
         raise ValueError("it is damaged, or contains objects that could execute code when loaded") from error
-    while isinstance(loaded, Mapping) and (key := next((k for k in _STATE_KEYS if _is_mapping(loaded, k)), "")):
+    while isinstance(loaded, Mapping) and (key := next((k for k in _STATE_KEYS if _has_mapping(loaded, k)), "")):
         loaded = loaded[key]
     if not isinstance(loaded, Mapping):
         raise ValueError("it is not a dictionary of tensors: save the network's state_dict()")
     return {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
 
 
-def _is_mapping(contents: Mapping[Any, Any], key: str) -> bool:
+def _has_mapping(contents: Mapping[Any, Any], key: str) -> bool:
     return isinstance(contents.get(key), Mapping) and bool(contents[key])
 
 
@@ -123,18 +123,14 @@ def _to_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]
-
-
-def match_in_order(network: nn.Module, state: State, *, heads: Sequence[str], source: str) -> State:
+def match_in_order(network: nn.Module, state: State, *, heads: Sequence[str], description: str) -> State:
     """Rename the tensors of `state` by their order if no name matches, but kinds (weight, bias) and shapes do.
 
     Args:
         network: a network of the same architecture.
         state: tensors in the order in which the network saved them.
         heads: module paths of the classifiers, whose shapes may differ.
-        source: description of the weights, for the warning.
+        description: description of the weights, for the warning.
     """
     own = network.state_dict()
     names, others = ([name for name in each if not name.endswith("num_batches_tracked")] for each in (own, state))
@@ -143,14 +139,14 @@ def match_in_order(network: nn.Module, state: State, *, heads: Sequence[str], so
     kinds: dict[str, str] = {}  # such as W: weight
     for name, other in zip(names, others, strict=True):
         kind, other_kind = (text.rpartition(".")[2] for text in (name, other))
-        is_same = own[name].shape == state[other].shape or _is_inside(name, heads)
+        is_same = own[name].shape == state[other].shape or is_inside(name, heads)
         if not is_same or kinds.setdefault(other_kind, kind) != kind:
             return state
-    logger.warning("%s: the tensor names differ from the network's; matching them by order", source)
+    logger.warning("%s: the tensor names differ from the network's; matching them by order", description)
     return {name: state[other] for name, other in zip(names, others, strict=True)}
 
 
-def remove_prefix(state: State, network: nn.Module, *, source: str) -> State:
+def remove_prefix(state: State, network: nn.Module, *, description: str) -> State:
     """Remove the common prefix of the network's names (`module.`, `backbone.`, `model.`).
 
     Tensors without the prefix are dropped with a warning.
@@ -167,13 +163,13 @@ def remove_prefix(state: State, network: nn.Module, *, source: str) -> State:
     if not prefix or count < len(own) / 2:
         return state
     outside = [name for name in state if not name.startswith(prefix)]
-    logger.info("%s: removed the prefix %r from the tensor names", source, prefix)
+    logger.info("%s: removed the prefix %r from the tensor names", description, prefix)
     if outside:
-        logger.warning("%s: skipped tensors without the prefix %r: %s", source, prefix, _first_names(outside))
+        logger.warning("%s: skipped tensors without the prefix %r: %s", description, prefix, _format_names(outside))
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
-def load_weights(network: nn.Module, state: State, *, heads: Sequence[str], source: str) -> bool:
+def load_weights(network: nn.Module, state: State, *, heads: Sequence[str], description: str) -> bool:
     """Load `state` into `network`, and return whether that includes the heads.
 
     The heads are skipped if the file has none, or has them for another number of classes. Tensors of parts that the
@@ -181,17 +177,17 @@ def load_weights(network: nn.Module, state: State, *, heads: Sequence[str], sour
 
     Args:
         heads: module paths of the classifiers.
-        source: description of the weights, for messages.
+        description: description of the weights, for messages.
 
     Raises:
         ModelError: tensors are missing, unexpected, of another shape or NaN; the message lists the first of each kind.
     """
     own = network.state_dict()
-    own_head = {name for name in own if _is_inside(name, heads)}
+    own_head = {name for name in own if is_inside(name, heads)}
     skip_head = any(name not in state or state[name].shape != own[name].shape for name in own_head)
     parts = {name.partition(".")[0] for name in own}
     extra = [name for name in state if name.partition(".")[0] not in parts]
-    state = {name: tensor for name, tensor in state.items() if not (skip_head and _is_inside(name, heads))}
+    state = {name: tensor for name, tensor in state.items() if not (skip_head and is_inside(name, heads))}
     expected = own.keys() - (own_head if skip_head else set())
     missing = [name for name in own if name in expected - state.keys() and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in state if name not in expected and (missing or name not in extra)]
@@ -202,16 +198,18 @@ def load_weights(network: nn.Module, state: State, *, heads: Sequence[str], sour
     ]
     problems = {"missing": missing, "unexpected": unexpected, "wrong shape": wrong_shape}
     if any(problems.values()):
-        listed = [f"{problem}: {_first_names(names)}" for problem, names in problems.items() if names]
+        listed = [f"{problem}: {_format_names(names)}" for problem, names in problems.items() if names]
         if not own.keys() & state.keys():
             listed.insert(
                 0, "no tensor name in common: are the weights for another network or library (NAME, timm:NAME)?"
             )
-        raise ModelError(f"{source} does not match this network; {'; '.join(listed)}")
+        raise ModelError(f"{description} does not match this network; {'; '.join(listed)}")
     if broken := [name for name in own if name in state and _has_non_finite_values(state[name])]:
-        raise ModelError(f"{source} is damaged: NaN or infinity in {_first_names(broken)}; download or save it again")
+        raise ModelError(
+            f"{description} is damaged: NaN or infinity in {_format_names(broken)}; download or save it again"
+        )
     if extra:
-        logger.warning("%s: skipped tensors that the network does not have: %s", source, _first_names(extra))
+        logger.warning("%s: skipped tensors that the network does not have: %s", description, _format_names(extra))
     counters = {name for name in expected if name.endswith("num_batches_tracked")} - state.keys()
     state |= {name: torch.zeros((), dtype=torch.long) for name in counters}  # absent in files of torch before 0.4.1
     network.load_state_dict(add_versions(state, network), strict=False, assign=True)
@@ -229,8 +227,10 @@ def add_versions(state: State, network: nn.Module) -> State:
     return versioned
 
 
-def _is_inside(name: str, modules: Sequence[str]) -> bool:
-    return any(name.startswith(f"{path}.") for path in modules)
+def is_inside(name: str, paths: Collection[str]) -> bool:
+    """Return whether a parameter or module is one of `paths` or inside one of them."""
+    parts = name.split(".")
+    return any(".".join(parts[:length]) in paths for length in range(1, len(parts) + 1))
 
 
 def _has_non_finite_values(tensor: Tensor) -> bool:
@@ -238,6 +238,6 @@ def _has_non_finite_values(tensor: Tensor) -> bool:
     return tensor.is_floating_point() and not bool(tensor.sum(dtype=torch.float64).isfinite())
 
 
-def _first_names(names: list[str]) -> str:
+def _format_names(names: list[str]) -> str:
     more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     return f"{', '.join(names[:MAX_LISTED])}{more}"

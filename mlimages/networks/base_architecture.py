@@ -1,0 +1,61 @@
+"""The base class of network architectures."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from mlimages.core import ImageProperty, ModelError, Preprocessing
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture(ABC):
+    """One network architecture.
+
+    Attributes:
+        name: the name that `build_model` accepts.
+    """
+
+    name: str
+
+    @property
+    @abstractmethod
+    def library(self) -> str:
+        """The package that implements the network, with its version, such as `torchvision 0.24.0`."""
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether pretrained weights are published."""
+        return False
+
+    @property
+    def has_local_weights(self) -> bool:
+        """Whether the pretrained weights are available on this machine."""
+        return False
+
+    @abstractmethod
+    def build(self, num_classes: int, image_property: ImageProperty, weights: str) -> nn.Module:
+        """Return a network that fits `weights` (`default`, `none` or a file), on torch's default device.
+
+        Its weights are random; `weights` is not loaded.
+        """
+
+    def load_default_weights(self, image_property: ImageProperty) -> dict[str, Tensor]:
+        """Return the library's pretrained weights.
+
+        Raises:
+            ModelError: there are none, or they cannot be downloaded.
+        """
+        raise ModelError(
+            f"{self.name} has no pretrained weights: train from scratch with --weights none, or pass a file"
+        )
+
+    def convert_weights(self, state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+        """Convert weights to the tensor names of `network`, and resize position embeddings."""
+        return state
+
+    @abstractmethod
+    def preprocessing(self, weights: str) -> Preprocessing:
+        """Return the preprocessing that the weights (`default`, `none` or a file) expect."""
