@@ -7,11 +7,11 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import active_children, connection, get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.process import BaseProcess
 from typing import Protocol, TypeVar
 
@@ -116,19 +116,16 @@ class Processes:
                     _stop_processes([process for process in active_children() if process not in before])
 
 
-def _stop_processes(processes: Iterable[BaseProcess]) -> None:
+def _stop_processes(processes: Collection[BaseProcess]) -> None:
     """Terminate processes, and kill those that still run after `_STOP_WITHIN_S`.
 
     Python drops an exception of a signal handler that runs in a finalizer, and with it the interruption of a task.
     """
-    running = {process.sentinel: process for process in processes}
-    for process in running.values():
+    for process in processes:
         process.terminate()
     deadline = time.monotonic() + _STOP_WITHIN_S
-    while running and (ended := connection.wait(list(running), max(0.0, deadline - time.monotonic()))):
-        for sentinel in ended:
-            del running[sentinel]  # type: ignore[arg-type]  # connection.wait returns what it was given
-    for process in running.values():
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
         process.kill()
 
 
@@ -150,9 +147,7 @@ def _stop_with_parent() -> None:
     if parent := parent_process():
         parent.join()
         deadline = time.monotonic() + _STOP_WITHIN_S
-        while (
-            time.monotonic() < deadline
-        ):  # the first signal interrupts the task, another one the wait for the next task
+        while time.monotonic() < deadline:  # the first signal interrupts the task, another one the wait for the next
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(_STOP_AGAIN_S)
         os._exit(1)

@@ -7,10 +7,10 @@ import math
 import os
 import time
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
@@ -108,24 +108,18 @@ async def gather_async(
         resize=chosen.resize,
         ignore_opt_out=chosen.ignore_opt_out,
     )
-    partition = await _make_partition(links, chosen)
+    shard, shards = chosen.shard or (1, 1)
+    host_parts = await count_host_parts(links, shards) if chosen.shard else {}
+    partition = Partition(shard, shards, host_parts, chosen.per_host)
     with GatherFolder(out, chosen, partition, is_list=getattr(links, "is_list", False)) as gathered:
         async with Fetcher(chosen, partition) as fetcher, Decoders(checks, chosen.decoders) as decoders:
-            worker = _Worker(gathered, fetcher, decoders)
-            stopped = await Run(gathered, worker, chosen, progress or NoProgress(), partition=partition).run(links)
+            run = Run(gathered, fetcher, decoders, chosen, partition=partition, progress=progress or NoProgress())
+            stopped = await run.download(links)
         gathered.finish()
         if stopped:
             raise stopped
         summary = gathered.tally.summary(out, num_fetched=gathered.added, seconds=time.monotonic() - started)
         return replace(summary, waits_s=fetcher.waits_s)
-
-
-async def _make_partition(source: Source, options: GatherOptions) -> Partition:
-    if options.shard is None:
-        return Partition(per_host=options.per_host)
-    number, shards = options.shard
-    host_parts = getattr(source, "host_parts", None)
-    return Partition(number, shards, await host_parts(shards) if host_parts else {}, options.per_host)
 
 
 class Run:
@@ -139,28 +133,30 @@ class Run:
     def __init__(
         self,
         gathered: GatherFolder,
-        worker: _Worker,
+        fetcher: Fetcher,
+        decoders: Decoders,
         options: GatherOptions,
-        progress: Progress,
         *,
-        partition: Partition | None = None,
+        partition: Partition,
+        progress: Progress,
     ) -> None:
         self._gathered = gathered
-        self._worker = worker
+        self._fetcher = fetcher
+        self._decoders = decoders
         self._options = options
+        self._partition = partition
         self._progress = progress
-        self._partition = partition or Partition(per_host=options.per_host)
         self._in_work: Counter[str] = Counter()
         self._working = 0
         self._backlog: dict[str, deque[ImageRef]] = {}
         self._waiting = 0
         self._moved = asyncio.Event()
 
-    async def run(self, source: Source) -> Exception | None:
+    async def download(self, source: Source) -> Exception | None:
         """Download the links of `source` that are still needed; return the error that ended it early, or None."""
         stopped: Exception | None = None
-        self._enough = getattr(source, "enough", lambda label: None)
-        self._note = getattr(source, "finished", lambda row: None)
+        self._on_enough = getattr(source, "enough", lambda label: None)
+        self._on_finished = getattr(source, "finished", lambda row: None)
         max_backlog = getattr(source, "lookahead", AHEAD)
         for label in sorted(self._gathered.tally.classes):
             self._notify_source_if_full(label)
@@ -174,7 +170,7 @@ class Run:
                     async for image_ref in in_turn:
                         await self._accept_link(image_ref, max_backlog)
                     others = await asyncio.to_thread(self._gathered.decide_corrections)
-                    self._progress.advance(-len(others))  # they were counted when they were deferred
+                    self._progress.advance(-len(others))  # they were pluralize when they were deferred
                     for image_ref in others:
                         await self._accept_link(image_ref, max_backlog)
                 except Exception as error:  # links that it yielded before are still finished
@@ -204,7 +200,7 @@ class Run:
 
     @property
     def _is_at_link_limit(self) -> bool:
-        further = min(self._worker.num_waiting, MAX_WAITING) + min(self._worker.num_queued, MAX_QUEUED)
+        further = min(self._fetcher.num_waiting, MAX_WAITING) + min(self._fetcher.num_queued, MAX_QUEUED)
         return self._working >= AHEAD + further
 
     def _start_or_queue(self, image_ref: ImageRef) -> None:
@@ -224,7 +220,7 @@ class Run:
 
     def _may_start_link(self, label: str) -> bool:
         """Whether another link may be started for the class; links that wait for unresponsive hosts do not count."""
-        return self._in_work[label] - self._worker.num_waiting_of_class(label) < self._num_missing(label)
+        return self._in_work[label] - self._fetcher.num_waiting_of_class(label) < self._num_missing(label)
 
     def _start_link(self, image_ref: ImageRef) -> None:
         self._in_work[image_ref.label] += 1
@@ -232,9 +228,9 @@ class Run:
         self._group.create_task(self._finish_link(image_ref))
 
     async def _finish_link(self, image_ref: ImageRef) -> None:
-        row = await self._worker.finish(image_ref, lambda: self._num_missing(image_ref.label) > 0)
+        row = await self._download_and_record(image_ref)
         if row:
-            self._note(row)
+            self._on_finished(row)
         self._in_work[image_ref.label] -= 1
         self._working -= 1
         self._notify_source_if_full(image_ref.label)
@@ -243,16 +239,32 @@ class Run:
         self._moved.set()
         self._progress.advance(1, **self._gathered.tally.progress_counts())
 
+    async def _download_and_record(self, image_ref: ImageRef) -> FetchResult | None:
+        """Download and record one link; return None if its class has enough images by now."""
+        part_path = self._gathered.new_part()
+        download = await (
+            _load_image(image_ref.load, part_path)
+            if image_ref.load
+            else self._fetcher.fetch(
+                image_ref.url, part_path, label=image_ref.label, obeys_site_rules=not image_ref.is_api
+            )
+        )
+        inspection = None if download.reason else await self._decoders.inspect(part_path)
+        if isinstance(inspection, Facts) and not self._num_missing(image_ref.label):
+            part_path.unlink(missing_ok=True)
+            return None
+        return await self._gathered.add(image_ref, download, inspection, part_path)
+
     async def _start_replacements(self) -> None:
         """Start other links of a class instead of those that wait; show the hosts if only waiting links are left."""
         while True:
             await asyncio.sleep(_LOOK_S)
             for label in list(self._backlog):
                 self._start_backlog(label)
-            if hosts := self._worker.blocking_hosts:
+            if hosts := self._fetcher.blocking_hosts:
                 more = f" +{len(hosts) - 1}" if len(hosts) > 1 else ""
                 self._progress.advance(
-                    0, waiting_for=f"{hosts[0][:30]}{more} ({pluralize(self._worker.num_waiting, 'link')})"
+                    0, waiting_for=f"{hosts[0][:30]}{more} ({pluralize(self._fetcher.num_waiting, 'link')})"
                 )
 
     def _start_backlog(self, label: str) -> None:
@@ -267,47 +279,7 @@ class Run:
             self._waiting -= len(backlog)
             if backlog:
                 self._progress.advance(len(backlog))
-            self._enough(label)
-
-
-@dataclass(frozen=True, slots=True)
-class _Worker:
-    """Downloads and records links in this process."""
-
-    gathered: GatherFolder
-    fetcher: Fetcher
-    decoders: Decoders
-
-    @property
-    def num_waiting(self) -> int:
-        return self.fetcher.num_waiting
-
-    @property
-    def num_queued(self) -> int:
-        return self.fetcher.num_queued
-
-    @property
-    def blocking_hosts(self) -> Sequence[str]:
-        return self.fetcher.blocking_hosts
-
-    def num_waiting_of_class(self, label: str) -> int:
-        return self.fetcher.num_waiting_of_class(label)
-
-    async def finish(self, image_ref: ImageRef, is_image_needed: Callable[[], bool]) -> FetchResult | None:
-        """Download and record one link; return None if its class has enough images by now."""
-        part_path = self.gathered.new_part()
-        fetched = await (
-            _load_image(image_ref.load, part_path)
-            if image_ref.load
-            else self.fetcher.fetch(
-                image_ref.url, part_path, label=image_ref.label, obeys_site_rules=not image_ref.is_api
-            )
-        )
-        found = None if fetched.reason else await self.decoders.inspect(part_path)
-        if isinstance(found, Facts) and not is_image_needed():
-            part_path.unlink(missing_ok=True)
-            return None
-        return await self.gathered.add(image_ref, fetched, found, part_path)
+            self._on_enough(label)
 
 
 async def _load_image(load: Callable[[], Awaitable[bytes]], part_path: Path) -> DownloadResult:
@@ -321,6 +293,12 @@ async def _load_image(load: Callable[[], Awaitable[bytes]], part_path: Path) -> 
     spool.write(data)
     spool.finish()
     return DownloadResult(attempts=1)
+
+
+async def count_host_parts(source: Source, shards: int) -> Mapping[str, int]:
+    """Return the number of shards of each host whose links are spread over several of the `shards` shards."""
+    host_parts = getattr(source, "host_parts", None)
+    return await host_parts(shards) if host_parts else {}
 
 
 async def count_source_links(source: Source) -> int | None:
