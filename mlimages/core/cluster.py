@@ -72,14 +72,11 @@ class Cluster:
         except RayTaskError as error:
             raise error.cause from None
         except WorkerCrashedError as error:
-            raise GatherError(f"a worker crashed {MAX_CRASHES} times on the same links: {_last_line(error)}") from error
+            detail = str(error).strip().splitlines()[-1]
+            raise GatherError(f"a worker crashed {MAX_CRASHES} times on the same links: {detail}") from error
         finally:
             for one in running:
                 ray.cancel(one, force=True)
-
-
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1]
 
 
 @contextmanager
@@ -93,7 +90,8 @@ def ray_cluster(address: str | None = None) -> Iterator[Cluster]:
     if is_ours:
         try:
             if address and address != "auto":
-                _require_reachable(address)
+                host, _, port = address.rpartition(":")
+                socket.create_connection((host, int(port)), timeout=10).close()  # Ray would retry for minutes
             with disable_telemetry("RAY_USAGE_STATS_ENABLED", "0"):
                 ray.init(address or "local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, RuntimeError, ValueError, RayError) as error:
@@ -113,10 +111,3 @@ def ray_cluster(address: str | None = None) -> Iterator[Cluster]:
     finally:
         if is_ours:
             ray.shutdown()
-
-
-def _require_reachable(address: str) -> None:
-    """Raise at once if the address is unreachable; Ray would retry for minutes."""
-    host, _, port = address.rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=10):
-        pass

@@ -16,13 +16,13 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from typing import Any, Protocol, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from mlimages.core import (
     FetchResult,
@@ -44,6 +44,9 @@ from mlimages.gathering.store.lock import work_folder
 from mlimages.gathering.store.manifest import manifest_path, parse_row
 from mlimages.gathering.store.tally import Tally
 
+if TYPE_CHECKING:
+    from mlimages.core import Cluster, Processes
+
 SHARDS_PER_WORKER = 4
 """More shards than workers, since shards differ in size: a host is in one, or in few."""
 
@@ -56,25 +59,15 @@ _LAST_RUN_OPTIONS: GatherKeywords = {
 """Options of the run that merges the shards: links that these left unfinished are not retried."""
 
 
-class Tasks(Protocol):
-    """Runs tasks in processes; implemented by `Cluster` and `Processes`."""
-
-    @property
-    def workers(self) -> int: ...
-
-    def run(self, function: Callable[[int], Any], items: Iterable[int]) -> Iterator[list[Any]]:
-        """Yield the results of the tasks finished since the last list, at least once a second; retry crashed tasks."""
-
-
 def gather_on(
-    tasks: Tasks,
+    pool: Cluster | Processes,
     source: AnySource,
     out: str | os.PathLike[str],
     *,
     progress: Progress | None = None,
     **options: Unpack[GatherKeywords],
 ) -> GatherSummary:
-    """Run `gather` in several processes, those of `tasks`; the hosts are divided among the tasks.
+    """Run `gather` in several processes, on this machine or on a Ray cluster; each gathers the links of other hosts.
 
     The output is a folder that every machine can access, or an address. `limit` and `per_host` apply to all processes
     together, `parallel` to each.
@@ -88,9 +81,9 @@ def gather_on(
     started = time.monotonic()
     with GatherFolder(out, chosen) as gathered:
         full = {label for label, count in gathered.tally.classes.items() if count >= (chosen.limit or math.inf)}
-    shards = tasks.workers * SHARDS_PER_WORKER
+    shards = pool.workers * SHARDS_PER_WORKER
     host_parts = run_blocking(count_host_parts(links, shards))
-    at_work = {host: min(number, tasks.workers) for host, number in host_parts.items()}
+    at_work = {host: min(number, pool.workers) for host, number in host_parts.items()}
     own = copy.copy(links)  # the count opens `links`, which the last run then reads: one message about its columns
     folder = out if is_remote(out) else out.absolute()
     with nullcontext() if is_remote(out) else work_folder(folder, secrets.token_hex(8), exclusive=False) as marker:
@@ -98,7 +91,7 @@ def gather_on(
         progress = progress or NoProgress()
         progress.start("gather", run_blocking(count_source_links(links)), "links")
         try:
-            ended = _run_shards(tasks, task, out, shards, progress)
+            ended = _run_shards(pool, task, out, shards, progress)
         finally:
             progress.close()
     options.update(_LAST_RUN_OPTIONS)
@@ -124,14 +117,14 @@ def _require_divisible(source: Source, options: GatherOptions) -> None:
 
 
 def _run_shards(
-    tasks: Tasks, task: Callable[[int], GatherSummary], out: Path, shards: int, progress: Progress
+    pool: Cluster | Processes, task: Callable[[int], GatherSummary], out: Path, shards: int, progress: Progress
 ) -> list[GatherSummary]:
     """Run all shards and return their summaries; the rows that they write to a local folder are the progress."""
     numbers = range(1, shards + 1)
     offsets = {manifest_path(out, (number, shards)): 0 for number in numbers if not is_remote(out)}
     summaries: list[GatherSummary] = []
     tally = Tally()
-    for ended in tasks.run(task, numbers):
+    for ended in pool.run(task, numbers):
         summaries += ended
         rows = list(_read_new_rows(offsets))
         for row in rows:
@@ -183,8 +176,7 @@ def _gather_shard(
             "(s3://...)"
         )
     limit = options.get("limit")
-    own: GatherKeywords = {**options, "shard": (number, shards), "decoders": 1, "keep_deleted": False}
-    if limit is not None:
-        own["limit"] = -(-limit // shards)
+    share = limit and math.ceil(limit / shards)
+    own: GatherKeywords = {**options, "shard": (number, shards), "limit": share, "decoders": 1, "keep_deleted": False}
     with contextlib.redirect_stderr(io.StringIO()):  # the parent process has already printed how a list is read
         return gather(source, out, **own)

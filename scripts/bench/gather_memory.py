@@ -11,14 +11,15 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlimages.core import FetchResult, ImageRef, NoProgress, Reason
 from mlimages.gathering import GatherOptions
 from mlimages.gathering.download.fetch import DownloadResult
 from mlimages.gathering.download.image_facts import Facts
+from mlimages.gathering.partition import ALL
 from mlimages.gathering.run import Run
 from mlimages.gathering.store.gather_folder import GatherFolder
 from mlimages.gathering.store.stored_files import StoredFiles
@@ -34,28 +35,28 @@ class Links:
 
 
 @dataclass
-class MadeUpFetch:
-    """Every second link is dead; of the others each tenth gives the bytes of an earlier one."""
+class MadeUpDownloads:
+    """Fetcher and decoders: every second link is dead; of the others each tenth gives the bytes of an earlier one."""
 
-    gathered: GatherFolder
     num_waiting: int = 0
     num_queued: int = 0
     blocking_hosts: tuple[str, ...] = ()
+    facts: dict[Path, Facts] = field(default_factory=dict)
 
     def num_waiting_of_class(self, label: str) -> int:
         return 0
 
-    async def finish(self, ref: ImageRef, is_image_needed: Callable[[], bool]) -> FetchResult:
-        number = int(ref.url.rpartition("/")[2].partition(".")[0])
-        part = self.gathered.new_part()
+    async def fetch(self, url: str, part: Path, **_: object) -> DownloadResult:
+        number = int(url.rpartition("/")[2].partition(".")[0])
         if number % 2:
-            return await self.gathered.add(
-                ref, DownloadResult(Reason.NOT_FOUND, http_status=404, attempts=1), None, part
-            )
+            return DownloadResult(Reason.NOT_FOUND, http_status=404, attempts=1)
         seed = number // 2 - 1 if number % 20 == 10 else number // 2
         digest = hashlib.sha256(b"%d" % seed).hexdigest()
-        facts = Facts(2048, digest, digest[:16], "JPEG", 500, 375, 1, ".jpg")
-        return await self.gathered.add(ref, DownloadResult(attempts=1), facts, part)
+        self.facts[part] = Facts(2048, digest, digest[:16], "JPEG", 500, 375, 1, ".jpg")
+        return DownloadResult(attempts=1)
+
+    async def inspect(self, part: Path) -> Facts:
+        return self.facts.pop(part)
 
 
 class NoFiles(StoredFiles):
@@ -72,8 +73,9 @@ def main() -> None:
     ):
         gathered._files = NoFiles(Path(folder))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        run = Run(gathered, MadeUpFetch(gathered), options, NoProgress())  # type: ignore[arg-type]
-        if stopped := asyncio.run(run.run(Links(count))):
+        made_up = MadeUpDownloads()
+        run = Run(gathered, made_up, made_up, options, partition=ALL, progress=NoProgress())  # type: ignore[arg-type]
+        if stopped := asyncio.run(run.download(Links(count))):
             raise stopped
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         status = gathered.tally.status

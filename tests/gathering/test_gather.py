@@ -29,9 +29,9 @@ from mlimages.gathering.download.fetch import DownloadResult
 from mlimages.gathering.download.image_facts import Checks, Facts, Rejection
 from mlimages.gathering.download.inspect import inspect_file
 from mlimages.gathering.download.response_head import repair_head
-from mlimages.gathering.links import location_hash, recorded_url
+from mlimages.gathering.links import recorded_url
 from mlimages.gathering.store.gather_folder import GatherFolder
-from mlimages.gathering.store.image_index import are_placeholder_locations
+from mlimages.gathering.store.image_index import PlaceholderCounts
 from tests.gathering.conftest import stored
 from tests.servers import (
     Connection,
@@ -565,7 +565,11 @@ def test_one_image_behind_many_links_is_a_duplicate_and_one_is_kept(site: Site, 
     ],
 )
 def test_a_placeholder_is_many_different_paths_of_one_host(urls: list[str], expected: bool) -> None:
-    assert are_placeholder_locations(map(location_hash, urls)) is expected
+    counts, sha256 = PlaceholderCounts(), "0" * 64
+    for url in urls:
+        counts.add(sha256, url)
+    assert counts.is_placeholder(sha256) is expected
+    assert list(counts.placeholders()) == [sha256] * expected
 
 
 @pytest.mark.usefixtures("layout")

@@ -178,17 +178,18 @@ def test_the_new_manifest_is_closed_if_all_were(tmp_path: Path, torn: int | None
     assert (closing.is_whole, closing.lines) == ((False, 0) if torn is not None else (True, 3))
 
 
-def test_nothing_is_removed_unless_the_new_manifest_is_published(tmp_path: Path) -> None:
+def test_nothing_is_removed_unless_the_new_manifest_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     manifests = write(tmp_path, RUNS, [[OK_1], [OK_2]], "1X 2Y")
-    shown = []
+    files, shown = StoredFiles(tmp_path), []
 
     def publish(path: Path) -> bool:
         shown.append([found.path for found in read_rows([path])])
         return False
 
-    assert not rewrite_manifests(
-        StoredFiles(tmp_path), manifests, tmp_path / "manifest.jsonl", keep_duplicates=False, publish=publish
-    )
+    monkeypatch.setattr(files, "publish_manifest", publish)
+    assert not rewrite_manifests(files, manifests, tmp_path / "manifest.jsonl", keep_duplicates=False)
     assert shown == [["2.jpg"]]
     assert all(path.exists() for path in [*manifests, tmp_path / "1.jpg", tmp_path / "2.jpg"])
 

@@ -213,7 +213,7 @@ class Here:
 
 def test_the_pause_that_a_host_asks_of_a_shard_is_in_the_summary(site: Site, tmp_path: Path) -> None:
     site.fallback = answer(b"", 429, Retry_After="3600")
-    summary = gather_on(Here(), links(tmp_path, site.url("/1.jpg")), tmp_path / "out", **FAST)
+    summary = gather_on(Here(), links(tmp_path, site.url("/1.jpg")), tmp_path / "out", **FAST)  # type: ignore[arg-type]
     assert (summary.open, list(summary.waits_s)) == (1, ["127.0.0.1"])
     assert 3000 < summary.waits_s["127.0.0.1"] <= 3600
 

@@ -67,8 +67,9 @@ class GatherFolder:
         self._tables.require_writable()
         with ExitStack() as stack:
             opened = open_storage(self.out, self._options, stack)
-            self._folder, self._manifest, self._parts = opened.folder, opened.manifest, opened.parts
-            self._files, self._objects, self._writer = opened.files, opened.objects, opened.writer
+            self._manifest, self._parts = opened.manifest, opened.parts
+            self._files, self._writer, self._folder = opened.files, opened.writer, opened.manifest.parent
+            self._objects = self._files if isinstance(self._files, StoredObjects) else None
             stack.callback(lambda: self._writer.close())
             stack.callback(self._close_image_index)
             self._read_manifests()
@@ -88,17 +89,14 @@ class GatherFolder:
     def _read_manifests(self) -> None:
         """Read the manifests; retry if remote images are missing, since another run may just have merged them."""
         self._read_done_links(retry_unfinished=True)
-        while self._is_touched and self._objects:
-            is_changed = self._objects.refresh()
+        while self._is_touched and self._objects and self._objects.refresh():
             self._read_done_links(retry_unfinished=True)
-            if not is_changed:
-                break
 
     def _record_moved_and_deleted(self) -> None:
         """Record in the manifest which images were deleted or moved since the last run."""
-        options, paths = self._options, find_manifests(self._folder)
+        keep, restore = self._options.keep_deleted, self._options.restore_deleted
+        paths = find_manifests(self._folder)
         was_closed = all(read_footer(path).is_whole for path in paths)
-        keep, restore = options.keep_deleted, options.restore_deleted
         rows = corrected_rows(self._files, paths, keep_deleted=keep, restore_deleted=restore)
         for row in list(rows):  # read the whole manifest before appending to it
             self._writer.append(row)
@@ -107,14 +105,12 @@ class GatherFolder:
 
     def _close_manifest(self) -> None:
         """End the manifest with a closing row; images that are missing afterwards were deleted by the user."""
-        keeps = self._options.keep_duplicates
-        if self._objects:
-            self._writer.append_closing_row(keep_duplicates=keeps)
-            return
-        closing = read_footer(self._manifest)
-        if not closing.is_whole:
+        if not self._objects:
+            closing = read_footer(self._manifest)
+            if closing.is_whole:
+                return
             self._files.sync(row.path for row in read_rows_after(self._manifest, closing.lines) if row.path)
-            self._writer.append_closing_row(keep_duplicates=keeps or closing.keeps_duplicates)
+        self._writer.append_closing_row(keep_duplicates=self._options.keep_duplicates)
 
     def claim(self, image_ref: ImageRef) -> bool:
         """Start work on a link; return False if it was finished or started before."""
@@ -213,10 +209,14 @@ class GatherFolder:
     def _merge_manifests(self) -> bool:
         paths = self._manifest_paths()
         keeps = self._options.keep_duplicates or any(read_footer(path).keeps_duplicates for path in paths)
-        steps: dict[str, Any] = {"merged_manifests": find_merged_manifests(self._folder), "limit": self._options.limit}
-        if objects := self._objects:
-            steps |= {"publish": objects.replace_merged_manifest, "discard": objects.discard}
-        is_merged = rewrite_manifests(self._files, paths, self._manifest, keep_duplicates=keeps, **steps)
+        is_merged = rewrite_manifests(
+            self._files,
+            paths,
+            self._manifest,
+            keep_duplicates=keeps,
+            limit=self._options.limit,
+            merged_manifests=find_merged_manifests(self._folder),
+        )
         if is_merged and len(paths) > 1:
             warn_about_unknown_images(self._files, self._manifest, self.out)
         return is_merged

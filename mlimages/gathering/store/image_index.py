@@ -6,8 +6,7 @@ SQLite stores the tables in a temporary file and keeps at most 16 MB of them in 
 from __future__ import annotations
 
 import sqlite3
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from mlimages.core import FetchResult, Reason
@@ -15,9 +14,6 @@ from mlimages.gathering.links import location_hash
 
 PLACEHOLDER_PATHS = 5
 """Minimum number of paths of a host with the same bytes at which these count as its placeholder for removed images."""
-
-_MAX_LOCATIONS = 256
-"""Maximum number of stored locations of links with the same bytes; merging the manifests counts all."""
 
 _BANDS = ((0, 22), (22, 21), (43, 21))
 """Offset and width of three bands of 64 bits: two hashes at most two bits apart agree in one of them."""
@@ -30,8 +26,7 @@ _TABLES = """
 PRAGMA journal_mode = OFF;
 PRAGMA cache_size = -16000;
 BEGIN;
-CREATE TABLE copies (sha256 BLOB PRIMARY KEY, locations BLOB, count INT, kept INT, path TEXT, label TEXT,
-    is_placeholder INT)
+CREATE TABLE copies (sha256 BLOB PRIMARY KEY, count INT, kept INT, path TEXT, label TEXT, is_placeholder INT)
     WITHOUT ROWID;
 CREATE TABLE firsts (sha256 BLOB PRIMARY KEY, manifest INT, path TEXT) WITHOUT ROWID;
 CREATE TABLE images (dhash INT, path TEXT, band0 INT, band1 INT, band2 INT);
@@ -52,48 +47,26 @@ def open_temporary_tables(sql: str) -> sqlite3.Connection:
     return tables
 
 
-def are_placeholder_locations(locations: Iterable[int]) -> bool:
-    """Whether the links at these locations, which have the same bytes, return a placeholder image of their host: at
-    least PLACEHOLDER_PATHS different paths are on one host. Otherwise they are duplicates."""
-    hosts = Counter(location >> 32 for location in set(locations))
-    return max(hosts.values(), default=0) >= PLACEHOLDER_PATHS
-
-
 @dataclass(frozen=True, slots=True)
 class Copies:
     """All links whose images have the same bytes.
 
     Attributes:
-        locations: hashes of the hosts and paths of the links. count: number of links.
-        kept: number of copies of the image in the folder. path, label: path and label of the copy that was added last.
+        count: number of links. kept: number of copies of the image in the folder.
+        path, label: path and label of the copy that was added last.
         is_placeholder: whether the image is known as a placeholder of a host.
     """
 
-    locations: tuple[int, ...] = ()
     count: int = 0
     kept: int = 0
     path: str | None = None
     label: str = ""
     is_placeholder: bool = False
 
-    def is_placeholder_with(self, url: str) -> bool:
-        """Return whether the image is a host's placeholder if `url` also returns it; copies kept on purpose are not
-        placeholders."""
-        if self.is_placeholder or self.kept > 1 or len(self.locations) < PLACEHOLDER_PATHS - 1:
-            return self.is_placeholder
-        return are_placeholder_locations((*self.locations, location_hash(url)))
-
     def with_row(self, row: FetchResult) -> Copies:
         """Return a `Copies` to which the link of `row` is added."""
-        locations, location = self.locations, location_hash(row.url)
-        if len(locations) < _MAX_LOCATIONS and location not in locations:
-            locations = (*locations, location)
-        copies = replace(
-            self,
-            locations=locations,
-            count=self.count + 1,
-            is_placeholder=self.is_placeholder or row.reason is Reason.PLACEHOLDER,
-        )
+        is_placeholder = self.is_placeholder or row.reason is Reason.PLACEHOLDER
+        copies = replace(self, count=self.count + 1, is_placeholder=is_placeholder)
         if row.status != "ok" or not row.path:
             return copies
         if row.removed:  # later links with these bytes are still duplicates
@@ -106,12 +79,14 @@ class ImageIndex:
 
     def __init__(self) -> None:
         self._tables = open_temporary_tables(_TABLES)
+        self._paths_of_hosts = PlaceholderCounts()
         self._latest = "", Copies()
         self._placeholder_targets: set[str] = set()
 
     def close(self) -> None:
         """Remove the tables."""
         self._tables.close()
+        self._paths_of_hosts.close()
 
     def find_copies(self, sha256: str) -> Copies:
         """Return the links whose images have this SHA-256."""
@@ -120,28 +95,15 @@ class ImageIndex:
         return self._latest[1]
 
     def _read_copies(self, sha256: str) -> Copies:
-        query = "SELECT locations, count, kept, path, label, is_placeholder FROM copies WHERE sha256 = ?"
+        query = "SELECT count, kept, path, label, is_placeholder FROM copies WHERE sha256 = ?"
         row = self._tables.execute(query, (bytes.fromhex(sha256),)).fetchone()
-        if not row:
-            return Copies()
-        locations = tuple(int.from_bytes(row[0][at : at + 8], "big") for at in range(0, len(row[0]), 8))
-        _, count, kept, path, label, is_placeholder = row
-        return Copies(locations, count, kept, path, label, bool(is_placeholder))
+        return Copies(*row) if row else Copies()
 
     def store_copies(self, sha256: str, copies: Copies) -> None:
         """Store the links whose images have this SHA-256."""
         self._latest = sha256, copies
-        locations = b"".join(location.to_bytes(8, "big") for location in copies.locations)
-        row = (
-            bytes.fromhex(sha256),
-            locations,
-            copies.count,
-            copies.kept,
-            copies.path,
-            copies.label,
-            copies.is_placeholder,
-        )
-        self._tables.execute("INSERT OR REPLACE INTO copies VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        row = (copies.count, copies.kept, copies.path, copies.label, copies.is_placeholder)
+        self._tables.execute("INSERT OR REPLACE INTO copies VALUES (?, ?, ?, ?, ?, ?)", (bytes.fromhex(sha256), *row))
 
     def add(self, row: FetchResult) -> None:
         """Add the image of a manifest row; failed links are ignored."""
@@ -149,9 +111,19 @@ class ImageIndex:
             return
         if row.reason is Reason.PLACEHOLDER and row.final_url and row.final_url != row.url:
             self._placeholder_targets.add(row.final_url)
+        self._paths_of_hosts.add(row.sha256, row.url)
         self.store_copies(row.sha256, self.find_copies(row.sha256).with_row(row))
         if row.status == "ok" and row.path and row.dhash and not row.removed:
             self.add_image(row.dhash, row.path)
+
+    def is_placeholder_with(self, sha256: str, url: str) -> bool:
+        """Return whether an image is a host's placeholder if `url` also returns it; copies kept on purpose are not
+        placeholders."""
+        copies = self.find_copies(sha256)
+        if copies.is_placeholder or copies.kept > 1 or copies.count < PLACEHOLDER_PATHS - 1:
+            return copies.is_placeholder
+        self._paths_of_hosts.add(sha256, url)
+        return self._paths_of_hosts.is_placeholder(sha256)
 
     def is_placeholder_target(self, url: str | None) -> bool:
         """Return whether this URL is known as the target of a redirect to a placeholder."""
@@ -196,6 +168,11 @@ class PlaceholderCounts:
         location = location_hash(url)
         row = (bytes.fromhex(sha256), location >> 32, location & (2**32 - 1))
         self._tables.execute("INSERT OR IGNORE INTO locations VALUES (?, ?, ?)", row)
+
+    def is_placeholder(self, sha256: str) -> bool:
+        """Return whether at least PLACEHOLDER_PATHS different paths of one host have the image with this SHA-256."""
+        query = "SELECT 1 FROM locations WHERE sha256 = ? GROUP BY host HAVING count(*) >= ?"
+        return self._tables.execute(query, (bytes.fromhex(sha256), PLACEHOLDER_PATHS)).fetchone() is not None
 
     def placeholders(self) -> Iterator[str]:
         """Yield the SHA-256 of each placeholder image: one that a host serves for many links."""

@@ -9,7 +9,7 @@ import os
 import re
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
 from operator import attrgetter
@@ -36,11 +36,6 @@ def manifest_path(folder: Path, shard: tuple[int, int] | None) -> Path:
 def has_manifest_name(name: str) -> bool:
     """Whether a file of this name may be a manifest of mlimages: of a run, a shard or an earlier version."""
     return _OUR_NAMES.fullmatch(name) is not None
-
-
-def is_shard_manifest(path: Path) -> bool:
-    """Whether this is the manifest of a shard."""
-    return "-of-" in path.name
 
 
 def find_manifests(folder: Path) -> list[Path]:
@@ -222,20 +217,15 @@ def read_rows_after(path: Path, lines: int) -> Iterator[FetchResult]:
         yield from filter(None, map(parse_row, islice(file, lines, None)))
 
 
-def dump_closing_row(*, keep_duplicates: bool) -> bytes:
-    """Return the line of the closing row of a run."""
-    return _dump_row_without_link(keep_duplicates=keep_duplicates)
+def dump_closing_row(*, keep_duplicates: bool, merged: Sequence[str] = ()) -> bytes:
+    """Return the line of the closing row of a run.
 
-
-def dump_merged_names(names: Iterable[str]) -> bytes:
-    """Return the first line of a manifest that holds the rows of the manifests of these names."""
-    return _dump_row_without_link(keep_duplicates=False, merged=sorted(names))
-
-
-def _dump_row_without_link(**values: object) -> bytes:
+    Args:
+        merged: names of manifests whose rows are in the manifest that begins with this line.
+    """
     nothing = dict.fromkeys(_FIELDS)  # so that a table of the lines has every column
-    line = {"v": VERSION, **nothing, "url": "", "label": "", "status": "closed", **values}
-    return _encode(line).encode() + b"\n"
+    values = {"v": VERSION, **nothing, "url": "", "label": "", "status": "closed", "keep_duplicates": keep_duplicates}
+    return _encode(values | ({"merged": sorted(merged)} if merged else {})).encode() + b"\n"
 
 
 class KeySet:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -15,9 +15,7 @@ from mlimages.gathering.store.image_index import ImageIndex, PlaceholderCounts, 
 from mlimages.gathering.store.manifest import (
     KeySet,
     dump_closing_row,
-    dump_merged_names,
     dump_row,
-    is_shard_manifest,
     read_footer,
     read_rows,
 )
@@ -38,8 +36,6 @@ def rewrite_manifests(
     keep_duplicates: bool,
     limit: int | None = None,
     merged_manifests: Sequence[Path] = (),
-    publish: Callable[[Path], bool] | None = None,
-    discard: Callable[[Path], None] = Path.unlink,
 ) -> bool:
     """Rewrite `manifests` as the single file `target`, and remove replaced images.
 
@@ -51,9 +47,9 @@ def rewrite_manifests(
         limit: maximum number of images per class: images of shards beyond it are removed, and their links can be
             retried.
         merged_manifests: manifests whose rows are in `target` already; they and their replaced images are removed.
-        publish: called with the new manifest before anything is removed; if it returns False, nothing is removed. The
-            new manifest then begins with the names of the merged ones: runs that read it meanwhile ignore them.
-        discard: removes a manifest whose rows are in the new one.
+
+    Returns:
+        False if another run has merged the manifests of a remote folder meanwhile: nothing was removed.
     """
     is_closed = all(read_footer(path).is_whole for path in manifests)
     current_rows = CurrentRows(files, manifests)
@@ -64,8 +60,8 @@ def rewrite_manifests(
             replaced.add(row.path, row.sha256)
     done = [*merged_manifests, *(manifest for manifest in manifests if manifest != target)]
     with atomic_write(target) as part, part.open("wb") as out:
-        if publish and done:
-            out.write(dump_merged_names(path.name for path in done))
+        if files.is_shared and done:  # runs that read the new manifest before the others are removed ignore these
+            out.write(dump_closing_row(keep_duplicates=False, merged=[path.name for path in done]))
         for row in _merge_rows(
             files, current_rows, placeholders, replaced, keep_duplicates=keep_duplicates, limit=limit
         ):
@@ -74,12 +70,12 @@ def rewrite_manifests(
             out.write(dump_closing_row(keep_duplicates=keep_duplicates))
         out.flush()
         os.fsync(out.fileno())
-    if publish and not publish(target):
+    if not files.publish_manifest(target):
         return False
     for path, sha256 in replaced.unlisted_in(target):
         files.remove(path, sha256)
     for manifest in done:
-        discard(manifest)
+        files.remove_manifest(manifest)
     return True
 
 
@@ -163,7 +159,7 @@ class CurrentRows:
             for row in read_rows([manifest]):
                 chosen = self._chosen.get(row_key(row.label, row.url), at)
                 if chosen == at:
-                    yield number, row, is_shard_manifest(manifest)
+                    yield number, row, "-of-" in manifest.name
                 elif replaced_images and row.status == "ok" and row.path and row.sha256:
                     replaced_images.add(row.path, row.sha256)
                 at += 1

@@ -66,15 +66,14 @@ def corrected_rows(
     deleted = {path for path, image in missing.items() if image.is_closed and path not in moved and not restore_deleted}
     if not keep_deleted:
         check_missing_count(Counter(map(_folder_of, deleted)), totals)
-    for at, row in enumerate(read_rows(manifests) if moved or deleted or returned else ()):
-        if row.status != "ok" or not row.path or not current.is_current(at, row):
+    for row in current.rows() if moved or deleted or returned else ():
+        if row.status != "ok" or not row.path:
             continue
-        if row.removed:
-            if row.path in returned:
-                yield replace(row, removed=None)
-        elif row.path in moved:
+        if row.removed and row.path in returned:
+            yield replace(row, removed=None)
+        elif not row.removed and row.path in moved:
             yield replace(row, path=moved[row.path])
-        elif row.path in deleted:
+        elif not row.removed and row.path in deleted:
             yield replace(row, removed="user")
 
 

@@ -21,19 +21,15 @@ class Storage:
     """Files and folders that a run reads and writes.
 
     Attributes:
-        folder: the local folder of the manifests.
-        manifest: the manifest that this run writes.
+        manifest: the manifest that this run writes, in the local folder of all manifests.
         parts: the local folder of unfinished images.
         files: the stored images.
-        objects: `files` if they are remote.
         writer: appends rows to the manifest.
     """
 
-    folder: Path
     manifest: Path
     parts: Path
     files: ImageStorage
-    objects: StoredObjects | None
     writer: ManifestWriter | ManifestParts
 
 
@@ -49,18 +45,15 @@ def open_storage(out: Path, options: GatherOptions, exit_stack: ExitStack) -> St
 
 def _open_local(out: Path, options: GatherOptions, exit_stack: ExitStack) -> Storage:
     manifest = manifest_path(out, options.shard)
-    files = StoredFiles(out) if options.layout == "folders" else _open_shards(manifest, exit_stack)
+    files: ImageStorage = StoredFiles(out)
+    if options.layout == "tar":
+        files = StoredShards(out, manifest.stem.replace("manifest", "images"))
+        exit_stack.callback(files.close)
     try:
         parts = exit_stack.enter_context(work_folder(out, manifest.stem, exclusive=not options.shard))
     except OSError as error:
         raise GatherError(f"{out} cannot be written: {error.strerror}") from error
-    return Storage(out, manifest, parts, files, None, ManifestWriter(manifest))
-
-
-def _open_shards(manifest: Path, exit_stack: ExitStack) -> StoredShards:
-    files = StoredShards(manifest.parent, manifest.stem.replace("manifest", "images"))
-    exit_stack.callback(files.close)
-    return files
+    return Storage(manifest, parts, files, ManifestWriter(manifest))
 
 
 def _open_remote(out: Path, options: GatherOptions, exit_stack: ExitStack) -> Storage:
@@ -74,4 +67,4 @@ def _open_remote(out: Path, options: GatherOptions, exit_stack: ExitStack) -> St
     parts = folder / "parts"
     parts.mkdir()
     writer = ManifestParts(manifest, objects.upload_manifest, keep_duplicates=options.keep_duplicates)
-    return Storage(folder, manifest, parts, objects, objects, writer)
+    return Storage(manifest, parts, objects, writer)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from mlimages.core import FetchResult, GatherError
 
@@ -24,7 +24,13 @@ _STORED_AFTER_S = 0.5
 
 
 class ImageStorage(Protocol):
-    """Storage for gathered images, keyed by relative path: local files or remote objects."""
+    """Storage for gathered images, keyed by relative path: local files or remote objects.
+
+    Attributes:
+        is_shared: several runs may write to it at the same time.
+    """
+
+    is_shared: ClassVar[bool] = False
 
     async def place(self, part_path: Path, row: FetchResult) -> str | None:
         """Store a finished file as `row.path`; return the path where it is, or None if `row.path` is taken.
@@ -36,17 +42,20 @@ class ImageStorage(Protocol):
     def size(self, path: str) -> int | None:
         """Return the size in bytes of the file at `path`; None if there is none."""
 
-    def is_edited(self, row: FetchResult, size: int) -> bool:
-        """Whether the image of a row, now of this size in bytes, was edited since it was stored."""
-
-    def is_unchanged(self, path: str, sha256: str) -> bool:
-        """Whether the file at `path` has this SHA-256; False if it is missing, or only below a symbolic link."""
-
     def sha256(self, path: str) -> str | None:
         """Return the SHA-256 of the file at `path`; None if there is none, or only below a symbolic link."""
 
+    def is_unchanged(self, path: str, sha256: str) -> bool:
+        """Whether the file at `path` has this SHA-256; False if it is missing, or only below a symbolic link."""
+        return self.sha256(path) == sha256
+
+    def is_edited(self, row: FetchResult, size: int) -> bool:
+        """Whether the image of a row, now of this size in bytes, was edited since it was stored."""
+        return size != row.bytes
+
     def remove_empty(self, path: str) -> None:
-        """Remove a file without bytes, as a power failure leaves it."""
+        """Remove a file without bytes, as a power failure leaves it; shards and remote folders have none."""
+        return
 
     def remove(self, path: str, sha256: str) -> None:
         """Remove the file at `path` if it is unchanged."""
@@ -55,13 +64,22 @@ class ImageStorage(Protocol):
         """Move the file at `path` to the quarantine if it is unchanged; return its new path if moved."""
 
     def sync(self, paths: Iterable[str]) -> None:
-        """Wait until the files at `paths` and their directory entries are on disk."""
+        """Wait until the files at `paths` and their directory entries are on disk; remote files always are."""
+        return
 
     def walk(self) -> Iterator[str]:
         """Yield the paths of all files except those in hidden folders."""
 
+    def publish_manifest(self, path: Path) -> bool:
+        """Store `manifest.jsonl` for all runs; return False if another run has changed it since it was read."""
+        return True
 
-class StoredFiles:
+    def remove_manifest(self, path: Path) -> None:
+        """Remove a manifest whose rows are in `manifest.jsonl`."""
+        path.unlink()
+
+
+class StoredFiles(ImageStorage):
     """The files of a gathered folder on a local disk."""
 
     def __init__(self, folder: Path) -> None:
@@ -92,10 +110,6 @@ class StoredFiles:
             return True
         is_newer = os.stat(f"{self._folder}/{row.path}").st_mtime > _storage_time(row)  # noqa: PTH116  # as in `size`
         return is_newer and self.sha256(row.path or "") not in (None, row.sha256)
-
-    def is_unchanged(self, path: str, sha256: str) -> bool:
-        data = self._read(path)
-        return data is not None and hashlib.sha256(data).hexdigest() == sha256
 
     def sha256(self, path: str) -> str | None:
         data = self._read(path)

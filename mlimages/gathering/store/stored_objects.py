@@ -14,7 +14,7 @@ import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from fnmatch import fnmatch
@@ -25,7 +25,7 @@ from mlimages.core import FetchResult, GatherError
 from mlimages.gathering.store.attribution import STEM
 from mlimages.gathering.store.image_index import open_temporary_tables
 from mlimages.gathering.store.manifest import NAME, ManifestWriter, has_manifest_name, is_manifest
-from mlimages.gathering.store.stored_files import quarantine_path
+from mlimages.gathering.store.stored_files import ImageStorage, quarantine_path
 
 ROWS_IN_PART = 10_000
 """Number of rows per part of a remote manifest; a killed run loses at most this many rows, but no images."""
@@ -42,13 +42,15 @@ _PAUSE_S = 0.2
 _T = TypeVar("_T")
 
 
-class StoredObjects:
-    """The objects of a remote folder, as `ImageStorage`, and its manifests with local copies.
+class StoredObjects(ImageStorage):
+    """The objects of a remote folder, and its manifests with local copies.
 
     Args:
         address: the remote folder, as returned by `as_path`.
         folder: local folder for the copies of the manifests.
     """
+
+    is_shared = True
 
     def __init__(self, address: Path, folder: Path) -> None:
         self._address = address
@@ -78,20 +80,11 @@ class StoredObjects:
         row = self._sizes.execute("SELECT size FROM objects WHERE path = ?", (path,)).fetchone()
         return row[0] if row else None
 
-    def is_edited(self, row: FetchResult, size: int) -> bool:
-        return size != row.bytes
-
-    def is_unchanged(self, path: str, sha256: str) -> bool:
-        return self.sha256(path) == sha256
-
     def sha256(self, path: str) -> str | None:
         try:
             return hashlib.sha256(self._retry("read", path, lambda at: self._fs.cat_file(at))).hexdigest()
         except FileNotFoundError:
             return None
-
-    def remove_empty(self, path: str) -> None:
-        """Do nothing: an object is complete or absent."""
 
     def remove(self, path: str, sha256: str) -> None:
         if self.is_unchanged(path, sha256):
@@ -104,9 +97,6 @@ class StoredObjects:
             self._record_sizes({aside: self.size(path) or 0})
             self._remove(path)
         return aside if self.size(aside) is not None else None
-
-    def sync(self, paths: Iterable[str]) -> None:
-        """Do nothing: stored objects are durable."""
 
     def walk(self) -> Iterator[str]:
         query = "SELECT path FROM objects WHERE path NOT LIKE '.%' AND path NOT LIKE '%/.%' ORDER BY path"
@@ -141,8 +131,7 @@ class StoredObjects:
             )
         self._manifests[path.name] = None
 
-    def replace_merged_manifest(self, path: Path) -> bool:
-        """Store `manifest.jsonl` if it has not changed since it was read; return False if it has."""
+    def publish_manifest(self, path: Path) -> bool:
         if NAME not in self._manifests:
             return self._create(path, NAME)
         etag = (self._manifests[NAME] or {}).get("ETag")
@@ -157,11 +146,10 @@ class StoredObjects:
         """Store a file about the whole folder, such as ATTRIBUTION.md."""
         self._retry("written", path.name, lambda at: self._fs.put_file(str(path), at))
 
-    def discard(self, manifest: Path) -> None:
-        """Remove a manifest whose rows are in `manifest.jsonl`, and its local copy."""
-        self._remove(manifest.name)
-        self._manifests.pop(manifest.name, None)
-        manifest.unlink()
+    def remove_manifest(self, path: Path) -> None:
+        self._remove(path.name)
+        self._manifests.pop(path.name, None)
+        path.unlink()
 
     def _download(self, name: str, *, size: int) -> None:
         """Download an object of this size.

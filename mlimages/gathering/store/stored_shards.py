@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from mlimages.core import FetchResult, GatherError, Member, find_member, is_truncated, iter_members
-from mlimages.gathering.store.stored_files import sync_path
+from mlimages.gathering.store.stored_files import ImageStorage, sync_path
 
 SUFFIX = ".jpg"
 MAX_BYTES = 10**9
@@ -54,8 +54,8 @@ def shard_key(stem: str) -> str:
     return folder + slash + name.replace(".", "_")
 
 
-class StoredShards:
-    """The shards of a gathered folder, as `ImageStorage`.
+class StoredShards(ImageStorage):
+    """The shards of a gathered folder.
 
     Args:
         stem: beginning of the names of the shards that this run writes.
@@ -95,18 +95,9 @@ class StoredShards:
         self._listed.add(path.partition("/")[0])
         return member.size if (member := self._find_member(path)) else None
 
-    def is_edited(self, row: FetchResult, size: int) -> bool:
-        return size != row.bytes
-
-    def is_unchanged(self, path: str, sha256: str) -> bool:
-        return self.sha256(path) == sha256
-
     def sha256(self, path: str) -> str | None:
         member = self._find_member(path)
         return hashlib.sha256(member.read()).hexdigest() if member else None
-
-    def remove_empty(self, path: str) -> None:
-        """Do nothing: a member is complete or absent."""
 
     def remove(self, path: str, sha256: str) -> None:
         """Do nothing: the manifest no longer lists the image."""
