@@ -15,7 +15,7 @@ from mlimages.gathering.store.gather_folder import GatherFolder
 from mlimages.gathering.store.manifest import dump_closing_row, dump_row
 from mlimages.gathering.store.tally import Tally
 from tests.conftest import RunCli
-from tests.servers import Site, answer, photo, serve
+from tests.servers import Site, answer, photo
 
 Links = list[tuple[str, str]]
 
@@ -241,10 +241,9 @@ def test_a_run_killed_at_any_write_moves_each_image_once_at_the_next(
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
-    with serve() as running:
-        running.routes = {f"/{name}.jpg": answer(photo(n)) for n, name in enumerate("abcde")}
-        yield running
+def site(site: Site) -> Site:
+    site.routes = {f"/{name}.jpg": answer(photo(n)) for n, name in enumerate("abcde")}
+    return site
 
 
 def test_the_same_command_moves_what_the_list_corrects_and_says_so(site: Site, tmp_path: Path, run_cli: RunCli) -> None:

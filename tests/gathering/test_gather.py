@@ -14,14 +14,13 @@ import ssl
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image, ImageChops, ImageDraw, ImageStat
 
-from mlimages import UrlList, gather
-from mlimages.core import FetchResult, GatherError, GatherSummary, ImageRef, InputError, NoProgress, Reason
+from mlimages.core import FetchResult, GatherError, ImageRef, InputError, NoProgress, Reason
 from mlimages.gathering import GatherOptions, read_manifest
 from mlimages.gathering.download import address_guard
 from mlimages.gathering.download.body_file import StallDetector
@@ -32,7 +31,7 @@ from mlimages.gathering.download.response_head import repair_head
 from mlimages.gathering.links import recorded_url
 from mlimages.gathering.store.gather_folder import GatherFolder
 from mlimages.gathering.store.image_index import PlaceholderCounts
-from tests.gathering.conftest import stored
+from tests.gathering.conftest import links, run, stored
 from tests.servers import (
     Connection,
     Reply,
@@ -53,20 +52,6 @@ from tests.servers import (
     urls_in,
 )  # fmt: skip
 
-FAST = {"allow_private": True, "timeout_s": 60.0, "retries": 0, "max_wait_s": 0.0, "decoders": 1}
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with serve() as running:
-        yield running
-
-
-def links(tmp_path: Path, *lines: str, name: str = "cats.txt") -> UrlList:
-    path = tmp_path / name
-    path.write_text("".join(f"{line}\n" for line in lines))
-    return UrlList(path)
-
 
 def rows(out: Path) -> dict[str, FetchResult]:
     found = list(read_manifest(out))
@@ -85,10 +70,6 @@ def unclosed(out: Path) -> None:
     *lines, closing = (out / "manifest.jsonl").read_bytes().splitlines(keepends=True)
     assert json.loads(closing)["status"] == "closed"
     (out / "manifest.jsonl").write_bytes(b"".join(lines))
-
-
-def run(source: object, out: Path, **options: object) -> GatherSummary:
-    return gather(source, out, **{**FAST, **options})  # type: ignore[arg-type]
 
 
 PHOTO = photo(1)
@@ -346,18 +327,14 @@ def test_passing_failures_are_asked_for_again_and_lasting_ones_are_not(site: Sit
     assert [found[url].attempts for url in urls] == [3, 2, 3, 1]
 
 
-def test_a_host_that_asks_for_more_patience_than_there_is_ends_the_wait(site: Site, tmp_path: Path) -> None:
-    site.fallback = answer(b"", 429, Retry_After="9999")
-    summary = run(links(tmp_path, *(site.url(f"/{n}") for n in range(30))), tmp_path / "out", retries=2, per_host=2)
-    assert summary.reasons == {"host-down": 28, "throttled": 2}
-    assert len(site.requests) == 2
-
-
-def test_a_thousand_links_on_a_host_that_never_answers_cost_a_few_requests(site: Site, tmp_path: Path) -> None:
+def test_a_thousand_links_on_a_host_that_never_answers_cost_a_few_requests_and_half_a_minute(
+    site: Site, tmp_path: Path
+) -> None:
     site.fallback = silence()
     source = links(tmp_path, *(site.url(f"/{n}.jpg") for n in range(1000)))
-    summary = run(source, tmp_path / "out", retries=2, timeout_s=3.0)
-    assert len(site.requests) <= summary.reasons["timeout"] <= 16  # fewer, had this process halted before it asked
+    summary = run(source, tmp_path / "out", retries=2, timeout_s=1.0, max_wait_s=120.0)
+    assert summary.seconds < 45
+    assert len(site.requests) <= summary.reasons["timeout"] < 30  # fewer, had this process halted before it asked
     assert summary.reasons["host-down"] == 1000 - summary.reasons["timeout"]
     site.fallback = answer(photo(1))
     again = run(links(tmp_path, site.url("/7.jpg"), site.url("/999.jpg")), tmp_path / "out")
@@ -393,29 +370,6 @@ def test_a_redirect_leads_to_no_private_address_whether_written_or_looked_up(
     found = rows(tmp_path / "out")
     assert [found[site.url(path)].reason for path in paths] == [None] + [Reason.PRIVATE_ADDRESS] * 5
     assert site.asked("/good") == 1
-
-
-@pytest.mark.parametrize("literal", ["10.1.2.3", "169.254.169.254", "100.64.0.1", "224.0.0.1", "fe80::1%eth0",
-    "fc00::1", "64:ff9b::7f00:1", "2002:7f00:1::", "::127.0.0.1", "2001:db8::1", "fec0::1", "64:ff9b:1::1",
-    "64:ff9b:1::808:808", "::ffff:0:10.0.0.1", "::ffff:0:127.0.0.1", "3fff::1", "5f00::1", "192.0.2.1"])  # fmt: skip
-def test_addresses_that_are_not_global_are_known(literal: str) -> None:
-    assert not address_guard.is_public(literal)
-
-
-@pytest.mark.parametrize("literal", ["93.184.216.34", "2606:4700::1111", "64:ff9b::5db8:d822"])
-def test_global_addresses_are_known(literal: str) -> None:
-    assert address_guard.is_public(literal)
-
-
-@pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f.1", "017700000001", "localhost.", "LOCALHOST",
-    "a.localhost.", "169.254.169.254.", "[::1]", "::ffff:0:7f00:1"])  # fmt: skip
-def test_private_hosts_are_known_in_every_spelling_before_a_proxy(host: str) -> None:
-    assert address_guard.is_private_literal(host)
-
-
-@pytest.mark.parametrize("host", ["example.org", "93.184.216.34", "1.1", "mylocalhost", "2606:4700::1111"])
-def test_other_hosts_are_left_to_the_proxy(host: str) -> None:
-    assert not address_guard.is_private_literal(host)
 
 
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "NO_PROXY"])
@@ -690,14 +644,22 @@ def test_a_jpeg_made_smaller_looks_as_if_resized_in_rgb(size: tuple[int, int], t
     assert ImageStat.Stat(brightness_apart).mean[0] < 2.5
 
 
-def test_two_runs_into_one_folder_at_once_are_refused(site: Site, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shard", [None, (1, 2)])
+def test_a_second_run_into_a_folder_is_refused_and_clears_up_after_one_that_was_killed(
+    tmp_path: Path, shard: tuple[int, int] | None
+) -> None:
     with (
-        GatherFolder(tmp_path / "out", GatherOptions()),
+        GatherFolder(tmp_path / "out", GatherOptions(shard=shard)),
         pytest.raises(GatherError, match="another gather is running"),
         GatherFolder(tmp_path / "out", GatherOptions()),
     ):
         pass
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.jsonl"], "nothing hidden is left"
+    assert [path.suffix for path in (tmp_path / "out").iterdir()] == [".jsonl"], "nothing hidden is left"
+    left = tmp_path / "out" / ".gather" / "manifest-00001" / "1.part"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half an image")
+    run(links(tmp_path), tmp_path / "out")
+    assert not (tmp_path / "out" / ".gather").exists()
 
 
 def test_a_run_waits_for_one_that_is_about_to_end_and_takes_its_hidden_folder_along(
@@ -773,32 +735,6 @@ def test_a_shard_asks_for_nothing_that_any_manifest_of_its_folder_holds(site: Si
             last = run(source, out, shard=(number, 2), retry_failed={Reason.NOT_FOUND})
     assert [request.path for request in site.requests] == [paths[3]], "the later manifest counts"
     assert (last.ok, last.failed) == (2, 0)
-
-
-def test_a_run_without_a_shard_is_refused_while_a_shard_is_at_work_and_clears_up_after_one_that_was_killed(
-    site: Site, tmp_path: Path
-) -> None:
-    site.routes = {"/a.jpg": answer(photo(1))}
-    source = links(tmp_path, site.url("/a.jpg"))
-    with (
-        GatherFolder(tmp_path / "out", GatherOptions(shard=(1, 2))),
-        pytest.raises(GatherError, match="another gather is running"),
-    ):
-        run(source, tmp_path / "out")
-    left = tmp_path / "out" / ".gather" / "manifest-00001" / "1.part"
-    left.parent.mkdir(parents=True)
-    left.write_bytes(b"half an image")
-    assert run(source, tmp_path / "out").ok == 1
-    assert not (tmp_path / "out" / ".gather").exists()
-
-
-def test_a_link_that_a_shard_finished_later_is_as_the_shard_says(site: Site, tmp_path: Path) -> None:
-    source = links(tmp_path, site.url("/a.jpg"))
-    assert run(source, tmp_path / "out").failed == 1
-    site.routes = {"/a.jpg": answer(photo(1))}
-    run(source, tmp_path / "out", shard=(1, 1), retry_failed={Reason.NOT_FOUND})
-    settled = run(source, tmp_path / "out")
-    assert (settled.ok, settled.failed, len(images(tmp_path / "out"))) == (1, 0, 1)
 
 
 def test_tls_is_verified_and_one_context_serves_all(tmp_path: Path, certificate: tuple[Path, Path]) -> None:

@@ -21,6 +21,7 @@ from mlimages import UrlList, gather
 from mlimages.core import FetchResult, GatherError, GatherSummary, NoProgress, Reason
 from mlimages.gathering import read_manifest
 from mlimages.gathering.partition import shard_of
+from tests.gathering.conftest import contents
 from tests.servers import Connection, Request, Site, answer, photo, reset, serve, urls_in
 
 LABELS = ("cats", "dogs", "ants")
@@ -408,15 +409,6 @@ def status_of(row: FetchResult) -> str:
     if row.removed:
         return "removed"
     return "open" if row.status == "failed" and not row.final else row.status
-
-
-def contents(out: Path) -> dict[str, bytes]:
-    """Every file but the manifests."""
-    return {
-        path.relative_to(out).as_posix(): path.read_bytes()
-        for path in out.rglob("*")
-        if path.is_file() and not path.name.startswith("manifest")
-    }
 
 
 TestGatheredFolderLife = GatheredFolderLife.TestCase

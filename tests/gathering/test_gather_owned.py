@@ -5,53 +5,38 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from mlimages import UrlList, gather
-from mlimages.core import FetchResult, GatherError, GatherSummary, InputError, Reason
+from mlimages import UrlList
+from mlimages.core import FetchResult, GatherError, InputError, Reason
 from mlimages.gathering import GatherOptions, read_manifest
 from mlimages.gathering.store.attribution import write_attributions
 from mlimages.gathering.store.manifest import dump_row, find_manifests, is_manifest
 from mlimages.gathering.store.missing import check_missing_count
 from mlimages.gathering.store.stored_files import StoredFiles
 from tests.conftest import RunCli
-from tests.gathering.conftest import stored
+from tests.gathering.conftest import contents, run, stored
 from tests.gathering.test_gather import unclosed
-from tests.servers import Site, answer, photo, serve
+from tests.servers import Site, answer, photo
 
-FAST = {"allow_private": True, "timeout_s": 60.0, "retries": 0, "max_wait_s": 0.0, "decoders": 1}
 DEAD = answer(b"no", 404)
 MANY = 24
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
-    with serve() as running:
-        running.routes = {f"/{n}.jpg": answer(photo(n)) for n in range(MANY)}
-        yield running
+def site(site: Site) -> Site:
+    site.routes = {f"/{n}.jpg": answer(photo(n)) for n in range(MANY)}
+    return site
 
 
 @pytest.fixture
 def links(site: Site, tmp_path: Path) -> UrlList:
     (tmp_path / "cats.txt").write_text("".join(site.url(f"{path}\n") for path in site.routes))
     return UrlList(tmp_path / "cats.txt")
-
-
-def run(source: UrlList, out: Path, **options: object) -> GatherSummary:
-    return gather(source, out, **{**FAST, **options})  # type: ignore[arg-type]
-
-
-def contents(out: Path) -> dict[str, bytes]:
-    """Every file but the manifests."""
-    return {
-        path.relative_to(out).as_posix(): path.read_bytes()
-        for path in sorted(out.rglob("*"))
-        if path.is_file() and not path.name.startswith("manifest")
-    }
 
 
 def edit(out: Path) -> None:
@@ -354,14 +339,14 @@ def test_a_persons_files_at_an_address_are_neither_replaced_nor_removed(site: Si
     (tmp_path / "cats.txt").write_text("".join(site.url(f"{path}\n") for path in site.routes))
     try:
         for _ in range(2):
-            assert run(UrlList(tmp_path / "cats.txt"), "memory://own").ok == MANY  # type: ignore[arg-type]
+            assert run(UrlList(tmp_path / "cats.txt"), "memory://own").ok == MANY
         assert {path: files.cat(path) for path in mine} == mine
         fifth, sixth = (next(name for name in files.find("/own") if f"/{n}-" in name) for n in (5, 6))
         files.pipe(fifth, b"edited")
         files.rm(sixth)
         site.routes |= {f"/same/{n}.jpg": answer(photo(5)) for n in range(7)}
         (tmp_path / "cats.txt").write_text("".join(site.url(f"{path}\n") for path in site.routes))
-        summary = run(UrlList(tmp_path / "cats.txt"), "memory://own")  # type: ignore[arg-type]
+        summary = run(UrlList(tmp_path / "cats.txt"), "memory://own")
         assert (summary.removed, files.exists(sixth)) == (1, False)
         assert files.cat(fifth) == b"edited"
         assert {path: files.cat(path) for path in mine} == mine

@@ -9,7 +9,6 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,15 +23,8 @@ from mlimages.gathering.store.stored_shards import without_shard
 from mlimages.images import read_bytes
 from mlimages.labels import label_dir_auto
 from tests.conftest import RunCli
-from tests.servers import Connection, Reply, Request, Site, answer, closed_port, in_turn, photo, serve
-
-FAST = {"allow_private": True, "timeout_s": 60.0, "retries": 0, "max_wait_s": 0.0, "decoders": 1}
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with serve() as running:
-        yield running
+from tests.gathering.conftest import FAST
+from tests.servers import Connection, Reply, Request, Site, answer, closed_port, in_turn, photo
 
 
 def command(out: Path, *lists: Path) -> list[str]:

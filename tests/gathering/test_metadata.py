@@ -1,7 +1,6 @@
 """`--metadata`: the list's columns beside the images, never over a person's file."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,14 +11,13 @@ from mlimages.gathering import gather
 from mlimages.gathering.store import file_names
 from mlimages.labels import label_dir_auto
 from tests.conftest import RunCli
-from tests.servers import Site, answer, photo, serve
+from tests.servers import Site, answer, photo
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
-    with serve() as running:
-        running.routes = {f"/{n}.jpg": answer(photo(n)) for n in range(3)}
-        yield running
+def site(site: Site) -> Site:
+    site.routes = {f"/{n}.jpg": answer(photo(n)) for n in range(3)}
+    return site
 
 
 @pytest.fixture

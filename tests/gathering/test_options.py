@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args, get_type_hints
@@ -16,14 +15,13 @@ from mlimages.cli.main import app
 from mlimages.core import OPEN_REASONS, GatherSummary, InputError, Reason, option_fields
 from mlimages.gathering import GatherKeywords, GatherOptions, parse_reasons, parse_shard
 from mlimages.gathering.event_loop import run_blocking
-from tests.servers import Site, answer, photo, serve
+from tests.servers import Site, answer, photo
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
-    with serve() as running:
-        running.fallback = answer(photo(1))
-        yield running
+def site(site: Site) -> Site:
+    site.fallback = answer(photo(1))
+    return site
 
 
 def test_keywords_of_gather_are_the_fields_of_the_options() -> None:

@@ -30,12 +30,12 @@ from mlimages.core import (
 from mlimages.dataset import compute_mean
 from mlimages.gathering import Openverse, gather_on, read_manifest
 from tests.conftest import RunCli
-from tests.servers import Connection, Request, Site, answer, path_of, photo, serve, urls_in
+from tests.gathering.conftest import FAST, links
+from tests.servers import Connection, Request, Site, answer, path_of, photo, urls_in
 
 ray = pytest.importorskip("ray")
 fsspec = pytest.importorskip("fsspec")
 pytestmark = pytest.mark.ray
-FAST = {"allow_private": True, "timeout_s": 60.0, "retries": 0, "max_wait_s": 0.0}
 SHARDS = 8
 
 
@@ -60,18 +60,6 @@ def _ends_in_time() -> Iterator[None]:
     signal.alarm(300)
     yield
     signal.alarm(0)
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with serve() as running:
-        yield running
-
-
-def links(folder: Path, *urls: str) -> UrlList:
-    path = folder / "cats.txt"
-    path.write_text("\n".join(urls))
-    return UrlList(path)
 
 
 def spread(site: Site, count: int, shards: int = SHARDS) -> list[str]:

@@ -7,7 +7,6 @@ import itertools
 import json
 import tarfile
 import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
 from posixpath import normpath
 from random import Random
@@ -38,18 +37,17 @@ from mlimages.gathering.store.stored_shards import StoredShards, without_shard
 from mlimages.images import find_images
 from mlimages.images.reading import read_bytes
 from mlimages.labels import LabelFile, label_dir_auto, open_labels, write_class_folders
-from tests.servers import Site, answer, photo, serve
+from tests.servers import Site, answer, photo
 
 FAST = {"allow_private": True, "retries": 0, "max_wait_s": 0.0, "decoders": 1, "layout": "tar"}
 COUNT = 12
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
-    with serve() as running:
-        form = {0: "PNG", 1: "WEBP"}
-        running.routes = {f"/v1.{n}.jpg": answer(photo(n, form=form.get(n, "JPEG"))) for n in range(COUNT)}
-        yield running
+def site(site: Site) -> Site:
+    form = {0: "PNG", 1: "WEBP"}
+    site.routes = {f"/v1.{n}.jpg": answer(photo(n, form=form.get(n, "JPEG"))) for n in range(COUNT)}
+    return site
 
 
 @pytest.fixture
