@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from mlimages.core.errors import GatherError, InputError, MissingExtraError
@@ -24,7 +25,7 @@ except ModuleNotFoundError as error:
 
 
 @ray.remote
-def _apply(folder: str, function: Callable[[Any], Any], item: Any) -> Any:
+def _run_task(folder: str, function: Callable[[Any], Any], item: Any) -> Any:
     with suppress(OSError):
         os.chdir(folder)
     return function(item)
@@ -45,7 +46,8 @@ class Cluster:
         """
         folder = os.getcwd()  # noqa: PTH109
         try:
-            for result in map_in_order(lambda item: _apply.remote(folder, function, item), items, AHEAD * self.workers):
+            submit = partial(_run_task.remote, folder, function)
+            for result in map_in_order(submit, items, AHEAD * self.workers):
                 yield ray.get(result)
         except RayTaskError as error:
             raise error.cause from None
@@ -63,7 +65,7 @@ class Cluster:
             GatherError: the process of a task crashed repeatedly.
         """
         folder = os.getcwd()  # noqa: PTH109
-        task = _apply.options(max_retries=MAX_CRASHES - 1)
+        task = _run_task.options(max_retries=MAX_CRASHES - 1)
         running = [task.remote(folder, function, item) for item in items]
         try:
             while running:

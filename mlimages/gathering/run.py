@@ -113,17 +113,17 @@ async def gather_async(
     partition = Partition(shard, shards, host_parts, chosen.per_host)
     with GatherFolder(out, chosen, partition, is_list=getattr(links, "is_list", False)) as gathered:
         async with Fetcher(chosen, partition) as fetcher, Decoders(checks, chosen.decoders) as decoders:
-            run = Run(gathered, fetcher, decoders, chosen, partition=partition, progress=progress or NoProgress())
-            stopped = await run.download(links)
+            scheduler = LinkScheduler(gathered, fetcher, decoders, chosen, progress or NoProgress(), partition)
+            stopped = await scheduler.run(links)
         gathered.finish()
         if stopped:
             raise stopped
-        summary = gathered.tally.summary(out, num_fetched=gathered.added, seconds=time.monotonic() - started)
+        summary = gathered.tally.make_summary(out, num_fetched=gathered.added, seconds=time.monotonic() - started)
         return replace(summary, waits_s=fetcher.waits_s)
 
 
-class Run:
-    """One run: starts links while their class needs images.
+class LinkScheduler:
+    """Starts the downloads of a run's links while their classes need images.
 
     Args:
         gathered: the folder, which records the finished links and the images of each class.
@@ -136,9 +136,8 @@ class Run:
         fetcher: Fetcher,
         decoders: Decoders,
         options: GatherOptions,
-        *,
-        partition: Partition,
         progress: Progress,
+        partition: Partition,
     ) -> None:
         self._gathered = gathered
         self._fetcher = fetcher
@@ -152,7 +151,7 @@ class Run:
         self._waiting = 0
         self._moved = asyncio.Event()
 
-    async def download(self, source: Source) -> Exception | None:
+    async def run(self, source: Source) -> Exception | None:
         """Download the links of `source` that are still needed; return the error that ended it early, or None."""
         stopped: Exception | None = None
         self._on_enough = getattr(source, "enough", lambda label: None)
@@ -169,7 +168,7 @@ class Run:
                 try:
                     async for image_ref in in_turn:
                         await self._accept_link(image_ref, max_backlog)
-                    others = await asyncio.to_thread(self._gathered.decide_corrections)
+                    others = await asyncio.to_thread(self._gathered.find_corrections)
                     self._progress.advance(-len(others))  # they were pluralize when they were deferred
                     for image_ref in others:
                         await self._accept_link(image_ref, max_backlog)
@@ -241,7 +240,7 @@ class Run:
 
     async def _download_and_record(self, image_ref: ImageRef) -> FetchResult | None:
         """Download and record one link; return None if its class has enough images by now."""
-        part_path = self._gathered.new_part()
+        part_path = self._gathered.new_part_path()
         download = await (
             _load_image(image_ref.load, part_path)
             if image_ref.load

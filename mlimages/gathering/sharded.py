@@ -40,7 +40,7 @@ from mlimages.gathering.options import GatherKeywords, GatherOptions
 from mlimages.gathering.run import count_host_parts, count_source_links, gather
 from mlimages.gathering.sources.source import AnySource, Source, as_source
 from mlimages.gathering.store.gather_folder import GatherFolder
-from mlimages.gathering.store.lock import work_folder
+from mlimages.gathering.store.lock import open_work_folder
 from mlimages.gathering.store.manifest import manifest_path, parse_row
 from mlimages.gathering.store.tally import Tally
 
@@ -83,12 +83,13 @@ def gather_on(
         full = {label for label, count in gathered.tally.classes.items() if count >= (chosen.limit or math.inf)}
     shards = pool.workers * SHARDS_PER_WORKER
     host_parts = run_blocking(count_host_parts(links, shards))
-    at_work = {host: min(number, pool.workers) for host, number in host_parts.items()}
+    parts = {host: min(number, pool.workers) for host, number in host_parts.items()}  # of shards that run at a time
     own = copy.copy(links)  # the count opens `links`, which the last run then reads: one message about its columns
     folder = out if is_remote(out) else out.absolute()
-    with nullcontext() if is_remote(out) else work_folder(folder, secrets.token_hex(8), exclusive=False) as marker:
-        task = partial(_gather_shard, _ShardedLinks(own, full, at_work), str(folder), marker, shards, options)
-        progress = progress or NoProgress()
+    lock = nullcontext() if is_remote(out) else open_work_folder(folder, secrets.token_hex(8), is_exclusive=False)
+    progress = progress or NoProgress()
+    with lock as marker_path:
+        task = partial(_gather_shard, _ShardedLinks(own, full, parts), str(folder), marker_path, shards, options)
         progress.start("gather", run_blocking(count_source_links(links)), "links")
         try:
             ended = _run_shards(pool, task, out, shards, progress)
@@ -163,20 +164,27 @@ class _ShardedLinks:
 
 
 def _gather_shard(
-    source: Source, out: str, marker: Path | None, shards: int, options: GatherKeywords, number: int
+    source: Source, out: str, marker_path: Path | None, shards: int, options: GatherKeywords, shard_number: int
 ) -> GatherSummary:
-    """Gather the shard of this number.
+    """Gather the shard with the number `shard_number`.
 
     Args:
-        marker: a path in the folder `out`, which exists if this machine can access the folder.
+        marker_path: path of a file below the local folder `out`, to check whether this machine can access it.
+        shards: number of shards.
     """
-    if marker and not marker.exists():
+    if marker_path and not marker_path.exists():
         raise GatherError(
             f"{out} is not accessible on {socket.gethostname()}: use a folder on a shared file system, or an address "
             "(s3://...)"
         )
     limit = options.get("limit")
     share = limit and math.ceil(limit / shards)
-    own: GatherKeywords = {**options, "shard": (number, shards), "limit": share, "decoders": 1, "keep_deleted": False}
+    own: GatherKeywords = {
+        **options,
+        "shard": (shard_number, shards),
+        "limit": share,
+        "decoders": 1,
+        "keep_deleted": False,
+    }
     with contextlib.redirect_stderr(io.StringIO()):  # the parent process has already printed how a list is read
         return gather(source, out, **own)

@@ -20,7 +20,7 @@ from mlimages.gathering import GatherOptions
 from mlimages.gathering.download.fetch import DownloadResult
 from mlimages.gathering.download.image_facts import Facts
 from mlimages.gathering.partition import ALL
-from mlimages.gathering.run import Run
+from mlimages.gathering.run import LinkScheduler
 from mlimages.gathering.store.gather_folder import GatherFolder
 from mlimages.gathering.store.stored_files import StoredFiles
 
@@ -60,7 +60,7 @@ class MadeUpDownloads:
 
 
 class NoFiles(StoredFiles):
-    async def place(self, part: Path, row: FetchResult) -> str | None:
+    async def store(self, part: Path, row: FetchResult) -> str | None:
         return row.path
 
 
@@ -74,8 +74,8 @@ def main() -> None:
         gathered._files = NoFiles(Path(folder))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         made_up = MadeUpDownloads()
-        run = Run(gathered, made_up, made_up, options, partition=ALL, progress=NoProgress())  # type: ignore[arg-type]
-        if stopped := asyncio.run(run.download(Links(count))):
+        scheduler = LinkScheduler(gathered, made_up, made_up, options, NoProgress(), ALL)  # type: ignore[arg-type]
+        if stopped := asyncio.run(scheduler.run(Links(count))):
             raise stopped
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         status = gathered.tally.status

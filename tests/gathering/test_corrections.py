@@ -10,7 +10,7 @@ import pytest
 from mlimages import UrlList, gather
 from mlimages.core import FetchResult, ImageRef
 from mlimages.gathering import GatherOptions, read_manifest
-from mlimages.gathering.store.corrections import corrected_class
+from mlimages.gathering.store.corrections import find_corrected_class
 from mlimages.gathering.store.gather_folder import GatherFolder
 from mlimages.gathering.store.manifest import dump_closing_row, dump_row
 from mlimages.gathering.store.tally import Tally
@@ -28,7 +28,7 @@ Links = list[tuple[str, str]]
 def test_a_correction_names_one_new_class_in_place_of_the_one_old_class(
     named: str, stored: str, expected: str | None
 ) -> None:
-    assert corrected_class(set(named), set(stored)) == expected
+    assert find_corrected_class(set(named), set(stored)) == expected
 
 
 def gathered(out: Path, *links: tuple[str, str], near: str | None = None) -> None:
@@ -52,7 +52,7 @@ def listed(out: Path, links: Links, **options: object) -> tuple[list[tuple[str, 
     with GatherFolder(out, GatherOptions(**options), is_list=True) as folder:  # type: ignore[arg-type]
         refs = [ImageRef(url(name), label, {"column": 1}) for label, name in links]
         wanted = [ref for ref in refs if folder.claim(ref)]
-        wanted += [ref for ref in folder.decide_corrections() if folder.claim(ref)]
+        wanted += [ref for ref in folder.find_corrections() if folder.claim(ref)]
         folder.finish()
     return [(ref.label, ref.url[17:-4]) for ref in wanted], folder.tally
 
@@ -234,7 +234,7 @@ def test_a_run_killed_at_any_write_moves_each_image_once_at_the_next(
             else:
                 break
         wanted, tally = listed(out, corrected)
-        assert (wanted, tally.summary(out, num_fetched=0, seconds=0).removed) == ([], 0)
+        assert (wanted, tally.make_summary(out, num_fetched=0, seconds=0).removed) == ([], 0)
         assert rows_of(out) == [("cat", "c", "cat/c.jpg"), ("dog", "a", "dog/a.jpg"), ("dog", "b", "dog/b.jpg")]
         assert contents(out) == {"cat/c.jpg": "c", "dog/a.jpg": "a", "dog/b.jpg": "b"}
     assert kill_at == 6, "two images and the manifest, before and after each"

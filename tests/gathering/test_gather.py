@@ -243,7 +243,7 @@ def test_an_image_that_a_decoder_failed_on_is_asked_for_again(site: Site, tmp_pa
     ref, found = ImageRef(site.url("/a.jpg"), "cats"), Rejection(Reason.DECODER, "decoding took more than 30 s")
     with GatherFolder(tmp_path / "out", GatherOptions()) as gathered:
         gathered.claim(ref)
-        assert not asyncio.run(gathered.add(ref, DownloadResult(attempts=1), found, gathered.new_part())).final
+        assert not asyncio.run(gathered.add(ref, DownloadResult(attempts=1), found, gathered.new_part_path())).final
     with GatherFolder(tmp_path / "out", GatherOptions()) as gathered:
         assert gathered.claim(ref)
 
@@ -650,7 +650,7 @@ def test_a_second_run_into_a_folder_is_refused_and_clears_up_after_one_that_was_
 ) -> None:
     with (
         GatherFolder(tmp_path / "out", GatherOptions(shard=shard)),
-        pytest.raises(GatherError, match="another gather is running"),
+        pytest.raises(GatherError, match="another run is gathering into"),
         GatherFolder(tmp_path / "out", GatherOptions()),
     ):
         pass

@@ -224,7 +224,7 @@ def test_a_manifest_is_ours_by_its_first_whole_line_too(
     assert shard.exists() != ours
     own.write_bytes(text)
     if not ours:
-        with pytest.raises(GatherError, match=r"manifest\.jsonl was not written by mlimages: move it away"):
+        with pytest.raises(GatherError, match=r"manifest\.jsonl was not written by mlimages: move the file"):
             run(links, out)
         assert own.read_bytes() == text
 

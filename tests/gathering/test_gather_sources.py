@@ -27,7 +27,7 @@ from mlimages.gathering import ImageNet, Openverse, Pexels, read_list, read_mani
 from mlimages.gathering.download.fetch import parse_url
 from mlimages.gathering.sources import search_api
 from mlimages.gathering.sources.wordnet import find_synset, subtree, synsets
-from mlimages.gathering.store.file_names import MAX_BYTES, safe_folder, safe_name, url_stem
+from mlimages.gathering.store.file_names import MAX_BYTES, name_from_url, safe_folder, safe_name
 from tests.gathering.conftest import stored
 from tests.servers import Connection, Request, Site, answer, cut, photo, serve
 
@@ -107,7 +107,11 @@ def test_a_line_without_end_is_cut_and_does_not_fill_the_memory(tmp_path: Path) 
 @given(st.text(max_size=400))
 @settings(deadline=None, max_examples=400)
 def test_any_text_becomes_a_name_that_every_file_system_takes(text: str) -> None:
-    for name in (safe_name(text, default_name="image"), url_stem(f"http://x/{text}"), *safe_folder(text).split("/")):
+    for name in (
+        safe_name(text, default_name="image"),
+        name_from_url(f"http://x/{text}"),
+        *safe_folder(text).split("/"),
+    ):
         assert name
         assert not name.startswith(".")
         assert not name.endswith((" ", "."))

@@ -333,7 +333,7 @@ def test_a_shard_that_a_person_edited_or_replaced_is_never_changed(tmp_path: Pat
     files = StoredShards(tmp_path, "images")
     files.size("images-00000.tar/a/1.jpg")
     part.write_bytes(b"x")
-    path = asyncio.run(files.place(part, FetchResult("http://a/2.jpg", "a", "ok", path="a/2.jpg")))
+    path = asyncio.run(files.store(part, FetchResult("http://a/2.jpg", "a", "ok", path="a/2.jpg")))
     assert path == "images-00001.tar/a/2.jpg"
     shard.replace(tmp_path / "images-00001.tar")  # while the run has it open
     files.close()

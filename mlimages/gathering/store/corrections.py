@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from mlimages.core import FetchResult, ImageRef, atomic_write
 from mlimages.gathering.links import recorded_url, row_key
-from mlimages.gathering.store.file_names import NamesInUse, candidate_paths, remove_subfolder, safe_folder
+from mlimages.gathering.store.file_names import NamesInUse, generate_paths, remove_subfolder, safe_folder
 from mlimages.gathering.store.manifest import KeySet, dump_row, parse_row
 from mlimages.gathering.store.stored_files import StoredFiles
 from mlimages.gathering.store.stored_shards import StoredShards
@@ -24,7 +24,7 @@ from mlimages.gathering.store.stored_shards import StoredShards
 _ANY_CLASS = "\0"
 
 
-def corrected_class(listed_classes: Collection[str], stored_classes: Collection[str]) -> str | None:
+def find_corrected_class(listed_classes: Collection[str], stored_classes: Collection[str]) -> str | None:
     """Return the class to which the image of a link is to be moved; None if its class was not corrected.
 
     Args:
@@ -32,9 +32,9 @@ def corrected_class(listed_classes: Collection[str], stored_classes: Collection[
         stored_classes: classes whose folders contain its image.
 
     Example:
-        >>> corrected_class({"dog"}, {"cat"})
+        >>> find_corrected_class({"dog"}, {"cat"})
         'dog'
-        >>> corrected_class({"dog", "cat"}, {"cat"})  # a conflict
+        >>> find_corrected_class({"dog", "cat"}, {"cat"})  # a conflict
     """
     is_corrected = len(listed_classes) == len(stored_classes) == 1 and set(listed_classes) != set(stored_classes)
     return next(iter(listed_classes)) if is_corrected else None
@@ -74,7 +74,7 @@ class ClassCorrections:
         self._waiting.append(image_ref)
         return True
 
-    def decide(self, rows: Iterable[FetchResult]) -> tuple[list[Correction], list[ImageRef]]:
+    def resolve_deferred(self, rows: Iterable[FetchResult]) -> tuple[list[Correction], list[ImageRef]]:
         """Divide the deferred links into corrections and others; `rows` is read only if a link was deferred."""
         named: dict[str, dict[str, ImageRef]] = {}
         stored: dict[str, dict[str, FetchResult]] = {}
@@ -88,14 +88,14 @@ class ClassCorrections:
         for url, image_refs in named.items():
             old = stored.get(url, {})
             still_named = {label for label in old if row_key(label, url) in self._named}
-            if corrected_class(image_refs.keys() | still_named, old):
+            if find_corrected_class(image_refs.keys() | still_named, old):
                 found.append(Correction(next(iter(image_refs.values())), next(iter(old.values()))))
             else:
                 others.extend(image_refs.values())
         return found, others
 
 
-def misplaced_images(rows: Iterable[FetchResult], names: NamesInUse) -> list[Correction]:
+def find_misplaced_images(rows: Iterable[FetchResult], names: NamesInUse) -> list[Correction]:
     """Return the images that a process placed in the folder of another label, to be moved to one of their own."""
     return [
         Correction(ImageRef(row.url, row.label, row.source), row)
@@ -134,14 +134,14 @@ def _move_image(correction: Correction, files: StoredFiles | StoredShards, names
     image_ref, old = correction.image_ref, correction.old_row
     if isinstance(files, StoredShards):
         return old.path if files.size(old.path or "") is not None else None
-    path, folder = PurePosixPath(old.path or ""), names.folder(image_ref.label)
+    path, folder = PurePosixPath(old.path or ""), names.folder_for(image_ref.label)
     old_folder = remove_subfolder(str(path.parent))
     if old_folder == folder:  # moved there by hand, or by a run that was killed
         return old.path if files.size(str(path)) is not None else None
-    if old_folder not in (safe_folder(old.label), names.folder(old.label)):
+    if old_folder not in (safe_folder(old.label), names.folder_for(old.label)):
         return None
     folder += str(path.parent).removeprefix(old_folder)
-    free = candidate_paths(
+    free = generate_paths(
         f"{folder}/{path.stem}", path.suffix, f"{row_key(image_ref.label, image_ref.url):016x}", is_only_writer=True
     )
     return files.move(str(path), old.sha256 or "", (name for name in free if names.reserve(image_ref.label, name)))

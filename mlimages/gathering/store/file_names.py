@@ -59,7 +59,7 @@ def safe_folder(label: str) -> str:
     return "/".join([*kept, hashlib.sha256(label.encode("utf-8", "surrogatepass")).hexdigest()[:16]])
 
 
-def url_stem(url: str) -> str:
+def name_from_url(url: str) -> str:
     """Return the last part of a URL's path, without its suffix, as a file name."""
     path = url.partition("#")[0].partition("?")[0].rstrip("/").partition("://")[2]
     last = unquote(path.rpartition("/")[2]) if "/" in path else ""
@@ -88,7 +88,7 @@ def remove_subfolder(folder: str) -> str:
     return re.sub(r"/part-\d{4,}$", "", folder)
 
 
-def candidate_paths(stem: str, suffix: str, unique_digits: str, *, is_only_writer: bool) -> Iterator[str]:
+def generate_paths(stem: str, suffix: str, unique_digits: str, *, is_only_writer: bool) -> Iterator[str]:
     """Yield names for an image, the best first; the plain name only if no other run may write to this folder.
 
     Args:
@@ -117,25 +117,25 @@ class NamesInUse:
         """Record an image; return whether its path was free."""
         path = without_shard(path)
         if label not in self._folders and is_in_folder_of(label, path):
-            levels = _levels(label)
+            levels = _folder_levels(label)
             above = list(accumulate(path.split("/")[: len(levels)], "{}/{}".format))
             if all(self._claim_folder(folder, level.owner) for folder, level in zip(above, levels, strict=True)):
                 self._folders[label] = above[-1]
-        return path.casefold() not in self._owners and self._paths.add(_hash_of_path(path))
+        return path.casefold() not in self._owners and self._paths.add(_hash_path(path))
 
     def is_misplaced(self, label: str, path: str) -> bool:
         """Whether a recorded image is in a folder of another label, as two processes may have placed it."""
-        folder, owners = safe_folder(label), [level.owner for level in _levels(label)]
+        folder, owners = safe_folder(label), [level.owner for level in _folder_levels(label)]
         above = accumulate(folder.casefold().split("/"), "{}/{}".format)
         return path.startswith(f"{folder}/") and any(
             self._owners.get(name, owner) != owner for name, owner in zip(above, owners, strict=True)
         )
 
-    def folder(self, label: str) -> str:
+    def folder_for(self, label: str) -> str:
         """Return the folder of a label's images."""
         if label not in self._folders:
             path = taken = ""
-            for level in _levels(label):
+            for level in _folder_levels(label):
                 plain = f"{path}{level.name}"
                 is_own = self._claim_folder(plain, level.owner)
                 path = f"{plain}/" if is_own else f"{path}{level.numbered}/"
@@ -156,17 +156,17 @@ class NamesInUse:
     def _claim_folder(self, folder: str, owner: str) -> bool:
         """Give a folder to an owner, unless it has one or is the name of an image; return whether the owner has it."""
         name = folder.casefold()
-        if name not in self._owners and _hash_of_path(name) not in self._paths:
+        if name not in self._owners and _hash_path(name) not in self._paths:
             self._owners[name] = owner
         return self._owners.get(name) == owner
 
-    def stem(self, image_ref: ImageRef) -> str:
+    def stem_for(self, image_ref: ImageRef) -> str:
         """Return the path of an image without number and suffix: the folder of its label and the name of its link."""
         name = image_ref.name and safe_name(image_ref.name, default_name="")
-        return f"{self.folder(image_ref.label)}/{name or url_stem(image_ref.url)}"
+        return f"{self.folder_for(image_ref.label)}/{name or name_from_url(image_ref.url)}"
 
 
-class _Level(NamedTuple):
+class _FolderLevel(NamedTuple):
     """A folder of a label's path: its name, the name it has if that is taken, and its owner."""
 
     name: str
@@ -175,23 +175,24 @@ class _Level(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def _levels(label: str) -> list[_Level]:
+def _folder_levels(label: str) -> list[_FolderLevel]:
     names = safe_folder(label).split("/")
     parts = [part for part in label.split("/") if safe_name(part, default_name="")]
     owners = ["/".join(parts[:count]) for count in range(1, len(names))] + [label]
     digests = (hashlib.sha256(owner.encode("utf-8", "surrogatepass")).hexdigest()[:8] for owner in owners)
-    return [_Level(name, f"{name}-{digest}", owner) for name, digest, owner in zip(names, digests, owners, strict=True)]
+    values = zip(names, digests, owners, strict=True)
+    return [_FolderLevel(name, f"{name}-{digest}", owner) for name, digest, owner in values]
 
 
 def is_in_folder_of(label: str, path: str) -> bool:
     """Return whether the path of an image is in the folder of a label, or in the one it has if that is taken."""
-    levels, folders = _levels(label), path.split("/")[:-1]
+    levels, folders = _folder_levels(label), path.split("/")[:-1]
     return len(folders) >= len(levels) and all(
         folder in (level.name, level.numbered) for folder, level in zip(folders, levels, strict=False)
     )
 
 
-def _hash_of_path(path: str) -> int:
+def _hash_path(path: str) -> int:
     return int.from_bytes(hashlib.blake2b(path.casefold().encode(), digest_size=8).digest(), "big")
 
 

@@ -15,8 +15,8 @@ from mlimages.gathering.links import row_key
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.partition import ALL, Partition
 from mlimages.gathering.store.attribution import write_attributions
-from mlimages.gathering.store.corrections import ClassCorrections, Correction, apply_corrections, misplaced_images
-from mlimages.gathering.store.file_names import NamesInUse, add_subfolder, candidate_paths
+from mlimages.gathering.store.corrections import ClassCorrections, Correction, apply_corrections, find_misplaced_images
+from mlimages.gathering.store.file_names import NamesInUse, add_subfolder, generate_paths
 from mlimages.gathering.store.image_index import ImageIndex
 from mlimages.gathering.store.manifest import (
     KeySet,
@@ -28,9 +28,9 @@ from mlimages.gathering.store.manifest import (
     read_rows_after,
 )
 from mlimages.gathering.store.merge_manifests import CurrentRows, rewrite_manifests, warn_about_unknown_images
-from mlimages.gathering.store.missing import corrected_rows
-from mlimages.gathering.store.reopening import ConsecutiveRefusals, check_same_settings, is_open
-from mlimages.gathering.store.rows import failed_values, image_values, make_row
+from mlimages.gathering.store.missing import find_moved_and_deleted
+from mlimages.gathering.store.retries import ConsecutiveRefusals, check_same_settings, needs_retry
+from mlimages.gathering.store.rows import make_failure_values, make_image_values, make_row
 from mlimages.gathering.store.storage import open_storage
 from mlimages.gathering.store.stored_files import StoredFiles
 from mlimages.gathering.store.stored_objects import StoredObjects
@@ -73,10 +73,10 @@ class GatherFolder:
             stack.callback(lambda: self._writer.close())
             stack.callback(self._close_image_index)
             self._read_manifests()
-            if self._is_touched:
+            if self._has_user_changes:
                 self._record_moved_and_deleted()
                 self._read_done_links(retry_unfinished=True)
-            if not (self._is_settled or (self._objects and self._options.shard)):
+            if not (self._is_merged or (self._objects and self._options.shard)):
                 self._rewrite_manifests()
                 self._read_done_links(retry_unfinished=True)
             stack.callback(self._close_manifest)
@@ -89,7 +89,7 @@ class GatherFolder:
     def _read_manifests(self) -> None:
         """Read the manifests; retry if remote images are missing, since another run may just have merged them."""
         self._read_done_links(retry_unfinished=True)
-        while self._is_touched and self._objects and self._objects.refresh():
+        while self._has_user_changes and self._objects and self._objects.refresh():
             self._read_done_links(retry_unfinished=True)
 
     def _record_moved_and_deleted(self) -> None:
@@ -97,7 +97,7 @@ class GatherFolder:
         keep, restore = self._options.keep_deleted, self._options.restore_deleted
         paths = find_manifests(self._folder)
         was_closed = all(read_footer(path).is_whole for path in paths)
-        rows = corrected_rows(self._files, paths, keep_deleted=keep, restore_deleted=restore)
+        rows = find_moved_and_deleted(self._files, paths, keep_deleted=keep, restore_deleted=restore)
         for row in list(rows):  # read the whole manifest before appending to it
             self._writer.append(row)
         if was_closed or self._objects:
@@ -115,20 +115,20 @@ class GatherFolder:
     def claim(self, image_ref: ImageRef) -> bool:
         """Start work on a link; return False if it was finished or started before."""
         key = row_key(image_ref.label, image_ref.url)
-        if self._moves_corrected and self._compared.should_defer(image_ref, key, is_done=key in self._done):
+        if self._moves_corrected and self._class_corrections.should_defer(image_ref, key, is_done=key in self._done):
             return False
         if key in self._refused:
             self._refused.remove(key)
             return True
         return self._done.add(key)
 
-    def decide_corrections(self) -> list[ImageRef]:
+    def find_corrections(self) -> list[ImageRef]:
         """Determine the corrections at the end of the list; return the other deferred links, to be claimed again."""
         self._moves_corrected = False
-        self._corrections, others = self._compared.decide(read_rows(self._manifest_paths()))
+        self._corrections, others = self._class_corrections.resolve_deferred(read_rows(self._manifest_paths()))
         return others
 
-    def new_part(self) -> Path:
+    def new_part_path(self) -> Path:
         """Return the path of a file for an unfinished image."""
         return self._parts / f"{next(self._numbers)}.part"
 
@@ -142,10 +142,10 @@ class GatherFolder:
         """
         key = row_key(image_ref.label, image_ref.url)
         if isinstance(inspection, Facts):
-            keeps = self._options.keep_duplicates
-            outcome = image_values(image_ref, download, inspection, self._open_image_index(), keep_duplicates=keeps)
+            images, keeps = self._open_image_index(), self._options.keep_duplicates
+            outcome = make_image_values(image_ref, download, inspection, images, keep_duplicates=keeps)
         else:
-            outcome = failed_values(download, inspection)
+            outcome = make_failure_values(download, inspection)
         row = make_row(image_ref, download, outcome)
         if row.status == "ok" and isinstance(inspection, Facts):
             row = await self._store_image(image_ref, row, part_path, inspection.suffix)
@@ -154,7 +154,7 @@ class GatherFolder:
         row = self._refusals.correct_row(key, row)
         self._writer.append(row)
         self.added += 1
-        self._is_settled &= key not in self._reopened and not self._objects
+        self._is_merged &= key not in self._retried and not self._objects
         self._count_row(key, row)
         if row.sha256 and row.status != "ok":
             self._open_image_index().add(row)
@@ -167,11 +167,11 @@ class GatherFolder:
         self._close_manifest()
         if self._objects and self._options.shard:
             return  # the run that merges the shards reads all of them
-        if self._objects and not self._is_settled:
+        if self._objects and not self._is_merged:
             self._objects.refresh()  # includes what other runs stored meanwhile
-        if not self._is_settled:
+        if not self._is_merged:
             self._rewrite_manifests()
-        elif self._has_reopened:
+        elif self._has_retries:
             self._read_done_links(retry_unfinished=False)  # links that were not retried count as recorded
         else:
             self._requeue_refused(retry_unfinished=False)
@@ -204,12 +204,12 @@ class GatherFolder:
             self._writer = ManifestWriter(self._manifest)
         self._read_done_links(retry_unfinished=False)
         if is_of_several and isinstance(self._files, StoredFiles):
-            self._move_images(misplaced_images(read_rows([self._manifest]), self._names))
+            self._move_images(find_misplaced_images(read_rows([self._manifest]), self._names))
 
     def _merge_manifests(self) -> bool:
         paths = self._manifest_paths()
         keeps = self._options.keep_duplicates or any(read_footer(path).keeps_duplicates for path in paths)
-        is_merged = rewrite_manifests(
+        is_stored = rewrite_manifests(
             self._files,
             paths,
             self._manifest,
@@ -217,9 +217,9 @@ class GatherFolder:
             limit=self._options.limit,
             merged_manifests=find_merged_manifests(self._folder),
         )
-        if is_merged and len(paths) > 1:
+        if is_stored and len(paths) > 1:
             warn_about_unknown_images(self._files, self._manifest, self.out)
-        return is_merged
+        return is_stored
 
     def _manifest_paths(self) -> list[Path]:
         """Return the manifests with this run's links: for a shard, only its own."""
@@ -229,25 +229,25 @@ class GatherFolder:
     def _read_done_links(self, *, retry_unfinished: bool) -> None:
         """Read which links are done; with `retry_unfinished`, unfinished links count as not done."""
         self._close_image_index()
-        self._done, self._reopened, self._compared = KeySet(), KeySet(), ClassCorrections()
-        self._has_reopened = self._is_touched = False
+        self._done, self._retried, self._class_corrections = KeySet(), KeySet(), ClassCorrections()
+        self._has_retries = self._has_user_changes = False
         self.tally = Tally()
         paths = self._manifest_paths()
-        self._is_settled = len(paths) < 2 if self._objects else paths in ([], [self._manifest])
-        self._is_settled &= not find_merged_manifests(self._folder)
+        self._is_merged = len(paths) < 2 if self._objects else paths in ([], [self._manifest])
+        self._is_merged &= not find_merged_manifests(self._folder)
         placeholders: set[str] = set()
         self._refusals, self._names = ConsecutiveRefusals(), NamesInUse()
         for row in read_rows(paths):
             key = row_key(row.label, row.url)
             check_same_settings(row, self._options, self.out)
             self._refusals.count(key, row)
-            self._is_settled &= not (key in self._done or key in self._reopened)
+            self._is_merged &= not (key in self._done or key in self._retried)
             self._add_row(key, row, retry_unfinished=retry_unfinished)
             if row.reason is Reason.PLACEHOLDER and row.sha256:
                 placeholders.add(row.sha256)
         self._requeue_refused(retry_unfinished=retry_unfinished)
         rows = read_rows(paths) if placeholders else []
-        self._is_settled &= not any(
+        self._is_merged &= not any(
             row.sha256 in placeholders and row.status == "ok" and self._files.size(row.path or "") is not None
             for row in rows
         )
@@ -258,11 +258,11 @@ class GatherFolder:
         """Retry the links of hosts that refused consecutive links."""
         keys = self._refusals.wrongly_final_keys()
         self._refused = keys if retry_unfinished and not self._options.no_retry else set()
-        self._has_reopened |= bool(self._refused)
+        self._has_retries |= bool(self._refused)
         for key in self._refused:
-            self._reopened.add(key)
+            self._retried.add(key)
         if not retry_unfinished:
-            self.tally.reopen(len(keys))
+            self.tally.count_unfinished(len(keys))
 
     def _read_other_manifests(self, own_manifests: list[Path], *, retry_unfinished: bool) -> None:
         """Read which links of a shard are done in other manifests; images are compared when the shards are merged."""
@@ -274,13 +274,13 @@ class GatherFolder:
 
     def _add_row(self, key: int, row: FetchResult, *, retry_unfinished: bool) -> None:
         size = self._read_image_size(row)
-        if is_open(row, self._options, has_image=size is not None, retry_unfinished=retry_unfinished):
-            self._reopened.add(key)
-            self._has_reopened = True
+        if needs_retry(row, self._options, has_image=size is not None, retry_unfinished=retry_unfinished):
+            self._retried.add(key)
+            self._has_retries = True
         else:
             self._count_row(key, row)
             if self._moves_corrected:
-                self._compared.add_row(key, row)
+                self._class_corrections.add_row(key, row)
             self.tally.changed += size is not None and self._files.is_edited(row, size)
 
     def _read_image_size(self, row: FetchResult) -> int | None:
@@ -288,7 +288,7 @@ class GatherFolder:
         if row.status != "ok" or not row.path:
             return None
         size = self._files.size(row.path)
-        self._is_touched |= bool(row.removed) == (size is not None) or size == 0
+        self._has_user_changes |= bool(row.removed) == (size is not None) or size == 0
         return None if row.removed else size
 
     def _count_row(self, key: int, row: FetchResult) -> None:
@@ -304,7 +304,7 @@ class GatherFolder:
             self._index = ImageIndex()
             for row in read_rows(self._manifest_paths()):
                 has_image = self._read_image_size(row) is not None
-                if row.sha256 and not is_open(row, self._options, has_image=has_image, retry_unfinished=True):
+                if row.sha256 and not needs_retry(row, self._options, has_image=has_image, retry_unfinished=True):
                     self._index.add(row)
         return self._index
 
@@ -315,20 +315,20 @@ class GatherFolder:
 
     async def _store_image(self, image_ref: ImageRef, row: FetchResult, part_path: Path, suffix: str) -> FetchResult:
         """Store the image under the first name that is free; return the row with its path."""
-        index, sha256, stem = self._open_image_index(), row.sha256 or "", self._names.stem(image_ref)
+        index, sha256, stem = self._open_image_index(), row.sha256 or "", self._names.stem_for(image_ref)
         is_new = not index.find_copies(sha256).count
         if isinstance(self._files, StoredShards):
             stem, suffix = shard_key(stem), SUFFIX
         elif self._options.subfolders:
             stem = add_subfolder(stem, self.tally.classes[image_ref.label] * (self._options.shard or (1, 1))[1])
         digits, is_alone = f"{row_key(image_ref.label, image_ref.url):016x}", not (self._options.shard or self._objects)
-        for number, path in enumerate(candidate_paths(stem, suffix, digits, is_only_writer=is_alone)):
+        for number, path in enumerate(generate_paths(stem, suffix, digits, is_only_writer=is_alone)):
             if not self._names.reserve(image_ref.label, path):
                 continue  # taken, except for case
             named = replace(row, path=path)
             if self._objects and number == 0:
                 index.add(named)
-            placed = await self._files.place(part_path, named)
+            placed = await self._files.store(part_path, named)
             if not placed and not ((is_new or self._objects) and self._files.sha256(path) == sha256):
                 continue  # taken, and not by this image in a run that was killed before it wrote the row
             if not placed:
@@ -347,4 +347,4 @@ class GatherFolder:
         if copies.path and self._files.quarantine(copies.path, sha256):
             self.tally.classes[copies.label] -= 1
             self._open_image_index().store_copies(sha256, replace(copies, path=None))
-        self._is_settled &= copies.count <= 1
+        self._is_merged &= copies.count <= 1

@@ -48,7 +48,7 @@ def open_temporary_tables(sql: str) -> sqlite3.Connection:
 
 
 @dataclass(frozen=True, slots=True)
-class Copies:
+class ImageCopies:
     """All links whose images have the same bytes.
 
     Attributes:
@@ -63,8 +63,8 @@ class Copies:
     label: str = ""
     is_placeholder: bool = False
 
-    def with_row(self, row: FetchResult) -> Copies:
-        """Return a `Copies` to which the link of `row` is added."""
+    def with_row(self, row: FetchResult) -> ImageCopies:
+        """Return these copies, to which the link of `row` is added."""
         is_placeholder = self.is_placeholder or row.reason is Reason.PLACEHOLDER
         copies = replace(self, count=self.count + 1, is_placeholder=is_placeholder)
         if row.status != "ok" or not row.path:
@@ -80,7 +80,7 @@ class ImageIndex:
     def __init__(self) -> None:
         self._tables = open_temporary_tables(_TABLES)
         self._paths_of_hosts = PlaceholderCounts()
-        self._latest = "", Copies()
+        self._latest = "", ImageCopies()
         self._placeholder_targets: set[str] = set()
 
     def close(self) -> None:
@@ -88,18 +88,18 @@ class ImageIndex:
         self._tables.close()
         self._paths_of_hosts.close()
 
-    def find_copies(self, sha256: str) -> Copies:
+    def find_copies(self, sha256: str) -> ImageCopies:
         """Return the links whose images have this SHA-256."""
         if self._latest[0] != sha256:  # consecutive queries are often for the same image
             self._latest = sha256, self._read_copies(sha256)
         return self._latest[1]
 
-    def _read_copies(self, sha256: str) -> Copies:
+    def _read_copies(self, sha256: str) -> ImageCopies:
         query = "SELECT count, kept, path, label, is_placeholder FROM copies WHERE sha256 = ?"
         row = self._tables.execute(query, (bytes.fromhex(sha256),)).fetchone()
-        return Copies(*row) if row else Copies()
+        return ImageCopies(*row) if row else ImageCopies()
 
-    def store_copies(self, sha256: str, copies: Copies) -> None:
+    def store_copies(self, sha256: str, copies: ImageCopies) -> None:
         """Store the links whose images have this SHA-256."""
         self._latest = sha256, copies
         row = (copies.count, copies.kept, copies.path, copies.label, copies.is_placeholder)
@@ -146,7 +146,7 @@ class ImageIndex:
             row = (_to_signed(value), path, *_hash_bands(value))
             self._tables.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?)", row)
 
-    def find_near(self, dhash: str) -> str | None:
+    def find_near_duplicate(self, dhash: str) -> str | None:
         """Return the path of the nearest image if it is at most two bits away; of several, the first that was added."""
         value = int(dhash, 16)
         found = self._tables.execute(_SHARING_A_BAND, _hash_bands(value))

@@ -14,11 +14,11 @@ HIDDEN = ".gather"
 
 
 @contextmanager
-def work_folder(out: Path, stem: str, *, exclusive: bool) -> Iterator[Path]:
+def open_work_folder(out: Path, stem: str, *, is_exclusive: bool) -> Iterator[Path]:
     """Yield the empty, locked folder for unfinished images of a run with the manifest `stem`; remove it at the end.
 
     Args:
-        exclusive: no shard may run at the same time; unfinished files of killed shards are removed.
+        is_exclusive: no shard may run at the same time; unfinished files of killed shards are removed.
 
     Raises:
         GatherError: another run uses it, or the folder is a symbolic link.
@@ -27,11 +27,11 @@ def work_folder(out: Path, stem: str, *, exclusive: bool) -> Iterator[Path]:
     hidden = out / HIDDEN / stem
     for folder in (hidden.parent, hidden):
         if folder.is_symlink():
-            raise GatherError(f"{folder} is a symbolic link: remove it, since this folder is emptied at every start")
-    in_use = GatherError(f"another gather is running in {out}: wait for it, or stop it")
+            raise GatherError(f"{folder} is a symbolic link, but each run empties this folder: remove the link")
+    in_use = GatherError(f"another run is gathering into {out}: wait until it ends, or stop it")
     try:
         with file_lock(hidden.with_name(f"{stem}.lock"), in_use):
-            for other in hidden.parent.iterdir() if exclusive else [hidden]:
+            for other in hidden.parent.iterdir() if is_exclusive else [hidden]:
                 if other.suffix != ".lock":  # a running shard whose manifest would be merged: raises an error
                     with nullcontext() if other == hidden else file_lock(other.with_name(f"{other.name}.lock"), in_use):
                         shutil.rmtree(other, ignore_errors=True)

@@ -123,7 +123,7 @@ def _parse_json(line: bytes) -> dict[str, Any]:
         return {}
     version = values.get("v")
     if isinstance(version, int) and version > VERSION:
-        raise GatherError(f"manifest version {version} was written by a later version of mlimages: upgrade mlimages")
+        raise GatherError(f"a later version of mlimages wrote this manifest (version {version}): upgrade mlimages")
     return values
 
 
@@ -200,7 +200,7 @@ def read_footer(path: Path) -> ManifestFooter:
     return ManifestFooter(closed, closed == number, keeps_duplicates)
 
 
-def read_rows_with_is_closed(paths: Iterable[Path]) -> Iterator[tuple[FetchResult, bool]]:
+def read_rows_with_sync_state(paths: Iterable[Path]) -> Iterator[tuple[FetchResult, bool]]:
     """Yield each row of these manifests in order, and whether a closing row follows it: its image was then on disk."""
     for path in paths:
         closed = read_footer(path).lines
@@ -256,7 +256,7 @@ class ManifestWriter:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not is_manifest(path):
-            raise GatherError(f"{path} was not written by mlimages: move it away, or choose another folder")
+            raise GatherError(f"{path} was not written by mlimages: move the file, or choose another folder")
         self._file = path.open("a+b", buffering=0)
         _truncate_torn_line(self._file)
 

@@ -72,7 +72,7 @@ def rewrite_manifests(
         os.fsync(out.fileno())
     if not files.publish_manifest(target):
         return False
-    for path, sha256 in replaced.unlisted_in(target):
+    for path, sha256 in replaced.find_unlisted(target):
         files.remove(path, sha256)
     for manifest in done:
         files.remove_manifest(manifest)
@@ -98,7 +98,7 @@ def _merge_rows(
                 replaced_images.add(settled.path, settled.sha256)
                 continue
             counts[row.label] += 1
-            near = index.find_near(settled.dhash)
+            near = index.find_near_duplicate(settled.dhash)
             index.add_image(settled.dhash, settled.path)
             if not first:
                 index.add_first_image(settled.sha256, number, settled.path)
@@ -118,7 +118,7 @@ class _ReplacedImages:
     def add(self, path: str, sha256: str) -> None:
         self._tables.execute("INSERT OR REPLACE INTO images VALUES (?, ?)", (path, sha256))
 
-    def unlisted_in(self, manifest: Path) -> Iterator[tuple[str, str]]:
+    def find_unlisted(self, manifest: Path) -> Iterator[tuple[str, str]]:
         """Yield path and SHA-256 of the images that no row of the manifest lists."""
         if self._tables.execute("SELECT 1 FROM images LIMIT 1").fetchone():
             for row in read_rows([manifest]):
@@ -137,7 +137,7 @@ def warn_about_unknown_images(files: ImageStorage, manifest: Path, out: Path) ->
     tables.close()
     if found:
         names = ", ".join(found[:_MAX_NAMES]) + " ..." * (len(found) > _MAX_NAMES)
-        logger.warning("%s in %s not listed in the manifest: %s", pluralize(len(found), "image"), out, names)
+        logger.warning("the manifest of %s does not list %s: %s", out, pluralize(len(found), "image"), names)
 
 
 class CurrentRows:

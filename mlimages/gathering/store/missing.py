@@ -1,6 +1,6 @@
 """Detect images that were deleted or moved since they were gathered.
 
-1. Rows whose image is missing are counted by folder.
+1. Rows whose image is missing are pluralize by folder.
 2. Files that no row lists are compared with them by size, then by hash: a moved image is kept at its new path.
 3. Other missing images of closed runs were deleted by the user, since their files had been on disk.
 4. If many are missing, a disk may not be mounted or a copy may be incomplete: the run stops with an error.
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from mlimages.core import FetchResult, GatherError, pluralize
-from mlimages.gathering.store.manifest import read_rows, read_rows_with_is_closed
+from mlimages.gathering.store.manifest import read_rows, read_rows_with_sync_state
 from mlimages.gathering.store.merge_manifests import CurrentRows
 from mlimages.gathering.store.stored_files import ImageStorage, quarantine_path
 
@@ -24,10 +24,10 @@ class _MissingImage:
     path: str
     sha256: str
     bytes: int
-    is_closed: bool
+    is_synced: bool
 
 
-def corrected_rows(
+def find_moved_and_deleted(
     files: ImageStorage, manifests: list[Path], *, keep_deleted: bool, restore_deleted: bool
 ) -> Iterator[FetchResult]:
     """Yield new rows for images that were moved, deleted or restored since their rows were written.
@@ -43,7 +43,7 @@ def corrected_rows(
     totals: Counter[str] = Counter()
     missing: dict[str, _MissingImage] = {}
     returned: set[str] = set()
-    for at, (row, is_closed) in enumerate(read_rows_with_is_closed(manifests)):
+    for at, (row, is_synced) in enumerate(read_rows_with_sync_state(manifests)):
         if row.status != "ok" or not row.path or not current.is_current(at, row):
             continue
         size = files.size(row.path)
@@ -51,21 +51,21 @@ def corrected_rows(
             if size == row.bytes and files.is_unchanged(row.path, row.sha256 or ""):
                 returned.add(row.path)
             continue
-        if size == 0 and not is_closed:
+        if size == 0 and not is_synced:
             files.remove_empty(row.path)
             size = None
-        totals[_folder_of(row.path)] += 1
+        totals[_parent_folder(row.path)] += 1
         if (
             size is None
             and row.sha256
             and row.bytes is not None
             and files.size(quarantine_path(row.path, row.sha256)) is None
         ):
-            missing[row.path] = _MissingImage(row.path, row.sha256, row.bytes, is_closed)
+            missing[row.path] = _MissingImage(row.path, row.sha256, row.bytes, is_synced)
     moved = _find_moved_images(files, manifests, missing) if missing else {}
-    deleted = {path for path, image in missing.items() if image.is_closed and path not in moved and not restore_deleted}
+    deleted = {path for path, image in missing.items() if image.is_synced and path not in moved and not restore_deleted}
     if not keep_deleted:
-        check_missing_count(Counter(map(_folder_of, deleted)), totals)
+        check_missing_count(Counter(map(_parent_folder, deleted)), totals)
     for row in current.rows() if moved or deleted or returned else ():
         if row.status != "ok" or not row.path:
             continue
@@ -110,5 +110,5 @@ def _find_moved_images(
     return {image.path: lie_at[image.sha256].pop() for image in missing_images.values() if lie_at.get(image.sha256)}
 
 
-def _folder_of(path: str) -> str:
+def _parent_folder(path: str) -> str:
     return str(PurePosixPath(path).parent)

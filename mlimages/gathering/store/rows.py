@@ -28,7 +28,7 @@ def make_row(image_ref: ImageRef, download: DownloadResult, outcome_values: dict
     )
 
 
-def image_values(
+def make_image_values(
     image_ref: ImageRef, download: DownloadResult, image_facts: Facts, images: ImageIndex, *, keep_duplicates: bool
 ) -> dict[str, Any]:
     """Return the values of a valid image's row."""
@@ -44,10 +44,10 @@ def image_values(
         return {"status": "placeholder", "reason": Reason.PLACEHOLDER, **values}
     if copies.path and not keep_duplicates:
         return {"status": "duplicate", "same_as": copies.path, **values}
-    return {"status": "ok", "same_as": images.find_near(image_facts.dhash), **values}
+    return {"status": "ok", "same_as": images.find_near_duplicate(image_facts.dhash), **values}
 
 
-def failed_values(download: DownloadResult, rejection: Rejection | None) -> dict[str, Any]:
+def make_failure_values(download: DownloadResult, rejection: Rejection | None) -> dict[str, Any]:
     """Return the values of a failed link's row; it is final if the result depends only on the link."""
     if rejection is None:
         return {

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from mlimages.core import GatherError, InputError, cache_dir, is_remote
 from mlimages.gathering.options import GatherOptions
-from mlimages.gathering.store.lock import work_folder
+from mlimages.gathering.store.lock import open_work_folder
 from mlimages.gathering.store.manifest import ManifestWriter, manifest_path
 from mlimages.gathering.store.stored_files import ImageStorage, StoredFiles
 from mlimages.gathering.store.stored_objects import ManifestParts, StoredObjects
@@ -50,7 +50,7 @@ def _open_local(out: Path, options: GatherOptions, exit_stack: ExitStack) -> Sto
         files = StoredShards(out, manifest.stem.replace("manifest", "images"))
         exit_stack.callback(files.close)
     try:
-        parts = exit_stack.enter_context(work_folder(out, manifest.stem, exclusive=not options.shard))
+        parts = exit_stack.enter_context(open_work_folder(out, manifest.stem, is_exclusive=not options.shard))
     except OSError as error:
         raise GatherError(f"{out} cannot be written: {error.strerror}") from error
     return Storage(manifest, parts, files, ManifestWriter(manifest))
@@ -58,7 +58,7 @@ def _open_local(out: Path, options: GatherOptions, exit_stack: ExitStack) -> Sto
 
 def _open_remote(out: Path, options: GatherOptions, exit_stack: ExitStack) -> Storage:
     if options.layout == "tar":
-        raise InputError(f"{out}: --layout tar requires a local folder: gather into one, then copy it")
+        raise InputError(f"--layout tar requires a local folder: gather into one, then copy it to {out}")
     folder = Path(exit_stack.enter_context(TemporaryDirectory(dir=cache_dir("gathered"))))
     manifest = manifest_path(folder, options.shard)
     objects = StoredObjects(out, folder)

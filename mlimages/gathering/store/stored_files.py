@@ -32,7 +32,7 @@ class ImageStorage(Protocol):
 
     is_shared: ClassVar[bool] = False
 
-    async def place(self, part_path: Path, row: FetchResult) -> str | None:
+    async def store(self, part_path: Path, row: FetchResult) -> str | None:
         """Store a finished file as `row.path`; return the path where it is, or None if `row.path` is taken.
 
         Raises:
@@ -85,7 +85,7 @@ class StoredFiles(ImageStorage):
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    async def place(self, part_path: Path, row: FetchResult) -> str | None:
+    async def store(self, part_path: Path, row: FetchResult) -> str | None:
         target = f"{self._folder}/{row.path}"  # strings, since pathlib is slower than the system calls
         if os.path.lexists(target):
             return None

@@ -66,7 +66,7 @@ class StoredObjects(ImageStorage):
         self._pool.shutdown()
         self._sizes.close()
 
-    async def place(self, part_path: Path, row: FetchResult) -> str | None:
+    async def store(self, part_path: Path, row: FetchResult) -> str | None:
         path = row.path or ""
         loop = asyncio.get_running_loop()
         size = part_path.stat().st_size
@@ -209,7 +209,7 @@ class StoredObjects(ImageStorage):
     def _record_sizes(self, sizes: dict[str, int]) -> None:
         self._sizes.executemany("INSERT OR REPLACE INTO objects VALUES (?, ?)", sizes.items())
 
-    def _retry(self, participle: str, path: str, action: Callable[[str], _T]) -> _T:
+    def _retry(self, operation: str, path: str, action: Callable[[str], _T]) -> _T:
         """Return the result of `action` for the object's address; retry errors of the store.
 
         Raises:
@@ -228,7 +228,7 @@ class StoredObjects(ImageStorage):
                 if count == _TRIES or isinstance(error, PermissionError):
                     shown = f"{self._address}/{path}".rstrip("/")
                     raise GatherError(
-                        f"{shown} cannot be {participle}: {error}; run the same command again to resume"
+                        f"{shown} cannot be {operation}: {error}; run the same command again to resume"
                     ) from error
                 time.sleep(_PAUSE_S * 4**count)
         raise AssertionError("unreachable: the last attempt returns or raises")
@@ -254,7 +254,7 @@ class ManifestParts:
     def append(self, row: FetchResult) -> None:
         """Record a finished link, whose image is stored."""
         if self._writer is None:
-            self._path = self._manifest.with_name(f"{self._manifest.stem}-{new_run_id()}.jsonl")
+            self._path = self._manifest.with_name(f"{self._manifest.stem}-{_make_run_id()}.jsonl")
             self._writer, self._count = ManifestWriter(self._path), 0
         self._writer.append(row)
         self._count += 1
@@ -275,7 +275,7 @@ class ManifestParts:
         self._writer = None
 
 
-def new_run_id() -> str:
+def _make_run_id() -> str:
     """Return 16 hexadecimal digits that are unique to this run; those of later runs sort after it."""
     return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(2)}"
 

@@ -70,7 +70,7 @@ class StoredShards(ImageStorage):
         self._written: dict[str, Member] = {}
         self._listed: set[str] = set()
 
-    async def place(self, part_path: Path, row: FetchResult) -> str | None:
+    async def store(self, part_path: Path, row: FetchResult) -> str | None:
         assert row.path
         image = part_path.read_bytes()
         head = _json_member(row) + _tar_header(row.path, image)  # so that a complete image has its JSON

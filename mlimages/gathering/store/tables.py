@@ -75,7 +75,7 @@ def _find_class_folders(rows: Iterable[FetchResult]) -> Mapping[str, set[str]]:
     return folders
 
 
-def _current_label(row: FetchResult, class_folders: Mapping[str, set[str]]) -> str:
+def _find_current_label(row: FetchResult, class_folders: Mapping[str, set[str]]) -> str:
     """Return the class in whose folder an image is: of one moved by hand, not the class for which it was requested."""
     above = map(str, PurePosixPath(row.path or "").parents)
     labels = next((class_folders[folder] for folder in above if folder in class_folders), {row.label})
@@ -86,7 +86,7 @@ def _write_metadata(path: Path, rows: Iterable[FetchResult], class_folders: Mapp
     """Write a line for each of these images: `file_name`, `label`, and the metadata from its list or provider."""
     with path.open("w", encoding="utf-8") as out:
         for row in rows:
-            values = {"file_name": row.path, "label": _current_label(row, class_folders)}
+            values = {"file_name": row.path, "label": _find_current_label(row, class_folders)}
             out.write(json.dumps(values | {**row.source, **values}, default=str) + "\n")
 
 
@@ -95,11 +95,11 @@ def _write_parquet(path: Path, rows: Iterable[FetchResult]) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    def type_of(name: str) -> Any:
+    def arrow_type(name: str) -> Any:
         others = {"final": pyarrow.bool_(), "elapsed_s": pyarrow.float64()}
         return pyarrow.int64() if name in _INTEGERS else others.get(name, pyarrow.string())
 
-    schema = pyarrow.schema([(field.name, type_of(field.name)) for field in fields(FetchResult)])
+    schema = pyarrow.schema([(field.name, arrow_type(field.name)) for field in fields(FetchResult)])
     with parquet.ParquetWriter(path, schema) as out:
         left = map(_table_values, rows)
         while batch := list(islice(left, _BATCH)):

@@ -49,7 +49,7 @@ class Tally:
             if len(self._hosts) > 2 * _HOSTS_COUNTED:
                 self._hosts = Counter(dict(self._hosts.most_common(_HOSTS_COUNTED)))
 
-    def reopen(self, num_links: int) -> None:
+    def count_unfinished(self, num_links: int) -> None:
         """Count `num_links` of the failed links as unfinished."""
         self._open += num_links
 
@@ -58,7 +58,7 @@ class Tally:
         failed = self.status["failed"] + self.status["placeholder"]
         return {"ok": self.status["ok"], "failed": failed - self._open, "open": self._open}
 
-    def summary(self, out: Path, *, num_fetched: int, seconds: float) -> GatherSummary:
+    def make_summary(self, out: Path, *, num_fetched: int, seconds: float) -> GatherSummary:
         """Return the counts as a summary."""
         return GatherSummary(
             out=out,
@@ -73,12 +73,12 @@ class Tally:
             removed=self._removed,
             open=self._open,
             fetched=num_fetched,
-            reasons=_top_counts(self._reasons),
+            reasons=_sort_counts(self._reasons),
             classes=dict(sorted(self.classes.items())),
-            hosts=dict(list(_top_counts(self._hosts).items())[:_WORST]),
+            hosts=dict(list(_sort_counts(self._hosts).items())[:_WORST]),
             seconds=round(seconds, 2),
         )
 
 
-def _top_counts(counts: Counter[str]) -> Mapping[str, int]:
+def _sort_counts(counts: Counter[str]) -> Mapping[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

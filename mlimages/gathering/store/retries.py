@@ -18,7 +18,7 @@ _BYTES = re.compile(r"(more than )?(\d+) bytes")
 _RESIZED = re.compile(r"resized: (\d+)")
 
 
-def is_open(row: FetchResult, options: GatherOptions, *, has_image: bool, retry_unfinished: bool) -> bool:
+def needs_retry(row: FetchResult, options: GatherOptions, *, has_image: bool, retry_unfinished: bool) -> bool:
     """Whether a run retries a recorded link.
 
     Args:
