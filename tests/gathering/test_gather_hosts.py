@@ -143,7 +143,7 @@ def test_links_that_wait_for_their_host_do_not_fill_a_limit_and_never_exceed_it(
     assert [row.status for row in read_manifest(tmp_path / "out")][-1] == "failed", "the others did not wait for these"
     assert (summary.ok, summary.classes) == (4, {"cats": 4})
     with serve() as slow:
-        slow.fallback = in_turn(*[answer(b"", 503, Retry_After=1)] * 8, a_photo)
+        slow.fallback = in_turn(*[answer(b"", 503, Retry_After=1)] * 4, a_photo)
         urls = [*(slow.url(f"/{n}.jpg") for n in range(30, 40)), *(site.url(f"/{n}.jpg") for n in range(40, 50))]
         assert run(links(tmp_path, *urls), tmp_path / "out-2", limit=6, per_host=4).classes == {"cats": 6}
 

@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from mlimages import ImageProperty, LabelFile, UrlList, check, gather, label_dir_auto
+from mlimages.cli.main import app
 from mlimages.core import (
     Cluster,
     GatherError,
@@ -36,7 +38,7 @@ from tests.servers import Connection, Request, Site, answer, path_of, photo, url
 ray = pytest.importorskip("ray")
 fsspec = pytest.importorskip("fsspec")
 pytestmark = pytest.mark.ray
-SHARDS = 8
+SHARDS = 4
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,12 @@ def cluster(bucket: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
         with ray_cluster() as opened:
             yield opened
         ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _few_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More shards than the two workers, each with a process for decoding that takes a second to start."""
+    monkeypatch.setattr("mlimages.gathering.sharded.SHARDS_PER_WORKER", SHARDS // 2)
 
 
 @pytest.fixture(autouse=True)
@@ -104,19 +112,25 @@ def children(name: bytes) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("where", ["processes", "ray", "ray into an address"])
+@pytest.fixture(params=["ray", "processes"])
+def pool(request: pytest.FixtureRequest, cluster: Cluster) -> Cluster | Processes:
+    return cluster if request.param == "ray" else Processes(2)
+
+
+def workers(pool: Cluster | Processes) -> list[int]:
+    return children(b"ray::_run_task" if isinstance(pool, Cluster) else b"spawn_main")
+
+
 def test_a_process_killed_in_mid_shard_costs_nothing_and_the_outcome_is_that_of_a_single_run(
-    cluster: Cluster, site: Site, tmp_path: Path, where: str
+    pool: Cluster | Processes, site: Site, tmp_path: Path
 ) -> None:
-    tasks = cluster if "ray" in where else Processes(2)
-    name = b"ray::_run_task" if "ray" in where else b"spawn_main"
-    out = "s3://bucket/ray" if "address" in where else tmp_path / "out"
+    out = "s3://bucket/ray" if isinstance(pool, Cluster) else tmp_path / "out"
     killed, lock = list[int](), threading.Lock()
 
     def killing(connection: Connection, request: Request) -> None:
         with lock:
             if not killed and len(site.requests) > 30:
-                killed.extend(children(name)[:1])
+                killed.extend(workers(pool)[:1])
                 os.kill(killed[0], signal.SIGKILL)
         answer(photo(int(request.path.split("/")[2])))(connection, request)
 
@@ -126,11 +140,11 @@ def test_a_process_killed_in_mid_shard_costs_nothing_and_the_outcome_is_that_of_
     site.routes[path_of(urls[20])] = answer(b"<html>")
     site.fallback = killing
     source = links(tmp_path, *urls)
-    divided = gather_on(tasks, source, out, **FAST)
+    divided = gather_on(pool, source, out, **FAST)
     assert killed
     single = gather(source, tmp_path / "single", **FAST)
     assert outcome(divided) == outcome(single)
-    if "address" in where:
+    if isinstance(pool, Cluster):
         fsspec.filesystem("s3", use_listings_cache=False).get("bucket/ray", str(tmp_path / "out"), recursive=True)
     assert kept(tmp_path / "out") == kept(tmp_path / "single")
 
@@ -264,26 +278,22 @@ def test_a_machine_that_does_not_see_the_folder_is_named_before_it_gathers(
     assert not site.requests
 
 
-@pytest.mark.parametrize("engine", ["ray", "processes"])
 def test_a_process_that_dies_again_and_again_ends_the_run_and_the_next_one_goes_on(
-    cluster: Cluster, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+    pool: Cluster | Processes, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = b"ray::_run_task" if engine == "ray" else b"spawn_main"
-
     def killing(connection: Connection, request: Request) -> None:
-        for worker in children(name):
+        for worker in workers(pool):
             os.kill(worker, signal.SIGKILL)
         raise ConnectionAbortedError
 
     for module in ("cluster", "parallel"):
         monkeypatch.setattr(f"mlimages.core.{module}.MAX_CRASHES", 2)
-    tasks = cluster if engine == "ray" else Processes(2)
     site.fallback = killing
     source = links(tmp_path, *(site.url(f"/{n}") for n in range(4)))
     with pytest.raises(GatherError, match=r"a worker crashed 2 times"):
-        gather_on(tasks, source, tmp_path / "out", **FAST)
+        gather_on(pool, source, tmp_path / "out", **FAST)
     site.fallback = lambda connection, request: answer(photo(int(request.path[1:])))(connection, request)
-    assert gather_on(tasks, source, tmp_path / "out", **FAST).ok == 4
+    assert gather_on(pool, source, tmp_path / "out", **FAST).ok == 4
 
 
 @pytest.mark.parametrize(
@@ -326,14 +336,13 @@ def test_a_signal_stops_every_process_and_the_same_command_goes_on(
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["cats", "manifest.jsonl"]
 
 
-def test_what_ends_a_task_ends_the_run_in_its_words(cluster: Cluster, site: Site, tmp_path: Path) -> None:
+def test_what_ends_a_task_ends_the_run_in_its_words(pool: Cluster | Processes, site: Site, tmp_path: Path) -> None:
     site.fallback = answer(photo(1))
     source = links(tmp_path, *(site.url(f"/{n}") for n in range(4)))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "cats").write_text("a file where the class's folder should be")
-    for tasks in (cluster, Processes(2)):
-        with pytest.raises(GatherError, match=r"cats/.* cannot be written: Not a directory$"):
-            gather_on(tasks, source, tmp_path / "out", **FAST)
+    with pytest.raises(GatherError, match=r"cats/.* cannot be written: Not a directory$"):
+        gather_on(pool, source, tmp_path / "out", **FAST)
 
 
 class Unsendable:
@@ -435,7 +444,8 @@ def test_check_and_mean_run_on_a_cluster_from_the_command_line(
     where = ["--engine", "ray", "--address", ray.get_runtime_context().gcs_address]
     checked = json.loads(run_cli("check", "p/labels.txt", "--json", *where).stdout)
     assert (checked["checked"], checked["errors"]["not-an-image"], checked["errors"]["missing"]) == (301, 5, 1)
-    figures = json.loads(run_cli("mean", "p/labels.txt", "--size", "32", "--json", *where).stdout)
+    done = CliRunner().invoke(app, ["mean", str(tmp_path / "p/labels.txt"), "--size", "32", "--json", *where])
+    figures = json.loads(done.stdout)
     assert (figures["count"], figures["broken"]) == (295, 6)
     no_token = {"RAY_AUTH_MODE": "token", "HOME": str(tmp_path)}
     for address, env in (("127.0.0.1:1", {}), (where[-1], no_token)):
