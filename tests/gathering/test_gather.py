@@ -31,7 +31,7 @@ from mlimages.gathering.download.response_head import repair_head
 from mlimages.gathering.links import recorded_url
 from mlimages.gathering.store.gather_folder import GatherFolder
 from mlimages.gathering.store.image_index import PlaceholderCounts
-from tests.gathering.conftest import links, run, stored
+from tests.gathering.conftest import contents, links, run, stored
 from tests.servers import (
     Connection,
     Reply,
@@ -570,7 +570,7 @@ def test_a_second_run_asks_for_nothing_that_is_there_and_for_what_is_new_or_lost
     assert sorted(request.path for request in site.requests) == ["/0.jpg", "/1.jpg", "/3.jpg"]
     assert (summary.ok, summary.failed, summary.fetched) == (4, 1, 3)
     rows(tmp_path / "out")
-    assert len(images(tmp_path / "out")) == 4
+    assert contents(tmp_path / "out") == {f"cats/{n}.jpg": photo(n) for n in range(4)}
 
 
 def test_images_of_every_shape_are_inspected(tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from mlimages.gathering.store.missing import check_missing_count
 from mlimages.gathering.store.stored_files import StoredFiles
 from tests.conftest import RunCli
 from tests.gathering.conftest import contents, run, stored
-from tests.gathering.test_gather import unclosed
 from tests.servers import Site, answer, photo
 
 DEAD = answer(b"no", 404)
@@ -125,17 +124,6 @@ def test_deleted_images_stay_deleted_until_they_are_asked_for_or_put_back(
     restored = run(links, out, restore_deleted=True)
     assert (restored.ok, restored.removed, restored.fetched) == (MANY, 0, 1)
     assert (out / "cats/3.jpg").read_bytes() == photo(3)
-
-
-def test_images_that_a_killed_run_may_have_lost_are_asked_for_again(site: Site, links: UrlList, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    run(links, out)
-    unclosed(out)
-    delete(out)
-    empty(out)
-    again = run(links, out)
-    assert (again.ok, again.removed, again.fetched) == (MANY, 0, 2)
-    assert contents(out) == {f"cats/{n}.jpg": photo(n) for n in range(MANY)}
 
 
 def test_where_much_is_missing_the_run_stops_and_both_ways_to_go_on_are_named(

@@ -15,7 +15,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlimages import UrlList, gather
 from mlimages.core import FetchResult, GatherError, InputError, Reason
 from mlimages.gathering import GatherOptions, read_manifest
 from mlimages.gathering.store.gather_folder import GatherFolder
@@ -24,12 +23,12 @@ from mlimages.gathering.store.stored_shards import without_shard
 from mlimages.images import read_bytes
 from mlimages.labels import label_dir_auto
 from tests.conftest import RunCli
-from tests.gathering.conftest import FAST
+from tests.gathering.conftest import links, run
 from tests.servers import Connection, Reply, Request, Site, answer, closed_port, in_turn, photo
 
 
-def command(out: Path, *lists: Path) -> list[str]:
-    return [sys.executable, "-m", "mlimages", "gather", "urls", *map(str, lists), "-o", str(out), "--allow-private"]
+def command(out: Path, source: object) -> list[str]:
+    return [sys.executable, "-m", "mlimages", "gather", "urls", str(source), "-o", str(out), "--allow-private"]
 
 
 def test_a_run_tells_what_was_kept_what_failed_and_what_to_type_next(
@@ -124,50 +123,43 @@ def test_a_host_that_refuses_every_link_spends_none(
     site: Site, tmp_path: Path, refusal: Reply, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mlimages.gathering.download.host_state.NEVER_RESPONDED_S", 0.0)
-    (tmp_path / "cats.txt").write_text("".join(site.url(f"/{n}.jpg\n") for n in range(40)))
+    source = links(tmp_path, *(site.url(f"/{n}.jpg") for n in range(40)))
     site.routes["/login.html"] = answer(b"<!DOCTYPE html>log in")
     site.fallback = in_turn(*(answer(photo(n)) for n in range(3)), refusal)
-    options = {"allow_private": True, "per_host": 1, "decoders": 1, "max_wait_s": 0.0, "retries": 0}
-    first = gather(tmp_path / "cats.txt", tmp_path / "out", **options)  # type: ignore[arg-type]
+    first = run(source, tmp_path / "out", per_host=1)
     assert (first.ok, first.open) == (3, 37)
     assert len(site.requests) <= (45 if site.asked("/login.html") else 8)
     site.fallback = lambda connection, request: answer(photo(int(request.path[1:-4])))(connection, request)
-    second = gather(tmp_path / "cats.txt", tmp_path / "out", **options)  # type: ignore[arg-type]
+    second = run(source, tmp_path / "out", per_host=1)
     assert (second.ok + second.duplicate, second.open) == (40, 0)
 
 
-def test_what_an_option_of_ours_refused_is_asked_for_when_the_option_changes(
-    site: Site, tmp_path: Path, layout: str
-) -> None:
+@pytest.mark.usefixtures("layout")
+def test_what_an_option_of_ours_refused_is_asked_for_when_the_option_changes(site: Site, tmp_path: Path) -> None:
     site.routes = {"/a.jpg": answer(photo(1, (60, 40))), "/b.jpg": answer(photo(2), X_Robots_Tag="noai")}
-    (tmp_path / "cats.txt").write_text("".join(site.url(f"{path}\n") for path in site.routes))
+    source = links(tmp_path, *map(site.url, site.routes))
 
-    def run(**options: object) -> tuple[int, list[str]]:
-        common = {"allow_private": True, "decoders": 1, "layout": layout}
-        gather(tmp_path / "cats.txt", tmp_path / "out", **{**common, **options})  # type: ignore[arg-type]
-        reasons = [row.reason for row in read_manifest(tmp_path / "out") if row.reason]
-        return len(site.requests), sorted(reason.value for reason in reasons)
+    def again(**options: object) -> tuple[int, list[str]]:
+        summary = run(source, tmp_path / "out", **options)
+        return len(site.requests), sorted(summary.reasons)
 
-    assert run(min_size=50) == (2, ["opt-out", "too-small"])
-    assert run(min_size=45) == (2, ["opt-out", "too-small"])
-    assert run(min_size=40, max_bytes=100) == (3, ["opt-out", "too-large"])
-    assert run(max_pixels=2000) == (4, ["opt-out", "too-many-pixels"])
-    assert run() == (5, ["opt-out"])
-    assert run(ignore_opt_out=True) == (6, [])
+    assert again(min_size=50) == (2, ["opt-out", "too-small"])
+    assert again(min_size=45) == (2, ["opt-out", "too-small"])
+    assert again(min_size=40, max_bytes=100) == (3, ["opt-out", "too-large"])
+    assert again(max_pixels=2000) == (4, ["opt-out", "too-many-pixels"])
+    assert again() == (5, ["opt-out"])
+    assert again(ignore_opt_out=True) == (6, [])
     with pytest.raises(InputError, match="was gathered without --resize"):
-        run(resize=20)
+        again(resize=20)
 
 
-def test_no_two_labels_share_a_folder_and_no_two_names_differ_in_case_alone(
-    site: Site, tmp_path: Path, layout: str
-) -> None:
+@pytest.mark.usefixtures("layout")
+def test_no_two_labels_share_a_folder_and_no_two_names_differ_in_case_alone(site: Site, tmp_path: Path) -> None:
     site.fallback = lambda connection, request: answer(photo(sum(request.target.encode())))(connection, request)
     rows = [("cat?", "/a.jpg"), ("cat:", "/b.jpg"), ("CAT_", "/c.jpg"), ("cat?", "/A.jpg"), ("cat?", "/a.JPG")]
     for count in (3, 5):  # the second run knows the first one's names
-        (tmp_path / "x.tsv").write_text("".join(f"{label}\t{site.url(path)}\n" for label, path in rows[:count]))
-        summary = gather(
-            tmp_path / "x.tsv", tmp_path / "out", allow_private=True, decoders=1, per_host=1, layout=layout
-        )
+        source = links(tmp_path, *(f"{label}\t{site.url(path)}" for label, path in rows[:count]))
+        summary = run(source, tmp_path / "out", per_host=1)
     found = {without_shard(row.path or "").casefold(): row.label for row in read_manifest(tmp_path / "out") if row.path}
     assert (summary.ok, len(found)) == (5, 5)
     folders = {path.partition("/")[0]: label for path, label in found.items()}
@@ -175,14 +167,14 @@ def test_no_two_labels_share_a_folder_and_no_two_names_differ_in_case_alone(
     assert all(label == folders[path.partition("/")[0]] for path, label in found.items())
 
 
-def test_a_folder_remembers_resize(site: Site, tmp_path: Path, layout: str) -> None:
+@pytest.mark.usefixtures("layout")
+def test_a_folder_remembers_resize(site: Site, tmp_path: Path) -> None:
     site.fallback = answer(photo(1, (60, 40)))
-    (tmp_path / "cats.txt").write_text(site.url("/a.jpg"))
-    options = {"allow_private": True, "decoders": 1, "layout": layout}
-    gather(tmp_path / "cats.txt", tmp_path / "out", resize=20, **options)  # type: ignore[arg-type]
+    source = links(tmp_path, site.url("/a.jpg"))
+    run(source, tmp_path / "out", resize=20)
     with pytest.raises(InputError, match="was gathered with --resize 20: use the same"):
-        gather(tmp_path / "cats.txt", tmp_path / "out", **options)  # type: ignore[arg-type]
-    gather(tmp_path / "cats.txt", tmp_path / "out", resize=20, **options)  # type: ignore[arg-type]
+        run(source, tmp_path / "out")
+    run(source, tmp_path / "out", resize=20)
 
 
 def test_failed_links_are_tried_again_when_asked_all_or_by_reason(site: Site, tmp_path: Path, run_cli: RunCli) -> None:
@@ -210,9 +202,10 @@ def test_ctrl_c_ends_in_one_line_with_exit_130_and_the_next_run_goes_on(site: Si
             raise ConnectionAbortedError
 
     site.fallback = hang_after_five
-    links, out = tmp_path / "links.txt", tmp_path / "out"
-    links.write_text("".join(site.url(f"/{n}.jpg\n") for n in range(9)))
-    process = subprocess.Popen(command(out, links), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    source, out = links(tmp_path, *(site.url(f"/{n}.jpg") for n in range(9))), tmp_path / "out"
+    process = subprocess.Popen(
+        command(out, tmp_path / "cats.txt"), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     while len(started) < 4 or len(list(read_manifest(out))) < 5:
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
@@ -222,14 +215,14 @@ def test_ctrl_c_ends_in_one_line_with_exit_130_and_the_next_run_goes_on(site: Si
     assert "Traceback" not in errors
     site.fallback = lambda connection, request: answer(photo(int(request.path[1:-4])))(connection, request)
     site.requests.clear()
-    assert gather(UrlList(links), out, **FAST).ok == 9
+    assert run(source, out).ok == 9
     assert len(site.requests) == 4
 
 
 def test_ctrl_c_is_heard_while_the_list_is_typed_at_a_terminal(site: Site, tmp_path: Path) -> None:
     site.fallback = answer(photo(1))
     out, (keyboard, terminal) = tmp_path / "out", pty.openpty()
-    process = subprocess.Popen(command(out, Path("-")), stdin=terminal, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command(out, "-"), stdin=terminal, stderr=subprocess.PIPE, text=True)
     try:
         os.write(keyboard, site.url("/a.jpg\n").encode())
         while not list(read_manifest(out)):
@@ -251,14 +244,13 @@ def test_killed_at_any_moment_it_goes_on_with_nothing_twice_nothing_lost_and_no_
 ) -> None:
     images = {f"/{n}.jpg": photo(n) for n in range(count)}
     site.routes = {path: answer(data) for path, data in images.items()}
-    links, out = tmp_path / "links.txt", tmp_path / "out"
-    links.write_text("".join(site.url(f"{path}\n") for path in images))
+    out = tmp_path / "out"
+    links(tmp_path, *map(site.url, images))
+    words = [*command(out, tmp_path / "cats.txt"), "--quiet", "--per-host", "4"]
     chance = random.Random(7)
     manifest, kills = out / "manifest.jsonl", 0
     while True:
-        process = subprocess.Popen(
-            [*command(out, links), "--quiet", "--per-host", "4", "--layout", layout], stdout=subprocess.DEVNULL
-        )
+        process = subprocess.Popen([*words, "--layout", layout], stdout=subprocess.DEVNULL)
         recorded = manifest.stat().st_size if manifest.exists() else 0
         enough = recorded + chance.randrange(1, 30_000)
         while process.poll() is None and (not manifest.exists() or manifest.stat().st_size < enough):
@@ -269,7 +261,7 @@ def test_killed_at_any_moment_it_goes_on_with_nothing_twice_nothing_lost_and_no_
         process.kill()
         process.wait()
         kills += 1
-        for path in (out / "links").glob("*"):
+        for path in (out / "cats").glob("*"):
             assert path.read_bytes() == images[f"/{path.name}"], "a half file"
     assert process.returncode == 0
     assert kills >= 2
@@ -282,18 +274,17 @@ def test_killed_at_any_moment_it_goes_on_with_nothing_twice_nothing_lost_and_no_
 
 def test_a_torn_last_line_is_ignored_and_its_link_fetched_again(site: Site, tmp_path: Path) -> None:
     site.routes = {f"/{n}.jpg": answer(photo(n)) for n in range(3)}
-    links, out = tmp_path / "links.txt", tmp_path / "out"
-    links.write_text("".join(site.url(f"{path}\n") for path in site.routes))
-    gather(UrlList(links), out, **FAST)
+    source, out = links(tmp_path, *map(site.url, site.routes)), tmp_path / "out"
+    run(source, out)
     manifest = out / "manifest.jsonl"
     lines = manifest.read_bytes().splitlines(keepends=True)
     manifest.write_bytes(b"".join(lines[:-1])[:-40])
     site.requests.clear()
-    assert gather(UrlList(links), out, **FAST).ok == 3
+    assert run(source, out).ok == 3
     assert len(site.requests) == 1
     found = [json.loads(line) for line in manifest.read_text().splitlines()]
     assert [(row["v"], row["status"]) for row in found] == [(1, "ok")] * 3 + [(1, "closed")]
-    assert len(list((out / "links").iterdir())) == 3
+    assert len(list((out / "cats").iterdir())) == 3
 
 
 HOSTILE = [
@@ -342,9 +333,8 @@ def test_a_manifest_of_noise_is_read_as_far_as_it_makes_sense(tmp_path: Path, li
 
 def test_a_manifest_of_a_later_version_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "manifest.jsonl").write_text('{"v": 2, "url": "u"}\n')
-    (tmp_path / "none.txt").write_text("")
     with pytest.raises(GatherError, match="version 2"):
-        gather(UrlList(tmp_path / "none.txt"), tmp_path, **FAST)
+        run(links(tmp_path), tmp_path)
 
 
 def test_a_row_survives_writing_and_reading() -> None:
@@ -381,8 +371,8 @@ def test_real_images_are_gathered_whole_and_strange_ones_end_with_a_reason(
 ) -> None:
     files = sorted([*(test_data / "weird").iterdir(), *(test_data / "hymenoptera_data/val/ants").iterdir()])
     site.routes = {f"/{path.name}": answer(path.read_bytes()) for path in files if path.is_file()}
-    (tmp_path / "links.txt").write_text("".join(site.url(f"{path}\n") for path in site.routes))
-    summary = gather(UrlList(tmp_path / "links.txt"), tmp_path / "out", **FAST)
+    source = links(tmp_path, *map(site.url, site.routes))
+    summary = run(source, tmp_path / "out")
     by_url = {row.url: row for row in read_manifest(tmp_path / "out")}
     assert by_url[site.url("/broken.png")].reason is Reason.NOT_AN_IMAGE
     assert {by_url[site.url(f"/{name}")].reason for name in ("truncated_image.png", "truncated_jpeg.jpg")} == {
@@ -393,7 +383,7 @@ def test_real_images_are_gathered_whole_and_strange_ones_end_with_a_reason(
         row = by_url.get(site.url(f"/{path.name}"))
         if row and row.path:
             assert (tmp_path / "out" / row.path).read_bytes() == path.read_bytes()
-    resized = gather(UrlList(tmp_path / "links.txt"), tmp_path / "small", resize=48, **FAST)
+    resized = run(source, tmp_path / "small", resize=48)
     assert resized.failed == 3
     assert {min(row.width or 0, row.height or 0) for row in read_manifest(tmp_path / "small") if row.path} == {48}
 
