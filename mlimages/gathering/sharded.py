@@ -50,12 +50,7 @@ if TYPE_CHECKING:
 SHARDS_PER_WORKER = 4
 """More shards than workers, since shards differ in size: a host is in one, or in few."""
 
-_LAST_RUN_OPTIONS: GatherKeywords = {
-    "no_retry": True,
-    "retry_failed": (),
-    "restore_deleted": False,
-    "keep_deleted": True,
-}
+_MERGE_OPTIONS: GatherKeywords = {"no_retry": True, "retry_failed": (), "restore_deleted": False, "keep_deleted": True}
 """Options of the run that merges the shards: links that these left unfinished are not retried."""
 
 
@@ -95,7 +90,7 @@ def gather_on(
             ended = _run_shards(pool, task, out, shards, progress)
         finally:
             progress.close()
-    options.update(_LAST_RUN_OPTIONS)
+    options.update(_MERGE_OPTIONS)
     last = gather(links, out, **options)
     waits_s = {host: pause_s for summary in (*ended, last) for host, pause_s in summary.waits_s.items()}
     fetched = sum(summary.fetched for summary in (*ended, last))

@@ -22,10 +22,9 @@ from mlimages.gathering.store.manifest import (
     KeySet,
     ManifestWriter,
     find_manifests,
-    find_merged_manifests,
     read_footer,
     read_rows,
-    read_rows_after,
+    read_rows_with_sync_state,
 )
 from mlimages.gathering.store.merge_manifests import CurrentRows, rewrite_manifests, warn_about_unknown_images
 from mlimages.gathering.store.missing import find_moved_and_deleted
@@ -106,10 +105,10 @@ class GatherFolder:
     def _close_manifest(self) -> None:
         """End the manifest with a closing row; images that are missing afterwards were deleted by the user."""
         if not self._objects:
-            closing = read_footer(self._manifest)
-            if closing.is_whole:
+            if read_footer(self._manifest).is_whole:
                 return
-            self._files.sync(row.path for row in read_rows_after(self._manifest, closing.lines) if row.path)
+            rows = read_rows_with_sync_state([self._manifest])
+            self._files.sync(row.path for row, is_synced in rows if row.path and not is_synced)
         self._writer.append_closing_row(keep_duplicates=self._options.keep_duplicates)
 
     def claim(self, image_ref: ImageRef) -> bool:
@@ -209,14 +208,8 @@ class GatherFolder:
     def _merge_manifests(self) -> bool:
         paths = self._manifest_paths()
         keeps = self._options.keep_duplicates or any(read_footer(path).keeps_duplicates for path in paths)
-        is_stored = rewrite_manifests(
-            self._files,
-            paths,
-            self._manifest,
-            keep_duplicates=keeps,
-            limit=self._options.limit,
-            merged_manifests=find_merged_manifests(self._folder),
-        )
+        limit = self._options.limit
+        is_stored = rewrite_manifests(self._files, paths, self._manifest, keep_duplicates=keeps, limit=limit)
         if is_stored and len(paths) > 1:
             warn_about_unknown_images(self._files, self._manifest, self.out)
         return is_stored
@@ -234,7 +227,7 @@ class GatherFolder:
         self.tally = Tally()
         paths = self._manifest_paths()
         self._is_merged = len(paths) < 2 if self._objects else paths in ([], [self._manifest])
-        self._is_merged &= not find_merged_manifests(self._folder)
+        self._is_merged &= not find_manifests(self._folder, is_merged=True)
         placeholders: set[str] = set()
         self._refusals, self._names = ConsecutiveRefusals(), NamesInUse()
         for row in read_rows(paths):

@@ -80,7 +80,6 @@ class ImageIndex:
     def __init__(self) -> None:
         self._tables = open_temporary_tables(_TABLES)
         self._paths_of_hosts = PlaceholderCounts()
-        self._latest = "", ImageCopies()
         self._placeholder_targets: set[str] = set()
 
     def close(self) -> None:
@@ -90,18 +89,12 @@ class ImageIndex:
 
     def find_copies(self, sha256: str) -> ImageCopies:
         """Return the links whose images have this SHA-256."""
-        if self._latest[0] != sha256:  # consecutive queries are often for the same image
-            self._latest = sha256, self._read_copies(sha256)
-        return self._latest[1]
-
-    def _read_copies(self, sha256: str) -> ImageCopies:
         query = "SELECT count, kept, path, label, is_placeholder FROM copies WHERE sha256 = ?"
         row = self._tables.execute(query, (bytes.fromhex(sha256),)).fetchone()
         return ImageCopies(*row) if row else ImageCopies()
 
     def store_copies(self, sha256: str, copies: ImageCopies) -> None:
         """Store the links whose images have this SHA-256."""
-        self._latest = sha256, copies
         row = (copies.count, copies.kept, copies.path, copies.label, copies.is_placeholder)
         self._tables.execute("INSERT OR REPLACE INTO copies VALUES (?, ?, ?, ?, ?, ?)", (bytes.fromhex(sha256), *row))
 

@@ -11,7 +11,6 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from itertools import islice
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -38,27 +37,22 @@ def has_manifest_name(name: str) -> bool:
     return _OUR_NAMES.fullmatch(name) is not None
 
 
-def find_manifests(folder: Path) -> list[Path]:
+def find_manifests(folder: Path, *, is_merged: bool = False) -> list[Path]:
     """Return the manifests of the folder in order: its own, then those of shards and runs, whose rows are later.
 
-    Manifests that have been merged, and other files that are named `manifest*.jsonl`, are ignored.
+    Other files that are named `manifest*.jsonl` are ignored.
+
+    Args:
+        is_merged: return the manifests whose rows are in `manifest.jsonl` instead, which the run that merged them has
+            not removed yet.
 
     Raises:
         GatherError: a row has a later version.
     """
     merged = _read_merged_names(folder)
-    return [path for path in _find_all_manifests(folder) if path.name not in merged]
-
-
-def find_merged_manifests(folder: Path) -> list[Path]:
-    """Return the manifests whose rows are in `manifest.jsonl`, which the run that merged them has not removed yet."""
-    merged = _read_merged_names(folder)
-    return [path for path in _find_all_manifests(folder) if path.name in merged]
-
-
-def _find_all_manifests(folder: Path) -> list[Path]:
     named = [path for path in folder.glob("manifest*.jsonl") if has_manifest_name(path.name)]
-    return sorted(filter(is_manifest, named), key=lambda path: (path.name != NAME, path.name))
+    found = sorted(filter(is_manifest, named), key=lambda path: (path.name != NAME, path.name))
+    return [path for path in found if (path.name in merged) == is_merged]
 
 
 def _read_merged_names(folder: Path) -> list[str]:
@@ -209,12 +203,6 @@ def read_rows_with_sync_state(paths: Iterable[Path]) -> Iterator[tuple[FetchResu
                 row = parse_row(line)
                 if row:
                     yield row, number < closed
-
-
-def read_rows_after(path: Path, lines: int) -> Iterator[FetchResult]:
-    """Yield the rows of the manifest at `path`, without its first `lines` lines."""
-    with path.open("rb") as file:
-        yield from filter(None, map(parse_row, islice(file, lines, None)))
 
 
 def dump_closing_row(*, keep_duplicates: bool, merged: Sequence[str] = ()) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -16,6 +16,7 @@ from mlimages.gathering.store.manifest import (
     KeySet,
     dump_closing_row,
     dump_row,
+    find_manifests,
     read_footer,
     read_rows,
 )
@@ -29,13 +30,7 @@ _MAX_NAMES = 3
 
 
 def rewrite_manifests(
-    files: ImageStorage,
-    manifests: list[Path],
-    target: Path,
-    *,
-    keep_duplicates: bool,
-    limit: int | None = None,
-    merged_manifests: Sequence[Path] = (),
+    files: ImageStorage, manifests: list[Path], target: Path, *, keep_duplicates: bool, limit: int | None = None
 ) -> bool:
     """Rewrite `manifests` as the single file `target`, and remove replaced images.
 
@@ -46,7 +41,6 @@ def rewrite_manifests(
     Args:
         limit: maximum number of images per class: images of shards beyond it are removed, and their links can be
             retried.
-        merged_manifests: manifests whose rows are in `target` already; they and their replaced images are removed.
 
     Returns:
         False if another run has merged the manifests of a remote folder meanwhile: nothing was removed.
@@ -55,10 +49,11 @@ def rewrite_manifests(
     current_rows = CurrentRows(files, manifests)
     placeholders = set() if keep_duplicates else _find_placeholder_hashes(current_rows)
     replaced = _ReplacedImages()
-    for row in read_rows(merged_manifests):
+    already_merged = find_manifests(target.parent, is_merged=True)
+    for row in read_rows(already_merged):
         if row.status == "ok" and row.path and row.sha256:
             replaced.add(row.path, row.sha256)
-    done = [*merged_manifests, *(manifest for manifest in manifests if manifest != target)]
+    done = [*already_merged, *(manifest for manifest in manifests if manifest != target)]
     with atomic_write(target) as part, part.open("wb") as out:
         if files.is_shared and done:  # runs that read the new manifest before the others are removed ignore these
             out.write(dump_closing_row(keep_duplicates=False, merged=[path.name for path in done]))
