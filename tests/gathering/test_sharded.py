@@ -172,7 +172,7 @@ def test_a_host_in_several_shards_sees_no_more_requests_at_one_time_than_from_on
     options = {**FAST, "retries": 2, "max_wait_s": 30.0, "per_host": per_host}
     if by_hand:
         with ThreadPoolExecutor(4) as pool:
-            ended = list(pool.map(lambda n: gather(source, out, shard=(n, 4), decoders=1, **options), range(1, 5)))
+            ended = list(pool.map(lambda n: gather(source, out, shard=(n, 4), **options), range(1, 5)))
         assert sum(one.ok > 0 for one in ended) == min(per_host, 4)
         assert gather(source, out, **options).ok == 40
     else:
@@ -189,9 +189,7 @@ def test_the_shards_of_a_host_send_no_more_into_its_pause_than_one_process_and_o
 
     def gather_shards(out: str) -> list[GatherSummary]:
         with ThreadPoolExecutor(4) as pool:
-            return list(
-                pool.map(lambda n: gather(source, tmp_path / out, shard=(n, 4), decoders=1, **FAST), range(1, 5))
-            )
+            return list(pool.map(lambda n: gather(source, tmp_path / out, shard=(n, 4), **FAST), range(1, 5)))
 
     site.fallback = answer(b"", 429, Retry_After="3600")
     paused = gather_shards("paused")

@@ -1,4 +1,4 @@
-"""Classes that a list corrects: images move to the class that the list names now.
+"""Move images whose class was corrected in the list.
 
 1. A link whose image the folder has under another class waits until the list is read to its end.
 2. If the list names the link for one new class and not for the old one, its class was corrected; else it is requested.
@@ -96,7 +96,7 @@ class ClassCorrections:
 
 
 def find_misplaced_images(rows: Iterable[FetchResult], names: NamesInUse) -> list[Correction]:
-    """Return the images that a process placed in the folder of another label, to be moved to one of their own."""
+    """Return the images that a process stored in the folder of another label, as corrections that move them."""
     return [
         Correction(ImageRef(row.url, row.label, row.source), row)
         for row in rows

@@ -34,7 +34,7 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?"
 
 
 def safe_name(text: str, *, default_name: str) -> str:
-    """Return a path component without separators, control or direction characters, and names reserved by Windows."""
+    """Return a text as a path component: without separators and control characters, and no name reserved by Windows."""
     name = _FORBIDDEN.sub("_", unicodedata.normalize("NFC", text))
     name = _shorten_name(name.strip().lstrip(".")).rstrip(" .").strip()
     if _RESERVED.fullmatch(name):
@@ -44,7 +44,7 @@ def safe_name(text: str, *, default_name: str) -> str:
 
 @lru_cache(maxsize=1024)
 def safe_folder(label: str) -> str:
-    """Return a label as a relative folder; `/` nests.
+    """Return the relative folder of a label; each `/` in the label begins a subfolder.
 
     Names that mlimages uses for its files, and paths too deep for file systems, are changed.
     """
@@ -167,7 +167,7 @@ class NamesInUse:
 
 
 class _FolderLevel(NamedTuple):
-    """A folder of a label's path: its name, the name it has if that is taken, and its owner."""
+    """A folder of a label's path: its name, its name if the first one is taken, and its owner."""
 
     name: str
     numbered: str

@@ -42,7 +42,7 @@ class GatherFolder:
     """A gathered folder, open for adding images; use as a context manager.
 
     Args:
-        out: a folder or remote folder, as returned by `as_path`.
+        out: a local or remote folder, as returned by `as_path`.
         partition: the links of this run.
         is_list: the links are a list whose classes may have been corrected since the images were gathered.
 
@@ -122,7 +122,7 @@ class GatherFolder:
         return self._done.add(key)
 
     def find_corrections(self) -> list[ImageRef]:
-        """Determine the corrections at the end of the list; return the other deferred links, to be claimed again."""
+        """Find the images whose class the list has corrected; return the other deferred links, to be claimed again."""
         self._moves_corrected = False
         self._corrections, others = self._class_corrections.resolve_deferred(read_rows(self._manifest_paths()))
         return others
@@ -162,7 +162,7 @@ class GatherFolder:
         return row
 
     def finish(self) -> None:
-        """Rewrite the manifest with one row per link, unless it is so already."""
+        """Merge the manifests to one row per link, move images of corrected classes, and write the tables."""
         self._close_manifest()
         if self._objects and self._options.shard:
             return  # the run that merges the shards reads all of them

@@ -14,23 +14,24 @@ HIDDEN = ".gather"
 
 
 @contextmanager
-def open_work_folder(out: Path, stem: str, *, is_exclusive: bool) -> Iterator[Path]:
-    """Yield the empty, locked folder for unfinished images of a run with the manifest `stem`; remove it at the end.
+def open_work_folder(out: Path, manifest_stem: str, *, is_exclusive: bool) -> Iterator[Path]:
+    """Yield the empty, locked folder for unfinished images of a run; remove it at the end.
 
     Args:
+        manifest_stem: stem of the name of the manifest that the run writes.
         is_exclusive: no shard may run at the same time; unfinished files of killed shards are removed.
 
     Raises:
         GatherError: another run uses it, or the folder is a symbolic link.
         OSError: the folder cannot be written.
     """
-    hidden = out / HIDDEN / stem
+    hidden = out / HIDDEN / manifest_stem
     for folder in (hidden.parent, hidden):
         if folder.is_symlink():
             raise GatherError(f"{folder} is a symbolic link, but each run empties this folder: remove the link")
     in_use = GatherError(f"another run is gathering into {out}: wait until it ends, or stop it")
     try:
-        with file_lock(hidden.with_name(f"{stem}.lock"), in_use):
+        with file_lock(hidden.with_name(f"{manifest_stem}.lock"), in_use):
             for other in hidden.parent.iterdir() if is_exclusive else [hidden]:
                 if other.suffix != ".lock":  # a running shard whose manifest would be merged: raises an error
                     with nullcontext() if other == hidden else file_lock(other.with_name(f"{other.name}.lock"), in_use):

@@ -181,12 +181,12 @@ def quarantine_path(path: str, sha256: str) -> str:
     return f"{QUARANTINE}/{sha256[:16]}{PurePosixPath(path).suffix}"
 
 
-def sync_path(path: str, sync: Callable[[int], object]) -> None:
-    """Call `sync` with the file or folder at `path`."""
+def sync_path(path: str, sync_function: Callable[[int], object]) -> None:
+    """Call `sync_function` with the descriptor of the file or folder at `path`."""
     with suppress(OSError):  # deleted meanwhile, or a folder, which Windows does not sync
         handle = os.open(path, os.O_RDONLY)
         try:
-            sync(handle)
+            sync_function(handle)
         finally:
             os.close(handle)
 

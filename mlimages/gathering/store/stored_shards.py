@@ -58,12 +58,12 @@ class StoredShards(ImageStorage):
     """The shards of a gathered folder.
 
     Args:
-        stem: beginning of the names of the shards that this run writes.
+        name_prefix: beginning of the names of the shards that this run writes.
     """
 
-    def __init__(self, folder: Path, stem: str) -> None:
+    def __init__(self, folder: Path, name_prefix: str) -> None:
         self._folder = folder
-        self._stem = stem
+        self._name_prefix = name_prefix
         self._file: IO[bytes] | None = None
         self._name = ""
         self._size = 0
@@ -130,14 +130,14 @@ class StoredShards(ImageStorage):
         return self._written.get(path) or find_member(f"{self._folder}/{path}")
 
     def _open_next(self) -> None:
-        shards = sorted(self._folder.glob(f"{self._stem}-[0-9][0-9][0-9][0-9][0-9].tar"))
+        shards = sorted(self._folder.glob(f"{self._name_prefix}-[0-9][0-9][0-9][0-9][0-9].tar"))
         if self._file:
             self.close()
         elif shards and shards[-1].name in self._listed and not shards[-1].is_symlink():
             with suppress(OSError):  # not permitted
                 _end_truncated_shard(shards[-1])
         number = int(shards[-1].stem[-5:]) + 1 if shards else 0
-        self._name, self._size, self._written = f"{self._stem}-{number:05d}.tar", 0, {}
+        self._name, self._size, self._written = f"{self._name_prefix}-{number:05d}.tar", 0, {}
         self._folder.mkdir(parents=True, exist_ok=True)
         self._file = (self._folder / self._name).open("x+b")
 

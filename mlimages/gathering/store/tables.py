@@ -47,11 +47,12 @@ class Tables:
                     f"omit {option}"
                 ) from None
 
-    def write(self, rows: Callable[[], Iterable[FetchResult]], has_image: Callable[[FetchResult], bool]) -> None:
+    def write(self, get_rows: Callable[[], Iterable[FetchResult]], has_image: Callable[[FetchResult], bool]) -> None:
         """Write metadata.jsonl and the Parquet file, each if its option is set.
 
         Args:
-            rows: returns the current rows of the manifest.
+            get_rows: returns the current rows of the manifest.
+            has_image: whether the image of a row is in the folder.
 
         Raises:
             InputError: as `require_writable`.
@@ -60,9 +61,9 @@ class Tables:
         for name in self._names:
             with write_output(self._out / name) as part:
                 if name == METADATA:
-                    _write_metadata(part, filter(has_image, rows()), _find_class_folders(rows()))
+                    _write_metadata(part, filter(has_image, get_rows()), _find_class_folders(get_rows()))
                 else:
-                    _write_parquet(part, rows())
+                    _write_parquet(part, get_rows())
 
 
 def _find_class_folders(rows: Iterable[FetchResult]) -> Mapping[str, set[str]]:
