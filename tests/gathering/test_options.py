@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import get_args, get_type_hints
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from mlimages import UrlList, gather
 from mlimages.cli.gather_summary import _HINTS, _REMEDIES, _remedies, no_images_reason, summary_lines
@@ -15,6 +15,7 @@ from mlimages.cli.main import app
 from mlimages.core import OPEN_REASONS, GatherSummary, InputError, Reason, option_fields
 from mlimages.gathering import GatherKeywords, GatherOptions, parse_reasons, parse_shard
 from mlimages.gathering.event_loop import run_blocking
+from tests.gathering.conftest import links, run
 from tests.servers import Site, answer, photo
 
 
@@ -22,6 +23,11 @@ from tests.servers import Site, answer, photo
 def site(site: Site) -> Site:
     site.fallback = answer(photo(1))
     return site
+
+
+def invoke(folder: Path, *options: str) -> Result:
+    """Run `gather urls` in this process."""
+    return CliRunner().invoke(app, ["gather", "urls", str(folder / "links.txt"), "-o", str(folder / "out"), *options])
 
 
 def test_keywords_of_gather_are_the_fields_of_the_options() -> None:
@@ -70,7 +76,7 @@ def test_text_of_options_is_parsed() -> None:
 
 
 def test_gather_takes_a_list_by_its_path(site: Site, tmp_path: Path) -> None:
-    (tmp_path / "cats.txt").write_text(site.url("/1.jpg"))
+    links(tmp_path, site.url("/1.jpg"))
     for number, source in enumerate((tmp_path / "cats.txt", str(tmp_path / "cats.txt"), [tmp_path / "cats.txt"])):
         assert gather(source, str(tmp_path / f"out{number}"), allow_private=True).ok == 1
     for wrong in (None, 3, [3], UrlList):
@@ -79,10 +85,10 @@ def test_gather_takes_a_list_by_its_path(site: Site, tmp_path: Path) -> None:
 
 
 def test_gather_works_where_an_event_loop_runs(site: Site, tmp_path: Path) -> None:
-    (tmp_path / "cats.txt").write_text(site.url("/1.jpg"))
+    source = links(tmp_path, site.url("/1.jpg"))
 
     async def cell() -> int:
-        return gather(tmp_path / "cats.txt", tmp_path / "out", allow_private=True).ok
+        return run(source, tmp_path / "out").ok
 
     assert asyncio.run(cell()) == 1
 
@@ -119,19 +125,17 @@ def test_a_list_in_place_of_a_command_is_answered_with_the_command(first: str) -
 
 
 def test_a_dry_run_ends_with_the_total_and_a_table_of_failures_begins_with_why(tmp_path: Path) -> None:
-    (tmp_path / "pets.tsv").write_text("cat\thttp://127.0.0.1:9/1\ndog\thttp://127.0.0.1:9/2\n")
-    command = ["gather", "urls", str(tmp_path / "pets.tsv"), "-o", str(tmp_path / "out")]
-    plan = CliRunner().invoke(app, [*command, "--dry-run"]).stdout.splitlines()
+    links(tmp_path, "cat\thttp://127.0.0.1:9/1", "dog\thttp://127.0.0.1:9/2", name="links.txt")
+    plan = invoke(tmp_path, "--dry-run").stdout.splitlines()
     assert plan[-1].split() == ["total", "of", "2", "classes", "2"]
     unknown = ["gather", "imagenet", "n02123394", "-o", str(tmp_path / "out"), "--dry-run"]
     assert CliRunner().invoke(app, unknown).stdout.splitlines()[-1].split() == ["total", "of", "1", "class", "unknown"]
-    done = CliRunner().invoke(app, command)
-    first = done.stdout.splitlines()[0]
-    assert first == "2 of 2 links failed; private-address: 2"
+    done = invoke(tmp_path)
+    assert done.stdout.splitlines()[0] == "2 of 2 links failed; private-address: 2"
     assert done.stdout.splitlines()[-1] == "2 links are unfinished"
     assert "all 2 links are unfinished: the address is private: add --allow-private (2 links)" in str(done.exception)
-    (tmp_path / "pets.tsv").write_text("")
-    assert "the source has no links" in str(CliRunner().invoke(app, [*command, "--dry-run"]).exception)
+    links(tmp_path, name="links.txt")
+    assert "the source has no links" in str(invoke(tmp_path, "--dry-run").exception)
 
 
 @pytest.mark.parametrize("reason", [reason for reason in Reason if reason in {*_HINTS, *_REMEDIES}])
@@ -172,31 +176,26 @@ def test_a_command_without_arguments_says_what_is_missing(command: str) -> None:
 
 
 def test_a_number_of_processes_that_no_machine_has_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "links.txt").write_text("http://127.0.0.1:9/1")
-    command = ["gather", "urls", str(tmp_path / "links.txt"), "-o", str(tmp_path / "out"), "--workers", "9" * 20]
-    done = CliRunner().invoke(app, command)
+    done = invoke(tmp_path, "--workers", "9" * 20)
     assert (done.exit_code, "--workers" in done.output, (tmp_path / "out").exists()) == (2, True, False)
 
 
 def test_a_folder_whose_images_were_all_deleted_says_so(site: Site, tmp_path: Path) -> None:
     site.routes |= {f"/{n}.jpg": answer(photo(n)) for n in (1, 2)}
-    (tmp_path / "links.txt").write_text("".join(site.url(f"/{n}.jpg\n") for n in (1, 2)))
-    command = ["gather", "urls", str(tmp_path / "links.txt"), "-o", str(tmp_path / "out"), "--allow-private"]
-    assert CliRunner().invoke(app, command).exit_code == 0
+    run(links(tmp_path, site.url("/1.jpg"), site.url("/2.jpg"), name="links.txt"), tmp_path / "out")
     for image in (tmp_path / "out/links").iterdir():
         image.unlink()
-    done = CliRunner().invoke(app, [*command, "--keep-deleted"])
+    done = invoke(tmp_path, "--allow-private", "--keep-deleted")
     assert str(done.exception) == (
         "no image was gathered: all 2 images were deleted by hand and not downloaded again: --restore-deleted "
         "downloads what was deleted"
     )
     assert "--restore-deleted" not in done.stdout
-    assert CliRunner().invoke(app, [*command, "--restore-deleted"]).exit_code == 0
+    assert invoke(tmp_path, "--allow-private", "--restore-deleted").exit_code == 0
 
 
 def test_duplicates_of_earlier_runs_are_said_to_stay_out(site: Site, tmp_path: Path) -> None:
-    (tmp_path / "links.txt").write_text("".join(site.url(f"/{n}.jpg\n") for n in (1, 2)))
-    command = ["gather", "urls", str(tmp_path / "links.txt"), "-o", str(tmp_path / "out"), "--allow-private"]
-    assert "--keep-duplicates" not in CliRunner().invoke(app, command).stdout
-    done = CliRunner().invoke(app, [*command, "--keep-duplicates"])
+    links(tmp_path, site.url("/1.jpg"), site.url("/2.jpg"), name="links.txt")
+    assert "--keep-duplicates" not in invoke(tmp_path, "--allow-private").stdout
+    done = invoke(tmp_path, "--allow-private", "--keep-duplicates")
     assert "1 duplicate of an earlier run is not downloaded again: --keep-duplicates applies to new" in done.stdout
