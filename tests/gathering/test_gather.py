@@ -434,16 +434,6 @@ def test_a_redirect_to_a_private_address_is_not_asked_of_a_proxy(site: Site, tmp
     assert [request.path for request in site.requests] == ["/away"]
 
 
-def test_opt_outs_are_for_those_whom_they_name_and_can_be_overruled(site: Site, tmp_path: Path) -> None:
-    site.routes = {
-        "/other": answer(photo(1), X_Robots_Tag="otherbot: noai"),
-        "/us": answer(photo(2), X_Robots_Tag="noai"),
-    }
-    source = links(tmp_path, site.url("/other"), site.url("/us"))
-    assert run(source, tmp_path / "out").reasons == {"opt-out": 1}
-    assert run(source, tmp_path / "all", ignore_opt_out=True).ok == 2
-
-
 def test_the_bytes_decide_suffix_and_type_and_names_are_made_safe(site: Site, tmp_path: Path) -> None:
     png = photo(1, form="PNG")
     site.routes = {"/wrong.jpg": answer(png, Content_Type="text/html"), "/..%2F..%2Fetc": answer(photo(2)),
