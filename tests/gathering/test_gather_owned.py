@@ -19,6 +19,7 @@ from mlimages.gathering.store.manifest import dump_row, find_manifests, is_manif
 from mlimages.gathering.store.missing import check_missing_count
 from mlimages.gathering.store.stored_files import StoredFiles
 from tests.conftest import RunCli
+from tests.gathering import conftest
 from tests.gathering.conftest import contents, run, stored
 from tests.servers import Site, answer, photo
 
@@ -181,16 +182,13 @@ NAMES = {
 
 @pytest.mark.parametrize(("name", "ours"), NAMES.items())
 def test_a_manifest_is_ours_by_its_name_and_others_are_neither_read_nor_removed(
-    name: str, ours: bool, links: UrlList, tmp_path: Path
+    name: str, ours: bool, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
-    run(links, out)
-    (out / name).write_bytes(ROW)
-    assert (out / name in find_manifests(out)) == ours
-    summary = run(links, out)
-    assert (summary.ok, summary.failed) == (MANY, int(ours))
+    (tmp_path / name).write_bytes(ROW)
+    assert (tmp_path / name in find_manifests(tmp_path)) == ours
+    assert run(conftest.links(tmp_path), tmp_path).failed == int(ours)
     if not ours:
-        assert (out / name).read_bytes() == ROW
+        assert (tmp_path / name).read_bytes() == ROW
 
 
 @pytest.mark.parametrize(
@@ -200,20 +198,16 @@ def test_a_manifest_is_ours_by_its_name_and_others_are_neither_read_nor_removed(
      (b'{"v": "1", "url": "u", "status": "ok"}\n', False), (b"http://x/a.jpg\n", False), (b"http://x/a.jpg", False),
      (b'{"v": 1, "url": "u"}\n', False)],
 )  # fmt: skip
-def test_a_manifest_is_ours_by_its_first_whole_line_too(
-    text: bytes, ours: bool, links: UrlList, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    shard, own = out / "manifest-00001.jsonl", out / "manifest.jsonl"
+def test_a_manifest_is_ours_by_its_first_whole_line_too(text: bytes, ours: bool, tmp_path: Path) -> None:
+    source, shard, own = conftest.links(tmp_path), tmp_path / "manifest-00001.jsonl", tmp_path / "manifest.jsonl"
     shard.write_bytes(text)
     assert is_manifest(shard) == ours
-    run(links, out)
+    run(source, tmp_path)
     assert shard.exists() != ours
     own.write_bytes(text)
     if not ours:
         with pytest.raises(GatherError, match=r"manifest\.jsonl was not written by mlimages: move the file"):
-            run(links, out)
+            run(source, tmp_path)
         assert own.read_bytes() == text
 
 
