@@ -35,8 +35,7 @@ def site(site: Site) -> Site:
 
 @pytest.fixture
 def links(site: Site, tmp_path: Path) -> UrlList:
-    (tmp_path / "cats.txt").write_text("".join(site.url(f"{path}\n") for path in site.routes))
-    return UrlList(tmp_path / "cats.txt")
+    return conftest.links(tmp_path, *map(site.url, site.routes))
 
 
 def edit(out: Path) -> None:
@@ -120,8 +119,8 @@ def test_deleted_images_stay_deleted_until_they_are_asked_for_or_put_back(
     assert (back.ok, back.removed) == (MANY - 1, 1)
     assert not site.requests
     site.routes["/copy.jpg"] = answer(photo(3))
-    (tmp_path / "more.txt").write_text(site.url("/copy.jpg"))
-    assert run(UrlList(tmp_path / "more.txt"), out).duplicate == 1, "nor does it come back by another link"
+    more = conftest.links(tmp_path, site.url("/copy.jpg"), name="more.txt")
+    assert run(more, out).duplicate == 1, "nor does it come back by another link"
     restored = run(links, out, restore_deleted=True)
     assert (restored.ok, restored.removed, restored.fetched) == (MANY, 0, 1)
     assert (out / "cats/3.jpg").read_bytes() == photo(3)
@@ -227,15 +226,13 @@ def test_copies_that_were_kept_stay_without_the_option_too(
     site: Site, tmp_path: Path, again: dict[str, object]
 ) -> None:
     site.routes = {f"/{n}.jpg": answer(photo(n // 6)) for n in range(12)} | {"/dead.jpg": DEAD}
-    (tmp_path / "cats.txt").write_text("".join(site.url(f"{path}\n") for path in site.routes))
-    links, out = UrlList(tmp_path / "cats.txt"), tmp_path / "out"
+    links, out = conftest.links(tmp_path, *map(site.url, site.routes)), tmp_path / "out"
     run(links, out, keep_duplicates=True)
     before = stored(out)
     assert len(before) == 12
     assert run(links, out, **again).ok == 12
     site.routes["/another.jpg"] = answer(photo(0))
-    (tmp_path / "more.txt").write_text(site.url("/another.jpg"))
-    more = run(UrlList(tmp_path / "more.txt"), out, **again)
+    more = run(conftest.links(tmp_path, site.url("/another.jpg"), name="more.txt"), out, **again)
     assert (more.ok, more.duplicate, more.reasons.get("placeholder")) == (12, 1, None)
     assert stored(out) == before
     for shard in ((1, 2), (2, 2)):
@@ -243,15 +240,15 @@ def test_copies_that_were_kept_stay_without_the_option_too(
     assert run(links, tmp_path / "shards").ok == 12
 
 
-def test_nothing_is_removed_through_a_symbolic_link(site: Site, links: UrlList, tmp_path: Path) -> None:
+def test_nothing_is_removed_through_a_symbolic_link(site: Site, tmp_path: Path) -> None:
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     elsewhere.mkdir()
     out.mkdir()
     (out / "cats").symlink_to(elsewhere)
     site.routes |= {f"/same/{n}.jpg": answer(photo(99)) for n in range(7)}
-    (tmp_path / "cats.txt").write_text("".join(site.url(f"{path}\n") for path in site.routes))
+    links = conftest.links(tmp_path, *map(site.url, site.routes))
     for _ in range(2):
-        run(UrlList(tmp_path / "cats.txt"), out)
+        run(links, out)
         assert photo(99) in contents(elsewhere).values(), "a host's image for `gone` would have been put aside"
     (out / ".gather").symlink_to(elsewhere)
     with pytest.raises(GatherError, match=r"\.gather is a symbolic link"):
@@ -285,12 +282,11 @@ def test_only_a_file_with_the_bytes_of_its_row_is_removed_or_put_aside(tmp_path:
 
 def test_an_image_put_aside_by_a_run_that_was_killed_was_not_deleted_by_anybody(site: Site, tmp_path: Path) -> None:
     site.routes = {f"/{n}.jpg": answer(photo(min(n, 4))) for n in range(9)}
-    (tmp_path / "cats.txt").write_text("".join(site.url(f"{path}\n") for path in site.routes))
-    out = tmp_path / "out"
-    assert run(UrlList(tmp_path / "cats.txt"), out, limit=5, parallel=1).ok == 5
+    links, out = conftest.links(tmp_path, *map(site.url, site.routes)), tmp_path / "out"
+    assert run(links, out, limit=5, parallel=1).ok == 5
     (row,) = (row for row in read_manifest(out) if row.path == "cats/4.jpg")
     assert StoredFiles(out).quarantine("cats/4.jpg", row.sha256 or "")
-    again = run(UrlList(tmp_path / "cats.txt"), out, parallel=1)
+    again = run(links, out, parallel=1)
     assert (again.ok, again.removed, again.reasons) == (4, 0, {"placeholder": 5})
 
 
@@ -311,24 +307,24 @@ def test_an_attribution_file_that_somebody_changed_stays(tmp_path: Path) -> None
     assert (tmp_path / names[1]).read_text().endswith("and by me")
 
 
-def test_a_persons_files_at_an_address_are_neither_replaced_nor_removed(site: Site, tmp_path: Path) -> None:
+def test_a_persons_files_at_an_address_are_neither_replaced_nor_removed(
+    site: Site, links: UrlList, tmp_path: Path
+) -> None:
     fsspec = pytest.importorskip("fsspec")
     pytest.importorskip("upath")
     files = fsspec.filesystem("memory")
     mine = {"/own/cats/3.jpg": b"mine", "/own/manifest-links.jsonl": b"mine", "/own/ATTRIBUTION.md": b"mine"}
     for path, data in mine.items():
         files.pipe(path, data)
-    (tmp_path / "cats.txt").write_text("".join(site.url(f"{path}\n") for path in site.routes))
     try:
         for _ in range(2):
-            assert run(UrlList(tmp_path / "cats.txt"), "memory://own").ok == MANY
+            assert run(links, "memory://own").ok == MANY
         assert {path: files.cat(path) for path in mine} == mine
         fifth, sixth = (next(name for name in files.find("/own") if f"/{n}-" in name) for n in (5, 6))
         files.pipe(fifth, b"edited")
         files.rm(sixth)
         site.routes |= {f"/same/{n}.jpg": answer(photo(5)) for n in range(7)}
-        (tmp_path / "cats.txt").write_text("".join(site.url(f"{path}\n") for path in site.routes))
-        summary = run(UrlList(tmp_path / "cats.txt"), "memory://own")
+        summary = run(conftest.links(tmp_path, *map(site.url, site.routes)), "memory://own")
         assert (summary.removed, files.exists(sixth)) == (1, False)
         assert files.cat(fifth) == b"edited"
         assert {path: files.cat(path) for path in mine} == mine
