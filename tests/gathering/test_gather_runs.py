@@ -19,7 +19,7 @@ from mlimages.core import FetchResult, GatherError, InputError, Reason
 from mlimages.gathering import GatherOptions, read_manifest
 from mlimages.gathering.store.gather_folder import GatherFolder
 from mlimages.gathering.store.manifest import KeySet, dump_row, is_manifest, parse_row
-from mlimages.gathering.store.stored_shards import without_shard
+from mlimages.gathering.store.stored_shards import strip_shard
 from mlimages.images import read_bytes
 from mlimages.labels import label_dir_auto
 from tests.conftest import RunCli
@@ -160,7 +160,7 @@ def test_no_two_labels_share_a_folder_and_no_two_names_differ_in_case_alone(site
     for count in (3, 5):  # the second run knows the first one's names
         source = links(tmp_path, *(f"{label}\t{site.url(path)}" for label, path in rows[:count]))
         summary = run(source, tmp_path / "out", per_host=1)
-    found = {without_shard(row.path or "").casefold(): row.label for row in read_manifest(tmp_path / "out") if row.path}
+    found = {strip_shard(row.path or "").casefold(): row.label for row in read_manifest(tmp_path / "out") if row.path}
     assert (summary.ok, len(found)) == (5, 5)
     folders = {path.partition("/")[0]: label for path, label in found.items()}
     assert sorted(folders.values()) == ["CAT_", "cat:", "cat?"]

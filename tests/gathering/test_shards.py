@@ -33,7 +33,7 @@ from mlimages.core import (
 from mlimages.dataset import compute_mean
 from mlimages.gathering import read_manifest
 from mlimages.gathering.store import stored_shards
-from mlimages.gathering.store.stored_shards import StoredShards, without_shard
+from mlimages.gathering.store.stored_shards import StoredShards, strip_shard
 from mlimages.images import find_images
 from mlimages.images.reading import read_bytes
 from mlimages.labels import LabelFile, label_dir_auto, open_labels, write_class_folders
@@ -346,7 +346,7 @@ def test_a_shard_that_a_person_edited_or_replaced_is_never_changed(tmp_path: Pat
 
 def test_only_a_shard_at_the_beginning_of_a_path_is_left_out() -> None:
     paths = ("images-00000.tar/a/1.jpg", "images-00001-of-00002-00000.tar/a/1.jpg", "images/images-00000.tar/1.jpg")
-    assert list(map(without_shard, paths)) == ["a/1.jpg", "a/1.jpg", "images/images-00000.tar/1.jpg"]
+    assert list(map(strip_shard, paths)) == ["a/1.jpg", "a/1.jpg", "images/images-00000.tar/1.jpg"]
 
 
 def write_tar(path: Path, files: dict[str, bytes], form: int = tarfile.PAX_FORMAT) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from mlimages.core import ImageRef
 from mlimages.gathering.store.manifest import KeySet
-from mlimages.gathering.store.stored_shards import without_shard
+from mlimages.gathering.store.stored_shards import strip_shard
 
 logger = logging.getLogger(__name__)
 
@@ -88,17 +88,17 @@ def remove_subfolder(folder: str) -> str:
     return re.sub(r"/part-\d{4,}$", "", folder)
 
 
-def generate_paths(stem: str, suffix: str, unique_digits: str, *, is_only_writer: bool) -> Iterator[str]:
+def generate_paths(stem: str, suffix: str, link_hash: str, *, is_only_writer: bool) -> Iterator[str]:
     """Yield names for an image, the best first; the plain name only if no other run may write to this folder.
 
     Args:
-        unique_digits: digits that no other link has.
+        link_hash: hexadecimal digits of the key of the link, which no other link has.
     """
     if is_only_writer:
         yield f"{stem}{suffix}"
-    yield f"{stem}-{unique_digits[:8]}{suffix}"
+    yield f"{stem}-{link_hash[:8]}{suffix}"
     for number in count(1):
-        yield f"{stem}-{unique_digits}-{number}{suffix}"
+        yield f"{stem}-{link_hash}-{number}{suffix}"
 
 
 class NamesInUse:
@@ -115,7 +115,7 @@ class NamesInUse:
 
     def reserve(self, label: str, path: str) -> bool:
         """Record an image; return whether its path was free."""
-        path = without_shard(path)
+        path = strip_shard(path)
         if label not in self._folders and is_in_folder_of(label, path):
             levels = _folder_levels(label)
             above = list(accumulate(path.split("/")[: len(levels)], "{}/{}".format))

@@ -33,7 +33,7 @@ from mlimages.gathering.store.rows import make_failure_values, make_image_values
 from mlimages.gathering.store.storage import open_storage
 from mlimages.gathering.store.stored_files import StoredFiles
 from mlimages.gathering.store.stored_objects import StoredObjects
-from mlimages.gathering.store.stored_shards import SUFFIX, StoredShards, shard_key
+from mlimages.gathering.store.stored_shards import SUFFIX, StoredShards, make_shard_key
 from mlimages.gathering.store.tables import Tables
 from mlimages.gathering.store.tally import Tally
 
@@ -311,7 +311,7 @@ class GatherFolder:
         index, sha256, stem = self._open_image_index(), row.sha256 or "", self._names.stem_for(image_ref)
         is_new = not index.find_copies(sha256).count
         if isinstance(self._files, StoredShards):
-            stem, suffix = shard_key(stem), SUFFIX
+            stem, suffix = make_shard_key(stem), SUFFIX
         elif self._options.subfolders:
             stem = add_subfolder(stem, self.tally.classes[image_ref.label] * (self._options.shard or (1, 1))[1])
         digits, is_alone = f"{row_key(image_ref.label, image_ref.url):016x}", not (self._options.shard or self._objects)

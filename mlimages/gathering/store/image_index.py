@@ -109,7 +109,7 @@ class ImageIndex:
         if row.status == "ok" and row.path and row.dhash and not row.removed:
             self.add_image(row.dhash, row.path)
 
-    def is_placeholder_with(self, sha256: str, url: str) -> bool:
+    def becomes_placeholder(self, sha256: str, url: str) -> bool:
         """Return whether an image is a host's placeholder if `url` also returns it; copies kept on purpose are not
         placeholders."""
         copies = self.find_copies(sha256)

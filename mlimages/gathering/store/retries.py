@@ -11,7 +11,7 @@ from mlimages.gathering.download.host_state import REFUSALS_UNTIL_PAUSED
 from mlimages.gathering.download.reasons import REFUSING
 from mlimages.gathering.links import host_of
 from mlimages.gathering.options import GatherOptions
-from mlimages.gathering.store.stored_shards import without_shard
+from mlimages.gathering.store.stored_shards import strip_shard
 
 _SIDES = re.compile(r"(\d+) x (\d+)\b")
 _BYTES = re.compile(r"(more than )?(\d+) bytes")
@@ -64,7 +64,7 @@ def check_same_settings(row: FetchResult, options: GatherOptions, folder: object
         return
     found = _RESIZED.search(row.detail)
     size = int(found[1]) if found else None
-    is_sharded = without_shard(row.path) != row.path
+    is_sharded = strip_shard(row.path) != row.path
     if size != options.resize:
         had = f"with --resize {size}" if size else "without --resize"
     elif is_sharded != (options.layout == "tar"):

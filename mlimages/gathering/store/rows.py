@@ -39,7 +39,7 @@ def make_image_values(
     if is_known_target and not copies.count:
         values["detail"] = "redirected to the placeholder of a host"
         return {"status": "placeholder", "reason": Reason.PLACEHOLDER, **values}
-    if copies.is_placeholder or (not keep_duplicates and images.is_placeholder_with(image_facts.sha256, image_ref.url)):
+    if copies.is_placeholder or (not keep_duplicates and images.becomes_placeholder(image_facts.sha256, image_ref.url)):
         values["detail"] = "the same bytes are served at many paths of one host"
         return {"status": "placeholder", "reason": Reason.PLACEHOLDER, **values}
     if copies.path and not keep_duplicates:

@@ -35,19 +35,19 @@ _END = bytes(2 * _BLOCK)
 _NAME = re.compile(r"^images(-\d{5}-of-\d{5})?-\d{5}\.tar/")
 
 
-def without_shard(path: str) -> str:
+def strip_shard(path: str) -> str:
     """Return the path of an image within its shard; other paths are returned unchanged.
 
-    >>> without_shard("images-00000.tar/cats/1.jpg"), without_shard("cats/1.jpg")
+    >>> strip_shard("images-00000.tar/cats/1.jpg"), strip_shard("cats/1.jpg")
     ('cats/1.jpg', 'cats/1.jpg')
     """
     return _NAME.sub("", path)
 
 
-def shard_key(stem: str) -> str:
+def make_shard_key(stem: str) -> str:
     """Return the path of an image without its suffix, as the key of a WebDataset, whose names end at the first dot.
 
-    >>> shard_key("a.b/c.d")
+    >>> make_shard_key("a.b/c.d")
     'a.b/c_d'
     """
     folder, slash, name = stem.rpartition("/")

@@ -9,7 +9,7 @@ from pathlib import Path
 from mlimages.core import FetchResult, GatherSummary
 from mlimages.gathering.links import host_of
 from mlimages.gathering.store.file_names import is_in_folder_of
-from mlimages.gathering.store.stored_shards import without_shard
+from mlimages.gathering.store.stored_shards import strip_shard
 
 _WORST = 10
 _HOSTS_COUNTED = 10_000
@@ -42,7 +42,7 @@ class Tally:
             self.classes[row.label] += 1
             self._near += row.same_as is not None
         elif row.status == "duplicate" and row.same_as:
-            self._conflicting += not is_in_folder_of(row.label, without_shard(row.same_as))
+            self._conflicting += not is_in_folder_of(row.label, strip_shard(row.same_as))
         elif row.reason:
             self._reasons[row.reason.value] += 1
             self._hosts[host_of(row.url)] += 1
