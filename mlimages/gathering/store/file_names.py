@@ -36,7 +36,7 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?"
 def safe_name(text: str, *, default_name: str) -> str:
     """Return a text as a path component: without separators and control characters, and no name reserved by Windows."""
     name = _FORBIDDEN.sub("_", unicodedata.normalize("NFC", text))
-    name = _shorten_name(name.strip().lstrip(".")).rstrip(" .").strip()
+    name = name.strip().lstrip(".").encode("utf-8", "ignore")[:MAX_BYTES].decode("utf-8", "ignore").rstrip(" .").strip()
     if _RESERVED.fullmatch(name):
         name = f"_{name}"
     return name or default_name
@@ -194,7 +194,3 @@ def is_in_folder_of(label: str, path: str) -> bool:
 
 def _hash_path(path: str) -> int:
     return int.from_bytes(hashlib.blake2b(path.casefold().encode(), digest_size=8).digest(), "big")
-
-
-def _shorten_name(name: str) -> str:
-    return name.encode("utf-8", "ignore")[:MAX_BYTES].decode("utf-8", "ignore")

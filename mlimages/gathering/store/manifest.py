@@ -8,7 +8,7 @@ import json
 import os
 import re
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
@@ -104,7 +104,18 @@ def parse_row(line: bytes) -> FetchResult | None:
     Raises:
         GatherError: a row of a later version.
     """
-    return _to_row(_parse_json(line))
+    values = _parse_json(line)
+    known = {name: values[name] for name in _FIELDS if name in values}
+    try:
+        if known.get("reason") is not None:
+            known["reason"] = Reason(known["reason"])
+        if known.get("reason") is Reason.PLACEHOLDER:  # earlier versions recorded it as a failure
+            known["status"] = "placeholder"
+        known.setdefault("final", known.get("reason") not in OPEN_REASONS)  # absent in earlier versions
+        row = FetchResult(**known)
+    except (ValueError, TypeError):
+        return None
+    return row if _is_complete(row) else None
 
 
 def _parse_json(line: bytes) -> dict[str, Any]:
@@ -119,20 +130,6 @@ def _parse_json(line: bytes) -> dict[str, Any]:
     if isinstance(version, int) and version > VERSION:
         raise GatherError(f"a later version of mlimages wrote this manifest (version {version}): upgrade mlimages")
     return values
-
-
-def _to_row(values: dict[str, Any]) -> FetchResult | None:
-    known = {name: values[name] for name in _FIELDS if name in values}
-    try:
-        if known.get("reason") is not None:
-            known["reason"] = Reason(known["reason"])
-        if known.get("reason") is Reason.PLACEHOLDER:  # earlier versions recorded it as a failure
-            known["status"] = "placeholder"
-        known.setdefault("final", known.get("reason") not in OPEN_REASONS)  # absent in earlier versions
-        row = FetchResult(**known)
-    except (ValueError, TypeError):
-        return None
-    return row if _is_complete(row) else None
 
 
 def _is_complete(row: FetchResult) -> bool:
@@ -230,11 +227,9 @@ class KeySet:
 
     def add(self, key: int) -> bool:
         """Add a key; return whether it is new."""
-        part = self._parts[key & 4095]
-        at = bisect_left(part, key)
-        if at < len(part) and part[at] == key:
+        if key in self:
             return False
-        part.insert(at, key)
+        insort(self._parts[key & 4095], key)
         return True
 
 
@@ -243,10 +238,11 @@ class ManifestWriter:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not is_manifest(path):
-            raise GatherError(f"{path} was not written by mlimages: move the file, or choose another folder")
-        self._file = path.open("a+b", buffering=0)
-        _truncate_torn_line(self._file)
+        if path.exists():
+            if not is_manifest(path):
+                raise GatherError(f"{path} was not written by mlimages: move the file, or choose another folder")
+            _truncate_torn_line(path)
+        self._file = path.open("ab", buffering=0)
 
     def append(self, row: FetchResult) -> None:
         """Record a finished link.
@@ -276,17 +272,9 @@ class ManifestWriter:
         self._file.close()
 
 
-def _truncate_torn_line(file: Any) -> None:
+def _truncate_torn_line(path: Path) -> None:
     """Truncate the file after its last line end."""
-    end = file.seek(0, os.SEEK_END)
-    keep = end
-    while keep:
-        start = max(0, keep - 65536)
-        file.seek(start)
-        newline = file.read(keep - start).rfind(b"\n")
-        if newline >= 0:
-            keep = start + newline + 1
-            break
-        keep = start
-    if keep < end:
-        file.truncate(keep)
+    with path.open("r+b") as file:
+        size = sum(len(line) for line in file if line.endswith(b"\n"))
+        if size < file.seek(0, os.SEEK_END):
+            file.truncate(size)

@@ -118,8 +118,7 @@ class StoredObjects(ImageStorage):
                         self._manifests[name] = state
             except FileNotFoundError:  # another run has just merged or replaced it
                 continue
-            main = self._folder / NAME
-            if NAME in self._manifests and not is_manifest(main):
+            if NAME in self._manifests and not is_manifest(self._folder / NAME):
                 raise GatherError(f"{self._address}/{NAME} was not written by mlimages: choose another address")
             return before != self._manifests
 
