@@ -45,10 +45,10 @@ def parse_reasons(text: str) -> frozenset[Reason]:
     """
     if text == "all":
         return frozenset(Reason)
-    try:
-        return frozenset(Reason(name.strip()) for name in text.split(","))
-    except ValueError as error:
-        raise InputError(f"retry-failed: {error}; expected one or more of {', '.join(Reason)}") from None
+    names = {name.strip() for name in text.split(",")}
+    if unknown := names - set(Reason):
+        raise InputError(f"unknown reason {min(unknown)!r}: expected one or more of {', '.join(Reason)}, or all")
+    return frozenset(map(Reason, names))
 
 
 def check_http_proxy(url: str) -> None:
