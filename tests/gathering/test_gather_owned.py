@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from mlimages.gathering.store.stored_files import StoredFiles
 from tests.conftest import RunCli
 from tests.gathering import conftest
 from tests.gathering.conftest import contents, run, stored
-from tests.servers import Site, answer, photo
+from tests.servers import Site, answer, photo, serve
 
 DEAD = answer(b"no", 404)
 MANY = 24
@@ -74,6 +74,16 @@ def add_files(out: Path) -> None:
     (out / ".placeholders/note.txt").write_text("mine")
 
 
+@pytest.fixture(scope="module")
+def gathered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Path]]:
+    """A server, and a folder with the list of its images, and `out` with all but the first."""
+    folder = tmp_path_factory.mktemp("gathered")
+    with serve() as site:
+        site.routes = {f"/{n}.jpg": answer(photo(n)) if n else DEAD for n in range(MANY)}
+        assert run(conftest.links(folder, *map(site.url, site.routes)), folder / "out").ok == MANY - 1
+        yield site, folder
+
+
 TOUCHES = [edit, edit_to_the_same_size, empty, delete, move, rename_the_class, add_files]
 
 
@@ -83,11 +93,10 @@ TOUCHES = [edit, edit_to_the_same_size, empty, delete, move, rename_the_class, a
     [("plain", "dead"), ("plain", "alive"), ("retry-failed", "changed"), ("shard", "dead"), ("joined", "alive")],
 )
 def test_the_same_command_leaves_everything_as_the_person_left_it(
-    site: Site, links: UrlList, tmp_path: Path, touch: Callable[[Path], None], again: str, server: str
+    gathered: tuple[Site, Path], tmp_path: Path, touch: Callable[[Path], None], again: str, server: str
 ) -> None:
-    out = tmp_path / "out"
-    site.routes["/0.jpg"] = DEAD
-    assert run(links, out).ok == MANY - 1
+    site, links, out = gathered[0], UrlList(gathered[1] / "cats.txt"), tmp_path / "out"
+    shutil.copytree(gathered[1] / "out", out)
     if again == "joined":
         (out / "manifest.jsonl").rename(out / "manifest-00001-of-00001.jsonl")
     shift = 500 if server == "changed" else 0
