@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Unpack
 
@@ -122,34 +122,26 @@ async def gather_async(
         return replace(summary, waits_s=fetcher.waits_s)
 
 
+@dataclass
 class LinkScheduler:
     """Starts the downloads of a run's links while their classes need images.
 
-    Args:
+    Attributes:
         gathered: the folder, which records the finished links and the images of each class.
         partition: the links to start.
     """
 
-    def __init__(
-        self,
-        gathered: GatherFolder,
-        fetcher: Fetcher,
-        decoders: Decoders,
-        options: GatherOptions,
-        progress: Progress,
-        partition: Partition,
-    ) -> None:
-        self._gathered = gathered
-        self._fetcher = fetcher
-        self._decoders = decoders
-        self._options = options
-        self._partition = partition
-        self._progress = progress
-        self._in_work: Counter[str] = Counter()
-        self._working = 0
-        self._backlog: dict[str, deque[ImageRef]] = {}
-        self._waiting = 0
-        self._moved = asyncio.Event()
+    gathered: GatherFolder
+    fetcher: Fetcher
+    decoders: Decoders
+    options: GatherOptions
+    progress: Progress
+    partition: Partition
+    _in_work: Counter[str] = field(default_factory=Counter, init=False)
+    _working: int = field(default=0, init=False)
+    _backlog: dict[str, deque[ImageRef]] = field(default_factory=dict, init=False)
+    _waiting: int = field(default=0, init=False)
+    _moved: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     async def run(self, source: Source) -> Exception | None:
         """Download the links of `source` that are still needed; return the error that ended it early, or None."""
@@ -157,9 +149,9 @@ class LinkScheduler:
         self._on_enough = getattr(source, "enough", lambda label: None)
         self._on_finished = getattr(source, "finished", lambda row: None)
         max_backlog = getattr(source, "lookahead", AHEAD)
-        for label in sorted(self._gathered.tally.classes):
+        for label in sorted(self.gathered.tally.classes):
             self._notify_source_if_full(label)
-        self._progress.start("gather", await count_source_links(source), "links")
+        self.progress.start("gather", await count_source_links(source), "links")
         image_refs = aiter(source)
         in_turn = interleave_hosts(image_refs) if self._may_reorder(source) else image_refs
         reporter = asyncio.create_task(self._start_replacements())
@@ -168,8 +160,8 @@ class LinkScheduler:
                 try:
                     async for image_ref in in_turn:
                         await self._accept_link(image_ref, max_backlog)
-                    others = await asyncio.to_thread(self._gathered.find_corrections)
-                    self._progress.advance(-len(others))  # they were pluralize when they were deferred
+                    others = await asyncio.to_thread(self.gathered.find_corrections)
+                    self.progress.advance(-len(others))  # they were pluralize when they were deferred
                     for image_ref in others:
                         await self._accept_link(image_ref, max_backlog)
                 except Exception as error:  # links that it yielded before are still finished
@@ -181,13 +173,13 @@ class LinkScheduler:
             for each in (in_turn, image_refs):
                 if isinstance(each, AsyncGenerator):
                     await each.aclose()
-            self._progress.close()
+            self.progress.close()
         return stopped
 
     def _may_reorder(self, source: Source) -> bool:
         """Whether all links of the source are needed, and it can be read ahead without waiting for somebody's input."""
         is_list = getattr(source, "is_list", False) and not getattr(source, "is_read_once", False)
-        return is_list and self._options.limit is None
+        return is_list and self.options.limit is None
 
     async def _accept_link(self, image_ref: ImageRef, max_backlog: int) -> None:
         self._start_or_queue(image_ref)
@@ -199,13 +191,13 @@ class LinkScheduler:
 
     @property
     def _is_at_link_limit(self) -> bool:
-        further = min(self._fetcher.num_waiting, MAX_WAITING) + min(self._fetcher.num_queued, MAX_QUEUED)
+        further = min(self.fetcher.num_waiting, MAX_WAITING) + min(self.fetcher.num_queued, MAX_QUEUED)
         return self._working >= AHEAD + further
 
     def _start_or_queue(self, image_ref: ImageRef) -> None:
-        is_own = self._partition.is_in_shard(image_ref.url) and self._partition.max_requests(image_ref.url) > 0
-        if not (is_own and self._num_missing(image_ref.label) > 0 and self._gathered.claim(image_ref)):
-            self._progress.advance()
+        is_own = self.partition.is_in_shard(image_ref.url) and self.partition.max_requests(image_ref.url) > 0
+        if not (is_own and self._num_missing(image_ref.label) > 0 and self.gathered.claim(image_ref)):
+            self.progress.advance()
         elif self._may_start_link(image_ref.label):
             self._start_link(image_ref)
         else:
@@ -214,12 +206,12 @@ class LinkScheduler:
 
     def _num_missing(self, label: str) -> float:
         """Return how many images the class still needs."""
-        limit = self._options.limit
-        return max(0, limit - self._gathered.tally.classes[label]) if limit is not None else math.inf
+        limit = self.options.limit
+        return max(0, limit - self.gathered.tally.classes[label]) if limit is not None else math.inf
 
     def _may_start_link(self, label: str) -> bool:
         """Whether another link may be started for the class; links that wait for unresponsive hosts do not count."""
-        return self._in_work[label] - self._fetcher.num_waiting_of_class(label) < self._num_missing(label)
+        return self._in_work[label] - self.fetcher.num_waiting_of_class(label) < self._num_missing(label)
 
     def _start_link(self, image_ref: ImageRef) -> None:
         self._in_work[image_ref.label] += 1
@@ -236,23 +228,23 @@ class LinkScheduler:
         for label in list(self._backlog) if row and row.reason is Reason.PLACEHOLDER else [image_ref.label]:
             self._start_backlog(label)  # a placeholder may have removed an image of another class
         self._moved.set()
-        self._progress.advance(1, **self._gathered.tally.progress_counts())
+        self.progress.advance(1, **self.gathered.tally.progress_counts())
 
     async def _download_and_record(self, image_ref: ImageRef) -> FetchResult | None:
         """Download and record one link; return None if its class has enough images by now."""
-        part_path = self._gathered.new_part_path()
+        part_path = self.gathered.new_part_path()
         download = await (
             _load_image(image_ref.load, part_path)
             if image_ref.load
-            else self._fetcher.fetch(
+            else self.fetcher.fetch(
                 image_ref.url, part_path, label=image_ref.label, obeys_site_rules=not image_ref.is_api
             )
         )
-        inspection = None if download.reason else await self._decoders.inspect(part_path)
+        inspection = None if download.reason else await self.decoders.inspect(part_path)
         if isinstance(inspection, Facts) and not self._num_missing(image_ref.label):
             part_path.unlink(missing_ok=True)
             return None
-        return await self._gathered.add(image_ref, download, inspection, part_path)
+        return await self.gathered.add(image_ref, download, inspection, part_path)
 
     async def _start_replacements(self) -> None:
         """Start other links of a class instead of those that wait; show the hosts if only waiting links are left."""
@@ -260,10 +252,10 @@ class LinkScheduler:
             await asyncio.sleep(_LOOK_S)
             for label in list(self._backlog):
                 self._start_backlog(label)
-            if hosts := self._fetcher.blocking_hosts:
+            if hosts := self.fetcher.blocking_hosts:
                 more = f" +{len(hosts) - 1}" if len(hosts) > 1 else ""
-                self._progress.advance(
-                    0, waiting_for=f"{hosts[0][:30]}{more} ({pluralize(self._fetcher.num_waiting, 'link')})"
+                self.progress.advance(
+                    0, waiting_for=f"{hosts[0][:30]}{more} ({pluralize(self.fetcher.num_waiting, 'link')})"
                 )
 
     def _start_backlog(self, label: str) -> None:
@@ -277,7 +269,7 @@ class LinkScheduler:
             backlog = self._backlog.pop(label, ())
             self._waiting -= len(backlog)
             if backlog:
-                self._progress.advance(len(backlog))
+                self.progress.advance(len(backlog))
             self._on_enough(label)
 
 
