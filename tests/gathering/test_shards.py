@@ -275,7 +275,7 @@ def test_members_are_selected_and_named_as_files_in_folders_are(
     def refuse(*args: object) -> None:
         raise PermissionError
 
-    monkeypatch.setattr("mlimages.core.shards._index", refuse)
+    monkeypatch.setattr("mlimages.core.shards._load_index", refuse)
     assert not is_file(f"{shard}/{found[0]}"), "a shard without permission"
 
 
