@@ -9,8 +9,10 @@ import os
 import re
 from array import array
 from bisect import bisect_left, insort
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -218,7 +220,7 @@ class KeySet:
     Python set."""
 
     def __init__(self) -> None:
-        self._parts = [array("Q") for _ in range(4096)]
+        self._parts: defaultdict[int, array[int]] = defaultdict(partial(array, "Q"))
 
     def __contains__(self, key: int) -> bool:
         part = self._parts[key & 4095]
