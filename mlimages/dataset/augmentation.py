@@ -264,7 +264,7 @@ def _write_images(class_names: ClassNames, folder: Path, name: str, rows: Iterab
         for row in rows:
             number += row.view == View()  # the original comes first
             class_folder = class_folders[row.item.label] if row.item.labels is None else ""
-            path = images / class_folder / _file_name(number, row)
+            path = images / class_folder / _make_file_name(number, row)
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(row.pixels.squeeze(-1) if row.pixels.shape[2] == 1 else row.pixels).save(path)
             yield replace(row.item, path=path)
@@ -276,9 +276,9 @@ def _choose_class_folders(class_names: ClassNames) -> tuple[str, ...]:
     return folder_names(class_names, max_length=60)
 
 
-def _file_name(row_number: int, row: _Row) -> str:
+def _make_file_name(image_number: int, row: _Row) -> str:
     angle = f"_{row.view.angle_deg:+g}" if row.view.angle_deg else ""
-    return f"{row_number:06}_{row.item.path.stem[:40]}{angle}{'_flipped' * row.view.flipped}.png"
+    return f"{image_number:06}_{row.item.path.stem[:40]}{angle}{'_flipped' * row.view.flipped}.png"
 
 
 @contextmanager
@@ -287,8 +287,10 @@ def _open_output_folder(path: Path, format: Format, *, overwrite: bool) -> Itera
     is_empty_folder = path.is_dir() and not any(path.iterdir())
     may_replace = overwrite and path.is_file() if format == "npz" else is_empty_folder
     if os.path.lexists(path) and not may_replace:  # even if mlimages wrote it: with other settings
-        replace_hint = ", or replace the file with --force" if format == "npz" and path.is_file() else ""
-        raise InputError(f"{path} already exists: move {path.name}, choose another name with -o{replace_hint}")
+        advice = " or choose another name with -o"
+        if format == "npz" and path.is_file():
+            advice = ", choose another name with -o, or replace the file with --force"
+        raise InputError(f"{path} already exists: move {path.name}{advice}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name[:50]}.", suffix=".part", dir=path.parent) as temporary:
         folder = Path(temporary) / "output"

@@ -145,7 +145,7 @@ def compute_mean(
     progress = progress or NoProgress()
     progress.start("mean", None, "images")
     pool = pool or reading_threads(first[0].path if first else None, workers)
-    chunks = _chunks(chain(first, listed), pool.chunk_size)
+    chunks = _iter_chunks(chain(first, listed), pool.chunk_size)
     for part in pool.map(partial(_compute_partial_sums, image_property=prop, per_class=per_class), chunks):
         broken += part.broken
         progress.advance(_count_images(part.counts) + len(part.broken), broken=len(broken))
@@ -284,7 +284,7 @@ def _compute_partial_sums(items: Sequence[LabeledPath], image_property: ImagePro
     return result
 
 
-def _chunks(items: Iterable[LabeledPath], size: int) -> Iterator[list[LabeledPath]]:
+def _iter_chunks(items: Iterable[LabeledPath], size: int) -> Iterator[list[LabeledPath]]:
     remaining = iter(items)
     while chunk := list(islice(remaining, size)):
         yield chunk

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mlimages.core import InputError, LabeledPath, LabelFileError, as_path, fingerprint, write_output
 from mlimages.labels.formats import open_text
-from mlimages.labels.scanning import natural_key
+from mlimages.labels.scanning import natural_sort_key
 
 MAX_CLASSES = 1_000_000
 
@@ -117,7 +117,7 @@ def merge_class_names(files: Sequence[FileClasses]) -> tuple[ClassNames, tuple[C
             by_file[index] = tuple(names_by_index.get(int(name), name) for name in by_file[index])
     names = dict.fromkeys(name for file in files if file.has_names for name in file.names)
     occurring = {own[label] for own, file in zip(by_file, files, strict=True) for label in file.labels}
-    return (*names, *sorted(occurring - names.keys(), key=natural_key)), tuple(by_file)
+    return (*names, *sorted(occurring - names.keys(), key=natural_sort_key)), tuple(by_file)
 
 
 def _pad_names(names: ClassNames, labels: Collection[int]) -> ClassNames:

@@ -14,7 +14,7 @@ from mlimages.labels.scanning import (
     iter_images,
     list_subfolders,
     normalize_class_name,
-    walk,
+    walk_folders,
 )
 from mlimages.labels.tables import SHOWN
 
@@ -31,7 +31,7 @@ def find_root_images(root: Path) -> list[Path]:
 
 def describe_skipped_in_split(split_folder: Path, root: Path, *, leaf: bool) -> list[str]:
     """Return a line on each class folder without images, and on each image outside the class folders."""
-    folders = walk(split_folder) if leaf else list_subfolders(split_folder)
+    folders = walk_folders(split_folder) if leaf else list_subfolders(split_folder)
     empty = [
         f"{normalize_class_name(path.relative_to(root).as_posix())}: no images"
         for path in folders
@@ -46,7 +46,7 @@ def describe_nested_folders(class_folders: Sequence[Path], root: Path) -> str:
     nested: list[str] = []
     parents_by_name: dict[str, set[Path]] = {}
     for class_folder in class_folders:
-        for path in walk(class_folder):
+        for path in walk_folders(class_folder):
             if path == class_folder or NUMBERED_SUBFOLDER.search(str(path)) or not has_images(path, recursive=False):
                 continue
             nested.append(path.relative_to(root).as_posix())

@@ -28,9 +28,9 @@ from mlimages.labels.scanning import (
     has_images,
     iter_images,
     list_subfolders,
-    natural_key,
+    natural_sort_key,
     normalize_class_name,
-    walk,
+    walk_folders,
 )
 from mlimages.labels.shards import all_images, find_shard_classes, shards_in
 from mlimages.labels.splitting import groups_by_pattern
@@ -184,7 +184,7 @@ def label_dir_auto(
     images_by_class = {split: _find_class_images(path, leaf=leaf) for split, path in split_folders.items()}
     check_distinct_classes(images_by_class, split_folders)
     check_common_classes(images_by_class, split_folders)
-    found = sorted({name for by_name in images_by_class.values() for name in by_name}, key=natural_key)
+    found = sorted({name for by_name in images_by_class.values() for name in by_name}, key=natural_sort_key)
     names = class_names or tuple(found)
     _check_known_classes(found, names, root)
     inner = root.relative_to(source).as_posix()
@@ -234,7 +234,7 @@ def label_dir_by_pattern(folder: str | os.PathLike[str], pattern: str) -> LabelF
     message = f"{len(unmatched)} of {len(paths)} paths do not match the regular expression {pattern} ({shown})"
     if 2 * len(unmatched) >= len(paths):
         raise InputError(message)
-    names = tuple(sorted({*class_of} - {""}, key=natural_key))
+    names = tuple(sorted({*class_of} - {""}, key=natural_sort_key))
     items = [LabeledPath(path, names.index(name)) for path, name in zip(paths, class_of, strict=True) if name]
     labels = LabelFile(root / "labels.txt", root, items=lambda: items, class_names=names)
     return labels.with_notes([f"left out: {message}"] if unmatched else [])
@@ -294,7 +294,7 @@ def _find_class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
     """Return the class folders by class name."""
     classes: dict[str, Path] = {}
     by_folded_name: dict[str, Path] = {}
-    for path in walk(root) if leaf else list_subfolders(root):
+    for path in walk_folders(root) if leaf else list_subfolders(root):
         if path == root or not has_images(path, recursive=not leaf):
             continue
         name = normalize_class_name(path.relative_to(root).as_posix())

@@ -100,12 +100,10 @@ def _is_path_label(line: str) -> bool:
         return True
     path, *label = line.rsplit(None, 1)
     is_quoted = _unquote(path) != path
-    return (
-        bool(label) and _is_class_indices(label[0]) and (is_quoted or not ("\t" in path or path.endswith((",", ";"))))
-    )
+    return bool(label) and _is_index_label(label[0]) and (is_quoted or not ("\t" in path or path.endswith((",", ";"))))
 
 
-def _is_class_indices(label: str) -> bool:
+def _is_index_label(label: str) -> bool:
     """Whether a label is a class index, or class indices in brackets."""
     return label.isdecimal() or bool(_BRACKETS.fullmatch(label))
 
@@ -216,7 +214,7 @@ def _split_path_and_label(line: str) -> list[str]:
     A label is a class index, or follows the path of an image.
     """
     path, *label = line.rsplit(None, 1) or [""]
-    is_split = label and (_is_class_indices(label[0]) or (_is_image_path(path) and not _is_image_path(label[0])))
+    is_split = label and (_is_index_label(label[0]) or (_is_image_path(path) and not _is_image_path(label[0])))
     return [_unquote(path), _unquote(label[0])] if is_split else [_unquote(line)] * bool(line)
 
 

@@ -26,7 +26,7 @@ from mlimages.labels.descriptions import render_class_table, summarize_labels
 from mlimages.labels.formats import Label, is_multi_label, is_table, read_text_rows
 from mlimages.labels.label_output import to_text_items, write_own_label_file
 from mlimages.labels.label_texts import LabelReader
-from mlimages.labels.scanning import SPLIT_NAMES, path_resolver
+from mlimages.labels.scanning import SPLIT_NAMES, make_path_resolver
 from mlimages.labels.splitting import sample_per_class, split
 from mlimages.labels.table_columns import detect_table
 from mlimages.labels.table_options import TableOptions
@@ -116,7 +116,7 @@ class LabelFile:
         explicit = self._find_explicit_class_names()
         if explicit is not None:
             return explicit
-        table = self._table()
+        table = self._detect_table()
         names = table.row_counts.labels if table and not table.has_numbers else ()
         return () if names == tuple(map(str, range(len(names)))) else names
 
@@ -132,7 +132,7 @@ class LabelFile:
         Raises:
             LabelFileError: the table cannot be read, no columns match, or less than half of its images exist.
         """
-        return None if self._items else self._table()
+        return None if self._items else self._detect_table()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -190,7 +190,7 @@ class LabelFile:
     def classes(self) -> FileClasses:
         """The class names, and the class indices that occur."""
         names, explicit, labels = self.class_names, self._find_explicit_class_names(), frozenset(self.count_images()[1])
-        table = self._table() if explicit is None else None
+        table = self._detect_table() if explicit is None else None
         has_names, is_table = not all(map(is_class_index, names)), table is not None and not table.has_numbers
         return FileClasses(names, labels, bool(explicit) or has_names, is_table)
 
@@ -210,22 +210,22 @@ class LabelFile:
         written = list_written(self.path.parent)
         if definition_path.name not in written or self.path.name in written:
             return False
-        table = self._table()
+        table = self._detect_table()
         return table is not None and not all(map(is_class_index, table.row_counts.labels))
 
-    def _table(self) -> Table | None:
+    def _detect_table(self) -> Table | None:
         """Return the table with its columns, which are detected again if the file has changed."""
         if self._text_items != self._read_items:
             return None
         state = (fingerprint(self.path), class_definition_path(self.path).exists())
         if self._cached_table is None or self._cached_table[0] != state or state[0] is None:
-            table = detect_table(self.path, self.img_root, self._options) if self._is_table() else None
+            table = detect_table(self.path, self.img_root, self._options) if self._is_read_as_table() else None
             if table and not (table.is_supported_format and state[1]):
                 table.require_images()
             self._cached_table = (state, table)
         return self._cached_table[1]
 
-    def _is_table(self) -> bool:
+    def _is_read_as_table(self) -> bool:
         other_options = replace(self._options, multi_label=False)
         if is_table(self.path) or other_options != TableOptions():
             return True
@@ -284,7 +284,7 @@ class LabelFile:
 
     def without(self, paths: Iterable[Path]) -> LabelFile:
         """Return the images whose paths are not in `paths`; symbolic links are resolved."""
-        resolve = path_resolver()
+        resolve = make_path_resolver()
         if not (excluded := {resolve(str(path)) for path in paths}):
             return self
         return self._select(lambda: (item for item in self.text_items() if resolve(item[0]) not in excluded))
@@ -312,7 +312,7 @@ class LabelFile:
         return selected
 
     def _read_items(self) -> Iterator[tuple[str, Label]]:
-        names, table = self.defined_class_names, self._table()
+        names, table = self.defined_class_names, self._detect_table()
         reader = LabelReader(self.path, names, has_definition=self._find_explicit_class_names() is not None)
         root = str(table.folder if table else self.img_root)
         for row in table.rows() if table else read_text_rows(self.path):

@@ -77,7 +77,8 @@ class LabelOptions(TableOptions):
         False
     )
     classes: Annotated[
-        Path | None, Option("File of class names: lines such as `0 cats`, or one name per line in order.", "Classes")
+        Path | None,
+        Option("File with the class names to use: lines such as `0 cats`, or one name per line.", "Classes"),
     ] = None
     number: Annotated[
         int | None,

@@ -39,7 +39,7 @@ SPLIT_NAMES = {
 """Split by its usual names: of folders, which then are not class folders, and of cells in a column of a table."""
 
 
-def path_resolver() -> Callable[[str], str]:
+def make_path_resolver() -> Callable[[str], str]:
     """Return a function that resolves links to folders in a path; each folder is resolved once."""
     resolve_folder = cache(os.path.realpath)
 
@@ -50,7 +50,7 @@ def path_resolver() -> Callable[[str], str]:
     return resolve
 
 
-def natural_key(name: str) -> tuple[list[str | int], str]:
+def natural_sort_key(name: str) -> tuple[list[str | int], str]:
     """Return a sort key that orders 2 before 10 and ignores case."""
     pieces = re.split(r"([0-9]+)", name.casefold())  # text and digits alternate
     return [int(piece) if index % 2 else piece for index, piece in enumerate(pieces)], name
@@ -69,9 +69,9 @@ def normalize_class_name(name: str) -> str:
 
 def list_subfolders(root: Path) -> list[Path]:
     """Return the subfolders that are not skipped, in natural order."""
-    folders = (root / name for name, is_folder in _scan(root) if is_folder and not is_skipped_folder(name))
+    folders = (root / name for name, is_folder in _scan_folder(root) if is_folder and not is_skipped_folder(name))
     return sorted(
-        (path for path in folders if not _links_to_ancestor(path, root)), key=lambda path: natural_key(path.name)
+        (path for path in folders if not _links_to_ancestor(path, root)), key=lambda path: natural_sort_key(path.name)
     )
 
 
@@ -80,30 +80,30 @@ def _links_to_ancestor(path: Path, folder: Path) -> bool:
     return not is_remote(path) and path.is_symlink() and folder.resolve().is_relative_to(path.resolve())
 
 
-def walk(root: Path) -> Iterator[Path]:
+def walk_folders(root: Path) -> Iterator[Path]:
     """Yield `root` and all folders below it in natural order; links to folders are followed only at the first level."""
     if is_remote(root):
         yield root
-        yield from chain.from_iterable(map(walk, list_subfolders(root)))
+        yield from chain.from_iterable(map(walk_folders, list_subfolders(root)))
         return
     for top, folders, _ in os.walk(root):
-        folders[:] = sorted((name for name in folders if not is_skipped_folder(name)), key=natural_key)
+        folders[:] = sorted((name for name in folders if not is_skipped_folder(name)), key=natural_sort_key)
         yield Path(top)
 
 
 def iter_images(root: Path, *, recursive: bool = True) -> Iterator[Path]:
     """Yield the images in a folder and, if `recursive`, in its subfolders, selected by suffix, in natural order."""
-    for folder in walk(root) if recursive else [root]:
-        names = (name for name, is_folder in _scan(folder) if not is_folder and is_image_name(name))
-        yield from (folder / name for name in sorted(names, key=natural_key))
+    for folder in walk_folders(root) if recursive else [root]:
+        names = (name for name, is_folder in _scan_folder(folder) if not is_folder and is_image_name(name))
+        yield from (folder / name for name in sorted(names, key=natural_sort_key))
 
 
 def list_names(folder: Path) -> list[str]:
     """Return the names of the files and subfolders in a folder."""
-    return [name for name, _ in _scan(folder)]
+    return [name for name, _ in _scan_folder(folder)]
 
 
-def _scan(folder: Path) -> Iterator[tuple[str, bool]]:
+def _scan_folder(folder: Path) -> Iterator[tuple[str, bool]]:
     """Yield the name of each entry of a folder, and whether it is a folder itself."""
     if is_remote(folder):
         for entry in folder.fs.ls(folder.path, detail=True):  # type: ignore[attr-defined]  # mypy sees a Path
@@ -146,8 +146,8 @@ def describe_skipped_entries(root: Path, *, is_class_folder: bool = False) -> li
             counted.
     """
     skipped: Counter[tuple[str, str]] = Counter()
-    for folder in walk(root):
-        for name, is_folder in _scan(folder):
+    for folder in walk_folders(root):
+        for name, is_folder in _scan_folder(folder):
             if not is_valid_name(name) and is_folder:
                 skipped["folders whose names a label file cannot contain (rename them)", escape_unprintable(name)] += 1
             elif not is_valid_name(name):

@@ -111,7 +111,7 @@ def _read_manifest_labels(manifests: list[Path]) -> dict[str, str]:
     for manifest in manifests:
         with manifest.open("rb") as lines:
             for line in lines:
-                row = _parse_row(line)
+                row = _parse_json_row(line)
                 path = row.get("path")
                 if isinstance(path, str) and row.get("status") == "ok" and not row.get("removed"):
                     labels[path] = str(row.get("label") or "")
@@ -120,7 +120,7 @@ def _read_manifest_labels(manifests: list[Path]) -> dict[str, str]:
     return labels
 
 
-def _parse_row(line: bytes) -> dict[str, object]:
+def _parse_json_row(line: bytes) -> dict[str, object]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):  # torn by a crash

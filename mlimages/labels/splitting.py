@@ -79,11 +79,11 @@ def split(
         InputError: the shares are not positive or do not add up to 1.
     """
     check_shares(shares)
-    names = _names_by_label(items, class_names)
+    names = _map_class_names(items, class_names)
     labels = _choose_main_labels(items, names)
     root, known = _find_common_folder(items), contents or {}
     identities = [
-        known.get(item.path) or _path_in_class(item.path, names[label], root)
+        known.get(item.path) or _identify_image(item.path, names[label], root)
         for item, label in zip(items, labels, strict=True)
     ]
     ordered = _order_groups(items, labels, identities, groups or {}, names, seed)
@@ -101,8 +101,8 @@ def sample_per_class(
     items: Sequence[LabeledPath], limit: int, *, seed: int, class_names: Sequence[str] = ()
 ) -> list[LabeledPath]:
     """Return at most `limit` images of each class, in order, selected by a hash of the seed and the path."""
-    names, root = _names_by_label(items, class_names), _find_common_folder(items)
-    identities = (_path_in_class(item.path, names[item.label], root) for item in items)
+    names, root = _map_class_names(items, class_names), _find_common_folder(items)
+    identities = (_identify_image(item.path, names[item.label], root) for item in items)
     counts: Counter[int] = Counter()
     chosen = []
     for _, index in sorted(
@@ -154,7 +154,7 @@ def match_group(pattern: re.Pattern[str], text: str) -> str | None:
     return (match[pattern.groups and 1] or "") if match else None
 
 
-def _names_by_label(items: Iterable[LabeledPath], class_names: Sequence[str]) -> dict[int, str]:
+def _map_class_names(items: Iterable[LabeledPath], class_names: Sequence[str]) -> dict[int, str]:
     """Return the class names by class index; a class without a name is named by its index."""
     labels = chain.from_iterable((item.label, *(item.labels or ())) for item in items)
     return {label: str(label) for label in labels} | dict(enumerate(class_names))
@@ -170,7 +170,7 @@ def _find_common_folder(items: Sequence[LabeledPath]) -> Path | None:
         return None
 
 
-def _path_in_class(path: Path, class_name: str, root: Path | None) -> str:
+def _identify_image(path: Path, class_name: str, root: Path | None) -> str:
     """Return `cats/a/1.jpg` for `photos/cats/a/1.jpg` of the class cats, independent of the path of `photos`."""
     whole = f"/{path.as_posix()}"
     if (start := whole.rfind(f"/{class_name}/")) >= 0:

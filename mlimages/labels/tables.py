@@ -22,7 +22,7 @@ from mlimages.labels.label_texts import (
     parse_list,
     split_cell,
 )
-from mlimages.labels.scanning import SPLIT_NAMES, natural_key
+from mlimages.labels.scanning import SPLIT_NAMES, natural_sort_key
 from mlimages.labels.splitting import compile_pattern, match_group
 from mlimages.labels.table_paths import case_hint, find_relative_path, join_path
 
@@ -185,7 +185,7 @@ class Table:
             count += 1
             if local and not is_file(join_path(self.folder, row.path)):
                 missing.append(row.path)
-        return TableCounts(count, tuple(missing), tuple(sorted(labels, key=natural_key)), tuple(unlabelled))
+        return TableCounts(count, tuple(missing), tuple(sorted(labels, key=natural_sort_key)), tuple(unlabelled))
 
     @property
     def description(self) -> str:

@@ -28,7 +28,7 @@ from mlimages.labels import (
     write_class_folders,
     write_label_file,
 )
-from mlimages.labels.scanning import describe_skipped_entries, iter_images, list_subfolders, path_resolver
+from mlimages.labels.scanning import describe_skipped_entries, iter_images, list_subfolders, make_path_resolver
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -84,13 +84,6 @@ def test_with_leaf_each_folder_that_holds_images_is_a_class(animals: Path) -> No
     assert "ant/nested/A.jpeg 1" in lines(labels, animals)
 
 
-def test_given_class_names_fix_the_numbers_and_an_unknown_folder_is_an_error(animals: Path) -> None:
-    labels = label_dir_auto(animals, class_names=("cow", "bee", "ant", "Zebra")).labels
-    assert "ant/b.PNG 2" in lines(labels, animals)
-    with pytest.raises(InputError, match="Zebra: the folder name is not one of the 3 class names"):
-        label_dir_auto(animals, class_names=("ant", "bee", "cow"))
-
-
 def test_every_suffix_that_pillow_decodes_by_itself_counts() -> None:
     Image.init()
     stubs = {"BUFR", "GRIB", "HDF5", "MPEG"}  # recognised, never decoded
@@ -123,7 +116,7 @@ NAMES = st.text(st.characters(exclude_characters="\n\r\\/\0", exclude_categories
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".csv", ".tsv", ".jsonl"])
-@settings(deadline=None)
+@settings(max_examples=50)
 @given(names=st.lists(NAMES, max_size=5))
 def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, suffix: str, names: list[str]) -> None:
     folder = tmp_path_factory.mktemp("labels")
@@ -315,12 +308,6 @@ def test_images_of_one_group_stay_on_one_side() -> None:
     assert 40 <= len(val) <= 80
 
 
-@pytest.mark.parametrize("shares", [[], [0.5, 0.6], [1.2, -0.2]])
-def test_shares_that_do_not_add_up_are_refused(shares: list[float]) -> None:
-    with pytest.raises(InputError, match="add up to 1"):
-        split(many(), shares, seed=0)
-
-
 def test_label_files_filter_shuffle_split_and_merge_as_values(tmp_path: Path) -> None:
     write_label_file(tmp_path / "a.txt", [LabeledPath(tmp_path / f"{n}.jpg", n % 2) for n in range(10)], ["ant", "bee"])
     write_label_file(tmp_path / "b.txt", [LabeledPath(tmp_path / "b.jpg", 0)], ["bee"])
@@ -362,6 +349,7 @@ def test_images_of_the_same_name_do_not_hide_each_other_nor_leave_the_folder(tmp
     assert laid == ["out/_.._up/1.jpg", "out/_.._up/1_2.jpg"]
 
 
+@settings(max_examples=50)
 @given(names=st.lists(st.text(min_size=1, max_size=6), max_size=12, unique=True), longest=st.integers(1, 8))
 def test_folder_names_are_never_the_same_on_any_disk(names: list[str], longest: int) -> None:
     found = folder_names(names, max_length=longest)
@@ -476,6 +464,6 @@ def test_a_folder_in_memory_is_scanned_as_one_on_disk() -> None:
             "files that are not images: 1 .txt",
             "hidden folders and folders of tools: 1 .git",
         ]
-        assert path_resolver()(f"{root}/a/1.gif") == f"{root}/a/1.gif"
+        assert make_path_resolver()(f"{root}/a/1.gif") == f"{root}/a/1.gif"
     finally:
         files.rm("/scanned", recursive=True)

@@ -1,12 +1,11 @@
 """Tables as people have them: read as what they mean, or refused with the options that settle it."""
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlimages.checks import check, write_outcome
@@ -20,7 +19,8 @@ from mlimages.labels import (
     read_paths,
     write_label_file,
 )
-from tests.conftest import RunCli
+from tests.conftest import Invoke, RunCli
+from tests.labels.test_label_folders import classes
 from tests.labels.test_labels import touch
 
 IDS = [f"id{number}" for number in range(6)]
@@ -30,11 +30,6 @@ BOTH = list(zip(IDS, BREEDS, strict=True))
 
 def table(header: str, rows: list[str], *, delimiter: str = ",") -> str:
     return "\n".join([*([header] if header else []), *rows, ""]).replace("|", delimiter)
-
-
-def classes(labels: LabelFile) -> dict[str, int]:
-    counts = Counter(item.label for item in labels)
-    return {name: counts[number] for number, name in enumerate(labels.class_names)}
 
 
 NAMED = [f"{name}.jpg|{breed}" for name, breed in BOTH]
@@ -183,12 +178,6 @@ def test_options_hold_for_lines_of_words_too(
     assert all(item.path.exists() for item in labels)
 
 
-def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("path,label\na.jpg,x\n")
-    with pytest.raises(InputError, match="no column 'breed'; its columns: path, label"):
-        list(LabelFile(tmp_path / "a.csv", options=TableOptions(label_column="breed")))
-
-
 def test_paths_alone_are_labelled_by_their_names(tmp_path: Path) -> None:
     names = ["cat.1.jpg", "cat.2.jpg", "dog.1.jpg"]
     touch(tmp_path, *names)
@@ -199,6 +188,7 @@ def test_paths_alone_are_labelled_by_their_names(tmp_path: Path) -> None:
     }
 
 
+@settings(max_examples=50)
 @given(labels=st.lists(st.integers(-2, 6).map(str) | st.sampled_from(["cat", "a b"]), min_size=1, max_size=8))
 def test_a_label_in_a_table_is_always_the_name_that_stands_there(
     tmp_path_factory: pytest.TempPathFactory, labels: list[str]
@@ -250,7 +240,7 @@ def test_an_image_in_two_files_of_which_one_lacks_a_class_has_one_class(tmp_path
     assert not any("two-labels" in code for code in report.errors)
 
 
-def test_a_table_is_taken_by_every_command_of_the_step(tmp_path: Path, run_cli: RunCli) -> None:
+def test_a_table_is_taken_by_every_command_of_the_step(tmp_path: Path, run_cli: RunCli, invoke: Invoke) -> None:
     from tests.checks.test_validation import jpeg, scene
 
     (tmp_path / "train_images").mkdir()
@@ -262,10 +252,10 @@ def test_a_table_is_taken_by_every_command_of_the_step(tmp_path: Path, run_cli: 
         "3 classes: beagle, hound, pug"
     )
     for words in (["check", "train.csv"], ["mean", "train.csv", "--size", "8"], ["label", "train.csv", "-o", "l.txt"]):
-        done = run_cli(*words)
+        done = invoke(*words)
         assert understood in done.stderr
     assert done.stdout == "l.txt: 6 images, 3 classes: beagle 2, hound 2, pug 2\n"
-    few = run_cli("label", "train.csv", "-o", "few.csv", "--limit-per-class", "1")
+    few = invoke("label", "train.csv", "-o", "few.csv", "--limit-per-class", "1")
     assert few.stdout == "few.csv: 3 images, 3 classes: beagle 1, hound 1, pug 1\n"
     stopped = run_cli("label", "train.csv", "-o", "m.txt", "--suffix", ".png", check=False)
     assert stopped.returncode == 1
