@@ -1,4 +1,4 @@
-"""Augmented views of an image: label-preserving changes, determined by seed, image and view number."""
+"""Data augmentation: random views of an image that depend only on seed, image and view number."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FIXED_VIEWS = {"none": 4, "flip": 2, "light": 6, "strong": 10}
 
 
 @dataclass(frozen=True, slots=True)
-class _Ranges:
+class _Limits:
     """Limits of the random changes.
 
     Attributes:
@@ -36,17 +36,17 @@ class _Ranges:
     max_erased: float = 0.0
 
 
-_RANGES = {
-    "none": _Ranges(),
-    "flip": _Ranges(),
-    "light": _Ranges(min_area=0.6, max_aspect=1.15, max_color=0.2),
-    "strong": _Ranges(min_area=0.35, max_aspect=1.33, max_color=0.4, max_degrees=15.0, max_erased=0.4),
+_LIMITS = {
+    "none": _Limits(),
+    "flip": _Limits(),
+    "light": _Limits(min_area=0.6, max_aspect=1.15, max_color=0.2),
+    "strong": _Limits(min_area=0.35, max_aspect=1.33, max_color=0.4, max_degrees=15.0, max_erased=0.4),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Augment:
-    """Data augmentation; the same seed, image and view number give the same view on every machine and in every thread.
+class Augmenter:
+    """Makes random views of images; the same seed, image and view number give the same view on every machine.
 
     Attributes:
         strength: `flip` mirrors every other view; `light` also crops and changes colours slightly; `strong` does more,
@@ -55,7 +55,7 @@ class Augment:
         seed: random seed.
 
     >>> pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    >>> Augment("flip", rotate_deg=0, seed=1).view(pixels, digest=bytes(32), view_number=1)[0].tolist()
+    >>> Augmenter("flip", rotate_deg=0, seed=1).make_view(pixels, image_digest=bytes(32), view_number=1)[0].tolist()
     [[3, 4, 5], [0, 1, 2]]
     """
 
@@ -64,21 +64,21 @@ class Augment:
     seed: int
 
     @property
-    def name(self) -> str:
-        """Identifier of the settings, used in the keys of the feature cache."""
+    def cache_key(self) -> str:
+        """The settings as text, part of the keys of cached features."""
         return f"v1 {self.strength} {self.rotate_deg:g} {self.seed}"
 
     @property
     def num_fixed_views(self) -> int:
-        """Number of views per image for which frozen features are computed."""
+        """Number of views of each image whose frozen features are computed."""
         return FIXED_VIEWS[self.strength]
 
-    def view(self, pixels: NDArray[np.uint8], digest: bytes, view_number: int) -> NDArray[np.uint8]:
-        """Return one view of a preprocessed image.
+    def make_view(self, pixels: NDArray[np.uint8], image_digest: bytes, view_number: int) -> NDArray[np.uint8]:
+        """Return a view of a preprocessed image.
 
         Args:
             pixels: uint8 `(H, W, C)`.
-            digest: SHA-256 of the image's file.
+            image_digest: SHA-256 of the image's file.
             view_number: number of the view; 0 is the unchanged image, odd views are mirrored.
 
         Returns:
@@ -86,15 +86,15 @@ class Augment:
         """
         if view_number == 0:
             return pixels
-        rng = np.random.default_rng([self.seed, view_number, int.from_bytes(digest[:16])])
-        ranges = _RANGES[self.strength]
+        rng = np.random.default_rng([self.seed, view_number, int.from_bytes(image_digest[:16])])
+        limits = _LIMITS[self.strength]
         image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
         if view_number % 2 and self.strength != "none":
             image = transforms.horizontal_flip(image)
-        image = _rotate(image, max(ranges.max_degrees, self.rotate_deg), rng)
-        image = _crop(image, ranges, rng)
-        view = np.array(_change_color(image, ranges, rng), dtype=np.uint8)
-        return _erase(view.reshape(pixels.shape), ranges, rng)
+        image = _rotate(image, max(limits.max_degrees, self.rotate_deg), rng)
+        image = _crop(image, limits, rng)
+        view = np.array(_change_color(image, limits, rng), dtype=np.uint8)
+        return _erase(view.reshape(pixels.shape), limits, rng)
 
 
 def _rotate(image: Image.Image, max_degrees: float, rng: np.random.Generator) -> Image.Image:
@@ -105,10 +105,10 @@ def _rotate(image: Image.Image, max_degrees: float, rng: np.random.Generator) ->
     return rotated
 
 
-def _crop(image: Image.Image, ranges: _Ranges, rng: np.random.Generator) -> Image.Image:
-    if ranges.min_area == 1.0:
+def _crop(image: Image.Image, limits: _Limits, rng: np.random.Generator) -> Image.Image:
+    if limits.min_area == 1.0:
         return image
-    area, aspect = rng.uniform(ranges.min_area, 1.0), np.exp(rng.uniform(-1, 1) * np.log(ranges.max_aspect))
+    area, aspect = rng.uniform(limits.min_area, 1.0), np.exp(rng.uniform(-1, 1) * np.log(limits.max_aspect))
     width = min(image.width, round(image.width * np.sqrt(area * aspect)))
     height = min(image.height, round(image.height * np.sqrt(area / aspect)))
     left, top = rng.integers(image.width - width + 1), rng.integers(image.height - height + 1)
@@ -117,17 +117,17 @@ def _crop(image: Image.Image, ranges: _Ranges, rng: np.random.Generator) -> Imag
     return cropped
 
 
-def _change_color(image: Image.Image, ranges: _Ranges, rng: np.random.Generator) -> Image.Image:
-    if ranges.max_color:
+def _change_color(image: Image.Image, limits: _Limits, rng: np.random.Generator) -> Image.Image:
+    if limits.max_color:
         for adjust in (transforms.adjust_brightness, transforms.adjust_contrast, transforms.adjust_saturation):
-            image = adjust(image, 1 + rng.uniform(-ranges.max_color, ranges.max_color))
+            image = adjust(image, 1 + rng.uniform(-limits.max_color, limits.max_color))
     return image
 
 
-def _erase(pixels: NDArray[np.uint8], ranges: _Ranges, rng: np.random.Generator) -> NDArray[np.uint8]:
-    if ranges.max_erased:
+def _erase(pixels: NDArray[np.uint8], limits: _Limits, rng: np.random.Generator) -> NDArray[np.uint8]:
+    if limits.max_erased:
         height, width = pixels.shape[:2]
-        erased_height, erased_width = (round(side * rng.uniform(0, ranges.max_erased)) for side in (height, width))
+        erased_height, erased_width = (round(side * rng.uniform(0, limits.max_erased)) for side in (height, width))
         top, left = rng.integers(height - erased_height + 1), rng.integers(width - erased_width + 1)
         pixels[top : top + erased_height, left : left + erased_width] = 128
     return pixels

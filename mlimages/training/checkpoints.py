@@ -1,4 +1,4 @@
-"""Save and load the training state and the full networks of a run."""
+"""Save and load the training state and the networks of a run."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ Tensors = Mapping[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """The state of a run after an epoch, without the network's frozen weights.
+    """State of a run after an epoch, without the frozen weights.
 
     Attributes:
         trained: trainable parameters and all buffers by name, after the last epoch.
-        best: the same, after the best epoch.
+        best: the same tensors after the best epoch.
         optimizer: the optimizer's tensors, `N.KEY` for the N-th parameter.
         history: metrics of the epochs so far.
-        best_epoch: epoch with the highest validation accuracy; 0 is the network before the first epoch.
-        best_score: its validation accuracy (or mean average precision) and negative loss.
-        probe_accuracy: validation accuracy of the closed-form head; None if there is none.
-        probe_map: its mean average precision in a multi-label run, else None.
+        best_epoch: epoch with the highest validation score; 0 is the network before the first epoch.
+        best_score: its validation accuracy (or mean average precision) and its negative loss.
+        probe_accuracy: validation accuracy of the closed-form head; None without such a head.
+        probe_map: mean average precision of the closed-form head in a multi-label run, else None.
         frozen_digest: SHA-256 of the frozen weights; empty if nothing is frozen.
         depths_share: share of the lower layers in the closed-form head; 0 if it uses only the last layer.
-        set_thresholds: thresholds of prediction sets by level, by leave-one-out; empty without a closed-form head.
+        set_thresholds: thresholds of prediction sets by level, from leave-one-out; empty without a closed-form head.
         seconds: training time so far.
     """
 
@@ -64,7 +64,7 @@ class TrainingState:
 
 
 def save_state(state: TrainingState, files: RunFiles) -> None:
-    """Write `state.safetensors`, from which a run is resumed, atomically, and sync it to disk."""
+    """Write `state.safetensors`, from which a run is resumed, and flush it to disk."""
     metadata = {
         "version": STATE_VERSION,
         "history": [asdict(figures) for figures in state.history],
@@ -88,10 +88,10 @@ def save_state(state: TrainingState, files: RunFiles) -> None:
 
 
 def load_state(files: RunFiles) -> TrainingState | None:
-    """Load the training state of a run; None before its first epoch is complete.
+    """Load the training state of a run; return None if no epoch is complete.
 
     Raises:
-        RunError: the file is corrupt, or of an earlier version.
+        RunError: the file is damaged, or has an unknown version.
     """
     if not files.state.exists():
         return None
@@ -127,24 +127,24 @@ def load_state(files: RunFiles) -> TrainingState | None:
         ) from error
 
 
-def trained_tensors(network: nn.Module) -> dict[str, Tensor]:
+def copy_trained_tensors(network: nn.Module) -> dict[str, Tensor]:
     """Return copies of the trainable parameters and of all buffers (running statistics of batch norm)."""
     frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
-    return {name: _copy(tensor) for name, tensor in network.state_dict().items() if name not in frozen}
+    return {name: _copy_to_cpu(tensor) for name, tensor in network.state_dict().items() if name not in frozen}
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def copy_optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return copies of the optimizer's tensors, named `N.KEY` for the N-th parameter."""
     state = optimizer.state_dict()["state"]
     return {
-        f"{index}.{key}": _copy(torch.as_tensor(value))
+        f"{index}.{key}": _copy_to_cpu(torch.as_tensor(value))
         for index, values in state.items()
         for key, value in values.items()
         if value is not None
     }
 
 
-def _copy(tensor: Tensor) -> Tensor:
+def _copy_to_cpu(tensor: Tensor) -> Tensor:
     """Return a contiguous copy on the CPU, as required by safetensors."""
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
@@ -158,7 +158,7 @@ def load_trained_tensors(network: nn.Module, tensors: Tensors) -> None:
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
-    """Load tensors named `N.KEY` into the optimizer, as returned by `optimizer_tensors`."""
+    """Load tensors named `N.KEY` into the optimizer, as returned by `copy_optimizer_tensors`."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, _, key = name.partition(".")
@@ -168,21 +168,20 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Tensors) -
 
 
 def save_networks(network: nn.Module, state: TrainingState, files: RunFiles) -> None:
-    """Write `last.safetensors` and `best.safetensors`: full networks, with the library's tensor names."""
+    """Write `last.safetensors` and `best.safetensors`, the full networks with the tensor names of their library."""
     for path, trained in ((files.last, state.trained), (files.best, state.best)):
         with atomic_write(path) as part:  # safetensors writes several entries of metadata in any order
             save_file(_make_full_state_dict(network, trained), part, metadata={"format": "pt"})
 
 
-def _make_full_state_dict(network: nn.Module, trained_values: Tensors) -> dict[str, Tensor]:
-    """Return the state dict with the library's names, updated with the tensors `trained_values`; no two tensors share
-    memory."""
+def _make_full_state_dict(network: nn.Module, trained: Tensors) -> dict[str, Tensor]:
+    """Return the network's state dict with the tensors `trained` in it; no two tensors share memory."""
     whole: dict[str, Tensor] = {}
     addresses: set[int] = set()
     for name, tensor in network.state_dict().items():
         if name.startswith(f"{DEPTHS}."):
             continue
-        plain = trained_values[name] if name in trained_values else tensor.detach().cpu().contiguous()
+        plain = trained[name] if name in trained else tensor.detach().cpu().contiguous()
         whole[name] = plain.clone() if plain.data_ptr() in addresses else plain  # safetensors rejects tied weights
         addresses.add(plain.data_ptr())
     return whole
@@ -190,17 +189,17 @@ def _make_full_state_dict(network: nn.Module, trained_values: Tensors) -> dict[s
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainedRun:
-    """A run loaded from its folder.
+    """A trained network loaded from its run folder.
 
     Attributes:
         network: maps normalized float32 `(N, C, H, W)` to logits `(N, classes)`; in eval mode.
         preprocessing: preprocessing of its images.
         mean_image: float32 `(C, H, W)` in 0..255; None if the preprocessing has none.
-        class_names: in the order of the logits.
+        class_names: names of the classes, in the order of the logits.
         config: settings of the run.
         val: label file of the validation set.
-        weights: file that the trained weights were read from.
-        figures: the results, as `finetune --json` prints them; empty before the run is finished.
+        weights: file from which the trained weights were read.
+        figures: the results, as printed by `finetune --json`; empty if the run is not finished.
         multi_label: whether an image may have any number of labels.
     """
 
@@ -222,16 +221,16 @@ class TrainedRun:
 def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: nn.Module | None = None) -> TrainedRun:
     """Load a run's network with its preprocessing.
 
-    After a kill, the file of the full network is missing or older than the training state: the trained tensors are then
-    read from the state, and the frozen ones from the older file or from the pretrained weights.
+    If the run was killed, the file of the full network may be missing or older than the training state: the trained
+    tensors are then read from the state, and the frozen ones from the older file or from the pretrained weights.
 
     Args:
         run: run folder.
-        checkpoint: `best` (epoch, on the validation set) or `last`.
+        checkpoint: `best` or `last` epoch; the best one has the highest validation score.
         network: the custom network of the run; its weights are replaced.
 
     Raises:
-        RunError: `run` is not a run folder, has no checkpoint yet, or one of its files is corrupt.
+        RunError: `run` is not a run folder, has no checkpoint yet, or one of its files is damaged.
 
     >>> run = load_run("runs/first")
     >>> run.network(torch.zeros(1, *run.preprocessing.image.shape)).shape
@@ -239,16 +238,12 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: 
     """
     files = RunFiles(require_local_path(run))
     settings = read_settings(files)
-    config, preprocessing = (
-        FineTuneConfig.from_dict(settings["config"]),
-        Preprocessing.from_dict(settings["preprocessing"]),
-    )
+    config = FineTuneConfig.from_dict(settings["config"])
+    image = Preprocessing.from_dict(settings["preprocessing"]).image
     names = files.read_class_names()
     whole, state = files.folder / f"{checkpoint}.safetensors", load_state(files)
     if state is None and not whole.exists():
         raise RunError(f"{run} has no {whole.name} yet: resume it with {format_command('finetune', '--resume', run)}")
-    image = preprocessing.image
-    is_best = checkpoint == "best"
     if network is None:
         model = build_model(
             config.model,
@@ -258,12 +253,12 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: 
             gray=image.gray_scale,
             seed=config.seed,
         )
-        network = (_with_all_depths_head(model) if state is not None and state.depths_share else model).network
+        network = (_add_all_depths_head(model) if state is not None and state.depths_share else model).network
     elif whole.exists():
         network.cpu().load_state_dict(add_versions(load_file(whole), network))
     weights = whole
     if state is not None:
-        trained = state.best if is_best else state.trained
+        trained = state.best if checkpoint == "best" else state.trained
         if state.depths_share or not _has_tensors(whole, trained):
             load_trained_tensors(network, trained)
             weights = files.state
@@ -271,7 +266,7 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: 
 
 
 def make_trained_run(files: RunFiles, network: nn.Module, *, weights: Path) -> TrainedRun:
-    """Return a network in memory as a TrainedRun of this folder; `weights` is the file with the same weights."""
+    """Create a TrainedRun from a network in memory; `weights` is the file with the same weights."""
     settings = read_settings(files)
     preprocessing = Preprocessing.from_dict(settings["preprocessing"])
     return TrainedRun(
@@ -289,19 +284,18 @@ def make_trained_run(files: RunFiles, network: nn.Module, *, weights: Path) -> T
     )
 
 
-def _with_all_depths_head(model: Model) -> Model:
+def _add_all_depths_head(model: Model) -> Model:
     deep = add_depths(model)
     if deep is None:
         raise RunError(
-            f"the layers of {model.name} differ between this version of {model.library} and the one it was trained "
-            "with: install that one, or train again"
+            f"the layers of {model.name} in this version of {model.library} differ from those that were trained: "
+            "install the version that trained them, or train again"
         )
     return deep
 
 
 def _has_tensors(path: Path, tensors: Tensors) -> bool:
-    """Whether the file of a full network exists and has these tensors; if a run was interrupted, it is of an earlier
-    epoch."""
+    """Whether the file exists and contains these tensors; after an interruption, it may be from an earlier epoch."""
     if not path.exists():
         return False
     with safe_open(path, framework="pt") as file:

@@ -1,4 +1,4 @@
-"""How a run computes: library and precision, a function of processor, network and number of images."""
+"""Choose the library and precision of a run by processor, network and number of images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ not used, since it would save little."""
 
 
 class Cost(NamedTuple):
-    """Single-core CPU cost: OpenVINO conversion in seconds, inference in milliseconds per image."""
+    """Time on one CPU core: OpenVINO conversion in seconds, inference in milliseconds per image."""
 
     conversion_s: float
     torch_fp32_ms: float
@@ -91,13 +91,13 @@ class Workload:
     train: int
     val: int
 
-    def cost_s(self, library: Library, frozen_precision: Precision) -> float:
-        """Return the estimated CPU time in seconds."""
+    def estimate_cost_s(self, library: Library, precision: Precision) -> float:
+        """Estimate the CPU time in seconds."""
         cost = COSTS.get(self.model) or Cost(COST_PER_GMAC[0], *(self.gmacs * ms for ms in COST_PER_GMAC[1:]))
         fixed, fp32_ms, bf16_ms = cost.conversion_s, cost.openvino_fp32_ms, cost.openvino_bf16_ms
         if library == "torch":
             fixed, fp32_ms, bf16_ms = 0.0, cost.torch_fp32_ms, cost.torch_bf16_ms
-        if frozen_precision == "fp32":
+        if precision == "fp32":
             return fixed + (self.train + self.val) * fp32_ms / 1e3
         return fixed + (self.val * fp32_ms + (self.train + min(self.val, CHECK_IMAGES)) * bf16_ms) / 1e3
 
@@ -105,8 +105,9 @@ class Workload:
 def choose_computation(
     workload: Workload | None, precision: Literal["auto", "fp32"], *, device: torch.device, is_frozen: bool
 ) -> Computation:
-    """Choose the library and precision with the lowest cost in COSTS, a table that does not depend on the processor's
-    load.
+    """Return the library and precision with the lowest estimated CPU time.
+
+    The estimate uses the table COSTS, so that it does not depend on the load of the processor.
 
     Args:
         workload: images whose frozen features are needed; None if no features are cached.
@@ -124,14 +125,12 @@ def choose_computation(
     libraries: list[Library] = ["torch", "openvino"] if find_spec("openvino") else ["torch"]
     precisions: list[Precision] = ["fp32", "bf16"] if has_bf16 and workload.train >= CHECK_IMAGES else ["fp32"]
     ways = [(library, precision) for library in libraries for precision in precisions]
-    return Computation(*min(ways, key=lambda way: workload.cost_s(*way)))
+    return Computation(*min(ways, key=lambda way: workload.estimate_cost_s(*way)))
 
 
-def count_gmacs(lower_part: nn.Module, example: Tensor) -> float:
-    """Return the multiply-adds per image, in units of 10^9, for inputs of the shape of `example`, `(N, C, H, W)`."""
-    lower_part = copy_sharing_tensors(
-        lower_part
-    )  # a network that keeps tensors between calls would keep those without values
+def count_gmacs(network: nn.Module, example_input: Tensor) -> float:
+    """Return the multiply-adds per image, in 10^9, for inputs of the shape of `example_input`, `(N, C, H, W)`."""
+    network = copy_sharing_tensors(network)  # it may keep tensors between calls, which have no values here
     with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter, torch.no_grad():
-        lower_part(torch.empty_like(example))
-    return float(counter.get_total_flops()) / 2e9 / len(example)
+        network(torch.empty_like(example_input))
+    return float(counter.get_total_flops()) / 2e9 / len(example_input)

@@ -1,4 +1,4 @@
-"""Settings of a fine-tuning run, as stored in config.json."""
+"""Settings of a fine-tuning run."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def parse_numbers(text: str) -> tuple[float, ...]:
 
 
 def parse_learning_rate(text: str) -> float:
-    """Parse a learning rate; `auto` is 0.
+    """Parse a learning rate; return 0 for `auto`.
 
     Raises:
         InputError: `text` is not a positive number.
@@ -51,7 +51,7 @@ def parse_learning_rate(text: str) -> float:
         return 0.0
     value = _parse_number(text)
     if not 0 < value < math.inf:
-        raise InputError(f"a learning rate must be above 0, not {text}; auto picks one")
+        raise InputError(f"the learning rate must be a number above 0 or auto, not {text}")
     return value
 
 
@@ -78,7 +78,7 @@ def parse_duration(text: str) -> float:
     unit = text[-1:] if text[-1:] in _UNITS_S else ""
     seconds = _parse_number(text.removesuffix(unit)) * _UNITS_S.get(unit, 1)
     if not 0 <= seconds < math.inf:
-        raise InputError(f"{text!r} is not a duration: expected a positive one such as 90s, 10m or 2h")
+        raise InputError(f"{text!r} is not a duration: use seconds, or a value such as 90s, 10m or 2h")
     return seconds
 
 
@@ -86,7 +86,7 @@ def _parse_number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise InputError(f"{text!r} is not a number: expected one such as 0.5") from None
+        raise InputError(f"{text!r} is not a number: use a value such as 0.5") from None
 
 
 @document_fields
@@ -164,7 +164,11 @@ class FineTuneConfig(TableOptions):
     scale: Annotated[
         float,
         Option(
-            "Divide pixels (0 to 255) by this.", "Data", min=0, default_text="from the pretrained weights", is_rare=True
+            "Divide pixel values (0 to 255) by this number.",
+            "Data",
+            min=0,
+            default_text="from the pretrained weights",
+            is_rare=True,
         ),
     ] = 0.0
     gray: Annotated[bool | None, Option("Use grayscale images.", "Data", ("--gray/--no-gray",), is_rare=True)] = None
@@ -173,7 +177,8 @@ class FineTuneConfig(TableOptions):
         Option("Use the channel order BGR, as Caffe networks expect.", "Data", ("--bgr/--no-bgr",), is_rare=True),
     ] = None
     model: Annotated[
-        str, Option("Network: alexnet, vgg16, any torchvision name, timm:NAME, lenet5 ...", "Model", metavar="NAME")
+        str,
+        Option("Network: a torchvision name such as alexnet or vgg16, timm:NAME, lenet5 ...", "Model", metavar="NAME"),
     ] = DEFAULT_MODEL
     weights: Annotated[str, Option("Pretrained weights.", "Model", metavar="default|none|FILE")] = "default"
     freeze: Annotated[
@@ -188,8 +193,8 @@ class FineTuneConfig(TableOptions):
     head: Annotated[
         Head,
         Option(
-            "Features that the classifier uses. last: of the last layer; all-depths: of every layer; auto: with "
-            "--freeze head, the better ones by leave-one-out accuracy, otherwise last.",
+            "Input of the classifier. last: features of the last layer; all-depths: of every layer; auto: with "
+            "--freeze head, the one with the higher leave-one-out accuracy, otherwise last.",
             "Model",
         ),
     ] = "auto"
@@ -198,7 +203,7 @@ class FineTuneConfig(TableOptions):
     lr: Annotated[
         float,
         Option(
-            "Peak learning rate; auto picks one.",
+            "Peak learning rate. auto: depends on the optimizer and on the layers that are trained.",
             "Optimization",
             min=0,
             metavar="auto|X",
@@ -210,8 +215,8 @@ class FineTuneConfig(TableOptions):
     schedule: Annotated[
         str,
         Option(
-            "Learning rate schedule: cosine (with warmup), exponential (multiply by GAMMA each epoch), step (multiply "
-            "by GAMMA every N epochs) or none.",
+            "Learning rate schedule: cosine (with warmup), exponential (multiply by GAMMA after each epoch), step "
+            "(multiply by GAMMA after every N epochs) or none.",
             "Optimization",
             metavar="cosine|exponential:GAMMA|step:N:GAMMA|none",
             parse=parse_schedule,
@@ -223,12 +228,12 @@ class FineTuneConfig(TableOptions):
     label_smoothing: Annotated[float, Option("Label smoothing.", "Optimization", min=0, max=1, is_rare=True)] = 0.0
     class_weights: Annotated[
         ClassWeights,
-        Option("Weights of the classes in the loss; balanced: inversely proportional to the number of images of each "
+        Option("Weights of the classes in the loss. balanced: inversely proportional to the number of images of each "
                "class.", "Optimization", is_rare=True),
     ] = "none"  # fmt: skip
     early_stop: Annotated[
         int,
-        Option("Stop after N epochs without improvement in validation accuracy or mAP; 0: never.", "Optimization",
+        Option("Stop after N epochs without improvement in validation accuracy or mAP. 0: never.", "Optimization",
                min=0, is_rare=True),
     ] = 0  # fmt: skip
     time_budget_s: Annotated[
@@ -247,7 +252,7 @@ class FineTuneConfig(TableOptions):
     precision: Annotated[
         Precision,
         Option(
-            "auto: bfloat16 and OpenVINO where they are faster on this processor; fp32: float32 in PyTorch only.",
+            "auto: bfloat16 and OpenVINO where they are faster on this processor; fp32: always float32 in PyTorch.",
             "Optimization",
             is_rare=True,
         ),

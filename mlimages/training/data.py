@@ -1,10 +1,11 @@
-"""Prepare the data of a run: write its folder, choose the normalization, cache frozen features."""
+"""Prepare a run: write its folder, choose the normalization and cache the frozen features."""
 
 from __future__ import annotations
 
 import logging
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -25,12 +26,12 @@ from mlimages.labels import ClassNames, write_label_file
 from mlimages.networks import DEPTHS, FrozenPart, Model, Normalize, add_depths, has_fast_bf16, split_network
 from mlimages.reports import RunFiles, read_settings
 from mlimages.training import distributed
-from mlimages.training.augmentation import Augment
+from mlimages.training.augmentation import Augmenter
 from mlimages.training.computation import Computation, Workload, choose_computation, count_gmacs
 from mlimages.training.config import FineTuneConfig
-from mlimages.training.feature_source import cache_features
-from mlimages.training.features import BatchSource, PixelSource
-from mlimages.training.image_set import ImageSet, chunks
+from mlimages.training.feature_cache import cache_features
+from mlimages.training.features import BatchSource, FrozenFeatures, PixelSource
+from mlimages.training.image_set import ImageSet, split_into_chunks
 from mlimages.training.inputs import RunInputs
 from mlimages.training.objective import Objective, make_objective
 from mlimages.training.run import read_computation, write_settings
@@ -39,12 +40,13 @@ from mlimages.training.run_images import RunImages
 logger = logging.getLogger(__name__)
 
 MAX_DEPTHS = 4000
-"""Up to this many images, or features of lower layers, the head takes every layer: its cost grows with their cube."""
+"""With more images and more features of lower layers than this, the head uses only the last layer: the time to fit it
+grows with the cube of the smaller number."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
-    """A network to train with its data.
+    """A network to train, with its data.
 
     Attributes:
         config: settings of the run.
@@ -53,14 +55,14 @@ class TrainingJob:
         base_model: the network with a classifier on the last layer only.
         frozen: its frozen parameters and buffers.
         digest: SHA-256 of the frozen weights; empty if nothing is frozen.
-        class_names: in the order of the logits.
+        class_names: names of the classes, in the order of the logits.
         source: yields batches and computes their logits.
         train: training set.
         val: validation set.
         views: number of fixed augmented views per image; 0 draws new views in each epoch.
         broken: images that could not be decoded.
         computation: library and precision.
-        objective: the loss and the score.
+        objective: loss function and score.
     """
 
     config: FineTuneConfig
@@ -94,7 +96,7 @@ class TrainingJob:
         return _trains_below_head(self.model)
 
     def with_last_layer_head(self) -> TrainingJob:
-        """Return the same job with a classifier on the last layer only; the cached features are shared."""
+        """Return the same job with a classifier on the last layer only; it shares the cached features."""
         if self.model is not self.base_model:
             self.network.get_parameter(f"{DEPTHS}.weight").requires_grad_(False)  # they are zero
         return replace(self, model=self.base_model)
@@ -109,14 +111,14 @@ def prepare_run_folder(config: FineTuneConfig, files: RunFiles, inputs: RunInput
     """Write the run folder, or update the number of epochs of a resumed run; return the preprocessing."""
     if distributed.is_main_process():
         if inputs.is_resumed:
-            _write_epochs(config, files)
+            _update_num_epochs(config, files)
         else:
-            _write_folder(config, files, inputs, images)
+            _write_run_folder(config, files, inputs, images)
     distributed.barrier()
     return Preprocessing.from_dict(read_settings(files)["preprocessing"])
 
 
-def _write_epochs(config: FineTuneConfig, files: RunFiles) -> None:
+def _update_num_epochs(config: FineTuneConfig, files: RunFiles) -> None:
     """Write a higher number of epochs to `config.json`, so that the run is no longer finished."""
     settings = read_settings(files)
     if settings["config"]["epochs"] != config.epochs:
@@ -126,7 +128,7 @@ def _write_epochs(config: FineTuneConfig, files: RunFiles) -> None:
         write_settings(files, config, preprocessing, computation=read_computation(files), multi_label=is_multi)
 
 
-def _write_folder(config: FineTuneConfig, files: RunFiles, inputs: RunInputs, images: RunImages) -> None:
+def _write_run_folder(config: FineTuneConfig, files: RunFiles, inputs: RunInputs, images: RunImages) -> None:
     """Write the run folder before training, config.json first, which identifies a run folder."""
     expected, names = inputs.model.preprocessing, inputs.images.names
     preprocessing = Preprocessing(expected.image, _resolve_normalization(config, expected, images))
@@ -158,18 +160,18 @@ def _resolve_normalization(
         case "none":
             return replace(kept, mean=(0.0,) * len(base.mean))
         case "channel":
-            means = _channel_means(ImageSet(images.train, expected_preprocessing.image, store=images.store))
+            means = _compute_channel_means(ImageSet(images.train, expected_preprocessing.image, store=images.store))
             return replace(kept, mean=tuple(float(mean) / scale for mean in means))
         case _:
             return replace(kept, mean_image="mean.npy")
 
 
-def _channel_means(images: ImageSet) -> NDArray[np.float64]:
+def _compute_channel_means(images: ImageSet) -> NDArray[np.float64]:
     """Return the mean of each channel, 0..255, float64 `(C,)`."""
-    total, count = np.zeros(images.geometry.channels), 0
-    for batch in images.batches(chunks(range(len(images)), 32)):
+    total, count = np.zeros(images.image_property.channels), 0
+    for batch in images.batches(split_into_chunks(range(len(images)), 32)):
         total += batch.pixels.numpy().sum(axis=(0, 1, 2), dtype=np.float64)
-        count += batch.pixels.numel() // images.geometry.channels
+        count += batch.pixels.numel() // images.image_property.channels
     return total / max(1, count)
 
 
@@ -183,19 +185,19 @@ def build_training_job(
     device: torch.device,
     progress: Progress,
 ) -> TrainingJob:
-    """Move the network to the device, and cache the features of its frozen part if they fit into the cache."""
+    """Move the network to the device, and cache the features of its frozen part if they fit."""
     frozen, image = inputs.frozen, preprocessing.image
-    model = _with_all_depths_head(config, inputs.model, len(images.train))
+    model = _choose_head(config, inputs.model, len(images.train))
     network = model.network.to(device).to(memory_format=torch.channels_last)
     mean = load_mean_image(files.mean_image, image) if preprocessing.normalization.mean_image else None
     normalize = Normalize(preprocessing.normalization, mean).to(device)
     distributed.sync_batch_norm(network, device, batch_size=config.batch_size)
     digest = frozen.digest(network) if frozen.parameters else ""
-    augment = _resolve_augmentation(config, model)
+    augmenter = _make_augmenter(config, model)
     names = inputs.images.names
-    train = ImageSet(images.train, image, store=images.store, augment=augment, num_classes=len(names))
+    train = ImageSet(images.train, image, store=images.store, augmenter=augmenter, num_classes=len(names))
     val = ImageSet(images.val, image, store=images.store, num_classes=len(names))
-    views = 1 if augment is None else augment.num_fixed_views if frozen.parameters else 0
+    views = 1 if augmenter is None else augmenter.num_fixed_views if frozen.parameters else 0
     example = torch.zeros(2, max(image.channels, len(normalize.mean[0])), image.height, image.width, device=device)
     source: BatchSource = PixelSource(network, normalize, device)
     split = split_network(network, frozen, example) if config.cache else None
@@ -210,21 +212,14 @@ def build_training_job(
             "this run was started in bfloat16, which is slow on this processor: start a new run to use float32"
         )
     if split:
+        create_features = partial(
+            FrozenFeatures, model, split, normalize=normalize, frozen_digest=digest, preprocessing=preprocessing,
+            device=device, validation=val,
+        )  # fmt: skip
         features, computation = cache_features(
-            model,
-            split,
-            computation=computation,
-            is_resumed=inputs.is_resumed,
-            train_set=train,
-            num_views=views,
-            val_set=val,
-            normalize=normalize,
-            digest=digest,
-            preprocessing=preprocessing,
-            device=device,
-            cache_bytes=config.cache_bytes,
-            progress=progress,
-        )
+            create_features, computation, is_resumed=inputs.is_resumed, train_set=train, num_views=views, val_set=val,
+            cache_bytes=config.cache_bytes, progress=progress,
+        )  # fmt: skip
         source = features or source
     if distributed.is_main_process() and not inputs.is_resumed:
         is_multi = inputs.images.is_multi_label
@@ -235,26 +230,30 @@ def build_training_job(
     )  # fmt: skip
 
 
-def _with_all_depths_head(config: FineTuneConfig, model: Model, images: int) -> Model:
+def _choose_head(config: FineTuneConfig, model: Model, num_images: int) -> Model:
     """Return the model with a classifier on the features of every layer, if the settings and the network allow one."""
     if config.head == "last" or config.freeze != "head" or not model.pretrained:
         return model
     deep = add_depths(model)
     if deep is None:
         reason = f"the layers of {model.name} cannot be separated"
-    elif min(images, deep.network.get_parameter(f"{DEPTHS}.weight").shape[1]) > MAX_DEPTHS:
+    elif min(num_images, deep.network.get_parameter(f"{DEPTHS}.weight").shape[1]) > MAX_DEPTHS:
         reason = f"more than {MAX_DEPTHS} images and more than {MAX_DEPTHS} features below the last layer"
     else:
         return deep
-    logger.log(logging.WARNING if config.head == "all-depths" else logging.INFO, "using --head last: %s", reason)
+    logger.log(
+        logging.WARNING if config.head == "all-depths" else logging.INFO,
+        "the classifier uses only the last layer (--head last): %s",
+        reason,
+    )
     return model
 
 
-def _resolve_augmentation(config: FineTuneConfig, model: Model) -> Augment | None:
+def _make_augmenter(config: FineTuneConfig, model: Model) -> Augmenter | None:
     strength = config.augment
     if strength == "auto":
         strength = "light" if model.pretrained and _trains_below_head(model) else "none"
-    return Augment(strength, config.rotate_deg, config.seed) if strength != "none" or config.rotate_deg else None
+    return Augmenter(strength, config.rotate_deg, config.seed) if strength != "none" or config.rotate_deg else None
 
 
 def _trains_below_head(model: Model) -> bool:

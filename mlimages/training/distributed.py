@@ -1,4 +1,4 @@
-"""Distributed training: collectives, and layers that depend on the whole batch; also works in a single process."""
+"""Distributed training: collective operations, dropout and batch norm; everything also works in a single process."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 CONNECT_TIMEOUT = timedelta(minutes=10)
-"""How long processes wait at the start for one that has not started yet."""
+"""Maximum time for all processes to start and connect."""
 
 TIMEOUT = timedelta(hours=2)
-"""How long processes wait for one that works alone (splits a large dataset); if it exits, the wait ends at once."""
+"""Maximum time to wait for a process that works alone, such as on the split of a large dataset."""
 
 
 def init_process_group(device: torch.device) -> None:
     """Initialize the process group if RANK and WORLD_SIZE are set: gloo on CPUs, nccl on GPUs.
 
-    torchrun and PyTorchJob set these variables together with MASTER_ADDR and MASTER_PORT; with srun and mpirun the user
-    does. The group is kept until the process ends: another group at the same address would read its keys.
+    torchrun and PyTorchJob set these variables, MASTER_ADDR and MASTER_PORT; with srun and mpirun the user sets them.
+    The group is kept until the process ends, since another group at the same address would read its keys.
 
     Raises:
         InputError: a variable is missing or invalid, there are fewer GPUs than processes on this machine, or the device
@@ -49,7 +49,7 @@ def init_process_group(device: torch.device) -> None:
     if device.type == "mps":
         raise InputError("distributed training is not supported on mps: use --device cpu")
     if device.type == "cuda":
-        torch.cuda.set_device(_cuda_device_index())
+        torch.cuda.set_device(_choose_cuda_device())
     try:
         store, own_rank, size = next(rendezvous("env://", timeout=CONNECT_TIMEOUT))
         store.set_timeout(TIMEOUT)
@@ -59,29 +59,30 @@ def init_process_group(device: torch.device) -> None:
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise RunError(
-            f"cannot connect to the other training processes at {address}: {_first_sentence(error)}"
+            f"cannot connect to the other training processes at {address}: {_extract_first_sentence(error)}"
         ) from error
     atexit.register(dist.destroy_process_group)
 
 
 def _is_distributed_launch() -> bool:
-    """Whether this process was started by a launcher as one of several."""
+    """Whether a launcher started this process as one of several."""
     if not {"RANK", "WORLD_SIZE"} <= os.environ.keys() or os.environ["WORLD_SIZE"] == "1":
         return False
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise InputError(
-            f"RANK and WORLD_SIZE are set, but {' and '.join(missing)} not: set them to the host and a free port of "
+            f"RANK and WORLD_SIZE are set, but not {' and '.join(missing)}: set them to the host and a free port of "
             "the process with rank 0, or unset RANK and WORLD_SIZE to train in one process"
         )
     return True
 
 
-def _cuda_device_index() -> int:
+def _choose_cuda_device() -> int:
+    """Return the index of this process's GPU."""
     count = torch.cuda.device_count()
     index = int(os.environ.get("LOCAL_RANK", int(os.environ["RANK"]) % count))
     if index >= count:
-        raise InputError(f"found {count} GPUs on this machine: use --nproc-per-node {count}, or --device cpu")
+        raise InputError(f"more training processes than GPUs ({count}): use --nproc-per-node {count}, or --device cpu")
     return index
 
 
@@ -101,7 +102,7 @@ def is_main_process() -> bool:
 
 
 def shard(items: Sequence[Item]) -> Sequence[Item]:
-    """Return this process's items, `items[rank::world_size]`; may be empty if there are fewer items than processes.
+    """Return this process's items, `items[rank::world_size]`; there may be none.
 
     >>> shard(["a", "b", "c"])  # in a single process
     ['a', 'b', 'c']
@@ -147,14 +148,15 @@ def barrier() -> None:
 
 
 def gather_rows(indices: Sequence[int], rows: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Gather the rows of one dataset from all processes, in the dataset's order; a process may have no rows.
+    """Gather rows from all processes in the order of the dataset.
 
     Args:
         indices: index of each row in the dataset.
-        rows: tensors `(N, ...)`, where N is the number of `indices`.
+        rows: tensors `(N, ...)`, one row per index; N may be 0.
 
     Returns:
-        The indices of all processes, int64 `(M,)`, ascending; and the tensors `(M, ...)` in that order, on the CPU.
+        The indices of all processes, int64 `(M,)`, in ascending order, and the tensors `(M, ...)` in that order, on the
+        CPU.
 
     >>> indices, rows = gather_rows([2, 0], {"logits": torch.tensor([[2.0], [0.0]])})
     >>> indices.tolist(), rows["logits"].tolist()
@@ -167,7 +169,7 @@ def gather_rows(indices: Sequence[int], rows: Mapping[str, Tensor]) -> tuple[Ten
 
 
 def require_same(value_name: str, value: object) -> None:
-    """Check that all processes have the same value.
+    """Check that all processes have the same value, whose name in the message is plural.
 
     Raises:
         RunError: the values differ.
@@ -175,13 +177,13 @@ def require_same(value_name: str, value: object) -> None:
     digest = hashlib.sha256(repr(value).encode()).hexdigest()
     if len(set(all_gather(digest))) > 1:
         raise RunError(
-            f"the training processes do not see the same {value_name}: use a file system that all machines share"
+            f"the {value_name} differ between the training processes: use a file system that all machines share"
         )
 
 
 @contextmanager
 def translate_peer_exit() -> Iterator[None]:
-    """Re-raise torch errors caused by the exit of another process as PeerExitedError.
+    """Re-raise torch errors that the exit of another process caused as PeerExitedError.
 
     Raises:
         PeerExitedError: another process of the group exited, or did not respond within `TIMEOUT`.
@@ -190,28 +192,28 @@ def translate_peer_exit() -> Iterator[None]:
         yield
     except RuntimeError as error:  # gloo has no error class of its own
         if isinstance(error, dist.DistError) or "gloo" in str(error):
-            raise PeerExitedError(f"another training process exited ({_first_sentence(error)})") from error
+            raise PeerExitedError(f"another training process exited ({_extract_first_sentence(error)})") from error
         raise
 
 
-def _first_sentence(error: Exception) -> str:
-    """Return the first sentence of a torch error, without the source location."""
+def _extract_first_sentence(error: Exception) -> str:
+    """Return the first sentence of a torch error without its source location."""
     return re.sub(r"^\[[^]]*\] ", "", str(error)).partition("\n")[0].partition(". ")[0]
 
 
 class GlobalDropout(TorchFunctionMode):
-    """Draws dropout masks for the whole batch and applies this process's rows.
+    """Draws dropout masks for the whole batch and applies the rows of this process.
 
-    Within this mode, dropout and stochastic depth drop the same values of an image for any number of processes.
+    Dropout and stochastic depth then drop the same values of each image for any number of processes.
 
     Args:
-        rows: indices of this process's images in the batch.
-        size: number of images in the batch.
+        rows: indices of the images of this process in the batch.
+        batch_size: number of images in the batch.
     """
 
-    def __init__(self, rows: Sequence[int], size: int) -> None:
+    def __init__(self, rows: Sequence[int], batch_size: int) -> None:
         super().__init__()
-        self._rows, self._size = list(rows), size
+        self._rows, self._batch_size = list(rows), batch_size
 
     def __torch_function__(
         self, func: Callable[..., Any], types: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -227,19 +229,19 @@ class GlobalDropout(TorchFunctionMode):
         """Draw ones with probability `probability` and zeros, in the shape and memory order of `tensor`."""
         last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
         order = torch.channels_last if last else torch.contiguous_format
-        shape = (self._size, *tensor.shape[1:])
+        shape = (self._batch_size, *tensor.shape[1:])
         mask = torch.empty(shape, dtype=tensor.dtype, device=tensor.device, memory_format=order).bernoulli_(probability)
         return mask[self._rows] if self._rows else torch.ones_like(tensor)
 
 
 def sync_batch_norm(network: nn.Module, device: torch.device, *, batch_size: int) -> None:
-    """Prepare trainable batch norms for several processes: on GPUs they become `SyncBatchNorm`.
+    """Convert the trainable batch norms to `SyncBatchNorm` if several processes train on GPUs.
 
-    torch supports that only on GPUs: on CPUs each process normalizes with the statistics of its own images, and the
+    PyTorch supports it only on GPUs. On CPUs each process normalizes with the statistics of its own images, and the
     running statistics of the main process are kept.
 
     Args:
-        network: network after `freeze`; changed in place.
+        network: network with frozen layers; changed in place.
         batch_size: number of images per step in all processes.
 
     Raises:
@@ -258,7 +260,7 @@ def sync_batch_norm(network: nn.Module, device: torch.device, *, batch_size: int
     elif batch_size < 2 * world_size():
         raise InputError(
             f"batch norm needs at least two images per process: use --batch-size {2 * world_size()} or more, "
-            "fewer processes, or pretrained weights, whose batch norm statistics stay frozen"
+            "fewer processes, or pretrained weights, whose batch norm statistics are not updated"
         )
     else:
         logger.info(
@@ -268,11 +270,11 @@ def sync_batch_norm(network: nn.Module, device: torch.device, *, batch_size: int
         )
 
 
-def set_batch_norm_mode(network: nn.Module, *, images: int) -> None:
-    """Use the running statistics of batch norm in a step with fewer than two images in this process.
+def set_batch_norm_mode(network: nn.Module, *, num_images: int) -> None:
+    """Make trainable batch norms use their running statistics if this process has fewer than two images in a step.
 
     Frozen batch norms and `SyncBatchNorm` are not changed.
     """
     for module in network.modules():
         if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm):
-            module.train(images > 1)
+            module.train(num_images > 1)

@@ -1,4 +1,4 @@
-"""Compute features of images for `check`, which compares them."""
+"""Compute features of images, which `check` compares."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from mlimages.training.image_set import ImageSet, TrainingImage, decode_all
 from mlimages.training.probing import compute_pooled_features
 
 TIMED = 8
-"""Images of the batch whose time is measured."""
+"""Number of images in the batch whose time is measured."""
 
 CHECK_TIME_RATIO = 2.0
-"""Time of decoding, the network and the comparison, divided by that of the network."""
+"""Ratio of the total time (decoding, network, comparison) to the time of the network."""
 
 
 class NetworkEmbedder:
-    """Computes features of images, the input of a pretrained network's classifier; cached by content. See `Embedder`.
+    """Computes the inputs of a pretrained network's classifier for images, cached by content. See `Embedder`.
 
     The whole image is resized to the network's input without cropping, so that crops of an image have similar features.
     """
@@ -48,7 +48,7 @@ class NetworkEmbedder:
         return rows
 
     def describe_cost(self, num_images: int) -> str:
-        """Return the time and memory that comparing `num_images` images takes; the network's time is measured."""
+        """Describe the time and memory needed to compare `num_images` images; the time of the network is measured."""
         batch = torch.zeros(TIMED, 3, self._image.height, self._image.width)
         with torch.inference_mode():
             self._model.network(batch[:1])

@@ -1,4 +1,4 @@
-"""Extract the features of images, for example for another classifier or for clustering."""
+"""Extract features of images, for another classifier or for clustering."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from mlimages.core import (
 from mlimages.images import check_missing_images
 from mlimages.labels import LabelFile, open_labels
 from mlimages.networks import build_model, find_cut_points
-from mlimages.training.cache import pixel_store
 from mlimages.training.image_set import ImageSet, TrainingImage, decode_all
 from mlimages.training.probing import compute_pooled_features
+from mlimages.training.row_store import open_pixel_store
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +36,13 @@ class FeatureTable:
     """Features of images, one row per image.
 
     Attributes:
-        features: averaged over positions, float32 `(N, D)`.
-        labels: class indices, int64 `(N,)`; of a multi-label file 1 for each class of an image, else 0 `(N, classes)`.
+        features: outputs of `layer`, averaged over positions, float32 `(N, D)`.
+        labels: class indices, int64 `(N,)`; for a multi-label file, 1 for each class of an image, else 0, int64
+            `(N, classes)`.
         paths: paths of the images.
-        class_names: by class index.
+        class_names: names of the classes, by class index.
         model: name of the network.
-        layer: the features are the output of the network up to and including this layer.
+        layer: name of the layer.
     """
 
     features: NDArray[np.float32]
@@ -56,11 +57,15 @@ class FeatureTable:
         return f"<FeatureTable: {rows} x {columns}, {self.model} up to {self.layer}>"
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write a `.npz` with `features`, `labels`, `paths` and `class_names`.
+        """Write a `.npz` file with the arrays `features`, `labels`, `paths` and `class_names`.
+
+        Args:
+            path: file to write.
+            overwrite: replace a file that mlimages did not write, or that was changed since.
 
         Raises:
-            InputError: `path` has another suffix; or it exists, `overwrite` is false, and mlimages did not write it, or
-                it was changed since.
+            InputError: `path` does not end in `.npz`; or the file exists, was not written by mlimages or was changed
+                since, and `overwrite` is false.
         """
         path = as_path(path)
         if path.suffix != ".npz":
@@ -79,15 +84,17 @@ def extract_features(
     size: int | tuple[int, int] | None = None,
     progress: Progress | None = None,
 ) -> FeatureTable:
-    """Extract features of images at one layer of a network; cached features are reused.
+    """Extract the features of images at one layer of a network.
+
+    Features are cached by image and network, and reused.
 
     Args:
         labels: a label file, or the path of one or of a folder of class folders; images that cannot be decoded are
             skipped and logged.
         model: name of the network.
         weights: `default`, `none` or a file.
-        layer: the features are the output of the network up to and including this layer (names as listed by `probe`);
-            by default the last layer before the classifier.
+        layer: layer whose outputs are the features, as listed by `probe`; by default the last one before the
+            classifier.
         size: input width and height in pixels, one number for a square; None uses the network's native size.
         progress: shows the number of images processed.
 
@@ -106,13 +113,13 @@ def extract_features(
     if layer not in (None, *names):
         raise ModelError(f"{model} has no features at layer {layer!r}: use {', '.join(names)}")
     image = built.preprocessing.image
-    store = pixel_store(image)
+    store = open_pixel_store(image)
     progress = progress or NoProgress()
     found = decode_all(list(labels), image, store=store, progress=progress)
     check_missing_images([each for each in found if isinstance(each, BrokenImage)], len(found))
     good = [each for each in found if isinstance(each, TrainingImage)]
     if not good:
-        raise InputError(f"none of {pluralize(len(found), 'image')} can be decoded: see `mlimages check`")
+        raise InputError(f"none of {pluralize(len(found), 'image')} can be decoded: run `mlimages check` to see why")
     if len(good) < len(found):
         logger.warning("skipped %s that cannot be decoded", pluralize(len(found) - len(good), "image"))
     images = ImageSet(good, image, store=store, num_classes=len(labels.class_names))

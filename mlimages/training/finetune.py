@@ -21,17 +21,23 @@ from mlimages.reports import RunFiles
 from mlimages.training import distributed
 from mlimages.training.checkpoints import (
     TrainingState,
+    copy_optimizer_tensors,
+    copy_trained_tensors,
     load_optimizer_tensors,
     load_state,
     load_trained_tensors,
-    optimizer_tensors,
     save_networks,
     save_state,
-    trained_tensors,
 )
 from mlimages.training.config import FineTuneConfig
 from mlimages.training.data import TrainingJob, build_training_job, prepare_run_folder
-from mlimages.training.finish import FineTuneResult, finish_run, finished_result, write_skipped, write_suspect_labels
+from mlimages.training.finish import (
+    FineTuneResult,
+    finish_run,
+    read_finished_result,
+    write_skipped,
+    write_suspect_labels,
+)
 from mlimages.training.head import SHARES, fit_ridge
 from mlimages.training.head_inputs import compute_head_inputs, initialize_head
 from mlimages.training.inputs import CustomNetwork, read_inputs, warn_about_changed_labels
@@ -46,10 +52,10 @@ NETWORKS_EVERY_S = 600
 
 
 class Callback(Protocol):
-    """Receives the metrics of each epoch."""
+    """Receives the metrics of each epoch of `fine_tune`."""
 
     def epoch_ended(self, metrics: EpochMetrics) -> None:
-        """Handle the metrics of an epoch; called in the main process after the epoch is saved."""
+        """Handle the metrics of an epoch, which is saved; called only in the main process."""
 
 
 def fine_tune(
@@ -61,7 +67,7 @@ def fine_tune(
     progress: Progress | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> FineTuneResult:
-    """Fine-tune a network; an interrupted run in the folder `config.out` is resumed.
+    """Fine-tune a network, or resume an interrupted run in the folder `config.out`.
 
     Under torchrun, all processes call it and share each batch; only the main process writes files, shows progress and
     runs the callbacks.
@@ -71,8 +77,7 @@ def fine_tune(
 
     Args:
         config: settings of the run.
-        network: a custom network with one output per class, trained instead of `config.model`; by default no
-            layer is
+        network: a custom network with one output per class, trained instead of `config.model`; by default, no layer is
             frozen. The same network is needed to resume the run.
         preprocessing: preprocessing of the images for `network`.
         export: whether to write `model.onnx`, the plots and `report.html` at the end.
@@ -93,7 +98,7 @@ def fine_tune(
     >>> fine_tune(config).onnx
     PosixPath('runs/new/model.onnx')
     """
-    custom_network = _custom_network(network, preprocessing)
+    custom_network = _make_custom_network(network, preprocessing)
     config = _resolve_defaults(config, custom_network)
     files, device = RunFiles(config.out), choose_device(config.device)
     distributed.init_process_group(device)
@@ -104,7 +109,7 @@ def fine_tune(
         if is_main:
             warn_about_changed_labels(config, files)
         if is_finished:
-            return finished_result(files, export=export, network=network, progress=progress)
+            return read_finished_result(files, export=export, network=network, progress=progress)
         inputs = read_inputs(config, files, custom_network)  # all checks that need no image, before anything is written
         with files.lock() if is_main else nullcontext(), write_log(files.log) if is_main else nullcontext():
             started, state = time.monotonic(), load_state(files)
@@ -120,13 +125,13 @@ def fine_tune(
                 progress=progress,
             )
             distributed.require_same("run folder and weights", (job.digest, state and state.history))
-            state = _initial_state(job) if state is None else _resume_state(job, state)
+            state = _make_initial_state(job) if state is None else _resume_state(job, state)
             job = job if state.depths_share else job.with_last_layer_head()
             state = _train_epochs(job, state, start_time=started, progress=progress, callbacks=callbacks)
             return finish_run(job, state, export=export, custom_network=network, progress=progress)
 
 
-def _custom_network(network: nn.Module | None, preprocessing: Preprocessing | None) -> CustomNetwork | None:
+def _make_custom_network(network: nn.Module | None, preprocessing: Preprocessing | None) -> CustomNetwork | None:
     if network is None and preprocessing is None:
         return None
     if network is None or preprocessing is None:
@@ -152,7 +157,7 @@ def _resume_state(job: TrainingJob, state: TrainingState) -> TrainingState:
     if state.frozen_digest != job.digest:
         raise RunError(
             f"{job.files.folder}: the weights {job.config.weights!r} differ from those that this run started with: "
-            "restore them, or start a run in another output folder with -o"
+            "restore them, or choose another output folder with -o"
         )
     if distributed.is_main_process():
         job.files.remove_temporary_files()
@@ -160,7 +165,7 @@ def _resume_state(job: TrainingJob, state: TrainingState) -> TrainingState:
     return state
 
 
-def _initial_state(job: TrainingJob) -> TrainingState:
+def _make_initial_state(job: TrainingJob) -> TrainingState:
     """Return the state before the first epoch: closed-form head on a pretrained network, else random weights."""
     if distributed.is_main_process():
         job.files.remove_temporary_files()
@@ -183,11 +188,11 @@ def _initial_state(job: TrainingJob) -> TrainingState:
     job.model.zero_other_heads()
     metrics = validate(job.network, job.source, job.val, objective).metrics
     is_rounded = job.computation.frozen != "fp32"
-    left_out = objective.score(torch.from_numpy(fit.leave_one_out), torch.from_numpy(train.labels))
+    left_out = objective.compute_score(torch.from_numpy(fit.leave_one_out), torch.from_numpy(train.labels))
     score_name = "accuracy" if is_single else "mAP"
     logger.info(
         "closed-form head (ridge regression)%s: %s %.1f %% on %d validation images%s",
-        f" on the features of all layers (lower layers weighted {fit.share:g})" if fit.share else "",
+        f" on the features of all layers (weight of the lower layers: {fit.share:g})" if fit.share else "",
         score_name,
         100 * metrics.score,
         metrics.count,
@@ -195,7 +200,7 @@ def _initial_state(job: TrainingJob) -> TrainingState:
         if is_rounded
         else f", leave-one-out {score_name} {100 * left_out:.1f} %",  # the other metrics are those of fp32
     )
-    start = trained_tensors(job.network)
+    start = copy_trained_tensors(job.network)
     return TrainingState(
         trained=start,
         best=start,
@@ -219,7 +224,7 @@ def _train_epochs(
     """Train the remaining epochs; the full networks are written at the end, also if training is interrupted."""
     config, state, network = job.config, previous_state, job.network
     schedule = Schedule.for_run(
-        config, len(job.train), pretrained=job.model.pretrained, trains_below_head=job.trains_below_head
+        config, len(job.train), is_pretrained=job.model.pretrained, trains_below_head=job.trains_below_head
     )
     trainer = Trainer(
         network,
@@ -292,8 +297,8 @@ def _make_next_state(
     """Return the state after an epoch, with the best weights so far."""
     state = replace(
         previous_state,
-        trained=trained_tensors(job.network),
-        optimizer=optimizer_tensors(optimizer),
+        trained=copy_trained_tensors(job.network),
+        optimizer=copy_optimizer_tensors(optimizer),
         history=(*previous_state.history, metrics),
         seconds=seconds,
     )
@@ -306,9 +311,9 @@ def _make_next_state(
 def _should_stop(state: TrainingState, config: FineTuneConfig, deadline: float) -> bool:
     epochs_since_best = len(state.history) - state.best_epoch
     if config.early_stop and state.history and epochs_since_best >= config.early_stop:
-        logger.info("stopped early: no better validation score in %d epochs", epochs_since_best)
+        logger.info("stopped early: the validation score did not improve in %d epochs", epochs_since_best)
         return True
     if state.history and time.monotonic() > deadline:
-        logger.info("stopped: the time budget (--time-budget) is used up")
+        logger.info("stopped: the time limit of --time-budget is reached")
         return True
     return False

@@ -1,4 +1,4 @@
-"""Finish a run: load the best epoch, write predictions, results and model.onnx."""
+"""Finish a run: load the best weights, and write predictions, results and model.onnx."""
 
 from __future__ import annotations
 
@@ -44,14 +44,9 @@ from mlimages.training import distributed
 from mlimages.training.checkpoints import TrainingState, load_trained_tensors, make_trained_run
 from mlimages.training.data import TrainingJob
 from mlimages.training.head_inputs import compute_head_inputs
-from mlimages.training.known import (
-    KNOWN_SHARE,
-    MIN_VALIDATION_IMAGES,
-    fit_known_score,
-    save_known_output,
-)
+from mlimages.training.known_output import KNOWN_SHARE, MIN_VALIDATION_IMAGES, fit_known_score, save_known_output
 from mlimages.training.loop import Validation, validate
-from mlimages.training.run_export import export_run, export_trained, read_exported, warn_about_lost_options
+from mlimages.training.run_export import export_run, export_trained_run, read_exported_bundle, warn_about_lost_options
 
 logger = logging.getLogger(__name__)
 
@@ -63,20 +58,20 @@ class FineTuneResult:
     Attributes:
         run: the run folder.
         model: name of the network.
-        freeze: the last frozen layer, `head` or `none`.
-        classes: class names, in the order of the logits.
+        freeze: last frozen layer, `head` or `none`.
+        classes: names of the classes, in the order of the logits.
         train_images: number of training images.
         val_images: number of validation images.
         val_accuracy: validation accuracy of the best epoch, which was chosen on the same images.
-        val_interval: its 95 % confidence interval.
+        val_interval: 95 % confidence interval of `val_accuracy`.
         probe_accuracy: validation accuracy of the closed-form head before the first epoch; None with random weights.
-        best_epoch: from 1; 0 is the closed-form head.
+        best_epoch: number of the best epoch, from 1; 0 is the closed-form head.
         epochs: number of trained epochs.
         depths_share: share of the lower layers in the closed-form head; 0 if it uses only the last layer.
         frozen_digest: SHA-256 of the frozen weights, equal before and after training; empty if nothing is frozen.
         broken: images that could not be decoded and were skipped.
         seconds: training time, excluding interruptions.
-        onnx: the exported file; None without `export`.
+        onnx: path of the exported file; None if it was not exported.
         val_map: in a multi-label run, the mean average precision on the validation images with the bounds of its 95 %
             interval; accuracies are then the share of images whose labels are all correct at a threshold of 0.5. None
             in a single-label run.
@@ -104,7 +99,7 @@ class FineTuneResult:
 
     @property
     def score_text(self) -> str:
-        """The score on the validation images with its interval."""
+        """Validation accuracy, or mean average precision, with its 95 % interval, as text."""
         score = Share(*(self.val_map or (self.val_accuracy, *self.val_interval)))
         text = f"mAP {format_percent(score.value)} on" if self.val_map else f"{format_percent(score.value)} of"
         return f"{text} {self.val_images} validation images (95 % interval {format_interval(score)})"
@@ -123,14 +118,14 @@ class FineTuneResult:
         return make_html_table(f"run {self.run}", rows)
 
     def to_dict(self) -> dict[str, object]:
-        """Return the result as JSON types; multi-label scores only of a multi-label run."""
+        """Return the result as values for JSON, without the multi-label scores of a single-label run."""
         paths = {"run": str(self.run), "onnx": None if self.onnx is None else str(self.onnx)}
         values = {**asdict(self), **paths}
         return {key: value for key, value in values.items() if value is not None or not key.endswith("_map")}
 
     @property
     def missing_outputs_note(self) -> str:
-        """What was not written (the output `known`, prediction sets) and why; empty if all was."""
+        """Outputs that were not written (`known`, prediction sets) and the reason; empty if all were written."""
         if self.val_map:
             return "`known`, prediction sets and suspects.tsv, which require one class per image"
         if RunFiles(self.run).known.exists():
@@ -152,7 +147,7 @@ class FineTuneResult:
         return cls(**{**figures, "broken": tuple(BrokenImage(**each) for each in values["broken"])})
 
 
-def finished_result(
+def read_finished_result(
     files: RunFiles, *, export: bool, network: nn.Module | None = None, progress: Progress
 ) -> FineTuneResult:
     """Read the result of a finished run; with `export`, write a missing `model.onnx` or report.
@@ -161,7 +156,7 @@ def finished_result(
         RunError: `result.json` is corrupt.
     """
     logger.warning(
-        "%s is already finished; to train it further: %s",
+        "%s is already finished; to train it for more epochs, run %s",
         files.folder,
         format_command("finetune", "--resume", files.folder, "--epochs", "N"),
     )
@@ -185,7 +180,7 @@ def _read_result(files: RunFiles) -> FineTuneResult:
 def finish_run(
     job: TrainingJob, state: TrainingState, *, export: bool, custom_network: nn.Module | None = None, progress: Progress
 ) -> FineTuneResult:
-    """Restore the best epoch, verify that the frozen weights are unchanged, and write the results."""
+    """Check that the frozen weights are unchanged, load the best weights, and write the results."""
     network, config, files = job.network, job.config, job.files
     if job.digest and job.frozen.digest(network) != job.digest:
         raise RunError(f"{files.folder}: the frozen weights changed during training; this is a bug, please report it")
@@ -213,7 +208,7 @@ def finish_run(
         broken=job.broken,
         seconds=round(state.seconds, 1),
         onnx=None,
-        val_map=None if is_single else _mean_ap_interval(validation),
+        val_map=None if is_single else _compute_mean_ap_interval(validation),
         probe_map=state.probe_map,
     )
     if not distributed.is_main_process():
@@ -221,8 +216,8 @@ def finish_run(
     _write_predictions(job, validation)
     _write_result(result, files)  # before the export, which may fail
     if export:
-        before = read_exported(files)
-        now = _export(job, state, validation, custom_network=custom_network, progress=progress)
+        before = read_exported_bundle(files)
+        now = _export_best_network(job, state, validation, custom_network=custom_network, progress=progress)
         warn_about_lost_options(files, before, now)
         draw_plots(files.folder, progress=progress)
     result = replace(result, onnx=files.onnx if files.onnx.exists() else None)
@@ -230,7 +225,7 @@ def finish_run(
     return result
 
 
-def _export(
+def _export_best_network(
     job: TrainingJob,
     state: TrainingState,
     validation: Validation,
@@ -245,7 +240,7 @@ def _export(
     items = tuple(LabeledPath(image.path, image.label, image.labels) for image in images)
     outputs = NetworkOutputs(items, validation.logits.numpy())
     trained = make_trained_run(files, job.network, weights=files.state if state.depths_share else files.best)
-    return export_trained(files, trained, files.onnx, outputs=outputs, overwrite=True, progress=progress)
+    return export_trained_run(files, trained, files.onnx, outputs=outputs, overwrite=True, progress=progress)
 
 
 def _write_result(result: FineTuneResult, files: RunFiles) -> None:
@@ -265,7 +260,7 @@ def _fit_known_output(job: TrainingJob, state: TrainingState, validation: Valida
     return KnownOutput(score, job.model.head, Known(KNOWN_SHARE, len(val.labels)), sets)
 
 
-def _mean_ap_interval(validation: Validation) -> tuple[float, float, float]:
+def _compute_mean_ap_interval(validation: Validation) -> tuple[float, float, float]:
     mean = average_precisions(validation.probabilities.numpy(), validation.targets.bool().numpy()).mean
     return mean.value, mean.low, mean.high
 
@@ -281,12 +276,12 @@ def _write_predictions(job: TrainingJob, validation: Validation) -> None:
             table.writerow([relative_name(image.path, job.files.folder.absolute()), label, *row])
 
 
-def write_skipped(run: Path, broken: Sequence[BrokenImage]) -> None:
-    """Write `left_out.tsv` (path, code, detail)."""
+def write_skipped(run: Path, broken_images: Sequence[BrokenImage]) -> None:
+    """Write `left_out.tsv`, the images that could not be decoded, with the columns path, code and detail."""
     text = io.StringIO()
     table = csv.writer(text, delimiter="\t", lineterminator="\n")
     table.writerow(("path", "code", "detail"))
-    table.writerows((each.path, each.fault, each.detail) for each in broken)
+    table.writerows((each.path, each.fault, each.detail) for each in broken_images)
     write_text(run / "left_out.tsv", text.getvalue())
 
 
@@ -314,7 +309,7 @@ def write_suspect_labels(
 
 
 def draw_plots(run: Path, *, progress: Progress | None = None) -> Path | None:
-    """Draw curves.png, confusion.png and report.html; log a warning and return None if the extra is not installed."""
+    """Draw curves.png, confusion.png and report.html; return the path of the report, or None without the extra."""
     progress = progress or NoProgress()
     try:
         from mlimages.reports import draw_run

@@ -22,28 +22,27 @@ Run = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 class ConversionError(Exception):
-    """OpenVINO cannot compute this network."""
+    """OpenVINO cannot convert a network."""
 
 
 class FrozenRuntime:
-    """Computes the frozen part with one library, in a precision chosen at each call.
+    """Computes the outputs of the frozen part with one library.
 
     OpenVINO converts the network at the first call, and compiles it when the precision changes.
 
     Args:
-        lower_part: the lower part from `split_network`, in eval mode.
+        frozen_part: the lower part of a network from `split_network`, in eval mode.
         library: OpenVINO is used on CPUs only.
         device: device to compute on.
     """
 
-    def __init__(self, lower_part: fx.GraphModule, library: Library, device: torch.device) -> None:
-        self._lower, self._library, self._device = lower_part, library, device
+    def __init__(self, frozen_part: fx.GraphModule, library: Library, device: torch.device) -> None:
+        self._lower, self._library, self._device = frozen_part, library, device
         self._converted: Any = None
         self._compiled: tuple[Precision, Run] | None = None
 
-    def cache_key(self, precision: Precision) -> str:
-        """Return the part of the features' cache key that names the library, the version of OpenVINO, and the
-        precision."""
+    def make_cache_key(self, precision: Precision) -> str:
+        """Return the library, the version of OpenVINO and the precision as text, a part of the features' cache key."""
         if self._library == "openvino":
             return f"openvino {version('openvino')} {precision}"
         return frozen_precision(self._device) if precision == "fp32" else precision
@@ -53,7 +52,7 @@ class FrozenRuntime:
         self._converted = self._compiled = None
 
     def __call__(self, x: Tensor, precision: Precision) -> tuple[Tensor, ...]:
-        """Compute the features of normalized images `(N, C, H, W)`.
+        """Compute the features of normalized images `(N, C, H, W)`, one tensor per output of the frozen part.
 
         Raises:
             ConversionError: the network cannot be converted, its outputs differ, or the device is not a CPU.
@@ -83,7 +82,7 @@ class FrozenRuntime:
                 "ENABLE_CPU_PINNING": False,  # other processes may use the same cores
             }
             model = openvino.Core().compile_model(self._converted, "CPU", options)
-            outputs = _run(model, x[:1])
+            outputs = _run_openvino(model, x[:1])
         except Exception as error:  # conversion runs the network's code, which may raise any error
             raise ConversionError(f"OpenVINO cannot convert the frozen layers ({type(error).__name__})") from error
         if precision == "fp32":
@@ -92,15 +91,15 @@ class FrozenRuntime:
                     expected.abs().max()
                 ):
                     raise ConversionError("the outputs of OpenVINO differ from those of PyTorch")
-        return lambda x: _run(model, x)
+        return lambda x: _run_openvino(model, x)
 
 
-def _run(model: Any, x: Tensor) -> tuple[Tensor, ...]:
+def _run_openvino(model: Any, x: Tensor) -> tuple[Tensor, ...]:
     return tuple(torch.from_numpy(part.copy()) for part in model(x.numpy()).values())  # it reuses the memory of outputs
 
 
-def _convert_to_openvino(openvino: Any, frozen_layers: fx.GraphModule, example_input: Tensor) -> Any:
+def _convert_to_openvino(openvino: Any, frozen_part: fx.GraphModule, example_input: Tensor) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # OpenVINO uses deprecated parts of torch
         shape = openvino.PartialShape([-1, *example_input.shape[1:]])
-        return openvino.convert_model(frozen_layers, example_input=example_input[:1].repeat(2, 1, 1, 1), input=[shape])
+        return openvino.convert_model(frozen_part, example_input=example_input[:1].repeat(2, 1, 1, 1), input=[shape])

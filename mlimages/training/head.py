@@ -103,21 +103,21 @@ def fit_ridge(
     >>> fit_ridge(features, np.array([0, 0, 1, 1]), num_classes=2).head.probabilities(features).argmax(axis=1).tolist()
     [0, 0, 1, 1]
     """
-    blocks = [_Block.standardize(block) for block in (features, *lower_features)]
+    blocks = [_FeatureBlock.standardize(block) for block in (features, *lower_features)]
     if not lower_features:
-        return _Ridge(blocks, (1.0,), labels, num_classes).fit(lower_share=0.0)
+        return _RidgeSolver(blocks, (1.0,), labels, num_classes).fit(lower_share=0.0)
     rows = np.sort(np.random.default_rng(0).permutation(len(labels))[:SHARE_IMAGES])
     is_all = len(rows) == len(labels)
-    sample = blocks if is_all else [_Block.standardize(block.features[rows]) for block in blocks]
-    last = sample[0].gram()
-    below = sum((block.gram() for block in sample[1:]), np.zeros_like(last)) / len(lower_features)
+    sample = blocks if is_all else [_FeatureBlock.standardize(block.features[rows]) for block in blocks]
+    last = sample[0].compute_gram()
+    below = sum((block.compute_gram() for block in sample[1:]), np.zeros_like(last)) / len(lower_features)
     candidates = [
-        _Ridge(
+        _RidgeSolver(
             sample,
-            _block_weights(share, len(lower_features)),
+            _make_block_weights(share, len(lower_features)),
             labels[rows],
             num_classes,
-            gram=(1 - share) * last + share * below,
+            gram_matrix=(1 - share) * last + share * below,
         )
         for share in lower_shares
     ]
@@ -130,16 +130,18 @@ def fit_ridge(
         return fit_ridge(features, labels, num_classes)
     if is_all:
         return candidates[best].fit(lower_share=share)
-    return _Ridge(blocks, _block_weights(share, len(lower_features)), labels, num_classes).fit(lower_share=share)
+    return _RidgeSolver(blocks, _make_block_weights(share, len(lower_features)), labels, num_classes).fit(
+        lower_share=share
+    )
 
 
-def _block_weights(lower_share: float, num_lower_layers: int) -> list[float]:
+def _make_block_weights(lower_share: float, num_lower_layers: int) -> list[float]:
     """Return the weight of the last layer and of each layer below in the kernel; they sum to 1."""
     return [1 - lower_share, *[lower_share / num_lower_layers] * num_lower_layers]
 
 
 @dataclass(frozen=True, slots=True)
-class _Block:
+class _FeatureBlock:
     """Features of one layer, with their mean and scaling factor.
 
     Attributes:
@@ -153,7 +155,7 @@ class _Block:
     factor: Floats
 
     @classmethod
-    def standardize(cls, features: Features) -> _Block:
+    def standardize(cls, features: Features) -> _FeatureBlock:
         mean, squares = features.mean(axis=0, dtype=np.float64), np.zeros(features.shape[1])
         for start in range(0, len(features), CHUNK):
             squares += np.square(features[start : start + CHUNK] - mean).sum(axis=0)
@@ -161,13 +163,13 @@ class _Block:
         bounded = np.maximum(spread, MIN_SPREAD * np.sqrt(np.square(spread).mean()) + 1e-12)
         return cls(features, mean, np.sqrt(1 / max(1e-12, np.square(spread / bounded).sum())) / bounded)
 
-    def gram(self) -> Floats:
-        """Return the kernel `(N, N)` of the standardized features."""
+    def compute_gram(self) -> Floats:
+        """Return the Gram matrix `(N, N)` of the standardized features."""
         x = (self.features - self.mean) * self.factor
         return x @ x.T
 
 
-class _Ridge:
+class _RidgeSolver:
     """Decomposition of a ridge regression, and the penalty with the smallest leave-one-out error.
 
     Features are standardized; the kernel of each block of features has mean 1 on its diagonal, times the block's
@@ -185,12 +187,12 @@ class _Ridge:
 
     def __init__(
         self,
-        blocks: Sequence[_Block],
+        blocks: Sequence[_FeatureBlock],
         block_weights: Sequence[float],
         labels: Targets,
         num_classes: int,
         *,
-        gram: Floats | None = None,
+        gram_matrix: Floats | None = None,
     ) -> None:
         self._blocks, self._labels, self._num_classes = blocks, labels, num_classes
         is_multi = labels.ndim == 2
@@ -203,21 +205,21 @@ class _Ridge:
         self._factor = np.concatenate(
             [block.factor * np.sqrt(x) for block, x in zip(blocks, block_weights, strict=True)]
         )
-        self._is_dual = gram is not None or len(labels) <= len(self._mean)
+        self._is_dual = gram_matrix is not None or len(labels) <= len(self._mean)
         self._chunks = [np.arange(start, min(start + CHUNK, len(labels))) for start in range(0, len(labels), CHUNK)]
-        self._decompose(gram)
+        self._decompose(gram_matrix)
         choice = np.random.default_rng(0).permutation(len(labels))[:PENALTY_IMAGES]
-        left_vectors, penalties = self._left_vectors(choice), PENALTIES * self._values.sum() / len(labels)
-        targets = self._target_rows(choice)
+        left_vectors, penalties = self._compute_left_vectors(choice), PENALTIES * self._values.sum() / len(labels)
+        targets = self._make_targets(choice)
         errors = [
-            np.square(self._leave_one_out_scores(choice, left_vectors, penalty) - targets).mean(axis=1)
+            np.square(self._compute_leave_one_out_scores(choice, left_vectors, penalty) - targets).mean(axis=1)
             for penalty in penalties
         ]
         best = int(np.argmin([each.mean() for each in errors]))
         self.errors, self._penalty, self._relative_penalty = errors[best], penalties[best], float(PENALTIES[best])
         fit_scale = _fit_platt_scaling if is_multi else _fit_softmax_scaling
         self._scale, self._offset = fit_scale(
-            self._leave_one_out_scores(choice, left_vectors, self._penalty), labels[choice]
+            self._compute_leave_one_out_scores(choice, left_vectors, self._penalty), labels[choice]
         )
         self._task: Task = MultiLabel() if is_multi else SingleLabel()
 
@@ -225,79 +227,79 @@ class _Ridge:
         """Return the classifier with the leave-one-out probabilities of all images."""
         coefficients = self._projected / (self._values + self._penalty)[:, None]  # (K, classes)
         if self._is_dual:
-            weight = self._standardized_rows(slice(None)).T @ (self._vectors @ coefficients)
+            weight = self._standardize_rows(slice(None)).T @ (self._vectors @ coefficients)
         else:
             weight = self._vectors @ (self._values[:, None] * coefficients)
         weight = self._scale * weight * self._factor[:, None]  # (D, classes)
         head = RidgeHead(weight.T, self._scale * self._base + self._offset - self._mean @ weight)
         left_out = np.empty((len(self._labels), self._num_classes), np.float32)
         for rows in self._chunks:
-            scores = self._leave_one_out_scores(rows, self._left_vectors(rows), self._penalty)
+            scores = self._compute_leave_one_out_scores(rows, self._compute_left_vectors(rows), self._penalty)
             left_out[rows] = self._task.probabilities(self._scale * scores + self._offset)
         return RidgeFit(head, left_out, self._relative_penalty, lower_share)
 
-    def _decompose(self, gram: Floats | None) -> None:
+    def _decompose(self, gram_matrix: Floats | None) -> None:
         """Compute the values `(K,)`, the vectors, U `(N, K)` or V / s `(D, K)`, and U' Y `(K, classes)`."""
         if self._is_dual:
-            if gram is None:
-                x = self._standardized_rows(slice(None))
-                gram = x @ x.T
-            self._values, self._vectors = _eigendecompose(gram)
-            self._projected = self._vectors.T @ (self._target_rows(np.arange(len(self._labels))) - self._base)
+            if gram_matrix is None:
+                x = self._standardize_rows(slice(None))
+                gram_matrix = x @ x.T
+            self._values, self._vectors = _eigendecompose(gram_matrix)
+            self._projected = self._vectors.T @ (self._make_targets(np.arange(len(self._labels))) - self._base)
             return
         width = len(self._mean)
-        gram, moments = np.zeros((width, width)), np.zeros((width, self._num_classes))
+        gram_matrix, moments = np.zeros((width, width)), np.zeros((width, self._num_classes))
         for rows in self._chunks:
-            x = self._standardized_rows(rows)
-            gram += x.T @ x
-            moments += x.T @ self._target_rows(rows)
-        self._values, vectors = _eigendecompose(gram)
+            x = self._standardize_rows(rows)
+            gram_matrix += x.T @ x
+            moments += x.T @ self._make_targets(rows)
+        self._values, vectors = _eigendecompose(gram_matrix)
         self._vectors = vectors / np.sqrt(self._values)
         self._projected = self._vectors.T @ moments
 
-    def _standardized_rows(self, rows: Labels | slice) -> Floats:
+    def _standardize_rows(self, rows: Labels | slice) -> Floats:
         """Return the standardized features `(n, D)` of the images `rows`."""
         x = np.concatenate([block.features[rows] for block in self._blocks], axis=1, dtype=np.float64)
         x -= self._mean
         x *= self._factor
         return x
 
-    def _left_vectors(self, rows: Labels) -> Floats:
+    def _compute_left_vectors(self, rows: Labels) -> Floats:
         """Return the rows of U of the images `rows`, `(n, K)`."""
-        return self._vectors[rows] if self._is_dual else self._standardized_rows(rows) @ self._vectors
+        return self._vectors[rows] if self._is_dual else self._standardize_rows(rows) @ self._vectors
 
-    def _target_rows(self, rows: Labels) -> Floats:
+    def _make_targets(self, rows: Labels) -> Floats:
         if self._labels.ndim == 2:
             return self._labels[rows].astype(np.float64)
         targets = np.zeros((len(rows), self._num_classes))
         targets[np.arange(len(rows)), self._labels[rows]] = 1
         return targets
 
-    def _leave_one_out_scores(self, rows: Labels, left_vectors: Floats, penalty: float) -> Floats:
+    def _compute_leave_one_out_scores(self, rows: Labels, left_vectors: Floats, penalty: float) -> Floats:
         """Return the leave-one-out scores `(n, classes)` of the images `rows`."""
         shrink = self._values / (self._values + penalty)
-        targets = self._target_rows(rows)
+        targets = self._make_targets(rows)
         residuals = targets - self._base - left_vectors @ (shrink[:, None] * self._projected)
         leverage = 1 / len(self._labels) + np.square(left_vectors) @ shrink
         residuals /= np.maximum(1 - leverage, 1e-9)[:, None]
         return targets - residuals
 
 
-def stratified_folds(labels: NDArray[np.int64], *, folds: int, seed: int) -> NDArray[np.int64]:
-    """Return a fold number for each image, with each class spread evenly over the folds: `(N,)`."""
+def assign_stratified_folds(labels: NDArray[np.int64], *, num_folds: int, seed: int) -> NDArray[np.int64]:
+    """Return the fold of each image, `(N,)`, with each class spread evenly over the folds."""
     rng = np.random.default_rng(seed)
     fold = np.empty(len(labels), np.int64)
     start = 0
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
-        fold[members] = (start + np.arange(len(members))) % folds
+        fold[members] = (start + np.arange(len(members))) % num_folds
         start += len(members)  # otherwise the first folds would get all remainders
     return fold
 
 
-def _eigendecompose(gram: Floats) -> tuple[Floats, Floats]:
+def _eigendecompose(gram_matrix: Floats) -> tuple[Floats, Floats]:
     """Return the eigenvalues above rounding error, and their eigenvectors."""
-    values, vectors = np.linalg.eigh(gram)
+    values, vectors = np.linalg.eigh(gram_matrix)
     kept = values > 1e-9 * values[-1]
     return values[kept], vectors[:, kept]
 

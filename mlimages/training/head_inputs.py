@@ -1,4 +1,4 @@
-"""The inputs of a network's head, and its weights in closed form."""
+"""Compute the inputs of a network's head, and set its weights to the closed-form head."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class HeadInputs:
 
     Attributes:
         features: float32 `(N, D)`.
-        lower: pooled outputs of each layer below, float32 `(N, L)`; empty if the head uses only the last layer.
+        lower: pooled outputs of each lower layer, float32 `(N, L)`; empty if the head uses only the last layer.
         labels: rows of `ImageSet.labels`.
         indices: index of each row's image in its dataset.
         lowest_output: smallest logit of the current head.
@@ -37,13 +37,13 @@ class HeadInputs:
     lowest_output: float
 
     def probabilities(self, head: RidgeHead) -> Floats:
-        """Return the probabilities `(N, classes)` of a closed-form head."""
+        """Return the probabilities `(N, classes)` that a closed-form head predicts from these inputs."""
         all_features = np.concatenate([self.features, *self.lower], axis=1)  # (N, D)
         return head.probabilities(all_features[:, : head.weight.shape[1]])
 
 
 def initialize_head(model: Model, source: BatchSource, images: ImageSet, head: RidgeHead) -> bool:
-    """Set the weights of the network's head to the closed-form head; return False if it has no bias."""
+    """Set the weights of the network's head to the closed-form head; return whether it has a bias, which is needed."""
     layer = model.network.get_submodule(model.head)
     if not (isinstance(layer, nn.Linear | nn.Conv2d) and layer.bias is not None):
         return False
@@ -78,7 +78,7 @@ def compute_head_inputs(model: Model, source: BatchSource, images: ImageSet) -> 
         hooks.append(depths.register_forward_hook(record_lower))
     model.network.eval()
     with torch.no_grad():
-        for batch in source.batches(images, range(len(images)), size=EVALUATION_BATCH):
+        for batch in source.batches(images, range(len(images)), batch_size=EVALUATION_BATCH):
             source.logits(batch.inputs)
             count = len(batch.indices)
             for tensors in parts.values():

@@ -1,4 +1,4 @@
-"""Images of a run: decoded once before training, then read in batches from the pixel cache."""
+"""The images of a run: decoded once before training, then read in batches from the pixel cache."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ from mlimages.core import BrokenImage, ImageError, ImageProperty, LabeledPath, P
 from mlimages.dataset import multi_hot
 from mlimages.images import load_pixels, read_bytes, reading_threads
 from mlimages.training import distributed
-from mlimages.training.augmentation import Augment
-from mlimages.training.cache import RowStore
+from mlimages.training.augmentation import Augmenter
+from mlimages.training.row_store import RowStore
 
 logger = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
+
+ChooseView = Callable[[int], int]
+"""Maps the index of an image in its set to the number of the view to use; view 0 is the image without augmentation."""
 
 AHEAD = 32
 """Number of images each thread decodes ahead."""
@@ -68,12 +71,17 @@ class PixelBatch:
     indices: tuple[int, ...]
 
 
-def num_decoding_threads() -> int:
-    """Return the number of decoding threads: available cores divided by the number of local processes of torchrun."""
+def choose_original_view(image_index: int) -> int:
+    """Return 0, the number of the view without augmentation."""
+    return 0
+
+
+def count_decoding_threads() -> int:
+    """Return the available cores per training process on this machine."""
     return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
-def chunks(indices: Sequence[int], chunk_size: int) -> list[Sequence[int]]:
+def split_into_chunks(indices: Sequence[int], chunk_size: int) -> list[Sequence[int]]:
     """Split `indices` into parts of `chunk_size`; a single last index joins the previous part, since batch
     norm needs two."""
     ends = [*range(chunk_size, len(indices), chunk_size), len(indices)] if indices else []
@@ -83,7 +91,7 @@ def chunks(indices: Sequence[int], chunk_size: int) -> list[Sequence[int]]:
 
 
 def decode_all(
-    items: Sequence[LabeledPath], geometry: ImageProperty, *, store: RowStore | None, progress: Progress
+    items: Sequence[LabeledPath], image_property: ImageProperty, *, store: RowStore | None, progress: Progress
 ) -> list[TrainingImage | BrokenImage]:
     """Decode every image once and store its pixels in `store`; return images and broken images, in order.
 
@@ -99,14 +107,14 @@ def decode_all(
             data = read_bytes(item.path)
             image = TrainingImage(item.path, item.label, hashlib.sha256(data).digest(), item.labels)
             is_stored = store is not None and image.digest in store
-            return image, None if is_stored else load_pixels(data, geometry)
+            return image, None if is_stored else load_pixels(data, image_property)
         except ImageError as error:
             return BrokenImage(str(item.path), error.fault, error.detail), None
 
     found: list[TrainingImage | BrokenImage] = []
     fresh: dict[bytes, Pixels] = {}
     progress.start("decode", len(items), "img")
-    for number, (result, pixels) in enumerate(_decoding_threads(items, AHEAD).map(decode, items), start=1):
+    for number, (result, pixels) in enumerate(_make_decoding_threads(items, AHEAD).map(decode, items), start=1):
         progress.advance()
         found.append(result)
         if store is None:
@@ -123,18 +131,18 @@ def decode_all(
 
 
 def decode_distributed(
-    items: Sequence[LabeledPath], geometry: ImageProperty, *, store: RowStore | None, progress: Progress
+    items: Sequence[LabeledPath], image_property: ImageProperty, *, store: RowStore | None, progress: Progress
 ) -> list[TrainingImage | BrokenImage]:
     """Run `decode_all` on this process's part of the images; return the results of all processes."""
-    own = decode_all(distributed.shard(items), geometry, store=store, progress=progress)
+    own = decode_all(distributed.shard(items), image_property, store=store, progress=progress)
     parts = distributed.all_gather(own)
     if store is not None and len(parts) > 1:
         store.refresh()
     return [parts[index % len(parts)][index // len(parts)] for index in range(len(items))]
 
 
-def _decoding_threads(items: Sequence[LabeledPath | TrainingImage], num_ahead: int) -> Threads:
-    threads = reading_threads(items[0].path if items else None, num_decoding_threads())
+def _make_decoding_threads(items: Sequence[LabeledPath | TrainingImage], num_ahead: int) -> Threads:
+    threads = reading_threads(items[0].path if items else None, count_decoding_threads())
     return replace(threads, ahead=num_ahead)
 
 
@@ -143,9 +151,9 @@ class ImageSet:
 
     Args:
         images: decodable images, from `decode_all`.
-        geometry: input size, channels and resize method.
+        image_property: input size, channels and resize method.
         store: cache of their pixels; None decodes them each time.
-        augment: data augmentation; None for none.
+        augmenter: data augmentation; None for none.
         num_classes: number of classes in a multi-label run; None for one class per image.
 
     Attributes:
@@ -155,48 +163,44 @@ class ImageSet:
     def __init__(
         self,
         images: Sequence[TrainingImage],
-        geometry: ImageProperty,
+        image_property: ImageProperty,
         *,
         store: RowStore | None = None,
-        augment: Augment | None = None,
+        augmenter: Augmenter | None = None,
         num_classes: int | None = None,
     ) -> None:
-        self.images, self.geometry, self._store, self.augment = tuple(images), geometry, store, augment
-        self._shape = (geometry.height, geometry.width, geometry.channels)
-        self.labels = _targets(images, num_classes)
+        self.images, self.image_property, self._store, self.augmenter = tuple(images), image_property, store, augmenter
+        self._shape = (image_property.height, image_property.width, image_property.channels)
+        self.labels = _make_targets(images, num_classes)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def batches(
-        self, parts: Sequence[Sequence[int]], *, view: Callable[[int], int] = lambda index: 0
+        self, index_batches: Sequence[Sequence[int]], *, choose_view: ChooseView = choose_original_view
     ) -> Iterator[PixelBatch]:
-        """Yield one batch per sequence of indices in `parts`, with prefetching.
-
-        Args:
-            view: maps an image index to the index of the augmented view to use; 0 is the unaugmented image.
-        """
-        pool = _decoding_threads(self.images, max(AHEAD, *map(len, parts), 0))
-        views = pool.map(lambda index: self._load_view(index, view(index)), itertools.chain(*parts))
-        for part in parts:
-            found = {index: pixels for index in part if (pixels := next(views)) is not None}
+        """Yield a batch for each sequence of image indices, with prefetching."""
+        pool = _make_decoding_threads(self.images, max(AHEAD, *map(len, index_batches), 0))
+        views = pool.map(lambda index: self._load_view(index, choose_view(index)), itertools.chain(*index_batches))
+        for indices in index_batches:
+            found = {index: pixels for index in indices if (pixels := next(views)) is not None}
             stacked = np.stack(list(found.values())) if found else np.zeros((0, *self._shape), np.uint8)
             yield PixelBatch(torch.from_numpy(stacked), self.labels[list(found)], tuple(found))
 
-    def _load_view(self, index: int, view: int) -> Pixels | None:
+    def _load_view(self, index: int, view_number: int) -> Pixels | None:
         image = self.images[index]
         try:
             if self._store is not None and image.digest in self._store:
-                pixels: Pixels = self._store.rows([image.digest])[0]
+                pixels: Pixels = self._store.read_rows([image.digest])[0]
             else:
-                pixels = load_pixels(image.path, self.geometry)
+                pixels = load_pixels(image.path, self.image_property)
         except ImageError as error:
             logger.warning("%s can no longer be decoded and is skipped: %s", image.path, error)
             return None
-        return self.augment.view(pixels, image.digest, view) if self.augment and view else pixels
+        return self.augmenter.make_view(pixels, image.digest, view_number) if self.augmenter and view_number else pixels
 
 
-def _targets(images: Sequence[TrainingImage], num_classes: int | None) -> Tensor:
+def _make_targets(images: Sequence[TrainingImage], num_classes: int | None) -> Tensor:
     labels = [image.labels for image in images if image.labels is not None]
     if not labels:
         return torch.tensor([image.label for image in images], dtype=torch.long)  # (N,)

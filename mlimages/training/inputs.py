@@ -1,4 +1,4 @@
-"""Read the inputs of a run: label files, network and mean image, all checked before an image is decoded."""
+"""Read and check the inputs of a run: label files, network and mean image; no image is decoded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +29,7 @@ from mlimages.networks import FrozenPart, Model, build_model, freeze, wrap_netwo
 from mlimages.reports import RunFiles, read_settings
 from mlimages.training import distributed
 from mlimages.training.config import FineTuneConfig
+from mlimages.training.image_set import TrainingImage
 from mlimages.training.run import read_computation
 
 logger = logging.getLogger(__name__)
@@ -39,10 +39,10 @@ MeanImage = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class LabeledImages:
-    """The images of the label files with their classes.
+    """The images of a run's label files with their classes.
 
     Attributes:
-        names: class names, by class index.
+        names: names of the classes, by class index.
         train: training images.
         val: validation images; None if part of `train` is to be held out.
     """
@@ -59,13 +59,13 @@ class LabeledImages:
 
 @dataclass(frozen=True, slots=True)
 class RunInputs:
-    """Inputs of a run.
+    """The inputs of a run.
 
     Attributes:
         images: paths and labels of the images.
         model: the network, with its lower layers frozen.
         frozen: its frozen parameters and buffers.
-        mean_image: float32 `(C, H, W)` in 0..255, if given.
+        mean_image: float32 `(C, H, W)` in 0..255; None if the run has none.
         is_resumed: whether the run folder contains a finished epoch.
     """
 
@@ -85,7 +85,7 @@ class CustomNetwork:
 
 
 def read_inputs(config: FineTuneConfig, files: RunFiles, custom_network: CustomNetwork | None = None) -> RunInputs:
-    """Read the label files, build the network and freeze it; decode no image and write nothing.
+    """Read the label files, build the network and freeze its lower layers; decode no image and write nothing.
 
     Args:
         custom_network: network to use instead of the one in the configuration.
@@ -98,7 +98,7 @@ def read_inputs(config: FineTuneConfig, files: RunFiles, custom_network: CustomN
     is_resumed = files.state.exists()
     computation = read_computation(files) if is_resumed else None
     if computation and computation.library == "openvino" and not find_spec("openvino"):
-        raise MissingExtraError("continuing a run whose features OpenVINO computes", "train")
+        raise MissingExtraError("resuming a run that uses OpenVINO", "train")
     images = _read_run_images(files) if is_resumed else read_label_files(config)
     distributed.require_same("label files and run folder", (is_resumed, images.train, images.val))
     require_enough_images(
@@ -139,9 +139,9 @@ def _read_run_images(files: RunFiles) -> LabeledImages:
 
 
 def warn_about_changed_labels(config: FineTuneConfig, files: RunFiles) -> None:
-    """Log a warning if the label files have changed since the run in this folder was started, which keeps its images.
+    """Log a warning if the label files have changed since the run was started; the run uses the original ones.
 
-    Images are compared by file name and classes, since a folder may have been moved.
+    Images are compared by file name and classes, since the folder may have been moved.
     """
     if not (files.state.exists() or files.result.exists()):
         return
@@ -154,8 +154,8 @@ def warn_about_changed_labels(config: FineTuneConfig, files: RunFiles) -> None:
     added = sum(count for (name, _), count in (now - before).items() if name not in skipped)
     if added or before - now:
         logger.warning(
-            "%s has changed since %s was started (rows added: %d, removed: %d): the run keeps its images; to train on "
-            "the new ones, choose another output folder with -o",
+            "%s has changed since %s was started (rows added: %d, removed: %d): the run uses the original rows; to "
+            "train on the changed file, choose another output folder with -o",
             config.labels, files.folder, added, (before - now).total(),
         )  # fmt: skip
 
@@ -169,15 +169,19 @@ def _count_images(images: LabeledImages) -> Counter[tuple[str, tuple[str, ...]]]
 
 
 def read_label_files(config: FineTuneConfig) -> LabeledImages:
-    """Read both label files or folders and match their classes by name; a folder may have train/ and val/.
+    """Read the label files or folders `labels` and `val`, and match their classes by name.
+
+    A folder may contain the parts `train` and `val`.
 
     Raises:
-        InputError: one of them cannot be read, a class of `val` is not in `labels`, or there is only one class.
+        InputError: a file cannot be read, a class of `val` is not in `labels`, or there is only one class.
     """
     labels, val = config.labels, config.val
     parts = open_parts(labels, config)
     if not parts.keys() & {"", "train"}:
-        raise InputError(f"{labels} contains {', '.join(parts)}, but no train: add the folder, or pass one part")
+        raise InputError(
+            f"{labels} contains the parts {', '.join(parts)}, but no part train: add it, or pass a single part"
+        )
     val_labels = open_labels(val, config) if val else parts.get("val")
     files = [parts.get("train") or parts[""], *([val_labels] if val_labels else [])]
     names, own_names = merge_classes(files)
@@ -195,25 +199,21 @@ def read_label_files(config: FineTuneConfig) -> LabeledImages:
         )
     if len(names) < 2 and not (names and files[0].is_multi_label):
         raise InputError(
-            f"{labels}: one class only ({', '.join(names) or 'none'}): a classifier needs two; add images of another"
+            f"{labels}: only one class ({', '.join(names) or 'none'}): a classifier needs two; add images of another"
         )
     return LabeledImages(names, found[0], found[1] if len(found) > 1 else None)
 
 
-class _Labeled(Protocol):
-    @property
-    def class_indices(self) -> tuple[int, ...]:
-        """All classes of an image."""
-
-
 def require_enough_images(
-    images: Iterable[_Labeled], names: ClassNames, *, min_images: int, image_kind: str = ""
+    images: Iterable[LabeledPath | TrainingImage], names: ClassNames, *, min_images: int, image_kind: str = ""
 ) -> None:
     """Check that every class has enough training images.
 
     Args:
+        images: training images.
+        names: names of the classes.
         min_images: minimum number of images per class.
-        image_kind: kind of the images, for the message, such as "usable ".
+        image_kind: adjective for the message, such as "usable ".
 
     Raises:
         InputError: a class has fewer images.
@@ -222,13 +222,11 @@ def require_enough_images(
     few = [f"{name} ({counts[label]})" for label, name in enumerate(names) if counts[label] < min_images]
     if few:
         fewer = "no" if min_images == 1 else f"fewer than {min_images}"
-        raise InputError(
-            f"{fewer} {image_kind}training images of {', '.join(few)}: gather more, or leave the class out"
-        )
+        raise InputError(f"{fewer} {image_kind}training images of {', '.join(few)}: gather more, or remove the class")
 
 
 def network_name_of(model: str) -> str:
-    """Return the name of the network of a run folder; another name is returned as it is.
+    """Return the name of the network of a run folder; return the name of a network unchanged.
 
     Raises:
         RunError: the folder is not a run folder.
@@ -237,7 +235,7 @@ def network_name_of(model: str) -> str:
 
 
 def image_property_of(model: str) -> ImageProperty:
-    """Return how images are resized for a network, by its name, or for a run folder.
+    """Return the input size, channels and resize method of a network, given its name or a run folder.
 
     Raises:
         ModelError: there is no such network.
@@ -263,7 +261,7 @@ def _load_mean(config: FineTuneConfig, expected_preprocessing: Preprocessing) ->
         return None
     if differences := mean_image_differences(config.mean_file, expected_preprocessing.image):
         logger.warning(
-            "%s: its images were preprocessed differently (%s): create another with %s",
+            "the images of the mean image %s were preprocessed differently (%s): recreate it with %s",
             config.mean_file, differences, format_command("mean", "LABELS", "--model", config.model),
         )  # fmt: skip
     return load_mean_image(config.mean_file, expected_preprocessing.image)

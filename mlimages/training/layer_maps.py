@@ -19,7 +19,7 @@ from mlimages.reports import SheetRow, Tile, write_sheet
 from mlimages.training.checkpoints import load_run
 
 MAX_MAPS = 256
-"""Number of filters and of feature maps that are drawn."""
+"""Maximum number of filters and of feature maps that are drawn."""
 
 COLUMNS = 16
 
@@ -32,22 +32,22 @@ def draw_layer(
     out: str | os.PathLike[str],
     overwrite: bool = False,
 ) -> tuple[SheetRow, ...]:
-    """Draw a layer's feature maps for an image, and its filters if their input is the image's channels.
+    """Draw the feature maps of a layer for an image, and the filters of a layer that reads the image itself.
 
     Args:
-        source: run folder, or name of a network, used with its pretrained weights.
+        source: run folder, or name of a network with pretrained weights.
         image: image file.
-        layer: module path or well-known name (conv1 ... conv5).
-        out: a .png or .html file.
+        layer: module path, or a name such as conv1.
+        out: .png or .html file to write.
         overwrite: replace a file that mlimages did not write, or that was changed since.
 
     Returns:
-        The rows of the sheet; each tile is scaled separately to 0..255.
+        The rows of the contact sheet; each tile is scaled separately to 0..255.
 
     Raises:
         ImageError: the image cannot be decoded.
         InputError: the file exists, was not written by mlimages or was changed since, and `overwrite` is false.
-        ModelError: there is no such network or layer, or the layer's output is not a feature map.
+        ModelError: the network or layer is unknown, or the output of the layer is not a feature map.
 
     >>> rows = draw_layer("alexnet", "cat.jpg", layer="conv1", out="maps.png")  # doctest: +SKIP
     """
@@ -61,8 +61,10 @@ def draw_layer(
     rows = [SheetRow("image", 0, (Tile(Path(image).name, pixels),))]
     if isinstance(module, nn.Conv2d) and module.weight.shape[1] in (1, 3):
         filters = module.weight.detach().permute(0, 2, 3, 1).numpy()  # (filters, H, W, C)
-        rows += _sheet_rows(f"filters of {layer}", filters[..., ::-1] if preprocessing.normalization.bgr else filters)
-    rows += _sheet_rows(f"feature maps of {layer}", maps.permute(1, 2, 3, 0).numpy())
+        rows += _make_sheet_rows(
+            f"filters of {layer}", filters[..., ::-1] if preprocessing.normalization.bgr else filters
+        )
+    rows += _make_sheet_rows(f"feature maps of {layer}", maps.permute(1, 2, 3, 0).numpy())
     note = f"{maps.shape[1]} maps of {maps.shape[3]} x {maps.shape[2]}, each scaled from its minimum to its maximum"
     write_sheet(rows, out, title=f"{source}: {layer}", note=note, overwrite=overwrite)
     return tuple(rows)
@@ -76,7 +78,7 @@ def _find_layer(network: nn.Module, layer: str) -> nn.Module:
         return modules[path]
     similar = difflib.get_close_matches(layer, [*known, *modules], n=3)
     hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
-    raise ModelError(f"this network has no layer {layer!r}{hint}; `mlimages summary NETWORK` lists all")
+    raise ModelError(f"this network has no layer {layer!r}{hint}; `mlimages summary NETWORK` lists its layers")
 
 
 def _load_network(source: str | os.PathLike[str]) -> tuple[nn.Module, Preprocessing, NDArray[np.float32] | None]:
@@ -101,12 +103,12 @@ def _compute_feature_maps(network: nn.Module, module: nn.Module, x: Tensor) -> T
     return output
 
 
-def _sheet_rows(name: str, images: NDArray[np.float32]) -> Iterator[SheetRow]:
-    """Yield images `(N, H, W, C)` as rows of a contact sheet."""
+def _make_sheet_rows(title: str, images: NDArray[np.float32]) -> Iterator[SheetRow]:
+    """Yield the rows of a contact sheet of images `(N, H, W, C)`."""
     tiles = [Tile(str(number), _rescale_to_uint8(image)) for number, image in enumerate(images[:MAX_MAPS])]
     for start in range(0, len(tiles), COLUMNS):
         part: Sequence[Tile] = tiles[start : start + COLUMNS]
-        yield SheetRow(f"{name}, {start} to {start + len(part) - 1}", 0, tuple(part))
+        yield SheetRow(f"{title}, {start} to {start + len(part) - 1}", 0, tuple(part))
 
 
 def _rescale_to_uint8(image: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Training and validation of one epoch; optimizer and learning rate schedule."""
+"""Train and validate one epoch; create the optimizer and the learning rate schedule."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlimages.inference import MultiLabel
 from mlimages.training import distributed
 from mlimages.training.config import FineTuneConfig
 from mlimages.training.features import EVALUATION_BATCH, Batch, BatchSource
-from mlimages.training.image_set import ImageSet, chunks
+from mlimages.training.image_set import ImageSet, split_into_chunks
 from mlimages.training.objective import Metrics, Objective
 
 SCRATCH_LR = {"adamw": 1e-3, "adam": 1e-3, "sgd": 1e-2}
@@ -33,14 +33,14 @@ Autocast = Callable[[], AbstractContextManager[object]]
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """The network's predictions for the validation set.
+    """Predictions and metrics of a network for a validation set.
 
     Attributes:
-        metrics: metrics of the validation set.
+        metrics: loss and accuracy.
         logits: float32 `(N, classes)`.
         probabilities: float32 `(N, classes)`.
-        targets: the true classes, as in `ImageSet.labels`.
-        indices: index of each row's image in the validation set; images that can no longer be read are missing.
+        targets: rows of `ImageSet.labels`.
+        indices: index of each row's image in the validation set, without images that can no longer be read.
     """
 
     metrics: Metrics
@@ -52,7 +52,7 @@ class Validation:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Learning rate: linear warmup and cosine decay to a hundredth of the peak, or another decay without warmup.
+    """Learning rate schedule: linear warmup and cosine decay to 1 % of the peak, or another decay without warmup.
 
     Attributes:
         peak_lr: maximum learning rate.
@@ -77,15 +77,17 @@ class Schedule:
     decay: str = "cosine"
 
     @classmethod
-    def for_run(cls, config: FineTuneConfig, images: int, *, pretrained: bool, trains_below_head: bool) -> Schedule:
-        """Create the schedule of a run; an `auto` learning rate depends on what is trained."""
-        lr = SCRATCH_LR if not pretrained else TUNING_LR if trains_below_head else HEAD_LR
-        steps = len(chunks(range(images), config.batch_size))
-        warmup = WARMUP if pretrained else 0.0
+    def for_run(
+        cls, config: FineTuneConfig, num_images: int, *, is_pretrained: bool, trains_below_head: bool
+    ) -> Schedule:
+        """Create the schedule of a run; the learning rate `auto` depends on the layers that are trained."""
+        lr = SCRATCH_LR if not is_pretrained else TUNING_LR if trains_below_head else HEAD_LR
+        steps = len(split_into_chunks(range(num_images), config.batch_size))
+        warmup = WARMUP if is_pretrained else 0.0
         return cls(config.lr or lr[config.optimizer], steps, config.epochs, warmup, config.schedule)
 
     def lr_at(self, step: int) -> float:
-        """Return the learning rate at a step, counted from 0 over all epochs."""
+        """Return the learning rate at a step; steps are counted from 0 over all epochs."""
         kind, *numbers = self.decay.split(":")
         if kind != "cosine":
             every, gamma = map(float, {"none": "11", "exponential": ["1", *numbers], "step": numbers}[kind])
@@ -108,8 +110,8 @@ class Trainer:
         source: yields batches and computes their logits.
         optimizer: optimizer of the trainable parameters.
         schedule: learning rate by step.
-        config: batch size, and the random seed of shuffling and dropout.
-        objective: the loss.
+        config: batch size, and random seed of shuffling and dropout.
+        objective: loss function and score.
         autocast: precision of the forward pass.
     """
 
@@ -141,40 +143,47 @@ class Trainer:
         """Train on every image once; the order and the augmented views depend on seed and epoch.
 
         Args:
+            images: training set.
             epoch: counted from 1.
             num_views: number of fixed views per image; 0 draws new views in each epoch.
-            deadline: value of `time.monotonic()` after which no further step is taken.
+            deadline: value of `time.monotonic()` after which training stops.
+            progress: shows the number of images processed.
+
+        Returns:
+            Metrics of the training images, computed during the epoch.
         """
         torch.manual_seed(self._seed * 1_000_003 + epoch)  # a resumed run draws the same dropout masks
         order = np.random.default_rng([self._seed, epoch]).permutation(len(images)).tolist()
         self._network.train()
         metrics = Metrics(0.0, 0, 0)
         outputs = _EpochLogits(self._objective)
-        batches = self._source.batches(images, order, size=self._batch_size, view=_choose_views(epoch, num_views))
+        batches = self._source.batches(
+            images, order, batch_size=self._batch_size, choose_view=_choose_views(epoch, num_views)
+        )
         for step, batch in enumerate(batches, (epoch - 1) * self.schedule.steps):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.schedule.lr_at(step)
-            of_batch, is_late = self._step(batch, deadline, outputs)
+            of_batch, is_late = self._train_step(batch, deadline, outputs)
             metrics += of_batch
             progress.advance(of_batch.count, loss=f"{metrics.loss:.3f}", accuracy=format_percent(metrics.accuracy))
             if is_late or not math.isfinite(metrics.loss):
                 break
         distributed.broadcast_tensors(self._network.buffers())  # running statistics of batch norm
-        return replace(metrics, mean_ap=outputs.mean_ap(images))
+        return replace(metrics, mean_ap=outputs.compute_mean_ap(images))
 
-    def _step(self, batch: Batch, deadline: float, epoch_logits: _EpochLogits) -> tuple[Metrics, bool]:
+    def _train_step(self, batch: Batch, deadline: float, epoch_logits: _EpochLogits) -> tuple[Metrics, bool]:
         """Take one optimizer step; return the batch's metrics and whether the deadline has passed in any process.
 
         The loss is its sum times the number of processes / the weight of the whole batch, since gradients are averaged;
         without an image it is zero, so that the process takes part in the average.
         """
         count = len(batch.indices)
-        distributed.set_batch_norm_mode(self._network, images=count)
+        distributed.set_batch_norm_mode(self._network, num_images=count)
         is_partial = distributed.world_size() > 1 or count < batch.size
         with distributed.GlobalDropout(batch.rows, batch.size) if is_partial else nullcontext(), self._autocast():
             logits = self._forward(*batch.inputs)[:count]  # (N, classes)
-        loss, weight = self._objective.loss(logits.float(), batch.labels)
-        correct = self._objective.correct(logits, batch.labels)
+        loss, weight = self._objective.compute_loss(logits.float(), batch.labels)
+        correct = self._objective.count_correct(logits, batch.labels)
         epoch_logits.add(batch, logits)
         is_late = time.monotonic() > deadline
         totals = distributed.all_reduce(
@@ -213,31 +222,31 @@ class _EpochLogits:
         self._logits: list[Tensor] | None = [] if isinstance(objective.inference_task, MultiLabel) else None
 
     def add(self, batch: Batch, logits: Tensor) -> None:
-        """Store the logits `(N, classes)` of a batch, if the score needs them."""
+        """Store the logits `(N, classes)` of a batch in a multi-label run."""
         if self._logits is not None:
             self._logits.append(logits.detach().float())
             self._indices += batch.indices
 
-    def mean_ap(self, images: ImageSet) -> float | None:
-        """Return the mean average precision of all processes; None with one class per image."""
+    def compute_mean_ap(self, images: ImageSet) -> float | None:
+        """Return the mean average precision over all processes; None with one class per image."""
         if self._logits is None:
             return None
         found, rows = distributed.gather_rows(self._indices, {"logits": torch.cat(self._logits)})
-        return self._objective.score(rows["logits"], images.labels[found])
+        return self._objective.compute_score(rows["logits"], images.labels[found])
 
 
 def validate(network: nn.Module, source: BatchSource, images: ImageSet, objective: Objective) -> Validation:
-    """Evaluate the network on a validation set without augmentation, in float32 like the exported file."""
+    """Evaluate the network on a validation set, without augmentation and in float32, like the exported file."""
     network.eval()
     logits: list[Tensor] = []
     indices: list[int] = []
     with torch.inference_mode():
-        for batch in source.batches(images, range(len(images)), size=EVALUATION_BATCH):
+        for batch in source.batches(images, range(len(images)), batch_size=EVALUATION_BATCH):
             logits.append(source.logits(batch.inputs)[: len(batch.indices)].float())
             indices += batch.indices
     found, rows = distributed.gather_rows(indices, {"logits": torch.cat(logits)})
     targets = images.labels[found]
-    metrics = objective.metrics(rows["logits"], targets)
+    metrics = objective.compute_metrics(rows["logits"], targets)
     probabilities = objective.probabilities(rows["logits"])
     return Validation(metrics, rows["logits"], probabilities, targets, tuple(found.tolist()))
 

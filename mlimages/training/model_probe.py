@@ -30,7 +30,7 @@ SMALL_MODELS = (
     "timm:mobilenetv4_conv_small.e2400_r224_in1k",
     "timm:vit_small_patch14_dinov2.lvd142m",
 )
-"""The networks that `small` stands for, if their weights are on this machine."""
+"""The networks that the name `small` stands for, if their weights are on this machine."""
 
 TIMED_IMAGES = 4
 REPEATS = 3
@@ -49,20 +49,20 @@ def probe_models(
     Args:
         labels: a label file, or the path of one or of a folder of class folders, with at least two images of each of at
             least two classes.
-        models: names of networks, or one name; `small` stands for all small networks with weights on this machine.
-        most: maximum number of images; a stratified sample of a larger dataset is used.
+        models: one or more names of networks; `small` stands for the small networks with weights on this machine.
+        most: maximum number of images; larger datasets are sampled by class.
         seed: random seed of the sample and of the learning curves.
         progress: shows the number of images processed.
 
     Returns:
-        Accuracy, time and size of each network, and why other networks could not be probed.
+        Accuracy, time and size of each network, and the reason for each network that could not be probed.
 
     Raises:
         InputError: there are too few images.
         ModelError: no network is available.
 
-    >>> found = probe_models("cats.txt", ["efficientnet_lite0", "alexnet"])  # doctest: +SKIP
-    >>> found.scores[0].model  # doctest: +SKIP
+    >>> result = probe_models("cats.txt", ["efficientnet_lite0", "alexnet"])  # doctest: +SKIP
+    >>> result.scores[0].model  # doctest: +SKIP
     'efficientnet_lite0'
     """
     check_at_least(1, most=most)
@@ -79,7 +79,7 @@ def probe_models(
         except ModelError as error:
             unavailable[name] = str(error)
             continue
-        scores.append(ModelScore(probe, _measure_cpu_ms(model), _measure_onnx_mb(model.network)))
+        scores.append(ModelScore(probe, _measure_cpu_ms(model), _estimate_onnx_mb(model.network)))
     if not scores:
         raise ModelError("; ".join(f"{name}: {reason}" for name, reason in unavailable.items()))
     return ModelScores(best_first(scores), unavailable)
@@ -99,5 +99,5 @@ def _measure_cpu_ms(model: Model) -> float:
     return 1000 * statistics.median(times[1:]) / TIMED_IMAGES
 
 
-def _measure_onnx_mb(network: nn.Module) -> float:
+def _estimate_onnx_mb(network: nn.Module) -> float:
     return 4 * float(sum(tensor.numel() for tensor in network.state_dict().values())) / 1e6

@@ -1,4 +1,4 @@
-"""Loss and score of a run: one class per image, or any number of labels."""
+"""Loss function and score of a run: one class per image, or any number of labels."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from mlimages.training.config import FineTuneConfig
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Mean loss per image (nats), number of correct predictions, and number of images.
+    """Loss and accuracy over some images.
 
     Attributes:
+        loss: mean loss per image, in nats.
         correct: number of images whose class, or all of whose labels at a probability of 0.5, are predicted correctly.
-        mean_ap: mean average precision (0..1); None with one class per image.
+        count: number of images.
+        mean_ap: mean average precision, 0..1; None with one class per image.
 
     >>> Metrics(0.5, correct=3, count=4).accuracy
     0.75
@@ -49,30 +51,30 @@ class Metrics:
 
 
 class Objective(Protocol):
-    """Loss and score of logits `(N, classes)` for the targets of `ImageSet.labels`."""
+    """Loss function and score of a run; targets are rows of `ImageSet.labels`."""
 
     @property
     def inference_task(self) -> Task:
-        """Interpretation of the outputs: single-label or multi-label."""
+        """Whether the task is single-label or multi-label."""
 
-    def loss(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, float]:
+    def compute_loss(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, float]:
         """Return the sum of the loss over the images, and the sum of their weights."""
 
-    def correct(self, logits: Tensor, targets: Tensor) -> int:
+    def count_correct(self, logits: Tensor, targets: Tensor) -> int:
         """Return the number of images that are predicted correctly."""
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the probabilities `(N, classes)`."""
 
-    def score(self, probabilities: Tensor, targets: Tensor) -> float:
-        """Return the score by which epochs are compared, accuracy or mean average precision, 0..1."""
+    def compute_score(self, probabilities: Tensor, targets: Tensor) -> float:
+        """Return the accuracy or the mean average precision, 0..1, by which epochs are compared."""
 
-    def metrics(self, logits: Tensor, targets: Tensor) -> Metrics:
-        """Return the metrics of validation images, with neither class weights nor label smoothing."""
+    def compute_metrics(self, logits: Tensor, targets: Tensor) -> Metrics:
+        """Return the metrics of validation images, without class weights and label smoothing."""
 
 
 class CrossEntropy:
-    """One class per image.
+    """Cross-entropy loss and accuracy, for one class per image.
 
     Args:
         config: label smoothing and class weights.
@@ -90,26 +92,26 @@ class CrossEntropy:
             weights = (class_counts.sum() / (num_classes * class_counts)).to(device)  # (classes,)
         self._loss = nn.CrossEntropyLoss(weights, label_smoothing=config.label_smoothing, reduction="sum")
 
-    def loss(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, float]:
+    def compute_loss(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, float]:
         weights = self._loss.weight
         return self._loss(logits, targets), len(targets) if weights is None else float(weights[targets].sum())
 
-    def correct(self, logits: Tensor, targets: Tensor) -> int:
+    def count_correct(self, logits: Tensor, targets: Tensor) -> int:
         return int((logits.argmax(1) == targets).sum())
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.softmax(1)
 
-    def score(self, probabilities: Tensor, targets: Tensor) -> float:
-        return self.correct(probabilities, targets) / max(1, len(targets))
+    def compute_score(self, probabilities: Tensor, targets: Tensor) -> float:
+        return self.count_correct(probabilities, targets) / max(1, len(targets))
 
-    def metrics(self, logits: Tensor, targets: Tensor) -> Metrics:
+    def compute_metrics(self, logits: Tensor, targets: Tensor) -> Metrics:
         loss = float(functional.cross_entropy(logits, targets))
-        return Metrics(loss, self.correct(logits, targets), len(targets))
+        return Metrics(loss, self.count_correct(logits, targets), len(targets))
 
 
 class BinaryCrossEntropy:
-    """Any number of labels per image: the loss is the mean over the classes.
+    """Binary cross-entropy loss, averaged over the classes, and mean average precision, for any number of labels.
 
     Args:
         config: label smoothing, and class weights (those of the images that have a class).
@@ -125,26 +127,26 @@ class BinaryCrossEntropy:
             positives = targets.sum(0)
             self._weights = ((len(targets) - positives) / positives).to(device)  # (classes,)
 
-    def loss(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, float]:
+    def compute_loss(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, float]:
         smoothed = targets * (1 - self._smoothing) + self._smoothing / 2
         losses = functional.binary_cross_entropy_with_logits(
             logits, smoothed, pos_weight=self._weights, reduction="none"
         )
         return losses.mean(1).sum(), len(targets)
 
-    def correct(self, logits: Tensor, targets: Tensor) -> int:
+    def count_correct(self, logits: Tensor, targets: Tensor) -> int:
         return int(((logits >= 0) == targets.bool()).all(1).sum())
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()
 
-    def score(self, probabilities: Tensor, targets: Tensor) -> float:
+    def compute_score(self, probabilities: Tensor, targets: Tensor) -> float:
         return mean_average_precision(probabilities.numpy(), targets.bool().numpy())
 
-    def metrics(self, logits: Tensor, targets: Tensor) -> Metrics:
+    def compute_metrics(self, logits: Tensor, targets: Tensor) -> Metrics:
         loss = float(functional.binary_cross_entropy_with_logits(logits, targets))
-        mean_ap = self.score(self.probabilities(logits), targets)
-        return Metrics(loss, self.correct(logits, targets), len(targets), mean_ap)
+        mean_ap = self.compute_score(self.probabilities(logits), targets)
+        return Metrics(loss, self.count_correct(logits, targets), len(targets), mean_ap)
 
 
 def make_objective(config: FineTuneConfig, targets: Tensor, num_classes: int, device: torch.device) -> Objective:

@@ -26,6 +26,7 @@ from mlimages.core import (
     check_at_least,
     estimate_share,
     mcnemar_test,
+    pluralize,
     wilson_interval,
 )
 from mlimages.images import check_missing_images
@@ -41,10 +42,10 @@ from mlimages.networks import (
     frozen_precision,
 )
 from mlimages.reports import CurvePoint, CutScore, ProbeResult
-from mlimages.training.cache import RowStore, pixel_store
-from mlimages.training.features import features_key
-from mlimages.training.head import fit_ridge, stratified_folds
-from mlimages.training.image_set import ImageSet, TrainingImage, chunks, decode_all
+from mlimages.training.features import make_features_key
+from mlimages.training.head import assign_stratified_folds, fit_ridge
+from mlimages.training.image_set import ImageSet, TrainingImage, decode_all, split_into_chunks
+from mlimages.training.row_store import RowStore, open_pixel_store
 
 logger = logging.getLogger(__name__)
 
@@ -52,12 +53,12 @@ Labels = NDArray[np.int64]
 Features = NDArray[np.float32]
 
 MAX_IMAGES = 2000
-"""Larger datasets are sampled: the ranking hardly changes, and the cost grows faster than the number of images."""
+"""Larger datasets are sampled: the ranking hardly changes, and the time grows faster than the number of images."""
 
 BATCH = 32
 REPEATS = 10
 FIRST = 5
-"""Images per class at the start of the learning curve, which doubles them."""
+"""Images per class in the first point of the learning curve; each further point has twice as many."""
 
 NOISE = 0.05
 
@@ -73,7 +74,7 @@ def probe_cuts(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> ProbeResult:
-    """Score each layer as the last frozen layer of `model`, by a classifier on its pooled features.
+    """Score each layer of a network as the last frozen one, by the accuracy of a classifier on its pooled features.
 
     Args:
         labels: a label file, or the path of one or of a folder of class folders, with at least two images of each of at
@@ -82,7 +83,7 @@ def probe_cuts(
         weights: `default`, `none` or a file.
         size: input width and height in pixels, one number for a square; None uses the network's native size.
         gray: whether to use one gray channel; None uses the channels of the pretrained weights.
-        most: maximum number of images; a stratified sample of a larger dataset is used.
+        most: maximum number of images; larger datasets are sampled by class.
         seed: random seed of the sample, the folds and the learning curve.
         progress: shows the number of images processed.
 
@@ -91,7 +92,7 @@ def probe_cuts(
 
     Raises:
         InputError: there are too few images, or the label file is multi-label.
-        ModelError: the network cannot be built or cut.
+        ModelError: the network cannot be built, or its layers cannot be separated.
 
     >>> result = probe_cuts("cats.txt", model="alexnet")  # doctest: +SKIP
     >>> result.freeze  # doctest: +SKIP
@@ -101,8 +102,8 @@ def probe_cuts(
     labels = open_labels(labels)
     if labels.is_multi_label:
         raise InputError(
-            f"{labels.path}: probe does not support multi-label files: compare networks and layers by "
-            "short runs of `mlimages finetune` and `mlimages compare`"
+            f"{labels.path}: probe does not support multi-label files: compare networks and layers with "
+            "short runs of `mlimages finetune` and with `mlimages compare`"
         )
     progress, names = progress or NoProgress(), labels.class_names
     built = build_model(model, classes=len(names), weights=weights, size=size, gray=gray, seed=seed)
@@ -111,7 +112,7 @@ def probe_cuts(
             "%s has random weights: the scores of its layers do not predict the accuracy after training", model
         )
     image = built.preprocessing.image
-    store = pixel_store(image)
+    store = open_pixel_store(image)
     found = decode_all(_stratified_sample(labels, most, seed), image, store=store, progress=progress)
     check_missing_images([each for each in found if isinstance(each, BrokenImage)], len(found))
     good = _remove_duplicates(found)
@@ -131,8 +132,8 @@ def _stratified_sample(labels: LabelFile, max_images: int, seed: int) -> list[La
     items = list(labels)
     if len(items) <= max_images:
         return items
-    fold = stratified_folds(
-        np.array([item.label for item in items]), folds=math.ceil(len(items) / max_images), seed=seed
+    fold = assign_stratified_folds(
+        np.array([item.label for item in items]), num_folds=math.ceil(len(items) / max_images), seed=seed
     )
     return [item for item, number in zip(items, fold, strict=True) if number == 0]
 
@@ -147,20 +148,20 @@ def _remove_duplicates(decoded_images: Sequence[object]) -> list[TrainingImage]:
 def _require_enough_images(images: Sequence[TrainingImage], names: Sequence[str]) -> None:
     counts = np.bincount([image.label for image in images], minlength=len(names))
     if len(names) < 2 or (few := int(counts.min())) < 2:
-        what = "one class" if len(names) < 2 else f"{few} decodable images of {names[int(counts.argmin())]!r}"
-        raise InputError(f"a probe requires at least two classes with two images each; found {what}: gather more")
+        what = "one class" if len(names) < 2 else f"{pluralize(few, 'usable image')} of {names[int(counts.argmin())]!r}"
+        raise InputError(f"a probe requires at least two classes with two images each, not {what}: gather more")
 
 
 def compute_pooled_features(
     model: Model, cut_points: tuple[CutPoint, ...], images: ImageSet, progress: Progress
 ) -> Features:
-    """Compute the pooled features at all cut points, concatenated, `(N, D)`; cached by image and network."""
+    """Compute the pooled features at all cut points, concatenated, float32 `(N, D)`; they are cached."""
     normalize = Normalize(model.preprocessing.normalization)
-    key = features_key(
+    key = make_features_key(
         model,
         normalize,
         layers=[asdict(cut) for cut in cut_points],
-        digest=freeze(model, "head").digest(model.network),
+        weights_digest=freeze(model, "head").digest(model.network),
         preprocessing=model.preprocessing,
         precision=frozen_precision(torch.device("cpu")),
     )
@@ -168,13 +169,13 @@ def compute_pooled_features(
     missing = [index for index, image in enumerate(images.images) if image.digest not in store]
     progress.start("forward", len(missing), "img")
     with FeatureHooks(model.network, cut_points) as hooks, torch.inference_mode():
-        for batch in images.batches(chunks(missing, BATCH)):
+        for batch in images.batches(split_into_chunks(missing, BATCH)):
             model.network(normalize(batch.pixels))
             store.append([images.images[index].digest for index in batch.indices], hooks.features().numpy())
             progress.advance(len(batch.indices))
     progress.close()
     store.refresh()
-    return store.rows([image.digest for image in images.images])
+    return store.read_rows([image.digest for image in images.images])
 
 
 def _score_cuts(

@@ -20,10 +20,10 @@ from mlimages.training.config import FineTuneConfig
 
 @dataclass(frozen=True, slots=True)
 class EpochMetrics:
-    """Metrics of an epoch, one line of metrics.csv: accuracies in 0..1, losses in nats, duration in seconds.
+    """Metrics of an epoch, one row of metrics.csv: accuracies in 0..1, losses in nats, duration in seconds.
 
-    In a multi-label run, accuracy is the share of images whose labels are all correct at a threshold of 0.5, and
-    `train_map` and `val_map` are the mean average precision; otherwise these are None.
+    In a multi-label run, the accuracy is the share of images whose labels are all correct at a threshold of 0.5;
+    `train_map` and `val_map` are the mean average precision, and None in a single-label run.
     """
 
     epoch: int
@@ -42,12 +42,12 @@ class EpochMetrics:
         return self.val_accuracy if self.val_map is None else self.val_map
 
     def to_dict(self) -> dict[str, float]:
-        """Return the metrics without those that are None."""
+        """Return the metrics by name, without those that are None."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def read_config(run: str | os.PathLike[str]) -> FineTuneConfig:
-    """Read the settings of a run, with `run` as `out`, so that `fine_tune` resumes it.
+    """Read the settings of a run, with its current folder as `out`, so that `fine_tune` resumes it.
 
     Raises:
         RunError: `run` is not a run folder.
@@ -60,12 +60,12 @@ def read_config(run: str | os.PathLike[str]) -> FineTuneConfig:
 
 
 def check_run_folder(config: FineTuneConfig, files: RunFiles) -> bool:
-    """Return whether the run in this folder is finished with the settings `config`; write nothing.
+    """Return whether the folder contains a finished run with these settings; write nothing.
 
-    Before its first epoch is complete, a run may be restarted with other settings; afterwards only with more epochs.
+    Until its first epoch is complete, a run can be restarted with other settings; afterwards only with more epochs.
 
     Raises:
-        InputError: the folder is a file, or contains files that were not written by a run.
+        InputError: the folder is a file, or contains files that a run did not write.
         RunError: it contains a run with other settings.
     """
     if files.folder.exists() and not files.folder.is_dir():
@@ -94,12 +94,12 @@ def check_run_folder(config: FineTuneConfig, files: RunFiles) -> bool:
     return files.result.exists()
 
 
-def _is_same_setting(name: str, before: object, now: object) -> bool:
-    """Whether two values are equal; paths to one file or folder, through `..` or links, are."""
-    if before == now or name not in ("labels", "val", "images", "weights", "mean"):
-        return before == now
+def _is_same_setting(name: str, old_value: object, new_value: object) -> bool:
+    """Whether two values of a setting are equal; different paths to the same file or folder are."""
+    if old_value == new_value or name not in ("labels", "val", "images", "weights", "mean"):
+        return old_value == new_value
     try:
-        return Path(str(before)).samefile(str(now))
+        return Path(str(old_value)).samefile(str(new_value))
     except OSError:
         return False
 
@@ -112,7 +112,7 @@ def write_settings(
     computation: Computation | None = None,
     multi_label: bool = False,
 ) -> None:
-    """Write `config.json`: settings, the defaults of this version for comparison, preprocessing and computation."""
+    """Write `config.json`: settings, defaults of this version, preprocessing, library and precision."""
     defaults = json.loads(FineTuneConfig(config.labels, config.out).to_json())
     values = {
         "version": RUN_VERSION,
@@ -137,7 +137,7 @@ def write_metrics(files: RunFiles, history: Sequence[EpochMetrics]) -> None:
 
 
 def read_computation(files: RunFiles) -> Computation | None:
-    """Read the library that runs the frozen layers and its precision from `config.json`; None before they are chosen.
+    """Read the library and precision of a run from `config.json`; return None if they are not chosen yet.
 
     Raises:
         RunError: the stored values are unknown.
@@ -154,7 +154,7 @@ def read_computation(files: RunFiles) -> Computation | None:
 
 @contextmanager
 def write_log(path: Path) -> Iterator[None]:
-    """Write the log records of mlimages at level INFO and above also to the file `path`. A context manager."""
+    """Context manager that also writes the log records of mlimages, from level INFO, to the file `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -175,7 +175,7 @@ def write_log(path: Path) -> Iterator[None]:
 
 
 class _ForwardingHandler(logging.Handler):
-    """Forwards records at the application's log level to the application's handlers."""
+    """Forwards records from the application's log level to the application's handlers."""
 
     def emit(self, record: logging.LogRecord) -> None:
         logging.getLogger().callHandlers(record)

@@ -13,8 +13,8 @@ from mlimages.inference import OnnxBundle
 from mlimages.labels import LabelFile
 from mlimages.reports import RunFiles, write_model_card
 from mlimages.training.checkpoints import TrainedRun, load_run
-from mlimages.training.known import load_known_output
-from mlimages.training.reproduction import read_provenance
+from mlimages.training.known_output import load_known_output
+from mlimages.training.provenance import read_provenance
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def export_run(
 ) -> OnnxBundle:
     """Export the best network of a run to ONNX, with its provenance as metadata, and write a model card.
 
-    A README.md that mlimages did not write is not replaced.
+    An existing README.md is replaced only if mlimages wrote it.
 
     Args:
         run: run folder.
@@ -38,7 +38,7 @@ def export_run(
         options: options of the export.
         network: the custom network of the run; its weights are replaced.
         overwrite: replace a file that mlimages did not write, or that was changed since.
-        progress: shows the number of validation images compared.
+        progress: shows the number of compared validation images.
 
     Returns:
         The metadata of the exported file.
@@ -46,20 +46,20 @@ def export_run(
     Raises:
         InputError: the file exists, was not written by mlimages or was changed since, and `overwrite` is false.
         RunError: `run` is not a run folder.
-        ExportError: the network cannot be converted to ONNX, or the file's outputs differ (the message names the worst
-            image); nothing is written.
+        ExportError: the network cannot be converted to ONNX, or the outputs of the file differ (the message names the
+            image with the largest difference); nothing is written.
 
     >>> export_run("runs/first", "first.onnx").class_names
     ('cats', 'dogs')
     """
     require_writable([as_path(out)], overwrite=overwrite)
     loaded = load_run(run, network=network)
-    return export_trained(
+    return export_trained_run(
         RunFiles(require_local_path(run)), loaded, out, options=options, overwrite=overwrite, progress=progress
     )
 
 
-def export_trained(
+def export_trained_run(
     files: RunFiles,
     trained_run: TrainedRun,
     out: str | os.PathLike[str],
@@ -93,25 +93,27 @@ def export_trained(
     return bundle
 
 
-def read_exported(files: RunFiles) -> OnnxBundle | None:
-    """Return the metadata of the file that the run exported before; None if there is none."""
+def read_exported_bundle(files: RunFiles) -> OnnxBundle | None:
+    """Return the metadata of the ONNX file in the run folder; None if there is none."""
     try:
         return OnnxBundle.read(files.onnx)
     except BundleError:
         return None
 
 
-def warn_about_lost_options(files: RunFiles, before: OnnxBundle | None, now: OnnxBundle) -> None:
-    """Warn if the exported file of a run had options of `mlimages export` that the new one does not have."""
-    if before is None:
+def warn_about_lost_options(files: RunFiles, old_bundle: OnnxBundle | None, new_bundle: OnnxBundle) -> None:
+    """Log a warning if the run's previous ONNX file was exported with options that the new one lacks."""
+    if old_bundle is None:
         return
     options = {
-        "--calibrate": before.temperature != 1.0 and now.temperature == 1.0,
-        "--unknown=FRACTION": before.unknown_below > 0.0 and now.unknown_below == 0.0,
-        "--exact": before.exact_resize and not now.exact_resize,
-        "--no-preprocessing": now.includes_preprocessing and not before.includes_preprocessing,
-        f"--target={before.provenance.target}": before.provenance.target != now.provenance.target,
+        "--calibrate": old_bundle.temperature != 1.0 and new_bundle.temperature == 1.0,
+        "--unknown=FRACTION": old_bundle.unknown_below > 0.0 and new_bundle.unknown_below == 0.0,
+        "--exact": old_bundle.exact_resize and not new_bundle.exact_resize,
+        "--no-preprocessing": new_bundle.includes_preprocessing and not old_bundle.includes_preprocessing,
+        f"--target={old_bundle.provenance.target}": old_bundle.provenance.target != new_bundle.provenance.target,
     }
     if lost := [option for option, is_lost in options.items() if is_lost]:
         again = format_command("export", files.folder, *lost)
-        logger.warning("%s was exported with %s before: repeat %s", files.onnx, " ".join(lost), again)
+        logger.warning(
+            "%s was previously exported with %s: to use these options again, run %s", files.onnx, " ".join(lost), again
+        )

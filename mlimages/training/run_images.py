@@ -13,15 +13,15 @@ from mlimages.core import BrokenImage, InputError, Progress, pluralize
 from mlimages.images import check_missing_images, require_available
 from mlimages.labels import ClassNames, open_parts
 from mlimages.training import distributed
-from mlimages.training.cache import RowStore, pixel_store
 from mlimages.training.config import FineTuneConfig
 from mlimages.training.image_set import TrainingImage, decode_distributed
 from mlimages.training.inputs import RunInputs, require_enough_images
+from mlimages.training.row_store import RowStore, open_pixel_store
 
 logger = logging.getLogger(__name__)
 
 MAX_NAMES = 3
-"""Number of names an error lists."""
+"""Maximum number of names in an error message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +42,25 @@ class RunImages:
 
 
 def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -> RunImages:
-    """Decode every image once, hold out a validation set if there is none, and check both sets.
+    """Decode every image once, split off a validation set if none was passed, and check both sets.
 
     Raises:
-        InputError: a class has too few training images (one suffices where there is a validation set), there is no
+        InputError: a class has too few training images (without a validation set, each needs two), there is no
             validation image, or an image is in both sets.
     """
     labeled, image = inputs.images, inputs.model.preprocessing.image
     items = [*labeled.train, *(labeled.val or [])]
-    pixels = pixel_store(image)
-    store = pixels if config.cache and pixels.fits(len(items), config.cache_bytes) else None
+    pixels = open_pixel_store(image)
+    store = pixels if config.cache and pixels.fits_in_cache(len(items), config.cache_bytes) else None
     found = decode_distributed(items, image, store=store, progress=progress)
     if store is not None:
         store.trim(config.cache_bytes)
     broken = tuple(each for each in found if isinstance(each, BrokenImage))
     require_available(broken, skip=config.skip_unavailable)
     if inputs.is_resumed:
-        advice = f"{config.out}/train.txt and val.txt have them relative to that folder: move it or the images back"
+        advice = (
+            f"the paths in {config.out}/train.txt and val.txt are relative to that folder: move it or the images back"
+        )
         check_missing_images(broken, len(items), advice=advice)
     check_missing_images(broken, len(items))
     for each in broken:
@@ -72,7 +74,7 @@ def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -
         train, val = _hold_out_validation_images(train, config)
     require_enough_images(train, labeled.names, min_images=1, image_kind="usable ")
     if not val:
-        raise InputError("no usable validation images: add images, or pass another label file with --val")
+        raise InputError("no usable validation images: add some, or pass another label file with --val")
     if distributed.is_main_process():
         if labeled.is_multi_label:
             _warn_about_rare_classes(train, labeled.names, "training", class_counts=(1,))
@@ -122,10 +124,9 @@ def _warn_about_conflicting_labels(images: Iterable[TrainingImage], *, is_multi_
             pluralize(len(twice), "image"),
             " = ".join(map(str, dict.fromkeys(twice[0][:2]))),  # the same path on two rows once
             "; ..." if len(twice) > 1 else "",
-            "`mlimages label LABELS --multi-label` joins them"
+            "merge their labels with `mlimages label LABELS --multi-label`"
             if is_multi_label
-            else "`mlimages check` writes a label file without them; if an image may have several classes, use "
-            "--multi-label",
+            else "exclude such images with `mlimages check`, or use --multi-label if an image may have several classes",
         )
 
 
@@ -134,12 +135,12 @@ def _require_disjoint(train_images: Iterable[TrainingImage], val_images: Sequenc
     shared = [(known[image.digest], image.path) for image in val_images if image.digest in known]
     if len(shared) == len(val_images):
         raise InputError(
-            "all validation images are also training images: leave out --val to hold out a part of these, "
-            "or pass other images"
+            "all validation images are also training images: leave out --val to split off a validation set, "
+            "or pass other validation images"
         )
     if shared:
         shown = "; ".join(f"{one} = {other}" for one, other in shared[:MAX_NAMES])
         raise InputError(
             f"{len(shared)} image{'s' * (len(shared) > 1)} in both the training and the validation set ({shown}): "
-            "`mlimages check TRAIN VAL` writes both label files without them"
+            "exclude them with `mlimages check TRAIN VAL`"
         )

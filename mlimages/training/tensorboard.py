@@ -11,9 +11,9 @@ from mlimages.training.run import EpochMetrics
 
 
 class ScalarWriter:
-    """Callback of `fine_tune` that writes the metrics to `RUN/tensorboard`; use it as a context manager.
+    """Callback of `fine_tune` that writes the metrics of each epoch to `RUN/tensorboard`; use it as a context manager.
 
-    `train_loss` becomes `loss/train`, so that training and validation share a chart; the step is the epoch.
+    `train_loss` is written as `loss/train`, so that training and validation share a chart; the step is the epoch.
 
     Args:
         run: run folder.
@@ -43,9 +43,8 @@ class ScalarWriter:
 
     def epoch_ended(self, metrics: EpochMetrics) -> None:
         """Write the metrics of one epoch and flush them."""
-        self._writer = self._writer or self._writer_class(
-            str(self._folder)
-        )  # creates the folder, so only after the run has started
+        # creates the folder, so only after the run has started
+        self._writer = self._writer or self._writer_class(str(self._folder))
         for name, value in metrics.to_dict().items():
             if name != "epoch":
                 part, _, what = name.rpartition("_")

@@ -14,13 +14,13 @@ from mlimages.images import load_rgb
 from mlimages.inference import KNOWN, LOGITS, OnnxBundle, evaluate
 from mlimages.networks import DEPTHS, add_depths, build_model, freeze, split_network
 from mlimages.training import FineTuneConfig, fine_tune, load_run, read_config
-from tests.training.test_finetune import COLOURS, colours, draw  # noqa: F401  # a fixture among them
+from tests.training.conftest import COLOURS, draw
 
 pytestmark = pytest.mark.train
 
 
 @pytest.fixture
-def config(colours: Path, tmp_path: Path) -> FineTuneConfig:  # noqa: F811
+def config(colours: Path, tmp_path: Path) -> FineTuneConfig:
     network = build_model("cifar10_cnn", classes=10, weights="none", seed=9).network
     save_file(network.state_dict(), tmp_path / "w.safetensors")
     for number in range(24):  # enough to set the threshold of `known`

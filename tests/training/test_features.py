@@ -3,8 +3,6 @@
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -21,12 +19,12 @@ from mlimages.labels import LabelFile
 from mlimages.networks import Normalize, build_model, freeze, split_network
 from mlimages.reports import RunFiles
 from mlimages.training import FineTuneConfig, fine_tune, probe_cuts, read_config
-from mlimages.training.cache import RowStore
 from mlimages.training.checkpoints import load_state
 from mlimages.training.computation import Computation, Workload, choose_computation, count_gmacs
-from mlimages.training.features import features_key
+from mlimages.training.features import make_features_key
 from mlimages.training.frozen_runtime import ConversionError, FrozenRuntime
-from tests.training.test_finetune import colours  # noqa: F401  # a fixture
+from mlimages.training.row_store import RowStore
+from tests.training.conftest import config_for, run_code
 
 KEYS = [bytes([n]) * 32 for n in range(6)]
 
@@ -58,7 +56,7 @@ def test_rows_are_read_back_in_any_order_from_several_writers(tmp_path: Path) ->
     for part in (slice(0, 2), slice(2, 6)):
         RowStore(tmp_path, (4,), np.float32).append(KEYS[part], rows[part])
     store = RowStore(tmp_path, (4,), np.float32)
-    assert np.array_equal(store.rows(KEYS[::-1]), rows[::-1])
+    assert np.array_equal(store.read_rows(KEYS[::-1]), rows[::-1])
     assert b"x" * 32 not in store
 
 
@@ -89,29 +87,18 @@ def test_the_rows_of_any_dataset_used_longest_ago_make_room() -> None:
     ]
 
 
-@pytest.fixture
-def pretrained(tmp_path: Path) -> Path:
-    save_file(
-        build_model("cifar10_cnn", classes=10, weights="none", seed=9).network.state_dict(), tmp_path / "w.safetensors"
-    )
-    return tmp_path / "w.safetensors"
-
-
-def config_for(labels: Path, weights: Path, **options: object) -> FineTuneConfig:
-    settings = {"model": "cifar10_cnn", "weights": str(weights), "freeze": "conv4", "epochs": 3, **options}
-    return FineTuneConfig(labels=labels, out=labels.parent / "run", **settings)  # type: ignore[arg-type]
+def frozen_config(labels: Path, weights: Path, **options: object) -> FineTuneConfig:
+    return config_for(labels, **{"weights": str(weights), "freeze": "conv4", **options})
 
 
 @pytest.mark.parametrize("augment", ["none", "light"])
 def test_training_on_the_cache_gives_the_weights_of_training_without(
-    colours: Path,  # noqa: F811
-    pretrained: Path,
-    augment: str,
+    colours: Path, pretrained: Path, augment: str
 ) -> None:
     weights = []
     for cache in (True, False):
         out = colours.parent / f"cache-{cache}"
-        config = config_for(colours, pretrained, augment=augment, optimizer="sgd", lr=0.001, cache=cache)
+        config = frozen_config(colours, pretrained, augment=augment, optimizer="sgd", lr=0.001, cache=cache)
         fine_tune(replace(config, out=out), export=False)
         weights.append(load_file(out / "last.safetensors"))
     start = load_file(pretrained)
@@ -146,8 +133,8 @@ def stages_of(config: FineTuneConfig) -> list[str]:
     return [stage for stage in progress.stages if stage in ("decode", "frozen part", "train")]
 
 
-def test_a_second_run_computes_nothing_again(colours: Path, pretrained: Path) -> None:  # noqa: F811
-    first, second = (replace(config_for(colours, pretrained), out=colours.parent / f"run{n}") for n in range(2))
+def test_a_second_run_computes_nothing_again(colours: Path, pretrained: Path) -> None:
+    first, second = (frozen_config(colours, pretrained, out=colours.parent / f"run{n}") for n in range(2))
     assert stages_of(first) == ["decode", "frozen part", "frozen part", "train"]  # validation set, then training set
     assert stages_of(second) == ["decode", "train"]
 
@@ -164,22 +151,19 @@ def twin_weights(tmp_path: Path) -> Path:
     return tmp_path / "twins.safetensors"
 
 
-def test_two_networks_of_equal_tensors_do_not_share_features(colours: Path, twin_weights: Path) -> None:  # noqa: F811
+def test_two_networks_of_equal_tensors_do_not_share_features(colours: Path, twin_weights: Path) -> None:
     rows = []
     for name in TWINS:
-        config = config_for(colours, twin_weights, model=name, freeze="head", size=32, epochs=1)
+        config = frozen_config(colours, twin_weights, model=name, freeze="head", head="last", size=32, epochs=1)
         assert "frozen part" in stages_of(replace(config, out=colours.parent / name.removeprefix("timm:")))
         (store,) = set(cache_dir("features").iterdir()) - {folder for folder, _ in rows}
         rows.append((store, RowStore(store, (1024,), np.float32)))
     digests = [image_digest(item.path) for item in LabelFile(colours)]
-    first, second = (store.rows(digests) for _, store in rows)
+    first, second = (store.read_rows(digests) for _, store in rows)
     assert np.abs(first - second).max() > 1e-3 * np.abs(first).max()
 
 
-def test_a_probe_of_two_networks_of_equal_tensors_does_not_share_features(
-    colours: Path,  # noqa: F811
-    twin_weights: Path,
-) -> None:
+def test_a_probe_of_two_networks_of_equal_tensors_does_not_share_features(colours: Path, twin_weights: Path) -> None:
     for number, name in enumerate(TWINS, start=1):
         progress = Stages()
         probe_cuts(LabelFile(colours), model=name, weights=twin_weights, size=32, progress=progress)
@@ -194,34 +178,39 @@ def image_digest(path: Path) -> bytes:
 def test_whatever_decides_the_features_decides_the_name_of_their_cache() -> None:
     model = build_model("lenet5", classes=3, weights="none")
     normalization, image = model.preprocessing.normalization, model.preprocessing.image
-    same = {"layers": ["fc4", [84]], "digest": "sha256:0", "preprocessing": model.preprocessing, "precision": "fp32"}
+    same = {
+        "layers": ["fc4", [84]],
+        "weights_digest": "sha256:0",
+        "preprocessing": model.preprocessing,
+        "precision": "fp32",
+    }
     normalize = Normalize(normalization)
     others = [
-        features_key(replace(model, name="mnist_cnn"), normalize, **same),
-        features_key(replace(model, library="mlimages 0"), normalize, **same),
-        features_key(model, Normalize(normalization, np.ones((1, 28, 28), np.float32)), **same),
+        make_features_key(replace(model, name="mnist_cnn"), normalize, **same),
+        make_features_key(replace(model, library="mlimages 0"), normalize, **same),
+        make_features_key(model, Normalize(normalization, np.ones((1, 28, 28), np.float32)), **same),
         *(
-            features_key(model, normalize, **{**same, name: other})
+            make_features_key(model, normalize, **{**same, name: other})
             for name, other in {
                 "layers": ["fc3", [84]],
-                "digest": "sha256:1",
+                "weights_digest": "sha256:1",
                 "preprocessing": replace(model.preprocessing, image=replace(image, resize="squash")),
                 "precision": "bf16",
             }.items()
         ),
     ]
-    assert len({features_key(model, normalize, **same), *others}) == 1 + len(others)
+    assert len({make_features_key(model, normalize, **same), *others}) == 1 + len(others)
 
 
-def test_a_cache_beyond_its_budget_says_so_and_trains_all_the_same(colours: Path, pretrained: Path) -> None:  # noqa: F811
-    result = fine_tune(config_for(colours, pretrained, cache_gb=1e-4), export=False)
+def test_a_cache_beyond_its_budget_says_so_and_trains_all_the_same(colours: Path, pretrained: Path) -> None:
+    result = fine_tune(frozen_config(colours, pretrained, cache_gb=1e-4), export=False)
     assert result.epochs == 3
     assert "recomputed in each epoch" in (result.run / "log.txt").read_text()
     assert not list(cache_dir("features").glob("*/*.rows"))
 
 
 def test_openvino_gives_what_the_frozen_part_gives() -> None:
-    model = build_model("timm:vit_tiny_patch16_224", classes=2, weights="none")
+    model = build_model("timm:vit_tiny_patch16_224", classes=2, weights="none", size=64)
     x = torch.rand(3, *model.preprocessing.image.shape)
     halves = split_network(model.network, freeze(model, "head"), x)
     assert halves is not None
@@ -237,7 +226,7 @@ def test_openvino_gives_what_the_frozen_part_gives() -> None:
             assert float((got - want).norm()) < bound * float(want.norm()), precision
 
 
-def test_openvino_opens_no_socket_and_its_telemetry_can_be_imported_afterwards() -> None:
+def test_openvino_opens_no_socket_and_its_telemetry_can_be_imported_afterwards(tmp_path: Path) -> None:
     code = """
 import socket, sys, torch
 
@@ -254,7 +243,7 @@ assert "openvino_telemetry" not in sys.modules
 import openvino_telemetry
 print("done")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    done = run_code(code, tmp_path)
     assert (done.stdout, done.returncode) == ("done\n", 0), done.stderr
 
 
@@ -281,16 +270,14 @@ def test_processor_network_and_number_of_images_decide_the_computation(
 
 @pytest.mark.parametrize("bound", [1.0, 0.0])
 def test_bfloat16_gives_no_figures_and_is_left_if_features_differ_too_much(
-    colours: Path,  # noqa: F811
-    pretrained: Path,
-    bound: float,
+    colours: Path, pretrained: Path, bound: float
 ) -> None:
     results = []
     for way in (Computation("openvino", "bf16"), Computation("openvino", "fp32")):
-        config = replace(config_for(colours, pretrained), out=colours.parent / f"run-{way.frozen}")
+        config = frozen_config(colours, pretrained, out=colours.parent / f"run-{way.frozen}")
         with (
             mock.patch("mlimages.training.data.choose_computation", return_value=way),
-            mock.patch("mlimages.training.feature_source.MAX_DIFFERENCE", bound),
+            mock.patch("mlimages.training.feature_cache.MAX_DIFFERENCE", bound),
         ):
             results.append(fine_tune(config, export=False))
     computations = [json.loads((result.run / "config.json").read_text())["computation"] for result in results]
@@ -304,7 +291,7 @@ def test_bfloat16_gives_no_figures_and_is_left_if_features_differ_too_much(
         more = replace(read_config(results[0].run), epochs=4)
         with (
             mock.patch("mlimages.training.inputs.find_spec", return_value=None),
-            pytest.raises(MissingExtraError, match="OpenVINO computes"),
+            pytest.raises(MissingExtraError, match="a run that uses OpenVINO"),
         ):
             fine_tune(more, export=False)
         settings = results[0].run / "config.json"
@@ -322,11 +309,11 @@ def test_bfloat16_gives_no_figures_and_is_left_if_features_differ_too_much(
         assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_a_network_that_openvino_cannot_convert_runs_in_pytorch(colours: Path, pretrained: Path) -> None:  # noqa: F811
+def test_a_network_that_openvino_cannot_convert_runs_in_pytorch(colours: Path, pretrained: Path) -> None:
     with (
         mock.patch("mlimages.training.data.choose_computation", return_value=Computation("openvino", "bf16")),
         mock.patch("mlimages.training.frozen_runtime._convert_to_openvino", side_effect=RuntimeError("unknown layer")),
     ):
-        result = fine_tune(config_for(colours, pretrained), export=False)
+        result = fine_tune(frozen_config(colours, pretrained), export=False)
     assert json.loads((result.run / "config.json").read_text())["computation"]["library"] == "torch"
     assert "OpenVINO cannot convert the frozen layers" in (result.run / "log.txt").read_text()

@@ -3,8 +3,6 @@
 import csv
 import json
 import logging
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
@@ -24,43 +21,22 @@ from mlimages.core import (
     Normalization,
     Prediction,
     Preprocessing,
-    RunError,
 )
+from mlimages.images import load_pixels
 from mlimages.inference import OnnxBundle, Predictor
 from mlimages.labels import LabelFile
-from mlimages.networks import build_model
+from mlimages.networks import Normalize, build_model
 from mlimages.reports import draw_run
-from mlimages.training import FineTuneConfig, fine_tune, load_run
+from mlimages.training import FineTuneConfig, FineTuneResult, export_run, fine_tune, load_run
 from mlimages.training.run import EpochMetrics
-from tests.conftest import RunCli
-
-COLOURS = {"blue": (40, 60, 200), "green": (50, 190, 70), "red": (210, 50, 40)}
-
-
-def draw(path: Path, colour: tuple[int, int, int], *, seed: int, size: tuple[int, int] = (40, 36)) -> None:
-    """A noisy image of one colour."""
-    noise = np.random.default_rng(seed).normal(0, 40, (size[1], size[0], 3))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.clip(noise + colour, 0, 255).astype(np.uint8)).save(path)
+from tests.conftest import cli_in
+from tests.training.conftest import COLOURS, config_for, read_metrics, run_code, write_colours
 
 
-@pytest.fixture
-def colours(tmp_path: Path) -> Path:
-    """A label file of 3 classes with 12 images each."""
-    lines = []
-    for label, (name, colour) in enumerate(COLOURS.items()):
-        for number in range(12):
-            path = tmp_path / "set" / name / f"{number:02}.png"
-            draw(path, colour, seed=100 * label + number)
-            lines.append(f"{path.relative_to(tmp_path)} {label}\n")
-    (tmp_path / "labels.txt").write_text("".join(lines))
-    (tmp_path / "labels_class_def.txt").write_text("0 blue\n1 green\n2 red\n")
-    return tmp_path / "labels.txt"
-
-
-def config_for(labels: Path, **options: object) -> FineTuneConfig:
-    settings = {"model": "cifar10_cnn", "weights": "none", "freeze": "none", "epochs": 3, "seed": 1, **options}
-    return FineTuneConfig(labels=labels, out=labels.parent / "run", **settings)  # type: ignore[arg-type]
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> FineTuneResult:
+    """A run of two epochs with its exported file."""
+    return fine_tune(config_for(write_colours(tmp_path_factory.mktemp("exported")), epochs=2))
 
 
 def test_a_run_leaves_all_that_its_folder_promises(colours: Path) -> None:
@@ -70,18 +46,16 @@ def test_a_run_leaves_all_that_its_folder_promises(colours: Path) -> None:
         def epoch_ended(self, metrics: EpochMetrics) -> None:
             noted.append(metrics)
 
-    result = fine_tune(config_for(colours, epochs=6), export=False, callbacks=[Note()])
+    result = fine_tune(config_for(colours), export=False, callbacks=[Note()])
     run = result.run
     assert (run / "classes.txt").read_text() == "blue\ngreen\nred\n"
-    with (run / "metrics.csv").open() as lines:
-        rows = list(csv.DictReader(lines))
-    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5, 6] == [metrics.epoch for metrics in noted]
+    assert [int(row["epoch"]) for row in read_metrics(run)] == [1, 2, 3] == [metrics.epoch for metrics in noted]
     train, val = LabelFile(run / "train.txt"), LabelFile(run / "val.txt")
     assert train.class_names == val.class_names == ("blue", "green", "red")
     assert {item.path.resolve() for item in [*train, *val]} == set((colours.parent / "set").resolve().rglob("*.png"))
     assert (result.train_images, result.val_images) == (len(list(train)), len(list(val)))
     assert json.loads((run / "result.json").read_text())["val_accuracy"] == result.val_accuracy
-    assert "epoch 6" in (run / "log.txt").read_text()
+    assert "epoch 3" in (run / "log.txt").read_text()
 
 
 def test_the_best_checkpoint_read_back_says_what_the_run_says_it_said(colours: Path) -> None:
@@ -90,9 +64,6 @@ def test_the_best_checkpoint_read_back_says_what_the_run_says_it_said(colours: P
     assert not loaded.network.training
     assert loaded.figures["val_accuracy"] == result.val_accuracy
     plain = build_model("cifar10_cnn", classes=3, weights=result.run / "best.safetensors").network
-    from mlimages.images import load_pixels
-    from mlimages.networks import Normalize
-
     with (result.run / "val_predictions.csv").open() as lines:
         rows = list(csv.DictReader(lines))
     pixels = [load_pixels(result.run / row["path"], loaded.preprocessing.image) for row in rows]
@@ -191,17 +162,12 @@ def test_one_image_of_each_class_suffices_where_validation_images_are_given(colo
     weights = started.run / "last.safetensors"
     for freeze in ("none", "head"):  # the latter with a closed-form head and an output `known`
         config = config_for(colours, val=colours.parent / "val.txt", weights=str(weights), freeze=freeze)
-        result = fine_tune(replace(config, out=colours.parent / freeze), export=freeze == "head")
+        result = fine_tune(replace(config, out=colours.parent / freeze), export=False)
         assert (result.train_images, result.val_images) == (3, 33)
-    (answer,) = Predictor(result.onnx)([next(iter(LabelFile(colours))).path])  # type: ignore[arg-type]
+    bundle = export_run(result.run, result.run / "model.onnx")
+    (answer,) = Predictor(bundle)([next(iter(LabelFile(colours))).path])
     assert isinstance(answer, Prediction)
     assert answer.known is not None
-
-
-def test_a_folder_with_another_run_in_it_is_not_written_over(colours: Path) -> None:
-    fine_tune(config_for(colours, epochs=1), export=False)
-    with pytest.raises(RunError, match="batch_size 32 before, 8 now"):
-        fine_tune(config_for(colours, epochs=1, batch_size=8), export=False)
 
 
 def test_what_the_application_logs_stays_as_it_was(colours: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -220,27 +186,27 @@ def test_at_the_terminal_stands_what_changes_a_run_and_not_each_image_or_pillows
         "    logging.getLogger('mlimages.training.features').warning('computed anew')\n"
         "    logging.getLogger('mlimages.dataset.training_data').warning('skipped a.jpg')"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stderr == "mlimages: computed anew\n"
+    assert run_code(code, tmp_path).stderr == "mlimages: computed anew\n"
 
 
-def test_a_command_that_loaded_torch_ends_without_a_word() -> None:
+def test_a_command_that_loaded_torch_ends_without_a_word(tmp_path: Path) -> None:
     code = "import sys, torchvision; from mlimages.cli.main import main; sys.argv[1:] = ['--version']; main()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = run_code(code, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.train
-def test_the_command_line_trains_exports_and_goes_on(colours: Path, run_cli: RunCli) -> None:
+def test_the_command_line_trains_exports_and_goes_on(exported: FineTuneResult) -> None:
+    folder = exported.run.parent
+    run_cli = cli_in(folder)
     command = ["finetune", "labels.txt", "--model", "cifar10_cnn", "--weights", "none", "--freeze", "none"]
-    done = run_cli(*command, "--epochs", "2", "--seed", "1", "-o", "run", "--json")
+    done = run_cli(*command, "--epochs", "2", "--seed", "1", "-o", "cli", "--json")
     result = json.loads(done.stdout)
-    python = replace(config_for(colours, epochs=2), out=colours.parent / "python")
-    assert fine_tune(python).val_accuracy == result["val_accuracy"]
-    assert_same_files(colours.parent / "run", python.out)
-    image = colours.parent / "set" / "red" / "00.png"
-    (row,) = json.loads(run_cli("predict", "run", image, "--json").stdout)
-    (answer,) = Predictor(python.out)([image])
+    assert exported.val_accuracy == result["val_accuracy"]
+    assert_same_files(folder / "cli", exported.run)
+    image = folder / "set" / "red" / "00.png"
+    (row,) = json.loads(run_cli("predict", "cli", image, "--json").stdout)
+    (answer,) = Predictor(exported.run)([image])
     assert isinstance(answer, Prediction)
     assert [(one["class_name"], one["probability"]) for one in row["top"]] == [
         (one.class_name, one.probability) for one in answer.top
@@ -249,13 +215,13 @@ def test_the_command_line_trains_exports_and_goes_on(colours: Path, run_cli: Run
         "run model freeze classes train_images val_images val_accuracy val_interval probe_accuracy epochs seconds onnx"
     )
     assert set(keys.split()) <= result.keys()
-    assert (colours.parent / result["onnx"]).exists()
-    assert "mlimages predict run/model.onnx" in done.stderr
-    assert " -o run\n" in (colours.parent / "run" / "README.md").read_text(), "the model card"
-    exported = (colours.parent / result["onnx"]).stat().st_mtime_ns
-    again = run_cli("finetune", "--resume", "run", "--json")
-    assert (colours.parent / result["onnx"]).stat().st_mtime_ns == exported, "a finished run is not exported again"
+    assert "mlimages predict cli/model.onnx" in done.stderr
+    assert " -o cli\n" in (folder / "cli" / "README.md").read_text(), "the model card"
+    written = (folder / result["onnx"]).stat().st_mtime_ns
+    again = run_cli("finetune", "--resume", "cli", "--json")
+    assert (folder / result["onnx"]).stat().st_mtime_ns == written, "a finished run is not exported again"
     assert json.loads(again.stdout)["val_accuracy"] == result["val_accuracy"]
+    assert "cli is already finished" in again.stderr
 
 
 def assert_same_files(one: Path, other: Path) -> None:
@@ -340,17 +306,16 @@ def test_a_run_whose_network_cannot_be_exported_keeps_its_results(colours: Path)
 
 
 @pytest.mark.parametrize("missing", ["model.onnx", "report.html"])
-def test_the_same_command_finishes_an_export_that_was_killed(colours: Path, missing: str) -> None:
-    config = config_for(colours, epochs=1)
-    whole = fine_tune(config)
-    written = (whole.run / "result.json").read_text()
-    (whole.run / "result.json").write_text(json.dumps({**json.loads(written), "onnx": None}))
-    (whole.run / ".export.killed").mkdir()
-    (whole.run / missing).unlink()
-    assert fine_tune(config) == whole
-    assert (whole.run / "result.json").read_text() == written
-    assert (whole.run / missing).exists()
-    assert (whole.run / ".export.killed").exists() == (missing == "report.html")
+def test_the_same_command_finishes_an_export_that_was_killed(exported: FineTuneResult, missing: str) -> None:
+    config, run = config_for(exported.run.parent / "labels.txt", epochs=2), exported.run
+    written = (run / "result.json").read_text()
+    (run / "result.json").write_text(json.dumps({**json.loads(written), "onnx": None}))
+    (run / ".export.killed").mkdir(exist_ok=True)
+    (run / missing).unlink()
+    assert fine_tune(config) == exported
+    assert (run / "result.json").read_text() == written
+    assert (run / missing).exists()
+    assert (run / ".export.killed").exists() == (missing == "report.html")
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])

@@ -10,7 +10,7 @@ from torch import nn
 
 from mlimages.networks import build_model
 from mlimages.training import fine_tune
-from tests.training.test_finetune import colours, config_for  # noqa: F401  # a fixture among them
+from tests.training.conftest import config_for
 
 pytestmark = [
     pytest.mark.gpu,
@@ -27,14 +27,14 @@ def test_half_precision_is_bfloat16_where_the_device_has_it() -> None:
         assert layer(x).dtype == wanted
 
 
-def test_a_whole_network_learns_and_its_exported_file_answers_as_it_does(colours: Path) -> None:  # noqa: F811
+def test_a_whole_network_learns_and_its_exported_file_answers_as_it_does(colours: Path) -> None:
     config = config_for(colours, epochs=6, device="cuda")
     result = fine_tune(config)
     assert result.epochs == 6
     assert result.onnx
 
 
-def test_the_head_learns_on_a_gpu_what_it_learns_on_a_cpu(colours: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_the_head_learns_on_a_gpu_what_it_learns_on_a_cpu(colours: Path, tmp_path: Path) -> None:
     weights = tmp_path / "w.safetensors"
     save_file(build_model("cifar10_cnn", classes=10, weights="none", seed=9).network.state_dict(), weights)
     config = config_for(colours, weights=str(weights), freeze="head", optimizer="sgd", lr=0.001)

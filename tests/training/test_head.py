@@ -14,11 +14,11 @@ from mlimages.training.head import (
     SHARES,
     SMOOTHING,
     RidgeFit,
-    _Block,
+    _FeatureBlock,
     _fit_platt_scaling,
     _fit_softmax_scaling,
+    assign_stratified_folds,
     fit_ridge,
-    stratified_folds,
 )
 
 pytestmark = pytest.mark.train
@@ -136,11 +136,11 @@ def test_many_images_and_classes_need_no_array_of_images_by_classes_but_the_resu
 
 def test_folds_are_even_in_every_class_and_the_same_each_time() -> None:
     labels = np.array([0] * 13 + [1] * 7 + [2] * 5)
-    fold = stratified_folds(labels, folds=5, seed=3)
+    fold = assign_stratified_folds(labels, num_folds=5, seed=3)
     counts = np.array([[(fold[labels == label] == number).sum() for number in range(5)] for label in range(3)])
     assert (counts.max(axis=1) - counts.min(axis=1) <= 1).all()
     assert (counts.sum(axis=0) == 5).all()
-    assert (fold == stratified_folds(labels, folds=5, seed=3)).all()
+    assert (fold == assign_stratified_folds(labels, num_folds=5, seed=3)).all()
 
 
 @pytest.mark.parametrize("width", [4, 60], ids=["fewer features than images", "more"])
@@ -191,7 +191,7 @@ def test_the_scales_have_the_greatest_likelihood(sharpness: float) -> None:
 def test_features_that_hardly_vary_are_divided_by_a_twentieth_of_the_usual_spread() -> None:
     rng = np.random.default_rng(2)
     features = rng.normal(size=(5000, 4)) * [1.0, 3.0, 1e-3, 0.0] + 7
-    block = _Block.standardize(features)
+    block = _FeatureBlock.standardize(features)
     mean, factor = block.mean, block.factor
     spread = features.std(axis=0)
     usual = np.sqrt(np.square(spread).mean())

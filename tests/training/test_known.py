@@ -10,10 +10,10 @@ import torch
 from mlimages.export import KnownOutput
 from mlimages.inference import Known, PredictionSets, conformal_thresholds
 from mlimages.reports import RunFiles
-from mlimages.training import known as fitting
-from mlimages.training.known import (
+from mlimages.training import known_output
+from mlimages.training.known_output import (
     MIN_VALIDATION_IMAGES,
-    _principal_directions,
+    _compute_principal_directions,
     fit_known_score,
     load_known_output,
     save_known_output,
@@ -66,7 +66,7 @@ def residuals_of(count: int, width: int) -> np.ndarray:
 def test_directions_are_the_principal_components_of_scikit_learn(count: int, width: int) -> None:
     residuals = residuals_of(count, width)
     pca = pytest.importorskip("sklearn.decomposition").PCA(4).fit(residuals)
-    variances, directions = _principal_directions(residuals, 4)
+    variances, directions = _compute_principal_directions(residuals, 4)
     assert variances[::-1] == pytest.approx(pca.explained_variance_ * (count - 1) / count, rel=1e-4)
     assert np.abs(directions[:, ::-1].T @ pca.components_.T) == pytest.approx(np.eye(4), abs=1e-3)
 
@@ -83,7 +83,7 @@ def test_the_covariance_is_that_of_probabilistic_pca(count: int, width: int, kep
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     residuals = unit - np.stack([unit[labels == label].mean(axis=0) for label in (0, 1)])[labels]
     score = fit_known_score(features, labels, 2, validation_features=features[:30])
-    assert (kept, len(score.directions)) == (min(fitting.DIRECTIONS, count - 1, width - 1), kept)
+    assert (kept, len(score.directions)) == (min(known_output.DIRECTIONS, count - 1, width - 1), kept)
     directions, corrections = score.directions.double().numpy(), score.corrections.double().numpy()
     inverse = float(score.inverse_variance) * np.eye(width) + directions.T @ np.diag(corrections) @ directions
     pca = decomposition.PCA(kept).fit(residuals)
@@ -106,8 +106,8 @@ def test_images_all_alike_and_features_of_length_0_have_a_finite_score() -> None
 
 
 def test_the_fewest_validation_images_are_those_with_which_a_threshold_keeps_the_share_of_new_images() -> None:
-    enough = [count for count in range(1, 40) if Fraction(str(fitting.KNOWN_SHARE)) * (count + 1) <= count]
-    assert enough == list(range(fitting.MIN_VALIDATION_IMAGES, 40))
+    enough = [count for count in range(1, 40) if Fraction(str(known_output.KNOWN_SHARE)) * (count + 1) <= count]
+    assert enough == list(range(known_output.MIN_VALIDATION_IMAGES, 40))
 
 
 def test_prediction_sets_hold_the_true_class_as_often_as_they_say() -> None:

@@ -16,7 +16,7 @@ from mlimages.labels import LabelFile
 from mlimages.networks import Normalize, build_model
 from mlimages.training import TrainedRun, fine_tune, load_run
 from tests.conftest import RunCli
-from tests.training.test_finetune import colours, config_for  # noqa: F401  # a fixture
+from tests.training.conftest import config_for
 
 Numbers = NDArray[np.float64]
 MEAN = np.random.default_rng(5).integers(0, 256, (32, 32, 3), np.uint8)
@@ -47,9 +47,7 @@ FORMULAS: dict[str, tuple[dict[str, object], Callable[[Numbers, Path], Numbers]]
 
 @pytest.mark.parametrize(("options", "formula"), FORMULAS.values(), ids=FORMULAS)
 def test_each_option_makes_the_numbers_that_it_promises(
-    colours: Path,  # noqa: F811
-    options: dict[str, object],
-    formula: Callable[[Numbers, Path], Numbers],
+    colours: Path, options: dict[str, object], formula: Callable[[Numbers, Path], Numbers]
 ) -> None:
     write_mean(colours.parent)
     if str(options.get("mean", "")).startswith("mean."):
@@ -58,10 +56,7 @@ def test_each_option_makes_the_numbers_that_it_promises(
     assert_answers(load_run(run), run, formula)
 
 
-def test_the_command_line_hands_them_on_and_the_onnx_file_keeps_them(
-    colours: Path,  # noqa: F811
-    run_cli: RunCli,
-) -> None:
+def test_the_command_line_hands_them_on_and_the_onnx_file_keeps_them(colours: Path, run_cli: RunCli) -> None:
     write_mean(colours.parent)
     options = ["--mean", "mean.npy", "--std", "0.2,0.3,0.4", "--scale", "127.5", "--bgr"]
     run_cli("finetune", "labels.txt", "-o", "run", "--model", "cifar10_cnn", "--weights", "none", "--freeze", "none",

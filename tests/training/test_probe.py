@@ -80,8 +80,8 @@ def test_a_layer_that_takes_a_table_of_positions_is_no_cut() -> None:
     cuts = find_cut_points(model)
     assert not [cut for cut in cuts if "cpb_mlp" in cut.consumer]
     with FeatureHooks(model.network, cuts) as hooks, torch.no_grad():
-        model.network(torch.rand(3, 3, 256, 256))
-        assert hooks.features().shape == (3, sum(cut.num_features for cut in cuts))
+        model.network(torch.rand(2, 3, 256, 256))
+        assert hooks.features().shape == (2, sum(cut.num_features for cut in cuts))
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def test_of_many_images_the_same_share_of_each_class_is_tried(stripes: LabelFile
 
 def test_too_few_images_are_one_clear_error(stripes: LabelFile) -> None:
     one = stripes.filter(lambda item: item.label > 0 or item.path.name == "0-0.png")
-    with pytest.raises(InputError, match="found 1 decodable images of 'fine'"):
+    with pytest.raises(InputError, match="not 1 usable image of 'fine'"):
         probe_cuts(one, model="lenet5", weights="none")
 
 

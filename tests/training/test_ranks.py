@@ -1,12 +1,11 @@
 """Several training processes, started by torchrun or by RANK and WORLD_SIZE, give the weights of one."""
 
-import contextlib
 import json
 import os
 import signal
 import socket
-import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -22,11 +21,11 @@ from mlimages.core import InputError, RunError, cache_dir
 from mlimages.networks import build_model, freeze
 from mlimages.reports import RunFiles
 from mlimages.training import FineTuneConfig, distributed, fine_tune, read_config
-from mlimages.training.cache import KEY_BYTES
+from mlimages.training.row_store import KEY_BYTES
 from tests.conftest import fork_server
 from tests.forked import Forked
 from tests.run_folders import StopsAfter
-from tests.training.test_finetune import colours, config_for  # noqa: F401  # a fixture among them
+from tests.training.conftest import config_for, read_metrics
 
 pytestmark = pytest.mark.train
 
@@ -36,6 +35,7 @@ JOB = f"""
 import json, os, torch
 from mlimages.training import FineTuneConfig, fine_tune
 {FULL_PRECISION}
+torch.set_num_threads(1)  # as torchrun has it: the processes share the cores
 rank = os.environ["RANK"]
 for line in open("configs.jsonl"):
     result = fine_tune(FineTuneConfig.from_dict(json.loads(line.replace("RANK", rank))), export=False)
@@ -59,7 +59,7 @@ from mlimages.training.features import Batch
 from mlimages.training import FineTuneConfig
 from mlimages.training.loop import Schedule, Trainer
 from mlimages.training.objective import CrossEntropy
-from mlimages.training.image_set import chunks
+from mlimages.training.image_set import split_into_chunks
 from mlimages.core import NoProgress
 
 torch.manual_seed(0)
@@ -70,8 +70,8 @@ network = nn.ModuleDict({
 }).to(memory_format=torch.channels_last)
 
 class Source:
-    def batches(self, images_, order, *, size, view):
-        for chunk in chunks(order, size):
+    def batches(self, images_, order, *, batch_size, choose_view):
+        for chunk in split_into_chunks(order, batch_size):
             own = [index for index in chunk if index % distributed.world_size() == distributed.rank()]
             x = images[own] if own else torch.zeros(1, 3, 6, 6)
             yield Batch((x,), labels[own], tuple(own), tuple(chunk.index(index) for index in own), len(chunk))
@@ -139,7 +139,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def configs(colours: Path, weights: Path) -> dict[str, FineTuneConfig]:  # noqa: F811
+def configs(colours: Path, weights: Path) -> dict[str, FineTuneConfig]:
     return {
         kind: config_for(
             colours,
@@ -179,7 +179,7 @@ def output_of(job: Forked) -> str:
 
 
 def rows_of(run: Path) -> int:
-    return len((run / "metrics.csv").read_text().splitlines()) - 1 if (run / "metrics.csv").exists() else 0
+    return len(read_metrics(run)) if (run / "metrics.csv").exists() else 0
 
 
 def assert_same_weights(one: Path, other: Path, *, within: float = 1e-4) -> None:
@@ -209,7 +209,8 @@ def test_two_processes_give_the_weights_and_figures_of_one(configs: dict[str, Fi
         fine_tune(resumed, export=False, callbacks=[StopsAfter(1)])
     runs = {kind: replace(config, out=tmp_path / "two" / kind) for kind, config in configs.items()}
     write_job([*runs.values(), resumed], tmp_path)
-    output_of(torchrun(["--nproc-per-node", "2", "job.py"], tmp_path))
+    for job in started(["job.py"], tmp_path, processes=2):
+        output_of(job)
     assert_computed_once("pixels")
     assert_computed_once("features")
     for kind, config in configs.items():
@@ -275,7 +276,7 @@ def test_unused_and_frozen_parameters_and_batches_of_which_a_process_has_no_imag
     [
         (
             {"RANK": "0", "WORLD_SIZE": "2"},
-            "RANK and WORLD_SIZE are set, but MASTER_ADDR and MASTER_PORT not: set them",
+            "RANK and WORLD_SIZE are set, but not MASTER_ADDR and MASTER_PORT: set",
         ),
         ({"RANK": "3", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}, "127.0.0.1:1: "),
         ({"RANK": "one", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}, "127.0.0.1:1: "),
@@ -306,27 +307,18 @@ def test_a_process_that_dies_ends_the_job_and_one_alone_goes_on(
     (tmp_path / "command.py").write_text(COMMAND)
     words = f"finetune {config.labels} -o {config.out} --model cifar10_cnn --weights none --freeze none --epochs 12"
     options = f"--lr {config.lr} --optimizer sgd --batch-size 4 --seed {config.seed}"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "command.py"]
-    job = subprocess.Popen(
-        [*launcher, *words.split(), *options.split()],
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    while rows_of(config.out) < 2:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            job.wait(0.05)
-            break
+    job = torchrun(["--nproc-per-node", "2", "command.py", *words.split(), *options.split()], tmp_path)
+    deadline = time.monotonic() + 120
+    while rows_of(config.out) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
     os.kill(int((tmp_path / "pid1").read_text()), signal.SIGKILL)
-    output, _ = job.communicate(timeout=120)
-    assert job.returncode != 0
-    lines = [line for line in output.splitlines() if line.startswith("mlimages: ")]
-    assert len(lines) == 1, output
+    done = job.communicate(120)
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if line.startswith("mlimages: ")]
+    assert len(lines) == 1, done.stderr
     assert lines[0].startswith("mlimages: another training process exited")
     assert "mlimages finetune --resume" in lines[0]
-    assert output.count("Traceback") == 1, output  # torchrun's own
+    assert (done.stdout + done.stderr).count("Traceback") == 1, done  # torchrun's own
     before = rows_of(config.out)
     assert 2 <= before < 12
     fine_tune(read_config(config.out), export=False)
@@ -341,8 +333,8 @@ def test_processes_that_see_different_label_files_say_so(configs: dict[str, Fine
         (tmp_path / f"labels{number}_class_def.txt").write_text("0 blue\n1 green\n2 red\n")
     config = replace(configs["pixels"], labels=tmp_path / "labelsRANK.txt")
     write_job([config], tmp_path)
-    output = torchrun(["--nproc-per-node", "2", "job.py"], tmp_path).communicate(120).stderr
-    assert "do not see the same label files and run folder: use a file system that all machines share" in output
+    for job in started(["job.py"], tmp_path, processes=2):
+        assert "the label files and run folder differ between the training processes" in job.communicate(120).stderr
 
 
 def test_an_error_of_all_processes_is_printed_once_and_named_in_torchruns_summary(tmp_path: Path) -> None:

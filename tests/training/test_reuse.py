@@ -15,8 +15,8 @@ from mlimages.core import ImageProperty, NoProgress
 from mlimages.dataset import TrainingData
 from mlimages.images import load_all_plugins
 from mlimages.labels import LabelFile
-from mlimages.training.cache import RowStore, pixel_store
 from mlimages.training.image_set import TrainingImage, decode_all
+from mlimages.training.row_store import RowStore, open_pixel_store
 from tests.checks.test_validation import jpeg, scene
 from tests.conftest import RunCli
 
@@ -99,8 +99,8 @@ def test_a_second_mean_reads_no_image_nor_does_that_of_each_class(labels: LabelF
 
 def test_what_check_has_decoded_a_run_does_not_read_again(labels: LabelFile) -> None:
     check([labels])
-    good, _ = decoded(labels, pixel_store(PROP))
-    for store in (None, pixel_store(PROP)):
+    good, _ = decoded(labels, open_pixel_store(PROP))
+    for store in (None, open_pixel_store(PROP)):
         with images_opened(labels) as opened:
             again = decoded(labels, store)
         assert opened == {"11.jpg"}  # it could not be decoded
@@ -115,14 +115,14 @@ def test_a_file_replaced_with_its_size_and_time_kept_is_not_trained_on_as_it_was
         Image.new("RGB", (40, 30), (20,) * 3).save(tmp_path / f"{n}.bmp")
     (tmp_path / "labels.txt").write_text("".join(f"{n}.bmp {n % 2}\n" for n in range(4)))
     (tmp_path / "labels_class_def.txt").write_text("0 even\n1 odd\n")
-    labels, store = LabelFile(tmp_path / "labels.txt"), pixel_store(PROP)
+    labels, store = LabelFile(tmp_path / "labels.txt"), open_pixel_store(PROP)
     check([labels])
 
     def levels() -> tuple[float, list[int]]:
         found = decode_all(list(labels), PROP, store=store, progress=NoProgress())
         digests = [each.digest for each in found if isinstance(each, TrainingImage)]
         mean = TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png").mean
-        return float(mean.mean()), [int(store.rows([digest]).max()) for digest in digests]
+        return float(mean.mean()), [int(store.read_rows([digest]).max()) for digest in digests]
 
     assert levels() == (20, [20] * 4)
     bright = io.BytesIO()

@@ -18,6 +18,7 @@ from torch.optim import lr_scheduler
 from mlimages.core import NoProgress
 from mlimages.training import FineTuneConfig
 from mlimages.training.features import Batch
+from mlimages.training.image_set import ChooseView, choose_original_view
 from mlimages.training.loop import HEAD_LR, SCRATCH_LR, TUNING_LR, Metrics, Schedule, Trainer, make_optimizer, validate
 from mlimages.training.objective import BinaryCrossEntropy, CrossEntropy
 
@@ -66,22 +67,12 @@ def test_other_decays_are_torchs_epoch_by_epoch() -> None:
 def test_the_rate_and_the_warmup_follow_from_what_is_trained(optimizer: str) -> None:
     def schedule(*, pretrained: bool, below: bool, lr: float = 0.0) -> Schedule:
         config = FineTuneConfig(Path("a.txt"), Path("run"), optimizer=optimizer, lr=lr, epochs=5, batch_size=8)  # type: ignore[arg-type]
-        return Schedule.for_run(config, 18, pretrained=pretrained, trains_below_head=below)
+        return Schedule.for_run(config, 18, is_pretrained=pretrained, trains_below_head=below)
 
     assert schedule(pretrained=False, below=True) == Schedule(SCRATCH_LR[optimizer], 3, 5, 0.0)
     assert schedule(pretrained=True, below=True) == Schedule(TUNING_LR[optimizer], 3, 5, 0.1)
     assert schedule(pretrained=True, below=False) == Schedule(HEAD_LR[optimizer], 3, 5, 0.1)
     assert schedule(pretrained=True, below=False, lr=0.7) == Schedule(0.7, 3, 5, 0.1)
-
-
-def test_metrics_of_unequal_batches_add_up() -> None:
-    together = Metrics(2.0, 1, 1) + Metrics(0.5, 3, 9)
-    assert (together.loss, together.correct, together.count) == (pytest.approx(0.65), 4, 10)
-    assert together.accuracy == 0.4
-    assert Metrics(0.0, 0, 0) + Metrics(0.0, 0, 0) == Metrics(0.0, 0, 0)
-    assert Metrics(2.0, 1, 1) + Metrics(0.0, 0, 0) == Metrics(2.0, 1, 1)
-    assert Metrics(0.0, 0, 0).accuracy == 0.0
-    assert Metrics(1.0, 1, 1).accuracy == 1.0
 
 
 @pytest.mark.parametrize(
@@ -111,10 +102,12 @@ class Rows:
     def __len__(self) -> int:
         return len(self.x)
 
-    def batches(self, images: Any, order: Sequence[int], *, size: int, view: Any = lambda index: 0) -> Iterator[Batch]:
-        for start in range(0, len(order), size):
-            chunk = order[start : start + size]
-            self.views += [(index, view(index)) for index in chunk]
+    def batches(
+        self, images: Any, order: Sequence[int], *, batch_size: int, choose_view: ChooseView = choose_original_view
+    ) -> Iterator[Batch]:
+        for start in range(0, len(order), batch_size):
+            chunk = order[start : start + batch_size]
+            self.views += [(index, choose_view(index)) for index in chunk]
             kept = tuple(index for index in chunk if index not in self.gone)
             rows = tuple(chunk.index(index) for index in kept)
             inputs = self.x[list(kept)] if kept else torch.zeros(1, 5)

@@ -5,13 +5,11 @@ import json
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 from torch.nn import functional
 
 from mlimages.cli.predictions import evaluation_text, print_csv, print_json, print_text
@@ -25,9 +23,9 @@ from mlimages.reports import compare_runs, comparison_html, draw_run, model_card
 from mlimages.serving import make_app
 from mlimages.training import FineTuneConfig, FineTuneResult, extract_features, fine_tune, load_run, probe_cuts
 from mlimages.training.head import fit_ridge
-from mlimages.training.objective import make_objective
 from tests.conftest import RunCli
 from tests.serving.test_server import run_app
+from tests.training.conftest import config_for
 
 pytestmark = pytest.mark.train
 
@@ -58,16 +56,9 @@ def write_set(folder: Path, name: str, count: int, *, seed: int) -> Path:
     return folder / f"{name}.txt"
 
 
-def config_for(folder: Path, out: str, **options: object) -> FineTuneConfig:
-    settings: dict[str, Any] = {
-        "model": "lenet5",
-        "weights": "none",
-        "freeze": "none",
-        "size": 28,
-        "seed": 1,
-        **options,
-    }
-    return FineTuneConfig(folder / "train.txt", folder / out, val=folder / "val.txt", gray=False, **settings)
+def multi_label_config(folder: Path, out: str, **options: object) -> FineTuneConfig:
+    settings = {"out": folder / out, "val": folder / "val.txt", "model": "lenet5", "size": 28, "gray": False}
+    return config_for(folder / "train.txt", **{**settings, **options})
 
 
 @pytest.fixture(scope="module")
@@ -80,13 +71,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(folder: Path) -> FineTuneResult:
-    return fine_tune(config_for(folder, "trained", epochs=12))
+    return fine_tune(multi_label_config(folder, "trained", epochs=12))
 
 
 @pytest.fixture(scope="module")
 def closed_form(folder: Path, trained: FineTuneResult) -> FineTuneResult:
     weights = str(trained.run / "best.safetensors")
-    return fine_tune(config_for(folder, "closed", weights=weights, freeze="head", epochs=1))
+    return fine_tune(multi_label_config(folder, "closed", weights=weights, freeze="head", epochs=1))
 
 
 @pytest.fixture(params=["trained", "closed_form"])
@@ -165,17 +156,6 @@ def test_leaving_one_out_in_closed_form_is_leaving_it_out_for_each_label() -> No
     assert one_hot.penalty == fit_ridge(x, np.arange(30) % 2, 2).penalty
 
 
-@pytest.mark.parametrize(("smoothing", "weights"), [(0.0, "none"), (0.1, "none"), (0.0, "balanced")])
-def test_the_loss_is_the_mean_over_classes_of_binary_cross_entropy(smoothing: float, weights: str) -> None:
-    logits, targets = torch.randn(8, 3, generator=torch.manual_seed(0)), torch.eye(3).repeat(3, 1)[:8]
-    config = FineTuneConfig("a", "b", label_smoothing=smoothing, class_weights=weights)  # type: ignore[arg-type]
-    total, weight = make_objective(config, targets, 3, torch.device("cpu")).loss(logits, targets)
-    p, t = logits.sigmoid(), targets * (1 - smoothing) + smoothing / 2
-    positive: Tensor | float = (1 - targets.mean(0)) / targets.mean(0) if weights == "balanced" else 1.0
-    expected = -(positive * t * p.log() + (1 - t) * (1 - p).log()).mean()
-    assert (float(total) / weight) == pytest.approx(float(expected), rel=1e-5)
-
-
 def test_commands_and_server_list_all_labels(
     trained: FineTuneResult, folder: Path, run_cli: RunCli, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -251,7 +231,7 @@ def test_what_needs_one_class_per_image_is_refused_with_what_to_do(
     with pytest.raises(InputError, match=r"probe does not support multi-label files.*mlimages compare"):
         probe_cuts(labels, model="lenet5", weights="none")
     with pytest.raises(ModelError, match=r"ReLU.*another --model"):
-        fine_tune(config_for(folder, "squeezed", model="squeezenet1_1", size=64))
+        fine_tune(multi_label_config(folder, "squeezed", model="squeezenet1_1", size=64))
     run = load_run(trained.run)
     network = TrainedNetwork(run.network, run.preprocessing, run.class_names, "lenet5", multi_label=True)
     with pytest.raises(InputError, match="--calibrate and --unknown do not apply to multi-label"):
@@ -272,15 +252,14 @@ def test_what_needs_one_class_per_image_is_refused_with_what_to_do(
 
 
 def test_a_class_with_one_image_is_trained_and_its_scores_are_undefined_where_no_image_has_it(
-    folder: Path, run_cli: RunCli
+    folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     items = [*LabelFile(folder / "train.txt")][:24]
     items = [replace(one, labels=(*one.class_indices, 3)) if n == 7 else one for n, one in enumerate(items)]
     write_label_file(folder / "rare.txt", items, [*NAMES, "rare"])
-    options = ("--model", "lenet5", "--weights", "none", "--freeze", "none", "--size", "28", "--epochs", "1")
-    done = run_cli("finetune", folder / "rare.txt", "-o", folder / "rare", *options)
-    assert "the training set has only one image of rare\n" in done.stderr
-    assert "the validation set has no image of rare" in done.stderr
+    fine_tune(replace(multi_label_config(folder, "rare", epochs=1), labels=folder / "rare.txt", val=None))
+    assert "the training set has only one image of rare\n" in caplog.text
+    assert "the validation set has no image of rare" in caplog.text
     found = evaluate(folder / "rare", folder / "val.txt")
     assert found.labels is not None
     undefined = dict.fromkeys(("average_precision", "precision", "recall", "f1"))

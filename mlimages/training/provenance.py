@@ -1,4 +1,4 @@
-"""Provenance of an exported file: label files, weights, and the command that reproduces the run."""
+"""Provenance of an exported file: label files, weights, and the command that repeats the run."""
 
 from __future__ import annotations
 
@@ -15,50 +15,46 @@ from mlimages.training.config import FineTuneConfig
 
 
 def read_provenance(files: RunFiles, weights: Path) -> Provenance:
-    """Return the provenance of a run that is known before the export."""
+    """Return the provenance of a run, without what the export adds."""
     run = read_run(files.folder)
     splits = {name: path for name, path in (("train", files.train), ("val", files.val)) if path.exists()}
     items = {name: list(LabelFile(path)) for name, path in splits.items()}
     counts = {name: Counter(label for item in each for label in item.class_indices) for name, each in items.items()}
     licenses = Counter(image_licenses(item.path for each in items.values() for item in each).values())
     return Provenance(
-        weights_sha256=_sha256(weights),
-        data_sha256={name: _sha256(path) for name, path in splits.items()},
+        weights_sha256=_compute_sha256(weights),
+        data_sha256={name: _compute_sha256(path) for name, path in splits.items()},
         split_sizes={name: len(each) for name, each in items.items()},
         class_counts={
             name: tuple(each[label] for label in range(len(run.class_names))) for name, each in counts.items()
         },
         licenses=dict(licenses.most_common()),
-        command=finetune_command(run),
+        command=make_finetune_command(run),
     )
 
 
-def finetune_command(run: RunFolder) -> str:
-    """Return the command that reproduces a run from the current folder; paths outside are reduced to file names.
-
-    Empty for a run with a network of the user's own, which no command can build.
-    """
+def make_finetune_command(run: RunFolder) -> str:
+    """Return the command that repeats a run from the current folder, or "" for a run with a custom network."""
     settings, words = run.changed_settings, ["mlimages", "finetune"]
     if str(run.settings["model"])[:1].isupper():
         return ""
-    words.append(_relative_or_name(settings.get("labels", "labels.txt")))
+    words.append(_shorten_path(settings.get("labels", "labels.txt")))
     for field in option_fields(FineTuneConfig):
         value = settings.get(field.name)
         if field.name in ("labels", "out") or value in (None, "", [], False):
             continue
         flag = field.option.flags[0] if field.option.flags else f"--{field.name.replace('_', '-')}"
         given = "" if value is True else ",".join(map(str, value)) if isinstance(value, list) else str(value)
-        words += [flag, _relative_or_name(given)] if "/" in given else [flag, given] if given else [flag]
-    return shlex.join([*words, "-o", _relative_or_name(run.path)])
+        words += [flag, _shorten_path(given)] if "/" in given else [flag, given] if given else [flag]
+    return shlex.join([*words, "-o", _shorten_path(run.path)])
 
 
-def _relative_or_name(path: str | Path) -> str:
-    """Return a path relative to the current folder; of a path outside only the name, so that no other folder is
-    disclosed."""
+def _shorten_path(path: str | Path) -> str:
+    """Return the path relative to the current folder; outside it only the name, which discloses no other folder."""
     whole = Path(path).absolute()
     return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else whole.name
 
 
-def _sha256(path: Path) -> str:
+def _compute_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

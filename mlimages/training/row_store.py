@@ -1,4 +1,4 @@
-"""On-disk cache: rows of arrays by key, append-only, memory-mapped, safe for concurrent processes."""
+"""On-disk cache of array rows by key: append-only, memory-mapped, safe for concurrent processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Rows = NDArray[Any]
 
 
 class RowStore:
-    """A folder of rows of one shape, each with a key of 32 bytes.
+    """Array rows of one shape in a folder, each with a key of 32 bytes.
 
     Each writer appends to its own pair of files, first `X.rows`, then `X.keys`: no lock is needed, and after a kill the
     rows up to the last complete key are valid. The modification time of `X.keys` is the last use of its rows.
@@ -48,7 +48,7 @@ class RowStore:
         self.refresh()
 
     def refresh(self) -> None:
-        """Make the rows readable that any process has written since the last call."""
+        """Index the rows that any process has written since the last call, so that they can be read."""
         for keys_file in sorted(self.folder.glob("*.keys")):
             name, rows_file = keys_file.stem, keys_file.with_suffix(".rows")
             known = len(self._parts.get(name, ()))
@@ -61,7 +61,7 @@ class RowStore:
                         self._index.setdefault(keys[row * KEY_BYTES : (row + 1) * KEY_BYTES], (name, row))
 
     def append(self, keys: Sequence[bytes], rows: Rows) -> None:
-        """Write rows `(N, *shape)`; `refresh` makes them readable."""
+        """Write rows `(N, *shape)`; they can be read after `refresh`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._own.with_suffix(".rows").open("ab") as out:
             out.write(np.ascontiguousarray(rows, self.dtype).data)
@@ -74,8 +74,8 @@ class RowStore:
         self._mark_used(self._index[key][0])
         return True
 
-    def rows(self, keys: Sequence[bytes]) -> Rows:
-        """Return the rows of `keys`, in this order: `(N, *shape)`.
+    def read_rows(self, keys: Sequence[bytes]) -> Rows:
+        """Return the rows of `keys`, in their order, `(N, *shape)`.
 
         Raises:
             KeyError: a key has no row.
@@ -98,17 +98,13 @@ class RowStore:
             with suppress(OSError):
                 os.utime(self.folder / f"{name}.keys")
 
-    def fits(self, num_rows: int, max_bytes: int) -> bool:
-        """Return whether this many rows fit into half of the cache, whose other half is for other pixels or
-        features."""
+    def fits_in_cache(self, num_rows: int, max_bytes: int) -> bool:
+        """Whether this many rows fit into half of the cache; the other half is for other pixels and features."""
         return num_rows * self.row_bytes <= max_bytes / 2
 
     def trim(self, max_bytes: int, *, needed_bytes: int = 0) -> None:
         """Remove the least recently used rows, of all kinds and datasets, until `needed_bytes` more fit into
-        `max_bytes`.
-
-        Rows that this store has used or written are kept.
-        """
+        `max_bytes`; rows that this store has used or written are kept."""
         kept = {self.folder / name for name in (*self._used, self._own.name)}
         parts: list[tuple[float, int, Path]] = []
         for path in (path for kind in KINDS for path in cache_dir(kind).glob("*/*.keys")):
@@ -124,7 +120,11 @@ class RowStore:
                     total -= size
 
 
-def pixel_store(image: ImageProperty) -> RowStore:
-    """Return the cache of decoded images of this size and resize method; all runs share it."""
-    name = hashlib.sha256(f"v{PIXELS_VERSION} {json.dumps(asdict(image), sort_keys=True)}".encode()).hexdigest()[:32]
-    return RowStore(cache_dir("pixels") / name, (image.height, image.width, image.channels), np.uint8)
+def open_pixel_store(image_property: ImageProperty) -> RowStore:
+    """Open the cache of images decoded to this size with this resize method; all runs share it."""
+    name = hashlib.sha256(
+        f"v{PIXELS_VERSION} {json.dumps(asdict(image_property), sort_keys=True)}".encode()
+    ).hexdigest()[:32]
+    return RowStore(
+        cache_dir("pixels") / name, (image_property.height, image_property.width, image_property.channels), np.uint8
+    )

@@ -1,20 +1,20 @@
-"""Cache the features of a run, and check those in bfloat16 against float32."""
+"""Cache the features of a run, and compare bfloat16 features with float32."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mlimages.core import Preprocessing, Progress, format_percent
-from mlimages.networks import Model, Normalize, SplitNetwork, unflatten_features
+from mlimages.core import Progress, format_percent
+from mlimages.networks import unflatten_features
 from mlimages.training import distributed
 from mlimages.training.computation import CHECK_IMAGES, Computation
-from mlimages.training.features import FrozenFeatures, is_local
+from mlimages.training.features import FrozenFeatures, is_local_image
 from mlimages.training.frozen_runtime import ConversionError
 from mlimages.training.head import fit_ridge
 from mlimages.training.image_set import ImageSet
@@ -22,81 +22,63 @@ from mlimages.training.image_set import ImageSet
 logger = logging.getLogger(__name__)
 
 MAX_DIFFERENCE = 0.02
-"""Bound of the root mean square difference of features, relative to their root mean square."""
+"""Largest root mean square difference between the features, relative to their root mean square."""
 
 MIN_AGREEMENT, TOLERATED = 0.97, 2
-"""Bound of the share of images for which both heads predict the same class; this many others are tolerated."""
+"""Smallest share of images for which both heads must predict the same class; this many others are always tolerated."""
 
 
 def cache_features(
-    model: Model,
-    split: SplitNetwork,
-    *,
+    create_features: Callable[[Computation], FrozenFeatures],
     computation: Computation,
+    *,
     is_resumed: bool,
     train_set: ImageSet,
     num_views: int,
     val_set: ImageSet,
-    normalize: Normalize,
-    digest: str,
-    preprocessing: Preprocessing,
-    device: torch.device,
     cache_bytes: int,
     progress: Progress,
 ) -> tuple[FrozenFeatures | None, Computation]:
-    """Compute and cache the features of both sets; return them and the library and precision that computed them.
+    """Compute and cache the features of both sets.
 
     If OpenVINO cannot convert the network, PyTorch computes the features in float32. If the bfloat16 features of a new
     run differ too much from float32, they are recomputed in float32.
 
     Returns:
-        None in place of the features if they do not fit into the cache.
+        The features, or None if they do not fit into the cache; and the library and precision that computed them.
     """
     while True:
-        features, next_way, problem = None, replace(computation, library="torch", frozen="fp32"), ""
+        features, fallback, problem = None, replace(computation, library="torch", frozen="fp32"), ""
         try:
-            features = FrozenFeatures(
-                model,
-                split,
-                normalize=normalize,
-                digest=digest,
-                preprocessing=preprocessing,
-                device=device,
-                computation=computation,
-                validation=val_set,
-            )
-            if not features.fits(len(train_set) * num_views + len(val_set), cache_bytes):
-                return None, next_way
+            features = create_features(computation)
+            if not features.fits_in_cache(len(train_set) * num_views + len(val_set), cache_bytes):
+                return None, fallback
             features.compute_missing(val_set, 1, cache_bytes=cache_bytes, progress=progress)
             if computation.frozen == "bf16" and not is_resumed and distributed.is_main_process():
-                problem = _check_precision(features, computation, split.shapes, val_set, progress)
-                next_way = replace(computation, frozen="fp32")
+                problem = _check_precision(features, computation, val_set, progress)
+                fallback = replace(computation, frozen="fp32")
             if not problem:
                 features.compute_missing(train_set, num_views, cache_bytes=cache_bytes, progress=progress)
         except ConversionError as error:
             problem = str(error)
-        found = [result for result in distributed.all_gather((problem, next_way)) if result[0]]
+        found = [result for result in distributed.all_gather((problem, fallback)) if result[0]]
         if not found:
             if features:
                 features.close()
             return features, computation
-        problem, next_way = found[0]
-        logger.warning("the frozen layers run with %s instead of %s: %s", next_way, computation, problem)
-        computation = next_way
+        problem, fallback = found[0]
+        logger.warning("the frozen layers run with %s instead of %s: %s", fallback, computation, problem)
+        computation = fallback
 
 
-def _check_precision(
-    features: FrozenFeatures, computation: Computation, shapes: Sequence[tuple[int, ...]], val_set: ImageSet,
-    progress: Progress,
-) -> str:  # fmt: skip
-    """Compare the features of validation images in both precisions; return a message if they differ too much, else
-    ''."""
-    own = [index for index in range(len(val_set)) if is_local(index)]
+def _check_precision(features: FrozenFeatures, computation: Computation, val_set: ImageSet, progress: Progress) -> str:
+    """Compare features of validation images in both precisions; return a message if they differ too much, else ''."""
+    own = [index for index in range(len(val_set)) if is_local_image(index)]
     chosen = np.sort(np.random.default_rng(0).permutation(own)[:CHECK_IMAGES]).tolist()
     squares, labels = np.zeros(2), []
     pooled: tuple[list[Tensor], list[Tensor]] = [], []
     progress.start("precision", len(chosen), "img")
-    for indices, *parts in features.features_in_both_precisions(chosen, progress):
+    for indices, *parts in features.compute_in_both_precisions(chosen, progress):
         labels += val_set.labels[indices].tolist()
         squares += [float((parts[1] - parts[0]).square().sum()), float(parts[0].square().sum())]
         difference = float(np.sqrt(squares[0] / max(squares[1], 1e-30)))
@@ -104,7 +86,7 @@ def _check_precision(
             progress.close()
             return f"features in {computation.frozen} differ by {format_percent(difference)} from fp32"
         for rows, kept in zip(parts, pooled, strict=True):
-            kept.append(_pool_features(rows, shapes))
+            kept.append(_pool_features(rows, features.shapes))
     progress.close()
     if not labels:
         return ""

@@ -1,4 +1,4 @@
-"""Fit the score of similarity to the training images, and the thresholds of prediction sets."""
+"""Fit the score for the output `known`: how similar an image is to the training images."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from mlimages.inference import Known, PredictionSets
 from mlimages.reports import RunFiles
 
 KNOWN_SHARE = 0.95
-"""Share of the validation images that are known."""
+"""Share of the validation images that are accepted as known."""
 
 MIN_VALIDATION_IMAGES = 19
-"""With fewer images no threshold keeps KNOWN_SHARE of new ones: ceil(0.95 (n + 1)) would exceed n."""
+"""With fewer images, no threshold accepts KNOWN_SHARE of new images: ceil(0.95 (n + 1)) would exceed n."""
 
 DIRECTIONS = 16
-"""Number of principal directions of the covariance that are kept; all others get their mean variance."""
+"""Number of principal directions of the covariance that are kept; the others get their mean variance."""
 
 
 def fit_known_score(
@@ -34,23 +34,24 @@ def fit_known_score(
     *,
     validation_features: NDArray[np.float32],
 ) -> KnownScore:
-    """Fit the Mahalanobis distance to the nearest class mean, with a threshold from validation images.
+    """Fit the Mahalanobis distance to the nearest class mean, and its threshold on validation images.
 
-    Features are scaled to length 1. The within-class covariance is kept along the DIRECTIONS of largest variance; along
-    all others it is shrunk to their mean variance. After K. Lee et al., A Simple Unified Framework for Detecting
+    Features are scaled to length 1. The within-class covariance is kept along the DIRECTIONS of largest variance and
+    replaced by the mean variance along all others. Based on K. Lee et al., A Simple Unified Framework for Detecting
     Out-of-Distribution Samples and Adversarial Attacks, NeurIPS 2018.
 
     Args:
-        features: inputs of the head for the training images, `(N, D)`.
-        labels: int64 `(N,)`.
+        features: inputs of the head for the training images, float32 `(N, D)`.
+        labels: class indices of the training images, int64 `(N,)`.
         num_classes: number of classes.
-        validation_features: inputs of the head for the validation images, `(M, D)`, M at least MIN_VALIDATION_IMAGES.
+        validation_features: inputs of the head for the validation images, float32 `(M, D)`; M is at least
+            MIN_VALIDATION_IMAGES.
     """
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     means = np.stack([unit[labels == label].mean(axis=0) for label in range(num_classes)])  # (classes, D)
     residuals = unit - means[labels]
     count = min(DIRECTIONS, *np.subtract(residuals.shape, 1))
-    variances, vectors = _principal_directions(residuals, count)
+    variances, vectors = _compute_principal_directions(residuals, count)
     rest = max(1e-9, (np.square(residuals).sum() / len(residuals) - variances.sum()) / (residuals.shape[1] - count))
     score = KnownScore(num_classes, features.shape[1], count)
     values = {
@@ -68,7 +69,7 @@ def fit_known_score(
     return score
 
 
-def _principal_directions(
+def _compute_principal_directions(
     residuals: NDArray[np.float32], count: int
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Return the largest variances `(K,)` and their directions `(D, K)`, computed from the smaller Gram matrix."""
@@ -81,7 +82,8 @@ def _principal_directions(
 
 
 def save_known_output(known_output: KnownOutput, files: RunFiles) -> None:
-    """Write `known.safetensors` in the run folder: the statistics by which the exported file rejects unknown images."""
+    """Write `known.safetensors` in the run folder: the statistics of the training images, from which the exported file
+    computes its output `known`."""
     values = {
         "head": known_output.head,
         "known": asdict(known_output.known),
@@ -92,7 +94,7 @@ def save_known_output(known_output: KnownOutput, files: RunFiles) -> None:
 
 
 def load_known_output(files: RunFiles) -> KnownOutput | None:
-    """Read the statistics that `save_known_output` wrote; None before the run is finished."""
+    """Read `known.safetensors`; return None if the run is not finished or has too few validation images."""
     if not files.known.exists():
         return None
     with safe_open(files.known, framework="pt") as file:
