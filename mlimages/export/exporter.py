@@ -48,14 +48,14 @@ class ExportOptions:
     Attributes:
         include_preprocessing: the input of the file is uint8 images `(N, H, W, 3)` of any size, which it resizes, crops
             and normalizes; otherwise normalized float32 `(N, C, H, W)`.
-        exact: resize inside the file with Pillow's integer arithmetic, bit-identical, but several times slower.
+        exact: resize inside the file with results that are bit-identical to Pillow's, but several times slower.
         calibrate: fit a temperature on the validation set.
-        known_share: store the confidence threshold that this share (0..1) of the validation set reaches; images below
-            it are predicted as "unknown". 0 stores no threshold.
+        known_share: store the confidence threshold that this share (0..1) of the validation images reaches; images
+            below the threshold are predicted as "unknown". 0 stores no threshold.
         target: the runtime that will run the file; files for tensorrt and opencv do not include preprocessing.
 
     Raises:
-        InputError: the target is unknown or does not support `exact`, or the share lies outside its bounds.
+        InputError: the target is unknown or does not support `exact`, or `known_share` is outside 0..1.
 
     Examples:
         >>> from mlimages.export import ExportOptions
@@ -98,14 +98,14 @@ def export_network(
     progress: Progress | None = None,
     outputs: NetworkOutputs | None = None,
 ) -> OnnxBundle:
-    """Export a network to an .onnx file, after comparing the outputs for every validation image.
+    """Export a network to an .onnx file, after comparing its outputs for every validation image with the file's.
 
     Args:
         out: the .onnx file. Weights beyond 1.9 GB are written to `NAME.onnx.data` beside it.
         validation: a label file, its path, or labelled paths; images that cannot be decoded are skipped.
-        provenance: details of the training; versions, accuracy and parity are added.
+        provenance: details of the training, to which versions, accuracy and parity are added.
         overwrite: replace a file that mlimages did not write, or that was changed since.
-        outputs: the network's logits for the validation images, if they are known.
+        outputs: the network's logits for the validation images; computed by default.
 
     Returns:
         The metadata of the file, as returned by `OnnxBundle.read(out)`.
@@ -114,9 +114,8 @@ def export_network(
         ExportError: the network cannot be converted, or the file's outputs differ (the message names the worst image);
             nothing is written.
         LabelFileError: the label file cannot be read.
-        InputError: `calibrate` or `known_share` is set and no validation image can be read or the network is
-            multi-label, or a file exists that mlimages did not write or that was changed since,
-            and `overwrite` is false.
+        InputError: `calibrate` or `known_share` is set, but no validation image can be read or the network is
+            multi-label; or `overwrite` is false and the file was not written by mlimages, or was changed since.
 
     Examples:
         >>> from mlimages.export import TrainedNetwork, export_network
@@ -138,18 +137,23 @@ def export_network(
                 "validation images: omit both options"
             )
         if not outputs.items:
-            raise InputError(f"{_no_images_message(items)}: --calibrate and --unknown require validation images")
+            raise InputError(f"{_describe_missing_images(items)}: --calibrate and --unknown require validation images")
     if not outputs.items:
-        logger.warning("%s: the file will not be compared with the network", _no_images_message(items))
-    measure = _choose_decision_thresholds if trained.multi_label else _calibrate
-    decisions, provenance = measure(outputs, options, provenance or Provenance())
+        logger.warning("%s: the file will not be compared with the network", _describe_missing_images(items))
+    if trained.multi_label:
+        decisions, provenance = _choose_class_thresholds(outputs, provenance or Provenance())
+    else:
+        decisions, provenance = _calibrate(outputs, options, provenance or Provenance())
 
     def write(path: Path, resize_form: ResizeForm | None) -> OnnxBundle:
-        written, run = write_onnx(trained, path, resize_form=resize_form, decisions=decisions, provenance=provenance)
+        written, compute_logits = write_onnx(
+            trained, path, resize_form=resize_form, decisions=decisions, provenance=provenance
+        )
         workers = min(MAX_WORKERS, available_cores())
-        parity, target_parity = check_parity(trained, written, outputs, run, progress=progress, workers=workers), None
-        if run_target := open_runtime(options.target, path):
-            target_parity = check_parity(trained, written, outputs, run_target, progress=progress)
+        parity = check_parity(trained, written, outputs, compute_logits, progress=progress, workers=workers)
+        target_parity = None
+        if compute_target_logits := open_runtime(options.target, path):
+            target_parity = check_parity(trained, written, outputs, compute_target_logits, progress=progress)
         checked = replace(written.provenance, parity=parity, target=options.target, target_parity=target_parity)
         bundle = replace(written, provenance=checked)
         bundle.write(path)
@@ -166,28 +170,28 @@ def export_network(
                 raise
             logger.info("%s: exporting again with a resize that is bit-identical to Pillow's", error)
             bundle = write(path, "exact")
-        _move_into_place(path, out)
+        _move_files(path, out)
     return replace(bundle, path=out)
 
 
-def _no_images_message(items: Sequence[LabeledPath]) -> str:
+def _describe_missing_images(items: Sequence[LabeledPath]) -> str:
     if not items:
         return "there are no validation images"
     return f"none of {pluralize(len(items), 'validation image')} can be read (looked for in {items[0].path.parent})"
 
 
-def _move_into_place(path: Path, target: Path) -> None:
+def _move_files(path: Path, out: Path) -> None:
     has_data_file = data_path(path).exists()
     for file in sorted(path.parent.iterdir(), reverse=True):  # NAME.onnx.data before NAME.onnx, which refers to it
-        with atomic_write(target.with_name(file.name)) as part:
+        with atomic_write(out.with_name(file.name)) as part:
             file.replace(part)
-        record_written([target.with_name(file.name)])
+        record_written([out.with_name(file.name)])
     if not has_data_file:
-        data_path(target).unlink(missing_ok=True)  # from the file that was replaced
+        data_path(out).unlink(missing_ok=True)  # from the file that was replaced
 
 
-def _choose_decision_thresholds(
-    network_outputs: NetworkOutputs, options: ExportOptions, provenance: Provenance
+def _choose_class_thresholds(
+    network_outputs: NetworkOutputs, provenance: Provenance
 ) -> tuple[DecisionParameters, Provenance]:
     """Return the thresholds of a multi-label network, and the provenance with its mean average precision."""
     task, classes = MultiLabel(), network_outputs.logits.shape[1]
@@ -202,7 +206,7 @@ def _choose_decision_thresholds(
 def _calibrate(
     network_outputs: NetworkOutputs, options: ExportOptions, provenance: Provenance
 ) -> tuple[DecisionParameters, Provenance]:
-    """Return temperature and threshold of "unknown", and the provenance with accuracy and calibration error."""
+    """Return the temperature and the "unknown" threshold, and the provenance with accuracy and calibration error."""
     labels, uncalibrated = network_outputs.labels, calibration.softmax(network_outputs.logits)
     temperature = calibration.fit_temperature(network_outputs.logits, labels) if options.calibrate else 1.0
     calibrated = calibration.softmax(network_outputs.logits, temperature)

@@ -1,4 +1,4 @@
-"""A score of the similarity to the training images, computed by the exported graph in addition to the logits."""
+"""A score of the similarity to the training images, which an exported file computes in addition to the logits."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mlimages.inference import Known, PredictionSets
 class KnownScore(nn.Module):
     """In-distribution score of feature vectors, 0..1: low for images unlike those of the training classes.
 
-    It is 1 / (1 + d / t), where d is the squared Mahalanobis distance to the nearest class mean and t is a threshold.
-    Features are scaled to length 1. The inverse covariance is `inverse_variance` times the identity, corrected along
-    some directions. Means and directions are kept in half precision.
+    The score is 1 / (1 + d / t), where d is the squared Mahalanobis distance to the nearest class mean and t is a
+    threshold. Features are scaled to length 1. The inverse covariance is `inverse_variance` times the identity, plus a
+    correction along each of some directions. Means and directions are stored in half precision.
 
     Args:
         classes: number of class means.
         width: number of features.
-        directions: number of directions.
+        directions: number of directions with a correction.
 
     Examples:
         >>> import torch
@@ -59,12 +59,12 @@ class KnownScore(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class KnownOutput:
-    """The output `known` of an exported file, and the thresholds of prediction sets.
+    """Definition of the output `known` of an exported file, and the thresholds of prediction sets.
 
     Attributes:
-        score: computed from the input of the network's head, averaged over positions.
-        head: module path of the head.
-        known: calibration of the threshold of the score.
+        score: computes `known` from the input of the network's head, averaged over its spatial dimensions.
+        head: name of the head in `network.named_modules()`.
+        known: how the threshold of the score was calibrated.
         prediction_sets: thresholds of the prediction sets.
     """
 

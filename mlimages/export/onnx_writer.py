@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +24,10 @@ from torch.overrides import TorchFunctionMode
 from mlimages import images
 from mlimages.core import ExportError, Preprocessing
 from mlimages.export.known_score import KnownOutput
-from mlimages.export.preprocessing_graph import PIXELS, PREFIX, ResizeForm, build_preprocessing_graph
+from mlimages.export.preprocessing_graph import OPSET, PIXELS, PREFIX, ResizeForm, build_preprocessing_graph
 from mlimages.export.serialization import write_model
-from mlimages.export.targets import OPSET, RunLogits, first_line, open_onnxruntime
-from mlimages.inference import (
-    INPUT,
-    KNOWN,
-    LOGITS,
-    PROBABILITIES,
-    OnnxBundle,
-    ParityProbe,
-    Provenance,
-    data_path,
-)
+from mlimages.export.targets import ComputeLogits, open_onnxruntime, shorten_message
+from mlimages.inference import INPUT, KNOWN, LOGITS, PROBABILITIES, OnnxBundle, ParityProbe, Provenance, data_path
 from mlimages.networks import Normalize
 
 
@@ -46,12 +37,12 @@ class TrainedNetwork:
 
     Attributes:
         network: maps normalized float32 `(N, C, H, W)` to logits `(N, classes)`; in eval mode, on the CPU.
-        preprocessing: from an image to the network's input.
-        class_names: by class index.
+        preprocessing: how an image is converted to the network's input.
+        class_names: class names by class index.
         model: name of the network.
         mean_image: float32 `(C, H, W)` in 0..255, if `preprocessing` has a mean image.
         known: the output `known`; None omits it.
-        multi_label: an image may have any number of classes: the probabilities are the sigmoid of the logits.
+        multi_label: an image may have any number of classes, and probabilities are the sigmoid of the logits.
 
     Raises:
         TypeError: `class_names` is a single string.
@@ -87,13 +78,12 @@ class TrainedNetwork:
         return f"TrainedNetwork({self.model!r}, {image.width} x {image.height} px, classes: {names}{more})"
 
     def normalize_pixels(self, pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
-        """Return the network's input, float32 `(N, C, H, W)`, for images from `images.load_pixels`, `(H, W, C)`."""
-        normalize = Normalize(self.preprocessing.normalization, self.mean_image)
-        normalize_pixels: Tensor = normalize(torch.from_numpy(np.stack(pixels)))
-        return normalize_pixels
+        """Return the network's input, float32 `(N, C, H, W)`, of uint8 images `(H, W, C)` from `images.load_pixels`."""
+        x: Tensor = Normalize(self.preprocessing.normalization, self.mean_image)(torch.from_numpy(np.stack(pixels)))
+        return x
 
     def logits(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Return the logits, float32 `(N, classes)`, for images from `images.load_pixels`, `(H, W, C)`."""
+        """Return the logits, float32 `(N, classes)`, of uint8 images `(H, W, C)` from `images.load_pixels`."""
         with torch.inference_mode():
             logits: NDArray[np.float32] = self.network(self.normalize_pixels(pixels)).float().numpy()
         return logits
@@ -114,8 +104,8 @@ class DecisionParameters:
     thresholds: tuple[float, ...] = ()
 
 
-class _NetworkWithOutputs(nn.Module):
-    """Maps uint8 pixels (or the normalized input, if `normalize` is the identity) to the outputs of the graph."""
+class _ExportedModule(nn.Module):
+    """Maps uint8 pixels (or the normalized input, if `normalize` is the identity) to the outputs of the file."""
 
     def __init__(self, normalize: nn.Module, trained_network: TrainedNetwork, temperature: float) -> None:
         super().__init__()
@@ -140,17 +130,19 @@ class _NetworkWithOutputs(nn.Module):
 
 
 class _FourDimensionalAttention(TorchFunctionMode):
-    """Computes attention between more than four dimensions (Hiera) with four: torch.onnx converts no other."""
+    """Reshapes attention inputs with more than four dimensions (Hiera) to four, as torch.onnx requires."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is scaled_dot_product_attention:
-            return _attention(*args, **(kwargs or {}))
+            return _compute_attention(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
-def _attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **options: Any) -> Tensor:
+def _compute_attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **options: Any
+) -> Tensor:
     if query.ndim <= 4:
         return scaled_dot_product_attention(query, key, value, attn_mask, **options)
     if attn_mask is not None:
@@ -166,31 +158,33 @@ def write_onnx(
     resize_form: ResizeForm | None = "operator",
     decisions: DecisionParameters | None = None,
     provenance: Provenance | None = None,
-) -> tuple[OnnxBundle, RunLogits]:
-    """Write the network to `path`, without its metadata and without comparing outputs; see `parity.check_parity`.
+) -> tuple[OnnxBundle, ComputeLogits]:
+    """Write the network to `path`, without its metadata and without comparing outputs.
 
     Args:
         resize_form: implementation of the resize inside the file; None omits the preprocessing.
         decisions: by default no temperature and no threshold.
 
     Returns:
-        The metadata, which `OnnxBundle.write` adds to the file, and a function that computes the file's logits.
+        The metadata, which `OnnxBundle.write` adds to the file, and a function that computes the logits of the file.
     """
     decisions = decisions or DecisionParameters()
     network = path.with_name(f"{path.name}.network")
-    model = _to_onnx(trained, network, network_only=resize_form is None, temperature=decisions.temperature)
+    model = _convert_to_onnx(trained, network, network_only=resize_form is None, temperature=decisions.temperature)
     if resize_form:
         prepend_preprocessing(model, trained.preprocessing, resize_form=resize_form)
     model.producer_name = "mlimages"
     write_model(model, data_path(network), path)
     data_path(network).unlink(missing_ok=True)
-    run = open_onnxruntime(path)
+    compute_logits = open_onnxruntime(path)
+    versions = {name: version(name) for name in ("mlimages", "onnx", "onnxruntime", "pillow", "torch")}
+    created = datetime.now(UTC).isoformat(timespec="seconds")
     bundle = OnnxBundle(
         path=path,
         class_names=trained.class_names,
-        preprocessing=_without_mean_folder(trained.preprocessing),
+        preprocessing=_remove_mean_folder(trained.preprocessing),
         model=trained.model,
-        probe=_make_probe(trained, run if resize_form else None),
+        probe=_make_probe(trained, compute_logits if resize_form else None),
         includes_preprocessing=resize_form is not None,
         exact_resize=resize_form == "exact",
         temperature=decisions.temperature,
@@ -199,17 +193,19 @@ def write_onnx(
         prediction_sets=trained.known.prediction_sets if trained.known else None,
         multi_label=trained.multi_label,
         thresholds=decisions.thresholds,
-        provenance=replace(provenance or Provenance(), created=_utc_now(), versions=_package_versions()),
+        provenance=replace(provenance or Provenance(), created=created, versions=versions),
     )
-    return bundle, run
+    return bundle, compute_logits
 
 
-def _to_onnx(trained_network: TrainedNetwork, path: Path, *, network_only: bool, temperature: float) -> onnx.ModelProto:
+def _convert_to_onnx(
+    trained_network: TrainedNetwork, path: Path, *, network_only: bool, temperature: float
+) -> onnx.ModelProto:
     """Convert the network; its weights are written to `data_path(path)`."""
     normalize = Normalize(trained_network.preprocessing.normalization, trained_network.mean_image)
     prop = trained_network.preprocessing.image
     pixels = torch.zeros(2, prop.height, prop.width, prop.channels, dtype=torch.uint8)  # (2, h, w, C)
-    module = _NetworkWithOutputs(nn.Identity() if network_only else normalize, trained_network, temperature).eval()
+    module = _ExportedModule(nn.Identity() if network_only else normalize, trained_network, temperature).eval()
     outputs = [LOGITS, PROBABILITIES]
     hook: AbstractContextManager[object] = nullcontext()
     if trained_network.known:
@@ -219,7 +215,7 @@ def _to_onnx(trained_network: TrainedNetwork, path: Path, *, network_only: bool,
         )
     math = sdpa_kernel(SDPBackend.MATH)  # the strides of other kernels are lost where torch.onnx decomposes them (BEiT)
     with hook, math, _FourDimensionalAttention(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.onnx uses deprecated parts of torch
+        warnings.simplefilter("ignore")  # torch.onnx calls deprecated functions of torch
         try:
             program = torch.onnx.export(
                 module,
@@ -233,8 +229,8 @@ def _to_onnx(trained_network: TrainedNetwork, path: Path, *, network_only: bool,
             )
         except torch.onnx.OnnxExporterError as error:
             raise ExportError(
-                f"PyTorch cannot convert {trained_network.model} to ONNX ({first_line(error.__cause__ or error)}): "
-                "use its weights in PyTorch, or another network"
+                f"PyTorch cannot convert {trained_network.model} to ONNX "
+                f"({shorten_message(error.__cause__ or error)}): use the weights in PyTorch, or train another network"
             ) from error
     assert program is not None  # it is None only if a path is given
     program.save(path, external_data=True)
@@ -248,10 +244,7 @@ def _to_onnx(trained_network: TrainedNetwork, path: Path, *, network_only: bool,
 
 def prepend_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing, *, resize_form: ResizeForm) -> None:
     """Insert resizing and cropping before a network with an input of fixed size, in place."""
-    opset = next(entry.version for entry in model.opset_import if not entry.domain)
-    graph = build_preprocessing_graph(
-        preprocessing.image, opset=opset, ir_version=model.ir_version, resize_form=resize_form
-    ).graph
+    graph = build_preprocessing_graph(preprocessing.image, resize_form=resize_form).graph
     for dimension, denotation in zip(graph.input[0].type.tensor_type.shape.dim, _DENOTATIONS, strict=True):
         dimension.denotation = denotation
     graph.input[0].type.denotation = "IMAGE"
@@ -286,43 +279,24 @@ _DENOTATIONS = ("DATA_BATCH", "DATA_FEATURE", "DATA_FEATURE", "DATA_CHANNEL")
 """Denotations of the input's dimensions (onnx/docs/DimensionDenotation.md)."""
 
 
-def _make_probe(trained_network: TrainedNetwork, run: RunLogits | None) -> ParityProbe:
-    """Return a small image with the logits of the file, or of the network if the file has no preprocessing."""
+def _make_probe(trained_network: TrainedNetwork, compute_logits: ComputeLogits | None) -> ParityProbe:
+    """Return a small image with its logits from the file, or from the network if the file has no preprocessing."""
     noise = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     image = Image.fromarray(noise).resize((48, 40), Image.Resampling.BICUBIC)
-    if run is None:
+    if compute_logits is None:
         logits = trained_network.logits([images.prepare(image, trained_network.preprocessing.image)])[0]
     else:
-        logits = run(np.asarray(image)[None])[0]
-    return ParityProbe(48, 40, image.tobytes(), _round_logits(logits))
+        logits = compute_logits(np.asarray(image)[None])[0]
+    return ParityProbe(48, 40, image.tobytes(), round_logits(logits))
 
 
-def probe_image(bundle: OnnxBundle) -> NDArray[np.uint8]:
-    """Return the parity test image of a bundle, uint8 `(H, W, 3)`."""
-    probe = bundle.probe
-    return np.frombuffer(probe.pixels, np.uint8).reshape(probe.height, probe.width, 3)
-
-
-def replace_probe_logits(bundle: OnnxBundle, logits: NDArray[np.float32], *, tolerance: float) -> OnnxBundle:
-    """Return the bundle with new logits `(classes,)` for its parity test image, for a file whose network has been
-    quantized."""
-    return replace(bundle, probe=replace(bundle.probe, logits=_round_logits(logits), tolerance=tolerance))
-
-
-def _round_logits(logits: NDArray[np.float32]) -> tuple[float, ...]:
+def round_logits(logits: NDArray[np.float32]) -> tuple[float, ...]:
+    """Round the logits `(classes,)` of a parity probe to nine digits, which identify a float32."""
     return tuple(float(f"{logit:.9g}") for logit in logits)
 
 
-def _without_mean_folder(preprocessing: Preprocessing) -> Preprocessing:
-    """Remove the folder of the mean image, which would reveal details of this machine."""
+def _remove_mean_folder(preprocessing: Preprocessing) -> Preprocessing:
+    """Remove the folder from the mean image's path, which would reveal details of this machine."""
     normalization = preprocessing.normalization
     name = Path(normalization.mean_image).name if normalization.mean_image else ""
     return replace(preprocessing, normalization=replace(normalization, mean_image=name))
-
-
-def _utc_now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _package_versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in ("mlimages", "onnx", "onnxruntime", "pillow", "torch")}

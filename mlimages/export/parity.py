@@ -15,24 +15,24 @@ from numpy.typing import NDArray
 from mlimages import images
 from mlimages.core import ExportError, ImageError, ImageProperty, LabeledPath, Progress, Threads
 from mlimages.export.onnx_writer import TrainedNetwork
-from mlimages.export.targets import RunLogits
+from mlimages.export.targets import ComputeLogits
 from mlimages.inference import OnnxBundle, Parity, Task, relative_difference, to_graph_input
 
 NEAR_TIE = 1e-4
-"""The best class may differ if the network's probabilities of the two classes are within this; of a multi-label file, a
-class may reach its threshold in one of them if the network's probability is within this of the threshold."""
+"""The predicted class may differ if the network's probabilities of the two classes differ by at most this. A class of a
+multi-label model may be predicted by only one of them if the network's probability is within this of the threshold."""
 
 TOLERANCE = 1e-3
-"""Largest allowed difference of a logit on the same pixels, relative to the largest logit of the image."""
+"""Largest allowed difference of a logit for the same pixels, relative to the largest logit of the image."""
 
 RESIZE_TOLERANCE = 5e-2
-"""The same if the file resizes the image itself, with pixels that may differ by one level."""
+"""The same, if the file resizes the image itself and its pixels may differ by one level."""
 
 BATCH_SIZE = 8
 
 
 class ResizeParityError(ExportError):
-    """The outputs differ only because of the resize in the exported graph; with Pillow's resize, they match."""
+    """The outputs differ only because of the resize in the exported file; they match with Pillow's resize."""
 
 
 _Comparer = Callable[[LabeledPath, NDArray[np.float32]], "_Comparison"]
@@ -40,7 +40,12 @@ _Comparer = Callable[[LabeledPath, NDArray[np.float32]], "_Comparison"]
 
 @dataclass(frozen=True, slots=True)
 class NetworkOutputs:
-    """Logits of the trained network, float32 `(N, classes)`: one row for each of `items`."""
+    """Images and their logits from the trained network.
+
+    Attributes:
+        items: the images that could be decoded, with their labels.
+        logits: float32 `(N, classes)`, one row per image.
+    """
 
     items: tuple[LabeledPath, ...]
     logits: NDArray[np.float32]
@@ -52,11 +57,11 @@ class NetworkOutputs:
 
 
 def compute_outputs(trained: TrainedNetwork, items: Iterable[LabeledPath], *, progress: Progress) -> NetworkOutputs:
-    """Run the trained network on every image that can be decoded."""
+    """Return the trained network's logits for every image that can be decoded."""
     progress.start("network", None, "images")
     decoded_items: list[LabeledPath] = []
     logits = [np.empty((0, len(trained.class_names)), np.float32)]
-    decoded = _decode_all(items, trained.preprocessing.image)
+    decoded = _decode_images(items, trained.preprocessing.image)
     while batch := list(islice(decoded, BATCH_SIZE)):
         decoded_items += [item for item, _ in batch]
         logits.append(trained.logits([pixels for _, pixels in batch]))
@@ -69,23 +74,24 @@ def check_parity(
     trained: TrainedNetwork,
     bundle: OnnxBundle,
     outputs: NetworkOutputs,
-    run: RunLogits,
+    compute_logits: ComputeLogits,
     *,
     progress: Progress,
     workers: int = 1,
 ) -> Parity:
-    """Run the file on the same images, full-size or preprocessed, and compare its outputs with the network's.
+    """Compare the outputs of the file with those of the network, for full-size or preprocessed images.
 
     Args:
-        run: computes the file's logits.
-        workers: number of threads that call `run`.
+        outputs: the images, and the network's outputs.
+        compute_logits: returns the logits of the file.
+        workers: number of threads that call `compute_logits`.
 
     Raises:
         ResizeParityError: outputs differ only because of the resize inside the file.
         ExportError: outputs differ; the message names the worst image.
     """
     compare = _make_end_to_end_comparer if bundle.includes_preprocessing else _make_network_comparer
-    compare_image = compare(trained, bundle, run)
+    compare_image = compare(trained, bundle, compute_logits)
     threads = Threads(workers)
     progress.start("onnx", len(outputs.items), "images")
     comparisons: list[_Comparison] = []
@@ -97,7 +103,7 @@ def check_parity(
         failures = [comparison for comparison in comparisons if comparison.cause == cause]
         if failures:
             worst = max(failures, key=lambda comparison: comparison.difference)
-            raise error(worst.message(trained.class_names))
+            raise error(worst.describe(trained.class_names))
     near_ties = sum(comparison.network_classes != comparison.file_classes for comparison in comparisons)
     difference = max((comparison.difference for comparison in comparisons), default=0.0)
     return Parity(len(comparisons), near_ties, difference)
@@ -109,8 +115,8 @@ class _Comparison:
 
     Attributes:
         difference: largest difference of a logit, relative to the largest logit.
-        network_classes, file_classes: indices of the predicted classes: the most probable one, or in a multi-label file
-        all that reach their thresholds.
+        network_classes, file_classes: indices of the predicted classes: the most probable one, or all that reach their
+            thresholds if the model is multi-label.
         matches: whether the outputs are within the tolerance.
         cause: why they differ; empty if they match.
     """
@@ -122,30 +128,33 @@ class _Comparison:
     matches: bool
     cause: Literal["", "network", "resize"] = ""
 
-    def message(self, class_names: tuple[str, ...]) -> str:
+    def describe(self, class_names: tuple[str, ...]) -> str:
         network, file = (
             " and ".join(class_names[label] for label in labels) or "none"
             for labels in (self.network_classes, self.file_classes)
         )
         return (
-            f"the ONNX file does not match the network, worst on {self.path}: the network predicts {network}, the file "
-            f"{file}, and their logits differ by {self.difference:.2g} of the largest logit; nothing was written"
+            f"the outputs of the ONNX file do not match the network's, worst on {self.path}: the network "
+            f"predicts {network}, the file {file}, and a logit differs by {self.difference:.2g} of the largest; "
+            "nothing was written"
         )
 
 
-def _make_end_to_end_comparer(trained_network: TrainedNetwork, bundle: OnnxBundle, run: RunLogits) -> _Comparer:
+def _make_end_to_end_comparer(
+    trained_network: TrainedNetwork, bundle: OnnxBundle, compute_logits: ComputeLogits
+) -> _Comparer:
     prop = trained_network.preprocessing.image
 
     def compare(image: LabeledPath, expected_logits: NDArray[np.float32]) -> _Comparison:
         path = image.path
         rgb = images.load_rgb(path)
-        logits = run(np.asarray(rgb)[None])[0]  # (classes,)
+        logits = compute_logits(np.asarray(rgb)[None])[0]  # (classes,)
         end_to_end = _compare_logits(path, logits, expected_logits, TOLERANCE, bundle.task)
         if end_to_end.matches:
             return end_to_end
         pixels, full_pixels = images.load_pixels(path, prop), images.prepare(rgb, prop)
         same_pixels = _compare_logits(
-            path, run(to_graph_input([pixels], prop))[0], expected_logits, TOLERANCE, bundle.task
+            path, compute_logits(to_graph_input([pixels], prop))[0], expected_logits, TOLERANCE, bundle.task
         )
         if not same_pixels.matches:
             return replace(same_pixels, cause="network")
@@ -158,12 +167,14 @@ def _make_end_to_end_comparer(trained_network: TrainedNetwork, bundle: OnnxBundl
     return compare
 
 
-def _make_network_comparer(trained_network: TrainedNetwork, bundle: OnnxBundle, run: RunLogits) -> _Comparer:
+def _make_network_comparer(
+    trained_network: TrainedNetwork, bundle: OnnxBundle, compute_logits: ComputeLogits
+) -> _Comparer:
     prop = trained_network.preprocessing.image
 
     def compare(image: LabeledPath, expected_logits: NDArray[np.float32]) -> _Comparison:
         x = trained_network.normalize_pixels([images.load_pixels(image.path, prop)]).numpy()  # (1, C, H, W)
-        comparison = _compare_logits(image.path, run(x)[0], expected_logits, TOLERANCE, bundle.task)
+        comparison = _compare_logits(image.path, compute_logits(x)[0], expected_logits, TOLERANCE, bundle.task)
         return comparison if comparison.matches else replace(comparison, cause="network")
 
     return compare
@@ -178,9 +189,9 @@ def _compare_logits(
     return _Comparison(path, difference, network_classes, file_classes, matches)
 
 
-def _decode_all(
-    labeled_paths: Iterable[LabeledPath], image_property: ImageProperty
+def _decode_images(
+    items: Iterable[LabeledPath], image_property: ImageProperty
 ) -> Iterator[tuple[LabeledPath, NDArray[np.uint8]]]:
-    for item in labeled_paths:
+    for item in items:
         with suppress(ImageError):
             yield item, images.load_pixels(item.path, image_property)

@@ -28,12 +28,12 @@ from mlimages.core import (
     pluralize,
     require_writable,
 )
-from mlimages.export.quantized_variants import Run, make_runner, write_variants
+from mlimages.export.quantized_variants import Runner, make_runner, write_variants
 from mlimages.inference import KNOWN_AT, OnnxBundle, PredictionSets, Provenance, conformal_thresholds, match_labels
 from mlimages.labels import LabelFile, open_labels
 
 CALIBRATION_IMAGES = 100
-"""Number of evenly spaced images that the ranges of activations come from; the others measure the accuracy."""
+"""Number of evenly spaced images that calibrate the ranges of activations; the accuracy is measured on the others."""
 
 MIN_SPEEDUP = 1.05
 """A variant is written only if it is at least this many times as fast as the original."""
@@ -49,7 +49,7 @@ class Trial:
     """Measurements of one variant of the network on this machine.
 
     Attributes:
-        accuracy: share of correct predictions (0..1); of a multi-label model, the mean average precision.
+        accuracy: share of correct predictions (0..1), or the mean average precision of a multi-label model.
         images_per_s: images per second of CPU time on one core, including preprocessing, without decoding.
         calibration_error: expected calibration error (0..1) of the probabilities.
         known: share of images (0..1) that are not predicted as unknown.
@@ -76,7 +76,7 @@ class Quantization:
         count: number of images on which the accuracy was measured.
         chosen: the variant that was written; None if no variant is fast and accurate enough.
         refusals: for each variant, why it was rejected; empty if it is fast and accurate enough.
-        score_name: what `accuracy` is: "accuracy", or "mAP" of a multi-label model.
+        score_name: the metric in `Trial.accuracy`: "accuracy", or "mAP" for a multi-label model.
     """
 
     trials: tuple[Trial, ...]
@@ -100,7 +100,7 @@ def quantize(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Quantization:
-    """Measure int8 (and float16) variants of a network, and write the fastest one that is accurate enough to `out`.
+    """Measure int8 and float16 variants of a network, and write the fastest one that is accurate enough.
 
     Weights are quantized per channel, activations per tensor with static ranges. The preprocessing, the last layer,
     the softmax and its temperature are not quantized. Accuracy, calibration error and the thresholds of prediction sets
@@ -108,19 +108,19 @@ def quantize(
 
     Args:
         bundle: an exported file.
-        calibration: a label file, or the path of one or of a folder of class folders, preferably with 200 images or
-            more; classes are matched by name.
-        out: the .onnx file to write.
-        max_drop: largest accepted loss of accuracy (of a multi-label model, of mean average precision), in percentage
-            points; one more misclassified image is always accepted.
+        calibration: a label file, its path, or a folder of class folders, preferably with at least 200 images; classes
+            are matched by name.
+        out: the .onnx file to write, if a variant is fast and accurate enough.
+        max_drop: largest accepted drop in accuracy (mean average precision of a multi-label model), in percentage
+            points; one more misclassified image is accepted unless this is 0.
         fp16: also measure a float16 variant.
         overwrite: replace a file that mlimages did not write, or that was changed since.
 
     Raises:
-        BundleError: the file is not an mlimages bundle, or has no preprocessing and needs a mean image.
-        InputError: the bundle is quantized already, the label file has a class that is not in the bundle, or fewer than
-            two images that can be decoded, or `out` is the bundle itself or exists, was not written by mlimages or was
-            changed since, and `overwrite` is false.
+        BundleError: the file is not an mlimages bundle, or it has no preprocessing and needs a mean image.
+        InputError: the bundle is already quantized; the label file has a class that is not in the bundle, or fewer than
+            two images that can be decoded; `out` is the bundle itself; or `overwrite` is false and `out` exists but was
+            not written by mlimages or was changed since.
 
     Examples:
         >>> from mlimages import quantize
@@ -139,24 +139,24 @@ def quantize(
     require_writable([out], overwrite=overwrite, inputs=[source])
     bundle = bundle if isinstance(bundle, OnnxBundle) else OnnxBundle.read(Path(bundle))
     if bundle.provenance.quantization:
-        raise InputError(f"{bundle.path} is quantized already: quantize the file that it was made from")
-    make_runner(bundle)  # a damaged file is refused before the work
+        raise InputError(f"{bundle.path} is already quantized: quantize the original file")
+    make_runner(bundle)  # a damaged file is rejected before the work
     labels = open_labels(calibration)
     samples = _load_samples(bundle, labels, progress)
     calibration_set, test_set = _split_samples(samples)
     with tempfile.TemporaryDirectory() as folder:
         pixels = [sample.pixels for sample in calibration_set]
-        variants = write_variants(bundle, pixels, Path(folder), with_float16=fp16, progress=progress)
+        variants = write_variants(bundle, pixels, Path(folder), include_float16=fp16, progress=progress)
         measurements = _measure_variants({"original": bundle, **variants}, test_set, progress)
         trials = tuple(each.trial for each in measurements)
         score_name = bundle.task.score_name
         refusals = tuple(
             _describe_refusal(trial, trials[0], len(test_set), max_drop, score_name) for trial in trials[1:]
         )
-        chosen = _choose_fastest(measurements[1:], refusals)
+        chosen = _choose_variant(measurements[1:], refusals)
         if chosen:
             variant = variants[chosen.trial.name]
-            provenance = _make_quantized_provenance(bundle, chosen, trials, len(test_set))
+            provenance = _update_provenance(bundle, chosen, trials, len(test_set))
             known = bundle.known and replace(bundle.known, share=chosen.trial.known, count=len(test_set))
             sets = bundle.prediction_sets and PredictionSets("validation", len(test_set), chosen.set_thresholds)
             written = replace(variant, path=out, known=known, prediction_sets=sets, provenance=provenance)
@@ -182,8 +182,10 @@ def _load_samples(bundle: OnnxBundle, labels: LabelFile, progress: Progress) -> 
         progress.advance()
     progress.close()
     if len(samples) < 2:
-        found = pluralize(len(samples), "image")
-        raise InputError(f"{labels.path}: {found} can be decoded: quantization requires at least 2, preferably 200")
+        raise InputError(
+            f"{labels.path}: only {pluralize(len(samples), 'image')} can be decoded, "
+            "but quantization requires at least 2, preferably 200"
+        )
     return samples
 
 
@@ -197,7 +199,7 @@ def _split_samples(samples: Sequence[_Sample]) -> tuple[list[_Sample], list[_Sam
 
 @dataclass(frozen=True, slots=True)
 class _Measurement:
-    """A trial, its score with the interval, and what its logits give before temperature scaling."""
+    """A trial, its score with a confidence interval, and values computed from logits before temperature scaling."""
 
     trial: Trial
     score: Share
@@ -239,7 +241,7 @@ def _measure_variants(
     return measurements
 
 
-def _measure_images_per_s(runners: Mapping[str, Run], pixels: Sequence[NDArray[np.uint8]]) -> dict[str, float]:
+def _measure_images_per_s(runners: Mapping[str, Runner], pixels: Sequence[NDArray[np.uint8]]) -> dict[str, float]:
     """Measure images per second of CPU time, as the median over rounds in which the variants alternate."""
     seconds: dict[str, list[float]] = {name: [] for name in runners}
     for _ in range(TIMED_ROUNDS):
@@ -265,18 +267,18 @@ def _describe_refusal(
     return " and ".join(reasons)
 
 
-def _choose_fastest(measurements: Sequence[_Measurement], refusals: Sequence[str]) -> _Measurement | None:
-    """Return the most accurate of the accepted variants that are about as fast as the fastest one."""
+def _choose_variant(measurements: Sequence[_Measurement], refusals: Sequence[str]) -> _Measurement | None:
+    """Return the most accurate of the accepted variants that are nearly as fast as the fastest one."""
     accepted = [each for each, refusal in zip(measurements, refusals, strict=True) if not refusal]
     fastest = max((each.trial.images_per_s for each in accepted), default=0.0)
     fast = [each for each in accepted if each.trial.images_per_s * SAME_SPEED >= fastest]
     return max(fast, key=lambda each: (each.trial.accuracy, each.trial.images_per_s), default=None)
 
 
-def _make_quantized_provenance(
+def _update_provenance(
     bundle: OnnxBundle, measurement: _Measurement, trials: Sequence[Trial], num_images: int
 ) -> Provenance:
-    """Return the provenance of the written file, without measurements that apply only to the original."""
+    """Return the provenance of a variant, without measurements that apply only to the original."""
     errors = (measurement.uncalibrated_error, measurement.trial.calibration_error)
     score = (measurement.score.value, measurement.score.low, measurement.score.high)
     return replace(

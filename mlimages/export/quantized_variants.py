@@ -1,4 +1,4 @@
-"""Write quantized variants of an exported file, and run them."""
+"""Write quantized variants of an exported file, and compute their outputs."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from PIL import Image
 
 from mlimages import images
 from mlimages.core import BundleError, Progress, disable_telemetry
-from mlimages.export.onnx_writer import insert_preprocessing, probe_image, remove_preprocessing, replace_probe_logits
+from mlimages.export.onnx_writer import insert_preprocessing, remove_preprocessing, round_logits
 from mlimages.export.preprocessing_graph import PIXELS
 from mlimages.inference import INPUT, KNOWN, LOGITS, PROBABILITIES, BundleSession, OnnxBundle, open_session
 from mlimages.networks import Normalize
 
 
 @contextmanager
-def _keeping_sys_path() -> Iterator[None]:
-    """Restore `sys.path`: onnxruntime.transformers appends its folder, whose modules have names such as `benchmark`."""
+def _preserve_sys_path() -> Iterator[None]:
+    """Restore `sys.path`: onnxruntime.transformers adds its folder, whose modules have names such as `benchmark`."""
     before = list(sys.path)
     try:
         yield
@@ -33,102 +33,91 @@ def _keeping_sys_path() -> Iterator[None]:
         sys.path[:] = before
 
 
-with disable_telemetry("ORT_DISABLE_TELEMETRY", "1"), _keeping_sys_path():
+with disable_telemetry("ORT_DISABLE_TELEMETRY", "1"), _preserve_sys_path():
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
 PROBE_TOLERANCE = 0.1
-"""Integer kernels round differently from one processor to another."""
+"""Tolerance of the parity probe: integer kernels round differently on different processors."""
 
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]
-"""Logits and probabilities, each `(N, classes)`, and the output `known` `(N,)`, where there is one."""
+"""Logits and probabilities, each `(N, classes)`, and the output `known` `(N,)`, or None if the file lacks it."""
 
-Run = Callable[[Sequence[NDArray[np.uint8]]], Outputs]
-"""Computes the outputs for preprocessed images, each uint8 `(h, w, C)`."""
+Runner = Callable[[Sequence[NDArray[np.uint8]]], Outputs]
+"""A function that returns the outputs for preprocessed images, each uint8 `(h, w, C)`."""
 
 _Batch = Mapping[str, NDArray[np.generic]]
 
 
 def write_variants(
-    bundle: OnnxBundle, pixels: Sequence[NDArray[np.uint8]], folder: Path, *, with_float16: bool, progress: Progress
+    bundle: OnnxBundle, pixels: Sequence[NDArray[np.uint8]], folder: Path, *, include_float16: bool, progress: Progress
 ) -> dict[str, OnnxBundle]:
-    """Write each variant to a file in `folder`; `pixels` are preprocessed images to calibrate the ranges."""
+    """Write each variant to a file in `folder`, and return the variants by name.
+
+    Args:
+        pixels: preprocessed images, uint8 `(h, w, C)`, that calibrate the ranges of activations.
+    """
     model = onnx.load(bundle.path)
     preprocessing = remove_preprocessing(model, bundle.preprocessing) if bundle.includes_preprocessing else None
     bare, network = folder / "bare.onnx", folder / "network.onnx"
     onnx.save(model, bare)
     quant_pre_process(bare, network, skip_symbolic_shape=True)
     calibration_batches = [
-        {PIXELS: one[None]} if preprocessing else {INPUT: _normalize_pixels(bundle, [one])} for one in pixels
+        {PIXELS: image[None]} if preprocessing else {INPUT: _normalize_pixels(bundle, [image])} for image in pixels
     ]
-    float_nodes = find_unquantized_nodes(onnx.load(network))
-    writers: dict[str, Callable[[Path], None]] = {
-        "int8": lambda path: _write_int8(network, path, calibration_batches, float_nodes, reduce_range=False),
-        "int8, reduced range": lambda path: _write_int8(
-            network, path, calibration_batches, float_nodes, reduce_range=True
-        ),
-    }
-    if with_float16:
-        writers["float16"] = lambda path: _write_float16(network, path, float_nodes)
-    progress.start("quantize", len(writers), "variants")
+    float_nodes = select_float_nodes(onnx.load(network))
+    names = ["int8", "int8, reduced range", *(["float16"] if include_float16 else [])]
+    progress.start("quantize", len(names), "variants")
     variants = {}
-    for name, write in writers.items():
+    for name in names:
         path = folder / f"{name}.onnx"
-        write(path)
-        if preprocessing:
+        if name == "float16":
+            model = convert_float_to_float16(onnx.load(network), keep_io_types=True, node_block_list=float_nodes)
+        else:
+            quantize_static(
+                network,
+                path,
+                _CalibrationBatches(calibration_batches),
+                per_channel=True,
+                reduce_range=name == "int8, reduced range",
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=float_nodes,
+            )
             model = onnx.load(path)
+        if preprocessing:
             insert_preprocessing(model, preprocessing)
-            path.write_bytes(model.SerializeToString())
-        variants[name] = _with_new_probe(replace(bundle, path=path))
+        path.write_bytes(model.SerializeToString())
+        variants[name] = _update_probe(replace(bundle, path=path))
         progress.advance()
     progress.close()
     return variants
 
 
-def find_unquantized_nodes(model: onnx.ModelProto) -> list[str]:
-    """Return the names of the nodes not to quantize: the last layer with weights, and all nodes that are not upstream
-    of it."""
+def select_float_nodes(model: onnx.ModelProto) -> list[str]:
+    """Return the names of the nodes that stay float: the last layer with weights, and all not upstream of it."""
     producers = {output: node for node in model.graph.node for output in node.output}
     layer = next(
         (node for node in _iter_upstream_nodes(LOGITS, producers) if node.op_type in ("Conv", "Gemm", "MatMul")), None
     )
-    body = {node.name for node in _iter_upstream_nodes(layer.input[0], producers)} if layer else set()
-    return [node.name for node in model.graph.node if node.name not in body]
+    quantized = {node.name for node in _iter_upstream_nodes(layer.input[0], producers)} if layer else set()
+    return [node.name for node in model.graph.node if node.name not in quantized]
 
 
-def _iter_upstream_nodes(tensor: str, producers: Mapping[str, onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+def _iter_upstream_nodes(tensor_name: str, producers: Mapping[str, onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     """Yield the nodes that compute a tensor, the nearest first."""
-    waiting, seen = deque([tensor]), set[str]()
-    while waiting:
-        node = producers.get(waiting.popleft())
-        if node and node.name not in seen:
-            seen.add(node.name)
-            waiting.extend(node.input)
+    tensor_names, visited = deque([tensor_name]), set[str]()
+    while tensor_names:
+        node = producers.get(tensor_names.popleft())
+        if node and node.name not in visited:
+            visited.add(node.name)
+            tensor_names.extend(node.input)
             yield node
 
 
-def _write_int8(
-    network: Path, path: Path, calibration_batches: Sequence[_Batch], float_nodes: list[str], *, reduce_range: bool
-) -> None:
-    quantize_static(
-        network,
-        path,
-        _CalibrationBatches(calibration_batches),
-        per_channel=True,
-        reduce_range=reduce_range,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        nodes_to_exclude=float_nodes,
-    )
-
-
-def _write_float16(network: Path, path: Path, float_nodes: list[str]) -> None:
-    onnx.save(convert_float_to_float16(onnx.load(network), keep_io_types=True, node_block_list=float_nodes), path)
-
-
 class _CalibrationBatches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
-    """Calibration images as batches of one."""
+    """Batches of one calibration image each."""
 
     def __init__(self, calibration_batches: Sequence[_Batch]) -> None:
         self._remaining = iter(calibration_batches)
@@ -137,8 +126,8 @@ class _CalibrationBatches(CalibrationDataReader):  # type: ignore[misc]  # onnxr
         return next(self._remaining, None)
 
 
-def make_runner(bundle: OnnxBundle) -> Run:
-    """Return a function that computes the outputs of a file for pixels that are already resized and cropped."""
+def make_runner(bundle: OnnxBundle) -> Runner:
+    """Return a function that computes the outputs of a file for preprocessed images."""
     if bundle.includes_preprocessing:
         return BundleSession(bundle).run_all
     session = open_session(bundle.path)
@@ -161,10 +150,11 @@ def _normalize_pixels(bundle: OnnxBundle, pixels: Sequence[NDArray[np.uint8]]) -
     return x
 
 
-def _with_new_probe(bundle: OnnxBundle) -> OnnxBundle:
-    image = probe_image(bundle)
+def _update_probe(bundle: OnnxBundle) -> OnnxBundle:
+    probe = bundle.probe
+    image = np.frombuffer(probe.pixels, np.uint8).reshape(probe.height, probe.width, 3)
     if bundle.includes_preprocessing:
         logits = open_session(bundle.path).run([LOGITS], {INPUT: image[None]})[0]
     else:
         logits = make_runner(bundle)([images.prepare(Image.fromarray(image), bundle.preprocessing.image)])[0]
-    return replace_probe_logits(bundle, logits[0], tolerance=PROBE_TOLERANCE)
+    return replace(bundle, probe=replace(probe, logits=round_logits(logits[0]), tolerance=PROBE_TOLERANCE))

@@ -1,4 +1,4 @@
-"""Write an ONNX model whose weights lie in a second file, with the weights inside or beside it."""
+"""Write an ONNX model with external weights to one file, or to two if the weights are large."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlimages.core import copy_bytes
 from mlimages.inference import data_path
 
 EXTERNAL_DATA_BYTES = 1_900_000_000
-"""Larger weights are written to a second file, NAME.onnx.data: a protocol buffer is limited to 2 GiB."""
+"""Larger weights are written to a second file, NAME.onnx.data, since a protocol buffer is limited to 2 GiB."""
 
 GRAPH = onnx.ModelProto.DESCRIPTOR.fields_by_name["graph"].number
 INITIALIZER = onnx.GraphProto.DESCRIPTOR.fields_by_name["initializer"].number
@@ -21,27 +21,27 @@ LENGTH_DELIMITED = 2
 """Wire type of a field that is preceded by its length (protobuf.dev/programming-guides/encoding)."""
 
 
-def write_model(model: onnx.ModelProto, weights: Path, path: Path) -> None:
+def write_model(model: onnx.ModelProto, weights_path: Path, path: Path) -> None:
     """Write a model and its weights to `path`, or to `path` and `NAME.onnx.data` if one file cannot contain them.
 
     The weights are copied from file to file: in memory, protocol buffers need three times their size.
 
     Args:
-        model: its initializers are removed.
-        weights: the file with the external data of its initializers, which is moved if it stays external.
+        model: the model, whose initializers are removed.
+        weights_path: the file with the external data of the initializers, which is moved if the data stays external.
     """
-    if weights.exists() and weights.stat().st_size > EXTERNAL_DATA_BYTES:
-        weights.rename(data_path(path))
+    if weights_path.exists() and weights_path.stat().st_size > EXTERNAL_DATA_BYTES:
+        weights_path.rename(data_path(path))
         for tensor in filter(uses_external_data, model.graph.initializer):
             next(entry for entry in tensor.external_data if entry.key == "location").value = data_path(path).name
         path.write_bytes(model.SerializeToString())
         return
-    tensors = [_Tensor.of(tensor) for tensor in model.graph.initializer]
+    tensors = [_Tensor.from_proto(tensor) for tensor in model.graph.initializer]
     del model.graph.initializer[:]
     graph = model.graph.SerializeToString()
     model.ClearField("graph")
-    weights.touch()
-    with weights.open("rb") as values, path.open("wb") as file:
+    weights_path.touch()
+    with weights_path.open("rb") as values, path.open("wb") as file:
         file.write(model.SerializeToString())
         file.write(_encode_field_header(GRAPH, len(graph) + sum(tensor.length for tensor in tensors)) + graph)
         for tensor in tensors:
@@ -51,7 +51,7 @@ def write_model(model: onnx.ModelProto, weights: Path, path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Tensor:
-    """An initializer as a field of the graph: a header, and the values at an offset of the file of the weights."""
+    """An initializer as a field of the graph: a header, and the position of its values in the file of the weights."""
 
     header: bytes
     offset: int
@@ -62,7 +62,7 @@ class _Tensor:
         return len(self.header) + self.values_length
 
     @classmethod
-    def of(cls, tensor: onnx.TensorProto) -> _Tensor:
+    def from_proto(cls, tensor: onnx.TensorProto) -> _Tensor:
         if not uses_external_data(tensor):
             return cls(_encode_field_header(INITIALIZER, tensor.ByteSize()) + tensor.SerializeToString(), 0, 0)
         external = ExternalDataInfo(tensor)

@@ -42,7 +42,7 @@ def geometry(name: str, *, gray: bool, bicubic: bool) -> ImageProperty:
 
 def difference(prop: ImageProperty, form: ResizeForm) -> tuple[int, float]:
     """Largest difference in levels over all sizes, and the share of values that differ."""
-    model = build_preprocessing_graph(prop, opset=18, ir_version=8, resize_form=form)
+    model = build_preprocessing_graph(prop, resize_form=form)
     session = ort.InferenceSession(model.SerializeToString(), QUIET)
 
     def run(pixels: NDArray[np.uint8]) -> NDArray[np.int16]:
@@ -88,7 +88,7 @@ def test_openvino_computes_the_portable_resize_even_in_bfloat16() -> None:
     import openvino
 
     prop = geometry("squash", gray=False, bicubic=True)
-    model = build_preprocessing_graph(prop, opset=18, ir_version=8, resize_form="portable").SerializeToString()
+    model = build_preprocessing_graph(prop, resize_form="portable").SerializeToString()
     core = openvino.Core()
     for precision in ("f32", "bf16"):
         run = core.compile_model(core.read_model(model, b""), "CPU", {"INFERENCE_PRECISION_HINT": precision})
@@ -103,7 +103,7 @@ def test_openvino_makes_the_gray_of_pillow() -> None:
     openvino = pytest.importorskip("openvino")
     rgb = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
     prop = ImageProperty(32, 24, resize="squash", gray_scale=True)
-    model = build_preprocessing_graph(prop, opset=18, ir_version=8).SerializeToString()
+    model = build_preprocessing_graph(prop).SerializeToString()
     core = openvino.Core()
     for precision in ("f32", "bf16"):
         run = core.compile_model(core.read_model(model, b""), "CPU", {"INFERENCE_PRECISION_HINT": precision})

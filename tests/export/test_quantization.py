@@ -20,7 +20,7 @@ from mlimages.export import (
     quantize,
 )
 from mlimages.export import quantization as module
-from mlimages.export.quantization import Trial, _choose_fastest, _describe_refusal, _Measurement
+from mlimages.export.quantization import Trial, _choose_variant, _describe_refusal, _Measurement
 from mlimages.export.quantized_variants import make_runner
 from mlimages.inference import Known, OnnxBundle, PredictionSets, Predictor, conformal_thresholds, open_session, softmax
 from mlimages.inference.onnx_metadata import read_metadata
@@ -31,26 +31,21 @@ from tests.deploying import made_images, trained
 pytestmark = pytest.mark.train
 
 
-@pytest.fixture(scope="module")
-def bundle(cnn_bundle: OnnxBundle) -> OnnxBundle:
-    return cnn_bundle
-
-
 @pytest.fixture
 def labels(tmp_path: Path) -> LabelFile:
     write_label_file(tmp_path / "val.txt", made_images(tmp_path / "p", 8), ("class0", "class1", "class2"))
     return LabelFile(tmp_path / "val.txt")
 
 
-def quantize_any(bundle: OnnxBundle, labels: LabelFile, out: Path, *, fp16: bool = False) -> Quantization:
-    return quantize(bundle, labels, out, max_drop=100, fp16=fp16)
+def quantize_any(cnn_bundle: OnnxBundle, labels: LabelFile, out: Path, *, fp16: bool = False) -> Quantization:
+    return quantize(cnn_bundle, labels, out, max_drop=100, fp16=fp16)
 
 
 def test_the_best_variant_is_written_with_all_measurements_and_predicts_nearly_the_same(
-    bundle: OnnxBundle, labels: LabelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cnn_bundle: OnnxBundle, labels: LabelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MIN_SPEEDUP", 0.0)
-    result = quantize_any(bundle, labels, tmp_path / "small.onnx", fp16=True)
+    result = quantize_any(cnn_bundle, labels, tmp_path / "small.onnx", fp16=True)
     written = OnnxBundle.read(tmp_path / "small.onnx")
     assert [trial.name for trial in result.trials] == ["original", "int8", "int8, reduced range", "float16"]
     assert result.chosen is not None
@@ -58,30 +53,30 @@ def test_the_best_variant_is_written_with_all_measurements_and_predicts_nearly_t
     notes = "\n".join(bundle_notes(written.path, read_metadata(written.path, open_session(written.path))))
     assert f"on {result.count} images" in notes
     assert f"quantization: int8: accuracy {format_percent(result.trials[1].accuracy)}, " in notes
-    assert (written.class_names, written.preprocessing) == (bundle.class_names, bundle.preprocessing)
-    assert written.path.stat().st_size < 0.6 * bundle.path.stat().st_size
+    assert (written.class_names, written.preprocessing) == (cnn_bundle.class_names, cnn_bundle.preprocessing)
+    assert written.path.stat().st_size < 0.6 * cnn_bundle.path.stat().st_size
     paths = [item.path for item in labels]
-    for before, after in zip(Predictor(bundle)(paths), Predictor(written)(paths), strict=True):
+    for before, after in zip(Predictor(cnn_bundle)(paths), Predictor(written)(paths), strict=True):
         of = {score.label: score.probability for score in before.top}  # type: ignore[union-attr]
         assert all(score.probability == pytest.approx(of[score.label], abs=0.05) for score in after.top)  # type: ignore[union-attr]
 
 
 def test_the_preprocessing_is_not_quantized(
-    bundle: OnnxBundle, labels: LabelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cnn_bundle: OnnxBundle, labels: LabelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MIN_SPEEDUP", 0.0)
-    quantize_any(bundle, labels, tmp_path / "small.onnx")
-    model, before = onnx.load(tmp_path / "small.onnx"), onnx.load(bundle.path)
+    quantize_any(cnn_bundle, labels, tmp_path / "small.onnx")
+    model, before = onnx.load(tmp_path / "small.onnx"), onnx.load(cnn_bundle.path)
     assert "QuantizeLinear" in {node.op_type for node in model.graph.node}
     preprocessing = [[node for node in each.graph.node if node.name.startswith("prepare/")] for each in (before, model)]
     assert preprocessing[0] == preprocessing[1]
 
 
 def test_nothing_is_written_if_no_variant_is_faster(
-    bundle: OnnxBundle, labels: LabelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cnn_bundle: OnnxBundle, labels: LabelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MIN_SPEEDUP", 1000.0)
-    result = quantize_any(bundle, labels, tmp_path / "small.onnx")
+    result = quantize_any(cnn_bundle, labels, tmp_path / "small.onnx")
     assert result.chosen is None
     assert not (tmp_path / "small.onnx").exists()
 
@@ -123,10 +118,10 @@ def test_of_variants_of_about_one_speed_the_most_accurate_is_chosen(
     speeds: tuple[float, ...], accuracies: tuple[float, ...], chosen: int
 ) -> None:
     trials = [Trial(str(n), *values, 1) for n, values in enumerate(zip(accuracies, speeds, strict=True))]
-    found = _choose_fastest([_Measurement(trial, Share(trial.accuracy, 0, 1), 0.0, {}) for trial in trials], ["", ""])
+    found = _choose_variant([_Measurement(trial, Share(trial.accuracy, 0, 1), 0.0, {}) for trial in trials], ["", ""])
     assert found
     assert found.trial.name == str(chosen)
-    assert _choose_fastest([], []) is None
+    assert _choose_variant([], []) is None
 
 
 def with_known(network: TrainedNetwork, labels: LabelFile) -> TrainedNetwork:
@@ -181,30 +176,29 @@ def test_a_quantized_file_keeps_float_probabilities_and_claims_only_what_was_mea
     assert ("Image.BitmapPixelFormat" in metadata) == preprocessing
 
 
-def test_a_class_that_the_bundle_does_not_know_is_an_error(bundle: OnnxBundle, tmp_path: Path) -> None:
+def test_a_class_that_the_bundle_does_not_know_is_an_error(cnn_bundle: OnnxBundle, tmp_path: Path) -> None:
     write_label_file(tmp_path / "val.txt", made_images(tmp_path / "p", 3), ("class0", "class1", "other"))
     with pytest.raises(InputError, match=r"'other'.*which is not in"):
-        quantize_any(bundle, LabelFile(tmp_path / "val.txt"), tmp_path / "small.onnx")
+        quantize_any(cnn_bundle, LabelFile(tmp_path / "val.txt"), tmp_path / "small.onnx")
 
 
-@pytest.mark.parametrize("kind", [str, Path])
-def test_paths_of_every_kind_are_taken(bundle: OnnxBundle, labels: LabelFile, tmp_path: Path, kind: type) -> None:
-    result = quantize(kind(bundle.path), kind(labels.path), kind(tmp_path / "small.onnx"), max_drop=100)
+def test_paths_are_taken_as_text(cnn_bundle: OnnxBundle, labels: LabelFile, tmp_path: Path) -> None:
+    result = quantize(str(cnn_bundle.path), str(labels.path), str(tmp_path / "small.onnx"), max_drop=100)
     assert result.count == 4
     assert repr(result).startswith("Quantization(original (")
     assert f"; 4 images; chosen: {result.chosen.name if result.chosen else None})" in repr(result)
 
 
 def test_a_file_is_neither_replaced_by_its_variant_nor_quantized_twice(
-    bundle: OnnxBundle, labels: LabelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cnn_bundle: OnnxBundle, labels: LabelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_load_samples", None)  # all are refused before the images are read
-    own = replace(bundle, path=tmp_path / "own.onnx")
-    own.write(bundle.path)
+    own = replace(cnn_bundle, path=tmp_path / "own.onnx")
+    own.write(cnn_bundle.path)
     with pytest.raises(InputError, match="is itself an input"):
         quantize_any(own, labels, tmp_path / "." / "own.onnx")
     trials = ({"name": "int8", "accuracy": 1.0, "images_per_s": 1.0, "size_bytes": 1},)
-    with pytest.raises(InputError, match="quantized already: quantize the file that it was made from"):
+    with pytest.raises(InputError, match="is already quantized: quantize the original file"):
         quantize_any(replace(own, provenance=replace(own.provenance, quantization=trials)), labels, tmp_path / "q.onnx")
     damaged = replace(own, probe=replace(own.probe, logits=tuple(value + 1 for value in own.probe.logits)))
     with pytest.raises(BundleError, match="does not reproduce"):
@@ -212,7 +206,9 @@ def test_a_file_is_neither_replaced_by_its_variant_nor_quantized_twice(
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_too_few_images_are_an_error_that_counts_them(bundle: OnnxBundle, tmp_path: Path, count: int) -> None:
+def test_too_few_images_are_an_error_that_counts_them(cnn_bundle: OnnxBundle, tmp_path: Path, count: int) -> None:
     write_label_file(tmp_path / "val.txt", made_images(tmp_path / "p", count), ("class0",))
-    with pytest.raises(InputError, match=rf"val.txt: {count} images? can be decoded: quantization requires at least 2"):
-        quantize_any(bundle, LabelFile(tmp_path / "val.txt"), tmp_path / "small.onnx")
+    with pytest.raises(
+        InputError, match=rf"val.txt: only {count} images? can be decoded, but quantization requires at least 2"
+    ):
+        quantize_any(cnn_bundle, LabelFile(tmp_path / "val.txt"), tmp_path / "small.onnx")

@@ -1,0 +1,304 @@
+"""ONNX functions that resize and crop images like `images.prepare`, written in onnxscript's subset of Python.
+
+Images are uint8 `(N, H, W, C)`, sizes and positions int64 vectors `(height, width)`. Planes are floating-point levels
+`(N, C, H, W)` from 0 to 255.
+"""
+
+from __future__ import annotations
+
+import onnx
+from onnxscript import opset18 as op
+from onnxscript import script
+from onnxscript.values import OnnxFunction, Opset
+
+from mlimages.core import ImageProperty
+
+UINT8, INT32, INT64 = onnx.TensorProto.UINT8, onnx.TensorProto.INT32, onnx.TensorProto.INT64
+BOOL, FLOAT, DOUBLE = onnx.TensorProto.BOOL, onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE
+
+onnx_function = script(Opset("mlimages", 1), default_opset=op)
+
+
+def compose_preprocessing(prop: ImageProperty, resize_form: str) -> onnx.ModelProto:
+    """Return a model that maps the input `image` to preprocessed pixels, by calls of the functions in this module."""
+    convert_channels = _convert_to_gray if prop.gray_scale else _keep
+    fit = _make_shorter_fit(prop.shorter_px) if prop.resize == "shorter" else _FITS[prop.resize]
+    crop = _make_position_crop(prop.position) if prop.resize == "position" else _CROPS[prop.resize]
+    if prop.resize in ("crop", "position"):
+        resize = _keep_size
+    elif resize_form == "operator":
+        resize = _make_operator_resize("cubic" if prop.interpolation == "bicubic" else "linear")
+    elif resize_form == "exact":
+        resize = _make_exact_resize(prop.interpolation)
+    else:
+        resize = _make_portable_resize(prop.interpolation)
+    crop_size = [prop.height, prop.width]
+
+    @onnx_function
+    def prepare(image):
+        size = op.Constant(value_ints=crop_size)
+        region, target = fit(convert_channels(image), size)
+        pixels = crop(resize(region, target), target, size)
+        return pixels  # noqa: RET504  # the name of the output
+
+    model: onnx.ModelProto = prepare.to_model_proto()
+    return model
+
+
+@onnx_function
+def _keep(image):
+    return op.Identity(image)
+
+
+@onnx_function
+def _convert_to_gray(image):
+    """ITU-R 601-2 luma in Pillow's 16-bit fixed point (libImaging/Convert.c), before the resize as in images.prepare.
+
+    The remainder is subtracted, since OpenVINO rounds the quotient of integers.
+    """
+    rounded = op.ReduceSum(op.Cast(image, to=INT32) * [19595, 38470, 7471], [-1], keepdims=1) + 32768
+    return op.Cast((rounded - rounded % 65536) / 65536, to=UINT8)
+
+
+# Each fit returns the region of the image to resize, and the size to which it is resized (images.resized_size).
+
+
+def _make_shorter_fit(shorter_px: int) -> OnnxFunction:
+    @onnx_function
+    def fit_shorter(image, _crop):
+        size = op.Shape(image, start=1, end=3)
+        return op.Identity(image), size * shorter_px / op.ReduceMin(size, keepdims=1)
+
+    return fit_shorter
+
+
+@onnx_function
+def _fit_squash(image, crop):
+    return op.Identity(image), op.Identity(crop)
+
+
+@onnx_function
+def _fit_letterbox(image, crop):
+    size = op.Cast(op.Shape(image, start=1, end=3), to=DOUBLE)
+    scale = op.ReduceMin(op.Cast(crop, to=DOUBLE) / size, keepdims=1)
+    return op.Identity(image), op.Max(op.Cast(op.Round(size * scale), to=INT64), 1)
+
+
+@onnx_function
+def _fit_downscale(image, crop):
+    """Resize the central region with the aspect ratio of the crop, if the image is at least as large as the crop."""
+    whole = op.Shape(image, start=1, end=3)
+    is_larger = op.Cast(op.ReduceMin(op.Cast(whole >= crop, to=INT64), keepdims=1), to=BOOL)
+    largest = op.Min(whole, op.Gather(whole, [1, 0]) * crop / op.Gather(crop, [1, 0]))
+    size = op.Where(is_larger, largest, whole)
+    start = (whole - size) / 2
+    return op.Slice(image, start, start + size, [1, 2]), op.Where(is_larger, crop, size)
+
+
+@onnx_function
+def _fit_original(image, _crop):
+    return op.Identity(image), op.Shape(image, start=1, end=3)
+
+
+_FITS = {
+    "squash": _fit_squash,
+    "letterbox": _fit_letterbox,
+    "downscale": _fit_downscale,
+    "crop": _fit_original,
+    "position": _fit_original,
+}
+
+
+@onnx_function
+def _find_center(size, crop):
+    """images.centre_start; the start is negative if the image is smaller than the crop."""
+    half_margin = op.Cast(size - crop, to=DOUBLE) * 0.5
+    return op.Cast(op.Where(size >= crop, op.Round(half_margin), op.Ceil(half_margin)), to=INT64)
+
+
+@onnx_function
+def _crop_center(image, size, crop):
+    start = _find_center(size, crop)
+    return op.Slice(image, start, start + crop, [1, 2])
+
+
+@onnx_function
+def _pad_and_crop(image, size, crop, start):
+    before = op.Max(0 - start, 0)
+    after = op.Max(start + crop - size, 0)
+    padded = op.Pad(image, op.Concat([0], before, [0], [0], after, [0], axis=0))
+    return op.Slice(padded, start + before, start + before + crop, [1, 2])
+
+
+@onnx_function
+def _pad_and_crop_center(image, size, crop):
+    return _pad_and_crop(image, size, crop, _find_center(size, crop))
+
+
+def _make_position_crop(position: tuple[int, int]) -> OnnxFunction:
+    row_and_column = [position[1], position[0]]
+
+    @onnx_function
+    def crop_at_position(image, size, crop):
+        return _pad_and_crop(image, size, crop, op.Constant(value_ints=row_and_column))
+
+    return crop_at_position
+
+
+@onnx_function
+def _keep_all(image, _size, _crop):
+    return op.Identity(image)
+
+
+_CROPS = {
+    "shorter": _crop_center,
+    "crop": _pad_and_crop_center,
+    "downscale": _pad_and_crop_center,
+    "letterbox": _pad_and_crop_center,
+    "squash": _keep_all,
+}
+
+
+@onnx_function
+def _keep_size(image, _target):
+    return op.Identity(image)
+
+
+@onnx_function
+def _is_height_first(image, target):
+    """Pillow resizes vertically first if the height shrinks by more than twice as many pixels as the width
+    (ImagingResampleInner in libImaging/Resample.c)."""
+    shrink = op.Shape(image, start=1, end=3) - target
+    height = op.Gather(shrink, 0)
+    return (height > 0) & (height > 2 * op.Gather(shrink, 1))
+
+
+def _make_operator_resize(mode: str) -> OnnxFunction:
+    @onnx_function
+    def resize_width_first(image, target):
+        size = op.Concat(op.Shape(image, start=0, end=1), target, op.Shape(image, start=3, end=4), axis=0)
+        return op.Resize(
+            image,
+            None,
+            None,
+            size,
+            mode=mode,
+            antialias=1,
+            exclude_outside=1,
+            cubic_coeff_a=-0.5,
+            coordinate_transformation_mode="half_pixel",
+        )
+
+    @onnx_function
+    def resize(image, target):
+        if _is_height_first(image, target):  # the operator resizes along the width first: transpose the image
+            transposed = resize_width_first(op.Transpose(image, perm=[0, 2, 1, 3]), op.Gather(target, [1, 0]))
+            resized = op.Transpose(transposed, perm=[0, 2, 1, 3])
+        else:
+            resized = resize_width_first(image, target)
+        return resized
+
+    return resize
+
+
+@onnx_function
+def _weigh_bilinear(distance):
+    return op.Max(1.0 - distance, 0.0)
+
+
+@onnx_function
+def _weigh_bicubic(distance):
+    """Keys' cubic with a = -0.5, in the order of operations of libImaging/Resample.c."""
+    near = (1.5 * distance - 2.5) * distance * distance + 1.0
+    far = (((distance - 5.0) * distance + 8.0) * distance - 4.0) * -0.5
+    return op.Where(distance < 1.0, near, op.Where(distance < 2.0, far, 0.0))
+
+
+def _make_exact_resize(interpolation: str) -> OnnxFunction:
+    weigh, radius = (_weigh_bicubic, 2.0) if interpolation == "bicubic" else (_weigh_bilinear, 1.0)
+
+    @onnx_function
+    def resample_width(planes, target):
+        """precompute_coeffs, normalize_coeffs_8bpc and a pass of libImaging/Resample.c: 22-bit weights, integer sums
+        (exact in float64), rounded to 8 bits."""
+        width = op.Squeeze(op.Shape(planes, start=3, end=4))
+        scale = op.Cast(width, to=DOUBLE) / op.Cast(target, to=DOUBLE)
+        filter_scale = op.Max(scale, 1.0)
+        support = filter_scale * radius
+        center = (op.Unsqueeze(op.Cast(op.Range(0, target, 1), to=DOUBLE), [-1]) + 0.5) * scale
+        index = op.Cast(op.Range(0, width, 1), to=DOUBLE)
+        is_inside = (index >= op.Floor(center - support + 0.5)) & (index < op.Floor(center + support + 0.5))
+        weight = op.Where(is_inside, weigh(op.Abs((index - center + 0.5) * (1.0 / filter_scale))), 0.0)
+        fixed_point = weight / op.ReduceSum(weight, [-1], keepdims=1) * 4194304.0
+        rounded = op.Sign(fixed_point) * op.Floor(op.Abs(fixed_point) + 0.5)
+        levels = op.MatMul(planes, op.Transpose(rounded, perm=[1, 0])) / 4194304.0
+        return op.Clip(op.Floor(levels + 0.5), 0.0, 255.0)
+
+    @onnx_function
+    def resample_height(planes, target):
+        return op.Transpose(resample_width(op.Transpose(planes, perm=[0, 1, 3, 2]), target), perm=[0, 1, 3, 2])
+
+    @onnx_function
+    def resize(image, target):
+        is_same_size = op.Cast(op.Shape(image, start=1, end=3) == target, to=INT64)
+        if op.Cast(op.ReduceMin(is_same_size, keepdims=0), to=BOOL):
+            resized = op.Identity(image)
+        else:
+            planes = op.Cast(op.Transpose(image, perm=[0, 3, 1, 2]), to=DOUBLE)
+            height, width = op.Gather(target, 0), op.Gather(target, 1)
+            if _is_height_first(image, target):
+                resampled = resample_width(resample_height(planes, height), width)
+            else:
+                resampled = resample_height(resample_width(planes, width), height)
+            resized = op.Transpose(op.Cast(resampled, to=UINT8), perm=[0, 2, 3, 1])
+        return resized
+
+    return resize
+
+
+# The portable resize, for runtimes such as OpenVINO, whose antialiased `Resize` differs from ONNX Runtime's. Positions
+# and weights are 32-bit integers: OpenVINO computes in bfloat16 on processors that support it, in which a position
+# above 256 pixels is not exact. A distance is an integer in units of 1 / (2 * span) of the filter's unit, where span is
+# the larger of the widths before and after. Sides of up to 32,000 pixels fit into 32 bits.
+
+
+@onnx_function
+def _weigh_bilinear_integer(distance, span):
+    """Return 2 * span * (1 - |t|) for |t| < 1, otherwise 0."""
+    return op.Max(2 * span - distance, 0)
+
+
+@onnx_function
+def _weigh_bicubic_integer(distance, span):
+    """Return 2^13 times Keys' cubic with a = -0.5, of u = 1024 |t|."""
+    u = op.Min(distance, 4 * span) * 512 / span
+    cube = u * u / 16 * u / 16384
+    square = u * u * 5 / 256
+    near = 3 * cube - square + 8192
+    far = square - cube - 32 * u + 16384
+    return op.Where(u < 1024, near, far)
+
+
+def _make_portable_resize(interpolation: str) -> OnnxFunction:
+    weigh = _weigh_bicubic_integer if interpolation == "bicubic" else _weigh_bilinear_integer
+
+    @onnx_function
+    def resample_width(planes, target):
+        width = op.Squeeze(op.Shape(planes, start=3, end=4))
+        width_int, target_int = op.Cast(width, to=INT32), op.Cast(target, to=INT32)
+        center = (2 * op.Unsqueeze(op.Cast(op.Range(0, target, 1), to=INT32), [-1]) + 1) * width_int
+        position = (2 * op.Cast(op.Range(0, width, 1), to=INT32) + 1) * target_int
+        weight = weigh(op.Abs(position - center), op.Max(width_int, target_int))
+        total = op.ReduceSum(weight, [-1], keepdims=1)
+        fixed_point = op.Cast((weight * 16384 + total / 2) / total, to=FLOAT)
+        levels = op.MatMul(planes, op.Transpose(fixed_point, perm=[1, 0])) / 16384.0
+        return op.Clip(op.Floor(levels + 0.5), 0.0, 255.0)
+
+    @onnx_function
+    def resize(image, target):
+        planes = op.Cast(op.Transpose(image, perm=[0, 3, 1, 2]), to=FLOAT)
+        columns = resample_width(planes, op.Gather(target, 1))
+        rows = resample_width(op.Transpose(columns, perm=[0, 1, 3, 2]), op.Gather(target, 0))
+        return op.Transpose(op.Cast(rows, to=UINT8), perm=[0, 3, 2, 1])
+
+    return resize
