@@ -13,11 +13,11 @@ from mlimages.serving.problems import Handler, ProblemError
 from mlimages.serving.service import SERVICE
 from mlimages.serving.settings import ServerSettings
 
-OPEN_ROUTES = frozenset({"/", "/healthz", "/openapi.json", "/v2", "/v2/health/live", "/v2/health/ready"})
-"""Routes that need no token; without it, they reveal neither the model's classes nor how much it is used."""
+PUBLIC_ROUTES = frozenset({"/", "/healthz", "/openapi.json", "/v2", "/v2/health/live", "/v2/health/ready"})
+"""Routes that need no token; without a token, they reveal neither the model's classes nor how much it is used."""
 
-_EXPOSED = "Inference-Header-Content-Length, Retry-After"
-_PREFLIGHT = {
+_EXPOSED_HEADERS = "Inference-Header-Content-Length, Retry-After"
+_PREFLIGHT_HEADERS = {
     "Access-Control-Allow-Methods": "GET, POST",
     "Access-Control-Allow-Headers": "Authorization, Content-Type, Inference-Header-Content-Length",
     "Access-Control-Max-Age": "600",
@@ -25,32 +25,32 @@ _PREFLIGHT = {
 
 
 def check_access(request: web.Request, settings: ServerSettings) -> None:
-    """Raise ProblemError unless the Host header is allowed and a required token is present."""
+    """Raise ProblemError unless the Host header is allowed and the request has the token, if one is required."""
     _check_host(request, settings.allowed_hosts)
-    if request.path not in OPEN_ROUTES and not has_token(request, settings.token):
+    if request.path not in PUBLIC_ROUTES and not has_token(request, settings.token):
         headers = {"WWW-Authenticate": "Bearer"}
         raise ProblemError(
-            401, "unauthorized", "this server requires a token: send the header `Authorization: Bearer TOKEN`", headers
+            401, "unauthorized", "this server requires a token: send the header 'Authorization: Bearer TOKEN'", headers
         )
 
 
 def has_token(request: web.Request, token: str) -> bool:
-    """Whether the request has the server's token; True if the server has none.
+    """Return whether the request has the server's token; True if the server requires none.
 
     Raises:
         ProblemError: the Authorization header is not UTF-8.
     """
     try:
-        given = request.headers.get(hdrs.AUTHORIZATION, "").removeprefix("Bearer ").encode()
+        request_token = request.headers.get(hdrs.AUTHORIZATION, "").removeprefix("Bearer ").encode()
     except UnicodeEncodeError as error:
         raise ProblemError(400, "bad-request", "the Authorization header is not UTF-8") from error
-    return not token or hmac.compare_digest(given, token.encode())
+    return not token or hmac.compare_digest(request_token, token.encode())
 
 
 def _check_host(request: web.Request, allowed_hosts: tuple[str, ...]) -> None:
     """Reject host names that are not allowed, to prevent DNS rebinding.
 
-    IP addresses and localhost are always allowed_hosts: they cannot be rebound to another address.
+    IP addresses and localhost are always allowed, since they cannot be rebound to another address.
     """
     header = request.headers.get(hdrs.HOST, "")
     try:
@@ -58,14 +58,14 @@ def _check_host(request: web.Request, allowed_hosts: tuple[str, ...]) -> None:
     except ValueError:
         name = header
     names = {"", "localhost", *(host.lower().rstrip(".") for host in allowed_hosts)}
-    if "*" in names or name in names or name.endswith(".localhost") or _is_address(name):
+    if "*" in names or name in names or name.endswith(".localhost") or _is_ip_address(name):
         return
     raise ProblemError(
-        421, "misdirected-request", f"this server does not accept the host {name!r}: add it with --allowed-host"
+        421, "misdirected-request", f"this server does not accept the host name {name!r}: add it with --allowed-host"
     )
 
 
-def _is_address(name: str) -> bool:
+def _is_ip_address(name: str) -> bool:
     with suppress(ValueError):
         ipaddress.ip_address(name)
         return True
@@ -73,19 +73,19 @@ def _is_address(name: str) -> bool:
 
 
 @web.middleware
-async def allow_origins(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Add CORS headers for the allowed origins to all responses, errors included."""
+async def add_cors_headers(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Add CORS headers to all responses to allowed origins, errors included."""
     origins = request.app[SERVICE].settings.cors_origins
     if not origins:
         return await handler(request)
     origin = request.headers.get(hdrs.ORIGIN, "")
     is_allowed = bool(origin) and ("*" in origins or origin in origins)
     if is_allowed and request.method == hdrs.METH_OPTIONS and "Access-Control-Request-Method" in request.headers:
-        response: web.StreamResponse = web.Response(status=204, headers=_PREFLIGHT)
+        response: web.StreamResponse = web.Response(status=204, headers=_PREFLIGHT_HEADERS)
     else:
         response = await handler(request)
     response.headers[hdrs.VARY] = "Origin"
     if is_allowed:
         response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
-        response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _EXPOSED
+        response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _EXPOSED_HEADERS
     return response

@@ -1,4 +1,4 @@
-"""Log of requests, also of what is none: one line each, as text or JSON."""
+"""Log requests, including invalid ones, in one line each, as text or JSON."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from aiohttp.http_exceptions import HttpProcessingError
 logger = logging.getLogger(__name__)
 
 LOG_EVERY_S = 60.0
-"""Least time between two lines about what hostile clients can repeat."""
+"""Minimum time between two log lines of a kind that hostile clients can cause at will."""
 
 
-class LimitInvalidRequests(logging.Filter):
-    """Log at most one invalid HTTP request a minute, in one line; aiohttp logs each with a traceback."""
+class InvalidRequestFilter(logging.Filter):
+    """Log at most one invalid HTTP request per minute, in one line; aiohttp logs each of them with a traceback."""
 
     def __init__(self) -> None:
         super().__init__()
         self._logged = -LOG_EVERY_S
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Shorten the record of an invalid request; return whether it is logged."""
+        """Return whether a record is logged; shorten the record of an invalid request to one line."""
         error = record.exc_info[1] if record.exc_info else None
         if not isinstance(error, HttpProcessingError):
             return True
@@ -39,11 +39,11 @@ class LimitInvalidRequests(logging.Filter):
 http_logger = logging.getLogger(f"{__name__}.http")
 """Logger of aiohttp's server."""
 
-http_logger.addFilter(LimitInvalidRequests())
+http_logger.addFilter(InvalidRequestFilter())
 
 
 def log_request(request: web.Request, *, status: int, size_bytes: int, duration_s: float) -> None:
-    """Log a finished request at level INFO, with the fields of the JSON line."""
+    """Log a finished request at level INFO; `JsonFormatter` writes its fields."""
     fields = {
         "client": request.remote or "",
         "method": request.method,

@@ -14,9 +14,9 @@ from aiohttp import web
 from mlimages.core import InputError
 from mlimages.inference import OnnxBundle, Predictor
 from mlimages.serving import handlers, inference_protocol
-from mlimages.serving.access import allow_origins, check_access
+from mlimages.serving.access import add_cors_headers, check_access
 from mlimages.serving.access_log import log_request
-from mlimages.serving.connections import BACKLOG, ConnectionLimiter, max_connections
+from mlimages.serving.connections import BACKLOG, ConnectionLimiter, compute_max_connections
 from mlimages.serving.problems import Handler, return_errors_as_json
 from mlimages.serving.service import SERVICE, Service
 from mlimages.serving.settings import ServerSettings, check_exposure
@@ -26,13 +26,13 @@ Model = Predictor | OnnxBundle | str | os.PathLike[str]
 
 
 def make_app(model: Model, settings: ServerSettings | None = None) -> web.Application:
-    """Create an application that serves one model, to run on its own or as part of another application.
+    """Create an application that serves one model, to run alone or as part of another application.
 
     Args:
-        model: a path, opened with `settings.max_pixels`, or a Predictor, which keeps its own limit.
+        model: an .onnx file, a run folder, or a Predictor, whose own `max_pixels` applies instead of the settings'.
 
     Returns:
-        An aiohttp application with the routes of `/openapi.json`.
+        An aiohttp application with the routes that its `/openapi.json` describes.
 
     Raises:
         BundleError: the file cannot be loaded.
@@ -43,12 +43,12 @@ def make_app(model: Model, settings: ServerSettings | None = None) -> web.Applic
     """
     settings = settings or ServerSettings()
     predictor = model if isinstance(model, Predictor) else Predictor(model, max_pixels=settings.max_pixels)
-    app = web.Application(middlewares=[allow_origins, _record_request, return_errors_as_json, _check_access])
+    app = web.Application(middlewares=[add_cors_headers, _record_request, return_errors_as_json, _check_access])
     app[SERVICE] = Service(predictor, settings)
     app.cleanup_ctx.append(_close_engine)
     app.on_response_prepare.append(_add_headers)
-    app.add_routes(handlers.routes())
-    app.add_routes(inference_protocol.routes())
+    app.add_routes(handlers.routes)
+    app.add_routes(inference_protocol.routes)
     return app
 
 
@@ -60,16 +60,17 @@ def serve(
     settings: ServerSettings | None = None,
     on_started: Callable[[str], None] = lambda url: None,
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C, then finish requests in flight; SIGHUP reloads the model's file.
+    """Serve a model until SIGTERM or Ctrl-C, then finish requests in flight; SIGHUP reloads the model's file.
 
     Args:
-        model: as in `make_app`.
-        port: 0 picks a free one.
+        model: an .onnx file, a run folder, or a Predictor, as in `make_app`.
+        port: TCP port; 0 picks a free port.
         on_started: called with the server's URL once it accepts requests.
 
     Raises:
         BundleError: the file cannot be loaded.
-        InputError: `host` is not a loopback address and there is no token, the port is in use, or this is Windows.
+        InputError: `host` is not a loopback address and the settings have no token, the port is in use, or the
+            operating system is Windows.
     """
     if not hasattr(signal, "SIGHUP"):
         raise InputError("serve does not run on Windows: use Linux, macOS or WSL")
@@ -84,15 +85,15 @@ async def _serve(app: web.Application, host: str, port: int, on_started: Callabl
     await runner.setup()
     assert runner.server is not None
     loop = asyncio.get_running_loop()
-    connections = ConnectionLimiter(runner.server, service, max_connections=max_connections())
-    service.request_ended = connections.mark_active
+    connections = ConnectionLimiter(runner.server, service, max_connections=compute_max_connections())
+    service.on_request_end = connections.mark_active
     try:
         listening = await loop.create_server(connections, host, port, backlog=BACKLOG)
     except OSError as error:
         await runner.cleanup()
         raise InputError(f"cannot listen on {host} port {port} ({error.strerror}): choose another --port") from error
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, service.request_reload)
     on_started(f"http://{f'[{host}]' if ':' in host else host}:{listening.sockets[0].getsockname()[1]}/")
     while not stop.is_set():
@@ -101,8 +102,8 @@ async def _serve(app: web.Application, host: str, port: int, on_started: Callabl
         connections.close_idle()
     service.stopping = True
     listening.close()
-    ends = time.monotonic() + service.settings.timeout_s
-    while service.in_flight and time.monotonic() < ends:
+    deadline = time.monotonic() + service.settings.timeout_s
+    while service.in_flight and time.monotonic() < deadline:
         await asyncio.sleep(0.01)
     await runner.cleanup()
 
@@ -114,7 +115,7 @@ async def _close_engine(app: web.Application) -> AsyncIterator[None]:
 
 @web.middleware
 async def _record_request(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Count and log every request, whatever its response."""
+    """Count and log every request, including rejected ones."""
     service, begin = request.app[SERVICE], time.perf_counter()
     resource = request.match_info.route.resource
     status, size_bytes = 499, 0  # nginx's status for a client that disconnected
@@ -125,7 +126,7 @@ async def _record_request(request: web.Request, handler: Handler) -> web.StreamR
         return response
     finally:
         service.in_flight.discard(request.protocol)
-        service.request_ended(request.protocol)
+        service.on_request_end(request.protocol)
         duration_s = time.perf_counter() - begin
         service.metrics.count_request(resource.canonical if resource else "unknown", status)
         service.metrics.record_stage("total", duration_s)
@@ -135,7 +136,7 @@ async def _record_request(request: web.Request, handler: Handler) -> web.StreamR
 
 @web.middleware
 async def _check_access(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Check the Host header and the token; close connections while the server is stopping."""
+    """Check the Host header and the token; close the connection if the server is stopping."""
     service = request.app[SERVICE]
     check_access(request, service.settings)
     response = await handler(request)
@@ -145,5 +146,5 @@ async def _check_access(request: web.Request, handler: Handler) -> web.StreamRes
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Add the headers that every response has, errors and preflights included."""
+    """Add the headers of every response, including errors and preflights."""
     response.headers.update({"X-Content-Type-Options": "nosniff", "Server": "mlimages"})

@@ -9,7 +9,7 @@ from typing import cast
 
 from aiohttp import BodyPartReader, MultipartReader, StreamReader, web
 
-from mlimages.serving.problems import ProblemError, too_large_error
+from mlimages.serving.problems import ProblemError, make_too_large_error
 from mlimages.serving.settings import ServerSettings
 
 _MAX_HEADER_BYTES = 2048
@@ -18,38 +18,39 @@ _MAX_HEADER_BYTES = 2048
 _MAX_HEADERS = 16
 """Maximum number of headers of a part: browsers and HTTP libraries send at most four."""
 
-
 _STEP_BYTES = 1 << 14
 """Number of bytes that must arrive within `timeout_s`, so that a slow client cannot hold a connection forever."""
 
-_PLAIN = ("binary", "8bit", "7bit")
+_IDENTITY_ENCODINGS = ("binary", "8bit", "7bit")
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """One encoded image; `name` is its file name, empty for a raw body."""
+    """An encoded image; `name` is its file name in the form, empty for a raw body."""
 
     name: str
     data: bytes
 
 
 async def read_body(request: web.Request, settings: ServerSettings) -> bytes:
-    """Read the whole body.
+    """Return the whole body of a request.
 
     Raises:
-        ProblemError: it is too large, arrives too slowly, or is compressed.
+        ProblemError: the body is too large, arrives too slowly, or is compressed.
     """
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise ProblemError(415, "unsupported-media-type", "send the body without a Content-Encoding")
+        raise ProblemError(
+            415, "unsupported-media-type", "compressed bodies are not supported: send the body without Content-Encoding"
+        )
     if (request.content_length or 0) > settings.max_bytes:
-        raise too_large_error(settings.max_bytes)
+        raise make_too_large_error(settings.max_bytes)
     loop, body, step = asyncio.get_running_loop(), bytearray(), _STEP_BYTES
     try:
         async with asyncio.timeout(settings.timeout_s) as time_out:
             async for chunk in request.content.iter_any():
                 body += chunk
                 if len(body) > settings.max_bytes:
-                    raise too_large_error(settings.max_bytes)
+                    raise make_too_large_error(settings.max_bytes)
                 if len(body) >= step:
                     step = len(body) + _STEP_BYTES
                     time_out.reschedule(loop.time() + settings.timeout_s)
@@ -59,17 +60,17 @@ async def read_body(request: web.Request, settings: ServerSettings) -> bytes:
 
 
 async def read_uploads(request: web.Request, settings: ServerSettings) -> list[Upload]:
-    """Read the image of a raw body, or the images of a multipart form (all parts with a file name).
+    """Return the image of a raw body, or the images of a multipart form (all parts with a file name).
 
     Raises:
         ProblemError: the body is too large, has too many images, or is not a valid form.
     """
-    kind = request.headers.get("Content-Type", "").lower()
-    if kind.startswith("application/json"):
+    content_type = request.headers.get("Content-Type", "").lower()
+    if content_type.startswith("application/json"):
         message = "send the image as the request body or as a file field of a form; only /v2 accepts JSON"
         raise ProblemError(415, "unsupported-media-type", message)
     body = await read_body(request, settings)
-    if not kind.startswith("multipart/"):
+    if not content_type.startswith("multipart/"):
         return [Upload("", body)]
     try:
         with warnings.catch_warnings(action="ignore"):  # aiohttp's warnings about invalid headers quote the client
@@ -77,9 +78,9 @@ async def read_uploads(request: web.Request, settings: ServerSettings) -> list[U
     except ProblemError:
         raise
     except Exception as error:  # aiohttp's reader raises errors of many kinds on invalid forms
-        raise _bad_form_error("a boundary or a part header is missing or invalid") from error
+        raise _make_form_error("a boundary or a part header is missing or invalid") from error
     if not uploads:
-        raise _bad_form_error("it contains no file: send each image as a file field")
+        raise _make_form_error("it contains no files: send each image as a file field")
     return uploads
 
 
@@ -87,18 +88,21 @@ async def _read_form(request: web.Request, body: bytes, max_files: int) -> list[
     """Read the parts that have a file name, at most `max_files`; skip at most as many other parts."""
     content = cast(StreamReader, _BodyStream(body, lines_left=2 * max_files * _MAX_HEADERS))
     reader = MultipartReader(request.headers, content, max_field_size=_MAX_HEADER_BYTES, max_headers=_MAX_HEADERS)
-    reader.part_reader_cls = _Part
+    reader.part_reader_cls = _FormPart
     uploads: list[Upload] = []
     for _ in range(2 * max_files):
         part = await reader.next()
         if part is None:
             return uploads
-        if not isinstance(part, _Part) or part.headers.get("Content-Transfer-Encoding", "binary").lower() not in _PLAIN:
-            raise _bad_form_error(
-                "a part of the form is encoded or is itself a multipart form: send each image as a plain file field"
+        if (
+            not isinstance(part, _FormPart)
+            or part.headers.get("Content-Transfer-Encoding", "binary").lower() not in _IDENTITY_ENCODINGS
+        ):
+            raise _make_form_error(
+                "a part is encoded or is itself a multipart form: send each image as a file field without encoding"
             )
         if part.filename is None and part.name == "top":
-            raise _bad_form_error("pass top in the query string: POST /predict?top=1")
+            raise _make_form_error("pass top in the query string: POST /predict?top=1")
         if part.filename is None:
             continue
         if len(uploads) == max_files:
@@ -107,14 +111,14 @@ async def _read_form(request: web.Request, body: bytes, max_files: int) -> list[
     raise ProblemError(413, "too-many-images", f"at most {max_files} images per request")
 
 
-class _Part(BodyPartReader):
+class _FormPart(BodyPartReader):
     chunk_size = 1 << 16
     """Number of bytes searched at a time."""
 
 
 @dataclass(slots=True)
 class _BodyStream:
-    """A body in memory with the stream interface that `MultipartReader` needs; the number of lines is bounded."""
+    """A body in memory with the stream interface that `MultipartReader` needs, and a limit on the number of lines."""
 
     body: bytes
     lines_left: int
@@ -139,5 +143,5 @@ class _BodyStream:
         return self.position >= len(self.body)
 
 
-def _bad_form_error(reason: str) -> ProblemError:
+def _make_form_error(reason: str) -> ProblemError:
     return ProblemError(400, "bad-request", f"the multipart form cannot be read: {reason}")

@@ -10,23 +10,23 @@ import time
 from aiohttp import web
 
 from mlimages.serving.access_log import LOG_EVERY_S, http_logger
-from mlimages.serving.problems import protocol_error
+from mlimages.serving.problems import make_http_error
 from mlimages.serving.service import Service
 
 logger = logging.getLogger(__name__)
 
 BACKLOG = 32
-"""Number of connections that asyncio accepts in one turn of its loop."""
+"""Number of connections that asyncio accepts in one iteration of its event loop."""
 
 _RESERVED = 5 * BACKLOG
-"""File descriptors kept for files and for rejected connections, which are closed some turns of the loop later."""
+"""File descriptors reserved for files and for rejected connections, which are closed some loop iterations later."""
 
 MIN_IDLE_S = 1.0
-"""A connection without a request for this long is closed where a new one would exceed the limit."""
+"""Idle time in seconds after which a connection may be closed to accept a new one at the limit."""
 
 
-def max_connections() -> int:
-    """Return the number of connections that the limit on file descriptors allows, at most 1,000."""
+def compute_max_connections() -> int:
+    """Return the number of connections that the limit on file descriptors allows, from 16 to 1,000."""
     if sys.platform == "win32":
         return 1000
     import resource
@@ -36,22 +36,22 @@ def max_connections() -> int:
 
 
 class ConnectionLimiter:
-    """Protocol factory that closes idle connections, or rejects new ones, beyond a limit.
+    """Protocol factory that limits the number of connections: at the limit, it closes an idle one or rejects new ones.
 
     Args:
         server: aiohttp's server, whose connections are counted.
-        service: records the connections with a request in flight.
+        service: state of the server, which lists the connections with a request in flight.
     """
 
     def __init__(self, server: web.Server, service: Service, *, max_connections: int) -> None:
         self._server, self._service, self._limit = server, service, max_connections
-        self._touched: dict[object, float] = {}
+        self._last_active_s: dict[object, float] = {}
         self._logged = -LOG_EVERY_S
 
     def __call__(self) -> asyncio.Protocol:
         if len(self._server.connections) >= self._limit and not self._close_longest_idle():
-            self._log_refusal()
-            return _RefusingProtocol()
+            self._log_rejection()
+            return _RejectingProtocol()
         protocol = _Connection(
             self._server,
             loop=asyncio.get_running_loop(),
@@ -64,49 +64,49 @@ class ConnectionLimiter:
 
     def mark_active(self, connection: object) -> None:
         """Record activity on a connection, which restarts its idle time."""
-        self._touched[connection] = time.monotonic()
+        self._last_active_s[connection] = time.monotonic()
 
     def close_idle(self) -> None:
         """Close connections that have been idle for `idle_timeout_s`."""
         now = time.monotonic()
-        self._touched = {each: self._touched.get(each, now) for each in self._server.connections}
+        self._last_active_s = {each: self._last_active_s.get(each, now) for each in self._server.connections}
         for connection in self._server.connections:
-            waited_s = now - self._touched[connection]
+            waited_s = now - self._last_active_s[connection]
             if connection not in self._service.in_flight and waited_s > self._service.settings.idle_timeout_s:
                 connection.force_close()
 
     def _close_longest_idle(self) -> bool:
-        """Close the connection that has been idle longest; return False if none has been for `MIN_IDLE_S`."""
+        """Close the connection that has been idle longest; return False if none has been idle for `MIN_IDLE_S`."""
         now = time.monotonic()
         idle = [each for each in self._server.connections if each not in self._service.in_flight]
-        longest = min(idle, key=lambda each: self._touched.get(each, now), default=None)
-        if longest is None or now - self._touched.get(longest, now) < MIN_IDLE_S:
+        longest = min(idle, key=lambda each: self._last_active_s.get(each, now), default=None)
+        if longest is None or now - self._last_active_s.get(longest, now) < MIN_IDLE_S:
             return False
         longest.force_close()
-        self.mark_active(longest)  # it is listed until the next turn of the loop
+        self.mark_active(longest)  # the server lists it until the next loop iteration
         return True
 
-    def _log_refusal(self) -> None:
+    def _log_rejection(self) -> None:
         now = time.monotonic()
         if now - self._logged >= LOG_EVERY_S:
             self._logged = now
-            logger.warning("all %d connections are in use: refusing new ones", self._limit)
+            logger.warning("all %d connections are in use: rejecting new ones", self._limit)
 
 
 class _Connection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send aiohttp's own errors, which no middleware sees, as JSON too."""
+        """Send aiohttp's own error responses, which bypass the middlewares, as JSON too."""
         if isinstance(resp, web.Response) and resp.status >= 400 and resp.content_type == "text/plain":
-            resp = protocol_error(resp.status, resp.reason, resp.text or "").response(request.path)
+            resp = make_http_error(resp.status, resp.reason, resp.text or "").to_response(request.path)
             resp.force_close()
         return await super().finish_response(request, resp, start_time)
 
 
-class _RefusingProtocol(asyncio.Protocol):
+class _RejectingProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Respond with 503 and close."""
+        """Respond with 503, and close the connection."""
         assert isinstance(transport, asyncio.Transport)
         body = b'{"error":{"code":"busy","message":"all connections are in use: try again later"}}'
         transport.write(b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Type: application/json\r\n"

@@ -1,4 +1,4 @@
-"""A bounded queue of images, and the threads that decode and predict them."""
+"""A bounded queue of images, and threads that decode and classify them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_BATCH = 4
 """Maximum batch size; larger batches gain little and take more memory."""
 
 _MAX_TIME_RATIO = 0.85
-"""Batches are used if the network's time per image is below this fraction of a single image's (AlexNet: 0.65)."""
+"""Batches are used if their time per image is below this fraction of the time for a single image (AlexNet: 0.65)."""
 
 ImageData = bytes | NDArray[np.uint8]
 
@@ -32,7 +32,7 @@ class BusyError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class QueuedResult:
-    """A result, and the seconds that its image spent in the queue."""
+    """A result, and the seconds that the image spent in the queue."""
 
     timed: TimedResult
     queue_s: float
@@ -43,11 +43,11 @@ class _QueuedImage:
     image: ImageData
     top: int
     future: asyncio.Future[QueuedResult]
-    since: float
+    queued_at_s: float
 
 
 class Engine:
-    """Predicts images in several threads, each one batch at a time.
+    """Classifies images in several threads, each of which processes one batch at a time.
 
     Args:
         predictor: `predictor.workers` is the number of threads.
@@ -60,7 +60,7 @@ class Engine:
         self._queue_size = queue_size
         self._waiting: deque[_QueuedImage] = deque()
         self._executor = ThreadPoolExecutor(predictor.workers, "predict")
-        self._explainers = ThreadPoolExecutor(predictor.workers, "explain")  # of its own: predictions must not wait
+        self._explainers = ThreadPoolExecutor(predictor.workers, "explain")  # separate, so that predictions do not wait
         self._free_explainers = threading.Semaphore(predictor.workers)
 
     @property
@@ -69,10 +69,10 @@ class Engine:
         return len(self._waiting)
 
     def submit(self, images: Sequence[ImageData], *, top: int) -> list[asyncio.Future[QueuedResult]]:
-        """Add all images to the queue, or none if the queue is too full; each result has at least `top` classes.
+        """Add images to the queue, and return one future per image, whose result has at least `top` classes.
 
         Raises:
-            BusyError: the queue has no room for them.
+            BusyError: the queue does not have room for all images; none is added.
         """
         if self.num_queued + len(images) > self._queue_size:
             raise BusyError
@@ -84,8 +84,9 @@ class Engine:
         return [job.future for job in jobs]
 
     def explain(self, image: bytes) -> asyncio.Future[Explanation | BrokenImage]:
-        """Start to explain an image in a free thread, which stays in use until the explanation is done, even if the
-        request is cancelled.
+        """Start to explain an image in a free thread, and return a future of the explanation.
+
+        The thread is in use until the explanation is finished, even if the request is cancelled.
 
         Raises:
             BusyError: no thread is free.
@@ -102,14 +103,13 @@ class Engine:
         self._explainers.shutdown()
 
     def _predict_next_batch(self) -> None:
-        """Predict the next batch; there may be none if another thread took the image."""
-        jobs = self._next_batch()
+        """Classify the next batch; the queue may be empty if another thread took the image."""
+        jobs = self._take_batch()
         if jobs:
-            outcomes = self._predict_images(jobs)
-            jobs[0].future.get_loop().call_soon_threadsafe(_set_image_results, jobs, outcomes)
+            jobs[0].future.get_loop().call_soon_threadsafe(_set_image_results, jobs, self._predict_images(jobs))
 
-    def _next_batch(self) -> list[_QueuedImage]:
-        """Take the first image and this thread's share of the others from the queue; drop cancelled ones."""
+    def _take_batch(self) -> list[_QueuedImage]:
+        """Remove the next image and this thread's share of the others from the queue; return those not cancelled."""
         jobs: list[_QueuedImage] = []
         size = 1 + min(self.max_batch - 1, self.num_queued // self.predictor.workers)
         with suppress(IndexError):  # the queue is empty
@@ -120,33 +120,33 @@ class Engine:
         return jobs
 
     def _predict_images(self, jobs: Sequence[_QueuedImage]) -> list[QueuedResult | Exception]:
-        """Return one outcome per image; if a batch fails, retry its images one by one."""
+        """Return a result or an error per image; if a batch fails, retry its images one by one."""
         begin = time.perf_counter()
         try:
             results = self.predictor.predict_batch([job.image for job in jobs], top=max(job.top for job in jobs))
         except Exception as error:
             if len(jobs) == 1:
                 return [error]
-            return [outcome for job in jobs for outcome in self._predict_images([job])]
-        return [QueuedResult(result, begin - job.since) for job, result in zip(jobs, results, strict=True)]
+            return [result for job in jobs for result in self._predict_images([job])]
+        return [QueuedResult(result, begin - job.queued_at_s) for job, result in zip(jobs, results, strict=True)]
 
 
 def _set_image_results(jobs: Sequence[_QueuedImage], results: Sequence[QueuedResult | Exception]) -> None:
-    for job, outcome in zip(jobs, results, strict=True):
+    for job, result in zip(jobs, results, strict=True):
         if job.future.done():  # the client disconnected
             continue
-        if isinstance(outcome, Exception):
-            job.future.set_exception(outcome)
+        if isinstance(result, Exception):
+            job.future.set_exception(result)
         else:
-            job.future.set_result(outcome)
+            job.future.set_result(result)
 
 
 def is_batching_faster(predictor: Predictor) -> bool:
-    """Whether batches take clearly less time per image, measured on this machine."""
+    """Return whether batches take clearly less time per image than single images, measured on this machine."""
     prop = predictor.bundle.preprocessing.image
     image = np.zeros((prop.height, prop.width, prop.channels), np.uint8)
 
-    def fastest_s(num_images: int) -> float:
+    def measure_fastest_s(num_images: int) -> float:
         seconds = []
         for _ in range(3):
             begin = time.perf_counter()
@@ -154,4 +154,4 @@ def is_batching_faster(predictor: Predictor) -> bool:
             seconds.append(time.perf_counter() - begin)
         return min(seconds) / num_images
 
-    return fastest_s(MAX_BATCH) < _MAX_TIME_RATIO * fastest_s(1)
+    return measure_fastest_s(MAX_BATCH) < _MAX_TIME_RATIO * measure_fastest_s(1)

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import io
 import time
-from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Literal
 
@@ -20,32 +19,24 @@ from mlimages.serving import schemas
 from mlimages.serving.access import has_token
 from mlimages.serving.bodies import read_uploads
 from mlimages.serving.openapi import DEFAULT_TOP, build_document
-from mlimages.serving.page import server_page
+from mlimages.serving.page import build_server_page
 from mlimages.serving.problems import ProblemError
 from mlimages.serving.service import SERVICE
 
-
-def routes() -> Iterable[web.RouteDef]:
-    """Return the routes of this module."""
-    return [
-        web.get("/", index),
-        web.post("/predict", predict),
-        web.post("/explain", explain),
-        web.get("/healthz", healthz),
-        web.get("/metrics", metrics),
-        web.get("/openapi.json", openapi),
-    ]
+routes = web.RouteTableDef()
 
 
-async def index(request: web.Request) -> web.Response:
+@routes.get("/")
+async def get_page(request: web.Request) -> web.Response:
     """Return the HTML page of the server."""
-    page, policy = server_page()
+    page, policy = build_server_page()
     headers = {"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer"}
     return web.Response(text=page, content_type="text/html", headers=headers)
 
 
+@routes.post("/predict")
 async def predict(request: web.Request) -> web.Response:
-    """Predict the images of a raw body or a form."""
+    """Return the predictions for the images of a raw body or a form."""
     service, begin = request.app[SERVICE], time.perf_counter()
     _check_query(request, "top")
     uploads = await read_uploads(request, service.settings)
@@ -56,15 +47,15 @@ async def predict(request: web.Request) -> web.Response:
     first = results[0]
     if isinstance(first, ProblemError) and all(isinstance(result, ProblemError) for result in results):
         raise first
-    answer = schemas.Predictions(
-        model=bundle.model,
-        predictions=[_image_result(upload.name, result, top) for upload, result in zip(uploads, results, strict=True)],
-    )
-    return _json_response(answer)
+    predictions = [
+        _make_image_result(upload.name, result, top) for upload, result in zip(uploads, results, strict=True)
+    ]
+    return _make_json_response(schemas.Predictions(model=bundle.model, predictions=predictions))
 
 
+@routes.post("/explain")
 async def explain(request: web.Request) -> web.Response:
-    """Explain the prediction of one image."""
+    """Return the explanation of the prediction for one image."""
     service = request.app[SERVICE]
     if not service.settings.explain:
         raise ProblemError(403, "not-allowed", "explanations are disabled on this server (--no-explain)")
@@ -73,51 +64,54 @@ async def explain(request: web.Request) -> web.Response:
     if len(uploads) > 1:
         raise ProblemError(413, "too-many-images", "/explain accepts one image per request")
     model = service.bundle.model
-    found = await service.explain(uploads[0].data)
-    answer = schemas.Explanation(
+    explanation = await service.explain(uploads[0].data)
+    response = schemas.Explanation(
         model=model,
-        class_name=found.class_name,
-        probability=found.probability,
-        lowest=found.lowest,
-        place=found.place,
-        hidden=found.hidden.tolist(),
-        overlay=await asyncio.to_thread(_encode_png, found),
+        class_name=explanation.class_name,
+        probability=explanation.probability,
+        lowest=explanation.lowest,
+        place=explanation.place,
+        hidden=explanation.hidden.tolist(),
+        overlay=await asyncio.to_thread(_encode_overlay, explanation),
     )
-    return _json_response(answer)
+    return _make_json_response(response)
 
 
-def _encode_png(explanation: Explanation) -> str:
+def _encode_overlay(explanation: Explanation) -> str:
     out = io.BytesIO()
     explanation.overlay().save(out, "PNG")
     return base64.b64encode(out.getvalue()).decode()
 
 
-async def healthz(request: web.Request) -> web.Response:
-    """Return whether the service accepts requests and, with the token if one is required, details of the model."""
+@routes.get("/healthz")
+async def get_health(request: web.Request) -> web.Response:
+    """Return whether the service accepts requests, and details of the model unless a required token is missing."""
     service = request.app[SERVICE]
     status: Literal["ok", "stopping"] = "stopping" if service.stopping else "ok"
     if not has_token(request, service.settings.token):
-        return _json_response(schemas.Health(status=status))
+        return _make_json_response(schemas.Health(status=status))
     bundle = service.bundle
-    decisions = {"thresholds": bundle.thresholds} if bundle.multi_label else {"threshold": bundle.unknown_below}
-    return _json_response(
+    thresholds = {"thresholds": bundle.thresholds} if bundle.multi_label else {"threshold": bundle.unknown_below}
+    return _make_json_response(
         schemas.Health(
             status=status,
             model=bundle.model,
             classes=list(bundle.class_names),
             explain=service.settings.explain,
-            **decisions,
+            **thresholds,
         )
     )
 
 
-async def metrics(request: web.Request) -> web.Response:
+@routes.get("/metrics")
+async def get_metrics(request: web.Request) -> web.Response:
     """Return the metrics in Prometheus' text format."""
-    text = request.app[SERVICE].metrics.text()
+    text = request.app[SERVICE].metrics.to_text()
     return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
 
-async def openapi(request: web.Request) -> web.Response:
+@routes.get("/openapi.json")
+async def get_openapi_document(request: web.Request) -> web.Response:
     """Return the OpenAPI document."""
     return web.json_response(build_document(len(request.app[SERVICE].bundle.class_names)))
 
@@ -125,26 +119,24 @@ async def openapi(request: web.Request) -> web.Response:
 def _check_query(request: web.Request, *accepted_names: str) -> None:
     unknown = [name for name in request.query if name not in accepted_names]
     if unknown:
-        accepts = f"only accepts {', '.join(accepted_names)}" if accepted_names else "accepts no parameters"
-        raise ProblemError(400, "bad-request", f"unknown parameter {unknown[0][:40]!r}: {request.path} {accepts}")
+        accepts = f"accepts only {', '.join(accepted_names)}" if accepted_names else "accepts no query parameters"
+        raise ProblemError(400, "bad-request", f"unknown query parameter {unknown[0][:40]!r}: {request.path} {accepts}")
 
 
 def _parse_top(request: web.Request, num_classes: int) -> int:
     text = request.query.get("top", str(min(DEFAULT_TOP, num_classes)))
     if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= num_classes):
-        raise ProblemError(400, "bad-request", f"top must be an integer from 1 to {num_classes}")
+        raise ProblemError(400, "bad-request", f"the query parameter top must be an integer from 1 to {num_classes}")
     return int(text)
 
 
-def _image_result(name: str, result: Prediction | ProblemError, top: int) -> schemas.ImageResult:
+def _make_image_result(name: str, result: Prediction | ProblemError, top: int) -> schemas.ImageResult:
     if isinstance(result, ProblemError):
         return schemas.ImageResult(name=name, error=schemas.Problem(code=result.code, message=result.message))
+    top_scores = [schemas.Score(**asdict(score)) for score in result.top[:top]]
     if result.labels is not None:
-        return schemas.ImageResult(
-            name=name,
-            labels=[schemas.Score(**asdict(score)) for score in result.labels],
-            top=[schemas.Score(**asdict(score)) for score in result.top[:top]],
-        )
+        labels = [schemas.Score(**asdict(score)) for score in result.labels]
+        return schemas.ImageResult(name=name, labels=labels, top=top_scores)
     return schemas.ImageResult(
         name=name,
         class_name=None if result.known is False else result.class_name,
@@ -152,9 +144,9 @@ def _image_result(name: str, result: Prediction | ProblemError, top: int) -> sch
         known=result.known,
         known_score=result.known_score,
         prediction_set=None if result.prediction_set is None else list(result.prediction_set),
-        top=[schemas.Score(**asdict(score)) for score in result.top[:top]],
+        top=top_scores,
     )
 
 
-def _json_response(body: BaseModel) -> web.Response:
+def _make_json_response(body: BaseModel) -> web.Response:
     return web.Response(text=body.model_dump_json(exclude_unset=True), content_type="application/json")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -21,82 +20,85 @@ from mlimages.serving.problems import ProblemError
 from mlimages.serving.service import SERVICE, Service
 
 VERSION = "1"
-"""Version of the one model that a server has."""
+"""Version of the model: a server has only one model."""
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 
 
-def routes() -> Iterable[web.RouteDef]:
-    """Return the routes of this module."""
-    one, versioned = "/v2/models/{name}", "/v2/models/{name}/versions/{version}"
-    return [
-        web.get("/v2", server),
-        web.get("/v2/health/live", live),
-        web.get("/v2/health/ready", ready),
-        *(web.get(path, model) for path in (one, versioned)),
-        *(web.get(f"{path}/ready", model_ready) for path in (one, versioned)),
-        *(web.post(f"{path}/infer", infer) for path in (one, versioned)),
-    ]
+_MODEL, _MODEL_VERSION = "/v2/models/{name}", "/v2/models/{name}/versions/{version}"
+
+routes = web.RouteTableDef()
 
 
-async def server(request: web.Request) -> web.Response:
+@routes.get("/v2")
+async def get_server_metadata(request: web.Request) -> web.Response:
     """Return the name, version and extensions of the server."""
     extensions = ["binary_tensor_data", "classification"]
-    return _json_response(schemas.ServerMetadata(name="mlimages", version=__version__, extensions=extensions))
+    return _make_json_response(schemas.ServerMetadata(name="mlimages", version=__version__, extensions=extensions))
 
 
-async def live(request: web.Request) -> web.Response:
+@routes.get("/v2/health/live")
+async def get_liveness(request: web.Request) -> web.Response:
     """Return whether the server is running."""
-    return _json_response(schemas.Live(live=True))
+    return _make_json_response(schemas.ServerLive(live=True))
 
 
-async def ready(request: web.Request) -> web.Response:
+@routes.get("/v2/health/ready")
+async def get_readiness(request: web.Request) -> web.Response:
     """Return whether the server accepts requests."""
     is_ready = not request.app[SERVICE].stopping
-    return _json_response(schemas.Ready(ready=is_ready), status=200 if is_ready else 503)
+    return _make_json_response(schemas.ServerReady(ready=is_ready), status=200 if is_ready else 503)
 
 
-async def model(request: web.Request) -> web.Response:
+@routes.get(_MODEL)
+@routes.get(_MODEL_VERSION)
+async def get_model_metadata(request: web.Request) -> web.Response:
     """Return the inputs and outputs of the model."""
-    service = _find_service(request)
+    service = _get_service(request)
     pixels = schemas.TensorMetadata(name=INPUT, datatype="UINT8", shape=[-1, -1, -1, 3])
-    return _json_response(schemas.ModelMetadata(
+    return _make_json_response(schemas.ModelMetadata(
         name=service.name,
         versions=[VERSION],
         platform="onnxruntime_onnx",
         inputs=[pixels],
-        outputs=_output_metadata(service.bundle),
+        outputs=_describe_outputs(service.bundle),
     ))  # fmt: skip
 
 
-async def model_ready(request: web.Request) -> web.Response:
+@routes.get(f"{_MODEL}/ready")
+@routes.get(f"{_MODEL_VERSION}/ready")
+async def get_model_readiness(request: web.Request) -> web.Response:
     """Return whether the model accepts requests."""
-    return _json_response(schemas.ModelReady(name=_find_service(request).name, ready=True))
+    return _make_json_response(schemas.ModelReady(name=_get_service(request).name, ready=True))
 
 
+@routes.post(f"{_MODEL}/infer")
+@routes.post(f"{_MODEL_VERSION}/infer")
 async def infer(request: web.Request) -> web.Response:
-    """Predict pixels, uint8 RGB `(N, H, W, 3)`; respond with probabilities `(N, classes)`."""
-    service = _find_service(request)
+    """Return the probabilities `(N, classes)` of images given as pixels, uint8 RGB `(N, H, W, 3)`."""
+    service = _get_service(request)
     body = await read_body(request, service.settings)
     try:
         inference_request, images = await asyncio.to_thread(_parse_request, body, request.headers.get(_HEADER_LENGTH))
     except ValidationError as error:
-        raise ProblemError(400, "bad-request", f"not an inference request: {_first_message(error)}") from error
+        raise ProblemError(400, "bad-request", f"not an inference request: {_get_first_message(error)}") from error
     except (ValueError, TypeError, OverflowError) as error:
         raise ProblemError(400, "bad-request", f"not an inference request: {error}") from error
     if len(images) > service.settings.max_images:
         raise ProblemError(413, "too-many-images", f"at most {service.settings.max_images} images per request")
     bundle = service.bundle
-    given = [output.name for output in _output_metadata(bundle)]
-    if missing := [output.name for output in inference_request.outputs if output.name not in given]:
-        raise ProblemError(400, "bad-request", f"this model has no output {missing[0]!r}: it has {', '.join(given)}")
+    names = [output.name for output in _describe_outputs(bundle)]
+    if missing := [output.name for output in inference_request.outputs if output.name not in names]:
+        raise ProblemError(
+            400, "bad-request", f"this model has no output {missing[0]!r}; its outputs are {', '.join(names)}"
+        )
     results = await service.predict(list(images), top=len(bundle.class_names))
-    tensors = _output_arrays(results, bundle)
-    return _infer_response(service.name, bundle.class_names, inference_request, {name: tensors[name] for name in given})
+    tensors = {name: array for name, array in _make_output_arrays(results, bundle).items() if name in names}
+    return _make_infer_response(service.name, bundle.class_names, inference_request, tensors)
 
 
-def _output_metadata(bundle: OnnxBundle) -> list[schemas.TensorMetadata]:
-    """Describe the outputs of the model; known and prediction_set only if the file has their thresholds."""
+def _describe_outputs(bundle: OnnxBundle) -> list[schemas.TensorMetadata]:
+    """Return the metadata of the model's outputs; `known` and `prediction_set` only if the model has thresholds."""
     classes = len(bundle.class_names)
     outputs = [schemas.TensorMetadata(name=PROBABILITIES, datatype="FP32", shape=[-1, classes])]
     if bundle.known:
@@ -110,18 +112,18 @@ def _output_metadata(bundle: OnnxBundle) -> list[schemas.TensorMetadata]:
     return outputs
 
 
-def _find_service(request: web.Request) -> Service:
+def _get_service(request: web.Request) -> Service:
     service = request.app[SERVICE]
     if request.match_info["name"] != service.name or request.match_info.get("version", VERSION) != VERSION:
-        raise ProblemError(404, "not-found", f"no such model: this server has {service.name!r}, version {VERSION}")
+        raise ProblemError(404, "not-found", f"model not found: this server has {service.name!r}, version {VERSION}")
     return service
 
 
 def _parse_request(body: bytes, header_length: str | None) -> tuple[schemas.InferRequest, NDArray[np.uint8]]:
-    """Parse a request body into its JSON part and its images `(N, H, W, 3)`."""
+    """Return the JSON part of a request body, and its images `(N, H, W, 3)`."""
     length = int(header_length) if header_length is not None else len(body)
     if not 0 <= length <= len(body):
-        raise ValueError(f"{_HEADER_LENGTH} is {length}, but the body has {len(body)} bytes")
+        raise ValueError(f"the header {_HEADER_LENGTH} is {length}, but the body has {len(body)} bytes")
     inference_request = schemas.InferRequest.model_validate_json(body[:length])
     (tensor,) = inference_request.inputs
     size = tensor.parameters.binary_data_size
@@ -129,11 +131,11 @@ def _parse_request(body: bytes, header_length: str | None) -> tuple[schemas.Infe
         raise ValueError(f"binary_data_size is {size or 0}, but {len(body) - length} bytes follow the JSON")
     values = np.frombuffer(body[length : length + size], np.uint8) if size is not None else _parse_pixels(tensor.data)
     if values.size != math.prod(tensor.shape):
-        raise ValueError(f"the shape requires {math.prod(tensor.shape)} values, but the data has {values.size}")
+        raise ValueError(f"the shape requires {math.prod(tensor.shape)} values, but the data has {values.size} values")
     return inference_request, values.reshape(tensor.shape)
 
 
-def _first_message(error: ValidationError) -> str:
+def _get_first_message(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
 
@@ -145,7 +147,7 @@ def _parse_pixels(data: object) -> NDArray[np.uint8]:
     return values.astype(np.uint8)
 
 
-def _output_arrays(results: list[Prediction | ProblemError], bundle: OnnxBundle) -> dict[str, NDArray[Any]]:
+def _make_output_arrays(results: list[Prediction | ProblemError], bundle: OnnxBundle) -> dict[str, NDArray[Any]]:
     """Return the outputs by name, one row per image."""
     shape = len(results), len(bundle.class_names)
     probabilities, known, sets = np.zeros(shape, "<f4"), np.zeros(shape[0], "<f4"), np.zeros(shape, bool)
@@ -159,7 +161,7 @@ def _output_arrays(results: list[Prediction | ProblemError], bundle: OnnxBundle)
     return {PROBABILITIES: probabilities, KNOWN: known, schemas.PREDICTION_SET: sets}
 
 
-def _infer_response(
+def _make_infer_response(
     name: str, class_names: tuple[str, ...], inference_request: schemas.InferRequest, tensors: dict[str, NDArray[Any]]
 ) -> web.Response:
     outputs, binary = [], b""
@@ -170,42 +172,33 @@ def _infer_response(
             output.data, output.parameters = None, {"binary_data_size": len(data)}
             binary += data
         outputs.append(output)
-    answer = schemas.InferResponse(id=inference_request.id, model_name=name, model_version=VERSION, outputs=outputs)
+    response = schemas.InferResponse(id=inference_request.id, model_name=name, model_version=VERSION, outputs=outputs)
     if not any(output.parameters for output in outputs):
-        return _json_response(answer)
-    header = answer.model_dump_json(exclude_none=True).encode()
-    return web.Response(
-        body=header + binary,
-        content_type="application/octet-stream",
-        headers={_HEADER_LENGTH: str(len(header))},
-    )
+        return _make_json_response(response)
+    header = response.model_dump_json(exclude_none=True).encode()
+    headers = {_HEADER_LENGTH: str(len(header))}
+    return web.Response(body=header + binary, content_type="application/octet-stream", headers=headers)
 
 
 def _encode_output(
     requested_output: schemas.RequestOutput, values: NDArray[Any], class_names: tuple[str, ...]
 ) -> tuple[schemas.ResponseOutput, bytes]:
-    """Return one output with its values as JSON, and the same values as bytes."""
-    count = (
-        min(requested_output.parameters.classification, len(class_names))
-        if requested_output.name == PROBABILITIES
-        else 0
-    )
-    if count:
+    """Return an output with its values as JSON, and the same values as bytes."""
+    name, count = requested_output.name, min(requested_output.parameters.classification, len(class_names))
+    if count and name == PROBABILITIES:
         texts = [text for row in values for text in _format_top_classes(row, class_names, count)]
-        output = schemas.ResponseOutput(
-            name=requested_output.name, datatype="BYTES", shape=[len(values), count], data=texts
-        )
+        output = schemas.ResponseOutput(name=name, datatype="BYTES", shape=[len(values), count], data=texts)
         return output, b"".join(map(_encode_bytes_element, texts))
     datatype: Literal["BOOL", "FP32"] = "BOOL" if values.dtype == bool else "FP32"
-    shape, flat = list(values.shape), values.ravel().tolist()
-    return schemas.ResponseOutput(
-        name=requested_output.name, datatype=datatype, shape=shape, data=flat
-    ), values.tobytes()
+    flat = values.ravel().tolist()
+    return schemas.ResponseOutput(name=name, datatype=datatype, shape=list(values.shape), data=flat), values.tobytes()
 
 
-def _format_top_classes(row: NDArray[np.float32], names: tuple[str, ...], num_classes: int) -> list[str]:
+def _format_top_classes(row: NDArray[np.float32], class_names: tuple[str, ...], num_classes: int) -> list[str]:
     """Return the most probable classes in the format of Triton's classification extension."""
-    return [f"{row[label]:f}:{label}:{names[label]}" for label in (-row).argsort(kind="stable")[:num_classes].tolist()]
+    return [
+        f"{row[label]:f}:{label}:{class_names[label]}" for label in (-row).argsort(kind="stable")[:num_classes].tolist()
+    ]
 
 
 def _encode_bytes_element(text: str) -> bytes:
@@ -214,5 +207,5 @@ def _encode_bytes_element(text: str) -> bytes:
     return len(data).to_bytes(4, "little") + data
 
 
-def _json_response(body: BaseModel, *, status: int = 200) -> web.Response:
+def _make_json_response(body: BaseModel, *, status: int = 200) -> web.Response:
     return web.Response(text=body.model_dump_json(exclude_none=True), status=status, content_type="application/json")

@@ -14,25 +14,22 @@ class Metrics:
     """Metrics of one application since its start.
 
     Args:
-        num_queued: returns the number of images in the queue.
+        count_queued: returns the number of images in the queue.
     """
 
-    def __init__(self, num_queued: Callable[[], float]) -> None:
+    def __init__(self, count_queued: Callable[[], float]) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "mlimages_requests",
-            "Requests completed, by route and status.",
+            "Completed requests, by route and status.",
             ("route", "status"),
             registry=self._registry,
         )
         self._images = Counter(
-            "mlimages_images",
-            "Images processed, by result: ok or the error's code.",
-            ("result",),
-            registry=self._registry,
+            "mlimages_images", "Processed images, by result: ok or an error code.", ("result",), registry=self._registry
         )
-        queue = Gauge("mlimages_queue_images", "Images waiting in the queue.", registry=self._registry)
-        queue.set_function(num_queued)
+        queue = Gauge("mlimages_queue_images", "Images in the queue.", registry=self._registry)
+        queue.set_function(count_queued)
         stages = Histogram(
             "mlimages_stage_seconds", "Latency by stage.", ("stage",), registry=self._registry, buckets=BUCKETS_S
         )
@@ -43,13 +40,13 @@ class Metrics:
         self._requests.labels(route, status).inc()
 
     def count_image(self, result: str) -> None:
-        """Count an image: `ok` or its error's code."""
+        """Count an image by its result: `ok` or an error code."""
         self._images.labels(result).inc()
 
     def record_stage(self, stage: str, seconds: float) -> None:
-        """Record the duration of one stage of a request."""
+        """Record the duration in seconds of a stage of a request."""
         self._stages[stage].observe(seconds)
 
-    def text(self) -> bytes:
+    def to_text(self) -> bytes:
         """Return all metrics in Prometheus' text format, version 0.0.4."""
         return generate_latest(self._registry)

@@ -13,59 +13,53 @@ from mlimages.core import Fault
 from mlimages.serving import schemas
 
 DEFAULT_TOP = 5
-"""Number of classes returned for each image if the request does not state it; a model with fewer returns all."""
+"""Default number of classes in the response for an image; a model with fewer classes returns all."""
 
 _ERRORS = {
     "400": "The request is malformed (bad-request).",
     "401": "The token is missing or wrong (unauthorized).",
     "408": "The request was received too slowly (timeout).",
     "413": "The request is too large or contains too many images (too-large, too-many-images).",
-    "415": "The body is compressed, or JSON in place of an image (unsupported-media-type).",
-    "421": "The Host header is not accepted (misdirected-request): see --allowed-host.",
+    "415": "The body is compressed, or is JSON instead of an image (unsupported-media-type).",
+    "421": "The host name is not accepted (misdirected-request): see --allowed-host.",
     "422": f"No image could be used: {', '.join(sorted(Fault))}.",
     "500": "The server failed to process the request (internal).",
     "503": "Too many images are waiting, or no result was ready in time (busy, timeout): see Retry-After.",
 }
-_REFUSED = ("400", "401", "421")
-_PROTOCOL = schemas.ProtocolErrorResponse
+_ACCESS_ERRORS = ("400", "401", "421")
+_PROTOCOL_ERROR = schemas.ProtocolErrorResponse
 _BINARY = {"type": "string", "format": "binary"}
-_PATH = "#/components/schemas/{model}"
-_MODEL, _VERSION = "/v2/models/{name}", "/v2/models/{name}/versions/{version}"
+_SCHEMA_PATH = "#/components/schemas/{model}"
+_MODEL_PATHS = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
 
 
 @cache
 def build_document(num_classes: int) -> dict[str, Any]:
     """Return the OpenAPI document for a model with this many classes."""
-    used = [value for value in vars(schemas).values() if isinstance(value, type) and issubclass(value, schemas.Model)]
-    _, definitions = models_json_schema([(model, "validation") for model in used], ref_template=_PATH)
+    used = [value for value in vars(schemas).values() if isinstance(value, type) and issubclass(value, schemas.Schema)]
+    _, definitions = models_json_schema([(model, "validation") for model in used], ref_template=_SCHEMA_PATH)
+    get_operations = {
+        "/healthz": _describe_get_operation("Whether the service accepts requests.", schemas.Health),
+        "/metrics": _describe_metrics_operation(),
+        "/v2": _describe_get_operation("Open Inference Protocol: the server.", schemas.ServerMetadata, _PROTOCOL_ERROR),
+        "/v2/health/live": _describe_get_operation(
+            "Whether the server is running.", schemas.ServerLive, _PROTOCOL_ERROR
+        ),
+        "/v2/health/ready": _describe_ready_operation(),
+        **{path: _describe_model_operation(path, schemas.ModelMetadata) for path in _MODEL_PATHS},
+        **{f"{path}/ready": _describe_model_operation(path, schemas.ModelReady) for path in _MODEL_PATHS},
+    }
+    post_operations = {
+        "/predict": _describe_predict_operation(num_classes),
+        "/explain": _describe_explain_operation(),
+        **{f"{path}/infer": _describe_infer_operation(path) for path in _MODEL_PATHS},
+    }
     return {
         "openapi": "3.1.0",
         "info": {"title": "mlimages", "version": __version__, "description": "Classifies images."},
         "paths": {
-            "/predict": {"post": _describe_predict_operation(num_classes)},
-            "/explain": {"post": _describe_explain_operation()},
-            "/healthz": {"get": _describe_get_operation("Whether the service accepts requests.", schemas.Health)},
-            "/metrics": {
-                "get": {
-                    "summary": "Prometheus metrics.",
-                    "responses": {"200": _describe_metrics_operation(), **_describe_error_responses(*_REFUSED)},
-                }
-            },
-            "/v2": {
-                "get": _describe_get_operation(
-                    "Open Inference Protocol: the server.", schemas.ServerMetadata, _PROTOCOL
-                )
-            },
-            "/v2/health/live": {
-                "get": _describe_get_operation("Whether the server is running.", schemas.Live, _PROTOCOL)
-            },
-            "/v2/health/ready": {"get": _describe_ready_operation()},
-            **{path: {"get": _describe_model_operation(path, schemas.ModelMetadata)} for path in (_MODEL, _VERSION)},
-            **{
-                f"{path}/ready": {"get": _describe_model_operation(path, schemas.ModelReady)}
-                for path in (_MODEL, _VERSION)
-            },
-            **{f"{path}/infer": {"post": _describe_infer_operation(path)} for path in (_MODEL, _VERSION)},
+            **{path: {"get": operation} for path, operation in get_operations.items()},
+            **{path: {"post": operation} for path, operation in post_operations.items()},
         },
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
@@ -84,94 +78,82 @@ def _describe_predict_operation(num_classes: int) -> dict[str, Any]:
         "schema": {"type": "integer", "minimum": 1, "maximum": num_classes, "default": default},
     }
     return {
-        "summary": "Classify one image (raw body) or several (a form with files).",
+        "summary": "Classify an image (raw body) or several images (files of a form).",
         "parameters": [top],
         "requestBody": _describe_image_body({"type": "array", "items": _BINARY}),
-        "responses": {"200": _json_response("Done.", schemas.Predictions), **_describe_error_responses(*_ERRORS)},
+        "responses": _describe_responses(schemas.Predictions, *_ERRORS),
     }
 
 
 def _describe_explain_operation() -> dict[str, Any]:
-    refused = _json_response("Explanations are disabled on this server (not-allowed).", schemas.ErrorResponse)
+    message = "Explanations are disabled on this server (not-allowed)."
     return {
-        "summary": "Explain the prediction of one image (raw body or a form with a file) in 50 forward passes.",
+        "summary": "Explain the prediction for an image (raw body or file of a form), in 50 forward passes.",
         "requestBody": _describe_image_body(_BINARY),
         "responses": {
-            "200": _json_response("Done.", schemas.Explanation),
-            "403": refused,
-            **_describe_error_responses(*_ERRORS),
+            **_describe_responses(schemas.Explanation, *_ERRORS),
+            "403": _describe_json_response(message, schemas.ErrorResponse),
         },
     }
 
 
-def _describe_image_body(files: dict[str, Any]) -> dict[str, Any]:
-    form = {"type": "object", "properties": {"file": files}}
+def _describe_image_body(file_schema: dict[str, Any]) -> dict[str, Any]:
+    form = {"type": "object", "properties": {"file": file_schema}}
     return {"required": True, "content": {"image/*": {"schema": _BINARY}, "multipart/form-data": {"schema": form}}}
 
 
 def _describe_infer_operation(path: str) -> dict[str, Any]:
-    responses = {
-        "200": _json_response("Done.", schemas.InferResponse),
-        **_describe_error_responses(*_ERRORS, error=_PROTOCOL),
-    }
+    operation = _describe_model_operation(path, schemas.InferResponse, *_ERRORS)
+    content = {"application/json": {"schema": _make_schema_reference(schemas.InferRequest)}}
     return {
-        **_describe_model_operation(path, schemas.InferResponse),
+        **operation,
         "summary": "Predict pixels, UINT8 (N, H, W, 3) RGB; returns probabilities, FP32 (N, classes).",
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": _schema_ref(schemas.InferRequest)}},
-        },
-        "responses": {**responses, "404": _describe_model_not_found()},
+        "requestBody": {"required": True, "content": content},
     }
 
 
-def _describe_model_operation(path: str, model: type[BaseModel]) -> dict[str, Any]:
+def _describe_model_operation(path: str, model: type[BaseModel], *statuses: str) -> dict[str, Any]:
     names = [name for name in ("name", "version") if f"{{{name}}}" in path]
-    described = _describe_get_operation(str(model.__doc__), model, _PROTOCOL)
     return {
-        **described,
+        "summary": model.__doc__,
         "parameters": [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names],
         "responses": {
-            **described["responses"],
-            **_describe_error_responses(*_REFUSED, error=_PROTOCOL),
-            "404": _describe_model_not_found(),
+            **_describe_responses(model, *_ACCESS_ERRORS, *statuses, error=_PROTOCOL_ERROR),
+            "404": _describe_json_response("There is no such model (not-found).", _PROTOCOL_ERROR),
         },
     }
 
 
 def _describe_ready_operation() -> dict[str, Any]:
-    found = _describe_get_operation("Whether the server accepts requests.", schemas.Ready, _PROTOCOL)
-    return {
-        **found,
-        "responses": {**found["responses"], "503": _json_response("The server is stopping.", schemas.Ready)},
-    }
+    operation = _describe_get_operation("Whether the server accepts requests.", schemas.ServerReady, _PROTOCOL_ERROR)
+    operation["responses"]["503"] = _describe_json_response("The server is stopping.", schemas.ServerReady)
+    return operation
 
 
 def _describe_get_operation(
     summary: str, model: type[BaseModel], error: type[BaseModel] = schemas.ErrorResponse
 ) -> dict[str, Any]:
-    return {
-        "summary": summary,
-        "responses": {"200": _json_response("Done.", model), **_describe_error_responses("400", "421", error=error)},
-    }
+    return {"summary": summary, "responses": _describe_responses(model, "400", "421", error=error)}
 
 
 def _describe_metrics_operation() -> dict[str, Any]:
-    text = {"description": "Done.", "content": {"text/plain": {"schema": {"type": "string"}}}}
-    return {"summary": "Prometheus metrics.", "responses": {"200": text, **_describe_error_responses(*_REFUSED)}}
+    text = {"description": "Success.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    return {"summary": "Prometheus metrics.", "responses": {"200": text, **_describe_error_responses(*_ACCESS_ERRORS)}}
 
 
-def _describe_model_not_found() -> dict[str, Any]:
-    return _json_response("There is no such model (not-found).", schemas.ProtocolErrorResponse)
+def _describe_responses(
+    model: type[BaseModel], *statuses: str, error: type[BaseModel] = schemas.ErrorResponse
+) -> dict[str, Any]:
+    return {"200": _describe_json_response("Success.", model), **_describe_error_responses(*statuses, error=error)}
 
 
 def _describe_error_responses(*statuses: str, error: type[BaseModel] = schemas.ErrorResponse) -> dict[str, Any]:
-    return {status: _json_response(_ERRORS[status], error) for status in statuses}
+    return {status: _describe_json_response(_ERRORS[status], error) for status in statuses}
 
 
-def _json_response(description: str, model: type[BaseModel]) -> dict[str, Any]:
-    return {"description": description, "content": {"application/json": {"schema": _schema_ref(model)}}}
+def _describe_json_response(description: str, model: type[BaseModel]) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": _make_schema_reference(model)}}}
 
 
-def _schema_ref(model: type[BaseModel]) -> dict[str, str]:
-    return {"$ref": _PATH.format(model=model.__name__)}
+def _make_schema_reference(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": _SCHEMA_PATH.format(model=model.__name__)}

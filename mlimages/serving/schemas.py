@@ -1,8 +1,8 @@
 """JSON models of requests and responses, used for validation and for the OpenAPI document.
 
-Open Inference Protocol: https://github.com/kserve/open-inference-protocol, with Triton's binary tensors and
-classification, https://github.com/triton-inference-server/server/tree/main/docs/protocol. The values of tensors are
-validated by NumPy instead.
+Those of the Open Inference Protocol follow https://github.com/kserve/open-inference-protocol, with Triton's extensions
+for binary tensors and classification, https://github.com/triton-inference-server/server/tree/main/docs/protocol. The
+values of tensors are validated by NumPy instead.
 """
 
 from __future__ import annotations
@@ -14,51 +14,51 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from mlimages.inference import INPUT, KNOWN, PROBABILITIES
 
 PREDICTION_SET = "prediction_set"
-"""Output, only in the protocol, that says which classes are in the prediction set of each image."""
+"""Name of the protocol's output with the classes in the prediction set of each image; the file has no such output."""
 
-Side = Annotated[int, Field(gt=0, strict=True)]
+PositiveInt = Annotated[int, Field(gt=0, strict=True)]
 
 
-def _or_empty(value: Any) -> Any:
+def _replace_none(value: Any) -> Any:
     return {} if value is None else value
 
 
-class Model(BaseModel):
-    """Base of all models; unknown keys of requests are ignored, as the protocol requires."""
+class Schema(BaseModel):
+    """Base class of all models; unknown keys in requests are ignored, as the protocol requires."""
 
     model_config = ConfigDict(protected_namespaces=())
 
 
-class Problem(Model):
+class Problem(Schema):
     """The error; `code` is stable, `message` is for people."""
 
     code: str
     message: str
 
 
-class ErrorResponse(Model):
+class ErrorResponse(Schema):
     """Response to a failed request."""
 
     error: Problem
 
 
-class ProtocolErrorResponse(Model):
+class ProtocolErrorResponse(Schema):
     """Response to a failed request under /v2, whose protocol requires `error` to be a string."""
 
     error: str
     code: str
 
 
-class Score(Model):
-    """One class and its probability."""
+class Score(Schema):
+    """A class and its probability."""
 
     class_name: str
     label: int
     probability: float = Field(description="0 to 1.")
 
 
-class ImageResult(Model):
-    """The predicted classes of one image, or its error."""
+class ImageResult(Schema):
+    """The predicted classes of an image, or its error."""
 
     name: str = Field(description="The file name in the form; empty for a raw body.")
     class_name: str | None = Field(
@@ -67,14 +67,14 @@ class ImageResult(Model):
     probability: float | None = Field(default=None, description="Probability of `class_name`, 0 to 1.")
     known: bool | None = Field(
         default=None,
-        description="Whether the image shows one of the classes; null if the model cannot detect unknown images.",
+        description="Whether the image belongs to one of the classes; null if the model cannot detect unknown images.",
     )
     known_score: float | None = Field(
         default=None, description="Similarity to the training images, 0 to 1; null if the model does not compute it."
     )
     prediction_set: list[str] | None = Field(
         default=None,
-        description="Classes that include the true one in 90 % of cases; null if the model has no threshold.",
+        description="Classes that include the true class in 90 % of cases; null if the model has no threshold.",
     )
     labels: list[Score] | None = Field(
         default=None, description="All classes above their thresholds; null if the model predicts one class per image."
@@ -83,45 +83,46 @@ class ImageResult(Model):
     error: Problem | None = None
 
 
-class Predictions(Model):
+class Predictions(Schema):
     """One result per image, in the order of the request."""
 
     model: str
     predictions: list[ImageResult]
 
 
-class Explanation(Model):
-    """How the probability of the most probable class changes where a part of the image is hidden."""
+class Explanation(Schema):
+    """Changes in the probability of the most probable class when a region of the image is masked."""
 
     model: str
     class_name: str = Field(description="The most probable class of the unmasked image.")
     probability: float = Field(description="Probability of that class for the unmasked image, 0 to 1.")
-    lowest: float = Field(description="The lowest of the probabilities in `hidden`.")
+    lowest: float = Field(description="The lowest probability in `hidden`.")
     place: str = Field(description="Position of the region with the lowest probability: centre, top left, ...")
     hidden: list[list[float]] = Field(
         description="Probability of that class with each region of the preprocessed image masked, by row and column."
     )
     overlay: str = Field(
-        description="The preprocessed image, in red the regions whose masking lowers the probability: PNG, base64."
+        description="The preprocessed image as a base64-encoded PNG, with regions in red whose masking lowers the "
+        "probability."
     )
 
 
-class Health(Model):
+class Health(Schema):
     """Whether the service accepts requests; details of the model only with the token, if one is required."""
 
     status: Literal["ok", "stopping"]
-    model: str | None = Field(default=None, description="The network's name.")
+    model: str | None = Field(default=None, description="Name of the network.")
     classes: list[str] | None = Field(default=None, description="Class names, by label.")
     threshold: float | None = Field(
-        default=None, description="Images with a lower probability are predicted as unknown."
+        default=None, description="Images whose highest probability is lower are predicted as unknown."
     )
     thresholds: list[float] | None = Field(
-        default=None, description="Multi-label model only: minimum probability of each class to be predicted."
+        default=None, description="Minimum probability to predict each class; only for multi-label models."
     )
     explain: bool | None = Field(default=None, description="Whether /explain is available.")
 
 
-class ServerMetadata(Model):
+class ServerMetadata(Schema):
     """Name, version and extensions of the server."""
 
     name: str
@@ -129,39 +130,39 @@ class ServerMetadata(Model):
     extensions: list[str]
 
 
-class Live(Model):
+class ServerLive(Schema):
     """Whether the server is running."""
 
     live: bool
 
 
-class Ready(Model):
+class ServerReady(Schema):
     """Whether the server accepts requests."""
 
     ready: bool
 
 
-class ModelReady(Model):
+class ModelReady(Schema):
     """Whether the model accepts requests."""
 
     name: str
     ready: bool
 
 
-class TensorMetadata(Model):
-    """Name, datatype and shape of an input or output; -1 stands for any size."""
+class TensorMetadata(Schema):
+    """Name, datatype and shape of an input or output; -1 means any size."""
 
     name: str
     datatype: str
     shape: list[int]
     parameters: dict[str, float] | None = Field(
         default=None,
-        description="For known: the minimum value for a known image. For prediction_set: the fraction of cases "
-        "in which it contains the true class.",
+        description="For known, the minimum value for a known image; for prediction_set, the fraction of cases in "
+        "which it contains the true class.",
     )
 
 
-class ModelMetadata(Model):
+class ModelMetadata(Schema):
     """Inputs and outputs of the model."""
 
     name: str
@@ -171,54 +172,54 @@ class ModelMetadata(Model):
     outputs: list[TensorMetadata]
 
 
-class InputParameters(Model):
+class InputParameters(Schema):
     """Encoding of an input tensor."""
 
     binary_data_size: int | None = Field(default=None, ge=0, strict=True)
 
 
-class RequestInput(Model):
+class RequestInput(Schema):
     """Images of an inference request, uint8 RGB `(N, H, W, 3)`: numbers in `data`, or bytes after the JSON."""
 
     name: Literal[INPUT]  # type: ignore[valid-type]  # mypy does not look through the constant
     datatype: Literal["UINT8"]
-    shape: tuple[Side, Side, Side, Literal[3]]
-    parameters: Annotated[InputParameters, BeforeValidator(_or_empty)] = InputParameters()
+    shape: tuple[PositiveInt, PositiveInt, PositiveInt, Literal[3]]
+    parameters: Annotated[InputParameters, BeforeValidator(_replace_none)] = InputParameters()
     data: Any = Field(default=None, description="Numbers from 0 to 255, flat or nested.")
 
 
-class OutputParameters(Model):
-    """Encoding of an output: as bytes, or as the most probable classes (`PROBABILITY:LABEL:NAME`)."""
+class OutputParameters(Schema):
+    """Encoding of an output: as bytes, or as a number of most probable classes (`PROBABILITY:LABEL:NAME`)."""
 
     binary_data: bool | None = None
     classification: int = Field(default=0, ge=0, strict=True)
 
 
-class RequestOutput(Model):
+class RequestOutput(Schema):
     """A requested output; classification applies only to probabilities."""
 
     name: Literal[PROBABILITIES, KNOWN, PREDICTION_SET]  # type: ignore[valid-type]
-    parameters: Annotated[OutputParameters, BeforeValidator(_or_empty)] = OutputParameters()
+    parameters: Annotated[OutputParameters, BeforeValidator(_replace_none)] = OutputParameters()
 
 
-class RequestParameters(Model):
+class RequestParameters(Schema):
     """Encoding of all outputs."""
 
     binary_data_output: bool = False
 
 
-class InferRequest(Model):
+class InferRequest(Schema):
     """Request to predict images given as pixels."""
 
     id: str | None = Field(default=None, coerce_numbers_to_str=True)
     inputs: Annotated[list[RequestInput], Field(min_length=1, max_length=1)]
     outputs: Annotated[list[RequestOutput], Field(max_length=3), BeforeValidator(lambda value: value or [])] = []
-    parameters: Annotated[RequestParameters, BeforeValidator(_or_empty)] = RequestParameters()
+    parameters: Annotated[RequestParameters, BeforeValidator(_replace_none)] = RequestParameters()
 
 
-class ResponseOutput(Model):
-    """An output: probabilities `(N, classes)` or the top classes `(N, count)`; known `(N,)`; prediction_set `(N,
-    classes)`."""
+class ResponseOutput(Schema):
+    """Output of an inference request: probabilities or prediction_set `(N, classes)`, the most probable classes
+    `(N, classification)`, or known `(N,)`."""
 
     name: str
     datatype: Literal["FP32", "BYTES", "BOOL"]
@@ -227,7 +228,7 @@ class ResponseOutput(Model):
     data: list[Any] | None = None
 
 
-class InferResponse(Model):
+class InferResponse(Schema):
     """Response with the requested outputs."""
 
     id: str | None = None

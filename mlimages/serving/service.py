@@ -1,4 +1,4 @@
-"""State shared by the handlers: the engine, the metrics, the settings."""
+"""State that the handlers share: the engine, the metrics and the settings."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from mlimages.core import BrokenImage, Prediction
 from mlimages.inference import Explanation, OnnxBundle, Predictor
 from mlimages.serving.engine import BusyError, Engine, ImageData, QueuedResult
 from mlimages.serving.metrics import Metrics
-from mlimages.serving.problems import ProblemError, busy_error, internal_error, timeout_error
+from mlimages.serving.problems import ProblemError, make_busy_error, make_internal_error, make_timeout_error
 from mlimages.serving.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
 
 
 class Service:
-    """State of the server of one model.
+    """State of a server, which serves one model.
 
     Attributes:
         in_flight: the connections with a request in progress.
-        request_ended: called with a connection when its request is finished.
+        on_request_end: called with a connection when its request is finished.
     """
 
     def __init__(self, predictor: Predictor, settings: ServerSettings) -> None:
@@ -33,47 +33,47 @@ class Service:
         self.engine = Engine(predictor, queue_size=settings.queue_size)
         self.metrics = Metrics(lambda: self.engine.num_queued)
         self.in_flight: set[object] = set()
-        self.request_ended: Callable[[object], None] = lambda connection: None
+        self.on_request_end: Callable[[object], None] = lambda connection: None
         self.stopping = False
         self._reloading: asyncio.Task[None] | None = None
-        self._wants_reload = False
+        self._needs_reload = False
 
     @property
     def bundle(self) -> OnnxBundle:
-        """The current model; a handler reads it only once, since a reload replaces it."""
+        """The current model; a reload replaces it, so that a handler should read it only once."""
         return self.engine.predictor.bundle
 
     def request_reload(self) -> None:
-        """Start to reload the model's file; if a reload is running, reload again after it, since the file may have
-        changed."""
-        self._wants_reload = True
+        """Start to reload the model's file; if a reload is in progress, reload again after it, since the file may have
+        changed in the meantime."""
+        self._needs_reload = True
         if self._reloading is None or self._reloading.done():
             self._reloading = asyncio.get_running_loop().create_task(self._reload_until_current())
 
     async def _reload_until_current(self) -> None:
-        while self._wants_reload:
-            self._wants_reload = False
+        while self._needs_reload:
+            self._needs_reload = False
             await self.reload()
 
     async def reload(self) -> None:
         """Reload the model's file for new requests; requests in flight finish with the previous model.
 
-        If the file cannot be used, the previous model is kept and the reason is logged.
+        If the file cannot be loaded, the previous model is kept and the reason is logged.
         """
-        old = self.engine
-        predictor = old.predictor
+        previous = self.engine
+        predictor = previous.predictor
         try:
             self.engine = await asyncio.to_thread(_open_engine, predictor, self.settings.queue_size)
         except Exception as error:  # keep the previous model, whatever is wrong with the new file
-            logger.error("cannot reload the model, keeping the one in memory: %s", error)
+            logger.error("cannot reload the model, keeping the previous one: %s", error)
             return
         logger.info("reloaded %s", predictor.bundle.path)
-        await asyncio.to_thread(old.close)
+        await asyncio.to_thread(previous.close)
 
     async def predict(self, images: Sequence[ImageData], *, top: int) -> list[Prediction | ProblemError]:
-        """Return one result per image, each prediction with at least `top` classes.
+        """Return a prediction with at least `top` classes, or an error, for each image.
 
-        The images are queued before the first `await`, so that the model of the caller's `bundle` predicts them.
+        The images are queued before the first `await`, so that the model of the caller's `bundle` classifies them.
 
         Raises:
             ProblemError: the queue is full, or the time-out expired.
@@ -81,12 +81,12 @@ class Service:
         try:
             futures = self.engine.submit(images, top=top)
         except BusyError as error:
-            raise busy_error() from error
+            raise make_busy_error() from error
         try:
             async with asyncio.timeout(self.settings.timeout_s):
                 outcomes = await asyncio.gather(*futures, return_exceptions=True)
         except TimeoutError as error:
-            raise timeout_error() from error
+            raise make_timeout_error() from error
         results = [self._to_result(outcome) for outcome in outcomes]
         for result in results:
             self.metrics.count_image(result.code if isinstance(result, ProblemError) else "ok")
@@ -96,23 +96,23 @@ class Service:
         """Return the explanation of an image.
 
         Raises:
-            ProblemError: the image cannot be used, no thread is free, or the time-out expired.
+            ProblemError: the image cannot be decoded, no thread is free, or the time-out expired.
         """
         try:
             async with asyncio.timeout(self.settings.timeout_s):
-                found = await self.engine.explain(image)
+                explanation = await self.engine.explain(image)
         except BusyError as error:
-            raise busy_error() from error
+            raise make_busy_error() from error
         except TimeoutError as error:
-            raise timeout_error() from error
-        if isinstance(found, BrokenImage):
-            raise ProblemError(422, found.fault, found.detail)
-        return found
+            raise make_timeout_error() from error
+        if isinstance(explanation, BrokenImage):
+            raise ProblemError(422, explanation.fault, explanation.detail)
+        return explanation
 
     def _to_result(self, outcome: QueuedResult | BaseException) -> Prediction | ProblemError:
         if isinstance(outcome, BaseException):
-            logger.error("an image could not be classified", exc_info=outcome)
-            return internal_error()
+            logger.error("cannot classify an image", exc_info=outcome)
+            return make_internal_error()
         timed = outcome.timed
         self.metrics.record_stage("queue", outcome.queue_s)
         self.metrics.record_stage("decode", timed.decode_s)
@@ -123,8 +123,8 @@ class Service:
 
 
 def _open_engine(predictor: Predictor, queue_size: int) -> Engine:
-    fresh = Predictor(predictor.bundle.path, workers=predictor.workers, max_pixels=predictor.max_pixels)
-    return Engine(fresh, queue_size=queue_size)
+    reloaded = Predictor(predictor.bundle.path, workers=predictor.workers, max_pixels=predictor.max_pixels)
+    return Engine(reloaded, queue_size=queue_size)
 
 
 SERVICE = web.AppKey("service", Service)

@@ -1,4 +1,4 @@
-"""Settings of a server, each defined once; the command line and the validation are derived from them."""
+"""Settings of a server, from which the options of the command line and their validation are derived."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from mlimages.core import InputError, Option, check_options, document_fields
 
 TOKEN_VARIABLE = "MLIMAGES_TOKEN"
-"""The environment variable that holds the token."""
+"""Name of the environment variable with the access token."""
 
 LogFormat = Literal["text", "json"]
 
@@ -24,9 +24,9 @@ class ServerSettings:
         8
     """
 
-    token: Annotated[str, Option("Access token that requests must send; empty for none.", is_internal=True)] = field(
-        default="", repr=False
-    )
+    token: Annotated[
+        str, Option("Access token that requests must send; if empty, none is required.", is_internal=True)
+    ] = field(default="", repr=False)
     allowed_hosts: Annotated[
         tuple[str, ...],
         Option(
@@ -46,24 +46,27 @@ class ServerSettings:
         ),
     ] = ()
     max_bytes: Annotated[
-        int, Option("Maximum request size in bytes; larger requests get HTTP 413.", group="Limits", min=1)
+        int, Option("Maximum request size in bytes; larger requests are rejected with HTTP 413.", group="Limits", min=1)
     ] = 16 << 20
     max_pixels: Annotated[
         int, Option("Maximum pixels (width x height) of an image, checked before decoding.", group="Limits", min=1)
     ] = 50_000_000
     max_images: Annotated[int, Option("Maximum number of images in a request.", group="Limits", min=1)] = 64
     queue_size: Annotated[
-        int, Option("Maximum number of queued images; further requests get HTTP 503.", group="Limits", min=1)
+        int,
+        Option("Maximum number of queued images; further requests are rejected with HTTP 503.", group="Limits", min=1),
     ] = 128
     explain: Annotated[
         bool,
-        Option("Serve /explain: 50 forward passes per image, at most one image per worker at a time.", group="Limits"),
+        Option(
+            "Serve /explain: 50 forward passes per image; each worker explains one image at a time.", group="Limits"
+        ),
     ] = True
     timeout_s: Annotated[
         float,
         Option(
-            "Two time limits in seconds: for receiving each 16 KB of a request (HTTP 408), and for computing the "
-            "response (HTTP 503).",
+            "Time limit in seconds for receiving each 16 KB of a request (HTTP 408), and for computing the response "
+            "(HTTP 503).",
             group="Limits",
             flags=("--timeout",),
             metavar="SECONDS",
@@ -73,7 +76,7 @@ class ServerSettings:
     idle_timeout_s: Annotated[
         float,
         Option(
-            "Seconds to wait for the headers of the next request on a connection.",
+            "Seconds after which a connection without a request is closed.",
             group="Limits",
             flags=("--idle-timeout",),
             metavar="SECONDS",
@@ -86,15 +89,17 @@ class ServerSettings:
     )
 
     def __post_init__(self) -> None:
-        """Check the values.
+        """Check all values.
 
         Raises:
-            InputError: a number is out of its bounds, or an origin is invalid.
+            InputError: a number is out of bounds, or an origin is invalid.
         """
         check_options(self)
         for origin in self.cors_origins:
             if origin != "*" and (not origin.startswith(("http://", "https://")) or origin.count("/") != 2):
-                raise InputError(f"{origin!r} is not an origin: expected scheme and host, such as https://example.org")
+                raise InputError(
+                    f"{origin!r} is not an origin: expected a scheme and a host, such as https://example.org"
+                )
 
 
 def is_loopback(host: str) -> bool:
@@ -106,13 +111,13 @@ def is_loopback(host: str) -> bool:
 
 
 def check_exposure(host: str, token: str) -> None:
-    """Check that a server reachable from other machines has a token.
+    """Check that a server has a token if other machines can reach it.
 
     Raises:
         InputError: `host` is not a loopback address and there is no token.
     """
     if not is_loopback(host) and not token:
         raise InputError(
-            f"serving on {host} requires a token, since other machines can reach it: set {TOKEN_VARIABLE} "
-            "in the environment"
+            f"serving on {host} requires a token, since other machines can reach the server: set the "
+            f"environment variable {TOKEN_VARIABLE}"
         )

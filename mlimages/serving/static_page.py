@@ -1,4 +1,4 @@
-"""A folder of static files that runs an exported file in the browser with onnxruntime-web."""
+"""Write a static web page that runs an exported file in the browser with onnxruntime-web."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from mlimages.serving.page import build_page, read_asset
 CDN_VERSION = "1.30.0"
 
 _CDN = "https://cdn.jsdelivr.net"
-_NAMES = {"ort.js": "ort.wasm.bundle.min.mjs", "ort.wasm": "ort-wasm-simd-threaded.wasm"}
-"""Files of the package's `dist` by their name in the folder; every static host knows the type of `.js`."""
+_DIST_FILES = {"ort.js": "ort.wasm.bundle.min.mjs", "ort.wasm": "ort-wasm-simd-threaded.wasm"}
+"""Files in `dist` of the npm package, by their name beside the page: web servers know the type of `.js`, not `.mjs`."""
 
 _CDN_INTEGRITY = {
     "ort.js": "sha384-PLWz+nHEVHpjwBsO0YVdvQj6n5814Iv8E3b8FG0Rp/uIAtjFMCKOpP66iPzedrIG",
@@ -31,20 +31,20 @@ _CDN_INTEGRITY = {
 
 @dataclass(frozen=True, slots=True)
 class WebRuntime:
-    """The files of onnxruntime-web that a page needs.
+    """Files of onnxruntime-web that a page needs.
 
     Attributes:
         version: version of onnxruntime-web.
-        urls: URLs relative to the page, by name (`ort.js`, `ort.wasm`).
-        integrity: SHA-384 of each, as browsers check it.
-        files: the contents, if they are copied into the page's folder.
-        origin: the origin from which the browser loads the files if they are not copied.
+        urls: URLs of the files, by name (`ort.js`, `ort.wasm`), absolute or relative to the page.
+        integrity: SHA-384 hashes of the files by name, in the format of the HTML attribute `integrity`.
+        files: contents of the files by name, if they are copied into the page's folder.
+        origin: origin from which the browser loads the files if they are not copied.
     """
 
     version: str = CDN_VERSION
     urls: Mapping[str, str] = field(
         default_factory=lambda: {
-            name: f"{_CDN}/npm/onnxruntime-web@{CDN_VERSION}/dist/{file}" for name, file in _NAMES.items()
+            name: f"{_CDN}/npm/onnxruntime-web@{CDN_VERSION}/dist/{file}" for name, file in _DIST_FILES.items()
         }
     )
     integrity: Mapping[str, str] = field(default_factory=lambda: _CDN_INTEGRITY)
@@ -53,26 +53,29 @@ class WebRuntime:
 
     @classmethod
     def from_npm_package(cls, package: str | os.PathLike[str]) -> WebRuntime:
-        """Read an installed npm package, such as `node_modules/onnxruntime-web`.
+        """Read the files of an installed npm package.
+
+        Args:
+            package: folder of the package, such as `node_modules/onnxruntime-web`.
 
         Raises:
-            InputError: the files are not there.
+            InputError: the folder is not an installed onnxruntime-web.
         """
         package = require_local_path(package)
         try:
             version = json.loads((package / "package.json").read_text(encoding="utf-8"))["version"]
-            files = {name: (package / "dist" / file).read_bytes() for name, file in _NAMES.items()}
+            files = {name: (package / "dist" / file).read_bytes() for name, file in _DIST_FILES.items()}
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise InputError(
-                f"{package} is not an installed onnxruntime-web: run `npm install onnxruntime-web` and pass "
-                "node_modules/onnxruntime-web"
+                f"{package} is not the folder of the npm package onnxruntime-web: run 'npm install onnxruntime-web', "
+                "and pass node_modules/onnxruntime-web"
             ) from error
         return cls(version, {name: f"./{name}" for name in files}, _compute_digests(files), files, origin="")
 
     def page_files(self, folder: Path) -> list[Path]:
-        """Return the paths in `folder` to which `write_page` writes the page's files."""
-        own = ("model.onnx", "model.json", "manifest.json", "icon.svg", "service_worker.js", "index.html")
-        return [require_local_path(folder) / name for name in (*own, *self.files)]
+        """Return the paths of all files that `write_page` writes to `folder`."""
+        names = ("model.onnx", "model.json", "manifest.json", "icon.svg", "service_worker.js", "index.html")
+        return [require_local_path(folder) / name for name in (*names, *self.files)]
 
 
 def write_page(
@@ -82,32 +85,33 @@ def write_page(
 
     Args:
         bundle: a file that includes its preprocessing, with weights below 2 GB.
-        folder: where to write; created if it does not exist.
-        runtime: onnxruntime-web; by default the browser loads it from a CDN and checks its hash.
+        folder: output folder; created if it does not exist.
+        runtime: files of onnxruntime-web; by default the browser loads them from a CDN and checks their hashes.
         overwrite: replace files that mlimages did not write, or that were changed since.
 
     Returns:
-        The page, `folder/index.html`.
+        The path of the page, `folder/index.html`.
 
     Raises:
-        InputError: the file cannot run in a browser, or a file exists that mlimages did not write.
+        InputError: the model cannot run in a browser, or `overwrite` is false and a file exists that mlimages did not
+            write.
 
     Example:
         >>> page = write_page(OnnxBundle.read("runs/first"), "site")  # doctest: +SKIP
     """
     if not bundle.includes_preprocessing or data_path(bundle.path).exists():
-        what = "include preprocessing" if not bundle.includes_preprocessing else "be smaller than 2 GB"
-        raise InputError(f"{bundle.path} cannot run in a browser: the model must {what}")
+        requirement = "include preprocessing" if not bundle.includes_preprocessing else "be smaller than 2 GB"
+        raise InputError(f"{bundle.path} cannot run in a browser: the model must {requirement}")
     runtime, folder = runtime or WebRuntime(), require_local_path(folder)
     require_writable(runtime.page_files(folder), overwrite=overwrite)
-    for name, content in _page_contents(bundle, runtime).items():
+    for name, content in _build_contents(bundle, runtime).items():
         with write_output(folder / name, overwrite=overwrite) as part:
             part.write_bytes(content)
     return folder / "index.html"
 
 
-def _page_contents(bundle: OnnxBundle, runtime: WebRuntime) -> dict[str, bytes]:
-    """Return the contents of all files by name, the model first and the page last."""
+def _build_contents(bundle: OnnxBundle, runtime: WebRuntime) -> dict[str, bytes]:
+    """Return the contents of all files by name, with the model first and the page last."""
     model = bundle.path.read_bytes()
     name = ", ".join(bundle.class_names)[:45]
     manifest = {
@@ -120,14 +124,14 @@ def _page_contents(bundle: OnnxBundle, runtime: WebRuntime) -> dict[str, bytes]:
     files = {
         "model.onnx": model,
         **runtime.files,
-        "model.json": _encode_json({**_script_metadata(bundle), "bytes": len(model)}),
+        "model.json": _encode_json({**_make_script_metadata(bundle), "bytes": len(model)}),
         "manifest.json": _encode_json(manifest),
         "icon.svg": read_asset("icon.svg").encode(),
     }
     page = _render_page(runtime).encode()
-    kept = ["./", *files, *(url for name, url in runtime.urls.items() if name not in files)]
+    cached = ["./", *files, *(url for name, url in runtime.urls.items() if name not in files)]
     version = hashlib.sha256(b"".join([*files.values(), page])).hexdigest()[:16]
-    worker = read_asset("service_worker.js").replace("/* files */", json.dumps(kept))
+    worker = read_asset("service_worker.js").replace("/* files */", json.dumps(cached))
     return {
         **files,
         "service_worker.js": worker.replace("/* version */", json.dumps(version)).encode(),
@@ -135,8 +139,8 @@ def _page_contents(bundle: OnnxBundle, runtime: WebRuntime) -> dict[str, bytes]:
     }
 
 
-def _script_metadata(bundle: OnnxBundle) -> dict[str, object]:
-    """Return the metadata that the script needs, and the constants that it shares with `Predictor` and `explain`."""
+def _make_script_metadata(bundle: OnnxBundle) -> dict[str, object]:
+    """Return the metadata that the page's script needs, and the constants that it shares with Python."""
     thresholds = bundle.prediction_sets.thresholds if bundle.prediction_sets else {}
     probe = dataclasses.asdict(bundle.probe)
     return {

@@ -146,7 +146,7 @@ async def gzip_bomb(soak: Soak, session: aiohttp.ClientSession) -> str:
     return await post(session, GZIPPED, **{"Content-Encoding": "gzip"})
 
 
-GZIPPED = gzip.compress(bytes(200_000_000), 9)
+GZIPPED = gzip.compress(bytes(50_000_000), 9)
 
 
 async def too_long(soak: Soak, session: aiohttp.ClientSession) -> str:
@@ -243,7 +243,7 @@ def main() -> None:
             good = [path.read_bytes() for _, path in named]
             right = [(one.class_name, one.probability) for one, _ in named]
             soak = Soak("127.0.0.1", port, process.pid, asked.model.stem, good, right)
-            well = asyncio.run(run(soak, 200 if asked.tiny else asked.requests))
+            well = asyncio.run(run(soak, 100 if asked.tiny else asked.requests))
             alive = process.poll() is None
         finally:
             process.terminate()

@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,26 +9,17 @@ import pytest
 
 from mlimages.core import InputError
 from mlimages.inference import OnnxBundle, Predictor
-from mlimages.serving import JsonFormatter, ServerSettings, make_app
-from tests.serving.test_server import Served, encoded, run_app
+from mlimages.serving import JsonFormatter, ServerSettings
+from tests.serving.apps import Served, encoded
 
 pytestmark = pytest.mark.train
 
 SITE = "https://shop.example"
 
 
-@pytest.fixture
-def serve_with(cnn_bundle: OnnxBundle) -> Iterator[Any]:
-    running: list[Iterator[Served]] = []
-
-    def start(bundle: OnnxBundle | None = None, **settings: Any) -> Served:
-        predictor = Predictor(bundle or cnn_bundle, workers=1)
-        running.append(run_app(make_app(predictor, ServerSettings(**settings))))
-        return next(running[-1])
-
-    yield start
-    for one in running:
-        next(one, None)
+@pytest.fixture(scope="module")
+def served(serve_with: Any) -> Served:
+    return serve_with(allowed_hosts=("images.example.org",))
 
 
 @pytest.mark.parametrize(
@@ -53,8 +43,7 @@ def serve_with(cnn_bundle: OnnxBundle) -> Iterator[Any]:
         ("[attacker.example]", 421),
     ],
 )
-def test_a_name_that_is_not_the_servers_gets_no_answer(serve_with: Any, host: str, status: int) -> None:
-    served = serve_with(allowed_hosts=("images.example.org",))
+def test_a_name_that_is_not_the_servers_gets_no_answer(served: Served, host: str, status: int) -> None:
     for method, path in (("GET", "/"), ("GET", "/healthz"), ("POST", "/predict"), ("GET", "/v2/models/model")):
         reply = served.ask(method, path, encoded() if method == "POST" else None, Host=host)
         assert reply.status == status, path
@@ -102,7 +91,7 @@ def test_a_token_is_not_shown_by_repr() -> None:
 def test_healthz_names_model_classes_and_threshold_to_those_who_may_know(
     serve_with: Any, cnn_bundle: OnnxBundle
 ) -> None:
-    served = serve_with(replace(cnn_bundle, unknown_below=0.25), token="s3cret")
+    served = serve_with(Predictor(replace(cnn_bundle, unknown_below=0.25)), token="s3cret")
     assert served.ask("GET", "/healthz").json == {"status": "ok"}
     assert served.ask("GET", "/healthz", Authorization="Bearer s3cret").json == {
         "status": "ok",

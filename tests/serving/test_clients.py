@@ -1,7 +1,6 @@
 """Clients that others wrote."""
 
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +10,26 @@ from hypothesis import HealthCheck, given, settings
 
 from mlimages.core import Prediction
 from mlimages.inference import OnnxBundle, Predictor
-from mlimages.serving import ServerSettings, make_app
 from tests.inference.test_known import with_known
-from tests.serving.test_server import Served, run_app
+from tests.serving.apps import Served
 
 pytestmark = pytest.mark.train
 
 
 @pytest.fixture(scope="module")
-def server(cnn_bundle: OnnxBundle) -> Iterator[Served]:
-    yield from run_app(make_app(Predictor(cnn_bundle, workers=2), ServerSettings(max_images=8)))
+def server(serve_with: Any) -> Served:
+    return serve_with(max_images=8)
+
+
+@pytest.fixture(scope="module")
+def http() -> Any:
+    """Triton's client."""
+    with warnings.catch_warnings(action="ignore"):  # of gevent, about its own imports
+        return pytest.importorskip("tritonclient.http")
 
 
 @pytest.mark.parametrize("binary", [True, False])
-def test_a_session_of_tritons_client(server: Served, cnn_bundle: OnnxBundle, binary: bool) -> None:
-    with warnings.catch_warnings(action="ignore"):  # of gevent, about its own imports
-        http = pytest.importorskip("tritonclient.http")
+def test_a_session_of_tritons_client(http: Any, server: Served, cnn_bundle: OnnxBundle, binary: bool) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 60, 3), dtype=np.uint8)
     client = http.InferenceServerClient(f"127.0.0.1:{server.port}")
     assert client.is_server_live()
@@ -55,41 +58,27 @@ def test_a_session_of_tritons_client(server: Served, cnn_bundle: OnnxBundle, bin
 
 @pytest.mark.parametrize("binary", [True, False])
 def test_known_and_the_prediction_set_are_outputs_for_tritons_client(
-    cnn_bundle: OnnxBundle, tmp_path: Path, binary: bool
+    http: Any, serve_with: Any, cnn_bundle: OnnxBundle, tmp_path: Path, binary: bool
 ) -> None:
-    with warnings.catch_warnings(action="ignore"):
-        http = pytest.importorskip("tritonclient.http")
     predictor = Predictor(with_known(cnn_bundle, tmp_path / "a.onnx", known=0.2, threshold=0.3), workers=1)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 60, 3), dtype=np.uint8)
     want = [one for one in predictor(pixels) if isinstance(one, Prediction)]
     tensor = http.InferInput("image", list(pixels.shape), "UINT8")
     tensor.set_data_from_numpy(pixels)
     names = ["prediction_set", "probabilities", "known"]
-    for served in run_app(make_app(predictor, ServerSettings())):
-        client = http.InferenceServerClient(f"127.0.0.1:{served.port}")
-        described = {output["name"]: output for output in client.get_model_metadata("a")["outputs"]}
-        outputs = [http.InferRequestedOutput(name, binary_data=binary) for name in names]
-        for result in (client.infer("a", [tensor], outputs=outputs), client.infer("a", [tensor])):
-            assert result.as_numpy("known") == pytest.approx([one.known_score for one in want])
-            sets = result.as_numpy("prediction_set").astype(bool)
-            got = [{cnn_bundle.class_names[label] for label in row.nonzero()[0]} for row in sets]
-            assert got == [set(one.prediction_set or ()) for one in want]
-            assert result.as_numpy("probabilities").shape == (2, 3)
-            assert all(result.get_output(name)["datatype"] == described[name]["datatype"] for name in names)
-        client.close()
+    client = http.InferenceServerClient(f"127.0.0.1:{serve_with(predictor).port}")
+    described = {output["name"]: output for output in client.get_model_metadata("a")["outputs"]}
+    outputs = [http.InferRequestedOutput(name, binary_data=binary) for name in names]
+    for result in (client.infer("a", [tensor], outputs=outputs), client.infer("a", [tensor])):
+        assert result.as_numpy("known") == pytest.approx([one.known_score for one in want])
+        sets = result.as_numpy("prediction_set").astype(bool)
+        got = [{cnn_bundle.class_names[label] for label in row.nonzero()[0]} for row in sets]
+        assert got == [set(one.prediction_set or ()) for one in want]
+        assert result.as_numpy("probabilities").shape == (2, 3)
+        assert all(result.get_output(name)["datatype"] == described[name]["datatype"] for name in names)
+    client.close()
     assert described["known"]["parameters"] == {"threshold": 0.5}
     assert described["prediction_set"]["parameters"] == {"level": 0.9}
-
-
-def test_an_output_that_the_model_lacks_is_refused(server: Served) -> None:
-    with warnings.catch_warnings(action="ignore"):
-        http = pytest.importorskip("tritonclient.http")
-    tensor = http.InferInput("image", [1, 4, 4, 3], "UINT8")
-    tensor.set_data_from_numpy(np.zeros((1, 4, 4, 3), np.uint8))
-    client = http.InferenceServerClient(f"127.0.0.1:{server.port}")
-    with pytest.raises(http.InferenceServerException, match="no output 'known': it has probabilities"):
-        client.infer("model", [tensor], outputs=[http.InferRequestedOutput("known")])
-    client.close()
 
 
 def test_schemathesis_finds_no_answer_that_the_openapi_document_does_not_describe(server: Served) -> None:

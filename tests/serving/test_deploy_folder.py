@@ -8,12 +8,11 @@ import subprocess
 from collections.abc import Iterator
 from http.client import HTTPSConnection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mlimages.inference import OnnxBundle, Predictor
-from mlimages.serving import ServerSettings, make_app
-from tests.serving.test_server import encoded, run_app
+from tests.serving.apps import encoded
 
 pytestmark = pytest.mark.train
 
@@ -23,11 +22,10 @@ PUBLIC = "images.example.org"
 
 
 @pytest.fixture
-def proxied(cnn_bundle: OnnxBundle, tmp_path: Path) -> Iterator[int]:
+def proxied(serve_with: Any, tmp_path: Path) -> Iterator[int]:
     if NGINX is None or shutil.which("openssl") is None:
         pytest.skip("nginx or openssl is not installed (Debian: apt-get install nginx openssl)")
-    running = run_app(make_app(Predictor(cnn_bundle, workers=1), ServerSettings(allowed_hosts=(PUBLIC,))))
-    served = next(running)
+    served = serve_with(allowed_hosts=(PUBLIC,))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
@@ -54,7 +52,6 @@ def proxied(cnn_bundle: OnnxBundle, tmp_path: Path) -> Iterator[int]:
     yield port
     process.terminate()
     process.wait()
-    next(running, None)
 
 
 def is_open(port: int) -> bool:

@@ -27,7 +27,7 @@ from mlimages.inference import OnnxBundle, Predictor
 from mlimages.serving import ServerSettings, make_app
 from mlimages.serving import service as service_module
 from mlimages.serving.service import SERVICE, Service
-from tests.serving.test_server import bomb, encoded, form
+from tests.serving.apps import bomb, encoded, form
 
 pytestmark = pytest.mark.train
 

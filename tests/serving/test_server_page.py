@@ -1,27 +1,21 @@
 """The page at `/`, in a real browser."""
 
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mlimages.inference import OnnxBundle, Predictor, explain
-from mlimages.serving import ServerSettings, make_app
 from tests.browser import OpenPage, Page
 from tests.deploying import made_image
-from tests.serving.test_server import Served, run_app
+from tests.serving.apps import Served
 
 pytestmark = [pytest.mark.browser, pytest.mark.train]
 
 
 @pytest.fixture(scope="module")
-def bundle(cnn_bundle: OnnxBundle) -> OnnxBundle:
-    return cnn_bundle
-
-
-@pytest.fixture(scope="module")
-def server(bundle: OnnxBundle) -> Iterator[Served]:
-    yield from run_app(make_app(Predictor(bundle, workers=1)))
+def server(serve_with: Any) -> Served:
+    return serve_with()
 
 
 def url(server: Served) -> str:
@@ -67,10 +61,10 @@ def drop(page: Page, kind: str, *, event: str = "drop") -> None:
 
 @pytest.mark.parametrize(("width", "dark"), [(400, False), (400, True), (1400, False)])
 def test_a_chosen_image_is_answered_with_its_classes_as_bars(
-    server: Served, bundle: OnnxBundle, open_page: OpenPage, tmp_path: Path, width: int, dark: bool
+    server: Served, cnn_bundle: OnnxBundle, open_page: OpenPage, tmp_path: Path, width: int, dark: bool
 ) -> None:
     made_image(3).save(tmp_path / "photograph.png")
-    (want,) = Predictor(bundle)([tmp_path / "photograph.png"])
+    (want,) = Predictor(cnn_bundle)([tmp_path / "photograph.png"])
     page = open_page(url(server), width=width, height=900, dark=dark)
     choose(page, tmp_path / "photograph.png")
     wait_for(page, "document.querySelectorAll('li').length === 3")
@@ -79,7 +73,7 @@ def test_a_chosen_image_is_answered_with_its_classes_as_bars(
     assert page.evaluate("document.querySelector('[role=status]').textContent").startswith("photograph.png: class")
     page.evaluate("document.querySelector('figure button').click()")
     wait_for(page, "document.querySelector('figure img').src.startsWith('data:image/png')")
-    found = explain(Predictor(bundle), tmp_path / "photograph.png")
+    found = explain(Predictor(cnn_bundle), tmp_path / "photograph.png")
     assert page.evaluate("document.querySelector('.why').textContent").startswith(str(found))
     assert not page.scrolls_sideways
     assert not page.console_errors
@@ -106,11 +100,11 @@ def test_a_broken_image_is_told_in_words_and_the_next_is_answered(
     choose(page, tmp_path / "broken.jpg", tmp_path / "good.png")
     wait_for(page, "document.querySelectorAll('figure').length === 2")
     said = page.evaluate("document.querySelector('.bad').textContent")
-    assert said == "Cannot be used: this is not an image that can be read (not-an-image)"
+    assert said == "Cannot classify this file: the file is not an image in a supported format (not-an-image)"
     wait_for(page, "document.querySelector('[role=status]').textContent.startsWith('good.png: class')")
     page.evaluate("void (window.fetch = async () => new Response('<html>Request too large</html>', {status: 413}))")
     choose(page, tmp_path / "good.png")
-    refused = "good.png cannot be used: the server in front of mlimages refused this request (413)"
+    refused = "Cannot classify good.png: a proxy in front of mlimages rejected the request (413)"
     wait_for(page, f"document.querySelector('[role=status]').textContent === '{refused}'")
 
 
@@ -130,10 +124,9 @@ def test_every_control_can_be_reached_by_keyboard_and_has_a_name(server: Served,
     assert min(heights) >= 44
 
 
-def test_the_page_asks_for_the_token_and_then_answers(bundle: OnnxBundle, open_page: OpenPage, tmp_path: Path) -> None:
+def test_the_page_asks_for_the_token_and_then_answers(serve_with: Any, open_page: OpenPage, tmp_path: Path) -> None:
     made_image(2).save(tmp_path / "a.png")
-    running = run_app(make_app(Predictor(bundle, workers=1), ServerSettings(token="s3cret")))
-    page = open_page(url(next(running)), width=400, height=900)
+    page = open_page(url(serve_with(token="s3cret")), width=400, height=900)
     assert page.evaluate("document.getElementById('model').hidden")
     choose(page, tmp_path / "a.png")
     wait_for(page, "!document.getElementById('ask').hidden")
@@ -141,4 +134,3 @@ def test_the_page_asks_for_the_token_and_then_answers(bundle: OnnxBundle, open_p
     wait_for(page, "document.querySelectorAll('li').length === 3")
     assert page.evaluate("document.getElementById('ask').hidden")
     wait_for(page, "document.getElementById('model').textContent.includes('class0, class1, class2')")
-    next(running, None)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -20,10 +21,9 @@ from mlimages import images
 from mlimages.core import ClassScore, ImageProperty, InputError, Prediction, write_output
 from mlimages.inference import Explanation, OnnxBundle, Predictor, explain, softmax, to_graph_input
 from mlimages.inference.predictor import OutputRow
-from mlimages.serving import WebRuntime, make_app, write_page
+from mlimages.serving import WebRuntime, write_page
 from tests.browser import OpenPage, Page
 from tests.deploying import made_image
-from tests.serving.test_server import run_app
 from tests.serving.test_server_page import choose, wait_for
 
 pytestmark = [pytest.mark.browser, pytest.mark.train]
@@ -187,7 +187,7 @@ def test_the_page_predicts_and_explains_as_python_and_works_offline(
 
 
 def test_the_pages_list_all_labels_above_their_thresholds(
-    site: Site, cnn_bundle: OnnxBundle, open_page: OpenPage, tmp_path: Path
+    site: Site, cnn_bundle: OnnxBundle, serve_with: Any, open_page: OpenPage, tmp_path: Path
 ) -> None:
     made_image(5, 120, 90).save(tmp_path / "photograph.png")
     ranked = site.predictor([tmp_path / "photograph.png"])[0].top  # type: ignore[union-attr]
@@ -200,8 +200,8 @@ def test_the_pages_list_all_labels_above_their_thresholds(
     for number, reached in enumerate((2, 0)):
         write_page(with_thresholds(site.bundle, ranked, reached), site.folder / f"{number}/site", runtime=site.runtime)
         alone = Host(site.folder / str(number))
-        server = run_app(make_app(Predictor(with_thresholds(cnn_bundle, served, reached), workers=1)))
-        for url, top in ((alone.url, ranked), (f"http://127.0.0.1:{next(server).port}/", served)):
+        server = serve_with(Predictor(with_thresholds(cnn_bundle, served, reached), workers=1))
+        for url, top in ((alone.url, ranked), (f"http://127.0.0.1:{server.port}/", served)):
             page = open_page(url)
             choose(page, tmp_path / "photograph.png")
             wait_for(page, f"document.querySelectorAll('li').length === {reached or 3}")
@@ -211,14 +211,13 @@ def test_the_pages_list_all_labels_above_their_thresholds(
             assert ("none of these" in status) == (reached == 0)
             assert not page.console_errors
         alone.stop()
-        list(server)
 
 
 def test_a_page_that_cannot_work_says_why(site: Site, open_page: OpenPage) -> None:
     other = {**site.runtime.integrity, "ort.wasm": WebRuntime().integrity["ort.js"]}
     write_page(site.bundle, site.folder / "damaged/site", runtime=replace(site.runtime, integrity=other))
     opened = open_page(site.folder / "damaged/site/index.html")
-    assert "run: python3 -m http.server" in opened.evaluate("document.getElementById('status').textContent")
+    assert "for example: python3 -m http.server" in opened.evaluate("document.getElementById('status').textContent")
     damaged = Host(site.folder / "damaged")
     page = open_page(damaged.url)
     wait_for(page, "document.getElementById('status').className === 'bad'")

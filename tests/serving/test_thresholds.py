@@ -19,7 +19,7 @@ from mlimages.serving.engine import BusyError, Engine
 from mlimages.serving.problems import ProblemError
 from mlimages.serving.service import Service
 from tests.gathering.test_interleaving import VirtualTime
-from tests.serving.test_server import Payload, encoded, form
+from tests.serving.apps import Payload, encoded, form
 
 
 class Pieces:

@@ -24,7 +24,7 @@ from mlimages.serving import make_app
 from mlimages.training import FineTuneConfig, FineTuneResult, extract_features, fine_tune, load_run, probe_cuts
 from mlimages.training.head import fit_ridge
 from tests.conftest import RunCli
-from tests.serving.test_server import run_app
+from tests.serving.apps import run_app
 from tests.training.conftest import config_for
 
 pytestmark = pytest.mark.train
@@ -176,20 +176,18 @@ def test_commands_and_server_list_all_labels(
         assert row["probabilities"] == "|".join(f"{each.probability:.6f}" for each in labels)
         assert shown["labels"] == [asdict(each) for each in labels]
         assert (shown.keys(), len(shown["top"])) == ({"path", "labels", "top"}, 1)
-    serving = run_app(make_app(Predictor(strict, workers=1)))
-    served = next(serving)
-    for image, shown in zip(images, json.loads(array), strict=True):
-        answer = served.ask("POST", "/predict?top=1", Path(image).read_bytes()).json["predictions"][0]
-        assert {**answer, "name": ""} == {"name": "", "labels": shown["labels"], "top": shown["top"]}
-    assert served.ask("GET", "/healthz").json["thresholds"] == list(strict.thresholds)
     pixels = np.asarray(Image.open(images[2]))[None]
     inputs = {"name": "image", "datatype": "UINT8", "shape": pixels.shape, "data": pixels.ravel().tolist()}
     body = json.dumps({"inputs": [inputs]}).encode()
-    outputs = served.ask("POST", "/v2/models/model/infer", body, Content_Type="application/json").json["outputs"]
+    with run_app(make_app(Predictor(strict, workers=1))) as served:
+        for image, shown in zip(images, json.loads(array), strict=True):
+            answer = served.ask("POST", "/predict?top=1", Path(image).read_bytes()).json["predictions"][0]
+            assert {**answer, "name": ""} == {"name": "", "labels": shown["labels"], "top": shown["top"]}
+        assert served.ask("GET", "/healthz").json["thresholds"] == list(strict.thresholds)
+        outputs = served.ask("POST", "/v2/models/model/infer", body, Content_Type="application/json").json["outputs"]
     assert [each["name"] for each in outputs] == ["probabilities"]
     by_label = sorted(Predictor(bundle)(images[2])[0].top, key=lambda score: score.label)  # type: ignore[union-attr]
     assert outputs[0]["data"] == pytest.approx([score.probability for score in by_label], abs=1e-6)
-    list(serving)
     again = run_cli("predict", trained.run, *images, "--copy-to", "sorted").stdout.splitlines()
     assert again[2].startswith(f"{images[2]}: ")
 

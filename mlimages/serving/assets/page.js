@@ -1,9 +1,9 @@
 "use strict";
-// The page of `mlimages serve` and of `mlimages export --page`. `start` takes what differs between the two:
-//   classify(file) -> the prediction, as /predict returns it; throws {code, message} if there is none
+// Script of the pages of `mlimages serve` and `mlimages export --page`. `start` takes an object that differs between them:
+//   classify(file) -> a prediction in the format of /predict; throws {code, message} on failure
 //   explain(file)  -> {class_name, probability, lowest, place, overlay}; overlay is the URL of an image
-//   canExplain()   -> whether there is `explain`
-//   ask(error, retry) -> true if the error is handled and `retry` will be called
+//   canExplain()   -> whether `explain` is available
+//   ask(error, retry) -> true if the page asks for a token and then calls `retry`
 const $ = id => document.getElementById(id);
 
 function element(name, text, attributes = {}) {
@@ -15,7 +15,7 @@ function element(name, text, attributes = {}) {
 
 const MESSAGES = {
   "empty": "the file is empty",
-  "not-an-image": "this is not an image that can be read",
+  "not-an-image": "the file is not an image in a supported format",
   "truncated": "the image is truncated",
   "corrupt": "the image is corrupt",
   "too-many-pixels": "the image has too many pixels",
@@ -65,20 +65,20 @@ function explainButton(backend, file, image) {
   const box = element("div", "", {class: "why"});
   button.addEventListener("click", async () => {
     button.disabled = true;
-    message.textContent = "Hiding one part after the other …";
+    message.textContent = "Hiding one region at a time …";
     try {
       const found = await backend.explain(file);
       image.onload = null;
       image.src = found.overlay;
-      box.closest("figure").prepend(image);  // again, where the browser could not show the file itself
-      image.alt = "In red: what lowers the probability when it is hidden";
+      box.closest("figure").prepend(image);  // the image was removed if the browser could not display the file
+      image.alt = "Regions in red lower the probability when they are hidden";
       const [whole, lowest] = [found.probability.toFixed(2), found.lowest.toFixed(2)];
       message.textContent = found.class_name + ": probability " + (lowest < whole
         ? "falls from " + whole + " to " + lowest + " when the " + found.place + " is hidden (red: the parts that matter)"
         : whole + "; hiding a region does not lower it");
       button.remove();
     } catch (error) {
-      message.textContent = "No explanation: " + reason(error);
+      message.textContent = "Cannot explain the prediction: " + reason(error);
       button.disabled = false;
     }
   });
@@ -86,28 +86,19 @@ function explainButton(backend, file, image) {
   return box;
 }
 
-// The labels of an image, or what it is most like where it has none.
-function answerLabels(backend, file, {labels, top}) {
+// `labels` only for a multi-label model; if empty, or `known` is false, the nearest classes are shown.
+function showPrediction(backend, file, {labels, known, prediction_set, top}) {
+  const isUnknown = labels ? !labels.length : known === false;
+  const set = !isUnknown && prediction_set && prediction_set.length > 1 ? prediction_set.join(" or ") : "";
+  const scores = isUnknown ? top : labels || top;
   show(file, (details, image) => {
-    if (!labels.length) details.append(element("p", "Probably none of the model's classes. The most similar classes:"));
-    details.append(bars(labels.length ? labels : top));
+    if (isUnknown) details.append(element("p", "Probably none of the model's classes. The most similar classes:"));
+    if (set) details.append(element("p", set));
+    details.append(bars(scores));
     if (backend.canExplain()) details.append(explainButton(backend, file, image));
   });
-  const names = labels.map(score => score.class_name + ", " + percent(score.probability)).join("; ");
-  say((file.name || "The image") + ": " + (names || "none of these (nearest: " + top[0].class_name + ")"));
-}
-
-function answer(backend, file, prediction) {
-  if (prediction.labels) return answerLabels(backend, file, prediction);
-  const set = prediction.prediction_set || [], best = prediction.top[0];
-  const name = set.length > 1 ? set.join(" or ") : best.class_name + ", " + percent(best.probability);
-  show(file, (details, image) => {
-    if (prediction.known === false) details.append(element("p", "Probably none of the model's classes. The most similar classes:"));
-    else if (set.length > 1) details.append(element("p", set.join(" or ")));
-    details.append(bars(prediction.top));
-    if (backend.canExplain()) details.append(explainButton(backend, file, image));
-  });
-  say((file.name || "The image") + ": " + (prediction.known === false ? "none of these (nearest: " + best.class_name + ")" : name));
+  const shown = (labels || top.slice(0, 1)).map(score => score.class_name + ", " + percent(score.probability)).join("; ");
+  say((file.name || "The image") + ": " + (isUnknown ? "none of these (nearest: " + top[0].class_name + ")" : set || shown));
 }
 
 function start(backend) {
@@ -115,11 +106,11 @@ function start(backend) {
     for (const [number, file] of files.entries()) {
       say("Classifying " + (file.name || "the image") + " …");
       try {
-        answer(backend, file, await backend.classify(file));
+        showPrediction(backend, file, await backend.classify(file));
       } catch (error) {
         if (backend.ask(error, () => classify(files.slice(number)))) return;
-        show(file, details => details.append(element("p", "Cannot be used: " + reason(error), {class: "bad"})));
-        say((file.name || "The image") + " cannot be used: " + reason(error));
+        show(file, details => details.append(element("p", "Cannot classify this file: " + reason(error), {class: "bad"})));
+        say("Cannot classify " + (file.name || "the image") + ": " + reason(error));
       }
     }
   }

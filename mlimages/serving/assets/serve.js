@@ -1,4 +1,4 @@
-// What `mlimages serve` adds to page.js: the routes of the server and its token.
+// Appended to page.js by `mlimages serve`: requests to the server, and its token.
 let token = "", explains = false;
 
 async function call(path, file) {
@@ -10,8 +10,8 @@ async function call(path, file) {
   } catch {
     throw {code: "unreachable", message: "the server does not respond"};
   }
-  const answer = await response.json().catch(() => {  // the page of a proxy
-    throw {code: response.status, message: "the server in front of mlimages refused this request"};
+  const answer = await response.json().catch(() => {  // HTML of a proxy
+    throw {code: response.status, message: "a proxy in front of mlimages rejected the request"};
   });
   if (answer.error) throw answer.error;
   $("ask").hidden = true;
@@ -23,7 +23,7 @@ async function describeServer() {
     const model = await call("healthz");
     explains = Boolean(model.explain);
     if (model.classes) describe(model);
-  } catch { /* the first image says that the server does not answer */ }
+  } catch { /* the first image shows the error */ }
 }
 
 let retry = () => {};
@@ -44,7 +44,7 @@ start({
     if (error.code !== "unauthorized") return false;
     retry = again;
     $("ask").hidden = false;
-    say(token ? "That token is wrong." : "");
+    say(token ? "The token is wrong." : "");
     $("token").focus();
     return true;
   },

@@ -1,23 +1,23 @@
-// Keeps every file of this page, so that it opens without a network. VERSION changes with any of the files.
+// Caches every file of the page, so that the page works offline. VERSION changes with any of the files.
 const FILES = /* files */, VERSION = /* version */;
-const OWN = "mlimages " + self.registration.scope + " ";
+const CACHE_PREFIX = "mlimages " + self.registration.scope + " ";
 
 self.addEventListener("install", event => event.waitUntil((async () => {
-  const cache = await caches.open(OWN + VERSION);
+  const cache = await caches.open(CACHE_PREFIX + VERSION);
   await cache.addAll(FILES.map(file => new Request(file, {cache: "no-cache"})));
   await self.skipWaiting();
 })()));
 
 self.addEventListener("activate", event => event.waitUntil((async () => {
-  const old = (await caches.keys()).filter(name => name.startsWith(OWN) && name !== OWN + VERSION);
+  const old = (await caches.keys()).filter(name => name.startsWith(CACHE_PREFIX) && name !== CACHE_PREFIX + VERSION);
   await Promise.all(old.map(name => caches.delete(name)));
   await self.clients.claim();
 })()));
 
 self.addEventListener("fetch", event => {
-  const wanted = event.request.url.startsWith(self.registration.scope + "index.html") ? "./" : event.request;
+  const request = event.request.url.startsWith(self.registration.scope + "index.html") ? "./" : event.request;
   event.respondWith((async () => {
-    const cache = await caches.open(OWN + VERSION);
-    return await cache.match(wanted, {ignoreSearch: true}) || fetch(event.request);
+    const cache = await caches.open(CACHE_PREFIX + VERSION);
+    return await cache.match(request, {ignoreSearch: true}) || fetch(event.request);
   })());
 });

@@ -1,12 +1,12 @@
-// What `mlimages export --page` adds to page.js: the exported file, run by onnxruntime-web in one thread.
+// Appended to page.js by `mlimages export --page`: runs the exported file in one thread of onnxruntime-web.
 const RUNTIME = /* runtime */;
-const MAX_PIXELS = 16e6;  // of a canvas on iOS; larger photographs are scaled down to it
+const MAX_PIXELS = 16e6;  // limit of a canvas on iOS; larger images are scaled down
 const PLACES = [["top left", "top", "top right"], ["left", "centre", "right"], ["bottom left", "bottom", "bottom right"]];
 let ort, model, session, turn = Promise.resolve();
 
 function unreachable(path, error) {
-  const advice = path.startsWith("https:") ? ". Export with --ort-web to put onnxruntime-web beside the page" : "";
-  return new Error(path + " could not be loaded, or is another file than expected (" + error.message + ")" + advice);
+  const advice = path.startsWith("https:") ? ". Export with --ort-web to include onnxruntime-web in the folder" : "";
+  return new Error(path + " could not be loaded, or has unexpected contents (" + error.message + ")" + advice);
 }
 
 async function read(path, options) {
@@ -17,8 +17,8 @@ async function read(path, options) {
 
 async function load() {
   if (location.protocol === "file:") {
-    throw new Error("a browser does not let a page opened from a file read the model beside it. Put the folder on any "
-      + "web server; to try it here, run: python3 -m http.server -d FOLDER, and open http://localhost:8000/");
+    throw new Error("browsers do not allow a page opened from disk to load the model. Serve the folder with a web "
+      + "server, for example: python3 -m http.server -d FOLDER, and open http://localhost:8000/");
   }
   model = await (await read("model.json")).json();
   describe(model);
@@ -36,17 +36,17 @@ async function load() {
   say("");
 }
 
-// The small image that every exported file holds, with the logits that it gives.
+// Compares the logits of the small image in every exported file with the expected ones.
 async function checkProbe() {
   const {width, height, pixels, logits, tolerance} = model.probe;
   const found = await run(Uint8Array.from(atob(pixels), letter => letter.charCodeAt(0)), width, height);
   const largest = Math.max(...logits.map(Math.abs), 1e-6);
   if (!logits.every((want, n) => Math.abs(found.logits[n] - want) <= tolerance * largest)) {
-    throw new Error("the results in this browser differ from those of the exported model: try another browser");
+    throw new Error("the outputs of the model in this browser differ from the expected ones: try another browser");
   }
 }
 
-// RGB pixels, row by row -> the outputs of the file; one call at a time.
+// RGB pixels in row order -> the outputs of the file by name; calls run one after another.
 function run(pixels, width, height) {
   const call = async () => {
     const outputs = await session.run({image: new ort.Tensor("uint8", pixels, [1, height, width, 3])});
@@ -55,7 +55,7 @@ function run(pixels, width, height) {
   return turn = turn.then(call, call);
 }
 
-// As images.load_rgb: upright, transparent pixels on white, colour profiles ignored; {pixels, width, height}, pixels RGB.
+// Like images.load_rgb: upright, transparent pixels on white, colour profiles ignored. Returns {pixels, width, height}.
 async function decode(file) {
   if (!file.size) throw {code: "empty"};
   const options = {imageOrientation: "from-image", colorSpaceConversion: "none"};
@@ -84,7 +84,7 @@ function blank(width, height) {
 
 const rint = x => Math.abs(x % 1) === .5 ? 2 * Math.round(x / 2) : Math.round(x);  // halves to even, as in Python
 
-// As images.fit.
+// Like images.fit.
 function prepare(image) {
   const {width, height, resize, shorter_px, position} = model.image;
   const covered = image.width >= width && image.height >= height;
@@ -107,7 +107,7 @@ function prepare(image) {
   return cut(resized, left, top, width, height);
 }
 
-// A part of an image, black where it reaches beyond it.
+// A rectangle of an image, black outside the image.
 function cut(image, left, top, width, height) {
   const pixels = new Uint8Array(width * height * 3);
   const [from, to] = [Math.max(0, left), Math.min(image.width, left + width)];
@@ -147,7 +147,7 @@ function resampleSide(image, width, height, isWidth) {
   return {pixels: new Uint8Array(pixels.buffer), width, height};
 }
 
-// Of each output pixel: where it starts, and its weights in 22-bit fixed point.
+// For each output pixel: its first input pixel, and the weights from there in 22-bit fixed point.
 function weights(from, to) {
   const bicubic = model.image.interpolation === "bicubic", scale = from / to, widen = Math.max(scale, 1);
   const kernel = x => !bicubic ? Math.max(0, 1 - x) : x < 1 ? (1.5 * x - 2.5) * x * x + 1
@@ -163,7 +163,7 @@ function weights(from, to) {
   });
 }
 
-// As inference.to_graph_input: in a frame from which the file's own resize and crop return the prepared pixels.
+// Like inference.to_graph_input: adds a border, so that the resize and crop in the file return the prepared pixels.
 function runPrepared(image) {
   const {width, height, resize, shorter_px, position: [left, top]} = model.image;
   if (resize === "shorter") {
@@ -199,7 +199,7 @@ async function classify(file) {
   };
 }
 
-// As inference.explain: hide one square after the other, GRID * GRID passes and one of the whole image.
+// Like inference.explain: one pass for the whole image, and one for each of grid * grid masked regions.
 async function explain(file) {
   await ready;
   const image = prepare(await decode(file)), {pixels, width, height} = image, {grid, window: side} = model;
@@ -232,7 +232,7 @@ async function explain(file) {
   };
 }
 
-// As inference.Explanation.overlay.
+// Like inference.Explanation.overlay.
 function overlay({pixels, width, height}, falls) {
   const paint = (w, h, fill) => {
     const canvas = blank(w, h), data = new ImageData(w, h);
@@ -252,11 +252,11 @@ function overlay({pixels, width, height}, falls) {
 
 const ready = load();
 ready.catch(error => {
-  say("This page cannot work here: " + error.message);
+  say("This page cannot run the model: " + error.message);
   $("status").classList.add("bad");
 });
 start({classify, explain, canExplain: () => true, ask: () => false});
-ready.then(async () => {  // afterwards, so that it does not delay the first answer
+ready.then(async () => {  // after loading, so as not to delay the first prediction
   if (!navigator.serviceWorker) return;
   await navigator.serviceWorker.register("service_worker.js");
   await navigator.serviceWorker.ready;

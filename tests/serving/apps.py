@@ -1,0 +1,105 @@
+"""Applications that run in a thread, and requests for them."""
+
+import asyncio
+import http.client
+import io
+import json
+import threading
+import zlib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from mlimages.serving.access_log import http_logger
+from tests.deploying import made_image
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def code(self) -> str:
+        answer = self.json
+        return str(answer["code"] if isinstance(answer["error"], str) else answer["error"]["code"])
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """An application that runs in a thread."""
+
+    app: web.Application
+    port: int
+
+    def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Reply:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, body=body, headers=sent)
+        answer = connection.getresponse()
+        reply = Reply(answer.status, answer.headers, answer.read())
+        connection.close()
+        return reply
+
+
+@contextmanager
+def run_app(app: web.Application) -> Iterator[Served]:
+    loop, started, stop = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
+    ports = []
+
+    async def main() -> None:
+        runner = web.AppRunner(app, logger=http_logger, auto_decompress=False, handler_cancellation=True)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        ports.append(runner.addresses[0][1])
+        started.set()
+        await stop.wait()
+        await runner.cleanup()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(main()), daemon=True)
+    thread.start()
+    started.wait(120)
+    yield Served(app, ports[0])
+    loop.call_soon_threadsafe(stop.set)
+    thread.join()
+    loop.close()
+
+
+def encoded(seed: int = 0, form: str = "PNG", **options: Any) -> bytes:
+    out = io.BytesIO()
+    made_image(seed).save(out, form, **options)
+    return out.getvalue()
+
+
+def form(*files: tuple[str, bytes], field: str = "file") -> tuple[bytes, str]:
+    parts = b"".join(
+        b'--edge\r\nContent-Disposition: form-data; name="%b"; filename="%b"\r\n\r\n%b\r\n'
+        % (field.encode(), name.encode(), data)
+        for name, data in files
+    )
+    return parts + b"--edge--\r\n", "multipart/form-data; boundary=edge"
+
+
+class Payload:
+    """A request's body that has come whole."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+
+    async def iter_any(self) -> AsyncIterator[bytes]:
+        yield self.body
+
+
+def bomb() -> bytes:
+    """A small PNG that says it has 900 megapixels."""
+    data = encoded()
+    header = b"IHDR" + (30_000).to_bytes(4) * 2 + data[24:29]
+    return data[:12] + header + zlib.crc32(header).to_bytes(4) + data[33:]
