@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -33,9 +34,6 @@ BATCH_SIZE = 8
 
 class ResizeParityError(ExportError):
     """The outputs differ only because of the resize in the exported file; they match with Pillow's resize."""
-
-
-_Comparer = Callable[[LabeledPath, NDArray[np.float32]], "_Comparison"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +88,13 @@ def check_parity(
         ResizeParityError: outputs differ only because of the resize inside the file.
         ExportError: outputs differ; the message names the worst image.
     """
-    compare = _make_end_to_end_comparer if bundle.includes_preprocessing else _make_network_comparer
-    compare_image = compare(trained, bundle, compute_logits)
-    threads = Threads(workers)
-    progress.start("onnx", len(outputs.items), "images")
+    compare = partial(
+        _compare_end_to_end if bundle.includes_preprocessing else _compare_network, trained, bundle, compute_logits
+    )
+    paths = [item.path for item in outputs.items]
+    progress.start("onnx", len(paths), "images")
     comparisons: list[_Comparison] = []
-    for comparison in threads.map(lambda pair: compare_image(*pair), zip(outputs.items, outputs.logits, strict=True)):
+    for comparison in Threads(workers).map(lambda pair: compare(*pair), zip(paths, outputs.logits, strict=True)):
         comparisons.append(comparison)
         progress.advance()
     progress.close()
@@ -140,44 +139,40 @@ class _Comparison:
         )
 
 
-def _make_end_to_end_comparer(
-    trained_network: TrainedNetwork, bundle: OnnxBundle, compute_logits: ComputeLogits
-) -> _Comparer:
-    prop = trained_network.preprocessing.image
-
-    def compare(image: LabeledPath, expected_logits: NDArray[np.float32]) -> _Comparison:
-        path = image.path
-        rgb = images.load_rgb(path)
-        logits = compute_logits(np.asarray(rgb)[None])[0]  # (classes,)
-        end_to_end = _compare_logits(path, logits, expected_logits, TOLERANCE, bundle.task)
-        if end_to_end.matches:
-            return end_to_end
-        pixels, full_pixels = images.load_pixels(path, prop), images.prepare(rgb, prop)
-        same_pixels = _compare_logits(
-            path, compute_logits(to_graph_input([pixels], prop))[0], expected_logits, TOLERANCE, bundle.task
-        )
-        if not same_pixels.matches:
-            return replace(same_pixels, cause="network")
-        full_decode = expected_logits
-        if not np.array_equal(pixels, full_pixels):  # load_pixels may decode a JPEG at reduced size
-            full_decode = trained_network.logits([full_pixels])[0]
-        end_to_end = _compare_logits(path, logits, full_decode, RESIZE_TOLERANCE, bundle.task)
-        return end_to_end if end_to_end.matches else replace(end_to_end, cause="resize")
-
-    return compare
+def _compare_end_to_end(
+    trained: TrainedNetwork,
+    bundle: OnnxBundle,
+    compute_logits: ComputeLogits,
+    path: Path,
+    expected_logits: NDArray[np.float32],
+) -> _Comparison:
+    prop, rgb = trained.preprocessing.image, images.load_rgb(path)
+    logits = compute_logits(np.asarray(rgb)[None])[0]  # (classes,)
+    end_to_end = _compare_logits(path, logits, expected_logits, TOLERANCE, bundle.task)
+    if end_to_end.matches:
+        return end_to_end
+    pixels, full_pixels = images.load_pixels(path, prop), images.prepare(rgb, prop)
+    same_pixels_logits = compute_logits(to_graph_input([pixels], prop))[0]
+    same_pixels = _compare_logits(path, same_pixels_logits, expected_logits, TOLERANCE, bundle.task)
+    if not same_pixels.matches:
+        return replace(same_pixels, cause="network")
+    full_decode = expected_logits
+    if not np.array_equal(pixels, full_pixels):  # load_pixels may decode a JPEG at reduced size
+        full_decode = trained.logits([full_pixels])[0]
+    end_to_end = _compare_logits(path, logits, full_decode, RESIZE_TOLERANCE, bundle.task)
+    return end_to_end if end_to_end.matches else replace(end_to_end, cause="resize")
 
 
-def _make_network_comparer(
-    trained_network: TrainedNetwork, bundle: OnnxBundle, compute_logits: ComputeLogits
-) -> _Comparer:
-    prop = trained_network.preprocessing.image
-
-    def compare(image: LabeledPath, expected_logits: NDArray[np.float32]) -> _Comparison:
-        x = trained_network.normalize_pixels([images.load_pixels(image.path, prop)]).numpy()  # (1, C, H, W)
-        comparison = _compare_logits(image.path, compute_logits(x)[0], expected_logits, TOLERANCE, bundle.task)
-        return comparison if comparison.matches else replace(comparison, cause="network")
-
-    return compare
+def _compare_network(
+    trained: TrainedNetwork,
+    bundle: OnnxBundle,
+    compute_logits: ComputeLogits,
+    path: Path,
+    expected_logits: NDArray[np.float32],
+) -> _Comparison:
+    x = trained.normalize_pixels([images.load_pixels(path, trained.preprocessing.image)]).numpy()  # (1, C, H, W)
+    comparison = _compare_logits(path, compute_logits(x)[0], expected_logits, TOLERANCE, bundle.task)
+    return comparison if comparison.matches else replace(comparison, cause="network")
 
 
 def _compare_logits(

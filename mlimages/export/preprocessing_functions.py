@@ -19,20 +19,21 @@ BOOL, FLOAT, DOUBLE = onnx.TensorProto.BOOL, onnx.TensorProto.FLOAT, onnx.Tensor
 onnx_function = script(Opset("mlimages", 1), default_opset=op)
 
 
-def compose_preprocessing(prop: ImageProperty, resize_form: str) -> onnx.ModelProto:
+def compose_preprocessing(image_property: ImageProperty, resize_form: str) -> onnx.ModelProto:
     """Return a model that maps the input `image` to preprocessed pixels, by calls of the functions in this module."""
-    convert_channels = _convert_to_gray if prop.gray_scale else _keep
-    fit = _make_shorter_fit(prop.shorter_px) if prop.resize == "shorter" else _FITS[prop.resize]
-    crop = _make_position_crop(prop.position) if prop.resize == "position" else _CROPS[prop.resize]
-    if prop.resize in ("crop", "position"):
-        resize = _keep_size
+    convert_channels = _convert_to_gray if image_property.gray_scale else _keep_channels
+    mode, interpolation = image_property.resize, image_property.interpolation
+    fit = _make_fit_shorter_side(image_property.shorter_px) if mode == "shorter" else _FIT_FUNCTIONS[mode]
+    crop = _make_position_crop(image_property.position) if mode == "position" else _CROP_FUNCTIONS[mode]
+    if mode in ("crop", "position"):
+        resize = _skip_resize
     elif resize_form == "operator":
-        resize = _make_operator_resize("cubic" if prop.interpolation == "bicubic" else "linear")
+        resize = _make_operator_resize("cubic" if interpolation == "bicubic" else "linear")
     elif resize_form == "exact":
-        resize = _make_exact_resize(prop.interpolation)
+        resize = _make_exact_resize(interpolation)
     else:
-        resize = _make_portable_resize(prop.interpolation)
-    crop_size = [prop.height, prop.width]
+        resize = _make_portable_resize(interpolation)
+    crop_size = [image_property.height, image_property.width]
 
     @onnx_function
     def prepare(image):
@@ -46,7 +47,7 @@ def compose_preprocessing(prop: ImageProperty, resize_form: str) -> onnx.ModelPr
 
 
 @onnx_function
-def _keep(image):
+def _keep_channels(image):
     return op.Identity(image)
 
 
@@ -63,13 +64,13 @@ def _convert_to_gray(image):
 # Each fit returns the region of the image to resize, and the size to which it is resized (images.resized_size).
 
 
-def _make_shorter_fit(shorter_px: int) -> OnnxFunction:
+def _make_fit_shorter_side(shorter_px: int) -> OnnxFunction:
     @onnx_function
-    def fit_shorter(image, _crop):
+    def fit_shorter_side(image, _crop):
         size = op.Shape(image, start=1, end=3)
         return op.Identity(image), size * shorter_px / op.ReduceMin(size, keepdims=1)
 
-    return fit_shorter
+    return fit_shorter_side
 
 
 @onnx_function
@@ -96,16 +97,16 @@ def _fit_downscale(image, crop):
 
 
 @onnx_function
-def _fit_original(image, _crop):
+def _keep_original_size(image, _crop):
     return op.Identity(image), op.Shape(image, start=1, end=3)
 
 
-_FITS = {
+_FIT_FUNCTIONS = {
     "squash": _fit_squash,
     "letterbox": _fit_letterbox,
     "downscale": _fit_downscale,
-    "crop": _fit_original,
-    "position": _fit_original,
+    "crop": _keep_original_size,
+    "position": _keep_original_size,
 }
 
 
@@ -146,21 +147,21 @@ def _make_position_crop(position: tuple[int, int]) -> OnnxFunction:
 
 
 @onnx_function
-def _keep_all(image, _size, _crop):
+def _skip_crop(image, _size, _crop):
     return op.Identity(image)
 
 
-_CROPS = {
+_CROP_FUNCTIONS = {
     "shorter": _crop_center,
     "crop": _pad_and_crop_center,
     "downscale": _pad_and_crop_center,
     "letterbox": _pad_and_crop_center,
-    "squash": _keep_all,
+    "squash": _skip_crop,
 }
 
 
 @onnx_function
-def _keep_size(image, _target):
+def _skip_resize(image, _target):
     return op.Identity(image)
 
 
@@ -202,12 +203,12 @@ def _make_operator_resize(mode: str) -> OnnxFunction:
 
 
 @onnx_function
-def _weigh_bilinear(distance):
+def _compute_bilinear_weight(distance):
     return op.Max(1.0 - distance, 0.0)
 
 
 @onnx_function
-def _weigh_bicubic(distance):
+def _compute_bicubic_weight(distance):
     """Keys' cubic with a = -0.5, in the order of operations of libImaging/Resample.c."""
     near = (1.5 * distance - 2.5) * distance * distance + 1.0
     far = (((distance - 5.0) * distance + 8.0) * distance - 4.0) * -0.5
@@ -215,7 +216,9 @@ def _weigh_bicubic(distance):
 
 
 def _make_exact_resize(interpolation: str) -> OnnxFunction:
-    weigh, radius = (_weigh_bicubic, 2.0) if interpolation == "bicubic" else (_weigh_bilinear, 1.0)
+    compute_weight, radius = (
+        (_compute_bicubic_weight, 2.0) if interpolation == "bicubic" else (_compute_bilinear_weight, 1.0)
+    )
 
     @onnx_function
     def resample_width(planes, target):
@@ -228,7 +231,7 @@ def _make_exact_resize(interpolation: str) -> OnnxFunction:
         center = (op.Unsqueeze(op.Cast(op.Range(0, target, 1), to=DOUBLE), [-1]) + 0.5) * scale
         index = op.Cast(op.Range(0, width, 1), to=DOUBLE)
         is_inside = (index >= op.Floor(center - support + 0.5)) & (index < op.Floor(center + support + 0.5))
-        weight = op.Where(is_inside, weigh(op.Abs((index - center + 0.5) * (1.0 / filter_scale))), 0.0)
+        weight = op.Where(is_inside, compute_weight(op.Abs((index - center + 0.5) * (1.0 / filter_scale))), 0.0)
         fixed_point = weight / op.ReduceSum(weight, [-1], keepdims=1) * 4194304.0
         rounded = op.Sign(fixed_point) * op.Floor(op.Abs(fixed_point) + 0.5)
         levels = op.MatMul(planes, op.Transpose(rounded, perm=[1, 0])) / 4194304.0
@@ -263,13 +266,13 @@ def _make_exact_resize(interpolation: str) -> OnnxFunction:
 
 
 @onnx_function
-def _weigh_bilinear_integer(distance, span):
+def _compute_bilinear_integer_weight(distance, span):
     """Return 2 * span * (1 - |t|) for |t| < 1, otherwise 0."""
     return op.Max(2 * span - distance, 0)
 
 
 @onnx_function
-def _weigh_bicubic_integer(distance, span):
+def _compute_bicubic_integer_weight(distance, span):
     """Return 2^13 times Keys' cubic with a = -0.5, of u = 1024 |t|."""
     u = op.Min(distance, 4 * span) * 512 / span
     cube = u * u / 16 * u / 16384
@@ -280,7 +283,7 @@ def _weigh_bicubic_integer(distance, span):
 
 
 def _make_portable_resize(interpolation: str) -> OnnxFunction:
-    weigh = _weigh_bicubic_integer if interpolation == "bicubic" else _weigh_bilinear_integer
+    compute_weight = _compute_bicubic_integer_weight if interpolation == "bicubic" else _compute_bilinear_integer_weight
 
     @onnx_function
     def resample_width(planes, target):
@@ -288,7 +291,7 @@ def _make_portable_resize(interpolation: str) -> OnnxFunction:
         width_int, target_int = op.Cast(width, to=INT32), op.Cast(target, to=INT32)
         center = (2 * op.Unsqueeze(op.Cast(op.Range(0, target, 1), to=INT32), [-1]) + 1) * width_int
         position = (2 * op.Cast(op.Range(0, width, 1), to=INT32) + 1) * target_int
-        weight = weigh(op.Abs(position - center), op.Max(width_int, target_int))
+        weight = compute_weight(op.Abs(position - center), op.Max(width_int, target_int))
         total = op.ReduceSum(weight, [-1], keepdims=1)
         fixed_point = op.Cast((weight * 16384 + total / 2) / total, to=FLOAT)
         levels = op.MatMul(planes, op.Transpose(fixed_point, perm=[1, 0])) / 16384.0

@@ -31,13 +31,18 @@ to three where a bicubic filter overshoots.
 """
 
 
-def build_preprocessing_graph(prop: ImageProperty, *, resize_form: ResizeForm = "operator") -> onnx.ModelProto:
+def build_preprocessing_graph(
+    image_property: ImageProperty, *, resize_form: ResizeForm = "operator"
+) -> onnx.ModelProto:
     """Return a model that maps uint8 `image` `(N, H, W, 3)` to uint8 `pixels` `(N, h, w, C)`."""
     from mlimages.export.preprocessing_functions import compose_preprocessing  # onnxscript is slow to import
 
-    model = onnx.inliner.inline_local_functions(compose_preprocessing(prop, resize_form))
+    model = onnx.inliner.inline_local_functions(compose_preprocessing(image_property, resize_form))
     del model.opset_import[1:]  # the domain of the functions
-    shapes: list[list[str | int | None]] = [["N", "H", "W", 3], ["N", prop.height, prop.width, prop.channels]]
+    shapes: list[list[str | int | None]] = [
+        ["N", "H", "W", 3],
+        ["N", image_property.height, image_property.width, image_property.channels],
+    ]
     for value, shape in zip((*model.graph.input, *model.graph.output), shapes, strict=True):
         value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, onnx.TensorProto.UINT8, shape))
     _prefix_names(model.graph)

@@ -99,7 +99,7 @@ async def _serve(app: web.Application, host: str, port: int, on_started: Callabl
     while not stop.is_set():
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), 1.0)
-        connections.close_idle()
+        connections.close_idle_connections()
     service.stopping = True
     listening.close()
     deadline = time.monotonic() + service.settings.timeout_s

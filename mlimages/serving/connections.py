@@ -49,7 +49,7 @@ class ConnectionLimiter:
         self._logged = -LOG_EVERY_S
 
     def __call__(self) -> asyncio.Protocol:
-        if len(self._server.connections) >= self._limit and not self._close_longest_idle():
+        if len(self._server.connections) >= self._limit and not self._close_longest_idle_connection():
             self._log_rejection()
             return _RejectingProtocol()
         protocol = _Connection(
@@ -66,7 +66,7 @@ class ConnectionLimiter:
         """Record activity on a connection, which restarts its idle time."""
         self._last_active_s[connection] = time.monotonic()
 
-    def close_idle(self) -> None:
+    def close_idle_connections(self) -> None:
         """Close connections that have been idle for `idle_timeout_s`."""
         now = time.monotonic()
         self._last_active_s = {each: self._last_active_s.get(each, now) for each in self._server.connections}
@@ -75,7 +75,7 @@ class ConnectionLimiter:
             if connection not in self._service.in_flight and waited_s > self._service.settings.idle_timeout_s:
                 connection.force_close()
 
-    def _close_longest_idle(self) -> bool:
+    def _close_longest_idle_connection(self) -> bool:
         """Close the connection that has been idle longest; return False if none has been idle for `MIN_IDLE_S`."""
         now = time.monotonic()
         idle = [each for each in self._server.connections if each not in self._service.in_flight]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mlimages.core import BrokenImage
 from mlimages.inference import Explanation, Predictor, TimedResult, explain
+from mlimages.serving.problems import make_busy_error
 
 MAX_BATCH = 4
 """Maximum batch size; larger batches gain little and take more memory."""
@@ -24,10 +25,6 @@ _MAX_TIME_RATIO = 0.85
 """Batches are used if their time per image is below this fraction of the time for a single image (AlexNet: 0.65)."""
 
 ImageData = bytes | NDArray[np.uint8]
-
-
-class BusyError(Exception):
-    """The queue is full, or all threads for explanations are in use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +69,16 @@ class Engine:
         """Add images to the queue, and return one future per image, whose result has at least `top` classes.
 
         Raises:
-            BusyError: the queue does not have room for all images; none is added.
+            ProblemError: the queue does not have room for all images; none is added.
         """
         if self.num_queued + len(images) > self._queue_size:
-            raise BusyError
+            raise make_busy_error()
         loop, now = asyncio.get_running_loop(), time.perf_counter()
-        jobs = [_QueuedImage(image, top, loop.create_future(), now) for image in images]
-        self._waiting.extend(jobs)
-        for _ in jobs:
+        batch = [_QueuedImage(image, top, loop.create_future(), now) for image in images]
+        self._waiting.extend(batch)
+        for _ in batch:
             self._executor.submit(self._predict_next_batch)
-        return [job.future for job in jobs]
+        return [item.future for item in batch]
 
     def explain(self, image: bytes) -> asyncio.Future[Explanation | BrokenImage]:
         """Start to explain an image in a free thread, and return a future of the explanation.
@@ -89,10 +86,10 @@ class Engine:
         The thread is in use until the explanation is finished, even if the request is cancelled.
 
         Raises:
-            BusyError: no thread is free.
+            ProblemError: no thread is free.
         """
         if not self._free_explainers.acquire(blocking=False):
-            raise BusyError
+            raise make_busy_error()
         future = self._explainers.submit(explain, self.predictor, image, workers=1)
         future.add_done_callback(lambda _: self._free_explainers.release())
         return asyncio.wrap_future(future)
@@ -104,41 +101,41 @@ class Engine:
 
     def _predict_next_batch(self) -> None:
         """Classify the next batch; the queue may be empty if another thread took the image."""
-        jobs = self._take_batch()
-        if jobs:
-            jobs[0].future.get_loop().call_soon_threadsafe(_set_image_results, jobs, self._predict_images(jobs))
+        batch = self._take_batch()
+        if batch:
+            batch[0].future.get_loop().call_soon_threadsafe(_set_image_results, batch, self._predict_images(batch))
 
     def _take_batch(self) -> list[_QueuedImage]:
         """Remove the next image and this thread's share of the others from the queue; return those not cancelled."""
-        jobs: list[_QueuedImage] = []
+        batch: list[_QueuedImage] = []
         size = 1 + min(self.max_batch - 1, self.num_queued // self.predictor.workers)
         with suppress(IndexError):  # the queue is empty
-            while len(jobs) < size:
-                job = self._waiting.popleft()
-                if not job.future.cancelled():
-                    jobs.append(job)
-        return jobs
+            while len(batch) < size:
+                item = self._waiting.popleft()
+                if not item.future.cancelled():
+                    batch.append(item)
+        return batch
 
-    def _predict_images(self, jobs: Sequence[_QueuedImage]) -> list[QueuedResult | Exception]:
+    def _predict_images(self, batch: Sequence[_QueuedImage]) -> list[QueuedResult | Exception]:
         """Return a result or an error per image; if a batch fails, retry its images one by one."""
         begin = time.perf_counter()
         try:
-            results = self.predictor.predict_batch([job.image for job in jobs], top=max(job.top for job in jobs))
+            results = self.predictor.predict_batch([item.image for item in batch], top=max(item.top for item in batch))
         except Exception as error:
-            if len(jobs) == 1:
+            if len(batch) == 1:
                 return [error]
-            return [result for job in jobs for result in self._predict_images([job])]
-        return [QueuedResult(result, begin - job.queued_at_s) for job, result in zip(jobs, results, strict=True)]
+            return [result for item in batch for result in self._predict_images([item])]
+        return [QueuedResult(result, begin - item.queued_at_s) for item, result in zip(batch, results, strict=True)]
 
 
-def _set_image_results(jobs: Sequence[_QueuedImage], results: Sequence[QueuedResult | Exception]) -> None:
-    for job, result in zip(jobs, results, strict=True):
-        if job.future.done():  # the client disconnected
+def _set_image_results(batch: Sequence[_QueuedImage], results: Sequence[QueuedResult | Exception]) -> None:
+    for item, result in zip(batch, results, strict=True):
+        if item.future.done():  # the client disconnected
             continue
         if isinstance(result, Exception):
-            job.future.set_exception(result)
+            item.future.set_exception(result)
         else:
-            job.future.set_result(result)
+            item.future.set_result(result)
 
 
 def is_batching_faster(predictor: Predictor) -> bool:

@@ -38,7 +38,7 @@ async def get_page(request: web.Request) -> web.Response:
 async def predict(request: web.Request) -> web.Response:
     """Return the predictions for the images of a raw body or a form."""
     service, begin = request.app[SERVICE], time.perf_counter()
-    _check_query(request, "top")
+    _check_query_parameters(request, "top")
     uploads = await read_uploads(request, service.settings)
     bundle = service.bundle
     top = _parse_top(request, len(bundle.class_names))
@@ -59,7 +59,7 @@ async def explain(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     if not service.settings.explain:
         raise ProblemError(403, "not-allowed", "explanations are disabled on this server (--no-explain)")
-    _check_query(request)
+    _check_query_parameters(request)
     uploads = await read_uploads(request, service.settings)
     if len(uploads) > 1:
         raise ProblemError(413, "too-many-images", "/explain accepts one image per request")
@@ -116,7 +116,7 @@ async def get_openapi_document(request: web.Request) -> web.Response:
     return web.json_response(build_document(len(request.app[SERVICE].bundle.class_names)))
 
 
-def _check_query(request: web.Request, *accepted_names: str) -> None:
+def _check_query_parameters(request: web.Request, *accepted_names: str) -> None:
     unknown = [name for name in request.query if name not in accepted_names]
     if unknown:
         accepts = f"accepts only {', '.join(accepted_names)}" if accepted_names else "accepts no query parameters"
@@ -149,4 +149,4 @@ def _make_image_result(name: str, result: Prediction | ProblemError, top: int) -
 
 
 def _make_json_response(body: BaseModel) -> web.Response:
-    return web.Response(text=body.model_dump_json(exclude_unset=True), content_type="application/json")
+    return web.json_response(text=body.model_dump_json(exclude_unset=True))

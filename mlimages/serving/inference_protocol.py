@@ -208,4 +208,4 @@ def _encode_bytes_element(text: str) -> bytes:
 
 
 def _make_json_response(body: BaseModel, *, status: int = 200) -> web.Response:
-    return web.Response(text=body.model_dump_json(exclude_none=True), status=status, content_type="application/json")
+    return web.json_response(text=body.model_dump_json(exclude_none=True), status=status)

@@ -31,9 +31,7 @@ class ProblemError(Exception):
         if path.startswith("/v2"):
             body = schemas.ProtocolErrorResponse(error=self.message, code=self.code)
         headers = {"Server": "mlimages", **self.headers}
-        return web.Response(
-            text=body.model_dump_json(), status=self.status, headers=headers, content_type="application/json"
-        )
+        return web.json_response(text=body.model_dump_json(), status=self.status, headers=headers)
 
 
 def make_internal_error() -> ProblemError:

@@ -11,9 +11,9 @@ from aiohttp import web
 
 from mlimages.core import BrokenImage, Prediction
 from mlimages.inference import Explanation, OnnxBundle, Predictor
-from mlimages.serving.engine import BusyError, Engine, ImageData, QueuedResult
+from mlimages.serving.engine import Engine, ImageData, QueuedResult
 from mlimages.serving.metrics import Metrics
-from mlimages.serving.problems import ProblemError, make_busy_error, make_internal_error, make_timeout_error
+from mlimages.serving.problems import ProblemError, make_internal_error, make_timeout_error
 from mlimages.serving.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
@@ -78,16 +78,13 @@ class Service:
         Raises:
             ProblemError: the queue is full, or the time-out expired.
         """
-        try:
-            futures = self.engine.submit(images, top=top)
-        except BusyError as error:
-            raise make_busy_error() from error
+        futures = self.engine.submit(images, top=top)
         try:
             async with asyncio.timeout(self.settings.timeout_s):
                 outcomes = await asyncio.gather(*futures, return_exceptions=True)
         except TimeoutError as error:
             raise make_timeout_error() from error
-        results = [self._to_result(outcome) for outcome in outcomes]
+        results = [self._record_result(outcome) for outcome in outcomes]
         for result in results:
             self.metrics.count_image(result.code if isinstance(result, ProblemError) else "ok")
         return results
@@ -101,15 +98,13 @@ class Service:
         try:
             async with asyncio.timeout(self.settings.timeout_s):
                 explanation = await self.engine.explain(image)
-        except BusyError as error:
-            raise make_busy_error() from error
         except TimeoutError as error:
             raise make_timeout_error() from error
         if isinstance(explanation, BrokenImage):
             raise ProblemError(422, explanation.fault, explanation.detail)
         return explanation
 
-    def _to_result(self, outcome: QueuedResult | BaseException) -> Prediction | ProblemError:
+    def _record_result(self, outcome: QueuedResult | BaseException) -> Prediction | ProblemError:
         if isinstance(outcome, BaseException):
             logger.error("cannot classify an image", exc_info=outcome)
             return make_internal_error()

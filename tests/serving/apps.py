@@ -49,6 +49,10 @@ class Served:
         connection.close()
         return reply
 
+    def ask_form(self, path: str, *files: tuple[str, bytes]) -> Reply:
+        body, kind = form(*files)
+        return self.ask("POST", path, body, Content_Type=kind)
+
 
 @contextmanager
 def run_app(app: web.Application) -> Iterator[Served]:

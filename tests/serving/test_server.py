@@ -63,8 +63,8 @@ def test_a_raw_image_is_answered_as_predict_answers_it(server: Served, bundle: O
 
 
 def test_a_form_with_several_files_is_answered_one_by_one_in_order(server: Served, bundle: OnnxBundle) -> None:
-    body, kind = form(("a.png", encoded(1)), ("broken.jpg", b"no image"), ("b.jpg", encoded(2, "JPEG")))
-    reply = server.ask("POST", "/predict?top=1", body, Content_Type=kind)
+    files = ("a.png", encoded(1)), ("broken.jpg", b"no image"), ("b.jpg", encoded(2, "JPEG"))
+    reply = server.ask_form("/predict?top=1", *files)
     first, second, third = reply.json["predictions"]
     assert reply.status == 200
     assert (first["name"], first["class_name"], first["probability"]) == ("a.png", *best(bundle, encoded(1)))
@@ -140,7 +140,7 @@ def test_an_image_that_cannot_be_used_is_422_with_the_code_that_check_uses(
     server: Served, body: bytes, code: str
 ) -> None:
     reply = server.ask("POST", "/predict", body)
-    assert (reply.status, reply.json["error"]["code"]) == (422, code)
+    assert (reply.status, reply.code) == (422, code)
     assert "/" not in reply.json["error"]["message"]
 
 
@@ -202,10 +202,8 @@ def test_what_is_not_http_is_one_line_of_the_log_a_minute(
 
 
 def test_a_form_that_is_too_long_or_of_too_many_files_is_413(server: Served) -> None:
-    body, kind = form(*[(f"{n}.png", encoded()) for n in range(9)])
-    assert server.ask("POST", "/predict", body, Content_Type=kind).json["error"]["code"] == "too-many-images"
-    body, kind = form(("long.png", b"\0" * (1 << 20)))
-    assert server.ask("POST", "/predict", body, Content_Type=kind).json["error"]["code"] == "too-large"
+    assert server.ask_form("/predict", *[(f"{n}.png", encoded()) for n in range(9)]).code == "too-many-images"
+    assert server.ask_form("/predict", ("long.png", b"\0" * (1 << 20))).code == "too-large"
 
 
 def test_fields_beside_as_many_files_as_are_allowed_are_no_further_files(server: Served) -> None:
@@ -268,9 +266,8 @@ def test_no_other_site_may_read_an_answer(server: Served) -> None:
 
 def test_a_full_queue_is_503_with_retry_after(serve_with: Any) -> None:
     served = serve_with(queue_size=2)
-    body, kind = form(*[(f"{n}.png", encoded()) for n in range(3)])
-    reply = served.ask("POST", "/predict", body, Content_Type=kind)
-    assert (reply.status, reply.json["error"]["code"], reply.headers["Retry-After"]) == (503, "busy", "1")
+    reply = served.ask_form("/predict", *[(f"{n}.png", encoded()) for n in range(3)])
+    assert (reply.status, reply.code, reply.headers["Retry-After"]) == (503, "busy", "1")
     assert served.ask("POST", "/predict", encoded()).status == 200
 
 
@@ -284,9 +281,8 @@ def test_images_that_wait_are_answered_in_batches_each_with_its_own_answer(serve
 
     served = serve_with(Counting(bundle, workers=1))
     served.app[SERVICE].engine.max_batch = 4
-    body, kind = form(*[(f"{n}.png", encoded(n)) for n in range(12)])
-    told = served.ask("POST", "/predict", body, Content_Type=kind).json["predictions"]
-    assert [(one["class_name"], one["probability"]) for one in told] == [best(bundle, encoded(n)) for n in range(12)]
+    found = served.ask_form("/predict", *[(f"{n}.png", encoded(n)) for n in range(12)]).json["predictions"]
+    assert [(one["class_name"], one["probability"]) for one in found] == [best(bundle, encoded(n)) for n in range(12)]
     assert sum(sizes) == 12
     assert 1 < max(sizes) <= 4
 
@@ -341,7 +337,7 @@ def test_with_a_token_images_and_classes_are_for_its_bearers_alone(serve_with: A
         assert served.ask("GET", path).status == 200
     for given in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer "}):
         reply = served.ask("POST", "/predict", encoded(), **given)
-        assert (reply.status, reply.json["error"]["code"]) == (401, "unauthorized")
+        assert (reply.status, reply.code) == (401, "unauthorized")
         assert served.ask("GET", "/metrics", **given).status == 401
         assert served.ask("GET", "/v2/models/model", **given).status == 401
     assert served.ask("POST", "/predict", encoded(), Authorization="Bearer s3cret").status == 200
@@ -361,7 +357,7 @@ def test_a_failure_inside_is_500_that_tells_nothing_and_the_next_request_is_answ
 
     served = serve_with(Failing(bundle, workers=1))
     reply = served.ask("POST", "/predict", encoded())
-    assert (reply.status, reply.json["error"]["code"]) == (500, "internal")
+    assert (reply.status, reply.code) == (500, "internal")
     assert b"secret" not in reply.body
     assert "/home/someone/secret" in caplog.text
     assert served.ask("POST", "/predict", encoded()).status == 200
@@ -382,8 +378,7 @@ def test_an_image_that_fails_its_batch_costs_no_other_image_its_answer(
     served = serve_with(Hostile(bundle, workers=1))
     served.app[SERVICE].engine.max_batch = 4
     files = [(f"{n}", b"poison" if n % 3 == 1 else encoded(n)) for n in range(12)]
-    body, kind = form(*files)
-    reply = served.ask("POST", "/predict", body, Content_Type=kind)
+    reply = served.ask_form("/predict", *files)
     assert reply.status == 200
     for (_, data), one in zip(files, reply.json["predictions"], strict=True):
         if data == b"poison":
@@ -428,13 +423,9 @@ def test_an_explanation_is_that_of_python_for_one_image_that_can_be_used(server:
         assert reply.json["place"] == want.place
         np.testing.assert_allclose(reply.json["hidden"], want.hidden, rtol=1e-5)
         np.testing.assert_array_equal(Image.open(io.BytesIO(base64.b64decode(reply.json["overlay"]))), want.overlay())
-    several = form(("a.png", encoded()), ("b.png", encoded()))
-    codes = [
-        server.ask("POST", "/explain", several[0], Content_Type=several[1]).code,
-        server.ask("POST", "/explain", b"no image").code,
-        server.ask("POST", "/explain?top=1", encoded()).code,
-    ]
-    assert codes == ["too-many-images", "not-an-image", "bad-request"]
+    assert server.ask_form("/explain", ("a.png", encoded()), ("b.png", encoded())).code == "too-many-images"
+    assert server.ask("POST", "/explain", b"no image").code == "not-an-image"
+    assert server.ask("POST", "/explain?top=1", encoded()).code == "bad-request"
 
 
 def test_an_explanation_takes_no_thread_of_predictions_and_one_of_its_own(
@@ -549,16 +540,18 @@ def test_the_default_of_top_in_the_openapi_document_is_the_servers(server: Serve
     assert top["schema"] == {"type": "integer", "minimum": 1, "maximum": 3, "default": len(one["top"])}
 
 
-def infer(server: Served, **tensor: Any) -> Reply:
-    asked = {"id": "7", "inputs": [{"name": "image", "datatype": "UINT8", **tensor}]}
-    return server.ask("POST", "/v2/models/model/infer", json.dumps(asked).encode())
+def infer(server: Served, *, version: str = "", image: dict[str, Any] | None = None, **request: Any) -> Reply:
+    """Ask for the inference of one pixel, or of what `image` gives in its place."""
+    pixel = {"shape": [1, 1, 1, 3], "data": [1, 2, 3]} if image is None else image
+    body = json.dumps({"inputs": [{"name": "image", "datatype": "UINT8", **pixel}], **request}).encode()
+    return server.ask("POST", f"/v2/models/model{version}/infer", body)
 
 
 def test_the_inference_protocol_answers_pixels_as_predict_answers_the_image(server: Served, bundle: OnnxBundle) -> None:
     pixels = np.asarray(made_image(4))
     (want,) = Predictor(bundle)([encoded(4)])
     assert isinstance(want, Prediction)
-    reply = infer(server, shape=[1, *pixels.shape], data=pixels.tolist())
+    reply = infer(server, image={"shape": [1, *pixels.shape], "data": pixels.tolist()}, id="7")
     (output,) = reply.json["outputs"]
     assert (reply.json["id"], output["name"], output["shape"]) == ("7", "probabilities", [1, 3])
     by_label = {score.label: score.probability for score in want.top}
@@ -570,36 +563,30 @@ def test_the_inference_protocol_takes_and_gives_binary_tensors(server: Served) -
     tensor = {"name": "image", "datatype": "UINT8", "shape": list(pixels.shape)}
     size = {"parameters": {"binary_data_size": pixels.nbytes}}
     header = json.dumps({"inputs": [{**tensor, **size}], "parameters": {"binary_data_output": True}}).encode()
-    reply = server.ask(
-        "POST",
-        "/v2/models/model/infer",
-        header + pixels.tobytes(),
-        Inference_Header_Content_Length=str(len(header)),
-    )
-    for body, given, message in (
-        (
-            header + pixels.tobytes() + b"xx",
-            len(header),
-            f"binary_data_size is {pixels.nbytes}, but {pixels.nbytes + 2} bytes",
-        ),
-        (header + pixels.tobytes(), 99_999_999, "Inference-Header-Content-Length is 99999999, but the body has"),
-        (header + pixels.tobytes(), -1, "Inference-Header-Content-Length is -1, but the body has"),
+
+    def ask(header_length: int, data: bytes = b"") -> Reply:
+        body = header + pixels.tobytes() + data
+        return server.ask("POST", "/v2/models/model/infer", body, Inference_Header_Content_Length=str(header_length))
+
+    reply = ask(len(header))
+    for refused, message in (
+        (ask(len(header), b"xx"), f"binary_data_size is {pixels.nbytes}, but {pixels.nbytes + 2} bytes"),
+        (ask(99_999_999), "Inference-Header-Content-Length is 99999999, but the body has"),
+        (ask(-1), "Inference-Header-Content-Length is -1, but the body has"),
     ):
-        refused = server.ask("POST", "/v2/models/model/infer", body, Inference_Header_Content_Length=str(given))
         assert refused.status == 400
         assert message in refused.json["error"]
     length = int(reply.headers["Inference-Header-Content-Length"])
     got = np.frombuffer(reply.body[length:], "<f4").reshape(2, 3)
-    plain = infer(server, shape=list(pixels.shape), data=pixels.ravel().tolist())
+    plain = infer(server, image={"shape": pixels.shape, "data": pixels.ravel().tolist()})
     np.testing.assert_allclose(got.ravel(), plain.json["outputs"][0]["data"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("nothing", [{}, {"parameters": None}, {"parameters": {}}, {"parameters": {"other": 1}}])
 def test_parameters_that_say_nothing_are_taken_everywhere(server: Served, nothing: dict[str, Any]) -> None:
-    tensor = {"name": "image", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 2, 3], **nothing}
+    image = {"shape": [1, 1, 1, 3], "data": [1, 2, 3], **nothing}
     for outputs in ({}, {"outputs": None}, {"outputs": [{"name": "probabilities", **nothing}]}):
-        asked = {"inputs": [tensor], **outputs, **nothing}
-        reply = server.ask("POST", "/v2/models/model/versions/1/infer", json.dumps(asked).encode())
+        reply = infer(server, version="/versions/1", image=image, **outputs, **nothing)
         assert reply.status == 200, reply.body
         assert "id" not in reply.json
 
@@ -607,11 +594,9 @@ def test_parameters_that_say_nothing_are_taken_everywhere(server: Served, nothin
 @pytest.mark.parametrize("count", [1, 2, 99])
 def test_the_inference_protocol_names_the_most_probable_classes(server: Served, bundle: OnnxBundle, count: int) -> None:
     pixels = np.stack([np.asarray(made_image(5)), np.asarray(made_image(6))])
-    tensor = {"name": "image", "datatype": "UINT8", "shape": list(pixels.shape), "data": pixels.tolist()}
     for binary in (False, True):
         wanted = {"name": "probabilities", "parameters": {"classification": count, "binary_data": binary}}
-        asked = json.dumps({"inputs": [tensor], "outputs": [wanted]}).encode()
-        reply = server.ask("POST", "/v2/models/model/infer", asked)
+        reply = infer(server, image={"shape": pixels.shape, "data": pixels.tolist()}, outputs=[wanted])
         length = int(reply.headers.get("Inference-Header-Content-Length", len(reply.body)))
         (output,) = json.loads(reply.body[:length])["outputs"]
         assert (output["datatype"], output["shape"]) == ("BYTES", [2, min(count, 3)])
@@ -662,7 +647,7 @@ def test_the_inference_protocol_says_what_it_serves(server: Served) -> None:
     ],
 )
 def test_a_wrong_inference_request_is_400(server: Served, tensor: dict[str, Any]) -> None:
-    reply = infer(server, **tensor)
+    reply = infer(server, image=tensor)
     assert (reply.status, reply.code) == (400, "bad-request")
     assert isinstance(reply.json["error"], str)  # as the protocol wants it
 
@@ -671,9 +656,7 @@ def test_a_wrong_inference_request_is_400(server: Served, tensor: dict[str, Any]
     ("name", "message"), [("features", "probabilities"), ("known", "no output 'known'; its outputs are probabilities")]
 )
 def test_an_output_that_the_model_does_not_give_is_400(server: Served, name: str, message: str) -> None:
-    tensor = {"name": "image", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 2, 3]}
-    asked = {"inputs": [tensor], "outputs": [{"name": name}]}
-    reply = server.ask("POST", "/v2/models/model/infer", json.dumps(asked).encode())
+    reply = infer(server, outputs=[{"name": name}])
     assert (reply.status, reply.code) == (400, "bad-request")
     assert message in reply.json["error"]
 
@@ -701,7 +684,7 @@ def test_a_server_that_stops_is_not_ready() -> None:
 def test_the_inference_protocol_takes_as_many_images_as_are_allowed(
     server: Served, count: int, status: int, code: str | None
 ) -> None:
-    reply = infer(server, shape=[count, 1, 1, 3], data=[7] * 3 * count)
+    reply = infer(server, image={"shape": [count, 1, 1, 3], "data": [7] * 3 * count})
     assert (reply.status, reply.json.get("code")) == (status, code)
 
 

@@ -15,7 +15,7 @@ from mlimages.inference import OnnxBundle, Predictor
 from mlimages.serving import ServerSettings
 from mlimages.serving.bodies import read_uploads
 from mlimages.serving.connections import ConnectionLimiter
-from mlimages.serving.engine import BusyError, Engine
+from mlimages.serving.engine import Engine
 from mlimages.serving.problems import ProblemError
 from mlimages.serving.service import Service
 from tests.gathering.test_interleaving import VirtualTime
@@ -92,7 +92,7 @@ def status_of_waiting(idle_s: float) -> int:
         patch.setattr("time.monotonic", lambda: 0.0)
         limiter.mark_active(connection)
         patch.setattr("time.monotonic", lambda: idle_s)
-        limiter.close_idle()
+        limiter.close_idle_connections()
     return [*ends, 200][0]
 
 
@@ -108,9 +108,9 @@ def test_the_longest_idle_connection_makes_room(idle_s: float, makes_room: bool,
             patch.setattr("time.monotonic", lambda now_s=now_s: now_s)
             limiter.mark_active(connection)
         patch.setattr("time.monotonic", lambda: idle_s)
-        assert limiter._close_longest_idle() is (makes_room and not is_busy)
+        assert limiter._close_longest_idle_connection() is (makes_room and not is_busy)
         assert ended == ["older"] * (makes_room and not is_busy)
-        assert not limiter._close_longest_idle()  # until the next turn of the loop lists it no more
+        assert not limiter._close_longest_idle_connection()  # until the next turn of the loop lists it no more
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_the_limit_of_the_queue(cnn_bundle: OnnxBundle, room: int, is_busy: bool
             engine.close()
 
     if is_busy:
-        with pytest.raises(BusyError):
+        with pytest.raises(ProblemError, match="too many images"):
             asyncio.run(submit())
     else:
         asyncio.run(submit())
