@@ -10,6 +10,7 @@ import re
 import socket
 import threading
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
@@ -52,6 +53,18 @@ def best(bundle: OnnxBundle, data: bytes) -> tuple[str, float]:
     (result,) = Predictor(bundle)([data])
     assert isinstance(result, Prediction)
     return result.class_name, pytest.approx(result.probability, rel=1e-5)
+
+
+class Watched(Predictor):
+    """Calls `before` with the images of each batch."""
+
+    def __init__(self, bundle: OnnxBundle, before: Callable[[Sequence[Any]], None], *, workers: int = 1) -> None:
+        super().__init__(bundle, workers=workers)
+        self.before = before
+
+    def predict_batch(self, batch: Any, **options: Any) -> Any:
+        self.before(batch)
+        return super().predict_batch(batch, **options)
 
 
 def test_a_raw_image_is_answered_as_predict_answers_it(server: Served, bundle: OnnxBundle) -> None:
@@ -272,14 +285,8 @@ def test_a_full_queue_is_503_with_retry_after(serve_with: Any) -> None:
 
 
 def test_images_that_wait_are_answered_in_batches_each_with_its_own_answer(serve_with: Any, bundle: OnnxBundle) -> None:
-    sizes = []
-
-    class Counting(Predictor):
-        def predict_batch(self, made_images: Any, **options: Any) -> Any:
-            sizes.append(len(made_images))
-            return super().predict_batch(made_images, **options)
-
-    served = serve_with(Counting(bundle, workers=1))
+    sizes: list[int] = []
+    served = serve_with(Watched(bundle, lambda batch: sizes.append(len(batch))))
     served.app[SERVICE].engine.max_batch = 4
     found = served.ask_form("/predict", *[(f"{n}.png", encoded(n)) for n in range(12)]).json["predictions"]
     assert [(one["class_name"], one["probability"]) for one in found] == [best(bundle, encoded(n)) for n in range(12)]
@@ -288,16 +295,14 @@ def test_images_that_wait_are_answered_in_batches_each_with_its_own_answer(serve
 
 
 def test_an_image_whose_client_has_gone_is_not_worked_on(serve_with: Any, bundle: OnnxBundle) -> None:
-    begun, go_on, made_images = threading.Event(), threading.Event(), []
+    begun, go_on, predicted = threading.Event(), threading.Event(), []
 
-    class Held(Predictor):
-        def predict_batch(self, images_: Any, **options: Any) -> Any:
-            made_images.extend(images_)
-            begun.set()
-            go_on.wait(60)
-            return super().predict_batch(images_, **options)
+    def hold(batch: Sequence[bytes]) -> None:
+        predicted.extend(batch)
+        begun.set()
+        go_on.wait(60)
 
-    served = serve_with(Held(bundle, workers=1))
+    served = serve_with(Watched(bundle, hold))
     head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
     with socket.create_connection(("127.0.0.1", served.port)) as first:
         first.sendall(head % len(encoded(1)) + encoded(1))
@@ -311,7 +316,7 @@ def test_an_image_whose_client_has_gone_is_not_worked_on(serve_with: Any, bundle
         go_on.set()
         assert first.recv(64).startswith(b"HTTP/1.1 200")
     assert served.ask("POST", "/predict", encoded(3)).status == 200
-    assert made_images == [encoded(1), encoded(3)]
+    assert predicted == [encoded(1), encoded(3)]
 
 
 def test_a_request_that_drips_is_ended_in_time(serve_with: Any) -> None:
@@ -346,16 +351,13 @@ def test_with_a_token_images_and_classes_are_for_its_bearers_alone(serve_with: A
 def test_a_failure_inside_is_500_that_tells_nothing_and_the_next_request_is_answered(
     serve_with: Any, bundle: OnnxBundle, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Failing(Predictor):
-        failed = False
+    failures = iter([RuntimeError("/home/someone/secret")])
 
-        def predict_batch(self, *args: Any, **options: Any) -> Any:
-            if not self.failed:
-                self.failed = True
-                raise RuntimeError("/home/someone/secret")
-            return super().predict_batch(*args, **options)
+    def fail_once(_: object) -> None:
+        for failure in failures:
+            raise failure
 
-    served = serve_with(Failing(bundle, workers=1))
+    served = serve_with(Watched(bundle, fail_once))
     reply = served.ask("POST", "/predict", encoded())
     assert (reply.status, reply.code) == (500, "internal")
     assert b"secret" not in reply.body
@@ -363,19 +365,16 @@ def test_a_failure_inside_is_500_that_tells_nothing_and_the_next_request_is_answ
     assert served.ask("POST", "/predict", encoded()).status == 200
 
 
-class Hostile(Predictor):
-    """Fails with the whole batch, as ONNX Runtime does, if one of its images is `poison`."""
-
-    def predict_batch(self, made_images: Any, **options: Any) -> Any:
-        if any(isinstance(made_image, bytes) and made_image == b"poison" for made_image in made_images):
-            raise RuntimeError("/home/someone/secret")
-        return super().predict_batch(made_images, **options)
+def refuse_poison(batch: Sequence[bytes]) -> None:
+    """Fail with the whole batch, as ONNX Runtime does, if one of its images is `poison`."""
+    if b"poison" in batch:
+        raise RuntimeError("/home/someone/secret")
 
 
 def test_an_image_that_fails_its_batch_costs_no_other_image_its_answer(
     serve_with: Any, bundle: OnnxBundle, caplog: pytest.LogCaptureFixture
 ) -> None:
-    served = serve_with(Hostile(bundle, workers=1))
+    served = serve_with(Watched(bundle, refuse_poison))
     served.app[SERVICE].engine.max_batch = 4
     files = [(f"{n}", b"poison" if n % 3 == 1 else encoded(n)) for n in range(12)]
     reply = served.ask_form("/predict", *files)
@@ -399,7 +398,7 @@ def test_honest_clients_beside_hostile_ones_are_all_answered(
         return load(source, *args, **options)
 
     monkeypatch.setattr(images, "load_pixels", failing)
-    served = serve_with(Hostile(bundle, workers=2))
+    served = serve_with(Watched(bundle, refuse_poison, workers=2))
     served.app[SERVICE].engine.max_batch = 4
     want = best(bundle, encoded(1))
     sent = [(b"poison", 500), (b"odd", 422), (encoded(1), 200), (encoded(1), 200)] * 10
@@ -620,9 +619,6 @@ def elements(data: bytes) -> list[str]:
 
 def test_the_inference_protocol_says_what_it_serves(server: Served) -> None:
     assert server.ask("GET", "/v2").json["name"] == "mlimages"
-    assert server.ask("GET", "/v2/health/live").status == 200
-    assert server.ask("GET", "/v2/health/ready").status == 200
-    assert server.ask("GET", "/v2/models/model/ready").status == 200
     described = server.ask("GET", "/v2/models/model").json
     assert described["inputs"] == [{"name": "image", "datatype": "UINT8", "shape": [-1, -1, -1, 3]}]
     assert described["outputs"] == [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 3]}]

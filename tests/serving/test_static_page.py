@@ -242,7 +242,7 @@ def test_a_page_that_was_not_finished_is_written_by_the_same_call(site: Site, tm
             raise KeyboardInterrupt
         return write_output(path, overwrite=overwrite)
 
-    with mock.patch("mlimages.serving.static_page.writing", stop_at_the_end), pytest.raises(KeyboardInterrupt):
+    with mock.patch("mlimages.serving.static_page.write_output", stop_at_the_end), pytest.raises(KeyboardInterrupt):
         write_page(site.bundle, tmp_path, runtime=site.runtime)
     assert write_page(site.bundle, tmp_path, runtime=site.runtime).exists()
     assert {*tmp_path.iterdir()} == {*site.runtime.page_files(tmp_path), tmp_path / ".mlimages-written"}
