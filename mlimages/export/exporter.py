@@ -43,7 +43,7 @@ MAX_WORKERS = 4
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """Options of an export.
+    """Options of `export_network`.
 
     Attributes:
         include_preprocessing: the input of the file is uint8 images `(N, H, W, 3)` of any size, which it resizes, crops
@@ -98,7 +98,7 @@ def export_network(
     progress: Progress | None = None,
     outputs: NetworkOutputs | None = None,
 ) -> OnnxBundle:
-    """Export a network to an .onnx file, after comparing its outputs for every validation image with the file's.
+    """Export a network to an .onnx file if the outputs of the two match for every validation image.
 
     Args:
         out: the .onnx file. Weights beyond 1.9 GB are written to `NAME.onnx.data` beside it.

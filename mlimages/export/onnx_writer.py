@@ -33,7 +33,7 @@ from mlimages.networks import Normalize
 
 @dataclass(frozen=True, slots=True, repr=False)
 class TrainedNetwork:
-    """A trained network with all data that an exported file contains.
+    """A trained network, with the preprocessing and the class names to export with it.
 
     Attributes:
         network: maps normalized float32 `(N, C, H, W)` to logits `(N, classes)`; in eval mode, on the CPU.
@@ -252,7 +252,7 @@ def prepend_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing, 
 
 
 def insert_preprocessing(model: onnx.ModelProto, graph: onnx.GraphProto) -> None:
-    """Replace the input of the network by a preprocessing graph."""
+    """Insert a preprocessing graph before the network of a model, in place."""
     model.graph.initializer.extend(graph.initializer)  # those of the network are not copied
     for field in ("input", "node"):
         values = getattr(model.graph, field)

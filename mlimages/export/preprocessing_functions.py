@@ -20,7 +20,7 @@ onnx_function = script(Opset("mlimages", 1), default_opset=op)
 
 
 def compose_preprocessing(image_property: ImageProperty, resize_form: str) -> onnx.ModelProto:
-    """Return a model that maps the input `image` to preprocessed pixels, by calls of the functions in this module."""
+    """Return a model that maps the input `image` to preprocessed pixels with the functions of this module."""
     convert_channels = _convert_to_gray if image_property.gray_scale else _keep_channels
     mode, interpolation = image_property.resize, image_property.interpolation
     fit = _make_fit_shorter_side(image_property.shorter_px) if mode == "shorter" else _FIT_FUNCTIONS[mode]
@@ -53,7 +53,7 @@ def _keep_channels(image):
 
 @onnx_function
 def _convert_to_gray(image):
-    """ITU-R 601-2 luma in Pillow's 16-bit fixed point (libImaging/Convert.c), before the resize as in images.prepare.
+    """Return ITU-R 601-2 luma in Pillow's 16-bit fixed point (libImaging/Convert.c), like images.prepare.
 
     The remainder is subtracted, since OpenVINO rounds the quotient of integers.
     """
@@ -112,7 +112,7 @@ _FIT_FUNCTIONS = {
 
 @onnx_function
 def _find_center(size, crop):
-    """images.centre_start; the start is negative if the image is smaller than the crop."""
+    """Return the start of a centred crop like images.centre_start, negative if the image is smaller than the crop."""
     half_margin = op.Cast(size - crop, to=DOUBLE) * 0.5
     return op.Cast(op.Where(size >= crop, op.Round(half_margin), op.Ceil(half_margin)), to=INT64)
 
@@ -222,8 +222,8 @@ def _make_exact_resize(interpolation: str) -> OnnxFunction:
 
     @onnx_function
     def resample_width(planes, target):
-        """precompute_coeffs, normalize_coeffs_8bpc and a pass of libImaging/Resample.c: 22-bit weights, integer sums
-        (exact in float64), rounded to 8 bits."""
+        """Resample with 22-bit weights and integer sums (exact in float64), rounded to 8 bits, like
+        precompute_coeffs, normalize_coeffs_8bpc and one pass of libImaging/Resample.c."""
         width = op.Squeeze(op.Shape(planes, start=3, end=4))
         scale = op.Cast(width, to=DOUBLE) / op.Cast(target, to=DOUBLE)
         filter_scale = op.Max(scale, 1.0)

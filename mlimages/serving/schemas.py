@@ -30,7 +30,7 @@ class Schema(BaseModel):
 
 
 class Problem(Schema):
-    """The error; `code` is stable, `message` is for people."""
+    """Code and message of an error; `code` is stable, `message` is for people."""
 
     code: str
     message: str
@@ -108,7 +108,7 @@ class Explanation(Schema):
 
 
 class Health(Schema):
-    """Whether the service accepts requests; details of the model only with the token, if one is required."""
+    """Whether the service accepts requests, and details of the model unless a required token is missing."""
 
     status: Literal["ok", "stopping"]
     model: str | None = Field(default=None, description="Name of the network.")
