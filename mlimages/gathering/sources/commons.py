@@ -9,8 +9,8 @@ from typing import Any
 
 from mlimages.core import ImageRef, InputError
 from mlimages.gathering.options import GatherOptions
-from mlimages.gathering.sources.queries import parse_queries
 from mlimages.gathering.sources.search_api import SearchApi, Wait, json_objects, options_for_endpoint, sleep
+from mlimages.gathering.sources.search_source import SearchSource
 
 ENDPOINT = "https://commons.wikimedia.org/w/api.php"
 WIDTHS = (20, 40, 60, 120, 250, 330, 500, 960, 1280, 1920, 3840)
@@ -24,7 +24,7 @@ _CONTACT = (
 _EXTMETADATA = ("LicenseShortName", "LicenseUrl", "Artist", "Credit", "ImageDescription")
 
 
-class Commons:
+class Commons(SearchSource):
     """Source of openly licensed images from Wikimedia Commons; no key is needed.
 
     Args:
@@ -36,8 +36,6 @@ class Commons:
     Raises:
         InputError: Commons does not offer this width.
     """
-
-    lookahead = 0
 
     def __init__(
         self,
@@ -52,45 +50,33 @@ class Commons:
     ) -> None:
         if width is not None and width not in WIDTHS:
             raise InputError(f"width is {width}: expected one of {', '.join(map(str, WIDTHS))}")
-        self._classes = {
-            label.removeprefix(_CATEGORY).strip(): query for label, query in parse_queries(queries).items()
-        }
         self._width = width
         self._url = endpoint
-        http_options = options_for_endpoint(endpoint, ENDPOINT, http_options or GatherOptions())
+        http_options = options_for_endpoint(endpoint, ENDPOINT, http_options)
         self._has_contact = http_options.contact is not None
         self._tell = tell
-        self._api = SearchApi("Commons", http_options=http_options, refusal_advice=_CONTACT, wait=wait, refresh=refresh)
-        self._full: set[str] = set()
+        api = SearchApi("Commons", http_options=http_options, refusal_advice=_CONTACT, wait=wait, refresh=refresh)
+        super().__init__(queries, api)
+        self._queries = {label.removeprefix(_CATEGORY).strip(): query for label, query in self._queries.items()}
 
-    def enough(self, label: str) -> None:
-        """Request no more pages of this class."""
-        self._full.add(label)
-
-    async def plan(self) -> dict[str, int | None]:
-        """Return the classes; Commons does not report the number of images."""
-        return dict.fromkeys(self._classes)
-
-    async def __aiter__(self) -> AsyncIterator[ImageRef]:
+    async def _prepare(self) -> None:
         if not self._has_contact:
             self._tell(_CONTACT)
-        async with self._api:
-            for label, query in self._classes.items():
-                async for image_ref in self._images(label, query):
-                    yield image_ref
 
-    async def _images(self, label: str, query: str) -> AsyncIterator[ImageRef]:
-        following: dict[str, str] = {}
-        while label not in self._full:
-            answer = await self._api.get(self._url, {**self._make_query_params(query), **following}) or {}
-            found = answer.get("query")
-            for page in json_objects(found.get("pages") if isinstance(found, dict) else None):
-                for info in json_objects(page.get("imageinfo"))[:1]:
-                    if label not in self._full and str(info.get("mime")).startswith("image/"):
-                        yield self._make_image_ref(page, info, label)
+    async def _pages(self, label: str, query: str) -> AsyncIterator[list[ImageRef]]:
+        position: dict[str, str] = {}
+        while True:
+            answer = await self._api.get(self._url, {**self._make_query_params(query), **position}) or {}
+            result = answer.get("query")
+            yield [
+                self._make_image_ref(file, info, label)
+                for file in json_objects(result.get("pages") if isinstance(result, dict) else None)
+                for info in json_objects(file.get("imageinfo"))[:1]
+                if str(info.get("mime")).startswith("image/")
+            ]
             if not isinstance(answer.get("continue"), dict):
                 return
-            following = {name: str(value) for name, value in answer["continue"].items()}
+            position = {name: str(value) for name, value in answer["continue"].items()}
 
     def _make_query_params(self, query: str) -> dict[str, str]:
         params = {

@@ -80,7 +80,7 @@ class ImageNet:
         self._archive = archive
         self._url_list = url_list
         self._endpoint = endpoint.rstrip("/")
-        self._http_options = options_for_endpoint(endpoint, ENDPOINT, http_options or GatherOptions())
+        self._http_options = options_for_endpoint(endpoint, ENDPOINT, http_options)
         self._tell = tell
         self._full: set[str] = set()
         self._site_down = False

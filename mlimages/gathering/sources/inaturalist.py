@@ -9,8 +9,8 @@ from typing import Any
 
 from mlimages.core import FetchResult, ImageRef, InputError
 from mlimages.gathering.options import GatherOptions
-from mlimages.gathering.sources.queries import parse_queries
 from mlimages.gathering.sources.search_api import RateLimit, SearchApi, Wait, json_objects, options_for_endpoint, sleep
+from mlimages.gathering.sources.search_source import SearchSource
 
 ENDPOINT = "https://api.inaturalist.org/v1"
 SIZES = ("square", "small", "medium", "large", "original")
@@ -24,7 +24,7 @@ _BINOMIALS = {"species", "subspecies", "variety", "form"}
 _REFUSAL = "it blocks clients that send too many requests; run the same command again in an hour"
 
 
-class INaturalist:
+class INaturalist(SearchSource):
     """Source of openly licensed photos of a taxon and its subtaxa; no key is needed.
 
     Args:
@@ -39,8 +39,6 @@ class INaturalist:
     Raises:
         InputError: a licence, rank or size is unknown.
     """
-
-    lookahead = 0
 
     def __init__(
         self,
@@ -57,7 +55,6 @@ class INaturalist:
         refresh: bool = False,
         bytes_per_hour: int = _BYTES_PER_HOUR,
     ) -> None:
-        self._classes = parse_queries(queries)
         names = [name.strip().lower().removeprefix("cc-") for name in licences.split(",") if name.strip()]
         _require_choices("licence", names, LICENCES)
         _require_choices("by", [by] if by else [], RANKS)
@@ -67,44 +64,32 @@ class INaturalist:
         self._filters = {"quality_grade": quality, "place_id": place, "hrank": by}
         self._endpoint = endpoint.rstrip("/")
         self._wait = wait
-        self._budget = _HourlyByteLimit(bytes_per_hour)
-        self._api = SearchApi(
+        self._byte_limit = _HourlyByteLimit(bytes_per_hour)
+        api = SearchApi(
             "iNaturalist",
-            http_options=options_for_endpoint(endpoint, ENDPOINT, http_options or GatherOptions()),
+            http_options=options_for_endpoint(endpoint, ENDPOINT, http_options),
             refusal_advice=_REFUSAL,
             rates=_RATES,
             wait=wait,
             refresh=refresh,
         )
-        self._full: set[str] = set()
-
-    def enough(self, label: str) -> None:
-        """Request no more photos of this class."""
-        self._full.add(label)
+        super().__init__(queries, api)
 
     def finished(self, row: FetchResult) -> None:
         """Count the bytes of a photo."""
-        self._budget.add(row.bytes or 0)
-
-    async def plan(self) -> dict[str, int | None]:
-        """Return the number of observations by query."""
-        async with self._api:
-            found = {}
-            for label, query in self._classes.items():
-                page = await self._observations(await self._taxon_id(query), above_id=0)
-                found[label] = page.get("total_results")
-            return found
+        self._byte_limit.add(row.bytes or 0)
 
     async def __aiter__(self) -> AsyncIterator[ImageRef]:
-        async with self._api:
-            taxa = {label: await self._taxon_id(query) for label, query in self._classes.items()}
-            for label, taxon_id in taxa.items():
-                async for image_ref in self._photos(label, taxon_id):
-                    if pause := self._budget.remaining_wait_s():
-                        await self._wait(
-                            pause, f"iNaturalist: 5 GB an hour are allowed; waiting {pause / 60:.0f} minutes"
-                        )
-                    yield image_ref
+        async for image_ref in super().__aiter__():
+            if pause_s := self._byte_limit.remaining_wait_s():
+                await self._wait(pause_s, f"iNaturalist: 5 GB an hour are allowed; waiting {pause_s / 60:.0f} minutes")
+            yield image_ref
+
+    async def _prepare(self) -> None:
+        self._taxon_ids = {query: await self._taxon_id(query) for query in self._queries.values()}
+
+    async def _count_results(self, query: str) -> int | None:
+        return (await self._observations(await self._taxon_id(query), above_id=0)).get("total_results")
 
     async def _taxon_id(self, query: str) -> int:
         """Return the id of the only active taxon whose scientific or common name is the query.
@@ -144,18 +129,21 @@ class INaturalist:
         params |= {name: value for name, value in self._filters.items() if value}
         return await self._api.get(f"{self._endpoint}/observations", params) or {}
 
-    async def _photos(self, label: str, taxon_id: int) -> AsyncIterator[ImageRef]:
-        above = 0
-        while label not in self._full:
-            observations = json_objects((await self._observations(taxon_id, above_id=above)).get("results"))
-            for observation in observations:
-                name = self._class_of(observation, label)
-                for photo in json_objects(observation.get("photos")):
-                    if name and name not in self._full and photo.get("license_code") in self._licences:
-                        yield self._make_image_ref(observation, photo, name)
+    async def _pages(self, label: str, query: str) -> AsyncIterator[list[ImageRef]]:
+        last_id = 0
+        while True:
+            page = await self._observations(self._taxon_ids[query], above_id=last_id)
+            observations = json_objects(page.get("results"))
+            yield [
+                self._make_image_ref(observation, photo, name)
+                for observation in observations
+                if (name := self._class_of(observation, label))
+                for photo in json_objects(observation.get("photos"))
+                if photo.get("license_code") in self._licences
+            ]
             if len(observations) < _PER_PAGE:
                 return
-            above = max(int(observation["id"]) for observation in observations)
+            last_id = max(int(observation["id"]) for observation in observations)
 
     def _class_of(self, observation: Mapping[str, Any], label: str) -> str | None:
         """Return the class of an observation; None if its taxon is above the requested rank."""

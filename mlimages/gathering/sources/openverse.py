@@ -9,8 +9,8 @@ from typing import Any
 
 from mlimages.core import ImageRef, InputError
 from mlimages.gathering.options import GatherOptions
-from mlimages.gathering.sources.queries import parse_queries
 from mlimages.gathering.sources.search_api import SearchApi, Wait, json_objects, options_for_endpoint, sleep
+from mlimages.gathering.sources.search_source import SearchSource
 
 ENDPOINT = "https://api.openverse.org"
 LICENSE_TYPES = ("commercial", "modification", "all", "all-cc")
@@ -29,7 +29,7 @@ _KEPT = ("id", "title", "creator", "creator_url", "license", "license_version", 
          "provider", "source")  # fmt: skip
 
 
-class Openverse:
+class Openverse(SearchSource):
     """Source of openly licensed images; OPENVERSE_CLIENT_ID and OPENVERSE_CLIENT_SECRET raise its limits.
 
     Args:
@@ -44,8 +44,6 @@ class Openverse:
         InputError: a licence type is unknown, or only one of the two variables is set.
     """
 
-    lookahead = 0
-
     def __init__(
         self,
         queries: Sequence[str],
@@ -59,7 +57,6 @@ class Openverse:
         wait: Wait | None = sleep,
         refresh: bool = False,
     ) -> None:
-        self._classes = parse_queries(queries)
         self._params = {"license": licences, **(filters or {})}
         self._thumbnails = thumbnails
         self._endpoint = endpoint.rstrip("/")
@@ -68,43 +65,27 @@ class Openverse:
         unknown = set((self._params.get("license_type") or "all").split(",")) - set(LICENSE_TYPES)
         if unknown:
             raise InputError(f"unknown licence type {', '.join(unknown)!r}: expected one of {', '.join(LICENSE_TYPES)}")
-        self._api = SearchApi(
+        api = SearchApi(
             "Openverse",
-            http_options=options_for_endpoint(endpoint, ENDPOINT, http_options or GatherOptions()),
+            http_options=options_for_endpoint(endpoint, ENDPOINT, http_options),
             refusal_advice=_REFUSAL_REGISTERED if self._client_credentials else _REFUSAL,
             wait=wait,
             refresh=refresh,
             authorize=self._authorize if self._client_credentials else None,
         )
-        self._full: set[str] = set()
+        super().__init__(queries, api)
 
-    def enough(self, label: str) -> None:
-        """Request no more pages of this class."""
-        self._full.add(label)
-
-    async def plan(self) -> dict[str, int | None]:
-        """Return the number of images by class."""
-        async with self._api:
-            return {
-                label: (await self._get_page(query, 1)).get("result_count") for label, query in self._classes.items()
-            }
-
-    async def __aiter__(self) -> AsyncIterator[ImageRef]:
+    async def _prepare(self) -> None:
         if not self._client_credentials:
             self._tell(_LIMITS)
-        async with self._api:
-            for label, query in self._classes.items():
-                async for image_ref in self._images(label, query):
-                    yield image_ref
 
-    async def _images(self, label: str, query: str) -> AsyncIterator[ImageRef]:
+    async def _count_results(self, query: str) -> int | None:
+        return (await self._get_page(query, 1)).get("result_count")
+
+    async def _pages(self, label: str, query: str) -> AsyncIterator[list[ImageRef]]:
         for number in itertools.count(1):
-            if label in self._full:
-                return
             page = await self._get_page(query, number)
-            for image in json_objects(page.get("results")):
-                if label not in self._full:
-                    yield self._make_image_ref(image, label)
+            yield [self._make_image_ref(image, label) for image in json_objects(page.get("results"))]
             pages = page.get("page_count")
             if not isinstance(pages, int) or number >= pages:
                 return

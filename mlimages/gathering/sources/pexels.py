@@ -9,8 +9,8 @@ from typing import Any
 
 from mlimages.core import GatherError, ImageRef, InputError
 from mlimages.gathering.options import GatherOptions
-from mlimages.gathering.sources.queries import parse_queries
 from mlimages.gathering.sources.search_api import RateLimit, SearchApi, Wait, json_objects, options_for_endpoint, sleep
+from mlimages.gathering.sources.search_source import SearchSource
 
 ENDPOINT = "https://api.pexels.com/v1"
 SIZES = ("original", "large2x", "large", "medium", "small", "portrait", "landscape", "tiny")
@@ -23,7 +23,7 @@ _TERMS = (
 _NO_KEY = "no Pexels API key: get one at https://www.pexels.com/api/ and set PEXELS_API_KEY"
 
 
-class Pexels:
+class Pexels(SearchSource):
     """Source of photographs from Pexels; the key is read from PEXELS_API_KEY.
 
     Args:
@@ -36,8 +36,6 @@ class Pexels:
     Raises:
         GatherError: the key or the permission is missing.
     """
-
-    lookahead = 0
 
     def __init__(
         self,
@@ -58,47 +56,27 @@ class Pexels:
             raise GatherError(_NO_KEY)
         if photo_size not in SIZES:
             raise InputError(f"photo size is {photo_size!r}: expected one of {', '.join(SIZES)}")
-        self._classes = parse_queries(queries)
         self._size = photo_size
         self._filters = filters or {}
         self._url = f"{endpoint.rstrip('/')}/search"
-        http_options = options_for_endpoint(endpoint, ENDPOINT, http_options or GatherOptions())
-        self._api = SearchApi(
+        api = SearchApi(
             "Pexels",
-            http_options=http_options,
+            http_options=options_for_endpoint(endpoint, ENDPOINT, http_options),
             headers={"Authorization": key},
             refusal_advice="the key in PEXELS_API_KEY is wrong; get one at https://www.pexels.com/api/",
             rates=(_RATE,),
             wait=wait,
             refresh=refresh,
         )
-        self._full: set[str] = set()
+        super().__init__(queries, api)
 
-    def enough(self, label: str) -> None:
-        """Request no more pages of this class."""
-        self._full.add(label)
+    async def _count_results(self, query: str) -> int | None:
+        return (await self._get_page(query, 1)).get("total_results")
 
-    async def plan(self) -> dict[str, int | None]:
-        """Return the number of photographs by class."""
-        async with self._api:
-            return {
-                label: (await self._get_page(query, 1)).get("total_results") for label, query in self._classes.items()
-            }
-
-    async def __aiter__(self) -> AsyncIterator[ImageRef]:
-        async with self._api:
-            for label, query in self._classes.items():
-                async for image_ref in self._photos(label, query):
-                    yield image_ref
-
-    async def _photos(self, label: str, query: str) -> AsyncIterator[ImageRef]:
+    async def _pages(self, label: str, query: str) -> AsyncIterator[list[ImageRef]]:
         for number in itertools.count(1):
-            if label in self._full:
-                return
             page = await self._get_page(query, number)
-            for photo in json_objects(page.get("photos")):
-                if label not in self._full:
-                    yield self._make_image_ref(photo, label)
+            yield [self._make_image_ref(photo, label) for photo in json_objects(page.get("photos"))]
             if not page.get("next_page"):
                 return
 

@@ -267,6 +267,7 @@ def json_objects(values: object) -> list[dict[str, Any]]:
     return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
 
 
-def options_for_endpoint(endpoint: str, default_endpoint: str, http_options: GatherOptions) -> GatherOptions:
+def options_for_endpoint(endpoint: str, default_endpoint: str, http_options: GatherOptions | None) -> GatherOptions:
     """Return the HTTP options for an endpoint; a custom endpoint may have a private address."""
+    http_options = http_options or GatherOptions()
     return http_options if endpoint == default_endpoint else replace(http_options, allow_private=True)

@@ -1,0 +1,68 @@
+"""Base class of the sources that search a provider's API, and their queries."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+from mlimages.core import ImageRef, InputError
+from mlimages.gathering.sources.search_api import SearchApi
+
+
+class SearchSource:
+    """Yields the images of one query per class, page by page, until the class has enough images.
+
+    Subclasses implement `_pages`, and `_count_results` if the provider reports the number of results.
+    """
+
+    lookahead = 0
+
+    def __init__(self, queries: Sequence[str], api: SearchApi) -> None:
+        self._queries = parse_queries(queries)
+        self._api = api
+        self._full_classes: set[str] = set()
+
+    def enough(self, label: str) -> None:
+        """Request no more pages of this class."""
+        self._full_classes.add(label)
+
+    async def plan(self) -> dict[str, int | None]:
+        """Return the number of results by class; None if the provider does not report it."""
+        async with self._api:
+            return {label: await self._count_results(query) for label, query in self._queries.items()}
+
+    async def __aiter__(self) -> AsyncIterator[ImageRef]:
+        async with self._api:
+            await self._prepare()
+            for label, query in self._queries.items():
+                pages = self._pages(label, query)
+                while label not in self._full_classes and (page := await anext(pages, None)) is not None:
+                    for image_ref in page:
+                        if image_ref.label not in self._full_classes:
+                            yield image_ref
+
+    async def _prepare(self) -> None:
+        """Called before the first page is requested."""
+
+    async def _count_results(self, query: str) -> int | None:
+        return None
+
+    def _pages(self, label: str, query: str) -> AsyncIterator[list[ImageRef]]:
+        """Yield the images of each page of results."""
+        raise NotImplementedError
+
+
+def parse_queries(query_texts: Sequence[str]) -> dict[str, str]:
+    """Parse `lizard=lizard reptile` as the class lizard, searched as "lizard reptile"; plain words are both.
+
+    Raises:
+        InputError: a part is empty, or a class occurs twice.
+    """
+    classes: dict[str, str] = {}
+    for text in query_texts:
+        label, equals, query = (part.strip() for part in text.partition("="))
+        if not label or (equals and not query):
+            raise InputError(f"cannot search for {text!r}: expected QUERY or CLASS=QUERY")
+        if label in classes:
+            raise InputError(f"the class {label!r} appears twice: name each class once, as CLASS=QUERY")
+        classes[label] = query or label
+    return classes
