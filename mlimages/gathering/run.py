@@ -119,7 +119,7 @@ async def gather_async(
         if stopped:
             raise stopped
         summary = gathered.tally.make_summary(out, num_fetched=gathered.added, seconds=time.monotonic() - started)
-        return replace(summary, waits_s=fetcher.waits_s)
+        return replace(summary, waits_s=fetcher.hosts.waits_s)
 
 
 @dataclass
@@ -191,7 +191,8 @@ class LinkScheduler:
 
     @property
     def _is_at_link_limit(self) -> bool:
-        further = min(self.fetcher.num_waiting, MAX_WAITING) + min(self.fetcher.num_queued, MAX_QUEUED)
+        hosts = self.fetcher.hosts
+        further = min(hosts.num_waiting, MAX_WAITING) + min(hosts.num_queued, MAX_QUEUED)
         return self._working >= AHEAD + further
 
     def _start_or_queue(self, image_ref: ImageRef) -> None:
@@ -211,7 +212,7 @@ class LinkScheduler:
 
     def _may_start_link(self, label: str) -> bool:
         """Whether another link may be started for the class; links that wait for unresponsive hosts do not count."""
-        return self._in_work[label] - self.fetcher.num_waiting_of_class(label) < self._num_missing(label)
+        return self._in_work[label] - self.fetcher.hosts.num_waiting_by_label[label] < self._num_missing(label)
 
     def _start_link(self, image_ref: ImageRef) -> None:
         self._in_work[image_ref.label] += 1
@@ -252,10 +253,10 @@ class LinkScheduler:
             await asyncio.sleep(_LOOK_S)
             for label in list(self._backlog):
                 self._start_backlog(label)
-            if hosts := self.fetcher.blocking_hosts:
+            if hosts := self.fetcher.hosts.blocking_hosts:
                 more = f" +{len(hosts) - 1}" if len(hosts) > 1 else ""
                 self.progress.advance(
-                    0, waiting_for=f"{hosts[0][:30]}{more} ({pluralize(self.fetcher.num_waiting, 'link')})"
+                    0, waiting_for=f"{hosts[0][:30]}{more} ({pluralize(self.fetcher.hosts.num_waiting, 'link')})"
                 )
 
     def _start_backlog(self, label: str) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from mlimages.core import FetchResult, ImageRef, NoProgress, Reason
 from mlimages.gathering import GatherOptions
 from mlimages.gathering.download.fetch import DownloadResult
+from mlimages.gathering.download.host_limits import Hosts
 from mlimages.gathering.download.image_facts import Facts
 from mlimages.gathering.partition import ALL
 from mlimages.gathering.run import LinkScheduler
@@ -38,13 +39,8 @@ class Links:
 class MadeUpDownloads:
     """Fetcher and decoders: every second link is dead; of the others each tenth gives the bytes of an earlier one."""
 
-    num_waiting: int = 0
-    num_queued: int = 0
-    blocking_hosts: tuple[str, ...] = ()
+    hosts: Hosts = field(default_factory=lambda: Hosts(ALL, 0.0))
     facts: dict[Path, Facts] = field(default_factory=dict)
-
-    def num_waiting_of_class(self, label: str) -> int:
-        return 0
 
     async def fetch(self, url: str, part: Path, **_: object) -> DownloadResult:
         number = int(url.rpartition("/")[2].partition(".")[0])

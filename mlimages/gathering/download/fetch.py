@@ -20,6 +20,7 @@ from mlimages.gathering.download.address_guard import is_private_literal
 from mlimages.gathering.download.body_file import BufferedFile, StallDetector, make_inflater
 from mlimages.gathering.download.client import open_session
 from mlimages.gathering.download.host_limits import Host, Hosts
+from mlimages.gathering.download.host_state import after_failure, after_refusal, after_response, after_throttling
 from mlimages.gathering.download.image_facts import is_html
 from mlimages.gathering.download.opt_outs import find_opt_out
 from mlimages.gathering.download.reasons import CONNECTION, REFUSING, TRANSIENT, reason_of_error, reason_of_status
@@ -75,12 +76,16 @@ class _RefusalError(Exception):
 
 
 class Fetcher:
-    """Fetches links in one session; use as an async context manager."""
+    """Fetches links in one session; use as an async context manager.
+
+    Attributes:
+        hosts: the hosts of the links in progress.
+    """
 
     def __init__(self, options: GatherOptions, partition: Partition | None = None) -> None:
         self._options = options
         self._headers = options.header_fields
-        self._hosts = Hosts(partition or Partition(per_host=options.per_host), options.max_wait_s)
+        self.hosts = Hosts(partition or Partition(per_host=options.per_host), options.max_wait_s)
         self._slots = asyncio.Semaphore(options.parallel)
 
     async def __aenter__(self) -> Fetcher:
@@ -92,37 +97,13 @@ class Fetcher:
         await self._sites.close()
         await self._session.close()
 
-    @property
-    def num_waiting(self) -> int:
-        """Number of links waiting for an unresponsive host."""
-        return self._hosts.num_waiting
-
-    @property
-    def num_queued(self) -> int:
-        """Number of links waiting because their host already has `per_host` requests in progress."""
-        return self._hosts.num_queued
-
-    @property
-    def blocking_hosts(self) -> list[str]:
-        """Unresponsive hosts, if all remaining links are on them; otherwise empty."""
-        return self._hosts.blocking_hosts
-
-    @property
-    def waits_s(self) -> dict[str, float]:
-        """Hosts that throttle requests for longer than the maximum wait, with the seconds until the next request."""
-        return self._hosts.waits_s
-
-    def num_waiting_of_class(self, label: str) -> int:
-        """Return the number of links of the class `label` that wait for an unresponsive host."""
-        return self._hosts.waiting_labels[label]
-
     async def fetch(
         self, link: str, part_path: Path, *, label: str = "", obeys_site_rules: bool = True
     ) -> DownloadResult:
         """Fetch `link` into the file `part_path`; transient failures are retried after a pause.
 
         Args:
-            label: class of the link, for `num_waiting_of_class`.
+            label: class of the link, for `hosts.num_waiting_by_label`.
             obeys_site_rules: obey the site's robots.txt and tdmrep.json; False for the documented API of a provider.
 
         Raises:
@@ -158,7 +139,7 @@ class Fetcher:
             return DownloadResult(Reason.PRIVATE_ADDRESS, f"{url.raw_host} is not a public address")
         result = DownloadResult(Reason.HOST_DOWN, "the host of this link does not respond")
         attempts = own_failures = unavailable = 0
-        with self._hosts.open_host(f"{url.raw_host}:{url.port}", str(url), label) as host:
+        with self.hosts.open_host(f"{url.raw_host}:{url.port}", str(url), label) as host:
             while True:
                 async with host.slots:
                     if not await host.wait_for_turn():
@@ -262,17 +243,17 @@ class Fetcher:
 def _update_host(host: Host, link: str, result: DownloadResult, requested_at: float) -> None:
     """Update the state of the host with the result of a request."""
     if result.http_status in _THROTTLED:
-        host.record_throttling(requested_at, result.retry_after_s)
+        host.record(after_throttling, requested_at=requested_at, retry_after_s=result.retry_after_s)
     elif result.reason in REFUSING or result.is_page:
-        host.record_refusal(requested_at)
+        host.record(after_refusal, requested_at=requested_at)
     elif result.reason in CONNECTION and result.http_status in _WITH_BODY:
-        host.record_failure(requested_at, link, result.reason)
+        host.record(after_failure, requested_at=requested_at, link=link, reason=result.reason)
     elif result.reason is Reason.SERVER_ERROR and result.http_status is None:  # the status of its robots.txt
-        host.record_failure(requested_at, link, Reason.UNREACHABLE)
+        host.record(after_failure, requested_at=requested_at, link=link, reason=Reason.UNREACHABLE)
     elif result.reason and result.http_status is None:  # no request was sent
         host.cancel_request()
     else:
-        host.record_response(requested_at, is_redirect=result.location is not None)
+        host.record(after_response, requested_at=requested_at, is_redirect=result.location is not None)
 
 
 def _redirect_target(url: URL, location: str) -> URL:

@@ -6,22 +6,15 @@ import asyncio
 import math
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from typing import Concatenate, ParamSpec
 
-from mlimages.core import Reason
-from mlimages.gathering.download.host_state import (
-    HostState,
-    after_failure,
-    after_refusal,
-    after_request,
-    after_response,
-    after_throttling,
-    seconds_until_request,
-)
+from mlimages.gathering.download.host_state import HostState, after_request, seconds_until_request
 from mlimages.gathering.partition import Partition
 
+_P = ParamSpec("_P")
 _REMEMBERED = 20_000
 
 
@@ -34,11 +27,11 @@ class Host:
         "labels",
         "num_queued",
         "num_waiting",
+        "num_waiting_by_label",
         "per_host",
         "slots",
         "state",
         "users",
-        "waiting_labels",
     )
 
     def __init__(self, hosts: Hosts, per_host: int, num_parts: int) -> None:
@@ -51,7 +44,7 @@ class Host:
         self.labels: Counter[str] = Counter()
         self.num_waiting = 0
         self.num_queued = 0
-        self.waiting_labels: Counter[str] = Counter()
+        self.num_waiting_by_label: Counter[str] = Counter()
 
     async def wait_for_turn(self) -> bool:
         """Wait until a request may be sent; return False if the host is given up."""
@@ -65,29 +58,19 @@ class Host:
         self._set_state(after_request(self.state, time.monotonic()))
         return True
 
-    def record_response(self, requested_at: float, *, is_redirect: bool) -> None:
-        """Record a response to a request sent at `requested_at`."""
-        self._set_state(
-            after_response(self.state, time.monotonic(), requested_at=requested_at, is_redirect=is_redirect)
-        )
-
-    def record_refusal(self, requested_at: float) -> None:
-        """Record a refusal (401, 403 or a web page) of a request sent at `requested_at`."""
-        self._set_state(after_refusal(self.state, time.monotonic(), requested_at=requested_at))
+    def record(
+        self,
+        transition: Callable[Concatenate[HostState, float, _P], HostState],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> None:
+        """Set the state to that after an outcome: `transition` is a function of `host_state`, called with its
+        arguments after the time."""
+        self._set_state(transition(self.state, time.monotonic(), *args, **kwargs))
 
     def record_extra_request(self) -> None:
         """Record a request that is not for a link, such as one for robots.txt."""
         self._set_state(replace(after_request(self.state, time.monotonic()), is_probing=self.state.is_probing))
-
-    def record_throttling(self, requested_at: float, retry_after_s: float | None) -> None:
-        """Record 429 or 503 in response to a request sent at `requested_at`."""
-        now = time.monotonic()
-        self._set_state(after_throttling(self.state, now, requested_at=requested_at, retry_after_s=retry_after_s))
-
-    def record_failure(self, requested_at: float, link: str, reason: Reason) -> None:
-        """Record that a request sent at `requested_at` got no response."""
-        now = time.monotonic()
-        self._set_state(after_failure(self.state, now, requested_at=requested_at, link=link, reason=reason))
 
     def cancel_request(self) -> None:
         """Record that the request that `wait_for_turn` allowed was not sent."""
@@ -113,7 +96,7 @@ class Hosts:
         max_wait_s: maximum seconds to wait for paused hosts once all others are done.
 
     Attributes:
-        num_waiting: number of links on paused hosts; waiting_labels: the same by label.
+        num_waiting: number of links on paused hosts; num_waiting_by_label: the same by label.
         num_queued: number of links that wait for a request slot of another host.
         deadline: monotonic time at which links on paused hosts fail; infinite while another host is in use.
     """
@@ -126,7 +109,7 @@ class Hosts:
         self._paused: set[Host] = set()
         self.num_waiting = 0
         self.num_queued = 0
-        self.waiting_labels: Counter[str] = Counter()
+        self.num_waiting_by_label: Counter[str] = Counter()
         self.deadline = math.inf
 
     @contextmanager
@@ -174,10 +157,10 @@ class Hosts:
         queued = 0 if host.state.is_paused else max(0, host.users - host.per_host)
         self.num_queued += queued - host.num_queued
         host.num_waiting, host.num_queued = waiting, queued
-        if waiting or host.waiting_labels:
-            self.waiting_labels.subtract(host.waiting_labels)
-            host.waiting_labels = +host.labels if waiting else Counter()
-            self.waiting_labels.update(host.waiting_labels)
+        if waiting or host.num_waiting_by_label:
+            self.num_waiting_by_label.subtract(host.num_waiting_by_label)
+            host.num_waiting_by_label = +host.labels if waiting else Counter()
+            self.num_waiting_by_label.update(host.num_waiting_by_label)
         for hosts, holds in ((self._paused, waiting > 0), (self._running, host.users > waiting)):
             (hosts.add if holds else hosts.discard)(host)
         if self._running or not self._paused:
