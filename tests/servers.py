@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 from PIL import Image
 
-from mlimages.gathering.partition import shard_of
+from mlimages.gathering.partition import choose_shard
 
 
 @dataclass
@@ -235,7 +235,7 @@ def urls_in(site: Site, number: int, shards: int) -> Iterator[str]:
     """Links that fall to this one of so many shards."""
     host, _, port = site.base.rpartition(":")
     bases = (f"{host}:{'0' * zeros}{port}" for zeros in range(100))  # a host of its own to who divides them as texts
-    base = next(base for base in bases if shard_of(base, shards) == number)
+    base = next(base for base in bases if choose_shard(base, shards) == number)
     return (f"{base}/{number}/{n}/x.jpg" for n in itertools.count())
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import IO
 
 from mlimages.core import ImageRef
-from mlimages.gathering.links import host_of
+from mlimages.gathering.links import parse_host
 
 MAX_IN_MEMORY = 50_000
 """Maximum number of links read ahead that are held in memory, at about 0.3 KB each, more if their rows have other
@@ -36,7 +36,7 @@ async def interleave_hosts(
     """
     queues: OrderedDict[str, _HostQueue] = OrderedDict()
     in_memory, is_at_end, error = 0, False, None
-    with _temporary_file() as file:
+    with _open_temporary_file() as file:
         while queues or not is_at_end:
             for _ in range(0 if is_at_end else min(_READ_PER_LINK, max_in_memory - in_memory)):
                 try:
@@ -45,7 +45,7 @@ async def interleave_hosts(
                     is_at_end = True
                     error = error if isinstance(stopped, StopAsyncIteration) else stopped
                     break
-                if (queue := queues.get(host := host_of(image_ref.url))) is None:
+                if (queue := queues.get(host := parse_host(image_ref.url))) is None:
                     queue = queues[host] = _HostQueue(file, block_size)
                 in_memory -= queue.in_memory
                 queue.append(image_ref)
@@ -62,7 +62,7 @@ async def interleave_hosts(
 
 
 @contextmanager
-def _temporary_file() -> Iterator[IO[bytes]]:
+def _open_temporary_file() -> Iterator[IO[bytes]]:
     """Open a temporary file; an error of it, such as a full disk, names its folder."""
     try:
         with tempfile.TemporaryFile() as file:

@@ -10,12 +10,12 @@ _CREDENTIALS = re.compile(r"(//)[^/?#\s]*@")
 _MAX_DATA = 200
 
 
-def without_credentials(text: str) -> str:
+def remove_credentials(text: str) -> str:
     """Remove user names and passwords from the URLs in a text."""
     return _CREDENTIALS.sub(r"\1", text) if "@" in text else text
 
 
-def host_of(url: str) -> str:
+def parse_host(url: str) -> str:
     """Return the host and port of a link; "(none)" if it has none."""
     try:
         return urlsplit(url).netloc.rpartition("@")[2][:100] or "(none)"
@@ -23,10 +23,10 @@ def host_of(url: str) -> str:
         return "(none)"
 
 
-def recorded_url(url: str) -> str:
+def redact_url(url: str) -> str:
     """Return a link as written to the manifest: no user name or password, and a long `data:` link is shortened.
 
-    >>> recorded_url("https://user:password@example.org/a.jpg")
+    >>> redact_url("https://user:password@example.org/a.jpg")
     'https://example.org/a.jpg'
     """
     if url[:5].lower() == "data:" and len(url) > _MAX_DATA:
@@ -35,7 +35,7 @@ def recorded_url(url: str) -> str:
     return _CREDENTIALS.sub(r"\1", url, count=1) if "@" in url else url
 
 
-def location_hash(url: str) -> int:
+def hash_location(url: str) -> int:
     """Return a 64-bit hash of a link's host (upper half) and path, without query and fragment."""
     start, _, path = url.partition("#")[0].partition("?")[0].partition("://")[2].partition("/")
     host, place = (
@@ -44,7 +44,7 @@ def location_hash(url: str) -> int:
     return int.from_bytes(host + place, "big")
 
 
-def row_key(label: str, url: str) -> int:
+def hash_link(label: str, url: str) -> int:
     """Return a 64-bit hash of a link and its class."""
-    text = f"{label}\n{recorded_url(url)}".encode("utf-8", "surrogatepass")
+    text = f"{label}\n{redact_url(url)}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")

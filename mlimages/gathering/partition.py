@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mlimages.gathering.links import host_of, row_key
+from mlimages.gathering.links import hash_link, parse_host
 
 MAX_PARTS = 4
 """Maximum number of shards of a host; each sends one request at a time and reads robots.txt once."""
@@ -38,9 +38,9 @@ class Partition:
 
     def is_in_shard(self, url: str) -> bool:
         """Whether the link belongs to this shard; always True without sharding."""
-        return self.shards == 1 or shard_of(url, self.shards, self.parts) == self.shard
+        return self.shards == 1 or choose_shard(url, self.shards, self.parts) == self.shard
 
-    def parts_of(self, url: str) -> int:
+    def count_shards_of_host(self, url: str) -> int:
         """Return the number of shards of the link's host."""
         return self.parts.get(_host_key(url), 1) if self.parts else 1
 
@@ -49,22 +49,22 @@ class Partition:
 
         It is 0 for some shards of a host that is spread over more than `per_host` shards.
         """
-        parts = self.parts_of(url)
+        parts = self.count_shards_of_host(url)
         if parts == 1:
             return self.per_host
-        number = (self.shard - 1 - row_key("", _host_key(url))) % self.shards
+        number = (self.shard - 1 - hash_link("", _host_key(url))) % self.shards
         return (self.per_host + parts - 1 - number % parts) // parts
 
 
 ALL = Partition()
 
 
-def shard_of(url: str, shards: int, parts: Mapping[str, int] | None = None) -> int:
+def choose_shard(url: str, shards: int, parts: Mapping[str, int] | None = None) -> int:
     """Return the shard, 1 to `shards`, of a link."""
     host = _host_key(url)
-    number = row_key("", url if host == "(none)" else host)
+    number = hash_link("", url if host == "(none)" else host)
     if parts and host in parts:
-        number += row_key("", url) % parts[host]
+        number += hash_link("", url) % parts[host]
     return number % shards + 1
 
 
@@ -94,7 +94,7 @@ class HostCounts:
 
 
 def _host_key(url: str) -> str:
-    host = host_of(url).lower().removesuffix(":80").removesuffix(":443")
+    host = parse_host(url).lower().removesuffix(":80").removesuffix(":443")
     if host.isascii():
         return host
     try:

@@ -28,8 +28,8 @@ from mlimages.core import (
 from mlimages.gathering.download.body_file import BufferedFile
 from mlimages.gathering.download.decoders import Decoders
 from mlimages.gathering.download.fetch import DownloadResult, Fetcher
-from mlimages.gathering.download.image_facts import Checks, Facts
-from mlimages.gathering.download.reasons import reason_of_error
+from mlimages.gathering.download.image_facts import ImageFacts, ImageRequirements
+from mlimages.gathering.download.reasons import classify_error
 from mlimages.gathering.event_loop import run_blocking
 from mlimages.gathering.interleaving import interleave_hosts
 from mlimages.gathering.options import GatherKeywords, GatherOptions
@@ -102,7 +102,7 @@ async def gather_async(
     """Asynchronous version of `gather`."""
     links, chosen, out = as_source(source), GatherOptions(**options), as_path(out)
     started = time.monotonic()
-    checks = Checks(
+    checks = ImageRequirements(
         max_pixels=chosen.max_pixels,
         min_size=chosen.min_size,
         resize=chosen.resize,
@@ -242,7 +242,7 @@ class LinkScheduler:
             )
         )
         inspection = None if download.reason else await self.decoders.inspect(part_path)
-        if isinstance(inspection, Facts) and not self._num_missing(image_ref.label):
+        if isinstance(inspection, ImageFacts) and not self._num_missing(image_ref.label):
             part_path.unlink(missing_ok=True)
             return None
         return await self.gathered.add(image_ref, download, inspection, part_path)
@@ -281,7 +281,7 @@ async def _load_image(load: Callable[[], Awaitable[bytes]], part_path: Path) -> 
     except MlimagesError:
         raise
     except Exception as error:  # an error of the source in one image affects only that image
-        return DownloadResult(reason_of_error(error), f"{type(error).__name__}: {error}"[:200], attempts=1)
+        return DownloadResult(classify_error(error), f"{type(error).__name__}: {error}"[:200], attempts=1)
     spool.write(data)
     spool.finish()
     return DownloadResult(attempts=1)

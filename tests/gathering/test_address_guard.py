@@ -7,10 +7,10 @@ import pytest
 
 from mlimages.gathering.download.address_guard import (
     PRIVATE_ERRNO,
+    create_public_socket,
     is_private_literal,
     is_proxied,
     is_public,
-    public_socket,
 )
 
 PRIVATE = """
@@ -34,7 +34,7 @@ def test_what_is_not_global_is_not_public(address: str) -> None:
     assert not is_public(address)
     assert is_private_literal(f"[{address}]" if ":" in address else address)
     with pytest.raises(OSError, match="is not a public address") as error:
-        public_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", (address, 80)))
+        create_public_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", (address, 80)))
     assert error.value.errno == PRIVATE_ERRNO
     assert PRIVATE_ERRNO not in errno.errorcode
 
@@ -59,10 +59,10 @@ def test_names_and_other_notations_of_addresses(host: str, private: bool) -> Non
 
 
 def test_the_socket_has_the_family_and_kind_of_the_address_and_a_proxy_may_be_private() -> None:
-    with public_socket((socket.AF_INET6, socket.SOCK_DGRAM, 17, "", ("2606:4700::1", 53, 0, 0))) as made:
+    with create_public_socket((socket.AF_INET6, socket.SOCK_DGRAM, 17, "", ("2606:4700::1", 53, 0, 0))) as made:
         assert (made.family, made.type, made.proto) == (socket.AF_INET6, socket.SOCK_DGRAM, 17)
     token = is_proxied.set(True)
     try:
-        public_socket((socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 80))).close()
+        create_public_socket((socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 80))).close()
     finally:
         is_proxied.reset(token)

@@ -25,10 +25,10 @@ from mlimages.gathering import GatherOptions, read_manifest
 from mlimages.gathering.download import address_guard
 from mlimages.gathering.download.body_file import StallDetector
 from mlimages.gathering.download.fetch import DownloadResult
-from mlimages.gathering.download.image_facts import Checks, Facts, Rejection
+from mlimages.gathering.download.image_facts import ImageFacts, ImageRequirements, Rejection
 from mlimages.gathering.download.inspect import inspect_file
 from mlimages.gathering.download.response_head import repair_head
-from mlimages.gathering.links import recorded_url
+from mlimages.gathering.links import redact_url
 from mlimages.gathering.store.gather_folder import GatherFolder
 from mlimages.gathering.store.image_index import PlaceholderCounts
 from tests.gathering.conftest import contents, links, run, stored
@@ -139,7 +139,7 @@ def test_every_misbehaviour_ends_as_one_row_with_its_reason_and_the_good_is_kept
     limits = {"max_bytes": 2_000_000, "max_pixels": 4_000_000, "min_size": 10, "timeout_s": 5.0}
     summary = run(source, tmp_path / "out", per_host=64, **limits)
     found = rows(tmp_path / "out")
-    assert {url: found[recorded_url(url)].reason for url in wanted} == wanted
+    assert {url: found[redact_url(url)].reason for url in wanted} == wanted
     assert images(tmp_path / "out") == ["cats/good.jpg"]
     assert (summary.ok, summary.failed) == (1, len(wanted))
     assert sum(summary.reasons.values()) == summary.failed
@@ -567,10 +567,10 @@ def test_images_of_every_shape_are_inspected(tmp_path: Path) -> None:
     path = tmp_path / "x"
     for size in ((1, 1), (5, 300), (300, 5), (8, 8), (1, 3000)):
         path.write_bytes(photo(1, size))
-        found = inspect_file(path, Checks())
-        assert isinstance(found, Facts)
+        found = inspect_file(path, ImageRequirements())
+        assert isinstance(found, ImageFacts)
         assert (found.width, found.height) == size
-    found = inspect_file(path, Checks(resize=256))
+    found = inspect_file(path, ImageRequirements(resize=256))
     assert isinstance(found, Rejection)
     assert (found.reason, found.detail) == (Reason.TOO_MANY_PIXELS, "256 x 768000 when resized")
 
@@ -583,10 +583,10 @@ def test_bytes_after_an_image_do_not_matter_and_its_own_end_does(
 ) -> None:
     image, path = photo(1, (300, 200), form, **options if form == "JPEG" else {}), tmp_path / "x"
     path.write_bytes(image + tail)
-    assert isinstance(inspect_file(path, Checks()), Facts)
+    assert isinstance(inspect_file(path, ImageRequirements()), ImageFacts)
     for missing in (2, 20, len(image) // 2):
         path.write_bytes(image[:-missing])
-        found = inspect_file(path, Checks())
+        found = inspect_file(path, ImageRequirements())
         assert isinstance(found, Rejection)
         assert found.reason is Reason.TRUNCATED
 
@@ -625,7 +625,7 @@ def test_a_jpeg_made_smaller_looks_as_if_resized_in_rgb(size: tuple[int, int], t
     lines.save(path, quality=95, exif=exif)
     with Image.open(path) as image:
         turned = image.transpose(Image.Transpose.ROTATE_270)
-    assert isinstance(inspect_file(path, Checks(resize=160)), Facts)
+    assert isinstance(inspect_file(path, ImageRequirements(resize=160)), ImageFacts)
     as_rgb = io.BytesIO()
     with Image.open(path) as stored:
         turned.resize(stored.size, Image.Resampling.HAMMING).save(as_rgb, "JPEG", quality=95)

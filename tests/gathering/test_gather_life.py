@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from mlimages import UrlList, gather
 from mlimages.core import FetchResult, GatherError, GatherSummary, NoProgress, Reason
 from mlimages.gathering import read_manifest
-from mlimages.gathering.partition import shard_of
+from mlimages.gathering.partition import choose_shard
 from tests.gathering.conftest import contents
 from tests.servers import Connection, Request, Site, answer, photo, reset, serve, urls_in
 
@@ -332,7 +332,7 @@ class GatheredFolderLife(RuleBasedStateMachine):
         for number in (1, 2):
             own = set[bytes]()
             for url, label in self.list.items():
-                if shard_of(url, 2) != number or not self.is_needed(
+                if choose_shard(url, 2) != number or not self.is_needed(
                     links.get((label, url)), deleted="keep", retry=retry
                 ):
                     continue

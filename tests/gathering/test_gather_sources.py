@@ -26,7 +26,7 @@ from mlimages.core import GatherError, GatherSummary, InputError
 from mlimages.gathering import ImageNet, Openverse, Pexels, read_list, read_manifest
 from mlimages.gathering.download.fetch import parse_url
 from mlimages.gathering.sources import search_api
-from mlimages.gathering.sources.wordnet import find_synset, subtree, synsets
+from mlimages.gathering.sources.wordnet import find_subtree, find_synset, load_synsets
 from mlimages.gathering.store.file_names import MAX_BYTES, name_from_url, safe_folder, safe_name
 from tests.gathering.conftest import stored
 from tests.servers import Connection, Request, Site, answer, cut, photo, serve
@@ -123,11 +123,11 @@ def test_any_text_becomes_a_name_that_every_file_system_takes(text: str) -> None
 
 def test_wordnet_knows_domestic_cats_and_their_subtree() -> None:
     cat = find_synset("Domestic  cat")
-    folders = subtree(cat)
+    folders = find_subtree(cat)
     assert (cat.wnid, len(folders)) == ("n02121808", 19)
     assert folders["n02123394"] == "domestic_cat/persian_cat"
     assert len(set(folders.values())) == len(folders)
-    assert sum("n02121808" in synset.parents for synset in synsets().values()) == 16
+    assert sum("n02121808" in synset.parents for synset in load_synsets().values()) == 16
     with pytest.raises(InputError, match=r"is ambiguous(.|\n)*n02121620  cat, true cat: feline mammal"):
         find_synset("cat")
     with pytest.raises(InputError, match="not an ImageNet synset"):

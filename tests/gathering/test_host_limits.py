@@ -17,10 +17,10 @@ from mlimages.gathering.download.host_state import (
     FAILURES_UNTIL_PAUSED,
     NEVER_RESPONDED_S,
     REFUSALS_UNTIL_PAUSED,
-    after_failure,
-    after_refusal,
-    after_response,
-    after_throttling,
+    record_failure,
+    record_refusal,
+    record_response,
+    record_throttling,
 )
 from mlimages.gathering.partition import Partition
 
@@ -42,7 +42,7 @@ def use(hosts: Hosts, held: ExitStack, name: str, label: str = "") -> Host:
 
 
 def pause(host: Host, clock: SimpleNamespace) -> None:
-    host.record(after_failure, requested_at=clock.now, link="link", reason=Reason.REFUSED)
+    host.update(record_failure, requested_at=clock.now, link="link", reason=Reason.REFUSED)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -61,7 +61,7 @@ def test_links_are_counted_as_over_all_of_them(clock: SimpleNamespace, seed: int
         elif step == "pause":
             pause(rng.choice(links)[0], clock)
         else:
-            rng.choice(links)[0].record(after_response, requested_at=clock.now, is_redirect=False)
+            rng.choice(links)[0].update(record_response, requested_at=clock.now, is_redirect=False)
         waiting = [(name, label) for host, name, label, _ in links if host.state.is_paused]
         running = Counter(name for host, name, *_ in links if not host.state.is_paused)
         assert hosts.num_waiting == len(waiting)
@@ -109,7 +109,7 @@ def test_hosts_that_ask_to_wait_longer_than_the_maximum_are_named(
     hosts = Hosts(Partition(), WAIT_S)
     with ExitStack() as held:
         pause(use(hosts, held, "b"), clock)
-        use(hosts, held, "a").record(after_throttling, requested_at=clock.now, retry_after_s=retry_after_s)
+        use(hosts, held, "a").update(record_throttling, requested_at=clock.now, retry_after_s=retry_after_s)
         assert hosts.waits_s == waits
 
 
@@ -117,7 +117,7 @@ def test_hosts_that_ask_to_wait_longer_than_the_maximum_are_named(
 def test_a_pause_of_a_second_is_no_wait(clock: SimpleNamespace, retry_after_s: float, waits: dict[str, float]) -> None:
     hosts = Hosts(Partition(), 0.0)
     with ExitStack() as held:
-        use(hosts, held, "a").record(after_throttling, requested_at=clock.now, retry_after_s=retry_after_s)
+        use(hosts, held, "a").update(record_throttling, requested_at=clock.now, retry_after_s=retry_after_s)
         assert hosts.waits_s == waits
 
 
@@ -128,7 +128,7 @@ def test_a_host_is_asked_by_one_task_at_a_time_until_it_answers(clock: SimpleNam
             host = use(hosts, held, "a")
             use(hosts, held, "b")  # another host is in use, so there is no deadline
             assert await host.wait_for_turn()
-            host.record(after_response, requested_at=clock.now, is_redirect=False)
+            host.update(record_response, requested_at=clock.now, is_redirect=False)
             pause(host, clock)
             clock.now += 1.0
             host.record_extra_request()
@@ -143,7 +143,7 @@ def test_a_host_is_asked_by_one_task_at_a_time_until_it_answers(clock: SimpleNam
             host.cancel_request()
             await asyncio.wait(others, return_when="FIRST_COMPLETED")
             assert [task.done() for task in others].count(True) == 1
-            host.record(after_response, requested_at=clock.now, is_redirect=False)
+            host.update(record_response, requested_at=clock.now, is_redirect=False)
             assert await asyncio.gather(*others) == [True, True]
             assert not host.state.is_paused
 
@@ -155,10 +155,10 @@ def test_links_on_paused_hosts_fail_at_the_deadline(clock: SimpleNamespace) -> N
         hosts = Hosts(Partition(), 0.5)
         with ExitStack() as held:
             host = use(hosts, held, "a")
-            host.record(after_response, requested_at=clock.now, is_redirect=False)
+            host.update(record_response, requested_at=clock.now, is_redirect=False)
             with ExitStack() as other:
                 use(hosts, other, "b")
-                host.record(after_throttling, requested_at=clock.now, retry_after_s=60)
+                host.update(record_throttling, requested_at=clock.now, retry_after_s=60)
                 waiting = asyncio.create_task(host.wait_for_turn())
                 await asyncio.sleep(0)
                 assert not waiting.done()
@@ -173,14 +173,14 @@ def test_a_host_is_given_up_after_lasting_failures_and_paused_after_refusals(clo
         lost, refusing = use(hosts, held, "a"), use(hosts, held, "b")
         for number in range(FAILURES_UNTIL_PAUSED):
             assert not lost.state.is_given_up
-            lost.record(after_failure, requested_at=clock.now, link=f"link {number}", reason=Reason.UNKNOWN_HOST)
+            lost.update(record_failure, requested_at=clock.now, link=f"link {number}", reason=Reason.UNKNOWN_HOST)
         assert lost.state.is_given_up
         assert not asyncio.run(lost.wait_for_turn())
         for _ in range(REFUSALS_UNTIL_PAUSED):
             assert not refusing.state.is_paused
-            refusing.record(after_refusal, requested_at=clock.now)
+            refusing.update(record_refusal, requested_at=clock.now)
         assert (refusing.state.is_paused, refusing.state.gives_up_at) == (True, clock.now + NEVER_RESPONDED_S)
-        refusing.record(after_response, requested_at=clock.now, is_redirect=True)
+        refusing.update(record_response, requested_at=clock.now, is_redirect=True)
         assert refusing.state.is_paused, "a redirect may lead to a login page"
-        refusing.record(after_response, requested_at=clock.now, is_redirect=False)
+        refusing.update(record_response, requested_at=clock.now, is_redirect=False)
         assert not refusing.state.is_paused

@@ -12,11 +12,11 @@ from mlimages.gathering.download.host_state import (
     NEVER_RESPONDED_S,
     REFUSALS_UNTIL_PAUSED,
     HostState,
-    after_failure,
-    after_refusal,
-    after_request,
-    after_response,
-    after_throttling,
+    record_failure,
+    record_refusal,
+    record_request,
+    record_response,
+    record_throttling,
     seconds_until_request,
 )
 
@@ -24,11 +24,11 @@ ANSWERED = replace(HostState(), has_responded=True)
 
 
 def failed(state: HostState, now: float, reason: Reason, link: str = "a") -> HostState:
-    return after_failure(state, now, requested_at=now, link=link, reason=reason)
+    return record_failure(state, now, requested_at=now, link=link, reason=reason)
 
 
 def throttled(state: HostState, now: float, retry_after_s: float | None = None) -> HostState:
-    return after_throttling(state, now, requested_at=now, retry_after_s=retry_after_s)
+    return record_throttling(state, now, requested_at=now, retry_after_s=retry_after_s)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_host_that_refuses_one_link_after_the_other_is_paused_until_it_answers
     state, now = HostState(), 0.0
     for each in answers:
         now += seconds_until_request(state, now, math.inf) or 0.01
-        state = (after_refusal if each == "r" else after_response)(after_request(state, now), now, requested_at=now)
+        state = (record_refusal if each == "r" else record_response)(record_request(state, now), now, requested_at=now)
     assert state.is_paused == is_paused
     assert (state.gives_up_at < math.inf) == is_paused
 
@@ -88,22 +88,22 @@ def test_probes_come_at_growing_intervals_one_at_a_time_and_an_answer_resumes() 
         intervals.append(pause_s)
         now += pause_s
         assert seconds_until_request(state, now, math.inf) == 0
-        state = after_request(state, now)
+        state = record_request(state, now)
         assert seconds_until_request(state, now, math.inf) == math.inf, "the others wait for the probe"
         state = failed(state, now, Reason.REFUSED)
     assert intervals == [1, 2, 4, 8, 16, MAX_PAUSE_S, MAX_PAUSE_S, MAX_PAUSE_S]
-    state = after_response(after_request(state, now + 30), now + 31, requested_at=now + 30)
+    state = record_response(record_request(state, now + 30), now + 31, requested_at=now + 30)
     assert (state.is_paused, state.failing, seconds_until_request(state, now + 31, math.inf)) == (False, frozenset(), 0)
 
 
 def test_requests_that_were_on_their_way_when_a_host_was_paused_change_nothing() -> None:
     paused = failed(ANSWERED, 5.0, Reason.REFUSED)
-    assert after_failure(paused, 6.0, requested_at=4.9, link="b", reason=Reason.REFUSED) == paused
-    slowed = throttled(after_response(HostState(), 4.9, requested_at=4.8), 5.0)
-    assert after_throttling(slowed, 5.1, requested_at=4.9, retry_after_s=None) == slowed
-    asked = after_throttling(slowed, 5.1, requested_at=4.9, retry_after_s=60)
+    assert record_failure(paused, 6.0, requested_at=4.9, link="b", reason=Reason.REFUSED) == paused
+    slowed = throttled(record_response(HostState(), 4.9, requested_at=4.8), 5.0)
+    assert record_throttling(slowed, 5.1, requested_at=4.9, retry_after_s=None) == slowed
+    asked = record_throttling(slowed, 5.1, requested_at=4.9, retry_after_s=60)
     assert (asked.rate, asked.paused_until) == (slowed.rate, 65.1)
-    assert after_response(paused, 6.0, requested_at=4.9).is_paused
+    assert record_response(paused, 6.0, requested_at=4.9).is_paused
 
 
 @pytest.mark.parametrize(("retry_after_s", "pause_s"), [(0, 1), (0.5, 1), (7, 7), (3600, 3600), (None, 0.25)])
@@ -121,8 +121,8 @@ def test_retry_after_is_obeyed_and_none_and_zero_pause_too(retry_after_s: float 
         (throttled(ANSWERED, 0.0, 60), 0.0, 120.0, 60),
         (throttled(ANSWERED, 0.0, 60), 70.0, 120.0, 0),
         (throttled(ANSWERED, 0.0, 60), 121.0, 120.0, None),
-        (after_request(throttled(ANSWERED, 0.0, 60), 70.0), 80.0, 120.0, 40.0),
-        (after_request(throttled(ANSWERED, 0.0, 60), 70.0), 120.0, 120.0, None),
+        (record_request(throttled(ANSWERED, 0.0, 60), 70.0), 80.0, 120.0, 40.0),
+        (record_request(throttled(ANSWERED, 0.0, 60), 70.0), 120.0, 120.0, None),
         (replace(ANSWERED, is_given_up=True), 0.0, math.inf, None),
         (replace(ANSWERED, rate=4.0, next_at=1.0), 0.75, math.inf, 0.25),
     ],
@@ -150,14 +150,14 @@ def test_a_host_that_never_answered_is_given_up_in_half_a_minute(
         if pause_s is None:
             break
         now += pause_s
-        state = failed(after_request(state, now), now, reason)
+        state = failed(record_request(state, now), now, reason)
     assert state.gives_up_at == gives_up_at
     assert (now <= NEVER_RESPONDED_S) == (gives_up_at < math.inf)
 
 
 def test_requests_to_a_host_without_a_limit_change_no_state() -> None:
     state = HostState()
-    assert after_request(state, 1.0) is state
+    assert record_request(state, 1.0) is state
 
 
 @pytest.mark.parametrize(("requested_at", "counts"), [(4.9, False), (5.0, True)])
@@ -165,11 +165,11 @@ def test_an_outcome_counts_if_its_request_was_sent_when_the_host_was_paused_or_l
     requested_at: float, counts: bool
 ) -> None:
     paused = replace(failed(ANSWERED, 5.0, Reason.REFUSED), refusals=REFUSALS_UNTIL_PAUSED)
-    assert after_response(paused, 6.0, requested_at=requested_at).is_paused is not counts
+    assert record_response(paused, 6.0, requested_at=requested_at).is_paused is not counts
     for state in (
-        after_refusal(paused, 6.0, requested_at=requested_at),
-        after_throttling(paused, 6.0, requested_at=requested_at, retry_after_s=None),
-        after_failure(paused, 6.0, requested_at=requested_at, link="b", reason=Reason.REFUSED),
+        record_refusal(paused, 6.0, requested_at=requested_at),
+        record_throttling(paused, 6.0, requested_at=requested_at, retry_after_s=None),
+        record_failure(paused, 6.0, requested_at=requested_at, link="b", reason=Reason.REFUSED),
     ):
         assert (state.paused_at, state.pauses) == ((6.0, 2) if counts else (5.0, 1))
 
@@ -177,9 +177,9 @@ def test_an_outcome_counts_if_its_request_was_sent_when_the_host_was_paused_or_l
 @pytest.mark.parametrize(
     "state",
     [
-        after_response(HostState(), 0.0, requested_at=0.0),
-        after_response(HostState(), 0.0, requested_at=0.0, is_redirect=True),
-        after_refusal(HostState(), 0.0, requested_at=0.0),
+        record_response(HostState(), 0.0, requested_at=0.0),
+        record_response(HostState(), 0.0, requested_at=0.0, is_redirect=True),
+        record_refusal(HostState(), 0.0, requested_at=0.0),
         throttled(HostState(), 0.0),
     ],
 )
@@ -189,7 +189,7 @@ def test_a_host_that_has_responded_in_any_way_is_probed_for_as_long_as_it_takes(
 
 def test_a_redirect_ends_the_probe_of_a_host_that_refuses_but_does_not_resume_it() -> None:
     paused = replace(ANSWERED, refusals=REFUSALS_UNTIL_PAUSED, is_paused=True, paused_at=0.0, paused_until=1.0)
-    state = after_response(after_request(paused, 1.0), 1.1, requested_at=1.0, is_redirect=True)
+    state = record_response(record_request(paused, 1.0), 1.1, requested_at=1.0, is_redirect=True)
     assert (state.is_paused, state.is_probing, state.refusals) == (True, False, REFUSALS_UNTIL_PAUSED)
 
 
@@ -228,7 +228,7 @@ def test_the_rate_is_raised_while_the_host_serves_more_than_half_of_it(
     rate: float, served: float, parts: int, is_ramping: bool, raised: float
 ) -> None:
     state = HostState(rate=rate, served_per_s=served, served_at=5.0, parts=parts, is_ramping=is_ramping)
-    assert after_response(state, 5.0, requested_at=4.9).rate == pytest.approx(raised)
+    assert record_response(state, 5.0, requested_at=4.9).rate == pytest.approx(raised)
 
 
 class Bucket:
@@ -280,11 +280,11 @@ def test_a_host_that_admits_ten_a_second_gets_about_ten_a_second(
             while ahead and ahead[0][0] <= now:
                 _, requested_at, is_admitted = ahead.pop(0)
                 if is_admitted:
-                    state = after_response(state, now, requested_at=requested_at)
+                    state = record_response(state, now, requested_at=requested_at)
                 else:
-                    state = after_throttling(state, now, requested_at=requested_at, retry_after_s=retry_after_s)
+                    state = record_throttling(state, now, requested_at=requested_at, retry_after_s=retry_after_s)
             while len(ahead) < 8 // parts and seconds_until_request(state, now, math.inf) == 0:
-                state = after_request(state, now)
+                state = record_request(state, now)
                 sent.append(now)
                 ahead.append((now + latency_s, now, limits.admits(now)))
             pause_s = seconds_until_request(state, now, math.inf) if len(ahead) < 8 // parts else math.inf

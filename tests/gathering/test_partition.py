@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlimages.gathering import partition
-from mlimages.gathering.partition import MAX_PARTS, HostCounts, Partition, shard_of
+from mlimages.gathering.partition import MAX_PARTS, HostCounts, Partition, choose_shard
 
 texts = st.lists(st.text(st.characters(codec="utf-8"), max_size=30), max_size=20)
 
@@ -35,12 +35,12 @@ def test_each_link_is_in_one_shard_and_the_shards_of_a_host_share_its_requests(
         at_host[url.split("/")[2]].add(owners[url][0].shard)
     for host, count in enumerate(hosts):
         url = f"http://host{host}/"
-        parts = divided[0].parts_of(url)
+        parts = divided[0].count_shards_of_host(url)
         assert parts <= min(MAX_PARTS, shards)
         assert parts == 1 or count * shards > len(urls), "only a host with more than its share is spread"
         assert len(at_host[f"host{host}"]) <= parts
         if parts > 1:
-            first = shard_of(url, shards) - 1
+            first = choose_shard(url, shards) - 1
             of_host = [divided[(first + part) % shards] for part in range(parts)]
             assert at_host[f"host{host}"] <= {one.shard for one in of_host}
             assert sum(one.max_requests(url) for one in of_host) == per_host
@@ -50,11 +50,11 @@ def test_a_large_host_is_in_several_shards_whatever_its_spelling() -> None:
     urls = [f"http://a.example/{n}" for n in range(300)] + [f"http://{n}.example/" for n in range(100)]
     for spelling in ("http://{}/", "https://{}:443/", "http://u:p@{}:80/"):
         for host in ("a.example", "A.Example"):
-            assert divide(urls, 8, 8)[0].parts_of(spelling.format(host)) == MAX_PARTS
+            assert divide(urls, 8, 8)[0].count_shards_of_host(spelling.format(host)) == MAX_PARTS
     shards = [sum(one.is_in_shard(url) for url in urls[:300]) for one in divide(urls, 8, 8)]
     assert sorted(count > 50 for count in shards) == [False] * 4 + [True] * 4
     urls = [f"http://b\u00fccher.example/{n}" for n in range(30)]
-    assert divide(urls, 2, 8)[0].parts_of("http://xn--bcher-kva.example/1") == 2
+    assert divide(urls, 2, 8)[0].count_shards_of_host("http://xn--bcher-kva.example/1") == 2
 
 
 def test_large_hosts_are_found_among_more_hosts_than_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:

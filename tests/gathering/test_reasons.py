@@ -13,7 +13,7 @@ from yarl import URL
 
 from mlimages.core import OPEN_REASONS, Reason
 from mlimages.gathering.download.address_guard import PRIVATE_ERRNO
-from mlimages.gathering.download.reasons import NOT_FINAL, describe_error, reason_of_error, reason_of_status
+from mlimages.gathering.download.reasons import NOT_FINAL, classify_error, classify_status, describe_error
 
 STATUSES = {
     Reason.FORBIDDEN: [401, 403, 451],
@@ -30,7 +30,7 @@ STATUSES = {
 
 
 def test_every_status_is_a_reason() -> None:
-    assert {status: reason_of_status(status) for group in STATUSES.values() for status in group} == {
+    assert {status: classify_status(status) for group in STATUSES.values() for status in group} == {
         status: reason for reason, group in STATUSES.items() for status in group
     }
 
@@ -75,7 +75,7 @@ def connector(kind: type[aiohttp.ClientConnectorError], number: int) -> aiohttp.
     ],
 )
 def test_every_error_is_a_reason(error: Exception, reason: Reason) -> None:
-    assert reason_of_error(error) is reason
+    assert classify_error(error) is reason
 
 
 @pytest.mark.parametrize(

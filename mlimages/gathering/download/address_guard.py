@@ -56,7 +56,7 @@ def _embedded_ipv4(ip: IPv6Address) -> IPv4Address | None:
     return ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
 
 
-def public_socket(addr_info: tuple[Any, ...]) -> socket.socket:
+def create_public_socket(addr_info: tuple[Any, ...]) -> socket.socket:
     """Create a socket for a resolved address, immediately before it is connected.
 
     The address is checked here since literal addresses bypass the resolver, and a resolver may change its result.

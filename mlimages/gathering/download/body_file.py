@@ -73,7 +73,7 @@ class StallDetector:
         return False
 
 
-class Inflater:
+class Decompressor:
     """Decompresses gzip, zlib and raw deflate, which some servers send as "deflate"; up to two layers.
 
     The size of the output is limited per call.
@@ -102,7 +102,7 @@ class Inflater:
         return all(layer.eof for layer in self._layers)
 
 
-def make_inflater(encoding: str) -> Inflater | None:
+def make_decompressor(encoding: str) -> Decompressor | None:
     """Return a decompressor for a body that the server compressed although that was not requested; None for an
     uncompressed body.
 
@@ -112,4 +112,4 @@ def make_inflater(encoding: str) -> Inflater | None:
     encodings = [name for name in (part.strip().lower() for part in encoding.split(",")) if name not in _NO_ENCODINGS]
     if len(encodings) > 2 or not set(encodings) <= {"gzip", "x-gzip", "deflate"}:
         raise ValueError(encoding)
-    return Inflater(encodings) if encodings else None
+    return Decompressor(encodings) if encodings else None

@@ -9,7 +9,12 @@ import aiohttp
 from aiohttp import ClientTimeout
 from yarl import URL
 
-from mlimages.gathering.download.address_guard import PRIVATE_ERRNO, is_private_literal, is_proxied, public_socket
+from mlimages.gathering.download.address_guard import (
+    PRIVATE_ERRNO,
+    create_public_socket,
+    is_private_literal,
+    is_proxied,
+)
 from mlimages.gathering.download.response_head import LenientConnector
 from mlimages.gathering.options import GatherOptions, check_http_proxy
 
@@ -32,7 +37,7 @@ def open_session(
         limit=0,
         ttl_dns_cache=300,
         resolver=aiohttp.ThreadedResolver(),
-        socket_factory=public_socket if guarded else None,
+        socket_factory=create_public_socket if guarded else None,
     )
     return aiohttp.ClientSession(
         connector=connector,

@@ -13,27 +13,27 @@ from pathlib import Path
 from PIL import Image
 
 from mlimages.core import Reason
-from mlimages.gathering.download.image_facts import Checks, Facts, Rejection
+from mlimages.gathering.download.image_facts import ImageFacts, ImageRequirements, Rejection
 from mlimages.gathering.download.inspect import inspect_file
 
 _MEMORY_BYTES = 2 * 2**30
 
 
-def serve(jobs: Connection, checks: Checks) -> None:
+def serve(jobs: Connection, requirements: ImageRequirements) -> None:
     """Answer each JSON list of paths with a JSON list of results, until the other end of the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     _discard_output()
-    Image.MAX_IMAGE_PIXELS = checks.max_pixels
+    Image.MAX_IMAGE_PIXELS = requirements.max_pixels
     _limit_memory()
     with suppress(EOFError, ConnectionError):
         while True:
             paths = json.loads(jobs.recv_bytes())
-            jobs.send_bytes(json.dumps([_inspect(Path(path), checks) for path in paths]).encode())
+            jobs.send_bytes(json.dumps([_inspect(Path(path), requirements) for path in paths]).encode())
 
 
-def _inspect(path: Path, checks: Checks) -> dict[str, object]:
+def _inspect(path: Path, requirements: ImageRequirements) -> dict[str, object]:
     try:
-        found: Facts | Rejection = inspect_file(path, checks)
+        found: ImageFacts | Rejection = inspect_file(path, requirements)
     except (Exception, RecursionError) as error:  # a decoder may raise anything; only this image fails
         found = Rejection(Reason.DECODER, f"{type(error).__name__}: {error}"[:200])
     return {name: getattr(found, name) for name in found.__slots__}

@@ -16,13 +16,13 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from mlimages.core import GatherError, Reason
-from mlimages.gathering.download.image_facts import Checks, Facts, Rejection
+from mlimages.gathering.download.image_facts import ImageFacts, ImageRequirements, Rejection
 
 DECODE_TIMEOUT_S = 30.0
 _BATCH = 32
 _PRELOADED = ["mlimages.gathering.download.decoder_process", "PIL.JpegImagePlugin", "PIL.PngImagePlugin"]
 
-_Job = tuple[Path, "asyncio.Future[Facts | Rejection]"]
+_Job = tuple[Path, "asyncio.Future[ImageFacts | Rejection]"]
 
 
 class DecodingProcess:
@@ -32,14 +32,14 @@ class DecodingProcess:
         OSError, EOFError, AssertionError: the process cannot be started.
     """
 
-    def __init__(self, checks: Checks) -> None:
+    def __init__(self, requirements: ImageRequirements) -> None:
         can_fork = "forkserver" in multiprocessing.get_all_start_methods()
         context = multiprocessing.get_context("forkserver" if can_fork else "spawn")
         context.set_forkserver_preload(_PRELOADED)
         self._jobs, theirs = context.Pipe()
         # The function is given by name, not imported: the downloading process does not need Pillow.
-        self._process = context.Process(target=_serve, args=(theirs, checks), daemon=True)  # type: ignore[attr-defined]
-        with theirs, _without_main_module():
+        self._process = context.Process(target=_serve, args=(theirs, requirements), daemon=True)  # type: ignore[attr-defined]
+        with theirs, _hide_main_module():
             self._process.start()
 
     def inspect(self, paths: list[Path], timeout_s: float) -> list[dict[str, Any]]:
@@ -62,17 +62,17 @@ class DecodingProcess:
         self._jobs.close()
 
 
-def _serve(jobs: Any, checks: Checks) -> None:
+def _serve(jobs: Any, requirements: ImageRequirements) -> None:
     from mlimages.gathering.download.decoder_process import serve
 
-    serve(jobs, checks)
+    serve(jobs, requirements)
 
 
 _main_module = threading.Lock()
 
 
 @contextmanager
-def _without_main_module() -> Iterator[None]:
+def _hide_main_module() -> Iterator[None]:
     """Hide the main script from multiprocessing, which would run it again without `if __name__ == "__main__"`."""
     with _main_module:
         main = sys.modules["__main__"]
@@ -87,13 +87,15 @@ class Decoders:
     """Pool of processes that inspect files; use as an async context manager.
 
     Args:
-        checks: requirements on images.
+        requirements: requirements on images.
         num_processes: number of processes.
         timeout_s: time-out per image in seconds.
     """
 
-    def __init__(self, checks: Checks, num_processes: int, *, timeout_s: float = DECODE_TIMEOUT_S) -> None:
-        self._checks = checks
+    def __init__(
+        self, requirements: ImageRequirements, num_processes: int, *, timeout_s: float = DECODE_TIMEOUT_S
+    ) -> None:
+        self._checks = requirements
         self._count = num_processes
         self._timeout_s = timeout_s
         self._threads = ThreadPoolExecutor(num_processes, "decoder")
@@ -111,13 +113,13 @@ class Decoders:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._threads.shutdown()
 
-    async def inspect(self, path: Path) -> Facts | Rejection:
+    async def inspect(self, path: Path) -> ImageFacts | Rejection:
         """Return the facts of the image in the file at `path`, or the reason why it is rejected.
 
         Raises:
             GatherError: a decoding process cannot be started.
         """
-        future: asyncio.Future[Facts | Rejection] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[ImageFacts | Rejection] = asyncio.get_running_loop().create_future()
         self._jobs.put_nowait((path, future))
         return await future
 
@@ -132,7 +134,7 @@ class Decoders:
                 (await starting).kill()
                 raise
             except (OSError, EOFError, AssertionError) as error:
-                await self._fail_batch(batch, GatherError(f"cannot start the decoder process: {error}"))
+                await self._fail_all_batches(batch, GatherError(f"cannot start the decoder process: {error}"))
             try:
                 while await self._inspect_batch(process, batch):
                     batch = await self._next_batch()
@@ -167,7 +169,7 @@ class Decoders:
             _set_result(batch[0], Rejection(Reason.DECODER, trouble))
         return False
 
-    async def _fail_batch(self, batch: list[_Job], error: GatherError) -> NoReturn:
+    async def _fail_all_batches(self, batch: list[_Job], error: GatherError) -> NoReturn:
         while True:
             for _, future in batch:
                 if not future.done():
@@ -175,12 +177,12 @@ class Decoders:
             batch = await self._next_batch()
 
 
-def _set_result(job: _Job, result: Facts | Rejection) -> None:
+def _set_result(job: _Job, result: ImageFacts | Rejection) -> None:
     if not job[1].done():
         job[1].set_result(result)
 
 
-def _parse_result(values: dict[str, Any]) -> Facts | Rejection:
+def _parse_result(values: dict[str, Any]) -> ImageFacts | Rejection:
     if "reason" in values:
         return Rejection(**{**values, "reason": Reason(values["reason"])})
-    return Facts(**values)
+    return ImageFacts(**values)

@@ -17,14 +17,14 @@ from yarl import URL
 
 from mlimages.core import GatherError, Reason
 from mlimages.gathering.download.address_guard import is_private_literal
-from mlimages.gathering.download.body_file import BufferedFile, StallDetector, make_inflater
+from mlimages.gathering.download.body_file import BufferedFile, StallDetector, make_decompressor
 from mlimages.gathering.download.client import open_session
 from mlimages.gathering.download.host_limits import Host, Hosts
-from mlimages.gathering.download.host_state import after_failure, after_refusal, after_response, after_throttling
+from mlimages.gathering.download.host_state import record_failure, record_refusal, record_response, record_throttling
 from mlimages.gathering.download.image_facts import is_html
 from mlimages.gathering.download.opt_outs import find_opt_out
-from mlimages.gathering.download.reasons import CONNECTION, REFUSING, TRANSIENT, reason_of_error, reason_of_status
-from mlimages.gathering.download.robots import Sites, SiteUnreachableError
+from mlimages.gathering.download.reasons import CONNECTION, REFUSING, TRANSIENT, classify_error, classify_status
+from mlimages.gathering.download.robots import SiteRulesCache, SiteUnreachableError
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.partition import Partition
 
@@ -66,7 +66,7 @@ class DownloadResult:
     requested_at: float = field(default_factory=time.time)
 
 
-class _RefusalError(Exception):
+class _RejectionError(Exception):
     """Raised for a response that is rejected."""
 
     def __init__(self, reason: Reason, detail: str = "", retry_after_s: float | None = None) -> None:
@@ -90,11 +90,11 @@ class Fetcher:
 
     async def __aenter__(self) -> Fetcher:
         self._session = open_session(self._options)
-        self._sites = Sites(self._session, timeout_s=self._options.timeout_s)
+        self._site_rules = SiteRulesCache(self._session, timeout_s=self._options.timeout_s)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._sites.close()
+        await self._site_rules.close()
         await self._session.close()
 
     async def fetch(
@@ -121,13 +121,13 @@ class Fetcher:
                 ignored = result.detail or ignored
                 if result.location is None:
                     break
-                target = _redirect_target(url, result.location)
+                target = _resolve_redirect(url, result.location)
                 cookies = {**cookies, **result.cookies} if target.raw_host == url.raw_host else {}
                 url = target
             else:
                 result = replace(result, reason=Reason.REDIRECTS, detail=f"more than {_MAX_REDIRECTS} redirects")
-        except _RefusalError as refusal:
-            result = DownloadResult(refusal.reason, refusal.detail)
+        except _RejectionError as rejection:
+            result = DownloadResult(rejection.reason, rejection.detail)
         detail = result.detail or ignored
         return replace(result, detail=detail, attempts=attempts, elapsed_s=round(time.monotonic() - started, 3))
 
@@ -181,47 +181,49 @@ class Fetcher:
                     return replace(result, detail=ignored, location=location)
                 self._check_response(response)
                 ignored = self._check_opt_out(find_opt_out(response.headers)) or ignored
-                is_page = await self._receive(response, part_path)
+                is_page = await self._save_body(response, part_path)
                 return replace(result, detail=ignored, is_page=is_page)
-        except _RefusalError as refusal:
-            return replace(result, reason=refusal.reason, detail=refusal.detail, retry_after_s=refusal.retry_after_s)
+        except _RejectionError as rejection:
+            return replace(
+                result, reason=rejection.reason, detail=rejection.detail, retry_after_s=rejection.retry_after_s
+            )
         except GatherError:
             raise
         except Exception as error:  # an error that a server provokes fails only its link
-            return replace(result, reason=reason_of_error(error), detail=f"{type(error).__name__}: {error}"[:200])
+            return replace(result, reason=classify_error(error), detail=f"{type(error).__name__}: {error}"[:200])
 
     async def _check_site_rules(self, url: URL, site: Host) -> str:
         """Apply `_check_opt_out` to the rules of the site of `url`."""
         try:
-            return self._check_opt_out(await self._sites.find_opt_out(url, site.record_extra_request))
+            return self._check_opt_out(await self._site_rules.find_opt_out(url, site.record_extra_request))
         except SiteUnreachableError as error:
             if self._options.ignore_opt_out:
                 return ""
-            raise _RefusalError(error.reason, error.detail) from error
+            raise _RejectionError(error.reason, error.detail) from error
 
     def _check_opt_out(self, opt_out: str | None) -> str:
         """Raise an error for an opt-out; if opt-outs are ignored on request, return the note for the manifest."""
         if opt_out and not self._options.ignore_opt_out:
-            raise _RefusalError(Reason.OPT_OUT, opt_out)
+            raise _RejectionError(Reason.OPT_OUT, opt_out)
         return f"ignored opt-out: {opt_out}" if opt_out else ""
 
     def _check_response(self, response: aiohttp.ClientResponse) -> None:
-        reason = reason_of_status(response.status)
+        reason = classify_status(response.status)
         if reason:
             retry_after = response.headers.get("Retry-After")
             detail = f"HTTP {response.status}{f', Retry-After: {retry_after[:40]}' if retry_after else ''}"
-            raise _RefusalError(reason, detail, parse_retry_after(retry_after))
+            raise _RejectionError(reason, detail, parse_retry_after(retry_after))
         if (response.content_length or 0) > self._options.max_bytes:
-            raise _RefusalError(Reason.TOO_LARGE, f"{response.content_length} bytes")
+            raise _RejectionError(Reason.TOO_LARGE, f"{response.content_length} bytes")
 
-    async def _receive(self, response: aiohttp.ClientResponse, part_path: Path) -> bool:
+    async def _save_body(self, response: aiohttp.ClientResponse, part_path: Path) -> bool:
         """Write the body to the file `part_path`; return whether it is a web page."""
         spool, most, is_page = BufferedFile(part_path), self._options.max_bytes, False
         encoding = response.headers.get("Content-Encoding", "")
         try:
-            inflate = make_inflater(encoding)
+            inflate = make_decompressor(encoding)
         except ValueError as error:
-            raise _RefusalError(Reason.BAD_HTTP, f"Content-Encoding: {encoding[:40]}") from error
+            raise _RejectionError(Reason.BAD_HTTP, f"Content-Encoding: {encoding[:40]}") from error
         pace, received = StallDetector(self._options.timeout_s, time.monotonic()), 0
         async for chunk in response.content.iter_any():
             received += len(chunk)
@@ -231,11 +233,11 @@ class Fetcher:
             is_page |= not spool.total and is_html(data)
             spool.write(data)
             if spool.total > most:
-                raise _RefusalError(Reason.TOO_LARGE, f"more than {most} bytes")
+                raise _RejectionError(Reason.TOO_LARGE, f"more than {most} bytes")
         if inflate and not inflate.eof:
-            raise _RefusalError(Reason.TRUNCATED, "the compressed body is truncated")
+            raise _RejectionError(Reason.TRUNCATED, "the compressed body is truncated")
         if not spool.total:
-            raise _RefusalError(Reason.EMPTY, "the response body is empty")
+            raise _RejectionError(Reason.EMPTY, "the response body is empty")
         spool.finish()
         return is_page
 
@@ -243,46 +245,46 @@ class Fetcher:
 def _update_host(host: Host, link: str, result: DownloadResult, requested_at: float) -> None:
     """Update the state of the host with the result of a request."""
     if result.http_status in _THROTTLED:
-        host.record(after_throttling, requested_at=requested_at, retry_after_s=result.retry_after_s)
+        host.update(record_throttling, requested_at=requested_at, retry_after_s=result.retry_after_s)
     elif result.reason in REFUSING or result.is_page:
-        host.record(after_refusal, requested_at=requested_at)
+        host.update(record_refusal, requested_at=requested_at)
     elif result.reason in CONNECTION and result.http_status in _WITH_BODY:
-        host.record(after_failure, requested_at=requested_at, link=link, reason=result.reason)
+        host.update(record_failure, requested_at=requested_at, link=link, reason=result.reason)
     elif result.reason is Reason.SERVER_ERROR and result.http_status is None:  # the status of its robots.txt
-        host.record(after_failure, requested_at=requested_at, link=link, reason=Reason.UNREACHABLE)
+        host.update(record_failure, requested_at=requested_at, link=link, reason=Reason.UNREACHABLE)
     elif result.reason and result.http_status is None:  # no request was sent
         host.cancel_request()
     else:
-        host.record(after_response, requested_at=requested_at, is_redirect=result.location is not None)
+        host.update(record_response, requested_at=requested_at, is_redirect=result.location is not None)
 
 
-def _redirect_target(url: URL, location: str) -> URL:
+def _resolve_redirect(url: URL, location: str) -> URL:
     """Return the target of a redirect.
 
     Raises:
-        _RefusalError: bad-redirect.
+        _RejectionError: bad-redirect.
     """
     try:
         return parse_url(urljoin(str(url), location))
-    except (_RefusalError, ValueError) as error:
-        raise _RefusalError(Reason.BAD_REDIRECT, f"redirected to {location}"[:200]) from error
+    except (_RejectionError, ValueError) as error:
+        raise _RejectionError(Reason.BAD_REDIRECT, f"redirected to {location}"[:200]) from error
 
 
 def parse_url(link: str) -> URL:
     """Parse a link; raise an error if it cannot be requested.
 
     Raises:
-        _RefusalError: bad-url or bad-scheme.
+        _RejectionError: bad-url or bad-scheme.
     """
     try:
         url = URL(link) if len(link) <= _MAX_URL else URL()
         host, port = url.raw_host, url.port
     except (ValueError, TypeError, IndexError, RecursionError) as error:
-        raise _RefusalError(Reason.BAD_URL, str(error)[:200]) from error
+        raise _RejectionError(Reason.BAD_URL, str(error)[:200]) from error
     if url.scheme and url.scheme not in ("http", "https"):
-        raise _RefusalError(Reason.BAD_SCHEME, url.scheme[:40])
+        raise _RejectionError(Reason.BAD_SCHEME, url.scheme[:40])
     if not (url.scheme and host and port):
-        raise _RefusalError(Reason.BAD_URL, "no host" if len(link) <= _MAX_URL else "too long")
+        raise _RejectionError(Reason.BAD_URL, "no host" if len(link) <= _MAX_URL else "too long")
     return url if str(url) == link and _WITH_PATH.fullmatch(link) else _restore_original_path(url, link)
 
 

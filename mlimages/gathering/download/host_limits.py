@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Concatenate, ParamSpec
 
-from mlimages.gathering.download.host_state import HostState, after_request, seconds_until_request
+from mlimages.gathering.download.host_state import HostState, record_request, seconds_until_request
 from mlimages.gathering.partition import Partition
 
 _P = ParamSpec("_P")
@@ -55,10 +55,10 @@ class Host:
             with suppress(TimeoutError):
                 async with asyncio.timeout(None if pause_s == math.inf else pause_s):
                     await self._changed.wait()
-        self._set_state(after_request(self.state, time.monotonic()))
+        self._set_state(record_request(self.state, time.monotonic()))
         return True
 
-    def record(
+    def update(
         self,
         transition: Callable[Concatenate[HostState, float, _P], HostState],
         *args: _P.args,
@@ -70,7 +70,7 @@ class Host:
 
     def record_extra_request(self) -> None:
         """Record a request that is not for a link, such as one for robots.txt."""
-        self._set_state(replace(after_request(self.state, time.monotonic()), is_probing=self.state.is_probing))
+        self._set_state(replace(record_request(self.state, time.monotonic()), is_probing=self.state.is_probing))
 
     def cancel_request(self) -> None:
         """Record that the request that `wait_for_turn` allowed was not sent."""
@@ -118,7 +118,7 @@ class Hosts:
         host = self._hosts.get(name)
         if host is None:
             per_host = max(1, self._partition.max_requests(url))  # a redirect may lead to the host of other shards
-            parts = min(self._partition.parts_of(url), self._partition.per_host)
+            parts = min(self._partition.count_shards_of_host(url), self._partition.per_host)
             host = self._hosts[name] = Host(self, per_host, parts)
             self._evict_least_recent()
         self._hosts.move_to_end(name)

@@ -101,7 +101,7 @@ def seconds_until_request(state: HostState, now: float, deadline: float) -> floa
     return max(0.0, state.paused_until - now)
 
 
-def after_request(state: HostState, now: float) -> HostState:
+def record_request(state: HostState, now: float) -> HostState:
     """Return the state after a request was sent."""
     if not (state.rate or state.is_paused or state.is_probing):  # most hosts need no state
         return state
@@ -110,14 +110,14 @@ def after_request(state: HostState, now: float) -> HostState:
     return replace(state, is_probing=state.is_paused, next_at=next_at)
 
 
-def after_response(state: HostState, now: float, *, requested_at: float, is_redirect: bool = False) -> HostState:
+def record_response(state: HostState, now: float, *, requested_at: float, is_redirect: bool = False) -> HostState:
     """Return the state after a response with any status except 429 and 503.
 
     Args:
         is_redirect: the response is a redirect, possibly to a login page, so it does not show that the host accepts
             requests.
     """
-    served_per_s = _served_per_s(state, now) + 1 / _SERVED_OVER_S
+    served_per_s = _estimate_served_per_s(state, now) + 1 / _SERVED_OVER_S
     gives_up_at = state.gives_up_at if is_redirect else math.inf
     responded = partial(
         replace, state, has_responded=True, gives_up_at=gives_up_at, served_per_s=served_per_s, served_at=now
@@ -132,7 +132,7 @@ def after_response(state: HostState, now: float, *, requested_at: float, is_redi
     return responded(failing=frozenset(), refusals=0, is_paused=False, is_probing=False, pauses=0, rate=rate)
 
 
-def after_refusal(state: HostState, now: float, *, requested_at: float) -> HostState:
+def record_refusal(state: HostState, now: float, *, requested_at: float) -> HostState:
     """Return the state after a refusal (401, 403 or a web page) of a request sent at `requested_at`."""
     if requested_at < state.paused_at:
         return state
@@ -143,7 +143,7 @@ def after_refusal(state: HostState, now: float, *, requested_at: float) -> HostS
     return replace(_pause(state, now, FIRST_PROBE_S), gives_up_at=gives_up_at)
 
 
-def after_throttling(state: HostState, now: float, *, requested_at: float, retry_after_s: float | None) -> HostState:
+def record_throttling(state: HostState, now: float, *, requested_at: float, retry_after_s: float | None) -> HostState:
     """Return the state after 429 or 503 in response to a request sent at `requested_at`."""
     asks_until = -math.inf if retry_after_s is None else now + max(retry_after_s, MIN_PAUSE_S)
     if requested_at < state.paused_at:  # sent before we knew
@@ -154,7 +154,7 @@ def after_throttling(state: HostState, now: float, *, requested_at: float, retry
     return replace(paused, paused_until=max(paused.paused_until, asks_until), failing=frozenset())
 
 
-def after_failure(state: HostState, now: float, *, requested_at: float, link: str, reason: Reason) -> HostState:
+def record_failure(state: HostState, now: float, *, requested_at: float, link: str, reason: Reason) -> HostState:
     """Return the state after a request for `link`, sent at `requested_at`, got no response."""
     if requested_at < state.paused_at:  # sent before we knew
         return state
@@ -183,12 +183,12 @@ def _pause(state: HostState, now: float, first_pause_s: float) -> HostState:
 
 
 def _lower_rate(state: HostState, now: float) -> HostState:
-    served = _served_per_s(state, now)
+    served = _estimate_served_per_s(state, now)
     if state.rate is None:
         return replace(state, rate=max(1.0 / state.parts, DECREASE * served), is_ramping=True)
     factor = STRONG_DECREASE if 3 * served < state.rate else DECREASE
     return replace(state, rate=max(MIN_RATE / state.parts, factor * state.rate), is_ramping=False)
 
 
-def _served_per_s(state: HostState, now: float) -> float:
+def _estimate_served_per_s(state: HostState, now: float) -> float:
     return state.served_per_s * math.exp((state.served_at - now) / _SERVED_OVER_S) if state.served_per_s else 0.0

@@ -8,7 +8,7 @@ from mlimages.core import MAX_PIXELS, Reason
 
 
 @dataclass(frozen=True, slots=True)
-class Checks:
+class ImageRequirements:
     """Requirements on an image, and the shorter side to which it is resized (None: not resized).
 
     Attributes:
@@ -22,7 +22,7 @@ class Checks:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class ImageFacts:
     """A verified image: the values of its manifest row, and the suffix that matches its format."""
 
     bytes: int

@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from mlimages.core import Fault, ImageError, ImageProperty, Reason
-from mlimages.gathering.download.image_facts import Checks, Facts, Rejection, is_html
+from mlimages.gathering.download.image_facts import ImageFacts, ImageRequirements, Rejection, is_html
 from mlimages.gathering.download.opt_outs import find_xmp_opt_out
 from mlimages.images import DecodedImage, DecodeOptions, ImageHeader, decode, resized_size
 
@@ -40,39 +40,41 @@ _JPEG_QUALITY = 95
 _JPEG_MAX_PX = 65_500  # maximum side in libjpeg
 
 
-def inspect_file(path: Path, checks: Checks) -> Facts | Rejection:
-    """Decode a whole image file and verify it; with `checks.resize`, replace the file by the resized image."""
+def inspect_file(path: Path, requirements: ImageRequirements) -> ImageFacts | Rejection:
+    """Decode a whole image file and verify it; with `requirements.resize`, replace the file by the resized image."""
     data = path.read_bytes()
     opt_out = find_xmp_opt_out(data)
-    if opt_out and not checks.ignore_opt_out:
+    if opt_out and not requirements.ignore_opt_out:
         return Rejection(Reason.OPT_OUT, opt_out, len(data), hashlib.sha256(data).hexdigest())
-    facts = _inspect(path, data, checks)
-    if opt_out and isinstance(facts, Facts):
+    facts = _inspect(path, data, requirements)
+    if opt_out and isinstance(facts, ImageFacts):
         return replace(facts, detail="; ".join(filter(None, (facts.detail, f"ignored opt-out: {opt_out}"))))
     return facts
 
 
-def _inspect(path: Path, data: bytes, checks: Checks) -> Facts | Rejection:
+def _inspect(path: Path, data: bytes, requirements: ImageRequirements) -> ImageFacts | Rejection:
     try:
         decoded = decode(
-            data, max_pixels=checks.max_pixels, options=partial(_choose_decode_options, data=data, checks=checks)
+            data,
+            max_pixels=requirements.max_pixels,
+            options=partial(_choose_decode_options, data=data, requirements=requirements),
         )
-        if checks.resize is None:
-            return _facts_of_decoded_image(data, decoded)
-        resized = _resize(decoded, checks.resize, max_pixels=checks.max_pixels)
+        if requirements.resize is None:
+            return _make_facts_of(data, decoded)
+        resized = _resize(decoded, requirements.resize, max_pixels=requirements.max_pixels)
         stored = _encode_jpeg(resized)
         with path.open("r+b") as file:  # overwrites in place: truncating first takes .1 ms on ext4
             file.write(stored)
             file.truncate()
-        return replace(_make_facts(stored, resized, resized.size, "JPEG"), detail=f"resized: {checks.resize}")
-    except _UnwantedError as error:
+        return replace(_make_facts(stored, resized, resized.size, "JPEG"), detail=f"resized: {requirements.resize}")
+    except _UnsuitableImageError as error:
         reason, detail = error.reason, error.detail
     except ImageError as error:
         reason, detail = _reason_of_fault(error.fault, data), error.detail
     return Rejection(reason, detail[:200], len(data), hashlib.sha256(data).hexdigest())
 
 
-class _UnwantedError(ImageError):
+class _UnsuitableImageError(ImageError):
     """Raised for a valid image that is rejected by the options."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
@@ -87,23 +89,23 @@ def _reason_of_fault(fault: Fault, data: bytes) -> Reason:
     return Reason.TRUNCATED if reason is Reason.CORRUPT and _is_truncated(data) else reason
 
 
-def _choose_decode_options(header: ImageHeader, data: bytes, checks: Checks) -> DecodeOptions:
+def _choose_decode_options(header: ImageHeader, data: bytes, requirements: ImageRequirements) -> DecodeOptions:
     if header.format not in SUFFIXES:
-        raise _UnwantedError(Reason.NOT_AN_IMAGE, f"the format {header.format} is not supported")
+        raise _UnsuitableImageError(Reason.NOT_AN_IMAGE, f"the format {header.format} is not supported")
     width, height = header.size
-    if min(header.size) < checks.min_size:
-        raise _UnwantedError(Reason.TOO_SMALL, f"{width} x {height} pixels")
+    if min(header.size) < requirements.min_size:
+        raise _UnsuitableImageError(Reason.TOO_SMALL, f"{width} x {height} pixels")
     if _is_truncated(data):
         raise ImageError(Fault.TRUNCATED, "the image is truncated")
-    if checks.resize is None:  # 1/8 scale still reads every byte
+    if requirements.resize is None:  # 1/8 scale still reads every byte
         return DecodeOptions(min_size=(max(_HASHED_PX, width // 8), max(_HASHED_PX, height // 8)), mode="L")
     mode = (
-        "YCbCr" if min(header.size) > checks.resize else None
+        "YCbCr" if min(header.size) > requirements.resize else None
     )  # if it is downscaled: saves converting to RGB and back
-    return DecodeOptions(min_size=(2 * checks.resize, 2 * checks.resize), mode=mode)
+    return DecodeOptions(min_size=(2 * requirements.resize, 2 * requirements.resize), mode=mode)
 
 
-def _facts_of_decoded_image(data: bytes, decoded_image: DecodedImage) -> Facts:
+def _make_facts_of(data: bytes, decoded_image: DecodedImage) -> ImageFacts:
     size = decoded_image.size if decoded_image.orientation < 5 else decoded_image.size[::-1]  # as stored
     return _make_facts(
         data, decoded_image.image, size, decoded_image.header.format, orientation=decoded_image.orientation
@@ -112,11 +114,11 @@ def _facts_of_decoded_image(data: bytes, decoded_image: DecodedImage) -> Facts:
 
 def _make_facts(
     data: bytes, image: Image.Image, size: tuple[int, int], image_format: str, *, orientation: int = 1
-) -> Facts:
-    return Facts(
+) -> ImageFacts:
+    return ImageFacts(
         bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
-        dhash=difference_hash(image),
+        dhash=compute_difference_hash(image),
         format=image_format,
         width=size[0],
         height=size[1],
@@ -166,7 +168,7 @@ def _resize(decoded_image: DecodedImage, shorter_px: int, *, max_pixels: int) ->
     """Return the upright image with its shorter side at `shorter_px`; RGB, or YCbCr if a JPEG is downscaled."""
     size = resized_size(*decoded_image.size, ImageProperty(shorter_px))
     if size[0] * size[1] > max_pixels or max(size) > _JPEG_MAX_PX:
-        raise _UnwantedError(Reason.TOO_MANY_PIXELS, f"{size[0]} x {size[1]} when resized")
+        raise _UnsuitableImageError(Reason.TOO_MANY_PIXELS, f"{size[0]} x {size[1]} when resized")
     shrinks = min(decoded_image.size) > shorter_px
     resampling = Image.Resampling.HAMMING if shrinks else Image.Resampling.BILINEAR
     return decoded_image.image.resize(size, resampling, reducing_gap=2.0)
@@ -178,7 +180,7 @@ def _encode_jpeg(image: Image.Image) -> bytes:
     return out.getvalue()
 
 
-def difference_hash(image: Image.Image) -> str:
+def compute_difference_hash(image: Image.Image) -> str:
     """Return the 64-bit difference hash (dHash) as 16 hexadecimal digits.
 
     Each bit says whether one of 8 x 8 points is brighter than its right neighbour.

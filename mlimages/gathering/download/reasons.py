@@ -73,7 +73,7 @@ _ERRORS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], Reason], ...
 )
 
 
-def reason_of_status(status: int) -> Reason | None:
+def classify_status(status: int) -> Reason | None:
     """Return the reason of a status; None for 200, 203 (changed by a proxy) and 206; a 3xx here was not followed."""
     if status in (200, 203, 206):  # an unrequested part is judged by its content
         return None
@@ -86,10 +86,10 @@ def describe_error(error: Exception) -> str:
     """Return in a few words why a request failed, without the text of a library."""
     status = getattr(error, "status", 0)
     other = f"HTTP {status}" if status >= 300 else getattr(error, "strerror", None)  # of a full disk, for example
-    return _PHRASES.get(reason_of_error(error)) or other or "invalid response"
+    return _PHRASES.get(classify_error(error)) or other or "invalid response"
 
 
-def reason_of_error(error: Exception) -> Reason:
+def classify_error(error: Exception) -> Reason:
     """Return the reason of an aiohttp error; a response that cannot be parsed is `bad-http`."""
     if isinstance(error, aiohttp.ClientProxyConnectionError):
         return Reason.PROXY

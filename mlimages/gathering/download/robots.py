@@ -14,7 +14,7 @@ from yarl import URL
 
 from mlimages.core import OPEN_REASONS, Reason
 from mlimages.gathering.download.opt_outs import AGENT, forbids_training, parse_tdmrep, path_matches
-from mlimages.gathering.download.reasons import reason_of_error
+from mlimages.gathering.download.reasons import classify_error
 
 if TYPE_CHECKING:
     from protego import Protego
@@ -81,7 +81,7 @@ def parse_site_rules(robots_txt: str, tdmrep: str = "") -> SiteRules:
         robots = Protego.parse("\n".join(["User-agent: *", *(f"{name}: {value}" for name, value in lines)]))
     usage = {
         f"{title}: {key}={value}": tuple(
-            _find_usage_rule(text, key, value) for name, text in lines if name == title.lower()
+            _parse_usage_rule(text, key, value) for name, text in lines if name == title.lower()
         )
         for title, key, value in _USAGE
     }
@@ -111,12 +111,12 @@ def _select_lines_for_agent(robots_txt: str) -> list[tuple[str, str]]:
     return groups.get(AGENT, groups["*"])
 
 
-def _find_usage_rule(text: str, key: str, value: str) -> tuple[str, bool]:
+def _parse_usage_rule(text: str, key: str, value: str) -> tuple[str, bool]:
     pattern, preferences = (*text.split(None, 1), "")[:2] if text.startswith("/") else ("/", text)
     return pattern, forbids_training(preferences, key, value)
 
 
-class Sites:
+class SiteRulesCache:
     """The rules of the sites in use; the least recently used are evicted.
 
     Args:
@@ -195,7 +195,7 @@ class Sites:
         except (aiohttp.TooManyRedirects, aiohttp.RedirectClientError):  # counts as no file (RFC 9309, 2.3.1.2)
             return ""
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            reason, detail = reason_of_error(error), f"{url.path}: {type(error).__name__}: {error}"[:200]
+            reason, detail = classify_error(error), f"{url.path}: {type(error).__name__}: {error}"[:200]
             of_link = reason is Reason.BAD_URL  # the host name is invalid
             is_known = of_link or reason in OPEN_REASONS
             raise SiteUnreachableError(reason if is_known else Reason.UNREACHABLE, detail) from error

@@ -66,13 +66,13 @@ def iter_entries(path: Path) -> Iterator[Entry]:
                 )
         return
     try:
-        for name, load in _zip_entries(path) if path.suffix == ".zip" else _tar_entries(path):
+        for name, load in _iter_zip_entries(path) if path.suffix == ".zip" else _iter_tar_entries(path):
             yield Entry(f"{path.absolute().as_uri()}#{name}", f"{path.name.partition('.')[0]}/{name}", load)
     except _READ_ERRORS as error:
         raise InputError(f"{path} cannot be read completely: {error}") from error
 
 
-def _zip_entries(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:
+def _iter_zip_entries(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if not info.is_dir() and info.file_size <= MAX_MEMBER_BYTES:
@@ -87,24 +87,24 @@ async def _read_zip_member(path: Path, name: str) -> bytes:
     return await asyncio.to_thread(read)
 
 
-def _tar_entries(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:
+def _iter_tar_entries(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:
     if path.suffix in _GZIPPED:
         with tarfile.open(path, "r|gz") as archive:
-            yield from _stream_entries(archive)
+            yield from _iter_stream_entries(archive)
         return
     with path.open("rb") as file:
         for prefix, member in _iter_members(file, 0):
             yield prefix + member.name, partial(_read_member, path, member)
 
 
-def _stream_entries(archive: tarfile.TarFile) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:
+def _iter_stream_entries(archive: tarfile.TarFile) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:
     """Yield the files of a compressed tar, and of tars in it."""
     for info in archive:
         if not info.isreg() or not (file := archive.extractfile(info)):
             continue
         if info.name.endswith(".tar"):
             with tarfile.open(fileobj=file, mode="r|") as inner:
-                for name, load in _stream_entries(inner):
+                for name, load in _iter_stream_entries(inner):
                     yield f"{Path(info.name).stem}/{name}", load
         elif info.size <= MAX_MEMBER_BYTES:
             yield info.name, partial(_return_data, file.read())

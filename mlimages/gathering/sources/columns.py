@@ -29,7 +29,7 @@ _MARKDOWN = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class ListChoice:
+class ListOptions:
     """Options for lists: columns by name or by number from 1, and one class for all links."""
 
     url_col: str | None = None
@@ -47,8 +47,8 @@ class Columns:
 
     def make_image_ref(self, row: Row, default_label: str) -> ImageRef:
         """Return the link in a row."""
-        url = text_of(row.get(self.url)) or text_of(row.get(RAW))
-        label = text_of(row.get(self.label)) if self.label else ""
+        url = to_text(row.get(self.url)) or to_text(row.get(RAW))
+        label = to_text(row.get(self.label)) if self.label else ""
         source = {name: value for name in self.others if (value := _to_json_value(row.get(name))) not in (None, "")}
         return ImageRef(strip_link(url), label.strip() or default_label, source)
 
@@ -62,22 +62,22 @@ class Columns:
         return f"column {url} as link, {label} as class{kept}"
 
 
-def choose_columns(names: Sequence[str], rows: Sequence[Row], choice: ListChoice, list_name: str) -> Columns:
+def choose_columns(names: Sequence[str], rows: Sequence[Row], choice: ListOptions, list_name: str) -> Columns:
     """Choose the columns of links and classes by the options, else by the content of `rows` and the names.
 
     Raises:
         InputError: a column of the options does not exist.
     """
-    url = _find_column(names, choice.url_col, list_name, "--url-column") or _link_column(names, rows)
+    url = _find_column(names, choice.url_col, list_name, "--url-column") or _choose_link_column(names, rows)
     if url is None:
-        first = " | ".join(filter(None, map(text_of, rows[0].values())))[:200] if rows else ""
+        first = " | ".join(filter(None, map(to_text, rows[0].values())))[:200] if rows else ""
         raise InputError(
             f"{list_name}: no row contains a link; columns: {', '.join(names)[:200]}: choose with --url-column and "
             f"--label-column (first row: {printable(first)})"
         )
     label = _find_column(names, choice.label_col, list_name, "--label-column")
     if label is None and choice.class_name is None:
-        label = next((name for known in _LABEL_COLUMNS for name in names if _last_word(name) == known), None)
+        label = next((name for known in _LABEL_COLUMNS for name in names if _find_last_word(name) == known), None)
         if label is None and len(names) == 2 and names[0] == "column 1":
             label = names[1 - names.index(url)]
     others = tuple(name for name in names if name not in (url, label))
@@ -95,22 +95,22 @@ def _find_column(names: Sequence[str], column: str | None, list_name: str, optio
     raise InputError(f"{list_name}: no column {column}; columns: {', '.join(names)[:200]}: choose with {option}")
 
 
-def _link_column(names: Sequence[str], rows: Sequence[Row]) -> str | None:
+def _choose_link_column(names: Sequence[str], rows: Sequence[Row]) -> str | None:
     """Return the column of links; if there are several, the one whose name refers to images."""
 
     def rank_key(name: str) -> tuple[bool, bool, bool]:
-        links = [text for row in rows if is_link(text := text_of(row.get(name)))]
+        links = [text for row in rows if is_link(text := to_text(row.get(name)))]
         images = sum(IMAGE_SUFFIX.search(text) is not None for text in links)
-        return _last_word(name) in _IMAGE_COLUMNS, 2 * images > len(links), _last_word(name) in _URL_COLUMNS
+        return _find_last_word(name) in _IMAGE_COLUMNS, 2 * images > len(links), _find_last_word(name) in _URL_COLUMNS
 
     if rows:
-        candidates = [name for name in names if any(is_link(text_of(row.get(name))) for row in rows)]
+        candidates = [name for name in names if any(is_link(to_text(row.get(name))) for row in rows)]
     else:
         candidates = list(filter(is_link_column, names))
     return max(candidates, key=rank_key, default=None)
 
 
-def _last_word(name: str) -> str:
+def _find_last_word(name: str) -> str:
     return name.rpartition(".")[2].strip().lower()
 
 
@@ -121,7 +121,7 @@ def is_link(text: str) -> bool:
 
 def is_link_column(name: str) -> bool:
     """Return whether a column name is one of the known names of link columns."""
-    return _last_word(name) in _IMAGE_COLUMNS + _URL_COLUMNS
+    return _find_last_word(name) in _IMAGE_COLUMNS + _URL_COLUMNS
 
 
 def has_download_scheme(url: str) -> bool:
@@ -143,13 +143,13 @@ def strip_link(text: str) -> str:
     return html.unescape(text) if "&amp;" in text else text
 
 
-def markdown_text(text: str) -> dict[str, str]:
+def find_markdown_text(text: str) -> dict[str, str]:
     """Return the text of a Markdown link, `[a red cat](https://...)`, as an additional column."""
     found = _MARKDOWN.fullmatch(text.strip()) if "](" in text else None
     return {"text": found["text"]} if found and found["text"] else {}
 
 
-def text_of(value: object) -> str:
+def to_text(value: object) -> str:
     """Return a value of a table as text; "" for a missing one."""
     match value:
         case str():

@@ -101,7 +101,7 @@ class Commons(SearchSource):
 
     def _make_image_ref(self, page: Mapping[str, Any], image_info: Mapping[str, Any], label: str) -> ImageRef:
         metadata = image_info.get("extmetadata")
-        texts = {name: _plain_text(metadata, name) for name in _EXTMETADATA}
+        texts = {name: _extract_text(metadata, name) for name in _EXTMETADATA}
         title, link = str(page.get("title")), image_info.get("descriptionurl")
         artist = texts["Artist"] or texts["Credit"] or "unknown"
         licence = f"[{texts['LicenseShortName'] or 'see its page'}]({texts['LicenseUrl'] or link})"
@@ -124,7 +124,7 @@ class Commons(SearchSource):
         )
 
 
-def _plain_text(metadata: object, name: str) -> str:
+def _extract_text(metadata: object, name: str) -> str:
     """Return a value of extmetadata, which is HTML, as one line of text."""
     entry = metadata.get(name) if isinstance(metadata, dict) else None
     value = str(entry.get("value") or "") if isinstance(entry, dict) else ""

@@ -17,13 +17,13 @@ import aiohttp
 
 from mlimages.core import GatherError, ImageRef, InputError, cache_dir, write_text
 from mlimages.gathering.download.client import open_session
-from mlimages.gathering.download.reasons import CONNECTION, describe_error, reason_of_error
-from mlimages.gathering.links import host_of
+from mlimages.gathering.download.reasons import CONNECTION, classify_error, describe_error
+from mlimages.gathering.links import parse_host
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.sources.archives import Member, RemoteTar, iter_entries
 from mlimages.gathering.sources.lists import read_list, require_reader
 from mlimages.gathering.sources.search_api import options_for_endpoint
-from mlimages.gathering.sources.wordnet import find_synset, subtree
+from mlimages.gathering.sources.wordnet import find_subtree, find_synset
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class ImageNet:
         self._folders: dict[str, str] = {}
         for word in words:
             root = find_synset(word)
-            for wnid, folder in (subtree(root) if with_subtree else {root.wnid: root.folder}).items():
+            for wnid, folder in (find_subtree(root) if with_subtree else {root.wnid: root.folder}).items():
                 self._folders.setdefault(wnid, folder)
         for path in (archive, url_list):
             if path and not path.exists():
@@ -99,7 +99,7 @@ class ImageNet:
         self._errors: dict[str, None] = {}  # ordered
         found: set[str] = set()
         if self._archive:
-            async for wnid, image_ref in self._from_archive(self._archive):
+            async for wnid, image_ref in self._read_archive(self._archive):
                 found.add(wnid)
                 yield image_ref
         failures: dict[str, list[str]] = {}
@@ -111,29 +111,29 @@ class ImageNet:
                 if wnid not in found and folder not in self._full:
                     async for image_ref in self._images(wnid, failures):
                         found.add(wnid)
-                        yield self._with_label(wnid, image_ref)
+                        yield self._add_label(wnid, image_ref)
                         if folder in self._full:
                             break
         if self._errors and not found:
             raise GatherError(
-                f"no images from {host_of(self._endpoint)}: {'; '.join(self._errors)}: run the same command again "
+                f"no images from {parse_host(self._endpoint)}: {'; '.join(self._errors)}: run the same command again "
                 "later, or use --archive or --url-list"
             )
         self._tell_failures(failures)
 
-    def _with_label(self, wnid: str, image_ref: ImageRef) -> ImageRef:
+    def _add_label(self, wnid: str, image_ref: ImageRef) -> ImageRef:
         return replace(image_ref, label=self._folders[wnid], source={"provider": "ImageNet", "wnid": wnid})
 
     async def _images(self, wnid: str, failures: dict[str, list[str]]) -> AsyncIterator[ImageRef]:
         """Yield the images of a synset from the first origin that has images; add the errors of the origins before it
         to `failures`."""
         ways = {
-            "the site's archive": self._from_site,
-            "the site's list": self._from_site_list,
-            "the list": self._from_list if self._url_list else None,
+            "the site's archive": self._read_site_archive,
+            "the site's list": self._read_site_list,
+            "the list": self._read_url_list if self._url_list else None,
         }
         for name, way in ways.items():
-            if not way or (self._site_down and way != self._from_list):
+            if not way or (self._site_down and way != self._read_url_list):
                 continue
             found, why = False, f"{name} has no images"
             try:
@@ -141,7 +141,7 @@ class ImageNet:
                     found = True
                     yield image_ref
             except _READ_ERRORS as error:
-                why = _explain(name, error)
+                why = _explain_failure(name, error)
                 self._site_down |= isinstance(error, aiohttp.ClientConnectorError)
                 if getattr(error, "status", None) != 404:  # the site does not offer every synset
                     self._errors[why] = None
@@ -157,7 +157,7 @@ class ImageNet:
             more = f" and {len(wnids) - _MAX_NAMED} more synsets" if len(wnids) > _MAX_NAMED else ""
             self._tell(f"{why}: {', '.join(wnids[:_MAX_NAMED])}{more}")
 
-    async def _from_archive(self, archive: Path) -> AsyncIterator[tuple[str, ImageRef]]:
+    async def _read_archive(self, archive: Path) -> AsyncIterator[tuple[str, ImageRef]]:
         """Yield the images of the requested synsets in the local archive, which is read once for all of them."""
         walk = iter_entries(archive)
         try:
@@ -166,14 +166,14 @@ class ImageNet:
                 if not block:
                     return
                 for entry in block:
-                    wnid = next((wnid for wnid in _wnids_in_path(entry.path) if wnid in self._folders), None)
+                    wnid = next((wnid for wnid in _find_wnids(entry.path) if wnid in self._folders), None)
                     if wnid and self._folders[wnid] not in self._full:
                         name = entry.path.rpartition("/")[2]
-                        yield wnid, self._with_label(wnid, _make_image_ref(entry.url, name, entry.load))
+                        yield wnid, self._add_label(wnid, _make_image_ref(entry.url, name, entry.load))
         except InputError as error:
             self._tell(str(error))
 
-    async def _from_site(self, wnid: str) -> AsyncIterator[ImageRef]:
+    async def _read_site_archive(self, wnid: str) -> AsyncIterator[ImageRef]:
         url = f"{self._endpoint}/data/winter21_whole/{wnid}.tar"
         listing = cache_dir("imagenet") / f"{sha256(url.encode()).hexdigest()}.json"
         known = _read_listing(listing)
@@ -191,7 +191,7 @@ class ImageNet:
         async with open_session(self._http_options) as session:  # the session of the source may be closed already
             return await RemoteTar(session, url).read(member)
 
-    async def _from_site_list(self, wnid: str) -> AsyncIterator[ImageRef]:
+    async def _read_site_list(self, wnid: str) -> AsyncIterator[ImageRef]:
         url = f"{self._endpoint}/api/imagenet.synset.geturls"
         async with self._session.get(url, params={"wnid": wnid}) as response:
             response.raise_for_status()
@@ -205,13 +205,13 @@ class ImageNet:
             if line.startswith(("http://", "https://")):
                 yield ImageRef(line.strip(), wnid)
 
-    async def _from_list(self, wnid: str) -> AsyncIterator[ImageRef]:
+    async def _read_url_list(self, wnid: str) -> AsyncIterator[ImageRef]:
         if self._listed is None:
-            self._listed = await asyncio.to_thread(self._read_list)
+            self._listed = await asyncio.to_thread(self._load_url_list)
         for image_ref in self._listed[wnid]:
             yield image_ref
 
-    def _read_list(self) -> dict[str, list[ImageRef]]:
+    def _load_url_list(self) -> dict[str, list[ImageRef]]:
         """Read the links of the requested synsets in one pass over the list, which may have millions of lines."""
         assert self._url_list
         listed: dict[str, list[ImageRef]] = {wnid: [] for wnid in self._folders}
@@ -221,7 +221,7 @@ class ImageNet:
         return listed
 
 
-def _wnids_in_path(path: str) -> Iterator[str]:
+def _find_wnids(path: str) -> Iterator[str]:
     """Yield the WordNet ids in a path: of the file name, then of its folders from the innermost."""
     *folders, name = path.split("/")
     if not name.startswith("."):  # files that macOS adds
@@ -245,12 +245,12 @@ async def _return_data(data: bytes) -> bytes:
     return data
 
 
-def _explain(name: str, error: Exception) -> str:
+def _explain_failure(name: str, error: Exception) -> str:
     if isinstance(error, InputError):
         return f"cannot read {name}: {error}"
     if isinstance(error, tarfile.TarError):
         return f"cannot read {name}: it is damaged, or not a tar archive"
-    if reason_of_error(error) in CONNECTION:
+    if classify_error(error) in CONNECTION:
         return f"cannot reach the site ({describe_error(error)})"
     absent = " (not offered for this synset)" if getattr(error, "status", None) == 404 else ""
     return f"cannot read {name}: {describe_error(error)}{absent}"

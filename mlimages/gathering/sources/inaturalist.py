@@ -56,9 +56,9 @@ class INaturalist(SearchSource):
         bytes_per_hour: int = _BYTES_PER_HOUR,
     ) -> None:
         names = [name.strip().lower().removeprefix("cc-") for name in licences.split(",") if name.strip()]
-        _require_choices("licence", names, LICENCES)
-        _require_choices("by", [by] if by else [], RANKS)
-        _require_choices("size", [size], SIZES)
+        _require_allowed("licence", names, LICENCES)
+        _require_allowed("by", [by] if by else [], RANKS)
+        _require_allowed("size", [size], SIZES)
         self._licences = {name if name == "cc0" else f"cc-{name}" for name in names or LICENCES}
         self._by, self._size = by, size
         self._filters = {"quality_grade": quality, "place_id": place, "hrank": by}
@@ -86,12 +86,12 @@ class INaturalist(SearchSource):
             yield image_ref
 
     async def _prepare(self) -> None:
-        self._taxon_ids = {query: await self._taxon_id(query) for query in self._queries.values()}
+        self._taxon_ids = {query: await self._find_taxon_id(query) for query in self._queries.values()}
 
     async def _count_results(self, query: str) -> int | None:
-        return (await self._observations(await self._taxon_id(query), above_id=0)).get("total_results")
+        return (await self._get_observations(await self._find_taxon_id(query), above_id=0)).get("total_results")
 
-    async def _taxon_id(self, query: str) -> int:
+    async def _find_taxon_id(self, query: str) -> int:
         """Return the id of the only active taxon whose scientific or common name is the query.
 
         Raises:
@@ -116,7 +116,7 @@ class INaturalist(SearchSource):
             f"iNaturalist has no taxon {query!r}{f'; similar: {similar}' if similar else ''}: name another, or an id"
         )
 
-    async def _observations(self, taxon_id: int, *, above_id: int) -> dict[str, Any]:
+    async def _get_observations(self, taxon_id: int, *, above_id: int) -> dict[str, Any]:
         params = {
             "taxon_id": str(taxon_id),
             "photos": "true",
@@ -132,12 +132,12 @@ class INaturalist(SearchSource):
     async def _pages(self, label: str, query: str) -> AsyncIterator[list[ImageRef]]:
         last_id = 0
         while True:
-            page = await self._observations(self._taxon_ids[query], above_id=last_id)
+            page = await self._get_observations(self._taxon_ids[query], above_id=last_id)
             observations = json_objects(page.get("results"))
             yield [
                 self._make_image_ref(observation, photo, name)
                 for observation in observations
-                if (name := self._class_of(observation, label))
+                if (name := self._choose_class(observation, label))
                 for photo in json_objects(observation.get("photos"))
                 if photo.get("license_code") in self._licences
             ]
@@ -145,7 +145,7 @@ class INaturalist(SearchSource):
                 return
             last_id = max(int(observation["id"]) for observation in observations)
 
-    def _class_of(self, observation: Mapping[str, Any], label: str) -> str | None:
+    def _choose_class(self, observation: Mapping[str, Any], label: str) -> str | None:
         """Return the class of an observation; None if its taxon is above the requested rank."""
         taxon = observation.get("taxon")
         if self._by is None or not isinstance(taxon, dict):
@@ -173,7 +173,7 @@ class INaturalist(SearchSource):
         return ImageRef(link, label, source, name=f"inaturalist-{photo.get('id')}")
 
 
-def _require_choices(option: str, values: Sequence[str], allowed_values: Sequence[str]) -> None:
+def _require_allowed(option: str, values: Sequence[str], allowed_values: Sequence[str]) -> None:
     for value in values:
         if value not in allowed_values:
             raise InputError(f"{option} is {value!r}: expected one of {', '.join(allowed_values)}")

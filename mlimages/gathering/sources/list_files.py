@@ -22,7 +22,7 @@ _COMPRESSIONS = (".gz", ".bz2", ".xz", ".zip")
 _READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, RuntimeError)
 
 
-def name_without_compression_suffix(path: Path) -> str:
+def remove_compression_suffix(path: Path) -> str:
     """Return a file name without the suffix of its compression."""
     return path.stem if path.suffix.lower() in _COMPRESSIONS else path.name
 

@@ -13,38 +13,38 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mlimages.core import ImageRef, InputError, MissingExtraError, pluralize
-from mlimages.gathering.links import without_credentials
+from mlimages.gathering.links import remove_credentials
 from mlimages.gathering.sources.columns import (
     Columns,
-    ListChoice,
+    ListOptions,
     Row,
     choose_columns,
+    find_markdown_text,
     has_download_scheme,
     is_link,
-    markdown_text,
     printable,
     strip_link,
-    text_of,
+    to_text,
 )
 from mlimages.gathering.sources.list_files import (
     STDIN,
     count_available_lines,
     is_compressed,
-    name_without_compression_suffix,
     open_list,
     read_lines,
+    remove_compression_suffix,
 )
 from mlimages.gathering.sources.tables import (
-    csv_rows,
-    delimiter_of,
+    extract_json_rows,
+    find_csv_delimiter,
     is_spaced_table,
-    json_line_rows,
-    json_rows,
-    parquet_rows,
-    rows_by_column,
+    name_columns,
+    parse_csv_rows,
+    parse_json_lines,
+    parse_tsv_rows,
+    read_parquet_rows,
     sniff_delimiter,
     split_class_and_link,
-    tsv_rows,
 )
 
 HEAD = 5000
@@ -76,18 +76,18 @@ def read_list(path: Path, url_col: str | None = None, label_col: str | None = No
         >>> [ref.label for ref in read_list(path)]
         ['cats']
     """
-    yield from LinkFile(path, ListChoice(url_col, label_col))
+    yield from LinkFile(path, ListOptions(url_col, label_col))
 
 
 def require_reader(path: Path) -> None:
     """Raise MissingExtraError if this is a Parquet file and pyarrow is not installed."""
-    if list_suffix(path) == ".parquet" and find_spec("pyarrow") is None:
+    if get_list_suffix(path) == ".parquet" and find_spec("pyarrow") is None:
         raise MissingExtraError(f"reading {path}", "parquet")
 
 
-def list_suffix(path: Path) -> str:
+def get_list_suffix(path: Path) -> str:
     """Return the suffix of a list without that of its compression."""
-    return Path(name_without_compression_suffix(path)).suffix.lower()
+    return Path(remove_compression_suffix(path)).suffix.lower()
 
 
 class LinkFile:
@@ -107,7 +107,7 @@ class LinkFile:
         MissingExtraError: see `require_reader`.
     """
 
-    def __init__(self, path: Path, choice: ListChoice, *, name: str = "") -> None:
+    def __init__(self, path: Path, choice: ListOptions, *, name: str = "") -> None:
         require_reader(path)
         self._path = path
         self._choice = choice
@@ -125,7 +125,7 @@ class LinkFile:
         if choice.label_col is None:
             self._require_classes(head)
         first = next(
-            (f"; first link {_short_url(image_ref.url)}" for image_ref in head if has_download_scheme(image_ref.url)),
+            (f"; first link {_shorten_url(image_ref.url)}" for image_ref in head if has_download_scheme(image_ref.url)),
             "",
         )
         self.description = f"{self._form}{first}"
@@ -142,7 +142,7 @@ class LinkFile:
             first = next((image_ref.url for image_ref in first_links if image_ref.url), "")
             raise InputError(
                 f"{self.name}: no row contains an http(s) link: give a list of links "
-                f"(first row: {_short_url(first, 200)})"
+                f"(first row: {_shorten_url(first, 200)})"
             )
 
     def _find_warnings(self, first_links: list[ImageRef]) -> Iterator[str]:
@@ -150,15 +150,15 @@ class LinkFile:
         rows = f"of the first {len(first_links)} rows" if has_more else f"of {pluralize(len(first_links), 'row')}"
         wrong = [image_ref.url for image_ref in first_links if not has_download_scheme(image_ref.url)]
         if wrong:
-            example = next((f", such as {_short_url(url)}" for url in wrong if url), "")
+            example = next((f", such as {_shorten_url(url)}" for url in wrong if url), "")
             yield f"{len(wrong)} {rows} without an http(s) link{example}"
         links = [image_ref.url for image_ref in first_links if has_download_scheme(image_ref.url)]
         if several := list(filter(_NEXT_LINK.search, links)):
-            example = _short_url(several[0])
+            example = _shorten_url(several[0])
             yield f"{len(several)} {rows} with several links in a cell, such as {example}: give each a row"
         if spaced := [url for url in links if " " in url and not _NEXT_LINK.search(url)]:
             yield (
-                f"{len(spaced)} {rows} with a space in the link, such as {_short_url(spaced[0])}: separate a class "
+                f"{len(spaced)} {rows} with a space in the link, such as {_shorten_url(spaced[0])}: separate a class "
                 "from its link by a tab"
             )
         if 0 < self._unclassified < len(first_links):
@@ -174,14 +174,14 @@ class LinkFile:
             )
 
     def _parse_image_refs(self) -> Iterator[ImageRef]:
-        suffix = list_suffix(self._path)
+        suffix = get_list_suffix(self._path)
         if suffix == ".parquet":
-            yield from self._from_rows(parquet_rows(self._path))
+            yield from self._parse_rows(read_parquet_rows(self._path))
             return
         with open_list(self._path) as file:
             lines = read_lines(file)
             if suffix == ".json":
-                yield from self._from_json("\n".join(lines))
+                yield from self._parse_json("\n".join(lines))
                 return
             if self._path == STDIN:
                 self._ready = count_available_lines(file)
@@ -204,42 +204,42 @@ class LinkFile:
                 f"{self.name} is a web page, perhaps a login page, not a list of links: download the list itself"
             )
         if suffix in (".jsonl", ".ndjson") or first.startswith('{"'):
-            return self._from_rows(json_line_rows(lines))
+            return self._parse_rows(parse_json_lines(lines))
         if first.startswith("[") and first.rstrip("[ {\"'") == "":
-            return self._from_json("\n".join(lines))
+            return self._parse_json("\n".join(lines))
         if is_spaced_table(first_lines):
-            return self._from_table(line.split() for line in lines)
+            return self._parse_table(line.split() for line in lines)
         delimiter = None if suffix == ".tsv" else sniff_delimiter(first_lines)
         if delimiter == " ":
-            return self._from_text("\t".join(split_class_and_link(line) or (line,)) for line in lines)
+            return self._parse_text("\t".join(split_class_and_link(line) or (line,)) for line in lines)
         if suffix == ".csv" and delimiter != "|":
-            delimiter = delimiter_of(first)
+            delimiter = find_csv_delimiter(first)
         if delimiter:
-            return self._from_table(csv_rows(lines, delimiter))
+            return self._parse_table(parse_csv_rows(lines, delimiter))
         cells = first.rstrip("\t ").split("\t")
         is_table = len(cells) > 2 or self._choice.url_col or self._choice.label_col
         is_header = not is_link(first) and cells[0].strip().lower() in ("url", "image_url", "label")
         if (suffix == ".tsv" and len(cells) > 1) or is_table or is_header or first.strip() == "TsvHttpData-1.0":
-            return self._from_table(tsv_rows(lines))
-        return self._from_text(lines)
+            return self._parse_table(parse_tsv_rows(lines))
+        return self._parse_text(lines)
 
-    def _from_table(self, cells: Iterator[list[str]]) -> Iterator[ImageRef]:
-        has_header, rows = rows_by_column(cells)
+    def _parse_table(self, cells: Iterator[list[str]]) -> Iterator[ImageRef]:
+        has_header, rows = name_columns(cells)
         self.header_lines = int(has_header)
-        return self._from_rows(rows)
+        return self._parse_rows(rows)
 
-    def _from_json(self, text: str) -> Iterator[ImageRef]:
+    def _parse_json(self, text: str) -> Iterator[ImageRef]:
         try:
             value = json.loads(text)
         except RecursionError as error:
             raise InputError(f"{self._path} cannot be read: the JSON is nested too deeply") from error
         except ValueError as error:
             if "\n" in text and text.startswith("{"):  # JSON lines with another suffix
-                return self._from_rows(json_line_rows(text.splitlines()))
+                return self._parse_rows(parse_json_lines(text.splitlines()))
             raise InputError(f"{self._path} cannot be read: {error}") from error
-        return self._from_rows(iter(json_rows(value, self._path)))
+        return self._parse_rows(iter(extract_json_rows(value, self._path)))
 
-    def _from_rows(self, rows: Iterator[Row]) -> Iterator[ImageRef]:
+    def _parse_rows(self, rows: Iterator[Row]) -> Iterator[ImageRef]:
         head, error = self._take_first_items(rows, 100)
         if error and not head:
             raise error
@@ -249,10 +249,10 @@ class LinkFile:
         columns: Columns = choose_columns(names, head, self._choice, self.name)
         self._form = columns.describe() + self._class_note(columns.label is None)
         for row in chain(head, _raise_lazily(error) if error else rows):
-            self._unclassified += bool(columns.label) and not text_of(row.get(columns.label)).strip()
+            self._unclassified += bool(columns.label) and not to_text(row.get(columns.label)).strip()
             yield columns.make_image_ref(row, self._default)
 
-    def _from_text(self, lines: Iterable[str]) -> Iterator[ImageRef]:
+    def _parse_text(self, lines: Iterable[str]) -> Iterator[ImageRef]:
         self._form = f"one link per line{self._class_note(True)}"
         for line in lines:
             if line.startswith("#"):
@@ -260,7 +260,7 @@ class LinkFile:
             left, tab, right = line.rstrip("\t ").partition("\t")
             if not tab:
                 self._unclassified += self._choice.class_name is None
-                yield ImageRef(strip_link(left), self._default, markdown_text(left))
+                yield ImageRef(strip_link(left), self._default, find_markdown_text(left))
                 continue
             left, right = (right, left) if is_link(left) and not is_link(right) else (left, right)
             right = next(filter(is_link, right.split("\t")), right)  # further cells are ignored
@@ -292,8 +292,8 @@ class LinkFile:
         return f"; class {self._default}" if is_only_list else ""
 
 
-def _short_url(url: str, length: int = 100) -> str:
-    return printable(without_credentials(url)[:length])
+def _shorten_url(url: str, length: int = 100) -> str:
+    return printable(remove_credentials(url)[:length])
 
 
 def _raise_lazily(error: Exception) -> Iterator[Any]:
@@ -307,6 +307,6 @@ def _raise_lazily(error: Exception) -> Iterator[Any]:
 
 def count_links(path: Path, header_lines: int, count_lines: Callable[[Path], int]) -> int | None:
     """Return the maximum number of links of a list; None if counting takes long."""
-    if is_compressed(path) or not path.is_file() or list_suffix(path) in (".parquet", ".json"):
+    if is_compressed(path) or not path.is_file() or get_list_suffix(path) in (".parquet", ".json"):
         return None
     return count_lines(path) - header_lines

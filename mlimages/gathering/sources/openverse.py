@@ -60,7 +60,7 @@ class Openverse(SearchSource):
         self._params = {"license": licences, **(filters or {})}
         self._thumbnails = thumbnails
         self._endpoint = endpoint.rstrip("/")
-        self._client_credentials = _client_credentials()
+        self._client_credentials = _read_client_credentials()
         self._tell = tell
         unknown = set((self._params.get("license_type") or "all").split(",")) - set(LICENSE_TYPES)
         if unknown:
@@ -116,7 +116,7 @@ class Openverse(SearchSource):
         return ImageRef(link, label, source, name=name, is_api=self._thumbnails)
 
 
-def _client_credentials() -> tuple[str, str] | None:
+def _read_client_credentials() -> tuple[str, str] | None:
     names = ("OPENVERSE_CLIENT_ID", "OPENVERSE_CLIENT_SECRET")
     client_id, client_secret = (os.environ.get(name, "").strip() for name in names)
     if bool(client_id) != bool(client_secret):

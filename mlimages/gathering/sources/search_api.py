@@ -20,7 +20,7 @@ from mlimages.core import GatherError, cache_dir, write_text
 from mlimages.gathering.download.client import open_session
 from mlimages.gathering.download.fetch import parse_retry_after
 from mlimages.gathering.download.reasons import describe_error
-from mlimages.gathering.links import host_of
+from mlimages.gathering.links import parse_host
 from mlimages.gathering.options import GatherOptions
 
 _RETRIES = 5
@@ -168,7 +168,11 @@ class SearchApi:
             async with self._session.request(method, address, **options) as response:
                 text = await response.text()
                 self._record_quota(response.headers)
-                return response.status, response.headers, _parse_json(text) if response.status == 200 else text[:200]
+                return (
+                    response.status,
+                    response.headers,
+                    _parse_json_body(text) if response.status == 200 else text[:200],
+                )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return 0, {}, describe_error(error)
 
@@ -223,7 +227,7 @@ class SearchApi:
             write_text(self._folder / "quota.json", json.dumps(self._load_state() | quota))
 
 
-def _parse_json(text: str) -> Any:
+def _parse_json_body(text: str) -> Any:
     """Return the JSON value of a response; None if it is not JSON."""
     try:
         return json.loads(text)
@@ -233,7 +237,7 @@ def _parse_json(text: str) -> Any:
 
 def _describe_response(address: str, status: int, body: object) -> str:
     """Return what is wrong with a response; status 0: there is none, and `body` says why."""
-    host = host_of(address)
+    host = parse_host(address)
     if not status:
         return f"cannot reach {host} ({body})"
     return f"{host} returned no JSON object" if status == 200 else f"{host} returned HTTP {status}"

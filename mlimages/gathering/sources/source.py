@@ -24,7 +24,7 @@ from mlimages.gathering.download.client import open_session
 from mlimages.gathering.download.reasons import describe_error
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.partition import HostCounts
-from mlimages.gathering.sources.columns import ListChoice
+from mlimages.gathering.sources.columns import ListOptions
 from mlimages.gathering.sources.list_files import STDIN, count_lines
 from mlimages.gathering.sources.lists import LinkFile, count_links, require_reader
 
@@ -107,8 +107,10 @@ class UrlList:
         http_options: GatherOptions | None = None,
         tell: Callable[[str], None] = logger.info,
     ) -> None:
-        self._paths: list[str | Path] = [str(path) if _is_address(path) else require_local_path(path) for path in paths]
-        self._choice = ListChoice(url_col, label_col, class_name)
+        self._paths: list[str | Path] = [
+            str(path) if _is_http_url(path) else require_local_path(path) for path in paths
+        ]
+        self._choice = ListOptions(url_col, label_col, class_name)
         self._http_options = http_options
         self._tell = tell
         self._files: list[LinkFile] | None = None
@@ -195,11 +197,11 @@ class UrlList:
         return folder / name
 
 
-def _is_address(path: str | os.PathLike[str]) -> bool:
+def _is_http_url(path: str | os.PathLike[str]) -> bool:
     return str(path).lower().startswith(("http://", "https://"))
 
 
-async def _open_list(path: Path, choice: ListChoice, name: str) -> LinkFile:
+async def _open_list(path: Path, choice: ListOptions, name: str) -> LinkFile:
     if path == STDIN:
         return (await _run_in_daemon_thread(lambda: [LinkFile(path, choice)]))[0]
     return await asyncio.to_thread(LinkFile, path, choice, name=name)

@@ -21,7 +21,7 @@ from mlimages.gathering.sources.columns import (
     has_download_scheme,
     is_link,
     is_link_column,
-    text_of,
+    to_text,
 )
 
 _HTTP_DATA = "TsvHttpData-1.0"
@@ -83,12 +83,12 @@ def split_class_and_link(line: str) -> tuple[str, str] | None:
     return (found[3], found[1]) if found and not IMAGE_SUFFIX.search(found[3]) else None
 
 
-def delimiter_of(line: str) -> str:
+def find_csv_delimiter(line: str) -> str:
     """Return the delimiter of a CSV file, by its first line."""
     return max(",;\t", key=lambda each: (line.count(each), each == ","))
 
 
-def csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
+def parse_csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
     """Yield the cells of each row; quoted cells may contain line ends.
 
     An unclosed quote affects only its own row: its line is read as a row in which quotes are ordinary characters. A
@@ -160,7 +160,7 @@ def _parse_csv_row(text: str, delimiter: str, *, is_strict: bool) -> list[str] |
     return rows[0] if len(rows) == 1 else None
 
 
-def tsv_rows(lines: Iterable[str]) -> Iterator[list[str]]:
+def parse_tsv_rows(lines: Iterable[str]) -> Iterator[list[str]]:
     """Split the lines of a TSV file into cells, without trailing empty cells; supports Google's TsvHttpData-1.0."""
     for line in lines:
         if line.strip() == _HTTP_DATA:
@@ -169,7 +169,7 @@ def tsv_rows(lines: Iterable[str]) -> Iterator[list[str]]:
             yield line.rstrip("\t ").split("\t")
 
 
-def rows_by_column(rows: Iterator[Sequence[str]]) -> tuple[bool, Iterator[Row]]:
+def name_columns(rows: Iterator[Sequence[str]]) -> tuple[bool, Iterator[Row]]:
     """Return whether the first row is a header, and the rows as dicts keyed by its names, or by `column 1`, `column 2`
     ..."""
     first = next(rows, None)
@@ -183,7 +183,7 @@ def rows_by_column(rows: Iterator[Sequence[str]]) -> tuple[bool, Iterator[Row]]:
     return has_header, (dict(zip(names, row, strict=False)) for row in rows)
 
 
-def json_line_rows(lines: Iterable[str]) -> Iterator[Row]:
+def parse_json_lines(lines: Iterable[str]) -> Iterator[Row]:
     """Yield the objects of JSON lines; a line that is not an object is a row without names."""
     for line in lines:
         try:
@@ -204,26 +204,26 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def json_rows(value: Any, path: Path) -> list[Row]:
+def extract_json_rows(value: Any, path: Path) -> list[Row]:
     """Return the rows of a JSON array, a COCO dataset, an object with one array, or lists of links by class.
 
     Raises:
         InputError: the document has another form.
     """
     if isinstance(value, list):
-        return [flatten(each) if isinstance(each, dict) else {"url": text_of(each)} for each in value]
+        return [flatten(each) if isinstance(each, dict) else {"url": to_text(each)} for each in value]
     if isinstance(value, dict):
         if isinstance(value.get("images"), list) and "annotations" in value:
-            return _coco_rows(value)
+            return _extract_coco_rows(value)
         arrays = [each for each in value.values() if isinstance(each, list)]
         if len(arrays) == 1 and any(isinstance(each, dict) for each in arrays[0]):
-            return json_rows(arrays[0], path)
+            return extract_json_rows(arrays[0], path)
         if arrays and len(arrays) == len(value):
-            return [{"url": text_of(each), "label": name} for name, urls in value.items() for each in urls]
+            return [{"url": to_text(each), "label": name} for name, urls in value.items() for each in urls]
     raise InputError(f"{path}: expected a JSON array of links or objects, JSON lines, or a COCO dataset")
 
 
-def _coco_rows(dataset: dict[str, Any]) -> list[Row]:
+def _extract_coco_rows(dataset: dict[str, Any]) -> list[Row]:
     """Return the images of a COCO dataset, with their category if all their annotations have the same."""
     names = {each.get("id"): each.get("name") for each in dataset.get("categories", [])}
     found: dict[Any, set[Any]] = defaultdict(set)
@@ -239,7 +239,7 @@ def _coco_rows(dataset: dict[str, Any]) -> list[Row]:
     return rows
 
 
-def parquet_rows(path: Path) -> Iterator[Row]:
+def read_parquet_rows(path: Path) -> Iterator[Row]:
     """Yield the rows of a Parquet file, read in batches, with nested columns as `image.url`.
 
     Raises:

@@ -29,7 +29,7 @@ class Synset:
 
 
 @cache
-def synsets() -> dict[str, Synset]:
+def load_synsets() -> dict[str, Synset]:
     """Return all synsets by id, in WordNet's order."""
     packed = (files("mlimages.gathering") / "data/wordnet_nouns.tsv.xz").read_bytes()
     rows = (line.split("\t") for line in lzma.decompress(packed).decode().splitlines())
@@ -40,9 +40,9 @@ def synsets() -> dict[str, Synset]:
 
 
 @cache
-def _children() -> dict[str, list[str]]:
+def _load_children() -> dict[str, list[str]]:
     children: dict[str, list[str]] = {}
-    for synset in synsets().values():
+    for synset in load_synsets().values():
         for parent in synset.parents:
             children.setdefault(parent, []).append(synset.wnid)
     return children
@@ -55,11 +55,11 @@ def find_synset(text: str) -> Synset:
         InputError: there is none, or there are several; the message lists them with their definitions.
     """
     if _WNID.fullmatch(text):
-        if text not in synsets():
+        if text not in load_synsets():
             raise InputError(f"{text} is not an ImageNet synset: use a word, or an id such as n02121808")
-        return synsets()[text]
+        return load_synsets()[text]
     word = "_".join(text.lower().split())
-    found = [synset for synset in synsets().values() if word in map(str.lower, synset.lemmas)]
+    found = [synset for synset in load_synsets().values() if word in map(str.lower, synset.lemmas)]
     if len(found) == 1:
         return found[0]
     if not found:
@@ -68,16 +68,16 @@ def find_synset(text: str) -> Synset:
     raise InputError(f"{text!r} is ambiguous; use one of these ids:{lines}")
 
 
-def subtree(root: Synset) -> dict[str, str]:
+def find_subtree(root: Synset) -> dict[str, str]:
     """Return the folder of a synset and of each of its descendants, by id; each folder is inside that of a parent."""
     folders = {root.wnid: root.folder}
     taken = {root.folder}
     waiting = [root.wnid]
     for wnid in waiting:
-        for child in sorted(_children().get(wnid, [])):
+        for child in sorted(_load_children().get(wnid, [])):
             if child in folders:
                 continue
-            folder = f"{folders[wnid]}/{synsets()[child].folder}"
+            folder = f"{folders[wnid]}/{load_synsets()[child].folder}"
             folders[child] = folder if folder not in taken else f"{folder}_{child}"
             taken.add(folders[child])
             waiting.append(child)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from mlimages.core import FetchResult, ImageRef, atomic_write
-from mlimages.gathering.links import recorded_url, row_key
+from mlimages.gathering.links import hash_link, redact_url
 from mlimages.gathering.store.file_names import NamesInUse, generate_paths, remove_subfolder, safe_folder
 from mlimages.gathering.store.manifest import KeySet, dump_row, parse_row
 from mlimages.gathering.store.stored_files import StoredFiles
@@ -62,14 +62,14 @@ class ClassCorrections:
         if row.status in ("duplicate", "failed"):
             self._without_image.add(key)
         elif row.status == "ok" and not row.removed:
-            self._stored_urls.add(row_key(_ANY_CLASS, row.url))
+            self._stored_urls.add(hash_link(_ANY_CLASS, row.url))
 
     def should_defer(self, image_ref: ImageRef, key: int, *, is_done: bool) -> bool:
         """Return whether a link of the list has to wait until the whole list has been read."""
         if is_done and key not in self._without_image:
             self._named.add(key)
             return False
-        if row_key(_ANY_CLASS, image_ref.url) not in self._stored_urls:
+        if hash_link(_ANY_CLASS, image_ref.url) not in self._stored_urls:
             return False
         self._waiting.append(image_ref)
         return True
@@ -79,7 +79,7 @@ class ClassCorrections:
         named: dict[str, dict[str, ImageRef]] = {}
         stored: dict[str, dict[str, FetchResult]] = {}
         for image_ref in self._waiting:
-            named.setdefault(recorded_url(image_ref.url), {})[image_ref.label] = image_ref
+            named.setdefault(redact_url(image_ref.url), {})[image_ref.label] = image_ref
         for row in rows if named else ():
             if row.url in named and row.status == "ok" and not row.removed:
                 stored.setdefault(row.url, {})[row.label] = row
@@ -87,7 +87,7 @@ class ClassCorrections:
         others: list[ImageRef] = []
         for url, image_refs in named.items():
             old = stored.get(url, {})
-            still_named = {label for label in old if row_key(label, url) in self._named}
+            still_named = {label for label in old if hash_link(label, url) in self._named}
             if find_corrected_class(image_refs.keys() | still_named, old):
                 found.append(Correction(next(iter(image_refs.values())), next(iter(old.values()))))
             else:
@@ -120,7 +120,7 @@ def apply_corrections(
         old, path = correction.old_row, _move_image(correction, files, names)
         if path:
             paths[old.path] = path
-            rows[row_key(old.label, old.url)] = replace(
+            rows[hash_link(old.label, old.url)] = replace(
                 old, label=correction.image_ref.label, path=path, source=correction.image_ref.source
             )
     if rows:
@@ -142,18 +142,18 @@ def _move_image(correction: Correction, files: StoredFiles | StoredShards, names
         return None
     folder += str(path.parent).removeprefix(old_folder)
     free = generate_paths(
-        f"{folder}/{path.stem}", path.suffix, f"{row_key(image_ref.label, image_ref.url):016x}", is_only_writer=True
+        f"{folder}/{path.stem}", path.suffix, f"{hash_link(image_ref.label, image_ref.url):016x}", is_only_writer=True
     )
     return files.move(str(path), old.sha256 or "", (name for name in free if names.reserve(image_ref.label, name)))
 
 
 def _rewrite(manifest: Path, rows: dict[int, FetchResult], paths: dict[str | None, str]) -> None:
     """Replace all rows with the keys of `rows`, drop earlier rows of the new links, and update the paths."""
-    replaced = rows.keys() | {row_key(row.label, row.url) for row in rows.values()}
+    replaced = rows.keys() | {hash_link(row.label, row.url) for row in rows.values()}
     with atomic_write(manifest) as part, manifest.open("rb") as lines, part.open("wb") as out:
         for line in lines:
             row = parse_row(line)
-            if row and (key := row_key(row.label, row.url)) in replaced:
+            if row and (key := hash_link(row.label, row.url)) in replaced:
                 row = rows.pop(key, None)
                 line = b""
             if row:

@@ -10,8 +10,8 @@ from typing import Any
 
 from mlimages.core import FetchResult, ImageRef, Reason, is_remote
 from mlimages.gathering.download.fetch import DownloadResult
-from mlimages.gathering.download.image_facts import Facts, Rejection
-from mlimages.gathering.links import row_key
+from mlimages.gathering.download.image_facts import ImageFacts, Rejection
+from mlimages.gathering.links import hash_link
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.partition import ALL, Partition
 from mlimages.gathering.store.attribution import write_attributions
@@ -113,7 +113,7 @@ class GatherFolder:
 
     def claim(self, image_ref: ImageRef) -> bool:
         """Start work on a link; return False if it was finished or started before."""
-        key = row_key(image_ref.label, image_ref.url)
+        key = hash_link(image_ref.label, image_ref.url)
         if self._moves_corrected and self._class_corrections.should_defer(image_ref, key, is_done=key in self._done):
             return False
         if key in self._refused:
@@ -132,21 +132,21 @@ class GatherFolder:
         return self._parts / f"{next(self._numbers)}.part"
 
     async def add(
-        self, image_ref: ImageRef, download: DownloadResult, inspection: Facts | Rejection | None, part_path: Path
+        self, image_ref: ImageRef, download: DownloadResult, inspection: ImageFacts | Rejection | None, part_path: Path
     ) -> FetchResult:
         """Record a finished link; a valid image is moved to its final name.
 
         Raises:
             GatherError: the folder cannot be written.
         """
-        key = row_key(image_ref.label, image_ref.url)
-        if isinstance(inspection, Facts):
+        key = hash_link(image_ref.label, image_ref.url)
+        if isinstance(inspection, ImageFacts):
             images, keeps = self._open_image_index(), self._options.keep_duplicates
             outcome = make_image_values(image_ref, download, inspection, images, keep_duplicates=keeps)
         else:
             outcome = make_failure_values(download, inspection)
         row = make_row(image_ref, download, outcome)
-        if row.status == "ok" and isinstance(inspection, Facts):
+        if row.status == "ok" and isinstance(inspection, ImageFacts):
             row = await self._store_image(image_ref, row, part_path, inspection.suffix)
         elif inspection:
             part_path.unlink(missing_ok=True)
@@ -231,7 +231,7 @@ class GatherFolder:
         placeholders: set[str] = set()
         self._refusals, self._names = ConsecutiveRefusals(), NamesInUse()
         for row in read_rows(paths):
-            key = row_key(row.label, row.url)
+            key = hash_link(row.label, row.url)
             check_same_settings(row, self._options, self.out)
             self._refusals.count(key, row)
             self._is_merged &= not (key in self._done or key in self._retried)
@@ -261,7 +261,7 @@ class GatherFolder:
         """Read which links of a shard are done in other manifests; images are compared when the shards are merged."""
         others = (path for path in reversed(find_manifests(self._folder)) if path not in own_manifests)
         for row in read_rows(others):
-            key = row_key(row.label, row.url)
+            key = hash_link(row.label, row.url)
             if self._partition.is_in_shard(row.url) and key not in self._done:
                 self._add_row(key, row, retry_unfinished=retry_unfinished)
 
@@ -314,7 +314,10 @@ class GatherFolder:
             stem, suffix = make_shard_key(stem), SUFFIX
         elif self._options.subfolders:
             stem = add_subfolder(stem, self.tally.classes[image_ref.label] * (self._options.shard or (1, 1))[1])
-        digits, is_alone = f"{row_key(image_ref.label, image_ref.url):016x}", not (self._options.shard or self._objects)
+        digits, is_alone = (
+            f"{hash_link(image_ref.label, image_ref.url):016x}",
+            not (self._options.shard or self._objects),
+        )
         for number, path in enumerate(generate_paths(stem, suffix, digits, is_only_writer=is_alone)):
             if not self._names.reserve(image_ref.label, path):
                 continue  # taken, except for case

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from mlimages.core import FetchResult, Reason
-from mlimages.gathering.links import location_hash
+from mlimages.gathering.links import hash_location
 
 PLACEHOLDER_PATHS = 5
 """Minimum number of paths of a host with the same bytes at which these count as its placeholder for removed images."""
@@ -158,7 +158,7 @@ class PlaceholderCounts:
 
     def add(self, sha256: str, url: str) -> None:
         """Count a link whose image has this SHA-256."""
-        location = location_hash(url)
+        location = hash_location(url)
         row = (bytes.fromhex(sha256), location >> 32, location & (2**32 - 1))
         self._tables.execute("INSERT OR IGNORE INTO locations VALUES (?, ?, ?)", row)
 

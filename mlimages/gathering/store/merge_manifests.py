@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from mlimages.core import FetchResult, Reason, atomic_write, pluralize
-from mlimages.gathering.links import row_key
+from mlimages.gathering.links import hash_link
 from mlimages.gathering.store.image_index import ImageIndex, PlaceholderCounts, open_temporary_tables
 from mlimages.gathering.store.manifest import (
     KeySet,
@@ -152,7 +152,7 @@ class CurrentRows:
         at = 0
         for number, manifest in enumerate(self._manifests):
             for row in read_rows([manifest]):
-                chosen = self._chosen.get(row_key(row.label, row.url), at)
+                chosen = self._chosen.get(hash_link(row.label, row.url), at)
                 if chosen == at:
                     yield number, row, "-of-" in manifest.name
                 elif replaced_images and row.status == "ok" and row.path and row.sha256:
@@ -165,16 +165,16 @@ class CurrentRows:
 
     def is_current(self, row_index: int, row: FetchResult) -> bool:
         """Return whether the row at index `row_index` is the current row of its link."""
-        return self._chosen.get(row_key(row.label, row.url), row_index) == row_index
+        return self._chosen.get(hash_link(row.label, row.url), row_index) == row_index
 
     def _choose_rows(self) -> dict[int, int]:
         """Return the index among all rows of the current row of each link that has several rows."""
         seen = KeySet()
-        keys = (row_key(row.label, row.url) for row in read_rows(self._manifests))
+        keys = (hash_link(row.label, row.url) for row in read_rows(self._manifests))
         repeated = {key for key in keys if not seen.add(key)}
         best: dict[int, tuple[int, int]] = {}
         for at, row in enumerate(read_rows(self._manifests) if repeated else ()):
-            key = row_key(row.label, row.url)
+            key = hash_link(row.label, row.url)
             if key in repeated:
                 rank = self._row_rank(row), at
                 best[key] = max(best.get(key, rank), rank)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from mlimages.core import OPEN_REASONS, FetchResult, InputError, Reason
 from mlimages.gathering.download.host_state import REFUSALS_UNTIL_PAUSED
 from mlimages.gathering.download.reasons import REFUSING
-from mlimages.gathering.links import host_of
+from mlimages.gathering.links import parse_host
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.store.stored_shards import strip_shard
 
@@ -87,7 +87,7 @@ class ConsecutiveRefusals:
 
     def correct_row(self, key: int, row: FetchResult) -> FetchResult:
         """Count a row and return it, as not final if its host refuses consecutive links."""
-        if row.reason in REFUSING and self._counts[host_of(row.url)] + 1 >= REFUSALS_UNTIL_PAUSED:
+        if row.reason in REFUSING and self._counts[parse_host(row.url)] + 1 >= REFUSALS_UNTIL_PAUSED:
             row = replace(row, final=False)
         self.count(key, row)
         return row
@@ -96,7 +96,7 @@ class ConsecutiveRefusals:
         """Add a row to the counts; call it in the order of the manifest."""
         if row.reason not in REFUSING and not self._counts:
             return
-        host = host_of(row.url)
+        host = parse_host(row.url)
         if row.reason not in REFUSING:
             if row.reason not in OPEN_REASONS and row.fetched_at > self._since.get(host, ""):  # images take longer
                 self._counts.pop(host, None)

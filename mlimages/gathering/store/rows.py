@@ -7,18 +7,18 @@ from typing import Any
 
 from mlimages.core import FetchResult, ImageRef, Reason
 from mlimages.gathering.download.fetch import DownloadResult
-from mlimages.gathering.download.image_facts import Facts, Rejection
+from mlimages.gathering.download.image_facts import ImageFacts, Rejection
 from mlimages.gathering.download.reasons import NOT_FINAL
-from mlimages.gathering.links import recorded_url, without_credentials
+from mlimages.gathering.links import redact_url, remove_credentials
 from mlimages.gathering.store.image_index import ImageIndex
 
 
 def make_row(image_ref: ImageRef, download: DownloadResult, outcome_values: dict[str, Any]) -> FetchResult:
     """Create the row of a finished link; `outcome_values` has its status and the facts of its image."""
     return FetchResult(
-        url=recorded_url(image_ref.url),
+        url=redact_url(image_ref.url),
         label=image_ref.label,
-        final_url=download.final_url and without_credentials(download.final_url),
+        final_url=download.final_url and remove_credentials(download.final_url),
         http_status=download.http_status,
         attempts=download.attempts,
         elapsed_s=download.elapsed_s,
@@ -29,13 +29,13 @@ def make_row(image_ref: ImageRef, download: DownloadResult, outcome_values: dict
 
 
 def make_image_values(
-    image_ref: ImageRef, download: DownloadResult, image_facts: Facts, images: ImageIndex, *, keep_duplicates: bool
+    image_ref: ImageRef, download: DownloadResult, image_facts: ImageFacts, images: ImageIndex, *, keep_duplicates: bool
 ) -> dict[str, Any]:
     """Return the values of a valid image's row."""
     values = {name: getattr(image_facts, name) for name in image_facts.__slots__ if name != "suffix"}
     values["detail"] = "; ".join(filter(None, (image_facts.detail, download.detail)))
     copies = images.find_copies(image_facts.sha256)
-    is_known_target = images.is_placeholder_target(download.final_url and without_credentials(download.final_url))
+    is_known_target = images.is_placeholder_target(download.final_url and remove_credentials(download.final_url))
     if is_known_target and not copies.count:
         values["detail"] = "redirected to the placeholder of a host"
         return {"status": "placeholder", "reason": Reason.PLACEHOLDER, **values}
@@ -54,7 +54,7 @@ def make_failure_values(download: DownloadResult, rejection: Rejection | None) -
             "status": "failed",
             "reason": download.reason,
             "final": download.reason not in NOT_FINAL,
-            "detail": without_credentials(download.detail),
+            "detail": remove_credentials(download.detail),
         }
     is_of_machine = rejection.reason is Reason.DECODER  # out of memory, or the decoder hung or crashed
     may_be_truncated = rejection.reason is Reason.TRUNCATED and not download.is_whole

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mlimages.core import FetchResult, GatherSummary
-from mlimages.gathering.links import host_of
+from mlimages.gathering.links import parse_host
 from mlimages.gathering.store.file_names import is_in_folder_of
 from mlimages.gathering.store.stored_shards import strip_shard
 
@@ -45,7 +45,7 @@ class Tally:
             self._conflicting += not is_in_folder_of(row.label, strip_shard(row.same_as))
         elif row.reason:
             self._reasons[row.reason.value] += 1
-            self._hosts[host_of(row.url)] += 1
+            self._hosts[parse_host(row.url)] += 1
             if len(self._hosts) > 2 * _HOSTS_COUNTED:
                 self._hosts = Counter(dict(self._hosts.most_common(_HOSTS_COUNTED)))
 
