@@ -275,15 +275,15 @@ class LinkScheduler:
 
 
 async def _load_image(load: Callable[[], Awaitable[bytes]], part_path: Path) -> DownloadResult:
-    spool = BufferedFile(part_path)
+    file = BufferedFile(part_path)
     try:
         data = await load()
     except MlimagesError:
         raise
     except Exception as error:  # an error of the source in one image affects only that image
         return DownloadResult(classify_error(error), f"{type(error).__name__}: {error}"[:200], attempts=1)
-    spool.write(data)
-    spool.finish()
+    file.write(data)
+    file.flush()
     return DownloadResult(attempts=1)
 
 

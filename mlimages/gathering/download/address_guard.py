@@ -21,8 +21,10 @@ is_proxied: ContextVar[bool] = ContextVar("is_proxied", default=False)
 
 
 def is_public(address: str) -> bool:
-    """Return whether a literal address is public: not private, loopback, link-local, multicast, or such an IPv4 address
-    within IPv6."""
+    """Return whether an IP address is public: not private, loopback, link-local or multicast.
+
+    An IPv6 address with an embedded IPv4 address is as public as that.
+    """
     ip: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
     if isinstance(ip, IPv6Address):
         ip = _embedded_ipv4(ip) or ip
@@ -30,18 +32,17 @@ def is_public(address: str) -> bool:
 
 
 def is_private_literal(host: str) -> bool:
-    """Whether `host` is localhost or a literal non-global IP address, in any notation.
+    """Return whether `host` is localhost or an IP address, in any notation, that is not public.
 
-    Behind a proxy, this is the only check, since the proxy resolves names.
+    For requests through a proxy, which resolves host names itself, this is the only check.
 
     >>> [is_private_literal(host) for host in ("127.1", "2130706433", "localhost.", "example.org")]
     [True, True, True, False]
     """
     host = host.lower().rstrip(".").strip("[]")
     try:
-        return not is_public(
-            str(IPv4Address(socket.inet_aton(host)))
-        )  # the notations that resolvers accept: 127.1, 0x7f000001, 017700000001
+        # The notations that resolvers accept: 127.1, 0x7f000001, 017700000001.
+        return not is_public(str(IPv4Address(socket.inet_aton(host))))
     except (OSError, ValueError):
         pass
     try:
@@ -57,12 +58,12 @@ def _embedded_ipv4(ip: IPv6Address) -> IPv4Address | None:
 
 
 def create_public_socket(addr_info: tuple[Any, ...]) -> socket.socket:
-    """Create a socket for a resolved address, immediately before it is connected.
+    """Create the socket for a connection to a public address; `addr_info` is an entry of `socket.getaddrinfo`.
 
-    The address is checked here since literal addresses bypass the resolver, and a resolver may change its result.
+    The address is checked here because IP addresses in links bypass the resolver, and a resolver may change its answer.
 
     Raises:
-        OSError: the address is not global; errno is `PRIVATE_ERRNO`.
+        OSError: the address is not public; errno is `PRIVATE_ERRNO`.
     """
     family, kind, protocol, _, address = addr_info
     if not (is_proxied.get() or is_public(address[0])):

@@ -1,4 +1,4 @@
-"""Write response bodies to files: decompress, buffer small ones in memory, and detect stalled transfers."""
+"""Write response bodies to files: buffering, decompression, and detection of stalled transfers."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _NO_ENCODINGS = ("", "identity", "none", "utf-8", "binary")
 
 
 class BufferedFile:
-    """Keeps a small body in memory until it is complete, so that a failed link writes nothing to disk.
+    """A file of which up to 256 KiB are buffered in memory, so that most failed downloads write nothing to disk.
 
-    Every method raises `GatherError` if the file cannot be written; a full disk ends the run.
+    Every method raises `GatherError` if the file cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,13 +33,10 @@ class BufferedFile:
         self._chunks.append(data)
         self.total += len(data)
         if self.total - self._flushed > _MEMORY_BYTES:
-            self._write_buffer()
+            self.flush()
 
-    def finish(self) -> None:
-        """Write the remaining buffered bytes to the file."""
-        self._write_buffer()
-
-    def _write_buffer(self) -> None:
+    def flush(self) -> None:
+        """Write the buffered bytes to the file."""
         try:
             with open(self._path, self._mode, buffering=0) as file:  # noqa: PTH123 - pathlib takes as long as the write
                 left = memoryview(b"".join(self._chunks))  # most bodies are one chunk, which is not copied
@@ -53,7 +50,7 @@ class BufferedFile:
 
 
 class StallDetector:
-    """Detects transfers of less than 1 KB/s over `window_s` seconds; `now` is the time in seconds, of any clock."""
+    """Detects transfers of less than 1 KiB/s over `window_s` seconds; `now` is the time in seconds, of any clock."""
 
     __slots__ = ("_bytes", "_since", "_window_s")
 
@@ -63,7 +60,11 @@ class StallDetector:
         self._bytes = 0
 
     def is_stalled(self, now: float, total_bytes: int) -> bool:
-        """Whether less than 1 KB/s arrived in the window that ends now; `total_bytes` is the count since the start."""
+        """Return whether less than 1 KiB/s arrived in the window that ends now.
+
+        Args:
+            total_bytes: number of bytes received since the start of the transfer.
+        """
         elapsed = now - self._since
         if elapsed < self._window_s:
             return False
@@ -74,9 +75,10 @@ class StallDetector:
 
 
 class Decompressor:
-    """Decompresses gzip, zlib and raw deflate, which some servers send as "deflate"; up to two layers.
+    """Decompresses gzip, zlib, and the raw deflate that some servers send as "deflate".
 
-    The size of the output is limited per call.
+    Args:
+        encodings: one encoding, or two if the data was compressed twice.
     """
 
     def __init__(self, encodings: list[str]) -> None:
@@ -84,7 +86,7 @@ class Decompressor:
         self._may_be_raw = encodings == ["deflate"]
 
     def decompress(self, data: bytes, max_bytes: int) -> bytes:
-        """Decompress `data` to at most this many bytes."""
+        """Decompress the next part of the body to at most `max_bytes` bytes."""
         for number, layer in enumerate(self._layers):
             try:
                 data = layer.decompress(data, max_bytes)
@@ -102,14 +104,14 @@ class Decompressor:
         return all(layer.eof for layer in self._layers)
 
 
-def make_decompressor(encoding: str) -> Decompressor | None:
-    """Return a decompressor for a body that the server compressed although that was not requested; None for an
-    uncompressed body.
+def make_decompressor(content_encoding: str) -> Decompressor | None:
+    """Return a decompressor for a Content-Encoding that was not requested; None for an uncompressed body.
 
     Raises:
         ValueError: the encoding is unknown.
     """
-    encodings = [name for name in (part.strip().lower() for part in encoding.split(",")) if name not in _NO_ENCODINGS]
+    names = [name.strip().lower() for name in content_encoding.split(",")]
+    encodings = [name for name in names if name not in _NO_ENCODINGS]
     if len(encodings) > 2 or not set(encodings) <= {"gzip", "x-gzip", "deflate"}:
-        raise ValueError(encoding)
+        raise ValueError(content_encoding)
     return Decompressor(encodings) if encodings else None

@@ -1,4 +1,4 @@
-"""HTTP sessions with identifying headers, proxies and no access to private addresses (they share one TLS context)."""
+"""HTTP sessions that identify mlimages, use proxies and refuse private addresses."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _MAX_HEADER = 64 * 1024
 def open_session(
     options: GatherOptions, *, decompress: bool = False, timeout: ClientTimeout | None = None
 ) -> aiohttp.ClientSession:
-    """Open a session with these options; bodies are not decompressed unless `decompress`.
+    """Open a session; bodies are decompressed only if `decompress` is set.
 
-    By default the time-out limits connecting, the headers of each response and the time between two chunks of a body,
-    not a whole transfer.
+    By default, the time-out applies to the connection, to the headers of a response and to the time between two chunks
+    of a body, not to a whole transfer.
     """
     guarded = not options.allow_private
     connector = LenientConnector(
@@ -57,50 +57,48 @@ def open_session(
     )
 
 
-def _make_timeout_middleware(seconds: float) -> aiohttp.ClientMiddlewareType:
-    """Return a middleware that limits the time until the headers have arrived: a server may send them byte by byte."""
+def _make_timeout_middleware(timeout_s: float) -> aiohttp.ClientMiddlewareType:
+    """Return a middleware that limits the time until all headers have arrived; a server may send them byte by byte."""
 
     async def middleware(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(timeout_s):
             return await handler(request)
 
     return middleware
 
 
 def _make_proxy_middleware(proxy: str | None, *, refuses_private_hosts: bool) -> aiohttp.ClientMiddlewareType:
-    """Return a middleware that selects the proxy of each request: `proxy`, the environment's, or none.
+    """Return a middleware that sets the proxy of each request: `proxy`, or else that of the environment, if any.
 
-    The proxy resolves host names, so only literal addresses can be checked here.
+    A proxy resolves host names itself, so only IP addresses in links can be checked here.
     """
     proxies = {scheme: _parse_proxy(proxy) for scheme in ("http", "https")} if proxy else _read_environment_proxies()
 
     async def middleware(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
         host = request.url.raw_host or ""
-        found = (
-            None if proxy is None and proxies and urllib.request.proxy_bypass(host) else proxies.get(request.url.scheme)
-        )
-        if found and refuses_private_hosts and is_private_literal(host):
+        is_bypassed = proxy is None and bool(proxies) and bool(urllib.request.proxy_bypass(host))
+        url, auth = (None, None) if is_bypassed else proxies.get(request.url.scheme, (None, None))
+        if url and refuses_private_hosts and is_private_literal(host):
             raise OSError(PRIVATE_ERRNO, f"{host} is not a public address")
-        url, auth = found or (None, None)
         request.update_proxy(url, auth, None)
-        is_proxied.set(found is not None)
+        is_proxied.set(url is not None)
         return await handler(request)
 
     return middleware
 
 
 def _read_environment_proxies() -> dict[str, _Proxy]:
-    found = urllib.request.getproxies()
-    return {scheme: _parse_proxy(found[scheme]) for scheme in ("http", "https") if found.get(scheme)}
+    urls = urllib.request.getproxies()
+    return {scheme: _parse_proxy(urls[scheme]) for scheme in ("http", "https") if urls.get(scheme)}
 
 
-def _parse_proxy(text: str) -> _Proxy:
-    """Return the URL of a proxy without credentials, and the headers that authenticate us.
+def _parse_proxy(proxy_url: str) -> _Proxy:
+    """Split the URL of a proxy into the URL without credentials and the credentials.
 
     Raises:
         InputError: it is not an HTTP proxy.
     """
-    check_http_proxy(text)
-    url = URL(text)
+    check_http_proxy(proxy_url)
+    url = URL(proxy_url)
     auth = aiohttp.BasicAuth(url.user, url.password or "") if url.user else None
     return url.with_user(None), auth

@@ -1,4 +1,4 @@
-"""The decoding process: it receives paths through a pipe and sends back the results of inspecting the files."""
+"""Main function of a decoding process, which inspects files for its parent process."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from mlimages.gathering.download.inspect import inspect_file
 _MEMORY_BYTES = 2 * 2**30
 
 
-def serve(jobs: Connection, requirements: ImageRequirements) -> None:
-    """Answer each JSON list of paths with a JSON list of results, until the other end of the pipe is closed."""
+def serve(connection: Connection, requirements: ImageRequirements) -> None:
+    """Answer each JSON list of paths with a JSON list of results, until the connection is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     _discard_output()
     Image.MAX_IMAGE_PIXELS = requirements.max_pixels
     _limit_memory()
     with suppress(EOFError, ConnectionError):
         while True:
-            paths = json.loads(jobs.recv_bytes())
-            jobs.send_bytes(json.dumps([_inspect(Path(path), requirements) for path in paths]).encode())
+            paths = json.loads(connection.recv_bytes())
+            connection.send_bytes(json.dumps([_inspect(Path(path), requirements) for path in paths]).encode())
 
 
 def _inspect(path: Path, requirements: ImageRequirements) -> dict[str, object]:
     try:
-        found: ImageFacts | Rejection = inspect_file(path, requirements)
+        result: ImageFacts | Rejection = inspect_file(path, requirements)
     except (Exception, RecursionError) as error:  # a decoder may raise anything; only this image fails
-        found = Rejection(Reason.DECODER, f"{type(error).__name__}: {error}"[:200])
-    return {name: getattr(found, name) for name in found.__slots__}
+        result = Rejection(Reason.DECODER, f"{type(error).__name__}: {error}"[:200])
+    return {name: getattr(result, name) for name in result.__slots__}
 
 
 def _discard_output() -> None:
     """Discard warnings of Python and of the decoders' libraries about malformed images."""
     warnings.simplefilter("ignore")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    null = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
-        os.dup2(nowhere, stream)
-    os.close(nowhere)
+        os.dup2(null, stream)
+    os.close(null)
 
 
 def _limit_memory() -> None:

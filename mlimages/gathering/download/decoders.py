@@ -1,4 +1,4 @@
-"""Decode in separate processes; if one hangs or crashes, only the image that it was decoding fails."""
+"""Decode images in separate processes: if one hangs or crashes, only the image that it was decoding fails."""
 
 from __future__ import annotations
 
@@ -36,10 +36,9 @@ class DecodingProcess:
         can_fork = "forkserver" in multiprocessing.get_all_start_methods()
         context = multiprocessing.get_context("forkserver" if can_fork else "spawn")
         context.set_forkserver_preload(_PRELOADED)
-        self._jobs, theirs = context.Pipe()
-        # The function is given by name, not imported: the downloading process does not need Pillow.
-        self._process = context.Process(target=_serve, args=(theirs, requirements), daemon=True)  # type: ignore[attr-defined]
-        with theirs, _hide_main_module():
+        self._connection, child_connection = context.Pipe()
+        self._process = context.Process(target=_serve, args=(child_connection, requirements), daemon=True)  # type: ignore[attr-defined]
+        with child_connection, _hide_main_module():
             self._process.start()
 
     def inspect(self, paths: list[Path], timeout_s: float) -> list[dict[str, Any]]:
@@ -49,23 +48,23 @@ class DecodingProcess:
             TimeoutError: inspection takes longer than `timeout_s`.
             OSError, EOFError: the process crashed.
         """
-        self._jobs.send_bytes(json.dumps([str(path) for path in paths]).encode())
-        if not self._jobs.poll(timeout_s):
+        self._connection.send_bytes(json.dumps([str(path) for path in paths]).encode())
+        if not self._connection.poll(timeout_s):
             raise TimeoutError
-        found: list[dict[str, Any]] = json.loads(self._jobs.recv_bytes())
-        return found
+        results: list[dict[str, Any]] = json.loads(self._connection.recv_bytes())
+        return results
 
     def kill(self) -> None:
         """Kill the process."""
         self._process.kill()
         self._process.join()
-        self._jobs.close()
+        self._connection.close()
 
 
-def _serve(jobs: Any, requirements: ImageRequirements) -> None:
-    from mlimages.gathering.download.decoder_process import serve
+def _serve(connection: Any, requirements: ImageRequirements) -> None:
+    from mlimages.gathering.download.decoder_process import serve  # not at the top: the parent does not need Pillow
 
-    serve(jobs, requirements)
+    serve(connection, requirements)
 
 
 _main_module = threading.Lock()
@@ -95,12 +94,12 @@ class Decoders:
     def __init__(
         self, requirements: ImageRequirements, num_processes: int, *, timeout_s: float = DECODE_TIMEOUT_S
     ) -> None:
-        self._checks = requirements
+        self._requirements = requirements
         self._count = num_processes
         self._timeout_s = timeout_s
         self._threads = ThreadPoolExecutor(num_processes, "decoder")
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
-        self._alone: deque[_Job] = deque()
+        self._retries: deque[_Job] = deque()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Decoders:
@@ -114,7 +113,7 @@ class Decoders:
         self._threads.shutdown()
 
     async def inspect(self, path: Path) -> ImageFacts | Rejection:
-        """Return the facts of the image in the file at `path`, or the reason why it is rejected.
+        """Return the properties of the image in the file at `path`, or why it is rejected.
 
         Raises:
             GatherError: a decoding process cannot be started.
@@ -127,7 +126,7 @@ class Decoders:
         loop = asyncio.get_running_loop()
         batch = await self._next_batch()  # a process is started only if there is a job
         while True:
-            starting = loop.run_in_executor(self._threads, DecodingProcess, self._checks)
+            starting = loop.run_in_executor(self._threads, DecodingProcess, self._requirements)
             try:
                 process = await asyncio.shield(starting)
             except asyncio.CancelledError:
@@ -143,8 +142,8 @@ class Decoders:
             batch = await self._next_batch()
 
     async def _next_batch(self) -> list[_Job]:
-        if self._alone:
-            return [self._alone.popleft()]
+        if self._retries:
+            return [self._retries.popleft()]
         first = await self._jobs.get()
         share = min(_BATCH - 1, self._jobs.qsize() // self._count)
         return [first, *(self._jobs.get_nowait() for _ in range(share))]
@@ -156,17 +155,17 @@ class Decoders:
             loop = asyncio.get_running_loop()
             found = await loop.run_in_executor(self._threads, process.inspect, paths, self._timeout_s)
         except TimeoutError:
-            trouble = f"decoding took more than {self._timeout_s:g} s"
+            problem = f"decoding took more than {self._timeout_s:g} s"
         except (OSError, EOFError):
-            trouble = "the decoder process crashed"
+            problem = "the decoder process crashed"
         else:
             for job, values in zip(batch, found, strict=True):
                 _set_result(job, _parse_result(values))
             return True
         if len(batch) > 1:  # decoding each alone shows which image it was
-            self._alone.extend(batch)
+            self._retries.extend(batch)
         else:
-            _set_result(batch[0], Rejection(Reason.DECODER, trouble))
+            _set_result(batch[0], Rejection(Reason.DECODER, problem))
         return False
 
     async def _fail_all_batches(self, batch: list[_Job], error: GatherError) -> NoReturn:

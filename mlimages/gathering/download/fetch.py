@@ -1,4 +1,4 @@
-"""Fetch a URL into a file, or return the reason of the failure, within limits of time and memory and politely."""
+"""Download links to files: retries, redirects, opt-outs, and limits on time and size."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urljoin
 
 import aiohttp
@@ -43,13 +44,17 @@ _MAX_UNAVAILABLE = 10
 
 @dataclass(frozen=True, slots=True)
 class DownloadResult:
-    """The result of fetching a link; `reason` is None if its body is in the file.
+    """The result of downloading a link.
 
     Attributes:
-        retry_after_s: value of Retry-After. location: target of a redirect. attempts: number of requests.
-        elapsed_s: duration including pauses. is_page: whether the body is a web page.
+        reason: why it failed; None if the body is in the file.
+        retry_after_s: seconds until the time in Retry-After.
+        location: target of a redirect.
+        attempts: number of requests.
+        elapsed_s: duration in seconds, including pauses.
+        is_page: whether the body is a web page.
+        is_whole: False if the length of the body is unknown, so that it may be truncated.
         requested_at: time of the request, in seconds since the epoch.
-        is_whole: False if the body ended with the connection, so that it may be truncated.
     """
 
     reason: Reason | None = None
@@ -67,16 +72,14 @@ class DownloadResult:
 
 
 class _RejectionError(Exception):
-    """Raised for a response that is rejected."""
+    """Raised for a response that is rejected; `values` are those of its `DownloadResult`."""
 
     def __init__(self, reason: Reason, detail: str = "", retry_after_s: float | None = None) -> None:
-        self.reason = reason
-        self.detail = detail
-        self.retry_after_s = retry_after_s
+        self.values: dict[str, Any] = {"reason": reason, "detail": detail, "retry_after_s": retry_after_s}
 
 
 class Fetcher:
-    """Fetches links in one session; use as an async context manager.
+    """Downloads links in one HTTP session; use as an async context manager.
 
     Attributes:
         hosts: the hosts of the links in progress.
@@ -100,16 +103,16 @@ class Fetcher:
     async def fetch(
         self, link: str, part_path: Path, *, label: str = "", obeys_site_rules: bool = True
     ) -> DownloadResult:
-        """Fetch `link` into the file `part_path`; transient failures are retried after a pause.
+        """Download `link` to the file `part_path`; transient failures are retried after a pause.
 
         Args:
-            label: class of the link, for `hosts.num_waiting_by_label`.
-            obeys_site_rules: obey the site's robots.txt and tdmrep.json; False for the documented API of a provider.
+            label: class of the link.
+            obeys_site_rules: obey robots.txt and tdmrep.json of the site; False for the documented API of a provider.
 
         Raises:
             GatherError: the file cannot be written.
         """
-        started, attempts, ignored = time.monotonic(), 0, ""
+        started, attempts, note = time.monotonic(), 0, ""
         cookies: dict[str, str] = {}  # used only in this chain of redirects
         try:
             url = parse_url(link)
@@ -118,7 +121,7 @@ class Fetcher:
                     url, part_path, label, obeys_site_rules=obeys_site_rules, cookies=cookies
                 )
                 attempts += result.attempts
-                ignored = result.detail or ignored
+                note = result.detail or note
                 if result.location is None:
                     break
                 target = _resolve_redirect(url, result.location)
@@ -127,8 +130,8 @@ class Fetcher:
             else:
                 result = replace(result, reason=Reason.REDIRECTS, detail=f"more than {_MAX_REDIRECTS} redirects")
         except _RejectionError as rejection:
-            result = DownloadResult(rejection.reason, rejection.detail)
-        detail = result.detail or ignored
+            result = DownloadResult(**rejection.values)
+        detail = result.detail or note
         return replace(result, detail=detail, attempts=attempts, elapsed_s=round(time.monotonic() - started, 3))
 
     async def _fetch_with_retries(
@@ -148,7 +151,7 @@ class Fetcher:
                         break
                     async with self._slots:
                         requested_at = time.monotonic()
-                        result = await self._request(url, part_path, host if obeys_site_rules else None, cookies)
+                        result = await self._request(url, part_path, host, cookies, obeys_site_rules=obeys_site_rules)
                         cookies = {**cookies, **result.cookies}
                 attempts += 1
                 _update_host(host, str(url), result, requested_at)
@@ -163,11 +166,13 @@ class Fetcher:
                 await asyncio.sleep(_BACKOFF_S * 2 ** (own_failures - 1) * random.uniform(0.5, 1.0))
         return replace(result, attempts=attempts)
 
-    async def _request(self, url: URL, part_path: Path, site: Host | None, cookies: dict[str, str]) -> DownloadResult:
-        """Send one request; if `site` is given, check its rules first."""
+    async def _request(
+        self, url: URL, part_path: Path, host: Host, cookies: dict[str, str], *, obeys_site_rules: bool
+    ) -> DownloadResult:
+        """Send one request, after checking the rules of the site."""
         result = DownloadResult()
         try:
-            ignored = await self._check_site_rules(url, site) if site else ""
+            note = await self._check_site_rules(url, host) if obeys_site_rules else ""
             async with self._session.get(
                 url, allow_redirects=False, headers=self._headers, cookies=cookies or None
             ) as response:
@@ -178,31 +183,28 @@ class Fetcher:
                     is_whole="Content-Length" in response.headers or "Transfer-Encoding" in response.headers,
                 )
                 if response.status in _REDIRECTS and (location := response.headers.get("Location")):
-                    return replace(result, detail=ignored, location=location)
+                    return replace(result, detail=note, location=location)
                 self._check_response(response)
-                ignored = self._check_opt_out(find_opt_out(response.headers)) or ignored
+                note = self._check_opt_out(find_opt_out(response.headers)) or note
                 is_page = await self._save_body(response, part_path)
-                return replace(result, detail=ignored, is_page=is_page)
+                return replace(result, detail=note, is_page=is_page)
         except _RejectionError as rejection:
-            return replace(
-                result, reason=rejection.reason, detail=rejection.detail, retry_after_s=rejection.retry_after_s
-            )
+            return replace(result, **rejection.values)
         except GatherError:
             raise
         except Exception as error:  # an error that a server provokes fails only its link
             return replace(result, reason=classify_error(error), detail=f"{type(error).__name__}: {error}"[:200])
 
-    async def _check_site_rules(self, url: URL, site: Host) -> str:
-        """Apply `_check_opt_out` to the rules of the site of `url`."""
+    async def _check_site_rules(self, url: URL, host: Host) -> str:
         try:
-            return self._check_opt_out(await self._site_rules.find_opt_out(url, site.record_extra_request))
+            return self._check_opt_out(await self._site_rules.find_opt_out(url, host.record_extra_request))
         except SiteUnreachableError as error:
             if self._options.ignore_opt_out:
                 return ""
             raise _RejectionError(error.reason, error.detail) from error
 
     def _check_opt_out(self, opt_out: str | None) -> str:
-        """Raise an error for an opt-out; if opt-outs are ignored on request, return the note for the manifest."""
+        """Raise an error for an opt-out; with `ignore_opt_out`, return a note for the manifest instead."""
         if opt_out and not self._options.ignore_opt_out:
             raise _RejectionError(Reason.OPT_OUT, opt_out)
         return f"ignored opt-out: {opt_out}" if opt_out else ""
@@ -218,27 +220,27 @@ class Fetcher:
 
     async def _save_body(self, response: aiohttp.ClientResponse, part_path: Path) -> bool:
         """Write the body to the file `part_path`; return whether it is a web page."""
-        spool, most, is_page = BufferedFile(part_path), self._options.max_bytes, False
+        file, max_bytes, is_page = BufferedFile(part_path), self._options.max_bytes, False
         encoding = response.headers.get("Content-Encoding", "")
         try:
-            inflate = make_decompressor(encoding)
+            decompressor = make_decompressor(encoding)
         except ValueError as error:
             raise _RejectionError(Reason.BAD_HTTP, f"Content-Encoding: {encoding[:40]}") from error
-        pace, received = StallDetector(self._options.timeout_s, time.monotonic()), 0
+        stall_detector, num_received = StallDetector(self._options.timeout_s, time.monotonic()), 0
         async for chunk in response.content.iter_any():
-            received += len(chunk)
-            if pace.is_stalled(time.monotonic(), received):
+            num_received += len(chunk)
+            if stall_detector.is_stalled(time.monotonic(), num_received):
                 raise TimeoutError(f"less than 1 KB/s over {self._options.timeout_s:g} s")
-            data = inflate.decompress(chunk, most - spool.total + 1) if inflate else chunk
-            is_page |= not spool.total and is_html(data)
-            spool.write(data)
-            if spool.total > most:
-                raise _RejectionError(Reason.TOO_LARGE, f"more than {most} bytes")
-        if inflate and not inflate.eof:
+            data = decompressor.decompress(chunk, max_bytes - file.total + 1) if decompressor else chunk
+            is_page |= not file.total and is_html(data)
+            file.write(data)
+            if file.total > max_bytes:
+                raise _RejectionError(Reason.TOO_LARGE, f"more than {max_bytes} bytes")
+        if decompressor and not decompressor.eof:
             raise _RejectionError(Reason.TRUNCATED, "the compressed body is truncated")
-        if not spool.total:
+        if not file.total:
             raise _RejectionError(Reason.EMPTY, "the response body is empty")
-        spool.finish()
+        file.flush()
         return is_page
 
 
@@ -259,11 +261,7 @@ def _update_host(host: Host, link: str, result: DownloadResult, requested_at: fl
 
 
 def _resolve_redirect(url: URL, location: str) -> URL:
-    """Return the target of a redirect.
-
-    Raises:
-        _RejectionError: bad-redirect.
-    """
+    """Return the target of a redirect from `url`."""
     try:
         return parse_url(urljoin(str(url), location))
     except (_RejectionError, ValueError) as error:
@@ -271,10 +269,10 @@ def _resolve_redirect(url: URL, location: str) -> URL:
 
 
 def parse_url(link: str) -> URL:
-    """Parse a link; raise an error if it cannot be requested.
+    """Parse a link, with its path and query unchanged.
 
     Raises:
-        _RejectionError: bad-url or bad-scheme.
+        _RejectionError: the link cannot be requested: bad-url or bad-scheme.
     """
     try:
         url = URL(link) if len(link) <= _MAX_URL else URL()
@@ -289,8 +287,7 @@ def parse_url(link: str) -> URL:
 
 
 def _restore_original_path(url: URL, link: str) -> URL:
-    """Return `url` with the path and query exactly as in `link`, which may be signed; only invalid characters are
-    quoted."""
+    """Return `url` with the path and query of `link`, which may be signed; only invalid characters are quoted."""
     target = _AUTHORITY.sub("", link.strip()).partition("#")[0]
     target = _STRAY_PERCENT.sub("%25", quote(target, safe="!#$%&'()*+,/:;=?@[]~", errors="replace"))
     start = "" if target.startswith("/") else "/"
@@ -298,7 +295,7 @@ def _restore_original_path(url: URL, link: str) -> URL:
 
 
 def parse_retry_after(value: str | None) -> float | None:
-    """Return the seconds until the time of a Retry-After header, a number or a date (RFC 9110, 10.2.3)."""
+    """Return the seconds to wait according to a Retry-After header (RFC 9110, 10.2.3); None if it is invalid."""
     if value is None:
         return None
     try:

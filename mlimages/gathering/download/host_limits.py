@@ -19,7 +19,13 @@ _REMEMBERED = 20_000
 
 
 class Host:
-    """A host and port: its request slots, and the state that determines when the next request may be sent."""
+    """Limits the requests to one host and port.
+
+    Attributes:
+        slots: limits the number of concurrent requests.
+        state: determines when the next request may be sent.
+        users: number of links in progress; labels: the same by class.
+    """
 
     __slots__ = (
         "_changed",
@@ -64,8 +70,7 @@ class Host:
         *args: _P.args,
         **kwargs: _P.kwargs,
     ) -> None:
-        """Set the state to that after an outcome: `transition` is a function of `host_state`, called with its
-        arguments after the time."""
+        """Update the state by a function of `host_state`, such as `record_response`, with its arguments after `now`."""
         self._set_state(transition(self.state, time.monotonic(), *args, **kwargs))
 
     def record_extra_request(self) -> None:
@@ -73,7 +78,7 @@ class Host:
         self._set_state(replace(record_request(self.state, time.monotonic()), is_probing=self.state.is_probing))
 
     def cancel_request(self) -> None:
-        """Record that the request that `wait_for_turn` allowed was not sent."""
+        """Record that no request was sent after `wait_for_turn`."""
         self._set_state(replace(self.state, is_probing=False))
 
     def notify_waiting(self) -> None:
@@ -81,10 +86,10 @@ class Host:
         self._changed.set()
 
     def _set_state(self, state: HostState) -> None:
-        had_changed = state.is_paused != self.state.is_paused or state.is_given_up or not state.is_probing
+        may_proceed = state.is_paused != self.state.is_paused or state.is_given_up or not state.is_probing
         self.state = state
         self._hosts.update_counts(self)
-        if had_changed:
+        if may_proceed:
             self.notify_waiting()
 
 
@@ -92,13 +97,13 @@ class Hosts:
     """The hosts in use and those used recently; the least recently used are evicted.
 
     Args:
-        partition: which share of the concurrent requests to a host this process may send.
+        partition: determines how many concurrent requests this process may send to a host.
         max_wait_s: maximum seconds to wait for paused hosts once all others are done.
 
     Attributes:
-        num_waiting: number of links on paused hosts; num_waiting_by_label: the same by label.
-        num_queued: number of links that wait for a request slot of another host.
-        deadline: monotonic time at which links on paused hosts fail; infinite while another host is in use.
+        num_waiting: number of links whose host is paused; num_waiting_by_label: the same by class.
+        num_queued: number of links that wait because their host has `per_host` requests in progress.
+        deadline: monotonic time at which links of paused hosts fail; infinite while another host is in use.
     """
 
     def __init__(self, partition: Partition, max_wait_s: float) -> None:
@@ -114,7 +119,7 @@ class Hosts:
 
     @contextmanager
     def open_host(self, name: str, url: str, label: str = "") -> Iterator[Host]:
-        """Yield the host of a link, and count the link as one in progress there."""
+        """Yield the host `name` of a link, and count the link as in progress meanwhile."""
         host = self._hosts.get(name)
         if host is None:
             per_host = max(1, self._partition.max_requests(url))  # a redirect may lead to the host of other shards

@@ -1,4 +1,4 @@
-"""When a request may be sent to a host: its state as a value, and state transitions; no clock, no sockets.
+"""When a request may be sent to a host: its state, and functions that return the state after an event.
 
 - An unreachable host is paused: its links wait, and single requests at growing intervals (probes) detect when it
   responds again.
@@ -52,17 +52,18 @@ class HostState:
     """The state of one host; times are seconds of a monotonic clock.
 
     Attributes:
-        failing: links that failed consecutively, without a response in between.
+        failing: links that failed since the last response.
         refusals: number of consecutive refusals.
-        is_paused: only probes are sent, from `paused_at` at least until `paused_until`. is_probing: one is in flight.
-        pauses: how many times in a row the host was paused or a probe failed.
+        is_paused: only probes are sent, and none from `paused_at` to `paused_until`.
+        is_probing: a probe is in flight.
+        pauses: number of consecutive pauses.
         gives_up_at: when to stop probing a host that has never responded or only refuses.
-        is_given_up: its links fail without a request.
-        rate: maximum requests per second; None: unlimited. is_ramping: it grows by one with each response, between the
-            first 429 or 503 and the second.
+        is_given_up: the links of the host fail without a request.
+        rate: maximum requests per second; None: unlimited.
+        is_ramping: the rate grows by one with each response, between the first 429 or 503 and the second.
         served_per_s: responses per second, averaged over about a second until `served_at`.
         next_at: when the rate allows the next request.
-        parts: number of processes that send requests to the host, each at its part of the rate.
+        parts: number of processes that send requests to the host; each has an equal part of the rate.
     """
 
     has_responded: bool = False
@@ -84,7 +85,7 @@ class HostState:
 
 
 def seconds_until_request(state: HostState, now: float, deadline: float) -> float | None:
-    """Return the seconds until the next request may be sent (0: now), or None if the host is given up.
+    """Return the seconds until the next request may be sent; None if the host is given up.
 
     Args:
         deadline: when to stop waiting for paused hosts.
@@ -119,17 +120,17 @@ def record_response(state: HostState, now: float, *, requested_at: float, is_red
     """
     served_per_s = _estimate_served_per_s(state, now) + 1 / _SERVED_OVER_S
     gives_up_at = state.gives_up_at if is_redirect else math.inf
-    responded = partial(
+    respond = partial(
         replace, state, has_responded=True, gives_up_at=gives_up_at, served_per_s=served_per_s, served_at=now
     )
     if requested_at < state.paused_at:  # sent before the host was paused
-        return responded()
+        return respond()
     rate = state.rate
     if rate is not None and rate < 2 * served_per_s:  # otherwise it is not the bottleneck
         rate += 1.0 if state.is_ramping else max(INCREASE_PER_S / state.parts / rate, INCREASE)
     if is_redirect and state.refusals:
-        return responded(rate=rate, is_probing=False)
-    return responded(failing=frozenset(), refusals=0, is_paused=False, is_probing=False, pauses=0, rate=rate)
+        return respond(rate=rate, is_probing=False)
+    return respond(failing=frozenset(), refusals=0, is_paused=False, is_probing=False, pauses=0, rate=rate)
 
 
 def record_refusal(state: HostState, now: float, *, requested_at: float) -> HostState:
@@ -155,7 +156,7 @@ def record_throttling(state: HostState, now: float, *, requested_at: float, retr
 
 
 def record_failure(state: HostState, now: float, *, requested_at: float, link: str, reason: Reason) -> HostState:
-    """Return the state after a request for `link`, sent at `requested_at`, got no response."""
+    """Return the state after a request for `link`, sent at `requested_at`, has failed without a response."""
     if requested_at < state.paused_at:  # sent before we knew
         return state
     failing = state.failing if len(state.failing) >= FAILURES_UNTIL_PAUSED else state.failing | {link}

@@ -1,4 +1,4 @@
-"""Requirements on images and results of inspection, exchanged with the decoding processes."""
+"""Requirements on images, and results of inspecting them, exchanged with the decoding processes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from mlimages.core import MAX_PIXELS, Reason
 
 @dataclass(frozen=True, slots=True)
 class ImageRequirements:
-    """Requirements on an image, and the shorter side to which it is resized (None: not resized).
+    """Requirements on an image.
 
     Attributes:
-        ignore_opt_out: accept an image even if its XMP prohibits data mining.
+        max_pixels: maximum width x height.
+        min_size: minimum shorter side in pixels.
+        resize: shorter side in pixels to which the image is resized; None: it is kept unchanged.
+        ignore_opt_out: accept an image whose XMP prohibits data mining.
     """
 
     max_pixels: int = MAX_PIXELS
@@ -23,7 +26,7 @@ class ImageRequirements:
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """A verified image: the values of its manifest row, and the suffix that matches its format."""
+    """Properties of a verified image, for its manifest row, and the file suffix of its format."""
 
     bytes: int
     sha256: str
@@ -47,6 +50,6 @@ class Rejection:
 
 
 def is_html(data: bytes) -> bool:
-    """Whether a body is a web page, by its first bytes."""
+    """Return whether the data begins like an HTML page."""
     head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     return head.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<script")) or b"<html" in head

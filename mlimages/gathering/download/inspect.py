@@ -1,4 +1,4 @@
-"""Verify downloaded files; return the facts of the image, or the reason why it is rejected."""
+"""Verify that downloaded files are complete images of a supported format."""
 
 from __future__ import annotations
 
@@ -41,7 +41,11 @@ _JPEG_MAX_PX = 65_500  # maximum side in libjpeg
 
 
 def inspect_file(path: Path, requirements: ImageRequirements) -> ImageFacts | Rejection:
-    """Decode a whole image file and verify it; with `requirements.resize`, replace the file by the resized image."""
+    """Verify an image file by decoding it completely; with `requirements.resize`, replace it by the resized image.
+
+    Returns:
+        The properties of the image, or why it is rejected.
+    """
     data = path.read_bytes()
     opt_out = find_xmp_opt_out(data)
     if opt_out and not requirements.ignore_opt_out:
@@ -60,7 +64,8 @@ def _inspect(path: Path, data: bytes, requirements: ImageRequirements) -> ImageF
             options=partial(_choose_decode_options, data=data, requirements=requirements),
         )
         if requirements.resize is None:
-            return _make_facts_of(data, decoded)
+            size = decoded.size if decoded.orientation < 5 else decoded.size[::-1]  # as stored
+            return _make_facts(data, decoded.image, size, decoded.header.format, orientation=decoded.orientation)
         resized = _resize(decoded, requirements.resize, max_pixels=requirements.max_pixels)
         stored = _encode_jpeg(resized)
         with path.open("r+b") as file:  # overwrites in place: truncating first takes .1 ms on ext4
@@ -99,17 +104,9 @@ def _choose_decode_options(header: ImageHeader, data: bytes, requirements: Image
         raise ImageError(Fault.TRUNCATED, "the image is truncated")
     if requirements.resize is None:  # 1/8 scale still reads every byte
         return DecodeOptions(min_size=(max(_HASHED_PX, width // 8), max(_HASHED_PX, height // 8)), mode="L")
-    mode = (
-        "YCbCr" if min(header.size) > requirements.resize else None
-    )  # if it is downscaled: saves converting to RGB and back
+    is_downscaled = min(header.size) > requirements.resize
+    mode = "YCbCr" if is_downscaled else None  # without converting to RGB and back
     return DecodeOptions(min_size=(2 * requirements.resize, 2 * requirements.resize), mode=mode)
-
-
-def _make_facts_of(data: bytes, decoded_image: DecodedImage) -> ImageFacts:
-    size = decoded_image.size if decoded_image.orientation < 5 else decoded_image.size[::-1]  # as stored
-    return _make_facts(
-        data, decoded_image.image, size, decoded_image.header.format, orientation=decoded_image.orientation
-    )
 
 
 def _make_facts(
@@ -181,7 +178,7 @@ def _encode_jpeg(image: Image.Image) -> bytes:
 
 
 def compute_difference_hash(image: Image.Image) -> str:
-    """Return the 64-bit difference hash (dHash) as 16 hexadecimal digits.
+    """Return the 64-bit difference hash (dHash) of an image as 16 hexadecimal digits.
 
     Each bit says whether one of 8 x 8 points is brighter than its right neighbour.
 

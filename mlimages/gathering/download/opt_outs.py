@@ -1,4 +1,4 @@
-"""Opt-outs from training: header fields, TDM reservations, XMP; pure functions that return what forbids training.
+"""Find opt-outs from training in header fields, TDM reservations and XMP metadata.
 
 Content-Usage and one value of the PLUS vocabulary concern generative models; mlimages also honours them for image
 classifiers.
@@ -46,7 +46,9 @@ def find_opt_out(headers: Headers) -> str | None:
 
 
 def find_forbidding_directive(header: str) -> str | None:
-    """Return the directive of an X-Robots-Tag that forbids training; after `agent:`, directives apply to that agent.
+    """Return the directive of an X-Robots-Tag header that forbids training; None if there is none.
+
+    Directives after `agent:` apply to that agent only.
 
     >>> find_forbidding_directive("max-image-preview:large, noai")
     'noai'
@@ -66,7 +68,7 @@ def find_forbidding_directive(header: str) -> str | None:
 
 
 def forbids_training(preferences: str, key: str, value: str) -> bool:
-    """Whether `key=value` is a member of a list such as `search=y, train-ai=n;x=1`.
+    """Return whether `key=value` is a member of a list such as `search=y, train-ai=n;x=1`.
 
     >>> forbids_training("search=yes, ai-train=no", "ai-train", "no")
     True
@@ -79,7 +81,7 @@ def forbids_training(preferences: str, key: str, value: str) -> bool:
 
 
 def parse_tdmrep(text: str) -> list[tuple[str, bool]]:
-    """Parse a `/.well-known/tdmrep.json` to path patterns and whether each is reserved; the first match applies.
+    """Parse a tdmrep.json file into pairs of a path pattern and whether it is reserved; the first match applies.
 
     Source: W3C Community Group, TDM Reservation Protocol.
     """
@@ -99,7 +101,7 @@ def _parse_tdm_rules(rules: list[Any]) -> Iterator[tuple[str, bool]]:
 
 
 def path_matches(pattern: str, path: str) -> bool:
-    """Whether a pattern of robots.txt (`*`, a final `$`) matches a path from its start.
+    """Return whether a pattern of robots.txt, in which `*` and a final `$` are special, matches a path.
 
     >>> path_matches("/images/*.jpg$", "/images/a.jpg")
     True
@@ -110,7 +112,7 @@ def path_matches(pattern: str, path: str) -> bool:
 
 
 def find_xmp_opt_out(data: bytes) -> str | None:
-    """Return the value of plus:DataMining in an image's XMP if it prohibits data mining, else None.
+    """Return the value of plus:DataMining in the XMP of an image that prohibits data mining; None if there is none.
 
     Source: PLUS License Data Format, XMP reference, as adopted by the IPTC.
     """
@@ -126,8 +128,7 @@ def find_xmp_opt_out(data: bytes) -> str | None:
 
 
 def _find_end_of_jpeg_header(data: bytes) -> int:
-    """Return the offset of the pixels of a JPEG, or the length of any other file; the pixels are not searched for XMP,
-    to save time."""
+    """Return the offset of the first scan of a JPEG, where its metadata end; for other files, their length."""
     position = 2
     while data.startswith(b"\xff\xd8") and data[position : position + 1] == b"\xff":
         if data[position + 1 : position + 2] == b"\xda":

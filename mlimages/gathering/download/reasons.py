@@ -1,4 +1,4 @@
-"""Map the failures of requests to reasons."""
+"""Classify failures of requests."""
 
 from __future__ import annotations
 
@@ -74,23 +74,23 @@ _ERRORS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], Reason], ...
 
 
 def classify_status(status: int) -> Reason | None:
-    """Return the reason of a status; None for 200, 203 (changed by a proxy) and 206; a 3xx here was not followed."""
-    if status in (200, 203, 206):  # an unrequested part is judged by its content
+    """Return the reason for which a response with this status is a failure; None if it is none."""
+    if status in (200, 203, 206):  # 203: changed by a proxy; 206: a part, which is checked like a whole body
         return None
-    if 300 <= status < 400:
+    if 300 <= status < 400:  # redirects with a target are followed before
         return Reason.BAD_REDIRECT
     return Reason.SERVER_ERROR if status >= 500 else _STATUSES.get(status, Reason.OTHER_STATUS)
 
 
 def describe_error(error: Exception) -> str:
-    """Return in a few words why a request failed, without the text of a library."""
+    """Return a short description of why a request failed."""
     status = getattr(error, "status", 0)
     other = f"HTTP {status}" if status >= 300 else getattr(error, "strerror", None)  # of a full disk, for example
     return _PHRASES.get(classify_error(error)) or other or "invalid response"
 
 
 def classify_error(error: Exception) -> Reason:
-    """Return the reason of an aiohttp error; a response that cannot be parsed is `bad-http`."""
+    """Return the reason of a failed request; `bad-http` if the response cannot be parsed."""
     if isinstance(error, aiohttp.ClientProxyConnectionError):
         return Reason.PROXY
     os_error = getattr(error, "os_error", error)

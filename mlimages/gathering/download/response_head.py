@@ -17,7 +17,7 @@ _ANY_END = re.compile(rb"\n\r?\n")
 
 
 def repair_head(head: bytes) -> bytes:
-    """Return a response head, up to its empty line, with at most one Content-Length and without invalid lines.
+    """Return a response head, up to its empty line, without invalid lines and repeated Content-Lengths.
 
     Equal Content-Lengths are merged (RFC 9110, 8.6), Transfer-Encoding overrides them (RFC 9112, 6.3), and lines
     without a colon or with a space in the name are dropped. Different lengths are kept, so that the parser rejects
@@ -46,7 +46,7 @@ def repair_head(head: bytes) -> bytes:
 
 
 class LenientResponseHandler(ResponseHandler):
-    """aiohttp's response parser; it gets each response head in one piece, with malformed lines repaired."""
+    """aiohttp's response parser, which repairs each response head before it is parsed."""
 
     _head: bytes | None = None
 

@@ -1,4 +1,4 @@
-"""Rules of sites in robots.txt and /.well-known/tdmrep.json; each file is requested once."""
+"""Rules of websites in robots.txt and /.well-known/tdmrep.json, which are requested once per site."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class SiteRules:
 
     Attributes:
         robots: parsed robots.txt; None if everything is allowed.
-        usage: path patterns and whether each forbids training, by the field of robots.txt that states it.
-        tdm: path patterns of tdmrep.json in order, and whether each is reserved.
+        usage: rules on training in robots.txt by their field, as pairs of a path pattern and whether it is forbidden.
+        tdm: rules of tdmrep.json, as pairs of a path pattern and whether it is reserved.
     """
 
     robots: Protego | None = None
@@ -57,9 +57,8 @@ class SiteRules:
         path = url.raw_path_qs
         for name, rules in self.usage.items():
             matching = [(len(pattern), forbids) for pattern, forbids in rules if path_matches(pattern, path)]
-            if max(matching, default=(0, False))[
-                1
-            ]:  # the longest pattern applies; of equally long ones, one that forbids
+            _, is_forbidden = max(matching, default=(0, False))  # the longest pattern; if equal, one that forbids
+            if is_forbidden:
                 return f"robots.txt: {name}"
         if next((is_reserved for pattern, is_reserved in self.tdm if path_matches(pattern, path)), False):
             return "tdmrep.json: tdm-reservation"
@@ -67,7 +66,7 @@ class SiteRules:
 
 
 def parse_site_rules(robots_txt: str, tdmrep: str = "") -> SiteRules:
-    """Parse the rules in a site's two files; an empty text forbids nothing.
+    """Parse the robots.txt and the tdmrep.json of a site; an empty text forbids nothing.
 
     >>> rules = parse_site_rules("User-agent: *\\nContent-Signal: search=yes, ai-train=no")
     >>> rules.find_opt_out(URL("https://example.org/a.jpg"))
@@ -89,8 +88,7 @@ def parse_site_rules(robots_txt: str, tdmrep: str = "") -> SiteRules:
 
 
 def _select_lines_for_agent(robots_txt: str) -> list[tuple[str, str]]:
-    """Return the fields and values of the groups for our User-Agent, or by default of those for all agents (RFC 9309,
-    2.2.1).
+    """Return the fields and values for our User-Agent, or else those for all agents (RFC 9309, 2.2.1).
 
     Lines on training before the first group also apply to all agents.
     """
@@ -117,7 +115,7 @@ def _parse_usage_rule(text: str, key: str, value: str) -> tuple[str, bool]:
 
 
 class SiteRulesCache:
-    """The rules of the sites in use; the least recently used are evicted.
+    """Requests and caches the rules of sites; the least recently used are evicted.
 
     Args:
         timeout_s: time-out per file in seconds.
@@ -130,7 +128,7 @@ class SiteRulesCache:
         self._failed_at: dict[URL, float] = {}
 
     async def find_opt_out(self, url: URL, on_request: Callable[[], None] = lambda: None) -> str | None:
-        """Return the rule of the site of `url` that forbids fetching it or training on it; None if there is none.
+        """Return the rule that forbids fetching `url` or training on it; None if there is none.
 
         Args:
             on_request: called for each request sent.
@@ -196,6 +194,5 @@ class SiteRulesCache:
             return ""
         except (aiohttp.ClientError, OSError, ValueError) as error:
             reason, detail = classify_error(error), f"{url.path}: {type(error).__name__}: {error}"[:200]
-            of_link = reason is Reason.BAD_URL  # the host name is invalid
-            is_known = of_link or reason in OPEN_REASONS
-            raise SiteUnreachableError(reason if is_known else Reason.UNREACHABLE, detail) from error
+            is_kept = reason is Reason.BAD_URL or reason in OPEN_REASONS  # bad-url: the host name is invalid
+            raise SiteUnreachableError(reason if is_kept else Reason.UNREACHABLE, detail) from error
