@@ -74,7 +74,7 @@ def test_lists_of_every_form_are_read(tmp_path: Path, name: str, text: str, expe
 def test_columns_with_unusual_names_are_named(tmp_path: Path) -> None:
     path = write(tmp_path / "x.csv", f"where,what\n{A},cat\n")
     assert seen(read_list(path, "where", "what")) == [("cat", A)]
-    with pytest.raises(InputError, match=r"columns: where, what: choose with --url-col"):
+    with pytest.raises(InputError, match=r"columns: where, what; first row: .* --url-column"):
         list(read_list(write(tmp_path / "y.csv", "where,what\nx,y\n")))
 
 

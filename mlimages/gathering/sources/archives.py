@@ -1,4 +1,4 @@
-"""Images in archives and folders, local and remote; members are read without extracting the archive."""
+"""Read the files in local and remote archives without extracting them, and in folders."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class Entry:
     """A regular file of an archive or a folder.
 
     Attributes:
-        url: URL of the file. path: path inside, with `/`, including the path of a nested archive.
+        url: URL of the file.
+        path: path in the archive or folder, with `/`; below the name of its archive if that is nested.
         load: reads the bytes.
     """
 
@@ -60,10 +61,8 @@ def iter_entries(path: Path) -> Iterator[Entry]:
             if inner.suffix in _ARCHIVES:
                 yield from iter_entries(inner)
             elif inner.is_file():
-                whole = Member(inner.name, 0, inner.stat().st_size)
-                yield Entry(
-                    inner.absolute().as_uri(), inner.relative_to(path).as_posix(), partial(_read_member, inner, whole)
-                )
+                read = partial(asyncio.to_thread, inner.read_bytes)
+                yield Entry(inner.absolute().as_uri(), inner.relative_to(path).as_posix(), read)
         return
     try:
         for name, load in _iter_zip_entries(path) if path.suffix == ".zip" else _iter_tar_entries(path):
@@ -76,15 +75,12 @@ def _iter_zip_entries(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if not info.is_dir() and info.file_size <= MAX_MEMBER_BYTES:
-                yield info.filename, partial(_read_zip_member, path, info.filename)
+                yield info.filename, partial(asyncio.to_thread, _read_zip_member, path, info.filename)
 
 
-async def _read_zip_member(path: Path, name: str) -> bytes:
-    def read() -> bytes:
-        with zipfile.ZipFile(path) as archive:
-            return archive.read(name)
-
-    return await asyncio.to_thread(read)
+def _read_zip_member(path: Path, name: str) -> bytes:
+    with zipfile.ZipFile(path) as archive:
+        return archive.read(name)
 
 
 def _iter_tar_entries(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:
@@ -94,7 +90,7 @@ def _iter_tar_entries(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[
         return
     with path.open("rb") as file:
         for prefix, member in _iter_members(file, 0):
-            yield prefix + member.name, partial(_read_member, path, member)
+            yield prefix + member.name, partial(asyncio.to_thread, _read_tar_member, path, member)
 
 
 def _iter_stream_entries(archive: tarfile.TarFile) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:
@@ -107,7 +103,7 @@ def _iter_stream_entries(archive: tarfile.TarFile) -> Iterator[tuple[str, Callab
                 for name, load in _iter_stream_entries(inner):
                     yield f"{Path(info.name).stem}/{name}", load
         elif info.size <= MAX_MEMBER_BYTES:
-            yield info.name, partial(_return_data, file.read())
+            yield info.name, partial(return_data, file.read())
 
 
 def _iter_members(file: IO[bytes], offset: int) -> Iterator[tuple[str, Member]]:
@@ -124,25 +120,23 @@ def _iter_members(file: IO[bytes], offset: int) -> Iterator[tuple[str, Member]]:
                 yield "", Member(info.name, info.offset_data, info.size)
 
 
-async def _return_data(data: bytes) -> bytes:
+async def return_data(data: bytes) -> bytes:
+    """Return the data: the `load` of a file that has been read already."""
     return data
 
 
-async def _read_member(path: Path, member: Member) -> bytes:
-    def read() -> bytes:
-        with path.open("rb") as file:
-            file.seek(member.offset)
-            return file.read(member.size)
-
-    return await asyncio.to_thread(read)
+def _read_tar_member(path: Path, member: Member) -> bytes:
+    with path.open("rb") as file:
+        file.seek(member.offset)
+        return file.read(member.size)
 
 
 class RemoteTar:
-    """A remote tar, read as a stream; after a broken connection, it resumes at the same offset.
+    """A tar file at a URL, read as a stream that resumes at the same offset after a broken connection.
 
     Raises (while iterating):
-        aiohttp.ClientError, TimeoutError: it cannot be read, or not to its end.
-        tarfile.TarError: it is not a tar.
+        aiohttp.ClientError, TimeoutError: the file cannot be read to its end.
+        tarfile.TarError: the file is not a tar.
     """
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
@@ -206,9 +200,7 @@ class RemoteTar:
                 headers = {"Range": f"bytes={at}-"} if at else {}
                 async with self._session.get(self._url, headers=headers) as response:
                     response.raise_for_status()
-                    skip = (
-                        0 if response.status == 206 else at
-                    )  # a server without range requests starts at the beginning
+                    skip = 0 if response.status == 206 else at  # a server may not support range requests
                     async for chunk in response.content.iter_any():
                         new = chunk[skip:]
                         skip -= len(chunk) - len(new)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from textwrap import shorten
 from typing import Any
 
-from mlimages.core import ImageRef, InputError, pluralize
+from mlimages.core import ImageRef, InputError, escape_unprintable, pluralize
 
 RAW = "\0raw"
 """Name of the single value of a row that cannot be parsed."""
@@ -30,7 +30,7 @@ _MARKDOWN = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ListOptions:
-    """Options for lists: columns by name or by number from 1, and one class for all links."""
+    """Options for reading a list of links: columns, by name or by number from 1, and one class for all links."""
 
     url_col: str | None = None
     label_col: str | None = None
@@ -39,44 +39,44 @@ class ListOptions:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns of a table that are used; the values of the others are copied to the manifest."""
+    """The columns of links and of classes in a table; the others are copied to the manifest."""
 
     url: str
     label: str | None
     others: tuple[str, ...]
 
     def make_image_ref(self, row: Row, default_label: str) -> ImageRef:
-        """Return the link in a row."""
+        """Return the link in a row, with its class and the values of other columns."""
         url = to_text(row.get(self.url)) or to_text(row.get(RAW))
         label = to_text(row.get(self.label)) if self.label else ""
         source = {name: value for name in self.others if (value := _to_json_value(row.get(name))) not in (None, "")}
         return ImageRef(strip_link(url), label.strip() or default_label, source)
 
     def describe(self) -> str:
-        """Describe which columns are used as link and class; shown before the first request."""
+        """Return a description of the columns, which is shown before the first request."""
         kept = f"; {pluralize(len(self.others), 'other column')} kept" if self.others else ""
         if kept and not self.label:
-            names = shorten(printable(", ".join(self.others)), 100, placeholder=" ...")
+            names = escape_unprintable(shorten(", ".join(self.others), 100, placeholder=" ..."))
             kept += f": {names} (--label-column chooses the classes)"
         url, label = (name.removeprefix("column ") for name in (self.url, self.label or "none"))
         return f"column {url} as link, {label} as class{kept}"
 
 
-def choose_columns(names: Sequence[str], rows: Sequence[Row], choice: ListOptions, list_name: str) -> Columns:
-    """Choose the columns of links and classes by the options, else by the content of `rows` and the names.
+def choose_columns(names: Sequence[str], rows: Sequence[Row], options: ListOptions, list_name: str) -> Columns:
+    """Choose the columns of links and of classes by the options, or else by their names and the first rows.
 
     Raises:
         InputError: a column of the options does not exist.
     """
-    url = _find_column(names, choice.url_col, list_name, "--url-column") or _choose_link_column(names, rows)
+    url = _find_column(names, options.url_col, list_name, "--url-column") or _choose_link_column(names, rows)
     if url is None:
         first = " | ".join(filter(None, map(to_text, rows[0].values())))[:200] if rows else ""
         raise InputError(
-            f"{list_name}: no row contains a link; columns: {', '.join(names)[:200]}: choose with --url-column and "
-            f"--label-column (first row: {printable(first)})"
+            f"{list_name}: no row contains a link (columns: {', '.join(names)[:200]}; first row: {escape_unprintable(first)}): "
+            "choose the column of links with --url-column and that of classes with --label-column"
         )
-    label = _find_column(names, choice.label_col, list_name, "--label-column")
-    if label is None and choice.class_name is None:
+    label = _find_column(names, options.label_col, list_name, "--label-column")
+    if label is None and options.class_name is None:
         label = next((name for known in _LABEL_COLUMNS for name in names if _find_last_word(name) == known), None)
         if label is None and len(names) == 2 and names[0] == "column 1":
             label = names[1 - names.index(url)]
@@ -92,7 +92,7 @@ def _find_column(names: Sequence[str], column: str | None, list_name: str, optio
             return name
     if column.isdecimal() and 1 <= int(column) <= len(names):
         return names[int(column) - 1]
-    raise InputError(f"{list_name}: no column {column}; columns: {', '.join(names)[:200]}: choose with {option}")
+    raise InputError(f"{list_name} has no column {column!r} (columns: {', '.join(names)[:200]}): choose with {option}")
 
 
 def _choose_link_column(names: Sequence[str], rows: Sequence[Row]) -> str | None:
@@ -115,17 +115,17 @@ def _find_last_word(name: str) -> str:
 
 
 def is_link(text: str) -> bool:
-    """Whether a text may be a link."""
+    """Return whether a text may contain a link."""
     return "://" in text
 
 
 def is_link_column(name: str) -> bool:
-    """Return whether a column name is one of the known names of link columns."""
+    """Return whether a column name is a usual name of a column of links."""
     return _find_last_word(name) in _IMAGE_COLUMNS + _URL_COLUMNS
 
 
 def has_download_scheme(url: str) -> bool:
-    """Return whether a link has a supported URL scheme."""
+    """Return whether a link has the scheme http or https."""
     return url.lower().startswith(("http://", "https://"))
 
 
@@ -144,13 +144,13 @@ def strip_link(text: str) -> str:
 
 
 def find_markdown_text(text: str) -> dict[str, str]:
-    """Return the text of a Markdown link, `[a red cat](https://...)`, as an additional column."""
+    """Return the text of a Markdown link such as `[a red cat](https://...)` as the column `text`."""
     found = _MARKDOWN.fullmatch(text.strip()) if "](" in text else None
     return {"text": found["text"]} if found and found["text"] else {}
 
 
 def to_text(value: object) -> str:
-    """Return a value of a table as text; "" for a missing one."""
+    """Convert a value of a table to text; a missing value to ""."""
     match value:
         case str():
             return value
@@ -176,8 +176,3 @@ def _to_json_value(value: object) -> Any:
     if isinstance(value, bytes | Mapping):
         return None
     return str(value)
-
-
-def printable(text: str) -> str:
-    """Return a text without control characters, for messages."""
-    return "".join(each if each.isprintable() else "?" for each in text)

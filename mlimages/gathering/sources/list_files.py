@@ -1,4 +1,4 @@
-"""Open files with lists of links, decompress them and decode them to lines."""
+"""Open lists of links in files, plain or compressed, as lines of text."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import lzma
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
 from mlimages.core import InputError
 
 STDIN = Path("-")
 MAX_LINE = 2**20
-_COMPRESSIONS = (".gz", ".bz2", ".xz", ".zip")
+_OPENERS: dict[str, Callable[[Path, str], IO[bytes]]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}  # type: ignore[dict-item]
+_COMPRESSIONS = (*_OPENERS, ".zip")
 _READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, RuntimeError)
 
 
@@ -28,7 +29,7 @@ def remove_compression_suffix(path: Path) -> str:
 
 
 def is_compressed(path: Path) -> bool:
-    """Whether the suffix is that of a compressed file."""
+    """Return whether the suffix is that of a compressed file."""
     return path.suffix.lower() in (*_COMPRESSIONS, ".tgz")
 
 
@@ -45,10 +46,10 @@ def open_stdin() -> IO[bytes]:
 
 @contextmanager
 def open_list(path: Path) -> Iterator[IO[bytes]]:
-    """Open a list as bytes; for an archive, its first file.
+    """Open a list for reading bytes; of an archive, its first file.
 
     Raises:
-        InputError: it cannot be read to its end.
+        InputError: the file cannot be read to its end.
     """
     if path == STDIN:
         with open_stdin() as file:
@@ -64,30 +65,21 @@ def open_list(path: Path) -> Iterator[IO[bytes]]:
                 with zipfile.ZipFile(path) as zipped:
                     name = next((info.filename for info in zipped.infolist() if not info.is_dir()), None)
                     yield zipped.open(name) if name else io.BytesIO()
-            case ".gz":
-                with gzip.open(path) as file:
-                    yield cast(IO[bytes], file)
-            case ".bz2":
-                with bz2.open(path) as file:
-                    yield cast(IO[bytes], file)
-            case ".xz":
-                with lzma.open(path) as file:
-                    yield cast(IO[bytes], file)
-            case _:
-                with path.open("rb") as file:
+            case suffix:
+                with _OPENERS.get(suffix, open)(path, "rb") as file:
                     yield file
     except _READ_ERRORS as error:
         raise InputError(f"{path} cannot be read completely: {error}") from error
 
 
 def count_available_lines(file: IO[bytes]) -> int:
-    """Return the number of lines of standard input, at least 1, that can be read without waiting for its writer."""
+    """Return the number of lines of standard input, at least 1, that can be read without waiting for more input."""
     start = file.peek() if hasattr(file, "peek") else b""
     return max(1, sum(1 for line in start.splitlines(keepends=True) if line.strip() and line.endswith(b"\n")))
 
 
 def read_lines(file: IO[bytes]) -> Iterator[str]:
-    """Yield the lines that are not blank, without LF, CRLF or CR, cut at 1 MiB; UTF-8, UTF-16 or Latin-1."""
+    """Yield the lines that are not blank, without line ends and cut at 1 MiB; UTF-8, UTF-16 or Latin-1."""
     start = file.peek(2)[:2] if hasattr(file, "peek") else b""
     encoding = "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "latin-1"
     with io.TextIOWrapper(file, encoding, errors="replace", newline=None) as text:

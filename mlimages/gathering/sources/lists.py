@@ -1,4 +1,4 @@
-"""Lists of links in files: the first rows determine the format, the others are read as a stream."""
+"""Lists of links in files, whose format is detected from the first rows."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mlimages.core import ImageRef, InputError, MissingExtraError, pluralize
+from mlimages.core import ImageRef, InputError, MissingExtraError, escape_unprintable, pluralize
 from mlimages.gathering.links import remove_credentials
 from mlimages.gathering.sources.columns import (
     Columns,
@@ -22,13 +22,13 @@ from mlimages.gathering.sources.columns import (
     find_markdown_text,
     has_download_scheme,
     is_link,
-    printable,
     strip_link,
     to_text,
 )
 from mlimages.gathering.sources.list_files import (
     STDIN,
     count_available_lines,
+    count_lines,
     is_compressed,
     open_list,
     read_lines,
@@ -86,51 +86,44 @@ def require_reader(path: Path) -> None:
 
 
 def get_list_suffix(path: Path) -> str:
-    """Return the suffix of a list without that of its compression."""
+    """Return the suffix of a list, before that of its compression."""
     return Path(remove_compression_suffix(path)).suffix.lower()
 
 
 class LinkFile:
-    """An open list whose format has been detected; iterate over its links once.
+    """An open list of links whose format has been detected; it can be iterated over once.
 
     Args:
-        name: name of the list in messages.
+        name: name of the list in messages; by default the name of the file.
 
     Attributes:
         name: name of the list in messages.
         description: the detected columns and the first link, in one line.
-        warnings: what looks wrong in the first rows, a line each.
-        header_lines: number of lines at the start that are not links.
+        warnings: probable mistakes in the first rows, a line each.
+        header_lines: number of lines before the first link.
 
     Raises:
         InputError: the list cannot be read, has no column of links, or its classes look like captions.
         MissingExtraError: see `require_reader`.
     """
 
-    def __init__(self, path: Path, choice: ListOptions, *, name: str = "") -> None:
+    def __init__(self, path: Path, options: ListOptions, *, name: str = "") -> None:
         require_reader(path)
         self._path = path
-        self._choice = choice
+        self._options = options
         self.name = name or ("standard input" if path == STDIN else path.name)
-        self._default = choice.class_name or ("images" if path == STDIN else path.name.split(".")[0] or "images")
-        self._form, self.header_lines = "", 0
+        self._default_class = options.class_name or ("images" if path == STDIN else path.name.split(".")[0] or "images")
+        self._format_description, self.header_lines = "", 0
         self._ready = sys.maxsize
         self._unclassified = 0
         self._has_long_rows = False
-        image_refs = self._parse_image_refs()
-        head, error = self._take_first_items(image_refs, HEAD)
-        if error and not head:
-            raise error
+        head, self._links = self._peek(self._parse_image_refs(), HEAD)
         self._require_links(head)
-        if choice.label_col is None:
+        if options.label_col is None:
             self._require_classes(head)
-        first = next(
-            (f"; first link {_shorten_url(image_ref.url)}" for image_ref in head if has_download_scheme(image_ref.url)),
-            "",
-        )
-        self.description = f"{self._form}{first}"
+        urls = [image_ref.url for image_ref in head if has_download_scheme(image_ref.url)]
+        self.description = self._format_description + (f"; first link {_shorten_url(urls[0])}" if urls else "")
         self.warnings = tuple(self._find_warnings(head))
-        self._links = chain(head, _raise_lazily(error) if error else image_refs)
 
     def __iter__(self) -> Iterator[ImageRef]:
         return self._links
@@ -141,8 +134,8 @@ class LinkFile:
         if first_links and not any(has_download_scheme(image_ref.url) for image_ref in first_links):
             first = next((image_ref.url for image_ref in first_links if image_ref.url), "")
             raise InputError(
-                f"{self.name}: no row contains an http(s) link: give a list of links "
-                f"(first row: {_shorten_url(first, 200)})"
+                f"{self.name}: no row contains an http(s) link (first row: {_shorten_url(first, 200)}): use a list of "
+                "links"
             )
 
     def _find_warnings(self, first_links: list[ImageRef]) -> Iterator[str]:
@@ -162,14 +155,14 @@ class LinkFile:
                 "from its link by a tab"
             )
         if 0 < self._unclassified < len(first_links):
-            yield f"{self._unclassified} {rows} without a class: put into class {self._default}"
+            yield f"{self._unclassified} {rows} without a class: put into class {self._default_class}"
 
     def _require_classes(self, first_links: list[ImageRef]) -> None:
         single = [label for label, count in Counter(image_ref.label for image_ref in first_links).items() if count == 1]
         if len(single) > _MAX_SINGLE_CLASSES:
             raise InputError(
                 f"{self.name}: {len(single)} of the first {len(first_links)} links have a class that occurs once, such "
-                f"as {printable(single[0][:60])!r}: use --class NAME to put all links into one class, or "
+                f"as {escape_unprintable(single[0][:60])!r}: use --class NAME to put all links into one class, or "
                 "--label-column to choose the column of classes"
             )
 
@@ -185,12 +178,11 @@ class LinkFile:
                 return
             if self._path == STDIN:
                 self._ready = count_available_lines(file)
-            head, error = self._take_first_items(lines, min(self._ready, _SNIFFED))
-            lines = chain(head, _raise_lazily(error) if error else lines)
-            yield from self._detect_and_parse(head, self._count_available(lines), suffix)
+            head, lines = self._peek(lines, min(self._ready, _SNIFFED))
+            yield from self._detect_and_parse(head, self._update_ready(lines), suffix)
 
-    def _count_available(self, lines: Iterator[str]) -> Iterator[str]:
-        """Yield the lines, and keep count of those that can be read without waiting."""
+    def _update_ready(self, lines: Iterator[str]) -> Iterator[str]:
+        """Yield the lines, and update the number of those that can be read without waiting."""
         for line in lines:
             self._ready -= 1
             yield line
@@ -217,7 +209,7 @@ class LinkFile:
         if delimiter:
             return self._parse_table(parse_csv_rows(lines, delimiter))
         cells = first.rstrip("\t ").split("\t")
-        is_table = len(cells) > 2 or self._choice.url_col or self._choice.label_col
+        is_table = len(cells) > 2 or self._options.url_col or self._options.label_col
         is_header = not is_link(first) and cells[0].strip().lower() in ("url", "image_url", "label")
         if (suffix == ".tsv" and len(cells) > 1) or is_table or is_header or first.strip() == "TsvHttpData-1.0":
             return self._parse_table(parse_tsv_rows(lines))
@@ -240,39 +232,41 @@ class LinkFile:
         return self._parse_rows(iter(extract_json_rows(value, self._path)))
 
     def _parse_rows(self, rows: Iterator[Row]) -> Iterator[ImageRef]:
-        head, error = self._take_first_items(rows, 100)
-        if error and not head:
-            raise error
+        head, rows = self._peek(rows, 100)
         names = list(dict.fromkeys(name for row in head for name in row))
         if not names:
             return
-        columns: Columns = choose_columns(names, head, self._choice, self.name)
-        self._form = columns.describe() + self._class_note(columns.label is None)
-        for row in chain(head, _raise_lazily(error) if error else rows):
-            self._unclassified += bool(columns.label) and not to_text(row.get(columns.label)).strip()
-            yield columns.make_image_ref(row, self._default)
+        columns: Columns = choose_columns(names, head, self._options, self.name)
+        default = f"; class {self._default_class}" if columns.label is None else ""
+        self._format_description = columns.describe() + default
+        for row in rows:
+            self._unclassified += columns.label is not None and not to_text(row.get(columns.label)).strip()
+            yield columns.make_image_ref(row, self._default_class)
 
     def _parse_text(self, lines: Iterable[str]) -> Iterator[ImageRef]:
-        self._form = f"one link per line{self._class_note(True)}"
+        self._format_description = f"one link per line; class {self._default_class}"
         for line in lines:
             if line.startswith("#"):
                 continue
             left, tab, right = line.rstrip("\t ").partition("\t")
             if not tab:
-                self._unclassified += self._choice.class_name is None
-                yield ImageRef(strip_link(left), self._default, find_markdown_text(left))
+                self._unclassified += self._options.class_name is None
+                yield ImageRef(strip_link(left), self._default_class, find_markdown_text(left))
                 continue
             left, right = (right, left) if is_link(left) and not is_link(right) else (left, right)
             right = next(filter(is_link, right.split("\t")), right)  # further cells are ignored
             if imagenet := _IMAGENET_ID.fullmatch(left.strip()):
                 yield ImageRef(strip_link(right), imagenet[1], {"wnid": imagenet[1]}, name=left.strip())
             else:
-                label = self._choice.class_name or left.strip().strip("\"'")
-                self._form = "one class and link per line"
-                yield ImageRef(strip_link(right), label or self._default)
+                label = self._options.class_name or left.strip().strip("\"'")
+                self._format_description = "one class and link per line"
+                yield ImageRef(strip_link(right), label or self._default_class)
 
-    def _take_first_items(self, items: Iterator[_T], max_items: int) -> tuple[list[_T], Exception | None]:
-        """Return the first items (of standard input, only those available), and the error that ended them early."""
+    def _peek(self, items: Iterator[_T], max_items: int) -> tuple[list[_T], Iterator[_T]]:
+        """Return the first items (of standard input, only those available), and an iterator over all items.
+
+        If an error ends the first items early, the iterator raises it after them.
+        """
         head: list[_T] = []
         size = 0
         try:
@@ -284,16 +278,15 @@ class LinkFile:
                     break
                 if self._ready <= 0:
                     break
-        except Exception as error:  # raised again after these items
-            return head, error
-        return head, None
-
-    def _class_note(self, is_only_list: bool) -> str:
-        return f"; class {self._default}" if is_only_list else ""
+        except Exception as error:
+            if not head:
+                raise
+            return head, chain(head, _raise_lazily(error))
+        return head, chain(head, items)
 
 
 def _shorten_url(url: str, length: int = 100) -> str:
-    return printable(remove_credentials(url)[:length])
+    return escape_unprintable(remove_credentials(url)[:length])
 
 
 def _raise_lazily(error: Exception) -> Iterator[Any]:
@@ -305,8 +298,8 @@ def _raise_lazily(error: Exception) -> Iterator[Any]:
     return iter(fail, None)
 
 
-def count_links(path: Path, header_lines: int, count_lines: Callable[[Path], int]) -> int | None:
-    """Return the maximum number of links of a list; None if counting takes long."""
+def count_links(path: Path, header_lines: int) -> int | None:
+    """Return the maximum number of links in a list; None if counting takes long."""
     if is_compressed(path) or not path.is_file() or get_list_suffix(path) in (".parquet", ".json"):
         return None
     return count_lines(path) - header_lines

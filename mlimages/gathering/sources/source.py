@@ -25,7 +25,7 @@ from mlimages.gathering.download.reasons import describe_error
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.partition import HostCounts
 from mlimages.gathering.sources.columns import ListOptions
-from mlimages.gathering.sources.list_files import STDIN, count_lines
+from mlimages.gathering.sources.list_files import STDIN
 from mlimages.gathering.sources.lists import LinkFile, count_links, require_reader
 
 logger = logging.getLogger(__name__)
@@ -52,10 +52,10 @@ AnySource = Source | str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 def as_source(source: AnySource) -> Source:
-    """Return `source` if it is a source object; convert paths to a `UrlList`.
+    """Return a source unchanged; convert paths to a `UrlList`.
 
     Raises:
-        TypeError: the value is neither.
+        TypeError: the value is neither a source nor a path.
         InputError: there is no list of links at a path.
     """
     if isinstance(source, str | os.PathLike):
@@ -110,7 +110,7 @@ class UrlList:
         self._paths: list[str | Path] = [
             str(path) if _is_http_url(path) else require_local_path(path) for path in paths
         ]
-        self._choice = ListOptions(url_col, label_col, class_name)
+        self._options = ListOptions(url_col, label_col, class_name)
         self._http_options = http_options
         self._tell = tell
         self._files: list[LinkFile] | None = None
@@ -129,8 +129,8 @@ class UrlList:
         for path, image_refs in zip(self._paths, files, strict=True):
             blocks = _split_into_blocks(image_refs, 1 if path == STDIN else _BLOCK)
             read = partial(next, blocks, [])
-            while found := await (_run_in_daemon_thread(read) if path == STDIN else asyncio.to_thread(read)):
-                for image_ref in found:
+            while block := await _run_in_thread(read, is_daemon=path == STDIN):
+                for image_ref in block:
                     yield image_ref
 
     @property
@@ -170,11 +170,12 @@ class UrlList:
             with tempfile.TemporaryDirectory(prefix="mlimages-lists-") as folder:
                 for number, path in enumerate(self._paths):
                     local = path if isinstance(path, Path) else await self._download(path, Path(folder) / str(number))
-                    file = await _open_list(local, self._choice, path if isinstance(path, str) else "")
+                    open_list = partial(LinkFile, local, self._options, name=path if isinstance(path, str) else "")
+                    file = await _run_in_thread(open_list, is_daemon=local == STDIN)
                     for text in filter(None, (file.description, *file.warnings)):
                         self._tell(f"{file.name}: {text}")
                     files.append(file)
-                    lengths.append(await asyncio.to_thread(count_links, local, file.header_lines, count_lines))
+                    lengths.append(await asyncio.to_thread(count_links, local, file.header_lines))
             self._files = files
             self._length = None if None in lengths else sum(filter(None, lengths))
         return self._files
@@ -193,7 +194,7 @@ class UrlList:
                     async for chunk in response.content.iter_any():
                         file.write(chunk)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise InputError(f"the list at {url} cannot be downloaded: {describe_error(error)}") from error
+            raise InputError(f"cannot download the list at {url}: {describe_error(error)}") from error
         return folder / name
 
 
@@ -201,25 +202,20 @@ def _is_http_url(path: str | os.PathLike[str]) -> bool:
     return str(path).lower().startswith(("http://", "https://"))
 
 
-async def _open_list(path: Path, choice: ListOptions, name: str) -> LinkFile:
-    if path == STDIN:
-        return (await _run_in_daemon_thread(lambda: [LinkFile(path, choice)]))[0]
-    return await asyncio.to_thread(LinkFile, path, choice, name=name)
-
-
-async def _run_in_daemon_thread(function: Callable[[], list[_T]]) -> list[_T]:
-    """Call `function` in a daemon thread, which may wait for input forever without blocking Ctrl-C, and return its
-    result."""
-    found: Future[list[_T]] = Future()
+async def _run_in_thread(function: Callable[[], _T], *, is_daemon: bool) -> _T:
+    """Call `function` in a thread and return its result; a daemon thread that waits for input does not block Ctrl-C."""
+    if not is_daemon:
+        return await asyncio.to_thread(function)
+    future: Future[_T] = Future()
 
     def run() -> None:
         try:
-            found.set_result(function())
+            future.set_result(function())
         except BaseException as error:  # raised to the caller that awaits the result
-            found.set_exception(error)
+            future.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
-    return await asyncio.wrap_future(found)
+    return await asyncio.wrap_future(future)
 
 
 def _split_into_blocks(image_refs: Iterable[ImageRef], block_size: int) -> Iterator[list[ImageRef]]:
