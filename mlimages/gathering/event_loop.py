@@ -10,20 +10,20 @@ from typing import Any, TypeVar
 _T = TypeVar("_T")
 
 
-def run_blocking(job: Coroutine[Any, Any, _T]) -> _T:
-    """Run a coroutine and return its result; if this thread has a running event loop, another thread runs it."""
+def run_blocking(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine and return its result; in another thread if this one has a running event loop."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(job)
+        return asyncio.run(coroutine)
     started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None]] = Future()
 
-    async def cancellable() -> _T:
+    async def run() -> _T:
         started.set_result((asyncio.get_running_loop(), asyncio.current_task()))
-        return await job
+        return await coroutine
 
     with ThreadPoolExecutor(1, "gather") as pool:
-        result = pool.submit(asyncio.run, cancellable())
+        result = pool.submit(asyncio.run, run())
         try:
             return result.result()
         except KeyboardInterrupt:  # "interrupt the kernel": stop at once, like Ctrl-C elsewhere

@@ -1,4 +1,4 @@
-"""Order the links of a list so that their hosts take turns."""
+"""Order the links of a list so that hosts alternate."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mlimages.core import ImageRef
 from mlimages.gathering.links import parse_host
 
 MAX_IN_MEMORY = 50_000
-"""Maximum number of links read ahead that are held in memory, at about 0.3 KB each, more if their rows have other
-columns. Without it, a list of as many hosts as links would be read into memory."""
+"""Maximum number of links in memory, at about 0.3 KB each, or more if their rows have other columns. It is reached if a
+list has very many hosts."""
 
 BLOCK = 128
-"""Number of links that are written to the temporary file at once: a host's first links stay in memory."""
+"""Number of links of a host that are written to the temporary file at once."""
 
 _READ_PER_LINK = 32
 
@@ -26,13 +26,15 @@ _READ_PER_LINK = 32
 async def interleave_hosts(
     image_refs: AsyncIterator[ImageRef], *, max_in_memory: int = MAX_IN_MEMORY, block_size: int = BLOCK
 ) -> AsyncIterator[ImageRef]:
-    """Yield the links of `image_refs` by hosts in turn, in the order of `image_refs` for each host.
+    """Yield links of one host after another, so that a list sorted by host keeps several hosts busy from the start.
 
-    It reads ahead, so that a list that is sorted by host keeps several hosts busy from the start; of a host with many
-    links, most wait in a temporary file. Links before an error of `image_refs` are yielded before it is raised.
+    The order of the links of each host is kept. Links that are read ahead are held in memory, and those of hosts with
+    many links in a temporary file. If `image_refs` raises an error, it is raised again after the links before it.
 
     Args:
-        image_refs: links of a list, with `source` in JSON types and without `load`.
+        image_refs: links whose `source` consists of JSON types, and without `load`.
+        max_in_memory: maximum number of links in memory.
+        block_size: number of links that are written to the temporary file at once.
     """
     queues: OrderedDict[str, _HostQueue] = OrderedDict()
     in_memory, is_at_end, error = 0, False, None
@@ -63,7 +65,7 @@ async def interleave_hosts(
 
 @contextmanager
 def _open_temporary_file() -> Iterator[IO[bytes]]:
-    """Open a temporary file; an error of it, such as a full disk, names its folder."""
+    """Open a temporary file; an OSError such as a full disk names its folder."""
     try:
         with tempfile.TemporaryFile() as file:
             yield file
@@ -73,10 +75,10 @@ def _open_temporary_file() -> Iterator[IO[bytes]]:
 
 
 class _HostQueue:
-    """The links of a host: the first and the last in memory, those between them in blocks of a temporary file."""
+    """Queue of the links of a host: both ends are in memory, the middle in blocks of a temporary file."""
 
     def __init__(self, file: IO[bytes], block_size: int) -> None:
-        self._file, self._block = file, block_size
+        self._file, self._block_size = file, block_size
         self._first: deque[ImageRef] = deque()
         self._written: deque[tuple[int, int]] = deque()  # offset and size of each block
         self._last: list[ImageRef] = []
@@ -87,11 +89,11 @@ class _HostQueue:
         return len(self._first) + len(self._last)
 
     def append(self, image_ref: ImageRef) -> None:
-        if len(self._first) < self._block and not self._written and not self._last:
+        if len(self._first) < self._block_size and not self._written and not self._last:
             self._first.append(image_ref)
             return
         self._last.append(image_ref)
-        if len(self._last) == self._block:
+        if len(self._last) == self._block_size:
             rows = [(each.url, each.label, each.source, each.name, each.is_api) for each in self._last]
             data = zlib.compress(json.dumps(rows, default=str).encode(), level=1)
             self._written.append((self._file.seek(0, 2), len(data)))

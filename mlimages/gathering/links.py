@@ -1,4 +1,4 @@
-"""Host and key of a link."""
+"""Hosts, hashes and redaction of links."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def parse_host(url: str) -> str:
 
 
 def redact_url(url: str) -> str:
-    """Return a link as written to the manifest: no user name or password, and a long `data:` link is shortened.
+    """Return a link as written to the manifest: without user name and password; a long `data:` URL is shortened.
 
     >>> redact_url("https://user:password@example.org/a.jpg")
     'https://example.org/a.jpg'
@@ -37,11 +37,9 @@ def redact_url(url: str) -> str:
 
 def hash_location(url: str) -> int:
     """Return a 64-bit hash of a link's host (upper half) and path, without query and fragment."""
-    start, _, path = url.partition("#")[0].partition("?")[0].partition("://")[2].partition("/")
-    host, place = (
-        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).digest() for text in (start, path)
-    )
-    return int.from_bytes(host + place, "big")
+    host, _, path = url.partition("#")[0].partition("?")[0].partition("://")[2].partition("/")
+    halves = (hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).digest() for text in (host, path))
+    return int.from_bytes(b"".join(halves), "big")
 
 
 def hash_link(label: str, url: str) -> int:

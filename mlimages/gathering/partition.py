@@ -1,7 +1,7 @@
-"""Which shard gathers a link: a function of the list alone.
+"""Assign links to shards, by the list of links alone.
 
-All links of a host are in one shard. A host with more than its share of the links, 1/N of N shards, is spread over a
-few shards; each of them sends its part of the host's concurrent requests and takes its part of the host's rate.
+All links of a host are in one shard. Only a host with more than 1/N of the links, for N shards, is spread over several
+shards; each of them sends an equal part of the concurrent requests to the host and has an equal part of its rate.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from mlimages.gathering.links import hash_link, parse_host
 
 MAX_PARTS = 4
-"""Maximum number of shards of a host; each sends one request at a time and reads robots.txt once."""
+"""Maximum number of shards of a host; each of them requests robots.txt once."""
 
 _MIN_LINKS = 10
 """Minimum number of links of a host in each of its shards."""
@@ -23,12 +23,13 @@ _MAX_COUNTED = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """The part of the links that one of several shards gathers.
+    """The links of one of several shards.
 
     Attributes:
         shard: number of the shard, 1 to `shards`.
+        shards: number of shards.
         parts: number of shards of each host that is spread over several.
-        per_host: number of concurrent requests to one host, over all shards.
+        per_host: maximum number of concurrent requests to a host, over all shards.
     """
 
     shard: int = 1
@@ -37,22 +38,22 @@ class Partition:
     per_host: int = 8
 
     def is_in_shard(self, url: str) -> bool:
-        """Whether the link belongs to this shard; always True without sharding."""
+        """Return whether the link belongs to this shard."""
         return self.shards == 1 or choose_shard(url, self.shards, self.parts) == self.shard
 
     def count_shards_of_host(self, url: str) -> int:
         """Return the number of shards of the link's host."""
-        return self.parts.get(_host_key(url), 1) if self.parts else 1
+        return self.parts.get(_normalize_host(url), 1) if self.parts else 1
 
     def max_requests(self, url: str) -> int:
-        """Return how many concurrent requests to the link's host this shard may send.
+        """Return the maximum number of concurrent requests of this shard to the link's host.
 
         It is 0 for some shards of a host that is spread over more than `per_host` shards.
         """
         parts = self.count_shards_of_host(url)
         if parts == 1:
             return self.per_host
-        number = (self.shard - 1 - hash_link("", _host_key(url))) % self.shards
+        number = (self.shard - 1 - hash_link("", _normalize_host(url))) % self.shards
         return (self.per_host + parts - 1 - number % parts) // parts
 
 
@@ -60,8 +61,8 @@ ALL = Partition()
 
 
 def choose_shard(url: str, shards: int, parts: Mapping[str, int] | None = None) -> int:
-    """Return the shard, 1 to `shards`, of a link."""
-    host = _host_key(url)
+    """Return the number of the shard, 1 to `shards`, that gathers a link."""
+    host = _normalize_host(url)
     number = hash_link("", url if host == "(none)" else host)
     if parts and host in parts:
         number += hash_link("", url) % parts[host]
@@ -69,7 +70,7 @@ def choose_shard(url: str, shards: int, parts: Mapping[str, int] | None = None) 
 
 
 class HostCounts:
-    """Counts the links of hosts; of very many hosts, only those with many links (Misra and Gries, 1982)."""
+    """Counts links by host; among very many hosts, only those with many links (Misra and Gries, 1982)."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
@@ -77,14 +78,13 @@ class HostCounts:
 
     def add(self, url: str) -> None:
         """Count a link."""
-        self._counts[_host_key(url)] += 1
+        self._counts[_normalize_host(url)] += 1
         self._total += 1
         if len(self._counts) > _MAX_COUNTED:
             self._counts = Counter({host: count - 1 for host, count in self._counts.items() if count > 1})
 
-    def parts(self, shards: int) -> dict[str, int]:
-        """Return the number of shards, at most `MAX_PARTS`, for each host that is spread over several of the `shards`
-        shards."""
+    def compute_parts(self, shards: int) -> dict[str, int]:
+        """Return the number of shards, at most `MAX_PARTS`, of each host that is spread over several."""
         parts = {
             host: min(MAX_PARTS, shards, -(-count * shards // self._total), count // _MIN_LINKS)
             for host, count in self._counts.items()
@@ -93,7 +93,7 @@ class HostCounts:
         return {host: number for host, number in parts.items() if number > 1}
 
 
-def _host_key(url: str) -> str:
+def _normalize_host(url: str) -> str:
     host = parse_host(url).lower().removesuffix(":80").removesuffix(":443")
     if host.isascii():
         return host

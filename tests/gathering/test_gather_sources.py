@@ -200,8 +200,8 @@ def test_imagenet_goes_from_one_way_to_the_next_and_says_why(site: Site, tmp_pat
     summary = gather(source, tmp_path / "out", **FAST)
     assert summary.classes == {"domestic_cat": 1, "persian_cat": 1}
     assert told[1:] == [
-        "cannot read the site's archive: HTTP 404 (not offered for this synset): n02123394, n02121808",
-        "the site's list has no images: n02121808",
+        "cannot read the website's archive: HTTP 404 (not offered for this synset): n02123394, n02121808",
+        "the website's list has no images: n02121808",
     ]
     assert (tmp_path / "out/domestic_cat/n02121808_1.jpg").exists()
 
@@ -418,7 +418,7 @@ def test_pexels_quota_of_the_month_is_known_from_its_headers(
     clock, served = Clock(monkeypatch), PexelsSite(site, total=100)
     served.remaining, served.reset = 0, int(clock.now) + 86_400
     with pytest.raises(
-        GatherError, match="monthly quota is exhausted: run the same command again on or after 2027-01-16"
+        GatherError, match="the monthly quota of Pexels is used up: run the same command again on 2027-01-16 or later"
     ):
         asyncio.run(photographs(pexels(site, "cat", wait=clock.wait)))
     assert (len(site.requests), clock.waits) == (1, []), "nobody waits for a month"

@@ -204,10 +204,12 @@ def test_inaturalist_makes_subtaxa_classes(site: Site, by: str | None, classes: 
 def test_inaturalist_names_what_it_cannot_find(site: Site) -> None:
     INaturalistSite(site, total=1)
     with pytest.raises(
-        InputError, match=r"'Formica' matches several taxa: Formica \(genus 1\), Formica \(subgenus 2\)"
+        InputError, match=r"'Formica' matches several taxa \(Formica \(genus 1\), Formica \(subgenus 2\)\): use the id"
     ):
         refs(bees(site, "Formica"))
-    with pytest.raises(InputError, match=r"has no taxon 'formicula'; similar: Formicidae \(family 47336\)"):
+    with pytest.raises(
+        InputError, match=r"has no taxon 'formicula' \(similar: Formicidae \(family 47336\)\): use another name"
+    ):
         refs(bees(site, "formicula"))
     for options in ({"licences": "all"}, {"by": "order"}, {"size": "huge"}):
         with pytest.raises(InputError, match="expected one of"):
@@ -272,7 +274,9 @@ def test_commons_waits_for_its_database_and_is_told_who_asks(site: Site) -> None
 
     assert len(refs(pages(site, "cat", wait=wait))) == 4
     assert waits == [5.0, 5.0]
-    with pytest.raises(GatherError, match="Commons returned HTTP 403: Wikimedia asks for contact information"):
+    with pytest.raises(
+        GatherError, match="Commons returned HTTP 403: Wikimedia may refuse requests without contact information"
+    ):
         refs(pages(site, "dog", contact=None, tell=messages.append))
     assert "--contact" in messages[0]
 

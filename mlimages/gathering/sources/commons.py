@@ -1,4 +1,4 @@
-"""Images from Wikimedia Commons by category or search query."""
+"""Images from Wikimedia Commons, by category or search query."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ WIDTHS = (20, 40, 60, 120, 250, 330, 500, 960, 1280, 1920, 3840)
 _PER_PAGE = 50  # maximum number of scaled images per response
 _CATEGORY = "Category:"
 _CONTACT = (
-    "Wikimedia asks for contact information in the User-Agent and may refuse requests without it: set --contact to "
-    "an e-mail address or a web page"
+    "Wikimedia may refuse requests without contact information in the User-Agent: set --contact to an e-mail address "
+    "or a web page"
 )
 _EXTMETADATA = ("LicenseShortName", "LicenseUrl", "Artist", "Credit", "ImageDescription")
 
@@ -34,7 +34,7 @@ class Commons(SearchSource):
         wait, refresh: see `SearchApi`.
 
     Raises:
-        InputError: Commons does not offer this width.
+        InputError: `width` is not one of `WIDTHS`.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Commons(SearchSource):
 
 
 def _extract_text(metadata: object, name: str) -> str:
-    """Return a value of extmetadata, which is HTML, as one line of text."""
+    """Return a value of extmetadata, which is HTML, as a line of plain text."""
     entry = metadata.get(name) if isinstance(metadata, dict) else None
     value = str(entry.get("value") or "") if isinstance(entry, dict) else ""
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", value)).split())

@@ -1,4 +1,4 @@
-"""Images of ImageNet by WordNet id or word, from a local archive or from the website."""
+"""Images of ImageNet, by WordNet id or word, from a local archive or from the website."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mlimages.gathering.download.client import open_session
 from mlimages.gathering.download.reasons import CONNECTION, classify_error, describe_error
 from mlimages.gathering.links import parse_host
 from mlimages.gathering.options import GatherOptions
-from mlimages.gathering.sources.archives import Member, RemoteTar, iter_entries
+from mlimages.gathering.sources.archives import Member, RemoteTar, iter_entries, return_data
 from mlimages.gathering.sources.lists import read_list, require_reader
 from mlimages.gathering.sources.search_api import options_for_endpoint
 from mlimages.gathering.sources.wordnet import find_subtree, find_synset
@@ -38,20 +38,20 @@ _READ_ERRORS = (aiohttp.ClientError, TimeoutError, tarfile.TarError, InputError,
 class ImageNet:
     """Source of ImageNet's images.
 
-    For each synset, the first of these that works is used: the local archive, the archive of the website, the list of
-    links of the website, the local list.
+    The images of a synset are read from the first of these that has any: the local archive, the website's archive, the
+    website's list of links, the local list of links.
 
     Args:
         words: WordNet ids or words.
         with_subtree: include all synsets below them, each in a folder inside that of its parent.
-        archive: a tar (`.tar`, `.tar.gz`, `.tgz`), a zip or a folder that contains the images of one synset, such tars,
-            class folders named by ids (imagenette2), or images named by ids.
+        archive: a tar (`.tar`, `.tar.gz`, `.tgz`), a zip or a folder. It contains the images of one synset, tars of
+            synsets, class folders named by WordNet ids (as imagenette2 does), or images named by WordNet ids.
         url_list: a file of lines `n02121808_123<TAB>url`, such as fall11_urls.txt.
-        tell: called with the reason if one of these fails.
+        tell: called with the terms of use, and with the reason if an archive or list cannot be used.
 
     Raises:
         InputError: a synset is unknown or ambiguous, or the archive or list does not exist.
-        GatherError (while iterating): there is no image, since the website cannot be reached or returns errors.
+        GatherError (while iterating): there are no images, and the website cannot be reached or returns errors.
     """
 
     lookahead = 0
@@ -82,13 +82,13 @@ class ImageNet:
         self._endpoint = endpoint.rstrip("/")
         self._http_options = options_for_endpoint(endpoint, ENDPOINT, http_options)
         self._tell = tell
-        self._full: set[str] = set()
-        self._site_down = False
-        self._listed: dict[str, list[ImageRef]] | None = None
+        self._full_classes: set[str] = set()
+        self._is_site_down = False
+        self._links: dict[str, list[ImageRef]] | None = None
 
     def enough(self, label: str) -> None:
         """Read no more images of this class."""
-        self._full.add(label)
+        self._full_classes.add(label)
 
     async def plan(self) -> dict[str, int | None]:
         """Return the classes; the numbers of images are not known in advance."""
@@ -108,15 +108,15 @@ class ImageNet:
         )
         async with open_session(self._http_options, timeout=stream) as self._session:
             for wnid, folder in self._folders.items():
-                if wnid not in found and folder not in self._full:
+                if wnid not in found and folder not in self._full_classes:
                     async for image_ref in self._images(wnid, failures):
                         found.add(wnid)
                         yield self._add_label(wnid, image_ref)
-                        if folder in self._full:
+                        if folder in self._full_classes:
                             break
         if self._errors and not found:
             raise GatherError(
-                f"no images from {parse_host(self._endpoint)}: {'; '.join(self._errors)}: run the same command again "
+                f"no images from {parse_host(self._endpoint)} ({'; '.join(self._errors)}): run the same command again "
                 "later, or use --archive or --url-list"
             )
         self._tell_failures(failures)
@@ -125,49 +125,48 @@ class ImageNet:
         return replace(image_ref, label=self._folders[wnid], source={"provider": "ImageNet", "wnid": wnid})
 
     async def _images(self, wnid: str, failures: dict[str, list[str]]) -> AsyncIterator[ImageRef]:
-        """Yield the images of a synset from the first origin that has images; add the errors of the origins before it
-        to `failures`."""
-        ways = {
-            "the site's archive": self._read_site_archive,
-            "the site's list": self._read_site_list,
-            "the list": self._read_url_list if self._url_list else None,
+        """Yield the images of a synset from the first origin that has any; add the reasons of others to `failures`."""
+        origins = {
+            "the website's archive": self._read_site_archive,
+            "the website's list": self._read_site_list,
+            "the local list": self._read_url_list if self._url_list else None,
         }
-        for name, way in ways.items():
-            if not way or (self._site_down and way != self._read_url_list):
+        for name, read in origins.items():
+            if not read or (self._is_site_down and read != self._read_url_list):
                 continue
-            found, why = False, f"{name} has no images"
+            has_images, reason = False, f"{name} has no images"
             try:
-                async for image_ref in way(wnid):
-                    found = True
+                async for image_ref in read(wnid):
+                    has_images = True
                     yield image_ref
             except _READ_ERRORS as error:
-                why = _explain_failure(name, error)
-                self._site_down |= isinstance(error, aiohttp.ClientConnectorError)
-                if getattr(error, "status", None) != 404:  # the site does not offer every synset
-                    self._errors[why] = None
-                if found:
-                    self._tell(f"{wnid}: {why}")
-            if found:
+                reason = _explain_failure(name, error)
+                self._is_site_down |= isinstance(error, aiohttp.ClientConnectorError)
+                if getattr(error, "status", None) != 404:  # the website does not offer every synset
+                    self._errors[reason] = None
+                if has_images:
+                    self._tell(f"{wnid}: {reason}")
+            if has_images:
                 return
-            failures.setdefault(why, []).append(wnid)
+            failures.setdefault(reason, []).append(wnid)
 
     def _tell_failures(self, failures: Mapping[str, list[str]]) -> None:
-        """Report each error once, with the synsets in which it occurred."""
-        for why, wnids in failures.items():
+        """Report each reason once, with its synsets."""
+        for reason, wnids in failures.items():
             more = f" and {len(wnids) - _MAX_NAMED} more synsets" if len(wnids) > _MAX_NAMED else ""
-            self._tell(f"{why}: {', '.join(wnids[:_MAX_NAMED])}{more}")
+            self._tell(f"{reason}: {', '.join(wnids[:_MAX_NAMED])}{more}")
 
     async def _read_archive(self, archive: Path) -> AsyncIterator[tuple[str, ImageRef]]:
         """Yield the images of the requested synsets in the local archive, which is read once for all of them."""
         walk = iter_entries(archive)
         try:
-            while self._full < set(self._folders.values()):
+            while self._full_classes < set(self._folders.values()):
                 block = await asyncio.to_thread(lambda: list(islice(walk, _BLOCK)))
                 if not block:
                     return
                 for entry in block:
                     wnid = next((wnid for wnid in _find_wnids(entry.path) if wnid in self._folders), None)
-                    if wnid and self._folders[wnid] not in self._full:
+                    if wnid and self._folders[wnid] not in self._full_classes:
                         name = entry.path.rpartition("/")[2]
                         yield wnid, self._add_label(wnid, _make_image_ref(entry.url, name, entry.load))
         except InputError as error:
@@ -176,16 +175,14 @@ class ImageNet:
     async def _read_site_archive(self, wnid: str) -> AsyncIterator[ImageRef]:
         url = f"{self._endpoint}/data/winter21_whole/{wnid}.tar"
         listing = cache_dir("imagenet") / f"{sha256(url.encode()).hexdigest()}.json"
-        known = _read_listing(listing)
-        if known:  # an earlier run read it to its end: request only missing members
-            for member in known:
+        if members := _read_listing(listing):  # an earlier run read it to its end: request only missing members
+            for member in members:
                 yield _make_image_ref(f"{url}#{member.name}", member.name, partial(self._read_member, url, member))
             return
-        members = []
         async for member, data in RemoteTar(self._session, url).members():
-            members.append(asdict(member))
-            yield _make_image_ref(f"{url}#{member.name}", member.name, partial(_return_data, data))
-        write_text(listing, json.dumps(members))
+            members.append(member)
+            yield _make_image_ref(f"{url}#{member.name}", member.name, partial(return_data, data))
+        write_text(listing, json.dumps([asdict(member) for member in members]))
 
     async def _read_member(self, url: str, member: Member) -> bytes:
         async with open_session(self._http_options) as session:  # the session of the source may be closed already
@@ -199,16 +196,16 @@ class ImageNet:
             async for chunk in response.content.iter_any():
                 data += chunk
                 if len(data) > _MAX_LIST_BYTES:
-                    raise InputError(f"the file of links is larger than {_MAX_LIST_BYTES // 2**20} MiB: use --url-list")
+                    raise InputError(f"it is larger than {_MAX_LIST_BYTES // 2**20} MiB: use --url-list")
             text = data.decode("utf-8", "replace")
         for line in text.splitlines():
             if line.startswith(("http://", "https://")):
                 yield ImageRef(line.strip(), wnid)
 
     async def _read_url_list(self, wnid: str) -> AsyncIterator[ImageRef]:
-        if self._listed is None:
-            self._listed = await asyncio.to_thread(self._load_url_list)
-        for image_ref in self._listed[wnid]:
+        if self._links is None:
+            self._links = await asyncio.to_thread(self._load_url_list)
+        for image_ref in self._links[wnid]:
             yield image_ref
 
     def _load_url_list(self) -> dict[str, list[ImageRef]]:
@@ -230,7 +227,7 @@ def _find_wnids(path: str) -> Iterator[str]:
 
 
 def _read_listing(path: Path) -> list[Member]:
-    """Return the members of an archive of the website, as an earlier run stored them; empty if missing or torn."""
+    """Return the members of an archive of the website that an earlier run has stored; empty if there are none."""
     try:
         return [Member(**values) for values in json.loads(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError):
@@ -241,16 +238,12 @@ def _make_image_ref(url: str, file_name: str, load: Callable[[], Awaitable[bytes
     return ImageRef(url, "", name=Path(file_name).stem, load=load)
 
 
-async def _return_data(data: bytes) -> bytes:
-    return data
-
-
 def _explain_failure(name: str, error: Exception) -> str:
     if isinstance(error, InputError):
         return f"cannot read {name}: {error}"
     if isinstance(error, tarfile.TarError):
         return f"cannot read {name}: it is damaged, or not a tar archive"
     if classify_error(error) in CONNECTION:
-        return f"cannot reach the site ({describe_error(error)})"
-    absent = " (not offered for this synset)" if getattr(error, "status", None) == 404 else ""
-    return f"cannot read {name}: {describe_error(error)}{absent}"
+        return f"cannot reach the website ({describe_error(error)})"
+    hint = " (not offered for this synset)" if getattr(error, "status", None) == 404 else ""
+    return f"cannot read {name}: {describe_error(error)}{hint}"

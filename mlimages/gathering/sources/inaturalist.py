@@ -1,4 +1,4 @@
-"""Photos of organisms from iNaturalist by taxon."""
+"""Photos of organisms from iNaturalist, by taxon."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class INaturalist(SearchSource):
     Args:
         queries: names or ids of taxa; `label=taxon` sets the class name.
         licences: licences such as `cc0,by,by-nc`; empty for every Creative Commons licence.
-        by: `species` or `genus`: use one class per species or genus.
-        quality: `research`, `needs_id` or `casual`; empty for every grade.
+        by: make one class per `species` or `genus`; None for one class per query.
+        quality: quality grade `research`, `needs_id` or `casual`; empty for every grade.
         place: iNaturalist's id of a place.
-        size: one of `SIZES`, from 75 pixels to the original.
+        size: size of the photos, one of `SIZES`.
         wait, refresh: see `SearchApi`.
 
     Raises:
@@ -92,11 +92,7 @@ class INaturalist(SearchSource):
         return (await self._get_observations(await self._find_taxon_id(query), above_id=0)).get("total_results")
 
     async def _find_taxon_id(self, query: str) -> int:
-        """Return the id of the only active taxon whose scientific or common name is the query.
-
-        Raises:
-            InputError: no taxon or several taxa have this name.
-        """
+        """Return the id of the active taxon whose scientific or common name is the query."""
         if query.isdigit():
             return int(query)
         page = await self._api.get(f"{self._endpoint}/taxa", {"q": query, "is_active": "true", "per_page": "30"}) or {}
@@ -111,10 +107,9 @@ class INaturalist(SearchSource):
             f"{taxon.get('name')} ({taxon.get('rank')} {taxon.get('id')})" for taxon in exact or taxa[:5]
         )
         if exact:
-            raise InputError(f"{query!r} matches several taxa: {similar}; use the id of one of them")
-        raise InputError(
-            f"iNaturalist has no taxon {query!r}{f'; similar: {similar}' if similar else ''}: name another, or an id"
-        )
+            raise InputError(f"{query!r} matches several taxa ({similar}): use the id of one of them")
+        hint = f" (similar: {similar})" if similar else ""
+        raise InputError(f"iNaturalist has no taxon {query!r}{hint}: use another name, or the id of a taxon")
 
     async def _get_observations(self, taxon_id: int, *, above_id: int) -> dict[str, Any]:
         params = {

@@ -1,4 +1,4 @@
-"""Openly licensed images from Openverse by search query."""
+"""Openly licensed images from Openverse, by search query."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ LICENSE_TYPES = ("commercial", "modification", "all", "all-cc")
 _PER_PAGE, _PER_PAGE_REGISTERED = 20, 50  # maximum without and with a client id
 _REGISTRATION = "https://api.openverse.org/v1/#tag/auth/operation/register"
 _LIMITS = (
-    "Openverse returns at most 240 results per query without a client id (20 a page, 200 requests a day). A "
-    f"free client id ({_REGISTRATION}) in OPENVERSE_CLIENT_ID and OPENVERSE_CLIENT_SECRET allows larger pages and more "
-    "requests, and more results once Openverse has approved it"
+    "Openverse returns at most 240 results per query, in pages of 20, and allows 200 requests a day without a client "
+    f"id. For more, register ({_REGISTRATION}) and set OPENVERSE_CLIENT_ID and OPENVERSE_CLIENT_SECRET"
 )
-_REFUSAL = "the daily limit for clients without an id is reached; run the same command again later to resume"
+_REFUSAL = "the daily limit without a client id is reached; run the same command again tomorrow to resume"
 _REFUSAL_REGISTERED = (
     "OPENVERSE_CLIENT_ID or OPENVERSE_CLIENT_SECRET is wrong, or the e-mail address is not yet verified"
 )
@@ -30,18 +29,20 @@ _KEPT = ("id", "title", "creator", "creator_url", "license", "license_version", 
 
 
 class Openverse(SearchSource):
-    """Source of openly licensed images; OPENVERSE_CLIENT_ID and OPENVERSE_CLIENT_SECRET raise its limits.
+    """Source of openly licensed images from Openverse.
+
+    The environment variables OPENVERSE_CLIENT_ID and OPENVERSE_CLIENT_SECRET raise the limits of Openverse.
 
     Args:
         queries: search queries; `label=query` sets the class name.
         licences: licences such as `by,cc0`; empty for every open licence.
-        filters: parameters `license_type`, `source`, `extension` of Openverse.
+        filters: further parameters of the search: `license_type`, `source`, `extension`.
         thumbnails: download the thumbnails of Openverse (up to 600 pixels wide) instead of the originals.
         tell: called with notes for the user before the first request.
         wait, refresh: see `SearchApi`.
 
     Raises:
-        InputError: a licence type is unknown, or only one of the two variables is set.
+        InputError: a licence type is unknown, or only one of the two environment variables is set.
     """
 
     def __init__(
@@ -120,5 +121,5 @@ def _read_client_credentials() -> tuple[str, str] | None:
     names = ("OPENVERSE_CLIENT_ID", "OPENVERSE_CLIENT_SECRET")
     client_id, client_secret = (os.environ.get(name, "").strip() for name in names)
     if bool(client_id) != bool(client_secret):
-        raise InputError(f"only one of {' and '.join(names)} is set: set both, or neither")
+        raise InputError(f"only one of {' and '.join(names)} is set: set both or neither")
     return (client_id, client_secret) if client_id else None

@@ -1,4 +1,4 @@
-"""Photographs from Pexels by search query."""
+"""Photos from Pexels, by search query."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ SIZES = ("original", "large2x", "large", "medium", "small", "portrait", "landsca
 _PER_PAGE = 80
 _RATE = RateLimit(200, 3600.0, "an hour")
 _TERMS = (
-    "Pexels' terms forbid building datasets for machine learning through its API without its permission "
-    "(https://www.pexels.com/api/documentation/#guidelines): ask for it, then add --i-have-permission"
+    "the terms of Pexels forbid building machine learning datasets through its API without permission "
+    "(https://www.pexels.com/api/documentation/#guidelines): ask Pexels for permission, then add --i-have-permission"
 )
 _NO_KEY = "no Pexels API key: get one at https://www.pexels.com/api/ and set PEXELS_API_KEY"
 
 
 class Pexels(SearchSource):
-    """Source of photographs from Pexels; the key is read from PEXELS_API_KEY.
+    """Source of photos from Pexels; the API key is read from the environment variable PEXELS_API_KEY.
 
     Args:
         queries: search queries; `label=query` sets the class name.
-        photo_size: one of `SIZES`.
-        filters: parameters `orientation`, `size`, `color`, `locale` of Pexels.
-        i_have_permission: Pexels has permitted the use; recorded with every image.
+        photo_size: size of the photos, one of `SIZES`.
+        filters: further parameters of the search: `orientation`, `size`, `color`, `locale`.
+        i_have_permission: you have the permission of Pexels to build a dataset; recorded with every photo.
         wait, refresh: see `SearchApi`.
 
     Raises:
-        GatherError: the key or the permission is missing.
+        GatherError: the API key or the permission is missing.
+        InputError: `photo_size` is not one of `SIZES`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Request pages of a provider's search API, cached for a day, within its rate limits and with retries."""
+"""Requests to search APIs: caching, rate limits, retries and error messages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FRESH_S = 86_400.0  # maximum age of a cached response
 _LAG_S = 5.0  # pause if MediaWiki's replicas lag
 
 Wait = Callable[[float, str], Awaitable[None]]
-"""Waits this many seconds, for the given reason."""
+"""A function that waits for a number of seconds, and may show the reason."""
 
 
 async def sleep(seconds: float, reason: str) -> None:
@@ -38,30 +38,30 @@ async def sleep(seconds: float, reason: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """A limit of `requests` requests in any `seconds` seconds; `period` names that period in messages."""
+    """A limit of `requests` requests in any `seconds` seconds; `period` names this time in messages, as "an hour"."""
 
     requests: int
     seconds: float
     period: str
 
     def remaining_wait_s(self, request_times: Sequence[float], now: float) -> float:
-        """Return the seconds until the next request is allowed, after requests at these times (ascending)."""
+        """Return the seconds until the next request is allowed, after requests at `request_times` (ascending)."""
         if len(request_times) < self.requests:
             return 0.0
         return max(0.0, request_times[-self.requests] + self.seconds - now)
 
 
 class SearchApi:
-    """A provider's search API; responses are cached for a day, so that a second run sends no request.
+    """Client of a provider's search API; responses are cached for a day.
 
     Args:
         name: name of the provider, for messages and the cache folder.
         headers: headers of each request; never logged.
-        refusal_advice: advice to the user after 401 or 403.
-        rates: rate limits that the client keeps.
-        wait: sleeps; None raises an error with the time instead.
+        refusal_advice: advice for the user after a 401 or 403.
+        rates: rate limits of the provider.
+        wait: called to wait before a request; None: raise an error that states the waiting time.
         refresh: ignore cached responses.
-        authorize: returns the headers of a registered client; called before the first request and after a 401.
+        authorize: returns the headers that authenticate requests; called before the first request and after a 401.
     """
 
     def __init__(
@@ -97,7 +97,10 @@ class SearchApi:
             await self._session.close()
 
     async def get(self, url: str, params: Mapping[str, str], *, is_first_page: bool = True) -> dict[str, Any] | None:
-        """Return the JSON object of a page; None if the page does not exist, unless it `is_first_page` of its query.
+        """Return the JSON object of a page of results; None if it does not exist.
+
+        Args:
+            is_first_page: raise an error if the page does not exist.
 
         Raises:
             GatherError: access is denied, the provider is unreachable, or waiting is disabled.
@@ -134,7 +137,7 @@ class SearchApi:
             status, headers, body = await self._request("GET", address, headers=self._headers)
             match status:
                 case 200 if isinstance(body, dict) and isinstance(body.get("error"), dict):  # MediaWiki
-                    problem = f"{self._name} returned an error: {str(body['error'].get('info'))[:200]}"
+                    problem = f"{self._name} returned the error {str(body['error'].get('info'))[:200]!r}"
                     if body["error"].get("code") not in ("maxlag", "ratelimited"):
                         raise GatherError(problem)
                     pause_s = parse_retry_after(headers.get("Retry-After")) or _LAG_S
@@ -181,7 +184,7 @@ class SearchApi:
         if state.get("remaining") == 0 and state.get("reset", 0) > time.time():
             until = time.strftime("%Y-%m-%d", time.gmtime(state["reset"]))
             raise GatherError(
-                f"{self._name}'s monthly quota is exhausted: run the same command again on or after {until}"
+                f"the monthly quota of {self._name} is used up: run the same command again on {until} or later"
             )
         sent, now = self._recent_request_times(), time.time()
         for rate in self._rates:
@@ -189,14 +192,13 @@ class SearchApi:
                 await self._wait_or_raise(seconds, f"{self._name}: {rate.requests} requests {rate.period} are allowed")
 
     async def _wait_or_raise(self, seconds: float, reason: str, *, waiting_action: str = "waiting") -> None:
-        long = f"{math.ceil(seconds)} s" if seconds < 120 else f"{math.ceil(seconds / 60)} minutes"
+        duration = f"{math.ceil(seconds)} s" if seconds < 120 else f"{math.ceil(seconds / 60)} minutes"
         if self._wait is None:
-            raise GatherError(f"{reason}; run the same command again in {long} to resume")
-        await self._wait(seconds, f"{reason}; {waiting_action} {long}")
+            raise GatherError(f"{reason}: run the same command again in {duration} to resume")
+        await self._wait(seconds, f"{reason}; {waiting_action} {duration}")
 
     def _seconds_until_allowed(self) -> float:
-        """Return the seconds until the rate limits allow a request; the longest period if the recorded requests are
-        within the limits."""
+        """Return the seconds to wait after a 429: until the rate limits allow a request, or their longest period."""
         sent, now = self._recent_request_times(), time.time()
         periods = [rate.seconds for rate in self._rates]
         return max((rate.remaining_wait_s(sent, now) for rate in self._rates), default=0.0) or (
@@ -236,7 +238,7 @@ def _parse_json_body(text: str) -> Any:
 
 
 def _describe_response(address: str, status: int, body: object) -> str:
-    """Return what is wrong with a response; status 0: there is none, and `body` says why."""
+    """Return what is wrong with a response; status 0 means that there is none, for the reason in `body`."""
     host = parse_host(address)
     if not status:
         return f"cannot reach {host} ({body})"

@@ -1,4 +1,4 @@
-"""The Source protocol, and lists of links in files."""
+"""Sources of links: the protocol, and lists in files or at URLs."""
 
 from __future__ import annotations
 
@@ -37,11 +37,15 @@ _T = TypeVar("_T")
 class Source(Protocol):
     """Yields the links to gather, in a deterministic order.
 
-    Optional members: `enough(label)`, called once a class has enough images; `finished(row)`, called with each new row;
-    `lookahead`, the maximum number of links requested ahead while they wait for their class; `async length()`, the
-    number of links or None; `async host_parts(shards)`, the hosts whose links are spread over several shards, with the
-    number of these; `is_read_once`, True if a second process cannot read it; `is_list`, True if it is a list that a
-    person may have corrected, so that stored images are moved to the classes that it now names (no `load`).
+    Optional members:
+
+    - `enough(label)`: called once a class has enough images.
+    - `finished(row)`: called with each new row of the manifest.
+    - `lookahead`: maximum number of links that are read ahead while their class needs no more.
+    - `async length()`: returns the number of links, or None.
+    - `async host_parts(shards)`: returns the number of shards for each host whose links are spread over several.
+    - `is_read_once`: True if it can be read by one process only.
+    - `is_list`: True for a list of links whose classes may have been corrected: stored images are moved accordingly.
     """
 
     def __aiter__(self) -> AsyncIterator[ImageRef]: ...
@@ -70,15 +74,15 @@ def as_source(source: AnySource) -> Source:
 
 
 class UrlList:
-    """Links in files or at http(s) URLs, each in any common form, plain or compressed (.gz .bz2 .xz .zip).
+    """Lists of links in files or at http(s) URLs, plain or compressed (.gz .bz2 .xz .zip).
 
-    A text file has a link per line, `label<TAB>link` in either order, or ImageNet's `n00004475_6590<TAB>link`. Tables
-    (CSV, TSV, JSON, JSON lines, Parquet, COCO) have a column of links and optionally one of classes; their other
-    columns are copied to the manifest. Links without a class get the name of their file as class. `-` is standard
-    input.
+    A text file has a link per line, a class and a link separated by a tab, or ImageNet's `n00004475_6590<TAB>link`. A
+    table (CSV, TSV, JSON, JSON lines, Parquet, COCO) has a column of links and optionally one of classes; the other
+    columns are copied to the manifest. By default, the class of a link is the name of its file.
 
     Args:
-        url_col, label_col: columns by name or by number from 1; by default they are detected.
+        paths: paths or URLs of lists; `-` is standard input.
+        url_col, label_col: columns of links and classes, by name or by number from 1; by default they are detected.
         class_name: one class for all links.
         http_options: options for downloading lists.
         tell: called with a description of the detected columns before the first link is used.
@@ -127,6 +131,7 @@ class UrlList:
         files = await self._open_lists()
         self._files = None  # they can be read only once
         for path, image_refs in zip(self._paths, files, strict=True):
+            # Standard input link by link: the program that writes to it may wait for each line to be read.
             blocks = _split_into_blocks(image_refs, 1 if path == STDIN else _BLOCK)
             read = partial(next, blocks, [])
             while block := await _run_in_thread(read, is_daemon=path == STDIN):
@@ -135,7 +140,7 @@ class UrlList:
 
     @property
     def is_read_once(self) -> bool:
-        """Whether one of the lists is standard input."""
+        """Whether one of the lists is standard input, which can be read once only."""
         return STDIN in self._paths
 
     async def length(self) -> int | None:
@@ -144,7 +149,7 @@ class UrlList:
         return self._length
 
     async def host_parts(self, shards: int) -> dict[str, int]:
-        """Return the number of shards of each host that is spread over several; reads the lists once more."""
+        """Return the number of shards of each host that is spread over several; this reads the lists once."""
         if self.is_read_once:
             return {}
         counts, again = HostCounts(), copy.copy(self)
@@ -153,7 +158,7 @@ class UrlList:
         with suppress(Exception):  # it is raised again where the links before it are gathered
             async for image_ref in again:
                 counts.add(image_ref.url)
-        return counts.parts(shards)
+        return counts.compute_parts(shards)
 
     async def plan(self) -> dict[str, int | None]:
         """Return the number of links by class."""
@@ -219,10 +224,7 @@ async def _run_in_thread(function: Callable[[], _T], *, is_daemon: bool) -> _T:
 
 
 def _split_into_blocks(image_refs: Iterable[ImageRef], block_size: int) -> Iterator[list[ImageRef]]:
-    """Yield the links in lists of `block_size`; those before an error are yielded before it is raised.
-
-    Of standard input, a list has one link: the program that writes to the pipe may wait for each line to be read.
-    """
+    """Yield the links in lists of `block_size`; those before an error are yielded before it is raised."""
     block: list[ImageRef] = []
     try:
         for image_ref in image_refs:

@@ -1,4 +1,4 @@
-"""Read tables of many formats as rows of named values."""
+"""Parse tables of links in many formats into rows."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ _LINK_AND_CLASS = re.compile(rf"(https?://[^\s?]+?{IMAGES})\s+(\w[^:]*)", re.IGN
 
 
 def sniff_delimiter(lines: Sequence[str]) -> str | None:
-    """Return the delimiter (`,`, `;`, `|` or a space) between the link and other text in every row except a header.
+    """Return the delimiter (`,`, `;`, `|` or a space) between the links and other cells; None if there is none.
 
-    Links may contain these characters: a link before the delimiter must end in an image suffix.
+    Since links may contain these characters, a link before a delimiter must end in an image suffix.
     """
     rows = [line for line in lines if not line.startswith("#")]
     if not rows or any("\t" in row for row in rows):
@@ -64,14 +64,14 @@ def _has_one_link(row: Sequence[str]) -> bool:
 
 
 def is_spaced_table(lines: Sequence[str]) -> bool:
-    """Whether spaces separate all cells, and the link is between others: `0001 http://x/1.jpg 169.53 92.70 277.72`."""
+    """Return whether spaces separate the cells, with the link between others, as in `1 http://x/1.jpg 169.5 92.7`."""
     rows = [line.split() for line in lines if "\t" not in line]
     between = (_has_one_link(row) and not is_link(row[0]) and not is_link(row[-1]) for row in rows)
     return len(rows) == len(lines) and len(set(map(len, rows))) == 1 and all(between)
 
 
 def split_class_and_link(line: str) -> tuple[str, str] | None:
-    """Split a class and a link that are separated by a space; None if the line is not of this form.
+    """Split a line into its class and its link if a space separates them; None otherwise.
 
     >>> split_class_and_link("http://x/1.jpg honey bee")
     ('honey bee', 'http://x/1.jpg')
@@ -84,15 +84,15 @@ def split_class_and_link(line: str) -> tuple[str, str] | None:
 
 
 def find_csv_delimiter(line: str) -> str:
-    """Return the delimiter of a CSV file, by its first line."""
+    """Return the most frequent delimiter in the first line of a CSV file."""
     return max(",;\t", key=lambda each: (line.count(each), each == ","))
 
 
 def parse_csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
-    """Yield the cells of each row; quoted cells may contain line ends.
+    """Yield the cells of each row of a CSV file; quoted cells may contain line ends.
 
-    An unclosed quote affects only its own row: its line is read as a row in which quotes are ordinary characters. A
-    quote counts as unclosed if no line ends the row validly, or if `_is_of_complete_rows` says so of the lines.
+    A line with an unclosed quote is read as a row in which quotes are ordinary characters, so that it does not affect
+    other rows. A quote is unclosed if no later line completes the row, or `_are_complete_rows` is true of the lines.
     """
     unread_lines: deque[str] = deque()
     source, width = iter(lines), 0
@@ -110,7 +110,7 @@ def parse_csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
 def _join_quoted_lines(
     first_line: str, unread_lines: deque[str], source: Iterator[str], delimiter: str, width: int
 ) -> list[str] | None:
-    """Return the row from `first_line` to the line that closes it, and consume these lines; None if no line does."""
+    """Return the row that begins in `first_line`, and consume its lines; None if no line completes it."""
     text = [first_line]
     for number in range(_MAX_LINES):
         if number == len(unread_lines):
@@ -120,7 +120,7 @@ def _join_quoted_lines(
         text.append(unread_lines[number])
         if unread_lines[number].count('"') % 2:  # the first line that may close it
             row = _parse_csv_row("\n".join(text), delimiter, is_strict=True)
-            if row is None or _is_of_complete_rows(text, delimiter, width, is_ragged=len(row) != (width or len(row))):
+            if row is None or _are_complete_rows(text, delimiter, width, is_ragged=len(row) != (width or len(row))):
                 return None
             for _ in text[1:]:
                 unread_lines.popleft()
@@ -128,11 +128,11 @@ def _join_quoted_lines(
     return None
 
 
-def _is_of_complete_rows(lines: Sequence[str], delimiter: str, width: int, *, is_ragged: bool) -> bool:
-    """Return whether lines that are one row by their quotes are rather rows whose quotes were not closed.
+def _are_complete_rows(lines: Sequence[str], delimiter: str, width: int, *, is_ragged: bool) -> bool:
+    """Return whether lines that are one row according to their quotes are probably rows with unclosed quotes.
 
-    They are if each has all cells and its link in the same column, and the quote that closes the row stands where a
-    cell starts; or, if the row would have another number of cells than the first, if any later line has all cells.
+    They are if each has all cells and its link in the same column, and the quote that closes the row is at the start of
+    a cell; or, if the row `is_ragged` (its number of cells differs from `width`), if any later line has all cells.
     """
     columns = [_find_link_column(line, delimiter, width) for line in lines]
     if is_ragged:
@@ -143,7 +143,7 @@ def _is_of_complete_rows(lines: Sequence[str], delimiter: str, width: int, *, is
 
 
 def _find_link_column(line: str, delimiter: str, width: int) -> int | None:
-    """Return the index of the first cell that is a link; None without one, or if the line does not have all cells."""
+    """Return the index of the first cell that is a link; None if there is none, or the line has not `width` cells."""
     cells = line.split(delimiter)
     links = (number for number, cell in enumerate(cells) if has_download_scheme(cell.strip(' "')))
     return next(links, None) if len(cells) == width else None
@@ -161,7 +161,7 @@ def _parse_csv_row(text: str, delimiter: str, *, is_strict: bool) -> list[str] |
 
 
 def parse_tsv_rows(lines: Iterable[str]) -> Iterator[list[str]]:
-    """Split the lines of a TSV file into cells, without trailing empty cells; supports Google's TsvHttpData-1.0."""
+    """Yield the cells of each row of a TSV file, without trailing empty cells; reads Google's TsvHttpData-1.0 too."""
     for line in lines:
         if line.strip() == _HTTP_DATA:
             yield ["url", "bytes", "md5"]
@@ -170,8 +170,10 @@ def parse_tsv_rows(lines: Iterable[str]) -> Iterator[list[str]]:
 
 
 def name_columns(rows: Iterator[Sequence[str]]) -> tuple[bool, Iterator[Row]]:
-    """Return whether the first row is a header, and the rows as dicts keyed by its names, or by `column 1`, `column 2`
-    ..."""
+    """Return whether the first row is a header, and the rows as dicts by column name.
+
+    Without a header, the names are `column 1`, `column 2` and so on.
+    """
     first = next(rows, None)
     if first is None:
         return False, iter(())
@@ -184,7 +186,7 @@ def name_columns(rows: Iterator[Sequence[str]]) -> tuple[bool, Iterator[Row]]:
 
 
 def parse_json_lines(lines: Iterable[str]) -> Iterator[Row]:
-    """Yield the objects of JSON lines; a line that is not an object is a row without names."""
+    """Yield the objects of JSON lines; of a line that is not a JSON object, its text under the name `RAW`."""
     for line in lines:
         try:
             values = json.loads(line)
@@ -194,7 +196,7 @@ def parse_json_lines(lines: Iterable[str]) -> Iterator[Row]:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested objects into one, with keys such as `image.url`."""
+    """Flatten nested objects into one object with keys such as `image.url`."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
@@ -224,7 +226,7 @@ def extract_json_rows(value: Any, path: Path) -> list[Row]:
 
 
 def _extract_coco_rows(dataset: dict[str, Any]) -> list[Row]:
-    """Return the images of a COCO dataset, with their category if all their annotations have the same."""
+    """Return the images of a COCO dataset, each with its category if all its annotations have the same."""
     names = {each.get("id"): each.get("name") for each in dataset.get("categories", [])}
     found: dict[Any, set[Any]] = defaultdict(set)
     for each in dataset["annotations"]:
@@ -240,7 +242,7 @@ def _extract_coco_rows(dataset: dict[str, Any]) -> list[Row]:
 
 
 def read_parquet_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a Parquet file, read in batches, with nested columns as `image.url`.
+    """Yield the rows of a Parquet file, with keys such as `image.url` for nested columns.
 
     Raises:
         InputError: the file cannot be read.

@@ -1,4 +1,4 @@
-"""ImageNet's part of WordNet, included in the package: synsets and their hierarchy."""
+"""The synsets of ImageNet and their hierarchy, from WordNet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ _WNID = re.compile(r"n\d{8}")
 
 @dataclass(frozen=True, slots=True)
 class Synset:
-    """A WordNet synset: its id, the ids of its hypernyms, its words (the first is its name), its definition."""
+    """A synset of WordNet.
+
+    Attributes:
+        wnid: WordNet id.
+        parents: WordNet ids of its hypernyms.
+        lemmas: its words; the first is its name.
+    """
 
     wnid: str
     parents: tuple[str, ...]
@@ -24,13 +30,13 @@ class Synset:
 
     @property
     def folder(self) -> str:
-        """The first word as a folder name."""
+        """Its name as the name of a folder."""
         return self.lemmas[0].lower().replace("/", "_")
 
 
 @cache
 def load_synsets() -> dict[str, Synset]:
-    """Return all synsets by id, in WordNet's order."""
+    """Return all synsets by WordNet id, in WordNet's order."""
     packed = (files("mlimages.gathering") / "data/wordnet_nouns.tsv.xz").read_bytes()
     rows = (line.split("\t") for line in lzma.decompress(packed).decode().splitlines())
     return {
@@ -49,10 +55,10 @@ def _load_children() -> dict[str, list[str]]:
 
 
 def find_synset(text: str) -> Synset:
-    """Return the synset with this id, or the only one with this word.
+    """Return the synset with a WordNet id, or the only synset that has a word.
 
     Raises:
-        InputError: there is none, or there are several; the message lists them with their definitions.
+        InputError: no synset or several synsets match; the message lists them with their definitions.
     """
     if _WNID.fullmatch(text):
         if text not in load_synsets():
@@ -69,7 +75,7 @@ def find_synset(text: str) -> Synset:
 
 
 def find_subtree(root: Synset) -> dict[str, str]:
-    """Return the folder of a synset and of each of its descendants, by id; each folder is inside that of a parent."""
+    """Return the folders of a synset and of its descendants by WordNet id; each is inside that of a parent."""
     folders = {root.wnid: root.folder}
     taken = {root.folder}
     waiting = [root.wnid]
