@@ -26,24 +26,24 @@ class Partition:
     """The links of one of several shards.
 
     Attributes:
-        shard: number of the shard, 1 to `shards`.
-        shards: number of shards.
-        parts: number of shards of each host that is spread over several.
+        shard: number of the shard, 1 to `num_shards`.
+        num_shards: number of shards.
+        host_parts: number of shards of each host that is spread over several.
         per_host: maximum number of concurrent requests to a host, over all shards.
     """
 
     shard: int = 1
-    shards: int = 1
-    parts: Mapping[str, int] = field(default_factory=dict)
+    num_shards: int = 1
+    host_parts: Mapping[str, int] = field(default_factory=dict)
     per_host: int = 8
 
     def is_in_shard(self, url: str) -> bool:
         """Return whether the link belongs to this shard."""
-        return self.shards == 1 or choose_shard(url, self.shards, self.parts) == self.shard
+        return self.num_shards == 1 or choose_shard(url, self.num_shards, self.host_parts) == self.shard
 
     def count_shards_of_host(self, url: str) -> int:
         """Return the number of shards of the link's host."""
-        return self.parts.get(_normalize_host(url), 1) if self.parts else 1
+        return self.host_parts.get(_normalize_host(url), 1) if self.host_parts else 1
 
     def max_requests(self, url: str) -> int:
         """Return the maximum number of concurrent requests of this shard to the link's host.
@@ -53,20 +53,20 @@ class Partition:
         parts = self.count_shards_of_host(url)
         if parts == 1:
             return self.per_host
-        number = (self.shard - 1 - hash_link("", _normalize_host(url))) % self.shards
+        number = (self.shard - 1 - hash_link("", _normalize_host(url))) % self.num_shards
         return (self.per_host + parts - 1 - number % parts) // parts
 
 
 ALL = Partition()
 
 
-def choose_shard(url: str, shards: int, parts: Mapping[str, int] | None = None) -> int:
-    """Return the number of the shard, 1 to `shards`, that gathers a link."""
+def choose_shard(url: str, num_shards: int, host_parts: Mapping[str, int] | None = None) -> int:
+    """Return the number of the shard, 1 to `num_shards`, that gathers a link."""
     host = _normalize_host(url)
     number = hash_link("", url if host == "(none)" else host)
-    if parts and host in parts:
-        number += hash_link("", url) % parts[host]
-    return number % shards + 1
+    if host_parts and host in host_parts:
+        number += hash_link("", url) % host_parts[host]
+    return number % num_shards + 1
 
 
 class HostCounts:
@@ -83,10 +83,10 @@ class HostCounts:
         if len(self._counts) > _MAX_COUNTED:
             self._counts = Counter({host: count - 1 for host, count in self._counts.items() if count > 1})
 
-    def compute_parts(self, shards: int) -> dict[str, int]:
+    def compute_parts(self, num_shards: int) -> dict[str, int]:
         """Return the number of shards, at most `MAX_PARTS`, of each host that is spread over several."""
         parts = {
-            host: min(MAX_PARTS, shards, -(-count * shards // self._total), count // _MIN_LINKS)
+            host: min(MAX_PARTS, num_shards, -(-count * num_shards // self._total), count // _MIN_LINKS)
             for host, count in self._counts.items()
             if host != "(none)"
         }

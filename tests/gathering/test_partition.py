@@ -27,7 +27,7 @@ def test_each_link_is_in_one_shard_and_the_shards_of_a_host_share_its_requests(
     large = [f"http://host{host}/{n}" for host, count in enumerate(hosts) for n in range(count)]
     urls = [f"http://small{n}/{text}" for n, text in enumerate(odd)] + odd + large
     divided = divide(urls, shards, per_host)
-    assert divide(urls[::-1], shards, 1)[0].parts == divided[0].parts
+    assert divide(urls[::-1], shards, 1)[0].host_parts == divided[0].host_parts
     owners = {url: [one for one in divided if one.is_in_shard(url)] for url in urls}
     assert all(len(found) == 1 for found in owners.values())
     at_host = defaultdict(set)
@@ -60,4 +60,4 @@ def test_a_large_host_is_in_several_shards_whatever_its_spelling() -> None:
 def test_large_hosts_are_found_among_more_hosts_than_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partition, "_MAX_COUNTED", 50)
     urls = [url for n in range(400) for url in (f"http://{n}.example/", f"http://large.example/{n}")]
-    assert divide(urls, 4, 8)[0].parts == {"large.example": 2}
+    assert divide(urls, 4, 8)[0].host_parts == {"large.example": 2}
