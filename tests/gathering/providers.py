@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any, ClassVar
 from urllib.parse import parse_qs
 
+from mlimages.core import ImageRef
+from mlimages.gathering import Source
 from tests.servers import Connection, Reply, Request, Site, answer, photo
+
+
+def refs(source: Source) -> list[ImageRef]:
+    """All links of a source."""
+
+    async def read() -> list[ImageRef]:
+        return [ref async for ref in source]
+
+    return asyncio.run(read())
+
+
+class Waits(list[tuple[float, str]]):
+    """What a source waits for, and why; nothing waits."""
+
+    async def __call__(self, seconds: float, reason: str) -> None:
+        self.append((seconds, reason))
 
 
 def as_json(body: object, status: int = 200, **headers: object) -> Reply:
@@ -54,17 +73,8 @@ class OpenverseSite(Provider):
         "/v1/auth_tokens/token/": set(),
     }  # fmt: skip
     licences: ClassVar = {
-        "by",
-        "by-nc",
-        "by-nc-nd",
-        "by-nc-sa",
-        "by-nd",
-        "by-sa",
-        "cc0",
-        "nc-sampling+",
-        "pdm",
-        "sampling+",
-    }
+        "by", "by-nc", "by-nc-nd", "by-nc-sa", "by-nd", "by-sa", "cc0", "nc-sampling+", "pdm", "sampling+",
+    }  # fmt: skip
 
     def __init__(self, site: Site, total: int, *, depth: int = 240) -> None:
         super().__init__(site)
@@ -104,6 +114,42 @@ class OpenverseSite(Provider):
             "id": f"id-{number}", "title": "A cat", "url": self.site.url(f"/{number}.jpg"), "creator": "Bo",
             "license": "by", "license_version": "4.0", "license_url": "https://cc/by", "provider": "flickr",
             "foreign_landing_url": "https://page", "thumbnail": self.site.url(f"/v1/images/id-{number}/thumb/"),
+        }  # fmt: skip
+
+
+class PexelsSite(Provider):
+    """Pexels, v1: at most 80 photographs a page, and `allowed` requests.
+
+    Source: pexels.com/api/documentation.
+    """
+
+    parameters: ClassVar = {"/v1/search": {"query", "orientation", "size", "color", "locale", "page", "per_page"}}
+    remaining, reset = 15_000, 1_900_000_000
+
+    def __init__(self, site: Site, total: int, allowed: int = 1000) -> None:
+        super().__init__(site)
+        self.total, self.allowed = total, allowed
+        self.serve("/v1/search", self.search)
+
+    def search(self, request: Request) -> Reply:
+        if request.headers.get("authorization") != "secret-key":
+            return as_json({"error": "unauthorized"}, 401)
+        if self.allowed == 0:
+            return answer(b"", 429)
+        self.allowed -= 1
+        page, size = int(request.query["page"]), int(request.query["per_page"])
+        if size > 80:
+            return as_json({"error": "per_page"}, 400)
+        numbers = range((page - 1) * size, min(page * size, self.total))
+        body = {"total_results": self.total, "photos": [self.photograph(n) for n in numbers]}
+        body |= {"next_page": "another"} if page * size < self.total else {}
+        return as_json(body, X_Ratelimit_Remaining=self.remaining, X_Ratelimit_Reset=self.reset)
+
+    def photograph(self, number: int) -> dict[str, Any]:
+        return {
+            "id": number, "url": f"https://www.pexels.com/photo/{number}/", "photographer": "Ann B", "alt": "",
+            "photographer_url": "https://www.pexels.com/@ann",
+            "src": {"medium": self.site.url(f"/{number}.jpg"), "original": self.site.url(f"/{number}.png")},
         }  # fmt: skip
 
 
@@ -230,10 +276,5 @@ class CommonsSite(Provider):
         }  # fmt: skip
         if "iiurlwidth" in query:
             info["thumburl"] = self.site.url(f"/commons/thumb/{number}/x.jpg")
-        return {
-            "pageid": number,
-            "ns": 6,
-            "title": f"File:{number}.jpg",
-            "imagerepository": "local",
-            "imageinfo": [info],
-        }
+        title = f"File:{number}.jpg"
+        return {"pageid": number, "ns": 6, "title": title, "imagerepository": "local", "imageinfo": [info]}

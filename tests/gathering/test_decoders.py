@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,7 @@ def test_no_process_outlives_a_run_that_is_killed(tmp_path: Path) -> None:
         run.stdin.flush()
         while not list(read_manifest(tmp_path / "out")):
             assert run.poll() is None
+            time.sleep(0.05)
         ends = [os.pidfd_open(pid) for pid in descendants(run.pid)]
         run.kill()
         run.communicate()

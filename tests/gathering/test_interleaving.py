@@ -17,7 +17,8 @@ from mlimages.core import ImageRef, NoProgress, Reason
 from mlimages.gathering import GatherOptions
 from mlimages.gathering.download.fetch import DownloadResult, Fetcher
 from mlimages.gathering.interleaving import interleave_hosts
-from mlimages.gathering.run import Run, _Worker
+from mlimages.gathering.partition import ALL, Partition
+from mlimages.gathering.run import LinkScheduler
 from mlimages.gathering.store.gather_folder import GatherFolder
 
 
@@ -70,14 +71,14 @@ def test_each_host_keeps_its_order_and_no_link_is_lost(
 
 
 def test_a_long_list_is_read_ahead_without_being_held_in_memory() -> None:
-    hosts = [host for host in "abcdefgh" for _ in range(5000)]
+    hosts = [host for host in "abcdefgh" for _ in range(1250)]
     tracemalloc.start()
     found, most_ahead = asyncio.run(yielded(hosts, max_in_memory=400, block=16))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert {host for host, _ in found[2000:3000]} == set("abcdefgh")
-    assert most_ahead > 30_000
-    assert peak < 12e6  # of which 6 MB are the results; 40,000 links take 25 MB
+    assert {host for host, _ in found[500:750]} == set("abcdefgh")
+    assert most_ahead > 7500
+    assert peak < 2e6  # 1 MB, most of it the results; 10,000 links take 4 MB
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
@@ -114,16 +115,16 @@ def seconds_of_run(urls: list[str], out: Path) -> float:
     """Return how long a run takes if each answer takes a second."""
     options, clock = GatherOptions(per_host=2, parallel=64), VirtualTime()
 
-    async def answer(*_: object) -> DownloadResult:
+    async def answer(*_: object, **__: object) -> DownloadResult:
         await asyncio.sleep(1.0)
         return DownloadResult(Reason.NOT_FOUND, http_status=404)
 
     async def run() -> None:
         with GatherFolder(out, options, is_list=True) as gathered:
-            async with Fetcher(options) as fetcher:
+            async with Fetcher(options, Partition(per_host=2)) as fetcher:
                 fetcher._request = answer  # type: ignore[method-assign]
-                worker = _Worker(gathered, fetcher, None)  # type: ignore[arg-type]
-                assert await Run(gathered, worker, options, NoProgress()).run(Links(urls)) is None
+                scheduler = LinkScheduler(gathered, fetcher, None, options, NoProgress(), ALL)  # type: ignore[arg-type]
+                assert await scheduler.run(Links(urls)) is None
 
     loop = asyncio.SelectorEventLoop(clock)
     loop.time = lambda: clock.now_s  # type: ignore[method-assign]

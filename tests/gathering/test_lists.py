@@ -2,6 +2,7 @@
 
 import asyncio
 import bz2
+import contextlib
 import csv
 import gzip
 import io
@@ -13,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlimages import UrlList, gather
+from mlimages import UrlList
 from mlimages.core import ImageRef, InputError
 from mlimages.gathering import GatherOptions, read_list, read_manifest
 from mlimages.gathering.sources.columns import ListOptions
 from mlimages.gathering.sources.lists import LinkFile
 from mlimages.gathering.sources.tables import parse_csv_rows
-from tests.servers import answer, photo, serve
+from tests.gathering.conftest import run
+from tests.servers import Site, answer, photo
 
-A, B = "http://x/a.jpg", "http://x/b.jpg?c=1&d=2"
-FAST = {"allow_private": True, "timeout_s": 60.0, "retries": 0, "decoders": 1}
+A, B, C = "http://x/a.jpg", "http://x/b.jpg?c=1&d=2", 'http://x/b,"c".jpg?d=e f'
 COCO = {
     "images": [{"id": 1, "coco_url": A, "file_name": "a.jpg"}, {"id": 2, "coco_url": B, "file_name": "b.jpg"}],
     "annotations": [{"image_id": 1, "category_id": 7}, {"image_id": 1, "category_id": 7},
@@ -49,6 +50,14 @@ X_A, X_B = ("x", A), ("x", B)
 FORMS = {
     "label first": ("x.txt", f"cat\t{A}\ncat\t{B}\n", [CAT_A, CAT_B]),
     "link first": ("x.txt", f"{A}\tcat\n{B}\tcat\n", [CAT_A, CAT_B]),
+    "byte order mark and comment": ("x.txt", f"\ufeff{A}\r\n\n# no\n{B}\n", [X_A, X_B]),
+    "no label": ("x.txt", f"big cat\t{A}\n\t{B}", [("big cat", A), X_B]),
+    "ImageNet's ids": ("x.txt", f"n00004475_6590\t{A}\n", [("n00004475", A)]),
+    "quotes in links": ("x.csv", f'id,URL,Label\n1,{A},cat\n2,"{C.replace(chr(34), chr(34) * 2)}",\n',
+                        [CAT_A, ("x", C)]),
+    "TSV": ("x.tsv", f"image_url\tcategory\n{A}\tcat\n{C}\tdog\n", [CAT_A, ("dog", C)]),
+    "odd JSON lines": ("x.jsonl", f'{{"url": "{A}", "label": 3}}\n[1]\n{{', [("3", A), ("x", "[1]"), ("x", "{")]),
+    "a quote alone": ("x.csv", f'url,label\n{A},cat\n"', [CAT_A, ("x", "")]),
     "further cells": ("x.txt", f"cat\t{A}\ncat\t{B}\t12\n", [CAT_A, CAT_B]),
     "trailing tabs": ("x.txt", f"{A}\tcat\t\t\n{B}\t\n", [CAT_A, X_B]),
     "quoted": ("x.txt", f"\"{A}\"\n'{B}'\n", [X_A, X_B]),
@@ -117,7 +126,7 @@ TABLES = ROWS.flatmap(lambda row: st.lists(row, min_size=1, max_size=8))
 
 
 @given(TABLES, st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 def test_a_valid_table_is_read_as_the_csv_module_reads_it(rows: list[list[str]], quoting: Any) -> None:
     file = io.StringIO()
     csv.writer(file, lineterminator="\n", quoting=quoting).writerows(rows)
@@ -147,8 +156,10 @@ def test_a_line_end_in_a_quoted_cell_splits_no_row(tmp_path: Path, columns: list
 def test_lists_are_read_as_people_have_them(tmp_path: Path, form: str) -> None:
     name, data, expected = FORMS[form]
     assert pairs(write(tmp_path / name, data)) == expected
-    for end in ("\r\n", "\r") if isinstance(data, str) else ():
-        assert pairs(write(tmp_path / name, data.replace("\n", end))) == expected
+    if isinstance(data, str):
+        for end in ("\r\n", "\r"):
+            assert pairs(write(tmp_path / name, data.replace("\n", end))) == expected
+        assert pairs(write(tmp_path / f"{name}.gz", gzip.compress(data.encode(), 1))) == expected
 
 
 @pytest.mark.parametrize(
@@ -225,6 +236,15 @@ def test_compressed_lists_are_read_and_a_cut_one_ends_in_one_sentence(
         pairs(write(tmp_path / f"y.csv.{suffix}", data[:-12]))
 
 
+def test_parquet_is_read_in_batches(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    columns = {"label": ["cat"] * 2500, "extra": [None] * 2500, "url": [f"http://x/{n}" for n in range(2500)]}
+    parquet.write_table(arrow.table(columns), tmp_path / "x.parquet")
+    assert pairs(tmp_path / "x.parquet")[2499] == ("cat", "http://x/2499")
+    with pytest.raises(InputError, match="cannot be read"):
+        pairs(write(tmp_path / "y.parquet", b"PAR1 no"))
+
+
 def test_nested_columns_and_odd_labels_of_parquet_are_read(tmp_path: Path) -> None:
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     columns = {"image": [{"url": A, "width": 3}, {"url": B, "width": 4}]}
@@ -245,7 +265,7 @@ def test_nested_columns_and_odd_labels_of_parquet_are_read(tmp_path: Path) -> No
     ],
 )
 def test_columns_are_named_by_name_or_number(tmp_path: Path, data: str, choice: ListOptions) -> None:
-    refs = list(LinkFile(write(tmp_path / "x.csv", data), choice))
+    refs = list(read_list(write(tmp_path / "x.csv", data), choice.url_col, choice.label_col))
     assert [(ref.label, ref.url) for ref in refs] == [("cat", A), ("dog", B)]
     with pytest.raises(InputError, match="has no column '9' \\(columns:"):
         LinkFile(tmp_path / "x.csv", ListOptions("9"))
@@ -297,35 +317,45 @@ def test_captions_are_not_taken_as_classes_unless_somebody_says_so(tmp_path: Pat
     assert len({ref.label for ref in LinkFile(path, ListOptions(label_col="1"))}) == 1200
 
 
-def test_every_list_is_understood_before_a_link_is_asked_for(tmp_path: Path) -> None:
-    with serve() as site:
-        site.fallback = answer(photo(1))
-        good = write(tmp_path / "good.txt", site.url("/1.jpg"))
-        bad = write(tmp_path / "bad.csv", "a,b\n1,2\n")
-        with pytest.raises(InputError, match=r"bad\.csv: no row contains a link"):
-            gather([good, bad], tmp_path / "out", **FAST)
-        assert site.requests == []
+@given(st.binary(max_size=300), st.sampled_from(["txt", "csv", "tsv", "jsonl", "txt.gz", "tgz"]))
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_lists_of_noise_end_as_links_or_one_clear_error(tmp_path: Path, noise: bytes, suffix: str) -> None:
+    path = write(tmp_path / f"noise.{suffix}", b"url,label\nhttp://x/1,a\n" + noise if "csv" in suffix else noise)
+    with contextlib.suppress(InputError):
+        assert all(isinstance(ref.url, str) and ref.label for ref in read_list(path))
 
 
-def test_a_list_at_an_address_is_read(tmp_path: Path) -> None:
-    with serve() as site:
-        site.routes = {"/1.jpg": answer(photo(1))}
-        site.routes["/lists/pets.csv"] = answer(f"url,label,by\n{site.url('/1.jpg')},cat,Ann\n".encode())
-        said: list[str] = []
-        source = UrlList(site.url("/lists/pets.csv"), http_options=GatherOptions(allow_private=True), tell=said.append)
-        assert gather(source, tmp_path / "out", **FAST).classes == {"cat": 1}
-        understood = "column url as link, label as class; 1 other column kept"
-        assert said == [f"{site.url('/lists/pets.csv')}: {understood}; first link {site.url('/1.jpg')}"]
-        assert [row.source for row in read_manifest(tmp_path / "out")] == [{"by": "Ann"}]
-        site.routes["/"] = answer(b"<html><p>Index of /</p></html>")
-        for address, options, message in (
-            (site.url("/"), GatherOptions(allow_private=True), rf"^{site.url('/')} is a web page"),
-            (site.url("/"), GatherOptions(), "cannot download .*: private address: see --allow-private"),
-            ("http://nowhere.invalid/x.csv", GatherOptions(), "cannot download .*: name does not resolve$"),
-        ):
-            with pytest.raises(InputError, match=message):
-                asyncio.run(UrlList(address, http_options=options).plan())
-        with pytest.raises(InputError, match="cannot download the list"):
-            gather(
-                UrlList(site.url("/none.csv"), http_options=GatherOptions(allow_private=True)), tmp_path / "no", **FAST
-            )
+def test_a_line_without_end_is_cut_and_does_not_fill_the_memory(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.txt", b"http://x/" + b"y" * 5_000_000 + f"\n{A}\n".encode())
+    first, second = read_list(path)
+    assert (len(first.url), second.url) == (2**20, A)
+
+
+def test_every_list_is_understood_before_a_link_is_asked_for(site: Site, tmp_path: Path) -> None:
+    site.fallback = answer(photo(1))
+    good = write(tmp_path / "good.txt", site.url("/1.jpg"))
+    bad = write(tmp_path / "bad.csv", "a,b\n1,2\n")
+    with pytest.raises(InputError, match=r"bad\.csv: no row contains a link \(columns: a, b; .*--url-column"):
+        run([good, bad], tmp_path / "out")
+    assert site.requests == []
+
+
+def test_a_list_at_an_address_is_read(site: Site, tmp_path: Path) -> None:
+    site.routes = {"/1.jpg": answer(photo(1))}
+    site.routes["/lists/pets.csv"] = answer(f"url,label,by\n{site.url('/1.jpg')},cat,Ann\n".encode())
+    said: list[str] = []
+    source = UrlList(site.url("/lists/pets.csv"), http_options=GatherOptions(allow_private=True), tell=said.append)
+    assert run(source, tmp_path / "out").classes == {"cat": 1}
+    understood = "column url as link, label as class; 1 other column kept"
+    assert said == [f"{site.url('/lists/pets.csv')}: {understood}; first link {site.url('/1.jpg')}"]
+    assert [row.source for row in read_manifest(tmp_path / "out")] == [{"by": "Ann"}]
+    site.routes["/"] = answer(b"<html><p>Index of /</p></html>")
+    for address, options, message in (
+        (site.url("/"), GatherOptions(allow_private=True), rf"^{site.url('/')} is a web page"),
+        (site.url("/"), GatherOptions(), "cannot download .*: private address: see --allow-private"),
+        ("http://nowhere.invalid/x.csv", GatherOptions(), "cannot download .*: name does not resolve$"),
+    ):
+        with pytest.raises(InputError, match=message):
+            asyncio.run(UrlList(address, http_options=options).plan())
+    with pytest.raises(InputError, match="cannot download the list"):
+        run(UrlList(site.url("/none.csv"), http_options=GatherOptions(allow_private=True)), tmp_path / "no")

@@ -6,17 +6,18 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from yarl import URL
 
-from mlimages import UrlList, gather
 from mlimages.core import GatherSummary, Reason
 from mlimages.gathering import read_manifest
 from mlimages.gathering.download.opt_outs import find_forbidding_directive, find_xmp_opt_out, path_matches
 from mlimages.gathering.download.robots import parse_site_rules
+from tests.gathering.conftest import links, run
 from tests.servers import Reply, Site, answer, closed_port, cut, photo, serve
 
 PLUS = "http://ns.useplus.org/ldf/xmp/1.0/"
@@ -134,17 +135,20 @@ def sites(cases: dict[str, Case]) -> Iterator[dict[str, Site]]:
         yield found
 
 
-def run(tmp_path: Path, *urls: str, **options: object) -> GatherSummary:
-    (tmp_path / "cats.txt").write_text("\n".join(urls))
-    defaults = {"allow_private": True, "retries": 0, "max_wait_s": 0.0, "decoders": 1, "timeout_s": 30.0}
-    return gather(UrlList(tmp_path / "cats.txt"), tmp_path / "out", **defaults | options)  # type: ignore[arg-type]
+def gather_links(tmp_path: Path, *urls: str, **options: object) -> GatherSummary:
+    return run(links(tmp_path, *urls), tmp_path / "out", timeout_s=30.0, **options)
+
+
+def gather_from(tmp_path: Path, running: dict[str, Site], **options: object) -> tuple[GatherSummary, dict[str, Any]]:
+    """The summary of gathering the image of each site, and the rows by the name of the site."""
+    names = {site.url("/i/a.jpg"): name for name, site in running.items()}
+    summary = gather_links(tmp_path, *names, keep_duplicates=True, **options)
+    return summary, {names[row.url]: row for row in read_manifest(tmp_path / "out")}
 
 
 def test_every_refusal_is_honoured_and_named_in_the_manifest(tmp_path: Path) -> None:
     with sites(REFUSALS) as running:
-        summary = run(tmp_path, *(site.url("/i/a.jpg") for site in running.values()))
-        names = {site.url("/i/a.jpg"): name for name, site in running.items()}
-    rows = {names[row.url]: row for row in read_manifest(tmp_path / "out")}
+        summary, rows = gather_from(tmp_path, running)
     assert len(REFUSALS) == 25
     assert [name for name, row in rows.items() if row.reason is not Reason.OPT_OUT] == []
     assert (summary.ok, len(rows)) == (0, 25)
@@ -155,66 +159,59 @@ def test_every_refusal_is_honoured_and_named_in_the_manifest(tmp_path: Path) -> 
 
 def test_no_look_alike_is_refused(tmp_path: Path) -> None:
     with sites(LOOK_ALIKES) as running:
-        summary = run(tmp_path, *(site.url("/i/a.jpg") for site in running.values()), keep_duplicates=True)
-        names = {site.url("/i/a.jpg"): name for name, site in running.items()}
+        summary, rows = gather_from(tmp_path, running)
     assert len(LOOK_ALIKES) == 25
-    assert [(names[row.url], row.detail) for row in read_manifest(tmp_path / "out") if row.status != "ok"] == []
+    assert [(name, row.detail) for name, row in rows.items() if row.status != "ok"] == []
     assert summary.ok == 25
 
 
 def test_what_is_ignored_on_request_is_noted_in_the_manifest(tmp_path: Path) -> None:
     with sites(REFUSALS) as running:
-        summary = run(
-            tmp_path,
-            *(site.url("/i/a.jpg") for site in running.values()),
-            ignore_opt_out=True,
-            keep_duplicates=True,
-        )
-    details = [row.detail for row in read_manifest(tmp_path / "out")]
+        summary, rows = gather_from(tmp_path, running, ignore_opt_out=True)
+    details = [row.detail for row in rows.values()]
     assert summary.ok == 25
     assert all(detail.startswith("ignored opt-out: ") for detail in details), details
 
 
-def test_a_site_is_asked_once_for_its_rules_by_our_name(tmp_path: Path) -> None:
-    with serve() as site:
-        site.routes = {f"/{n}.jpg": answer(photo(n)) for n in range(30)}
-        site.routes["/robots.txt"] = answer(b"User-agent: *\nDisallow: /1")
-        assert run(tmp_path, *map(site.url, list(site.routes)[:-1])).ok == 19
+def test_a_site_is_asked_once_for_its_rules_by_our_name(site: Site, tmp_path: Path) -> None:
+    site.routes = {f"/{n}.jpg": answer(photo(n)) for n in range(30)}
+    urls = list(map(site.url, site.routes))
+    site.routes["/robots.txt"] = answer(b"User-agent: *\nDisallow: /1")
+    assert gather_links(tmp_path, *urls).ok == 19
     assert [request.path for request in site.rule_requests] == ["/robots.txt", "/.well-known/tdmrep.json"]
     assert all(request.headers["user-agent"].startswith("mlimages/") for request in site.rule_requests)
 
 
-@pytest.mark.parametrize(
-    "robots", [answer(b"Disallow: /", 404), answer(b"", 403), answer(b"", 302, Location="/robots.txt")]
-)
-def test_a_robots_txt_that_does_not_exist_allows_everything(tmp_path: Path, robots: Reply) -> None:
-    with serve() as site:
-        site.routes = {"/a.jpg": answer(photo(1)), "/robots.txt": robots}
-        assert run(tmp_path, site.url("/a.jpg")).ok == 1
+def test_a_robots_txt_that_does_not_exist_allows_everything(tmp_path: Path) -> None:
+    replies = answer(b"Disallow: /", 404), answer(b"", 403), answer(b"", 302, Location="/robots.txt")
+    with sites({str(number): Case() for number in range(3)}) as running:
+        for site, robots in zip(running.values(), replies, strict=True):
+            site.routes["/robots.txt"] = robots
+        assert gather_from(tmp_path, running)[0].ok == 3
 
 
-@pytest.mark.parametrize(
-    "robots",
-    [answer(b"", 503), answer(b"", 500), cut(b""), cut(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nUser")],
-)
-def test_links_of_a_site_whose_robots_txt_is_not_answered_stay_open(tmp_path: Path, robots: Reply) -> None:
-    with serve() as site:
-        site.routes = {"/a.jpg": answer(photo(1)), "/robots.txt": robots}
-        summary = run(tmp_path, site.url("/a.jpg"))
-        assert (summary.ok, summary.open, site.requests) == (0, 1, [])
-        site.routes["/robots.txt"] = answer(b"")
-        assert run(tmp_path, site.url("/a.jpg")).ok == 1
+def test_links_of_a_site_whose_robots_txt_is_not_answered_stay_open(tmp_path: Path) -> None:
+    short = cut(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nUser")
+    with sites({str(number): Case() for number in range(4)}) as running:
+        for site, robots in zip(running.values(), (answer(b"", 503), answer(b"", 500), cut(b""), short), strict=True):
+            site.routes["/robots.txt"] = robots
+        summary, _ = gather_from(tmp_path, running)
+        assert (summary.ok, summary.open) == (0, 4)
+        for site in running.values():
+            assert not site.requests
+            site.routes["/robots.txt"] = answer(b"")
+        assert gather_from(tmp_path, running)[0].ok == 4
 
 
-def test_the_site_to_which_a_redirect_leads_is_asked_too(tmp_path: Path) -> None:
-    with serve() as site, serve() as other:
+def test_the_site_to_which_a_redirect_leads_is_asked_too(site: Site, tmp_path: Path) -> None:
+    with serve() as other:
         site.routes = {"/a.jpg": answer(b"", 302, Location=other.url("/b.jpg"))}
         other.routes = {"/b.jpg": answer(photo(1)), "/robots.txt": answer(b"User-agent: *\nDisallow: /b")}
-        assert run(tmp_path, site.url("/a.jpg")).reasons == {"opt-out": 1}
+        assert gather_links(tmp_path, site.url("/a.jpg")).reasons == {"opt-out": 1}
 
 
 def test_a_host_that_is_down_is_named_as_such(tmp_path: Path) -> None:
-    assert run(tmp_path, f"http://127.0.0.1:{closed_port()}/a.jpg").reasons == {"refused": 1}
+    assert gather_links(tmp_path, f"http://127.0.0.1:{closed_port()}/a.jpg").reasons == {"refused": 1}
 
 
 @pytest.mark.parametrize("value", ["", ",", ":", "noai:", "a:b:noai", "mlimages", "max-snippet", "\x00", ", ,:,noaı"])

@@ -85,10 +85,10 @@ class Fetcher:
         hosts: the hosts of the links in progress.
     """
 
-    def __init__(self, options: GatherOptions, partition: Partition | None = None) -> None:
+    def __init__(self, options: GatherOptions, partition: Partition) -> None:
         self._options = options
         self._headers = options.header_fields
-        self.hosts = Hosts(partition or Partition(per_host=options.per_host), options.max_wait_s)
+        self.hosts = Hosts(partition, options.max_wait_s)
         self._slots = asyncio.Semaphore(options.parallel)
 
     async def __aenter__(self) -> Fetcher:
