@@ -32,12 +32,11 @@ def open_session(
     By default, the time-out applies to the connection, to the headers of a response and to the time between two chunks
     of a body, not to a whole transfer.
     """
-    guarded = not options.allow_private
     connector = LenientConnector(
         limit=0,
         ttl_dns_cache=300,
         resolver=aiohttp.ThreadedResolver(),
-        socket_factory=create_public_socket if guarded else None,
+        socket_factory=None if options.allow_private else create_public_socket,
     )
     return aiohttp.ClientSession(
         connector=connector,
@@ -50,39 +49,28 @@ def open_session(
         requote_redirect_url=False,  # a signed link is valid only in its original spelling
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,  # it would read passwords from ~/.netrc
-        middlewares=(
-            _make_timeout_middleware(2 * options.timeout_s),
-            _make_proxy_middleware(options.proxy, refuses_private_hosts=guarded),
-        ),
+        middlewares=(_make_middleware(options),),
     )
 
 
-def _make_timeout_middleware(timeout_s: float) -> aiohttp.ClientMiddlewareType:
-    """Return a middleware that limits the time until all headers have arrived; a server may send them byte by byte."""
+def _make_middleware(options: GatherOptions) -> aiohttp.ClientMiddlewareType:
+    """Return a middleware that sets the proxy of each request: that of the options, or else of the environment, if any.
 
-    async def middleware(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-        async with asyncio.timeout(timeout_s):
-            return await handler(request)
-
-    return middleware
-
-
-def _make_proxy_middleware(proxy: str | None, *, refuses_private_hosts: bool) -> aiohttp.ClientMiddlewareType:
-    """Return a middleware that sets the proxy of each request: `proxy`, or else that of the environment, if any.
-
-    A proxy resolves host names itself, so only IP addresses in links can be checked here.
+    It also limits the time until all headers have arrived; a server may send them byte by byte.
     """
+    proxy = options.proxy
     proxies = {scheme: _parse_proxy(proxy) for scheme in ("http", "https")} if proxy else _read_environment_proxies()
 
     async def middleware(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
         host = request.url.raw_host or ""
         is_bypassed = proxy is None and bool(proxies) and bool(urllib.request.proxy_bypass(host))
         url, auth = (None, None) if is_bypassed else proxies.get(request.url.scheme, (None, None))
-        if url and refuses_private_hosts and is_private_literal(host):
+        if url and not options.allow_private and is_private_literal(host):  # a proxy resolves host names itself
             raise OSError(PRIVATE_ERRNO, f"{host} is not a public address")
         request.update_proxy(url, auth, None)
         is_proxied.set(url is not None)
-        return await handler(request)
+        async with asyncio.timeout(2 * options.timeout_s):
+            return await handler(request)
 
     return middleware
 

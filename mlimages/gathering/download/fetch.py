@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, urljoin
 
 import aiohttp
@@ -24,8 +23,15 @@ from mlimages.gathering.download.host_limits import Host, Hosts
 from mlimages.gathering.download.host_state import record_failure, record_refusal, record_response, record_throttling
 from mlimages.gathering.download.image_facts import is_html
 from mlimages.gathering.download.opt_outs import find_opt_out
-from mlimages.gathering.download.reasons import CONNECTION, REFUSING, TRANSIENT, classify_error, classify_status
-from mlimages.gathering.download.robots import SiteRulesCache, SiteUnreachableError
+from mlimages.gathering.download.reasons import (
+    CONNECTION,
+    REFUSING,
+    TRANSIENT,
+    RejectionError,
+    classify_error,
+    classify_status,
+)
+from mlimages.gathering.download.robots import SiteRulesCache
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.partition import Partition
 
@@ -69,13 +75,6 @@ class DownloadResult:
     is_whole: bool = True
     cookies: Mapping[str, str] = field(default_factory=dict)
     requested_at: float = field(default_factory=time.time)
-
-
-class _RejectionError(Exception):
-    """Raised for a response that is rejected; `values` are those of its `DownloadResult`."""
-
-    def __init__(self, reason: Reason, detail: str = "", retry_after_s: float | None = None) -> None:
-        self.values: dict[str, Any] = {"reason": reason, "detail": detail, "retry_after_s": retry_after_s}
 
 
 class Fetcher:
@@ -129,7 +128,7 @@ class Fetcher:
                 url = target
             else:
                 result = replace(result, reason=Reason.REDIRECTS, detail=f"more than {_MAX_REDIRECTS} redirects")
-        except _RejectionError as rejection:
+        except RejectionError as rejection:
             result = DownloadResult(**rejection.values)
         detail = result.detail or note
         return replace(result, detail=detail, attempts=attempts, elapsed_s=round(time.monotonic() - started, 3))
@@ -188,7 +187,7 @@ class Fetcher:
                 note = self._check_opt_out(find_opt_out(response.headers)) or note
                 is_page = await self._save_body(response, part_path)
                 return replace(result, detail=note, is_page=is_page)
-        except _RejectionError as rejection:
+        except RejectionError as rejection:
             return replace(result, **rejection.values)
         except GatherError:
             raise
@@ -198,15 +197,15 @@ class Fetcher:
     async def _check_site_rules(self, url: URL, host: Host) -> str:
         try:
             return self._check_opt_out(await self._site_rules.find_opt_out(url, host.record_extra_request))
-        except SiteUnreachableError as error:
+        except RejectionError:
             if self._options.ignore_opt_out:
                 return ""
-            raise _RejectionError(error.reason, error.detail) from error
+            raise
 
     def _check_opt_out(self, opt_out: str | None) -> str:
         """Raise an error for an opt-out; with `ignore_opt_out`, return a note for the manifest instead."""
         if opt_out and not self._options.ignore_opt_out:
-            raise _RejectionError(Reason.OPT_OUT, opt_out)
+            raise RejectionError(Reason.OPT_OUT, opt_out)
         return f"ignored opt-out: {opt_out}" if opt_out else ""
 
     def _check_response(self, response: aiohttp.ClientResponse) -> None:
@@ -214,9 +213,9 @@ class Fetcher:
         if reason:
             retry_after = response.headers.get("Retry-After")
             detail = f"HTTP {response.status}{f', Retry-After: {retry_after[:40]}' if retry_after else ''}"
-            raise _RejectionError(reason, detail, parse_retry_after(retry_after))
+            raise RejectionError(reason, detail, parse_retry_after(retry_after))
         if (response.content_length or 0) > self._options.max_bytes:
-            raise _RejectionError(Reason.TOO_LARGE, f"{response.content_length} bytes")
+            raise RejectionError(Reason.TOO_LARGE, f"{response.content_length} bytes")
 
     async def _save_body(self, response: aiohttp.ClientResponse, part_path: Path) -> bool:
         """Write the body to the file `part_path`; return whether it is a web page."""
@@ -225,7 +224,7 @@ class Fetcher:
         try:
             decompressor = make_decompressor(encoding)
         except ValueError as error:
-            raise _RejectionError(Reason.BAD_HTTP, f"Content-Encoding: {encoding[:40]}") from error
+            raise RejectionError(Reason.BAD_HTTP, f"Content-Encoding: {encoding[:40]}") from error
         stall_detector, num_received = StallDetector(self._options.timeout_s, time.monotonic()), 0
         async for chunk in response.content.iter_any():
             num_received += len(chunk)
@@ -235,11 +234,11 @@ class Fetcher:
             is_page |= not file.total and is_html(data)
             file.write(data)
             if file.total > max_bytes:
-                raise _RejectionError(Reason.TOO_LARGE, f"more than {max_bytes} bytes")
+                raise RejectionError(Reason.TOO_LARGE, f"more than {max_bytes} bytes")
         if decompressor and not decompressor.eof:
-            raise _RejectionError(Reason.TRUNCATED, "the compressed body is truncated")
+            raise RejectionError(Reason.TRUNCATED, "the compressed body is truncated")
         if not file.total:
-            raise _RejectionError(Reason.EMPTY, "the response body is empty")
+            raise RejectionError(Reason.EMPTY, "the response body is empty")
         file.flush()
         return is_page
 
@@ -264,25 +263,25 @@ def _resolve_redirect(url: URL, location: str) -> URL:
     """Return the target of a redirect from `url`."""
     try:
         return parse_url(urljoin(str(url), location))
-    except (_RejectionError, ValueError) as error:
-        raise _RejectionError(Reason.BAD_REDIRECT, f"redirected to {location}"[:200]) from error
+    except (RejectionError, ValueError) as error:
+        raise RejectionError(Reason.BAD_REDIRECT, f"redirected to {location}"[:200]) from error
 
 
 def parse_url(link: str) -> URL:
     """Parse a link, with its path and query unchanged.
 
     Raises:
-        _RejectionError: the link cannot be requested: bad-url or bad-scheme.
+        RejectionError: the link cannot be requested: bad-url or bad-scheme.
     """
     try:
         url = URL(link) if len(link) <= _MAX_URL else URL()
         host, port = url.raw_host, url.port
     except (ValueError, TypeError, IndexError, RecursionError) as error:
-        raise _RejectionError(Reason.BAD_URL, str(error)[:200]) from error
+        raise RejectionError(Reason.BAD_URL, str(error)[:200]) from error
     if url.scheme and url.scheme not in ("http", "https"):
-        raise _RejectionError(Reason.BAD_SCHEME, url.scheme[:40])
+        raise RejectionError(Reason.BAD_SCHEME, url.scheme[:40])
     if not (url.scheme and host and port):
-        raise _RejectionError(Reason.BAD_URL, "no host" if len(link) <= _MAX_URL else "too long")
+        raise RejectionError(Reason.BAD_URL, "no host" if len(link) <= _MAX_URL else "too long")
     return url if str(url) == link and _WITH_PATH.fullmatch(link) else _restore_original_path(url, link)
 
 

@@ -8,7 +8,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Concatenate, ParamSpec
 
 from mlimages.gathering.download.host_state import HostState, record_request, seconds_until_request
@@ -18,39 +18,29 @@ _P = ParamSpec("_P")
 _REMEMBERED = 20_000
 
 
+@dataclass(slots=True, eq=False)
 class Host:
     """Limits the requests to one host and port.
 
     Attributes:
-        slots: limits the number of concurrent requests.
+        per_host: maximum number of concurrent requests.
         state: determines when the next request may be sent.
+        slots: limits the number of concurrent requests.
         users: number of links in progress; labels: the same by class.
+        num_waiting: number of these that wait for the paused host; num_waiting_by_label: the same by class.
+        num_queued: number of these that wait for a slot.
     """
 
-    __slots__ = (
-        "_changed",
-        "_hosts",
-        "labels",
-        "num_queued",
-        "num_waiting",
-        "num_waiting_by_label",
-        "per_host",
-        "slots",
-        "state",
-        "users",
-    )
-
-    def __init__(self, hosts: Hosts, per_host: int, num_parts: int) -> None:
-        self._hosts = hosts
-        self._changed = asyncio.Event()
-        self.per_host = per_host
-        self.slots = asyncio.Semaphore(per_host)
-        self.state = HostState(parts=num_parts)
-        self.users = 0
-        self.labels: Counter[str] = Counter()
-        self.num_waiting = 0
-        self.num_queued = 0
-        self.num_waiting_by_label: Counter[str] = Counter()
+    _hosts: Hosts
+    per_host: int
+    state: HostState
+    slots: asyncio.Semaphore
+    users: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
+    num_waiting: int = 0
+    num_waiting_by_label: Counter[str] = field(default_factory=Counter)
+    num_queued: int = 0
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def wait_for_turn(self) -> bool:
         """Wait until a request may be sent; return False if the host is given up."""
@@ -124,7 +114,8 @@ class Hosts:
         if host is None:
             per_host = max(1, self._partition.max_requests(url))  # a redirect may lead to the host of other shards
             parts = min(self._partition.count_shards_of_host(url), self._partition.per_host)
-            host = self._hosts[name] = Host(self, per_host, parts)
+            host = Host(self, per_host, HostState(parts=parts), asyncio.Semaphore(per_host))
+            self._hosts[name] = host
             self._evict_least_recent()
         self._hosts.move_to_end(name)
         host.users += 1

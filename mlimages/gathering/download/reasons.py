@@ -6,6 +6,7 @@ import errno
 import socket
 import ssl
 import zlib
+from typing import Any
 
 import aiohttp
 
@@ -71,6 +72,14 @@ _ERRORS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], Reason], ...
     (aiohttp.ClientOSError, Reason.RESET),
     (zlib.error, Reason.CORRUPT),
 )
+
+
+class RejectionError(Exception):
+    """Raised for a link that is not downloaded; `values` are those of its `DownloadResult`."""
+
+    def __init__(self, reason: Reason, detail: str = "", retry_after_s: float | None = None) -> None:
+        super().__init__(detail)
+        self.values: dict[str, Any] = {"reason": reason, "detail": detail, "retry_after_s": retry_after_s}
 
 
 def classify_status(status: int) -> Reason | None:

@@ -14,7 +14,7 @@ from yarl import URL
 
 from mlimages.core import OPEN_REASONS, Reason
 from mlimages.gathering.download.opt_outs import AGENT, forbids_training, parse_tdmrep, path_matches
-from mlimages.gathering.download.reasons import classify_error
+from mlimages.gathering.download.reasons import RejectionError, classify_error
 
 if TYPE_CHECKING:
     from protego import Protego
@@ -25,15 +25,6 @@ _MAX_BYTES = 500 * 1024  # maximum size of a robots.txt (RFC 9309, 2.5)
 _MAX_REDIRECTS = 5
 _AGAIN_S = 1.0
 _REMEMBERED = 20_000
-
-
-class SiteUnreachableError(Exception):
-    """A site's robots.txt cannot be read, so nothing else is requested from it for now (RFC 9309, 2.3.1.4)."""
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +125,7 @@ class SiteRulesCache:
             on_request: called for each request sent.
 
         Raises:
-            SiteUnreachableError: its robots.txt cannot be read.
+            RejectionError: its robots.txt cannot be read, so nothing is requested from it for now (RFC 9309, 2.3.1.4).
         """
         origin = url.origin()
         task = self._rules.get(origin)
@@ -161,13 +152,13 @@ class SiteRulesCache:
         on_request()
         try:
             robots_txt = await self._read(origin / "robots.txt")
-        except SiteUnreachableError:
+        except RejectionError:
             self._failed_at[origin] = time.monotonic()
             raise
         on_request()
         try:
             tdmrep = await self._read(origin / ".well-known/tdmrep.json")
-        except SiteUnreachableError:  # unlike robots.txt, it is optional
+        except RejectionError:  # unlike robots.txt, it is optional
             tdmrep = ""
         return parse_site_rules(robots_txt, tdmrep)
 
@@ -181,7 +172,7 @@ class SiteRulesCache:
                 ) as response,
             ):
                 if response.status == 429 or response.status >= 500:  # there may be rules, but they are unavailable now
-                    raise SiteUnreachableError(Reason.SERVER_ERROR, f"{url.path}: HTTP {response.status}")
+                    raise RejectionError(Reason.SERVER_ERROR, f"{url.path}: HTTP {response.status}")
                 if response.status != 200:
                     return ""
                 data = bytearray()
@@ -195,4 +186,4 @@ class SiteRulesCache:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             reason, detail = classify_error(error), f"{url.path}: {type(error).__name__}: {error}"[:200]
             is_kept = reason is Reason.BAD_URL or reason in OPEN_REASONS  # bad-url: the host name is invalid
-            raise SiteUnreachableError(reason if is_kept else Reason.UNREACHABLE, detail) from error
+            raise RejectionError(reason if is_kept else Reason.UNREACHABLE, detail) from error

@@ -7,10 +7,10 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
-from mlimages.core import ImageRef, InputError
+from mlimages.core import ImageRef
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.sources.search_api import SearchApi, Wait, json_objects, options_for_endpoint, sleep
-from mlimages.gathering.sources.search_source import SearchSource
+from mlimages.gathering.sources.search_source import SearchSource, require_allowed
 
 ENDPOINT = "https://commons.wikimedia.org/w/api.php"
 WIDTHS = (20, 40, 60, 120, 250, 330, 500, 960, 1280, 1920, 3840)
@@ -48,8 +48,7 @@ class Commons(SearchSource):
         wait: Wait = sleep,
         refresh: bool = False,
     ) -> None:
-        if width is not None and width not in WIDTHS:
-            raise InputError(f"width is {width}: expected one of {', '.join(map(str, WIDTHS))}")
+        require_allowed("width", [] if width is None else [width], WIDTHS)
         self._width = width
         self._url = endpoint
         http_options = options_for_endpoint(endpoint, ENDPOINT, http_options)

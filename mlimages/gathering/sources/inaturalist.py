@@ -10,7 +10,7 @@ from typing import Any
 from mlimages.core import FetchResult, ImageRef, InputError
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.sources.search_api import RateLimit, SearchApi, Wait, json_objects, options_for_endpoint, sleep
-from mlimages.gathering.sources.search_source import SearchSource
+from mlimages.gathering.sources.search_source import SearchSource, require_allowed
 
 ENDPOINT = "https://api.inaturalist.org/v1"
 SIZES = ("square", "small", "medium", "large", "original")
@@ -56,9 +56,9 @@ class INaturalist(SearchSource):
         bytes_per_hour: int = _BYTES_PER_HOUR,
     ) -> None:
         names = [name.strip().lower().removeprefix("cc-") for name in licences.split(",") if name.strip()]
-        _require_allowed("licence", names, LICENCES)
-        _require_allowed("by", [by] if by else [], RANKS)
-        _require_allowed("size", [size], SIZES)
+        require_allowed("licence", names, LICENCES)
+        require_allowed("by", [by] if by else [], RANKS)
+        require_allowed("size", [size], SIZES)
         self._licences = {name if name == "cc0" else f"cc-{name}" for name in names or LICENCES}
         self._by, self._size = by, size
         self._filters = {"quality_grade": quality, "place_id": place, "hrank": by}
@@ -166,12 +166,6 @@ class INaturalist(SearchSource):
         }
         link = str(photo.get("url") or "").replace("/square.", f"/{self._size}.")
         return ImageRef(link, label, source, name=f"inaturalist-{photo.get('id')}")
-
-
-def _require_allowed(option: str, values: Sequence[str], allowed_values: Sequence[str]) -> None:
-    for value in values:
-        if value not in allowed_values:
-            raise InputError(f"{option} is {value!r}: expected one of {', '.join(allowed_values)}")
 
 
 class _HourlyByteLimit:

@@ -10,7 +10,7 @@ from typing import Any
 from mlimages.core import ImageRef, InputError
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.sources.search_api import SearchApi, Wait, json_objects, options_for_endpoint, sleep
-from mlimages.gathering.sources.search_source import SearchSource
+from mlimages.gathering.sources.search_source import SearchSource, require_allowed
 
 ENDPOINT = "https://api.openverse.org"
 LICENSE_TYPES = ("commercial", "modification", "all", "all-cc")
@@ -63,9 +63,7 @@ class Openverse(SearchSource):
         self._endpoint = endpoint.rstrip("/")
         self._client_credentials = _read_client_credentials()
         self._tell = tell
-        unknown = set((self._params.get("license_type") or "all").split(",")) - set(LICENSE_TYPES)
-        if unknown:
-            raise InputError(f"unknown licence type {', '.join(unknown)!r}: expected one of {', '.join(LICENSE_TYPES)}")
+        require_allowed("license_type", (self._params.get("license_type") or "all").split(","), LICENSE_TYPES)
         api = SearchApi(
             "Openverse",
             http_options=options_for_endpoint(endpoint, ENDPOINT, http_options),

@@ -7,10 +7,10 @@ import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from mlimages.core import GatherError, ImageRef, InputError
+from mlimages.core import GatherError, ImageRef
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.sources.search_api import RateLimit, SearchApi, Wait, json_objects, options_for_endpoint, sleep
-from mlimages.gathering.sources.search_source import SearchSource
+from mlimages.gathering.sources.search_source import SearchSource, require_allowed
 
 ENDPOINT = "https://api.pexels.com/v1"
 SIZES = ("original", "large2x", "large", "medium", "small", "portrait", "landscape", "tiny")
@@ -55,8 +55,7 @@ class Pexels(SearchSource):
             raise GatherError(_TERMS)
         if not key:
             raise GatherError(_NO_KEY)
-        if photo_size not in SIZES:
-            raise InputError(f"photo size is {photo_size!r}: expected one of {', '.join(SIZES)}")
+        require_allowed("photo size", [photo_size], SIZES)
         self._size = photo_size
         self._filters = filters or {}
         self._url = f"{endpoint.rstrip('/')}/search"

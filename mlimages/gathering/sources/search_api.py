@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -51,45 +51,36 @@ class RateLimit:
         return max(0.0, request_times[-self.requests] + self.seconds - now)
 
 
+@dataclass(repr=False)
 class SearchApi:
     """Client of a provider's search API; responses are cached for a day.
 
-    Args:
+    Attributes:
         name: name of the provider, for messages and the cache folder.
-        headers: headers of each request; never logged.
         refusal_advice: advice for the user after a 401 or 403.
+        headers: headers of each request; never logged.
         rates: rate limits of the provider.
         wait: called to wait before a request; None: raise an error that states the waiting time.
         refresh: ignore cached responses.
         authorize: returns the headers that authenticate requests; called before the first request and after a 401.
     """
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        http_options: GatherOptions,
-        refusal_advice: str,
-        headers: Mapping[str, str] | None = None,
-        rates: Sequence[RateLimit] = (),
-        wait: Wait | None = sleep,
-        refresh: bool = False,
-        authorize: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
-    ) -> None:
-        self._name = name
-        self._http_options = http_options
-        self._headers = headers or {}
-        self._refusal = refusal_advice
-        self._rates = rates
-        self._wait = wait
-        self._refresh = refresh
-        self._authorize = authorize
-        self._folder = cache_dir(name.lower())
+    name: str
+    http_options: GatherOptions
+    refusal_advice: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    rates: Sequence[RateLimit] = ()
+    wait: Wait | None = sleep
+    refresh: bool = False
+    authorize: Callable[[], Awaitable[Mapping[str, str]]] | None = None
+
+    def __post_init__(self) -> None:
+        self._folder = cache_dir(self.name.lower())
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> SearchApi:
-        limits = aiohttp.ClientTimeout(total=self._http_options.timeout_s, connect=self._http_options.timeout_s)
-        self._session = open_session(self._http_options, decompress=True, timeout=limits)
+        limits = aiohttp.ClientTimeout(total=self.http_options.timeout_s, connect=self.http_options.timeout_s)
+        self._session = open_session(self.http_options, decompress=True, timeout=limits)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -107,7 +98,7 @@ class SearchApi:
         """
         address = f"{url}?{urlencode(sorted(params.items()))}"
         cached = self._folder / f"{hashlib.sha256(address.encode()).hexdigest()}.json"
-        if not self._refresh and (answer := _read_cached(cached)) is not None:
+        if not self.refresh and (answer := _read_cached(cached)) is not None:
             return answer
         answer = await self._get_json(address, is_first_page=is_first_page)
         if answer is not None and _has_items(answer):
@@ -124,37 +115,37 @@ class SearchApi:
         if status == 200 and isinstance(body, dict):
             return body
         if status in (400, 401, 403):
-            raise GatherError(f"{self._name} returned HTTP {status}: {self._refusal}")
+            raise GatherError(f"{self.name} returned HTTP {status}: {self.refusal_advice}")
         raise GatherError(_add_retry_advice(_describe_response(url, status, body)))
 
     async def _get_json(self, address: str, *, is_first_page: bool) -> dict[str, Any] | None:
         problem = ""
-        may_authorize = self._authorize is not None
-        if self._authorize and not self._headers:
-            self._headers, may_authorize = await self._authorize(), False
+        may_authorize = self.authorize is not None
+        if self.authorize and not self.headers:
+            self.headers, may_authorize = await self.authorize(), False
         for attempt in range(_RETRIES + 1):
             await self._wait_for_rate_limit()
-            status, headers, body = await self._request("GET", address, headers=self._headers)
+            status, headers, body = await self._request("GET", address, headers=self.headers)
             match status:
                 case 200 if isinstance(body, dict) and isinstance(body.get("error"), dict):  # MediaWiki
-                    problem = f"{self._name} returned the error {str(body['error'].get('info'))[:200]!r}"
+                    problem = f"{self.name} returned the error {str(body['error'].get('info'))[:200]!r}"
                     if body["error"].get("code") not in ("maxlag", "ratelimited"):
                         raise GatherError(problem)
                     pause_s = parse_retry_after(headers.get("Retry-After")) or _LAG_S
                 case 200 if isinstance(body, dict):
                     return body
-                case 401 if may_authorize and self._authorize:  # the token has expired
-                    self._headers, may_authorize = await self._authorize(), False
+                case 401 if may_authorize and self.authorize:  # the token has expired
+                    self.headers, may_authorize = await self.authorize(), False
                     continue
                 case 401 | 403:
-                    raise GatherError(f"{self._name} returned HTTP {status}: {self._refusal}")
+                    raise GatherError(f"{self.name} returned HTTP {status}: {self.refusal_advice}")
                 case 400 | 404 | 422 if is_first_page:
                     details = "" if str(body).lstrip().startswith("<") else str(body).strip()  # no HTML
                     raise GatherError(": ".join(filter(None, [_describe_response(address, status, body), details])))
                 case 400 | 404 | 422:  # after the last page
                     return None
                 case 429:
-                    problem = f"{self._name} returned HTTP 429 (too many requests)"
+                    problem = f"{self.name} returned HTTP 429 (too many requests)"
                     retry_s = parse_retry_after(headers.get("Retry-After"))
                     pause_s = self._seconds_until_allowed() if retry_s is None else retry_s
                 case _:
@@ -184,30 +175,30 @@ class SearchApi:
         if state.get("remaining") == 0 and state.get("reset", 0) > time.time():
             until = time.strftime("%Y-%m-%d", time.gmtime(state["reset"]))
             raise GatherError(
-                f"the monthly quota of {self._name} is used up: run the same command again on {until} or later"
+                f"the monthly quota of {self.name} is used up: run the same command again on {until} or later"
             )
         sent, now = self._recent_request_times(), time.time()
-        for rate in self._rates:
+        for rate in self.rates:
             if (seconds := rate.remaining_wait_s(sent, now)) > 0:
-                await self._wait_or_raise(seconds, f"{self._name}: {rate.requests} requests {rate.period} are allowed")
+                await self._wait_or_raise(seconds, f"{self.name}: {rate.requests} requests {rate.period} are allowed")
 
     async def _wait_or_raise(self, seconds: float, reason: str, *, waiting_action: str = "waiting") -> None:
         duration = f"{math.ceil(seconds)} s" if seconds < 120 else f"{math.ceil(seconds / 60)} minutes"
-        if self._wait is None:
+        if self.wait is None:
             raise GatherError(f"{reason}: run the same command again in {duration} to resume")
-        await self._wait(seconds, f"{reason}; {waiting_action} {duration}")
+        await self.wait(seconds, f"{reason}; {waiting_action} {duration}")
 
     def _seconds_until_allowed(self) -> float:
         """Return the seconds to wait after a 429: until the rate limits allow a request, or their longest period."""
         sent, now = self._recent_request_times(), time.time()
-        periods = [rate.seconds for rate in self._rates]
-        return max((rate.remaining_wait_s(sent, now) for rate in self._rates), default=0.0) or (
+        periods = [rate.seconds for rate in self.rates]
+        return max((rate.remaining_wait_s(sent, now) for rate in self.rates), default=0.0) or (
             max(1.0, sent[0] + max(periods) - now) if periods and sent else max(periods, default=60.0)
         )
 
     def _recent_request_times(self) -> list[float]:
         """Return the times of the requests that the rate limits still count, ascending."""
-        oldest = time.time() - max((rate.seconds for rate in self._rates), default=0.0)
+        oldest = time.time() - max((rate.seconds for rate in self.rates), default=0.0)
         return [moment for moment in self._load_state().get("requests", []) if moment > oldest]
 
     def _load_state(self) -> dict[str, Any]:
@@ -218,8 +209,8 @@ class SearchApi:
         return found
 
     def _record_request(self) -> None:
-        if self._rates:
-            most = max(rate.requests for rate in self._rates)
+        if self.rates:
+            most = max(rate.requests for rate in self.rates)
             sent = [*self._recent_request_times(), time.time()][-most:]
             write_text(self._folder / "quota.json", json.dumps(self._load_state() | {"requests": sent}))
 

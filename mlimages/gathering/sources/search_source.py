@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 
 from mlimages.core import ImageRef, InputError
 from mlimages.gathering.sources.search_api import SearchApi
@@ -49,6 +49,13 @@ class SearchSource:
     def _pages(self, label: str, query: str) -> AsyncIterator[list[ImageRef]]:
         """Yield the images of each page of results."""
         raise NotImplementedError
+
+
+def require_allowed(option: str, values: Iterable[object], allowed_values: Collection[object]) -> None:
+    """Raise an error if a value of an option is not allowed."""
+    for value in values:
+        if value not in allowed_values:
+            raise InputError(f"{option} is {value!r}: expected one of {', '.join(map(str, allowed_values))}")
 
 
 def parse_queries(query_texts: Sequence[str]) -> dict[str, str]:
