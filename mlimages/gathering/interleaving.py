@@ -37,10 +37,10 @@ async def interleave_hosts(
         block_size: number of links that are written to the temporary file at once.
     """
     queues: OrderedDict[str, _HostQueue] = OrderedDict()
-    in_memory, is_at_end, error = 0, False, None
+    num_in_memory, is_at_end, error = 0, False, None
     with _open_temporary_file() as file:
         while queues or not is_at_end:
-            for _ in range(0 if is_at_end else min(_READ_PER_LINK, max_in_memory - in_memory)):
+            for _ in range(0 if is_at_end else min(_READ_PER_LINK, max_in_memory - num_in_memory)):
                 try:
                     image_ref = await anext(image_refs)
                 except Exception as stopped:  # StopAsyncIteration, or an error of the source
@@ -49,16 +49,16 @@ async def interleave_hosts(
                     break
                 if (queue := queues.get(host := parse_host(image_ref.url))) is None:
                     queue = queues[host] = _HostQueue(file, block_size)
-                in_memory -= queue.in_memory
+                num_in_memory -= queue.num_in_memory
                 queue.append(image_ref)
-                in_memory += queue.in_memory
+                num_in_memory += queue.num_in_memory
             if queues:
                 host, queue = queues.popitem(last=False)
-                in_memory -= queue.in_memory
+                num_in_memory -= queue.num_in_memory
                 yield queue.popleft()
-                if queue.in_memory:
+                if queue.num_in_memory:
                     queues[host] = queue
-                    in_memory += queue.in_memory
+                    num_in_memory += queue.num_in_memory
     if error:
         raise error
 
@@ -84,7 +84,7 @@ class _HostQueue:
         self._last: list[ImageRef] = []
 
     @property
-    def in_memory(self) -> int:
+    def num_in_memory(self) -> int:
         """Number of links in memory; 0 only if the queue is empty."""
         return len(self._first) + len(self._last)
 

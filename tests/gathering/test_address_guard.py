@@ -8,7 +8,7 @@ import pytest
 from mlimages.gathering.download.address_guard import (
     PRIVATE_ERRNO,
     create_public_socket,
-    is_private_literal,
+    is_private_host,
     is_proxied,
     is_public,
 )
@@ -32,7 +32,7 @@ PUBLIC = """
 @pytest.mark.parametrize("address", PRIVATE)
 def test_what_is_not_global_is_not_public(address: str) -> None:
     assert not is_public(address)
-    assert is_private_literal(f"[{address}]" if ":" in address else address)
+    assert is_private_host(f"[{address}]" if ":" in address else address)
     with pytest.raises(OSError, match="is not a public address") as error:
         create_public_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", (address, 80)))
     assert error.value.errno == PRIVATE_ERRNO
@@ -42,7 +42,7 @@ def test_what_is_not_global_is_not_public(address: str) -> None:
 @pytest.mark.parametrize("address", PUBLIC)
 def test_what_is_global_is_public(address: str) -> None:
     assert is_public(address)
-    assert not is_private_literal(address)
+    assert not is_private_host(address)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_what_is_global_is_public(address: str) -> None:
     ],
 )  # fmt: skip
 def test_names_and_other_notations_of_addresses(host: str, private: bool) -> None:
-    assert is_private_literal(host) is private
+    assert is_private_host(host) is private
 
 
 def test_the_socket_has_the_family_and_kind_of_the_address_and_a_proxy_may_be_private() -> None:

@@ -27,16 +27,16 @@ def is_public(address: str) -> bool:
     """
     ip: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
     if isinstance(ip, IPv6Address):
-        ip = _embedded_ipv4(ip) or ip
+        ip = _find_embedded_ipv4(ip) or ip
     return ip.is_global and not ip.is_multicast and not any(ip in network for network in _NOT_PUBLIC)
 
 
-def is_private_literal(host: str) -> bool:
+def is_private_host(host: str) -> bool:
     """Return whether `host` is localhost or an IP address, in any notation, that is not public.
 
     For requests through a proxy, which resolves host names itself, this is the only check.
 
-    >>> [is_private_literal(host) for host in ("127.1", "2130706433", "localhost.", "example.org")]
+    >>> [is_private_host(host) for host in ("127.1", "2130706433", "localhost.", "example.org")]
     [True, True, True, False]
     """
     host = host.lower().rstrip(".").strip("[]")
@@ -51,7 +51,7 @@ def is_private_literal(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def _embedded_ipv4(ip: IPv6Address) -> IPv4Address | None:
+def _find_embedded_ipv4(ip: IPv6Address) -> IPv4Address | None:
     if int(ip) >> 32 == 0 or any(ip in network for network in _TRANSLATED):  # IPv4-compatible (RFC 4291, 2.5.5.1)
         return IPv4Address(int(ip) & 0xFFFFFFFF)
     return ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)

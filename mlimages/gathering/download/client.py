@@ -12,7 +12,7 @@ from yarl import URL
 from mlimages.gathering.download.address_guard import (
     PRIVATE_ERRNO,
     create_public_socket,
-    is_private_literal,
+    is_private_host,
     is_proxied,
 )
 from mlimages.gathering.download.response_head import LenientConnector
@@ -65,7 +65,7 @@ def _make_middleware(options: GatherOptions) -> aiohttp.ClientMiddlewareType:
         host = request.url.raw_host or ""
         is_bypassed = proxy is None and bool(proxies) and bool(urllib.request.proxy_bypass(host))
         url, auth = (None, None) if is_bypassed else proxies.get(request.url.scheme, (None, None))
-        if url and not options.allow_private and is_private_literal(host):  # a proxy resolves host names itself
+        if url and not options.allow_private and is_private_host(host):  # a proxy resolves host names itself
             raise OSError(PRIVATE_ERRNO, f"{host} is not a public address")
         request.update_proxy(url, auth, None)
         is_proxied.set(url is not None)

@@ -16,7 +16,7 @@ import aiohttp
 from yarl import URL
 
 from mlimages.core import GatherError, Reason
-from mlimages.gathering.download.address_guard import is_private_literal
+from mlimages.gathering.download.address_guard import is_private_host
 from mlimages.gathering.download.body_file import BufferedFile, StallDetector, make_decompressor
 from mlimages.gathering.download.client import open_session
 from mlimages.gathering.download.host_limits import Host, Hosts
@@ -137,7 +137,7 @@ class Fetcher:
         self, url: URL, part_path: Path, label: str, *, obeys_site_rules: bool, cookies: dict[str, str]
     ) -> DownloadResult:
         """Request a URL until the response is final or the attempts are used up; return the last result."""
-        if not self._options.allow_private and is_private_literal(url.raw_host or ""):
+        if not self._options.allow_private and is_private_host(url.raw_host or ""):
             return DownloadResult(Reason.PRIVATE_ADDRESS, f"{url.raw_host} is not a public address")
         result = DownloadResult(Reason.HOST_DOWN, "the host of this link does not respond")
         attempts = own_failures = unavailable = 0

@@ -71,7 +71,7 @@ class Host:
         """Record that no request was sent after `wait_for_turn`."""
         self._set_state(replace(self.state, is_probing=False))
 
-    def notify_waiting(self) -> None:
+    def notify_waiting_tasks(self) -> None:
         """Wake the tasks waiting for this host so that they check its state again."""
         self._changed.set()
 
@@ -80,7 +80,7 @@ class Host:
         self.state = state
         self._hosts.update_counts(self)
         if may_proceed:
-            self.notify_waiting()
+            self.notify_waiting_tasks()
 
 
 class Hosts:
@@ -164,7 +164,7 @@ class Hosts:
         elif self.deadline == math.inf:
             self.deadline = time.monotonic() + self._max_wait_s
             for paused in self._paused:
-                paused.notify_waiting()
+                paused.notify_waiting_tasks()
 
     def _evict_least_recent(self) -> None:
         while len(self._hosts) > _REMEMBERED:

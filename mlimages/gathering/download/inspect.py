@@ -65,17 +65,19 @@ def _inspect(path: Path, data: bytes, requirements: ImageRequirements) -> ImageF
         )
         if requirements.resize is None:
             size = decoded.size if decoded.orientation < 5 else decoded.size[::-1]  # as stored
-            return _make_facts(data, decoded.image, size, decoded.header.format, orientation=decoded.orientation)
+            return _make_image_facts(data, decoded.image, size, decoded.header.format, orientation=decoded.orientation)
         resized = _resize(decoded, requirements.resize, max_pixels=requirements.max_pixels)
         stored = _encode_jpeg(resized)
         with path.open("r+b") as file:  # overwrites in place: truncating first takes .1 ms on ext4
             file.write(stored)
             file.truncate()
-        return replace(_make_facts(stored, resized, resized.size, "JPEG"), detail=f"resized: {requirements.resize}")
+        return replace(
+            _make_image_facts(stored, resized, resized.size, "JPEG"), detail=f"resized: {requirements.resize}"
+        )
     except _UnsuitableImageError as error:
         reason, detail = error.reason, error.detail
     except ImageError as error:
-        reason, detail = _reason_of_fault(error.fault, data), error.detail
+        reason, detail = _classify_fault(error.fault, data), error.detail
     return Rejection(reason, detail[:200], len(data), hashlib.sha256(data).hexdigest())
 
 
@@ -87,7 +89,7 @@ class _UnsuitableImageError(ImageError):
         self.reason = reason
 
 
-def _reason_of_fault(fault: Fault, data: bytes) -> Reason:
+def _classify_fault(fault: Fault, data: bytes) -> Reason:
     reason = _REASONS.get(fault, Reason.CORRUPT)
     if reason is Reason.NOT_AN_IMAGE:
         return _classify_text(data)
@@ -109,7 +111,7 @@ def _choose_decode_options(header: ImageHeader, data: bytes, requirements: Image
     return DecodeOptions(min_size=(2 * requirements.resize, 2 * requirements.resize), mode=mode)
 
 
-def _make_facts(
+def _make_image_facts(
     data: bytes, image: Image.Image, size: tuple[int, int], image_format: str, *, orientation: int = 1
 ) -> ImageFacts:
     return ImageFacts(

@@ -131,7 +131,7 @@ class SiteRulesCache:
         task = self._rules.get(origin)
         if task is None or time.monotonic() - self._failed_at.get(origin, time.monotonic()) > _AGAIN_S:
             self._failed_at.pop(origin, None)
-            task = self._rules[origin] = asyncio.create_task(self._load(origin, on_request))
+            task = self._rules[origin] = asyncio.create_task(self._request_rules(origin, on_request))
             self._evict_least_recent()
         self._rules.move_to_end(origin)
         return (await asyncio.shield(task)).find_opt_out(url)
@@ -148,21 +148,21 @@ class SiteRulesCache:
             self._failed_at.pop(origin, None)
             task.cancel()
 
-    async def _load(self, origin: URL, on_request: Callable[[], None]) -> SiteRules:
+    async def _request_rules(self, origin: URL, on_request: Callable[[], None]) -> SiteRules:
         on_request()
         try:
-            robots_txt = await self._read(origin / "robots.txt")
+            robots_txt = await self._read_file(origin / "robots.txt")
         except RejectionError:
             self._failed_at[origin] = time.monotonic()
             raise
         on_request()
         try:
-            tdmrep = await self._read(origin / ".well-known/tdmrep.json")
+            tdmrep = await self._read_file(origin / ".well-known/tdmrep.json")
         except RejectionError:  # unlike robots.txt, it is optional
             tdmrep = ""
         return parse_site_rules(robots_txt, tdmrep)
 
-    async def _read(self, url: URL) -> str:
+    async def _read_file(self, url: URL) -> str:
         """Return the text of the file; empty if the server has none."""
         try:
             async with (

@@ -25,7 +25,7 @@ MAX_MEMBER_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class TarMember:
     """A regular file of a tar: its name, the offset of its bytes, and their number."""
 
     name: str
@@ -34,7 +34,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ArchiveEntry:
     """A regular file of an archive or a folder.
 
     Attributes:
@@ -48,7 +48,7 @@ class Entry:
     load: Callable[[], Awaitable[bytes]]
 
 
-def iter_entries(path: Path) -> Iterator[Entry]:
+def iter_entries(path: Path) -> Iterator[ArchiveEntry]:
     """Yield the regular files of a tar (plain or gzip), of a zip, or of a folder and the archives in it.
 
     Each archive is read once from start to end; the files of a compressed tar are loaded while it is read.
@@ -62,11 +62,11 @@ def iter_entries(path: Path) -> Iterator[Entry]:
                 yield from iter_entries(inner)
             elif inner.is_file():
                 read = partial(asyncio.to_thread, inner.read_bytes)
-                yield Entry(inner.absolute().as_uri(), inner.relative_to(path).as_posix(), read)
+                yield ArchiveEntry(inner.absolute().as_uri(), inner.relative_to(path).as_posix(), read)
         return
     try:
         for name, load in _iter_zip_entries(path) if path.suffix == ".zip" else _iter_tar_entries(path):
-            yield Entry(f"{path.absolute().as_uri()}#{name}", f"{path.name.partition('.')[0]}/{name}", load)
+            yield ArchiveEntry(f"{path.absolute().as_uri()}#{name}", f"{path.name.partition('.')[0]}/{name}", load)
     except _READ_ERRORS as error:
         raise InputError(f"{path} cannot be read completely: {error}") from error
 
@@ -89,7 +89,7 @@ def _iter_tar_entries(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[
             yield from _iter_stream_entries(archive)
         return
     with path.open("rb") as file:
-        for prefix, member in _iter_members(file, 0):
+        for prefix, member in _iter_tar_members(file, 0):
             yield prefix + member.name, partial(asyncio.to_thread, _read_tar_member, path, member)
 
 
@@ -106,18 +106,18 @@ def _iter_stream_entries(archive: tarfile.TarFile) -> Iterator[tuple[str, Callab
             yield info.name, partial(return_data, file.read())
 
 
-def _iter_members(file: IO[bytes], offset: int) -> Iterator[tuple[str, Member]]:
+def _iter_tar_members(file: IO[bytes], offset: int) -> Iterator[tuple[str, TarMember]]:
     """Yield the regular files of the tar at offset `offset`, and those of nested tars after the entry of their tar."""
     file.seek(offset)
     with tarfile.open(fileobj=file, mode="r:") as archive:
         for info in archive:
             if info.isreg() and info.name.endswith(".tar"):
                 after = file.tell()
-                for prefix, member in _iter_members(file, info.offset_data):
+                for prefix, member in _iter_tar_members(file, info.offset_data):
                     yield f"{Path(info.name).stem}/{prefix}", member
                 file.seek(after)
             elif info.isreg():
-                yield "", Member(info.name, info.offset_data, info.size)
+                yield "", TarMember(info.name, info.offset_data, info.size)
 
 
 async def return_data(data: bytes) -> bytes:
@@ -125,7 +125,7 @@ async def return_data(data: bytes) -> bytes:
     return data
 
 
-def _read_tar_member(path: Path, member: Member) -> bytes:
+def _read_tar_member(path: Path, member: TarMember) -> bytes:
     with path.open("rb") as file:
         file.seek(member.offset)
         return file.read(member.size)
@@ -146,9 +146,9 @@ class RemoteTar:
         self._buffer = bytearray()
         self._chunks: AsyncIterator[bytes] | None = None
 
-    async def members(self) -> AsyncIterator[tuple[Member, bytes]]:
+    async def members(self) -> AsyncIterator[tuple[TarMember, bytes]]:
         """Yield each regular file with its bytes, in order."""
-        self._chunks = self._stream()
+        self._chunks = self._read_chunks()
         while True:
             header = await self._read_exactly(_BLOCK)
             if not header.strip(b"\0"):
@@ -158,11 +158,11 @@ class RemoteTar:
             padded = -(-info.size // _BLOCK) * _BLOCK
             if info.isreg() and info.size <= MAX_MEMBER_BYTES:
                 data = await self._read_exactly(padded)
-                yield Member(Path(info.name).name, offset, info.size), bytes(data[: info.size])
+                yield TarMember(Path(info.name).name, offset, info.size), bytes(data[: info.size])
             else:
                 await self._skip(padded)
 
-    async def read(self, member: Member) -> bytes:
+    async def read(self, member: TarMember) -> bytes:
         """Read the bytes of one member in a separate request."""
         last = member.offset + member.size - 1
         async with self._session.get(self._url, headers={"Range": f"bytes={member.offset}-{last}"}) as response:
@@ -173,7 +173,7 @@ class RemoteTar:
 
     async def _read_exactly(self, size: int) -> bytearray:
         while len(self._buffer) < size:
-            await self._read_next_block()
+            await self._read_next_chunk()
         taken, self._buffer = self._buffer[:size], self._buffer[size:]
         self._at += size
         return taken
@@ -183,17 +183,17 @@ class RemoteTar:
         while size > len(self._buffer):
             size -= len(self._buffer)
             self._buffer.clear()
-            await self._read_next_block()
+            await self._read_next_chunk()
         del self._buffer[:size]
 
-    async def _read_next_block(self) -> None:
+    async def _read_next_chunk(self) -> None:
         assert self._chunks
         try:
             self._buffer += await anext(self._chunks)
         except StopAsyncIteration:
             raise tarfile.ReadError("the archive is truncated") from None
 
-    async def _stream(self) -> AsyncIterator[bytes]:
+    async def _read_chunks(self) -> AsyncIterator[bytes]:
         at = 0
         for attempt in range(_RESUMES):
             try:

@@ -38,7 +38,7 @@ class ListOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
+class ListColumns:
     """The columns of links and of classes in a table; the others are copied to the manifest."""
 
     url: str
@@ -62,7 +62,7 @@ class Columns:
         return f"column {url} as link, {label} as class{kept}"
 
 
-def choose_columns(names: Sequence[str], rows: Sequence[Row], options: ListOptions, list_name: str) -> Columns:
+def choose_columns(names: Sequence[str], rows: Sequence[Row], options: ListOptions, list_name: str) -> ListColumns:
     """Choose the columns of links and of classes by the options, or else by their names and the first rows.
 
     Raises:
@@ -72,8 +72,9 @@ def choose_columns(names: Sequence[str], rows: Sequence[Row], options: ListOptio
     if url is None:
         first = " | ".join(filter(None, map(to_text, rows[0].values())))[:200] if rows else ""
         raise InputError(
-            f"{list_name}: no row contains a link (columns: {', '.join(names)[:200]}; first row: {escape_unprintable(first)}): "
-            "choose the column of links with --url-column and that of classes with --label-column"
+            f"{list_name}: no row contains a link (columns: {', '.join(names)[:200]}; first row: "
+            f"{escape_unprintable(first)}): choose the column of links with --url-column and that of classes with "
+            "--label-column"
         )
     label = _find_column(names, options.label_col, list_name, "--label-column")
     if label is None and options.class_name is None:
@@ -81,7 +82,7 @@ def choose_columns(names: Sequence[str], rows: Sequence[Row], options: ListOptio
         if label is None and len(names) == 2 and names[0] == "column 1":
             label = names[1 - names.index(url)]
     others = tuple(name for name in names if name not in (url, label))
-    return Columns(url, label if label != url else None, others)
+    return ListColumns(url, label if label != url else None, others)
 
 
 def _find_column(names: Sequence[str], column: str | None, list_name: str, option: str) -> str | None:
@@ -124,7 +125,7 @@ def is_link_column(name: str) -> bool:
     return _find_last_word(name) in _IMAGE_COLUMNS + _URL_COLUMNS
 
 
-def has_download_scheme(url: str) -> bool:
+def is_http_url(url: str) -> bool:
     """Return whether a link has the scheme http or https."""
     return url.lower().startswith(("http://", "https://"))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from mlimages.core import ImageRef
 from mlimages.gathering.options import GatherOptions
-from mlimages.gathering.sources.search_api import SearchApi, Wait, json_objects, options_for_endpoint, sleep
+from mlimages.gathering.sources.search_api import SearchApi, Wait, filter_json_objects, make_http_options, sleep
 from mlimages.gathering.sources.search_source import SearchSource, require_allowed
 
 ENDPOINT = "https://commons.wikimedia.org/w/api.php"
@@ -51,7 +51,7 @@ class Commons(SearchSource):
         require_allowed("width", [] if width is None else [width], WIDTHS)
         self._width = width
         self._url = endpoint
-        http_options = options_for_endpoint(endpoint, ENDPOINT, http_options)
+        http_options = make_http_options(endpoint, ENDPOINT, http_options)
         self._has_contact = http_options.contact is not None
         self._tell = tell
         api = SearchApi("Commons", http_options=http_options, refusal_advice=_CONTACT, wait=wait, refresh=refresh)
@@ -62,15 +62,15 @@ class Commons(SearchSource):
         if not self._has_contact:
             self._tell(_CONTACT)
 
-    async def _pages(self, label: str, query: str) -> AsyncIterator[list[ImageRef]]:
+    async def _read_pages(self, label: str, query: str) -> AsyncIterator[list[ImageRef]]:
         position: dict[str, str] = {}
         while True:
             answer = await self._api.get(self._url, {**self._make_query_params(query), **position}) or {}
             result = answer.get("query")
             yield [
                 self._make_image_ref(file, info, label)
-                for file in json_objects(result.get("pages") if isinstance(result, dict) else None)
-                for info in json_objects(file.get("imageinfo"))[:1]
+                for file in filter_json_objects(result.get("pages") if isinstance(result, dict) else None)
+                for info in filter_json_objects(file.get("imageinfo"))[:1]
                 if str(info.get("mime")).startswith("image/")
             ]
             if not isinstance(answer.get("continue"), dict):

@@ -20,9 +20,10 @@ from mlimages.gathering.download.client import open_session
 from mlimages.gathering.download.reasons import CONNECTION, classify_error, describe_error
 from mlimages.gathering.links import parse_host
 from mlimages.gathering.options import GatherOptions
-from mlimages.gathering.sources.archives import Member, RemoteTar, iter_entries, return_data
+from mlimages.gathering.sources.archives import RemoteTar, TarMember, iter_entries, return_data
+from mlimages.gathering.sources.columns import is_http_url
 from mlimages.gathering.sources.lists import read_list, require_reader
-from mlimages.gathering.sources.search_api import options_for_endpoint
+from mlimages.gathering.sources.search_api import make_http_options
 from mlimages.gathering.sources.wordnet import find_subtree, find_synset
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ class ImageNet:
         self._archive = archive
         self._url_list = url_list
         self._endpoint = endpoint.rstrip("/")
-        self._http_options = options_for_endpoint(endpoint, ENDPOINT, http_options)
+        self._http_options = make_http_options(endpoint, ENDPOINT, http_options)
         self._tell = tell
         self._full_classes: set[str] = set()
         self._is_site_down = False
@@ -109,7 +110,7 @@ class ImageNet:
         async with open_session(self._http_options, timeout=stream) as self._session:
             for wnid, folder in self._folders.items():
                 if wnid not in found and folder not in self._full_classes:
-                    async for image_ref in self._images(wnid, failures):
+                    async for image_ref in self._find_images(wnid, failures):
                         found.add(wnid)
                         yield self._add_label(wnid, image_ref)
                         if folder in self._full_classes:
@@ -119,12 +120,12 @@ class ImageNet:
                 f"no images from {parse_host(self._endpoint)} ({'; '.join(self._errors)}): run the same command again "
                 "later, or use --archive or --url-list"
             )
-        self._tell_failures(failures)
+        self._report_failures(failures)
 
     def _add_label(self, wnid: str, image_ref: ImageRef) -> ImageRef:
         return replace(image_ref, label=self._folders[wnid], source={"provider": "ImageNet", "wnid": wnid})
 
-    async def _images(self, wnid: str, failures: dict[str, list[str]]) -> AsyncIterator[ImageRef]:
+    async def _find_images(self, wnid: str, failures: dict[str, list[str]]) -> AsyncIterator[ImageRef]:
         """Yield the images of a synset from the first origin that has any; add the reasons of others to `failures`."""
         origins = {
             "the website's archive": self._read_site_archive,
@@ -150,7 +151,7 @@ class ImageNet:
                 return
             failures.setdefault(reason, []).append(wnid)
 
-    def _tell_failures(self, failures: Mapping[str, list[str]]) -> None:
+    def _report_failures(self, failures: Mapping[str, list[str]]) -> None:
         """Report each reason once, with its synsets."""
         for reason, wnids in failures.items():
             more = f" and {len(wnids) - _MAX_NAMED} more synsets" if len(wnids) > _MAX_NAMED else ""
@@ -184,7 +185,7 @@ class ImageNet:
             yield _make_image_ref(f"{url}#{member.name}", member.name, partial(return_data, data))
         write_text(listing, json.dumps([asdict(member) for member in members]))
 
-    async def _read_member(self, url: str, member: Member) -> bytes:
+    async def _read_member(self, url: str, member: TarMember) -> bytes:
         async with open_session(self._http_options) as session:  # the session of the source may be closed already
             return await RemoteTar(session, url).read(member)
 
@@ -199,7 +200,7 @@ class ImageNet:
                     raise InputError(f"it is larger than {_MAX_LIST_BYTES // 2**20} MiB: use --url-list")
             text = data.decode("utf-8", "replace")
         for line in text.splitlines():
-            if line.startswith(("http://", "https://")):
+            if is_http_url(line):
                 yield ImageRef(line.strip(), wnid)
 
     async def _read_url_list(self, wnid: str) -> AsyncIterator[ImageRef]:
@@ -226,10 +227,10 @@ def _find_wnids(path: str) -> Iterator[str]:
         yield from reversed(folders)
 
 
-def _read_listing(path: Path) -> list[Member]:
+def _read_listing(path: Path) -> list[TarMember]:
     """Return the members of an archive of the website that an earlier run has stored; empty if there are none."""
     try:
-        return [Member(**values) for values in json.loads(path.read_text(encoding="utf-8"))]
+        return [TarMember(**values) for values in json.loads(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError):
         return []
 

@@ -9,7 +9,14 @@ from typing import Any
 
 from mlimages.core import FetchResult, ImageRef, InputError
 from mlimages.gathering.options import GatherOptions
-from mlimages.gathering.sources.search_api import RateLimit, SearchApi, Wait, json_objects, options_for_endpoint, sleep
+from mlimages.gathering.sources.search_api import (
+    RateLimit,
+    SearchApi,
+    Wait,
+    filter_json_objects,
+    make_http_options,
+    sleep,
+)
 from mlimages.gathering.sources.search_source import SearchSource, require_allowed
 
 ENDPOINT = "https://api.inaturalist.org/v1"
@@ -67,7 +74,7 @@ class INaturalist(SearchSource):
         self._byte_limit = _HourlyByteLimit(bytes_per_hour)
         api = SearchApi(
             "iNaturalist",
-            http_options=options_for_endpoint(endpoint, ENDPOINT, http_options),
+            http_options=make_http_options(endpoint, ENDPOINT, http_options),
             refusal_advice=_REFUSAL,
             rates=_RATES,
             wait=wait,
@@ -96,7 +103,7 @@ class INaturalist(SearchSource):
         if query.isdigit():
             return int(query)
         page = await self._api.get(f"{self._endpoint}/taxa", {"q": query, "is_active": "true", "per_page": "30"}) or {}
-        taxa = json_objects(page.get("results"))
+        taxa = filter_json_objects(page.get("results"))
         name = query.casefold()
         exact = [taxon for taxon in taxa if str(taxon.get("name")).casefold() == name] or [
             taxon for taxon in taxa if str(taxon.get("preferred_common_name")).casefold() == name
@@ -124,16 +131,16 @@ class INaturalist(SearchSource):
         params |= {name: value for name, value in self._filters.items() if value}
         return await self._api.get(f"{self._endpoint}/observations", params) or {}
 
-    async def _pages(self, label: str, query: str) -> AsyncIterator[list[ImageRef]]:
+    async def _read_pages(self, label: str, query: str) -> AsyncIterator[list[ImageRef]]:
         last_id = 0
         while True:
             page = await self._get_observations(self._taxon_ids[query], above_id=last_id)
-            observations = json_objects(page.get("results"))
+            observations = filter_json_objects(page.get("results"))
             yield [
                 self._make_image_ref(observation, photo, name)
                 for observation in observations
                 if (name := self._choose_class(observation, label))
-                for photo in json_objects(observation.get("photos"))
+                for photo in filter_json_objects(observation.get("photos"))
                 if photo.get("license_code") in self._licences
             ]
             if len(observations) < _PER_PAGE:

@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 from mlimages.core import ImageRef, InputError, MissingExtraError, escape_unprintable, pluralize
 from mlimages.gathering.links import remove_credentials
 from mlimages.gathering.sources.columns import (
-    Columns,
+    ListColumns,
     ListOptions,
     Row,
     choose_columns,
     find_markdown_text,
-    has_download_scheme,
+    is_http_url,
     is_link,
     strip_link,
     to_text,
@@ -37,7 +37,7 @@ from mlimages.gathering.sources.list_files import (
 from mlimages.gathering.sources.tables import (
     extract_json_rows,
     find_csv_delimiter,
-    is_spaced_table,
+    is_space_separated,
     name_columns,
     parse_csv_rows,
     parse_json_lines,
@@ -114,14 +114,14 @@ class LinkFile:
         self.name = name or ("standard input" if path == STDIN else path.name)
         self._default_class = options.class_name or ("images" if path == STDIN else path.name.split(".")[0] or "images")
         self._format_description, self.header_lines = "", 0
-        self._ready = sys.maxsize
+        self._num_available = sys.maxsize
         self._unclassified = 0
         self._has_long_rows = False
         head, self._links = self._peek(self._parse_image_refs(), HEAD)
         self._require_links(head)
         if options.label_col is None:
             self._require_classes(head)
-        urls = [image_ref.url for image_ref in head if has_download_scheme(image_ref.url)]
+        urls = [image_ref.url for image_ref in head if is_http_url(image_ref.url)]
         self.description = self._format_description + (f"; first link {_shorten_url(urls[0])}" if urls else "")
         self.warnings = tuple(self._find_warnings(head))
 
@@ -131,7 +131,7 @@ class LinkFile:
     def _require_links(self, first_links: list[ImageRef]) -> None:
         if self._path == STDIN and len(first_links) < 2:  # a line that was typed; more may follow
             return
-        if first_links and not any(has_download_scheme(image_ref.url) for image_ref in first_links):
+        if first_links and not any(is_http_url(image_ref.url) for image_ref in first_links):
             first = next((image_ref.url for image_ref in first_links if image_ref.url), "")
             raise InputError(
                 f"{self.name}: no row contains an http(s) link (first row: {_shorten_url(first, 200)}): use a list of "
@@ -141,11 +141,11 @@ class LinkFile:
     def _find_warnings(self, first_links: list[ImageRef]) -> Iterator[str]:
         has_more = len(first_links) == HEAD or self._has_long_rows
         rows = f"of the first {len(first_links)} rows" if has_more else f"of {pluralize(len(first_links), 'row')}"
-        wrong = [image_ref.url for image_ref in first_links if not has_download_scheme(image_ref.url)]
+        wrong = [image_ref.url for image_ref in first_links if not is_http_url(image_ref.url)]
         if wrong:
             example = next((f", such as {_shorten_url(url)}" for url in wrong if url), "")
             yield f"{len(wrong)} {rows} without an http(s) link{example}"
-        links = [image_ref.url for image_ref in first_links if has_download_scheme(image_ref.url)]
+        links = [image_ref.url for image_ref in first_links if is_http_url(image_ref.url)]
         if several := list(filter(_NEXT_LINK.search, links)):
             example = _shorten_url(several[0])
             yield f"{len(several)} {rows} with several links in a cell, such as {example}: give each a row"
@@ -177,14 +177,14 @@ class LinkFile:
                 yield from self._parse_json("\n".join(lines))
                 return
             if self._path == STDIN:
-                self._ready = count_available_lines(file)
-            head, lines = self._peek(lines, min(self._ready, _SNIFFED))
-            yield from self._detect_and_parse(head, self._update_ready(lines), suffix)
+                self._num_available = count_available_lines(file)
+            head, lines = self._peek(lines, min(self._num_available, _SNIFFED))
+            yield from self._detect_and_parse(head, self._track_available(lines), suffix)
 
-    def _update_ready(self, lines: Iterator[str]) -> Iterator[str]:
+    def _track_available(self, lines: Iterator[str]) -> Iterator[str]:
         """Yield the lines, and update the number of those that can be read without waiting."""
         for line in lines:
-            self._ready -= 1
+            self._num_available -= 1
             yield line
 
     def _detect_and_parse(self, first_lines: list[str], lines: Iterator[str], suffix: str) -> Iterator[ImageRef]:
@@ -199,7 +199,7 @@ class LinkFile:
             return self._parse_rows(parse_json_lines(lines))
         if first.startswith("[") and first.rstrip("[ {\"'") == "":
             return self._parse_json("\n".join(lines))
-        if is_spaced_table(first_lines):
+        if is_space_separated(first_lines):
             return self._parse_table(line.split() for line in lines)
         delimiter = None if suffix == ".tsv" else sniff_delimiter(first_lines)
         if delimiter == " ":
@@ -236,7 +236,7 @@ class LinkFile:
         names = list(dict.fromkeys(name for row in head for name in row))
         if not names:
             return
-        columns: Columns = choose_columns(names, head, self._options, self.name)
+        columns: ListColumns = choose_columns(names, head, self._options, self.name)
         default = f"; class {self._default_class}" if columns.label is None else ""
         self._format_description = columns.describe() + default
         for row in rows:
@@ -276,7 +276,7 @@ class LinkFile:
                 if size > HEAD_BYTES:
                     self._has_long_rows = True
                     break
-                if self._ready <= 0:
+                if self._num_available <= 0:
                     break
         except Exception as error:
             if not head:

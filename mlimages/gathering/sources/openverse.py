@@ -9,7 +9,7 @@ from typing import Any
 
 from mlimages.core import ImageRef, InputError
 from mlimages.gathering.options import GatherOptions
-from mlimages.gathering.sources.search_api import SearchApi, Wait, json_objects, options_for_endpoint, sleep
+from mlimages.gathering.sources.search_api import SearchApi, Wait, filter_json_objects, make_http_options, sleep
 from mlimages.gathering.sources.search_source import SearchSource, require_allowed
 
 ENDPOINT = "https://api.openverse.org"
@@ -66,7 +66,7 @@ class Openverse(SearchSource):
         require_allowed("license_type", (self._params.get("license_type") or "all").split(","), LICENSE_TYPES)
         api = SearchApi(
             "Openverse",
-            http_options=options_for_endpoint(endpoint, ENDPOINT, http_options),
+            http_options=make_http_options(endpoint, ENDPOINT, http_options),
             refusal_advice=_REFUSAL_REGISTERED if self._client_credentials else _REFUSAL,
             wait=wait,
             refresh=refresh,
@@ -81,10 +81,10 @@ class Openverse(SearchSource):
     async def _count_results(self, query: str) -> int | None:
         return (await self._get_page(query, 1)).get("result_count")
 
-    async def _pages(self, label: str, query: str) -> AsyncIterator[list[ImageRef]]:
+    async def _read_pages(self, label: str, query: str) -> AsyncIterator[list[ImageRef]]:
         for number in itertools.count(1):
             page = await self._get_page(query, number)
-            yield [self._make_image_ref(image, label) for image in json_objects(page.get("results"))]
+            yield [self._make_image_ref(image, label) for image in filter_json_objects(page.get("results"))]
             pages = page.get("page_count")
             if not isinstance(pages, int) or number >= pages:
                 return

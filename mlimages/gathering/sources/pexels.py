@@ -9,7 +9,14 @@ from typing import Any
 
 from mlimages.core import GatherError, ImageRef
 from mlimages.gathering.options import GatherOptions
-from mlimages.gathering.sources.search_api import RateLimit, SearchApi, Wait, json_objects, options_for_endpoint, sleep
+from mlimages.gathering.sources.search_api import (
+    RateLimit,
+    SearchApi,
+    Wait,
+    filter_json_objects,
+    make_http_options,
+    sleep,
+)
 from mlimages.gathering.sources.search_source import SearchSource, require_allowed
 
 ENDPOINT = "https://api.pexels.com/v1"
@@ -61,7 +68,7 @@ class Pexels(SearchSource):
         self._url = f"{endpoint.rstrip('/')}/search"
         api = SearchApi(
             "Pexels",
-            http_options=options_for_endpoint(endpoint, ENDPOINT, http_options),
+            http_options=make_http_options(endpoint, ENDPOINT, http_options),
             headers={"Authorization": key},
             refusal_advice="the key in PEXELS_API_KEY is wrong; get one at https://www.pexels.com/api/",
             rates=(_RATE,),
@@ -73,10 +80,10 @@ class Pexels(SearchSource):
     async def _count_results(self, query: str) -> int | None:
         return (await self._get_page(query, 1)).get("total_results")
 
-    async def _pages(self, label: str, query: str) -> AsyncIterator[list[ImageRef]]:
+    async def _read_pages(self, label: str, query: str) -> AsyncIterator[list[ImageRef]]:
         for number in itertools.count(1):
             page = await self._get_page(query, number)
-            yield [self._make_image_ref(photo, label) for photo in json_objects(page.get("photos"))]
+            yield [self._make_image_ref(photo, label) for photo in filter_json_objects(page.get("photos"))]
             if not page.get("next_page"):
                 return
 

@@ -57,6 +57,7 @@ class SearchApi:
 
     Attributes:
         name: name of the provider, for messages and the cache folder.
+        http_options: options of the HTTP session.
         refusal_advice: advice for the user after a 401 or 403.
         headers: headers of each request; never logged.
         rates: rate limits of the provider.
@@ -96,11 +97,11 @@ class SearchApi:
         Raises:
             GatherError: access is denied, the provider is unreachable, or waiting is disabled.
         """
-        address = f"{url}?{urlencode(sorted(params.items()))}"
-        cached = self._folder / f"{hashlib.sha256(address.encode()).hexdigest()}.json"
+        page_url = f"{url}?{urlencode(sorted(params.items()))}"
+        cached = self._folder / f"{hashlib.sha256(page_url.encode()).hexdigest()}.json"
         if not self.refresh and (answer := _read_cached(cached)) is not None:
             return answer
-        answer = await self._get_json(address, is_first_page=is_first_page)
+        answer = await self._get_json(page_url, is_first_page=is_first_page)
         if answer is not None and _has_items(answer):
             write_text(cached, json.dumps({"fetched_at": time.time(), "answer": answer}))
         return answer
@@ -118,14 +119,14 @@ class SearchApi:
             raise GatherError(f"{self.name} returned HTTP {status}: {self.refusal_advice}")
         raise GatherError(_add_retry_advice(_describe_response(url, status, body)))
 
-    async def _get_json(self, address: str, *, is_first_page: bool) -> dict[str, Any] | None:
+    async def _get_json(self, url: str, *, is_first_page: bool) -> dict[str, Any] | None:
         problem = ""
         may_authorize = self.authorize is not None
         if self.authorize and not self.headers:
             self.headers, may_authorize = await self.authorize(), False
         for attempt in range(_RETRIES + 1):
             await self._wait_for_rate_limit()
-            status, headers, body = await self._request("GET", address, headers=self.headers)
+            status, headers, body = await self._request("GET", url, headers=self.headers)
             match status:
                 case 200 if isinstance(body, dict) and isinstance(body.get("error"), dict):  # MediaWiki
                     problem = f"{self.name} returned the error {str(body['error'].get('info'))[:200]!r}"
@@ -141,7 +142,7 @@ class SearchApi:
                     raise GatherError(f"{self.name} returned HTTP {status}: {self.refusal_advice}")
                 case 400 | 404 | 422 if is_first_page:
                     details = "" if str(body).lstrip().startswith("<") else str(body).strip()  # no HTML
-                    raise GatherError(": ".join(filter(None, [_describe_response(address, status, body), details])))
+                    raise GatherError(": ".join(filter(None, [_describe_response(url, status, body), details])))
                 case 400 | 404 | 422:  # after the last page
                     return None
                 case 429:
@@ -149,17 +150,17 @@ class SearchApi:
                     retry_s = parse_retry_after(headers.get("Retry-After"))
                     pause_s = self._seconds_until_allowed() if retry_s is None else retry_s
                 case _:
-                    problem = _describe_response(address, status, body)
+                    problem = _describe_response(url, status, body)
                     pause_s = 2.0**attempt
             if attempt < _RETRIES:
                 await self._wait_or_raise(pause_s, problem, waiting_action="trying again in")
         raise GatherError(_add_retry_advice(problem))
 
-    async def _request(self, method: str, address: str, **options: Any) -> tuple[int, Mapping[str, str], Any]:
+    async def _request(self, method: str, url: str, **options: Any) -> tuple[int, Mapping[str, str], Any]:
         assert self._session
         self._record_request()
         try:
-            async with self._session.request(method, address, **options) as response:
+            async with self._session.request(method, url, **options) as response:
                 text = await response.text()
                 self._record_quota(response.headers)
                 return (
@@ -177,7 +178,7 @@ class SearchApi:
             raise GatherError(
                 f"the monthly quota of {self.name} is used up: run the same command again on {until} or later"
             )
-        sent, now = self._recent_request_times(), time.time()
+        sent, now = self._load_request_times(), time.time()
         for rate in self.rates:
             if (seconds := rate.remaining_wait_s(sent, now)) > 0:
                 await self._wait_or_raise(seconds, f"{self.name}: {rate.requests} requests {rate.period} are allowed")
@@ -190,13 +191,13 @@ class SearchApi:
 
     def _seconds_until_allowed(self) -> float:
         """Return the seconds to wait after a 429: until the rate limits allow a request, or their longest period."""
-        sent, now = self._recent_request_times(), time.time()
+        sent, now = self._load_request_times(), time.time()
         periods = [rate.seconds for rate in self.rates]
         return max((rate.remaining_wait_s(sent, now) for rate in self.rates), default=0.0) or (
             max(1.0, sent[0] + max(periods) - now) if periods and sent else max(periods, default=60.0)
         )
 
-    def _recent_request_times(self) -> list[float]:
+    def _load_request_times(self) -> list[float]:
         """Return the times of the requests that the rate limits still count, ascending."""
         oldest = time.time() - max((rate.seconds for rate in self.rates), default=0.0)
         return [moment for moment in self._load_state().get("requests", []) if moment > oldest]
@@ -211,7 +212,7 @@ class SearchApi:
     def _record_request(self) -> None:
         if self.rates:
             most = max(rate.requests for rate in self.rates)
-            sent = [*self._recent_request_times(), time.time()][-most:]
+            sent = [*self._load_request_times(), time.time()][-most:]
             write_text(self._folder / "quota.json", json.dumps(self._load_state() | {"requests": sent}))
 
     def _record_quota(self, headers: Mapping[str, str]) -> None:
@@ -228,9 +229,9 @@ def _parse_json_body(text: str) -> Any:
         return None
 
 
-def _describe_response(address: str, status: int, body: object) -> str:
+def _describe_response(url: str, status: int, body: object) -> str:
     """Return what is wrong with a response; status 0 means that there is none, for the reason in `body`."""
-    host = parse_host(address)
+    host = parse_host(url)
     if not status:
         return f"cannot reach {host} ({body})"
     return f"{host} returned no JSON object" if status == 200 else f"{host} returned HTTP {status}"
@@ -259,12 +260,12 @@ def _has_items(value: object) -> bool:
     return isinstance(value, list) and bool(value)
 
 
-def json_objects(values: object) -> list[dict[str, Any]]:
+def filter_json_objects(values: object) -> list[dict[str, Any]]:
     """Return the JSON objects in a value that should be a list of them."""
     return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
 
 
-def options_for_endpoint(endpoint: str, default_endpoint: str, http_options: GatherOptions | None) -> GatherOptions:
+def make_http_options(endpoint: str, default_endpoint: str, http_options: GatherOptions | None) -> GatherOptions:
     """Return the HTTP options for an endpoint; a custom endpoint may have a private address."""
     http_options = http_options or GatherOptions()
     return http_options if endpoint == default_endpoint else replace(http_options, allow_private=True)

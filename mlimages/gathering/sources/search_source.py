@@ -11,7 +11,7 @@ from mlimages.gathering.sources.search_api import SearchApi
 class SearchSource:
     """Yields the images of one query per class, page by page, until the class has enough images.
 
-    Subclasses implement `_pages`, and `_count_results` if the provider reports the number of results.
+    Subclasses implement `_read_pages`, and `_count_results` if the provider reports the number of results.
     """
 
     lookahead = 0
@@ -34,7 +34,7 @@ class SearchSource:
         async with self._api:
             await self._prepare()
             for label, query in self._queries.items():
-                pages = self._pages(label, query)
+                pages = self._read_pages(label, query)
                 while label not in self._full_classes and (page := await anext(pages, None)) is not None:
                     for image_ref in page:
                         if image_ref.label not in self._full_classes:
@@ -46,7 +46,7 @@ class SearchSource:
     async def _count_results(self, query: str) -> int | None:
         return None
 
-    def _pages(self, label: str, query: str) -> AsyncIterator[list[ImageRef]]:
+    def _read_pages(self, label: str, query: str) -> AsyncIterator[list[ImageRef]]:
         """Yield the images of each page of results."""
         raise NotImplementedError
 

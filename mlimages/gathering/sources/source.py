@@ -24,7 +24,7 @@ from mlimages.gathering.download.client import open_session
 from mlimages.gathering.download.reasons import describe_error
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.partition import HostCounts
-from mlimages.gathering.sources.columns import ListOptions
+from mlimages.gathering.sources.columns import ListOptions, is_http_url
 from mlimages.gathering.sources.list_files import STDIN
 from mlimages.gathering.sources.lists import LinkFile, count_links, require_reader
 
@@ -112,7 +112,7 @@ class UrlList:
         tell: Callable[[str], None] = logger.info,
     ) -> None:
         self._paths: list[str | Path] = [
-            str(path) if _is_http_url(path) else require_local_path(path) for path in paths
+            str(path) if is_http_url(str(path)) else require_local_path(path) for path in paths
         ]
         self._options = ListOptions(url_col, label_col, class_name)
         self._http_options = http_options
@@ -201,10 +201,6 @@ class UrlList:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise InputError(f"cannot download the list at {url}: {describe_error(error)}") from error
         return folder / name
-
-
-def _is_http_url(path: str | os.PathLike[str]) -> bool:
-    return str(path).lower().startswith(("http://", "https://"))
 
 
 async def _run_in_thread(function: Callable[[], _T], *, is_daemon: bool) -> _T:

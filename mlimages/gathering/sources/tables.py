@@ -18,7 +18,7 @@ from mlimages.gathering.sources.columns import (
     IMAGES,
     RAW,
     Row,
-    has_download_scheme,
+    is_http_url,
     is_link,
     is_link_column,
     to_text,
@@ -43,10 +43,10 @@ def sniff_delimiter(lines: Sequence[str]) -> str | None:
         return None
     if all(map(split_class_and_link, rows)):
         return " "
-    return next((each for each in ",;|" if _is_separated(rows, each)), None)
+    return next((each for each in ",;|" if _are_separated_by(rows, each)), None)
 
 
-def _is_separated(rows: Sequence[str], delimiter: str) -> bool:
+def _are_separated_by(rows: Sequence[str], delimiter: str) -> bool:
     cells = [_parse_csv_row(row, delimiter, is_strict=False) or [] for row in rows]
     header = cells[0]
     if len(header) > 1 and not any(map(is_link, header)):
@@ -63,7 +63,7 @@ def _has_one_link(row: Sequence[str]) -> bool:
     return is_link(row[-1]) or IMAGE_SUFFIX.search(links[0]) is not None
 
 
-def is_spaced_table(lines: Sequence[str]) -> bool:
+def is_space_separated(lines: Sequence[str]) -> bool:
     """Return whether spaces separate the cells, with the link between others, as in `1 http://x/1.jpg 169.5 92.7`."""
     rows = [line.split() for line in lines if "\t" not in line]
     between = (_has_one_link(row) and not is_link(row[0]) and not is_link(row[-1]) for row in rows)
@@ -95,20 +95,20 @@ def parse_csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
     other rows. A quote is unclosed if no later line completes the row, or `_are_complete_rows` is true of the lines.
     """
     unread_lines: deque[str] = deque()
-    source, width = iter(lines), 0
+    source, num_columns = iter(lines), 0
     while (line := unread_lines.popleft() if unread_lines else next(source, None)) is not None:
         row = _parse_csv_row(line, delimiter, is_strict=line.count('"') % 2 == 1)
         if row is None:
-            row = _join_quoted_lines(line, unread_lines, source, delimiter, width)
+            row = _join_quoted_lines(line, unread_lines, source, delimiter, num_columns)
         if row is None:
             row = [cell.strip('"') for cell in line.split(delimiter)]
         if row:
-            width = width or len(row)
+            num_columns = num_columns or len(row)
             yield row
 
 
 def _join_quoted_lines(
-    first_line: str, unread_lines: deque[str], source: Iterator[str], delimiter: str, width: int
+    first_line: str, unread_lines: deque[str], source: Iterator[str], delimiter: str, num_columns: int
 ) -> list[str] | None:
     """Return the row that begins in `first_line`, and consume its lines; None if no line completes it."""
     text = [first_line]
@@ -120,7 +120,9 @@ def _join_quoted_lines(
         text.append(unread_lines[number])
         if unread_lines[number].count('"') % 2:  # the first line that may close it
             row = _parse_csv_row("\n".join(text), delimiter, is_strict=True)
-            if row is None or _are_complete_rows(text, delimiter, width, is_ragged=len(row) != (width or len(row))):
+            if row is None or _are_complete_rows(
+                text, delimiter, num_columns, is_ragged=len(row) != (num_columns or len(row))
+            ):
                 return None
             for _ in text[1:]:
                 unread_lines.popleft()
@@ -128,13 +130,13 @@ def _join_quoted_lines(
     return None
 
 
-def _are_complete_rows(lines: Sequence[str], delimiter: str, width: int, *, is_ragged: bool) -> bool:
+def _are_complete_rows(lines: Sequence[str], delimiter: str, num_columns: int, *, is_ragged: bool) -> bool:
     """Return whether lines that are one row according to their quotes are probably rows with unclosed quotes.
 
     They are if each has all cells and its link in the same column, and the quote that closes the row is at the start of
-    a cell; or, if the row `is_ragged` (its number of cells differs from `width`), if any later line has all cells.
+    a cell; or, if the row `is_ragged` (it has more or fewer cells than `num_columns`), if any later line has all.
     """
-    columns = [_find_link_column(line, delimiter, width) for line in lines]
+    columns = [_find_link_column(line, delimiter, num_columns) for line in lines]
     if is_ragged:
         return any(column is not None for column in columns[1:])
     inside = _TO_CLOSING_QUOTE.match(lines[-1])
@@ -142,11 +144,11 @@ def _are_complete_rows(lines: Sequence[str], delimiter: str, width: int, *, is_r
     return starts_cell and columns[0] is not None and len(set(columns)) == 1
 
 
-def _find_link_column(line: str, delimiter: str, width: int) -> int | None:
-    """Return the index of the first cell that is a link; None if there is none, or the line has not `width` cells."""
+def _find_link_column(line: str, delimiter: str, num_columns: int) -> int | None:
+    """Return the index of the first cell that is a link; None if there is none, or not `num_columns` cells."""
     cells = line.split(delimiter)
-    links = (number for number, cell in enumerate(cells) if has_download_scheme(cell.strip(' "')))
-    return next(links, None) if len(cells) == width else None
+    links = (number for number, cell in enumerate(cells) if is_http_url(cell.strip(' "')))
+    return next(links, None) if len(cells) == num_columns else None
 
 
 def _parse_csv_row(text: str, delimiter: str, *, is_strict: bool) -> list[str] | None:
@@ -192,15 +194,15 @@ def parse_json_lines(lines: Iterable[str]) -> Iterator[Row]:
             values = json.loads(line)
         except (ValueError, RecursionError):
             values = None
-        yield flatten(values) if isinstance(values, dict) else {RAW: line.strip()}
+        yield flatten_object(values) if isinstance(values, dict) else {RAW: line.strip()}
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten_object(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten nested objects into one object with keys such as `image.url`."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            found |= flatten(value, f"{prefix}{name}.")
+            found |= flatten_object(value, f"{prefix}{name}.")
         else:
             found[f"{prefix}{name}"] = value
     return found
@@ -213,7 +215,7 @@ def extract_json_rows(value: Any, path: Path) -> list[Row]:
         InputError: the document has another form.
     """
     if isinstance(value, list):
-        return [flatten(each) if isinstance(each, dict) else {"url": to_text(each)} for each in value]
+        return [flatten_object(each) if isinstance(each, dict) else {"url": to_text(each)} for each in value]
     if isinstance(value, dict):
         if isinstance(value.get("images"), list) and "annotations" in value:
             return _extract_coco_rows(value)
@@ -259,6 +261,6 @@ def read_parquet_rows(path: Path) -> Iterator[Row]:
                 or field.name.lower() in ("url", "label", "class")  # image data is left out
             ]
             for batch in table.iter_batches(batch_size=1000, columns=names):
-                yield from map(flatten, batch.to_pylist())
+                yield from map(flatten_object, batch.to_pylist())
     except (ArrowException, OSError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
