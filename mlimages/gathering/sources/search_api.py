@@ -186,7 +186,7 @@ class SearchApi:
     async def _wait_or_raise(self, seconds: float, reason: str, *, waiting_action: str = "waiting") -> None:
         duration = f"{math.ceil(seconds)} s" if seconds < 120 else f"{math.ceil(seconds / 60)} minutes"
         if self.wait is None:
-            raise GatherError(f"{reason}: run the same command again in {duration} to resume")
+            raise GatherError(f"{reason}; run the same command again in {duration} to resume")
         await self.wait(seconds, f"{reason}; {waiting_action} {duration}")
 
     def _seconds_until_allowed(self) -> float:
