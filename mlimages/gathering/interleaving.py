@@ -26,7 +26,7 @@ _READ_PER_LINK = 32
 async def interleave_hosts(
     image_refs: AsyncIterator[ImageRef], *, max_in_memory: int = MAX_IN_MEMORY, block_size: int = BLOCK
 ) -> AsyncIterator[ImageRef]:
-    """Yield links of one host after another, so that a list sorted by host keeps several hosts busy from the start.
+    """Yield links of alternating hosts, so that a list sorted by host keeps several hosts busy from the start.
 
     The order of the links of each host is kept. Links that are read ahead are held in memory, and those of hosts with
     many links in a temporary file. If `image_refs` raises an error, it is raised again after the links before it.

@@ -271,15 +271,6 @@ def test_what_a_source_named_before_its_error_is_finished(site: Site, tmp_path: 
     assert len(stored(tmp_path / "out")) == 20
 
 
-def test_links_before_the_cut_of_a_compressed_list_are_gathered(site: Site, tmp_path: Path) -> None:
-    site.routes = {f"/{n}.jpg": answer(photo(n)) for n in range(5)}
-    lines = "".join(f"{site.url(f'/{n}.jpg')}\n" for n in range(5)).encode()
-    (tmp_path / "cats.txt.gz").write_bytes(gzip.compress(lines)[:-8])
-    with pytest.raises(InputError, match="cannot be read completely"):
-        run(tmp_path / "cats.txt.gz", tmp_path / "out")
-    assert len(list((tmp_path / "out/cats").iterdir())) == 5
-
-
 @pytest.mark.parametrize("cut", [0.05, 0.5, 0.95])
 def test_an_error_of_a_list_comes_after_all_links_before_it(tmp_path: Path, cut: float) -> None:
     lines = "".join(f"http://x/{n * 7919 % 99_991}\n" for n in range(2500)).encode()

@@ -102,21 +102,19 @@ def test_the_hosts_used_least_recently_are_forgotten_but_none_in_use(monkeypatch
         assert [name[0] for name in hosts._hosts] == ["a", "d"]
 
 
-@pytest.mark.parametrize(("retry_after_s", "waits"), [(100.4, {}), (101, {"a.example": 101}), (None, {})])
-def test_hosts_that_ask_to_wait_longer_than_the_maximum_are_named(
-    clock: SimpleNamespace, retry_after_s: float | None, waits: dict[str, float]
+@pytest.mark.parametrize(
+    ("max_wait_s", "retry_after_s", "waits"),
+    [
+        (WAIT_S, 100.4, {}), (WAIT_S, 101, {"a.example": 101}), (WAIT_S, None, {}), (0.0, 1, {}),
+        (0.0, 2, {"a.example": 2}),
+    ],
+)  # fmt: skip
+def test_hosts_that_ask_to_wait_longer_than_the_maximum_and_a_second_are_named(
+    clock: SimpleNamespace, max_wait_s: float, retry_after_s: float | None, waits: dict[str, float]
 ) -> None:
-    hosts = Hosts(Partition(), WAIT_S)
+    hosts = Hosts(Partition(), max_wait_s)
     with ExitStack() as held:
         pause(use(hosts, held, "b"), clock)
-        use(hosts, held, "a").update(record_throttling, requested_at=clock.now, retry_after_s=retry_after_s)
-        assert hosts.waits_s == waits
-
-
-@pytest.mark.parametrize(("retry_after_s", "waits"), [(1, {}), (2, {"a.example": 2})])
-def test_a_pause_of_a_second_is_no_wait(clock: SimpleNamespace, retry_after_s: float, waits: dict[str, float]) -> None:
-    hosts = Hosts(Partition(), 0.0)
-    with ExitStack() as held:
         use(hosts, held, "a").update(record_throttling, requested_at=clock.now, retry_after_s=retry_after_s)
         assert hosts.waits_s == waits
 

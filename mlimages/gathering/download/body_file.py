@@ -16,7 +16,7 @@ _NO_ENCODINGS = ("", "identity", "none", "utf-8", "binary")
 
 
 class BufferedFile:
-    """A file of which up to 256 KiB are buffered in memory, so that most failed downloads write nothing to disk.
+    """File that buffers up to 256 KiB in memory, so that most failed downloads write nothing to disk.
 
     Every method raises `GatherError` if the file cannot be written.
     """
@@ -105,7 +105,7 @@ class Decompressor:
 
 
 def make_decompressor(content_encoding: str) -> Decompressor | None:
-    """Return a decompressor for a Content-Encoding that was not requested; None for an uncompressed body.
+    """Return a decompressor for a value of Content-Encoding; None for an uncompressed body.
 
     Raises:
         ValueError: the encoding is unknown.

@@ -26,7 +26,7 @@ _Job = tuple[Path, "asyncio.Future[ImageFacts | Rejection]"]
 
 
 class DecodingProcess:
-    """A running decoding process; its methods block.
+    """Process that decodes images; its methods block until it answers.
 
     Raises:
         OSError, EOFError, AssertionError: the process cannot be started.

@@ -268,7 +268,7 @@ def _resolve_redirect(url: URL, location: str) -> URL:
 
 
 def parse_url(link: str) -> URL:
-    """Parse a link, with its path and query unchanged.
+    """Parse a link into a URL whose path and query are unchanged.
 
     Raises:
         RejectionError: the link cannot be requested: bad-url or bad-scheme.

@@ -60,7 +60,7 @@ class Host:
         *args: _P.args,
         **kwargs: _P.kwargs,
     ) -> None:
-        """Update the state by a function of `host_state`, such as `record_response`, with its arguments after `now`."""
+        """Set the state to the result of a function of `host_state`, called with the state, the time and `args`."""
         self._set_state(transition(self.state, time.monotonic(), *args, **kwargs))
 
     def record_extra_request(self) -> None:
@@ -109,7 +109,7 @@ class Hosts:
 
     @contextmanager
     def open_host(self, name: str, url: str, label: str = "") -> Iterator[Host]:
-        """Yield the host `name` of a link, and count the link as in progress meanwhile."""
+        """Yield the host `name`, and count a link to it as in progress in the meantime."""
         host = self._hosts.get(name)
         if host is None:
             per_host = max(1, self._partition.max_requests(url))  # a redirect may lead to the host of other shards

@@ -145,7 +145,7 @@ def record_refusal(state: HostState, now: float, *, requested_at: float) -> Host
 
 
 def record_throttling(state: HostState, now: float, *, requested_at: float, retry_after_s: float | None) -> HostState:
-    """Return the state after 429 or 503 in response to a request sent at `requested_at`."""
+    """Return the state after a 429 or 503 response to a request sent at `requested_at`."""
     asks_until = -math.inf if retry_after_s is None else now + max(retry_after_s, MIN_PAUSE_S)
     if requested_at < state.paused_at:  # sent before we knew
         return replace(state, paused_until=max(state.paused_until, asks_until))

@@ -83,7 +83,7 @@ class RejectionError(Exception):
 
 
 def classify_status(status: int) -> Reason | None:
-    """Return the reason for which a response with this status is a failure; None if it is none."""
+    """Return why a response with this status is a failure; None if it is a success."""
     if status in (200, 203, 206):  # 203: changed by a proxy; 206: a part, which is checked like a whole body
         return None
     if 300 <= status < 400:  # redirects with a target are followed before

@@ -17,7 +17,7 @@ _ANY_END = re.compile(rb"\n\r?\n")
 
 
 def repair_head(head: bytes) -> bytes:
-    """Return a response head, up to its empty line, without invalid lines and repeated Content-Lengths.
+    """Return a response head without invalid lines and repeated Content-Length fields.
 
     Equal Content-Lengths are merged (RFC 9110, 8.6), Transfer-Encoding overrides them (RFC 9112, 6.3), and lines
     without a colon or with a space in the name are dropped. Different lengths are kept, so that the parser rejects

@@ -121,7 +121,7 @@ def is_link(text: str) -> bool:
 
 
 def is_link_column(name: str) -> bool:
-    """Return whether a column name is a usual name of a column of links."""
+    """Return whether columns with this name usually contain links."""
     return _find_last_word(name) in _IMAGE_COLUMNS + _URL_COLUMNS
 
 
@@ -151,7 +151,7 @@ def find_markdown_text(text: str) -> dict[str, str]:
 
 
 def to_text(value: object) -> str:
-    """Convert a value of a table to text; a missing value to ""."""
+    """Convert a value of a table to text; a missing value becomes ""."""
     match value:
         case str():
             return value

@@ -83,7 +83,7 @@ class INaturalist(SearchSource):
         super().__init__(queries, api)
 
     def finished(self, row: FetchResult) -> None:
-        """Count the bytes of a photo."""
+        """Count the bytes of a downloaded photo."""
         self._byte_limit.add(row.bytes or 0)
 
     async def __aiter__(self) -> AsyncIterator[ImageRef]:

@@ -86,7 +86,7 @@ def require_reader(path: Path) -> None:
 
 
 def get_list_suffix(path: Path) -> str:
-    """Return the suffix of a list, before that of its compression."""
+    """Return the suffix of a list without that of its compression, such as `.csv` for `links.csv.gz`."""
     return Path(remove_compression_suffix(path)).suffix.lower()
 
 

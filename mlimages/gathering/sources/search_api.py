@@ -32,13 +32,13 @@ Wait = Callable[[float, str], Awaitable[None]]
 
 
 async def sleep(seconds: float, reason: str) -> None:
-    """Sleep without a message."""
+    """Wait without showing the reason."""
     await asyncio.sleep(seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """A limit of `requests` requests in any `seconds` seconds; `period` names this time in messages, as "an hour"."""
+    """At most `requests` requests in any `seconds` seconds; `period` names this time in messages, such as "an hour"."""
 
     requests: int
     seconds: float
@@ -261,7 +261,7 @@ def _has_items(value: object) -> bool:
 
 
 def filter_json_objects(values: object) -> list[dict[str, Any]]:
-    """Return the JSON objects in a value that should be a list of them."""
+    """Return the JSON objects in a list; an empty list if the value is not a list."""
     return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
 
 

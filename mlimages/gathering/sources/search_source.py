@@ -9,7 +9,7 @@ from mlimages.gathering.sources.search_api import SearchApi
 
 
 class SearchSource:
-    """Yields the images of one query per class, page by page, until the class has enough images.
+    """Source with a search query per class, whose pages are requested until the class has enough images.
 
     Subclasses implement `_read_pages`, and `_count_results` if the provider reports the number of results.
     """
@@ -59,7 +59,7 @@ def require_allowed(option: str, values: Iterable[object], allowed_values: Colle
 
 
 def parse_queries(query_texts: Sequence[str]) -> dict[str, str]:
-    """Parse `lizard=lizard reptile` as the class lizard, searched as "lizard reptile"; plain words are both.
+    """Return the query of each class; in `lizard=big lizard`, lizard is the class, otherwise the query is.
 
     Raises:
         InputError: a part is empty, or a class occurs twice.

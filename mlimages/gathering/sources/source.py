@@ -149,7 +149,7 @@ class UrlList:
         return self._length
 
     async def host_parts(self, shards: int) -> dict[str, int]:
-        """Return the number of shards of each host that is spread over several; this reads the lists once."""
+        """Return the number of shards of each host that is spread over several, after reading the lists."""
         if self.is_read_once:
             return {}
         counts, again = HostCounts(), copy.copy(self)

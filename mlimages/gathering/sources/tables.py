@@ -188,7 +188,7 @@ def name_columns(rows: Iterator[Sequence[str]]) -> tuple[bool, Iterator[Row]]:
 
 
 def parse_json_lines(lines: Iterable[str]) -> Iterator[Row]:
-    """Yield the objects of JSON lines; of a line that is not a JSON object, its text under the name `RAW`."""
+    """Yield the object in each line; for a line that is not an object, a row with its text under the name `RAW`."""
     for line in lines:
         try:
             values = json.loads(line)

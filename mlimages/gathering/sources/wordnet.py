@@ -30,7 +30,7 @@ class Synset:
 
     @property
     def folder(self) -> str:
-        """Its name as the name of a folder."""
+        """Name of the folder for its images."""
         return self.lemmas[0].lower().replace("/", "_")
 
 
@@ -75,7 +75,7 @@ def find_synset(text: str) -> Synset:
 
 
 def find_subtree(root: Synset) -> dict[str, str]:
-    """Return the folders of a synset and of its descendants by WordNet id; each is inside that of a parent."""
+    """Return the folders of a synset and of its descendants by WordNet id; each folder is inside that of a parent."""
     folders = {root.wnid: root.folder}
     taken = {root.folder}
     waiting = [root.wnid]
