@@ -11,15 +11,16 @@ from time import gmtime, strftime
 from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
 
 from mlimages.cli import gather_search
 from mlimages.cli.gather_search import count_down
+from mlimages.cli.main import app
 from mlimages.core import GatherError, InputError, cache_dir
 from mlimages.gathering import Commons, GatherOptions, ImageNet, INaturalist, Openverse, Pexels, Source, read_manifest
 from mlimages.gathering.sources import inaturalist, search_api
 from mlimages.gathering.sources import pexels as pexels_module
 from mlimages.gathering.sources.search_api import RateLimit
-from tests.conftest import RunCli
 from tests.gathering.conftest import run
 from tests.gathering.providers import CommonsSite, INaturalistSite, OpenverseSite, PexelsSite, Waits, refs
 from tests.servers import Connection, Request, Site, answer, closed_port, cut, in_turn, photo
@@ -276,12 +277,13 @@ def test_a_contact_and_header_fields_are_sent_and_bad_ones_refused(site: Site, t
             GatherOptions(**options)  # type: ignore[arg-type]
 
 
-def test_header_fields_of_the_command_line_are_sent(site: Site, tmp_path: Path, run_cli: RunCli) -> None:
+def test_header_fields_of_the_command_line_are_sent(site: Site, tmp_path: Path) -> None:
     headers = {"Referer": "http://x.org/a:b", "X-Key": "1"}
     site.routes["/1.jpg"] = answer(photo(1))
     (tmp_path / "links.txt").write_text(site.url("/1.jpg"))
     words = [word for name, value in headers.items() for word in ("--header", f"{name}: {value}")]
-    run_cli("gather", "urls", "links.txt", "-o", "out", "--allow-private", *words)
+    command = ["gather", "urls", str(tmp_path / "links.txt"), "-o", str(tmp_path / "out"), "--allow-private", *words]
+    assert CliRunner().invoke(app, command).exit_code == 0
     sent = next(request.headers for request in site.requests if request.path == "/1.jpg")
     assert {name: sent.get(name.lower()) for name in headers} == headers
 

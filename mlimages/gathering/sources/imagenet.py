@@ -8,7 +8,7 @@ import logging
 import tarfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cached_property, partial
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -85,7 +85,6 @@ class ImageNet:
         self._tell = tell
         self._full_classes: set[str] = set()
         self._is_site_down = False
-        self._links: dict[str, list[ImageRef]] | None = None
 
     def enough(self, label: str) -> None:
         """Read no more images of this class."""
@@ -204,13 +203,12 @@ class ImageNet:
                 yield ImageRef(line.strip(), wnid)
 
     async def _read_url_list(self, wnid: str) -> AsyncIterator[ImageRef]:
-        if self._links is None:
-            self._links = await asyncio.to_thread(self._load_url_list)
-        for image_ref in self._links[wnid]:
+        for image_ref in await asyncio.to_thread(lambda: self._listed_links[wnid]):
             yield image_ref
 
-    def _load_url_list(self) -> dict[str, list[ImageRef]]:
-        """Read the links of the requested synsets in one pass over the list, which may have millions of lines."""
+    @cached_property
+    def _listed_links(self) -> dict[str, list[ImageRef]]:
+        """Links of the requested synsets, read in one pass over the list, which may have millions of lines."""
         assert self._url_list
         listed: dict[str, list[ImageRef]] = {wnid: [] for wnid in self._folders}
         for image_ref in read_list(self._url_list):
