@@ -177,12 +177,13 @@ def test_standard_input_is_understood_as_a_file_is(tmp_path: Path, monkeypatch: 
     ("rows", "warnings"),
     [
         ([A, "x/b.jpg", "C:\\c.jpg"], ["2 of 3 rows without an http(s) link, such as x/b.jpg"]),
-        ([A, "http://x/1 cat"], ["1 of 2 rows with a space in the link, such as http://x/1 cat: separate a class from "
-                                 "its link by a tab"]),
+        ([A, "http://x/1 cat"], ["1 of 2 rows with a space in the link, such as http://x/1 cat: separate classes from "
+                                 "links by tabs"]),
         (["url,label", f"{A},cat", f"{B},", ",dog"], ["1 of 3 rows without an http(s) link",
-                                                      "1 of 3 rows without a class: put into class x"]),
-        ([A, f"{A}, {B}"], [f"1 of 2 rows with several links in a cell, such as {A}, {B}: give each a row"]),
-        ([f"cat\t{A}", B], ["1 of 2 rows without a class: put into class x"]),
+                                                      "1 of 3 rows without a class, which are put into class x"]),
+        ([A, f"{A}, {B}"], [f"1 of 2 rows with several links in a cell, such as {A}, {B}: put each link in its own "
+                            "row"]),
+        ([f"cat\t{A}", B], ["1 of 2 rows without a class, which are put into class x"]),
         ([f"cat\t{A}", f"cat\t{B}"], []),
     ],
 )  # fmt: skip

@@ -148,21 +148,21 @@ class LinkFile:
         links = [image_ref.url for image_ref in first_links if is_http_url(image_ref.url)]
         if several := list(filter(_NEXT_LINK.search, links)):
             example = _shorten_url(several[0])
-            yield f"{len(several)} {rows} with several links in a cell, such as {example}: give each a row"
+            yield f"{len(several)} {rows} with several links in a cell, such as {example}: put each link in its own row"
         if spaced := [url for url in links if " " in url and not _NEXT_LINK.search(url)]:
             yield (
-                f"{len(spaced)} {rows} with a space in the link, such as {_shorten_url(spaced[0])}: separate a class "
-                "from its link by a tab"
+                f"{len(spaced)} {rows} with a space in the link, such as {_shorten_url(spaced[0])}: separate classes "
+                "from links by tabs"
             )
         if 0 < self._unclassified < len(first_links):
-            yield f"{self._unclassified} {rows} without a class: put into class {self._default_class}"
+            yield f"{self._unclassified} {rows} without a class, which are put into class {self._default_class}"
 
     def _require_classes(self, first_links: list[ImageRef]) -> None:
         single = [label for label, count in Counter(image_ref.label for image_ref in first_links).items() if count == 1]
         if len(single) > _MAX_SINGLE_CLASSES:
             raise InputError(
                 f"{self.name}: {len(single)} of the first {len(first_links)} links have a class that occurs once, such "
-                f"as {escape_unprintable(single[0][:60])!r}: use --class NAME to put all links into one class, or "
+                f"as {single[0][:60]!r}: use --class NAME to put all links into one class, or "
                 "--label-column to choose the column of classes"
             )
 
