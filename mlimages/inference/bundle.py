@@ -69,7 +69,7 @@ class Parity:
 
     Attributes:
         count: number of images compared.
-        near_ties: number of images whose two best classes differ by less than 1e-4 and are swapped.
+        near_ties: number of images whose two most probable classes differ by less than 1e-4 and are swapped.
         worst: largest difference of a logit, relative to the largest logit of that image.
     """
 
@@ -154,14 +154,14 @@ class OnnxBundle:
     Attributes:
         path: the file.
         class_names: by class index.
-        preprocessing: from an upright RGB image to the network's input.
+        preprocessing: preprocessing of an upright RGB image for the network.
         model: the network's name.
         probe: a test image and its logits, which the file must reproduce whenever it is opened for prediction.
         includes_preprocessing: the input is uint8 RGB `(N, H, W, 3)` of any size; otherwise preprocessed and
             normalized float32 `(N, C, H, W)`.
         exact_resize: the graph's resize is bit-identical to Pillow's.
         temperature: divides the logits before the softmax.
-        unknown_below: an image whose highest probability is below this is "none of these".
+        unknown_below: an image whose highest probability is below this threshold belongs to none of the classes.
         known: calibration of the output `known`; None if the graph has no such output.
         prediction_sets: thresholds of prediction sets; None if unknown.
         multi_label: an image may have any number of classes: the probabilities are the sigmoid of the logits.
@@ -185,7 +185,7 @@ class OnnxBundle:
 
     @property
     def task(self) -> SingleLabel | MultiLabel:
-        """Interpretation of the outputs: single-label or multi-label."""
+        """The task of the model, which defines its probabilities and scores: single-label or multi-label."""
         return MultiLabel(self.thresholds) if self.multi_label else SingleLabel()
 
     @classmethod
@@ -267,9 +267,9 @@ def _from_json(values: dict[str, Any]) -> dict[str, Any]:
     for key in ("parity", "target_parity"):
         provenance[key] = Parity(**provenance[key]) if provenance.get(key) else None
     probe["pixels"] = base64.b64decode(probe["pixels"])
-    width, height, found = probe["width"], probe["height"], len(probe["pixels"])
-    if width < 1 or found != width * height * 3:
-        raise ValueError(f"the parity test image is {width}x{height} px but has {found} bytes of pixels")
+    width, height, num_bytes = probe["width"], probe["height"], len(probe["pixels"])
+    if width < 1 or num_bytes != width * height * 3:
+        raise ValueError(f"the parity test image is {width} x {height} px but has {num_bytes} bytes of pixels")
     values["probe"] = ParityProbe(**{**probe, "logits": tuple(probe["logits"])})
     for key in ("accuracy", "calibration_error", "quantization", "mean_ap"):
         provenance[key] = None if provenance.get(key) is None else tuple(provenance[key])
@@ -282,5 +282,5 @@ def _from_json(values: dict[str, Any]) -> dict[str, Any]:
     values["class_names"] = tuple(map(str, values["class_names"]))
     values["thresholds"] = tuple(map(float, values.get("thresholds", ())))
     if values.get("multi_label") and len(values["thresholds"]) != len(values["class_names"]):
-        raise ValueError("expected one threshold per class")
+        raise ValueError("the number of thresholds differs from the number of classes")
     return values

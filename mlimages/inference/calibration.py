@@ -11,7 +11,7 @@ BINS = 15
 """Number of bins of equal width over the confidence; Guo et al. 2017."""
 
 LEVELS = (0.8, 0.9, 0.95)
-"""Probabilities with which a prediction set holds the true class."""
+"""Probabilities with which a prediction set includes the true class."""
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -19,8 +19,8 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float64]:
     """Return the softmax of `logits / temperature`, both `(N, classes)`."""
     scaled = logits.astype(np.float64) / temperature
-    odds = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return odds / odds.sum(axis=1, keepdims=True)  # type: ignore[no-any-return]  # numpy's sum is Any
+    exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)  # type: ignore[no-any-return]  # numpy's sum is Any
 
 
 def expected_calibration_error(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
@@ -31,14 +31,14 @@ def expected_calibration_error(probabilities: NDArray[np.floating], labels: NDAr
     if not len(labels):
         return 0.0
     confidence = probabilities.max(axis=1)  # (N,)
-    right = probabilities.argmax(axis=1) == labels  # (N,)
+    is_correct = probabilities.argmax(axis=1) == labels  # (N,)
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)  # (N,)
-    gaps = np.bincount(bins, weights=confidence - right, minlength=BINS)
+    gaps = np.bincount(bins, weights=confidence - is_correct, minlength=BINS)
     return float(np.abs(gaps).sum() / len(labels))
 
 
 def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.integer]) -> float:
-    """Return the temperature (0.05 to 20) that maximizes the likelihood of `labels`; 1 without images.
+    """Return the temperature (0.05 to 20) that maximizes the likelihood of `labels`; 1 if there are no images.
 
     The likelihood has a single maximum over 1 / temperature, found by golden-section search. Source: Guo et al. 2017.
     """
@@ -81,6 +81,8 @@ def conformal_thresholds(probabilities: NDArray[np.floating], labels: NDArray[np
     >>> conformal_thresholds(np.linspace([0.0, 1.0], [1.0, 0.0], 101), np.zeros(101, np.int64))["0.9"]
     0.09
     """
-    own = np.sort(probabilities[np.arange(len(labels)), labels])
-    ranks = {level: int((len(own) + 1) * (1 - level) + 1e-9) for level in LEVELS}
-    return {f"{level:g}": round(float(own[rank - 1]), 6) if rank else 0.0 for level, rank in ranks.items()}
+    true_probabilities = np.sort(probabilities[np.arange(len(labels)), labels])
+    ranks = {level: int((len(labels) + 1) * (1 - level) + 1e-9) for level in LEVELS}
+    return {
+        f"{level:g}": round(float(true_probabilities[rank - 1]), 6) if rank else 0.0 for level, rank in ranks.items()
+    }

@@ -5,6 +5,7 @@ Occlusion (Zeiler and Fergus, ECCV 2014) needs only the outputs of the file: no 
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,19 +22,23 @@ GRID = 7
 """Default number of positions along each side: with the whole image, 50 forward passes."""
 
 WINDOW = 2
-"""Side of the masked square, in steps of the grid: neighbours overlap, so that nothing lies between them."""
+"""Side of the masked square, in steps of the grid: neighbouring squares overlap, so that every pixel is masked."""
 
 CENTERS = 2
-"""Number of images whose centres replace that of each image: more images tell more than more centres."""
+"""Number of images whose centres replace that of each image; more images are more informative than more centres."""
 
-FALSE_ALARMS = 0.01
-"""Share of the datasets without a relation of background and class on which `BackgroundUse.is_significant`."""
+SIGNIFICANCE_LEVEL = 0.01
+"""Highest p-value that `BackgroundUse.is_significant` accepts: its rate of false positives."""
 
 _PERMUTATIONS = 1999
 _MIN_PROBABILITY = 1e-7
 _BATCH = 2  # more are no faster on a CPU, and take 0.1 GB each with VGG-16
 _MAX_WORKERS = 4  # a batch each
-_NAMES = (("top left", "top", "top right"), ("left", "centre", "right"), ("bottom left", "bottom", "bottom right"))
+_REGION_NAMES = (
+    ("top left", "top", "top right"),
+    ("left", "centre", "right"),
+    ("bottom left", "bottom", "bottom right"),
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -61,8 +66,8 @@ class Explanation:
     def __str__(self) -> str:
         if f"{self.lowest:.2f}" >= f"{self.probability:.2f}":
             return f"{self.class_name}: probability {self.probability:.2f}; hiding a region does not lower it"
-        fall = f"from {self.probability:.2f} to {self.lowest:.2f} when the {self.place} is hidden"
-        return f"{self.class_name}: probability falls {fall}"
+        change = f"from {self.probability:.2f} to {self.lowest:.2f} when the {self.place} is hidden"
+        return f"{self.class_name}: probability falls {change}"
 
     @property
     def lowest(self) -> float:
@@ -73,8 +78,10 @@ class Explanation:
     def place(self) -> str:
         """Region of the `lowest` probability, in thirds of the image: from "top left" to "bottom right"."""
         grid = len(self.hidden)
-        row, column = (3 * (2 * n + WINDOW) // (2 * _num_steps(grid)) for n in divmod(int(self.hidden.argmin()), grid))
-        return _NAMES[row][column]
+        row, column = (
+            3 * (2 * n + WINDOW) // (2 * _count_steps(grid)) for n in divmod(int(self.hidden.argmin()), grid)
+        )
+        return _REGION_NAMES[row][column]
 
     def overlay(self) -> Image.Image:
         """Return the preprocessed image with the regions in red whose masking lowers the probability."""
@@ -106,8 +113,8 @@ class BackgroundUse:
 
     @property
     def is_significant(self) -> bool:
-        """Whether the surroundings predict the class; by chance in 1 % of the datasets."""
-        return self.p_value <= FALSE_ALARMS
+        """Whether the surroundings predict the class, at a significance level of 1 %."""
+        return self.p_value <= SIGNIFICANCE_LEVEL
 
 
 def explain(
@@ -138,8 +145,8 @@ def explain(
         return pixels
     whole = predictor.probabilities([pixels])[0]  # (classes,)
     label = int(whole.argmax())
-    parts = list(_iter_masked_images(pixels, grid))
-    batches = [parts[start : start + _BATCH] for start in range(0, len(parts), _BATCH)]
+    masked_images = list(_mask_regions(pixels, grid))
+    batches = [masked_images[start : start + _BATCH] for start in range(0, len(masked_images), _BATCH)]
     threads = Threads(workers or min(_MAX_WORKERS, predictor.workers))
     hidden = np.concatenate(list(threads.map(predictor.probabilities, batches)))[:, label]  # (grid * grid,)
     name = image if isinstance(image, str) else getattr(image, "__fspath__", lambda: "")()
@@ -196,25 +203,21 @@ def replace_center(image: NDArray[np.uint8], center_image: NDArray[np.uint8]) ->
     return mixed
 
 
-def _iter_masked_images(pixels: NDArray[np.uint8], num_positions: int) -> Iterator[NDArray[np.uint8]]:
-    rows, columns = _window_slices(pixels.shape[0], num_positions), _window_slices(pixels.shape[1], num_positions)
-    for row in rows:
-        for column in columns:
-            yield _mask_region(pixels, row, column)
+def _mask_regions(pixels: NDArray[np.uint8], grid: int) -> Iterator[NDArray[np.uint8]]:
+    """Yield copies of the image with one square masked, by row and column."""
+    row_slices, column_slices = (_slice_side(side_px, grid) for side_px in pixels.shape[:2])
+    for rows, columns in itertools.product(row_slices, column_slices):
+        masked_image = pixels.copy()
+        masked_image[rows, columns] = pixels.mean(axis=(0, 1)).round()
+        yield masked_image
 
 
-def _num_steps(num_positions: int) -> int:
+def _count_steps(grid: int) -> int:
     """Return the number of steps that the positions of the masked square span: it is `WINDOW` steps wide."""
-    return num_positions + WINDOW - 1
+    return grid + WINDOW - 1
 
 
-def _window_slices(side_px: int, num_positions: int) -> Sequence[slice]:
+def _slice_side(side_px: int, grid: int) -> list[slice]:
     """Return the slices of the masked square along one side; the first and the last touch the borders."""
-    step = side_px / _num_steps(num_positions)
-    return [slice(round(n * step), max(round(n * step) + 1, round((n + WINDOW) * step))) for n in range(num_positions)]
-
-
-def _mask_region(pixels: NDArray[np.uint8], rows: slice, columns: slice) -> NDArray[np.uint8]:
-    hidden = pixels.copy()
-    hidden[rows, columns] = pixels.mean(axis=(0, 1)).round()
-    return hidden
+    step = side_px / _count_steps(grid)
+    return [slice(round(n * step), max(round(n * step) + 1, round((n + WINDOW) * step))) for n in range(grid)]

@@ -16,7 +16,7 @@ _LINK = re.compile(r"(https?|ftp|file|data):", re.IGNORECASE)
 
 
 def is_link(source: str) -> bool:
-    """Whether a source is an HTTP(S) URL."""
+    """Return whether a source is a URL: `http:`, `https:`, `ftp:`, `file:` or `data:`."""
     return _LINK.match(source) is not None
 
 
@@ -33,7 +33,7 @@ def find_inputs(sources: Iterable[str | os.PathLike[str]]) -> Iterator[os.PathLi
             raise InputError(f"{os.fspath(name)}: {NO_LINKS}")
         if os.fspath(name) == "-":
             raise InputError(
-                "- stands for standard input, which only `predict MODEL -` reads; for a file of this name, write ./-"
+                "- means standard input, which only `predict MODEL -` reads: for a file named -, write ./-"
             )
         path = as_path(os.fspath(name))
         images = find_images([path])

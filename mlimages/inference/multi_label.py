@@ -55,12 +55,12 @@ class LabelScores:
         return {
             "map": mean.value,
             "interval": [mean.low, mean.high],
-            "accuracy": _share_values(self.exact),
+            "accuracy": _share_to_list(self.exact),
             "per_class": {
                 each.name: {
                     "count": each.count,
                     "threshold": each.threshold,
-                    **{name: _share_values(getattr(each, name)) for name in names},
+                    **{name: _share_to_list(getattr(each, name)) for name in names},
                 }
                 for each in self.rows
             },
@@ -84,7 +84,8 @@ def score_labels(
         names: class names.
     """
     targets = multi_hot(labels, len(names)) > 0  # (N, classes)
-    predicted_mask = multi_hot([tuple(each.label for each in one.labels or ()) for one in predictions], len(names)) > 0
+    predicted_labels = [tuple(score.label for score in prediction.labels or ()) for prediction in predictions]
+    predicted_mask = multi_hot(predicted_labels, len(names)) > 0  # (N, classes)
     wrong = targets != predicted_mask
     certainty = np.where(wrong, np.abs(probabilities - np.array(thresholds)), -1).max(axis=1)  # (N,)
     order = [index for index in (-certainty).argsort(kind="stable").tolist() if wrong[index].any()]
@@ -100,5 +101,5 @@ def score_labels(
     )
 
 
-def _share_values(value: Share | None) -> list[float] | None:
+def _share_to_list(value: Share | None) -> list[float] | None:
     return [value.value, value.low, value.high] if value else None

@@ -16,6 +16,7 @@ from mlimages.core import (
     copy_bytes,
     describe_unsupported_content,
     disable_telemetry,
+    first_line,
     format_command,
 )
 
@@ -24,8 +25,8 @@ from mlimages.core import (
 with disable_telemetry("ORT_DISABLE_TELEMETRY", "1"):
     import onnxruntime as ort
 
-_CPP_PLACE = r"^\S+\.(cc|h):\d+ .*\) "
-"""Where in its own source ONNX Runtime raised an error."""
+_CPP_LOCATION = r"^\S+\.(cc|h):\d+ .*\) "
+"""The line of ONNX Runtime's source code at the start of its error messages."""
 
 METADATA_FIELD = 14
 """Number of `metadata_props` in `ModelProto` (onnx/onnx.proto)."""
@@ -47,7 +48,7 @@ def open_session(path: Path, *, prepacking: bool = True) -> Any:
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.disable_prepacking", str(int(not prepacking)))
     try:
-        with path.open("rb") as file:  # ONNX Runtime's error does not tell what is wrong with the path, or what it is
+        with path.open("rb") as file:  # ONNX Runtime's errors describe neither a wrong path nor another kind of file
             content = describe_unsupported_content(file.read(1000))
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except FileNotFoundError as error:
@@ -57,7 +58,7 @@ def open_session(path: Path, *, prepacking: bool = True) -> Any:
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}") from error
     except Exception as error:  # ONNX Runtime's errors share no base but Exception
-        raise BundleError(f"{path} {_load_error_reason(error)}" + (f": {content}" if content else "")) from error
+        raise BundleError(f"{path} {_describe_load_error(error)}" + (f": {content}" if content else "")) from error
 
 
 def run_within(session: Any, outputs: Sequence[str], inputs: Mapping[str, Any], *, timeout_s: float) -> list[Any]:
@@ -107,12 +108,12 @@ def write_metadata(source: Path, target: Path, metadata: Mapping[str, str]) -> N
     values = onnx.ModelProto()
     onnx.helper.set_model_props(values, dict(sorted(metadata.items())))
     with atomic_write(target) as part, source.open("rb") as network, part.open("wb") as out:
-        for start, end in _without_metadata(network):  # the weights of the network may fill the memory of this machine
+        for start, end in _find_network_ranges(network):  # the whole file may be larger than the memory
             copy_bytes(network, out, offset=start, length=end - start)
         out.write(values.SerializeToString())
 
 
-def _without_metadata(network: BinaryIO) -> Iterator[tuple[int, int]]:
+def _find_network_ranges(network: BinaryIO) -> Iterator[tuple[int, int]]:
     """Yield the byte ranges of a `ModelProto`'s fields except `metadata_props`: each field is a number or has a
     length."""
     start = 0
@@ -135,9 +136,9 @@ def _read_varint(file: BinaryIO) -> int | None:
     return None
 
 
-def _load_error_reason(error: Exception) -> str:
-    text = (str(error).splitlines() or [type(error).__name__])[0]
+def _describe_load_error(error: Exception) -> str:
+    text = first_line(error)
     if "INVALID_PROTOBUF" in text or "No graph was found" in text:
         return "is not an ONNX file"
     text = text.partition(" failed:")[2] or text
-    return f"cannot be loaded: {re.sub(_CPP_PLACE, '', text)}"
+    return f"cannot be loaded: {re.sub(_CPP_LOCATION, '', text)}"

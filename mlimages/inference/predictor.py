@@ -167,7 +167,7 @@ class Predictor:
         return [
             TimedResult(pixels, decode_s)
             if isinstance(pixels, BrokenImage)
-            else TimedResult(self.prediction(_display_name(image), next(rows), top=top), decode_s, network_s)
+            else TimedResult(self.prediction(_get_path(image), next(rows), top=top), decode_s, network_s)
             for image, (pixels, decode_s) in zip(images, decoded, strict=True)
         ]
 
@@ -192,7 +192,7 @@ class Predictor:
                 source = image if isinstance(image, bytes | Path) else as_path(image)
                 pixels = images.load_pixels(source, prop, max_pixels=self.max_pixels)
         except Exception as error:  # decoders raise errors of any kind; they must not affect the other images
-            return _broken_image(_display_name(image), error), time.perf_counter() - begin
+            return _make_broken_image(_get_path(image), error), time.perf_counter() - begin
         return pixels, time.perf_counter() - begin
 
     def predict_rows(self, pixels: Sequence[NDArray[np.uint8]]) -> list[OutputRow]:
@@ -249,7 +249,7 @@ def _is_remote_path(image: object) -> bool:
 
 
 def _is_remote_input(image: ImageInput) -> bool:
-    """Whether the image must be downloaded from remote storage."""
+    """Return whether the image must be downloaded from remote storage."""
     return is_remote(image) if isinstance(image, str) else _is_remote_path(image) and not isinstance(image, os.PathLike)
 
 
@@ -265,11 +265,11 @@ def _check_input(image: ImageInput) -> ImageInput:
     return image
 
 
-def _broken_image(path: str, error: Exception) -> BrokenImage:
+def _make_broken_image(path: str, error: Exception) -> BrokenImage:
     if isinstance(error, ImageError):
         return BrokenImage(path, error.fault, error.detail)
     return BrokenImage(path, Fault.CORRUPT, f"the decoder failed ({type(error).__name__})")
 
 
-def _display_name(image: ImageInput) -> str:
+def _get_path(image: ImageInput) -> str:
     return "" if isinstance(image, bytes | np.ndarray | Image.Image) else str(image)

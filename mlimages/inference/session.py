@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.core import BundleError, ImageProperty
+from mlimages.core import BundleError, ImageProperty, first_line
 from mlimages.inference.bundle import INPUT, KNOWN, LOGITS, PROBABILITIES, OnnxBundle, model_file
 from mlimages.inference.onnx_metadata import open_session, read_metadata, run_within
 
@@ -41,20 +41,16 @@ class BundleSession:
         self._check_probe()
 
     def run(self, pixels: Sequence[NDArray[np.uint8]]) -> Outputs:
-        """Predict images from `images.load_pixels`, each `(h, w, C)`, in one batch."""
-        return self.run_raw(to_graph_input(pixels, self.bundle.preprocessing.image))
+        """Return the logits and probabilities of images from `images.load_pixels`, each `(h, w, C)`, in one batch."""
+        logits, probabilities, _ = self.run_all(pixels)
+        return logits, probabilities
 
     def run_all(self, pixels: Sequence[NDArray[np.uint8]]) -> tuple[*Outputs, NDArray[np.float32] | None]:
-        """Like `run`, with the output `known` `(N,)` if the file has one."""
+        """Return the outputs of `run` and the output `known` `(N,)`, or None if the file has no such output."""
         names = [LOGITS, PROBABILITIES, *([KNOWN] if self.bundle.known else [])]
         images = to_graph_input(pixels, self.bundle.preprocessing.image)
         logits, probabilities, *known = self._session.run(names, {INPUT: images})
         return logits, probabilities, known[0] if known else None
-
-    def run_raw(self, images: NDArray[np.uint8]) -> Outputs:
-        """Predict upright RGB images `(N, H, W, 3)` of any size, preprocessed by the graph."""
-        logits, probabilities = self._session.run([LOGITS, PROBABILITIES], {INPUT: images})
-        return logits, probabilities
 
     def _check_probe(self) -> None:
         probe = self.bundle.probe
@@ -64,7 +60,7 @@ class BundleSession:
                 self._session, [LOGITS, PROBABILITIES], {INPUT: image}, timeout_s=PROBE_TIMEOUT_S
             )
         except Exception as error:  # ONNX Runtime's errors share no base but Exception
-            raise BundleError(f"{self.bundle.path} cannot be run: {_first_line(error)}") from error
+            raise BundleError(f"{self.bundle.path} cannot be run: {first_line(error)}") from error
         expected = np.array([probe.logits], np.float32)  # (1, classes)
         if logits.shape != expected.shape or relative_difference(logits, expected)[0] > probe.tolerance:
             raise BundleError(
@@ -92,8 +88,8 @@ def to_graph_input(pixels: Sequence[NDArray[np.uint8]], prop: ImageProperty) -> 
         left, top = prop.position
         height, width = max(1, height + top), max(1, width + left)
     frame = np.zeros((len(pixels), height, width, 3), np.uint8)
-    for n, one in enumerate(pixels):
-        inside = one[max(0, -top) :, max(0, -left) :]
+    for n, image in enumerate(pixels):
+        inside = image[max(0, -top) :, max(0, -left) :]
         frame[n, max(0, top) :, max(0, left) :][: inside.shape[0], : inside.shape[1]] = inside
     return frame
 
@@ -103,7 +99,3 @@ def relative_difference(logits: NDArray[np.float32], expected: NDArray[np.float3
     largest = np.maximum(np.abs(expected).max(axis=1), 1e-6)
     difference: NDArray[np.float32] = np.nan_to_num(np.abs(logits - expected).max(axis=1) / largest, nan=np.inf)
     return difference
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -196,7 +196,7 @@ def test_evaluate_prints_a_table_or_json_and_writes_a_page(
             ["predict", "MODEL", "p", "https://x.example/a.jpg"],
             "https://x.example/a.jpg: expected a file or folder, not a link",
         ),
-        (["predict", "MODEL", "-", "p"], "- stands for standard input"),
+        (["predict", "MODEL", "-", "p"], "- means standard input"),
         (["serve", "MODEL", "--port", "0", "--cors", "x.example"], "'x.example' is not an origin"),
         (["serve", "MODEL", "--port", "0", "--max-images", "0"], "max_images is 0"),
         (["serve", "MODEL", "--host", "0.0.0.0", "--port", "0"], "MLIMAGES_TOKEN"),
