@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
+from torchvision.models.vision_transformer import VisionTransformer
 
 from mlimages.core import DEFAULT_MODEL, ModelError
 from mlimages.networks import build_model, freeze, resolve_defaults, split_network
@@ -30,9 +31,10 @@ from tests.servers import cut, serve
     [("lenet5", 28, 1), ("mnist_cnn", 28, 1), ("cifar10_cnn", 32, 3), ("alex", 227, 3), ("squeezenet1_1", 224, 3)],
 )
 def test_a_network_comes_with_its_preprocessing(name: str, size: int, channels: int) -> None:
-    model = build_model(name, classes=3, weights="none")
+    with torch.device("meta"):
+        model = build_model(name, classes=3, weights="none")
+        assert model.network(torch.zeros(2, channels, size, size)).shape == (2, 3)
     assert (model.preprocessing.image.width, model.preprocessing.image.channels) == (size, channels)
-    assert model.network(torch.zeros(2, channels, size, size)).shape == (2, 3)
     assert not model.network.training
 
 
@@ -45,7 +47,8 @@ def test_alex_grouped_has_the_shapes_and_names_of_the_original_caffe_weights() -
         "fc6.weight": (4096, 9216),
         "fc8.bias": (7,),
     }
-    state = build_model("alex-grouped", classes=7, weights="none").network.state_dict()
+    with torch.device("meta"):
+        state = build_model("alex-grouped", classes=7, weights="none").network.state_dict()
     assert {name: tuple(state[name].shape) for name in shapes} == shapes
 
 
@@ -412,14 +415,23 @@ def test_an_invalid_size_is_an_error_that_names_the_layer_and_valid_sizes(name: 
     ],
 )
 def test_a_network_is_built_for_images_of_another_size(name: str, size: tuple[int, int], tmp_path: Path) -> None:
-    model = build_model(name, classes=3, weights="none", size=size)
-    image = model.preprocessing.image
-    assert (image.width, image.height) == size
-    pixels = torch.zeros(2, image.channels, image.height, image.width)
-    assert model.network(pixels).shape == (2, 3)
-    if "vit" in name:  # position embeddings are resized
+    with torch.device("meta"):
+        model = build_model(name, classes=3, weights="none", size=size)
+        image = model.preprocessing.image
+        assert (image.width, image.height) == size
+        assert model.network(torch.zeros(2, image.channels, image.height, image.width)).shape == (2, 3)
+    if name == "timm:vit_tiny_patch16_224":  # position embeddings are resized
         save_file(build_model(name, classes=3, weights="none").network.state_dict(), tmp_path / "w.safetensors")
         assert build_model(name, classes=3, weights=tmp_path / "w.safetensors", size=size).pretrained
+
+
+def test_position_embeddings_of_torchvision_are_resized() -> None:
+    native, small = (VisionTransformer(side, 16, 1, 2, 8, 8, num_classes=3) for side in (224, 64))
+    converted = find_architecture("vit_b_16").convert_weights(native.state_dict(), small)
+    assert small.load_state_dict(converted).missing_keys == []
+    embeddings = [state["encoder.pos_embedding"] for state in (native.state_dict(), converted)]
+    assert [tuple(each.shape) for each in embeddings] == [(1, 197, 8), (1, 17, 8)]
+    assert torch.equal(embeddings[0][:, 0], embeddings[1][:, 0]), "of the class token"
 
 
 def test_a_size_keeps_the_margin_around_the_crop_in_proportion() -> None:
@@ -428,7 +440,8 @@ def test_a_size_keeps_the_margin_around_the_crop_in_proportion() -> None:
 
 
 def test_the_layers_of_alexnet_have_their_well_known_names() -> None:
-    alexnet = build_model("alexnet", classes=2, weights="none").layers
+    with torch.device("meta"):
+        alexnet = build_model("alexnet", classes=2, weights="none").layers
     assert alexnet == {
         "conv1": "features.0",
         "conv2": "features.3",
