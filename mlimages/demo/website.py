@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 
 IMAGE_PX = 56
 MISSING, HTML, TRUNCATED, DUPLICATES, PLACEHOLDERS = 20, 12, 12, 20, 15
-"""Number of links to a 404, to HTML named .png, a truncated file, a file that another link has, a "not available"."""
+"""Number of links to a missing file, an HTML page, a truncated image, a copy of another image, and a placeholder."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,16 +112,15 @@ def image_licenses(paths: Iterable[Path]) -> dict[Path, str]:
 def _describe_results(bundle: OnnxBundle) -> Iterator[str]:
     provenance = bundle.provenance
     yield "\n## Results\n"
-    if provenance.accuracy:
-        score = Share(*provenance.accuracy)
-        yield f"Accuracy {format_percent(score.value)} on {provenance.accuracy_count} validation images"
-        yield f"(95 % interval {format_interval(score)})."
-        yield "The epoch was chosen on these images: expect slightly lower accuracy on new ones."
-    if provenance.mean_ap:
-        score = Share(*provenance.mean_ap)
-        yield f"Mean average precision (mAP) {format_percent(score.value)} on {provenance.accuracy_count} validation"
-        yield f"images (95 % interval {format_interval(score)})."
-        yield "Epoch and thresholds were chosen on these images: expect slightly lower scores on new ones."
+    for name, values, chosen in (
+        ("Accuracy", provenance.accuracy, "The epoch was"),
+        ("Mean average precision (mAP)", provenance.mean_ap, "Epoch and thresholds were"),
+    ):
+        if values:
+            score = Share(*values)
+            yield f"{name} {format_percent(score.value)} on {provenance.accuracy_count} validation images"
+            yield f"(95 % interval {format_interval(score)})."
+            yield f"{chosen} chosen on these images: expect slightly lower scores on new images."
     if provenance.calibration_error:
         before, after = provenance.calibration_error
         yield f"Expected calibration error {after:.3f}, {before:.3f} before the temperature was fitted."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +59,7 @@ def summarize_onnx(path: str | os.PathLike[str]) -> NetworkSummary:
         raise BundleError(f"{path} is not an ONNX file ({str(error).splitlines()[0][:80]}): export it again") from error
     if not model.graph.node:
         raise BundleError(f"{path} contains no network: export it again")
-    graph = _GraphTensors.from_graph(model.graph)
+    graph = _GraphTensors(model.graph)
     layers = tuple(layer for node in model.graph.node if (layer := graph.make_layer(node)) is not None)
     return NetworkSummary(
         title=path.name,
@@ -73,25 +72,16 @@ def summarize_onnx(path: str | os.PathLike[str]) -> NetworkSummary:
     )
 
 
-@dataclass(frozen=True, slots=True)
 class _GraphTensors:
-    """The shapes of a graph's activations (without the batch dimension) and weights, by name.
+    """The shapes of a graph's activations (without the batch dimension) and weights, by name."""
 
-    `sources` maps a dequantized weight to the stored weight.
-    """
-
-    shapes: Mapping[str, Shape]
-    weights: Mapping[str, Shape]
-    sources: Mapping[str, str]
-
-    @classmethod
-    def from_graph(cls, graph: Any) -> _GraphTensors:
-        shapes = {value.name: _find_shape(value) for value in (*graph.input, *graph.value_info, *graph.output)}
-        weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    def __init__(self, graph: Any) -> None:
+        values = (*graph.input, *graph.value_info, *graph.output)
+        self.shapes: dict[str, Shape] = {value.name: _find_shape(value) for value in values}
+        self.weights: dict[str, Shape] = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
         # int8 weights reach their layer through a DequantizeLinear
-        sources = {node.output[0]: node.input[0] for node in graph.node
-                   if node.op_type == "DequantizeLinear" and node.input[0] in weights}  # fmt: skip
-        return cls(shapes, weights, sources)
+        self.sources = {node.output[0]: node.input[0] for node in graph.node
+                        if node.op_type == "DequantizeLinear" and node.input[0] in self.weights}  # fmt: skip
 
     def make_layer(self, node: Any) -> Layer | None:
         names = [self.sources.get(name, name) for name in node.input]
