@@ -66,7 +66,7 @@ class PeerExitedError(RunError):
 
     def __init__(self, event: str) -> None:
         super().__init__(
-            f"{event}: see its message, then run the same command again, or `mlimages finetune --resume RUN`, "
+            f"{event}: read its error message, then run the same command again, or `mlimages finetune --resume RUN`, "
             "with any number of processes"
         )
 

@@ -71,7 +71,7 @@ def _describe_model(bundle: OnnxBundle) -> Iterator[str]:
     takes = "uint8 RGB images `(N, H, W, 3)` of any size" if bundle.includes_preprocessing else "preprocessed input"
     classes = f"{len(bundle.class_names)} classes: {_join_names(bundle.class_names)}"
     if bundle.multi_label:
-        yield f"A multi-label classifier: an image may have any number of {classes}."
+        yield f"A multi-label classifier: an image may belong to any number of {classes}."
     else:
         yield f"Classifies images into {classes}."
     yield f"The network is {bundle.model} with an input of {image.width} x {image.height} pixels."
@@ -136,13 +136,13 @@ def _describe_limitations(bundle: OnnxBundle) -> Iterator[str]:
     if sets := bundle.prediction_sets:
         threshold = sets.thresholds.get(SET_LEVEL, 0.0)
         images = "training images by leave-one-out" if sets.source == "leave-one-out" else "validation images"
-        yield f"The classes with a softmax of the logits of at least {threshold:.3f} include the true class in"
-        yield f"{format_percent(float(SET_LEVEL), 0)} of cases; if there is none, use the most probable class."
+        yield f"The classes whose softmax of the logits is at least {threshold:.3f} include the true class in"
+        yield f"{format_percent(float(SET_LEVEL), 0)} of cases. If there is no such class, use the most probable one."
         yield f"The threshold was set on {sets.count} {images}."
     yield "Results hold for images like those of the validation set: the same sources, devices and surroundings."
     if bundle.includes_preprocessing and bundle.provenance.target == "onnxruntime":
-        yield "This file is for ONNX Runtime. OpenVINO loads it without an error but its predictions differ: for other"
-        yield "runtimes export with `--target`."
+        yield "This file is for ONNX Runtime. OpenVINO loads it without an error but predicts differently: for other"
+        yield "runtimes, export with `--target`."
 
 
 def _describe_decision_rules(bundle: OnnxBundle) -> Iterator[str]:
@@ -151,9 +151,9 @@ def _describe_decision_rules(bundle: OnnxBundle) -> Iterator[str]:
         thresholds = zip(bundle.class_names, bundle.thresholds, strict=True)
         yield ", ".join(f"{_escape_markdown(name)} {threshold:.3f}" for name, threshold in thresholds) + "."
     elif known := bundle.known:
-        yield f"Every image gets one of the classes above. Where the output `known` is below {KNOWN_AT}, it is probably"
+        yield f"Every image gets one of the classes above. If the output `known` is below {KNOWN_AT}, the image"
         share = format_percent(1 - known.share, 0)
-        yield f"none of them; this is also the case for {share} of {known.count} validation images."
+        yield f"probably belongs to none of them; this is also the case for {share} of {known.count} validation images."
     else:
         yield "Every image gets one of the classes above, even one that shows none of them."
     if bundle.unknown_below:

@@ -113,7 +113,7 @@ def compare_runs(runs: AnyPath | Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
     """
     paths = dict.fromkeys(map(Path, [runs] if isinstance(runs, str | os.PathLike) else runs))
     if len(paths) < 2:
-        raise InputError("compare requires at least two run folders: mlimages compare runs/a runs/b")
+        raise InputError("compare requires at least two run folders, as in `mlimages compare runs/a runs/b`")
     folders = sorted(map(_read_finished_run, paths), key=lambda run: -run.score.value)
     if len({run.score_name for run in folders}) > 1:
         raise InputError("multi-label runs cannot be compared with single-label runs: compare each kind by itself")

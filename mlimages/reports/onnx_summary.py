@@ -190,7 +190,9 @@ def _network_notes(bundle: OnnxBundle) -> Iterator[str]:
     kind = "multi-label, " if bundle.multi_label else ""
     yield f"network: {bundle.model}, {kind}{len(names)} classes: {', '.join(names[:8])}{more}"
     size = f"{image.width} x {image.height} px" + (", gray" if image.gray_scale else "")
-    resize = f"shorter side to {image.shorter_px} px, centre" if image.resize == "shorter" else f"{image.resize} to"
+    resize = (
+        f"shorter side to {image.shorter_px} px, centre crop" if image.resize == "shorter" else f"{image.resize} to"
+    )
     exact = ", bit-identical to Pillow" if bundle.exact_resize else ""
     yield (
         f"images: {resize} {size}, " + ("in the graph" if bundle.includes_preprocessing else "not in the graph") + exact

@@ -219,7 +219,7 @@ def test_pages_and_comparison_show_average_precision(trained: FineTuneResult, cl
     assert other.against_best.difference.value == pytest.approx(other.score.value - best.score.value)
     assert "paired bootstrap" in comparison_html([best, other])
     card = model_card(OnnxBundle.read(trained.run))
-    assert "an image may have any number of 3 classes: bright, frame, red." in card
+    assert "an image may belong to any number of 3 classes: bright, frame, red." in card
 
 
 def test_what_needs_one_class_per_image_is_refused_with_what_to_do(
