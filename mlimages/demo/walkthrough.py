@@ -76,7 +76,7 @@ class _Walkthrough:
 
     def run(self) -> None:
         """Run all steps and show a table of their results."""
-        pages = make_digit_pages(seed=0)
+        pages = make_digit_pages()
         with serve_pages(pages) as url:
             summaries = [
                 self._gather("old", url, [page for page in pages if page.label < "5"]),
