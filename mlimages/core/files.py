@@ -251,16 +251,16 @@ def fingerprint(path: Path | str) -> bytes | None:
     """
     try:
         if is_remote(path):
-            return _object_state(as_path(path))
+            return _fingerprint_object(as_path(path))
         if member := find_member(path):
-            return _member_state(member)
+            return _fingerprint_member(member)
         found = os.stat(path)  # noqa: PTH116  # twice as fast as Path's
     except OSError:
         return None
     return _STATE.pack(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino & (2**64 - 1))
 
 
-def _object_state(path: Path) -> bytes:
+def _fingerprint_object(path: Path) -> bytes:
     """Return the fingerprint of an object; its ETag tells contents apart that were written within a second."""
     found = path.stat()
     info: dict[str, object] = found.as_info()  # type: ignore[attr-defined]  # mypy sees a Path
@@ -275,7 +275,7 @@ def read_file(path: Path) -> bytes:
     return member.read() if member else path.read_bytes()
 
 
-def _member_state(member: Member) -> bytes:
+def _fingerprint_member(member: Member) -> bytes:
     _, modified, changed, inode = member.state
     return _STATE.pack(member.size, modified, changed, (inode + member.offset) & (2**64 - 1))
 
