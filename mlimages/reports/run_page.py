@@ -28,17 +28,7 @@ from mlimages.core import (
 )
 from mlimages.inference import Explanation, Predictor, data_path, explain, model_file
 from mlimages.labels import LabelFile
-from mlimages.reports import plots
-from mlimages.reports.pages import (
-    MAX_TILES,
-    GalleryTile,
-    embed_thumbnail,
-    format_mistake,
-    make_image_tile,
-    make_matrix_cells,
-    render,
-    to_data_url,
-)
+from mlimages.reports import pages, plots
 from mlimages.reports.run_folder import Predictions, RunFolder, read_run
 from mlimages.reports.suspects import Suspect, read_suspects
 
@@ -75,7 +65,7 @@ def draw_run(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     if run.predictions and not run.predictions.is_multi_label:
         plots.save_png(plots.plot_confusion_matrix(run.confusion, run.class_names), confusion, overwrite=overwrite)
     with write_output(page, overwrite=overwrite) as part:
-        part.write_text(render("run.html", **_make_template_values(run)), encoding="utf-8")
+        part.write_text(pages.render("run.html", **_make_template_values(run)), encoding="utf-8")
     return page
 
 
@@ -90,7 +80,7 @@ def _make_template_values(run: RunFolder) -> dict[str, Any]:
         "count": run.val_count,
         "best_epoch": run.figures.get("best_epoch"),
         "mistakes": list(_make_mistake_tiles(run)),
-        "suspects": None if suspects is None else [_make_suspect_tile(each, run) for each in suspects[:MAX_TILES]],
+        "suspects": suspects and [_make_suspect_tile(each, run) for each in suspects[: pages.MAX_TILES]],
         "suspect_count": len(suspects or ()),
         "run": shlex.quote(str(run.path)),
         "drop": shlex.quote(str(run.path / "suspects.tsv")),
@@ -115,7 +105,7 @@ def _make_class_tables(run: RunFolder) -> dict[str, Any]:
     return {
         "rows": [],
         "classes": class_scores(run.confusion, run.class_names),
-        "cells": make_matrix_cells(run.confusion),
+        "cells": pages.make_matrix_cells(run.confusion),
         "confused": _find_most_confused_classes(run.confusion, run.class_names),
     }
 
@@ -157,23 +147,23 @@ def _find_most_confused_classes(confusion: Confusion, names: Sequence[str]) -> l
     return sorted(pairs, key=lambda pair: (-pair[2], pair))[:10]
 
 
-def _make_mistake_tiles(run: RunFolder) -> Iterator[GalleryTile]:
+def _make_mistake_tiles(run: RunFolder) -> Iterator[pages.GalleryTile]:
     """Yield the wrong predictions, the most confident first; the first few with their explanations."""
     if run.predictions is None:
         return
     found, explainer = run.predictions, _load_explainer(run)
     predicted = found.predicted
-    for number, index in enumerate(_rank_mistakes(found)[:MAX_TILES]):
+    for number, index in enumerate(_rank_mistakes(found)[: pages.MAX_TILES]):
         path, probabilities = found.paths[index], found.probabilities[index]  # (classes,)
         labels, guesses = (_class_indices(each[index]) for each in (found.labels, predicted))
         scores = [ClassScore(run.class_names[n], n, float(probabilities[n])) for n in guesses]
         scores.sort(key=lambda score: -score.probability)
-        text = format_mistake((run.class_names[n] for n in labels), scores)
-        tile = make_image_tile(path, text, image=run.preprocessing.image)
+        text = pages.format_mistake((run.class_names[n] for n in labels), scores)
+        tile = pages.make_image_tile(path, text, image=run.preprocessing.image)
         why = explain(explainer, path) if explainer and number < MAX_EXPLAINED else None
         if isinstance(why, Explanation):
-            overlay = to_data_url(np.asarray(why.overlay()))
-            tile = GalleryTile((*tile.images, overlay), (*tile.lines, str(why)))
+            overlay = pages.to_data_url(np.asarray(why.overlay()))
+            tile = pages.GalleryTile((*tile.images, overlay), (*tile.lines, str(why)))
         yield tile
 
 
@@ -205,12 +195,12 @@ def _load_explainer(run: RunFolder) -> Predictor | None:
     return None
 
 
-def _make_suspect_tile(suspect: Suspect, run: RunFolder) -> GalleryTile:
+def _make_suspect_tile(suspect: Suspect, run: RunFolder) -> pages.GalleryTile:
     text = f"{suspect.label}, possibly {suspect.likely} ({format_percent(suspect.confidence, 0)})"
-    return make_image_tile(suspect.path, text, image=run.preprocessing.image)
+    return pages.make_image_tile(suspect.path, text, image=run.preprocessing.image)
 
 
-def _make_label_conflict_tiles(run: RunFolder) -> list[GalleryTile]:
+def _make_label_conflict_tiles(run: RunFolder) -> list[pages.GalleryTile]:
     """Return groups of near-duplicates with different labels; empty in a multi-label run, or if there are too many
     images."""
     items = [item for name in ("train.txt", "val.txt") for item in LabelFile(run.path / name)]
@@ -222,11 +212,11 @@ def _make_label_conflict_tiles(run: RunFolder) -> list[GalleryTile]:
         groups.setdefault(number, []).append(path)
     candidates = (_choose_one_of_each_class(sorted(paths), label_of) for _, paths in sorted(groups.items()))
     return [
-        GalleryTile(
-            tuple(embed_thumbnail(path, run.preprocessing.image) for path in paths),
+        pages.GalleryTile(
+            tuple(pages.embed_thumbnail(path, run.preprocessing.image) for path in paths),
             tuple(f"{run.class_names[label_of[path]]} {path.parent.name}/{path.name}" for path in paths),
         )
-        for paths in islice((paths for paths in candidates if len(paths) > 1), MAX_TILES)
+        for paths in islice((paths for paths in candidates if len(paths) > 1), pages.MAX_TILES)
     ]
 
 
