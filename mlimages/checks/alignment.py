@@ -1,11 +1,11 @@
-"""Align two thumbnails of which one may show a part of the other, and measure how well they agree.
+"""Align two thumbnails, one of which may be a crop of the other, and compute their correlation.
 
-1. Local contrast: each pixel minus the mean around it, divided by the standard deviation around it. Changes of
-   brightness, contrast and colour, gradients and half-transparent text leave most of it as it is.
-2. Placement: one thumbnail, in each of the eight orientations, is searched in the other at several scales and every
+1. Contrast normalization: each pixel minus the local mean, divided by the local standard deviation. The result hardly
+   changes with brightness, contrast and colour, gradients and half-transparent text.
+2. Placement: one thumbnail, in each of the eight orientations, is matched to the other at several scales and every
    position, at half size.
 3. Refinement: the best placement is improved by an affine transform (Gauss-Newton with the mean of both gradients:
-   Benhimane and Malis, IROS 2004). The correlation of the local contrasts is the result.
+   Benhimane and Malis, IROS 2004). The result is the correlation of the normalized thumbnails.
 """
 
 from __future__ import annotations
@@ -16,51 +16,52 @@ from numpy.typing import NDArray
 from mlimages.checks.near_duplicates import ORIENTATIONS
 
 THUMB_PX = 64
-"""Side of a thumbnail that is compared."""
+"""Width and height of the thumbnails that are compared."""
 
 SCALES = (1.0, 0.93, 0.87, 0.81, 0.75, 0.70, 0.65, 0.60, 0.55)
-"""Sides of the part that one image may show of the other; refinement covers what lies between."""
+"""Scales at which the crop is placed in the other image; refinement covers the scales in between."""
 
 COARSE_PX = THUMB_PX // 2
 COARSE_RADIUS, RADIUS = 5, 4
-"""Pixels in each direction around a pixel whose contrast is normalized, at half and at full size."""
+"""Radius in pixels of the local mean and standard deviation, at half and at full size."""
 
 NOISE = 6.0
-"""Standard deviation that is added, in levels: less contrast than this is not enlarged."""
+"""Level added to the local standard deviation, so that weaker contrast than this is not amplified."""
 
 STEPS = 8
 """Iterations of the refinement."""
 
 MAX_STEP = 0.15
-"""Maximum change of a coefficient in one iteration, in half sides of the image."""
+"""Maximum change of a coefficient of the transform in one iteration; the image has a width of 2."""
 
 MIN_OVERLAP = 0.6
-"""Minimum share of the part that must lie within the other image."""
+"""Minimum share of the crop that must lie within the other image."""
 
 Floats = NDArray[np.floating]
 
 
-def aligned_correlations(ones: NDArray[np.uint8], others: NDArray[np.uint8]) -> Floats:
-    """Return the correlation `(n,)`, at most 1, of pairs of gray thumbnails `(n, 64, 64)` in their best alignment."""
-    pair = [_SMOOTH @ thumbs.astype(np.float32) @ _SMOOTH.T for thumbs in (ones, others)]
+def align_and_correlate(thumbnails: NDArray[np.uint8], other_thumbnails: NDArray[np.uint8]) -> Floats:
+    """Return the correlation `(n,)`, at most 1, of each pair of gray thumbnails `(n, 64, 64)` in its best alignment."""
+    pair = [_SMOOTH @ thumbs.astype(np.float32) @ _SMOOTH.T for thumbs in (thumbnails, other_thumbnails)]
     one, other = (_HALVE @ images @ _HALVE.T for images in pair)
     found = np.stack([_find_best_placements(one, other), _find_best_placements(other, one)])  # (2, n, 5)
-    role, index = found[:, :, 0].argmax(axis=0), np.arange(len(ones))
+    role, index = found[:, :, 0].argmax(axis=0), np.arange(len(thumbnails))
     placement = found[role, index]
-    part, whole = np.stack(pair)[role, index], np.stack(pair)[1 - role, index]
-    oriented = np.stack([orientation.apply_to_images(part) for orientation in ORIENTATIONS])
-    return _refine_placements(oriented[placement[:, 4].astype(np.intp), index], whole, placement[:, 1:4])
+    crops, images = np.stack(pair)[role, index], np.stack(pair)[1 - role, index]
+    oriented = np.stack([orientation.apply_to_images(crops) for orientation in ORIENTATIONS])
+    return _refine_placements(oriented[placement[:, 4].astype(np.intp), index], images, placement[:, 1:4])
 
 
-def _find_best_placements(crops: Floats, wholes: Floats) -> Floats:
-    """Return correlation, scale, left, top and orientation of the best placement of `crops`, in shares: `(n, 5)`."""
-    target = _local_contrast(wholes, _COARSE_BOX)
+def _find_best_placements(crops: Floats, images: Floats) -> Floats:
+    """Return the best placement of each crop in its image: correlation, scale, left, top and index of the orientation
+    `(n, 5)`; left and top are fractions of the image."""
+    target = _normalize_contrast(images, _COARSE_BOX)
     spectrum = np.fft.rfft2(target)
     sums = np.pad((target * target).cumsum(axis=1).cumsum(axis=2), ((0, 0), (1, 0), (1, 0)))
     best = np.full((len(crops), 5), -1, np.float32)
     for size in (round(scale * COARSE_PX) for scale in SCALES):
-        shrink = _resize_matrix(COARSE_PX, size)
-        template = _local_contrast(shrink @ crops @ shrink.T, _box_filter(size, COARSE_RADIUS))
+        shrink = _make_resize_matrix(COARSE_PX, size)
+        template = _normalize_contrast(shrink @ crops @ shrink.T, _make_box_filter(size, COARSE_RADIUS))
         template /= np.linalg.norm(template, axis=(1, 2), keepdims=True) + 1e-6
         places = COARSE_PX - size + 1
         energy = sums[:, size:, size:] - sums[:, :-size, size:] - sums[:, size:, :-size] + sums[:, :-size, :-size]
@@ -77,34 +78,34 @@ def _find_best_placements(crops: Floats, wholes: Floats) -> Floats:
     return best.astype(np.float32)
 
 
-def _refine_placements(crops: Floats, wholes: Floats, placements: Floats) -> Floats:
-    """Return the best correlation `(n,)` while an affine transform is fitted, which begins at `placements` `(n, 3)`.
+def _refine_placements(crops: Floats, images: Floats, placements: Floats) -> Floats:
+    """Fit an affine transform that starts at `placements` `(n, 3)`; return the best correlation `(n,)`.
 
-    Coordinates run from -1 to 1 over an image; a transform maps those of the part to those of the whole.
+    Coordinates run from -1 to 1 over an image; a transform maps those of the crop to those of the image.
     """
     scale, corner = placements[:, 0], placements[:, 1:]
     transform: Floats = np.zeros((len(crops), 3, 3), np.float32)
     transform[:, (0, 1), (0, 1)] = scale[:, None]
     transform[:, :2, 2] = 2 * corner + scale[:, None] - 1
     transform[:, 2, 2] = 1
-    wanted = _local_contrast(crops, _BOX)
-    wanted_slopes = _gradients(wanted)
+    wanted = _normalize_contrast(crops, _BOX)
+    wanted_slopes = _compute_gradients(wanted)
     best = np.full(len(crops), -1, np.float32)
     for _ in range(STEPS + 1):
-        shown, inside = _interpolate(wholes, transform @ _GRID)
-        shown = _local_contrast(shown, _BOX)
-        slopes = (wanted_slopes + _gradients(shown)) / 2 * inside[:, None]  # (n, 2, M)
+        shown, inside = _interpolate(images, transform @ _GRID)
+        shown = _normalize_contrast(shown, _BOX)
+        slopes = (wanted_slopes + _compute_gradients(shown)) / 2 * inside[:, None]  # (n, 2, M)
         wanted_flat, shown_flat = wanted.reshape(len(crops), -1), shown.reshape(len(crops), -1)
         product = np.vecdot(wanted_flat * inside, shown_flat)
         norms = np.vecdot(wanted_flat * inside, wanted_flat) * np.vecdot(shown_flat * inside, shown_flat)
         correlation = product / np.sqrt(norms + 1e-6)
         best = np.maximum(best, np.where(inside.mean(axis=1) > MIN_OVERLAP, correlation, -1))
-        transform = transform @ _gauss_newton_step(slopes, wanted_flat - shown_flat)
+        transform = transform @ _compute_gauss_newton_step(slopes, wanted_flat - shown_flat)
     return best
 
 
-def _gauss_newton_step(gradients: Floats, differences: Floats) -> Floats:
-    """Return the transform `(n, 3, 3)` near the identity that reduces the difference `(n, M)` most."""
+def _compute_gauss_newton_step(gradients: Floats, differences: Floats) -> Floats:
+    """Return the update `(n, 3, 3)` of the transform for gradients `(n, 2, M)` and differences `(n, M)`."""
     jacobian = (gradients[:, :, None] * _GRID).reshape(len(gradients), 6, -1)
     normal = jacobian @ jacobian.transpose(0, 2, 1)
     damping = np.trace(normal, axis1=1, axis2=2) / 6000 + 1e-3
@@ -116,7 +117,7 @@ def _gauss_newton_step(gradients: Floats, differences: Floats) -> Floats:
 
 
 def _interpolate(images: Floats, positions: Floats) -> tuple[Floats, Floats]:
-    """Interpolate images at places `(n, 3, M)`; return them, and whether each place is inside `(n, M)`, as 0 or 1."""
+    """Interpolate images at positions `(n, 3, M)`; return them, and 1 for each position inside, else 0 `(n, M)`."""
     pixels = (positions[:, :2] + 1) * (THUMB_PX / 2) - 0.5
     inside: Floats = np.asarray(np.all(abs(positions[:, :2]) <= 1, axis=1), np.float32)
     pixels = np.clip(pixels, 0, THUMB_PX - 1.001)
@@ -132,7 +133,7 @@ def _interpolate(images: Floats, positions: Floats) -> tuple[Floats, Floats]:
     return shown.reshape(images.shape), inside
 
 
-def _gradients(images: Floats) -> Floats:
+def _compute_gradients(images: Floats) -> Floats:
     """Return the derivatives along x and y `(n, 2, M)`; coordinates as in `_refine_placements`."""
     slopes = np.zeros((len(images), 2, *images.shape[1:]), np.float32)
     slopes[:, 0, :, 1:-1] = images[:, :, 2:] - images[:, :, :-2]
@@ -140,7 +141,7 @@ def _gradients(images: Floats) -> Floats:
     return slopes.reshape(len(images), 2, -1) * (THUMB_PX / 4)
 
 
-def _local_contrast(images: Floats, box: Floats) -> Floats:
+def _normalize_contrast(images: Floats, box: Floats) -> Floats:
     centered = images - box @ images @ box.T
     contrast: Floats = centered / np.sqrt(box @ (centered * centered) @ box.T + NOISE**2)
     return contrast
@@ -152,32 +153,25 @@ def _normalize_rows(weights: NDArray[np.floating]) -> Floats:
     return rows
 
 
-def _squared_distances(size: int) -> NDArray[np.intp]:
+def _pixel_distances(size: int) -> NDArray[np.intp]:
     return abs(np.subtract.outer(np.arange(size), np.arange(size)))
 
 
-def _box_filter(size: int, radius: int) -> Floats:
+def _make_box_filter(size: int, radius: int) -> Floats:
     """Return the matrix that averages over `radius` pixels in both directions."""
-    return _normalize_rows((_squared_distances(size) <= radius).astype(np.float32))
+    return _normalize_rows((_pixel_distances(size) <= radius).astype(np.float32))
 
 
-def _resize_matrix(size: int, new_size: int) -> Floats:
+def _make_resize_matrix(size: int, new_size: int) -> Floats:
     """Return the matrix that shrinks an axis with a triangular filter: `(new_size, size)`."""
     factor = size / new_size
     centers = (np.arange(new_size) + 0.5) * factor - 0.5
     return _normalize_rows(np.maximum(0, 1 - abs(np.arange(size) - centers[:, None]) / factor))
 
 
-_SMOOTH = _normalize_rows(np.maximum(0, 2.0 - _squared_distances(THUMB_PX)))
-_HALVE = _resize_matrix(THUMB_PX, COARSE_PX)
-_BOX, _COARSE_BOX = _box_filter(THUMB_PX, RADIUS), _box_filter(COARSE_PX, COARSE_RADIUS)
-
-
-def _grid() -> Floats:
-    """Return the coordinates x, y and 1 of all pixels: `(3, M)`."""
-    axis = (np.arange(THUMB_PX) + 0.5) * 2 / THUMB_PX - 1
-    x, y = np.meshgrid(axis, axis)
-    return np.stack([x.ravel(), y.ravel(), np.ones(x.size)]).astype(np.float32)
-
-
-_GRID = _grid()
+_SMOOTH = _normalize_rows(np.maximum(0, 2.0 - _pixel_distances(THUMB_PX)))
+_HALVE = _make_resize_matrix(THUMB_PX, COARSE_PX)
+_BOX, _COARSE_BOX = _make_box_filter(THUMB_PX, RADIUS), _make_box_filter(COARSE_PX, COARSE_RADIUS)
+_AXIS = (np.arange(THUMB_PX) + 0.5) * 2 / THUMB_PX - 1
+_GRID = np.stack([*np.meshgrid(_AXIS, _AXIS), np.ones((THUMB_PX, THUMB_PX))]).reshape(3, -1).astype(np.float32)
+"""The coordinates x, y and 1 of all pixels: `(3, M)`."""

@@ -29,8 +29,8 @@ CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp BLOB, image INTEG
 
 
 @dataclass(frozen=True, slots=True)
-class Stamp:
-    """The state of a file: absolute path and `fingerprint`."""
+class FileState:
+    """The absolute path of a file, and its `core.fingerprint`."""
 
     path: str
     state: bytes
@@ -38,7 +38,7 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True)
 class ExaminedImage:
-    """The serialized measurements of an image or its fault, and the SHA-256 of its bytes (empty if unreadable)."""
+    """The SHA-256 of an image's bytes (empty if unreadable), with its serialized facts or its fault."""
 
     digest: bytes
     facts: bytes | None = None
@@ -54,10 +54,10 @@ class FactsCache:
         strict = "-strict" if STRICT_JPEG else ""
         path = cache_dir("checks") / f"facts-{VERSION}{strict}.sqlite"
         try:
-            self._db = _connect(path)
+            self._db = _open_database(path)
         except sqlite3.Error as error:
-            logger.warning("cannot open the check cache, continuing without it (%s: %s)", path, error)
-            self._db = _connect(":memory:")
+            logger.warning("cannot open the cache of `check` (%s: %s): every image is decoded again", path, error)
+            self._db = _open_database(":memory:")
 
     def __enter__(self) -> Self:
         return self
@@ -65,64 +65,64 @@ class FactsCache:
     def __exit__(self, *_: object) -> None:
         self._db.close()
 
-    def find(self, file_stamps: Sequence[Stamp]) -> dict[str, ExaminedImage]:
+    def find(self, files: Sequence[FileState]) -> dict[str, ExaminedImage]:
         """Return the cached results of unchanged files by path, from a snapshot that lasts until `store_results`."""
-        marks = ",".join("?" * len(file_stamps))
+        states = {file.path: file.state for file in files}
+        placeholders = ",".join("?" * len(states))
         query = (
             "SELECT path, stamp, digest, facts, fault, detail FROM files JOIN images ON image = id"
-            f" WHERE path IN ({marks})"
+            f" WHERE path IN ({placeholders})"
         )
         if not self._db.in_transaction:
-            self._read("BEGIN", [])  # else each look-up locks the file, which takes longer than reading
-        seen = {stamp.path: stamp.state for stamp in file_stamps}
-        rows = self._read(query, [stamp.path for stamp in file_stamps])
-        return {path: _make_examined_image(*rest) for path, state, *rest in rows if seen[path] == state}
+            self._read_rows("BEGIN", [])  # else each look-up locks the file, which takes longer than reading
+        rows = self._read_rows(query, list(states))
+        return {path: _make_examined_image(*rest) for path, state, *rest in rows if states[path] == state}
 
-    def find_content(self, digest: bytes) -> ExaminedImage | None:
+    def find_by_digest(self, digest: bytes) -> ExaminedImage | None:
         """Return the cached result of the bytes with this SHA-256; safe to call from any thread."""
-        rows = self._read("SELECT digest, facts, fault, detail FROM images WHERE digest = ?", [digest])
+        rows = self._read_rows("SELECT digest, facts, fault, detail FROM images WHERE digest = ?", [digest])
         return _make_examined_image(*rows[0]) if rows else None
 
-    def store_results(self, results: Iterable[tuple[Stamp, ExaminedImage]]) -> None:
+    def store_results(self, results: Iterable[tuple[FileState, ExaminedImage]]) -> None:
         """Store results in one transaction, except faults that depend on a threshold or on an installed package."""
-        passing = (Fault.TOO_MANY_PIXELS, Fault.UNREADABLE, Fault.UNAVAILABLE)
-        rows = [(stamp, p) for stamp, p in results if p.digest and p.fault not in passing]
-        self._write(
+        temporary = (Fault.TOO_MANY_PIXELS, Fault.UNREADABLE, Fault.UNAVAILABLE)
+        rows = [(file, image) for file, image in results if image.digest and image.fault not in temporary]
+        self._write_rows(
             "INSERT OR IGNORE INTO images (digest, fault, detail, facts) VALUES (?, ?, ?, ?)",
-            [(p.digest, p.fault, p.detail, p.facts) for _, p in rows],
+            [(image.digest, image.fault, image.detail, image.facts) for _, image in rows],
         )
-        self._write(
+        self._write_rows(
             "INSERT OR REPLACE INTO files VALUES (?, ?, (SELECT id FROM images WHERE digest = ?))",
-            [(stamp.path, stamp.state, image.digest) for stamp, image in rows],
+            [(file.path, file.state, image.digest) for file, image in rows],
         )
 
     def find_duplicate_pairs(self, key: bytes) -> IndexPairs | None:
-        """Return the index pairs stored under this key, which identifies the set that was compared."""
-        rows = self._read("SELECT found FROM links WHERE key = ?", [key])
+        """Return the index pairs stored under this key, a hash of the images and thresholds; None if there are none."""
+        rows = self._read_rows("SELECT found FROM links WHERE key = ?", [key])
         return np.frombuffer(rows[0][0], np.int64).reshape(-1, 2) if rows else None
 
     def store_duplicate_pairs(self, key: bytes, pairs: IndexPairs) -> None:
-        """Store the index pairs of duplicates and near-duplicates of a set."""
-        self._write("INSERT OR REPLACE INTO links VALUES (?, ?)", [(key, pairs.astype(np.int64).tobytes())])
+        """Store the index pairs of duplicates and near-duplicates under a key."""
+        self._write_rows("INSERT OR REPLACE INTO links VALUES (?, ?)", [(key, pairs.astype(np.int64).tobytes())])
 
-    def _write(self, query: str, rows: Sequence[tuple[object, ...]]) -> None:
+    def _write_rows(self, query: str, rows: Sequence[tuple[object, ...]]) -> None:
         try:
             with self._lock, self._db:
                 self._db.commit()
                 self._db.executemany(query, rows)
         except sqlite3.Error as error:
-            logger.warning("cannot write the check cache: %s", error)
+            logger.warning("cannot write the cache of `check`: %s", error)
 
-    def _read(self, query: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+    def _read_rows(self, query: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
         try:
             with self._lock, closing(self._db.execute(query, values)) as cursor:
                 return cursor.fetchall()
         except sqlite3.Error as error:
-            logger.warning("cannot read the check cache: %s", error)
+            logger.warning("cannot read the cache of `check`: %s", error)
             return []
 
 
-def _connect(path: Path | str) -> sqlite3.Connection:
+def _open_database(path: Path | str) -> sqlite3.Connection:
     """Open the database with write-ahead logging: several runs may use it, and a killed one leaves it consistent."""
     db = sqlite3.connect(path, timeout=60, check_same_thread=False)
     db.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; {_SCHEMA}")

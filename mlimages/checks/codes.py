@@ -1,4 +1,4 @@
-"""Codes for faults of images, and the thresholds that determine them."""
+"""Codes of errors and warnings, and the thresholds that determine them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from mlimages.labels import Label
 
 
 class Code(StrEnum):
-    """A fault of an image; errors first, then warnings."""
+    """An error or a warning about an image or a class; errors come first."""
 
     MISSING = "missing"
     EMPTY = "empty"
@@ -73,9 +74,13 @@ MIN_IMAGES_FOR_MEDIAN = 30
 """Minimum number of images for a reliable median sharpness."""
 
 MANY = 20_000
-"""Number of images above which `Thresholds.for_count` lowers the maximum numbers of bits."""
+"""Number of images above which `Thresholds.for_count` lowers `near_bits` and `turned_bits`."""
 
-ERRORS = frozenset(list(Code)[: list(Code).index(Code.DUPLICATE)])
+ERRORS = frozenset(CODES[: CODES.index(Code.DUPLICATE)])
+
+_fraction = partial(Option, min=0, max=1)
+_level = partial(Option, min=0, max=255)
+_hash_bits = partial(Option, min=0, max=64)
 
 
 @document_fields
@@ -93,101 +98,85 @@ class Thresholds:
     """
 
     max_pixels: Annotated[
-        int, Option("too-many-pixels: the image has more pixels than this (width x height).", min=1)
+        int, Option("too-many-pixels: the image has more pixels (width x height) than this.", min=1)
     ] = MAX_PIXELS
-    min_side_px: Annotated[int, Option("tiny: the shorter side has fewer than this many pixels.", min=0)] = 32
+    min_side_px: Annotated[int, Option("tiny: the shorter side has fewer pixels than this.", min=0)] = 32
     max_aspect: Annotated[
         float, Option("odd-shape: the aspect ratio (longer / shorter side) is above this value.", min=1)
     ] = 3.0
     max_crop_loss: Annotated[
-        float, Option("crop-loss: a centred square crop removes more than this fraction of the pixels.", min=0, max=1)
+        float, _fraction("crop-loss: a centred square crop removes more than this fraction of the pixels.")
     ] = 0.5
     blank_spread: Annotated[
-        int,
-        Option("blank: maximum difference between the 98th and the 2nd percentile of luma (0 to 255).", min=0, max=255),
+        int, _level("blank: the 98th and the 2nd percentile of luma (0 to 255) differ by at most this value.")
     ] = 4
     contrast_spread: Annotated[
         int,
-        Option(
-            "low-contrast: maximum difference between the 98th and the 2nd percentile of luma; blank images "
-            "are exempt.",
-            min=0,
-            max=255,
+        _level(
+            "low-contrast: the 98th and the 2nd percentile of luma differ by at most this value; blank images are "
+            "exempt."
         ),
     ] = 40
     dark_level: Annotated[
-        int,
-        Option("dark: the 98th percentile of luma and the mean of each channel are below this value.", min=0, max=255),
+        int, _level("dark: the 98th percentile of luma and the mean of each channel are below this value.")
     ] = 64
-    bright_level: Annotated[int, Option("bright: the 2nd percentile of luma is above this value.", min=0, max=255)] = (
-        225
-    )
+    bright_level: Annotated[int, _level("bright: the 2nd percentile of luma is above this value.")] = 225
     blur: Annotated[
         float,
-        Option(
-            "blurred: the sharpness is below this value (0.25: smooth, 0.5: sharp edges, 1: noise); lowered if "
-            "most images "
-            "are blurred.",
-            min=0,
-            max=1,
+        _fraction(
+            "blurred: the sharpness is below this value (0.25: smooth, 0.5: sharp edges, 1: noise); lowered if most "
+            "images are blurred."
         ),
     ] = 0.30
     placeholder_share: Annotated[
         float,
-        Option(
+        _fraction(
             "placeholder: the two most frequent luma values cover at least this fraction of the image; tiny images "
-            "are exempt.",
-            min=0,
-            max=1,
+            "are exempt."
         ),
     ] = 0.8
     placeholder_copies: Annotated[
-        int, Option("placeholder: minimum number of images with identical content.", min=2)
+        int, Option("placeholder: at least this many images have identical bytes.", min=2)
     ] = 5
     near_bits: Annotated[
         int,
-        Option(
-            "near-duplicate: perceptual hashes differ in at most this many of 64 bits (lowered above 20,000 images).",
-            min=0, max=64,
+        _hash_bits(
+            "near-duplicate: perceptual hashes differ in at most this many of 64 bits (fewer above 20,000 images)."
         ),
-    ] = 16  # fmt: skip
+    ] = 16
     turned_bits: Annotated[
-        int, Option("near-duplicate: the same as near_bits for flipped or rotated images.", min=0, max=64)
+        int, _hash_bits("near-duplicate: the value of near_bits if one of the images is flipped or rotated.")
     ] = 12
-    near_correlation: Annotated[
-        float, Option("near-duplicate: minimum correlation of the two thumbnails.", min=0, max=1)
-    ] = 0.90
+    near_correlation: Annotated[float, _fraction("near-duplicate: minimum correlation of the two thumbnails.")] = 0.90
     crop_correlation: Annotated[
-        float,
-        Option(
-            "near-duplicate: minimum correlation between one image and the matching crop of the other.", min=0, max=1
-        ),
+        float, _fraction("near-duplicate: minimum correlation of one image with the matching crop of the other.")
     ] = 0.95
     plain_correlation: Annotated[
-        float, Option("near-duplicate: minimum correlation if one image is tiny, smooth or line art.", min=0, max=1)
+        float, _fraction("near-duplicate: minimum correlation if one image is tiny, smooth or line art.")
     ] = 0.99
     imbalance: Annotated[
-        float, Option("class-imbalance: maximum ratio of the largest class's size to this class's size.", min=1)
+        float,
+        Option("class-imbalance: the largest class has more than this many times as many images as this class.", min=1),
     ] = 10.0
 
     def __post_init__(self) -> None:
         check_options(self)
 
     def for_count(self, num_images: int) -> Thresholds:
-        """Return the thresholds for this number of images: above MANY images, the maximum numbers of hash bits are
-        lowered by 3 per factor of ten.
+        """Return the thresholds for a dataset of this size.
 
-        Of all pairs of different photographs, a share of 2e-4 is within 16 bits, and a quarter of that for every two
-        bits less, so the number of false candidates grows hardly faster than the number of images.
+        Above 20,000 images, `near_bits` and `turned_bits` are lowered by 3 per factor of ten. Of all pairs of different
+        photographs, a fraction of 2e-4 differs in at most 16 bits, and a quarter of that for every two bits less, so
+        the number of false candidates grows hardly faster than the number of images.
         """
         fewer = round(3 * math.log10(num_images / MANY)) if num_images > MANY else 0
         return replace(self, near_bits=max(0, self.near_bits - fewer), turned_bits=max(0, self.turned_bits - fewer))
 
     def for_sharpness(self, num_images: int, median: float) -> Thresholds:
-        """Return the thresholds for `num_images` images with this median sharpness.
+        """Return the thresholds for a dataset of this size and median sharpness.
 
-        If most images are blurred, for example because small images were enlarged, only images with less than half of
-        the median detail get the code `blurred`. A threshold other than the default is kept.
+        If most images are blurred, for example because small images were enlarged, `blur` is lowered to the middle
+        between 0.25 (no detail) and the median. A threshold other than the default is not changed.
         """
         if num_images < MIN_IMAGES_FOR_MEDIAN or self.blur != Thresholds().blur:
             return self
@@ -195,7 +184,7 @@ class Thresholds:
 
     @classmethod
     def parse(cls, settings: Iterable[str]) -> Thresholds:
-        """Parse `NAME=VALUE` texts.
+        """Return the default thresholds with the settings `NAME=VALUE` applied.
 
         Raises:
             InputError: an unknown name, or a value that is not a number or out of bounds.
@@ -221,15 +210,15 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A finding about an image or a class.
+    """An error or a warning about an image or a class.
 
     Attributes:
-        file: index of the label file among those given.
-        path: the image; for a finding about a class, the label file.
+        file: index of the label file in `CheckReport.files`.
+        path: path of the image; for a finding about a class, of the label file.
         label: class index in that label file; in a multi-label file, the sorted class indices of an image.
-        code: the fault.
+        code: code of the error or warning.
         detail: the measured value, or the related image, as text.
-        related: the other image of a duplicate or a leak.
+        related: path of the other image of a duplicate or a leak.
     """
 
     file: int

@@ -1,7 +1,7 @@
-"""Find near-duplicates by a network's features: strong crops, tilted images, half-transparent covers.
+"""Find near-duplicates by a network's features: strong crops, tilted images, half-transparent overlays.
 
-A threshold of the similarity of features does not separate copies from other images of the same kind. So the three
-nearest images are candidates, and each pair is aligned (see `alignment`).
+No threshold on the similarity of features separates copies from other images of the same kind. Therefore the three
+nearest neighbours of each image are candidates, and each pair is aligned (see `alignment`).
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.checks.alignment import THUMB_PX, aligned_correlations
+from mlimages.checks.alignment import THUMB_PX, align_and_correlate
 from mlimages.core import Embedder, ImageProperty, LabeledPath, Progress, require_extra
 from mlimages.images import iter_pixels
 
 NEAREST = 3
-"""Candidates of each image: the original is among them in 92 to 100 % of edited copies, by kind of edit."""
+"""Number of candidates of each image; for 92 to 100 % of edited copies, the original is among them."""
 
 MIN_CORRELATION = 0.7
 """Minimum correlation of aligned near-duplicates: of 2,400 candidates that are different images, the highest was 0.63;
 of 230 edited copies, all but one exceeded 0.75."""
 
 MAX_EXACT = 100_000
-"""Number of images up to which all are compared by matrix products, whose time grows with its square."""
+"""Maximum number of images for an exact search, whose time grows with its square."""
 
 EMBED_BATCH_SIZE, COMPARE_BATCH_SIZE = 256, 1024
 """Images whose features are computed, and rows of the matrix product, at a time."""
@@ -40,15 +40,15 @@ Features = NDArray[np.floating]
 
 
 class IndexPair(NamedTuple):
-    """Two images by index, and their correlation when aligned."""
+    """The indices of two images, and the correlation of their aligned thumbnails."""
 
-    one: int
-    other: int
+    first: int
+    second: int
     correlation: float
 
 
 def find_feature_pairs(paths: Sequence[Path], embed: Embedder, progress: Progress) -> list[IndexPair]:
-    """Return the near-duplicates among images, by index in `paths`.
+    """Return the pairs of near-duplicates, by index in `paths`.
 
     Features are held as float16 and thumbnails in a temporary file of 4 KiB for each image.
 
@@ -80,8 +80,7 @@ def require_usearch(num_images: int) -> None:
 
 
 def _compute_features(paths: Sequence[Path], embed: Embedder, progress: Progress) -> Features:
-    """Return the features, float16, minus their mean and scaled to length 1; subtracting the mean separates similar
-    images."""
+    """Return float16 features `(N, D)`, minus their mean, which separates similar images, and scaled to length 1."""
     progress.start("features", len(paths), "images")
     parts = []
     for begin in range(0, len(paths), EMBED_BATCH_SIZE):
@@ -102,11 +101,11 @@ def _iter_nearest_neighbours(features: Features) -> Iterator[tuple[int, int]]:
     nearest = _find_nearest_exactly if len(features) <= MAX_EXACT else _find_nearest_by_index
     for begin, found in nearest(features):
         for index, others in enumerate(found.tolist(), start=begin):
-            yield from ((index, other) for other in [each for each in others if each != index][:NEAREST])
+            yield from ((index, other) for other in [other for other in others if other != index][:NEAREST])
 
 
 def _find_nearest_exactly(features: Features) -> Iterator[tuple[int, NDArray[np.intp]]]:
-    """Yield for each chunk of rows its first index and the nearest neighbours of each row, including the row itself."""
+    """Yield, for each chunk of images, its first index and the nearest neighbours of each image, including itself."""
     count = min(NEAREST + 1, len(features))
     starts = range(0, len(features), COMPARE_BATCH_SIZE)
     for begin in starts:
@@ -138,12 +137,13 @@ def _find_nearest_by_index(features: Features) -> Iterator[tuple[int, NDArray[np
 def _align_pairs(
     thumbnails: NDArray[np.uint8], pairs: Sequence[tuple[int, int]], progress: Progress
 ) -> Iterator[IndexPair]:
+    """Yield the pairs whose aligned thumbnails correlate."""
     progress.start("align", len(pairs), "pairs")
     for begin in range(0, len(pairs), ALIGN_BATCH_SIZE):
         chunk = np.array(pairs[begin : begin + ALIGN_BATCH_SIZE])
-        correlations = aligned_correlations(thumbnails[chunk[:, 0]], thumbnails[chunk[:, 1]])
-        for (one, other), correlation in zip(chunk.tolist(), correlations.tolist(), strict=True):
+        correlations = align_and_correlate(thumbnails[chunk[:, 0]], thumbnails[chunk[:, 1]])
+        for (first, second), correlation in zip(chunk.tolist(), correlations.tolist(), strict=True):
             if correlation >= MIN_CORRELATION:
-                yield IndexPair(one, other, correlation)
+                yield IndexPair(first, second, correlation)
         progress.advance(len(chunk))
     progress.close()

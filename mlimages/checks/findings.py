@@ -20,14 +20,13 @@ from mlimages.labels import Label
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Findings:
-    """All findings by file and line; iterating reads the paths from the label files again.
+    """All findings of a check, sorted by file and line; iterating reads the paths from the label files again.
 
     Attributes:
-        images: the images.
-        rows: columns `index` of the image, `code` as index in `CODES`, and `other`, the index of the related image or
-            -1; sorted by index and code `(N,)`.
-        related: paths of the images in `other`.
-        thresholds: the thresholds that were applied.
+        images: table of the images.
+        rows: rows of `FINDING_ROW`, sorted by index and code `(N,)`.
+        related: paths of the related images by index.
+        thresholds: thresholds of the check.
         class_findings: findings about whole classes.
     """
 
@@ -38,9 +37,8 @@ class Findings:
     class_findings: Sequence[Finding]
 
     def __repr__(self) -> str:
-        return (
-            f"<{len(self)} Findings: {', '.join(f'{count} {code}' for code, count in sorted(self.counts().items()))}>"
-        )
+        counts = ", ".join(f"{count} {code}" for code, count in sorted(self.counts().items()))
+        return f"<{len(self)} Findings: {counts}>"
 
     def __len__(self) -> int:
         return len(self.rows) + len(self.class_findings)
@@ -49,7 +47,7 @@ class Findings:
         return self.select()
 
     def select(self, codes: Collection[Code] = CODES, *, file: int | None = None) -> Iterator[Finding]:
-        """Yield the findings with these codes, of one label file (by index) or of all.
+        """Yield the findings with these codes, of all label files or of the one with index `file`.
 
         Raises:
             LabelFileError: a label file has been removed or changed since the check.
@@ -57,21 +55,23 @@ class Findings:
         wanted = self.rows[np.isin(self.rows["code"], [CODES.index(code) for code in codes])]
         for number in range(len(self.images.files)) if file is None else (file,):
             begin, end = np.searchsorted(wanted["index"], self.images.starts[number : number + 2])
-            yield from self._read(number, wanted[begin:end])
-        yield from (one for one in self.class_findings if one.code in codes and file in (None, one.file))
+            yield from self._read_findings(number, wanted[begin:end])
+        yield from (each for each in self.class_findings if each.code in codes and file in (None, each.file))
 
     def counts(self) -> Counter[Code]:
-        """Count the findings by code."""
+        """Return the number of findings of each code."""
         of_images = np.bincount(self.rows["code"], minlength=len(CODES)).tolist()
-        return Counter(one.code for one in self.class_findings) + Counter(dict(zip(CODES, of_images, strict=True)))
+        return Counter(finding.code for finding in self.class_findings) + Counter(
+            dict(zip(CODES, of_images, strict=True))
+        )
 
     def error_mask(self) -> NDArray[np.bool_]:
-        """Return whether each image has an error `(N,)`."""
+        """Return whether each image has an error, bool `(N,)`."""
         found = np.zeros(len(self.images), np.bool_)
         found[self.rows["index"][self.rows["code"] < len(ERRORS)]] = True
         return found
 
-    def _read(self, file: int, rows: NDArray[np.void]) -> Iterator[Finding]:
+    def _read_findings(self, file: int, rows: NDArray[np.void]) -> Iterator[Finding]:
         images = self.images.read(file)
         index, path = -1, ""
         label: Label = 0
@@ -79,9 +79,9 @@ class Findings:
             while index < row["index"]:
                 index, path, label = next(images)
             related = self.related.get(int(row["other"]))
-            yield Finding(file, as_path(path), label, CODES[row["code"]], self._detail(row), related)
+            yield Finding(file, as_path(path), label, CODES[row["code"]], self._describe(row), related)
 
-    def _detail(self, row: np.void) -> str:
+    def _describe(self, row: np.void) -> str:
         index, code, other = row["index"], row["code"], int(row["other"])
         if other >= 0:
             same = bool((self.images.digest[index] == self.images.digest[other]).all())
@@ -92,7 +92,7 @@ class Findings:
 
 
 def merge_rows(*rows: NDArray[np.void]) -> NDArray[np.void]:
-    """Sort rows by index and code; of several rows for one image and code, the first is kept."""
+    """Merge rows and sort them by index and code; of several rows for one image and code, keep the first."""
     every = np.concatenate(rows)
     _, first = np.unique(every["index"].astype(np.int64) * len(CODES) + every["code"], return_index=True)
     return every[first]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from itertools import chain, count
 from pathlib import Path
 
 from mlimages.checks.codes import Code, Finding
@@ -17,40 +17,40 @@ BROKEN = {Code.EMPTY, Code.NOT_AN_IMAGE, Code.TRUNCATED, Code.CORRUPT, Code.TOO_
 
 
 def plan_moves(report: CheckReport) -> list[Move]:
-    """Return the moves: broken files to `NAME_quarantine` beside the label file, files with a wrong suffix to
-    the same name with the correct one.
+    """Plan to move broken files to `NAME_quarantine` beside the label file, and to correct wrong suffixes.
 
-    Nothing is overwritten: if a target exists, `_2`, `_3` ... is appended. No file is moved twice, and what is in the
-    quarantine stays there.
+    Nothing is overwritten: if a target exists, `_2`, `_3` ... is appended. No file is moved twice, and files in the
+    quarantine stay there.
 
     Raises:
         InputError: an image is remote or in a shard.
     """
     if any(is_remote(finding.path) or is_member(finding.path) for finding in report.findings):
         raise InputError(
-            "--fix supports only local files outside shards: use NAME_checked.txt, which excludes the broken images"
+            "--fix cannot move remote images or images in shards: use NAME_checked.txt, which excludes broken images"
         )
     taken: set[Path] = set()
     moves: dict[str, Move] = {}
     for finding in report.findings:
         folder, name = os.path.split(os.path.abspath(finding.path))  # noqa: PTH100
         source = os.path.join(os.path.realpath(folder), name)  # noqa: PTH118  # a link to the file itself is kept
-        if source in moves or not (wanted := _target_path(report, finding)):
+        if source in moves or not (wanted := _choose_target(report, finding)):
             continue
-        target = next(path for path in _iter_numbered_paths(wanted) if path not in taken and not os.path.lexists(path))
+        candidates = chain([wanted], (wanted.with_stem(f"{wanted.stem}_{number}") for number in count(2)))
+        target = next(path for path in candidates if path not in taken and not os.path.lexists(path))
         taken.add(target)
         moves[source] = Move(finding.path, target, finding.code)
     return list(moves.values())
 
 
 def move_files(moves: list[Move]) -> None:
-    """Move each image to the path that `plan_moves` chose, and create its folder; no file is deleted or overwritten."""
+    """Move each image to its target, creating folders as needed; no file is deleted or overwritten."""
     for move in moves:
         move.target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(move.source, move.target)
 
 
-def _target_path(report: CheckReport, finding: Finding) -> Path | None:
+def _choose_target(report: CheckReport, finding: Finding) -> Path | None:
     if finding.code in BROKEN:
         labels = report.files[finding.file]
         source, root = (Path(os.path.abspath(path)) for path in (finding.path, labels.img_root))  # noqa: PTH100  # as above
@@ -65,11 +65,3 @@ def _target_path(report: CheckReport, finding: Finding) -> Path | None:
         except ImageError:
             return None
     return None
-
-
-def _iter_numbered_paths(path: Path) -> Iterator[Path]:
-    yield path
-    number = 2
-    while True:
-        yield path.with_stem(f"{path.stem}_{number}")
-        number += 1

@@ -1,4 +1,4 @@
-"""Measure the properties of an image that the checks use, in one decoding."""
+"""Decode an image once, and measure the properties that the checks use."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ GREY_CHROMA = 2
 """Maximum distance of Cb and Cr from 128 in a grayscale image saved as a colour JPEG."""
 
 COLOURED = 9
-"""If the means of red, green and blue differ by more, some Cb or Cr exceeds GREY_CHROMA (JFIF 1.02)."""
+"""If the means of red, green and blue differ by more than this, some Cb or Cr exceeds GREY_CHROMA (JFIF 1.02)."""
 
 ONE_THREAD = 10_000
-"""OpenBLAS multiplies longer vectors in all its threads, which then busy-wait and take CPU time from the other workers.
-"""
+"""Maximum length of vectors that OpenBLAS multiplies in one thread; its other threads would busy-wait and take CPU time
+from the other workers."""
 
 FLAT_SPREAD = 6
-"""Maximum distance from MID_GREY of the levels in a flat area of a JPEG."""
+"""Maximum difference from MID_GREY of the levels in a flat area of a JPEG."""
 
 MID_GREY = 128
 
@@ -52,18 +52,18 @@ class Facts(NamedTuple):
         width, height: size of the upright image in pixels.
         orientation: EXIF orientation, 1 (upright) to 8.
         animated: whether the file has more than one frame.
-        deep: whether it has more than 8 bits per channel.
-        irregular: whether it is a JPEG with padding or unusual header values but intact pixels.
-        transparent: whether any pixel shows the background.
-        grey: whether it has no colour.
+        deep: whether the file has more than 8 bits per channel.
+        irregular: whether the file is a JPEG with padding or unusual header values but intact pixels.
+        transparent: whether any pixel is at least partly transparent.
+        grey: whether the image has no colour.
         low, high: 2nd and 98th percentile of the luma levels, 0..255.
         typical: median of the luma levels.
-        two_levels: share of the image that the two most frequent luma levels cover.
-        flat_bottom: share of the height, from the bottom, that is uniformly mid-gray, in percent.
-        sharpness: energy of differences between neighbouring pixels over that between pixels two apart: 0.25 for a
-            smooth image, about 0.5 for sharp edges, 1 for noise; independent of contrast.
-        red, green, blue: mean levels, 0..255.
-        thumb: 16 x 16 luma, row by row, upright.
+        two_levels: fraction of the image that the two most frequent luma levels cover.
+        flat_bottom: percentage of the height, from the bottom, that is uniformly mid-gray.
+        sharpness: sum of squared differences between neighbouring pixels, divided by that between pixels two apart:
+            0.25 for a smooth image, about 0.5 for sharp edges, 1 for noise; independent of contrast.
+        red, green, blue: mean of each channel, 0..255.
+        thumb: luma of the upright image at 16 x 16 pixels, row by row.
     """
 
     format: str
@@ -88,7 +88,7 @@ class Facts(NamedTuple):
     thumb: bytes
 
     def pack(self) -> bytes:
-        """Serialize the facts to bytes, for the cache and for `make_facts_table`."""
+        """Serialize the facts to bytes; `make_facts_table` reads them."""
         return _LAYOUT.pack(self.format.encode()[:8], self.mode.encode()[:8], *self[2:])
 
 
@@ -97,19 +97,18 @@ FactsTable = NDArray[Any]
 
 
 def make_facts_table(packed_facts: Iterable[bytes]) -> FactsTable:
-    """Deserialize facts into a structured array, one row per image."""
+    """Return a structured array with one row per image from the results of `Facts.pack`."""
     return np.frombuffer(b"".join(packed_facts), dtype=_ROW)
 
 
 @raises_image_error
 def examine(data: bytes, *, max_pixels: int) -> Facts:
-    """Decode all of an image file and measure it.
+    """Decode an image file completely, and return its measurements.
 
-    A JPEG is decoded at the smallest sufficient scale, which still reads every byte, and strictly if simplejpeg is
-    installed.
+    A JPEG is decoded at a reduced scale, which still reads every byte, and by simplejpeg if that is installed.
 
     Raises:
-        ImageError: with the image's `Fault`.
+        ImageError: the image cannot be decoded.
     """
     decoded = decode(data, max_pixels=max_pixels, options=_choose_decode_options)
     small, mode = decoded.image, decoded.header.mode
@@ -145,7 +144,7 @@ def examine(data: bytes, *, max_pixels: int) -> Facts:
 
 
 def _choose_decode_options(header: ImageHeader) -> DecodeOptions:
-    """Return the decoding options; the stored orientation is kept: decoders fill a truncated JPEG at its bottom."""
+    """Keep the stored orientation, since decoders fill the bottom of a truncated JPEG with gray."""
     width, height = header.size
     factor = max(1, min(width, height) // WORK_PX)
     return DecodeOptions(min_size=(width // factor, height // factor), reduce_to=WORK_PX, strict=True, upright=False)
@@ -160,7 +159,7 @@ def _is_grey(image: Image.Image, channel_means: tuple[int, ...]) -> bool:
 
 
 def _compute_luma_statistics(luma_image: Image.Image) -> tuple[int, int, int, float]:
-    """Return the 2nd, 98th and 50th percentile, and the share of the two most frequent levels."""
+    """Return the 2nd, 98th and 50th percentile of luma, and the fraction that the two most frequent levels cover."""
     counts, pixels = luma_image.histogram(), luma_image.width * luma_image.height
     below = list(accumulate(counts))  # without NumPy, whose calls take about 5 us each between decodings
     low, typical, high = (bisect_left(below, share * pixels) for share in (0.02, 0.5, 0.98))

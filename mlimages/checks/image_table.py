@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate, chain
 from pathlib import Path
 
@@ -25,21 +26,21 @@ FINDING_ROW = np.dtype([("index", "i4"), ("code", "i1"), ("other", "i4")])
 
 @dataclass(frozen=True, slots=True)
 class ImageTable:
-    """Columns of the images; those of one label file are consecutive, and a row takes 329 bytes.
+    """Table of images, stored by column; a row takes 329 bytes, and those of one label file are consecutive.
 
     Attributes:
         files: the label files.
-        starts: index of the first image of each file, then the number of all images `(F + 1,)`.
+        starts: index of the first image of each file, and the number of images `(F + 1,)`.
         class_names: the classes of all files, merged by name.
         class_ids: for each file, the index in `class_names` of each of its class numbers.
-        class_sets: the distinct labels of images, each as indices in `class_names`; one index in single-label files.
-        class_id: label of each image, as index in `class_sets`, which in single-label files is that of its class
-            `(N,)`.
-        facts: `Facts` of each decoded image; zeros for the others `(N,)`.
-        digest: shortened SHA-256 of each decoded image's bytes; zeros for the others `(N, 2)`.
-        file_code: fault of the file itself, as index in `CODES`; -1 if there is none `(N,)`.
+        class_sets: the distinct labels, each a tuple of indices in `class_names`, with one element in single-label
+            files.
+        class_id: index in `class_sets` of each image's label `(N,)`; in single-label files, this is also the index in
+            `class_names`.
+        facts: `Facts` of each image `(N,)`; zeros if not decoded.
+        digest: first 16 bytes of the SHA-256 of each image `(N, 2)`; zeros if not decoded.
+        file_code: index in `CODES` of the fault of the file itself `(N,)`; -1 if there is none.
         file_detail: description of that fault `(N,)`.
-        texts: the distinct descriptions.
     """
 
     files: tuple[LabelFile, ...]
@@ -52,14 +53,13 @@ class ImageTable:
     digest: NDArray[np.uint64]
     file_code: NDArray[np.int8]
     file_detail: NDArray[np.object_]
-    texts: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_files(cls, files: Sequence[LabelFile]) -> ImageTable:
-        """Read the classes of all images without reading the images.
+        """Create a table with the classes of all images, without reading the images.
 
         Raises:
-            LabelFileError: a label file or a line of it cannot be read.
+            LabelFileError: a label file or one of its lines cannot be read.
         """
         _, own_names = merge_classes(files)
         class_names = tuple(dict.fromkeys(chain(*own_names)))
@@ -97,7 +97,7 @@ class ImageTable:
         return label_text(self.class_sets[self.class_id[index]], self.class_names)
 
     def class_counts(self, file: int) -> NDArray[np.intp]:
-        """Return the number of images of each class in a label file, in the order of `class_names` `(K,)`."""
+        """Return the number of images of each class `(K,)` in a label file, in the order of `class_names`."""
         counts = np.zeros(len(self.class_names), np.intp)
         of_sets = np.bincount(self.class_id[slice(*self.starts[file : file + 2])], minlength=len(self.class_sets))
         for classes, count in zip(self.class_sets, of_sets, strict=True):
@@ -111,10 +111,10 @@ class ImageTable:
         return decoded
 
     def read(self, file: int) -> Iterator[tuple[int, str, Label]]:
-        """Yield index, path and class number (in that file) of each image of a label file, which is read again.
+        """Read a label file again; yield index, path and class number (in that file) of each image.
 
         Raises:
-            LabelFileError: the label file has changed since.
+            LabelFileError: the label file has changed since the table was created.
         """
         rows = range(*self.starts[file : file + 2])
         try:
@@ -124,20 +124,20 @@ class ImageTable:
             raise LabelFileError(f"{self.files[file].path} changed during the check: check it again") from error
 
     def read_all(self) -> Iterator[tuple[int, str, Label]]:
-        """Yield the same as `read` for all label files."""
+        """Read all label files again, as `read` does."""
         return chain.from_iterable(map(self.read, range(len(self.files))))
 
     def paths(self, indices: Collection[int]) -> dict[int, Path]:
-        """Return the paths of some images by index."""
+        """Return the paths of the images at some indices, by index."""
         return {index: as_path(path) for index, path, _ in self.read_all() if index in indices} if indices else {}
 
     def record_fault(self, index: int, code: Code, detail: str) -> None:
-        """Record the fault of an image's file."""
+        """Set `file_code` and `file_detail` of an image."""
         self.file_code[index] = CODES.index(code)
-        self.file_detail[index] = self.texts.setdefault(detail, detail)
+        self.file_detail[index] = sys.intern(detail)  # many images have the same
 
     def counts(self) -> Counter[tuple[int, str]]:
-        """Count the images by index of the label file and class name."""
+        """Return the number of images by index of the label file and class name."""
         return Counter({
             (file, self.class_names[number]): int(count)
             for file in range(len(self.files))

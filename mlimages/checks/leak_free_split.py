@@ -1,4 +1,4 @@
-"""Split label files without leaks: near-duplicates stay in one part, and image content determines the split."""
+"""Split label files by the content of the images, with near-duplicates in the same split."""
 
 from __future__ import annotations
 
@@ -25,18 +25,24 @@ def split_labels(
     embed: Embedder | None = None,
     progress: Progress | None = None,
 ) -> tuple[LabelFile, ...]:
-    """Return one LabelFile per share, stratified by class, with duplicates and near-duplicates in one part.
+    """Split a label file, stratified by class, with duplicates and near-duplicates in the same split.
 
     The split depends on the content of the images and the seed, not on their paths or the order of the lines. `label
-    --split`, `augment --split` and the validation set of `finetune` use it. Adding an image leaves nearly all others in
-    their part. Each image is decoded once and cached for later checks and splits; images that cannot be decoded are
-    split like the others.
+    --split`, `augment --split` and the validation set of `finetune` use it. Adding an image moves hardly any other
+    image to another split. Each image is decoded once and its measurements are cached for later checks and splits;
+    images that cannot be decoded are split like the others.
 
     Args:
-        labels: a label file, or a folder of class folders.
-        shares: positive numbers that add up to 1.
+        labels: a label file, or a folder with one subfolder per class.
+        shares: fraction of the images in each split, such as `(0.8, 0.2)`; they add up to 1.
+        seed: random seed.
         pool: workers that examine the images; by default threads.
-        embed: computes features, to keep together what hashes miss; results may then differ between machines.
+        embed: function that computes features, to find near-duplicates that perceptual hashes miss; the split may then
+            differ between machines.
+        progress: shows how many images have been examined.
+
+    Returns:
+        One label file per share.
 
     Raises:
         InputError: the shares are not positive or do not add up to 1.
@@ -49,16 +55,16 @@ def split_labels(
     """
     check_shares(shares)
     file = open_labels(labels)
-    report = check([file], pool=pool, embed=embed, progress=progress)
+    report = check(file, pool=pool, embed=embed, progress=progress)
     groups = {path: number for number, group in enumerate(report.duplicate_groups) for path in group}
     contents = {
-        as_path(name): digest.tobytes().hex() if digest.any() else _content_hash(as_path(name))
+        as_path(name): digest.tobytes().hex() if digest.any() else _compute_content_hash(as_path(name))
         for (name, _), digest in zip(file.text_items(), report.digests, strict=True)
     }
     return file.split(shares, seed=seed, groups=groups, contents=contents)
 
 
-def _content_hash(path: Path) -> str:
+def _compute_content_hash(path: Path) -> str:
     """Return the content hash of an image file that cannot be decoded; "" if the file cannot be read."""
     try:
         return hashlib.sha256(read_bytes(path)).hexdigest()[:DIGITS]

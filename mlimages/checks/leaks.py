@@ -1,4 +1,4 @@
-"""Find relations between images: duplicates, leaks between label files, one image in two classes."""
+"""Find duplicates, leaks between label files, and images in two classes."""
 
 from __future__ import annotations
 
@@ -16,33 +16,34 @@ from mlimages.checks.cache import FactsCache
 from mlimages.checks.codes import CODES, Code, Thresholds
 from mlimages.checks.feature_pairs import IndexPair, find_feature_pairs
 from mlimages.checks.image_table import FINDING_ROW, ImageTable
-from mlimages.checks.near_duplicates import VERSION, DisjointSets, near_duplicate_pairs, perceptual_hashes
+from mlimages.checks.near_duplicates import VERSION, DisjointSets, compute_perceptual_hashes, find_near_duplicate_pairs
 from mlimages.checks.rules import is_blank, is_tiny
 from mlimages.core import Embedder, Progress
 
 Key = TypeVar("Key")
 
 PLAIN = 0.5
-"""Minimum share of line art that two luma values cover; different line art looks alike."""
+"""Minimum fraction of an image that two luma values cover in line art; different drawings have similar thumbnails."""
 
 SMOOTH = 0.26
-"""Sharpness (see `Facts`) below which an image has no detail: all but one of scikit-learn's 1797 digits of 8 x 8,
-enlarged to 56 pixels, are below it, and 13 of 1000 photographs of flowers enlarged from 128 pixels to 160."""
+"""Sharpness (see `Facts`) below which an image has no detail. All but one of scikit-learn's 1797 digits, enlarged from
+8 to 56 pixels, are below it, and 13 of 1000 photographs of flowers, enlarged from 128 to 160 pixels."""
 
 Relation = tuple[int, Code, int]
 """Index of an image, its code, and index of the related image."""
 
 
-def find_groups(images: ImageTable, thresholds: Thresholds, cache: FactsCache) -> DisjointSets:
-    """Return the sets of duplicates and near-duplicates, by index.
+def find_duplicate_groups(images: ImageTable, thresholds: Thresholds, cache: FactsCache) -> DisjointSets:
+    """Return the groups of duplicates and near-duplicates, by index.
 
     Blank images are duplicates only if their bytes are equal. The result is cached for the set of images.
     """
     compared_indices = np.flatnonzero(images.decoded_mask & ~is_blank(images.facts, thresholds)).astype(np.int32)
-    min_correlation = _min_correlations(images, compared_indices, thresholds)
-    key = _cache_key(images, compared_indices, min_correlation, thresholds)
+    plain = _find_plain_images(images, thresholds)[compared_indices]
+    min_correlation = np.where(plain, thresholds.plain_correlation, thresholds.near_correlation).astype(np.float32)
+    key = _make_cache_key(images, compared_indices, min_correlation, thresholds)
     groups = DisjointSets(len(images))
-    groups.merge_pairs(_pairs_of_equal_digests(images.digest))
+    groups.merge_pairs(_find_equal_digests(images.digest))
     known = cache.find_duplicate_pairs(key)
     if known is None:
         groups.merge_pairs(_iter_near_duplicates(images, compared_indices, min_correlation, thresholds, groups))
@@ -52,10 +53,10 @@ def find_groups(images: ImageTable, thresholds: Thresholds, cache: FactsCache) -
     return groups
 
 
-def find_pairs(
+def add_feature_pairs(
     images: ImageTable, thresholds: Thresholds, groups: DisjointSets, embed: Embedder, progress: Progress
 ) -> list[IndexPair]:
-    """Return the pairs of near-duplicates that differ in perceptual hashes but not in features, and merge their groups.
+    """Find near-duplicates by features, merge their groups, and return the pairs that were in different groups.
 
     A pair is excluded if both images are tiny, have no detail or are line art: such images are similar even if they
     show different objects.
@@ -64,15 +65,17 @@ def find_pairs(
     plain = _find_plain_images(images, thresholds)
     paths = images.paths(set(compared_indices.tolist()))
     found = find_feature_pairs([paths[index] for index in compared_indices.tolist()], embed, progress)
-    pairs = [IndexPair(int(compared_indices[one]), int(compared_indices[other]), value) for one, other, value in found]
-    pairs = [pair for pair in pairs if not (plain[pair.one] and plain[pair.other])]
-    new = [pair for pair in pairs if groups.find_root(pair.one) != groups.find_root(pair.other)]
+    pairs = [IndexPair(int(compared_indices[a]), int(compared_indices[b]), value) for a, b, value in found]
+    pairs = [pair for pair in pairs if not (plain[pair.first] and plain[pair.second])]
+    new = [pair for pair in pairs if groups.find_root(pair.first) != groups.find_root(pair.second)]
     groups.merge_pairs(pair[:2] for pair in new)
     return new
 
 
-def duplicate_findings(images: ImageTable, groups: Sequence[Sequence[int]], thresholds: Thresholds) -> NDArray[np.void]:
-    """Return the findings about duplicates and near-duplicates, as rows of `FINDING_ROW`."""
+def make_duplicate_findings(
+    images: ImageTable, groups: Sequence[Sequence[int]], thresholds: Thresholds
+) -> NDArray[np.void]:
+    """Return the findings about the images of each group, as rows of `FINDING_ROW`."""
     relations = (
         (index, CODES.index(code), other) for index, code, other in _iter_relations(images, groups, thresholds)
     )
@@ -80,24 +83,14 @@ def duplicate_findings(images: ImageTable, groups: Sequence[Sequence[int]], thre
 
 
 def describe_relation(code: Code, other_path: Path, class_name: str, *, is_same: bool) -> str:
-    """Describe how an image is related to another."""
+    """Describe the relation of an image to the one at `other_path`; `is_same`: their bytes are equal."""
     kind = "the same as" if is_same else "nearly the same as"
     of_class = f" of class {class_name}" if class_name else " of no class"
     return f"{kind} {other_path}" + of_class * (code in (Code.TWO_LABELS, Code.NEAR_TWO_LABELS))
 
 
-def _min_correlations(
-    images: ImageTable, compared_indices: NDArray[np.int32], thresholds: Thresholds
-) -> NDArray[np.float32]:
-    """Return for each compared image the minimum correlation with a near-duplicate."""
-    plain = _find_plain_images(images, thresholds)
-    return np.where(
-        plain[compared_indices], np.float32(thresholds.plain_correlation), np.float32(thresholds.near_correlation)
-    )
-
-
 def _find_plain_images(images: ImageTable, thresholds: Thresholds) -> NDArray[np.bool_]:
-    """Whether each image is tiny, without detail, or line art."""
+    """Return whether each image is tiny, without detail, or line art, bool `(N,)`."""
     facts = images.facts
     plain: NDArray[np.bool_] = (
         is_tiny(facts, thresholds) | (facts["two_levels"] >= PLAIN) | (facts["sharpness"] < SMOOTH)
@@ -105,7 +98,7 @@ def _find_plain_images(images: ImageTable, thresholds: Thresholds) -> NDArray[np
     return plain
 
 
-def _pairs_of_equal_digests(digests: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
+def _find_equal_digests(digests: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
     order = np.lexsort(digests.T)
     last = digests[order, 1]
     same = np.flatnonzero(last[:-1] == last[1:])
@@ -121,19 +114,19 @@ def _iter_near_duplicates(
     thresholds: Thresholds,
     groups: DisjointSets,
 ) -> Iterator[tuple[int, int]]:
-    pairs = near_duplicate_pairs(
+    pairs = find_near_duplicate_pairs(
         lambda numbers: images.facts["thumb"][compared_indices[numbers]],
-        perceptual_hashes(images.facts["thumb"], compared_indices),
+        compute_perceptual_hashes(images.facts["thumb"], compared_indices),
         max_bits=thresholds.near_bits,
         max_rotated_bits=thresholds.turned_bits,
         min_correlation=min_correlation,
         min_crop_correlation=thresholds.crop_correlation,
-        group_of=lambda numbers: groups.find_roots(compared_indices[numbers]),
+        find_groups=lambda numbers: groups.find_roots(compared_indices[numbers]),
     )
     return ((int(compared_indices[one]), int(compared_indices[other])) for one, other in pairs)
 
 
-def _cache_key(
+def _make_cache_key(
     images: ImageTable,
     compared_indices: NDArray[np.int32],
     min_correlation: NDArray[np.float32],
@@ -151,29 +144,29 @@ def _cache_key(
 def _iter_relations(images: ImageTable, groups: Sequence[Sequence[int]], thresholds: Thresholds) -> Iterator[Relation]:
     is_multi_label = images.is_multi_label
 
-    def file_of(index: int) -> int:
+    def find_file(index: int) -> int:
         return bisect_right(images.starts, index) - 1
 
-    def class_of(index: int) -> int:
+    def get_class(index: int) -> int:
         return int(images.class_id[index])
 
-    def class_for_near_duplicates(index: int) -> int:
-        return 0 if is_multi_label else class_of(index)  # nearly the same image may show one class more
+    def get_class_of_near_duplicate(index: int) -> int:
+        return 0 if is_multi_label else get_class(index)  # a crop may show fewer of the classes
 
-    def digest_of(index: int) -> bytes:
+    def get_digest(index: int) -> bytes:
         return bytes(images.digest[index].data)
 
     for group in groups:
-        by_file = _group_by(group, file_of)
+        by_file = _group_by(group, find_file)
         yield from _iter_leaks(by_file, images.starts)
-        for same in _group_by(group, digest_of).values():
-            yield from _relations_of_equal_bytes(_group_by(same, class_of), _group_by(same, file_of))
+        for same in _group_by(group, get_digest).values():
+            yield from _iter_relations_of_copies(_group_by(same, get_class), _group_by(same, find_file))
             if len(same) >= thresholds.placeholder_copies:
                 yield from ((index, Code.PLACEHOLDER, same[0 if index != same[0] else -1]) for index in same)
-        yield from _near_duplicates_in_two_classes(group, class_for_near_duplicates, digest_of)
+        yield from _iter_near_duplicates_in_two_classes(group, get_class_of_near_duplicate, get_digest)
         for within in by_file.values():
-            firsts = [same[0] for same in _group_by(within, digest_of).values()]
-            for of_class in _group_by(firsts, class_for_near_duplicates).values():
+            firsts = [same[0] for same in _group_by(within, get_digest).values()]
+            for of_class in _group_by(firsts, get_class_of_near_duplicate).values():
                 yield from ((index, Code.NEAR_DUPLICATE, of_class[0]) for index in of_class[1:])
 
 
@@ -184,10 +177,10 @@ def _group_by(indices: Iterable[int], key: Callable[[int], Key]) -> dict[Key, li
     return groups
 
 
-def _relations_of_equal_bytes(
+def _iter_relations_of_copies(
     indices_by_class: Mapping[int, Sequence[int]], indices_by_file: Mapping[int, Sequence[int]]
 ) -> Iterator[Relation]:
-    """Yield the relations of images whose bytes are equal."""
+    """Yield the relations of byte-identical images."""
     first, *others = [indices[0] for indices in indices_by_class.values()]
     if others:
         for indices in indices_by_class.values():
@@ -198,15 +191,15 @@ def _relations_of_equal_bytes(
             yield from ((index, Code.DUPLICATE, within[0]) for index in within[1:])
 
 
-def _near_duplicates_in_two_classes(
-    group: Sequence[int], class_of: Callable[[int], int], digest_of: Callable[[int], bytes]
+def _iter_near_duplicates_in_two_classes(
+    group: Sequence[int], get_class: Callable[[int], int], get_digest: Callable[[int], bytes]
 ) -> Iterator[Relation]:
-    """Yield images with a near-duplicate in another class; images with equal bytes have their own code."""
-    by_class = _group_by(group, class_of)
-    some = {label: [same[0] for same in _group_by(own, digest_of).values()][:2] for label, own in by_class.items()}
+    """Yield images with a near-duplicate in another class; byte-identical images have a code of their own."""
+    by_class = _group_by(group, get_class)
+    some = {label: [same[0] for same in _group_by(own, get_digest).values()][:2] for label, own in by_class.items()}
     for index in group:
-        label, own = class_of(index), digest_of(index)  # two per class suffice: at least one differs in its bytes
-        near = (other for of, two in some.items() if of != label for other in two if digest_of(other) != own)
+        label, own = get_class(index), get_digest(index)  # two per class suffice: at least one differs in its bytes
+        near = (other for of, two in some.items() if of != label for other in two if get_digest(other) != own)
         yield from ((index, Code.NEAR_TWO_LABELS, other) for other in islice(near, 1))
 
 

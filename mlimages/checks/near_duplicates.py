@@ -1,8 +1,8 @@
 """Find near-duplicates: images that look the same, also when mirrored or rotated.
 
-1. Each image has a perceptual hash; pairs whose hashes differ in few bits, in any orientation, are candidates.
-2. In large sets only hashes that nearly agree in one band of their bits are compared.
-3. The thumbnails of candidates must correlate, directly or with one aligned with a part of the other.
+1. Pairs of images whose perceptual hashes differ in few bits, in any orientation, are candidates.
+2. In large datasets, only hashes with few different bits in one of four bands are compared.
+3. The thumbnails of candidates must correlate, either directly or after one is aligned as a crop of the other.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ VERSION = 4
 """Version of the comparison, part of cache keys; increase it when the result changes."""
 
 LOOKUP_COST = 80
-"""Number of hash comparisons that take as long as one band look-up (measured at 20,000 to 60,000 images)."""
+"""Number of hash comparisons that take as long as one look-up in a band (measured at 20,000 to 60,000 images)."""
 
 BATCH_SIZE = 1 << 14
 """Pairs of hashes compared at a time; limits memory and fits the processor's cache."""
@@ -32,9 +32,10 @@ PAIR_BATCH_SIZE = 64
 """Pairs whose thumbnails are compared at a time."""
 
 MIN_ALIGN_CORRELATION = 0.7
-"""Minimum correlation for thumbnails to be aligned: 80 of 82 crops that aligning finds are above it."""
+"""Minimum correlation at which thumbnails are aligned; 80 of the 82 crops that alignment finds are above it."""
 
 CROP_SIZES = (0.98, 0.96, 0.94, 0.92, 0.90, 0.88)
+"""Scales of the crops that are compared."""
 
 Value = TypeVar("Value", bound=np.generic)
 
@@ -45,13 +46,13 @@ IndexPairs = NDArray[np.intp]
 
 
 class DisjointSets:
-    """Union-find over the numbers 0..count-1 with path halving; the root of a set is its smallest number."""
+    """Disjoint sets of the integers 0..size-1: union-find with path halving. A set's root is its smallest element."""
 
     def __init__(self, size: int) -> None:
         self._parent = np.arange(size, dtype=np.int32)
 
     def find_root(self, item: int) -> int:
-        """Return the smallest number of the set that contains `item`."""
+        """Return the smallest element of the set that contains `item`."""
         parent = self._parent
         while parent[item] != item:
             parent[item] = parent[parent[item]]
@@ -59,35 +60,35 @@ class DisjointSets:
         return item
 
     def find_roots(self, items: NDArray[np.int32] | Indices) -> NDArray[np.int32]:
-        """Return the smallest number of the set of each number."""
+        """Return the smallest element of the set of each item `(N,)`."""
         found = self._parent[items]
         while np.any(found != (above := self._parent[found])):
             found = above
         return found
 
     def merge_pairs(self, pairs: Iterable[Sequence[int]]) -> None:
-        """Merge the two sets of each pair."""
+        """Merge the sets of the two elements of each pair."""
         for one, other in pairs:
             one, other = self.find_root(one), self.find_root(other)
             self._parent[max(one, other)] = min(one, other)
 
     def parent_pairs(self) -> IndexPairs:
-        """Return pairs `(index, parent)`; passing them to `merge_pairs` restores these sets."""
+        """Return pairs of an element and its parent `(N, 2)`; `merge_pairs` restores the sets from them."""
         numbers = np.flatnonzero(self._parent != np.arange(len(self._parent)))
         return np.stack([numbers, self._parent[numbers]], axis=1)
 
     def sets(self) -> list[list[int]]:
-        """Return the sets of more than one number, sorted."""
-        find_roots = self.find_roots(np.arange(len(self._parent)))
+        """Return the sets with more than one element, sorted."""
+        roots = self.find_roots(np.arange(len(self._parent)))
         found: dict[int, list[int]] = {}
-        for number in np.flatnonzero(np.bincount(find_roots, minlength=len(find_roots))[find_roots] > 1).tolist():
-            found.setdefault(int(find_roots[number]), []).append(number)
-        return [found[find_root] for find_root in sorted(found)]
+        for number in np.flatnonzero(np.bincount(roots, minlength=len(roots))[roots] > 1).tolist():
+            found.setdefault(int(roots[number]), []).append(number)
+        return [found[root] for root in sorted(found)]
 
 
 @dataclass(frozen=True, slots=True)
 class Orientation:
-    """One of the eight orientations of an image: transposed first, then flipped."""
+    """One of the eight orientations of an image: it is transposed first, then flipped."""
 
     transposed: bool
     upside_down: bool
@@ -95,7 +96,7 @@ class Orientation:
 
     @property
     def is_original(self) -> bool:
-        """Whether the orientation is the identity."""
+        """Whether the image stays as it is."""
         return not (self.transposed or self.upside_down or self.mirrored)
 
     def apply_to_images(self, images: NDArray[Value]) -> NDArray[Value]:
@@ -120,14 +121,14 @@ _ODD_ROWS, _ODD_COLUMNS = 0xFF00FF00FF00FF00, 0xAAAAAAAAAAAAAAAA
 
 
 def _transpose_bits(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Swap rows and columns of the bits, in squares of 1, 2 and 4 (Warren, Hacker's Delight, 7-3)."""
+    """Transpose the 8 x 8 bits of each hash, in blocks of 1, 2 and 4 (Warren, Hacker's Delight, 7-3)."""
     for distance, upper_right in ((7, 0x00AA00AA00AA00AA), (14, 0x0000CCCC0000CCCC), (28, 0x00000000F0F0F0F0)):
         swapped = (hashes ^ (hashes >> np.uint64(distance))) & np.uint64(upper_right)
         hashes = hashes ^ swapped ^ (swapped << np.uint64(distance))
     return hashes
 
 
-def near_duplicate_pairs(
+def find_near_duplicate_pairs(
     thumbnails: Callable[[Indices], NDArray[np.uint8]],
     hashes: NDArray[np.uint64],
     *,
@@ -135,28 +136,29 @@ def near_duplicate_pairs(
     max_rotated_bits: int,
     min_correlation: NDArray[np.float32],
     min_crop_correlation: float,
-    group_of: Callable[[Indices], NDArray[np.int32]],
+    find_groups: Callable[[Indices], NDArray[np.int32]],
 ) -> Iterator[tuple[int, int]]:
-    """Yield pairs whose perceptual hashes are close in one of the eight orientations and whose thumbnails correlate.
+    """Yield pairs of indices whose perceptual hashes differ in few bits and whose thumbnails correlate.
 
-    One image may be a crop of the other, so thumbnails that do not correlate directly are aligned first.
+    Each pair is compared in the eight orientations. One image may be a crop of the other, so thumbnails that do not
+    correlate directly are aligned first.
 
     Args:
-        thumbnails: returns the luma thumbnails of the images at some indices `(n, 256)`.
+        thumbnails: function that returns the luma thumbnails `(n, 256)` of the images at some indices `(n,)`.
         hashes: perceptual hashes `(N,)`.
         max_bits: maximum number of bits in which two hashes differ.
-        max_rotated_bits: the same if one image is mirrored or rotated.
-        min_correlation: minimum correlation of each image `(N,)`; the higher one of a pair applies.
-        min_crop_correlation: minimum correlation after aligning; images that require more are not aligned.
-        group_of: returns the current groups of some images; pairs within a group are skipped, so that a long series of
-            frames is not compared pair by pair.
+        max_rotated_bits: maximum number of different bits if one image is mirrored or rotated.
+        min_correlation: minimum correlation for each image `(N,)`; the higher value of a pair applies.
+        min_crop_correlation: minimum correlation of aligned thumbnails; images that require more are not aligned.
+        find_groups: function that returns the current group of each image `(n,)` at some indices; pairs within a group
+            are skipped, so that a long series of frames is not compared pair by pair.
     """
     for orientation in ORIENTATIONS:
         bits = max_bits if orientation.is_original else max_rotated_bits
-        for ones, others in _close_pairs(orientation.apply_to_hashes(hashes), hashes, bits):
+        for ones, others in _find_close_pairs(orientation.apply_to_hashes(hashes), hashes, bits):
             for start in range(0, len(ones), PAIR_BATCH_SIZE):
                 one, other = ones[start : start + PAIR_BATCH_SIZE], others[start : start + PAIR_BATCH_SIZE]
-                apart = group_of(one) != group_of(other)
+                apart = find_groups(one) != find_groups(other)
                 one, other = one[apart], other[apart]
                 thresholds = np.maximum(min_correlation[one], min_correlation[other])
                 alike = _are_near_duplicates(
@@ -168,11 +170,11 @@ def near_duplicate_pairs(
                 yield from zip(one[alike].tolist(), other[alike].tolist(), strict=True)
 
 
-def perceptual_hashes(thumbnails: NDArray[np.uint8], indices: NDArray[np.int32]) -> NDArray[np.uint64]:
+def compute_perceptual_hashes(thumbnails: NDArray[np.uint8], indices: NDArray[np.int32]) -> NDArray[np.uint64]:
     """Compute the perceptual hashes `(n,)` of the thumbnails `(N, 256)` at some indices `(n,)`.
 
     Each bit is the sign of one of the 8 x 8 lowest frequencies, row by row. pHash (Zauner 2010) compares them with
-    their median, which is nearly 0, but then the hash of the mirrored image does not follow from that of the image.
+    their median, which is nearly 0; then the hash of the mirrored image could not be computed from that of the image.
     """
     hashes = np.empty(len(indices), np.uint64)
     for begin in range(0, len(indices), HASH_BATCH_SIZE):
@@ -189,7 +191,7 @@ def _are_near_duplicates(
     thresholds: NDArray[np.float32],
     min_crop_correlation: float,
 ) -> NDArray[np.bool_]:
-    """Whether the thumbnails of each pair, both `(n, 256)`, show the same."""
+    """Return whether the thumbnails of each pair, both `(n, 256)`, correlate, directly or aligned."""
     correlation = np.vecdot(
         _normalize_vectors(thumbnails.astype(np.float32)), _normalize_vectors(other_thumbnails.astype(np.float32))
     )
@@ -197,28 +199,27 @@ def _are_near_duplicates(
     candidates = np.flatnonzero(~alike & (correlation >= MIN_ALIGN_CORRELATION) & (thresholds < min_crop_correlation))
     if len(candidates):
         a, b = thumbnails[candidates].astype(np.float32), other_thumbnails[candidates].astype(np.float32)
-        alike[candidates] = (
-            np.maximum(_best_crop_correlation(a, b), _best_crop_correlation(b, a)) >= min_crop_correlation
-        )
+        best = np.maximum(_compute_best_crop_correlation(a, b), _compute_best_crop_correlation(b, a))
+        alike[candidates] = best >= min_crop_correlation
     return alike
 
 
-def _best_crop_correlation(
-    whole_thumbnails: NDArray[np.float32], crop_thumbnails: NDArray[np.float32]
+def _compute_best_crop_correlation(
+    thumbnails: NDArray[np.float32], crop_thumbnails: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Return the best correlation `(n,)` of `crop_thumbnails` with a part of `whole_thumbnails`, both `(n, 256)`."""
-    rows = _WINDOWS @ whole_thumbnails.reshape(-1, 1, 1, 16, 16)  # (n, sizes, offsets, 16, 16)
+    """Return the best correlation `(n,)` of each crop with any part of its image; thumbnails are `(n, 256)`."""
+    rows = _WINDOWS @ thumbnails.reshape(-1, 1, 1, 16, 16)  # (n, sizes, offsets, 16, 16)
     parts = rows[:, :, :, None] @ _WINDOWS.transpose(0, 1, 3, 2)[:, None]  # (n, sizes, offsets, offsets, 16, 16)
     found = (
         _normalize_vectors(parts.reshape(*parts.shape[:4], 256).astype(np.float32))
         @ _normalize_vectors(crop_thumbnails)[:, None, None, :, None]
     )
-    best: NDArray[np.float32] = found.reshape(len(whole_thumbnails), -1).max(axis=1)
+    best: NDArray[np.float32] = found.reshape(len(thumbnails), -1).max(axis=1)
     return best
 
 
 def _make_windows() -> NDArray[np.float32]:
-    """Return matrices that interpolate parts of 0.98 to 0.88 of an axis, at its start, middle and end."""
+    """Return the matrices that interpolate a crop of an axis: each of CROP_SIZES at its start, middle and end."""
     windows = np.zeros((len(CROP_SIZES), 3, 16, 16), np.float32)
     for number, size in enumerate(CROP_SIZES):
         for offset, share in enumerate((0.0, 0.5, 1.0)):
@@ -236,33 +237,33 @@ _WINDOWS = _make_windows()
 """Interpolation matrices `(sizes, offsets, 16, 16)`."""
 
 
-def _close_pairs(
+def _find_close_pairs(
     rotated_hashes: NDArray[np.uint64], hashes: NDArray[np.uint64], max_bits: int
 ) -> Iterator[tuple[Indices, Indices]]:
-    """Yield every pair one < other whose `rotated[one]` and `hashes[other]` differ in at most `max_bits`, once.
+    """Yield each pair of indices i < j once, if `rotated_hashes[i]` and `hashes[j]` differ in at most `max_bits` bits.
 
-    In large sets the hashes are split into four bands: two hashes that differ in at most `max_bits` bits differ in at
-    most a quarter of that in some band, and only pairs with such a band are compared (multi-index hashing: Norouzi,
+    In large datasets, the hashes are split into four bands: two hashes that differ in at most `max_bits` bits differ in
+    at most a quarter of that in some band, and only pairs with such a band are compared (multi-index hashing: Norouzi,
     Punjani and Fleet, CVPR 2012).
     """
     bits = [(max_bits + 1 + band) // 4 - 1 for band in range(4)]  # each plus 1, they add up to max_bits + 1
     look_ups = sum(comb(16, flipped) for most in bits for flipped in range(most + 1))
     if len(hashes) <= LOOKUP_COST * look_ups:
-        yield from _close_pairs_of_all(rotated_hashes, hashes, max_bits)
+        yield from _compare_all_pairs(rotated_hashes, hashes, max_bits)
         return
     for band in range(4):
-        for one, other in _close_pairs_in_band(rotated_hashes, hashes, band, bits[band]):
+        for one, other in _find_close_pairs_in_band(rotated_hashes, hashes, band, bits[band]):
             apart = rotated_hashes[one] ^ hashes[other]
             wanted = (one < other) & (np.bitwise_count(apart) <= max_bits)
             for before in range(band):  # already found in that band
-                wanted &= np.bitwise_count(_band_bits(apart, before)) > bits[before]
+                wanted &= np.bitwise_count(_extract_band(apart, before)) > bits[before]
             yield one[wanted], other[wanted]
 
 
-def _close_pairs_of_all(
+def _compare_all_pairs(
     rotated_hashes: NDArray[np.uint64], hashes: NDArray[np.uint64], max_bits: int
 ) -> Iterator[tuple[Indices, Indices]]:
-    """Compare all pairs directly; the result is that of `_close_pairs`."""
+    """Return the result of `_find_close_pairs` by comparing all pairs."""
     step = max(4, BATCH_SIZE // max(1, len(hashes)))
     for top in range(0, len(hashes), step):
         near = np.bitwise_count(rotated_hashes[top : top + step, None] ^ hashes[top:]) <= max_bits
@@ -270,16 +271,16 @@ def _close_pairs_of_all(
         yield one[one < other] + top, other[one < other] + top
 
 
-def _band_bits(hashes: NDArray[np.uint64], band_index: int) -> NDArray[np.uint16]:
+def _extract_band(hashes: NDArray[np.uint64], band_index: int) -> NDArray[np.uint16]:
     """Return the 16 bits of a band of the 64-bit hashes."""
     return (hashes >> np.uint64(16 * band_index)).astype(np.uint16)
 
 
-def _close_pairs_in_band(
+def _find_close_pairs_in_band(
     rotated_hashes: NDArray[np.uint64], hashes: NDArray[np.uint64], band_index: int, max_bits: int
 ) -> Iterator[tuple[Indices, Indices]]:
     """Yield pairs that differ in at most `max_bits` bits of one band."""
-    wanted_bands, keys = _band_bits(rotated_hashes, band_index), _band_bits(hashes, band_index)
+    wanted_bands, keys = _extract_band(rotated_hashes, band_index), _extract_band(hashes, band_index)
     ones, others = (np.argsort(values, kind="stable").astype(np.int32) for values in (wanted_bands, keys))
     wanted_bands = wanted_bands[ones]  # sorted for locality of memory accesses
     begins = np.searchsorted(keys[others], np.arange((1 << 16) + 1)).astype(np.int32)
@@ -292,8 +293,7 @@ def _close_pairs_in_band(
 
 
 def _expand_ranges(indices: Indices, starts: Indices, lengths: Indices) -> Iterator[tuple[Indices, Indices]]:
-    """Yield for each number its pairs with the `lengths` numbers that begin at `starts`, about BATCH_SIZE pairs at a
-    time."""
+    """Yield the pairs of each index with each integer of its range, about BATCH_SIZE pairs at a time."""
     ends = lengths.cumsum()
     start = 0
     while start < len(indices):
@@ -306,7 +306,7 @@ def _expand_ranges(indices: Indices, starts: Indices, lengths: Indices) -> Itera
 
 
 def _normalize_vectors(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Normalize vectors along the last axis to mean 0 and length 1, so that their products are correlations."""
+    """Normalize vectors along the last axis to mean 0 and length 1; their dot products are then correlations."""
     centered = vectors - vectors.mean(axis=-1, keepdims=True)
     unit: NDArray[np.float32] = centered / np.maximum(np.linalg.norm(centered, axis=-1, keepdims=True), 1e-6)
     return unit

@@ -1,4 +1,4 @@
-"""The result of a check, and the files that it writes beside each label file."""
+"""The result of a check, and the files written from it beside each label file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from mlimages.labels import LabelFile, label_text, write_own_label_file
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A file to move, and the code that is the reason."""
+    """A file to move, its new path, and the code of the finding that is the reason."""
 
     source: Path
     target: Path
@@ -40,7 +40,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class SimilarPair:
-    """Two images that are near-duplicates by their features, and the correlation of their aligned thumbnails."""
+    """Two images with similar features, and the correlation of their aligned thumbnails."""
 
     one: Path
     other: Path
@@ -53,17 +53,17 @@ class CheckReport:
 
     Attributes:
         files: the label files, in the order given.
-        class_names: the classes of all files.
+        class_names: names of the classes of all files.
         counts: number of images by (index of the file, class name).
         checked: number of images.
         ok: number of images without an error.
-        findings: all findings by file and line.
-        duplicate_groups: images that are duplicates or near-duplicates of each other, in the order of the files.
-        feature_pairs: pairs that only features found; None if features were not compared.
+        findings: all findings, sorted by file and line.
+        duplicate_groups: groups of duplicates and near-duplicates, in the order of the files.
+        feature_pairs: near-duplicates found only by features; None if features were not compared.
         thresholds: the thresholds that were applied, after `Thresholds.for_count` and `for_sharpness`.
-        seconds: duration of the check.
-        facts: measurements of each image `(N,)`, a column per attribute of `Facts`, in the order of the files; zeros if
-            not decoded.
+        seconds: duration of the check in seconds.
+        facts: structured array of the measurements of each image `(N,)`, in the order of the files: size, mode,
+            sharpness and so on; zeros if not decoded.
         digests: first 16 bytes of each image's SHA-256 `(N, 2)` uint64, in the order of the files; zeros if not
             decoded.
     """
@@ -96,21 +96,21 @@ class CheckReport:
 
     @property
     def errors(self) -> dict[str, int]:
-        """Number of errors by code; images with an error are excluded from `kept`."""
-        return self._count(errors=True)
+        """Number of errors by code; `kept` excludes images with an error."""
+        return self._count(are_errors=True)
 
     @property
     def warnings(self) -> dict[str, int]:
-        """Number of warnings by code; images with only warnings are included in `kept`."""
-        return self._count(errors=False)
+        """Number of warnings by code; `kept` includes images with only warnings."""
+        return self._count(are_errors=False)
 
     def kept(self, file: int = 0) -> LabelFile:
-        """Return the label file with this index, without the images that have an error."""
+        """Return the label file with this index in `files`, without the images that have an error."""
         images = slice(*self.findings.images.starts[file : file + 2])
         return self.files[file].where(~self.findings.error_mask()[images])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON types."""
+        """Return the report as a dict that `json.dumps` can write."""
         return {
             "checked": self.checked,
             "ok": self.ok,
@@ -124,16 +124,17 @@ class CheckReport:
             "thresholds": asdict(self.thresholds),
         }
 
-    def _count(self, *, errors: bool) -> dict[str, int]:
+    def _count(self, *, are_errors: bool) -> dict[str, int]:
         counts = self.findings.counts()
-        return {code.value: counts[code] for code in Code if counts[code] and code.is_error == errors}
+        return {code.value: counts[code] for code in Code if counts[code] and code.is_error == are_errors}
 
 
 def outcome_paths(files: Iterable[LabelFile]) -> list[tuple[Path, Path, Path]]:
-    """Return `NAME_checked.txt`, `NAME_rejected.tsv` and `NAME_warnings.tsv` beside each label file.
+    """Return the paths of the files that `write_outcome` writes beside each label file: `NAME_checked.txt`,
+    `NAME_rejected.tsv` and `NAME_warnings.tsv`.
 
     Raises:
-        InputError: those of two label files are the same, since one is given twice or only their suffixes differ.
+        InputError: two label files have the same paths: a file is given twice, or two differ only in their suffix.
     """
     found: dict[str, tuple[Path, tuple[Path, Path, Path]]] = {}
     for path in (file.path for file in files):
@@ -142,19 +143,26 @@ def outcome_paths(files: Iterable[LabelFile]) -> list[tuple[Path, Path, Path]]:
         )
         key = str(checked) if is_remote(checked) else os.path.realpath(checked)
         if key in found:
-            raise InputError(f"{found[key][0]} and {path} would both be written to {checked}: omit or rename one")
+            raise InputError(
+                f"the results of {found[key][0]} and {path} would both be written to {checked}: omit or rename one"
+            )
         found[key] = path, (checked, rejected, warnings)
     return [paths for _, paths in found.values()]
 
 
 def write_outcome(report: CheckReport, moved: Iterable[Move] = (), *, overwrite: bool = False) -> list[Path]:
-    """Write the three files at `outcome_paths` beside each label file; images that were `moved` have their new path.
+    """Write the results of a check beside each label file, and return the paths of the files written.
 
-    A label file that mlimages wrote, and that was not edited since, gets the new paths as well.
+    `NAME_checked.txt` lists the images without an error, `NAME_rejected.tsv` the errors, and `NAME_warnings.tsv` the
+    warnings. A label file that mlimages wrote, and that was not edited since, is updated if images were moved.
+
+    Args:
+        report: result of `check`.
+        moved: moves of images that have been made; the files contain the new paths.
+        overwrite: replace files that mlimages did not write, or that were edited since.
 
     Raises:
-        InputError: a file exists that mlimages did not write or that was changed since, and `overwrite` is false, or
-            two label files have the same `outcome_paths`.
+        InputError: such a file exists and `overwrite` is false, or two label files would have the same results.
     """
     current_paths = {os.path.realpath(move.source): move.target for move in moved}
     written = []
@@ -165,26 +173,26 @@ def write_outcome(report: CheckReport, moved: Iterable[Move] = (), *, overwrite:
             kept = (replace(item, path=_find_current_path(item.path, current_paths)) for item in kept)
         write_own_label_file(checked, kept, file.class_names, overwrite=overwrite)
         for table, codes in ((rejected, ERRORS), (warnings, set(Code) - ERRORS)):
-            with write_output(table, overwrite=overwrite) as part:
-                _write_table(part, file, current_paths, report.findings.select(codes, file=number))
+            with write_output(table, overwrite=overwrite) as temporary_path:
+                _write_table(temporary_path, file, current_paths, report.findings.select(codes, file=number))
         written += [checked, rejected, warnings]
     return written + [file.path for file in report.files if _update_label_file(file, current_paths)]
 
 
 def find_unchanged(report: CheckReport, moved: Iterable[Move]) -> list[Path]:
-    """Return the label files that still list `moved` images by their old paths, after `write_outcome`."""
+    """Return the label files that, after `write_outcome`, still list `moved` images by their old paths."""
     sources = {os.path.realpath(move.source) for move in moved}
     found = []
-    for file in filter(None, map(_find_stored, report.files)) if sources else ():
-        with suppress(InputError):  # one that was edited may be no label file any more
+    for file in filter(None, map(_find_label_file, report.files)) if sources else ():
+        with suppress(InputError):  # an edited file may no longer be a label file
             if any(os.path.realpath(name) in sources for name, _ in file.text_items()):
                 found.append(file.path)
     return found
 
 
 def _update_label_file(file: LabelFile, current_paths: Mapping[str, Path]) -> bool:
-    """Write the new paths of moved images into a label file; False if it lists none or is the user's own."""
-    stored = _find_stored(file) if current_paths else None
+    """Write the new paths of moved images to a label file; False if it lists none or was not written by mlimages."""
+    stored = _find_label_file(file) if current_paths else None
     if stored is None:
         return False
     try:
@@ -197,8 +205,8 @@ def _update_label_file(file: LabelFile, current_paths: Mapping[str, Path]) -> bo
     return True
 
 
-def _find_stored(file: LabelFile) -> LabelFile | None:
-    """Return the label file itself; for a folder, the one that mlimages wrote for it, if there is one."""
+def _find_label_file(file: LabelFile) -> LabelFile | None:
+    """Return the label file on disk; for a folder, the one that mlimages wrote for it, or None."""
     if file.is_stored:
         return file
     return LabelFile(file.path) if file.path.name in list_written(file.path.parent) and file.path.exists() else None
@@ -209,13 +217,13 @@ def _find_current_path(path: Path, current_paths: Mapping[str, Path]) -> Path:
 
 
 def _write_table(
-    part_path: Path, labels: LabelFile, current_paths: Mapping[str, Path], findings: Iterable[Finding]
+    temporary_path: Path, labels: LabelFile, current_paths: Mapping[str, Path], findings: Iterable[Finding]
 ) -> None:
     class_names = labels.class_names  # read from the label file
-    with part_path.open("w", encoding="utf-8", newline="") as out:
+    with temporary_path.open("w", encoding="utf-8", newline="") as out:
         table = csv.writer(out, delimiter="\t", lineterminator="\n")
         table.writerow(["path", "label", "code", "detail"])
-        for one in findings:
-            name = relative_name(_find_current_path(one.path, current_paths), labels.path.parent)
-            label = label_text(one.label, class_names)
-            table.writerow([name, label, one.code, " ".join(one.detail.split())])
+        for finding in findings:
+            name = relative_name(_find_current_path(finding.path, current_paths), labels.path.parent)
+            label = label_text(finding.label, class_names)
+            table.writerow([name, label, finding.code, " ".join(finding.detail.split())])

@@ -1,4 +1,4 @@
-"""Rules that derive codes from the facts of an image and the size of a class."""
+"""Rules that give an image a code for its measurements, and a class a code for its size or sharpness."""
 
 from __future__ import annotations
 
@@ -22,27 +22,23 @@ BATCH_SIZE = 1 << 12
 """Images processed at a time; limits memory."""
 
 MIN_FLAT_BOTTOM = 3
-"""Minimum share of the height, in percent."""
-
-
-Test = Callable[[FactsTable, Thresholds], NDArray[np.bool_]]
-"""Tests each row of a table of facts for a code; returns booleans `(n,)`."""
+"""Minimum percentage of the height that is gray."""
 
 
 class Rule(NamedTuple):
     """Rule for a code that depends only on the measurements of an image.
 
     Attributes:
-        applies: tests each row of a table of facts for the code.
-        describe: formats the measured value of one image, given its facts.
+        applies: function that returns whether each image in a table of facts has the code, bool `(n,)`.
+        describe: function that formats the measured value of an image, given its facts.
     """
 
-    applies: Test
+    applies: Callable[[FactsTable, Thresholds], NDArray[np.bool_]]
     describe: Callable[[Any, Thresholds], str]
 
 
 def apply_rules(images: ImageTable, thresholds: Thresholds) -> NDArray[np.void]:
-    """Return the findings on single images, in rows of `FINDING_ROW`."""
+    """Return the findings about single images, as rows of `FINDING_ROW`."""
     found = [_make_finding_rows(np.flatnonzero(images.file_code >= 0), images.file_code[images.file_code >= 0])]
     for begin in range(0, len(images), BATCH_SIZE):
         chunk = slice(begin, begin + BATCH_SIZE)
@@ -56,12 +52,12 @@ def apply_rules(images: ImageTable, thresholds: Thresholds) -> NDArray[np.void]:
 
 
 def describe_image_finding(code: Code, image_facts: np.void, thresholds: Thresholds) -> str:
-    """Return why an image has the code, with the measured value if there is one."""
+    """Return why an image has the code, such as the measured value."""
     return RULES[code].describe(image_facts, thresholds)
 
 
 def apply_class_rules(images: ImageTable, thresholds: Thresholds) -> Iterator[Finding]:
-    """Yield the classes that are small compared with the largest of their label file, or blurred as a whole."""
+    """Yield a finding for each class that is much smaller than the largest of its label file, or mostly blurred."""
     for number, file in enumerate(images.files):
         yield from _iter_blurred_classes(images, number)
         counts = images.class_counts(number)[images.class_ids[number]]
@@ -73,7 +69,7 @@ def apply_class_rules(images: ImageTable, thresholds: Thresholds) -> Iterator[Fi
 
 
 def _iter_blurred_classes(images: ImageTable, file_index: int) -> Iterator[Finding]:
-    """Yield the classes of a label file in which most images have little detail, instead of flagging each image."""
+    """Yield a finding for each class of a label file whose images are mostly blurred."""
     rows = slice(*images.starts[file_index : file_index + 2])
     sharpness = images.facts["sharpness"][rows]
     ids_of: dict[int, list[int]] = defaultdict(list)
@@ -81,18 +77,18 @@ def _iter_blurred_classes(images: ImageTable, file_index: int) -> Iterator[Findi
         for class_id in classes:
             ids_of[class_id].append(number)
     for label, class_id in enumerate(images.class_ids[file_index].tolist()):
-        ids, found = ids_of[class_id], images.class_id[rows]
-        own = sharpness[images.decoded_mask[rows] & (found == ids[0] if len(ids) == 1 else np.isin(found, ids))]
-        if len(own) >= MIN_IMAGES_FOR_MEDIAN and (usual := np.median(own)) < Thresholds().blur:
-            detail = f"{images.class_names[class_id]}: median sharpness {usual:.3f} of {len(own)} images: upscaled?"
+        own = sharpness[images.decoded_mask[rows] & np.isin(images.class_id[rows], ids_of[class_id])]
+        if len(own) >= MIN_IMAGES_FOR_MEDIAN and (median := np.median(own)) < Thresholds().blur:
+            name = images.class_names[class_id]
+            detail = f"{name}: median sharpness {median:.3f} of {len(own)} images; they may have been upscaled"
             yield Finding(file_index, images.files[file_index].path, label, Code.CLASS_BLURRED, detail)
 
 
 @lru_cache(maxsize=1024)
 def correct_suffix(suffix: str, pil_format: str) -> str:
-    """Return the suffix if it matches the format (as named by Pillow), else the usual suffix of that format."""
+    """Return the suffix if it fits the format (as named by Pillow), else the usual suffix of the format."""
     if pil_format == "HEIF":
-        load_all_plugins()  # the facts may come from the cache, with no plugin loaded
+        load_all_plugins()  # no plugin is loaded if the facts come from the cache
     named = Image.registered_extensions().get(suffix.lower(), "")
     if pil_format == named or (pil_format, named) in _SAME_SUFFIX:
         return suffix
@@ -100,7 +96,7 @@ def correct_suffix(suffix: str, pil_format: str) -> str:
 
 
 def describe_wrong_suffix(path: str, pil_format: str) -> str:
-    """Describe a suffix that does not fit the format (as named by Pillow); return "" if it fits.
+    """Return a message if the suffix does not fit the format (as named by Pillow), else "".
 
     All images of a shard that `gather` wrote have the same suffix, as `datasets.load_dataset` requires.
     """
@@ -108,7 +104,11 @@ def describe_wrong_suffix(path: str, pil_format: str) -> str:
         return ""
     suffix = os.path.splitext(path)[1]  # noqa: PTH122  # a str
     right = correct_suffix(suffix, pil_format)
-    return "" if right == suffix else f"{pil_format} data, suffix {suffix or 'missing'}: rename to {right}"
+    return (
+        ""
+        if right == suffix
+        else f"{pil_format} data with {f'suffix {suffix}' if suffix else 'no suffix'}: rename to {right}"
+    )
 
 
 _SUFFIX_OF = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}
@@ -116,19 +116,19 @@ _SAME_SUFFIX = {("MPO", "JPEG"), ("DIB", "BMP"), ("CUR", "ICO")}
 
 
 def is_tiny(image_facts: FactsTable, thresholds: Thresholds) -> NDArray[np.bool_]:
-    """Whether the shorter side of each image is below the threshold."""
-    tiny: NDArray[np.bool_] = _side_lengths(image_facts)[0] < thresholds.min_side_px
+    """Return whether the shorter side of each image is below the threshold, bool `(n,)`."""
+    tiny: NDArray[np.bool_] = np.minimum(image_facts["width"], image_facts["height"]) < thresholds.min_side_px
     return tiny
 
 
 def is_blank(image_facts: FactsTable, thresholds: Thresholds) -> NDArray[np.bool_]:
-    """Return whether nearly all pixels of each image have the same luma."""
-    blank: NDArray[np.bool_] = luma_spread(image_facts) <= thresholds.blank_spread
+    """Return whether nearly all pixels of each image have the same luma, bool `(n,)`."""
+    blank: NDArray[np.bool_] = _compute_luma_range(image_facts) <= thresholds.blank_spread
     return blank
 
 
-def luma_spread(image_facts: FactsTable) -> NDArray[np.int16]:
-    """Return the difference between the 2nd and 98th percentile of the levels."""
+def _compute_luma_range(image_facts: FactsTable) -> NDArray[np.int16]:
+    """Return the difference between the 98th and the 2nd percentile of luma `(n,)`."""
     apart: NDArray[np.int16] = image_facts["high"].astype(np.int16) - image_facts["low"]
     return apart
 
@@ -139,77 +139,67 @@ def _make_finding_rows(indices: NDArray[np.intp], code: NDArray[np.int8] | int) 
     return rows
 
 
-def _side_lengths(image_facts: Any) -> tuple[Any, Any]:
-    """Return the shorter and the longer side in pixels."""
-    return np.minimum(image_facts["width"], image_facts["height"]), np.maximum(
-        image_facts["width"], image_facts["height"]
-    )
+def _compute_aspect_ratio(image_facts: Any) -> Any:
+    """Return the longer side divided by the shorter side, of one image or of each `(n,)`."""
+    ratio = image_facts["width"] / image_facts["height"]
+    return np.maximum(ratio, 1 / ratio)
 
 
-def _size_text(image_facts: Any, _: Thresholds) -> str:
+def _describe_size(image_facts: Any, _thresholds: Thresholds) -> str:
     return f"{image_facts['width']} x {image_facts['height']}"
 
 
-def _mode_text(image_facts: Any) -> str:
-    return str(image_facts["mode"].decode())
-
-
-def _luma_text(image_facts: Any, _: Thresholds) -> str:
+def _describe_luma(image_facts: Any, _thresholds: Thresholds) -> str:
     return f"luma {image_facts['low']} to {image_facts['high']}"
 
 
-def _has_too_many_pixels(image_facts: FactsTable, thresholds: Thresholds) -> NDArray[np.bool_]:
-    many: NDArray[np.bool_] = image_facts["width"].astype(np.int64) * image_facts["height"] > thresholds.max_pixels
-    return many
-
-
 def _is_dark(image_facts: FactsTable, thresholds: Thresholds) -> NDArray[np.bool_]:
-    """Whether the luma and the mean of each channel are low: saturated blue has a luma of 29 at most."""
+    """Return whether luma and each channel's mean are low; luma alone would not do: pure blue has a luma of only 29."""
     brightest = np.maximum.reduce([image_facts["red"], image_facts["green"], image_facts["blue"]])
     dark: NDArray[np.bool_] = (image_facts["high"] < thresholds.dark_level) & (brightest < thresholds.dark_level)
     return dark
 
 
-def _has_low_contrast(image_facts: FactsTable, thresholds: Thresholds) -> NDArray[np.bool_]:
-    between: NDArray[np.bool_] = (image_facts["high"] >= thresholds.dark_level) & (
-        image_facts["low"] <= thresholds.bright_level
-    )
-    return between & (luma_spread(image_facts) <= thresholds.contrast_spread)
-
-
 RULES = {
     Code.TOO_MANY_PIXELS: Rule(
-        _has_too_many_pixels, lambda f, t: f"{_size_text(f, t)} is more than {t.max_pixels} pixels"
+        lambda f, t: f["width"].astype(np.int64) * f["height"] > t.max_pixels,
+        lambda f, t: f"{_describe_size(f, t)} is more than {t.max_pixels} pixels",
     ),
     Code.ROTATED: Rule(lambda f, t: f["orientation"] != 1, lambda f, t: f"EXIF orientation {f['orientation']}"),
     Code.CMYK: Rule(lambda f, t: f["mode"] == b"CMYK", lambda f, t: "converted to RGB without a colour profile"),
-    Code.SIXTEEN_BIT: Rule(lambda f, t: f["deep"], lambda f, t: f"mode {_mode_text(f)}: scaled to 8 bits"),
+    Code.SIXTEEN_BIT: Rule(lambda f, t: f["deep"], lambda f, t: f"mode {f['mode'].decode()}: scaled to 8 bits"),
     Code.PALETTE: Rule(lambda f, t: f["mode"] == b"P", lambda f, t: "at most 256 colours"),
     Code.TRANSPARENT: Rule(lambda f, t: f["transparent"], lambda f, t: "composited onto white"),
-    Code.GREY: Rule(lambda f, t: f["grey"], lambda f, t: f"mode {_mode_text(f)}: no colour"),
+    Code.GREY: Rule(lambda f, t: f["grey"], lambda f, t: f"mode {f['mode'].decode()}: no colour"),
     Code.ANIMATED: Rule(lambda f, t: f["animated"], lambda f, t: "the first frame is used"),
     Code.IRREGULAR_JPEG: Rule(
         lambda f, t: f["irregular"], lambda f, t: "padding or unusual values between segments; the pixels are intact"
     ),
-    Code.TINY: Rule(is_tiny, _size_text),
+    Code.TINY: Rule(is_tiny, _describe_size),
     Code.ODD_SHAPE: Rule(
-        lambda f, t: _side_lengths(f)[1] > t.max_aspect * _side_lengths(f)[0],
-        lambda f, t: f"{_size_text(f, t)}: aspect ratio {_side_lengths(f)[1] / _side_lengths(f)[0]:.1f}",
+        lambda f, t: _compute_aspect_ratio(f) > t.max_aspect,
+        lambda f, t: f"{_describe_size(f, t)}, aspect ratio {_compute_aspect_ratio(f):.1f}",
     ),
     Code.CROP_LOSS: Rule(
-        lambda f, t: _side_lengths(f)[1] - _side_lengths(f)[0] > t.max_crop_loss * _side_lengths(f)[1],
-        lambda f, t: (
-            f"{_size_text(f, t)}: a square crop leaves {100 * int(_side_lengths(f)[0]) // int(_side_lengths(f)[1])} %"
-        ),
+        lambda f, t: 1 - 1 / _compute_aspect_ratio(f) > t.max_crop_loss,
+        lambda f, t: f"{_describe_size(f, t)}, a square crop keeps {100 / _compute_aspect_ratio(f):.0f} %",
     ),
     Code.GREY_BOTTOM: Rule(
         lambda f, t: ~is_blank(f, t) & (f["flat_bottom"] >= MIN_FLAT_BOTTOM),
-        lambda f, t: f"the lowest {f['flat_bottom']} % of rows are one gray level: truncated, then saved again?",
+        lambda f, t: f"the bottom {f['flat_bottom']} % is uniformly gray; a truncated image may have been saved again",
     ),
-    Code.BLANK: Rule(is_blank, _luma_text),
-    Code.DARK: Rule(lambda f, t: ~is_blank(f, t) & _is_dark(f, t), _luma_text),
-    Code.BRIGHT: Rule(lambda f, t: ~is_blank(f, t) & (f["low"] > t.bright_level), _luma_text),
-    Code.LOW_CONTRAST: Rule(lambda f, t: ~is_blank(f, t) & _has_low_contrast(f, t), _luma_text),
+    Code.BLANK: Rule(is_blank, _describe_luma),
+    Code.DARK: Rule(lambda f, t: ~is_blank(f, t) & _is_dark(f, t), _describe_luma),
+    Code.BRIGHT: Rule(lambda f, t: ~is_blank(f, t) & (f["low"] > t.bright_level), _describe_luma),
+    Code.LOW_CONTRAST: Rule(  # dark and bright images have their own codes
+        lambda f, t: (
+            ~is_blank(f, t)
+            & (f["high"] >= t.dark_level)
+            & (f["low"] <= t.bright_level)
+            & (_compute_luma_range(f) <= t.contrast_spread)
+        ),
+        _describe_luma,
+    ),
     Code.BLURRED: Rule(
         lambda f, t: ~is_blank(f, t) & (f["sharpness"] < t.blur),
         lambda f, t: f"sharpness {f['sharpness']:.3f} below {t.blur:.3f}",
@@ -221,4 +211,4 @@ RULES = {
         ),
     ),
 }
-"""The rule of each code; f: facts of images, t: thresholds."""
+"""The rule for each code; f: facts of images, t: thresholds."""

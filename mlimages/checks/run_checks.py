@@ -1,4 +1,4 @@
-"""Check label files: examine every image once, then compare all of them."""
+"""Check label files: examine every image once, then compare the images."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mlimages.checks.cache import ExaminedImage, FactsCache, Stamp
+from mlimages.checks.cache import ExaminedImage, FactsCache, FileState
 from mlimages.checks.codes import Code, Thresholds
 from mlimages.checks.feature_pairs import require_usearch
 from mlimages.checks.findings import Findings, merge_rows
 from mlimages.checks.image_facts import examine, make_facts_table
 from mlimages.checks.image_table import DIGEST_BYTES, ImageTable
-from mlimages.checks.leaks import duplicate_findings, find_groups, find_pairs
+from mlimages.checks.leaks import add_feature_pairs, find_duplicate_groups, make_duplicate_findings
 from mlimages.checks.result import CheckReport, SimilarPair
 from mlimages.checks.rules import apply_class_rules, apply_rules, describe_wrong_suffix
 from mlimages.core import (
@@ -42,16 +42,16 @@ from mlimages.images import read_bytes, reading_threads, require_available
 from mlimages.labels import LabelFile, open_parts
 
 BATCH = 256
-"""Images looked up in the cache at a time; an interrupted check repeats at most this many."""
+"""Images looked up in the cache at a time; after an interruption, at most this many are examined again."""
 
 MAX_BATCH = 16_384
-"""Upper limit with many workers; SQLite limits the number of parameters of a query."""
+"""Maximum batch size for many workers; SQLite limits the number of parameters of a query."""
 
 LabelFiles = LabelFile | str | os.PathLike[str] | Iterable[LabelFile | str | os.PathLike[str]]
 """A label file or folder of class folders, or several."""
 
-Find = Callable[[bytes], ExaminedImage | None]
-"""Returns the cached result of the bytes with this SHA-256."""
+CacheLookup = Callable[[bytes], ExaminedImage | None]
+"""Function that returns the cached result for a SHA-256."""
 
 
 def check(
@@ -64,25 +64,27 @@ def check(
     embed: Embedder | None = None,
     progress: Progress | None = None,
 ) -> CheckReport:
-    """Find corrupt, duplicate, leaked and unusual images; a broken image is a finding, not an exception.
+    """Find corrupt, duplicate, leaked and unusual images.
 
-    The facts of each image are cached by size, time and content, so that a later check, or one that resumes after an
-    interruption, decodes only new images.
+    A broken image is a finding, not an exception. The measurements of each image are cached, so that a later check, or
+    one that was interrupted, decodes only new and changed images.
 
     Args:
-        label_files: a label file or folder of class folders, or several; images in more than one of them are leaks.
-        thresholds: limits at which an image gets a code.
-        workers: threads that examine images; by default one per CPU core.
+        label_files: one or more label files, or folders with one subfolder per class; an image in more than one of them
+            is a leak.
+        thresholds: thresholds of the codes.
+        workers: number of threads that examine images; by default one per CPU core.
         pool: workers that examine the images, instead of threads.
         skip_unavailable: report remote images that cannot be downloaded, instead of raising an error.
-        embed: computes features, which find near-duplicates that hashes miss, such as strong crops; for example
-            `mlimages.training.embedder()`.
+        embed: function that computes features, such as `mlimages.training.embedder()`, to find near-duplicates that
+            perceptual hashes miss, such as small crops.
         progress: shows how many images have been examined.
 
     Raises:
-        LabelFileError: a label file or a line of it cannot be read.
+        LabelFileError: a label file or one of its lines cannot be read.
         InputError: a remote image cannot be downloaded.
-        MissingExtraError: comparing the features of so many images needs the extra `usearch`.
+        MissingExtraError: `embed` is given, there are more than 100,000 images, and the extra `usearch` is not
+            installed.
 
     Examples:
         >>> from mlimages import check
@@ -100,18 +102,18 @@ def check(
     pool = pool or reading_threads(first, workers)
     if embed:
         require_usearch(len(images))
-    with closing(progress), FactsCache() as cache:  # errors start on a new line
+    with closing(progress), FactsCache() as cache:  # a closed progress bar ends its line before an error
         unavailable = _examine_all(images, thresholds, cache, pool, progress)
         require_available(unavailable, skip=skip_unavailable)
         thresholds = thresholds.for_count(len(images))
         sharpness = images.facts["sharpness"][images.decoded_mask]
         if len(sharpness):
             thresholds = thresholds.for_sharpness(len(sharpness), float(np.median(sharpness)))
-        sets = find_groups(images, thresholds, cache)
-    pairs = find_pairs(images, thresholds, sets, embed, progress) if embed else None
+        sets = find_duplicate_groups(images, thresholds, cache)
+    pairs = add_feature_pairs(images, thresholds, sets, embed, progress) if embed else None
     groups = sets.sets()
     paths = images.paths(set(chain.from_iterable(groups)))
-    rows = merge_rows(duplicate_findings(images, groups, thresholds), apply_rules(images, thresholds))
+    rows = merge_rows(make_duplicate_findings(images, groups, thresholds), apply_rules(images, thresholds))
     findings = Findings(images, rows, paths, thresholds, tuple(apply_class_rules(images, thresholds)))
     return CheckReport(
         files=images.files,
@@ -132,7 +134,7 @@ def check(
 def duplicate_groups(
     paths: Iterable[Path], *, thresholds: Thresholds | None = None, progress: Progress | None = None
 ) -> dict[Path, int]:
-    """Return a group number for each image that is a duplicate or near-duplicate, as `labels.split` expects."""
+    """Return the number of its group for each image that is a duplicate or near-duplicate, for `labels.split`."""
     listed = [LabeledPath(path, 0) for path in paths]
     file = LabelFile("paths.txt", items=lambda: listed, class_names=("all",))
     groups = check([file], thresholds=thresholds, progress=progress).duplicate_groups
@@ -141,28 +143,25 @@ def duplicate_groups(
 
 def decodable_images(paths: Iterable[Path]) -> dict[Path, bytes]:
     """Return the SHA-256 of the images that an earlier check decoded and that have not changed; no image is read."""
-    waiting, decodable = iter(paths), dict[Path, bytes]()
+    remaining, decodable = iter(paths), dict[Path, bytes]()
     with FactsCache() as cache:
-        while batch := list(islice(waiting, BATCH)):
-            stamps = [_make_stamp(path) for path in batch]
-            known = cache.find([stamp for stamp in stamps if stamp])
-            found = ((path, known.get(stamp.path)) for path, stamp in zip(batch, stamps, strict=True) if stamp)
-            decodable.update((path, one.digest) for path, one in found if one and one.facts)
+        while batch := list(islice(remaining, BATCH)):
+            cached = _find_cached_results(batch, cache)[1]
+            decodable.update((path, one.digest) for path, one in zip(batch, cached, strict=True) if one and one.facts)
     return decodable
 
 
 def _open_label_files(files: LabelFiles) -> list[LabelFile]:
     several = [files] if isinstance(files, (LabelFile, str, os.PathLike)) else files
     opened = [labels for file in several for labels in open_parts(file).values()]
-    # a folder is listed once, since images that are moved or added would no longer match the findings
+    # a folder is listed only once: images that are moved or added later would not match the findings
     return [labels if labels.is_stored else copy(labels) for labels in opened]
 
 
 def _examine_all(
     images: ImageTable, thresholds: Thresholds, cache: FactsCache, pool: Pool, progress: Progress
 ) -> list[BrokenImage]:
-    """Examine every image, unless it is in the cache, and fill the table; return the remote images that are
-    unavailable."""
+    """Fill the table with the results of all images; return the remote images that cannot be downloaded."""
     unavailable: list[BrokenImage] = []
     progress.start("check", len(images), "images")
     listed = images.read_all()
@@ -172,9 +171,9 @@ def _examine_all(
         examined = _examine_batch(paths, cache, thresholds, pool)
         _record_results(images, batch[0][0], paths, examined)
         unavailable += [
-            BrokenImage(path, one.fault, one.detail)
-            for path, one in zip(paths, examined, strict=True)
-            if one.fault is Fault.UNAVAILABLE
+            BrokenImage(path, image.fault, image.detail)
+            for path, image in zip(paths, examined, strict=True)
+            if image.fault is Fault.UNAVAILABLE
         ]
         progress.advance(len(batch))
     return unavailable
@@ -183,50 +182,59 @@ def _examine_all(
 def _record_results(
     images: ImageTable, first_index: int, paths: Sequence[str], examined_images: Sequence[ExaminedImage]
 ) -> None:
-    decoded = [row for row, one in enumerate(examined_images) if one.facts]
+    decoded = [row for row, image in enumerate(examined_images) if image.facts]
     if decoded:
         indices = first_index + np.array(decoded)
         images.facts[indices] = make_facts_table(examined_images[row].facts or b"" for row in decoded)
         digests = b"".join(examined_images[row].digest[:DIGEST_BYTES] for row in decoded)
         images.digest[indices] = np.frombuffer(digests, np.uint64).reshape(-1, 2)
-    for index, (path, one) in enumerate(zip(paths, examined_images, strict=True), start=first_index):
-        if one.fault:
-            images.record_fault(index, Code(one.fault), one.detail)
+    for index, (path, image) in enumerate(zip(paths, examined_images, strict=True), start=first_index):
+        if image.fault:
+            images.record_fault(index, Code(image.fault), image.detail)
         elif detail := describe_wrong_suffix(path, images.facts["format"][index].decode()):
             images.record_fault(index, Code.WRONG_SUFFIX, detail)
 
 
 def _examine_batch(paths: Sequence[str], cache: FactsCache, thresholds: Thresholds, pool: Pool) -> list[ExaminedImage]:
-    stamps = [_make_stamp(path) for path in paths]
-    known = cache.find([stamp for stamp in stamps if stamp])
-    new = [row for row, stamp in enumerate(stamps) if not (stamp and stamp.path in known)]
+    """Return the result of each image, from the cache if the file has not changed."""
+    states, cached = _find_cached_results(paths, cache)
+    new = [row for row, image in enumerate(cached) if not image]
     size = pool.chunk_size
     chunks = ([paths[row] for row in new[start : start + size]] for start in range(0, len(new), size))
-    find = cache.find_content if isinstance(pool, Threads) else None  # other processes do not have the cache
-    results = pool.map(partial(_examine_files, thresholds=thresholds, find_cached=find), chunks)
-    fresh = dict(zip(new, chain.from_iterable(results), strict=True))
-    cache.store_results((stamp, fresh[row]) for row in new if (stamp := stamps[row]))
-    return [fresh[row] if row in fresh or not stamp else known[stamp.path] for row, stamp in enumerate(stamps)]
+    lookup = cache.find_by_digest if isinstance(pool, Threads) else None  # other processes do not have the cache
+    results = pool.map(partial(_examine_files, thresholds=thresholds, lookup=lookup), chunks)
+    examined = dict(zip(new, chain.from_iterable(results), strict=True))
+    cache.store_results((state, examined[row]) for row in new if (state := states[row]))
+    return [image or examined[row] for row, image in enumerate(cached)]
 
 
-def _make_stamp(path: Path | str) -> Stamp | None:
-    if is_remote(path):  # requesting its state costs as much as reading it, so it is cached by content only
+def _find_cached_results(
+    paths: Sequence[Path | str], cache: FactsCache
+) -> tuple[list[FileState | None], list[ExaminedImage | None]]:
+    """Return the state of each file, and its cached result; None if it has no state or is not cached."""
+    states = [_read_file_state(path) for path in paths]
+    found = cache.find([state for state in states if state])
+    return states, [found.get(state.path) if state else None for state in states]
+
+
+def _read_file_state(path: Path | str) -> FileState | None:
+    if is_remote(path):  # requesting the state takes as long as reading the file, so it is cached by content only
         return None
     state = fingerprint(path)
-    return Stamp(os.path.abspath(path), state) if state else None  # noqa: PTH100  # faster than pathlib
+    return FileState(os.path.abspath(path), state) if state else None  # noqa: PTH100  # faster than pathlib
 
 
-def _examine_files(paths: Sequence[str], thresholds: Thresholds, find_cached: Find | None) -> list[ExaminedImage]:
-    return [_examine_file(path, thresholds, find_cached) for path in paths]
+def _examine_files(paths: Sequence[str], thresholds: Thresholds, lookup: CacheLookup | None) -> list[ExaminedImage]:
+    return [_examine_file(path, thresholds, lookup) for path in paths]
 
 
-def _examine_file(path: str, thresholds: Thresholds, find_cached: Find | None) -> ExaminedImage:
-    """Return the facts or the fault of an image; it is decoded unless the cache has the same bytes."""
+def _examine_file(path: str, thresholds: Thresholds, lookup: CacheLookup | None) -> ExaminedImage:
+    """Return the facts or the fault of an image; it is decoded unless the same bytes are in the cache."""
     digest = b""
     try:
         data = read_bytes(as_path(path))
         digest = hashlib.sha256(data).digest() if data else b""
-        known = find_cached(digest) if find_cached and digest else None
-        return known or ExaminedImage(digest, examine(data, max_pixels=thresholds.max_pixels).pack())
+        cached = lookup(digest) if lookup and digest else None
+        return cached or ExaminedImage(digest, examine(data, max_pixels=thresholds.max_pixels).pack())
     except ImageError as error:
         return ExaminedImage(digest, fault=error.fault, detail=error.detail)

@@ -1,4 +1,4 @@
-"""Convert 8-bit pixels to the network's input and back, and deeper images to 8 bits."""
+"""Convert 8-bit pixels to the network's input and back, and images of more than 8 bits to 8 bits."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from PIL import Image
 from mlimages.core import Normalization
 
 FULL_SCALES = {"F": (1.0, 255.0, 65535.0), "I": (65535.0,)}
-"""Possible white levels by mode, in the order tried; the file does not say which one it uses."""
+"""Possible values of white by mode of the image, in the order tried; the file does not say which one it uses."""
 
 OVERSHOOT = 1.5
-"""Factor by which values may exceed white (sharpening, interpolation); they are clipped."""
+"""Factor by which values may exceed white, as after sharpening or interpolation; they are clipped."""
 
 
 def to_network(
     pixels: NDArray[np.uint8], normalization: Normalization, mean_image: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
-    """Convert prepared pixels `(N, H, W, C)` to the network's input, float32 `(N, C, H, W)`.
+    """Normalize pixels `(N, H, W, C)` to the network's input, float32 `(N, C, H, W)`.
 
     The result is bitwise equal to that of `networks.Normalize` and of the exported file.
 
@@ -29,50 +29,54 @@ def to_network(
         normalization: mean, standard deviation and scale; see `Normalization` for the formula.
         mean_image: float32 `(C, H, W)` in 0..255, used instead of `normalization.mean`.
     """
-    scale = np.float32(normalization.scale)
-    mean = _reshape_per_channel(normalization.mean) * scale if mean_image is None else mean_image  # (C, H or 1, W or 1)
+    mean, std = _compute_mean_and_std(normalization, mean_image)
     x = pixels.transpose(0, 3, 1, 2).astype(np.float32, order="C")  # (N, C, H, W)
-    x = (x - mean) / (_reshape_per_channel(normalization.std) * scale)
+    x = (x - mean) / std
     return x[:, ::-1] if normalization.bgr else x
 
 
 def from_network(
     x: NDArray[np.float32], normalization: Normalization, mean_image: NDArray[np.float32] | None = None
 ) -> NDArray[np.uint8]:
-    """Invert `to_network`; the result is rounded and clipped to uint8 `(N, H, W, C)`."""
-    scale = np.float32(normalization.scale)
-    mean = _reshape_per_channel(normalization.mean) * scale if mean_image is None else mean_image  # (C, H or 1, W or 1)
+    """Convert the network's input `(N, C, H, W)` back to pixels, uint8 `(N, H, W, C)`: the inverse of `to_network`."""
+    mean, std = _compute_mean_and_std(normalization, mean_image)
     x = x[:, ::-1] if normalization.bgr else x
-    return to_pixels((x * (_reshape_per_channel(normalization.std) * scale) + mean).transpose(0, 2, 3, 1))
+    return to_pixels((x * std + mean).transpose(0, 2, 3, 1))
 
 
-def _reshape_per_channel(channel_values: tuple[float, ...]) -> NDArray[np.float32]:
-    return np.asarray(channel_values, dtype=np.float32)[:, None, None]  # (C, 1, 1)
+def _compute_mean_and_std(
+    normalization: Normalization, mean_image: NDArray[np.float32] | None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return mean `(C, 1, 1)`, or the mean image `(C, H, W)`, and standard deviation `(C, 1, 1)` in 0..255."""
+    mean, std = (
+        np.asarray(values, np.float32)[:, None, None] * np.float32(normalization.scale)
+        for values in (normalization.mean, normalization.std)
+    )
+    return mean if mean_image is None else mean_image, std
 
 
 def to_pixels(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
-    """Convert values in 0..255 to uint8, rounded and clipped."""
+    """Round and clip values in 0..255 to uint8; NaN becomes 0."""
     pixels: NDArray[np.uint8] = np.clip(np.rint(np.nan_to_num(values)), 0, 255).astype(np.uint8)
     return pixels
 
 
 def to_eight_bits(image: Image.Image) -> Image.Image:
-    """Convert a grayscale image of more than 8 bits to 8 bits, scaled so that its `white_level` becomes 255.
+    """Scale a grayscale image of more than 8 bits to 8 bits, so that its `white_level` becomes 255.
 
-    A level marked as transparent becomes an alpha channel.
+    If the file marks a level as transparent, the result has an alpha channel.
     """
-    deep = np.asarray(image, dtype=np.float32)  # (H, W)
+    levels = np.asarray(image, dtype=np.float32)  # (H, W)
     with np.errstate(all="ignore"):  # the floats of a damaged file may have any value
-        levels = np.nan_to_num(deep * (255.0 / white_level(deep, image.mode)))
-    eight = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+        pixels = to_pixels(levels * (255.0 / white_level(levels, image.mode)))
     transparent = image.info.get("transparency")
     if not isinstance(transparent, int):
-        return Image.fromarray(eight)
-    return Image.fromarray(np.dstack([eight, np.where(deep == transparent, 0, 255).astype(np.uint8)]))
+        return Image.fromarray(pixels)
+    return Image.fromarray(np.dstack([pixels, np.where(levels == transparent, 0, 255).astype(np.uint8)]))
 
 
 def white_level(levels: NDArray[np.float32], mode: str) -> float:
-    """Return the level that becomes 255: the smallest full scale that covers the largest value, else that value."""
+    """Return the level of white: the smallest of `FULL_SCALES` that covers the largest level, else that level."""
     if mode not in FULL_SCALES:
         return 65535.0
     finite: NDArray[Any] = levels[np.isfinite(levels)]

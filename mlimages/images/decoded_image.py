@@ -16,7 +16,7 @@ class ImageHeader:
     Attributes:
         format, mode: as Pillow names them.
         size: width and height in pixels.
-        deep: whether it has more than 8 bits per channel.
+        deep: whether the image has more than 8 bits per channel.
     """
 
     format: str
@@ -27,14 +27,14 @@ class ImageHeader:
 
 @dataclass(frozen=True, slots=True)
 class DecodeOptions:
-    """How to decode one image.
+    """Options of `decode`.
 
     Attributes:
-        min_size: minimum width and height in pixels: a JPEG is decoded at the smallest scale of 1, 1/2, 1/4 and 1/8
-            that is not below it (simplejpeg: of all eighths).
-        mode: `L` or `YCbCr`: keep this mode if the decoder returns it; otherwise convert to RGB.
+        min_size: minimum width and height in pixels; a JPEG is decoded at the smallest scale of 1, 1/2, 1/4 and 1/8 (or
+            of all eighths, by simplejpeg) that keeps this size.
+        mode: mode, `L` or `YCbCr`, that is kept if the decoder returns it; other modes are converted to RGB.
         reduce_to: downscale by the largest integer factor that leaves the shorter side at least this many pixels.
-        strict: report damage in a JPEG that Pillow ignores, if simplejpeg is installed.
+        strict: decode a JPEG with simplejpeg, if installed, which detects damage that Pillow ignores.
         upright: apply the EXIF orientation.
         background: RGB colour behind transparent pixels.
     """
@@ -52,14 +52,15 @@ class DecodedImage:
     """The pixels and properties of a decoded image.
 
     Attributes:
-        image: 8-bit RGB (RGBX from the strict decoder, or `DecodeOptions.mode`), at the scale of the options.
-        header: the header of the file.
+        image: 8-bit RGB image (RGBX if decoded by simplejpeg, or `DecodeOptions.mode`), possibly at a reduced scale.
+        header: header of the file.
         size: width and height of the upright image at full scale, in pixels.
         orientation: EXIF orientation of the file, 1 (upright) to 8.
         image_orientation: EXIF orientation of `image`: 1 if `DecodeOptions.upright` was set, else that of the file.
         animated: whether the file has more than one frame; only the first is decoded.
-        transparent: whether any pixel shows the background.
-        irregular: whether it is a JPEG with padding or unusual header values but intact pixels (only with `strict`).
+        transparent: whether any pixel is at least partly transparent.
+        irregular: whether the file is a JPEG with padding or unusual header values but intact pixels; only detected
+            with `DecodeOptions.strict`.
     """
 
     image: Image.Image

@@ -1,4 +1,4 @@
-"""Decode image files to 8-bit RGB, or raise an `ImageError` with a code; no other module decodes images.
+"""Decode image files to 8-bit RGB; no other module decodes images.
 
 `decode` identifies the format, reads the header, decodes, converts to 8-bit RGB and applies the EXIF orientation.
 Pillow's plugins may raise any exception on a malformed file (RuntimeError, NotImplementedError, AssertionError,
@@ -23,7 +23,7 @@ from mlimages.images.decoded_image import WHITE, DecodedImage, DecodeOptions, Im
 from mlimages.images.reading import read_bytes
 
 PIXELS_VERSION = 3
-"""Version of the prepared pixels, part of cache keys; increase it when the same file yields different pixels."""
+"""Version of the decoded and resized pixels, part of cache keys; increase it when they change for the same file."""
 
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -36,10 +36,10 @@ _ORIENTATION = 0x0112
 _SWAPS_SIDES = 5  # EXIF orientations from 5 to 8 swap width and height
 
 _REFUSED_FORMATS = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "IPTC"}
-"""Formats that need an external program (Ghostscript), that Pillow cannot decode, or that may embed one of these."""
+"""Formats that need an external program (Ghostscript), that Pillow cannot decode, or that may embed such files."""
 
 _UNKNOWN_FORMAT = (SyntaxError, IndexError, TypeError, struct.error)
-"""Exceptions by which a plugin rejects data of another format (see `PIL.Image.open`)."""
+"""Exceptions that a plugin raises for data of another format (see `PIL.Image.open`)."""
 
 _REPLACE = "copy or download the file again"
 
@@ -52,18 +52,18 @@ T = TypeVar("T")
 
 
 class ArgumentTypeError(TypeError):
-    """An argument has the wrong type: an error of the caller, not of the image."""
+    """An argument has the wrong type, which is an error of the caller, not of the image."""
 
 
 def require_type(value: object, types: type | tuple[type, ...], expected_type: str) -> None:
-    """Raise an `ArgumentTypeError` if an argument has another type."""
+    """Raise an `ArgumentTypeError` unless the value has one of the types; `expected_type` is for the message."""
     if not isinstance(value, types):
         raise ArgumentTypeError(f"expected {expected_type}, got {type(value).__name__}")
 
 
 def raises_image_error(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorator of a function that processes one image: its exceptions, except `ArgumentTypeError`, become `ImageError`
-    with a code."""
+    """Decorate a function that processes one image: every exception except `ArgumentTypeError` becomes an `ImageError`
+    with a `Fault`."""
 
     @wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -72,12 +72,12 @@ def raises_image_error(function: Callable[P, T]) -> Callable[P, T]:
         except (ImageError, ArgumentTypeError):
             raise
         except Exception as error:  # see the module docstring
-            raise _image_error(error) from error
+            raise _to_image_error(error) from error
 
     return wrapper
 
 
-def _image_error(error: Exception) -> ImageError:
+def _to_image_error(error: Exception) -> ImageError:
     text = re.sub(r"\bb(['\"])(.*?)\1", r"\2", str(error)) or type(error).__name__  # without the repr of bytes
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return ImageError(Fault.TOO_MANY_PIXELS, "an image inside the file has more pixels than Pillow supports")
@@ -92,11 +92,11 @@ def _image_error(error: Exception) -> ImageError:
 
 @raises_image_error
 def identify(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
-    """Read the header of an image without decoding it.
+    """Read the format, mode and size of an image from its header, without decoding the pixels.
 
     Raises:
-        ImageError: missing, unreadable (including a format that needs another package), empty, not-an-image, truncated
-            or corrupt within the header, or too-many-pixels.
+        ImageError: the file is missing, unreadable (also if its format needs another package), empty or not an image,
+            its header is truncated or corrupt, or it has too many pixels.
         TypeError: `source` is neither a path nor bytes.
     """
     return _read_header(_open_image(_read_source(source), max_pixels))
@@ -109,14 +109,15 @@ def decode(
     max_pixels: int = MAX_PIXELS,
     options: DecodeOptions | Callable[[ImageHeader], DecodeOptions] = _DEFAULTS,
 ) -> DecodedImage:
-    """Decode all of an image file; for an animation, the first frame.
+    """Decode an image file completely; of an animation, only the first frame.
 
     Args:
-        max_pixels: maximum width x height; larger images are rejected before decoding.
-        options: how to decode, or a function that returns the options for a header.
+        source: path, or the bytes of an image file.
+        max_pixels: maximum number of pixels (width x height); larger images are rejected before decoding.
+        options: the options, or a function that returns the options for a header.
 
     Raises:
-        ImageError: with the image's `Fault`, whatever exception the decoder raised.
+        ImageError: the image cannot be decoded; `fault` is the reason.
         TypeError: `source` is neither a path nor bytes.
     """
     data = _read_source(source)
@@ -126,8 +127,8 @@ def decode(
     stored = _parse_orientation(getattr(file, "tag_v2", {}))  # Pillow applies and drops it when it loads a TIFF
     image, irregular = _decode_pixels(file, data, chosen)
     size = header.size if file.format in ("JPEG", "MPO") else file.size  # only these may be decoded at a reduced scale
-    _check_pixel_count(size, max_pixels)  # the header of an icon may be wrong about its content
-    turn = _exif_orientation(file)
+    _check_pixel_count(size, max_pixels)  # the header of an icon may give another size
+    turn = _read_exif_orientation(file)
     image, transparent = _convert_and_reduce(image, chosen)
     if chosen.upright and turn != 1:
         image = image.transpose(UPRIGHT[turn])
@@ -146,10 +147,15 @@ def decode(
 def load_rgb(
     source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS, background: tuple[int, int, int] = WHITE
 ) -> Image.Image:
-    """Load an image as 8-bit RGB at full size with its EXIF orientation applied; transparent pixels show `background`.
+    """Load an image as 8-bit RGB at full size, with its EXIF orientation applied.
+
+    Args:
+        source: path, or the bytes of an image file.
+        max_pixels: maximum number of pixels (width x height); larger images are rejected before decoding.
+        background: RGB colour behind transparent pixels.
 
     Raises:
-        ImageError: with the image's `Fault`.
+        ImageError: the image cannot be decoded; `fault` is the reason.
         TypeError: `source` is neither a path nor bytes.
     """
     return decode(source, max_pixels=max_pixels, options=DecodeOptions(background=background)).image
@@ -157,15 +163,15 @@ def load_rgb(
 
 @raises_image_error
 def from_pillow(image: Image.Image) -> Image.Image:
-    """Convert a Pillow image to upright, 8-bit RGB; transparent pixels become white.
+    """Convert a Pillow image to upright 8-bit RGB; transparent pixels become white.
 
     Raises:
-        ImageError: with the image's `Fault`.
-        TypeError: `image` is no PIL image.
+        ImageError: the image cannot be decoded; `fault` is the reason.
+        TypeError: `image` is not a PIL image.
     """
     require_type(image, Image.Image, "a PIL image")
     image.load()
-    turn = _exif_orientation(image)
+    turn = _read_exif_orientation(image)
     flat, _ = _convert_and_reduce(image, DecodeOptions())
     return flat if turn == 1 else flat.transpose(UPRIGHT[turn])
 
@@ -180,7 +186,7 @@ def _read_source(source: str | os.PathLike[str] | bytes) -> bytes:
 
 
 def _open_image(data: bytes, max_pixels: int) -> Image.Image:
-    """Open an image with the first plugin that accepts it, common formats first.
+    """Read the header with the first plugin that accepts the data; common formats are tried first.
 
     `Image.open` is not used: it warns about large images, fails above twice that size regardless of `max_pixels`, and
     passes EPS files to Ghostscript.
@@ -201,10 +207,10 @@ def _open_image(data: bytes, max_pixels: int) -> Image.Image:
                     return file
             except _UNKNOWN_FORMAT:
                 continue
-    raise _unknown_format_error(data, missing, claimed)
+    raise _make_unknown_format_error(data, missing, claimed)
 
 
-def _unknown_format_error(data: bytes, missing_library: str, claimed_format: str) -> ImageError:
+def _make_unknown_format_error(data: bytes, missing_library: str, claimed_format: str) -> ImageError:
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and "HEIF" not in Image.OPEN:
         return ImageError(Fault.UNREADABLE, f"HEIC needs an optional package: `{install_hint('heic')}`")
     if missing_library:
@@ -220,7 +226,7 @@ def _unknown_format_error(data: bytes, missing_library: str, claimed_format: str
 
 @cache
 def load_all_plugins() -> None:
-    """Register all of Pillow's formats, and HEIC if pillow-heif is installed (the extra `heic`)."""
+    """Register all formats of Pillow, and HEIC if pillow-heif is installed (the extra `heic`)."""
     Image.init()
     with suppress(ImportError):
         from pillow_heif import register_heif_opener  # takes 17 ms, and most runs do not need it
@@ -237,7 +243,7 @@ def _check_pixel_count(size: tuple[int, int], max_pixels: int) -> None:
 
 
 def _read_header(file: Image.Image) -> ImageHeader:
-    """Read the header; call it before decoding, which drops the tiles that hold the bit depth of PNG and TIFF."""
+    """Read the header; call this before decoding, which deletes the tiles that give the bit depth of PNG and TIFF."""
     raw = str(file.tile[0].args) if getattr(file, "tile", None) else ""  # type: ignore[attr-defined]
     deep = file.mode[:1] in "IF" or ("16" in raw and file.format in ("PNG", "TIFF", "PPM", "JPEG2000"))
     return ImageHeader(file.format or "", file.mode, file.size, deep)
@@ -266,7 +272,7 @@ def _decode_pixels(file: Image.Image, data: bytes, options: DecodeOptions) -> tu
 
 
 def _convert_and_reduce(image: Image.Image, options: DecodeOptions) -> tuple[Image.Image, bool]:
-    """Convert to RGB (or `options.mode`) and reduce; return the image and whether some pixel shows the background."""
+    """Convert to RGB (or `options.mode`) and reduce; return the image and whether any pixel is transparent."""
     if image.mode == "P" and image.palette is None:  # in icons: `has_transparency_data` fails, `convert` does not
         image = image.convert("RGBA")
     clear = image.has_transparency_data
@@ -274,11 +280,11 @@ def _convert_and_reduce(image: Image.Image, options: DecodeOptions) -> tuple[Ima
         return image, False
     factor = max(1, min(image.size) // options.reduce_to) if options.reduce_to else 1
     early = factor > 1 and image.mode in ("RGB", "RGBX", "L") and not clear
-    image, transparent = _composite(image.reduce(factor) if early else image, options.background)
+    image, transparent = _composite_onto_background(image.reduce(factor) if early else image, options.background)
     return image if early or factor == 1 else image.reduce(factor), transparent
 
 
-def _composite(image: Image.Image, background: tuple[int, int, int]) -> tuple[Image.Image, bool]:
+def _composite_onto_background(image: Image.Image, background: tuple[int, int, int]) -> tuple[Image.Image, bool]:
     if image.mode.startswith("I") or image.mode == "F":
         from mlimages.images.arrays import to_eight_bits  # imports NumPy, as above
 
@@ -291,7 +297,7 @@ def _composite(image: Image.Image, background: tuple[int, int, int]) -> tuple[Im
     return flat, rgba.getchannel("A").getextrema()[0] != 255
 
 
-def _exif_orientation(file: Image.Image) -> int:
+def _read_exif_orientation(file: Image.Image) -> int:
     """Read the orientation of a decoded file; on an undecoded PNG, Pillow would decode it and ignore errors."""
     try:
         return _parse_orientation(file.getexif())

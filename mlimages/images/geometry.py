@@ -1,4 +1,4 @@
-"""Load images as the network's input: resized, cropped, 8-bit."""
+"""Load images as 8-bit pixels, resized and cropped to the network's input size."""
 
 from __future__ import annotations
 
@@ -23,56 +23,59 @@ _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resamplin
 
 @raises_image_error
 def load_pixels(
-    source: str | os.PathLike[str] | bytes, prop: ImageProperty, *, max_pixels: int = MAX_PIXELS
+    source: str | os.PathLike[str] | bytes, image_property: ImageProperty, *, max_pixels: int = MAX_PIXELS
 ) -> NDArray[np.uint8]:
-    """Load an image as the network's input: uint8 `(H, W, C)`, RGB or grayscale.
+    """Load an image, resized and cropped to the network's input size: uint8 `(H, W, C)`, RGB or grayscale.
 
-    A JPEG at least four times as large as the input is decoded at a reduced scale (1/2, 1/4, 1/8), at least twice as
-    large as the input.
+    A JPEG at least four times as large is decoded at a scale of 1/2, 1/4 or 1/8, still at least twice as large.
 
     Raises:
-        ImageError: with the image's `Fault`.
-        TypeError: `source` is neither a path nor bytes, or `prop` is no ImageProperty.
+        ImageError: the image cannot be decoded; `fault` is the reason.
+        TypeError: `source` is neither a path nor bytes, or `image_property` is not an ImageProperty.
     """
-    require_type(prop, ImageProperty, "an ImageProperty, such as ImageProperty(224)")
-    decoded = decode(source, max_pixels=max_pixels, options=partial(_choose_decode_options, image_property=prop))
-    return prepare(decoded.image, prop, size=decoded.size)
+    require_type(image_property, ImageProperty, "an ImageProperty, such as ImageProperty(224)")
+    decoded = decode(
+        source, max_pixels=max_pixels, options=partial(_choose_decode_options, image_property=image_property)
+    )
+    return prepare(decoded.image, image_property, size=decoded.size)
 
 
 def iter_pixels(
-    items: Iterable[LabeledPath], prop: ImageProperty, *, workers: int | None = None
+    items: Iterable[LabeledPath], image_property: ImageProperty, *, workers: int | None = None
 ) -> Iterator[tuple[LabeledPath, NDArray[np.uint8] | BrokenImage]]:
-    """Yield each item with its pixels, uint8 `(H, W, C)`, or with a BrokenImage if it cannot be decoded, in order.
+    """Yield each item, in order, with its pixels, uint8 `(H, W, C)`, or with a BrokenImage if it cannot be decoded.
 
-    Images are decoded ahead in `workers` threads, by default one per CPU core.
+    Images are decoded in advance by `workers` threads, by default one per CPU core.
     """
     listed = iter(items)
     first = list(islice(listed, 1))
     threads = reading_threads(first[0].path if first else None, workers)
-    return threads.map(lambda item: (item, try_load_pixels(item.path, prop)), chain(first, listed))
+    return threads.map(lambda item: (item, try_load_pixels(item.path, image_property)), chain(first, listed))
 
 
-def try_load_pixels(path: Path, prop: ImageProperty) -> NDArray[np.uint8] | BrokenImage:
-    """Return the pixels of an image, uint8 `(H, W, C)`, or a BrokenImage if it cannot be decoded."""
+def try_load_pixels(path: Path, image_property: ImageProperty) -> NDArray[np.uint8] | BrokenImage:
+    """Load an image as `load_pixels` does; return a BrokenImage if it cannot be decoded."""
     try:
-        return load_pixels(path, prop)
+        return load_pixels(path, image_property)
     except ImageError as error:
         return BrokenImage(str(path), error.fault, error.detail)
 
 
-def prepare(image: Image.Image, prop: ImageProperty, *, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+def prepare(
+    image: Image.Image, image_property: ImageProperty, *, size: tuple[int, int] | None = None
+) -> NDArray[np.uint8]:
     """Resize and crop an upright RGB image; return uint8 `(H, W, C)`.
 
     Args:
         size: width and height at full scale, if `image` was decoded at a reduced scale.
 
     Raises:
-        TypeError: `image` is no PIL image, or `prop` is no ImageProperty.
+        TypeError: `image` is not a PIL image, or `image_property` is not an ImageProperty.
     """
     require_type(image, Image.Image, "a PIL image")
-    require_type(prop, ImageProperty, "an ImageProperty, such as ImageProperty(224)")
-    source = image.convert("L") if prop.gray_scale else image
-    pixels = np.asarray(resize_and_crop(source, prop, size=size))  # (H, W) or (H, W, 3)
+    require_type(image_property, ImageProperty, "an ImageProperty, such as ImageProperty(224)")
+    source = image.convert("L") if image_property.gray_scale else image
+    pixels = np.asarray(resize_and_crop(source, image_property, size=size))  # (H, W) or (H, W, 3)
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
@@ -82,15 +85,15 @@ def resize_and_crop(
     """Resize and crop an image as `image_property` specifies; the mode is kept.
 
     Raises:
-        ImageError: too-many-pixels, if an elongated image would become too large to resize.
+        ImageError: the resized image would have too many pixels, since the image is very elongated.
     """
     if image_property.resize == "downscale":
-        image = image.crop(_central_box(*image.size, image_property))
+        image = image.crop(_compute_central_box(*image.size, image_property))
         size = image.size
     return _crop(_resize(image, image_property, resized_size(*(size or image.size), image_property)), image_property)
 
 
-def _central_box(width: int, height: int, image_property: ImageProperty) -> tuple[int, int, int, int]:
+def _compute_central_box(width: int, height: int, image_property: ImageProperty) -> tuple[int, int, int, int]:
     """Return the largest central box with the aspect ratio of the crop; the whole image if the crop is larger."""
     inner_width, inner_height = width, height
     if covers_crop(width, height, image_property):
@@ -124,10 +127,7 @@ def _choose_decode_options(header: ImageHeader, image_property: ImageProperty) -
     if image_property.resize not in ("shorter", "squash", "letterbox"):
         return DecodeOptions()
     width, height = header.size
-    shorter = (
-        image_property.shorter_px
-        if image_property.resize == "shorter"
-        else max(image_property.width, image_property.height)
-    )
+    longer = max(image_property.width, image_property.height)
+    shorter = image_property.shorter_px if image_property.resize == "shorter" else longer
     scale = 2 * shorter / min(width, height)
     return DecodeOptions(min_size=(int(width * scale) + 1, int(height * scale) + 1) if scale <= 0.5 else None)

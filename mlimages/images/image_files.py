@@ -1,4 +1,4 @@
-"""Find image files to predict, and copy them into a folder per class."""
+"""Find image files in folders, and copy them to one folder per class."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ logger = logging.getLogger(__name__)
 
 
 def find_images(sources: Iterable[Path]) -> Iterator[Path]:
-    """Yield the files in `sources`, and the files with an image suffix in its folders, recursively, sorted.
+    """Yield the paths of images: each file in `sources`, and the image files in each folder, recursively and sorted.
 
-    Other files in a local folder are counted in a logged warning, except hidden ones.
-    From a folder of shards, or a shard (`images-00000.tar`), the images that `label` reads are yielded.
+    A folder's image files are those with an image suffix; a warning counts the others, except hidden files. In a shard
+    (`images-00000.tar`) or a folder of shards, they are the images that `label` reads.
     """
     for source in map(as_path, sources):
         with refresh_listings(source):
@@ -52,16 +52,16 @@ def find_images(sources: Iterable[Path]) -> Iterator[Path]:
                     skipped[suffix or "without a suffix"] += 1
         if skipped:
             counts = ", ".join(f"{count} {suffix}" for suffix, count in skipped.most_common(5))
-            logger.warning("%s: skipped files that are not images by their suffix: %s", source, counts)
+            logger.warning("%s: skipped files whose suffix is not that of an image: %s", source, counts)
 
 
 def copy_by_class(
     predictions: Iterable[Prediction | BrokenImage], folder: Path, *, class_names: Sequence[str]
 ) -> Iterator[Prediction | BrokenImage]:
-    """Yield the results, and copy each image to `folder/CLASS/`, or to `folder/unknown/` if its class is unknown.
+    """Copy each image to `folder/CLASS/`, or to `folder/unknown/` if its class is unknown, and yield its prediction.
 
-    An image with several labels is copied to the folder of each, one without labels to `folder/unknown/`.
-    If the name is taken, a number is appended; a file with identical content is not copied again.
+    An image with several labels is copied to the folder of each label, an image without labels to `folder/unknown/`.
+    If a file of the same name exists, a number is appended to the name; an identical file is not copied again.
     """
     folder = require_local_path(folder)
     unknown, *folders = folder_names(["unknown", *class_names])
@@ -73,11 +73,11 @@ def copy_by_class(
             for name in names or [unknown]:
                 target = folder / name
                 target.mkdir(parents=True, exist_ok=True)
-                _copy_beside(source, target / source.name)
+                _copy_without_overwriting(source, target / source.name)
         yield result
 
 
-def _copy_beside(source: Path, target: Path) -> None:
+def _copy_without_overwriting(source: Path, target: Path) -> None:
     data = read_file(source)
     for number in count(2):
         if not target.exists():

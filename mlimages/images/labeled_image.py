@@ -1,4 +1,4 @@
-"""One image and its class, transformed step by step."""
+"""An image and its class, with methods that transform it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from mlimages.images.geometry import load_pixels, prepare, resize_and_crop
 
 
 class LabeledImage:
-    """One image and its class index; each step changes the image and returns this object.
+    """An image and its class index; each method that transforms the image returns the same object.
 
     Args:
-        path: the image file; may be empty if the image comes from an array.
-        label: its class index; -1 if unknown.
+        path: path of the image file; may be empty if the image comes from an array.
+        label: class index; -1 if unknown.
 
     Examples:
         >>> from mlimages import LabeledImage
@@ -47,63 +47,71 @@ class LabeledImage:
         """The current image, 8-bit RGB or grayscale; loaded on first access.
 
         Raises:
-            ImageError: it cannot be decoded.
+            ImageError: the file cannot be decoded.
         """
         if self._image is None:
             self._image = load_rgb(self.path)
         return self._image
 
     def load(self, *, background: tuple[int, int, int] = WHITE) -> Self:
-        """Decode the file again: upright, 8-bit RGB, the first frame of an animation.
+        """Load the file as an upright 8-bit RGB image, of an animation the first frame; undoes all changes.
 
         Args:
             background: RGB colour behind transparent pixels.
 
         Raises:
-            ImageError: it cannot be decoded.
+            ImageError: the file cannot be decoded.
         """
         self._image = load_rgb(self.path, background=background)
         return self
 
     def to_grayscale(self) -> Self:
-        """Convert to one channel (ITU-R 601-2 luma)."""
+        """Convert the image to grayscale (ITU-R 601-2 luma)."""
         self._image = self.image.convert("L")
         return self
 
     def downscale(self, width: int, height: int = 0) -> Self:
-        """Crop the largest central region with the aspect ratio of `width` x `height`, and resize it to that size.
+        """Resize the largest central region with the aspect ratio `width / height` to `width` x `height` pixels.
 
-        A smaller image is centred on black, unscaled.
+        An image that is smaller than this is not resized, but centred on a black background.
 
         Args:
-            height: 0 means the same as width.
+            width: width in pixels.
+            height: height in pixels; 0 means the same as width.
         """
         return self._resize_and_crop(ImageProperty(width, height, resize="downscale"))
 
     def crop_from_lefttop(self, left: int, top: int, width: int, height: int = 0) -> Self:
-        """Crop `width` x `height` pixels at `left`, `top`; pixels outside the image are black.
+        """Crop a region of `width` x `height` pixels; pixels outside the image are black.
 
         Args:
-            height: 0 means the same as width.
+            left: left edge of the region in pixels.
+            top: top edge of the region in pixels.
+            width: width in pixels.
+            height: height in pixels; 0 means the same as width.
         """
         return self._resize_and_crop(ImageProperty(width, height, resize="position", position=(left, top)))
 
     def crop_from_center(self, width: int, height: int = 0) -> Self:
-        """Crop `width` x `height` pixels from the centre; pixels outside the image are black.
+        """Crop the central region of `width` x `height` pixels; pixels outside the image are black.
 
         Args:
-            height: 0 means the same as width.
+            width: width in pixels.
+            height: height in pixels; 0 means the same as width.
         """
         return self._resize_and_crop(ImageProperty(width, height, resize="crop"))
 
     def convert(self, prop: ImageProperty) -> Self:
-        """Resize the image to the network's input.
+        """Resize and crop the image to the network's input size.
 
-        If the image has not been loaded yet, the pixels are bitwise equal to those of `load_pixels`.
+        If the image has not been loaded or changed yet, the pixels equal those in training and prediction.
+
+        Args:
+            prop: size, resize method and number of channels.
 
         Raises:
-            ImageError: it cannot be decoded.
-            TypeError: `prop` is no ImageProperty.
+            ImageError: the file cannot be decoded.
+            TypeError: `prop` is not an ImageProperty.
         """
         if self._image is None:
             self._image = _from_pixels(load_pixels(self.path, prop))
@@ -112,12 +120,12 @@ class LabeledImage:
         return self
 
     def to_array(self, xp: ModuleType = np, color: bool = True, *, bgr: bool = False) -> NDArray[np.float32]:
-        """Return the image as float32 `(C, H, W)` in 0..255.
+        """Return the image as an array, float32 `(C, H, W)` in 0..255.
 
         Args:
-            xp: the module whose `asarray` makes the array: NumPy, or CuPy for one on a GPU.
-            color: return three channels (grayscale is repeated) instead of one channel of luma.
-            bgr: order the channels blue, green, red.
+            xp: array module: `numpy`, or `cupy` for an array on a GPU.
+            color: return three channels (of a grayscale image, three equal ones) instead of one channel of luma.
+            bgr: return the channels in the order blue, green, red.
         """
         array = np.asarray(self.image.convert("RGB" if color else "L"), dtype=np.float32)  # (H, W[, 3])
         array = array.transpose(2, 0, 1) if color else array[None]  # (C, H, W)
@@ -126,7 +134,12 @@ class LabeledImage:
 
     @classmethod
     def from_array(cls, array: NDArray[np.floating[Any]], label: int = -1, *, bgr: bool = False) -> Self:
-        """Create an image from an array `(C, H, W)` in 0..255 with 1 or 3 channels; values are rounded and clipped.
+        """Create an image from an array `(C, H, W)` with 1 or 3 channels and values in 0..255, rounded and clipped.
+
+        Args:
+            array: the pixels.
+            label: class index; -1 if unknown.
+            bgr: the channels of the array are in the order blue, green, red.
 
         Raises:
             InputError: the array has another shape.

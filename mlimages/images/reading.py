@@ -22,7 +22,7 @@ from mlimages.core import (
 from mlimages.labels import MISSING_ADVICE
 
 MAX_BYTES = 1 << 30
-"""Maximum size of an image file: MAX_PIXELS uncompressed at 12 bytes per pixel."""
+"""Maximum size of an image file: MAX_PIXELS uncompressed pixels of 12 bytes."""
 
 REQUESTS = 16
 """Maximum number of concurrent requests for remote images."""
@@ -39,8 +39,8 @@ def read_bytes(path: Path) -> bytes:
     """Read a file, or a member of a shard (`images-00000.tar/cats/1.jpg`); a remote file takes one request.
 
     Raises:
-        ImageError: missing or unreadable (a dangling link, no permission, not a regular file, larger than MAX_BYTES);
-            unavailable, if the remote store denies access or fails.
+        ImageError: the file is missing, unreadable (a dangling link, no permission, not a regular file, larger than
+            MAX_BYTES) or unavailable (the remote store denies access or fails).
     """
     try:
         if is_remote(path):
@@ -63,7 +63,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def _read_remote(path: Any) -> bytes:
-    """Read a remote file; retry if the store fails, but not if it denies access."""
+    """Read a remote file; retry if the store fails, but not if it denies access or has no such file."""
     global _failures
     one_request = {"max_concurrency": 1} if "s3" in path.protocol else {}  # by default, s3fs requests the size first
     for count in range(1, _TRIES + 1):
@@ -84,15 +84,16 @@ def _read_remote(path: Any) -> bytes:
 
 
 def require_available(broken: Iterable[BrokenImage], *, skip: bool) -> None:
-    """Raise an error if a remote store did not return all images.
+    """Check that all remote images could be downloaded.
 
     Args:
-        skip: skip such images instead of raising an error.
+        broken: images that could not be read.
+        skip: accept images that could not be downloaded.
 
     Raises:
-        InputError: an image was unavailable; the message has the count and the first address.
+        InputError: an image could not be downloaded; the message gives their number and the first one.
     """
-    unavailable = [one for one in broken if one.fault is Fault.UNAVAILABLE]
+    unavailable = [image for image in broken if image.fault is Fault.UNAVAILABLE]
     if unavailable and not skip:
         raise InputError(
             f"{pluralize(len(unavailable), 'image')} could not be downloaded; the first: "
@@ -101,29 +102,33 @@ def require_available(broken: Iterable[BrokenImage], *, skip: bool) -> None:
 
 
 def missing_advice(missing: int, count: int, advice: str = MISSING_ADVICE) -> str:
-    """Return advice for the user if more than half of `count` images are missing; "" otherwise."""
+    """Return a message with the advice if more than half of `count` images are missing, else ""."""
     return f"{missing} of {count} images are missing: {advice}" if 2 * missing > count else ""
 
 
 def check_missing_images(broken: Iterable[BrokenImage], count: int, *, advice: str = MISSING_ADVICE) -> None:
-    """Check that at most half of `count` images are missing; if more are, the label file was probably moved.
+    """Check that at most half of the images are missing; otherwise, the label file was probably moved.
 
     Args:
-        broken: images that cannot be used.
-        count: number of images.
-        advice: what to do about missing images.
+        broken: images that could not be read.
+        count: number of all images.
+        advice: end of the message, which says what to do.
 
     Raises:
-        InputError: more than half are missing; the message has the first path.
+        InputError: more than half are missing; the message gives the first path.
     """
-    missing = [one.path for one in broken if one.fault is Fault.MISSING]
-    if found := missing_advice(len(missing), count, advice):
-        raise InputError(f"{found}; the first: {missing[0]}")
+    missing = [image.path for image in broken if image.fault is Fault.MISSING]
+    if message := missing_advice(len(missing), count, advice):
+        raise InputError(f"{message}; the first: {missing[0]}")
 
 
-def reading_threads(first: Path | str | None, workers: int | None = None) -> Threads:
-    """Return a pool of threads for reading and decoding images: one per CPU core, or one per concurrent request if the
-    images are remote."""
-    if first is not None and is_remote(first):
+def reading_threads(first_path: Path | str | None, workers: int | None = None) -> Threads:
+    """Return a pool of threads that read and decode images: one per CPU core, or at least 16 if the images are remote.
+
+    Args:
+        first_path: path of the first image, which tells whether the images are remote.
+        workers: number of threads.
+    """
+    if first_path is not None and is_remote(first_path):
         return Threads(max(REQUESTS, workers or 0), chunk_size=1)
     return Threads(workers or available_cores())

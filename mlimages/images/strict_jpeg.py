@@ -1,11 +1,8 @@
-"""Decode JPEGs with a library that reports damage that Pillow ignores (the extra `strict`).
+"""Decode JPEGs with simplejpeg (the extra `strict`), which reports damage that Pillow ignores.
 
-libjpeg warns of every deviation from the standard. Only some deviations damage pixels:
-
-- padding between header segments or after the scan, and unusual values in the header, leave the pixels intact;
-- every other warning means that the scan is damaged.
-
-libjpeg reports only the last warning, so padding is removed and the file is decoded again.
+simplejpeg reports the last warning of libjpeg. Padding between header segments or after the scan, and unusual values in
+the header, leave the pixels intact; any other warning means that the scan is damaged. Since padding may hide a second
+warning, it is removed and the file is decoded again.
 """
 
 from __future__ import annotations
@@ -29,22 +26,23 @@ _SCAN_DAMAGE = re.compile(
 _HEADER_WARNING = re.compile(r"JFIF revision|Adobe color transform|SOS parameters|ICC marker")
 
 _MAX_DECODINGS = 8
-"""Maximum number of times a file is decoded; one that still has a padding then counts as damaged."""
+"""Maximum number of times a file is decoded; if padding is still found, the file counts as damaged."""
 
 _MIN_RUN = 4
-"""Minimum length of a run of equal bytes that counts as padding; shorter runs only if they are zeros."""
+"""Minimum length of a run of equal bytes that counts as padding; zeros count at any length."""
 
 
 class ScanError(Exception):
-    """The compressed pixels are damaged; the message is libjpeg's."""
+    """The compressed pixels are damaged; the message is the warning of libjpeg."""
 
 
 def decode_strictly(data: bytes, min_size: tuple[int, int]) -> tuple[Image.Image | None, bool]:
-    """Return a JPEG as RGBX image (None if Pillow has to decode it), and whether the file is irregular but intact.
+    """Return a JPEG as an RGBX image (None if Pillow has to decode it), and whether the file is irregular but intact.
 
     Args:
-        min_size: width and height in pixels; the image is decoded at the smallest number of eighths of its size that
-            is not below it.
+        data: the JPEG file.
+        min_size: minimum width and height in pixels; the image is decoded at the smallest scale of 1/8, 2/8 ... 8/8
+            that keeps this size.
 
     Raises:
         ScanError: the compressed pixels are damaged.
@@ -67,6 +65,7 @@ def decode_strictly(data: bytes, min_size: tuple[int, int]) -> tuple[Image.Image
 
 
 def _remove_padding(data: bytes, warning: str) -> bytes | None:
+    """Return the file without the padding that libjpeg warns of; None if the bytes are not padding."""
     found = _EXTRANEOUS.search(warning)
     if found is None:
         return None

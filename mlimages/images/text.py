@@ -1,13 +1,13 @@
-"""Find fonts for class names in any script, for plots and for images drawn by Pillow.
+"""Find fonts that can display class names in any script, in plots and in images drawn by Pillow.
 
-matplotlib is optional and imported only for non-ASCII text; its cached list of installed fonts is used.
+The list of installed fonts is that of matplotlib, which is optional and imported only for non-ASCII text.
 """
 
 from __future__ import annotations
 
 import logging
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,10 +27,10 @@ FAMILIES = (
     "Noto Sans Thai", "Thonburi", "Leelawadee UI", "Tahoma", "Garuda", "Loma",
     "FreeSans", "Unifont",
 )  # fmt: skip
-"""Font families in order of preference; the choice depends only on which of them are installed."""
+"""Font families in order of preference."""
 
 NUMBERS_NOTE = "class numbers replace names that no installed font can display"
-"""Note in an image that shows class numbers."""
+"""Text in an image that shows class numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Font:
 
 @cache
 def installed_fonts() -> tuple[Font, ...]:
-    """Return the installed regular fonts of `FAMILIES`, in that order; none without matplotlib."""
+    """Return the installed regular fonts of `FAMILIES`, in that order; empty if matplotlib is not installed."""
     try:
         from matplotlib import font_manager
     except ModuleNotFoundError:
@@ -65,31 +65,32 @@ def installed_fonts() -> tuple[Font, ...]:
 
 @cache
 def _read_characters(font: Font) -> frozenset[int]:
+    """Return the code points that a font has glyphs for."""
     from matplotlib.ft2font import FT2Font
 
     return frozenset(FT2Font(font.path).get_charmap())
 
 
 def find_font(text: str) -> Font | None:
-    """Return the first installed font that has every character of `text`."""
+    """Return the first installed font that has glyphs for every character of the text; None if there is none."""
     wanted = {ord(char) for char in text if unicodedata.category(char) not in ("Cf", "Zs")}
     return next((font for font in installed_fonts() if wanted <= _read_characters(font)), None)
 
 
 def drawable_names(names: Sequence[str], numbers: Sequence[int] | None = None) -> list[str]:
-    """Return the class names, with the class number in place of each name that no installed font can draw.
+    """Return the class names, each replaced by its class number if no installed font can display it.
 
     Args:
         names: class names.
-        numbers: class indices; by default 0, 1, 2 ...
+        numbers: class numbers; by default 0, 1, 2 ...
     """
     numbers = range(len(names)) if numbers is None else numbers
     drawable = [name.isascii() or find_font(name) is not None for name in names]
     others = [name for name, has_font in zip(names, drawable, strict=True) if not has_font]
     if others:
         logger.warning(
-            "no font found that can display %s: PNG files show the class number, HTML pages the name. "
-            "Install %sa font such as Noto Sans",
+            "no installed font can display %s: PNG files show class numbers instead, HTML pages the names. Install %sa "
+            "font such as Noto Sans",
             ", ".join(others[:3]) + (", ..." if len(others) > 3 else ""),
             "" if installed_fonts() else "matplotlib and ",
         )
@@ -97,15 +98,9 @@ def drawable_names(names: Sequence[str], numbers: Sequence[int] | None = None) -
 
 
 def font_families(texts: Sequence[str]) -> list[str]:
-    """Return the font families with which matplotlib can draw these texts."""
-
-    def families() -> Iterator[str]:
-        yield "DejaVu Sans"
-        for text in texts:
-            if not text.isascii() and (font := find_font(text)):
-                yield font.family
-
-    return list(dict.fromkeys(families()))
+    """Return the font families that matplotlib needs to draw these texts."""
+    fonts = (find_font(text) for text in texts if not text.isascii())
+    return list(dict.fromkeys(["DejaVu Sans", *(font.family for font in fonts if font)]))
 
 
 def draw_line(
@@ -117,14 +112,14 @@ def draw_line(
     width: float,
     color: tuple[int, int, int] = (0, 0, 0),
 ) -> float:
-    """Draw a line of text onto an image, shortened to `width` pixels, and return its right end in pixels.
+    """Draw a line of text onto an image, and return the x coordinate of its right end in pixels.
 
-    Characters that no font can draw become question marks.
+    Text that is too long is cut and ends in "..."; characters that no font can display become question marks.
 
     Args:
-        image: modified in place.
-        corner: left and top of the line, in pixels.
-        text: the text, without line breaks.
+        image: the image, which is modified.
+        corner: x and y coordinate of the top left corner in pixels.
+        text: the text; line breaks become question marks.
         font_size: font size in pixels.
         width: maximum width of the text in pixels.
         color: RGB colour of the text.

@@ -1,17 +1,12 @@
 """Plant edited copies of training images in a validation set, and measure which of them `check` finds.
 
-    python -m tests.leaks FOLDER... [--seed 0] [--count 33]
-
-Every edit's parameters are drawn from a range by the random seed.
+The parameters of each edit are drawn from a range by the random seed.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import random
-import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +14,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from mlimages.checks import CheckReport, check
+from mlimages.checks import CheckReport
 from mlimages.core import LabeledPath
 from mlimages.labels import LabelFile
-from mlimages.training import embedder
 
 TURNS = (
     Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270, Image.Transpose.TRANSPOSE,
@@ -154,31 +148,3 @@ def false_groups(plants: Plants, report: CheckReport) -> list[set[Path]]:
 def _label_file(path: Path, images: Iterable[Path]) -> LabelFile:
     listed = [LabeledPath(image, 0) for image in images]
     return LabelFile(path, items=lambda: listed, class_names=("all",))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("folders", nargs="+", type=Path, help="folders of images to copy from")
-    parser.add_argument("--seed", type=int, default=0, help="random seed of the first set of leaks")
-    parser.add_argument("--sets", type=int, default=1, help="sets of leaks, each with the next random seed")
-    parser.add_argument("--count", type=int, default=33, help="leaks of each kind")
-    parser.add_argument("--features", action="store_true", help="also compare features")
-    options = parser.parse_args()
-    images = [path for folder in options.folders for path in sorted(folder.rglob("*.[jJ]*"))]
-    for seed in range(options.seed, options.seed + options.sets):
-        with tempfile.TemporaryDirectory() as folder:
-            plants = plant_leaks(images, Path(folder), count=options.count, seed=seed)
-            embed = embedder() if options.features else None
-            report = check([plants.train, plants.val], embed=embed)
-            shares = found_share(plants, report)
-            mean = sum(shares.values()) / len(shares)
-            pairs = len(shuffled := [*plants.train, *plants.val]) * (len(shuffled) - 1) // 2
-            lines = [f"seed {seed}: {mean:.1%} found, {pairs:,} pairs"]
-            lines += [f"  {kind:<12}{share:5.0%}" for kind, share in shares.items()]
-            for group in false_groups(plants, report):
-                lines.append(f"  not planted: {' '.join(sorted(path.name for path in group))}")
-            sys.stdout.write("\n".join(lines) + "\n")
-
-
-if __name__ == "__main__":
-    main()

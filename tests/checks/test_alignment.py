@@ -18,15 +18,15 @@ from mlimages.checks.alignment import (
     RADIUS,
     SCALES,
     THUMB_PX,
-    _box_filter,
+    _compute_gauss_newton_step,
+    _compute_gradients,
     _find_best_placements,
-    _gauss_newton_step,
-    _gradients,
     _interpolate,
-    _local_contrast,
+    _make_box_filter,
+    _make_resize_matrix,
+    _normalize_contrast,
     _refine_placements,
-    _resize_matrix,
-    aligned_correlations,
+    align_and_correlate,
 )
 from mlimages.checks.feature_pairs import (
     MIN_CORRELATION,
@@ -58,7 +58,7 @@ def scenes(count: int, size: int) -> NDArray[np.float32]:
 def test_an_axis_shrinks_as_pillow_shrinks_it(size: int, new_size: int) -> None:
     image = Image.fromarray(np.random.default_rng(0).normal(100, 40, (1, size)).astype(np.float32))
     expected = np.asarray(image.resize((new_size, 1), Image.Resampling.BILINEAR))[0]
-    assert _resize_matrix(size, new_size) @ np.asarray(image)[0] == pytest.approx(expected, abs=1e-3)
+    assert _make_resize_matrix(size, new_size) @ np.asarray(image)[0] == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize(("size", "radius"), [(THUMB_PX, RADIUS), (COARSE_PX, COARSE_RADIUS)])
@@ -75,7 +75,7 @@ def test_local_contrast_is_the_difference_from_the_mean_around_over_the_deviatio
 
     centred = image - mean_around(image)
     expected = centred / np.sqrt(mean_around(centred**2) + NOISE**2)
-    assert _local_contrast(image[None], _box_filter(size, radius))[0] == pytest.approx(expected, abs=1e-4)
+    assert _normalize_contrast(image[None], _make_box_filter(size, radius))[0] == pytest.approx(expected, abs=1e-4)
     assert np.ptp(expected) > 2
 
 
@@ -95,7 +95,7 @@ def test_images_are_interpolated_as_scipy_interpolates_them() -> None:
 def test_gradients_are_central_differences_of_numpy_over_an_image_from_minus_1_to_1() -> None:
     images = scenes(2, THUMB_PX)
     down, right = np.gradient(images, 2 / THUMB_PX, axis=(1, 2))
-    found = _gradients(images).reshape(2, 2, THUMB_PX, THUMB_PX)
+    found = _compute_gradients(images).reshape(2, 2, THUMB_PX, THUMB_PX)
     assert found[:, 0, :, 1:-1] == pytest.approx(right[:, :, 1:-1], rel=1e-4, abs=1e-2)
     assert found[:, 1, 1:-1] == pytest.approx(down[:, 1:-1], rel=1e-4, abs=1e-2)
     assert not found[:, 0, :, [0, -1]].any()
@@ -110,7 +110,7 @@ def test_a_step_is_the_least_squares_solution_of_numpy_with_damping_within_its_b
     wanted[2, 4] = 3  # beyond the bound
     jacobian = (slopes[:, :, None] * grid).reshape(3, 6, -1)
     difference = (wanted[:, None] @ jacobian)[:, 0].astype(np.float32)
-    for number, found in enumerate(_gauss_newton_step(slopes, difference)):
+    for number, found in enumerate(_compute_gauss_newton_step(slopes, difference)):
         rows = jacobian[number].astype(float)
         damping = np.sqrt((rows**2).sum() / 6000 + 1e-3)
         system = np.vstack([rows.T, damping * np.eye(6)])
@@ -128,12 +128,12 @@ def test_the_best_placement_is_the_best_of_all_scales_places_and_orientations() 
     ])  # fmt: skip
     found = _find_best_placements(parts, wholes)
     for part, whole, placement in zip(parts, wholes, found, strict=True):
-        target = _local_contrast(whole, _box_filter(COARSE_PX, COARSE_RADIUS))
+        target = _normalize_contrast(whole, _make_box_filter(COARSE_PX, COARSE_RADIUS))
         values = {}
         for scale in SCALES:
             size = round(scale * COARSE_PX)
-            shrink = _resize_matrix(COARSE_PX, size)
-            template = _local_contrast(shrink @ part @ shrink.T, _box_filter(size, COARSE_RADIUS))
+            shrink = _make_resize_matrix(COARSE_PX, size)
+            template = _normalize_contrast(shrink @ part @ shrink.T, _make_box_filter(size, COARSE_RADIUS))
             for number, orientation in enumerate(ORIENTATIONS):
                 turned = orientation.apply_to_images(template)
                 for top, left in product(range(COARSE_PX - size + 1), repeat=2):
@@ -174,7 +174,7 @@ def test_a_part_that_is_placed_nearly_right_is_aligned(transform: list[list[floa
     placement = np.array([[scale, *(right[:, 2] + 1 - scale) / 2 + 0.02]])
     assert _refine_placements(part, whole, placement) > 0.95
     assert _refine_placements(other, whole, placement) < 0.6
-    assert aligned_correlations(ones, others) > 0.95
+    assert align_and_correlate(ones, others) > 0.95
 
 
 @pytest.mark.parametrize(("share", "is_compared"), [(0.59, False), (0.61, True)])
@@ -190,8 +190,8 @@ def test_a_part_must_lie_within_the_other_image_by_more_than_60_percent(
 def test_the_order_of_two_images_does_not_matter_and_no_correlation_is_above_1() -> None:
     images = np.stack([thumb(scene(1)), thumb(scene(1).crop((40, 30, 250, 170))), thumb(scene(2))])
     ones, others = images[[0, 0, 0]], images[[0, 1, 2]]
-    found = aligned_correlations(ones, others)
-    assert aligned_correlations(others, ones) == pytest.approx(found, abs=1e-4)
+    found = align_and_correlate(ones, others)
+    assert align_and_correlate(others, ones) == pytest.approx(found, abs=1e-4)
     assert found[0] == pytest.approx(1, abs=1e-4)
     assert found[1] > MIN_CORRELATION > found[2]
 
@@ -259,7 +259,7 @@ def test_pairs_are_near_duplicates_from_the_minimum_correlation(
     assert MIN_CORRELATION == 0.7
     monkeypatch.setattr(
         feature_pairs,
-        "aligned_correlations",
+        "align_and_correlate",
         lambda ones, others: np.array(
             [values[int(other[0, 0] - one[0, 0])] for one, other in zip(ones, others, strict=True)]
         ),

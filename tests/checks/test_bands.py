@@ -12,14 +12,14 @@ from scipy.fft import dctn
 from mlimages.checks import near_duplicates
 from mlimages.checks.near_duplicates import (
     CROP_SIZES,
-    _best_crop_correlation,
-    _close_pairs,
+    _compute_best_crop_correlation,
     _expand_ranges,
+    _find_close_pairs,
     _make_windows,
     _normalize_vectors,
     _transpose_bits,
-    near_duplicate_pairs,
-    perceptual_hashes,
+    compute_perceptual_hashes,
+    find_near_duplicate_pairs,
 )
 
 
@@ -48,7 +48,7 @@ def test_every_close_pair_is_found_once(
         for one, other in combinations(range(40), 2)
         if int(rotated[one] ^ hashes[other]).bit_count() <= max_bits
     ]
-    assert sorted(pairs_of(_close_pairs(rotated, hashes, max_bits))) == expected
+    assert sorted(pairs_of(_find_close_pairs(rotated, hashes, max_bits))) == expected
     assert max_bits == 0 or len(expected) > 10
 
 
@@ -58,7 +58,7 @@ def test_bits_that_differ_at_the_ends_of_bands_are_found_in_some_band(monkeypatc
     for bits in (1, 2, 3):
         hashes = np.array([0, *(sum(1 << end for end in some) for some in combinations(ends, bits))], np.uint64)
         for same in (hashes, ~hashes):
-            of_first = [pair for pair in pairs_of(_close_pairs(same, same, bits)) if pair[0] == 0]
+            of_first = [pair for pair in pairs_of(_find_close_pairs(same, same, bits)) if pair[0] == 0]
             assert sorted(of_first) == [(0, n) for n in range(1, len(hashes))]
 
 
@@ -70,12 +70,12 @@ def test_bands_are_used_where_they_cost_less_than_comparing_all(
     max_bits: int, look_ups: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(near_duplicates, "LOOKUP_COST", 2)
-    monkeypatch.setattr(near_duplicates, "_close_pairs_of_all", lambda *_: iter([("all", "all")]))
-    monkeypatch.setattr(near_duplicates, "_close_pairs_in_band", lambda *_: iter([]))
+    monkeypatch.setattr(near_duplicates, "_compare_all_pairs", lambda *_: iter([("all", "all")]))
+    monkeypatch.setattr(near_duplicates, "_find_close_pairs_in_band", lambda *_: iter([]))
     compared = []
     for count in (2 * look_ups - 1, 2 * look_ups, 2 * look_ups + 1):
         hashes = np.zeros(count, np.uint64)
-        compared.append(list(_close_pairs(hashes, hashes, max_bits)))
+        compared.append(list(_find_close_pairs(hashes, hashes, max_bits)))
     assert compared == [[("all", "all")], [("all", "all")], []]
 
 
@@ -109,7 +109,7 @@ def test_bits_are_transposed_as_numpy_transposes_them() -> None:
 
 def test_every_orientation_turns_thumbnails_and_their_hashes_alike() -> None:
     thumbs = smooth(4, 5, 16)
-    hashes = perceptual_hashes(thumbs.reshape(5, 256), np.arange(5, dtype=np.int32))
+    hashes = compute_perceptual_hashes(thumbs.reshape(5, 256), np.arange(5, dtype=np.int32))
     orientations = near_duplicates.ORIENTATIONS
     assert len(set(orientations)) == 8
     for orientation in orientations:
@@ -117,7 +117,7 @@ def test_every_orientation_turns_thumbnails_and_their_hashes_alike() -> None:
         turned = np.flip(turned, 1) if orientation.upside_down else turned
         turned = np.flip(turned, 2) if orientation.mirrored else turned
         assert np.array_equal(orientation.apply_to_thumbnails(thumbs.reshape(5, 256)), turned.reshape(5, 256))
-        expected = perceptual_hashes(np.ascontiguousarray(turned).reshape(5, 256), np.arange(5, dtype=np.int32))
+        expected = compute_perceptual_hashes(np.ascontiguousarray(turned).reshape(5, 256), np.arange(5, dtype=np.int32))
         assert np.bitwise_count(orientation.apply_to_hashes(hashes) ^ expected).max() <= 2, "but for rounding"
         assert orientation.is_original == (orientation == orientations[0])
 
@@ -139,7 +139,7 @@ def test_bits_of_a_hash_are_the_signs_of_the_lowest_frequencies_of_scipy(
     indices = np.array([6, 4, 0, 1, 5], np.int32)
     waves = dctn(thumbs[indices].reshape(-1, 16, 16).astype(float), axes=(1, 2))[:, :8, :8].reshape(-1, 64)
     clear = np.abs(waves) > 0.01  # but for rounding
-    found = [[int(each) >> bit & 1 for bit in range(64)] for each in perceptual_hashes(thumbs, indices)]
+    found = [[int(each) >> bit & 1 for bit in range(64)] for each in compute_perceptual_hashes(thumbs, indices)]
     assert np.array_equal(np.array(found, bool)[clear], (waves > 0)[clear])
     assert found[0] == [0] * 64, "a black image has no frequency"
 
@@ -164,7 +164,9 @@ def test_the_best_overlay_is_the_best_correlation_with_a_part_that_numpy_interpo
                     part = np.stack([np.interp(columns, np.arange(16), row) for row in tall])
                     found.append(np.corrcoef(part.ravel(), crop.ravel())[0, 1])
         expected.append(max(found))
-    assert _best_crop_correlation(wholes.reshape(3, 256), crops.reshape(3, 256)) == pytest.approx(expected, abs=1e-4)
+    assert _compute_best_crop_correlation(wholes.reshape(3, 256), crops.reshape(3, 256)) == pytest.approx(
+        expected, abs=1e-4
+    )
     assert len(set(np.round(expected, 3))) == 3
 
 
@@ -177,14 +179,14 @@ def found_pairs(
 ) -> list[tuple[int, int]]:
     """Near-duplicates whose hashes may differ in any number of bits, but in none if one is turned."""
     return list(
-        near_duplicate_pairs(
+        find_near_duplicate_pairs(
             lambda numbers: thumbs[numbers],
-            perceptual_hashes(thumbs, np.arange(len(thumbs), dtype=np.int32)),
+            compute_perceptual_hashes(thumbs, np.arange(len(thumbs), dtype=np.int32)),
             max_bits=64,
             max_rotated_bits=-1,
             min_correlation=np.array(correlations, np.float32),
             min_crop_correlation=crop,
-            group_of=lambda numbers: np.array(groups or range(len(thumbs)), np.int32)[numbers],
+            find_groups=lambda numbers: np.array(groups or range(len(thumbs)), np.int32)[numbers],
         )
     )
 
@@ -212,9 +214,9 @@ def test_a_crop_is_aligned_whichever_of_the_two_it_is_unless_more_is_required() 
     thumbs = np.stack([as_thumb(whole), as_thumb(np.ascontiguousarray(whole[40:, :360]))])
     direct = np.corrcoef(thumbs.astype(float))[0, 1]
     a, b = thumbs[:1].astype(np.float32), thumbs[1:].astype(np.float32)
-    aligned = float(_best_crop_correlation(a, b)[0])
+    aligned = float(_compute_best_crop_correlation(a, b)[0])
     assert 0.7 < direct < aligned - 0.01
-    assert _best_crop_correlation(b, a)[0] < aligned - 0.001
+    assert _compute_best_crop_correlation(b, a)[0] < aligned - 0.001
     between = (direct + aligned) / 2
     for order in ([0, 1], [1, 0]):
         for crop, required, expected in [
@@ -229,7 +231,7 @@ def test_a_crop_is_aligned_whichever_of_the_two_it_is_unless_more_is_required() 
 
 def test_thumbnails_that_hardly_correlate_are_not_aligned(monkeypatch: pytest.MonkeyPatch) -> None:
     thumbs = smooth(7, 2, 16).reshape(2, 256)
-    monkeypatch.setattr(near_duplicates, "_best_crop_correlation", lambda a, b: np.ones(len(a), np.float32))
+    monkeypatch.setattr(near_duplicates, "_compute_best_crop_correlation", lambda a, b: np.ones(len(a), np.float32))
     direct = float(np.vecdot(*_normalize_vectors(thumbs.astype(np.float32))))
     found = []
     for limit in (direct - 1e-6, direct, direct + 1e-6):

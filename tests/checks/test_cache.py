@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlimages.checks import check
-from mlimages.checks.cache import ExaminedImage, FactsCache, Stamp
+from mlimages.checks.cache import ExaminedImage, FactsCache, FileState
 from mlimages.core import Fault
 from tests.checks.test_rules import ORDINARY
 from tests.checks.test_validation import jpeg, listed, scene
@@ -26,15 +26,15 @@ def test_results_are_found_by_path_and_state_and_by_content_in_later_runs() -> N
     results["cut"] = image(4, Fault.TRUNCATED)
     results["again"] = results["a"]
     with FactsCache() as cache:
-        cache.store_results((Stamp(name, b"1"), one) for name, one in results.items())
+        cache.store_results((FileState(name, b"1"), one) for name, one in results.items())
     with FactsCache() as cache:
-        assert cache.find([Stamp(name, b"1") for name in [*results, "other"]]) == results
-        assert cache.find([Stamp("a", b"2"), Stamp("b", b"1")]) == {"b": results["b"]}
+        assert cache.find([FileState(name, b"1") for name in [*results, "other"]]) == results
+        assert cache.find([FileState("a", b"2"), FileState("b", b"1")]) == {"b": results["b"]}
         assert cache.find([]) == {}
-        assert [cache.find_content(bytes([number]) * 32) for number in (4, 9)] == [results["cut"], None]
-        cache.store_results([(Stamp("a", b"2"), image(7))])
-        assert cache.find([Stamp("a", b"1"), Stamp("b", b"1")]) == {"b": results["b"]}
-        assert cache.find([Stamp("a", b"2")]) == {"a": image(7)}
+        assert [cache.find_by_digest(bytes([number]) * 32) for number in (4, 9)] == [results["cut"], None]
+        cache.store_results([(FileState("a", b"2"), image(7))])
+        assert cache.find([FileState("a", b"1"), FileState("b", b"1")]) == {"b": results["b"]}
+        assert cache.find([FileState("a", b"2")]) == {"a": image(7)}
 
 
 @pytest.mark.parametrize("fault", Fault)
@@ -42,8 +42,10 @@ def test_faults_that_may_pass_are_not_kept(fault: Fault) -> None:
     """A threshold, a package that is not installed or a store decide of these; no other fault changes."""
     passing = {Fault.TOO_MANY_PIXELS, Fault.UNREADABLE, Fault.UNAVAILABLE}
     with FactsCache() as cache:
-        cache.store_results([(Stamp("a", b"1"), image(1, fault)), (Stamp("b", b"1"), ExaminedImage(b"", fault=fault))])
-        found = cache.find([Stamp("a", b"1"), Stamp("b", b"1")])
+        cache.store_results(
+            [(FileState("a", b"1"), image(1, fault)), (FileState("b", b"1"), ExaminedImage(b"", fault=fault))]
+        )
+        found = cache.find([FileState("a", b"1"), FileState("b", b"1")])
     assert found == ({} if fault in passing else {"a": image(1, fault)}), "without its bytes none is kept"
 
 

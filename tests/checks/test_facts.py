@@ -17,11 +17,12 @@ from mlimages.checks.image_facts import (
 )
 from mlimages.checks.image_facts import examine as examine_bytes
 from mlimages.images import DecodeOptions, ImageHeader
-from tests.checks.test_validation import encoded, scene
+from tests.checks.test_validation import scene
+from tests.images.odd_images import saved
 
 
 def examine(image: Image.Image) -> Facts:
-    return examine_bytes(encoded(image, "TIFF" if image.mode in "IF" else "PNG"), max_pixels=10**7)
+    return examine_bytes(saved(image, "TIFF" if image.mode in "IF" else "PNG"), max_pixels=10**7)
 
 
 def of_levels(*counts: tuple[int, int]) -> Image.Image:

@@ -10,7 +10,8 @@ from mlimages.checks import CheckReport, Code, Move, Thresholds, check, move_fil
 from mlimages.checks.result import SimilarPair
 from mlimages.core import InputError, LabeledPath
 from mlimages.labels import LabelFile, label_dir_auto, write_label_file
-from tests.checks.test_validation import encoded, jpeg, scene
+from tests.checks.test_validation import jpeg, scene
+from tests.images.odd_images import saved
 
 SMALL = {number: scene(number, width=60, height=40) for number in range(6)}
 
@@ -20,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
     """Two sound images, a duplicate, a PNG named .jpg, and one of each kind that is broken, in two folders."""
     images = {
         "a/0.jpg": jpeg(SMALL[0]), "a/1.jpg": jpeg(SMALL[1]), "b/0 again.jpg": jpeg(SMALL[0]),
-        "b/2.jpg": encoded(SMALL[2], "PNG"), "a/cut.jpg": jpeg(SMALL[3])[:900], "b/cut.jpg": jpeg(SMALL[4])[:900],
+        "b/2.jpg": saved(SMALL[2], "PNG"), "a/cut.jpg": jpeg(SMALL[3])[:900], "b/cut.jpg": jpeg(SMALL[4])[:900],
         "b/empty.jpg": b"", "b/page.jpg": b"<!doctype html>",
     }  # fmt: skip
     for name, data in images.items():

@@ -16,12 +16,12 @@ from mlimages.checks.feature_pairs import IndexPair
 from mlimages.checks.image_facts import make_facts_table
 from mlimages.checks.image_table import ImageTable
 from mlimages.checks.leaks import (
+    _find_equal_digests,
     _find_plain_images,
     _iter_relations,
-    _pairs_of_equal_digests,
     describe_relation,
-    duplicate_findings,
-    find_groups,
+    find_duplicate_groups,
+    make_duplicate_findings,
 )
 from mlimages.checks.near_duplicates import DisjointSets
 from tests.checks.test_rules import ORDINARY, listed
@@ -103,7 +103,7 @@ def test_equal_digests_are_one_group_and_those_of_images_that_were_not_decoded_a
 ) -> None:
     column = np.array(digests, np.uint64).reshape(-1, 2)
     group_of = list(range(len(digests)))
-    for one, other in _pairs_of_equal_digests(column):
+    for one, other in _find_equal_digests(column):
         assert digests[one] == digests[other] != (0, 0)
         group_of = [group_of[one] if group == group_of[other] else group for group in group_of]
     for one, first in enumerate(digests):
@@ -153,16 +153,16 @@ def test_groups_are_of_equal_bytes_and_like_thumbnails_but_blank_images_only_of_
     table.facts[7] = 0
     table.digest[:, 1] = [1, 2, 3, 4, 5, 4, 6, 0]
     with FactsCache() as cache:
-        groups = find_groups(table, Thresholds(), cache)
+        groups = find_duplicate_groups(table, Thresholds(), cache)
         assert groups.sets() == [[0, 1], [2, 6], [3, 5]]
         with monkeypatch.context() as changed:
-            changed.setattr(leaks, "near_duplicate_pairs", None)  # it is answered from the cache
-            assert find_groups(table, Thresholds(), cache).sets() == groups.sets()
-        assert find_groups(table, Thresholds(near_bits=0), cache).sets() == [[0, 1], [2, 6], [3, 5]]
+            changed.setattr(leaks, "find_near_duplicate_pairs", None)  # it is answered from the cache
+            assert find_duplicate_groups(table, Thresholds(), cache).sets() == groups.sets()
+        assert find_duplicate_groups(table, Thresholds(near_bits=0), cache).sets() == [[0, 1], [2, 6], [3, 5]]
         table.facts["thumb"][1] = np.frombuffer(other, np.uint8)
         table.digest[1, 1] = 9
-        assert find_groups(table, Thresholds(), cache).sets() == [[1, 2, 6], [3, 5]]
-    found = duplicate_findings(table, groups.sets(), Thresholds())
+        assert find_duplicate_groups(table, Thresholds(), cache).sets() == [[1, 2, 6], [3, 5]]
+    found = make_duplicate_findings(table, groups.sets(), Thresholds())
     near, leak = CODES.index(Code.NEAR_DUPLICATE), CODES.index(Code.LEAK)
     assert found.tolist() == [(1, near, 0), (2, leak, 6), (3, leak, 5)]
 
@@ -183,7 +183,7 @@ def test_pairs_by_features_are_of_other_groups_and_not_of_two_plain_images(monke
     monkeypatch.setattr(leaks, "find_feature_pairs", found)
     groups = DisjointSets(8)
     groups.merge_pairs([(6, 7)])
-    pairs = leaks.find_pairs(table, Thresholds(), groups, "embed", "progress")  # type: ignore[arg-type]
+    pairs = leaks.add_feature_pairs(table, Thresholds(), groups, "embed", "progress")  # type: ignore[arg-type]
     assert asked == [Path(f"{n}.jpg") for n in (1, 2, 3, 4, 6, 7)]
     assert pairs == [(1, 2, 0.1), (1, 3, 0.2), (2, 6, 1.4)]  # not 3 and 4, both plain; not 6 and 7, of one group
     assert groups.sets() == [[1, 2, 3, 6, 7]]

@@ -47,13 +47,13 @@ FACTS: list[tuple[dict[str, object], dict[Code, str]]] = [
     ({"width": 31, "height": 40}, {Code.TINY: "31 x 40"}),
     (
         {"width": 100, "height": 325},
-        {Code.ODD_SHAPE: "100 x 325: aspect ratio 3.2", Code.CROP_LOSS: "100 x 325: a square crop leaves 30 %"},
+        {Code.ODD_SHAPE: "100 x 325, aspect ratio 3.2", Code.CROP_LOSS: "100 x 325, a square crop keeps 31 %"},
     ),
-    ({"width": 299, "height": 100}, {Code.CROP_LOSS: "299 x 100: a square crop leaves 33 %"}),
+    ({"width": 299, "height": 100}, {Code.CROP_LOSS: "299 x 100, a square crop keeps 33 %"}),
     ({"flat_bottom": 2}, {}),
     (
         {"flat_bottom": 3},
-        {Code.GREY_BOTTOM: "the lowest 3 % of rows are one gray level: truncated, then saved again?"},
+        {Code.GREY_BOTTOM: "the bottom 3 % is uniformly gray; a truncated image may have been saved again"},
     ),
     ({"low": 100, "high": 104}, {Code.BLANK: "luma 100 to 104"}),
     ({"low": 100, "high": 105}, {Code.LOW_CONTRAST: "luma 100 to 105"}),
@@ -126,7 +126,7 @@ def test_the_classes_of_which_most_images_are_blurred_are_those_counted_by_hand(
                 if label in own[index] and table.facts["width"][index]
             ]
             if len(found) >= least and (median := statistics.median(found)) < limit:
-                detail = f"{name}: median sharpness {median:.3f} of {len(found)} images: upscaled?"
+                detail = f"{name}: median sharpness {median:.3f} of {len(found)} images; they may have been upscaled"
                 expected.append((number, label, Code.CLASS_BLURRED, detail))
     told = [
         (one.file, one.label, one.code, one.detail)
@@ -177,7 +177,7 @@ def test_a_suffix_that_does_not_fit_the_format_is_named_with_the_right_one(
     suffix: str, pil_format: str, expected: str
 ) -> None:
     assert rules.correct_suffix(suffix, pil_format) == expected
-    said = f"{pil_format} data, suffix {suffix or 'missing'}: rename to {expected}"
+    said = f"{pil_format} data with {f'suffix {suffix}' if suffix else 'no suffix'}: rename to {expected}"
     assert rules.describe_wrong_suffix(f"a.b/c{suffix}", pil_format) == ("" if suffix == expected else said)
     assert rules.describe_wrong_suffix(f"shard-000.tar/c{suffix}", pil_format) == ""
 

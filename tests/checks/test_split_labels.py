@@ -133,15 +133,15 @@ def contents(*files: Path) -> list[set[bytes]]:
     return [{item.path.read_bytes() for item in LabelFile(file)} for file in files]
 
 
-def test_every_command_and_python_make_the_same_split(photos: Path, tmp_path: Path, run_cli: RunCli) -> None:
+def test_every_command_and_python_make_the_same_split(photos: Path, tmp_path: Path, invoke_cli: RunCli) -> None:
     shares = ("--split", "0.8,0.2", "--seed", "3")
-    run_cli("label", "photos", "-o", "a.txt", *shares)
+    invoke_cli("label", "photos", "-o", "a.txt", *shares)
     train, val = contents(tmp_path / "a_train.txt", tmp_path / "a_val.txt")
     assert not train & val
     assert len(train | val) == len(list(photos.rglob("*.jpg")))
 
-    run_cli("label", "photos", "-o", "deep/er/all.csv")
-    run_cli("label", "deep/er/all.csv", "-o", "b.jsonl", *shares)
+    invoke_cli("label", "photos", "-o", "deep/er/all.csv")
+    invoke_cli("label", "deep/er/all.csv", "-o", "b.jsonl", *shares)
     assert contents(tmp_path / "b_train.jsonl", tmp_path / "b_val.jsonl") == [train, val]
 
     for labels in (label_dir_auto(photos).labels, tmp_path / "deep/er/all.csv"):
@@ -149,23 +149,23 @@ def test_every_command_and_python_make_the_same_split(photos: Path, tmp_path: Pa
         assert contents(*parts) == [train, val]
 
     photos.rename(tmp_path / "moved")
-    run_cli("label", "moved", "-o", "c.txt", *shares)
+    invoke_cli("label", "moved", "-o", "c.txt", *shares)
     assert contents(tmp_path / "c_train.txt", tmp_path / "c_val.txt") == [train, val]
 
 
-def test_augment_makes_the_same_split(photos: Path, tmp_path: Path, run_cli: RunCli) -> None:
-    run_cli("label", "photos", "-o", "all.txt")
-    run_cli("label", "all.txt", "--split", "0.8,0.2", "--seed", "3")
-    run_cli("augment", "all.txt", "-o", "out", "--size", "8", "--split", "0.8,0.2", "--seed", "3")
+def test_augment_makes_the_same_split(photos: Path, tmp_path: Path, invoke_cli: RunCli) -> None:
+    invoke_cli("label", "photos", "-o", "all.txt")
+    invoke_cli("label", "all.txt", "--split", "0.8,0.2", "--seed", "3")
+    invoke_cli("augment", "all.txt", "-o", "out", "--size", "8", "--split", "0.8,0.2", "--seed", "3")
     for part in ("train", "val"):
         stems = {path.stem.split("_", 1)[1] for path in (tmp_path / "out" / part).rglob("*.png")}
         assert stems == {item.path.stem for item in LabelFile(tmp_path / f"all_{part}.txt")} - {"cut"}
 
 
 @pytest.mark.train
-def test_finetune_sets_the_same_images_aside(photos: Path, tmp_path: Path, run_cli: RunCli) -> None:
-    run_cli("label", "photos", "-o", "all.txt")
-    run_cli("label", "all.txt", "--split", "0.8,0.2", "--seed", "3")
+def test_finetune_sets_the_same_images_aside(photos: Path, tmp_path: Path, invoke_cli: RunCli) -> None:
+    invoke_cli("label", "photos", "-o", "all.txt")
+    invoke_cli("label", "all.txt", "--split", "0.8,0.2", "--seed", "3")
     fine_tune(FineTuneConfig(tmp_path / "all.txt", tmp_path / "run", model="lenet5", weights="none", epochs=1, seed=3))
     train, val = contents(tmp_path / "all_train.txt", tmp_path / "all_val.txt")
     cut = (photos / "ants/cut.jpg").read_bytes()

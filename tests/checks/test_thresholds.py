@@ -14,8 +14,12 @@ from mlimages.checks import Code, Thresholds, check, rules
 from mlimages.checks.cache import FactsCache
 from mlimages.checks.image_facts import Facts, examine, make_facts_table
 from mlimages.checks.image_table import ImageTable
-from mlimages.checks.leaks import find_groups
-from mlimages.checks.near_duplicates import _best_crop_correlation, _normalize_vectors, perceptual_hashes
+from mlimages.checks.leaks import find_duplicate_groups
+from mlimages.checks.near_duplicates import (
+    _compute_best_crop_correlation,
+    _normalize_vectors,
+    compute_perceptual_hashes,
+)
 from mlimages.checks.rules import apply_class_rules
 from mlimages.core import InputError, LabeledPath
 from mlimages.labels import LabelFile
@@ -80,7 +84,7 @@ def is_near(one: NDArray[np.uint8], other: NDArray[np.uint8], thresholds: Thresh
     table.facts[:] = make_facts_table([row._replace(thumb=thumb.tobytes()).pack() for thumb in (one, other)])
     table.digest[:, 1] = 1, 2
     with FactsCache() as cache:
-        return find_groups(table, thresholds, cache).sets() == [[0, 1]]
+        return find_duplicate_groups(table, thresholds, cache).sets() == [[0, 1]]
 
 
 def thumb(image: Image.Image) -> NDArray[np.uint8]:
@@ -88,7 +92,7 @@ def thumb(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def bits_apart(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
-    hashes = perceptual_hashes(np.stack([one, other]), np.arange(2, dtype=np.int32))
+    hashes = compute_perceptual_hashes(np.stack([one, other]), np.arange(2, dtype=np.int32))
     return int(np.bitwise_count(hashes[0] ^ hashes[1]))
 
 
@@ -149,7 +153,7 @@ def test_the_threshold_of_correlation_of_crops() -> None:
     image = scene(3)
     one, other = thumb(image), thumb(image.crop((0, 0, 276, 184)))
     a, b = one[None].astype(np.float32), other[None].astype(np.float32)
-    aligned = float(max(_best_crop_correlation(a, b)[0], _best_crop_correlation(b, a)[0]))
+    aligned = float(max(_compute_best_crop_correlation(a, b)[0], _compute_best_crop_correlation(b, a)[0]))
     unaligned = correlation(one, other)
     assert 0.7 < unaligned < aligned < 1
     thresholds = replace(ANY, near_correlation=(unaligned + aligned) / 2)

@@ -1,6 +1,5 @@
 """One pass finds what is broken, doubled, leaking or odd, and says so with a stable code."""
 
-import io
 import os
 import random
 import tracemalloc
@@ -27,12 +26,17 @@ from mlimages.checks import (
 from mlimages.checks.cache import ExaminedImage, FactsCache
 from mlimages.checks.image_facts import examine, make_facts_table
 from mlimages.checks.image_table import ImageTable
-from mlimages.checks.leaks import find_groups
-from mlimages.checks.near_duplicates import ORIENTATIONS, Orientation, near_duplicate_pairs, perceptual_hashes
+from mlimages.checks.leaks import find_duplicate_groups
+from mlimages.checks.near_duplicates import (
+    ORIENTATIONS,
+    compute_perceptual_hashes,
+    find_near_duplicate_pairs,
+)
 from mlimages.core import ImageError, LabeledPath, LabelFileError, NoProgress
 from mlimages.images import load_rgb
 from mlimages.labels import LabelFile, formats, label_file, read_paths, split, write_label_file
 from tests.checks.leaks import false_groups, found_share, plant_leaks
+from tests.images.odd_images import saved
 
 
 def scene(seed: int, *, width: int = 300, height: int = 200) -> Image.Image:
@@ -47,9 +51,7 @@ def scene(seed: int, *, width: int = 300, height: int = 200) -> Image.Image:
 
 
 def jpeg(image: Image.Image, **options: object) -> bytes:
-    out = io.BytesIO()
-    image.save(out, "JPEG", **{"quality": 88, **options})
-    return out.getvalue()
+    return saved(image, "JPEG", **{"quality": 88, **options})
 
 
 def listed(folder: Path, images: dict[str, bytes], *, name: str = "labels.txt", label: int = 0) -> Path:
@@ -102,12 +104,6 @@ def test_too_many_pixels_are_judged_from_the_header_and_from_the_cache(tmp_path:
     assert codes(check([labels], thresholds=Thresholds(max_pixels=50_000))) == {"a.jpg": {"too-many-pixels"}}
 
 
-def encoded(image: Image.Image, form: str, **options: object) -> bytes:
-    out = io.BytesIO()
-    image.save(out, form, **options)
-    return out.getvalue()
-
-
 def exif(orientation: int) -> Image.Exif:
     tags = Image.Exif()
     tags[0x0112] = orientation
@@ -145,11 +141,11 @@ WARNINGS = {
     Code.WRONG_SUFFIX: ("a.png", jpeg(scene(1))),
     Code.ROTATED: ("a.jpg", jpeg(scene(1), exif=exif(6))),
     Code.CMYK: ("a.jpg", jpeg(scene(1).convert("CMYK"))),
-    Code.SIXTEEN_BIT: ("a.png", encoded(deep(), "PNG")),
-    Code.PALETTE: ("a.png", encoded(scene(1).quantize(200), "PNG")),
-    Code.TRANSPARENT: ("a.png", encoded(see_through(), "PNG")),
+    Code.SIXTEEN_BIT: ("a.png", saved(deep(), "PNG")),
+    Code.PALETTE: ("a.png", saved(scene(1).quantize(200), "PNG")),
+    Code.TRANSPARENT: ("a.png", saved(see_through(), "PNG")),
     Code.GREY: ("a.jpg", jpeg(scene(1).convert("L").convert("RGB"))),
-    Code.ANIMATED: ("a.gif", encoded(scene(1), "GIF", save_all=True, append_images=[scene(2)])),
+    Code.ANIMATED: ("a.gif", saved(scene(1), "GIF", save_all=True, append_images=[scene(2)])),
     Code.TINY: ("a.jpg", jpeg(scene(1).resize((30, 20)))),
     Code.ODD_SHAPE: ("a.jpg", jpeg(scene(1, width=700))),
     Code.CROP_LOSS: ("a.jpg", jpeg(scene(1, width=420))),
@@ -178,10 +174,10 @@ def test_each_oddity_has_its_code_and_is_kept(tmp_path: Path, code: Code) -> Non
 
 def test_a_turned_image_is_measured_upright_once_in_every_format(tmp_path: Path) -> None:
     upright, stored = scene(1), scene(1).transpose(Image.Transpose.ROTATE_90)
-    want = examine(encoded(upright, "PNG"), max_pixels=10**6)
+    want = examine(saved(upright, "PNG"), max_pixels=10**6)
     for form in ("PNG", "TIFF", "WEBP"):
         found = examine(
-            encoded(stored, form, exif=exif(6), **({"lossless": True} if form == "WEBP" else {})), max_pixels=10**6
+            saved(stored, form, exif=exif(6), **({"lossless": True} if form == "WEBP" else {})), max_pixels=10**6
         )
         assert (found.width, found.height, found.orientation) == (300, 200, 6), form
         thumbs = np.frombuffer(found.thumb + want.thumb, np.uint8).reshape(2, -1).astype(int)
@@ -189,7 +185,7 @@ def test_a_turned_image_is_measured_upright_once_in_every_format(tmp_path: Path)
 
 
 def test_a_png_with_one_flipped_bit_is_refused_as_it_is_where_it_is_loaded(tmp_path: Path) -> None:
-    whole = encoded(scene(1, width=60, height=40), "PNG")
+    whole = saved(scene(1, width=60, height=40), "PNG")
     begin, end = whole.index(b"IDAT") + 6, whole.rindex(b"IEND") - 8
     images = {}
     for number, at in enumerate(range(begin, end, (end - begin) // 60)):
@@ -204,14 +200,14 @@ def test_a_png_with_one_flipped_bit_is_refused_as_it_is_where_it_is_loaded(tmp_p
 
 
 def test_an_opaque_alpha_channel_is_not_transparent(tmp_path: Path) -> None:
-    assert of_one(tmp_path, encoded(scene(1).convert("RGBA"), "PNG"), "a.png") == set()
+    assert of_one(tmp_path, saved(scene(1).convert("RGBA"), "PNG"), "a.png") == set()
 
 
 def edits(image: Image.Image) -> Iterable[tuple[str, bytes]]:
     width, height = image.size
     yield "reencoded", jpeg(image, quality=40)
-    yield "webp", encoded(image, "WEBP", quality=70)
-    yield "half", encoded(image.resize((width // 2, height // 2)), "PNG")
+    yield "webp", saved(image, "WEBP", quality=70)
+    yield "half", saved(image.resize((width // 2, height // 2)), "PNG")
     yield "cropped", jpeg(image.crop((3, 2, width - 3, height - 2)))
     yield "cut off", jpeg(image.crop((0, 0, width * 24 // 25, height * 24 // 25)))
     yield "brighter", jpeg(ImageEnhance.Brightness(image).enhance(1.15))
@@ -288,11 +284,8 @@ def test_little_digits_are_not_taken_for_each_other(tmp_path: Path) -> None:
     datasets = pytest.importorskip("sklearn.datasets", reason="needs scikit-learn")
     images = {}
     for number, levels in enumerate(datasets.load_digits().images[:300]):
-        out = io.BytesIO()
-        Image.fromarray((levels * 255 / 16).astype(np.uint8)).resize((28, 28), Image.Resampling.BICUBIC).save(
-            out, "PNG"
-        )
-        images[f"{number}.png"] = out.getvalue()
+        image = Image.fromarray((levels * 255 / 16).astype(np.uint8))
+        images[f"{number}.png"] = saved(image.resize((28, 28), Image.Resampling.BICUBIC))
     assert check([listed(tmp_path, images)]).duplicate_groups == ()
 
 
@@ -380,7 +373,7 @@ def replaced_with_size_and_time_kept(path: Path, data: bytes) -> None:
 
 
 def test_a_file_replaced_with_its_size_and_time_kept_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dark, bright = (encoded(Image.new("RGB", (80, 60), (level,) * 3), "BMP") for level in (20, 200))
+    dark, bright = (saved(Image.new("RGB", (80, 60), (level,) * 3), "BMP") for level in (20, 200))
     labels = listed(tmp_path, {"a.bmp": dark, "b.bmp": dark})
     assert check([labels]).facts["typical"].tolist() == [20, 20]
     replaced_with_size_and_time_kept(tmp_path / "b.bmp", bright)
@@ -451,14 +444,14 @@ def test_a_split_keeps_near_duplicates_on_one_side(tmp_path: Path) -> None:
 
 
 def near(hashes: np.ndarray, thumbs: np.ndarray) -> set[tuple[int, int]]:
-    pairs = near_duplicate_pairs(
+    pairs = find_near_duplicate_pairs(
         thumbs.__getitem__,
         hashes,
         max_bits=11,
         max_rotated_bits=11,
         min_correlation=np.full(len(hashes), 0.9, np.float32),
         min_crop_correlation=0.95,
-        group_of=lambda indices: indices,
+        find_groups=lambda indices: indices,
     )
     return {(min(pair), max(pair)) for pair in pairs}
 
@@ -469,21 +462,13 @@ def test_large_sets_lose_no_pair_though_not_all_are_compared(monkeypatch: pytest
     thumbs = rng.integers(0, 256, (600, 256), dtype=np.uint8)
     for n in range(100):
         thumbs[500 + n] = ORIENTATIONS[n % 8].apply_to_thumbnails(thumbs[n : n + 1])
-    hashes = perceptual_hashes(thumbs, np.arange(600, dtype=np.int32))
+    hashes = compute_perceptual_hashes(thumbs, np.arange(600, dtype=np.int32))
     for n in range(500, 600):
         hashes[n] ^= np.uint64(sum(1 << bit for bit in flip.sample(range(64), flip.randint(0, 11))))
     everything = near(hashes, thumbs)
     monkeypatch.setattr(near_duplicates, "LOOKUP_COST", 0)
     monkeypatch.setattr(near_duplicates, "BATCH_SIZE", 250)
     assert near(hashes, thumbs) == everything == {(n, 500 + n) for n in range(100)}
-
-
-@pytest.mark.parametrize("orientation", ORIENTATIONS, ids=str)
-def test_a_hash_in_another_orientation_is_that_of_the_image_in_that_orientation(orientation: Orientation) -> None:
-    thumbs = np.random.default_rng(0).integers(0, 256, (100, 256), dtype=np.uint8)
-    every = np.arange(100, dtype=np.int32)
-    turned = perceptual_hashes(orientation.apply_to_thumbnails(thumbs), every)
-    assert (orientation.apply_to_hashes(perceptual_hashes(thumbs, every)) == turned).all()
 
 
 def test_mirrored_and_turned_copies_are_found_in_checks_and_splits(tmp_path: Path) -> None:
@@ -532,7 +517,7 @@ def test_a_long_series_of_frames_is_one_group_compared_once(monkeypatch: pytest.
         near_duplicates, "_are_near_duplicates", lambda *pair: compared.append(len(pair[0])) or alike(*pair)
     )
     with FactsCache() as cache:
-        assert find_groups(made_up_table(900, tmp_path), Thresholds(), cache).sets() == [list(range(900))]
+        assert find_duplicate_groups(made_up_table(900, tmp_path), Thresholds(), cache).sets() == [list(range(900))]
     assert sum(compared) < 2000
 
 

@@ -20,7 +20,7 @@ def made_image(width: int = 40, height: int = 24) -> Image.Image:
     return Image.effect_mandelbrot((width, height), (-2, -1, 1, 1), 60).convert("RGB")
 
 
-def saved(image: Image.Image, form: str, **options: object) -> bytes:
+def saved(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
     load_all_plugins()
     out = io.BytesIO()
     image.save(out, form, **options)

@@ -11,8 +11,8 @@ from PIL import Image
 from mlimages.core import Fault, ImageError, install_hint
 from mlimages.images import decoding
 from mlimages.images.decoded_image import DecodeOptions
-from mlimages.images.decoding import UPRIGHT, _image_error, _unknown_format_error, decode, from_pillow, identify
-from tests.images.odd_images import exif, made_image, saved
+from mlimages.images.decoding import UPRIGHT, _make_unknown_format_error, _to_image_error, decode, from_pillow, identify
+from tests.images.odd_images import chunk, exif, made_image, saved
 
 BOMB = "an image inside the file has more pixels than Pillow supports"
 AGAIN = "copy or download the file again"
@@ -44,7 +44,7 @@ VARIANT = "the installed Pillow cannot decode this variant of the format"
     ],
 )  # fmt: skip
 def test_every_error_of_a_decoder_has_a_code(error: Exception, fault: Fault, detail: str) -> None:
-    found = _image_error(error)
+    found = _to_image_error(error)
     assert (found.fault, found.detail) == (fault, detail)
 
 
@@ -72,7 +72,7 @@ def test_data_of_no_known_format_is_shown_by_its_beginning(
     data: bytes, missing: str, claimed: str, fault: Fault, detail: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
-    found = _unknown_format_error(data, missing, claimed)
+    found = _make_unknown_format_error(data, missing, claimed)
     assert (found.fault, found.detail) == (fault, detail)
 
 
@@ -161,18 +161,14 @@ def test_a_mode_is_kept_where_the_decoder_returns_it(mode: str | None, form: str
 
 
 def test_ycbcr_is_asked_only_of_jfif_files_and_frames_only_of_formats_that_have_them() -> None:
-    adobe = io.BytesIO()
-    made_image(16, 16).save(adobe, "JPEG", keep_rgb=True)
-    assert decode(adobe.getvalue(), options=DecodeOptions(mode="YCbCr")).image.mode == "RGB"
+    adobe = saved(made_image(16, 16), "JPEG", keep_rgb=True)
+    assert decode(adobe, options=DecodeOptions(mode="YCbCr")).image.mode == "RGB"
     frames = [made_image(16, 16).rotate(90)]
     assert decode(saved(made_image(16, 16), "GIF", save_all=True, append_images=frames)).animated
     assert not decode(saved(made_image(16, 16), "MPO", save_all=True, append_images=frames)).animated
 
 
 def test_sixteen_bits_a_channel_are_read_from_the_header_though_pillow_gives_eight() -> None:
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
     for bits in (8, 16):
         pixels = zlib.compress((b"\0" + bytes(2 * 3 * bits // 8)) * 2)
         data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, bits, 2, 0, 0, 0))
@@ -244,4 +240,4 @@ def test_exif_that_pillow_cannot_read_leaves_an_image_as_it_is() -> None:
         def getexif(self) -> Image.Exif:
             raise ValueError("odd")
 
-    assert decoding._exif_orientation(Odd()) == 1
+    assert decoding._read_exif_orientation(Odd()) == 1

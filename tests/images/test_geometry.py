@@ -1,6 +1,5 @@
 """Sizes, crops and reduced scales at their bounds, on drawn scenes."""
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,8 @@ from mlimages.core import BrokenImage, Fault, ImageError, ImageProperty, Labeled
 from mlimages.images import from_network, geometry, load_pixels, load_rgb, prepare, to_network
 from mlimages.images.arrays import to_eight_bits, to_pixels, white_level
 from mlimages.images.decoded_image import DecodeOptions, ImageHeader
-from mlimages.images.geometry import _central_box, _choose_decode_options, iter_pixels, resize_and_crop
+from mlimages.images.geometry import _choose_decode_options, _compute_central_box, iter_pixels, resize_and_crop
+from tests.images.odd_images import saved
 
 
 def scene(width: int, height: int) -> Image.Image:
@@ -49,11 +49,9 @@ def test_an_image_is_decoded_small_if_it_is_four_times_as_large_as_needed(
 
 @pytest.mark.parametrize("gray_scale", [False, True])
 def test_a_large_scene_is_decoded_small_and_close_to_the_full_decode(gray_scale: bool) -> None:
-    encoded = io.BytesIO()
-    scene(1500, 1100).save(encoded, "JPEG", quality=95)
+    data = saved(scene(1500, 1100), "JPEG", quality=95)
     prop = ImageProperty(100, 120, shorter_px=130, gray_scale=gray_scale)
-    small = load_pixels(encoded.getvalue(), prop)
-    full = prepare(load_rgb(encoded.getvalue()), prop)
+    small, full = load_pixels(data, prop), prepare(load_rgb(data), prop)
     assert small.shape == full.shape == (120, 100, 1 if gray_scale else 3)
     difference = np.abs(small.astype(int) - full)
     assert difference.max() <= 40, "at edges alone"
@@ -65,7 +63,10 @@ def test_every_way_to_a_size_is_what_it_says_in_steps_of_pillow() -> None:
     bilinear, bicubic = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC
     expected = {
         ImageProperty(20, 30, resize="position", position=(7, 11)): image.crop((7, 11, 27, 41)),
+        ImageProperty(20, 30, resize="position", position=(75, 50)): image.crop((75, 50, 95, 80)),  # padded with black
+        ImageProperty(83, 57, resize="position", position=(3, 4)): image.crop((3, 4, 86, 61)),
         ImageProperty(20, 30, resize="crop"): image.crop((32, 14, 52, 44)),
+        ImageProperty(20, 30, resize="letterbox"): image.resize((20, 14), bilinear).crop((0, -8, 20, 22)),
         ImageProperty(20, 30, resize="squash"): image.resize((20, 30), bilinear),
         ImageProperty(20, 30, resize="squash", interpolation="bicubic"): image.resize((20, 30), bicubic),
         ImageProperty(20, 30, shorter_px=40): image.resize((58, 40), bilinear).crop((19, 5, 39, 35)),
@@ -95,7 +96,7 @@ def test_every_way_to_a_size_is_what_it_says_in_steps_of_pillow() -> None:
 def test_the_central_part_has_the_shape_of_the_result(
     size: tuple[int, int], prop: ImageProperty, box: tuple[int, int, int, int]
 ) -> None:
-    assert _central_box(*size, prop) == box
+    assert _compute_central_box(*size, prop) == box
 
 
 @pytest.mark.parametrize(("width", "valid"), [(49, True), (50, True), (51, False)])

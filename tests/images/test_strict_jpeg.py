@@ -11,7 +11,7 @@ from PIL import Image
 from mlimages.core import Fault, ImageError
 from mlimages.images import DecodeOptions, decode, strict_jpeg
 from mlimages.images.strict_jpeg import ScanError, _remove_header_padding, _remove_padding, decode_strictly
-from tests.images.odd_images import made_image
+from tests.images.odd_images import made_image, saved
 
 pytest.importorskip("simplejpeg", reason='needs pip install "mlimages[strict]"')
 
@@ -19,9 +19,7 @@ SIZE = (64, 48)
 
 
 def jpeg(**options: object) -> bytes:
-    out = io.BytesIO()
-    made_image(*SIZE).save(out, "JPEG", quality=90, **options)
-    return out.getvalue()
+    return saved(made_image(*SIZE), "JPEG", quality=90, **options)
 
 
 def segments(data: bytes) -> Iterator[tuple[int, int]]:

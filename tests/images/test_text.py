@@ -77,7 +77,7 @@ def test_a_name_that_no_font_has_is_drawn_as_its_number(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         assert drawable_names(["dog", CYRILLIC, JAPANESE]) == ["dog", CYRILLIC, "2"]
-    assert f"no font found that can display {JAPANESE}: PNG files show the class number" in caplog.text
+    assert f"no installed font can display {JAPANESE}: PNG files show class numbers instead" in caplog.text
     shown, numbers = (draw_all(tmp_path / f"{ord(n)}", ["dog", CYRILLIC, n]) for n in (JAPANESE, "2"))
     assert list(shown) == ["confusion.png", "means.png", "sheet.png"]
     assert (shown["means.png"][:-16] == numbers["means.png"]).all()

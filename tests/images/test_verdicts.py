@@ -38,10 +38,38 @@ def said_of(folder: Path, who: str) -> Verdicts:
     return found
 
 
-def differences(folder: Path) -> str:
-    found = {who: said_of(folder, who) for who in WHO}
+def damaged_images() -> dict[str, bytes]:
+    rng, sound = random.Random(SEED), list(every_format())
+    files = {}
+    for number in range(CASES):
+        name, data = sound[number % len(sound)]
+        damage = DAMAGE[number % len(DAMAGE)]  # all of them at any number of cases
+        files[f"{number:05d}-{name}-{damage.__name__}"] = damage(data, rng)
+    return files
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdicts]:
+    """The verdicts of each on the images in the folders `sound`, `odd` and `damaged`."""
+    root = tmp_path_factory.mktemp("images")
+    for folder, files in (("sound", dict(every_format())), ("odd", made_by_hand()), ("damaged", damaged_images())):
+        (root / folder).mkdir()
+        for name, data in files.items():
+            (root / folder / name).write_bytes(data)
+    return {who: said_of(root, who) for who in WHO}
+
+
+def examined(found: dict[str, Verdicts], folder: str) -> dict[str, str]:
+    """The verdict of `check` on each image of a folder."""
+    names = {Path(path): verdict for path, (verdict, *_) in found["examine"].items()}
+    return {path.name: verdict for path, verdict in names.items() if path.parts[0] == folder}
+
+
+def differences(found: dict[str, Verdicts], folder: str = "") -> str:
     told = []
     for name, (verdict, size, pixels) in found["pillow"].items():
+        if not name.startswith(folder):
+            continue
         seen, loaded, labeled = (found[who][name] for who in ("examine", "load_pixels", "labeled_image"))
         line = (
             f"{name}: Pillow {verdict!r} {size}, check {seen[:2]}, load_pixels {loaded[0]}, LabeledImage {labeled[:2]}"
@@ -56,23 +84,14 @@ def differences(folder: Path) -> str:
     return "\n".join(told)
 
 
-def write(folder: Path, files: dict[str, bytes]) -> Path:
-    folder.mkdir(exist_ok=True)
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-    return folder
+def test_sound_images_of_every_format_are_read_as_pillow_reads_them(found: dict[str, Verdicts]) -> None:
+    assert differences(found, "sound/") == ""
+    assert set(examined(found, "sound").values()) == {"ok"}
 
 
-def test_sound_images_of_every_format_are_read_as_pillow_reads_them(tmp_path: Path) -> None:
-    folder = write(tmp_path / "sound", dict(every_format()))
-    assert differences(folder) == ""
-    assert [name for name, verdict in said_of(folder, "examine").items() if verdict[0] != "ok"] == []
-
-
-def test_files_made_to_raise_every_kind_of_exception_have_a_code(tmp_path: Path) -> None:
-    folder = write(tmp_path / "odd", made_by_hand())
-    assert differences(folder) == ""
-    assert {name: verdict[0] for name, verdict in said_of(folder, "examine").items()} == {
+def test_files_made_to_raise_every_kind_of_exception_have_a_code(found: dict[str, Verdicts]) -> None:
+    assert differences(found, "odd/") == ""
+    assert examined(found, "odd") == {
         "avif-broken": "corrupt", "blp-unknown": "unreadable", "bmp-zero": "not-an-image", "dds-unknown": "unreadable",
         "eps": "not-an-image", "gif-bomb": "too-many-pixels", "gif-no-frame": "not-an-image", "html": "not-an-image",
         "icns-palette": "ok", "ico-bomb": "too-many-pixels", "one-byte": "not-an-image", "png-bomb": "too-many-pixels",
@@ -81,18 +100,11 @@ def test_files_made_to_raise_every_kind_of_exception_have_a_code(tmp_path: Path)
     }  # fmt: skip
 
 
-def test_damaged_images_have_one_verdict(tmp_path: Path) -> None:
-    rng = random.Random(SEED)
-    sound = list(every_format())
-    files = {}
-    for number in range(CASES):
-        name, data = sound[number % len(sound)]
-        damage = DAMAGE[number % len(DAMAGE)]  # all of them at any number of cases
-        files[f"{number:05d}-{name}-{damage.__name__}"] = damage(data, rng)
-    assert differences(write(tmp_path / "damaged", files)) == ""
+def test_damaged_images_have_one_verdict(found: dict[str, Verdicts]) -> None:
+    assert differences(found, "damaged/") == ""
 
 
 @pytest.mark.skipif(not FOLDERS, reason="MLIMAGES_ODD_IMAGES names no folder")
 @pytest.mark.parametrize("folder", FOLDERS, ids=str)
 def test_a_folder_of_images_is_read_as_pillow_reads_it(folder: Path) -> None:
-    assert differences(folder) == ""
+    assert differences({who: said_of(folder, who) for who in WHO}) == ""

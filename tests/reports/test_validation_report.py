@@ -9,7 +9,8 @@ from mlimages.checks.codes import MIN_IMAGES_FOR_MEDIAN
 from mlimages.core import LabeledPath
 from mlimages.labels import LabelFile, write_label_file
 from mlimages.reports import write_report
-from tests.checks.test_validation import encoded, jpeg, listed, scene, sheet
+from tests.checks.test_validation import jpeg, listed, scene, sheet
+from tests.images.odd_images import saved
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -43,7 +44,7 @@ def test_the_page_shows_every_code_with_its_images_and_escapes_names(report: Che
 
 def test_a_finding_about_a_class_is_a_line_without_an_image(tmp_path: Path) -> None:
     images = {
-        f"{n}.png": encoded(scene(n, width=8, height=8).resize((80, 80)), "PNG") for n in range(MIN_IMAGES_FOR_MEDIAN)
+        f"{n}.png": saved(scene(n, width=8, height=8).resize((80, 80)), "PNG") for n in range(MIN_IMAGES_FOR_MEDIAN)
     }
     report = check([listed(tmp_path, images)])
     assert report.warnings["class-blurred"] == 1
