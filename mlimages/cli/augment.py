@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from mlimages.cli.hints import print_next_command, print_note, read_labels
-from mlimages.cli.options import GroupedCommand, takes_options
+from mlimages.cli.hints import print_as_json, print_next_command, print_to_stderr, read_labels
+from mlimages.cli.options import LABELS, RESIZE, takes_options
 from mlimages.core import Resize, pluralize
 from mlimages.labels import TableOptions
 
@@ -22,35 +20,29 @@ if TYPE_CHECKING:
 MAX_ANGLES = 360
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the command line."""
-    app.command("augment", cls=GroupedCommand, rich_help_panel="curate")(augment)
-
-
 @takes_options(TableOptions)
 def augment(
     table: dict[str, Any],
-    labels: Path = typer.Argument(
-        ..., metavar="LABELS|FOLDER", help="A label file, or a folder with one subfolder per class."
-    ),
+    labels: Path = LABELS,
     out: Path = typer.Option(..., "-o", "--out", help="Output: NAME.npz, or a new folder."),
-    size: int = typer.Option(..., min=1, metavar="PX", help="Width and height in pixels."),
-    resize: Resize = typer.Option("shorter", help="Resize method."),
+    size: int = typer.Option(..., min=1, metavar="N", help="Width and height in pixels."),
+    resize: Resize = RESIZE,
     rotate: str = typer.Option(
         "",
         metavar="FROM:TO:STEP",
-        help="Rotation angles in degrees, up to but excluding TO: -30:30:6 is -30, -24 ... 24.",
+        help="Rotation angles in degrees; TO is excluded: -30:30:6 means -30, -24 ... 24.",
     ),
     flip: bool = typer.Option(False, "--flip", help="Also mirror each image."),
     split: str = typer.Option(
         "",
         metavar="FRACTIONS",
-        help="Split into train, val (and test) by these fractions, such as 0.7,0.15,0.15; only train is augmented.",
+        help="Split into train, val (and test) with these fractions of the images, such as 0.7,0.15,0.15; "
+        "only train is augmented.",
     ),
     limit_per_class: int = typer.Option(None, min=1, metavar="N", help="Use at most N images per class."),
     seed: int = typer.Option(0, help="Random seed for --split, --limit-per-class and shuffling."),
     output_format: Literal["npz", "npy", "folder"] = typer.Option(
-        None, "--as", help="Output format [npz for NAME.npz, else folder]."
+        None, "--as", help="Output format.", show_default="npz for NAME.npz, else folder"
     ),
     force: bool = typer.Option(False, "--force", help="Overwrite an existing .npz file.", rich_help_panel="Output"),
     as_json: bool = typer.Option(False, "--json", help="Print what was written as JSON."),
@@ -60,9 +52,9 @@ def augment(
     Each image is written unchanged, rotated by each angle, and mirrored. With --split, the images are split first and
     only the training set is augmented, so that it contains no copies of validation or test images.
 
-    npz: x_train (uint8, N x PX x PX x 3), y_train (int64), x_val, y_val and class_names in one file for numpy.load;
-    without --split x and y. npy: the same arrays as files in a folder. folder: images, with a label file for each
-    split.
+    Formats: npz: one file for numpy.load with x_train (uint8, images x height x width x 3), y_train (int64), x_val,
+    y_val and class_names; without --split, x and y. npy: the same arrays as files in a folder. folder: images, with a
+    label file for each split.
 
     Example: mlimages augment labels.txt -o cats.npz --size 100 --rotate -30:30:6 --flip --split 0.75,0.25
     """
@@ -116,15 +108,15 @@ def _parse_fractions(text: str) -> list[float]:
 
 def _print_summary(summary: AugmentSummary, *, as_json: bool) -> None:
     for broken in summary.broken:
-        print(f"skipped: {broken.path}: {broken.fault}: {broken.detail}", file=sys.stderr)
+        print_to_stderr(f"skipped: {broken.path}: {broken.fault}: {broken.detail}")
     for note in summary.notes:
-        print_note(note)
+        print_to_stderr(note)
     if as_json:
-        print(json.dumps(asdict(summary), default=str, ensure_ascii=False))
+        print_as_json(asdict(summary))
         return
     for part in summary.parts:
         print(f"{part.name or 'all'}: {pluralize(part.rows, 'image')} from {pluralize(part.images, 'original')}")
-    print(f"{summary.out} written", file=sys.stderr)
+    print_to_stderr(f"written: {summary.out}")
     _print_next_command(summary)
 
 
@@ -139,4 +131,4 @@ def _print_next_command(summary: AugmentSummary) -> None:
         validation = ("--val", out / "val.txt") if name else ()
         print_next_command("finetune", out / f"{name or 'labels'}.txt", *validation, "-o", f"runs/{out.name}")
         return
-    print(f"next: in Python, {text}", file=sys.stderr)
+    print_to_stderr(f"next: in Python, {text}")

@@ -1,8 +1,7 @@
-"""Commands of the step "curate": label files, checks and mean images."""
+"""Commands of the step "curate": `label`, `check` and `mean`."""
 
 from __future__ import annotations
 
-import json
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +11,14 @@ import typer
 from mlimages.cli.engines import ADDRESS, ENGINE, Engine, open_cluster, require_engine
 from mlimages.cli.hints import (
     find_validation_option,
+    print_as_json,
     print_next_command,
-    print_note,
+    print_to_stderr,
     read_labels,
     read_parts,
     to_arguments,
 )
-from mlimages.cli.options import FORCE, SKIP_UNAVAILABLE, GroupedCommand, ThresholdsCommand, takes_options
+from mlimages.cli.options import FORCE, LABELS, SKIP_UNAVAILABLE, takes_options
 from mlimages.core import ImageProperty, Resize, as_path, pluralize, require_writable
 from mlimages.labels import LabelOptions, TableOptions, WrittenLabels
 
@@ -32,22 +32,7 @@ if TYPE_CHECKING:
 SHOWN_CLASSES = 20
 
 
-class LabelCommand(GroupedCommand):
-    """The command `label`, whose argument is required, although it is created from a field of its options."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        next(param for param in self.params if param.name == "source").required = True
-
-
-def register(app: typer.Typer) -> None:
-    """Add this step's commands to the command line."""
-    app.command("label", cls=LabelCommand, rich_help_panel="curate")(label)
-    app.command("check", cls=ThresholdsCommand, rich_help_panel="curate")(check)
-    app.command("mean", cls=GroupedCommand, rich_help_panel="curate")(mean)
-
-
-@takes_options(LabelOptions, arguments=("source",), shown_groups=("Table",))
+@takes_options(LabelOptions, argument="source", shown_groups=("Table",))
 def label(
     settings: dict[str, Any],
     split: str = typer.Option(
@@ -61,8 +46,8 @@ def label(
     """Create, split or convert a label file.
 
     Each folder inside FOLDER is a class. The label file lists one image per line, `path label`; NAME_class_def.txt
-    beside it names the classes. A label file in place of FOLDER (.txt, .csv, .tsv, .jsonl, an export of COCO, Label
-    Studio or CVAT) is split, or converted to the suffix of --out. Its columns are detected and printed.
+    beside it names the classes. If a label file is given instead of FOLDER (.txt, .csv, .tsv, .jsonl, or an export of
+    COCO, Label Studio or CVAT), it is split, or converted to the format of --out. Its columns are detected and printed.
 
     Example: mlimages label data/cats -o cats.txt --split 0.8,0.2 --seed 1
     """
@@ -76,32 +61,32 @@ def label(
         embed = _open_embedder([labels]) if options.group_by == "features" else None
         return split_labels(labels, shares, seed, embed=embed, progress=TqdmProgress())
 
-    written = make_label_files(options, split=split_groups, note=print_note)
+    written = make_label_files(options, split=split_groups, note=print_to_stderr)
     for file in written:
-        for line in _class_warnings(file):
-            print_note(line)
+        for line in _make_class_warnings(file):
+            print_to_stderr(line)
     if as_json:
         files = [{"path": str(file.path), "count": file.count, "classes": dict(file.classes)} for file in written]
-        _print_json({"files": files, "folder": str(options.as_folders) if options.as_folders else None})
+        print_as_json({"files": files, "folder": str(options.as_folders) if options.as_folders else None})
         return
     for file in written:
-        print(_summary_line(file))
+        print(_summarize_label_file(file))
     if options.as_folders:
-        print(f"{options.as_folders}: the same images in one folder per class")
+        print(f"{options.as_folders}: the same images, in one folder per class")
     if written:
         print_next_command("check", *(file.path for file in written))
 
 
-def _summary_line(file: WrittenLabels) -> str:
+def _summarize_label_file(file: WrittenLabels) -> str:
     shown = ", ".join(f"{name} {count}" for name, count in list(file.classes.items())[:SHOWN_CLASSES])
     more = " ..." * (len(file.classes) > SHOWN_CLASSES)
     return f"{file.path}: {pluralize(file.count, 'image')}, {pluralize(len(file.classes), 'class')}: {shown}{more}"
 
 
-def _class_warnings(file: WrittenLabels) -> list[str]:
-    few = [f"{file.path}: fewer than two images of {', '.join(file.rare_classes)}"] * bool(file.rare_classes)
-    is_too_few = len(file.classes) == 1 and not file.is_multi_label
-    return few + [f"{file.path}: only one class: a classifier needs at least two"] * is_too_few
+def _make_class_warnings(file: WrittenLabels) -> list[str]:
+    rare = [f"{file.path}: fewer than two images of {', '.join(file.rare_classes)}"] * bool(file.rare_classes)
+    has_one_class = len(file.classes) == 1 and not file.is_multi_label
+    return rare + [f"{file.path}: only one class: a classifier needs at least two"] * has_one_class
 
 
 @takes_options(TableOptions)
@@ -110,13 +95,12 @@ def check(
     sources: list[Path] = typer.Argument(
         ...,
         metavar="LABELS|FOLDER...",
-        help="Label files, or folders with one subfolder per class; with several, also report images that are in more "
-        "than one.",
+        help="Label files, or folders with one subfolder per class; images in more than one are reported as leaks.",
     ),
     page: Path = typer.Option(None, "--report", metavar="FILE.html", help="Write an HTML report of the findings."),
-    fix: bool = typer.Option(False, "--fix", help="List the files to move or rename; with --yes, do it."),
+    fix: bool = typer.Option(False, "--fix", help="List the files that --fix --yes moves or renames."),
     yes: bool = typer.Option(
-        False, "--yes", help="With --fix: move broken files to NAME_quarantine, rename wrong suffixes."
+        False, "--yes", help="With --fix, move broken files to NAME_quarantine and correct wrong suffixes."
     ),
     strict: bool = typer.Option(False, "--strict", help="Exit with code 1 if there are errors."),
     threshold: list[str] = typer.Option(
@@ -125,7 +109,7 @@ def check(
     features: bool = typer.Option(
         False,
         "--features",
-        help="Also compare features extracted by a network, which finds smaller crops (requires the extra `train`).",
+        help="Also compare the features of a network, which finds smaller crops (requires the extra `train`).",
     ),
     skip_unavailable: bool = SKIP_UNAVAILABLE,
     engine: Engine = ENGINE,
@@ -135,10 +119,10 @@ def check(
 ) -> None:
     """Find corrupt, duplicate, leaked and unusual images.
 
-    Every image is decoded once and its measurements are cached, so that a second run decodes nothing. Beside each label
-    file three files are written: NAME_checked.txt (without images that have an error), NAME_rejected.tsv (path, label,
-    code, detail) and NAME_warnings.tsv (images that are kept). An image in two label files is a leak: it stays in the
-    smaller one.
+    Every image is decoded once and its measurements are cached, so that a second run decodes nothing. Three files are
+    written beside each label file: NAME_checked.txt (the images without errors), NAME_rejected.tsv (path, label, code
+    and detail of each error) and NAME_warnings.tsv (the same for warnings). An image in two label files is a leak and
+    is excluded from the larger one.
 
     Example: mlimages check train.txt val.txt --report check.html
     """
@@ -149,7 +133,7 @@ def check(
     require_engine(engine)
     if yes and not fix:
         raise typer.BadParameter("--yes requires --fix")
-    if page:  # before decoding the images, since the extra for the report may be missing
+    if page:  # before the images are decoded, since the extra `train` may be missing
         from mlimages.reports import write_report
     thresholds = checks.Thresholds.parse(threshold)
     pages = [as_path(page)] if page else []
@@ -170,7 +154,7 @@ def check(
     moves = checks.plan_moves(report) if fix else []
     if not as_json:
         _print_report(report)
-    for move in moves:  # each is printed once it is done, in case the next one fails
+    for move in moves:  # each is printed when it is done, since the next one may fail
         if yes:
             checks.move_files([move])
         if not as_json:
@@ -178,19 +162,19 @@ def check(
     written = checks.write_outcome(report, moves if yes else (), overwrite=force)
     if as_json:
         moved = [{"from": str(move.source), "to": str(move.target), "code": move.code} for move in moves]
-        _print_json({**report.to_dict(), "moves": moved})
-    print_note("written: " + ", ".join(map(str, [*written, *pages])))
+        print_as_json({**report.to_dict(), "moves": moved})
+    print_to_stderr("written: " + ", ".join(map(str, [*written, *pages])))
     if fix and not moves:
-        print_note("--fix: nothing to move or rename")
-    if yes and (own := checks.find_unchanged(report, moves)):
-        print_note(f"not changed: {', '.join(map(str, own))}: not written by mlimages, or edited since; "
-                   "NAME_checked.txt has the new paths")  # fmt: skip
+        print_to_stderr("--fix: no file has to be moved or renamed")
+    if yes and (outdated := checks.find_unchanged(report, moves)):
+        names = ", ".join(map(str, outdated))
+        print_to_stderr(f"not updated, since not written by mlimages or edited: {names}; use NAME_checked.txt instead")
     if advice := missing_advice(report.errors.get("missing", 0), report.checked):
-        print_note(advice)
+        print_to_stderr(advice)
     if count := report.errors.get(checks.Code.TWO_LABELS, 0):
-        print_note(
-            f"{pluralize(count, 'image')} left out, as copies are in several classes: if an image may have several "
-            "classes, use --multi-label"
+        print_to_stderr(
+            f"{pluralize(count, 'image')} excluded because of identical images in other classes: if an image may have "
+            "several classes, use --multi-label"
         )
     if report.ok:
         checked = [path for path in written if path.name.endswith("_checked.txt")]
@@ -200,31 +184,31 @@ def check(
 
 
 def _open_embedder(files: Sequence[LabelFile]) -> Embedder:
-    """Load the network, and print the time and memory that comparing features will take."""
+    """Load the network for features, and print the expected time and memory."""
     from mlimages.training import embedder
 
     embed = embedder()
-    print_note(embed.describe_cost(sum(1 for file in files for _ in file.text_items())))
+    print_to_stderr(embed.describe_cost(sum(1 for file in files for _ in file.text_items())))
     return embed
 
 
 def _print_report(report: CheckReport) -> None:
     print(f"{pluralize(report.checked, 'image')} checked, {report.ok} ok, {report.seconds:.1f} s")
     if report.feature_pairs is not None:
-        print(f"{pluralize(len(report.feature_pairs), 'pair')} of near-duplicates found by features alone")
-    for title, counts in (("errors (left out)", report.errors), ("warnings (kept)", report.warnings)):
+        print(f"{pluralize(len(report.feature_pairs), 'pair')} of near-duplicates found only by features")
+    for title, counts in (("errors (excluded)", report.errors), ("warnings (kept)", report.warnings)):
         print("\n".join([f"{title}: {sum(counts.values())}", *(f"  {n:>7}  {code}" for code, n in counts.items())]))
 
 
 @takes_options(TableOptions)
 def mean(
     table: dict[str, Any],
-    source: Path = typer.Argument(
-        ..., metavar="LABELS|FOLDER", help="A label file, or a folder with one subfolder per class."
-    ),
-    size: int = typer.Option(None, min=1, metavar="N", help="Width and height in pixels.  [default: 224]"),
+    source: Path = LABELS,
+    size: int = typer.Option(None, min=1, metavar="N", help="Width and height in pixels.", show_default="224"),
     resize: Resize = typer.Option(
-        None, help="Resize method; shorter: resize the shorter side, then crop the centre.  [default: shorter]"
+        None,
+        help="Resize method; shorter: resize the shorter side, then crop the centre.",
+        show_default="shorter",
     ),
     gray: bool = typer.Option(False, "--gray", help="Convert images to grayscale."),
     model: str = typer.Option(
@@ -238,7 +222,7 @@ def mean(
         "-o",
         "--out",
         metavar="FILE.png",
-        help="Image to write; .npy and .json are written beside it.",
+        help="Output image; .npy and .json files are written beside it.",
     ),
     skip_unavailable: bool = SKIP_UNAVAILABLE,
     engine: Engine = ENGINE,
@@ -248,9 +232,9 @@ def mean(
 ) -> None:
     """Compute the mean image and per-channel mean and std.
 
-    Images are prepared as in training. Writes the mean image as .png to look at and as .npy to compute with (float32,
-    channels x height x width, 0..255), the statistics as .json, and the images used as NAME_used_in_mean.txt beside the
-    label file.
+    Images are resized and cropped as in training. The mean image is written as .png, for viewing, and as .npy, for
+    computing (float32, channels x height x width, 0..255), the statistics as .json, and the list of images as
+    NAME_used_in_mean.txt beside the label file.
 
     Example: mlimages mean train.txt --size 227 -o mean.png
     """
@@ -284,25 +268,15 @@ def mean(
         "broken": len(mean_image.broken),
     }
     if as_json:
-        _print_json({**figures, "path": str(out)})
+        print_as_json({**figures, "path": str(out)})
         return
     print(f"{out}: mean of {pluralize(mean_image.count, 'image')}, {len(mean_image.broken)} skipped")
-    print(
-        "per channel: mean "
-        + _format_values(mean_image.channel_mean)
-        + ", std "
-        + _format_values(mean_image.channel_std)
+    mean_text, std_text = (
+        " ".join(f"{value:.1f}" for value in values) for values in (mean_image.channel_mean, mean_image.channel_std)
     )
+    print(f"per channel: mean {mean_text}, std {std_text}")
     prepared: list[object] = ["--model", network] if model else []
     prepared += ["--size", prop.width] * (not model or network != model)  # a run may have another size
     prepared += ["--resize", prop.resize] * (prop.resize != "shorter" and not model) + ["--gray"] * gray
     options = [*to_arguments(table), *find_validation_option(source), *prepared]
     print_next_command("finetune", source, *options, "--mean", out.with_suffix(".npy"))
-
-
-def _format_values(values: tuple[float, ...]) -> str:
-    return " ".join(f"{value:.1f}" for value in values)
-
-
-def _print_json(values: dict[str, Any]) -> None:
-    print(json.dumps(values, ensure_ascii=False))

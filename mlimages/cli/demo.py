@@ -1,4 +1,4 @@
-"""The command `demo`: every step on handwritten digits."""
+"""The command `demo`."""
 
 from __future__ import annotations
 
@@ -6,30 +6,20 @@ from pathlib import Path
 
 import typer
 
-from mlimages.cli.options import GroupedCommand
 from mlimages.cli.process import use_one_thread
 from mlimages.core import MissingExtraError
 
 
-def register(app: typer.Typer) -> None:
-    """Add this command to the command line."""
-    app.command("demo", cls=GroupedCommand, rich_help_panel="inspect")(demo)
-
-
 def demo(
     out: Path = typer.Option(
-        Path("mlimages-demo"),
-        "-o",
-        "--out",
-        metavar="FOLDER",
-        help="Output folder, new or empty.",
+        Path("mlimages-demo"), "-o", "--out", metavar="FOLDER", help="Output folder, new or empty."
     ),
 ) -> None:
     """Run every step on handwritten digits, offline.
 
-    Serves a web site of real digits with some broken links on this machine, then gathers, labels and checks the
-    images and trains on them. Each command is shown before it runs. Takes about a minute on two cores; the results
-    stay in the output folder.
+    A web site on this machine serves images of real digits and some broken links. The demo gathers, labels and checks
+    the images and trains a network on them, and prints each command before it runs. It takes about a minute on two
+    cores; the results stay in the output folder.
 
     Example: mlimages demo
     """

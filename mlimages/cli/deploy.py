@@ -1,4 +1,4 @@
-"""Commands of the step "deploy": export, quantize, predict, evaluate, explain, serve."""
+"""Commands of the step "deploy": `export`, `quantize`, `predict`, `evaluate`, `explain` and `serve`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 import typer
 
 from mlimages.cli import predictions
-from mlimages.cli.hints import print_next_command, read_labels, require_model_first, to_arguments
-from mlimages.cli.options import FORCE, SKIP_UNAVAILABLE, GroupedCommand, takes_options
+from mlimages.cli.hints import print_next_command, print_to_stderr, read_labels, require_model_first, to_arguments
+from mlimages.cli.options import FORCE, LABELS, PARALLEL_IMAGES, SKIP_UNAVAILABLE, takes_options
 from mlimages.cli.process import log_server
 from mlimages.core import InputError, Target
 from mlimages.labels import TableOptions
@@ -23,32 +23,30 @@ from mlimages.serving import ServerSettings
 MODEL = typer.Argument(..., metavar="MODEL", help="An .onnx file written by `mlimages export`, or a run folder.")
 
 
-def register(app: typer.Typer) -> None:
-    """Add this step's commands to the command line."""
-    for command in (export, quantize, predict, evaluate, explain, serve):
-        app.command(command.__name__, cls=GroupedCommand, rich_help_panel="deploy")(command)
-
-
 def export(
     run: Path = typer.Argument(..., metavar="RUN", help="A run folder written by `mlimages finetune`."),
-    out: Path = typer.Option(None, "-o", "--out", metavar="FILE.onnx", help="Output file [RUN/model.onnx]."),
+    out: Path = typer.Option(
+        None, "-o", "--out", metavar="FILE.onnx", help="Output file.", show_default="RUN/model.onnx"
+    ),
     preprocessing: bool = typer.Option(
         True,
         "--preprocessing/--no-preprocessing",
-        help="Include resizing, cropping and normalization in the file, or leave them to the caller.",
+        help="Include resizing, cropping and normalization in the file, or leave them to the program that uses it.",
     ),
-    exact: bool = typer.Option(False, "--exact", help="Make the resize in the file bit-identical to Pillow; slower."),
+    exact: bool = typer.Option(False, "--exact", help="Resize exactly as Pillow does, bit by bit; slower."),
     target: Target = typer.Option(
         "onnxruntime", help="Target runtime; tensorrt and opencv files do not include preprocessing."
     ),
-    calibrate: bool = typer.Option(False, "--calibrate", help="Fit a temperature on the validation images."),
+    calibrate: bool = typer.Option(
+        False, "--calibrate", help="Calibrate the probabilities by a temperature fitted on the validation images."
+    ),
     unknown: float = typer.Option(
         0.0,
         min=0.0,
         max=1.0,
         metavar="FRACTION",
-        help='Predict "none of these" below the confidence that this fraction of the validation images reaches; '
-        "typically 0.95.",
+        help='Predict "none of these" if the confidence is below that of this fraction of the validation images, '
+        "such as 0.95; 0: never.",
     ),
     croissant: Path = typer.Option(
         None, "--croissant", metavar="FILE", help="Write Croissant 1.1 metadata (JSON-LD) for the run's images."
@@ -63,16 +61,16 @@ def export(
         None,
         "--ort-web",
         metavar="DIR",
-        help="Copy onnxruntime-web from this npm package (node_modules/onnxruntime-web); by default, the page loads "
-        "it from a CDN.",
+        help="Copy onnxruntime-web from this npm package (node_modules/onnxruntime-web) into the page's folder.",
+        show_default="load it from a CDN",
     ),
     force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print the file's metadata as JSON."),
 ) -> None:
     """Export a run as one .onnx file with its preprocessing.
 
-    The file holds the weights, the class names and the preprocessing: it takes uint8 RGB images of any size. It is
-    written only if ONNX Runtime gives the trained network's predictions for every validation image.
+    The file contains the weights, the class names and the preprocessing, so its input is a uint8 RGB image of any size.
+    It is written only if its predictions in ONNX Runtime equal those of the trained network for every validation image.
 
     Example: mlimages export runs/cats -o cats.onnx
     """
@@ -91,24 +89,23 @@ def export(
         raise typer.BadParameter("--ort-web requires --page")
     runtime = WebRuntime.from_npm_package(ort_web) if ort_web else WebRuntime()
     require_writable(filter(None, [croissant, *(runtime.page_files(page) if page else ())]), overwrite=force)
-    overwrite = force or out is None  # model.onnx is one of the run's own files
+    overwrite = force or out is None  # model.onnx belongs to the run
     bundle = export_run(run, out or run / "model.onnx", options=options, overwrite=overwrite, progress=TqdmProgress())
     if croissant:
         write_croissant(read_run(run), croissant, overwrite=force)
     print(bundle.to_json() if as_json else bundle.path)
-    for line in predictions.export_notes(bundle):
-        print(line, file=sys.stderr)
+    for line in predictions.describe_export(bundle):
+        print_to_stderr(line)
     card = bundle.path.with_name("README.md")
-    print(
+    print_to_stderr(
         f"model card: {card}"
         if has_model_card(bundle)
-        else f"model card not written: {card} exists and was not written by mlimages, or was edited since",
-        file=sys.stderr,
+        else f"model card not written: {card} was not written by mlimages, or was edited since"
     )
     if page:
         write_page(bundle, page, runtime=runtime, overwrite=force)
-        for line in predictions.page_notes(page, runtime):
-            print(line, file=sys.stderr)
+        for line in predictions.describe_page(page, runtime):
+            print_to_stderr(line)
     elif bundle.includes_preprocessing:
         print_next_command("predict", bundle.path, "IMAGE...")
 
@@ -121,15 +118,17 @@ def quantize(
         ...,
         "--calibration",
         metavar="LABELS",
-        help="Label file; half of its images are used for calibration, half to measure accuracy.",
+        help="Label file; half of its images are used for calibration, the other half to measure accuracy.",
     ),
-    out: Path = typer.Option(None, "-o", "--out", metavar="FILE.onnx", help="Output file [MODEL-quantized.onnx]."),
+    out: Path = typer.Option(
+        None, "-o", "--out", metavar="FILE.onnx", help="Output file.", show_default="MODEL-quantized.onnx"
+    ),
     max_drop: float = typer.Option(
         1.0,
         min=0.0,
         metavar="POINTS",
-        help="Maximum drop in accuracy or mAP, in percentage points. One more misclassified image is accepted unless "
-        "this is 0.",
+        help="Maximum drop in accuracy or mAP, in percentage points. Unless this is 0, one more misclassified image is "
+        "always accepted.",
     ),
     with_float16: bool = typer.Option(False, "--fp16", help="Also measure a float16 variant."),
     force: bool = FORCE,
@@ -137,9 +136,9 @@ def quantize(
 ) -> None:
     """Quantize a model if that makes it faster on this machine.
 
-    Tries 8-bit integers with full and with reduced range, measures accuracy and speed of each on this machine, and
-    writes the fastest that loses no more than --max-drop, of equally fast ones the most accurate. If none is faster,
-    nothing is written. Use at least a hundred labelled images.
+    Measures the accuracy and speed of variants with 8-bit integers of full and of reduced range, and writes the fastest
+    whose accuracy drops by at most --max-drop; of equally fast variants, the most accurate. If none is faster than the
+    model, nothing is written. Use at least a hundred labelled images.
 
     Example: mlimages quantize cats.onnx --calibration data/cats/val.txt
     """
@@ -158,7 +157,7 @@ def quantize(
         overwrite=force,
         progress=TqdmProgress(),
     )
-    print(json.dumps(asdict(found)) if as_json else predictions.quantization_text(found))
+    print(json.dumps(asdict(found)) if as_json else predictions.format_quantization(found))
     if found.chosen:
         print_next_command("evaluate", target, calibration, *to_arguments(table))
 
@@ -172,17 +171,19 @@ def predict(
         3,
         min=1,
         metavar="N",
-        help="Print the N most probable classes; a multi-label model prints all that reach their thresholds.",
+        help="Number of classes per image; a multi-label model prints all labels above their thresholds.",
     ),
     batch: int = typer.Option(16, min=1, metavar="N", help="Batch size."),
-    workers: int = typer.Option(None, min=1, metavar="N", help="Number of images processed in parallel [all cores]."),
-    copy_to: Path = typer.Option(None, metavar="DIR", help="Copy each image to DIR/CLASS/, by predicted class."),
+    workers: int = PARALLEL_IMAGES,
+    copy_to: Path = typer.Option(
+        None, metavar="DIR", help="Copy each image to DIR/CLASS/, where CLASS is the predicted class."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print a JSON array, one image per line."),
     as_csv: bool = typer.Option(False, "--csv", help="Print CSV: path, fault, known, set, class_1, ..."),
 ) -> None:
-    """Predict the class of images, or all labels of each.
+    """Predict the class of each image, or its labels.
 
-    An image that cannot be read is one line with its error code; the others are still predicted.
+    An image that cannot be read is printed with its error code; the others are still predicted.
 
     Example: mlimages predict cats.onnx new/ --top 1 --csv
     """
@@ -190,7 +191,7 @@ def predict(
     from mlimages.inference import Predictor, find_inputs
 
     if as_json and as_csv:
-        raise typer.BadParameter("--json and --csv are mutually exclusive")
+        raise typer.BadParameter("--json and --csv are mutually exclusive: choose one")
     with require_model_first(model, sources):
         predictor = Predictor(model, workers=workers)
     images = [sys.stdin.buffer.read()] if sources == ["-"] else find_inputs(sources)
@@ -207,9 +208,7 @@ def predict(
 def evaluate(
     table: dict[str, Any],
     model: Path = MODEL,
-    labels: Path = typer.Argument(
-        ..., metavar="LABELS|FOLDER", help="A label file, or a folder with one subfolder per class."
-    ),
+    labels: Path = LABELS,
     report: Path = typer.Option(
         None,
         metavar="FILE.html",
@@ -219,7 +218,7 @@ def evaluate(
         0,
         min=0,
         metavar="N",
-        help="Also test on N images whether the network uses what surrounds the centre, such as the background.",
+        help="Also test on N images whether the network uses the area around the centre, such as the background.",
     ),
     skip_unavailable: bool = SKIP_UNAVAILABLE,
     force: bool = FORCE,
@@ -247,21 +246,21 @@ def evaluate(
         )
         if report:
             write_text(report, report_html(found, f"{model.name} on {labels.name}"))
-    print(found.to_json() if as_json else predictions.evaluation_text(found))
+    print(found.to_json() if as_json else predictions.format_evaluation(found))
     print_next_command("serve", model)
 
 
 def explain(
     model: Path = MODEL,
     sources: list[str] = typer.Argument(..., metavar="IMAGE...", help="Images, or folders of images."),
-    out: Path = typer.Option(..., "-o", "--out", metavar="DIR", help="Folder for one PNG per image."),
+    out: Path = typer.Option(..., "-o", "--out", metavar="DIR", help="Output folder, with one PNG file per image."),
     force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object per image."),
 ) -> None:
     """Show which image regions support a prediction.
 
-    Regions of each image are masked one at a time, 50 forward passes in all. The PNG shows in red what lowers the
-    probability of the predicted class; the printed line says by how much.
+    Regions of each image are masked one at a time, in 50 forward passes. The PNG file shows in red the regions whose
+    masking lowers the probability of the predicted class; the printed line says by how much.
 
     Example: mlimages explain cats.onnx new/ -o why/
     """
@@ -271,21 +270,21 @@ def explain(
     with require_model_first(model, sources):
         predictor = Predictor(model)
     images = list(find_inputs(sources))
-    files = predictions.overlay_files(images, as_path(out))
+    files = predictions.choose_overlay_paths(images, as_path(out))
     require_writable(files, overwrite=force, inputs=images)
-    good = 0
+    num_explained = 0
     for image, file in zip(images, files, strict=True):
         found = explain(predictor, image)
         if not isinstance(found, BrokenImage):
-            good += 1
+            num_explained += 1
             with write_output(file, overwrite=force) as part:
                 found.overlay().save(part, "PNG")
         print(
-            predictions.explanation_json(found, file)
+            predictions.explanation_to_json(found, file)
             if as_json
-            else escape_unprintable(predictions.explanation_text(found, file))
+            else escape_unprintable(predictions.format_explanation(found, file))
         )
-    if not good:
+    if not num_explained:
         raise typer.Exit(1)
 
 
@@ -294,18 +293,20 @@ def serve(
     values: dict[str, Any],
     model: Path = MODEL,
     host: str = typer.Option(
-        "127.0.0.1", metavar="HOST", help="Address to listen on; a non-loopback address requires a token."
+        "127.0.0.1",
+        metavar="HOST",
+        help="Address to listen on; addresses other than loopback require the token in MLIMAGES_TOKEN.",
     ),
-    port: int = typer.Option(8000, min=0, max=65535, metavar="N", help="Port; 0 picks a free one."),
+    port: int = typer.Option(8000, min=0, max=65535, metavar="N", help="Port; 0: any free port."),
     token: bool = typer.Option(
-        False, "--token", help="Require the token in MLIMAGES_TOKEN on loopback too.", rich_help_panel="Access"
+        False, "--token", help="Require the token also on a loopback address.", rich_help_panel="Access"
     ),
-    workers: int = typer.Option(None, min=1, metavar="N", help="Number of images processed in parallel [all cores]."),
+    workers: int = PARALLEL_IMAGES,
 ) -> None:
     """Serve a model over HTTP, with a page to try it.
 
     POST an image to /predict; /openapi.json describes all routes, /metrics serves Prometheus metrics, /v2 implements
-    the Open Inference Protocol. If other machines can reach the server, every request must have the token in the
+    the Open Inference Protocol. If other machines can reach the server, every request must contain the token in the
     environment variable MLIMAGES_TOKEN.
     SIGHUP reloads the model; SIGTERM or Ctrl-C stops the server after the requests in flight.
 
@@ -316,7 +317,7 @@ def serve(
 
     secret = os.environ.get(TOKEN_VARIABLE, "").strip() if token or not is_loopback(host) else ""
     if token and not secret:
-        raise InputError(f"--token requires the environment variable {TOKEN_VARIABLE}")
+        raise InputError(f"--token requires the environment variable {TOKEN_VARIABLE}: set it to a secret")
     settings = ServerSettings(**{**values, "token": secret})
     log_server(settings.log_format)
     predictor = Predictor(model, workers=workers, max_pixels=settings.max_pixels)
@@ -326,7 +327,6 @@ def serve(
 def _print_url(url: str, *, needs_token: bool) -> None:
     print(url, flush=True)
     header = '-H "Authorization: Bearer $MLIMAGES_TOKEN" ' if needs_token else ""
-    print(
-        f"next: open {url} in a browser, or run curl {header}-F file=@IMAGE {url}predict; Ctrl-C stops the server",
-        file=sys.stderr,
+    print_to_stderr(
+        f"next: open {url} in a browser, or run curl {header}-F file=@IMAGE {url}predict; Ctrl-C stops the server"
     )

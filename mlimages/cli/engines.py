@@ -1,4 +1,4 @@
-"""Engines that run the work of a command: this machine, or a cluster."""
+"""Engines that run a command: this machine, or a Ray cluster."""
 
 from __future__ import annotations
 
@@ -16,27 +16,29 @@ if TYPE_CHECKING:
     from mlimages.core import Cluster
 
 Engine = Literal["local", "ray"]
-ENGINE = typer.Option("local", help="ray: one worker per CPU, on this machine or a cluster.", rich_help_panel="Options")
+ENGINE = typer.Option(
+    "local", help="local: run on this machine; ray: one worker per CPU of a Ray cluster.", rich_help_panel="Options"
+)
 ADDRESS = typer.Option(
     None,
     metavar="HOST:PORT",
-    help="Address of the Ray cluster for --engine ray; auto: the cluster running on this machine.",
+    help="Address of the Ray cluster for --engine ray; auto: the cluster to which this machine belongs.",
     rich_help_panel="Options",
 )
 
 
 def require_engine(engine: Engine) -> None:
-    """Raise MissingExtraError unless the engine is installed."""
+    """Raise MissingExtraError if the engine is Ray and Ray is not installed."""
     if engine == "ray":
         require_extra("the engine ray", "ray", "ray")
 
 
 @contextmanager
 def open_cluster(engine: Engine, address: str | None) -> Iterator[Cluster | None]:
-    """Yield the cluster, or None if the work runs on this machine.
+    """Connect to the cluster of the engine, and yield it; None if the engine is `local`.
 
     Raises:
-        InputError: `address` is given and the engine does not use one.
+        InputError: `address` is given and the engine is `local`.
         MissingExtraError: Ray is not installed.
     """
     if engine == "ray":

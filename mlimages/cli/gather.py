@@ -1,12 +1,10 @@
-"""Commands of the step "gather"."""
+"""The command `gather` and its sub-commands."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-import json
 import shlex
-import sys
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
@@ -17,42 +15,33 @@ import typer
 from typer.core import TyperGroup
 
 from mlimages.cli.engines import ADDRESS, ENGINE, Engine, open_cluster
-from mlimages.cli.gather_search import commons, inaturalist, openverse, pexels, print_message
-from mlimages.cli.gather_summary import NO_LINKS, no_images_reason, summary_lines
-from mlimages.cli.hints import print_next_command
+from mlimages.cli.gather_search import (
+    commons,
+    endpoint_option,
+    inaturalist,
+    openverse,
+    pexels,
+    print_message,
+    source_option,
+)
+from mlimages.cli.gather_summary import NO_LINKS, explain_no_images, format_summary
+from mlimages.cli.hints import print_as_json, print_next_command, print_to_stderr
 from mlimages.cli.options import GroupedCommand, takes_options
 from mlimages.cli.process import raise_gc_threshold
-from mlimages.core import GatherError, GatherSummary, InputError, as_path, pluralize
+from mlimages.core import GatherError, InputError, as_path, pluralize
 from mlimages.gathering import GatherOptions
 
 if TYPE_CHECKING:
-    from mlimages.core import Cluster, Processes
     from mlimages.gathering import Source
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic")
 
 
-def register(app: typer.Typer) -> None:
-    """Add this step's commands to the command line."""
-    sub = typer.Typer(
-        cls=_GatherGroup,
-        no_args_is_help=True,
-        rich_markup_mode=None,
-        pretty_exceptions_enable=False,
-        help="Download images into one folder per class and verify each.\n\n"
-        "The manifest records the result of each link; run the same command again to resume.",
-        epilog="Example: mlimages gather urls links.txt -o data/mine",
-    )
-    for make_source in (urls, imagenet, openverse, inaturalist, commons, pexels):
-        sub.command(make_source.__name__, cls=_GatherCommand)(_make_command(make_source))
-    app.add_typer(sub, name="gather", rich_help_panel="gather")
-
-
 class _GatherGroup(TyperGroup):
-    """Suggests `gather urls` if a list or a link is given instead of a command."""
+    """A group that suggests `gather urls` if a list or a link is given instead of a sub-command."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the command, or raise an error that suggests the right one."""
+        """Find the sub-command, or end with an error that suggests one."""
         first = args[0]
         if first not in self.commands and ("://" in first or Path(first).suffix or Path(first).exists()):
             out = "" if {"-o", "--out"} & set(args) else " -o FOLDER"
@@ -64,10 +53,10 @@ class _GatherGroup(TyperGroup):
 
 
 class _GatherCommand(GroupedCommand):
-    """A command whose option `--retry-failed` may have no value."""
+    """A command whose option `--retry-failed` may be given without a value."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse arguments; `--retry-failed` without a value means all reasons."""
+        """Parse the arguments; `--retry-failed` without a value means all reasons."""
         words = [
             f"{arg}=all" if arg == "--retry-failed" and after.startswith("-") else arg
             for arg, after in pairwise([*args, "--"])
@@ -75,7 +64,7 @@ class _GatherCommand(GroupedCommand):
         return super().parse_args(ctx, words)
 
 
-def _common_options(
+def _declare_common_options(
     *,
     out: Path = typer.Option(
         ..., "-o", "--out", metavar="FOLDER", help="Folder for the images and manifest.jsonl.", rich_help_panel="Output"
@@ -90,24 +79,25 @@ def _common_options(
     ),
     as_json: bool = typer.Option(False, "--json", help="Print the results as JSON.", rich_help_panel="Output"),
     quiet: bool = typer.Option(
-        False, "--quiet", "-q", help="Do not show the progress bar and the table.", rich_help_panel="Output"
+        False, "--quiet", "-q", help="Do not show the progress bar and the summary.", rich_help_panel="Output"
     ),
 ) -> None:
-    """Declare the options that all `gather` commands share in addition to `GatherOptions`."""
+    """Declare the options that all sub-commands share in addition to `GatherOptions`."""
 
 
 def _make_command(make_source: Callable[..., Source]) -> Callable[..., None]:
-    """Make a command from a function that creates a source: its parameters after the first, then the common ones."""
-    common = inspect.signature(_common_options, eval_str=True).parameters
-    own = inspect.signature(make_source, eval_str=True)
+    """Make a command from a function that creates a source, by adding the common options."""
+    common = inspect.signature(_declare_common_options, eval_str=True).parameters
+    signature = inspect.signature(make_source, eval_str=True)
 
-    def body(options: dict[str, Any], **values: Any) -> None:
-        chosen = {name: values.pop(name) for name in common}
-        _run_gather(partial(make_source, **values), options, **chosen)
+    def command(options: dict[str, Any], **values: Any) -> None:
+        common_values = {name: values.pop(name) for name in common}
+        _run_gather(partial(make_source, **values), options, **common_values)
 
-    body.__name__, body.__doc__ = make_source.__name__, make_source.__doc__
-    vars(body)["__signature__"] = own.replace(parameters=[*own.parameters.values(), *common.values()])
-    return takes_options(GatherOptions)(body)
+    command.__name__, command.__doc__ = make_source.__name__, make_source.__doc__
+    parameters = [*signature.parameters.values(), *common.values()]
+    vars(command)["__signature__"] = signature.replace(parameters=parameters)
+    return takes_options(GatherOptions)(command)
 
 
 def urls(
@@ -115,32 +105,20 @@ def urls(
     lists: list[str] = typer.Argument(
         ..., metavar="LIST...", help="Files or http(s) URLs: .txt .csv .tsv .json .jsonl .parquet; - for stdin."
     ),
-    url_col: str = typer.Option(
-        None,
-        "--url-column",
-        "--url-col",
-        metavar="COLUMN",
-        help="Column of URLs, by name or number (from 1).",
-        rich_help_panel="Source",
+    url_col: str = source_option(
+        None, "--url-column", "--url-col", metavar="COLUMN", help="Column of URLs, by name or number from 1."
     ),
-    label_col: str = typer.Option(
-        None,
-        "--label-column",
-        "--label-col",
-        metavar="COLUMN",
-        help="Column of classes, by name or number.",
-        rich_help_panel="Source",
+    label_col: str = source_option(
+        None, "--label-column", "--label-col", metavar="COLUMN", help="Column of classes, by name or number from 1."
     ),
-    class_name: str = typer.Option(
-        None, "--class", metavar="NAME", help="Put all images into this class.", rich_help_panel="Source"
-    ),
+    class_name: str = source_option(None, "--class", metavar="NAME", help="Class of all images."),
 ) -> Any:  # a Source; its module is not imported for the annotation
     """Download the images in lists of links.
 
-    A list is a text file with one link per line (or CLASS<TAB>LINK), or a table with a column of links and optionally
-    one of classes (CSV, TSV, JSON, JSON lines, Parquet, COCO), plain or compressed. Links without a class belong to a
-    class named after their file. Each image is decoded before it is kept, under OUT/CLASS/; the outcome of each link
-    and the other columns are in OUT/manifest.jsonl.
+    A list is a text file with one link per line (or CLASS<TAB>LINK), or a table (CSV, TSV, JSON, JSON lines, Parquet,
+    COCO) with a column of links and optionally one of classes; it may be compressed. Links without a class belong to a
+    class named after their file. Each image is decoded before it is stored in OUT/CLASS/; the result of each link and
+    the other columns are in OUT/manifest.jsonl.
 
     Example: mlimages gather urls cats.txt dogs.txt -o data/pets
     """
@@ -158,33 +136,27 @@ def urls(
 
 def imagenet(
     http_options: GatherOptions,
-    words: list[str] = typer.Argument(
+    synsets: list[str] = typer.Argument(
         ..., metavar="SYNSET...", help='WordNet ids or words: n02121808, "domestic cat".'
     ),
-    subtree: bool = typer.Option(
-        False, "--subtree", help="Include all descendant synsets, each in its own folder.", rich_help_panel="Source"
+    subtree: bool = source_option(False, "--subtree", help="Include all descendant synsets, each in its own folder."),
+    archive: Path = source_option(None, help="Archive (.tar, .tar.gz, .tgz, .zip) or folder of images."),
+    url_list: Path = source_option(
+        None, help="List of WNID_NUMBER<TAB>URL lines, such as fall11_urls.txt (.gz, .tgz)."
     ),
-    archive: Path = typer.Option(
-        None, help="Archive (.tar, .tar.gz, .tgz, .zip) or folder to read the images from.", rich_help_panel="Source"
-    ),
-    url_list: Path = typer.Option(
-        None, help="List of WNID_NUMBER<TAB>URL lines, such as fall11_urls.txt (.gz, .tgz).", rich_help_panel="Source"
-    ),
-    endpoint: str = typer.Option(
-        "https://image-net.org", metavar="URL", help="Base URL of the site.", rich_help_panel="rare:Source"
-    ),
+    endpoint: str = endpoint_option("https://image-net.org", "Base URL of the site."),
 ) -> Any:
     """Download ImageNet's images by WordNet id or word.
 
-    The images come from the first of these that has the synset: --archive, the site's archive, the site's list of
-    links, --url-list. Folders are named by the synset's first word: domestic_cat/persian_cat.
+    The images are taken from the first of these sources that has the synset: --archive, the archive of image-net.org,
+    its list of links, --url-list. A folder is named after the first word of its synset: domestic_cat/persian_cat.
 
     Example: mlimages gather imagenet n02121808 --subtree --limit 200 -o data/cats
     """
     from mlimages.gathering import ImageNet
 
     return ImageNet(
-        words,
+        synsets,
         with_subtree=subtree,
         archive=archive,
         url_list=url_list,
@@ -208,6 +180,7 @@ def _run_gather(
 ) -> None:
     raise_gc_threshold()
     from mlimages.core import NoProgress, Processes, TqdmProgress
+    from mlimages.gathering import gather, gather_on
 
     out = as_path(out)
     source = make_source(GatherOptions(**options))
@@ -216,39 +189,30 @@ def _run_gather(
         return
     progress = NoProgress() if quiet else TqdmProgress()
     if workers > 1 and engine == "ray":
-        raise InputError("--workers starts processes on this machine: leave it out with --engine ray")
+        raise InputError("--workers cannot be combined with --engine ray, which has its own workers: omit one of them")
     with open_cluster(engine, address) as cluster:
         tasks = cluster or (Processes(workers) if workers > 1 else None)
-        summary = _gather_images(source, out, tasks, progress=progress, **options)
-    has_failed = not summary.ok and not options.get("shard")  # a shard may have no links
+        run = partial(gather_on, tasks) if tasks else gather
+        summary = run(source, out, progress=progress, **options)
+    has_failed = not summary.ok and not options.get("shard")  # a shard may be empty
     if as_json:
-        print(json.dumps(summary.to_dict(), ensure_ascii=False))
+        print_as_json(summary.to_dict())
     elif not quiet:
-        keeps = options["keep_duplicates"]
-        print("\n".join(summary_lines(summary, ends_with_error=has_failed, keep_duplicates=keeps)))
+        lines = format_summary(summary, ends_with_error=has_failed, keep_duplicates=options["keep_duplicates"])
+        print("\n".join(lines))
     if has_failed:
-        raise GatherError(f"no image was gathered: {no_images_reason(summary)}")
+        raise GatherError(f"no image was gathered: {explain_no_images(summary)}")
     if not quiet and options.get("shard"):
-        print("\nnext: when all shards have finished, run the same command without --shard", file=sys.stderr)
+        print_to_stderr("\nnext: when all shards have finished, run the same command without --shard")
     elif not quiet:
-        print(file=sys.stderr)
+        print_to_stderr("")
         print_next_command("label", out, *(["--leaf"] if any("/" in label for label in summary.classes) else []))
-
-
-def _gather_images(source: Source, out: Path, tasks: Cluster | Processes | None, **options: Any) -> GatherSummary:
-    if tasks:
-        from mlimages.gathering import gather_on
-
-        return gather_on(tasks, source, out, **options)
-    from mlimages.gathering import gather
-
-    return gather(source, out, **options)
 
 
 def _print_plan(source: Any, *, as_json: bool) -> None:
     plan: dict[str, int | None] = asyncio.run(source.plan())
     if as_json:
-        print(json.dumps({"classes": plan}, ensure_ascii=False))
+        print_as_json({"classes": plan})
         return
     for label, count in plan.items():
         print(f"{label:<50} {'unknown' if count is None else count:>9}")
@@ -257,3 +221,16 @@ def _print_plan(source: Any, *, as_json: bool) -> None:
     known = [count for count in plan.values() if count is not None]
     total = str(sum(known)) if len(known) == len(plan) else f"{sum(known)} or more" if known else "unknown"
     print(f"{'total of ' + pluralize(len(plan), 'class'):<50} {total:>9}")
+
+
+app = typer.Typer(
+    cls=_GatherGroup,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Download images into one folder per class and verify each.\n\n"
+    "The manifest records the result of each link; run the same command again to resume.",
+    epilog="Example: mlimages gather urls links.txt -o data/mine",
+)
+for function in (urls, imagenet, openverse, inaturalist, commons, pexels):
+    app.command(function.__name__, cls=_GatherCommand)(_make_command(function))

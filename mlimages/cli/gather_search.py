@@ -1,58 +1,51 @@
-"""Commands of `gather` for search APIs, and waiting at rate limits."""
+"""Sub-commands of `gather` for search APIs, and the countdown at rate limits."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 import time
+from functools import partial
 from typing import Any
 
 import typer
 
 from mlimages.gathering import GatherOptions
 
-_REFRESH = typer.Option(
-    False, "--refresh", help="Ignore search results cached during the last day.", rich_help_panel="Source"
+source_option = partial(typer.Option, rich_help_panel="Source")
+QUERIES = typer.Argument(..., metavar="QUERY...", help="Search query, or CLASS=QUERY.")
+NO_WAIT = source_option(
+    False, "--no-wait", help="Stop at the rate limit instead of waiting; run the same command again to resume."
 )
+REFRESH = source_option(False, "--refresh", help="Ignore the cached search results of the last day.")
+
+
+def endpoint_option(url: str, help_text: str = "Base URL of the API.") -> Any:
+    """Return the option for the base URL of a source."""
+    return typer.Option(url, metavar="URL", help=help_text, rich_help_panel="rare:Source")
 
 
 def openverse(
     http_options: GatherOptions,
-    queries: list[str] = typer.Argument(..., metavar="QUERY...", help="Search query, or CLASS=QUERY."),
-    licence: str = typer.Option(
-        "", metavar="NAME,...", help="Licences to accept: by,by-sa,cc0,pdm ...", rich_help_panel="Source"
+    queries: list[str] = QUERIES,
+    licence: str = source_option("", metavar="NAME,...", help="Licences to accept, such as by,by-sa,cc0,pdm."),
+    license_type: str = source_option(
+        "", metavar="NAME,...", help="Uses that the licence must permit: commercial, modification."
     ),
-    license_type: str = typer.Option(
-        "",
-        metavar="NAME,...",
-        help="Uses that the licence must allow: commercial, modification.",
-        rich_help_panel="Source",
+    source: str = source_option("", metavar="NAME,...", help="Collections to search, such as flickr,wikimedia."),
+    extension: str = source_option("", metavar="NAME,...", help="File types to accept, such as jpg,png."),
+    thumbnails: bool = source_option(
+        False, "--thumbnails", help="Download thumbnails, 600 pixels wide, instead of the images."
     ),
-    source: str = typer.Option(
-        "", metavar="NAME,...", help="Collections to search: flickr, wikimedia ...", rich_help_panel="Source"
-    ),
-    extension: str = typer.Option(
-        "", metavar="NAME,...", help="File types to accept: jpg, png ...", rich_help_panel="Source"
-    ),
-    thumbnails: bool = typer.Option(
-        False, "--thumbnails", help="Download thumbnails (600 pixels wide).", rich_help_panel="Source"
-    ),
-    no_wait: bool = typer.Option(
-        False,
-        "--no-wait",
-        help="Stop at the rate limit instead of waiting; run the same command again to resume.",
-        rich_help_panel="Source",
-    ),
-    refresh: bool = _REFRESH,
-    endpoint: str = typer.Option(
-        "https://api.openverse.org", metavar="URL", help="Base URL of the API.", rich_help_panel="rare:Source"
-    ),
+    no_wait: bool = NO_WAIT,
+    refresh: bool = REFRESH,
+    endpoint: str = endpoint_option("https://api.openverse.org"),
 ) -> Any:
     """Download openly licensed images by search query.
 
-    Openverse needs no key, and gives at most 240 results per query without one. OPENVERSE_CLIENT_ID and
-    OPENVERSE_CLIENT_SECRET (free: https://api.openverse.org/v1/) raise its limits. Creator and licence of each image
-    are in OUT/manifest.jsonl and OUT/ATTRIBUTION.md.
+    Openverse requires no key; without one, it returns at most 240 results per query. OPENVERSE_CLIENT_ID and
+    OPENVERSE_CLIENT_SECRET (free: https://api.openverse.org/v1/) raise its limits. The creator and licence of each
+    image are in OUT/manifest.jsonl and OUT/ATTRIBUTION.md.
 
     Example: mlimages gather openverse cat dog --licence by,cc0 --limit 300 -o data/pets
     """
@@ -73,36 +66,21 @@ def openverse(
 
 def inaturalist(
     http_options: GatherOptions,
-    taxa: list[str] = typer.Argument(..., metavar="TAXON...", help="Names or ids of taxa, or CLASS=TAXON."),
-    licence: str = typer.Option(
-        "", metavar="NAME,...", help="Licences of the photos to accept: cc0,by,by-nc ...", rich_help_panel="Source"
+    taxa: list[str] = typer.Argument(..., metavar="TAXON...", help="Name or id of a taxon, or CLASS=TAXON."),
+    licence: str = source_option("", metavar="NAME,...", help="Licences to accept, such as cc0,by,by-nc."),
+    by: str = source_option(None, metavar="RANK", help="Use each subtaxon of this rank, species or genus, as a class."),
+    quality: str = source_option("research", help="Quality grade of the observations: research, needs_id, casual."),
+    place: str = source_option(None, metavar="ID", help="Id of the iNaturalist place of the observations."),
+    size: str = source_option(
+        "medium", help="Photo size: square (75 pixels), small (240), medium (500), large (1024) or original."
     ),
-    by: str = typer.Option(
-        None,
-        metavar="RANK",
-        help="Use each subtaxon of this rank as a class: species or genus.",
-        rich_help_panel="Source",
-    ),
-    quality: str = typer.Option(
-        "research", help="Quality grade of the observations: research, needs_id, casual.", rich_help_panel="Source"
-    ),
-    place: str = typer.Option(
-        None, metavar="ID", help="iNaturalist place id of the observations.", rich_help_panel="Source"
-    ),
-    size: str = typer.Option(
-        "medium",
-        help="Photo size: square (75 pixels), small (240), medium (500), large (1024) or original.",
-        rich_help_panel="Source",
-    ),
-    refresh: bool = _REFRESH,
-    endpoint: str = typer.Option(
-        "https://api.inaturalist.org/v1", metavar="URL", help="Base URL of the API.", rich_help_panel="rare:Source"
-    ),
+    refresh: bool = REFRESH,
+    endpoint: str = endpoint_option("https://api.inaturalist.org/v1"),
 ) -> Any:
     """Download openly licensed photos of animals, plants and fungi by taxon.
 
-    iNaturalist needs no key. At most 60 requests a minute are sent, and 4.5 GB an hour are downloaded. Observer and
-    licence of each photo are in OUT/manifest.jsonl and OUT/ATTRIBUTION.md.
+    iNaturalist requires no key. At most 60 requests per minute are sent, and at most 4.5 GB per hour are downloaded.
+    The observer and licence of each photo are in OUT/manifest.jsonl and OUT/ATTRIBUTION.md.
 
     Example: mlimages gather inaturalist "Apis mellifera" Formicidae --limit 300 -o data/insects
     """
@@ -125,27 +103,17 @@ def inaturalist(
 def commons(
     http_options: GatherOptions,
     queries: list[str] = typer.Argument(..., metavar="QUERY...", help='Search query, "Category:NAME", or CLASS=QUERY.'),
-    width: int = typer.Option(
-        960,
-        metavar="PIXELS",
-        help="Width: 20, 40, 60, 120, 250, 330, 500, 960, 1280, 1920 or 3840.",
-        rich_help_panel="Source",
+    width: int = source_option(
+        960, metavar="PIXELS", help="Width of the images: 20, 40, 60, 120, 250, 330, 500, 960, 1280, 1920 or 3840."
     ),
-    originals: bool = typer.Option(
-        False, "--originals", help="Download the original files, of any size.", rich_help_panel="Source"
-    ),
-    refresh: bool = _REFRESH,
-    endpoint: str = typer.Option(
-        "https://commons.wikimedia.org/w/api.php",
-        metavar="URL",
-        help="Base URL of the API.",
-        rich_help_panel="rare:Source",
-    ),
+    originals: bool = source_option(False, "--originals", help="Download the original files, of any size."),
+    refresh: bool = REFRESH,
+    endpoint: str = endpoint_option("https://commons.wikimedia.org/w/api.php"),
 ) -> Any:
     """Download freely licensed images from Wikimedia Commons by category or search query.
 
-    Commons needs no key, and asks for --contact. Artist and licence of each image are in OUT/manifest.jsonl and
-    OUT/ATTRIBUTION.md.
+    Wikimedia Commons requires no key, but asks for --contact. The artist and licence of each image are in
+    OUT/manifest.jsonl and OUT/ATTRIBUTION.md.
 
     Example: mlimages gather commons "Category:Lacerta agilis" --contact me@example.org -o data/lizards
     """
@@ -167,39 +135,27 @@ def pexels(
     queries: list[str] = typer.Argument(
         ..., metavar="QUERY...", help='Search query, or CLASS=QUERY ("lizard=lizard reptile").'
     ),
-    has_permission: bool = typer.Option(
+    has_permission: bool = source_option(
         False,
         "--i-have-permission",
         help="Confirm that Pexels has permitted you to use its photos for machine learning.",
-        rich_help_panel="Source",
     ),
-    photo_size: str = typer.Option(
-        "medium",
-        help="Photo size: original, large2x, large, medium, small, portrait, landscape, tiny.",
-        rich_help_panel="Source",
+    photo_size: str = source_option(
+        "medium", help="Photo size: original, large2x, large, medium, small, portrait, landscape, tiny."
     ),
-    orientation: str = typer.Option(None, help="Orientation: landscape, portrait or square.", rich_help_panel="Source"),
-    size: str = typer.Option(
-        None, help="Minimum size: large (24 MP), medium (12 MP) or small (4 MP).", rich_help_panel="Source"
-    ),
-    color: str = typer.Option(None, help="Colour, by name or as a hexadecimal code.", rich_help_panel="Source"),
-    locale: str = typer.Option(None, help="Language of the query, such as de-DE.", rich_help_panel="Source"),
-    no_wait: bool = typer.Option(
-        False,
-        "--no-wait",
-        help="Stop at the rate limit instead of waiting an hour; run the same command again to resume.",
-        rich_help_panel="Source",
-    ),
-    refresh: bool = _REFRESH,
-    endpoint: str = typer.Option(
-        "https://api.pexels.com/v1", metavar="URL", help="Base URL of the API.", rich_help_panel="rare:Source"
-    ),
+    orientation: str = source_option(None, help="Orientation: landscape, portrait or square."),
+    size: str = source_option(None, help="Minimum size: large (24 MP), medium (12 MP) or small (4 MP)."),
+    color: str = source_option(None, help="Colour, by name or as a hexadecimal code."),
+    locale: str = source_option(None, help="Language of the query, such as de-DE."),
+    no_wait: bool = NO_WAIT,
+    refresh: bool = REFRESH,
+    endpoint: str = endpoint_option("https://api.pexels.com/v1"),
 ) -> Any:
     """Download photographs from Pexels by search query.
 
-    The key is read from PEXELS_API_KEY (free: https://www.pexels.com/api/). Pexels' terms forbid datasets for machine
-    learning without its permission: ask for it, then pass --i-have-permission. Photographers are named in
-    OUT/ATTRIBUTION.md.
+    The API key is read from PEXELS_API_KEY (free: https://www.pexels.com/api/). The terms of Pexels forbid datasets for
+    machine learning without permission: ask for permission, then use --i-have-permission. The photographers are named
+    in OUT/ATTRIBUTION.md.
 
     Example: mlimages gather pexels cat dog --limit 300 -o data/pets --i-have-permission
     """
@@ -226,11 +182,11 @@ def print_message(text: str) -> None:
 
 
 _LONG_S = 60.0
-"""Shortest wait whose message says how to stop."""
+"""Minimum waiting time for which the message says how to stop."""
 
 
 async def count_down(seconds: float, reason: str) -> None:
-    """Sleep, and show the remaining time on standard error."""
+    """Print the reason, and wait; a terminal shows the remaining time."""
     print_message(reason + " (Ctrl-C stops; run the same command again to resume)" * (seconds >= _LONG_S))
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:

@@ -1,4 +1,4 @@
-"""The summary of a `gather` command, and its advice."""
+"""The printed summary of a `gather` command, with advice."""
 
 from __future__ import annotations
 
@@ -10,109 +10,111 @@ from mlimages.core import GatherSummary, Reason, pluralize
 
 _ROWS = 15
 _HINTS = {
-    Reason.OPT_OUT: "--ignore-opt-out downloads images whose site or metadata opts out",
-    Reason.HTML: "the hosts returned web pages instead of images: they require a login or block the requests",
-    Reason.FORBIDDEN: "the hosts refuse the requests: use --contact, or --header for a Referer, and --retry-failed "
+    Reason.OPT_OUT: "use --ignore-opt-out to download images whose site or metadata opts out",
+    Reason.HTML: "the hosts returned web pages instead of images; they may require a login or block the requests",
+    Reason.FORBIDDEN: "the hosts refuse the requests; use --contact, or --header for a Referer, with --retry-failed "
     "forbidden",
-    Reason.NAME_SERVER: "no name server responds: is the network up?",
-    Reason.UNREACHABLE: "is the network up?",
-    Reason.PROXY: "the HTTP proxy does not respond, or refuses: see --proxy",
+    Reason.NAME_SERVER: "no name server responds; check the network connection",
+    Reason.UNREACHABLE: "check the network connection",
+    Reason.PROXY: "the HTTP proxy does not respond or refuses the connection; see --proxy",
     Reason.TOO_SMALL: "--min-size sets the minimum length of the shorter side",
 }
-"""Advice if most links fail for this reason."""
+"""Advice if most links fail, by the most frequent reason."""
 _REMEDIES = {
-    Reason.PRIVATE_ADDRESS: "the address is private: add --allow-private",
-    Reason.UNKNOWN_HOST: "the host name does not exist: correct the link",
+    Reason.PRIVATE_ADDRESS: "the address is private; add --allow-private",
+    Reason.UNKNOWN_HOST: "the host name does not exist; correct the link",
 }
-"""Advice for unfinished links for which the same command would fail again."""
+"""Advice for unfinished links that would fail again with the same command, by reason."""
 _AGAIN = "run the same command again"
 NO_LINKS = "the source has no links"
-"""Why no image was gathered, or is planned."""
+"""Reason why no image was gathered."""
 
 
-def no_images_reason(summary: GatherSummary) -> str:
-    """Return why a run gathered no image, and what to do."""
+def explain_no_images(summary: GatherSummary) -> str:
+    """Return the reason why a run gathered no image, and advice."""
     if not summary.failed:
-        return _deleted_reason(summary.removed) if summary.removed else NO_LINKS
-    advice = [*_hints(summary), *(_remedies(summary) if summary.open else [])]
+        return _explain_deleted_images(summary.removed) if summary.removed else NO_LINKS
+    advice = [*_find_hints(summary), *(_find_remedies(summary) if summary.open else [])]
     if summary.open == summary.failed:
-        which = "the only link is" if summary.open == 1 else f"all {summary.open} links are"
-        return f"{which} unfinished: {'; '.join(advice)}"
+        subject = "the only link is" if summary.open == 1 else f"all {summary.open} links are"
+        return f"{subject} unfinished: {'; '.join(advice)}"
     return "; ".join([*advice, f"see {summary.out}/manifest.jsonl for the reason of each link"])
 
 
-def _deleted_reason(num_images: int) -> str:
-    which = "the only image was" if num_images == 1 else f"all {num_images:,} images were"
-    return f"{which} deleted by hand and not downloaded again: --restore-deleted downloads what was deleted"
+def _explain_deleted_images(num_images: int) -> str:
+    subject = "the only image was" if num_images == 1 else f"all {num_images:,} images were"
+    return f"{subject} deleted by hand and therefore not downloaded again; use --restore-deleted to download them"
 
 
-def _hints(summary: GatherSummary) -> list[str]:
-    """Return the advice for the most frequent reason if most links failed."""
+def _find_hints(summary: GatherSummary) -> list[str]:
+    """Return the advice for the most frequent reason, if most links failed."""
     reason = next(iter(summary.reasons), "") if summary.failed > summary.ok else ""
     return [_HINTS[Reason(reason)]] if reason in _HINTS else []
 
 
-def _remedies(summary: GatherSummary) -> list[str]:
-    """Return what to do about the unfinished links; running the same command again, if it helps, comes last."""
+def _find_remedies(summary: GatherSummary) -> list[str]:
+    """Return the advice for unfinished links; running the same command again, if that helps, is the last item."""
     counts = {reason: summary.reasons.get(reason, 0) for reason in _REMEDIES}
     found = [f"{_REMEDIES[reason]} ({pluralize(count, 'link')})" for reason, count in counts.items() if count]
     return found + [_AGAIN] * (summary.open > sum(counts.values()) or not found)
 
 
-def summary_lines(summary: GatherSummary, *, ends_with_error: bool, keep_duplicates: bool = False) -> Iterator[str]:
-    """Yield the lines of the summary; an error that follows has the advice about failed links.
+def format_summary(summary: GatherSummary, *, ends_with_error: bool, keep_duplicates: bool = False) -> Iterator[str]:
+    """Yield the lines of the summary.
 
     Args:
-        keep_duplicates: the option of the run.
+        summary: result of the run.
+        ends_with_error: an error message follows, which has the advice about failed links.
+        keep_duplicates: whether the run had the option --keep-duplicates.
     """
     if summary.failed > summary.ok and summary.reasons:
         reason, count = next(iter(summary.reasons.items()))
-        hint = "" if ends_with_error else "".join(f" ({hint})" for hint in _hints(summary))
+        hint = "" if ends_with_error else "".join(f" ({hint})" for hint in _find_hints(summary))
         links = summary.failed + summary.ok + summary.duplicate
         yield f"{summary.failed} of {links} links failed; {reason}: {count}{hint}\n"
-    yield from _count_lines("images by class", summary.classes)
-    yield from _count_lines("failed links by reason", summary.reasons)
-    yield from _count_lines("failed links by host", summary.hosts)
+    yield from _format_counts("images by class", summary.classes)
+    yield from _format_counts("failed links by reason", summary.reasons)
+    yield from _format_counts("failed links by host", summary.hosts)
     near = f" ({summary.near_duplicate} of them near-duplicates)" if summary.near_duplicate else ""
-    again = pluralize(summary.duplicate, "duplicate")
-    yield f"{summary.ok} good{near}, {again}, {summary.failed} failed in {summary.out}"
+    duplicates = pluralize(summary.duplicate, "duplicate")
+    yield f"{summary.ok} good{near}, {duplicates}, {summary.failed} failed in {summary.out}"
     if summary.ok and not summary.fetched and not summary.open:
-        yield "nothing was left to download: an earlier run finished every link"
+        yield "nothing to download: earlier runs finished every link"
     if summary.open:
-        are_open = "1 link is" if summary.open == 1 else f"{summary.open:,} links are"
-        remedies = [] if ends_with_error else _remedies(summary)
-        yield ": ".join([f"{are_open} unfinished", *filter(None, ["; ".join(remedies)])])
+        remedies = [] if ends_with_error else _find_remedies(summary)
+        advice = f": {'; '.join(remedies)}" if remedies else ""
+        yield f"{_format_subject(summary.open, 'link', 'is', 'are')} unfinished{advice}"
         if _AGAIN in remedies:
             yield f"  mlimages {shlex.join(arg for arg in sys.argv[1:] if arg != '--no-retry')}"
     for host, pause_s in summary.waits_s.items():
         pause = f"{pause_s:.0f} s" if pause_s < 120 else f"{pause_s / 60:.0f} minutes"
-        yield f"{host} asks to wait {pause}, longer than --max-wait"
+        yield f"{host} asked to wait {pause}, which is longer than --max-wait"
     if summary.conflicting:
-        has = "1 duplicate has" if summary.conflicting == 1 else f"{summary.conflicting} duplicates have"
-        yield f"{has} a different class from the image that was kept: see `same_as` in manifest.jsonl"
+        have = _format_subject(summary.conflicting, "duplicate", "has", "have")
+        yield f"{have} another class than the image that was kept: see `same_as` in manifest.jsonl"
     if count := summary.reasons.get(Reason.PLACEHOLDER, 0):
-        returned = "1 link returned" if count == 1 else f"{count} links returned"
-        yield f"{returned} a host's placeholder: --retry-failed placeholder --keep-duplicates keeps such images"
+        subject = pluralize(count, "link")
+        yield f"{subject} returned a placeholder image; --retry-failed placeholder --keep-duplicates keeps such images"
     if summary.changed:
-        yield f"{pluralize(summary.changed, 'file')} kept although changed since the download"
+        yield f"{pluralize(summary.changed, 'file')} edited since the download and kept"
     if summary.moved:
         names = "it" if summary.moved == 1 else "them"
-        yield f"{pluralize(summary.moved, 'image')} moved to the class that the list now gives {names}"
+        yield f"{pluralize(summary.moved, 'image')} moved, since the list now gives {names} another class"
     if summary.unmoved:
-        were = "1 image was" if summary.unmoved == 1 else f"{summary.unmoved} images were"
-        yield f"{were} edited or moved by hand: kept, although the list now gives another class"
+        were = _format_subject(summary.unmoved, "image", "was", "were")
+        yield f"{were} edited or moved by hand and therefore not moved, although the list now gives another class"
     if keep_duplicates and summary.duplicate:
-        are = (
-            "1 duplicate of an earlier run is"
-            if summary.duplicate == 1
-            else (f"{summary.duplicate:,} duplicates of earlier runs are")
-        )
-        yield f"{are} not downloaded again: --keep-duplicates applies to new links; another folder keeps all of them"
+        are = _format_subject(summary.duplicate, "earlier duplicate", "is", "are")
+        yield f"{are} not downloaded again: --keep-duplicates only applies to new links; to keep all, use a new folder"
     if summary.removed and (summary.failed or not ends_with_error):
-        yield f"{pluralize(summary.removed, 'image')} deleted by hand: not downloaded again (see --restore-deleted)"
+        yield f"{pluralize(summary.removed, 'image')} deleted by hand and not downloaded again (see --restore-deleted)"
 
 
-def _count_lines(title: str, counts: Mapping[str, int]) -> Iterator[str]:
+def _format_subject(count: int, noun: str, singular_verb: str, plural_verb: str) -> str:
+    return f"{pluralize(count, noun)} {singular_verb if count == 1 else plural_verb}"
+
+
+def _format_counts(title: str, counts: Mapping[str, int]) -> Iterator[str]:
     if not counts:
         return
     rows = list(counts.items())

@@ -1,7 +1,8 @@
-"""Output of commands on standard error: notes on the input, and the next command."""
+"""Helpers of commands: reading label files, and printing notes, JSON and the next command."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,13 +15,13 @@ if TYPE_CHECKING:
     from mlimages.labels import LabelFile, TableOptions
 
 
-def print_next_command(*words: object) -> None:
-    """Print the next command to run, quoted for the shell."""
-    print("next:", format_command(*words)[1:-1], file=sys.stderr)
+def print_next_command(*arguments: object) -> None:
+    """Print the command to run next, quoted for the shell."""
+    print_to_stderr(f"next: {format_command(*arguments)[1:-1]}")
 
 
 def to_arguments(values: Mapping[str, Any]) -> list[object]:
-    """Return the command-line arguments for the options whose value is set."""
+    """Return the command-line arguments for options with these values, by name; unset options are omitted."""
     return [
         word
         for name, value in values.items()
@@ -30,18 +31,18 @@ def to_arguments(values: Mapping[str, Any]) -> list[object]:
 
 
 def find_validation_option(train_file: Path) -> list[object]:
-    """Return `--val FILE` if a training file has a validation file, such as labels_val.txt beside labels_train.txt."""
-    head, found, tail = train_file.name.rpartition("train")
-    val = train_file.with_name(f"{head}val{tail}")
-    return ["--val", val] if found and val.exists() else []
+    """Return `--val FILE` if a validation file exists, such as labels_val.txt beside labels_train.txt; else nothing."""
+    before, match, after = train_file.name.rpartition("train")
+    val = train_file.with_name(f"{before}val{after}")
+    return ["--val", val] if match and val.exists() else []
 
 
 @contextmanager
 def require_model_first(model: Path, other_arguments: Sequence[str | Path]) -> Iterator[None]:
-    """If `model` cannot be read as a model and another argument is one, say that the model comes first.
+    """Replace the error about an unreadable model if another argument is a model: the arguments are swapped.
 
     Raises:
-        BundleError: as raised within, or the arguments are swapped.
+        BundleError: the model cannot be read; if the arguments are swapped, the message says so.
     """
     try:
         yield
@@ -49,38 +50,44 @@ def require_model_first(model: Path, other_arguments: Sequence[str | Path]) -> I
         found = next((other for other in other_arguments if _is_model(Path(other))), None)
         if found is None or _is_model(model) or not model.exists():
             raise
-        raise BundleError(f"{model} is not a model: the model, {found}, comes first") from error
+        raise BundleError(f"{model} is not a model: put the model, {found}, first") from error
 
 
 def _is_model(path: Path) -> bool:
-    """Whether a path is an .onnx file or a run folder, by its names alone."""
+    """Return whether a path is an .onnx file or a run folder, judging by the names of files."""
     return path.suffix == ".onnx" or (path / "model.onnx").exists() or (path / "config.json").exists()
 
 
-def print_note(text: str) -> None:
+def print_to_stderr(text: str) -> None:
     """Print a line to standard error."""
     print(text, file=sys.stderr)
 
 
+def print_as_json(values: object) -> None:
+    """Print a value as one line of JSON."""
+    print(json.dumps(values, ensure_ascii=False, default=str))
+
+
 def read_labels(source: Path, table: Mapping[str, Any] | None = None) -> LabelFile:
-    """Open a label file or a folder of class folders, and print its notes.
+    """Open a label file or a folder of class folders, and print notes about how it was read.
 
     Args:
+        source: path of the label file or folder.
         table: values of the fields of `TableOptions`.
     """
     from mlimages.labels import TableOptions, open_labels
 
     labels = open_labels(source, TableOptions(**(table or {})))
     for line in labels.notes:
-        print_note(line)
+        print_to_stderr(line)
     return labels
 
 
 def read_parts(source: Path, table: TableOptions) -> list[LabelFile]:
-    """Open a label file, or the train, val and test parts of a folder, and print their notes."""
+    """Open a label file, or the train, val and test splits of a folder, and print notes about how they were read."""
     from mlimages.labels import open_parts
 
     parts = list(open_parts(source, table).values())
     for line in dict.fromkeys(line for labels in parts for line in labels.notes):
-        print_note(line)
+        print_to_stderr(line)
     return parts

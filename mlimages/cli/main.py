@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,6 +17,7 @@ from typer.core import TyperGroup
 
 from mlimages import __version__
 from mlimages.cli import augment, curate, demo, deploy, gather, inspect, probe_compare, train
+from mlimages.cli.options import GroupedCommand
 from mlimages.cli.process import (
     disable_gc_at_exit,
     escape_unprintable_output,
@@ -24,20 +26,32 @@ from mlimages.cli.process import (
 )
 from mlimages.core import MlimagesError, PeerExitedError, escape_unprintable
 
-STEPS = ("gather", "curate", "train", "deploy", "inspect")
+COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
+    "gather": (),  # the sub-commands of `gather.app`
+    "curate": (curate.label, curate.check, curate.mean, augment.augment),
+    "train": (probe_compare.probe, probe_compare.features, probe_compare.compare, train.finetune),
+    "deploy": (deploy.export, deploy.quantize, deploy.predict, deploy.evaluate, deploy.explain, deploy.serve),
+    "inspect": (inspect.show, inspect.summary, demo.demo),
+}
+"""The commands of each step, in order of use."""
 
 UTF8_ADVICE = "use a UTF-8 locale, such as LC_ALL=C.UTF-8, or set PYTHONUTF8=1"
 
 
 class StepGroup(TyperGroup):
-    """Lists the commands by step, in order of use."""
+    """A group whose help lists the commands by step."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write one section per step."""
-        for step in STEPS:
-            named = [(name, command) for name, command in self.commands.items() if command.rich_help_panel == step]  # type: ignore[attr-defined]  # Typer sets it on commands and groups alike
+        """Write one section for each step."""
+        for step in COMMANDS:
             with formatter.section(step):
-                formatter.write_dl([(name, command.get_short_help_str(limit=64)) for name, command in named])
+                formatter.write_dl(
+                    [
+                        (name, command.get_short_help_str(limit=64))
+                        for name, command in self.commands.items()
+                        if command.rich_help_panel == step  # type: ignore[attr-defined]  # Typer sets it on every command
+                    ]
+                )
 
 
 app = typer.Typer(
@@ -53,19 +67,14 @@ app = typer.Typer(
 def _print_version(value: bool) -> None:
     if value:
         print(f"mlimages {__version__}")
+        from importlib import metadata  # importing torch for its version would take seconds
+
         for name in ("torch", "timm", "onnxruntime"):
-            print(f"{name} {_installed_version(name)}")
+            try:
+                print(f"{name} {metadata.version(name)}")
+            except metadata.PackageNotFoundError:
+                print(f"{name} not installed")
         raise typer.Exit
-
-
-def _installed_version(distribution: str) -> str:
-    """Read the version from the package metadata, since importing torch takes seconds."""
-    from importlib import metadata
-
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 @app.callback()
@@ -77,7 +86,7 @@ def _global_options(
         is_eager=True,
         help="Print the versions of mlimages and its libraries.",
     ),
-    verbose: bool = typer.Option(False, "--verbose", "-v", help="Log to standard error."),
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Print log messages to standard error."),
 ) -> None:
     shown = logging.StreamHandler()
     shown.setLevel(logging.INFO if verbose else logging.WARNING)
@@ -88,28 +97,30 @@ def _global_options(
 
 
 class _PackageFormatter(logging.Formatter):
-    """Names the package, such as `mlimages`, not the module."""
+    """Format log records with the name of the package, such as `mlimages`, instead of the module."""
 
     def format(self, record: logging.LogRecord) -> str:
         return f"{record.name.partition('.')[0]}: {super().format(record)}"
 
 
 def _is_always_shown(record: logging.LogRecord) -> bool:
-    """Whether a log record is shown without --verbose; Pillow's warnings and skipped images are not."""
+    """Return whether a record is shown without --verbose: errors, and warnings except those about single images."""
     shown = ("gathering", "core", "networks", "training", "export", "checks", "images.text", "images.image_files")
     return record.levelno >= logging.ERROR or f"{record.name}.".startswith(tuple(f"mlimages.{name}." for name in shown))
 
 
-for step in (gather, curate, augment, probe_compare, train, deploy, inspect, demo):
-    step.register(app)
+app.add_typer(gather.app, name="gather", rich_help_panel="gather")
+for step, functions in COMMANDS.items():
+    for function in functions:
+        app.command(function.__name__, cls=GroupedCommand, rich_help_panel=step)(function)
 
 
 def _exit_on_sigterm(signal_number: int, frame: object) -> NoReturn:
-    raise PeerExitedError("another training process exited, or the launcher was stopped (SIGTERM)")
+    raise PeerExitedError("stopped by SIGTERM: another training process failed, or the launcher was stopped")
 
 
 def _report_to_launcher(error: MlimagesError) -> None:
-    """Under torchrun, pass the error to its summary; only the main process prints it.
+    """Under torchrun, write the error for its summary, and let only the main process print it.
 
     Most errors occur in all processes; torchrun stops the others as soon as one has exited.
     """
@@ -123,7 +134,7 @@ def _report_to_launcher(error: MlimagesError) -> None:
 
 
 def main() -> NoReturn:
-    """Run the command given by `sys.argv`, then exit: 0 done, 1 error, 2 usage error, 130 interrupted."""
+    """Run the command in `sys.argv` and exit with 0 (done), 1 (error), 2 (usage error) or 130 (interrupted)."""
     is_utf8 = sys.getfilesystemencoding() == "utf-8"
     disable_gc_at_exit()
     raise_mmap_threshold()

@@ -1,8 +1,9 @@
-"""Create the options of a command from the fields of an options dataclass; group the help."""
+"""Options of commands: created from the fields of an options dataclass, shared, and grouped in the help."""
 
 from __future__ import annotations
 
 import inspect
+import re
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING
@@ -40,36 +41,37 @@ COMMON_OPTIONS = {
     "serve": ("--host", "--port", "--workers", "--cors", "--access-log"),
     "show": ("--out", "--per-class", "--size", "--seed", "--layer"),
 }
-"""The options that a newcomer needs: the first in the help of a command that has more."""
+"""The most common options of commands that have more; the help lists them first."""
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
 _METAVARS = {int: "N", float: "X", str: "TEXT", Path: "FILE"}
 
 
 class GroupedCommand(TyperCommand):
-    """A command whose help lists options by group, rare ones only with `--help-all`, and ends with the example."""
+    """A command whose help lists the options by group, the rare ones only with `--help-all`, and ends with examples."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.help, _, self.epilog = str(self.help).partition("\n\nExample: ")
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Return the arguments for the usage line, such as `LIST...`, for which Typer would write `{LIST...}...`."""
+        """Return the words of the usage line, with `LIST...` where Typer would write `{LIST...}...`."""
         return [
             piece.replace("...}...", "...}").replace("{", "").replace("}", "")
             for piece in super().collect_usage_pieces(ctx)
         ]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Reject empty paths, as from an unset variable of a script; pathlib takes "" for the current folder."""
+        """Parse the arguments, and reject empty paths, such as from an unset variable; pathlib reads "" as "."."""
         given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
         rest: list[str] = super().parse_args(ctx, args)
         for param in self.get_params(ctx):
             is_path = any(isinstance(value, Path) for value in _to_path_list(ctx.params.get(param.name)))
             if is_path and "" in (values if isinstance(values := given.get(param.name), list | tuple) else [values]):
-                raise typer.BadParameter("the path is empty; . is the current folder", ctx=ctx, param=param)  # type: ignore[arg-type]
+                raise typer.BadParameter("the path is empty; use . for the current folder", ctx=ctx, param=param)  # type: ignore[arg-type]
         return rest
 
     def invoke(self, ctx: Any) -> Any:
-        """Check the label files and the suffixes of output files before the body imports anything slow."""
+        """Check label files and the suffixes of output files, then run the command, which may import slow modules."""
         for param in self.get_params(ctx):
             values = _to_path_list(ctx.params.get(param.name))
             kind, _, suffix = str(param.metavar).removesuffix("...").partition(".")
@@ -82,20 +84,28 @@ class GroupedCommand(TyperCommand):
         return super().invoke(ctx)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write one section for the arguments, then one for each group of options."""
+        """Write sections for the arguments, the common options, each group of options and the thresholds."""
         common = COMMON_OPTIONS.get(str(ctx.command.name), ())
         sections: dict[str, list[tuple[str, str]]] = {_COMMON: []} if common else {}
-        for param in sorted(self.get_params(ctx), key=lambda param: _common_index(param, common)):
+        for param in sorted(self.get_params(ctx), key=lambda param: _find_common_index(param, common)):
             if _is_rare_option(param) and not ctx.meta.get(_ALL):
                 continue
-            title, record = _help_row(param, ctx)
-            sections.setdefault(title if _common_index(param, common) == len(common) else _COMMON, []).append(record)
+            title, record = _make_help_row(param, ctx)
+            sections.setdefault(title if _find_common_index(param, common) == len(common) else _COMMON, []).append(
+                record
+            )
         for title in sorted(sections, key=lambda title: _ORDER.get(title, 0)):
             with formatter.section(title):
                 formatter.write_dl(sections[title], col_max=24)
+        if ctx.command.name == "check" and ctx.meta.get(_ALL):
+            from mlimages.checks import Thresholds
+
+            with formatter.section("Thresholds (--threshold NAME=VALUE)"):
+                rows = [(f"{field.name}={field.default}", field.option.help) for field in option_fields(Thresholds)]
+                formatter.write_dl(rows, col_max=24)
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Write the examples so that they can be pasted: a long one is broken by a backslash."""
+        """Write the examples, with a backslash where a long one is wrapped, so that they can be pasted into a shell."""
         formatter.write_paragraph()
         for example in str(self.epilog).split("\nExample: "):
             lines = textwrap.wrap(
@@ -104,28 +114,13 @@ class GroupedCommand(TyperCommand):
             formatter.write(" \\\n".join(lines) + "\n")
 
 
-class ThresholdsCommand(GroupedCommand):
-    """A command with `--threshold`; `--help-all` also lists the thresholds."""
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the options, then the thresholds with their defaults."""
-        super().format_options(ctx, formatter)
-        if not ctx.meta.get(_ALL):
-            return
-        from mlimages.checks import Thresholds
-
-        with formatter.section("Thresholds (--threshold NAME=VALUE)"):
-            rows = [(f"{field.name}={field.default}", field.option.help) for field in option_fields(Thresholds)]
-            formatter.write_dl(rows, col_max=24)
-
-
-def _common_index(param: Any, common_options: tuple[str, ...]) -> int:
-    """Return the index of an option among the common ones; their number if it is none of them."""
-    return next((place for place, flag in enumerate(common_options) if flag in param.opts), len(common_options))
+def _find_common_index(param: Any, common_options: tuple[str, ...]) -> int:
+    """Return the index of a parameter in `common_options`; their number if it is not one of them."""
+    return next((index for index, flag in enumerate(common_options) if flag in param.opts), len(common_options))
 
 
 def require_labels(source: Path) -> None:
-    """Raise InputError if a local path does not exist or is an image."""
+    """Raise InputError if a local path does not exist or is an image, instead of a label file or folder."""
     from mlimages.labels import IMAGE_SUFFIXES
 
     if ":/" in str(source):  # an address
@@ -145,22 +140,20 @@ def _to_path_list(value: Any) -> list[Path]:
     return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
 
 
-def _help_row(param: Any, ctx: Any) -> tuple[str, tuple[str, str]]:
-    """Return the help section of a parameter, and its row in that section."""
+def _make_help_row(param: Any, ctx: Any) -> tuple[str, tuple[str, str]]:
+    """Return the title of a parameter's help section, and its row in that section."""
     if param.param_type_name == "argument":
         return "Arguments", (param.metavar or param.name.upper(), param.help or "")
     if not param.metavar and not param.is_flag:
-        param.metavar = _metavar_of_type(param.type_descriptor.annotation)
+        param.metavar = _choose_metavar(param.type_descriptor.annotation)
     names, text = param.get_help_record(ctx)
-    return _option_group(param), (names, text.replace("[default: (", "[default: ").replace(")]", "]"))
+    return _get_option_group(param), (names, re.sub(r"\[default: \((.*?)\)(;|])", r"[default: \1\2", text))
 
 
-def _metavar_of_type(value_type: Any) -> str:
-    return (
-        "|".join(map(str, get_args(value_type)))
-        if get_origin(value_type) is Literal
-        else _METAVARS.get(value_type, "VALUE")
-    )
+def _choose_metavar(value_type: Any) -> str:
+    if get_origin(value_type) is Literal:
+        return "|".join(map(str, get_args(value_type)))
+    return _METAVARS.get(value_type, "VALUE")
 
 
 def _print_full_help(ctx: typer.Context, value: bool) -> None:
@@ -173,8 +166,12 @@ def _print_full_help(ctx: typer.Context, value: bool) -> None:
 HELP_ALL = typer.Option(
     False, "--help-all", is_eager=True, callback=_print_full_help, help="Show every option and exit."
 )
-
-
+LABELS = typer.Argument(..., metavar="LABELS|FOLDER", help="A label file, or a folder with one subfolder per class.")
+INPUT_SIZE = typer.Option(None, metavar="N|WxH", help="Input width and height in pixels.", show_default="native size")
+RESIZE = typer.Option("shorter", help="Resize method.")
+GRAY = typer.Option(None, "--gray/--no-gray", help="Use grayscale images.")
+WEIGHTS = typer.Option("default", metavar="default|none|PATH", help="Pretrained weights.")
+PARALLEL_IMAGES = typer.Option(None, min=1, metavar="N", help="Images processed in parallel.", show_default="all cores")
 SKIP_UNAVAILABLE = typer.Option(False, "--skip-unavailable", help="Skip remote images that cannot be downloaded.")
 FORCE = typer.Option(
     False,
@@ -184,7 +181,7 @@ FORCE = typer.Option(
 )
 
 
-def _option_group(param: Any) -> str:
+def _get_option_group(param: Any) -> str:
     return (getattr(param, "rich_help_panel", None) or GENERAL).removeprefix("rare:")
 
 
@@ -193,62 +190,73 @@ def _is_rare_option(param: Any) -> bool:
 
 
 def takes_options(
-    cls: type, *, arguments: tuple[str, ...] = (), shown_groups: tuple[str, ...] = ()
+    cls: type, *, argument: str = "", is_required: bool = True, shown_groups: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorate a command body: its first parameter receives the values of the fields of `cls` as a dict.
+    """Decorate the function of a command, so that the fields of an options dataclass become options of the command.
 
-    The command has one option for each field (`arguments` are positional), then those of the body. `--help` lists the
-    groups `shown_groups` even if their options are rare.
+    The values of these options are passed as a dict in the first argument.
+
+    Args:
+        cls: the options dataclass.
+        argument: name of the field that becomes a positional argument.
+        is_required: whether the positional argument is required.
+        shown_groups: groups of options that `--help` lists although their options are rare.
     """
 
-    def decorate(command_function: Callable[..., None]) -> Callable[..., None]:
-        own = inspect.signature(command_function, eval_str=True)
-        taken = [field for field in option_fields(cls) if not field.option.is_internal]
-        from_fields = [
-            _make_parameter(field, is_argument=field.name in arguments, shown_groups=shown_groups) for field in taken
-        ]
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(function, eval_str=True)
+        fields = [field for field in option_fields(cls) if not field.option.is_internal]
 
         def command(help_all: bool, **values: Any) -> None:
-            given = {field.name: _to_tuple(values.pop(field.name)) for field in taken}
-            defaults = {field.name: None if field.default is MISSING else field.default for field in taken}
-            command_function(
-                {name: defaults[name] if value is None else value for name, value in given.items()}, **values
-            )
+            given = {field.name: _to_tuple(values.pop(field.name)) for field in fields}
+            defaults = {field.name: None if field.default is MISSING else field.default for field in fields}
+            function({name: defaults[name] if value is None else value for name, value in given.items()}, **values)
 
-        command.__name__, command.__doc__ = command_function.__name__, command_function.__doc__
-        bodys = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in list(own.parameters.values())[1:]]
-        every = inspect.Parameter("help_all", inspect.Parameter.KEYWORD_ONLY, default=HELP_ALL, annotation=bool)
-        parameters = [*from_fields, *bodys, every]
-        vars(command)["__signature__"] = own.replace(parameters=parameters, return_annotation=None)
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        parameters = [
+            _make_argument(field, is_required=is_required)
+            if field.name == argument
+            else _make_option(field, shown_groups=shown_groups)
+            for field in fields
+        ]
+        parameters += list(signature.parameters.values())[1:]
+        parameters.append(inspect.Parameter("help_all", _KEYWORD, default=HELP_ALL, annotation=bool))
+        parameters = [parameter.replace(kind=_KEYWORD) for parameter in parameters]
+        vars(command)["__signature__"] = signature.replace(parameters=parameters, return_annotation=None)
         return command
 
     return decorate
 
 
-def _make_parameter(field: OptionField, *, is_argument: bool, shown_groups: tuple[str, ...]) -> inspect.Parameter:
+def _make_argument(field: OptionField, *, is_required: bool) -> inspect.Parameter:
+    info = typer.Argument(
+        ... if is_required else None, show_default=False, help=field.option.help, metavar=field.option.metavar
+    )
+    return inspect.Parameter(field.name, _KEYWORD, default=info, annotation=field.type)
+
+
+def _make_option(field: OptionField, *, shown_groups: tuple[str, ...]) -> inspect.Parameter:
     option, kind = field.option, field.type
     default = None if field.default is MISSING else field.default
     if option.parse:
         kind, default = str, None
     elif get_origin(kind) in (tuple, Sequence):  # a repeatable option
         kind, default = list.__class_getitem__(get_args(kind)[0]), None
-    given: dict[str, Any] = {"help": option.help}
-    if kind is not bool:
-        given["metavar"] = option.metavar or _metavar_of_type(kind)
-    if is_argument:
-        info = typer.Argument(default, show_default=False, **given)
-    else:
-        given["rich_help_panel"] = f"{'rare:' * (option.is_rare and option.group not in shown_groups)}{option.group}"
-        given["show_default"] = option.default_text or not (default is None or default == "" or kind is bool)
-        flags = option.flags or ((f"--{field.name.replace('_', '-')}",) if kind is bool and default is False else ())
-        if option.parse:
-            given["parser"] = partial(_parse_value, option, field)
-        info = typer.Option(default, *flags, **given)
-    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=kind)
+    flags = option.flags or ((f"--{field.name.replace('_', '-')}",) if kind is bool and default is False else ())
+    info = typer.Option(
+        default,
+        *flags,
+        help=option.help,
+        metavar=None if kind is bool else option.metavar or _choose_metavar(kind),
+        rich_help_panel=f"{'rare:' * (option.is_rare and option.group not in shown_groups)}{option.group}",
+        show_default=option.default_text or not (default is None or default == "" or kind is bool),
+        parser=partial(_parse_value, option, field) if option.parse else None,
+    )
+    return inspect.Parameter(field.name, _KEYWORD, default=info, annotation=kind)
 
 
 def _to_tuple(value: Any) -> Any:
-    """Convert the list of a repeatable option to a tuple; None if the option was not given."""
+    """Convert the list of a repeatable option to a tuple; an empty list becomes None."""
     return (tuple(value) or None) if isinstance(value, list) else value
 
 

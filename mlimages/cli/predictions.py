@@ -1,4 +1,4 @@
-"""Format predictions, explanations and evaluations as text, JSON and CSV."""
+"""Print predictions as text, JSON and CSV, and format the results of other commands of the step "deploy"."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlimages.cli.hints import print_note
+from mlimages.cli.hints import print_to_stderr
 from mlimages.core import (
     BrokenImage,
     LabelRow,
@@ -35,104 +35,106 @@ Results = Iterable[Prediction | BrokenImage]
 
 def print_text(results: Results, *, top: int, multi_label: bool = False) -> int:
     """Print one line per image; return the number of predictions."""
-    good = unlike = 0
+    num_predictions = num_unknown = 0
     for result in results:
-        good += isinstance(result, Prediction)
-        unlike += isinstance(result, Prediction) and result.known is False
+        num_predictions += isinstance(result, Prediction)
+        num_unknown += isinstance(result, Prediction) and result.known is False
         print(escape_unprintable(f"{result.path or '-'}: {_format_result(result)}"))
-    if unlike:
-        unlike_images = f"{pluralize(unlike, 'image')} unlike the training images"
-        print_note(f'"none of these": {unlike_images}, as about one in twenty of your own classes is')
-    return good
+    if num_unknown:
+        print_to_stderr(
+            f'"none of these": {pluralize(num_unknown, "image")} unlike the training images; so are about 5 % of the '
+            "images of your classes"
+        )
+    return num_predictions
 
 
 def print_json(results: Results, *, top: int, multi_label: bool = False) -> int:
     """Print a JSON array, one image per line, valid even if interrupted; return the number of predictions."""
-    good = 0
+    num_predictions = 0
     separator = "\n"
     print("[", end="")
     try:
         for result in results:
-            good += isinstance(result, Prediction)
-            print(separator, _to_json(result_values(result)), sep="", end="")
+            num_predictions += isinstance(result, Prediction)
+            print(separator, _to_json(result_to_dict(result)), sep="", end="")
             separator = ",\n"
     finally:
         print("\n]")
-    return good
+    return num_predictions
 
 
 def print_csv(results: Results, *, top: int, multi_label: bool = False) -> int:
     """Print a header and one CSV row per image; return the number of predictions."""
-    good = 0
+    num_predictions = 0
     rows = csv.writer(sys.stdout, lineterminator="\n")
-    numbered = [f"{what}_{n}" for n in range(1, top + 1) for what in ("class", "probability")]
-    head = ["path", "fault", *(["labels", "probabilities"] if multi_label else ["known", "set", *numbered])]
-    rows.writerow(head)
+    numbered = [f"{column}_{n}" for n in range(1, top + 1) for column in ("class", "probability")]
+    header = ["path", "fault", *(["labels", "probabilities"] if multi_label else ["known", "set", *numbered])]
+    rows.writerow(header)
     for result in results:
-        good += isinstance(result, Prediction)
-        cells = [_escape_formula(result.path), *_csv_cells(result)]
-        rows.writerow([*cells, *[""] * (len(head) - len(cells))])
-    return good
+        num_predictions += isinstance(result, Prediction)
+        cells = [_escape_formula(result.path), *_format_csv_cells(result)]
+        rows.writerow([*cells, *[""] * (len(header) - len(cells))])
+    return num_predictions
 
 
-def export_notes(bundle: OnnxBundle) -> Iterator[str]:
-    """Yield the notes that are printed after an export."""
+def describe_export(bundle: OnnxBundle) -> Iterator[str]:
+    """Yield lines about the exported file: whether it agrees with the trained network, and how to use it."""
     from mlimages.export import RUNTIMES
     from mlimages.inference import data_path
 
     provenance, runtime = bundle.provenance, RUNTIMES[bundle.provenance.target]
     for name, parity in (("ONNX Runtime", provenance.parity), (runtime.name, provenance.target_parity)):
         if parity and not parity.count:
-            yield "no validation image can be read: the file was not compared with the trained network"
+            yield "not compared with the trained network: no validation image can be read"
         elif parity:
             ties = f" except for {pluralize(parity.near_ties, 'near tie')}" if parity.near_ties else ""
             images = pluralize(parity.count, "validation image")
-            yield f"{images}: same predictions as the trained network in {name}{ties}"
+            yield f"{name} makes the same predictions as the trained network for {images}{ties}"
     if runtime.reason_unchecked and not provenance.target_parity:
         yield f"not compared in {runtime.name}: {runtime.reason_unchecked}"
     if not bundle.includes_preprocessing:
-        yield "the file does not include preprocessing: resize, crop and normalize as its metadata describes"
+        yield "the file does not include preprocessing: resize, crop and normalize images as its metadata describes"
     if bundle.exact_resize:
         yield "the resize in the file is bit-identical to Pillow"
     if provenance.calibration_error:
         before, after = provenance.calibration_error
         yield f"temperature {bundle.temperature:.3f}: calibration error {before:.3f} before, {after:.3f} after"
     if bundle.unknown_below:
-        yield f'below {format_percent(bundle.unknown_below)} the prediction is "none of these"'
+        yield f'the prediction is "none of these" if the confidence is below {format_percent(bundle.unknown_below)}'
     if (data := data_path(bundle.path)).exists():
-        yield f"the weights exceed 2 GB: keep {data} beside the .onnx file"
+        yield f"the weights are larger than 2 GB and stored in {data}: keep this file beside the .onnx file"
 
 
-def page_notes(folder: Path, runtime: WebRuntime) -> Iterator[str]:
-    """Yield notes about the page in a folder, the last with the next command."""
+def describe_page(folder: Path, runtime: WebRuntime) -> Iterator[str]:
+    """Yield lines about the page in a folder; the last is the command to run next."""
     size = sum(len(content) for content in runtime.files.values())
     if runtime.origin:
-        yield f"page: {folder / 'index.html'}; it loads onnxruntime-web {runtime.version} from {runtime.origin}"
-        yield "and checks its hash; --ort-web node_modules/onnxruntime-web copies it into the folder"
+        yield f"page: {folder / 'index.html'}, which loads onnxruntime-web {runtime.version} from {runtime.origin}"
+        yield "to copy onnxruntime-web into the folder instead, use --ort-web node_modules/onnxruntime-web"
     else:
         yield f"page: {folder / 'index.html'}, with onnxruntime-web {runtime.version} ({size / 1e6:.1f} MB)"
     yield f"next: {shlex.join(['python3', '-m', 'http.server', '-d', str(folder)])}, and open http://localhost:8000/"
 
 
-def overlay_files(images: Sequence[os.PathLike[str]], folder: Path) -> list[Path]:
-    """Return the path of a PNG file for each image; duplicate names get a number."""
+def choose_overlay_paths(images: Sequence[os.PathLike[str]], folder: Path) -> list[Path]:
+    """Return the path of the PNG file for each image; a number is appended to duplicate names."""
     names: dict[str, None] = {}  # ordered
     for stem in (Path(os.fspath(image)).stem for image in images):
         names[next(name for name in chain([stem], (f"{stem}-{n}" for n in count(2))) if name not in names)] = None
     return [folder / f"{name}.png" for name in names]
 
 
-def explanation_text(explanation: Explanation | BrokenImage, file: Path) -> str:
-    """Format an explanation as text."""
+def format_explanation(explanation: Explanation | BrokenImage, file: Path) -> str:
+    """Format an explanation as a line of text."""
     if isinstance(explanation, BrokenImage):
         return f"{explanation.path}: {_format_result(explanation)}"
     return f"{explanation.path}: {explanation} ({file})"
 
 
-def explanation_json(explanation: Explanation | BrokenImage, file: Path) -> str:
-    """Format an explanation as JSON."""
+def explanation_to_json(explanation: Explanation | BrokenImage, file: Path) -> str:
+    """Format an explanation as a line of JSON."""
     if isinstance(explanation, BrokenImage):
-        return _to_json(result_values(explanation))
+        return _to_json(result_to_dict(explanation))
     return _to_json({
         "path": explanation.path,
         "class_name": explanation.class_name,
@@ -144,8 +146,8 @@ def explanation_json(explanation: Explanation | BrokenImage, file: Path) -> str:
     })  # fmt: skip
 
 
-def evaluation_text(evaluation: Evaluation) -> str:
-    """Format accuracy, scores of each class and speed as text."""
+def format_evaluation(evaluation: Evaluation) -> str:
+    """Format accuracy, the scores of each class and speed as text."""
     name, score = evaluation.score_name, evaluation.score
     width = max(map(len, ("class", *evaluation.class_names)))
     lines = [
@@ -153,16 +155,16 @@ def evaluation_text(evaluation: Evaluation) -> str:
         f"on {pluralize(evaluation.count, 'image')}",
         *filter(None, [evaluation.training_note]),
         f"loss {evaluation.loss:.3f}, calibration error {evaluation.calibration_error:.3f}",
-        *_class_score_lines(evaluation, width),
+        *_format_class_scores(evaluation, width),
     ]
     if evaluation.unknown:
         lines.append(f'predicted as "none of these": {pluralize(evaluation.unknown, "image")}')
     if evaluation.broken:
-        named = ", ".join(f"{each.path} ({each.fault})" for each in evaluation.broken[:3])
+        examples = ", ".join(f"{image.path} ({image.fault})" for image in evaluation.broken[:3])
         more = f" and {len(evaluation.broken) - 3} more" if len(evaluation.broken) > 3 else ""
-        lines.append(f"{pluralize(len(evaluation.broken), 'image')} could not be used: {named}{more}")
+        lines.append(f"{pluralize(len(evaluation.broken), 'image')} could not be read: {examples}{more}")
     if evaluation.background:
-        lines.append(_background_text(evaluation.background))
+        lines.append(_format_background_use(evaluation.background))
     decode, network = evaluation.decode_ms, evaluation.network_ms
     lines.append(
         f"{evaluation.images_per_s:.0f} images/s; latency p50/p95 in ms: decode {decode.p50:.1f}/{decode.p95:.1f}, "
@@ -171,8 +173,8 @@ def evaluation_text(evaluation: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def _class_score_lines(evaluation: Evaluation, width: int) -> Iterator[str]:
-    """Yield the table of scores by class; for a multi-label model with average precision and threshold."""
+def _format_class_scores(evaluation: Evaluation, width: int) -> Iterator[str]:
+    """Yield the lines of a table of scores by class; a multi-label model also has average precision and threshold."""
     labels = evaluation.labels
     header = "       AP  threshold" if labels else ""
     yield f"{'class':{width}}    images{header}  precision   recall       F1"
@@ -189,19 +191,18 @@ def _class_score_lines(evaluation: Evaluation, width: int) -> Iterator[str]:
         yield f"no image of {', '.join(absent)}: the scores are undefined (-){excluded}"
 
 
-def _background_text(background_use: BackgroundUse) -> str:
-    """Format the accuracy with the centre replaced, and say whether the network uses what surrounds it."""
-    verdict = "the network uses" if background_use.is_significant else "no sign that it gains from"
-    shares = (
-        f"{format_percent(background_use.correct)} still correct, {format_percent(background_use.chance)} by chance"
-    )
+def _format_background_use(background_use: BackgroundUse) -> str:
+    """Format the accuracy on images whose centre was replaced, and whether the network uses the area around it."""
+    correct, chance = format_percent(background_use.correct), format_percent(background_use.chance)
+    verdict = "the network uses" if background_use.is_significant else "no evidence that the network uses"
     return (
-        f"with another image's centre: {shares} (p = {background_use.p_value:.2g}): {verdict} what surrounds the centre"
+        f"with the centre of another image: {correct} still correct, {chance} by chance "
+        f"(p = {background_use.p_value:.2g}): {verdict} the area around the centre"
     )
 
 
-def quantization_text(result: Quantization) -> str:
-    """Format the trials and the outcome as text."""
+def format_quantization(result: Quantization) -> str:
+    """Format the measurements of each variant, and the chosen one, as text."""
     lines = [f"{'variant':20}  {result.score_name:>8}  calibration error    images/s      MB"]
     lines += [
         f"{trial.name:20}  {format_percent(trial.accuracy):>8}  {trial.calibration_error:17.3f}  "
@@ -229,8 +230,8 @@ def _format_result(result: Prediction | BrokenImage) -> str:
     return f"{' or '.join(likely)} ({classes})" if len(likely) > 1 else classes
 
 
-def result_values(result: Prediction | BrokenImage) -> dict[str, object]:
-    """Return a result as JSON types."""
+def result_to_dict(result: Prediction | BrokenImage) -> dict[str, object]:
+    """Return a result as a dict that `json.dumps` can write."""
     if isinstance(result, BrokenImage):
         return asdict(result)
     given = asdict(result)
@@ -240,7 +241,7 @@ def result_values(result: Prediction | BrokenImage) -> dict[str, object]:
     return {"path": result.path, "class_name": None if result.known is False else result.class_name, **given}
 
 
-def _csv_cells(result: Prediction | BrokenImage) -> list[object]:
+def _format_csv_cells(result: Prediction | BrokenImage) -> list[object]:
     if isinstance(result, BrokenImage):
         return [result.fault]
     if result.labels is not None:
@@ -253,13 +254,13 @@ def _csv_cells(result: Prediction | BrokenImage) -> list[object]:
 
 
 def _escape_formula(text: str) -> str:
-    """Prefix text that a spreadsheet would evaluate as a formula with an apostrophe."""
+    """Add an apostrophe before text that a spreadsheet would evaluate as a formula."""
     safe = escape_unprintable(text)
     return f"'{safe}" if len(safe) > 1 and safe.startswith(("=", "+", "-", "@")) else safe
 
 
 def _to_json(values: dict[str, object]) -> str:
-    """Return JSON; non-ASCII and control characters are escaped if the terminal cannot show them."""
+    """Return JSON, with non-ASCII and control characters escaped if the terminal cannot display them."""
     text = json.dumps(values, ensure_ascii=False)
     encoding = sys.stdout.encoding or "utf-8"
     is_safe = escape_unprintable(text) == text and text.encode(encoding, "replace").decode(encoding) == text

@@ -1,33 +1,22 @@
-"""Commands of the step "train" before and after training: probe, features and compare."""
+"""Commands of the step "train", except training: `probe`, `features` and `compare`."""
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from mlimages.cli.hints import print_next_command, read_labels, to_arguments
-from mlimages.cli.options import FORCE, GroupedCommand, takes_options
+from mlimages.cli.hints import print_as_json, print_next_command, print_to_stderr, read_labels, to_arguments
+from mlimages.cli.options import FORCE, GRAY, INPUT_SIZE, LABELS, WEIGHTS, takes_options
 from mlimages.core import DEFAULT_MODEL, InputError, parse_size
 from mlimages.labels import TableOptions
-
-
-def register(app: typer.Typer) -> None:
-    """Add these commands to the command line."""
-    app.command("probe", cls=GroupedCommand, rich_help_panel="train")(probe)
-    app.command("features", cls=GroupedCommand, rich_help_panel="train")(features)
-    app.command("compare", cls=GroupedCommand, rich_help_panel="train")(compare)
 
 
 @takes_options(TableOptions)
 def probe(
     table: dict[str, Any],
-    labels: Path = typer.Argument(
-        ..., metavar="LABELS|FOLDER", help="A label file, or a folder with one subfolder per class."
-    ),
+    labels: Path = LABELS,
     out: Path = typer.Option(Path("probe.png"), "-o", "--out", metavar="FILE.png", help="Output file of the plot."),
     report: Path = typer.Option(
         None, metavar="FILE.html", help="Write an HTML report with plots and the accuracy of each layer."
@@ -35,22 +24,23 @@ def probe(
     model: list[str] = typer.Option(
         [DEFAULT_MODEL],
         metavar="NAME",
-        help="Network: alexnet, vgg16, any torchvision name, timm:NAME; repeat it to compare several. small: all small "
-        "networks with weights on this machine.",
+        help="Network: alexnet, vgg16, any name in torchvision, or timm:NAME; repeatable, to compare networks. small: "
+        "all small networks whose weights are on this machine.",
     ),
-    weights: str = typer.Option("default", metavar="default|none|PATH", help="Pretrained weights."),
-    size: str = typer.Option(None, metavar="N|WxH", help="Input width and height in pixels."),
-    gray: bool = typer.Option(None, "--gray/--no-gray", help="Use grayscale images."),
-    max_images: int = typer.Option(2000, "--most", min=10, help="Use at most N images, a stratified sample."),
+    weights: str = WEIGHTS,
+    size: str = INPUT_SIZE,
+    gray: bool = GRAY,
+    max_images: int = typer.Option(2000, "--most", min=10, help="Use a stratified sample of at most N images."),
     seed: int = typer.Option(0, help="Random seed."),
     force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
     """Find how many layers to freeze, and which network to use.
 
-    A ridge classifier on the output of each layer, scored by leave-one-out, shows how well that layer separates your
-    classes. The recommended --freeze is the last layer within noise of the best. The learning curve shows whether more
-    images would help. With more than one --model, a table compares their accuracy, processor time and size.
+    The leave-one-out accuracy of a ridge classifier on the output of each layer shows how well the layer separates your
+    classes. The recommended --freeze is the last layer whose accuracy is within noise of the best. The learning curve
+    shows whether more images would help. With more than one --model, a table compares the accuracy, processor time and
+    size of the networks.
 
     Example: mlimages probe labels.txt --model efficientnet_lite0 --model alexnet
     """
@@ -62,12 +52,12 @@ def probe(
             },
         )  # fmt: skip
         return
-    from mlimages import training as learning  # its error names the extra to install
+    from mlimages import training  # its error names the extra to install
     from mlimages.core import TqdmProgress, record_outputs, write_text
     from mlimages.reports import draw_probe, probe_html, probe_lines
 
     with record_outputs(filter(None, (out, report)), overwrite=force):
-        found = learning.probe_cuts(
+        found = training.probe_cuts(
             read_labels(labels, table),
             model=model[0],
             weights=weights,
@@ -81,10 +71,10 @@ def probe(
         if report:
             write_text(report, probe_html(found))
     if as_json:
-        print(json.dumps({**found.to_dict(), "plot": str(out)}, ensure_ascii=False))
+        print_as_json({**found.to_dict(), "plot": out})
         return
     print("\n".join(probe_lines(found)))
-    print(f"plot: {out}" + (f", page: {report}" if report else ""), file=sys.stderr)
+    print_to_stderr(f"plot: {out}" + (f", report: {report}" if report else ""))
     weights_option = ("--weights", weights) if weights != "default" else ()
     print_next_command(
         "finetune", labels, *to_arguments(table), "--model", model[0], *weights_option, "--freeze", found.freeze
@@ -96,7 +86,7 @@ def _probe_models(
     as_json: bool, other_options: dict[str, object],
 ) -> None:  # fmt: skip
     if given := [name for name, value in other_options.items() if value]:
-        raise InputError(f"{', '.join(given)} cannot be combined with more than one --model: choose one")
+        raise InputError(f"{', '.join(given)} cannot be combined with more than one --model: choose one model")
     from mlimages.core import TqdmProgress, record_outputs
     from mlimages.reports import draw_models, model_table_lines
     from mlimages.training import probe_models
@@ -105,10 +95,10 @@ def _probe_models(
         found = probe_models(read_labels(labels, table), models, most=max_images, seed=seed, progress=TqdmProgress())
         draw_models(found, out, overwrite=force)
     if as_json:
-        print(json.dumps({**found.to_dict(), "plot": str(out)}, ensure_ascii=False))
+        print_as_json({**found.to_dict(), "plot": out})
         return
     print("\n".join(model_table_lines(found)))
-    print(f"plot: {out}", file=sys.stderr)
+    print_to_stderr(f"plot: {out}")
     best = found.scores[0].probe
     print_next_command("finetune", labels, *to_arguments(table), "--model", best.model, "--freeze", best.freeze)
 
@@ -116,22 +106,21 @@ def _probe_models(
 @takes_options(TableOptions)
 def features(
     table: dict[str, Any],
-    labels: Path = typer.Argument(
-        ..., metavar="LABELS|FOLDER", help="A label file, or a folder with one subfolder per class."
-    ),
+    labels: Path = LABELS,
     out: Path = typer.Option(Path("features.npz"), "-o", "--out", metavar="FILE.npz", help="Output file (.npz)."),
     model: str = typer.Option(DEFAULT_MODEL, metavar="NAME", help="Network."),
-    weights: str = typer.Option("default", metavar="default|none|PATH", help="Pretrained weights."),
+    weights: str = WEIGHTS,
     layer: str = typer.Option(
-        None, metavar="NAME", help="Layer, as listed by `probe` [the last layer before the classifier]."
+        None, metavar="NAME", help="Layer, as listed by `probe`.", show_default="last layer before the classifier"
     ),
-    size: str = typer.Option(None, metavar="N|WxH", help="Input width and height in pixels."),
+    size: str = INPUT_SIZE,
     force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print a summary as JSON."),
 ) -> None:
-    """Write the features of images for a classifier of your own.
+    """Write the features of images, for a classifier of your own.
 
-    The .npz holds features, float32 (N, D), labels, paths and class_names. Features are averaged over positions.
+    The .npz file contains the arrays features (float32, images x features), labels, paths and class_names. The features
+    are averaged over the positions in the image.
 
     Example: mlimages features labels.txt --model alexnet --layer fc7 -o features.npz
     """
@@ -150,39 +139,39 @@ def features(
         found.save(out, overwrite=force)
     rows, columns = found.features.shape
     if as_json:
-        print(json.dumps({"features": str(out), "images": rows, "columns": columns, "layer": found.layer}))
+        print_as_json({"features": out, "images": rows, "columns": columns, "layer": found.layer})
         return
     print(out)
-    print(f"{rows} images x {columns} features from {found.model}, layer {found.layer}", file=sys.stderr)
+    print_to_stderr(f"{rows} images x {columns} features from {found.model}, layer {found.layer}")
 
 
 def compare(
     runs: list[Path] = typer.Argument(..., metavar="RUN...", help="Two or more run folders written by `finetune`."),
     report: Path = typer.Option(
-        None, metavar="FILE.html", help="Write an HTML report of the accuracies and the settings that differ."
+        None, metavar="FILE.html", help="Write an HTML report with the accuracies and the settings that differ."
     ),
     force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print the comparison as JSON."),
 ) -> None:
     """Compare runs: settings, accuracy, significance, time, size.
 
-    The most accurate run comes first; each other run is tested against it on the validation images that both share
-    (McNemar's exact test). "Within noise" means p > 0.05: prefer the smaller or the faster network then.
+    The most accurate run is listed first; each other run is compared with it on the validation images that both have in
+    common (McNemar's exact test). "Within noise" means p > 0.05: then prefer the smaller or faster network.
 
     Example: mlimages compare runs/alexnet runs/resnet18
     """
     from mlimages.core import record_outputs, write_text
     from mlimages.reports import compare_runs, comparison_lines
 
-    if report:  # before reading the runs, since an extra may be missing
+    if report:  # before the runs are read, since the extra `train` may be missing
         from mlimages.reports import comparison_html
     with record_outputs(filter(None, [report]), overwrite=force):
         compared = compare_runs(runs)
         if report:
             write_text(report, comparison_html(compared))
     if as_json:
-        print(json.dumps([each.to_dict() for each in compared], ensure_ascii=False))
+        print_as_json([run.to_dict() for run in compared])
         return
     print("\n".join(comparison_lines(compared)))
-    if all(each.against_best for each in compared[1:]):  # else there is no best
+    if all(run.against_best for run in compared[1:]):  # else no run is the best
         print_next_command("evaluate", compared[0].run / "model.onnx", "LABELS")

@@ -1,4 +1,4 @@
-"""Process-wide settings, applied only by the command line."""
+"""Settings of the process, which only the command line changes."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ import sys
 import threading
 
 GARBAGE_THRESHOLD = 10_000
-"""Allocations between garbage collections. At Python's default of 700, a tenth of the time of `gather` went into
-traversing the thousand links in flight."""
+"""Allocations between garbage collections. With Python's default of 700, they took a tenth of the time of `gather`,
+which has a thousand links in flight."""
 
 
 def use_one_blas_thread() -> None:
-    """Keep idle BLAS and OpenMP threads from spinning; numpy and torch read these variables when imported.
+    """Prevent idle BLAS and OpenMP threads from spinning; numpy and torch read these variables when imported.
 
-    With another process running, spinning threads took half of the processor time of a cached run.
+    Beside another process, spinning threads took half of the processor time of a run with cached features.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def use_one_thread() -> None:
-    """Use one thread: in networks as small as LeNet, several threads mostly wait for each other."""
+    """Use one OpenMP thread: for networks as small as LeNet, several threads mostly wait for each other."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def raise_gc_threshold() -> None:
-    """Raise the garbage collector's threshold, for commands that keep thousands of objects in flight."""
+    """Raise the garbage collector's threshold, for commands with thousands of live objects."""
     gc.set_threshold(GARBAGE_THRESHOLD)
 
 
@@ -43,12 +43,12 @@ def escape_unprintable_output() -> None:
 
 
 def interrupt_on_sigterm() -> None:
-    """Handle SIGTERM (Slurm, Kubernetes) like Ctrl-C; call this after Ray has started, whose handler prints a stack."""
+    """Handle SIGTERM (Slurm, Kubernetes) like Ctrl-C; call this after starting Ray, which installs its own handler."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def repeat_lost_interrupts() -> None:
-    """Send Ctrl-C again where Python drops the exception: in a finalizer or in a callback of a weak reference.
+    """Send Ctrl-C again if Python ignores it, as in finalizers and callbacks of weak references.
 
     PyTorch's export runs thousands of these.
     """
@@ -64,7 +64,7 @@ def repeat_lost_interrupts() -> None:
 
 
 def log_server(log_format: str) -> None:
-    """Write the server's log, including its access log, to standard error."""
+    """Write the log of the server, including the access log, to standard error."""
     from mlimages.serving import JsonFormatter
 
     handler, logger = logging.StreamHandler(), logging.getLogger("mlimages.serving")
@@ -75,7 +75,7 @@ def log_server(log_format: str) -> None:
 
 
 def raise_mmap_threshold() -> None:
-    """Raise glibc's mmap threshold by freeing a block of 4 MB, so that smaller blocks are reused (mallopt(3)).
+    """Raise the mmap threshold of glibc by freeing a block of 4 MB, so that smaller blocks are reused (mallopt(3)).
 
     Decoding an image then allocates 2 new pages instead of 26, which saves 4 % of the processor time of `check`.
     """
@@ -83,7 +83,7 @@ def raise_mmap_threshold() -> None:
 
 
 def disable_gc_at_exit() -> None:
-    """Skip CPython's garbage collections at exit for speed, unless torch is loaded, which needs them."""
+    """Skip the garbage collections of CPython at exit, for speed, unless torch is loaded, which needs them."""
     atexit.register(_freeze_gc)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from mlimages.cli.hints import print_next_command, read_parts, to_arguments
-from mlimages.cli.options import GroupedCommand, takes_options
+from mlimages.cli.options import takes_options
 from mlimages.cli.process import use_one_blas_thread
 from mlimages.core import InputError, Share, format_interval, format_percent
 from mlimages.labels import TableOptions
@@ -25,17 +25,15 @@ if TYPE_CHECKING:
 ALLOWED_WITH_RESUME = ("resume", "epochs", "tensorboard", "as_json", "help_all")
 
 
-def register(app: typer.Typer) -> None:
-    """Add this step's commands to the command line."""
-    app.command("finetune", cls=GroupedCommand, rich_help_panel="train")(finetune)
-
-
-@takes_options(FineTuneConfig, arguments=("labels",))
+@takes_options(FineTuneConfig, argument="labels", is_required=False)
 def finetune(
     settings: dict[str, Any],
     ctx: typer.Context,
     resume: Path = typer.Option(
-        None, metavar="RUN", help="Resume a run; with --epochs N, train for more epochs.", rich_help_panel="Output"
+        None,
+        metavar="RUN",
+        help="Resume this run; with --epochs N, train it for more epochs.",
+        rich_help_panel="Output",
     ),
     tensorboard: bool = typer.Option(
         False, "--tensorboard", help="Write TensorBoard logs.", rich_help_panel="rare:Output"
@@ -45,8 +43,8 @@ def finetune(
     """Fine-tune a pretrained network on a label file.
 
     The layers up to --freeze keep their pretrained weights; their outputs are computed once per image and cached. The
-    run folder holds weights, metrics, a report and model.onnx for `mlimages predict`. An interrupted run continues
-    when the same command is run again.
+    run folder contains the weights, metrics, a report, and model.onnx for `mlimages predict`. To continue an
+    interrupted run, run the same command again.
 
     Example: mlimages finetune cats.txt --model alexnet --freeze conv5 --epochs 20 -o runs/cats
     """
@@ -62,22 +60,22 @@ def finetune(
         if _is_given(ctx, "epochs"):
             config = replace(config, epochs=settings["epochs"])
     elif settings["labels"] is None:
-        raise InputError("expected a folder with one subfolder per class, or a label file, or --resume RUN")
+        raise InputError("expected a label file, a folder with one subfolder per class, or --resume RUN")
     else:
         config = FineTuneConfig(**{**settings, "out": settings["out"] or Path("runs") / settings["labels"].stem})
     is_main_process = os.environ.get("RANK", "0") == "0"
     if resume is None:
-        with nullcontext() if is_main_process else redirect_stderr(io.StringIO()):  # the notes are printed once
+        with nullcontext() if is_main_process else redirect_stderr(io.StringIO()):  # only one process prints the notes
             for source in filter(None, (config.labels, config.val)):
-                read_parts(source, config)  # in each process: one that exits leaves the others waiting for it
+                read_parts(source, config)  # in every process: if only one failed, the others would wait for it
     with ExitStack() as stack:
         callbacks = [stack.enter_context(ScalarWriter(config.out))] if tensorboard and is_main_process else []
         result = fine_tune(config, progress=TqdmProgress(), callbacks=callbacks)
     if not is_main_process:
         return
-    print(json.dumps(result.to_dict(), indent=1) if as_json else _result_table(result))
+    print(json.dumps(result.to_dict(), indent=1) if as_json else _format_result_table(result))
     model = result.onnx or result.run / "model.onnx"
-    # The thresholds of several labels were chosen on the validation images.
+    # the thresholds of a multi-label model were chosen on the validation images, so these cannot evaluate it
     if config.val and config.val.exists() and result.val_map is None:
         print_next_command("evaluate", model, config.val, *to_arguments(asdict(TableOptions.from_subclass(config))))
     else:
@@ -85,12 +83,12 @@ def finetune(
 
 
 def _require_no_settings(ctx: typer.Context, run: Path) -> None:
-    """Raise InputError if a setting is given with --resume, which reads settings from the run folder."""
+    """Raise InputError if a setting is given with --resume, which reads the settings from the run folder."""
     settings = [param for param in ctx.command.params if param.name and param.name not in ALLOWED_WITH_RESUME]
     given = [max(param.opts, key=len) for param in settings if _is_given(ctx, str(param.name))]
     if given:
         raise InputError(
-            f"--resume uses the settings of {run}: leave out {', '.join(given)}; only --epochs can be changed"
+            f"--resume uses the settings of {run}, of which only --epochs can be changed: omit {', '.join(given)}"
         )
 
 
@@ -99,19 +97,18 @@ def _is_given(ctx: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _result_table(result: FineTuneResult) -> str:
+def _format_result_table(result: FineTuneResult) -> str:
     more = f" and {len(result.broken) - 3} more, see {result.run / 'log.txt'}" if len(result.broken) > 3 else ""
     score = Share(*(result.val_map or (result.val_accuracy, *result.val_interval)))
-    of = "" if result.val_map else f"{round(result.val_accuracy * result.val_images)} of "
-    images = "" if of else " images"
+    correct = "" if result.val_map else f"{round(result.val_accuracy * result.val_images)} of "
     probe = result.probe_accuracy if result.val_map is None else result.probe_map
     best = result.best_epoch or "the closed-form head"
     rows = {
-        "mAP" if result.val_map else "accuracy": f"{format_percent(score.value)} ({of}{result.val_images}{images}; "
+        "mAP" if result.val_map else "accuracy": f"{format_percent(score.value)} ({correct}{result.val_images} images; "
         f"95 % interval {format_interval(score)})",
         "before": "" if probe is None else f"{format_percent(probe)} with the closed-form head",
         "images": f"{result.train_images} for training, {result.val_images} for validation",
-        "skipped": ", ".join(f"{each.path} ({each.fault})" for each in result.broken[:3]) + more,
+        "skipped": ", ".join(f"{image.path} ({image.fault})" for image in result.broken[:3]) + more,
         "without": result.missing_outputs_note,
         "classes": ", ".join(result.classes[:20])
         + (f" and {len(result.classes) - 20} more, see {result.run / 'classes.txt'}" if result.classes[20:] else ""),
@@ -123,11 +120,11 @@ def _result_table(result: FineTuneResult) -> str:
         "training": f"{result.seconds:.1f} s",
         "run": str(result.run),
         "onnx": str(result.onnx or ""),
-        "report": _path_if_exists(result.run / "report.html"),
-        "suspects": _path_if_exists(result.run / "suspects.tsv"),
+        "report": _format_existing_path(result.run / "report.html"),
+        "suspects": _format_existing_path(result.run / "suspects.tsv"),
     }
     return "\n".join(f"{name:<9} {value}" for name, value in rows.items() if value)
 
 
-def _path_if_exists(path: Path) -> str:
+def _format_existing_path(path: Path) -> str:
     return str(path) if path.exists() else ""

@@ -12,8 +12,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
+from subprocess import PIPE
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -37,6 +40,13 @@ def model(cnn_bundle: OnnxBundle) -> Path:
 
 
 @pytest.fixture
+def run(model: Path, tmp_path: Path) -> Path:
+    """A run folder with nothing but the model."""
+    (tmp_path / "run").mkdir()
+    return shutil.copyfile(model, tmp_path / "run/model.onnx").parent
+
+
+@pytest.fixture
 def items(tmp_path: Path) -> list[LabeledPath]:
     return made_images(tmp_path / "p", 4)
 
@@ -50,9 +60,9 @@ def test_predict_names_images_a_line_each(model: Path, items: list[LabeledPath],
 
 
 def test_predict_gives_the_same_numbers_from_python_and_from_the_command_line(
-    model: Path, items: list[LabeledPath], run_cli: RunCli
+    model: Path, items: list[LabeledPath], invoke_cli: RunCli
 ) -> None:
-    told = json.loads(run_cli("predict", model, "p", "--json").stdout)
+    told = json.loads(invoke_cli("predict", model, "p", "--json").stdout)
     results = Predictor(model)([item.path for item in items])
     assert [[(s["class_name"], s["probability"]) for s in one["top"]] for one in told] == [
         [(score.class_name, score.probability) for score in result.top]  # type: ignore[union-attr]
@@ -70,13 +80,15 @@ def test_a_broken_image_is_one_line_with_its_code_and_stops_nothing(
     assert len(lines) == 5
     assert lines[1].startswith("p/01.png: broken, not-an-image")
     assert lines[4].startswith("none.jpg: broken, missing")
-    assert "p: skipped files that are not images by their suffix: 1 without a suffix" in done.stderr
+    assert "p: skipped files whose suffix is not that of an image: 1 without a suffix" in done.stderr
     assert run_cli("predict", model, "none.jpg", check=False).returncode == 1
 
 
-def test_predict_writes_csv_that_a_table_program_reads(model: Path, items: list[LabeledPath], run_cli: RunCli) -> None:
+def test_predict_writes_csv_that_a_table_program_reads(
+    model: Path, items: list[LabeledPath], invoke_cli: RunCli
+) -> None:
     items[2].path.write_text("no image")
-    rows = list(csv.DictReader(io.StringIO(run_cli("predict", model, "p", "--csv", "--top", "1").stdout)))
+    rows = list(csv.DictReader(io.StringIO(invoke_cli("predict", model, "p", "--csv", "--top", "1").stdout)))
     assert [row["path"] for row in rows] == [f"p/{n:02}.png" for n in range(4)]
     assert [row["fault"] for row in rows] == ["", "", "not-an-image", ""]
     assert set(rows[0]) == {"path", "fault", "known", "set", "class_1", "probability_1"}
@@ -84,20 +96,14 @@ def test_predict_writes_csv_that_a_table_program_reads(model: Path, items: list[
 
 
 def test_a_run_folder_is_taken_wherever_a_model_is(
-    model: Path, items: list[LabeledPath], run_cli: RunCli, tmp_path: Path
+    run: Path, items: list[LabeledPath], invoke_cli: RunCli, tmp_path: Path
 ) -> None:
-    (tmp_path / "run").mkdir()
-    shutil.copyfile(model, tmp_path / "run" / "model.onnx")
+    """`serve` takes it in the tests of a server."""
     write_label_file(tmp_path / "val.txt", items, ("class0", "class1", "class2"))
     assert OnnxBundle.read(str(tmp_path / "run")).path == tmp_path / "run" / "model.onnx"
-    assert run_cli("predict", "run", "p").stdout == run_cli("predict", "run/model.onnx", "p").stdout
-    assert run_cli("evaluate", "run", "val.txt").stdout.startswith("accuracy")
-    assert "measured on" in run_cli("quantize", "run", "--calibration", "val.txt", "--max-drop", "100").stdout
-    command = [sys.executable, "-m", "mlimages", "serve", tmp_path / "run", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith("http://127.0.0.1:")
-        process.terminate()
+    assert invoke_cli("predict", "run", "p").stdout == invoke_cli("predict", "run/model.onnx", "p").stdout
+    assert invoke_cli("evaluate", "run", "val.txt").stdout.startswith("accuracy")
+    assert "measured on" in invoke_cli("quantize", "run", "--calibration", "val.txt", "--max-drop", "100").stdout
 
 
 HOSTILE_NAMES = [b"na\xefve.png", b"\x1b[31mred.png", b"two\nlines.png", "\u202egnp.x.png".encode(), b"=cmd|' 'A0.png",
@@ -155,13 +161,13 @@ def test_predict_takes_an_image_on_standard_input(model: Path, items: list[Label
 
 
 def test_predict_copies_images_into_a_folder_per_class(
-    model: Path, items: list[LabeledPath], run_cli: RunCli, tmp_path: Path
+    model: Path, items: list[LabeledPath], invoke_cli: RunCli, tmp_path: Path
 ) -> None:
     (tmp_path / "other").mkdir()
     made_image(9).save(tmp_path / "other" / "00.png")
     sources = ("p", "other/00.png")
     for _ in range(2):
-        run_cli("predict", model, *sources, "--copy-to", "sorted")
+        invoke_cli("predict", model, *sources, "--copy-to", "sorted")
     copied = sorted(path.read_bytes() for path in (tmp_path / "sorted").rglob("*.png"))
     given = sorted(path.read_bytes() for path in [*(tmp_path / "p").iterdir(), tmp_path / "other" / "00.png"])
     assert copied == given
@@ -170,7 +176,7 @@ def test_predict_copies_images_into_a_folder_per_class(
 
 
 def test_evaluate_prints_a_table_or_json_and_writes_a_page(
-    model: Path, items: list[LabeledPath], run_cli: RunCli, tmp_path: Path
+    model: Path, items: list[LabeledPath], run_cli: RunCli, invoke_cli: RunCli, tmp_path: Path
 ) -> None:
     write_label_file(tmp_path / "val.txt", items, ("class0", "class1", "class2"))
     done = run_cli("evaluate", model, "val.txt", "--report", "r.html")
@@ -178,7 +184,7 @@ def test_evaluate_prints_a_table_or_json_and_writes_a_page(
     assert max(map(len, done.stdout.splitlines())) <= 100
     assert "next: mlimages serve" in done.stderr
     assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
-    assert json.loads(run_cli("evaluate", model, "val.txt", "--json").stdout)["count"] == 4
+    assert json.loads(invoke_cli("evaluate", model, "val.txt", "--json").stdout)["count"] == 4
 
 
 @pytest.mark.parametrize(
@@ -204,12 +210,13 @@ def test_evaluate_prints_a_table_or_json_and_writes_a_page(
     ],
 )
 def test_what_goes_wrong_is_one_line(
-    model: Path, items: list[LabeledPath], run_cli: RunCli, words: list[str], said: str
+    model: Path, items: list[LabeledPath], run_cli: RunCli, invoke_cli: RunCli, words: list[str], said: str
 ) -> None:
     for folder in ("empty", "unfinished"):
         Path(items[0].path.parents[1], folder).mkdir()
     Path(items[0].path.parents[1], "unfinished", "config.json").write_text("{}")
-    done = run_cli(*[str(model) if word == "MODEL" else word for word in words], check=False)
+    command = run_cli if words[0] == "serve" else invoke_cli  # `serve` changes the logging of its process
+    done = command(*[str(model) if word == "MODEL" else word for word in words], check=False)
     assert done.returncode == 1
     assert done.stdout == ""
     assert re.fullmatch(f"mlimages: .*{re.escape(said)}.*\n", done.stderr)
@@ -224,7 +231,7 @@ def test_swapped_arguments_are_answered_with_their_order(
     image, folder = items[0].path, items[0].path.parent
     for first, second in ((image, model), (image, run), (folder, model)):
         error = CliRunner().invoke(app, [*words, str(first), str(second)]).exception
-        assert str(error) == f"{first} is not a model: the model, {second}, comes first"
+        assert str(error) == f"{first} is not a model: put the model, {second}, first"
     missing = CliRunner().invoke(app, [*words, "none.onnx", str(model)]).exception
     assert "no file at none.onnx" in str(missing)
 
@@ -235,14 +242,24 @@ def status_of(port: int, path: str, **headers: str) -> int:
         return connection.getresponse().status
 
 
+@contextmanager
+def started(command: list[object], **options: Any) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A process that serves on a free port, and the port."""
+    process = subprocess.Popen(
+        [sys.executable, *map(str, command)], **{"stdout": PIPE, "stderr": PIPE, "text": True, **options}
+    )
+    try:
+        assert process.stdout is not None
+        yield process, int(process.stdout.readline().rsplit(":", 1)[1].strip("/\n"))
+    finally:
+        process.kill()
+        process.communicate()
+
+
 @pytest.fixture
-def serving(model: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    command = [sys.executable, "-m", "mlimages", "serve", str(model), "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    yield process, int(process.stdout.readline().rsplit(":", 1)[1].strip("/\n"))
-    process.kill()
-    process.communicate()
+def serving(run: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    with started(["-m", "mlimages", "serve", run, "--port", 0]) as server:
+        yield server
 
 
 def test_sigterm_finishes_what_is_in_flight_and_takes_nothing_new(
@@ -273,10 +290,9 @@ def test_sigterm_finishes_what_is_in_flight_and_takes_nothing_new(
     assert process.wait(120) == 0
 
 
-def test_a_port_that_is_taken_is_one_line(
-    serving: tuple[subprocess.Popen[str], int], model: Path, run_cli: RunCli
-) -> None:
-    done = run_cli("serve", model, "--port", serving[1], check=False)
+def test_a_port_that_is_taken_is_one_line(model: Path, run_cli: RunCli) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        done = run_cli("serve", model, "--port", other.getsockname()[1], check=False)
     assert done.returncode == 1
     assert re.fullmatch(r"mlimages: cannot listen on 127.0.0.1 port \d+ .*--port\n", done.stderr)
 
@@ -287,30 +303,27 @@ def test_windows_is_told_where_the_server_runs(model: Path, monkeypatch: pytest.
         serve(model)
 
 
-def test_ctrl_c_ends_the_server_in_silence(serving: tuple[subprocess.Popen[str], int]) -> None:
-    process, port = serving
-    assert status_of(port, "/healthz") == 200
-    process.send_signal(signal.SIGINT)
-    assert process.wait(120) == 0
-    assert process.stderr is not None
-    assert "Traceback" not in process.stderr.read()
-
-
-def test_requests_that_never_reach_a_handler_get_the_errors_of_the_api(
+def test_requests_that_never_reach_a_handler_get_the_errors_of_the_api_and_ctrl_c_ends_the_server_in_silence(
     serving: tuple[subprocess.Popen[str], int],
 ) -> None:
+    process, port = serving
     for request, expected in (
         (b"GET /healthz HTTP/1.1\r\n\r\n", ErrorResponse),
         (b"NO HTTP\r\n\r\n", ErrorResponse),
         (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nExpect: x\r\n\r\n", ErrorResponse),
         (b"GET /v2 HTTP/1.1\r\nHost: localhost\r\nExpect: x\r\n\r\n", ProtocolErrorResponse),
     ):
-        with socket.create_connection(("127.0.0.1", serving[1]), timeout=60) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
             connection.sendall(request)
             with connection.makefile("rb") as answer:
                 head, _, body = answer.read().partition(b"\r\n\r\n")
         assert b"Content-Type: application/json" in head
         expected.model_validate_json(body)
+    assert status_of(port, "/healthz") == 200
+    process.send_signal(signal.SIGINT)
+    assert process.wait(120) == 0
+    assert process.stderr is not None
+    assert "Traceback" not in process.stderr.read()
 
 
 SERVE_IN_A_LITTLE_ROOM = """
@@ -329,24 +342,14 @@ def idle_connections(
     model: Path, log: Path, min_idle_s: str, idle_timeout_s: str
 ) -> Iterator[tuple[int, list[socket.socket]]]:
     """Serve in few file descriptors, and open more connections that send nothing: the port and the connections."""
-    words = [sys.executable, "-c", SERVE_IN_A_LITTLE_ROOM, str(model), min_idle_s, idle_timeout_s]
-    with log.open("w") as file:
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=file, text=True)
-    idle = []
-    try:
-        assert process.stdout is not None
-        port = int(process.stdout.readline().rsplit(":", 1)[1].strip("/\n"))
-        idle = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(250)]
-        yield port, idle
-    finally:
-        for connection in idle:
-            connection.close()
-        process.kill()
-        process.communicate()
+    words = ["-c", SERVE_IN_A_LITTLE_ROOM, model, min_idle_s, idle_timeout_s]
+    with log.open("w") as file, started(words, stderr=file) as (_, port), ExitStack() as stack:
+        connect = partial(socket.create_connection, ("127.0.0.1", port), timeout=60)
+        yield port, [stack.enter_context(connect()) for _ in range(250)]
 
 
 def test_idle_connections_beyond_the_limit_are_refused_until_others_are_closed(model: Path, tmp_path: Path) -> None:
-    with idle_connections(model, tmp_path / "log", min_idle_s="1e9", idle_timeout_s="3") as (port, idle):
+    with idle_connections(model, tmp_path / "log", min_idle_s="1e9", idle_timeout_s="1") as (port, idle):
         assert {connection.recv(4096)[:12] for connection in idle} == {b"", b"HTTP/1.1 503"}
         assert status_of(port, "/healthz") == 200
     assert (tmp_path / "log").read_text().count("\n") == 1
@@ -360,15 +363,9 @@ def test_the_longest_idle_connection_makes_room(model: Path, tmp_path: Path) -> 
 
 
 def test_beyond_this_machine_the_token_from_the_environment_is_asked(model: Path) -> None:
-    command = [sys.executable, "-m", "mlimages", "serve", str(model), "--port", "0", "--token"]
     env = {**os.environ, "MLIMAGES_TOKEN": " s3cret\n"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
-    try:
-        assert process.stdout is not None
-        port = int(process.stdout.readline().rsplit(":", 1)[1].strip("/\n"))
+    with started(["-m", "mlimages", "serve", model, "--port", 0, "--token"], env=env) as (process, port):
         for headers, status in (({}, 401), ({"Authorization": "Bearer s3cret"}, 200)):
             assert status_of(port, "/metrics", **headers) == status
-    finally:
         process.kill()
-        told = "".join(process.communicate())
-    assert "s3cret" not in told
+        assert "s3cret" not in "".join(process.communicate())

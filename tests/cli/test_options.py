@@ -4,6 +4,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import reduce
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_origin
@@ -21,6 +22,7 @@ from mlimages.labels import TableOptions
 from mlimages.training import FineTuneConfig
 
 OPTIONS = [field for field in option_fields(FineTuneConfig) if not field.option.is_internal]
+COMMANDS: Any = typer.main.get_command(cli.app)
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def app(values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     Path("labels.txt").touch()
     made = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 
-    @takes_options(FineTuneConfig, arguments=("labels",))
+    @takes_options(FineTuneConfig, argument="labels", is_required=False)
     def run(settings: dict[str, Any], extra: bool = typer.Option(False, "--extra", help="Extra.")) -> None:
         values.update(settings, extra=extra)
 
@@ -75,7 +77,7 @@ def test_help_shows_the_common_options_and_help_all_every_one(app: typer.Typer) 
 
 def test_every_command_that_reads_label_files_takes_the_options_of_tables() -> None:
     flags = {f"--{field.name.replace('_', '-')}" for field in option_fields(TableOptions)}
-    commands: dict[str, Any] = vars(typer.main.get_command(cli.app))["commands"]
+    commands = COMMANDS.commands
     reading = {name for name, one in commands.items() if any("LABELS" in str(param.metavar) for param in one.params)}
     assert {"label", "check", "mean", "augment", "probe", "finetune", "evaluate", "quantize", "show"} <= reading
     for name in reading:
@@ -83,7 +85,7 @@ def test_every_command_that_reads_label_files_takes_the_options_of_tables() -> N
 
 
 def test_an_output_file_of_another_kind_is_refused_before_any_work(tmp_path: Path) -> None:
-    commands: dict[str, Any] = vars(typer.main.get_command(cli.app))["commands"]
+    commands = COMMANDS.commands
     outputs = [
         (name, command.params, option)
         for name, command in commands.items()
@@ -147,7 +149,7 @@ def parameters_of_commands(is_tested: Callable[[Any], bool]) -> list[tuple[list[
         if isinstance(command, GroupedCommand):
             found.extend((words, param.name) for param in command.params if is_tested(param))
 
-    walk(typer.main.get_command(cli.app), [])
+    walk(COMMANDS, [])
     return found
 
 
@@ -160,6 +162,10 @@ def is_repeatable(param: Any) -> bool:
     return param.param_type_name == "option" and kind in (list, tuple, Sequence)
 
 
+def find_command(words: list[str]) -> Any:
+    return reduce(lambda command, word: command.commands[word], words, COMMANDS)
+
+
 def to_test_id(value: Any) -> str:
     return "-".join(value) if isinstance(value, list) else str(value)
 
@@ -170,10 +176,7 @@ def test_an_empty_path_is_not_the_current_folder(
 ) -> None:
     """A script whose variable is not set passes ""; pathlib's Path("") is the folder that the script runs in."""
     monkeypatch.chdir(tmp_path)
-    command: Any = typer.main.get_command(cli.app)
-    for word in words:
-        command = command.commands[word]
-    args = list(words)
+    command, args = find_command(words), list(words)
     for param in command.params:
         if param.name == name or param.required:
             value = "" if param.name == name else "8"
@@ -185,9 +188,7 @@ def test_an_empty_path_is_not_the_current_folder(
 
 @pytest.mark.parametrize(("words", "name"), parameters_of_commands(is_repeatable), ids=to_test_id)
 def test_a_repeatable_option_is_accepted_once_and_twice(words: list[str], name: str) -> None:
-    command: Any = typer.main.get_command(cli.app)
-    for word in words:
-        command = command.commands[word]
+    command = find_command(words)
     option = next(param for param in command.params if param.name == name)
     required = [param for param in command.params if param.required and param is not option]
     rest = [

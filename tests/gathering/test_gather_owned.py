@@ -152,7 +152,7 @@ def test_where_much_is_missing_the_run_stops_and_both_ways_to_go_on_are_named(
     assert (out / "manifest.jsonl").read_bytes() == manifest
     shutil.copytree(out, tmp_path / "copy")
     done = run_cli(*words, "--keep-deleted")
-    assert done.stdout.splitlines()[-1] == "4 images deleted by hand: not downloaded again (see --restore-deleted)"
+    assert done.stdout.splitlines()[-1] == "4 images deleted by hand and not downloaded again (see --restore-deleted)"
     assert json.loads(run_cli(*words, "--json", "--quiet").stdout)["removed"] == 4
     assert run(links, tmp_path / "copy", restore_deleted=True).ok == MANY
     shutil.rmtree(out / "cats")

@@ -112,7 +112,7 @@ def test_links_that_are_still_open_are_counted_and_the_same_command_asks_again(
     site.routes["/2.jpg"] = answer(photo(9))
     finished = "4 good, 0 duplicates, 1 failed in out"
     assert run_cli(*words).stdout.splitlines()[-1] == finished
-    nothing = "nothing was left to download: an earlier run finished every link"
+    nothing = "nothing to download: earlier runs finished every link"
     assert run_cli(*words).stdout.splitlines()[-2:] == [finished, nothing]
 
 

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from mlimages import UrlList, gather
-from mlimages.cli.gather_summary import _HINTS, _REMEDIES, _remedies, no_images_reason, summary_lines
+from mlimages.cli.gather_summary import _HINTS, _REMEDIES, _find_remedies, explain_no_images, format_summary
 from mlimages.cli.main import app
 from mlimages.core import OPEN_REASONS, GatherSummary, InputError, Reason, option_fields
 from mlimages.gathering import GatherKeywords, GatherOptions, parse_reasons, parse_shard
@@ -134,7 +134,7 @@ def test_a_dry_run_ends_with_the_total_and_a_table_of_failures_begins_with_why(t
     done = invoke(tmp_path)
     assert done.stdout.splitlines()[0] == "2 of 2 links failed; private-address: 2"
     assert done.stdout.splitlines()[-1] == "2 links are unfinished"
-    assert "all 2 links are unfinished: the address is private: add --allow-private (2 links)" in str(done.exception)
+    assert "all 2 links are unfinished: the address is private; add --allow-private (2 links)" in str(done.exception)
     links(tmp_path, name="links.txt")
     assert "the source has no links" in str(invoke(tmp_path, "--dry-run").exception)
 
@@ -147,9 +147,9 @@ def test_advice_about_failed_links_is_on_the_screen_once(reason: Reason, num_goo
         out=Path("out"), ok=num_good, duplicate=0, failed=3, near_duplicate=0, conflicting=0, changed=0, moved=0,
         unmoved=0, removed=0, open=num_open, fetched=3, reasons={str(reason): 3}, classes={}, hosts={}, seconds=1.0,
     )  # fmt: skip
-    screen = "\n".join(summary_lines(summary, ends_with_error=not num_good))
+    screen = "\n".join(format_summary(summary, ends_with_error=not num_good))
     if not num_good:
-        screen += no_images_reason(summary)
+        screen += explain_no_images(summary)
     advice = [table[reason] for table in (_HINTS, _REMEDIES) if reason in table]
     assert [screen.count(text) for text in advice] == [1]
     assert screen.count("--allow-private") == (reason is Reason.PRIVATE_ADDRESS)
@@ -158,16 +158,16 @@ def test_advice_about_failed_links_is_on_the_screen_once(reason: Reason, num_goo
 @pytest.mark.parametrize(
     ("reasons", "remedies"),
     [
-        ({"private-address": 2}, ["the address is private: add --allow-private (2 links)"]),
-        ({"unknown-host": 1}, ["the host name does not exist: correct the link (1 link)"]),
+        ({"private-address": 2}, ["the address is private; add --allow-private (2 links)"]),
+        ({"unknown-host": 1}, ["the host name does not exist; correct the link (1 link)"]),
         ({"unknown-host": 1, "timeout": 1},
-         ["the host name does not exist: correct the link (1 link)", "run the same command again"]),
+         ["the host name does not exist; correct the link (1 link)", "run the same command again"]),
         ({"timeout": 1}, ["run the same command again"]),
     ],
 )  # fmt: skip
 def test_the_same_command_is_proposed_only_where_it_may_help(reasons: dict[str, int], remedies: list[str]) -> None:
     summary = SimpleNamespace(open=sum(reasons.values()), reasons=reasons)
-    assert _remedies(summary) == remedies  # type: ignore[arg-type]
+    assert _find_remedies(summary) == remedies  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("command", ["urls", "imagenet", "openverse", "inaturalist", "commons", "pexels"])
@@ -188,8 +188,8 @@ def test_a_folder_whose_images_were_all_deleted_says_so(site: Site, tmp_path: Pa
         image.unlink()
     done = invoke(tmp_path, "--allow-private", "--keep-deleted")
     assert str(done.exception) == (
-        "no image was gathered: all 2 images were deleted by hand and not downloaded again: --restore-deleted "
-        "downloads what was deleted"
+        "no image was gathered: all 2 images were deleted by hand and therefore not downloaded again; "
+        "use --restore-deleted to download them"
     )
     assert "--restore-deleted" not in done.stdout
     assert invoke(tmp_path, "--allow-private", "--restore-deleted").exit_code == 0

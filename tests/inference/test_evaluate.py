@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlimages.cli.predictions import evaluation_text
+from mlimages.cli.predictions import format_evaluation
 from mlimages.core import InputError, LabeledPath
 from mlimages.inference import OnnxBundle, Predictor, evaluate
 from mlimages.labels import LabelFile, write_label_file
@@ -70,8 +70,8 @@ def test_a_label_file_with_some_of_the_classes_is_enough(
     some = [item for item in items if item.label < 2]
     found = evaluate(Predictor(cnn_bundle), labels(tmp_path, some, ("class0", "class1")))
     assert (found.count, sum(found.confusion[2])) == (8, 0)
-    assert evaluation_text(found).startswith("accuracy ")
-    assert re.search(r"^class2 +0 +- +- +-\nno image of class2:", evaluation_text(found), re.MULTILINE)
+    assert format_evaluation(found).startswith("accuracy ")
+    assert re.search(r"^class2 +0 +- +- +-\nno image of class2:", format_evaluation(found), re.MULTILINE)
     assert json.loads(found.to_json())["per_class"]["class2"] == {
         "count": 0,
         "precision": None,
@@ -80,7 +80,7 @@ def test_a_label_file_with_some_of_the_classes_is_enough(
     }
     alone = evaluate(Predictor(cnn_bundle), labels(tmp_path, [item for item in items if item.label == 1], NAMES))
     assert (alone.score_name, alone.score) == ("recall of class1", alone.per_class[1].recall)
-    assert evaluation_text(alone).startswith("recall of class1 ")
+    assert format_evaluation(alone).startswith("recall of class1 ")
 
 
 def test_broken_images_are_listed_and_not_counted(

@@ -13,7 +13,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from mlimages.cli.main import app
-from mlimages.cli.predictions import evaluation_text, overlay_files
+from mlimages.cli.predictions import choose_overlay_paths, format_evaluation
 from mlimages.core import BrokenImage, ImageProperty, LabeledPath, Normalization, Preprocessing
 from mlimages.export import TrainedNetwork, export_network
 from mlimages.inference import Predictor, evaluate, explain
@@ -150,7 +150,7 @@ def test_the_sentence_of_evaluate_finds_planted_shortcuts_and_nothing_in_a_clean
     )
     found = evaluate(linear_predictor(train, side=24), val, explain=60)
     assert found.accuracy.low > 0.5
-    assert (": the network uses what surrounds the centre" in evaluation_text(found)) == bool(kind)
+    assert (": the network uses the area around the centre" in format_evaluation(found)) == bool(kind)
 
 
 def test_the_command_writes_one_overlay_an_image_and_leaves_broken_ones_out(
@@ -158,7 +158,7 @@ def test_the_command_writes_one_overlay_an_image_and_leaves_broken_ones_out(
 ) -> None:
     first = images(tmp_path, "top left")[0].path
     (tmp_path / "broken.png").write_bytes(b"no image")
-    names = [path.name for path in overlay_files([Path("a.png"), Path("b/a.jpg"), Path("a-2.png")], tmp_path)]
+    names = [path.name for path in choose_overlay_paths([Path("a.png"), Path("b/a.jpg"), Path("a-2.png")], tmp_path)]
     assert names == ["a.png", "a-2.png", "a-2-2.png"]
     words = ["explain", predictors["top left"].bundle.path, first, tmp_path / "broken.png", "-o", tmp_path / "why"]
     done = CliRunner().invoke(app, list(map(str, words)))

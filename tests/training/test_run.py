@@ -362,7 +362,7 @@ def test_beside_resume_the_command_takes_epochs_and_names_all_else(colours: Path
     fine_tune(config_for(colours, epochs=1), export=False)
     refused = run_cli("finetune", "--resume", "run", "--lr", "0.1", "--freeze", "none", check=False)
     assert refused.returncode == 1
-    assert "leave out --freeze, --lr; only --epochs can be changed" in refused.stderr
+    assert "of which only --epochs can be changed: omit --freeze, --lr" in refused.stderr
     done = run_cli("finetune", "--resume", "run", "--epochs", "2", "--json")
     assert json.loads(done.stdout)["epochs"] == 2
 

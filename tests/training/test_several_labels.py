@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from mlimages.cli.predictions import evaluation_text, print_csv, print_json, print_text
+from mlimages.cli.predictions import format_evaluation, print_csv, print_json, print_text
 from mlimages.core import InputError, LabeledPath, ModelError, Prediction, mean_average_precision
 from mlimages.dataset import multi_hot
 from mlimages.export import ExportOptions, TrainedNetwork, export_network, quantize
@@ -198,7 +198,7 @@ def test_evaluate_shows_average_precision_precision_and_recall(trained: FineTune
     assert [row["threshold"] for row in evaluated["per_class"].values()] == list(
         OnnxBundle.read(trained.run).thresholds
     )
-    text = evaluation_text(evaluate(trained.run, trained.run / "val.txt")).splitlines()
+    text = format_evaluation(evaluate(trained.run, trained.run / "val.txt")).splitlines()
     assert text[0].startswith(f"mAP {100 * evaluated['map']:.1f} %")
     row = next(line for line in text if line.startswith("frame"))
     value = evaluated["per_class"]["frame"]
@@ -263,7 +263,7 @@ def test_a_class_with_one_image_is_trained_and_its_scores_are_undefined_where_no
     undefined = dict.fromkeys(("average_precision", "precision", "recall", "f1"))
     assert json.loads(found.to_json())["per_class"]["rare"] == {"count": 0, "threshold": 0.5, **undefined}
     assert found.score.value == pytest.approx(np.mean([s.value for s in found.labels.average_precision.per_class if s]))
-    text = evaluation_text(found)
+    text = format_evaluation(found)
     assert re.search(r"^rare +0 +- +0.500 +- +- +-$", text, re.MULTILINE)
     assert "no image of rare: the scores are undefined (-) and excluded from mAP" in text
     cells = r'rare</th><td class="number">0</td>\s*<td class="number">-</td><td class="number">0.500</td>'
