@@ -128,7 +128,7 @@ class ImageTable:
         return chain.from_iterable(map(self.read, range(len(self.files))))
 
     def paths(self, indices: Collection[int]) -> dict[int, Path]:
-        """Return the paths of the images at some indices, by index."""
+        """Return a dict of the paths of the images at these indices."""
         return {index: as_path(path) for index, path, _ in self.read_all() if index in indices} if indices else {}
 
     def record_fault(self, index: int, code: Code, detail: str) -> None:

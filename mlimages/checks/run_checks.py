@@ -134,7 +134,7 @@ def check(
 def duplicate_groups(
     paths: Iterable[Path], *, thresholds: Thresholds | None = None, progress: Progress | None = None
 ) -> dict[Path, int]:
-    """Return the number of its group for each image that is a duplicate or near-duplicate, for `labels.split`."""
+    """Return the group number of each image that has a duplicate or near-duplicate, by path, for `labels.split`."""
     listed = [LabeledPath(path, 0) for path in paths]
     file = LabelFile("paths.txt", items=lambda: listed, class_names=("all",))
     groups = check([file], thresholds=thresholds, progress=progress).duplicate_groups

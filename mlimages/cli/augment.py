@@ -45,7 +45,7 @@ def augment(
         None, "--as", help="Output format.", show_default="npz for NAME.npz, else folder"
     ),
     force: bool = typer.Option(False, "--force", help="Overwrite an existing .npz file.", rich_help_panel="Output"),
-    as_json: bool = typer.Option(False, "--json", help="Print what was written as JSON."),
+    as_json: bool = typer.Option(False, "--json", help="Print a summary as JSON."),
 ) -> None:
     """Rotate and mirror images; write arrays or a folder.
 

@@ -41,7 +41,7 @@ def label(
         help="Write train, val (and test) files with these fractions of the images, such as 0.8,0.2 or 0.8,0.1,0.1.",
         rich_help_panel="Split",
     ),
-    as_json: bool = typer.Option(False, "--json", help="Print what was written as JSON.", rich_help_panel="Output"),
+    as_json: bool = typer.Option(False, "--json", help="Print a summary as JSON.", rich_help_panel="Output"),
 ) -> None:
     """Create, split or convert a label file.
 

@@ -33,7 +33,9 @@ def export(
         "--preprocessing/--no-preprocessing",
         help="Include resizing, cropping and normalization in the file, or leave them to the program that uses it.",
     ),
-    exact: bool = typer.Option(False, "--exact", help="Resize exactly as Pillow does, bit by bit; slower."),
+    exact: bool = typer.Option(
+        False, "--exact", help="Make the resize bit-identical to that of Pillow, which is slower."
+    ),
     target: Target = typer.Option(
         "onnxruntime", help="Target runtime; tensorrt and opencv files do not include preprocessing."
     ),
@@ -45,7 +47,7 @@ def export(
         min=0.0,
         max=1.0,
         metavar="FRACTION",
-        help='Predict "none of these" if the confidence is below that of this fraction of the validation images, '
+        help='Predict "none of these" below the confidence that this fraction of the validation images reaches, '
         "such as 0.95; 0: never.",
     ),
     croissant: Path = typer.Option(
@@ -299,7 +301,7 @@ def serve(
     ),
     port: int = typer.Option(8000, min=0, max=65535, metavar="N", help="Port; 0: any free port."),
     token: bool = typer.Option(
-        False, "--token", help="Require the token also on a loopback address.", rich_help_panel="Access"
+        False, "--token", help="Require the token even on a loopback address.", rich_help_panel="Access"
     ),
     workers: int = PARALLEL_IMAGES,
 ) -> None:

@@ -72,7 +72,12 @@ def _declare_common_options(
     engine: Engine = ENGINE,
     address: str = ADDRESS,
     workers: int = typer.Option(
-        1, min=1, max=256, metavar="N", help="Number of processes on this machine.", rich_help_panel="Download"
+        1,
+        min=1,
+        max=256,
+        metavar="N",
+        help="Number of processes on this machine.",
+        rich_help_panel="Download",
     ),
     dry_run: bool = typer.Option(
         False, "--dry-run", help="Print the number of links of each class; download nothing.", rich_help_panel="Output"
@@ -103,7 +108,7 @@ def _make_command(make_source: Callable[..., Source]) -> Callable[..., None]:
 def urls(
     http_options: GatherOptions,
     lists: list[str] = typer.Argument(
-        ..., metavar="LIST...", help="Files or http(s) URLs: .txt .csv .tsv .json .jsonl .parquet; - for stdin."
+        ..., metavar="LIST...", help="Files or http(s) URLs: .txt .csv .tsv .json .jsonl .parquet; -: standard input."
     ),
     url_col: str = source_option(
         None, "--url-column", "--url-col", metavar="COLUMN", help="Column of URLs, by name or number from 1."

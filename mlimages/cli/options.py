@@ -65,15 +65,15 @@ class GroupedCommand(TyperCommand):
         given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
         rest: list[str] = super().parse_args(ctx, args)
         for param in self.get_params(ctx):
-            is_path = any(isinstance(value, Path) for value in _to_path_list(ctx.params.get(param.name)))
-            if is_path and "" in (values if isinstance(values := given.get(param.name), list | tuple) else [values]):
+            is_path = any(isinstance(value, Path) for value in _to_list(ctx.params.get(param.name)))
+            if is_path and "" in _to_list(given.get(param.name)):
                 raise typer.BadParameter("the path is empty; use . for the current folder", ctx=ctx, param=param)  # type: ignore[arg-type]
         return rest
 
     def invoke(self, ctx: Any) -> Any:
         """Check label files and the suffixes of output files, then run the command, which may import slow modules."""
         for param in self.get_params(ctx):
-            values = _to_path_list(ctx.params.get(param.name))
+            values = _to_list(ctx.params.get(param.name))
             kind, _, suffix = str(param.metavar).removesuffix("...").partition(".")
             if kind in ("LABELS", "LABELS|FOLDER"):
                 for source in values:
@@ -136,7 +136,7 @@ def _require_suffix(path: Path, suffix: str, *, option: str) -> None:
         raise InputError(f"{option} {path}: expected a file name that ends in {suffix}")
 
 
-def _to_path_list(value: Any) -> list[Path]:
+def _to_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
 
 

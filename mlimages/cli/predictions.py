@@ -41,8 +41,9 @@ def print_text(results: Results, *, top: int, multi_label: bool = False) -> int:
         num_unknown += isinstance(result, Prediction) and result.known is False
         print(escape_unprintable(f"{result.path or '-'}: {_format_result(result)}"))
     if num_unknown:
+        images = pluralize(num_unknown, "image")
         print_to_stderr(
-            f'"none of these": {pluralize(num_unknown, "image")} unlike the training images; so are about 5 % of the '
+            f'{images} unlike the training images, predicted as "none of these"; this also happens to about 5 % of the '
             "images of your classes"
         )
     return num_predictions
@@ -109,7 +110,8 @@ def describe_page(folder: Path, runtime: WebRuntime) -> Iterator[str]:
     """Yield lines about the page in a folder; the last is the command to run next."""
     size = sum(len(content) for content in runtime.files.values())
     if runtime.origin:
-        yield f"page: {folder / 'index.html'}, which loads onnxruntime-web {runtime.version} from {runtime.origin}"
+        source = f"onnxruntime-web {runtime.version} from {runtime.origin}"
+        yield f"page: {folder / 'index.html'}, which loads {source} and checks its hash"
         yield "to copy onnxruntime-web into the folder instead, use --ort-web node_modules/onnxruntime-web"
     else:
         yield f"page: {folder / 'index.html'}, with onnxruntime-web {runtime.version} ({size / 1e6:.1f} MB)"

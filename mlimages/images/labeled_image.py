@@ -54,7 +54,7 @@ class LabeledImage:
         return self._image
 
     def load(self, *, background: tuple[int, int, int] = WHITE) -> Self:
-        """Load the file as an upright 8-bit RGB image, of an animation the first frame; undoes all changes.
+        """Load the image file again, as upright 8-bit RGB; of an animation, the first frame. This undoes all changes.
 
         Args:
             background: RGB colour behind transparent pixels.

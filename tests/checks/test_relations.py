@@ -13,8 +13,6 @@ from mlimages.checks import Code, Thresholds, leaks
 from mlimages.checks.cache import FactsCache
 from mlimages.checks.codes import CODES
 from mlimages.checks.feature_pairs import IndexPair
-from mlimages.checks.image_facts import make_facts_table
-from mlimages.checks.image_table import ImageTable
 from mlimages.checks.leaks import (
     _find_equal_digests,
     _find_plain_images,
@@ -24,7 +22,7 @@ from mlimages.checks.leaks import (
     make_duplicate_findings,
 )
 from mlimages.checks.near_duplicates import DisjointSets
-from tests.checks.test_rules import ORDINARY, listed
+from tests.checks.test_rules import listed, table_of
 
 COPIES = 3
 
@@ -119,9 +117,7 @@ def test_equal_digests_are_one_group_and_those_of_images_that_were_not_decoded_a
     ],
 )  # fmt: skip
 def test_images_that_are_tiny_line_art_or_without_detail_are_plain(facts: dict[str, float], expected: bool) -> None:
-    table = ImageTable.from_files([listed([0], ("all",))])
-    table.facts[:] = make_facts_table([ORDINARY._replace(**facts).pack()])  # type: ignore[arg-type]
-    assert _find_plain_images(table, Thresholds()).tolist() == [expected]
+    assert _find_plain_images(table_of([facts]), Thresholds()).tolist() == [expected]
 
 
 def test_how_images_are_related_is_said_with_the_class_where_classes_differ() -> None:
@@ -148,8 +144,7 @@ def test_groups_are_of_equal_bytes_and_like_thumbnails_but_blank_images_only_of_
     other = np.random.default_rng(1).integers(0, 256, 256, np.uint8).tobytes()
     blank = {"low": 100, "high": 104}
     facts = [{}, {}, {"thumb": other}, blank, blank, blank, {"thumb": other}, {}]
-    table = ImageTable.from_files([listed([0] * 4, ("all",), "a.txt"), listed([0] * 4, ("all",), "b.txt")])
-    table.facts[:] = make_facts_table([ORDINARY._replace(**each).pack() for each in facts])  # type: ignore[arg-type]
+    table = table_of(facts, *(listed([0] * 4, ("all",), name) for name in ("a.txt", "b.txt")))
     table.facts[7] = 0
     table.digest[:, 1] = [1, 2, 3, 4, 5, 4, 6, 0]
     with FactsCache() as cache:
@@ -169,9 +164,7 @@ def test_groups_are_of_equal_bytes_and_like_thumbnails_but_blank_images_only_of_
 
 def test_pairs_by_features_are_of_other_groups_and_not_of_two_plain_images(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, blank = {"sharpness": 0.2}, {"low": 100, "high": 104}
-    facts = [blank, {}, {}, plain, plain, {}, {}, {}]
-    table = ImageTable.from_files([listed([0] * 8, ("all",))])
-    table.facts[:] = make_facts_table([ORDINARY._replace(**each).pack() for each in facts])  # type: ignore[arg-type]
+    table = table_of([blank, {}, {}, plain, plain, {}, {}, {}])
     table.facts[5] = 0  # was not decoded
     asked: list[Path] = []
 

@@ -1,7 +1,9 @@
 """The codes of single images and classes: which facts have them, and what is said about them."""
 
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,11 +90,16 @@ def listed(classes: list[int | tuple[int, ...]], names: tuple[str, ...], name: s
     return LabelFile(name, items=lambda: items, class_names=names)
 
 
+def table_of(changes: Sequence[dict[str, Any]], *files: LabelFile) -> ImageTable:
+    """Images whose facts are ordinary but for these changes."""
+    table = ImageTable.from_files(files or [listed([0] * len(changes), ("all",))])
+    table.facts[:] = make_facts_table([facts_of(each).pack() for each in changes])
+    return table
+
+
 def test_rows_of_findings_name_the_image_across_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rules, "BATCH_SIZE", 3)
-    changes: list[dict[str, object]] = [{}, {"mode": "P"}, {}, {"mode": "CMYK"}, {}, {}, {"mode": "P"}, {"mode": "P"}]
-    table = ImageTable.from_files([listed([0] * 8, ("all",))])
-    table.facts[:] = make_facts_table([facts_of(each).pack() for each in changes])
+    table = table_of([{}, {"mode": "P"}, {}, {"mode": "CMYK"}, {}, {}, {"mode": "P"}, {"mode": "P"}])
     table.facts[7] = 0  # was not decoded
     table.record_fault(0, CODES[0], "damaged")
     table.record_fault(5, CODES[2], "damaged")

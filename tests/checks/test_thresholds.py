@@ -12,7 +12,7 @@ from PIL import Image
 
 from mlimages.checks import Code, Thresholds, check, rules
 from mlimages.checks.cache import FactsCache
-from mlimages.checks.image_facts import Facts, examine, make_facts_table
+from mlimages.checks.image_facts import examine, make_facts_table
 from mlimages.checks.image_table import ImageTable
 from mlimages.checks.leaks import find_duplicate_groups
 from mlimages.checks.near_duplicates import (
@@ -23,10 +23,9 @@ from mlimages.checks.near_duplicates import (
 from mlimages.checks.rules import apply_class_rules
 from mlimages.core import InputError, LabeledPath
 from mlimages.labels import LabelFile
+from tests.checks.test_rules import ORDINARY, table_of
 from tests.checks.test_validation import jpeg, listed, scene
 from tests.conftest import RunCli
-
-ORDINARY = examine(jpeg(scene(1)), max_pixels=10**6)
 
 DIM = {"red": 20, "green": 20, "blue": 63}
 
@@ -78,10 +77,7 @@ def test_the_threshold_of_imbalance(tmp_path: Path, largest: int, expected: bool
 
 def is_near(one: NDArray[np.uint8], other: NDArray[np.uint8], thresholds: Thresholds, **facts: float) -> bool:
     """Whether images with these thumbnails `(256,)` are near-duplicates."""
-    items = [LabeledPath(Path("a.jpg"), 0)] * 2
-    table = ImageTable.from_files([LabelFile("all.txt", items=lambda: items, class_names=("all",))])
-    row: Facts = ORDINARY._replace(**facts)  # type: ignore[arg-type]
-    table.facts[:] = make_facts_table([row._replace(thumb=thumb.tobytes()).pack() for thumb in (one, other)])
+    table = table_of([{**facts, "thumb": thumb.tobytes()} for thumb in (one, other)])
     table.digest[:, 1] = 1, 2
     with FactsCache() as cache:
         return find_duplicate_groups(table, thresholds, cache).sets() == [[0, 1]]
@@ -97,11 +93,7 @@ def bits_apart(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
 
 
 def correlation(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    return float(
-        np.vecdot(_normalize_vectors(one[None].astype(np.float32)), _normalize_vectors(other[None].astype(np.float32)))[
-            0
-        ]
-    )
+    return float(np.vecdot(*(_normalize_vectors(thumb.astype(np.float32)) for thumb in (one, other))))
 
 
 def noisy_pair(strength: float) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

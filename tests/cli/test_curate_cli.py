@@ -203,7 +203,7 @@ def test_a_class_is_appended_by_its_number(folders: Path, invoke_cli: RunCli) ->
 
 def test_a_part_of_an_earlier_split_that_is_not_written_again_is_named(folders: Path, invoke_cli: RunCli) -> None:
     invoke_cli("label", "data", "-o", "sp.txt", "--split", "0.6,0.2,0.2")
-    said = "sp_test.txt is of an earlier split: its images are in sp_train.txt and sp_val.txt too; delete it\n"
+    said = "sp_test.txt belongs to an earlier split, and its images are also in sp_train.txt and sp_val.txt: delete "
     assert said in invoke_cli("label", "data", "-o", "sp.txt", "--split", "0.8,0.2").stderr
     assert "earlier split" not in invoke_cli("label", "data", "-o", "sp.txt", "--split", "0.6,0.2,0.2").stderr
     (folders / "sp_test.txt").write_text("other.jpg 0\n")
@@ -390,7 +390,7 @@ def test_drop_finds_images_by_their_real_path_and_says_how_many(folders: Path, i
     assert "dropped: 1 image (elsewhere/drop.tsv lists 2)" in done.stderr
     (folders / "drop.tsv").write_text("path\tlabel\nlink/ants/1.jpg\t0\n")
     refused = invoke_cli("label", "all.txt", "--drop", "drop.tsv", "-o", "none.txt", check=False)
-    assert "drop.tsv: none of the 1 images that it lists is in all.txt" in refused.stderr
+    assert "none of the 1 images in drop.tsv is in all.txt: check the paths" in refused.stderr
 
 
 def test_fix_moves_into_the_quarantine_alone_and_is_followed_in_every_label_file(

@@ -110,32 +110,42 @@ HOSTILE_NAMES = [b"na\xefve.png", b"\x1b[31mred.png", b"two\nlines.png", "\u202e
                  "\u732b.png".encode()]  # fmt: skip
 
 
-@pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict", "latin-1:strict"])
-@pytest.mark.parametrize("form", ["", "--json", "--csv"])
+PREDICT_IN_EVERY_FORM = """
+import sys
+from mlimages.cli.main import main
+model = sys.argv[1]
+for form in ([], ["--json"], ["--csv"]):
+    sys.argv[1:] = ["predict", model, ".", *form]
+    try:
+        main()
+    except SystemExit as end:
+        print(f"exit {end.code}\\0", end="")
+"""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
 def test_no_file_name_costs_an_answer_or_reaches_the_terminal_as_a_command(
-    model: Path, tmp_path: Path, encoding: str, form: str
+    model: Path, tmp_path: Path, encoding: str
 ) -> None:
     (tmp_path / "names").mkdir()
+    made_image(0).save(tmp_path / "a.png")
     for name in HOSTILE_NAMES:
-        made_image(0).save(tmp_path / "a.png")
-        Path(os.fsdecode(os.path.join(os.fsencode(tmp_path / "names"), name))).write_bytes(  # noqa: PTH118
-            (tmp_path / "a.png").read_bytes()
-        )
-    words = [sys.executable, "-m", "mlimages", "predict", model, ".", *form.split()]
-    env = {**os.environ, "PYTHONIOENCODING": encoding}
+        path = os.path.join(os.fsencode(tmp_path / "names"), name)  # noqa: PTH118
+        shutil.copyfile(tmp_path / "a.png", os.fsdecode(path))
+    words = [sys.executable, "-c", PREDICT_IN_EVERY_FORM, model]
+    env = {**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"}
     done = subprocess.run(words, cwd=tmp_path / "names", capture_output=True, env=env)
     assert (done.returncode, done.stderr) == (0, b"")
-    text = done.stdout.decode(encoding.partition(":")[0])
-    assert text.count(".png") == len(HOSTILE_NAMES)
-    assert not re.search("[\x00-\x09\x0b-\x1f\u202e]", text)
-    if form == "--json":
-        assert {os.fsencode(one["path"]) for one in json.loads(text)} == set(HOSTILE_NAMES)
-    elif form == "--csv":
-        rows = list(csv.reader(io.StringIO(text)))
-        assert len(rows) == 1 + len(HOSTILE_NAMES)
-        assert not [cell for row in rows for cell in row if cell.startswith("=")]
-    else:
-        assert len(text.splitlines()) == len(HOSTILE_NAMES)
+    lines, array, table, rest = done.stdout.decode(encoding).split("exit 0\0")
+    assert rest == ""
+    for text in (lines, array, table):
+        assert text.count(".png") == len(HOSTILE_NAMES)
+        assert not re.search("[\x00-\x09\x0b-\x1f\u202e]", text)
+    assert len(lines.splitlines()) == len(HOSTILE_NAMES)
+    assert {os.fsencode(one["path"]) for one in json.loads(array)} == set(HOSTILE_NAMES)
+    rows = list(csv.reader(io.StringIO(table)))
+    assert len(rows) == 1 + len(HOSTILE_NAMES)
+    assert not [cell for row in rows for cell in row if cell.startswith("=")]
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
