@@ -81,4 +81,4 @@ def test_ants_and_bees_from_links_to_predictions(gathered: Path, test_data: Path
     answers = Predictor(gathered / model / "model.onnx")([ant, bee])
     for row, answer, name in zip(rows, answers, ("ants", "bees"), strict=True):
         assert answer.class_name == row["top"][0]["class_name"] == name
-        assert answer.probability == row["top"][0]["probability"]
+        assert answer.probability == pytest.approx(row["top"][0]["probability"], abs=1e-5)  # of another batch
