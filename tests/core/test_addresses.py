@@ -205,7 +205,7 @@ def test_a_run_folder_elsewhere_and_moving_images_there_are_refused(memory: str)
         FineTuneConfig(f"{memory}/labels.txt", "memory://run")
     from mlimages.checks import plan_moves
 
-    with pytest.raises(InputError, match="only local files"):
+    with pytest.raises(InputError, match="cannot move remote images"):
         plan_moves(check([label_dir_auto(memory).labels]))
 
 
