@@ -199,4 +199,4 @@ def test_duplicates_of_earlier_runs_are_said_to_stay_out(site: Site, tmp_path: P
     links(tmp_path, site.url("/1.jpg"), site.url("/2.jpg"), name="links.txt")
     assert "--keep-duplicates" not in invoke(tmp_path, "--allow-private").stdout
     done = invoke(tmp_path, "--allow-private", "--keep-duplicates")
-    assert "1 duplicate of an earlier run is not downloaded again: --keep-duplicates applies to new" in done.stdout
+    assert "1 earlier duplicate is not downloaded again: --keep-duplicates only applies to new" in done.stdout
