@@ -10,7 +10,7 @@ from urllib.request import Request, urlopen
 
 import hypothesis
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from mlimages.cli.main import app
 from mlimages.core import MlimagesError
@@ -72,7 +72,6 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
 
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
-Invoke = Callable[..., Result]
 NEED_TORCH = frozenset({"demo", "export", "features", "finetune", "probe", "summary"})
 _servers: list[ForkServer] = []
 
@@ -113,19 +112,6 @@ def cli_in(folder: Path) -> RunCli:
 def run_cli(tmp_path: Path) -> RunCli:
     """`cli_in` for `tmp_path`."""
     return cli_in(tmp_path)
-
-
-@pytest.fixture
-def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
-    """Run a command that must succeed in the test process, in `tmp_path`: without the start-up of `run_cli`."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*args: object) -> Result:
-        done = CliRunner().invoke(app, list(map(str, args)), catch_exceptions=False, env={"COLUMNS": "80"})
-        assert done.exit_code == 0, done.output
-        return done
-
-    return run
 
 
 @pytest.fixture

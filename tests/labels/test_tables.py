@@ -19,7 +19,7 @@ from mlimages.labels import (
     read_paths,
     write_label_file,
 )
-from tests.conftest import Invoke, RunCli
+from tests.conftest import RunCli
 from tests.labels.test_label_folders import classes
 from tests.labels.test_labels import touch
 
@@ -240,7 +240,7 @@ def test_an_image_in_two_files_of_which_one_lacks_a_class_has_one_class(tmp_path
     assert not any("two-labels" in code for code in report.errors)
 
 
-def test_a_table_is_taken_by_every_command_of_the_step(tmp_path: Path, run_cli: RunCli, invoke: Invoke) -> None:
+def test_a_table_is_taken_by_every_command_of_the_step(tmp_path: Path, run_cli: RunCli, invoke_cli: RunCli) -> None:
     from tests.checks.test_validation import jpeg, scene
 
     (tmp_path / "train_images").mkdir()
@@ -252,10 +252,10 @@ def test_a_table_is_taken_by_every_command_of_the_step(tmp_path: Path, run_cli: 
         "3 classes: beagle, hound, pug"
     )
     for words in (["check", "train.csv"], ["mean", "train.csv", "--size", "8"], ["label", "train.csv", "-o", "l.txt"]):
-        done = invoke(*words)
+        done = invoke_cli(*words)
         assert understood in done.stderr
     assert done.stdout == "l.txt: 6 images, 3 classes: beagle 2, hound 2, pug 2\n"
-    few = invoke("label", "train.csv", "-o", "few.csv", "--limit-per-class", "1")
+    few = invoke_cli("label", "train.csv", "-o", "few.csv", "--limit-per-class", "1")
     assert few.stdout == "few.csv: 3 images, 3 classes: beagle 1, hound 1, pug 1\n"
     stopped = run_cli("label", "train.csv", "-o", "m.txt", "--suffix", ".png", check=False)
     assert stopped.returncode == 1
