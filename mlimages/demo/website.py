@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +65,7 @@ def serve_pages(pages: Sequence[Page]) -> Iterator[str]:
         wbufsize = -1  # sends headers and body together
 
         def do_GET(self) -> None:
-            page = page_by_path.get(self.path) or Page(self.path, "", b"", status=404)
+            page = page_by_path.get(unquote(self.path)) or Page(self.path, "", b"", status=404)
             self.send_response(page.status)
             self.send_header("Content-Type", page.content_type)
             self.send_header("Content-Length", str(len(page.body)))

@@ -86,9 +86,9 @@ class _GraphTensors:
     def make_layer(self, node: Any) -> Layer | None:
         names = [self.sources.get(name, name) for name in node.input]
         held = [name for name in names[1:] if name in self.weights]
-        output, given = self.shapes.get(node.output[0], ()), self.shapes.get(node.input[0], ())
         if node.op_type not in _KINDS or not (held or _KINDS[node.op_type] == "pool"):
             return None
+        output, given = self.shapes.get(node.output[0], ()), self.shapes.get(node.input[0], ())
         window = _make_window(node, given, output)
         return Layer(
             name=_find_module_path(held[0] if held else node.name),

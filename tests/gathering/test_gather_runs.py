@@ -393,7 +393,7 @@ def test_a_disk_that_takes_half_an_image_ends_the_run(tmp_path: Path) -> None:
         "import resource, sys; from pathlib import Path\n"
         "from mlimages.gathering.download.body_file import BufferedFile\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "spool = BufferedFile(Path('a.part')); spool.write(bytes(1500)); spool.finish()"
+        "spool = BufferedFile(Path('a.part')); spool.write(bytes(1500)); spool.flush()"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stderr.strip().splitlines()[-1].startswith("mlimages.core.errors.GatherError: . cannot be written: ")

@@ -379,7 +379,7 @@ def test_the_command_says_what_it_lacks_and_what_excludes_what(run_cli: RunCli, 
         (["--address", "auto"], "--address requires --engine ray"),
         (
             ["--engine", "ray", "--workers", "2"],
-            "--workers starts processes on this machine: leave it out with --engine ray",
+            "--workers cannot be combined with --engine ray, which has its own workers: omit one of them",
         ),
     ):
         done = run_cli(*words, *more, check=False)

@@ -278,7 +278,7 @@ def test_a_network_of_ones_own_is_trained_as_one_by_name(colours: Path) -> None:
     trained = load_file(result.run / "best.safetensors")
     assert not torch.equal(trained["0.weight"], before["0.weight"])
     assert fine_tune(config, network=Small(), preprocessing=preprocessing).val_accuracy == result.val_accuracy
-    with pytest.raises(ModelError, match="unknown model 'Small': a run with a network of your own needs this network"):
+    with pytest.raises(ModelError, match="unknown model 'Small': if this is a custom network, pass it in Python"):
         load_run(result.run)
     assert OnnxBundle.read(result.run).provenance.command == ""
     with pytest.raises(InputError, match="must be passed together"):
@@ -296,7 +296,7 @@ def test_a_run_whose_network_cannot_be_exported_keeps_its_results(colours: Path)
     preprocessing = Preprocessing(ImageProperty(32), Normalization(mean=(0.5,) * 3, std=(0.5,) * 3))
     config, run = FineTuneConfig(colours, colours.parent / "run", epochs=1), colours.parent / "run"
     for _ in range(2):  # also of the finished run
-        with pytest.raises(ExportError, match=r"PyTorch cannot convert OfItsContents to ONNX \(.+\): use its weights"):
+        with pytest.raises(ExportError, match=r"PyTorch cannot convert OfItsContents to ONNX \(.+\): use the weights"):
             fine_tune(config, network=OfItsContents(), preprocessing=preprocessing)
     assert not (run / "model.onnx").exists()
     result = fine_tune(config, network=OfItsContents(), preprocessing=preprocessing, export=False)

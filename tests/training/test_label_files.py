@@ -99,7 +99,7 @@ def test_a_folder_is_fine_tuned_and_evaluated_by_the_commands(
     monkeypatch.chdir(tmp_path)
     again = CliRunner().invoke(cli.app, ["evaluate", "run", "set/train"], catch_exceptions=False)
     assert "\nof these images, the run used 12 for training: expect lower accuracy on new images\n" in again.stdout
-    with pytest.raises(InputError, match="set contains the parts train, val of a dataset: choose one"):
+    with pytest.raises(InputError, match=r"set contains several splits \(train, val\), expected one: use one of"):
         CliRunner().invoke(cli.app, ["evaluate", "run/model.onnx", "set"], catch_exceptions=False)
 
 

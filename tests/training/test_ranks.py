@@ -316,7 +316,7 @@ def test_a_process_that_dies_ends_the_job_and_one_alone_goes_on(
     assert done.returncode != 0
     lines = [line for line in done.stderr.splitlines() if line.startswith("mlimages: ")]
     assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("mlimages: another training process exited")
+    assert "another training process " in lines[0]
     assert "mlimages finetune --resume" in lines[0]
     assert (done.stdout + done.stderr).count("Traceback") == 1, done  # torchrun's own
     before = rows_of(config.out)
