@@ -86,7 +86,9 @@ def export(
         include_preprocessing=preprocessing, exact=exact, calibrate=calibrate, known_share=unknown, target=target
     )
     if page and not options.resize_form:
-        raise typer.BadParameter("--page requires a file with preprocessing")
+        raise typer.BadParameter(
+            "--page requires a model that includes its preprocessing: omit --no-preprocessing, or use another --target"
+        )
     if ort_web and not page:
         raise typer.BadParameter("--ort-web requires --page")
     runtime = WebRuntime.from_npm_package(ort_web) if ort_web else WebRuntime()
@@ -181,7 +183,11 @@ def predict(
         None, metavar="DIR", help="Copy each image to DIR/CLASS/, where CLASS is the predicted class."
     ),
     as_json: bool = typer.Option(False, "--json", help="Print a JSON array, one image per line."),
-    as_csv: bool = typer.Option(False, "--csv", help="Print CSV: path, fault, known, set, class_1, ..."),
+    as_csv: bool = typer.Option(
+        False,
+        "--csv",
+        help="Print CSV: path, fault (error code), known (score), set (prediction set), classes with probabilities.",
+    ),
 ) -> None:
     """Predict the class of each image, or its labels.
 

@@ -42,7 +42,7 @@ def show(
     per_class: int = typer.Option(8, min=1, help="Number of images per class."),
     size: int = typer.Option(224, min=1, help="Width and height of the images in pixels."),
     resize: Resize = RESIZE,
-    gray: bool = typer.Option(False, "--gray", help="Use grayscale images."),
+    gray: bool = typer.Option(False, "--gray", help="Convert images to grayscale."),
     seed: int = typer.Option(0, help="Random seed for the choice of images."),
     force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print a summary as JSON."),

@@ -169,7 +169,7 @@ HELP_ALL = typer.Option(
 LABELS = typer.Argument(..., metavar="LABELS|FOLDER", help="A label file, or a folder with one subfolder per class.")
 INPUT_SIZE = typer.Option(None, metavar="N|WxH", help="Input width and height in pixels.", show_default="native size")
 RESIZE = typer.Option("shorter", help="Resize method.")
-GRAY = typer.Option(None, "--gray/--no-gray", help="Use grayscale images.")
+GRAY = typer.Option(None, "--gray/--no-gray", help="Convert images to grayscale.")
 WEIGHTS = typer.Option("default", metavar="default|none|PATH", help="Pretrained weights.")
 PARALLEL_IMAGES = typer.Option(None, min=1, metavar="N", help="Images processed in parallel.", show_default="all cores")
 SKIP_UNAVAILABLE = typer.Option(False, "--skip-unavailable", help="Skip remote images that cannot be downloaded.")

@@ -86,7 +86,7 @@ def require_writable(
     read = {as_path(each).resolve() for each in inputs}
     for path in map(as_path, paths if not overwrite else ()):
         if read and path.resolve() in read:
-            raise InputError(f"{path} is itself an input: choose another name with -o, or replace it with --force")
+            raise InputError(f"{path} is also an input: choose another name with -o, or replace it with --force")
         if path.is_dir() or (path.exists() and f"{_sha256(path)}  {path.name}" not in _read_records(path.parent)):
             raise InputError(
                 f"{path} exists and was not written by mlimages, or was edited since: "

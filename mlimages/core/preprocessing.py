@@ -86,8 +86,9 @@ class ImageProperty:
         shorter_px = _check_pixels("shorter_px", self.shorter_px, 0, "0 means the larger of width and height")
         larger = max(width, height)
         self._set_fields(width=width, height=height or width, shorter_px=shorter_px or larger)
-        if max(self.width * self.height, self.shorter_px**2) > MAX_PIXELS:
-            raise InputError(f"a size of {self.shorter_px} px is too large: an image has at most {MAX_PIXELS} pixels")
+        for sides in ((self.width, self.height), (self.shorter_px, self.shorter_px)):
+            if sides[0] * sides[1] > MAX_PIXELS:
+                raise InputError(f"{sides[0]} x {sides[1]} pixels are too many: at most {MAX_PIXELS} are supported")
         if self.shorter_px < larger:
             raise InputError(
                 f"a shorter side of {self.shorter_px} px cannot contain a crop of {self.width} x {self.height}: "
@@ -159,11 +160,11 @@ class Normalization:
 
     def __post_init__(self) -> None:
         if not 0 < _check_number("scale", self.scale) < math.inf:
-            raise InputError(f"scale is {self.scale}: pixels are divided by it, so it must be positive")
+            raise InputError(f"scale is {self.scale}: pixels are divided by it, so it must be greater than 0")
         for name in ("mean", "std"):
             object.__setattr__(self, name, _check_channel_values(name, getattr(self, name)))
         if min(self.std) <= 0:
-            raise InputError(f"std is {self.std}: the input is divided by it, so it must be positive")
+            raise InputError(f"std is {self.std}: the input is divided by it, so it must be greater than 0")
 
     def check_channels(self, image: ImageProperty) -> None:
         """Check that the number of channels matches the images.

@@ -73,9 +73,14 @@ class ExportOptions:
         if self.target not in RUNTIMES:
             raise InputError(f"target is {self.target!r}: it must be one of {', '.join(RUNTIMES)}")
         if not 0 <= self.known_share <= 1:
-            raise InputError(f"known_share is {self.known_share}: it must be from 0 to 1")
+            raise InputError(
+                f"known_share, the share of validation images to accept as known, is {self.known_share}: "
+                "it must be from 0 to 1"
+            )
         if self.exact and not self.include_preprocessing:
-            raise InputError("--exact requires a file with preprocessing: omit --exact or --no-preprocessing")
+            raise InputError(
+                "--exact requires a model that includes its preprocessing: omit --exact or --no-preprocessing"
+            )
         if self.exact and RUNTIMES[self.target].resize != "operator":
             raise InputError(f"{RUNTIMES[self.target].name} does not support the exact resize: omit --exact")
 

@@ -161,7 +161,7 @@ class LinkScheduler:
                     async for image_ref in in_turn:
                         await self._accept_link(image_ref, max_backlog)
                     others = await asyncio.to_thread(self.gathered.find_corrections)
-                    self.progress.advance(-len(others))  # they were pluralize when they were deferred
+                    self.progress.advance(-len(others))  # they were counted when they were deferred
                     for image_ref in others:
                         await self._accept_link(image_ref, max_backlog)
                 except Exception as error:  # links that it yielded before are still finished

@@ -181,7 +181,7 @@ def evaluate(
     check_at_least(0, explain=explain)
     names, task = predictor.bundle.class_names, predictor.bundle.task
     if explain and predictor.bundle.multi_label:
-        raise InputError("--explain does not support multi-label models: leave it out")
+        raise InputError("--explain does not support multi-label models: omit --explain")
     items = match_labels(labels, predictor.bundle)
     begin = time.perf_counter()
     answers = _predict_all(predictor, items, progress or NoProgress())

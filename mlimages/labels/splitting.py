@@ -122,7 +122,9 @@ def check_shares(shares: Sequence[float]) -> None:
         InputError: the shares are not positive or do not add up to 1.
     """
     if not shares or min(shares) <= 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
-        raise InputError(f"split fractions {', '.join(map(str, shares))}: expected positive numbers that add up to 1")
+        raise InputError(
+            f"split fractions {', '.join(map(str, shares))}: expected numbers greater than 0 that add up to 1"
+        )
 
 
 def groups_by_pattern(paths: Iterable[Path], pattern: str) -> dict[Path, str]:

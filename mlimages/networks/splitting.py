@@ -65,7 +65,10 @@ def split_network(network: nn.Module, frozen: FrozenPart, example: Tensor) -> Sp
         return None
     graph = trace(network)
     if graph is None or not propagate_shapes(network, graph, example):
-        logger.warning("this network cannot be split above its frozen layers: the whole network runs in every epoch")
+        logger.warning(
+            "the outputs of this network's frozen layers cannot be cached: every epoch runs the whole network and "
+            "takes longer"
+        )
         return None
     fixed = _find_fixed_nodes(network, graph, frozen)
     upper_nodes, features = _partition_nodes(graph, fixed)

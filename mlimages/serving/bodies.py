@@ -133,7 +133,7 @@ class _BodyStream:
         end = self.body.find(b"\n", self.position, self.position + max_line_length) + 1
         self.lines_left -= 1
         if self.lines_left < 0 or (not end and len(self.body) - self.position > max_line_length):
-            raise ValueError("too many lines, or a line is too long")
+            raise ValueError("a part has too many header lines, or a header line is too long")
         return await self.read((end or len(self.body)) - self.position)
 
     def unread_data(self, data: bytes) -> None:

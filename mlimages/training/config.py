@@ -51,7 +51,7 @@ def parse_learning_rate(text: str) -> float:
         return 0.0
     value = _parse_number(text)
     if not 0 < value < math.inf:
-        raise InputError(f"the learning rate must be a number above 0 or auto, not {text}")
+        raise InputError(f"the learning rate must be a number greater than 0, or auto, not {text}")
     return value
 
 
@@ -171,7 +171,9 @@ class FineTuneConfig(TableOptions):
             is_rare=True,
         ),
     ] = 0.0
-    gray: Annotated[bool | None, Option("Use grayscale images.", "Data", ("--gray/--no-gray",), is_rare=True)] = None
+    gray: Annotated[
+        bool | None, Option("Convert images to grayscale.", "Data", ("--gray/--no-gray",), is_rare=True)
+    ] = None
     bgr: Annotated[
         bool | None,
         Option("Use the channel order BGR, as Caffe networks expect.", "Data", ("--bgr/--no-bgr",), is_rare=True),
@@ -184,7 +186,7 @@ class FineTuneConfig(TableOptions):
     freeze: Annotated[
         str,
         Option(
-            "Freeze every layer up to and including this one; head trains only the classifier, none trains everything.",
+            "Freeze every layer up to and including this one; head: train only the classifier; none: train all layers.",
             "Model",
             metavar="LAYER|head|none",
             default_text="head; none for a network without pretrained weights",
@@ -286,13 +288,13 @@ class FineTuneConfig(TableOptions):
         check_options(self)
         parse_schedule(self.schedule)
         if len(self.std) not in (0, 1, 3) or not all(0 < value < math.inf for value in self.std):
-            raise InputError(f"std is {', '.join(map(str, self.std))}: it must be one or three numbers above 0")
+            raise InputError(f"std is {', '.join(map(str, self.std))}: it must be one or three numbers greater than 0")
         if self.head == "all-depths" and (self.freeze not in ("head", "auto") or self.weights == "none"):
             raise InputError(
                 "--head all-depths requires --freeze head and pretrained weights: add them, or use --head last"
             )
         if not 0 < self.val_share < 1:
-            raise InputError(f"val_share is {self.val_share}: it must lie between 0 and 1")
+            raise InputError(f"val_share is {self.val_share}: it must be greater than 0 and less than 1")
 
     @property
     def mean_file(self) -> Path | None:

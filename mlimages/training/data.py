@@ -243,7 +243,7 @@ def _choose_head(config: FineTuneConfig, model: Model, num_images: int) -> Model
         return deep
     logger.log(
         logging.WARNING if config.head == "all-depths" else logging.INFO,
-        "the classifier uses only the last layer (--head last): %s",
+        "the classifier uses only the features of the last layer (--head last): %s",
         reason,
     )
     return model

@@ -171,7 +171,7 @@ def _count_images(images: LabeledImages) -> Counter[tuple[str, tuple[str, ...]]]
 def read_label_files(config: FineTuneConfig) -> LabeledImages:
     """Read the label files or folders `labels` and `val`, and match their classes by name.
 
-    A folder may contain the parts `train` and `val`.
+    A folder may contain the splits `train` and `val`.
 
     Raises:
         InputError: a file cannot be read, a class of `val` is not in `labels`, or there is only one class.
@@ -180,7 +180,7 @@ def read_label_files(config: FineTuneConfig) -> LabeledImages:
     parts = open_parts(labels, config)
     if not parts.keys() & {"", "train"}:
         raise InputError(
-            f"{labels} contains the parts {', '.join(parts)}, but no part train: add it, or pass a single part"
+            f"{labels} contains the splits {', '.join(parts)}, but no split train: add it, or pass a single split"
         )
     val_labels = open_labels(val, config) if val else parts.get("val")
     files = [parts.get("train") or parts[""], *([val_labels] if val_labels else [])]

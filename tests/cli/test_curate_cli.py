@@ -267,7 +267,7 @@ def test_links_in_a_circle_and_what_may_not_be_read_cost_themselves_alone(folder
     ("words", "said"),
     [
         (["label", "nowhere"], "no folder or label file at nowhere"),
-        (["label", "data", "--split", "0.8,0.3"], "expected positive numbers that add up to 1"),
+        (["label", "data", "--split", "0.8,0.3"], "expected numbers greater than 0 that add up to 1"),
         (["label", "data", "--split", "most"], "--split most: expected two or three fractions"),
         (["label", "data", "--split", "0.5,0.5", "--group", "("], "'(' is not a regular expression"),
         (["label", "data", "--label", "-1", "-o", "a.txt"], "number is -1: it must be from 0 to 999999"),

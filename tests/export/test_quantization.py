@@ -195,7 +195,7 @@ def test_a_file_is_neither_replaced_by_its_variant_nor_quantized_twice(
     monkeypatch.setattr(module, "_load_samples", None)  # all are refused before the images are read
     own = replace(cnn_bundle, path=tmp_path / "own.onnx")
     own.write(cnn_bundle.path)
-    with pytest.raises(InputError, match="is itself an input"):
+    with pytest.raises(InputError, match="is also an input"):
         quantize_any(own, labels, tmp_path / "." / "own.onnx")
     trials = ({"name": "int8", "accuracy": 1.0, "images_per_s": 1.0, "size_bytes": 1},)
     with pytest.raises(InputError, match="is already quantized: quantize the original file"):

@@ -572,7 +572,7 @@ def test_images_of_every_shape_are_inspected(tmp_path: Path) -> None:
         assert (found.width, found.height) == size
     found = inspect_file(path, ImageRequirements(resize=256))
     assert isinstance(found, Rejection)
-    assert (found.reason, found.detail) == (Reason.TOO_MANY_PIXELS, "256 x 768000 when resized")
+    assert (found.reason, found.detail) == (Reason.TOO_MANY_PIXELS, "256 x 768000 pixels when resized")
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])

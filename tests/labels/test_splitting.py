@@ -151,7 +151,7 @@ def test_shares_are_positive_and_add_up_to_1(shares: tuple[float, ...], valid: b
     if valid:
         check_shares(shares)
     else:
-        with pytest.raises(InputError, match="expected positive numbers that add up to 1"):
+        with pytest.raises(InputError, match="expected numbers greater than 0 that add up to 1"):
             split([], shares, seed=0)
 
 

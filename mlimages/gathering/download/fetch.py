@@ -215,7 +215,9 @@ class Fetcher:
             detail = f"HTTP {response.status}{f', Retry-After: {retry_after[:40]}' if retry_after else ''}"
             raise RejectionError(reason, detail, parse_retry_after(retry_after))
         if (response.content_length or 0) > self._options.max_bytes:
-            raise RejectionError(Reason.TOO_LARGE, f"{response.content_length} bytes")
+            raise RejectionError(
+                Reason.TOO_LARGE, f"{response.content_length} bytes, at most {self._options.max_bytes} allowed"
+            )
 
     async def _save_body(self, response: aiohttp.ClientResponse, part_path: Path) -> bool:
         """Write the body to the file `part_path`; return whether it is a web page."""

@@ -101,7 +101,9 @@ def _choose_decode_options(header: ImageHeader, data: bytes, requirements: Image
         raise _UnsuitableImageError(Reason.NOT_AN_IMAGE, f"the format {header.format} is not supported")
     width, height = header.size
     if min(header.size) < requirements.min_size:
-        raise _UnsuitableImageError(Reason.TOO_SMALL, f"{width} x {height} pixels")
+        raise _UnsuitableImageError(
+            Reason.TOO_SMALL, f"{width} x {height} pixels, at least {requirements.min_size} required per side"
+        )
     if _is_truncated(data):
         raise ImageError(Fault.TRUNCATED, "the image is truncated")
     if requirements.resize is None:  # 1/8 scale still reads every byte
@@ -167,7 +169,7 @@ def _resize(decoded_image: DecodedImage, shorter_px: int, *, max_pixels: int) ->
     """Return the upright image with its shorter side at `shorter_px`; RGB, or YCbCr if a JPEG is downscaled."""
     size = resized_size(*decoded_image.size, ImageProperty(shorter_px))
     if size[0] * size[1] > max_pixels or max(size) > _JPEG_MAX_PX:
-        raise _UnsuitableImageError(Reason.TOO_MANY_PIXELS, f"{size[0]} x {size[1]} when resized")
+        raise _UnsuitableImageError(Reason.TOO_MANY_PIXELS, f"{size[0]} x {size[1]} pixels when resized")
     shrinks = min(decoded_image.size) > shorter_px
     resampling = Image.Resampling.HAMMING if shrinks else Image.Resampling.BILINEAR
     return decoded_image.image.resize(size, resampling, reducing_gap=2.0)

@@ -28,7 +28,9 @@ def open_work_folder(out: Path, manifest_stem: str, *, is_exclusive: bool) -> It
     hidden = out / HIDDEN / manifest_stem
     for folder in (hidden.parent, hidden):
         if folder.is_symlink():
-            raise GatherError(f"{folder} is a symbolic link, but each run empties this folder: remove the link")
+            raise GatherError(
+                f"{folder} is a symbolic link, and a run would delete all files in its target: remove the link"
+            )
     in_use = GatherError(f"another run is gathering into {out}: wait until it ends, or stop it")
     try:
         with file_lock(hidden.with_name(f"{manifest_stem}.lock"), in_use):

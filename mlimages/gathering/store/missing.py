@@ -1,6 +1,6 @@
 """Detect images that were deleted or moved since they were gathered.
 
-1. Rows whose image is missing are pluralize by folder.
+1. Rows whose image is missing are counted by folder.
 2. Files that no row lists are compared with them by size, then by hash: a moved image is kept at its new path.
 3. Other missing images of closed runs were deleted by the user, since their files had been on disk.
 4. If many are missing, a disk may not be mounted or a copy may be incomplete: the run stops with an error.

@@ -126,7 +126,8 @@ class StoredObjects(ImageStorage):
         """Store a manifest or another file of this run, under a new name."""
         if not self._create(path, path.name):
             raise GatherError(
-                f"{self._address}/{path.name} was written by another run: run the same command again to continue"
+                f"{self._address}/{path.name} was written by another run: "
+                "make sure that it has ended, then run the same command again"
             )
         self._manifests[path.name] = None
 
@@ -212,7 +213,8 @@ class StoredObjects(ImageStorage):
         """Return the result of `action` for the object's address; retry errors of the store.
 
         Raises:
-            FileNotFoundError: the object does not exist. FileExistsError: it exists, or has changed since it was read.
+            FileNotFoundError: the object does not exist.
+            FileExistsError: the object exists, or has changed since it was read.
             GatherError: the store fails repeatedly.
         """
         at = f"{self._root}/{path}"
@@ -261,7 +263,7 @@ class ManifestParts:
             self.append_closing_row(keep_duplicates=self._keep_duplicates)
 
     def append_closing_row(self, *, keep_duplicates: bool) -> None:
-        """Close the current part and store it."""
+        """Append a closing row to the current part manifest, and upload the manifest; do nothing if it has no rows."""
         if self._writer:
             self._writer.append_closing_row(keep_duplicates=keep_duplicates)
             self.close()
