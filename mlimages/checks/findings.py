@@ -72,7 +72,7 @@ class Findings:
         return found
 
     def _read_findings(self, file: int, rows: NDArray[np.void]) -> Iterator[Finding]:
-        images = self.images.read(file)
+        images = self.images.iter_labels(file)
         index, path = -1, ""
         label: Label = 0
         for row in rows:

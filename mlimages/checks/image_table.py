@@ -96,10 +96,13 @@ class ImageTable:
         """Return the class of an image, or its classes separated by `;`."""
         return label_text(self.class_sets[self.class_id[index]], self.class_names)
 
-    def class_counts(self, file: int) -> NDArray[np.intp]:
-        """Return the number of images of each class `(K,)` in a label file, in the order of `class_names`."""
+    def class_counts(self, file_index: int) -> NDArray[np.intp]:
+        """Return the number of images of each class `(K,)` in the label file `files[file_index]`, in the order of
+        `class_names`."""
         counts = np.zeros(len(self.class_names), np.intp)
-        of_sets = np.bincount(self.class_id[slice(*self.starts[file : file + 2])], minlength=len(self.class_sets))
+        of_sets = np.bincount(
+            self.class_id[slice(*self.starts[file_index : file_index + 2])], minlength=len(self.class_sets)
+        )
         for classes, count in zip(self.class_sets, of_sets, strict=True):
             counts[list(classes)] += count
         return counts
@@ -110,26 +113,29 @@ class ImageTable:
         decoded: NDArray[np.bool_] = self.facts["width"] > 0
         return decoded
 
-    def read(self, file: int) -> Iterator[tuple[int, str, Label]]:
-        """Read a label file again; yield index, path and class number (in that file) of each image.
+    def iter_labels(self, file_index: int) -> Iterator[tuple[int, str, Label]]:
+        """Read the label file `files[file_index]` again; yield each image's index in the table, path and class index in
+        that file.
 
         Raises:
             LabelFileError: the label file has changed since the table was created.
         """
-        rows = range(*self.starts[file : file + 2])
+        rows = range(*self.starts[file_index : file_index + 2])
         try:
-            for index, (path, label) in zip(rows, self.files[file].text_items(), strict=True):
+            for index, (path, label) in zip(rows, self.files[file_index].text_items(), strict=True):
                 yield index, path, label
         except ValueError as error:
-            raise LabelFileError(f"{self.files[file].path} changed during the check: check it again") from error
+            raise LabelFileError(f"{self.files[file_index].path} changed during the check: check it again") from error
 
-    def read_all(self) -> Iterator[tuple[int, str, Label]]:
-        """Read all label files again, as `read` does."""
-        return chain.from_iterable(map(self.read, range(len(self.files))))
+    def iter_all_labels(self) -> Iterator[tuple[int, str, Label]]:
+        """Read all label files again, as `iter_labels` does."""
+        return chain.from_iterable(map(self.iter_labels, range(len(self.files))))
 
     def paths(self, indices: Collection[int]) -> dict[int, Path]:
-        """Return a dict of the paths of the images at these indices."""
-        return {index: as_path(path) for index, path, _ in self.read_all() if index in indices} if indices else {}
+        """Return the path of each of the images at these indices, by index."""
+        return (
+            {index: as_path(path) for index, path, _ in self.iter_all_labels() if index in indices} if indices else {}
+        )
 
     def record_fault(self, index: int, code: Code, detail: str) -> None:
         """Set `file_code` and `file_detail` of an image."""
@@ -137,7 +143,7 @@ class ImageTable:
         self.file_detail[index] = sys.intern(detail)  # many images have the same
 
     def counts(self) -> Counter[tuple[int, str]]:
-        """Return the number of images by index of the label file and class name."""
+        """Return the number of images by (index of the label file, class name)."""
         return Counter({
             (file, self.class_names[number]): int(count)
             for file in range(len(self.files))

@@ -110,7 +110,7 @@ def _find_equal_digests(digests: NDArray[np.uint64]) -> Iterator[tuple[int, int]
 def _iter_near_duplicates(
     images: ImageTable,
     compared_indices: NDArray[np.int32],
-    min_correlation: NDArray[np.float32],
+    min_correlation_per_image: NDArray[np.float32],
     thresholds: Thresholds,
     groups: DisjointSets,
 ) -> Iterator[tuple[int, int]]:
@@ -119,7 +119,7 @@ def _iter_near_duplicates(
         compute_perceptual_hashes(images.facts["thumb"], compared_indices),
         max_bits=thresholds.near_bits,
         max_rotated_bits=thresholds.turned_bits,
-        min_correlation=min_correlation,
+        min_correlation_per_image=min_correlation_per_image,
         min_crop_correlation=thresholds.crop_correlation,
         find_groups=lambda numbers: groups.find_roots(compared_indices[numbers]),
     )
@@ -129,14 +129,14 @@ def _iter_near_duplicates(
 def _make_cache_key(
     images: ImageTable,
     compared_indices: NDArray[np.int32],
-    min_correlation: NDArray[np.float32],
+    min_correlation_per_image: NDArray[np.float32],
     thresholds: Thresholds,
 ) -> bytes:
     """Hash everything that determines which images are near-duplicates."""
     key = hashlib.sha256(
         f"{VERSION} {thresholds.near_bits} {thresholds.turned_bits} {thresholds.crop_correlation} ".encode()
     )
-    for column in (images.digest, compared_indices, min_correlation):
+    for column in (images.digest, compared_indices, min_correlation_per_image):
         key.update(column.data)
     return key.digest()
 

@@ -134,7 +134,7 @@ def find_near_duplicate_pairs(
     *,
     max_bits: int,
     max_rotated_bits: int,
-    min_correlation: NDArray[np.float32],
+    min_correlation_per_image: NDArray[np.float32],
     min_crop_correlation: float,
     find_groups: Callable[[Indices], NDArray[np.int32]],
 ) -> Iterator[tuple[int, int]]:
@@ -148,7 +148,7 @@ def find_near_duplicate_pairs(
         hashes: perceptual hashes `(N,)`.
         max_bits: maximum number of bits in which two hashes differ.
         max_rotated_bits: maximum number of different bits if one image is mirrored or rotated.
-        min_correlation: minimum correlation for each image `(N,)`; the higher value of a pair applies.
+        min_correlation_per_image: minimum correlation for each image `(N,)`; the higher value of a pair applies.
         min_crop_correlation: minimum correlation of aligned thumbnails; images that require more are not aligned.
         find_groups: function that returns the current group of each image `(n,)` at some indices; pairs within a group
             are skipped, so that a long series of frames is not compared pair by pair.
@@ -160,7 +160,7 @@ def find_near_duplicate_pairs(
                 one, other = ones[start : start + PAIR_BATCH_SIZE], others[start : start + PAIR_BATCH_SIZE]
                 apart = find_groups(one) != find_groups(other)
                 one, other = one[apart], other[apart]
-                thresholds = np.maximum(min_correlation[one], min_correlation[other])
+                thresholds = np.maximum(min_correlation_per_image[one], min_correlation_per_image[other])
                 alike = _are_near_duplicates(
                     orientation.apply_to_thumbnails(thumbnails(one)),
                     thumbnails(other),

@@ -98,7 +98,7 @@ def check(
     began = time.perf_counter()
     thresholds, progress = thresholds or Thresholds(), progress or NoProgress()
     images = ImageTable.from_files(_open_label_files(label_files))
-    first = next((path for _, path, _ in images.read_all()), None)
+    first = next((path for _, path, _ in images.iter_all_labels()), None)
     pool = pool or reading_threads(first, workers)
     if embed:
         require_usearch(len(images))
@@ -164,7 +164,7 @@ def _examine_all(
     """Fill the table with the results of all images; return the remote images that cannot be downloaded."""
     unavailable: list[BrokenImage] = []
     progress.start("check", len(images), "images")
-    listed = images.read_all()
+    listed = images.iter_all_labels()
     size = min(BATCH * max(1, pool.workers * pool.chunk_size // 64), MAX_BATCH)  # several for each worker
     while batch := list(islice(listed, size)):
         paths = [path for _, path, _ in batch]

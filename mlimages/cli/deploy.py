@@ -186,7 +186,7 @@ def predict(
     as_csv: bool = typer.Option(
         False,
         "--csv",
-        help="Print CSV: path, fault (error code), known (score), set (prediction set), classes with probabilities.",
+        help="Print CSV: path, fault (error code), known (score), set (prediction set), classes.",
     ),
 ) -> None:
     """Predict the class of each image, or its labels.
@@ -298,7 +298,7 @@ def explain(
 
 @takes_options(ServerSettings)
 def serve(
-    values: dict[str, Any],
+    server_options: dict[str, Any],
     model: Path = MODEL,
     host: str = typer.Option(
         "127.0.0.1",
@@ -326,7 +326,7 @@ def serve(
     secret = os.environ.get(TOKEN_VARIABLE, "").strip() if token or not is_loopback(host) else ""
     if token and not secret:
         raise InputError(f"--token requires the environment variable {TOKEN_VARIABLE}: set it to a secret")
-    settings = ServerSettings(**{**values, "token": secret})
+    settings = ServerSettings(**{**server_options, "token": secret})
     log_server(settings.log_format)
     predictor = Predictor(model, workers=workers, max_pixels=settings.max_pixels)
     serve(predictor, host=host, port=port, settings=settings, on_started=partial(_print_url, needs_token=bool(secret)))

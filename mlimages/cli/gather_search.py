@@ -22,7 +22,7 @@ REFRESH = source_option(False, "--refresh", help="Ignore the cached search resul
 
 def endpoint_option(url: str, help_text: str = "Base URL of the API.") -> Any:
     """Return the option for the base URL of a source."""
-    return typer.Option(url, metavar="URL", help=help_text, rich_help_panel="rare:Source")
+    return typer.Option(url, metavar="URL", help=help_text, rich_help_panel="advanced:Source")
 
 
 def openverse(

@@ -147,9 +147,9 @@ def _summarize(
 
         return summarize_onnx(Path(model))
     if Path(model).is_dir():
-        from mlimages.training import summarize_run
+        from mlimages.training import summarize_run_network
 
-        return summarize_run(Path(model))
+        return summarize_run_network(Path(model))
     from mlimages.networks import summarize_model
 
     return summarize_model(model, size=size, gray=gray, classes=num_classes, upto=freeze)

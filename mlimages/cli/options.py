@@ -47,7 +47,7 @@ _METAVARS = {int: "N", float: "X", str: "TEXT", Path: "FILE"}
 
 
 class GroupedCommand(TyperCommand):
-    """A command whose help lists the options by group, the rare ones only with `--help-all`, and ends with examples."""
+    """A command whose help groups the options, hides advanced options without `--help-all`, and ends with examples."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -182,11 +182,11 @@ FORCE = typer.Option(
 
 
 def _get_option_group(param: Any) -> str:
-    return (getattr(param, "rich_help_panel", None) or GENERAL).removeprefix("rare:")
+    return (getattr(param, "rich_help_panel", None) or GENERAL).removeprefix("advanced:")
 
 
 def _is_rare_option(param: Any) -> bool:
-    return str(getattr(param, "rich_help_panel", None) or "").startswith("rare:")
+    return str(getattr(param, "rich_help_panel", None) or "").startswith("advanced:")
 
 
 def takes_options(
@@ -200,7 +200,7 @@ def takes_options(
         cls: the options dataclass.
         argument: name of the field that becomes a positional argument.
         is_required: whether the positional argument is required.
-        shown_groups: groups of options that `--help` lists although their options are rare.
+        shown_groups: groups of options that `--help` lists although their options are advanced.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -248,7 +248,7 @@ def _make_option(field: OptionField, *, shown_groups: tuple[str, ...]) -> inspec
         *flags,
         help=option.help,
         metavar=None if kind is bool else option.metavar or _choose_metavar(kind),
-        rich_help_panel=f"{'rare:' * (option.is_rare and option.group not in shown_groups)}{option.group}",
+        rich_help_panel=f"{'advanced:' * (option.is_advanced and option.group not in shown_groups)}{option.group}",
         show_default=option.default_text or not (default is None or default == "" or kind is bool),
         parser=partial(_parse_value, option, field) if option.parse else None,
     )

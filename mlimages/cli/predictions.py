@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from mlimages.cli.hints import print_to_stderr
 from mlimages.core import (
     BrokenImage,
-    LabelRow,
+    MultiLabelClassScores,
     Prediction,
     Share,
     escape_unprintable,
@@ -81,7 +81,7 @@ def print_csv(results: Results, *, top: int, multi_label: bool = False) -> int:
 def describe_export(bundle: OnnxBundle) -> Iterator[str]:
     """Yield lines about the exported file: whether it agrees with the trained network, and how to use it."""
     from mlimages.export import RUNTIMES
-    from mlimages.inference import data_path
+    from mlimages.inference import external_data_path
 
     provenance, runtime = bundle.provenance, RUNTIMES[bundle.provenance.target]
     for name, parity in (("ONNX Runtime", provenance.parity), (runtime.name, provenance.target_parity)):
@@ -102,7 +102,7 @@ def describe_export(bundle: OnnxBundle) -> Iterator[str]:
         yield f"temperature {bundle.temperature:.3f}: calibration error {before:.3f} before, {after:.3f} after"
     if bundle.unknown_below:
         yield f'the prediction is "none of these" if the confidence is below {format_percent(bundle.unknown_below)}'
-    if (data := data_path(bundle.path)).exists():
+    if (data := external_data_path(bundle.path)).exists():
         yield f"the weights are larger than 2 GB and stored in {data}: keep this file beside the .onnx file"
 
 
@@ -182,7 +182,11 @@ def _format_class_scores(evaluation: Evaluation, width: int) -> Iterator[str]:
     yield f"{'class':{width}}    images{header}  precision   recall       F1"
     rows = labels.rows if labels else evaluation.per_class
     for one in rows:
-        more = f"  {_format_share(one.average_precision):>7}  {one.threshold:9.3f}" if isinstance(one, LabelRow) else ""
+        more = (
+            f"  {_format_share(one.average_precision):>7}  {one.threshold:9.3f}"
+            if isinstance(one, MultiLabelClassScores)
+            else ""
+        )
         precision, recall, f1 = (
             _format_share(share if one.count else None) for share in (one.precision, one.recall, one.f1)
         )

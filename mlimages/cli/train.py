@@ -36,7 +36,7 @@ def finetune(
         rich_help_panel="Output",
     ),
     tensorboard: bool = typer.Option(
-        False, "--tensorboard", help="Write TensorBoard logs.", rich_help_panel="rare:Output"
+        False, "--tensorboard", help="Write TensorBoard logs.", rich_help_panel="advanced:Output"
     ),
     as_json: bool = typer.Option(False, "--json", help="Print the results as JSON.", rich_help_panel="Output"),
 ) -> None:

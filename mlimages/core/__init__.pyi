@@ -68,10 +68,10 @@ from .progress import NoProgress as NoProgress
 from .progress import Progress as Progress
 from .progress import TqdmProgress as TqdmProgress
 from .ranking import AveragePrecision as AveragePrecision
-from .ranking import LabelRow as LabelRow
+from .ranking import MultiLabelClassScores as MultiLabelClassScores
 from .ranking import average_precisions as average_precisions
+from .ranking import combine_class_scores as combine_class_scores
 from .ranking import f1_thresholds as f1_thresholds
-from .ranking import make_label_rows as make_label_rows
 from .ranking import mean_ap_difference as mean_ap_difference
 from .ranking import mean_average_precision as mean_average_precision
 from .ranking import multi_label_scores as multi_label_scores

@@ -30,7 +30,7 @@ class Option:
         min, max: inclusive bounds of a number.
         parse: converts the text from the command line to a value; raises InputError.
         default_text: shown as the default instead of the value.
-        is_rare: listed only by `--help-all`.
+        is_advanced: listed only by `--help-all`.
         is_internal: not on the command line.
     """
 
@@ -42,7 +42,7 @@ class Option:
     max: float | None = None
     parse: Callable[[str], Any] | None = None
     default_text: str = ""
-    is_rare: bool = False
+    is_advanced: bool = False
     is_internal: bool = False
 
 

@@ -33,7 +33,7 @@ class AveragePrecision:
 
 
 @dataclass(frozen=True, slots=True)
-class LabelRow:
+class MultiLabelClassScores:
     """Scores of one class of a multi-label model; the four scores are None if no image has the class."""
 
     name: str
@@ -127,13 +127,13 @@ def multi_label_scores(targets: Targets, predicted_targets: Targets, names: Sequ
     )
 
 
-def make_label_rows(
+def combine_class_scores(
     class_scores: Sequence[ClassScores], average_precision: AveragePrecision, thresholds: Sequence[float]
-) -> Iterator[LabelRow]:
+) -> Iterator[MultiLabelClassScores]:
     """Yield the scores of each class, for a table with one row per class."""
     for one, precision, threshold in zip(class_scores, average_precision.per_class, thresholds, strict=True):
         shares = (precision, *((one.precision, one.recall, one.f1) if one.count else (None,) * 3))
-        yield LabelRow(one.name, one.count, threshold, *shares)
+        yield MultiLabelClassScores(one.name, one.count, threshold, *shares)
 
 
 def _average_precisions(probabilities: Probabilities, targets: Targets, counts: NDArray[np.int64]) -> Probabilities:

@@ -32,7 +32,7 @@ from mlimages.export.onnx_writer import DecisionParameters, TrainedNetwork, writ
 from mlimages.export.parity import NetworkOutputs, ResizeParityError, check_parity, compute_outputs
 from mlimages.export.preprocessing_graph import ResizeForm
 from mlimages.export.targets import RUNTIMES, open_runtime
-from mlimages.inference import MultiLabel, OnnxBundle, Provenance, calibration, data_path
+from mlimages.inference import MultiLabel, OnnxBundle, Provenance, calibration, external_data_path
 from mlimages.labels import LabelFile
 
 logger = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ def export_network(
         (('cats', 'dogs'), 12)
     """
     options, progress, out = options or ExportOptions(), progress or NoProgress(), as_path(out)
-    require_writable([out, data_path(out)], overwrite=overwrite)
+    require_writable([out, external_data_path(out)], overwrite=overwrite)
     items = list(LabelFile(as_path(validation)) if isinstance(validation, str | os.PathLike) else validation)
     outputs = outputs or compute_outputs(trained, items, progress=progress)
     if options.calibrate or options.known_share:
@@ -186,13 +186,13 @@ def _describe_missing_images(items: Sequence[LabeledPath]) -> str:
 
 
 def _move_files(path: Path, out: Path) -> None:
-    has_data_file = data_path(path).exists()
+    has_data_file = external_data_path(path).exists()
     for file in sorted(path.parent.iterdir(), reverse=True):  # NAME.onnx.data before NAME.onnx, which refers to it
         with atomic_write(out.with_name(file.name)) as part:
             file.replace(part)
         record_written([out.with_name(file.name)])
     if not has_data_file:
-        data_path(out).unlink(missing_ok=True)  # from the file that was replaced
+        external_data_path(out).unlink(missing_ok=True)  # from the file that was replaced
 
 
 def _choose_class_thresholds(

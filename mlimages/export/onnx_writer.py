@@ -27,7 +27,16 @@ from mlimages.export.known_score import KnownOutput
 from mlimages.export.preprocessing_graph import OPSET, PIXELS, PREFIX, ResizeForm, build_preprocessing_graph
 from mlimages.export.serialization import write_model
 from mlimages.export.targets import ComputeLogits, open_onnxruntime, shorten_message
-from mlimages.inference import INPUT, KNOWN, LOGITS, PROBABILITIES, OnnxBundle, ParityProbe, Provenance, data_path
+from mlimages.inference import (
+    INPUT,
+    KNOWN,
+    LOGITS,
+    PROBABILITIES,
+    OnnxBundle,
+    ParityProbe,
+    Provenance,
+    external_data_path,
+)
 from mlimages.networks import Normalize
 
 
@@ -174,8 +183,8 @@ def write_onnx(
     if resize_form:
         prepend_preprocessing(model, trained.preprocessing, resize_form=resize_form)
     model.producer_name = "mlimages"
-    write_model(model, data_path(network), path)
-    data_path(network).unlink(missing_ok=True)
+    write_model(model, external_data_path(network), path)
+    external_data_path(network).unlink(missing_ok=True)
     compute_logits = open_onnxruntime(path)
     versions = {name: version(name) for name in ("mlimages", "onnx", "onnxruntime", "pillow", "torch")}
     created = datetime.now(UTC).isoformat(timespec="seconds")
@@ -184,7 +193,7 @@ def write_onnx(
         class_names=trained.class_names,
         preprocessing=_remove_mean_folder(trained.preprocessing),
         model=trained.model,
-        probe=_make_probe(trained, compute_logits if resize_form else None),
+        probe=_make_parity_probe(trained, compute_logits if resize_form else None),
         includes_preprocessing=resize_form is not None,
         exact_resize=resize_form == "exact",
         temperature=decisions.temperature,
@@ -201,7 +210,7 @@ def write_onnx(
 def _convert_to_onnx(
     trained_network: TrainedNetwork, path: Path, *, network_only: bool, temperature: float
 ) -> onnx.ModelProto:
-    """Convert the network; its weights are written to `data_path(path)`."""
+    """Convert the network; its weights are written to `external_data_path(path)`."""
     normalize = Normalize(trained_network.preprocessing.normalization, trained_network.mean_image)
     prop = trained_network.preprocessing.image
     pixels = torch.zeros(2, prop.height, prop.width, prop.channels, dtype=torch.uint8)  # (2, h, w, C)
@@ -279,7 +288,7 @@ _DENOTATIONS = ("DATA_BATCH", "DATA_FEATURE", "DATA_FEATURE", "DATA_CHANNEL")
 """Denotations of the input's dimensions (onnx/docs/DimensionDenotation.md)."""
 
 
-def _make_probe(trained_network: TrainedNetwork, compute_logits: ComputeLogits | None) -> ParityProbe:
+def _make_parity_probe(trained_network: TrainedNetwork, compute_logits: ComputeLogits | None) -> ParityProbe:
     """Return a small image with its logits from the file, or from the network if the file has no preprocessing."""
     noise = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     image = Image.fromarray(noise).resize((48, 40), Image.Resampling.BICUBIC)

@@ -38,7 +38,7 @@ with disable_telemetry("ORT_DISABLE_TELEMETRY", "1"), _preserve_sys_path():
     from onnxruntime.quantization.shape_inference import quant_pre_process
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-PROBE_TOLERANCE = 0.1
+PARITY_TOLERANCE = 0.1
 """Tolerance of the parity probe: integer kernels round differently on different processors."""
 
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]
@@ -89,7 +89,7 @@ def write_variants(
         if preprocessing:
             insert_preprocessing(model, preprocessing)
         path.write_bytes(model.SerializeToString())
-        variants[name] = _update_probe(replace(bundle, path=path))
+        variants[name] = _update_parity_probe(replace(bundle, path=path))
         progress.advance()
     progress.close()
     return variants
@@ -150,11 +150,11 @@ def _normalize_pixels(bundle: OnnxBundle, pixels: Sequence[NDArray[np.uint8]]) -
     return x
 
 
-def _update_probe(bundle: OnnxBundle) -> OnnxBundle:
+def _update_parity_probe(bundle: OnnxBundle) -> OnnxBundle:
     probe = bundle.probe
     image = np.frombuffer(probe.pixels, np.uint8).reshape(probe.height, probe.width, 3)
     if bundle.includes_preprocessing:
         logits = open_session(bundle.path).run([LOGITS], {INPUT: image[None]})[0]
     else:
         logits = make_runner(bundle)([images.prepare(Image.fromarray(image), bundle.preprocessing.image)])[0]
-    return replace(bundle, probe=replace(probe, logits=round_logits(logits[0]), tolerance=PROBE_TOLERANCE))
+    return replace(bundle, probe=replace(probe, logits=round_logits(logits[0]), tolerance=PARITY_TOLERANCE))

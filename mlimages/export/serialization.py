@@ -9,7 +9,7 @@ import onnx
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from mlimages.core import copy_bytes
-from mlimages.inference import data_path
+from mlimages.inference import external_data_path
 
 EXTERNAL_DATA_BYTES = 1_900_000_000
 """Larger weights are written to a second file, NAME.onnx.data, since a protocol buffer is limited to 2 GiB."""
@@ -31,9 +31,11 @@ def write_model(model: onnx.ModelProto, weights_path: Path, path: Path) -> None:
         weights_path: the file with the external data of the initializers, which is moved if the data stays external.
     """
     if weights_path.exists() and weights_path.stat().st_size > EXTERNAL_DATA_BYTES:
-        weights_path.rename(data_path(path))
+        weights_path.rename(external_data_path(path))
         for tensor in filter(uses_external_data, model.graph.initializer):
-            next(entry for entry in tensor.external_data if entry.key == "location").value = data_path(path).name
+            next(entry for entry in tensor.external_data if entry.key == "location").value = external_data_path(
+                path
+            ).name
         path.write_bytes(model.SerializeToString())
         return
     tensors = [_Tensor.from_proto(tensor) for tensor in model.graph.initializer]

@@ -85,7 +85,7 @@ class GatherOptions:
             "Limits",
             metavar="I/N",
             parse=parse_shard,
-            is_rare=True,
+            is_advanced=True,
         ),
     ] = None
     min_size: Annotated[
@@ -103,7 +103,7 @@ class GatherOptions:
     ] = None
     keep_duplicates: Annotated[bool, Option("Keep byte-identical duplicates.", "Images")] = False
     max_bytes: Annotated[
-        int, Option("Skip files of more than this many bytes.", "Images", metavar="BYTES", min=1, is_rare=True)
+        int, Option("Skip files of more than this many bytes.", "Images", metavar="BYTES", min=1, is_advanced=True)
     ] = 64 * 2**20
     max_pixels: Annotated[
         int,
@@ -112,12 +112,12 @@ class GatherOptions:
             "Images",
             metavar="PIXELS",
             min=1,
-            is_rare=True,
+            is_advanced=True,
         ),
     ] = MAX_PIXELS
-    restore_deleted: Annotated[bool, Option("Download deleted images again.", "Images", is_rare=True)] = False
+    restore_deleted: Annotated[bool, Option("Download deleted images again.", "Images", is_advanced=True)] = False
     keep_deleted: Annotated[
-        bool, Option("Do not download deleted images again, even if many are missing.", "Images", is_rare=True)
+        bool, Option("Do not download deleted images again, even if many are missing.", "Images", is_advanced=True)
     ] = False
     layout: Annotated[
         Literal["folders", "tar"],
@@ -137,12 +137,16 @@ class GatherOptions:
     ] = False
     parquet: Annotated[
         bool,
-        Option("Also write the manifest as manifest.parquet (requires the extra `parquet`).", "Output", is_rare=True),
+        Option(
+            "Also write the manifest as manifest.parquet (requires the extra `parquet`).", "Output", is_advanced=True
+        ),
     ] = False
     subfolders: Annotated[
         bool,
         Option(
-            "Store the images of a class in subfolders of 10,000: CLASS/part-0000/ and so on.", "Output", is_rare=True
+            "Store the images of a class in subfolders of 10,000: CLASS/part-0000/ and so on.",
+            "Output",
+            is_advanced=True,
         ),
     ] = False
     parallel: Annotated[int, Option("Number of concurrent requests of each process.", "Download", min=1, max=4096)] = 64
@@ -161,7 +165,7 @@ class GatherOptions:
         ),
     ] = 15.0
     retries: Annotated[
-        int, Option("Number of retries after a transient failure (time-out, 5xx).", "Download", min=0, is_rare=True)
+        int, Option("Number of retries after a transient failure (time-out, 5xx).", "Download", min=0, is_advanced=True)
     ] = 2
     max_wait_s: Annotated[
         float,
@@ -171,7 +175,7 @@ class GatherOptions:
             ("--max-wait",),
             "SECONDS",
             min=0,
-            is_rare=True,
+            is_advanced=True,
         ),
     ] = 120.0
     retry_failed: Annotated[
@@ -184,17 +188,20 @@ class GatherOptions:
         ),
     ] = frozenset()
     no_retry: Annotated[
-        bool, Option("Do not retry links that earlier runs left unfinished.", "Download", is_rare=True)
+        bool, Option("Do not retry links that earlier runs left unfinished.", "Download", is_advanced=True)
     ] = False
     allow_private: Annotated[
-        bool, Option("Also connect to private and loopback addresses.", "Download", is_rare=True)
+        bool, Option("Also connect to private and loopback addresses.", "Download", is_advanced=True)
     ] = False
     ignore_opt_out: Annotated[
         bool,
-        Option("Also download images whose site or metadata opts out of machine learning.", "Download", is_rare=True),
+        Option(
+            "Also download images whose site or metadata opts out of machine learning.", "Download", is_advanced=True
+        ),
     ] = False
     user_agent: Annotated[
-        str, Option("User-Agent of the requests.", "Download", default_text="mlimages and its version", is_rare=True)
+        str,
+        Option("User-Agent of the requests.", "Download", default_text="mlimages and its version", is_advanced=True),
     ] = USER_AGENT
     contact: Annotated[
         str | None,
@@ -211,15 +218,15 @@ class GatherOptions:
             "Download",
             ("--header",),
             '"NAME: VALUE"',
-            is_rare=True,
+            is_advanced=True,
         ),
     ] = field(default=(), repr=False)
     proxy: Annotated[
         str | None,
-        Option("HTTP proxy.", "Download", metavar="URL", default_text="HTTP_PROXY and HTTPS_PROXY", is_rare=True),
+        Option("HTTP proxy.", "Download", metavar="URL", default_text="HTTP_PROXY and HTTPS_PROXY", is_advanced=True),
     ] = None
     decoders: Annotated[
-        int, Option("Number of processes that decode images.", "Download", min=1, max=256, is_rare=True)
+        int, Option("Number of processes that decode images.", "Download", min=1, max=256, is_advanced=True)
     ] = 2
 
     def __post_init__(self) -> None:

@@ -249,26 +249,27 @@ def _read_header(file: Image.Image) -> ImageHeader:
     return ImageHeader(file.format or "", file.mode, file.size, deep)
 
 
-def _decode_pixels(file: Image.Image, data: bytes, options: DecodeOptions) -> tuple[Image.Image, bool]:
+def _decode_pixels(opened_image: Image.Image, data: bytes, options: DecodeOptions) -> tuple[Image.Image, bool]:
     """Decode the pixels; return them and whether the file is irregular."""
     irregular, damage = False, ""
-    if options.strict and file.format == "JPEG":
+    if options.strict and opened_image.format == "JPEG":
         from mlimages.images import strict_jpeg  # imports NumPy in 70 ms, and most decoding processes do not need it
 
         try:
             if strict_jpeg.STRICT_JPEG:
-                image, irregular = strict_jpeg.decode_strictly(data, options.min_size or file.size)
+                image, irregular = strict_jpeg.decode_strictly(data, options.min_size or opened_image.size)
                 if image is not None:
                     return image, irregular
         except strict_jpeg.ScanError as error:
             damage = str(error)
-    mode = None if options.mode == "YCbCr" and "jfif" not in file.info else options.mode  # JFIF files hold YCbCr
+    # only JFIF files hold YCbCr
+    mode = None if options.mode == "YCbCr" and "jfif" not in opened_image.info else options.mode
     if mode or options.min_size:
-        file.draft(mode, options.min_size)
-    file.load()
+        opened_image.draft(mode, options.min_size)
+    opened_image.load()
     if damage:  # Pillow's own error takes precedence
         raise ImageError(Fault.CORRUPT, damage)
-    return file, irregular
+    return opened_image, irregular
 
 
 def _convert_and_reduce(image: Image.Image, options: DecodeOptions) -> tuple[Image.Image, bool]:

@@ -9,7 +9,7 @@ from .bundle import Parity as Parity
 from .bundle import ParityProbe as ParityProbe
 from .bundle import PredictionSets as PredictionSets
 from .bundle import Provenance as Provenance
-from .bundle import data_path as data_path
+from .bundle import external_data_path as external_data_path
 from .bundle import model_file as model_file
 from .calibration import conformal_thresholds as conformal_thresholds
 from .calibration import expected_calibration_error as expected_calibration_error

@@ -22,9 +22,9 @@ INPUT, LOGITS, PROBABILITIES, KNOWN = "image", "logits", "probabilities", "known
 """Names of the graph's input and outputs."""
 
 
-def data_path(path: Path) -> Path:
-    """Return the path of the external weights of an .onnx file, used beyond 2 GB."""
-    return path.with_name(f"{path.name}.data")
+def external_data_path(onnx_path: Path) -> Path:
+    """Return the path of the external data of an .onnx file: its weights, if they are larger than 2 GB."""
+    return onnx_path.with_name(f"{onnx_path.name}.data")
 
 
 def model_file(model: str | os.PathLike[str]) -> Path:

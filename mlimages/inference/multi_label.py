@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from mlimages.core import (
     AveragePrecision,
     ClassScores,
-    LabelRow,
+    MultiLabelClassScores,
     Prediction,
     Share,
     average_precisions,
+    combine_class_scores,
     estimate_share,
-    make_label_rows,
     multi_label_scores,
 )
 from mlimages.dataset import multi_hot
@@ -45,9 +45,9 @@ class LabelScores:
     loss: float
 
     @property
-    def rows(self) -> tuple[LabelRow, ...]:
+    def rows(self) -> tuple[MultiLabelClassScores, ...]:
         """The scores of each class; None where no image has the class."""
-        return tuple(make_label_rows(self.per_class, self.average_precision, self.thresholds))
+        return tuple(combine_class_scores(self.per_class, self.average_precision, self.thresholds))
 
     def to_dict(self) -> dict[str, object]:
         """Return the scores as JSON types; shares are in 0..1, each with its 95 % interval, or null if undefined."""

@@ -77,10 +77,17 @@ class OutputRow:
     set_labels: tuple[int, ...] | None = None
 
 
-def prediction_set(shares: NDArray[np.floating], threshold: float) -> tuple[int, ...]:
-    """Return the classes whose softmax `(classes,)` reaches the threshold, the most probable first; at least one."""
-    order = (-shares).argsort(kind="stable").tolist()
-    return tuple(label for label in order if shares[label] >= threshold) or (order[0],)
+def prediction_set(probabilities: NDArray[np.floating], threshold: float) -> tuple[int, ...]:
+    """Return the indices of the classes whose probability `(classes,)` reaches the threshold, the most probable first.
+
+    If no class reaches it, the set contains the most probable class.
+
+    Args:
+        probabilities: softmax of the logits `(classes,)`, without temperature.
+        threshold: a threshold of `conformal_thresholds`.
+    """
+    order = (-probabilities).argsort(kind="stable").tolist()
+    return tuple(label for label in order if probabilities[label] >= threshold) or (order[0],)
 
 
 class Predictor:

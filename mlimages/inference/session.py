@@ -15,7 +15,7 @@ from mlimages.inference.onnx_metadata import open_session, read_metadata, run_wi
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Logits and probabilities, each `(N, classes)`."""
 
-PROBE_TIMEOUT_S = 120.0
+PARITY_TIMEOUT_S = 120.0
 """Maximum time for one image when a file is opened; large networks need seconds."""
 
 
@@ -38,7 +38,7 @@ class BundleSession:
         self.bundle = bundle
         if not self.bundle.includes_preprocessing:
             raise BundleError(f"{path} was exported without preprocessing: export it again with --preprocessing")
-        self._check_probe()
+        self._check_parity()
 
     def run(self, pixels: Sequence[NDArray[np.uint8]]) -> Outputs:
         """Return the logits and probabilities of images from `images.load_pixels`, each `(h, w, C)`, in one batch."""
@@ -52,12 +52,12 @@ class BundleSession:
         logits, probabilities, *known = self._session.run(names, {INPUT: images})
         return logits, probabilities, known[0] if known else None
 
-    def _check_probe(self) -> None:
+    def _check_parity(self) -> None:
         probe = self.bundle.probe
         image = np.frombuffer(probe.pixels, np.uint8).reshape(1, probe.height, probe.width, 3)
         try:
             logits, probabilities = run_within(
-                self._session, [LOGITS, PROBABILITIES], {INPUT: image}, timeout_s=PROBE_TIMEOUT_S
+                self._session, [LOGITS, PROBABILITIES], {INPUT: image}, timeout_s=PARITY_TIMEOUT_S
             )
         except Exception as error:  # ONNX Runtime's errors share no base but Exception
             raise BundleError(f"{self.bundle.path} cannot be run: {first_line(error)}") from error

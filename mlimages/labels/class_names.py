@@ -158,12 +158,18 @@ def check_common_classes(classes: Mapping[str, Mapping[str, object]], split_fold
 
 
 def renumber_items(
-    files: Iterable[Iterable[LabeledPath]], class_names: ClassNames, names_by_file: Iterable[ClassNames]
+    images_by_file: Iterable[Iterable[LabeledPath]], class_names: ClassNames, names_by_file: Iterable[ClassNames]
 ) -> Iterator[LabeledPath]:
-    """Yield the images of all files, with the class indices of `class_names`."""
+    """Yield the images of all files, their class indices changed to those of `class_names`.
+
+    Args:
+        images_by_file: for each file, its images.
+        class_names: the class names of all files; contains each name in `names_by_file`.
+        names_by_file: for each file, the class names by the class indices of its images.
+    """
     indices = {name: index for index, name in enumerate(class_names)}
-    for file, names in zip(files, names_by_file, strict=True):
-        yield from (item.renumber(lambda label, names=names: indices[names[label]]) for item in file)  # type: ignore[misc]
+    for images, names in zip(images_by_file, names_by_file, strict=True):
+        yield from (item.renumber(lambda label, names=names: indices[names[label]]) for item in images)  # type: ignore[misc]
 
 
 def is_class_index(text: str) -> bool:

@@ -325,14 +325,14 @@ def _check_folder(root: Path) -> Path:
     return root
 
 
-def _check_known_classes(classes: Sequence[str], names: ClassNames, root: Path) -> None:
-    if not classes:
+def _check_known_classes(found_names: Sequence[str], class_names: ClassNames, root: Path) -> None:
+    if not found_names:
         skipped = "".join(f"; {text}" for text in describe_skipped_entries(root))
         raise InputError(f"no images in {root}: expected a folder per class with images in it{skipped}")
-    unknown = [name for name in classes if name not in names]
+    unknown = [name for name in found_names if name not in class_names]
     if unknown:
-        known = ", ".join(names[:10])
+        known = ", ".join(class_names[:10])
         raise InputError(
-            f"{root / unknown[0]}: the folder name is not one of the {len(names)} class names ({known}): "
+            f"{root / unknown[0]}: the folder name is not one of the {len(class_names)} class names ({known}): "
             "rename the folder, or add its name to the class names"
         )

@@ -41,17 +41,21 @@ def find_split_files(target: Path, *, multi_label: bool) -> dict[Path, LabelFile
 def append_to_split(
     split_files: Mapping[Path, LabelFile],
     new_labels: LabelFile,
-    paths: Sequence[Path],
+    split_paths: Sequence[Path],
     split: Callable[[LabelFile], tuple[LabelFile, ...]],
     *,
     by_number: bool,
 ) -> tuple[LabelFile, ...]:
-    """Append the images of `new_labels` that no split lists; return a label file per path. Classes as in `append`.
+    """Append the images of `new_labels` that no split lists; return a label file per path.
+
+    Classes are merged as by `append`.
+
 
     Args:
-        split_files: the existing label files, by path; images of a file that is not in `paths` stay only in that file.
-        paths: the label files to create.
-        split: splits the new images, with one result per path.
+        split_files: the existing label files, by path; the images of one that is not in `split_paths` stay only there.
+        split_paths: the label files to create.
+        split: splits the new images; returns one label file per path.
+        by_number: see `append`.
     """
     first, *others = split_files.values()
     merged = append(first.merge(*others), new_labels, by_number=by_number)
@@ -63,8 +67,10 @@ def append_to_split(
 
     existing = {path: list(islice(images, file.count_images()[0])) for path, file in split_files.items()}
     new = make_label_file(images)
-    splits = split(new) if any(True for _ in new) else [new] * len(paths)
-    return tuple(make_label_file(chain(existing.get(path, ()), new)) for path, new in zip(paths, splits, strict=True))
+    splits = split(new) if any(True for _ in new) else [new] * len(split_paths)
+    return tuple(
+        make_label_file(chain(existing.get(path, ()), new)) for path, new in zip(split_paths, splits, strict=True)
+    )
 
 
 def describe_stale_split_files(

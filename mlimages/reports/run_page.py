@@ -20,13 +20,13 @@ from mlimages.core import (
     ClassScore,
     Confusion,
     class_scores,
+    combine_class_scores,
     format_percent,
-    make_label_rows,
     multi_label_scores,
     require_writable,
     write_output,
 )
-from mlimages.inference import Explanation, Predictor, data_path, explain, model_file
+from mlimages.inference import Explanation, Predictor, explain, external_data_path, model_file
 from mlimages.labels import LabelFile
 from mlimages.reports import pages, plots
 from mlimages.reports.run_folder import Predictions, RunFolder, read_run
@@ -101,7 +101,7 @@ def _make_class_tables(run: RunFolder) -> dict[str, Any]:
     found, precision = run.predictions, run.average_precision
     if found and precision:
         scores = multi_label_scores(found.labels.astype(bool), found.predicted.astype(bool), run.class_names)
-        return {"rows": list(make_label_rows(scores, precision, found.thresholds)), "cells": [], "confused": []}
+        return {"rows": list(combine_class_scores(scores, precision, found.thresholds)), "cells": [], "confused": []}
     return {
         "rows": [],
         "classes": class_scores(run.confusion, run.class_names),
@@ -190,7 +190,10 @@ def _load_explainer(run: RunFolder) -> Predictor | None:
     """Load the run's exported file; None if the run has no file, or it is large or cannot be run."""
     with suppress(BundleError):
         file = model_file(run.path)
-        if sum(part.stat().st_size for part in (file, data_path(file)) if part.exists()) <= MAX_EXPLAINED_BYTES:
+        if (
+            sum(part.stat().st_size for part in (file, external_data_path(file)) if part.exists())
+            <= MAX_EXPLAINED_BYTES
+        ):
             return Predictor(file)
     return None
 

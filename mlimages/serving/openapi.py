@@ -151,8 +151,8 @@ def _describe_error_responses(*statuses: str, error: type[BaseModel] = schemas.E
     return {status: _describe_json_response(_ERRORS[status], error) for status in statuses}
 
 
-def _describe_json_response(description: str, model: type[BaseModel]) -> dict[str, Any]:
-    return {"description": description, "content": {"application/json": {"schema": _make_schema_reference(model)}}}
+def _describe_json_response(description: str, schema: type[BaseModel]) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": _make_schema_reference(schema)}}}
 
 
 def _make_schema_reference(model: type[BaseModel]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlimages.core import MAX_PIXELS, InputError, require_local_path, require_writable, write_output
-from mlimages.inference import GRID, KNOWN_AT, SET_LEVEL, WINDOW, OnnxBundle, data_path
+from mlimages.inference import GRID, KNOWN_AT, SET_LEVEL, WINDOW, OnnxBundle, external_data_path
 from mlimages.serving.openapi import DEFAULT_TOP
 from mlimages.serving.page import build_page, read_asset
 
@@ -99,7 +99,7 @@ def write_page(
     Example:
         >>> page = write_page(OnnxBundle.read("runs/first"), "site")  # doctest: +SKIP
     """
-    if not bundle.includes_preprocessing or data_path(bundle.path).exists():
+    if not bundle.includes_preprocessing or external_data_path(bundle.path).exists():
         requirement = "include preprocessing" if not bundle.includes_preprocessing else "be smaller than 2 GB"
         raise InputError(f"{bundle.path} cannot run in a browser: the model must {requirement}")
     runtime, folder = runtime or WebRuntime(), require_local_path(folder)

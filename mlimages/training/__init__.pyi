@@ -8,7 +8,7 @@ from .features import FrozenFeatures as FrozenFeatures
 from .finetune import Callback as Callback
 from .finetune import fine_tune as fine_tune
 from .finish import FineTuneResult as FineTuneResult
-from .finish import summarize_run as summarize_run
+from .finish import summarize_run_network as summarize_run_network
 from .inputs import image_property_of as image_property_of
 from .inputs import network_name_of as network_name_of
 from .layer_maps import draw_layer as draw_layer

@@ -111,9 +111,9 @@ class FineTuneConfig(TableOptions):
             "Label file or folder to validate on.", "Data", metavar="LABELS|FOLDER", default_text="a fifth of LABELS"
         ),
     ] = None
-    skip_unavailable: Annotated[bool, Option("Skip remote images that cannot be downloaded.", "Data", is_rare=True)] = (
-        False
-    )
+    skip_unavailable: Annotated[
+        bool, Option("Skip remote images that cannot be downloaded.", "Data", is_advanced=True)
+    ] = False
     val_share: Annotated[float, Option("Fraction of LABELS set aside for validation.", is_internal=True)] = 0.2
     seed: Annotated[int, Option("Random seed.", "Data")] = 0
     augment: Annotated[
@@ -125,7 +125,7 @@ class FineTuneConfig(TableOptions):
     ] = "auto"
     rotate_deg: Annotated[
         float,
-        Option("Augment with rotations of up to DEG degrees.", "Data", ("--rotate",), "DEG", 0, 180, is_rare=True),
+        Option("Augment with rotations of up to DEG degrees.", "Data", ("--rotate",), "DEG", 0, 180, is_advanced=True),
     ] = 0.0
     size: Annotated[
         int | tuple[int, int] | None,
@@ -138,7 +138,7 @@ class FineTuneConfig(TableOptions):
         ),
     ] = None
     resize: Annotated[
-        Resize | None, Option("Resize method.", "Data", default_text="from the pretrained weights", is_rare=True)
+        Resize | None, Option("Resize method.", "Data", default_text="from the pretrained weights", is_advanced=True)
     ] = None
     mean: Annotated[
         str,
@@ -147,7 +147,7 @@ class FineTuneConfig(TableOptions):
             "Data",
             metavar="FILE|channel|none",
             default_text="from the pretrained weights",
-            is_rare=True,
+            is_advanced=True,
         ),
     ] = ""
     std: Annotated[
@@ -158,7 +158,7 @@ class FineTuneConfig(TableOptions):
             metavar="X[,Y,Z]",
             parse=parse_numbers,
             default_text="from the pretrained weights",
-            is_rare=True,
+            is_advanced=True,
         ),
     ] = ()
     scale: Annotated[
@@ -168,15 +168,15 @@ class FineTuneConfig(TableOptions):
             "Data",
             min=0,
             default_text="from the pretrained weights",
-            is_rare=True,
+            is_advanced=True,
         ),
     ] = 0.0
     gray: Annotated[
-        bool | None, Option("Convert images to grayscale.", "Data", ("--gray/--no-gray",), is_rare=True)
+        bool | None, Option("Convert images to grayscale.", "Data", ("--gray/--no-gray",), is_advanced=True)
     ] = None
     bgr: Annotated[
         bool | None,
-        Option("Use the channel order BGR, as Caffe networks expect.", "Data", ("--bgr/--no-bgr",), is_rare=True),
+        Option("Use the channel order BGR, as Caffe networks expect.", "Data", ("--bgr/--no-bgr",), is_advanced=True),
     ] = None
     model: Annotated[
         str,
@@ -213,7 +213,7 @@ class FineTuneConfig(TableOptions):
             default_text="auto",
         ),
     ] = 0.0
-    optimizer: Annotated[Optimizer, Option("Optimizer.", "Optimization", is_rare=True)] = "adamw"
+    optimizer: Annotated[Optimizer, Option("Optimizer.", "Optimization", is_advanced=True)] = "adamw"
     schedule: Annotated[
         str,
         Option(
@@ -222,21 +222,23 @@ class FineTuneConfig(TableOptions):
             "Optimization",
             metavar="cosine|exponential:GAMMA|step:N:GAMMA|none",
             parse=parse_schedule,
-            is_rare=True,
+            is_advanced=True,
         ),
     ] = "cosine"
-    momentum: Annotated[float, Option("Momentum of --optimizer sgd.", "Optimization", min=0, max=1, is_rare=True)] = 0.9
-    weight_decay: Annotated[float, Option("Weight decay.", "Optimization", min=0, is_rare=True)] = 0.01
-    label_smoothing: Annotated[float, Option("Label smoothing.", "Optimization", min=0, max=1, is_rare=True)] = 0.0
+    momentum: Annotated[
+        float, Option("Momentum of --optimizer sgd.", "Optimization", min=0, max=1, is_advanced=True)
+    ] = 0.9
+    weight_decay: Annotated[float, Option("Weight decay.", "Optimization", min=0, is_advanced=True)] = 0.01
+    label_smoothing: Annotated[float, Option("Label smoothing.", "Optimization", min=0, max=1, is_advanced=True)] = 0.0
     class_weights: Annotated[
         ClassWeights,
         Option("Weights of the classes in the loss. balanced: inversely proportional to the number of images of each "
-               "class.", "Optimization", is_rare=True),
+               "class.", "Optimization", is_advanced=True),
     ] = "none"  # fmt: skip
     early_stop: Annotated[
         int,
         Option("Stop after N epochs without improvement in validation accuracy or mAP. 0: never.", "Optimization",
-               min=0, is_rare=True),
+               min=0, is_advanced=True),
     ] = 0  # fmt: skip
     time_budget_s: Annotated[
         float,
@@ -247,21 +249,21 @@ class FineTuneConfig(TableOptions):
             "10m",
             min=0,
             parse=parse_duration,
-            is_rare=True,
+            is_advanced=True,
         ),
     ] = 0.0
-    device: Annotated[Device, Option("Device.", "Optimization", is_rare=True)] = "auto"
+    device: Annotated[Device, Option("Device.", "Optimization", is_advanced=True)] = "auto"
     precision: Annotated[
         Precision,
         Option(
             "auto: bfloat16 and OpenVINO where they are faster on this processor; fp32: always float32 in PyTorch.",
             "Optimization",
-            is_rare=True,
+            is_advanced=True,
         ),
     ] = "auto"
     cache: Annotated[
         bool,
-        Option("Cache decoded images and frozen features on disk.", "Cache", ("--cache/--no-cache",), is_rare=True),
+        Option("Cache decoded images and frozen features on disk.", "Cache", ("--cache/--no-cache",), is_advanced=True),
     ] = True
     cache_gb: Annotated[
         float,
@@ -270,7 +272,7 @@ class FineTuneConfig(TableOptions):
             "Cache",
             metavar="GB",
             min=0,
-            is_rare=True,
+            is_advanced=True,
         ),
     ] = 10.0
 

@@ -24,9 +24,9 @@ from mlimages.core import (
 from mlimages.images import check_missing_images
 from mlimages.labels import LabelFile, open_labels
 from mlimages.networks import build_model, find_cut_points
+from mlimages.training.array_store import open_pixel_store
 from mlimages.training.image_set import ImageSet, TrainingImage, decode_all
 from mlimages.training.probing import compute_pooled_features
-from mlimages.training.row_store import open_pixel_store
 
 logger = logging.getLogger(__name__)
 

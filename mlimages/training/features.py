@@ -24,10 +24,10 @@ from mlimages.networks import (
     unflatten_features,
 )
 from mlimages.training import distributed
+from mlimages.training.array_store import ArrayStore
 from mlimages.training.computation import Computation, Precision
 from mlimages.training.frozen_runtime import FrozenRuntime
 from mlimages.training.image_set import ChooseView, ImageSet, choose_original_view, split_into_chunks
-from mlimages.training.row_store import RowStore
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +184,7 @@ class FrozenFeatures:
         self._runtime = FrozenRuntime(split.lower, computation.library, device)
         width = sum(int(np.prod(shape)) for shape in split.shapes)
 
-        def open_store(precision: Precision) -> RowStore:
+        def open_store(precision: Precision) -> ArrayStore:
             key = make_features_key(
                 model,
                 normalize,
@@ -193,7 +193,7 @@ class FrozenFeatures:
                 preprocessing=preprocessing,
                 precision=self._runtime.make_cache_key(precision),
             )
-            return RowStore(cache_dir("features") / key, (width,), np.float32)
+            return ArrayStore(cache_dir("features") / key, (width,), np.float32)
 
         self._stores = {precision: open_store(precision) for precision in {"fp32", self._precision}}
 
@@ -213,7 +213,7 @@ class FrozenFeatures:
         """Compute the missing features of the views 0 to `num_views - 1`; `cache_bytes` is the size of the cache."""
         store, missing = self._stores["fp32"], self._find_uncached_views(images, num_views)
         if missing:
-            store.trim(cache_bytes, needed_bytes=len(missing) * store.row_bytes)
+            store.trim(cache_bytes, reserve_bytes=len(missing) * store.row_bytes)
             progress.start("frozen part", len(missing), "img")
             self._compute_views(images, missing, self._choose_precision(images), progress)
             progress.close()

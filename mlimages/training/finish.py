@@ -323,13 +323,13 @@ def draw_plots(run: Path, *, progress: Progress | None = None) -> Path | None:
     return page
 
 
-def summarize_run(run: str | os.PathLike[str]) -> NetworkSummary:
+def summarize_run_network(run: str | os.PathLike[str]) -> NetworkSummary:
     """Summarize the network of a run layer by layer: output shapes, parameters and frozen layers.
 
     Raises:
         RunError: `run` is not a run folder.
 
-    >>> summarize_run("runs/first").layers[0].output
+    >>> summarize_run_network("runs/first").layers[0].output
     (6, 28, 28)
     """
     folder = read_run(run)

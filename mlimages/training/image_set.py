@@ -20,8 +20,8 @@ from mlimages.core import BrokenImage, ImageError, ImageProperty, LabeledPath, P
 from mlimages.dataset import multi_hot
 from mlimages.images import load_pixels, read_bytes, reading_threads
 from mlimages.training import distributed
+from mlimages.training.array_store import ArrayStore
 from mlimages.training.augmentation import Augmenter
-from mlimages.training.row_store import RowStore
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def split_into_chunks(indices: Sequence[int], chunk_size: int) -> list[Sequence[
 
 
 def decode_all(
-    items: Sequence[LabeledPath], image_property: ImageProperty, *, store: RowStore | None, progress: Progress
+    items: Sequence[LabeledPath], image_property: ImageProperty, *, store: ArrayStore | None, progress: Progress
 ) -> list[TrainingImage | BrokenImage]:
     """Decode every image once and store its pixels in `store`; return images and broken images, in order.
 
@@ -131,7 +131,7 @@ def decode_all(
 
 
 def decode_distributed(
-    items: Sequence[LabeledPath], image_property: ImageProperty, *, store: RowStore | None, progress: Progress
+    items: Sequence[LabeledPath], image_property: ImageProperty, *, store: ArrayStore | None, progress: Progress
 ) -> list[TrainingImage | BrokenImage]:
     """Run `decode_all` on this process's part of the images; return the results of all processes."""
     own = decode_all(distributed.shard(items), image_property, store=store, progress=progress)
@@ -165,7 +165,7 @@ class ImageSet:
         images: Sequence[TrainingImage],
         image_property: ImageProperty,
         *,
-        store: RowStore | None = None,
+        store: ArrayStore | None = None,
         augmenter: Augmenter | None = None,
         num_classes: int | None = None,
     ) -> None:

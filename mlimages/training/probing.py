@@ -42,10 +42,10 @@ from mlimages.networks import (
     frozen_precision,
 )
 from mlimages.reports import CurvePoint, CutScore, ProbeResult
+from mlimages.training.array_store import ArrayStore, open_pixel_store
 from mlimages.training.features import make_features_key
 from mlimages.training.head import assign_stratified_folds, fit_ridge
 from mlimages.training.image_set import ImageSet, TrainingImage, decode_all, split_into_chunks
-from mlimages.training.row_store import RowStore, open_pixel_store
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ def compute_pooled_features(
         preprocessing=model.preprocessing,
         precision=frozen_precision(torch.device("cpu")),
     )
-    store = RowStore(cache_dir("probe") / key, (sum(cut.num_features for cut in cut_points),), np.float32)
+    store = ArrayStore(cache_dir("probe") / key, (sum(cut.num_features for cut in cut_points),), np.float32)
     missing = [index for index, image in enumerate(images.images) if image.digest not in store]
     progress.start("forward", len(missing), "img")
     with FeatureHooks(model.network, cut_points) as hooks, torch.inference_mode():

@@ -13,10 +13,10 @@ from mlimages.core import BrokenImage, InputError, Progress, pluralize
 from mlimages.images import check_missing_images, require_available
 from mlimages.labels import ClassNames, open_parts
 from mlimages.training import distributed
+from mlimages.training.array_store import ArrayStore, open_pixel_store
 from mlimages.training.config import FineTuneConfig
 from mlimages.training.image_set import TrainingImage, decode_distributed
 from mlimages.training.inputs import RunInputs, require_enough_images
-from mlimages.training.row_store import RowStore, open_pixel_store
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class RunImages:
     train: tuple[TrainingImage, ...]
     val: tuple[TrainingImage, ...]
     broken: tuple[BrokenImage, ...]
-    store: RowStore | None
+    store: ArrayStore | None
 
 
 def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -> RunImages:

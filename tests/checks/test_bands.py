@@ -184,7 +184,7 @@ def found_pairs(
             compute_perceptual_hashes(thumbs, np.arange(len(thumbs), dtype=np.int32)),
             max_bits=64,
             max_rotated_bits=-1,
-            min_correlation=np.array(correlations, np.float32),
+            min_correlation_per_image=np.array(correlations, np.float32),
             min_crop_correlation=crop,
             find_groups=lambda numbers: np.array(groups or range(len(thumbs)), np.int32)[numbers],
         )

@@ -449,7 +449,7 @@ def near(hashes: np.ndarray, thumbs: np.ndarray) -> set[tuple[int, int]]:
         hashes,
         max_bits=11,
         max_rotated_bits=11,
-        min_correlation=np.full(len(hashes), 0.9, np.float32),
+        min_correlation_per_image=np.full(len(hashes), 0.9, np.float32),
         min_crop_correlation=0.95,
         find_groups=lambda indices: indices,
     )

@@ -69,7 +69,7 @@ def test_help_shows_the_common_options_and_help_all_every_one(app: typer.Typer) 
         if field.name == "labels":
             continue
         assert flag in full
-        assert (f"{flag} " in short) != field.option.is_rare, flag
+        assert (f"{flag} " in short) != field.option.is_advanced, flag
     assert max(map(len, full.splitlines())) <= 80
     headings = [line.rstrip(":") for line in full.splitlines() if line.endswith(":") and not line.startswith(" ")]
     assert headings == ["Arguments", "Data", "Model", "Optimization", "Cache", "Table", "Output", "Options"]

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from mlimages.core import (
     average_precisions,
+    combine_class_scores,
     f1_thresholds,
-    make_label_rows,
     mean_ap_difference,
     mean_average_precision,
     multi_label_scores,
@@ -39,7 +39,7 @@ def test_average_precision_is_that_of_scikit_learn_and_undefined_without_a_posit
     assert found.mean.value == pytest.approx(np.mean([*expected.values()]) if named else 0.0)
     assert mean_average_precision(probabilities, targets) == pytest.approx(found.mean.value)
     scores = multi_label_scores(targets, probabilities >= 0.5, ["a", "b", "c", "d"])
-    for n, row in enumerate(make_label_rows(scores, found, (0.5,) * classes)):
+    for n, row in enumerate(combine_class_scores(scores, found, (0.5,) * classes)):
         shares = (row.average_precision, row.precision, row.recall, row.f1)
         assert [each is None for each in shares] == [n not in named] * 4
 

@@ -43,7 +43,7 @@ def test_every_option_is_one_of_every_command(command: str) -> None:
         if not field.option.is_internal:
             flag = field.option.flags[0] if field.option.flags else f"--{field.name.replace('_', '-')}"
             assert f"{flag} " in full
-            assert (f"{flag} " in short) != field.option.is_rare, flag
+            assert (f"{flag} " in short) != field.option.is_advanced, flag
     assert max(map(len, full.splitlines())) <= 80
 
 

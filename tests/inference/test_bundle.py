@@ -17,7 +17,7 @@ from mlimages.inference import (
     Predictor,
     Provenance,
     SingleLabel,
-    data_path,
+    external_data_path,
     model_file,
     open_session,
 )
@@ -99,7 +99,7 @@ def test_a_file_of_a_person_is_not_replaced(tmp_path: Path) -> None:
 
 def test_a_run_folder_stands_for_its_file(tmp_path: Path) -> None:
     assert model_file(tmp_path / "a.onnx") == tmp_path / "a.onnx"
-    assert data_path(tmp_path / "a.onnx") == tmp_path / "a.onnx.data"
+    assert external_data_path(tmp_path / "a.onnx") == tmp_path / "a.onnx.data"
     tiny_model(tmp_path / "model.onnx")
     assert model_file(tmp_path) == tmp_path / "model.onnx"
 
@@ -237,6 +237,6 @@ def test_a_graph_that_loops_without_end_is_stopped(tmp_path: Path, monkeypatch: 
     )
     bundle = bundle_at(tmp_path / "bundle.onnx")
     bundle.write(tmp_path / "endless.onnx")
-    monkeypatch.setattr("mlimages.inference.session.PROBE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("mlimages.inference.session.PARITY_TIMEOUT_S", 0.1)
     with pytest.raises(BundleError, match=r"bundle\.onnx cannot be run: no result within 0 s"):
         Predictor(bundle.path)

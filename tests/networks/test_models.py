@@ -21,7 +21,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 from mlimages.core import DEFAULT_MODEL, ModelError
 from mlimages.networks import build_model, freeze, resolve_defaults, split_network
 from mlimages.networks.architectures import find_architecture
-from mlimages.networks.timm_architecture import find_packaged_file
+from mlimages.networks.timm_architecture import find_packaged_weights
 from mlimages.networks.weights import State, read_weights
 from tests.servers import cut, serve
 
@@ -244,23 +244,23 @@ def test_the_default_network_has_its_weights_without_a_network() -> None:
     model = build_model(DEFAULT_MODEL, classes=1000)
     assert (model.name, model.pretrained) == ("efficientnet_lite0", True)
     assert (model.preprocessing.normalization.mean, model.preprocessing.image.interpolation) == ((0.5,) * 3, "bicubic")
-    packaged = torch.load(find_packaged_file(), weights_only=True)
+    packaged = torch.load(find_packaged_weights(), weights_only=True)
     loaded = model.network.state_dict()
     assert all(torch.equal(one, other) for one, other in zip(loaded.values(), packaged.values(), strict=True))
-    same = build_model("timm:tf_efficientnet_lite0", classes=1000, weights=find_packaged_file()).network
+    same = build_model("timm:tf_efficientnet_lite0", classes=1000, weights=find_packaged_weights()).network
     x = torch.rand(1, 3, 224, 224)
     assert torch.equal(same(x), model.network(x))
 
 
 def test_the_packaged_weights_are_refused_by_the_network_that_pads_otherwise() -> None:
     with pytest.raises(ModelError, match="use --model efficientnet_lite0, which finds the file automatically"):
-        build_model("timm:efficientnet_lite0", classes=2, weights=find_packaged_file())
+        build_model("timm:efficientnet_lite0", classes=2, weights=find_packaged_weights())
 
 
 def test_altered_packaged_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     altered = tmp_path / "w.pth"
-    altered.write_bytes(find_packaged_file().read_bytes()[:-1] + b"x")
-    monkeypatch.setattr("mlimages.networks.timm_architecture.find_packaged_file", lambda: altered)
+    altered.write_bytes(find_packaged_weights().read_bytes()[:-1] + b"x")
+    monkeypatch.setattr("mlimages.networks.timm_architecture.find_packaged_weights", lambda: altered)
     with pytest.raises(ModelError, match=r"w\.pth is damaged: reinstall"):
         build_model(DEFAULT_MODEL, classes=2)
 

@@ -20,7 +20,7 @@ from mlimages.export.onnx_writer import write_onnx
 from mlimages.inference import OnnxBundle
 from mlimages.networks import summarize, summarize_model
 from mlimages.reports import summarize_onnx
-from mlimages.training import summarize_run
+from mlimages.training import summarize_run_network
 from tests.conftest import RunCli
 from tests.run_folders import make_run
 
@@ -271,7 +271,7 @@ def test_a_file_that_is_not_onnx_is_an_error_that_names_it(tmp_path: Path, conte
 
 def test_a_run_folder_is_summarized_with_its_frozen_layers(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", freeze="conv2", model="lenet5")
-    states = {layer.name: layer.state for layer in summarize_run(run).layers if layer.state}
+    states = {layer.name: layer.state for layer in summarize_run_network(run).layers if layer.state}
     assert states == {"conv1": "frozen", "conv2": "frozen", "fc3": "trained", "fc4": "trained", "fc5": "trained"}
 
 

@@ -19,11 +19,11 @@ from mlimages.labels import LabelFile
 from mlimages.networks import Normalize, build_model, freeze, split_network
 from mlimages.reports import RunFiles
 from mlimages.training import FineTuneConfig, fine_tune, probe_cuts, read_config
+from mlimages.training.array_store import ArrayStore
 from mlimages.training.checkpoints import load_state
 from mlimages.training.computation import Computation, Workload, choose_computation, count_gmacs
 from mlimages.training.features import make_features_key
 from mlimages.training.frozen_runtime import ConversionError, FrozenRuntime
-from mlimages.training.row_store import RowStore
 from tests.training.conftest import config_for, run_code
 
 KEYS = [bytes([n]) * 32 for n in range(6)]
@@ -54,32 +54,32 @@ def test_counting_multiply_adds_leaves_what_a_network_keeps_between_calls() -> N
 def test_rows_are_read_back_in_any_order_from_several_writers(tmp_path: Path) -> None:
     rows = np.arange(24, dtype=np.float32).reshape(6, 4)
     for part in (slice(0, 2), slice(2, 6)):
-        RowStore(tmp_path, (4,), np.float32).append(KEYS[part], rows[part])
-    store = RowStore(tmp_path, (4,), np.float32)
+        ArrayStore(tmp_path, (4,), np.float32).append(KEYS[part], rows[part])
+    store = ArrayStore(tmp_path, (4,), np.float32)
     assert np.array_equal(store.read_rows(KEYS[::-1]), rows[::-1])
     assert b"x" * 32 not in store
 
 
 @pytest.mark.parametrize(("suffix", "cut"), [(".rows", 7), (".keys", 5)])
 def test_what_a_killed_writer_left_half_written_is_not_there(tmp_path: Path, suffix: str, cut: int) -> None:
-    RowStore(tmp_path, (4,), np.float32).append(KEYS, np.ones((6, 4), np.float32))
+    ArrayStore(tmp_path, (4,), np.float32).append(KEYS, np.ones((6, 4), np.float32))
     (file,) = tmp_path.glob(f"*{suffix}")
     file.write_bytes(file.read_bytes()[:-cut])
-    store = RowStore(tmp_path, (4,), np.float32)
+    store = ArrayStore(tmp_path, (4,), np.float32)
     assert [key in store for key in KEYS] == [True] * 5 + [False]
 
 
 def test_the_rows_of_any_dataset_used_longest_ago_make_room() -> None:
     folders = [cache_dir(kind) / "key" for kind in ("pixels", "pixels", "features", "probe")]
     for age, folder in enumerate(folders):  # two datasets of one geometry share a folder
-        RowStore(folder, (100,), np.uint8).append([KEYS[age]], np.ones((1, 100), np.uint8))
+        ArrayStore(folder, (100,), np.uint8).append([KEYS[age]], np.ones((1, 100), np.uint8))
         for path in folder.glob("*.keys"):
             if path.stat().st_mtime > 1_000:
                 os.utime(path, (age, age))
-    own = RowStore(folders[0], (100,), np.uint8)
+    own = ArrayStore(folders[0], (100,), np.uint8)
     assert KEYS[0] in own  # and is used now
-    own.trim(3 * 132, needed_bytes=100)
-    assert [KEYS[age] in RowStore(folder, (100,), np.uint8) for age, folder in enumerate(folders)] == [
+    own.trim(3 * 132, reserve_bytes=100)
+    assert [KEYS[age] in ArrayStore(folder, (100,), np.uint8) for age, folder in enumerate(folders)] == [
         True,
         False,
         False,
@@ -157,7 +157,7 @@ def test_two_networks_of_equal_tensors_do_not_share_features(colours: Path, twin
         config = frozen_config(colours, twin_weights, model=name, freeze="head", head="last", size=32, epochs=1)
         assert "frozen part" in stages_of(replace(config, out=colours.parent / name.removeprefix("timm:")))
         (store,) = set(cache_dir("features").iterdir()) - {folder for folder, _ in rows}
-        rows.append((store, RowStore(store, (1024,), np.float32)))
+        rows.append((store, ArrayStore(store, (1024,), np.float32)))
     digests = [image_digest(item.path) for item in LabelFile(colours)]
     first, second = (store.read_rows(digests) for _, store in rows)
     assert np.abs(first - second).max() > 1e-3 * np.abs(first).max()

@@ -21,7 +21,7 @@ from mlimages.core import InputError, RunError, cache_dir
 from mlimages.networks import build_model, freeze
 from mlimages.reports import RunFiles
 from mlimages.training import FineTuneConfig, distributed, fine_tune, read_config
-from mlimages.training.row_store import KEY_BYTES
+from mlimages.training.array_store import KEY_BYTES
 from tests.conftest import fork_server
 from tests.forked import Forked
 from tests.run_folders import StopsAfter

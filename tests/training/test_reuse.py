@@ -15,8 +15,8 @@ from mlimages.core import ImageProperty, NoProgress
 from mlimages.dataset import TrainingData
 from mlimages.images import load_all_plugins
 from mlimages.labels import LabelFile
+from mlimages.training.array_store import ArrayStore, open_pixel_store
 from mlimages.training.image_set import TrainingImage, decode_all
-from mlimages.training.row_store import RowStore, open_pixel_store
 from tests.checks.test_validation import jpeg, scene
 from tests.conftest import RunCli
 
@@ -67,7 +67,7 @@ def replace_in_place(path: Path, data: bytes) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def decoded(labels: LabelFile, store: RowStore | None) -> tuple[list[TrainingImage], list[str]]:
+def decoded(labels: LabelFile, store: ArrayStore | None) -> tuple[list[TrainingImage], list[str]]:
     """As finetune does: the images, and the names of those that are broken."""
     found = decode_all(list(labels), PROP, store=store, progress=NoProgress())
     good = [each for each in found if isinstance(each, TrainingImage)]

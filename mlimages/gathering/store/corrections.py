@@ -41,7 +41,7 @@ def find_corrected_class(listed_classes: Collection[str], stored_classes: Collec
 
 
 @dataclass(frozen=True, slots=True)
-class Correction:
+class CorrectedImage:
     """An image stored as class `old.label`, which the list now assigns to the class `ref.label`."""
 
     image_ref: ImageRef
@@ -74,7 +74,7 @@ class ClassCorrections:
         self._waiting.append(image_ref)
         return True
 
-    def resolve_deferred(self, rows: Iterable[FetchResult]) -> tuple[list[Correction], list[ImageRef]]:
+    def resolve_deferred(self, rows: Iterable[FetchResult]) -> tuple[list[CorrectedImage], list[ImageRef]]:
         """Divide the deferred links into corrections and others; `rows` is read only if a link was deferred."""
         named: dict[str, dict[str, ImageRef]] = {}
         stored: dict[str, dict[str, FetchResult]] = {}
@@ -83,29 +83,29 @@ class ClassCorrections:
         for row in rows if named else ():
             if row.url in named and row.status == "ok" and not row.removed:
                 stored.setdefault(row.url, {})[row.label] = row
-        found: list[Correction] = []
+        found: list[CorrectedImage] = []
         others: list[ImageRef] = []
         for url, image_refs in named.items():
             old = stored.get(url, {})
             still_named = {label for label in old if hash_link(label, url) in self._named}
             if find_corrected_class(image_refs.keys() | still_named, old):
-                found.append(Correction(next(iter(image_refs.values())), next(iter(old.values()))))
+                found.append(CorrectedImage(next(iter(image_refs.values())), next(iter(old.values()))))
             else:
                 others.extend(image_refs.values())
         return found, others
 
 
-def find_misplaced_images(rows: Iterable[FetchResult], names: NamesInUse) -> list[Correction]:
+def find_misplaced_images(rows: Iterable[FetchResult], names: NamesInUse) -> list[CorrectedImage]:
     """Return the images that a process stored in the folder of another label, as corrections that move them."""
     return [
-        Correction(ImageRef(row.url, row.label, row.source), row)
+        CorrectedImage(ImageRef(row.url, row.label, row.source), row)
         for row in rows
         if row.status == "ok" and row.path and not row.removed and names.is_misplaced(row.label, row.path)
     ]
 
 
 def apply_corrections(
-    corrections: list[Correction], files: StoredFiles | StoredShards, manifest: Path, names: NamesInUse
+    corrections: list[CorrectedImage], files: StoredFiles | StoredShards, manifest: Path, names: NamesInUse
 ) -> int:
     """Move the images, then rewrite the manifest; return the number of images moved.
 
@@ -129,7 +129,7 @@ def apply_corrections(
     return len(rows)
 
 
-def _move_image(correction: Correction, files: StoredFiles | StoredShards, names: NamesInUse) -> str | None:
+def _move_image(correction: CorrectedImage, files: StoredFiles | StoredShards, names: NamesInUse) -> str | None:
     """Move the image to the folder of its new class; return its new path, or None if it stays."""
     image_ref, old = correction.image_ref, correction.old_row
     if isinstance(files, StoredShards):

@@ -15,7 +15,12 @@ from mlimages.gathering.links import hash_link
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.partition import ALL, Partition
 from mlimages.gathering.store.attribution import write_attributions
-from mlimages.gathering.store.corrections import ClassCorrections, Correction, apply_corrections, find_misplaced_images
+from mlimages.gathering.store.corrections import (
+    ClassCorrections,
+    CorrectedImage,
+    apply_corrections,
+    find_misplaced_images,
+)
 from mlimages.gathering.store.file_names import NamesInUse, add_subfolder, generate_paths
 from mlimages.gathering.store.image_index import ImageIndex
 from mlimages.gathering.store.manifest import (
@@ -24,7 +29,7 @@ from mlimages.gathering.store.manifest import (
     find_manifests,
     read_footer,
     read_rows,
-    read_rows_with_sync_state,
+    read_rows_with_sync_flags,
 )
 from mlimages.gathering.store.merge_manifests import CurrentRows, rewrite_manifests, warn_about_unknown_images
 from mlimages.gathering.store.missing import find_moved_and_deleted
@@ -55,7 +60,7 @@ class GatherFolder:
         self.out = out
         self._options, self._partition = options, partition
         self._moves_corrected = is_list and options.limit is None and not options.shard and not is_remote(out)
-        self._corrections: list[Correction] = []
+        self._corrections: list[CorrectedImage] = []
         self._tables = Tables(out, options)
         self._numbers = itertools.count(1)
         self._objects: StoredObjects | None = None
@@ -107,7 +112,7 @@ class GatherFolder:
         if not self._objects:
             if read_footer(self._manifest).is_whole:
                 return
-            rows = read_rows_with_sync_state([self._manifest])
+            rows = read_rows_with_sync_flags([self._manifest])
             self._files.sync(row.path for row, is_synced in rows if row.path and not is_synced)
         self._writer.append_closing_row(keep_duplicates=self._options.keep_duplicates)
 
@@ -173,7 +178,7 @@ class GatherFolder:
         elif self._has_retries:
             self._read_done_links(retry_unfinished=False)  # links that were not retried count as recorded
         else:
-            self._requeue_refused(retry_unfinished=False)
+            self._retry_refused(retry_unfinished=False)
         moved = self._move_images(self._corrections)
         self.tally.moved, self.tally.unmoved = moved, len(self._corrections) - moved
         if self.has_attributions:
@@ -183,7 +188,7 @@ class GatherFolder:
         files, paths = self._files, self._manifest_paths()
         self._tables.write(lambda: CurrentRows(files, paths).rows(), lambda row: self._read_image_size(row) is not None)
 
-    def _move_images(self, corrections: list[Correction]) -> int:
+    def _move_images(self, corrections: list[CorrectedImage]) -> int:
         if not corrections or not isinstance(self._files, StoredFiles | StoredShards):
             return 0
         self._writer.close()
@@ -233,12 +238,12 @@ class GatherFolder:
         for row in read_rows(paths):
             key = hash_link(row.label, row.url)
             check_same_settings(row, self._options, self.out)
-            self._refusals.count(key, row)
+            self._refusals.add_row(key, row)
             self._is_merged &= not (key in self._done or key in self._retried)
             self._add_row(key, row, retry_unfinished=retry_unfinished)
             if row.reason is Reason.PLACEHOLDER and row.sha256:
                 placeholders.add(row.sha256)
-        self._requeue_refused(retry_unfinished=retry_unfinished)
+        self._retry_refused(retry_unfinished=retry_unfinished)
         rows = read_rows(paths) if placeholders else []
         self._is_merged &= not any(
             row.sha256 in placeholders and row.status == "ok" and self._files.size(row.path or "") is not None
@@ -247,7 +252,7 @@ class GatherFolder:
         if self._options.shard:
             self._read_other_manifests(paths, retry_unfinished=retry_unfinished)
 
-    def _requeue_refused(self, *, retry_unfinished: bool) -> None:
+    def _retry_refused(self, *, retry_unfinished: bool) -> None:
         """Retry the links of hosts that refused consecutive links."""
         keys = self._refusals.wrongly_final_keys()
         self._refused = keys if retry_unfinished and not self._options.no_retry else set()
@@ -314,10 +319,8 @@ class GatherFolder:
             stem, suffix = make_shard_key(stem), SUFFIX
         elif self._options.subfolders:
             stem = add_subfolder(stem, self.tally.classes[image_ref.label] * (self._options.shard or (1, 1))[1])
-        digits, is_alone = (
-            f"{hash_link(image_ref.label, image_ref.url):016x}",
-            not (self._options.shard or self._objects),
-        )
+        digits = f"{hash_link(image_ref.label, image_ref.url):016x}"
+        is_alone = not (self._options.shard or self._objects)
         for number, path in enumerate(generate_paths(stem, suffix, digits, is_only_writer=is_alone)):
             if not self._names.reserve(image_ref.label, path):
                 continue  # taken, except for case

@@ -193,7 +193,7 @@ def read_footer(path: Path) -> ManifestFooter:
     return ManifestFooter(closed, closed == number, keeps_duplicates)
 
 
-def read_rows_with_sync_state(paths: Iterable[Path]) -> Iterator[tuple[FetchResult, bool]]:
+def read_rows_with_sync_flags(paths: Iterable[Path]) -> Iterator[tuple[FetchResult, bool]]:
     """Yield each row of these manifests in order, and whether a closing row follows it: its image was then on disk."""
     for path in paths:
         closed = read_footer(path).lines

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from mlimages.core import FetchResult, GatherError, pluralize
-from mlimages.gathering.store.manifest import read_rows, read_rows_with_sync_state
+from mlimages.gathering.store.manifest import read_rows, read_rows_with_sync_flags
 from mlimages.gathering.store.merge_manifests import CurrentRows
 from mlimages.gathering.store.stored_files import ImageStorage, quarantine_path
 
@@ -43,7 +43,7 @@ def find_moved_and_deleted(
     totals: Counter[str] = Counter()
     missing: dict[str, _MissingImage] = {}
     returned: set[str] = set()
-    for at, (row, is_synced) in enumerate(read_rows_with_sync_state(manifests)):
+    for at, (row, is_synced) in enumerate(read_rows_with_sync_flags(manifests)):
         if row.status != "ok" or not row.path or not current.is_current(at, row):
             continue
         size = files.size(row.path)
@@ -77,7 +77,7 @@ def find_moved_and_deleted(
             yield replace(row, removed="user")
 
 
-def check_missing_count(deleted_counts: Mapping[str, int], image_counts: Mapping[str, int]) -> None:
+def check_missing_count(missing_counts: Mapping[str, int], image_counts: Mapping[str, int]) -> None:
     """Raise an error if all images of a folder are missing, or more than one image and more than a tenth of the folder.
 
     Raises:
@@ -85,7 +85,7 @@ def check_missing_count(deleted_counts: Mapping[str, int], image_counts: Mapping
     """
     many = {
         folder: count
-        for folder, count in sorted(deleted_counts.items())
+        for folder, count in sorted(missing_counts.items())
         if count == image_counts[folder] or count > max(1, image_counts[folder] / 10)
     }
     if many:

@@ -89,10 +89,10 @@ class ConsecutiveRefusals:
         """Count a row and return it, as not final if its host refuses consecutive links."""
         if row.reason in REFUSING and self._counts[parse_host(row.url)] + 1 >= REFUSALS_UNTIL_PAUSED:
             row = replace(row, final=False)
-        self.count(key, row)
+        self.add_row(key, row)
         return row
 
-    def count(self, key: int, row: FetchResult) -> None:
+    def add_row(self, key: int, row: FetchResult) -> None:
         """Add a row to the counts; call it in the order of the manifest."""
         if row.reason not in REFUSING and not self._counts:
             return

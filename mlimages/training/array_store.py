@@ -1,4 +1,4 @@
-"""On-disk cache of array rows by key: append-only, memory-mapped, safe for concurrent processes."""
+"""On-disk cache of arrays of one shape by key: append-only, memory-mapped, safe for concurrent processes."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ KINDS = ("pixels", "features", "probe")
 Rows = NDArray[Any]
 
 
-class RowStore:
-    """Array rows of one shape in a folder, each with a key of 32 bytes.
+class ArrayStore:
+    """Arrays of one shape in a folder, each stored as a row with a key of 32 bytes.
 
     Each writer appends to its own pair of files, first `X.rows`, then `X.keys`: no lock is needed, and after a kill the
     rows up to the last complete key are valid. The modification time of `X.keys` is the last use of its rows.
@@ -102,16 +102,21 @@ class RowStore:
         """Whether this many rows fit into half of the cache; the other half is for other pixels and features."""
         return num_rows * self.row_bytes <= max_bytes / 2
 
-    def trim(self, max_bytes: int, *, needed_bytes: int = 0) -> None:
-        """Remove the least recently used rows, of all kinds and datasets, until `needed_bytes` more fit into
-        `max_bytes`; rows that this store has used or written are kept."""
+    def trim(self, max_bytes: int, *, reserve_bytes: int = 0) -> None:
+        """Remove the least recently used files of all stores below `KINDS`, except files that this store has used or
+        written.
+
+        Args:
+            max_bytes: maximum size of all stores together.
+            reserve_bytes: number of bytes of it to keep free for rows that are written next.
+        """
         kept = {self.folder / name for name in (*self._used, self._own.name)}
         parts: list[tuple[float, int, Path]] = []
         for path in (path for kind in KINDS for path in cache_dir(kind).glob("*/*.keys")):
             with suppress(FileNotFoundError):  # another process may have removed it
                 used, size = path.stat(), path.with_suffix(".rows").stat().st_size
                 parts.append((used.st_mtime, used.st_size + size, path.with_suffix("")))
-        total = sum(size for _, size, _ in parts) + needed_bytes
+        total = sum(size for _, size, _ in parts) + reserve_bytes
         for _, size, part in sorted(parts):
             if total > max_bytes and part not in kept:
                 with suppress(OSError):  # Windows does not remove files that another process has open
@@ -120,11 +125,11 @@ class RowStore:
                     total -= size
 
 
-def open_pixel_store(image_property: ImageProperty) -> RowStore:
+def open_pixel_store(image_property: ImageProperty) -> ArrayStore:
     """Open the cache of images decoded to this size with this resize method; all runs share it."""
     name = hashlib.sha256(
         f"v{PIXELS_VERSION} {json.dumps(asdict(image_property), sort_keys=True)}".encode()
     ).hexdigest()[:32]
-    return RowStore(
+    return ArrayStore(
         cache_dir("pixels") / name, (image_property.height, image_property.width, image_property.channels), np.uint8
     )
