@@ -73,12 +73,15 @@ class DisjointSets:
             self._parent[max(one, other)] = min(one, other)
 
     def parent_pairs(self) -> IndexPairs:
-        """Return pairs of an element and its parent `(N, 2)`; `merge_pairs` restores the sets from them."""
+        """Return the edges of the disjoint-set forest: each element that is not a root, and its parent `(N, 2)`.
+
+        `merge_pairs` restores the sets from these pairs.
+        """
         numbers = np.flatnonzero(self._parent != np.arange(len(self._parent)))
         return np.stack([numbers, self._parent[numbers]], axis=1)
 
     def sets(self) -> list[list[int]]:
-        """Return the sets with more than one element, sorted."""
+        """Return the sets with more than one element, each as a sorted list, ordered by their smallest elements."""
         roots = self.find_roots(np.arange(len(self._parent)))
         found: dict[int, list[int]] = {}
         for number in np.flatnonzero(np.bincount(roots, minlength=len(roots))[roots] > 1).tolist():

@@ -186,7 +186,7 @@ def predict(
     as_csv: bool = typer.Option(
         False,
         "--csv",
-        help="Print CSV: path, fault (error code), known (score), set (prediction set), classes.",
+        help="Print CSV: path, error code, classes, probabilities ...",
     ),
 ) -> None:
     """Predict the class of each image, or its labels.

@@ -63,11 +63,14 @@ def average_precisions(probabilities: Probabilities, targets: Targets) -> Averag
     """Return the average precision of each class and its mean, with binomial intervals.
 
     Average precision is the sum over the thresholds of precision times the gain in recall, without interpolation, as
-    scikit-learn computes it. Its interval is the binomial one of a share of n images, where n is the number of positive
-    images; for the mean, of images with any class (K. Boyd, K. Eng and C. Page, Area under the precision-recall curve:
-    point estimates and confidence intervals, ECML PKDD 2013). It is computed in Wilson's form, so that it is not empty
-    at 100 %. The percentile bootstrap is empty there: in simulations with 10 to 100 images it covered the true value in
-    2 % to 95 % of cases, the binomial interval in 90 % to 100 %. For the mean over many classes the latter is too wide.
+    scikit-learn computes it.
+
+    The interval of a class is Wilson's interval of a proportion of n images, where n is the number of images that have
+    the class; for the mean, n is the number of images that have any class (K. Boyd, K. Eng and C. Page, Area under the
+    precision-recall curve: point estimates and confidence intervals, ECML PKDD 2013). In simulations with 10 to 100
+    images, Wilson's interval covered the true value in 90 % to 100 % of cases, the percentile bootstrap in 2 % to 95 %:
+    at an average precision of 100 %, its interval has no width. For the mean over many classes, Wilson's interval is
+    too wide.
 
     Args:
         probabilities: `(N, classes)`; only their order matters.
@@ -88,6 +91,10 @@ def mean_ap_difference(
     without a positive image in a resample are excluded from its mean. The interval spans the quantiles 2.5 % to 97.5 %
     (B. Efron and R. Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3). The p-value is twice the smaller
     share of resamples in which the difference is not positive, or not negative.
+
+    Args:
+        probabilities, other_probabilities: of the two models, `(N, classes)`; only their order matters.
+        targets: whether each image has each class, `(N, classes)`.
     """
     whole = np.ones((1, len(targets)), np.int64)
     value, *resampled = (
@@ -104,8 +111,12 @@ def mean_ap_difference(
 def f1_thresholds(probabilities: Probabilities, targets: Targets) -> tuple[float, ...]:
     """Return the threshold of each class with the best F1: the minimum probability to predict the class.
 
-    A threshold is the midpoint between two neighbouring probabilities, or between the lowest one and 0. It is 0.5 for
-    a class without a positive image.
+    A threshold is the midpoint between two neighbouring probabilities, or between the lowest probability and 0; it is
+    0.5 for a class without a positive image.
+
+    Args:
+        probabilities: `(N, classes)`.
+        targets: whether each image has each class, `(N, classes)`.
 
     >>> f1_thresholds(np.array([[0.9], [0.75], [0.25], [0.125]]), np.array([[True], [True], [False], [False]]))
     (0.5,)
@@ -114,11 +125,12 @@ def f1_thresholds(probabilities: Probabilities, targets: Targets) -> tuple[float
 
 
 def multi_label_scores(targets: Targets, predicted_targets: Targets, names: Sequence[str]) -> tuple[ClassScores, ...]:
-    """Return precision, recall and F1 of each class, in the order of `names`.
+    """Return precision, recall and F1 of each class, one element per class in the order of `names`.
 
     Args:
         targets: whether each image has each class, `(N, classes)`.
         predicted_targets: whether each class is predicted for each image, `(N, classes)`.
+        names: class names, in the order of the columns of `targets`.
     """
     counts = (array.sum(axis=0).tolist() for array in (targets & predicted_targets, targets, predicted_targets))
     return tuple(
@@ -130,7 +142,13 @@ def multi_label_scores(targets: Targets, predicted_targets: Targets, names: Sequ
 def combine_class_scores(
     class_scores: Sequence[ClassScores], average_precision: AveragePrecision, thresholds: Sequence[float]
 ) -> Iterator[MultiLabelClassScores]:
-    """Yield the scores of each class, for a table with one row per class."""
+    """Yield the scores of each class, in the order of the classes.
+
+    Args:
+        class_scores: precision, recall and F1 of each class.
+        average_precision: average precision of each class.
+        thresholds: minimum probability to predict each class.
+    """
     for one, precision, threshold in zip(class_scores, average_precision.per_class, thresholds, strict=True):
         shares = (precision, *((one.precision, one.recall, one.f1) if one.count else (None,) * 3))
         yield MultiLabelClassScores(one.name, one.count, threshold, *shares)

@@ -112,7 +112,7 @@ def quantize(
             are matched by name.
         out: the .onnx file to write, if a variant is fast and accurate enough.
         max_drop: largest accepted drop in accuracy (mean average precision of a multi-label model), in percentage
-            points; one more misclassified image is accepted unless this is 0.
+            points. A drop by one image is always accepted in a single-label model, unless `max_drop` is 0.
         fp16: also measure a float16 variant.
         overwrite: replace a file that mlimages did not write, or that was changed since.
 

@@ -38,13 +38,16 @@ class Task(Protocol):
         """Return the expected calibration error, 0 to 1."""
 
     def labels(self, probabilities: Floats) -> Labels | None:
-        """Return the classes that an image with these probabilities `(classes,)` has; None if it always has one."""
+        """Return the indices of the classes that an image with these probabilities `(classes,)` has.
+
+        None for a single-label task, in which each image has one class.
+        """
 
     def predict_classes(self, logits: Floats) -> Labels:
-        """Return the classes that are predicted from logits `(classes,)`."""
+        """Return the indices of the classes that are predicted from logits `(classes,)`."""
 
     def prediction_margin(self, logits: Floats, predicted_classes: Labels) -> float:
-        """Return the change of probability after which `predicted_classes` would be the prediction; 0 if they are."""
+        """Return the change of probability after which `predicted_classes` would be predicted; 0 if they already are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ class SingleLabel:
     score_name = "accuracy"
 
     def probabilities(self, logits: Floats, temperature: float = 1.0) -> Floats:
-        """Return the softmax."""
+        """Return the softmax of `logits / temperature` over the classes, `(N, classes)`."""
         return softmax(logits, temperature)
 
     def targets(self, images: Iterable[LabeledPath], classes: int) -> Targets:
@@ -73,7 +76,7 @@ class SingleLabel:
         """Return None: the most probable class is the only one."""
 
     def predict_classes(self, logits: Floats) -> Labels:
-        """Return the most probable class."""
+        """Return the index of the most probable class, as a tuple."""
         return (int(logits.argmax()),)
 
     def prediction_margin(self, logits: Floats, predicted_classes: Labels) -> float:
@@ -95,7 +98,7 @@ class MultiLabel:
     score_name = "mAP"
 
     def probabilities(self, logits: Floats, temperature: float = 1.0) -> Floats:
-        """Return the sigmoid."""
+        """Return the sigmoid of `logits / temperature`, `(N, classes)`."""
         return sigmoid(logits / temperature)
 
     def targets(self, images: Iterable[LabeledPath], classes: int) -> Targets:
@@ -117,11 +120,11 @@ class MultiLabel:
         return np.asarray(probabilities >= thresholds)
 
     def labels(self, probabilities: Floats) -> Labels:
-        """Return the classes that reach their threshold."""
+        """Return the indices of the classes that reach their threshold."""
         return tuple(np.flatnonzero(self.predicted_mask(probabilities)).tolist())
 
     def predict_classes(self, logits: Floats) -> Labels:
-        """Return the classes that reach their threshold."""
+        """Return the indices of the classes that reach their threshold."""
         return self.labels(sigmoid(logits))
 
     def prediction_margin(self, logits: Floats, predicted_classes: Labels) -> float:

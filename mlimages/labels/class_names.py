@@ -74,7 +74,10 @@ def format_class_definition(class_names: Sequence[str]) -> str:
 
 
 def add_class_name(names: ClassNames, class_index: int, name: str) -> ClassNames:
-    """Name a class that has no name yet; classes before it that have no name are named by their index."""
+    """Return `names` with `name` as the name of the class `class_index`; a class that has a name keeps it.
+
+    Other classes without a name, up to `class_index`, are named by their index, such as "3".
+    """
     padded = list(_pad_names(names, [class_index]))
     if padded[class_index] == str(class_index):
         padded[class_index] = name

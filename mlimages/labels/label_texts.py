@@ -108,17 +108,17 @@ def _reject_binary_vector(location: str, text: str, labels: Sequence[str]) -> No
 
 
 def is_one(cell: str) -> bool:
-    """Whether a cell of a one-hot column is 1, or means 1 such as `true`."""
+    """Whether a cell of a one-hot column is 1, or means 1, such as `true`."""
     return cell.strip().lower() in ONES
 
 
 def is_zero_or_one(cell: str) -> bool:
-    """Whether a cell of a one-hot column is 0 or 1, or means it such as `true`."""
+    """Whether a cell of a one-hot column is 0 or 1, or means 0 or 1, such as `true`."""
     return cell.strip().lower() in ONES + ZEROS
 
 
 def is_one_hot(cells: Sequence[str], *, multi_label: bool) -> bool:
-    """Whether cells belong to one-hot columns, in which values may be missing if `multi_label`."""
+    """Whether all cells are 0 or 1, or mean 0 or 1; with `multi_label`, missing values such as -1 are ignored."""
     known = [cell for cell in cells if not (multi_label and cell.strip().lower() in UNKNOWN)]
     return bool(known) and all(map(is_zero_or_one, known))
 
@@ -159,9 +159,12 @@ def split_cell(cell: str, separator: str, location: str) -> Sequence[str]:
 
 
 def count_multiple_classes(labels: Collection[str]) -> dict[str, int]:
-    """Count the labels that look like several classes, by their separator, or "brackets".
+    """Return the number of labels that look like several classes, by separator (`"';'"`) or "brackets" (`[a, b]`).
 
-    Class names may contain `|` and `,`: these are counted only if a name between them occurs in two labels.
+    A class name may contain `|` or `,`. So labels with one of them count only if a name beside it occurs in two labels.
+
+    >>> count_multiple_classes(["cats", "cats;dogs", "[cats, dogs]"])
+    {'brackets': 1, "';'": 1}
     """
     counts = {"brackets": sum(len(parse_list(label) or ()) > 1 for label in labels)}
     for separator in ";|,":

@@ -145,7 +145,7 @@ class Table:
 
     @cached_property
     def row_splits(self) -> tuple[str, ...]:
-        """The split (train, val or test) of each of the `rows`; empty if no column contains it."""
+        """The split (train, val or test) of each row in `rows`; an empty tuple if the table has no column of splits."""
         if self.split_index is None:
             return ()
         return tuple(split for _, split in (self._merged_rows if self.merges_rows else self._rows_and_splits()))

@@ -33,7 +33,7 @@ class CodeFindings:
 
 
 def write_report(report: CheckReport, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Write an HTML report: images by code, duplicate groups, classes, plots, mean image of each class.
+    """Write an HTML report: images with each finding code, duplicate groups, classes, plots, mean image of each class.
 
     Args:
         report: result of `check`.

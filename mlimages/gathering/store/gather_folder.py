@@ -260,7 +260,7 @@ class GatherFolder:
         for key in self._refused:
             self._retried.add(key)
         if not retry_unfinished:
-            self.tally.count_unfinished(len(keys))
+            self.tally.move_failed_to_unfinished(len(keys))
 
     def _read_other_manifests(self, own_manifests: list[Path], *, retry_unfinished: bool) -> None:
         """Read which links of a shard are done in other manifests; images are compared when the shards are merged."""

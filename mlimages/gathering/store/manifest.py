@@ -173,7 +173,8 @@ class ManifestFooter:
 
     Attributes:
         lines: number of lines up to the last closing row; the images of these rows were on disk when it was written.
-        is_whole: no line follows the closing row. keeps_duplicates: a run kept every copy of the same bytes.
+        is_whole: no line follows the closing row.
+        keeps_duplicates: a run kept every copy of the same bytes.
     """
 
     lines: int
@@ -194,7 +195,7 @@ def read_footer(path: Path) -> ManifestFooter:
 
 
 def read_rows_with_sync_flags(paths: Iterable[Path]) -> Iterator[tuple[FetchResult, bool]]:
-    """Yield each row of these manifests in order, and whether a closing row follows it: its image was then on disk."""
+    """Yield each row of these manifests in order, and whether a closing row follows, so that its image was on disk."""
     for path in paths:
         closed = read_footer(path).lines
         with path.open("rb") as lines:
@@ -208,6 +209,7 @@ def dump_closing_row(*, keep_duplicates: bool, merged: Sequence[str] = ()) -> by
     """Return the line of the closing row of a run.
 
     Args:
+        keep_duplicates: whether the run kept every copy of the same bytes.
         merged: names of manifests whose rows are in the manifest that begins with this line.
     """
     nothing = dict.fromkeys(_FIELDS)  # so that a table of the lines has every column
@@ -216,8 +218,10 @@ def dump_closing_row(*, keep_duplicates: bool, merged: Sequence[str] = ()) -> by
 
 
 class KeySet:
-    """A set of row keys in sorted arrays, selected by the last 12 bits: 9 bytes per key, instead of 70 or more in a
-    Python set."""
+    """A set of 64-bit keys of rows, with less memory than a Python set: 9 bytes per key, instead of 70 or more.
+
+    Keys with the same last 12 bits are in one sorted array, which is searched by bisection.
+    """
 
     def __init__(self) -> None:
         self._parts: defaultdict[int, array[int]] = defaultdict(partial(array, "Q"))
@@ -255,7 +259,10 @@ class ManifestWriter:
         self._write(dump_row(row))
 
     def append_closing_row(self, *, keep_duplicates: bool) -> None:
-        """Append a closing row: it records that the images of all rows so far are on disk.
+        """Append a closing row, which records that the images of all rows so far are on disk.
+
+        Args:
+            keep_duplicates: whether the run kept every copy of the same bytes.
 
         Raises:
             GatherError: the disk is full.

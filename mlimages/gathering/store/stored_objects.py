@@ -263,7 +263,11 @@ class ManifestParts:
             self.append_closing_row(keep_duplicates=self._keep_duplicates)
 
     def append_closing_row(self, *, keep_duplicates: bool) -> None:
-        """Append a closing row to the current part manifest, and upload the manifest; do nothing if it has no rows."""
+        """Append a closing row to the manifest that is being written, and upload that manifest; nothing if it is empty.
+
+        Args:
+            keep_duplicates: whether the run kept every copy of the same bytes.
+        """
         if self._writer:
             self._writer.append_closing_row(keep_duplicates=keep_duplicates)
             self.close()

@@ -49,12 +49,12 @@ class Tally:
             if len(self._hosts) > 2 * _HOSTS_COUNTED:
                 self._hosts = Counter(dict(self._hosts.most_common(_HOSTS_COUNTED)))
 
-    def count_unfinished(self, num_links: int) -> None:
-        """Count `num_links` of the failed links as unfinished."""
+    def move_failed_to_unfinished(self, num_links: int) -> None:
+        """Count `num_links` links that were counted as failed as unfinished instead."""
         self._open += num_links
 
     def progress_counts(self) -> dict[str, int]:
-        """Return the counts to show beside a progress bar."""
+        """Return the numbers of links to show beside a progress bar, by "ok", "failed" and "open" (unfinished)."""
         failed = self.status["failed"] + self.status["placeholder"]
         return {"ok": self.status["ok"], "failed": failed - self._open, "open": self._open}
 
