@@ -166,7 +166,7 @@ class Thresholds:
         """Return the thresholds for a dataset of this size.
 
         Above 20,000 images, `near_bits` and `turned_bits` are lowered by 3 per factor of ten. Of all pairs of different
-        photographs, a fraction of 2e-4 differs in at most 16 bits, and a quarter of that for every two bits less, so
+        photographs, a fraction of 2e-4 differs in at most 16 bits, a quarter of that in at most 14, and so on: then
         the number of false candidates grows hardly faster than the number of images.
         """
         fewer = round(3 * math.log10(num_images / MANY)) if num_images > MANY else 0

@@ -48,7 +48,11 @@ class IndexPair(NamedTuple):
 
 
 def find_feature_pairs(paths: Sequence[Path], embed: Embedder, progress: Progress) -> list[IndexPair]:
-    """Return the pairs of near-duplicates, by index in `paths`.
+    """Return the pairs of near-duplicates, as indices in `paths`.
+
+    Args:
+        paths: paths of the images.
+        embed: function that computes the features of images.
 
     Features are held as float16 and thumbnails in a temporary file of 4 KiB for each image.
 

@@ -25,7 +25,7 @@ class Findings:
     Attributes:
         images: table of the images.
         rows: rows of `FINDING_ROW`, sorted by index and code `(N,)`.
-        related: paths of the related images by index.
+        related: path of each related image, by its index in `images`.
         thresholds: thresholds of the check.
         class_findings: findings about whole classes.
     """
@@ -47,7 +47,7 @@ class Findings:
         return self.select()
 
     def select(self, codes: Collection[Code] = CODES, *, file: int | None = None) -> Iterator[Finding]:
-        """Yield the findings with these codes, of all label files or of the one with index `file`.
+        """Yield the findings with these codes, of all label files or only of `images.files[file]`.
 
         Raises:
             LabelFileError: a label file has been removed or changed since the check.

@@ -34,7 +34,7 @@ Relation = tuple[int, Code, int]
 
 
 def find_duplicate_groups(images: ImageTable, thresholds: Thresholds, cache: FactsCache) -> DisjointSets:
-    """Return the groups of duplicates and near-duplicates, by index.
+    """Return the groups of duplicates and near-duplicates, as sets of indices in `images`.
 
     Blank images are duplicates only if their bytes are equal. The result is cached for the set of images.
     """
@@ -56,7 +56,7 @@ def find_duplicate_groups(images: ImageTable, thresholds: Thresholds, cache: Fac
 def add_feature_pairs(
     images: ImageTable, thresholds: Thresholds, groups: DisjointSets, embed: Embedder, progress: Progress
 ) -> list[IndexPair]:
-    """Find near-duplicates by features, merge their groups, and return the pairs that were in different groups.
+    """Find near-duplicates by features, merge their groups, and return the pairs that were in different groups before.
 
     A pair is excluded if both images are tiny, have no detail or are line art: such images are similar even if they
     show different objects.

@@ -11,7 +11,7 @@ _T = TypeVar("_T")
 
 
 def run_blocking(coroutine: Coroutine[Any, Any, _T]) -> _T:
-    """Run a coroutine and return its result; in another thread if this one has a running event loop."""
+    """Run a coroutine and return its result; in another thread if the current thread has a running event loop."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -28,7 +28,7 @@ class Partition:
     Attributes:
         shard: number of the shard, 1 to `num_shards`.
         num_shards: number of shards.
-        host_parts: number of shards of each host that is spread over several.
+        host_parts: number of shards by host, for each host whose links are spread over several shards.
         per_host: maximum number of concurrent requests to a host, over all shards.
     """
 
@@ -61,7 +61,11 @@ ALL = Partition()
 
 
 def choose_shard(url: str, num_shards: int, host_parts: Mapping[str, int] | None = None) -> int:
-    """Return the number of the shard, 1 to `num_shards`, that gathers a link."""
+    """Return the number of the shard, 1 to `num_shards`, that gathers a link.
+
+    Args:
+        host_parts: see `Partition`.
+    """
     host = _normalize_host(url)
     number = hash_link("", url if host == "(none)" else host)
     if host_parts and host in host_parts:
@@ -84,7 +88,7 @@ class HostCounts:
             self._counts = Counter({host: count - 1 for host, count in self._counts.items() if count > 1})
 
     def compute_parts(self, num_shards: int) -> dict[str, int]:
-        """Return the number of shards, at most `MAX_PARTS`, of each host that is spread over several."""
+        """Return the number of shards, at most `MAX_PARTS`, by host, for each host that is spread over several."""
         parts = {
             host: min(MAX_PARTS, num_shards, -(-count * num_shards // self._total), count // _MIN_LINKS)
             for host, count in self._counts.items()

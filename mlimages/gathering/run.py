@@ -66,9 +66,10 @@ def gather(
     It also works in a notebook or another running event loop, which it blocks; `gather_async` does not.
 
     Args:
-        source: a list of links as a path, several of them, or a source such as `UrlList`, `Openverse`, `ImageNet`.
+        source: the path of a list of links, several such paths, or a source such as `UrlList`, `Openverse`, `ImageNet`.
         out: folder for the images, one subfolder per class.
         options: the fields of `GatherOptions`.
+        progress: shows the number of finished links.
 
     Raises:
         GatherError: the source fails, or `out` cannot be written.
@@ -288,7 +289,7 @@ async def _load_image(load: Callable[[], Awaitable[bytes]], part_path: Path) -> 
 
 
 async def count_host_parts(source: Source, shards: int) -> Mapping[str, int]:
-    """Return the number of shards of each host whose links are spread over several of the `shards` shards."""
+    """Return the number of shards by host, for each host whose links are spread over several of the `shards` shards."""
     host_parts = getattr(source, "host_parts", None)
     return await host_parts(shards) if host_parts else {}
 

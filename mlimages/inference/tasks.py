@@ -47,7 +47,7 @@ class Task(Protocol):
         """Return the indices of the classes that are predicted from logits `(classes,)`."""
 
     def prediction_margin(self, logits: Floats, predicted_classes: Labels) -> float:
-        """Return the change of probability after which `predicted_classes` would be predicted; 0 if they already are."""
+        """Return the change of probability after which `predicted_classes` would be predicted; 0 if they are."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,8 +104,9 @@ class FileClasses:
 def merge_class_names(files: Sequence[FileClasses]) -> tuple[ClassNames, tuple[ClassNames, ...]]:
     """Merge the classes of several files by name; return all names, and for each file the names by its class indices.
 
-    Labels without names are class indices if another file names them (in a table, only if they are 0 to n - 1 over all
-    such files). Otherwise each number is a name, and numbers that do not occur are not classes.
+    If another file has class names, labels without names are class indices for these names (in a table, only if the
+    labels are 0 to n - 1 over all such files). Otherwise each number is itself a class name, and numbers that do not
+    occur are not classes.
     """
     by_file = [_pad_names(file.names, file.labels) for file in files]
     numbers = {
@@ -131,6 +132,10 @@ def _pad_names(names: ClassNames, labels: Collection[int]) -> ClassNames:
 def check_distinct_classes(classes: Mapping[str, Iterable[str]], split_folders: Mapping[str, Path]) -> None:
     """Check that no class names, of several splits or in shards, differ only in case.
 
+    Args:
+        classes: class names by split.
+        split_folders: folder by split, for the error message.
+
     Raises:
         InputError: two class names differ only in case.
     """
@@ -147,6 +152,10 @@ def check_distinct_classes(classes: Mapping[str, Iterable[str]], split_folders: 
 
 def check_common_classes(classes: Mapping[str, Mapping[str, object]], split_folders: Mapping[str, Path]) -> None:
     """Check that each split has a class of the training set; otherwise its folders are probably not classes.
+
+    Args:
+        classes: images by class name, by split.
+        split_folders: folder by split, for the error message.
 
     Raises:
         InputError: a split has no such class.

@@ -82,6 +82,6 @@ def find_tables(root: Path) -> list[Path]:
 
 
 def suggest_table(*folders: Path) -> str:
-    """Return a hint to label the images by the first table in these folders, preferably of the training set; or ""."""
+    """Return a hint to label the images by the first table in these folders (training set first); "" for none."""
     tables = sorted(chain.from_iterable(map(find_tables, folders)), key=lambda table: "train" not in str(table))
     return f"label the images by a table ({format_command('label', tables[0], '-o', 'labels.txt')}), " if tables else ""

@@ -47,7 +47,7 @@ class FolderLabels:
 
     Attributes:
         labels: all images.
-        left_out: skipped files and folders, each with the reason.
+        left_out: a line on each skipped file and folder, with the reason.
         nested: a line on folders with images inside class folders; "" for none.
         parts: label files by split (train, val, test), with the same class indices; empty if the folder is not split.
     """

@@ -256,8 +256,8 @@ class LabelFile:
         Args:
             shares: share of the images in each split; the shares add up to 1.
             seed: random seed.
-            groups: images with the same value stay in one split.
-            contents: identifier of each image; by default its path below the folder of its class.
+            groups: a value by image path; images with the same value stay in one split.
+            contents: identifier by image path; by default its path below the folder of its class.
 
         Raises:
             InputError: the shares are not positive or do not add up to 1.

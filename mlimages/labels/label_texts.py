@@ -33,7 +33,7 @@ class LabelReader:
     """Reads the labels of one label file.
 
     Attributes:
-        labels: the labels read so far, by their text.
+        labels: the labels read so far, by the text of the label in the file.
     """
 
     def __init__(self, path: Path, names: ClassNames, *, has_definition: bool) -> None:
@@ -159,11 +159,11 @@ def split_cell(cell: str, separator: str, location: str) -> Sequence[str]:
 
 
 def count_multiple_classes(labels: Collection[str]) -> dict[str, int]:
-    """Return the number of labels that look like several classes, by separator (`"';'"`) or "brackets" (`[a, b]`).
+    """Return the number of labels that look like several classes, by separator (`"';'"`) or "brackets" (`[0, 3]`).
 
     A class name may contain `|` or `,`. So labels with one of them count only if a name beside it occurs in two labels.
 
-    >>> count_multiple_classes(["cats", "cats;dogs", "[cats, dogs]"])
+    >>> count_multiple_classes(["cats", "cats;dogs", "['cats', 'dogs']"])
     {'brackets': 1, "';'": 1}
     """
     counts = {"brackets": sum(len(parse_list(label) or ()) > 1 for label in labels)}

@@ -153,7 +153,7 @@ class WrittenLabels:
 def make_label_files(
     options: LabelOptions, *, split: Splitter, note: Callable[[str], None] = lambda _: None
 ) -> tuple[WrittenLabels, ...]:
-    """Write label files from a folder or another label file; write none if the images are only linked as folders.
+    """Write label files from a folder or another label file; write none if only class folders of links are requested.
 
     Args:
         options: the options of `mlimages label`.

@@ -18,8 +18,8 @@ def write_class_folders(
 ) -> int:
     """Link or copy images into class folders, `folder/CLASS/NAME`; return the number of images.
 
-    If images have the same name, `_2`, `_3` ... is appended to the name of all but the first. Existing links and files
-    of the same images are kept.
+    If several images of a class have the same name, `_2`, `_3` ... is appended to all but the first. Existing links
+    and files of the same images are kept.
 
     Args:
         parts: a label file, or label files by split for `folder/SPLIT/CLASS/NAME`.
@@ -61,7 +61,7 @@ def folder_names(class_names: Sequence[str], *, max_length: int = 120) -> tuple[
 
 
 def describe_renamed(class_names: Sequence[str], folders: Sequence[str]) -> list[str]:
-    """Return a line on the classes whose folder has another name, or an empty list for none."""
+    """Return a line on the classes whose folder does not have the name of the class; an empty list for none."""
     renamed = [f"{name} as {folder}" for name, folder in zip(class_names, folders, strict=True) if name != folder]
     more = " ..." * (len(renamed) > SHOWN)
     text = f"folders whose name differs from the class name: {', '.join(renamed[:SHOWN])}{more}"

@@ -24,7 +24,7 @@ class Group:
 
     Attributes:
         indices: indices of the images in the list that is split.
-        position: position among the groups of its class in random order, in units of their mean size: 0 for the first.
+        position: position among the groups of the class in random order, in units of the mean group size.
         offset: random number in [0, 1), the same for all groups of a class: rounds the share of the class up or down.
         class_groups: number of groups of the class.
     """
@@ -71,8 +71,9 @@ def split(
         shares: share of the images in each split; the shares add up to 1.
         seed: random seed.
         class_names: class names by class index.
-        groups: images with the same value stay in one split; an image without a value is a group of its own.
-        contents: identifier of each image; by default its path below the folder of its class, or below the folder that
+        groups: a value by image path; images with the same value stay in one split, and an image without a
+            value is a group of its own.
+        contents: identifier by image path; by default its path below the folder of its class, or below the folder that
             contains all images.
 
     Raises:

@@ -23,7 +23,7 @@ is_proxied: ContextVar[bool] = ContextVar("is_proxied", default=False)
 def is_public(address: str) -> bool:
     """Return whether an IP address is public: not private, loopback, link-local or multicast.
 
-    An IPv6 address with an embedded IPv4 address is as public as that.
+    An IPv6 address with an embedded IPv4 address is public if the IPv4 address is.
     """
     ip: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
     if isinstance(ip, IPv6Address):

@@ -27,7 +27,7 @@ _MAX_HEADER = 64 * 1024
 def open_session(
     options: GatherOptions, *, decompress: bool = False, timeout: ClientTimeout | None = None
 ) -> aiohttp.ClientSession:
-    """Open a session; bodies are decompressed only if `decompress` is set.
+    """Open an HTTP session.
 
     By default, the time-out applies to the connection, to the headers of a response and to the time between two chunks
     of a body, not to a whole transfer.

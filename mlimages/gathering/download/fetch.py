@@ -53,7 +53,7 @@ class DownloadResult:
     """The result of downloading a link.
 
     Attributes:
-        reason: why it failed; None if the body is in the file.
+        reason: why the download failed; None if the body is in the file.
         retry_after_s: seconds until the time in Retry-After.
         location: target of a redirect.
         attempts: number of requests.

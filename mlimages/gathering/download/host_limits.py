@@ -26,9 +26,11 @@ class Host:
         per_host: maximum number of concurrent requests.
         state: determines when the next request may be sent.
         slots: limits the number of concurrent requests.
-        users: number of links in progress; labels: the same by class.
-        num_waiting: number of these that wait for the paused host; num_waiting_by_label: the same by class.
-        num_queued: number of these that wait for a slot.
+        users: number of links in progress.
+        labels: number of links in progress, by class.
+        num_waiting: number of links in progress that wait for the paused host.
+        num_waiting_by_label: number of links in progress that wait for the paused host, by class.
+        num_queued: number of links in progress that wait for a slot.
     """
 
     _hosts: Hosts
@@ -91,7 +93,8 @@ class Hosts:
         max_wait_s: maximum seconds to wait for paused hosts once all others are done.
 
     Attributes:
-        num_waiting: number of links whose host is paused; num_waiting_by_label: the same by class.
+        num_waiting: number of links whose host is paused.
+        num_waiting_by_label: number of links whose host is paused, by class.
         num_queued: number of links that wait because their host has `per_host` requests in progress.
         deadline: monotonic time at which links of paused hosts fail; infinite while another host is in use.
     """
@@ -130,14 +133,14 @@ class Hosts:
 
     @property
     def blocking_hosts(self) -> list[str]:
-        """The paused hosts, if all hosts in use are paused; otherwise empty."""
+        """Names of the paused hosts, if all hosts in use are paused; otherwise empty."""
         if self.deadline == math.inf:
             return []
         return [name.rpartition(":")[0] for name, host in self._hosts.items() if host in self._paused]
 
     @property
     def waits_s(self) -> dict[str, float]:
-        """Hosts that throttle requests for longer than the maximum wait, with the seconds until the next request."""
+        """Seconds until the next request, by name of each host that throttles for longer than the maximum wait."""
         now = time.monotonic()
         pauses = {
             name.rpartition(":")[0]: round(host.state.paused_until - now)

@@ -54,7 +54,7 @@ class HostState:
     Attributes:
         failing: links that failed since the last response.
         refusals: number of consecutive refusals.
-        is_paused: only probes are sent, and none from `paused_at` to `paused_until`.
+        is_paused: only single test requests (probes) are sent, and none from `paused_at` to `paused_until`.
         is_probing: a probe is in flight.
         pauses: number of consecutive pauses.
         gives_up_at: when to stop probing a host that has never responded or only refuses.

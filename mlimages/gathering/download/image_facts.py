@@ -41,7 +41,7 @@ class ImageFacts:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A file that is not a usable image; `sha256` and `bytes` are set if it was read."""
+    """A file that is not a usable image; `sha256` and `bytes` are set if the file was read."""
 
     reason: Reason
     detail: str = ""

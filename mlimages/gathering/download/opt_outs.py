@@ -81,7 +81,7 @@ def forbids_training(preferences: str, key: str, value: str) -> bool:
 
 
 def parse_tdmrep(text: str) -> list[tuple[str, bool]]:
-    """Parse a tdmrep.json file into pairs of a path pattern and whether it is reserved; the first match applies.
+    """Parse a tdmrep.json file as (path pattern, whether text and data mining is reserved); the first match applies.
 
     Source: W3C Community Group, TDM Reservation Protocol.
     """

@@ -75,7 +75,7 @@ _ERRORS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], Reason], ...
 
 
 class RejectionError(Exception):
-    """Raised for a link that is not downloaded; `values` are those of its `DownloadResult`."""
+    """Raised for a link that is not downloaded; `values` are fields of its `DownloadResult` by name."""
 
     def __init__(self, reason: Reason, detail: str = "", retry_after_s: float | None = None) -> None:
         super().__init__(detail)

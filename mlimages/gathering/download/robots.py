@@ -33,8 +33,8 @@ class SiteRules:
 
     Attributes:
         robots: parsed robots.txt; None if everything is allowed.
-        usage: rules on training in robots.txt by their field, as pairs of a path pattern and whether it is forbidden.
-        tdm: rules of tdmrep.json, as pairs of a path pattern and whether it is reserved.
+        usage: rules on training in robots.txt by their field, as (path pattern, whether training is forbidden).
+        tdm: rules of tdmrep.json, as (path pattern, whether text and data mining is reserved).
     """
 
     robots: Protego | None = None
@@ -125,7 +125,7 @@ class SiteRulesCache:
             on_request: called for each request sent.
 
         Raises:
-            RejectionError: its robots.txt cannot be read, so nothing is requested from it for now (RFC 9309, 2.3.1.4).
+            RejectionError: robots.txt of the site cannot be read, so the site is not requested (RFC 9309, 2.3.1.4).
         """
         origin = url.origin()
         task = self._rules.get(origin)

@@ -39,7 +39,7 @@ class ArchiveEntry:
 
     Attributes:
         url: URL of the file.
-        path: path in the archive or folder, with `/`; below the name of its archive if that is nested.
+        path: path in the archive or folder, with `/`; in a nested archive, it begins with the name of that archive.
         load: reads the bytes.
     """
 

@@ -44,7 +44,7 @@ class ImageNet:
 
     Args:
         words: WordNet ids or words.
-        with_subtree: include all synsets below them, each in a folder inside that of its parent.
+        with_subtree: include all synsets below those of `words`, each in a folder inside that of its parent.
         archive: a tar (`.tar`, `.tar.gz`, `.tgz`), a zip or a folder. It contains the images of one synset, tars of
             synsets, class folders named by WordNet ids (as imagenette2 does), or images named by WordNet ids.
         url_list: a file of lines `n02121808_123<TAB>url`, such as fall11_urls.txt.
@@ -91,7 +91,7 @@ class ImageNet:
         self._full_classes.add(label)
 
     async def plan(self) -> dict[str, int | None]:
-        """Return the classes; the numbers of images are not known in advance."""
+        """Return a dict with the classes as keys and None as values: the numbers of images are not known in advance."""
         return dict.fromkeys(self._folders.values())
 
     async def __aiter__(self) -> AsyncIterator[ImageRef]:

@@ -46,7 +46,7 @@ def open_stdin() -> IO[bytes]:
 
 @contextmanager
 def open_list(path: Path) -> Iterator[IO[bytes]]:
-    """Open a list for reading bytes; of an archive, its first file.
+    """Open a list for reading bytes; for an archive, open its first file.
 
     Raises:
         InputError: the file cannot be read to its end.

@@ -89,7 +89,7 @@ class SearchApi:
             await self._session.close()
 
     async def get(self, url: str, params: Mapping[str, str], *, is_first_page: bool = True) -> dict[str, Any] | None:
-        """Return the JSON object of a page of results; None if it does not exist.
+        """Return the JSON object of a page of results; None if the page does not exist.
 
         Args:
             is_first_page: raise an error if the page does not exist.

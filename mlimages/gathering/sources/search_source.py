@@ -26,7 +26,7 @@ class SearchSource:
         self._full_classes.add(label)
 
     async def plan(self) -> dict[str, int | None]:
-        """Return the number of results by class; None if the provider does not report it."""
+        """Return the number of results by class; the number is None if the provider does not report it."""
         async with self._api:
             return {label: await self._count_results(query) for label, query in self._queries.items()}
 
@@ -59,10 +59,10 @@ def require_allowed(option: str, values: Iterable[object], allowed_values: Colle
 
 
 def parse_queries(query_texts: Sequence[str]) -> dict[str, str]:
-    """Return the query of each class; in `lizard=big lizard`, lizard is the class, otherwise the query is.
+    """Return the query by class; `lizard=big lizard` is the class lizard, without `=` the query is also the class.
 
     Raises:
-        InputError: a part is empty, or a class occurs twice.
+        InputError: a query or class is empty, or a class occurs twice.
     """
     classes: dict[str, str] = {}
     for text in query_texts:

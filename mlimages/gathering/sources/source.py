@@ -41,10 +41,11 @@ class Source(Protocol):
 
     - `enough(label)`: called once a class has enough images.
     - `finished(row)`: called with each new row of the manifest.
-    - `lookahead`: maximum number of links that are read ahead while their class needs no more.
+    - `lookahead`: maximum number of links that are read ahead while their class needs no more images.
     - `async length()`: returns the number of links, or None.
-    - `async host_parts(shards)`: returns the number of shards for each host whose links are spread over several.
-    - `is_read_once`: True if it can be read by one process only.
+    - `async host_parts(shards)`: returns the number of shards by host, for each host whose links are spread over
+      several of the `shards` shards.
+    - `is_read_once`: True if only one process can read the source.
     - `is_list`: True for a list of links whose classes may have been corrected: stored images are moved accordingly.
     """
 
@@ -149,7 +150,7 @@ class UrlList:
         return self._length
 
     async def host_parts(self, shards: int) -> dict[str, int]:
-        """Return the number of shards of each host that is spread over several, after reading the lists."""
+        """Read the lists; return the number of shards by host, for each host that is spread over several shards."""
         if self.is_read_once:
             return {}
         counts, again = HostCounts(), copy.copy(self)

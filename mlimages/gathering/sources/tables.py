@@ -211,6 +211,10 @@ def flatten_object(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any
 def extract_json_rows(value: Any, path: Path) -> list[Row]:
     """Return the rows of a JSON array, a COCO dataset, an object with one array, or lists of links by class.
 
+    Args:
+        value: the parsed JSON document.
+        path: path of the document, for the error message.
+
     Raises:
         InputError: the document has another form.
     """

@@ -19,8 +19,8 @@ class Synset:
 
     Attributes:
         wnid: WordNet id.
-        parents: WordNet ids of its hypernyms.
-        lemmas: its words; the first is its name.
+        parents: WordNet ids of the synset's hypernyms.
+        lemmas: words of the synset; the first is its name.
     """
 
     wnid: str
@@ -75,7 +75,7 @@ def find_synset(text: str) -> Synset:
 
 
 def find_subtree(root: Synset) -> dict[str, str]:
-    """Return the folders of a synset and of its descendants by WordNet id; each folder is inside that of a parent."""
+    """Return the folders of a synset and its descendants, by WordNet id; each folder is inside that of a parent."""
     folders = {root.wnid: root.folder}
     taken = {root.folder}
     waiting = [root.wnid]

@@ -16,8 +16,8 @@ STEM = "ATTRIBUTION"
 def write_attributions(folder: Path) -> Path:
     """List the images whose provider requires attribution, one per line; return the path of the file.
 
-    The last line has a hash of the others: a file that the user changed is kept, and the list is written to
-    ATTRIBUTION-2.md.
+    The last line has a hash of the other lines, which shows whether the user changed the file: a changed file is kept,
+    and the list is written to ATTRIBUTION-2.md.
     """
     paths = (folder / (f"{STEM}.md" if count == 1 else f"{STEM}-{count}.md") for count in itertools.count(1))
     path = next(path for path in paths if not path.exists() or _is_unchanged(path))

@@ -29,7 +29,7 @@ def find_corrected_class(listed_classes: Collection[str], stored_classes: Collec
 
     Args:
         listed_classes: classes for which the list contains the link.
-        stored_classes: classes whose folders contain its image.
+        stored_classes: classes whose folders contain the image of the link.
 
     Example:
         >>> find_corrected_class({"dog"}, {"cat"})
@@ -42,14 +42,14 @@ def find_corrected_class(listed_classes: Collection[str], stored_classes: Collec
 
 @dataclass(frozen=True, slots=True)
 class CorrectedImage:
-    """An image stored as class `old.label`, which the list now assigns to the class `ref.label`."""
+    """An image stored as class `old_row.label`, which the list now assigns to the class `image_ref.label`."""
 
     image_ref: ImageRef
     old_row: FetchResult
 
 
 class ClassCorrections:
-    """Compares the classes of a run's links with those of the manifest, of which it keeps 64-bit keys."""
+    """Compares the classes of a run's links with those of the manifest, whose links are kept as 64-bit keys."""
 
     def __init__(self) -> None:
         self._stored_urls = KeySet()
@@ -65,7 +65,12 @@ class ClassCorrections:
             self._stored_urls.add(hash_link(_ANY_CLASS, row.url))
 
     def should_defer(self, image_ref: ImageRef, key: int, *, is_done: bool) -> bool:
-        """Return whether a link of the list has to wait until the whole list has been read."""
+        """Return whether a link of the list has to wait until the whole list has been read.
+
+        Args:
+            key: `hash_link` of the link.
+            is_done: the manifest has a row for the link that is not retried.
+        """
         if is_done and key not in self._without_image:
             self._named.add(key)
             return False
@@ -75,7 +80,11 @@ class ClassCorrections:
         return True
 
     def resolve_deferred(self, rows: Iterable[FetchResult]) -> tuple[list[CorrectedImage], list[ImageRef]]:
-        """Divide the deferred links into corrections and others; `rows` is read only if a link was deferred."""
+        """Return the images whose class was corrected, and the other deferred links.
+
+        Args:
+            rows: rows of the manifest; they are read only if a link was deferred.
+        """
         named: dict[str, dict[str, ImageRef]] = {}
         stored: dict[str, dict[str, FetchResult]] = {}
         for image_ref in self._waiting:
@@ -96,7 +105,7 @@ class ClassCorrections:
 
 
 def find_misplaced_images(rows: Iterable[FetchResult], names: NamesInUse) -> list[CorrectedImage]:
-    """Return the images that a process stored in the folder of another label, as corrections that move them."""
+    """Return the images that a process stored in the folder of another label, to be moved like corrected images."""
     return [
         CorrectedImage(ImageRef(row.url, row.label, row.source), row)
         for row in rows
@@ -112,7 +121,10 @@ def apply_corrections(
     Images that were edited or moved by hand, or are behind a symbolic link, are not moved, and their rows are kept.
 
     Args:
-        manifest: with one row for each link.
+        corrections: the images to move.
+        files: the stored images.
+        manifest: the manifest, with one row for each link.
+        names: the folders and file names in use.
     """
     rows: dict[int, FetchResult] = {}
     paths: dict[str | None, str] = {}

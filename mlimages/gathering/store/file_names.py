@@ -70,7 +70,12 @@ def name_from_url(url: str) -> str:
 
 
 def add_subfolder(stem: str, num_images: int) -> str:
-    """Return the path of an image in a numbered subfolder of its class, which has `num_images` other images.
+    """Return the path of an image in a numbered subfolder of its class folder.
+
+    Args:
+        stem: path of the image, without its suffix.
+        num_images: number of images that the class already has.
+
 
     >>> add_subfolder("cats/a", 30_000)
     'cats/part-0003/a'
@@ -89,10 +94,11 @@ def remove_subfolder(folder: str) -> str:
 
 
 def generate_paths(stem: str, suffix: str, link_hash: str, *, is_only_writer: bool) -> Iterator[str]:
-    """Yield names for an image, the best first; the plain name only if no other run may write to this folder.
+    """Yield possible paths of an image, the best first.
 
     Args:
         link_hash: hexadecimal digits of the key of the link, which no other link has.
+        is_only_writer: no other run may write to the folder; only then is the path without a number or hash yielded.
     """
     if is_only_writer:
         yield f"{stem}{suffix}"
@@ -104,8 +110,9 @@ def generate_paths(stem: str, suffix: str, link_hash: str, *, is_only_writer: bo
 class NamesInUse:
     """Folders and file names of a gathered folder, compared without regard to case, as on some file systems.
 
-    If the folder of a label, or one above it, has another owner, a number is appended to its name. A folder is owned by
-    the label or, for `Pets/dog` and `Pets/cow`, by the part that these labels share.
+    A folder belongs to one label or, if it is above the folders of several labels, to what these labels have in common
+    (`Pets` of `Pets/dog` and `Pets/cow`). If the folder of a label, or one above it, belongs to another label, a number
+    is appended to its name.
     """
 
     def __init__(self) -> None:
@@ -185,7 +192,7 @@ def _folder_levels(label: str) -> list[_FolderLevel]:
 
 
 def is_in_folder_of(label: str, path: str) -> bool:
-    """Return whether the path of an image is in the folder of a label, or in the one it has if that is taken."""
+    """Return whether the path of an image is in the folder of a label, or in its folder with a number appended."""
     levels, folders = _folder_levels(label), path.split("/")[:-1]
     return len(folders) >= len(levels) and all(
         folder in (level.name, level.numbered) for folder, level in zip(folders, levels, strict=False)

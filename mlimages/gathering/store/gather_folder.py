@@ -52,8 +52,8 @@ class GatherFolder:
         is_list: the links are a list whose classes may have been corrected since the images were gathered.
 
     Raises:
-        GatherError: another run uses it, it cannot be written, or so many of its images are missing that they may not
-            have been deleted on purpose.
+        GatherError: another run uses the folder, the folder cannot be written, or so many images are missing that they
+            may not have been deleted on purpose.
     """
 
     def __init__(self, out: Path, options: GatherOptions, partition: Partition = ALL, *, is_list: bool = False) -> None:

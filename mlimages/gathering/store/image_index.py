@@ -41,7 +41,7 @@ _NOTHING_NEAR = 65, 0, ""
 
 
 def open_temporary_tables(sql: str) -> sqlite3.Connection:
-    """Open a temporary database that SQLite removes when it is closed."""
+    """Open a temporary SQLite database, which is removed when it is closed; `sql` creates its tables."""
     tables = sqlite3.connect("", isolation_level=None)
     tables.executescript(sql)
     return tables
@@ -52,7 +52,8 @@ class ImageCopies:
     """All links whose images have the same bytes.
 
     Attributes:
-        count: number of links. kept: number of copies of the image in the folder.
+        count: number of links.
+        kept: number of copies of the image in the folder.
         path, label: path and label of the copy that was added last.
         is_placeholder: whether the image is known as a placeholder of a host.
     """
@@ -123,7 +124,7 @@ class ImageIndex:
         return url in self._placeholder_targets
 
     def find_first_image(self, sha256: str) -> tuple[int, str] | None:
-        """Return the manifest number and path that `add_first_image` stored for this SHA-256; None if it has none."""
+        """Return the manifest number and path that `add_first_image` stored for this SHA-256, or None."""
         query = "SELECT manifest, path FROM firsts WHERE sha256 = ?"
         row: tuple[int, str] | None = self._tables.execute(query, (bytes.fromhex(sha256),)).fetchone()
         return row

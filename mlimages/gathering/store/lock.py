@@ -22,7 +22,7 @@ def open_work_folder(out: Path, manifest_stem: str, *, is_exclusive: bool) -> It
         is_exclusive: no shard may run at the same time; unfinished files of killed shards are removed.
 
     Raises:
-        GatherError: another run uses it, or the folder is a symbolic link.
+        GatherError: another run uses the folder, or the folder is a symbolic link.
         OSError: the folder cannot be written.
     """
     hidden = out / HIDDEN / manifest_stem

@@ -40,13 +40,13 @@ def has_manifest_name(name: str) -> bool:
 
 
 def find_manifests(folder: Path, *, is_merged: bool = False) -> list[Path]:
-    """Return the manifests of the folder in order: its own, then those of shards and runs, whose rows are later.
+    """Return the manifests of the folder in order: manifest.jsonl, then those of shards and runs, whose rows are later.
 
     Other files that are named `manifest*.jsonl` are ignored.
 
     Args:
-        is_merged: return the manifests whose rows are in `manifest.jsonl` instead, which the run that merged them has
-            not removed yet.
+        is_merged: return instead the manifests whose rows are already in `manifest.jsonl`, but which are not removed
+            yet.
 
     Raises:
         GatherError: a row has a later version.
@@ -162,7 +162,7 @@ def _is_inside(path: str) -> bool:
 
 
 def dump_row(row: FetchResult) -> bytes:
-    """Serialize a row to a line of the manifest."""
+    """Serialize a row as a line of the manifest."""
     values = {"v": VERSION, **dict(zip(_FIELDS, _values(row), strict=True))}
     return _encode(values).encode() + b"\n"
 

@@ -39,6 +39,10 @@ def rewrite_manifests(
     searched again, since the nearest image may be in another manifest or have been removed.
 
     Args:
+        files: the stored images.
+        manifests: the manifests in order.
+        target: path of `manifest.jsonl`.
+        keep_duplicates: keep every copy of the same bytes.
         limit: maximum number of images per class: images of shards beyond it are removed, and their links can be
             retried.
 
@@ -144,7 +148,7 @@ class CurrentRows:
         self._chosen = self._choose_rows()
 
     def enumerate_rows(self, replaced_images: _ReplacedImages | None = None) -> Iterator[tuple[int, FetchResult, bool]]:
-        """Yield each current row, with the number of its manifest and whether that is the manifest of a shard.
+        """Yield (index of the manifest, current row, whether that is the manifest of a shard) for each link.
 
         Args:
             replaced_images: receives images that a later download of the same link replaces.

@@ -37,7 +37,7 @@ def find_moved_and_deleted(
         restore_deleted: treat no image as deleted: missing images get no new row and are downloaded again.
 
     Raises:
-        GatherError: so many are missing that they may not have been deleted on purpose.
+        GatherError: so many images are missing that they may not have been deleted on purpose.
     """
     current = CurrentRows(files, manifests)
     totals: Counter[str] = Counter()
@@ -79,6 +79,10 @@ def find_moved_and_deleted(
 
 def check_missing_count(missing_counts: Mapping[str, int], image_counts: Mapping[str, int]) -> None:
     """Raise an error if all images of a folder are missing, or more than one image and more than a tenth of the folder.
+
+    Args:
+        missing_counts: number of missing images, by folder.
+        image_counts: number of recorded images, by folder.
 
     Raises:
         GatherError: too many images are missing; the message has the folders, the counts and the two options.

@@ -22,6 +22,8 @@ def needs_retry(row: FetchResult, options: GatherOptions, *, has_image: bool, re
     """Whether a run retries a recorded link.
 
     Args:
+        row: the row of the link.
+        has_image: the image of the link is in the folder.
         retry_unfinished: the run retries links that are not final.
     """
     if row.removed:
@@ -57,8 +59,11 @@ def is_allowed_now(row: FetchResult, options: GatherOptions) -> bool:
 def check_same_settings(row: FetchResult, options: GatherOptions, folder: object) -> None:
     """Raise an error if the image in `row` was gathered with another `--resize` or `--layout`.
 
+    Args:
+        folder: the gathered folder, for the error message.
+
     Raises:
-        InputError: they differ; the message names the earlier setting.
+        InputError: the settings differ; the message names the earlier setting.
     """
     if row.status != "ok" or row.removed or not row.path:
         return
@@ -75,9 +80,10 @@ def check_same_settings(row: FetchResult, options: GatherOptions, folder: object
 
 
 class ConsecutiveRefusals:
-    """Consecutive links that a host refused by 401, 403 or a web page, since it last accepted one.
+    """Consecutive links that a host refused (401, 403 or a web page), by host.
 
-    Many in a row are a block or a login page, which are temporary; they are not results of the links.
+    If a host refuses many links in a row, it has blocked this client or shows a login page. That is temporary and says
+    nothing about the links, so their failures are not final.
     """
 
     def __init__(self) -> None:
@@ -86,7 +92,11 @@ class ConsecutiveRefusals:
         self._since: dict[str, str] = {}
 
     def correct_row(self, key: int, row: FetchResult) -> FetchResult:
-        """Count a row and return it, as not final if its host refuses consecutive links."""
+        """Count a row and return it; as not final if its host has refused many consecutive links.
+
+        Args:
+            key: `hash_link` of the link.
+        """
         if row.reason in REFUSING and self._counts[parse_host(row.url)] + 1 >= REFUSALS_UNTIL_PAUSED:
             row = replace(row, final=False)
         self.add_row(key, row)
@@ -109,6 +119,6 @@ class ConsecutiveRefusals:
             self._final.setdefault(host, []).append(key)
 
     def wrongly_final_keys(self) -> set[int]:
-        """Return the keys of the rows that were written as final although their host refused consecutive links."""
+        """Return the keys of the rows that are final although their host has refused many consecutive links."""
         hosts = (host for host in self._final if self._counts[host] >= REFUSALS_UNTIL_PAUSED)
         return {key for host in hosts for key in self._final[host]}

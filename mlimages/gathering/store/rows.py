@@ -14,7 +14,11 @@ from mlimages.gathering.store.image_index import ImageIndex
 
 
 def make_row(image_ref: ImageRef, download: DownloadResult, outcome_values: dict[str, Any]) -> FetchResult:
-    """Create the row of a finished link; `outcome_values` has its status and the facts of its image."""
+    """Create the row of a finished link.
+
+    Args:
+        outcome_values: the status of the link and the facts of its image, by name of the row's field.
+    """
     return FetchResult(
         url=redact_url(image_ref.url),
         label=image_ref.label,
@@ -31,7 +35,12 @@ def make_row(image_ref: ImageRef, download: DownloadResult, outcome_values: dict
 def make_image_values(
     image_ref: ImageRef, download: DownloadResult, image_facts: ImageFacts, images: ImageIndex, *, keep_duplicates: bool
 ) -> dict[str, Any]:
-    """Return the values of a valid image's row."""
+    """Return the values of a valid image's row, by name of the row's field.
+
+    Args:
+        images: earlier images of the folder.
+        keep_duplicates: keep every copy of the same bytes.
+    """
     values = {name: getattr(image_facts, name) for name in image_facts.__slots__ if name != "suffix"}
     values["detail"] = "; ".join(filter(None, (image_facts.detail, download.detail)))
     copies = images.find_copies(image_facts.sha256)
@@ -48,7 +57,10 @@ def make_image_values(
 
 
 def make_failure_values(download: DownloadResult, rejection: Rejection | None) -> dict[str, Any]:
-    """Return the values of a failed link's row; it is final if the result depends only on the link."""
+    """Return the values of a failed link's row, by name of the row's field.
+
+    The row is final if the result depends only on the link.
+    """
     if rejection is None:
         return {
             "status": "failed",

@@ -34,10 +34,10 @@ class Storage:
 
 
 def open_storage(out: Path, options: GatherOptions, exit_stack: ExitStack) -> Storage:
-    """Open an output folder; closing `exit_stack` closes it.
+    """Open an output folder; closing `exit_stack` closes the folder.
 
     Raises:
-        GatherError: another run uses it, or it cannot be written.
+        GatherError: another run uses the folder, or the folder cannot be written.
         InputError: the folder is remote, but shards can only be written to local folders.
     """
     return _open_remote(out, options, exit_stack) if is_remote(out) else _open_local(out, options, exit_stack)

@@ -27,7 +27,7 @@ class ImageStorage(Protocol):
     """Storage for gathered images, keyed by relative path: local files or remote objects.
 
     Attributes:
-        is_shared: several runs may write to it at the same time.
+        is_shared: several runs may write to this storage at the same time.
     """
 
     is_shared: ClassVar[bool] = False
@@ -36,17 +36,17 @@ class ImageStorage(Protocol):
         """Store a finished file as `row.path`; return the path where it is, or None if `row.path` is taken.
 
         Raises:
-            GatherError: it cannot be written.
+            GatherError: the file cannot be written.
         """
 
     def size(self, path: str) -> int | None:
-        """Return the size in bytes of the file at `path`; None if there is none."""
+        """Return the size in bytes of the file at `path`; None if there is no such file."""
 
     def sha256(self, path: str) -> str | None:
-        """Return the SHA-256 of the file at `path`; None if there is none, or only below a symbolic link."""
+        """Return the SHA-256 of the file at `path`; None if there is no file, or only one below a symbolic link."""
 
     def is_unchanged(self, path: str, sha256: str) -> bool:
-        """Whether the file at `path` has this SHA-256; False if it is missing, or only below a symbolic link."""
+        """Whether the file at `path` has this SHA-256; False if it is missing, or lies below a symbolic link."""
         return self.sha256(path) == sha256
 
     def is_edited(self, row: FetchResult, size: int) -> bool:
@@ -54,7 +54,7 @@ class ImageStorage(Protocol):
         return size != row.bytes
 
     def remove_empty(self, path: str) -> None:
-        """Remove a file without bytes, as a power failure leaves it; shards and remote folders have none."""
+        """Remove an empty file that a power failure has left; shards and remote folders have no such files."""
         return
 
     def remove(self, path: str, sha256: str) -> None:
@@ -133,7 +133,7 @@ class StoredFiles(ImageStorage):
     def move(self, path: str, sha256: str, new_paths: Iterable[str]) -> str | None:
         """Move the file at `path` to the first free path in `new_paths`; return that path, or None if not moved.
 
-        It is not moved if its content has changed, the new path contains a symbolic link, or renaming fails.
+        The file is not moved if its content has changed, the new path contains a symbolic link, or renaming fails.
         """
         if not self.is_unchanged(path, sha256):
             return None

@@ -104,7 +104,7 @@ class StoredObjects(ImageStorage):
             yield path
 
     def refresh(self) -> bool:
-        """List the objects and download the manifests; return whether these changed since the last time."""
+        """List the objects and download the manifests; return whether a manifest has changed since the last call."""
         before = dict(self._manifests)
         while True:
             try:
@@ -240,8 +240,9 @@ class ManifestParts:
     ends.
 
     Args:
-        manifest: path of the parts without the 16 digits that are appended to each of their names.
-        store_file: stores a finished part.
+        manifest: path of the manifests without the 16 digits that are appended to each of their names.
+        store_file: uploads a finished manifest.
+        keep_duplicates: whether the run keeps every copy of the same bytes.
     """
 
     def __init__(self, manifest: Path, store_file: Callable[[Path], None], *, keep_duplicates: bool) -> None:

@@ -45,7 +45,7 @@ def strip_shard(path: str) -> str:
 
 
 def make_shard_key(stem: str) -> str:
-    """Return the path of an image without its suffix, as the key of a WebDataset, whose names end at the first dot.
+    """Return the path of an image without its suffix as the key of a WebDataset sample: no dots in the file name.
 
     >>> make_shard_key("a.b/c.d")
     'a.b/c_d'
@@ -106,7 +106,7 @@ class StoredShards(ImageStorage):
         return path if self._find_member(path) else None
 
     def sync(self, paths: Iterable[str]) -> None:
-        """Wait until the shard is on disk; those that are full have been synchronized."""
+        """Wait until the shard that is being written is on disk; full shards already are."""
         if self._file:
             os.fsync(self._file.fileno())
             sync_path(str(self._folder), os.fsync)

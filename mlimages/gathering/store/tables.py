@@ -21,7 +21,7 @@ _INTEGERS = {"http_status", "bytes", "width", "height", "orientation", "attempts
 
 
 class Tables:
-    """The tables that a run writes into the folder `out`; a run of a shard writes none."""
+    """The tables that a run writes into the folder `out`, metadata.jsonl and a Parquet file; none for a shard."""
 
     def __init__(self, out: Path, options: GatherOptions) -> None:
         self._out = out
@@ -55,7 +55,7 @@ class Tables:
             has_image: whether the image of a row is in the folder.
 
         Raises:
-            InputError: as `require_writable`.
+            InputError: as for `require_writable`.
         """
         self.require_writable()
         for name in self._names:
