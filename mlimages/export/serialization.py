@@ -33,9 +33,8 @@ def write_model(model: onnx.ModelProto, weights_path: Path, path: Path) -> None:
     if weights_path.exists() and weights_path.stat().st_size > EXTERNAL_DATA_BYTES:
         weights_path.rename(external_data_path(path))
         for tensor in filter(uses_external_data, model.graph.initializer):
-            next(entry for entry in tensor.external_data if entry.key == "location").value = external_data_path(
-                path
-            ).name
+            location = next(entry for entry in tensor.external_data if entry.key == "location")
+            location.value = external_data_path(path).name
         path.write_bytes(model.SerializeToString())
         return
     tensors = [_Tensor.from_proto(tensor) for tensor in model.graph.initializer]
