@@ -72,7 +72,7 @@ def check(
     Args:
         label_files: one or more label files, or folders with one subfolder per class; an image in more than one of them
             is a leak.
-        thresholds: thresholds of the codes.
+        thresholds: thresholds of the errors and warnings.
         workers: number of threads that examine images; by default one per CPU core.
         pool: workers that examine the images, instead of threads.
         skip_unavailable: report remote images that cannot be downloaded, instead of raising an error.
@@ -134,7 +134,7 @@ def check(
 def duplicate_groups(
     paths: Iterable[Path], *, thresholds: Thresholds | None = None, progress: Progress | None = None
 ) -> dict[Path, int]:
-    """Return the group number of each image that has a duplicate or near-duplicate, by path, for `labels.split`."""
+    """Return a group number by path, for each image that has a duplicate or near-duplicate; see `labels.split`."""
     listed = [LabeledPath(path, 0) for path in paths]
     file = LabelFile("paths.txt", items=lambda: listed, class_names=("all",))
     groups = check([file], thresholds=thresholds, progress=progress).duplicate_groups
@@ -142,7 +142,7 @@ def duplicate_groups(
 
 
 def decodable_images(paths: Iterable[Path]) -> dict[Path, bytes]:
-    """Return the SHA-256 of the images that an earlier check decoded and that have not changed; no image is read."""
+    """Return the SHA-256, by path, of unchanged images that an earlier check decoded; no image is read."""
     remaining, decodable = iter(paths), dict[Path, bytes]()
     with FactsCache() as cache:
         while batch := list(islice(remaining, BATCH)):

@@ -39,7 +39,9 @@ class Cluster:
     chunk_size: int = 64
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Apply `function` to each item, in order; the files that it reads must have the same paths on every machine.
+        """Apply `function` to each item, in order.
+
+        Files that `function` reads must have the same paths on every machine.
 
         Raises:
             InputError: the worker processes crashed repeatedly on the same item.
@@ -57,7 +59,9 @@ class Cluster:
             ) from error
 
     def run(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[list[Result]]:
-        """Yield the results of the tasks that have finished since the last list, at least once a second.
+        """Apply `function` to each item; yield lists with the results of the tasks that finished since the last list.
+
+        A list, which may be empty, is yielded at least once a second.
 
         Tasks whose process crashed are retried.
 

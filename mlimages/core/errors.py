@@ -76,7 +76,7 @@ class ExportError(MlimagesError):
 
 
 class BundleError(MlimagesError):
-    """An .onnx file is not an mlimages bundle, or its output differs from the one stored in it."""
+    """An .onnx file is not an mlimages bundle, or the outputs for its test image differ from the stored ones."""
 
 
 def first_line(error: BaseException) -> str:

@@ -64,7 +64,7 @@ def write_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Write a file as `atomic_write` does, unless it would replace a file that a user created or edited.
 
     Raises:
-        InputError: as `require_writable`.
+        InputError: as for `require_writable`.
     """
     path = as_path(path)
     require_writable([path], overwrite=overwrite)
@@ -80,8 +80,8 @@ def require_writable(
     """Check that these files can be written without overwriting a user's file, or one of the `inputs`.
 
     Raises:
-        InputError: one of them exists, `overwrite` is false, and mlimages did not write it, it was edited since, or it
-            is an input.
+        InputError: `overwrite` is false, and one of the files is an input, or exists and was not written by mlimages or
+            was edited since.
     """
     read = {as_path(each).resolve() for each in inputs}
     for path in map(as_path, paths if not overwrite else ()):
@@ -105,7 +105,7 @@ def record_outputs(paths: Iterable[Path], *, overwrite: bool = False) -> Iterato
     """Context manager: check that these files can be written, and at the end record those that exist.
 
     Raises:
-        InputError: as `require_writable`.
+        InputError: as for `require_writable`.
     """
     paths = list(map(as_path, paths))
     require_writable(paths, overwrite=overwrite)
@@ -235,7 +235,7 @@ def is_remote(path: Path | str) -> bool:
 
 
 def upload(file: Path, address: Path) -> None:
-    """Upload a file as the object at `address`, atomically."""
+    """Upload a local file as the object at `address`, atomically."""
     address.fs.put_file(str(file), address.path)  # type: ignore[attr-defined]  # an address is no Path to mypy
 
 
@@ -291,7 +291,7 @@ def relative_name(path: Path | str, folder: Path) -> str:
 
 
 def path_from_name(name: str, folder: Path) -> Path:
-    """Return the path of the file that `relative_name` names `name` in `folder`."""
+    """Return the path of a file in `folder`, given its name from `relative_name`."""
     return as_path(join_name(name, str(folder)))
 
 
@@ -301,7 +301,7 @@ def join_name(name: str, folder: str) -> str:
 
 
 def copy_bytes(source: BinaryIO, target: BinaryIO, *, offset: int, length: int) -> None:
-    """Append a range of an open file to another."""
+    """Append `length` bytes of an open file, from `offset`, to another file."""
     source.seek(offset)
     while length and (chunk := source.read(min(length, 1 << 20))):
         target.write(chunk)

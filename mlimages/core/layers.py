@@ -22,9 +22,9 @@ class Layer:
         name: qualified name in the network, or the well-known name ("conv1").
         kind: "conv", "pool", "linear", "norm" ... .
         output: output shape without the batch dimension: `(C, H, W)`, `(features,)` or `(tokens, features)`.
-        state: whether training changes its parameters; "" if it has none, or if unknown.
+        state: "trained", "frozen" or "partly" trained; "" if the layer has no parameters, or if unknown.
         multiply_adds: number of multiply-adds for one image.
-        arithmetic: how its output width is computed, or for a linear layer the number of inputs and outputs.
+        arithmetic: how the output width is computed, or for a linear layer the number of inputs and outputs.
         even: whether the windows cover the width exactly; otherwise the output width is rounded.
         lost_px: columns at the edge that no window covers because the width is rounded down.
     """
@@ -48,8 +48,8 @@ class NetworkSummary:
         title: name of the network, run folder or file.
         input: `(C, H, W)`.
         layers: in the order of the forward pass.
-        parameters, trained_parameters: number of parameters; shared ones count once. None if unknown.
-        multiply_adds: number for one image, including those between layers (attention).
+        parameters, trained_parameters: number of parameters, of which shared ones count once; None if unknown.
+        multiply_adds: number of multiply-adds for one image, including those between layers (attention).
         notes: additional information, one line each.
     """
 

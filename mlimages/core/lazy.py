@@ -14,11 +14,11 @@ from mlimages.core.errors import MissingExtraError
 def attach(
     package: str, file: str, *, extra: str = ""
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """Return `__getattr__`, `__dir__` and `__all__` for a package.
+    """Return `__getattr__`, `__dir__` and `__all__` for a package, which import its modules on first access.
 
     Args:
-        package: its `__name__`.
-        file: its `__file__`, beside which `__init__.pyi` lies.
+        package: `__name__` of the package.
+        file: `__file__` of the package, beside which `__init__.pyi` lies.
         extra: the extra that some names need; without it, accessing them raises MissingExtraError.
     """
     load, names, exported = attach_stub(package, file)

@@ -61,7 +61,7 @@ class Threads:
     """A pool of threads in this process.
 
     Attributes:
-        ahead: number of items per worker submitted ahead of the one being returned.
+        ahead: number of items per worker that are submitted ahead of the item whose result is returned.
     """
 
     workers: int
@@ -84,7 +84,9 @@ class Processes:
     workers: int
 
     def run(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[list[Result]]:
-        """Yield the results of the tasks that have finished since the last list, at least once a second.
+        """Apply `function` to each item; yield lists with the results of the tasks that finished since the last list.
+
+        A list, which may be empty, is yielded at least once a second.
 
         Tasks whose process crashed are retried.
 

@@ -19,7 +19,7 @@ def parse_size(text: str) -> int | tuple[int, int]:
     """Parse a size in pixels: `224` or `224x320` (width x height).
 
     Raises:
-        InputError: `text` is neither.
+        InputError: `text` is not a size in one of these forms.
 
     Examples:
         >>> parse_size("224"), parse_size("224x320")
@@ -141,7 +141,7 @@ class Normalization:
         mean, std: one value for all channels, or three in the order RGB, in units of `pixels / scale`.
         mean_image: path of a float32 `(C, H, W)` .npy in 0..255, subtracted before
             dividing by `scale`; then `mean` is not used.
-        bgr: the network's channel order is blue, green, red (Caffe).
+        bgr: the network's channel order is blue, green, red, as in Caffe.
 
     Raises:
         InputError: a value is out of range.
@@ -170,7 +170,7 @@ class Normalization:
         """Check that the number of channels matches the images.
 
         Raises:
-            InputError: it does not.
+            InputError: the numbers differ.
         """
         kind = "a grayscale image has one channel" if image.gray_scale else "an RGB image has three channels"
         for name in ("mean", "std"):

@@ -12,10 +12,10 @@ class Progress(Protocol):
     """Receives the progress of a long operation."""
 
     def start(self, task_name: str, total: int | None, unit: str) -> None:
-        """Start a stage of `total` items (None if unknown)."""
+        """Start a stage of the operation: `total` items (None if unknown), counted in `unit`, such as "images"."""
 
     def advance(self, num_items: int = 1, **values: object) -> None:
-        """Report that `num_items` more items are finished, with values to show beside the bar."""
+        """Report that `num_items` more items are finished; `values`, by name, are shown beside the progress bar."""
 
     def close(self) -> None:
         """End the stage."""

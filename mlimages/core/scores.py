@@ -25,9 +25,9 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class ClassScores:
-    """Precision, recall and F1 of one class, and the number of its images.
+    """Precision, recall and F1 of one class, and the number of images of the class.
 
-    A share without observations (a class that is never predicted or has no images) is 0 with the interval 0..1.
+    A score without observations (a class that is never predicted or has no images) is 0 with the interval 0..1.
     """
 
     name: str
@@ -67,7 +67,7 @@ def estimate_share(successes: int, count: int) -> Share:
 
 
 def confusion_matrix(labels: Iterable[int], predicted_labels: Iterable[int], num_classes: int) -> Confusion:
-    """Count the pairs of true and predicted labels."""
+    """Return the number of images by true class (rows) and predicted class (columns)."""
     counts = [[0] * num_classes for _ in range(num_classes)]
     for label, guess in zip(labels, predicted_labels, strict=True):
         counts[label][guess] += 1
@@ -80,7 +80,12 @@ def accuracy(confusion: Confusion) -> Share:
 
 
 def class_scores(confusion: Confusion, names: Sequence[str]) -> tuple[ClassScores, ...]:
-    """Return precision, recall and F1 of each class, in the order of `names`."""
+    """Return precision, recall and F1 of each class, one element per class in the order of `names`.
+
+    Args:
+        confusion: number of images by true class (rows) and predicted class (columns).
+        names: class names by class index.
+    """
     return tuple(
         scores_from_counts(
             name,
@@ -111,9 +116,10 @@ def scores_from_counts(name: str, *, true_positives: int, support: int, num_pred
     """Return precision, recall and F1 of a class.
 
     Args:
-        true_positives: number of images of the class for which it is predicted.
-        support: number of its images.
-        num_predicted: number of images for which it is predicted.
+        name: name of the class.
+        true_positives: number of images of the class for which the class is predicted.
+        support: number of images of the class.
+        num_predicted: number of images for which the class is predicted.
     """
     # F1 = 2 J / (1 + J) grows with J = hits / (hits + missed + false), which is a share with an interval of its own.
     overlap = estimate_share(true_positives, support + num_predicted - true_positives)

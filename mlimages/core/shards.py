@@ -35,7 +35,7 @@ class Member:
     Attributes:
         archive: path of the archive.
         name: normalized path of the file within the archive, without `.`, `..` or a leading slash.
-        offset: position of its first byte in the archive.
+        offset: position of the file's first byte in the archive.
         size: number of bytes.
         state: size, modification time and inode of the archive.
     """
@@ -92,7 +92,7 @@ def iter_members(archive: Path | str) -> Iterator[Member]:
     """Yield the regular files of an uncompressed archive, in order, up to the last complete one.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the archive cannot be read.
     """
     with open(archive, "rb") as file:  # noqa: PTH123
         long_name = ""
@@ -114,7 +114,7 @@ def is_truncated(archive: Path | str) -> bool:
     An archive with data that this module cannot read counts as complete.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the archive cannot be read.
     """
     with open(archive, "rb") as file:  # noqa: PTH123
         end = max((offset + _round_up_to_block(size) for _, offset, size in _iter_entries(file)), default=0)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 def disable_telemetry(variable: str, value: str) -> Iterator[None]:
     """Set the environment variable that disables a library's telemetry while the library is imported or started.
 
-    A value that the user has set is kept, and afterwards the environment is as before.
+    A value that the user has set is kept. At the end, the variable is restored.
     """
     is_decided = variable in os.environ
     os.environ.setdefault(variable, value)

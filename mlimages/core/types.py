@@ -92,7 +92,7 @@ class GatherSummary:
 
     Attributes:
         ok, duplicate, failed: number of links by outcome, including earlier runs into this folder.
-        near_duplicate: number of `ok` images that are near-duplicates of another.
+        near_duplicate: number of `ok` images that are near-duplicates of another image.
         conflicting: number of duplicates of an image in another class.
         changed: number of `ok` images edited since they were gathered; they are kept unchanged.
         moved: number of images that this run moved to the class that the list now gives them.
@@ -103,9 +103,9 @@ class GatherSummary:
         fetched: number of links that this run finished.
         reasons: number of failed links by reason, most frequent first.
         classes: number of stored images by class.
-        hosts: hosts with the most failed links, in descending order.
+        hosts: number of failed links by host, for the hosts with the most of them, in descending order.
         seconds: duration of this run.
-        waits_s: hosts that throttle requests for longer than `max_wait_s`, with the seconds until the next request.
+        waits_s: seconds until the next request by host, for hosts that throttle requests for longer than `max_wait_s`.
     """
 
     out: Path
@@ -195,10 +195,10 @@ class Prediction:
         known: whether the image resembles the training images (the model's output `known` is at least 0.5) and its
             highest probability reaches the model's threshold; None if the model has neither.
         known_score: the output `known` (0..1); None if the model has no such output.
-        prediction_set: classes that include the true one in at least 90 % of cases, most probable first; None if the
-            model has no threshold for it.
-        labels: all classes whose probability reaches their threshold, most probable first; None if the model assigns
-            one class to each image.
+        prediction_set: classes that include the true class in at least 90 % of cases, most probable first; None if the
+            model has no threshold for prediction sets.
+        labels: all classes whose probability reaches the threshold of the class, most probable first; None if the model
+            assigns one class to each image.
     """
 
     path: str

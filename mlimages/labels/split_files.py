@@ -50,7 +50,6 @@ def append_to_split(
 
     Classes are merged as by `append`.
 
-
     Args:
         split_files: the existing label files, by path; the images of one that is not in `split_paths` stay only there.
         split_paths: the label files to create.

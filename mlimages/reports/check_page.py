@@ -24,7 +24,7 @@ MEAN = ImageProperty(96)
 
 @dataclass(frozen=True, slots=True)
 class CodeFindings:
-    """The number of findings with one code, about images or about classes, and tiles of the first of them."""
+    """The number of findings with one code, about images or about classes, and tiles of the first findings."""
 
     code: str
     count: int

@@ -31,7 +31,7 @@ AnyPath = str | os.PathLike[str]
 
 @dataclass(frozen=True, slots=True)
 class PairedTest:
-    """Test of a run against the best one, on the validation images that both share.
+    """Test of a run against the best run, on the validation images that both runs share.
 
     Attributes:
         shared: number of shared images.
@@ -59,13 +59,14 @@ class ComparedRun:
 
     Attributes:
         run: the given run folder.
-        accuracy: accuracy on all its validation images; in a multi-label run, all labels of an image must be correct.
-        count: number of these images.
-        against_best: the test against the best run; None for the best run itself, or if the two share no validation
-            image.
+        accuracy: accuracy on all validation images of the run; in a multi-label run, all labels of an image must be
+            correct.
+        count: number of validation images.
+        against_best: the test against the best run; None for the best run itself, or if the two runs share no
+            validation image.
         seconds: training time; None if unknown.
         size_bytes: size of the exported file, or else of the weights.
-        settings: settings that differ among the runs.
+        settings: values by name of the settings that differ among the runs.
         mean_ap: mean average precision, by which multi-label runs are compared; None for other runs.
     """
 
@@ -179,7 +180,7 @@ def comparison_lines(runs: Sequence[ComparedRun]) -> Iterator[str]:
 
 
 def format_run_cells(runs: Sequence[ComparedRun]) -> Iterator[tuple[str, str, str]]:
-    """Yield each run's training time, size, and difference from the best run in percentage points with its p-value.
+    """Yield (training time, size, difference from the best run in percentage points with its p-value) of each run.
 
     The first run is called the best only if every other run shares validation images with it.
     """

@@ -55,8 +55,8 @@ class Tile:
     Attributes:
         caption: file name.
         pixels: the preprocessed image, uint8 `(H, W, C)`; None if it cannot be decoded.
-        fault: why it cannot be decoded.
-        path: its file; None for a mean image or a feature map.
+        fault: why the image cannot be decoded.
+        path: path of the image; None for a mean image or a feature map.
     """
 
     caption: str
@@ -71,8 +71,8 @@ class SheetRow:
 
     Attributes:
         name: name of the class.
-        count: number of its images; 0 for a mean image.
-        tiles: sample of its images.
+        count: number of images of the class; 0 for a mean image.
+        tiles: a sample of the images.
         label: class index.
     """
 
@@ -144,7 +144,7 @@ def draw_sheet(
 
 
 def make_mean_rows(path: Path) -> tuple[SheetRow, ...]:
-    """Return a mean image, and each of its channels in gray with the channel's mean."""
+    """Return one row with a tile of the mean image, and a tile of each channel in gray with the channel's mean."""
     pixels = to_pixels(load_mean_image(path).transpose(1, 2, 0))  # (H, W, C)
     tiles = [Tile("mean", pixels)]
     names = "RGB" if pixels.shape[2] == 3 else ""
@@ -155,7 +155,7 @@ def make_mean_rows(path: Path) -> tuple[SheetRow, ...]:
 
 
 def make_sheet_rows(data: TrainingData, *, per_class: int = 8, seed: int = 0) -> tuple[SheetRow, ...]:
-    """Sample `per_class` images of each class at random, and convert each from the network's input back to pixels.
+    """Sample `per_class` images of each class at random; show each as the network sees it, converted back to pixels.
 
     Raises:
         InputError: there is no image.

@@ -46,7 +46,7 @@ class ModelScores:
 
     Attributes:
         scores: scores of each network, the most accurate first; if equal, the fastest first.
-        unavailable: reasons why networks were not probed, by name.
+        unavailable: reason why a network was not probed, by name of the network.
     """
 
     scores: tuple[ModelScore, ...]

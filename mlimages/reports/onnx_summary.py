@@ -169,7 +169,7 @@ def bundle_notes(path: Path, metadata: Mapping[str, str]) -> Iterator[str]:
 
     Args:
         path: the .onnx file.
-        metadata: its `metadata_props`.
+        metadata: `metadata_props` of the file.
     """
     try:
         bundle = OnnxBundle.from_metadata(path, metadata)

@@ -77,7 +77,7 @@ def embed_thumbnail(path: Path, image: ImageProperty = THUMBNAIL) -> str:
 
 
 def make_image_tile(path: Path, text: str, *, image: ImageProperty = THUMBNAIL) -> GalleryTile:
-    """Return a tile of an image file, with a line of text and the names of its folder and file."""
+    """Return a tile of an image file, with the line `text` and the names of its folder and file."""
     return GalleryTile((embed_thumbnail(path, image),), (text, f"{path.parent.name}/{path.name}"))
 
 
@@ -100,15 +100,17 @@ def to_data_url(pixels: NDArray[np.uint8]) -> str:
 
 
 def make_matrix_cells(confusion: Confusion) -> list[list[tuple[int, float]]]:
-    """Return for each cell of a confusion matrix the count and its fraction of the true class; empty if there are too
-    many classes for a table."""
+    """Return the rows of a confusion matrix, with (count, fraction of the images of the true class) for each cell.
+
+    An empty list if there are too many classes for a table.
+    """
     if len(confusion) > MAX_MATRIX_CLASSES:
         return []
     return [[(count, count / max(1, sum(row))) for count in row] for row in confusion]
 
 
 def find_sections(body: str) -> list[tuple[str, str]]:
-    """Return the id and the title (HTML) of each section of a page, for its table of contents."""
+    """Return (id, title as HTML) of each section of a page, for the table of contents."""
     headings = re.findall(r'<h2 id="([^"]+)">(.*?)(?:<small.*?)?</h2>', body, re.DOTALL)
     return [(anchor, title.strip()) for anchor, title in headings]
 

@@ -88,7 +88,7 @@ def plot_curves(epochs: Sequence[Epoch], *, metrics: Sequence[str] = (), val_cou
     """Plot training and validation loss and accuracy by epoch.
 
     Args:
-        epochs: the lines of metrics.csv.
+        epochs: for each line of metrics.csv, the values by column name.
         metrics: keys of METRICS, one plot each; by default those of `choose_metrics`.
         val_count: number of validation images, for the 95 % interval of each epoch's accuracy; 0 draws none.
     """
@@ -97,7 +97,7 @@ def plot_curves(epochs: Sequence[Epoch], *, metrics: Sequence[str] = (), val_cou
 
 
 def plot_confusion_matrix(confusion: Confusion, names: Sequence[str]) -> Figure:
-    """Plot counts by true class (rows) and predicted class (columns); the colour is the share of the row."""
+    """Plot counts by true class (rows) and predicted class (columns); the colour is the fraction of the row."""
     size = min(2.5 + 0.55 * len(names), 24)
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(size + 1, size), layout="constrained")

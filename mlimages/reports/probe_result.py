@@ -53,7 +53,8 @@ class ProbeResult:
         images, classes: number of images and classes used.
         broken: number of images that could not be read.
         cuts: score of each layer, from the input to the output.
-        freeze: the recommended layer: the last one within noise of the best, which leaves the least to train.
+        freeze: the recommended layer: the last layer that is not significantly worse than the best, which leaves the
+            fewest layers to train.
         curve: accuracy by images per class, for the recommended layer.
         gain: change in accuracy (-1..1) from the last doubling of images, with its 95 % interval; None if `curve` has
             one point.
@@ -70,7 +71,7 @@ class ProbeResult:
 
     @property
     def more_images_would_help(self) -> bool | None:
-        """Whether the accuracy still increases with the number of images; None if the interval includes both
+        """Whether the accuracy still increases with the number of images; None if the interval of `gain` allows both
         answers."""
         if self.gain is None:
             return None

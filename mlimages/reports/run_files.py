@@ -54,7 +54,7 @@ class RunFiles:
         self.log = folder / "log.txt"
 
     def lock(self) -> AbstractContextManager[None]:
-        """Lock the run folder so that no other process trains in it. A context manager.
+        """Context manager: lock the run folder, so that no other process trains in this folder.
 
         Raises:
             RunError: on entering, if another process is training in this folder.

@@ -64,14 +64,15 @@ class Predictions:
 
     @property
     def predicted(self) -> NDArray[np.int64] | NDArray[np.bool_]:
-        """The most probable class of each image, int64 `(N,)`; or whether it has each class, bool `(N, classes)`."""
+        """The most probable class of each image, int64 `(N,)`; in a multi-label run, whether each class is predicted
+        for each image, bool `(N, classes)`."""
         if self.is_multi_label:
             return np.asarray(self.probabilities >= np.array(self.thresholds))
         return np.asarray(self.probabilities.argmax(axis=1))
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """Whether each prediction is correct, in a multi-label run in all its labels, `(N,)`."""
+        """Whether each prediction is correct, bool `(N,)`; in a multi-label run, whether all labels are correct."""
         right = self.predicted == self.labels
         return np.asarray(right.all(axis=1) if self.is_multi_label else right)
 
@@ -85,8 +86,8 @@ class RunFolder:
         settings: settings of the run, by name.
         defaults: default settings at the time of the run; empty in runs of earlier versions.
         preprocessing: preprocessing of the images.
-        class_names: in the order of the probabilities.
-        epochs: the lines of metrics.csv.
+        class_names: class names, in the order of the probabilities.
+        epochs: for each line of metrics.csv, the values by column name.
         predictions: predictions for the validation set; None before the run is finished.
         figures: contents of result.json; empty before the run is finished.
         left_out: rows of left_out.tsv: path, code and detail of each image that could not be read.
@@ -109,7 +110,7 @@ class RunFolder:
 
     @property
     def changed_settings(self) -> dict[str, Any]:
-        """Settings that differ from the defaults; if the defaults are unknown, all settings that are set."""
+        """Settings by name that differ from the defaults; if the defaults are unknown, all settings that are set."""
         return {
             name: value
             for name, value in self.settings.items()

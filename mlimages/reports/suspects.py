@@ -23,8 +23,8 @@ class Suspect:
 
     Attributes:
         path: path of the image.
-        label, likely: names of its labelled and its most probable class.
-        confidence: 1 - the probability of its label, 0..1.
+        label, likely: names of the labelled class and of the most probable class.
+        confidence: 1 minus the probability of the labelled class, 0..1.
     """
 
     path: Path
@@ -42,14 +42,14 @@ def find_suspects(
     and I. Chuang, Confident Learning: Estimating Uncertainty in Dataset Labels, JAIR 2021).
 
     The recall depends on the features. With 5 % of the labels flipped (mean of ten seeds, MobileNetV2) it was 96 % on
-    ants and bees, where the classifier has an accuracy of 98 %, and 63 % on five kinds of flowers, where it has 65 %.
-    With a classifier fitted on the true labels, it was 97 % and 67 %.
+    ants and bees (accuracy of the classifier: 98 %) and 63 % on five kinds of flowers (accuracy: 65 %). With a
+    classifier fitted on the true labels, the recall was 97 % and 67 %.
 
     Args:
         paths: paths of the N images.
         labels: class indices, int64 `(N,)`.
         probabilities: `(N, classes)`, out of sample: predicted for each image by a classifier fitted without it.
-        class_names: by class index.
+        class_names: class names by class index.
 
     Example:
         >>> probabilities = np.full((10, 2), [0.9, 0.1])
@@ -69,8 +69,9 @@ def find_suspects(
 def estimate_label_errors(labels: NDArray[np.int64], probabilities: NDArray[np.floating]) -> int:
     """Estimate the number of wrong labels: the sum of the off-diagonal counts of the confident joint.
 
-    Each image is counted in the most probable class among those whose probability reaches its mean over the images
-    labelled so (Northcutt et al. 2021, equation 1).
+    An image may be counted in a class if its probability of that class is at least the mean probability of the class
+    over the images with that label; it is counted in the most probable of these classes (Northcutt et al. 2021,
+    equation 1).
 
     Args:
         labels: class indices, int64 `(N,)`.

@@ -61,7 +61,7 @@ class ArrayStore:
                         self._index.setdefault(keys[row * KEY_BYTES : (row + 1) * KEY_BYTES], (name, row))
 
     def append(self, keys: Sequence[bytes], rows: Rows) -> None:
-        """Write rows `(N, *shape)`; they can be read after `refresh`."""
+        """Write rows `(N, *shape)`, one for each key of 32 bytes; they can be read after `refresh`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._own.with_suffix(".rows").open("ab") as out:
             out.write(np.ascontiguousarray(rows, self.dtype).data)
@@ -108,7 +108,7 @@ class ArrayStore:
 
         Args:
             max_bytes: maximum size of all stores together.
-            reserve_bytes: number of bytes of it to keep free for rows that are written next.
+            reserve_bytes: number of these bytes to keep free for rows that are written next.
         """
         kept = {self.folder / name for name in (*self._used, self._own.name)}
         parts: list[tuple[float, int, Path]] = []
@@ -126,7 +126,7 @@ class ArrayStore:
 
 
 def open_pixel_store(image_property: ImageProperty) -> ArrayStore:
-    """Open the cache of images decoded to this size with this resize method; all runs share it."""
+    """Open the cache of images decoded to this size with this resize method; all runs share this cache."""
     name = hashlib.sha256(
         f"v{PIXELS_VERSION} {json.dumps(asdict(image_property), sort_keys=True)}".encode()
     ).hexdigest()[:32]

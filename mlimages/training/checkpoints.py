@@ -37,15 +37,16 @@ class TrainingState:
     Attributes:
         trained: trainable parameters and all buffers by name, after the last epoch.
         best: the same tensors after the best epoch.
-        optimizer: the optimizer's tensors, `N.KEY` for the N-th parameter.
+        optimizer: the optimizer's tensors by name, `N.KEY` for the N-th parameter.
         history: metrics of the epochs so far.
         best_epoch: epoch with the highest validation score; 0 is the network before the first epoch.
-        best_score: its validation accuracy (or mean average precision) and its negative loss.
+        best_score: validation accuracy (or mean average precision) and negative loss of the best epoch.
         probe_accuracy: validation accuracy of the closed-form head; None without such a head.
         probe_map: mean average precision of the closed-form head in a multi-label run, else None.
         frozen_digest: SHA-256 of the frozen weights; empty if nothing is frozen.
         depths_share: share of the lower layers in the closed-form head; 0 if it uses only the last layer.
-        set_thresholds: thresholds of prediction sets by level, from leave-one-out; empty without a closed-form head.
+        set_thresholds: thresholds of prediction sets by level such as "0.9", from leave-one-out predictions; empty
+            without a closed-form head.
         seconds: training time so far.
     """
 
@@ -193,7 +194,7 @@ class TrainedRun:
 
     Attributes:
         network: maps normalized float32 `(N, C, H, W)` to logits `(N, classes)`; in eval mode.
-        preprocessing: preprocessing of its images.
+        preprocessing: preprocessing of the images.
         mean_image: float32 `(C, H, W)` in 0..255; None if the preprocessing has none.
         class_names: names of the classes, in the order of the logits.
         config: settings of the run.
@@ -226,7 +227,7 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: 
 
     Args:
         run: run folder.
-        checkpoint: `best` or `last` epoch; the best one has the highest validation score.
+        checkpoint: `best` (the epoch with the highest validation score) or `last`.
         network: the custom network of the run; its weights are replaced.
 
     Raises:

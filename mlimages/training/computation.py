@@ -113,7 +113,7 @@ def choose_computation(
         workload: images whose frozen features are needed; None if no features are cached.
         precision: `fp32` computes everything in float32 in PyTorch; `auto` picks the fastest.
         device: on a GPU, the frozen part runs in PyTorch in fp32.
-        is_frozen: whether a part is frozen; the rest is then trained in fp32 on CPUs.
+        is_frozen: whether a part of the network is frozen; the other part is then trained in fp32 on CPUs.
     """
     has_bf16 = has_fast_bf16(device)
     if precision == "fp32":

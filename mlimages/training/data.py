@@ -53,7 +53,7 @@ class TrainingJob:
         files: the run folder's files.
         model: the network to train; its classifier uses the features of the last layer or of every layer.
         base_model: the network with a classifier on the last layer only.
-        frozen: its frozen parameters and buffers.
+        frozen: frozen parameters and buffers of the network.
         digest: SHA-256 of the frozen weights; empty if nothing is frozen.
         class_names: names of the classes, in the order of the logits.
         source: yields batches and computes their logits.
@@ -96,7 +96,7 @@ class TrainingJob:
         return _trains_below_head(self.model)
 
     def with_last_layer_head(self) -> TrainingJob:
-        """Return the same job with a classifier on the last layer only; it shares the cached features."""
+        """Return the same job with a classifier on the last layer only; the cached features are shared."""
         if self.model is not self.base_model:
             self.network.get_parameter(f"{DEPTHS}.weight").requires_grad_(False)  # they are zero
         return replace(self, model=self.base_model)
@@ -108,7 +108,12 @@ class TrainingJob:
 
 
 def prepare_run_folder(config: FineTuneConfig, files: RunFiles, inputs: RunInputs, images: RunImages) -> Preprocessing:
-    """Write the run folder, or update the number of epochs of a resumed run; return the preprocessing."""
+    """Write the run folder, or update the number of epochs of a resumed run; return the preprocessing.
+
+    Args:
+        inputs: the network, and paths and labels of the images.
+        images: the decoded images.
+    """
     if distributed.is_main_process():
         if inputs.is_resumed:
             _update_num_epochs(config, files)
@@ -185,7 +190,15 @@ def build_training_job(
     device: torch.device,
     progress: Progress,
 ) -> TrainingJob:
-    """Move the network to the device, and cache the features of its frozen part if they fit."""
+    """Move the network to the device, and cache the features of its frozen part if they fit into the cache.
+
+    Args:
+        inputs: the network, and paths and labels of the images.
+        images: the decoded images.
+        preprocessing: preprocessing of the images.
+        device: device to train on.
+        progress: shows the number of images processed.
+    """
     frozen, image = inputs.frozen, preprocessing.image
     model = _choose_head(config, inputs.model, len(images.train))
     network = model.network.to(device).to(memory_format=torch.channels_last)

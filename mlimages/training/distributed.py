@@ -169,7 +169,10 @@ def gather_rows(indices: Sequence[int], rows: Mapping[str, Tensor]) -> tuple[Ten
 
 
 def require_same(value_name: str, value: object) -> None:
-    """Check that all processes have the same value, whose name in the message is plural.
+    """Check that all processes have the same value.
+
+    Args:
+        value_name: name of the value in the message, in the plural.
 
     Raises:
         RunError: the values differ.
@@ -237,8 +240,8 @@ class GlobalDropout(TorchFunctionMode):
 def sync_batch_norm(network: nn.Module, device: torch.device, *, batch_size: int) -> None:
     """Convert the trainable batch norms to `SyncBatchNorm` if several processes train on GPUs.
 
-    PyTorch supports it only on GPUs. On CPUs each process normalizes with the statistics of its own images, and the
-    running statistics of the main process are kept.
+    PyTorch supports `SyncBatchNorm` only on GPUs. On CPUs each process normalizes with the statistics of its own
+    images, and the running statistics of the main process are kept.
 
     Args:
         network: network with frozen layers; changed in place.

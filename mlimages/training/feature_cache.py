@@ -39,10 +39,17 @@ def cache_features(
     cache_bytes: int,
     progress: Progress,
 ) -> tuple[FrozenFeatures | None, Computation]:
-    """Compute and cache the features of both sets.
+    """Compute and cache the frozen features of the training and validation images.
 
     If OpenVINO cannot convert the network, PyTorch computes the features in float32. If the bfloat16 features of a new
     run differ too much from float32, they are recomputed in float32.
+
+    Args:
+        create_features: creates the cache of features for a library and precision.
+        computation: library and precision to try first.
+        is_resumed: keep the precision, since the run has started with it.
+        num_views: number of fixed augmented views of each training image.
+        cache_bytes: size of the cache in bytes.
 
     Returns:
         The features, or None if they do not fit into the cache; and the library and precision that computed them.

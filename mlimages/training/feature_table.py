@@ -92,7 +92,7 @@ def extract_features(
         labels: a label file, or the path of one or of a folder of class folders; images that cannot be decoded are
             skipped and logged.
         model: name of the network.
-        weights: `default`, `none` or a file.
+        weights: `default` (pretrained), `none` (random) or a file.
         layer: layer whose outputs are the features, as listed by `probe`; by default the last one before the
             classifier.
         size: input width and height in pixels, one number for a square; None uses the network's native size.

@@ -63,7 +63,13 @@ class BatchSource(Protocol):
     def batches(
         self, images: ImageSet, order: Sequence[int], *, batch_size: int, choose_view: ChooseView = choose_original_view
     ) -> Iterator[Batch]:
-        """Yield this process's share of each batch; `order` lists the indices of the images."""
+        """Yield this process's share of each batch.
+
+        Args:
+            order: indices of the images.
+            batch_size: number of images in the batch of all processes.
+            choose_view: returns the view number for an image index.
+        """
 
     def logits(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """Compute logits `(N, classes)` for the inputs of one batch."""
@@ -135,8 +141,9 @@ def make_features_key(
     connections.
 
     Args:
-        model: its name and the version of its library are part of the key.
-        normalize: the values of the mean are part of the key, since a mean image may change.
+        model: the network; its name and the version of its library are part of the key.
+        normalize: maps pixels to the network's input; the values of the mean are part of the key, since a mean
+            image may change.
         layers: the layers whose outputs are the features, as JSON values.
         weights_digest: SHA-256 of the weights.
         preprocessing: preprocessing of the images.

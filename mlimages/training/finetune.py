@@ -69,8 +69,8 @@ def fine_tune(
 ) -> FineTuneResult:
     """Fine-tune a network, or resume an interrupted run in the folder `config.out`.
 
-    Under torchrun, all processes call it and share each batch; only the main process writes files, shows progress and
-    runs the callbacks.
+    Under torchrun, all processes call `fine_tune` and share each batch; only the main process writes files, shows
+    progress and runs the callbacks.
 
     Set OMP_WAIT_POLICY=passive and OPENBLAS_NUM_THREADS=1 before the first import of numpy and torch, as the command
     does: otherwise idle threads keep cores busy.

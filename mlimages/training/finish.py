@@ -180,7 +180,12 @@ def _read_result(files: RunFiles) -> FineTuneResult:
 def finish_run(
     job: TrainingJob, state: TrainingState, *, export: bool, custom_network: nn.Module | None = None, progress: Progress
 ) -> FineTuneResult:
-    """Check that the frozen weights are unchanged, load the best weights, and write the results."""
+    """Check that the frozen weights are unchanged, load the best weights, and write the results.
+
+    Args:
+        export: write `model.onnx`, the plots and `report.html`.
+        custom_network: the network passed to `fine_tune`, if any.
+    """
     network, config, files = job.network, job.config, job.files
     if job.digest and job.frozen.digest(network) != job.digest:
         raise RunError(f"{files.folder}: the frozen weights changed during training; this is a bug, please report it")
@@ -309,7 +314,7 @@ def write_suspect_labels(
 
 
 def draw_plots(run: Path, *, progress: Progress | None = None) -> Path | None:
-    """Draw curves.png, confusion.png and report.html; return the path of the report, or None without the extra."""
+    """Draw curves.png, confusion.png and report.html; return the path of the report, None without the `train` extra."""
     progress = progress or NoProgress()
     try:
         from mlimages.reports import draw_run

@@ -32,7 +32,7 @@ class FrozenRuntime:
 
     Args:
         frozen_part: the lower part of a network from `split_network`, in eval mode.
-        library: OpenVINO is used on CPUs only.
+        library: `torch` or `openvino`, which is used on CPUs only.
         device: device to compute on.
     """
 

@@ -93,11 +93,11 @@ def fit_ridge(
         features: features of the last layer, `(N, D)`.
         labels: class indices, int64 `(N,)`; for multi-label data, 1 for each class of an image, else 0, `(N, classes)`.
         num_classes: number of classes.
-        lower_features: features of each layer below, `(N, L)`; their weights follow those of `features`:
-            `(classes, D + sum L)`.
-        lower_shares: candidates for their share of the kernel, compared on at most SHARE_IMAGES images. If 0 is the
-            first, another is chosen only if its error is lower by more than two standard errors of the difference:
-            without lower layers, the trained weights give the same answers in the library's own network.
+        lower_features: for each lower layer, its features `(N, L)`; in `RidgeHead.weight`, their columns follow
+            those of `features`: `(classes, D + sum of all L)`.
+        lower_shares: candidates for the share of the lower layers in the kernel, compared on at most SHARE_IMAGES
+            images. If the first is 0, another is chosen only if its error is lower by more than two standard errors of
+            the difference: with a share of 0, the head can be used in the library's network without additional layers.
 
     >>> features = np.array([[0.0], [0.1], [0.9], [1.0]])
     >>> fit_ridge(features, np.array([0, 0, 1, 1]), num_classes=2).head.probabilities(features).argmax(axis=1).tolist()

@@ -43,7 +43,11 @@ class HeadInputs:
 
 
 def initialize_head(model: Model, source: BatchSource, images: ImageSet, head: RidgeHead) -> bool:
-    """Set the weights of the network's head to the closed-form head; return whether it has a bias, which is needed."""
+    """Set the weights of the network's head to the closed-form head.
+
+    Returns:
+        False, and nothing is set, if the head is not a layer with a bias.
+    """
     layer = model.network.get_submodule(model.head)
     if not (isinstance(layer, nn.Linear | nn.Conv2d) and layer.bias is not None):
         return False

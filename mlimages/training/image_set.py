@@ -152,8 +152,8 @@ class ImageSet:
     Args:
         images: decodable images, from `decode_all`.
         image_property: input size, channels and resize method.
-        store: cache of their pixels; None decodes them each time.
-        augmenter: data augmentation; None for none.
+        store: cache of the pixels; None decodes the images each time.
+        augmenter: data augmentation; None trains without augmentation.
         num_classes: number of classes in a multi-label run; None for one class per image.
 
     Attributes:

@@ -64,7 +64,7 @@ class RunInputs:
     Attributes:
         images: paths and labels of the images.
         model: the network, with its lower layers frozen.
-        frozen: its frozen parameters and buffers.
+        frozen: frozen parameters and buffers of the network.
         mean_image: float32 `(C, H, W)` in 0..255; None if the run has none.
         is_resumed: whether the run folder contains a finished epoch.
     """

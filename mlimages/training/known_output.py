@@ -34,7 +34,7 @@ def fit_known_score(
     *,
     validation_features: NDArray[np.float32],
 ) -> KnownScore:
-    """Fit the Mahalanobis distance to the nearest class mean, and its threshold on validation images.
+    """Fit the Mahalanobis distance to the nearest class mean, and a threshold of the distance on validation images.
 
     Features are scaled to length 1. The within-class covariance is kept along the DIRECTIONS of largest variance and
     replaced by the mean variance along all others. Based on K. Lee et al., A Simple Unified Framework for Detecting

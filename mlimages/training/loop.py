@@ -107,7 +107,7 @@ class Trainer:
 
     Args:
         network: the full network.
-        source: yields batches and computes their logits.
+        source: yields batches of images and computes their logits.
         optimizer: optimizer of the trainable parameters.
         schedule: learning rate by step.
         config: batch size, and random seed of shuffling and dropout.
@@ -140,7 +140,7 @@ class Trainer:
     def train_epoch(
         self, images: ImageSet, *, epoch: int, num_views: int, deadline: float, progress: Progress
     ) -> Metrics:
-        """Train on every image once; the order and the augmented views depend on seed and epoch.
+        """Train on every image once; the random seed and the epoch determine the order and the augmented views.
 
         Args:
             images: training set.

@@ -55,7 +55,7 @@ class Objective(Protocol):
 
     @property
     def inference_task(self) -> Task:
-        """Whether the task is single-label or multi-label."""
+        """The task, `SingleLabel` or `MultiLabel`, that interprets the logits."""
 
     def compute_loss(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, float]:
         """Return the sum of the loss over the images, and the sum of their weights."""

@@ -80,7 +80,7 @@ def probe_cuts(
         labels: a label file, or the path of one or of a folder of class folders, with at least two images of each of at
             least two classes.
         model: name of the network.
-        weights: `default`, `none` or a file.
+        weights: `default` (pretrained), `none` (random) or a file.
         size: input width and height in pixels, one number for a square; None uses the network's native size.
         gray: whether to use one gray channel; None uses the channels of the pretrained weights.
         most: maximum number of images; larger datasets are sampled by class.

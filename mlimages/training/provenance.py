@@ -15,7 +15,11 @@ from mlimages.training.config import FineTuneConfig
 
 
 def read_provenance(files: RunFiles, weights: Path) -> Provenance:
-    """Return the provenance of a run, without what the export adds."""
+    """Return the provenance of a run, without the fields that the export adds.
+
+    Args:
+        weights: the file of the exported weights.
+    """
     run = read_run(files.folder)
     splits = {name: path for name, path in (("train", files.train), ("val", files.val)) if path.exists()}
     items = {name: list(LabelFile(path)) for name, path in splits.items()}

@@ -66,7 +66,7 @@ def check_run_folder(config: FineTuneConfig, files: RunFiles) -> bool:
 
     Raises:
         InputError: the folder is a file, or contains files that a run did not write.
-        RunError: it contains a run with other settings.
+        RunError: the folder contains a run with other settings.
     """
     if files.folder.exists() and not files.folder.is_dir():
         raise InputError(f"{files.folder} is a file: choose another output folder with -o")

@@ -69,7 +69,12 @@ def export_trained_run(
     progress: Progress | None,
     outputs: NetworkOutputs | None = None,
 ) -> OnnxBundle:
-    """Export a loaded network; `outputs` are its logits for the validation images, if they are known."""
+    """Export a loaded network; see `export_run`.
+
+    Args:
+        trained_run: the network.
+        outputs: logits of the network for the validation images, if they are known.
+    """
     trained = TrainedNetwork(
         trained_run.network,
         trained_run.preprocessing,
@@ -102,7 +107,7 @@ def read_exported_bundle(files: RunFiles) -> OnnxBundle | None:
 
 
 def warn_about_lost_options(files: RunFiles, old_bundle: OnnxBundle | None, new_bundle: OnnxBundle) -> None:
-    """Log a warning if the run's previous ONNX file was exported with options that the new one lacks."""
+    """Log a warning if the run's previous ONNX file was exported with options that the new file lacks."""
     if old_bundle is None:
         return
     options = {

@@ -76,7 +76,6 @@ def add_subfolder(stem: str, num_images: int) -> str:
         stem: path of the image, without its suffix.
         num_images: number of images that the class already has.
 
-
     >>> add_subfolder("cats/a", 30_000)
     'cats/part-0003/a'
     """
