@@ -126,6 +126,7 @@ def augment(
         seed: random seed of the split and of the order.
         format: one .npz file, a folder of .npy files, or a folder of images.
         overwrite: replace an existing .npz file.
+        progress: shows the number of images processed.
 
     Raises:
         InputError: the shares do not add up to 1, `out` already exists, or no image can be decoded.

@@ -122,6 +122,7 @@ def compute_mean(
         workers: threads that decode the images; by default one per CPU core.
         pool: workers that decode the images, instead of threads.
         skip_unavailable: skip remote images that cannot be downloaded, instead of raising an error.
+        progress: shows the number of images processed.
 
     Raises:
         InputError: no image can be decoded, or a remote image cannot be downloaded.

@@ -42,8 +42,8 @@ class TrainingData:
         mean_image_file: the name of `mean_image` in mlimages 0.5.
 
     Raises:
-        InputError: `mean_image` is not a mean image, or it or `normalization` does not match the size and channels of
-            the images.
+        InputError: `mean_image` is not a mean image, or `mean_image` or `normalization` does not match the size and
+            channels of the images.
         ImageError: `mean_image` is an image file that cannot be decoded.
 
     Examples:
@@ -141,6 +141,7 @@ class TrainingData:
             overwrite: replace files that mlimages did not write, or that were changed since.
             pool: workers that decode the images; by default one thread per CPU core.
             skip_unavailable: skip remote images that cannot be downloaded, instead of raising an error.
+            progress: shows the number of images processed.
 
         Raises:
             InputError: no image can be decoded, a remote image cannot be downloaded, or a file exists that mlimages did

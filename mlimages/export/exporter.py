@@ -103,13 +103,16 @@ def export_network(
     progress: Progress | None = None,
     outputs: NetworkOutputs | None = None,
 ) -> OnnxBundle:
-    """Export a network to an .onnx file if the outputs of the two match for every validation image.
+    """Export a network to an .onnx file if its outputs and those of the file match for every validation image.
 
     Args:
+        trained: the network.
         out: the .onnx file. Weights beyond 1.9 GB are written to `NAME.onnx.data` beside it.
         validation: a label file, its path, or labelled paths; images that cannot be decoded are skipped.
+        options: options of the export.
         provenance: details of the training, to which versions, accuracy and parity are added.
         overwrite: replace a file that mlimages did not write, or that was changed since.
+        progress: shows the number of compared validation images.
         outputs: the network's logits for the validation images; computed by default.
 
     Returns:

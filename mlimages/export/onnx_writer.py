@@ -104,7 +104,7 @@ class DecisionParameters:
 
     Attributes:
         temperature: divides the logits before the softmax.
-        unknown_below: an image whose highest probability is below this is predicted as "unknown".
+        unknown_below: an image whose highest probability is below this threshold is predicted as "unknown".
         thresholds: minimum probability of each class to be predicted, of a multi-label network.
     """
 
@@ -171,7 +171,9 @@ def write_onnx(
     """Write the network to `path`, without its metadata and without comparing outputs.
 
     Args:
+        trained: the network.
         resize_form: implementation of the resize inside the file; None omits the preprocessing.
+        provenance: origin and evaluation of the network.
         decisions: by default no temperature and no threshold.
 
     Returns:
@@ -300,7 +302,7 @@ def _make_parity_probe(trained_network: TrainedNetwork, compute_logits: ComputeL
 
 
 def round_logits(logits: NDArray[np.float32]) -> tuple[float, ...]:
-    """Round the logits `(classes,)` of a parity probe to nine digits, which identify a float32."""
+    """Round the logits `(classes,)` of a parity test image to nine significant digits, which identify a float32."""
     return tuple(float(f"{logit:.9g}") for logit in logits)
 
 

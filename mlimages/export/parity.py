@@ -80,6 +80,8 @@ def check_parity(
     """Compare the outputs of the file with those of the network, for full-size or preprocessed images.
 
     Args:
+        trained: the network.
+        bundle: the metadata of the file.
         outputs: the images, and the network's outputs.
         compute_logits: returns the logits of the file.
         workers: number of threads that call `compute_logits`.

@@ -75,7 +75,7 @@ class Quantization:
         trials: measurements of the original, then of the variants.
         count: number of images on which the accuracy was measured.
         chosen: the variant that was written; None if no variant is fast and accurate enough.
-        refusals: for each variant, why it was rejected; empty if it is fast and accurate enough.
+        refusals: for each variant, in the order of `trials[1:]`, why it was rejected; "" if it was not rejected.
         score_name: the metric in `Trial.accuracy`: "accuracy", or "mAP" for a multi-label model.
     """
 
@@ -115,6 +115,7 @@ def quantize(
             points. A drop by one image is always accepted in a single-label model, unless `max_drop` is 0.
         fp16: also measure a float16 variant.
         overwrite: replace a file that mlimages did not write, or that was changed since.
+        progress: shows the number of images processed.
 
     Raises:
         BundleError: the file is not an mlimages bundle, or it has no preprocessing and needs a mean image.

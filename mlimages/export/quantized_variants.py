@@ -39,7 +39,7 @@ with disable_telemetry("ORT_DISABLE_TELEMETRY", "1"), _preserve_sys_path():
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
 PARITY_TOLERANCE = 0.1
-"""Tolerance of the parity probe: integer kernels round differently on different processors."""
+"""Tolerance of the parity test image: integer kernels round differently on different processors."""
 
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]
 """Logits and probabilities, each `(N, classes)`, and the output `known` `(N,)`, or None if the file lacks it."""
@@ -56,6 +56,7 @@ def write_variants(
     """Write each variant to a file in `folder`, and return the variants by name.
 
     Args:
+        bundle: the original.
         pixels: preprocessed images, uint8 `(h, w, C)`, that calibrate the ranges of activations.
     """
     model = onnx.load(bundle.path)
@@ -96,7 +97,7 @@ def write_variants(
 
 
 def select_float_nodes(model: onnx.ModelProto) -> list[str]:
-    """Return the names of the nodes that stay float: the last layer with weights, and all not upstream of it."""
+    """Return the names of the nodes that stay float: the last layer with weights, and all but the nodes before it."""
     producers = {output: node for node in model.graph.node for output in node.output}
     layer = next(
         (node for node in _iter_upstream_nodes(LOGITS, producers) if node.op_type in ("Conv", "Gemm", "MatMul")), None

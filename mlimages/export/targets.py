@@ -27,8 +27,8 @@ class Runtime:
 
     Attributes:
         name: display name.
-        resize: implementation of the resize inside the file; None if the runtime supports none, in which case the file
-            does not include preprocessing.
+        resize: implementation of the resize inside the file; None if the runtime supports no resize, so that the
+            file does not include preprocessing.
         open: given the package and the path of a file, returns a function that computes logits; None if exported files
             are not compared in this runtime.
         package: the Python package that `open` needs.

@@ -64,6 +64,8 @@ def choose_shard(url: str, num_shards: int, host_parts: Mapping[str, int] | None
     """Return the number of the shard, 1 to `num_shards`, that gathers a link.
 
     Args:
+        url: the link.
+        num_shards: number of shards.
         host_parts: see `Partition`.
     """
     host = _normalize_host(url)

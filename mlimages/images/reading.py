@@ -91,7 +91,7 @@ def require_available(broken: Iterable[BrokenImage], *, skip: bool) -> None:
         skip: accept images that could not be downloaded.
 
     Raises:
-        InputError: an image could not be downloaded; the message gives their number and the first one.
+        InputError: an image could not be downloaded; the message gives the number of such images and the first path.
     """
     unavailable = [image for image in broken if image.fault is Fault.UNAVAILABLE]
     if unavailable and not skip:
@@ -115,7 +115,7 @@ def check_missing_images(broken: Iterable[BrokenImage], count: int, *, advice: s
         advice: end of the message, which says what to do.
 
     Raises:
-        InputError: more than half are missing; the message gives the first path.
+        InputError: more than half of the images are missing; the message gives the first path.
     """
     missing = [image.path for image in broken if image.fault is Fault.MISSING]
     if message := missing_advice(len(missing), count, advice):

@@ -50,7 +50,7 @@ class Font:
 
 @cache
 def installed_fonts() -> tuple[Font, ...]:
-    """Return the installed regular fonts of `FAMILIES`, in that order; empty if matplotlib is not installed."""
+    """Return the installed regular fonts of `FAMILIES`, in this order; empty if matplotlib is not installed."""
     try:
         from matplotlib import font_manager
     except ModuleNotFoundError:

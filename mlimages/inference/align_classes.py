@@ -8,7 +8,7 @@ from mlimages.labels import LabelFile, merge_classes
 
 
 def match_labels(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPath]:
-    """Return the labelled images with the bundle's class indices; for a multi-label bundle, with all labels.
+    """Return the labelled images with the bundle's class indices; for a multi-label bundle, `labels` is set.
 
     Raises:
         InputError: the label file has a class that is not in the bundle, or is multi-label and the bundle is not.

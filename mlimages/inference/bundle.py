@@ -121,7 +121,7 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Calibration of the output `known`: an image counts as known if that output is at least 0.5.
+    """Calibration of the output `known`: an image counts as known if the output is at least 0.5.
 
     Attributes:
         share: share (0..1) of the validation images that are known.
@@ -139,7 +139,7 @@ class PredictionSets:
     Attributes:
         source: images that the thresholds were computed on: `leave-one-out` on the training images, or `validation`.
         count: number of those images.
-        thresholds: by level ("0.9"): a set includes the classes with at least this softmax probability.
+        thresholds: minimum softmax probability of a class to be in the set, by level ("0.9").
     """
 
     source: str
@@ -153,13 +153,13 @@ class OnnxBundle:
 
     Attributes:
         path: the file.
-        class_names: by class index.
+        class_names: class names by class index.
         preprocessing: preprocessing of an upright RGB image for the network.
         model: the network's name.
         probe: a test image and its logits, which the file must reproduce whenever it is opened for prediction.
         includes_preprocessing: the input is uint8 RGB `(N, H, W, 3)` of any size; otherwise preprocessed and
             normalized float32 `(N, C, H, W)`.
-        exact_resize: the graph's resize is bit-identical to Pillow's.
+        exact_resize: whether the graph's resize is bit-identical to Pillow's.
         temperature: divides the logits before the softmax.
         unknown_below: an image whose highest probability is below this threshold belongs to none of the classes.
         known: calibration of the output `known`; None if the graph has no such output.
@@ -210,7 +210,7 @@ class OnnxBundle:
         """Parse the metadata of the file at `path`.
 
         Raises:
-            BundleError: mlimages did not write it.
+            BundleError: mlimages did not write the file.
         """
         text = metadata.get("mlimages")
         if text is None:

@@ -59,9 +59,9 @@ class Evaluation:
         labels: the scores of a multi-label model, which has neither a confusion matrix nor `mistakes` of one class; its
             accuracy is the share of images whose labels are all predicted correctly. None with one class per image.
         background: whether the predictions depend on the background; None if it was not measured.
-        trained_on, chosen_on: number of the evaluated images on which the model was trained, and on which its epoch was
-            chosen. They are recognized by their paths in the model's run folder, so that copies elsewhere are not
-            counted; 0 if the model is in no run folder.
+        trained_on, chosen_on: number of evaluated images that are in the training set of the model, and number of those
+            in its validation set, on which the best epoch was chosen. These images are recognized by
+            their paths in the run folder, so copies of them are not counted; 0 if the model is not in a run folder.
     """
 
     class_names: tuple[str, ...]
@@ -165,7 +165,8 @@ def evaluate(
         model: a predictor, an .onnx file, or a run folder.
         labels: a label file, or the path of one or of a folder of class folders.
         explain: number of images, evenly spaced, on which to test whether the predictions depend on the background.
-        skip_unavailable: skip remote images that cannot be downloaded instead of raising.
+        skip_unavailable: skip remote images that cannot be downloaded, instead of raising an error.
+        progress: shows the number of images processed.
 
     Raises:
         BundleError: the model cannot be used.

@@ -48,9 +48,9 @@ class Explanation:
     Attributes:
         path: the given path.
         class_name: the most probable class of the unmasked image.
-        probability: its probability for the unmasked image (0..1).
-        hidden: its probability with one square of the preprocessed image masked, float32 `(grid, grid)`, by row and
-            column.
+        probability: probability of this class for the unmasked image (0..1).
+        hidden: probability of this class with one square of the preprocessed image masked, float32 `(grid, grid)`, by
+            row and column of the square.
         pixels: the preprocessed image, uint8 `(h, w, C)`.
     """
 
@@ -102,8 +102,8 @@ class BackgroundUse:
     Attributes:
         count: number of images.
         correct: share of correct predictions (0..1) with the centre replaced by that of another image.
-        chance: the same share if the surroundings had no relation to the class.
-        p_value: of a permutation test, one-sided.
+        chance: expected value of `correct` if the surroundings had no relation to the class.
+        p_value: p-value of a one-sided permutation test.
     """
 
     count: int
@@ -164,8 +164,9 @@ def measure_background_use(
     The test permutes the classes of the surroundings: the statistic is the mean log-probability of their class.
 
     Args:
+        predictor: the model.
         images: preprocessed images from `Predictor.decode`, each `(h, w, C)`; at least one.
-        labels: their class indices, `(N,)`.
+        labels: class indices of the images, `(N,)`.
     """
     centers = [images[n * len(images) // CENTERS] for n in range(CENTERS)]
     threads = Threads(min(_MAX_WORKERS, predictor.workers))
@@ -195,7 +196,7 @@ _MARGIN = (1 - 0.5**0.5) / 2
 
 
 def replace_center(image: NDArray[np.uint8], center_image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return an image `(h, w, C)` with the centre of another of its size."""
+    """Return an image `(h, w, C)` whose centre is replaced by that of `center_image`, of the same size."""
     height, width = image.shape[:2]
     top, left = round(height * _MARGIN), round(width * _MARGIN)
     mixed = image.copy()

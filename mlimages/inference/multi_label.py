@@ -29,7 +29,7 @@ class LabelScores:
     Attributes:
         count: number of images.
         exact: share of the images whose labels are all predicted correctly.
-        average_precision: of each class, and its mean (mAP).
+        average_precision: average precision of each class, and the mean over the classes (mAP).
         per_class: precision, recall and F1 of each class at its threshold.
         thresholds: minimum probability of each class to be predicted.
         mistakes: predictions with a wrong label, and the true class indices; the most confident first.
@@ -46,7 +46,7 @@ class LabelScores:
 
     @property
     def rows(self) -> tuple[MultiLabelClassScores, ...]:
-        """The scores of each class; None where no image has the class."""
+        """The scores of each class; a score is None if no image has the class."""
         return tuple(combine_class_scores(self.per_class, self.average_precision, self.thresholds))
 
     def to_dict(self) -> dict[str, object]:
@@ -78,9 +78,10 @@ def score_labels(
     """Score the predictions of a multi-label model.
 
     Args:
+        predictions: the prediction for each image.
         labels: the true class indices of each image.
         probabilities: `(N, classes)`.
-        thresholds: by class.
+        thresholds: minimum probability to predict each class.
         names: class names.
     """
     targets = multi_hot(labels, len(names)) > 0  # (N, classes)

@@ -36,8 +36,8 @@ def open_session(path: Path, *, prepacking: bool = True) -> Any:
     """Open an ONNX Runtime session on the CPU, with one thread per call and without log messages.
 
     Args:
-        prepacking: copy the weights of matrix products into the layout of their kernels. Without it VGG-16 opens 0.5 s
-            faster, and predicts single images as fast.
+        prepacking: copy the weights of matrix products into the layout of their kernels. Without the
+            copies, VGG-16 opens 0.5 s faster, and predicts single images as fast.
 
     Raises:
         BundleError: there is no such file, it is not an ONNX file, or ONNX Runtime cannot load it.

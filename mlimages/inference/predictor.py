@@ -154,7 +154,8 @@ class Predictor:
         """Yield results in order while the images arrive; memory stays bounded.
 
         Args:
-            batch: number of images that a worker processes at a time.
+            top: number of classes in each prediction.
+        batch: number of images that a worker processes at a time.
         """
         if top is not None and top < 1:
             raise ValueError(f"top is {top}: expected the number of classes to return, at least 1")
@@ -183,7 +184,7 @@ class Predictor:
 
         Raises:
             TypeError: `image` is none of the inputs of `Predictor`.
-            ValueError: it is an array of another shape.
+            ValueError: `image` is an array of another shape.
         """
         _check_input(image)
         begin = time.perf_counter()

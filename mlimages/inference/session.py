@@ -77,7 +77,7 @@ def to_graph_input(pixels: Sequence[NDArray[np.uint8]], prop: ImageProperty) -> 
     """Return images `(N, H, W, 3)` that the graph's preprocessing maps to the given pixels `(h, w, C)`.
 
     For `shorter` and `position` the pixels are padded so that the crop returns them; the other methods do not change an
-    image of the output size. Gray is repeated over three channels: its luma is itself.
+    image of the output size. Gray is repeated over three channels, whose luma is the same gray.
     """
     top = left = 0
     height, width = prop.height, prop.width

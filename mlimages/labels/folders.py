@@ -67,6 +67,7 @@ def open_parts(source: LabelFile | str | os.PathLike[str], table: TableOptions |
     """Open a label file or folder; return its label files by split: train, val and test, or "" if it is not split.
 
     Args:
+        source: a label file, its path, or the path of a folder.
         table: how to read a table; for a folder, only `class_from` and `multi_label` are used.
 
     Raises:
@@ -96,6 +97,7 @@ def open_labels(source: LabelFile | str | os.PathLike[str], table: TableOptions 
     """Open a label file, or label the images of a folder of class folders without writing a file.
 
     Args:
+        source: a label file, its path, or the path of a folder.
         table: how to read a table; for a folder, only `class_from` and `multi_label` are used.
 
     Raises:

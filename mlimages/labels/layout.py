@@ -51,6 +51,7 @@ def folder_names(class_names: Sequence[str], *, max_length: int = 120) -> tuple[
     """Return a unique folder name for each class that is valid on any file system.
 
     Args:
+        class_names: class names by class index.
         max_length: maximum number of characters, without a number that makes the name unique.
     """
     used: set[str] = set()

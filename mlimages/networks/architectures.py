@@ -128,7 +128,7 @@ def find_architecture(name: str) -> Architecture:
     """Return the architecture of this name.
 
     Raises:
-        ModelError: there is none; the message suggests similar names.
+        ModelError: there is no such architecture; the message suggests similar names.
     """
     if name.startswith("timm:") or name == DEFAULT_MODEL:
         # Imported late: timm takes half a second.

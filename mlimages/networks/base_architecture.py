@@ -46,7 +46,7 @@ class Architecture(ABC):
         """Return the library's pretrained weights.
 
         Raises:
-            ModelError: there are none, or they cannot be downloaded.
+            ModelError: there are no pretrained weights, or they cannot be downloaded.
         """
         raise ModelError(
             f"{self.name} has no pretrained weights: train from scratch with --weights none, or pass a file"

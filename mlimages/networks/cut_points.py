@@ -69,7 +69,7 @@ def find_cut_points(model: Model) -> tuple[CutPoint, ...]:
 
 
 class FeatureHooks:
-    """Records the pooled features at all cut points during a forward pass. A context manager.
+    """Context manager that records the pooled features at all cut points during a forward pass.
 
     Examples:
         >>> import torch

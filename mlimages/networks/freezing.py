@@ -60,11 +60,12 @@ def freeze(model: Model, upto: str = "head") -> FrozenPart:
     """Freeze every layer up to and including `upto`, in order of execution.
 
     Frozen parameters require no gradient. Frozen modules, such as batch norm and dropout, stay in eval mode even after
-    `.train()`. So does every batch norm of a pretrained network: its scale and shift may be trained, but statistics of
-    a few hundred images are worse than the pretrained ones. A second call replaces the frozen layers of the first.
+    `.train()`. So does every batch norm of a pretrained network: its scale and shift may be trained, but
+    statistics of a few hundred images are worse than the pretrained statistics. A second call replaces the frozen
+    layers of the first call.
 
     Args:
-        model: its network is changed in place.
+        model: a model, whose network is changed in place.
         upto: a module path or a well-known layer name (conv1 ... fc7); `head` freezes everything but the classifier,
             `none` nothing.
 

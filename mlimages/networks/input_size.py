@@ -23,9 +23,13 @@ def check_input_size(
 ) -> None:
     """Check that a network accepts images of this size, in a forward pass on the meta device, which computes shapes.
 
-    A network that fails there even at its default size depends on the values of tensors, and is run on the CPU.
+    If a network fails on the meta device even at its default size, it depends on the values of tensors: it is then
+    run on the CPU.
 
     Args:
+        build_network: creates the network.
+        name: name of the network, for the message.
+        image_property: size and channels of the images.
         default_property: the images that the network is designed for; their size is suggested if the search finds no
             valid size.
 
@@ -71,7 +75,7 @@ def _find_candidate_sizes(invalid_size: int, direction: int) -> list[int]:
 
 
 def find_size_error(build_network: BuildNetwork, image_property: ImageProperty, *, device: str = "meta") -> str:
-    """Return why the network does not accept images of this size; empty if it does."""
+    """Return why the network does not accept images of this size; "" if it accepts them."""
     with torch.device(device), torch.no_grad():
         try:
             network = build_network(image_property).eval()

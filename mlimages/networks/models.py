@@ -33,7 +33,7 @@ class Model:
         network: maps float32 `(N, C, H, W)`, the output of `Normalize`, to logits `(N, classes)`; in eval mode.
         library: the package that implements the network, with its version.
         preprocessing: the preprocessing that the weights expect.
-        heads: module paths of the classifiers: the last layer, or several in parallel (DeiT, LeViT).
+        heads: module paths of the classifiers: the last layer, or several parallel layers (DeiT, LeViT).
         layers: module paths of well-known layers (conv1 ... fc8) by name.
         pretrained: whether the weights come from a file or from the library.
         has_weights: whether pretrained weights are published.
@@ -143,14 +143,14 @@ def wrap_network(network: nn.Module, preprocessing: Preprocessing, *, classes: i
     """Return a custom network with the metadata that a run needs.
 
     Args:
-        network: maps float32 `(N, C, H, W)` to logits `(N, classes)`; its last layer with that many outputs is
+        network: maps float32 `(N, C, H, W)` to logits `(N, classes)`; its last layer with `classes` outputs is
             the classifier.
         preprocessing: preprocessing of each image.
         classes: number of logits.
         pretrained: whether the network has pretrained weights.
 
     Raises:
-        ModelError: no layer has that many outputs.
+        ModelError: no layer has one output per class.
 
     Examples:
         >>> from torch import nn
@@ -203,7 +203,7 @@ def find_heads(network: nn.Module, num_classes: int) -> tuple[str, ...]:
     """Return the module paths of the classifiers as defined by timm, else of the last layer with one output per class.
 
     Raises:
-        ModelError: no layer has that many outputs.
+        ModelError: no layer has one output per class.
     """
     named = getattr(network, "pretrained_cfg", {}).get("classifier") or ()
     paths = [path for path, module in network.named_modules() if _count_outputs(module) == num_classes]

@@ -170,7 +170,7 @@ def remove_prefix(state: State, network: nn.Module, *, description: str) -> Stat
 
 
 def load_weights(network: nn.Module, state: State, *, heads: Sequence[str], description: str) -> bool:
-    """Load `state` into `network`, and return whether that includes the heads.
+    """Load `state` into `network`; return whether the weights of the heads were loaded.
 
     The heads are skipped if the file has none, or has them for another number of classes. Tensors of parts that the
     network does not have, such as `mask_token` or an auxiliary classifier, are skipped and logged.

@@ -26,7 +26,7 @@ _IDENTITY_ENCODINGS = ("binary", "8bit", "7bit")
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An encoded image; `name` is its file name in the form, empty for a raw body."""
+    """An encoded image; `name` is the file name in the form, empty for a raw body."""
 
     name: str
     data: bytes

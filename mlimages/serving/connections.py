@@ -36,11 +36,14 @@ def compute_max_connections() -> int:
 
 
 class ConnectionLimiter:
-    """Protocol factory that limits the number of connections: at the limit, it closes an idle one or rejects new ones.
+    """Protocol factory that limits the number of connections.
+
+    At the limit, an idle connection is closed; if there is none, new connections are rejected.
 
     Args:
         server: aiohttp's server, whose connections are counted.
         service: state of the server, which lists the connections with a request in flight.
+        max_connections: maximum number of connections.
     """
 
     def __init__(self, server: web.Server, service: Service, *, max_connections: int) -> None:

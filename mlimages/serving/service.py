@@ -90,7 +90,7 @@ class Service:
         return results
 
     async def explain(self, image: bytes) -> Explanation:
-        """Return the explanation of an image.
+        """Return the explanation of the prediction for an encoded image.
 
         Raises:
             ProblemError: the image cannot be decoded, no thread is free, or the time-out expired.

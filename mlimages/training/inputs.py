@@ -88,6 +88,7 @@ def read_inputs(config: FineTuneConfig, files: RunFiles, custom_network: CustomN
     """Read the label files, build the network and freeze its lower layers; decode no image and write nothing.
 
     Args:
+        config: settings of the run.
         custom_network: network to use instead of the one in the configuration.
 
     Raises:

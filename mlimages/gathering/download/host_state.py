@@ -88,6 +88,7 @@ def seconds_until_request(state: HostState, now: float, deadline: float) -> floa
     """Return the seconds until the next request may be sent; None if the host is given up.
 
     Args:
+        state, now: state of the host, and the current time.
         deadline: when to stop waiting for paused hosts.
     """
     if state.is_given_up:

@@ -109,6 +109,7 @@ class SiteRulesCache:
     """Requests and caches the rules of sites; the least recently used are evicted.
 
     Args:
+        session: HTTP session for the requests.
         timeout_s: time-out per file in seconds.
     """
 

@@ -31,7 +31,8 @@ class Commons(SearchSource):
         queries: search queries, or `Category:NAME`; `label=query` sets the class name.
         width: width of the thumbnails in pixels, one of `WIDTHS`; None for the originals.
         tell: called with notes for the user before the first request.
-        wait, refresh: see `SearchApi`.
+        endpoint: URL of the search API; by default the provider's.
+        http_options, wait, refresh: see `SearchApi`.
 
     Raises:
         InputError: `width` is not one of `WIDTHS`.

@@ -48,6 +48,8 @@ class ImageNet:
         archive: a tar (`.tar`, `.tar.gz`, `.tgz`), a zip or a folder. It contains the images of one synset, tars of
             synsets, class folders named by WordNet ids (as imagenette2 does), or images named by WordNet ids.
         url_list: a file of lines `n02121808_123<TAB>url`, such as fall11_urls.txt.
+        endpoint: URL of the website; by default ImageNet's.
+        http_options: options of the HTTP session.
         tell: called with the terms of use, and with the reason if an archive or list cannot be used.
 
     Raises:

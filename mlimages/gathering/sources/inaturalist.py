@@ -41,7 +41,9 @@ class INaturalist(SearchSource):
         quality: quality grade `research`, `needs_id` or `casual`; empty for every grade.
         place: iNaturalist's id of a place.
         size: size of the photos, one of `SIZES`.
-        wait, refresh: see `SearchApi`.
+        endpoint: URL of the search API; by default the provider's.
+        bytes_per_hour: maximum number of bytes to download per hour; iNaturalist blocks clients above 5 GB.
+        http_options, wait, refresh: see `SearchApi`.
 
     Raises:
         InputError: a licence, rank or size is unknown.

@@ -94,6 +94,8 @@ class LinkFile:
     """An open list of links whose format has been detected; it can be iterated over once.
 
     Args:
+        path: path of the list; `-` is standard input.
+        options: columns and class of the links; columns that are not specified are detected.
         name: name of the list in messages; by default the name of the file.
 
     Attributes:

@@ -39,7 +39,8 @@ class Openverse(SearchSource):
         filters: further parameters of the search: `license_type`, `source`, `extension`.
         thumbnails: download the thumbnails of Openverse (up to 600 pixels wide) instead of the originals.
         tell: called with notes for the user before the first request.
-        wait, refresh: see `SearchApi`.
+        endpoint: URL of the search API; by default the provider's.
+        http_options, wait, refresh: see `SearchApi`.
 
     Raises:
         InputError: a licence type is unknown, or only one of the two environment variables is set.

@@ -38,7 +38,8 @@ class Pexels(SearchSource):
         photo_size: size of the photos, one of `SIZES`.
         filters: further parameters of the search: `orientation`, `size`, `color`, `locale`.
         i_have_permission: you have the permission of Pexels to build a dataset; recorded with every photo.
-        wait, refresh: see `SearchApi`.
+        endpoint: URL of the search API; by default the provider's.
+        http_options, wait, refresh: see `SearchApi`.
 
     Raises:
         GatherError: the API key or the permission is missing.

@@ -96,6 +96,7 @@ def generate_paths(stem: str, suffix: str, link_hash: str, *, is_only_writer: bo
     """Yield possible paths of an image, the best first.
 
     Args:
+        stem, suffix: the path of the image without and with only its suffix, such as `cats/a` and `.jpg`.
         link_hash: hexadecimal digits of the key of the link, which no other link has.
         is_only_writer: no other run may write to the folder; only then is the path without a number or hash yielded.
     """

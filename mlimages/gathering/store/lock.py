@@ -18,6 +18,7 @@ def open_work_folder(out: Path, manifest_stem: str, *, is_exclusive: bool) -> It
     """Yield the empty, locked folder for unfinished images of a run; remove it at the end.
 
     Args:
+        out: the gathered folder.
         manifest_stem: stem of the name of the manifest that the run writes.
         is_exclusive: no shard may run at the same time; unfinished files of killed shards are removed.
 

@@ -33,6 +33,8 @@ def find_moved_and_deleted(
     """Yield new rows for images that were moved, deleted or restored since their rows were written.
 
     Args:
+        files: the stored images.
+        manifests: the manifests in order.
         keep_deleted: treat all missing images as deleted on purpose.
         restore_deleted: treat no image as deleted: missing images get no new row and are downloaded again.
 

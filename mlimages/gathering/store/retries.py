@@ -23,6 +23,7 @@ def needs_retry(row: FetchResult, options: GatherOptions, *, has_image: bool, re
 
     Args:
         row: the row of the link.
+        options: options of the run.
         has_image: the image of the link is in the folder.
         retry_unfinished: the run retries links that are not final.
     """
@@ -60,6 +61,7 @@ def check_same_settings(row: FetchResult, options: GatherOptions, folder: object
     """Raise an error if the image in `row` was gathered with another `--resize` or `--layout`.
 
     Args:
+        options: options of the run.
         folder: the gathered folder, for the error message.
 
     Raises:

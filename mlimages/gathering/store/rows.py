@@ -17,6 +17,8 @@ def make_row(image_ref: ImageRef, download: DownloadResult, outcome_values: dict
     """Create the row of a finished link.
 
     Args:
+        image_ref: the link.
+        download: the result of downloading the link.
         outcome_values: the status of the link and the facts of its image, by name of the row's field.
     """
     return FetchResult(
@@ -38,6 +40,8 @@ def make_image_values(
     """Return the values of a valid image's row, by name of the row's field.
 
     Args:
+        image_ref, download: see `make_row`.
+        image_facts: the properties of the image.
         images: earlier images of the folder.
         keep_duplicates: keep every copy of the same bytes.
     """
