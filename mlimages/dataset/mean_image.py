@@ -37,7 +37,7 @@ from mlimages.core import (
     write_text,
 )
 from mlimages.images import (
-    NUMBERS_NOTE,
+    INDICES_NOTE,
     PIXELS_VERSION,
     LabeledImage,
     check_missing_images,
@@ -188,7 +188,7 @@ def draw_class_means(mean_image: MeanImage, class_names: Sequence[str], path: Pa
     columns = max(1, SHEET_PX // prop.width)
     rows = -(-len(means) // columns)
     names = drawable_names([class_names[label] for label in means], list(means))
-    note = "" if names == [class_names[label] for label in means] else NUMBERS_NOTE
+    note = "" if names == [class_names[label] for label in means] else INDICES_NOTE
     height = rows * (prop.height + CAPTION_PX) + (CAPTION_PX if note else 0)
     sheet = Image.new("RGB", (min(columns, len(means)) * prop.width, height), "white")
     for index, (name, mean) in enumerate(zip(names, means.values(), strict=True)):

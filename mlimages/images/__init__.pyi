@@ -30,7 +30,7 @@ from .reading import require_available as require_available
 from .sizes import centre_start as centre_start
 from .sizes import resized_size as resized_size
 from .strict_jpeg import STRICT_JPEG as STRICT_JPEG
-from .text import NUMBERS_NOTE as NUMBERS_NOTE
+from .text import INDICES_NOTE as INDICES_NOTE
 from .text import draw_line as draw_line
 from .text import drawable_names as drawable_names
 from .text import font_families as font_families

@@ -29,8 +29,8 @@ FAMILIES = (
 )  # fmt: skip
 """Font families in order of preference."""
 
-NUMBERS_NOTE = "class numbers replace names that no installed font can display"
-"""Text in an image that shows class numbers."""
+INDICES_NOTE = "class indices replace names that no installed font can display"
+"""Text in an image that shows class indices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,24 +77,24 @@ def find_font(text: str) -> Font | None:
     return next((font for font in installed_fonts() if wanted <= _read_characters(font)), None)
 
 
-def drawable_names(names: Sequence[str], numbers: Sequence[int] | None = None) -> list[str]:
-    """Return the class names, each replaced by its class number if no installed font can display it.
+def drawable_names(names: Sequence[str], class_indices: Sequence[int] | None = None) -> list[str]:
+    """Return the class names, each replaced by its class index if no installed font can display it.
 
     Args:
         names: class names.
-        numbers: class numbers; by default 0, 1, 2 ...
+        class_indices: class indices; by default 0, 1, 2 ...
     """
-    numbers = range(len(names)) if numbers is None else numbers
+    class_indices = range(len(names)) if class_indices is None else class_indices
     drawable = [name.isascii() or find_font(name) is not None for name in names]
     others = [name for name, has_font in zip(names, drawable, strict=True) if not has_font]
     if others:
         logger.warning(
-            "no installed font can display %s: PNG files show class numbers instead, HTML pages the names. Install %sa "
+            "no installed font can display %s: PNG files show class indices instead, HTML pages the names. Install %sa "
             "font such as Noto Sans",
             ", ".join(others[:3]) + (", ..." if len(others) > 3 else ""),
             "" if installed_fonts() else "matplotlib and ",
         )
-    return [name if has_font else str(n) for name, n, has_font in zip(names, numbers, drawable, strict=True)]
+    return [name if has_font else str(n) for name, n, has_font in zip(names, class_indices, drawable, strict=True)]
 
 
 def font_families(texts: Sequence[str]) -> list[str]:

@@ -28,7 +28,7 @@ from mlimages.core import (
 )
 from mlimages.dataset import TrainingData, load_mean_image
 from mlimages.images import (
-    NUMBERS_NOTE,
+    INDICES_NOTE,
     draw_line,
     drawable_names,
     load_pixels,
@@ -225,7 +225,7 @@ def _draw_png(rows: Sequence[SheetRow], *, title: str, note: str) -> Image.Image
     row_height = side + 2 * _LINE_PX + _GAP_PX
     sheet = Image.new("RGB", (width, 2 * _MARGIN_PX + 2 * _LINE_PX + len(rows) * row_height), _BACKGROUND)
     names = drawable_names([row.name for row in rows], [row.label for row in rows])
-    note += "" if names == [row.name for row in rows] else f"; {NUMBERS_NOTE}"
+    note += "" if names == [row.name for row in rows] else f"; {INDICES_NOTE}"
     _draw_text(sheet, (_MARGIN_PX, _MARGIN_PX), title, width=width)
     _draw_text(sheet, (_MARGIN_PX, _MARGIN_PX + _LINE_PX), note, width=width, is_small=True)
     for number, (row, name) in enumerate(zip(rows, names, strict=True)):

@@ -80,7 +80,7 @@ def _make_file_object(path: Path) -> dict[str, str]:
         "@type": "cr:FileObject",
         "@id": path.name,
         "name": path.name,
-        "description": "One image per line: path, white space, class number (or numbers in brackets).",
+        "description": "One image per line: path, white space, class index (or class indices in brackets).",
         "contentUrl": path.name,
         "encodingFormat": "text/plain",
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),

@@ -24,7 +24,7 @@ from mlimages.core import (
     pluralize,
     write_output,
 )
-from mlimages.images import NUMBERS_NOTE, drawable_names, font_families
+from mlimages.images import INDICES_NOTE, drawable_names, font_families
 from mlimages.reports.comparison import ComparedRun
 from mlimages.reports.model_scores import ModelScores
 from mlimages.reports.probe_result import ProbeResult
@@ -107,7 +107,7 @@ def plot_confusion_matrix(confusion: Confusion, names: Sequence[str]) -> Figure:
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         if len(names) <= MAX_NAMED_CLASSES:
             shown = drawable_names(names)
-            note = "" if shown == list(names) else f"\n({NUMBERS_NOTE})"
+            note = "" if shown == list(names) else f"\n({INDICES_NOTE})"
             for axis in (axes.xaxis, axes.yaxis):
                 axis.set_ticks(range(len(names)), list(map(_shorten_name, shown)), family=font_families(shown))
         if len(names) > 3 or max(map(len, names), default=0) > 10:

@@ -1,4 +1,4 @@
-"""Class names of any script are drawn with a font that has them, or replaced by the class number: never as boxes."""
+"""Class names of any script are drawn with a font that has them, or replaced by the class index: never as boxes."""
 
 import logging
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mlimages.core import ImageProperty
 from mlimages.dataset import MeanImage
 from mlimages.dataset.mean_image import draw_class_means
-from mlimages.images import NUMBERS_NOTE, draw_line, drawable_names, font_families, text
+from mlimages.images import INDICES_NOTE, draw_line, drawable_names, font_families, text
 from mlimages.reports.contact_sheet import SheetRow, Tile, write_sheet
 from mlimages.reports.plots import plot_confusion_matrix, save_png
 
@@ -77,7 +77,7 @@ def test_a_name_that_no_font_has_is_drawn_as_its_number(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         assert drawable_names(["dog", CYRILLIC, JAPANESE]) == ["dog", CYRILLIC, "2"]
-    assert f"no installed font can display {JAPANESE}: PNG files show class numbers instead" in caplog.text
+    assert f"no installed font can display {JAPANESE}: PNG files show class indices instead" in caplog.text
     shown, numbers = (draw_all(tmp_path / f"{ord(n)}", ["dog", CYRILLIC, n]) for n in (JAPANESE, "2"))
     assert list(shown) == ["confusion.png", "means.png", "sheet.png"]
     assert (shown["means.png"][:-16] == numbers["means.png"]).all()
@@ -85,7 +85,7 @@ def test_a_name_that_no_font_has_is_drawn_as_its_number(
     assert (shown["sheet.png"][48:] == numbers["sheet.png"][48:]).all()
     assert (shown["sheet.png"][:48] != numbers["sheet.png"][:48]).any(), "the note"
     figure = plot_confusion_matrix(((1, 0), (0, 1)), ["dog", JAPANESE])
-    assert figure.axes[0].get_xlabel() == f"predicted class\n({NUMBERS_NOTE})"
+    assert figure.axes[0].get_xlabel() == f"predicted class\n({INDICES_NOTE})"
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["dog", "1"]
 
 

@@ -178,7 +178,7 @@ class GatherFolder:
         elif self._has_retries:
             self._read_done_links(retry_unfinished=False)  # links that were not retried count as recorded
         else:
-            self._retry_refused(retry_unfinished=False)
+            self._retry_or_count_refused(retry_unfinished=False)
         moved = self._move_images(self._corrections)
         self.tally.moved, self.tally.unmoved = moved, len(self._corrections) - moved
         if self.has_attributions:
@@ -243,7 +243,7 @@ class GatherFolder:
             self._add_row(key, row, retry_unfinished=retry_unfinished)
             if row.reason is Reason.PLACEHOLDER and row.sha256:
                 placeholders.add(row.sha256)
-        self._retry_refused(retry_unfinished=retry_unfinished)
+        self._retry_or_count_refused(retry_unfinished=retry_unfinished)
         rows = read_rows(paths) if placeholders else []
         self._is_merged &= not any(
             row.sha256 in placeholders and row.status == "ok" and self._files.size(row.path or "") is not None
@@ -252,8 +252,8 @@ class GatherFolder:
         if self._options.shard:
             self._read_other_manifests(paths, retry_unfinished=retry_unfinished)
 
-    def _retry_refused(self, *, retry_unfinished: bool) -> None:
-        """Retry the links of hosts that refused consecutive links."""
+    def _retry_or_count_refused(self, *, retry_unfinished: bool) -> None:
+        """Retry the links of hosts that refused many consecutive links, or count them as unfinished."""
         keys = self._refusals.wrongly_final_keys()
         self._refused = keys if retry_unfinished and not self._options.no_retry else set()
         self._has_retries |= bool(self._refused)

@@ -25,7 +25,7 @@ def needs_retry(row: FetchResult, options: GatherOptions, *, has_image: bool, re
         row: the row of the link.
         options: options of the run.
         has_image: the image of the link is in the folder.
-        retry_unfinished: the run retries links that are not final.
+        retry_unfinished: the run retries unfinished links, whose rows are not final.
     """
     if row.removed:
         return retry_unfinished and options.restore_deleted
