@@ -30,7 +30,7 @@ def open_work_folder(out: Path, manifest_stem: str, *, is_exclusive: bool) -> It
     for folder in (hidden.parent, hidden):
         if folder.is_symlink():
             raise GatherError(
-                f"{folder} is a symbolic link, and a run would delete all files in its target: remove the link"
+                f"{folder} is a symbolic link, and a run could delete files in its target: remove the link"
             )
     in_use = GatherError(f"another run is gathering into {out}: wait until it ends, or stop it")
     try:
