@@ -74,8 +74,8 @@ class ExportOptions:
             raise InputError(f"target is {self.target!r}: it must be one of {', '.join(RUNTIMES)}")
         if not 0 <= self.known_share <= 1:
             raise InputError(
-                f"known_share is {self.known_share}: it must be the share of validation images to accept as known, from "
-                "0 to 1"
+                f"known_share is {self.known_share}: it must be the share of validation images to accept as known, "
+                "from 0 to 1"
             )
         if self.exact and not self.include_preprocessing:
             raise InputError(
