@@ -15,7 +15,7 @@ import numpy as np
 
 from mlimages.checks.image_facts import VERSION
 from mlimages.checks.near_duplicates import IndexPairs
-from mlimages.core import Fault, cache_dir
+from mlimages.core import Fault, cache_dir, supports_locks
 from mlimages.images import STRICT_JPEG
 
 logger = logging.getLogger(__name__)
@@ -54,6 +54,8 @@ class FactsCache:
         strict = "-strict" if STRICT_JPEG else ""
         path = cache_dir("checks") / f"facts-{VERSION}{strict}.sqlite"
         try:
+            if not supports_locks(path.parent):  # SQLite would wait for its lock for a minute
+                raise sqlite3.OperationalError("its file system has no locks; MLIMAGES_CACHE chooses another folder")
             self._db = _open_database(path)
         except sqlite3.Error as error:
             logger.warning("cannot open the cache of `check` (%s: %s): every image is decoded again", path, error)

@@ -45,6 +45,7 @@ from .layers import State as State
 from .layers import Window as Window
 from .lazy import require_extra as require_extra
 from .locks import file_lock as file_lock
+from .locks import supports_locks as supports_locks
 from .notebook import Html as Html
 from .notebook import make_html_images as make_html_images
 from .notebook import make_html_table as make_html_table

@@ -197,9 +197,18 @@ def _check_reachable(root: str) -> None:
     from upath import UPath
 
     try:
-        UPath(root, "mlimages").exists()  # s3fs reports no error for the bucket itself
+        place = UPath(root, "mlimages")
+        if hasattr(place.fs, "call_s3"):  # s3fs does not tell a missing bucket from a missing object
+            place.fs.call_s3("list_objects_v2", Bucket=place.path.partition("/")[0], MaxKeys=1)
+        else:
+            place.exists()
     except (ImportError, ValueError):
         raise
+    except FileNotFoundError as error:
+        response = getattr(error.__cause__, "response", {})  # another 404 may mean that listing is not offered
+        if response.get("Error", {}).get("Code") != "NoSuchBucket":
+            return
+        raise InputError(f"there is no bucket {root}: create it, or correct its name") from error
     except OSError:  # listing may be denied where reading is allowed
         return
     except Exception as error:

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mlimages.core.errors import MlimagesError
+
+
+def supports_locks(folder: Path) -> bool:
+    """Return whether processes can lock files in `folder`, as SQLite does: not on NFS without a lock manager."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:
+        return True
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+    return True
 
 
 @contextmanager

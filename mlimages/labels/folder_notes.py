@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -20,6 +20,9 @@ from mlimages.labels.tables import SHOWN
 
 NUMBERED_SUBFOLDER = re.compile(r"/part-\d{4,}$")
 """Matches the subfolders of a class that `gather --subfolders` creates."""
+
+_SHARD_MANIFEST = re.compile(r"manifest-(\d{5})-of-(\d{5})\.jsonl")
+"""Matches the manifests that `gather --shard` writes."""
 
 
 def find_root_images(root: Path) -> list[Path]:
@@ -72,13 +75,28 @@ def describe_entries_outside_splits(root: Path, split_folders: set[Path]) -> lis
     ]
 
 
+def describe_tables(root: Path) -> Iterator[str]:
+    """Yield a note on each table in a local folder, none of which is read, and on shards that were not gathered."""
+    for table in find_tables(root):
+        yield f"{table.name}: classes are read from the folders; {format_command('label', table)} reads the table"
+    names = [] if is_remote(root) else [path.name for path in root.glob("manifest-*.jsonl")]
+    shards = [tuple(map(int, found.groups())) for name in names if (found := _SHARD_MANIFEST.fullmatch(name))]
+    for count in sorted({count for _, count in shards}):
+        if missing := [str(n) for n in range(1, count + 1) if (n, count) not in shards]:
+            numbers = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
+            yield (
+                f"shards {numbers} of {count}: not gathered yet; the gather command without --shard merges the shards "
+                "and downloads the images that are missing"
+            )
+
+
 def find_tables(root: Path) -> list[Path]:
     """Return the tables in a local folder, except those that mlimages wrote."""
     if is_remote(root) or (root / "manifest.jsonl").exists():
         return []
     tables = sorted(path for path in root.iterdir() if path.suffix.lower() in (".csv", ".tsv", ".jsonl"))
     written = list_written(root) if tables else set()
-    return [path for path in tables if path.name not in written]
+    return [path for path in tables if path.name not in written and not _SHARD_MANIFEST.fullmatch(path.name)]
 
 
 def suggest_table(*folders: Path) -> str:

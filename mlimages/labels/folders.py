@@ -16,8 +16,8 @@ from mlimages.labels.folder_notes import (
     describe_entries_outside_splits,
     describe_nested_folders,
     describe_skipped_in_split,
+    describe_tables,
     find_root_images,
-    find_tables,
     suggest_table,
 )
 from mlimages.labels.identical_images import merge_identical_images
@@ -192,10 +192,7 @@ def label_dir_auto(
     inner = root.relative_to(source).as_posix()
     left_out = [f"{inner}: not a class folder; its subfolders are the classes"] if root != source else []
     left_out += [text for path in split_folders.values() for text in describe_skipped_in_split(path, root, leaf=leaf)]
-    for table in find_tables(root):
-        left_out.append(
-            f"{table.name}: classes are read from the folders; {format_command('label', table)} reads the table"
-        )
+    left_out += describe_tables(root)
     if "" not in split_folders:
         left_out += describe_entries_outside_splits(root, set(split_folders.values()))
 

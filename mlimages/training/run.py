@@ -87,9 +87,11 @@ def check_run_folder(config: FineTuneConfig, files: RunFiles) -> bool:
         return False
     if other:
         differences = ", ".join(f"{name} {before.get(name)!r} before, {now[name]!r} now" for name in other[:3])
+        is_shorter = now["epochs"] < before["epochs"]
         raise RunError(
-            f"{files.folder} contains a run with other settings ({differences}): choose another output folder with -o, "
-            f"or resume that run with {format_command('finetune', '--resume', files.folder)}"
+            f"{files.folder} contains a run with other settings ({differences}): "
+            f"{'its number of epochs can be raised, not lowered; ' if is_shorter else ''}choose another output folder "
+            f"with -o, or resume that run with {format_command('finetune', '--resume', files.folder)}"
         )
     return files.result.exists()
 

@@ -1,5 +1,7 @@
 """One pass finds what is broken, doubled, leaking or odd, and says so with a stable code."""
 
+import errno
+import fcntl
 import os
 import random
 import tracemalloc
@@ -406,6 +408,20 @@ def test_a_cache_that_is_broken_costs_only_time(tmp_path: Path, monkeypatch: pyt
     for path in (tmp_path / "cache" / "checks").iterdir():
         path.write_bytes(b"no database")
     assert check([labels]).ok == 1
+
+
+def test_a_cache_on_a_file_system_without_locks_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    labels = listed(tmp_path, {"a.jpg": jpeg(scene(1))})
+    monkeypatch.setenv("MLIMAGES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(fcntl, "lockf", unsupported)
+    assert check([labels]).ok == 1
+    assert "its file system has no locks; MLIMAGES_CACHE chooses another folder" in caplog.text
+    assert not list((tmp_path / "cache" / "checks").iterdir())
 
 
 def test_the_outcome_lies_beside_each_label_file(tmp_path: Path) -> None:

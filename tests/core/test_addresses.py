@@ -432,6 +432,28 @@ def test_two_shards_on_their_way_to_one_address_leave_each_other_alone(memory: s
     assert (len(names), list(cache_dir("gathered").iterdir())) == (11, [])
 
 
+def test_a_store_that_refuses_at_first_is_said_once_and_asked_again(
+    memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("mlimages.gathering.store.stored_objects._PAUSE_S", 0)
+    files, asked = fsspec.filesystem("memory"), dict[str, int]()
+    pipe_file = files.pipe_file
+
+    def refuse_twice(path: str, value: bytes, **options: Any) -> None:
+        asked[path] = asked.get(path, 0) + 1
+        if asked[path] < 3:
+            raise OSError(16, "Please reduce your request rate.")
+        pipe_file(path, value, **options)
+
+    monkeypatch.setattr(files, "pipe_file", refuse_twice)
+    with serve() as site:
+        site.fallback = answer(photo(1))
+        (tmp_path / "cats.txt").write_text(site.url("/1.jpg"))
+        assert gather(UrlList(tmp_path / "cats.txt"), "memory://out", **OPTIONS).ok == 1
+    assert caplog.text.count("trying again") == 1
+    assert "cannot be written: Please reduce your request rate; trying again" in caplog.text
+
+
 @pytest.mark.parametrize("change", ["removed", "replaced", "cut"])
 def test_manifests_that_change_while_they_are_read_are_read_again(
     memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
@@ -602,6 +624,16 @@ def test_a_network_learns_from_images_at_an_address_and_answers_there(memory: st
     suspects = (Suspect(found[0], "class0", "class1", 0.75),)
     write_suspects(suspects, run / "suspects.tsv")
     assert read_suspects(run / "suspects.tsv") == suspects
+
+
+@pytest.mark.parametrize("command", [["gather", "urls", "a.txt", "-o"], ["check"], ["label"]])
+def test_a_missing_bucket_is_named_before_any_download(
+    store: Any, run_cli: RunCli, tmp_path: Path, command: list[str]
+) -> None:
+    (tmp_path / "a.txt").write_text("http://127.0.0.1:9/a.jpg\n")
+    done = run_cli(*command, "s3://nobucket/photos", check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == ["mlimages: there is no bucket s3://nobucket: create it, or correct its name"]
 
 
 def test_an_address_without_the_way_there_is_one_line(run_cli: RunCli) -> None:

@@ -295,6 +295,17 @@ def test_tables_beside_the_class_folders_are_named(tmp_path: Path) -> None:
     )
 
 
+def test_shards_that_were_not_gathered_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.jpg", "b/1.jpg", *(f"manifest-{n:05}-of-00004.jsonl" for n in (1, 2, 4)))
+    missing = (
+        "left out: shards 3 of 4: not gathered yet; the gather command without --shard merges the shards and downloads "
+        "the images that are missing",
+    )
+    assert label_dir_auto(tmp_path).notes == missing
+    (tmp_path / "manifest-00003-of-00004.jsonl").touch()
+    assert label_dir_auto(tmp_path).notes == ()
+
+
 @pytest.mark.parametrize("known", [1, 10, 11])
 def test_a_folder_that_is_none_of_the_classes_given_is_named(tmp_path: Path, known: int) -> None:
     touch(tmp_path, "c1/1.jpg", "odd/1.jpg")

@@ -176,8 +176,9 @@ class RunFolderLife(RuleBasedStateMachine):
         if value is None:
             return
         before = self.contents()
-        with pytest.raises(RunError, match=f"contains a run with other settings.*{name}"):
+        with pytest.raises(RunError, match=f"contains a run with other settings.*{name}") as error:
             fine_tune(replace(self.config, **{name: value}), export=False)  # type: ignore[arg-type]
+        assert ("can be raised, not lowered" in str(error.value)) == (name == "epochs")
         assert self.contents() == before
 
     @precondition(lambda self: self.is_started)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ from mlimages.gathering.store.attribution import STEM
 from mlimages.gathering.store.image_index import open_temporary_tables
 from mlimages.gathering.store.manifest import NAME, ManifestWriter, has_manifest_name, is_manifest
 from mlimages.gathering.store.stored_files import ImageStorage, quarantine_path
+
+logger = logging.getLogger(__name__)
 
 ROWS_IN_PART = 10_000
 """Number of rows per part of a remote manifest; a killed run loses at most this many rows, but no images."""
@@ -60,6 +63,7 @@ class StoredObjects(ImageStorage):
         self._pool = ThreadPoolExecutor(_PUTS, "put")
         self._sizes = open_temporary_tables("PRAGMA journal_mode = OFF; PRAGMA cache_size = -16000; BEGIN;")
         self._manifests: dict[str, Any] = {}  # states of the objects that were copied
+        self._is_retrying = False
 
     def close(self) -> None:
         """Wait for pending requests."""
@@ -226,11 +230,13 @@ class StoredObjects(ImageStorage):
             except Exception as error:  # depends on the fsspec implementation
                 if _is_conflict(error):
                     raise FileExistsError(path) from error
+                reason = (getattr(error, "strerror", None) or str(error)).rstrip(".")
+                failure = f"{self._address}/{path}".rstrip("/") + f" cannot be {operation}: {reason}"
                 if count == _TRIES or isinstance(error, PermissionError):
-                    shown = f"{self._address}/{path}".rstrip("/")
-                    raise GatherError(
-                        f"{shown} cannot be {operation}: {error}; run the same command again to resume"
-                    ) from error
+                    raise GatherError(f"{failure}; run the same command again to resume") from error
+                if not self._is_retrying:
+                    logger.warning("%s; trying again", failure)
+                self._is_retrying = True  # one message is enough
                 time.sleep(_PAUSE_S * 4**count)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
