@@ -135,9 +135,7 @@ class Thresholds:
             "are exempt."
         ),
     ] = 0.8
-    placeholder_copies: Annotated[
-        int, Option("placeholder: at least this many images have identical bytes.", min=2)
-    ] = 5
+    placeholder_copies: Annotated[int, Option("placeholder: at least this many images are byte-identical.", min=2)] = 5
     near_bits: Annotated[
         int,
         _hash_bits(

@@ -122,7 +122,7 @@ def quantize(
         ...,
         "--calibration",
         metavar="LABELS",
-        help="Label file; half of its images are used for calibration, the other half to measure accuracy.",
+        help="Label file; one half of the images is used for calibration, the other for evaluation.",
     ),
     out: Path = typer.Option(
         None, "-o", "--out", metavar="FILE.onnx", help="Output file.", show_default="MODEL-quantized.onnx"
@@ -175,7 +175,7 @@ def predict(
         3,
         min=1,
         metavar="N",
-        help="Number of classes per image; a multi-label model prints all labels above their thresholds.",
+        help="Number of classes to print per image; a multi-label model prints all labels above their thresholds.",
     ),
     batch: int = typer.Option(16, min=1, metavar="N", help="Batch size."),
     workers: int = PARALLEL_IMAGES,

@@ -69,8 +69,8 @@ def inaturalist(
     taxa: list[str] = typer.Argument(..., metavar="TAXON...", help="Name or id of a taxon, or CLASS=TAXON."),
     licence: str = source_option("", metavar="NAME,...", help="Licences to accept, such as cc0,by,by-nc."),
     by: str = source_option(None, metavar="RANK", help="Use each subtaxon of this rank, species or genus, as a class."),
-    quality: str = source_option("research", help="Quality grade of the observations: research, needs_id, casual."),
-    place: str = source_option(None, metavar="ID", help="Id of the iNaturalist place of the observations."),
+    quality: str = source_option("research", help="Quality grade: research, needs_id or casual."),
+    place: str = source_option(None, metavar="ID", help="Only observations in this iNaturalist place."),
     size: str = source_option(
         "medium", help="Photo size: square (75 pixels), small (240), medium (500), large (1024) or original."
     ),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -90,9 +89,8 @@ def check_parity(
         ResizeParityError: outputs differ only because of the resize inside the file.
         ExportError: outputs differ; the message names the worst image.
     """
-    compare = partial(
-        _compare_end_to_end if bundle.includes_preprocessing else _compare_network, trained, bundle, compute_logits
-    )
+    comparer = _Comparer(trained, bundle.task, compute_logits)
+    compare = comparer.compare_end_to_end if bundle.includes_preprocessing else comparer.compare_network
     paths = [item.path for item in outputs.items]
     progress.start("onnx", len(paths), "images")
     comparisons: list[_Comparison] = []
@@ -141,49 +139,47 @@ class _Comparison:
         )
 
 
-def _compare_end_to_end(
-    trained: TrainedNetwork,
-    bundle: OnnxBundle,
-    compute_logits: ComputeLogits,
-    path: Path,
-    expected_logits: NDArray[np.float32],
-) -> _Comparison:
-    prop, rgb = trained.preprocessing.image, images.load_rgb(path)
-    logits = compute_logits(np.asarray(rgb)[None])[0]  # (classes,)
-    end_to_end = _compare_logits(path, logits, expected_logits, TOLERANCE, bundle.task)
-    if end_to_end.matches:
-        return end_to_end
-    pixels, full_pixels = images.load_pixels(path, prop), images.prepare(rgb, prop)
-    same_pixels_logits = compute_logits(to_graph_input([pixels], prop))[0]
-    same_pixels = _compare_logits(path, same_pixels_logits, expected_logits, TOLERANCE, bundle.task)
-    if not same_pixels.matches:
-        return replace(same_pixels, cause="network")
-    full_decode = expected_logits
-    if not np.array_equal(pixels, full_pixels):  # load_pixels may decode a JPEG at reduced size
-        full_decode = trained.logits([full_pixels])[0]
-    end_to_end = _compare_logits(path, logits, full_decode, RESIZE_TOLERANCE, bundle.task)
-    return end_to_end if end_to_end.matches else replace(end_to_end, cause="resize")
+@dataclass(frozen=True, slots=True)
+class _Comparer:
+    """Compares the outputs of a file with those of the network, for one image at a time."""
 
+    trained: TrainedNetwork
+    task: Task
+    compute_logits: ComputeLogits
 
-def _compare_network(
-    trained: TrainedNetwork,
-    bundle: OnnxBundle,
-    compute_logits: ComputeLogits,
-    path: Path,
-    expected_logits: NDArray[np.float32],
-) -> _Comparison:
-    x = trained.normalize_pixels([images.load_pixels(path, trained.preprocessing.image)]).numpy()  # (1, C, H, W)
-    comparison = _compare_logits(path, compute_logits(x)[0], expected_logits, TOLERANCE, bundle.task)
-    return comparison if comparison.matches else replace(comparison, cause="network")
+    def compare_end_to_end(self, path: Path, expected_logits: NDArray[np.float32]) -> _Comparison:
+        """Compare the outputs of a file that includes preprocessing."""
+        prop, rgb = self.trained.preprocessing.image, images.load_rgb(path)
+        logits = self.compute_logits(np.asarray(rgb)[None])[0]  # (classes,)
+        end_to_end = self._compare_logits(path, logits, expected_logits, TOLERANCE)
+        if end_to_end.matches:
+            return end_to_end
+        pixels, full_pixels = images.load_pixels(path, prop), images.prepare(rgb, prop)
+        same_pixels_logits = self.compute_logits(to_graph_input([pixels], prop))[0]
+        same_pixels = self._compare_logits(path, same_pixels_logits, expected_logits, TOLERANCE)
+        if not same_pixels.matches:
+            return replace(same_pixels, cause="network")
+        full_decode = expected_logits
+        if not np.array_equal(pixels, full_pixels):  # load_pixels may decode a JPEG at reduced size
+            full_decode = self.trained.logits([full_pixels])[0]
+        end_to_end = self._compare_logits(path, logits, full_decode, RESIZE_TOLERANCE)
+        return end_to_end if end_to_end.matches else replace(end_to_end, cause="resize")
 
+    def compare_network(self, path: Path, expected_logits: NDArray[np.float32]) -> _Comparison:
+        """Compare the outputs of a file without preprocessing."""
+        pixels = images.load_pixels(path, self.trained.preprocessing.image)
+        x = self.trained.normalize_pixels([pixels]).numpy()  # (1, C, H, W)
+        comparison = self._compare_logits(path, self.compute_logits(x)[0], expected_logits, TOLERANCE)
+        return comparison if comparison.matches else replace(comparison, cause="network")
 
-def _compare_logits(
-    path: Path, logits: NDArray[np.float32], expected_logits: NDArray[np.float32], tolerance: float, task: Task
-) -> _Comparison:
-    difference = float(relative_difference(logits[None], expected_logits[None])[0])
-    network_classes, file_classes = task.predict_classes(expected_logits), task.predict_classes(logits)
-    matches = difference <= tolerance and task.prediction_margin(expected_logits, file_classes) <= NEAR_TIE
-    return _Comparison(path, difference, network_classes, file_classes, matches)
+    def _compare_logits(
+        self, path: Path, logits: NDArray[np.float32], expected_logits: NDArray[np.float32], tolerance: float
+    ) -> _Comparison:
+        difference = float(relative_difference(logits[None], expected_logits[None])[0])
+        network_classes, file_classes = (self.task.predict_classes(each) for each in (expected_logits, logits))
+        margin = self.task.prediction_margin(expected_logits, file_classes)
+        matches = difference <= tolerance and margin <= NEAR_TIE
+        return _Comparison(path, difference, network_classes, file_classes, matches)
 
 
 def _decode_images(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 
 from mlimages.core import ImageRef, InputError
 from mlimages.gathering.sources.search_api import SearchApi
 
 
-class SearchSource:
+class SearchSource(ABC):
     """Source with a search query per class, whose pages are requested until the class has enough images.
 
-    Subclasses implement `_read_pages`, and `_count_results` if the provider reports the number of results.
+    Subclasses implement `_count_results` if the provider reports the number of results.
     """
 
     lookahead = 0
@@ -40,15 +41,16 @@ class SearchSource:
                         if image_ref.label not in self._full_classes:
                             yield image_ref
 
-    async def _prepare(self) -> None:
+    async def _prepare(self) -> None:  # noqa: B027  # most sources have nothing to prepare
         """Called before the first page is requested."""
 
     async def _count_results(self, query: str) -> int | None:
+        """Return the number of results; None if the provider does not report it."""
         return None
 
+    @abstractmethod
     def _read_pages(self, label: str, query: str) -> AsyncIterator[list[ImageRef]]:
         """Yield the images of each page of results."""
-        raise NotImplementedError
 
 
 def require_allowed(option: str, values: Iterable[object], allowed_values: Collection[object]) -> None:
