@@ -125,7 +125,9 @@ class ImageTable:
             for index, (path, label) in zip(rows, self.files[file_index].text_items(), strict=True):
                 yield index, path, label
         except ValueError as error:
-            raise LabelFileError(f"{self.files[file_index].path} changed during the check: check it again") from error
+            raise LabelFileError(
+                f"{self.files[file_index].path} changed during the check: run the check again"
+            ) from error
 
     def iter_all_labels(self) -> Iterator[tuple[int, str, Label]]:
         """Read all label files again, as `iter_labels` does."""

@@ -168,7 +168,9 @@ def check(
         print_to_stderr("--fix: no file has to be moved or renamed")
     if yes and (outdated := checks.find_unchanged(report, moves)):
         names = ", ".join(map(str, outdated))
-        print_to_stderr(f"not updated, since not written by mlimages or edited: {names}; use NAME_checked.txt instead")
+        print_to_stderr(
+            f"not updated (not written by mlimages, or edited since): {names}; use NAME_checked.txt instead"
+        )
     if advice := missing_advice(report.errors.get("missing", 0), report.checked):
         print_to_stderr(advice)
     if count := report.errors.get(checks.Code.TWO_LABELS, 0):

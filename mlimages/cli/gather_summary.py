@@ -91,7 +91,7 @@ def format_summary(summary: GatherSummary, *, ends_with_error: bool, keep_duplic
         yield f"{host} asked to wait {pause}, which is longer than --max-wait"
     if summary.conflicting:
         have = _format_subject(summary.conflicting, "duplicate", "has", "have")
-        yield f"{have} another class than the image that was kept: see `same_as` in manifest.jsonl"
+        yield f"{have} a different class from the image that was kept: see `same_as` in manifest.jsonl"
     if count := summary.reasons.get(Reason.PLACEHOLDER, 0):
         subject = pluralize(count, "link")
         yield f"{subject} returned a placeholder image; --retry-failed placeholder --keep-duplicates keeps such images"

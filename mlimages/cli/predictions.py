@@ -96,7 +96,7 @@ def describe_export(bundle: OnnxBundle) -> Iterator[str]:
     if not bundle.includes_preprocessing:
         yield "the file does not include preprocessing: resize, crop and normalize images as its metadata describes"
     if bundle.exact_resize:
-        yield "the resize in the file is bit-identical to Pillow"
+        yield "the resize in the file is bit-identical to Pillow's"
     if provenance.calibration_error:
         before, after = provenance.calibration_error
         yield f"temperature {bundle.temperature:.3f}: calibration error {before:.3f} before, {after:.3f} after"

@@ -50,7 +50,7 @@ def load_mean_image(
             f"compute it with `mlimages mean LABELS --size {prop.width}{' --gray' if prop.gray_scale else ''}`"
         )
     if not np.isfinite(mean).all():
-        raise InputError(f"{name} contains NaN or infinite values: compute the mean image again with `mlimages mean`")
+        raise InputError(f"{name} contains NaN or infinite values: compute it again with `mlimages mean`")
     return np.ascontiguousarray(mean, np.float32)
 
 

@@ -38,18 +38,18 @@ Label = int | tuple[int, ...]
 """The class index of an image, or the sorted class indices in a multi-label file."""
 
 _CONVERSIONS = {
-    ".zip": "an archive. Extract the archive with `unzip {path} -d {stem}`, then use `mlimages label {stem}`",
-    ".tar": "an archive. Extract the archive with `mkdir {stem} && tar -xf {path} -C {stem}`, then use `mlimages label "
+    ".zip": "an archive. Extract it with `unzip {path} -d {stem}`, then use `mlimages label {stem}`",
+    ".tar": "an archive. Extract it with `mkdir {stem} && tar -xf {path} -C {stem}`, then use `mlimages label "
     "{stem}` (for WebDataset shards, first `cd {stem} && for f in *.cls; do echo \"${{f%.cls}},$(cat $f)\"; done > "
     "labels.csv`, then `mlimages label labels.csv -o labels.txt`)",
-    ".parquet": "a Parquet file. If the file lists URLs, download the images with `mlimages gather urls {path} -o "
+    ".parquet": "a Parquet file. If it lists URLs, download the images with `mlimages gather urls {path} -o "
     "{stem}`; if it lists paths, convert it to CSV with "
     "`python -c \"import pandas; pandas.read_parquet({path_text}).to_csv({csv_text}, index=False)\"`",
-    ".xlsx": "a spreadsheet. Save the spreadsheet as CSV",
-    ".mat": "a MATLAB file. Save paths and labels as CSV (`scipy.io.loadmat({path_text})` reads the file)",
+    ".xlsx": "a spreadsheet. Save it as CSV",
+    ".mat": "a MATLAB file. Save paths and labels as CSV (`scipy.io.loadmat({path_text})` reads it)",
 }  # fmt: skip
 _CONVERSIONS |= dict.fromkeys((".tgz", ".gz", ".bz2", ".xz"), _CONVERSIONS[".tar"]) | {".xls": _CONVERSIONS[".xlsx"]}
-_CONVERSIONS |= dict.fromkeys((".7z", ".rar"), "an archive. Extract the archive, then use `mlimages label FOLDER`")
+_CONVERSIONS |= dict.fromkeys((".7z", ".rar"), "an archive. Extract it, then use `mlimages label FOLDER`")
 _CONVERSIONS[".arrow"] = _CONVERSIONS[".parquet"]
 
 
@@ -179,11 +179,11 @@ def open_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
         with path.open(encoding="utf-16" if is_utf16 else "utf-8-sig", newline=newline) as lines:
             yield lines
     except FileNotFoundError as error:
-        raise LabelFileError(f"no label file at {path}: create a label file with `mlimages label FOLDER`") from error
+        raise LabelFileError(f"no label file at {path}: create one with `mlimages label FOLDER`") from error
     except OSError as error:
         raise LabelFileError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise LabelFileError(f"{path} is not UTF-8 at byte {error.start}: save the file as UTF-8") from error
+        raise LabelFileError(f"{path} is not UTF-8 at byte {error.start}: save it as UTF-8") from error
 
 
 def check_suffix(path: Path, suffixes: tuple[str, ...] = READABLE) -> str:

@@ -111,7 +111,7 @@ class LabelOptions(TableOptions):
         ),
     ] = "hashes"
     seed: Annotated[int, Option("Random seed for --split and --limit-per-class.", "Split")] = 0
-    append: Annotated[bool, Option("Append to the label file instead of replacing the file.", "Output")] = False
+    append: Annotated[bool, Option("Append to the label file instead of replacing it.", "Output")] = False
     as_folders: Annotated[
         Path | None, Option("Also link the images into class folders in DIR.", "Output", metavar="DIR")
     ] = None

@@ -216,7 +216,7 @@ def test_a_label_beyond_the_class_definition_is_a_bad_line(tmp_path: Path) -> No
 
 def test_a_file_that_is_not_utf_8_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("schön.jpg 0\n".encode("latin-1"))
-    with pytest.raises(LabelFileError, match="is not UTF-8 at byte 3: save the file as UTF-8"):
+    with pytest.raises(LabelFileError, match="is not UTF-8 at byte 3: save it as UTF-8"):
         list(LabelFile(tmp_path / "a.txt"))
 
 

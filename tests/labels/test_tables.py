@@ -129,7 +129,7 @@ def test_what_was_understood_and_what_is_missing_is_said(tmp_path: Path) -> None
         ("a-000.tar", "", r"tar -xf .*a-000.tar -C a-000.*WebDataset.*labels.csv"),
         ("a.tar.gz", "", "tar -xf .*a.tar.gz -C a`"),
         ("a.parquet", "", "gather urls .*a.parquet.*to_csv"),
-        ("a.xlsx", "", "Save the spreadsheet as CSV"),
+        ("a.xlsx", "", "Save it as CSV"),
         ("a.mat", "", "scipy.io.loadmat"),
     ],
 )  # fmt: skip
