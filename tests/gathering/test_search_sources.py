@@ -5,7 +5,7 @@ import io
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from time import gmtime, strftime
 from types import SimpleNamespace
@@ -185,6 +185,21 @@ def test_inaturalist_gives_every_openly_licensed_photo_of_a_taxon_and_names_its_
 def test_inaturalist_makes_subtaxa_classes(site: Site, by: str | None, classes: dict[str, int]) -> None:
     INaturalistSite(site, total=10)
     assert Counter(ref.label for ref in refs(bees(site, "Ants", by=by))) == classes
+
+
+def test_inaturalist_closes_its_session_when_it_is_not_read_to_its_end(site: Site) -> None:
+    INaturalistSite(site, total=10)
+
+    async def read_one() -> bool:
+        source = bees(site, "bee=apis mellifera")
+        photos = aiter(source)
+        assert isinstance(photos, AsyncGenerator)
+        await anext(photos)
+        await photos.aclose()
+        session = source._api._session
+        return session is not None and session.closed
+
+    assert asyncio.run(read_one())
 
 
 def test_inaturalist_names_what_it_cannot_find(site: Site) -> None:

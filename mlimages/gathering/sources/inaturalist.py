@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from mlimages.core import FetchResult, ImageRef, InputError
@@ -88,11 +89,13 @@ class INaturalist(SearchSource):
         """Count the bytes of a downloaded photo."""
         self._byte_limit.add(row.bytes or 0)
 
-    async def __aiter__(self) -> AsyncIterator[ImageRef]:
-        async for image_ref in super().__aiter__():
-            if pause_s := self._byte_limit.remaining_wait_s():
-                await self._wait(pause_s, f"iNaturalist: 5 GB an hour are allowed; waiting {pause_s / 60:.0f} minutes")
-            yield image_ref
+    async def __aiter__(self) -> AsyncGenerator[ImageRef]:
+        async with aclosing(super().__aiter__()) as image_refs:  # it closes the session of the API
+            async for image_ref in image_refs:
+                if pause_s := self._byte_limit.remaining_wait_s():
+                    reason = f"iNaturalist: 5 GB an hour are allowed; waiting {pause_s / 60:.0f} minutes"
+                    await self._wait(pause_s, reason)
+                yield image_ref
 
     async def _prepare(self) -> None:
         self._taxon_ids = {query: await self._find_taxon_id(query) for query in self._queries.values()}

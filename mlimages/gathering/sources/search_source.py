@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Sequence
 
 from mlimages.core import ImageRef, InputError
 from mlimages.gathering.sources.search_api import SearchApi
@@ -31,7 +31,7 @@ class SearchSource(ABC):
         async with self._api:
             return {label: await self._count_results(query) for label, query in self._queries.items()}
 
-    async def __aiter__(self) -> AsyncIterator[ImageRef]:
+    async def __aiter__(self) -> AsyncGenerator[ImageRef]:
         async with self._api:
             await self._prepare()
             for label, query in self._queries.items():
