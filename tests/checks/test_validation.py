@@ -31,6 +31,7 @@ from mlimages.checks.image_table import ImageTable
 from mlimages.checks.leaks import find_duplicate_groups
 from mlimages.checks.near_duplicates import (
     ORIENTATIONS,
+    Orientation,
     compute_perceptual_hashes,
     find_near_duplicate_pairs,
 )
@@ -485,6 +486,14 @@ def test_large_sets_lose_no_pair_though_not_all_are_compared(monkeypatch: pytest
     monkeypatch.setattr(near_duplicates, "LOOKUP_COST", 0)
     monkeypatch.setattr(near_duplicates, "BATCH_SIZE", 250)
     assert near(hashes, thumbs) == everything == {(n, 500 + n) for n in range(100)}
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS, ids=str)
+def test_a_hash_in_another_orientation_is_that_of_the_image_in_that_orientation(orientation: Orientation) -> None:
+    thumbs = np.random.default_rng(0).integers(0, 256, (100, 256), dtype=np.uint8)
+    every = np.arange(100, dtype=np.int32)
+    turned = compute_perceptual_hashes(orientation.apply_to_thumbnails(thumbs), every)
+    assert (orientation.apply_to_hashes(compute_perceptual_hashes(thumbs, every)) == turned).all()
 
 
 def test_mirrored_and_turned_copies_are_found_in_checks_and_splits(tmp_path: Path) -> None:

@@ -176,13 +176,13 @@ def test_python_writes_the_files_that_the_command_line_writes(
         assert path.read_text() == twin.read_text().replace("python_", "cli_"), path.name
 
 
-def test_a_label_file_is_converted_split_laid_out_and_cleaned(folders: Path, invoke_cli: RunCli) -> None:
-    invoke_cli("label", "data")
-    invoke_cli("check", "data/labels.txt")
-    invoke_cli("label", "data/labels.txt", "--drop", "data/labels_rejected.tsv", "-o", "clean.jsonl")
+def test_a_label_file_is_converted_split_laid_out_and_cleaned(folders: Path, run_cli: RunCli) -> None:
+    run_cli("label", "data")
+    run_cli("check", "data/labels.txt")
+    run_cli("label", "data/labels.txt", "--drop", "data/labels_rejected.tsv", "-o", "clean.jsonl")
     assert (folders / "clean.jsonl").read_text().count('"path": "data/') == 13
     split = ("--split", "0.5,0.5", "--group", r"(ants|bees)")
-    invoke_cli("label", "clean.jsonl", *split, "--as-folders", "laid", "--copy")
+    run_cli("label", "clean.jsonl", *split, "--as-folders", "laid", "--copy")
     assert {path.name for path in (folders / "laid").iterdir()} == {"train", "val"}
     assert len(list((folders / "laid").rglob("*.jpg"))) == 13
 
@@ -423,8 +423,13 @@ def test_fix_moves_into_the_quarantine_alone_and_is_followed_in_every_label_file
 @pytest.mark.parametrize(
     ("command", "file"),
     [
+        ("label data -o mine.txt", "mine.txt"),
+        ("label data -o made.txt", "made_class_def.txt"),
+        ("check data --report mine.html", "mine.html"),
+        ("check data", "data/labels_checked.txt"),
         ("mean data --size 8 -o mine.png", "mine.json"),
         ("mean data --size 8 -o made.png", "data/labels_used_in_mean.txt"),
+        ("augment data --size 8 -o mine.npz", "mine.npz"),
         ("show data -o mine.png", "mine.png"),
         ("probe data -o mine.png", "mine.png"),
         ("probe data --report mine.html", "mine.html"),

@@ -96,14 +96,14 @@ def test_predict_writes_csv_that_a_table_program_reads(
 
 
 def test_a_run_folder_is_taken_wherever_a_model_is(
-    run: Path, items: list[LabeledPath], invoke_cli: RunCli, tmp_path: Path
+    run: Path, items: list[LabeledPath], run_cli: RunCli, tmp_path: Path
 ) -> None:
     """`serve` takes it in the tests of a server."""
     write_label_file(tmp_path / "val.txt", items, ("class0", "class1", "class2"))
     assert OnnxBundle.read(str(tmp_path / "run")).path == tmp_path / "run" / "model.onnx"
-    assert invoke_cli("predict", "run", "p").stdout == invoke_cli("predict", "run/model.onnx", "p").stdout
-    assert invoke_cli("evaluate", "run", "val.txt").stdout.startswith("accuracy")
-    assert "measured on" in invoke_cli("quantize", "run", "--calibration", "val.txt", "--max-drop", "100").stdout
+    assert run_cli("predict", "run", "p").stdout == run_cli("predict", "run/model.onnx", "p").stdout
+    assert run_cli("evaluate", "run", "val.txt").stdout.startswith("accuracy")
+    assert "measured on" in run_cli("quantize", "run", "--calibration", "val.txt", "--max-drop", "100").stdout
 
 
 HOSTILE_NAMES = [b"na\xefve.png", b"\x1b[31mred.png", b"two\nlines.png", "\u202egnp.x.png".encode(), b"=cmd|' 'A0.png",
@@ -300,9 +300,10 @@ def test_sigterm_finishes_what_is_in_flight_and_takes_nothing_new(
     assert process.wait(120) == 0
 
 
-def test_a_port_that_is_taken_is_one_line(model: Path, run_cli: RunCli) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        done = run_cli("serve", model, "--port", other.getsockname()[1], check=False)
+def test_a_port_that_is_taken_is_one_line(
+    serving: tuple[subprocess.Popen[str], int], model: Path, run_cli: RunCli
+) -> None:
+    done = run_cli("serve", model, "--port", serving[1], check=False)
     assert done.returncode == 1
     assert re.fullmatch(r"mlimages: cannot listen on 127.0.0.1 port \d+ .*--port\n", done.stderr)
 

@@ -147,16 +147,16 @@ def test_the_file_for_a_runtime_is_compared_in_that_runtime_where_it_is_installe
 def test_a_runtime_that_answers_otherwise_or_cannot_load_the_file_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = replace(
-        RUNTIMES["openvino"], open=lambda _, path: lambda x: np.array([[1, 0, 0]], np.float32), package="numpy"
-    )
-    monkeypatch.setitem(RUNTIMES, "openvino", other)
-    with pytest.raises(ExportError, match="not match"):
-        exported("lenet5", tmp_path, count=2, options=ExportOptions(target="openvino"))
-    assert not (tmp_path / "model.onnx").exists()
-    monkeypatch.setitem(RUNTIMES, "openvino", replace(other, open=lambda _, path: 1 / 0))
-    with pytest.raises(ExportError, match="cannot load"):
-        open_runtime("openvino", tmp_path / "model.onnx")
+    openers = {
+        "not match": lambda package, path: lambda x: np.array([[1, 0, 0]], np.float32),
+        "cannot load": lambda package, path: 1 / 0,
+    }
+    for message, opener in openers.items():
+        runtime = replace(RUNTIMES["openvino"], open=opener, package="numpy")
+        monkeypatch.setitem(RUNTIMES, "openvino", runtime)
+        with pytest.raises(ExportError, match=message):
+            exported("lenet5", tmp_path, count=2, options=ExportOptions(target="openvino"))
+        assert not (tmp_path / "model.onnx").exists()
 
 
 def test_the_exact_resize_is_refused_for_a_runtime_that_does_not_compute_it() -> None:
@@ -190,9 +190,10 @@ def test_the_file_contains_no_path_of_the_machine_that_wrote_it(cnn_bundle: Onnx
     assert b"site-packages" not in cnn_bundle.path.read_bytes()
 
 
-@pytest.mark.parametrize("resize", ["shorter", "letterbox"])
-def test_full_size_images_give_the_logits_of_preprocessed_ones(resize: str, tmp_path: Path) -> None:
-    """Of every kind of resize, `test_preprocessing_graph` compares the pixels."""
+@pytest.mark.parametrize("resize", ["shorter", "crop", "downscale", "position", "squash", "letterbox"])
+def test_full_size_images_give_the_logits_of_preprocessed_ones_for_every_kind_of_resize(
+    resize: str, tmp_path: Path
+) -> None:
     network = channels(ImageProperty(40, 30, resize=resize, interpolation="bicubic"))  # type: ignore[arg-type]
     export_network(network, tmp_path / "a.onnx", validation=made_images(tmp_path / "p", 4))
     image = made_image(9, 120, 75)
@@ -334,9 +335,11 @@ def test_a_bundle_contains_its_provenance(cnn_bundle: OnnxBundle) -> None:
     assert len(values["provenance"]["accuracy"]) == 3
 
 
-def test_paths_are_taken_as_text_and_folders_created(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [str, Path])
+def test_paths_of_every_kind_are_taken_and_folders_created(tmp_path: Path, kind: type) -> None:
     write_label_file(tmp_path / "val.txt", made_images(tmp_path / "p", 3), ("class0", "class1", "class2"))
-    bundle = export_network(trained("lenet5"), f"{tmp_path}/new/a.onnx", validation=f"{tmp_path}/val.txt")
+    out = kind(tmp_path / "new" / "a.onnx")
+    bundle = export_network(trained("lenet5"), out, validation=kind(tmp_path / "val.txt"))
     assert bundle.provenance.parity.count == 3
     assert OnnxBundle.read(tmp_path / "new" / "a.onnx") == bundle
 

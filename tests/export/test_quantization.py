@@ -182,8 +182,9 @@ def test_a_class_that_the_bundle_does_not_know_is_an_error(cnn_bundle: OnnxBundl
         quantize_any(cnn_bundle, LabelFile(tmp_path / "val.txt"), tmp_path / "small.onnx")
 
 
-def test_paths_are_taken_as_text(cnn_bundle: OnnxBundle, labels: LabelFile, tmp_path: Path) -> None:
-    result = quantize(str(cnn_bundle.path), str(labels.path), str(tmp_path / "small.onnx"), max_drop=100)
+@pytest.mark.parametrize("kind", [str, Path])
+def test_paths_of_every_kind_are_taken(cnn_bundle: OnnxBundle, labels: LabelFile, tmp_path: Path, kind: type) -> None:
+    result = quantize(kind(cnn_bundle.path), kind(labels.path), kind(tmp_path / "small.onnx"), max_drop=100)
     assert result.count == 4
     assert repr(result).startswith("Quantization(original (")
     assert f"; 4 images; chosen: {result.chosen.name if result.chosen else None})" in repr(result)

@@ -20,7 +20,7 @@ PRIVATE = """
 3fff:fff:ffff::1 5f00:: 5f00:ffff::1 64:ff9b:1:: 64:ff9b:1:ffff::1 ::127.0.0.1 ::192.168.0.1 ::ffff:127.0.0.1
 ::ffff:0:127.0.0.1 ::ffff:0:10.0.0.1 64:ff9b::10.0.0.1 64:ff9b::169.254.169.254 2002:7f00:1:: 2002:a9fe:a9fe::
 2001:0:4136:e378:8000:63bf:3fff:fdd2 10.1.2.3 fec0::1 3fff::1 5f00::1 64:ff9b::7f00:1 64:ff9b:1::1
-64:ff9b:1::808:808 ::ffff:0:7f00:1
+64:ff9b:1::808:808 ::ffff:0:7f00:1 100.64.0.1
 """.split()  # noqa: SIM905
 PUBLIC = """
 1.1.1.1 9.255.255.255 11.0.0.0 100.63.255.255 100.128.0.0 126.255.255.255 128.0.0.1 172.15.255.255 172.32.0.0
@@ -48,10 +48,11 @@ def test_what_is_global_is_public(address: str) -> None:
 @pytest.mark.parametrize(
     ("host", "private"),
     [
-        ("localhost", True), ("LOCALHOST", True), ("LOCALHOST.", True), ("a.localhost", True), ("a.localhost.", True),
-        ("notlocalhost", False), ("localhost.org", False), ("127.1", True), ("0x7f.1", True), ("0x7f000001", True),
-        ("017700000001", True), ("2130706433", True), ("169.254.169.254.", True), ("134744072", False), ("1.1", False),
-        ("example.org", False), ("127.0.0.1.example.org", False), ("[::1]", True), ("", False),
+        ("localhost", True), ("LOCALHOST", True), ("LOCALHOST.", True), ("localhost.", True), ("a.localhost", True),
+        ("a.localhost.", True), ("notlocalhost", False), ("mylocalhost", False), ("localhost.org", False),
+        ("127.1", True), ("0x7f.1", True), ("0x7f000001", True), ("017700000001", True), ("2130706433", True),
+        ("169.254.169.254.", True), ("134744072", False), ("1.1", False), ("example.org", False),
+        ("127.0.0.1.example.org", False), ("[::1]", True), ("::ffff:0:7f00:1", True), ("", False),
     ],
 )  # fmt: skip
 def test_names_and_other_notations_of_addresses(host: str, private: bool) -> None:

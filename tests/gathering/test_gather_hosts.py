@@ -12,7 +12,7 @@ from mlimages.core import GatherSummary
 from mlimages.gathering import read_manifest
 from tests.gathering import conftest
 from tests.gathering.conftest import links
-from tests.servers import Connection, Reply, Request, Site, answer, closed_port, in_turn, photo, serve
+from tests.servers import Connection, Reply, Request, Site, answer, closed_port, in_turn, photo, serve, silence
 
 
 def run(source: UrlList, out: Path, **options: object) -> GatherSummary:
@@ -143,9 +143,16 @@ def test_links_that_wait_for_their_host_do_not_fill_a_limit_and_never_exceed_it(
     assert [row.status for row in read_manifest(tmp_path / "out")][-1] == "failed", "the others did not wait for these"
     assert (summary.ok, summary.classes) == (4, {"cats": 4})
     with serve() as slow:
-        slow.fallback = in_turn(*[answer(b"", 503, Retry_After=1)] * 4, a_photo)
+        slow.fallback = in_turn(*[answer(b"", 503, Retry_After=1)] * 8, a_photo)
         urls = [*(slow.url(f"/{n}.jpg") for n in range(30, 40)), *(site.url(f"/{n}.jpg") for n in range(40, 50))]
         assert run(links(tmp_path, *urls), tmp_path / "out-2", limit=6, per_host=4).classes == {"cats": 6}
+
+
+def test_a_silent_host_is_given_up_long_before_a_minute(site: Site, tmp_path: Path) -> None:
+    site.fallback = silence()
+    source = links(tmp_path, *(site.url(f"/{n}.jpg") for n in range(1000)))
+    summary = run(source, tmp_path / "out", timeout_s=1.0)
+    assert (summary.open, summary.seconds < 45, len(site.requests) < 30) == (1000, True, True)
 
 
 def test_a_link_that_always_answers_503_does_not_keep_a_run_alive(site: Site, tmp_path: Path) -> None:

@@ -140,8 +140,9 @@ def test_what_an_option_of_ours_refused_is_asked_for_when_the_option_changes(sit
     source = links(tmp_path, *map(site.url, site.routes))
 
     def again(**options: object) -> tuple[int, list[str]]:
-        summary = run(source, tmp_path / "out", **options)
-        return len(site.requests), sorted(summary.reasons)
+        run(source, tmp_path / "out", **options)
+        reasons = [row.reason for row in read_manifest(tmp_path / "out") if row.reason]
+        return len(site.requests), sorted(reason.value for reason in reasons)
 
     assert again(min_size=50) == (2, ["opt-out", "too-small"])
     assert again(min_size=45) == (2, ["opt-out", "too-small"])

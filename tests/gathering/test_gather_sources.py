@@ -30,7 +30,7 @@ def write(path: Path, data: str | bytes) -> Path:
 
 
 @given(st.text(max_size=400))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=400)
 def test_any_text_becomes_a_name_that_every_file_system_takes(text: str) -> None:
     for name in (
         safe_name(text, default_name="image"),
@@ -269,6 +269,15 @@ def test_what_a_source_named_before_its_error_is_finished(site: Site, tmp_path: 
     with pytest.raises(InputError, match="the rest cannot be read"):
         run(Failing(*urls), tmp_path / "out")
     assert len(stored(tmp_path / "out")) == 20
+
+
+def test_links_before_the_cut_of_a_compressed_list_are_gathered(site: Site, tmp_path: Path) -> None:
+    site.routes = {f"/{n}.jpg": answer(photo(n)) for n in range(5)}
+    lines = "".join(f"{site.url(f'/{n}.jpg')}\n" for n in range(5)).encode()
+    (tmp_path / "cats.txt.gz").write_bytes(gzip.compress(lines)[:-8])
+    with pytest.raises(InputError, match="cannot be read completely"):
+        run(tmp_path / "cats.txt.gz", tmp_path / "out")
+    assert len(list((tmp_path / "out/cats").iterdir())) == 5
 
 
 @pytest.mark.parametrize("cut", [0.05, 0.5, 0.95])

@@ -83,6 +83,7 @@ def test_links_are_counted_as_over_all_of_them(clock: SimpleNamespace, seed: int
     ],
 )
 def test_a_host_gets_its_part_of_the_requests(partition: Partition, slots: int, parts: int) -> None:
+    assert partition.count_shards_of_host(URL.format("a")) >= parts
     with ExitStack() as held:
         host = use(Hosts(partition, WAIT_S), held, "a")
         assert (host.per_host, host.slots._value, host.state.parts) == (slots, slots, parts)

@@ -18,9 +18,7 @@ from mlimages.cli.gather_search import count_down
 from mlimages.cli.main import app
 from mlimages.core import GatherError, InputError, cache_dir
 from mlimages.gathering import Commons, GatherOptions, ImageNet, INaturalist, Openverse, Pexels, Source, read_manifest
-from mlimages.gathering.sources import inaturalist, search_api
-from mlimages.gathering.sources import pexels as pexels_module
-from mlimages.gathering.sources.search_api import RateLimit
+from mlimages.gathering.sources import search_api
 from tests.gathering.conftest import run
 from tests.gathering.providers import CommonsSite, INaturalistSite, OpenverseSite, PexelsSite, Waits, refs
 from tests.servers import Connection, Request, Site, answer, closed_port, cut, in_turn, photo
@@ -220,7 +218,7 @@ def test_inaturalist_names_what_it_cannot_find(site: Site) -> None:
 def test_inaturalist_is_asked_60_times_a_minute_and_its_media_by_the_gigabyte(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    INaturalistSite(site, total=2 * 70)
+    INaturalistSite(site, total=200 * 70)
     waits: list[tuple[float, str]] = []
 
     class EnoughError(Exception):
@@ -232,13 +230,11 @@ def test_inaturalist_is_asked_60_times_a_minute_and_its_media_by_the_gigabyte(
 
     begin = int(search_api.time.time()) - 60
     with monkeypatch.context() as patch:
-        patch.setattr(inaturalist, "_PER_PAGE", 2)
         patch.setattr(search_api.time, "time", lambda: begin + len(site.requests) / 2)
         with pytest.raises(EnoughError):
             refs(bees(site, "47336", wait=wait))
     assert len(site.requests) == 60
     assert waits == [(30.0, "iNaturalist: 60 requests a minute are allowed; waiting 30 s")]
-    monkeypatch.setattr("mlimages.gathering.run.AHEAD", 4)
     source = bees(site, "47336", wait=wait, bytes_per_hour=10_000)
     with pytest.raises(EnoughError):
         run(source, tmp_path / "out", parallel=1)
@@ -292,8 +288,8 @@ def test_a_contact_and_header_fields_are_sent_and_bad_ones_refused(site: Site, t
             GatherOptions(**options)  # type: ignore[arg-type]
 
 
-def test_header_fields_of_the_command_line_are_sent(site: Site, tmp_path: Path) -> None:
-    headers = {"Referer": "http://x.org/a:b", "X-Key": "1"}
+@pytest.mark.parametrize("headers", [{"Referer": "http://x.org"}, {"Referer": "http://x.org/a:b", "X-Key": "1"}])
+def test_header_fields_of_the_command_line_are_sent(site: Site, tmp_path: Path, headers: dict[str, str]) -> None:
     site.routes["/1.jpg"] = answer(photo(1))
     (tmp_path / "links.txt").write_text(site.url("/1.jpg"))
     words = [word for name, value in headers.items() for word in ("--header", f"{name}: {value}")]
@@ -307,28 +303,19 @@ def pexels(site: Site, *queries: str, **options: object) -> Pexels:
     return Pexels(queries, endpoint=site.url("/v1"), i_have_permission=True, **options)  # type: ignore[arg-type]
 
 
-@pytest.fixture
-def short_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages of 4 photographs instead of 80, and 20 requests an hour instead of 200."""
-    monkeypatch.setattr(pexels_module, "_PER_PAGE", 4)
-    assert RateLimit(200, 3600.0, "an hour") == pexels_module._RATE
-    monkeypatch.setattr(pexels_module, "_RATE", RateLimit(20, 3600.0, "an hour"))
-
-
-@pytest.mark.usefixtures("short_pages")
 def test_pexels_fills_each_class_names_the_photographers_and_asks_no_page_twice(site: Site, tmp_path: Path) -> None:
-    served, out = PexelsSite(site, total=20), tmp_path / "out"
-    summary = run(pexels(site, "cat", "lizard=lizard reptile"), out, limit=5, keep_duplicates=True)
-    assert summary.classes == {"cat": 5, "lizard": 5}
+    served, out = PexelsSite(site, total=200), tmp_path / "out"
+    summary = run(pexels(site, "cat", "lizard=lizard reptile"), out, limit=90, keep_duplicates=True)
+    assert summary.classes == {"cat": 90, "lizard": 90}
     assert [(r.query["query"], r.query["page"]) for r in served.searches] == [
         ("cat", "1"), ("cat", "2"), ("lizard reptile", "1"), ("lizard reptile", "2"),
     ]  # fmt: skip
     attribution = (out / "ATTRIBUTION.md").read_text()
     assert "cat/pexels-0.jpg: Photo by [Ann B](https://www.pexels.com/@ann) on [Pexels]" in attribution
-    assert attribution.count("Photo by") == 10
+    assert attribution.count("Photo by") == 180
     asked = len(site.requests)
-    run(pexels(site, "cat", "lizard=lizard reptile"), out, limit=7, keep_duplicates=True)
-    assert len(site.requests) == asked + 4, "four images more, from the pages that are known"
+    run(pexels(site, "cat", "lizard=lizard reptile"), out, limit=95, keep_duplicates=True)
+    assert len(site.requests) == asked + 10, "ten images more, from the pages that are known"
     everything = "".join(p.read_text() for p in (*out.glob("manifest*"), *out.glob("*.md")))
     assert "secret-key" not in everything + repr(pexels(site, "cat"))
 
@@ -362,11 +349,10 @@ class Clock:
         self.now += seconds
 
 
-@pytest.mark.usefixtures("short_pages")
-def test_pexels_is_asked_as_often_an_hour_as_it_says_whatever_it_would_allow(
+def test_pexels_is_asked_200_times_an_hour_and_no_more_whatever_it_would_allow(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock, served, asked = Clock(monkeypatch), PexelsSite(site, total=25 * 4), list[float]()
+    clock, served, asked = Clock(monkeypatch), PexelsSite(site, total=250 * 80), list[float]()
     search = site.routes["/v1/search"]
 
     def note(connection: Connection, request: Request) -> None:
@@ -376,23 +362,22 @@ def test_pexels_is_asked_as_often_an_hour_as_it_says_whatever_it_would_allow(
 
     site.routes["/v1/search"] = note
     assert len(refs(pexels(site, "cat", wait=clock.wait))) == served.total
-    assert len(asked) == 25
-    assert max(sum(start <= moment < start + 3600 for moment in asked) for start in asked) <= 20
-    assert clock.waits == [(pytest.approx(3580, abs=2), "Pexels: 20 requests an hour are allowed; waiting 60 minutes")]
+    assert len(asked) == 250
+    assert max(sum(start <= moment < start + 3600 for moment in asked) for start in asked) <= 200
+    assert clock.waits == [(pytest.approx(3400, abs=2), "Pexels: 200 requests an hour are allowed; waiting 57 minutes")]
 
 
-@pytest.mark.usefixtures("short_pages")
 def test_pexels_pace_outlives_the_run_and_stops_where_waiting_is_not_wanted(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock, served = Clock(monkeypatch), PexelsSite(site, total=25 * 4)
+    clock, served = Clock(monkeypatch), PexelsSite(site, total=250 * 80)
     for _ in range(2):
         with pytest.raises(GatherError, match="run the same command again in 60 minutes to resume"):
             refs(pexels(site, "cat", wait=None))
-        assert len(site.requests) == 20, "what was answered is kept, and no more is asked for"
+        assert len(site.requests) == 200, "what was answered is kept, and no more is asked for"
     clock.now += 3600
     assert len(refs(pexels(site, "cat", wait=None))) == served.total
-    assert len(site.requests) == 25
+    assert len(site.requests) == 250
 
 
 def test_a_wait_is_told_and_counted_down_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

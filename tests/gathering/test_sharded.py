@@ -15,10 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from mlimages import ImageProperty, LabelFile, UrlList, check, gather, label_dir_auto
-from mlimages.cli.main import app
 from mlimages.core import (
     Cluster,
     GatherError,
@@ -32,13 +30,14 @@ from mlimages.core import (
 from mlimages.dataset import compute_mean
 from mlimages.gathering import Openverse, gather_on, read_manifest
 from tests.conftest import RunCli
-from tests.gathering.conftest import FAST, links
+from tests.gathering.conftest import links
 from tests.servers import Connection, Request, Site, answer, path_of, photo, urls_in
 
 ray = pytest.importorskip("ray")
 fsspec = pytest.importorskip("fsspec")
 pytestmark = pytest.mark.ray
-SHARDS = 4
+FAST = {"allow_private": True, "timeout_s": 60.0, "retries": 0, "max_wait_s": 0.0}
+SHARDS = 8
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +50,6 @@ def cluster(bucket: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
         with ray_cluster() as opened:
             yield opened
         ray.shutdown()
-
-
-@pytest.fixture(autouse=True)
-def _few_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More shards than the two workers, each with a process for decoding that takes a second to start."""
-    monkeypatch.setattr("mlimages.gathering.sharded.SHARDS_PER_WORKER", SHARDS // 2)
 
 
 @pytest.fixture(autouse=True)
@@ -121,10 +114,12 @@ def workers(pool: Cluster | Processes) -> list[int]:
     return children(b"ray::_run_task" if isinstance(pool, Cluster) else b"spawn_main")
 
 
+@pytest.mark.parametrize("where", ["processes", "ray", "ray into an address"])
 def test_a_process_killed_in_mid_shard_costs_nothing_and_the_outcome_is_that_of_a_single_run(
-    pool: Cluster | Processes, site: Site, tmp_path: Path
+    cluster: Cluster, site: Site, tmp_path: Path, where: str
 ) -> None:
-    out = "s3://bucket/ray" if isinstance(pool, Cluster) else tmp_path / "out"
+    pool = cluster if "ray" in where else Processes(2)
+    out = "s3://bucket/ray" if "address" in where else tmp_path / "out"
     killed, lock = list[int](), threading.Lock()
 
     def killing(connection: Connection, request: Request) -> None:
@@ -144,7 +139,7 @@ def test_a_process_killed_in_mid_shard_costs_nothing_and_the_outcome_is_that_of_
     assert killed
     single = gather(source, tmp_path / "single", **FAST)
     assert outcome(divided) == outcome(single)
-    if isinstance(pool, Cluster):
+    if "address" in where:
         fsspec.filesystem("s3", use_listings_cache=False).get("bucket/ray", str(tmp_path / "out"), recursive=True)
     assert kept(tmp_path / "out") == kept(tmp_path / "single")
 
@@ -172,7 +167,7 @@ def test_a_host_in_several_shards_sees_no_more_requests_at_one_time_than_from_on
     options = {**FAST, "retries": 2, "max_wait_s": 30.0, "per_host": per_host}
     if by_hand:
         with ThreadPoolExecutor(4) as pool:
-            ended = list(pool.map(lambda n: gather(source, out, shard=(n, 4), **options), range(1, 5)))
+            ended = list(pool.map(lambda n: gather(source, out, shard=(n, 4), decoders=1, **options), range(1, 5)))
         assert sum(one.ok > 0 for one in ended) == min(per_host, 4)
         assert gather(source, out, **options).ok == 40
     else:
@@ -189,7 +184,9 @@ def test_the_shards_of_a_host_send_no_more_into_its_pause_than_one_process_and_o
 
     def gather_shards(out: str) -> list[GatherSummary]:
         with ThreadPoolExecutor(4) as pool:
-            return list(pool.map(lambda n: gather(source, tmp_path / out, shard=(n, 4), **FAST), range(1, 5)))
+            return list(
+                pool.map(lambda n: gather(source, tmp_path / out, shard=(n, 4), decoders=1, **FAST), range(1, 5))
+            )
 
     site.fallback = answer(b"", 429, Retry_After="3600")
     paused = gather_shards("paused")
@@ -442,8 +439,7 @@ def test_check_and_mean_run_on_a_cluster_from_the_command_line(
     where = ["--engine", "ray", "--address", ray.get_runtime_context().gcs_address]
     checked = json.loads(run_cli("check", "p/labels.txt", "--json", *where).stdout)
     assert (checked["checked"], checked["errors"]["not-an-image"], checked["errors"]["missing"]) == (301, 5, 1)
-    done = CliRunner().invoke(app, ["mean", str(tmp_path / "p/labels.txt"), "--size", "32", "--json", *where])
-    figures = json.loads(done.stdout)
+    figures = json.loads(run_cli("mean", "p/labels.txt", "--size", "32", "--json", *where).stdout)
     assert (figures["count"], figures["broken"]) == (295, 6)
     no_token = {"RAY_AUTH_MODE": "token", "HOME": str(tmp_path)}
     for address, env in (("127.0.0.1:1", {}), (where[-1], no_token)):

@@ -41,6 +41,7 @@ from mlimages.images import (
 )
 from mlimages.labels import label_dir_auto
 from mlimages.networks import Normalize
+from tests.checks.test_validation import scene
 from tests.images.odd_images import odd_exif, png_of_size, saved
 
 
@@ -165,9 +166,14 @@ def test_a_normalization_must_have_the_channels_of_the_images(
         Normalization(**values).check_channels(image)  # type: ignore[arg-type]
 
 
-@pytest.mark.realdata
-def test_a_huge_photograph_is_decoded_small_and_close_to_the_full_decode(test_data: Path) -> None:
-    image = Image.open(next((test_data / "imagenet_samples").glob("*tench*"))).convert("RGB")
+@pytest.mark.parametrize("is_real", [False, pytest.param(True, marks=pytest.mark.realdata)], ids=["made", "real"])
+def test_a_huge_photograph_is_decoded_small_and_close_to_the_full_decode(
+    is_real: bool, request: pytest.FixtureRequest
+) -> None:
+    image = scene(1)
+    if is_real:
+        samples: Path = request.getfixturevalue("test_data") / "imagenet_samples"
+        image = Image.open(next(samples.glob("*tench*"))).convert("RGB")
     huge = saved(image.resize((3000, 2000), Image.Resampling.BICUBIC), "JPEG", quality=90)
     prop = ImageProperty(224)
     small, full = load_pixels(huge, prop).astype(int), prepare(load_rgb(huge), prop).astype(int)
@@ -311,6 +317,19 @@ def test_an_iphones_image_is_opened(tmp_path: Path) -> None:
     (item,) = label_dir_auto(tmp_path).labels
     difference = np.abs(np.asarray(load_rgb(item.path), dtype=int) - np.asarray(photo))
     assert difference.mean() < 4
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns of broken EXIF
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_no_damage_to_a_file_raises_anything_but_an_image_error(data: st.DataObject) -> None:
+    form = data.draw(st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "HEIF"]))
+    damaged = bytearray(saved(noise(24, 24), form))
+    for _ in range(data.draw(st.integers(1, 8))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(damaged)))
+    with contextlib.suppress(ImageError):
+        load_pixels(bytes(damaged[:cut]), ImageProperty(16), max_pixels=1_000_000)
 
 
 @pytest.mark.realdata

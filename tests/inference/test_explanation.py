@@ -37,19 +37,17 @@ class LooksAt(nn.Module):
         bright = x[:, :, self.top : self.top + 6, self.left : self.left + 6].mean(dim=(1, 2, 3))
         return torch.stack([bright * 8, 4 - bright * 8], dim=1)
 
-    def predict(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.floating]:
-        x = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 255  # (N, C, H, W)
-        return self(x).softmax(dim=1).numpy()  # type: ignore[no-any-return]
-
 
 @pytest.fixture(scope="module")
 def predictors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Predictor]:
-    """An exported network that looks at the top left, and networks without a file that look at the other regions."""
+    return {region: predictor(region, tmp_path_factory.mktemp("model")) for region in REGIONS}
+
+
+def predictor(region: str, folder: Path) -> Predictor:
     preprocessing = Preprocessing(ImageProperty(SIDE, resize="squash"), Normalization(255.0, (0.0,), (1.0,)))
-    network = TrainedNetwork(LooksAt("top left").eval(), preprocessing, ("bright", "dark"), "toy")
-    bundle = export_network(network, tmp_path_factory.mktemp("model") / "model.onnx", validation=[])
-    fitted = {region: FittedPredictor(bundle, LooksAt(region).predict) for region in REGIONS}
-    return {**fitted, "top left": Predictor(bundle.path, workers=1)}
+    network = TrainedNetwork(LooksAt(region).eval(), preprocessing, ("bright", "dark"), "toy")
+    export_network(network, folder / "model.onnx", validation=[])
+    return Predictor(folder / "model.onnx", workers=1)
 
 
 def images(folder: Path, region: str) -> list[LabeledPath]:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from mlimages import images
 from mlimages.core import BrokenImage, BundleError, Fault, Prediction
+from mlimages.export import ExportOptions
 from mlimages.inference import OnnxBundle, Predictor, explain, onnx_metadata
 from tests.deploying import exported, made_image, trained
 
@@ -222,10 +223,10 @@ def test_a_path_is_opened_once_for_what_it_says_and_for_its_answers(
     assert opened == [str(bundle.path)]
 
 
-def test_a_bare_network_is_refused_with_what_to_do(bundle: OnnxBundle, tmp_path: Path) -> None:
-    replace(bundle, path=tmp_path / "bare.onnx", includes_preprocessing=False).write(bundle.path)
+def test_a_bare_network_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    bare = exported("cifar10_cnn", tmp_path, options=ExportOptions(include_preprocessing=False))
     with pytest.raises(BundleError, match="export it again with --preprocessing"):
-        Predictor(tmp_path / "bare.onnx")
+        Predictor(bare)
 
 
 def test_prediction_and_its_command_work_where_torch_is_not_installed(bundle: OnnxBundle, files: list[Path]) -> None:

@@ -5,7 +5,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -116,7 +116,6 @@ NAMES = st.text(st.characters(exclude_characters="\n\r\\/\0", exclude_categories
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".csv", ".tsv", ".jsonl"])
-@settings(max_examples=50)
 @given(names=st.lists(NAMES, max_size=5))
 def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, suffix: str, names: list[str]) -> None:
     folder = tmp_path_factory.mktemp("labels")
@@ -349,7 +348,6 @@ def test_images_of_the_same_name_do_not_hide_each_other_nor_leave_the_folder(tmp
     assert laid == ["out/_.._up/1.jpg", "out/_.._up/1_2.jpg"]
 
 
-@settings(max_examples=50)
 @given(names=st.lists(st.text(min_size=1, max_size=6), max_size=12, unique=True), longest=st.integers(1, 8))
 def test_folder_names_are_never_the_same_on_any_disk(names: list[str], longest: int) -> None:
     found = folder_names(names, max_length=longest)

@@ -215,7 +215,7 @@ def test_every_class_is_split_in_the_given_shares(tmp_path: Path) -> None:
     assert abs(len(list(val)) - 120) <= 1
 
 
-def test_the_commands_keep_the_classes_of_an_image_in_several_folders(tmp_path: Path, invoke_cli: RunCli) -> None:
+def test_the_commands_keep_the_classes_of_an_image_in_several_folders(tmp_path: Path, run_cli: RunCli) -> None:
     from tests.checks.test_validation import jpeg, scene
 
     for number in range(6):
@@ -223,14 +223,14 @@ def test_the_commands_keep_the_classes_of_an_image_in_several_folders(tmp_path: 
         for class_name in ("ants", *["bees"] * (number % 2), *["wings"] * (number == 1)):
             touch(tmp_path / "photos" / class_name, f"{number}.jpg")
             (tmp_path / "photos" / class_name / f"{number}.jpg").write_bytes(data)
-    made = invoke_cli("label", "photos", "--multi-label", "-o", "labels.txt")
+    made = run_cli("label", "photos", "--multi-label", "-o", "labels.txt")
     assert made.stdout == "labels.txt: 6 images, 3 classes: ants 6, bees 3, wings 1\n"
     assert "4 files with the same content as another file: each image is listed once" in made.stderr
     assert (tmp_path / "labels.txt").read_text().splitlines()[:2] == [
         "photos/ants/0.jpg [0]",
         "photos/ants/1.jpg [0,1,2]",
     ]
-    checked = invoke_cli("check", "photos", "--multi-label")
+    checked = run_cli("check", "photos", "--multi-label")
     assert "6 images checked, 6 ok" in checked.stdout
     assert "two-labels" not in checked.stdout
     checked_text = (tmp_path / "photos" / "labels_checked.txt").read_text()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlimages.checks import check, write_outcome
@@ -188,7 +188,6 @@ def test_paths_alone_are_labelled_by_their_names(tmp_path: Path) -> None:
     }
 
 
-@settings(max_examples=50)
 @given(labels=st.lists(st.integers(-2, 6).map(str) | st.sampled_from(["cat", "a b"]), min_size=1, max_size=8))
 def test_a_label_in_a_table_is_always_the_name_that_stands_there(
     tmp_path_factory: pytest.TempPathFactory, labels: list[str]

@@ -99,17 +99,18 @@ def test_dropout_is_off_between_frozen_layers_and_on_above_them() -> None:
 @pytest.mark.parametrize(
     ("name", "upto", "shapes"),
     [
-        ("squeezenet1_0", "features.7", ((256, 7, 7),)),
-        ("cifar10_cnn", "conv2", ((32, 31, 31),)),
+        ("squeezenet1_0", "features.7", ((256, 27, 27),)),
+        ("cifar10_cnn", "conv2", ((32, 15, 15),)),
         ("mobilenet_v3_small", "head", ((1024,),)),
-        ("resnet18", "layer3", ((256, 4, 4),)),
-        ("timm:vit_tiny_patch16_224", "blocks.8", ((17, 192),)),
-        ("timm:convnext_atto", "stages.2", ((160, 4, 4),)),
+        ("resnet18", "layer3", ((256, 14, 14),)),
+        ("timm:vit_tiny_patch16_224", "blocks.8", ((197, 192),)),
+        ("timm:convnext_atto", "stages.2", ((160, 14, 14),)),
     ],
 )
 def test_both_parts_together_compute_the_network(name: str, upto: str, shapes: tuple[tuple[int, ...], ...]) -> None:
-    model = build_model(name, classes=3, weights="none", size=64)
-    x = torch.rand(2, 3, 64, 64)
+    model = build_model(name, classes=3, weights="none")
+    image = model.preprocessing.image
+    x = torch.rand(2, image.channels, image.height, image.width)
     parts = split_network(model.network, freeze(model, upto), x)
     assert parts is not None
     assert parts.shapes == shapes

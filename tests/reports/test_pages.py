@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mlimages.checks import check
 from mlimages.core import BrokenImage, ClassScore, Fault, ImageProperty, Prediction, Share
 from mlimages.inference import Evaluation
 from mlimages.inference.evaluation import Timing
@@ -23,7 +24,6 @@ from mlimages.reports import (
     write_report,
 )
 from tests.browser import OpenPage
-from tests.reports.test_validation_report import check_odd_files
 from tests.run_folders import make_run
 
 HOSTILE = "<script>alert(1)<∕script>\"'&"
@@ -48,7 +48,11 @@ def sheet_page(folder: Path) -> Path:
 
 
 def check_page(folder: Path) -> Path:
-    write_report(check_odd_files(folder), folder / "check.html")
+    run = make_run(folder / "run", names=NAMES)
+    first, second = (folder / "images" / "bees" / f"{n}.png" for n in (0, 1))
+    second.write_bytes(first.read_bytes())
+    (folder / "images" / "bees" / "2.png").write_bytes(b"no image")
+    write_report(check([run / "train.txt", run / "val.txt"]), folder / "check.html")
     return folder / "check.html"
 
 
@@ -128,6 +132,12 @@ def test_the_name_of_a_layer_stays_on_one_line_in_a_narrow_window(tmp_path: Path
     page = open_page(probe_page(tmp_path, "conv_stem", "blocks.6", "conv_head"), width=400)
     lines = "th => (range => (range.selectNodeContents(th), range.getClientRects().length))(document.createRange())"
     assert page.evaluate(f"[...document.querySelectorAll('th[scope=row]')].map({lines})") == [1, 1, 1]
+
+
+def test_both_images_of_a_duplicate_are_shown(tmp_path: Path) -> None:
+    page = check_page(tmp_path).read_text()
+    section = page[page.index('id="duplicate"') :]
+    assert section[: section.index("</figure>")].count("<img") == 2
 
 
 def test_only_settings_that_differ_from_the_defaults_are_listed(tmp_path: Path) -> None:

@@ -50,6 +50,23 @@ def test_plots_are_drawn_and_the_same_run_gives_the_same_page(drawn: Path) -> No
 
 
 @pytest.mark.browser
+@pytest.mark.parametrize("width", [400, 1400])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_the_page_reads_offline_narrow_wide_and_dark(drawn: Path, open_page: OpenPage, width: int, dark: bool) -> None:
+    page = open_page(drawn / "report.html", width=width, dark=dark)
+    assert page.console_errors == []
+    assert page.requests == [page.url]
+    assert not page.scrolls_sideways
+    assert page.evaluate("[...document.images].every(image => image.naturalWidth == 24 && image.alt)")
+    # the ink of drawings and text differs from the ground by far, in both modes
+    ink, ground = (page.evaluate(f"getComputedStyle({where}).{what}") for where, what in
+                   [("document.querySelector('svg text')", "fill"), ("document.body", "backgroundColor")])  # fmt: skip
+    light = [sum(map(int, colour[4:-1].split(","))) / 3 for colour in (ink, ground)]
+    assert abs(light[0] - light[1]) > 150
+    assert (light[1] < 100) == dark
+
+
+@pytest.mark.browser
 def test_the_page_shows_the_results_of_the_run(drawn: Path, open_page: OpenPage) -> None:
     page = open_page(drawn / "report.html")
     text = page.evaluate(TEXT)

@@ -16,6 +16,7 @@ from mlimages.images import load_pixels
 from mlimages.labels import LabelFile
 from mlimages.reports import draw_sheet
 from mlimages.reports.contact_sheet import MAX_TILES, make_mean_rows, make_sheet_rows
+from tests.browser import OpenPage
 from tests.conftest import RunCli
 
 COLOURS = {"blue": (20, 60, 200), "red": (200, 40, 20)}
@@ -91,6 +92,24 @@ def test_another_file_than_a_mean_image_is_one_clear_error(tmp_path: Path, conte
     (tmp_path / "mean.npy").write_bytes(content)
     with pytest.raises(InputError, match=r"mean\.npy cannot be read as a mean image"):
         make_mean_rows(tmp_path / "mean.npy")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [400, 1400])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_a_sheet_as_a_page_reads_offline(folder: Path, open_page: OpenPage, width: int, dark: bool) -> None:
+    out = folder.parent / "sheet.html"
+    (folder / "red").rename(folder / "<b>red & co")
+    draw_sheet(folder, out, prop=PROP, per_class=6)
+    page = open_page(out, width=width, dark=dark)
+    assert page.console_errors == []
+    assert page.requests == [page.url]
+    assert not page.scrolls_sideways
+    assert page.evaluate("[...document.images].every(image => image.naturalWidth == 32 && image.alt)")
+    assert page.evaluate("[...document.querySelectorAll('h2')].map(h => h.firstChild.data.trim())") == [
+        "<b>red & co",
+        "blue",
+    ]
 
 
 def test_the_command_draws_and_says_what_is_next(run_cli: RunCli, folder: Path) -> None:

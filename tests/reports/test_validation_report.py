@@ -1,4 +1,4 @@
-"""The page of a check; and files are moved, never deleted."""
+"""The page of a check: it opens offline, at any width, light and dark; and files are moved, never deleted."""
 
 from pathlib import Path
 
@@ -9,26 +9,23 @@ from mlimages.checks.codes import MIN_IMAGES_FOR_MEDIAN
 from mlimages.core import LabeledPath
 from mlimages.labels import LabelFile, write_label_file
 from mlimages.reports import write_report
+from tests.browser import OpenPage
 from tests.checks.test_validation import jpeg, listed, scene, sheet
 from tests.images.odd_images import saved
 
 HOSTILE = "<script>alert(1)</script>"
 
 
-def check_odd_files(folder: Path) -> CheckReport:
-    """Check two files with something of each kind: corrupt, duplicate, leaked, unusual, under hostile names."""
+@pytest.fixture
+def report(tmp_path: Path) -> CheckReport:
+    """Two files with something of each kind: corrupt, duplicate, leaked, unusual, under hostile names."""
     images = {f"t{n}.jpg": jpeg(scene(n, width=120, height=80)) for n in range(8)}
     odd = {"cut.jpg": jpeg(scene(8))[:900], "grey.jpg": jpeg(scene(9).convert("L")), "sheet.jpg": jpeg(sheet())}
     again = {"t0 again.jpg": jpeg(scene(0, width=120, height=80), quality=50), f"{'x' * 60}.png": jpeg(scene(10))}
-    train = listed(folder, images | odd | again, name="train.txt")
-    val = listed(folder, {"v.jpg": jpeg(scene(1, width=120, height=80))}, name="val.txt")
-    (folder / "train_class_def.txt").write_text(f"0 {HOSTILE}\n1 rare\n")
+    train = listed(tmp_path, images | odd | again, name="train.txt")
+    val = listed(tmp_path, {"v.jpg": jpeg(scene(1, width=120, height=80))}, name="val.txt")
+    (tmp_path / "train_class_def.txt").write_text(f"0 {HOSTILE}\n1 rare\n")
     return check([train, val])
-
-
-@pytest.fixture
-def report(tmp_path: Path) -> CheckReport:
-    return check_odd_files(tmp_path)
 
 
 def test_the_page_shows_every_code_with_its_images_and_escapes_names(report: CheckReport, tmp_path: Path) -> None:
@@ -53,6 +50,19 @@ def test_a_finding_about_a_class_is_a_line_without_an_image(tmp_path: Path) -> N
     section = page[page.index('id="class-blurred"') : page.index('id="classes"')]
     assert "1 class" in section
     assert "cannot be read" not in section
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "dark"), [(1400, False), (400, True)])
+def test_the_page_reads_at_any_width_without_the_network(
+    report: CheckReport, tmp_path: Path, open_page: OpenPage, width: int, dark: bool
+) -> None:
+    write_report(report, tmp_path / "check.html")
+    page = open_page(tmp_path / "check.html", width=width, dark=dark)
+    assert page.console_errors == []
+    assert page.requests == [page.url]
+    assert not page.scrolls_sideways
+    assert page.evaluate("[...document.images].every(image => image.alt && image.naturalWidth)")  # those below, too
 
 
 def test_a_check_of_missing_images_only_is_still_a_page(tmp_path: Path) -> None:

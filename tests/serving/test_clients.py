@@ -81,6 +81,15 @@ def test_known_and_the_prediction_set_are_outputs_for_tritons_client(
     assert described["prediction_set"]["parameters"] == {"level": 0.9}
 
 
+def test_an_output_that_the_model_lacks_is_refused(http: Any, server: Served) -> None:
+    tensor = http.InferInput("image", [1, 4, 4, 3], "UINT8")
+    tensor.set_data_from_numpy(np.zeros((1, 4, 4, 3), np.uint8))
+    client = http.InferenceServerClient(f"127.0.0.1:{server.port}")
+    with pytest.raises(http.InferenceServerException, match="no output 'known'; its outputs are probabilities"):
+        client.infer("model", [tensor], outputs=[http.InferRequestedOutput("known")])
+    client.close()
+
+
 def test_schemathesis_finds_no_answer_that_the_openapi_document_does_not_describe(server: Served) -> None:
     with warnings.catch_warnings(action="ignore"):  # of its own dependencies
         schemathesis = pytest.importorskip("schemathesis")

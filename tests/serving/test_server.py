@@ -159,7 +159,7 @@ def test_an_image_that_cannot_be_used_is_422_with_the_code_that_check_uses(
 
 @pytest.mark.parametrize("path", ["/predict", "/v2/models/model/infer"])
 def test_a_compressed_body_is_not_unpacked(server: Served, path: str) -> None:
-    reply = server.ask("POST", path, gzip.compress(bytes(5_000_000)), Content_Encoding="gzip")
+    reply = server.ask("POST", path, gzip.compress(bytes(50_000_000)), Content_Encoding="gzip")
     assert (reply.status, reply.code) == (415, "unsupported-media-type")
 
 
@@ -180,6 +180,8 @@ def test_a_compressed_body_is_not_unpacked(server: Served, path: str) -> None:
         ("GET", "/v2/models/model/versions/2", None, {}, 404, "not-found"),
         ("POST", "/predict", b"\0" * (1 << 20 | 1), {}, 413, "too-large"),
         ("POST", "/predict", b"--x--", {"Content_Type": "multipart/form-data"}, 400, "bad-request"),
+        ("POST", "/predict", b"nothing", {"Content_Type": "multipart/form-data; boundary=x"}, 400, "bad-request"),
+        ("POST", "/predict", b"--x--\r\n", {"Content_Type": "multipart/form-data; boundary=x"}, 400, "bad-request"),
         ("POST", "/v2/models/other/infer", b"{}", {}, 404, "not-found"),
     ],
 )
@@ -619,6 +621,8 @@ def elements(data: bytes) -> list[str]:
 
 def test_the_inference_protocol_says_what_it_serves(server: Served) -> None:
     assert server.ask("GET", "/v2").json["name"] == "mlimages"
+    for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/model/ready"):
+        assert server.ask("GET", path).status == 200
     described = server.ask("GET", "/v2/models/model").json
     assert described["inputs"] == [{"name": "image", "datatype": "UINT8", "shape": [-1, -1, -1, 3]}]
     assert described["outputs"] == [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 3]}]

@@ -1,8 +1,6 @@
 """A small dataset, weights and settings that the tests of training share."""
 
 import csv
-import os
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,6 @@ from safetensors.torch import save_file
 
 from mlimages.networks import build_model
 from mlimages.training import FineTuneConfig
-from tests.conftest import fork_server
 
 COLOURS = {"blue": (40, 60, 200), "green": (50, 190, 70), "red": (210, 50, 40)}
 
@@ -61,8 +58,3 @@ def read_metrics(run: Path) -> list[dict[str, str]]:
     """The rows of metrics.csv."""
     with (run / "metrics.csv").open() as lines:
         return list(csv.DictReader(lines))
-
-
-def run_code(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run Python code in a process of its own that has PyTorch loaded."""
-    return fork_server().start(["-c", code], folder, dict(os.environ), torch=True).communicate()

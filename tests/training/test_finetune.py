@@ -3,6 +3,8 @@
 import csv
 import json
 import logging
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from mlimages.core import (
     Normalization,
     Prediction,
     Preprocessing,
+    RunError,
 )
 from mlimages.images import load_pixels
 from mlimages.inference import OnnxBundle, Predictor
@@ -30,7 +33,7 @@ from mlimages.reports import draw_run
 from mlimages.training import FineTuneConfig, FineTuneResult, export_run, fine_tune, load_run
 from mlimages.training.run import EpochMetrics
 from tests.conftest import cli_in
-from tests.training.conftest import COLOURS, config_for, read_metrics, run_code, write_colours
+from tests.training.conftest import COLOURS, config_for, read_metrics, write_colours
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +49,18 @@ def test_a_run_leaves_all_that_its_folder_promises(colours: Path) -> None:
         def epoch_ended(self, metrics: EpochMetrics) -> None:
             noted.append(metrics)
 
-    result = fine_tune(config_for(colours), export=False, callbacks=[Note()])
+    result = fine_tune(config_for(colours, epochs=6), export=False, callbacks=[Note()])
     run = result.run
     assert (run / "classes.txt").read_text() == "blue\ngreen\nred\n"
-    assert [int(row["epoch"]) for row in read_metrics(run)] == [1, 2, 3] == [metrics.epoch for metrics in noted]
+    assert (
+        [int(row["epoch"]) for row in read_metrics(run)] == [1, 2, 3, 4, 5, 6] == [metrics.epoch for metrics in noted]
+    )
     train, val = LabelFile(run / "train.txt"), LabelFile(run / "val.txt")
     assert train.class_names == val.class_names == ("blue", "green", "red")
     assert {item.path.resolve() for item in [*train, *val]} == set((colours.parent / "set").resolve().rglob("*.png"))
     assert (result.train_images, result.val_images) == (len(list(train)), len(list(val)))
     assert json.loads((run / "result.json").read_text())["val_accuracy"] == result.val_accuracy
-    assert "epoch 3" in (run / "log.txt").read_text()
+    assert "epoch 6" in (run / "log.txt").read_text()
 
 
 def test_the_best_checkpoint_read_back_says_what_the_run_says_it_said(colours: Path) -> None:
@@ -170,6 +175,12 @@ def test_one_image_of_each_class_suffices_where_validation_images_are_given(colo
     assert answer.known is not None
 
 
+def test_a_folder_with_another_run_in_it_is_not_written_over(colours: Path) -> None:
+    fine_tune(config_for(colours, epochs=1), export=False)
+    with pytest.raises(RunError, match="batch_size 32 before, 8 now"):
+        fine_tune(config_for(colours, epochs=1, batch_size=8), export=False)
+
+
 def test_what_the_application_logs_stays_as_it_was(colours: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         fine_tune(config_for(colours, epochs=1), export=False)
@@ -186,12 +197,13 @@ def test_at_the_terminal_stands_what_changes_a_run_and_not_each_image_or_pillows
         "    logging.getLogger('mlimages.training.features').warning('computed anew')\n"
         "    logging.getLogger('mlimages.dataset.training_data').warning('skipped a.jpg')"
     )
-    assert run_code(code, tmp_path).stderr == "mlimages: computed anew\n"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stderr == "mlimages: computed anew\n"
 
 
-def test_a_command_that_loaded_torch_ends_without_a_word(tmp_path: Path) -> None:
+def test_a_command_that_loaded_torch_ends_without_a_word() -> None:
     code = "import sys, torchvision; from mlimages.cli.main import main; sys.argv[1:] = ['--version']; main()"
-    done = run_code(code, tmp_path)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -359,7 +359,7 @@ def test_a_run_whose_weights_were_changed_is_not_gone_on_with(colours: Path, tmp
 
 @pytest.mark.train
 def test_beside_resume_the_command_takes_epochs_and_names_all_else(colours: Path, run_cli: RunCli) -> None:
-    fine_tune(config_for(colours, epochs=1), export=False)
+    fine_tune(config_for(colours, epochs=1))
     refused = run_cli("finetune", "--resume", "run", "--lr", "0.1", "--freeze", "none", check=False)
     assert refused.returncode == 1
     assert "of which only --epochs can be changed: omit --freeze, --lr" in refused.stderr

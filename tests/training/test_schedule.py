@@ -75,6 +75,16 @@ def test_the_rate_and_the_warmup_follow_from_what_is_trained(optimizer: str) -> 
     assert schedule(pretrained=True, below=False, lr=0.7) == Schedule(0.7, 3, 5, 0.1)
 
 
+def test_metrics_of_unequal_batches_add_up() -> None:
+    together = Metrics(2.0, 1, 1) + Metrics(0.5, 3, 9)
+    assert (together.loss, together.correct, together.count) == (pytest.approx(0.65), 4, 10)
+    assert together.accuracy == 0.4
+    assert Metrics(0.0, 0, 0) + Metrics(0.0, 0, 0) == Metrics(0.0, 0, 0)
+    assert Metrics(2.0, 1, 1) + Metrics(0.0, 0, 0) == Metrics(2.0, 1, 1)
+    assert Metrics(0.0, 0, 0).accuracy == 0.0
+    assert Metrics(1.0, 1, 1).accuracy == 1.0
+
+
 @pytest.mark.parametrize(
     ("name", "kind"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)]
 )

@@ -250,14 +250,15 @@ def test_what_needs_one_class_per_image_is_refused_with_what_to_do(
 
 
 def test_a_class_with_one_image_is_trained_and_its_scores_are_undefined_where_no_image_has_it(
-    folder: Path, caplog: pytest.LogCaptureFixture
+    folder: Path, run_cli: RunCli
 ) -> None:
     items = [*LabelFile(folder / "train.txt")][:24]
     items = [replace(one, labels=(*one.class_indices, 3)) if n == 7 else one for n, one in enumerate(items)]
     write_label_file(folder / "rare.txt", items, [*NAMES, "rare"])
-    fine_tune(replace(multi_label_config(folder, "rare", epochs=1), labels=folder / "rare.txt", val=None))
-    assert "the training set has only one image of rare\n" in caplog.text
-    assert "the validation set has no image of rare" in caplog.text
+    options = ("--model", "lenet5", "--weights", "none", "--freeze", "none", "--size", "28", "--epochs", "1")
+    done = run_cli("finetune", folder / "rare.txt", "-o", folder / "rare", *options)
+    assert "the training set has only one image of rare\n" in done.stderr
+    assert "the validation set has no image of rare" in done.stderr
     found = evaluate(folder / "rare", folder / "val.txt")
     assert found.labels is not None
     undefined = dict.fromkeys(("average_precision", "precision", "recall", "f1"))
