@@ -23,8 +23,10 @@ from mlimages.core.shards import Member, find_member
 _ADDRESS = re.compile(r"(s3|gs|gcs|az|abfs|abfss|hdfs|oci|oss|memory):/+(.*)", re.DOTALL)
 """Object stores only: a label file from elsewhere must not cause requests to web servers of a private network."""
 
-_STORE_OPTIONS: dict[str, dict[str, Any]] = {"s3": {"config_kwargs": {"max_pool_connections": 32}}}
-"""s3fs sends 10 requests at a time by default."""
+_STORE_OPTIONS: dict[str, dict[str, Any]] = {
+    "s3": {"config_kwargs": {"max_pool_connections": 32, "retries": {"total_max_attempts": 2}}}
+}
+"""s3fs sends 10 requests at a time by default, and its 25 attempts take 40 s before an error can be reported."""
 
 
 @contextmanager

@@ -600,6 +600,23 @@ def test_a_stores_trouble_ends_each_command_and_an_image_is_one_request_of_many_
         fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
+def test_a_request_that_fails_is_repeated_once_before_the_store_counts_as_failing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """More attempts would pass in silence: those who call for the object report the failure and repeat it."""
+    pytest.importorskip("s3fs")
+    with serve() as site:
+        variables = {"AWS_ENDPOINT_URL": site.base, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
+        site.fallback = answer(b"<Error><Code>InternalError</Code></Error>", 500)
+        with pytest.raises(OSError, match="InternalError"):
+            as_path("s3://failing/1.jpg").fs.cat_file("failing/1.jpg", max_concurrency=1)  # type: ignore[attr-defined]
+        assert site.asked("/failing/1.jpg") == 2
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
 def test_a_network_learns_from_images_at_an_address_and_answers_there(memory: str, tmp_path: Path) -> None:
     labels = label_dir_auto(memory).labels.write(f"{memory}/labels.txt")
     run = tmp_path / "run"

@@ -39,7 +39,7 @@ _PUTS = 16
 _ONE_PUT = 4 * 2**30
 """Maximum bytes per request; conditional requests do not work with multipart uploads."""
 
-_TRIES = 4
+_TRIES = 5
 _PAUSE_S = 0.2
 
 _T = TypeVar("_T")
