@@ -180,7 +180,7 @@ def _format_class_scores(evaluation: Evaluation, width: int) -> Iterator[str]:
     labels = evaluation.labels
     header = "       AP  threshold" if labels else ""
     yield f"{'class':{width}}    images{header}  precision   recall       F1"
-    rows = labels.rows if labels else evaluation.per_class
+    rows = labels.class_scores if labels else evaluation.per_class
     for one in rows:
         more = (
             f"  {_format_share(one.average_precision):>7}  {one.threshold:9.3f}"

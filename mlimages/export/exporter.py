@@ -203,8 +203,8 @@ def _choose_class_thresholds(
 ) -> tuple[DecisionParameters, Provenance]:
     """Return the thresholds of a multi-label network, and the provenance with its mean average precision."""
     task, classes = MultiLabel(), network_outputs.logits.shape[1]
-    probabilities = task.probabilities(network_outputs.logits).astype(np.float32)  # as in the file
-    targets = task.targets(network_outputs.items, classes).astype(bool)
+    probabilities = task.compute_probabilities(network_outputs.logits).astype(np.float32)  # as in the file
+    targets = task.make_targets(network_outputs.items, classes).astype(bool)
     if count := len(network_outputs.items):
         mean = average_precisions(probabilities, targets).mean
         provenance = replace(provenance, mean_ap=(mean.value, mean.low, mean.high), accuracy_count=count)

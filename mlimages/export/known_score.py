@@ -8,20 +8,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mlimages.inference import Known, PredictionSets
+from mlimages.inference import KnownCalibration, PredictionSets
 
 
 class KnownScore(nn.Module):
     """In-distribution score of feature vectors, 0..1: low for images unlike those of the training classes.
 
     The score is 1 / (1 + d / t), where d is the squared Mahalanobis distance to the nearest class mean and t is a
-    threshold. Features are scaled to length 1. The inverse covariance is `inverse_variance` times the identity, plus a
-    correction along each of some directions. Means and directions are stored in half precision.
+    threshold. Features are scaled to length 1. Their inverse covariance is `inverse_variance` times the identity, plus
+    one of `corrections` along each of `directions`. Means and directions are stored in half precision.
 
     Args:
         classes: number of class means.
         width: number of features.
-        directions: number of directions with a correction.
+        directions: number of principal directions of the covariance with a variance of their own.
 
     Examples:
         >>> import torch
@@ -44,8 +44,11 @@ class KnownScore(nn.Module):
         self.register_buffer("corrections", torch.zeros(directions))
         self.register_buffer("threshold", torch.tensor(1.0))
 
-    def distances(self, features: Tensor) -> Tensor:
-        """Return the squared distance `(N,)` of features `(N, D)` to the nearest class mean."""
+    def compute_distances(self, features: Tensor) -> Tensor:
+        """Return the squared Mahalanobis distances `(N,)` to the nearest class mean of features `(N, D)`.
+
+        The features are scaled to length 1 first.
+        """
         unit, means, directions = functional.normalize(features, dim=1), self.means.float(), self.directions.float()
         squares = unit.square().sum(1, keepdim=True) - 2 * unit @ means.T + means.square().sum(1)  # (N, classes)
         along = (unit @ directions.T).unsqueeze(1) - (means @ directions.T).unsqueeze(0)  # (N, classes, directions)
@@ -53,8 +56,8 @@ class KnownScore(nn.Module):
         return distances.amin(1).clamp_min(0)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the score `(N,)`, 0..1, of features `(N, D)`."""
-        return 1 / (1 + self.distances(features) / self.threshold)
+        """Return the in-distribution score `(N,)`, 0..1, of features `(N, D)`."""
+        return 1 / (1 + self.compute_distances(features) / self.threshold)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,5 +73,5 @@ class KnownOutput:
 
     score: KnownScore
     head: str
-    known: Known
+    known: KnownCalibration
     prediction_sets: PredictionSets

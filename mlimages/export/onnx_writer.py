@@ -174,7 +174,7 @@ def write_onnx(
         trained: the network.
         resize_form: implementation of the resize inside the file; None omits the preprocessing.
         provenance: origin and evaluation of the network.
-        decisions: by default no temperature and no threshold.
+        decisions: how logits are turned into predictions; by default without a temperature and without thresholds.
 
     Returns:
         The metadata, which `OnnxBundle.write` adds to the file, and a function that computes the logits of the file.
@@ -193,7 +193,7 @@ def write_onnx(
     bundle = OnnxBundle(
         path=path,
         class_names=trained.class_names,
-        preprocessing=_remove_mean_folder(trained.preprocessing),
+        preprocessing=_strip_mean_image_folder(trained.preprocessing),
         model=trained.model,
         probe=_make_parity_probe(trained, compute_logits if resize_form else None),
         includes_preprocessing=resize_form is not None,
@@ -306,8 +306,8 @@ def round_logits(logits: NDArray[np.float32]) -> tuple[float, ...]:
     return tuple(float(f"{logit:.9g}") for logit in logits)
 
 
-def _remove_mean_folder(preprocessing: Preprocessing) -> Preprocessing:
-    """Remove the folder from the mean image's path, which would reveal details of this machine."""
+def _strip_mean_image_folder(preprocessing: Preprocessing) -> Preprocessing:
+    """Keep only the file name of the mean image, since its folder would reveal details of this machine."""
     normalization = preprocessing.normalization
     name = Path(normalization.mean_image).name if normalization.mean_image else ""
     return replace(preprocessing, normalization=replace(normalization, mean_image=name))

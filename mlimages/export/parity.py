@@ -19,8 +19,9 @@ from mlimages.export.targets import ComputeLogits
 from mlimages.inference import OnnxBundle, Parity, Task, relative_difference, to_graph_input
 
 NEAR_TIE = 1e-4
-"""The predicted class may differ if the network's probabilities of the two classes differ by at most this. A class of a
-multi-label model may be predicted by only one of them if the network's probability is within this of the threshold."""
+"""Network and file may predict different classes whose probabilities in the network differ by at most this. For a
+multi-label model, they may disagree on a class whose probability in the network differs from the threshold by at most
+this."""
 
 TOLERANCE = 1e-3
 """Largest allowed difference of a logit for the same pixels, relative to the largest logit of the image."""
@@ -134,8 +135,8 @@ class _Comparison:
         )
         return (
             f"the outputs of the ONNX file do not match the network's, worst on {self.path}: the network "
-            f"predicts {network}, the file {file}, and a logit differs by {self.difference:.2g} of the largest; "
-            "nothing was written"
+            f"predicts {network}, the file {file}, and a logit differs by {self.difference:.2g} times the "
+            "largest logit; nothing was written"
         )
 
 
@@ -177,7 +178,7 @@ class _Comparer:
     ) -> _Comparison:
         difference = float(relative_difference(logits[None], expected_logits[None])[0])
         network_classes, file_classes = (self.task.predict_classes(each) for each in (expected_logits, logits))
-        margin = self.task.prediction_margin(expected_logits, file_classes)
+        margin = self.task.compute_prediction_margin(expected_logits, file_classes)
         matches = difference <= tolerance and margin <= NEAR_TIE
         return _Comparison(path, difference, network_classes, file_classes, matches)
 

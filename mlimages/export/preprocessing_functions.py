@@ -66,7 +66,7 @@ def _convert_to_gray(image):
 
 def _make_fit_shorter_side(shorter_px: int) -> OnnxFunction:
     @onnx_function
-    def fit_shorter_side(image, _crop):
+    def fit_shorter_side(image, _crop_size):
         size = op.Shape(image, start=1, end=3)
         return op.Identity(image), size * shorter_px / op.ReduceMin(size, keepdims=1)
 
@@ -74,30 +74,30 @@ def _make_fit_shorter_side(shorter_px: int) -> OnnxFunction:
 
 
 @onnx_function
-def _fit_squash(image, crop):
-    return op.Identity(image), op.Identity(crop)
+def _fit_squash(image, crop_size):
+    return op.Identity(image), op.Identity(crop_size)
 
 
 @onnx_function
-def _fit_letterbox(image, crop):
+def _fit_letterbox(image, crop_size):
     size = op.Cast(op.Shape(image, start=1, end=3), to=DOUBLE)
-    scale = op.ReduceMin(op.Cast(crop, to=DOUBLE) / size, keepdims=1)
+    scale = op.ReduceMin(op.Cast(crop_size, to=DOUBLE) / size, keepdims=1)
     return op.Identity(image), op.Max(op.Cast(op.Round(size * scale), to=INT64), 1)
 
 
 @onnx_function
-def _fit_downscale(image, crop):
+def _fit_downscale(image, crop_size):
     """Resize the central region with the aspect ratio of the crop, if the image is at least as large as the crop."""
     whole = op.Shape(image, start=1, end=3)
-    is_larger = op.Cast(op.ReduceMin(op.Cast(whole >= crop, to=INT64), keepdims=1), to=BOOL)
-    largest = op.Min(whole, op.Gather(whole, [1, 0]) * crop / op.Gather(crop, [1, 0]))
+    is_larger = op.Cast(op.ReduceMin(op.Cast(whole >= crop_size, to=INT64), keepdims=1), to=BOOL)
+    largest = op.Min(whole, op.Gather(whole, [1, 0]) * crop_size / op.Gather(crop_size, [1, 0]))
     size = op.Where(is_larger, largest, whole)
     start = (whole - size) / 2
-    return op.Slice(image, start, start + size, [1, 2]), op.Where(is_larger, crop, size)
+    return op.Slice(image, start, start + size, [1, 2]), op.Where(is_larger, crop_size, size)
 
 
 @onnx_function
-def _keep_original_size(image, _crop):
+def _keep_original_size(image, _crop_size):
     return op.Identity(image), op.Shape(image, start=1, end=3)
 
 
@@ -111,43 +111,43 @@ _FIT_FUNCTIONS = {
 
 
 @onnx_function
-def _find_center(size, crop):
+def _find_crop_start(image_size, crop_size):
     """Return the start of a centred crop like images.centre_start, negative if the image is smaller than the crop."""
-    half_margin = op.Cast(size - crop, to=DOUBLE) * 0.5
-    return op.Cast(op.Where(size >= crop, op.Round(half_margin), op.Ceil(half_margin)), to=INT64)
+    half_margin = op.Cast(image_size - crop_size, to=DOUBLE) * 0.5
+    return op.Cast(op.Where(image_size >= crop_size, op.Round(half_margin), op.Ceil(half_margin)), to=INT64)
 
 
 @onnx_function
-def _crop_center(image, size, crop):
-    start = _find_center(size, crop)
-    return op.Slice(image, start, start + crop, [1, 2])
+def _crop_center(image, image_size, crop_size):
+    start = _find_crop_start(image_size, crop_size)
+    return op.Slice(image, start, start + crop_size, [1, 2])
 
 
 @onnx_function
-def _pad_and_crop(image, size, crop, start):
+def _pad_and_crop(image, image_size, crop_size, start):
     before = op.Max(0 - start, 0)
-    after = op.Max(start + crop - size, 0)
+    after = op.Max(start + crop_size - image_size, 0)
     padded = op.Pad(image, op.Concat([0], before, [0], [0], after, [0], axis=0))
-    return op.Slice(padded, start + before, start + before + crop, [1, 2])
+    return op.Slice(padded, start + before, start + before + crop_size, [1, 2])
 
 
 @onnx_function
-def _pad_and_crop_center(image, size, crop):
-    return _pad_and_crop(image, size, crop, _find_center(size, crop))
+def _pad_and_crop_center(image, image_size, crop_size):
+    return _pad_and_crop(image, image_size, crop_size, _find_crop_start(image_size, crop_size))
 
 
 def _make_position_crop(position: tuple[int, int]) -> OnnxFunction:
     row_and_column = [position[1], position[0]]
 
     @onnx_function
-    def crop_at_position(image, size, crop):
-        return _pad_and_crop(image, size, crop, op.Constant(value_ints=row_and_column))
+    def crop_at_position(image, image_size, crop_size):
+        return _pad_and_crop(image, image_size, crop_size, op.Constant(value_ints=row_and_column))
 
     return crop_at_position
 
 
 @onnx_function
-def _skip_crop(image, _size, _crop):
+def _skip_crop(image, _image_size, _crop_size):
     return op.Identity(image)
 
 
@@ -161,23 +161,23 @@ _CROP_FUNCTIONS = {
 
 
 @onnx_function
-def _skip_resize(image, _target):
+def _skip_resize(image, _target_size):
     return op.Identity(image)
 
 
 @onnx_function
-def _is_height_first(image, target):
+def _is_height_first(image, target_size):
     """Pillow resizes vertically first if the height shrinks by more than twice as many pixels as the width
     (ImagingResampleInner in libImaging/Resample.c)."""
-    shrink = op.Shape(image, start=1, end=3) - target
+    shrink = op.Shape(image, start=1, end=3) - target_size
     height = op.Gather(shrink, 0)
     return (height > 0) & (height > 2 * op.Gather(shrink, 1))
 
 
 def _make_operator_resize(mode: str) -> OnnxFunction:
     @onnx_function
-    def resize_width_first(image, target):
-        size = op.Concat(op.Shape(image, start=0, end=1), target, op.Shape(image, start=3, end=4), axis=0)
+    def resize_width_first(image, target_size):
+        size = op.Concat(op.Shape(image, start=0, end=1), target_size, op.Shape(image, start=3, end=4), axis=0)
         return op.Resize(
             image,
             None,
@@ -191,12 +191,12 @@ def _make_operator_resize(mode: str) -> OnnxFunction:
         )
 
     @onnx_function
-    def resize(image, target):
-        if _is_height_first(image, target):  # the operator resizes along the width first: transpose the image
-            transposed = resize_width_first(op.Transpose(image, perm=[0, 2, 1, 3]), op.Gather(target, [1, 0]))
+    def resize(image, target_size):
+        if _is_height_first(image, target_size):  # the operator resizes along the width first
+            transposed = resize_width_first(op.Transpose(image, perm=[0, 2, 1, 3]), op.Gather(target_size, [1, 0]))
             resized = op.Transpose(transposed, perm=[0, 2, 1, 3])
         else:
-            resized = resize_width_first(image, target)
+            resized = resize_width_first(image, target_size)
         return resized
 
     return resize
@@ -221,14 +221,14 @@ def _make_exact_resize(interpolation: str) -> OnnxFunction:
     )
 
     @onnx_function
-    def resample_width(planes, target):
+    def resample_width(planes, target_width):
         """Resample with 22-bit weights and integer sums (exact in float64), rounded to 8 bits, like
         precompute_coeffs, normalize_coeffs_8bpc and one pass of libImaging/Resample.c."""
         width = op.Squeeze(op.Shape(planes, start=3, end=4))
-        scale = op.Cast(width, to=DOUBLE) / op.Cast(target, to=DOUBLE)
+        scale = op.Cast(width, to=DOUBLE) / op.Cast(target_width, to=DOUBLE)
         filter_scale = op.Max(scale, 1.0)
         support = filter_scale * radius
-        center = (op.Unsqueeze(op.Cast(op.Range(0, target, 1), to=DOUBLE), [-1]) + 0.5) * scale
+        center = (op.Unsqueeze(op.Cast(op.Range(0, target_width, 1), to=DOUBLE), [-1]) + 0.5) * scale
         index = op.Cast(op.Range(0, width, 1), to=DOUBLE)
         is_inside = (index >= op.Floor(center - support + 0.5)) & (index < op.Floor(center + support + 0.5))
         weight = op.Where(is_inside, compute_weight(op.Abs((index - center + 0.5) * (1.0 / filter_scale))), 0.0)
@@ -238,18 +238,18 @@ def _make_exact_resize(interpolation: str) -> OnnxFunction:
         return op.Clip(op.Floor(levels + 0.5), 0.0, 255.0)
 
     @onnx_function
-    def resample_height(planes, target):
-        return op.Transpose(resample_width(op.Transpose(planes, perm=[0, 1, 3, 2]), target), perm=[0, 1, 3, 2])
+    def resample_height(planes, target_height):
+        return op.Transpose(resample_width(op.Transpose(planes, perm=[0, 1, 3, 2]), target_height), perm=[0, 1, 3, 2])
 
     @onnx_function
-    def resize(image, target):
-        is_same_size = op.Cast(op.Shape(image, start=1, end=3) == target, to=INT64)
+    def resize(image, target_size):
+        is_same_size = op.Cast(op.Shape(image, start=1, end=3) == target_size, to=INT64)
         if op.Cast(op.ReduceMin(is_same_size, keepdims=0), to=BOOL):
             resized = op.Identity(image)
         else:
             planes = op.Cast(op.Transpose(image, perm=[0, 3, 1, 2]), to=DOUBLE)
-            height, width = op.Gather(target, 0), op.Gather(target, 1)
-            if _is_height_first(image, target):
+            height, width = op.Gather(target_size, 0), op.Gather(target_size, 1)
+            if _is_height_first(image, target_size):
                 resampled = resample_width(resample_height(planes, height), width)
             else:
                 resampled = resample_height(resample_width(planes, width), height)
@@ -286,10 +286,10 @@ def _make_portable_resize(interpolation: str) -> OnnxFunction:
     compute_weight = _compute_bicubic_integer_weight if interpolation == "bicubic" else _compute_bilinear_integer_weight
 
     @onnx_function
-    def resample_width(planes, target):
+    def resample_width(planes, target_width):
         width = op.Squeeze(op.Shape(planes, start=3, end=4))
-        width_int, target_int = op.Cast(width, to=INT32), op.Cast(target, to=INT32)
-        center = (2 * op.Unsqueeze(op.Cast(op.Range(0, target, 1), to=INT32), [-1]) + 1) * width_int
+        width_int, target_int = op.Cast(width, to=INT32), op.Cast(target_width, to=INT32)
+        center = (2 * op.Unsqueeze(op.Cast(op.Range(0, target_width, 1), to=INT32), [-1]) + 1) * width_int
         position = (2 * op.Cast(op.Range(0, width, 1), to=INT32) + 1) * target_int
         weight = compute_weight(op.Abs(position - center), op.Max(width_int, target_int))
         total = op.ReduceSum(weight, [-1], keepdims=1)
@@ -298,10 +298,10 @@ def _make_portable_resize(interpolation: str) -> OnnxFunction:
         return op.Clip(op.Floor(levels + 0.5), 0.0, 255.0)
 
     @onnx_function
-    def resize(image, target):
+    def resize(image, target_size):
         planes = op.Cast(op.Transpose(image, perm=[0, 3, 1, 2]), to=FLOAT)
-        columns = resample_width(planes, op.Gather(target, 1))
-        rows = resample_width(op.Transpose(columns, perm=[0, 1, 3, 2]), op.Gather(target, 0))
+        columns = resample_width(planes, op.Gather(target_size, 1))
+        rows = resample_width(op.Transpose(columns, perm=[0, 1, 3, 2]), op.Gather(target_size, 0))
         return op.Transpose(op.Cast(rows, to=UINT8), perm=[0, 3, 2, 1])
 
     return resize

@@ -225,19 +225,21 @@ def _measure_variants(
         is_known = probabilities.max(axis=1) >= bundle.unknown_below  # (N,)
         if bundle.known:
             is_known &= np.concatenate([row[2] for row in rows]) >= KNOWN_AT
-        task, targets = bundle.task, bundle.task.targets(items, len(bundle.class_names))
+        task, targets = bundle.task, bundle.task.make_targets(items, len(bundle.class_names))
         score = task.score(probabilities, targets)
         trial = Trial(
             name=name,
             accuracy=score.value,
             images_per_s=speeds[name],
             size_bytes=bundle.path.stat().st_size,
-            calibration_error=task.calibration_error(probabilities, targets),
+            calibration_error=task.compute_calibration_error(probabilities, targets),
             known=float(is_known.mean()),
         )
-        uncalibrated = task.probabilities(logits)
+        uncalibrated = task.compute_probabilities(logits)
         thresholds = conformal_thresholds(uncalibrated, targets) if bundle.prediction_sets else {}
-        measurements.append(_Measurement(trial, score, task.calibration_error(uncalibrated, targets), thresholds))
+        measurements.append(
+            _Measurement(trial, score, task.compute_calibration_error(uncalibrated, targets), thresholds)
+        )
     progress.close()
     return measurements
 
@@ -261,7 +263,7 @@ def _describe_refusal(
     speedup, drop = trial.images_per_s / original_trial.images_per_s, original_trial.accuracy - trial.accuracy
     reasons = []
     if speedup < MIN_SPEEDUP:
-        reasons.append(f"not faster ({speedup:.2f} x, at least {MIN_SPEEDUP} x is required)")
+        reasons.append(f"too slow ({speedup:.2f} x the original, at least {MIN_SPEEDUP} x is required)")
     one_image = 1 / num_images if score_name == "accuracy" and max_drop else 0.0
     if drop > max(max_drop / 100, one_image) + 1e-9:
         reasons.append(f"loses {drop * 100:.1f} points of {score_name}, more than {max_drop:g}")

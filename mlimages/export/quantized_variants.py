@@ -97,7 +97,7 @@ def write_variants(
 
 
 def select_float_nodes(model: onnx.ModelProto) -> list[str]:
-    """Return the names of the nodes that stay float: the last layer with weights, and all but the nodes before it."""
+    """Return the names of the nodes that stay float: the last layer with weights, and all nodes not upstream of it."""
     producers = {output: node for node in model.graph.node for output in node.output}
     layer = next(
         (node for node in _iter_upstream_nodes(LOGITS, producers) if node.op_type in ("Conv", "Gemm", "MatMul")), None

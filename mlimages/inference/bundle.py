@@ -27,7 +27,7 @@ def external_data_path(onnx_path: Path) -> Path:
     return onnx_path.with_name(f"{onnx_path.name}.data")
 
 
-def model_file(model: str | os.PathLike[str]) -> Path:
+def find_model_file(model: str | os.PathLike[str]) -> Path:
     """Return the path of an .onnx file, given the file itself or a run folder.
 
     Raises:
@@ -120,11 +120,11 @@ class Provenance:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """Calibration of the output `known`: an image counts as known if the output is at least 0.5.
+class KnownCalibration:
+    """Calibration of the output `known`: an image is accepted as known if the output is at least 0.5.
 
     Attributes:
-        share: share (0..1) of the validation images that are known.
+        share: share (0..1) of the validation images that are accepted as known.
         count: number of validation images measured.
     """
 
@@ -137,8 +137,9 @@ class PredictionSets:
     """Thresholds of prediction sets, which include the true class with a given probability.
 
     Attributes:
-        source: images that the thresholds were computed on: `leave-one-out` on the training images, or `validation`.
-        count: number of those images.
+        source: predictions that the thresholds were computed from: `leave-one-out` predictions of the training
+            images, or those of the `validation` images.
+        count: number of images that the thresholds were computed on.
         thresholds: minimum softmax probability of a class to be in the set, by level ("0.9").
     """
 
@@ -161,7 +162,7 @@ class OnnxBundle:
             normalized float32 `(N, C, H, W)`.
         exact_resize: whether the graph's resize is bit-identical to Pillow's.
         temperature: divides the logits before the softmax.
-        unknown_below: an image whose highest probability is below this threshold belongs to none of the classes.
+        unknown_below: an image whose highest probability is below this threshold is predicted as unknown.
         known: calibration of the output `known`; None if the graph has no such output.
         prediction_sets: thresholds of prediction sets; None if unknown.
         multi_label: an image may have any number of classes: the probabilities are the sigmoid of the logits.
@@ -177,7 +178,7 @@ class OnnxBundle:
     exact_resize: bool = False
     temperature: float = 1.0
     unknown_below: float = 0.0
-    known: Known | None = None
+    known: KnownCalibration | None = None
     prediction_sets: PredictionSets | None = None
     multi_label: bool = False
     thresholds: tuple[float, ...] = ()
@@ -202,7 +203,7 @@ class OnnxBundle:
             >>> OnnxBundle.read("runs/first/model.onnx").class_names
             ('cats', 'dogs')
         """
-        path = model_file(path)
+        path = find_model_file(path)
         return cls.from_metadata(path, read_metadata(path, open_session(path)))
 
     @classmethod
@@ -219,7 +220,7 @@ class OnnxBundle:
             values = json.loads(text)
             if values.pop("v") != VERSION:
                 raise BundleError(f"{path} is from another version of mlimages: export it again with this version")
-            return cls(path=path, **_from_json(values))
+            return cls(path=path, **_convert_json_values(values))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise BundleError(f"{path} has damaged mlimages metadata ({error}): export it again") from error
 
@@ -242,11 +243,11 @@ class OnnxBundle:
         Raises:
             InputError: the file exists, was not written by mlimages or was changed since, and `overwrite` is false.
         """
-        metadata = {"mlimages": self.to_json(), **self._interoperability_metadata()}
+        metadata = {"mlimages": self.to_json(), **self._make_interoperability_metadata()}
         with record_outputs([self.path] if self.path != source else [], overwrite=overwrite):
             write_metadata(source, self.path, metadata)
 
-    def _interoperability_metadata(self) -> dict[str, str]:
+    def _make_interoperability_metadata(self) -> dict[str, str]:
         """Return the metadata for other tools: ONNX's standard keys for images (docs/MetadataProps.md), and those of
         Ultralytics."""
         if not self.includes_preprocessing:  # no such key describes the normalization of the input
@@ -262,7 +263,7 @@ class OnnxBundle:
         }
 
 
-def _from_json(values: dict[str, Any]) -> dict[str, Any]:
+def _convert_json_values(values: dict[str, Any]) -> dict[str, Any]:
     probe, provenance = values["probe"], values["provenance"]
     for key in ("parity", "target_parity"):
         provenance[key] = Parity(**provenance[key]) if provenance.get(key) else None
@@ -276,7 +277,7 @@ def _from_json(values: dict[str, Any]) -> dict[str, Any]:
     counts = provenance.get("class_counts", {})
     provenance["class_counts"] = {name: tuple(each) for name, each in counts.items()}
     values["provenance"] = Provenance(**provenance)
-    for key, kind in (("known", Known), ("prediction_sets", PredictionSets)):
+    for key, kind in (("known", KnownCalibration), ("prediction_sets", PredictionSets)):
         values[key] = kind(**values[key]) if values.get(key) else None
     values["preprocessing"] = Preprocessing.from_dict(values["preprocessing"])
     values["class_names"] = tuple(map(str, values["class_names"]))

@@ -24,7 +24,7 @@ def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[n
 
 
 def expected_calibration_error(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
-    """Return the expected calibration error, the mean difference of confidence and accuracy: 0 (calibrated) to 1.
+    """Return the expected calibration error, the mean absolute difference of confidence and accuracy over bins, 0..1.
 
     Source: Naeini et al., AAAI 2015; Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
     """
@@ -67,9 +67,9 @@ def confidence_threshold(share: float, probabilities: NDArray[np.floating]) -> f
 
 
 def conformal_thresholds(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) -> dict[str, float]:
-    """Return the minimum probability of the classes in a prediction set, by level.
+    """Return the thresholds of prediction sets by level: a set contains the classes whose probability reaches it.
 
-    The threshold is a quantile of the true class's probability over n images that the classifier was not fitted on; the
+    A threshold is a quantile of the true class's probability over n images that the classifier was not fitted on; the
     set then includes the true class of a new image with a probability of at least the level (V. Vovk, A. Gammerman and
     G. Shafer, Algorithmic Learning in a Random World, 2005; for leave-one-out R. F. Barber et al., Predictive inference
     with the jackknife+, 2021).
@@ -77,6 +77,9 @@ def conformal_thresholds(probabilities: NDArray[np.floating], labels: NDArray[np
     Args:
         probabilities: `(n, classes)`, out of sample.
         labels: int64 `(n,)`.
+
+    Returns:
+        The threshold for each of LEVELS, with the level as text ("0.9").
 
     >>> conformal_thresholds(np.linspace([0.0, 1.0], [1.0, 0.0], 101), np.zeros(101, np.int64))["0.9"]
     0.09

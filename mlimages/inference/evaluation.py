@@ -26,8 +26,8 @@ from mlimages.core import (
     scores,
 )
 from mlimages.images import check_missing_images, require_available
-from mlimages.inference.align_classes import match_labels
 from mlimages.inference.bundle import OnnxBundle
+from mlimages.inference.class_alignment import match_labels
 from mlimages.inference.explanation import BackgroundUse, measure_background_use
 from mlimages.inference.multi_label import LabelScores, score_labels
 from mlimages.inference.predictor import Predictor, TimedResult
@@ -36,7 +36,7 @@ from mlimages.labels import LabelFile, open_labels
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
+class Latency:
     """Latency in milliseconds per image: median and 95th percentile."""
 
     p50: float
@@ -56,8 +56,8 @@ class Evaluation:
         unknown: number of images whose highest probability is below the model's threshold.
         images_per_s: throughput of all workers together.
         decode_ms, network_ms: latency of one image in one worker.
-        labels: the scores of a multi-label model, which has neither a confusion matrix nor `mistakes` of one class; its
-            accuracy is the share of images whose labels are all predicted correctly. None with one class per image.
+        labels: the scores of a multi-label model, for which `confusion` and `mistakes` are empty, and `accuracy` is the
+            share of images whose labels are all predicted correctly; None for a single-label model.
         background: whether the predictions depend on the background; None if it was not measured.
         trained_on, chosen_on: number of evaluated images that are in the training set of the model, and number of those
             in its validation set, on which the best epoch was chosen. These images are recognized by
@@ -72,8 +72,8 @@ class Evaluation:
     calibration_error: float
     unknown: int
     images_per_s: float
-    decode_ms: Timing
-    network_ms: Timing
+    decode_ms: Latency
+    network_ms: Latency
     background: BackgroundUse | None = None
     trained_on: int = 0
     chosen_on: int = 0
@@ -198,7 +198,7 @@ def evaluate(
     if not good:
         raise InputError(f"{labels.path} has no usable image: see {format_command('check', labels.path)}")
     predictions, true_items = [result for result, _, _ in good], [item for _, item, _ in good]
-    truth = task.targets(true_items, len(names))
+    truth = task.make_targets(true_items, len(names))
     probabilities = np.array([_make_probability_row(result, len(names)) for result, _, _ in good])  # (N, classes)
     label_scores, wrong, loss = None, [], 0.0
     confusion: Confusion = ()
@@ -221,7 +221,7 @@ def evaluate(
         mistakes=tuple(sorted(wrong, key=lambda pair: (-pair[0].probability, pair[0].path))),
         broken=broken,
         loss=loss,
-        calibration_error=task.calibration_error(probabilities, truth),
+        calibration_error=task.compute_calibration_error(probabilities, truth),
         unknown=sum(result.known is False for result, _, _ in good),
         images_per_s=len(answers) / elapsed_s,
         decode_ms=_compute_percentiles([answer.decode_s for _, _, answer in good]),
@@ -252,8 +252,7 @@ def _class_scores_to_dict(class_scores: ClassScores) -> dict[str, object]:
 
 
 def _count_listed_images(items: Sequence[LabeledPath], bundle: OnnxBundle, name: str) -> int:
-    """Count the images that are listed in the label file `name` of the model's run folder; 0 if the model is in no run
-    folder."""
+    """Count the images that the run folder of the model lists in the label file `name`; 0 if there is no run folder."""
     listed = bundle.path.absolute().with_name(name)
     if not (listed.exists() and listed.with_name("config.json").exists()):
         return 0
@@ -278,6 +277,6 @@ def _make_probability_row(prediction: Prediction, num_classes: int) -> NDArray[n
     return row
 
 
-def _compute_percentiles(seconds: Sequence[float]) -> Timing:
+def _compute_percentiles(seconds: Sequence[float]) -> Latency:
     p50, p95 = np.percentile(np.array(seconds) * 1e3, (50, 95))
-    return Timing(float(p50), float(p95))
+    return Latency(float(p50), float(p95))

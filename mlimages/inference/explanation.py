@@ -126,13 +126,16 @@ def explain(
 ) -> Explanation | BrokenImage:
     """Mask the regions of an image one at a time and compare the predictions.
 
-    Masked regions get the mean colour of the image.
+    Masked regions are filled with the mean colour of the image.
 
     Args:
         predictor: a predictor, or a model that `Predictor` opens.
         image: an input of `Predictor`.
         workers: number of threads; by default those of the predictor, at most 4.
         grid: positions of the masked region along each side; `1 + grid**2` forward passes.
+
+    Returns:
+        The probabilities of the most probable class; a BrokenImage if the image cannot be decoded.
 
     Example:
         >>> print(explain(Predictor("model.onnx"), "a.jpg"))  # doctest: +SKIP
@@ -160,8 +163,8 @@ def measure_background_use(
 ) -> BackgroundUse:
     """Test whether predictions depend on what surrounds the centre of the images (half of their area).
 
-    All images get the centres of the same few images, so that their predictions differ by their surroundings alone.
-    The test permutes the classes of the surroundings: the statistic is the mean log-probability of their class.
+    All images get the centres of the same few images, so that the predictions differ only because of the surroundings.
+    A permutation test of the labels, whose statistic is the mean log-probability of the true class, gives the p-value.
 
     Args:
         predictor: the model.
@@ -176,18 +179,21 @@ def measure_background_use(
     correct = float((predicted == labels[:, None]).mean())
     frequencies = [np.bincount(each.ravel(), minlength=probabilities.shape[2]) for each in (predicted, labels)]
     chance = float(frequencies[0] @ frequencies[1] / predicted.size / len(labels))
-    evidence = np.log(np.maximum(probabilities, _MIN_PROBABILITY)).mean(axis=1)  # (N, classes)
-    return BackgroundUse(len(images), correct, chance, _compute_p_value(evidence, labels))
+    log_probabilities = np.log(np.maximum(probabilities, _MIN_PROBABILITY)).mean(axis=1)  # (N, classes)
+    return BackgroundUse(len(images), correct, chance, _compute_p_value(log_probabilities, labels))
 
 
-def _compute_p_value(class_evidence: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Return the probability that labels assigned at random have as much evidence `(N, classes)`.
+def _compute_p_value(log_probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Return the share of random permutations of the labels with at least as high a sum of log-probabilities.
+
+    Args:
+        log_probabilities: `(N, classes)`.
 
     Source: B. Phipson and G. K. Smyth, Permutation p-values should never be zero, SAGMB 9 (2010).
     """
     rows, rng = np.arange(len(labels)), np.random.default_rng(0)
-    observed = class_evidence[rows, labels].sum(dtype=np.float64) - 1e-6  # sums of the same numbers differ by rounding
-    totals = (class_evidence[rows, rng.permutation(labels)].sum(dtype=np.float64) for _ in range(_PERMUTATIONS))
+    observed = log_probabilities[rows, labels].sum(dtype=np.float64) - 1e-6  # equal sums may differ by rounding
+    totals = (log_probabilities[rows, rng.permutation(labels)].sum(dtype=np.float64) for _ in range(_PERMUTATIONS))
     return float((1 + sum(total >= observed for total in totals)) / (1 + _PERMUTATIONS))
 
 

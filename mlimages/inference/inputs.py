@@ -15,7 +15,7 @@ NO_LINKS = "expected a file or folder, not a link: download images with `mlimage
 _LINK = re.compile(r"(https?|ftp|file|data):", re.IGNORECASE)
 
 
-def is_link(source: str) -> bool:
+def is_url(source: str) -> bool:
     """Return whether a source is a URL: `http:`, `https:`, `ftp:`, `file:` or `data:`."""
     return _LINK.match(source) is not None
 
@@ -29,7 +29,7 @@ def find_inputs(sources: Iterable[str | os.PathLike[str]]) -> Iterator[os.PathLi
     """
     found: list[Iterator[os.PathLike[str]]] = []
     for name in sources:
-        if is_link(os.fspath(name)):
+        if is_url(os.fspath(name)):
             raise InputError(f"{os.fspath(name)}: {NO_LINKS}")
         if os.fspath(name) == "-":
             raise InputError(

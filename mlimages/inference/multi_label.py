@@ -28,7 +28,7 @@ class LabelScores:
 
     Attributes:
         count: number of images.
-        exact: share of the images whose labels are all predicted correctly.
+        exact: share of images whose labels are all predicted correctly.
         average_precision: average precision of each class, and the mean over the classes (mAP).
         per_class: precision, recall and F1 of each class at its threshold.
         thresholds: minimum probability of each class to be predicted.
@@ -45,7 +45,7 @@ class LabelScores:
     loss: float
 
     @property
-    def rows(self) -> tuple[MultiLabelClassScores, ...]:
+    def class_scores(self) -> tuple[MultiLabelClassScores, ...]:
         """The scores of each class; a score is None if no image has the class."""
         return tuple(combine_class_scores(self.per_class, self.average_precision, self.thresholds))
 
@@ -62,7 +62,7 @@ class LabelScores:
                     "threshold": each.threshold,
                     **{name: _share_to_list(getattr(each, name)) for name in names},
                 }
-                for each in self.rows
+                for each in self.class_scores
             },
         }
 
@@ -82,7 +82,7 @@ def score_labels(
         labels: the true class indices of each image.
         probabilities: `(N, classes)`.
         thresholds: minimum probability to predict each class.
-        names: class names.
+        names: class names by class index.
     """
     targets = multi_hot(labels, len(names)) > 0  # (N, classes)
     predicted_labels = [tuple(score.label for score in prediction.labels or ()) for prediction in predictions]

@@ -61,7 +61,7 @@ def open_session(path: Path, *, prepacking: bool = True) -> Any:
         raise BundleError(f"{path} {_describe_load_error(error)}" + (f": {content}" if content else "")) from error
 
 
-def run_within(session: Any, outputs: Sequence[str], inputs: Mapping[str, Any], *, timeout_s: float) -> list[Any]:
+def run_with_timeout(session: Any, outputs: Sequence[str], inputs: Mapping[str, Any], *, timeout_s: float) -> list[Any]:
     """Run a session, and stop it after `timeout_s`: a graph can loop without end.
 
     Raises:

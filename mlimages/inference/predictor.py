@@ -35,14 +35,14 @@ from mlimages.core import (
 from mlimages.images import REQUESTS
 from mlimages.inference.bundle import OnnxBundle
 from mlimages.inference.calibration import softmax
-from mlimages.inference.inputs import NO_LINKS, is_link
+from mlimages.inference.inputs import NO_LINKS, is_url
 from mlimages.inference.session import BundleSession
 
 KNOWN_AT = 0.5
 """Threshold of the output `known`, from which an image resembles the training images."""
 
 SET_LEVEL = "0.9"
-"""Fraction of cases in which the prediction set of an image contains the true class."""
+"""Level of the prediction sets: the probability with which a set includes the true class."""
 
 ImageInput = str | os.PathLike[str] | bytes | NDArray[np.uint8] | Image.Image
 """A path, an encoded image, a PIL image, or pixels: uint8 RGB `(H, W, 3)` or gray `(H, W)`, upright."""
@@ -50,9 +50,10 @@ ImageInput = str | os.PathLike[str] | bytes | NDArray[np.uint8] | Image.Image
 
 @dataclass(frozen=True, slots=True)
 class TimedResult:
-    """The result for one image, and its duration.
+    """The result for one image, and the time that it took.
 
     Attributes:
+        result: the prediction, or why the image could not be decoded.
         decode_s: seconds from bytes to preprocessed pixels.
         network_s: seconds of the batch, divided by the number of its images.
     """
@@ -77,7 +78,7 @@ class OutputRow:
     set_labels: tuple[int, ...] | None = None
 
 
-def prediction_set(probabilities: NDArray[np.floating], threshold: float) -> tuple[int, ...]:
+def compute_prediction_set(probabilities: NDArray[np.floating], threshold: float) -> tuple[int, ...]:
     """Return the indices of the classes whose probability `(classes,)` reaches the threshold, the most probable first.
 
     If no class reaches it, the set contains the most probable class.
@@ -138,7 +139,7 @@ class Predictor:
         """Return one result per image, in order, with the `top` classes (all by default); a list even for one image.
 
         Raises:
-            TypeError: something is neither a path, bytes, a PIL image nor a uint8 array.
+            TypeError: an input is neither a path, bytes, a PIL image nor a uint8 array.
             ValueError: an array's shape is neither (H, W) nor (H, W, 3), or `top` is less than 1.
 
         Example:
@@ -151,11 +152,11 @@ class Predictor:
         return [answer.result for answer in self.stream(inputs, top=top, batch=batch)]
 
     def stream(self, images: Iterable[ImageInput], *, top: int | None = None, batch: int = 16) -> Iterator[TimedResult]:
-        """Yield results in order while the images arrive; memory stays bounded.
+        """Yield one result per image, in order, while `images` is being read; at most a few batches are in memory.
 
         Args:
-            top: number of classes in each prediction.
-        batch: number of images that a worker processes at a time.
+            top: number of classes in each prediction; all by default.
+            batch: number of images that a worker processes at a time.
         """
         if top is not None and top < 1:
             raise ValueError(f"top is {top}: expected the number of classes to return, at least 1")
@@ -175,7 +176,7 @@ class Predictor:
         return [
             TimedResult(pixels, decode_s)
             if isinstance(pixels, BrokenImage)
-            else TimedResult(self.prediction(_get_path(image), next(rows), top=top), decode_s, network_s)
+            else TimedResult(self.make_prediction(_get_path(image), next(rows), top=top), decode_s, network_s)
             for image, (pixels, decode_s) in zip(images, decoded, strict=True)
         ]
 
@@ -184,7 +185,7 @@ class Predictor:
 
         Raises:
             TypeError: `image` is none of the inputs of `Predictor`.
-            ValueError: `image` is an array of another shape.
+            ValueError: `image` is an array whose shape is neither (H, W) nor (H, W, 3).
         """
         _check_input(image)
         begin = time.perf_counter()
@@ -195,7 +196,7 @@ class Predictor:
             elif isinstance(image, np.ndarray):
                 pixels = images.prepare(Image.fromarray(image).convert("RGB"), prop)
             else:
-                if isinstance(image, str) and is_link(image):
+                if isinstance(image, str) and is_url(image):
                     raise ImageError(Fault.MISSING, NO_LINKS)
                 source = image if isinstance(image, bytes | Path) else as_path(image)
                 pixels = images.load_pixels(source, prop, max_pixels=self.max_pixels)
@@ -212,7 +213,7 @@ class Predictor:
             OutputRow(
                 probabilities[n],
                 None if known is None else float(known[n]),
-                None if shares is None else prediction_set(shares[n], thresholds[SET_LEVEL]),
+                None if shares is None else compute_prediction_set(shares[n], thresholds[SET_LEVEL]),
             )
             for n in range(len(pixels))
         ]
@@ -221,10 +222,10 @@ class Predictor:
         """Compute the probabilities of images from `decode` in one batch, float32 `(N, classes)`."""
         return self._session.run(pixels)[1]
 
-    def prediction(self, path: str, row: OutputRow, *, top: int | None = None) -> Prediction:
+    def make_prediction(self, path: str, row: OutputRow, *, top: int | None = None) -> Prediction:
         """Convert one row of outputs to a Prediction, classes by decreasing probability."""
         order: list[int] = (-row.probabilities).argsort(kind="stable").tolist()
-        names, labels = self.bundle.class_names, self.bundle.task.labels(row.probabilities)
+        names, labels = self.bundle.class_names, self.bundle.task.select_labels(row.probabilities)
         every = tuple(ClassScore(names[label], label, float(row.probabilities[label])) for label in order)
         scores = every[:top]
         known = None if row.known is None else row.known >= KNOWN_AT
@@ -252,7 +253,7 @@ def _to_list(images: ImageInput | Iterable[ImageInput]) -> list[ImageInput]:
 
 
 def _is_remote_path(image: object) -> bool:
-    """Return whether this is the result of `as_path` for a URL: it is used like a path, but is not an os.PathLike."""
+    """Return whether this has the type that `as_path` returns for a URL: used like a path, but no os.PathLike."""
     return hasattr(image, "read_bytes")
 
 

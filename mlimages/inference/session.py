@@ -1,4 +1,4 @@
-"""Run an exported file in ONNX Runtime; no other module does."""
+"""Run an exported file in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlimages.core import BundleError, ImageProperty, first_line
-from mlimages.inference.bundle import INPUT, KNOWN, LOGITS, PROBABILITIES, OnnxBundle, model_file
-from mlimages.inference.onnx_metadata import open_session, read_metadata, run_within
+from mlimages.inference.bundle import INPUT, KNOWN, LOGITS, PROBABILITIES, OnnxBundle, find_model_file
+from mlimages.inference.onnx_metadata import open_session, read_metadata, run_with_timeout
 
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Logits and probabilities, each `(N, classes)`."""
 
 PARITY_TIMEOUT_S = 120.0
-"""Maximum time for one image when a file is opened; large networks need seconds."""
+"""Maximum time to compute the parity test image when a file is opened; large networks need seconds."""
 
 
 class BundleSession:
     """An ONNX Runtime session of a bundle; thread-safe, one thread per call.
 
     Args:
-        bundle: a file that includes its preprocessing, its path, or a run folder.
+        bundle: an exported file that includes its preprocessing, the path of such a file, or a run folder.
 
     Raises:
         BundleError: ONNX Runtime cannot run the file, or the logits of its parity test image differ from the stored
@@ -31,7 +31,7 @@ class BundleSession:
     """
 
     def __init__(self, bundle: str | os.PathLike[str] | OnnxBundle) -> None:
-        path = bundle.path if isinstance(bundle, OnnxBundle) else model_file(bundle)
+        path = bundle.path if isinstance(bundle, OnnxBundle) else find_model_file(bundle)
         self._session = open_session(path)
         if not isinstance(bundle, OnnxBundle):
             bundle = OnnxBundle.from_metadata(path, read_metadata(path, self._session))
@@ -56,7 +56,7 @@ class BundleSession:
         probe = self.bundle.probe
         image = np.frombuffer(probe.pixels, np.uint8).reshape(1, probe.height, probe.width, 3)
         try:
-            logits, probabilities = run_within(
+            logits, probabilities = run_with_timeout(
                 self._session, [LOGITS, PROBABILITIES], {INPUT: image}, timeout_s=PARITY_TIMEOUT_S
             )
         except Exception as error:  # ONNX Runtime's errors share no base but Exception
@@ -76,8 +76,8 @@ class BundleSession:
 def to_graph_input(pixels: Sequence[NDArray[np.uint8]], prop: ImageProperty) -> NDArray[np.uint8]:
     """Return images `(N, H, W, 3)` that the graph's preprocessing maps to the given pixels `(h, w, C)`.
 
-    For `shorter` and `position` the pixels are padded so that the crop returns them; the other methods do not change an
-    image of the output size. Gray is repeated over three channels, whose luma is the same gray.
+    For the resize methods `shorter` and `position`, the pixels are padded so that the crop returns them; the other
+    methods do not change an image of the output size. Gray is repeated over three channels, whose luma is that gray.
     """
     top = left = 0
     height, width = prop.height, prop.width

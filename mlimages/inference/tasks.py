@@ -25,28 +25,28 @@ class Task(Protocol):
     def score_name(self) -> str:
         """Name of the main score: accuracy or mAP."""
 
-    def probabilities(self, logits: Floats, temperature: float = 1.0) -> Floats:
+    def compute_probabilities(self, logits: Floats, temperature: float = 1.0) -> Floats:
         """Return the probabilities `(N, classes)` of `logits / temperature`."""
 
-    def targets(self, images: Iterable[LabeledPath], classes: int) -> Targets:
+    def make_targets(self, images: Iterable[LabeledPath], num_classes: int) -> Targets:
         """Return the true class indices `(N,)`, or if multi-label, whether each image has each class `(N, classes)`."""
 
     def score(self, probabilities: Floats, targets: Targets) -> Share:
         """Return the score of probabilities `(N, classes)` with its 95 % interval."""
 
-    def calibration_error(self, probabilities: Floats, targets: Targets) -> float:
+    def compute_calibration_error(self, probabilities: Floats, targets: Targets) -> float:
         """Return the expected calibration error, 0 to 1."""
 
-    def labels(self, probabilities: Floats) -> Labels | None:
-        """Return the indices of the classes that an image with these probabilities `(classes,)` has.
+    def select_labels(self, probabilities: Floats) -> Labels | None:
+        """Return the indices of the classes whose probability `(classes,)` reaches the threshold of the class.
 
-        None for a single-label task, in which each image has one class.
+        None for a single-label task, which has no thresholds.
         """
 
     def predict_classes(self, logits: Floats) -> Labels:
         """Return the indices of the classes that are predicted from logits `(classes,)`."""
 
-    def prediction_margin(self, logits: Floats, predicted_classes: Labels) -> float:
+    def compute_prediction_margin(self, logits: Floats, predicted_classes: Labels) -> float:
         """Return the change of probability after which `predicted_classes` would be predicted; 0 if they are."""
 
 
@@ -56,11 +56,11 @@ class SingleLabel:
 
     score_name = "accuracy"
 
-    def probabilities(self, logits: Floats, temperature: float = 1.0) -> Floats:
+    def compute_probabilities(self, logits: Floats, temperature: float = 1.0) -> Floats:
         """Return the softmax of `logits / temperature` over the classes, `(N, classes)`."""
         return softmax(logits, temperature)
 
-    def targets(self, images: Iterable[LabeledPath], classes: int) -> Targets:
+    def make_targets(self, images: Iterable[LabeledPath], num_classes: int) -> Targets:
         """Return the class indices, int64 `(N,)`."""
         return np.array([image.label for image in images], np.int64)
 
@@ -68,18 +68,18 @@ class SingleLabel:
         """Return the accuracy with Wilson's interval."""
         return estimate_share(int((probabilities.argmax(axis=1) == targets).sum()), len(targets))
 
-    def calibration_error(self, probabilities: Floats, targets: Targets) -> float:
+    def compute_calibration_error(self, probabilities: Floats, targets: Targets) -> float:
         """Return the calibration error of the most probable class."""
         return expected_calibration_error(probabilities, targets)
 
-    def labels(self, probabilities: Floats) -> None:
-        """Return None: the most probable class is the only one."""
+    def select_labels(self, probabilities: Floats) -> None:
+        """Return None, since a single-label task has no thresholds."""
 
     def predict_classes(self, logits: Floats) -> Labels:
         """Return the index of the most probable class, as a tuple."""
         return (int(logits.argmax()),)
 
-    def prediction_margin(self, logits: Floats, predicted_classes: Labels) -> float:
+    def compute_prediction_margin(self, logits: Floats, predicted_classes: Labels) -> float:
         """Return the probability of the most probable class minus that of the class in `predicted_classes`."""
         odds = np.exp(logits - logits.max())
         return float((odds[logits.argmax()] - odds[predicted_classes[0]]) / odds.sum())
@@ -97,37 +97,37 @@ class MultiLabel:
 
     score_name = "mAP"
 
-    def probabilities(self, logits: Floats, temperature: float = 1.0) -> Floats:
+    def compute_probabilities(self, logits: Floats, temperature: float = 1.0) -> Floats:
         """Return the sigmoid of `logits / temperature`, `(N, classes)`."""
         return sigmoid(logits / temperature)
 
-    def targets(self, images: Iterable[LabeledPath], classes: int) -> Targets:
+    def make_targets(self, images: Iterable[LabeledPath], num_classes: int) -> Targets:
         """Return whether each image has each class, bool `(N, classes)`."""
-        return multi_hot([image.class_indices for image in images], classes).astype(bool)
+        return multi_hot([image.class_indices for image in images], num_classes).astype(bool)
 
     def score(self, probabilities: Floats, targets: Targets) -> Share:
         """Return the mean average precision with its interval."""
         return average_precisions(probabilities, targets.astype(bool)).mean
 
-    def calibration_error(self, probabilities: Floats, targets: Targets) -> float:
+    def compute_calibration_error(self, probabilities: Floats, targets: Targets) -> float:
         """Return the calibration error over all pairs of image and class."""
         both = np.stack([1 - probabilities.ravel(), probabilities.ravel()], axis=1)
         return expected_calibration_error(both, targets.ravel().astype(np.int64))
 
-    def predicted_mask(self, probabilities: Floats) -> NDArray[np.bool_]:
+    def compute_label_mask(self, probabilities: Floats) -> NDArray[np.bool_]:
         """Return whether each class of each image reaches its threshold, `(N, classes)`."""
         thresholds = np.array(self.thresholds or [0.5], np.float64)
         return np.asarray(probabilities >= thresholds)
 
-    def labels(self, probabilities: Floats) -> Labels:
+    def select_labels(self, probabilities: Floats) -> Labels:
         """Return the indices of the classes that reach their threshold."""
-        return tuple(np.flatnonzero(self.predicted_mask(probabilities)).tolist())
+        return tuple(np.flatnonzero(self.compute_label_mask(probabilities)).tolist())
 
     def predict_classes(self, logits: Floats) -> Labels:
         """Return the indices of the classes that reach their threshold."""
-        return self.labels(sigmoid(logits))
+        return self.select_labels(sigmoid(logits))
 
-    def prediction_margin(self, logits: Floats, predicted_classes: Labels) -> float:
+    def compute_prediction_margin(self, logits: Floats, predicted_classes: Labels) -> float:
         """Return the largest distance of a probability from its threshold, over classes whose prediction differs from
         `predicted_classes`."""
         others = np.array(sorted({*self.predict_classes(logits)} ^ {*predicted_classes}), np.int64)

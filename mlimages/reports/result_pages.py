@@ -21,7 +21,7 @@ def report_html(evaluation: Evaluation, title: str) -> str:
         evaluation=evaluation,
         mistakes=_make_mistake_tiles(evaluation),
         mistake_count=len(evaluation.labels.mistakes if evaluation.labels else evaluation.mistakes),
-        rows=evaluation.labels.rows if evaluation.labels else (),
+        rows=evaluation.labels.class_scores if evaluation.labels else (),
         cells=make_matrix_cells(evaluation.confusion),
         figures=_make_metric_rows(evaluation),
     )

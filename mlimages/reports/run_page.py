@@ -26,7 +26,7 @@ from mlimages.core import (
     require_writable,
     write_output,
 )
-from mlimages.inference import Explanation, Predictor, explain, external_data_path, model_file
+from mlimages.inference import Explanation, Predictor, explain, external_data_path, find_model_file
 from mlimages.labels import LabelFile
 from mlimages.reports import pages, plots
 from mlimages.reports.run_folder import Predictions, RunFolder, read_run
@@ -189,7 +189,7 @@ def _class_indices(labels: np.int64 | NDArray[np.bool_]) -> list[int]:
 def _load_explainer(run: RunFolder) -> Predictor | None:
     """Load the run's exported file; None if the run has no file, or it is large or cannot be run."""
     with suppress(BundleError):
-        file = model_file(run.path)
+        file = find_model_file(run.path)
         if (
             sum(part.stat().st_size for part in (file, external_data_path(file)) if part.exists())
             <= MAX_EXPLAINED_BYTES

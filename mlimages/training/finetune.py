@@ -177,7 +177,7 @@ def _make_initial_state(job: TrainingJob) -> TrainingState:
     shares = [share for share in SHARES if share or job.config.head == "auto"]
     fit = fit_ridge(train.features, train.labels, len(job.class_names), lower_features=train.lower, lower_shares=shares)
     if distributed.is_main_process() and is_single:
-        probabilities = np.concatenate([fit.leave_one_out, val.probabilities(fit.head)])  # out of sample
+        probabilities = np.concatenate([fit.leave_one_out, val.compute_probabilities(fit.head)])  # out of sample
         paths = [images.images[n].path for images, found in ((job.train, train), (job.val, val)) for n in found.indices]
         labels = np.concatenate([train.labels, val.labels])
         write_suspect_labels(job.files.folder, paths, labels, probabilities, job.class_names)

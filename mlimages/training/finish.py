@@ -37,7 +37,7 @@ from mlimages.core import (
     write_text,
 )
 from mlimages.export import KnownOutput, NetworkOutputs
-from mlimages.inference import Known, OnnxBundle, PredictionSets, conformal_thresholds
+from mlimages.inference import KnownCalibration, OnnxBundle, PredictionSets, conformal_thresholds
 from mlimages.networks import summarize_model
 from mlimages.reports import RunFiles, estimate_label_errors, find_suspects, read_run, write_suspects
 from mlimages.training import distributed
@@ -262,7 +262,7 @@ def _fit_known_output(job: TrainingJob, state: TrainingState, validation: Valida
         labels = job.val.labels[list(validation.indices)].numpy()
         thresholds = conformal_thresholds(validation.probabilities.numpy(), labels)
         sets = PredictionSets("validation", len(labels), thresholds)
-    return KnownOutput(score, job.model.head, Known(KNOWN_SHARE, len(val.labels)), sets)
+    return KnownOutput(score, job.model.head, KnownCalibration(KNOWN_SHARE, len(val.labels)), sets)
 
 
 def _compute_mean_ap_interval(validation: Validation) -> tuple[float, float, float]:

@@ -52,7 +52,7 @@ class RidgeHead:
     weight: Floats
     bias: Floats
 
-    def probabilities(self, features: NDArray[np.floating]) -> Floats:
+    def compute_probabilities(self, features: NDArray[np.floating]) -> Floats:
         """Return the probabilities `(N, classes)` for features `(N, D)`."""
         return softmax(features @ self.weight.T + self.bias)
 
@@ -100,7 +100,8 @@ def fit_ridge(
             the difference: with a share of 0, the head can be used in the library's network without additional layers.
 
     >>> features = np.array([[0.0], [0.1], [0.9], [1.0]])
-    >>> fit_ridge(features, np.array([0, 0, 1, 1]), num_classes=2).head.probabilities(features).argmax(axis=1).tolist()
+    >>> head = fit_ridge(features, np.array([0, 0, 1, 1]), num_classes=2).head
+    >>> head.compute_probabilities(features).argmax(axis=1).tolist()
     [0, 0, 1, 1]
     """
     blocks = [_FeatureBlock.standardize(block) for block in (features, *lower_features)]
@@ -235,7 +236,7 @@ class _RidgeSolver:
         left_out = np.empty((len(self._labels), self._num_classes), np.float32)
         for rows in self._chunks:
             scores = self._compute_leave_one_out_scores(rows, self._compute_left_vectors(rows), self._penalty)
-            left_out[rows] = self._task.probabilities(self._scale * scores + self._offset)
+            left_out[rows] = self._task.compute_probabilities(self._scale * scores + self._offset)
         return RidgeFit(head, left_out, self._relative_penalty, lower_share)
 
     def _decompose(self, gram_matrix: Floats | None) -> None:

@@ -36,10 +36,10 @@ class HeadInputs:
     indices: tuple[int, ...]
     lowest_output: float
 
-    def probabilities(self, head: RidgeHead) -> Floats:
+    def compute_probabilities(self, head: RidgeHead) -> Floats:
         """Return the probabilities `(N, classes)` that a closed-form head predicts from these inputs."""
         all_features = np.concatenate([self.features, *self.lower], axis=1)  # (N, D)
-        return head.probabilities(all_features[:, : head.weight.shape[1]])
+        return head.compute_probabilities(all_features[:, : head.weight.shape[1]])
 
 
 def initialize_head(model: Model, source: BatchSource, images: ImageSet, head: RidgeHead) -> bool:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from mlimages.core import atomic_write
 from mlimages.export import KnownOutput, KnownScore
-from mlimages.inference import Known, PredictionSets
+from mlimages.inference import KnownCalibration, PredictionSets
 from mlimages.reports import RunFiles
 
 KNOWN_SHARE = 0.95
@@ -63,7 +63,7 @@ def fit_known_score(
     }
     score.load_state_dict({name: torch.as_tensor(value) for name, value in values.items()})
     with torch.inference_mode():
-        distances = score.distances(torch.from_numpy(validation_features))
+        distances = score.compute_distances(torch.from_numpy(validation_features))
     rank = math.ceil(KNOWN_SHARE * (len(distances) + 1))  # the conformal quantile, as in `conformal_thresholds`
     score.threshold.fill_(max(1e-9, float(np.sort(distances.numpy())[rank - 1])))
     return score
@@ -103,4 +103,6 @@ def load_known_output(files: RunFiles) -> KnownOutput | None:
     classes, width = tensors["means"].shape
     score = KnownScore(classes, width, len(tensors["directions"]))
     score.load_state_dict(tensors)
-    return KnownOutput(score, values["head"], Known(**values["known"]), PredictionSets(**values["prediction_sets"]))
+    return KnownOutput(
+        score, values["head"], KnownCalibration(**values["known"]), PredictionSets(**values["prediction_sets"])
+    )

@@ -247,7 +247,7 @@ def validate(network: nn.Module, source: BatchSource, images: ImageSet, objectiv
     found, rows = distributed.gather_rows(indices, {"logits": torch.cat(logits)})
     targets = images.labels[found]
     metrics = objective.compute_metrics(rows["logits"], targets)
-    probabilities = objective.probabilities(rows["logits"])
+    probabilities = objective.compute_probabilities(rows["logits"])
     return Validation(metrics, rows["logits"], probabilities, targets, tuple(found.tolist()))
 
 

@@ -63,7 +63,7 @@ class Objective(Protocol):
     def count_correct(self, logits: Tensor, targets: Tensor) -> int:
         """Return the number of images that are predicted correctly."""
 
-    def probabilities(self, logits: Tensor) -> Tensor:
+    def compute_probabilities(self, logits: Tensor) -> Tensor:
         """Return the probabilities `(N, classes)`."""
 
     def compute_score(self, probabilities: Tensor, targets: Tensor) -> float:
@@ -99,7 +99,7 @@ class CrossEntropy:
     def count_correct(self, logits: Tensor, targets: Tensor) -> int:
         return int((logits.argmax(1) == targets).sum())
 
-    def probabilities(self, logits: Tensor) -> Tensor:
+    def compute_probabilities(self, logits: Tensor) -> Tensor:
         return logits.softmax(1)
 
     def compute_score(self, probabilities: Tensor, targets: Tensor) -> float:
@@ -137,7 +137,7 @@ class BinaryCrossEntropy:
     def count_correct(self, logits: Tensor, targets: Tensor) -> int:
         return int(((logits >= 0) == targets.bool()).all(1).sum())
 
-    def probabilities(self, logits: Tensor) -> Tensor:
+    def compute_probabilities(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()
 
     def compute_score(self, probabilities: Tensor, targets: Tensor) -> float:
@@ -145,7 +145,7 @@ class BinaryCrossEntropy:
 
     def compute_metrics(self, logits: Tensor, targets: Tensor) -> Metrics:
         loss = float(functional.binary_cross_entropy_with_logits(logits, targets))
-        mean_ap = self.compute_score(self.probabilities(logits), targets)
+        mean_ap = self.compute_score(self.compute_probabilities(logits), targets)
         return Metrics(loss, self.count_correct(logits, targets), len(targets), mean_ap)
 
 

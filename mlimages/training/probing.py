@@ -205,7 +205,7 @@ def _compute_learning_curve(
         for step in steps:
             taken = ranked < step
             head = fit_ridge(features[taken], labels[taken], num_classes).head
-            predicted = head.probabilities(features[held_out]).argmax(axis=1)
+            predicted = head.compute_probabilities(features[held_out]).argmax(axis=1)
             runs[step].append(float((predicted == labels[held_out]).mean()))
     count = int((_rank_within_class(labels, seed) >= steps[-1]).sum()) if steps else 0
     means = {step: float(np.mean(runs[step])) for step in steps}

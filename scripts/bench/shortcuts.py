@@ -143,7 +143,9 @@ def network_fit() -> Any:
         bundle = OnnxBundle(
             labels.path, ("first", "second"), model.preprocessing, model.name, ParityProbe(0, 0, b"", ())
         )
-        return FittedPredictor(bundle, lambda pixels: head.probabilities(features(pixels)[:, : head.weight.shape[1]]))
+        return FittedPredictor(
+            bundle, lambda pixels: head.compute_probabilities(features(pixels)[:, : head.weight.shape[1]])
+        )
 
     return fit
 

@@ -22,7 +22,15 @@ from mlimages.export import (
 from mlimages.export import quantization as module
 from mlimages.export.quantization import Trial, _choose_variant, _describe_refusal, _Measurement
 from mlimages.export.quantized_variants import make_runner
-from mlimages.inference import Known, OnnxBundle, PredictionSets, Predictor, conformal_thresholds, open_session, softmax
+from mlimages.inference import (
+    KnownCalibration,
+    OnnxBundle,
+    PredictionSets,
+    Predictor,
+    conformal_thresholds,
+    open_session,
+    softmax,
+)
 from mlimages.inference.onnx_metadata import read_metadata
 from mlimages.labels import LabelFile, write_label_file
 from mlimages.reports import bundle_notes
@@ -86,9 +94,14 @@ def test_nothing_is_written_if_no_variant_is_faster(
     [
         (0.895, 200.0, 1000, ""),
         (0.89, 106.0, 1000, ""),
-        (0.95, 102.0, 1000, "not faster (1.02 x, at least 1.05 x is required)"),
+        (0.95, 102.0, 1000, "too slow (1.02 x the original, at least 1.05 x is required)"),
         (0.80, 900.0, 1000, "loses 10.0 points of accuracy, more than 1"),
-        (0.80, 50.0, 1000, "not faster (0.50 x, at least 1.05 x is required) and loses 10.0 points of accuracy"),
+        (
+            0.80,
+            50.0,
+            1000,
+            "too slow (0.50 x the original, at least 1.05 x is required) and loses 10.0 points of accuracy",
+        ),
         (0.80, 900.0, 10, ""),  # one image of ten
     ],
 )
@@ -134,9 +147,9 @@ def with_known(network: TrainedNetwork, labels: LabelFile) -> TrainedNetwork:
     (seen,) = features
     score = KnownScore(classes=1, width=seen.shape[1], directions=1)
     score.means.copy_(torch.nn.functional.normalize(seen[:4], dim=1).mean(0))
-    score.threshold.copy_(score.distances(seen).median())
+    score.threshold.copy_(score.compute_distances(seen).median())
     sets = PredictionSets("validation", 12, {"0.9": 0.01})
-    return replace(network, known=KnownOutput(score, head, Known(0.95, 12), sets))
+    return replace(network, known=KnownOutput(score, head, KnownCalibration(0.95, 12), sets))
 
 
 @pytest.mark.parametrize("preprocessing", [True, False])
@@ -156,7 +169,7 @@ def test_a_quantized_file_keeps_float_probabilities_and_claims_only_what_was_mea
     logits, probabilities, known = make_runner(after)(pixels)
     assert result.chosen is not None
     assert (probabilities > 0).all()
-    assert after.known == Known(result.chosen.known, result.count)
+    assert after.known == KnownCalibration(result.chosen.known, result.count)
     assert 0 < result.chosen.known < 1
     tested = known[[n for n in range(12) if n % 2]]
     assert result.chosen.known == (tested >= 0.5).mean()

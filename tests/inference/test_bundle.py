@@ -8,7 +8,7 @@ import pytest
 
 from mlimages.core import BundleError, ImageProperty, InputError, Normalization, Preprocessing
 from mlimages.inference import (
-    Known,
+    KnownCalibration,
     MultiLabel,
     OnnxBundle,
     Parity,
@@ -18,7 +18,7 @@ from mlimages.inference import (
     Provenance,
     SingleLabel,
     external_data_path,
-    model_file,
+    find_model_file,
     open_session,
 )
 from mlimages.inference.onnx_metadata import read_metadata
@@ -57,7 +57,7 @@ def bundle_at(path: Path) -> OnnxBundle:
     [
         {},
         {"multi_label": True, "thresholds": (0.5, 0.25, 0.75), "temperature": 1.0},
-        {"known": Known(0.95, 40), "prediction_sets": PredictionSets("validation", 40, {"0.9": 0.25})},
+        {"known": KnownCalibration(0.95, 40), "prediction_sets": PredictionSets("validation", 40, {"0.9": 0.25})},
     ],
 )
 def test_what_a_bundle_says_is_read_back_as_it_was_written(tmp_path: Path, values: dict[str, object]) -> None:
@@ -98,10 +98,10 @@ def test_a_file_of_a_person_is_not_replaced(tmp_path: Path) -> None:
 
 
 def test_a_run_folder_stands_for_its_file(tmp_path: Path) -> None:
-    assert model_file(tmp_path / "a.onnx") == tmp_path / "a.onnx"
+    assert find_model_file(tmp_path / "a.onnx") == tmp_path / "a.onnx"
     assert external_data_path(tmp_path / "a.onnx") == tmp_path / "a.onnx.data"
     tiny_model(tmp_path / "model.onnx")
-    assert model_file(tmp_path) == tmp_path / "model.onnx"
+    assert find_model_file(tmp_path) == tmp_path / "model.onnx"
 
 
 def test_writing_metadata_twice_keeps_the_network_and_one_entry_a_key(tmp_path: Path) -> None:

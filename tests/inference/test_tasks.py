@@ -29,45 +29,47 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
 def test_probabilities_are_scipys_softmax_and_logistic_function(temperature: float) -> None:
     logits = np.vstack([LOGITS, [[800, -800, 0, 1]]]).astype(np.float32)
     scaled = logits.astype(float) / temperature
-    assert SingleLabel().probabilities(logits, temperature) == pytest.approx(special.softmax(scaled, axis=1), abs=1e-9)
-    assert MultiLabel().probabilities(logits, temperature) == pytest.approx(special.expit(scaled), abs=1e-7)
+    assert SingleLabel().compute_probabilities(logits, temperature) == pytest.approx(
+        special.softmax(scaled, axis=1), abs=1e-9
+    )
+    assert MultiLabel().compute_probabilities(logits, temperature) == pytest.approx(special.expit(scaled), abs=1e-7)
     if temperature == 1:
         for task in (SingleLabel(), MultiLabel()):
-            assert np.array_equal(task.probabilities(logits), task.probabilities(logits, 1.0))
+            assert np.array_equal(task.compute_probabilities(logits), task.compute_probabilities(logits, 1.0))
     assert sigmoid(logits) == pytest.approx(special.expit(logits.astype(float)), abs=1e-12)
 
 
 def test_targets_are_class_numbers_or_whether_an_image_has_each_class() -> None:
     single = [LabeledPath(Path("a"), 2), LabeledPath(Path("b"), 0)]
-    found = SingleLabel().targets(single, 4)
+    found = SingleLabel().make_targets(single, 4)
     assert (found.tolist(), found.dtype) == ([2, 0], np.int64)
     several = [LabeledPath(Path("a"), -1, (0, 3)), LabeledPath(Path("b"), -1, ()), LabeledPath(Path("c"), 1)]
-    mask = MultiLabel().targets(several, 4)
+    mask = MultiLabel().make_targets(several, 4)
     assert (mask.tolist(), mask.dtype) == ([[True, False, False, True], [False] * 4, [False, True, False, False]], bool)
 
 
 def test_one_class_per_image_is_scored_by_accuracy() -> None:
     task = SingleLabel()
-    probabilities = task.probabilities(LOGITS)
+    probabilities = task.compute_probabilities(LOGITS)
     right = probabilities.argmax(axis=1) == CLASSES
     found = task.score(probabilities, CLASSES)
     assert (found.value, found.low, found.high) == (right.mean(), *wilson_interval(right.sum(), 40))
-    error = task.calibration_error(probabilities, CLASSES)
+    error = task.compute_calibration_error(probabilities, CLASSES)
     assert error == pytest.approx(calibration_error(probabilities.max(axis=1), right))
-    assert task.labels(probabilities[0]) is None
+    assert task.select_labels(probabilities[0]) is None
     assert task.score_name == "accuracy"
 
 
 def test_several_labels_are_scored_by_mean_average_precision() -> None:
     task = MultiLabel()
-    probabilities = task.probabilities(LOGITS)
+    probabilities = task.compute_probabilities(LOGITS)
     expected = metrics.average_precision_score(LABELS, probabilities, average="macro")
     found = task.score(probabilities, LABELS.astype(np.float32))
     assert found.value == pytest.approx(expected)
     assert found.low < found.value < found.high
     confidence = np.maximum(probabilities, 1 - probabilities).ravel()
     right = (probabilities > 0.5).ravel() == LABELS.ravel()
-    assert task.calibration_error(probabilities, LABELS) == pytest.approx(calibration_error(confidence, right))
+    assert task.compute_calibration_error(probabilities, LABELS) == pytest.approx(calibration_error(confidence, right))
     assert task.score_name == "mAP"
 
 
@@ -85,12 +87,12 @@ def test_a_label_is_predicted_from_its_threshold_on(
     thresholds: tuple[float, ...], probabilities: list[float], labels: tuple[int, ...]
 ) -> None:
     task = MultiLabel(thresholds)
-    assert task.labels(np.array(probabilities)) == labels
-    mask = task.predicted_mask(np.array([probabilities, [0.55, 0.55, 0.55]]))
+    assert task.select_labels(np.array(probabilities)) == labels
+    mask = task.compute_label_mask(np.array([probabilities, [0.55, 0.55, 0.55]]))
     assert np.flatnonzero(mask[0]).tolist() == list(labels)
     assert mask[1].tolist() == [each <= 0.55 for each in thresholds or (0.5,) * 3]
     inner = np.clip(probabilities, 0.01, 0.99)
-    assert task.predict_classes(special.logit(inner + 1e-6)) == task.labels(inner + 1e-6)
+    assert task.predict_classes(special.logit(inner + 1e-6)) == task.select_labels(inner + 1e-6)
 
 
 @pytest.mark.parametrize("predicted", range(4))
@@ -98,9 +100,9 @@ def test_the_margin_of_a_class_is_what_its_probability_lacks(predicted: int) -> 
     task = SingleLabel()
     for logits in LOGITS:
         p = special.softmax(logits.astype(float))
-        assert task.prediction_margin(logits, (predicted,)) == pytest.approx(p.max() - p[predicted], abs=1e-6)
+        assert task.compute_prediction_margin(logits, (predicted,)) == pytest.approx(p.max() - p[predicted], abs=1e-6)
         assert task.predict_classes(logits) == (int(p.argmax()),)
-    assert task.prediction_margin(np.array([900.0, 0, 0, 0]), (predicted,)) == (0.0 if predicted == 0 else 1.0)
+    assert task.compute_prediction_margin(np.array([900.0, 0, 0, 0]), (predicted,)) == (0.0 if predicted == 0 else 1.0)
 
 
 @pytest.mark.parametrize("thresholds", [(), (0.3, 0.4, 0.6, 0.7)])
@@ -111,8 +113,8 @@ def test_the_margin_of_labels_is_the_largest_distance_of_those_that_differ(thres
         predicted = tuple(np.flatnonzero(rng.random(4) < 0.5).tolist())
         p = special.expit(logits.astype(float))
         differing = [abs(p[n] - levels[n]) for n in range(4) if (p[n] >= levels[n]) != (n in predicted)]
-        assert task.prediction_margin(logits, predicted) == pytest.approx(max(differing, default=0.0), abs=1e-9)
-        assert task.prediction_margin(logits, task.predict_classes(logits)) == 0.0
+        assert task.compute_prediction_margin(logits, predicted) == pytest.approx(max(differing, default=0.0), abs=1e-9)
+        assert task.compute_prediction_margin(logits, task.predict_classes(logits)) == 0.0
 
 
 def test_scores_of_labels_are_those_of_scikit_learn_and_mistakes_begin_with_the_most_certain() -> None:

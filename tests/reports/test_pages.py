@@ -10,7 +10,7 @@ from PIL import Image
 from mlimages.checks import check
 from mlimages.core import BrokenImage, ClassScore, Fault, ImageProperty, Prediction, Share
 from mlimages.inference import Evaluation
-from mlimages.inference.evaluation import Timing
+from mlimages.inference.evaluation import Latency
 from mlimages.reports import (
     CurvePoint,
     CutScore,
@@ -69,8 +69,8 @@ def evaluation_page(folder: Path) -> Path:
         calibration_error=0.1,
         unknown=3,
         images_per_s=100,
-        decode_ms=Timing(1, 2),
-        network_ms=Timing(3, 4),
+        decode_ms=Latency(1, 2),
+        network_ms=Latency(3, 4),
     )
     (folder / "evaluation.html").write_text(report_html(found, HOSTILE))
     return folder / "evaluation.html"

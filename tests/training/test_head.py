@@ -57,7 +57,7 @@ def test_leaving_one_out_in_closed_form_is_leaving_it_out(widths: tuple[int, ...
         logs = np.log(fit.leave_one_out[index].astype(np.float64))  # the softmax of scale * scores
         spread = (logs - logs.mean()) / (scores - scores.mean())
         assert spread == pytest.approx(spread[0], rel=1e-2)
-    correct = fit.head.probabilities(np.concatenate(blocks, axis=1)).argmax(axis=1) == labels
+    correct = fit.head.compute_probabilities(np.concatenate(blocks, axis=1)).argmax(axis=1) == labels
     assert correct.mean() >= (fit.leave_one_out.argmax(axis=1) == labels).mean()
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mlimages.export import KnownOutput
-from mlimages.inference import Known, PredictionSets, conformal_thresholds
+from mlimages.inference import KnownCalibration, PredictionSets, conformal_thresholds
 from mlimages.reports import RunFiles
 from mlimages.training import known_output
 from mlimages.training.known_output import (
@@ -40,11 +40,13 @@ def test_the_distance_is_mahalanobis_of_the_shrunk_covariance(tmp_path: Path) ->
     inverse = vectors @ np.diag(1 / values) @ vectors.T
     tested = validation / np.linalg.norm(validation, axis=1, keepdims=True)
     expected = np.min([np.einsum("nd,de,ne->n", tested - m, inverse, tested - m) for m in means], axis=0)
-    assert score.distances(torch.from_numpy(validation)).numpy() == pytest.approx(expected, rel=0.03)  # half precision
+    assert score.compute_distances(torch.from_numpy(validation)).numpy() == pytest.approx(
+        expected, rel=0.03
+    )  # half precision
     known = score(torch.from_numpy(validation)) >= 0.5
     assert known.sum() == 191  # the smallest number that is at least 95 % of 201: one new image counts with them
     assert (score(torch.from_numpy(clusters(200, seed=3, shift=9.0)[0])) >= 0.5).float().mean() < 0.05
-    output = KnownOutput(score, "fc", Known(0.95, 200), PredictionSets("validation", 200, {"0.9": 0.2}))
+    output = KnownOutput(score, "fc", KnownCalibration(0.95, 200), PredictionSets("validation", 200, {"0.9": 0.2}))
     save_known_output(output, RunFiles(tmp_path))
     loaded = load_known_output(RunFiles(tmp_path))
     assert loaded is not None

@@ -30,9 +30,9 @@ def test_cross_entropy_is_that_of_torch(smoothing: float) -> None:
     total, weight = objective.compute_loss(LOGITS, CLASSES)
     expected = functional.cross_entropy(LOGITS, CLASSES, label_smoothing=smoothing)
     assert (float(total) / weight, weight) == (pytest.approx(float(expected)), 5)
-    assert objective.probabilities(LOGITS).numpy() == pytest.approx(LOGITS.softmax(1).numpy())
+    assert objective.compute_probabilities(LOGITS).numpy() == pytest.approx(LOGITS.softmax(1).numpy())
     assert objective.count_correct(LOGITS, CLASSES) == 3
-    assert objective.compute_score(objective.probabilities(LOGITS), CLASSES) == 0.6
+    assert objective.compute_score(objective.compute_probabilities(LOGITS), CLASSES) == 0.6
     plain = functional.cross_entropy(LOGITS, CLASSES)
     assert objective.compute_metrics(LOGITS, CLASSES) == Metrics(float(plain), 3, 5)
 
@@ -73,7 +73,7 @@ def test_metrics_of_several_labels_count_images_of_which_every_label_is_right() 
     assert found.mean_ap == found.score == pytest.approx(expected)
     assert found.loss == pytest.approx(float(functional.binary_cross_entropy_with_logits(LOGITS, LABELS)))
     assert (found.correct, found.count, found.accuracy) == (3, 5, 0.6)
-    assert objective.probabilities(LOGITS).numpy() == pytest.approx(LOGITS.sigmoid().numpy())
+    assert objective.compute_probabilities(LOGITS).numpy() == pytest.approx(LOGITS.sigmoid().numpy())
 
 
 @pytest.mark.parametrize(("logit", "correct"), [(-1e-6, 0), (0.0, 1), (1e-6, 1)])

@@ -8,7 +8,7 @@ from mlimages.labels import LabelFile, merge_classes
 
 
 def match_labels(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPath]:
-    """Return the labelled images with the bundle's class indices; for a multi-label bundle, `labels` is set.
+    """Return the images of a label file with the bundle's class indices, in `LabeledPath.labels` if it is multi-label.
 
     Raises:
         InputError: the label file has a class that is not in the bundle, or is multi-label and the bundle is not.
@@ -21,12 +21,12 @@ def match_labels(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPath]:
     names, (used, (given,)) = bundle.class_names, merge_classes([labels])
     unknown = [name for name in used if name not in names]
     if unknown:
-        where, advice = labels.path, ", as listed in NAME_class_def.txt beside the label file"
+        where, advice = labels.path, "listed in NAME_class_def.txt beside the label file"
         if not where.exists():  # a folder has no label file
-            where, advice = labels.img_root, ": rename its folder, or move it"
+            where, advice = labels.img_root, "rename or move the folder of this class"
         raise InputError(
             f"{where} has the class {unknown[0]!r}, which is not in {bundle.path} (its classes: "
-            f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}): classes are matched by name{advice}"
+            f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}): classes are matched by name; {advice}"
         )
     items = ((LabeledPath(item.path, -1, item.class_indices) if bundle.multi_label else item) for item in labels)
     return [item.renumber(lambda label: names.index(given[label])) for item in items]
