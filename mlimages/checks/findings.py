@@ -85,7 +85,7 @@ class Findings:
         index, code, other = row["index"], row["code"], int(row["other"])
         if other >= 0:
             same = bool((self.images.digest[index] == self.images.digest[other]).all())
-            return describe_relation(CODES[code], self.related[other], self.images.label_text(other), is_same=same)
+            return describe_relation(CODES[code], self.related[other], self.images.format_label(other), is_same=same)
         if self.images.file_code[index] == code:
             return str(self.images.file_detail[index])
         return describe_image_finding(CODES[code], self.images.facts[index], self.thresholds)

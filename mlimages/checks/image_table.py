@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mlimages.checks.codes import CODES, Code
 from mlimages.checks.image_facts import FactsTable, make_facts_table
 from mlimages.core import LabelFileError, as_path
-from mlimages.labels import Label, LabelFile, label_text, merge_classes
+from mlimages.labels import Label, LabelFile, format_label, merge_classes
 
 DIGEST_BYTES = 16
 """Number of bytes kept of each SHA-256."""
@@ -92,9 +92,9 @@ class ImageTable:
         """Whether an image may have any number of classes."""
         return any(file.is_multi_label for file in self.files)
 
-    def label_text(self, index: int) -> str:
+    def format_label(self, index: int) -> str:
         """Return the class of an image, or its classes separated by `;`."""
-        return label_text(self.class_sets[self.class_id[index]], self.class_names)
+        return format_label(self.class_sets[self.class_id[index]], self.class_names)
 
     def class_counts(self, file_index: int) -> NDArray[np.intp]:
         """Return the number of images of each class `(K,)` in the label file `files[file_index]`, in the order of

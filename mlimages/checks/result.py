@@ -26,7 +26,7 @@ from mlimages.core import (
     relative_name,
     write_output,
 )
-from mlimages.labels import LabelFile, label_text, write_own_label_file
+from mlimages.labels import LabelFile, format_label, write_label_output
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ def write_outcome(report: CheckReport, moved: Iterable[Move] = (), *, overwrite:
         kept: Iterable[LabeledPath] = report.kept(number)
         if current_paths:
             kept = (replace(item, path=_find_current_path(item.path, current_paths)) for item in kept)
-        write_own_label_file(checked, kept, file.class_names, overwrite=overwrite)
+        write_label_output(checked, kept, file.class_names, overwrite=overwrite)
         for table, codes in ((rejected, ERRORS), (warnings, set(Code) - ERRORS)):
             with write_output(table, overwrite=overwrite) as temporary_path:
                 _write_table(temporary_path, file, current_paths, report.findings.select(codes, file=number))
@@ -199,7 +199,7 @@ def _update_label_file(file: LabelFile, current_paths: Mapping[str, Path]) -> bo
         items = [replace(item, path=_find_current_path(item.path, current_paths)) for item in stored]
         if {item.path for item in items}.isdisjoint(current_paths.values()):
             return False
-        write_own_label_file(stored.path, items)
+        write_label_output(stored.path, items)
     except InputError:
         return False
     return True
@@ -225,5 +225,5 @@ def _write_table(
         table.writerow(["path", "label", "code", "detail"])
         for finding in findings:
             name = relative_name(_find_current_path(finding.path, current_paths), labels.path.parent)
-            label = label_text(finding.label, class_names)
+            label = format_label(finding.label, class_names)
             table.writerow([name, label, finding.code, " ".join(finding.detail.split())])

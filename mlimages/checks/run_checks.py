@@ -39,7 +39,7 @@ from mlimages.core import (
     is_remote,
 )
 from mlimages.images import read_bytes, reading_threads, require_available
-from mlimages.labels import LabelFile, open_parts
+from mlimages.labels import LabelFile, open_splits
 
 BATCH = 256
 """Images looked up in the cache at a time; after an interruption, at most this many are examined again."""
@@ -153,7 +153,7 @@ def decodable_images(paths: Iterable[Path]) -> dict[Path, bytes]:
 
 def _open_label_files(files: LabelFiles) -> list[LabelFile]:
     several = [files] if isinstance(files, (LabelFile, str, os.PathLike)) else files
-    opened = [labels for file in several for labels in open_parts(file).values()]
+    opened = [labels for file in several for labels in open_splits(file).values()]
     # a folder is listed only once: images that are moved or added later would not match the findings
     return [labels if labels.is_stored else copy(labels) for labels in opened]
 

@@ -22,7 +22,7 @@ MAX_ANGLES = 360
 
 @takes_options(TableOptions)
 def augment(
-    table: dict[str, Any],
+    table_options: dict[str, Any],
     labels: Path = LABELS,
     out: Path = typer.Option(..., "-o", "--out", help="Output: NAME.npz, or a new folder."),
     size: int = typer.Option(..., min=1, metavar="N", help="Width and height in pixels."),
@@ -63,7 +63,7 @@ def augment(
     from mlimages.core import ImageProperty, TqdmProgress
     from mlimages.dataset import augment as write
 
-    images = read_labels(labels, table)
+    images = read_labels(labels, table_options)
     summary = write(
         images.limit_per_class(limit_per_class, seed=seed) if limit_per_class else images,
         out,

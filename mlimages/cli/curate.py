@@ -15,7 +15,7 @@ from mlimages.cli.hints import (
     print_next_command,
     print_to_stderr,
     read_labels,
-    read_parts,
+    read_splits,
     to_arguments,
 )
 from mlimages.cli.options import FORCE, LABELS, SKIP_UNAVAILABLE, takes_options
@@ -57,11 +57,11 @@ def label(
 
     options = LabelOptions(**settings, split=parse_shares(split) if split else ())
 
-    def split_groups(labels: LabelFile, shares: Sequence[float], seed: int) -> tuple[LabelFile, ...]:
+    def split_leak_free(labels: LabelFile, shares: Sequence[float], seed: int) -> tuple[LabelFile, ...]:
         embed = _open_embedder([labels]) if options.group_by == "features" else None
         return split_labels(labels, shares, seed, embed=embed, progress=TqdmProgress())
 
-    written = make_label_files(options, split=split_groups, note=print_to_stderr)
+    written = make_label_files(options, split=split_leak_free, note=print_to_stderr)
     for file in written:
         for line in _make_class_warnings(file):
             print_to_stderr(line)
@@ -91,11 +91,11 @@ def _make_class_warnings(file: WrittenLabels) -> list[str]:
 
 @takes_options(TableOptions)
 def check(
-    table: dict[str, Any],
+    table_options: dict[str, Any],
     sources: list[Path] = typer.Argument(
         ...,
         metavar="LABELS|FOLDER...",
-        help="Label files, or folders with one subfolder per class; images in more than one are reported as leaks.",
+        help="Label files, or folders with one subfolder per class; an image in more than one of them is a leak.",
     ),
     page: Path = typer.Option(None, "--report", metavar="FILE.html", help="Write an HTML report of the findings."),
     fix: bool = typer.Option(False, "--fix", help="List the files that --fix --yes moves or renames."),
@@ -109,13 +109,14 @@ def check(
     features: bool = typer.Option(
         False,
         "--features",
-        help="Also compare the features of a network, which finds smaller crops (requires the extra `train`).",
+        help="Also find near-duplicates by the features of a network, such as small crops of an image (requires the "
+        "extra `train`).",
     ),
     skip_unavailable: bool = SKIP_UNAVAILABLE,
     engine: Engine = ENGINE,
     address: str = ADDRESS,
     force: bool = FORCE,
-    as_json: bool = typer.Option(False, "--json", help="Print counts and groups as JSON."),
+    as_json: bool = typer.Option(False, "--json", help="Print the findings as JSON."),
 ) -> None:
     """Find corrupt, duplicate, leaked and unusual images.
 
@@ -137,7 +138,7 @@ def check(
         from mlimages.reports import write_report
     thresholds = checks.Thresholds.parse(threshold)
     pages = [as_path(page)] if page else []
-    files = [labels for source in sources for labels in read_parts(source, TableOptions(**table))]
+    files = [labels for source in sources for labels in read_splits(source, TableOptions(**table_options))]
     require_writable([*pages, *chain.from_iterable(checks.outcome_paths(files))], overwrite=force)
     embed = _open_embedder(files) if features else None
     with open_cluster(engine, address) as pool:
@@ -169,14 +170,14 @@ def check(
     if yes and (outdated := checks.find_unchanged(report, moves)):
         names = ", ".join(map(str, outdated))
         print_to_stderr(
-            f"not updated (not written by mlimages, or edited since): {names}; use NAME_checked.txt instead"
+            f"not updated: {names} (not written by mlimages, or edited since); use NAME_checked.txt instead"
         )
     if advice := missing_advice(report.errors.get("missing", 0), report.checked):
         print_to_stderr(advice)
     if count := report.errors.get(checks.Code.TWO_LABELS, 0):
         print_to_stderr(
-            f"{pluralize(count, 'image')} excluded because of identical images in other classes: if an image may have "
-            "several classes, use --multi-label"
+            f"{pluralize(count, 'image')} excluded because of identical images in other classes; use --multi-label if "
+            "an image may have several classes"
         )
     if report.ok:
         checked = [path for path in written if path.name.endswith("_checked.txt")]
@@ -204,7 +205,7 @@ def _print_report(report: CheckReport) -> None:
 
 @takes_options(TableOptions)
 def mean(
-    table: dict[str, Any],
+    table_options: dict[str, Any],
     source: Path = LABELS,
     size: int = typer.Option(None, min=1, metavar="N", help="Width and height in pixels.", show_default="224"),
     resize: Resize = typer.Option(
@@ -253,7 +254,7 @@ def mean(
         prop, network = image_property_of(model), network_name_of(model)
     else:
         prop = ImageProperty(size or 224, resize=resize or "shorter", gray_scale=gray)
-    data = TrainingData(read_labels(source, table), prop)
+    data = TrainingData(read_labels(source, table_options), prop)
     with open_cluster(engine, address) as pool:
         mean_image = data.make_mean_image(
             out,
@@ -280,5 +281,5 @@ def mean(
     prepared: list[object] = ["--model", network] if model else []
     prepared += ["--size", prop.width] * (not model or network != model)  # a run may have another size
     prepared += ["--resize", prop.resize] * (prop.resize != "shorter" and not model) + ["--gray"] * gray
-    options = [*to_arguments(table), *find_validation_option(source), *prepared]
+    options = [*to_arguments(table_options), *find_validation_option(source), *prepared]
     print_next_command("finetune", source, *options, "--mean", out.with_suffix(".npy"))

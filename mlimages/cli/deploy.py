@@ -13,9 +13,9 @@ from typing import Any
 import typer
 
 from mlimages.cli import predictions
-from mlimages.cli.hints import print_next_command, print_to_stderr, read_labels, require_model_first, to_arguments
+from mlimages.cli.hints import detect_swapped_arguments, print_next_command, print_to_stderr, read_labels, to_arguments
 from mlimages.cli.options import FORCE, LABELS, PARALLEL_IMAGES, SKIP_UNAVAILABLE, takes_options
-from mlimages.cli.process import log_server
+from mlimages.cli.process import log_server_to_stderr
 from mlimages.core import InputError, Target
 from mlimages.labels import TableOptions
 from mlimages.serving import ServerSettings
@@ -34,7 +34,7 @@ def export(
         help="Include resizing, cropping and normalization in the file, or leave them to the program that uses it.",
     ),
     exact: bool = typer.Option(
-        False, "--exact", help="Make the resize bit-identical to that of Pillow, which is slower."
+        False, "--exact", help="Use a slower resize operation whose output is bit-identical to Pillow's."
     ),
     target: Target = typer.Option(
         "onnxruntime", help="Target runtime; tensorrt and opencv files do not include preprocessing."
@@ -47,8 +47,8 @@ def export(
         min=0.0,
         max=1.0,
         metavar="FRACTION",
-        help='Predict "none of these" below the confidence that this fraction of the validation images reaches, '
-        "such as 0.95; 0: never.",
+        help='Predict "none of these" below a confidence threshold that this fraction of the validation images '
+        "reaches, such as 0.95; 0: no threshold.",
     ),
     croissant: Path = typer.Option(
         None, "--croissant", metavar="FILE", help="Write Croissant 1.1 metadata (JSON-LD) for the run's images."
@@ -104,11 +104,11 @@ def export(
     print_to_stderr(
         f"model card: {card}"
         if has_model_card(bundle)
-        else f"model card not written: {card} was not written by mlimages, or was edited since"
+        else f"{card} was not written by mlimages, or was edited since, and is not replaced by the model card"
     )
     if page:
         write_page(bundle, page, runtime=runtime, overwrite=force)
-        for line in predictions.describe_page(page, runtime):
+        for line in predictions.describe_web_page(page, runtime):
             print_to_stderr(line)
     elif bundle.includes_preprocessing:
         print_next_command("predict", bundle.path, "IMAGE...")
@@ -116,7 +116,7 @@ def export(
 
 @takes_options(TableOptions)
 def quantize(
-    table: dict[str, Any],
+    table_options: dict[str, Any],
     model: Path = MODEL,
     calibration: Path = typer.Option(
         ...,
@@ -141,8 +141,8 @@ def quantize(
     """Quantize a model if that makes it faster on this machine.
 
     Measures the accuracy and speed of variants with 8-bit integers of full and of reduced range, and writes the fastest
-    whose accuracy drops by at most --max-drop; of equally fast variants, the most accurate. If none is faster than the
-    model, nothing is written. Use at least a hundred labelled images.
+    variant whose accuracy drops by at most --max-drop (of equally fast variants, the most accurate). If no variant is
+    faster than the model, nothing is written. Use at least a hundred labelled images.
 
     Example: mlimages quantize cats.onnx --calibration data/cats/val.txt
     """
@@ -154,7 +154,7 @@ def quantize(
     target = out or bundle.path.with_name(f"{bundle.path.stem}-quantized.onnx")
     found = quantize(
         bundle,
-        read_labels(calibration, table),
+        read_labels(calibration, table_options),
         target,
         max_drop=max_drop,
         fp16=with_float16,
@@ -163,7 +163,7 @@ def quantize(
     )
     print(json.dumps(asdict(found)) if as_json else predictions.format_quantization(found))
     if found.chosen:
-        print_next_command("evaluate", target, calibration, *to_arguments(table))
+        print_next_command("evaluate", target, calibration, *to_arguments(table_options))
 
 
 def predict(
@@ -200,7 +200,7 @@ def predict(
 
     if as_json and as_csv:
         raise typer.BadParameter("--json and --csv are mutually exclusive: choose one")
-    with require_model_first(model, sources):
+    with detect_swapped_arguments(model, sources):
         predictor = Predictor(model, workers=workers)
     images = [sys.stdin.buffer.read()] if sources == ["-"] else find_inputs(sources)
     stream = predictor.stream(images, top=top, batch=batch)
@@ -214,7 +214,7 @@ def predict(
 
 @takes_options(TableOptions)
 def evaluate(
-    table: dict[str, Any],
+    table_options: dict[str, Any],
     model: Path = MODEL,
     labels: Path = LABELS,
     report: Path = typer.Option(
@@ -243,11 +243,11 @@ def evaluate(
     from mlimages.reports import report_html
 
     with record_outputs(filter(None, [report]), overwrite=force):
-        with require_model_first(model, [labels]):
+        with detect_swapped_arguments(model, [labels]):
             predictor = Predictor(model)
         found = evaluate(
             predictor,
-            read_labels(labels, table),
+            read_labels(labels, table_options),
             explain=explain,
             skip_unavailable=skip_unavailable,
             progress=TqdmProgress(),
@@ -275,7 +275,7 @@ def explain(
     from mlimages.core import BrokenImage, as_path, escape_unprintable, require_writable, write_output
     from mlimages.inference import Predictor, explain, find_inputs
 
-    with require_model_first(model, sources):
+    with detect_swapped_arguments(model, sources):
         predictor = Predictor(model)
     images = list(find_inputs(sources))
     files = predictions.choose_overlay_paths(images, as_path(out))
@@ -303,19 +303,20 @@ def serve(
     host: str = typer.Option(
         "127.0.0.1",
         metavar="HOST",
-        help="Address to listen on; addresses other than loopback require the token in MLIMAGES_TOKEN.",
+        help="Address to listen on; any but a loopback address requires a token in the environment variable "
+        "MLIMAGES_TOKEN.",
     ),
     port: int = typer.Option(8000, min=0, max=65535, metavar="N", help="Port; 0: any free port."),
     token: bool = typer.Option(
-        False, "--token", help="Require the token even on a loopback address.", rich_help_panel="Access"
+        False, "--token", help="Require the token on a loopback address, too.", rich_help_panel="Access"
     ),
     workers: int = PARALLEL_IMAGES,
 ) -> None:
     """Serve a model over HTTP, with a page to try it.
 
     POST an image to /predict; /openapi.json describes all routes, /metrics serves Prometheus metrics, /v2 implements
-    the Open Inference Protocol. If other machines can reach the server, every request must contain the token in the
-    environment variable MLIMAGES_TOKEN.
+    the Open Inference Protocol. If other machines can reach the server, the environment variable MLIMAGES_TOKEN must
+    contain a token, which the server then requires in every request.
     SIGHUP reloads the model; SIGTERM or Ctrl-C stops the server after the requests in flight.
 
     Example: mlimages serve runs/cats --port 8080
@@ -327,7 +328,7 @@ def serve(
     if token and not secret:
         raise InputError(f"--token requires the environment variable {TOKEN_VARIABLE}: set it to a secret")
     settings = ServerSettings(**{**server_options, "token": secret})
-    log_server(settings.log_format)
+    log_server_to_stderr(settings.log_format)
     predictor = Predictor(model, workers=workers, max_pixels=settings.max_pixels)
     serve(predictor, host=host, port=port, settings=settings, on_started=partial(_print_url, needs_token=bool(secret)))
 

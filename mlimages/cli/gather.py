@@ -17,8 +17,8 @@ from typer.core import TyperGroup
 from mlimages.cli.engines import ADDRESS, ENGINE, Engine, open_cluster
 from mlimages.cli.gather_search import (
     commons,
-    endpoint_option,
     inaturalist,
+    make_endpoint_option,
     openverse,
     pexels,
     print_message,
@@ -26,7 +26,7 @@ from mlimages.cli.gather_search import (
 )
 from mlimages.cli.gather_summary import NO_LINKS, explain_no_images, format_summary
 from mlimages.cli.hints import print_as_json, print_next_command, print_to_stderr
-from mlimages.cli.options import GroupedCommand, takes_options
+from mlimages.cli.options import SectionedHelpCommand, takes_options
 from mlimages.cli.process import raise_gc_threshold
 from mlimages.core import GatherError, InputError, as_path, pluralize
 from mlimages.gathering import GatherOptions
@@ -52,7 +52,7 @@ class _GatherGroup(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-class _GatherCommand(GroupedCommand):
+class _GatherCommand(SectionedHelpCommand):
     """A command whose option `--retry-failed` may be given without a value."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -149,7 +149,7 @@ def imagenet(
     url_list: Path = source_option(
         None, help="List of WNID_NUMBER<TAB>URL lines, such as fall11_urls.txt (.gz, .tgz)."
     ),
-    endpoint: str = endpoint_option("https://image-net.org", "Base URL of the site."),
+    endpoint: str = make_endpoint_option("https://image-net.org", "Base URL of the site."),
 ) -> Any:
     """Download ImageNet's images by WordNet id or word.
 

@@ -20,7 +20,7 @@ NO_WAIT = source_option(
 REFRESH = source_option(False, "--refresh", help="Ignore the cached search results of the last day.")
 
 
-def endpoint_option(url: str, help_text: str = "Base URL of the API.") -> Any:
+def make_endpoint_option(url: str, help_text: str = "Base URL of the API.") -> Any:
     """Return the option for the base URL of a source."""
     return typer.Option(url, metavar="URL", help=help_text, rich_help_panel="advanced:Source")
 
@@ -39,7 +39,7 @@ def openverse(
     ),
     no_wait: bool = NO_WAIT,
     refresh: bool = REFRESH,
-    endpoint: str = endpoint_option("https://api.openverse.org"),
+    endpoint: str = make_endpoint_option("https://api.openverse.org"),
 ) -> Any:
     """Download openly licensed images by search query.
 
@@ -75,7 +75,7 @@ def inaturalist(
         "medium", help="Photo size: square (75 pixels), small (240), medium (500), large (1024) or original."
     ),
     refresh: bool = REFRESH,
-    endpoint: str = endpoint_option("https://api.inaturalist.org/v1"),
+    endpoint: str = make_endpoint_option("https://api.inaturalist.org/v1"),
 ) -> Any:
     """Download openly licensed photos of animals, plants and fungi by taxon.
 
@@ -108,7 +108,7 @@ def commons(
     ),
     originals: bool = source_option(False, "--originals", help="Download the original files, of any size."),
     refresh: bool = REFRESH,
-    endpoint: str = endpoint_option("https://commons.wikimedia.org/w/api.php"),
+    endpoint: str = make_endpoint_option("https://commons.wikimedia.org/w/api.php"),
 ) -> Any:
     """Download freely licensed images from Wikimedia Commons by category or search query.
 
@@ -149,7 +149,7 @@ def pexels(
     locale: str = source_option(None, help="Language of the query, such as de-DE."),
     no_wait: bool = NO_WAIT,
     refresh: bool = REFRESH,
-    endpoint: str = endpoint_option("https://api.pexels.com/v1"),
+    endpoint: str = make_endpoint_option("https://api.pexels.com/v1"),
 ) -> Any:
     """Download photographs from Pexels by search query.
 

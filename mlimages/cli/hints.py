@@ -38,11 +38,11 @@ def find_validation_option(train_file: Path) -> list[object]:
 
 
 @contextmanager
-def require_model_first(model: Path, other_arguments: Sequence[str | Path]) -> Iterator[None]:
-    """Replace the error about an unreadable model if another argument is a model: the arguments are swapped.
+def detect_swapped_arguments(model: Path, other_arguments: Sequence[str | Path]) -> Iterator[None]:
+    """If the model cannot be read but another argument is a model, report that the arguments are swapped.
 
     Raises:
-        BundleError: the model cannot be read; if the arguments are swapped, the message says so.
+        BundleError: the model cannot be read; the message says whether the arguments are swapped.
     """
     try:
         yield
@@ -50,7 +50,7 @@ def require_model_first(model: Path, other_arguments: Sequence[str | Path]) -> I
         found = next((other for other in other_arguments if _is_model(Path(other))), None)
         if found is None or _is_model(model) or not model.exists():
             raise
-        raise BundleError(f"{model} is not a model: put the model, {found}, first") from error
+        raise BundleError(f"{model} is not a model, but {found} is: swap the two arguments") from error
 
 
 def _is_model(path: Path) -> bool:
@@ -68,26 +68,26 @@ def print_as_json(values: object) -> None:
     print(json.dumps(values, ensure_ascii=False, default=str))
 
 
-def read_labels(source: Path, table: Mapping[str, Any] | None = None) -> LabelFile:
+def read_labels(source: Path, table_options: Mapping[str, Any] | None = None) -> LabelFile:
     """Open a label file or a folder of class folders, and print notes about how it was read.
 
     Args:
         source: path of the label file or folder.
-        table: values of the fields of `TableOptions`.
+        table_options: values of the fields of `TableOptions`, by name.
     """
     from mlimages.labels import TableOptions, open_labels
 
-    labels = open_labels(source, TableOptions(**(table or {})))
+    labels = open_labels(source, TableOptions(**(table_options or {})))
     for line in labels.notes:
         print_to_stderr(line)
     return labels
 
 
-def read_parts(source: Path, table: TableOptions) -> list[LabelFile]:
+def read_splits(source: Path, table_options: TableOptions) -> list[LabelFile]:
     """Open a label file, or the train, val and test splits of a folder, and print notes about how they were read."""
-    from mlimages.labels import open_parts
+    from mlimages.labels import open_splits
 
-    parts = list(open_parts(source, table).values())
-    for line in dict.fromkeys(line for labels in parts for line in labels.notes):
+    splits = list(open_splits(source, table_options).values())
+    for line in dict.fromkeys(line for labels in splits for line in labels.notes):
         print_to_stderr(line)
-    return parts
+    return splits

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @takes_options(TableOptions)
 def show(
-    table: dict[str, Any],
+    table_options: dict[str, Any],
     source: Path = typer.Argument(
         ...,
         metavar="LABELS|FOLDER|MEAN|MODEL",
@@ -75,10 +75,10 @@ def show(
 
     prop = ImageProperty(size, resize=resize, gray_scale=gray)
     rows = draw_sheet(
-        source, out, prop=prop, per_class=per_class, seed=seed, table=TableOptions(**table), overwrite=force
+        source, out, prop=prop, per_class=per_class, seed=seed, table=TableOptions(**table_options), overwrite=force
     )
     is_mean = source.suffix.lower() in (".npy", ".png")
-    labels = None if is_mean or as_path(source).is_dir() else read_labels(source, table)
+    labels = None if is_mean or as_path(source).is_dir() else read_labels(source, table_options)
     shown = {row.name: len(row.tiles) for row in rows}
     tiles = {tile.path: tile for row in rows for tile in row.tiles}  # an image with several classes has several
     broken = [tile.caption for tile in tiles.values() if tile.fault]
@@ -94,7 +94,7 @@ def show(
         print_next_command("label", source)
     else:
         then = "finetune" if labels.is_multi_label else "probe"
-        print_next_command("check" if broken else then, source, *to_arguments(table))
+        print_next_command("check" if broken else then, source, *to_arguments(table_options))
 
 
 def summary(

@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 from mlimages import __version__
 from mlimages.cli import augment, curate, demo, deploy, gather, inspect, probe_compare, train
-from mlimages.cli.options import GroupedCommand
+from mlimages.cli.options import SectionedHelpCommand
 from mlimages.cli.process import (
     disable_gc_at_exit,
     escape_unprintable_output,
@@ -112,7 +112,7 @@ def _is_always_shown(record: logging.LogRecord) -> bool:
 app.add_typer(gather.app, name="gather", rich_help_panel="gather")
 for step, functions in COMMANDS.items():
     for function in functions:
-        app.command(function.__name__, cls=GroupedCommand, rich_help_panel=step)(function)
+        app.command(function.__name__, cls=SectionedHelpCommand, rich_help_panel=step)(function)
 
 
 def _exit_on_sigterm(signal_number: int, frame: object) -> NoReturn:
@@ -120,7 +120,7 @@ def _exit_on_sigterm(signal_number: int, frame: object) -> NoReturn:
 
 
 def _report_to_launcher(error: MlimagesError) -> None:
-    """Under torchrun, write the error for its summary, and let only the main process print it.
+    """Under torchrun, write the error to the file for torchrun's summary, and let only the main process print it.
 
     Most errors occur in all processes; torchrun stops the others as soon as one has exited.
     """

@@ -46,7 +46,7 @@ _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 _METAVARS = {int: "N", float: "X", str: "TEXT", Path: "FILE"}
 
 
-class GroupedCommand(TyperCommand):
+class SectionedHelpCommand(TyperCommand):
     """A command whose help groups the options, hides advanced options without `--help-all`, and ends with examples."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -77,7 +77,7 @@ class GroupedCommand(TyperCommand):
             kind, _, suffix = str(param.metavar).removesuffix("...").partition(".")
             if kind in ("LABELS", "LABELS|FOLDER"):
                 for source in values:
-                    require_labels(source)
+                    require_label_source(source)
             elif kind == "FILE" and suffix:
                 for out in values:
                     _require_suffix(out, f".{suffix}", option=param.opts[-1])
@@ -87,13 +87,13 @@ class GroupedCommand(TyperCommand):
         """Write sections for the arguments, the common options, each group of options and the thresholds."""
         common = COMMON_OPTIONS.get(str(ctx.command.name), ())
         sections: dict[str, list[tuple[str, str]]] = {_COMMON: []} if common else {}
-        for param in sorted(self.get_params(ctx), key=lambda param: _find_common_index(param, common)):
-            if _is_rare_option(param) and not ctx.meta.get(_ALL):
+        for param in sorted(self.get_params(ctx), key=lambda param: _find_common_option_index(param, common)):
+            if _is_advanced_option(param) and not ctx.meta.get(_ALL):
                 continue
             title, record = _make_help_row(param, ctx)
-            sections.setdefault(title if _find_common_index(param, common) == len(common) else _COMMON, []).append(
-                record
-            )
+            sections.setdefault(
+                title if _find_common_option_index(param, common) == len(common) else _COMMON, []
+            ).append(record)
         for title in sorted(sections, key=lambda title: _ORDER.get(title, 0)):
             with formatter.section(title):
                 formatter.write_dl(sections[title], col_max=24)
@@ -114,19 +114,19 @@ class GroupedCommand(TyperCommand):
             formatter.write(" \\\n".join(lines) + "\n")
 
 
-def _find_common_index(param: Any, common_options: tuple[str, ...]) -> int:
-    """Return the index of a parameter in `common_options`; their number if it is not one of them."""
+def _find_common_option_index(param: Any, common_options: tuple[str, ...]) -> int:
+    """Return the index of a parameter in `common_options`; the length of `common_options` if it is not in them."""
     return next((index for index, flag in enumerate(common_options) if flag in param.opts), len(common_options))
 
 
-def require_labels(source: Path) -> None:
+def require_label_source(source: Path) -> None:
     """Raise InputError if a local path does not exist or is an image, instead of a label file or folder."""
     from mlimages.labels import IMAGE_SUFFIXES
 
     if ":/" in str(source):  # an address
         return
     if not source.exists():
-        raise InputError(f"no folder or label file at {source}: create one with `mlimages label FOLDER`")
+        raise InputError(f"no folder or label file at {source}: create a label file with `mlimages label FOLDER`")
     if source.suffix.lower() in IMAGE_SUFFIXES and source.is_file():
         raise InputError(f"{source} is an image: expected a label file, or a folder with one subfolder per class")
 
@@ -185,7 +185,7 @@ def _get_option_group(param: Any) -> str:
     return (getattr(param, "rich_help_panel", None) or GENERAL).removeprefix("advanced:")
 
 
-def _is_rare_option(param: Any) -> bool:
+def _is_advanced_option(param: Any) -> bool:
     return str(getattr(param, "rich_help_panel", None) or "").startswith("advanced:")
 
 

@@ -43,8 +43,8 @@ def print_text(results: Results, *, top: int, multi_label: bool = False) -> int:
     if num_unknown:
         images = pluralize(num_unknown, "image")
         print_to_stderr(
-            f'{images} unlike the training images, predicted as "none of these"; this also happens to about 5 % of the '
-            "images of your classes"
+            f'"none of these" predicted for {images} unlike the training images; about 5 % of the images of your '
+            'classes are also predicted as "none of these"'
         )
     return num_predictions
 
@@ -106,7 +106,7 @@ def describe_export(bundle: OnnxBundle) -> Iterator[str]:
         yield f"the weights are larger than 2 GB and stored in {data}: keep this file beside the .onnx file"
 
 
-def describe_page(folder: Path, runtime: WebRuntime) -> Iterator[str]:
+def describe_web_page(folder: Path, runtime: WebRuntime) -> Iterator[str]:
     """Yield lines about the page in a folder; the last is the command to run next."""
     size = sum(len(content) for content in runtime.files.values())
     if runtime.origin:
@@ -202,8 +202,8 @@ def _format_background_use(background_use: BackgroundUse) -> str:
     correct, chance = format_percent(background_use.correct), format_percent(background_use.chance)
     verdict = "the network uses" if background_use.is_significant else "no evidence that the network uses"
     return (
-        f"with the centre of another image: {correct} still correct, {chance} by chance "
-        f"(p = {background_use.p_value:.2g}): {verdict} the area around the centre"
+        f"with the centre replaced by that of another image, {correct} of the predictions are still correct "
+        f"({chance} by chance, p = {background_use.p_value:.2g}): {verdict} the area around the centre"
     )
 
 

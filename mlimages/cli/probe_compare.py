@@ -15,7 +15,7 @@ from mlimages.labels import TableOptions
 
 @takes_options(TableOptions)
 def probe(
-    table: dict[str, Any],
+    table_options: dict[str, Any],
     labels: Path = LABELS,
     out: Path = typer.Option(Path("probe.png"), "-o", "--out", metavar="FILE.png", help="Output file of the plot."),
     report: Path = typer.Option(
@@ -46,8 +46,8 @@ def probe(
     """
     if len(model) > 1 or model == ["small"]:
         _probe_models(
-            labels, table, models=model, out=out, max_images=max_images, seed=seed, force=force, as_json=as_json,
-            other_options={
+            labels, table_options, models=model, out=out, max_images=max_images, seed=seed, force=force,
+            as_json=as_json, single_model_options={
                 "--weights": weights != "default", "--size": size, "--gray": gray is not None, "--report": report
             },
         )  # fmt: skip
@@ -58,7 +58,7 @@ def probe(
 
     with record_outputs(filter(None, (out, report)), overwrite=force):
         found = training.probe_cuts(
-            read_labels(labels, table),
+            read_labels(labels, table_options),
             model=model[0],
             weights=weights,
             size=parse_size(size) if size else None,
@@ -77,22 +77,24 @@ def probe(
     print_to_stderr(f"plot: {out}" + (f", report: {report}" if report else ""))
     weights_option = ("--weights", weights) if weights != "default" else ()
     print_next_command(
-        "finetune", labels, *to_arguments(table), "--model", model[0], *weights_option, "--freeze", found.freeze
+        "finetune", labels, *to_arguments(table_options), "--model", model[0], *weights_option, "--freeze", found.freeze
     )
 
 
 def _probe_models(
-    labels: Path, table: dict[str, Any], *, models: list[str], out: Path, max_images: int, seed: int, force: bool,
-    as_json: bool, other_options: dict[str, object],
+    labels: Path, table_options: dict[str, Any], *, models: list[str], out: Path, max_images: int, seed: int,
+    force: bool, as_json: bool, single_model_options: dict[str, object],
 ) -> None:  # fmt: skip
-    if given := [name for name, value in other_options.items() if value]:
+    if given := [name for name, value in single_model_options.items() if value]:
         raise InputError(f"{', '.join(given)} cannot be combined with more than one --model: choose one model")
     from mlimages.core import TqdmProgress, record_outputs
     from mlimages.reports import draw_models, model_table_lines
     from mlimages.training import probe_models
 
     with record_outputs([out], overwrite=force):
-        found = probe_models(read_labels(labels, table), models, most=max_images, seed=seed, progress=TqdmProgress())
+        found = probe_models(
+            read_labels(labels, table_options), models, most=max_images, seed=seed, progress=TqdmProgress()
+        )
         draw_models(found, out, overwrite=force)
     if as_json:
         print_as_json({**found.to_dict(), "plot": out})
@@ -100,12 +102,12 @@ def _probe_models(
     print("\n".join(model_table_lines(found)))
     print_to_stderr(f"plot: {out}")
     best = found.scores[0].probe
-    print_next_command("finetune", labels, *to_arguments(table), "--model", best.model, "--freeze", best.freeze)
+    print_next_command("finetune", labels, *to_arguments(table_options), "--model", best.model, "--freeze", best.freeze)
 
 
 @takes_options(TableOptions)
 def features(
-    table: dict[str, Any],
+    table_options: dict[str, Any],
     labels: Path = LABELS,
     out: Path = typer.Option(Path("features.npz"), "-o", "--out", metavar="FILE.npz", help="Output file (.npz)."),
     model: str = typer.Option(DEFAULT_MODEL, metavar="NAME", help="Network."),
@@ -119,8 +121,8 @@ def features(
 ) -> None:
     """Write the features of images, for a classifier of your own.
 
-    The .npz file contains the arrays features (float32, images x features), labels, paths and class_names. The features
-    are averaged over the positions in the image.
+    The .npz file contains the arrays features (float32, images x features), labels, paths and class_names. Feature maps
+    are averaged over their positions (global average pooling).
 
     Example: mlimages features labels.txt --model alexnet --layer fc7 -o features.npz
     """
@@ -129,7 +131,7 @@ def features(
 
     with record_outputs([out], overwrite=force):
         found = extract_features(
-            read_labels(labels, table),
+            read_labels(labels, table_options),
             model=model,
             weights=weights,
             layer=layer,

@@ -63,7 +63,7 @@ def repeat_lost_interrupts() -> None:
     sys.unraisablehook = send_again
 
 
-def log_server(log_format: str) -> None:
+def log_server_to_stderr(log_format: str) -> None:
     """Write the log of the server, including the access log, to standard error."""
     from mlimages.serving import JsonFormatter
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mlimages.cli.hints import print_next_command, read_parts, to_arguments
+from mlimages.cli.hints import print_next_command, read_splits, to_arguments
 from mlimages.cli.options import takes_options
 from mlimages.cli.process import use_one_blas_thread
 from mlimages.core import InputError, Share, format_interval, format_percent
@@ -32,7 +32,7 @@ def finetune(
     resume: Path = typer.Option(
         None,
         metavar="RUN",
-        help="Resume this run; with --epochs N, train it for more epochs.",
+        help="Resume this run; --epochs N sets a new total number of epochs.",
         rich_help_panel="Output",
     ),
     tensorboard: bool = typer.Option(
@@ -67,7 +67,7 @@ def finetune(
     if resume is None:
         with nullcontext() if is_main_process else redirect_stderr(io.StringIO()):  # only one process prints the notes
             for source in filter(None, (config.labels, config.val)):
-                read_parts(source, config)  # in every process: if only one failed, the others would wait for it
+                read_splits(source, config)  # in every process: if only one failed, the others would wait for it
     with ExitStack() as stack:
         callbacks = [stack.enter_context(ScalarWriter(config.out))] if tensorboard and is_main_process else []
         result = fine_tune(config, progress=TqdmProgress(), callbacks=callbacks)

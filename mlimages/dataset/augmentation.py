@@ -32,7 +32,14 @@ from mlimages.core import (
 )
 from mlimages.dataset.training_data import multi_hot
 from mlimages.images import iter_pixels
-from mlimages.labels import ClassNames, LabelFile, describe_renamed, folder_names, open_labels, write_label_file
+from mlimages.labels import (
+    ClassNames,
+    LabelFile,
+    describe_renamed_folders,
+    make_folder_names,
+    open_labels,
+    write_label_file,
+)
 
 Format = Literal["npz", "npy", "folder"]
 
@@ -166,7 +173,11 @@ def augment(
         if not any(each.rows for each in splits):
             raise InputError(f"{labels.path}: no image can be decoded: see {format_command('check', labels.path)}")
     has_class_folders = format == "folder" and not labels.is_multi_label
-    notes = describe_renamed(labels.class_names, _choose_class_folders(labels.class_names)) if has_class_folders else ()
+    notes = (
+        describe_renamed_folders(labels.class_names, _choose_class_folders(labels.class_names))
+        if has_class_folders
+        else ()
+    )
     return AugmentSummary(out, format, image, tuple(splits), tuple(broken), tuple(notes))
 
 
@@ -274,7 +285,7 @@ def _write_images(class_names: ClassNames, folder: Path, name: str, rows: Iterab
 
 
 def _choose_class_folders(class_names: ClassNames) -> tuple[str, ...]:
-    return folder_names(class_names, max_length=60)
+    return make_folder_names(class_names, max_length=60)
 
 
 def _make_file_name(image_number: int, row: _Row) -> str:

@@ -18,7 +18,7 @@ from mlimages.core import (
     refresh_listings,
     require_local_path,
 )
-from mlimages.labels import IMAGE_SUFFIXES, all_images, folder_names, is_shard, shards_in
+from mlimages.labels import IMAGE_SUFFIXES, find_shards, is_shard, iter_all_images, make_folder_names
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +35,8 @@ def find_images(sources: Iterable[Path]) -> Iterator[Path]:
         if is_file:
             yield source
             continue
-        if shards_in(source):
-            yield from all_images(source)
+        if find_shards(source):
+            yield from iter_all_images(source)
             continue
         if is_remote(source):
             found = sorted(source.rglob("*"), key=str)
@@ -64,7 +64,7 @@ def copy_by_class(
     If a file of the same name exists, a number is appended to the name; an identical file is not copied again.
     """
     folder = require_local_path(folder)
-    unknown, *folders = folder_names(["unknown", *class_names])
+    unknown, *folders = make_folder_names(["unknown", *class_names])
     for result in predictions:
         if isinstance(result, Prediction) and result.path:
             source = as_path(result.path)

@@ -17,7 +17,7 @@ NumberedObjects = Iterator[tuple[int, dict[str, Any]]]
 
 
 def read_annotations(file: TextIO, path: Path) -> NumberedObjects:
-    """Yield an object with the path and the label of each image in a .json or .xml export.
+    """Yield each image of a .json or .xml export: its number from 1, and a dict with its path and its label.
 
     Raises:
         LabelFileError: the format of the export is unknown.
@@ -34,7 +34,7 @@ def read_annotations(file: TextIO, path: Path) -> NumberedObjects:
         if isinstance(values, dict) and "images" in values and "annotations" in values:
             labels = _read_coco(values, path)
         elif not (isinstance(values, list) and all(isinstance(value, dict) for value in values)):
-            raise _unknown_format_error(path)
+            raise _make_unknown_format_error(path)
         elif any("annotations" in task and "data" in task for task in values):
             labels = _read_label_studio(values)
         else:
@@ -44,7 +44,7 @@ def read_annotations(file: TextIO, path: Path) -> NumberedObjects:
         yield number, {"file_name": name, "label": classes[0] if len(set(classes)) == 1 else classes}
 
 
-def _unknown_format_error(path: Path) -> LabelFileError:
+def _make_unknown_format_error(path: Path) -> LabelFileError:
     return LabelFileError(
         f"{path}: expected a JSON list of objects, or image-level annotations exported from COCO, Label Studio or CVAT"
     )
@@ -96,7 +96,7 @@ def _read_cvat(file: TextIO, path: Path) -> dict[str, list[str]]:
         raise LabelFileError(f"{path} is not valid XML: {error}") from error
     images = root.findall("image")
     if root.tag != "annotations" or not images:
-        raise _unknown_format_error(path)
+        raise _make_unknown_format_error(path)
     if not root.findall("image/tag"):
         raise LabelFileError(f"{path} contains shapes, but no tags; expected image-level annotations")
     return {image.get("name", ""): [tag.get("label", "") for tag in image.findall("tag")] for image in images}

@@ -74,9 +74,9 @@ def format_class_definition(class_names: Sequence[str]) -> str:
 
 
 def add_class_name(names: ClassNames, class_index: int, name: str) -> ClassNames:
-    """Return `names` with `name` as the name of the class `class_index`; a class that has a name keeps it.
+    """Return `names` in which the class `class_index` is named `name`, unless it already has another name.
 
-    Other classes without a name, up to `class_index`, are named by their index, such as "3".
+    If `names` is too short, it is extended; the other added classes are named by their index, such as "3".
     """
     padded = list(_pad_names(names, [class_index]))
     if padded[class_index] == str(class_index):
@@ -104,9 +104,9 @@ class FileClasses:
 def merge_class_names(files: Sequence[FileClasses]) -> tuple[ClassNames, tuple[ClassNames, ...]]:
     """Merge the classes of several files by name; return all names, and for each file the names by its class indices.
 
-    If another file has class names, labels without names are class indices for these names (in a table, only if the
-    labels are 0 to n - 1 over all such files). Otherwise each number is itself a class name, and numbers that do not
-    occur are not classes.
+    Labels of a file without class names are class indices of the names in another file; the labels of a table only if
+    the indices in all files are together 0 to n - 1. Otherwise each number is itself a class name, and numbers that do
+    not occur are not classes.
     """
     by_file = [_pad_names(file.names, file.labels) for file in files]
     numbers = {
@@ -151,14 +151,14 @@ def check_distinct_classes(classes: Mapping[str, Iterable[str]], split_folders: 
 
 
 def check_common_classes(classes: Mapping[str, Mapping[str, object]], split_folders: Mapping[str, Path]) -> None:
-    """Check that each split has a class of the training set; otherwise its folders are probably not classes.
+    """Check that each split has a class in common with the training set; otherwise its folders may not be classes.
 
     Args:
         classes: images by class name, by split.
         split_folders: folder by split, for the error message.
 
     Raises:
-        InputError: a split has no such class.
+        InputError: a split has no class in common with the training set.
     """
     for split, own in classes.items():
         if split != "train" and own and "train" in classes and not own.keys() & classes["train"].keys():

@@ -30,6 +30,6 @@ def render_class_table(path: Path, items: Iterable[LabeledPath], class_names: Cl
     rows = [
         (class_names[n], len(paths), make_html_images(paths)) for n, paths in by_class.items() if n < len(class_names)
     ]
-    left = f", {len(rows) - SHOWN_CLASSES} more" if len(rows) > SHOWN_CLASSES else ""
-    title = f"{path}: {pluralize(count, 'image')}, {pluralize(len(class_names), 'class')}"
-    return make_html_table(title, rows[:SHOWN_CLASSES], header=("class", "images", f"the first images{left}"))
+    shown = f" (the first {SHOWN_CLASSES} are shown)" if len(rows) > SHOWN_CLASSES else ""
+    title = f"{path}: {pluralize(count, 'image')}, {pluralize(len(class_names), 'class')}{shown}"
+    return make_html_table(title, rows[:SHOWN_CLASSES], header=("class", "images", "first images"))

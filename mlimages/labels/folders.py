@@ -32,8 +32,8 @@ from mlimages.labels.scanning import (
     normalize_class_name,
     walk_folders,
 )
-from mlimages.labels.shards import all_images, find_shard_classes, shards_in
-from mlimages.labels.splitting import groups_by_pattern
+from mlimages.labels.shards import find_shard_classes, find_shards, iter_all_images
+from mlimages.labels.splitting import group_by_pattern
 from mlimages.labels.table_options import TableOptions
 from mlimages.labels.tables import SHOWN
 
@@ -63,7 +63,7 @@ class FolderLabels:
         return (*([self.nested] if self.nested else []), *(f"left out: {text}" for text in self.left_out))
 
 
-def open_parts(source: LabelFile | str | os.PathLike[str], table: TableOptions | None = None) -> dict[str, LabelFile]:
+def open_splits(source: LabelFile | str | os.PathLike[str], table: TableOptions | None = None) -> dict[str, LabelFile]:
     """Open a label file or folder; return its label files by split: train, val and test, or "" if it is not split.
 
     Args:
@@ -106,7 +106,7 @@ def open_labels(source: LabelFile | str | os.PathLike[str], table: TableOptions 
     >>> open_labels("labels.txt").class_names
     ('cats', 'dogs')
     """
-    splits = open_parts(source, table)
+    splits = open_splits(source, table)
     if len(splits) > 1:
         path = as_path(source.path if isinstance(source, LabelFile) else source)
         label = format_command("label", path, "-o", path.with_suffix(".txt"))
@@ -151,11 +151,11 @@ def label_dir(folder: str | os.PathLike[str], label: int) -> LabelFile:
     Raises:
         InputError: the folder does not exist.
     """
-    root = _check_folder(as_path(folder))
+    root = _require_folder(as_path(folder))
     return LabelFile(
         root / "labels.txt",
         root,
-        items=lambda: (LabeledPath(path, label) for path in all_images(root)),
+        items=lambda: (LabeledPath(path, label) for path in iter_all_images(root)),
         class_names=add_class_name((), label, root.resolve().name),
     )
 
@@ -180,7 +180,7 @@ def label_dir_auto(
         InputError: the folder does not exist, there is no class folder with images, more than 1 % of the images are
             outside the class folders, two class names differ only in case, or a folder is not in `class_names`.
     """
-    source = _check_folder(as_path(folder))
+    source = _require_folder(as_path(folder))
     root = _find_class_root(source, class_names or ())
     split_folders = _find_split_folders(root)
     images_by_class = {split: _find_class_images(path, leaf=leaf) for split, path in split_folders.items()}
@@ -222,11 +222,11 @@ def label_dir_by_pattern(folder: str | os.PathLike[str], pattern: str) -> LabelF
     Images whose path does not match are left out and counted in the `notes`.
 
     Raises:
-        InputError: the folder does not exist, the expression is invalid, or half of the paths do not match.
+        InputError: the folder does not exist, the expression is invalid, or at least half of the paths do not match.
     """
-    root = _check_folder(as_path(folder))
-    paths = list(all_images(root))
-    found = groups_by_pattern([path.relative_to(root) for path in paths], pattern)
+    root = _require_folder(as_path(folder))
+    paths = list(iter_all_images(root))
+    found = group_by_pattern([path.relative_to(root) for path in paths], pattern)
     class_of = [normalize_class_name(found.get(path.relative_to(root), "")) for path in paths]
     unmatched = [str(path.relative_to(root)) for path, name in zip(paths, class_of, strict=True) if not name]
     shown = ", ".join(unmatched[:SHOWN])
@@ -241,13 +241,13 @@ def label_dir_by_pattern(folder: str | os.PathLike[str], pattern: str) -> LabelF
 
 def has_class_folders(folder: Path) -> bool:
     """Whether the folder contains shards, or folders of images other than the numbered subfolders of a class."""
-    return bool(shards_in(folder)) or any(
+    return bool(find_shards(folder)) or any(
         not NUMBERED_SUBFOLDER.search(str(path)) for path in _list_image_folders(folder)
     )
 
 
 def _list_image_folders(root: Path) -> list[Path]:
-    return [path for path in list_subfolders(root) if has_images(path, recursive=True) or shards_in(path)]
+    return [path for path in list_subfolders(root) if has_images(path, recursive=True) or find_shards(path)]
 
 
 def _find_class_root(root: Path, class_names: Sequence[str]) -> Path:
@@ -277,7 +277,7 @@ def _find_split_folders(root: Path) -> dict[str, Path]:
 
 def _find_class_images(root: Path, *, leaf: bool) -> dict[str, Callable[[], Iterator[Path]]]:
     """Return a function by class name that iterates over the images of the class, in folders or shards."""
-    if shards_in(root):
+    if find_shards(root):
         return {name: partial(map, Path, paths) for name, paths in find_shard_classes(root, leaf=leaf).items()}
     classes: dict[str, list[Path]] = {}
     for name, path in _find_class_folders(root, leaf=leaf).items():
@@ -317,7 +317,7 @@ def _find_class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
     return classes
 
 
-def _check_folder(root: Path) -> Path:
+def _require_folder(root: Path) -> Path:
     with refresh_listings(root):
         if not root.is_dir():
             raise InputError(f"no folder at {root}: check the path")

@@ -16,7 +16,7 @@ from typing import TextIO
 from mlimages.core import LabelFileError, format_command
 from mlimages.labels.annotations import NumberedObjects, read_annotations
 from mlimages.labels.scanning import IMAGE_SUFFIXES
-from mlimages.labels.shards import is_shard_of_classes
+from mlimages.labels.shards import is_labelled_shard
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 WRITABLE = (".txt", ".csv", ".tsv", ".jsonl")
@@ -80,7 +80,7 @@ def is_table(path: Path) -> bool:
     Raises:
         LabelFileError: the file does not exist, its format is unknown, or it is not UTF-8 or UTF-16.
     """
-    if check_suffix(path) != ".txt":
+    if get_supported_suffix(path) != ".txt":
         return True
     with open_text(path) as lines:
         sample = [line.strip() for line in islice(filter(str.strip, lines), SAMPLE_ROWS)]
@@ -118,7 +118,7 @@ def detect_delimiters(path: Path, *, split_at_whitespace: bool = False) -> list[
     Args:
         split_at_whitespace: split the lines of a .txt file without a delimiter into columns at white space.
     """
-    suffix = check_suffix(path)
+    suffix = get_supported_suffix(path)
     if suffix in (".jsonl", ".json", ".xml"):
         return [""]
     if not is_table(path):
@@ -135,7 +135,7 @@ def read_records(path: Path, delimiter: str) -> Iterator[Record]:
     Raises:
         LabelFileError: the file does not exist, is not UTF-8 or UTF-16, or a line cannot be read.
     """
-    suffix = check_suffix(path)
+    suffix = get_supported_suffix(path)
     with open_text(path, newline="") as lines:
         if suffix == ".jsonl":
             yield from _read_object_records(_read_json_lines(lines, path))
@@ -162,7 +162,7 @@ def read_text_rows(path: Path) -> Iterator[Row]:
             if not parts:
                 continue
             if len(parts) == 1:
-                raise _unexpected_line_error(path, number, "`path label`", line)
+                raise _make_unexpected_line_error(path, number, "`path label`", line)
             yield Row(number, _unquote(parts[0].strip()), _unquote(parts[1]))
 
 
@@ -186,7 +186,7 @@ def open_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
         raise LabelFileError(f"{path} is not UTF-8 at byte {error.start}: save it as UTF-8") from error
 
 
-def check_suffix(path: Path, suffixes: tuple[str, ...] = READABLE) -> str:
+def get_supported_suffix(path: Path, suffixes: tuple[str, ...] = READABLE) -> str:
     """Return the suffix of a label file in lower case.
 
     Raises:
@@ -197,7 +197,7 @@ def check_suffix(path: Path, suffixes: tuple[str, ...] = READABLE) -> str:
         return suffix
     if path.is_dir():
         raise LabelFileError(f"{path} is a folder: create its label file with {format_command('label', path)}")
-    if is_shard_of_classes(path):
+    if is_labelled_shard(path):
         label = format_command("label", path.parent)
         raise LabelFileError(f"{path} is a single shard: label all shards of its folder with {label}")
     if suffix in _CONVERSIONS and suffixes == READABLE:
@@ -229,7 +229,7 @@ def is_label_list(value: object) -> bool:
 
 def write_rows(file: TextIO, path: Path, rows: Iterable[tuple[str, Label]]) -> int:
     """Write `(path, label)` rows in the format of the suffix of `path`; return the number of rows."""
-    suffix, count = check_suffix(path, WRITABLE), 0
+    suffix, count = get_supported_suffix(path, WRITABLE), 0
     path_column = "file_name" if path.stem == "metadata" else "path"
     writer = csv.writer(file, delimiter=DELIMITERS.get(suffix, ","), lineterminator="\n")
     if suffix in DELIMITERS:
@@ -264,7 +264,7 @@ def _read_json_lines(lines: TextIO, path: Path) -> NumberedObjects:
         except (ValueError, RecursionError):
             values = None
         if not isinstance(values, dict):
-            raise _unexpected_line_error(path, number, '{"path": "...", "label": 0}', line)
+            raise _make_unexpected_line_error(path, number, '{"path": "...", "label": 0}', line)
         yield number, values
 
 
@@ -290,7 +290,7 @@ def _to_text(value: object) -> str:
     return str(value) if isinstance(value, str | int | float) else ""
 
 
-def _unexpected_line_error(path: Path, line_number: int, expected_text: str, line: str) -> LabelFileError:
+def _make_unexpected_line_error(path: Path, line_number: int, expected_text: str, line: str) -> LabelFileError:
     return LabelFileError(f"{path}:{line_number}: expected {expected_text}, found {line.strip()[:80]!r}")
 
 

@@ -24,7 +24,7 @@ from mlimages.labels.class_names import (
 )
 from mlimages.labels.descriptions import render_class_table, summarize_labels
 from mlimages.labels.formats import Label, is_multi_label, is_table, read_text_rows
-from mlimages.labels.label_output import to_text_items, write_own_label_file
+from mlimages.labels.label_output import to_text_items, write_label_output
 from mlimages.labels.label_texts import LabelReader
 from mlimages.labels.scanning import SPLIT_NAMES, make_path_resolver
 from mlimages.labels.splitting import sample_per_class, split
@@ -93,7 +93,7 @@ class LabelFile:
         return isinstance(next(self.text_items(), ("", 0))[1], tuple)
 
     def count_images(self) -> tuple[int, Counter[int]]:
-        """Return the number of images, and the number of images by class index; an image counts for each class."""
+        """Return the number of images, and the number by class index; an image counts once in each of its classes."""
         counts = Counter(label for _, label in self.text_items())
         by_class: Counter[int] = Counter()
         for label, count in counts.items():
@@ -117,7 +117,7 @@ class LabelFile:
         if explicit is not None:
             return explicit
         table = self._detect_table()
-        names = table.row_counts.labels if table and not table.has_numbers else ()
+        names = table.row_counts.labels if table and not table.has_class_indices else ()
         return () if names == tuple(map(str, range(len(names)))) else names
 
     @property
@@ -191,7 +191,7 @@ class LabelFile:
         """The class names, and the class indices that occur."""
         names, explicit, labels = self.class_names, self._find_explicit_class_names(), frozenset(self.count_images()[1])
         table = self._detect_table() if explicit is None else None
-        has_names, is_table = not all(map(is_class_index, names)), table is not None and not table.has_numbers
+        has_names, is_table = not all(map(is_class_index, names)), table is not None and not table.has_class_indices
         return FileClasses(names, labels, bool(explicit) or has_names, is_table)
 
     def _find_explicit_class_names(self) -> ClassNames | None:
@@ -257,7 +257,7 @@ class LabelFile:
             shares: share of the images in each split; the shares add up to 1.
             seed: random seed.
             groups: a value by image path; images with the same value stay in one split.
-            contents: identifier by image path; by default its path below the folder of its class.
+            contents: an identifier of the image's content, by image path; by default the path below the class folder.
 
         Raises:
             InputError: the shares are not positive or do not add up to 1.
@@ -300,7 +300,7 @@ class LabelFile:
         Raises:
             InputError: a file exists that mlimages did not write or that was changed since, and `overwrite` is false.
         """
-        write_own_label_file(as_path(path), self, self.defined_class_names, overwrite=overwrite)
+        write_label_output(as_path(path), self, self.defined_class_names, overwrite=overwrite)
         return LabelFile(path)
 
     def _replace_items(self, items: Callable[[], Iterable[LabeledPath]] | None) -> LabelFile:

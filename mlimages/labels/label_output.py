@@ -31,10 +31,10 @@ def write_label_file(path: Path, items: Iterable[LabeledPath], class_names: Sequ
     return count
 
 
-def write_own_label_file(
+def write_label_output(
     path: Path, items: Iterable[LabeledPath], class_names: Sequence[str] = (), *, overwrite: bool = False
 ) -> int:
-    """Write a label file and, with `class_names`, its class definition; return the number of images.
+    """Write a label file and, with `class_names`, its class definition as outputs; return the number of images.
 
     Raises:
         InputError: a file exists that mlimages did not write or that was changed since, and `overwrite` is false.

@@ -117,16 +117,16 @@ def is_zero_or_one(cell: str) -> bool:
     return cell.strip().lower() in ONES + ZEROS
 
 
-def is_one_hot(cells: Sequence[str], *, multi_label: bool) -> bool:
+def are_binary_cells(cells: Sequence[str], *, multi_label: bool) -> bool:
     """Whether all cells are 0 or 1, or mean 0 or 1; with `multi_label`, missing values such as -1 are ignored."""
     known = [cell for cell in cells if not (multi_label and cell.strip().lower() in UNKNOWN)]
     return bool(known) and all(map(is_zero_or_one, known))
 
 
-def label_text(label: Label, class_names: Sequence[str]) -> str:
+def format_label(label: Label, class_names: Sequence[str]) -> str:
     """Return the class name of a label; several class names are separated by `;`.
 
-    >>> label_text(1, ["cats", "dogs"]), label_text((0, 1), ["cats", "dogs"])
+    >>> format_label(1, ["cats", "dogs"]), format_label((0, 1), ["cats", "dogs"])
     ('dogs', 'cats;dogs')
     """
     return ";".join(class_names[n] for n in (label if isinstance(label, tuple) else (label,)))
@@ -158,12 +158,13 @@ def split_cell(cell: str, separator: str, location: str) -> Sequence[str]:
     return labels
 
 
-def count_multiple_classes(labels: Collection[str]) -> dict[str, int]:
-    """Return the number of labels that look like several classes, by separator (`"';'"`) or "brackets" (`[0, 3]`).
+def count_multi_class_labels(labels: Collection[str]) -> dict[str, int]:
+    """Count the labels that seem to contain several classes: by separator (`"';'"`), or as "brackets" (`[0, 3]`).
 
-    A class name may contain `|` or `,`. So labels with one of them count only if a name beside it occurs in two labels.
+    Since a class name may itself contain `|` or `,`, labels with such a separator are counted only if one of the names
+    between the separators occurs more than once.
 
-    >>> count_multiple_classes(["cats", "cats;dogs", "['cats', 'dogs']"])
+    >>> count_multi_class_labels(["cats", "cats;dogs", "['cats', 'dogs']"])
     {'brackets': 1, "';'": 1}
     """
     counts = {"brackets": sum(len(parse_list(label) or ()) > 1 for label in labels)}

@@ -26,10 +26,10 @@ from mlimages.core import (
 )
 from mlimages.labels.class_names import MAX_CLASSES, class_definition_path, read_class_names
 from mlimages.labels.folders import check_table_options, label_dir, label_dir_auto, label_dir_by_pattern, require_images
-from mlimages.labels.formats import check_suffix, is_table, read_text_rows
+from mlimages.labels.formats import get_supported_suffix, is_table, read_text_rows
 from mlimages.labels.identical_images import merge_identical_images
 from mlimages.labels.label_file import LabelFile
-from mlimages.labels.layout import describe_renamed, folder_names, write_class_folders
+from mlimages.labels.layout import describe_renamed_folders, make_folder_names, write_class_folders
 from mlimages.labels.scanning import MISSING_ADVICE, describe_skipped_entries
 from mlimages.labels.split_files import (
     SPLITS_BY_COUNT,
@@ -38,7 +38,7 @@ from mlimages.labels.split_files import (
     describe_stale_split_files,
     find_split_files,
 )
-from mlimages.labels.splitting import check_shares, groups_by_pattern
+from mlimages.labels.splitting import check_shares, group_by_pattern
 from mlimages.labels.table_options import TableOptions
 from mlimages.labels.tables import read_path_cells
 
@@ -153,7 +153,9 @@ class WrittenLabels:
 def make_label_files(
     options: LabelOptions, *, split: Splitter, note: Callable[[str], None] = lambda _: None
 ) -> tuple[WrittenLabels, ...]:
-    """Write label files from a folder or another label file; write none if only class folders of links are requested.
+    """Write label files from a folder or another label file, and class folders if `as_folders` is set.
+
+    For a label file as source, label files are only written if `out` or `split` is set.
 
     Args:
         options: the options of `mlimages label`.
@@ -201,7 +203,7 @@ def make_label_files(
         for path, file in zip(paths, files, strict=True):
             _require_readable(path, file)
     if options.as_folders:
-        for line in describe_renamed(labels.class_names, folder_names(labels.class_names)):
+        for line in describe_renamed_folders(labels.class_names, make_folder_names(labels.class_names)):
             note(line)
         write_class_folders(dict(zip(names, files, strict=True)), options.as_folders, copy=options.copy)
     if not has_output:
@@ -231,7 +233,7 @@ def _check_option_combinations(options: LabelOptions, source: Path) -> None:
     if options.copy and not options.as_folders:
         raise InputError("--copy requires --as-folders")
     if not source.is_dir():
-        check_suffix(source)
+        get_supported_suffix(source)
     if not (options.out or options.split or options.as_folders or source.is_dir()):
         raise InputError(f"{source} is already a label file: convert it with -o FILE, or split it with --split 0.8,0.2")
 
@@ -314,7 +316,7 @@ def _split_labels(
     if not options.group:
         return split(labels, options.split, options.seed)
     paths = [item.path for item in labels]
-    groups = groups_by_pattern(paths, options.group)
+    groups = group_by_pattern(paths, options.group)
     if not groups:
         raise InputError(
             f"--group {options.group} matches none of the {len(paths)} paths ({paths[0]} ...): correct the regular "

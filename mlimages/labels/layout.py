@@ -47,7 +47,7 @@ def write_class_folders(
     return len(targets)
 
 
-def folder_names(class_names: Sequence[str], *, max_length: int = 120) -> tuple[str, ...]:
+def make_folder_names(class_names: Sequence[str], *, max_length: int = 120) -> tuple[str, ...]:
     """Return a unique folder name for each class that is valid on any file system.
 
     Args:
@@ -61,7 +61,7 @@ def folder_names(class_names: Sequence[str], *, max_length: int = 120) -> tuple[
     )
 
 
-def describe_renamed(class_names: Sequence[str], folders: Sequence[str]) -> list[str]:
+def describe_renamed_folders(class_names: Sequence[str], folders: Sequence[str]) -> list[str]:
     """Return a line on the classes whose folder does not have the name of the class; an empty list for none."""
     renamed = [f"{name} as {folder}" for name, folder in zip(class_names, folders, strict=True) if name != folder]
     more = " ..." * (len(renamed) > SHOWN)
@@ -81,7 +81,7 @@ def _make_unique(name: str, used_names: set[str]) -> str:
 
 def _choose_targets(labels: LabelFile, folder: Path) -> Iterator[tuple[Path, Path]]:
     """Yield the path of the link or copy of each image, and the path of the image."""
-    names = folder_names(labels.class_names)
+    names = make_folder_names(labels.class_names)
     used: dict[int, set[str]] = {}
     for item in labels:
         yield folder / names[item.label] / _make_unique(item.path.name, used.setdefault(item.label, set())), item.path

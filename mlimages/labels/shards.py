@@ -31,7 +31,7 @@ def is_shard(path: Path) -> bool:
     return bool(_SHARD.fullmatch(path.name)) and not is_remote(path) and path.is_file()
 
 
-def shards_in(folder: Path) -> list[Path]:
+def find_shards(folder: Path) -> list[Path]:
     """Return the shards in a folder (`images-00000.tar`), sorted; none if a subfolder contains images.
 
     Args:
@@ -53,9 +53,9 @@ def shards_in(folder: Path) -> list[Path]:
     return [path for path in shards if path.is_file()]
 
 
-def all_images(folder: Path) -> Iterator[Path]:
+def iter_all_images(folder: Path) -> Iterator[Path]:
     """Yield the images in a folder and its subfolders, or in the shards of the folder."""
-    if shards_in(folder):
+    if find_shards(folder):
         yield from (Path(path) for path, _ in _read_shard_images(folder))
     else:
         yield from iter_images(folder)
@@ -82,14 +82,14 @@ def find_shard_classes(folder: Path, *, leaf: bool) -> dict[str, list[str]]:
     return classes
 
 
-def is_shard_of_classes(path: Path) -> bool:
+def is_labelled_shard(path: Path) -> bool:
     """Whether the path is a shard whose images have classes, from the manifest beside the shard or from folders."""
     return is_shard(path) and any(label for _, label in _read_shard_images(path))
 
 
 def _read_shard_images(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield the path and the label of each valid image."""
-    shards = shards_in(folder)
+    shards = find_shards(folder)
     folder = folder.parent if folder in shards else folder
     names = {shard.name for shard in shards}
     if manifests := [path for path in folder.glob("manifest*.jsonl") if path.is_file()]:
@@ -106,7 +106,7 @@ def _read_shard_images(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _read_manifest_labels(manifests: list[Path]) -> dict[str, str]:
-    """Return the labels by image path; the last row of a path is valid."""
+    """Return the labels by image path; of several rows with the same path, the last one is valid."""
     labels: dict[str, str] = {}
     for manifest in manifests:
         with manifest.open("rb") as lines:

@@ -51,7 +51,8 @@ def append_to_split(
     Classes are merged as by `append`.
 
     Args:
-        split_files: the existing label files, by path; the images of one that is not in `split_paths` stay only there.
+        split_files: the existing label files, by path; a file that is not in `split_paths` keeps its images, which are
+            not in the result.
         split_paths: the label files to create.
         split: splits the new images; returns one label file per path.
         by_number: see `append`.

@@ -73,15 +73,15 @@ def split(
         class_names: class names by class index.
         groups: a value by image path; images with the same value stay in one split, and an image without a
             value is a group of its own.
-        contents: identifier by image path; by default its path below the folder of its class, or below the folder that
-            contains all images.
+        contents: an identifier of the image's content, by image path; by default the path below the class folder, or
+            below the folder that contains all images.
 
     Raises:
         InputError: the shares are not positive or do not add up to 1.
     """
     check_shares(shares)
     names = _map_class_names(items, class_names)
-    labels = _choose_main_labels(items, names)
+    labels = _choose_stratification_classes(items, names)
     root, known = _find_common_folder(items), contents or {}
     image_ids = [
         known.get(item.path) or _identify_image(item.path, names[label], root)
@@ -128,7 +128,7 @@ def check_shares(shares: Sequence[float]) -> None:
         )
 
 
-def groups_by_pattern(paths: Iterable[Path], pattern: str) -> dict[Path, str]:
+def group_by_pattern(paths: Iterable[Path], pattern: str) -> dict[Path, str]:
     """Group paths by the match of a regular expression, or of its first group; return the match for each path.
 
     Raises:
@@ -181,7 +181,7 @@ def _identify_image(path: Path, class_name: str, root: Path | None) -> str:
     return f"{class_name}/{relative_name(path, root) if root is not None else path.as_posix()}"
 
 
-def _choose_main_labels(items: Sequence[LabeledPath], names: Mapping[int, str]) -> list[int]:
+def _choose_stratification_classes(items: Sequence[LabeledPath], names: Mapping[int, str]) -> list[int]:
     """Return the class by which each image is stratified: the rarest of its classes; -1 without classes."""
     counts = Counter(chain.from_iterable(item.labels or () for item in items))
     return [

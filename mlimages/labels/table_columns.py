@@ -19,10 +19,10 @@ from pathlib import Path
 
 from mlimages.core import InputError, LabelFileError, as_path, format_command, is_file, is_remote
 from mlimages.labels.formats import PATH_LABEL, WHITESPACE, Record, detect_delimiters, read_records
-from mlimages.labels.label_texts import is_one, is_one_hot, parse_list
+from mlimages.labels.label_texts import are_binary_cells, is_one, parse_list
 from mlimages.labels.scanning import IMAGE_SUFFIXES, SPLIT_NAMES
 from mlimages.labels.table_options import TableOptions
-from mlimages.labels.table_paths import find_relative_path, join_path, relative_path
+from mlimages.labels.table_paths import find_relative_path, get_relative_path, join_path
 from mlimages.labels.tables import (
     SHOWN,
     Table,
@@ -111,7 +111,7 @@ class _Sample:
     def location(self) -> _Location:
         """The path column, the folder and the suffix with which most images exist."""
         name = self.options.path_column
-        columns = [self._column_index(name)] if name else list(range(self.width))
+        columns = [self._find_column_index(name)] if name else list(range(self.width))
         rows = self.sample[1:] or self.sample
         locations = [self._choose_path_column(rows, columns, self.folder)]
         if locations[0].share < 0.5 and self.options.images is None and not is_remote(self.folder):
@@ -135,7 +135,7 @@ class _Sample:
         """Return the maximum number of parent folders to strip from the paths: all with --images, else 0."""
         if not self.options.images:
             return 0
-        return max((relative_path(cell, 0).strip("/").count("/") for cell in cells), default=0)
+        return max((get_relative_path(cell, 0).strip("/").count("/") for cell in cells), default=0)
 
     def _rank_by_name(self, column: int) -> int:
         return rank_path_column(self.normalized_row[column]) if self.normalized_row else 0
@@ -169,7 +169,7 @@ class _Sample:
             self.options.multi_label,
         )  # fmt: skip
 
-    def _sample_cells(self, columns: Sequence[int]) -> list[str]:
+    def _list_sample_cells(self, columns: Sequence[int]) -> list[str]:
         rows = self.sample[self.has_header :]
         return [row.cells[column].strip() for row in rows for column in columns if column < len(row.cells)]
 
@@ -178,12 +178,12 @@ class _Sample:
         is_named = self.delimiter == PATH_LABEL or self.options.label_column
         if len(label_columns) != 1 or not (is_named or self.normalized_row[label_columns[0]] in LABEL_COLUMN_NAMES):
             return False
-        cells = [cell for cell in self._sample_cells(label_columns) if cell]
+        cells = [cell for cell in self._list_sample_cells(label_columns) if cell]
         return bool(cells) and all(parse_list(cell) is not None for cell in cells)
 
     def _are_one_hot_columns(self, columns: Sequence[int]) -> bool:
         """Whether several label columns are one-hot, rather than columns of class names with --multi-label."""
-        return not self.options.multi_label or is_one_hot(self._sample_cells(columns), multi_label=True)
+        return not self.options.multi_label or are_binary_cells(self._list_sample_cells(columns), multi_label=True)
 
     def _find_split_column(self) -> int | None:
         """Return the column whose cells are names of splits, with at least two different splits.
@@ -213,7 +213,7 @@ class _Sample:
             lowered = [cell.lower() for cell in self.first_row]
             is_one_name = self._may_have_header and self.options.label_column.lower() in lowered
             names = [self.options.label_column] if is_one_name else self.options.label_column.split(",")
-            return tuple(map(self._column_index, names))
+            return tuple(map(self._find_column_index, names))
         others = [column for column in range(self.width) if column not in (path_column, self._find_split_column())]
         if self.has_header:
             known = [column for column in others if self.normalized_row[column] in LABEL_COLUMN_NAMES]
@@ -226,7 +226,7 @@ class _Sample:
             return one_hot
         advice = suggest_table_options(self.first_row if self.has_header else [""] * self.width)
         if len(self._find_binary_columns(others, multi_label=True)) > 1 and not self.options.multi_label:
-            advice += ", or --multi-label if several columns of 0 and 1 may be 1 in a row"
+            advice += ", or --multi-label if a row may contain 1 in several columns"
         raise LabelFileError(
             f"{self.path}:{self.sample[0].number}: expected a column named label or class, "
             f"found {', '.join(self.first_row)[:80]!r}: {advice}"
@@ -241,7 +241,7 @@ class _Sample:
     def _find_binary_columns(self, columns: Sequence[int], *, multi_label: bool) -> tuple[int, ...]:
         """Return the columns of a table with a header that contain only 0 and 1."""
         rows = self.sample[1:] if self.has_header else []
-        return tuple(c for c in columns if is_one_hot([row.cell(c) for row in rows], multi_label=multi_label))
+        return tuple(c for c in columns if are_binary_cells([row.cell(c) for row in rows], multi_label=multi_label))
 
     @property
     def _may_have_header(self) -> bool:
@@ -250,7 +250,7 @@ class _Sample:
             cell.lower().endswith(tuple(IMAGE_SUFFIXES)) for cell in self.first_row
         )
 
-    def _column_index(self, column: str) -> int:
+    def _find_column_index(self, column: str) -> int:
         """Return the index of a column by its name, ignoring case, or by its number from 1."""
         lowered = [cell.lower() for cell in self.first_row] if self._may_have_header else []
         if column.strip().lower() in lowered:

@@ -9,7 +9,7 @@ from mlimages.core import is_file, is_remote
 from mlimages.labels.annotations import resolve_label_studio_path
 
 
-def relative_path(cell: str, strip_components: int) -> str:
+def get_relative_path(cell: str, strip_components: int) -> str:
     """Return the path in a cell without its first folders; an image URL of Label Studio becomes a file path."""
     name = resolve_label_studio_path(cell.replace("\\", "/"))
     return "/".join(name.strip("/").split("/")[strip_components:]) if strip_components else name
@@ -17,14 +17,14 @@ def relative_path(cell: str, strip_components: int) -> str:
 
 def find_relative_path(cell: str, strip_components: int, folder: Path, suffix: str) -> str:
     """Return the path in a cell; surrounding white space is stripped if the image exists only without it."""
-    name, bare = relative_path(cell, strip_components), cell.strip()
+    name, bare = get_relative_path(cell, strip_components), cell.strip()
     if cell == bare or is_remote(folder) or is_file(join_path(folder, name + suffix)):
         return name
-    stripped = relative_path(bare, strip_components)
+    stripped = get_relative_path(bare, strip_components)
     return stripped if is_file(join_path(folder, stripped + suffix)) else name
 
 
-def case_hint(path: str) -> str:
+def find_case_hint(path: str) -> str:
     """Return a hint if a file exists whose name differs from that of `path` only in case; else ""."""
     folder, name = os.path.split(path)
     names = os.listdir(folder) if not is_remote(path) and os.path.isdir(folder) else []  # noqa: PTH112, PTH208

@@ -14,7 +14,7 @@ from mlimages.core import LabelFileError, is_file, is_remote, pluralize
 from mlimages.labels.class_names import is_class_index
 from mlimages.labels.formats import PATH_LABEL, Record, Row, detect_delimiters, read_records
 from mlimages.labels.label_texts import (
-    count_multiple_classes,
+    count_multi_class_labels,
     find_separator,
     format_list,
     is_one,
@@ -24,7 +24,7 @@ from mlimages.labels.label_texts import (
 )
 from mlimages.labels.scanning import SPLIT_NAMES, natural_sort_key
 from mlimages.labels.splitting import compile_pattern, match_group
-from mlimages.labels.table_paths import case_hint, find_relative_path, join_path
+from mlimages.labels.table_paths import find_case_hint, find_relative_path, join_path
 
 PATH_COLUMN_NAMES = (
     "path", "file_name", "filename", "file", "image", "image_path", "img_path", "filepath", "file_path", "filepaths",
@@ -74,25 +74,25 @@ class Table:
         """Return an iterator over the rows, except those without a path or without a label."""
         if self.merges_rows:
             return (row for row, _ in self._merged_rows)
-        return (row for row in self._all_rows() if row.path and row.label)
+        return (row for row in self._iter_all_rows() if row.path and row.label)
 
     @property
     def _merged_rows(self) -> list[tuple[Row, str]]:
         """The rows, with one row per image and split for all of its classes, and their splits."""
         merged: dict[tuple[str, str], tuple[int, dict[str, None]]] = {}
-        for row, split in self._rows_and_splits():
+        for row, split in self._iter_rows_and_splits():
             _, labels = merged.setdefault((os.path.normpath(row.path), split), (row.number, {}))
             labels.update(dict.fromkeys(parse_list(row.label) or ()))
         return [(Row(number, path, format_list(labels)), split) for (path, split), (number, labels) in merged.items()]
 
-    def _rows_and_splits(self) -> Iterator[tuple[Row, str]]:
-        for record, row in zip(self._records(), self._all_rows(), strict=True):
+    def _iter_rows_and_splits(self) -> Iterator[tuple[Row, str]]:
+        for record, row in zip(self._iter_records(), self._iter_all_rows(), strict=True):
             if row.path and row.label:
                 yield row, "" if self.split_index is None else parse_split(record.cell(self.split_index))
 
-    def _all_rows(self) -> Iterator[Row]:
+    def _iter_all_rows(self) -> Iterator[Row]:
         expression = compile_pattern(self.class_from) if self.class_from else None
-        for record in self._records():
+        for record in self._iter_records():
             path = record.cell(self.path_index)
             label = match_group(expression, path) if expression else self._read_label(record)
             if expression and label and self.merges_rows:
@@ -101,7 +101,7 @@ class Table:
                 path = find_relative_path(path, self.strip_components, self.folder, self.suffix) + self.suffix
             yield Row(record.number, path, label or "")
 
-    def _records(self) -> Iterator[Record]:
+    def _iter_records(self) -> Iterator[Record]:
         return islice(read_records(self.path, self.delimiter), int(self.has_header), None)
 
     def _read_label(self, record: Record) -> str:
@@ -110,19 +110,19 @@ class Table:
             return self._read_label_list(cells, record.number)
         if len(cells) == 1:
             return "" if self._excludes_lists and parse_list(cells[0]) is not None else cells[0]
-        names = self._one_hot_names(cells)
+        names = self._find_one_hot_names(cells)
         return names[0] if len(names) == 1 else ""
 
     def _read_label_list(self, cells: Sequence[str], line_number: int) -> str:
         """Return the classes of a row as a JSON list; "" if its cells are blank, or neither 0 nor 1."""
         if self._is_one_hot:
             is_valid = any(cells) and all(is_zero_or_one(cell or "0") for cell in cells)
-            return format_list(self._one_hot_names(cells)) if is_valid else ""
+            return format_list(self._find_one_hot_names(cells)) if is_valid else ""
         names = [name for cell in cells for name in split_cell(cell, self._separator, f"{self.path}:{line_number}")]
         return format_list(names) if names or () in map(parse_list, cells) else ""
 
-    def _one_hot_names(self, cells: Sequence[str]) -> list[str]:
-        return [self._column_name(i) for i, cell in zip(self.label_indices, cells, strict=True) if is_one(cell)]
+    def _find_one_hot_names(self, cells: Sequence[str]) -> list[str]:
+        return [self._get_column_name(i) for i, cell in zip(self.label_indices, cells, strict=True) if is_one(cell)]
 
     @property
     def _is_one_hot(self) -> bool:
@@ -131,11 +131,11 @@ class Table:
     @cached_property
     def _has_blanks(self) -> bool:
         """Whether a label cell is blank."""
-        return any(not record.cell(i).strip() for record in self._records() for i in self.label_indices)
+        return any(not record.cell(i).strip() for record in self._iter_records() for i in self.label_indices)
 
     @cached_property
     def _separator(self) -> str:
-        cells = {record.cell(i): record.number for record in self._records() for i in self.label_indices}
+        cells = {record.cell(i): record.number for record in self._iter_records() for i in self.label_indices}
         return find_separator(self.path, cells)
 
     @cached_property
@@ -148,14 +148,14 @@ class Table:
         """The split (train, val or test) of each row in `rows`; an empty tuple if the table has no column of splits."""
         if self.split_index is None:
             return ()
-        return tuple(split for _, split in (self._merged_rows if self.merges_rows else self._rows_and_splits()))
+        return tuple(split for _, split in (self._merged_rows if self.merges_rows else self._iter_rows_and_splits()))
 
-    def _column_name(self, column_index: int) -> str:
+    def _get_column_name(self, column_index: int) -> str:
         name = self.columns[column_index] if column_index < len(self.columns) else ""
         return name or f"column {column_index + 1}"
 
     @property
-    def has_numbers(self) -> bool:
+    def has_class_indices(self) -> bool:
         """Whether the labels are class indices (`path index` lines) rather than names."""
         return self.delimiter == PATH_LABEL and not self.class_from and all(map(is_class_index, self.row_counts.labels))
 
@@ -170,7 +170,7 @@ class Table:
         labels: dict[str, None] = {}
         count, missing, unlabelled = 0, [], []
         local, images = not is_remote(self.folder), set[str]()
-        for row in self._all_rows():
+        for row in self._iter_all_rows():
             if not (row.path and row.label):
                 unlabelled.append(row.number)
                 continue
@@ -195,12 +195,12 @@ class Table:
         changes += [f"in {self.folder}"] * (self.folder != self.path.parent)
         changes += [f"without {pluralize(self.strip_components, 'parent folder')}"] * bool(self.strip_components)
         image = f"{self._describe_column(self.path_index)} as image" + (f" ({', '.join(changes)})" if changes else "")
-        labels = ", ".join(map(self._column_name, self.label_indices))
+        labels = ", ".join(map(self._get_column_name, self.label_indices))
         label = f"'{self.class_from}' in the path" if self.class_from else labels
         details = ["one-hot"] * self._is_one_hot + ["several per image"] * self.has_lists
         details += ["blank cells as 0"] * (self.has_lists and self._is_one_hot and self._has_blanks)
         label += f" ({', '.join(details)})" if details else ""
-        split = f", {self._column_name(self.split_index)} as split" if self.split_index is not None else ""
+        split = f", {self._get_column_name(self.split_index)} as split" if self.split_index is not None else ""
         images = f"{counts.rows - len(counts.missing):,} of {counts.rows:,} images exist"
         names = ", ".join(counts.labels[:SHOWN]) + " ..." * (len(counts.labels) > SHOWN)
         classes = f"{pluralize(len(counts.labels), 'class')}: {names}"
@@ -213,7 +213,7 @@ class Table:
         shown = ", ".join(map(str, numbers[:SHOWN])) + " ..." * (len(numbers) > SHOWN)
         reason, hint = "without a path or a class", "; for an image without classes, write []" * (not self.class_from)
         if not self.has_lists:
-            reason, hint = "without a path or one class", ""
+            reason, hint = "without a path or exactly one class", ""
         elif self._is_one_hot:
             reason, hint = "without a path, with only blank labels, or with a value such as -1 or NaN", ""
         note = f"{self.path}: left out: {pluralize(len(numbers), 'row')} {reason} (row {shown}){hint}"
@@ -231,13 +231,13 @@ class Table:
             if count := sum(len(label.split()) > 1 and names.issuperset(label.split()) for label in labels):
                 yield f"{pluralize(count, 'class name')} made of other class names: separate classes by ';', not spaces"
             return
-        if counts := count_multiple_classes(labels):
+        if counts := count_multi_class_labels(labels):
             separator, count = next(iter(counts.items()))
             contain = f"{pluralize(count, 'label')} contain{'s' * (count == 1)} {separator}"
             yield f"{contain}: use --multi-label if an image may have several classes"
             return
         lists = replace(self, has_lists=True, merges_rows=True)
-        rows = lists._all_rows() if self.row_counts.unlabelled and not self.class_from else ()
+        rows = lists._iter_all_rows() if self.row_counts.unlabelled and not self.class_from else ()
         if count := sum(len(parse_list(row.label) or ()) > 1 for row in rows):
             yield f"{pluralize(count, 'row')} with several classes: use --multi-label to keep all classes"
 
@@ -259,7 +259,7 @@ class Table:
         return (f"{self.path}: classes that differ only in case: {shown}",) if similar else ()
 
     def _describe_column(self, column_index: int) -> str:
-        name = self._column_name(column_index)
+        name = self._get_column_name(column_index)
         return name if name.startswith("column ") else f"column {name}"
 
     def require_images(self) -> None:
@@ -282,7 +282,7 @@ class Table:
             raise LabelFileError(f"{self.path}:{counts.unlabelled[0]}: expected {expected}{notes}")
         if 2 * len(counts.missing) > counts.rows:
             first = join_path(self.folder, counts.missing[0])
-            first += case_hint(first)
+            first += find_case_hint(first)
             raise LabelFileError(
                 f"{self.path}: only {counts.rows - len(counts.missing):,} of {counts.rows:,} images exist "
                 f"(paths from {self._describe_column(self.path_index)}; no file at {first}): {self.advice}"

@@ -24,7 +24,7 @@ from mlimages.core import (
     format_command,
 )
 from mlimages.dataset import load_mean_image, mean_image_differences
-from mlimages.labels import ClassNames, LabelFile, merge_classes, open_labels, open_parts
+from mlimages.labels import ClassNames, LabelFile, merge_classes, open_labels, open_splits
 from mlimages.networks import FrozenPart, Model, build_model, freeze, wrap_network
 from mlimages.reports import RunFiles, read_settings
 from mlimages.training import distributed
@@ -178,7 +178,7 @@ def read_label_files(config: FineTuneConfig) -> LabeledImages:
         InputError: a file cannot be read, a class of `val` is not in `labels`, or there is only one class.
     """
     labels, val = config.labels, config.val
-    parts = open_parts(labels, config)
+    parts = open_splits(labels, config)
     if not parts.keys() & {"", "train"}:
         raise InputError(
             f"{labels} contains the splits {', '.join(parts)}, but no split train: add it, or pass a single split"

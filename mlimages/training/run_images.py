@@ -11,7 +11,7 @@ from pathlib import Path
 from mlimages.checks import split_labels
 from mlimages.core import BrokenImage, InputError, Progress, pluralize
 from mlimages.images import check_missing_images, require_available
-from mlimages.labels import ClassNames, open_parts
+from mlimages.labels import ClassNames, open_splits
 from mlimages.training import distributed
 from mlimages.training.array_store import ArrayStore, open_pixel_store
 from mlimages.training.config import FineTuneConfig
@@ -94,7 +94,7 @@ def _hold_out_validation_images(
     """
     paths: list[Path] = []
     if distributed.is_main_process():
-        parts = open_parts(config.labels, config)
+        parts = open_splits(config.labels, config)
         shares = (1 - config.val_share, config.val_share)
         paths = [item.path for item in split_labels(parts.get("train") or parts[""], shares, config.seed)[1]]
     val = set(distributed.broadcast(paths))

@@ -278,7 +278,10 @@ def test_links_in_a_circle_and_what_may_not_be_read_cost_themselves_alone(folder
         (["label", "data", "--classes", "none.txt"], "no class definition at none.txt"),
         (["check", "data/ants"], "images and no class folders: create a folder per class"),
         (["mean", "data/empty"], "no images in data/empty: expected a folder per class"),
-        (["check", "data", "none.txt"], "no folder or label file at none.txt: create one with `mlimages label FOLDER`"),
+        (
+            ["check", "data", "none.txt"],
+            "no folder or label file at none.txt: create a label file with `mlimages label FOLDER`",
+        ),
         (["finetune", "nosuch", "--val", "data"], "no folder or label file at nosuch"),
         (["finetune", "data", "--val", "nosuch"], "no folder or label file at nosuch"),
         (
@@ -409,7 +412,7 @@ def test_fix_moves_into_the_quarantine_alone_and_is_followed_in_every_label_file
     done = run_cli("check", "x/y/a.txt", "b.txt", "ours.csv", "--fix", "--yes")
     assert (tmp_path / "b.txt").read_bytes() == own  # a person wrote it
     assert (
-        "not updated (not written by mlimages, or edited since): x/y/a.txt, b.txt; use NAME_checked.txt" in done.stderr
+        "not updated: x/y/a.txt, b.txt (not written by mlimages, or edited since); use NAME_checked.txt" in done.stderr
     )
     assert (tmp_path / "ours.csv").read_text() == "path,label\nx/y/a_quarantine/cut.jpg,0\naway/png.png,0\n"
     assert [path.name for path in (tmp_path / "x/y/a_quarantine").iterdir()] == ["cut.jpg"]

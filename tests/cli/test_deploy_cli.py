@@ -241,7 +241,7 @@ def test_swapped_arguments_are_answered_with_their_order(
     image, folder = items[0].path, items[0].path.parent
     for first, second in ((image, model), (image, run), (folder, model)):
         error = CliRunner().invoke(app, [*words, str(first), str(second)]).exception
-        assert str(error) == f"{first} is not a model: put the model, {second}, first"
+        assert str(error) == f"{first} is not a model, but {second} is: swap the two arguments"
     missing = CliRunner().invoke(app, [*words, "none.onnx", str(model)]).exception
     assert "no file at none.onnx" in str(missing)
 

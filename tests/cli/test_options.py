@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from mlimages.__main__ import main
 from mlimages.cli import main as cli
-from mlimages.cli.options import GroupedCommand, takes_options
+from mlimages.cli.options import SectionedHelpCommand, takes_options
 from mlimages.core import option_fields
 from mlimages.labels import TableOptions
 from mlimages.training import FineTuneConfig
@@ -40,7 +40,7 @@ def app(values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def run(settings: dict[str, Any], extra: bool = typer.Option(False, "--extra", help="Extra.")) -> None:
         values.update(settings, extra=extra)
 
-    made.command(cls=GroupedCommand)(run)
+    made.command(cls=SectionedHelpCommand)(run)
     return made
 
 
@@ -146,7 +146,7 @@ def parameters_of_commands(is_tested: Callable[[Any], bool]) -> list[tuple[list[
     def walk(command: Any, words: list[str]) -> None:
         for name, child in getattr(command, "commands", {}).items():
             walk(child, [*words, name])
-        if isinstance(command, GroupedCommand):
+        if isinstance(command, SectionedHelpCommand):
             found.extend((words, param.name) for param in command.params if is_tested(param))
 
     walk(COMMANDS, [])

@@ -15,7 +15,7 @@ from mlimages.checks import check, write_outcome
 from mlimages.core import ImageProperty, InputError, Share
 from mlimages.dataset import MeanImage, TrainingData, augment
 from mlimages.export import export_network, quantize
-from mlimages.labels import LabelFile, label_dir_auto, write_class_names, write_own_label_file
+from mlimages.labels import LabelFile, label_dir_auto, write_class_names, write_label_output
 from mlimages.reports import (
     CutScore,
     ModelScore,
@@ -70,8 +70,8 @@ WRITERS = {
     "OnnxBundle.write": Writer(
         "b.onnx", lambda f, force: bundle_at(f / "b.onnx").write(tiny_model(f / "net.onnx"), overwrite=force)
     ),
-    "write_own_label_file": Writer(
-        "o_class_def.txt", lambda f, force: write_own_label_file(f / "o.txt", [], ["a"], overwrite=force)
+    "write_label_output": Writer(
+        "o_class_def.txt", lambda f, force: write_label_output(f / "o.txt", [], ["a"], overwrite=force)
     ),
     "write_class_names": Writer("c.txt", lambda f, force: write_class_names(f / "c.txt", ["a"], overwrite=force)),
     "write_outcome": Writer(

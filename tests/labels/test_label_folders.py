@@ -15,7 +15,7 @@ from mlimages.labels import (
     label_dir_by_pattern,
     make_label_files,
     open_labels,
-    open_parts,
+    open_splits,
 )
 from tests.checks.test_validation import jpeg, scene
 from tests.conftest import RunCli
@@ -152,8 +152,8 @@ def notes_of(parts: dict[str, LabelFile]) -> dict[str, tuple[str, ...]]:
 
 def test_what_was_opened_is_said_in_one_line_a_part(tmp_path: Path) -> None:
     touch(tmp_path, *(f"ant/{n}.jpg" for n in range(3)), "bee/x 1.jpg")
-    assert notes_of(open_parts(tmp_path)) == {"": (f"{tmp_path}: 4 images, 2 classes: ant 3, bee 1",)}
-    found = open_parts(tmp_path, TableOptions(class_from=r"(\d)"))
+    assert notes_of(open_splits(tmp_path)) == {"": (f"{tmp_path}: 4 images, 2 classes: ant 3, bee 1",)}
+    found = open_splits(tmp_path, TableOptions(class_from=r"(\d)"))
     assert notes_of(found) == {"": (f"{tmp_path}: 4 images, 3 classes: 0 1, 1 2, 2 1",)}
     assert classes(found[""]) == {"0": 1, "1": 2, "2": 1}
     some = open_labels(tmp_path, TableOptions(class_from="(ant)"))
@@ -162,14 +162,14 @@ def test_what_was_opened_is_said_in_one_line_a_part(tmp_path: Path) -> None:
         "left out: 1 of 4 paths do not match the regular expression (ant) (bee/x 1.jpg)",
     )  # fmt: skip
     assert (some.path, some.img_root) == (tmp_path / "labels.txt", tmp_path)
-    assert open_parts(some) == {"": some}
+    assert open_splits(some) == {"": some}
 
 
 def test_each_part_has_its_line_its_name_and_the_notes_of_all(tmp_path: Path) -> None:
     touch(tmp_path, "Training/ant/1.jpg", "Training/ant/2.jpg", "Training/bee/1.jpg", "valid/bee/1.jpg", "x.jpg")
     (tmp_path / "valid/cow").mkdir()
     notes = ("left out: valid/cow: no images", "left out: x.jpg: outside the folders train, val and test")
-    assert notes_of(open_parts(tmp_path)) == {
+    assert notes_of(open_splits(tmp_path)) == {
         "train": (f"{tmp_path}, train: 3 images, 2 classes: ant 2, bee 1", *notes),
         "val": (f"{tmp_path}, val: 1 image, 2 classes: ant 0, bee 1", *notes),
     }

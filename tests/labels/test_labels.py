@@ -16,11 +16,11 @@ from mlimages.labels import (
     LabelFile,
     LabelOptions,
     append,
-    folder_names,
-    groups_by_pattern,
+    group_by_pattern,
     label_dir,
     label_dir_auto,
     label_dir_by_pattern,
+    make_folder_names,
     make_label_files,
     read_class_names,
     read_paths,
@@ -301,7 +301,7 @@ def test_a_split_depends_neither_on_where_images_and_label_file_are_nor_on_the_o
 
 
 def test_images_of_one_group_stay_on_one_side() -> None:
-    groups = groups_by_pattern((item.path for item in many()), r"/(\d)\d*\.jpg")
+    groups = group_by_pattern((item.path for item in many()), r"/(\d)\d*\.jpg")
     train, val = split(many(), [0.7, 0.3], seed=0, groups=groups)
     assert not {groups[item.path] for item in train} & {groups[item.path] for item in val}
     assert 40 <= len(val) <= 80
@@ -350,7 +350,7 @@ def test_images_of_the_same_name_do_not_hide_each_other_nor_leave_the_folder(tmp
 
 @given(names=st.lists(st.text(min_size=1, max_size=6), max_size=12, unique=True), longest=st.integers(1, 8))
 def test_folder_names_are_never_the_same_on_any_disk(names: list[str], longest: int) -> None:
-    found = folder_names(names, max_length=longest)
+    found = make_folder_names(names, max_length=longest)
     assert len({unicodedata.normalize("NFC", name).casefold() for name in found}) == len(names)
     assert not any(set(name) & set("/\\") or name in (".", "..") for name in found)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mlimages.checks import split_labels
 from mlimages.core import ImageProperty, InputError, LabeledPath, LabelFileError
 from mlimages.dataset import TrainingData, augment, compute_mean
-from mlimages.labels import LabelFile, TableOptions, merge_classes, open_parts, write_class_folders, write_label_file
+from mlimages.labels import LabelFile, TableOptions, merge_classes, open_splits, write_class_folders, write_label_file
 from tests.conftest import RunCli
 from tests.labels.test_labels import NAMES, touch
 
@@ -120,7 +120,7 @@ def test_any_number_of_classes_is_read_from_the_forms_that_have_it(
         ("a.jsonl", '{"path": "a.jpg", "label": ["x"]}\n' * 201 + '{"path": "b.jpg", "label": "x"}\n',
          TableOptions(), r"a.jsonl:202: expected one class on every line"),
         ("a.csv", 'image,tags\na.jpg,ant|bee\nb.jpg,"ant,bee"\n', MULTI, "a.csv:3: labels are separated by"),
-        ("a.csv", "image,p,q\na.jpg,1,1\nb.jpg,0,1\n", TableOptions(), "--multi-label if several columns"),
+        ("a.csv", "image,p,q\na.jpg,1,1\nb.jpg,0,1\n", TableOptions(), "if a row may contain 1 in several columns"),
         ("a.csv", "image,p,q\na.jpg,1,-1\nb.jpg,-1,1\n", MULTI, "a.csv:2: .* 0 or 1 in .*; 2 of 2 rows have another"),
         *(("a.csv", f'image,tags\na.jpg,"{cell}"\nb.jpg,1\n', MULTI, "a.csv:2: .* list of 0 and 1 without")
           for cell in ("[1, 0, 0]", "1,0,0", "[1 0 0]")),
@@ -240,7 +240,7 @@ def test_the_commands_keep_the_classes_of_an_image_in_several_folders(tmp_path: 
     augment(tmp_path / "labels.txt", tmp_path / "out.npz", image=ImageProperty(8), flip=True)
     assert np.load(tmp_path / "out.npz")["y"].sum(axis=0).tolist() == [12, 6, 2]
 
-    labels = open_parts(tmp_path / "photos", MULTI)[""]
+    labels = open_splits(tmp_path / "photos", MULTI)[""]
     assert sets(labels) == sets(LabelFile(tmp_path / "labels.txt"))
     x, y = next(TrainingData(labels, ImageProperty(8)).generate_batches(6))
     assert (x.shape, y.dtype) == ((6, 3, 8, 8), np.float32)

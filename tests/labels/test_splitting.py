@@ -17,7 +17,7 @@ from mlimages.labels.splitting import (
     _select_groups_after_cut,
     _split_groups,
     check_shares,
-    groups_by_pattern,
+    group_by_pattern,
     match_group,
     sample_per_class,
 )
@@ -167,10 +167,10 @@ def test_a_group_of_several_classes_belongs_to_its_most_frequent_one() -> None:
 
 def test_the_group_of_a_path_is_the_match_or_its_first_group() -> None:
     paths = [Path("a/12_3.jpg"), Path("b/x.jpg")]
-    assert groups_by_pattern(paths, r"\d+_") == {paths[0]: "12_"}
-    assert groups_by_pattern(paths, r"(\d+)_(\d)") == {paths[0]: "12"}
-    optional = groups_by_pattern(paths, r"[ab]/(\d)?")
+    assert group_by_pattern(paths, r"\d+_") == {paths[0]: "12_"}
+    assert group_by_pattern(paths, r"(\d+)_(\d)") == {paths[0]: "12"}
+    optional = group_by_pattern(paths, r"[ab]/(\d)?")
     assert optional == {paths[0]: "1", paths[1]: ""}
     with pytest.raises(InputError, match=r"'\(' is not a regular expression"):
-        groups_by_pattern(paths, "(")
+        group_by_pattern(paths, "(")
     assert match_group(re.compile("z"), "a") is None

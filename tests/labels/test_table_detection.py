@@ -10,7 +10,7 @@ from mlimages.core import InputError, LabelFileError, as_path
 from mlimages.labels import LabelFile, TableOptions
 from mlimages.labels.formats import Record
 from mlimages.labels.table_columns import detect_table
-from mlimages.labels.table_paths import relative_path
+from mlimages.labels.table_paths import get_relative_path
 from mlimages.labels.tables import Table, parse_split, read_path_cells
 from tests.labels.test_labels import touch
 
@@ -147,7 +147,11 @@ def test_the_paths_of_a_remote_folder_are_in_the_column_of_the_best_name(tmp_pat
     ("text", "options", "message"),
     [
         ("path,a,b\n1.jpg,1,x\n", {}, "a.csv:1: expected a column named label or class, found 'path, a, b': use"),
-        ("path,a,b\n1.jpg,1,1\n", {}, "(columns: path, a, b), .*, or --multi-label if several columns of 0 and 1"),
+        (
+            "path,a,b\n1.jpg,1,1\n",
+            {},
+            "(columns: path, a, b), .*, or --multi-label if a row may contain 1 in several columns",
+        ),
         ("path,a,b\n1.jpg,1\n2.jpg,0,1\n", {"multi_label": True}, None),
         ("path,label\n1.jpg,x\n", {"path_column": "0"}, "has no column '0'; its columns: path, label"),
         ("path,label\n1.jpg,x\n", {"path_column": "3"}, "has no column '3'"),
@@ -187,7 +191,7 @@ def test_notes_show_ten_names_and_count_the_others(tmp_path: Path, count: int) -
     assert missing.missing_notes == (f"{tmp_path}/a.csv: missing: {names}{more}",)
     blank = table_of(tmp_path, "path,label\n" + "a.jpg,\n" * count + "b.jpg,x\n")
     lines = ", ".join(str(n) for n in range(2, min(count, 10) + 2)) + (" ..." if count > 10 else "")
-    what = f"left out: {count} row{'s' * (count > 1)} without a path or one class (row {lines})"
+    what = f"left out: {count} row{'s' * (count > 1)} without a path or exactly one class (row {lines})"
     assert blank.left_out_notes == (f"{tmp_path}/a.csv: {what}",)
 
 
@@ -313,7 +317,7 @@ def test_rows_with_a_label_must_be_more_than_those_without(tmp_path: Path, blank
 @pytest.mark.parametrize(("lines", "numbers"), [("a.jpg 0\nb.jpg 1\n", True), ("a.jpg 0\nb.jpg ant\n", False)])
 def test_lines_of_which_some_have_names_have_names(tmp_path: Path, lines: str, numbers: bool) -> None:
     touch(tmp_path, "a.jpg", "b.jpg")
-    assert table_of(tmp_path, lines, "a.txt", suffix="").has_numbers is numbers
+    assert table_of(tmp_path, lines, "a.txt", suffix="").has_class_indices is numbers
 
 
 @pytest.mark.parametrize(
@@ -336,7 +340,7 @@ def test_the_cells_of_the_path_column(tmp_path: Path, text: str, expected: list[
     [("a/b/c.jpg", 0, "a/b/c.jpg"), ("a/b/c.jpg", 1, "b/c.jpg"), ("/a/b/c.jpg", 2, "c.jpg"), ("a\\c.jpg", 1, "c.jpg")],
 )
 def test_a_path_without_its_first_folders(cell: str, strip: int, expected: str) -> None:
-    assert relative_path(cell, strip) == expected
+    assert get_relative_path(cell, strip) == expected
 
 
 @pytest.mark.parametrize(
@@ -356,6 +360,6 @@ def test_a_note_says_what_a_label_file_of_the_own_format_leaves_out(tmp_path: Pa
         for name, label in (("a", "ant"), ("b", ["ant", "bee"]), ("c", "bee"))
     ))  # fmt: skip
     assert LabelFile(tmp_path / "a.jsonl").notes == (
-        f"{tmp_path}/a.jsonl: left out: 1 row without a path or one class (row 2)",
+        f"{tmp_path}/a.jsonl: left out: 1 row without a path or exactly one class (row 2)",
         f"{tmp_path}/a.jsonl: 1 row with several classes: use --multi-label to keep all classes",
     )

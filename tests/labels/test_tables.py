@@ -15,7 +15,7 @@ from mlimages.labels import (
     TableOptions,
     merge_classes,
     open_labels,
-    open_parts,
+    open_splits,
     read_paths,
     write_label_file,
 )
@@ -281,7 +281,7 @@ def test_a_row_without_one_class_costs_itself_alone(tmp_path: Path, name: str, t
     assert {item.path.name for item in labels} <= {"id0.jpg", "id2.jpg", "id3.jpg", "id4.jpg"}
     assert labels.class_names == ("ant", "bee")
     (note,) = [note for note in labels.notes if "left out" in note]
-    assert note.endswith(f"without a path or one class (row {rows})")
+    assert note.endswith(f"without a path or exactly one class (row {rows})")
 
 
 @pytest.mark.parametrize("cell", ["/kaggle/input/pets/{}.jpg", "/data/upload/4/{}.jpg", "C:\\pets\\{}.jpg"])
@@ -301,7 +301,7 @@ def test_a_column_of_parts_is_taken_as_what_it_is(tmp_path: Path, column: str, v
     touch(tmp_path, *(f"{each}.jpg" for each in IDS))
     rows = [f"{each}.jpg|{breed}|{values[n % 2]}" for n, (each, breed) in enumerate(BOTH)]
     (tmp_path / "a.csv").write_text(table(f"image|breed|{column}", rows))
-    parts = open_parts(tmp_path / "a.csv")
+    parts = open_splits(tmp_path / "a.csv")
     if values[1] == "7":
         assert list(parts) == [""]
     else:
