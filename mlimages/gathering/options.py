@@ -117,21 +117,21 @@ class GatherOptions:
     ] = MAX_PIXELS
     restore_deleted: Annotated[bool, Option("Download deleted images again.", "Images", is_advanced=True)] = False
     keep_deleted: Annotated[
-        bool, Option("Do not download deleted images again, even if many are missing.", "Images", is_advanced=True)
+        bool, Option("Treat missing images as deleted on purpose, however many are missing.", "Images", is_advanced=True)
     ] = False
     layout: Annotated[
         Literal["folders", "tar"],
         Option(
-            "folders: a file per image in a folder per class; tar: shards of up to 10,000 images, with a JSON file for "
-            "each (WebDataset).",
+            "folders: a file per image in a folder per class; tar: shards of up to 10,000 images, with a JSON file per "
+            "image (WebDataset).",
             "Output",
         ),
     ] = "folders"
     metadata: Annotated[
         bool,
         Option(
-            "Write metadata.jsonl for the Hugging Face imagefolder loader, with the label and other columns of each "
-            "image.",
+            "Write metadata.jsonl for the Hugging Face imagefolder loader, with the label of each image and the "
+            "metadata from its list or provider.",
             "Output",
         ),
     ] = False
@@ -144,7 +144,7 @@ class GatherOptions:
     subfolders: Annotated[
         bool,
         Option(
-            "Store the images of a class in subfolders of 10,000: CLASS/part-0000/ and so on.",
+            "Store the images of a class in subfolders of up to 10,000 images: CLASS/part-0000/ and so on.",
             "Output",
             is_advanced=True,
         ),
@@ -237,7 +237,7 @@ class GatherOptions:
             raise InputError("restore_deleted and keep_deleted are mutually exclusive")
         if self.metadata and self.layout == "tar":
             raise InputError(
-                "metadata requires layout folders: shards store the other columns in the JSON file of each image"
+                "metadata requires layout folders: shards store the metadata in the JSON file of each image"
             )
         if self.subfolders and self.layout == "tar":
             raise InputError("subfolders requires layout folders: shards are already limited to 10,000 images")

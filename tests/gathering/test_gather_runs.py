@@ -334,7 +334,7 @@ def test_a_manifest_of_noise_is_read_as_far_as_it_makes_sense(tmp_path: Path, li
 
 def test_a_manifest_of_a_later_version_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "manifest.jsonl").write_text('{"v": 2, "url": "u"}\n')
-    with pytest.raises(GatherError, match="version 2"):
+    with pytest.raises(GatherError, match="format version 2"):
         run(links(tmp_path), tmp_path)
 
 

@@ -354,7 +354,7 @@ def test_a_list_at_an_address_is_read(site: Site, tmp_path: Path) -> None:
     for address, options, message in (
         (site.url("/"), GatherOptions(allow_private=True), rf"^{site.url('/')} is a web page"),
         (site.url("/"), GatherOptions(), "cannot download .*: private address: see --allow-private"),
-        ("http://nowhere.invalid/x.csv", GatherOptions(), "cannot download .*: name does not resolve$"),
+        ("http://nowhere.invalid/x.csv", GatherOptions(), "cannot download .*: the host name does not resolve$"),
     ):
         with pytest.raises(InputError, match=message):
             asyncio.run(UrlList(address, http_options=options).plan())

@@ -81,10 +81,10 @@ def test_every_error_is_a_reason(error: Exception, reason: Reason) -> None:
 @pytest.mark.parametrize(
     ("error", "text"),
     [
-        (connector(aiohttp.ClientConnectorDNSError, socket.EAI_NONAME), "name does not resolve"),
+        (connector(aiohttp.ClientConnectorDNSError, socket.EAI_NONAME), "the host name does not resolve"),
         (
             aiohttp.ClientHttpProxyError(REQUEST, (), status=407),
-            "the HTTP proxy does not respond, or refuses: see --proxy",
+            "the HTTP proxy does not respond, or refuses the connection: see --proxy",
         ),
         (aiohttp.ClientResponseError(REQUEST, (), status=503), "HTTP 503"),
         (aiohttp.ClientResponseError(REQUEST, ()), "invalid response"),

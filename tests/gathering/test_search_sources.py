@@ -90,7 +90,7 @@ SOURCES: dict[str, Callable[..., Source]] = {
 FAILURES = {
     "connection refused": None,
     "HTTP 503": answer(b"", 503),
-    "connection closed|response cut short": cut(b""),
+    "connection closed|truncated response": cut(b""),
     "no JSON object|not a tar archive": answer(b"<html>Log in</html>" * 99),
 }
 

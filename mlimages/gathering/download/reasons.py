@@ -46,16 +46,16 @@ _ERRNOS = {
     errno.ETIMEDOUT: Reason.TIMEOUT,
 }
 _PHRASES = {
-    Reason.UNKNOWN_HOST: "name does not resolve",
+    Reason.UNKNOWN_HOST: "the host name does not resolve",
     Reason.NAME_SERVER: "no name server responds",
     Reason.PRIVATE_ADDRESS: "private address: see --allow-private",
     Reason.REFUSED: "connection refused",
-    Reason.UNREACHABLE: "no route to it",
+    Reason.UNREACHABLE: "no route to the host",
     Reason.RESET: "connection closed",
     Reason.TIMEOUT: "no response in time",
-    Reason.TLS: "its TLS certificate or protocol is not accepted",
-    Reason.PROXY: "the HTTP proxy does not respond, or refuses: see --proxy",
-    Reason.TRUNCATED: "response cut short",
+    Reason.TLS: "TLS certificate or protocol not accepted",
+    Reason.PROXY: "the HTTP proxy does not respond, or refuses the connection: see --proxy",
+    Reason.TRUNCATED: "truncated response",
     Reason.BAD_URL: "invalid URL",
     Reason.BAD_SCHEME: "not an http(s) URL",
 }

@@ -93,7 +93,7 @@ def _find_column(names: Sequence[str], column: str | None, list_name: str, optio
             return name
     if column.isdecimal() and 1 <= int(column) <= len(names):
         return names[int(column) - 1]
-    raise InputError(f"{list_name} has no column {column!r} (columns: {', '.join(names)[:200]}): choose with {option}")
+    raise InputError(f"{list_name} has no column {column!r} (columns: {', '.join(names)[:200]}): choose one with {option}")
 
 
 def _choose_link_column(names: Sequence[str], rows: Sequence[Row]) -> str | None:

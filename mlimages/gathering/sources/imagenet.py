@@ -156,7 +156,7 @@ class ImageNet:
         """Report each reason once, with its synsets."""
         for reason, wnids in failures.items():
             more = f" and {len(wnids) - _MAX_NAMED} more synsets" if len(wnids) > _MAX_NAMED else ""
-            self._tell(f"{reason}: {', '.join(wnids[:_MAX_NAMED])}{more}")
+            self._tell(f"{', '.join(wnids[:_MAX_NAMED])}{more}: {reason}")
 
     async def _read_archive(self, archive: Path) -> AsyncIterator[tuple[str, ImageRef]]:
         """Yield the images of the requested synsets in the local archive, which is read once for all of them."""
@@ -198,7 +198,7 @@ class ImageNet:
             async for chunk in response.content.iter_any():
                 data += chunk
                 if len(data) > _MAX_LIST_BYTES:
-                    raise InputError(f"it is larger than {_MAX_LIST_BYTES // 2**20} MiB: use --url-list")
+                    raise InputError(f"more than {_MAX_LIST_BYTES // 2**20} MiB (use --url-list instead)")
             text = data.decode("utf-8", "replace")
         for line in text.splitlines():
             if is_http_url(line):
@@ -243,8 +243,8 @@ def _explain_failure(name: str, error: Exception) -> str:
     if isinstance(error, InputError):
         return f"cannot read {name}: {error}"
     if isinstance(error, tarfile.TarError):
-        return f"cannot read {name}: it is damaged, or not a tar archive"
+        return f"cannot read {name}: damaged, or not a tar archive"
     if classify_error(error) in CONNECTION:
         return f"cannot reach the website ({describe_error(error)})"
-    hint = " (not offered for this synset)" if getattr(error, "status", None) == 404 else ""
+    hint = " (not every synset is offered)" if getattr(error, "status", None) == 404 else ""
     return f"cannot read {name}: {describe_error(error)}{hint}"

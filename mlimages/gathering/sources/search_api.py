@@ -239,7 +239,7 @@ def _describe_response(url: str, status: int, body: object) -> str:
 
 def _add_retry_advice(problem: str) -> str:
     when = "once the network is up" if problem.startswith("cannot reach") else "later"
-    return f"{problem}: run the same command again {when} to resume"
+    return f"{problem}: run the same command again {when}"
 
 
 def _read_cached(path: Path) -> dict[str, Any] | None:

@@ -130,7 +130,7 @@ def _parse_json(line: bytes) -> dict[str, Any]:
         return {}
     version = values.get("v")
     if isinstance(version, int) and version > VERSION:
-        raise GatherError(f"a later version of mlimages wrote this manifest (version {version}): upgrade mlimages")
+        raise GatherError(f"a later version of mlimages wrote this manifest (format version {version}): upgrade mlimages")
     return values
 
 

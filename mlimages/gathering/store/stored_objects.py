@@ -131,7 +131,7 @@ class StoredObjects(ImageStorage):
         if not self._create(path, path.name):
             raise GatherError(
                 f"{self._address}/{path.name} was written by another run: "
-                "make sure that it has ended, then run the same command again"
+                "wait until that run has ended, then run the same command again"
             )
         self._manifests[path.name] = None
 
