@@ -18,7 +18,7 @@ MAX_SHARDS = 99_999
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """Parse `2/8` as `(2, 8)`.
+    """Parse a shard such as `2/8` into its number and the number of shards.
 
     Raises:
         InputError: the text is not `I/N`.
@@ -117,7 +117,8 @@ class GatherOptions:
     ] = MAX_PIXELS
     restore_deleted: Annotated[bool, Option("Download deleted images again.", "Images", is_advanced=True)] = False
     keep_deleted: Annotated[
-        bool, Option("Treat missing images as deleted on purpose, however many are missing.", "Images", is_advanced=True)
+        bool,
+        Option("Treat missing images as deleted on purpose, however many are missing.", "Images", is_advanced=True),
     ] = False
     layout: Annotated[
         Literal["folders", "tar"],
@@ -255,7 +256,7 @@ class GatherOptions:
 
     @property
     def agent(self) -> str:
-        """User-Agent with the contact.
+        """Value of the User-Agent field: `user_agent` with `contact`.
 
         Example:
             >>> GatherOptions(user_agent="ants/1.0", contact="me@example.org").agent
@@ -269,7 +270,7 @@ class GatherOptions:
 
     @property
     def header_fields(self) -> dict[str, str]:
-        """Names and values of `headers`."""
+        """The header fields in `headers`, as values by name."""
         return {name: value.strip() for name, _, value in (text.partition(":") for text in self.headers)}
 
 

@@ -1,4 +1,4 @@
-"""Assign links to shards, by the list of links alone.
+"""Assign links to shards; the assignment depends only on the list of links.
 
 All links of a host are in one shard. Only a host with more than 1/N of the links, for N shards, is spread over several
 shards; each of them sends an equal part of the concurrent requests to the host and has an equal part of its rate.
@@ -76,7 +76,7 @@ def choose_shard(url: str, num_shards: int, host_parts: Mapping[str, int] | None
 
 
 class HostCounts:
-    """Counts links by host; among very many hosts, only those with many links (Misra and Gries, 1982)."""
+    """Counts links by host; if there are very many hosts, only those with many links (Misra and Gries, 1982)."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
@@ -89,7 +89,7 @@ class HostCounts:
         if len(self._counts) > _MAX_COUNTED:
             self._counts = Counter({host: count - 1 for host, count in self._counts.items() if count > 1})
 
-    def compute_parts(self, num_shards: int) -> dict[str, int]:
+    def compute_host_parts(self, num_shards: int) -> dict[str, int]:
         """Return the number of shards, at most `MAX_PARTS`, by host, for each host that is spread over several."""
         parts = {
             host: min(MAX_PARTS, num_shards, -(-count * num_shards // self._total), count // _MIN_LINKS)

@@ -26,7 +26,7 @@ from mlimages.core import (
     pluralize,
 )
 from mlimages.gathering.download.body_file import BufferedFile
-from mlimages.gathering.download.decoders import Decoders
+from mlimages.gathering.download.decoders import DecoderPool
 from mlimages.gathering.download.fetch import DownloadResult, Fetcher
 from mlimages.gathering.download.image_facts import ImageFacts, ImageRequirements
 from mlimages.gathering.download.reasons import classify_error
@@ -47,10 +47,10 @@ MAX_QUEUED = 8192
 """Maximum number of further links that wait for a slot of their host, so that a list sorted by host keeps several hosts
 busy. Each takes about 5 KB of memory."""
 
-_LOOK_S = 0.2
+_POLL_INTERVAL_S = 0.2
 
 LOOKUPS = 64
-"""Threads that resolve names; an unresponsive name server blocks one for long."""
+"""Number of threads that resolve host names; an unresponsive name server blocks a thread for long."""
 
 
 def gather(
@@ -60,10 +60,10 @@ def gather(
     progress: Progress | None = None,
     **options: Unpack[GatherKeywords],
 ) -> GatherSummary:
-    """Download, verify and store the images of `source`.
+    """Download, verify and store the images of `source`; return a summary of the folder, with those of earlier runs.
 
     Failed links do not stop the run; their reasons are recorded in `out/manifest.jsonl`. The same call resumes a run.
-    It also works in a notebook or another running event loop, which it blocks; `gather_async` does not.
+    In a notebook or other code with a running event loop, `gather` blocks the loop; `gather_async` does not.
 
     Args:
         source: the path of a list of links, several such paths, or a source such as `UrlList`, `Openverse`, `ImageNet`.
@@ -100,7 +100,7 @@ async def gather_async(
     progress: Progress | None = None,
     **options: Unpack[GatherKeywords],
 ) -> GatherSummary:
-    """Asynchronous version of `gather`."""
+    """Asynchronous version of `gather`, with the same arguments and result."""
     links, chosen, out = as_source(source), GatherOptions(**options), as_path(out)
     started = time.monotonic()
     checks = ImageRequirements(
@@ -110,16 +110,16 @@ async def gather_async(
         ignore_opt_out=chosen.ignore_opt_out,
     )
     shard, shards = chosen.shard or (1, 1)
-    host_parts = await count_host_parts(links, shards) if chosen.shard else {}
+    host_parts = await compute_host_parts(links, shards) if chosen.shard else {}
     partition = Partition(shard, shards, host_parts, chosen.per_host)
-    with GatherFolder(out, chosen, partition, is_list=getattr(links, "is_list", False)) as gathered:
-        async with Fetcher(chosen, partition) as fetcher, Decoders(checks, chosen.decoders) as decoders:
-            scheduler = LinkScheduler(gathered, fetcher, decoders, chosen, progress or NoProgress(), partition)
+    with GatherFolder(out, chosen, partition, is_list=getattr(links, "is_list", False)) as folder:
+        async with Fetcher(chosen, partition) as fetcher, DecoderPool(checks, chosen.decoders) as decoders:
+            scheduler = LinkScheduler(folder, fetcher, decoders, chosen, progress or NoProgress(), partition)
             stopped = await scheduler.run(links)
-        gathered.finish()
+        folder.finish()
         if stopped:
             raise stopped
-        summary = gathered.tally.make_summary(out, num_fetched=gathered.added, seconds=time.monotonic() - started)
+        summary = folder.tally.make_summary(out, num_fetched=folder.added, seconds=time.monotonic() - started)
         return replace(summary, waits_s=fetcher.hosts.waits_s)
 
 
@@ -128,29 +128,29 @@ class LinkScheduler:
     """Starts the downloads of a run's links while their classes need images.
 
     Attributes:
-        gathered: the folder, which records the finished links and the images of each class.
+        folder: records the finished links and the images of each class.
         partition: the links to start.
     """
 
-    gathered: GatherFolder
+    folder: GatherFolder
     fetcher: Fetcher
-    decoders: Decoders
+    decoders: DecoderPool
     options: GatherOptions
     progress: Progress
     partition: Partition
-    _in_work: Counter[str] = field(default_factory=Counter, init=False)
-    _working: int = field(default=0, init=False)
+    _in_progress_by_label: Counter[str] = field(default_factory=Counter, init=False)
+    _num_in_progress: int = field(default=0, init=False)
     _backlog: dict[str, deque[ImageRef]] = field(default_factory=dict, init=False)
-    _waiting: int = field(default=0, init=False)
-    _moved: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _num_in_backlog: int = field(default=0, init=False)
+    _link_finished: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     async def run(self, source: Source) -> Exception | None:
-        """Download the links of `source` that are still needed; return the error that ended it early, or None."""
+        """Download the links of `source` that are still needed; return the error that ended `source` early, or None."""
         stopped: Exception | None = None
         self._on_enough = getattr(source, "enough", lambda label: None)
         self._on_finished = getattr(source, "finished", lambda row: None)
         max_backlog = getattr(source, "lookahead", AHEAD)
-        for label in sorted(self.gathered.tally.classes):
+        for label in sorted(self.folder.tally.classes):
             self._notify_source_if_full(label)
         self.progress.start("gather", await count_source_links(source), "links")
         image_refs = aiter(source)
@@ -161,11 +161,11 @@ class LinkScheduler:
                 try:
                     async for image_ref in in_turn:
                         await self._accept_link(image_ref, max_backlog)
-                    others = await asyncio.to_thread(self.gathered.find_corrections)
+                    others = await asyncio.to_thread(self.folder.find_corrections)
                     self.progress.advance(-len(others))  # they were counted when they were deferred
                     for image_ref in others:
                         await self._accept_link(image_ref, max_backlog)
-                except Exception as error:  # links that it yielded before are still finished
+                except Exception as error:  # links that the source yielded before are still finished
                     stopped = error
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
@@ -178,63 +178,65 @@ class LinkScheduler:
         return stopped
 
     def _may_reorder(self, source: Source) -> bool:
-        """Whether all links of the source are needed, and it can be read ahead without waiting for somebody's input."""
+        """Whether all links of the source are needed, and reading ahead does not wait for input that a user types."""
         is_list = getattr(source, "is_list", False) and not getattr(source, "is_read_once", False)
         return is_list and self.options.limit is None
 
     async def _accept_link(self, image_ref: ImageRef, max_backlog: int) -> None:
         self._start_or_queue(image_ref)
-        while self._is_at_link_limit or self._waiting > max_backlog:
-            self._moved.clear()
+        while self._is_at_link_limit or self._num_in_backlog > max_backlog:
+            self._link_finished.clear()
             with suppress(TimeoutError):  # no event is set when links begin to wait for their host
-                async with asyncio.timeout(_LOOK_S):
-                    await self._moved.wait()
+                async with asyncio.timeout(_POLL_INTERVAL_S):
+                    await self._link_finished.wait()
 
     @property
     def _is_at_link_limit(self) -> bool:
         hosts = self.fetcher.hosts
         further = min(hosts.num_waiting, MAX_WAITING) + min(hosts.num_queued, MAX_QUEUED)
-        return self._working >= AHEAD + further
+        return self._num_in_progress >= AHEAD + further
 
     def _start_or_queue(self, image_ref: ImageRef) -> None:
         is_own = self.partition.is_in_shard(image_ref.url) and self.partition.max_requests(image_ref.url) > 0
-        if not (is_own and self._num_missing(image_ref.label) > 0 and self.gathered.claim(image_ref)):
+        if not (is_own and self._num_missing(image_ref.label) > 0 and self.folder.claim(image_ref)):
             self.progress.advance()
         elif self._may_start_link(image_ref.label):
             self._start_link(image_ref)
         else:
             self._backlog.setdefault(image_ref.label, deque()).append(image_ref)
-            self._waiting += 1
+            self._num_in_backlog += 1
 
     def _num_missing(self, label: str) -> float:
         """Return how many images the class still needs."""
         limit = self.options.limit
-        return max(0, limit - self.gathered.tally.classes[label]) if limit is not None else math.inf
+        return max(0, limit - self.folder.tally.classes[label]) if limit is not None else math.inf
 
     def _may_start_link(self, label: str) -> bool:
         """Whether another link may be started for the class; links that wait for unresponsive hosts do not count."""
-        return self._in_work[label] - self.fetcher.hosts.num_waiting_by_label[label] < self._num_missing(label)
+        return self._in_progress_by_label[label] - self.fetcher.hosts.num_waiting_by_label[label] < self._num_missing(
+            label
+        )
 
     def _start_link(self, image_ref: ImageRef) -> None:
-        self._in_work[image_ref.label] += 1
-        self._working += 1
+        self._in_progress_by_label[image_ref.label] += 1
+        self._num_in_progress += 1
         self._group.create_task(self._finish_link(image_ref))
 
     async def _finish_link(self, image_ref: ImageRef) -> None:
         row = await self._download_and_record(image_ref)
         if row:
             self._on_finished(row)
-        self._in_work[image_ref.label] -= 1
-        self._working -= 1
+        self._in_progress_by_label[image_ref.label] -= 1
+        self._num_in_progress -= 1
         self._notify_source_if_full(image_ref.label)
         for label in list(self._backlog) if row and row.reason is Reason.PLACEHOLDER else [image_ref.label]:
             self._start_backlog(label)  # a placeholder may have removed an image of another class
-        self._moved.set()
-        self.progress.advance(1, **self.gathered.tally.progress_counts())
+        self._link_finished.set()
+        self.progress.advance(1, **self.folder.tally.progress_counts())
 
     async def _download_and_record(self, image_ref: ImageRef) -> FetchResult | None:
         """Download and record one link; return None if its class has enough images by now."""
-        part_path = self.gathered.new_part_path()
+        part_path = self.folder.new_part_path()
         download = await (
             _load_image(image_ref.load, part_path)
             if image_ref.load
@@ -246,12 +248,12 @@ class LinkScheduler:
         if isinstance(inspection, ImageFacts) and not self._num_missing(image_ref.label):
             part_path.unlink(missing_ok=True)
             return None
-        return await self.gathered.add(image_ref, download, inspection, part_path)
+        return await self.folder.add(image_ref, download, inspection, part_path)
 
     async def _start_replacements(self) -> None:
-        """Start other links of a class instead of those that wait; show the hosts if only waiting links are left."""
+        """Start other links of a class instead of those that wait; show which hosts block the run if all links wait."""
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_POLL_INTERVAL_S)
             for label in list(self._backlog):
                 self._start_backlog(label)
             if hosts := self.fetcher.hosts.blocking_hosts:
@@ -263,13 +265,13 @@ class LinkScheduler:
     def _start_backlog(self, label: str) -> None:
         backlog = self._backlog.get(label)
         while backlog and self._may_start_link(label):
-            self._waiting -= 1
+            self._num_in_backlog -= 1
             self._start_link(backlog.popleft())
 
     def _notify_source_if_full(self, label: str) -> None:
         if self._num_missing(label) == 0:
             backlog = self._backlog.pop(label, ())
-            self._waiting -= len(backlog)
+            self._num_in_backlog -= len(backlog)
             if backlog:
                 self.progress.advance(len(backlog))
             self._on_enough(label)
@@ -288,10 +290,10 @@ async def _load_image(load: Callable[[], Awaitable[bytes]], part_path: Path) -> 
     return DownloadResult(attempts=1)
 
 
-async def count_host_parts(source: Source, shards: int) -> Mapping[str, int]:
-    """Return the number of shards by host, for each host whose links are spread over several of the `shards` shards."""
+async def compute_host_parts(source: Source, num_shards: int) -> Mapping[str, int]:
+    """Return the number of shards by host, for each host whose links are spread over several of the shards."""
     host_parts = getattr(source, "host_parts", None)
-    return await host_parts(shards) if host_parts else {}
+    return await host_parts(num_shards) if host_parts else {}
 
 
 async def count_source_links(source: Source) -> int | None:

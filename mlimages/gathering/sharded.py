@@ -37,7 +37,7 @@ from mlimages.core import (
 )
 from mlimages.gathering.event_loop import run_blocking
 from mlimages.gathering.options import GatherKeywords, GatherOptions
-from mlimages.gathering.run import count_host_parts, count_source_links, gather
+from mlimages.gathering.run import compute_host_parts, count_source_links, gather
 from mlimages.gathering.sources.source import AnySource, Source, as_source
 from mlimages.gathering.store.gather_folder import GatherFolder
 from mlimages.gathering.store.lock import open_work_folder
@@ -62,32 +62,35 @@ def gather_on(
     progress: Progress | None = None,
     **options: Unpack[GatherKeywords],
 ) -> GatherSummary:
-    """Run `gather` in several processes, on this machine or on a Ray cluster; each gathers the links of other hosts.
+    """Run `gather` in several processes, each for a part of the links, divided by host; return the overall summary.
 
-    The output is a folder that every machine can access, or an address. `limit` and `per_host` apply to all processes
-    together, `parallel` to each.
+    Args:
+        pool: the processes, on this machine or on a Ray cluster.
+        source: as for `gather`; each process receives a pickled copy.
+        out: a folder that every machine can access, or an address such as `s3://bucket/folder`.
+        progress, options: as for `gather`; `limit` and `per_host` apply to all processes together, `parallel` to each.
 
     Raises:
         GatherError: as for `gather`; or a machine cannot access the folder, or a process crashed repeatedly.
-        InputError: as for `gather`, or the source cannot be divided.
+        InputError: as for `gather`, or the links cannot be divided among processes.
     """
     links, chosen, out = copy.copy(as_source(source)), GatherOptions(**options), as_path(out)
-    _require_divisible(links, chosen)
+    _require_shardable(links, chosen)
     started = time.monotonic()
     with GatherFolder(out, chosen) as gathered:
         full = {label for label, count in gathered.tally.classes.items() if count >= (chosen.limit or math.inf)}
-    shards = pool.workers * SHARDS_PER_WORKER
-    host_parts = run_blocking(count_host_parts(links, shards))
+    num_shards = pool.workers * SHARDS_PER_WORKER
+    host_parts = run_blocking(compute_host_parts(links, num_shards))
     parts = {host: min(number, pool.workers) for host, number in host_parts.items()}  # of shards that run at a time
     own = copy.copy(links)  # the count opens `links`, which the last run then reads: one message about its columns
     folder = out if is_remote(out) else out.absolute()
     lock = nullcontext() if is_remote(out) else open_work_folder(folder, secrets.token_hex(8), is_exclusive=False)
     progress = progress or NoProgress()
     with lock as marker_path:
-        task = partial(_gather_shard, _ShardedLinks(own, full, parts), str(folder), marker_path, shards, options)
+        task = partial(_gather_shard, _FilteredSource(own, full, parts), str(folder), marker_path, num_shards, options)
         progress.start("gather", run_blocking(count_source_links(links)), "links")
         try:
-            ended = _run_shards(pool, task, out, shards, progress)
+            ended = _run_shards(pool, task, out, num_shards, progress)
         finally:
             progress.close()
     options.update(_MERGE_OPTIONS)
@@ -97,7 +100,7 @@ def gather_on(
     return replace(last, fetched=fetched, waits_s=waits_s, seconds=round(time.monotonic() - started, 2))
 
 
-def _require_divisible(source: Source, options: GatherOptions) -> None:
+def _require_shardable(source: Source, options: GatherOptions) -> None:
     name = type(source).__name__
     advice = "omit --engine ray and --workers"
     if options.shard:
@@ -113,11 +116,11 @@ def _require_divisible(source: Source, options: GatherOptions) -> None:
 
 
 def _run_shards(
-    pool: Cluster | Processes, task: Callable[[int], GatherSummary], out: Path, shards: int, progress: Progress
+    pool: Cluster | Processes, task: Callable[[int], GatherSummary], out: Path, num_shards: int, progress: Progress
 ) -> list[GatherSummary]:
     """Run all shards and return their summaries; the rows that they write to a local folder are the progress."""
-    numbers = range(1, shards + 1)
-    offsets = {manifest_path(out, (number, shards)): 0 for number in numbers if not is_remote(out)}
+    numbers = range(1, num_shards + 1)
+    offsets = {manifest_path(out, (number, num_shards)): 0 for number in numbers if not is_remote(out)}
     summaries: list[GatherSummary] = []
     tally = Tally()
     for ended in pool.run(task, numbers):
@@ -130,7 +133,7 @@ def _run_shards(
 
 
 def _read_new_rows(offsets: dict[Path, int]) -> Iterator[FetchResult]:
-    """Yield the rows of manifests from their offsets in bytes, and move the offsets behind these rows."""
+    """Yield the rows of manifests from their offsets in bytes, and advance the offsets past these rows."""
     for path in filter(Path.exists, offsets):
         with path.open("rb") as file:
             file.seek(offsets[path])
@@ -142,14 +145,14 @@ def _read_new_rows(offsets: dict[Path, int]) -> Iterator[FetchResult]:
 
 
 @dataclass(frozen=True, slots=True)
-class _ShardedLinks:
-    """A source without the links of classes that have enough images, whose hosts have been counted."""
+class _FilteredSource:
+    """A source without the links of classes that have enough images, with precomputed `host_parts`."""
 
     source: Source
     full_classes: Collection[str]
     parts_by_host: Mapping[str, int]
 
-    async def host_parts(self, shards: int) -> Mapping[str, int]:
+    async def host_parts(self, num_shards: int) -> Mapping[str, int]:
         return self.parts_by_host
 
     async def __aiter__(self) -> AsyncIterator[ImageRef]:
@@ -159,13 +162,12 @@ class _ShardedLinks:
 
 
 def _gather_shard(
-    source: Source, out: str, marker_path: Path | None, shards: int, options: GatherKeywords, shard_number: int
+    source: Source, out: str, marker_path: Path | None, num_shards: int, options: GatherKeywords, shard_number: int
 ) -> GatherSummary:
     """Gather the shard with the number `shard_number`.
 
     Args:
         marker_path: path of a file below the local folder `out`, to check whether this machine can access it.
-        shards: number of shards.
     """
     if marker_path and not marker_path.exists():
         raise GatherError(
@@ -173,10 +175,10 @@ def _gather_shard(
             "(s3://...)"
         )
     limit = options.get("limit")
-    share = limit and math.ceil(limit / shards)
+    share = limit and math.ceil(limit / num_shards)
     own: GatherKeywords = {
         **options,
-        "shard": (shard_number, shards),
+        "shard": (shard_number, num_shards),
         "limit": share,
         "decoders": 1,
         "keep_deleted": False,

@@ -14,7 +14,7 @@ import pytest
 
 from mlimages.core import Reason
 from mlimages.gathering import read_manifest
-from mlimages.gathering.download.decoders import Decoders
+from mlimages.gathering.download.decoders import DecoderPool
 from mlimages.gathering.download.image_facts import ImageFacts, ImageRequirements, Rejection
 from tests.servers import answer, photo, serve
 
@@ -51,7 +51,7 @@ def test_a_decoder_that_hangs_or_dies_costs_the_image_that_it_held(tmp_path: Pat
     os.mkfifo(pipe)
 
     async def inspect_all() -> list[object]:
-        async with Decoders(ImageRequirements(), 1, timeout_s=timeout_s) as decoders:
+        async with DecoderPool(ImageRequirements(), 1, timeout_s=timeout_s) as decoders:
             found = asyncio.gather(*map(decoders.inspect, (good, pipe, good)))
             while end == "dies" and not found.done():
                 kill_who_reads(pipe)
@@ -70,7 +70,7 @@ def test_decoding_goes_on_when_the_process_that_forks_the_decoders_is_killed_and
     image.write_bytes(photo(1))
 
     async def inspect_all() -> list[object]:
-        async with Decoders(ImageRequirements(), 1) as decoders:
+        async with DecoderPool(ImageRequirements(), 1) as decoders:
             found = [await decoders.inspect(image)]
             (decoder,) = multiprocessing.active_children()
             server = int(Path(f"/proc/{decoder.pid}/stat").read_text().rpartition(")")[2].split()[1])
@@ -91,7 +91,7 @@ def test_decoding_goes_on_when_the_process_that_forks_the_decoders_is_killed_and
 @pytest.mark.usefixtures("start_method")
 def test_a_run_that_ends_before_its_decoder_is_ready_leaves_no_process(tmp_path: Path) -> None:
     async def begin_and_end() -> None:
-        async with asyncio.timeout(60), Decoders(ImageRequirements(), 1) as decoders:
+        async with asyncio.timeout(60), DecoderPool(ImageRequirements(), 1) as decoders:
             asked = asyncio.create_task(decoders.inspect(tmp_path / "any"))
             for _ in range(3):  # on to where it waits for the process
                 await asyncio.sleep(0)
@@ -107,11 +107,11 @@ def test_a_script_without_a_guard_for_its_main_module_gathers_once(tmp_path: Pat
     script = tmp_path / "script.py"
     script.write_text("""
 import asyncio, pathlib
-from mlimages.gathering.download.decoders import Decoders
+from mlimages.gathering.download.decoders import DecoderPool
 from mlimages.gathering.download.image_facts import ImageRequirements
 
 async def inspect():
-    async with Decoders(ImageRequirements(), 1) as decoders:
+    async with DecoderPool(ImageRequirements(), 1) as decoders:
         return await decoders.inspect(pathlib.Path("image"))
 
 print(asyncio.run(inspect()).format)

@@ -125,37 +125,39 @@ def test_a_folder_belongs_to_one_label_and_a_path_to_one_image_whatever_the_case
     assert names.reserve("Cats", "Cats/1.jpg")
     assert not names.reserve("Cats", "cats/1.JPG")
     assert names.reserve("Cats", "Cats/2.jpg")
-    assert names.folder_for("cats") == f"cats-{digest('cats', 8)}"
-    assert names.folder_for("Cats") == "Cats"
-    assert names.folder_for("dogs") == "dogs"
+    assert names.assign_folder("cats") == f"cats-{digest('cats', 8)}"
+    assert names.assign_folder("Cats") == "Cats"
+    assert names.assign_folder("dogs") == "dogs"
     assert names.reserve("Dogs", "elsewhere/1.jpg")
-    assert names.folder_for("DOGS") == f"DOGS-{digest('DOGS', 8)}"
+    assert names.assign_folder("DOGS") == f"DOGS-{digest('DOGS', 8)}"
     assert names.reserve("birds", "other/3.jpg"), "a path elsewhere takes no folder"
-    assert names.folder_for("Birds") == "Birds"
+    assert names.assign_folder("Birds") == "Birds"
     assert names.reserve("Cows", f"Cows-{digest('Cows', 8)}/1.jpg")
-    assert names.folder_for("Cows") == f"Cows-{digest('Cows', 8)}", "a label keeps its folder"
-    assert names.folder_for("cats/red") == f"cats-{digest('cats', 8)}/red", "no folder has two spellings"
-    assert names.folder_for("Cats/red") == "Cats/red"
-    assert names.folder_for("Cats/1.jpg") == f"Cats/1.jpg-{digest('Cats/1.jpg', 8)}", "an image has this name"
+    assert names.assign_folder("Cows") == f"Cows-{digest('Cows', 8)}", "a label keeps its folder"
+    assert names.assign_folder("cats/red") == f"cats-{digest('cats', 8)}/red", "no folder has two spellings"
+    assert names.assign_folder("Cats/red") == "Cats/red"
+    assert names.assign_folder("Cats/1.jpg") == f"Cats/1.jpg-{digest('Cats/1.jpg', 8)}", "an image has this name"
     assert not names.reserve("Cats", "Cats/RED"), "a folder has this name"
 
 
 @given(st.lists(st.sampled_from(["a", "A", "b", "a/b", "A/b", "A/B", "a/B/c", "a/b/C", "a:/b", "a?/b", "B/a", "a//b"])))
 def test_no_two_labels_share_a_folder_and_no_folder_has_two_spellings(labels: list[str]) -> None:
     names, links = NamesInUse(), ["x/A", "x/b.jpg"]
-    paths = {(label, f"{names.stem_for(ImageRef(f'http://{link}', label))}.jpg") for label in labels for link in links}
+    paths = {
+        (label, f"{names.make_path_stem(ImageRef(f'http://{link}', label))}.jpg") for label in labels for link in links
+    }
     stored = [(label, path) for label, path in sorted(paths) if names.reserve(label, path)]
-    assert len({names.folder_for(label).casefold() for label in labels}) == len(set(labels))
+    assert len({names.assign_folder(label).casefold() for label in labels}) == len(set(labels))
     parents = {str(parent) for _, path in stored for parent in PurePosixPath(path).parents}
     assert len({parent.casefold() for parent in parents}) == len(parents)
     again = NamesInUse()
     assert all(again.reserve(label, path) for label, path in stored)
-    assert all(again.folder_for(label) == names.folder_for(label) for label, _ in stored)
+    assert all(again.assign_folder(label) == names.assign_folder(label) for label, _ in stored)
     assert all(is_in_folder_of(label, path) and not again.is_misplaced(label, path) for label, path in stored)
 
 
 def test_an_image_is_stored_by_its_name_or_else_that_of_its_link() -> None:
     names = NamesInUse()
-    assert names.stem_for(ImageRef("https://a.org/x/cat.jpg", "pets")) == "pets/cat"
-    assert names.stem_for(ImageRef("https://a.org/x/cat.jpg", "pets", name="my cat")) == "pets/my cat"
-    assert names.stem_for(ImageRef("https://a.org/x/cat.jpg", "pets", name="..")) == "pets/cat"
+    assert names.make_path_stem(ImageRef("https://a.org/x/cat.jpg", "pets")) == "pets/cat"
+    assert names.make_path_stem(ImageRef("https://a.org/x/cat.jpg", "pets", name="my cat")) == "pets/my cat"
+    assert names.make_path_stem(ImageRef("https://a.org/x/cat.jpg", "pets", name="..")) == "pets/cat"

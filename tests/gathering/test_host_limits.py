@@ -139,7 +139,7 @@ def test_a_host_is_asked_by_one_task_at_a_time_until_it_answers(clock: SimpleNam
             assert not any(task.done() for task in others)
             host.record_extra_request()
             assert host.state.is_probing
-            host.cancel_request()
+            host.record_unsent_request()
             await asyncio.wait(others, return_when="FIRST_COMPLETED")
             assert [task.done() for task in others].count(True) == 1
             host.update(record_response, requested_at=clock.now, is_redirect=False)

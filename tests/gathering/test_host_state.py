@@ -95,7 +95,8 @@ def test_probes_come_at_growing_intervals_one_at_a_time_and_an_answer_resumes() 
         state = failed(state, now, Reason.REFUSED)
     assert intervals == [1, 2, 4, 8, 16, MAX_PAUSE_S, MAX_PAUSE_S, MAX_PAUSE_S]
     state = record_response(record_request(state, now + 30), now + 31, requested_at=now + 30)
-    assert (state.is_paused, state.failing, seconds_until_request(state, now + 31, math.inf)) == (False, frozenset(), 0)
+    assert (state.is_paused, state.failed_links) == (False, frozenset())
+    assert seconds_until_request(state, now + 31, math.inf) == 0
 
 
 def test_requests_that_were_on_their_way_when_a_host_was_paused_change_nothing() -> None:
@@ -126,7 +127,7 @@ def test_retry_after_is_obeyed_and_none_and_zero_pause_too(retry_after_s: float 
         (record_request(throttled(ANSWERED, 0.0, 60), 70.0), 80.0, 120.0, 40.0),
         (record_request(throttled(ANSWERED, 0.0, 60), 70.0), 120.0, 120.0, None),
         (replace(ANSWERED, is_given_up=True), 0.0, math.inf, None),
-        (replace(ANSWERED, rate=4.0, next_at=1.0), 0.75, math.inf, 0.25),
+        (replace(ANSWERED, rate=4.0, next_request_at=1.0), 0.75, math.inf, 0.25),
     ],
 )
 def test_when_the_next_request_may_be_sent(
@@ -199,7 +200,7 @@ def test_only_as_many_failing_links_are_remembered_as_park_a_host() -> None:
     state = ANSWERED
     for number in range(50):
         state = failed(state, float(number), Reason.RESET, f"link {number}")
-    assert len(state.failing) == FAILURES_UNTIL_PAUSED
+    assert len(state.failed_links) == FAILURES_UNTIL_PAUSED
 
 
 @pytest.mark.parametrize(

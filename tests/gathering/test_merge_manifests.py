@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mlimages.core import FetchResult, Reason
-from mlimages.gathering.store.manifest import dump_closing_row, dump_row, read_footer, read_rows
+from mlimages.gathering.store.manifest import dump_closing_row, dump_row, find_last_closing_row, read_rows
 from mlimages.gathering.store.merge_manifests import CurrentRows, rewrite_manifests, warn_about_unknown_images
 from mlimages.gathering.store.stored_files import StoredFiles
 
@@ -150,7 +150,7 @@ def test_a_run_that_keeps_duplicates_keeps_every_image_of_its_rows(tmp_path: Pat
         "a ok 1.jpg", *(f"{link} ok {n}.jpg = 1.jpg" for n, link in enumerate("bcdef", 2))
     ])  # fmt: skip
     assert merged(tmp_path, manifests, keep_duplicates=True) == (rows, "1X 2X 3X 4X 5X 6X")
-    assert read_footer(manifests[0]).keeps_duplicates
+    assert find_last_closing_row(manifests[0]).keeps_duplicates
 
 
 @pytest.mark.parametrize(
@@ -174,8 +174,8 @@ def test_the_new_manifest_is_closed_if_all_were(tmp_path: Path, torn: int | None
     if torn is not None:
         manifests[torn].write_bytes(manifests[torn].read_bytes() + dump_row(failed("c")))
     merged(tmp_path, manifests)
-    closing = read_footer(manifests[0])
-    assert (closing.is_whole, closing.lines) == ((False, 0) if torn is not None else (True, 3))
+    closing = find_last_closing_row(manifests[0])
+    assert (closing.is_at_end, closing.num_lines) == ((False, 0) if torn is not None else (True, 3))
 
 
 def test_nothing_is_removed_unless_the_new_manifest_is_published(

@@ -16,7 +16,7 @@ def divide(urls: list[str], shards: int, per_host: int) -> list[Partition]:
     counts = HostCounts()
     for url in urls:
         counts.add(url)
-    parts = counts.compute_parts(shards)
+    parts = counts.compute_host_parts(shards)
     return [Partition(number, shards, parts, per_host) for number in range(1, shards + 1)]
 
 

@@ -1,4 +1,4 @@
-"""Network addresses that links may lead to."""
+"""Refuse connections to private network addresses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decode images in separate processes: if one hangs or crashes, only the image that it was decoding fails."""
+"""Decode images in separate processes: if a process hangs or crashes, only the image that it was decoding fails."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _hide_main_module() -> Iterator[None]:
             sys.modules["__main__"] = main
 
 
-class Decoders:
+class DecoderPool:
     """Pool of processes that inspect files; use as an async context manager.
 
     Args:
@@ -102,7 +102,7 @@ class Decoders:
         self._retries: deque[_Job] = deque()
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def __aenter__(self) -> Decoders:
+    async def __aenter__(self) -> DecoderPool:
         self._tasks = [asyncio.create_task(self._run_process()) for _ in range(self._count)]
         return self
 
@@ -162,7 +162,7 @@ class Decoders:
             for job, values in zip(batch, found, strict=True):
                 _set_result(job, _parse_result(values))
             return True
-        if len(batch) > 1:  # decoding each alone shows which image it was
+        if len(batch) > 1:  # decoding each alone shows which image causes the problem
             self._retries.extend(batch)
         else:
             _set_result(batch[0], Rejection(Reason.DECODER, problem))

@@ -57,9 +57,9 @@ class DownloadResult:
         retry_after_s: seconds until the time in Retry-After.
         location: target of a redirect.
         attempts: number of requests.
-        elapsed_s: duration in seconds, including pauses.
+        elapsed_s: duration in seconds, including retries and waiting for the host.
         is_page: whether the body is a web page.
-        is_whole: False if the length of the body is unknown, so that it may be truncated.
+        has_known_length: whether the headers state how the body ends; otherwise it may be truncated unnoticed.
         requested_at: time of the request, in seconds since the epoch.
     """
 
@@ -72,7 +72,7 @@ class DownloadResult:
     attempts: int = 0
     elapsed_s: float = 0.0
     is_page: bool = False
-    is_whole: bool = True
+    has_known_length: bool = True
     cookies: Mapping[str, str] = field(default_factory=dict)
     requested_at: float = field(default_factory=time.time)
 
@@ -106,7 +106,7 @@ class Fetcher:
 
         Args:
             label: class of the link.
-            obeys_site_rules: obey robots.txt and tdmrep.json of the site; False for the documented API of a provider.
+            obeys_site_rules: whether to obey robots.txt and tdmrep.json of the site; False for the API of a provider.
 
         Raises:
             GatherError: the file cannot be written.
@@ -179,7 +179,7 @@ class Fetcher:
                     final_url=str(response.url),
                     http_status=response.status,
                     cookies={name: morsel.value for name, morsel in response.cookies.items()},
-                    is_whole="Content-Length" in response.headers or "Transfer-Encoding" in response.headers,
+                    has_known_length="Content-Length" in response.headers or "Transfer-Encoding" in response.headers,
                 )
                 if response.status in _REDIRECTS and (location := response.headers.get("Location")):
                     return replace(result, detail=note, location=location)
@@ -256,7 +256,7 @@ def _update_host(host: Host, link: str, result: DownloadResult, requested_at: fl
     elif result.reason is Reason.SERVER_ERROR and result.http_status is None:  # the status of its robots.txt
         host.update(record_failure, requested_at=requested_at, link=link, reason=Reason.UNREACHABLE)
     elif result.reason and result.http_status is None:  # no request was sent
-        host.cancel_request()
+        host.record_unsent_request()
     else:
         host.update(record_response, requested_at=requested_at, is_redirect=result.location is not None)
 

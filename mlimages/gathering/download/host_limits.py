@@ -26,8 +26,8 @@ class Host:
         per_host: maximum number of concurrent requests.
         state: determines when the next request may be sent.
         slots: limits the number of concurrent requests.
-        users: number of links in progress.
-        labels: number of links in progress, by class.
+        num_in_progress: number of links in progress.
+        num_in_progress_by_label: number of links in progress, by class.
         num_waiting: number of links in progress that wait for the paused host.
         num_waiting_by_label: number of links in progress that wait for the paused host, by class.
         num_queued: number of links in progress that wait for a slot.
@@ -37,8 +37,8 @@ class Host:
     per_host: int
     state: HostState
     slots: asyncio.Semaphore
-    users: int = 0
-    labels: Counter[str] = field(default_factory=Counter)
+    num_in_progress: int = 0
+    num_in_progress_by_label: Counter[str] = field(default_factory=Counter)
     num_waiting: int = 0
     num_waiting_by_label: Counter[str] = field(default_factory=Counter)
     num_queued: int = 0
@@ -69,8 +69,8 @@ class Host:
         """Record a request that is not for a link, such as one for robots.txt."""
         self._set_state(replace(record_request(self.state, time.monotonic()), is_probing=self.state.is_probing))
 
-    def cancel_request(self) -> None:
-        """Record that no request was sent after `wait_for_turn`."""
+    def record_unsent_request(self) -> None:
+        """Record that no request was sent, although `wait_for_turn` allowed one."""
         self._set_state(replace(self.state, is_probing=False))
 
     def notify_waiting_tasks(self) -> None:
@@ -121,14 +121,14 @@ class Hosts:
             self._hosts[name] = host
             self._evict_least_recent()
         self._hosts.move_to_end(name)
-        host.users += 1
-        host.labels[label] += 1
+        host.num_in_progress += 1
+        host.num_in_progress_by_label[label] += 1
         self.update_counts(host)
         try:
             yield host
         finally:
-            host.users -= 1
-            host.labels[label] -= 1
+            host.num_in_progress -= 1
+            host.num_in_progress_by_label[label] -= 1
             self.update_counts(host)
 
     @property
@@ -151,16 +151,16 @@ class Hosts:
 
     def update_counts(self, host: Host) -> None:
         """Update the numbers of waiting and queued links after a change of `host`."""
-        waiting = host.users if host.state.is_paused else 0
+        waiting = host.num_in_progress if host.state.is_paused else 0
         self.num_waiting += waiting - host.num_waiting
-        queued = 0 if host.state.is_paused else max(0, host.users - host.per_host)
+        queued = 0 if host.state.is_paused else max(0, host.num_in_progress - host.per_host)
         self.num_queued += queued - host.num_queued
         host.num_waiting, host.num_queued = waiting, queued
         if waiting or host.num_waiting_by_label:
             self.num_waiting_by_label.subtract(host.num_waiting_by_label)
-            host.num_waiting_by_label = +host.labels if waiting else Counter()
+            host.num_waiting_by_label = +host.num_in_progress_by_label if waiting else Counter()
             self.num_waiting_by_label.update(host.num_waiting_by_label)
-        for hosts, holds in ((self._paused, waiting > 0), (self._running, host.users > waiting)):
+        for hosts, holds in ((self._paused, waiting > 0), (self._running, host.num_in_progress > waiting)):
             (hosts.add if holds else hosts.discard)(host)
         if self._running or not self._paused:
             self.deadline = math.inf
@@ -172,6 +172,6 @@ class Hosts:
     def _evict_least_recent(self) -> None:
         while len(self._hosts) > _REMEMBERED:
             name, host = next(iter(self._hosts.items()))
-            if host.users:
+            if host.num_in_progress:
                 return
             del self._hosts[name]

@@ -52,7 +52,7 @@ class HostState:
     """The state of one host; times are seconds of a monotonic clock.
 
     Attributes:
-        failing: links that failed since the last response.
+        failed_links: links that failed since the last response.
         refusals: number of consecutive refusals.
         is_paused: only single test requests (probes) are sent, and none from `paused_at` to `paused_until`.
         is_probing: a probe is in flight.
@@ -62,12 +62,12 @@ class HostState:
         rate: maximum requests per second; None: unlimited.
         is_ramping: the rate grows by one with each response, between the first 429 or 503 and the second.
         served_per_s: responses per second, averaged over about a second until `served_at`.
-        next_at: when the rate allows the next request.
+        next_request_at: when the rate allows the next request.
         parts: number of processes that send requests to the host; each has an equal part of the rate.
     """
 
     has_responded: bool = False
-    failing: frozenset[str] = frozenset()
+    failed_links: frozenset[str] = frozenset()
     refusals: int = 0
     is_paused: bool = False
     is_probing: bool = False
@@ -80,7 +80,7 @@ class HostState:
     is_ramping: bool = False
     served_per_s: float = 0.0
     served_at: float = -math.inf
-    next_at: float = -math.inf
+    next_request_at: float = -math.inf
     parts: int = 1
 
 
@@ -94,7 +94,7 @@ def seconds_until_request(state: HostState, now: float, deadline: float) -> floa
     if state.is_given_up:
         return None
     if not state.is_paused:
-        return max(0.0, state.next_at - now)
+        return max(0.0, state.next_request_at - now)
     deadline = min(deadline, state.gives_up_at)
     if state.is_probing:
         return deadline - now if now < deadline else None
@@ -108,8 +108,8 @@ def record_request(state: HostState, now: float) -> HostState:
     if not (state.rate or state.is_paused or state.is_probing):  # most hosts need no state
         return state
     interval = 1 / state.rate if state.rate else 0.0
-    next_at = max(state.next_at, now - _LATE_S) + interval
-    return replace(state, is_probing=state.is_paused, next_at=next_at)
+    next_request_at = max(state.next_request_at, now - _LATE_S) + interval
+    return replace(state, is_probing=state.is_paused, next_request_at=next_request_at)
 
 
 def record_response(state: HostState, now: float, *, requested_at: float, is_redirect: bool = False) -> HostState:
@@ -131,14 +131,14 @@ def record_response(state: HostState, now: float, *, requested_at: float, is_red
         rate += 1.0 if state.is_ramping else max(INCREASE_PER_S / state.parts / rate, INCREASE)
     if is_redirect and state.refusals:
         return respond(rate=rate, is_probing=False)
-    return respond(failing=frozenset(), refusals=0, is_paused=False, is_probing=False, pauses=0, rate=rate)
+    return respond(failed_links=frozenset(), refusals=0, is_paused=False, is_probing=False, pauses=0, rate=rate)
 
 
 def record_refusal(state: HostState, now: float, *, requested_at: float) -> HostState:
     """Return the state after a refusal (401, 403 or a web page) of a request sent at `requested_at`."""
     if requested_at < state.paused_at:
         return state
-    state = replace(state, refusals=state.refusals + 1, failing=frozenset(), has_responded=True)
+    state = replace(state, refusals=state.refusals + 1, failed_links=frozenset(), has_responded=True)
     if state.refusals < REFUSALS_UNTIL_PAUSED:
         return replace(state, is_paused=False, is_probing=False, gives_up_at=math.inf)
     gives_up_at = min(state.gives_up_at, now + NEVER_RESPONDED_S)
@@ -153,16 +153,16 @@ def record_throttling(state: HostState, now: float, *, requested_at: float, retr
     lowered = state if state.is_paused else _lower_rate(state, now)
     first_pause_s = FIRST_PAUSE_S if retry_after_s is None else 0.0
     paused = _pause(replace(lowered, has_responded=True, gives_up_at=math.inf), now, first_pause_s)
-    return replace(paused, paused_until=max(paused.paused_until, asks_until), failing=frozenset())
+    return replace(paused, paused_until=max(paused.paused_until, asks_until), failed_links=frozenset())
 
 
 def record_failure(state: HostState, now: float, *, requested_at: float, link: str, reason: Reason) -> HostState:
     """Return the state after a request for `link`, sent at `requested_at`, has failed without a response."""
     if requested_at < state.paused_at:  # sent before we knew
         return state
-    failing = state.failing if len(state.failing) >= FAILURES_UNTIL_PAUSED else state.failing | {link}
-    state = replace(state, failing=failing)
-    has_many = len(failing) >= FAILURES_UNTIL_PAUSED
+    if len(state.failed_links) < FAILURES_UNTIL_PAUSED:
+        state = replace(state, failed_links=state.failed_links | {link})
+    has_many = len(state.failed_links) >= FAILURES_UNTIL_PAUSED
     if reason in _LASTING:
         return replace(state, is_given_up=has_many)
     if not (state.is_paused or has_many or reason in _UNREACHABLE):

@@ -26,7 +26,7 @@ class ImageRequirements:
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """Properties of a verified image, for its manifest row, and the file suffix of its format."""
+    """Properties of a verified image, named as in its manifest row, and the file suffix of its format."""
 
     bytes: int
     sha256: str
@@ -41,7 +41,7 @@ class ImageFacts:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A file that is not a usable image; `sha256` and `bytes` are set if the file was read."""
+    """Why a file is not kept as an image; `sha256` and `bytes` (its size) are set if the file was read."""
 
     reason: Reason
     detail: str = ""

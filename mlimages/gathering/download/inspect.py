@@ -41,7 +41,7 @@ _JPEG_MAX_PX = 65_500  # maximum side in libjpeg
 
 
 def inspect_file(path: Path, requirements: ImageRequirements) -> ImageFacts | Rejection:
-    """Verify an image file by decoding it completely; with `requirements.resize`, replace it by the resized image.
+    """Verify an image file by decoding it completely; with `requirements.resize`, overwrite it with the resized image.
 
     Returns:
         The properties of the image, or why it is rejected.

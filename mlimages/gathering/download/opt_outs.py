@@ -81,7 +81,9 @@ def forbids_training(preferences: str, key: str, value: str) -> bool:
 
 
 def parse_tdmrep(text: str) -> list[tuple[str, bool]]:
-    """Parse a tdmrep.json file as (path pattern, whether text and data mining is reserved); the first match applies.
+    """Return the rules of a tdmrep.json file as (path pattern, whether text and data mining is reserved), in order.
+
+    The first rule whose pattern matches a path applies; text that is not valid JSON has no rules.
 
     Source: W3C Community Group, TDM Reservation Protocol.
     """

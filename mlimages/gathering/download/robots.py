@@ -152,19 +152,19 @@ class SiteRulesCache:
     async def _request_rules(self, origin: URL, on_request: Callable[[], None]) -> SiteRules:
         on_request()
         try:
-            robots_txt = await self._read_file(origin / "robots.txt")
+            robots_txt = await self._request_text(origin / "robots.txt")
         except RejectionError:
             self._failed_at[origin] = time.monotonic()
             raise
         on_request()
         try:
-            tdmrep = await self._read_file(origin / ".well-known/tdmrep.json")
+            tdmrep = await self._request_text(origin / ".well-known/tdmrep.json")
         except RejectionError:  # unlike robots.txt, it is optional
             tdmrep = ""
         return parse_site_rules(robots_txt, tdmrep)
 
-    async def _read_file(self, url: URL) -> str:
-        """Return the text of the file; empty if the server has none."""
+    async def _request_text(self, url: URL) -> str:
+        """Return the text of the file at `url`; empty if there is no such file."""
         try:
             async with (
                 asyncio.timeout(self._timeout_s),

@@ -26,7 +26,7 @@ MAX_MEMBER_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class TarMember:
-    """A regular file in a tar: its name, and the offset and the number of its bytes."""
+    """A regular file in a tar, with the offset and size of its content in bytes."""
 
     name: str
     offset: int
@@ -121,7 +121,7 @@ def _iter_tar_members(file: IO[bytes], offset: int) -> Iterator[tuple[str, TarMe
 
 
 async def return_data(data: bytes) -> bytes:
-    """Return `data`; this is the `load` of a file that has already been read."""
+    """Return `data`; for `ArchiveEntry.load` of a file that has already been read."""
     return data
 
 

@@ -21,7 +21,7 @@ _IMAGE_COLUMNS = ("image_url", "imageurl", "img_url", "coco_url", "image", "img"
 _URL_COLUMNS = ("url", "link", "src", "href", "uri")
 _LABEL_COLUMNS = ("label", "class", "class_name", "category", "wnid")
 IMAGES = r"\.(jpe?g|png|gif|webp|bmp|tiff?|avif|heic)"
-"""Expression of the suffixes of images; one group."""
+"""Regular expression of image suffixes, with one group."""
 IMAGE_SUFFIX = re.compile(IMAGES + r"([?#]|$)", re.IGNORECASE)
 _MARKDOWN = re.compile(
     r"(?:(?:[-*+]|\d+[.)])\s+)?!?\[(?P<text>[^\]]*)\]\(\s*<?(?P<link>[^\s>)]+(?:\([^\s)]*\)[^\s>)]*)?)>?[^)]*\)\s*"
@@ -30,7 +30,7 @@ _MARKDOWN = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ListOptions:
-    """Options for reading a list of links: columns, by name or by number from 1, and one class for all links."""
+    """Options for reading a list of links: columns, by name or 1-based number, and one class for all links."""
 
     url_col: str | None = None
     label_col: str | None = None
@@ -50,7 +50,7 @@ class ListColumns:
         url = to_text(row.get(self.url)) or to_text(row.get(RAW))
         label = to_text(row.get(self.label)) if self.label else ""
         source = {name: value for name in self.others if (value := _to_json_value(row.get(name))) not in (None, "")}
-        return ImageRef(strip_link(url), label.strip() or default_label, source)
+        return ImageRef(unwrap_link(url), label.strip() or default_label, source)
 
     def describe(self) -> str:
         """Return a description of the columns, which is shown before the first request."""
@@ -78,7 +78,7 @@ def choose_columns(names: Sequence[str], rows: Sequence[Row], options: ListOptio
         )
     label = _find_column(names, options.label_col, list_name, "--label-column")
     if label is None and options.class_name is None:
-        label = next((name for known in _LABEL_COLUMNS for name in names if _find_last_word(name) == known), None)
+        label = next((name for known in _LABEL_COLUMNS for name in names if _get_leaf_key(name) == known), None)
         if label is None and len(names) == 2 and names[0] == "column 1":
             label = names[1 - names.index(url)]
     others = tuple(name for name in names if name not in (url, label))
@@ -93,7 +93,9 @@ def _find_column(names: Sequence[str], column: str | None, list_name: str, optio
             return name
     if column.isdecimal() and 1 <= int(column) <= len(names):
         return names[int(column) - 1]
-    raise InputError(f"{list_name} has no column {column!r} (columns: {', '.join(names)[:200]}): choose one with {option}")
+    raise InputError(
+        f"{list_name} has no column {column!r} (columns: {', '.join(names)[:200]}): choose one with {option}"
+    )
 
 
 def _choose_link_column(names: Sequence[str], rows: Sequence[Row]) -> str | None:
@@ -102,7 +104,7 @@ def _choose_link_column(names: Sequence[str], rows: Sequence[Row]) -> str | None
     def rank_key(name: str) -> tuple[bool, bool, bool]:
         links = [text for row in rows if is_link(text := to_text(row.get(name)))]
         images = sum(IMAGE_SUFFIX.search(text) is not None for text in links)
-        return _find_last_word(name) in _IMAGE_COLUMNS, 2 * images > len(links), _find_last_word(name) in _URL_COLUMNS
+        return _get_leaf_key(name) in _IMAGE_COLUMNS, 2 * images > len(links), _get_leaf_key(name) in _URL_COLUMNS
 
     if rows:
         candidates = [name for name in names if any(is_link(to_text(row.get(name))) for row in rows)]
@@ -111,7 +113,7 @@ def _choose_link_column(names: Sequence[str], rows: Sequence[Row]) -> str | None
     return max(candidates, key=rank_key, default=None)
 
 
-def _find_last_word(name: str) -> str:
+def _get_leaf_key(name: str) -> str:
     return name.rpartition(".")[2].strip().lower()
 
 
@@ -122,7 +124,7 @@ def is_link(text: str) -> bool:
 
 def is_link_column(name: str) -> bool:
     """Return whether columns with this name usually contain links."""
-    return _find_last_word(name) in _IMAGE_COLUMNS + _URL_COLUMNS
+    return _get_leaf_key(name) in _IMAGE_COLUMNS + _URL_COLUMNS
 
 
 def is_http_url(url: str) -> bool:
@@ -130,7 +132,7 @@ def is_http_url(url: str) -> bool:
     return url.lower().startswith(("http://", "https://"))
 
 
-def strip_link(text: str) -> str:
+def unwrap_link(text: str) -> str:
     """Strip quotes, angle brackets and Markdown around a URL, and unescape `&amp;`."""
     text = text.strip()
     if text[:1] not in ("h", "H"):
@@ -145,7 +147,7 @@ def strip_link(text: str) -> str:
 
 
 def find_markdown_text(text: str) -> dict[str, str]:
-    """Return the text of a Markdown link such as `[a red cat](https://...)` as the column `text`."""
+    """Return the text of a Markdown link such as `[a cat](https://...)` as column `text`, or {} if there is none."""
     found = _MARKDOWN.fullmatch(text.strip()) if "](" in text else None
     return {"text": found["text"]} if found and found["text"] else {}
 

@@ -22,9 +22,9 @@ from mlimages.gathering.links import parse_host
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.sources.archives import RemoteTar, TarMember, iter_entries, return_data
 from mlimages.gathering.sources.columns import is_http_url
-from mlimages.gathering.sources.lists import read_list, require_reader
+from mlimages.gathering.sources.lists import read_list, require_parquet_extra
 from mlimages.gathering.sources.search_api import make_http_options
-from mlimages.gathering.sources.wordnet import find_subtree, find_synset
+from mlimages.gathering.sources.wordnet import find_subtree_folders, find_synset
 
 logger = logging.getLogger(__name__)
 
@@ -73,13 +73,13 @@ class ImageNet:
         self._folders: dict[str, str] = {}
         for word in words:
             root = find_synset(word)
-            for wnid, folder in (find_subtree(root) if with_subtree else {root.wnid: root.folder}).items():
+            for wnid, folder in (find_subtree_folders(root) if with_subtree else {root.wnid: root.folder}).items():
                 self._folders.setdefault(wnid, folder)
         for path in (archive, url_list):
             if path and not path.exists():
                 raise InputError(f"no file or folder at {path}: check the path")
         if url_list:
-            require_reader(url_list)
+            require_parquet_extra(url_list)
         self._archive = archive
         self._url_list = url_list
         self._endpoint = endpoint.rstrip("/")
@@ -198,7 +198,7 @@ class ImageNet:
             async for chunk in response.content.iter_any():
                 data += chunk
                 if len(data) > _MAX_LIST_BYTES:
-                    raise InputError(f"more than {_MAX_LIST_BYTES // 2**20} MiB (use --url-list instead)")
+                    raise InputError(f"more than {_MAX_LIST_BYTES // 2**20} MiB; use --url-list")
             text = data.decode("utf-8", "replace")
         for line in text.splitlines():
             if is_http_url(line):

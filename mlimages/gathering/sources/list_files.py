@@ -40,7 +40,7 @@ def count_lines(path: Path) -> int:
 
 
 def open_stdin() -> IO[bytes]:
-    """Open standard input; not `sys.stdin`, for whose reading thread Python would wait at exit."""
+    """Open standard input as a new file, since Python would wait at exit for a thread that reads `sys.stdin`."""
     return open(0, "rb", closefd=False)
 
 
@@ -79,7 +79,7 @@ def count_available_lines(file: IO[bytes]) -> int:
 
 
 def read_lines(file: IO[bytes]) -> Iterator[str]:
-    """Yield the lines that are not blank, without line ends and cut at 1 MiB; UTF-8, UTF-16 or Latin-1."""
+    """Yield the lines of UTF-8, UTF-16 or Latin-1 that are not blank, without line ends and cut at 1 MiB."""
     start = file.peek(2)[:2] if hasattr(file, "peek") else b""
     encoding = "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "latin-1"
     with io.TextIOWrapper(file, encoding, errors="replace", newline=None) as text:

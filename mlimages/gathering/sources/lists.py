@@ -22,8 +22,8 @@ from mlimages.gathering.sources.columns import (
     find_markdown_text,
     is_http_url,
     is_link,
-    strip_link,
     to_text,
+    unwrap_link,
 )
 from mlimages.gathering.sources.list_files import (
     STDIN,
@@ -51,7 +51,7 @@ HEAD = 5000
 """Number of rows used to detect the format."""
 
 HEAD_BYTES = 2**26
-"""Size from which fewer rows are used."""
+"""Maximum size of these rows in bytes; fewer rows are used if they are larger."""
 
 _SNIFFED = 100
 _MAX_SINGLE_CLASSES = 1000
@@ -63,11 +63,14 @@ _IMAGENET_ID = re.compile(r"(n\d{8})_\d+")
 
 
 def read_list(path: Path, url_col: str | None = None, label_col: str | None = None) -> Iterator[ImageRef]:
-    """Yield the links of a file, in order.
+    """Yield the links of a file, in order, with their classes.
+
+    Args:
+        path, url_col, label_col: see `UrlList`.
 
     Raises:
         InputError: the file cannot be read, or has no links.
-        MissingExtraError: see `require_reader`.
+        MissingExtraError: see `require_parquet_extra`.
 
     Example:
         >>> import tempfile
@@ -79,7 +82,7 @@ def read_list(path: Path, url_col: str | None = None, label_col: str | None = No
     yield from LinkFile(path, ListOptions(url_col, label_col))
 
 
-def require_reader(path: Path) -> None:
+def require_parquet_extra(path: Path) -> None:
     """Raise MissingExtraError if this is a Parquet file and pyarrow is not installed."""
     if get_list_suffix(path) == ".parquet" and find_spec("pyarrow") is None:
         raise MissingExtraError(f"reading {path}", "parquet")
@@ -106,11 +109,11 @@ class LinkFile:
 
     Raises:
         InputError: the list cannot be read, has no column of links, or its classes look like captions.
-        MissingExtraError: see `require_reader`.
+        MissingExtraError: see `require_parquet_extra`.
     """
 
     def __init__(self, path: Path, options: ListOptions, *, name: str = "") -> None:
-        require_reader(path)
+        require_parquet_extra(path)
         self._path = path
         self._options = options
         self.name = name or ("standard input" if path == STDIN else path.name)
@@ -122,7 +125,7 @@ class LinkFile:
         head, self._links = self._peek(self._parse_image_refs(), HEAD)
         self._require_links(head)
         if options.label_col is None:
-            self._require_classes(head)
+            self._reject_captions(head)
         urls = [image_ref.url for image_ref in head if is_http_url(image_ref.url)]
         self.description = self._format_description + (f"; first link {_shorten_url(urls[0])}" if urls else "")
         self.warnings = tuple(self._find_warnings(head))
@@ -159,7 +162,7 @@ class LinkFile:
         if 0 < self._unclassified < len(first_links):
             yield f"{self._unclassified} {rows} without a class, which are put into class {self._default_class}"
 
-    def _require_classes(self, first_links: list[ImageRef]) -> None:
+    def _reject_captions(self, first_links: list[ImageRef]) -> None:
         single = [label for label, count in Counter(image_ref.label for image_ref in first_links).items() if count == 1]
         if len(single) > _MAX_SINGLE_CLASSES:
             raise InputError(
@@ -253,16 +256,16 @@ class LinkFile:
             left, tab, right = line.rstrip("\t ").partition("\t")
             if not tab:
                 self._unclassified += self._options.class_name is None
-                yield ImageRef(strip_link(left), self._default_class, find_markdown_text(left))
+                yield ImageRef(unwrap_link(left), self._default_class, find_markdown_text(left))
                 continue
             left, right = (right, left) if is_link(left) and not is_link(right) else (left, right)
             right = next(filter(is_link, right.split("\t")), right)  # further cells are ignored
             if imagenet := _IMAGENET_ID.fullmatch(left.strip()):
-                yield ImageRef(strip_link(right), imagenet[1], {"wnid": imagenet[1]}, name=left.strip())
+                yield ImageRef(unwrap_link(right), imagenet[1], {"wnid": imagenet[1]}, name=left.strip())
             else:
                 label = self._options.class_name or left.strip().strip("\"'")
                 self._format_description = "one class and link per line"
-                yield ImageRef(strip_link(right), label or self._default_class)
+                yield ImageRef(unwrap_link(right), label or self._default_class)
 
     def _peek(self, items: Iterator[_T], max_items: int) -> tuple[list[_T], Iterator[_T]]:
         """Return the first items (of standard input, only those available), and an iterator over all items.

@@ -92,14 +92,14 @@ class SearchApi:
         """Return the JSON object of a page of results; None if the page does not exist.
 
         Args:
-            is_first_page: raise an error if the page does not exist.
+            is_first_page: whether this is the first page of results; it is an error if that does not exist.
 
         Raises:
             GatherError: access is denied, the provider is unreachable, or waiting is disabled.
         """
         page_url = f"{url}?{urlencode(sorted(params.items()))}"
         cached = self._folder / f"{hashlib.sha256(page_url.encode()).hexdigest()}.json"
-        if not self.refresh and (answer := _read_cached(cached)) is not None:
+        if not self.refresh and (answer := _read_cached_response(cached)) is not None:
             return answer
         answer = await self._get_json(page_url, is_first_page=is_first_page)
         if answer is not None and _has_items(answer):
@@ -172,7 +172,7 @@ class SearchApi:
             return 0, {}, describe_error(error)
 
     async def _wait_for_rate_limit(self) -> None:
-        state = self._load_state()
+        state = self._load_quota()
         if state.get("remaining") == 0 and state.get("reset", 0) > time.time():
             until = time.strftime("%Y-%m-%d", time.gmtime(state["reset"]))
             raise GatherError(
@@ -200,9 +200,9 @@ class SearchApi:
     def _load_request_times(self) -> list[float]:
         """Return the times of the requests that the rate limits still count, ascending."""
         oldest = time.time() - max((rate.seconds for rate in self.rates), default=0.0)
-        return [moment for moment in self._load_state().get("requests", []) if moment > oldest]
+        return [moment for moment in self._load_quota().get("requests", []) if moment > oldest]
 
-    def _load_state(self) -> dict[str, Any]:
+    def _load_quota(self) -> dict[str, Any]:
         try:
             found: dict[str, Any] = json.loads((self._folder / "quota.json").read_text())
         except (OSError, ValueError):
@@ -213,12 +213,12 @@ class SearchApi:
         if self.rates:
             most = max(rate.requests for rate in self.rates)
             sent = [*self._load_request_times(), time.time()][-most:]
-            write_text(self._folder / "quota.json", json.dumps(self._load_state() | {"requests": sent}))
+            write_text(self._folder / "quota.json", json.dumps(self._load_quota() | {"requests": sent}))
 
     def _record_quota(self, headers: Mapping[str, str]) -> None:
         with suppress(KeyError, ValueError):  # absent or not numbers
             quota = {"remaining": int(headers["X-Ratelimit-Remaining"]), "reset": int(headers["X-Ratelimit-Reset"])}
-            write_text(self._folder / "quota.json", json.dumps(self._load_state() | quota))
+            write_text(self._folder / "quota.json", json.dumps(self._load_quota() | quota))
 
 
 def _parse_json_body(text: str) -> Any:
@@ -242,7 +242,7 @@ def _add_retry_advice(problem: str) -> str:
     return f"{problem}: run the same command again {when}"
 
 
-def _read_cached(path: Path) -> dict[str, Any] | None:
+def _read_cached_response(path: Path) -> dict[str, Any] | None:
     """Return the cached response if it exists, is recent and complete."""
     try:
         entry = json.loads(path.read_text(encoding="utf-8"))

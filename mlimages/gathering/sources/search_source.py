@@ -10,7 +10,7 @@ from mlimages.gathering.sources.search_api import SearchApi
 
 
 class SearchSource(ABC):
-    """Source with a search query per class, whose pages are requested until the class has enough images.
+    """Source with a search query per class; pages of results are requested until the class has enough images.
 
     Subclasses implement `_count_results` if the provider reports the number of results.
     """
@@ -61,7 +61,7 @@ def require_allowed(option: str, values: Iterable[object], allowed_values: Colle
 
 
 def parse_queries(query_texts: Sequence[str]) -> dict[str, str]:
-    """Return the query by class; `lizard=big lizard` is the class lizard, without `=` the query is also the class.
+    """Parse `CLASS=QUERY`, or `QUERY`, which is then also the class; return the queries by class.
 
     Raises:
         InputError: a query or class is empty, or a class occurs twice.

@@ -26,7 +26,7 @@ from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.partition import HostCounts
 from mlimages.gathering.sources.columns import ListOptions, is_http_url
 from mlimages.gathering.sources.list_files import STDIN
-from mlimages.gathering.sources.lists import LinkFile, count_links, require_reader
+from mlimages.gathering.sources.lists import LinkFile, count_links, require_parquet_extra
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +43,8 @@ class Source(Protocol):
     - `finished(row)`: called with each new row of the manifest.
     - `lookahead`: maximum number of links that are read ahead while their class needs no more images.
     - `async length()`: returns the number of links, or None.
-    - `async host_parts(shards)`: returns the number of shards by host, for each host whose links are spread over
-      several of the `shards` shards.
+    - `async host_parts(num_shards)`: returns the number of shards by host, for each host whose links are spread over
+      several of the `num_shards` shards.
     - `is_read_once`: True if only one process can read the source.
     - `is_list`: True for a list of links whose classes may have been corrected: stored images are moved accordingly.
     """
@@ -126,7 +126,7 @@ class UrlList:
                     raise InputError(f"no link list at {path}: check the path")
                 if path.is_dir():
                     raise InputError(f"{path} is a folder: name the link lists in it, such as {path}/*.csv")
-                require_reader(path)
+                require_parquet_extra(path)
 
     async def __aiter__(self) -> AsyncIterator[ImageRef]:
         files = await self._open_lists()
@@ -149,7 +149,7 @@ class UrlList:
         await self._open_lists()
         return self._length
 
-    async def host_parts(self, shards: int) -> dict[str, int]:
+    async def host_parts(self, num_shards: int) -> dict[str, int]:
         """Read the lists; return the number of shards by host, for each host that is spread over several shards."""
         if self.is_read_once:
             return {}
@@ -159,7 +159,7 @@ class UrlList:
         with suppress(Exception):  # it is raised again where the links before it are gathered
             async for image_ref in again:
                 counts.add(image_ref.url)
-        return counts.compute_parts(shards)
+        return counts.compute_host_parts(num_shards)
 
     async def plan(self) -> dict[str, int | None]:
         """Return the number of links by class."""

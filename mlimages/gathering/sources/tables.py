@@ -64,7 +64,7 @@ def _has_one_link(row: Sequence[str]) -> bool:
 
 
 def is_space_separated(lines: Sequence[str]) -> bool:
-    """Return whether spaces separate the cells, with the link between others, as in `1 http://x/1.jpg 169.5 92.7`."""
+    """Return whether spaces separate the cells and the link is between others, as in `1 http://x/1.jpg 169.5 92.7`."""
     rows = [line.split() for line in lines if "\t" not in line]
     between = (_has_one_link(row) and not is_link(row[0]) and not is_link(row[-1]) for row in rows)
     return len(rows) == len(lines) and len(set(map(len, rows))) == 1 and all(between)
@@ -134,7 +134,7 @@ def _are_complete_rows(lines: Sequence[str], delimiter: str, num_columns: int, *
     """Return whether lines that are one row according to their quotes are probably rows with unclosed quotes.
 
     They are if each has all cells and its link in the same column, and the quote that closes the row is at the start of
-    a cell; or, if the row `is_ragged` (it has more or fewer cells than `num_columns`), if any later line has all.
+    a cell; or, if the row `is_ragged` (it has more or fewer cells than `num_columns`), if any later line has all cells.
     """
     columns = [_find_link_column(line, delimiter, num_columns) for line in lines]
     if is_ragged:

@@ -74,8 +74,8 @@ def find_synset(text: str) -> Synset:
     raise InputError(f"{text!r} is ambiguous; use one of these ids:{lines}")
 
 
-def find_subtree(root: Synset) -> dict[str, str]:
-    """Return the folders of a synset and its descendants, by WordNet id; each folder is inside that of a parent."""
+def find_subtree_folders(root: Synset) -> dict[str, str]:
+    """Return the folders of a synset and its descendants, by WordNet id; each is a subfolder of a parent's folder."""
     folders = {root.wnid: root.folder}
     taken = {root.folder}
     waiting = [root.wnid]

@@ -14,7 +14,7 @@ STEM = "ATTRIBUTION"
 
 
 def write_attributions(folder: Path) -> Path:
-    """List the images whose provider requires attribution, one per line; return the path of the file.
+    """Write ATTRIBUTION.md, with a line for each image whose provider requires attribution; return its path.
 
     The last line has a hash of the other lines, which shows whether the user changed the file: a changed file is kept,
     and the list is written to ATTRIBUTION-2.md.
@@ -23,14 +23,14 @@ def write_attributions(folder: Path) -> Path:
     path = next(path for path in paths if not path.exists() or _is_unchanged(path))
     digest = hashlib.sha256()
     with atomic_write(path) as part, part.open("wb") as out:
-        for line in _attribution_lines(folder):
+        for line in _iter_attribution_lines(folder):
             digest.update(line)
             out.write(line)
-        out.write(_last_line(digest.hexdigest()))
+        out.write(_make_hash_line(digest.hexdigest()))
     return path
 
 
-def _attribution_lines(folder: Path) -> Iterator[bytes]:
+def _iter_attribution_lines(folder: Path) -> Iterator[bytes]:
     yield b"# Where these images come from\n\n"
     for row in read_manifest(folder):
         if row.status == "ok" and not row.removed and "attribution" in row.source:
@@ -38,7 +38,7 @@ def _attribution_lines(folder: Path) -> Iterator[bytes]:
             yield text.encode("utf-8", "replace")
 
 
-def _last_line(sha256: str) -> bytes:
+def _make_hash_line(sha256: str) -> bytes:
     return f"\n<!-- written by mlimages, sha256 {sha256} -->\n".encode()
 
 
@@ -46,5 +46,5 @@ def _is_unchanged(path: Path) -> bool:
     if path.is_symlink() or not path.is_file():
         return False
     data = path.read_bytes()
-    length = len(_last_line("0" * 64))
-    return data[-length:] == _last_line(hashlib.sha256(data[:-length]).hexdigest())
+    length = len(_make_hash_line("0" * 64))
+    return data[-length:] == _make_hash_line(hashlib.sha256(data[:-length]).hexdigest())

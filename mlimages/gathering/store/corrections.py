@@ -64,8 +64,8 @@ class ClassCorrections:
         elif row.status == "ok" and not row.removed:
             self._stored_urls.add(hash_link(_ANY_CLASS, row.url))
 
-    def should_defer(self, image_ref: ImageRef, key: int, *, is_done: bool) -> bool:
-        """Return whether a link of the list has to wait until the whole list has been read.
+    def defer_if_needed(self, image_ref: ImageRef, key: int, *, is_done: bool) -> bool:
+        """Defer a link whose image is stored under another class until the list is read; return whether it waits.
 
         Args:
             key: `hash_link` of the link.
@@ -146,11 +146,11 @@ def _move_image(correction: CorrectedImage, files: StoredFiles | StoredShards, n
     image_ref, old = correction.image_ref, correction.old_row
     if isinstance(files, StoredShards):
         return old.path if files.size(old.path or "") is not None else None
-    path, folder = PurePosixPath(old.path or ""), names.folder_for(image_ref.label)
+    path, folder = PurePosixPath(old.path or ""), names.assign_folder(image_ref.label)
     old_folder = remove_subfolder(str(path.parent))
     if old_folder == folder:  # moved there by hand, or by a run that was killed
         return old.path if files.size(str(path)) is not None else None
-    if old_folder not in (safe_folder(old.label), names.folder_for(old.label)):
+    if old_folder not in (safe_folder(old.label), names.assign_folder(old.label)):
         return None
     folder += str(path.parent).removeprefix(old_folder)
     free = generate_paths(

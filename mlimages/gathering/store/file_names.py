@@ -96,7 +96,7 @@ def generate_paths(stem: str, suffix: str, link_hash: str, *, is_only_writer: bo
     """Yield possible paths of an image, the best first.
 
     Args:
-        stem, suffix: the path of the image without and with only its suffix, such as `cats/a` and `.jpg`.
+        stem, suffix: the path of the image without its suffix, and the suffix, such as `cats/a` and `.jpg`.
         link_hash: hexadecimal digits of the key of the link, which no other link has.
         is_only_writer: no other run may write to the folder; only then is the path without a number or hash yielded.
     """
@@ -124,7 +124,7 @@ class NamesInUse:
         """Record an image; return whether its path was free."""
         path = strip_shard(path)
         if label not in self._folders and is_in_folder_of(label, path):
-            levels = _folder_levels(label)
+            levels = _split_folder_levels(label)
             above = list(accumulate(path.split("/")[: len(levels)], "{}/{}".format))
             if all(self._claim_folder(folder, level.owner) for folder, level in zip(above, levels, strict=True)):
                 self._folders[label] = above[-1]
@@ -132,17 +132,17 @@ class NamesInUse:
 
     def is_misplaced(self, label: str, path: str) -> bool:
         """Whether a recorded image is in a folder of another label, as two processes may have placed it."""
-        folder, owners = safe_folder(label), [level.owner for level in _folder_levels(label)]
+        folder, owners = safe_folder(label), [level.owner for level in _split_folder_levels(label)]
         above = accumulate(folder.casefold().split("/"), "{}/{}".format)
         return path.startswith(f"{folder}/") and any(
             self._owners.get(name, owner) != owner for name, owner in zip(above, owners, strict=True)
         )
 
-    def folder_for(self, label: str) -> str:
+    def assign_folder(self, label: str) -> str:
         """Return the folder of a label's images."""
         if label not in self._folders:
             path = taken = ""
-            for level in _folder_levels(label):
+            for level in _split_folder_levels(label):
                 plain = f"{path}{level.name}"
                 is_own = self._claim_folder(plain, level.owner)
                 path = f"{plain}/" if is_own else f"{path}{level.numbered}/"
@@ -167,10 +167,10 @@ class NamesInUse:
             self._owners[name] = owner
         return self._owners.get(name) == owner
 
-    def stem_for(self, image_ref: ImageRef) -> str:
+    def make_path_stem(self, image_ref: ImageRef) -> str:
         """Return the path of an image without number and suffix: the folder of its label and the name of its link."""
         name = image_ref.name and safe_name(image_ref.name, default_name="")
-        return f"{self.folder_for(image_ref.label)}/{name or name_from_url(image_ref.url)}"
+        return f"{self.assign_folder(image_ref.label)}/{name or name_from_url(image_ref.url)}"
 
 
 class _FolderLevel(NamedTuple):
@@ -182,7 +182,7 @@ class _FolderLevel(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def _folder_levels(label: str) -> list[_FolderLevel]:
+def _split_folder_levels(label: str) -> list[_FolderLevel]:
     names = safe_folder(label).split("/")
     parts = [part for part in label.split("/") if safe_name(part, default_name="")]
     owners = ["/".join(parts[:count]) for count in range(1, len(names))] + [label]
@@ -193,7 +193,7 @@ def _folder_levels(label: str) -> list[_FolderLevel]:
 
 def is_in_folder_of(label: str, path: str) -> bool:
     """Return whether the path of an image is in the folder of a label, or in its folder with a number appended."""
-    levels, folders = _folder_levels(label), path.split("/")[:-1]
+    levels, folders = _split_folder_levels(label), path.split("/")[:-1]
     return len(folders) >= len(levels) and all(
         folder in (level.name, level.numbered) for folder, level in zip(folders, levels, strict=False)
     )

@@ -26,8 +26,8 @@ from mlimages.gathering.store.image_index import ImageIndex
 from mlimages.gathering.store.manifest import (
     KeySet,
     ManifestWriter,
+    find_last_closing_row,
     find_manifests,
-    read_footer,
     read_rows,
     read_rows_with_sync_flags,
 )
@@ -38,8 +38,8 @@ from mlimages.gathering.store.rows import make_failure_values, make_image_values
 from mlimages.gathering.store.storage import open_storage
 from mlimages.gathering.store.stored_files import StoredFiles
 from mlimages.gathering.store.stored_objects import StoredObjects
-from mlimages.gathering.store.stored_shards import SUFFIX, StoredShards, make_shard_key
-from mlimages.gathering.store.tables import Tables
+from mlimages.gathering.store.stored_shards import SUFFIX, StoredShards, make_sample_key
+from mlimages.gathering.store.tables import TableWriter
 from mlimages.gathering.store.tally import Tally
 
 
@@ -61,7 +61,7 @@ class GatherFolder:
         self._options, self._partition = options, partition
         self._moves_corrected = is_list and options.limit is None and not options.shard and not is_remote(out)
         self._corrections: list[CorrectedImage] = []
-        self._tables = Tables(out, options)
+        self._tables = TableWriter(out, options)
         self._numbers = itertools.count(1)
         self._objects: StoredObjects | None = None
         self._index: ImageIndex | None = None
@@ -100,7 +100,7 @@ class GatherFolder:
         """Record in the manifest which images were deleted or moved since the last run."""
         keep, restore = self._options.keep_deleted, self._options.restore_deleted
         paths = find_manifests(self._folder)
-        was_closed = all(read_footer(path).is_whole for path in paths)
+        was_closed = all(find_last_closing_row(path).is_at_end for path in paths)
         rows = find_moved_and_deleted(self._files, paths, keep_deleted=keep, restore_deleted=restore)
         for row in list(rows):  # read the whole manifest before appending to it
             self._writer.append(row)
@@ -110,7 +110,7 @@ class GatherFolder:
     def _close_manifest(self) -> None:
         """End the manifest with a closing row; images that are missing afterwards were deleted by the user."""
         if not self._objects:
-            if read_footer(self._manifest).is_whole:
+            if find_last_closing_row(self._manifest).is_at_end:
                 return
             rows = read_rows_with_sync_flags([self._manifest])
             self._files.sync(row.path for row, is_synced in rows if row.path and not is_synced)
@@ -119,7 +119,7 @@ class GatherFolder:
     def claim(self, image_ref: ImageRef) -> bool:
         """Start work on a link; return False if it was finished or started before."""
         key = hash_link(image_ref.label, image_ref.url)
-        if self._moves_corrected and self._class_corrections.should_defer(image_ref, key, is_done=key in self._done):
+        if self._moves_corrected and self._class_corrections.defer_if_needed(image_ref, key, is_done=key in self._done):
             return False
         if key in self._refused:
             self._refused.remove(key)
@@ -129,7 +129,7 @@ class GatherFolder:
     def find_corrections(self) -> list[ImageRef]:
         """Find the images whose class the list has corrected; return the other deferred links, to be claimed again."""
         self._moves_corrected = False
-        self._corrections, others = self._class_corrections.resolve_deferred(read_rows(self._manifest_paths()))
+        self._corrections, others = self._class_corrections.resolve_deferred(read_rows(self._find_own_manifests()))
         return others
 
     def new_part_path(self) -> Path:
@@ -146,8 +146,8 @@ class GatherFolder:
         """
         key = hash_link(image_ref.label, image_ref.url)
         if isinstance(inspection, ImageFacts):
-            images, keeps = self._open_image_index(), self._options.keep_duplicates
-            outcome = make_image_values(image_ref, download, inspection, images, keep_duplicates=keeps)
+            index, keeps = self._open_image_index(), self._options.keep_duplicates
+            outcome = make_image_values(image_ref, download, inspection, index, keep_duplicates=keeps)
         else:
             outcome = make_failure_values(download, inspection)
         row = make_row(image_ref, download, outcome)
@@ -185,7 +185,7 @@ class GatherFolder:
             path = write_attributions(self._folder)
             if self._objects:
                 self._objects.upload_file(path)
-        files, paths = self._files, self._manifest_paths()
+        files, paths = self._files, self._find_own_manifests()
         self._tables.write(lambda: CurrentRows(files, paths).rows(), lambda row: self._read_image_size(row) is not None)
 
     def _move_images(self, corrections: list[CorrectedImage]) -> int:
@@ -199,7 +199,7 @@ class GatherFolder:
 
     def _rewrite_manifests(self) -> None:
         self._close_image_index()
-        is_of_several = len(self._manifest_paths()) > 1
+        is_of_several = len(self._find_own_manifests()) > 1
         self._writer.close()
         while not self._merge_manifests():
             assert self._objects
@@ -211,15 +211,15 @@ class GatherFolder:
             self._move_images(find_misplaced_images(read_rows([self._manifest]), self._names))
 
     def _merge_manifests(self) -> bool:
-        paths = self._manifest_paths()
-        keeps = self._options.keep_duplicates or any(read_footer(path).keeps_duplicates for path in paths)
+        paths = self._find_own_manifests()
+        keeps = self._options.keep_duplicates or any(find_last_closing_row(path).keeps_duplicates for path in paths)
         limit = self._options.limit
         is_stored = rewrite_manifests(self._files, paths, self._manifest, keep_duplicates=keeps, limit=limit)
         if is_stored and len(paths) > 1:
             warn_about_unknown_images(self._files, self._manifest, self.out)
         return is_stored
 
-    def _manifest_paths(self) -> list[Path]:
+    def _find_own_manifests(self) -> list[Path]:
         """Return the manifests with this run's links: for a shard, only its own."""
         stem = self._manifest.stem if self._options.shard else ""
         return [path for path in find_manifests(self._folder) if path.stem.startswith(stem)]
@@ -230,7 +230,7 @@ class GatherFolder:
         self._done, self._retried, self._class_corrections = KeySet(), KeySet(), ClassCorrections()
         self._has_retries = self._has_user_changes = False
         self.tally = Tally()
-        paths = self._manifest_paths()
+        paths = self._find_own_manifests()
         self._is_merged = len(paths) < 2 if self._objects else paths in ([], [self._manifest])
         self._is_merged &= not find_manifests(self._folder, is_merged=True)
         placeholders: set[str] = set()
@@ -254,7 +254,7 @@ class GatherFolder:
 
     def _retry_or_count_refused(self, *, retry_unfinished: bool) -> None:
         """Retry the links of hosts that refused many consecutive links, or count them as unfinished."""
-        keys = self._refusals.wrongly_final_keys()
+        keys = self._refusals.find_wrongly_final_keys()
         self._refused = keys if retry_unfinished and not self._options.no_retry else set()
         self._has_retries |= bool(self._refused)
         for key in self._refused:
@@ -300,7 +300,7 @@ class GatherFolder:
         """Return the image index, which is read when the first new image arrives."""
         if self._index is None:
             self._index = ImageIndex()
-            for row in read_rows(self._manifest_paths()):
+            for row in read_rows(self._find_own_manifests()):
                 has_image = self._read_image_size(row) is not None
                 if row.sha256 and not needs_retry(row, self._options, has_image=has_image, retry_unfinished=True):
                     self._index.add(row)
@@ -313,10 +313,10 @@ class GatherFolder:
 
     async def _store_image(self, image_ref: ImageRef, row: FetchResult, part_path: Path, suffix: str) -> FetchResult:
         """Store the image under the first name that is free; return the row with its path."""
-        index, sha256, stem = self._open_image_index(), row.sha256 or "", self._names.stem_for(image_ref)
+        index, sha256, stem = self._open_image_index(), row.sha256 or "", self._names.make_path_stem(image_ref)
         is_new = not index.find_copies(sha256).count
         if isinstance(self._files, StoredShards):
-            stem, suffix = make_shard_key(stem), SUFFIX
+            stem, suffix = make_sample_key(stem), SUFFIX
         elif self._options.subfolders:
             stem = add_subfolder(stem, self.tally.classes[image_ref.label] * (self._options.shard or (1, 1))[1])
         digits = f"{hash_link(image_ref.label, image_ref.url):016x}"

@@ -137,19 +137,19 @@ class ImageIndex:
         """Add an image; plain images (sky, paper, a gradient) are skipped, since all of them are similar."""
         value = int(dhash, 16)
         if _PLAIN_BITS <= value.bit_count() <= 64 - _PLAIN_BITS:
-            row = (_to_signed(value), path, *_hash_bands(value))
+            row = (_to_signed(value), path, *_split_into_bands(value))
             self._tables.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?)", row)
 
     def find_near_duplicate(self, dhash: str) -> str | None:
         """Return the path of the nearest image if it is at most two bits away; of several, the first that was added."""
         value = int(dhash, 16)
-        found = self._tables.execute(_SHARING_A_BAND, _hash_bands(value))
+        found = self._tables.execute(_SHARING_A_BAND, _split_into_bands(value))
         apart, _, path = min(((_hamming_distance(row[0], value), *row[1:]) for row in found), default=_NOTHING_NEAR)
         return path if apart <= _MAX_BITS_APART else None
 
 
 class PlaceholderCounts:
-    """Counts the different paths per host with the same bytes, over all links."""
+    """Counts, over all links, the different paths of each host that return the same bytes."""
 
     def __init__(self) -> None:
         self._tables = open_temporary_tables(
@@ -179,7 +179,7 @@ class PlaceholderCounts:
         self._tables.close()
 
 
-def _hash_bands(dhash: int) -> tuple[int, ...]:
+def _split_into_bands(dhash: int) -> tuple[int, ...]:
     return tuple(dhash >> shift & ((1 << width) - 1) for shift, width in _BANDS)
 
 

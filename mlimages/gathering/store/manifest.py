@@ -40,7 +40,7 @@ def has_manifest_name(name: str) -> bool:
 
 
 def find_manifests(folder: Path, *, is_merged: bool = False) -> list[Path]:
-    """Return the manifests of the folder in order: manifest.jsonl, then those of shards and runs, whose rows are later.
+    """Return the manifests of the folder: `manifest.jsonl`, then those of shards and runs, whose rows are newer.
 
     Other files that are named `manifest*.jsonl` are ignored.
 
@@ -49,7 +49,7 @@ def find_manifests(folder: Path, *, is_merged: bool = False) -> list[Path]:
             yet.
 
     Raises:
-        GatherError: a row has a later version.
+        GatherError: a manifest was written by a later version of mlimages.
     """
     merged = _read_merged_names(folder)
     named = [path for path in folder.glob("manifest*.jsonl") if has_manifest_name(path.name)]
@@ -71,7 +71,7 @@ def is_manifest(path: Path) -> bool:
     line.
 
     Raises:
-        GatherError: a row of a later version.
+        GatherError: the row was written by a later version of mlimages.
     """
     try:
         with path.open("rb") as file:
@@ -85,16 +85,16 @@ def is_manifest(path: Path) -> bool:
 
 
 def read_manifest(folder: str | Path) -> Iterator[FetchResult]:
-    """Yield every row of the manifests of a gathered folder, local or remote, in order.
+    """Yield every row of the manifests of a gathered folder, local or remote; a link that was retried may have several.
 
     Raises:
-        GatherError: a row of a later version.
+        GatherError: a manifest was written by a later version of mlimages.
     """
     return read_rows(find_manifests(as_path(folder)))
 
 
 def read_rows(paths: Iterable[Path]) -> Iterator[FetchResult]:
-    """Yield the rows of these manifests in order; invalid lines, torn by a crash, are skipped."""
+    """Yield the rows of these manifests in order; invalid lines, such as one truncated by a crash, are skipped."""
     for path in paths:
         with path.open("rb") as lines:
             yield from filter(None, map(parse_row, lines))
@@ -104,7 +104,7 @@ def parse_row(line: bytes) -> FetchResult | None:
     """Parse a line of a manifest; return None if it is not a row.
 
     Raises:
-        GatherError: a row of a later version.
+        GatherError: the row was written by a later version of mlimages.
     """
     values = _parse_json(line)
     known = {name: values[name] for name in _FIELDS if name in values}
@@ -130,7 +130,9 @@ def _parse_json(line: bytes) -> dict[str, Any]:
         return {}
     version = values.get("v")
     if isinstance(version, int) and version > VERSION:
-        raise GatherError(f"a later version of mlimages wrote this manifest (format version {version}): upgrade mlimages")
+        raise GatherError(
+            f"a later version of mlimages wrote this manifest (format version {version}): upgrade mlimages"
+        )
     return values
 
 
@@ -168,22 +170,22 @@ def dump_row(row: FetchResult) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class ManifestFooter:
+class LastClosingRow:
     """Position of the last closing row of a manifest, which a run wrote when the images of its rows were on disk.
 
     Attributes:
-        lines: number of lines up to the last closing row; the images of these rows were on disk when it was written.
-        is_whole: no line follows the closing row.
-        keeps_duplicates: a run kept every copy of the same bytes.
+        num_lines: number of lines up to and including the closing row; 0 if there is none.
+        is_at_end: whether no line follows the closing row.
+        keeps_duplicates: whether a run kept every copy of the same bytes.
     """
 
-    lines: int
-    is_whole: bool
+    num_lines: int
+    is_at_end: bool
     keeps_duplicates: bool
 
 
-def read_footer(path: Path) -> ManifestFooter:
-    """Return the position of the last closing row of the manifest at `path`."""
+def find_last_closing_row(path: Path) -> LastClosingRow:
+    """Find the last closing row, which records that the images of all rows before it are on disk."""
     number = closed = 0
     keeps_duplicates = False
     with path.open("rb") as lines:
@@ -191,13 +193,13 @@ def read_footer(path: Path) -> ManifestFooter:
             if _CLOSED in line:
                 closed = number
                 keeps_duplicates |= _parse_json(line).get("keep_duplicates") is True
-    return ManifestFooter(closed, closed == number, keeps_duplicates)
+    return LastClosingRow(closed, closed == number, keeps_duplicates)
 
 
 def read_rows_with_sync_flags(paths: Iterable[Path]) -> Iterator[tuple[FetchResult, bool]]:
-    """Yield each row of these manifests in order, and whether a closing row follows, so that its image was on disk."""
+    """Yield each row of these manifests in order, and whether a closing row records that its image is on disk."""
     for path in paths:
-        closed = read_footer(path).lines
+        closed = find_last_closing_row(path).num_lines
         with path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 row = parse_row(line)
@@ -206,7 +208,7 @@ def read_rows_with_sync_flags(paths: Iterable[Path]) -> Iterator[tuple[FetchResu
 
 
 def dump_closing_row(*, keep_duplicates: bool, merged: Sequence[str] = ()) -> bytes:
-    """Return the line of the closing row of a run.
+    """Return a closing row, which records that the images of all rows before it are on disk, as a line.
 
     Args:
         keep_duplicates: whether the run kept every copy of the same bytes.

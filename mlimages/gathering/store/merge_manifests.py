@@ -16,8 +16,8 @@ from mlimages.gathering.store.manifest import (
     KeySet,
     dump_closing_row,
     dump_row,
+    find_last_closing_row,
     find_manifests,
-    read_footer,
     read_rows,
 )
 from mlimages.gathering.store.stored_files import ImageStorage
@@ -49,7 +49,7 @@ def rewrite_manifests(
     Returns:
         False if another run has merged the manifests of a remote folder meanwhile: nothing was removed.
     """
-    is_closed = all(read_footer(path).is_whole for path in manifests)
+    is_closed = all(find_last_closing_row(path).is_at_end for path in manifests)
     current_rows = CurrentRows(files, manifests)
     placeholders = set() if keep_duplicates else _find_placeholder_hashes(current_rows)
     replaced = _ReplacedImages()
@@ -180,11 +180,11 @@ class CurrentRows:
         for at, row in enumerate(read_rows(self._manifests) if repeated else ()):
             key = hash_link(row.label, row.url)
             if key in repeated:
-                rank = self._row_rank(row), at
+                rank = self._rank_row(row), at
                 best[key] = max(best.get(key, rank), rank)
         return {key: at for key, (_, at) in best.items()}
 
-    def _row_rank(self, row: FetchResult) -> int:
+    def _rank_row(self, row: FetchResult) -> int:
         if row.status == "ok" and not row.removed:
             return 2 if row.path and self._files.size(row.path) is not None else 0
         return 1 if row.removed or row.status == "duplicate" else 0

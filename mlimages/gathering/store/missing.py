@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from mlimages.core import FetchResult, GatherError, pluralize
 from mlimages.gathering.store.manifest import read_rows, read_rows_with_sync_flags
 from mlimages.gathering.store.merge_manifests import CurrentRows
-from mlimages.gathering.store.stored_files import ImageStorage, quarantine_path
+from mlimages.gathering.store.stored_files import ImageStorage, make_quarantine_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def find_moved_and_deleted(
             size is None
             and row.sha256
             and row.bytes is not None
-            and files.size(quarantine_path(row.path, row.sha256)) is None
+            and files.size(make_quarantine_path(row.path, row.sha256)) is None
         ):
             missing[row.path] = _MissingImage(row.path, row.sha256, row.bytes, is_synced)
     moved = _find_moved_images(files, manifests, missing) if missing else {}

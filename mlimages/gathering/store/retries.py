@@ -94,7 +94,7 @@ class ConsecutiveRefusals:
         self._since: dict[str, str] = {}
 
     def correct_row(self, key: int, row: FetchResult) -> FetchResult:
-        """Count a row and return it; as not final if its host has refused many consecutive links.
+        """Count a row and return it, marked as not final if its host has refused many consecutive links.
 
         Args:
             key: `hash_link` of the link.
@@ -120,7 +120,7 @@ class ConsecutiveRefusals:
         if row.final:
             self._final.setdefault(host, []).append(key)
 
-    def wrongly_final_keys(self) -> set[int]:
+    def find_wrongly_final_keys(self) -> set[int]:
         """Return the keys of the rows that are final although their host has refused many consecutive links."""
         hosts = (host for host in self._final if self._counts[host] >= REFUSALS_UNTIL_PAUSED)
         return {key for host in hosts for key in self._final[host]}

@@ -35,29 +35,29 @@ def make_row(image_ref: ImageRef, download: DownloadResult, outcome_values: dict
 
 
 def make_image_values(
-    image_ref: ImageRef, download: DownloadResult, image_facts: ImageFacts, images: ImageIndex, *, keep_duplicates: bool
+    image_ref: ImageRef, download: DownloadResult, image_facts: ImageFacts, index: ImageIndex, *, keep_duplicates: bool
 ) -> dict[str, Any]:
     """Return the values of a valid image's row, by name of the row's field.
 
     Args:
         image_ref, download: see `make_row`.
         image_facts: the properties of the image.
-        images: earlier images of the folder.
+        index: index of the earlier images of the folder.
         keep_duplicates: keep every copy of the same bytes.
     """
     values = {name: getattr(image_facts, name) for name in image_facts.__slots__ if name != "suffix"}
     values["detail"] = "; ".join(filter(None, (image_facts.detail, download.detail)))
-    copies = images.find_copies(image_facts.sha256)
-    is_known_target = images.is_placeholder_target(download.final_url and remove_credentials(download.final_url))
+    copies = index.find_copies(image_facts.sha256)
+    is_known_target = index.is_placeholder_target(download.final_url and remove_credentials(download.final_url))
     if is_known_target and not copies.count:
         values["detail"] = "redirected to the placeholder of a host"
         return {"status": "placeholder", "reason": Reason.PLACEHOLDER, **values}
-    if copies.is_placeholder or (not keep_duplicates and images.becomes_placeholder(image_facts.sha256, image_ref.url)):
+    if copies.is_placeholder or (not keep_duplicates and index.becomes_placeholder(image_facts.sha256, image_ref.url)):
         values["detail"] = "the same bytes are served at many paths of one host"
         return {"status": "placeholder", "reason": Reason.PLACEHOLDER, **values}
     if copies.path and not keep_duplicates:
         return {"status": "duplicate", "same_as": copies.path, **values}
-    return {"status": "ok", "same_as": images.find_near_duplicate(image_facts.dhash), **values}
+    return {"status": "ok", "same_as": index.find_near_duplicate(image_facts.dhash), **values}
 
 
 def make_failure_values(download: DownloadResult, rejection: Rejection | None) -> dict[str, Any]:
@@ -73,6 +73,6 @@ def make_failure_values(download: DownloadResult, rejection: Rejection | None) -
             "detail": remove_credentials(download.detail),
         }
     is_of_machine = rejection.reason is Reason.DECODER  # out of memory, or the decoder hung or crashed
-    may_be_truncated = rejection.reason is Reason.TRUNCATED and not download.is_whole
+    may_be_truncated = rejection.reason is Reason.TRUNCATED and not download.has_known_length
     values = {name: getattr(rejection, name) for name in rejection.__slots__}
     return {"status": "failed", "final": not (is_of_machine or may_be_truncated), **values}

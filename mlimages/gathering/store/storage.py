@@ -12,7 +12,7 @@ from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.store.lock import open_work_folder
 from mlimages.gathering.store.manifest import ManifestWriter, manifest_path
 from mlimages.gathering.store.stored_files import ImageStorage, StoredFiles
-from mlimages.gathering.store.stored_objects import ManifestParts, StoredObjects
+from mlimages.gathering.store.stored_objects import RemoteManifestWriter, StoredObjects
 from mlimages.gathering.store.stored_shards import StoredShards
 
 
@@ -30,7 +30,7 @@ class Storage:
     manifest: Path
     parts: Path
     files: ImageStorage
-    writer: ManifestWriter | ManifestParts
+    writer: ManifestWriter | RemoteManifestWriter
 
 
 def open_storage(out: Path, options: GatherOptions, exit_stack: ExitStack) -> Storage:
@@ -66,5 +66,5 @@ def _open_remote(out: Path, options: GatherOptions, exit_stack: ExitStack) -> St
     objects.refresh()
     parts = folder / "parts"
     parts.mkdir()
-    writer = ManifestParts(manifest, objects.upload_manifest, keep_duplicates=options.keep_duplicates)
+    writer = RemoteManifestWriter(manifest, objects.upload_manifest, keep_duplicates=options.keep_duplicates)
     return Storage(manifest, parts, objects, writer)

@@ -124,7 +124,7 @@ class StoredFiles(ImageStorage):
             (self._folder / path).unlink()
 
     def quarantine(self, path: str, sha256: str) -> str | None:
-        aside = quarantine_path(path, sha256)
+        aside = make_quarantine_path(path, sha256)
         if self.is_unchanged(path, sha256) and not (self._folder / QUARANTINE).is_symlink():
             (self._folder / QUARANTINE).mkdir(exist_ok=True)
             (self._folder / path).replace(self._folder / aside)
@@ -138,7 +138,7 @@ class StoredFiles(ImageStorage):
         if not self.is_unchanged(path, sha256):
             return None
         name = next(name for name in new_paths if not os.path.lexists(self._folder / name))
-        if self._is_behind_link(name):
+        if self._contains_symlink(name):
             return None
         try:
             (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -164,19 +164,19 @@ class StoredFiles(ImageStorage):
             yield from ((inner / name).as_posix() for name in names)
 
     def _read(self, path: str) -> bytes | None:
-        if self._is_behind_link(path):
+        if self._contains_symlink(path):
             return None
         try:
             return (self._folder / path).read_bytes()
         except OSError:
             return None
 
-    def _is_behind_link(self, path: str) -> bool:
+    def _contains_symlink(self, path: str) -> bool:
         parts = PurePosixPath(path).parts
         return any((self._folder / PurePosixPath(*parts[:count])).is_symlink() for count in range(1, len(parts) + 1))
 
 
-def quarantine_path(path: str, sha256: str) -> str:
+def make_quarantine_path(path: str, sha256: str) -> str:
     """Return the path in the quarantine for the file at `path`."""
     return f"{QUARANTINE}/{sha256[:16]}{PurePosixPath(path).suffix}"
 

@@ -26,7 +26,7 @@ from mlimages.core import FetchResult, GatherError
 from mlimages.gathering.store.attribution import STEM
 from mlimages.gathering.store.image_index import open_temporary_tables
 from mlimages.gathering.store.manifest import NAME, ManifestWriter, has_manifest_name, is_manifest
-from mlimages.gathering.store.stored_files import ImageStorage, quarantine_path
+from mlimages.gathering.store.stored_files import ImageStorage, make_quarantine_path
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class StoredObjects(ImageStorage):
             self._remove(path)
 
     def quarantine(self, path: str, sha256: str) -> str | None:
-        aside = quarantine_path(path, sha256)
+        aside = make_quarantine_path(path, sha256)
         if self.is_unchanged(path, sha256):
             self._retry("written", aside, lambda at: self._fs.copy(f"{self._root}/{path}", at))
             self._record_sizes({aside: self.size(path) or 0})
@@ -241,19 +241,19 @@ class StoredObjects(ImageStorage):
         raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-class ManifestParts:
+class RemoteManifestWriter:
     """Writes the rows of a run into a remote folder as several manifests, each uploaded when it is full or the run
     ends.
 
     Args:
-        manifest: path of the manifests without the 16 digits that are appended to each of their names.
-        store_file: uploads a finished manifest.
+        manifest: path from which those of the manifests are made, by appending 16 digits to the name.
+        upload: called with the path of each finished manifest.
         keep_duplicates: whether the run keeps every copy of the same bytes.
     """
 
-    def __init__(self, manifest: Path, store_file: Callable[[Path], None], *, keep_duplicates: bool) -> None:
+    def __init__(self, manifest: Path, upload: Callable[[Path], None], *, keep_duplicates: bool) -> None:
         self._manifest = manifest
-        self._put = store_file
+        self._upload = upload
         self._keep_duplicates = keep_duplicates
         self._path = manifest
         self._writer: ManifestWriter | None = None
@@ -262,7 +262,7 @@ class ManifestParts:
     def append(self, row: FetchResult) -> None:
         """Record a finished link, whose image is stored."""
         if self._writer is None:
-            self._path = self._manifest.with_name(f"{self._manifest.stem}-{_make_run_id()}.jsonl")
+            self._path = self._manifest.with_name(f"{self._manifest.stem}-{_make_unique_id()}.jsonl")
             self._writer, self._count = ManifestWriter(self._path), 0
         self._writer.append(row)
         self._count += 1
@@ -278,7 +278,7 @@ class ManifestParts:
         if self._writer:
             self._writer.append_closing_row(keep_duplicates=keep_duplicates)
             self.close()
-            self._put(self._path)
+            self._upload(self._path)
 
     def close(self) -> None:
         """Close the file."""
@@ -287,8 +287,8 @@ class ManifestParts:
         self._writer = None
 
 
-def _make_run_id() -> str:
-    """Return 16 hexadecimal digits that are unique to this run; those of later runs sort after it."""
+def _make_unique_id() -> str:
+    """Return 16 unique hexadecimal digits that sort by the time of the call."""
     return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(2)}"
 
 

@@ -44,10 +44,10 @@ def strip_shard(path: str) -> str:
     return _NAME.sub("", path)
 
 
-def make_shard_key(stem: str) -> str:
+def make_sample_key(stem: str) -> str:
     """Return the path of an image without its suffix as the key of a WebDataset sample: no dots in the file name.
 
-    >>> make_shard_key("a.b/c.d")
+    >>> make_sample_key("a.b/c.d")
     'a.b/c_d'
     """
     folder, slash, name = stem.rpartition("/")
@@ -73,12 +73,12 @@ class StoredShards(ImageStorage):
     async def store(self, part_path: Path, row: FetchResult) -> str | None:
         assert row.path
         image = part_path.read_bytes()
-        head = _json_member(row) + _tar_header(row.path, image)  # so that a complete image has its JSON
+        head = _make_json_member(row) + _make_tar_header(row.path, image)  # so that a complete image has its JSON
         sample = head + image + bytes(-len(image) % _BLOCK)
         is_full = len(self._written) >= MAX_IMAGES or self._size + len(sample) + len(_END) > MAX_BYTES
         try:
             if self._file is None or (is_full and self._written):
-                self._open_next()
+                self._open_next_shard()
             assert self._file
             self._file.write(sample)
             self._file.flush()
@@ -129,20 +129,20 @@ class StoredShards(ImageStorage):
     def _find_member(self, path: str) -> Member | None:
         return self._written.get(path) or find_member(f"{self._folder}/{path}")
 
-    def _open_next(self) -> None:
+    def _open_next_shard(self) -> None:
         shards = sorted(self._folder.glob(f"{self._name_prefix}-[0-9][0-9][0-9][0-9][0-9].tar"))
         if self._file:
             self.close()
         elif shards and shards[-1].name in self._listed and not shards[-1].is_symlink():
             with suppress(OSError):  # not permitted
-                _end_truncated_shard(shards[-1])
+                _repair_truncated_shard(shards[-1])
         number = int(shards[-1].stem[-5:]) + 1 if shards else 0
         self._name, self._size, self._written = f"{self._name_prefix}-{number:05d}.tar", 0, {}
         self._folder.mkdir(parents=True, exist_ok=True)
         self._file = (self._folder / self._name).open("x+b")
 
 
-def _end_truncated_shard(shard: Path) -> None:
+def _repair_truncated_shard(shard: Path) -> None:
     """End a truncated shard after its last complete pair of JSON and image."""
     if not is_truncated(shard):
         return
@@ -162,16 +162,16 @@ def _write_end_of_archive(file: IO[bytes], size: int) -> None:
     os.fsync(file.fileno())
 
 
-def _json_member(row: FetchResult) -> bytes:
+def _make_json_member(row: FetchResult) -> bytes:
     """Return the JSON of an image as a member; `source` is text, since its keys differ and columns have one type."""
     names = ("url", "label", "sha256", "width", "height", "format", "fetched_at")
     values = {name: getattr(row, name) for name in names} | {"source": json.dumps(row.source, default=str)}
     data = json.dumps(values).encode()
     assert row.path
-    return _tar_header(f"{row.path.removesuffix(SUFFIX)}.json", data) + data + bytes(-len(data) % _BLOCK)
+    return _make_tar_header(f"{row.path.removesuffix(SUFFIX)}.json", data) + data + bytes(-len(data) % _BLOCK)
 
 
-def _tar_header(name: str, data: bytes) -> bytes:
+def _make_tar_header(name: str, data: bytes) -> bytes:
     info = tarfile.TarInfo(name)
     info.size = len(data)
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")

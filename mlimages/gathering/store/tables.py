@@ -20,8 +20,8 @@ _BATCH = 10_000
 _INTEGERS = {"http_status", "bytes", "width", "height", "orientation", "attempts"}
 
 
-class Tables:
-    """The tables that a run writes into the folder `out`, metadata.jsonl and a Parquet file; none for a shard."""
+class TableWriter:
+    """Writes metadata.jsonl and the manifest as Parquet into the folder `out`, as requested; for a shard, neither."""
 
     def __init__(self, out: Path, options: GatherOptions) -> None:
         self._out = out
@@ -77,7 +77,7 @@ def _find_class_folders(rows: Iterable[FetchResult]) -> Mapping[str, set[str]]:
 
 
 def _find_current_label(row: FetchResult, class_folders: Mapping[str, set[str]]) -> str:
-    """Return the class in whose folder an image is: of one moved by hand, not the class for which it was requested."""
+    """Return the class in whose folder an image is, which is not the requested one if the user has moved the image."""
     above = map(str, PurePosixPath(row.path or "").parents)
     labels = next((class_folders[folder] for folder in above if folder in class_folders), {row.label})
     return row.label if row.label in labels or len(labels) > 1 else next(iter(labels))
@@ -96,17 +96,17 @@ def _write_parquet(path: Path, rows: Iterable[FetchResult]) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    def arrow_type(name: str) -> Any:
+    def choose_arrow_type(name: str) -> Any:
         others = {"final": pyarrow.bool_(), "elapsed_s": pyarrow.float64()}
         return pyarrow.int64() if name in _INTEGERS else others.get(name, pyarrow.string())
 
-    schema = pyarrow.schema([(field.name, arrow_type(field.name)) for field in fields(FetchResult)])
+    schema = pyarrow.schema([(field.name, choose_arrow_type(field.name)) for field in fields(FetchResult)])
     with parquet.ParquetWriter(path, schema) as out:
-        left = map(_table_values, rows)
+        left = map(_make_table_row, rows)
         while batch := list(islice(left, _BATCH)):
             out.write_table(pyarrow.Table.from_pylist(batch, schema))
 
 
-def _table_values(row: FetchResult) -> dict[str, Any]:
+def _make_table_row(row: FetchResult) -> dict[str, Any]:
     values = {field.name: getattr(row, field.name) for field in fields(FetchResult)}
     return values | {"source": json.dumps(row.source, default=str)}

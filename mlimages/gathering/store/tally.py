@@ -50,7 +50,7 @@ class Tally:
                 self._hosts = Counter(dict(self._hosts.most_common(_HOSTS_COUNTED)))
 
     def move_failed_to_unfinished(self, num_links: int) -> None:
-        """Count `num_links` links that were counted as failed as unfinished instead."""
+        """Count `num_links` of the failed links as unfinished instead."""
         self._open += num_links
 
     def progress_counts(self) -> dict[str, int]:
