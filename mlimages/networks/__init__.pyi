@@ -1,11 +1,11 @@
 from .all_depths import DEPTHS as DEPTHS
-from .all_depths import add_depths as add_depths
+from .all_depths import add_all_depths_layer as add_all_depths_layer
 from .architectures import has_local_weights as has_local_weights
 from .cut_points import CutPoint as CutPoint
 from .cut_points import FeatureHooks as FeatureHooks
 from .cut_points import find_cut_points as find_cut_points
 from .devices import choose_device as choose_device
-from .devices import frozen_precision as frozen_precision
+from .devices import find_float32_precision as find_float32_precision
 from .devices import has_fast_bf16 as has_fast_bf16
 from .devices import to_channels_last as to_channels_last
 from .freezing import FrozenPart as FrozenPart
@@ -14,8 +14,8 @@ from .freezing import freeze as freeze
 from .freezing import is_stochastic as is_stochastic
 from .models import Model as Model
 from .models import build_model as build_model
+from .models import find_well_known_layers as find_well_known_layers
 from .models import resolve_defaults as resolve_defaults
-from .models import well_known_layers as well_known_layers
 from .models import wrap_network as wrap_network
 from .normalization import Normalize as Normalize
 from .splitting import SplitNetwork as SplitNetwork
@@ -24,4 +24,4 @@ from .splitting import split_network as split_network
 from .splitting import unflatten_features as unflatten_features
 from .summary import summarize as summarize
 from .summary import summarize_model as summarize_model
-from .weights import add_versions as add_versions
+from .weights import add_module_versions as add_module_versions

@@ -37,8 +37,8 @@ class AllDepthsLinear(nn.Linear):
         nn.init.zeros_(self.weight)
 
 
-def add_depths(model: Model) -> Model | None:
-    """Return the model with a linear layer on the pooled outputs of the layers below its head.
+def add_all_depths_layer(model: Model) -> Model | None:
+    """Return the model with a linear layer on the pooled outputs of the layers below its head, added to the logits.
 
     Layers and tensors are shared with `model`; the state dict has the additional tensor `depths.weight` `(classes, D)`.
     After Head2Toe (U. Evci et al., ICML 2022, arXiv 2201.03529).
@@ -48,9 +48,9 @@ def add_depths(model: Model) -> Model | None:
 
     Examples:
         >>> import torch
-        >>> from mlimages.networks import add_depths, build_model
+        >>> from mlimages.networks import add_all_depths_layer, build_model
         >>> model = build_model("lenet5", classes=10, weights="none")
-        >>> deep = add_depths(model)
+        >>> deep = add_all_depths_layer(model)
         >>> deep.network.depths
         AllDepthsLinear(in_features=142, out_features=10, bias=False)
         >>> x = torch.randn(2, 1, 28, 28)
@@ -74,7 +74,7 @@ def add_depths(model: Model) -> Model | None:
     for node in graph.nodes:
         if node.op == "call_module" and node.target in consumers:
             source = node.all_input_nodes[0]
-            maps = _before_flattening(model.network, source)
+            maps = _find_node_before_flattening(model.network, source)
             is_convolution = maps is not source or isinstance(model.network.get_submodule(node.target), nn.Conv2d)
             positions = {2: (), 3: (1,), 4: (2, 3) if is_convolution else (1, 2)}
             if _count_dims(maps) in positions and maps.meta["val"].shape[0] == 2:  # attention windows have several rows
@@ -102,7 +102,7 @@ def add_depths(model: Model) -> Model | None:
     return replace(model, network=network.eval())
 
 
-def _before_flattening(network: nn.Module, node: fx.Node) -> fx.Node:
+def _find_node_before_flattening(network: nn.Module, node: fx.Node) -> fx.Node:
     """Return the node before pooling and flattening; `node` itself if a layer with weights lies between."""
     maps = node
     while _count_dims(maps) == 2 and len(maps.all_input_nodes) == 1 and not _has_weights(network, maps):

@@ -44,7 +44,7 @@ class BuiltinArchitecture(Architecture):
         layers = BUILTIN_NETS[self.name].make_layers(num_classes, image_property.channels, size)
         return nn.Sequential(OrderedDict(layers))
 
-    def preprocessing(self, weights: str) -> Preprocessing:
+    def make_preprocessing(self, weights: str) -> Preprocessing:
         return BUILTIN_NETS[self.name].preprocessing
 
 
@@ -56,7 +56,7 @@ class TorchvisionArchitecture(Architecture):
         return format_package_version("torchvision")
 
     @property
-    def has_weights(self) -> bool:
+    def has_published_weights(self) -> bool:
         return True
 
     def build(self, num_classes: int, image_property: ImageProperty, weights: str) -> nn.Module:
@@ -110,7 +110,7 @@ class TorchvisionArchitecture(Architecture):
         size, patch = network.image_size, network.patch_size
         return dict(_without_warnings(interpolate_embeddings, size, patch, OrderedDict(state)))
 
-    def preprocessing(self, weights: str) -> Preprocessing:
+    def make_preprocessing(self, weights: str) -> Preprocessing:
         preset = self._find_weights_entry(weights).transforms()
         interpolation: Interpolation = "bicubic" if preset.interpolation.value == "bicubic" else "bilinear"
         image_property = ImageProperty(

@@ -26,7 +26,7 @@ class Architecture(ABC):
         """The package that implements the network, with its version, such as `torchvision 0.24.0`."""
 
     @property
-    def has_weights(self) -> bool:
+    def has_published_weights(self) -> bool:
         """Whether pretrained weights are published."""
         return False
 
@@ -53,9 +53,9 @@ class Architecture(ABC):
         )
 
     def convert_weights(self, state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-        """Convert weights to the tensor names of `network`, and resize position embeddings."""
+        """Return the weights with the tensor names of `network`, and position embeddings resized to its input."""
         return state
 
     @abstractmethod
-    def preprocessing(self, weights: str) -> Preprocessing:
+    def make_preprocessing(self, weights: str) -> Preprocessing:
         """Return the preprocessing that the weights (`default`, `none` or a file) expect."""

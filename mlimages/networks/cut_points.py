@@ -77,7 +77,7 @@ class FeatureHooks:
         >>> model = build_model("lenet5", classes=10, weights="none")
         >>> with FeatureHooks(model.network, find_cut_points(model)) as hooks, torch.inference_mode():
         ...     logits = model.network(torch.zeros(2, 1, 28, 28))
-        ...     features = hooks.features()
+        ...     features = hooks.collect_features()
         >>> features.shape  # 6 + 400 + 120 + 84
         torch.Size([2, 610])
     """
@@ -95,9 +95,11 @@ class FeatureHooks:
     def __exit__(self, *exception: object) -> None:
         self._hooks.close()
 
-    def features(self) -> Tensor:
-        """Return the features of the last batch, concatenated over the cut points: float32 `(N, sum of
-        num_features)`."""
+    def collect_features(self) -> Tensor:
+        """Return the features of the last batch, concatenated in the order of the cut points, and clear them.
+
+        The shape is `(N, D)`, float32, where D is the sum of `num_features`.
+        """
         inputs = [self._inputs[path] for path in self._consumers]
         by_image = [x.reshape(self._batch_size, -1, x.shape[1]).mean(dim=1) for x in inputs]  # a layer may see windows
         self._inputs.clear()
@@ -122,8 +124,8 @@ def _hook_inputs(modules: Mapping[str, nn.Module], pooled_inputs: dict[str, Tens
 
 
 def _pool(module: nn.Module, x: Tensor) -> Tensor:
-    """Average over positions: `(N, C)`. In the input of a convolution, channels are the second dimension, otherwise the
-    last."""
+    """Average the input of a module over positions, to `(N, C)`; channels are the second dimension for a convolution,
+    otherwise the last."""
     if isinstance(module, nn.Conv2d):
         return x.mean(dim=(2, 3))
     return x.flatten(1, -2).mean(dim=1) if x.ndim > 2 else x
@@ -143,8 +145,10 @@ def _sort_key(layer: tuple[str, str]) -> tuple[str, int]:
 
 
 def _find_stages(model: Model) -> list[str]:
-    """Return modules with parameters, splitting the largest into its children until there are enough; without the head
-    and single normalization layers."""
+    """Return the paths of modules with parameters, without the head and single normalization layers.
+
+    The largest module is replaced by its children until there are MIN_CUT_POINTS.
+    """
     paths = _list_children(model.network, "")
     while len(stages := [path for path in paths if not _is_head_or_norm(model, path)]) < MIN_CUT_POINTS:
         modules = {path: model.network.get_submodule(path) for path in paths}
@@ -179,9 +183,9 @@ def _find_first_consumer(network: nn.Module, leaf_layers: list[str]) -> str | No
 
 
 def _trace_calls(model: Model) -> tuple[list[str], dict[str, int]]:
-    """Return the innermost modules in order of execution, and the number of pooled features in the input of each.
+    """Return the leaf modules in order of execution, and the number of pooled features in the input of each by path.
 
-    A layer whose input has no rows per image has no number.
+    Layers whose input does not have a row for each image have no such number.
     """
     order: dict[str, None] = {}
     modules = {path: module for path, module in model.network.named_modules() if path}

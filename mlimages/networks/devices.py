@@ -42,20 +42,20 @@ def has_fast_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(is_supported)
 
 
-def frozen_precision(device: torch.device) -> str:
-    """Return the precision of the frozen layers: `tf32` on a GPU if torch allows TF32 convolutions, else `fp32`.
+def find_float32_precision(device: torch.device) -> str:
+    """Return the precision of float32 convolutions: `tf32` on a GPU if torch allows TF32 for them, else `fp32`.
 
     Examples:
         >>> import torch
-        >>> from mlimages.networks import frozen_precision
-        >>> frozen_precision(torch.device("cpu"))
+        >>> from mlimages.networks import find_float32_precision
+        >>> find_float32_precision(torch.device("cpu"))
         'fp32'
     """
     return "tf32" if device.type == "cuda" and torch.backends.cudnn.allow_tf32 else "fp32"
 
 
 def to_channels_last(tensor: Tensor) -> Tensor:
-    """Return a tensor `(N, C, H, W)` in channels-last memory format, which convolutions prefer; others unchanged.
+    """Return a tensor `(N, C, H, W)` in channels-last memory format, which is faster, and others unchanged.
 
     All inputs use one format because the random numbers of dropout depend on it.
 

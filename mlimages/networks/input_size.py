@@ -27,7 +27,7 @@ def check_input_size(
     run on the CPU.
 
     Args:
-        build_network: creates the network.
+        build_network: builds the network for images of a size.
         name: name of the network, for the message.
         image_property: size and channels of the images.
         default_property: the images that the network is designed for; their size is suggested if the search finds no

@@ -16,7 +16,7 @@ from mlimages.core import ImageProperty, ModelError, Preprocessing, Resize, chec
 from mlimages.networks.architectures import find_architecture
 from mlimages.networks.base_architecture import Architecture
 from mlimages.networks.input_size import check_input_size
-from mlimages.networks.weights import is_inside, load_weights, match_in_order, read_weights, remove_prefix
+from mlimages.networks.weights import is_inside, load_weights, read_weights, remove_prefix, rename_tensors_by_order
 
 require_extra("training", "train", "onnx", "onnxscript", "safetensors", "timm")  # these are imported late
 
@@ -36,7 +36,7 @@ class Model:
         heads: module paths of the classifiers: the last layer, or several parallel layers (DeiT, LeViT).
         layers: module paths of well-known layers (conv1 ... fc8) by name.
         pretrained: whether the weights come from a file or from the library.
-        has_weights: whether pretrained weights are published.
+        has_published_weights: whether pretrained weights are published.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Model:
     heads: tuple[str, ...]
     layers: Mapping[str, str] = field(default_factory=dict)
     pretrained: bool = False
-    has_weights: bool = True
+    has_published_weights: bool = True
 
     @property
     def head(self) -> str:
@@ -92,7 +92,7 @@ def build_model(
         size: width and height of the input in pixels, one number for a square; by default the size that the weights
             were trained with.
         resize: resize method; by default that of the weights.
-        gray: read images as grayscale; for a network with three input channels the channel is repeated.
+        gray: convert images to grayscale; a network with three input channels gets the gray channel three times.
         seed: random seed of the classifier, or of all weights with `none`.
 
     Raises:
@@ -111,9 +111,9 @@ def build_model(
     check_at_least(1, classes=classes)
     architecture = find_architecture(name)
     source = os.fspath(weights)
-    if source == "default" and not architecture.has_weights:
+    if source == "default" and not architecture.has_published_weights:
         source = "none"
-    preprocessing = architecture.preprocessing(source)
+    preprocessing = architecture.make_preprocessing(source)
     image_property = _override_image_property(preprocessing.image, size=size, resize=resize, gray=gray)
     # From a gray image and three channel means, Normalize returns three channels.
     has_one_channel = image_property.gray_scale and len(preprocessing.normalization.mean) == 1
@@ -133,14 +133,14 @@ def build_model(
         library=architecture.library,
         preprocessing=replace(preprocessing, image=image_property),
         heads=find_heads(network, classes),
-        layers=well_known_layers(network),
+        layers=find_well_known_layers(network),
         pretrained=source != "none",
-        has_weights=architecture.has_weights,
+        has_published_weights=architecture.has_published_weights,
     )
 
 
 def wrap_network(network: nn.Module, preprocessing: Preprocessing, *, classes: int, pretrained: bool) -> Model:
-    """Return a custom network with the metadata that a run needs.
+    """Return a custom network as a `Model`, with its preprocessing and the path of its classifier.
 
     Args:
         network: maps float32 `(N, C, H, W)` to logits `(N, classes)`; its last layer with `classes` outputs is
@@ -168,7 +168,7 @@ def wrap_network(network: nn.Module, preprocessing: Preprocessing, *, classes: i
         preprocessing=preprocessing,
         heads=find_heads(network, classes),
         pretrained=pretrained,
-        has_weights=False,
+        has_published_weights=False,
     )
 
 
@@ -185,7 +185,7 @@ def resolve_defaults(name: str, *, weights: str, freeze: str) -> tuple[str, str]
         >>> resolve_defaults("alexnet", weights="default", freeze="auto")
         ('default', 'head')
     """
-    has_weights = find_architecture(name).has_weights
+    has_weights = find_architecture(name).has_published_weights
     if weights == "default" and not has_weights:
         weights = "none"
     if freeze == "auto" and weights == "none" and has_weights:
@@ -219,14 +219,14 @@ def _count_outputs(module: nn.Module) -> int | None:
     return getattr(module, "out_features", None) or getattr(module, "out_channels", None)
 
 
-def well_known_layers(network: nn.Module) -> dict[str, str]:
+def find_well_known_layers(network: nn.Module) -> dict[str, str]:
     """Return the module paths of the layers of AlexNet and VGG by their names in the literature (conv1, conv3_2, fc7).
 
     A batch norm belongs to the convolution before it; `conv3` is the last layer of VGG's third block.
 
     Examples:
-        >>> from mlimages.networks import build_model, well_known_layers
-        >>> well_known_layers(build_model("alexnet", classes=2, weights="none").network)["conv5"]
+        >>> from mlimages.networks import build_model, find_well_known_layers
+        >>> find_well_known_layers(build_model("alexnet", classes=2, weights="none").network)["conv5"]
         'features.10'
     """
     features, classifier = getattr(network, "features", None), getattr(network, "classifier", None)
@@ -279,15 +279,15 @@ def _build_with_weights(
         state = architecture.load_default_weights(image_property)
     else:
         if "lite0" in architecture.name:
-            from mlimages.networks.timm_architecture import check_packaged_weights
+            from mlimages.networks.timm_architecture import require_matching_network
 
-            check_packaged_weights(architecture.name, weights)
+            require_matching_network(architecture.name, weights)
         state = remove_prefix(read_weights(weights), network, description=description)
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items() if not is_inside(name, heads)}
     if any(name not in state or state[name].shape != shape for name, shape in shapes.items()):
         state = architecture.convert_weights(state, network)
     if not weights.endswith(".safetensors"):  # its tensors are sorted by name
-        state = match_in_order(network, state, heads=heads, description=description)
+        state = rename_tensors_by_order(network, state, heads=heads, description=description)
     is_complete = load_weights(network, state, heads=heads, description=description)
     if not is_complete:
         is_complete = all(_reset_parameters(network.get_submodule(head)) for head in heads)

@@ -113,7 +113,7 @@ def _is_fixed(network: nn.Module, node: fx.Node, frozen_part: FrozenPart) -> boo
 
 
 def _partition_nodes(graph: fx.Graph, fixed_nodes: set[fx.Node]) -> tuple[set[fx.Node], list[fx.Node]]:
-    """Return the nodes of the upper part, and the nodes of the lower part whose values it uses.
+    """Return the nodes of the upper part, and the nodes of the lower part whose outputs the upper part uses.
 
     Shapes and constants that do not depend on the image are computed again in the upper part.
     """

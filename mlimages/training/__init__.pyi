@@ -2,6 +2,7 @@ from .checkpoints import TrainedRun as TrainedRun
 from .checkpoints import load_run as load_run
 from .config import FineTuneConfig as FineTuneConfig
 from .embedding import embedder as embedder
+from .feature_maps import draw_layer as draw_layer
 from .feature_table import FeatureTable as FeatureTable
 from .feature_table import extract_features as extract_features
 from .features import FrozenFeatures as FrozenFeatures
@@ -11,7 +12,6 @@ from .finish import FineTuneResult as FineTuneResult
 from .finish import summarize_run_network as summarize_run_network
 from .inputs import image_property_of as image_property_of
 from .inputs import network_name_of as network_name_of
-from .layer_maps import draw_layer as draw_layer
 from .model_probe import probe_models as probe_models
 from .probing import probe_cuts as probe_cuts
 from .run import read_config as read_config

@@ -103,12 +103,13 @@ class ArrayStore:
         return num_rows * self.row_bytes <= max_bytes / 2
 
     def trim(self, max_bytes: int, *, reserve_bytes: int = 0) -> None:
-        """Remove the least recently used files of all stores below `KINDS`, except files that this store has used or
-        written.
+        """Remove the least recently used files of all stores in the folders KINDS until they fit into `max_bytes`.
+
+        Files that this store has used or written are kept.
 
         Args:
             max_bytes: maximum size of all stores together.
-            reserve_bytes: number of these bytes to keep free for rows that are written next.
+            reserve_bytes: part of `max_bytes` to keep free for the rows that are written next.
         """
         kept = {self.folder / name for name in (*self._used, self._own.name)}
         parts: list[tuple[float, int, Path]] = []

@@ -49,8 +49,8 @@ class Augmenter:
     """Makes random views of images; the same seed, image and view number give the same view on every machine.
 
     Attributes:
-        strength: `flip` mirrors every other view; `light` also crops and changes colours slightly; `strong` crops and
-            changes colours more, rotates, and erases a rectangle.
+        strength: `none` changes nothing; `flip` mirrors every other view; `light` also crops and changes colours
+            slightly; `strong` crops and changes colours more, rotates, and erases a rectangle.
         rotate_deg: maximum rotation in either direction, in addition to `strength`.
         seed: random seed.
 

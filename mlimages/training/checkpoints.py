@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mlimages.core import Preprocessing, RunError, atomic_write, format_command, pluralize, require_local_path
 from mlimages.dataset import load_mean_image
-from mlimages.networks import DEPTHS, Model, add_depths, add_versions, build_model, to_channels_last
+from mlimages.networks import DEPTHS, Model, add_all_depths_layer, add_module_versions, build_model, to_channels_last
 from mlimages.reports import RunFiles, read_settings
 from mlimages.training.config import FineTuneConfig
 from mlimages.training.run import EpochMetrics
@@ -44,7 +44,8 @@ class TrainingState:
         probe_accuracy: validation accuracy of the closed-form head; None without such a head.
         probe_map: mean average precision of the closed-form head in a multi-label run, else None.
         frozen_digest: SHA-256 of the frozen weights; empty if nothing is frozen.
-        depths_share: share of the lower layers in the closed-form head; 0 if it uses only the last layer.
+        depths_share: weight of the lower layers in the kernel of the closed-form head, 0..1; 0 if it uses only the last
+            layer.
         set_thresholds: thresholds of prediction sets by level such as "0.9", from leave-one-out predictions; empty
             without a closed-form head.
         seconds: training time so far.
@@ -256,7 +257,7 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: 
         )
         network = (_add_all_depths_head(model) if state is not None and state.depths_share else model).network
     elif whole.exists():
-        network.cpu().load_state_dict(add_versions(load_file(whole), network))
+        network.cpu().load_state_dict(add_module_versions(load_file(whole), network))
     weights = whole
     if state is not None:
         trained = state.best if checkpoint == "best" else state.trained
@@ -286,11 +287,11 @@ def make_trained_run(files: RunFiles, network: nn.Module, *, weights: Path) -> T
 
 
 def _add_all_depths_head(model: Model) -> Model:
-    deep = add_depths(model)
+    deep = add_all_depths_layer(model)
     if deep is None:
         raise RunError(
-            f"the layers of {model.name} in this version of {model.library} differ from those that were trained: "
-            "install the version that trained them, or train again"
+            f"the layers of {model.name} in {model.library} differ from those that were trained: "
+            "install the version that was used for training, or train again"
         )
     return deep
 

@@ -42,7 +42,7 @@ def parse_numbers(text: str) -> tuple[float, ...]:
 
 
 def parse_learning_rate(text: str) -> float:
-    """Parse a learning rate; return 0 for `auto`.
+    """Parse a learning rate; return 0 for `auto`, as in `FineTuneConfig.lr`.
 
     Raises:
         InputError: `text` is not a positive number.
@@ -55,8 +55,8 @@ def parse_learning_rate(text: str) -> float:
     return value
 
 
-def parse_schedule(text: str) -> str:
-    """Parse a learning rate schedule: `cosine`, `exponential:GAMMA`, `step:EPOCHS:GAMMA` or `none`.
+def validate_schedule(text: str) -> str:
+    """Check a learning rate schedule, `cosine`, `exponential:GAMMA`, `step:EPOCHS:GAMMA` or `none`, and return it.
 
     Raises:
         InputError: `text` is not a schedule.
@@ -221,7 +221,7 @@ class FineTuneConfig(TableOptions):
             "(multiply by GAMMA after every N epochs) or none.",
             "Optimization",
             metavar="cosine|exponential:GAMMA|step:N:GAMMA|none",
-            parse=parse_schedule,
+            parse=validate_schedule,
             is_advanced=True,
         ),
     ] = "cosine"
@@ -288,7 +288,7 @@ class FineTuneConfig(TableOptions):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, str(value))
         check_options(self)
-        parse_schedule(self.schedule)
+        validate_schedule(self.schedule)
         if len(self.std) not in (0, 1, 3) or not all(0 < value < math.inf for value in self.std):
             raise InputError(f"std is {', '.join(map(str, self.std))}: it must be one or three numbers greater than 0")
         if self.head == "all-depths" and (self.freeze not in ("head", "auto") or self.weights == "none"):

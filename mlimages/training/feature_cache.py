@@ -60,12 +60,12 @@ def cache_features(
             features = create_features(computation)
             if not features.fits_in_cache(len(train_set) * num_views + len(val_set), cache_bytes):
                 return None, fallback
-            features.compute_missing(val_set, 1, cache_bytes=cache_bytes, progress=progress)
+            features.compute_missing_features(val_set, 1, cache_bytes=cache_bytes, progress=progress)
             if computation.frozen == "bf16" and not is_resumed and distributed.is_main_process():
                 problem = _check_precision(features, computation, val_set, progress)
                 fallback = replace(computation, frozen="fp32")
             if not problem:
-                features.compute_missing(train_set, num_views, cache_bytes=cache_bytes, progress=progress)
+                features.compute_missing_features(train_set, num_views, cache_bytes=cache_bytes, progress=progress)
         except ConversionError as error:
             problem = str(error)
         found = [result for result in distributed.all_gather((problem, fallback)) if result[0]]

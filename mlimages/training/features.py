@@ -43,8 +43,9 @@ class Batch:
     """One batch for the trainable part.
 
     Attributes:
-        inputs: argument of `BatchSource.logits`, tensors `(N, ...)`; one row of zeros if this process has no image.
-        labels: rows of `ImageSet.labels`.
+        inputs: argument of `BatchSource.compute_logits`, tensors `(N, ...)`; one row of zeros if this process has no
+            image.
+        labels: labels of the images, in the form of `ImageSet.labels`.
         indices: index of each image in its set.
         rows: index of each image in the batch of all processes.
         size: number of images in the batch of all processes.
@@ -71,7 +72,7 @@ class BatchSource(Protocol):
             choose_view: returns the view number for an image index.
         """
 
-    def logits(self, inputs: tuple[Tensor, ...]) -> Tensor:
+    def compute_logits(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """Compute logits `(N, classes)` for the inputs of one batch."""
 
 
@@ -121,7 +122,7 @@ class PixelSource:
             pixels = batch.pixels if batch.indices else batch.pixels.new_zeros(1, *batch.pixels.shape[1:])
             yield _make_batch((pixels,), images, batch.indices, chunk, self._device)
 
-    def logits(self, inputs: tuple[Tensor, ...]) -> Tensor:
+    def compute_logits(self, inputs: tuple[Tensor, ...]) -> Tensor:
         logits: Tensor = self._network(to_channels_last(self._normalize(inputs[0])))
         return logits
 
@@ -216,7 +217,9 @@ class FrozenFeatures:
             return False
         return True
 
-    def compute_missing(self, images: ImageSet, num_views: int, *, cache_bytes: int, progress: Progress) -> None:
+    def compute_missing_features(
+        self, images: ImageSet, num_views: int, *, cache_bytes: int, progress: Progress
+    ) -> None:
         """Compute the missing features of the views 0 to `num_views - 1`; `cache_bytes` is the size of the cache."""
         store, missing = self._stores["fp32"], self._find_uncached_views(images, num_views)
         if missing:
@@ -276,7 +279,7 @@ class FrozenFeatures:
             rows = torch.from_numpy(found.astype(np.float32, copy=False))  # (N, D)
             yield _make_batch(unflatten_features(rows, self._split.shapes), images, indices, chunk, self._device)
 
-    def logits(self, inputs: tuple[Tensor, ...]) -> Tensor:
+    def compute_logits(self, inputs: tuple[Tensor, ...]) -> Tensor:
         logits: Tensor = self._split.upper(*map(to_channels_last, inputs))
         return logits
 

@@ -30,20 +30,20 @@ from mlimages.training.checkpoints import (
     save_state,
 )
 from mlimages.training.config import FineTuneConfig
-from mlimages.training.data import TrainingJob, build_training_job, prepare_run_folder
 from mlimages.training.finish import (
     FineTuneResult,
     finish_run,
     read_finished_result,
-    write_skipped,
+    write_skipped_images,
     write_suspect_labels,
 )
 from mlimages.training.head import SHARES, fit_ridge
 from mlimages.training.head_inputs import compute_head_inputs, initialize_head
 from mlimages.training.inputs import CustomNetwork, read_inputs, warn_about_changed_labels
 from mlimages.training.loop import Schedule, Trainer, make_optimizer, validate
-from mlimages.training.run import EpochMetrics, check_run_folder, write_log, write_metrics
+from mlimages.training.run import EpochMetrics, check_run_folder, log_to_file, write_metrics
 from mlimages.training.run_images import read_images
+from mlimages.training.training_job import TrainingJob, build_training_job, prepare_run_folder
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ def fine_tune(
         if is_finished:
             return read_finished_result(files, export=export, network=network, progress=progress)
         inputs = read_inputs(config, files, custom_network)  # all checks that need no image, before anything is written
-        with files.lock() if is_main else nullcontext(), write_log(files.log) if is_main else nullcontext():
+        with files.lock() if is_main else nullcontext(), log_to_file(files.log) if is_main else nullcontext():
             started, state = time.monotonic(), load_state(files)
             images = read_images(config, inputs, progress)
             preprocessing = prepare_run_folder(config, files, inputs, images)
@@ -169,7 +169,7 @@ def _make_initial_state(job: TrainingJob) -> TrainingState:
     """Return the state before the first epoch: closed-form head on a pretrained network, else random weights."""
     if distributed.is_main_process():
         job.files.remove_temporary_files()
-        write_skipped(job.files.folder, job.broken)
+        write_skipped_images(job.files.folder, job.broken)
     objective, is_single = job.objective, job.train.labels.ndim == 1
     if not job.model.pretrained:
         return TrainingState(frozen_digest=job.digest)
@@ -189,7 +189,7 @@ def _make_initial_state(job: TrainingJob) -> TrainingState:
     metrics = validate(job.network, job.source, job.val, objective).metrics
     is_rounded = job.computation.frozen != "fp32"
     left_out = objective.compute_score(torch.from_numpy(fit.leave_one_out), torch.from_numpy(train.labels))
-    score_name = "accuracy" if is_single else "mAP"
+    score_name = objective.inference_task.score_name
     logger.info(
         "closed-form head (ridge regression)%s: %s %.1f %% on %d validation images%s",
         f" on the features of all layers (weight of the lower layers: {fit.share:g})" if fit.share else "",
@@ -272,7 +272,8 @@ def _run_epoch(job: TrainingJob, trainer: Trainer, epoch: int, *, deadline: floa
         raise RunError(
             f"the loss is not finite in epoch {epoch}, at a peak learning rate of {lr:g}: {advice}try --lr {lr / 10:g}"
         )
-    logger.info("epoch %d: validation %.1f %%, loss %.4f", epoch, 100 * validated.score, validated.loss)
+    score_name = job.objective.inference_task.score_name
+    logger.info("epoch %d: validation %s %.1f %%, loss %.4f", epoch, score_name, 100 * validated.score, validated.loss)
     return EpochMetrics(
         epoch=epoch,
         lr=trainer.schedule.lr_at(epoch * trainer.schedule.steps - 1),

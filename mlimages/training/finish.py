@@ -42,11 +42,11 @@ from mlimages.networks import summarize_model
 from mlimages.reports import RunFiles, estimate_label_errors, find_suspects, read_run, write_suspects
 from mlimages.training import distributed
 from mlimages.training.checkpoints import TrainingState, load_trained_tensors, make_trained_run
-from mlimages.training.data import TrainingJob
 from mlimages.training.head_inputs import compute_head_inputs
 from mlimages.training.known_output import KNOWN_SHARE, MIN_VALIDATION_IMAGES, fit_known_score, save_known_output
 from mlimages.training.loop import Validation, validate
 from mlimages.training.run_export import export_run, export_trained_run, read_exported_bundle, warn_about_lost_options
+from mlimages.training.training_job import TrainingJob
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,8 @@ class FineTuneResult:
         probe_accuracy: validation accuracy of the closed-form head before the first epoch; None with random weights.
         best_epoch: number of the best epoch, from 1; 0 is the closed-form head.
         epochs: number of trained epochs.
-        depths_share: share of the lower layers in the closed-form head; 0 if it uses only the last layer.
+        depths_share: weight of the lower layers in the kernel of the closed-form head, 0..1; 0 if it uses only the last
+            layer.
         frozen_digest: SHA-256 of the frozen weights, equal before and after training; empty if nothing is frozen.
         broken: images that could not be decoded and were skipped.
         seconds: training time, excluding interruptions.
@@ -125,7 +126,7 @@ class FineTuneResult:
 
     @property
     def missing_outputs_note(self) -> str:
-        """Outputs that were not written (`known`, prediction sets) and the reason; empty if all were written."""
+        """The outputs that were not written (`known`, prediction sets) and why; empty if all were written."""
         if self.val_map:
             return "`known`, prediction sets and suspects.tsv, which require one class per image"
         if RunFiles(self.run).known.exists():
@@ -156,7 +157,7 @@ def read_finished_result(
         RunError: `result.json` is corrupt.
     """
     logger.warning(
-        "%s is already finished; to train it for more epochs, run %s",
+        "%s is already finished; to train it further, run %s, where N is the total number of epochs",
         files.folder,
         format_command("finetune", "--resume", files.folder, "--epochs", "N"),
     )
@@ -281,7 +282,7 @@ def _write_predictions(job: TrainingJob, validation: Validation) -> None:
             table.writerow([relative_name(image.path, job.files.folder.absolute()), label, *row])
 
 
-def write_skipped(run: Path, broken_images: Sequence[BrokenImage]) -> None:
+def write_skipped_images(run: Path, broken_images: Sequence[BrokenImage]) -> None:
     """Write `left_out.tsv`, the images that could not be decoded, with the columns path, code and detail."""
     text = io.StringIO()
     table = csv.writer(text, delimiter="\t", lineterminator="\n")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from mlimages.export import import_openvino
-from mlimages.networks import frozen_precision
+from mlimages.networks import find_float32_precision
 from mlimages.training.computation import Library, Precision
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class FrozenRuntime:
         """Return the library, the version of OpenVINO and the precision as text, a part of the features' cache key."""
         if self._library == "openvino":
             return f"openvino {version('openvino')} {precision}"
-        return frozen_precision(self._device) if precision == "fp32" else precision
+        return find_float32_precision(self._device) if precision == "fp32" else precision
 
     def close(self) -> None:
         """Free the converted network."""

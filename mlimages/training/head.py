@@ -62,8 +62,8 @@ class RidgeFit:
     """A ridge regression with its leave-one-out predictions.
 
     Attributes:
-        head: classifier fitted on all images; the softmax of its scores, or for multi-label data their sigmoid, is
-            calibrated by leave-one-out.
+        head: classifier fitted on all images, with its logits scaled so that the softmax, or for multi-label data the
+            sigmoid, of the leave-one-out scores is calibrated.
         leave_one_out: probabilities of each image predicted by the fit without it, float32 `(N, classes)`.
         penalty: the penalty chosen from PENALTIES by leave-one-out.
         share: share of the lower layers in the kernel, one of SHARES; 0 if only the last layer is used.
@@ -148,7 +148,8 @@ class _FeatureBlock:
     Attributes:
         features: `(N, D)`.
         mean: mean of each feature, `(D,)`.
-        factor: factor of each centred feature that makes the mean of their kernel's diagonal 1, `(D,)`.
+        factor: scaling factor of each centred feature, `(D,)`; the diagonal of the scaled features' Gram matrix has
+            mean 1.
     """
 
     features: Features

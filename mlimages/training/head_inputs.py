@@ -25,7 +25,7 @@ class HeadInputs:
     Attributes:
         features: float32 `(N, D)`.
         lower: pooled outputs of each lower layer, float32 `(N, L)`; empty if the head uses only the last layer.
-        labels: rows of `ImageSet.labels`.
+        labels: labels of the images, in the form of `ImageSet.labels`.
         indices: index of each row's image in its dataset.
         lowest_output: smallest logit of the current head.
     """
@@ -46,7 +46,7 @@ def initialize_head(model: Model, source: BatchSource, images: ImageSet, head: R
     """Set the weights of the network's head to the closed-form head.
 
     Returns:
-        False, and nothing is set, if the head is not a layer with a bias.
+        Whether the weights were set; False if the head is not a linear layer or convolution with a bias.
     """
     layer = model.network.get_submodule(model.head)
     if not (isinstance(layer, nn.Linear | nn.Conv2d) and layer.bias is not None):
@@ -83,7 +83,7 @@ def compute_head_inputs(model: Model, source: BatchSource, images: ImageSet) -> 
     model.network.eval()
     with torch.no_grad():
         for batch in source.batches(images, range(len(images)), batch_size=EVALUATION_BATCH):
-            source.logits(batch.inputs)
+            source.compute_logits(batch.inputs)
             count = len(batch.indices)
             for tensors in parts.values():
                 tensors[-1] = tensors[-1][:count]

@@ -62,7 +62,7 @@ class PixelBatch:
 
     Attributes:
         pixels: uint8 `(N, H, W, C)`.
-        labels: rows of `ImageSet.labels`.
+        labels: labels of the images, in the form of `ImageSet.labels`.
         indices: index of each image in its set; images that can no longer be read are missing.
     """
 
@@ -82,8 +82,8 @@ def count_decoding_threads() -> int:
 
 
 def split_into_chunks(indices: Sequence[int], chunk_size: int) -> list[Sequence[int]]:
-    """Split `indices` into parts of `chunk_size`; a single last index joins the previous part, since batch
-    norm needs two."""
+    """Split `indices` into chunks of `chunk_size`; a last chunk of a single index is merged with the one before, since
+    batch norm needs two images."""
     ends = [*range(chunk_size, len(indices), chunk_size), len(indices)] if indices else []
     if len(ends) > 1 and ends[-1] - ends[-2] == 1:
         del ends[-2]
@@ -154,7 +154,7 @@ class ImageSet:
         image_property: input size, channels and resize method.
         store: cache of the pixels; None decodes the images each time.
         augmenter: data augmentation; None trains without augmentation.
-        num_classes: number of classes in a multi-label run; None for one class per image.
+        num_classes: number of classes, used only in a multi-label run; None counts the classes of the images.
 
     Attributes:
         labels: class indices, int64 `(N,)`; in a multi-label run, 1.0 for each class, else 0.0, float32 `(N, classes)`.

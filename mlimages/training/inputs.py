@@ -64,7 +64,7 @@ class RunInputs:
     Attributes:
         images: paths and labels of the images.
         model: the network, with its lower layers frozen.
-        frozen: frozen parameters and buffers of the network.
+        frozen: frozen parameters and modules of the network.
         mean_image: float32 `(C, H, W)` in 0..255; None if the run has none.
         is_resumed: whether the run folder contains a finished epoch.
     """
@@ -100,7 +100,7 @@ def read_inputs(config: FineTuneConfig, files: RunFiles, custom_network: CustomN
     computation = read_computation(files) if is_resumed else None
     if computation and computation.library == "openvino" and not find_spec("openvino"):
         raise MissingExtraError("resuming a run that uses OpenVINO", "train")
-    images = _read_run_images(files) if is_resumed else read_label_files(config)
+    images = _read_run_labels(files) if is_resumed else read_label_files(config)
     distributed.require_same("label files and run folder", (is_resumed, images.train, images.val))
     require_enough_images(
         images.train, images.names, min_images=1 if images.val is not None or images.is_multi_label else 2
@@ -134,7 +134,7 @@ def _build_network(config: FineTuneConfig, num_classes: int, custom_network: Cus
     )
 
 
-def _read_run_images(files: RunFiles) -> LabeledImages:
+def _read_run_labels(files: RunFiles) -> LabeledImages:
     names = files.read_class_names()
     return LabeledImages(names, list(LabelFile(files.train)), list(LabelFile(files.val)))
 
@@ -147,7 +147,7 @@ def warn_about_changed_labels(config: FineTuneConfig, files: RunFiles) -> None:
     if not (files.state.exists() or files.result.exists()):
         return
     try:
-        before, now = (_count_images(found) for found in (_read_run_images(files), read_label_files(config)))
+        before, now = (_count_images(found) for found in (_read_run_labels(files), read_label_files(config)))
         left_out = (files.folder / "left_out.tsv").read_text("utf-8", "surrogateescape").splitlines()
     except (MlimagesError, OSError):  # the label files are no longer there
         return
@@ -200,7 +200,8 @@ def read_label_files(config: FineTuneConfig) -> LabeledImages:
         )
     if len(names) < 2 and not (names and files[0].is_multi_label):
         raise InputError(
-            f"{labels}: only one class ({', '.join(names) or 'none'}): a classifier needs two; add images of another"
+            f"{labels}: only one class ({', '.join(names) or 'none'}): add images of another one, since a classifier "
+            "needs two"
         )
     return LabeledImages(names, found[0], found[1] if len(found) > 1 else None)
 
@@ -262,7 +263,7 @@ def _load_mean(config: FineTuneConfig, expected_preprocessing: Preprocessing) ->
         return None
     if differences := mean_image_differences(config.mean_file, expected_preprocessing.image):
         logger.warning(
-            "the images of the mean image %s were preprocessed differently (%s): recreate it with %s",
+            "the mean image %s was computed with other preprocessing than this run uses (%s): recreate it with %s",
             config.mean_file, differences, format_command("mean", "LABELS", "--model", config.model),
         )  # fmt: skip
     return load_mean_image(config.mean_file, expected_preprocessing.image)

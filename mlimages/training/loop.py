@@ -39,7 +39,7 @@ class Validation:
         metrics: loss and accuracy.
         logits: float32 `(N, classes)`.
         probabilities: float32 `(N, classes)`.
-        targets: rows of `ImageSet.labels`.
+        targets: labels of the images, in the form of `ImageSet.labels`.
         indices: index of each row's image in the validation set, without images that can no longer be read.
     """
 
@@ -158,7 +158,7 @@ class Trainer:
         metrics = Metrics(0.0, 0, 0)
         outputs = _EpochLogits(self._objective)
         batches = self._source.batches(
-            images, order, batch_size=self._batch_size, choose_view=_choose_views(epoch, num_views)
+            images, order, batch_size=self._batch_size, choose_view=_make_view_chooser(epoch, num_views)
         )
         for step, batch in enumerate(batches, (epoch - 1) * self.schedule.steps):
             for group in self.optimizer.param_groups:
@@ -174,8 +174,8 @@ class Trainer:
     def _train_step(self, batch: Batch, deadline: float, epoch_logits: _EpochLogits) -> tuple[Metrics, bool]:
         """Take one optimizer step; return the batch's metrics and whether the deadline has passed in any process.
 
-        The loss is its sum times the number of processes / the weight of the whole batch, since gradients are averaged;
-        without an image it is zero, so that the process takes part in the average.
+        `DistributedDataParallel` averages the gradients of the processes, so the sum of the losses is multiplied by the
+        number of processes and divided by the weight of the whole batch. A process without an image has the loss 0.
         """
         count = len(batch.indices)
         distributed.set_batch_norm_mode(self._network, num_images=count)
@@ -207,10 +207,10 @@ class _LogitsModule(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Compute logits `(N, classes)`."""
-        return self._source.logits(inputs)
+        return self._source.compute_logits(inputs)
 
 
-def _choose_views(epoch: int, num_views: int) -> Callable[[int], int]:
+def _make_view_chooser(epoch: int, num_views: int) -> Callable[[int], int]:
     return lambda index: (epoch + index) % num_views if num_views else epoch + index
 
 
@@ -242,7 +242,7 @@ def validate(network: nn.Module, source: BatchSource, images: ImageSet, objectiv
     indices: list[int] = []
     with torch.inference_mode():
         for batch in source.batches(images, range(len(images)), batch_size=EVALUATION_BATCH):
-            logits.append(source.logits(batch.inputs)[: len(batch.indices)].float())
+            logits.append(source.compute_logits(batch.inputs)[: len(batch.indices)].float())
             indices += batch.indices
     found, rows = distributed.gather_rows(indices, {"logits": torch.cat(logits)})
     targets = images.labels[found]

@@ -51,11 +51,11 @@ class Metrics:
 
 
 class Objective(Protocol):
-    """Loss function and score of a run; targets are rows of `ImageSet.labels`."""
+    """Loss function and score of a run; targets are labels in the form of `ImageSet.labels`."""
 
     @property
     def inference_task(self) -> Task:
-        """The task, `SingleLabel` or `MultiLabel`, that interprets the logits."""
+        """`SingleLabel` or `MultiLabel`, which turns the logits into probabilities and predictions."""
 
     def compute_loss(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, float]:
         """Return the sum of the loss over the images, and the sum of their weights."""
@@ -77,7 +77,7 @@ class CrossEntropy:
     """Cross-entropy loss and accuracy, for one class per image.
 
     Args:
-        config: label smoothing and class weights.
+        config: settings, of which label smoothing and class weights are used.
         targets: class index of each training image, int64 `(N,)`.
         num_classes: number of classes.
         device: device of the logits.
@@ -114,7 +114,7 @@ class BinaryCrossEntropy:
     """Binary cross-entropy loss, averaged over the classes, and mean average precision, for any number of labels.
 
     Args:
-        config: label smoothing, and class weights (those of the images that have a class).
+        config: settings, of which label smoothing and class weights are used; the weights apply to positive targets.
         targets: whether each training image has each class, float32 `(N, classes)`.
         device: device of the logits.
     """

@@ -38,8 +38,8 @@ from mlimages.networks import (
     Normalize,
     build_model,
     find_cut_points,
+    find_float32_precision,
     freeze,
-    frozen_precision,
 )
 from mlimages.reports import CurvePoint, CutScore, ProbeResult
 from mlimages.training.array_store import ArrayStore, open_pixel_store
@@ -92,7 +92,7 @@ def probe_cuts(
 
     Raises:
         InputError: there are too few images, or the label file is multi-label.
-        ModelError: the network cannot be built, or its layers cannot be separated.
+        ModelError: the network cannot be built, or has a single layer.
 
     >>> result = probe_cuts("cats.txt", model="alexnet")  # doctest: +SKIP
     >>> result.freeze  # doctest: +SKIP
@@ -149,7 +149,7 @@ def _require_enough_images(images: Sequence[TrainingImage], names: Sequence[str]
     counts = np.bincount([image.label for image in images], minlength=len(names))
     if len(names) < 2 or (few := int(counts.min())) < 2:
         what = "one class" if len(names) < 2 else f"{pluralize(few, 'usable image')} of {names[int(counts.argmin())]!r}"
-        raise InputError(f"a probe requires at least two classes with two images each, not {what}: gather more")
+        raise InputError(f"a probe requires at least two classes with two images each, but found {what}: gather more")
 
 
 def compute_pooled_features(
@@ -163,7 +163,7 @@ def compute_pooled_features(
         layers=[asdict(cut) for cut in cut_points],
         weights_digest=freeze(model, "head").digest(model.network),
         preprocessing=model.preprocessing,
-        precision=frozen_precision(torch.device("cpu")),
+        precision=find_float32_precision(torch.device("cpu")),
     )
     store = ArrayStore(cache_dir("probe") / key, (sum(cut.num_features for cut in cut_points),), np.float32)
     missing = [index for index, image in enumerate(images.images) if image.digest not in store]
@@ -171,7 +171,7 @@ def compute_pooled_features(
     with FeatureHooks(model.network, cut_points) as hooks, torch.inference_mode():
         for batch in images.batches(split_into_chunks(missing, BATCH)):
             model.network(normalize(batch.pixels))
-            store.append([images.images[index].digest for index in batch.indices], hooks.features().numpy())
+            store.append([images.images[index].digest for index in batch.indices], hooks.collect_features().numpy())
             progress.advance(len(batch.indices))
     progress.close()
     store.refresh()

@@ -155,7 +155,7 @@ def read_computation(files: RunFiles) -> Computation | None:
 
 
 @contextmanager
-def write_log(path: Path) -> Iterator[None]:
+def log_to_file(path: Path) -> Iterator[None]:
     """Context manager that also writes the log records of mlimages, from level INFO, to the file `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")

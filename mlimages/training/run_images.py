@@ -120,8 +120,9 @@ def _warn_about_conflicting_labels(images: Iterable[TrainingImage], *, is_multi_
         found[image.digest].setdefault(image.class_indices, image.path)
     if twice := [list(paths.values()) for paths in found.values() if len(paths) > 1]:
         logger.warning(
-            "%s in two classes (%s%s): %s",
+            "%s %s (%s%s): %s",
             pluralize(len(twice), "image"),
+            "with different labels" if is_multi_label else "in two classes",
             " = ".join(map(str, dict.fromkeys(twice[0][:2]))),  # the same path on two rows once
             "; ..." if len(twice) > 1 else "",
             "merge their labels with `mlimages label LABELS --multi-label`"

@@ -13,7 +13,8 @@ from mlimages.training.run import EpochMetrics
 class ScalarWriter:
     """Callback of `fine_tune` that writes the metrics of each epoch to `RUN/tensorboard`; use it as a context manager.
 
-    `train_loss` is written as `loss/train`, so that training and validation share a chart; the step is the epoch.
+    `train_loss` is written as `loss/train`, so that training and validation losses are shown together; the step is the
+    epoch.
 
     Args:
         run: run folder.

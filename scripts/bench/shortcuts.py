@@ -113,12 +113,12 @@ def network_fit() -> Any:
     from mlimages.core import DEFAULT_MODEL
     from mlimages.images import load_pixels
     from mlimages.inference import OnnxBundle, ParityProbe
-    from mlimages.networks import DEPTHS, Normalize, add_depths, build_model, freeze, split_network
+    from mlimages.networks import DEPTHS, Normalize, add_all_depths_layer, build_model, freeze, split_network
     from mlimages.training.head import fit_ridge
     from tests.planting import FittedPredictor
 
     model = build_model(DEFAULT_MODEL, classes=2)
-    frozen, deep, image = freeze(model, "head"), add_depths(model), model.preprocessing.image
+    frozen, deep, image = freeze(model, "head"), add_all_depths_layer(model), model.preprocessing.image
     assert deep
     parts = split_network(deep.network, frozen, torch.zeros(2, 3, image.height, image.width))
     assert parts

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from mlimages.core import InputError
 from mlimages.images import load_rgb
 from mlimages.inference import KNOWN, LOGITS, OnnxBundle, evaluate
-from mlimages.networks import DEPTHS, add_depths, build_model, freeze, split_network
+from mlimages.networks import DEPTHS, add_all_depths_layer, build_model, freeze, split_network
 from mlimages.training import FineTuneConfig, fine_tune, load_run, read_config
 from tests.training.conftest import COLOURS, draw
 
@@ -85,7 +85,7 @@ def test_all_depths_need_a_frozen_pretrained_network(config: FineTuneConfig, opt
 @pytest.mark.parametrize("name", ["alexnet", "timm:test_convnext"])
 def test_the_layer_sees_a_row_for_each_image_and_changes_nothing_at_first(name: str) -> None:
     model = build_model(name, classes=3, weights="none", size=64 if name == "alexnet" else None)
-    deep, image = add_depths(model), model.preprocessing.image
+    deep, image = add_all_depths_layer(model), model.preprocessing.image
     assert deep is not None
     x = torch.randn(2, 3, image.height, image.width)
     with torch.inference_mode():

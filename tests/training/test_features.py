@@ -278,7 +278,7 @@ def test_bfloat16_gives_no_figures_and_is_left_if_features_differ_too_much(
     for way in (Computation("openvino", "bf16"), Computation("openvino", "fp32")):
         config = frozen_config(colours, pretrained, out=colours.parent / f"run-{way.frozen}")
         with (
-            mock.patch("mlimages.training.data.choose_computation", return_value=way),
+            mock.patch("mlimages.training.training_job.choose_computation", return_value=way),
             mock.patch("mlimages.training.feature_cache.MAX_DIFFERENCE", bound),
         ):
             results.append(fine_tune(config, export=False))
@@ -302,7 +302,7 @@ def test_bfloat16_gives_no_figures_and_is_left_if_features_differ_too_much(
         with pytest.raises(RunError, match="invalid library or precision"):
             fine_tune(more, export=False)
         settings.write_text(written)
-        with mock.patch("mlimages.training.data.has_fast_bf16", return_value=False):
+        with mock.patch("mlimages.training.training_job.has_fast_bf16", return_value=False):
             fine_tune(more, export=False)  # without another choice
         assert "slow on this processor" in (results[0].run / "log.txt").read_text()
         assert json.loads((results[0].run / "config.json").read_text())["computation"] == computations[0]
@@ -313,7 +313,7 @@ def test_bfloat16_gives_no_figures_and_is_left_if_features_differ_too_much(
 
 def test_a_network_that_openvino_cannot_convert_runs_in_pytorch(colours: Path, pretrained: Path) -> None:
     with (
-        mock.patch("mlimages.training.data.choose_computation", return_value=Computation("openvino", "bf16")),
+        mock.patch("mlimages.training.training_job.choose_computation", return_value=Computation("openvino", "bf16")),
         mock.patch("mlimages.training.frozen_runtime._convert_to_openvino", side_effect=RuntimeError("unknown layer")),
     ):
         result = fine_tune(frozen_config(colours, pretrained), export=False)

@@ -191,9 +191,9 @@ def test_what_the_application_logs_stays_as_it_was(colours: Path, caplog: pytest
 def test_at_the_terminal_stands_what_changes_a_run_and_not_each_image_or_pillows_remarks(tmp_path: Path) -> None:
     code = (
         "import logging, warnings; from mlimages.cli.main import _global_options\n"
-        "from mlimages.training.run import write_log\n"
+        "from mlimages.training.run import log_to_file\n"
         "from pathlib import Path; _global_options(False, False); warnings.warn('odd EXIF')\n"
-        "with write_log(Path('log.txt')):\n"
+        "with log_to_file(Path('log.txt')):\n"
         "    logging.getLogger('mlimages.training.features').warning('computed anew')\n"
         "    logging.getLogger('mlimages.dataset.training_data').warning('skipped a.jpg')"
     )

@@ -45,7 +45,7 @@ def test_a_cut_gives_what_the_next_layer_takes_in_averaged_over_positions() -> N
     x = torch.rand(4, 1, 28, 28)
     with FeatureHooks(model.network, cuts) as hooks, torch.no_grad():
         model.network(x)
-        rows = hooks.features()
+        rows = hooks.collect_features()
         first = nn.Sequential(*list(model.network.children())[:3])(x)  # conv1, relu, pool
     assert rows.shape == (4, sum(cut.num_features for cut in cuts))
     assert torch.allclose(rows[:, :6], first.mean(dim=(2, 3)))
@@ -70,7 +70,7 @@ def test_the_features_of_a_layer_that_takes_windows_are_averaged_over_those_of_a
     cuts = (CutPoint("input", "inner", 3), CutPoint("inner", "head", 5))
     with FeatureHooks(network, cuts) as hooks, torch.no_grad():
         network(x)
-        rows = hooks.features()
+        rows = hooks.collect_features()
         assert torch.allclose(rows[:, :3], x.mean(dim=(2, 3)), atol=1e-6)
         assert torch.allclose(rows[:, 3:], network.inner(x).mean(dim=(2, 3)), atol=1e-6)
 
@@ -81,7 +81,7 @@ def test_a_layer_that_takes_a_table_of_positions_is_no_cut() -> None:
     assert not [cut for cut in cuts if "cpb_mlp" in cut.consumer]
     with FeatureHooks(model.network, cuts) as hooks, torch.no_grad():
         model.network(torch.rand(3, 3, 256, 256))
-        assert hooks.features().shape == (3, sum(cut.num_features for cut in cuts))
+        assert hooks.collect_features().shape == (3, sum(cut.num_features for cut in cuts))
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_a_learning_curve_grows_by_images_that_it_is_not_tested_on(monkeypatch: 
     def fit(features: np.ndarray, given: np.ndarray, classes: int) -> SimpleNamespace:
         assert np.array_equal(given, labels[features[:, 0]])
         taken.append(set(features[:, 0]))
-        return SimpleNamespace(head=SimpleNamespace(probabilities=probabilities))
+        return SimpleNamespace(head=SimpleNamespace(compute_probabilities=probabilities))
 
     def probabilities(features: np.ndarray) -> np.ndarray:
         predicted = features[:, 0] * len(taken) // 5 % 3
@@ -176,7 +176,7 @@ def test_of_many_images_the_same_share_of_each_class_is_tried(stripes: LabelFile
 
 def test_too_few_images_are_one_clear_error(stripes: LabelFile) -> None:
     one = stripes.filter(lambda item: item.label > 0 or item.path.name == "0-0.png")
-    with pytest.raises(InputError, match="not 1 usable image of 'fine'"):
+    with pytest.raises(InputError, match="but found 1 usable image of 'fine'"):
         probe_cuts(one, model="lenet5", weights="none")
 
 

@@ -76,7 +76,7 @@ class Source:
             x = images[own] if own else torch.zeros(1, 3, 6, 6)
             yield Batch((x,), labels[own], tuple(own), tuple(chunk.index(index) for index in own), len(chunk))
 
-    def logits(self, inputs):
+    def compute_logits(self, inputs):
         x = network["kernel"](network["frozen"](inputs[0])).relu()
         return network["head"](network["dropout"](x.mean((2, 3))))
 

@@ -123,7 +123,7 @@ class Rows:
             inputs = self.x[list(kept)] if kept else torch.zeros(1, 5)
             yield Batch((inputs,), self.labels[list(kept)], kept, rows, len(chunk))
 
-    def logits(self, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    def compute_logits(self, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
         found: torch.Tensor = self.network(*inputs)
         return found
 

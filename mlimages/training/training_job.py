@@ -23,7 +23,7 @@ from mlimages.core import (
 )
 from mlimages.dataset import load_mean_image
 from mlimages.labels import ClassNames, write_label_file
-from mlimages.networks import DEPTHS, FrozenPart, Model, Normalize, add_depths, has_fast_bf16, split_network
+from mlimages.networks import DEPTHS, FrozenPart, Model, Normalize, add_all_depths_layer, has_fast_bf16, split_network
 from mlimages.reports import RunFiles, read_settings
 from mlimages.training import distributed
 from mlimages.training.augmentation import Augmenter
@@ -52,8 +52,8 @@ class TrainingJob:
         config: settings of the run.
         files: the run folder's files.
         model: the network to train; its classifier uses the features of the last layer or of every layer.
-        base_model: the network with a classifier on the last layer only.
-        frozen: frozen parameters and buffers of the network.
+        base_model: the same network with a classifier on the last layer only.
+        frozen: frozen parameters and modules of the network.
         digest: SHA-256 of the frozen weights; empty if nothing is frozen.
         class_names: names of the classes, in the order of the logits.
         source: yields batches and computes their logits.
@@ -247,9 +247,9 @@ def _choose_head(config: FineTuneConfig, model: Model, num_images: int) -> Model
     """Return the model with a classifier on the features of every layer, if the settings and the network allow one."""
     if config.head == "last" or config.freeze != "head" or not model.pretrained:
         return model
-    deep = add_depths(model)
+    deep = add_all_depths_layer(model)
     if deep is None:
-        reason = f"the layers of {model.name} cannot be separated"
+        reason = f"the layers of {model.name} cannot be traced"
     elif min(num_images, deep.network.get_parameter(f"{DEPTHS}.weight").shape[1]) > MAX_DEPTHS:
         reason = f"more than {MAX_DEPTHS} images and more than {MAX_DEPTHS} features below the last layer"
     else:
