@@ -45,7 +45,7 @@ class Partition:
         """Return the number of shards of the link's host."""
         return self.host_parts.get(_normalize_host(url), 1) if self.host_parts else 1
 
-    def max_requests(self, url: str) -> int:
+    def max_concurrent_requests(self, url: str) -> int:
         """Return the maximum number of concurrent requests of this shard to the link's host.
 
         It is 0 for some shards of a host that is spread over more than `per_host` shards.

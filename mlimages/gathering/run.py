@@ -151,7 +151,7 @@ class LinkScheduler:
         self._on_finished = getattr(source, "finished", lambda row: None)
         max_backlog = getattr(source, "lookahead", AHEAD)
         for label in sorted(self.folder.tally.classes):
-            self._notify_source_if_full(label)
+            self._notify_source_if_class_is_full(label)
         self.progress.start("gather", await count_source_links(source), "links")
         image_refs = aiter(source)
         in_turn = interleave_hosts(image_refs) if self._may_reorder(source) else image_refs
@@ -197,8 +197,8 @@ class LinkScheduler:
         return self._num_in_progress >= AHEAD + further
 
     def _start_or_queue(self, image_ref: ImageRef) -> None:
-        is_own = self.partition.is_in_shard(image_ref.url) and self.partition.max_requests(image_ref.url) > 0
-        if not (is_own and self._num_missing(image_ref.label) > 0 and self.folder.claim(image_ref)):
+        is_own = self.partition.is_in_shard(image_ref.url) and self.partition.max_concurrent_requests(image_ref.url) > 0
+        if not (is_own and self._count_missing(image_ref.label) > 0 and self.folder.claim(image_ref)):
             self.progress.advance()
         elif self._may_start_link(image_ref.label):
             self._start_link(image_ref)
@@ -206,14 +206,14 @@ class LinkScheduler:
             self._backlog.setdefault(image_ref.label, deque()).append(image_ref)
             self._num_in_backlog += 1
 
-    def _num_missing(self, label: str) -> float:
+    def _count_missing(self, label: str) -> float:
         """Return how many images the class still needs."""
         limit = self.options.limit
         return max(0, limit - self.folder.tally.classes[label]) if limit is not None else math.inf
 
     def _may_start_link(self, label: str) -> bool:
         """Whether another link may be started for the class; links that wait for unresponsive hosts do not count."""
-        return self._in_progress_by_label[label] - self.fetcher.hosts.num_waiting_by_label[label] < self._num_missing(
+        return self._in_progress_by_label[label] - self.fetcher.hosts.num_waiting_by_label[label] < self._count_missing(
             label
         )
 
@@ -228,9 +228,9 @@ class LinkScheduler:
             self._on_finished(row)
         self._in_progress_by_label[image_ref.label] -= 1
         self._num_in_progress -= 1
-        self._notify_source_if_full(image_ref.label)
+        self._notify_source_if_class_is_full(image_ref.label)
         for label in list(self._backlog) if row and row.reason is Reason.PLACEHOLDER else [image_ref.label]:
-            self._start_backlog(label)  # a placeholder may have removed an image of another class
+            self._start_from_backlog(label)  # a placeholder may have removed an image of another class
         self._link_finished.set()
         self.progress.advance(1, **self.folder.tally.progress_counts())
 
@@ -238,14 +238,14 @@ class LinkScheduler:
         """Download and record one link; return None if its class has enough images by now."""
         part_path = self.folder.new_part_path()
         download = await (
-            _load_image(image_ref.load, part_path)
+            _load_to_file(image_ref.load, part_path)
             if image_ref.load
             else self.fetcher.fetch(
                 image_ref.url, part_path, label=image_ref.label, obeys_site_rules=not image_ref.is_api
             )
         )
         inspection = None if download.reason else await self.decoders.inspect(part_path)
-        if isinstance(inspection, ImageFacts) and not self._num_missing(image_ref.label):
+        if isinstance(inspection, ImageFacts) and not self._count_missing(image_ref.label):
             part_path.unlink(missing_ok=True)
             return None
         return await self.folder.add(image_ref, download, inspection, part_path)
@@ -255,21 +255,21 @@ class LinkScheduler:
         while True:
             await asyncio.sleep(_POLL_INTERVAL_S)
             for label in list(self._backlog):
-                self._start_backlog(label)
+                self._start_from_backlog(label)
             if hosts := self.fetcher.hosts.blocking_hosts:
                 more = f" +{len(hosts) - 1}" if len(hosts) > 1 else ""
                 self.progress.advance(
                     0, waiting_for=f"{hosts[0][:30]}{more} ({pluralize(self.fetcher.hosts.num_waiting, 'link')})"
                 )
 
-    def _start_backlog(self, label: str) -> None:
+    def _start_from_backlog(self, label: str) -> None:
         backlog = self._backlog.get(label)
         while backlog and self._may_start_link(label):
             self._num_in_backlog -= 1
             self._start_link(backlog.popleft())
 
-    def _notify_source_if_full(self, label: str) -> None:
-        if self._num_missing(label) == 0:
+    def _notify_source_if_class_is_full(self, label: str) -> None:
+        if self._count_missing(label) == 0:
             backlog = self._backlog.pop(label, ())
             self._num_in_backlog -= len(backlog)
             if backlog:
@@ -277,7 +277,7 @@ class LinkScheduler:
             self._on_enough(label)
 
 
-async def _load_image(load: Callable[[], Awaitable[bytes]], part_path: Path) -> DownloadResult:
+async def _load_to_file(load: Callable[[], Awaitable[bytes]], part_path: Path) -> DownloadResult:
     file = BufferedFile(part_path)
     try:
         data = await load()

@@ -16,9 +16,9 @@ from mlimages.gathering.store.file_names import (
     NamesInUse,
     generate_paths,
     is_in_folder_of,
+    label_to_folder,
     name_from_url,
-    safe_folder,
-    safe_name,
+    sanitize_name,
 )
 
 
@@ -52,8 +52,8 @@ from mlimages.gathering.store.file_names import (
     ],
 )
 def test_a_name_is_one_that_every_system_takes(text: str, name: str) -> None:
-    assert safe_name(text, default_name="default") == name
-    assert safe_name(name, default_name="default") == name
+    assert sanitize_name(text, default_name="default") == name
+    assert sanitize_name(name, default_name="default") == name
 
 
 def digest(text: str, length: int) -> str:
@@ -85,7 +85,7 @@ LONGER = "/".join(["a" * 113] * 8 + ["b" * 113])
     ],
 )
 def test_a_label_is_a_folder_of_allowed_depth_and_length(label: str, folder: str) -> None:
-    assert safe_folder(label) == folder
+    assert label_to_folder(label) == folder
     assert len(LONG) == MAX_FOLDER_BYTES
 
 

@@ -19,7 +19,7 @@ from mlimages.core import GatherSummary, InputError
 from mlimages.gathering import ImageNet
 from mlimages.gathering.download.fetch import parse_url
 from mlimages.gathering.sources.wordnet import find_subtree_folders, find_synset, load_synsets
-from mlimages.gathering.store.file_names import MAX_BYTES, name_from_url, safe_folder, safe_name
+from mlimages.gathering.store.file_names import MAX_BYTES, label_to_folder, name_from_url, sanitize_name
 from tests.gathering.conftest import links, run, stored
 from tests.servers import Connection, Request, Site, answer, cut, photo
 
@@ -33,9 +33,9 @@ def write(path: Path, data: str | bytes) -> Path:
 @settings(deadline=None, max_examples=400)
 def test_any_text_becomes_a_name_that_every_file_system_takes(text: str) -> None:
     for name in (
-        safe_name(text, default_name="image"),
+        sanitize_name(text, default_name="image"),
         name_from_url(f"http://x/{text}"),
-        *safe_folder(text).split("/"),
+        *label_to_folder(text).split("/"),
     ):
         assert name
         assert not name.startswith(".")
@@ -43,7 +43,7 @@ def test_any_text_becomes_a_name_that_every_file_system_takes(text: str) -> None
         assert len(name.encode()) <= MAX_BYTES + 1
         assert not set(name) & set('<>:"/\\|?*\0\n\r\t\x7f')
         assert name.partition(".")[0].lower() not in {"con", "prn", "aux", "nul", "com1", "lpt9"}
-        assert safe_name(name, default_name="image") == name
+        assert sanitize_name(name, default_name="image") == name
 
 
 def test_wordnet_knows_domestic_cats_and_their_subtree() -> None:

@@ -86,7 +86,7 @@ def test_a_host_gets_its_part_of_the_requests(partition: Partition, slots: int, 
     assert partition.count_shards_of_host(URL.format("a")) >= parts
     with ExitStack() as held:
         host = use(Hosts(partition, WAIT_S), held, "a")
-        assert (host.per_host, host.slots._value, host.state.parts) == (slots, slots, parts)
+        assert (host.per_host, host.slots._value, host.state.num_processes) == (slots, slots, parts)
 
 
 def test_the_hosts_used_least_recently_are_forgotten_but_none_in_use(monkeypatch: pytest.MonkeyPatch) -> None:

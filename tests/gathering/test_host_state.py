@@ -214,7 +214,7 @@ def test_only_as_many_failing_links_are_remembered_as_park_a_host() -> None:
 def test_the_rate_is_lowered_with_what_the_host_serves(
     rate: float | None, served: float, parts: int, lowered: float
 ) -> None:
-    state = HostState(rate=rate, served_per_s=served, served_at=5.0, parts=parts)
+    state = HostState(rate=rate, served_per_s=served, served_at=5.0, num_processes=parts)
     assert throttled(state, 5.0).rate == pytest.approx(lowered)
     assert throttled(state, 5.0).is_ramping is (rate is None)
 
@@ -230,7 +230,7 @@ def test_the_rate_is_lowered_with_what_the_host_serves(
 def test_the_rate_is_raised_while_the_host_serves_more_than_half_of_it(
     rate: float, served: float, parts: int, is_ramping: bool, raised: float
 ) -> None:
-    state = HostState(rate=rate, served_per_s=served, served_at=5.0, parts=parts, is_ramping=is_ramping)
+    state = HostState(rate=rate, served_per_s=served, served_at=5.0, num_processes=parts, is_ramping=is_ramping)
     assert record_response(state, 5.0, requested_at=4.9).rate == pytest.approx(raised)
 
 
@@ -271,7 +271,7 @@ class Window:
 def test_a_host_that_admits_ten_a_second_gets_about_ten_a_second(
     make_server: Callable[[], Bucket | Window], retry_after_s: float | None, latency_s: float, parts: int
 ) -> None:
-    server, states, now = make_server(), [HostState(parts=parts)] * parts, 0.0
+    server, states, now = make_server(), [HostState(num_processes=parts)] * parts, 0.0
     in_flight: list[list[tuple[float, float, bool]]] = [[] for _ in states]
     sent: list[float] = []
     while now < 60:

@@ -61,7 +61,7 @@ def test_every_threshold_of_a_link(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("changed", "is_near"), [(0b1, True), (0b11, True), (1 << 63 | 1, True), (0b111, False)])
 def test_the_threshold_of_hash_bits(changed: int, is_near: bool) -> None:
     index, value = ImageIndex(), 0x0F0F_0F0F_0F0F_0F0F
-    index.add_image(f"{value:016x}", "a.jpg")
+    index.add_difference_hash(f"{value:016x}", "a.jpg")
     assert (index.find_near_duplicate(f"{value ^ changed:016x}") is not None) is is_near
 
 
@@ -70,5 +70,5 @@ def test_the_threshold_of_hash_bits(changed: int, is_near: bool) -> None:
 )
 def test_the_threshold_of_plain_images(ones: int, is_compared: bool) -> None:
     index, value = ImageIndex(), f"{(1 << ones) - 1:016x}"
-    index.add_image(value, "a.jpg")
+    index.add_difference_hash(value, "a.jpg")
     assert (index.find_near_duplicate(value) is not None) is is_compared

@@ -58,7 +58,7 @@ class DownloadResult:
         location: target of a redirect.
         attempts: number of requests.
         elapsed_s: duration in seconds, including retries and waiting for the host.
-        is_page: whether the body is a web page.
+        is_web_page: whether the body is a web page.
         has_known_length: whether the headers state how the body ends; otherwise it may be truncated unnoticed.
         requested_at: time of the request, in seconds since the epoch.
     """
@@ -71,7 +71,7 @@ class DownloadResult:
     location: str | None = None
     attempts: int = 0
     elapsed_s: float = 0.0
-    is_page: bool = False
+    is_web_page: bool = False
     has_known_length: bool = True
     cookies: Mapping[str, str] = field(default_factory=dict)
     requested_at: float = field(default_factory=time.time)
@@ -185,8 +185,8 @@ class Fetcher:
                     return replace(result, detail=note, location=location)
                 self._check_response(response)
                 note = self._check_opt_out(find_opt_out(response.headers)) or note
-                is_page = await self._save_body(response, part_path)
-                return replace(result, detail=note, is_page=is_page)
+                is_web_page = await self._save_body(response, part_path)
+                return replace(result, detail=note, is_web_page=is_web_page)
         except RejectionError as rejection:
             return replace(result, **rejection.values)
         except GatherError:
@@ -221,7 +221,7 @@ class Fetcher:
 
     async def _save_body(self, response: aiohttp.ClientResponse, part_path: Path) -> bool:
         """Write the body to the file `part_path`; return whether it is a web page."""
-        file, max_bytes, is_page = BufferedFile(part_path), self._options.max_bytes, False
+        file, max_bytes, is_web_page = BufferedFile(part_path), self._options.max_bytes, False
         encoding = response.headers.get("Content-Encoding", "")
         try:
             decompressor = make_decompressor(encoding)
@@ -233,7 +233,7 @@ class Fetcher:
             if stall_detector.is_stalled(time.monotonic(), num_received):
                 raise TimeoutError(f"less than 1 KB/s over {self._options.timeout_s:g} s")
             data = decompressor.decompress(chunk, max_bytes - file.total + 1) if decompressor else chunk
-            is_page |= not file.total and is_html(data)
+            is_web_page |= not file.total and is_html(data)
             file.write(data)
             if file.total > max_bytes:
                 raise RejectionError(Reason.TOO_LARGE, f"more than {max_bytes} bytes")
@@ -242,14 +242,14 @@ class Fetcher:
         if not file.total:
             raise RejectionError(Reason.EMPTY, "the response body is empty")
         file.flush()
-        return is_page
+        return is_web_page
 
 
 def _update_host(host: Host, link: str, result: DownloadResult, requested_at: float) -> None:
     """Update the state of the host with the result of a request."""
     if result.http_status in _THROTTLED:
         host.update(record_throttling, requested_at=requested_at, retry_after_s=result.retry_after_s)
-    elif result.reason in REFUSING or result.is_page:
+    elif result.reason in REFUSING or result.is_web_page:
         host.update(record_refusal, requested_at=requested_at)
     elif result.reason in CONNECTION and result.http_status in _WITH_BODY:
         host.update(record_failure, requested_at=requested_at, link=link, reason=result.reason)

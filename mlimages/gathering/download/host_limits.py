@@ -115,11 +115,11 @@ class Hosts:
         """Yield the host `name`, and count a link to it as in progress in the meantime."""
         host = self._hosts.get(name)
         if host is None:
-            per_host = max(1, self._partition.max_requests(url))  # a redirect may lead to the host of other shards
-            parts = min(self._partition.count_shards_of_host(url), self._partition.per_host)
-            host = Host(self, per_host, HostState(parts=parts), asyncio.Semaphore(per_host))
+            per_host = max(1, self._partition.max_concurrent_requests(url))  # redirects lead to hosts of other shards
+            num_processes = min(self._partition.count_shards_of_host(url), self._partition.per_host)
+            host = Host(self, per_host, HostState(num_processes=num_processes), asyncio.Semaphore(per_host))
             self._hosts[name] = host
-            self._evict_least_recent()
+            self._evict_least_recently_used()
         self._hosts.move_to_end(name)
         host.num_in_progress += 1
         host.num_in_progress_by_label[label] += 1
@@ -169,7 +169,7 @@ class Hosts:
             for paused in self._paused:
                 paused.notify_waiting_tasks()
 
-    def _evict_least_recent(self) -> None:
+    def _evict_least_recently_used(self) -> None:
         while len(self._hosts) > _REMEMBERED:
             name, host = next(iter(self._hosts.items()))
             if host.num_in_progress:

@@ -63,7 +63,7 @@ class HostState:
         is_ramping: the rate grows by one with each response, between the first 429 or 503 and the second.
         served_per_s: responses per second, averaged over about a second until `served_at`.
         next_request_at: when the rate allows the next request.
-        parts: number of processes that send requests to the host; each has an equal part of the rate.
+        num_processes: number of processes that send requests to the host; each has an equal part of the rate.
     """
 
     has_responded: bool = False
@@ -81,7 +81,7 @@ class HostState:
     served_per_s: float = 0.0
     served_at: float = -math.inf
     next_request_at: float = -math.inf
-    parts: int = 1
+    num_processes: int = 1
 
 
 def seconds_until_request(state: HostState, now: float, deadline: float) -> float | None:
@@ -128,7 +128,7 @@ def record_response(state: HostState, now: float, *, requested_at: float, is_red
         return respond()
     rate = state.rate
     if rate is not None and rate < 2 * served_per_s:  # otherwise it is not the bottleneck
-        rate += 1.0 if state.is_ramping else max(INCREASE_PER_S / state.parts / rate, INCREASE)
+        rate += 1.0 if state.is_ramping else max(INCREASE_PER_S / state.num_processes / rate, INCREASE)
     if is_redirect and state.refusals:
         return respond(rate=rate, is_probing=False)
     return respond(failed_links=frozenset(), refusals=0, is_paused=False, is_probing=False, pauses=0, rate=rate)
@@ -187,9 +187,9 @@ def _pause(state: HostState, now: float, first_pause_s: float) -> HostState:
 def _lower_rate(state: HostState, now: float) -> HostState:
     served = _estimate_served_per_s(state, now)
     if state.rate is None:
-        return replace(state, rate=max(1.0 / state.parts, DECREASE * served), is_ramping=True)
+        return replace(state, rate=max(1.0 / state.num_processes, DECREASE * served), is_ramping=True)
     factor = STRONG_DECREASE if 3 * served < state.rate else DECREASE
-    return replace(state, rate=max(MIN_RATE / state.parts, factor * state.rate), is_ramping=False)
+    return replace(state, rate=max(MIN_RATE / state.num_processes, factor * state.rate), is_ramping=False)
 
 
 def _estimate_served_per_s(state: HostState, now: float) -> float:

@@ -133,7 +133,7 @@ class SiteRulesCache:
         if task is None or time.monotonic() - self._failed_at.get(origin, time.monotonic()) > _AGAIN_S:
             self._failed_at.pop(origin, None)
             task = self._rules[origin] = asyncio.create_task(self._request_rules(origin, on_request))
-            self._evict_least_recent()
+            self._evict_least_recently_used()
         self._rules.move_to_end(origin)
         return (await asyncio.shield(task)).find_opt_out(url)
 
@@ -143,7 +143,7 @@ class SiteRulesCache:
             task.cancel()
         await asyncio.gather(*self._rules.values(), return_exceptions=True)
 
-    def _evict_least_recent(self) -> None:
+    def _evict_least_recently_used(self) -> None:
         while len(self._rules) > _REMEMBERED:
             origin, task = self._rules.popitem(last=False)
             self._failed_at.pop(origin, None)

@@ -184,9 +184,9 @@ class LinkFile:
             if self._path == STDIN:
                 self._num_available = count_available_lines(file)
             head, lines = self._peek(lines, min(self._num_available, _SNIFFED))
-            yield from self._detect_and_parse(head, self._track_available(lines), suffix)
+            yield from self._detect_and_parse(head, self._track_available_lines(lines), suffix)
 
-    def _track_available(self, lines: Iterator[str]) -> Iterator[str]:
+    def _track_available_lines(self, lines: Iterator[str]) -> Iterator[str]:
         """Yield the lines, and update the number of those that can be read without waiting."""
         for line in lines:
             self._num_available -= 1

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from mlimages.core import FetchResult, ImageRef, atomic_write
 from mlimages.gathering.links import hash_link, redact_url
-from mlimages.gathering.store.file_names import NamesInUse, generate_paths, remove_subfolder, safe_folder
+from mlimages.gathering.store.file_names import NamesInUse, generate_paths, label_to_folder, remove_subfolder
 from mlimages.gathering.store.manifest import KeySet, dump_row, parse_row
 from mlimages.gathering.store.stored_files import StoredFiles
 from mlimages.gathering.store.stored_shards import StoredShards
@@ -137,7 +137,7 @@ def apply_corrections(
             )
     if rows:
         files.sync(paths.values())
-        _rewrite(manifest, dict(rows), paths)
+        _replace_rows(manifest, dict(rows), paths)
     return len(rows)
 
 
@@ -150,7 +150,7 @@ def _move_image(correction: CorrectedImage, files: StoredFiles | StoredShards, n
     old_folder = remove_subfolder(str(path.parent))
     if old_folder == folder:  # moved there by hand, or by a run that was killed
         return old.path if files.size(str(path)) is not None else None
-    if old_folder not in (safe_folder(old.label), names.assign_folder(old.label)):
+    if old_folder not in (label_to_folder(old.label), names.assign_folder(old.label)):
         return None
     folder += str(path.parent).removeprefix(old_folder)
     free = generate_paths(
@@ -159,7 +159,7 @@ def _move_image(correction: CorrectedImage, files: StoredFiles | StoredShards, n
     return files.move(str(path), old.sha256 or "", (name for name in free if names.reserve(image_ref.label, name)))
 
 
-def _rewrite(manifest: Path, rows: dict[int, FetchResult], paths: dict[str | None, str]) -> None:
+def _replace_rows(manifest: Path, rows: dict[int, FetchResult], paths: dict[str | None, str]) -> None:
     """Replace all rows with the keys of `rows`, drop earlier rows of the new links, and update the paths."""
     replaced = rows.keys() | {hash_link(row.label, row.url) for row in rows.values()}
     with atomic_write(manifest) as part, manifest.open("rb") as lines, part.open("wb") as out:

@@ -33,7 +33,7 @@ _OURS = re.compile(r"(manifest.*\.jsonl|metadata\.jsonl|attribution.*\.md|images
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 
 
-def safe_name(text: str, *, default_name: str) -> str:
+def sanitize_name(text: str, *, default_name: str) -> str:
     """Return a text as a path component: without separators and control characters, and no name reserved by Windows."""
     name = _FORBIDDEN.sub("_", unicodedata.normalize("NFC", text))
     name = name.strip().lstrip(".").encode("utf-8", "ignore")[:MAX_BYTES].decode("utf-8", "ignore").rstrip(" .").strip()
@@ -43,12 +43,12 @@ def safe_name(text: str, *, default_name: str) -> str:
 
 
 @lru_cache(maxsize=1024)
-def safe_folder(label: str) -> str:
+def label_to_folder(label: str) -> str:
     """Return the relative folder of a label; each `/` in the label begins a subfolder.
 
     Names that mlimages uses for its files, and paths too deep for file systems, are changed.
     """
-    parts = [part for part in (safe_name(part, default_name="") for part in label.split("/")) if part] or ["images"]
+    parts = [part for part in (sanitize_name(part, default_name="") for part in label.split("/")) if part] or ["images"]
     if _OURS.fullmatch(parts[0]):
         parts[0] = f"_{parts[0]}"
     kept = parts[:MAX_DEPTH]
@@ -66,7 +66,7 @@ def name_from_url(url: str) -> str:
     stem, dot, suffix = last.rpartition(".")
     if not (dot and stem and len(suffix) <= 5 and suffix.isalnum()):
         stem = last
-    return safe_name(stem, default_name="image")
+    return sanitize_name(stem, default_name="image")
 
 
 def add_subfolder(stem: str, num_images: int) -> str:
@@ -111,7 +111,7 @@ class NamesInUse:
     """Folders and file names of a gathered folder, compared without regard to case, as on some file systems.
 
     A folder belongs to one label or, if it is above the folders of several labels, to what these labels have in common
-    (`Pets` of `Pets/dog` and `Pets/cow`). If the folder of a label, or one above it, belongs to another label, a number
+    (`Pets` of `Pets/dog` and `Pets/cow`). If the folder of a label, or one above it, belongs to another label, a hash
     is appended to its name.
     """
 
@@ -132,7 +132,7 @@ class NamesInUse:
 
     def is_misplaced(self, label: str, path: str) -> bool:
         """Whether a recorded image is in a folder of another label, as two processes may have placed it."""
-        folder, owners = safe_folder(label), [level.owner for level in _split_folder_levels(label)]
+        folder, owners = label_to_folder(label), [level.owner for level in _split_folder_levels(label)]
         above = accumulate(folder.casefold().split("/"), "{}/{}".format)
         return path.startswith(f"{folder}/") and any(
             self._owners.get(name, owner) != owner for name, owner in zip(above, owners, strict=True)
@@ -145,7 +145,7 @@ class NamesInUse:
             for level in _split_folder_levels(label):
                 plain = f"{path}{level.name}"
                 is_own = self._claim_folder(plain, level.owner)
-                path = f"{plain}/" if is_own else f"{path}{level.numbered}/"
+                path = f"{plain}/" if is_own else f"{path}{level.fallback_name}/"
                 if not is_own:
                     owner = self._owners.get(plain.casefold())
                     taken = f"{plain} is {'an image' if owner is None else f'the folder of class {owner!r}'}"
@@ -168,23 +168,23 @@ class NamesInUse:
         return self._owners.get(name) == owner
 
     def make_path_stem(self, image_ref: ImageRef) -> str:
-        """Return the path of an image without number and suffix: the folder of its label and the name of its link."""
-        name = image_ref.name and safe_name(image_ref.name, default_name="")
+        """Return the path of an image without its suffix: the folder of its label and the name of its link."""
+        name = image_ref.name and sanitize_name(image_ref.name, default_name="")
         return f"{self.assign_folder(image_ref.label)}/{name or name_from_url(image_ref.url)}"
 
 
 class _FolderLevel(NamedTuple):
-    """A folder of a label's path: its name, its name if the first one is taken, and its owner."""
+    """A folder of a label's path: its name, its name if that is taken, and its owner."""
 
     name: str
-    numbered: str
+    fallback_name: str
     owner: str
 
 
 @lru_cache(maxsize=1024)
 def _split_folder_levels(label: str) -> list[_FolderLevel]:
-    names = safe_folder(label).split("/")
-    parts = [part for part in label.split("/") if safe_name(part, default_name="")]
+    names = label_to_folder(label).split("/")
+    parts = [part for part in label.split("/") if sanitize_name(part, default_name="")]
     owners = ["/".join(parts[:count]) for count in range(1, len(names))] + [label]
     digests = (hashlib.sha256(owner.encode("utf-8", "surrogatepass")).hexdigest()[:8] for owner in owners)
     values = zip(names, digests, owners, strict=True)
@@ -192,10 +192,10 @@ def _split_folder_levels(label: str) -> list[_FolderLevel]:
 
 
 def is_in_folder_of(label: str, path: str) -> bool:
-    """Return whether the path of an image is in the folder of a label, or in its folder with a number appended."""
+    """Return whether the path of an image is in the folder of a label, or in its folder with a hash appended."""
     levels, folders = _split_folder_levels(label), path.split("/")[:-1]
     return len(folders) >= len(levels) and all(
-        folder in (level.name, level.numbered) for folder, level in zip(folders, levels, strict=False)
+        folder in (level.name, level.fallback_name) for folder, level in zip(folders, levels, strict=False)
     )
 
 

@@ -32,7 +32,7 @@ from mlimages.gathering.store.manifest import (
     read_rows_with_sync_flags,
 )
 from mlimages.gathering.store.merge_manifests import CurrentRows, rewrite_manifests, warn_about_unknown_images
-from mlimages.gathering.store.missing import find_moved_and_deleted
+from mlimages.gathering.store.missing import find_moved_and_deleted_images
 from mlimages.gathering.store.retries import ConsecutiveRefusals, check_same_settings, needs_retry
 from mlimages.gathering.store.rows import make_failure_values, make_image_values, make_row
 from mlimages.gathering.store.storage import open_storage
@@ -71,14 +71,14 @@ class GatherFolder:
         self._tables.require_writable()
         with ExitStack() as stack:
             opened = open_storage(self.out, self._options, stack)
-            self._manifest, self._parts = opened.manifest, opened.parts
+            self._manifest, self._part_folder = opened.manifest, opened.part_folder
             self._files, self._writer, self._folder = opened.files, opened.writer, opened.manifest.parent
             self._objects = self._files if isinstance(self._files, StoredObjects) else None
             stack.callback(lambda: self._writer.close())
             stack.callback(self._close_image_index)
             self._read_manifests()
             if self._has_user_changes:
-                self._record_moved_and_deleted()
+                self._record_moved_and_deleted_images()
                 self._read_done_links(retry_unfinished=True)
             if not (self._is_merged or (self._objects and self._options.shard)):
                 self._rewrite_manifests()
@@ -96,12 +96,12 @@ class GatherFolder:
         while self._has_user_changes and self._objects and self._objects.refresh():
             self._read_done_links(retry_unfinished=True)
 
-    def _record_moved_and_deleted(self) -> None:
+    def _record_moved_and_deleted_images(self) -> None:
         """Record in the manifest which images were deleted or moved since the last run."""
         keep, restore = self._options.keep_deleted, self._options.restore_deleted
         paths = find_manifests(self._folder)
         was_closed = all(find_last_closing_row(path).is_at_end for path in paths)
-        rows = find_moved_and_deleted(self._files, paths, keep_deleted=keep, restore_deleted=restore)
+        rows = find_moved_and_deleted_images(self._files, paths, keep_deleted=keep, restore_deleted=restore)
         for row in list(rows):  # read the whole manifest before appending to it
             self._writer.append(row)
         if was_closed or self._objects:
@@ -134,7 +134,7 @@ class GatherFolder:
 
     def new_part_path(self) -> Path:
         """Return the path of a file for an unfinished image."""
-        return self._parts / f"{next(self._numbers)}.part"
+        return self._part_folder / f"{next(self._numbers)}.part"
 
     async def add(
         self, image_ref: ImageRef, download: DownloadResult, inspection: ImageFacts | Rejection | None, part_path: Path
@@ -178,7 +178,7 @@ class GatherFolder:
         elif self._has_retries:
             self._read_done_links(retry_unfinished=False)  # links that were not retried count as recorded
         else:
-            self._retry_or_count_refused(retry_unfinished=False)
+            self._retry_or_count_refused_links(retry_unfinished=False)
         moved = self._move_images(self._corrections)
         self.tally.moved, self.tally.unmoved = moved, len(self._corrections) - moved
         if self.has_attributions:
@@ -243,7 +243,7 @@ class GatherFolder:
             self._add_row(key, row, retry_unfinished=retry_unfinished)
             if row.reason is Reason.PLACEHOLDER and row.sha256:
                 placeholders.add(row.sha256)
-        self._retry_or_count_refused(retry_unfinished=retry_unfinished)
+        self._retry_or_count_refused_links(retry_unfinished=retry_unfinished)
         rows = read_rows(paths) if placeholders else []
         self._is_merged &= not any(
             row.sha256 in placeholders and row.status == "ok" and self._files.size(row.path or "") is not None
@@ -252,7 +252,7 @@ class GatherFolder:
         if self._options.shard:
             self._read_other_manifests(paths, retry_unfinished=retry_unfinished)
 
-    def _retry_or_count_refused(self, *, retry_unfinished: bool) -> None:
+    def _retry_or_count_refused_links(self, *, retry_unfinished: bool) -> None:
         """Retry the links of hosts that refused many consecutive links, or count them as unfinished."""
         keys = self._refusals.find_wrongly_final_keys()
         self._refused = keys if retry_unfinished and not self._options.no_retry else set()

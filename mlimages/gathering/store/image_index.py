@@ -40,8 +40,8 @@ _SHARING_A_BAND = " UNION ALL ".join(f"SELECT dhash, rowid, path FROM images WHE
 _NOTHING_NEAR = 65, 0, ""
 
 
-def open_temporary_tables(sql: str) -> sqlite3.Connection:
-    """Open a temporary SQLite database, which is removed when it is closed; `sql` creates its tables."""
+def open_temporary_database(sql: str) -> sqlite3.Connection:
+    """Open a temporary SQLite database, which is removed when it is closed, and run `sql`, which creates its tables."""
     tables = sqlite3.connect("", isolation_level=None)
     tables.executescript(sql)
     return tables
@@ -79,7 +79,7 @@ class ImageIndex:
     """Finds earlier images with the same bytes, or with a difference hash at most two bits away."""
 
     def __init__(self) -> None:
-        self._tables = open_temporary_tables(_TABLES)
+        self._tables = open_temporary_database(_TABLES)
         self._paths_of_hosts = PlaceholderCounts()
         self._placeholder_targets: set[str] = set()
 
@@ -108,7 +108,7 @@ class ImageIndex:
         self._paths_of_hosts.add(row.sha256, row.url)
         self.store_copies(row.sha256, self.find_copies(row.sha256).with_row(row))
         if row.status == "ok" and row.path and row.dhash and not row.removed:
-            self.add_image(row.dhash, row.path)
+            self.add_difference_hash(row.dhash, row.path)
 
     def becomes_placeholder(self, sha256: str, url: str) -> bool:
         """Return whether an image is a host's placeholder if `url` also returns it; copies kept on purpose are not
@@ -133,8 +133,8 @@ class ImageIndex:
         """Store the first image with this SHA-256; later calls for the same SHA-256 have no effect."""
         self._tables.execute("INSERT OR IGNORE INTO firsts VALUES (?, ?, ?)", (bytes.fromhex(sha256), manifest, path))
 
-    def add_image(self, dhash: str, path: str) -> None:
-        """Add an image; plain images (sky, paper, a gradient) are skipped, since all of them are similar."""
+    def add_difference_hash(self, dhash: str, path: str) -> None:
+        """Add an image for `find_near_duplicate`; plain images (sky, a gradient) are skipped, since all are similar."""
         value = int(dhash, 16)
         if _PLAIN_BITS <= value.bit_count() <= 64 - _PLAIN_BITS:
             row = (_to_signed(value), path, *_split_into_bands(value))
@@ -152,7 +152,7 @@ class PlaceholderCounts:
     """Counts, over all links, the different paths of each host that return the same bytes."""
 
     def __init__(self) -> None:
-        self._tables = open_temporary_tables(
+        self._tables = open_temporary_database(
             "PRAGMA journal_mode = OFF; PRAGMA cache_size = -16000; BEGIN;"
             "CREATE TABLE locations (sha256 BLOB, host INT, path INT, PRIMARY KEY (sha256, host, path)) WITHOUT ROWID;"
         )

@@ -117,7 +117,7 @@ def parse_row(line: bytes) -> FetchResult | None:
         row = FetchResult(**known)
     except (ValueError, TypeError):
         return None
-    return row if _is_complete(row) else None
+    return row if _is_valid(row) else None
 
 
 def _parse_json(line: bytes) -> dict[str, Any]:
@@ -136,14 +136,14 @@ def _parse_json(line: bytes) -> dict[str, Any]:
     return values
 
 
-def _is_complete(row: FetchResult) -> bool:
+def _is_valid(row: FetchResult) -> bool:
     if not (isinstance(row.url, str) and isinstance(row.label, str) and isinstance(row.source, dict)):
         return False
     if not isinstance(row.final, bool) or row.removed not in (None, "user"):
         return False
     if not _is_hexadecimal(row.sha256, 64) and (row.sha256 is not None or row.status in ("ok", "duplicate")):
         return False
-    if row.path is not None and not (isinstance(row.path, str) and _is_inside(row.path)):
+    if row.path is not None and not (isinstance(row.path, str) and _is_inside_folder(row.path)):
         return False
     match row.status:
         case "failed" | "duplicate":
@@ -158,7 +158,7 @@ def _is_hexadecimal(value: object, length: int) -> bool:
     return isinstance(value, str) and len(value) == length and set(value) <= set("0123456789abcdef")
 
 
-def _is_inside(path: str) -> bool:
+def _is_inside_folder(path: str) -> bool:
     pure = PurePosixPath(path)  # a foreign manifest must not refer to files outside its folder
     return not pure.is_absolute() and ".." not in pure.parts and "\\" not in path and "\0" not in path
 

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from mlimages.core import FetchResult, Reason, atomic_write, pluralize
 from mlimages.gathering.links import hash_link
-from mlimages.gathering.store.image_index import ImageIndex, PlaceholderCounts, open_temporary_tables
+from mlimages.gathering.store.image_index import ImageIndex, PlaceholderCounts, open_temporary_database
 from mlimages.gathering.store.manifest import (
     KeySet,
     dump_closing_row,
@@ -71,7 +71,7 @@ def rewrite_manifests(
         os.fsync(out.fileno())
     if not files.publish_manifest(target):
         return False
-    for path, sha256 in replaced.find_unlisted(target):
+    for path, sha256 in replaced.find_unlisted_images(target):
         files.remove(path, sha256)
     for manifest in done:
         files.remove_manifest(manifest)
@@ -98,7 +98,7 @@ def _merge_rows(
                 continue
             counts[row.label] += 1
             near = index.find_near_duplicate(settled.dhash)
-            index.add_image(settled.dhash, settled.path)
+            index.add_difference_hash(settled.dhash, settled.path)
             if not first:
                 index.add_first_image(settled.sha256, number, settled.path)
             settled = replace(settled, same_as=near)
@@ -112,12 +112,12 @@ class _ReplacedImages:
     """Paths and hashes of replaced images, stored on disk since there may be many."""
 
     def __init__(self) -> None:
-        self._tables = open_temporary_tables("BEGIN; CREATE TABLE images (path TEXT PRIMARY KEY, sha256 TEXT);")
+        self._tables = open_temporary_database("BEGIN; CREATE TABLE images (path TEXT PRIMARY KEY, sha256 TEXT);")
 
     def add(self, path: str, sha256: str) -> None:
         self._tables.execute("INSERT OR REPLACE INTO images VALUES (?, ?)", (path, sha256))
 
-    def find_unlisted(self, manifest: Path) -> Iterator[tuple[str, str]]:
+    def find_unlisted_images(self, manifest: Path) -> Iterator[tuple[str, str]]:
         """Yield path and SHA-256 of the images that no row of the manifest lists."""
         if self._tables.execute("SELECT 1 FROM images LIMIT 1").fetchone():
             for row in read_rows([manifest]):
@@ -128,7 +128,7 @@ class _ReplacedImages:
 
 def warn_about_unknown_images(files: ImageStorage, manifest: Path, out: Path) -> None:
     """Log a warning that lists images without a row in the manifest."""
-    tables = open_temporary_tables("BEGIN; CREATE TABLE paths (path TEXT PRIMARY KEY);")
+    tables = open_temporary_database("BEGIN; CREATE TABLE paths (path TEXT PRIMARY KEY);")
     for row in read_rows([manifest]):
         tables.execute("INSERT OR IGNORE INTO paths VALUES (?)", (row.path or "",))
     images = (path for path in files.walk() if PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES)

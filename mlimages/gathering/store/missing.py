@@ -27,7 +27,7 @@ class _MissingImage:
     is_synced: bool
 
 
-def find_moved_and_deleted(
+def find_moved_and_deleted_images(
     files: ImageStorage, manifests: list[Path], *, keep_deleted: bool, restore_deleted: bool
 ) -> Iterator[FetchResult]:
     """Yield new rows for images that were moved, deleted or restored since their rows were written.
@@ -54,7 +54,7 @@ def find_moved_and_deleted(
                 returned.add(row.path)
             continue
         if size == 0 and not is_synced:
-            files.remove_empty(row.path)
+            files.remove_empty_file(row.path)
             size = None
         totals[_parent_folder(row.path)] += 1
         if (

@@ -22,13 +22,13 @@ class Storage:
 
     Attributes:
         manifest: the manifest that this run writes, in the local folder of all manifests.
-        parts: the local folder of unfinished images.
+        part_folder: the local folder of unfinished images.
         files: the stored images.
         writer: appends rows to the manifest.
     """
 
     manifest: Path
-    parts: Path
+    part_folder: Path
     files: ImageStorage
     writer: ManifestWriter | RemoteManifestWriter
 

@@ -53,7 +53,7 @@ class ImageStorage(Protocol):
         """Whether the image of a row, now of this size in bytes, was edited since it was stored."""
         return size != row.bytes
 
-    def remove_empty(self, path: str) -> None:
+    def remove_empty_file(self, path: str) -> None:
         """Remove an empty file that a power failure has left; shards and remote folders have no such files."""
         return
 
@@ -115,7 +115,7 @@ class StoredFiles(ImageStorage):
         data = self._read(path)
         return None if data is None else hashlib.sha256(data).hexdigest()
 
-    def remove_empty(self, path: str) -> None:
+    def remove_empty_file(self, path: str) -> None:
         if self._read(path) == b"":
             (self._folder / path).unlink()
 

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 from mlimages.core import FetchResult, GatherError
 from mlimages.gathering.store.attribution import STEM
-from mlimages.gathering.store.image_index import open_temporary_tables
+from mlimages.gathering.store.image_index import open_temporary_database
 from mlimages.gathering.store.manifest import NAME, ManifestWriter, has_manifest_name, is_manifest
 from mlimages.gathering.store.stored_files import ImageStorage, make_quarantine_path
 
@@ -61,7 +61,7 @@ class StoredObjects(ImageStorage):
         self._root: str = address.path.rstrip("/")  # type: ignore[attr-defined]
         self._folder = folder
         self._pool = ThreadPoolExecutor(_PUTS, "put")
-        self._sizes = open_temporary_tables("PRAGMA journal_mode = OFF; PRAGMA cache_size = -16000; BEGIN;")
+        self._sizes = open_temporary_database("PRAGMA journal_mode = OFF; PRAGMA cache_size = -16000; BEGIN;")
         self._manifests: dict[str, Any] = {}  # states of the objects that were copied
         self._is_retrying = False
 
@@ -74,7 +74,7 @@ class StoredObjects(ImageStorage):
         path = row.path or ""
         loop = asyncio.get_running_loop()
         size = part_path.stat().st_size
-        is_placed = await loop.run_in_executor(self._pool, self._create, part_path, path)
+        is_placed = await loop.run_in_executor(self._pool, self._create_object, part_path, path)
         if is_placed:
             self._record_sizes({path: size})
             part_path.unlink()
@@ -128,7 +128,7 @@ class StoredObjects(ImageStorage):
 
     def upload_manifest(self, path: Path) -> None:
         """Store a manifest or another file of this run, under a new name."""
-        if not self._create(path, path.name):
+        if not self._create_object(path, path.name):
             raise GatherError(
                 f"{self._address}/{path.name} was written by another run: "
                 "wait until that run has ended, then run the same command again"
@@ -137,7 +137,7 @@ class StoredObjects(ImageStorage):
 
     def publish_manifest(self, path: Path) -> bool:
         if NAME not in self._manifests:
-            return self._create(path, NAME)
+            return self._create_object(path, NAME)
         etag = (self._manifests[NAME] or {}).get("ETag")
         match = {"IfMatch": etag, "chunksize": _ONE_PUT} if etag else {}
         try:
@@ -166,7 +166,7 @@ class StoredObjects(ImageStorage):
         if copy.stat().st_size != size:
             raise FileNotFoundError(name)
 
-    def _create(self, file: Path, path: str) -> bool:
+    def _create_object(self, file: Path, path: str) -> bool:
         try:
             self._retry("written", path, lambda at: self._fs.pipe_file(at, file.read_bytes(), mode="create"))
         except FileExistsError:

@@ -12,7 +12,7 @@ from typing import Any
 
 from mlimages.core import FetchResult, InputError, require_extra, require_writable, write_output
 from mlimages.gathering.options import GatherOptions
-from mlimages.gathering.store.file_names import is_in_folder_of, safe_folder
+from mlimages.gathering.store.file_names import is_in_folder_of, label_to_folder
 
 METADATA = "metadata.jsonl"
 PARQUET = "manifest.parquet"
@@ -61,33 +61,33 @@ class TableWriter:
         for name in self._names:
             with write_output(self._out / name) as part:
                 if name == METADATA:
-                    _write_metadata(part, filter(has_image, get_rows()), _find_class_folders(get_rows()))
+                    _write_metadata(part, filter(has_image, get_rows()), _find_labels_by_folder(get_rows()))
                 else:
                     _write_parquet(part, get_rows())
 
 
-def _find_class_folders(rows: Iterable[FetchResult]) -> Mapping[str, set[str]]:
+def _find_labels_by_folder(rows: Iterable[FetchResult]) -> Mapping[str, set[str]]:
     """Return the labels of the images that lie where they were stored, by the folder of their class."""
     folders: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         if row.status == "ok" and row.path and is_in_folder_of(row.label, row.path):
-            depth = safe_folder(row.label).count("/") + 1
+            depth = label_to_folder(row.label).count("/") + 1
             folders["/".join(row.path.split("/")[:depth])].add(row.label)
     return folders
 
 
-def _find_current_label(row: FetchResult, class_folders: Mapping[str, set[str]]) -> str:
+def _find_current_label(row: FetchResult, labels_by_folder: Mapping[str, set[str]]) -> str:
     """Return the class in whose folder an image is, which is not the requested one if the user has moved the image."""
     above = map(str, PurePosixPath(row.path or "").parents)
-    labels = next((class_folders[folder] for folder in above if folder in class_folders), {row.label})
+    labels = next((labels_by_folder[folder] for folder in above if folder in labels_by_folder), {row.label})
     return row.label if row.label in labels or len(labels) > 1 else next(iter(labels))
 
 
-def _write_metadata(path: Path, rows: Iterable[FetchResult], class_folders: Mapping[str, set[str]]) -> None:
+def _write_metadata(path: Path, rows: Iterable[FetchResult], labels_by_folder: Mapping[str, set[str]]) -> None:
     """Write a line for each of these images: `file_name`, `label`, and the metadata from its list or provider."""
     with path.open("w", encoding="utf-8") as out:
         for row in rows:
-            values = {"file_name": row.path, "label": _find_current_label(row, class_folders)}
+            values = {"file_name": row.path, "label": _find_current_label(row, labels_by_folder)}
             out.write(json.dumps(values | {**row.source, **values}, default=str) + "\n")
 
 
