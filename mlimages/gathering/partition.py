@@ -42,7 +42,7 @@ class Partition:
         return self.num_shards == 1 or choose_shard(url, self.num_shards, self.host_parts) == self.shard
 
     def count_shards_of_host(self, url: str) -> int:
-        """Return the number of shards of the link's host."""
+        """Return the number of shards over which the links of this host are spread."""
         return self.host_parts.get(_normalize_host(url), 1) if self.host_parts else 1
 
     def max_concurrent_requests(self, url: str) -> int:

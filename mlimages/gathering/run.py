@@ -60,7 +60,7 @@ def gather(
     progress: Progress | None = None,
     **options: Unpack[GatherKeywords],
 ) -> GatherSummary:
-    """Download, verify and store the images of `source`; return a summary of the folder, with those of earlier runs.
+    """Download, verify and store the images of `source`; return a summary of `out` after this and earlier runs.
 
     Failed links do not stop the run; their reasons are recorded in `out/manifest.jsonl`. The same call resumes a run.
     In a notebook or other code with a running event loop, `gather` blocks the loop; `gather_async` does not.

@@ -50,7 +50,7 @@ class BufferedFile:
 
 
 class StallDetector:
-    """Detects transfers of less than 1 KiB/s over `window_s` seconds; `now` is the time of any clock, in seconds."""
+    """Detects transfers of less than 1 KiB/s over `window_s` seconds; `now` is in seconds of a monotonic clock."""
 
     __slots__ = ("_bytes", "_since", "_window_s")
 

@@ -20,7 +20,7 @@ _MEMORY_BYTES = 2 * 2**30
 
 
 def serve(connection: Connection, requirements: ImageRequirements) -> None:
-    """Answer each JSON list of paths with a JSON list of results, until the connection is closed."""
+    """Inspect files for the parent: receive JSON lists of paths and send lists of results, until it disconnects."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     _discard_output()
     Image.MAX_IMAGE_PIXELS = requirements.max_pixels

@@ -42,7 +42,7 @@ class DecodingProcess:
             self._process.start()
 
     def inspect(self, paths: list[Path], timeout_s: float) -> list[dict[str, Any]]:
-        """Inspect files; return a result per file.
+        """Inspect files; return the fields of an `ImageFacts` or a `Rejection` for each.
 
         Raises:
             TimeoutError: inspection takes longer than `timeout_s`.

@@ -53,7 +53,7 @@ class DownloadResult:
     """The result of downloading a link.
 
     Attributes:
-        reason: why the download failed; None if the body is in the file.
+        reason: why the download failed; None if the body was saved.
         retry_after_s: seconds until the time in Retry-After.
         location: target of a redirect.
         attempts: number of requests.
@@ -273,7 +273,7 @@ def parse_url(link: str) -> URL:
     """Parse a link into a URL whose path and query are unchanged.
 
     Raises:
-        RejectionError: the link cannot be requested: bad-url or bad-scheme.
+        RejectionError: the link cannot be requested; the reason is `bad-url` or `bad-scheme`.
     """
     try:
         url = URL(link) if len(link) <= _MAX_URL else URL()

@@ -45,7 +45,7 @@ class Host:
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def wait_for_turn(self) -> bool:
-        """Wait until a request may be sent; return False if the host is given up."""
+        """Wait until a request may be sent; return False if the host is given up as unreachable."""
         while (pause_s := seconds_until_request(self.state, time.monotonic(), self._hosts.deadline)) != 0:
             if pause_s is None:
                 return False
@@ -62,7 +62,7 @@ class Host:
         *args: _P.args,
         **kwargs: _P.kwargs,
     ) -> None:
-        """Set the state to the result of a function of `host_state`, called with the state, the time and `args`."""
+        """Set the state to `transition(state, time, ...)`; `transition` is a function such as `record_response`."""
         self._set_state(transition(self.state, time.monotonic(), *args, **kwargs))
 
     def record_extra_request(self) -> None:
@@ -140,7 +140,7 @@ class Hosts:
 
     @property
     def waits_s(self) -> dict[str, float]:
-        """Seconds until the next request, by name of each host that throttles for longer than the maximum wait."""
+        """Seconds until the next request, by host, for hosts that throttle requests for longer than `max_wait_s`."""
         now = time.monotonic()
         pauses = {
             name.rpartition(":")[0]: round(host.state.paused_until - now)

@@ -53,10 +53,10 @@ class HostState:
 
     Attributes:
         failed_links: links that failed since the last response.
-        refusals: number of consecutive refusals.
+        refusals: number of consecutive links that the host refused (401, 403 or a web page).
         is_paused: only single test requests (probes) are sent, and none from `paused_at` to `paused_until`.
         is_probing: a probe is in flight.
-        pauses: number of consecutive pauses.
+        pauses: number of pauses since the host last accepted a request.
         gives_up_at: when to stop probing a host that has never responded or only refuses.
         is_given_up: the links of the host fail without a request.
         rate: maximum requests per second; None: unlimited.

@@ -66,7 +66,7 @@ def choose_columns(names: Sequence[str], rows: Sequence[Row], options: ListOptio
     """Choose the columns of links and of classes by the options, or else by their names and the first rows.
 
     Raises:
-        InputError: a column of the options does not exist.
+        InputError: a column of the options does not exist, or no column contains links.
     """
     url = _find_column(names, options.url_col, list_name, "--url-column") or _choose_link_column(names, rows)
     if url is None:

@@ -54,7 +54,7 @@ class SearchSource(ABC):
 
 
 def require_allowed(option: str, values: Iterable[object], allowed_values: Collection[object]) -> None:
-    """Raise an error if a value of an option is not allowed."""
+    """Raise InputError if one of the values of an option is not allowed."""
     for value in values:
         if value not in allowed_values:
             raise InputError(f"{option} is {value!r}: expected one of {', '.join(map(str, allowed_values))}")

@@ -64,7 +64,7 @@ def _has_one_link(row: Sequence[str]) -> bool:
 
 
 def is_space_separated(lines: Sequence[str]) -> bool:
-    """Return whether spaces separate the cells and the link is between others, as in `1 http://x/1.jpg 169.5 92.7`."""
+    """Return whether spaces separate the cells, with the link in the middle, as in `1 http://x/1.jpg 169.5 92.7`."""
     rows = [line.split() for line in lines if "\t" not in line]
     between = (_has_one_link(row) and not is_link(row[0]) and not is_link(row[-1]) for row in rows)
     return len(rows) == len(lines) and len(set(map(len, rows))) == 1 and all(between)
@@ -92,7 +92,7 @@ def parse_csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
     """Yield the cells of each row of a CSV file; quoted cells may contain line ends.
 
     A line with an unclosed quote is read as a row in which quotes are ordinary characters, so that it does not affect
-    other rows. A quote is unclosed if no later line completes the row, or `_are_complete_rows` is true of the lines.
+    other rows. A quote is unclosed if no later line completes the row, or the lines are probably separate rows.
     """
     unread_lines: deque[str] = deque()
     source, num_columns = iter(lines), 0

@@ -49,7 +49,7 @@ class CorrectedImage:
 
 
 class ClassCorrections:
-    """Compares the classes of a run's links with those of the manifest, whose links are kept as 64-bit keys."""
+    """Finds links whose class in the list differs from that in the manifest, whose links are kept as 64-bit keys."""
 
     def __init__(self) -> None:
         self._stored_urls = KeySet()
@@ -65,7 +65,7 @@ class ClassCorrections:
             self._stored_urls.add(hash_link(_ANY_CLASS, row.url))
 
     def defer_if_needed(self, image_ref: ImageRef, key: int, *, is_done: bool) -> bool:
-        """Defer a link whose image is stored under another class until the list is read; return whether it waits.
+        """Defer a link to the end of the list if another class has its image; return whether it was deferred.
 
         Args:
             key: `hash_link` of the link.

@@ -34,7 +34,7 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?"
 
 
 def sanitize_name(text: str, *, default_name: str) -> str:
-    """Return a text as a path component: without separators and control characters, and no name reserved by Windows."""
+    """Return a text as a path component, without separators, control characters and names reserved by Windows."""
     name = _FORBIDDEN.sub("_", unicodedata.normalize("NFC", text))
     name = name.strip().lstrip(".").encode("utf-8", "ignore")[:MAX_BYTES].decode("utf-8", "ignore").rstrip(" .").strip()
     if _RESERVED.fullmatch(name):
@@ -97,7 +97,7 @@ def generate_paths(stem: str, suffix: str, link_hash: str, *, is_only_writer: bo
 
     Args:
         stem, suffix: the path of the image without its suffix, and the suffix, such as `cats/a` and `.jpg`.
-        link_hash: hexadecimal digits of the key of the link, which no other link has.
+        link_hash: 16 hexadecimal digits that no other link has.
         is_only_writer: no other run may write to the folder; only then is the path without a number or hash yielded.
     """
     if is_only_writer:
@@ -139,7 +139,7 @@ class NamesInUse:
         )
 
     def assign_folder(self, label: str) -> str:
-        """Return the folder of a label's images."""
+        """Return the folder of a label's images, which the first call reserves for the label."""
         if label not in self._folders:
             path = taken = ""
             for level in _split_folder_levels(label):

@@ -65,7 +65,7 @@ class ImageCopies:
     is_placeholder: bool = False
 
     def with_row(self, row: FetchResult) -> ImageCopies:
-        """Return these copies, to which the link of `row` is added."""
+        """Return these copies with the link of `row` added."""
         is_placeholder = self.is_placeholder or row.reason is Reason.PLACEHOLDER
         copies = replace(self, count=self.count + 1, is_placeholder=is_placeholder)
         if row.status != "ok" or not row.path:
@@ -84,18 +84,18 @@ class ImageIndex:
         self._placeholder_targets: set[str] = set()
 
     def close(self) -> None:
-        """Remove the tables."""
+        """Remove the temporary databases."""
         self._tables.close()
         self._paths_of_hosts.close()
 
     def find_copies(self, sha256: str) -> ImageCopies:
-        """Return the links whose images have this SHA-256."""
+        """Return the copies of the image with this SHA-256."""
         query = "SELECT count, kept, path, label, is_placeholder FROM copies WHERE sha256 = ?"
         row = self._tables.execute(query, (bytes.fromhex(sha256),)).fetchone()
         return ImageCopies(*row) if row else ImageCopies()
 
     def store_copies(self, sha256: str, copies: ImageCopies) -> None:
-        """Store the links whose images have this SHA-256."""
+        """Store the copies of the image with this SHA-256."""
         row = (copies.count, copies.kept, copies.path, copies.label, copies.is_placeholder)
         self._tables.execute("INSERT OR REPLACE INTO copies VALUES (?, ?, ?, ?, ?, ?)", (bytes.fromhex(sha256), *row))
 
@@ -175,7 +175,7 @@ class PlaceholderCounts:
             yield sha256.hex()
 
     def close(self) -> None:
-        """Remove the tables."""
+        """Remove the temporary database."""
         self._tables.close()
 
 

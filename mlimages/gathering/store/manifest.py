@@ -242,7 +242,7 @@ class KeySet:
 
 
 class ManifestWriter:
-    """Appends rows with one write each; a torn last line of an earlier run is removed."""
+    """Appends rows to a manifest, each with one write; an incomplete last line of an earlier run is removed."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -256,7 +256,7 @@ class ManifestWriter:
         """Record a finished link.
 
         Raises:
-            GatherError: the disk is full.
+            GatherError: the manifest cannot be written.
         """
         self._write(dump_row(row))
 
@@ -267,7 +267,7 @@ class ManifestWriter:
             keep_duplicates: whether the run kept every copy of the same bytes.
 
         Raises:
-            GatherError: the disk is full.
+            GatherError: the manifest cannot be written.
         """
         self._write(dump_closing_row(keep_duplicates=keep_duplicates))
         os.fsync(self._file.fileno())

@@ -33,7 +33,7 @@ class ImageStorage(Protocol):
     is_shared: ClassVar[bool] = False
 
     async def store(self, part_path: Path, row: FetchResult) -> str | None:
-        """Store a finished file as `row.path`; return the path where it is, or None if `row.path` is taken.
+        """Store a finished file as `row.path`; return its path in the folder, or None if `row.path` is taken.
 
         Raises:
             GatherError: the file cannot be written.
@@ -58,10 +58,10 @@ class ImageStorage(Protocol):
         return
 
     def remove(self, path: str, sha256: str) -> None:
-        """Remove the file at `path` if it is unchanged."""
+        """Remove the file at `path` if it has this SHA-256."""
 
     def quarantine(self, path: str, sha256: str) -> str | None:
-        """Move the file at `path` to the quarantine if it is unchanged; return its new path if moved."""
+        """Move the file at `path` to the quarantine if it has this SHA-256; return its path there, or None."""
 
     def sync(self, paths: Iterable[str]) -> None:
         """Wait until the files at `paths` and their directory entries are on disk; remote files always are."""
@@ -177,7 +177,7 @@ class StoredFiles(ImageStorage):
 
 
 def make_quarantine_path(path: str, sha256: str) -> str:
-    """Return the path in the quarantine for the file at `path`."""
+    """Return the path in the quarantine, the folder of placeholders, for the file at `path`."""
     return f"{QUARANTINE}/{sha256[:16]}{PurePosixPath(path).suffix}"
 
 

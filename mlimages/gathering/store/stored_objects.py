@@ -127,7 +127,7 @@ class StoredObjects(ImageStorage):
             return before != self._manifests
 
     def upload_manifest(self, path: Path) -> None:
-        """Store a manifest or another file of this run, under a new name."""
+        """Upload a manifest of this run, whose name no other run uses."""
         if not self._create_object(path, path.name):
             raise GatherError(
                 f"{self._address}/{path.name} was written by another run: "
@@ -246,7 +246,7 @@ class RemoteManifestWriter:
     ends.
 
     Args:
-        manifest: path from which those of the manifests are made, by appending 16 digits to the name.
+        manifest: path to which 16 digits are appended for the path of each manifest.
         upload: called with the path of each finished manifest.
         keep_duplicates: whether the run keeps every copy of the same bytes.
     """

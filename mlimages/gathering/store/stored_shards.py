@@ -55,7 +55,7 @@ def make_sample_key(stem: str) -> str:
 
 
 class StoredShards(ImageStorage):
-    """The shards of a gathered folder.
+    """The images of a gathered folder, in tar shards.
 
     Args:
         name_prefix: beginning of the names of the shards that this run writes.
