@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import mlimages
-from mlimages.core import install_hint
+from mlimages.core import make_install_command
 from tests.conftest import RunCli
 
 
@@ -49,7 +49,7 @@ def test_a_command_names_the_missing_extra_before_it_reads_or_writes(
     assert done.returncode == 1, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("mlimages: ")
-    assert line.endswith(f"requires an optional dependency: {install_hint(extra)}")
+    assert line.endswith(f"requires an optional dependency: {make_install_command(extra)}")
     assert {path.name for path in tmp_path.iterdir()} == {"empty.parquet", "labels.txt"}
 
 
@@ -68,7 +68,7 @@ def test_a_command_names_the_missing_extra_before_it_reads_or_writes(
 def test_python_code_that_needs_a_missing_extra_ends_with_the_way_to_install_it(tmp_path: Path, code: str) -> None:
     done = run_without("torch torchvision timm", code, tmp_path)
     assert done.returncode == 1
-    assert done.stderr.rstrip().endswith(f"requires an optional dependency: {install_hint('train')}")
+    assert done.stderr.rstrip().endswith(f"requires an optional dependency: {make_install_command('train')}")
 
 
 def test_without_torch_the_package_can_be_asked_listed_and_imported_whole(tmp_path: Path) -> None:

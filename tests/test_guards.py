@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import mlimages
 from mlimages.cli import main as cli
-from mlimages.core import install_hint
+from mlimages.core import make_install_command
 
 PACKAGE = Path(mlimages.__file__).parent
 ROOT = PACKAGE.parent
@@ -128,7 +128,7 @@ def texts() -> Iterator[Path]:
         ("python -m pip install -U mlimages[ray]   # a cluster", True),
         ('pip install torch "mlimages[train]"', True),
         ('pip install "mlimages>=0.5"', True),
-        (install_hint("train"), False),
+        (make_install_command("train"), False),
         ('pip install ".[train]"', False),
         ('pip install "mlimages-1.0.0-py3-none-any.whl[train]"', False),
         ("pip install s3fs; `mlimages check` reads there", False),
@@ -152,7 +152,7 @@ def test_install_hints_have_one_source_and_name_extras_that_exist(module: Path) 
     if module.name != "errors.py":
         assert not [text for text in strings if "pip install" in text or "mlimages[" in text]
     calls = [node for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
-    hints = [call.args[-1] for call in calls if call.func.id in ("install_hint", "MissingExtraError")]  # type: ignore[attr-defined]
+    hints = [call.args[-1] for call in calls if call.func.id in ("make_install_command", "MissingExtraError")]  # type: ignore[attr-defined]
     extras = {hint.value for hint in hints if isinstance(hint, ast.Constant)}
     assert extras <= set(PROJECT["optional-dependencies"])
 

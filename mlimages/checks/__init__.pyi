@@ -9,9 +9,9 @@ from .image_facts import FactsTable as FactsTable
 from .leak_free_split import split_labels as split_labels
 from .result import CheckReport as CheckReport
 from .result import Move as Move
-from .result import find_unchanged as find_unchanged
-from .result import outcome_paths as outcome_paths
+from .result import find_outdated_label_files as find_outdated_label_files
+from .result import list_outcome_paths as list_outcome_paths
 from .result import write_outcome as write_outcome
 from .run_checks import check as check
-from .run_checks import decodable_images as decodable_images
-from .run_checks import duplicate_groups as duplicate_groups
+from .run_checks import find_decodable_images as find_decodable_images
+from .run_checks import group_duplicates as group_duplicates

@@ -153,13 +153,13 @@ def _normalize_rows(weights: NDArray[np.floating]) -> Floats:
     return rows
 
 
-def _pixel_distances(size: int) -> NDArray[np.intp]:
+def _compute_pixel_distances(size: int) -> NDArray[np.intp]:
     return abs(np.subtract.outer(np.arange(size), np.arange(size)))
 
 
 def _make_box_filter(size: int, radius: int) -> Floats:
     """Return the matrix that averages over `radius` pixels in both directions."""
-    return _normalize_rows((_pixel_distances(size) <= radius).astype(np.float32))
+    return _normalize_rows((_compute_pixel_distances(size) <= radius).astype(np.float32))
 
 
 def _make_resize_matrix(size: int, new_size: int) -> Floats:
@@ -169,7 +169,7 @@ def _make_resize_matrix(size: int, new_size: int) -> Floats:
     return _normalize_rows(np.maximum(0, 1 - abs(np.arange(size) - centers[:, None]) / factor))
 
 
-_SMOOTH = _normalize_rows(np.maximum(0, 2.0 - _pixel_distances(THUMB_PX)))
+_SMOOTH = _normalize_rows(np.maximum(0, 2.0 - _compute_pixel_distances(THUMB_PX)))
 _HALVE = _make_resize_matrix(THUMB_PX, COARSE_PX)
 _BOX, _COARSE_BOX = _make_box_filter(THUMB_PX, RADIUS), _make_box_filter(COARSE_PX, COARSE_RADIUS)
 _AXIS = (np.arange(THUMB_PX) + 0.5) * 2 / THUMB_PX - 1

@@ -50,11 +50,12 @@ class IndexPair(NamedTuple):
 def find_feature_pairs(paths: Sequence[Path], embed: Embedder, progress: Progress) -> list[IndexPair]:
     """Return the pairs of near-duplicates, as indices in `paths`.
 
+    Features are kept in memory as float16, and thumbnails in a temporary file of 4 KiB for each image.
+
     Args:
         paths: paths of the images.
         embed: function that computes the features of images.
-
-    Features are held as float16 and thumbnails in a temporary file of 4 KiB for each image.
+        progress: shows how many images and pairs have been processed.
 
     Raises:
         MissingExtraError: there are more than 100,000 images, and the extra `usearch` is not installed.

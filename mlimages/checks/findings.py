@@ -24,7 +24,7 @@ class Findings:
 
     Attributes:
         images: table of the images.
-        rows: rows of `FINDING_ROW`, sorted by index and code `(N,)`.
+        rows: findings about images, a structured array `(N,)` of `FINDING_ROW`, sorted by index and code.
         related: path of each related image, by its index in `images`.
         thresholds: thresholds of the check.
         class_findings: findings about whole classes.
@@ -91,8 +91,8 @@ class Findings:
         return describe_image_finding(CODES[code], self.images.facts[index], self.thresholds)
 
 
-def merge_rows(*rows: NDArray[np.void]) -> NDArray[np.void]:
-    """Merge rows and sort them by index and code; of several rows for one image and code, keep the first."""
+def merge_finding_rows(*rows: NDArray[np.void]) -> NDArray[np.void]:
+    """Merge arrays of `FINDING_ROW`, sort by index and code, and keep the first row of each image and code."""
     every = np.concatenate(rows)
     _, first = np.unique(every["index"].astype(np.int64) * len(CODES) + every["code"], return_index=True)
     return every[first]

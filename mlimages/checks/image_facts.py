@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlimages.images import UPRIGHT, DecodeOptions, ImageHeader, decode, raises_image_error
+from mlimages.images import UPRIGHT, DecodeOptions, ImageHeader, convert_to_image_error, decode
 
 VERSION = 7
 """Version of the cached facts; increase it when their meaning or the schema changes."""
@@ -101,7 +101,7 @@ def make_facts_table(packed_facts: Iterable[bytes]) -> FactsTable:
     return np.frombuffer(b"".join(packed_facts), dtype=_ROW)
 
 
-@raises_image_error
+@convert_to_image_error
 def examine(data: bytes, *, max_pixels: int) -> Facts:
     """Decode an image file completely, and return its measurements.
 
@@ -175,12 +175,15 @@ def _measure_sharpness(luma_image: Image.Image) -> float:
     rows = np.frombuffer(luma_image.tobytes(), np.uint8).reshape(height, width)
     threes = rows[: height // step * step].reshape(-1, step, width)[:, :3].astype(np.float32)
     down, right = threes[:, 1:] - threes[:, :-1], threes[:, :, 1:] - threes[:, :, :-1]
-    near = _sum_of_squares(down) / 2 + _sum_of_squares(right) / 3
-    far = _sum_of_squares(threes[:, 2] - threes[:, 0]) + _sum_of_squares(threes[:, :, 2:] - threes[:, :, :-2]) / 3
+    near = _compute_sum_of_squares(down) / 2 + _compute_sum_of_squares(right) / 3
+    far = (
+        _compute_sum_of_squares(threes[:, 2] - threes[:, 0])
+        + _compute_sum_of_squares(threes[:, :, 2:] - threes[:, :, :-2]) / 3
+    )
     return near / far if far else 1.0
 
 
-def _sum_of_squares(differences: NDArray[np.float32]) -> float:
+def _compute_sum_of_squares(differences: NDArray[np.float32]) -> float:
     flat = differences.ravel()
     return float(flat @ flat)
 

@@ -96,7 +96,7 @@ class ImageTable:
         """Return the class of an image, or its classes separated by `;`."""
         return format_label(self.class_sets[self.class_id[index]], self.class_names)
 
-    def class_counts(self, file_index: int) -> NDArray[np.intp]:
+    def count_by_class(self, file_index: int) -> NDArray[np.intp]:
         """Return the number of images of each class `(K,)` in the label file `files[file_index]`, in the order of
         `class_names`."""
         counts = np.zeros(len(self.class_names), np.intp)
@@ -133,8 +133,8 @@ class ImageTable:
         """Read all label files again, as `iter_labels` does."""
         return chain.from_iterable(map(self.iter_labels, range(len(self.files))))
 
-    def paths(self, indices: Collection[int]) -> dict[int, Path]:
-        """Return the path of each of the images at these indices, by index."""
+    def find_paths(self, indices: Collection[int]) -> dict[int, Path]:
+        """Return the paths of the images at these indices, by index."""
         return (
             {index: as_path(path) for index, path, _ in self.iter_all_labels() if index in indices} if indices else {}
         )
@@ -144,12 +144,12 @@ class ImageTable:
         self.file_code[index] = CODES.index(code)
         self.file_detail[index] = sys.intern(detail)  # many images have the same
 
-    def counts(self) -> Counter[tuple[int, str]]:
+    def count_by_file_and_class(self) -> Counter[tuple[int, str]]:
         """Return the number of images by (index of the label file, class name)."""
         return Counter({
             (file, self.class_names[number]): int(count)
             for file in range(len(self.files))
-            for number, count in enumerate(self.class_counts(file))
+            for number, count in enumerate(self.count_by_class(file))
             if count
         })  # fmt: skip
 

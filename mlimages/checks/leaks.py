@@ -47,7 +47,7 @@ def find_duplicate_groups(images: ImageTable, thresholds: Thresholds, cache: Fac
     known = cache.find_duplicate_pairs(key)
     if known is None:
         groups.merge_pairs(_iter_near_duplicates(images, compared_indices, min_correlation, thresholds, groups))
-        cache.store_duplicate_pairs(key, groups.parent_pairs())
+        cache.store_duplicate_pairs(key, groups.list_parent_pairs())
     else:
         groups.merge_pairs(known.tolist())
     return groups
@@ -63,7 +63,7 @@ def add_feature_pairs(
     """
     compared_indices = np.flatnonzero(images.decoded_mask & ~is_blank(images.facts, thresholds))
     plain = _find_plain_images(images, thresholds)
-    paths = images.paths(set(compared_indices.tolist()))
+    paths = images.find_paths(set(compared_indices.tolist()))
     found = find_feature_pairs([paths[index] for index in compared_indices.tolist()], embed, progress)
     pairs = [IndexPair(int(compared_indices[a]), int(compared_indices[b]), value) for a, b, value in found]
     pairs = [pair for pair in pairs if not (plain[pair.first] and plain[pair.second])]

@@ -72,7 +72,7 @@ class DisjointSets:
             one, other = self.find_root(one), self.find_root(other)
             self._parent[max(one, other)] = min(one, other)
 
-    def parent_pairs(self) -> IndexPairs:
+    def list_parent_pairs(self) -> IndexPairs:
         """Return the edges of the disjoint-set forest: each element that is not a root, and its parent `(N, 2)`.
 
         `merge_pairs` restores the sets from these pairs.
@@ -80,7 +80,7 @@ class DisjointSets:
         numbers = np.flatnonzero(self._parent != np.arange(len(self._parent)))
         return np.stack([numbers, self._parent[numbers]], axis=1)
 
-    def sets(self) -> list[list[int]]:
+    def list_sets(self) -> list[list[int]]:
         """Return the sets with more than one element, each as a sorted list, ordered by their smallest elements."""
         roots = self.find_roots(np.arange(len(self._parent)))
         found: dict[int, list[int]] = {}
@@ -132,7 +132,7 @@ def _transpose_bits(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def find_near_duplicate_pairs(
-    thumbnails: Callable[[Indices], NDArray[np.uint8]],
+    get_thumbnails: Callable[[Indices], NDArray[np.uint8]],
     hashes: NDArray[np.uint64],
     *,
     max_bits: int,
@@ -147,7 +147,7 @@ def find_near_duplicate_pairs(
     correlate directly are aligned first.
 
     Args:
-        thumbnails: function that returns the luma thumbnails `(n, 256)` of the images at some indices `(n,)`.
+        get_thumbnails: function that returns the luma thumbnails `(n, 256)` of the images at some indices `(n,)`.
         hashes: perceptual hashes `(N,)`.
         max_bits: maximum number of bits in which two hashes differ.
         max_rotated_bits: maximum number of different bits if one image is mirrored or rotated.
@@ -165,8 +165,8 @@ def find_near_duplicate_pairs(
                 one, other = one[apart], other[apart]
                 thresholds = np.maximum(min_correlation_per_image[one], min_correlation_per_image[other])
                 alike = _are_near_duplicates(
-                    orientation.apply_to_thumbnails(thumbnails(one)),
-                    thumbnails(other),
+                    orientation.apply_to_thumbnails(get_thumbnails(one)),
+                    get_thumbnails(other),
                     thresholds,
                     min_crop_correlation,
                 )
@@ -242,9 +242,9 @@ _WINDOWS = _make_windows()
 
 
 def _find_close_pairs(
-    rotated_hashes: NDArray[np.uint64], hashes: NDArray[np.uint64], max_bits: int
+    rotated_image_hashes: NDArray[np.uint64], hashes: NDArray[np.uint64], max_bits: int
 ) -> Iterator[tuple[Indices, Indices]]:
-    """Yield each pair of indices i < j once, if `rotated_hashes[i]` and `hashes[j]` differ in at most `max_bits` bits.
+    """Yield each pair i < j once if `rotated_image_hashes[i]` and `hashes[j]` differ in at most `max_bits` bits.
 
     In large datasets, the hashes are split into four bands: two hashes that differ in at most `max_bits` bits differ in
     at most a quarter of that in some band, and only pairs with such a band are compared (multi-index hashing: Norouzi,
@@ -253,11 +253,11 @@ def _find_close_pairs(
     bits = [(max_bits + 1 + band) // 4 - 1 for band in range(4)]  # each plus 1, they add up to max_bits + 1
     look_ups = sum(comb(16, flipped) for most in bits for flipped in range(most + 1))
     if len(hashes) <= LOOKUP_COST * look_ups:
-        yield from _compare_all_pairs(rotated_hashes, hashes, max_bits)
+        yield from _compare_all_pairs(rotated_image_hashes, hashes, max_bits)
         return
     for band in range(4):
-        for one, other in _find_close_pairs_in_band(rotated_hashes, hashes, band, bits[band]):
-            apart = rotated_hashes[one] ^ hashes[other]
+        for one, other in _find_close_pairs_in_band(rotated_image_hashes, hashes, band, bits[band]):
+            apart = rotated_image_hashes[one] ^ hashes[other]
             wanted = (one < other) & (np.bitwise_count(apart) <= max_bits)
             for before in range(band):  # already found in that band
                 wanted &= np.bitwise_count(_extract_band(apart, before)) > bits[before]
@@ -265,12 +265,12 @@ def _find_close_pairs(
 
 
 def _compare_all_pairs(
-    rotated_hashes: NDArray[np.uint64], hashes: NDArray[np.uint64], max_bits: int
+    rotated_image_hashes: NDArray[np.uint64], hashes: NDArray[np.uint64], max_bits: int
 ) -> Iterator[tuple[Indices, Indices]]:
     """Return the result of `_find_close_pairs` by comparing all pairs."""
     step = max(4, BATCH_SIZE // max(1, len(hashes)))
     for top in range(0, len(hashes), step):
-        near = np.bitwise_count(rotated_hashes[top : top + step, None] ^ hashes[top:]) <= max_bits
+        near = np.bitwise_count(rotated_image_hashes[top : top + step, None] ^ hashes[top:]) <= max_bits
         one, other = np.divmod(np.flatnonzero(near), len(hashes) - top)
         yield one[one < other] + top, other[one < other] + top
 
@@ -281,10 +281,10 @@ def _extract_band(hashes: NDArray[np.uint64], band_index: int) -> NDArray[np.uin
 
 
 def _find_close_pairs_in_band(
-    rotated_hashes: NDArray[np.uint64], hashes: NDArray[np.uint64], band_index: int, max_bits: int
+    rotated_image_hashes: NDArray[np.uint64], hashes: NDArray[np.uint64], band_index: int, max_bits: int
 ) -> Iterator[tuple[Indices, Indices]]:
     """Yield pairs that differ in at most `max_bits` bits of one band."""
-    wanted_bands, keys = _extract_band(rotated_hashes, band_index), _extract_band(hashes, band_index)
+    wanted_bands, keys = _extract_band(rotated_image_hashes, band_index), _extract_band(hashes, band_index)
     ones, others = (np.argsort(values, kind="stable").astype(np.int32) for values in (wanted_bands, keys))
     wanted_bands = wanted_bands[ones]  # sorted for locality of memory accesses
     begins = np.searchsorted(keys[others], np.arange((1 << 16) + 1)).astype(np.int32)

@@ -20,7 +20,7 @@ from mlimages.core import (
     InputError,
     LabeledPath,
     is_remote,
-    list_written,
+    list_written_files,
     make_html_images,
     make_html_table,
     relative_name,
@@ -92,7 +92,7 @@ class CheckReport:
             for code, count in (self.errors | self.warnings).items()
         ]
         title = f"{self.checked} images checked, {self.ok} without an error"
-        return make_html_table(title, rows, header=("code", "images", "the first images"))
+        return make_html_table(title, rows, header=("code", "images", "first images"))
 
     @property
     def errors(self) -> dict[str, int]:
@@ -129,7 +129,7 @@ class CheckReport:
         return {code.value: counts[code] for code in Code if counts[code] and code.is_error == are_errors}
 
 
-def outcome_paths(files: Iterable[LabelFile]) -> list[tuple[Path, Path, Path]]:
+def list_outcome_paths(files: Iterable[LabelFile]) -> list[tuple[Path, Path, Path]]:
     """Return the paths of the files that `write_outcome` writes beside each label file: `NAME_checked.txt`,
     `NAME_rejected.tsv` and `NAME_warnings.tsv`.
 
@@ -158,7 +158,7 @@ def write_outcome(report: CheckReport, moved: Iterable[Move] = (), *, overwrite:
 
     Args:
         report: result of `check`.
-        moved: moves of images that have been made; the files contain the new paths.
+        moved: the moves that have been made; the files contain the new paths of the images.
         overwrite: replace files that mlimages did not write, or that were edited since.
 
     Raises:
@@ -166,7 +166,7 @@ def write_outcome(report: CheckReport, moved: Iterable[Move] = (), *, overwrite:
     """
     current_paths = {os.path.realpath(move.source): move.target for move in moved}
     written = []
-    for number, (checked, rejected, warnings) in enumerate(outcome_paths(report.files)):
+    for number, (checked, rejected, warnings) in enumerate(list_outcome_paths(report.files)):
         file = report.files[number]
         kept: Iterable[LabeledPath] = report.kept(number)
         if current_paths:
@@ -179,9 +179,9 @@ def write_outcome(report: CheckReport, moved: Iterable[Move] = (), *, overwrite:
     return written + [file.path for file in report.files if _update_label_file(file, current_paths)]
 
 
-def find_unchanged(report: CheckReport, moved: Iterable[Move]) -> list[Path]:
-    """Return the label files that, after `write_outcome`, still list `moved` images by their old paths."""
-    sources = {os.path.realpath(move.source) for move in moved}
+def find_outdated_label_files(report: CheckReport, moves: Iterable[Move]) -> list[Path]:
+    """Return the label files that, after `write_outcome`, still list moved images by their old paths."""
+    sources = {os.path.realpath(move.source) for move in moves}
     found = []
     for file in filter(None, map(_find_label_file, report.files)) if sources else ():
         with suppress(InputError):  # an edited file may no longer be a label file
@@ -209,7 +209,9 @@ def _find_label_file(file: LabelFile) -> LabelFile | None:
     """Return the label file on disk; for a folder, the one that mlimages wrote for it, or None."""
     if file.is_stored:
         return file
-    return LabelFile(file.path) if file.path.name in list_written(file.path.parent) and file.path.exists() else None
+    return (
+        LabelFile(file.path) if file.path.name in list_written_files(file.path.parent) and file.path.exists() else None
+    )
 
 
 def _find_current_path(path: Path, current_paths: Mapping[str, Path]) -> Path:

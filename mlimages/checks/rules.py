@@ -60,7 +60,7 @@ def apply_class_rules(images: ImageTable, thresholds: Thresholds) -> Iterator[Fi
     """Yield a finding for each class that is much smaller than the largest of its label file, or mostly blurred."""
     for number, file in enumerate(images.files):
         yield from _iter_blurred_classes(images, number)
-        counts = images.class_counts(number)[images.class_ids[number]]
+        counts = images.count_by_class(number)[images.class_ids[number]]
         for label in np.flatnonzero(counts * thresholds.imbalance < counts.max(initial=0)).tolist():
             if counts[label] or label < len(file.defined_class_names):
                 few, many = (images.class_names[images.class_ids[number][own]] for own in (label, counts.argmax()))

@@ -17,7 +17,7 @@ import numpy as np
 from mlimages.checks.cache import ExaminedImage, FactsCache, FileState
 from mlimages.checks.codes import Code, Thresholds
 from mlimages.checks.feature_pairs import require_usearch
-from mlimages.checks.findings import Findings, merge_rows
+from mlimages.checks.findings import Findings, merge_finding_rows
 from mlimages.checks.image_facts import examine, make_facts_table
 from mlimages.checks.image_table import DIGEST_BYTES, ImageTable
 from mlimages.checks.leaks import add_feature_pairs, find_duplicate_groups, make_duplicate_findings
@@ -38,7 +38,7 @@ from mlimages.core import (
     fingerprint,
     is_remote,
 )
-from mlimages.images import read_bytes, reading_threads, require_available
+from mlimages.images import make_reading_threads, read_bytes, require_available
 from mlimages.labels import LabelFile, open_splits
 
 BATCH = 256
@@ -99,7 +99,7 @@ def check(
     thresholds, progress = thresholds or Thresholds(), progress or NoProgress()
     images = ImageTable.from_files(_open_label_files(label_files))
     first = next((path for _, path, _ in images.iter_all_labels()), None)
-    pool = pool or reading_threads(first, workers)
+    pool = pool or make_reading_threads(first, workers)
     if embed:
         require_usearch(len(images))
     with closing(progress), FactsCache() as cache:  # a closed progress bar ends its line before an error
@@ -111,14 +111,14 @@ def check(
             thresholds = thresholds.for_sharpness(len(sharpness), float(np.median(sharpness)))
         sets = find_duplicate_groups(images, thresholds, cache)
     pairs = add_feature_pairs(images, thresholds, sets, embed, progress) if embed else None
-    groups = sets.sets()
-    paths = images.paths(set(chain.from_iterable(groups)))
-    rows = merge_rows(make_duplicate_findings(images, groups, thresholds), apply_rules(images, thresholds))
+    groups = sets.list_sets()
+    paths = images.find_paths(set(chain.from_iterable(groups)))
+    rows = merge_finding_rows(make_duplicate_findings(images, groups, thresholds), apply_rules(images, thresholds))
     findings = Findings(images, rows, paths, thresholds, tuple(apply_class_rules(images, thresholds)))
     return CheckReport(
         files=images.files,
         class_names=images.class_names,
-        counts=images.counts(),
+        counts=images.count_by_file_and_class(),
         checked=len(images),
         ok=len(images) - int(findings.error_mask().sum()),
         findings=findings,
@@ -131,17 +131,17 @@ def check(
     )
 
 
-def duplicate_groups(
+def group_duplicates(
     paths: Iterable[Path], *, thresholds: Thresholds | None = None, progress: Progress | None = None
 ) -> dict[Path, int]:
-    """Return a group number by path, for each image that has a duplicate or near-duplicate; see `labels.split`."""
+    """Return a group number by path, for each image with a duplicate or near-duplicate (`groups` of `labels.split`)."""
     listed = [LabeledPath(path, 0) for path in paths]
     file = LabelFile("paths.txt", items=lambda: listed, class_names=("all",))
     groups = check([file], thresholds=thresholds, progress=progress).duplicate_groups
     return {path: number for number, group in enumerate(groups) for path in group}
 
 
-def decodable_images(paths: Iterable[Path]) -> dict[Path, bytes]:
+def find_decodable_images(paths: Iterable[Path]) -> dict[Path, bytes]:
     """Return the SHA-256, by path, of unchanged images that an earlier check decoded; no image is read."""
     remaining, decodable = iter(paths), dict[Path, bytes]()
     with FactsCache() as cache:

@@ -129,7 +129,7 @@ def check(
     """
     from mlimages import checks
     from mlimages.core import TqdmProgress
-    from mlimages.images import missing_advice
+    from mlimages.images import describe_missing_images
 
     require_engine(engine)
     if yes and not fix:
@@ -139,7 +139,7 @@ def check(
     thresholds = checks.Thresholds.parse(threshold)
     pages = [as_path(page)] if page else []
     files = [labels for source in sources for labels in read_splits(source, TableOptions(**table_options))]
-    require_writable([*pages, *chain.from_iterable(checks.outcome_paths(files))], overwrite=force)
+    require_writable([*pages, *chain.from_iterable(checks.list_outcome_paths(files))], overwrite=force)
     embed = _open_embedder(files) if features else None
     with open_cluster(engine, address) as pool:
         report = checks.check(
@@ -167,12 +167,12 @@ def check(
     print_to_stderr("written: " + ", ".join(map(str, [*written, *pages])))
     if fix and not moves:
         print_to_stderr("--fix: no file has to be moved or renamed")
-    if yes and (outdated := checks.find_unchanged(report, moves)):
+    if yes and (outdated := checks.find_outdated_label_files(report, moves)):
         names = ", ".join(map(str, outdated))
         print_to_stderr(
             f"not updated: {names} (not written by mlimages, or edited since); use NAME_checked.txt instead"
         )
-    if advice := missing_advice(report.errors.get("missing", 0), report.checked):
+    if advice := describe_missing_images(report.errors.get("missing", 0), report.checked):
         print_to_stderr(advice)
     if count := report.errors.get(checks.Code.TWO_LABELS, 0):
         print_to_stderr(

@@ -31,7 +31,7 @@ def export(
     preprocessing: bool = typer.Option(
         True,
         "--preprocessing/--no-preprocessing",
-        help="Include resizing, cropping and normalization in the file, or leave them to the program that uses it.",
+        help="Include resizing, cropping and normalization in the file, or leave them to the program that runs it.",
     ),
     exact: bool = typer.Option(
         False, "--exact", help="Use a slower resize operation whose output is bit-identical to Pillow's."
@@ -92,7 +92,7 @@ def export(
     if ort_web and not page:
         raise typer.BadParameter("--ort-web requires --page")
     runtime = WebRuntime.from_npm_package(ort_web) if ort_web else WebRuntime()
-    require_writable(filter(None, [croissant, *(runtime.page_files(page) if page else ())]), overwrite=force)
+    require_writable(filter(None, [croissant, *(runtime.list_page_files(page) if page else ())]), overwrite=force)
     overwrite = force or out is None  # model.onnx belongs to the run
     bundle = export_run(run, out or run / "model.onnx", options=options, overwrite=overwrite, progress=TqdmProgress())
     if croissant:
@@ -240,7 +240,7 @@ def evaluate(
     """
     from mlimages.core import TqdmProgress, record_outputs, write_text
     from mlimages.inference import Predictor, evaluate
-    from mlimages.reports import report_html
+    from mlimages.reports import render_evaluation
 
     with record_outputs(filter(None, [report]), overwrite=force):
         with detect_swapped_arguments(model, [labels]):
@@ -253,7 +253,7 @@ def evaluate(
             progress=TqdmProgress(),
         )
         if report:
-            write_text(report, report_html(found, f"{model.name} on {labels.name}"))
+            write_text(report, render_evaluation(found, f"{model.name} on {labels.name}"))
     print(found.to_json() if as_json else predictions.format_evaluation(found))
     print_next_command("serve", model)
 

@@ -42,9 +42,9 @@ def open_cluster(engine: Engine, address: str | None) -> Iterator[Cluster | None
         MissingExtraError: Ray is not installed.
     """
     if engine == "ray":
-        from mlimages.core import ray_cluster
+        from mlimages.core import connect_to_ray
 
-        with redirect_stdout(sys.stderr), ray_cluster(address) as cluster:  # Ray prints errors of its workers
+        with redirect_stdout(sys.stderr), connect_to_ray(address) as cluster:  # Ray prints errors of its workers
             interrupt_on_sigterm()
             yield cluster
     elif address:

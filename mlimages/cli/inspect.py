@@ -59,7 +59,7 @@ def show(
     """
     if (layer is None) != (image is None):
         raise InputError(
-            "--layer NAME requires IMAGE, and IMAGE requires --layer: mlimages show RUN IMAGE --layer conv1 -o maps.png"
+            "--layer NAME requires IMAGE, and IMAGE requires --layer, as in `mlimages show RUN IMAGE --layer conv1`"
         )
     if layer:
         from mlimages.training import draw_layer
@@ -131,10 +131,10 @@ def summary(
 def _read_model_card(model: Path) -> str:
     """Return the model card of an exported file or of a run; "" if the run has no exported file."""
     from mlimages.inference import OnnxBundle
-    from mlimages.reports import model_card
+    from mlimages.reports import format_model_card
 
     try:
-        return model_card(OnnxBundle.read(model))
+        return format_model_card(OnnxBundle.read(model))
     except BundleError:
         return ""
 

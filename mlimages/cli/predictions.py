@@ -18,7 +18,7 @@ from mlimages.core import (
     BrokenImage,
     MultiLabelClassScores,
     Prediction,
-    Share,
+    Proportion,
     escape_unprintable,
     format_interval,
     format_percent,
@@ -183,12 +183,12 @@ def _format_class_scores(evaluation: Evaluation, width: int) -> Iterator[str]:
     rows = labels.class_scores if labels else evaluation.per_class
     for one in rows:
         more = (
-            f"  {_format_share(one.average_precision):>7}  {one.threshold:9.3f}"
+            f"  {_format_proportion(one.average_precision):>7}  {one.threshold:9.3f}"
             if isinstance(one, MultiLabelClassScores)
             else ""
         )
         precision, recall, f1 = (
-            _format_share(share if one.count else None) for share in (one.precision, one.recall, one.f1)
+            _format_proportion(share if one.count else None) for share in (one.precision, one.recall, one.f1)
         )
         shares = f"{precision:>9}  {recall:>7}  {f1:>7}"
         yield f"{one.name:{width}}  {one.count:8}{more}  {shares}"
@@ -273,5 +273,5 @@ def _to_json(values: dict[str, object]) -> str:
     return text if is_safe else json.dumps(values)
 
 
-def _format_share(share: Share | None) -> str:
+def _format_proportion(share: Proportion | None) -> str:
     return format_percent(share.value) if share else "-"

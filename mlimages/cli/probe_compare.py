@@ -54,7 +54,7 @@ def probe(
         return
     from mlimages import training  # its error names the extra to install
     from mlimages.core import TqdmProgress, record_outputs, write_text
-    from mlimages.reports import draw_probe, probe_html, probe_lines
+    from mlimages.reports import draw_probe, format_probe, render_probe
 
     with record_outputs(filter(None, (out, report)), overwrite=force):
         found = training.probe_cuts(
@@ -69,11 +69,11 @@ def probe(
         )
         draw_probe(found, out, overwrite=force)
         if report:
-            write_text(report, probe_html(found))
+            write_text(report, render_probe(found))
     if as_json:
         print_as_json({**found.to_dict(), "plot": out})
         return
-    print("\n".join(probe_lines(found)))
+    print("\n".join(format_probe(found)))
     print_to_stderr(f"plot: {out}" + (f", report: {report}" if report else ""))
     weights_option = ("--weights", weights) if weights != "default" else ()
     print_next_command(
@@ -88,7 +88,7 @@ def _probe_models(
     if given := [name for name, value in single_model_options.items() if value]:
         raise InputError(f"{', '.join(given)} cannot be combined with more than one --model: choose one model")
     from mlimages.core import TqdmProgress, record_outputs
-    from mlimages.reports import draw_models, model_table_lines
+    from mlimages.reports import draw_models, format_model_table
     from mlimages.training import probe_models
 
     with record_outputs([out], overwrite=force):
@@ -99,7 +99,7 @@ def _probe_models(
     if as_json:
         print_as_json({**found.to_dict(), "plot": out})
         return
-    print("\n".join(model_table_lines(found)))
+    print("\n".join(format_model_table(found)))
     print_to_stderr(f"plot: {out}")
     best = found.scores[0].probe
     print_next_command("finetune", labels, *to_arguments(table_options), "--model", best.model, "--freeze", best.freeze)
@@ -163,17 +163,17 @@ def compare(
     Example: mlimages compare runs/alexnet runs/resnet18
     """
     from mlimages.core import record_outputs, write_text
-    from mlimages.reports import compare_runs, comparison_lines
+    from mlimages.reports import compare_runs, format_comparison
 
     if report:  # before the runs are read, since the extra `train` may be missing
-        from mlimages.reports import comparison_html
+        from mlimages.reports import render_comparison
     with record_outputs(filter(None, [report]), overwrite=force):
         compared = compare_runs(runs)
         if report:
-            write_text(report, comparison_html(compared))
+            write_text(report, render_comparison(compared))
     if as_json:
         print_as_json([run.to_dict() for run in compared])
         return
-    print("\n".join(comparison_lines(compared)))
+    print("\n".join(format_comparison(compared)))
     if all(run.against_best for run in compared[1:]):  # else no run is the best
         print_next_command("evaluate", compared[0].run / "model.onnx", "LABELS")

@@ -15,7 +15,7 @@ import typer
 from mlimages.cli.hints import print_next_command, read_splits, to_arguments
 from mlimages.cli.options import takes_options
 from mlimages.cli.process import use_one_blas_thread
-from mlimages.core import InputError, Share, format_interval, format_percent
+from mlimages.core import InputError, Proportion, format_interval, format_percent
 from mlimages.labels import TableOptions
 from mlimages.training import FineTuneConfig
 
@@ -99,7 +99,7 @@ def _is_given(ctx: typer.Context, name: str) -> bool:
 
 def _format_result_table(result: FineTuneResult) -> str:
     more = f" and {len(result.broken) - 3} more, see {result.run / 'log.txt'}" if len(result.broken) > 3 else ""
-    score = Share(*(result.val_map or (result.val_accuracy, *result.val_interval)))
+    score = Proportion(*(result.val_map or (result.val_accuracy, *result.val_interval)))
     correct = "" if result.val_map else f"{round(result.val_accuracy * result.val_images)} of "
     probe = result.probe_accuracy if result.val_map is None else result.probe_map
     best = result.best_epoch or "the closed-form head"

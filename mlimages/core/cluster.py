@@ -39,7 +39,7 @@ class Cluster:
     chunk_size: int = 64
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Apply `function` to each item, in order.
+        """Apply `function` to each item, and yield the results in order.
 
         Files that `function` reads must have the same paths on every machine.
 
@@ -86,7 +86,7 @@ class Cluster:
 
 
 @contextmanager
-def ray_cluster(address: str | None = None) -> Iterator[Cluster]:
+def connect_to_ray(address: str | None = None) -> Iterator[Cluster]:
     """Start Ray on this machine, or connect to the cluster at `address` ("auto": the one this machine belongs to).
 
     Raises:

@@ -79,17 +79,17 @@ class BundleError(MlimagesError):
     """An .onnx file is not an mlimages bundle, or the outputs for its test image differ from the stored ones."""
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message without a full stop; the name of its type if it has none."""
+def summarize_error(error: BaseException) -> str:
+    """Return the first line of an error's message, without a full stop at the end; the error's type if it is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".!")
 
 
-def install_hint(extra: str) -> str:
+def make_install_command(extra: str) -> str:
     """Return the command that installs an extra.
 
     mlimages 0.5 on PyPI is an unrelated program: without `>=1`, pip would install it if it finds no other version.
 
-    >>> install_hint("train")
+    >>> make_install_command("train")
     'pip install "mlimages[train]>=1"'
     """
     return f'pip install "mlimages[{extra}]>=1"'
@@ -100,11 +100,11 @@ class MissingExtraError(MlimagesError, ImportError):
 
     Args:
         feature: the command or function that needs the extra ("finetune"); the message begins with it.
-        extra: the extra's name, as in `install_hint`.
+        extra: the extra's name, as in `make_install_command`.
     """
 
     def __init__(self, feature: str, extra: str) -> None:
-        super().__init__(f"{feature} requires an optional dependency: {install_hint(extra)}")
+        super().__init__(f"{feature} requires an optional dependency: {make_install_command(extra)}")
         self.extra = extra
 
 
@@ -116,11 +116,13 @@ _NOT_WRITTEN = re.compile(r"\(os error (\d+)\)|requested and \d+ written")
 """Messages of safetensors, which has an exception of its own, and of numpy's `tofile`, whose OSError has no number."""
 
 
-def describe_write_error(error: Exception, part_path: Path, path: Path) -> Exception:
+def convert_write_error(error: Exception, part_path: Path, path: Path) -> Exception:
     """Convert an error of writing to a full disk to an OSError that names `path`; return other errors unchanged.
 
     Args:
-        error: raised while `part_path`, the temporary file of `path`, was written.
+        error: raised while `part_path` was written.
+        part_path: the temporary file, which becomes `path`.
+        path: the file to name in the message.
     """
     number = getattr(error, "errno", None)
     if not number and (found := _NOT_WRITTEN.search(str(error))):

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, cast
 
 import platformdirs
 
-from mlimages.core.errors import InputError, MissingExtraError, describe_write_error
+from mlimages.core.errors import InputError, MissingExtraError, convert_write_error
 from mlimages.core.shards import Member, find_member
 
 _ADDRESS = re.compile(r"(s3|gs|gcs|az|abfs|abfss|hdfs|oci|oss|memory):/+(.*)", re.DOTALL)
@@ -50,7 +50,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield part
         part.replace(path)
     except Exception as error:
-        if (described := describe_write_error(error, part, path)) is not error:
+        if (described := convert_write_error(error, part, path)) is not error:
             raise described from error
         raise
     finally:
@@ -63,7 +63,7 @@ WRITTEN = ".mlimages-written"
 
 @contextmanager
 def write_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Write a file as `atomic_write` does, unless it would replace a file that a user created or edited.
+    """Write a file as `atomic_write` does, and record it as written; a user's own or edited file is not replaced.
 
     Raises:
         InputError: as for `require_writable`.
@@ -96,7 +96,7 @@ def require_writable(
             )
 
 
-def record_written(paths: Iterable[Path]) -> None:
+def record_written_files(paths: Iterable[Path]) -> None:
     """Record that mlimages wrote these files."""
     for path in map(as_path, paths):
         _append_record(path, f"{_sha256(path)}  {path.name}")
@@ -112,10 +112,10 @@ def record_outputs(paths: Iterable[Path], *, overwrite: bool = False) -> Iterato
     paths = list(map(as_path, paths))
     require_writable(paths, overwrite=overwrite)
     yield
-    record_written(path for path in paths if path.exists())
+    record_written_files(path for path in paths if path.exists())
 
 
-def list_written(folder: Path) -> set[str]:
+def list_written_files(folder: Path) -> set[str]:
     """Return the names of the files that mlimages wrote into a folder."""
     return {line.partition("  ")[2] for line in _read_records(folder)}
 
@@ -159,7 +159,7 @@ def _sha256(path: Path) -> str:
 def as_path(path: str | os.PathLike[str]) -> Path:
     """Return a local path, or a `UPath` for an fsspec address (`s3://bucket/name`).
 
-    An address in which `pathlib.Path` dropped one of the slashes is accepted.
+    An address in which `pathlib.Path` dropped a slash (`s3:/bucket/name`) is accepted.
 
     Raises:
         MissingExtraError: `path` is an address and universal-pathlib is not installed.
@@ -312,7 +312,7 @@ def join_name(name: str, folder: str) -> str:
 
 
 def copy_bytes(source: BinaryIO, target: BinaryIO, *, offset: int, length: int) -> None:
-    """Append `length` bytes of an open file, from `offset`, to another file."""
+    """Append `length` bytes of an open file, from `offset`, to another open file."""
     source.seek(offset)
     while length and (chunk := source.read(min(length, 1 << 20))):
         target.write(chunk)

@@ -113,13 +113,13 @@ def _format_summary_lines(summary: NetworkSummary) -> Iterator[str]:
     yield f"{summary.title}: input {shape}" if any(summary.input) else summary.title
     yield ""
     head = ("layer", "kind", "output", "params", "mult-adds", "state", "width = (N + 2P - F)/S + 1")
-    rows = [head, *(_format_layer_row(layer) for layer in _visible_layers(summary.layers))]
+    rows = [head, *(_format_layer_row(layer) for layer in _select_visible_layers(summary.layers))]
     yield from format_table(rows, left_columns=frozenset({0, 1, 5, 6}))
     yield ""
     yield from _format_totals(summary)
 
 
-def _visible_layers(layers: Iterable[Layer]) -> Iterator[Layer]:
+def _select_visible_layers(layers: Iterable[Layer]) -> Iterator[Layer]:
     """Yield the layers that change the shape or have parameters."""
     return (layer for layer in layers if layer.parameters or layer.arithmetic)
 
@@ -148,7 +148,7 @@ def _format_totals(summary: NetworkSummary) -> Iterator[str]:
     outside = summary.parameters - sum(layer.parameters for layer in summary.layers)
     if outside > 0:
         yield f"{outside:,} parameters belong to no layer (such as embeddings and constants)"
-    hidden = len(summary.layers) - sum(1 for _ in _visible_layers(summary.layers))
+    hidden = len(summary.layers) - sum(1 for _ in _select_visible_layers(summary.layers))
     if hidden:
         yield f"{hidden} more layers keep the shape and have no parameters (such as ReLU): see --json"
     yield from _format_rounding_notes(summary.layers)

@@ -37,12 +37,12 @@ def make_html_images(paths: Iterable[str | os.PathLike[str]], *, height_px: int 
     for path in map(Path, paths):
         if len(tags) == SHOWN_IMAGES:
             break
-        if uri := _data_uri(path):
+        if uri := _make_data_uri(path):
             tags.append(f'<img src="{uri}" alt="{html.escape(path.name)}" style="height:{height_px}px">')
     return Html(" ".join(tags))
 
 
-def _data_uri(path: Path) -> str:
+def _make_data_uri(path: Path) -> str:
     kind = _TYPES.get(path.suffix.lower())
     try:
         if not kind or path.stat().st_size > MAX_IMAGE_BYTES:

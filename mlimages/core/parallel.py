@@ -48,10 +48,10 @@ class Pool(Protocol):
     def chunk_size(self) -> int: ...
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Apply `function` to each item, lazily and in order."""
+        """Apply `function` to each item lazily, and yield the results in order."""
 
 
-def available_cores() -> int:
+def count_available_cores() -> int:
     """Return the number of CPU cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -45,6 +45,7 @@ class ImageProperty:
             `position`, unscaled. `squash` ignores the aspect ratio. `letterbox` scales the whole image to fit.
         shorter_px: length of the shorter side for `shorter`, at least width and height; 0 means the larger of them.
         position: left and top of the crop for `position`, in pixels.
+        interpolation: resampling filter, as in Pillow.
         gray_scale: use one channel (ITU-R 601-2 luma) instead of three.
         resize_by_center, resize_by_downscale, resize_by_position: mlimages 0.5's spelling of `resize="crop"`,
             `resize="downscale"` and `resize="position", position=(left, top)`; not kept as attributes.
@@ -81,9 +82,9 @@ class ImageProperty:
             self._set_fields(resize="downscale" if resize_by_downscale else "crop")
         _check_choice("resize", self.resize, get_args(Resize))
         _check_choice("interpolation", self.interpolation, get_args(Interpolation))
-        width = _check_pixels("width", self.width, 1)
-        height = _check_pixels("height", self.height, 0, "0 means the same as width")
-        shorter_px = _check_pixels("shorter_px", self.shorter_px, 0, "0 means the larger of width and height")
+        width = _parse_pixels("width", self.width, 1)
+        height = _parse_pixels("height", self.height, 0, "0 means the same as width")
+        shorter_px = _parse_pixels("shorter_px", self.shorter_px, 0, "0 means the larger of width and height")
         larger = max(width, height)
         self._set_fields(width=width, height=height or width, shorter_px=shorter_px or larger)
         for sides in ((self.width, self.height), (self.shorter_px, self.shorter_px)):
@@ -99,7 +100,7 @@ class ImageProperty:
         except (TypeError, ValueError):
             raise InputError(f"position is {self.position!r}: expected (left, top) in pixels") from None
         self._set_fields(
-            position=(_check_pixels("position[0] (left)", left, 0), _check_pixels("position[1] (top)", top, 0))
+            position=(_parse_pixels("position[0] (left)", left, 0), _parse_pixels("position[1] (top)", top, 0))
         )
 
     def _set_fields(self, **values: Any) -> None:
@@ -117,7 +118,7 @@ class ImageProperty:
         return self.channels, self.height, self.width
 
 
-def _check_pixels(name: str, value: Any, minimum: int, hint: str = "") -> int:
+def _parse_pixels(name: str, value: Any, minimum: int, hint: str = "") -> int:
     try:
         pixels = index(value)
     except TypeError:
@@ -159,18 +160,18 @@ class Normalization:
     bgr: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < _check_number("scale", self.scale) < math.inf:
+        if not 0 < _parse_number("scale", self.scale) < math.inf:
             raise InputError(f"scale is {self.scale}: pixels are divided by it, so it must be greater than 0")
         for name in ("mean", "std"):
-            object.__setattr__(self, name, _check_channel_values(name, getattr(self, name)))
+            object.__setattr__(self, name, _parse_channel_values(name, getattr(self, name)))
         if min(self.std) <= 0:
             raise InputError(f"std is {self.std}: the input is divided by it, so it must be greater than 0")
 
     def check_channels(self, image: ImageProperty) -> None:
-        """Check that the number of channels matches the images.
+        """Check that `mean` and `std` each have one value, or one per channel of the images.
 
         Raises:
-            InputError: the numbers differ.
+            InputError: the number of values differs from the number of channels.
         """
         kind = "a grayscale image has one channel" if image.gray_scale else "an RGB image has three channels"
         for name in ("mean", "std"):
@@ -179,16 +180,16 @@ class Normalization:
                 raise InputError(f"{name} has {len(values)} values, but {kind}")
 
 
-def _check_number(name: str, value: Any) -> float:
+def _parse_number(name: str, value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
         raise InputError(f"{name} is {value!r}: expected a number") from None
 
 
-def _check_channel_values(name: str, values: Any) -> tuple[float, ...]:
+def _parse_channel_values(name: str, values: Any) -> tuple[float, ...]:
     try:
-        numbers = tuple(_check_number(name, value) for value in values)
+        numbers = tuple(_parse_number(name, value) for value in values)
     except TypeError:
         raise InputError(f"{name} is {values!r}: expected one value per channel, such as (0.5,)") from None
     if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.core.scores import ClassScores, Share, scores_from_counts, wilson_interval
+from mlimages.core.scores import ClassScores, Proportion, scores_from_counts, wilson_interval
 
 RESAMPLES = 1000
 """Number of bootstrap resamples."""
@@ -28,8 +28,8 @@ class AveragePrecision:
     the mean is 0 with the interval 0..1.
     """
 
-    mean: Share
-    per_class: tuple[Share | None, ...]
+    mean: Proportion
+    per_class: tuple[Proportion | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,10 @@ class MultiLabelClassScores:
     name: str
     count: int
     threshold: float
-    average_precision: Share | None
-    precision: Share | None
-    recall: Share | None
-    f1: Share | None
+    average_precision: Proportion | None
+    precision: Proportion | None
+    recall: Proportion | None
+    f1: Proportion | None
 
 
 def mean_average_precision(probabilities: Probabilities, targets: Targets) -> float:
@@ -77,14 +77,14 @@ def average_precisions(probabilities: Probabilities, targets: Targets) -> Averag
         targets: whether each image has each class, `(N, classes)`.
     """
     values = _average_precisions(probabilities, targets, np.ones((1, len(targets)), np.int64))
-    per_class = map(_estimate_share_or_none, values[0].tolist(), targets.sum(axis=0).tolist())
-    mean = _estimate_share_or_none(float(_mean_over_classes(values)[0]), int(targets.any(axis=1).sum()))
-    return AveragePrecision(mean or Share(0.0, 0.0, 1.0), tuple(per_class))
+    per_class = map(_estimate_proportion_or_none, values[0].tolist(), targets.sum(axis=0).tolist())
+    mean = _estimate_proportion_or_none(float(_mean_over_classes(values)[0]), int(targets.any(axis=1).sum()))
+    return AveragePrecision(mean or Proportion(0.0, 0.0, 1.0), tuple(per_class))
 
 
 def mean_ap_difference(
     probabilities: Probabilities, other_probabilities: Probabilities, targets: Targets
-) -> tuple[Share, float]:
+) -> tuple[Proportion, float]:
     """Return the difference of the mAP of two models, the first minus the other, and its two-sided p-value.
 
     Interval and p-value are computed on RESAMPLES bootstrap resamples of the images, with a fixed random seed. Classes
@@ -105,10 +105,10 @@ def mean_ap_difference(
     found = np.concatenate(resampled)
     tails = (1 + (found <= 0).sum()) / (1 + len(found)), (1 + (found >= 0).sum()) / (1 + len(found))
     low, high = np.quantile(found, (0.025, 0.975))
-    return Share(float(value[0]), float(low), float(high)), min(1.0, 2 * float(min(tails)))
+    return Proportion(float(value[0]), float(low), float(high)), min(1.0, 2 * float(min(tails)))
 
 
-def f1_thresholds(probabilities: Probabilities, targets: Targets) -> tuple[float, ...]:
+def find_f1_thresholds(probabilities: Probabilities, targets: Targets) -> tuple[float, ...]:
     """Return the threshold of each class with the best F1: the minimum probability to predict the class.
 
     A threshold is the midpoint between two neighbouring probabilities, or between the lowest probability and 0; it is
@@ -118,7 +118,7 @@ def f1_thresholds(probabilities: Probabilities, targets: Targets) -> tuple[float
         probabilities: `(N, classes)`.
         targets: whether each image has each class, `(N, classes)`.
 
-    >>> f1_thresholds(np.array([[0.9], [0.75], [0.25], [0.125]]), np.array([[True], [True], [False], [False]]))
+    >>> find_f1_thresholds(np.array([[0.9], [0.75], [0.25], [0.125]]), np.array([[True], [True], [False], [False]]))
     (0.5,)
     """
     return tuple(_find_f1_threshold(*each) for each in zip(probabilities.T, targets.T, strict=True))
@@ -134,8 +134,8 @@ def multi_label_scores(targets: Targets, predicted_targets: Targets, names: Sequ
     """
     counts = (array.sum(axis=0).tolist() for array in (targets & predicted_targets, targets, predicted_targets))
     return tuple(
-        scores_from_counts(name, true_positives=true_positives, support=support, num_predicted=predicted_targets)
-        for name, true_positives, support, predicted_targets in zip(names, *counts, strict=True)
+        scores_from_counts(name, true_positives=true_positives, support=support, num_predicted=num_predicted)
+        for name, true_positives, support, num_predicted in zip(names, *counts, strict=True)
     )
 
 
@@ -157,7 +157,8 @@ def combine_class_scores(
 def _average_precisions(probabilities: Probabilities, targets: Targets, counts: NDArray[np.int64]) -> Probabilities:
     """Return the average precision of each class in B resamples, `(B, classes)`.
 
-    `counts` `(B, N)` says how often each image occurs in a resample. NaN where a class has no positive image in it.
+    `counts` `(B, N)` says how often each image occurs in each resample. NaN for a class without a positive image in the
+    resample.
     """
     columns = [_average_precision_of_class(*each, counts) for each in zip(probabilities.T, targets.T, strict=True)]
     return np.stack(columns, axis=1)
@@ -207,5 +208,5 @@ def _mean_over_classes(values: Probabilities) -> Probabilities:
     return np.where(has_value, values, 0).sum(axis=1) / np.maximum(has_value.sum(axis=1), 1)  # type: ignore[no-any-return]
 
 
-def _estimate_share_or_none(value: float, count: int) -> Share | None:
-    return Share(value, *wilson_interval(value * count, count)) if count else None
+def _estimate_proportion_or_none(value: float, count: int) -> Proportion | None:
+    return Proportion(value, *wilson_interval(value * count, count)) if count else None

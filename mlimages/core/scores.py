@@ -15,7 +15,7 @@ Confusion = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class Proportion:
     """A measured proportion (0..1), such as an accuracy, and the bounds of its 95 % confidence interval."""
 
     value: float
@@ -32,9 +32,9 @@ class ClassScores:
 
     name: str
     count: int
-    precision: Share
-    recall: Share
-    f1: Share
+    precision: Proportion
+    recall: Proportion
+    f1: Proportion
 
 
 def wilson_interval(successes: float, count: int) -> tuple[float, float]:
@@ -55,15 +55,15 @@ def format_percent(value: float, digits: int = 1) -> str:
     return f"{100 * value:.{digits}f} %"
 
 
-def format_interval(share: Share) -> str:
+def format_interval(share: Proportion) -> str:
     """Format a 95 % interval as percentages, such as "78 to 99 %", with decimals if it is narrow."""
     digits = 0 if share.high - share.low >= 0.02 else 1
     return f"{100 * share.low:.{digits}f} to {100 * share.high:.{digits}f} %"
 
 
-def estimate_share(successes: int, count: int) -> Share:
+def estimate_proportion(successes: int, count: int) -> Proportion:
     """Return `successes / count` with its Wilson interval; 0 with the interval 0..1 if `count` is 0."""
-    return Share(successes / count if count else 0.0, *wilson_interval(successes, count))
+    return Proportion(successes / count if count else 0.0, *wilson_interval(successes, count))
 
 
 def confusion_matrix(labels: Iterable[int], predicted_labels: Iterable[int], num_classes: int) -> Confusion:
@@ -74,9 +74,9 @@ def confusion_matrix(labels: Iterable[int], predicted_labels: Iterable[int], num
     return tuple(map(tuple, counts))
 
 
-def accuracy(confusion: Confusion) -> Share:
+def accuracy(confusion: Confusion) -> Proportion:
     """Return the share of correctly predicted images."""
-    return estimate_share(sum(row[label] for label, row in enumerate(confusion)), sum(map(sum, confusion)))
+    return estimate_proportion(sum(row[label] for label, row in enumerate(confusion)), sum(map(sum, confusion)))
 
 
 def class_scores(confusion: Confusion, names: Sequence[str]) -> tuple[ClassScores, ...]:
@@ -122,8 +122,12 @@ def scores_from_counts(name: str, *, true_positives: int, support: int, num_pred
         num_predicted: number of images for which the class is predicted.
     """
     # F1 = 2 J / (1 + J) grows with J = hits / (hits + missed + false), which is a share with an interval of its own.
-    overlap = estimate_share(true_positives, support + num_predicted - true_positives)
-    f1 = Share(*(2 * j / (1 + j) for j in (overlap.value, overlap.low, overlap.high)))
+    overlap = estimate_proportion(true_positives, support + num_predicted - true_positives)
+    f1 = Proportion(*(2 * j / (1 + j) for j in (overlap.value, overlap.low, overlap.high)))
     return ClassScores(
-        name, support, estimate_share(true_positives, num_predicted), estimate_share(true_positives, support), f1
+        name,
+        support,
+        estimate_proportion(true_positives, num_predicted),
+        estimate_proportion(true_positives, support),
+        f1,
     )

@@ -89,7 +89,7 @@ def find_member(path: Path | str) -> Member | None:
 
 
 def iter_members(archive: Path | str) -> Iterator[Member]:
-    """Yield the regular files of an uncompressed archive, in order, up to the last complete one.
+    """Yield the regular files of an uncompressed archive, in order, up to the last complete file.
 
     Raises:
         OSError: the archive cannot be read.

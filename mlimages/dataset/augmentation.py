@@ -171,7 +171,7 @@ def augment(
             splits.append(AugmentedSplit(name, count // len(views), count))
         progress.close()
         if not any(each.rows for each in splits):
-            raise InputError(f"{labels.path}: no image can be decoded: see {format_command('check', labels.path)}")
+            raise InputError(f"no image of {labels.path} can be decoded: see {format_command('check', labels.path)}")
     has_class_folders = format == "folder" and not labels.is_multi_label
     notes = (
         describe_renamed_folders(labels.class_names, _choose_class_folders(labels.class_names))

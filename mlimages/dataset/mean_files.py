@@ -54,7 +54,7 @@ def load_mean_image(
     return np.ascontiguousarray(mean, np.float32)
 
 
-def mean_image_differences(path: str | os.PathLike[str], prop: ImageProperty) -> str:
+def describe_mean_image_differences(path: str | os.PathLike[str], prop: ImageProperty) -> str:
     """Return the differences between `prop` and the preprocessing recorded in the .json file of a mean image.
 
     Returns:

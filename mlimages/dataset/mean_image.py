@@ -41,9 +41,9 @@ from mlimages.images import (
     PIXELS_VERSION,
     LabeledImage,
     check_missing_images,
-    draw_line,
-    drawable_names,
-    reading_threads,
+    draw_text_line,
+    make_reading_threads,
+    replace_undrawable_names,
     require_available,
     try_load_pixels,
 )
@@ -145,7 +145,7 @@ def compute_mean(
     broken: list[BrokenImage] = []
     progress = progress or NoProgress()
     progress.start("mean", None, "images")
-    pool = pool or reading_threads(first[0].path if first else None, workers)
+    pool = pool or make_reading_threads(first[0].path if first else None, workers)
     chunks = _iter_chunks(chain(first, listed), pool.chunk_size)
     for part in pool.map(partial(_compute_partial_sums, image_property=prop, per_class=per_class), chunks):
         broken += part.broken
@@ -159,9 +159,8 @@ def compute_mean(
     count = _count_images(counts)
     check_missing_images(broken, count + len(broken))
     if not counts:
-        raise InputError(
-            f"cannot compute a mean: none of {pluralize(len(broken), 'image')} can be used ({_describe_first(broken)})"
-        )
+        detail = f"first: {broken[0].path}: {broken[0].fault}" if broken else "the label file is empty"
+        raise InputError(f"cannot compute a mean: none of {pluralize(len(broken), 'image')} can be used ({detail})")
     total = np.zeros(shape, np.uint64)
     for class_sum in (sums[ALL_IMAGES],) if ALL_IMAGES in sums else sums.values():
         total += class_sum
@@ -183,19 +182,19 @@ def _divide_sums(sums: NDArray[Any], num_images: int) -> NDArray[np.float32]:
 
 
 def draw_class_means(mean_image: MeanImage, class_names: Sequence[str], path: Path) -> None:
-    """Write an image with the mean image of each class below its name, or class index (see `drawable_names`)."""
+    """Write an image with the mean image of each class below its name, or its index if no font can display the name."""
     means, prop = mean_image.by_class, mean_image.prop
     columns = max(1, SHEET_PX // prop.width)
     rows = -(-len(means) // columns)
-    names = drawable_names([class_names[label] for label in means], list(means))
+    names = replace_undrawable_names([class_names[label] for label in means], list(means))
     note = "" if names == [class_names[label] for label in means] else INDICES_NOTE
     height = rows * (prop.height + CAPTION_PX) + (CAPTION_PX if note else 0)
     sheet = Image.new("RGB", (min(columns, len(means)) * prop.width, height), "white")
     for index, (name, mean) in enumerate(zip(names, means.values(), strict=True)):
         left, top = index % columns * prop.width, index // columns * (prop.height + CAPTION_PX)
         sheet.paste(LabeledImage.from_array(mean).image, (left, top + CAPTION_PX))
-        draw_line(sheet, (left + 2, top + 2), name, CAPTION_SIZE, width=prop.width - 4)
-    draw_line(sheet, (2, height - CAPTION_PX + 2), note, CAPTION_SIZE, width=sheet.width - 4)
+        draw_text_line(sheet, (left + 2, top + 2), name, CAPTION_SIZE, width=prop.width - 4)
+    draw_text_line(sheet, (2, height - CAPTION_PX + 2), note, CAPTION_SIZE, width=sheet.width - 4)
     with atomic_write(path) as temporary_path:
         sheet.save(temporary_path, "PNG")
 
@@ -305,7 +304,3 @@ def _compute_channel_statistics(histogram: NDArray[np.uint64]) -> tuple[tuple[fl
     mean = weights @ levels
     std = np.sqrt((weights * (levels - mean[:, None]) ** 2).sum(axis=1))
     return tuple(mean.tolist()), tuple(std.tolist())
-
-
-def _describe_first(broken_images: list[BrokenImage]) -> str:
-    return f"first: {broken_images[0].path}: {broken_images[0].fault}" if broken_images else "the label file is empty"

@@ -56,7 +56,7 @@ class TrainingData:
         (8, 3, 32, 32) float32 (8,) int64
         (4, 3, 32, 32) float32 (4,) int64
 
-    In a multi-label file, y is float32 `(N, C)`: 1 for each class of an image, else 0 (see `multi_hot`).
+    For a multi-label file, y is float32 `(N, K)` for K classes: 1 for each class of an image, else 0 (see `multi_hot`).
     """
 
     __slots__ = ("_labels", "_mean_image", "_normalization", "_prop")
@@ -178,7 +178,7 @@ class TrainingData:
     def generate(self) -> Iterator[tuple[NDArray[np.float32], Any]]:
         """Yield each image in order, as float32 `(C, H, W)` and its class index.
 
-        For a multi-label file, the class index is replaced by the targets of the image, float32 `(C,)`.
+        For a multi-label file with K classes, the class index is replaced by the targets of the image, float32 `(K,)`.
 
         Examples:
             >>> from mlimages import ImageProperty, TrainingData
@@ -192,7 +192,7 @@ class TrainingData:
     def generate_batches(
         self, size: int, *, workers: int | None = None
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:
-        """Yield batches in order: x float32 `(N, C, H, W)`, y int64 `(N,)`, or float32 `(N, C)` if multi-label.
+        """Yield batches in order: x float32 `(N, C, H, W)`, y int64 `(N,)`, or float32 `(N, K)` if multi-label.
 
         Args:
             size: batch size, N; the last batch may be smaller.
@@ -203,9 +203,9 @@ class TrainingData:
         """
         if not isinstance(size, Integral) or size < 1:
             raise InputError(f"batch size is {size!r}: expected a whole number of at least 1")
-        return self._batches(size, workers)
+        return self._iter_batches(size, workers)
 
-    def _batches(self, size: int, workers: int | None) -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:
+    def _iter_batches(self, size: int, workers: int | None) -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:
         pixels: list[NDArray[np.uint8]] = []
         labels: list[Label] = []
         class_count = len(self.labels.class_names) if self.labels.is_multi_label else 0
@@ -267,11 +267,11 @@ class TrainingData:
 
 
 def multi_hot(labels: Sequence[Sequence[int]], class_count: int) -> NDArray[np.float32]:
-    """Return multi-label targets, float32 `(N, C)`: 1 for each class of an image, else 0.
+    """Return multi-label targets, float32 `(N, K)`: 1 for each class of an image, else 0.
 
     Args:
         labels: the class indices of each of the N images (`LabeledPath.labels`).
-        class_count: number of classes, C.
+        class_count: number of classes, K.
 
     Examples:
         >>> from mlimages.dataset import multi_hot

@@ -30,10 +30,10 @@ REPORTED_EPOCHS = (10, EPOCHS)
 LINE_WIDTH, NAME_WIDTH = 79, 20
 INTRODUCTION = """\
 The whole workflow on real handwritten digits: the 1797 images of scikit-learn,
-downloaded from a web server on this machine that has some broken links. First,
-a network learns the digits 0 to 4. Then it learns 5 to 9 from a few images of
-each, with its convolutional layers frozen (transfer), beside one that starts
-from random weights (scratch).
+downloaded from a local web server; some of its links are broken. First, a
+network learns the digits 0 to 4. Then it learns 5 to 9 from a few images of
+each, with its convolutional layers frozen (transfer), and is compared with a
+network that starts from random weights (scratch).
 """
 NEXT_STEPS = """
 To train on your own images, with one folder per class:
@@ -87,7 +87,7 @@ class _Walkthrough:
         self._compute_mean(train)
         self._train_on_old_digits(train, val)
         few, test = self._split(new)
-        results = self._compare(few, test)
+        results = self._compare_methods(few, test)
         run = self._folder / "runs" / f"transfer-{SHOWN_PER_CLASS}-{SEEDS[0]}"
         correct, count = self._predict(run, test)
         self._show_results(results)
@@ -160,7 +160,7 @@ class _Walkthrough:
         self._show("".join(f"  {_describe_contents(file)}\n" for file in (few, test)))
         return few, test
 
-    def _compare(self, new_train_labels: LabelFile, test_labels: LabelFile) -> list[Accuracies]:
+    def _compare_methods(self, new_train_labels: LabelFile, test_labels: LabelFile) -> list[Accuracies]:
         """Train with both methods on a few images of each new digit, for every number of images and seed."""
         sizes = ", ".join(map(str, IMAGES_PER_CLASS[:-1])) + f" and {IMAGES_PER_CLASS[-1]}"
         self._show(f"# Train on {sizes} images of each digit 5 to 9, with the random seeds {SEEDS[0]}")
@@ -170,7 +170,7 @@ class _Walkthrough:
             runs_by_seed = [self._train_both_methods(new_train_labels, test_labels, per_class, seed) for seed in SEEDS]
             for epochs in REPORTED_EPOCHS:
                 for method in METHODS:
-                    values = tuple(_accuracy_at(runs[method], epochs) for runs in runs_by_seed)
+                    values = tuple(_read_accuracy_at(runs[method], epochs) for runs in runs_by_seed)
                     results.append(Accuracies(method, per_class, epochs, values))
         self._show("")
         return results
@@ -273,11 +273,11 @@ def _describe_contents(file: LabelFile) -> str:
     return f"{file.path.name}: {pluralize(sum(1 for _ in file), 'image')} of {', '.join(file.class_names)}"
 
 
-def _format_counts(class_counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {code}" for code, count in class_counts.items()) or "none"
+def _format_counts(counts_by_code: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {code}" for code, count in counts_by_code.items()) or "none"
 
 
-def _accuracy_at(run: Path, epoch: int) -> float:
+def _read_accuracy_at(run: Path, epoch: int) -> float:
     """Return the test accuracy at a fixed epoch; the best epoch, chosen on the same images, would be optimistic."""
     return read_run(run).epochs[epoch - 1]["val_accuracy"]
 

@@ -19,12 +19,12 @@ from mlimages.core import (
     Target,
     as_path,
     atomic_write,
-    available_cores,
     average_precisions,
-    f1_thresholds,
+    count_available_cores,
+    find_f1_thresholds,
     is_remote,
     pluralize,
-    record_written,
+    record_written_files,
     require_writable,
     wilson_interval,
 )
@@ -157,7 +157,7 @@ def export_network(
         written, compute_logits = write_onnx(
             trained, path, resize_form=resize_form, decisions=decisions, provenance=provenance
         )
-        workers = min(MAX_WORKERS, available_cores())
+        workers = min(MAX_WORKERS, count_available_cores())
         parity = check_parity(trained, written, outputs, compute_logits, progress=progress, workers=workers)
         target_parity = None
         if compute_target_logits := open_runtime(options.target, path):
@@ -193,7 +193,7 @@ def _move_files(path: Path, out: Path) -> None:
     for file in sorted(path.parent.iterdir(), reverse=True):  # NAME.onnx.data before NAME.onnx, which refers to it
         with atomic_write(out.with_name(file.name)) as part:
             file.replace(part)
-        record_written([out.with_name(file.name)])
+        record_written_files([out.with_name(file.name)])
     if not has_data_file:
         external_data_path(out).unlink(missing_ok=True)  # from the file that was replaced
 
@@ -208,7 +208,7 @@ def _choose_class_thresholds(
     if count := len(network_outputs.items):
         mean = average_precisions(probabilities, targets).mean
         provenance = replace(provenance, mean_ap=(mean.value, mean.low, mean.high), accuracy_count=count)
-    return DecisionParameters(thresholds=f1_thresholds(probabilities, targets)), provenance
+    return DecisionParameters(thresholds=find_f1_thresholds(probabilities, targets)), provenance
 
 
 def _calibrate(

@@ -295,7 +295,7 @@ def _make_parity_probe(trained_network: TrainedNetwork, compute_logits: ComputeL
     noise = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     image = Image.fromarray(noise).resize((48, 40), Image.Resampling.BICUBIC)
     if compute_logits is None:
-        logits = trained_network.logits([images.prepare(image, trained_network.preprocessing.image)])[0]
+        logits = trained_network.logits([images.prepare_pixels(image, trained_network.preprocessing.image)])[0]
     else:
         logits = compute_logits(np.asarray(image)[None])[0]
     return ParityProbe(48, 40, image.tobytes(), round_logits(logits))

@@ -155,7 +155,7 @@ class _Comparer:
         end_to_end = self._compare_logits(path, logits, expected_logits, TOLERANCE)
         if end_to_end.matches:
             return end_to_end
-        pixels, full_pixels = images.load_pixels(path, prop), images.prepare(rgb, prop)
+        pixels, full_pixels = images.load_pixels(path, prop), images.prepare_pixels(rgb, prop)
         same_pixels_logits = self.compute_logits(to_graph_input([pixels], prop))[0]
         same_pixels = self._compare_logits(path, same_pixels_logits, expected_logits, TOLERANCE)
         if not same_pixels.matches:

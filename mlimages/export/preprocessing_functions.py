@@ -1,4 +1,4 @@
-"""ONNX functions that resize and crop images like `images.prepare`, written in onnxscript's subset of Python.
+"""ONNX functions that resize and crop images like `images.prepare_pixels`, written in onnxscript's subset of Python.
 
 Images are uint8 `(N, H, W, C)`, sizes and positions int64 vectors `(height, width)`. Planes are floating-point levels
 `(N, C, H, W)` from 0 to 255.
@@ -53,7 +53,7 @@ def _keep_channels(image):
 
 @onnx_function
 def _convert_to_gray(image):
-    """Return ITU-R 601-2 luma in Pillow's 16-bit fixed point (libImaging/Convert.c), like images.prepare.
+    """Return ITU-R 601-2 luma in Pillow's 16-bit fixed point (libImaging/Convert.c), like images.prepare_pixels.
 
     The remainder is subtracted, since OpenVINO rounds the quotient of integers.
     """
@@ -61,7 +61,7 @@ def _convert_to_gray(image):
     return op.Cast((rounded - rounded % 65536) / 65536, to=UINT8)
 
 
-# Each fit returns the region of the image to resize, and the size to which it is resized (images.resized_size).
+# Each fit returns the region of the image to resize, and the size to which it is resized (images.compute_resized_size).
 
 
 def _make_fit_shorter_side(shorter_px: int) -> OnnxFunction:
@@ -112,7 +112,7 @@ _FIT_FUNCTIONS = {
 
 @onnx_function
 def _find_crop_start(image_size, crop_size):
-    """Return the start of a centred crop like images.centre_start, negative if the image is smaller than the crop."""
+    """Return the start of a centred crop, as images.compute_crop_offset: negative if the image is smaller than it."""
     half_margin = op.Cast(image_size - crop_size, to=DOUBLE) * 0.5
     return op.Cast(op.Where(image_size >= crop_size, op.Round(half_margin), op.Ceil(half_margin)), to=INT64)
 

@@ -1,4 +1,4 @@
-"""An ONNX graph that resizes and crops images of any size like `images.prepare`."""
+"""An ONNX graph that resizes and crops images of any size like `images.prepare_pixels`."""
 
 from __future__ import annotations
 

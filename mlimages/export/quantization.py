@@ -21,7 +21,7 @@ from mlimages.core import (
     LabeledPath,
     NoProgress,
     Progress,
-    Share,
+    Proportion,
     as_path,
     check_at_least,
     format_percent,
@@ -203,7 +203,7 @@ class _Measurement:
     """A trial, its score with a confidence interval, and values computed from logits before temperature scaling."""
 
     trial: Trial
-    score: Share
+    score: Proportion
     uncalibrated_error: float
     set_thresholds: Mapping[str, float]
 

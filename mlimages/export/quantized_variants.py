@@ -157,5 +157,5 @@ def _update_parity_probe(bundle: OnnxBundle) -> OnnxBundle:
     if bundle.includes_preprocessing:
         logits = open_session(bundle.path).run([LOGITS], {INPUT: image[None]})[0]
     else:
-        logits = make_runner(bundle)([images.prepare(Image.fromarray(image), bundle.preprocessing.image)])[0]
+        logits = make_runner(bundle)([images.prepare_pixels(Image.fromarray(image), bundle.preprocessing.image)])[0]
     return replace(bundle, probe=replace(probe, logits=round_logits(logits[0]), tolerance=PARITY_TOLERANCE))

@@ -62,20 +62,20 @@ def to_pixels(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
 
 
 def to_eight_bits(image: Image.Image) -> Image.Image:
-    """Scale a grayscale image of more than 8 bits to 8 bits, so that its `white_level` becomes 255.
+    """Scale a grayscale image of more than 8 bits to 8 bits, so that white (see `find_white_level`) becomes 255.
 
     If the file marks a level as transparent, the result has an alpha channel.
     """
     levels = np.asarray(image, dtype=np.float32)  # (H, W)
     with np.errstate(all="ignore"):  # the floats of a damaged file may have any value
-        pixels = to_pixels(levels * (255.0 / white_level(levels, image.mode)))
+        pixels = to_pixels(levels * (255.0 / find_white_level(levels, image.mode)))
     transparent = image.info.get("transparency")
     if not isinstance(transparent, int):
         return Image.fromarray(pixels)
     return Image.fromarray(np.dstack([pixels, np.where(levels == transparent, 0, 255).astype(np.uint8)]))
 
 
-def white_level(levels: NDArray[np.float32], mode: str) -> float:
+def find_white_level(levels: NDArray[np.float32], mode: str) -> float:
     """Return the level of white: the smallest of `FULL_SCALES` that covers the largest level, or that level."""
     if mode not in FULL_SCALES:
         return 65535.0

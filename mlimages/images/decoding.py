@@ -18,7 +18,7 @@ from typing import ParamSpec, TypeVar
 
 from PIL import Image
 
-from mlimages.core import MAX_PIXELS, Fault, ImageError, as_path, describe_unsupported_content, install_hint
+from mlimages.core import MAX_PIXELS, Fault, ImageError, as_path, describe_unsupported_content, make_install_command
 from mlimages.images.decoded_image import WHITE, DecodedImage, DecodeOptions, ImageHeader
 from mlimages.images.reading import read_bytes
 
@@ -61,7 +61,7 @@ def require_type(value: object, types: type | tuple[type, ...], expected_type: s
         raise ArgumentTypeError(f"expected {expected_type}, got {type(value).__name__}")
 
 
-def raises_image_error(function: Callable[P, T]) -> Callable[P, T]:
+def convert_to_image_error(function: Callable[P, T]) -> Callable[P, T]:
     """Decorate a function that processes one image: every exception except `ArgumentTypeError` becomes an `ImageError`
     with a `Fault`."""
 
@@ -90,7 +90,7 @@ def _to_image_error(error: Exception) -> ImageError:
     return ImageError(Fault.CORRUPT, f"the data is damaged: {_REPLACE} ({text})")
 
 
-@raises_image_error
+@convert_to_image_error
 def identify(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
     """Read the format, mode and size of an image from its header, without decoding the pixels.
 
@@ -102,7 +102,7 @@ def identify(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PI
     return _read_header(_open_image(_read_source(source), max_pixels))
 
 
-@raises_image_error
+@convert_to_image_error
 def decode(
     source: str | os.PathLike[str] | bytes,
     *,
@@ -161,7 +161,7 @@ def load_rgb(
     return decode(source, max_pixels=max_pixels, options=DecodeOptions(background=background)).image
 
 
-@raises_image_error
+@convert_to_image_error
 def from_pillow(image: Image.Image) -> Image.Image:
     """Convert a Pillow image to upright 8-bit RGB; transparent pixels become white.
 
@@ -212,7 +212,7 @@ def _open_image(data: bytes, max_pixels: int) -> Image.Image:
 
 def _make_unknown_format_error(data: bytes, missing_library: str, claimed_format: str) -> ImageError:
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and "HEIF" not in Image.OPEN:
-        return ImageError(Fault.UNREADABLE, f"HEIC needs an optional package: `{install_hint('heic')}`")
+        return ImageError(Fault.UNREADABLE, f"HEIC needs an optional package: `{make_install_command('heic')}`")
     if missing_library:
         return ImageError(Fault.UNREADABLE, f"the installed Pillow cannot decode the format ({missing_library})")
     if claimed_format:

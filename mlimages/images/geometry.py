@@ -14,20 +14,21 @@ from PIL import Image
 
 from mlimages.core import MAX_PIXELS, BrokenImage, Fault, ImageError, ImageProperty, LabeledPath
 from mlimages.images.decoded_image import DecodeOptions, ImageHeader
-from mlimages.images.decoding import decode, raises_image_error, require_type
-from mlimages.images.reading import reading_threads
-from mlimages.images.sizes import centre_start, covers_crop, resized_size
+from mlimages.images.decoding import convert_to_image_error, decode, require_type
+from mlimages.images.reading import make_reading_threads
+from mlimages.images.sizes import compute_crop_offset, compute_resized_size, covers_crop
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
-@raises_image_error
+@convert_to_image_error
 def load_pixels(
     source: str | os.PathLike[str] | bytes, image_property: ImageProperty, *, max_pixels: int = MAX_PIXELS
 ) -> NDArray[np.uint8]:
     """Load an image, resized and cropped to the network's input size: uint8 `(H, W, C)`, RGB or grayscale.
 
-    A JPEG at least four times as large is decoded at a scale of 1/2, 1/4 or 1/8, still at least twice as large.
+    A JPEG that is to be reduced to a quarter or less is decoded at a scale of 1/2, 1/4 or 1/8, at which it is still at
+    least twice as large as the result.
 
     Raises:
         ImageError: the image cannot be decoded; `fault` is the reason.
@@ -37,7 +38,7 @@ def load_pixels(
     decoded = decode(
         source, max_pixels=max_pixels, options=partial(_choose_decode_options, image_property=image_property)
     )
-    return prepare(decoded.image, image_property, size=decoded.size)
+    return prepare_pixels(decoded.image, image_property, size=decoded.size)
 
 
 def iter_pixels(
@@ -49,7 +50,7 @@ def iter_pixels(
     """
     listed = iter(items)
     first = list(islice(listed, 1))
-    threads = reading_threads(first[0].path if first else None, workers)
+    threads = make_reading_threads(first[0].path if first else None, workers)
     return threads.map(lambda item: (item, try_load_pixels(item.path, image_property)), chain(first, listed))
 
 
@@ -61,7 +62,7 @@ def try_load_pixels(path: Path, image_property: ImageProperty) -> NDArray[np.uin
         return BrokenImage(str(path), error.fault, error.detail)
 
 
-def prepare(
+def prepare_pixels(
     image: Image.Image, image_property: ImageProperty, *, size: tuple[int, int] | None = None
 ) -> NDArray[np.uint8]:
     """Resize and crop an upright RGB image; return uint8 `(H, W, C)`.
@@ -90,7 +91,9 @@ def resize_and_crop(
     if image_property.resize == "downscale":
         image = image.crop(_compute_central_box(*image.size, image_property))
         size = image.size
-    return _crop(_resize(image, image_property, resized_size(*(size or image.size), image_property)), image_property)
+    return _crop(
+        _resize(image, image_property, compute_resized_size(*(size or image.size), image_property)), image_property
+    )
 
 
 def _compute_central_box(width: int, height: int, image_property: ImageProperty) -> tuple[int, int, int, int]:
@@ -118,7 +121,7 @@ def _crop(image: Image.Image, image_property: ImageProperty) -> Image.Image:
     if image_property.resize == "position":
         left, top = image_property.position
     else:
-        left, top = centre_start(width, image_property.width), centre_start(height, image_property.height)
+        left, top = compute_crop_offset(width, image_property.width), compute_crop_offset(height, image_property.height)
     box = left, top, left + image_property.width, top + image_property.height
     return image if box == (0, 0, width, height) else image.crop(box)
 

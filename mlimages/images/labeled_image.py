@@ -15,7 +15,7 @@ from mlimages.core import ImageProperty, InputError, as_path
 from mlimages.images.arrays import to_pixels
 from mlimages.images.decoded_image import WHITE
 from mlimages.images.decoding import load_rgb
-from mlimages.images.geometry import load_pixels, prepare, resize_and_crop
+from mlimages.images.geometry import load_pixels, prepare_pixels, resize_and_crop
 
 
 class LabeledImage:
@@ -116,7 +116,7 @@ class LabeledImage:
         if self._image is None:
             self._image = _from_pixels(load_pixels(self.path, prop))
         else:
-            self._image = _from_pixels(prepare(self._image.convert("RGB"), prop))
+            self._image = _from_pixels(prepare_pixels(self._image.convert("RGB"), prop))
         return self
 
     def to_array(self, xp: ModuleType = np, color: bool = True, *, bgr: bool = False) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ from mlimages.core import (
     ImageError,
     InputError,
     Threads,
-    available_cores,
+    count_available_cores,
     find_member,
     is_remote,
     pluralize,
@@ -101,9 +101,9 @@ def require_available(broken: Iterable[BrokenImage], *, skip: bool) -> None:
         )
 
 
-def missing_advice(missing: int, count: int, advice: str = MISSING_ADVICE) -> str:
-    """Return a message with the advice if more than half of `count` images are missing, else ""."""
-    return f"{missing} of {count} images are missing: {advice}" if 2 * missing > count else ""
+def describe_missing_images(num_missing: int, num_images: int, advice: str = MISSING_ADVICE) -> str:
+    """Return a message with the advice if more than half of the images are missing, else ""."""
+    return f"{num_missing} of {num_images} images are missing: {advice}" if 2 * num_missing > num_images else ""
 
 
 def check_missing_images(broken: Iterable[BrokenImage], count: int, *, advice: str = MISSING_ADVICE) -> None:
@@ -118,11 +118,11 @@ def check_missing_images(broken: Iterable[BrokenImage], count: int, *, advice: s
         InputError: more than half of the images are missing; the message gives the first path.
     """
     missing = [image.path for image in broken if image.fault is Fault.MISSING]
-    if message := missing_advice(len(missing), count, advice):
+    if message := describe_missing_images(len(missing), count, advice):
         raise InputError(f"{message}; the first: {missing[0]}")
 
 
-def reading_threads(first_path: Path | str | None, workers: int | None = None) -> Threads:
+def make_reading_threads(first_path: Path | str | None, workers: int | None = None) -> Threads:
     """Return a pool of threads that read and decode images: one per CPU core, or at least 16 if the images are remote.
 
     Args:
@@ -131,4 +131,4 @@ def reading_threads(first_path: Path | str | None, workers: int | None = None) -
     """
     if first_path is not None and is_remote(first_path):
         return Threads(max(REQUESTS, workers or 0), chunk_size=1)
-    return Threads(workers or available_cores())
+    return Threads(workers or count_available_cores())

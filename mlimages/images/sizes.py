@@ -5,13 +5,13 @@ from __future__ import annotations
 from mlimages.core import ImageProperty
 
 
-def resized_size(width: int, height: int, image_property: ImageProperty) -> tuple[int, int]:
+def compute_resized_size(width: int, height: int, image_property: ImageProperty) -> tuple[int, int]:
     """Return width and height in pixels of an image after resizing and before cropping.
 
     If the resize method is `downscale`, `width` and `height` are those of the central region that is resized.
 
     >>> from mlimages import ImageProperty
-    >>> resized_size(640, 480, ImageProperty(224, shorter_px=256))
+    >>> compute_resized_size(640, 480, ImageProperty(224, shorter_px=256))
     (341, 256)
     """
     match image_property.resize:
@@ -29,7 +29,7 @@ def resized_size(width: int, height: int, image_property: ImageProperty) -> tupl
             return width, height
 
 
-def centre_start(size: int, crop: int) -> int:
+def compute_crop_offset(size: int, crop: int) -> int:
     """Return the offset of a centred crop along one axis, rounded as in torchvision; negative if `size < crop`."""
     return round((size - crop) / 2) if size >= crop else -((crop - size) // 2)
 

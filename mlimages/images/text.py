@@ -49,7 +49,7 @@ class Font:
 
 
 @cache
-def installed_fonts() -> tuple[Font, ...]:
+def find_installed_fonts() -> tuple[Font, ...]:
     """Return the installed regular fonts of `FAMILIES`, in this order; empty if matplotlib is not installed."""
     try:
         from matplotlib import font_manager
@@ -74,10 +74,10 @@ def _read_characters(font: Font) -> frozenset[int]:
 def find_font(text: str) -> Font | None:
     """Return the first installed font that has glyphs for every character of the text; None if there is none."""
     wanted = {ord(char) for char in text if unicodedata.category(char) not in ("Cf", "Zs")}
-    return next((font for font in installed_fonts() if wanted <= _read_characters(font)), None)
+    return next((font for font in find_installed_fonts() if wanted <= _read_characters(font)), None)
 
 
-def drawable_names(names: Sequence[str], class_indices: Sequence[int] | None = None) -> list[str]:
+def replace_undrawable_names(names: Sequence[str], class_indices: Sequence[int] | None = None) -> list[str]:
     """Return the class names, each replaced by its class index if no installed font can display it.
 
     Args:
@@ -92,18 +92,18 @@ def drawable_names(names: Sequence[str], class_indices: Sequence[int] | None = N
             "no installed font can display %s: PNG files show class indices instead, HTML pages the names. Install %sa "
             "font such as Noto Sans",
             ", ".join(others[:3]) + (", ..." if len(others) > 3 else ""),
-            "" if installed_fonts() else "matplotlib and ",
+            "" if find_installed_fonts() else "matplotlib and ",
         )
     return [name if has_font else str(n) for name, n, has_font in zip(names, class_indices, drawable, strict=True)]
 
 
-def font_families(texts: Sequence[str]) -> list[str]:
+def find_font_families(texts: Sequence[str]) -> list[str]:
     """Return the font families that matplotlib needs to draw these texts."""
     fonts = (find_font(text) for text in texts if not text.isascii())
     return list(dict.fromkeys(["DejaVu Sans", *(font.family for font in fonts if font)]))
 
 
-def draw_line(
+def draw_text_line(
     image: Image.Image,
     corner: tuple[float, float],
     text: str,

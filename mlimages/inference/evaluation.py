@@ -20,7 +20,7 @@ from mlimages.core import (
     NoProgress,
     Prediction,
     Progress,
-    Share,
+    Proportion,
     check_at_least,
     format_command,
     scores,
@@ -93,7 +93,7 @@ class Evaluation:
         return self.labels.count if self.labels else sum(map(sum, self.confusion))
 
     @property
-    def accuracy(self) -> Share:
+    def accuracy(self) -> Proportion:
         """Share of correct predictions, with its 95 % interval."""
         return self.labels.exact if self.labels else scores.accuracy(self.confusion)
 
@@ -106,7 +106,7 @@ class Evaluation:
         return f"recall of {present[0]}" if len(present) == 1 else "accuracy"
 
     @property
-    def score(self) -> Share:
+    def score(self) -> Proportion:
         """Mean average precision of a multi-label model, else the accuracy."""
         return self.labels.average_precision.mean if self.labels else self.accuracy
 

@@ -13,10 +13,10 @@ from mlimages.core import (
     ClassScores,
     MultiLabelClassScores,
     Prediction,
-    Share,
+    Proportion,
     average_precisions,
     combine_class_scores,
-    estimate_share,
+    estimate_proportion,
     multi_label_scores,
 )
 from mlimages.dataset import multi_hot
@@ -37,7 +37,7 @@ class LabelScores:
     """
 
     count: int
-    exact: Share
+    exact: Proportion
     average_precision: AveragePrecision
     per_class: tuple[ClassScores, ...]
     thresholds: tuple[float, ...]
@@ -93,7 +93,7 @@ def score_labels(
     p = np.clip(probabilities, 1e-7, 1 - 1e-7)
     return LabelScores(
         count=len(labels),
-        exact=estimate_share(int((~wrong).all(axis=1).sum()), len(labels)),
+        exact=estimate_proportion(int((~wrong).all(axis=1).sum()), len(labels)),
         average_precision=average_precisions(probabilities, targets),
         per_class=multi_label_scores(targets, predicted_mask, names),
         thresholds=thresholds,
@@ -102,5 +102,5 @@ def score_labels(
     )
 
 
-def _share_to_list(value: Share | None) -> list[float] | None:
+def _share_to_list(value: Proportion | None) -> list[float] | None:
     return [value.value, value.low, value.high] if value else None

@@ -16,8 +16,8 @@ from mlimages.core import (
     copy_bytes,
     describe_unsupported_content,
     disable_telemetry,
-    first_line,
     format_command,
+    summarize_error,
 )
 
 # Since 1.29 its import stores an identifier in the user's cache, and each loaded model is reported:
@@ -137,7 +137,7 @@ def _read_varint(file: BinaryIO) -> int | None:
 
 
 def _describe_load_error(error: Exception) -> str:
-    text = first_line(error)
+    text = summarize_error(error)
     if "INVALID_PROTOBUF" in text or "No graph was found" in text:
         return "is not an ONNX file"
     text = text.partition(" failed:")[2] or text

@@ -22,11 +22,11 @@ from mlimages.core import (
     Fault,
     ImageError,
     Prediction,
-    Share,
+    Proportion,
     Threads,
     as_path,
-    available_cores,
     check_at_least,
+    count_available_cores,
     format_interval,
     format_percent,
     is_remote,
@@ -114,7 +114,7 @@ class Predictor:
         check_at_least(1, workers=workers, max_pixels=max_pixels)
         self._session = BundleSession(bundle)
         self.bundle = self._session.bundle
-        self.workers = workers or available_cores()
+        self.workers = workers or count_available_cores()
         self.max_pixels = max_pixels
 
     def __reduce__(self) -> tuple[Callable[..., Predictor], tuple[OnnxBundle]]:
@@ -130,7 +130,7 @@ class Predictor:
         if score := provenance.accuracy or provenance.mean_ap:
             text = f"{format_percent(score[0])} on {provenance.accuracy_count} validation images"
             name = "mAP" if self.bundle.multi_label else "accuracy"
-            rows.append((name, f"{text} (95 % interval {format_interval(Share(*score))})"))
+            rows.append((name, f"{text} (95 % interval {format_interval(Proportion(*score))})"))
         return make_html_table(f"model {self.bundle.path}", rows)
 
     def __call__(
@@ -192,9 +192,9 @@ class Predictor:
         prop = self.bundle.preprocessing.image
         try:
             if isinstance(image, Image.Image):
-                pixels = images.prepare(images.from_pillow(image), prop)
+                pixels = images.prepare_pixels(images.from_pillow(image), prop)
             elif isinstance(image, np.ndarray):
-                pixels = images.prepare(Image.fromarray(image).convert("RGB"), prop)
+                pixels = images.prepare_pixels(Image.fromarray(image).convert("RGB"), prop)
             else:
                 if isinstance(image, str) and is_url(image):
                     raise ImageError(Fault.MISSING, NO_LINKS)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.core import BundleError, ImageProperty, first_line
+from mlimages.core import BundleError, ImageProperty, summarize_error
 from mlimages.inference.bundle import INPUT, KNOWN, LOGITS, PROBABILITIES, OnnxBundle, find_model_file
 from mlimages.inference.onnx_metadata import open_session, read_metadata, run_with_timeout
 
@@ -60,7 +60,7 @@ class BundleSession:
                 self._session, [LOGITS, PROBABILITIES], {INPUT: image}, timeout_s=PARITY_TIMEOUT_S
             )
         except Exception as error:  # ONNX Runtime's errors share no base but Exception
-            raise BundleError(f"{self.bundle.path} cannot be run: {first_line(error)}") from error
+            raise BundleError(f"{self.bundle.path} cannot be run: {summarize_error(error)}") from error
         expected = np.array([probe.logits], np.float32)  # (1, classes)
         if logits.shape != expected.shape or relative_difference(logits, expected)[0] > probe.tolerance:
             raise BundleError(

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.core import LabeledPath, Share, average_precisions, estimate_share
+from mlimages.core import LabeledPath, Proportion, average_precisions, estimate_proportion
 from mlimages.dataset import multi_hot
 from mlimages.inference.calibration import expected_calibration_error, softmax
 
@@ -31,7 +31,7 @@ class Task(Protocol):
     def make_targets(self, images: Iterable[LabeledPath], num_classes: int) -> Targets:
         """Return the true class indices `(N,)`, or if multi-label, whether each image has each class `(N, classes)`."""
 
-    def score(self, probabilities: Floats, targets: Targets) -> Share:
+    def score(self, probabilities: Floats, targets: Targets) -> Proportion:
         """Return the score of probabilities `(N, classes)` with its 95 % interval."""
 
     def compute_calibration_error(self, probabilities: Floats, targets: Targets) -> float:
@@ -64,9 +64,9 @@ class SingleLabel:
         """Return the class indices, int64 `(N,)`."""
         return np.array([image.label for image in images], np.int64)
 
-    def score(self, probabilities: Floats, targets: Targets) -> Share:
+    def score(self, probabilities: Floats, targets: Targets) -> Proportion:
         """Return the accuracy with Wilson's interval."""
-        return estimate_share(int((probabilities.argmax(axis=1) == targets).sum()), len(targets))
+        return estimate_proportion(int((probabilities.argmax(axis=1) == targets).sum()), len(targets))
 
     def compute_calibration_error(self, probabilities: Floats, targets: Targets) -> float:
         """Return the calibration error of the most probable class."""
@@ -105,7 +105,7 @@ class MultiLabel:
         """Return whether each image has each class, bool `(N, classes)`."""
         return multi_hot([image.class_indices for image in images], num_classes).astype(bool)
 
-    def score(self, probabilities: Floats, targets: Targets) -> Share:
+    def score(self, probabilities: Floats, targets: Targets) -> Proportion:
         """Return the mean average precision with its interval."""
         return average_precisions(probabilities, targets.astype(bool)).mean
 

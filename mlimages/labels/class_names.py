@@ -130,11 +130,11 @@ def _pad_names(names: ClassNames, labels: Collection[int]) -> ClassNames:
 
 
 def check_distinct_classes(classes: Mapping[str, Iterable[str]], split_folders: Mapping[str, Path]) -> None:
-    """Check that no class names, of several splits or in shards, differ only in case.
+    """Check that no two class names differ only in case, such as `Cats` in one split and `cats` in another.
 
     Args:
-        classes: class names by split.
-        split_folders: folder by split, for the error message.
+        classes: for each split, its class names.
+        split_folders: for each split, its folder, for the error message.
 
     Raises:
         InputError: two class names differ only in case.
@@ -154,8 +154,8 @@ def check_common_classes(classes: Mapping[str, Mapping[str, object]], split_fold
     """Check that each split has a class in common with the training set; otherwise its folders may not be classes.
 
     Args:
-        classes: images by class name, by split.
-        split_folders: folder by split, for the error message.
+        classes: for each split, its images by class name.
+        split_folders: for each split, its folder, for the error message.
 
     Raises:
         InputError: a split has no class in common with the training set.

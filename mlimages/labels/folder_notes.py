@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from mlimages.core import format_command, is_remote, list_written
+from mlimages.core import format_command, is_remote, list_written_files
 from mlimages.labels.scanning import (
     can_list_folder,
     has_images,
@@ -28,12 +28,15 @@ _SHARD_MANIFEST = re.compile(r"manifest-(\d{5})-of-(\d{5})\.jsonl")
 def find_root_images(root: Path) -> list[Path]:
     """Return the images directly in a folder, except those that mlimages wrote (a mean image, a contact sheet)."""
     images = list(iter_images(root, recursive=False))
-    written = list_written(root) if images else set()
+    written = list_written_files(root) if images else set()
     return [path for path in images if path.name not in written]
 
 
 def describe_skipped_in_split(split_folder: Path, root: Path, *, leaf: bool) -> list[str]:
-    """Return a line on each class folder without images, and on each image outside the class folders."""
+    """Return a line about each class folder of a split without images, and each image outside the class folders.
+
+    With `leaf`, folders at any depth are class folders.
+    """
     folders = walk_folders(split_folder) if leaf else list_subfolders(split_folder)
     empty = [
         f"{normalize_class_name(path.relative_to(root).as_posix())}: no images"
@@ -45,7 +48,7 @@ def describe_skipped_in_split(split_folder: Path, root: Path, *, leaf: bool) -> 
 
 
 def describe_nested_folders(class_folders: Sequence[Path], root: Path) -> str:
-    """Return a line on the folders with images inside class folders, which may be the classes; "" for none."""
+    """Return a line about folders with images inside class folders, which may be the classes; "" for none."""
     nested: list[str] = []
     parents_by_name: dict[str, set[Path]] = {}
     for class_folder in class_folders:
@@ -67,7 +70,7 @@ def describe_nested_folders(class_folders: Sequence[Path], root: Path) -> str:
 
 
 def describe_entries_outside_splits(root: Path, split_folders: set[Path]) -> list[str]:
-    """Return a line on each image and folder beside the folders of the splits, such as a test set without classes."""
+    """Return a line about each image and folder beside the splits' folders, such as a test set without classes."""
     images = [f"{path.name}: outside the folders train, val and test" for path in find_root_images(root)]
     folders = [path for path in list_subfolders(root) if path not in split_folders]
     return images + [
@@ -76,7 +79,7 @@ def describe_entries_outside_splits(root: Path, split_folders: set[Path]) -> lis
 
 
 def describe_tables(root: Path) -> Iterator[str]:
-    """Yield a note on each table in a local folder, none of which is read, and on shards that were not gathered."""
+    """Yield a line about each table in a local folder, since tables are not read, and about shards not yet gathered."""
     for table in find_tables(root):
         yield f"{table.name}: classes are read from the folders; {format_command('label', table)} reads the table"
     names = [] if is_remote(root) else [path.name for path in root.glob("manifest-*.jsonl")]
@@ -95,11 +98,11 @@ def find_tables(root: Path) -> list[Path]:
     if is_remote(root) or (root / "manifest.jsonl").exists():
         return []
     tables = sorted(path for path in root.iterdir() if path.suffix.lower() in (".csv", ".tsv", ".jsonl"))
-    written = list_written(root) if tables else set()
+    written = list_written_files(root) if tables else set()
     return [path for path in tables if path.name not in written and not _SHARD_MANIFEST.fullmatch(path.name)]
 
 
 def suggest_table(*folders: Path) -> str:
-    """Return a hint to label the images by the first table in these folders (training set first); "" for none."""
+    """Return a hint to label the images by a table in these folders, if possible the training set's; "" for none."""
     tables = sorted(chain.from_iterable(map(find_tables, folders)), key=lambda table: "train" not in str(table))
     return f"label the images by a table ({format_command('label', tables[0], '-o', 'labels.txt')}), " if tables else ""

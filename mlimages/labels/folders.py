@@ -47,8 +47,8 @@ class FolderLabels:
 
     Attributes:
         labels: all images.
-        left_out: a line on each skipped file and folder, with the reason.
-        nested: a line on folders with images inside class folders; "" for none.
+        left_out: a line about each skipped file and folder, with the reason.
+        nested: a line about folders with images inside class folders; "" for none.
         parts: label files by split (train, val, test), with the same class indices; empty if the folder is not split.
     """
 
@@ -59,7 +59,7 @@ class FolderLabels:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Lines on nested folders, and on skipped files and folders."""
+        """Lines about nested folders, and about skipped files and folders."""
         return (*([self.nested] if self.nested else []), *(f"left out: {text}" for text in self.left_out))
 
 
@@ -165,9 +165,10 @@ def label_dir_auto(
 ) -> FolderLabels:
     """Label images by class folder; classes are in natural order (1, 2, 10), ignoring case.
 
-    A folder whose only content is a folder of class folders (`flowers/flowers/rose`) is skipped. Folders named train,
-    val and test that contain class folders are splits. Iterating over the labels walks the folders. Shards
-    (`images-00000.tar`, see `mlimages gather --layout tar`) count as class folders; their paths are kept in memory.
+    If `folder` contains only a folder of class folders (`flowers/flowers/rose`), that folder is used. Folders named
+    train, val and test that contain class folders are splits. The folders are walked at each iteration over the labels.
+    Shards (`images-00000.tar`, see `mlimages gather --layout tar`) count as class folders; their image paths are kept
+    in memory.
 
     Args:
         folder: the folder of class folders.
@@ -240,7 +241,7 @@ def label_dir_by_pattern(folder: str | os.PathLike[str], pattern: str) -> LabelF
 
 
 def has_class_folders(folder: Path) -> bool:
-    """Whether the folder contains shards, or folders of images other than the numbered subfolders of a class."""
+    """Whether the folder contains shards, or folders of images other than the subfolders `part-0001` ... of a class."""
     return bool(find_shards(folder)) or any(
         not NUMBERED_SUBFOLDER.search(str(path)) for path in _list_image_folders(folder)
     )

@@ -67,7 +67,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row: its line number (from 1), the path of the image and the text of the label."""
+    """One row of a label file: its line number (from 1), the path of the image and the text of the label."""
 
     number: int
     path: str
@@ -113,7 +113,7 @@ def _find_delimiters(line: str) -> list[str]:
 
 
 def detect_delimiters(path: Path, *, split_at_whitespace: bool = False) -> list[str]:
-    """Return the possible delimiters of a table, from its first line; [""] if the format has no delimiter.
+    """Return the delimiters that occur in a table's first line, that of its suffix first; [""] if the format has none.
 
     Args:
         split_at_whitespace: split the lines of a .txt file without a delimiter into columns at white space.

@@ -12,7 +12,7 @@ from itertools import chain, compress
 from pathlib import Path
 from typing import Any
 
-from mlimages.core import InputError, LabeledPath, LabelFileError, as_path, fingerprint, join_name, list_written
+from mlimages.core import InputError, LabeledPath, LabelFileError, as_path, fingerprint, join_name, list_written_files
 from mlimages.labels.class_names import (
     ClassNames,
     FileClasses,
@@ -78,7 +78,7 @@ class LabelFile:
         return (LabeledPath(as_path(name), label) for name, label in self.text_items())  # type: ignore[arg-type]
 
     def text_items(self) -> Iterator[tuple[str, Label]]:
-        """Yield the path of each image as text, three times as fast as Path objects, and its class index or indices.
+        """Yield the path of each image as text, which is three times as fast as a Path, and its class index or indices.
 
         Raises:
             LabelFileError: as for iteration.
@@ -136,7 +136,7 @@ class LabelFile:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Lines on the columns or folders that were detected and the rows that are left out; empty for `path label`.
+        """Lines about detected columns or folders, and about rows that are left out; empty for `path label` lines.
 
         Raises:
             LabelFileError: as for `table`.
@@ -207,7 +207,7 @@ class LabelFile:
 
         `mlimages label photos.csv -o photos.txt` writes the class definition of photos.txt beside photos.csv.
         """
-        written = list_written(self.path.parent)
+        written = list_written_files(self.path.parent)
         if definition_path.name not in written or self.path.name in written:
             return False
         table = self._detect_table()

@@ -34,7 +34,9 @@ def write_label_file(path: Path, items: Iterable[LabeledPath], class_names: Sequ
 def write_label_output(
     path: Path, items: Iterable[LabeledPath], class_names: Sequence[str] = (), *, overwrite: bool = False
 ) -> int:
-    """Write a label file and, with `class_names`, its class definition as outputs; return the number of images.
+    """Write a label file and, with `class_names`, its class definition; return the number of images.
+
+    Unlike `write_label_file`, this does not replace a user's files.
 
     Raises:
         InputError: a file exists that mlimages did not write or that was changed since, and `overwrite` is false.

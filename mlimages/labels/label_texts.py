@@ -138,7 +138,7 @@ def format_list(labels: Iterable[str]) -> str:
 
 
 def split_cell(cell: str, separator: str, location: str) -> Sequence[str]:
-    """Return the labels in a cell, which contains a list, or labels between separators.
+    """Return the labels in a cell, which contains a list (`['cats', 'dogs']`), or labels with separators (`cats;dogs`).
 
     Args:
         separator: `;`, `|` or `,`; "" if the cell contains one label.

@@ -160,8 +160,8 @@ def make_label_files(
     Args:
         options: the options of `mlimages label`.
         split: splits the images, unless `options.group` is given.
-        note: called with a line on each detected column or class and on images that are left out, before files are
-            written.
+        note: called with each line about detected columns or classes, or about images that are left out, before files
+            are written.
 
     Returns:
         Statistics of the label file, or of the label file of each split.

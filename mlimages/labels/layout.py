@@ -62,7 +62,7 @@ def make_folder_names(class_names: Sequence[str], *, max_length: int = 120) -> t
 
 
 def describe_renamed_folders(class_names: Sequence[str], folders: Sequence[str]) -> list[str]:
-    """Return a line on the classes whose folder does not have the name of the class; an empty list for none."""
+    """Return a list of one line about the classes whose folder has another name than the class; empty for none."""
     renamed = [f"{name} as {folder}" for name, folder in zip(class_names, folders, strict=True) if name != folder]
     more = " ..." * (len(renamed) > SHOWN)
     text = f"folders whose name differs from the class name: {', '.join(renamed[:SHOWN])}{more}"

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 
-from mlimages.core import escape_unprintable, install_hint, is_remote
+from mlimages.core import escape_unprintable, is_remote, make_install_command
 
 _HEIC = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
 
@@ -98,7 +98,7 @@ def iter_images(root: Path, *, recursive: bool = True) -> Iterator[Path]:
         yield from (folder / name for name in sorted(names, key=natural_sort_key))
 
 
-def list_names(folder: Path) -> list[str]:
+def list_entry_names(folder: Path) -> list[str]:
     """Return the names of the files and subfolders in a folder."""
     return [name for name, _ in _scan_folder(folder)]
 
@@ -142,8 +142,7 @@ def describe_skipped_entries(root: Path, *, is_class_folder: bool = False) -> li
     """Return a line per reason with the number of skipped entries: folders by name, other files by suffix.
 
     Args:
-        is_class_folder: `root` is the folder of a class; otherwise files directly in it that are not images are not
-            counted.
+        is_class_folder: whether `root` is a class folder, in which files that are not images are counted, too.
     """
     skipped: Counter[tuple[str, str]] = Counter()
     for folder in walk_folders(root):
@@ -162,7 +161,7 @@ def describe_skipped_entries(root: Path, *, is_class_folder: bool = False) -> li
             elif (is_class_folder or folder != root) and not name.startswith(".") and not is_image_name(name):
                 suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
                 skipped["files that are not images", suffix or "no suffix"] += 1
-    hints = dict.fromkeys(_HEIC, f" (`{install_hint('heic')}` adds support)")
+    hints = dict.fromkeys(_HEIC, f" (`{make_install_command('heic')}` adds support)")
     by_reason: dict[str, list[str]] = {}
     for (reason, name), count in sorted(skipped.items()):
         by_reason.setdefault(reason, []).append(f"{count} {name}{hints.get(name, '')}".strip())

@@ -18,7 +18,7 @@ from mlimages.labels.scanning import (
     is_skipped_folder,
     is_valid_name,
     iter_images,
-    list_names,
+    list_entry_names,
     list_subfolders,
     normalize_class_name,
 )
@@ -42,7 +42,7 @@ def find_shards(folder: Path) -> list[Path]:
     """
     if is_shard(folder):
         return [folder]
-    names = list_names(folder) if is_remote(folder) else (path.name for path in folder.glob("*.tar"))
+    names = list_entry_names(folder) if is_remote(folder) else (path.name for path in folder.glob("*.tar"))
     shards = sorted(folder / name for name in names if _SHARD.fullmatch(name))
     if shards and any(has_images(path, recursive=True) for path in list_subfolders(folder)):
         return []

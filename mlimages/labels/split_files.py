@@ -19,8 +19,8 @@ SPLITS_BY_COUNT = {2: ("train", "val"), 3: ("train", "val", "test")}
 def append(existing: LabelFile, added: LabelFile, *, by_number: bool) -> LabelFile:
     """Append the images of `added` that `existing` does not list.
 
-    Classes are merged by name or, with `by_number`, by class index: then class names are taken from `added` only for
-    indices without a name in `existing`.
+    Classes are merged by name or, with `by_number`, by class index; in the latter case, class names of `added` are used
+    only for indices without a name in `existing`.
     """
     new = added.without(item.path for item in existing)
     merged = existing.merge(new)
@@ -76,7 +76,7 @@ def append_to_split(
 def describe_stale_split_files(
     split_files: Mapping[Path, LabelFile], labels: LabelFile, paths: Sequence[Path]
 ) -> Iterator[str]:
-    """Yield a line on each label file of an earlier split whose images are now split into `paths` instead."""
+    """Yield a line about each label file of an earlier split whose images are now split into `paths` instead."""
     names = " and ".join(path.name for path in paths)
     for path in split_files.keys() - set(paths):
         with suppress(InputError):  # an unreadable file lists no images

@@ -58,7 +58,7 @@ def detect_table(path: Path, folder: Path, options: TableOptions) -> Table:
     """
     folder = as_path(options.images) if options.images else folder
     samples = [
-        _Sample(path, folder, options, delimiter, list(islice(read_records(path, delimiter), SAMPLE_ROWS)))
+        _TableSample(path, folder, options, delimiter, list(islice(read_records(path, delimiter), SAMPLE_ROWS)))
         for delimiter in _find_possible_delimiters(path, options)
     ]
     return max(samples, key=lambda sample: (sample.location.share, sample.width)).make_table()
@@ -72,7 +72,7 @@ def _find_possible_delimiters(path: Path, options: TableOptions) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Location:
+class _ImageLocation:
     """Where the images of a table are; `share` is the share of its first rows whose images exist."""
 
     share: float
@@ -83,7 +83,7 @@ class _Location:
 
 
 @dataclass(frozen=True)
-class _Sample:
+class _TableSample:
     """The first rows of a table, read with one delimiter."""
 
     path: Path
@@ -108,7 +108,7 @@ class _Sample:
         return [re.sub(r"[\s-]+", "_", cell.lower()) for cell in self.first_row]
 
     @cached_property
-    def location(self) -> _Location:
+    def location(self) -> _ImageLocation:
         """The path column, the folder and the suffix with which most images exist."""
         name = self.options.path_column
         columns = [self._find_column_index(name)] if name else list(range(self.width))
@@ -119,8 +119,8 @@ class _Sample:
         best = max(locations, key=lambda location: location.share)
         return best if best.share else replace(best, column=min(columns, key=self._rank_by_name, default=0))
 
-    def _choose_path_column(self, rows: Sequence[Record], columns: Sequence[int], folder: Path) -> _Location:
-        locations = [_Location(0.0, 0, folder, self.options.suffix)]
+    def _choose_path_column(self, rows: Sequence[Record], columns: Sequence[int], folder: Path) -> _ImageLocation:
+        locations = [_ImageLocation(0.0, 0, folder, self.options.suffix)]
         for column in [] if is_remote(folder) else columns:
             cells = [row.cells[column] for row in rows if column < len(row.cells)]
             for strip in range(self._max_strip_components(cells) + 1):
@@ -128,7 +128,7 @@ class _Sample:
                 suffixes = [self.options.suffix] if self.options.suffix else ["", *_find_suffixes(values, folder)]
                 for suffix in suffixes:
                     count = sum(bool(v) and is_file(join_path(folder, v + suffix)) for v in values)
-                    locations.append(_Location(count / max(1, len(rows)), column, folder, suffix, strip))
+                    locations.append(_ImageLocation(count / max(1, len(rows)), column, folder, suffix, strip))
         return max(locations, key=lambda location: (location.share, -self._rank_by_name(location.column)))
 
     def _max_strip_components(self, cells: Sequence[str]) -> int:
@@ -199,7 +199,7 @@ class _Sample:
                 return column
         return None
 
-    def _reject_urls(self, location: _Location) -> None:
+    def _reject_urls(self, location: _ImageLocation) -> None:
         cells = [cell for record in self.sample[-1:] for cell in record.cells]
         if not location.share and any(re.match(r"https?://", cell.strip(), re.IGNORECASE) for cell in cells):
             gather = format_command("gather", "urls", self.path, "-o", self.path.stem)

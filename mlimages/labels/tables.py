@@ -208,7 +208,7 @@ class Table:
 
     @property
     def left_out_notes(self) -> tuple[str, ...]:
-        """A line on the rows that are left out; empty if there are none."""
+        """A line about the rows that are left out; empty if there are none."""
         numbers = self.row_counts.unlabelled
         shown = ", ".join(map(str, numbers[:SHOWN])) + " ..." * (len(numbers) > SHOWN)
         reason, hint = "without a path or a class", "; for an image without classes, write []" * (not self.class_from)
@@ -221,7 +221,7 @@ class Table:
 
     @property
     def multiple_classes_notes(self) -> tuple[str, ...]:
-        """A line on labels or rows with several classes; empty if there are none."""
+        """A line about labels or rows with several classes; empty if there are none."""
         return tuple(f"{self.path}: {text}" for text in self._describe_multiple_classes())
 
     def _describe_multiple_classes(self) -> Iterator[str]:
@@ -243,14 +243,14 @@ class Table:
 
     @property
     def missing_notes(self) -> tuple[str, ...]:
-        """A line on the images that do not exist; empty if all exist."""
+        """A line about the images that do not exist; empty if all exist."""
         missing = self.row_counts.missing
         more = f" and {len(missing) - SHOWN:,} more" if len(missing) > SHOWN else ""
         return (f"{self.path}: missing: {', '.join(missing[:SHOWN])}{more}",) if missing else ()
 
     @property
     def case_notes(self) -> tuple[str, ...]:
-        """A line on the class names that differ only in case; empty if there are none."""
+        """A line about the class names that differ only in case; empty if there are none."""
         by_folded_name: dict[str, list[str]] = {}
         for name in self.row_counts.labels:
             by_folded_name.setdefault(name.casefold(), []).append(name)
@@ -290,7 +290,7 @@ class Table:
 
     @property
     def advice(self) -> str:
-        """A hint at the options that specify how to read the table."""
+        """A hint about the options that specify how to read the table."""
         return suggest_table_options(self.columns)
 
 
@@ -325,7 +325,7 @@ def read_path_cells(path: Path) -> Iterator[str]:
 
 
 def suggest_table_options(columns: Sequence[str]) -> str:
-    """Return a hint at the options that specify how to read a table with these columns."""
+    """Return a hint about the options that specify how to read a table with these columns."""
     names = ", ".join(column or str(number) for number, column in enumerate(columns, start=1))
     return f"use --path-column or --label-column (columns: {names}), --images DIR, --suffix .png or --class-from REGEX"
 

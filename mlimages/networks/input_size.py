@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlimages.core import ImageProperty, ModelError, Window, first_line
+from mlimages.core import ImageProperty, ModelError, Window, summarize_error
 
 BuildNetwork = Callable[[ImageProperty], nn.Module]
 
@@ -80,7 +80,7 @@ def find_size_error(build_network: BuildNetwork, image_property: ImageProperty, 
         try:
             network = build_network(image_property).eval()
         except (AssertionError, ValueError, RuntimeError) as error:
-            return first_line(error)
+            return summarize_error(error)
         return _find_forward_error(network, image_property)
 
 
@@ -97,7 +97,7 @@ def _find_forward_error(network: nn.Module, image_property: ImageProperty) -> st
     try:
         network(torch.zeros(2, image_property.channels, image_property.height, image_property.width))
     except Exception as error:  # the network's code may raise any error on an invalid size
-        return (_explain_layer_error(*last_call[0]) if last_call else "") or first_line(error)
+        return (_explain_layer_error(*last_call[0]) if last_call else "") or summarize_error(error)
     return ""
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mlimages.core import Layer, ModelError, NetworkSummary, State, first_line
+from mlimages.core import Layer, ModelError, NetworkSummary, State, summarize_error
 from mlimages.networks.freezing import freeze
 from mlimages.networks.input_size import find_window
 from mlimages.networks.models import build_model
@@ -104,7 +104,7 @@ def summarize(
             meta_network(torch.empty(2, *size, device="meta"))  # some batch norms raise on a batch of one
     except (RuntimeError, ValueError, AssertionError) as error:
         raise ModelError(f"{title or 'the network'} does not support {size[2]} x {size[1]} px: "
-                         f"layer {recorder.current_layer or 0} fails: {first_line(error)}") from error  # fmt: skip
+                         f"layer {recorder.current_layer or 0} fails: {summarize_error(error)}") from error  # fmt: skip
     flops = {path.partition(".")[2]: sum(counts.values()) for path, counts in counter.get_flop_counts().items()}
     parameters = list(network.parameters())
     return NetworkSummary(

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mlimages.core import ModelError, describe_unsupported_content, first_line, require_local_path
+from mlimages.core import ModelError, describe_unsupported_content, require_local_path, summarize_error
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def read_weights(path: str | os.PathLike[str]) -> State:
     except KeyError:
         raise ModelError(f"{path} is not a weights file: expected a {SUFFIXES} file") from None
     except (SafetensorError, zipfile.BadZipFile, OSError, ValueError, RuntimeError, EOFError) as error:
-        cause = _diagnose_content(path) or first_line(error)[:200]
+        cause = _diagnose_content(path) or summarize_error(error)[:200]
         raise ModelError(f"{path} cannot be read as {path.suffix} weights: {cause}") from error
     if not state:
         raise ModelError(f"{path} contains no tensors: save the network's state_dict()")

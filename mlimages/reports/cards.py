@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mlimages.core import InputError, Share, format_interval, format_percent, write_output
+from mlimages.core import InputError, Proportion, format_interval, format_percent, write_output
 from mlimages.gathering import read_manifest
 from mlimages.inference import KNOWN, KNOWN_AT, LOGITS, PROBABILITIES, SET_LEVEL, OnnxBundle
 
@@ -22,7 +22,7 @@ def write_model_card(bundle: OnnxBundle) -> Path | None:
     path = bundle.path.parent / NAME
     try:
         with write_output(path) as part:
-            part.write_text(model_card(bundle), encoding="utf-8")
+            part.write_text(format_model_card(bundle), encoding="utf-8")
     except InputError:
         return None
     return path
@@ -31,15 +31,15 @@ def write_model_card(bundle: OnnxBundle) -> Path | None:
 def has_model_card(bundle: OnnxBundle) -> bool:
     """Return whether a README.md beside the .onnx file is its model card."""
     path = bundle.path.parent / NAME
-    return path.is_file() and path.read_bytes() == model_card(bundle).encode()
+    return path.is_file() and path.read_bytes() == format_model_card(bundle).encode()
 
 
-def model_card(bundle: OnnxBundle) -> str:
+def format_model_card(bundle: OnnxBundle) -> str:
     """Return the model card in Markdown: metadata for the Hugging Face Hub, description, data, results, limitations,
     usage and training command.
 
     Example:
-        >>> print(model_card(OnnxBundle.read("runs/first/model.onnx")).splitlines()[1])
+        >>> print(format_model_card(OnnxBundle.read("runs/first/model.onnx")).splitlines()[1])
         library_name: onnx
     """
     sections = (
@@ -89,7 +89,7 @@ def _describe_data(bundle: OnnxBundle) -> Iterator[str]:
     yield f"| {'labels' if bundle.multi_label else 'total'} | {sum(train)} | {sum(val)} |"
     if bundle.multi_label:
         sizes = (f"{provenance.split_sizes.get(name, 0)} {text} images" for name, text in _PARTS.items())
-        yield f"\n{' and '.join(sizes)}; an image counts for each of its labels."
+        yield f"\n{' and '.join(sizes)}; an image is counted once for each of its labels."
     if provenance.licenses:
         yield "\n| licence, as recorded by `mlimages gather` | images |\n|---|---|"
         yield from (f"| {_escape_markdown(name)} | {count} |" for name, count in provenance.licenses.items())
@@ -97,7 +97,7 @@ def _describe_data(bundle: OnnxBundle) -> Iterator[str]:
         yield "\nThe licences of the images are not recorded."
 
 
-def image_licenses(paths: Iterable[Path]) -> dict[Path, str]:
+def read_image_licenses(paths: Iterable[Path]) -> dict[Path, str]:
     """Return the licence of each image, as `gather` recorded it in the manifest of its folder."""
     found: dict[Path, str] = {}
     folders = {path: path.parent.parent for path in paths}
@@ -117,7 +117,7 @@ def _describe_results(bundle: OnnxBundle) -> Iterator[str]:
         ("Mean average precision (mAP)", provenance.mean_ap, "Epoch and thresholds were"),
     ):
         if values:
-            score = Share(*values)
+            score = Proportion(*values)
             yield f"{name} {format_percent(score.value)} on {provenance.accuracy_count} validation images"
             yield f"(95 % interval {format_interval(score)})."
             yield f"{chosen} chosen on these images: expect slightly lower scores on new images."

@@ -79,7 +79,7 @@ def _count_images_of_classes(report: CheckReport) -> dict[str, list[int]]:
     return {name: [report.counts.get((file, name), 0) for file in files] for name in report.class_names}
 
 
-def _group_findings_by_code(report: CheckReport, class_counts: Mapping[str, int]) -> list[CodeFindings]:
+def _group_findings_by_code(report: CheckReport, counts_by_code: Mapping[str, int]) -> list[CodeFindings]:
     return [
         CodeFindings(
             code,
@@ -87,7 +87,7 @@ def _group_findings_by_code(report: CheckReport, class_counts: Mapping[str, int]
             not Code(code).is_class_level,
             tuple(map(_make_finding_tile, islice(report.findings.select({Code(code)}), MAX_TILES))),
         )
-        for code, count in class_counts.items()
+        for code, count in counts_by_code.items()
     ]
 
 

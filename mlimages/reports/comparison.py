@@ -12,8 +12,8 @@ from typing import Any
 from mlimages.core import (
     Z_95,
     InputError,
+    Proportion,
     RunError,
-    Share,
     format_command,
     format_interval,
     format_percent,
@@ -44,7 +44,7 @@ class PairedTest:
     shared: int
     gained: int
     lost: int
-    difference: Share
+    difference: Proportion
     p_value: float
 
     @property
@@ -71,13 +71,13 @@ class ComparedRun:
     """
 
     run: Path
-    accuracy: Share
+    accuracy: Proportion
     count: int
     against_best: PairedTest | None
     seconds: float | None
     size_bytes: int
     settings: dict[str, str]
-    mean_ap: Share | None = None
+    mean_ap: Proportion | None = None
 
     @property
     def score_name(self) -> str:
@@ -85,7 +85,7 @@ class ComparedRun:
         return "mAP" if self.mean_ap else "accuracy"
 
     @property
-    def score(self) -> Share:
+    def score(self) -> Proportion:
         """Score by which the runs are compared: `mean_ap`, else `accuracy`."""
         return self.mean_ap or self.accuracy
 
@@ -157,11 +157,11 @@ def compute_paired_test(run: RunFolder, best_run: RunFolder) -> PairedTest | Non
         return PairedTest(n, gained, lost, mean, p_value)
     value = (gained - lost) / n
     half = Z_95 * math.sqrt(max(0.0, gained + lost - (gained - lost) ** 2 / n)) / n
-    difference = Share(value, max(-1.0, value - half), min(1.0, value + half))
+    difference = Proportion(value, max(-1.0, value - half), min(1.0, value + half))
     return PairedTest(n, gained, lost, difference, mcnemar_test(gained, lost))
 
 
-def comparison_lines(runs: Sequence[ComparedRun]) -> Iterator[str]:
+def format_comparison(runs: Sequence[ComparedRun]) -> Iterator[str]:
     """Yield the tables of accuracies and of settings, for a terminal."""
     rows = [("run", runs[0].score_name, "95 % interval", "images", "time", "size", "difference from best")]
     rows += [

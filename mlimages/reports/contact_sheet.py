@@ -29,9 +29,9 @@ from mlimages.core import (
 from mlimages.dataset import TrainingData, load_mean_image
 from mlimages.images import (
     INDICES_NOTE,
-    draw_line,
-    drawable_names,
+    draw_text_line,
     load_pixels,
+    replace_undrawable_names,
     to_network,
     to_pixels,
 )
@@ -121,7 +121,7 @@ def draw_sheet(
     _check_suffix(out)
     require_writable([out], overwrite=overwrite)
     if source.suffix.lower() in (".npy", ".png"):
-        rows = make_mean_rows(source)
+        rows = make_mean_image_rows(source)
         write_sheet(rows, out, title=source.name, note="the mean image, and each of its channels", overwrite=overwrite)
         return rows
     if (run := RunFiles(source)).config.exists() and run.metrics.exists():
@@ -137,13 +137,13 @@ def draw_sheet(
     rows = make_sheet_rows(TrainingData(labels, prop), per_class=per_class, seed=seed)
     count = labels.count_images()[0] if labels.is_multi_label else sum(row.count for row in rows)
     shown = f"{pluralize(count, 'image')}, {pluralize(len(rows), 'class')}"
-    resized = f"{prop.resize} to {prop.width} x {prop.height} px" + (", gray" if prop.gray_scale else "")
+    resized = f"resize {prop.resize}, {prop.width} x {prop.height} px" + (", gray" if prop.gray_scale else "")
     note = f"{shown}; a random sample of up to {per_class} per class (seed {seed}); {resized}"
     write_sheet(rows, out, title=source.name, note=note, overwrite=overwrite)
     return rows
 
 
-def make_mean_rows(path: Path) -> tuple[SheetRow, ...]:
+def make_mean_image_rows(path: Path) -> tuple[SheetRow, ...]:
     """Return one row with a tile of the mean image, and a tile of each channel in gray with the channel's mean."""
     pixels = to_pixels(load_mean_image(path).transpose(1, 2, 0))  # (H, W, C)
     tiles = [Tile("mean", pixels)]
@@ -224,7 +224,7 @@ def _draw_png(rows: Sequence[SheetRow], *, title: str, note: str) -> Image.Image
     width = 2 * _MARGIN_PX + max(columns * (side + _GAP_PX), 420)
     row_height = side + 2 * _LINE_PX + _GAP_PX
     sheet = Image.new("RGB", (width, 2 * _MARGIN_PX + 2 * _LINE_PX + len(rows) * row_height), _BACKGROUND)
-    names = drawable_names([row.name for row in rows], [row.label for row in rows])
+    names = replace_undrawable_names([row.name for row in rows], [row.label for row in rows])
     note += "" if names == [row.name for row in rows] else f"; {INDICES_NOTE}"
     _draw_text(sheet, (_MARGIN_PX, _MARGIN_PX), title, width=width)
     _draw_text(sheet, (_MARGIN_PX, _MARGIN_PX + _LINE_PX), note, width=width, is_small=True)
@@ -273,4 +273,4 @@ def _draw_text(
     sheet: Image.Image, corner: tuple[float, float], text: str, *, width: float, is_small: bool = False
 ) -> float:
     size, color = (11, _MUTED_COLOR) if is_small else (14, _TEXT_COLOR)
-    return draw_line(sheet, corner, text, size, width=width, color=color)
+    return draw_text_line(sheet, corner, text, size, width=width, color=color)

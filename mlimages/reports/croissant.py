@@ -11,7 +11,7 @@ from typing import Any
 
 from mlimages.core import as_path, write_output
 from mlimages.labels import LabelFile
-from mlimages.reports.cards import image_licenses
+from mlimages.reports.cards import read_image_licenses
 from mlimages.reports.run_folder import RunFolder
 
 _NAMES = (
@@ -55,7 +55,7 @@ def _make_dataset_json(run: RunFolder) -> dict[str, Any]:
     files = {name: file for name in ("train", "val") if (file := run.path / f"{name}.txt").exists()}
     items = {name: list(LabelFile(file)) for name, file in files.items()}
     counts = {name: Counter(label for item in each for label in item.class_indices) for name, each in items.items()}
-    licenses = Counter(image_licenses(item.path for each in items.values() for item in each).values())
+    licenses = Counter(read_image_licenses(item.path for each in items.values() for item in each).values())
     total = sum(map(len, items.values()))
     rows = [
         {"classes/label": label, "classes/name": name, **{f"classes/{part}": counts[part][label] for part in counts}}

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mlimages.core import Share, format_interval, format_percent, format_table
+from mlimages.core import Proportion, format_interval, format_percent, format_table
 from mlimages.reports.probe_result import ProbeResult
 
 
@@ -30,7 +30,7 @@ class ModelScore:
         return self.probe.model
 
     @property
-    def accuracy(self) -> Share:
+    def accuracy(self) -> Proportion:
         """Accuracy of a closed-form head on the features of the fully frozen network, with its 95 % interval."""
         return self.probe.cuts[-1].accuracy
 
@@ -52,17 +52,17 @@ class ModelScores:
     scores: tuple[ModelScore, ...]
     unavailable: Mapping[str, str]
 
-    def dominating(self, score: ModelScore) -> str:
+    def find_dominating_model(self, score: ModelScore) -> str:
         """Return the name of the most accurate network that dominates this one; empty if there is none."""
         return next((each.model for each in self.scores if each.dominates(score)), "")
 
     def to_dict(self) -> Mapping[str, Any]:
         """Return the result as JSON types."""
-        rows = [{**asdict(each), "dominated_by": self.dominating(each)} for each in self.scores]
+        rows = [{**asdict(each), "dominated_by": self.find_dominating_model(each)} for each in self.scores]
         return {"models": rows, "unavailable": dict(self.unavailable)}
 
 
-def model_table_lines(result: ModelScores) -> Iterator[str]:
+def format_model_table(result: ModelScores) -> Iterator[str]:
     """Yield the lines of a table of the scores, for a terminal."""
     rows = [("model", "accuracy", "95 % interval", "CPU ms", "ONNX MB", "dominated by")]
     rows += [
@@ -72,7 +72,7 @@ def model_table_lines(result: ModelScores) -> Iterator[str]:
             format_interval(score.accuracy),
             f"{score.cpu_ms:.1f}",
             f"{score.onnx_mb:.1f}",
-            result.dominating(score),
+            result.find_dominating_model(score),
         )
         for score in result.scores
     ]
@@ -82,6 +82,6 @@ def model_table_lines(result: ModelScores) -> Iterator[str]:
     yield from (f"{name}: {reason}" for name, reason in result.unavailable.items())
 
 
-def best_first(scores: Sequence[ModelScore]) -> tuple[ModelScore, ...]:
+def sort_best_first(scores: Sequence[ModelScore]) -> tuple[ModelScore, ...]:
     """Sort the scores by accuracy, the most accurate first; if equal, the fastest first."""
     return tuple(sorted(scores, key=lambda each: (-each.accuracy.value, each.cpu_ms)))

@@ -68,7 +68,7 @@ def summarize_onnx(path: str | os.PathLike[str]) -> NetworkSummary:
         parameters=sum(math.prod(shape) for shape in graph.weights.values() if len(shape) > 0),
         trained_parameters=None,
         multiply_adds=sum(layer.multiply_adds for layer in layers),
-        notes=(_describe_interface(model), *bundle_notes(path, metadata)),
+        notes=(_describe_interface(model), *describe_bundle(path, metadata)),
     )
 
 
@@ -164,7 +164,7 @@ def _describe_interface(model: Any) -> str:
     return f"{' -> '.join(ends)}; opset {opset}"
 
 
-def bundle_notes(path: Path, metadata: Mapping[str, str]) -> Iterator[str]:
+def describe_bundle(path: Path, metadata: Mapping[str, str]) -> Iterator[str]:
     """Yield notes on an exported file: classes, preprocessing, metrics, provenance and the result of its parity test.
 
     Args:
@@ -176,15 +176,15 @@ def bundle_notes(path: Path, metadata: Mapping[str, str]) -> Iterator[str]:
     except BundleError:
         yield "no mlimages metadata: classes and preprocessing are unknown"
         return
-    yield from _network_notes(bundle)
-    yield from _metric_notes(bundle)
-    yield from _provenance_notes(bundle)
+    yield from _describe_network(bundle)
+    yield from _describe_metrics(bundle)
+    yield from _describe_provenance(bundle)
     others = sorted(metadata.keys() - {"mlimages"})
     yield f"metadata for other tools: {', '.join(others)}"
     yield f"parity test: {_describe_parity_test(bundle)}"
 
 
-def _network_notes(bundle: OnnxBundle) -> Iterator[str]:
+def _describe_network(bundle: OnnxBundle) -> Iterator[str]:
     image, names = bundle.preprocessing.image, bundle.class_names
     more = " ..." if len(names) > 8 else ""
     kind = "multi-label, " if bundle.multi_label else ""
@@ -199,13 +199,13 @@ def _network_notes(bundle: OnnxBundle) -> Iterator[str]:
     )
 
 
-def _metric_notes(bundle: OnnxBundle) -> Iterator[str]:
+def _describe_metrics(bundle: OnnxBundle) -> Iterator[str]:
     provenance = bundle.provenance
     for name, score in (("accuracy", provenance.accuracy), ("mAP", provenance.mean_ap)):
         if score:
             value, low, high = (100 * part for part in score)
             images = pluralize(provenance.accuracy_count, "image")
-            yield f"{name}: {value:.1f} % (95 %: {low:.1f}-{high:.1f}) on {images}"
+            yield f"{name}: {value:.1f} % (95 % interval {low:.1f}-{high:.1f}) on {images}"
     if bundle.multi_label:
         shown = zip(bundle.class_names[:8], bundle.thresholds, strict=False)
         yield "thresholds: " + ", ".join(f"{name} {threshold:.3f}" for name, threshold in shown)
@@ -221,14 +221,14 @@ def _metric_notes(bundle: OnnxBundle) -> Iterator[str]:
         before, after = provenance.calibration_error
         yield f"temperature: {bundle.temperature:.3g}; calibration error {before:.3f} before, {after:.3f} after"
     if bundle.unknown_below:
-        yield f"unknown: below {bundle.unknown_below:.3g}"
+        yield f"unknown: below a probability of {bundle.unknown_below:.3g}"
     for row in provenance.quantization:
         accuracy, per_s, size = (float(row[key]) for key in ("accuracy", "images_per_s", "size_bytes"))
         score_text = f"{'mAP' if bundle.multi_label else 'accuracy'} {format_percent(accuracy)}"
         yield f"quantization: {row['name']}: {score_text}, {per_s:.1f} images/s, {size / 1e6:.1f} MB"
 
 
-def _provenance_notes(bundle: OnnxBundle) -> Iterator[str]:
+def _describe_provenance(bundle: OnnxBundle) -> Iterator[str]:
     provenance = bundle.provenance
     if provenance.split_sizes:
         yield "data: " + ", ".join(

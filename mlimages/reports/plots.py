@@ -17,14 +17,14 @@ from mlimages.checks import FactsTable
 from mlimages.core import (
     Confusion,
     MissingExtraError,
-    Share,
+    Proportion,
     as_path,
-    estimate_share,
+    estimate_proportion,
     format_percent,
     pluralize,
     write_output,
 )
-from mlimages.images import INDICES_NOTE, drawable_names, font_families
+from mlimages.images import INDICES_NOTE, find_font_families, replace_undrawable_names
 from mlimages.reports.comparison import ComparedRun
 from mlimages.reports.model_scores import ModelScores
 from mlimages.reports.probe_result import ProbeResult
@@ -106,10 +106,10 @@ def plot_confusion_matrix(confusion: Confusion, names: Sequence[str]) -> Figure:
         note = ""
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         if len(names) <= MAX_NAMED_CLASSES:
-            shown = drawable_names(names)
+            shown = replace_undrawable_names(names)
             note = "" if shown == list(names) else f"\n({INDICES_NOTE})"
             for axis in (axes.xaxis, axes.yaxis):
-                axis.set_ticks(range(len(names)), list(map(_shorten_name, shown)), family=font_families(shown))
+                axis.set_ticks(range(len(names)), list(map(_shorten_name, shown)), family=find_font_families(shown))
         if len(names) > 3 or max(map(len, names), default=0) > 10:
             axes.tick_params("x", rotation=45, rotation_mode="xtick")
         axes.set(xlabel=f"predicted class{note}", ylabel="true class")
@@ -234,7 +234,7 @@ def _draw_curve(axes: Axes, epochs: Sequence[Epoch], name: str, val_count: int) 
 
 
 def _draw_intervals(axes: Axes, epochs: Sequence[Epoch], val_count: int) -> None:
-    shares = [estimate_share(round(row["val_accuracy"] * val_count), val_count) for row in epochs]
+    shares = [estimate_proportion(round(row["val_accuracy"] * val_count), val_count) for row in epochs]
     y, errors = _to_percent_and_errors(shares)
     axes.errorbar([row["epoch"] for row in epochs], y, yerr=errors, fmt="none", ecolor=VAL, elinewidth=3, alpha=0.3,
                   label="95 % interval")  # fmt: skip
@@ -285,7 +285,7 @@ def _draw_colors(axes: Axes, image_facts: FactsTable) -> None:
 
 
 def _draw_points(
-    axes: Axes, x_values: Sequence[float], shares: Sequence[Share], *, filled_index: int | None = None
+    axes: Axes, x_values: Sequence[float], shares: Sequence[Proportion], *, filled_index: int | None = None
 ) -> None:
     y, errors = _to_percent_and_errors(shares)
     face = "none" if filled_index is not None else VAL
@@ -294,7 +294,7 @@ def _draw_points(
         axes.plot(x_values[filled_index], y[filled_index], "o", color=VAL, markersize=9, zorder=3)
 
 
-def _to_percent_and_errors(shares: Sequence[Share]) -> tuple[list[float], list[list[float]]]:
+def _to_percent_and_errors(shares: Sequence[Proportion]) -> tuple[list[float], list[list[float]]]:
     """Return values in percent, and the lengths of their intervals below and above."""
     below = [100 * max(0.0, each.value - each.low) for each in shares]  # 100 % may exceed its interval
     above = [100 * max(0.0, each.high - each.value) for each in shares]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mlimages.core import Share, format_table, pluralize
+from mlimages.core import Proportion, format_table, pluralize
 
 BAR_WIDTH = 24
 """Length of the bar of 100 %, in characters."""
@@ -26,12 +26,12 @@ class CutScore:
         name: value for `--freeze`.
         width: number of pooled features per image.
         accuracy: leave-one-out accuracy of a ridge classifier on these features, with its 95 % interval.
-        within_noise: not significantly worse than the best layer (exact sign test, 5 %).
+        within_noise: whether it is not significantly worse than the best layer (exact sign test, 5 %).
     """
 
     name: str
     width: int
-    accuracy: Share
+    accuracy: Proportion
     within_noise: bool
 
 
@@ -41,7 +41,7 @@ class CurvePoint:
     interval."""
 
     per_class: int
-    accuracy: Share
+    accuracy: Proportion
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class ProbeResult:
     cuts: tuple[CutScore, ...]
     freeze: str
     curve: tuple[CurvePoint, ...]
-    gain: Share | None
+    gain: Proportion | None
 
     @property
     def more_images_would_help(self) -> bool | None:
@@ -91,7 +91,7 @@ class ProbeResult:
         return {**asdict(self), "more_images_would_help": self.more_images_would_help}
 
 
-def probe_lines(result: ProbeResult) -> Iterator[str]:
+def format_probe(result: ProbeResult) -> Iterator[str]:
     """Yield the lines of the result for a terminal: tables with bars, and the recommendation."""
     dataset = f"{pluralize(result.images, 'image')} of {pluralize(result.classes, 'class')}"
     yield f"{result.model}: {dataset}, accuracy by cross-validation"
@@ -115,7 +115,7 @@ def probe_lines(result: ProbeResult) -> Iterator[str]:
         yield f"  {gain} points from the last doubling of images (95 % interval {low} to {high})"
 
 
-def _format_accuracy_cells(share: Share, *, is_marked: bool = False) -> tuple[str, str, str]:
+def _format_accuracy_cells(share: Proportion, *, is_marked: bool = False) -> tuple[str, str, str]:
     bar = "#" * round(BAR_WIDTH * share.value)
     span = f"{100 * share.low:.1f}-{100 * share.high:.1f}"
     return f"{100 * share.value:.1f}", span, bar + (" <" if is_marked else "")

@@ -12,7 +12,7 @@ from mlimages.reports.pages import MAX_TILES, GalleryTile, format_mistake, make_
 from mlimages.reports.probe_result import ProbeResult
 
 
-def report_html(evaluation: Evaluation, title: str) -> str:
+def render_evaluation(evaluation: Evaluation, title: str) -> str:
     """Return the HTML report of an evaluation: mistakes, scores of each class, confusion matrix, calibration and
     speed."""
     return render(
@@ -27,7 +27,7 @@ def report_html(evaluation: Evaluation, title: str) -> str:
     )
 
 
-def probe_html(result: ProbeResult) -> str:
+def render_probe(result: ProbeResult) -> str:
     """Return the HTML report of a probe: the recommended layer, accuracy by layer and by images per class."""
     gain = result.gain and " to ".join(f"{100 * value:+.1f}" for value in (result.gain.low, result.gain.high))
     return render(
@@ -41,7 +41,7 @@ def probe_html(result: ProbeResult) -> str:
     )
 
 
-def comparison_html(runs: Sequence[ComparedRun]) -> str:
+def render_comparison(runs: Sequence[ComparedRun]) -> str:
     """Return the HTML report of a comparison: accuracies with their intervals, significance, settings that differ."""
     return render(
         "compare.html",

@@ -18,13 +18,13 @@ from mlimages.core import (
     AveragePrecision,
     Confusion,
     Preprocessing,
+    Proportion,
     RunError,
-    Share,
     accuracy,
     average_precisions,
     confusion_matrix,
-    estimate_share,
-    f1_thresholds,
+    estimate_proportion,
+    find_f1_thresholds,
     format_percent,
     path_from_name,
     pluralize,
@@ -60,7 +60,7 @@ class Predictions:
     @property
     def thresholds(self) -> tuple[float, ...]:
         """For each class of a multi-label run, the threshold with the best F1 on the images of `paths`."""
-        return f1_thresholds(self.probabilities, self.labels.astype(bool))
+        return find_f1_thresholds(self.probabilities, self.labels.astype(bool))
 
     @property
     def predicted(self) -> NDArray[np.int64] | NDArray[np.bool_]:
@@ -131,10 +131,10 @@ class RunFolder:
         return confusion_matrix(labels, predicted, len(self.class_names))
 
     @property
-    def accuracy(self) -> Share:
+    def accuracy(self) -> Proportion:
         """Accuracy on the validation set; in a multi-label run, all labels of an image must be correct."""
         if self.predictions and self.predictions.is_multi_label:
-            return estimate_share(int(self.predictions.correct.sum()), self.val_count)
+            return estimate_proportion(int(self.predictions.correct.sum()), self.val_count)
         return accuracy(self.confusion)
 
     @property
@@ -150,7 +150,7 @@ class RunFolder:
         return "mAP" if self.predictions and self.predictions.is_multi_label else "accuracy"
 
     @property
-    def score(self) -> Share:
+    def score(self) -> Proportion:
         """Score by which runs are compared: mean average precision of a multi-label run, else accuracy."""
         found = self.average_precision
         return found.mean if found else self.accuracy

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.checks import duplicate_groups
+from mlimages.checks import group_duplicates
 from mlimages.core import (
     BundleError,
     ClassScore,
@@ -155,7 +155,7 @@ def _make_mistake_tiles(run: RunFolder) -> Iterator[pages.GalleryTile]:
     predicted = found.predicted
     for number, index in enumerate(_rank_mistakes(found)[: pages.MAX_TILES]):
         path, probabilities = found.paths[index], found.probabilities[index]  # (classes,)
-        labels, guesses = (_class_indices(each[index]) for each in (found.labels, predicted))
+        labels, guesses = (_to_class_indices(each[index]) for each in (found.labels, predicted))
         scores = [ClassScore(run.class_names[n], n, float(probabilities[n])) for n in guesses]
         scores.sort(key=lambda score: -score.probability)
         text = pages.format_mistake((run.class_names[n] for n in labels), scores)
@@ -181,7 +181,7 @@ def _rank_mistakes(predictions: Predictions) -> list[int]:
     return [index for index in order if not correct[index]]
 
 
-def _class_indices(labels: np.int64 | NDArray[np.bool_]) -> list[int]:
+def _to_class_indices(labels: np.int64 | NDArray[np.bool_]) -> list[int]:
     """Return the class indices of one image, from its class index or from whether it has each class, `(classes,)`."""
     return np.flatnonzero(labels).tolist() if np.ndim(labels) else [int(labels)]
 
@@ -211,7 +211,7 @@ def _make_label_conflict_tiles(run: RunFolder) -> list[pages.GalleryTile]:
         return []
     label_of = {item.path: item.label for item in items}
     groups: dict[int, list[Path]] = {}
-    for path, number in duplicate_groups(label_of).items():
+    for path, number in group_duplicates(label_of).items():
         groups.setdefault(number, []).append(path)
     candidates = (_choose_one_of_each_class(sorted(paths), label_of) for _, paths in sorted(groups.items()))
     return [

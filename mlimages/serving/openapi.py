@@ -41,7 +41,9 @@ def build_document(num_classes: int) -> dict[str, Any]:
     get_operations = {
         "/healthz": _describe_get_operation("Whether the service accepts requests.", schemas.Health),
         "/metrics": _describe_metrics_operation(),
-        "/v2": _describe_get_operation("Open Inference Protocol: the server.", schemas.ServerMetadata, _PROTOCOL_ERROR),
+        "/v2": _describe_get_operation(
+            "Open Inference Protocol: metadata of the server.", schemas.ServerMetadata, _PROTOCOL_ERROR
+        ),
         "/v2/health/live": _describe_get_operation(
             "Whether the server is running.", schemas.ServerLive, _PROTOCOL_ERROR
         ),

@@ -189,7 +189,7 @@ class RequestInput(Schema):
 
 
 class OutputParameters(Schema):
-    """Encoding of an output: as bytes, or as a number of most probable classes (`PROBABILITY:LABEL:NAME`)."""
+    """Encoding of an output: as bytes, or as the `classification` most probable classes (`PROBABILITY:LABEL:NAME`)."""
 
     binary_data: bool | None = None
     classification: int = Field(default=0, ge=0, strict=True)

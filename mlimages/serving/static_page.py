@@ -72,7 +72,7 @@ class WebRuntime:
             ) from error
         return cls(version, {name: f"./{name}" for name in files}, _compute_digests(files), files, origin="")
 
-    def page_files(self, folder: Path) -> list[Path]:
+    def list_page_files(self, folder: Path) -> list[Path]:
         """Return the paths of all files that `write_page` writes to `folder`."""
         names = ("model.onnx", "model.json", "manifest.json", "icon.svg", "service_worker.js", "index.html")
         return [require_local_path(folder) / name for name in (*names, *self.files)]
@@ -103,7 +103,7 @@ def write_page(
         requirement = "include preprocessing" if not bundle.includes_preprocessing else "be smaller than 2 GB"
         raise InputError(f"{bundle.path} cannot run in a browser: the model must {requirement}")
     runtime, folder = runtime or WebRuntime(), require_local_path(folder)
-    require_writable(runtime.page_files(folder), overwrite=overwrite)
+    require_writable(runtime.list_page_files(folder), overwrite=overwrite)
     for name, content in _build_contents(bundle, runtime).items():
         with write_output(folder / name, overwrite=overwrite) as part:
             part.write_bytes(content)

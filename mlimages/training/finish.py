@@ -23,8 +23,8 @@ from mlimages.core import (
     NetworkSummary,
     NoProgress,
     Progress,
+    Proportion,
     RunError,
-    Share,
     atomic_write,
     average_precisions,
     format_command,
@@ -101,7 +101,7 @@ class FineTuneResult:
     @property
     def score_text(self) -> str:
         """Validation accuracy, or mean average precision, with its 95 % interval, as text."""
-        score = Share(*(self.val_map or (self.val_accuracy, *self.val_interval)))
+        score = Proportion(*(self.val_map or (self.val_accuracy, *self.val_interval)))
         text = f"mAP {format_percent(score.value)} on" if self.val_map else f"{format_percent(score.value)} of"
         return f"{text} {self.val_images} validation images (95 % interval {format_interval(score)})"
 

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mlimages.checks import decodable_images
-from mlimages.core import BrokenImage, ImageError, ImageProperty, LabeledPath, Progress, Threads, available_cores
+from mlimages.checks import find_decodable_images
+from mlimages.core import BrokenImage, ImageError, ImageProperty, LabeledPath, Progress, Threads, count_available_cores
 from mlimages.dataset import multi_hot
-from mlimages.images import load_pixels, read_bytes, reading_threads
+from mlimages.images import load_pixels, make_reading_threads, read_bytes
 from mlimages.training import distributed
 from mlimages.training.array_store import ArrayStore
 from mlimages.training.augmentation import Augmenter
@@ -78,7 +78,7 @@ def choose_original_view(image_index: int) -> int:
 
 def count_decoding_threads() -> int:
     """Return the available cores per training process on this machine."""
-    return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    return max(1, count_available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def split_into_chunks(indices: Sequence[int], chunk_size: int) -> list[Sequence[int]]:
@@ -97,7 +97,7 @@ def decode_all(
 
     Images that `check` has decoded, and whose pixels are in `store` if there is one, are not decoded again.
     """
-    known = decodable_images(item.path for item in items)
+    known = find_decodable_images(item.path for item in items)
 
     def decode(item: LabeledPath) -> tuple[TrainingImage | BrokenImage, Pixels | None]:
         digest = known.get(item.path)
@@ -142,7 +142,7 @@ def decode_distributed(
 
 
 def _make_decoding_threads(items: Sequence[LabeledPath | TrainingImage], num_ahead: int) -> Threads:
-    threads = reading_threads(items[0].path if items else None, count_decoding_threads())
+    threads = make_reading_threads(items[0].path if items else None, count_decoding_threads())
     return replace(threads, ahead=num_ahead)
 
 

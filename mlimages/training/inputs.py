@@ -23,7 +23,7 @@ from mlimages.core import (
     Preprocessing,
     format_command,
 )
-from mlimages.dataset import load_mean_image, mean_image_differences
+from mlimages.dataset import describe_mean_image_differences, load_mean_image
 from mlimages.labels import ClassNames, LabelFile, merge_classes, open_labels, open_splits
 from mlimages.networks import FrozenPart, Model, build_model, freeze, wrap_network
 from mlimages.reports import RunFiles, read_settings
@@ -261,7 +261,7 @@ def _load_mean(config: FineTuneConfig, expected_preprocessing: Preprocessing) ->
         )
     if not config.mean_file:
         return None
-    if differences := mean_image_differences(config.mean_file, expected_preprocessing.image):
+    if differences := describe_mean_image_differences(config.mean_file, expected_preprocessing.image):
         logger.warning(
             "the mean image %s was computed with other preprocessing than this run uses (%s): recreate it with %s",
             config.mean_file, differences, format_command("mean", "LABELS", "--model", config.model),

@@ -13,7 +13,7 @@ from torch import nn
 from mlimages.core import DEFAULT_MODEL, ModelError, NoProgress, Progress, check_at_least
 from mlimages.labels import LabelFile, open_labels
 from mlimages.networks import Model, build_model, has_local_weights
-from mlimages.reports import ModelScore, ModelScores, best_first
+from mlimages.reports import ModelScore, ModelScores, sort_best_first
 from mlimages.training.probing import MAX_IMAGES, probe_cuts
 
 SMALL_MODELS = (
@@ -82,7 +82,7 @@ def probe_models(
         scores.append(ModelScore(probe, _measure_cpu_ms(model), _estimate_onnx_mb(model.network)))
     if not scores:
         raise ModelError("; ".join(f"{name}: {reason}" for name, reason in unavailable.items()))
-    return ModelScores(best_first(scores), unavailable)
+    return ModelScores(sort_best_first(scores), unavailable)
 
 
 def _measure_cpu_ms(model: Model) -> float:

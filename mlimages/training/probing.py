@@ -21,10 +21,10 @@ from mlimages.core import (
     LabeledPath,
     NoProgress,
     Progress,
-    Share,
+    Proportion,
     cache_dir,
     check_at_least,
-    estimate_share,
+    estimate_proportion,
     mcnemar_test,
     pluralize,
     wilson_interval,
@@ -186,7 +186,7 @@ def _score_cuts(
     best = max(correct, key=lambda each: int(each.sum()))
     near = [mcnemar_test(int((each & ~best).sum()), int((best & ~each).sum())) >= NOISE for each in correct]
     scores = tuple(
-        CutScore(cut.name, cut.num_features, estimate_share(int(each.sum()), len(labels)), within)
+        CutScore(cut.name, cut.num_features, estimate_proportion(int(each.sum()), len(labels)), within)
         for cut, each, within in zip(cut_points, correct, near, strict=True)
     )
     return scores, max(index for index, within in enumerate(near) if within)
@@ -194,7 +194,7 @@ def _score_cuts(
 
 def _compute_learning_curve(
     features: Features, labels: Labels, num_classes: int, seed: int
-) -> tuple[tuple[CurvePoint, ...], Share | None]:
+) -> tuple[tuple[CurvePoint, ...], Proportion | None]:
     """Return the accuracy by images per class, on the same held-out images, and the gain of the last doubling."""
     fewest = int(np.bincount(labels, minlength=num_classes).min())
     steps = list(_iter_training_sizes(fewest))
@@ -210,7 +210,7 @@ def _compute_learning_curve(
     count = int((_rank_within_class(labels, seed) >= steps[-1]).sum()) if steps else 0
     means = {step: float(np.mean(runs[step])) for step in steps}
     points = tuple(
-        CurvePoint(step, Share(mean, *wilson_interval(round(mean * count), count))) for step, mean in means.items()
+        CurvePoint(step, Proportion(mean, *wilson_interval(round(mean * count), count))) for step, mean in means.items()
     )
     return points, _compute_paired_gain(runs[steps[-2]], runs[steps[-1]]) if len(steps) > 1 else None
 
@@ -232,9 +232,9 @@ def _rank_within_class(labels: Labels, seed: int) -> Labels:
     return ranked
 
 
-def _compute_paired_gain(accuracies_before: Sequence[float], accuracies_after: Sequence[float]) -> Share:
+def _compute_paired_gain(accuracies_before: Sequence[float], accuracies_after: Sequence[float]) -> Proportion:
     """Return the mean of the paired differences and its 95 % interval from their standard deviation."""
     differences = np.subtract(accuracies_after, accuracies_before)
     half = Z_95 * float(differences.std(ddof=1)) / math.sqrt(len(differences))
     mean = float(differences.mean())
-    return Share(mean, mean - half, mean + half)
+    return Proportion(mean, mean - half, mean + half)

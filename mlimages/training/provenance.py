@@ -10,7 +10,7 @@ from pathlib import Path
 from mlimages.core import option_fields
 from mlimages.inference import Provenance
 from mlimages.labels import LabelFile
-from mlimages.reports import RunFiles, RunFolder, image_licenses, read_run
+from mlimages.reports import RunFiles, RunFolder, read_image_licenses, read_run
 from mlimages.training.config import FineTuneConfig
 
 
@@ -24,7 +24,7 @@ def read_provenance(files: RunFiles, weights: Path) -> Provenance:
     splits = {name: path for name, path in (("train", files.train), ("val", files.val)) if path.exists()}
     items = {name: list(LabelFile(path)) for name, path in splits.items()}
     counts = {name: Counter(label for item in each for label in item.class_indices) for name, each in items.items()}
-    licenses = Counter(image_licenses(item.path for each in items.values() for item in each).values())
+    licenses = Counter(read_image_licenses(item.path for each in items.values() for item in each).values())
     return Provenance(
         weights_sha256=_compute_sha256(weights),
         data_sha256={name: _compute_sha256(path) for name, path in splits.items()},

@@ -116,7 +116,9 @@ def test_no_vector_is_long_enough_for_the_threads_of_openblas(
     size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lengths: list[int] = []
-    monkeypatch.setattr(image_facts, "_sum_of_squares", lambda differences: lengths.append(differences.size) or 1.0)
+    monkeypatch.setattr(
+        image_facts, "_compute_sum_of_squares", lambda differences: lengths.append(differences.size) or 1.0
+    )
     _measure_sharpness(Image.new("L", size))
     assert max(lengths) <= max(image_facts.ONE_THREAD, 3 * size[0]), "at least three rows are taken"
 

@@ -80,7 +80,7 @@ def is_near(one: NDArray[np.uint8], other: NDArray[np.uint8], thresholds: Thresh
     table = table_of([{**facts, "thumb": thumb.tobytes()} for thumb in (one, other)])
     table.digest[:, 1] = 1, 2
     with FactsCache() as cache:
-        return find_duplicate_groups(table, thresholds, cache).sets() == [[0, 1]]
+        return find_duplicate_groups(table, thresholds, cache).list_sets() == [[0, 1]]
 
 
 def thumb(image: Image.Image) -> NDArray[np.uint8]:

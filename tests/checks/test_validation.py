@@ -19,8 +19,8 @@ from mlimages.checks import (
     Code,
     Thresholds,
     check,
-    decodable_images,
-    duplicate_groups,
+    find_decodable_images,
+    group_duplicates,
     near_duplicates,
     run_checks,
     write_outcome,
@@ -380,7 +380,7 @@ def test_a_file_replaced_with_its_size_and_time_kept_is_seen(tmp_path: Path, mon
     labels = listed(tmp_path, {"a.bmp": dark, "b.bmp": dark})
     assert check([labels]).facts["typical"].tolist() == [20, 20]
     replaced_with_size_and_time_kept(tmp_path / "b.bmp", bright)
-    assert decodable_images([tmp_path / "a.bmp", tmp_path / "b.bmp"]).keys() == {tmp_path / "a.bmp"}
+    assert find_decodable_images([tmp_path / "a.bmp", tmp_path / "b.bmp"]).keys() == {tmp_path / "a.bmp"}
     assert check([labels]).facts["typical"].tolist() == [20, 200]
     seen = decoded(monkeypatch)
     (tmp_path / "a.bmp").chmod(0o600)  # another change time, the same bytes
@@ -453,7 +453,7 @@ def test_writing_the_outcome_reads_a_label_file_no_more_often_for_more_findings(
 def test_a_split_keeps_near_duplicates_on_one_side(tmp_path: Path) -> None:
     images = {f"{n}_{name}.jpg": data for n in range(12) for name, data in list(edits(scene(n)))[:3]}
     items = list(LabelFile(listed(tmp_path, images)))
-    groups = duplicate_groups(item.path for item in items)
+    groups = group_duplicates(item.path for item in items)
     assert len(set(groups.values())) == 12
     train, val = split(items, [0.75, 0.25], seed=1, groups=groups)
     assert len(val) == 9
@@ -502,7 +502,7 @@ def test_mirrored_and_turned_copies_are_found_in_checks_and_splits(tmp_path: Pat
     report = check([listed(tmp_path, images | copies)])
     groups = {tuple(sorted(path.name for path in group)) for group in report.duplicate_groups}
     assert groups == {(f"{turn}.jpg", f"{turn.name}_{turn}.jpg") for turn in Image.Transpose}
-    assert len(set(duplicate_groups(item.path for item in report.files[0]).values())) == 7
+    assert len(set(group_duplicates(item.path for item in report.files[0]).values())) == 7
 
 
 @pytest.mark.realdata
@@ -542,7 +542,9 @@ def test_a_long_series_of_frames_is_one_group_compared_once(monkeypatch: pytest.
         near_duplicates, "_are_near_duplicates", lambda *pair: compared.append(len(pair[0])) or alike(*pair)
     )
     with FactsCache() as cache:
-        assert find_duplicate_groups(made_up_table(900, tmp_path), Thresholds(), cache).sets() == [list(range(900))]
+        assert find_duplicate_groups(made_up_table(900, tmp_path), Thresholds(), cache).list_sets() == [
+            list(range(900))
+        ]
     assert sum(compared) < 2000
 
 

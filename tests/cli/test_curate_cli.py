@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from mlimages.checks import Thresholds, check, split_labels, write_outcome
 from mlimages.cli.main import app
-from mlimages.core import InputError, install_hint
+from mlimages.core import InputError, make_install_command
 from mlimages.images import load_all_plugins
 from mlimages.labels import LabelFile, label_dir_auto
 from tests.checks.test_validation import jpeg, scene
@@ -320,7 +320,7 @@ def test_what_opens_an_iphones_image_is_named_where_it_is_not_installed_and_then
     def without(*words: str) -> str:
         return subprocess.run([sys.executable, "-c", bare, *words], cwd=tmp_path, capture_output=True, text=True).stderr
 
-    advice = install_hint("heic")
+    advice = make_install_command("heic")
     assert advice in without("label", "data")
     run_cli("label", "data")
     without("check", "data/labels.txt")

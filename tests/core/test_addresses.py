@@ -51,7 +51,7 @@ from mlimages.images import copy_by_class, find_images
 from mlimages.inference import OnnxBundle
 from mlimages.inference.inputs import find_inputs
 from mlimages.labels import class_definition_path, label_dir, open_labels, read_class_names
-from mlimages.reports import draw_sheet, report_html, write_suspects
+from mlimages.reports import draw_sheet, render_evaluation, write_suspects
 from mlimages.reports.suspects import Suspect, read_suspects
 from tests.conftest import RunCli, fork_server
 from tests.forked import Forked
@@ -638,7 +638,7 @@ def test_a_network_learns_from_images_at_an_address_and_answers_there(memory: st
     assert len(list((tmp_path / "sorted").rglob("*.jpg"))) == 7
     measured = evaluate(Predictor(run / "model.onnx"), LabelFile(labels.path))
     assert (measured.count, len(measured.broken)) == (7, 1)
-    assert "data:image/jpeg" in report_html(measured, "")
+    assert "data:image/jpeg" in render_evaluation(measured, "")
     suspects = (Suspect(found[0], "class0", "class1", 0.75),)
     write_suspects(suspects, run / "suspects.tsv")
     assert read_suspects(run / "suspects.tsv") == suspects

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from mlimages.core import (
     average_precisions,
     combine_class_scores,
-    f1_thresholds,
+    find_f1_thresholds,
     mean_ap_difference,
     mean_average_precision,
     multi_label_scores,
@@ -65,7 +65,7 @@ def test_intervals_cover_the_average_precision_of_many_images(count: int, separa
 @pytest.mark.parametrize("seed", range(10))
 def test_no_threshold_has_a_better_f1_and_each_lies_between_two_probabilities(seed: int) -> None:
     probabilities, targets = labelled(15, 3, seed=seed)
-    thresholds = f1_thresholds(probabilities, targets)
+    thresholds = find_f1_thresholds(probabilities, targets)
     assert thresholds[-1] == 0.5  # no positive image
     scores = multi_label_scores(targets, probabilities >= thresholds, ["a", "b", "c"])
     for column, true, threshold, score in zip(probabilities.T[:2], targets.T[:2], thresholds, scores, strict=False):

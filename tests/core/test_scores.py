@@ -3,7 +3,7 @@
 import pytest
 
 from mlimages.core import (
-    Share,
+    Proportion,
     accuracy,
     class_scores,
     confusion_matrix,
@@ -66,7 +66,7 @@ def test_a_share_is_shown_in_percent(value: float, digits: int | None, text: str
      (0.9812, 0.9999, "98.1 to 100.0 %"), (0.9962, 0.9998, "99.6 to 100.0 %"), (0, 1, "0 to 100 %")],
 )  # fmt: skip
 def test_an_interval_narrower_than_two_percent_is_shown_with_decimals(low: float, high: float, text: str) -> None:
-    assert format_interval(Share((low + high) / 2, low, high)) == text
+    assert format_interval(Proportion((low + high) / 2, low, high)) == text
 
 
 @pytest.mark.parametrize(

@@ -198,7 +198,7 @@ def test_full_size_images_give_the_logits_of_preprocessed_ones_for_every_kind_of
     export_network(network, tmp_path / "a.onnx", validation=made_images(tmp_path / "p", 4))
     image = made_image(9, 120, 75)
     (logits,) = run_file(tmp_path / "a.onnx", np.asarray(image)[None])
-    expected = network.logits([images.prepare(image, network.preprocessing.image)])
+    expected = network.logits([images.prepare_pixels(image, network.preprocessing.image)])
     np.testing.assert_allclose(logits, expected, atol=1e-3)
 
 
@@ -229,7 +229,7 @@ def test_without_preprocessing_the_file_takes_normalized_input(tmp_path: Path) -
     session = ort.InferenceSession(bundle.path, providers=["CPUExecutionProvider"])
     (model_input,) = session.get_inputs()
     assert (model_input.type, model_input.shape[1:]) == ("tensor(float)", [1, 28, 28])
-    pixels = [images.prepare(made_image(1), network.preprocessing.image)]
+    pixels = [images.prepare_pixels(made_image(1), network.preprocessing.image)]
     (logits,) = session.run(["logits"], {model_input.name: network.normalize_pixels(pixels).numpy()})
     np.testing.assert_allclose(logits, network.logits(pixels), rtol=1e-3, atol=1e-5)
 
@@ -270,7 +270,7 @@ def test_the_exact_resize_is_used_where_one_level_changes_the_class(tmp_path: Pa
     item, prop = made_images(tmp_path / "p", 1)[0], ImageProperty(40, resize="squash")
     fast = ort.InferenceSession(build_preprocessing_graph(prop).SerializeToString())
     for seed in itertools.count():  # until the fast resize differs somewhere
-        pixels = images.prepare(made_image(seed, 97, 83), prop)
+        pixels = images.prepare_pixels(made_image(seed, 97, 83), prop)
         if (fast.run(None, {"image": np.asarray(made_image(seed, 97, 83))[None]})[0][0] != pixels).any():
             break
     made_image(seed, 97, 83).save(item.path)

@@ -1,4 +1,4 @@
-"""The preprocessing inside an exported file computes what `images.prepare` computes."""
+"""The preprocessing inside an exported file computes what `images.prepare_pixels` computes."""
 
 import itertools
 
@@ -51,7 +51,7 @@ def difference(prop: ImageProperty, form: ResizeForm) -> tuple[int, float]:
     differences = []
     for number, size in enumerate(SIZES):
         image = made_image(number, *size)
-        expected = images.prepare(image, prop)
+        expected = images.prepare_pixels(image, prop)
         differences.append(np.abs(run(np.asarray(image)[None]) - expected).ravel())
         assert (run(to_graph_input([expected], prop)) == expected).all(), "preprocessed images must pass unchanged"
     levels = np.concatenate(differences)
@@ -95,7 +95,7 @@ def test_openvino_computes_the_portable_resize_even_in_bfloat16() -> None:
         for number, size in enumerate(SIZES[:5]):
             image = made_image(number, *size)
             pixels = np.asarray(run(np.asarray(image)[None])[0][0], np.int16)
-            assert np.abs(pixels - images.prepare(image, prop)).max() <= 3
+            assert np.abs(pixels - images.prepare_pixels(image, prop)).max() <= 3
 
 
 def test_openvino_makes_the_gray_of_pillow() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mlimages import images
-from mlimages.core import BundleError, InputError, Share, format_percent
+from mlimages.core import BundleError, InputError, Proportion, format_percent
 from mlimages.export import (
     ExportOptions,
     KnownOutput,
@@ -33,7 +33,7 @@ from mlimages.inference import (
 )
 from mlimages.inference.onnx_metadata import read_metadata
 from mlimages.labels import LabelFile, write_label_file
-from mlimages.reports import bundle_notes
+from mlimages.reports import describe_bundle
 from tests.deploying import made_images, trained
 
 pytestmark = pytest.mark.train
@@ -58,7 +58,7 @@ def test_the_best_variant_is_written_with_all_measurements_and_predicts_nearly_t
     assert [trial.name for trial in result.trials] == ["original", "int8", "int8, reduced range", "float16"]
     assert result.chosen is not None
     assert [row["name"] for row in written.provenance.quantization] == [trial.name for trial in result.trials]
-    notes = "\n".join(bundle_notes(written.path, read_metadata(written.path, open_session(written.path))))
+    notes = "\n".join(describe_bundle(written.path, read_metadata(written.path, open_session(written.path))))
     assert f"on {result.count} images" in notes
     assert f"quantization: int8: accuracy {format_percent(result.trials[1].accuracy)}, " in notes
     assert (written.class_names, written.preprocessing) == (cnn_bundle.class_names, cnn_bundle.preprocessing)
@@ -131,7 +131,9 @@ def test_of_variants_of_about_one_speed_the_most_accurate_is_chosen(
     speeds: tuple[float, ...], accuracies: tuple[float, ...], chosen: int
 ) -> None:
     trials = [Trial(str(n), *values, 1) for n, values in enumerate(zip(accuracies, speeds, strict=True))]
-    found = _choose_variant([_Measurement(trial, Share(trial.accuracy, 0, 1), 0.0, {}) for trial in trials], ["", ""])
+    found = _choose_variant(
+        [_Measurement(trial, Proportion(trial.accuracy, 0, 1), 0.0, {}) for trial in trials], ["", ""]
+    )
     assert found
     assert found.trial.name == str(chosen)
     assert _choose_variant([], []) is None

@@ -25,7 +25,7 @@ from mlimages.core import (
     InputError,
     Processes,
     Threads,
-    ray_cluster,
+    connect_to_ray,
 )
 from mlimages.dataset import compute_mean
 from mlimages.gathering import Openverse, gather_on, read_manifest
@@ -47,7 +47,7 @@ def cluster(bucket: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
         for name, value in {**bucket, "RAY_USAGE_STATS_ENABLED": "0", "MLIMAGES_CACHE": cache}.items():
             patch.setenv(name, value)
         ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
-        with ray_cluster() as opened:
+        with connect_to_ray() as opened:
             yield opened
         ray.shutdown()
 
@@ -390,7 +390,7 @@ def test_a_busy_cluster_says_so(cluster: Cluster, caplog: pytest.LogCaptureFixtu
     holder = ray.remote(num_cpus=2)(occupy).remote()
     while ray.available_resources().get("CPU", 0):
         pass
-    with ray_cluster():
+    with connect_to_ray():
         assert "all 2 CPUs of the Ray cluster are in use: waiting for a free CPU" in caplog.text
     ray.cancel(holder, force=True)
 

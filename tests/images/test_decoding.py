@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlimages.core import Fault, ImageError, install_hint
+from mlimages.core import Fault, ImageError, make_install_command
 from mlimages.images import decoding
 from mlimages.images.decoded_image import DecodeOptions
 from mlimages.images.decoding import UPRIGHT, _make_unknown_format_error, _to_image_error, decode, from_pillow, identify
@@ -17,10 +17,10 @@ from tests.images.odd_images import chunk, exif, made_image, saved
 BOMB = "an image inside the file has more pixels than Pillow supports"
 AGAIN = "copy or download the file again"
 BEGIN = "the file begins with"
-BASE64 = "it is base64 text: decode it to the bytes of the image file"
-LFS = "it is a Git LFS pointer: fetch the file with `git lfs pull`"
-SVG = "it is an SVG drawing: convert it to PNG"
-PAGE = "it is a web page: download the file itself"
+BASE64 = "it is base64 text; decode it to the bytes of the image file"
+LFS = "it is a Git LFS pointer; fetch the file with `git lfs pull`"
+SVG = "it is an SVG drawing; convert it to PNG"
+PAGE = "it is a web page; download the file itself"
 VARIANT = "the installed Pillow cannot decode this variant of the format"
 
 
@@ -54,7 +54,7 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0"
 @pytest.mark.parametrize(
     ("data", "missing", "claimed", "fault", "detail"),
     [
-        (HEIC, "", "", Fault.UNREADABLE, f"HEIC needs an optional package: `{install_hint('heic')}`"),
+        (HEIC, "", "", Fault.UNREADABLE, f"HEIC needs an optional package: `{make_install_command('heic')}`"),
         (b"\0" + HEIC, "", "", Fault.NOT_AN_IMAGE, f"{BEGIN} 00 00 00 00 18 66 74 79 70 68 65 69"),
         (HEIC.replace(b"heic", b"isom"), "", "", Fault.NOT_AN_IMAGE, f"{BEGIN} 00 00 00 18 66 74 79 70 69 73 6f 6d"),
         (b"x", "needs libx", "PNG", Fault.UNREADABLE, "the installed Pillow cannot decode the format (needs libx)"),

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from mlimages.core import BrokenImage, Fault, ImageError, ImageProperty, LabeledPath, Normalization
-from mlimages.images import from_network, geometry, load_pixels, load_rgb, prepare, to_network
-from mlimages.images.arrays import to_eight_bits, to_pixels, white_level
+from mlimages.images import from_network, geometry, load_pixels, load_rgb, prepare_pixels, to_network
+from mlimages.images.arrays import find_white_level, to_eight_bits, to_pixels
 from mlimages.images.decoded_image import DecodeOptions, ImageHeader
 from mlimages.images.geometry import _choose_decode_options, _compute_central_box, iter_pixels, resize_and_crop
 from tests.images.odd_images import saved
@@ -51,7 +51,7 @@ def test_an_image_is_decoded_small_if_it_is_four_times_as_large_as_needed(
 def test_a_large_scene_is_decoded_small_and_close_to_the_full_decode(gray_scale: bool) -> None:
     data = saved(scene(1500, 1100), "JPEG", quality=95)
     prop = ImageProperty(100, 120, shorter_px=130, gray_scale=gray_scale)
-    small, full = load_pixels(data, prop), prepare(load_rgb(data), prop)
+    small, full = load_pixels(data, prop), prepare_pixels(load_rgb(data), prop)
     assert small.shape == full.shape == (120, 100, 1 if gray_scale else 3)
     difference = np.abs(small.astype(int) - full)
     assert difference.max() <= 40, "at edges alone"
@@ -77,8 +77,8 @@ def test_every_way_to_a_size_is_what_it_says_in_steps_of_pillow() -> None:
     }
     for prop, result in expected.items():
         assert np.array_equal(np.asarray(resize_and_crop(image, prop)), np.asarray(result)), prop
-        assert prepare(image, prop).shape == (prop.height, prop.width, 3)
-    grey = prepare(image, ImageProperty(83, 57, resize="squash", gray_scale=True))
+        assert prepare_pixels(image, prop).shape == (prop.height, prop.width, 3)
+    grey = prepare_pixels(image, ImageProperty(83, 57, resize="squash", gray_scale=True))
     assert np.array_equal(grey[:, :, 0], np.asarray(image.convert("L")))
 
 
@@ -106,12 +106,12 @@ def test_an_image_may_not_be_enlarged_beyond_the_bound_of_pixels(
     monkeypatch.setattr(geometry, "MAX_PIXELS", 40 * 10 * 50)
     image, prop = scene(width, 1), ImageProperty(10, shorter_px=20)  # 20 times as large: 20 * width by 20
     if valid:
-        assert prepare(image, prop).shape == (10, 10, 3)
+        assert prepare_pixels(image, prop).shape == (10, 10, 3)
     else:
         with pytest.raises(ImageError, match=r"51 x 1 scaled to 1020 x 20 is more than 20000 pixels") as error:
-            prepare(image, prop)
+            prepare_pixels(image, prop)
         assert error.value.fault is Fault.TOO_MANY_PIXELS
-    assert prepare(image, ImageProperty(300, resize="squash")).shape == (300, 300, 3), "the result may be larger"
+    assert prepare_pixels(image, ImageProperty(300, resize="squash")).shape == (300, 300, 3), "the result may be larger"
 
 
 def test_images_are_yielded_in_order_with_the_reason_of_each_that_is_broken(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_images_are_yielded_in_order_with_the_reason_of_each_that_is_broken(tmp_
     assert isinstance(found[2][1], BrokenImage)
     assert found[2][1].path == str(items[2].path)
     for item, pixels in (found[0], found[4]):
-        assert np.array_equal(pixels, prepare(Image.open(item.path), ImageProperty(20)))  # type: ignore[arg-type]
+        assert np.array_equal(pixels, prepare_pixels(Image.open(item.path), ImageProperty(20)))  # type: ignore[arg-type]
     assert list(iter_pixels([], ImageProperty(20))) == []
 
 
@@ -169,7 +169,7 @@ def test_the_white_level_is_the_smallest_scale_that_holds_the_largest_value(
     mode: str, largest: float, level: float
 ) -> None:
     values: NDArray[np.float32] = np.array([[largest, -5.0, np.nan], [-np.inf, np.inf, largest]], dtype=np.float32)
-    assert white_level(values, mode) == level
+    assert find_white_level(values, mode) == level
 
 
 def test_values_are_rounded_and_clipped() -> None:

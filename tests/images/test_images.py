@@ -29,14 +29,14 @@ from mlimages.core import (
 )
 from mlimages.images import (
     LabeledImage,
+    compute_resized_size,
     copy_by_class,
     from_network,
     from_pillow,
     identify,
     load_pixels,
     load_rgb,
-    prepare,
-    resized_size,
+    prepare_pixels,
     to_network,
 )
 from mlimages.labels import label_dir_auto
@@ -69,13 +69,13 @@ def test_shorter_is_torchvisions_resize_and_centre_crop(
     prop = ImageProperty(crop, shorter_px=shorter, interpolation="bicubic" if bicubic else "bilinear")
     mode = tv.InterpolationMode.BICUBIC if bicubic else tv.InterpolationMode.BILINEAR
     theirs = tv.center_crop(tv.resize(image, [shorter], interpolation=mode), [crop, crop])
-    assert (prepare(image, prop) == np.asarray(theirs)).all()
+    assert (prepare_pixels(image, prop) == np.asarray(theirs)).all()
 
 
 @given(width=st.integers(1, 60), height=st.integers(1, 60), crop_w=st.integers(1, 60), crop_h=st.integers(1, 60))
 def test_crop_is_torchvisions_centre_crop_padded_with_black(width: int, height: int, crop_w: int, crop_h: int) -> None:
     image = noise(width, height)
-    ours = prepare(image, ImageProperty(crop_w, crop_h, resize="crop"))
+    ours = prepare_pixels(image, ImageProperty(crop_w, crop_h, resize="crop"))
     assert (ours == np.asarray(tv.center_crop(image, [crop_h, crop_w]))).all()
 
 
@@ -85,9 +85,9 @@ def test_crop_is_torchvisions_centre_crop_padded_with_black(width: int, height: 
 )  # fmt: skip
 def test_downscale_scales_the_largest_central_part(width: int, height: int, target_w: int, target_h: int) -> None:
     image = noise(width, height)
-    ours = prepare(image, ImageProperty(target_w, target_h, resize="downscale"))
+    ours = prepare_pixels(image, ImageProperty(target_w, target_h, resize="downscale"))
     if width < target_w or height < target_h:
-        assert (ours == prepare(image, ImageProperty(target_w, target_h, resize="crop"))).all()
+        assert (ours == prepare_pixels(image, ImageProperty(target_w, target_h, resize="crop"))).all()
         return
     part_w, part_h = min(width, height * target_w // target_h), min(height, width * target_h // target_w)
     left, top = (width - part_w) // 2, (height - part_h) // 2
@@ -176,7 +176,7 @@ def test_a_huge_photograph_is_decoded_small_and_close_to_the_full_decode(
         image = Image.open(next(samples.glob("*tench*"))).convert("RGB")
     huge = saved(image.resize((3000, 2000), Image.Resampling.BICUBIC), "JPEG", quality=90)
     prop = ImageProperty(224)
-    small, full = load_pixels(huge, prop).astype(int), prepare(load_rgb(huge), prop).astype(int)
+    small, full = load_pixels(huge, prop).astype(int), prepare_pixels(load_rgb(huge), prop).astype(int)
     assert abs(small - full).max() <= 12
     assert abs(small - full).mean() < 1
 
@@ -187,7 +187,7 @@ def test_an_image_decoded_small_gets_the_size_that_the_whole_one_would(size: tup
     for px in range(40, 60):
         prop = ImageProperty(px, resize="letterbox")
         seen = (load_pixels(white, prop) > 0).all(axis=2)  # (H, W)
-        assert (int(seen.any(axis=0).sum()), int(seen.any(axis=1).sum())) == resized_size(*size, prop), px
+        assert (int(seen.any(axis=0).sum()), int(seen.any(axis=1).sum())) == compute_resized_size(*size, prop), px
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF", "JPEG", "WEBP"])
@@ -396,7 +396,7 @@ def test_an_array_that_is_no_image_is_an_error(shape: tuple[int, ...]) -> None:
         (lambda _: load_rgb(16), "expected a path or the bytes of an image file, got int"),
         (lambda _: identify(None), "expected a path or the bytes of an image file, got NoneType"),
         (lambda path: from_pillow(path.read_bytes()), "expected a PIL image, got bytes"),
-        (lambda path: prepare(path, ImageProperty(8)), "expected a PIL image, got PosixPath"),
+        (lambda path: prepare_pixels(path, ImageProperty(8)), "expected a PIL image, got PosixPath"),
     ],
 )
 def test_an_argument_of_another_type_is_a_type_error_and_no_fault_of_the_image(
@@ -447,7 +447,7 @@ def test_a_labeled_image_has_these_defaults(tmp_path: Path) -> None:
 def test_a_letterbox_holds_the_whole_image_and_at_least_one_pixel(
     size: tuple[int, int], expected: tuple[int, int]
 ) -> None:
-    assert resized_size(*size, ImageProperty(20, 30, resize="letterbox")) == expected
+    assert compute_resized_size(*size, ImageProperty(20, 30, resize="letterbox")) == expected
 
 
 def test_a_labeled_image_converted_is_what_the_network_sees(tmp_path: Path) -> None:

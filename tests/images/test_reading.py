@@ -9,8 +9,8 @@ from PIL import Image
 from mlimages import ImageProperty, InputError, evaluate
 from mlimages.core import BrokenImage, Fault, ImageError, Threads
 from mlimages.dataset import compute_mean
-from mlimages.images import missing_advice, reading
-from mlimages.images.reading import read_bytes, reading_threads, require_available
+from mlimages.images import describe_missing_images, reading
+from mlimages.images.reading import make_reading_threads, read_bytes, require_available
 from mlimages.inference import OnnxBundle
 from mlimages.labels import LabelFile
 from mlimages.training import FineTuneConfig, extract_features, fine_tune, probe_cuts
@@ -20,7 +20,7 @@ MOST = "of 6 images are missing: paths are relative to the label file's folder; 
 
 @pytest.mark.parametrize(("missing", "count", "expected"), [(0, 0, False), (1, 2, False), (2, 3, True), (3, 3, True)])
 def test_more_than_half_missing_is_a_label_file_in_the_wrong_place(missing: int, count: int, expected: bool) -> None:
-    assert bool(missing_advice(missing, count)) is expected
+    assert bool(describe_missing_images(missing, count)) is expected
 
 
 def moved(folder: Path) -> LabelFile:
@@ -167,6 +167,6 @@ def test_unavailable_images_end_a_command_unless_they_are_to_be_skipped() -> Non
 def test_remote_images_are_read_by_more_threads(
     first: str | None, workers: int | None, count: int, chunk_size: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "available_cores", lambda: 7)
+    monkeypatch.setattr(reading, "count_available_cores", lambda: 7)
     expected = Threads(count) if chunk_size is None else Threads(count, chunk_size=chunk_size)
-    assert reading_threads(first, workers) == expected
+    assert make_reading_threads(first, workers) == expected

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mlimages.core import ImageProperty
 from mlimages.dataset import MeanImage
 from mlimages.dataset.mean_image import draw_class_means
-from mlimages.images import INDICES_NOTE, draw_line, drawable_names, font_families, text
+from mlimages.images import INDICES_NOTE, draw_text_line, find_font_families, replace_undrawable_names, text
 from mlimages.reports.contact_sheet import SheetRow, Tile, write_sheet
 from mlimages.reports.plots import plot_confusion_matrix, save_png
 
@@ -50,9 +50,9 @@ def fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[font_manager.FontManager]
     manager = font_manager.fontManager
     own = [entry for entry in manager.ttflist if "mpl-data" in Path(entry.fname).parts]
     monkeypatch.setattr(manager, "ttflist", own)
-    text.installed_fonts.cache_clear()
+    text.find_installed_fonts.cache_clear()
     yield manager
-    text.installed_fonts.cache_clear()
+    text.find_installed_fonts.cache_clear()
 
 
 def draw_all(folder: Path, names: list[str]) -> dict[str, np.ndarray]:
@@ -76,7 +76,7 @@ def test_a_name_that_no_font_has_is_drawn_as_its_number(
     fonts: font_manager.FontManager, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        assert drawable_names(["dog", CYRILLIC, JAPANESE]) == ["dog", CYRILLIC, "2"]
+        assert replace_undrawable_names(["dog", CYRILLIC, JAPANESE]) == ["dog", CYRILLIC, "2"]
     assert f"no installed font can display {JAPANESE}: PNG files show class indices instead" in caplog.text
     shown, numbers = (draw_all(tmp_path / f"{ord(n)}", ["dog", CYRILLIC, n]) for n in (JAPANESE, "2"))
     assert list(shown) == ["confusion.png", "means.png", "sheet.png"]
@@ -94,8 +94,8 @@ def test_names_are_drawn_with_an_installed_font_that_has_their_characters(
 ) -> None:
     fonts.addfont(japanese_font)
     names = ["dog", CYRILLIC, JAPANESE]
-    assert drawable_names(names) == names
-    assert font_families(names) == ["DejaVu Sans", "IPAGothic"]
+    assert replace_undrawable_names(names) == names
+    assert find_font_families(names) == ["DejaVu Sans", "IPAGothic"]
     for name in names[1:]:
         font = text.find_font(name)
         assert font is not None
@@ -114,7 +114,7 @@ DEFAULT = ImageFont.load_default(14)
 def drawn(line: str, *, width: float = 1000) -> tuple[np.ndarray, float]:
     """The pixels of a line of text at (5, 3), and its right end."""
     image = Image.new("RGB", (700, 30), "white")
-    end = draw_line(image, (5, 3), line, 14, width=width)
+    end = draw_text_line(image, (5, 3), line, 14, width=width)
     return np.asarray(image), end
 
 
@@ -165,7 +165,7 @@ def test_only_regular_fonts_of_known_families_that_are_there_are_installed(
         {"name": "Comic Sans"}, {"fname": str(japanese_font), "name": "Unifont", "index": 0},
     ]  # fmt: skip
     fonts.ttflist = [*(replace(own, **change) for change in changes), own]
-    found = text.installed_fonts()
+    found = text.find_installed_fonts()
     assert [(font.family, font.path, font.index) for font in found] == [
         ("IPAGothic", str(japanese_font), 0), ("Unifont", str(japanese_font), 0),
     ]  # fmt: skip
@@ -173,11 +173,11 @@ def test_only_regular_fonts_of_known_families_that_are_there_are_installed(
 
 def test_every_script_is_drawn_or_replaced_whatever_is_installed(tmp_path: Path) -> None:
     names = ["café", CYRILLIC, JAPANESE, "قط", "बिल्ली", "แมว", "🐈"]
-    for number, (name, shown) in enumerate(zip(names, drawable_names(names), strict=True)):
+    for number, (name, shown) in enumerate(zip(names, replace_undrawable_names(names), strict=True)):
         assert shown in (name, str(number))
     draw_all(tmp_path / "all", names)
 
 
 def test_without_matplotlib_names_beyond_ascii_are_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text, "installed_fonts", tuple)
-    assert drawable_names(["dog", "café"], [4, 7]) == ["dog", "7"]
+    monkeypatch.setattr(text, "find_installed_fonts", tuple)
+    assert replace_undrawable_names(["dog", "café"], [4, 7]) == ["dog", "7"]

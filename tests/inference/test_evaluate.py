@@ -11,7 +11,7 @@ from mlimages.cli.predictions import format_evaluation
 from mlimages.core import InputError, LabeledPath
 from mlimages.inference import OnnxBundle, Predictor, evaluate
 from mlimages.labels import LabelFile, write_label_file
-from mlimages.reports import report_html
+from mlimages.reports import render_evaluation
 from tests.browser import OpenPage
 from tests.deploying import made_images
 
@@ -128,7 +128,7 @@ def test_the_report_opens_offline_and_escapes_what_it_shows(
     items[0].path.write_text("no image")
     found = evaluate(Predictor(cnn_bundle), labels(tmp_path, items))
     hostile = replace(found, class_names=("<script>alert(1)</script>", "class1", "class2"))
-    (tmp_path / "report.html").write_text(report_html(hostile, "a <b>title</b>"), "utf-8")
+    (tmp_path / "report.html").write_text(render_evaluation(hostile, "a <b>title</b>"), "utf-8")
     page = open_page(tmp_path / "report.html", width=width, height=900, dark=dark)
     assert page.evaluate("document.querySelectorAll('figure').length") == len(found.mistakes)
     assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")

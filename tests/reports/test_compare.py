@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from mlimages.cli.main import app
 from mlimages.core import InputError, RunError
-from mlimages.reports import compare_runs, comparison_lines
+from mlimages.reports import compare_runs, format_comparison
 from tests.conftest import RunCli
 from tests.run_folders import make_run
 
@@ -53,7 +53,7 @@ def test_images_of_one_run_alone_are_not_compared(runs: list[Path]) -> None:
     predictions.write_text("".join(predictions.read_text().splitlines(keepends=True)[:13]))
     assert [each.against_best.shared for each in compare_runs(runs) if each.against_best] == [12, 24]
     predictions.write_text(predictions.read_text().replace("images/", "others/"))
-    first, *others = list(comparison_lines(compare_runs(runs)))[1:4]
+    first, *others = list(format_comparison(compare_runs(runs)))[1:4]
     assert first.endswith(" -")  # no winner
     assert sum(line.endswith("no image in common") for line in others) == 1
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from mlimages.cli.main import app
 from mlimages.inference import KnownCalibration, OnnxBundle, Parity, PredictionSets
-from mlimages.reports import RunFiles, has_model_card, model_card, summarize_onnx, write_model_card
+from mlimages.reports import RunFiles, format_model_card, has_model_card, summarize_onnx, write_model_card
 from tests.run_folders import make_run
 
 pytestmark = pytest.mark.train
@@ -32,7 +32,7 @@ def test_the_card_is_read_by_the_hub_and_names_data_results_licenses_and_the_com
     provenance = replace(read_provenance(RunFiles(run), run / "config.json"), accuracy=accuracy, accuracy_count=24)
     written = replace(cnn_bundle, path=tmp_path / "a.onnx", provenance=provenance)
     written.write(cnn_bundle.path)
-    card = model_card(OnnxBundle.read(written.path))
+    card = format_model_card(OnnxBundle.read(written.path))
     hub = pytest.importorskip("huggingface_hub")
     data = hub.ModelCard(card).data.to_dict()
     assert data["pipeline_tag"] == "image-classification"
@@ -51,13 +51,13 @@ def test_a_file_that_was_compared_on_no_image_is_not_said_to_agree(cnn_bundle: O
     provenance = replace(cnn_bundle.provenance, parity=Parity(count=0, near_ties=0, worst=0.0))
     bundle = replace(cnn_bundle, path=tmp_path / "a.onnx", provenance=provenance)
     bundle.write(cnn_bundle.path)
-    assert "\nThe file was not compared with the trained network.\n" in model_card(bundle)
+    assert "\nThe file was not compared with the trained network.\n" in format_model_card(bundle)
     assert "parity: not compared with the trained network" in summarize_onnx(bundle.path).notes
 
 
 def test_the_cards_limits_say_what_known_and_the_sets_mean(cnn_bundle: OnnxBundle) -> None:
-    sets, without = PredictionSets("validation", 12, {"0.9": 0.25}), model_card(cnn_bundle)
-    card = model_card(replace(cnn_bundle, known=KnownCalibration(0.75, 12), prediction_sets=sets))
+    sets, without = PredictionSets("validation", 12, {"0.9": 0.25}), format_model_card(cnn_bundle)
+    card = format_model_card(replace(cnn_bundle, known=KnownCalibration(0.75, 12), prediction_sets=sets))
     assert "25 % of 12 validation images" in card
     assert "at least 0.250 include the true class" in card
     assert 'probabilities, known = session.run(["logits", "probabilities", "known"]' in card

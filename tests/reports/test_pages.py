@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mlimages.checks import check
-from mlimages.core import BrokenImage, ClassScore, Fault, ImageProperty, Prediction, Share
+from mlimages.core import BrokenImage, ClassScore, Fault, ImageProperty, Prediction, Proportion
 from mlimages.inference import Evaluation
 from mlimages.inference.evaluation import Latency
 from mlimages.reports import (
@@ -16,11 +16,11 @@ from mlimages.reports import (
     CutScore,
     ProbeResult,
     compare_runs,
-    comparison_html,
     draw_run,
     draw_sheet,
-    probe_html,
-    report_html,
+    render_comparison,
+    render_evaluation,
+    render_probe,
     write_report,
 )
 from tests.browser import OpenPage
@@ -37,7 +37,7 @@ def run_page(folder: Path) -> Path:
 def compare_page(folder: Path) -> Path:
     runs = [make_run(folder / name, names=NAMES, wrong=wrong, model=name)
             for name, wrong in [(f"{HOSTILE}1", [0]), ("another_rather_long_name", [*range(2, 20)])]]  # fmt: skip
-    (folder / "compare.html").write_text(comparison_html(compare_runs(runs)))
+    (folder / "compare.html").write_text(render_comparison(compare_runs(runs)))
     return folder / "compare.html"
 
 
@@ -72,16 +72,16 @@ def evaluation_page(folder: Path) -> Path:
         decode_ms=Latency(1, 2),
         network_ms=Latency(3, 4),
     )
-    (folder / "evaluation.html").write_text(report_html(found, HOSTILE))
+    (folder / "evaluation.html").write_text(render_evaluation(found, HOSTILE))
     return folder / "evaluation.html"
 
 
 def probe_page(folder: Path, *layers: str) -> Path:
-    accuracy = Share(0.9, 0.78, 0.99)
+    accuracy = Proportion(0.9, 0.78, 0.99)
     cuts = tuple(CutScore(name, 64, accuracy, within_noise=True) for name in layers or ("conv1", HOSTILE))
     curve = tuple(CurvePoint(count, accuracy) for count in (5, 10, 20))
-    found = ProbeResult(HOSTILE, 60, 3, 1, cuts, cuts[-1].name, curve, Share(0.02, 0.01, 0.03))
-    (folder / "probe.html").write_text(probe_html(found))
+    found = ProbeResult(HOSTILE, 60, 3, 1, cuts, cuts[-1].name, curve, Proportion(0.02, 0.01, 0.03))
+    (folder / "probe.html").write_text(render_probe(found))
     return folder / "probe.html"
 
 

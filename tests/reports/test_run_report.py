@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mlimages import reports
-from mlimages.core import RunError, install_hint
+from mlimages.core import RunError, make_install_command
 from mlimages.inference import OnnxBundle
 from mlimages.labels import label_dir_auto
 from mlimages.reports import Suspect, draw_run, read_run, run_page, write_suspects
@@ -233,4 +233,4 @@ def test_without_the_extra_a_run_ends_all_the_same_and_says_so(
     for name in ("draw_run", "pages", "plots", "run_page"):
         monkeypatch.delattr(reports, name, raising=False)
     assert finish.draw_plots(run) is None
-    assert install_hint("report") in caplog.text
+    assert make_install_command("report") in caplog.text

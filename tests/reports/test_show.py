@@ -15,7 +15,7 @@ from mlimages.dataset import TrainingData
 from mlimages.images import load_pixels
 from mlimages.labels import LabelFile
 from mlimages.reports import draw_sheet
-from mlimages.reports.contact_sheet import MAX_TILES, make_mean_rows, make_sheet_rows
+from mlimages.reports.contact_sheet import MAX_TILES, make_mean_image_rows, make_sheet_rows
 from tests.browser import OpenPage
 from tests.conftest import RunCli
 
@@ -81,7 +81,7 @@ def test_a_sheet_as_png_holds_each_class_in_a_line(folder: Path, tmp_path: Path)
 def test_a_mean_is_shown_whole_and_by_channel(tmp_path: Path) -> None:
     mean = np.stack([np.full((8, 8), value, np.float32) for value in (10.4, 99.6, 300.0)])
     np.save(tmp_path / "mean.npy", mean)
-    tiles = make_mean_rows(tmp_path / "mean.npy")[0].tiles
+    tiles = make_mean_image_rows(tmp_path / "mean.npy")[0].tiles
     assert [tile.caption for tile in tiles] == ["mean", "R: 10.0", "G: 100.0", "B: 255.0"]
     assert tiles[0].pixels is not None
     assert tiles[0].pixels[0, 0].tolist() == [10, 100, 255]
@@ -91,7 +91,7 @@ def test_a_mean_is_shown_whole_and_by_channel(tmp_path: Path) -> None:
 def test_another_file_than_a_mean_image_is_one_clear_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "mean.npy").write_bytes(content)
     with pytest.raises(InputError, match=r"mean\.npy cannot be read as a mean image"):
-        make_mean_rows(tmp_path / "mean.npy")
+        make_mean_image_rows(tmp_path / "mean.npy")
 
 
 @pytest.mark.browser

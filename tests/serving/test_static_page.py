@@ -245,4 +245,4 @@ def test_a_page_that_was_not_finished_is_written_by_the_same_call(site: Site, tm
     with mock.patch("mlimages.serving.static_page.write_output", stop_at_the_end), pytest.raises(KeyboardInterrupt):
         write_page(site.bundle, tmp_path, runtime=site.runtime)
     assert write_page(site.bundle, tmp_path, runtime=site.runtime).exists()
-    assert {*tmp_path.iterdir()} == {*site.runtime.page_files(tmp_path), tmp_path / ".mlimages-written"}
+    assert {*tmp_path.iterdir()} == {*site.runtime.list_page_files(tmp_path), tmp_path / ".mlimages-written"}

@@ -13,11 +13,11 @@ from torch import nn
 from typer.testing import CliRunner
 
 from mlimages.cli import main as cli
-from mlimages.core import InputError, ModelError, Share, cache_dir, wilson_interval
+from mlimages.core import InputError, ModelError, Proportion, cache_dir, wilson_interval
 from mlimages.labels import LabelFile, label_dir_auto
 from mlimages.networks import CutPoint, FeatureHooks, build_model, find_cut_points
-from mlimages.reports import CutScore, ModelScore, ModelScores, ProbeResult, best_first
-from mlimages.reports import probe_lines as lines_of
+from mlimages.reports import CutScore, ModelScore, ModelScores, ProbeResult, sort_best_first
+from mlimages.reports import format_probe as lines_of
 from mlimages.training import extract_features, probe_cuts, probing
 
 
@@ -143,7 +143,7 @@ def test_a_learning_curve_grows_by_images_that_it_is_not_tested_on(monkeypatch: 
         assert [list(np.bincount(labels[list(each)])) for each in (few, more, most)] == [[n] * 3 for n in (5, 10, 20)]
     assert len({frozenset(each) for each in taken}) == 30
     runs = np.reshape(right, (10, 3))
-    shares = [Share(mean, *wilson_interval(round(mean * 65), 65)) for mean in runs.mean(axis=0)]
+    shares = [Proportion(mean, *wilson_interval(round(mean * 65), 65)) for mean in runs.mean(axis=0)]
     assert [(point.per_class, point.accuracy) for point in curve] == list(zip((5, 10, 20), shares, strict=True))
     differences = runs[:, 2] - runs[:, 1]
     assert gain is not None
@@ -181,12 +181,12 @@ def test_too_few_images_are_one_clear_error(stripes: LabelFile) -> None:
 
 
 def test_what_is_within_noise_of_the_best_is_frozen_as_high_as_can_be() -> None:
-    share = Share(0.9, 0.8, 0.95)
+    share = Proportion(0.9, 0.8, 0.95)
     cuts = (CutScore("conv1", 8, share, False), CutScore("conv2", 8, share, True))
     gains = {(0.03, 0.02, 0.05): (True, "would help:"), (0.042, -0.024, 0.107): (None, "it is unclear"),
              (0.003, -0.01, 0.015): (False, "would hardly help:")}  # fmt: skip
     for gain, (helps, said) in gains.items():
-        probed = ProbeResult("net", 50, 2, 0, cuts, "conv2", (), Share(*gain))
+        probed = ProbeResult("net", 50, 2, 0, cuts, "conv2", (), Proportion(*gain))
         assert probed.more_images_would_help is helps
         assert said in list(lines_of(probed))[-2]
     text = "\n".join(lines_of(probed))
@@ -225,13 +225,17 @@ def test_several_networks_are_compared_and_an_unavailable_one_is_a_line(
 
 def test_what_another_network_does_better_in_every_respect_is_named() -> None:
     def score(name: str, accuracy: float, cpu_ms: float, onnx_mb: float) -> ModelScore:
-        share = Share(accuracy, accuracy - 0.1, accuracy + 0.1)
+        share = Proportion(accuracy, accuracy - 0.1, accuracy + 0.1)
         probe = ProbeResult(name, 50, 2, 0, (CutScore("conv2", 8, share, True),), "conv2", (), None)
         return ModelScore(probe, cpu_ms, onnx_mb)
 
-    rows = best_first([score("slow", 0.8, 9, 5), score("small", 0.7, 9, 1), score("best", 0.8, 4, 5)])
+    rows = sort_best_first([score("slow", 0.8, 9, 5), score("small", 0.7, 9, 1), score("best", 0.8, 4, 5)])
     found = ModelScores(rows, {})
-    assert [(each.model, found.dominating(each)) for each in rows] == [("best", ""), ("slow", "best"), ("small", "")]
+    assert [(each.model, found.find_dominating_model(each)) for each in rows] == [
+        ("best", ""),
+        ("slow", "best"),
+        ("small", ""),
+    ]
 
 
 def test_features_are_written_for_a_classifier_of_ones_own(

@@ -19,7 +19,15 @@ from mlimages.export import ExportOptions, TrainedNetwork, export_network, quant
 from mlimages.inference import OnnxBundle, Predictor, evaluate
 from mlimages.labels import LabelFile, write_label_file
 from mlimages.networks import build_model
-from mlimages.reports import compare_runs, comparison_html, draw_run, model_card, read_run, report_html, summarize_onnx
+from mlimages.reports import (
+    compare_runs,
+    draw_run,
+    format_model_card,
+    read_run,
+    render_comparison,
+    render_evaluation,
+    summarize_onnx,
+)
 from mlimages.serving import make_app
 from mlimages.training import FineTuneConfig, FineTuneResult, extract_features, fine_tune, load_run, probe_cuts
 from mlimages.training.head import fit_ridge
@@ -212,13 +220,13 @@ def test_pages_and_comparison_show_average_precision(trained: FineTuneResult, cl
     assert f"{100 * trained.val_map[0]:.1f} % mAP" in page  # type: ignore[index]
     assert "accuracy" not in page.replace("train_accuracy", "")
     found = evaluate(trained.run, trained.run / "val.txt")
-    assert f"{100 * found.score.value:.1f} % mAP" in report_html(found, "title")
+    assert f"{100 * found.score.value:.1f} % mAP" in render_evaluation(found, "title")
     best, other = compare_runs([trained.run, closed_form.run])
     assert best.score.value == max(trained.val_map[0], closed_form.val_map[0])  # type: ignore[index]
     assert other.against_best is not None
     assert other.against_best.difference.value == pytest.approx(other.score.value - best.score.value)
-    assert "paired bootstrap" in comparison_html([best, other])
-    card = model_card(OnnxBundle.read(trained.run))
+    assert "paired bootstrap" in render_comparison([best, other])
+    card = format_model_card(OnnxBundle.read(trained.run))
     assert "an image may belong to any number of 3 classes: bright, frame, red." in card
 
 
@@ -268,7 +276,7 @@ def test_a_class_with_one_image_is_trained_and_its_scores_are_undefined_where_no
     assert re.search(r"^rare +0 +- +0.500 +- +- +-$", text, re.MULTILINE)
     assert "no image of rare: the scores are undefined (-) and excluded from mAP" in text
     cells = r'rare</th><td class="number">0</td>\s*<td class="number">-</td><td class="number">0.500</td>'
-    for page in (report_html(found, "title"), (folder / "rare" / "report.html").read_text()):
+    for page in (render_evaluation(found, "title"), (folder / "rare" / "report.html").read_text()):
         assert re.search(cells, page)
         assert "binary cross-entropy" in page
     write_label_file(folder / "none.txt", items, [*NAMES, "rare", "absent"])

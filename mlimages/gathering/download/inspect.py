@@ -16,7 +16,7 @@ from PIL import Image
 from mlimages.core import Fault, ImageError, ImageProperty, Reason
 from mlimages.gathering.download.image_facts import ImageFacts, ImageRequirements, Rejection, is_html
 from mlimages.gathering.download.opt_outs import find_xmp_opt_out
-from mlimages.images import DecodedImage, DecodeOptions, ImageHeader, decode, resized_size
+from mlimages.images import DecodedImage, DecodeOptions, ImageHeader, compute_resized_size, decode
 
 SUFFIXES = {
     "AVIF": ".avif", "BMP": ".bmp", "GIF": ".gif", "HEIF": ".heic", "ICO": ".ico", "JPEG": ".jpg",
@@ -167,7 +167,7 @@ def _is_truncated_png(data: bytes) -> bool:
 
 def _resize(decoded_image: DecodedImage, shorter_px: int, *, max_pixels: int) -> Image.Image:
     """Return the upright image with its shorter side at `shorter_px`; RGB, or YCbCr if a JPEG is downscaled."""
-    size = resized_size(*decoded_image.size, ImageProperty(shorter_px))
+    size = compute_resized_size(*decoded_image.size, ImageProperty(shorter_px))
     if size[0] * size[1] > max_pixels or max(size) > _JPEG_MAX_PX:
         raise _UnsuitableImageError(Reason.TOO_MANY_PIXELS, f"{size[0]} x {size[1]} pixels when resized")
     shrinks = min(decoded_image.size) > shorter_px

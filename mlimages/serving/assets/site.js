@@ -84,7 +84,7 @@ function blank(width, height) {
 
 const rint = x => Math.abs(x % 1) === .5 ? 2 * Math.round(x / 2) : Math.round(x);  // halves to even, as in Python
 
-// Like images.prepare.
+// Like images.prepare_pixels.
 function prepare(image) {
   const {width, height, resize, shorter_px, position} = model.image;
   const covered = image.width >= width && image.height >= height;
