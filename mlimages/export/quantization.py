@@ -117,6 +117,9 @@ def quantize(
         overwrite: replace a file that mlimages did not write, or that was changed since.
         progress: shows the number of images processed.
 
+    Returns:
+        The measurements of the original and of all variants, and which variant was written.
+
     Raises:
         BundleError: the file is not an mlimages bundle, or it has no preprocessing and needs a mean image.
         InputError: the bundle is already quantized; the label file has a class that is not in the bundle, or fewer than

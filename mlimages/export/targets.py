@@ -111,7 +111,7 @@ def open_runtime(target: Target, path: Path) -> ComputeLogits | None:
 
 def open_onnxruntime(path: Path) -> ComputeLogits:
     """Load a file in ONNX Runtime, and return a function that computes its logits, with one thread per call."""
-    session = open_session(path, prepacking=False)
+    session = open_session(path, prepack_weights=False)
 
     def run(x: NDArray[Any]) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = session.run([LOGITS], {INPUT: x})[0]

@@ -29,7 +29,7 @@ from mlimages.images import check_missing_images, require_available
 from mlimages.inference.bundle import OnnxBundle
 from mlimages.inference.class_alignment import match_labels
 from mlimages.inference.explanation import BackgroundUse, measure_background_use
-from mlimages.inference.multi_label import LabelScores, score_labels
+from mlimages.inference.multi_label import MultiLabelScores, score_multi_label_predictions
 from mlimages.inference.predictor import Predictor, TimedResult
 from mlimages.inference.tasks import MultiLabel
 from mlimages.labels import LabelFile, open_labels
@@ -77,7 +77,7 @@ class Evaluation:
     background: BackgroundUse | None = None
     trained_on: int = 0
     chosen_on: int = 0
-    labels: LabelScores | None = None
+    labels: MultiLabelScores | None = None
 
     def __repr__(self) -> str:
         score = self.score
@@ -203,7 +203,7 @@ def evaluate(
     label_scores, wrong, loss = None, [], 0.0
     confusion: Confusion = ()
     if isinstance(task, MultiLabel):
-        label_scores = score_labels(
+        label_scores = score_multi_label_predictions(
             predictions,
             [item.class_indices for item in true_items],
             probabilities,

@@ -46,7 +46,7 @@ class Explanation:
     """How masking regions of an image changes the probability of its most probable class.
 
     Attributes:
-        path: the given path.
+        path: path of the image; empty for an image that was passed in memory.
         class_name: the most probable class of the unmasked image.
         probability: probability of this class for the unmasked image (0..1).
         hidden: probability of this class with one square of the preprocessed image masked, float32 `(grid, grid)`, by
@@ -84,7 +84,7 @@ class Explanation:
         return _REGION_NAMES[row][column]
 
     def overlay(self) -> Image.Image:
-        """Return the preprocessed image with the regions in red whose masking lowers the probability."""
+        """Return the preprocessed image with a red overlay on the regions whose masking lowers the probability."""
         pixels = np.repeat(self.pixels, 3, axis=2) if self.pixels.shape[2] == 1 else self.pixels  # (h, w, 3)
         image = Image.fromarray(pixels)
         scale = max(1, 224 // max(image.size))

@@ -23,7 +23,7 @@ from mlimages.dataset import multi_hot
 
 
 @dataclass(frozen=True, slots=True)
-class LabelScores:
+class MultiLabelScores:
     """Scores of a multi-label model on some images.
 
     Attributes:
@@ -67,14 +67,14 @@ class LabelScores:
         }
 
 
-def score_labels(
+def score_multi_label_predictions(
     predictions: Sequence[Prediction],
     labels: Sequence[tuple[int, ...]],
     probabilities: NDArray[np.floating],
     *,
     thresholds: tuple[float, ...],
     names: Sequence[str],
-) -> LabelScores:
+) -> MultiLabelScores:
     """Score the predictions of a multi-label model.
 
     Args:
@@ -91,7 +91,7 @@ def score_labels(
     certainty = np.where(wrong, np.abs(probabilities - np.array(thresholds)), -1).max(axis=1)  # (N,)
     order = [index for index in (-certainty).argsort(kind="stable").tolist() if wrong[index].any()]
     p = np.clip(probabilities, 1e-7, 1 - 1e-7)
-    return LabelScores(
+    return MultiLabelScores(
         count=len(labels),
         exact=estimate_proportion(int((~wrong).all(axis=1).sum()), len(labels)),
         average_precision=average_precisions(probabilities, targets),

@@ -32,11 +32,11 @@ METADATA_FIELD = 14
 """Number of `metadata_props` in `ModelProto` (onnx/onnx.proto)."""
 
 
-def open_session(path: Path, *, prepacking: bool = True) -> Any:
+def open_session(path: Path, *, prepack_weights: bool = True) -> Any:
     """Open an ONNX Runtime session on the CPU, with one thread per call and without log messages.
 
     Args:
-        prepacking: copy the weights of matrix products into the layout of their kernels. Without the
+        prepack_weights: copy the weights of matrix products into the layout of their kernels. Without the
             copies, VGG-16 opens 0.5 s faster, and predicts single images as fast.
 
     Raises:
@@ -46,7 +46,7 @@ def open_session(path: Path, *, prepacking: bool = True) -> Any:
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.disable_prepacking", str(int(not prepacking)))
+    options.add_session_config_entry("session.disable_prepacking", str(int(not prepack_weights)))
     try:
         with path.open("rb") as file:  # ONNX Runtime's errors describe neither a wrong path nor another kind of file
             content = describe_unsupported_content(file.read(1000))

@@ -19,7 +19,7 @@ _MULTIPLES = (1, 2, 4, 8, 14, 16, 28, 32, 64)
 
 
 def check_input_size(
-    build_network: BuildNetwork, name: str, image_property: ImageProperty, *, default_property: ImageProperty
+    build_network: BuildNetwork, name: str, image_property: ImageProperty, *, default_image: ImageProperty
 ) -> None:
     """Check that a network accepts images of this size, in a forward pass on the meta device, which computes shapes.
 
@@ -30,7 +30,7 @@ def check_input_size(
         build_network: builds the network for images of a size.
         name: name of the network, for the message.
         image_property: size and channels of the images.
-        default_property: the images that the network is designed for; their size is suggested if the search finds no
+        default_image: the images that the network is designed for; their size is suggested if the search finds no
             valid size.
 
     Raises:
@@ -38,11 +38,11 @@ def check_input_size(
             sizes.
     """
     problem, advice = find_size_error(build_network, image_property), ""
-    if problem and find_size_error(build_network, default_property):
+    if problem and find_size_error(build_network, default_image):
         problem = find_size_error(build_network, image_property, device="cpu")
     elif problem:
         sizes = [_find_nearest_valid_size(build_network, image_property, direction) for direction in (-1, 1)]
-        advice = f"; nearest valid sizes: {' and '.join(str(size) for size in sizes if size) or default_property.width}"
+        advice = f"; nearest valid sizes: {' and '.join(str(size) for size in sizes if size) or default_image.width}"
     if problem:
         size = f"{image_property.width} x {image_property.height} px"
         raise ModelError(f"{name} does not support {size}: {problem}{advice}")

@@ -120,7 +120,7 @@ def build_model(
     normalized_property, default = replace(image_property, gray_scale=has_one_channel), preprocessing.image
     build = partial(architecture.build, classes, weights=source)
     if (image_property.width, image_property.height) != (default.width, default.height):
-        check_input_size(build, name, normalized_property, default_property=default)
+        check_input_size(build, name, normalized_property, default_image=default)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if source == "none":

@@ -35,7 +35,7 @@ _CHAINER_NAMES = {"W": "weight", "b": "bias", "gamma": "weight", "beta": "bias",
 
 
 def read_weights(path: str | os.PathLike[str]) -> State:
-    """Read the tensors of a weights file or checkpoint; floats of any precision become float32.
+    """Read the tensors of a weights file or checkpoint by name; floats of any precision become float32.
 
     Checkpoints of timm, Lightning or a training loop may store the tensors under `state_dict`, `model` and similar
     keys.

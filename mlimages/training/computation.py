@@ -82,7 +82,7 @@ class Workload:
     Attributes:
         model: name of the network.
         gmacs: 10^9 multiply-adds per image.
-        train: number of training images, with their views.
+        train: number of training images times the number of their views.
         val: number of validation images.
     """
 

@@ -293,7 +293,7 @@ class FineTuneConfig(TableOptions):
             raise InputError(f"std is {', '.join(map(str, self.std))}: it must be one or three numbers greater than 0")
         if self.head == "all-depths" and (self.freeze not in ("head", "auto") or self.weights == "none"):
             raise InputError(
-                "--head all-depths requires --freeze head and pretrained weights: add them, or use --head last"
+                "--head all-depths requires --freeze head and pretrained weights: use both, or --head last"
             )
         if not 0 < self.val_share < 1:
             raise InputError(f"val_share is {self.val_share}: it must be greater than 0 and less than 1")

@@ -14,7 +14,7 @@ from mlimages.core import Progress, format_percent
 from mlimages.networks import unflatten_features
 from mlimages.training import distributed
 from mlimages.training.computation import CHECK_IMAGES, Computation
-from mlimages.training.features import FrozenFeatures, is_local_image
+from mlimages.training.features import FrozenFeatures, is_on_this_rank
 from mlimages.training.frozen_runtime import ConversionError
 from mlimages.training.head import fit_ridge
 from mlimages.training.image_set import ImageSet
@@ -80,7 +80,7 @@ def cache_features(
 
 def _check_precision(features: FrozenFeatures, computation: Computation, val_set: ImageSet, progress: Progress) -> str:
     """Compare features of validation images in both precisions; return a message if they differ too much, else ''."""
-    own = [index for index in range(len(val_set)) if is_local_image(index)]
+    own = [index for index in range(len(val_set)) if is_on_this_rank(index)]
     chosen = np.sort(np.random.default_rng(0).permutation(own)[:CHECK_IMAGES]).tolist()
     squares, labels = np.zeros(2), []
     pooled: tuple[list[Tensor], list[Tensor]] = [], []

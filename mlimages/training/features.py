@@ -96,7 +96,7 @@ def _make_batch(
     )
 
 
-def is_local_image(image_index: int) -> bool:
+def is_on_this_rank(image_index: int) -> bool:
     """Whether this process computes the features of the image at `image_index`, in every batch."""
     return image_index % distributed.world_size() == distributed.rank()
 
@@ -127,7 +127,7 @@ class PixelSource:
         return logits
 
 
-def make_features_key(
+def make_feature_cache_key(
     model: Model,
     normalize: Normalize,
     *,
@@ -161,7 +161,7 @@ def make_features_key(
 class FrozenFeatures:
     """Batches of outputs of the frozen part, computed once per image and view and cached on disk for all runs.
 
-    Rows are stored by the image's digest and view in a folder named by `make_features_key`. Features of the
+    Rows are stored by the image's digest and view in a folder named by `make_feature_cache_key`. Features of the
     validation set are always computed in float32, like the exported file.
 
     Args:
@@ -193,7 +193,7 @@ class FrozenFeatures:
         width = sum(int(np.prod(shape)) for shape in split.shapes)
 
         def open_store(precision: Precision) -> ArrayStore:
-            key = make_features_key(
+            key = make_feature_cache_key(
                 model,
                 normalize,
                 layers=[split.outputs, split.shapes],
@@ -272,7 +272,7 @@ class FrozenFeatures:
         store = self._stores[self._choose_precision(images)]
         for chunk in split_into_chunks(order, batch_size):
             keys = {
-                index: self._make_key(images, index, choose_view(index)) for index in chunk if is_local_image(index)
+                index: self._make_key(images, index, choose_view(index)) for index in chunk if is_on_this_rank(index)
             }
             indices = tuple(index for index, key in keys.items() if key in store)
             found = store.read_rows([keys[index] for index in indices]) if indices else np.zeros((1, *store.shape))
@@ -290,7 +290,8 @@ class FrozenFeatures:
 
     def _find_uncached_views(self, images: ImageSet, num_views: int) -> list[tuple[int, int]]:
         store = self._stores[self._choose_precision(images)]
-        all_views = ((index, view) for view in range(num_views) for index in filter(is_local_image, range(len(images))))
+        own = list(filter(is_on_this_rank, range(len(images))))
+        all_views = ((index, view) for view in range(num_views) for index in own)
         keys: set[bytes] = set()
         missing = []
         for index, view in all_views:

@@ -41,7 +41,7 @@ from mlimages.training.head import SHARES, fit_ridge
 from mlimages.training.head_inputs import compute_head_inputs, initialize_head
 from mlimages.training.inputs import CustomNetwork, read_inputs, warn_about_changed_labels
 from mlimages.training.loop import Schedule, Trainer, make_optimizer, validate
-from mlimages.training.run import EpochMetrics, check_run_folder, log_to_file, write_metrics
+from mlimages.training.run import EpochMetrics, contains_finished_run, log_to_file, write_metrics
 from mlimages.training.run_images import read_images
 from mlimages.training.training_job import TrainingJob, build_training_job, prepare_run_folder
 
@@ -55,7 +55,7 @@ class Callback(Protocol):
     """Receives the metrics of each epoch of `fine_tune`."""
 
     def epoch_ended(self, metrics: EpochMetrics) -> None:
-        """Handle the metrics of an epoch, which is saved; called only in the main process."""
+        """Handle the metrics of an epoch after its state is saved; called only in the main process."""
 
 
 def fine_tune(
@@ -105,7 +105,7 @@ def fine_tune(
     is_main = distributed.is_main_process()
     progress = progress if progress and is_main else NoProgress()
     with closing(progress), distributed.translate_peer_exit(), torch.random.fork_rng():  # errors start on a new line
-        is_finished = distributed.broadcast(check_run_folder(config, files))
+        is_finished = distributed.broadcast(contains_finished_run(config, files))
         if is_main:
             warn_about_changed_labels(config, files)
         if is_finished:

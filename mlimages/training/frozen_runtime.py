@@ -18,7 +18,7 @@ from mlimages.training.computation import Library, Precision
 
 logger = logging.getLogger(__name__)
 
-Run = Callable[[Tensor], tuple[Tensor, ...]]
+ComputeFeatures = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 class ConversionError(Exception):
@@ -39,7 +39,7 @@ class FrozenRuntime:
     def __init__(self, frozen_part: fx.GraphModule, library: Library, device: torch.device) -> None:
         self._lower, self._library, self._device = frozen_part, library, device
         self._converted: Any = None
-        self._compiled: tuple[Precision, Run] | None = None
+        self._compiled: tuple[Precision, ComputeFeatures] | None = None
 
     def make_cache_key(self, precision: Precision) -> str:
         """Return the library, the version of OpenVINO and the precision as text, a part of the features' cache key."""
@@ -68,7 +68,7 @@ class FrozenRuntime:
             self._compiled = precision, self._compile(x, precision)
         return self._compiled[1](x)
 
-    def _compile(self, x: Tensor, precision: Precision) -> Run:
+    def _compile(self, x: Tensor, precision: Precision) -> ComputeFeatures:
         if self._device.type != "cpu":
             raise ConversionError("mlimages supports OpenVINO only on CPUs")
         openvino = import_openvino()

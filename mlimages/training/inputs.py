@@ -221,7 +221,11 @@ def require_enough_images(
         InputError: a class has fewer images.
     """
     counts = Counter(label for image in images for label in image.class_indices)
-    few = [f"{name} ({counts[label]})" for label, name in enumerate(names) if counts[label] < min_images]
+    few = [
+        name if min_images == 1 else f"{name} ({counts[label]})"
+        for label, name in enumerate(names)
+        if counts[label] < min_images
+    ]
     if few:
         fewer = "no" if min_images == 1 else f"fewer than {min_images}"
         raise InputError(f"{fewer} {image_kind}training images of {', '.join(few)}: gather more, or remove the class")

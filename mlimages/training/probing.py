@@ -43,7 +43,7 @@ from mlimages.networks import (
 )
 from mlimages.reports import CurvePoint, CutScore, ProbeResult
 from mlimages.training.array_store import ArrayStore, open_pixel_store
-from mlimages.training.features import make_features_key
+from mlimages.training.features import make_feature_cache_key
 from mlimages.training.head import assign_stratified_folds, fit_ridge
 from mlimages.training.image_set import ImageSet, TrainingImage, decode_all, split_into_chunks
 
@@ -102,7 +102,7 @@ def probe_cuts(
     labels = open_labels(labels)
     if labels.is_multi_label:
         raise InputError(
-            f"{labels.path}: probe does not support multi-label files: compare networks and layers with "
+            f"probe does not support multi-label files, such as {labels.path}: compare networks and layers with "
             "short runs of `mlimages finetune` and with `mlimages compare`"
         )
     progress, names = progress or NoProgress(), labels.class_names
@@ -157,7 +157,7 @@ def compute_pooled_features(
 ) -> Features:
     """Compute the pooled features at all cut points, concatenated, float32 `(N, D)`; they are cached."""
     normalize = Normalize(model.preprocessing.normalization)
-    key = make_features_key(
+    key = make_feature_cache_key(
         model,
         normalize,
         layers=[asdict(cut) for cut in cut_points],

@@ -59,7 +59,7 @@ def read_config(run: str | os.PathLike[str]) -> FineTuneConfig:
     return replace(FineTuneConfig.from_dict(read_settings(RunFiles(folder))["config"]), out=folder)
 
 
-def check_run_folder(config: FineTuneConfig, files: RunFiles) -> bool:
+def contains_finished_run(config: FineTuneConfig, files: RunFiles) -> bool:
     """Return whether the folder contains a finished run with these settings; write nothing.
 
     Until its first epoch is complete, a run can be restarted with other settings; afterwards only with more epochs.

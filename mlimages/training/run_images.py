@@ -77,8 +77,8 @@ def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -
         raise InputError("no usable validation images: add some, or pass another label file with --val")
     if distributed.is_main_process():
         if labeled.is_multi_label:
-            _warn_about_rare_classes(train, labeled.names, "training", class_counts=(1,))
-        _warn_about_rare_classes(val, labeled.names, "validation", class_counts=(0, 1))
+            _warn_about_rare_classes(train, labeled.names, "training", rare_counts=(1,))
+        _warn_about_rare_classes(val, labeled.names, "validation", rare_counts=(0, 1))
         _warn_about_conflicting_labels((*train, *val), is_multi_label=labeled.is_multi_label)
     _require_disjoint(train, val)
     return RunImages(train, val, broken, store)
@@ -104,10 +104,10 @@ def _hold_out_validation_images(
 
 
 def _warn_about_rare_classes(
-    images: Iterable[TrainingImage], names: ClassNames, part_name: str, *, class_counts: Sequence[int]
+    images: Iterable[TrainingImage], names: ClassNames, part_name: str, *, rare_counts: Sequence[int]
 ) -> None:
     found = Counter(label for image in images for label in image.class_indices)
-    for count in class_counts:
+    for count in rare_counts:
         if rare := [name for label, name in enumerate(names) if found[label] == count]:
             what = "only one image" if count else "no image"
             logger.warning("the %s set has %s of %s", part_name, what, ", ".join(rare))

@@ -256,7 +256,7 @@ def _choose_head(config: FineTuneConfig, model: Model, num_images: int) -> Model
         return deep
     logger.log(
         logging.WARNING if config.head == "all-depths" else logging.INFO,
-        "the classifier uses only the features of the last layer (--head last): %s",
+        "the classifier uses only the features of the last layer, as with --head last: %s",
         reason,
     )
     return model

@@ -24,7 +24,7 @@ from mlimages.training import FineTuneConfig, fine_tune, probe_cuts, read_config
 from mlimages.training.array_store import ArrayStore
 from mlimages.training.checkpoints import load_state
 from mlimages.training.computation import Computation, Workload, choose_computation, count_gmacs
-from mlimages.training.features import make_features_key
+from mlimages.training.features import make_feature_cache_key
 from mlimages.training.frozen_runtime import ConversionError, FrozenRuntime
 from tests.training.conftest import config_for
 
@@ -188,11 +188,11 @@ def test_whatever_decides_the_features_decides_the_name_of_their_cache() -> None
     }
     normalize = Normalize(normalization)
     others = [
-        make_features_key(replace(model, name="mnist_cnn"), normalize, **same),
-        make_features_key(replace(model, library="mlimages 0"), normalize, **same),
-        make_features_key(model, Normalize(normalization, np.ones((1, 28, 28), np.float32)), **same),
+        make_feature_cache_key(replace(model, name="mnist_cnn"), normalize, **same),
+        make_feature_cache_key(replace(model, library="mlimages 0"), normalize, **same),
+        make_feature_cache_key(model, Normalize(normalization, np.ones((1, 28, 28), np.float32)), **same),
         *(
-            make_features_key(model, normalize, **{**same, name: other})
+            make_feature_cache_key(model, normalize, **{**same, name: other})
             for name, other in {
                 "layers": ["fc3", [84]],
                 "weights_digest": "sha256:1",
@@ -201,7 +201,7 @@ def test_whatever_decides_the_features_decides_the_name_of_their_cache() -> None
             }.items()
         ),
     ]
-    assert len({make_features_key(model, normalize, **same), *others}) == 1 + len(others)
+    assert len({make_feature_cache_key(model, normalize, **same), *others}) == 1 + len(others)
 
 
 def test_a_cache_beyond_its_budget_says_so_and_trains_all_the_same(colours: Path, pretrained: Path) -> None:
