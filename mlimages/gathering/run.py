@@ -119,7 +119,7 @@ async def gather_async(
         folder.finish()
         if stopped:
             raise stopped
-        summary = folder.tally.make_summary(out, num_fetched=folder.added, seconds=time.monotonic() - started)
+        summary = folder.tally.make_summary(out, num_fetched=folder.num_added, seconds=time.monotonic() - started)
         return replace(summary, waits_s=fetcher.hosts.waits_s)
 
 

@@ -305,7 +305,7 @@ def test_a_web_page_or_a_folder_in_place_of_a_list_is_refused(tmp_path: Path) ->
     page = write(tmp_path / "x.txt", '<!DOCTYPE html>\n<a href="http://x/login">Log in</a>\n')
     with pytest.raises(InputError, match="is a web page"):
         LinkFile(page, ListOptions())
-    with pytest.raises(InputError, match="is a folder: name the link lists"):
+    with pytest.raises(InputError, match="is a folder: pass the lists of links"):
         UrlList(tmp_path)
 
 

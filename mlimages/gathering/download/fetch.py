@@ -184,7 +184,7 @@ class Fetcher:
                 if response.status in _REDIRECTS and (location := response.headers.get("Location")):
                     return replace(result, detail=note, location=location)
                 self._check_response(response)
-                note = self._check_opt_out(find_opt_out(response.headers)) or note
+                note = self._handle_opt_out(find_opt_out(response.headers)) or note
                 is_web_page = await self._save_body(response, part_path)
                 return replace(result, detail=note, is_web_page=is_web_page)
         except RejectionError as rejection:
@@ -195,14 +195,15 @@ class Fetcher:
             return replace(result, reason=classify_error(error), detail=f"{type(error).__name__}: {error}"[:200])
 
     async def _check_site_rules(self, url: URL, host: Host) -> str:
+        """Raise an error if the rules of the site forbid the request; return the note of `_handle_opt_out`."""
         try:
-            return self._check_opt_out(await self._site_rules.find_opt_out(url, host.record_extra_request))
+            return self._handle_opt_out(await self._site_rules.find_opt_out(url, host.record_extra_request))
         except RejectionError:
             if self._options.ignore_opt_out:
                 return ""
             raise
 
-    def _check_opt_out(self, opt_out: str | None) -> str:
+    def _handle_opt_out(self, opt_out: str | None) -> str:
         """Raise an error for an opt-out; with `ignore_opt_out`, return a note for the manifest instead."""
         if opt_out and not self._options.ignore_opt_out:
             raise RejectionError(Reason.OPT_OUT, opt_out)

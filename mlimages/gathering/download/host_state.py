@@ -148,7 +148,7 @@ def record_refusal(state: HostState, now: float, *, requested_at: float) -> Host
 def record_throttling(state: HostState, now: float, *, requested_at: float, retry_after_s: float | None) -> HostState:
     """Return the state after a 429 or 503 response to a request sent at `requested_at`."""
     asks_until = -math.inf if retry_after_s is None else now + max(retry_after_s, MIN_PAUSE_S)
-    if requested_at < state.paused_at:  # sent before we knew
+    if requested_at < state.paused_at:  # sent before the host was paused
         return replace(state, paused_until=max(state.paused_until, asks_until))
     lowered = state if state.is_paused else _lower_rate(state, now)
     first_pause_s = FIRST_PAUSE_S if retry_after_s is None else 0.0
@@ -158,7 +158,7 @@ def record_throttling(state: HostState, now: float, *, requested_at: float, retr
 
 def record_failure(state: HostState, now: float, *, requested_at: float, link: str, reason: Reason) -> HostState:
     """Return the state after a request for `link`, sent at `requested_at`, has failed without a response."""
-    if requested_at < state.paused_at:  # sent before we knew
+    if requested_at < state.paused_at:  # sent before the host was paused
         return state
     if len(state.failed_links) < FAILURES_UNTIL_PAUSED:
         state = replace(state, failed_links=state.failed_links | {link})

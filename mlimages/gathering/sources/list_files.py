@@ -33,7 +33,7 @@ def is_compressed(path: Path) -> bool:
     return path.suffix.lower() in (*_COMPRESSIONS, ".tgz")
 
 
-def count_lines(path: Path) -> int:
+def count_data_lines(path: Path) -> int:
     """Return the number of lines of a file that are neither blank nor comments."""
     with path.open("rb") as file:
         return sum(1 for line in read_lines(file) if not line.startswith("#"))

@@ -28,7 +28,7 @@ from mlimages.gathering.sources.columns import (
 from mlimages.gathering.sources.list_files import (
     STDIN,
     count_available_lines,
-    count_lines,
+    count_data_lines,
     is_compressed,
     open_list,
     read_lines,
@@ -38,8 +38,8 @@ from mlimages.gathering.sources.tables import (
     extract_json_rows,
     find_csv_delimiter,
     is_space_separated,
-    name_columns,
     parse_csv_rows,
+    parse_header,
     parse_json_lines,
     parse_tsv_rows,
     read_parquet_rows,
@@ -105,7 +105,7 @@ class LinkFile:
         name: name of the list in messages.
         description: the detected columns and the first link, in one line.
         warnings: probable mistakes in the first rows, a line each.
-        header_lines: number of lines before the first link.
+        num_header_lines: number of lines before the first link.
 
     Raises:
         InputError: the list cannot be read, has no column of links, or its classes look like captions.
@@ -118,7 +118,7 @@ class LinkFile:
         self._options = options
         self.name = name or ("standard input" if path == STDIN else path.name)
         self._default_class = options.class_name or ("images" if path == STDIN else path.name.split(".")[0] or "images")
-        self._format_description, self.header_lines = "", 0
+        self._format_description, self.num_header_lines = "", 0
         self._num_available = sys.maxsize
         self._unclassified = 0
         self._has_long_rows = False
@@ -221,8 +221,8 @@ class LinkFile:
         return self._parse_text(lines)
 
     def _parse_table(self, cells: Iterator[list[str]]) -> Iterator[ImageRef]:
-        has_header, rows = name_columns(cells)
-        self.header_lines = int(has_header)
+        has_header, rows = parse_header(cells)
+        self.num_header_lines = int(has_header)
         return self._parse_rows(rows)
 
     def _parse_json(self, text: str) -> Iterator[ImageRef]:
@@ -303,8 +303,8 @@ def _raise_lazily(error: Exception) -> Iterator[Any]:
     return iter(fail, None)
 
 
-def count_links(path: Path, header_lines: int) -> int | None:
+def count_links(path: Path, num_header_lines: int) -> int | None:
     """Return the maximum number of links in a list; None if counting takes long."""
     if is_compressed(path) or not path.is_file() or get_list_suffix(path) in (".parquet", ".json"):
         return None
-    return count_lines(path) - header_lines
+    return count_data_lines(path) - num_header_lines

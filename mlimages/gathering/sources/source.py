@@ -123,9 +123,9 @@ class UrlList:
         for path in self._paths:
             if isinstance(path, Path):
                 if path != STDIN and not path.exists():
-                    raise InputError(f"no link list at {path}: check the path")
+                    raise InputError(f"no list of links at {path}: check the path")
                 if path.is_dir():
-                    raise InputError(f"{path} is a folder: name the link lists in it, such as {path}/*.csv")
+                    raise InputError(f"{path} is a folder: pass the lists of links in it, such as {path}/*.csv")
                 require_parquet_extra(path)
 
     async def __aiter__(self) -> AsyncIterator[ImageRef]:
@@ -181,7 +181,7 @@ class UrlList:
                     for text in filter(None, (file.description, *file.warnings)):
                         self._tell(f"{file.name}: {text}")
                     files.append(file)
-                    lengths.append(await asyncio.to_thread(count_links, local, file.header_lines))
+                    lengths.append(await asyncio.to_thread(count_links, local, file.num_header_lines))
             self._files = files
             self._length = None if None in lengths else sum(filter(None, lengths))
         return self._files

@@ -171,8 +171,8 @@ def parse_tsv_rows(lines: Iterable[str]) -> Iterator[list[str]]:
             yield line.rstrip("\t ").split("\t")
 
 
-def name_columns(rows: Iterator[Sequence[str]]) -> tuple[bool, Iterator[Row]]:
-    """Return whether the first row is a header, and the rows as dicts by column name.
+def parse_header(rows: Iterator[Sequence[str]]) -> tuple[bool, Iterator[Row]]:
+    """Return whether the first row is a header, and the data rows as dicts by column name.
 
     Without a header, the names are `column 1`, `column 2` and so on.
     """

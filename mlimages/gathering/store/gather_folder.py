@@ -65,7 +65,7 @@ class GatherFolder:
         self._numbers = itertools.count(1)
         self._objects: StoredObjects | None = None
         self._index: ImageIndex | None = None
-        self.added, self.has_attributions = 0, False
+        self.num_added, self.has_attributions = 0, False
 
     def __enter__(self) -> GatherFolder:
         self._tables.require_writable()
@@ -157,7 +157,7 @@ class GatherFolder:
             part_path.unlink(missing_ok=True)
         row = self._refusals.correct_row(key, row)
         self._writer.append(row)
-        self.added += 1
+        self.num_added += 1
         self._is_merged &= key not in self._retried and not self._objects
         self._count_row(key, row)
         if row.sha256 and row.status != "ok":
@@ -314,7 +314,7 @@ class GatherFolder:
     async def _store_image(self, image_ref: ImageRef, row: FetchResult, part_path: Path, suffix: str) -> FetchResult:
         """Store the image under the first name that is free; return the row with its path."""
         index, sha256, stem = self._open_image_index(), row.sha256 or "", self._names.make_path_stem(image_ref)
-        is_new = not index.find_copies(sha256).count
+        is_new = not index.find_copies(sha256).num_links
         if isinstance(self._files, StoredShards):
             stem, suffix = make_sample_key(stem), SUFFIX
         elif self._options.subfolders:
@@ -346,4 +346,4 @@ class GatherFolder:
         if copies.path and self._files.quarantine(copies.path, sha256):
             self.tally.classes[copies.label] -= 1
             self._open_image_index().store_copies(sha256, replace(copies, path=None))
-        self._is_merged &= copies.count <= 1
+        self._is_merged &= copies.num_links <= 1

@@ -52,14 +52,14 @@ class ImageCopies:
     """All links whose images have the same bytes.
 
     Attributes:
-        count: number of links.
-        kept: number of copies of the image in the folder.
+        num_links: number of links.
+        num_stored: number of copies of the image in the folder.
         path, label: path and label of the copy that was added last.
         is_placeholder: whether the image is known as a placeholder of a host.
     """
 
-    count: int = 0
-    kept: int = 0
+    num_links: int = 0
+    num_stored: int = 0
     path: str | None = None
     label: str = ""
     is_placeholder: bool = False
@@ -67,12 +67,12 @@ class ImageCopies:
     def with_row(self, row: FetchResult) -> ImageCopies:
         """Return these copies with the link of `row` added."""
         is_placeholder = self.is_placeholder or row.reason is Reason.PLACEHOLDER
-        copies = replace(self, count=self.count + 1, is_placeholder=is_placeholder)
+        copies = replace(self, num_links=self.num_links + 1, is_placeholder=is_placeholder)
         if row.status != "ok" or not row.path:
             return copies
         if row.removed:  # later links with these bytes are still duplicates
             return replace(copies, path=self.path or row.path)
-        return replace(copies, path=row.path, label=row.label, kept=self.kept + 1)
+        return replace(copies, path=row.path, label=row.label, num_stored=self.num_stored + 1)
 
 
 class ImageIndex:
@@ -96,7 +96,7 @@ class ImageIndex:
 
     def store_copies(self, sha256: str, copies: ImageCopies) -> None:
         """Store the copies of the image with this SHA-256."""
-        row = (copies.count, copies.kept, copies.path, copies.label, copies.is_placeholder)
+        row = (copies.num_links, copies.num_stored, copies.path, copies.label, copies.is_placeholder)
         self._tables.execute("INSERT OR REPLACE INTO copies VALUES (?, ?, ?, ?, ?, ?)", (bytes.fromhex(sha256), *row))
 
     def add(self, row: FetchResult) -> None:
@@ -114,7 +114,7 @@ class ImageIndex:
         """Return whether an image is a host's placeholder if `url` also returns it; copies kept on purpose are not
         placeholders."""
         copies = self.find_copies(sha256)
-        if copies.is_placeholder or copies.kept > 1 or copies.count < PLACEHOLDER_PATHS - 1:
+        if copies.is_placeholder or copies.num_stored > 1 or copies.num_links < PLACEHOLDER_PATHS - 1:
             return copies.is_placeholder
         self._paths_of_hosts.add(sha256, url)
         return self._paths_of_hosts.is_placeholder(sha256)

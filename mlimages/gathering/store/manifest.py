@@ -207,16 +207,16 @@ def read_rows_with_sync_flags(paths: Iterable[Path]) -> Iterator[tuple[FetchResu
                     yield row, number < closed
 
 
-def dump_closing_row(*, keep_duplicates: bool, merged: Sequence[str] = ()) -> bytes:
+def dump_closing_row(*, keep_duplicates: bool, merged_names: Sequence[str] = ()) -> bytes:
     """Return a closing row, which records that the images of all rows before it are on disk, as a line.
 
     Args:
         keep_duplicates: whether the run kept every copy of the same bytes.
-        merged: names of manifests whose rows are in the manifest that begins with this line.
+        merged_names: names of manifests whose rows are in the manifest that begins with this line.
     """
     nothing = dict.fromkeys(_FIELDS)  # so that a table of the lines has every column
     values = {"v": VERSION, **nothing, "url": "", "label": "", "status": "closed", "keep_duplicates": keep_duplicates}
-    return _encode(values | ({"merged": sorted(merged)} if merged else {})).encode() + b"\n"
+    return _encode(values | ({"merged": sorted(merged_names)} if merged_names else {})).encode() + b"\n"
 
 
 class KeySet:

@@ -60,7 +60,7 @@ def rewrite_manifests(
     done = [*already_merged, *(manifest for manifest in manifests if manifest != target)]
     with atomic_write(target) as part, part.open("wb") as out:
         if files.is_shared and done:  # runs that read the new manifest before the others are removed ignore these
-            out.write(dump_closing_row(keep_duplicates=False, merged=[path.name for path in done]))
+            out.write(dump_closing_row(keep_duplicates=False, merged_names=[path.name for path in done]))
         for row in _merge_rows(
             files, current_rows, placeholders, replaced, keep_duplicates=keep_duplicates, limit=limit
         ):

@@ -98,8 +98,8 @@ def check_missing_count(missing_counts: Mapping[str, int], image_counts: Mapping
         shown = ", ".join(f"{count} of {image_counts[folder]} in {folder}" for folder, count in list(many.items())[:3])
         more = f" and {pluralize(len(many) - 3, 'more folder')}" if len(many) > 3 else ""
         raise GatherError(
-            f"{pluralize(sum(many.values()), 'gathered image')} missing: {shown}{more}. Is the disk mounted and the "
-            "copy complete? --keep-deleted leaves them deleted, --restore-deleted downloads them again"
+            f"{pluralize(sum(many.values()), 'gathered image')} missing: {shown}{more}. Is the disk mounted, and was "
+            "the folder copied completely? --keep-deleted leaves them deleted, --restore-deleted downloads them again"
         )
 
 

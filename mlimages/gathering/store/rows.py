@@ -49,8 +49,8 @@ def make_image_values(
     values["detail"] = "; ".join(filter(None, (image_facts.detail, download.detail)))
     copies = index.find_copies(image_facts.sha256)
     is_known_target = index.is_placeholder_target(download.final_url and remove_credentials(download.final_url))
-    if is_known_target and not copies.count:
-        values["detail"] = "redirected to the placeholder of a host"
+    if is_known_target and not copies.num_links:
+        values["detail"] = "redirected to a known placeholder image of a host"
         return {"status": "placeholder", "reason": Reason.PLACEHOLDER, **values}
     if copies.is_placeholder or (not keep_duplicates and index.becomes_placeholder(image_facts.sha256, image_ref.url)):
         values["detail"] = "the same bytes are served at many paths of one host"
