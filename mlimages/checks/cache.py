@@ -38,7 +38,7 @@ class FileState:
 
 @dataclass(frozen=True, slots=True)
 class ExaminedImage:
-    """The SHA-256 of an image's bytes (empty if unreadable), with its serialized facts or its fault."""
+    """The SHA-256 of an image's bytes (empty if unreadable), with its serialized `Facts` or its fault."""
 
     digest: bytes
     facts: bytes | None = None

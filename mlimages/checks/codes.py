@@ -164,8 +164,8 @@ class Thresholds:
         """Return the thresholds for a dataset of this size.
 
         Above 20,000 images, `near_bits` and `turned_bits` are lowered by 3 per factor of ten. Of all pairs of different
-        photographs, a fraction of 2e-4 differs in at most 16 bits, a quarter of that in at most 14, and so on. So the
-        number of false candidates grows hardly faster than the number of images.
+        photographs, a fraction of 2e-4 differs in at most 16 bits, a quarter of that in at most 14, and so on. With the
+        lowered thresholds, the number of false candidates grows hardly faster than the number of images.
         """
         fewer = round(3 * math.log10(num_images / MANY)) if num_images > MANY else 0
         return replace(self, near_bits=max(0, self.near_bits - fewer), turned_bits=max(0, self.turned_bits - fewer))
@@ -174,7 +174,7 @@ class Thresholds:
         """Return the thresholds for a dataset of this size and median sharpness.
 
         If most images are blurred, for example because small images were enlarged, `blur` is lowered to the mean of
-        0.25 (the sharpness without any detail) and the median. If `blur` is not the default, it is not changed.
+        0.25 (the sharpness without any detail) and `median`. If `blur` is not the default, it is not changed.
         """
         if num_images < MIN_IMAGES_FOR_MEDIAN or self.blur != Thresholds().blur:
             return self

@@ -60,8 +60,8 @@ class Facts(NamedTuple):
         typical: median of the luma levels.
         two_levels: fraction of the image that the two most frequent luma levels cover.
         flat_bottom: percentage of the height, from the bottom, that is uniformly mid-gray.
-        sharpness: sum of squared differences between neighbouring pixels, divided by that between pixels two apart:
-            0.25 for a smooth image, about 0.5 for sharp edges, 1 for noise; independent of contrast.
+        sharpness: sum of squared differences between neighbouring pixels, divided by the sum for pixels two apart: 0.25
+            for a smooth image, about 0.5 for sharp edges, 1 for noise; independent of contrast.
         red, green, blue: mean of each channel, 0..255.
         thumb: luma of the upright image at 16 x 16 pixels, row by row.
     """

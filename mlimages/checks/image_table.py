@@ -30,7 +30,7 @@ class ImageTable:
 
     Attributes:
         files: the label files.
-        starts: index of the first image of each file, and the number of images `(F + 1,)`.
+        starts: index of the first image of each file, then the number of all images `(F + 1,)`.
         class_names: the classes of all files, merged by name.
         class_ids: for each file, the index in `class_names` of each class index of that file.
         class_sets: the distinct labels, each a tuple of indices in `class_names`, with one element in single-label

@@ -177,8 +177,8 @@ def compute_perceptual_hashes(thumbnails: NDArray[np.uint8], indices: NDArray[np
     """Compute the perceptual hashes `(n,)` of the thumbnails `(N, 256)` at some indices `(n,)`.
 
     Each bit is the sign of one of the 8 x 8 lowest frequencies, row by row. pHash (Zauner 2010) compares each frequency
-    with the median of all, which is nearly 0, instead of with 0; then the hash of a mirrored image could not be
-    computed from the hash of the image.
+    with the median of all, which is nearly 0, instead of with 0; from such hashes, those of mirrored images cannot be
+    computed.
     """
     hashes = np.empty(len(indices), np.uint64)
     for begin in range(0, len(indices), HASH_BATCH_SIZE):

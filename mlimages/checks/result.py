@@ -162,7 +162,8 @@ def write_outcome(report: CheckReport, moved: Iterable[Move] = (), *, overwrite:
         overwrite: replace files that mlimages did not write, or that were edited since.
 
     Raises:
-        InputError: such a file exists and `overwrite` is false, or two label files would have the same results.
+        InputError: a file exists that mlimages did not write or that was edited since, and `overwrite` is false; or two
+            label files would have the same results.
     """
     current_paths = {os.path.realpath(move.source): move.target for move in moved}
     written = []

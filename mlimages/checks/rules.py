@@ -57,7 +57,7 @@ def describe_image_finding(code: Code, image_facts: np.void, thresholds: Thresho
 
 
 def apply_class_rules(images: ImageTable, thresholds: Thresholds) -> Iterator[Finding]:
-    """Yield a finding for each class that is much smaller than the largest of its label file, or mostly blurred."""
+    """Yield a finding for each class that is much smaller than its label file's largest class, or mostly blurred."""
     for number, file in enumerate(images.files):
         yield from _iter_blurred_classes(images, number)
         counts = images.count_by_class(number)[images.class_ids[number]]

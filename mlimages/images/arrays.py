@@ -76,7 +76,7 @@ def to_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def find_white_level(levels: NDArray[np.float32], mode: str) -> float:
-    """Return the level of white: the smallest of `FULL_SCALES` that covers the largest level, or that level."""
+    """Return the level of white: the smallest of `FULL_SCALES[mode]` that covers all levels, else the largest level."""
     if mode not in FULL_SCALES:
         return 65535.0
     finite: NDArray[Any] = levels[np.isfinite(levels)]

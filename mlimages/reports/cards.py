@@ -98,7 +98,7 @@ def _describe_data(bundle: OnnxBundle) -> Iterator[str]:
 
 
 def read_image_licenses(paths: Iterable[Path]) -> dict[Path, str]:
-    """Return the licence of each image, as `gather` recorded it in the manifest of its folder."""
+    """Return the licence of each image that the manifest of `gather` in its folder lists, as recorded there."""
     found: dict[Path, str] = {}
     folders = {path: path.parent.parent for path in paths}
     for folder in sorted(set(folders.values())):

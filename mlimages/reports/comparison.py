@@ -36,9 +36,9 @@ class PairedTest:
     Attributes:
         shared: number of shared images.
         gained, lost: number of images that only this run, or only the best run, predicts correctly.
-        difference: accuracy of this run minus that of the best, and its 95 % interval (-1..1); mean average precision
-            of multi-label runs.
-        p_value: two-sided p-value of McNemar's exact test, of multi-label runs by the paired bootstrap.
+        difference: accuracy of this run minus that of the best run (-1..1), with its 95 % interval; for multi-label
+            runs, difference in mean average precision.
+        p_value: two-sided p-value of McNemar's exact test, or for multi-label runs of the paired bootstrap.
     """
 
     shared: int
@@ -180,7 +180,7 @@ def format_comparison(runs: Sequence[ComparedRun]) -> Iterator[str]:
 
 
 def format_run_cells(runs: Sequence[ComparedRun]) -> Iterator[tuple[str, str, str]]:
-    """Yield (training time, size, difference from the best run in percentage points with its p-value) of each run.
+    """Yield, for each run, its training time, its size, and its difference from the best run in points with p-value.
 
     The first run is called the best only if every other run shares validation images with it.
     """

@@ -20,7 +20,7 @@ MAX_NEGLIGIBLE_GAIN = 0.02
 
 @dataclass(frozen=True, slots=True)
 class CutScore:
-    """Probe accuracy with this layer as the last frozen one.
+    """Probe accuracy with this layer as the last frozen layer.
 
     Attributes:
         name: value for `--freeze`.
@@ -37,8 +37,7 @@ class CutScore:
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """Accuracy on held-out images of a classifier fitted on `per_class` images of each class, with its 95 %
-    interval."""
+    """Accuracy on held-out images, with its 95 % interval, of a classifier fitted on `per_class` images per class."""
 
     per_class: int
     accuracy: Proportion
