@@ -77,7 +77,7 @@ def check_parity(
     progress: Progress,
     workers: int = 1,
 ) -> Parity:
-    """Compare the outputs of the file with those of the network, for full-size or preprocessed images.
+    """Compare the outputs of the file with those of the network, with the preprocessing if the file includes it.
 
     Args:
         trained: the network.

@@ -8,7 +8,7 @@ from mlimages.labels import LabelFile, merge_classes
 
 
 def match_labels(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPath]:
-    """Return the images of a label file with the bundle's class indices, in `LabeledPath.labels` if it is multi-label.
+    """Return the images of a label file with the bundle's class indices, in `labels` if the bundle is multi-label.
 
     Raises:
         InputError: the label file has a class that is not in the bundle, or is multi-label and the bundle is not.

@@ -99,7 +99,7 @@ class Evaluation:
 
     @property
     def score_name(self) -> str:
-        """Name of `score`; with images of one class only, the accuracy is the recall of that class."""
+        """Name of `score`: "mAP", "accuracy", or "recall of CLASS" if all images are of one class."""
         if self.labels:
             return "mAP"
         present = [name for name, row in zip(self.class_names, self.confusion, strict=True) if any(row)]
@@ -208,7 +208,7 @@ def evaluate(
             [item.class_indices for item in true_items],
             probabilities,
             thresholds=task.thresholds,
-            names=names,
+            class_names=names,
         )
         loss = label_scores.loss
     else:

@@ -135,7 +135,8 @@ def explain(
         grid: positions of the masked region along each side; `1 + grid**2` forward passes.
 
     Returns:
-        The probabilities of the most probable class; a BrokenImage if the image cannot be decoded.
+        The probabilities of the most probable class, without and with each region masked; a BrokenImage if the image
+        cannot be decoded.
 
     Example:
         >>> print(explain(Predictor("model.onnx"), "a.jpg"))  # doctest: +SKIP

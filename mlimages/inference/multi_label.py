@@ -73,7 +73,7 @@ def score_multi_label_predictions(
     probabilities: NDArray[np.floating],
     *,
     thresholds: tuple[float, ...],
-    names: Sequence[str],
+    class_names: Sequence[str],
 ) -> MultiLabelScores:
     """Score the predictions of a multi-label model.
 
@@ -82,11 +82,11 @@ def score_multi_label_predictions(
         labels: the true class indices of each image.
         probabilities: `(N, classes)`.
         thresholds: minimum probability to predict each class.
-        names: class names by class index.
+        class_names: names of the classes by class index.
     """
-    targets = multi_hot(labels, len(names)) > 0  # (N, classes)
+    targets = multi_hot(labels, len(class_names)) > 0  # (N, classes)
     predicted_labels = [tuple(score.label for score in prediction.labels or ()) for prediction in predictions]
-    predicted_mask = multi_hot(predicted_labels, len(names)) > 0  # (N, classes)
+    predicted_mask = multi_hot(predicted_labels, len(class_names)) > 0  # (N, classes)
     wrong = targets != predicted_mask
     certainty = np.where(wrong, np.abs(probabilities - np.array(thresholds)), -1).max(axis=1)  # (N,)
     order = [index for index in (-certainty).argsort(kind="stable").tolist() if wrong[index].any()]
@@ -95,7 +95,7 @@ def score_multi_label_predictions(
         count=len(labels),
         exact=estimate_proportion(int((~wrong).all(axis=1).sum()), len(labels)),
         average_precision=average_precisions(probabilities, targets),
-        per_class=multi_label_scores(targets, predicted_mask, names),
+        per_class=multi_label_scores(targets, predicted_mask, class_names),
         thresholds=thresholds,
         mistakes=tuple((predictions[index], labels[index]) for index in order),
         loss=-float(np.where(targets, np.log(p), np.log1p(-p)).mean()),

@@ -33,7 +33,7 @@ replacements in the current version."""
 
 
 class BuiltinArchitecture(Architecture):
-    """A network of `builtin_nets`."""
+    """A built-in network."""
 
     @property
     def library(self) -> str:

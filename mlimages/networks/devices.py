@@ -55,7 +55,7 @@ def find_float32_precision(device: torch.device) -> str:
 
 
 def to_channels_last(tensor: Tensor) -> Tensor:
-    """Return a tensor `(N, C, H, W)` in channels-last memory format, which is faster, and others unchanged.
+    """Return a tensor `(N, C, H, W)` in channels-last memory format, which is faster; return others unchanged.
 
     All inputs use one format because the random numbers of dropout depend on it.
 

@@ -14,7 +14,7 @@ class Normalize(nn.Module):
     """Maps uint8 pixels `(N, H, W, C)` from `images.load_pixels` to float32 `(N, C, H, W)`.
 
     Args:
-        normalization: the constants of the formula.
+        normalization: mean, standard deviation, scale and order of the channels.
         mean_image: float32 `(C, H, W)` in 0..255, if `normalization` has a mean image.
 
     Examples:

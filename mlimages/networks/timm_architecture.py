@@ -183,7 +183,7 @@ class PackagedArchitecture(TimmArchitecture):
         return find_packaged_weights() is not None
 
     def load_default_weights(self, image_property: ImageProperty) -> dict[str, Tensor]:
-        """Return the packaged weights under timm's names; the order of the tensors is the same."""
+        """Return the packaged weights with timm's tensor names, which are in the same order."""
         path = find_packaged_weights()
         if path is None:
             raise MissingExtraError(f"the weights of {DEFAULT_MODEL}", "train")

@@ -124,7 +124,7 @@ def _to_float32(tensor: Tensor) -> Tensor:
 
 
 def rename_tensors_by_order(network: nn.Module, state: State, *, heads: Sequence[str], description: str) -> State:
-    """Give the tensors of `state` the network's names in order, if no name is the same but all shapes are.
+    """Give the tensors of `state` the network's names in order, if all names differ but the shapes are equal.
 
     A kind of tensor, such as `W` in the file, must always correspond to the same kind in the network, such as `weight`.
 
@@ -149,7 +149,7 @@ def rename_tensors_by_order(network: nn.Module, state: State, *, heads: Sequence
 
 
 def remove_prefix(state: State, network: nn.Module, *, description: str) -> State:
-    """Remove the common prefix of the network's names (`module.`, `backbone.`, `model.`).
+    """Remove the prefix that most tensor names have before the network's names (`module.`, `backbone.`, `model.`).
 
     Tensors without the prefix are dropped with a warning.
     """

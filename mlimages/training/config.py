@@ -305,7 +305,7 @@ class FineTuneConfig(TableOptions):
 
     @property
     def cache_bytes(self) -> int:
-        """Size of the cache in bytes."""
+        """Maximum size of the cache in bytes."""
         return int(self.cache_gb * 1e9)
 
     def to_json(self) -> str:

@@ -186,7 +186,7 @@ def require_same(value_name: str, value: object) -> None:
 
 @contextmanager
 def translate_peer_exit() -> Iterator[None]:
-    """Re-raise torch errors that the exit of another process caused as PeerExitedError.
+    """Raise PeerExitedError in place of the torch errors that the exit of another process causes.
 
     Raises:
         PeerExitedError: another process of the group exited, or did not respond within `TIMEOUT`.

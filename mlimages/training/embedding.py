@@ -24,7 +24,7 @@ CHECK_TIME_RATIO = 2.0
 
 
 class NetworkEmbedder:
-    """Computes the inputs of a pretrained network's classifier for images, cached by content. See `Embedder`.
+    """Computes the inputs of a pretrained network's classifier for images, cached by content; an `Embedder`.
 
     The whole image is resized to the network's input without cropping, so that crops of an image have similar features.
     """

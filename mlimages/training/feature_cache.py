@@ -49,7 +49,7 @@ def cache_features(
         computation: library and precision to try first.
         is_resumed: keep the precision, since the run has started with it.
         num_views: number of fixed augmented views of each training image.
-        cache_bytes: size of the cache in bytes.
+        cache_bytes: maximum size of the cache in bytes.
 
     Returns:
         The features, or None if they do not fit into the cache; and the library and precision that computed them.

@@ -220,7 +220,7 @@ class FrozenFeatures:
     def compute_missing_features(
         self, images: ImageSet, num_views: int, *, cache_bytes: int, progress: Progress
     ) -> None:
-        """Compute the missing features of the views 0 to `num_views - 1`; `cache_bytes` is the size of the cache."""
+        """Compute the missing features of the views 0 to `num_views - 1`; `cache_bytes` is the cache's maximum size."""
         store, missing = self._stores["fp32"], self._find_uncached_views(images, num_views)
         if missing:
             store.trim(cache_bytes, reserve_bytes=len(missing) * store.row_bytes)
@@ -233,8 +233,11 @@ class FrozenFeatures:
     ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """Yield the features of cached validation images in float32 and in the precision of training images.
 
+        Args:
+            indices: indices of the images in the validation set.
+
         Yields:
-            The indices of some images, and their features `(n, D)` in both precisions.
+            For each chunk of images, their indices, and their features `(n, D)` in both precisions.
         """
         stores = self._stores["fp32"], self._stores[self._precision]
         for chunk in split_into_chunks(indices, CHUNK):

@@ -42,12 +42,12 @@ class LabeledImages:
     """The images of a run's label files with their classes.
 
     Attributes:
-        names: names of the classes, by class index.
+        class_names: names of the classes, by class index.
         train: training images.
         val: validation images; None if part of `train` is to be held out.
     """
 
-    names: ClassNames
+    class_names: ClassNames
     train: list[LabeledPath]
     val: list[LabeledPath] | None
 
@@ -103,9 +103,9 @@ def read_inputs(config: FineTuneConfig, files: RunFiles, custom_network: CustomN
     images = _read_run_labels(files) if is_resumed else read_label_files(config)
     distributed.require_same("label files and run folder", (is_resumed, images.train, images.val))
     require_enough_images(
-        images.train, images.names, min_images=1 if images.val is not None or images.is_multi_label else 2
+        images.train, images.class_names, min_images=1 if images.val is not None or images.is_multi_label else 2
     )
-    model = _build_network(config, len(images.names), custom_network)
+    model = _build_network(config, len(images.class_names), custom_network)
     if images.is_multi_label and type(model.network).__name__ == "SqueezeNet":
         raise ModelError(
             f"the logits of {config.model} pass through a ReLU, so that no class would have a probability below 0.5: "
@@ -164,7 +164,7 @@ def warn_about_changed_labels(config: FineTuneConfig, files: RunFiles) -> None:
 def _count_images(images: LabeledImages) -> Counter[tuple[str, tuple[str, ...]]]:
     """Count the images by file name and class names."""
     return Counter(
-        (image.path.name, tuple(sorted(images.names[label] for label in image.class_indices)))
+        (image.path.name, tuple(sorted(images.class_names[label] for label in image.class_indices)))
         for image in (*images.train, *(images.val or ()))
     )
 
@@ -207,13 +207,13 @@ def read_label_files(config: FineTuneConfig) -> LabeledImages:
 
 
 def require_enough_images(
-    images: Iterable[LabeledPath | TrainingImage], names: ClassNames, *, min_images: int, image_kind: str = ""
+    images: Iterable[LabeledPath | TrainingImage], class_names: ClassNames, *, min_images: int, image_kind: str = ""
 ) -> None:
     """Check that every class has enough training images.
 
     Args:
         images: training images.
-        names: names of the classes.
+        class_names: names of the classes.
         min_images: minimum number of images per class.
         image_kind: adjective for the message, such as "usable ".
 
@@ -223,7 +223,7 @@ def require_enough_images(
     counts = Counter(label for image in images for label in image.class_indices)
     few = [
         name if min_images == 1 else f"{name} ({counts[label]})"
-        for label, name in enumerate(names)
+        for label, name in enumerate(class_names)
         if counts[label] < min_images
     ]
     if few:
@@ -232,7 +232,7 @@ def require_enough_images(
 
 
 def network_name_of(model: str) -> str:
-    """Return the name of the network of a run folder; return the name of a network unchanged.
+    """Return the name of the network of a run folder; `model` may also be such a name, which is returned unchanged.
 
     Raises:
         RunError: the folder is not a run folder.

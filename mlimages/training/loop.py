@@ -80,7 +80,10 @@ class Schedule:
     def for_run(
         cls, config: FineTuneConfig, num_images: int, *, is_pretrained: bool, trains_below_head: bool
     ) -> Schedule:
-        """Create the schedule of a run; the learning rate `auto` depends on the layers that are trained."""
+        """Create the schedule of a run with `num_images` training images.
+
+        If `config.lr` is 0 (`auto`), the peak depends on the optimizer and on the layers that are trained.
+        """
         lr = SCRATCH_LR if not is_pretrained else TUNING_LR if trains_below_head else HEAD_LR
         steps = len(split_into_chunks(range(num_images), config.batch_size))
         warmup = WARMUP if is_pretrained else 0.0
@@ -110,9 +113,9 @@ class Trainer:
         source: yields batches of images and computes their logits.
         optimizer: optimizer of the trainable parameters.
         schedule: learning rate by step.
-        config: batch size, and random seed of shuffling and dropout.
+        config: settings, of which the batch size and the random seed (of shuffling and dropout) are used.
         objective: loss function and score.
-        autocast: precision of the forward pass.
+        autocast: returns the autocast context of the forward pass.
     """
 
     def __init__(

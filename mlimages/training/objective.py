@@ -16,7 +16,7 @@ from mlimages.training.config import FineTuneConfig
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Loss and accuracy over some images.
+    """Loss and accuracy over a set of images.
 
     Attributes:
         loss: mean loss per image, in nats.

@@ -145,10 +145,14 @@ def _remove_duplicates(decoded_images: Sequence[object]) -> list[TrainingImage]:
     ]
 
 
-def _require_enough_images(images: Sequence[TrainingImage], names: Sequence[str]) -> None:
-    counts = np.bincount([image.label for image in images], minlength=len(names))
-    if len(names) < 2 or (few := int(counts.min())) < 2:
-        what = "one class" if len(names) < 2 else f"{pluralize(few, 'usable image')} of {names[int(counts.argmin())]!r}"
+def _require_enough_images(images: Sequence[TrainingImage], class_names: Sequence[str]) -> None:
+    counts = np.bincount([image.label for image in images], minlength=len(class_names))
+    if len(class_names) < 2 or (few := int(counts.min())) < 2:
+        what = (
+            "one class"
+            if len(class_names) < 2
+            else f"{pluralize(few, 'usable image')} of {class_names[int(counts.argmin())]!r}"
+        )
         raise InputError(f"a probe requires at least two classes with two images each, but found {what}: gather more")
 
 

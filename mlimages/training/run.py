@@ -128,7 +128,7 @@ def write_settings(
 
 
 def write_metrics(files: RunFiles, history: Sequence[EpochMetrics]) -> None:
-    """Write `metrics.csv`."""
+    """Write `metrics.csv`, one row per epoch."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     rows = [figures.to_dict() for figures in history]

@@ -70,15 +70,17 @@ def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -
         for part in (found[: len(labeled.train)], found[len(labeled.train) :])
     )
     if labeled.val is None:
-        require_enough_images(train, labeled.names, min_images=1 if labeled.is_multi_label else 2, image_kind="usable ")
+        require_enough_images(
+            train, labeled.class_names, min_images=1 if labeled.is_multi_label else 2, image_kind="usable "
+        )
         train, val = _hold_out_validation_images(train, config)
-    require_enough_images(train, labeled.names, min_images=1, image_kind="usable ")
+    require_enough_images(train, labeled.class_names, min_images=1, image_kind="usable ")
     if not val:
         raise InputError("no usable validation images: add some, or pass another label file with --val")
     if distributed.is_main_process():
         if labeled.is_multi_label:
-            _warn_about_rare_classes(train, labeled.names, "training", rare_counts=(1,))
-        _warn_about_rare_classes(val, labeled.names, "validation", rare_counts=(0, 1))
+            _warn_about_rare_classes(train, labeled.class_names, "training", rare_counts=(1,))
+        _warn_about_rare_classes(val, labeled.class_names, "validation", rare_counts=(0, 1))
         _warn_about_conflicting_labels((*train, *val), is_multi_label=labeled.is_multi_label)
     _require_disjoint(train, val)
     return RunImages(train, val, broken, store)
@@ -104,11 +106,11 @@ def _hold_out_validation_images(
 
 
 def _warn_about_rare_classes(
-    images: Iterable[TrainingImage], names: ClassNames, part_name: str, *, rare_counts: Sequence[int]
+    images: Iterable[TrainingImage], class_names: ClassNames, part_name: str, *, rare_counts: Sequence[int]
 ) -> None:
     found = Counter(label for image in images for label in image.class_indices)
     for count in rare_counts:
-        if rare := [name for label, name in enumerate(names) if found[label] == count]:
+        if rare := [name for label, name in enumerate(class_names) if found[label] == count]:
             what = "only one image" if count else "no image"
             logger.warning("the %s set has %s of %s", part_name, what, ", ".join(rare))
 

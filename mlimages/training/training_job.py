@@ -135,7 +135,7 @@ def _update_num_epochs(config: FineTuneConfig, files: RunFiles) -> None:
 
 def _write_run_folder(config: FineTuneConfig, files: RunFiles, inputs: RunInputs, images: RunImages) -> None:
     """Write the run folder before training, config.json first, which identifies a run folder."""
-    expected, names = inputs.model.preprocessing, inputs.images.names
+    expected, names = inputs.model.preprocessing, inputs.images.class_names
     preprocessing = Preprocessing(expected.image, _resolve_normalization(config, expected, images))
     write_settings(files, config, preprocessing, multi_label=inputs.images.is_multi_label)
     if inputs.mean_image is not None:
@@ -207,7 +207,7 @@ def build_training_job(
     distributed.sync_batch_norm(network, device, batch_size=config.batch_size)
     digest = frozen.digest(network) if frozen.parameters else ""
     augmenter = _make_augmenter(config, model)
-    names = inputs.images.names
+    names = inputs.images.class_names
     train = ImageSet(images.train, image, store=images.store, augmenter=augmenter, num_classes=len(names))
     val = ImageSet(images.val, image, store=images.store, num_classes=len(names))
     views = 1 if augmenter is None else augmenter.num_fixed_views if frozen.parameters else 0

@@ -126,7 +126,7 @@ def test_scores_of_labels_are_those_of_scikit_learn_and_mistakes_begin_with_the_
         for n, (row, mask) in enumerate(zip(probabilities, predicted, strict=True))
     ]
     labels = [tuple(np.flatnonzero(row).tolist()) for row in LABELS]
-    found = score_multi_label_predictions(predictions, labels, probabilities, thresholds=thresholds, names=names)
+    found = score_multi_label_predictions(predictions, labels, probabilities, thresholds=thresholds, class_names=names)
     assert found.count == 40
     assert found.exact.value == metrics.accuracy_score(LABELS, predicted)
     assert found.loss == pytest.approx(np.mean([metrics.log_loss(LABELS[:, n], probabilities[:, n]) for n in range(4)]))
@@ -163,9 +163,13 @@ def test_scores_of_labels_are_those_of_scikit_learn_and_mistakes_begin_with_the_
 def test_a_probability_of_0_or_1_that_is_wrong_has_a_finite_loss() -> None:
     wrong = np.array([[1.0, 0.0]])
     prediction = Prediction("a", (), labels=(ClassScore("ant", 0, 1.0),))
-    found = score_multi_label_predictions([prediction], [(1,)], wrong, thresholds=(0.5, 0.5), names=("ant", "bee"))
+    found = score_multi_label_predictions(
+        [prediction], [(1,)], wrong, thresholds=(0.5, 0.5), class_names=("ant", "bee")
+    )
     assert found.loss == pytest.approx(-np.log(1e-7), rel=1e-3)
     assert found.exact.value == 0.0
-    found = score_multi_label_predictions([prediction], [(0,)], wrong, thresholds=(0.5, 0.5), names=("ant", "bee"))
+    found = score_multi_label_predictions(
+        [prediction], [(0,)], wrong, thresholds=(0.5, 0.5), class_names=("ant", "bee")
+    )
     assert (found.exact.value, found.mistakes) == (1.0, ())
     assert found.loss == pytest.approx(1e-7, rel=1e-3)

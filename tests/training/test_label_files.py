@@ -24,9 +24,11 @@ def named(
 ) -> tuple[tuple[str, ...], list[str], list[str] | None]:
     found = read_label_files(FineTuneConfig(folder / labels, folder / "run", val=val and folder / val, **options))
     parts = [found.train, found.val]
-    train, validation = ([f"{i.path.name} {found.names[i.label]}" for i in part] if part else None for part in parts)
+    train, validation = (
+        [f"{i.path.name} {found.class_names[i.label]}" for i in part] if part else None for part in parts
+    )
     assert train is not None
-    return found.names, train, validation
+    return found.class_names, train, validation
 
 
 def test_classes_of_two_files_are_compared_by_name(tmp_path: Path) -> None:
