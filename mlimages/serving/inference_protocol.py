@@ -75,7 +75,7 @@ async def get_model_readiness(request: web.Request) -> web.Response:
 @routes.post(f"{_MODEL}/infer")
 @routes.post(f"{_MODEL_VERSION}/infer")
 async def infer(request: web.Request) -> web.Response:
-    """Return the probabilities `(N, classes)` of images given as pixels, uint8 RGB `(N, H, W, 3)`."""
+    """Return the requested outputs, by default all, for images given as pixels, uint8 RGB `(N, H, W, 3)`."""
     service = _get_service(request)
     body = await read_body(request, service.settings)
     try:
