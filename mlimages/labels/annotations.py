@@ -22,6 +22,7 @@ def read_annotations(file: TextIO, path: Path) -> NumberedObjects:
     Raises:
         LabelFileError: the format of the export is unknown.
     """
+    labels: Mapping[str, list[str] | None]
     if path.suffix.lower() == ".xml":
         labels = _read_cvat(file, path)
     else:
@@ -41,7 +42,7 @@ def read_annotations(file: TextIO, path: Path) -> NumberedObjects:
             yield from enumerate(values, start=1)
             return
     for number, (name, classes) in enumerate(labels.items(), start=1):
-        yield number, {"file_name": name, "label": classes[0] if len(set(classes)) == 1 else classes}
+        yield number, {"file_name": name, "label": classes[0] if classes and len(set(classes)) == 1 else classes}
 
 
 def _make_unknown_format_error(path: Path) -> LabelFileError:
@@ -64,14 +65,19 @@ def _read_coco(values: Mapping[str, Any], path: Path) -> dict[str, list[str]]:
         raise LabelFileError(f"{path}: the key {error} is missing, which COCO annotations require") from error
 
 
-def _read_label_studio(tasks: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Read choices for whole images (https://labelstud.io/guide/export)."""
-    labels: dict[str, list[str]] = {}
+def _read_label_studio(tasks: Sequence[Mapping[str, Any]]) -> dict[str, list[str] | None]:
+    """Read choices for whole images (https://labelstud.io/guide/export); None for an image without annotations.
+
+    An annotation that the annotator skipped is none, as in Label Studio's own converter: it keeps the choices that
+    were selected before.
+    """
+    labels: dict[str, list[str] | None] = {}
     for task in tasks:
         image = next((str(value) for value in task.get("data", {}).values() if isinstance(value, str)), "")
-        results = [result for annotation in task.get("annotations", []) for result in annotation.get("result", [])]
+        annotations = [each for each in task.get("annotations", []) if not each.get("was_cancelled")]
+        results = [result for annotation in annotations for result in annotation.get("result", [])]
         choices = [choice for result in results for choice in result.get("value", {}).get("choices", [])]
-        labels[resolve_label_studio_path(image)] = choices
+        labels[resolve_label_studio_path(image)] = choices if annotations else None
     return labels
 
 
