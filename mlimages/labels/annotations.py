@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
 from urllib.parse import unquote
@@ -15,34 +14,43 @@ from mlimages.core import LabelFileError
 NumberedObjects = Iterator[tuple[int, dict[str, Any]]]
 """JSON objects with their line numbers, or with their numbers from 1."""
 
+_AnnotatedImage = tuple[str, list[str] | None, dict[str, str]]
+"""The path of an image, its classes (None if it is not annotated), and further keys of its row."""
+
 
 def read_annotations(file: TextIO, path: Path) -> NumberedObjects:
     """Yield each image of a .json or .xml export: its number from 1, and a dict with its path and its label.
 
     Raises:
-        LabelFileError: the format of the export is unknown.
+        LabelFileError: the format of the export is unknown, or its ids are ambiguous.
     """
-    labels: Mapping[str, list[str] | None]
     if path.suffix.lower() == ".xml":
-        labels = _read_cvat(file, path)
+        yield from _number_images(_read_cvat(file, path))
+        return
+    try:
+        values = json.load(file)
+    except (ValueError, RecursionError) as error:
+        raise LabelFileError(
+            f"{path} is not valid JSON; if it has one object per line, use the suffix .jsonl"
+        ) from error
+    if isinstance(values, dict) and "images" in values and "annotations" in values:
+        yield from _number_images(_read_coco(values, path))
+    elif not _is_list_of_objects(values):
+        raise _make_unknown_format_error(path)
+    elif any("annotations" in task and "data" in task for task in values):
+        yield from _number_images(_read_label_studio(values))
     else:
-        try:
-            values = json.load(file)
-        except (ValueError, RecursionError) as error:
-            raise LabelFileError(
-                f"{path} is not valid JSON; if it has one object per line, use the suffix .jsonl"
-            ) from error
-        if isinstance(values, dict) and "images" in values and "annotations" in values:
-            labels = _read_coco(values, path)
-        elif not (isinstance(values, list) and all(isinstance(value, dict) for value in values)):
-            raise _make_unknown_format_error(path)
-        elif any("annotations" in task and "data" in task for task in values):
-            labels = _read_label_studio(values)
-        else:
-            yield from enumerate(values, start=1)
-            return
-    for number, (name, classes) in enumerate(labels.items(), start=1):
-        yield number, {"file_name": name, "label": classes[0] if classes and len(set(classes)) == 1 else classes}
+        yield from enumerate(values, start=1)
+
+
+def _number_images(images: Iterable[_AnnotatedImage]) -> NumberedObjects:
+    for number, (name, classes, keys) in enumerate(images, start=1):
+        label = classes[0] if classes and len(set(classes)) == 1 else classes
+        yield number, {"file_name": name, "label": label, **keys}
+
+
+def _is_list_of_objects(values: object) -> bool:
+    return isinstance(values, list) and all(isinstance(value, dict) for value in values)
 
 
 def _make_unknown_format_error(path: Path) -> LabelFileError:
@@ -51,34 +59,74 @@ def _make_unknown_format_error(path: Path) -> LabelFileError:
     )
 
 
-def _read_coco(values: Mapping[str, Any], path: Path) -> dict[str, list[str]]:
-    """Read annotations without a box or mask (https://cocodataset.org/#format-data)."""
-    if any(each.get("bbox") or each.get("segmentation") for each in values["annotations"]):
+def _read_coco(values: Mapping[str, Any], path: Path) -> Iterator[_AnnotatedImage]:
+    """Read annotations without a box or mask (https://cocodataset.org/#format-data).
+
+    Ids are compared as text, since some tools write "7" in one list and 7 in another.
+    """
+    for key in ("images", "categories", "annotations"):
+        if not _is_list_of_objects(values.get(key)):
+            raise LabelFileError(f"{path}: expected a list of objects as {key!r}, which COCO requires")
+    annotations = values["annotations"]
+    if any(each.get("bbox") or each.get("segmentation") for each in annotations):
         raise LabelFileError(f"{path} contains bounding boxes or masks; expected image-level annotations")
-    try:
-        names = {category["id"]: str(category["name"]) for category in values["categories"]}
-        labels = defaultdict(list)
-        for annotation in values["annotations"]:
-            labels[annotation["image_id"]].append(names[annotation["category_id"]])
-        return {image["file_name"]: labels[image["id"]] for image in values["images"]}
-    except (KeyError, TypeError) as error:
-        raise LabelFileError(f"{path}: the key {error} is missing, which COCO annotations require") from error
+    images = _index_coco_objects(values, "images", "file_name", path)
+    names = _index_coco_objects(values, "categories", "name", path)
+    labels: dict[str, list[str]] = {image_id: [] for image_id in images}
+    image_ids = _read_references(annotations, "image_id", images, path)
+    category_ids = _read_references(annotations, "category_id", names, path)
+    for image_id, category_id in zip(image_ids, category_ids, strict=True):
+        labels[image_id].append(names[category_id])
+    yield from ((name, labels[image_id], {}) for image_id, name in images.items())
 
 
-def _read_label_studio(tasks: Sequence[Mapping[str, Any]]) -> dict[str, list[str] | None]:
-    """Read choices for whole images (https://labelstud.io/guide/export); None for an image without annotations.
+def _read_references(
+    annotations: Sequence[Mapping[str, Any]], key: str, known_ids: Container[str], path: Path
+) -> list[str]:
+    """Return the id under a key of each annotation."""
+    ids = [_read_coco_key(each, key, "annotations", path) for each in annotations]
+    if unknown := [each for each in ids if each not in known_ids]:
+        what = {"image_id": "images", "category_id": "categories"}[key]
+        raise LabelFileError(
+            f"{path}: {len(unknown)} of {len(ids)} annotations refer to unknown {what} ({key} {unknown[0]}): remove "
+            f"these annotations, or add the {what}"
+        )
+    return ids
+
+
+def _index_coco_objects(values: Mapping[str, Any], list_key: str, name_key: str, path: Path) -> dict[str, str]:
+    """Return the name of each object of a list by its id; an object that is repeated counts once."""
+    names: dict[str, str] = {}
+    for each in values[list_key]:
+        object_id, name = (_read_coco_key(each, key, list_key, path) for key in ("id", name_key))
+        if names.setdefault(object_id, name) != name:
+            raise LabelFileError(
+                f"{path}: id {object_id} in {list_key!r} is both {names[object_id]} and {name}: give each an id of its "
+                "own (lists of several exports cannot be concatenated unchanged)"
+            )
+    return names
+
+
+def _read_coco_key(values: Mapping[str, Any], key: str, list_key: str, path: Path) -> str:
+    """Return a value of an object as text."""
+    if values.get(key) is None:
+        raise LabelFileError(f"{path}: an object in {list_key!r} has no {key!r}, which COCO requires: {values!s:.80}")
+    value = values[key]
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+def _read_label_studio(tasks: Iterable[Mapping[str, Any]]) -> Iterator[_AnnotatedImage]:
+    """Read choices for whole images (https://labelstud.io/guide/export).
 
     An annotation that the annotator skipped is none, as in Label Studio's own converter: it keeps the choices that
     were selected before.
     """
-    labels: dict[str, list[str] | None] = {}
     for task in tasks:
         image = next((str(value) for value in task.get("data", {}).values() if isinstance(value, str)), "")
         annotations = [each for each in task.get("annotations", []) if not each.get("was_cancelled")]
         results = [result for annotation in annotations for result in annotation.get("result", [])]
         choices = [choice for result in results for choice in result.get("value", {}).get("choices", [])]
-        labels[resolve_label_studio_path(image)] = choices if annotations else None
-    return labels
+        yield resolve_label_studio_path(image), choices if annotations else None, {}
 
 
 def resolve_label_studio_path(image_path: str) -> str:
@@ -94,8 +142,8 @@ def resolve_label_studio_path(image_path: str) -> str:
     return unquote(PurePosixPath(image_path).name) if "/data/upload/" in image_path else image_path
 
 
-def _read_cvat(file: TextIO, path: Path) -> dict[str, list[str]]:
-    """Read CVAT for images: `<image name="a.jpg"><tag label="cat"/></image>`."""
+def _read_cvat(file: TextIO, path: Path) -> Iterator[_AnnotatedImage]:
+    """Read CVAT for images: `<image name="a.jpg" subset="Train"><tag label="cat"/></image>`."""
     try:
         root = ET.parse(file).getroot()  # expat limits the expansion of entities
     except ET.ParseError as error:
@@ -105,4 +153,7 @@ def _read_cvat(file: TextIO, path: Path) -> dict[str, list[str]]:
         raise _make_unknown_format_error(path)
     if not root.findall("image/tag"):
         raise LabelFileError(f"{path} contains shapes, but no tags; expected image-level annotations")
-    return {image.get("name", ""): [tag.get("label", "") for tag in image.findall("tag")] for image in images}
+    for image in images:
+        subset = image.get("subset")
+        classes = [tag.get("label", "") for tag in image.findall("tag")]
+        yield image.get("name", ""), classes, {"subset": subset} if subset else {}

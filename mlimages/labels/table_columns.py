@@ -36,11 +36,25 @@ LABEL_COLUMN_NAMES = (
     "species", "diagnosis", "variety", "tag", "tags", "y", "cls", "class_id", "label_id", "category_id",
 )  # fmt: skip
 NON_LABEL_COLUMN_NAMES = frozenset(
-    {"width", "height", "size", "bytes", "url", "md5", "sha256", "dhash", "split", "fold", "set", "is_valid"}
+    {
+        "width",
+        "height",
+        "size",
+        "bytes",
+        "url",
+        "md5",
+        "sha256",
+        "dhash",
+        "split",
+        "fold",
+        "set",
+        "is_valid",
+        "is_train",
+    }
 )
 """Names of columns that are never labels, even if there is no other column."""
 
-SPLIT_COLUMN_NAMES = ("split", "set", "subset", "partition", "is_valid")
+SPLIT_COLUMN_NAMES = ("split", "set", "subset", "partition", "is_valid", "is_train")
 """Names of columns that may contain the split of each row."""
 
 SAMPLE_ROWS = 200
@@ -163,7 +177,7 @@ class _TableSample:
         labels = () if self.options.class_from or not self.sample else self._find_label_columns(location.column)
         return Table(
             self.path, location.folder, self.delimiter, columns, location.column, labels, location.suffix,
-            self.options.class_from, self.has_header, location.strip_components, self._find_split_column(),
+            self.options.class_from, self.has_header, location.strip_components, self.split_column,
             self.options.multi_label or self._has_lists(labels),
             len(labels) > 1 and not self._are_one_hot_columns(labels),
             self.options.multi_label,
@@ -185,17 +199,20 @@ class _TableSample:
         """Whether several label columns are one-hot, rather than columns of class names with --multi-label."""
         return not self.options.multi_label or are_binary_cells(self._list_sample_cells(columns), multi_label=True)
 
-    def _find_split_column(self) -> int | None:
-        """Return the column whose cells are names of splits, with at least two different splits.
+    @cached_property
+    def split_column(self) -> int | None:
+        """The column whose cells are names of splits, with at least two different splits.
 
         Without a header, there must be at least three columns, and the first cell cannot be 0 or 1, a possible class.
+        All rows are read, since they may be sorted by split, and a later one may be blank.
         """
         for column, name in enumerate(self.normalized_row):
             is_candidate = name in SPLIT_COLUMN_NAMES
             if not self.has_header:
                 is_candidate = self.width > 2 and name in SPLIT_NAMES and column != self.location.column
-            splits = {parse_split(row.cell(column)) for row in self.sample[self.has_header :]}
-            if is_candidate and len(splits) > 1 and "" not in splits:
+            records = read_records(self.path, self.delimiter) if is_candidate else iter(())
+            splits = {parse_split(each.cell(column), name) for each in islice(records, int(self.has_header), None)}
+            if len(splits) > 1 and "" not in splits:
                 return column
         return None
 
@@ -214,7 +231,7 @@ class _TableSample:
             is_one_name = self._may_have_header and self.options.label_column.lower() in lowered
             names = [self.options.label_column] if is_one_name else self.options.label_column.split(",")
             return tuple(map(self._find_column_index, names))
-        others = [column for column in range(self.width) if column not in (path_column, self._find_split_column())]
+        others = [column for column in range(self.width) if column not in (path_column, self.split_column)]
         if self.has_header:
             known = [column for column in others if self.normalized_row[column] in LABEL_COLUMN_NAMES]
             if known:

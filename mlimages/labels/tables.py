@@ -86,9 +86,10 @@ class Table:
         return [(Row(number, path, format_list(labels)), split) for (path, split), (number, labels) in merged.items()]
 
     def _iter_rows_and_splits(self) -> Iterator[tuple[Row, str]]:
+        index = self.split_index
         for record, row in zip(self._iter_records(), self._iter_all_rows(), strict=True):
             if row.path and row.label:
-                yield row, "" if self.split_index is None else parse_split(record.cell(self.split_index))
+                yield row, "" if index is None else parse_split(record.cell(index), self._get_column_name(index))
 
     def _iter_all_rows(self) -> Iterator[Row]:
         expression = compile_pattern(self.class_from) if self.class_from else None
@@ -330,9 +331,10 @@ def suggest_table_options(columns: Sequence[str]) -> str:
     return f"use --path-column or --label-column (columns: {names}), --images DIR, --suffix .png or --class-from REGEX"
 
 
-def parse_split(cell: str) -> str:
-    """Return the split (train, val or test) in a cell, or ""; 1 and true mean val, as in columns named `is_valid`."""
-    return {**SPLIT_NAMES, "0": "train", "1": "val", "false": "train", "true": "val"}.get(cell.strip().lower(), "")
+def parse_split(cell: str, column_name: str) -> str:
+    """Return the split (train, val or test) in a cell, or ""; 1 and true mean val, but train in a column `is_train`."""
+    off, on = ("val", "train") if column_name.lower().endswith("train") else ("train", "val")
+    return {**SPLIT_NAMES, "0": off, "1": on, "false": off, "true": on}.get(cell.strip().lower(), "")
 
 
 def rank_path_column(name: str) -> int:

@@ -79,6 +79,7 @@ FORMS = {
     "JSON object with one array": ("x.json", json.dumps({"n": 2, "hits": [{"image": {"url": A}}]}), [X_A]),
     "JSON by class": ("x.json", json.dumps({"cat": [A, B]}), [CAT_A, CAT_B]),
     "COCO": ("x.json", json.dumps(COCO), [CAT_A, X_B]),
+    "COCO with ids as text": ("x.json", json.dumps(COCO).replace('_id": 1', '_id": "1"'), [CAT_A, X_B]),
     "JSON lines": ("x.jsonl", f'{{"url": "{A}", "label": 1.0}}\n{{"url": "{B}", "label": false}}\n',
                    [("1", A), ("False", B)]),
     "JSON lines in .json": ("x.json", f'{{"url": "{A}"}}\n{{"url": "{B}"}}\n', [X_A, X_B]),

@@ -349,7 +349,7 @@ def test_a_path_without_its_first_folders(cell: str, strip: int, expected: str) 
      (["x", "0"], "train"), (["x", "testing"], "test"), (["x", "odd"], ""), (["x"], "")],
 )  # fmt: skip
 def test_the_part_that_a_cell_names(cells: list[str], expected: str) -> None:
-    assert parse_split(Record(1, cells).cell(1)) == expected
+    assert parse_split(Record(1, cells).cell(1), "split") == expected
 
 
 def test_a_note_says_what_a_label_file_of_the_own_format_leaves_out(tmp_path: Path) -> None:

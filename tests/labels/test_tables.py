@@ -295,7 +295,15 @@ def test_paths_of_another_machine_are_found_in_the_folder_given(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    ("column", "values"), [("split", ["train", "Validation"]), ("is_valid", ["False", "True"]), ("set", ["train", "7"])]
+    ("column", "values"),
+    [
+        ("split", ["train", "Validation"]),
+        ("is_valid", ["False", "True"]),
+        ("set", ["train", "dev"]),
+        ("Is Train", ["1", "0"]),
+        ("is_train", ["True", "False"]),
+        ("set", ["train", "7"]),
+    ],
 )
 def test_a_column_of_parts_is_taken_as_what_it_is(tmp_path: Path, column: str, values: list[str]) -> None:
     touch(tmp_path, *(f"{each}.jpg" for each in IDS))

@@ -232,15 +232,18 @@ def extract_json_rows(value: Any, path: Path) -> list[Row]:
 
 
 def _extract_coco_rows(dataset: dict[str, Any]) -> list[Row]:
-    """Return the images of a COCO dataset, each with its category if all its annotations have the same."""
-    names = {each.get("id"): each.get("name") for each in dataset.get("categories", [])}
-    found: dict[Any, set[Any]] = defaultdict(set)
+    """Return the images of a COCO dataset, each with its category if all its annotations have the same.
+
+    Ids are compared as text, since some tools write "7" in one list and 7 in another.
+    """
+    names = {to_text(each.get("id")): each.get("name") for each in dataset.get("categories", [])}
+    found: dict[str, set[str]] = defaultdict(set)
     for each in dataset["annotations"]:
         if "category_id" in each:
-            found[each.get("image_id")].add(each["category_id"])
+            found[to_text(each.get("image_id"))].add(to_text(each["category_id"]))
     rows: list[Row] = []
     for image in dataset["images"]:
-        categories = found.get(image.get("id"), set())
+        categories = found.get(to_text(image.get("id")), set())
         url = image.get("coco_url") or image.get("flickr_url") or image.get("file_name", "")
         category = names.get(next(iter(categories))) if len(categories) == 1 else None
         rows.append({"coco_url": url, "category": category, "file_name": image.get("file_name"), "id": image.get("id")})
