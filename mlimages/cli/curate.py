@@ -84,6 +84,11 @@ def _summarize_label_file(file: WrittenLabels) -> str:
 
 
 def _make_class_warnings(file: WrittenLabels) -> list[str]:
+    if not file.count:
+        return [
+            f"{file.path}: no images, since near-duplicates and images of one --group stay together: add other images, "
+            "or split images regardless of near-duplicates with --group='[^/]+$'"
+        ]
     rare = [f"{file.path}: fewer than two images of {', '.join(file.rare_classes)}"] * bool(file.rare_classes)
     has_one_class = len(file.classes) == 1 and not file.is_multi_label
     return rare + [f"{file.path}: only one class: a classifier needs at least two"] * has_one_class

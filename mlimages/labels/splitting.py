@@ -27,22 +27,24 @@ class Group:
         position: position among the groups of the class in random order, in units of the mean group size.
         offset: random number in [0, 1), the same for all groups of a class: rounds the share of the class up or down.
         class_groups: number of groups of the class.
+        is_majority: whether more than half of the images of the class are in this group.
     """
 
     indices: tuple[int, ...]
     position: float
     offset: float
     class_groups: int
+    is_majority: bool = False
 
     def cut_key(self, share: float) -> tuple[int, float]:
         """Return a sort key for a cut after the first `share` of a class: groups after the cut have the lowest keys.
 
-        The first element is -1 after the cut, 0 for the group that contains the cut, and 1 before the cut. A group is
-        after the cut if its key is at most `(0, 0.0)`, so that `offset` decides for the group that contains the cut.
-        The only image of a class stays in the first split, since a class without a training image cannot be learned.
+        The first element is -1 after the cut, 0 for the group that contains the cut, and 1 or 2 before the cut. A
+        group is after the cut if its key is at most `(0, 0.0)`, so that `offset` decides for the one that contains it.
+        The majority of a class stays in the first split: few images, or none, would be left to train on.
         """
-        if self.class_groups == len(self.indices) == 1:
-            return 1, -self.offset
+        if self.is_majority:
+            return 2, 0.0
         needed = share * self.class_groups - self.position
         return (needed >= 1) - (needed <= 0), needed - self.offset
 
@@ -62,6 +64,7 @@ def split(
     shares. So the probability over seeds that a group, of any size, is in a split equals the share of that split,
     adding an image moves about one other image, and the result is the same on every machine. The splits deviate from
     their share by at most one group, as does each class (a group of several classes belongs to the most frequent one).
+    Only a group with more than half of the images of its class is in the first split, as long as the shares permit.
 
     An image with several classes counts for the rarest class, so that each class is split in these proportions
     (compare the iterative stratification of https://doi.org/10.1007/978-3-642-23808-6_10).
@@ -228,12 +231,13 @@ def _assign_positions(index_groups: Sequence[Sequence[int]], offset: float) -> I
     """Yield the groups; a group's position is the number of images before it over the mean size of all other groups.
 
     Over all orders this position is uniformly distributed for groups of any size; with the plain number of images,
-    large groups would hardly ever be in a small split.
+    large groups would hardly ever be in a small split. Only a group with the majority of the images is always first.
     """
     before, total, count = 0, sum(map(len, index_groups)), len(index_groups)
-    for indices in index_groups:
+    for indices in sorted(index_groups, key=lambda indices: 2 * len(indices) <= total):
         mean_size = (total - len(indices)) / max(1, count - 1)
-        yield Group(tuple(indices), before / mean_size if mean_size else 0.0, offset, count)
+        is_majority = 2 * len(indices) > total
+        yield Group(tuple(indices), before / mean_size if mean_size else 0.0, offset, count, is_majority)
         before += len(indices)
 
 

@@ -75,6 +75,11 @@ def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -
         )
         train, val = _hold_out_validation_images(train, config)
     require_enough_images(train, labeled.class_names, min_images=1, image_kind="usable ")
+    if not val and labeled.val is None:
+        raise InputError(
+            "no validation images: there are too few images, or they are near-duplicates, which stay together in one "
+            "split; add other images, or pass a validation set with --val"
+        )
     if not val:
         raise InputError("no usable validation images: add some, or pass another label file with --val")
     if distributed.is_main_process():

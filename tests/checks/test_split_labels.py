@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlimages import FineTuneConfig, fine_tune, split_labels
-from mlimages.core import LabeledPath
+from mlimages.core import InputError, LabeledPath
 from mlimages.labels import LabelFile, label_dir_auto, split
 from tests.checks.test_validation import jpeg, scene
 from tests.conftest import RunCli
@@ -69,6 +69,21 @@ def test_shares_hold_to_within_one_group_and_no_group_is_torn(
              for group in groups.values()}  # fmt: skip
     assert all(len(found) == 1 for found in where.values())
     assert sorted(item.path for part in parts for item in part) == sorted(item.path for item in items)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    classes=st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=15), min_size=1, max_size=6),
+    large=st.integers(1, 200),
+    shares=st.sampled_from([(0.8, 0.2), (0.6, 0.2, 0.2), (0.95, 0.05)]),
+    seed=st.integers(0, 1000),
+)
+def test_each_class_has_training_images_whatever_its_groups_are(
+    classes: list[list[int]], large: int, shares: tuple[float, ...], seed: int
+) -> None:
+    items, groups = grouped([*classes, [large], [large, 1, 1]])
+    train = split(items, shares, seed=seed, groups=groups)[0]
+    assert {item.label for item in train} == {item.label for item in items}
 
 
 @settings(deadline=None, max_examples=100)
@@ -170,3 +185,17 @@ def test_finetune_sets_the_same_images_aside(photos: Path, tmp_path: Path, invok
     train, val = contents(tmp_path / "all_train.txt", tmp_path / "all_val.txt")
     cut = (photos / "ants/cut.jpg").read_bytes()
     assert contents(tmp_path / "run/train.txt", tmp_path / "run/val.txt") == [train - {cut}, val - {cut}]
+
+
+@pytest.mark.train
+def test_a_set_of_one_scene_cannot_be_split_and_the_commands_say_why(tmp_path: Path, invoke_cli: RunCli) -> None:
+    for number in range(6):
+        path = tmp_path / "one" / "ab"[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg(scene(1), quality=70 + number))
+    said = invoke_cli("label", "one", "--split", "0.5,0.5").stderr
+    assert "one/labels_val.txt: no images, since near-duplicates and images of one --group stay together" in said
+    invoke_cli("label", "one", "--split", "0.5,0.5", "--group=[^/]+$")
+    assert len(list(LabelFile(tmp_path / "one/labels_val.txt"))) > 0
+    with pytest.raises(InputError, match=r"no validation images: .* near-duplicates, which stay together"):
+        fine_tune(FineTuneConfig(tmp_path / "one", tmp_path / "run", model="lenet5", weights="none", epochs=1))

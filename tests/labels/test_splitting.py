@@ -80,14 +80,18 @@ def test_a_position_is_the_number_of_images_before_over_the_mean_size_of_the_oth
         Group((3,), 3 / (5 / 3), 0.25, 4),
         Group((4, 6), 4 / (4 / 3), 0.25, 4),
     ]
-    assert list(_assign_positions([[0, 1]], 0.5)) == [Group((0, 1), 0.0, 0.5, 1)]
+    assert list(_assign_positions([[0, 1]], 0.5)) == [Group((0, 1), 0.0, 0.5, 1, is_majority=True)]
+    assert list(_assign_positions([[0], [1, 2]], 0.5)) == [
+        Group((1, 2), 0.0, 0.5, 2, is_majority=True), Group((0,), 1.0, 0.5, 2)
+    ]  # fmt: skip
     assert [group.position for group in _assign_positions([[0], [1]], 0.5)] == [0.0, 1.0]
 
 
 @pytest.mark.parametrize(
     ("group", "share", "expected"),
     [
-        (Group((0,), 0.0, 0.3, 1), 0.8, (1, -0.3)),  # the only image of its class
+        (Group((0,), 0.0, 0.3, 1, is_majority=True), 0.8, (2, 0.0)),  # the only image of its class
+        (Group((0, 1), 0.0, 0.25, 3, is_majority=True), 0.1, (2, 0.0)),
         (Group((0, 1), 0.0, 0.25, 1), 0.75, (0, 0.5)),  # one group of two images is at the cut
         (Group((0,), 0.0, 0.25, 2), 0.5, (1, 0.75)),  # a whole group is needed
         (Group((0,), 0.5, 0.25, 2), 0.5, (0, 0.25)),
