@@ -14,7 +14,7 @@ from PIL import Image
 
 from mlimages.images import UPRIGHT, DecodeOptions, ImageHeader, convert_to_image_error, decode
 
-VERSION = 7
+VERSION = 8
 """Version of the cached facts; increase it when their meaning or the schema changes."""
 
 WORK_PX = 128

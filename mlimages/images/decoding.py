@@ -20,9 +20,10 @@ from PIL import Image
 
 from mlimages.core import MAX_PIXELS, Fault, ImageError, as_path, describe_unsupported_content, make_install_command
 from mlimages.images.decoded_image import WHITE, DecodedImage, DecodeOptions, ImageHeader
+from mlimages.images.format_checks import interpret_tiff_levels, require_all_png_rows
 from mlimages.images.reading import read_bytes
 
-PIXELS_VERSION = 3
+PIXELS_VERSION = 4
 """Version of the decoded and resized pixels, part of cache keys; increase it when they change for the same file."""
 
 UPRIGHT = {
@@ -40,6 +41,9 @@ _REFUSED_FORMATS = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "IPTC"}
 
 _UNKNOWN_FORMAT = (SyntaxError, IndexError, TypeError, struct.error)
 """Exceptions that a plugin raises for data of another format (see `PIL.Image.open`)."""
+
+_UNKNOWN_PIXELS = ("unknown pixel mode", "unknown data organization")
+"""Errors of Pillow's TIFF plugin for an intact file, such as one with 64-bit floats."""
 
 _REPLACE = "copy or download the file again"
 
@@ -172,7 +176,7 @@ def from_pillow(image: Image.Image) -> Image.Image:
     require_type(image, Image.Image, "a PIL image")
     image.load()
     turn = _read_exif_orientation(image)
-    flat, _ = _convert_and_reduce(image, DecodeOptions())
+    flat, _ = _convert_and_reduce(interpret_tiff_levels(image, getattr(image, "tag_v2", {})), DecodeOptions())
     return flat if turn == 1 else flat.transpose(UPRIGHT[turn])
 
 
@@ -205,8 +209,9 @@ def _open_image(data: bytes, max_pixels: int) -> Image.Image:
                     file = factory(io.BytesIO(data), "")
                     _check_pixel_count(file.size, max_pixels)
                     return file
-            except _UNKNOWN_FORMAT:
-                continue
+            except _UNKNOWN_FORMAT as error:
+                if str(error) in _UNKNOWN_PIXELS:
+                    missing = f"{name}: {error}"
     raise _make_unknown_format_error(data, missing, claimed)
 
 
@@ -269,7 +274,9 @@ def _decode_pixels(opened_image: Image.Image, data: bytes, options: DecodeOption
     opened_image.load()
     if damage:  # Pillow's own error takes precedence
         raise ImageError(Fault.CORRUPT, damage)
-    return opened_image, irregular
+    if opened_image.format == "PNG":
+        require_all_png_rows(opened_image, data)
+    return interpret_tiff_levels(opened_image, getattr(opened_image, "tag_v2", {})), irregular
 
 
 def _convert_and_reduce(image: Image.Image, options: DecodeOptions) -> tuple[Image.Image, bool]:

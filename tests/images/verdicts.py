@@ -43,6 +43,8 @@ def pillow(path: Path) -> Verdict:
         image.convert("RGB")
     except Exception as error:
         return f"{type(error).__name__}: {error}", None, ""
+    if image.format == "TIFF" and image.mode == "I" and image.getextrema()[0] < 0:  # type: ignore[operator]
+        return "Pillow clips the negative levels", None, ""
     try:
         turned = ImageOps.exif_transpose(image)
     except Exception:  # it rewrites the EXIF block, which may be odd; the orientation may be read all the same

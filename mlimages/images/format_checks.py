@@ -1,0 +1,72 @@
+"""Details of PNG and TIFF files that Pillow ignores: missing rows, inverted 16-bit levels and signed levels."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from PIL import Image
+
+from mlimages.core import Fault, ImageError
+
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""Number of channels by color type (www.w3.org/TR/png-3, 11.2.1)."""
+
+_SAMPLE_FORMAT, _PHOTOMETRIC = 339, 262
+_SIGNED, _WHITE_IS_ZERO = 2, 0
+"""Tags and values of TIFF 6.0 (sections 8 and 19)."""
+
+
+def require_all_png_rows(image: Image.Image, data: bytes) -> None:
+    """Check that the compressed data of a decoded PNG has all rows; Pillow leaves missing rows black.
+
+    The data is decompressed again only if the last row is black or transparent. Interlaced files are not checked.
+
+    Raises:
+        ImageError: rows are missing.
+    """
+    last_row = image.crop((0, image.height - 1, image.width, image.height))
+    if any(last_row.tobytes()) or data[12:16] != b"IHDR":
+        return
+    width, height, bits, color, *_, interlace = struct.unpack(">IIBBBBB", data[16:29])
+    if interlace or color not in _PNG_CHANNELS:
+        return
+    missing = height * (1 + (width * bits * _PNG_CHANNELS[color] + 7) // 8)
+    inflate = zlib.decompressobj()
+    for chunk in _iter_png_data(data):
+        while chunk and missing > 0:
+            missing -= len(inflate.decompress(chunk, 1 << 20))
+            chunk = inflate.unconsumed_tail
+    if missing > 0:
+        raise ImageError(Fault.TRUNCATED, "the data ends before the last row: copy or download the file again")
+
+
+def _iter_png_data(data: bytes) -> Iterator[bytes]:
+    """Yield the contents of the IDAT chunks."""
+    at = 8
+    while at + 8 <= len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] == b"IDAT":
+            yield data[at + 8 : at + 8 + length]
+        at += 12 + length
+
+
+def interpret_tiff_levels(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
+    """Return a decoded TIFF in which 0 is black.
+
+    Raises:
+        ImageError: levels are negative, or at least 2 ** 31, which Pillow turns into negative ones.
+    """
+    sample_formats = tags.get(_SAMPLE_FORMAT, ())
+    is_signed_byte = image.mode != "I" and _SIGNED in (
+        sample_formats if isinstance(sample_formats, tuple) else (sample_formats,)
+    )
+    if is_signed_byte or (image.mode == "I" and image.getextrema()[0] < 0):  # type: ignore[operator]
+        raise ImageError(Fault.UNREADABLE, "negative or 32-bit pixel values: convert the image to unsigned 16 bits")
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO and image.mode.startswith("I;16"):
+        import numpy as np  # takes 70 ms, and most decoding processes do not need it
+
+        return Image.fromarray(65535 - np.asarray(image).astype(np.uint16))
+    return image

@@ -1,0 +1,118 @@
+"""What Pillow ignores in PNG and TIFF files is not ignored here."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlimages.core import Fault, ImageError
+from mlimages.images import load_rgb
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def png(rows: bytes, width: int, height: int, *, bits: int, color: int, parts: int = 1, interlace: int = 0) -> bytes:
+    """A PNG whose compressed data, in so many chunks, may hold other than `height` rows."""
+    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, interlace)
+    palette = chunk(b"PLTE", bytes(range(256)) * 3) if color == 3 else b""
+    packed = zlib.compress(rows)
+    size = -(-len(packed) // parts)
+    data = b"".join(chunk(b"IDAT", packed[at : at + size]) for at in range(0, len(packed), size))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + palette + data + chunk(b"IEND", b"")
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    color_and_bits=st.sampled_from(
+        [(0, 1), (0, 2), (0, 4), (0, 8), (0, 16), (2, 8), (2, 16), (3, 1), (3, 8), (4, 8), (4, 16), (6, 8), (6, 16)]
+    ),
+    width=st.integers(1, 40),
+    height=st.integers(1, 40),
+    black=st.booleans(),
+    parts=st.integers(1, 3),
+    data=st.data(),
+)
+def test_a_png_that_lacks_rows_is_truncated_and_one_that_ends_in_black_rows_is_not(
+    color_and_bits: tuple[int, int], width: int, height: int, black: bool, parts: int, data: st.DataObject
+) -> None:
+    color, bits = color_and_bits
+    row = 1 + (width * bits * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color] + 7) // 8
+    rows = np.full((height, row), 0 if black else 255, np.uint8)
+    rows[:, 0] = 0  # the filter
+    whole = rows.tobytes()
+    assert load_rgb(png(whole, width, height, bits=bits, color=color, parts=parts)).size == (width, height)
+    kept = data.draw(st.integers(0, height - 1)) * row
+    with pytest.raises(ImageError) as error:
+        load_rgb(png(whole[:kept], width, height, bits=bits, color=color, parts=parts))
+    assert error.value.fault is Fault.TRUNCATED
+
+
+def tiff(levels: np.ndarray, *, sample_format: int, photometric: int) -> bytes:
+    """A TIFF of one strip and one channel."""
+    height, width = levels.shape
+    data = levels.astype(levels.dtype.newbyteorder("<")).tobytes()
+    tags = [
+        (256, width), (257, height), (258, levels.dtype.itemsize * 8), (259, 1), (262, photometric), (273, 8),
+        (277, 1), (278, height), (279, len(data)), (339, sample_format),
+    ]  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return (
+        b"II*\0"
+        + struct.pack("<I", 8 + len(data))
+        + data
+        + struct.pack("<H", len(tags))
+        + entries
+        + struct.pack("<I", 0)
+    )
+
+
+UNSIGNED, SIGNED, FLOAT = 1, 2, 3
+WHITE_IS_ZERO, BLACK_IS_ZERO = 0, 1
+GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+@pytest.mark.parametrize(
+    ("levels", "sample_format", "photometric"),
+    [
+        (GREY, UNSIGNED, BLACK_IS_ZERO),
+        (255 - GREY, UNSIGNED, WHITE_IS_ZERO),
+        (GREY.astype(np.uint16) * 257, UNSIGNED, BLACK_IS_ZERO),
+        (65535 - GREY.astype(np.uint16) * 257, UNSIGNED, WHITE_IS_ZERO),
+        (GREY.astype(np.int32) * 257, SIGNED, BLACK_IS_ZERO),
+        (GREY.astype(np.float32) / 255, FLOAT, BLACK_IS_ZERO),
+    ],
+    ids=["8 bits", "8 bits, 0 is white", "16 bits", "16 bits, 0 is white", "32 bits", "floats"],
+)
+def test_the_levels_of_a_tiff_are_read_as_it_says(levels: np.ndarray, sample_format: int, photometric: int) -> None:
+    image = load_rgb(tiff(levels, sample_format=sample_format, photometric=photometric))
+    assert np.asarray(image)[..., 0].tolist() == GREY.tolist()
+
+
+@pytest.mark.parametrize(
+    ("levels", "sample_format"),
+    [
+        (GREY.astype(np.int16) - 128, SIGNED),
+        ((GREY.astype(np.int16) - 128).astype(np.int8), SIGNED),
+        (GREY.astype(np.int32) - 1, SIGNED),
+        (GREY.astype(np.uint32) << 24, UNSIGNED),
+        (GREY.astype(np.float64), FLOAT),
+        (GREY.astype(np.float16), FLOAT),
+    ],
+    ids=["int16", "int8", "int32", "uint32", "float64", "float16"],
+)
+def test_levels_that_pillow_misreads_are_refused_as_unsupported_not_as_damaged(
+    levels: np.ndarray, sample_format: int
+) -> None:
+    with pytest.raises(ImageError) as error:
+        load_rgb(tiff(levels, sample_format=sample_format, photometric=BLACK_IS_ZERO))
+    assert error.value.fault is Fault.UNREADABLE
+    assert "damaged" not in str(error.value)
+
+
+def test_an_interlaced_png_is_not_measured_by_the_rows_of_another_order() -> None:
+    assert load_rgb(png(b"\0\0", 1, 1, bits=8, color=0, interlace=1)).getpixel((0, 0)) == (0, 0, 0)
