@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
@@ -18,7 +17,15 @@ from mlimages.core import (
     refresh_listings,
     require_local_path,
 )
-from mlimages.labels import IMAGE_SUFFIXES, find_shards, is_shard, iter_all_images, make_folder_names
+from mlimages.labels import (
+    IMAGE_SUFFIXES,
+    find_shards,
+    is_shard,
+    iter_all_images,
+    make_folder_names,
+    scan_folder,
+    walk_folders,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +50,9 @@ def find_images(sources: Iterable[Path]) -> Iterator[Path]:
             yield from (path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
             continue
         skipped: Counter[str] = Counter()
-        for folder, inner, names in os.walk(source):
-            inner[:] = sorted(name for name in inner if not name.startswith("."))
-            for path in (Path(folder, name) for name in sorted(names) if not name.startswith(".")):
+        for folder in walk_folders(source, is_skipped=lambda name: name.startswith(".")):
+            names = (name for name, is_folder in scan_folder(folder) if not (is_folder or name.startswith(".")))
+            for path in (folder / name for name in sorted(names)):
                 if (suffix := path.suffix.lower()) in IMAGE_SUFFIXES:
                     yield path
                 else:

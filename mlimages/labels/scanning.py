@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
@@ -69,41 +69,66 @@ def normalize_class_name(name: str) -> str:
 
 def list_subfolders(root: Path) -> list[Path]:
     """Return the subfolders that are not skipped, in natural order."""
-    folders = (root / name for name, is_folder in _scan_folder(root) if is_folder and not is_skipped_folder(name))
+    folders = (root / name for name, is_folder in scan_folder(root) if is_folder and not is_skipped_folder(name))
     return sorted(
         (path for path in folders if not _links_to_ancestor(path, root)), key=lambda path: natural_sort_key(path.name)
     )
 
 
-def _links_to_ancestor(path: Path, folder: Path) -> bool:
-    """Whether `path`, a folder in `folder`, is a link to `folder` or to one above it."""
-    return not is_remote(path) and path.is_symlink() and folder.resolve().is_relative_to(path.resolve())
+def _links_to_ancestor(path: Path, *folders: Path) -> bool:
+    """Whether `path` is a link to one of the folders or to one above it."""
+    if is_remote(path) or not path.is_symlink():
+        return False
+    target = path.resolve()
+    return any(folder.resolve().is_relative_to(target) for folder in folders)
 
 
-def walk_folders(root: Path) -> Iterator[Path]:
-    """Yield `root` and all folders below it in natural order; links to folders are followed only at the first level."""
+def walk_folders(root: Path, *, is_skipped: Callable[[str], bool] = is_skipped_folder) -> Iterator[Path]:
+    """Yield `root` and all folders below it in natural order, then those below links to folders, each folder once.
+
+    A link to a folder that contains `root` or the link is not followed: its folder would contain all others.
+
+    Args:
+        root: the folder.
+        is_skipped: whether a local folder of this name is skipped; remote folders are those of `list_subfolders`.
+    """
     if is_remote(root):
         yield root
         yield from chain.from_iterable(map(walk_folders, list_subfolders(root)))
         return
-    for top, folders, _ in os.walk(root):
-        folders[:] = sorted((name for name in folders if not is_skipped_folder(name)), key=natural_sort_key)
-        yield Path(top)
+    walked: set[str] = set()
+    links = deque([root])
+    while links:
+        for top, names, _ in os.walk(links.popleft()):
+            if (real_path := os.path.realpath(top)) in walked:
+                names.clear()
+                continue
+            walked.add(real_path)
+            folder = Path(top)
+            names[:] = sorted((name for name in names if not is_skipped(name)), key=natural_sort_key)
+            inner_links = (path for path in (folder / name for name in names) if path.is_symlink())
+            links.extend(path for path in inner_links if not _leads_back(path, folder, root))
+            yield folder
+
+
+def _leads_back(path: Path, folder: Path, root: Path) -> bool:
+    """Whether `path`, an entry of `folder` in a walk from `root`, is a link to a folder that contains one of these."""
+    return _links_to_ancestor(path, folder, root, root.absolute().parent)
 
 
 def iter_images(root: Path, *, recursive: bool = True) -> Iterator[Path]:
     """Yield the images in a folder and, if `recursive`, in its subfolders, selected by suffix, in natural order."""
     for folder in walk_folders(root) if recursive else [root]:
-        names = (name for name, is_folder in _scan_folder(folder) if not is_folder and is_image_name(name))
+        names = (name for name, is_folder in scan_folder(folder) if not is_folder and is_image_name(name))
         yield from (folder / name for name in sorted(names, key=natural_sort_key))
 
 
 def list_entry_names(folder: Path) -> list[str]:
     """Return the names of the files and subfolders in a folder."""
-    return [name for name, _ in _scan_folder(folder)]
+    return [name for name, _ in scan_folder(folder)]
 
 
-def _scan_folder(folder: Path) -> Iterator[tuple[str, bool]]:
+def scan_folder(folder: Path) -> Iterator[tuple[str, bool]]:
     """Yield the name of each entry of a folder, and whether it is a folder itself."""
     if is_remote(folder):
         for entry in folder.fs.ls(folder.path, detail=True):  # type: ignore[attr-defined]  # mypy sees a Path
@@ -146,13 +171,13 @@ def describe_skipped_entries(root: Path, *, is_class_folder: bool = False) -> li
     """
     skipped: Counter[tuple[str, str]] = Counter()
     for folder in walk_folders(root):
-        for name, is_folder in _scan_folder(folder):
+        for name, is_folder in scan_folder(folder):
             if not is_valid_name(name) and is_folder:
                 skipped["folders whose names a label file cannot contain (rename them)", escape_unprintable(name)] += 1
             elif not is_valid_name(name):
                 skipped["file names that a label file cannot contain", ""] += 1
             elif is_folder:
-                if _links_to_ancestor(folder / name, folder):
+                if _leads_back(folder / name, folder, root):
                     skipped["links to a parent folder", name] += 1
                 elif is_skipped_folder(name):
                     skipped["hidden folders and folders of tools", name] += 1
