@@ -28,6 +28,8 @@ PATH_LABEL, WHITESPACE = " ", "  "
 SAMPLE_ROWS = 50
 """Number of lines that decide whether a .txt is a table, and of objects whose keys become columns."""
 
+_SEPARATOR_LINE = re.compile(r'"?sep=([,;|\t])"?\s*', re.IGNORECASE)
+
 _BRACKETS = re.compile(r"\[[0-9,]*\]")
 """The labels of a `path [0,3]` line."""
 
@@ -125,6 +127,8 @@ def detect_delimiters(path: Path, *, split_at_whitespace: bool = False) -> list[
         return [WHITESPACE if split_at_whitespace else PATH_LABEL]
     with open_text(path) as lines:
         first = next(filter(str.strip, lines), "")
+    if declared := parse_separator_line(first):
+        return [declared]
     usual = DELIMITERS.get(suffix, ",")
     return sorted(_find_delimiters(first), key=lambda delimiter: delimiter != usual) or [usual]
 
@@ -246,13 +250,25 @@ def write_rows(file: TextIO, path: Path, rows: Iterable[tuple[str, Label]]) -> i
 
 
 def _read_csv_records(lines: TextIO, path: Path, delimiter: str) -> Iterator[Record]:
-    reader = csv.reader(lines, delimiter=delimiter)
+    first = next(lines, "")
+    skipped = int(parse_separator_line(first) is not None)
+    reader = csv.reader(lines if skipped else chain([first], lines), delimiter=delimiter)
     try:
         for cells in reader:
             if any(cell.strip() for cell in cells):
-                yield Record(reader.line_num, cells)
+                yield Record(skipped + reader.line_num, cells)
     except csv.Error as error:
-        raise LabelFileError(f"{path}:{reader.line_num}: {error}") from error
+        raise LabelFileError(f"{path}:{skipped + reader.line_num}: {error}") from error
+
+
+def parse_separator_line(line: str) -> str | None:
+    """Return the delimiter that the first line of a CSV file declares to Excel, as in `sep=;`; None for another line.
+
+    >>> parse_separator_line("sep=;"), parse_separator_line("path;label")
+    (';', None)
+    """
+    declared = _SEPARATOR_LINE.fullmatch(line)
+    return declared[1] if declared else None
 
 
 def _read_json_lines(lines: TextIO, path: Path) -> NumberedObjects:

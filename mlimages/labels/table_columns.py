@@ -19,6 +19,7 @@ from pathlib import Path
 
 from mlimages.core import InputError, LabelFileError, as_path, format_command, is_file, is_remote
 from mlimages.labels.formats import PATH_LABEL, WHITESPACE, Record, detect_delimiters, read_records
+from mlimages.labels.irregular_rows import is_irregular, is_repeated_header
 from mlimages.labels.label_texts import are_binary_cells, is_one, parse_list
 from mlimages.labels.scanning import IMAGE_SUFFIXES, SPLIT_NAMES
 from mlimages.labels.table_options import TableOptions
@@ -72,10 +73,17 @@ def detect_table(path: Path, folder: Path, options: TableOptions) -> Table:
     """
     folder = as_path(options.images) if options.images else folder
     samples = [
-        _TableSample(path, folder, options, delimiter, list(islice(read_records(path, delimiter), SAMPLE_ROWS)))
+        _TableSample(path, folder, options, delimiter, _read_sample(path, delimiter))
         for delimiter in _find_possible_delimiters(path, options)
     ]
     return max(samples, key=lambda sample: (sample.location.share, sample.width)).make_table()
+
+
+def _read_sample(path: Path, delimiter: str) -> list[Record]:
+    """Return the first rows without repeated headers."""
+    first, *others = [*islice(read_records(path, delimiter), SAMPLE_ROWS)] or [Record(0, [])]
+    columns = [cell.strip() for cell in first.cells]
+    return [first, *(row for row in others if not is_repeated_header(row, columns))] if columns else []
 
 
 def _find_possible_delimiters(path: Path, options: TableOptions) -> list[str]:
@@ -210,8 +218,10 @@ class _TableSample:
             is_candidate = name in SPLIT_COLUMN_NAMES
             if not self.has_header:
                 is_candidate = self.width > 2 and name in SPLIT_NAMES and column != self.location.column
-            records = read_records(self.path, self.delimiter) if is_candidate else iter(())
-            splits = {parse_split(each.cell(column), name) for each in islice(records, int(self.has_header), None)}
+            records = islice(read_records(self.path, self.delimiter), 1, None) if is_candidate else iter(())
+            regular = (row for row in records if not is_irregular(row, self.first_row))
+            rows = chain([] if self.has_header else self.sample[:1], regular)
+            splits = {parse_split(row.cell(column), name) for row in rows}
             if len(splits) > 1 and "" not in splits:
                 return column
         return None

@@ -13,6 +13,7 @@ from pathlib import Path
 from mlimages.core import LabelFileError, is_file, is_remote, pluralize
 from mlimages.labels.class_names import is_class_index
 from mlimages.labels.formats import PATH_LABEL, Record, Row, detect_delimiters, read_records
+from mlimages.labels.irregular_rows import describe_irregular_rows, format_row_numbers, is_irregular
 from mlimages.labels.label_texts import (
     count_multi_class_labels,
     find_separator,
@@ -103,6 +104,9 @@ class Table:
             yield Row(record.number, path, label or "")
 
     def _iter_records(self) -> Iterator[Record]:
+        return (record for record in self._iter_rows_below_header() if not is_irregular(record, self.columns))
+
+    def _iter_rows_below_header(self) -> Iterator[Record]:
         return islice(read_records(self.path, self.delimiter), int(self.has_header), None)
 
     def _read_label(self, record: Record) -> str:
@@ -209,16 +213,19 @@ class Table:
 
     @property
     def left_out_notes(self) -> tuple[str, ...]:
-        """A line about the rows that are left out; empty if there are none."""
+        """A line per reason about the rows that are left out; empty if there are none."""
         numbers = self.row_counts.unlabelled
-        shown = ", ".join(map(str, numbers[:SHOWN])) + " ..." * (len(numbers) > SHOWN)
         reason, hint = "without a path or a class", "; for an image without classes, write []" * (not self.class_from)
         if not self.has_lists:
             reason, hint = "without a path or exactly one class", ""
         elif self._is_one_hot:
             reason, hint = "without a path, with only blank labels, or with a value such as -1 or NaN", ""
-        note = f"{self.path}: left out: {pluralize(len(numbers), 'row')} {reason} (row {shown}){hint}"
-        return (note,) if numbers else ()
+        rows = f"{pluralize(len(numbers), 'row')} {reason} (row {format_row_numbers(numbers)})"
+        return (*self._irregular_notes, *[f"{self.path}: left out: {rows}{hint}"] * bool(numbers))
+
+    @cached_property
+    def _irregular_notes(self) -> tuple[str, ...]:
+        return describe_irregular_rows(self.path, self._iter_rows_below_header(), self.columns)
 
     @property
     def multiple_classes_notes(self) -> tuple[str, ...]:
@@ -269,7 +276,7 @@ class Table:
         Raises:
             LabelFileError: less than half of the images exist, or at least half of the rows have no path or label.
         """
-        counts = self.row_counts
+        counts, _ = self.row_counts, self._irregular_notes
         may_be_blank = self.has_lists and not self._is_one_hot
         if len(counts.unlabelled) >= max(1, counts.rows) and not (may_be_blank and counts.rows):
             share = f"{len(counts.unlabelled)} of {len(counts.unlabelled) + counts.rows} rows"

@@ -78,6 +78,8 @@ FORMS = {
     "JSON objects": ("x.json", json.dumps([{"url": A, "class": "cat"}, {"url": B}]), [CAT_A, X_B]),
     "JSON object with one array": ("x.json", json.dumps({"n": 2, "hits": [{"image": {"url": A}}]}), [X_A]),
     "JSON by class": ("x.json", json.dumps({"cat": [A, B]}), [CAT_A, CAT_B]),
+    "separator line": ("x.csv", f"sep=;\r\nlabel;url\r\ncat;{A}\r\n;{B}\r\n", [CAT_A, X_B]),
+    "separator line in .txt": ("x.txt", f'"sep=|"\nlabel|url\ncat|{A}\n', [CAT_A]),
     "COCO": ("x.json", json.dumps(COCO), [CAT_A, X_B]),
     "COCO with ids as text": ("x.json", json.dumps(COCO).replace('_id": 1', '_id": "1"'), [CAT_A, X_B]),
     "JSON lines": ("x.jsonl", f'{{"url": "{A}", "label": 1.0}}\n{{"url": "{B}", "label": false}}\n',

@@ -46,6 +46,7 @@ from mlimages.gathering.sources.tables import (
     sniff_delimiter,
     split_class_and_link,
 )
+from mlimages.labels import parse_separator_line
 
 HEAD = 5000
 """Number of rows used to detect the format."""
@@ -204,6 +205,10 @@ class LinkFile:
             return self._parse_rows(parse_json_lines(lines))
         if first.startswith("[") and first.rstrip("[ {\"'") == "":
             return self._parse_json("\n".join(lines))
+        if declared := parse_separator_line(first):
+            image_refs = self._parse_table(parse_csv_rows(islice(lines, 1, None), declared))
+            self.num_header_lines += 1
+            return image_refs
         if is_space_separated(first_lines):
             return self._parse_table(line.split() for line in lines)
         delimiter = None if suffix == ".tsv" else sniff_delimiter(first_lines)
