@@ -511,7 +511,7 @@ def test_two_runs_into_one_bucket_at_once_lose_nothing_of_each_other(store: Any,
         ]
         assert [run.communicate(100).returncode for run in runs] == [0, 0]
         site.requests.clear()
-        again = gather([first, second], address, **OPTIONS)
+        again = gather(UrlList(first, second, class_name="cats"), address, **OPTIONS)
         assert not site.requests
     links = 20 if lists == "the same list" else 35
     assert again.ok + again.duplicate == links

@@ -363,3 +363,35 @@ def test_a_list_at_an_address_is_read(site: Site, tmp_path: Path) -> None:
             asyncio.run(UrlList(address, http_options=options).plan())
     with pytest.raises(InputError, match="cannot download the list"):
         run(UrlList(site.url("/none.csv"), http_options=GatherOptions(allow_private=True)), tmp_path / "no")
+
+
+@pytest.mark.parametrize(
+    ("names", "data", "class_name", "is_refused"),
+    [
+        (("cats/urls.txt", "dogs/urls.txt"), f"{A}\n", None, True),
+        (("cats/urls.txt", "dogs/urls.txt"), f"{A}\n", "pets", False),
+        (("cats/urls.txt", "cats/urls.txt"), f"{A}\n", None, False),
+        (("cats/urls.txt", "dogs/urls.csv"), f"url\n{A}\n", None, True),
+        (("cats/urls.csv", "dogs/urls.csv"), f"url,label\n{A},\n", None, True),
+        (("cats/urls.csv", "dogs/urls.csv"), f"url,label\n{A},cat\n", None, False),
+        (("cats/urls.csv", "dogs/urls.csv"), f"url,label\n{A},urls\n", None, False),
+        (("cats/urls.txt", "dogs/urls.txt"), f"cat\t{A}\n", None, False),
+        (("cats/urls.jsonl", "mice/mice.txt", "dogs/urls.txt"), f'{{"url": "{A}"}}\n', None, True),
+        (("lists/cats.txt", "lists/dogs.txt"), f"{A}\n", None, False),
+    ],
+)  # fmt: skip
+def test_two_lists_whose_names_give_one_class_are_refused(
+    tmp_path: Path, names: tuple[str, ...], data: str, class_name: str | None, is_refused: bool
+) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name, f"{A}\n" if name.startswith("mice") else data)
+    source = UrlList(*(tmp_path / name for name in names), class_name=class_name)
+    if is_refused:
+        named = (
+            f"{names[0]} and .*{names[-1]} have no classes, and their names give both the class urls: .*--class urls"
+        )
+        with pytest.raises(InputError, match=named):
+            asyncio.run(source.length())
+    else:
+        assert asyncio.run(source.length()) == len(names)

@@ -107,6 +107,7 @@ class LinkFile:
         description: the detected columns and the first link, in one line.
         warnings: probable mistakes in the first rows, a line each.
         num_header_lines: number of lines before the first link.
+        file_class: class named after the file, to which the first links belong; "" if the list has classes of its own.
 
     Raises:
         InputError: the list cannot be read, has no column of links, or its classes look like captions.
@@ -124,6 +125,7 @@ class LinkFile:
         self._unclassified = 0
         self._has_long_rows = False
         head, self._links = self._peek(self._parse_image_refs(), HEAD)
+        self.file_class = self._default_class if head and self._unclassified == len(head) else ""
         self._require_links(head)
         if options.label_col is None:
             self._reject_captions(head)
@@ -250,7 +252,8 @@ class LinkFile:
         default = f"; class {self._default_class}" if columns.label is None else ""
         self._format_description = columns.describe() + default
         for row in rows:
-            self._unclassified += columns.label is not None and not to_text(row.get(columns.label)).strip()
+            label = to_text(row.get(columns.label)) if columns.label is not None else self._options.class_name
+            self._unclassified += not (label or "").strip()
             yield columns.make_image_ref(row, self._default_class)
 
     def _parse_text(self, lines: Iterable[str]) -> Iterator[ImageRef]:

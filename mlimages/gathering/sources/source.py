@@ -180,6 +180,7 @@ class UrlList:
                     file = await _run_in_thread(open_list, is_daemon=local == STDIN)
                     for text in filter(None, (file.description, *file.warnings)):
                         self._tell(f"{file.name}: {text}")
+                    _reject_same_class(self._paths, [*files, file])
                     files.append(file)
                     lengths.append(await asyncio.to_thread(count_links, local, file.num_header_lines))
             self._files = files
@@ -202,6 +203,17 @@ class UrlList:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise InputError(f"cannot download the list at {url}: {describe_error(error)}") from error
         return folder / name
+
+
+def _reject_same_class(paths: Sequence[str | Path], files: Sequence[LinkFile]) -> None:
+    """Raise InputError if the last of the opened lists gets its class from the same file name as an earlier one."""
+    *earlier, last = files
+    for path, file in zip(paths, earlier, strict=False):
+        if last.file_class and file.file_class == last.file_class and path != paths[len(earlier)]:
+            raise InputError(
+                f"{path} and {paths[len(earlier)]} have no classes, and their names give both the class "
+                f"{last.file_class}: rename one of them, or use --class {last.file_class} if they are one class"
+            )
 
 
 async def _run_in_thread(function: Callable[[], _T], *, is_daemon: bool) -> _T:
