@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlimages.checks.run_checks import check
-from mlimages.core import Embedder, ImageError, Pool, Progress, as_path
+from mlimages.core import Embedder, ImageError, Pool, Progress, as_path, check_seed
 from mlimages.images import read_bytes
 from mlimages.labels import LabelFile, check_shares, open_labels
 
@@ -45,7 +45,7 @@ def split_labels(
         One label file per share.
 
     Raises:
-        InputError: the shares are not positive or do not add up to 1.
+        InputError: the shares are not positive or do not add up to 1, or the seed is out of range.
         LabelFileError: the label file cannot be read.
 
     Example:
@@ -54,6 +54,7 @@ def split_labels(
         (9, 3)
     """
     check_shares(shares)
+    check_seed(seed)
     file = open_labels(labels)
     report = check(file, pool=pool, embed=embed, progress=progress)
     groups = {path: number for number, group in enumerate(report.duplicate_groups) for path in group}

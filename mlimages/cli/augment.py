@@ -11,7 +11,7 @@ import typer
 
 from mlimages.cli.hints import print_as_json, print_next_command, print_to_stderr, read_labels
 from mlimages.cli.options import LABELS, RESIZE, takes_options
-from mlimages.core import Resize, pluralize
+from mlimages.core import MAX_SEED, Resize, pluralize
 from mlimages.labels import TableOptions
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ def augment(
         "only train is augmented.",
     ),
     limit_per_class: int = typer.Option(None, min=1, metavar="N", help="Use at most N images per class."),
-    seed: int = typer.Option(0, help="Random seed for --split, --limit-per-class and shuffling."),
+    seed: int = typer.Option(
+        0, min=0, max=MAX_SEED, metavar="N", help="Random seed for --split, --limit-per-class and shuffling."
+    ),
     output_format: Literal["npz", "npy", "folder"] = typer.Option(
         None, "--as", help="Output format.", show_default="npz for NAME.npz, else folder"
     ),

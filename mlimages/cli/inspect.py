@@ -10,6 +10,7 @@ import typer
 from mlimages.cli.hints import print_as_json, print_next_command, print_to_stderr, read_labels, to_arguments
 from mlimages.cli.options import FORCE, GRAY, INPUT_SIZE, RESIZE, takes_options
 from mlimages.core import (
+    MAX_SEED,
     BundleError,
     ImageProperty,
     InputError,
@@ -43,7 +44,7 @@ def show(
     size: int = typer.Option(224, min=1, help="Width and height of the images in pixels."),
     resize: Resize = RESIZE,
     gray: bool = typer.Option(False, "--gray", help="Convert images to grayscale."),
-    seed: int = typer.Option(0, help="Random seed for the choice of images."),
+    seed: int = typer.Option(0, min=0, max=MAX_SEED, metavar="N", help="Random seed for the choice of images."),
     force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print a summary as JSON."),
 ) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from mlimages.cli.hints import print_as_json, print_next_command, print_to_stderr, read_labels, to_arguments
 from mlimages.cli.options import FORCE, GRAY, INPUT_SIZE, LABELS, WEIGHTS, takes_options
-from mlimages.core import DEFAULT_MODEL, InputError, parse_size
+from mlimages.core import DEFAULT_MODEL, MAX_SEED, InputError, parse_size
 from mlimages.labels import TableOptions
 
 
@@ -31,7 +31,7 @@ def probe(
     size: str = INPUT_SIZE,
     gray: bool = GRAY,
     max_images: int = typer.Option(2000, "--most", min=10, help="Use a stratified sample of at most N images."),
-    seed: int = typer.Option(0, help="Random seed."),
+    seed: int = typer.Option(0, min=0, max=MAX_SEED, metavar="N", help="Random seed."),
     force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:

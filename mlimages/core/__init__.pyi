@@ -49,10 +49,12 @@ from .locks import supports_locks as supports_locks
 from .notebook import Html as Html
 from .notebook import make_html_images as make_html_images
 from .notebook import make_html_table as make_html_table
+from .options import MAX_SEED as MAX_SEED
 from .options import Option as Option
 from .options import OptionField as OptionField
 from .options import check_at_least as check_at_least
 from .options import check_options as check_options
+from .options import check_seed as check_seed
 from .options import document_fields as document_fields
 from .options import option_fields as option_fields
 from .parallel import Pool as Pool

@@ -17,6 +17,9 @@ from mlimages.core.errors import InputError
 
 _Class = TypeVar("_Class")
 
+MAX_SEED = 2**32 - 1
+"""Largest random seed, the same everywhere; NumPy's legacy generators and scikit-learn have the same bounds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Option:
@@ -92,6 +95,16 @@ def check_options(options: Any) -> None:
                 f"at least {low}" if high is None else f"at most {high}" if low is None else f"from {low} to {high}"
             )
             raise InputError(f"{field.name} is {value}: it must be {bounds}")
+
+
+def check_seed(seed: int) -> None:
+    """Check a random seed that is passed as an argument.
+
+    Raises:
+        InputError: the seed is not a whole number from 0 to MAX_SEED.
+    """
+    if _describe_expected_type(int, seed) or not 0 <= seed <= MAX_SEED:
+        raise InputError(f"seed is {seed!r}: it must be a whole number from 0 to {MAX_SEED}")
 
 
 def check_at_least(lower_bound: float, **values: float | None) -> None:

@@ -27,6 +27,7 @@ from mlimages.core import (
     NoProgress,
     Progress,
     atomic_write,
+    check_seed,
     format_command,
     require_local_path,
 )
@@ -136,7 +137,8 @@ def augment(
         progress: shows the number of images processed.
 
     Raises:
-        InputError: the shares do not add up to 1, `out` already exists, or no image can be decoded.
+        InputError: the shares do not add up to 1, the seed is out of range, `out` already exists, or no image can be
+            decoded.
         TypeError: `split` is a single number.
 
     Examples:
@@ -153,6 +155,7 @@ def augment(
     names = SPLIT_NAMES.get(len(split))
     if names is None:
         raise InputError(f"{len(split)} split fractions: expected 2 (train, val) or 3 (train, val, test)")
+    check_seed(seed)
     labels, out = open_labels(labels), require_local_path(out)
     progress, broken = progress or NoProgress(), list[BrokenImage]()
     angles = (angles_deg,) if isinstance(angles_deg, int | float) else angles_deg

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -27,7 +26,7 @@ from mlimages.labels.formats import Label, is_multi_label, is_table, read_text_r
 from mlimages.labels.label_output import to_text_items, write_label_output
 from mlimages.labels.label_texts import LabelReader
 from mlimages.labels.scanning import SPLIT_NAMES, make_path_resolver
-from mlimages.labels.splitting import sample_per_class, split
+from mlimages.labels.splitting import sample_per_class, shuffle, split
 from mlimages.labels.table_columns import detect_table
 from mlimages.labels.table_options import TableOptions
 from mlimages.labels.tables import Table
@@ -237,8 +236,7 @@ class LabelFile:
 
     def shuffle(self, seed: int) -> LabelFile:
         """Return the images in an order that depends only on `seed`."""
-        items = list(self)
-        random.Random(seed).shuffle(items)
+        items = shuffle(self, seed)
         return self._replace_items(lambda: items)
 
     def split(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
 from mlimages.core import (
+    MAX_SEED,
     InputError,
     Option,
     as_path,
@@ -110,7 +111,7 @@ class LabelOptions(TableOptions):
             "Split",
         ),
     ] = "hashes"
-    seed: Annotated[int, Option("Random seed for --split and --limit-per-class.", "Split")] = 0
+    seed: Annotated[int, Option("Random seed for --split and --limit-per-class.", "Split", min=0, max=MAX_SEED)] = 0
     append: Annotated[bool, Option("Append to the label file instead of replacing it.", "Output")] = False
     as_folders: Annotated[
         Path | None, Option("Also link the images into class folders in DIR.", "Output", metavar="DIR")

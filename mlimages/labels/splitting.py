@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from mlimages.core import InputError, LabeledPath, as_path, is_remote, relative_name
+from mlimages.core import InputError, LabeledPath, as_path, check_seed, is_remote, relative_name
 
 TOLERANCE = 1e-9
 """Tolerance for rounding errors in numbers of images."""
@@ -83,6 +84,7 @@ def split(
         InputError: the shares are not positive or do not add up to 1.
     """
     check_shares(shares)
+    check_seed(seed)
     names = _map_class_names(items, class_names)
     labels = _choose_stratification_classes(items, names)
     root, known = _find_common_folder(items), contents or {}
@@ -105,6 +107,7 @@ def sample_per_class(
     items: Sequence[LabeledPath], limit: int, *, seed: int, class_names: Sequence[str] = ()
 ) -> list[LabeledPath]:
     """Return at most `limit` images of each class, in order, selected by a hash of the seed and the path."""
+    check_seed(seed)
     names, root = _map_class_names(items, class_names), _find_common_folder(items)
     image_ids = (_identify_image(item.path, names[item.label], root) for item in items)
     counts: Counter[int] = Counter()
@@ -117,6 +120,14 @@ def sample_per_class(
             counts.update(labels)
             chosen.append(index)
     return [items[index] for index in sorted(chosen)]
+
+
+def shuffle(items: Iterable[LabeledPath], seed: int) -> list[LabeledPath]:
+    """Return the images in an order that depends only on `seed`."""
+    check_seed(seed)
+    shuffled = list(items)
+    random.Random(int(seed)).shuffle(shuffled)  # `random` does not accept NumPy integers
+    return shuffled
 
 
 def check_shares(shares: Sequence[float]) -> None:

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from mlimages.core import ImageProperty, ModelError, Preprocessing, Resize, check_at_least, require_extra
+from mlimages.core import ImageProperty, ModelError, Preprocessing, Resize, check_at_least, check_seed, require_extra
 from mlimages.networks.architectures import find_architecture
 from mlimages.networks.base_architecture import Architecture
 from mlimages.networks.input_size import check_input_size
@@ -96,6 +96,7 @@ def build_model(
         seed: random seed of the classifier, or of all weights with `none`.
 
     Raises:
+        InputError: `classes` or `seed` is out of range.
         ModelError: the name is unknown, the weights cannot be loaded or do not fit, or the network cannot take images
             of this size.
 
@@ -109,6 +110,7 @@ def build_model(
         torch.Size([2, 10])
     """
     check_at_least(1, classes=classes)
+    check_seed(seed)
     architecture = find_architecture(name)
     source = os.fspath(weights)
     if source == "default" and not architecture.has_published_weights:

@@ -20,6 +20,7 @@ from mlimages.core import (
     InputError,
     as_path,
     check_at_least,
+    check_seed,
     format_command,
     pluralize,
     refresh_listings,
@@ -117,6 +118,7 @@ def draw_sheet(
         (<SheetRow cats: 4 tiles of 6 images>, <SheetRow dogs: 4 tiles of 6 images>)
     """
     check_at_least(1, per_class=per_class)
+    check_seed(seed)
     source, out = as_path(os.fspath(source)), as_path(os.fspath(out))
     _check_suffix(out)
     require_writable([out], overwrite=overwrite)
@@ -168,7 +170,7 @@ def make_sheet_rows(data: TrainingData, *, per_class: int = 8, seed: int = 0) ->
         raise InputError("there are no images to show: is the label file empty?")
     labels = sorted(by_label)[:MAX_TILES]
     per_class = min(per_class, max(1, MAX_TILES // len(labels)))
-    rng, class_names = random.Random(seed), data.labels.class_names
+    rng, class_names = random.Random(int(seed)), data.labels.class_names
     return tuple(
         SheetRow(
             name=class_names[label] if label < len(class_names) else str(label),

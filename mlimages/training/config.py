@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from mlimages.core import (
     DEFAULT_MODEL,
+    MAX_SEED,
     Device,
     InputError,
     Option,
@@ -115,7 +116,7 @@ class FineTuneConfig(TableOptions):
         bool, Option("Skip remote images that cannot be downloaded.", "Data", is_advanced=True)
     ] = False
     val_share: Annotated[float, Option("Fraction of LABELS set aside for validation.", is_internal=True)] = 0.2
-    seed: Annotated[int, Option("Random seed.", "Data")] = 0
+    seed: Annotated[int, Option("Random seed.", "Data", min=0, max=MAX_SEED)] = 0
     augment: Annotated[
         Augmentation,
         Option(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from mlimages.core import DEFAULT_MODEL, ModelError, NoProgress, Progress, check_at_least
+from mlimages.core import DEFAULT_MODEL, ModelError, NoProgress, Progress, check_at_least, check_seed
 from mlimages.labels import LabelFile, open_labels
 from mlimages.networks import Model, build_model, has_local_weights
 from mlimages.reports import ModelScore, ModelScores, sort_best_first
@@ -58,7 +58,7 @@ def probe_models(
         Accuracy, time and size of each network, and the reason for each network that could not be probed.
 
     Raises:
-        InputError: there are too few images.
+        InputError: there are too few images, or an argument is out of range.
         ModelError: no network is available.
 
     >>> result = probe_models("cats.txt", ["efficientnet_lite0", "alexnet"])  # doctest: +SKIP
@@ -66,6 +66,7 @@ def probe_models(
     'efficientnet_lite0'
     """
     check_at_least(1, most=most)
+    check_seed(seed)
     labels, progress = open_labels(labels), progress or NoProgress()
     models = [models] if isinstance(models, str) else models
     small = [name for name in SMALL_MODELS if has_local_weights(name)]

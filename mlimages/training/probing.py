@@ -24,6 +24,7 @@ from mlimages.core import (
     Proportion,
     cache_dir,
     check_at_least,
+    check_seed,
     estimate_proportion,
     mcnemar_test,
     pluralize,
@@ -91,7 +92,7 @@ def probe_cuts(
         Accuracy by layer with its 95 % interval, the recommended layer, and the learning curve.
 
     Raises:
-        InputError: there are too few images, or the label file is multi-label.
+        InputError: there are too few images, the label file is multi-label, or an argument is out of range.
         ModelError: the network cannot be built, or has a single layer.
 
     >>> result = probe_cuts("cats.txt", model="alexnet")  # doctest: +SKIP
@@ -99,6 +100,7 @@ def probe_cuts(
     'conv5'
     """
     check_at_least(1, most=most)
+    check_seed(seed)
     labels = open_labels(labels)
     if labels.is_multi_label:
         raise InputError(

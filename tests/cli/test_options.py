@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from mlimages.__main__ import main
 from mlimages.cli import main as cli
 from mlimages.cli.options import SectionedHelpCommand, takes_options
-from mlimages.core import option_fields
+from mlimages.core import MAX_SEED, InputError, option_fields
 from mlimages.labels import TableOptions
 from mlimages.training import FineTuneConfig
 
@@ -204,3 +204,20 @@ def test_the_repeatable_options_of_commands_are_found() -> None:
     assert {(words[-1], name) for words, name in found} >= {
         ("urls", "headers"), ("pexels", "headers"), ("serve", "cors_origins"), ("check", "threshold"),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", ["-1", str(MAX_SEED + 1), str(2**63 - 1)])
+@pytest.mark.parametrize(("words", "name"), parameters_of_commands(lambda param: param.name == "seed"), ids=to_test_id)
+def test_a_seed_out_of_range_is_one_line_and_nothing_is_written(
+    words: list[str], name: str, seed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "labels.txt").write_text("")
+    args = [*words, "labels.txt", f"--{name}", seed]
+    for param in find_command(words).params:
+        if param.required and param.param_type_name == "option":
+            args += [param.opts[-1], "8"]
+    done = CliRunner().invoke(cli.app, args)
+    assert done.exit_code == 2 or isinstance(done.exception, InputError)
+    assert "seed" in done.output + str(done.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["labels.txt"]

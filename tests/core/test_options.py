@@ -1,6 +1,7 @@
 """Every bound and choice of an options class is enforced, and its docstring lists every field."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -8,12 +9,15 @@ from typing import Any, Literal, get_args, get_origin
 import numpy as np
 import pytest
 
-from mlimages.checks import Thresholds, check
-from mlimages.core import ImageProperty, InputError, OptionField, option_fields
+from mlimages.checks import Thresholds, check, split_labels
+from mlimages.core import MAX_SEED, ImageProperty, InputError, OptionField, option_fields
+from mlimages.dataset import TrainingData, augment
 from mlimages.export import ExportOptions, quantize
 from mlimages.gathering import GatherOptions
 from mlimages.inference import Predictor, explain
-from mlimages.networks import summarize_model
+from mlimages.labels import LabelFile, LabelOptions, make_label_files, split
+from mlimages.labels.splitting import sample_per_class
+from mlimages.networks import build_model, summarize_model
 from mlimages.reports import draw_sheet
 from mlimages.serving import ServerSettings
 from mlimages.training import FineTuneConfig, probe_cuts, probe_models
@@ -120,6 +124,42 @@ NUMBERS = {
 def test_a_number_argument_below_its_bound_is_refused_before_any_file_is_read(name: str, value: float) -> None:
     with pytest.raises(InputError, match=rf"^{name.partition(' ')[0]} is .*: it must be "):
         NUMBERS[name](value)
+
+
+SEEDED: dict[str, Callable[[Any], object]] = {
+    "FineTuneConfig": lambda seed: replace(CONFIG, seed=seed),
+    "make_label_files": lambda seed: make_label_files(LabelOptions(Path("photos"), seed=seed), split=lambda *_: ()),
+    "build_model": lambda seed: build_model("lenet5", classes=2, weights="none", seed=seed),
+    "probe_cuts": lambda seed: probe_cuts("labels.txt", seed=seed),
+    "probe_models": lambda seed: probe_models("labels.txt", "lenet5", seed=seed),
+    "split_labels": lambda seed: split_labels("labels.txt", (0.5, 0.5), seed),
+    "split": lambda seed: split([], (0.5, 0.5), seed=seed),
+    "sample_per_class": lambda seed: sample_per_class([], 1, seed=seed),
+    "LabelFile.shuffle": lambda seed: LabelFile("labels.txt").shuffle(seed),
+    "TrainingData.shuffle": lambda seed: TrainingData(LabelFile("labels.txt"), ImageProperty(8)).shuffle(seed),
+    "draw_sheet": lambda seed: draw_sheet("labels.txt", "sheet.png", prop=ImageProperty(8), seed=seed),
+    "augment": lambda seed: augment("labels.txt", "arrays.npz", image=ImageProperty(8), seed=seed),
+}
+
+
+@pytest.mark.parametrize("seed", [-1, MAX_SEED + 1, 2**63 - 1, 2**64, 0.5, True, float("nan")])
+@pytest.mark.parametrize("name", SEEDED)
+def test_a_seed_out_of_range_is_refused_before_any_file_is_read_or_written(
+    name: str, seed: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=rf"^seed is {re.escape(str(seed))}: it must be "):
+        SEEDED[name](seed)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("seed", [0, MAX_SEED, np.int64(3)])
+def test_a_seed_in_range_is_accepted_by_every_generator(seed: int, tmp_path: Path) -> None:
+    replace(CONFIG, seed=seed)
+    assert build_model("lenet5", classes=2, weights="none", seed=seed)
+    assert split([], (0.5, 0.5), seed=seed) == [[], []]
+    (tmp_path / "labels.txt").write_text("a.png 0\nb.png 1\n")
+    assert len(list(LabelFile(tmp_path / "labels.txt").shuffle(seed))) == 2
 
 
 @pytest.mark.parametrize("text", ["-5", "nan", "inf", "-1h", "soon"])
