@@ -154,23 +154,27 @@ def combine_class_scores(
         yield MultiLabelClassScores(one.name, one.count, threshold, *shares)
 
 
-def _average_precisions(probabilities: Probabilities, targets: Targets, counts: NDArray[np.int64]) -> Probabilities:
+def _average_precisions(
+    probabilities: Probabilities, targets: Targets, resample_counts: NDArray[np.int64]
+) -> Probabilities:
     """Return the average precision of each class in B resamples, `(B, classes)`.
 
-    `counts` `(B, N)` says how often each image occurs in each resample. NaN for a class without a positive image in the
-    resample.
+    `resample_counts` `(B, N)` says how often each image occurs in each resample. NaN for a class without a positive
+    image in the resample.
     """
-    columns = [_average_precision_of_class(*each, counts) for each in zip(probabilities.T, targets.T, strict=True)]
+    columns = [
+        _average_precision_of_class(*each, resample_counts) for each in zip(probabilities.T, targets.T, strict=True)
+    ]
     return np.stack(columns, axis=1)
 
 
 def _average_precision_of_class(
-    scores: Probabilities, is_positive: Targets, counts: NDArray[np.int64]
+    scores: Probabilities, is_positive: Targets, resample_counts: NDArray[np.int64]
 ) -> Probabilities:
     order, ends = _group_ties(scores)
-    counts = counts[:, order]
-    true_positives = np.cumsum(counts * is_positive[order], axis=1)[:, ends]  # (B, G)
-    precision = true_positives / np.maximum(np.cumsum(counts, axis=1)[:, ends], 1)
+    resample_counts = resample_counts[:, order]
+    true_positives = np.cumsum(resample_counts * is_positive[order], axis=1)[:, ends]  # (B, G)
+    precision = true_positives / np.maximum(np.cumsum(resample_counts, axis=1)[:, ends], 1)
     gained = np.diff(true_positives, axis=1, prepend=0)
     positives = true_positives[:, -1].astype(np.float64)
     return (gained * precision).sum(axis=1) / np.where(positives, positives, np.nan)  # type: ignore[no-any-return]

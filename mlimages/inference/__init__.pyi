@@ -23,7 +23,7 @@ from .explanation import Explanation as Explanation
 from .explanation import explain as explain
 from .inputs import find_inputs as find_inputs
 from .multi_label import MultiLabelScores as MultiLabelScores
-from .onnx_metadata import open_session as open_session
+from .onnx_file import open_session as open_session
 from .predictor import KNOWN_AT as KNOWN_AT
 from .predictor import SET_LEVEL as SET_LEVEL
 from .predictor import Predictor as Predictor

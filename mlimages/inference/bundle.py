@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlimages.core import BundleError, Preprocessing, Target, format_command, record_outputs, require_local_path
-from mlimages.inference.onnx_metadata import open_session, read_metadata, write_metadata
+from mlimages.inference.onnx_file import open_session, read_metadata, write_metadata
 from mlimages.inference.tasks import MultiLabel, SingleLabel
 
 VERSION = 1
@@ -121,11 +121,13 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class KnownCalibration:
-    """Calibration of the output `known`: an image is accepted as known if the output is at least 0.5.
+    """How the threshold of the in-distribution score, the output `known`, was chosen.
+
+    An image counts as in-distribution if the output is at least 0.5.
 
     Attributes:
-        share: share (0..1) of the validation images that are accepted as known.
-        count: number of validation images measured.
+        share: share (0..1) of the validation images that count as in-distribution.
+        count: number of validation images from which the threshold was computed.
     """
 
     share: float

@@ -164,7 +164,8 @@ def measure_background_use(
 ) -> BackgroundUse:
     """Test whether predictions depend on what surrounds the centre of the images (half of their area).
 
-    All images get the centres of the same few images, so that the predictions differ only because of the surroundings.
+    The centre of each image is replaced by those of the same few images, so that the predictions differ only because of
+    the surroundings.
     A permutation test of the labels, whose statistic is the mean log-probability of the true class, gives the p-value.
 
     Args:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mlimages.core import BundleError, ImageProperty, summarize_error
 from mlimages.inference.bundle import INPUT, KNOWN, LOGITS, PROBABILITIES, OnnxBundle, find_model_file
-from mlimages.inference.onnx_metadata import open_session, read_metadata, run_with_timeout
+from mlimages.inference.onnx_file import open_session, read_metadata, run_with_timeout
 
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Logits and probabilities, each `(N, classes)`."""

@@ -146,7 +146,7 @@ def check_distinct_classes(classes: Mapping[str, Iterable[str]], split_folders: 
             if other != name:
                 raise InputError(
                     f"the class names of {folder / other} and {split_folders[split] / name} differ only in case: "
-                    "rename a folder, or correct the list and gather again"
+                    "rename a folder, or if they were gathered, correct the class in the list of links and gather again"
                 )
 
 

@@ -23,7 +23,7 @@ MEAN = ImageProperty(96)
 
 
 @dataclass(frozen=True, slots=True)
-class CodeFindings:
+class FindingGroup:
     """The number of findings with one code, about images or about classes, and tiles of the first findings."""
 
     code: str
@@ -79,9 +79,9 @@ def _count_images_of_classes(report: CheckReport) -> dict[str, list[int]]:
     return {name: [report.counts.get((file, name), 0) for file in files] for name in report.class_names}
 
 
-def _group_findings_by_code(report: CheckReport, counts_by_code: Mapping[str, int]) -> list[CodeFindings]:
+def _group_findings_by_code(report: CheckReport, counts_by_code: Mapping[str, int]) -> list[FindingGroup]:
     return [
-        CodeFindings(
+        FindingGroup(
             code,
             count,
             not Code(code).is_class_level,

@@ -214,11 +214,13 @@ def _read_predictions(path: Path, class_names: Sequence[str], *, multi_label: bo
     if not any(map(str.isdecimal, class_names)):
         index_of |= {str(index): index for index in range(len(class_names))}
     names = [_parse_labels(row[1]) if multi_label else [row[1]] for row in rows]
-    if probabilities.shape[1] != len(class_names) or not {name for own in names for name in own} <= index_of.keys():
+    if probabilities.shape[1] != len(class_names):
         raise ValueError(
-            f"{path.name} does not match the {len(class_names)} classes of classes.txt: it has "
-            f"{probabilities.shape[1]} probabilities per image, or a label that is not one of these classes"
+            f"{path.name} has {probabilities.shape[1]} probabilities per image, but classes.txt has "
+            f"{len(class_names)} classes"
         )
+    if unknown := {name for own in names for name in own} - index_of.keys():
+        raise ValueError(f"{path.name} contains the class {min(unknown)!r}, which is not in classes.txt")
     indices = [tuple(index_of[name] for name in own) for own in names]
     labels = multi_hot(indices, len(class_names)) > 0 if multi_label else np.array(indices, dtype=np.int64)[:, 0]
     return Predictions(tuple(path_from_name(row[0], path.parent) for row in rows), labels, probabilities)

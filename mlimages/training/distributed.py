@@ -71,8 +71,9 @@ def _is_distributed_launch() -> bool:
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise InputError(
-            f"RANK and WORLD_SIZE are set, but not {' and '.join(missing)}: set them to the host and a free port of "
-            "the process with rank 0, or unset RANK and WORLD_SIZE to train in one process"
+            f"RANK and WORLD_SIZE are set, but not {' and '.join(missing)}: set MASTER_ADDR to the host and "
+            "MASTER_PORT to a free port of the process with rank 0, or unset RANK and WORLD_SIZE to train in one "
+            "process"
         )
     return True
 

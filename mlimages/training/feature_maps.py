@@ -99,7 +99,9 @@ def _compute_feature_maps(network: nn.Module, module: nn.Module, x: Tensor) -> T
     output = outputs[0] if outputs else None
     if not isinstance(output, Tensor) or output.ndim != 4:
         shape = tuple(output.shape[1:]) if isinstance(output, Tensor) else "no tensor"
-        raise ModelError(f"the output of this layer is not a feature map (C, H, W) but {shape}: choose a lower layer")
+        raise ModelError(
+            f"the output of this layer is not a feature map (C, H, W) but {shape}: choose an earlier layer"
+        )
     return output
 
 

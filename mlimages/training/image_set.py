@@ -157,7 +157,7 @@ class ImageSet:
         num_classes: number of classes, used only in a multi-label run; None counts the classes of the images.
 
     Attributes:
-        labels: class indices, int64 `(N,)`; in a multi-label run, 1.0 for each class, else 0.0, float32 `(N, classes)`.
+        labels: class indices, int64 `(N,)`; in a multi-label run, multi-hot, float32 `(N, classes)`.
     """
 
     def __init__(

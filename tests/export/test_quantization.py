@@ -31,7 +31,7 @@ from mlimages.inference import (
     open_session,
     softmax,
 )
-from mlimages.inference.onnx_metadata import read_metadata
+from mlimages.inference.onnx_file import read_metadata
 from mlimages.labels import LabelFile, write_label_file
 from mlimages.reports import describe_bundle
 from tests.deploying import made_images, trained

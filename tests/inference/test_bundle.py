@@ -21,7 +21,7 @@ from mlimages.inference import (
     find_model_file,
     open_session,
 )
-from mlimages.inference.onnx_metadata import read_metadata
+from mlimages.inference.onnx_file import read_metadata
 
 
 def tiny_model(path: Path, **metadata: str) -> Path:

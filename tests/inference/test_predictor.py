@@ -12,7 +12,7 @@ from PIL import Image
 from mlimages import images
 from mlimages.core import BrokenImage, BundleError, Fault, Prediction
 from mlimages.export import ExportOptions
-from mlimages.inference import OnnxBundle, Predictor, explain, onnx_metadata
+from mlimages.inference import OnnxBundle, Predictor, explain, onnx_file
 from tests.deploying import exported, made_image, trained
 
 pytestmark = pytest.mark.train
@@ -213,9 +213,9 @@ def test_a_path_is_opened_once_for_what_it_says_and_for_its_answers(
     bundle: OnnxBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = []
-    session = onnx_metadata.ort.InferenceSession
+    session = onnx_file.ort.InferenceSession
     monkeypatch.setattr(
-        onnx_metadata.ort,
+        onnx_file.ort,
         "InferenceSession",
         lambda path, *more, **options: opened.append(path) or session(path, *more, **options),
     )

@@ -92,7 +92,8 @@ def parse_csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
     """Yield the cells of each row of a CSV file; quoted cells may contain line ends.
 
     A line with an unclosed quote is read as a row in which quotes are ordinary characters, so that it does not affect
-    other rows. A quote is unclosed if no later line completes the row, or the lines are probably separate rows.
+    other rows. A quote counts as unclosed if no later line closes it, or if the lines up to there look like
+    complete rows.
     """
     unread_lines: deque[str] = deque()
     source, num_columns = iter(lines), 0

@@ -80,7 +80,9 @@ class ClassCorrections:
         return True
 
     def resolve_deferred(self, rows: Iterable[FetchResult]) -> tuple[list[CorrectedImage], list[ImageRef]]:
-        """Return the images whose class was corrected, and the other deferred links.
+        """Return the images to move to the class that the list now gives them, and the deferred links to request.
+
+        A link is deferred if its image may be stored under another class.
 
         Args:
             rows: rows of the manifest; they are read only if a link was deferred.

@@ -43,10 +43,10 @@ class ImageStorage(Protocol):
         """Return the size in bytes of the file at `path`; None if there is no such file."""
 
     def sha256(self, path: str) -> str | None:
-        """Return the SHA-256 of the file at `path`; None if there is no file, or only one below a symbolic link."""
+        """Return the SHA-256 of the file at `path`; None if it does not exist or is reached by a symbolic link."""
 
     def is_unchanged(self, path: str, sha256: str) -> bool:
-        """Whether the file at `path` has this SHA-256; False if it is missing, or lies below a symbolic link."""
+        """Whether the file at `path` has this SHA-256; False if it does not exist or is reached by a symbolic link."""
         return self.sha256(path) == sha256
 
     def is_edited(self, row: FetchResult, size: int) -> bool:

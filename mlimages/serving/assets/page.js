@@ -55,7 +55,7 @@ function show(file, fill) {
 
 function describe({model, classes, threshold, thresholds}) {
   const names = classes.slice(0, 10).join(", ") + (classes.length > 10 ? ", …" : "");
-  const unknown = thresholds ? "; any number of them" : threshold ? "; unknown below " + percent(threshold) : "";
+  const unknown = thresholds ? "; an image may have several" : threshold ? "; unknown below " + percent(threshold) : "";
   $("model").textContent = model + ", " + classes.length + " classes: " + names + unknown;
   $("model").hidden = false;
 }
