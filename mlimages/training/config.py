@@ -56,6 +56,18 @@ def parse_learning_rate(text: str) -> float:
     return value
 
 
+def parse_scale(text: str) -> float:
+    """Parse the number that pixel values are divided by; `FineTuneConfig.scale` 0 stands for that of the weights.
+
+    Raises:
+        InputError: `text` is not a positive number.
+    """
+    value = _parse_number(text)
+    if not 0 < value < math.inf:
+        raise InputError(f"the scale must be a number greater than 0, not {text}")
+    return value
+
+
 def validate_schedule(text: str) -> str:
     """Check a learning rate schedule, `cosine`, `exponential:GAMMA`, `step:EPOCHS:GAMMA` or `none`, and return it.
 
@@ -168,6 +180,8 @@ class FineTuneConfig(TableOptions):
             "Divide pixel values (0 to 255) by this number.",
             "Data",
             min=0,
+            metavar="X",
+            parse=parse_scale,
             default_text="from the pretrained weights",
             is_advanced=True,
         ),
@@ -230,7 +244,9 @@ class FineTuneConfig(TableOptions):
         float, Option("Momentum of --optimizer sgd.", "Optimization", min=0, max=1, is_advanced=True)
     ] = 0.9
     weight_decay: Annotated[float, Option("Weight decay.", "Optimization", min=0, is_advanced=True)] = 0.01
-    label_smoothing: Annotated[float, Option("Label smoothing.", "Optimization", min=0, max=1, is_advanced=True)] = 0.0
+    label_smoothing: Annotated[float, Option("Label smoothing.", "Optimization", min=0, max=0.99, is_advanced=True)] = (
+        0.0
+    )
     class_weights: Annotated[
         ClassWeights,
         Option("Weights of the classes in the loss. balanced: inversely proportional to the number of images of each "

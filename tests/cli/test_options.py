@@ -53,10 +53,15 @@ def test_without_options_the_command_gives_the_defaults_of_the_fields(app: typer
 
 
 def test_text_is_parsed_by_the_field_and_refused_as_a_usage_error(app: typer.Typer, values: dict[str, Any]) -> None:
-    done = CliRunner().invoke(app, ["labels.txt", "--lr", "0.1", "--time-budget", "10m", "--std", "0.5,0.25"])
+    done = CliRunner().invoke(
+        app, ["labels.txt", "--lr", "0.1", "--scale", "127.5", "--time-budget", "10m", "--std", "0.5,0.25"]
+    )
     assert done.exit_code == 0, done.output
-    assert (values["lr"], values["time_budget_s"], values["std"]) == (0.1, 600.0, (0.5, 0.25))
-    for option, text in (("--lr", "-1"), ("--lr", "nan"), ("--time-budget", "soon"), ("--std", "1,x")):
+    assert (values["lr"], values["scale"]) == (0.1, 127.5)
+    assert (values["time_budget_s"], values["std"]) == (600.0, (0.5, 0.25))
+    refused = [("--time-budget", "soon"), ("--std", "1,x")]
+    refused += [(option, text) for option in ("--lr", "--scale") for text in ("0", "-1", "nan", "inf", "x")]
+    for option, text in refused:
         assert CliRunner().invoke(app, ["labels.txt", option, text]).exit_code == 2
 
 
