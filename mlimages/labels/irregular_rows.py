@@ -14,9 +14,9 @@ _MAX_NUMBERS = 10
 
 def is_repeated_header(record: Record, columns: Sequence[str]) -> bool:
     """Whether a row repeats the header, as in concatenated files; `columns` are the stripped cells of the header."""
-    return len(record.cells) == len(columns) and all(
-        cell.strip() == column for cell, column in zip(record.cells, columns, strict=True)
-    )
+    cells = record.cells
+    may_be_header = len(cells) == len(columns) > 0 and cells[0].strip() == columns[0]  # false for most rows
+    return may_be_header and [cell.strip() for cell in cells] == list(columns)
 
 
 def is_irregular(record: Record, columns: Sequence[str]) -> bool:
