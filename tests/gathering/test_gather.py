@@ -279,6 +279,16 @@ def in_pieces(head: bytes, pieces: list[bytes], every_s: float) -> Reply:
     return reply
 
 
+@pytest.mark.parametrize("kind", ["multipart/x-mixed-replace; boundary=F", "Multipart/Mixed; boundary=F"])
+def test_a_stream_of_images_is_refused_by_its_head(site: Site, tmp_path: Path, kind: str) -> None:
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nConnection: close\r\n\r\n".encode()
+    site.routes = {"/camera": in_pieces(head, [b"--F\r\nContent-Type: image/jpeg\r\n\r\n" + PHOTO] * 60, 0.25)}
+    run(links(tmp_path, site.url("/camera")), tmp_path / "out")
+    row = rows(tmp_path / "out")[site.url("/camera")]
+    assert (row.reason, row.final, row.detail) == ("not-an-image", True, f"Content-Type: {kind.lower().split(';')[0]}")
+    assert row.elapsed_s < 10
+
+
 def test_a_time_out_means_no_progress_and_a_slow_line_is_none(site: Site, tmp_path: Path) -> None:
     body = photo(1, (700, 500))
     pieces = [body[at : at + len(body) // 8 + 1] for at in range(0, len(body), len(body) // 8 + 1)]

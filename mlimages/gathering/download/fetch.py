@@ -215,6 +215,8 @@ class Fetcher:
             retry_after = response.headers.get("Retry-After")
             detail = f"HTTP {response.status}{f', Retry-After: {retry_after[:40]}' if retry_after else ''}"
             raise RejectionError(reason, detail, parse_retry_after(retry_after))
+        if response.content_type.startswith("multipart/"):  # several parts, or the endless stream of a camera
+            raise RejectionError(Reason.NOT_AN_IMAGE, f"Content-Type: {response.content_type}"[:200])
         if (response.content_length or 0) > self._options.max_bytes:
             raise RejectionError(
                 Reason.TOO_LARGE, f"{response.content_length} bytes, at most {self._options.max_bytes} allowed"
