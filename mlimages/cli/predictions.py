@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from mlimages.serving import WebRuntime
 
 Results = Iterable[Prediction | BrokenImage]
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def print_text(results: Results, *, top: int, multi_label: bool = False) -> int:
@@ -260,9 +263,10 @@ def _format_csv_cells(result: Prediction | BrokenImage) -> list[object]:
 
 
 def _escape_formula(text: str) -> str:
-    """Add an apostrophe before text that a spreadsheet would evaluate as a formula."""
+    """Add an apostrophe before text, except a number, that a spreadsheet would evaluate as a formula."""
     safe = escape_unprintable(text)
-    return f"'{safe}" if len(safe) > 1 and safe.startswith(("=", "+", "-", "@")) else safe
+    is_formula = len(safe) > 1 and safe.startswith(("=", "+", "-", "@")) and not _NUMBER.fullmatch(safe)
+    return f"'{safe}" if is_formula else safe
 
 
 def _to_json(values: dict[str, object]) -> str:

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from mlimages.cli import predictions
 from mlimages.cli.main import app
-from mlimages.core import BrokenImage, Fault, InputError, LabeledPath, Prediction
+from mlimages.core import BrokenImage, ClassScore, Fault, InputError, LabeledPath, Prediction
 from mlimages.inference import OnnxBundle, Predictor
 from mlimages.labels import write_label_file
 from mlimages.serving import serve
@@ -380,3 +380,17 @@ def test_beyond_this_machine_the_token_from_the_environment_is_asked(model: Path
             assert status_of(port, "/metrics", **headers) == status
         process.kill()
         assert "s3cret" not in "".join(process.communicate())
+
+
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [
+        ("-1", "-1"), ("+1.5e3", "+1.5e3"), ("-.5", "-.5"), ("-", "-"), ("cat", "cat"), ("@home", "'@home"),
+        ("=1+2", "'=1+2"), ("-1+2", "'-1+2"), ("+1 cat", "'+1 cat"), ("-2+cmd|' /C calc'!A0", "'-2+cmd|' /C calc'!A0"),
+    ],
+)  # fmt: skip
+def test_only_text_that_a_spreadsheet_would_evaluate_gets_an_apostrophe(
+    name: str, cell: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predictions.print_csv([Prediction("a.png", (ClassScore(name, 0, 1.0),))], top=1)
+    assert next(csv.reader([capsys.readouterr().out.splitlines()[-1]]))[-2] == cell
