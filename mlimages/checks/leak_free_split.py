@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mlimages.checks.run_checks import check
@@ -21,6 +21,7 @@ def split_labels(
     shares: Sequence[float],
     seed: int = 0,
     *,
+    assigned: Mapping[Path, int] | None = None,
     pool: Pool | None = None,
     embed: Embedder | None = None,
     progress: Progress | None = None,
@@ -36,6 +37,7 @@ def split_labels(
         labels: a label file, or a folder with one subfolder per class.
         shares: fraction of the images in each split, such as `(0.8, 0.2)`; they add up to 1.
         seed: random seed.
+        assigned: the split, from 0, of images that are already split, by path; their near-duplicates join them.
         pool: workers that examine the images; by default threads.
         embed: function that computes features, to find near-duplicates that perceptual hashes miss; the split may then
             differ between machines.
@@ -62,7 +64,7 @@ def split_labels(
         as_path(name): digest.tobytes().hex() if digest.any() else _compute_content_hash(as_path(name))
         for (name, _), digest in zip(file.text_items(), report.digests, strict=True)
     }
-    return file.split(shares, seed=seed, groups=groups, contents=contents)
+    return file.split(shares, seed=seed, groups=groups, contents=contents, assigned=assigned)
 
 
 def _compute_content_hash(path: Path) -> str:

@@ -23,7 +23,7 @@ from mlimages.core import ImageProperty, Resize, as_path, pluralize, require_wri
 from mlimages.labels import LabelOptions, TableOptions, WrittenLabels
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from mlimages.checks import CheckReport
     from mlimages.core import Embedder
@@ -57,9 +57,11 @@ def label(
 
     options = LabelOptions(**settings, split=parse_shares(split) if split else ())
 
-    def split_leak_free(labels: LabelFile, shares: Sequence[float], seed: int) -> tuple[LabelFile, ...]:
+    def split_leak_free(
+        labels: LabelFile, shares: Sequence[float], seed: int, *, assigned: Mapping[Path, int]
+    ) -> tuple[LabelFile, ...]:
         embed = _open_embedder([labels]) if options.group_by == "features" else None
-        return split_labels(labels, shares, seed, embed=embed, progress=TqdmProgress())
+        return split_labels(labels, shares, seed, assigned=assigned, embed=embed, progress=TqdmProgress())
 
     written = make_label_files(options, split=split_leak_free, note=print_to_stderr)
     for file in written:

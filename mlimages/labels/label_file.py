@@ -246,6 +246,7 @@ class LabelFile:
         seed: int,
         groups: Mapping[Path, object] | None = None,
         contents: Mapping[Path, str] | None = None,
+        assigned: Mapping[Path, int] | None = None,
     ) -> tuple[LabelFile, ...]:
         """Split the images, stratified by class; return one LabelFile per share.
 
@@ -256,12 +257,15 @@ class LabelFile:
             seed: random seed.
             groups: a value by image path; images with the same value stay in one split.
             contents: an identifier of the image's content, by image path; by default the path below the class folder.
+            assigned: the split, from 0, of images that are already split, by path; images of their groups join them.
 
         Raises:
             InputError: the shares are not positive or do not add up to 1.
         """
         names = self.defined_class_names
-        splits = split(list(self), shares, seed=seed, class_names=names, groups=groups, contents=contents)
+        splits = split(
+            list(self), shares, seed=seed, class_names=names, groups=groups, contents=contents, assigned=assigned
+        )
         return tuple(self._replace_items(partial(iter, items)) for items in splits)
 
     def limit_per_class(self, limit: int, *, seed: int = 0) -> LabelFile:

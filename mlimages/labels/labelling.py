@@ -125,8 +125,10 @@ class LabelOptions(TableOptions):
 class Splitter(Protocol):
     """A function that splits a label file, such as `mlimages.checks.split_labels`."""
 
-    def __call__(self, labels: LabelFile, shares: Sequence[float], seed: int) -> tuple[LabelFile, ...]:
-        """Return one LabelFile per share."""
+    def __call__(
+        self, labels: LabelFile, shares: Sequence[float], seed: int, *, assigned: Mapping[Path, int]
+    ) -> tuple[LabelFile, ...]:
+        """Return one LabelFile per share; `assigned` gives the split of images that are already split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +201,7 @@ def make_label_files(
     elif options.split:
         for line in describe_stale_split_files(earlier, labels, paths):
             note(line)
-        files = _split_labels(labels, options, split, note)
+        files = _split_labels(labels, {}, options, split, note)
     if has_output:
         for path, file in zip(paths, files, strict=True):
             _require_readable(path, file)
@@ -312,10 +314,14 @@ def _select_images(labels: LabelFile, options: LabelOptions, note: Callable[[str
 
 
 def _split_labels(
-    labels: LabelFile, options: LabelOptions, split: Splitter, note: Callable[[str], None]
+    labels: LabelFile,
+    assigned: Mapping[Path, int],
+    options: LabelOptions,
+    split: Splitter,
+    note: Callable[[str], None],
 ) -> tuple[LabelFile, ...]:
     if not options.group:
-        return split(labels, options.split, options.seed)
+        return split(labels, options.split, options.seed, assigned=assigned)
     paths = [item.path for item in labels]
     groups = group_by_pattern(paths, options.group)
     if not groups:
@@ -325,7 +331,7 @@ def _split_labels(
         )
     count = pluralize(len(set(groups.values())), "group")
     note(f"--group: {count}; {options.group} matches {len(groups)} of {len(paths)} paths")
-    return labels.split(options.split, seed=options.seed, groups=groups, contents=groups)
+    return labels.split(options.split, seed=options.seed, groups=groups, contents=groups, assigned=assigned)
 
 
 def _count_classes(labels: LabelFile) -> WrittenLabels:

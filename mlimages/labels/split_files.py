@@ -42,7 +42,7 @@ def append_to_split(
     split_files: Mapping[Path, LabelFile],
     new_labels: LabelFile,
     split_paths: Sequence[Path],
-    split: Callable[[LabelFile], tuple[LabelFile, ...]],
+    split: Callable[[LabelFile, Mapping[Path, int]], tuple[LabelFile, ...]],
     *,
     by_number: bool,
 ) -> tuple[LabelFile, ...]:
@@ -54,7 +54,8 @@ def append_to_split(
         split_files: the existing label files, by path; a file that is not in `split_paths` keeps its images, which are
             not in the result.
         split_paths: the label files to create.
-        split: splits the new images; returns one label file per path.
+        split: splits a label file, given the splits of the images that are already split; returns one label file per
+            path.
         by_number: see `append`.
     """
     first, *others = split_files.values()
@@ -66,10 +67,14 @@ def append_to_split(
         return LabelFile(merged.path, merged.img_root, items=lambda: listed, class_names=names)
 
     existing = {path: list(islice(images, file.count_images()[0])) for path, file in split_files.items()}
-    new = make_label_file(images)
-    splits = split(new) if any(True for _ in new) else [new] * len(split_paths)
+    new_paths = {item.path for item in images}
+    assigned = {item.path: number for number, path in enumerate(split_paths) for item in existing.get(path, ())}
+    splits: Sequence[Iterable[LabeledPath]] = [()] * len(split_paths)
+    if new_paths:
+        splits = split(make_label_file(merged), assigned)
     return tuple(
-        make_label_file(chain(existing.get(path, ()), new)) for path, new in zip(split_paths, splits, strict=True)
+        make_label_file(chain(existing.get(path, ()), (item for item in items if item.path in new_paths)))
+        for path, items in zip(split_paths, splits, strict=True)
     )
 
 

@@ -58,6 +58,7 @@ def split(
     class_names: Sequence[str] = (),
     groups: Mapping[Path, object] | None = None,
     contents: Mapping[Path, str] | None = None,
+    assigned: Mapping[Path, int] | None = None,
 ) -> list[list[LabeledPath]]:
     """Split `items` in the proportions `shares`, stratified by class; the order of the images is kept.
 
@@ -79,6 +80,8 @@ def split(
             value is a group of its own.
         contents: an identifier of the image's content, by image path; by default the path below the class folder, or
             below the folder that contains all images.
+        assigned: the split, from 0, of each image that is already split, by path; the images of its group join it, and
+            the other images are split in these proportions.
 
     Raises:
         InputError: the shares are not positive or do not add up to 1.
@@ -92,15 +95,40 @@ def split(
         known.get(item.path) or _identify_image(item.path, names[label], root)
         for item, label in zip(items, labels, strict=True)
     ]
-    ordered = _order_groups(items, labels, image_ids, groups or {}, names, seed)
-    split_numbers = [0] * len(items)
+    split_numbers = _find_assigned_splits(items, assigned or {}, groups or {})
+    new = [index for index in range(len(items)) if index not in split_numbers]
+    split_numbers |= dict.fromkeys(new, 0)
+    ordered = _order_groups(
+        [items[index] for index in new],
+        [labels[index] for index in new],
+        [image_ids[index] for index in new],
+        groups or {},
+        names,
+        seed,
+    )
     for number, later_groups in enumerate(_split_groups(ordered, shares), start=1):
-        for index in (index for group in later_groups for index in group.indices):
-            split_numbers[index] = number
+        split_numbers |= {new[index]: number for group in later_groups for index in group.indices}
     splits: list[list[LabeledPath]] = [[] for _ in shares]
-    for item, number in zip(items, split_numbers, strict=True):
-        splits[number].append(item)
+    for index, item in enumerate(items):
+        splits[split_numbers[index]].append(item)
     return splits
+
+
+def _find_assigned_splits(
+    items: Sequence[LabeledPath], assigned: Mapping[Path, int], groups: Mapping[Path, object]
+) -> dict[int, int]:
+    """Return the split of each image that is already split or whose group contains such an image, by index."""
+    by_group: dict[object, int] = {}
+    for path, number in assigned.items():
+        if path in groups:
+            by_group.setdefault(groups[path], number)
+    found = {}
+    for index, item in enumerate(items):
+        if item.path in assigned:
+            found[index] = assigned[item.path]
+        elif item.path in groups and groups[item.path] in by_group:
+            found[index] = by_group[groups[item.path]]
+    return found
 
 
 def sample_per_class(

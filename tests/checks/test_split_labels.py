@@ -187,6 +187,49 @@ def test_finetune_sets_the_same_images_aside(photos: Path, tmp_path: Path, invok
     assert contents(tmp_path / "run/train.txt", tmp_path / "run/val.txt") == [train - {cut}, val - {cut}]
 
 
+@settings(deadline=None, max_examples=200)
+@given(
+    classes=st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=12), min_size=1, max_size=4),
+    seed=st.integers(0, 1000),
+    data=st.data(),
+)
+def test_images_join_the_split_that_their_group_already_has(
+    classes: list[list[int]], seed: int, data: st.DataObject
+) -> None:
+    items, groups = grouped(classes)
+    assigned = {}
+    for group in sorted(set(groups.values())):  # some images of some groups
+        if data.draw(st.booleans()):
+            members = [item.path for item in items if groups[item.path] == group]
+            assigned |= dict.fromkeys(members[: data.draw(st.integers(1, len(members)))], data.draw(st.integers(0, 2)))
+    parts = split(items, (0.6, 0.2, 0.2), seed=seed, groups=groups, assigned=assigned)
+    found = {item.path: number for number, part in enumerate(parts) for item in part}
+    assert found.keys() == {item.path for item in items}
+    expected = {groups[path]: number for path, number in assigned.items()}
+    assert all(found[path] == expected[group] for path, group in groups.items() if group in expected)
+    rest = [item for item in items if groups[item.path] not in expected]
+    assert parts_of(rest, found, 3) == split(rest, (0.6, 0.2, 0.2), seed=seed, groups=groups)
+
+
+def parts_of(items: Sequence[LabeledPath], found: dict[Path, int], count: int) -> list[list[LabeledPath]]:
+    return [[item for item in items if found[item.path] == number] for number in range(count)]
+
+
+@pytest.mark.parametrize("group", [(), ("--group", r"(\d+)\.jpg$")], ids=["near-duplicates", "groups"])
+def test_copies_that_are_appended_join_their_originals(group: tuple[str, ...], tmp_path: Path, run_cli: RunCli) -> None:
+    for number in range(24):
+        for folder, quality in (("old", 90), ("new", 60)):
+            path = tmp_path / folder / "ab"[number % 2] / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(jpeg(scene(number), quality=quality))
+    run_cli("label", "old", "-o", "all.txt", "--split", "0.6,0.2,0.2", *group)
+    before = {name: (tmp_path / f"all_{name}.txt").read_text() for name in ("train", "val", "test")}
+    run_cli("label", "new", "-o", "all.txt", "--split", "0.6,0.2,0.2", "--append", "--seed", "7", *group)
+    for name, text in before.items():
+        after = (tmp_path / f"all_{name}.txt").read_text()
+        assert after == text + text.replace("old/", "new/"), name
+
+
 @pytest.mark.train
 def test_a_set_of_one_scene_cannot_be_split_and_the_commands_say_why(tmp_path: Path, invoke_cli: RunCli) -> None:
     for number in range(6):
