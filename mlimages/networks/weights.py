@@ -63,12 +63,12 @@ def _diagnose_content(path: Path) -> str:
     with path.open("rb") as file:
         begin = file.read(1000)
     if not begin.startswith(b"PK\x03\x04"):
-        return describe_unsupported_content(begin) if begin else "it is empty: copy or download it again"
+        return describe_unsupported_content(begin) if begin else "it is empty; copy or download it again"
     if not zipfile.is_zipfile(path):
-        return "it is incomplete: download it again"
+        return "it is incomplete; download it again"
     with zipfile.ZipFile(path) as archive:
         is_script = any(name.endswith("/constants.pkl") for name in archive.namelist())
-    return "it is a TorchScript archive: save the state_dict() of the loaded module instead" if is_script else ""
+    return "it is a TorchScript archive; save the state_dict() of the loaded module instead" if is_script else ""
 
 
 class _IgnoredObject:

@@ -315,7 +315,7 @@ OTHER_CONTENT = [
 @pytest.mark.parametrize(("content", "message"), OTHER_CONTENT, ids=[message for _, message in OTHER_CONTENT])
 def test_what_is_not_weights_is_named(tmp_path: Path, content: Callable[[], bytes], message: str, suffix: str) -> None:
     (tmp_path / f"w{suffix}").write_bytes(content())
-    with pytest.raises(ModelError, match=f"cannot be read as {suffix} weights: it is {message}: "):
+    with pytest.raises(ModelError, match=f"cannot be read as {suffix} weights: it is {message}; "):
         read_weights(tmp_path / f"w{suffix}")
 
 
