@@ -308,7 +308,7 @@ def serve(
     ),
     port: int = typer.Option(8000, min=0, max=65535, metavar="N", help="Port; 0: any free port."),
     token: bool = typer.Option(
-        False, "--token", help="Require the token on a loopback address, too.", rich_help_panel="Access"
+        False, "--token", help="Require a token on a loopback address, too.", rich_help_panel="Access"
     ),
     workers: int = PARALLEL_IMAGES,
 ) -> None:

@@ -118,7 +118,7 @@ class GatherOptions:
     restore_deleted: Annotated[bool, Option("Download deleted images again.", "Images", is_advanced=True)] = False
     keep_deleted: Annotated[
         bool,
-        Option("Treat missing images as deleted on purpose, however many are missing.", "Images", is_advanced=True),
+        Option("Do not download missing images again, however many are missing.", "Images", is_advanced=True),
     ] = False
     layout: Annotated[
         Literal["folders", "tar"],
