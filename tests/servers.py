@@ -139,6 +139,18 @@ def endless(head: bytes = b"") -> Reply:
     return reply
 
 
+def trickle(header: str, data: bytes, start: bytes = b"", every_s: float = 0.2) -> Reply:
+    """A body that does not stop, of these bytes now and then."""
+
+    def reply(connection: Connection, request: Request) -> None:
+        connection.send(f"HTTP/1.1 200 OK\r\n{header}\r\nConnection: close\r\n\r\n".encode() + start)
+        while connection.send(data) and not connection.pause(every_s):
+            pass
+        raise ConnectionAbortedError
+
+    return reply
+
+
 def in_turn(*replies: Reply) -> Reply:
     """The first reply to the first request, and so on; the last goes on."""
     left = list(replies)

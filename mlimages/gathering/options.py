@@ -158,7 +158,8 @@ class GatherOptions:
     timeout_s: Annotated[
         float,
         Option(
-            "Seconds without progress (no connection, no response, less than 1 KB/s) before a request is abandoned.",
+            "Seconds without progress (no connection, no response, less than 1 KB/s) before a request is abandoned. A "
+            "whole response may take 35 minutes by default: four time-outs, and the maximum size at 32 KB/s.",
             "Download",
             ("--timeout",),
             "SECONDS",

@@ -49,6 +49,7 @@ from tests.servers import (
     reset,
     serve,
     silence,
+    trickle,
     urls_in,
 )  # fmt: skip
 
@@ -319,9 +320,56 @@ def test_a_time_out_means_no_progress_and_a_slow_line_is_none(site: Site, tmp_pa
 def test_progress_is_a_kilobyte_a_second_over_each_time_out(
     arrivals: list[tuple[float, int]], stalled_at: float | None
 ) -> None:
-    pace = StallDetector(15.0, 0.0)
-    stalled = [moment for moment, total in arrivals if pace.is_stalled(moment, total)]
+    pace = StallDetector(15.0, 2**26, 0.0)
+    stalled = [moment for moment, total in arrivals if pace.find_problem(moment, total)]
     assert stalled == ([] if stalled_at is None else [stalled_at])
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "max_bytes", "bytes_per_s", "expected_s"),
+    [
+        (15.0, 2**26, 50_000, None),  # the largest file on a poor line
+        (15.0, 2**26, 32 * 1024, None),
+        (15.0, 2**26, 1_100, 2109),
+        (60.0, 2**26, 1_100, 2289),
+        (1.0, 2**16, 1_100, 7),
+        (15.0, 100, 1_100, None),
+        (15.0, 50_000, 1_024, None),
+    ],
+)
+def test_a_whole_transfer_takes_bounded_time_at_any_rate(
+    timeout_s: float, max_bytes: int, bytes_per_s: int, expected_s: int | None
+) -> None:
+    pace, size = StallDetector(timeout_s, max_bytes, 0.0), 0
+    for second in itertools.count(1):
+        size += bytes_per_s
+        if size > max_bytes or (problem := pace.find_problem(second, size)):
+            break
+    assert (None if size > max_bytes else second) == expected_s
+    assert expected_s is None or problem == f"not complete after {expected_s - 1} s"
+
+
+SLOW_BODIES = {
+    "image": trickle("Content-Type: image/jpeg", PHOTO[:600]),
+    "untyped": trickle("X: y", bytes(600)),
+    "declared": trickle("Content-Length: 30000", bytes(600)),
+    "chunked": trickle("Transfer-Encoding: chunked", b"258\r\n%b\r\n" % bytes(600)),
+    "gzip-of-nothing": trickle("Content-Encoding: gzip", b"\0\0\0\xff\xff" * 120, start=gzip.compress(b"")[:10]),
+}
+
+
+def test_a_body_that_makes_progress_but_does_not_end_is_a_time_out(site: Site, tmp_path: Path) -> None:
+    site.routes = {f"/{name}.jpg": reply for name, reply in SLOW_BODIES.items()}
+    run(links(tmp_path, *map(site.url, site.routes)), tmp_path / "out", timeout_s=1.0, max_bytes=2**15)
+    found = {path_of(row.url): (row.reason, row.detail, row.final) for row in read_manifest(tmp_path / "out")}
+    assert found == dict.fromkeys(site.routes, (Reason.TIMEOUT, "TimeoutError: not complete after 5 s", False))
+
+
+def test_a_compressed_body_that_contains_nothing_is_bounded_in_size(site: Site, tmp_path: Path) -> None:
+    start = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nConnection: close\r\n\r\n" + gzip.compress(b"")[:10]
+    site.routes = {"/a.jpg": cut(start + b"\0\0\0\xff\xff" * 20_000)}
+    run(links(tmp_path, site.url("/a.jpg")), tmp_path / "out", max_bytes=50_000)
+    assert [row.reason for row in read_manifest(tmp_path / "out")] == [Reason.TOO_LARGE]
 
 
 def test_passing_failures_are_asked_for_again_and_lasting_ones_are_not(site: Site, tmp_path: Path) -> None:

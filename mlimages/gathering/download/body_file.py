@@ -1,4 +1,4 @@
-"""Write response bodies to files: buffering, decompression, and detection of stalled transfers."""
+"""Write response bodies to files: buffering, decompression, and detection of slow transfers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from mlimages.core import GatherError
 _MEMORY_BYTES = 256 * 1024
 _MIN_BYTES_PER_S = 1024
 """Transfers slower than this over a whole time-out window are aborted."""
+
+_MIN_TOTAL_BYTES_PER_S = 32 * 1024
+"""Average rate of the longest transfer: below that of a poor line (50 KB/s); 64 MiB take 34 minutes."""
 
 _NO_ENCODINGS = ("", "identity", "none", "utf-8", "binary")
 """Values of Content-Encoding that servers send with bodies that are not encoded."""
@@ -50,28 +53,40 @@ class BufferedFile:
 
 
 class StallDetector:
-    """Detects transfers of less than 1 KiB/s over `window_s` seconds; `now` is in seconds of a monotonic clock."""
+    """Detects transfers that are too slow: in any window of `timeout_s` seconds, or as a whole.
 
-    __slots__ = ("_bytes", "_since", "_window_s")
+    A whole transfer may take four time-outs and the time that `max_bytes` take at 32 KiB/s.
 
-    def __init__(self, window_s: float, now: float) -> None:
-        self._window_s = window_s
+    Args:
+        timeout_s: time-out in seconds.
+        max_bytes: maximum size of a body.
+        now: start of the transfer, in seconds of a monotonic clock.
+    """
+
+    __slots__ = ("_bytes", "_ends_at", "_since", "_timeout_s", "_total_s")
+
+    def __init__(self, timeout_s: float, max_bytes: int, now: float) -> None:
+        self._timeout_s = timeout_s
+        self._total_s = 4 * timeout_s + max_bytes / _MIN_TOTAL_BYTES_PER_S
+        self._ends_at = now + self._total_s
         self._since = now
         self._bytes = 0
 
-    def is_stalled(self, now: float, total_bytes: int) -> bool:
-        """Return whether less than 1 KiB/s arrived in the window that ends now.
+    def find_problem(self, now: float, total_bytes: int) -> str:
+        """Return why the transfer is too slow; "" if it is not.
 
         Args:
             total_bytes: number of bytes received since the start of the transfer.
         """
+        if now > self._ends_at:
+            return f"not complete after {self._total_s:.0f} s"
         elapsed = now - self._since
-        if elapsed < self._window_s:
-            return False
+        if elapsed < self._timeout_s:
+            return ""
         if total_bytes - self._bytes < _MIN_BYTES_PER_S * elapsed:
-            return True
+            return f"less than 1 KB/s over {self._timeout_s:g} s"
         self._since, self._bytes = now, total_bytes
-        return False
+        return ""
 
 
 class Decompressor:

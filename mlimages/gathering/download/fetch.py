@@ -230,15 +230,15 @@ class Fetcher:
             decompressor = make_decompressor(encoding)
         except ValueError as error:
             raise RejectionError(Reason.BAD_HTTP, f"Content-Encoding: {encoding[:40]}") from error
-        stall_detector, num_received = StallDetector(self._options.timeout_s, time.monotonic()), 0
+        stall_detector, num_received = StallDetector(self._options.timeout_s, max_bytes, time.monotonic()), 0
         async for chunk in response.content.iter_any():
             num_received += len(chunk)
-            if stall_detector.is_stalled(time.monotonic(), num_received):
-                raise TimeoutError(f"less than 1 KB/s over {self._options.timeout_s:g} s")
+            if problem := stall_detector.find_problem(time.monotonic(), num_received):
+                raise TimeoutError(problem)
             data = decompressor.decompress(chunk, max_bytes - file.total + 1) if decompressor else chunk
             is_web_page |= not file.total and is_html(data)
             file.write(data)
-            if file.total > max_bytes:
+            if max(file.total, num_received) > max_bytes:  # compressed data may contain nothing, without end
                 raise RejectionError(Reason.TOO_LARGE, f"more than {max_bytes} bytes")
         if decompressor and not decompressor.eof:
             raise RejectionError(Reason.TRUNCATED, "the compressed body is truncated")
