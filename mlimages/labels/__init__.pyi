@@ -1,3 +1,4 @@
+from .annotations import find_coco_classes as find_coco_classes
 from .class_names import ClassNames as ClassNames
 from .class_names import class_definition_path as class_definition_path
 from .class_names import read_class_names as read_class_names

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
 from urllib.parse import unquote
@@ -60,24 +60,47 @@ def _make_unknown_format_error(path: Path) -> LabelFileError:
 
 
 def _read_coco(values: Mapping[str, Any], path: Path) -> Iterator[_AnnotatedImage]:
-    """Read annotations without a box or mask (https://cocodataset.org/#format-data).
+    """Read annotations without a box or mask (https://cocodataset.org/#format-data); a repeated image counts once."""
+    _require_coco_lists(values, path)
+    if any(each.get("bbox") or each.get("segmentation") for each in values["annotations"]):
+        raise LabelFileError(f"{path} contains bounding boxes or masks; expected image-level annotations")
+    listed = zip(values["images"], find_coco_classes(values, path), strict=True)
+    images = {_read_coco_key(image, "id", "images", path): (image, classes) for image, classes in listed}
+    for image, classes in images.values():
+        yield _read_coco_key(image, "file_name", "images", path), classes, {}
+
+
+def find_coco_classes(
+    values: Mapping[str, Any], path: Path, read_name: Callable[[Mapping[str, Any]], str] | None = None
+) -> list[list[str]]:
+    """Return the category of each annotation of each image in a COCO dataset, in the order of its images.
 
     Ids are compared as text, since some tools write "7" in one list and 7 in another.
+
+    Args:
+        values: the parsed JSON document.
+        path: path of the document, for error messages.
+        read_name: returns the name of an image, by which images with the same id are compared; by default its
+            `file_name`.
+
+    Raises:
+        LabelFileError: a list or a key that COCO requires is missing, or an id is ambiguous or unknown.
     """
+    _require_coco_lists(values, path)
+    images = _index_coco_objects(values, "images", read_name or "file_name", path)
+    names = _index_coco_objects(values, "categories", "name", path)
+    labels: dict[str, list[str]] = {image_id: [] for image_id in images}
+    image_ids = _read_references(values["annotations"], "image_id", images, path)
+    category_ids = _read_references(values["annotations"], "category_id", names, path)
+    for image_id, category_id in zip(image_ids, category_ids, strict=True):
+        labels[image_id].append(names[category_id])
+    return [labels[_read_coco_key(image, "id", "images", path)] for image in values["images"]]
+
+
+def _require_coco_lists(values: Mapping[str, Any], path: Path) -> None:
     for key in ("images", "categories", "annotations"):
         if not _is_list_of_objects(values.get(key)):
             raise LabelFileError(f"{path}: expected a list of objects as {key!r}, which COCO requires")
-    annotations = values["annotations"]
-    if any(each.get("bbox") or each.get("segmentation") for each in annotations):
-        raise LabelFileError(f"{path} contains bounding boxes or masks; expected image-level annotations")
-    images = _index_coco_objects(values, "images", "file_name", path)
-    names = _index_coco_objects(values, "categories", "name", path)
-    labels: dict[str, list[str]] = {image_id: [] for image_id in images}
-    image_ids = _read_references(annotations, "image_id", images, path)
-    category_ids = _read_references(annotations, "category_id", names, path)
-    for image_id, category_id in zip(image_ids, category_ids, strict=True):
-        labels[image_id].append(names[category_id])
-    yield from ((name, labels[image_id], {}) for image_id, name in images.items())
 
 
 def _read_references(
@@ -94,11 +117,17 @@ def _read_references(
     return ids
 
 
-def _index_coco_objects(values: Mapping[str, Any], list_key: str, name_key: str, path: Path) -> dict[str, str]:
-    """Return the name of each object of a list by its id; an object that is repeated counts once."""
+def _index_coco_objects(
+    values: Mapping[str, Any], list_key: str, name_from: str | Callable[[Mapping[str, Any]], str], path: Path
+) -> dict[str, str]:
+    """Return the name of each object of a list by its id; an object that is repeated counts once.
+
+    The name is the value under a key, or that of a function.
+    """
     names: dict[str, str] = {}
     for each in values[list_key]:
-        object_id, name = (_read_coco_key(each, key, list_key, path) for key in ("id", name_key))
+        object_id = _read_coco_key(each, "id", list_key, path)
+        name = _read_coco_key(each, name_from, list_key, path) if isinstance(name_from, str) else name_from(each)
         if names.setdefault(object_id, name) != name:
             raise LabelFileError(
                 f"{path}: id {object_id} in {list_key!r} is both {names[object_id]} and {name}: give each an id of its "

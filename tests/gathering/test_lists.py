@@ -24,6 +24,7 @@ from mlimages.gathering.sources.columns import ListOptions
 from mlimages.gathering.sources.lists import LinkFile
 from mlimages.gathering.sources.tables import parse_csv_rows
 from tests.gathering.conftest import run
+from tests.labels.test_annotations import AMBIGUOUS_COCO, coco
 from tests.servers import Site, answer, photo
 
 A, B, C = "http://x/a.jpg", "http://x/b.jpg?c=1&d=2", 'http://x/b,"c".jpg?d=e f'
@@ -82,6 +83,10 @@ FORMS = {
     "separator line in .txt": ("x.txt", f'"sep=|"\nlabel|url\ncat|{A}\n', [CAT_A]),
     "COCO": ("x.json", json.dumps(COCO), [CAT_A, X_B]),
     "COCO with ids as text": ("x.json", json.dumps(COCO).replace('_id": 1', '_id": "1"'), [CAT_A, X_B]),
+    "COCO with repeated objects": ("x.json", json.dumps({key: 2 * each for key, each in COCO.items()}),
+                                   [CAT_A, X_B, CAT_A, X_B]),
+    "COCO with captions": ("x.json", json.dumps({"images": COCO["images"],
+                           "annotations": [{"image_id": 1, "caption": "a"}]}), [X_A, X_B]),
     "JSON lines": ("x.jsonl", f'{{"url": "{A}", "label": 1.0}}\n{{"url": "{B}", "label": false}}\n',
                    [("1", A), ("False", B)]),
     "JSON lines in .json": ("x.json", f'{{"url": "{A}"}}\n{{"url": "{B}"}}\n', [X_A, X_B]),
@@ -310,6 +315,21 @@ def test_a_web_page_or_a_folder_in_place_of_a_list_is_refused(tmp_path: Path) ->
         LinkFile(page, ListOptions())
     with pytest.raises(InputError, match="is a folder: pass the lists of links"):
         UrlList(tmp_path)
+
+
+@pytest.mark.parametrize(("changes", "message"), AMBIGUOUS_COCO)
+def test_ids_of_coco_are_refused_as_in_label_files(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    if isinstance(changes.get("images"), dict):
+        message = "expected a JSON array of links or objects, JSON lines, or a COCO dataset"
+    with pytest.raises(InputError, match=message):
+        list(read_list(write(tmp_path / "x.json", coco(changes))))
+
+
+def test_a_message_about_two_links_with_one_id_has_no_password(tmp_path: Path) -> None:
+    images = [{"id": 1, "coco_url": f"http://me:secret@x/{name}.jpg"} for name in "ab"]
+    path = write(tmp_path / "x.json", json.dumps({**COCO, "images": images}))
+    with pytest.raises(InputError, match=r"id 1 in 'images' is both http://x/a.jpg and http://x/b.jpg"):
+        list(read_list(path))
 
 
 def test_captions_are_not_taken_as_classes_unless_somebody_says_so(tmp_path: Path) -> None:

@@ -98,22 +98,28 @@ def test_each_image_of_coco_has_the_classes_of_its_id(
     assert ", ".join(rows) == (merged if multi_label else expected)
 
 
+AMBIGUOUS_COCO = [
+    (images((7, "a"), (7, "b")), "id 7 in 'images' is both a.jpg and b.jpg"),
+    (images((7, "a"), ("7", "b")), "id 7 in 'images' is both a.jpg and b.jpg"),
+    ({"categories": [*CATEGORIES, {"id": 2, "name": "cat"}]}, "id 2 in 'categories' is both bee and cat"),
+    (annotations((7, 1), (0, 1)), r"1 of 2 annotations refer to unknown images \(image_id 7\)"),
+    (annotations(("x7", 1), ("x8", 2)), r"2 of 2 annotations refer to unknown images \(image_id x7\)"),
+    (annotations((0, 7), (1, 1)), r"1 of 2 annotations refer to unknown categories \(category_id 7\)"),
+    ({"categories": [{"name": "ant"}]}, "an object in 'categories' has no 'id'"),
+    ({"categories": None}, "expected a list of objects as 'categories'"),
+    ({"annotations": [7]}, "expected a list of objects as 'annotations'"),
+    ({"images": {"7": "a.jpg"}}, "expected a list of objects as 'images'"),
+]
+"""Changes that give an export ambiguous or unknown ids, and what the message says."""
+
+
 @pytest.mark.parametrize("multi_label", [False, True])
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (images((7, "a"), (7, "b")), "id 7 in 'images' is both a.jpg and b.jpg"),
-        (images((7, "a"), ("7", "b")), "id 7 in 'images' is both a.jpg and b.jpg"),
-        ({"categories": [*CATEGORIES, {"id": 2, "name": "cat"}]}, "id 2 in 'categories' is both bee and cat"),
-        (annotations((7, 1), (0, 1)), r"1 of 2 annotations refer to unknown images \(image_id 7\)"),
-        (annotations(("x7", 1), ("x8", 2)), r"2 of 2 annotations refer to unknown images \(image_id x7\)"),
-        (annotations((0, 7), (1, 1)), r"1 of 2 annotations refer to unknown categories \(category_id 7\)"),
+        *AMBIGUOUS_COCO,
         ({"annotations": [{"image_id": 1}]}, "an object in 'annotations' has no 'category_id'.*'image_id': 1"),
         ({"images": [{"id": 1}]}, "an object in 'images' has no 'file_name'"),
-        ({"categories": [{"name": "ant"}]}, "an object in 'categories' has no 'id'"),
-        ({"categories": None}, "expected a list of objects as 'categories'"),
-        ({"annotations": [7]}, "expected a list of objects as 'annotations'"),
-        ({"images": {"7": "a.jpg"}}, "expected a list of objects as 'images'"),
     ],
 )
 def test_ids_of_coco_that_are_ambiguous_or_unknown_are_refused(

@@ -6,13 +6,14 @@ import csv
 import io
 import json
 import re
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from mlimages.core import InputError
+from mlimages.gathering.links import redact_url
 from mlimages.gathering.sources.columns import (
     IMAGE_SUFFIX,
     IMAGES,
@@ -23,6 +24,7 @@ from mlimages.gathering.sources.columns import (
     is_link_column,
     to_text,
 )
+from mlimages.labels import find_coco_classes
 
 _HTTP_DATA = "TsvHttpData-1.0"
 _MAX_LINES = 1000  # maximum number of lines in a row
@@ -217,13 +219,13 @@ def extract_json_rows(value: Any, path: Path) -> list[Row]:
         path: path of the document, for the error message.
 
     Raises:
-        InputError: the document has another form.
+        InputError: the document has another form, or an id of a COCO dataset is ambiguous or unknown.
     """
     if isinstance(value, list):
         return [flatten_object(each) if isinstance(each, dict) else {"url": to_text(each)} for each in value]
     if isinstance(value, dict):
         if isinstance(value.get("images"), list) and "annotations" in value:
-            return _extract_coco_rows(value)
+            return _extract_coco_rows(value, path)
         arrays = [each for each in value.values() if isinstance(each, list)]
         if len(arrays) == 1 and any(isinstance(each, dict) for each in arrays[0]):
             return extract_json_rows(arrays[0], path)
@@ -232,23 +234,29 @@ def extract_json_rows(value: Any, path: Path) -> list[Row]:
     raise InputError(f"{path}: expected a JSON array of links or objects, JSON lines, or a COCO dataset")
 
 
-def _extract_coco_rows(dataset: dict[str, Any]) -> list[Row]:
+def _extract_coco_rows(dataset: dict[str, Any], path: Path) -> list[Row]:
     """Return the images of a COCO dataset, each with its category if all its annotations have the same.
 
-    Ids are compared as text, since some tools write "7" in one list and 7 in another.
+    Annotations without a category, such as captions, are left out; without any other, the categories may be missing.
     """
-    names = {to_text(each.get("id")): each.get("name") for each in dataset.get("categories", [])}
-    found: dict[str, set[str]] = defaultdict(set)
-    for each in dataset["annotations"]:
-        if "category_id" in each:
-            found[to_text(each.get("image_id"))].add(to_text(each["category_id"]))
-    rows: list[Row] = []
-    for image in dataset["images"]:
-        categories = found.get(to_text(image.get("id")), set())
-        url = image.get("coco_url") or image.get("flickr_url") or image.get("file_name", "")
-        category = names.get(next(iter(categories))) if len(categories) == 1 else None
-        rows.append({"coco_url": url, "category": category, "file_name": image.get("file_name"), "id": image.get("id")})
-    return rows
+    annotations = dataset["annotations"]
+    if isinstance(annotations, list):
+        annotations = [each for each in annotations if not isinstance(each, dict) or "category_id" in each]
+    classified = {"categories": None if annotations else [], **dataset, "annotations": annotations}
+    classes = find_coco_classes(classified, path, lambda image: redact_url(_find_coco_link(image)))
+    return [
+        {
+            "coco_url": _find_coco_link(image),
+            "category": names[0] if len(set(names)) == 1 else None,
+            "file_name": image.get("file_name"),
+            "id": image.get("id"),
+        }
+        for image, names in zip(dataset["images"], classes, strict=True)
+    ]
+
+
+def _find_coco_link(image: Mapping[str, Any]) -> str:
+    return to_text(image.get("coco_url") or image.get("flickr_url") or image.get("file_name"))
 
 
 def read_parquet_rows(path: Path) -> Iterator[Row]:
