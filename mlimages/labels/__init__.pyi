@@ -12,6 +12,7 @@ from .folders import open_labels as open_labels
 from .folders import open_splits as open_splits
 from .formats import Label as Label
 from .formats import parse_separator_line as parse_separator_line
+from .irregular_rows import is_repeated_header as is_repeated_header
 from .label_file import LabelFile as LabelFile
 from .label_file import merge_classes as merge_classes
 from .label_output import write_label_file as write_label_file

@@ -12,9 +12,8 @@ _MAX_NUMBERS = 10
 """Maximum number of row numbers in a message."""
 
 
-def is_repeated_header(record: Record, columns: Sequence[str]) -> bool:
+def is_repeated_header(cells: Sequence[str], columns: Sequence[str]) -> bool:
     """Whether a row repeats the header, as in concatenated files; `columns` are the stripped cells of the header."""
-    cells = record.cells
     may_be_header = len(cells) == len(columns) > 0 and cells[0].strip() == columns[0]  # false for most rows
     return may_be_header and [cell.strip() for cell in cells] == list(columns)
 
@@ -22,7 +21,7 @@ def is_repeated_header(record: Record, columns: Sequence[str]) -> bool:
 def is_irregular(record: Record, columns: Sequence[str]) -> bool:
     """Whether a row is a repeated header, or has text in more cells than there are columns."""
     is_too_long = len(record.cells) > len(columns) and any(map(str.strip, record.cells[len(columns) :]))
-    return is_too_long or is_repeated_header(record, columns)
+    return is_too_long or is_repeated_header(record.cells, columns)
 
 
 def describe_irregular_rows(path: Path, records: Iterable[Record], columns: Sequence[str]) -> tuple[str, ...]:
@@ -36,7 +35,7 @@ def describe_irregular_rows(path: Path, records: Iterable[Record], columns: Sequ
     too_long: list[int] = []
     for count, record in enumerate(records, start=1):  # noqa: B007  # the count is used
         if is_irregular(record, columns):
-            (repeated if is_repeated_header(record, columns) else too_long).append(record.number)
+            (repeated if is_repeated_header(record.cells, columns) else too_long).append(record.number)
     if 2 * len(too_long) > count:
         raise LabelFileError(
             f"{path}:{too_long[0]}: {len(too_long)} of {pluralize(count, 'row')} have more cells than the first row "

@@ -83,7 +83,7 @@ def _read_sample(path: Path, delimiter: str) -> list[Record]:
     """Return the first rows without repeated headers."""
     first, *others = [*islice(read_records(path, delimiter), SAMPLE_ROWS)] or [Record(0, [])]
     columns = [cell.strip() for cell in first.cells]
-    return [first, *(row for row in others if not is_repeated_header(row, columns))] if columns else []
+    return [first, *(row for row in others if not is_repeated_header(row.cells, columns))] if columns else []
 
 
 def _find_possible_delimiters(path: Path, options: TableOptions) -> list[str]:

@@ -101,6 +101,14 @@ FORMS = {
                         [("x", "http://x/w_1,h_1/a.jpg"), ("x", "http://x/b.jpg?c=1,2")]),
     "spaces in links": ("x.txt", f"http://x/my cat.jpg\n{A}\n", [("x", "http://x/my cat.jpg"), X_A]),
     "cells left empty": ("x.csv", f"url,label\n{A},cat\n,dog\n{B},\n", [CAT_A, ("dog", ""), X_B]),
+    "repeated header": ("x.csv", f"url,label\n{A},cat\nurl,label\n{B},cat\n url , label\n", [CAT_A, CAT_B]),
+    "repeated header in .txt": ("x.txt", f"page,photo\n1,{A}\npage,photo\n2,{B}\n", [X_A, X_B]),
+    "repeated header of TSV": ("x.tsv", f"label\turl\t\ncat\t{A}\nlabel\turl\t\ncat\t{B}\n", [CAT_A, CAT_B]),
+    "repeated header of one column": ("x.txt", f"url\n{A}\nurl\n{B}\n", [X_A, X_B]),
+    "repeated header after a separator line": ("x.csv", f"sep=;\nlabel;url\ncat;{A}\nlabel;url\ncat;{B}\n",
+                                               [CAT_A, CAT_B]),
+    "a row like a header": ("x.csv", f"url,label\n{A},label\nurl,cat\n", [("label", A), ("cat", "url")]),
+    "Google's TsvHttpData twice": ("x.tsv", f"TsvHttpData-1.0\n{A}\t1\ta\nTsvHttpData-1.0\n{B}\t2\td\n", [X_A, X_B]),
     "Google's TsvHttpData": ("x.tsv", f"TsvHttpData-1.0\n{A}\t100\tabc=\n{B}\t200\tdef=\n", [X_A, X_B]),
 }  # fmt: skip
 
@@ -193,6 +201,8 @@ def test_standard_input_is_understood_as_a_file_is(tmp_path: Path, monkeypatch: 
                             "row"]),
         ([f"cat\t{A}", B], ["1 of 2 rows without a class, which are put into class x"]),
         ([f"cat\t{A}", f"cat\t{B}"], []),
+        (2 * ["url,label", f"{A},cat"], ["left out: 1 repeated header"]),
+        (3 * ["label\turl", f"cat\t{A}"], ["left out: 2 repeated headers"]),
     ],
 )  # fmt: skip
 def test_rows_that_cannot_be_used_as_they_are_are_said(tmp_path: Path, rows: list[str], warnings: list[str]) -> None:

@@ -122,7 +122,7 @@ class LinkFile:
         self._default_class = options.class_name or ("images" if path == STDIN else path.name.split(".")[0] or "images")
         self._format_description, self.num_header_lines = "", 0
         self._num_available = sys.maxsize
-        self._unclassified = 0
+        self._unclassified = self._repeated_headers = 0
         self._has_long_rows = False
         head, self._links = self._peek(self._parse_image_refs(), HEAD)
         self.file_class = self._default_class if head and self._unclassified == len(head) else ""
@@ -162,6 +162,9 @@ class LinkFile:
                 f"{len(spaced)} {rows} with a space in the link, such as {_shorten_url(spaced[0])}: separate classes "
                 "from links by tabs"
             )
+        if self._repeated_headers:
+            within = f" in the first {len(first_links)} rows" * has_more
+            yield f"left out: {pluralize(self._repeated_headers, 'repeated header')}{within}"
         if 0 < self._unclassified < len(first_links):
             yield f"{self._unclassified} {rows} without a class, which are put into class {self._default_class}"
 
@@ -228,9 +231,12 @@ class LinkFile:
         return self._parse_text(lines)
 
     def _parse_table(self, cells: Iterator[list[str]]) -> Iterator[ImageRef]:
-        has_header, rows = parse_header(cells)
+        has_header, rows = parse_header(cells, self._count_repeated_header)
         self.num_header_lines = int(has_header)
         return self._parse_rows(rows)
+
+    def _count_repeated_header(self) -> None:
+        self._repeated_headers += 1
 
     def _parse_json(self, text: str) -> Iterator[ImageRef]:
         try:

@@ -7,7 +7,7 @@ import io
 import json
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from mlimages.gathering.sources.columns import (
     is_link_column,
     to_text,
 )
-from mlimages.labels import find_coco_classes
+from mlimages.labels import find_coco_classes, is_repeated_header
 
 _HTTP_DATA = "TsvHttpData-1.0"
 _MAX_LINES = 1000  # maximum number of lines in a row
@@ -50,9 +50,10 @@ def sniff_delimiter(lines: Sequence[str]) -> str | None:
 
 def _are_separated_by(rows: Sequence[str], delimiter: str) -> bool:
     cells = [_parse_csv_row(row, delimiter, is_strict=False) or [] for row in rows]
-    header = cells[0]
+    header = [cell.strip() for cell in cells[0]]
     if len(header) > 1 and not any(map(is_link, header)):
-        below = (len(row) == len(header) and any(map(is_link, row)) for row in cells[1:])
+        regular = (row for row in cells[1:] if not is_repeated_header(row, header))
+        below = (len(row) == len(header) and any(map(is_link, row)) for row in regular)
         return any(map(is_link_column, header)) or (len(cells) > 1 and all(below))
     return all(map(_has_one_link, cells)) and any("?" not in row for row in rows)
 
@@ -174,10 +175,15 @@ def parse_tsv_rows(lines: Iterable[str]) -> Iterator[list[str]]:
             yield line.rstrip("\t ").split("\t")
 
 
-def parse_header(rows: Iterator[Sequence[str]]) -> tuple[bool, Iterator[Row]]:
+def parse_header(
+    rows: Iterator[Sequence[str]], on_repeated_header: Callable[[], None] = lambda: None
+) -> tuple[bool, Iterator[Row]]:
     """Return whether the first row is a header, and the data rows as dicts by column name.
 
     Without a header, the names are `column 1`, `column 2` and so on.
+
+    Args:
+        on_repeated_header: called for each row that repeats the header, as in concatenated files; it is left out.
     """
     first = next(rows, None)
     if first is None:
@@ -187,7 +193,18 @@ def parse_header(rows: Iterator[Sequence[str]]) -> tuple[bool, Iterator[Row]]:
         rows, has_header = chain([first], rows), False
     else:
         names, has_header = [name.strip() or f"column {number}" for number, name in enumerate(first, 1)], True
+        rows = _leave_out_repeated_headers(rows, [name.strip() for name in first], on_repeated_header)
     return has_header, (dict(zip(names, row, strict=False)) for row in rows)
+
+
+def _leave_out_repeated_headers(
+    rows: Iterable[Sequence[str]], header: Sequence[str], on_repeated_header: Callable[[], None]
+) -> Iterator[Sequence[str]]:
+    for row in rows:
+        if is_repeated_header(row, header):
+            on_repeated_header()
+        else:
+            yield row
 
 
 def parse_json_lines(lines: Iterable[str]) -> Iterator[Row]:
