@@ -139,7 +139,7 @@ class _ExportedModule(nn.Module):
 
 
 class _FourDimensionalAttention(TorchFunctionMode):
-    """Reshapes attention inputs with more than four dimensions (Hiera) to four, as torch.onnx requires."""
+    """Reshapes attention inputs with five (Hiera) or three (SAM) dimensions to four, as torch.onnx requires."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -152,12 +152,17 @@ class _FourDimensionalAttention(TorchFunctionMode):
 def _compute_attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **options: Any
 ) -> Tensor:
-    if query.ndim <= 4:
+    if query.ndim == 4:
         return scaled_dot_product_attention(query, key, value, attn_mask, **options)
     if attn_mask is not None:
-        attn_mask = attn_mask.expand(*query.shape[:-1], key.shape[-2]).flatten(1, -3)
-    q, k, v = (tensor.flatten(1, -3) for tensor in (query, key, value))  # (N, ..., tokens, D) to (N, heads, tokens, D)
+        attn_mask = _to_four_dimensions(attn_mask.expand(*query.shape[:-1], key.shape[-2]))
+    q, k, v = map(_to_four_dimensions, (query, key, value))
     return scaled_dot_product_attention(q, k, v, attn_mask, **options).reshape(*query.shape[:-1], -1)
+
+
+def _to_four_dimensions(tensor: Tensor) -> Tensor:
+    """Reshape `(N, ..., tokens, D)` to `(N, heads, tokens, D)`."""
+    return tensor.unsqueeze(1) if tensor.ndim == 3 else tensor.flatten(1, -3)
 
 
 def write_onnx(

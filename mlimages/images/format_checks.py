@@ -64,7 +64,9 @@ def interpret_tiff_levels(image: Image.Image, tags: Mapping[int, Any]) -> Image.
         sample_formats if isinstance(sample_formats, tuple) else (sample_formats,)
     )
     if is_signed_byte or (image.mode == "I" and image.getextrema()[0] < 0):  # type: ignore[operator]
-        raise ImageError(Fault.UNREADABLE, "negative or unsigned 32-bit pixel values are not supported: convert the image to 16 bits")
+        raise ImageError(
+            Fault.UNREADABLE, "negative or unsigned 32-bit pixel values are not supported: convert the image to 16 bits"
+        )
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO and image.mode.startswith("I;16"):
         import numpy as np  # takes 70 ms, and most decoding processes do not need it
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -83,22 +84,26 @@ def test_torch_onnx_runtime_and_openvino_answer_the_same_for_every_kind_of_netwo
 
 
 class Attention(nn.Module):
-    """Attention between four patches with a bias for their relative position, as in BEiT."""
+    """Attention between four patches with a bias for their relative position."""
 
     def __init__(self, *heads: int) -> None:
         super().__init__()
         self.heads, self.biases = heads, nn.Parameter(torch.randn(7, *heads))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = nn.functional.adaptive_avg_pool2d(x, (4, 8)).permute(0, 2, 3, 1).reshape(-1, 4, *self.heads, 6)
-        x = x.movedim(1, -2)  # (N, *heads, 4, 6)
+        x = (
+            nn.functional.adaptive_avg_pool2d(x, (4, 8))
+            .permute(0, 2, 3, 1)
+            .reshape(-1, 4, *self.heads, 24 // math.prod(self.heads))
+        )
+        x = x.movedim(1, -2)  # (N, *heads, 4, D)
         offsets = torch.arange(4)[:, None] - torch.arange(4) + 3
         bias = self.biases[offsets].movedim((0, 1), (-2, -1)).unsqueeze(0)  # (1, *heads, 4, 4)
         x = nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=bias)
         return x.movedim(-2, 1).reshape(x.shape[0], 4, 24).mean(1)[:, :3]
 
 
-@pytest.mark.parametrize("heads", [(4,), (2, 2)])
+@pytest.mark.parametrize("heads", [(), (4,), (2, 2)], ids=["as in SAM", "as in BEiT", "as in Hiera"])
 def test_attention_with_a_bias_is_exported(heads: tuple[int, ...], tmp_path: Path) -> None:
     torch.manual_seed(0)
     attention = replace(channels(ImageProperty(32)), network=Attention(*heads).eval())
