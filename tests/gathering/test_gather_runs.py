@@ -1,6 +1,7 @@
 """Whole runs from the command line: interrupted, killed, resumed, and what they print."""
 
 import contextlib
+import itertools
 import json
 import os
 import pty
@@ -24,7 +25,7 @@ from mlimages.images import read_bytes
 from mlimages.labels import label_dir_auto
 from tests.conftest import RunCli
 from tests.gathering.conftest import links, run
-from tests.servers import Connection, Reply, Request, Site, answer, closed_port, in_turn, photo
+from tests.servers import Connection, Reply, Request, Site, answer, closed_port, in_turn, photo, silence
 
 
 def command(out: Path, source: object) -> list[str]:
@@ -244,16 +245,22 @@ def test_killed_at_any_moment_it_goes_on_with_nothing_twice_nothing_lost_and_no_
     site: Site, tmp_path: Path, layout: str, count: int
 ) -> None:
     images = {f"/{n}.jpg": photo(n) for n in range(count)}
-    site.routes = {path: answer(data) for path, data in images.items()}
     out = tmp_path / "out"
     links(tmp_path, *map(site.url, images))
-    words = [*command(out, tmp_path / "cats.txt"), "--quiet", "--per-host", "4"]
-    chance = random.Random(7)
-    manifest, kills = out / "manifest.jsonl", 0
+    words = [*command(out, tmp_path / "cats.txt"), "--quiet", "--per-host", "4", "--layout", layout]
+    chance, answers_left, kills = random.Random(7), itertools.count(), 0
+
+    def limited(reply: Reply) -> Reply:
+        held = silence()
+        return lambda *asked: (reply if next(answers_left) < 20 else held)(*asked)
+
+    site.routes = {path: limited(answer(data)) for path, data in images.items()}
+    manifest = out / "manifest.jsonl"
     while True:
-        process = subprocess.Popen([*words, "--layout", layout], stdout=subprocess.DEVNULL)
+        answers_left = itertools.count(0 if kills < 2 else -len(images))
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
         recorded = manifest.stat().st_size if manifest.exists() else 0
-        enough = recorded + chance.randrange(1, 30_000)
+        enough = recorded + chance.randrange(1, 3_000 if kills < 2 else 30_000)
         while process.poll() is None and (not manifest.exists() or manifest.stat().st_size < enough):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.002)
