@@ -37,7 +37,7 @@ from mlimages.training.finish import (
     write_skipped_images,
     write_suspect_labels,
 )
-from mlimages.training.head import SHARES, fit_ridge
+from mlimages.training.head import LOWER_KERNEL_WEIGHTS, fit_ridge
 from mlimages.training.head_inputs import compute_head_inputs, initialize_head
 from mlimages.training.inputs import CustomNetwork, read_inputs, warn_about_changed_labels
 from mlimages.training.loop import Schedule, Trainer, make_optimizer, validate
@@ -174,25 +174,37 @@ def _make_initial_state(job: TrainingJob) -> TrainingState:
     if not job.model.pretrained:
         return TrainingState(frozen_digest=job.digest)
     train, val = (compute_head_inputs(job.model, job.source, images) for images in (job.train, job.val))
-    shares = [share for share in SHARES if share or job.config.head == "auto"]
-    fit = fit_ridge(train.features, train.labels, len(job.class_names), lower_features=train.lower, lower_shares=shares)
+    kernel_weights = [weight for weight in LOWER_KERNEL_WEIGHTS if weight or job.config.head == "auto"]
+    fit = fit_ridge(
+        train.features,
+        train.labels,
+        len(job.class_names),
+        lower_features=train.lower,
+        lower_kernel_weights=kernel_weights,
+    )
     if distributed.is_main_process() and is_single:
-        probabilities = np.concatenate([fit.leave_one_out, val.compute_probabilities(fit.head)])  # out of sample
+        probabilities = np.concatenate(
+            [fit.leave_one_out_probabilities, val.compute_probabilities(fit.head)]
+        )  # out of sample
         paths = [images.images[n].path for images, found in ((job.train, train), (job.val, val)) for n in found.indices]
         labels = np.concatenate([train.labels, val.labels])
         write_suspect_labels(job.files.folder, paths, labels, probabilities, job.class_names)
-    if not fit.share:
+    if not fit.lower_kernel_weight:
         job = job.with_last_layer_head()
     if not initialize_head(job.model, job.source, job.train, fit.head):
         return TrainingState(frozen_digest=job.digest)
     job.model.zero_other_heads()
     metrics = validate(job.network, job.source, job.val, objective).metrics
     is_rounded = job.computation.frozen != "fp32"
-    left_out = objective.compute_score(torch.from_numpy(fit.leave_one_out), torch.from_numpy(train.labels))
+    left_out = objective.compute_score(
+        torch.from_numpy(fit.leave_one_out_probabilities), torch.from_numpy(train.labels)
+    )
     score_name = objective.inference_task.score_name
     logger.info(
         "closed-form head (ridge regression)%s: %s %.1f %% on %d validation images%s",
-        f" on the features of all layers (weight of the lower layers: {fit.share:g})" if fit.share else "",
+        f" on the features of all layers (weight of the lower layers: {fit.lower_kernel_weight:g})"
+        if fit.lower_kernel_weight
+        else "",
         score_name,
         100 * metrics.score,
         metrics.count,
@@ -208,8 +220,10 @@ def _make_initial_state(job: TrainingJob) -> TrainingState:
         probe_accuracy=metrics.accuracy,
         probe_map=metrics.mean_ap,
         frozen_digest=job.digest,
-        depths_share=fit.share,
-        set_thresholds=conformal_thresholds(fit.leave_one_out, train.labels) if is_single and not is_rounded else {},
+        depths_share=fit.lower_kernel_weight,
+        set_thresholds=conformal_thresholds(fit.leave_one_out_probabilities, train.labels)
+        if is_single and not is_rounded
+        else {},
     )
 
 

@@ -1,4 +1,4 @@
-"""The closed-form head: ridge regression with a penalty chosen by leave-one-out, and the features it is fitted on."""
+"""Closed-form head: ridge regression whose penalty is chosen by leave-one-out cross-validation."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 
 from mlimages.inference import MultiLabel, SingleLabel, Task, softmax
 
-MIN_SPREAD = 0.05
-"""Lower bound of a feature's standard deviation, as a share of their root mean square: constant features stay small."""
+MIN_RELATIVE_STD = 0.05
+"""Lower bound of a feature's standard deviation, relative to the root mean square of all standard deviations: constant
+features stay small."""
 
-SMOOTHING = 0.05
-"""Label smoothing of the softmax scale: without it a few separable images would need unbounded logits."""
+LABEL_SMOOTHING = 0.05
+"""Label smoothing of the loss that calibrates the logits: without it, separable classes would need unbounded logits."""
 
-Floats = NDArray[np.float64]
-Labels = NDArray[np.int64]
+Float64Array = NDArray[np.float64]
+Int64Array = NDArray[np.int64]
 Targets = NDArray[Any]
 """Class indices, int64 `(N,)`; for multi-label data, 1 for each class of an image, else 0, `(N, classes)`."""
 
@@ -27,17 +28,17 @@ Features = NDArray[np.floating]
 PENALTIES = np.logspace(-4, 3, 30)
 """Candidate penalties, as multiples of the mean variance along a singular vector."""
 
-SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
-"""Candidates for the share of the lower layers in the kernel."""
+LOWER_KERNEL_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+"""Candidates for the weight of the lower layers in the kernel, 0..1."""
 
-PENALTY_IMAGES, SHARE_IMAGES = 4000, 1000
-"""Largest numbers of images whose leave-one-out error chooses penalty and share."""
+MAX_PENALTY_IMAGES, MAX_WEIGHT_IMAGES = 4000, 1000
+"""Maximum number of images whose leave-one-out error chooses the penalty, and the kernel weight of the lower layers."""
 
-SCALES = np.logspace(-0.5, 2, 60)
-"""Candidates for the factor of the scores."""
+LOGIT_SCALES = np.logspace(-0.5, 2, 60)
+"""Candidates for the factor that converts leave-one-out scores to logits."""
 
-CHUNK = 2048
-"""Images read at once where there are more images than features."""
+CHUNK_IMAGES = 2048
+"""Number of images read at once if there are more images than features."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +50,10 @@ class RidgeHead:
         bias: float64 `(classes,)`.
     """
 
-    weight: Floats
-    bias: Floats
+    weight: Float64Array
+    bias: Float64Array
 
-    def compute_probabilities(self, features: NDArray[np.floating]) -> Floats:
+    def compute_probabilities(self, features: NDArray[np.floating]) -> Float64Array:
         """Return the probabilities `(N, classes)` for features `(N, D)`."""
         return softmax(features @ self.weight.T + self.bias)
 
@@ -64,15 +65,15 @@ class RidgeFit:
     Attributes:
         head: classifier fitted on all images, with its logits scaled so that the softmax, or for multi-label data the
             sigmoid, of the leave-one-out scores is calibrated.
-        leave_one_out: probabilities of each image predicted by the fit without it, float32 `(N, classes)`.
+        leave_one_out_probabilities: float32 `(N, classes)`; those of an image are predicted by a fit without it.
         penalty: the penalty chosen from PENALTIES by leave-one-out.
-        share: share of the lower layers in the kernel, one of SHARES; 0 if only the last layer is used.
+        lower_kernel_weight: weight of the lower layers in the kernel, 0..1; 0 if only the last layer is used.
     """
 
     head: RidgeHead
-    leave_one_out: NDArray[np.float32]
+    leave_one_out_probabilities: NDArray[np.float32]
     penalty: float
-    share: float
+    lower_kernel_weight: float
 
 
 def fit_ridge(
@@ -81,9 +82,9 @@ def fit_ridge(
     num_classes: int,
     *,
     lower_features: Sequence[Features] = (),
-    lower_shares: Sequence[float] = SHARES,
+    lower_kernel_weights: Sequence[float] = LOWER_KERNEL_WEIGHTS,
 ) -> RidgeFit:
-    """Fit a ridge regression to one-hot or multi-hot targets; leave-one-out chooses penalty and share of lower layers.
+    """Fit a ridge regression to one-hot or multi-hot targets; leave-one-out chooses the penalty and the kernel weights.
 
     One eigendecomposition of the smaller Gram matrix suffices for all penalties, and the leave-one-out residual is
     residual / (1 - leverage) (Golub, Heath and Wahba, Generalized cross-validation, 1979). Rows are read in chunks
@@ -95,9 +96,10 @@ def fit_ridge(
         num_classes: number of classes.
         lower_features: for each lower layer, its features `(N, L)`; in `RidgeHead.weight`, their columns follow
             those of `features`: `(classes, D + sum of all L)`.
-        lower_shares: candidates for the share of the lower layers in the kernel, compared on at most SHARE_IMAGES
-            images. If the first is 0, another is chosen only if its error is lower by more than two standard errors of
-            the difference: with a share of 0, the head can be used in the library's network without additional layers.
+        lower_kernel_weights: candidates for the weight of the lower layers in the kernel, compared on at most
+            MAX_WEIGHT_IMAGES images. If the first is 0, another is chosen only if its error is lower by more than two
+            standard errors of the difference: with a weight of 0, the head fits the library's network without
+            additional layers.
 
     >>> features = np.array([[0.0], [0.1], [0.9], [1.0]])
     >>> head = fit_ridge(features, np.array([0, 0, 1, 1]), num_classes=2).head
@@ -106,8 +108,8 @@ def fit_ridge(
     """
     blocks = [_FeatureBlock.standardize(block) for block in (features, *lower_features)]
     if not lower_features:
-        return _RidgeSolver(blocks, (1.0,), labels, num_classes).fit(lower_share=0.0)
-    rows = np.sort(np.random.default_rng(0).permutation(len(labels))[:SHARE_IMAGES])
+        return _RidgeSolver(blocks, (1.0,), labels, num_classes).fit(lower_kernel_weight=0.0)
+    rows = np.sort(np.random.default_rng(0).permutation(len(labels))[:MAX_WEIGHT_IMAGES])
     is_all = len(rows) == len(labels)
     sample = blocks if is_all else [_FeatureBlock.standardize(block.features[rows]) for block in blocks]
     last = sample[0].compute_gram()
@@ -115,35 +117,35 @@ def fit_ridge(
     candidates = [
         _RidgeSolver(
             sample,
-            _make_block_weights(share, len(lower_features)),
+            _make_kernel_weights(lower_weight, len(lower_features)),
             labels[rows],
             num_classes,
-            gram_matrix=(1 - share) * last + share * below,
+            gram_matrix=(1 - lower_weight) * last + lower_weight * below,
         )
-        for share in lower_shares
+        for lower_weight in lower_kernel_weights
     ]
     best = int(np.argmin([candidate.errors.mean() for candidate in candidates]))
     gain = candidates[0].errors - candidates[best].errors  # of each image
-    if not lower_shares[0] and gain.mean() <= 2 * gain.std() / np.sqrt(len(gain)):
+    if not lower_kernel_weights[0] and gain.mean() <= 2 * gain.std() / np.sqrt(len(gain)):
         best = 0
-    share = lower_shares[best]
-    if not share:
+    lower_weight = lower_kernel_weights[best]
+    if not lower_weight:
         return fit_ridge(features, labels, num_classes)
     if is_all:
-        return candidates[best].fit(lower_share=share)
-    return _RidgeSolver(blocks, _make_block_weights(share, len(lower_features)), labels, num_classes).fit(
-        lower_share=share
+        return candidates[best].fit(lower_kernel_weight=lower_weight)
+    return _RidgeSolver(blocks, _make_kernel_weights(lower_weight, len(lower_features)), labels, num_classes).fit(
+        lower_kernel_weight=lower_weight
     )
 
 
-def _make_block_weights(lower_share: float, num_lower_layers: int) -> list[float]:
-    """Return the weight of the last layer and of each layer below in the kernel; they sum to 1."""
-    return [1 - lower_share, *[lower_share / num_lower_layers] * num_lower_layers]
+def _make_kernel_weights(lower_kernel_weight: float, num_lower_layers: int) -> list[float]:
+    """Return the kernel weights of the last layer and of each lower layer; they sum to 1."""
+    return [1 - lower_kernel_weight, *[lower_kernel_weight / num_lower_layers] * num_lower_layers]
 
 
 @dataclass(frozen=True, slots=True)
 class _FeatureBlock:
-    """Features of one layer, with their mean and scaling factor.
+    """Features of one layer, with the mean and the scaling factor that standardize them.
 
     Attributes:
         features: `(N, D)`.
@@ -153,26 +155,27 @@ class _FeatureBlock:
     """
 
     features: Features
-    mean: Floats
-    factor: Floats
+    mean: Float64Array
+    factor: Float64Array
 
     @classmethod
     def standardize(cls, features: Features) -> _FeatureBlock:
+        """Compute the mean and the scaling factors of the features `(N, D)`."""
         mean, squares = features.mean(axis=0, dtype=np.float64), np.zeros(features.shape[1])
-        for start in range(0, len(features), CHUNK):
-            squares += np.square(features[start : start + CHUNK] - mean).sum(axis=0)
+        for start in range(0, len(features), CHUNK_IMAGES):
+            squares += np.square(features[start : start + CHUNK_IMAGES] - mean).sum(axis=0)
         spread = np.sqrt(squares / len(features))
-        bounded = np.maximum(spread, MIN_SPREAD * np.sqrt(np.square(spread).mean()) + 1e-12)
+        bounded = np.maximum(spread, MIN_RELATIVE_STD * np.sqrt(np.square(spread).mean()) + 1e-12)
         return cls(features, mean, np.sqrt(1 / max(1e-12, np.square(spread / bounded).sum())) / bounded)
 
-    def compute_gram(self) -> Floats:
+    def compute_gram(self) -> Float64Array:
         """Return the Gram matrix `(N, N)` of the standardized features."""
         x = (self.features - self.mean) * self.factor
         return x @ x.T
 
 
 class _RidgeSolver:
-    """Decomposition of a ridge regression, and the penalty with the smallest leave-one-out error.
+    """Ridge regression on an eigendecomposition, with the penalty that has the smallest leave-one-out error.
 
     Features are standardized; the kernel of each block of features has mean 1 on its diagonal, times the block's
     weight.
@@ -184,7 +187,7 @@ class _RidgeSolver:
     5. weight = X' U diag(1 / (values + penalty)) U' Y.
 
     Attributes:
-        errors: mean squared error of leave-one-out of each of at most PENALTY_IMAGES images, `(n,)`.
+        errors: mean squared leave-one-out error of each of at most MAX_PENALTY_IMAGES images, `(n,)`.
     """
 
     def __init__(
@@ -194,7 +197,7 @@ class _RidgeSolver:
         labels: Targets,
         num_classes: int,
         *,
-        gram_matrix: Floats | None = None,
+        gram_matrix: Float64Array | None = None,
     ) -> None:
         self._blocks, self._labels, self._num_classes = blocks, labels, num_classes
         is_multi = labels.ndim == 2
@@ -208,10 +211,15 @@ class _RidgeSolver:
             [block.factor * np.sqrt(x) for block, x in zip(blocks, block_weights, strict=True)]
         )
         self._is_dual = gram_matrix is not None or len(labels) <= len(self._mean)
-        self._chunks = [np.arange(start, min(start + CHUNK, len(labels))) for start in range(0, len(labels), CHUNK)]
+        self._chunks = [
+            np.arange(start, min(start + CHUNK_IMAGES, len(labels))) for start in range(0, len(labels), CHUNK_IMAGES)
+        ]
         self._decompose(gram_matrix)
-        choice = np.random.default_rng(0).permutation(len(labels))[:PENALTY_IMAGES]
-        left_vectors, penalties = self._compute_left_vectors(choice), PENALTIES * self._values.sum() / len(labels)
+        choice = np.random.default_rng(0).permutation(len(labels))[:MAX_PENALTY_IMAGES]
+        left_vectors, penalties = (
+            self._compute_left_singular_vectors(choice),
+            PENALTIES * self._values.sum() / len(labels),
+        )
         targets = self._make_targets(choice)
         errors = [
             np.square(self._compute_leave_one_out_scores(choice, left_vectors, penalty) - targets).mean(axis=1)
@@ -225,8 +233,8 @@ class _RidgeSolver:
         )
         self._task: Task = MultiLabel() if is_multi else SingleLabel()
 
-    def fit(self, *, lower_share: float) -> RidgeFit:
-        """Return the classifier with the leave-one-out probabilities of all images."""
+    def fit(self, *, lower_kernel_weight: float) -> RidgeFit:
+        """Return the classifier and the leave-one-out probabilities of all images."""
         coefficients = self._projected / (self._values + self._penalty)[:, None]  # (K, classes)
         if self._is_dual:
             weight = self._standardize_rows(slice(None)).T @ (self._vectors @ coefficients)
@@ -236,12 +244,13 @@ class _RidgeSolver:
         head = RidgeHead(weight.T, self._scale * self._base + self._offset - self._mean @ weight)
         left_out = np.empty((len(self._labels), self._num_classes), np.float32)
         for rows in self._chunks:
-            scores = self._compute_leave_one_out_scores(rows, self._compute_left_vectors(rows), self._penalty)
+            scores = self._compute_leave_one_out_scores(rows, self._compute_left_singular_vectors(rows), self._penalty)
             left_out[rows] = self._task.compute_probabilities(self._scale * scores + self._offset)
-        return RidgeFit(head, left_out, self._relative_penalty, lower_share)
+        return RidgeFit(head, left_out, self._relative_penalty, lower_kernel_weight)
 
-    def _decompose(self, gram_matrix: Floats | None) -> None:
-        """Compute the values `(K,)`, the vectors, U `(N, K)` or V / s `(D, K)`, and U' Y `(K, classes)`."""
+    def _decompose(self, gram_matrix: Float64Array | None) -> None:
+        """Set the eigenvalues `(K,)` of the smaller Gram matrix, the vectors U `(N, K)` or V / s `(D, K)`, and U' Y
+        `(K, classes)`."""
         if self._is_dual:
             if gram_matrix is None:
                 x = self._standardize_rows(slice(None))
@@ -259,25 +268,28 @@ class _RidgeSolver:
         self._vectors = vectors / np.sqrt(self._values)
         self._projected = self._vectors.T @ moments
 
-    def _standardize_rows(self, rows: Labels | slice) -> Floats:
+    def _standardize_rows(self, rows: Int64Array | slice) -> Float64Array:
         """Return the standardized features `(n, D)` of the images `rows`."""
         x = np.concatenate([block.features[rows] for block in self._blocks], axis=1, dtype=np.float64)
         x -= self._mean
         x *= self._factor
         return x
 
-    def _compute_left_vectors(self, rows: Labels) -> Floats:
-        """Return the rows of U of the images `rows`, `(n, K)`."""
+    def _compute_left_singular_vectors(self, rows: Int64Array) -> Float64Array:
+        """Return the left singular vectors of the images `rows`, the rows of U `(n, K)`."""
         return self._vectors[rows] if self._is_dual else self._standardize_rows(rows) @ self._vectors
 
-    def _make_targets(self, rows: Labels) -> Floats:
+    def _make_targets(self, rows: Int64Array) -> Float64Array:
+        """Return the one-hot or multi-hot targets `(n, classes)` of the images `rows`."""
         if self._labels.ndim == 2:
             return self._labels[rows].astype(np.float64)
         targets = np.zeros((len(rows), self._num_classes))
         targets[np.arange(len(rows)), self._labels[rows]] = 1
         return targets
 
-    def _compute_leave_one_out_scores(self, rows: Labels, left_vectors: Floats, penalty: float) -> Floats:
+    def _compute_leave_one_out_scores(
+        self, rows: Int64Array, left_vectors: Float64Array, penalty: float
+    ) -> Float64Array:
         """Return the leave-one-out scores `(n, classes)` of the images `rows`."""
         shrink = self._values / (self._values + penalty)
         targets = self._make_targets(rows)
@@ -287,8 +299,8 @@ class _RidgeSolver:
         return targets - residuals
 
 
-def assign_stratified_folds(labels: NDArray[np.int64], *, num_folds: int, seed: int) -> NDArray[np.int64]:
-    """Return the fold of each image, `(N,)`, with each class spread evenly over the folds."""
+def assign_stratified_folds(labels: Int64Array, *, num_folds: int, seed: int) -> Int64Array:
+    """Return the number of the fold of each image, int64 `(N,)`; each class is spread evenly over the folds."""
     rng = np.random.default_rng(seed)
     fold = np.empty(len(labels), np.int64)
     start = 0
@@ -299,36 +311,36 @@ def assign_stratified_folds(labels: NDArray[np.int64], *, num_folds: int, seed: 
     return fold
 
 
-def _eigendecompose(gram_matrix: Floats) -> tuple[Floats, Floats]:
-    """Return the eigenvalues above rounding error, and their eigenvectors."""
+def _eigendecompose(gram_matrix: Float64Array) -> tuple[Float64Array, Float64Array]:
+    """Return the eigenvalues `(K,)` above rounding error, and their eigenvectors `(N, K)`."""
     values, vectors = np.linalg.eigh(gram_matrix)
     kept = values > 1e-9 * values[-1]
     return values[kept], vectors[:, kept]
 
 
-def _fit_softmax_scaling(scores: Floats, labels: NDArray[np.int64]) -> tuple[float, float]:
-    """Return the inverse temperature of `scores` that maximizes the likelihood of the labels, and the offset 0."""
+def _fit_softmax_scaling(scores: Float64Array, labels: Int64Array) -> tuple[float, float]:
+    """Return the inverse temperature of `scores` that maximizes the likelihood of the labels, and 0, their offset."""
 
-    def loss(scale: float) -> float:
+    def compute_loss(scale: float) -> float:
         logits = scale * scores
         top = logits.max(axis=1)
         total = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
         right = logits[np.arange(len(labels)), labels]
-        return float((total - (1 - SMOOTHING) * right - SMOOTHING * logits.mean(axis=1)).mean())
+        return float((total - (1 - LABEL_SMOOTHING) * right - LABEL_SMOOTHING * logits.mean(axis=1)).mean())
 
-    return float(min(SCALES, key=loss)), 0.0
+    return float(min(LOGIT_SCALES, key=compute_loss)), 0.0
 
 
-def _fit_platt_scaling(scores: Floats, targets: Floats) -> tuple[float, float]:
+def _fit_platt_scaling(scores: Float64Array, targets: Float64Array) -> tuple[float, float]:
     """Return the factor 2 k and the offset -k of `scores` that maximize the likelihood of the targets (Platt scaling).
 
     The sigmoid of k (2 s - 1) is the softmax of k s for the class and k (1 - s) for its absence.
     """
-    smoothed = (1 - SMOOTHING) * targets + SMOOTHING / 2
+    smoothed = (1 - LABEL_SMOOTHING) * targets + LABEL_SMOOTHING / 2
 
-    def loss(scale: float) -> float:
+    def compute_loss(scale: float) -> float:
         logits = scale * (2 * scores - 1)
         return float((np.logaddexp(0, logits) - smoothed * logits).mean())
 
-    scale = float(min(SCALES, key=loss))
+    scale = float(min(LOGIT_SCALES, key=compute_loss))
     return 2 * scale, -scale

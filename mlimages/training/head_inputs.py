@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mlimages.networks import DEPTHS, Model
 from mlimages.training import distributed
 from mlimages.training.features import EVALUATION_BATCH, BatchSource
-from mlimages.training.head import Floats, RidgeHead, Targets
+from mlimages.training.head import Float64Array, RidgeHead, Targets
 from mlimages.training.image_set import ImageSet
 
 
@@ -36,7 +36,7 @@ class HeadInputs:
     indices: tuple[int, ...]
     lowest_output: float
 
-    def compute_probabilities(self, head: RidgeHead) -> Floats:
+    def compute_probabilities(self, head: RidgeHead) -> Float64Array:
         """Return the probabilities `(N, classes)` that a closed-form head predicts from these inputs."""
         all_features = np.concatenate([self.features, *self.lower], axis=1)  # (N, D)
         return head.compute_probabilities(all_features[:, : head.weight.shape[1]])

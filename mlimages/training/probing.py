@@ -188,7 +188,10 @@ def _score_cuts(
     cut_points: Sequence[CutPoint], features_by_cut: Sequence[Features], labels: Labels, num_classes: int
 ) -> tuple[tuple[CutScore, ...], int]:
     """Return the score of each cut point, and the index of the recommended one."""
-    correct = [fit_ridge(part, labels, num_classes).leave_one_out.argmax(axis=1) == labels for part in features_by_cut]
+    correct = [
+        fit_ridge(part, labels, num_classes).leave_one_out_probabilities.argmax(axis=1) == labels
+        for part in features_by_cut
+    ]
     best = max(correct, key=lambda each: int(each.sum()))
     near = [mcnemar_test(int((each & ~best).sum()), int((best & ~each).sum())) >= NOISE for each in correct]
     scores = tuple(

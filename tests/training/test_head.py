@@ -8,11 +8,11 @@ import pytest
 from numpy.typing import NDArray
 
 from mlimages.training.head import (
-    CHUNK,
-    MIN_SPREAD,
+    CHUNK_IMAGES,
+    LABEL_SMOOTHING,
+    LOWER_KERNEL_WEIGHTS,
+    MIN_RELATIVE_STD,
     PENALTIES,
-    SHARES,
-    SMOOTHING,
     RidgeFit,
     _FeatureBlock,
     _fit_platt_scaling,
@@ -32,11 +32,11 @@ def blobs(count: int, width: int, *, classes: int = 3, seed: int = 7) -> tuple[N
 
 def standardized(blocks: list[NDArray[np.float64]], fit: RidgeFit) -> NDArray[np.float64]:
     """The features whose kernel the fit has: each block has mean 1 on its kernel's diagonal, times its share."""
-    shares = [1 - fit.share, *[fit.share / max(1, len(blocks) - 1)] * (len(blocks) - 1)]
+    shares = [1 - fit.lower_kernel_weight, *[fit.lower_kernel_weight / max(1, len(blocks) - 1)] * (len(blocks) - 1)]
     parts = []
     for block, share in zip(blocks, shares, strict=True):
         spread = block.std(axis=0)
-        assert (spread > MIN_SPREAD * np.sqrt(np.square(spread).mean())).all()
+        assert (spread > MIN_RELATIVE_STD * np.sqrt(np.square(spread).mean())).all()
         x = (block - block.mean(axis=0)) / spread
         parts.append(x * np.sqrt(share / np.square(x).sum(axis=1).mean()))
     return np.concatenate(parts, axis=1)
@@ -46,19 +46,19 @@ def standardized(blocks: list[NDArray[np.float64]], fit: RidgeFit) -> NDArray[np
 def test_leaving_one_out_in_closed_form_is_leaving_it_out(widths: tuple[int, ...]) -> None:
     blocks = [blobs(40, width, seed=number)[0] for number, width in enumerate(widths)]
     labels = blobs(40, 1)[1]
-    fit = fit_ridge(blocks[0], labels, 3, lower_features=blocks[1:], lower_shares=SHARES[1:])
-    assert (fit.penalty in PENALTIES, fit.share in SHARES[1:]) == (True, len(widths) > 1)
+    fit = fit_ridge(blocks[0], labels, 3, lower_features=blocks[1:], lower_kernel_weights=LOWER_KERNEL_WEIGHTS[1:])
+    assert (fit.penalty in PENALTIES, fit.lower_kernel_weight in LOWER_KERNEL_WEIGHTS[1:]) == (True, len(widths) > 1)
     x, targets = standardized(blocks, fit), np.eye(3)[labels]
     for index in range(40):
         keep = np.arange(40) != index
         mean, base = x[keep].mean(0), targets[keep].mean(0)
         gram = (x[keep] - mean).T @ (x[keep] - mean) + fit.penalty * np.eye(x.shape[1])
         scores = base + (x[index] - mean) @ np.linalg.solve(gram, (x[keep] - mean).T @ (targets[keep] - base))
-        logs = np.log(fit.leave_one_out[index].astype(np.float64))  # the softmax of scale * scores
+        logs = np.log(fit.leave_one_out_probabilities[index].astype(np.float64))  # the softmax of scale * scores
         spread = (logs - logs.mean()) / (scores - scores.mean())
         assert spread == pytest.approx(spread[0], rel=1e-2)
     correct = fit.head.compute_probabilities(np.concatenate(blocks, axis=1)).argmax(axis=1) == labels
-    assert correct.mean() >= (fit.leave_one_out.argmax(axis=1) == labels).mean()
+    assert correct.mean() >= (fit.leave_one_out_probabilities.argmax(axis=1) == labels).mean()
 
 
 def left_out_errors(x: NDArray[np.float64], targets: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -79,11 +79,14 @@ def test_penalty_and_share_have_the_least_error_of_leaving_one_out(widths: tuple
     blocks = [blobs(40, width, seed=number + 4)[0] for number, width in enumerate(widths)]
     labels = np.array([0] * 22 + [1] * 12 + [2] * 6)
     blocks[0][:, 0] += labels
-    fit = fit_ridge(blocks[0], labels, 3, lower_features=blocks[1:], lower_shares=SHARES[1:])
-    shares = SHARES[1:] if len(widths) > 1 else (0.0,)
-    errors = [left_out_errors(standardized(blocks, replace(fit, share=share)), np.eye(3)[labels]) for share in shares]
+    fit = fit_ridge(blocks[0], labels, 3, lower_features=blocks[1:], lower_kernel_weights=LOWER_KERNEL_WEIGHTS[1:])
+    shares = LOWER_KERNEL_WEIGHTS[1:] if len(widths) > 1 else (0.0,)
+    errors = [
+        left_out_errors(standardized(blocks, replace(fit, lower_kernel_weight=share)), np.eye(3)[labels])
+        for share in shares
+    ]
     share, penalty = np.unravel_index(np.argmin(errors), np.shape(errors))
-    assert (fit.share, fit.penalty) == (shares[share], PENALTIES[penalty])
+    assert (fit.lower_kernel_weight, fit.penalty) == (shares[share], PENALTIES[penalty])
     assert 0 < penalty < len(PENALTIES) - 1
 
 
@@ -93,20 +96,20 @@ def test_leave_one_out_finds_the_layer_that_tells_the_classes_apart(helpful: int
     layers = [np.random.default_rng(1).normal(size=(200, 40)) for _ in range(2)]
     layers[helpful] = good
     fit = fit_ridge(layers[0], labels, 3, lower_features=layers[1:])
-    assert abs(fit.share - share) <= 0.1
-    assert fit.head.weight.shape[1] == layers[0].shape[1] + (layers[1].shape[1] if fit.share else 0)
+    assert abs(fit.lower_kernel_weight - share) <= 0.1
+    assert fit.head.weight.shape[1] == layers[0].shape[1] + (layers[1].shape[1] if fit.lower_kernel_weight else 0)
 
 
 def test_lower_layers_without_information_are_used_as_seldom_as_chance_explains() -> None:
     good, labels = blobs(120, 10)
     noise = [[np.random.default_rng((seed, n)).normal(size=(120, 10)) for n in range(2)] for seed in range(40)]
-    shares = [fit_ridge(good, labels, 3, lower_features=lower).share for lower in noise]
+    shares = [fit_ridge(good, labels, 3, lower_features=lower).lower_kernel_weight for lower in noise]
     assert sum(share > 0 for share in shares) <= 4, shares  # two standard errors; the best of six shares
 
 
 def test_probabilities_add_up_and_are_calibrated_enough_to_rank() -> None:
     features, labels = blobs(300, 6)
-    probabilities = fit_ridge(features, labels, 3).leave_one_out
+    probabilities = fit_ridge(features, labels, 3).leave_one_out_probabilities
     assert probabilities.sum(axis=1) == pytest.approx(1.0, abs=1e-5)
     right = probabilities.argmax(axis=1) == labels
     assert probabilities.max(axis=1).mean() == pytest.approx(right.mean(), abs=0.08)
@@ -115,7 +118,7 @@ def test_probabilities_add_up_and_are_calibrated_enough_to_rank() -> None:
 def test_no_image_is_judged_by_itself() -> None:
     features = np.random.default_rng(0).normal(size=(200, 300))
     labels = np.arange(200) % 2  # features know nothing of it: only memory could be right
-    probabilities = fit_ridge(features, labels, 2).leave_one_out
+    probabilities = fit_ridge(features, labels, 2).leave_one_out_probabilities
     assert (probabilities.argmax(axis=1) == labels).mean() < 0.6  # without an image the other class is more frequent
     assert np.abs(probabilities - 0.5).max() < 0.1
 
@@ -126,10 +129,10 @@ def test_many_images_and_classes_need_no_array_of_images_by_classes_but_the_resu
     features, labels = rng.normal(size=(count, width)).astype(np.float32), rng.integers(0, classes, count)
     lower = [rng.normal(size=(count, 8)).astype(np.float32)]
     tracemalloc.start()
-    fit_ridge(features, labels, classes, lower_features=lower, lower_shares=(0.5,))
+    fit_ridge(features, labels, classes, lower_features=lower, lower_kernel_weights=(0.5,))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    working = 6 * 8 * max(CHUNK, 4000) * classes  # float64 arrays of the chunk, or of the images that choose
+    working = 6 * 8 * max(CHUNK_IMAGES, 4000) * classes  # float64 arrays of the chunk, or of the images that choose
     assert peak < 1.2 * (4 * count * classes + working)
     assert working + 4 * count * classes < 31 * 8 * count * classes / 8  # far below an array for each penalty
 
@@ -170,10 +173,10 @@ def test_the_scales_have_the_greatest_likelihood(sharpness: float) -> None:
 
     def softmax_loss(scale: float) -> float:
         logs = scale * scores - np.logaddexp.reduce(scale * scores, axis=1, keepdims=True)
-        return -float((((1 - SMOOTHING) * targets + SMOOTHING / 3) * logs).sum(axis=1).mean())
+        return -float((((1 - LABEL_SMOOTHING) * targets + LABEL_SMOOTHING / 3) * logs).sum(axis=1).mean())
 
     def sigmoid_loss(scale: float) -> float:
-        logits, smoothed = scale * (2 * scores - 1), (1 - SMOOTHING) * targets + SMOOTHING / 2
+        logits, smoothed = scale * (2 * scores - 1), (1 - LABEL_SMOOTHING) * targets + LABEL_SMOOTHING / 2
         return float(np.mean(np.logaddexp(0, logits) - smoothed * logits))
 
     candidates = np.logspace(-0.5, 2, 400)
@@ -202,5 +205,5 @@ def test_features_that_hardly_vary_are_divided_by_a_twentieth_of_the_usual_sprea
 
 
 def test_shares_of_the_lower_layers_rise_from_none_to_all() -> None:
-    assert (SHARES[0], SHARES[-1]) == (0.0, 1.0)
-    assert list(SHARES) == sorted(set(SHARES))
+    assert (LOWER_KERNEL_WEIGHTS[0], LOWER_KERNEL_WEIGHTS[-1]) == (0.0, 1.0)
+    assert list(LOWER_KERNEL_WEIGHTS) == sorted(set(LOWER_KERNEL_WEIGHTS))
