@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from mlimages.core import Target
+from mlimages.core import TargetRuntime
 from mlimages.export import ExportOptions, import_openvino
 from mlimages.images import find_images, load_rgb, to_network
 from mlimages.inference import INPUT, PROBABILITIES, OnnxBundle, Predictor, open_session, to_graph_input
@@ -115,7 +115,7 @@ def main() -> None:
     raw = [np.asarray(load_rgb(Path(path))) for path in paths[:: max(1, len(paths) // asked.count)][: asked.count]]
     with tempfile.TemporaryDirectory() as folder:
 
-        def export(target: Target) -> OnnxBundle:
+        def export(target: TargetRuntime) -> OnnxBundle:
             return export_run(asked.run, Path(folder, f"{target}.onnx"), options=ExportOptions(target=target))
 
         plain, portable, bare = export("onnxruntime"), export("openvino"), export("opencv")

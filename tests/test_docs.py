@@ -16,7 +16,7 @@ import mlimages
 from mlimages.checks import ERRORS, Code
 from mlimages.cli import main as cli
 from mlimages.cli.options import COMMON_OPTIONS
-from mlimages.core import OPEN_REASONS, Reason
+from mlimages.core import RETRYABLE_REASONS, Reason
 
 ROOT = Path(mlimages.__file__).parents[1]
 PAGES = [
@@ -133,7 +133,7 @@ def test_every_code_of_check_is_explained() -> None:
 
 def test_every_reason_of_gather_is_explained() -> None:
     page = (ROOT / "docs/reference/gather-reasons.md").read_text()
-    are_open = OPEN_REASONS | {Reason.DECODER}  # of this machine
+    are_open = RETRYABLE_REASONS | {Reason.DECODER}  # of this machine
     assert first_cells(page, "Open") == are_open
     assert first_cells(page, "Final") == set(Reason) - are_open
 

@@ -32,7 +32,7 @@ from mlimages.core import (
     NoProgress,
     Pool,
     Progress,
-    Threads,
+    ThreadPool,
     as_path,
     check_at_least,
     fingerprint,
@@ -201,7 +201,7 @@ def _examine_batch(paths: Sequence[str], cache: FactsCache, thresholds: Threshol
     new = [row for row, image in enumerate(cached) if not image]
     size = pool.chunk_size
     chunks = ([paths[row] for row in new[start : start + size]] for start in range(0, len(new), size))
-    lookup = cache.find_by_digest if isinstance(pool, Threads) else None  # other processes do not have the cache
+    lookup = cache.find_by_digest if isinstance(pool, ThreadPool) else None  # other processes do not have the cache
     results = pool.map(partial(_examine_files, thresholds=thresholds, lookup=lookup), chunks)
     examined = dict(zip(new, chain.from_iterable(results), strict=True))
     cache.store_results((state, examined[row]) for row in new if (state := states[row]))

@@ -16,7 +16,7 @@ from mlimages.cli import predictions
 from mlimages.cli.hints import detect_swapped_arguments, print_next_command, print_to_stderr, read_labels, to_arguments
 from mlimages.cli.options import FORCE, LABELS, PARALLEL_IMAGES, SKIP_UNAVAILABLE, takes_options
 from mlimages.cli.process import log_server_to_stderr
-from mlimages.core import InputError, Target
+from mlimages.core import InputError, TargetRuntime
 from mlimages.labels import TableOptions
 from mlimages.serving import ServerSettings
 
@@ -36,7 +36,7 @@ def export(
     exact: bool = typer.Option(
         False, "--exact", help="Use a slower resize operation whose output is bit-identical to Pillow's."
     ),
-    target: Target = typer.Option(
+    target: TargetRuntime = typer.Option(
         "onnxruntime", help="Target runtime; tensorrt and opencv files do not include preprocessing."
     ),
     calibrate: bool = typer.Option(

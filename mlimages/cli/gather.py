@@ -184,7 +184,7 @@ def _run_gather(
     quiet: bool,
 ) -> None:
     raise_gc_threshold()
-    from mlimages.core import NoProgress, Processes, TqdmProgress
+    from mlimages.core import NoProgress, ProcessPool, TqdmProgress
     from mlimages.gathering import gather, gather_on
 
     out = as_path(out)
@@ -196,7 +196,7 @@ def _run_gather(
     if workers > 1 and engine == "ray":
         raise InputError("--workers cannot be combined with --engine ray, which has its own workers: omit one of them")
     with open_cluster(engine, address) as cluster:
-        tasks = cluster or (Processes(workers) if workers > 1 else None)
+        tasks = cluster or (ProcessPool(workers) if workers > 1 else None)
         run = partial(gather_on, tasks) if tasks else gather
         summary = run(source, out, progress=progress, **options)
     has_failed = not summary.ok and not options.get("shard")  # a shard may be empty

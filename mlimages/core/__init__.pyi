@@ -1,7 +1,7 @@
 from .cluster import Cluster as Cluster
 from .cluster import connect_to_ray as connect_to_ray
 from .codes import MAX_PIXELS as MAX_PIXELS
-from .codes import OPEN_REASONS as OPEN_REASONS
+from .codes import RETRYABLE_REASONS as RETRYABLE_REASONS
 from .codes import Fault as Fault
 from .codes import Reason as Reason
 from .content import describe_unsupported_content as describe_unsupported_content
@@ -40,8 +40,8 @@ from .files import upload as upload
 from .files import write_output as write_output
 from .files import write_text as write_text
 from .layers import Layer as Layer
+from .layers import LayerState as LayerState
 from .layers import NetworkSummary as NetworkSummary
-from .layers import State as State
 from .layers import Window as Window
 from .lazy import require_extra as require_extra
 from .locks import file_lock as file_lock
@@ -58,8 +58,8 @@ from .options import check_seed as check_seed
 from .options import document_fields as document_fields
 from .options import option_fields as option_fields
 from .parallel import Pool as Pool
-from .parallel import Processes as Processes
-from .parallel import Threads as Threads
+from .parallel import ProcessPool as ProcessPool
+from .parallel import ThreadPool as ThreadPool
 from .parallel import count_available_cores as count_available_cores
 from .preprocessing import ImageProperty as ImageProperty
 from .preprocessing import Interpolation as Interpolation
@@ -80,7 +80,7 @@ from .ranking import mean_average_precision as mean_average_precision
 from .ranking import multi_label_scores as multi_label_scores
 from .scores import Z_95 as Z_95
 from .scores import ClassScores as ClassScores
-from .scores import Confusion as Confusion
+from .scores import ConfusionMatrix as ConfusionMatrix
 from .scores import Proportion as Proportion
 from .scores import accuracy as accuracy
 from .scores import class_scores as class_scores
@@ -90,7 +90,7 @@ from .scores import format_interval as format_interval
 from .scores import format_percent as format_percent
 from .scores import mcnemar_test as mcnemar_test
 from .scores import wilson_interval as wilson_interval
-from .shards import Member as Member
+from .shards import ShardMember as ShardMember
 from .shards import find_member as find_member
 from .shards import is_file as is_file
 from .shards import is_member as is_member
@@ -112,4 +112,4 @@ from .types import GatherSummary as GatherSummary
 from .types import ImageRef as ImageRef
 from .types import LabeledPath as LabeledPath
 from .types import Prediction as Prediction
-from .types import Target as Target
+from .types import TargetRuntime as TargetRuntime

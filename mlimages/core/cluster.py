@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from mlimages.core.errors import GatherError, InputError, MissingExtraError
-from mlimages.core.parallel import AHEAD, MAX_CRASHES, POLL_S, Item, Result, map_in_order
+from mlimages.core.parallel import MAX_CRASHES, POLL_INTERVAL_S, PREFETCH_FACTOR, Item, Result, map_in_order
 from mlimages.core.telemetry import disable_telemetry
 
 logger = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ except ModuleNotFoundError as error:
 
 @ray.remote
 def _run_task(folder: str, function: Callable[[Any], Any], item: Any) -> Any:
+    """Call `function(item)` with `folder` as the current folder, if this machine has that folder."""
     with suppress(OSError):
         os.chdir(folder)
     return function(item)
@@ -33,7 +34,12 @@ def _run_task(folder: str, function: Callable[[Any], Any], item: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A Ray cluster with one worker process per CPU; implements `parallel.Pool`."""
+    """A Ray cluster with one worker process per CPU; implements `parallel.Pool`.
+
+    Attributes:
+        workers: number of worker processes.
+        chunk_size: number of small items to submit as one task.
+    """
 
     workers: int
     chunk_size: int = 64
@@ -49,7 +55,7 @@ class Cluster:
         folder = os.getcwd()  # noqa: PTH109
         try:
             submit = partial(_run_task.remote, folder, function)
-            for result in map_in_order(submit, items, AHEAD * self.workers):
+            for result in map_in_order(submit, items, PREFETCH_FACTOR * self.workers):
                 yield ray.get(result)
         except RayTaskError as error:
             raise error.cause from None
@@ -61,9 +67,7 @@ class Cluster:
     def run(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[list[Result]]:
         """Apply `function` to each item; yield lists with the results of the tasks that finished since the last list.
 
-        A list, which may be empty, is yielded at least once a second.
-
-        Tasks whose process crashed are retried.
+        A list, which may be empty, is yielded at least once a second. Tasks whose process crashed are retried.
 
         Raises:
             GatherError: the process of a task crashed repeatedly.
@@ -73,7 +77,7 @@ class Cluster:
         running = [task.remote(folder, function, item) for item in items]
         try:
             while running:
-                ended, running = ray.wait(running, num_returns=len(running), timeout=POLL_S)
+                ended, running = ray.wait(running, num_returns=len(running), timeout=POLL_INTERVAL_S)
                 yield ray.get(ended)
         except RayTaskError as error:
             raise error.cause from None

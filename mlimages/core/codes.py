@@ -59,8 +59,8 @@ class Reason(StrEnum):
     PLACEHOLDER = "placeholder"
 
 
-OPEN_REASONS = frozenset({
+RETRYABLE_REASONS = frozenset({
     Reason.PRIVATE_ADDRESS, Reason.UNKNOWN_HOST, Reason.NAME_SERVER, Reason.REFUSED, Reason.UNREACHABLE, Reason.RESET,
     Reason.TLS, Reason.TIMEOUT, Reason.HOST_DOWN, Reason.PROXY, Reason.THROTTLED, Reason.SERVER_ERROR,
 })  # fmt: skip
-"""Failures of the network, the host or this machine: the same command requests the link again."""
+"""Reasons that lie with the network, the host or this machine: the next run of the same command retries the link."""

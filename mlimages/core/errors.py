@@ -37,7 +37,7 @@ class LabelFileError(InputError):
 
 
 class ImageError(InputError):
-    """An image cannot be used; `fault` is a stable code, `detail` the reported cause."""
+    """An image cannot be used; `fault` is the code of the reason, `detail` the cause that the decoder reported."""
 
     def __init__(self, fault: Fault, detail: str) -> None:
         super().__init__(f"{fault}: {detail}")
@@ -112,20 +112,20 @@ class MissingNameError(MlimagesError, AttributeError):
     """A name such as `mlimages.fine_tune` needs an extra that is not installed; `hasattr` returns False for it."""
 
 
-_NOT_WRITTEN = re.compile(r"\(os error (\d+)\)|requested and \d+ written")
-"""Messages of safetensors, which has an exception of its own, and of numpy's `tofile`, whose OSError has no number."""
+_WRITE_ERROR_MESSAGE = re.compile(r"\(os error (\d+)\)|requested and \d+ written")
+"""Messages of write errors without errno, of safetensors (an exception of its own) and of numpy's `tofile`."""
 
 
 def convert_write_error(error: Exception, part_path: Path, path: Path) -> Exception:
-    """Convert an error of writing to a full disk to an OSError that names `path`; return other errors unchanged.
+    """Return a write error as an OSError whose `filename` is `path`; return other errors unchanged.
 
     Args:
         error: raised while `part_path` was written.
-        part_path: the temporary file, which becomes `path`.
+        part_path: the temporary file, which is renamed to `path` at the end.
         path: the file to name in the message.
     """
     number = getattr(error, "errno", None)
-    if not number and (found := _NOT_WRITTEN.search(str(error))):
+    if not number and (found := _WRITE_ERROR_MESSAGE.search(str(error))):
         number = int(found[1] or errno.ENOSPC)
         return OSError(number, os.strerror(number), str(path))
     if number and str(getattr(error, "filename", "")) in ("None", str(part_path)):  # a full disk's has none

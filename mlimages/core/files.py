@@ -18,12 +18,12 @@ from typing import Any, BinaryIO, cast
 import platformdirs
 
 from mlimages.core.errors import InputError, MissingExtraError, convert_write_error
-from mlimages.core.shards import Member, find_member
+from mlimages.core.shards import ShardMember, find_member
 
-_ADDRESS = re.compile(r"(s3|gs|gcs|az|abfs|abfss|hdfs|oci|oss|memory):/+(.*)", re.DOTALL)
+_REMOTE_URL = re.compile(r"(s3|gs|gcs|az|abfs|abfss|hdfs|oci|oss|memory):/+(.*)", re.DOTALL)
 """Object stores only: a label file from elsewhere must not cause requests to web servers of a private network."""
 
-_STORE_OPTIONS: dict[str, dict[str, Any]] = {
+_FSSPEC_OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {"config_kwargs": {"max_pool_connections": 32, "retries": {"total_max_attempts": 2}}}
 }
 """s3fs sends 10 requests at a time by default, and its 25 attempts take 40 s before an error can be reported."""
@@ -31,7 +31,7 @@ _STORE_OPTIONS: dict[str, dict[str, Any]] = {
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` and rename it to `path` at the end.
+    """Context manager: yield a temporary path beside `path`, and rename that file to `path` at the end.
 
     On an error the temporary file is removed and `path` is unchanged. At an address, the object is uploaded at the end.
     """
@@ -57,13 +57,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-WRITTEN = ".mlimages-written"
+RECORDS_FILE_NAME = ".mlimages-written"
 """Lists the files that mlimages wrote into a folder, in the format of `sha256sum`; only these are ever replaced."""
 
 
 @contextmanager
 def write_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Write a file as `atomic_write` does, and record it as written; a user's own or edited file is not replaced.
+    """Context manager: write a file as `atomic_write` does, unless a user wrote or edited it, and record it as ours.
 
     Raises:
         InputError: as for `require_writable`.
@@ -73,7 +73,7 @@ def write_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     with atomic_write(path) as part:
         yield part
         # record before the rename: without a record, the file could not be replaced later
-        _append_record(path, f"{_sha256(part)}  {path.name}")
+        _append_record(path, f"{_hash_file(part)}  {path.name}")
 
 
 def require_writable(
@@ -89,7 +89,7 @@ def require_writable(
     for path in map(as_path, paths if not overwrite else ()):
         if read and path.resolve() in read:
             raise InputError(f"{path} is also an input: choose another name with -o, or replace it with --force")
-        if path.is_dir() or (path.exists() and f"{_sha256(path)}  {path.name}" not in _read_records(path.parent)):
+        if path.is_dir() or (path.exists() and f"{_hash_file(path)}  {path.name}" not in _read_records(path.parent)):
             raise InputError(
                 f"{path} exists and was not written by mlimages, or was edited since: "
                 "move it, choose another name with -o, or replace it with --force (in Python, overwrite=True)"
@@ -99,7 +99,7 @@ def require_writable(
 def record_written_files(paths: Iterable[Path]) -> None:
     """Record that mlimages wrote these files."""
     for path in map(as_path, paths):
-        _append_record(path, f"{_sha256(path)}  {path.name}")
+        _append_record(path, f"{_hash_file(path)}  {path.name}")
 
 
 @contextmanager
@@ -121,11 +121,14 @@ def list_written_files(folder: Path) -> set[str]:
 
 
 def _read_records(folder: Path) -> frozenset[str]:
-    return _read_lines(folder / WRITTEN, state) if (state := fingerprint(folder / WRITTEN)) else frozenset()
+    """Return the lines of the records file of a folder; empty if there is none."""
+    path = folder / RECORDS_FILE_NAME
+    return _read_lines(path, version) if (version := fingerprint(path)) else frozenset()
 
 
 @lru_cache(maxsize=64)
-def _read_lines(path: Path, state: bytes) -> frozenset[str]:
+def _read_lines(path: Path, version: bytes) -> frozenset[str]:
+    """Return the lines of a file; cached by path and `version`, the fingerprint of the file."""
     try:
         return frozenset(path.read_text(encoding="utf-8", errors="surrogateescape").splitlines())
     except OSError:
@@ -133,23 +136,24 @@ def _read_lines(path: Path, state: bytes) -> frozenset[str]:
 
 
 def record_settings(path: Path, settings: str) -> None:
-    """Record the settings with which a file was written as a comment line, which `sha256sum -c` ignores."""
+    """Record the settings with which a file was written, in a comment line that `sha256sum -c` ignores."""
     _append_record(path, f"# {path.name}: {settings}")
 
 
 def _append_record(path: Path, line: str) -> None:
-    """Append a line, so that two commands can write into one folder at the same time."""
+    """Append a line to the records of the folder of `path`; two commands may do so at the same time."""
     known = _read_records(path.parent)
     if line in known:
         return
     if is_remote(path):
-        write_text(path.parent / WRITTEN, "".join(f"{one}\n" for one in sorted({*known, line})))
+        write_text(path.parent / RECORDS_FILE_NAME, "".join(f"{one}\n" for one in sorted({*known, line})))
         return
-    with (path.parent / WRITTEN).open("a", encoding="utf-8", errors="surrogateescape") as out:
+    with (path.parent / RECORDS_FILE_NAME).open("a", encoding="utf-8", errors="surrogateescape") as out:
         out.write(f"{line}\n")
 
 
-def _sha256(path: Path) -> str:
+def _hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         if is_remote(path):
             return hashlib.sha256(file.read()).hexdigest()
@@ -167,7 +171,7 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     """
     if path == "":  # as from an unset variable; pathlib would take it for the current folder
         raise InputError("the path is empty: use . for the current folder")
-    if not (found := _ADDRESS.fullmatch(os.fspath(path)) if isinstance(path, str | os.PathLike) else None):
+    if not (found := _REMOTE_URL.fullmatch(os.fspath(path)) if isinstance(path, str | os.PathLike) else None):
         return cast(Path, path) if hasattr(path, "open") else Path(path)
     address = f"{found[1]}://{found[2]}"
     try:
@@ -175,10 +179,10 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     except ModuleNotFoundError as error:
         raise MissingExtraError(address, "remote") from error
     try:
-        remote = UPath(address, **_STORE_OPTIONS.get(found[1], {}))
+        remote = UPath(address, **_FSSPEC_OPTIONS.get(found[1], {}))
         _check_reachable(f"{remote.protocol}://{remote.path.strip('/').partition('/')[0]}")
     except (ImportError, ValueError) as error:
-        raise InputError(f"{address}: {error}") from error
+        raise InputError(f"cannot use {address}: {error}") from error
     return cast(Path, remote)
 
 
@@ -188,18 +192,18 @@ def require_local_path(path: str | os.PathLike[str]) -> Path:
     Raises:
         InputError: `path` is empty or an fsspec address.
     """
-    if found := _ADDRESS.fullmatch(str(path)):
+    if found := _REMOTE_URL.fullmatch(str(path)):
         raise InputError(f"{found[1]}://{found[2]}: use a path on this machine; remote storage is not supported here")
     return as_path(path)
 
 
 @lru_cache(maxsize=1000)
-def _check_reachable(root: str) -> None:
-    """Raise the error, such as missing credentials, that would occur for every file."""
+def _check_reachable(bucket_url: str) -> None:
+    """Raise an error now if requests to a bucket such as `s3://photos` fail, for example without credentials."""
     from upath import UPath
 
     try:
-        place = UPath(root, "mlimages")
+        place = UPath(bucket_url, "mlimages")
         if hasattr(place.fs, "call_s3"):  # s3fs does not tell a missing bucket from a missing object
             place.fs.call_s3("list_objects_v2", Bucket=place.path.partition("/")[0], MaxKeys=1)
         else:
@@ -210,14 +214,15 @@ def _check_reachable(root: str) -> None:
         response = getattr(error.__cause__, "response", {})  # another 404 may mean that listing is not offered
         if response.get("Error", {}).get("Code") != "NoSuchBucket":
             return
-        raise InputError(f"there is no bucket {root}: create it, or correct its name") from error
+        raise InputError(f"there is no bucket {bucket_url}: create it, or correct its name") from error
     except OSError:  # listing may be denied where reading is allowed
         return
     except Exception as error:
-        raise InputError(f"{root} cannot be reached: {error}") from error
+        raise InputError(f"{bucket_url} cannot be reached: {error}") from error
 
 
-_keeps_listings = ContextVar("_keeps_listings", default=False)
+_listings_are_fresh = ContextVar("_listings_are_fresh", default=False)
+"""Whether the code runs within `refresh_listings`, which then does not drop the listings again."""
 
 
 @contextmanager
@@ -226,22 +231,22 @@ def refresh_listings(path: Path) -> Iterator[None]:
 
     fsspec keeps listings until the process ends. Within the `with` block, each folder is listed once.
     """
-    if is_remote(path) and not _keeps_listings.get():
+    if is_remote(path) and not _listings_are_fresh.get():
         fs, name = path.fs, path.path.rstrip("/")  # type: ignore[attr-defined]  # mypy sees a Path
         fs.invalidate_cache(name)  # and the folders above
         for inner in [known for known in fs.dircache if known.startswith(f"{name}/")]:
             fs.dircache.pop(inner, None)
-    token = _keeps_listings.set(True)
+    token = _listings_are_fresh.set(True)
     try:
         yield
     finally:
-        _keeps_listings.reset(token)
+        _listings_are_fresh.reset(token)
 
 
 def is_remote(path: Path | str) -> bool:
     """Return whether `path` is a URL of remote storage, or the result of `as_path` for one."""
     if isinstance(path, str):
-        return "://" in path and bool(_ADDRESS.match(path))
+        return "://" in path and bool(_REMOTE_URL.match(path))
     return not isinstance(path, Path)
 
 
@@ -250,7 +255,8 @@ def upload(file: Path, address: Path) -> None:
     address.fs.put_file(str(file), address.path)  # type: ignore[attr-defined]  # an address is no Path to mypy
 
 
-_STATE = struct.Struct("<QqqQ")
+_FINGERPRINT_STRUCT = struct.Struct("<QqqQ")
+"""Size, modification time, change time (both in nanoseconds) and inode of a file."""
 
 
 def fingerprint(path: Path | str) -> bytes | None:
@@ -268,16 +274,16 @@ def fingerprint(path: Path | str) -> bytes | None:
         found = os.stat(path)  # noqa: PTH116  # twice as fast as Path's
     except OSError:
         return None
-    return _STATE.pack(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino & (2**64 - 1))
+    return _FINGERPRINT_STRUCT.pack(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino & (2**64 - 1))
 
 
 def _fingerprint_object(path: Path) -> bytes:
-    """Return the fingerprint of an object; its ETag tells contents apart that were written within a second."""
+    """Return the fingerprint of a remote object, which includes its ETag: its time may be exact to a second only."""
     found = path.stat()
     info: dict[str, object] = found.as_info()  # type: ignore[attr-defined]  # mypy sees a Path
     version = next((str(info[key]) for key in ("ETag", "etag", "generation", "created") if info.get(key)), "")
     digest = hashlib.sha256(version.encode()).digest()
-    return _STATE.pack(found.st_size, found.st_mtime_ns, 0, int.from_bytes(digest[:8]))
+    return _FINGERPRINT_STRUCT.pack(found.st_size, found.st_mtime_ns, 0, int.from_bytes(digest[:8]))
 
 
 def read_file(path: Path) -> bytes:
@@ -286,9 +292,10 @@ def read_file(path: Path) -> bytes:
     return member.read() if member else path.read_bytes()
 
 
-def _fingerprint_member(member: Member) -> bytes:
-    _, modified, changed, inode = member.state
-    return _STATE.pack(member.size, modified, changed, (inode + member.offset) & (2**64 - 1))
+def _fingerprint_member(member: ShardMember) -> bytes:
+    """Return the fingerprint of a member of a shard, which changes with the shard."""
+    _, modified, changed, inode = member.archive_state
+    return _FINGERPRINT_STRUCT.pack(member.num_bytes, modified, changed, (inode + member.offset) & (2**64 - 1))
 
 
 def relative_name(path: Path | str, folder: Path) -> str:

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from mlimages.core.tables import format_count, format_table
 
-State = Literal["frozen", "trained", "partly", ""]
+LayerState = Literal["frozen", "trained", "partly", ""]
+"""Which parameters of a layer are trained: none, all or some; "" if it has no parameters, or if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Layer:
         name: qualified name in the network, or the well-known name ("conv1").
         kind: "conv", "pool", "linear", "norm" ... .
         output: output shape without the batch dimension: `(C, H, W)`, `(features,)` or `(tokens, features)`.
+        parameters: number of parameters.
         state: "trained", "frozen" or "partly" trained; "" if the layer has no parameters, or if unknown.
         multiply_adds: number of multiply-adds for one image.
         arithmetic: how the output width is computed, or for a linear layer the number of inputs and outputs.
@@ -33,7 +35,7 @@ class Layer:
     kind: str
     output: tuple[int, ...]
     parameters: int
-    state: State
+    state: LayerState
     multiply_adds: int
     arithmetic: str = ""
     even: bool = True
@@ -46,7 +48,7 @@ class NetworkSummary:
 
     Attributes:
         title: name of the network, run folder or file.
-        input: `(C, H, W)`.
+        input: shape of the input for one image, `(C, H, W)`.
         layers: in the order of the forward pass.
         parameters, trained_parameters: number of parameters, of which shared ones count once; None if unknown.
         multiply_adds: number of multiply-adds for one image, including those between layers (attention).
@@ -75,15 +77,16 @@ class Window:
     """The window of a convolution or a pooling layer along one axis.
 
     Attributes:
-        size: in pixels, including the gaps of a dilated kernel.
+        size: size in pixels, including the gaps of a dilated kernel.
+        stride: step in pixels between two windows.
         padding: pixels added on each side.
-        ceil: whether a last, incomplete window counts (`ceil_mode`).
+        ceil_mode: whether a last, incomplete window counts, as in torch.
     """
 
     size: int
     stride: int = 1
     padding: int = 0
-    ceil: bool = False
+    ceil_mode: bool = False
 
     def exact_width(self, input_width: int) -> Fraction:
         """Return the output width before rounding, `(N + 2P - F)/S + 1`: input width N, padding P, size F, stride S.
@@ -93,8 +96,8 @@ class Window:
         return Fraction(input_width + 2 * self.padding - self.size, self.stride) + 1
 
     def output_width(self, input_width: int) -> int:
-        """Return the output width, rounded up if `ceil` is true, else down."""
-        return math.ceil(self.exact_width(input_width)) if self.ceil else math.floor(self.exact_width(input_width))
+        """Return the output width, rounded up if `ceil_mode` is true, else down."""
+        return math.ceil(self.exact_width(input_width)) if self.ceil_mode else math.floor(self.exact_width(input_width))
 
     def lost_px(self, input_width: int) -> int:
         """Return the number of input columns at the right edge that no window covers."""
@@ -102,7 +105,7 @@ class Window:
         return max(0, input_width + self.padding - covered)
 
     def width_formula(self, input_width: int) -> str:
-        """Return the formula of the output width, with the numbers of this window."""
+        """Return the formula of the output width with numbers, such as `(224 + 2*3 - 7)/2 + 1 = 112.50`."""
         width = self.exact_width(input_width)
         value = str(width) if width.denominator == 1 else f"{float(width):.2f}"
         return f"({input_width} + 2*{self.padding} - {self.size})/{self.stride} + 1 = {value}"
@@ -125,6 +128,7 @@ def _select_visible_layers(layers: Iterable[Layer]) -> Iterator[Layer]:
 
 
 def _format_layer_row(layer: Layer) -> tuple[str, ...]:
+    """Return the cells of a layer's row in the table."""
     return (
         layer.name,
         layer.kind,
@@ -137,6 +141,7 @@ def _format_layer_row(layer: Layer) -> tuple[str, ...]:
 
 
 def _format_totals(summary: NetworkSummary) -> Iterator[str]:
+    """Yield the lines below the table: the totals of the network, and notes."""
     trained = summary.trained_parameters
     parts = "" if trained is None else f" = {trained:,} trained + {summary.parameters - trained:,} frozen"
     yield f"parameters: {summary.parameters:,}{parts}"
@@ -156,6 +161,7 @@ def _format_totals(summary: NetworkSummary) -> Iterator[str]:
 
 
 def _format_rounding_notes(layers: Sequence[Layer]) -> Iterator[str]:
+    """Yield lines on layers whose output width is rounded, with the columns that each drops; none if there are none."""
     if not all(layer.even for layer in layers):
         lost = [f"{layer.name} {layer.lost_px}" for layer in layers if layer.lost_px]
         text = "! the output width is rounded; input columns lost at the edge: " + (", ".join(lost) or "none")

@@ -19,11 +19,12 @@ def attach(
     Args:
         package: `__name__` of the package.
         file: `__file__` of the package, beside which `__init__.pyi` lies.
-        extra: the extra that some names need; without it, accessing them raises MissingExtraError.
+        extra: the optional extra whose packages some modules import; without it, their names raise MissingExtraError.
     """
     load, names, exported = attach_stub(package, file)
 
     def import_or_raise_missing_extra(name: str) -> Any:
+        """Return a public name of the package."""
         try:
             return load(name)
         except ModuleNotFoundError as error:
@@ -35,7 +36,10 @@ def attach(
 
 
 def require_extra(feature: str, extra: str, *modules: str) -> None:
-    """Raise MissingExtraError, whose message begins with `feature`, unless all modules are installed; no module is
-    imported."""
+    """Raise MissingExtraError unless all modules are installed; none is imported.
+
+    Args:
+        feature, extra: see `MissingExtraError`.
+    """
     if not all(map(importlib.util.find_spec, modules)):
         raise MissingExtraError(feature, extra)

@@ -35,7 +35,7 @@ def file_lock(path: Path, error_if_locked: MlimagesError, *, timeout_s: float = 
 
     Args:
         error_if_locked: raised if another process holds the lock.
-        timeout_s: seconds to wait for the lock, which a killed process releases with a delay.
+        timeout_s: seconds to wait for the lock; a killed process releases its locks with a delay.
     """
     try:
         import fcntl
@@ -44,6 +44,7 @@ def file_lock(path: Path, error_if_locked: MlimagesError, *, timeout_s: float = 
         return
 
     def acquire() -> int | None:
+        """Return the descriptor of the locked file; None if another process holds the lock."""
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)

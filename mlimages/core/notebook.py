@@ -8,13 +8,13 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-SHOWN_IMAGES, MAX_IMAGE_BYTES = 4, 1 << 18
-_TYPES = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".gif": "gif", ".webp": "webp"}
+MAX_SHOWN_IMAGES, MAX_IMAGE_BYTES = 4, 1 << 18
+_MEDIA_SUBTYPES = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".gif": "gif", ".webp": "webp"}
 """Media subtypes of the images that browsers display, by suffix."""
 
 
 class Html(str):
-    """HTML text that is not escaped again."""
+    """HTML that `make_html_table` inserts unescaped."""
 
     __slots__ = ()
 
@@ -35,7 +35,7 @@ def make_html_images(paths: Iterable[str | os.PathLike[str]], *, height_px: int 
     """Return `<img>` tags of the first images that a browser can display and that are small enough to embed."""
     tags: list[str] = []
     for path in map(Path, paths):
-        if len(tags) == SHOWN_IMAGES:
+        if len(tags) == MAX_SHOWN_IMAGES:
             break
         if uri := _make_data_uri(path):
             tags.append(f'<img src="{uri}" alt="{html.escape(path.name)}" style="height:{height_px}px">')
@@ -43,7 +43,8 @@ def make_html_images(paths: Iterable[str | os.PathLike[str]], *, height_px: int 
 
 
 def _make_data_uri(path: Path) -> str:
-    kind = _TYPES.get(path.suffix.lower())
+    """Return an image file as a `data:` URI; "" if it is too large to embed, or no browser displays it."""
+    kind = _MEDIA_SUBTYPES.get(path.suffix.lower())
     try:
         if not kind or path.stat().st_size > MAX_IMAGE_BYTES:
             return ""

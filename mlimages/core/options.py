@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from mlimages.core.errors import InputError
 
-_Class = TypeVar("_Class")
+_OptionsClass = TypeVar("_OptionsClass")
 
 MAX_SEED = 2**32 - 1
 """Largest random seed, the same everywhere; NumPy's legacy generators and scikit-learn have the same bounds."""
@@ -51,7 +51,15 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class OptionField:
-    """A field of an options class; its `type` does not include None, which is allowed if `is_optional`."""
+    """A field of an options class.
+
+    Attributes:
+        name: name of the field.
+        type: type of the value, without None.
+        default: default value.
+        option: the description of the field.
+        is_optional: whether None is also allowed.
+    """
 
     name: str
     type: Any
@@ -61,7 +69,7 @@ class OptionField:
 
 
 def option_fields(cls: type) -> Iterator[OptionField]:
-    """Yield the options of an options class, in order."""
+    """Yield the fields of an options class, in order."""
     hints = get_type_hints(cls, include_extras=True)
     for field in fields(cls):
         annotated = hints[field.name]
@@ -121,7 +129,7 @@ def check_at_least(lower_bound: float, **values: float | None) -> None:
 
 
 def _describe_expected_type(expected_type: Any, value: Any) -> str:
-    """Return what `value` must be ("a number"); "" if it is of type `expected_type`, or the type is not checked."""
+    """Return what `value` must be, such as "a number"; "" if it has the expected type or if this is not checked."""
     if isinstance(expected_type, UnionType):
         forms = [_describe_expected_type(each, value) for each in get_args(expected_type) if each is not type(None)]
         return " or ".join(forms) if all(forms) else ""
@@ -138,7 +146,7 @@ def _describe_expected_type(expected_type: Any, value: Any) -> str:
     return "" if is_right else expected
 
 
-def document_fields(cls: type[_Class]) -> type[_Class]:
+def document_fields(cls: type[_OptionsClass]) -> type[_OptionsClass]:
     """Decorate a class: append the help of its fields to its docstring, as `Attributes:`."""
     lines = [f"{field.name}: {field.option.help}" for field in option_fields(cls)]
     indents = " " * 8, " " * 12

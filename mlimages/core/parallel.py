@@ -20,17 +20,20 @@ from mlimages.core.errors import GatherError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-POLL_S = 1.0
+POLL_INTERVAL_S = 1.0
+"""Maximum time between two lists of results, in seconds."""
+
 MAX_CRASHES = 5
-"""Number of crashes (of the pool of processes; on a cluster, of one task) after which the run fails."""
+"""Number of crashes after which the run fails: of the pool of processes or, on a cluster, of one task."""
 
-_STOP_AGAIN_S = 0.5
+_STOP_SIGNAL_INTERVAL_S = 0.5
+"""Time between the signals that a process sends to itself after its parent was killed."""
 
-_STOP_WITHIN_S = 20.0
+_STOP_TIMEOUT_S = 20.0
 """Time that an interrupted process has to write its last rows before it is killed; most need a tenth of a second."""
 
-AHEAD = 8
-"""Number of items per worker submitted ahead of the one being returned."""
+PREFETCH_FACTOR = 8
+"""Number of items per worker that are submitted before the current result is returned."""
 
 
 class Pool(Protocol):
@@ -57,38 +60,44 @@ def count_available_cores() -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Threads:
+class ThreadPool:
     """A pool of threads in this process.
 
     Attributes:
-        ahead: number of items per worker that are submitted ahead of the item whose result is returned.
+        workers: number of threads.
+        chunk_size: number of small items to submit as one task.
+        prefetch_factor: number of items per worker that are submitted before the current result is returned.
     """
 
     workers: int
     chunk_size: int = 8
-    ahead: int = AHEAD
+    prefetch_factor: int = PREFETCH_FACTOR
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="worker")
         try:
-            for future in map_in_order(lambda item: pool.submit(function, item), items, self.ahead * self.workers):
+            for future in map_in_order(
+                lambda item: pool.submit(function, item), items, self.prefetch_factor * self.workers
+            ):
                 yield future.result()
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Processes:
-    """Processes on this machine, for tasks that can be retried."""
+class ProcessPool:
+    """A pool of processes on this machine, for tasks that can be retried.
+
+    Attributes:
+        workers: number of processes.
+    """
 
     workers: int
 
     def run(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[list[Result]]:
         """Apply `function` to each item; yield lists with the results of the tasks that finished since the last list.
 
-        A list, which may be empty, is yielded at least once a second.
-
-        Tasks whose process crashed are retried.
+        A list, which may be empty, is yielded at least once a second. Tasks whose process crashed are retried.
 
         Raises:
             GatherError: the processes crashed repeatedly.
@@ -105,12 +114,13 @@ class Processes:
         raise GatherError(f"a worker crashed {MAX_CRASHES} times: run the same command again to resume")
 
     def _run_once(self, function: Callable[[Item], Result], items: list[Item]) -> Iterator[dict[Item, Result]]:
+        """Yield the results of finished tasks by item; raise BrokenProcessPool if a process crashes."""
         before = active_children()
         with ProcessPoolExecutor(self.workers, get_context("spawn"), initializer=_handle_signals) as pool:
             running = {pool.submit(_run_task, function, item): item for item in items}
             try:
                 while running:
-                    ended, _ = wait(running, timeout=POLL_S, return_when=FIRST_COMPLETED)
+                    ended, _ = wait(running, timeout=POLL_INTERVAL_S, return_when=FIRST_COMPLETED)
                     yield {running.pop(future): future.result() for future in ended}
             finally:
                 if running:  # after an error or Ctrl-C, do not wait for the others
@@ -119,63 +129,65 @@ class Processes:
 
 
 def _stop_processes(processes: Collection[BaseProcess]) -> None:
-    """Terminate processes, and kill those that still run after `_STOP_WITHIN_S`.
+    """Terminate processes, and kill those that still run after `_STOP_TIMEOUT_S`.
 
-    Python drops an exception of a signal handler that runs in a finalizer, and with it the interruption of a task.
+    A task may miss the signal: Python ignores the exception of a signal handler that is called during a finalizer.
     """
     for process in processes:
         process.terminate()
-    deadline = time.monotonic() + _STOP_WITHIN_S
+    deadline = time.monotonic() + _STOP_TIMEOUT_S
     for process in processes:
         process.join(max(0.0, deadline - time.monotonic()))
         process.kill()
 
 
-class _Worker:
-    """Per-process state of a worker of `Processes`."""
+class _WorkerState:
+    """State of this process as a worker of `ProcessPool`."""
 
-    is_at_work = False
-    is_stopped = False
+    is_running_task = False
+    is_interrupted = False
 
 
 def _handle_signals() -> None:
     """Ignore Ctrl-C, which the parent process handles; stop on SIGTERM, and when the parent was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, _handle_sigterm)
     threading.Thread(target=_stop_with_parent, daemon=True).start()
 
 
 def _stop_with_parent() -> None:
+    """Wait until the parent process has ended, then stop this process."""
     if parent := parent_process():
         parent.join()
-        deadline = time.monotonic() + _STOP_WITHIN_S
+        deadline = time.monotonic() + _STOP_TIMEOUT_S
         while time.monotonic() < deadline:  # the first signal interrupts the task, another one the wait for the next
             os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(_STOP_AGAIN_S)
+            time.sleep(_STOP_SIGNAL_INTERVAL_S)
         os._exit(1)
 
 
-def _stop(*_: object) -> None:
-    """Interrupt the task once, so that it can clean up; end the process if there is none."""
-    if not _Worker.is_at_work:
+def _handle_sigterm(*_: object) -> None:
+    """Raise KeyboardInterrupt once in the current task, so that it can clean up; without a task, end the process."""
+    if not _WorkerState.is_running_task:
         raise SystemExit(1)
-    if not _Worker.is_stopped:
-        _Worker.is_stopped = True
+    if not _WorkerState.is_interrupted:
+        _WorkerState.is_interrupted = True
         raise KeyboardInterrupt
 
 
 def _run_task(function: Callable[[Item], Result], item: Item) -> Result:
-    if _Worker.is_stopped:
+    """Call `function(item)` in a worker; SIGTERM interrupts it."""
+    if _WorkerState.is_interrupted:
         raise KeyboardInterrupt
-    _Worker.is_at_work = True
+    _WorkerState.is_running_task = True
     try:
         return function(item)
     finally:
-        _Worker.is_at_work = False
+        _WorkerState.is_running_task = False
 
 
 def map_in_order(submit: Callable[[Item], Result], items: Iterable[Item], max_pending: int) -> Iterator[Result]:
-    """Submit each item and yield the results of `submit` in order, with at most `max_pending` pending."""
+    """Yield `submit(item)`, such as a future, for each item in order; up to `max_pending` items are submitted ahead."""
     waiting: deque[Result] = deque()
     for item in items:
         waiting.append(submit(item))

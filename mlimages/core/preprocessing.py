@@ -119,6 +119,7 @@ class ImageProperty:
 
 
 def _parse_pixels(name: str, value: Any, minimum: int, hint: str = "") -> int:
+    """Return a number of pixels as an int; raise InputError if it is no whole number of at least `minimum`."""
     try:
         pixels = index(value)
     except TypeError:
@@ -129,6 +130,7 @@ def _parse_pixels(name: str, value: Any, minimum: int, hint: str = "") -> int:
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise InputError if the value of the field `name` is not one of the choices."""
     if value not in choices:
         raise InputError(f"{name} is {value!r}: expected one of {', '.join(choices)}")
 
@@ -140,8 +142,8 @@ class Normalization:
     Attributes:
         scale: divisor of the pixels (255 gives 0..1).
         mean, std: one value for all channels, or three in the order RGB, in units of `pixels / scale`.
-        mean_image: path of a float32 `(C, H, W)` .npy in 0..255, subtracted before
-            dividing by `scale`; then `mean` is not used.
+        mean_image: path of a .npy file, float32 `(C, H, W)` in 0..255, to subtract before the division by `scale`,
+            instead of `mean`; empty for none.
         bgr: the network's channel order is blue, green, red, as in Caffe.
 
     Raises:
@@ -181,6 +183,7 @@ class Normalization:
 
 
 def _parse_number(name: str, value: Any) -> float:
+    """Return the value of the field `name` as a float; raise InputError if it is no number."""
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -188,6 +191,7 @@ def _parse_number(name: str, value: Any) -> float:
 
 
 def _parse_channel_values(name: str, values: Any) -> tuple[float, ...]:
+    """Return the values of the field `name`, one for all channels or three; raise InputError for others."""
     try:
         numbers = tuple(_parse_number(name, value) for value in values)
     except TypeError:
@@ -202,6 +206,10 @@ class Preprocessing:
     """All steps from an upright RGB image to the network's input.
 
     With grayscale images and three values of mean and std, the network gets the gray channel three times.
+
+    Attributes:
+        image: size of the network's input, and how an image is resized to it.
+        normalization: normalization of the resized pixels.
 
     Examples:
         >>> from mlimages import ImageProperty, Normalization, Preprocessing

@@ -1,4 +1,4 @@
-"""Progress as an argument: the library reports, the command line shows it with tqdm."""
+"""Progress reports: functions take a `Progress` as an argument; the command line passes one that uses tqdm."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class NoProgress:
     def close(self) -> None: ...
 
 
-_WITH_FIGURES = "{desc}: |{bar}| {n_fmt}/{total_fmt} {rate_noinv_fmt}{postfix}"
-"""At 80 columns the figures leave no room for the times that tqdm shows."""
+_BAR_FORMAT_WITH_VALUES = "{desc}: |{bar}| {n_fmt}/{total_fmt} {rate_noinv_fmt}{postfix}"
+"""Format of the progress bar with values beside it, without tqdm's times: 80 columns have no room for both."""
 
 
 class TqdmProgress:
@@ -49,7 +49,7 @@ class TqdmProgress:
         if self._bar is None:
             return
         if values:
-            self._bar.bar_format = _WITH_FIGURES
+            self._bar.bar_format = _BAR_FORMAT_WITH_VALUES
             text = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
             self._bar.set_postfix_str(text, refresh=False)
         if num_items:

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from mlimages.core.scores import ClassScores, Proportion, scores_from_counts, wilson_interval
 
-RESAMPLES = 1000
+NUM_RESAMPLES = 1000
 """Number of bootstrap resamples."""
 
-CHUNK = 2**22
-"""Number of counts held at once: resamples times images."""
+MAX_COUNTS_IN_MEMORY = 2**22
+"""Maximum number of counts (resamples times images) that are computed at once."""
 
 Probabilities = NDArray[np.floating]
 Targets = NDArray[np.bool_]
@@ -26,6 +26,10 @@ class AveragePrecision:
 
     The value of a class without positive images is undefined (None) and excluded from the mean; if all are undefined,
     the mean is 0 with the interval 0..1.
+
+    Attributes:
+        mean: mean average precision (mAP).
+        per_class: average precision of each class, or None.
     """
 
     mean: Proportion
@@ -34,7 +38,13 @@ class AveragePrecision:
 
 @dataclass(frozen=True, slots=True)
 class MultiLabelClassScores:
-    """Scores of one class of a multi-label model; the four scores are None if no image has the class."""
+    """Scores of one class of a multi-label model; the four scores are None if no image has the class.
+
+    Attributes:
+        name: name of the class.
+        count: number of images that have the class.
+        threshold: minimum probability to predict the class.
+    """
 
     name: str
     count: int
@@ -87,10 +97,10 @@ def mean_ap_difference(
 ) -> tuple[Proportion, float]:
     """Return the difference of the mAP of two models, the first minus the other, and its two-sided p-value.
 
-    Interval and p-value are computed on RESAMPLES bootstrap resamples of the images, with a fixed random seed. Classes
-    without a positive image in a resample are excluded from its mean. The interval spans the quantiles 2.5 % to 97.5 %
-    (B. Efron and R. Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3). The p-value is twice the smaller
-    share of resamples in which the difference is not positive, or not negative.
+    Interval and p-value are computed on NUM_RESAMPLES bootstrap resamples of the images, with a fixed random seed.
+    Classes without a positive image in a resample are excluded from its mean. The interval spans the quantiles 2.5 % to
+    97.5 % (B. Efron and R. Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3). The p-value is twice the
+    smaller share of resamples in which the difference is not positive, or not negative.
 
     Args:
         probabilities, other_probabilities: of the two models, `(N, classes)`; only their order matters.
@@ -171,6 +181,7 @@ def _average_precisions(
 def _average_precision_of_class(
     scores: Probabilities, is_positive: Targets, resample_counts: NDArray[np.int64]
 ) -> Probabilities:
+    """Return the average precision of one class in B resamples, `(B,)`; arguments as for `_average_precisions`."""
     order, ends = _group_ties(scores)
     resample_counts = resample_counts[:, order]
     true_positives = np.cumsum(resample_counts * is_positive[order], axis=1)[:, ends]  # (B, G)
@@ -181,13 +192,16 @@ def _average_precision_of_class(
 
 
 def _group_ties(scores: Probabilities) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the indices that sort the scores in descending order `(N,)`, and the last position of each group of equal
-    scores `(G,)`."""
+    """Return the descending order of the scores and where equal scores end in it.
+
+    The order is an array of indices `(N,)`; the ends are the last position of each group of equal scores, `(G,)`.
+    """
     order = (-scores).argsort(kind="stable")
     return order, np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
 
 
 def _find_f1_threshold(scores: Probabilities, is_positive: Targets) -> float:
+    """Return the threshold of one class, given its scores `(N,)`; see `find_f1_thresholds`."""
     if not is_positive.any():
         return 0.5
     order, ends = _group_ties(scores)
@@ -198,19 +212,20 @@ def _find_f1_threshold(scores: Probabilities, is_positive: Targets) -> float:
 
 
 def _iter_resamples(num_images: int) -> Iterator[NDArray[np.int64]]:
-    """Yield how often each image occurs in some of the resamples, `(B, N)`."""
-    rng, size = np.random.default_rng(0), max(1, CHUNK // max(1, num_images))
-    for start in range(0, RESAMPLES, size):
-        count = min(size, RESAMPLES - start)
+    """Yield how often each image occurs in each of B resamples, `(B, N)`, until all NUM_RESAMPLES are drawn."""
+    rng, size = np.random.default_rng(0), max(1, MAX_COUNTS_IN_MEMORY // max(1, num_images))
+    for start in range(0, NUM_RESAMPLES, size):
+        count = min(size, NUM_RESAMPLES - start)
         drawn = rng.integers(0, num_images, (count, num_images)) + num_images * np.arange(count)[:, None]
         yield np.bincount(drawn.ravel(), minlength=count * num_images).reshape(count, num_images)
 
 
 def _mean_over_classes(values: Probabilities) -> Probabilities:
-    """Return the mean over the classes that have a value, `(B,)`; 0 if none has."""
+    """Return the mean of each row of `(B, classes)` over the classes that are not NaN, `(B,)`; 0 if all are."""
     has_value = ~np.isnan(values)
     return np.where(has_value, values, 0).sum(axis=1) / np.maximum(has_value.sum(axis=1), 1)  # type: ignore[no-any-return]
 
 
 def _estimate_proportion_or_none(value: float, count: int) -> Proportion | None:
+    """Return `value` with Wilson's interval of a proportion of `count` images; None if `count` is 0."""
     return Proportion(value, *wilson_interval(value * count, count)) if count else None

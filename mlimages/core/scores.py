@@ -10,13 +10,18 @@ from fractions import Fraction
 Z_95 = 1.959963984540054
 """Two-sided 95 % quantile of the standard normal distribution."""
 
-Confusion = tuple[tuple[int, ...], ...]
+ConfusionMatrix = tuple[tuple[int, ...], ...]
 """Number of images by true and predicted class: `confusion[label][predicted]`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proportion:
-    """A measured proportion (0..1), such as an accuracy, and the bounds of its 95 % confidence interval."""
+    """A measured proportion, such as an accuracy, with its 95 % confidence interval.
+
+    Attributes:
+        value: the proportion, 0..1.
+        low, high: bounds of the interval.
+    """
 
     value: float
     low: float
@@ -28,6 +33,10 @@ class ClassScores:
     """Precision, recall and F1 of one class, and the number of images of the class.
 
     A score without observations (a class that is never predicted or has no images) is 0 with the interval 0..1.
+
+    Attributes:
+        name: name of the class.
+        count: number of images of the class.
     """
 
     name: str
@@ -55,10 +64,10 @@ def format_percent(value: float, digits: int = 1) -> str:
     return f"{100 * value:.{digits}f} %"
 
 
-def format_interval(share: Proportion) -> str:
-    """Format a 95 % interval as percentages, such as "78 to 99 %", with decimals if it is narrow."""
-    digits = 0 if share.high - share.low >= 0.02 else 1
-    return f"{100 * share.low:.{digits}f} to {100 * share.high:.{digits}f} %"
+def format_interval(proportion: Proportion) -> str:
+    """Format the interval of a proportion as percentages, such as "78 to 99 %"; a narrow one has one decimal."""
+    digits = 0 if proportion.high - proportion.low >= 0.02 else 1
+    return f"{100 * proportion.low:.{digits}f} to {100 * proportion.high:.{digits}f} %"
 
 
 def estimate_proportion(successes: int, count: int) -> Proportion:
@@ -66,20 +75,20 @@ def estimate_proportion(successes: int, count: int) -> Proportion:
     return Proportion(successes / count if count else 0.0, *wilson_interval(successes, count))
 
 
-def confusion_matrix(labels: Iterable[int], predicted_labels: Iterable[int], num_classes: int) -> Confusion:
+def confusion_matrix(labels: Iterable[int], predicted_labels: Iterable[int], num_classes: int) -> ConfusionMatrix:
     """Return the number of images by true class (rows) and predicted class (columns)."""
     counts = [[0] * num_classes for _ in range(num_classes)]
-    for label, guess in zip(labels, predicted_labels, strict=True):
-        counts[label][guess] += 1
+    for label, predicted in zip(labels, predicted_labels, strict=True):
+        counts[label][predicted] += 1
     return tuple(map(tuple, counts))
 
 
-def accuracy(confusion: Confusion) -> Proportion:
-    """Return the share of correctly predicted images."""
+def accuracy(confusion: ConfusionMatrix) -> Proportion:
+    """Return the proportion of correctly predicted images."""
     return estimate_proportion(sum(row[label] for label, row in enumerate(confusion)), sum(map(sum, confusion)))
 
 
-def class_scores(confusion: Confusion, names: Sequence[str]) -> tuple[ClassScores, ...]:
+def class_scores(confusion: ConfusionMatrix, names: Sequence[str]) -> tuple[ClassScores, ...]:
     """Return precision, recall and F1 of each class, one element per class in the order of `names`.
 
     Args:

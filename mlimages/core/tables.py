@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 
 def format_table(rows: Sequence[Sequence[str]], *, left_columns: frozenset[int] = frozenset({0})) -> Iterator[str]:
-    """Yield the rows with aligned columns: those in `left_columns` to the left, the others to the right.
+    """Yield the rows as lines with aligned columns: to the left for the indices in `left_columns`, else to the right.
 
     Example:
         >>> list(format_table([("cats", "12"), ("ants", "7")]))
@@ -20,7 +20,7 @@ def format_table(rows: Sequence[Sequence[str]], *, left_columns: frozenset[int] 
 
 
 def format_count(count: float) -> str:
-    """Format a large number in about five characters.
+    """Format a large number with one decimal and K, M or G.
 
     Example:
         >>> format_count(34_900), format_count(105.4e6)

@@ -1,4 +1,4 @@
-"""Load libraries without the telemetry that they start by default."""
+"""Import and start libraries without their telemetry."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def disable_telemetry(variable: str, value: str) -> Iterator[None]:
-    """Set the environment variable that disables a library's telemetry while the library is imported or started.
+    """Context manager: set an environment variable that disables a library's telemetry, and remove it at the end.
 
-    A value that the user has set is kept. At the end, the variable is restored.
+    A value that the user has set is kept.
     """
     is_decided = variable in os.environ
     os.environ.setdefault(variable, value)

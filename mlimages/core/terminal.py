@@ -1,4 +1,4 @@
-"""Text for a terminal: numbers with nouns, and untrusted text (file names, class names) without control characters."""
+"""Text for messages: commands, numbers with nouns, and untrusted text (file names) without control characters."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import unicodedata
 from pathlib import PurePath
 
 _UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-_JOINERS = frozenset("\u200c\u200d")
-"""Format characters that some scripts and emoji need."""
+"""Unicode categories of the characters that are escaped: control, format and surrogate characters, and line ends."""
+_ALLOWED_FORMAT_CHARACTERS = frozenset("\u200c\u200d")
+"""The zero-width joiner and non-joiner, which some scripts and emoji need."""
 
 
 def format_command(*arguments: object) -> str:
     """Return a command of mlimages for a message, in backticks and quoted for the shell, so that it can be pasted.
 
-    A path that begins with a dash would be read as an option.
+    A path that begins with a dash is prefixed with `./`, since it would be read as an option.
 
     Example:
         >>> from pathlib import Path
@@ -29,7 +30,7 @@ def _to_argument(value: object) -> str:
 
 
 def pluralize(count: int, noun: str) -> str:
-    """Return a number and its noun: "1 class", "2 classes"."""
+    """Return a number and its noun in the singular or plural: "1 class", "2 classes"."""
     return f"{count} {noun if count == 1 else noun + ('es' if noun.endswith('s') else 's')}"
 
 
@@ -40,5 +41,5 @@ def escape_unprintable(text: str) -> str:
         >>> escape_unprintable("cat\x1b[2J.png")
         'cat\\x1b[2J.png'
     """
-    unsafe = {char for char in text if unicodedata.category(char) in _UNSAFE_CATEGORIES} - _JOINERS
+    unsafe = {char for char in text if unicodedata.category(char) in _UNSAFE_CATEGORIES} - _ALLOWED_FORMAT_CHARACTERS
     return text.translate({ord(char): char.encode("unicode_escape").decode() for char in unsafe})

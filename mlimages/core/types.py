@@ -18,7 +18,7 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 DEFAULT_MODEL = "efficientnet_lite0"
 """The network whose pretrained weights are installed with mlimages."""
 
-Target = Literal["onnxruntime", "openvino", "tensorrt", "opencv", "web"]
+TargetRuntime = Literal["onnxruntime", "openvino", "tensorrt", "opencv", "web"]
 """Runtime that an exported file is for; web is onnxruntime-web in a browser."""
 
 
@@ -27,6 +27,7 @@ class ImageRef:
     """An image to download: its URL, its class and the provider's metadata.
 
     Attributes:
+        url: URL of the image.
         label: the class, and the folder to store it in; `/` creates nested folders.
         source: the provider's metadata (photographer, licence, wnid ...), copied into the manifest.
         name: file name without suffix; by default the last part of the URL.
@@ -44,22 +45,28 @@ class ImageRef:
 
 @dataclass(frozen=True, slots=True)
 class FetchResult:
-    """The outcome of one link: a row of the manifest.
+    """The result of one link: a row of the manifest.
 
     Attributes:
+        url, label: URL and class of the link.
         status: `ok` (stored at `path`), `duplicate` (of the file at `same_as`), `placeholder` (an image that a host
             returns for missing ones; one copy is stored at `path`) or `failed` (see `reason`).
         final: False if the network, the host or this machine failed, so that the same command requests the link again.
+        reason: why the link failed; None otherwise.
         removed: `user` if the file at `path` was deleted by hand; it is not downloaded again.
-        path: file relative to the output folder, with `/`.
+        detail: further information on the result, in words.
+        path: path of the stored file relative to the output folder, with `/`.
+        final_url, http_status: URL after redirects, and status of the last response.
         bytes, sha256: size and hash of the stored file (of the downloaded one if none was stored).
         dhash: 64-bit difference hash, 16 hexadecimal digits.
+        format: image format as named by Pillow, such as `JPEG`.
         width, height: size of the stored image in pixels.
         orientation: EXIF value 1..8 (1: upright).
         same_as: path of the image of which this is a duplicate, or a near-duplicate if `status` is `ok`.
         attempts: number of requests.
         elapsed_s: seconds from the first request to the last byte, pauses included.
-        fetched_at: UTC, ISO 8601.
+        fetched_at: time of the last request, UTC in ISO 8601.
+        source: metadata from the list or the provider.
     """
 
     url: str
@@ -91,7 +98,8 @@ class GatherSummary:
     """The state of an output folder after a run of `gather`.
 
     Attributes:
-        ok, duplicate, failed: number of links by outcome, including earlier runs into this folder.
+        out: the output folder.
+        ok, duplicate, failed: number of links by result, including earlier runs into this folder.
         near_duplicate: number of `ok` images that are near-duplicates of another image.
         conflicting: number of duplicates of an image in another class.
         changed: number of `ok` images edited since they were gathered; they are kept unchanged.
@@ -143,6 +151,8 @@ class LabeledPath:
     """One line of a label file: an image's path and its class index.
 
     Attributes:
+        path: path of the image.
+        label: class index.
         labels: the sorted class indices, possibly none, in a multi-label file; there `label` is -1.
     """
 
@@ -156,7 +166,7 @@ class LabeledPath:
         return (self.label,) if self.labels is None else self.labels
 
     def renumber(self, new_index: Callable[[int], int]) -> LabeledPath:
-        """Return a copy with `new_index` applied to each class index."""
+        """Return a copy in which each class index is replaced by `new_index(index)`."""
         if self.labels is None:
             return LabeledPath(self.path, new_index(self.label))
         return LabeledPath(self.path, -1, tuple(sorted(map(new_index, self.labels))))
@@ -164,9 +174,12 @@ class LabeledPath:
 
 @dataclass(frozen=True, slots=True)
 class BrokenImage:
-    """An image that cannot be used: its code, and the detail that the decoder or the system reported.
+    """An image that cannot be used.
 
     Attributes:
+        path: path of the image; empty for bytes and arrays.
+        fault: code of the reason.
+        detail: the cause that the decoder or the system reported.
         class_name, probability: always None, so that callers can read them of predictions and broken images alike.
     """
 
@@ -179,7 +192,13 @@ class BrokenImage:
 
 @dataclass(frozen=True, slots=True)
 class ClassScore:
-    """One class and its probability (0..1)."""
+    """A class and its predicted probability.
+
+    Attributes:
+        class_name: name of the class.
+        label: class index.
+        probability: predicted probability, 0..1.
+    """
 
     class_name: str
     label: int
@@ -191,7 +210,8 @@ class Prediction:
     """The prediction for one image: classes in descending order of probability.
 
     Attributes:
-        path: the given path; empty for bytes and arrays.
+        path: path of the image; empty for bytes and arrays.
+        top: the most probable classes, in descending order of probability.
         known: whether the image resembles the training images (the model's output `known` is at least 0.5) and its
             highest probability reaches the model's threshold; None if the model has neither.
         known_score: the output `known` (0..1); None if the model has no such output.

@@ -16,7 +16,7 @@ from mlimages.core import (
     LabeledPath,
     NoProgress,
     Progress,
-    Target,
+    TargetRuntime,
     as_path,
     atomic_write,
     average_precisions,
@@ -67,7 +67,7 @@ class ExportOptions:
     exact: bool = False
     calibrate: bool = False
     known_share: float = 0.0
-    target: Target = "onnxruntime"
+    target: TargetRuntime = "onnxruntime"
 
     def __post_init__(self) -> None:
         if self.target not in RUNTIMES:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlimages import images
-from mlimages.core import ExportError, ImageError, ImageProperty, LabeledPath, Progress, Threads
+from mlimages.core import ExportError, ImageError, ImageProperty, LabeledPath, Progress, ThreadPool
 from mlimages.export.onnx_writer import TrainedNetwork
 from mlimages.export.targets import ComputeLogits
 from mlimages.inference import OnnxBundle, Parity, Task, relative_difference, to_graph_input
@@ -95,7 +95,7 @@ def check_parity(
     paths = [item.path for item in outputs.items]
     progress.start("onnx", len(paths), "images")
     comparisons: list[_Comparison] = []
-    for comparison in Threads(workers).map(lambda pair: compare(*pair), zip(paths, outputs.logits, strict=True)):
+    for comparison in ThreadPool(workers).map(lambda pair: compare(*pair), zip(paths, outputs.logits, strict=True)):
         comparisons.append(comparison)
         progress.advance()
     progress.close()

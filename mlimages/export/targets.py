@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.core import ExportError, Target
+from mlimages.core import ExportError, TargetRuntime
 from mlimages.export.preprocessing_graph import ResizeForm
 from mlimages.inference import INPUT, LOGITS, open_session
 
@@ -75,7 +75,7 @@ def _open_opencv(cv2: Any, path: Path) -> ComputeLogits:
     return run
 
 
-RUNTIMES: dict[Target, Runtime] = {
+RUNTIMES: dict[TargetRuntime, Runtime] = {
     "onnxruntime": Runtime("ONNX Runtime", "operator"),
     "openvino": Runtime("OpenVINO", "portable", _open_openvino, "openvino", "the package openvino is not installed"),
     "tensorrt": Runtime(
@@ -88,7 +88,7 @@ RUNTIMES: dict[Target, Runtime] = {
 preprocessing."""
 
 
-def open_runtime(target: Target, path: Path) -> ComputeLogits | None:
+def open_runtime(target: TargetRuntime, path: Path) -> ComputeLogits | None:
     """Load a file in the runtime of a target, and return a function that computes its logits.
 
     Returns:

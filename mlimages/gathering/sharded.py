@@ -45,7 +45,7 @@ from mlimages.gathering.store.manifest import manifest_path, parse_row
 from mlimages.gathering.store.tally import Tally
 
 if TYPE_CHECKING:
-    from mlimages.core import Cluster, Processes
+    from mlimages.core import Cluster, ProcessPool
 
 SHARDS_PER_WORKER = 4
 """More shards than workers, since shards differ in size: a host is in one, or in few."""
@@ -55,7 +55,7 @@ _MERGE_OPTIONS: GatherKeywords = {"no_retry": True, "retry_failed": (), "restore
 
 
 def gather_on(
-    pool: Cluster | Processes,
+    pool: Cluster | ProcessPool,
     source: AnySource,
     out: str | os.PathLike[str],
     *,
@@ -116,7 +116,7 @@ def _require_shardable(source: Source, options: GatherOptions) -> None:
 
 
 def _run_shards(
-    pool: Cluster | Processes, task: Callable[[int], GatherSummary], out: Path, num_shards: int, progress: Progress
+    pool: Cluster | ProcessPool, task: Callable[[int], GatherSummary], out: Path, num_shards: int, progress: Progress
 ) -> list[GatherSummary]:
     """Run all shards and return their summaries; the rows that they write to a local folder are the progress."""
     numbers = range(1, num_shards + 1)

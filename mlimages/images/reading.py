@@ -13,7 +13,7 @@ from mlimages.core import (
     Fault,
     ImageError,
     InputError,
-    Threads,
+    ThreadPool,
     count_available_cores,
     find_member,
     is_remote,
@@ -46,7 +46,7 @@ def read_bytes(path: Path) -> bytes:
         if is_remote(path):
             return _read_remote(path)
         if member := find_member(path):
-            size, read = member.size, member.read
+            size, read = member.num_bytes, member.read
         else:
             found = path.stat()
             if not stat.S_ISREG(found.st_mode):
@@ -122,7 +122,7 @@ def check_missing_images(broken: Iterable[BrokenImage], count: int, *, advice: s
         raise InputError(f"{message}; the first: {missing[0]}")
 
 
-def make_reading_threads(first_path: Path | str | None, workers: int | None = None) -> Threads:
+def make_reading_threads(first_path: Path | str | None, workers: int | None = None) -> ThreadPool:
     """Return a pool of threads that read and decode images: one per CPU core, or at least 16 if the images are remote.
 
     Args:
@@ -130,5 +130,5 @@ def make_reading_threads(first_path: Path | str | None, workers: int | None = No
         workers: number of threads.
     """
     if first_path is not None and is_remote(first_path):
-        return Threads(max(REQUESTS, workers or 0), chunk_size=1)
-    return Threads(workers or count_available_cores())
+        return ThreadPool(max(REQUESTS, workers or 0), chunk_size=1)
+    return ThreadPool(workers or count_available_cores())

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlimages.core import BundleError, Preprocessing, Target, format_command, record_outputs, require_local_path
+from mlimages.core import BundleError, Preprocessing, TargetRuntime, format_command, record_outputs, require_local_path
 from mlimages.inference.onnx_file import open_session, read_metadata, write_metadata
 from mlimages.inference.tasks import MultiLabel, SingleLabel
 
@@ -115,7 +115,7 @@ class Provenance:
     calibration_error: tuple[float, float] | None = None
     quantization: tuple[Mapping[str, str | float], ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
-    target: Target = "onnxruntime"
+    target: TargetRuntime = "onnxruntime"
     target_parity: Parity | None = None
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mlimages.core import (
     BrokenImage,
     ClassScores,
-    Confusion,
+    ConfusionMatrix,
     InputError,
     LabeledPath,
     NoProgress,
@@ -65,7 +65,7 @@ class Evaluation:
     """
 
     class_names: tuple[str, ...]
-    confusion: Confusion
+    confusion: ConfusionMatrix
     mistakes: tuple[tuple[Prediction, int], ...]
     broken: tuple[BrokenImage, ...]
     loss: float
@@ -201,7 +201,7 @@ def evaluate(
     truth = task.make_targets(true_items, len(names))
     probabilities = np.array([_make_probability_row(result, len(names)) for result, _, _ in good])  # (N, classes)
     label_scores, wrong, loss = None, [], 0.0
-    confusion: Confusion = ()
+    confusion: ConfusionMatrix = ()
     if isinstance(task, MultiLabel):
         label_scores = score_multi_label_predictions(
             predictions,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlimages.core import BrokenImage, Threads, check_at_least
+from mlimages.core import BrokenImage, ThreadPool, check_at_least
 from mlimages.inference.bundle import OnnxBundle
 from mlimages.inference.predictor import ImageInput, Predictor
 
@@ -151,7 +151,7 @@ def explain(
     label = int(whole.argmax())
     masked_images = list(_mask_regions(pixels, grid))
     batches = [masked_images[start : start + _BATCH] for start in range(0, len(masked_images), _BATCH)]
-    threads = Threads(workers or min(_MAX_WORKERS, predictor.workers))
+    threads = ThreadPool(workers or min(_MAX_WORKERS, predictor.workers))
     hidden = np.concatenate(list(threads.map(predictor.probabilities, batches)))[:, label]  # (grid * grid,)
     name = image if isinstance(image, str) else getattr(image, "__fspath__", lambda: "")()
     return Explanation(
@@ -174,7 +174,7 @@ def measure_background_use(
         labels: class indices of the images, `(N,)`.
     """
     centers = [images[n * len(images) // CENTERS] for n in range(CENTERS)]
-    threads = Threads(min(_MAX_WORKERS, predictor.workers))
+    threads = ThreadPool(min(_MAX_WORKERS, predictor.workers))
     batches = ([replace_center(image, center) for center in centers] for image in images)
     probabilities = np.stack(list(threads.map(predictor.probabilities, batches)))  # (N, CENTERS, classes)
     predicted = probabilities.argmax(axis=2)  # (N, CENTERS)

@@ -23,7 +23,7 @@ from mlimages.core import (
     ImageError,
     Prediction,
     Proportion,
-    Threads,
+    ThreadPool,
     as_path,
     check_at_least,
     count_available_cores,
@@ -162,12 +162,12 @@ class Predictor:
             raise ValueError(f"top is {top}: expected the number of classes to return, at least 1")
         source = iter(images)
         chunks = iter(lambda: list(islice(source, batch)), [])
-        for answers in Threads(self.workers, ahead=2).map(partial(self.predict_batch, top=top), chunks):
+        for answers in ThreadPool(self.workers, prefetch_factor=2).map(partial(self.predict_batch, top=top), chunks):
             yield from answers
 
     def predict_batch(self, images: Sequence[ImageInput], *, top: int | None = None) -> list[TimedResult]:
         """Decode and predict one batch in the calling thread."""
-        decode = Threads(REQUESTS).map if any(map(_is_remote_input, images)) else map
+        decode = ThreadPool(REQUESTS).map if any(map(_is_remote_input, images)) else map
         decoded = list(decode(self.decode, images))
         good = [pixels for pixels, _ in decoded if not isinstance(pixels, BrokenImage)]
         begin = time.perf_counter()

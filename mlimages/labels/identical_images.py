@@ -37,6 +37,6 @@ def _find_file_size(path: Path) -> int:
         if is_remote(path):
             return 0
         member = find_member(path)
-        return member.size if member else path.stat().st_size
+        return member.num_bytes if member else path.stat().st_size
     except OSError:
         return 0

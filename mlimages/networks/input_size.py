@@ -122,4 +122,4 @@ def find_window(module: nn.Module) -> Window | None:
     size = along_width(getattr(module, "dilation", 1)) * (along_width(module.kernel_size) - 1) + 1
     named_padding = {"same": (size - 1) // 2, "valid": 0}
     padding = named_padding[module.padding] if isinstance(module.padding, str) else along_width(module.padding)
-    return Window(size, along_width(module.stride), padding, ceil=getattr(module, "ceil_mode", False))
+    return Window(size, along_width(module.stride), padding, ceil_mode=getattr(module, "ceil_mode", False))

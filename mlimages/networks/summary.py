@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mlimages.core import Layer, ModelError, NetworkSummary, State, summarize_error
+from mlimages.core import Layer, LayerState, ModelError, NetworkSummary, summarize_error
 from mlimages.networks.freezing import freeze
 from mlimages.networks.input_size import find_window
 from mlimages.networks.models import build_model
@@ -188,7 +188,7 @@ def _describe_kind(module: nn.Module) -> str:
     return next((kind for types, kind in _KINDS if isinstance(module, types)), type(module).__name__.lower())
 
 
-def _describe_state(module: nn.Module) -> State:
+def _describe_state(module: nn.Module) -> LayerState:
     is_trained = {p.requires_grad for p in module.parameters()}
     if not is_trained:
         return ""

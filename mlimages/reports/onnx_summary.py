@@ -139,7 +139,7 @@ def _make_window(node: Any, input_shape: Shape, output_shape: Shape) -> Window |
         return None
     size = (own["kernel_shape"][-1] - 1) * own.get("dilations", [1])[-1] + 1
     left, right = (own["pads"][1], own["pads"][3]) if len(own.get("pads", ())) == 4 else (0, 0)
-    window = Window(size, own.get("strides", [1])[-1], left, ceil=bool(own.get("ceil_mode", 0)))
+    window = Window(size, own.get("strides", [1])[-1], left, ceil_mode=bool(own.get("ceil_mode", 0)))
     return window if left == right and window.output_width(input_shape[-1]) == output_shape[-1] else None
 
 

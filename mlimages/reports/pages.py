@@ -15,7 +15,7 @@ from PIL import Image
 
 from mlimages.core import (
     ClassScore,
-    Confusion,
+    ConfusionMatrix,
     ImageError,
     ImageProperty,
     MissingExtraError,
@@ -99,7 +99,7 @@ def to_data_url(pixels: NDArray[np.uint8]) -> str:
     return f"data:image/{format_.lower()};base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
-def make_matrix_cells(confusion: Confusion) -> list[list[tuple[int, float]]]:
+def make_matrix_cells(confusion: ConfusionMatrix) -> list[list[tuple[int, float]]]:
     """Return the rows of a confusion matrix, with (count, fraction of the images of the true class) for each cell.
 
     An empty list if there are too many classes for a table.

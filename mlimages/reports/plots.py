@@ -15,7 +15,7 @@ import numpy as np
 
 from mlimages.checks import FactsTable
 from mlimages.core import (
-    Confusion,
+    ConfusionMatrix,
     MissingExtraError,
     Proportion,
     as_path,
@@ -96,7 +96,7 @@ def plot_curves(epochs: Sequence[Epoch], *, metrics: Sequence[str] = (), val_cou
     return _draw_side_by_side([lambda axes, name=name: _draw_curve(axes, epochs, name, val_count) for name in names])  # type: ignore[misc]
 
 
-def plot_confusion_matrix(confusion: Confusion, names: Sequence[str]) -> Figure:
+def plot_confusion_matrix(confusion: ConfusionMatrix, names: Sequence[str]) -> Figure:
     """Plot counts by true class (rows) and predicted class (columns); the colour is the fraction of the row."""
     size = min(2.5 + 0.55 * len(names), 24)
     with mpl.rc_context(_STYLE):
@@ -305,7 +305,7 @@ def _shorten_name(name: str) -> str:
     return name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
 
 
-def _draw_cell_texts(axes: Axes, confusion: Confusion, shares: Sequence[Sequence[float]]) -> None:
+def _draw_cell_texts(axes: Axes, confusion: ConfusionMatrix, shares: Sequence[Sequence[float]]) -> None:
     for label, row in enumerate(confusion):
         for predicted, count in enumerate(row):
             if count:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mlimages.core import (
     AveragePrecision,
-    Confusion,
+    ConfusionMatrix,
     Preprocessing,
     Proportion,
     RunError,
@@ -123,7 +123,7 @@ class RunFolder:
         return len(self.predictions.labels) if self.predictions else 0
 
     @property
-    def confusion(self) -> Confusion:
+    def confusion(self) -> ConfusionMatrix:
         """Counts by true and predicted class on the validation set; all 0 without predictions."""
         if self.predictions is None:
             return confusion_matrix([], [], len(self.class_names))

@@ -18,7 +18,7 @@ from mlimages.checks import group_duplicates
 from mlimages.core import (
     BundleError,
     ClassScore,
-    Confusion,
+    ConfusionMatrix,
     class_scores,
     combine_class_scores,
     format_percent,
@@ -137,7 +137,7 @@ def _draw_curve_svgs(run: RunFolder) -> Iterator[str]:
             yield plots.to_svg(plots.plot_curves(run.epochs, metrics=[name], val_count=run.val_count), label=label)
 
 
-def _find_most_confused_classes(confusion: Confusion, names: Sequence[str]) -> list[tuple[str, str, int, int]]:
+def _find_most_confused_classes(confusion: ConfusionMatrix, names: Sequence[str]) -> list[tuple[str, str, int, int]]:
     pairs = [
         (names[label], names[predicted], count, sum(row))
         for label, row in enumerate(confusion)

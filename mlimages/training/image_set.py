@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlimages.checks import find_decodable_images
-from mlimages.core import BrokenImage, ImageError, ImageProperty, LabeledPath, Progress, Threads, count_available_cores
+from mlimages.core import (
+    BrokenImage,
+    ImageError,
+    ImageProperty,
+    LabeledPath,
+    Progress,
+    ThreadPool,
+    count_available_cores,
+)
 from mlimages.dataset import multi_hot
 from mlimages.images import load_pixels, make_reading_threads, read_bytes
 from mlimages.training import distributed
@@ -141,9 +149,9 @@ def decode_distributed(
     return [parts[index % len(parts)][index // len(parts)] for index in range(len(items))]
 
 
-def _make_decoding_threads(items: Sequence[LabeledPath | TrainingImage], num_ahead: int) -> Threads:
+def _make_decoding_threads(items: Sequence[LabeledPath | TrainingImage], num_ahead: int) -> ThreadPool:
     threads = make_reading_threads(items[0].path if items else None, count_decoding_threads())
-    return replace(threads, ahead=num_ahead)
+    return replace(threads, prefetch_factor=num_ahead)
 
 
 class ImageSet:

@@ -13,7 +13,7 @@ from PIL import Image, ImageChops, ImageFilter, ImageOps
 
 from mlimages.checks import check, feature_pairs, split_labels
 from mlimages.core import MissingExtraError
-from mlimages.core.files import WRITTEN
+from mlimages.core.files import RECORDS_FILE_NAME
 from mlimages.labels import LabelFile, LabelOptions, make_label_files
 from mlimages.reports import write_report
 from mlimages.training import embedder
@@ -114,4 +114,7 @@ def test_a_split_by_features_keeps_crops_together_and_is_recorded(tmp_path: Path
             separated[group_by] += sum(count == 1 for count in numbers.values())
     assert separated["features"] == 0
     assert separated["hashes"] > 0
-    assert "# features2_val.txt: --split 0.5,0.5 --seed 2 --group-by features" in (tmp_path / WRITTEN).read_text()
+    assert (
+        "# features2_val.txt: --split 0.5,0.5 --seed 2 --group-by features"
+        in (tmp_path / RECORDS_FILE_NAME).read_text()
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlimages.core import Processes, parallel
+from mlimages.core import ProcessPool, parallel
 
 
 def run_despite_signals(folder: Path) -> None:
@@ -29,8 +29,8 @@ def exists(pid: int) -> bool:
 
 
 def test_a_process_that_cannot_be_interrupted_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "_STOP_WITHIN_S", 0.1)
-    running = Processes(2).run(run_despite_signals, [tmp_path])
+    monkeypatch.setattr(parallel, "_STOP_TIMEOUT_S", 0.1)
+    running = ProcessPool(2).run(run_despite_signals, [tmp_path])
     while not list(tmp_path.iterdir()):
         next(running)
     running.close()  # type: ignore[attr-defined]  # it is a generator

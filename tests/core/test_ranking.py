@@ -95,7 +95,7 @@ def test_the_difference_of_two_models_is_paired() -> None:
 
 
 def test_the_interval_of_a_difference_is_that_of_resampled_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranking, "RESAMPLES", 60)
+    monkeypatch.setattr(ranking, "NUM_RESAMPLES", 60)
     one, targets = labelled(13, 4, seed=3)
     other = 1 - one
     rows = np.random.default_rng(0).integers(0, 13, (60, 13))

@@ -26,7 +26,7 @@ from mlimages.core import (
     Normalization,
     Preprocessing,
     RunError,
-    Target,
+    TargetRuntime,
 )
 from mlimages.export import RUNTIMES, ExportOptions, TrainedNetwork, export_network, serialization
 from mlimages.export import parity as parity_module
@@ -134,9 +134,9 @@ def test_the_file_is_valid_onnx_of_the_lowest_opset_with_its_weights_inside(cnn_
     assert model.graph.input[0].type.denotation == "IMAGE"
 
 
-@pytest.mark.parametrize("target", get_args(Target))
+@pytest.mark.parametrize("target", get_args(TargetRuntime))
 def test_the_file_for_a_runtime_is_compared_in_that_runtime_where_it_is_installed(
-    target: Target, cnn_bundle: OnnxBundle, tmp_path: Path
+    target: TargetRuntime, cnn_bundle: OnnxBundle, tmp_path: Path
 ) -> None:
     bundle = cnn_bundle
     if target != "onnxruntime":

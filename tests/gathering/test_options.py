@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from mlimages import UrlList, gather
 from mlimages.cli.gather_summary import _HINTS, _REMEDIES, _find_remedies, explain_no_images, format_summary
 from mlimages.cli.main import app
-from mlimages.core import OPEN_REASONS, GatherSummary, InputError, Reason, option_fields
+from mlimages.core import RETRYABLE_REASONS, GatherSummary, InputError, Reason, option_fields
 from mlimages.gathering import GatherKeywords, GatherOptions, parse_reasons, parse_shard
 from mlimages.gathering.event_loop import run_blocking
 from tests.gathering.conftest import links, run
@@ -142,7 +142,7 @@ def test_a_dry_run_ends_with_the_total_and_a_table_of_failures_begins_with_why(t
 @pytest.mark.parametrize("reason", [reason for reason in Reason if reason in {*_HINTS, *_REMEDIES}])
 @pytest.mark.parametrize("num_good", [0, 1])
 def test_advice_about_failed_links_is_on_the_screen_once(reason: Reason, num_good: int) -> None:
-    num_open = 3 if reason in OPEN_REASONS else 0
+    num_open = 3 if reason in RETRYABLE_REASONS else 0
     summary = GatherSummary(
         out=Path("out"), ok=num_good, duplicate=0, failed=3, near_duplicate=0, conflicting=0, changed=0, moved=0,
         unmoved=0, removed=0, open=num_open, fetched=3, reasons={str(reason): 3}, classes={}, hosts={}, seconds=1.0,

@@ -11,7 +11,7 @@ import pytest
 from aiohttp.client_reqrep import ConnectionKey
 from yarl import URL
 
-from mlimages.core import OPEN_REASONS, Reason
+from mlimages.core import RETRYABLE_REASONS, Reason
 from mlimages.gathering.download.address_guard import PRIVATE_ERRNO
 from mlimages.gathering.download.reasons import NOT_FINAL, classify_error, classify_status, describe_error
 
@@ -97,5 +97,5 @@ def test_an_error_is_described_without_the_text_of_a_library(error: Exception, t
 
 
 def test_a_body_that_was_cut_off_is_no_more_final_than_a_host_that_does_not_answer() -> None:
-    assert {Reason.TRUNCATED} == NOT_FINAL - OPEN_REASONS
-    assert OPEN_REASONS < NOT_FINAL
+    assert {Reason.TRUNCATED} == NOT_FINAL - RETRYABLE_REASONS
+    assert RETRYABLE_REASONS < NOT_FINAL

@@ -23,8 +23,8 @@ from mlimages.core import (
     GatherSummary,
     ImageRef,
     InputError,
-    Processes,
-    Threads,
+    ProcessPool,
+    ThreadPool,
     connect_to_ray,
 )
 from mlimages.dataset import compute_mean
@@ -106,11 +106,11 @@ def children(name: bytes) -> list[int]:
 
 
 @pytest.fixture(params=["ray", "processes"])
-def pool(request: pytest.FixtureRequest, cluster: Cluster) -> Cluster | Processes:
-    return cluster if request.param == "ray" else Processes(2)
+def pool(request: pytest.FixtureRequest, cluster: Cluster) -> Cluster | ProcessPool:
+    return cluster if request.param == "ray" else ProcessPool(2)
 
 
-def workers(pool: Cluster | Processes) -> list[int]:
+def workers(pool: Cluster | ProcessPool) -> list[int]:
     return children(b"ray::_run_task" if isinstance(pool, Cluster) else b"spawn_main")
 
 
@@ -118,7 +118,7 @@ def workers(pool: Cluster | Processes) -> list[int]:
 def test_a_process_killed_in_mid_shard_costs_nothing_and_the_outcome_is_that_of_a_single_run(
     cluster: Cluster, site: Site, tmp_path: Path, where: str
 ) -> None:
-    pool = cluster if "ray" in where else Processes(2)
+    pool = cluster if "ray" in where else ProcessPool(2)
     out = "s3://bucket/ray" if "address" in where else tmp_path / "out"
     killed, lock = list[int](), threading.Lock()
 
@@ -171,7 +171,7 @@ def test_a_host_in_several_shards_sees_no_more_requests_at_one_time_than_from_on
         assert sum(one.ok > 0 for one in ended) == min(per_host, 4)
         assert gather(source, out, **options).ok == 40
     else:
-        assert gather_on(Processes(2), source, out, **options).ok == 40
+        assert gather_on(ProcessPool(2), source, out, **options).ok == 40
     assert most[0] <= per_host
     at_work = min(per_host, 4 if by_hand else 2) + (per_host < 4 if by_hand else per_host < 2)
     assert len(site.rule_requests) == 2 * at_work, "each process that has links of the host asks for its rules once"
@@ -222,10 +222,10 @@ def test_the_limit_holds_for_all_shards_together_and_a_finished_folder_asks_for_
     there = {path_of(url): answer(photo(n // 2)) for n, url in enumerate(urls)}
     site.routes = there | {path_of(url): answer(b"no", 404) for url in urls[::3]}
     source, out = links(tmp_path, *urls), tmp_path / "out"
-    assert gather_on(Processes(2), source, out, limit=15, **FAST).ok == 15
+    assert gather_on(ProcessPool(2), source, out, limit=15, **FAST).ok == 15
     assert len(list(out.rglob("*.jpg"))) == 15
     site.requests.clear()
-    assert gather_on(Processes(2), source, out, limit=15, **FAST).ok == 15
+    assert gather_on(ProcessPool(2), source, out, limit=15, **FAST).ok == 15
     assert not site.requests
     more = gather(source, out, **FAST)
     assert (more.ok, more.duplicate, more.failed) == (30, 10, 20)
@@ -274,7 +274,7 @@ def test_a_machine_that_does_not_see_the_folder_is_named_before_it_gathers(
 
 
 def test_a_process_that_dies_again_and_again_ends_the_run_and_the_next_one_goes_on(
-    pool: Cluster | Processes, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pool: Cluster | ProcessPool, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killing(connection: Connection, request: Request) -> None:
         for worker in workers(pool):
@@ -331,7 +331,7 @@ def test_a_signal_stops_every_process_and_the_same_command_goes_on(
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["cats", "manifest.jsonl"]
 
 
-def test_what_ends_a_task_ends_the_run_in_its_words(pool: Cluster | Processes, site: Site, tmp_path: Path) -> None:
+def test_what_ends_a_task_ends_the_run_in_its_words(pool: Cluster | ProcessPool, site: Site, tmp_path: Path) -> None:
     site.fallback = answer(photo(1))
     source = links(tmp_path, *(site.url(f"/{n}") for n in range(4)))
     (tmp_path / "out").mkdir()
@@ -363,7 +363,7 @@ def test_sources_that_cannot_be_divided_are_refused(
     tmp_path: Path, source: object, options: dict[str, object], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        gather_on(Processes(2), source, tmp_path / "out", **options)  # type: ignore[arg-type]
+        gather_on(ProcessPool(2), source, tmp_path / "out", **options)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 
 
@@ -425,7 +425,7 @@ def test_the_mean_is_the_same_to_the_bit_for_any_partition(cluster: Cluster, tmp
     labels, prop = images(tmp_path), ImageProperty(32)
     single = compute_mean(labels, prop, workers=1)
     others = attrgetter("channel_mean", "channel_std", "count", "prop", "broken", "by_class")
-    for pool in (cluster, replace(cluster, chunk_size=7), Threads(3, chunk_size=1)):
+    for pool in (cluster, replace(cluster, chunk_size=7), ThreadPool(3, chunk_size=1)):
         divided = compute_mean(labels, prop, pool=pool)
         assert np.array_equal(divided.mean, single.mean)
         assert others(divided) == others(single)

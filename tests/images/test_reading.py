@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from mlimages import ImageProperty, InputError, evaluate
-from mlimages.core import BrokenImage, Fault, ImageError, Threads
+from mlimages.core import BrokenImage, Fault, ImageError, ThreadPool
 from mlimages.dataset import compute_mean
 from mlimages.images import describe_missing_images, reading
 from mlimages.images.reading import make_reading_threads, read_bytes, require_available
@@ -168,5 +168,5 @@ def test_remote_images_are_read_by_more_threads(
     first: str | None, workers: int | None, count: int, chunk_size: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "count_available_cores", lambda: 7)
-    expected = Threads(count) if chunk_size is None else Threads(count, chunk_size=chunk_size)
+    expected = ThreadPool(count) if chunk_size is None else ThreadPool(count, chunk_size=chunk_size)
     assert make_reading_threads(first, workers) == expected

@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 
-from mlimages.core import OPEN_REASONS, Reason
+from mlimages.core import RETRYABLE_REASONS, Reason
 from mlimages.gathering.download.address_guard import PRIVATE_ERRNO
 
 CONNECTION = {
@@ -28,7 +28,7 @@ TRANSIENT = {
 REFUSING = {Reason.FORBIDDEN, Reason.HTML}
 """Reasons that, on consecutive links, concern the host: it blocks us, or shows a login page."""
 
-NOT_FINAL = OPEN_REASONS | {Reason.TRUNCATED}
+NOT_FINAL = RETRYABLE_REASONS | {Reason.TRUNCATED}
 """Reasons that do not depend on the link itself; a truncated body may be complete next time."""
 
 _STATUSES = {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 from yarl import URL
 
-from mlimages.core import OPEN_REASONS, Reason
+from mlimages.core import RETRYABLE_REASONS, Reason
 from mlimages.gathering.download.opt_outs import AGENT, forbids_training, parse_tdmrep, path_matches
 from mlimages.gathering.download.reasons import RejectionError, classify_error
 
@@ -186,5 +186,5 @@ class SiteRulesCache:
             return ""
         except (aiohttp.ClientError, OSError, ValueError) as error:
             reason, detail = classify_error(error), f"{url.path}: {type(error).__name__}: {error}"[:200]
-            is_kept = reason is Reason.BAD_URL or reason in OPEN_REASONS  # bad-url: the host name is invalid
+            is_kept = reason is Reason.BAD_URL or reason in RETRYABLE_REASONS  # bad-url: the host name is invalid
             raise RejectionError(reason if is_kept else Reason.UNREACHABLE, detail) from error

@@ -17,7 +17,7 @@ from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mlimages.core import OPEN_REASONS, FetchResult, GatherError, Reason, as_path
+from mlimages.core import RETRYABLE_REASONS, FetchResult, GatherError, Reason, as_path
 
 VERSION = 1
 NAME = "manifest.jsonl"
@@ -113,7 +113,7 @@ def parse_row(line: bytes) -> FetchResult | None:
             known["reason"] = Reason(known["reason"])
         if known.get("reason") is Reason.PLACEHOLDER:  # earlier versions recorded it as a failure
             known["status"] = "placeholder"
-        known.setdefault("final", known.get("reason") not in OPEN_REASONS)  # absent in earlier versions
+        known.setdefault("final", known.get("reason") not in RETRYABLE_REASONS)  # absent in earlier versions
         row = FetchResult(**known)
     except (ValueError, TypeError):
         return None

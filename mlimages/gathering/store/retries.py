@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from dataclasses import replace
 
-from mlimages.core import OPEN_REASONS, FetchResult, InputError, Reason
+from mlimages.core import RETRYABLE_REASONS, FetchResult, InputError, Reason
 from mlimages.gathering.download.host_state import REFUSALS_UNTIL_PAUSED
 from mlimages.gathering.download.reasons import REFUSING
 from mlimages.gathering.links import parse_host
@@ -110,7 +110,7 @@ class ConsecutiveRefusals:
             return
         host = parse_host(row.url)
         if row.reason not in REFUSING:
-            if row.reason not in OPEN_REASONS and row.fetched_at > self._since.get(host, ""):  # images take longer
+            if row.reason not in RETRYABLE_REASONS and row.fetched_at > self._since.get(host, ""):  # images take longer
                 self._counts.pop(host, None)
                 self._final.pop(host, None)
             return

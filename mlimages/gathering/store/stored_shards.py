@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from mlimages.core import FetchResult, GatherError, Member, find_member, is_truncated, iter_members
+from mlimages.core import FetchResult, GatherError, ShardMember, find_member, is_truncated, iter_members
 from mlimages.gathering.store.stored_files import ImageStorage, sync_path
 
 SUFFIX = ".jpg"
@@ -67,7 +67,7 @@ class StoredShards(ImageStorage):
         self._file: IO[bytes] | None = None
         self._name = ""
         self._size = 0
-        self._written: dict[str, Member] = {}
+        self._written: dict[str, ShardMember] = {}
         self._listed: set[str] = set()
 
     async def store(self, part_path: Path, row: FetchResult) -> str | None:
@@ -86,14 +86,14 @@ class StoredShards(ImageStorage):
             self.close()
             raise GatherError(f"{self._folder / self._name} cannot be written: {error.strerror}") from error
         path = f"{self._name}/{row.path}"
-        self._written[path] = Member(self._file.name, row.path, self._size + len(head), len(image))
+        self._written[path] = ShardMember(self._file.name, row.path, self._size + len(head), len(image))
         self._size += len(sample)
         part_path.unlink()
         return path
 
     def size(self, path: str) -> int | None:
         self._listed.add(path.partition("/")[0])
-        return member.size if (member := self._find_member(path)) else None
+        return member.num_bytes if (member := self._find_member(path)) else None
 
     def sha256(self, path: str) -> str | None:
         member = self._find_member(path)
@@ -126,7 +126,7 @@ class StoredShards(ImageStorage):
                 file.close()
             _write_end_of_archive(same, self._size)
 
-    def _find_member(self, path: str) -> Member | None:
+    def _find_member(self, path: str) -> ShardMember | None:
         return self._written.get(path) or find_member(f"{self._folder}/{path}")
 
     def _open_next_shard(self) -> None:
@@ -148,7 +148,7 @@ def _repair_truncated_shard(shard: Path) -> None:
         return
     ends, name = (0, 0), ""
     for one in iter_members(shard):
-        ends, name = (ends[1], one.offset + one.size + -one.size % _BLOCK), one.name
+        ends, name = (ends[1], one.offset + one.num_bytes + -one.num_bytes % _BLOCK), one.name
     size = ends[0] if name.endswith(".json") else ends[1]
     with shard.open("r+b", buffering=0) as file:
         _write_end_of_archive(file, size)
