@@ -26,7 +26,7 @@ import numpy as np
 
 from mlimages.core import TargetRuntime
 from mlimages.export import ExportOptions, import_openvino
-from mlimages.images import find_images, load_rgb, to_network
+from mlimages.images import find_images, load_rgb, to_network_input
 from mlimages.inference import INPUT, PROBABILITIES, OnnxBundle, Predictor, open_session, to_graph_input
 from mlimages.training import export_run
 
@@ -79,7 +79,7 @@ def opencv(bundle: OnnxBundle) -> Compute:
     network, preprocessing = cv2.dnn.readNetFromONNX(str(bundle.path)), bundle.preprocessing
 
     def one(pixels: Pixels) -> Any:
-        network.setInput(to_network(pixels[None], preprocessing.normalization), INPUT)
+        network.setInput(to_network_input(pixels[None], preprocessing.normalization), INPUT)
         return network.forward(PROBABILITIES)[0]
 
     return lambda arrays: [one(pixels) for pixels in arrays]

@@ -108,7 +108,7 @@ def test_results_that_hold_arrays_can_be_compared_hashed_and_copied(tmp_path: Pa
         ml.check(labels.path),
         ml.check(labels.path).findings,
         ml.TrainingData(labels, one).make_mean_image(tmp_path / "mean.png"),
-        *ml.draw_sheet(photos, tmp_path / "sheet.png", prop=one),
+        *ml.draw_sheet(photos, tmp_path / "sheet.png", image_property=one),
     ]
     for result in results:
         again = copy.deepcopy(result)
@@ -138,7 +138,7 @@ PATHS: dict[str, Callable[[str], object]] = {
     "gather into": lambda path: ml.gather("links.tsv", path),
     "finetune": lambda path: ml.FineTuneConfig(path, "run"),
     "finetune into": lambda path: ml.FineTuneConfig("labels.txt", path),
-    "draw_sheet": lambda path: ml.draw_sheet(path, "sheet.png", prop=ml.ImageProperty(8)),
+    "draw_sheet": lambda path: ml.draw_sheet(path, "sheet.png", image_property=ml.ImageProperty(8)),
 }
 
 
@@ -161,7 +161,7 @@ def test_a_folder_of_class_folders_stands_for_its_label_file_wherever_a_path_is_
     out.mkdir()
 
     def results(labels: str | Path, part: str) -> list[object]:
-        augmented = ml.augment(labels, out / f"{part}.npz", image=images)
+        augmented = ml.augment(labels, out / f"{part}.npz", image_property=images)
         return [
             ml.evaluate(model, labels).count,
             ml.extract_features(labels, model="lenet5").features.shape,
@@ -169,7 +169,7 @@ def test_a_folder_of_class_folders_stands_for_its_label_file_wherever_a_path_is_
             [score.probe.model for score in ml.probe_models(labels, "lenet5").scores],
             ml.quantize(model, labels, out / f"{part}.onnx").count,
             [len(y) for _, y in ml.TrainingData(labels, images).generate_batches(8)],
-            [part.images for part in augmented.parts],
+            [split.num_originals for split in augmented.splits],
         ]
 
     assert results(str(photos), "folder") == results(file.path, "file")

@@ -18,7 +18,10 @@ RATE = 0.01
 
 def learn_in_numpy(data: TrainingData, classes: int, *, epochs: int) -> Iterator[float]:
     """Softmax regression by gradient descent; the loss of each batch."""
-    weight = np.zeros((data.prop.channels * data.prop.height * data.prop.width, classes), dtype=np.float32)
+    weight = np.zeros(
+        (data.image_property.channels * data.image_property.height * data.image_property.width, classes),
+        dtype=np.float32,
+    )
     for epoch in range(epochs):
         for x, y in data.shuffle(seed=epoch).generate_batches(32):  # (N, C, H, W), (N,)
             x = x.reshape(len(x), -1)  # (N, C H W)
@@ -32,7 +35,9 @@ def learn_in_numpy(data: TrainingData, classes: int, *, epochs: int) -> Iterator
 
 def learn_in_torch(data: TrainingData, classes: int, *, epochs: int) -> Iterator[float]:
     """The same with PyTorch's layer, loss and optimizer."""
-    layer = torch.nn.Linear(data.prop.channels * data.prop.height * data.prop.width, classes, bias=False)
+    layer = torch.nn.Linear(
+        data.image_property.channels * data.image_property.height * data.image_property.width, classes, bias=False
+    )
     torch.nn.init.zeros_(layer.weight)
     optimizer = torch.optim.SGD(layer.parameters(), lr=RATE)
     for epoch in range(epochs):

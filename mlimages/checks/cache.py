@@ -16,7 +16,7 @@ import numpy as np
 from mlimages.checks.image_facts import VERSION
 from mlimages.checks.near_duplicates import IndexPairs
 from mlimages.core import Fault, cache_dir, supports_locks
-from mlimages.images import STRICT_JPEG
+from mlimages.images import HAS_SIMPLEJPEG
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class FactsCache:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        strict = "-strict" if STRICT_JPEG else ""
+        strict = "-strict" if HAS_SIMPLEJPEG else ""
         path = cache_dir("checks") / f"facts-{VERSION}{strict}.sqlite"
         try:
             if not supports_locks(path.parent):  # SQLite would wait for its lock for a minute

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlimages.images import UPRIGHT, DecodeOptions, ImageHeader, convert_to_image_error, decode
+from mlimages.images import TRANSPOSE_BY_ORIENTATION, DecodeOptions, ImageHeader, convert_to_image_error, decode
 
 VERSION = 8
 """Version of the cached facts; increase it when their meaning or the schema changes."""
@@ -114,7 +114,11 @@ def examine(data: bytes, *, max_pixels: int) -> Facts:
     small, mode = decoded.image, decoded.header.mode
     luma = small.convert("L")
     thumb = luma.resize((16, 16), Image.Resampling.BOX)
-    thumb = thumb if decoded.image_orientation == 1 else thumb.transpose(UPRIGHT[decoded.image_orientation])
+    thumb = (
+        thumb
+        if decoded.image_orientation == 1
+        else thumb.transpose(TRANSPOSE_BY_ORIENTATION[decoded.image_orientation])
+    )
     sample = small.resize((32, 32), Image.Resampling.NEAREST)  # 1024 pixels suffice for the colour
     red, green, blue, *_ = sample.reduce(32).getpixel((0, 0))  # type: ignore[misc]  # RGB
     low, high, typical, two_levels = _compute_luma_statistics(luma)
@@ -126,8 +130,8 @@ def examine(data: bytes, *, max_pixels: int) -> Facts:
         height=height,
         orientation=decoded.orientation,
         animated=decoded.animated,
-        deep=decoded.header.deep,
-        irregular=decoded.irregular,
+        deep=decoded.header.high_bit_depth,
+        irregular=decoded.irregular_jpeg,
         transparent=decoded.transparent,
         grey=mode in ("1", "L", "LA") or mode[:1] in "IF" or _is_grey(sample, (red, green, blue)),
         low=low,
@@ -147,7 +151,9 @@ def _choose_decode_options(header: ImageHeader) -> DecodeOptions:
     """Keep the stored orientation, since decoders fill the bottom of a truncated JPEG with gray."""
     width, height = header.size
     factor = max(1, min(width, height) // WORK_PX)
-    return DecodeOptions(min_size=(width // factor, height // factor), reduce_to=WORK_PX, strict=True, upright=False)
+    return DecodeOptions(
+        min_size=(width // factor, height // factor), min_reduced_side_px=WORK_PX, strict=True, apply_orientation=False
+    )
 
 
 def _is_grey(image: Image.Image, channel_means: tuple[int, ...]) -> bool:

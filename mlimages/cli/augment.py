@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -69,7 +68,7 @@ def augment(
     summary = write(
         images.limit_per_class(limit_per_class, seed=seed) if limit_per_class else images,
         out,
-        image=ImageProperty(size, resize=resize),
+        image_property=ImageProperty(size, resize=resize),
         angles_deg=angles,
         flip=flip,
         split=shares,
@@ -109,21 +108,22 @@ def _parse_fractions(text: str) -> list[float]:
 
 
 def _print_summary(summary: AugmentSummary, *, as_json: bool) -> None:
-    for broken in summary.broken:
-        print_to_stderr(f"skipped: {broken.path}: {broken.fault}: {broken.detail}")
+    for image in summary.broken_images:
+        print_to_stderr(f"skipped: {image.path}: {image.fault}: {image.detail}")
     for note in summary.notes:
         print_to_stderr(note)
     if as_json:
-        print_as_json(asdict(summary))
+        print_as_json(summary.to_dict())
         return
-    for part in summary.parts:
-        print(f"{part.name or 'all'}: {pluralize(part.rows, 'image')} from {pluralize(part.images, 'original')}")
+    for split in summary.splits:
+        originals = pluralize(split.num_originals, "original image")
+        print(f"{split.name or 'all'}: {pluralize(split.num_images, 'image')} from {originals}")
     print_to_stderr(f"written: {summary.out}")
     _print_next_command(summary)
 
 
 def _print_next_command(summary: AugmentSummary) -> None:
-    name, out = summary.parts[0].name, summary.out
+    name, out = summary.splits[0].name, summary.out
     x, y = (f"{axis}_{name}" if name else axis for axis in "xy")
     if summary.format == "npz":
         text = f'data = numpy.load("{out}"); data["{x}"], data["{y}"], data["class_names"]'

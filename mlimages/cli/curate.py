@@ -258,10 +258,10 @@ def mean(
             raise typer.BadParameter("cannot be combined with --size, --resize or --gray", param_hint="--model")
         from mlimages.training import image_property_of, network_name_of
 
-        prop, network = image_property_of(model), network_name_of(model)
+        image_property, network = image_property_of(model), network_name_of(model)
     else:
-        prop = ImageProperty(size or 224, resize=resize or "shorter", gray_scale=gray)
-    data = TrainingData(read_labels(source, table_options), prop)
+        image_property = ImageProperty(size or 224, resize=resize or "shorter", gray_scale=gray)
+    data = TrainingData(read_labels(source, table_options), image_property)
     with open_cluster(engine, address) as pool:
         mean_image = data.make_mean_image(
             out,
@@ -274,19 +274,21 @@ def mean(
     figures = {
         "mean": mean_image.channel_mean,
         "std": mean_image.channel_std,
-        "count": mean_image.count,
-        "broken": len(mean_image.broken),
+        "count": mean_image.num_images,
+        "broken": len(mean_image.broken_images),
     }
     if as_json:
         print_as_json({**figures, "path": str(out)})
         return
-    print(f"{out}: mean of {pluralize(mean_image.count, 'image')}, {len(mean_image.broken)} skipped")
+    print(f"{out}: mean of {pluralize(mean_image.num_images, 'image')}, {len(mean_image.broken_images)} skipped")
     mean_text, std_text = (
         " ".join(f"{value:.1f}" for value in values) for values in (mean_image.channel_mean, mean_image.channel_std)
     )
     print(f"per channel: mean {mean_text}, std {std_text}")
     prepared: list[object] = ["--model", network] if model else []
-    prepared += ["--size", prop.width] * (not model or network != model)  # a run may have another size
-    prepared += ["--resize", prop.resize] * (prop.resize != "shorter" and not model) + ["--gray"] * gray
+    prepared += ["--size", image_property.width] * (not model or network != model)  # a run may have another size
+    prepared += ["--resize", image_property.resize] * (image_property.resize != "shorter" and not model) + [
+        "--gray"
+    ] * gray
     options = [*to_arguments(table_options), *find_validation_option(source), *prepared]
     print_next_command("finetune", source, *options, "--mean", out.with_suffix(".npy"))

@@ -74,9 +74,15 @@ def show(
         return
     from mlimages.reports import draw_sheet
 
-    prop = ImageProperty(size, resize=resize, gray_scale=gray)
+    image_property = ImageProperty(size, resize=resize, gray_scale=gray)
     rows = draw_sheet(
-        source, out, prop=prop, per_class=per_class, seed=seed, table=TableOptions(**table_options), overwrite=force
+        source,
+        out,
+        image_property=image_property,
+        per_class=per_class,
+        seed=seed,
+        table=TableOptions(**table_options),
+        overwrite=force,
     )
     is_mean = source.suffix.lower() in (".npy", ".png")
     labels = None if is_mean or as_path(source).is_dir() else read_labels(source, table_options)

@@ -1,5 +1,5 @@
-from .augmentation import AugmentedSplit as AugmentedSplit
-from .augmentation import AugmentSummary as AugmentSummary
+from .augment_summary import AugmentedSplit as AugmentedSplit
+from .augment_summary import AugmentSummary as AugmentSummary
 from .augmentation import augment as augment
 from .mean_files import describe_mean_image_differences as describe_mean_image_differences
 from .mean_files import load_mean_image as load_mean_image

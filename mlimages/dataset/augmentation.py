@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -31,6 +30,7 @@ from mlimages.core import (
     format_command,
     require_local_path,
 )
+from mlimages.dataset.augment_summary import AugmentedSplit, AugmentSummary, Format
 from mlimages.dataset.training_data import multi_hot
 from mlimages.images import iter_pixels
 from mlimages.labels import (
@@ -42,9 +42,7 @@ from mlimages.labels import (
     write_label_file,
 )
 
-Format = Literal["npz", "npy", "folder"]
-
-SPLIT_NAMES = {1: ("",), 2: ("train", "val"), 3: ("train", "val", "test")}
+SPLIT_NAMES_BY_COUNT = {1: ("",), 2: ("train", "val"), 3: ("train", "val", "test")}
 """Names of the splits by their number; a single split has no name."""
 
 
@@ -57,43 +55,14 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class AugmentedSplit:
-    """Statistics of a split of the output: `rows` augmented images from `images` original images."""
-
-    name: str
-    images: int
-    rows: int
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class AugmentSummary:
-    """The output of `augment`.
+class _AugmentedImage:
+    """An augmented image.
 
     Attributes:
-        out: the output file or folder.
-        image: size and resize method of the images.
-        parts: the splits train, val and test, or one split without a name.
-        broken: images that could not be decoded.
-        notes: messages on class folders whose name differs from the class name.
+        item: path and label of the original image.
+        view: how the image is augmented.
+        pixels: uint8 `(H, W, C)`.
     """
-
-    out: Path
-    format: Format
-    image: ImageProperty
-    parts: tuple[AugmentedSplit, ...]
-    broken: tuple[BrokenImage, ...]
-    notes: tuple[str, ...] = ()
-
-    def __repr__(self) -> str:
-        parts = ", ".join(
-            f"{part.name or 'all'}: {part.rows} images from {part.images} originals" for part in self.parts
-        )
-        return f"AugmentSummary({str(self.out)!r}, {parts}, {len(self.broken)} broken)"
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """An augmented image: `pixels` is uint8 `(H, W, C)`."""
 
     item: LabeledPath
     view: View
@@ -104,7 +73,7 @@ def augment(
     labels: LabelFile | str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    image: ImageProperty,
+    image_property: ImageProperty,
     angles_deg: float | Iterable[float] = (),
     flip: bool = False,
     split: Sequence[float] = (1.0,),
@@ -113,7 +82,7 @@ def augment(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> AugmentSummary:
-    """Write the images of a label file together with rotated and flipped copies. Broken images are skipped.
+    """Write the images of a label file together with rotated and flipped copies; broken images are skipped.
 
     The images are split first, and only the training split is augmented, so that no copies of validation or test
     images are in the training split. The split is that of `mlimages label --split` with the same seed:
@@ -127,24 +96,24 @@ def augment(
 
     Args:
         labels: a label file, or the path of a label file or of a folder of class folders.
-        image: size and resize method of the images.
+        image_property: size and resize method of the images.
         angles_deg: counterclockwise rotations in degrees, in addition to the original.
         flip: also add a copy of each image that is flipped left to right.
-        split: shares of train, val and test, which add up to 1; (1.0,) does not split the images.
+        split: fractions of train, val and test, which add up to 1; (1.0,) does not split the images.
         seed: random seed of the split and of the order.
         format: one .npz file, a folder of .npy files, or a folder of images.
         overwrite: replace an existing .npz file.
         progress: shows the number of images processed.
 
     Raises:
-        InputError: the shares do not add up to 1, the seed is out of range, `out` already exists, or no image can be
+        InputError: the fractions do not add up to 1, the seed is out of range, `out` already exists, or no image can be
             decoded.
         TypeError: `split` is a single number.
 
     Examples:
         >>> import numpy as np
         >>> from mlimages import ImageProperty, augment
-        >>> augment("labels.txt", "pets.npz", image=ImageProperty(32), angles_deg=(-10, 10), flip=True)
+        >>> augment("labels.txt", "pets.npz", image_property=ImageProperty(32), angles_deg=(-10, 10), flip=True)
         AugmentSummary('pets.npz', all: 72 images from 12 originals, 0 broken)
         >>> data = np.load("pets.npz", allow_pickle=False)
         >>> data["x"].shape, data["y"].shape, data["class_names"].tolist()
@@ -152,40 +121,42 @@ def augment(
     """
     if not isinstance(split, Sequence):
         raise TypeError(f"split={split!r}: expected a list of fractions that add up to 1, such as (0.8, 0.2)")
-    names = SPLIT_NAMES.get(len(split))
+    names = SPLIT_NAMES_BY_COUNT.get(len(split))
     if names is None:
         raise InputError(f"{len(split)} split fractions: expected 2 (train, val) or 3 (train, val, test)")
     check_seed(seed)
     labels, out = open_labels(labels), require_local_path(out)
-    progress, broken = progress or NoProgress(), list[BrokenImage]()
+    progress, broken_images = progress or NoProgress(), list[BrokenImage]()
     angles = (angles_deg,) if isinstance(angles_deg, int | float) else angles_deg
     views_by_split = [make_views(angles, flip=flip), *[(View(),)] * (len(names) - 1)]
     write = (
         partial(_write_images, labels.class_names)
         if format == "folder"
-        else partial(_write_arrays, labels.class_names, image, is_multi_label=labels.is_multi_label)
+        else partial(_write_arrays, labels.class_names, image_property, is_multi_label=labels.is_multi_label)
     )
     with _open_output_folder(out, format, overwrite=overwrite) as folder:
         files = split_labels(labels, split, seed, progress=progress) if len(split) > 1 else (labels,)
         progress.start("augment", sum(1 for _ in labels), "images")
         splits = []
         for name, file, views in zip(names, files, views_by_split, strict=True):
-            count = write(folder, name, _iter_rows(file.shuffle(seed), image, views, broken, progress))
+            count = write(
+                folder, name, _iter_augmented_images(file.shuffle(seed), image_property, views, broken_images, progress)
+            )
             splits.append(AugmentedSplit(name, count // len(views), count))
         progress.close()
-        if not any(each.rows for each in splits):
+        if not any(each.num_images for each in splits):
             raise InputError(f"no image of {labels.path} can be decoded: see {format_command('check', labels.path)}")
     has_class_folders = format == "folder" and not labels.is_multi_label
     notes = (
-        describe_renamed_folders(labels.class_names, _choose_class_folders(labels.class_names))
+        describe_renamed_folders(labels.class_names, _make_class_folder_names(labels.class_names))
         if has_class_folders
         else ()
     )
-    return AugmentSummary(out, format, image, tuple(splits), tuple(broken), tuple(notes))
+    return AugmentSummary(out, format, image_property, tuple(splits), tuple(broken_images), tuple(notes))
 
 
 def make_views(angles_deg: Iterable[float], *, flip: bool) -> tuple[View, ...]:
-    """Return the view without changes, then a view per angle, each followed by its flipped view if `flip`.
+    """Return the unchanged view, then a view per angle; with `flip`, each is followed by its flipped view.
 
     Raises:
         InputError: an angle is not a finite number.
@@ -212,39 +183,47 @@ def render_views(pixels: NDArray[np.uint8], views: Iterable[View]) -> Iterator[N
         yield rendered[:, ::-1] if view.flipped else rendered
 
 
-def _iter_rows(
-    labels: LabelFile, image: ImageProperty, views: Sequence[View], broken_images: list[BrokenImage], progress: Progress
-) -> Iterator[_Row]:
-    for item, loaded in iter_pixels(labels, image):
+def _iter_augmented_images(
+    labels: LabelFile,
+    image_property: ImageProperty,
+    views: Sequence[View],
+    broken_images: list[BrokenImage],
+    progress: Progress,
+) -> Iterator[_AugmentedImage]:
+    for item, loaded in iter_pixels(labels, image_property):
         if isinstance(loaded, BrokenImage):
             broken_images.append(loaded)
         else:
             yield from (
-                _Row(item, view, pixels) for view, pixels in zip(views, render_views(loaded, views), strict=True)
+                _AugmentedImage(item, view, pixels)
+                for view, pixels in zip(views, render_views(loaded, views), strict=True)
             )
         progress.advance(broken=len(broken_images))
 
 
 def _write_arrays(
     class_names: ClassNames,
-    image: ImageProperty,
+    image_property: ImageProperty,
     folder: Path,
     name: str,
-    rows: Iterable[_Row],
+    images: Iterable[_AugmentedImage],
     *,
     is_multi_label: bool,
 ) -> int:
+    """Write the arrays of a split as .npy files; return the number of images."""
     target = ((len(class_names),), np.float32) if is_multi_label else ((), np.int64)
     suffix = f"_{name}.npy" if name else ".npy"
     count = 0
     with (
-        _open_npy_writer(folder / f"x{suffix}", (image.height, image.width, image.channels), np.uint8) as append_x,
+        _open_npy_writer(
+            folder / f"x{suffix}", (image_property.height, image_property.width, image_property.channels), np.uint8
+        ) as append_x,
         _open_npy_writer(folder / f"y{suffix}", *target) as append_y,
     ):
-        for count, row in enumerate(rows, start=1):  # noqa: B007  # the count is the result
-            append_x(row.pixels)
-            labels = row.item.labels
-            append_y(row.item.label if labels is None else multi_hot([labels], len(class_names)))
+        for count, image in enumerate(images, start=1):  # noqa: B007  # the count is the result
+            append_x(image.pixels)
+            labels = image.item.labels
+            append_y(image.item.label if labels is None else multi_hot([labels], len(class_names)))
     np.save(folder / "class_names.npy", np.array(class_names, dtype=np.str_), allow_pickle=False)
     return count
 
@@ -271,29 +250,32 @@ def _open_npy_writer(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> It
         write_header()
 
 
-def _write_images(class_names: ClassNames, folder: Path, name: str, rows: Iterable[_Row]) -> int:
-    images, class_folders = folder / (name or "images"), _choose_class_folders(class_names)
+def _write_images(class_names: ClassNames, folder: Path, name: str, images: Iterable[_AugmentedImage]) -> int:
+    """Write images as PNG files and their label file; return the number of images."""
+    image_folder, class_folders = folder / (name or "images"), _make_class_folder_names(class_names)
 
-    def save_all() -> Iterator[LabeledPath]:
+    def save_images() -> Iterator[LabeledPath]:
         number = 0
-        for row in rows:
-            number += row.view == View()  # the original comes first
-            class_folder = class_folders[row.item.label] if row.item.labels is None else ""
-            path = images / class_folder / _make_file_name(number, row)
+        for image in images:
+            number += image.view == View()  # the original comes first
+            class_folder = class_folders[image.item.label] if image.item.labels is None else ""
+            path = image_folder / class_folder / _make_file_name(number, image)
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(row.pixels.squeeze(-1) if row.pixels.shape[2] == 1 else row.pixels).save(path)
-            yield replace(row.item, path=path)
+            Image.fromarray(image.pixels.squeeze(-1) if image.pixels.shape[2] == 1 else image.pixels).save(path)
+            yield replace(image.item, path=path)
 
-    return write_label_file(folder / f"{name or 'labels'}.txt", save_all(), class_names)
+    return write_label_file(folder / f"{name or 'labels'}.txt", save_images(), class_names)
 
 
-def _choose_class_folders(class_names: ClassNames) -> tuple[str, ...]:
+def _make_class_folder_names(class_names: ClassNames) -> tuple[str, ...]:
+    """Return the folder name of each class, by class index."""
     return make_folder_names(class_names, max_length=60)
 
 
-def _make_file_name(image_number: int, row: _Row) -> str:
-    angle = f"_{row.view.angle_deg:+g}" if row.view.angle_deg else ""
-    return f"{image_number:06}_{row.item.path.stem[:40]}{angle}{'_flipped' * row.view.flipped}.png"
+def _make_file_name(number: int, image: _AugmentedImage) -> str:
+    """Return a file name such as `000012_cat_+10_flipped.png` for the 12th original, cat.jpg."""
+    angle = f"_{image.view.angle_deg:+g}" if image.view.angle_deg else ""
+    return f"{number:06}_{image.item.path.stem[:40]}{angle}{'_flipped' * image.view.flipped}.png"
 
 
 @contextmanager

@@ -16,13 +16,13 @@ from mlimages.images import LabeledImage, identify
 
 
 def load_mean_image(
-    path: str | os.PathLike[str] | NDArray[Any], prop: ImageProperty | None = None
+    path: str | os.PathLike[str] | NDArray[Any], image_property: ImageProperty | None = None
 ) -> NDArray[np.float32]:
     """Load a mean image from a `.npy` or an image file, or check an array; return float32 `(C, H, W)` in 0..255.
 
     Args:
         path: a file that `mlimages mean` wrote, or an array; C is 1 for a grayscale image file.
-        prop: input of the network; the mean image must have the same size and channels.
+        image_property: input of the network; the mean image must have the same size and number of channels.
 
     Raises:
         InputError: the file cannot be read, or the array has another shape, NaN or infinite values.
@@ -37,25 +37,26 @@ def load_mean_image(
     if isinstance(path, str | os.PathLike) or hasattr(path, "open"):
         path = as_path(cast(Path, path))
         name = str(path)
-        mean = _read_array(path, prop)
+        mean = _read_array(path, image_property)
     else:
         name, mean = "mean_image", np.asarray(path)
     if mean.ndim != 3 or mean.shape[0] not in (1, 3) or mean.dtype.kind not in "fiu":
         raise InputError(
             f"{name}: expected a mean image of shape (C, H, W), float32, but found {mean.dtype} of shape {mean.shape}"
         )
-    if prop is not None and mean.shape != prop.shape:
+    if image_property is not None and mean.shape != image_property.shape:
+        gray = " --gray" if image_property.gray_scale else ""
         raise InputError(
-            f"{name} has shape {mean.shape}, but the network expects {prop.shape} (C, H, W): "
-            f"compute it with `mlimages mean LABELS --size {prop.width}{' --gray' if prop.gray_scale else ''}`"
+            f"{name} has shape {mean.shape}, but the network expects {image_property.shape} (C, H, W): compute it with "
+            f"`mlimages mean LABELS --size {image_property.width}{gray}`"
         )
     if not np.isfinite(mean).all():
         raise InputError(f"{name} contains NaN or infinite values: compute it again with `mlimages mean`")
     return np.ascontiguousarray(mean, np.float32)
 
 
-def describe_mean_image_differences(path: str | os.PathLike[str], prop: ImageProperty) -> str:
-    """Return the differences between `prop` and the preprocessing recorded in the .json file of a mean image.
+def describe_mean_image_differences(path: str | os.PathLike[str], image_property: ImageProperty) -> str:
+    """Compare `image_property` with the preprocessing recorded in the .json file of a mean image.
 
     Returns:
         The differences in one line, such as `shorter_px 256, now 227`; "" for no differences or no .json file.
@@ -65,18 +66,22 @@ def describe_mean_image_differences(path: str | os.PathLike[str], prop: ImagePro
         before = asdict(ImageProperty(**recorded))
     except (OSError, ValueError, KeyError, TypeError, InputError):
         return ""
-    now = asdict(prop)
-    used = ["resize", "interpolation", *{"shorter": ["shorter_px"], "position": ["position"]}.get(prop.resize, [])]
+    now = asdict(image_property)
+    used = [
+        "resize",
+        "interpolation",
+        *{"shorter": ["shorter_px"], "position": ["position"]}.get(image_property.resize, []),
+    ]
     return ", ".join(f"{name} {before[name]}, now {now[name]}" for name in used if before[name] != now[name])
 
 
-def _read_array(path: Path, prop: ImageProperty | None) -> NDArray[Any]:
+def _read_array(path: Path, image_property: ImageProperty | None) -> NDArray[Any]:
     try:
         if path.suffix.lower() == ".npy":
             with path.open("rb") as file:
                 array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
                 return array
-        is_gray = identify(path).mode == "L" or (prop is not None and prop.gray_scale)
+        is_gray = identify(path).mode == "L" or (image_property is not None and image_property.gray_scale)
         return LabeledImage(path).to_array(color=not is_gray)
     except (ImageError, OSError, ValueError, EOFError, MemoryError) as error:
         raise InputError(f"{path} cannot be read as a mean image: {error}") from error

@@ -37,7 +37,7 @@ from mlimages.core import (
     write_text,
 )
 from mlimages.images import (
-    INDICES_NOTE,
+    CLASS_INDICES_NOTE,
     PIXELS_VERSION,
     LabeledImage,
     check_missing_images,
@@ -52,7 +52,7 @@ from mlimages.labels import LabelFile, open_labels
 SHEET_PX, CAPTION_PX, CAPTION_SIZE = 1200, 16, 10
 """Width of the image of all class means, height of a caption in it, and font size, in pixels."""
 
-ALL_IMAGES = -2
+ALL_IMAGES_KEY = -2
 """Key of the sums over all images of a multi-label file."""
 
 
@@ -63,25 +63,27 @@ class MeanImage:
     Attributes:
         mean: float32 `(C, H, W)` in 0..255.
         channel_mean, channel_std: mean and standard deviation of the pixels of each channel, in 0..255.
-        count: number of images.
-        prop: size and preprocessing of the images.
-        broken: images that could not be decoded.
-        by_class: mean image by class index, float32 `(C, H, W)` in 0..255; empty without `per_class`.
+        num_images: number of images.
+        image_property: size and preprocessing of the images.
+        broken_images: images that could not be decoded.
+        class_means: mean image by class index, float32 `(C, H, W)` in 0..255; empty without `per_class`.
     """
 
     mean: NDArray[np.float32]
     channel_mean: tuple[float, ...]
     channel_std: tuple[float, ...]
-    count: int
-    prop: ImageProperty
-    broken: tuple[BrokenImage, ...] = ()
-    by_class: Mapping[int, NDArray[np.float32]] = field(default_factory=dict)
+    num_images: int
+    image_property: ImageProperty
+    broken_images: tuple[BrokenImage, ...] = ()
+    class_means: Mapping[int, NDArray[np.float32]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        images = pluralize(self.count, "image") + (f", {len(self.broken)} broken" if self.broken else "")
+        images = pluralize(self.num_images, "image") + (
+            f", {len(self.broken_images)} broken" if self.broken_images else ""
+        )
         mean, std = (", ".join(f"{value:.1f}" for value in values) for values in (self.channel_mean, self.channel_std))
         return (
-            f"MeanImage({images}, {self.prop.width} x {self.prop.height} px, "
+            f"MeanImage({images}, {self.image_property.width} x {self.image_property.height} px, "
             f"channel_mean=({mean}), channel_std=({std}))"
         )
 
@@ -92,18 +94,18 @@ class MeanImage:
             InputError: a file exists that mlimages did not write or that was changed since, and `overwrite` is false.
         """
         png, npy, statistics = map(as_path(path).with_suffix, (".png", ".npy", ".json"))
-        values = {"v": 1, "mean": self.channel_mean, "std": self.channel_std, "count": self.count}
+        values = {"v": 1, "mean": self.channel_mean, "std": self.channel_std, "count": self.num_images}
         with record_outputs([png, npy, statistics], overwrite=overwrite):
             with atomic_write(png) as temporary_path:
                 LabeledImage.from_array(self.mean).image.save(temporary_path, "PNG")
             with atomic_write(npy) as temporary_path, temporary_path.open("wb") as out:
                 np.save(out, self.mean, allow_pickle=False)
-            write_text(statistics, json.dumps({**values, "image": asdict(self.prop)}, indent=2) + "\n")
+            write_text(statistics, json.dumps({**values, "image": asdict(self.image_property)}, indent=2) + "\n")
 
 
 def compute_mean(
     items: Iterable[LabeledPath] | str | os.PathLike[str],
-    prop: ImageProperty,
+    image_property: ImageProperty,
     *,
     per_class: bool = False,
     workers: int | None = None,
@@ -117,7 +119,7 @@ def compute_mean(
 
     Args:
         items: a label file, the path of a label file, or image paths with labels.
-        prop: size and resize method of the images.
+        image_property: size and resize method of the images.
         per_class: also compute the mean of each class.
         workers: threads that decode the images; by default one per CPU core.
         pool: workers that decode the images, instead of threads.
@@ -131,49 +133,60 @@ def compute_mean(
         >>> from mlimages import ImageProperty
         >>> from mlimages.dataset import compute_mean
         >>> result = compute_mean("labels.txt", ImageProperty(32), per_class=True)
-        >>> result.mean.shape, result.count, sorted(result.by_class)
+        >>> result.mean.shape, result.num_images, sorted(result.class_means)
         ((3, 32, 32), 12, [0, 1])
     """
     if isinstance(items, str | os.PathLike):
         items = open_labels(items)
     listed = iter(items)
     first = list(islice(listed, 1))
-    shape = prop.height, prop.width, prop.channels
-    histogram = np.zeros((prop.channels, 256), dtype=np.uint64)
+    shape = image_property.height, image_property.width, image_property.channels
+    histogram = np.zeros((image_property.channels, 256), dtype=np.uint64)
     sums: dict[int, NDArray[Any]] = {}
     counts: Counter[int] = Counter()
-    broken: list[BrokenImage] = []
+    broken_images: list[BrokenImage] = []
     progress = progress or NoProgress()
     progress.start("mean", None, "images")
     pool = pool or make_reading_threads(first[0].path if first else None, workers)
     chunks = _iter_chunks(chain(first, listed), pool.chunk_size)
-    for part in pool.map(partial(_compute_partial_sums, image_property=prop, per_class=per_class), chunks):
-        broken += part.broken
-        progress.advance(_count_images(part.counts) + len(part.broken), broken=len(broken))
+    for part in pool.map(partial(_compute_partial_sums, image_property=image_property, per_class=per_class), chunks):
+        broken_images += part.broken_images
+        progress.advance(_count_images(part.counts) + len(part.broken_images), broken=len(broken_images))
         histogram += part.histogram
         counts += part.counts
         for label, pixels in part.sums.items():
             sums.setdefault(label, np.zeros(shape, np.uint32 if per_class else np.uint64))[...] += pixels
     progress.close()
-    require_available(broken, skip=skip_unavailable)
+    require_available(broken_images, skip=skip_unavailable)
     count = _count_images(counts)
-    check_missing_images(broken, count + len(broken))
+    check_missing_images(broken_images, count + len(broken_images))
     if not counts:
-        detail = f"first: {broken[0].path}: {broken[0].fault}" if broken else "the label file is empty"
-        raise InputError(f"cannot compute a mean: none of {pluralize(len(broken), 'image')} can be used ({detail})")
+        detail = (
+            f"first: {broken_images[0].path}: {broken_images[0].fault}" if broken_images else "the label file is empty"
+        )
+        raise InputError(
+            f"cannot compute a mean: none of {pluralize(len(broken_images), 'image')} can be used ({detail})"
+        )
     total = np.zeros(shape, np.uint64)
-    for class_sum in (sums[ALL_IMAGES],) if ALL_IMAGES in sums else sums.values():
+    for class_sum in (sums[ALL_IMAGES_KEY],) if ALL_IMAGES_KEY in sums else sums.values():
         total += class_sum
-    by_class = {
-        label: _divide_sums(sums[label], counts[label]) for label in sorted(sums) if per_class and label != ALL_IMAGES
+    class_means = {
+        label: _divide_sums(sums[label], counts[label])
+        for label in sorted(sums)
+        if per_class and label != ALL_IMAGES_KEY
     }
     return MeanImage(
-        _divide_sums(total, count), *_compute_channel_statistics(histogram), count, prop, tuple(broken), by_class
+        _divide_sums(total, count),
+        *_compute_channel_statistics(histogram),
+        count,
+        image_property,
+        tuple(broken_images),
+        class_means,
     )
 
 
 def _count_images(counts: Counter[int]) -> int:
-    return counts[ALL_IMAGES] or counts.total()
+    return counts[ALL_IMAGES_KEY] or counts.total()
 
 
 def _divide_sums(sums: NDArray[Any], num_images: int) -> NDArray[np.float32]:
@@ -183,17 +196,17 @@ def _divide_sums(sums: NDArray[Any], num_images: int) -> NDArray[np.float32]:
 
 def draw_class_means(mean_image: MeanImage, class_names: Sequence[str], path: Path) -> None:
     """Write an image with the mean image of each class below its name, or its index if no font can display the name."""
-    means, prop = mean_image.by_class, mean_image.prop
-    columns = max(1, SHEET_PX // prop.width)
+    means, image_property = mean_image.class_means, mean_image.image_property
+    columns = max(1, SHEET_PX // image_property.width)
     rows = -(-len(means) // columns)
     names = replace_undrawable_names([class_names[label] for label in means], list(means))
-    note = "" if names == [class_names[label] for label in means] else INDICES_NOTE
-    height = rows * (prop.height + CAPTION_PX) + (CAPTION_PX if note else 0)
-    sheet = Image.new("RGB", (min(columns, len(means)) * prop.width, height), "white")
+    note = "" if names == [class_names[label] for label in means] else CLASS_INDICES_NOTE
+    height = rows * (image_property.height + CAPTION_PX) + (CAPTION_PX if note else 0)
+    sheet = Image.new("RGB", (min(columns, len(means)) * image_property.width, height), "white")
     for index, (name, mean) in enumerate(zip(names, means.values(), strict=True)):
-        left, top = index % columns * prop.width, index // columns * (prop.height + CAPTION_PX)
+        left, top = index % columns * image_property.width, index // columns * (image_property.height + CAPTION_PX)
         sheet.paste(LabeledImage.from_array(mean).image, (left, top + CAPTION_PX))
-        draw_text_line(sheet, (left + 2, top + 2), name, CAPTION_SIZE, width=prop.width - 4)
+        draw_text_line(sheet, (left + 2, top + 2), name, CAPTION_SIZE, width=image_property.width - 4)
     draw_text_line(sheet, (2, height - CAPTION_PX + 2), note, CAPTION_SIZE, width=sheet.width - 4)
     with atomic_write(path) as temporary_path:
         sheet.save(temporary_path, "PNG")
@@ -201,7 +214,7 @@ def draw_class_means(mean_image: MeanImage, class_names: Sequence[str], path: Pa
 
 def compute_cached_mean(
     labels: LabelFile,
-    prop: ImageProperty,
+    image_property: ImageProperty,
     *,
     per_class: bool,
     pool: Pool | None,
@@ -213,9 +226,15 @@ def compute_cached_mean(
     The result is not cached if a file cannot be read, since permissions and installed packages may change.
     """
     compute = partial(
-        compute_mean, labels, prop, per_class=per_class, pool=pool, skip_unavailable=skip_unavailable, progress=progress
+        compute_mean,
+        labels,
+        image_property,
+        per_class=per_class,
+        pool=pool,
+        skip_unavailable=skip_unavailable,
+        progress=progress,
     )
-    key = hashlib.sha256(f"4 {PIXELS_VERSION} {prop} {per_class}".encode())
+    key = hashlib.sha256(f"4 {PIXELS_VERSION} {image_property} {per_class}".encode())
     for item in labels:
         if is_remote(item.path):  # requesting its state costs as much as reading it
             return compute()
@@ -225,29 +244,34 @@ def compute_cached_mean(
         key.update(line.encode(errors="surrogateescape"))
     cache_file = cache_dir("means") / f"{key.hexdigest()[:32]}.npz"
     try:
-        return _read_cached(cache_file, prop)
+        return _read_cached(cache_file, image_property)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         result = compute()
-    if not any(image.fault is Fault.UNREADABLE for image in result.broken):
+    if not any(image.fault is Fault.UNREADABLE for image in result.broken_images):
         _write_cached(cache_file, result)
     return result
 
 
 def _write_cached(path: Path, result: MeanImage) -> None:
-    broken = [(image.path, image.fault, image.detail) for image in result.broken]
-    statistics = {"mean": result.channel_mean, "std": result.channel_std, "count": result.count, "broken": broken}
-    by_class = {str(label): mean for label, mean in result.by_class.items()}
+    broken_images = [(image.path, image.fault, image.detail) for image in result.broken_images]
+    statistics = {
+        "mean": result.channel_mean,
+        "std": result.channel_std,
+        "count": result.num_images,
+        "broken": broken_images,
+    }
+    class_means = {str(label): mean for label, mean in result.class_means.items()}
     with atomic_write(path) as temporary_path, temporary_path.open("wb") as out:
-        np.savez(out, mean=result.mean, statistics=json.dumps(statistics), **by_class)  # type: ignore[arg-type]  # numpy's stub
+        np.savez(out, mean=result.mean, statistics=json.dumps(statistics), **class_means)  # type: ignore[arg-type]  # numpy's stub
 
 
 def _read_cached(path: Path, image_property: ImageProperty) -> MeanImage:
     with np.load(path, allow_pickle=False) as arrays:
         statistics = json.loads(str(arrays["statistics"]))
-        broken = tuple(BrokenImage(image, Fault(fault), detail) for image, fault, detail in statistics["broken"])
-        by_class = {int(name): arrays[name] for name in arrays.files if name.isdigit()}
+        broken_images = tuple(BrokenImage(image, Fault(fault), detail) for image, fault, detail in statistics["broken"])
+        class_means = {int(name): arrays[name] for name in arrays.files if name.isdigit()}
         mean, std = tuple(statistics["mean"]), tuple(statistics["std"])
-        return MeanImage(arrays["mean"], mean, std, statistics["count"], image_property, broken, by_class)
+        return MeanImage(arrays["mean"], mean, std, statistics["count"], image_property, broken_images, class_means)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,16 +280,16 @@ class _PartialSums:
 
     Attributes:
         sums: uint16 `(H, W, C)` by class index; without `per_class`, all images count as class 0. In a multi-label
-            file, all images also count as class ALL_IMAGES.
+            file, all images also count as class ALL_IMAGES_KEY.
         counts: number of images by class index.
         histogram: uint64 `(C, 256)`, number of pixels by level.
-        broken: images that could not be decoded.
+        broken_images: images that could not be decoded.
     """
 
     sums: dict[int, NDArray[np.uint16]]
     counts: Counter[int]
     histogram: NDArray[np.uint64]
-    broken: list[BrokenImage]
+    broken_images: list[BrokenImage]
 
 
 def _compute_partial_sums(items: Sequence[LabeledPath], image_property: ImageProperty, per_class: bool) -> _PartialSums:
@@ -274,9 +298,9 @@ def _compute_partial_sums(items: Sequence[LabeledPath], image_property: ImagePro
     for item in items:
         loaded = try_load_pixels(item.path, image_property)
         if isinstance(loaded, BrokenImage):
-            result.broken.append(loaded)
+            result.broken_images.append(loaded)
             continue
-        labels = (item.label,) if item.labels is None else (*item.labels, ALL_IMAGES)
+        labels = (item.label,) if item.labels is None else (*item.labels, ALL_IMAGES_KEY)
         for label in labels if per_class else (0,):
             result.counts[label] += 1
             result.sums.setdefault(label, np.zeros(loaded.shape, np.uint16))[...] += loaded

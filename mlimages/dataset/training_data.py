@@ -23,20 +23,20 @@ from mlimages.core import (
 )
 from mlimages.dataset.mean_files import load_mean_image
 from mlimages.dataset.mean_image import MeanImage, compute_cached_mean, draw_class_means
-from mlimages.images import LabeledImage, from_network, iter_pixels, to_network
+from mlimages.images import LabeledImage, from_network_input, iter_pixels, to_network_input
 from mlimages.labels import Label, LabelFile, class_definition_path, open_labels, write_label_file
 
 logger = logging.getLogger(__name__)
 
 
 class TrainingData:
-    """Input arrays for a network from the images of a label file. Broken images are skipped and logged.
+    """Input arrays for a network, from the images of a label file; broken images are skipped and logged.
 
     Images are decoded while arrays are generated, and only a few images are in memory at a time.
 
     Args:
         labels: a label file, or the path of one or of a folder of class folders.
-        prop: size and resize method of the images.
+        image_property: size and resize method of the images.
         normalization: how uint8 pixels are converted to the input of the network; by default to 0..1.
         mean_image: mean image to subtract before scaling: a .npy or image file, or float32 `(C, H, W)` in 0..255.
         mean_image_file: the name of `mean_image` in mlimages 0.5.
@@ -59,12 +59,12 @@ class TrainingData:
     For a multi-label file, y is float32 `(N, K)` for K classes: 1 for each class of an image, else 0 (see `multi_hot`).
     """
 
-    __slots__ = ("_labels", "_mean_image", "_normalization", "_prop")
+    __slots__ = ("_image_property", "_labels", "_mean_image", "_normalization")
 
     def __init__(
         self,
         labels: LabelFile | str | os.PathLike[str],
-        prop: ImageProperty,
+        image_property: ImageProperty,
         *,
         normalization: Normalization | None = None,
         mean_image: str | os.PathLike[str] | NDArray[np.float32] | None = None,
@@ -73,15 +73,16 @@ class TrainingData:
         if mean_image_file and mean_image is not None:
             raise InputError("mean_image_file is the earlier name of mean_image: use only mean_image")
         self._labels = open_labels(labels)
-        self._prop = prop
+        self._image_property = image_property
         self._normalization = normalization or Normalization()
-        self._normalization.check_channels(prop)
+        self._normalization.check_channels(image_property)
         self.mean_image = mean_image_file or None if mean_image is None else mean_image
 
     def __repr__(self) -> str:
-        channels = "gray" if self.prop.gray_scale else "RGB"
+        channels = "gray" if self.image_property.gray_scale else "RGB"
         mean = "" if self.mean_image is None else ", mean image"
-        return f"TrainingData({str(self.labels.path)!r}, {self.prop.width} x {self.prop.height} px, {channels}{mean})"
+        size = f"{self.image_property.width} x {self.image_property.height} px"
+        return f"TrainingData({str(self.labels.path)!r}, {size}, {channels}{mean})"
 
     @property
     def labels(self) -> LabelFile:
@@ -89,9 +90,9 @@ class TrainingData:
         return self._labels
 
     @property
-    def prop(self) -> ImageProperty:
+    def image_property(self) -> ImageProperty:
         """Size and resize method of the images."""
-        return self._prop
+        return self._image_property
 
     @property
     def normalization(self) -> Normalization:
@@ -102,7 +103,7 @@ class TrainingData:
     def mean_image(self) -> NDArray[np.float32] | None:
         """The mean image to subtract, float32 `(C, H, W)` in 0..255, or None.
 
-        The constructor describes the values to which the property can be set.
+        It can be set to the same values as the argument of the constructor.
 
         Raises:
             InputError: the value is not a mean image, or does not match the size and channels of the images.
@@ -111,12 +112,12 @@ class TrainingData:
 
     @mean_image.setter
     def mean_image(self, value: str | os.PathLike[str] | NDArray[np.float32] | None) -> None:
-        self._mean_image = None if value is None else load_mean_image(value, self.prop)
+        self._mean_image = None if value is None else load_mean_image(value, self.image_property)
 
     def shuffle(self, seed: int) -> TrainingData:
         """Return a TrainingData with the same images in random order, which depends only on the random seed."""
         return TrainingData(
-            self.labels.shuffle(seed), self.prop, normalization=self.normalization, mean_image=self.mean_image
+            self.labels.shuffle(seed), self.image_property, normalization=self.normalization, mean_image=self.mean_image
         )
 
     def make_mean_image(
@@ -150,7 +151,7 @@ class TrainingData:
         Examples:
             >>> from mlimages import ImageProperty, TrainingData
             >>> result = TrainingData("labels.txt", ImageProperty(32)).make_mean_image("mean.png")
-            >>> result.count, result.mean.shape, len(result.channel_std)
+            >>> result.num_images, result.mean.shape, len(result.channel_std)
             (12, (3, 32, 32), 3)
         """
         path = as_path(path)
@@ -160,7 +161,7 @@ class TrainingData:
         with record_outputs([*files, *([per_class_path] if per_class else [])], overwrite=overwrite):
             mean_image = compute_cached_mean(
                 self.labels,
-                self.prop,
+                self.image_property,
                 per_class=per_class,
                 pool=pool,
                 skip_unavailable=skip_unavailable,
@@ -169,7 +170,7 @@ class TrainingData:
             mean_image.write(path, overwrite=overwrite)
             if per_class:
                 draw_class_means(mean_image, self.labels.class_names, per_class_path)
-            broken = {image.path for image in mean_image.broken}
+            broken = {image.path for image in mean_image.broken_images}
             used = self.labels.filter(lambda item: str(item.path) not in broken)
             write_label_file(used_path, used, self.labels.class_names)
         self.mean_image = mean_image.mean
@@ -208,18 +209,18 @@ class TrainingData:
     def _iter_batches(self, size: int, workers: int | None) -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:
         pixels: list[NDArray[np.uint8]] = []
         labels: list[Label] = []
-        class_count = len(self.labels.class_names) if self.labels.is_multi_label else 0
-        for item, loaded in iter_pixels(self.labels, self.prop, workers=workers):
+        num_classes = len(self.labels.class_names) if self.labels.is_multi_label else 0
+        for item, loaded in iter_pixels(self.labels, self.image_property, workers=workers):
             if isinstance(loaded, BrokenImage):
                 logger.warning("skipped %s: %s (%s)", loaded.path, loaded.fault, loaded.detail)
                 continue
             pixels.append(loaded)
             labels.append(item.label if item.labels is None else item.labels)
             if len(pixels) == size:
-                yield self._make_batch(pixels, labels, class_count)
+                yield self._make_batch(pixels, labels, num_classes)
                 pixels, labels = [], []
         if pixels:
-            yield self._make_batch(pixels, labels, class_count)
+            yield self._make_batch(pixels, labels, num_classes)
 
     @overload
     def data_to_image(
@@ -250,35 +251,35 @@ class TrainingData:
             >>> data.data_to_image(x, label).image.size
             (32, 32)
         """
-        if array.shape != self.prop.shape:
+        if array.shape != self.image_property.shape:
             raise InputError(
-                f"array of shape {array.shape}: expected {self.prop.shape} (channels, height, width), the shape of the "
-                "arrays from `generate`"
+                f"array of shape {array.shape}: expected {self.image_property.shape} (channels, height, width), the "
+                "shape of the arrays from `generate`"
             )
-        pixels = from_network(array[None], self.normalization, self.mean_image)[0]  # (H, W, C)
+        pixels = from_network_input(array[None], self.normalization, self.mean_image)[0]  # (H, W, C)
         image = LabeledImage.from_array(pixels.transpose(2, 0, 1).astype(np.float32), label)
-        return image.to_array(color=not self.prop.gray_scale) if raw else image
+        return image.to_array(color=not self.image_property.gray_scale) if raw else image
 
     def _make_batch(
-        self, pixels: list[NDArray[np.uint8]], labels: list[Any], class_count: int
+        self, pixels: list[NDArray[np.uint8]], labels: list[Any], num_classes: int
     ) -> tuple[NDArray[np.float32], NDArray[Any]]:
-        x = to_network(np.stack(pixels), self.normalization, self.mean_image)  # (N, C, H, W)
-        return x, multi_hot(labels, class_count) if class_count else np.asarray(labels, dtype=np.int64)
+        x = to_network_input(np.stack(pixels), self.normalization, self.mean_image)  # (N, C, H, W)
+        return x, multi_hot(labels, num_classes) if num_classes else np.asarray(labels, dtype=np.int64)
 
 
-def multi_hot(labels: Sequence[Sequence[int]], class_count: int) -> NDArray[np.float32]:
+def multi_hot(labels: Sequence[Sequence[int]], num_classes: int) -> NDArray[np.float32]:
     """Return multi-label targets, float32 `(N, K)`: 1 for each class of an image, else 0.
 
     Args:
         labels: the class indices of each of the N images (`LabeledPath.labels`).
-        class_count: number of classes, K.
+        num_classes: number of classes, K.
 
     Examples:
         >>> from mlimages.dataset import multi_hot
         >>> multi_hot([(0, 2), (), (1,)], 3).tolist()
         [[1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
     """
-    targets = np.zeros((len(labels), class_count), np.float32)
+    targets = np.zeros((len(labels), num_classes), np.float32)
     for row, classes in zip(targets, labels, strict=True):
         row[list(classes)] = 1
     return targets

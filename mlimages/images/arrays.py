@@ -10,14 +10,14 @@ from PIL import Image
 
 from mlimages.core import Normalization
 
-FULL_SCALES = {"F": (1.0, 255.0, 65535.0), "I": (65535.0,)}
-"""Possible values of white by mode of the image, in the order tried; the file does not say which one it uses."""
+WHITE_LEVELS = {"F": (1.0, 255.0, 65535.0), "I": (65535.0,)}
+"""Possible levels of white by mode of the image, in ascending order; the file does not say which one it uses."""
 
-OVERSHOOT = 1.5
-"""Factor by which values may exceed white, as after sharpening or interpolation; they are clipped."""
+MAX_OVERSHOOT_FACTOR = 1.5
+"""Factor by which levels may exceed white, as after sharpening or interpolation; they are clipped."""
 
 
-def to_network(
+def to_network_input(
     pixels: NDArray[np.uint8], normalization: Normalization, mean_image: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
     """Normalize pixels `(N, H, W, C)` to the network's input, float32 `(N, C, H, W)`.
@@ -35,13 +35,13 @@ def to_network(
     return x[:, ::-1] if normalization.bgr else x
 
 
-def from_network(
+def from_network_input(
     x: NDArray[np.float32], normalization: Normalization, mean_image: NDArray[np.float32] | None = None
 ) -> NDArray[np.uint8]:
-    """Convert the network's input `(N, C, H, W)` back to pixels, uint8 `(N, H, W, C)`: the inverse of `to_network`."""
+    """Convert the network's input `(N, C, H, W)` to pixels, uint8 `(N, H, W, C)`: the inverse of `to_network_input`."""
     mean, std = _compute_mean_and_std(normalization, mean_image)
     x = x[:, ::-1] if normalization.bgr else x
-    return to_pixels((x * std + mean).transpose(0, 2, 3, 1))
+    return to_uint8((x * std + mean).transpose(0, 2, 3, 1))
 
 
 def _compute_mean_and_std(
@@ -55,20 +55,20 @@ def _compute_mean_and_std(
     return mean if mean_image is None else mean_image, std
 
 
-def to_pixels(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
+def to_uint8(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
     """Round and clip values in 0..255 to uint8; NaN becomes 0."""
     pixels: NDArray[np.uint8] = np.clip(np.rint(np.nan_to_num(values)), 0, 255).astype(np.uint8)
     return pixels
 
 
 def to_eight_bits(image: Image.Image) -> Image.Image:
-    """Scale a grayscale image of more than 8 bits to 8 bits, so that white (see `find_white_level`) becomes 255.
+    """Scale a grayscale image of more than 8 bits to 8 bits, so that white becomes 255 (see `find_white_level`).
 
     If the file marks a level as transparent, the result has an alpha channel.
     """
     levels = np.asarray(image, dtype=np.float32)  # (H, W)
     with np.errstate(all="ignore"):  # the floats of a damaged file may have any value
-        pixels = to_pixels(levels * (255.0 / find_white_level(levels, image.mode)))
+        pixels = to_uint8(levels * (255.0 / find_white_level(levels, image.mode)))
     transparent = image.info.get("transparency")
     if not isinstance(transparent, int):
         return Image.fromarray(pixels)
@@ -76,9 +76,9 @@ def to_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def find_white_level(levels: NDArray[np.float32], mode: str) -> float:
-    """Return the level of white: the smallest of `FULL_SCALES[mode]` that covers all levels, else the largest level."""
-    if mode not in FULL_SCALES:
+    """Return the smallest of `WHITE_LEVELS[mode]` that fits all levels with overshoot, else the largest level."""
+    if mode not in WHITE_LEVELS:
         return 65535.0
     finite: NDArray[Any] = levels[np.isfinite(levels)]
     largest = float(finite.max(initial=0.0))
-    return next((scale for scale in FULL_SCALES[mode] if largest <= OVERSHOOT * scale), largest)
+    return next((scale for scale in WHITE_LEVELS[mode] if largest <= MAX_OVERSHOOT_FACTOR * scale), largest)

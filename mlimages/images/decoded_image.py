@@ -14,15 +14,15 @@ class ImageHeader:
     """The header of an encoded image.
 
     Attributes:
-        format, mode: as Pillow names them.
+        format, mode: format and mode, as named by Pillow.
         size: width and height in pixels.
-        deep: whether the image has more than 8 bits per channel.
+        high_bit_depth: whether the image has more than 8 bits per channel.
     """
 
     format: str
     mode: str
     size: tuple[int, int]
-    deep: bool
+    high_bit_depth: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +33,18 @@ class DecodeOptions:
         min_size: minimum width and height in pixels; a JPEG is decoded at the smallest scale of 1, 1/2, 1/4 and 1/8 (or
             of all eighths, by simplejpeg) that keeps this size.
         mode: mode, `L` or `YCbCr`, that is kept if the decoder returns it; other modes are converted to RGB.
-        reduce_to: downscale by the largest integer factor that leaves the shorter side at least this many pixels.
+        min_reduced_side_px: downscale by the largest integer factor that leaves the shorter side at least this many
+            pixels.
         strict: decode a JPEG with simplejpeg, if installed, which detects damage that Pillow ignores.
-        upright: apply the EXIF orientation.
+        apply_orientation: apply the EXIF orientation.
         background: RGB colour behind transparent pixels.
     """
 
     min_size: tuple[int, int] | None = None
     mode: str | None = None
-    reduce_to: int | None = None
+    min_reduced_side_px: int | None = None
     strict: bool = False
-    upright: bool = True
+    apply_orientation: bool = True
     background: tuple[int, int, int] = WHITE
 
 
@@ -56,11 +57,11 @@ class DecodedImage:
         header: header of the file.
         size: width and height of the upright image at full scale, in pixels.
         orientation: EXIF orientation of the file, 1 (upright) to 8.
-        image_orientation: EXIF orientation of `image`: 1 if `DecodeOptions.upright` was set, else that of the file.
+        image_orientation: EXIF orientation of `image`: that of the file, or 1 with `DecodeOptions.apply_orientation`.
         animated: whether the file has more than one frame; only the first is decoded.
         transparent: whether any pixel is at least partly transparent.
-        irregular: whether the file is a JPEG with padding or unusual header values but intact pixels; only detected
-            with `DecodeOptions.strict`.
+        irregular_jpeg: whether the file is a JPEG with padding or unusual header values but intact pixels; only
+            detected with `DecodeOptions.strict`.
     """
 
     image: Image.Image
@@ -70,4 +71,4 @@ class DecodedImage:
     image_orientation: int
     animated: bool
     transparent: bool
-    irregular: bool
+    irregular_jpeg: bool

@@ -26,48 +26,52 @@ from mlimages.images.reading import read_bytes
 PIXELS_VERSION = 4
 """Version of the decoded and resized pixels, part of cache keys; increase it when they change for the same file."""
 
-UPRIGHT = {
+TRANSPOSE_BY_ORIENTATION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
-"""The transpose that makes an image upright, by EXIF orientation (Exif 2.32, tag 274)."""
+"""The transpose that makes an image upright, by EXIF orientation."""
 
-_ORIENTATION = 0x0112
-_SWAPS_SIDES = 5  # EXIF orientations from 5 to 8 swap width and height
+_ORIENTATION_TAG = 0x0112
+"""Tag of the orientation in Exif 2.32."""
 
-_REFUSED_FORMATS = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "IPTC"}
+_FIRST_TRANSPOSED_ORIENTATION = 5
+"""The EXIF orientations from this one to 8 swap width and height."""
+
+_REJECTED_FORMATS = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "IPTC"}
 """Formats that need an external program (Ghostscript), that Pillow cannot decode, or that may embed such files."""
 
-_UNKNOWN_FORMAT = (SyntaxError, IndexError, TypeError, struct.error)
+_WRONG_FORMAT_ERRORS = (SyntaxError, IndexError, TypeError, struct.error)
 """Exceptions that a plugin raises for data of another format (see `PIL.Image.open`)."""
 
-_UNKNOWN_PIXELS = ("unknown pixel mode", "unknown data organization")
-"""Errors of Pillow's TIFF plugin for an intact file, such as one with 64-bit floats."""
+_UNSUPPORTED_PIXEL_ERRORS = ("unknown pixel mode", "unknown data organization")
+"""Messages of Pillow's TIFF plugin for an intact file that it cannot decode, such as one with 64-bit floats."""
 
-_REPLACE = "copy or download the file again"
+_REPLACE_FILE_ADVICE = "copy or download the file again"
 
-_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+"""Brands of HEIC files (ISO/IEC 23008-12), which follow `ftyp`."""
 
-_DEFAULTS = DecodeOptions()
+_DEFAULT_OPTIONS = DecodeOptions()
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class ArgumentTypeError(TypeError):
-    """An argument has the wrong type, which is an error of the caller, not of the image."""
+    """An argument has the wrong type; unlike other exceptions, it is not converted to an `ImageError`."""
 
 
 def require_type(value: object, types: type | tuple[type, ...], expected_type: str) -> None:
-    """Raise an `ArgumentTypeError` unless the value has one of the types; `expected_type` is for the message."""
+    """Raise an `ArgumentTypeError`, which names `expected_type`, unless the value has one of the types."""
     if not isinstance(value, types):
         raise ArgumentTypeError(f"expected {expected_type}, got {type(value).__name__}")
 
 
 def convert_to_image_error(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorate a function that processes one image: every exception except `ArgumentTypeError` becomes an `ImageError`
-    with a `Fault`."""
+    """Decorate a function so that it raises an `ImageError` with a `Fault` instead of any other exception, except
+    `ArgumentTypeError`."""
 
     @wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -82,6 +86,7 @@ def convert_to_image_error(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def _to_image_error(error: Exception) -> ImageError:
+    """Return an `ImageError` with the fault that an exception of Pillow indicates."""
     text = re.sub(r"\bb(['\"])(.*?)\1", r"\2", str(error)) or type(error).__name__  # without the repr of bytes
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return ImageError(Fault.TOO_MANY_PIXELS, "an image inside the file has more pixels than Pillow supports")
@@ -90,8 +95,8 @@ def _to_image_error(error: Exception) -> ImageError:
     if isinstance(error, NotImplementedError | ImportError) or text.endswith("not available"):
         return ImageError(Fault.UNREADABLE, f"the installed Pillow cannot decode this variant of the format ({text})")
     if "truncated" in text.lower() or "unrecognized data stream" in text or isinstance(error, EOFError):
-        return ImageError(Fault.TRUNCATED, f"the data is truncated: {_REPLACE} ({text})")
-    return ImageError(Fault.CORRUPT, f"the data is damaged: {_REPLACE} ({text})")
+        return ImageError(Fault.TRUNCATED, f"the data is truncated: {_REPLACE_FILE_ADVICE} ({text})")
+    return ImageError(Fault.CORRUPT, f"the data is damaged: {_REPLACE_FILE_ADVICE} ({text})")
 
 
 @convert_to_image_error
@@ -111,7 +116,7 @@ def decode(
     source: str | os.PathLike[str] | bytes,
     *,
     max_pixels: int = MAX_PIXELS,
-    options: DecodeOptions | Callable[[ImageHeader], DecodeOptions] = _DEFAULTS,
+    options: DecodeOptions | Callable[[ImageHeader], DecodeOptions] = _DEFAULT_OPTIONS,
 ) -> DecodedImage:
     """Decode an image file completely; of an animation, only the first frame.
 
@@ -127,24 +132,24 @@ def decode(
     data = _read_source(source)
     file = _open_image(data, max_pixels)
     header = _read_header(file)
-    chosen = options(header) if callable(options) else options
+    options = options(header) if callable(options) else options
     stored = _parse_orientation(getattr(file, "tag_v2", {}))  # Pillow applies and drops it when it loads a TIFF
-    image, irregular = _decode_pixels(file, data, chosen)
+    image, irregular_jpeg = _decode_pixels(file, data, options)
     size = header.size if file.format in ("JPEG", "MPO") else file.size  # only these may be decoded at a reduced scale
     _check_pixel_count(size, max_pixels)  # the header of an icon may give another size
     turn = _read_exif_orientation(file)
-    image, transparent = _convert_and_reduce(image, chosen)
-    if chosen.upright and turn != 1:
-        image = image.transpose(UPRIGHT[turn])
+    image, transparent = _convert_and_reduce(image, options)
+    if options.apply_orientation and turn != 1:
+        image = image.transpose(TRANSPOSE_BY_ORIENTATION[turn])
     return DecodedImage(
         image,
         header,
-        size[::-1] if turn >= _SWAPS_SIDES else size,
+        size[::-1] if turn >= _FIRST_TRANSPOSED_ORIENTATION else size,
         orientation=max(stored, turn),
-        image_orientation=1 if chosen.upright else turn,
+        image_orientation=1 if options.apply_orientation else turn,
         animated=_is_animated(file),
         transparent=transparent,
-        irregular=irregular,
+        irregular_jpeg=irregular_jpeg,
     )
 
 
@@ -177,10 +182,11 @@ def from_pillow(image: Image.Image) -> Image.Image:
     image.load()
     turn = _read_exif_orientation(image)
     flat, _ = _convert_and_reduce(interpret_tiff_levels(image, getattr(image, "tag_v2", {})), DecodeOptions())
-    return flat if turn == 1 else flat.transpose(UPRIGHT[turn])
+    return flat if turn == 1 else flat.transpose(TRANSPOSE_BY_ORIENTATION[turn])
 
 
 def _read_source(source: str | os.PathLike[str] | bytes) -> bytes:
+    """Return the bytes of an image file, given its path or the bytes themselves."""
     if not hasattr(source, "open"):  # a path, local or remote
         require_type(source, (str, os.PathLike, bytes), "a path or the bytes of an image file")
     data = source if isinstance(source, bytes) else read_bytes(as_path(source))
@@ -204,29 +210,36 @@ def _open_image(data: bytes, max_pixels: int) -> Image.Image:
                 known = accepts is None or accepts(data[:16])
                 if isinstance(known, str):  # names the library that Pillow was built without
                     missing = known
-                elif known and name not in _REFUSED_FORMATS:
+                elif known and name not in _REJECTED_FORMATS:
                     claimed = claimed or (name if accepts else "")
                     file = factory(io.BytesIO(data), "")
                     _check_pixel_count(file.size, max_pixels)
                     return file
-            except _UNKNOWN_FORMAT as error:
-                if str(error) in _UNKNOWN_PIXELS:
+            except _WRONG_FORMAT_ERRORS as error:
+                if str(error) in _UNSUPPORTED_PIXEL_ERRORS:
                     missing = f"{name}: {error}"
     raise _make_unknown_format_error(data, missing, claimed)
 
 
 def _make_unknown_format_error(data: bytes, missing_library: str, claimed_format: str) -> ImageError:
-    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and "HEIF" not in Image.OPEN:
+    """Return the error for data that no plugin can open.
+
+    Args:
+        data: the bytes of the file.
+        missing_library: the library that Pillow was built without, or the variant that it cannot decode; "" for none.
+        claimed_format: the format of which the first bytes are typical; "" for none.
+    """
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS and "HEIF" not in Image.OPEN:
         return ImageError(Fault.UNREADABLE, f"HEIC needs an optional package: `{make_install_command('heic')}`")
     if missing_library:
         return ImageError(Fault.UNREADABLE, f"the installed Pillow cannot decode the format ({missing_library})")
     if claimed_format:
         damage = f"the file begins like a {claimed_format} file, but its header is damaged"
-        return ImageError(Fault.NOT_AN_IMAGE, f"{damage}: {_REPLACE}")
+        return ImageError(Fault.NOT_AN_IMAGE, f"{damage}: {_REPLACE_FILE_ADVICE}")
     begin = data[:12]
-    seen = f'"{begin.decode()}"' if begin.isascii() and begin.decode().isprintable() else begin.hex(" ")
+    first_bytes = f'"{begin.decode()}"' if begin.isascii() and begin.decode().isprintable() else begin.hex(" ")
     content = describe_unsupported_content(data[:1000])
-    return ImageError(Fault.NOT_AN_IMAGE, f"the file begins with {seen}" + (f": {content}" if content else ""))
+    return ImageError(Fault.NOT_AN_IMAGE, f"the file begins with {first_bytes}" + (f": {content}" if content else ""))
 
 
 @cache
@@ -244,28 +257,28 @@ def _check_pixel_count(size: tuple[int, int], max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageError(Fault.TOO_MANY_PIXELS, f"{width} x {height} is more than {max_pixels} pixels")
     if width < 1 or height < 1:
-        raise ImageError(Fault.CORRUPT, f"the header gives a size of {width} x {height} pixels")
+        raise ImageError(Fault.CORRUPT, f"the header gives an invalid size: {width} x {height} pixels")
 
 
 def _read_header(file: Image.Image) -> ImageHeader:
-    """Read the header; call this before decoding, which deletes the tiles that give the bit depth of PNG and TIFF."""
+    """Read the header; call this before decoding, since Pillow then deletes the bit depth of PNG and TIFF files."""
     raw = str(file.tile[0].args) if getattr(file, "tile", None) else ""  # type: ignore[attr-defined]
-    deep = file.mode[:1] in "IF" or ("16" in raw and file.format in ("PNG", "TIFF", "PPM", "JPEG2000"))
-    return ImageHeader(file.format or "", file.mode, file.size, deep)
+    high_bit_depth = file.mode[:1] in "IF" or ("16" in raw and file.format in ("PNG", "TIFF", "PPM", "JPEG2000"))
+    return ImageHeader(file.format or "", file.mode, file.size, high_bit_depth)
 
 
 def _decode_pixels(opened_image: Image.Image, data: bytes, options: DecodeOptions) -> tuple[Image.Image, bool]:
-    """Decode the pixels; return them and whether the file is irregular."""
-    irregular, damage = False, ""
+    """Decode the pixels; return the image, and whether the file is an irregular JPEG (see `DecodedImage`)."""
+    irregular_jpeg, damage = False, ""
     if options.strict and opened_image.format == "JPEG":
         from mlimages.images import strict_jpeg  # imports NumPy in 70 ms, and most decoding processes do not need it
 
         try:
-            if strict_jpeg.STRICT_JPEG:
-                image, irregular = strict_jpeg.decode_strictly(data, options.min_size or opened_image.size)
+            if strict_jpeg.HAS_SIMPLEJPEG:
+                image, irregular_jpeg = strict_jpeg.decode_strictly(data, options.min_size or opened_image.size)
                 if image is not None:
-                    return image, irregular
-        except strict_jpeg.ScanError as error:
+                    return image, irregular_jpeg
+        except strict_jpeg.JpegScanError as error:
             damage = str(error)
     # only JFIF files hold YCbCr
     mode = None if options.mode == "YCbCr" and "jfif" not in opened_image.info else options.mode
@@ -276,23 +289,24 @@ def _decode_pixels(opened_image: Image.Image, data: bytes, options: DecodeOption
         raise ImageError(Fault.CORRUPT, damage)
     if opened_image.format == "PNG":
         require_all_png_rows(opened_image, data)
-    return interpret_tiff_levels(opened_image, getattr(opened_image, "tag_v2", {})), irregular
+    return interpret_tiff_levels(opened_image, getattr(opened_image, "tag_v2", {})), irregular_jpeg
 
 
 def _convert_and_reduce(image: Image.Image, options: DecodeOptions) -> tuple[Image.Image, bool]:
-    """Convert to RGB (or `options.mode`) and reduce; return the image and whether any pixel is transparent."""
+    """Convert an image to RGB (or `options.mode`) and downscale it; return it, and whether any pixel is transparent."""
     if image.mode == "P" and image.palette is None:  # in icons: `has_transparency_data` fails, `convert` does not
         image = image.convert("RGBA")
     clear = image.has_transparency_data
     if image.mode == options.mode and not clear:
         return image, False
-    factor = max(1, min(image.size) // options.reduce_to) if options.reduce_to else 1
+    factor = max(1, min(image.size) // options.min_reduced_side_px) if options.min_reduced_side_px else 1
     early = factor > 1 and image.mode in ("RGB", "RGBX", "L") and not clear
     image, transparent = _composite_onto_background(image.reduce(factor) if early else image, options.background)
     return image if early or factor == 1 else image.reduce(factor), transparent
 
 
 def _composite_onto_background(image: Image.Image, background: tuple[int, int, int]) -> tuple[Image.Image, bool]:
+    """Convert an image to 8-bit RGB; return it, and whether any pixel is transparent."""
     if image.mode.startswith("I") or image.mode == "F":
         from mlimages.images.arrays import to_eight_bits  # imports NumPy, as above
 
@@ -306,7 +320,7 @@ def _composite_onto_background(image: Image.Image, background: tuple[int, int, i
 
 
 def _read_exif_orientation(file: Image.Image) -> int:
-    """Read the orientation of a decoded file; on an undecoded PNG, Pillow would decode it and ignore errors."""
+    """Return the EXIF orientation, 1 to 8, of a decoded file; for an undecoded PNG, Pillow would ignore errors."""
     try:
         return _parse_orientation(file.getexif())
     except Exception:  # malformed EXIF does not affect the pixels
@@ -314,12 +328,13 @@ def _read_exif_orientation(file: Image.Image) -> int:
 
 
 def _parse_orientation(exif_tags: object) -> int:
-    value = exif_tags.get(_ORIENTATION, 1)  # type: ignore[attr-defined]
+    """Return the EXIF orientation, 1 to 8; 1 (upright) if it is missing or invalid."""
+    value = exif_tags.get(_ORIENTATION_TAG, 1)  # type: ignore[attr-defined]
     return int(value) if value in range(1, 9) else 1
 
 
 def _is_animated(file: Image.Image) -> bool:
-    """Return whether the file has more than one frame; called last, since some plugins read more data and may raise."""
+    """Whether the file has more than one frame; call this last, since some plugins read more data and may raise."""
     try:
         return file.format not in ("JPEG", "MPO") and bool(getattr(file, "is_animated", False))
     except Exception:  # damage after the first frame does not affect it

@@ -44,7 +44,7 @@ def require_all_png_rows(image: Image.Image, data: bytes) -> None:
 
 
 def _iter_png_data(data: bytes) -> Iterator[bytes]:
-    """Yield the contents of the IDAT chunks."""
+    """Yield the contents of the IDAT chunks, which hold the compressed pixels."""
     at = 8
     while at + 8 <= len(data):
         length = int.from_bytes(data[at : at + 4], "big")
@@ -54,10 +54,10 @@ def _iter_png_data(data: bytes) -> Iterator[bytes]:
 
 
 def interpret_tiff_levels(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
-    """Return a decoded TIFF in which 0 is black.
+    """Return a decoded TIFF with 0 as black: 16-bit levels of which 0 is white are inverted.
 
     Raises:
-        ImageError: levels are negative, or at least 2 ** 31, which Pillow turns into negative ones.
+        ImageError: a level is negative, or at least 2 ** 31, which Pillow reads as negative.
     """
     sample_formats = tags.get(_SAMPLE_FORMAT, ())
     is_signed_byte = image.mode != "I" and _SIGNED in (

@@ -97,7 +97,10 @@ def resize_and_crop(
 
 
 def _compute_central_box(width: int, height: int, image_property: ImageProperty) -> tuple[int, int, int, int]:
-    """Return the largest central box with the aspect ratio of the crop; the whole image if the crop is larger."""
+    """Return the largest central box with the aspect ratio of the crop; the whole image if the crop is larger.
+
+    A box is left, top, right and bottom in pixels.
+    """
     inner_width, inner_height = width, height
     if covers_crop(width, height, image_property):
         inner_width = min(width, height * image_property.width // image_property.height)
@@ -127,6 +130,7 @@ def _crop(image: Image.Image, image_property: ImageProperty) -> Image.Image:
 
 
 def _choose_decode_options(header: ImageHeader, image_property: ImageProperty) -> DecodeOptions:
+    """Return the options with which an image stays at least twice as large as after resizing."""
     if image_property.resize not in ("shorter", "squash", "letterbox"):
         return DecodeOptions()
     width, height = header.size

@@ -85,6 +85,7 @@ def copy_by_class(
 
 
 def _copy_without_overwriting(source: Path, target: Path) -> None:
+    """Copy a file to `target`, or to `NAME-2`, `NAME-3` ... if other files have these names."""
     data = read_file(source)
     for number in count(2):
         if not target.exists():

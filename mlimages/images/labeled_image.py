@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mlimages.core import ImageProperty, InputError, as_path
-from mlimages.images.arrays import to_pixels
+from mlimages.images.arrays import to_uint8
 from mlimages.images.decoded_image import WHITE
 from mlimages.images.decoding import load_rgb
 from mlimages.images.geometry import load_pixels, prepare_pixels, resize_and_crop
@@ -101,22 +101,22 @@ class LabeledImage:
         """
         return self._resize_and_crop(ImageProperty(width, height, resize="crop"))
 
-    def convert(self, prop: ImageProperty) -> Self:
+    def convert(self, image_property: ImageProperty) -> Self:
         """Resize and crop the image to the network's input size.
 
         If the image has not been loaded or changed yet, the pixels equal those in training and prediction.
 
         Args:
-            prop: size, resize method and number of channels.
+            image_property: size, resize method and number of channels.
 
         Raises:
             ImageError: the file cannot be decoded.
-            TypeError: `prop` is not an ImageProperty.
+            TypeError: `image_property` is not an ImageProperty.
         """
         if self._image is None:
-            self._image = _from_pixels(load_pixels(self.path, prop))
+            self._image = _from_pixels(load_pixels(self.path, image_property))
         else:
-            self._image = _from_pixels(prepare_pixels(self._image.convert("RGB"), prop))
+            self._image = _from_pixels(prepare_pixels(self._image.convert("RGB"), image_property))
         return self
 
     def to_array(self, xp: ModuleType = np, color: bool = True, *, bgr: bool = False) -> NDArray[np.float32]:
@@ -156,7 +156,7 @@ class LabeledImage:
                 f"an array of shape {array.shape}: expected (channels, height, width) with 1 or 3 channels"
             )
         result = cls("", label)
-        result._image = _from_pixels(to_pixels(array[::-1] if bgr else array).transpose(1, 2, 0))
+        result._image = _from_pixels(to_uint8(array[::-1] if bgr else array).transpose(1, 2, 0))
         return result
 
     def _resize_and_crop(self, image_property: ImageProperty) -> Self:

@@ -19,20 +19,22 @@ from mlimages.core import (
     is_remote,
     pluralize,
 )
-from mlimages.labels import MISSING_ADVICE
+from mlimages.labels import MISSING_IMAGES_ADVICE
 
-MAX_BYTES = 1 << 30
+MAX_FILE_BYTES = 1 << 30
 """Maximum size of an image file: MAX_PIXELS uncompressed pixels of 12 bytes."""
 
-REQUESTS = 16
+MAX_REMOTE_REQUESTS = 16
 """Maximum number of concurrent requests for remote images."""
 
-_TRIES = 4
-_PAUSE_S = 0.1
-_MAX_FAILURES = 32
+_MAX_ATTEMPTS = 4
+_RETRY_DELAY_S = 0.1
+"""Base of the exponential backoff: 0.4, 1.6 and 6.4 seconds."""
+
+_MAX_CONSECUTIVE_FAILURES = 32
 """Number of consecutive failures after which requests to a store are no longer retried."""
 
-_failures = 0
+_consecutive_failures = 0
 
 
 def read_bytes(path: Path) -> bytes:
@@ -40,7 +42,7 @@ def read_bytes(path: Path) -> bytes:
 
     Raises:
         ImageError: the file is missing, unreadable (a dangling link, no permission, not a regular file, larger than
-            MAX_BYTES) or unavailable (the remote store denies access or fails).
+            MAX_FILE_BYTES) or unavailable (the remote store denies access or fails).
     """
     try:
         if is_remote(path):
@@ -52,8 +54,10 @@ def read_bytes(path: Path) -> bytes:
             if not stat.S_ISREG(found.st_mode):
                 raise ImageError(Fault.UNREADABLE, f"not a regular file ({path})")
             size, read = found.st_size, path.read_bytes
-        if size > MAX_BYTES:
-            raise ImageError(Fault.UNREADABLE, f"the file has {size} bytes; at most {MAX_BYTES} are supported ({path})")
+        if size > MAX_FILE_BYTES:
+            raise ImageError(
+                Fault.UNREADABLE, f"the file has {size} bytes; at most {MAX_FILE_BYTES} are supported ({path})"
+            )
         return read()
     except (FileNotFoundError, NotADirectoryError) as error:
         fault = Fault.UNREADABLE if not is_remote(path) and path.is_symlink() else Fault.MISSING
@@ -64,36 +68,40 @@ def read_bytes(path: Path) -> bytes:
 
 def _read_remote(path: Any) -> bytes:
     """Read a remote file; retry if the store fails, but not if it denies access or has no such file."""
-    global _failures
+    global _consecutive_failures
     one_request = {"max_concurrency": 1} if "s3" in path.protocol else {}  # by default, s3fs requests the size first
-    for count in range(1, _TRIES + 1):
+    for count in range(1, _MAX_ATTEMPTS + 1):
         try:
             data: bytes = path.fs.cat_file(path.path, **one_request)
         except FileNotFoundError:
             raise
         except Exception as error:  # depends on the fsspec implementation
-            if count < _TRIES and not isinstance(error, PermissionError) and _failures < _MAX_FAILURES:
-                time.sleep(_PAUSE_S * 4**count)
+            if (
+                count < _MAX_ATTEMPTS
+                and not isinstance(error, PermissionError)
+                and _consecutive_failures < _MAX_CONSECUTIVE_FAILURES
+            ):
+                time.sleep(_RETRY_DELAY_S * 4**count)
                 continue
-            _failures += 1
+            _consecutive_failures += 1
             text = str(error) or type(error).__name__
             raise ImageError(Fault.UNAVAILABLE, f"{text} ({path})") from error
-        _failures = 0
+        _consecutive_failures = 0
         return data
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def require_available(broken: Iterable[BrokenImage], *, skip: bool) -> None:
+def require_available(broken_images: Iterable[BrokenImage], *, skip: bool) -> None:
     """Check that all remote images could be downloaded.
 
     Args:
-        broken: images that could not be read.
+        broken_images: images that could not be read.
         skip: accept images that could not be downloaded.
 
     Raises:
         InputError: an image could not be downloaded; the message gives the number of such images and the first path.
     """
-    unavailable = [image for image in broken if image.fault is Fault.UNAVAILABLE]
+    unavailable = [image for image in broken_images if image.fault is Fault.UNAVAILABLE]
     if unavailable and not skip:
         raise InputError(
             f"{pluralize(len(unavailable), 'image')} could not be downloaded; the first: "
@@ -101,24 +109,26 @@ def require_available(broken: Iterable[BrokenImage], *, skip: bool) -> None:
         )
 
 
-def describe_missing_images(num_missing: int, num_images: int, advice: str = MISSING_ADVICE) -> str:
+def describe_missing_images(num_missing: int, num_images: int, advice: str = MISSING_IMAGES_ADVICE) -> str:
     """Return a message with the advice if more than half of the images are missing, else ""."""
     return f"{num_missing} of {num_images} images are missing: {advice}" if 2 * num_missing > num_images else ""
 
 
-def check_missing_images(broken: Iterable[BrokenImage], count: int, *, advice: str = MISSING_ADVICE) -> None:
+def check_missing_images(
+    broken_images: Iterable[BrokenImage], num_images: int, *, advice: str = MISSING_IMAGES_ADVICE
+) -> None:
     """Check that at most half of the images are missing; otherwise, the label file was probably moved.
 
     Args:
-        broken: images that could not be read.
-        count: number of all images.
+        broken_images: images that could not be read.
+        num_images: number of all images.
         advice: end of the message, which says what to do.
 
     Raises:
         InputError: more than half of the images are missing; the message gives the first path.
     """
-    missing = [image.path for image in broken if image.fault is Fault.MISSING]
-    if message := describe_missing_images(len(missing), count, advice):
+    missing = [image.path for image in broken_images if image.fault is Fault.MISSING]
+    if message := describe_missing_images(len(missing), num_images, advice):
         raise InputError(f"{message}; the first: {missing[0]}")
 
 
@@ -130,5 +140,5 @@ def make_reading_threads(first_path: Path | str | None, workers: int | None = No
         workers: number of threads.
     """
     if first_path is not None and is_remote(first_path):
-        return ThreadPool(max(REQUESTS, workers or 0), chunk_size=1)
+        return ThreadPool(max(MAX_REMOTE_REQUESTS, workers or 0), chunk_size=1)
     return ThreadPool(workers or count_available_cores())

@@ -16,11 +16,11 @@ try:
 except ModuleNotFoundError:
     simplejpeg = None
 
-STRICT_JPEG = simplejpeg is not None
+HAS_SIMPLEJPEG = simplejpeg is not None
 """Whether simplejpeg is installed."""
 
-_EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
-_SCAN_DAMAGE = re.compile(
+_PADDING_WARNING = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
+_SCAN_DAMAGE_WARNING = re.compile(
     r"extraneous|bad (Huffman|arithmetic)|premature end|instead of RST|progression", re.IGNORECASE
 )
 _HEADER_WARNING = re.compile(r"JFIF revision|Adobe color transform|SOS parameters|ICC marker")
@@ -28,16 +28,18 @@ _HEADER_WARNING = re.compile(r"JFIF revision|Adobe color transform|SOS parameter
 _MAX_DECODINGS = 8
 """Maximum number of times a file is decoded; if padding is still found, the file counts as damaged."""
 
-_MIN_RUN = 4
-"""Minimum length of a run of equal bytes that counts as padding; zeros count at any length."""
+_MIN_PADDING_BYTES = 4
+"""Minimum number of equal bytes that count as padding; zeros count at any length."""
 
 
-class ScanError(Exception):
+class JpegScanError(Exception):
     """The compressed pixels are damaged; the message is the warning of libjpeg."""
 
 
 def decode_strictly(data: bytes, min_size: tuple[int, int]) -> tuple[Image.Image | None, bool]:
-    """Return a JPEG as an RGBX image (None if Pillow has to decode it), and whether the file is irregular but intact.
+    """Decode a JPEG; return an RGBX image (None if Pillow has to decode it), and whether the file is irregular.
+
+    An irregular file has padding or unusual header values, but intact pixels.
 
     Args:
         data: the JPEG file.
@@ -45,7 +47,7 @@ def decode_strictly(data: bytes, min_size: tuple[int, int]) -> tuple[Image.Image
             that keeps this size.
 
     Raises:
-        ScanError: the compressed pixels are damaged.
+        JpegScanError: the compressed pixels are damaged.
     """
     rest = data
     for _ in range(_MAX_DECODINGS):
@@ -55,18 +57,18 @@ def decode_strictly(data: bytes, min_size: tuple[int, int]) -> tuple[Image.Image
             warning = str(error)
         else:  # Pillow stores RGB as RGBX: no copy
             return Image.frombuffer("RGBX", pixels.shape[1::-1], pixels, "raw", "RGBX", 0, 1), rest is not data
-        if not _SCAN_DAMAGE.search(warning):
+        if not _SCAN_DAMAGE_WARNING.search(warning):
             return None, bool(_HEADER_WARNING.search(warning))
         shorter = _remove_padding(rest, warning)
         if shorter is None:
             break
         rest = shorter
-    raise ScanError(warning)
+    raise JpegScanError(warning)
 
 
 def _remove_padding(data: bytes, warning: str) -> bytes | None:
-    """Return the file without the padding that libjpeg warns of; None if the bytes are not padding."""
-    found = _EXTRANEOUS.search(warning)
+    """Return the file without the padding that a warning of libjpeg reports; None if the bytes are not padding."""
+    found = _PADDING_WARNING.search(warning)
     if found is None:
         return None
     unpadded, scan = _remove_header_padding(data)
@@ -76,7 +78,7 @@ def _remove_padding(data: bytes, warning: str) -> bytes | None:
     end = data.rfind(marker, scan)
     while end >= scan + count:
         padding = data[end - count : end]
-        if padding == bytes(count) or (count >= _MIN_RUN and len(set(padding)) == 1):
+        if padding == bytes(count) or (count >= _MIN_PADDING_BYTES and len(set(padding)) == 1):
             return data[: end - count] + data[end:]
         end = data.rfind(marker, scan, end)
     return None

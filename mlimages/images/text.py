@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 logger = logging.getLogger(__name__)
 
-FAMILIES = (
+FONT_FAMILIES = (
     "DejaVu Sans",
     "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans JP", "Noto Sans SC", "Noto Sans KR", "Source Han Sans",
     "Hiragino Sans", "Yu Gothic", "Meiryo", "MS Gothic", "IPAGothic", "IPAexGothic", "TakaoGothic",
@@ -29,8 +29,8 @@ FAMILIES = (
 )  # fmt: skip
 """Font families in order of preference."""
 
-INDICES_NOTE = "class indices replace names that no installed font can display"
-"""Text in an image that shows class indices."""
+CLASS_INDICES_NOTE = "class indices replace names that no installed font can display"
+"""Note below a plot or contact sheet with class indices instead of names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +39,18 @@ class Font:
 
     Attributes:
         family: family name in matplotlib.
-        path: path of the file.
-        index: index of the face in the file.
+        path: path of the font file.
+        face_index: index of the font in the file, which may contain several.
     """
 
     family: str
     path: str
-    index: int = 0
+    face_index: int = 0
 
 
 @cache
 def find_installed_fonts() -> tuple[Font, ...]:
-    """Return the installed regular fonts of `FAMILIES`, in this order; empty if matplotlib is not installed."""
+    """Return the installed regular font of each of `FONT_FAMILIES`, in order; none without matplotlib."""
     try:
         from matplotlib import font_manager
     except ModuleNotFoundError:
@@ -58,13 +58,13 @@ def find_installed_fonts() -> tuple[Font, ...]:
     found: dict[str, Font] = {}
     for entry in sorted(font_manager.fontManager.ttflist, key=lambda entry: entry.fname):
         regular = (entry.style, entry.weight, entry.stretch) == ("normal", 400, "normal")
-        if regular and entry.name in FAMILIES and Path(entry.fname).exists():  # the cached list may be outdated
+        if regular and entry.name in FONT_FAMILIES and Path(entry.fname).exists():  # the cached list may be outdated
             found.setdefault(entry.name, Font(entry.name, str(entry.fname), getattr(entry, "index", 0)))
-    return tuple(found[family] for family in FAMILIES if family in found)
+    return tuple(found[family] for family in FONT_FAMILIES if family in found)
 
 
 @cache
-def _read_characters(font: Font) -> frozenset[int]:
+def _read_code_points(font: Font) -> frozenset[int]:
     """Return the code points that a font has glyphs for."""
     from matplotlib.ft2font import FT2Font
 
@@ -74,7 +74,7 @@ def _read_characters(font: Font) -> frozenset[int]:
 def find_font(text: str) -> Font | None:
     """Return the first installed font that has glyphs for every character of the text; None if there is none."""
     wanted = {ord(char) for char in text if unicodedata.category(char) not in ("Cf", "Zs")}
-    return next((font for font in find_installed_fonts() if wanted <= _read_characters(font)), None)
+    return next((font for font in find_installed_fonts() if wanted <= _read_code_points(font)), None)
 
 
 def replace_undrawable_names(names: Sequence[str], class_indices: Sequence[int] | None = None) -> list[str]:
@@ -98,14 +98,14 @@ def replace_undrawable_names(names: Sequence[str], class_indices: Sequence[int] 
 
 
 def find_font_families(texts: Sequence[str]) -> list[str]:
-    """Return the font families that matplotlib needs to draw these texts."""
+    """Return the font families that matplotlib needs to draw these texts, starting with the default."""
     fonts = (find_font(text) for text in texts if not text.isascii())
     return list(dict.fromkeys(["DejaVu Sans", *(font.family for font in fonts if font)]))
 
 
 def draw_text_line(
     image: Image.Image,
-    corner: tuple[float, float],
+    top_left: tuple[float, float],
     text: str,
     font_size: int,
     *,
@@ -118,7 +118,7 @@ def draw_text_line(
 
     Args:
         image: the image, which is modified.
-        corner: x and y coordinate of the top left corner in pixels.
+        top_left: x and y coordinate of the top left corner of the text in pixels.
         text: the text; line breaks become question marks.
         font_size: font size in pixels.
         width: maximum width of the text in pixels.
@@ -129,11 +129,13 @@ def draw_text_line(
     if found is None:
         text = "".join(char if char.isascii() else "?" for char in text)
     font = (
-        ImageFont.load_default(font_size) if found is None else ImageFont.truetype(found.path, font_size, found.index)
+        ImageFont.load_default(font_size)
+        if found is None
+        else ImageFont.truetype(found.path, font_size, found.face_index)
     )
     shown = text
     while len(text) > 1 and font.getlength(shown) > width:
         text = text[:-1]
         shown = f"{text}..."
-    ImageDraw.Draw(image).text(corner, shown, color, font)
-    return corner[0] + font.getlength(shown)
+    ImageDraw.Draw(image).text(top_left, shown, color, font)
+    return top_left[0] + font.getlength(shown)

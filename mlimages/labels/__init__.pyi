@@ -28,7 +28,7 @@ from .layout import describe_renamed_folders as describe_renamed_folders
 from .layout import make_folder_names as make_folder_names
 from .layout import write_class_folders as write_class_folders
 from .scanning import IMAGE_SUFFIXES as IMAGE_SUFFIXES
-from .scanning import MISSING_ADVICE as MISSING_ADVICE
+from .scanning import MISSING_IMAGES_ADVICE as MISSING_IMAGES_ADVICE
 from .scanning import scan_folder as scan_folder
 from .scanning import walk_folders as walk_folders
 from .shards import find_shards as find_shards

@@ -31,7 +31,7 @@ from mlimages.labels.formats import get_supported_suffix, is_table, read_text_ro
 from mlimages.labels.identical_images import merge_identical_images
 from mlimages.labels.label_file import LabelFile
 from mlimages.labels.layout import describe_renamed_folders, make_folder_names, write_class_folders
-from mlimages.labels.scanning import MISSING_ADVICE, describe_skipped_entries
+from mlimages.labels.scanning import MISSING_IMAGES_ADVICE, describe_skipped_entries
 from mlimages.labels.split_files import (
     SPLITS_BY_COUNT,
     append,
@@ -259,7 +259,7 @@ def _read_source(
         if labels.table is None and (missing := _find_missing_images(labels)):  # a table has a note on missing images
             shown = ", ".join(str(Path(name)) for name in missing[:3]) + " ..." * (len(missing) > 3)
             count = labels.count_images()[0]
-            note(f"{labels.path}: {len(missing)} of {count} images are missing ({shown}): {MISSING_ADVICE}")
+            note(f"{labels.path}: {len(missing)} of {count} images are missing ({shown}): {MISSING_IMAGES_ADVICE}")
         splits = {} if options.split or options.append else labels.parts
         if not splits:
             return merge(labels), {}

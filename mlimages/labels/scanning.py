@@ -17,7 +17,7 @@ from mlimages.core import escape_unprintable, is_remote, make_install_command
 
 _HEIC = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
 
-MISSING_ADVICE = "paths are relative to the label file's folder; use --images DIR for another folder"
+MISSING_IMAGES_ADVICE = "paths are relative to the label file's folder; use --images DIR for another folder"
 
 IMAGE_SUFFIXES = frozenset({
     ".apng", ".avif", ".avifs", ".blp", ".bmp", ".bw", ".cur", ".dcx", ".dds", ".dib", ".fit", ".fits", ".flc",

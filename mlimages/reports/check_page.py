@@ -10,7 +10,7 @@ from itertools import islice
 from mlimages.checks import CheckReport, Code, Finding, Thresholds
 from mlimages.core import ImageProperty, InputError, LabeledPath, as_path, pluralize, write_output
 from mlimages.dataset import compute_mean
-from mlimages.images import to_pixels
+from mlimages.images import to_uint8
 from mlimages.labels import LabelFile
 from mlimages.reports import plots
 from mlimages.reports.pages import MAX_TILES, GalleryTile, embed_thumbnail, render, to_data_url
@@ -107,7 +107,7 @@ def _draw_class_means(report: CheckReport) -> Iterator[GalleryTile]:
         except InputError:  # no image of this class can be decoded
             continue
         yield GalleryTile(
-            (to_data_url(to_pixels(found.mean.transpose(1, 2, 0))),), (name, pluralize(found.count, "image"))
+            (to_data_url(to_uint8(found.mean.transpose(1, 2, 0))),), (name, pluralize(found.num_images, "image"))
         )
 
 

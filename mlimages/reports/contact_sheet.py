@@ -29,12 +29,12 @@ from mlimages.core import (
 )
 from mlimages.dataset import TrainingData, load_mean_image
 from mlimages.images import (
-    INDICES_NOTE,
+    CLASS_INDICES_NOTE,
     draw_text_line,
     load_pixels,
     replace_undrawable_names,
-    to_network,
-    to_pixels,
+    to_network_input,
+    to_uint8,
 )
 from mlimages.labels import TableOptions, has_class_folders, label_dir, label_dir_auto, open_labels
 from mlimages.reports.run_files import RunFiles
@@ -90,7 +90,7 @@ def draw_sheet(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    prop: ImageProperty,
+    image_property: ImageProperty,
     per_class: int = 8,
     seed: int = 0,
     table: TableOptions | None = None,
@@ -101,7 +101,7 @@ def draw_sheet(
     Args:
         source: a label file, a folder, or a mean image: a `.npy`, float32 `(C, H, W)` in 0..255, or a `.png`.
         out: a .png or .html file.
-        prop: size and resize method; not applied to a mean image.
+        image_property: size and resize method; not applied to a mean image.
         per_class: number of images of each class.
         seed: random seed of the selection.
         table: how to read a table.
@@ -114,7 +114,7 @@ def draw_sheet(
 
     Example:
         >>> from mlimages import ImageProperty
-        >>> draw_sheet("photos", "sheet.png", prop=ImageProperty(224), per_class=4)
+        >>> draw_sheet("photos", "sheet.png", image_property=ImageProperty(224), per_class=4)
         (<SheetRow cats: 4 tiles of 6 images>, <SheetRow dogs: 4 tiles of 6 images>)
     """
     check_at_least(1, per_class=per_class)
@@ -136,10 +136,12 @@ def draw_sheet(
             labels = label_dir_auto(source).labels if has_class_folders(source) else label_dir(source, 0)
         else:
             labels = open_labels(source, table)
-    rows = make_sheet_rows(TrainingData(labels, prop), per_class=per_class, seed=seed)
+    rows = make_sheet_rows(TrainingData(labels, image_property), per_class=per_class, seed=seed)
     count = labels.count_images()[0] if labels.is_multi_label else sum(row.count for row in rows)
     shown = f"{pluralize(count, 'image')}, {pluralize(len(rows), 'class')}"
-    resized = f"resize {prop.resize}, {prop.width} x {prop.height} px" + (", gray" if prop.gray_scale else "")
+    resized = f"resize {image_property.resize}, {image_property.width} x {image_property.height} px" + (
+        ", gray" if image_property.gray_scale else ""
+    )
     note = f"{shown}; a random sample of up to {per_class} per class (seed {seed}); {resized}"
     write_sheet(rows, out, title=source.name, note=note, overwrite=overwrite)
     return rows
@@ -147,7 +149,7 @@ def draw_sheet(
 
 def make_mean_image_rows(path: Path) -> tuple[SheetRow, ...]:
     """Return one row with a tile of the mean image, and a tile of each channel in gray with the channel's mean."""
-    pixels = to_pixels(load_mean_image(path).transpose(1, 2, 0))  # (H, W, C)
+    pixels = to_uint8(load_mean_image(path).transpose(1, 2, 0))  # (H, W, C)
     tiles = [Tile("mean", pixels)]
     names = "RGB" if pixels.shape[2] == 3 else ""
     for channel, name in enumerate(names):
@@ -227,7 +229,7 @@ def _draw_png(rows: Sequence[SheetRow], *, title: str, note: str) -> Image.Image
     row_height = side + 2 * _LINE_PX + _GAP_PX
     sheet = Image.new("RGB", (width, 2 * _MARGIN_PX + 2 * _LINE_PX + len(rows) * row_height), _BACKGROUND)
     names = replace_undrawable_names([row.name for row in rows], [row.label for row in rows])
-    note += "" if names == [row.name for row in rows] else f"; {INDICES_NOTE}"
+    note += "" if names == [row.name for row in rows] else f"; {CLASS_INDICES_NOTE}"
     _draw_text(sheet, (_MARGIN_PX, _MARGIN_PX), title, width=width)
     _draw_text(sheet, (_MARGIN_PX, _MARGIN_PX + _LINE_PX), note, width=width, is_small=True)
     for number, (row, name) in enumerate(zip(rows, names, strict=True)):
@@ -243,10 +245,10 @@ def _draw_png(rows: Sequence[SheetRow], *, title: str, note: str) -> Image.Image
 
 def _load_tile(path: Path, data: TrainingData) -> Tile:
     try:
-        pixels = load_pixels(path, data.prop)
+        pixels = load_pixels(path, data.image_property)
     except ImageError as error:
         return Tile(path.name, None, error.fault, path)
-    array = to_network(pixels[None], data.normalization, data.mean_image)[0]  # (C, H, W)
+    array = to_network_input(pixels[None], data.normalization, data.mean_image)[0]  # (C, H, W)
     return Tile(path.name, np.atleast_3d(np.asarray(data.data_to_image(array).image)), path=path)
 
 

@@ -24,7 +24,7 @@ from mlimages.core import (
     pluralize,
     write_output,
 )
-from mlimages.images import INDICES_NOTE, find_font_families, replace_undrawable_names
+from mlimages.images import CLASS_INDICES_NOTE, find_font_families, replace_undrawable_names
 from mlimages.reports.comparison import ComparedRun
 from mlimages.reports.model_scores import ModelScores
 from mlimages.reports.probe_result import ProbeResult
@@ -107,7 +107,7 @@ def plot_confusion_matrix(confusion: ConfusionMatrix, names: Sequence[str]) -> F
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         if len(names) <= MAX_NAMED_CLASSES:
             shown = replace_undrawable_names(names)
-            note = "" if shown == list(names) else f"\n({INDICES_NOTE})"
+            note = "" if shown == list(names) else f"\n({CLASS_INDICES_NOTE})"
             for axis in (axes.xaxis, axes.yaxis):
                 axis.set_ticks(range(len(names)), list(map(_shorten_name, shown)), family=find_font_families(shown))
         if len(names) > 3 or max(map(len, names), default=0) > 10:

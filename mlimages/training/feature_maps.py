@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mlimages.core import ModelError, Preprocessing, as_path, require_writable
-from mlimages.images import load_pixels, to_pixels
+from mlimages.images import load_pixels, to_uint8
 from mlimages.networks import Normalize, build_model, find_well_known_layers
 from mlimages.reports import SheetRow, Tile, write_sheet
 from mlimages.training.checkpoints import load_run
@@ -115,4 +115,4 @@ def _make_sheet_rows(title: str, images: NDArray[np.float32]) -> Iterator[SheetR
 
 def _rescale_to_uint8(image: NDArray[np.float32]) -> NDArray[np.uint8]:
     low, high = float(image.min()), float(image.max())
-    return to_pixels(255 * (image - low) / (high - low or 1))
+    return to_uint8(255 * (image - low) / (high - low or 1))

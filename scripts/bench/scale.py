@@ -36,7 +36,7 @@ count = check([sys.argv[2]], workers=1, pool=cluster).checked
 MEAN = """
 from mlimages import ImageProperty, LabelFile
 from mlimages.dataset import compute_mean
-count = compute_mean(LabelFile(sys.argv[2]), ImageProperty(224), workers=1, pool=cluster).count
+count = compute_mean(LabelFile(sys.argv[2]), ImageProperty(224), workers=1, pool=cluster).num_images
 """
 LEARN = """
 import json, os, sys, time

@@ -180,7 +180,7 @@ def test_a_folder_at_an_address_becomes_labels_a_check_and_a_mean_as_here(memory
 def test_a_label_file_here_names_images_elsewhere(memory: str, tmp_path: Path) -> None:
     labels = label_dir_auto(memory).labels.write(tmp_path / "labels.txt")
     assert (tmp_path / "labels.txt").read_text().splitlines()[1] == "memory://set/class0/2.jpg 0"
-    assert compute_mean(labels, ImageProperty(32)).count == 7
+    assert compute_mean(labels, ImageProperty(32)).num_images == 7
     assert [item.path.as_posix() for item in labels.without([as_path(f"{memory}/class0/2.jpg")])][:2] == [
         "memory://set/class0/0.jpg",
         "memory://set/class0/4.jpg",
@@ -287,8 +287,10 @@ ENTRIES: dict[str, Callable[[str], int]] = {
     "label_dir_auto": lambda address: len(list(label_dir_auto(address).labels)),
     "label_dir": lambda address: len(list(label_dir(address, 0))),
     "find_inputs": lambda address: len(list(find_inputs([address]))),
-    "draw_sheet": lambda address: sum(row.count for row in draw_sheet(address, "memory://sheet.png", prop=TINY)),
-    "open_labels": lambda address: compute_mean(open_labels(address), TINY).count,
+    "draw_sheet": lambda address: sum(
+        row.count for row in draw_sheet(address, "memory://sheet.png", image_property=TINY)
+    ),
+    "open_labels": lambda address: compute_mean(open_labels(address), TINY).num_images,
     "check": lambda address: check([address, f"{address}-other"]).checked - 1,
     "check of a label file": lambda address: check(f"{address}/labels.txt").checked,
 }
@@ -637,7 +639,7 @@ def test_a_network_learns_from_images_at_an_address_and_answers_there(memory: st
     assert len(list(copy_by_class(answers, tmp_path / "sorted", class_names=predictor.bundle.class_names))) == 8
     assert len(list((tmp_path / "sorted").rglob("*.jpg"))) == 7
     measured = evaluate(Predictor(run / "model.onnx"), LabelFile(labels.path))
-    assert (measured.count, len(measured.broken)) == (7, 1)
+    assert (measured.num_images, len(measured.broken_images)) == (7, 1)
     assert "data:image/jpeg" in render_evaluation(measured, "")
     suspects = (Suspect(found[0], "class0", "class1", 0.75),)
     write_suspects(suspects, run / "suspects.tsv")

@@ -86,7 +86,9 @@ WRITERS = {
     "write_sheet": Writer(
         "s.png", lambda f, force: write_sheet(ROWS, f / "s.png", title="", note="", overwrite=force)
     ),
-    "draw_sheet": Writer("s.html", lambda f, force: draw_sheet(f / "p", f / "s.html", prop=SIZE, overwrite=force)),
+    "draw_sheet": Writer(
+        "s.html", lambda f, force: draw_sheet(f / "p", f / "s.html", image_property=SIZE, overwrite=force)
+    ),
     "draw_probe": Writer("p.png", lambda f, force: draw_probe(PROBE, f / "p.png", overwrite=force)),
     "draw_models": Writer(
         "n.png",
@@ -96,7 +98,9 @@ WRITERS = {
         "run/c.json", lambda f, force: write_croissant(read_run(f / "run"), f / "run/c.json", overwrite=force)
     ),
     "draw_run": Writer("run/curves.png", lambda f, force: draw_run(f / "run", overwrite=force)),
-    "augment": Writer("a.npz", lambda f, force: augment(f / "labels.txt", f / "a.npz", image=SIZE, overwrite=force)),
+    "augment": Writer(
+        "a.npz", lambda f, force: augment(f / "labels.txt", f / "a.npz", image_property=SIZE, overwrite=force)
+    ),
     "draw_layer": Writer(
         "d.png", lambda f, force: draw_layer(NONE, NONE, layer="x", out=f / "d.png", overwrite=force), ends_early=True
     ),

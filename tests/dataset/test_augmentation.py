@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from mlimages import ImageProperty, LabelFile, augment
 from mlimages.cli.main import app
 from mlimages.core import InputError
-from mlimages.dataset.augmentation import Format, View, make_views, render_views
+from mlimages.dataset.augment_summary import Format
+from mlimages.dataset.augmentation import View, make_views, render_views
 from mlimages.images import load_pixels
 from tests.conftest import RunCli, fork_server
 
@@ -106,7 +107,7 @@ def test_near_duplicates_stay_in_one_part(tmp_path: Path) -> None:
             lines.append(f"{number}_{quality}.jpg 0\n")
     (tmp_path / "labels.txt").write_text("".join(lines))
     labels = LabelFile(tmp_path / "labels.txt")
-    augment(labels, tmp_path / "folder", image=ImageProperty(8), split=(0.5, 0.5), format="folder")
+    augment(labels, tmp_path / "folder", image_property=ImageProperty(8), split=(0.5, 0.5), format="folder")
     sides = [
         {path.stem.split("_")[1] for path in (tmp_path / "folder" / part).rglob("*.png")} for part in ("train", "val")
     ]
@@ -116,7 +117,7 @@ def test_near_duplicates_stay_in_one_part(tmp_path: Path) -> None:
 
 def test_original_rows_are_the_pixels_that_the_network_gets(labels: LabelFile, tmp_path: Path) -> None:
     size = ImageProperty(24, 16)
-    augment(labels, tmp_path / "a.npz", image=size, angles_deg=[10], flip=True, seed=3)
+    augment(labels, tmp_path / "a.npz", image_property=size, angles_deg=[10], flip=True, seed=3)
     found = arrays(tmp_path / "a.npz")
     for row, label, item in zip(found["x"][::4], found["y"][::4], labels.shuffle(3), strict=True):
         assert np.array_equal(row, load_pixels(item.path, size))
@@ -125,7 +126,7 @@ def test_original_rows_are_the_pixels_that_the_network_gets(labels: LabelFile, t
 
 def test_the_rows_are_shuffled_and_the_same_seed_gives_the_same_bytes(labels: LabelFile, tmp_path: Path) -> None:
     for name, seed in (("a.npz", 1), ("again.npz", 1), ("other.npz", 2)):
-        augment(labels, tmp_path / name, image=ImageProperty(8), seed=seed)
+        augment(labels, tmp_path / name, image_property=ImageProperty(8), seed=seed)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "again.npz").read_bytes()
     assert (tmp_path / "a.npz").read_bytes() != (tmp_path / "other.npz").read_bytes()
     y = arrays(tmp_path / "a.npz")["y"]
@@ -145,7 +146,7 @@ def test_a_broken_image_is_skipped_and_listed(labels: LabelFile, tmp_path: Path,
 
 def test_the_npy_files_hold_what_the_npz_holds_and_can_be_mapped(labels: LabelFile, tmp_path: Path) -> None:
     for name, format in (("a.npz", "npz"), ("folder", "npy")):
-        augment(labels, tmp_path / name, image=ImageProperty(8), split=(0.5, 0.25, 0.25), format=format)  # type: ignore[arg-type]
+        augment(labels, tmp_path / name, image_property=ImageProperty(8), split=(0.5, 0.25, 0.25), format=format)  # type: ignore[arg-type]
     found = arrays(tmp_path / "a.npz")
     assert {f"{name}.npy" for name in found} == {path.name for path in (tmp_path / "folder").iterdir()}
     assert set(found) == {"class_names", *(f"{axis}_{part}" for axis in "xy" for part in ("train", "val", "test"))}
@@ -157,7 +158,7 @@ def test_the_npy_files_hold_what_the_npz_holds_and_can_be_mapped(labels: LabelFi
 def test_a_folder_of_images_holds_the_same_pixels_with_label_files(labels: LabelFile, tmp_path: Path) -> None:
     for out, format in (("a.npz", "npz"), ("folder", "folder")):
         augment(
-            labels, tmp_path / out, image=ImageProperty(20), angles_deg=range(-30, 30, 6), flip=True,
+            labels, tmp_path / out, image_property=ImageProperty(20), angles_deg=range(-30, 30, 6), flip=True,
             split=(0.75, 0.25), seed=1, format=format,  # type: ignore[arg-type]
         )  # fmt: skip
     found = arrays(tmp_path / "a.npz")
@@ -173,7 +174,7 @@ def test_a_folder_of_images_holds_the_same_pixels_with_label_files(labels: Label
 
 def test_a_class_name_cannot_lead_out_of_the_folder(labels: LabelFile, tmp_path: Path) -> None:
     (tmp_path / "labels_class_def.txt").write_text("0 ../../../away\n1 ..\n")
-    summary = augment(labels, tmp_path / "deep" / "folder", image=ImageProperty(8), format="folder")
+    summary = augment(labels, tmp_path / "deep" / "folder", image_property=ImageProperty(8), format="folder")
     assert summary.notes == ("folders whose name differs from the class name: ../../../away as _.._.._away, .. as _",)
     written = [path for path in tmp_path.rglob("*.png") if path.parent != tmp_path / "photos"]
     assert len(written) == 20
@@ -192,7 +193,7 @@ def test_where_no_image_can_be_decoded_earlier_output_stays(labels: LabelFile, t
     if format == "npz":
         out.write_text("as it was")
     with pytest.raises(InputError, match=r"no image of .* can be decoded"):
-        augment(labels, out, image=ImageProperty(8), format=format, overwrite=True)
+        augment(labels, out, image_property=ImageProperty(8), format=format, overwrite=True)
     assert [path.name for path in out.parent.iterdir()] == (["a.npz"] if format == "npz" else [])
     assert format != "npz" or out.read_text() == "as it was"
 
@@ -202,7 +203,7 @@ def test_an_existing_folder_is_left_alone(labels: LabelFile, tmp_path: Path, for
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="already exists"):
-        augment(labels, tmp_path / "full", image=ImageProperty(8), format=format)
+        augment(labels, tmp_path / "full", image_property=ImageProperty(8), format=format)
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
 
 
@@ -228,7 +229,7 @@ import resource, sys
 from mlimages import ImageProperty, LabelFile, augment
 options = {"angles_deg": range(-30, 30, 6), "flip": True, "overwrite": True}
 for labels in sys.argv[2:]:
-    augment(LabelFile(labels), sys.argv[1], image=ImageProperty(200), **options)
+    augment(LabelFile(labels), sys.argv[1], image_property=ImageProperty(200), **options)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
@@ -259,14 +260,14 @@ def test_invalid_shares_are_an_error_before_any_work(
     labels: LabelFile, tmp_path: Path, shares: tuple[float, ...]
 ) -> None:
     with pytest.raises(InputError, match="split fractions"):
-        augment(labels, tmp_path / "a.npz", image=ImageProperty(8), split=shares)
+        augment(labels, tmp_path / "a.npz", image_property=ImageProperty(8), split=shares)
 
 
 def test_paths_of_every_kind_and_a_single_angle_are_taken(labels: LabelFile, tmp_path: Path) -> None:
     image = ImageProperty(8)
-    augment(labels, tmp_path / "a.npz", image=image, angles_deg=[10])
+    augment(labels, tmp_path / "a.npz", image_property=image, angles_deg=[10])
     for source, out in [(str(labels.path), str(tmp_path / "b.npz")), (labels.path, tmp_path / "c.npz")]:
-        summary = augment(source, out, image=image, angles_deg=10)
+        summary = augment(source, out, image_property=image, angles_deg=10)
         assert Path(out).read_bytes() == (tmp_path / "a.npz").read_bytes()
         assert repr(summary) == f"AugmentSummary({str(out)!r}, all: 40 images from 20 originals, 0 broken)"
 
@@ -275,4 +276,4 @@ def test_a_single_share_is_a_type_error_that_says_what_is_expected(labels: Label
     with pytest.raises(
         TypeError, match=r"split=0.8: expected a list of fractions that add up to 1, such as \(0.8, 0.2\)"
     ):
-        augment(labels, tmp_path / "a.npz", image=ImageProperty(8), split=0.8)  # type: ignore[arg-type]
+        augment(labels, tmp_path / "a.npz", image_property=ImageProperty(8), split=0.8)  # type: ignore[arg-type]

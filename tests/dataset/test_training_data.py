@@ -15,7 +15,7 @@ from mlimages.core import ImageProperty, InputError, LabeledPath, Normalization,
 from mlimages.dataset import TrainingData, compute_mean, describe_mean_image_differences, load_mean_image
 from mlimages.export import TrainedNetwork
 from mlimages.export.onnx_writer import write_onnx
-from mlimages.images import load_pixels, to_network
+from mlimages.images import load_pixels, to_network_input
 from mlimages.inference import BundleSession, Predictor
 from mlimages.labels import LabelFile, write_label_file
 
@@ -50,7 +50,7 @@ def test_batches_hold_every_good_image_in_order_and_the_last_is_smaller(
     assert {(x.dtype, y.dtype) for x, y in batches} == {(np.dtype(np.float32), np.dtype(np.int64))}
     assert np.concatenate([y for _, y in batches]).tolist() == [item.label for item in good(labels)]
     pixels = np.stack([load_pixels(item.path, PROP) for item in good(labels)])
-    assert (np.concatenate([x for x, _ in batches]) == to_network(pixels, IMAGENET)).all()
+    assert (np.concatenate([x for x, _ in batches]) == to_network_input(pixels, IMAGENET)).all()
     assert "3.png: not-an-image" in caplog.text
 
 
@@ -112,8 +112,8 @@ def test_the_mean_image_is_written_for_viewing_and_for_training(labels: LabelFil
     statistics = json.loads((tmp_path / "mean.json").read_text())
     assert np.allclose(statistics["mean"], pixels.mean(axis=(0, 1, 2)))
     assert np.allclose(statistics["std"], pixels.std(axis=(0, 1, 2)))
-    assert statistics["count"] == result.count == 9
-    assert [broken.fault for broken in result.broken] == ["not-an-image"]
+    assert statistics["count"] == result.num_images == 9
+    assert [broken.fault for broken in result.broken_images] == ["not-an-image"]
     used = list(LabelFile(tmp_path / "labels_used_in_mean.txt"))
     assert used == good(labels)
     assert abs(np.concatenate([x for x, _ in data.generate_batches(4)]).mean(axis=0)).max() < 1e-6
@@ -163,14 +163,18 @@ def test_a_cached_mean_decodes_nothing_until_an_image_changes(
     again = TrainingData(labels, PROP).make_mean_image(tmp_path / "again.png")
     assert decoded == []
     assert (tmp_path / "again.npy").read_bytes() == (tmp_path / "mean.npy").read_bytes()
-    assert (again.channel_mean, again.count, again.broken) == (first.channel_mean, first.count, first.broken)
+    assert (again.channel_mean, again.num_images, again.broken_images) == (
+        first.channel_mean,
+        first.num_images,
+        first.broken_images,
+    )
     Image.new("RGB", (9, 9)).save(tmp_path / "3.png")
-    assert TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png").count == 10
+    assert TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png").num_images == 10
     assert len(decoded) == 10
 
 
 def test_class_means_are_drawn_below_their_names(labels: LabelFile, tmp_path: Path) -> None:
-    means = TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png", per_class=True).by_class
+    means = TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png", per_class=True).class_means
     even = [load_pixels(item.path, PROP) for item in good(labels) if item.label == 0]
     assert list(means) == [0, 1]
     assert np.allclose(means[0], np.mean(even, axis=0).transpose(2, 0, 1), atol=1e-3)
@@ -239,7 +243,7 @@ def test_an_array_that_is_no_mean_image_is_an_error_at_once(labels: LabelFile, v
 
 
 @pytest.mark.parametrize(
-    "name", ["mean_image_file", "scale", "color", "image_property", "label_file", "prop", "normalization", "labels"]
+    "name", ["mean_image_file", "scale", "color", "image_property", "label_file", "normalization", "labels"]
 )
 def test_settings_that_nothing_would_check_cannot_be_set(labels: LabelFile, name: str) -> None:
     with pytest.raises(AttributeError, match=name):

@@ -424,12 +424,12 @@ def test_a_check_finds_the_same_whoever_looks_at_the_images(
 def test_the_mean_is_the_same_to_the_bit_for_any_partition(cluster: Cluster, tmp_path: Path) -> None:
     labels, prop = images(tmp_path), ImageProperty(32)
     single = compute_mean(labels, prop, workers=1)
-    others = attrgetter("channel_mean", "channel_std", "count", "prop", "broken", "by_class")
+    others = attrgetter("channel_mean", "channel_std", "num_images", "image_property", "broken_images", "class_means")
     for pool in (cluster, replace(cluster, chunk_size=7), ThreadPool(3, chunk_size=1)):
         divided = compute_mean(labels, prop, pool=pool)
         assert np.array_equal(divided.mean, single.mean)
         assert others(divided) == others(single)
-    assert (single.count, len(single.broken)) == (295, 6)
+    assert (single.num_images, len(single.broken_images)) == (295, 6)
 
 
 def test_check_and_mean_run_on_a_cluster_from_the_command_line(

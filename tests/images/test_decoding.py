@@ -11,7 +11,14 @@ from PIL import Image
 from mlimages.core import Fault, ImageError, make_install_command
 from mlimages.images import decoding
 from mlimages.images.decoded_image import DecodeOptions
-from mlimages.images.decoding import UPRIGHT, _make_unknown_format_error, _to_image_error, decode, from_pillow, identify
+from mlimages.images.decoding import (
+    TRANSPOSE_BY_ORIENTATION,
+    _make_unknown_format_error,
+    _to_image_error,
+    decode,
+    from_pillow,
+    identify,
+)
 from tests.images.odd_images import chunk, exif, made_image, saved
 
 BOMB = "an image inside the file has more pixels than Pillow supports"
@@ -106,39 +113,41 @@ def test_an_image_has_at_least_one_pixel_and_at_most_the_bound(size: tuple[int, 
 
 
 @pytest.mark.parametrize(
-    ("form", "mode", "deep"),
+    ("form", "mode", "high_bit_depth"),
     [("PNG", "L", False), ("PNG", "I;16", True), ("TIFF", "F", True), ("TIFF", "I;16", True), ("JPEG", "RGB", False),
      ("PPM", "I", True), ("PNG", "RGB", False), ("GIF", "P", False)],
 )  # fmt: skip
-def test_more_than_eight_bits_are_read_from_the_header(form: str, mode: str, deep: bool) -> None:
+def test_more_than_eight_bits_are_read_from_the_header(form: str, mode: str, high_bit_depth: bool) -> None:
     image = Image.fromarray(np.full((4, 6), 1000, np.uint16)) if mode == "I;16" else made_image(6, 4).convert(mode)
     header = identify(saved(image, form))
-    assert (header.format, header.size, header.deep) == (form, (6, 4), deep)
+    assert (header.format, header.size, header.high_bit_depth) == (form, (6, 4), high_bit_depth)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_an_image_is_turned_only_if_it_is_to_be(orientation: int) -> None:
     data = saved(made_image(6, 4), "PNG", exif=exif(orientation))
     plain = np.asarray(made_image(6, 4))
-    turned = np.asarray(made_image(6, 4).transpose(UPRIGHT[orientation])) if orientation > 1 else plain
+    turned = np.asarray(made_image(6, 4).transpose(TRANSPOSE_BY_ORIENTATION[orientation])) if orientation > 1 else plain
     size = (4, 6) if orientation >= 5 else (6, 4)
-    upright, as_stored = decode(data), decode(data, options=DecodeOptions(upright=False))
+    upright, as_stored = decode(data), decode(data, options=DecodeOptions(apply_orientation=False))
     assert np.array_equal(np.asarray(upright.image), turned)
     assert np.array_equal(np.asarray(as_stored.image), plain)
     assert (upright.size, upright.orientation, upright.image_orientation) == (size, orientation, 1)
     assert (as_stored.size, as_stored.orientation, as_stored.image_orientation) == (size, orientation, orientation)
 
 
-@pytest.mark.parametrize(("reduce_to", "factor"), [(None, 1), (13, 1), (12, 2), (8, 3), (7, 3), (6, 4), (100, 1)])
+@pytest.mark.parametrize(
+    ("min_reduced_side_px", "factor"), [(None, 1), (13, 1), (12, 2), (8, 3), (7, 3), (6, 4), (100, 1)]
+)
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA"])
 def test_an_image_is_reduced_by_the_largest_factor_that_leaves_the_shorter_side(
-    reduce_to: int | None, factor: int, mode: str
+    min_reduced_side_px: int | None, factor: int, mode: str
 ) -> None:
     image = made_image(40, 24).convert(mode)
-    found = decode(saved(image, "PNG"), options=DecodeOptions(reduce_to=reduce_to))
+    found = decode(saved(image, "PNG"), options=DecodeOptions(min_reduced_side_px=min_reduced_side_px))
     first = image.reduce(factor).convert("RGB") if mode in ("RGB", "L") else image.convert("RGB").reduce(factor)
     assert np.array_equal(np.asarray(found.image), np.asarray(first))
-    assert (found.size, found.transparent, found.animated, found.irregular) == ((40, 24), False, False, False)
+    assert (found.size, found.transparent, found.animated, found.irregular_jpeg) == ((40, 24), False, False, False)
 
 
 @pytest.mark.parametrize(("alpha", "transparent"), [(255, False), (254, True), (0, True)])
@@ -173,7 +182,7 @@ def test_sixteen_bits_a_channel_are_read_from_the_header_though_pillow_gives_eig
         pixels = zlib.compress((b"\0" + bytes(2 * 3 * bits // 8)) * 2)
         data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, bits, 2, 0, 0, 0))
         header = identify(data + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))
-        assert (header.mode, header.deep) == ("RGB", bits == 16)
+        assert (header.mode, header.high_bit_depth) == ("RGB", bits == 16)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -201,7 +210,7 @@ def test_a_transparent_colour_is_replaced_before_the_image_is_reduced() -> None:
     pixels[0, 0] = 200
     found = decode(
         saved(Image.fromarray(pixels), "PNG", transparency=(200, 200, 200)),
-        options=DecodeOptions(reduce_to=1, background=(40, 80, 120)),
+        options=DecodeOptions(min_reduced_side_px=1, background=(40, 80, 120)),
     )
     assert (found.image.size, found.image.getpixel((0, 0)), found.transparent) == ((1, 1), (10, 20, 30), True)
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from mlimages.core import BrokenImage, Fault, ImageError, ImageProperty, LabeledPath, Normalization
-from mlimages.images import from_network, geometry, load_pixels, load_rgb, prepare_pixels, to_network
-from mlimages.images.arrays import find_white_level, to_eight_bits, to_pixels
+from mlimages.images import from_network_input, geometry, load_pixels, load_rgb, prepare_pixels, to_network_input
+from mlimages.images.arrays import find_white_level, to_eight_bits, to_uint8
 from mlimages.images.decoded_image import DecodeOptions, ImageHeader
 from mlimages.images.geometry import _choose_decode_options, _compute_central_box, iter_pixels, resize_and_crop
 from tests.images.odd_images import saved
@@ -151,10 +151,10 @@ def test_pixels_become_the_networks_input_and_come_back(options: dict[str, objec
     subtracted = mean if mean_image is None else mean_image / normalization.scale
     expected = pixels.transpose(0, 3, 1, 2) / normalization.scale - subtracted
     expected = expected / np.broadcast_to(np.array(normalization.std), (3,))[:, None, None]
-    x = to_network(pixels, normalization, mean_image)
+    x = to_network_input(pixels, normalization, mean_image)
     assert x.dtype == np.float32
     assert x == pytest.approx(expected[:, ::-1] if normalization.bgr else expected, rel=1e-4, abs=1e-5)
-    assert np.array_equal(from_network(x, normalization, mean_image), pixels)
+    assert np.array_equal(from_network_input(x, normalization, mean_image), pixels)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_the_white_level_is_the_smallest_scale_that_holds_the_largest_value(
 
 def test_values_are_rounded_and_clipped() -> None:
     values = np.array([-9.0, -0.4, 0.5, 0.6, 1.5, 254.4, 254.6, 255.0, 256.0, np.nan, np.inf, -np.inf])
-    assert to_pixels(values).tolist() == [0, 0, 0, 1, 2, 254, 255, 255, 255, 0, 255, 0]
+    assert to_uint8(values).tolist() == [0, 0, 0, 1, 2, 254, 255, 255, 255, 0, 255, 0]
     deep = Image.fromarray(np.array([[0, 1000, 30000, 65535]], dtype=np.uint16))
     assert np.asarray(to_eight_bits(deep)).tolist() == [[0, 4, 117, 255]]
     deep.info["transparency"] = 1000

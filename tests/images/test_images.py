@@ -31,13 +31,13 @@ from mlimages.images import (
     LabeledImage,
     compute_resized_size,
     copy_by_class,
-    from_network,
+    from_network_input,
     from_pillow,
     identify,
     load_pixels,
     load_rgb,
     prepare_pixels,
-    to_network,
+    to_network_input,
 )
 from mlimages.labels import label_dir_auto
 from mlimages.networks import Normalize
@@ -364,9 +364,9 @@ def test_arrays_equal_the_networks_own_normalisation_bit_for_bit(
     pixels = rng.integers(0, 256, (2, 9, 7, 3), dtype=np.uint8)
     mean_image = rng.uniform(0, 255, (3, 9, 7)).astype(np.float32) if with_mean_image else None
     theirs = Normalize(normalization, mean_image)(torch.from_numpy(pixels)).numpy()
-    ours = to_network(pixels, normalization, mean_image)
+    ours = to_network_input(pixels, normalization, mean_image)
     assert (ours == theirs).all()
-    assert (from_network(ours, normalization, mean_image) == pixels).all()
+    assert (from_network_input(ours, normalization, mean_image) == pixels).all()
 
 
 def test_an_image_goes_to_an_array_and_back_unchanged() -> None:

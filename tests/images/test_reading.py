@@ -82,7 +82,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     slept: list[float] = []
     monkeypatch.setattr(reading.time, "sleep", slept.append)
     monkeypatch.setattr(reading, "is_remote", lambda path: isinstance(path, Store))
-    monkeypatch.setattr(reading, "_failures", 0)
+    monkeypatch.setattr(reading, "_consecutive_failures", 0)
     return slept
 
 
@@ -140,8 +140,8 @@ def test_one_request_is_sent_for_each_file(pauses: list[float]) -> None:
 def test_a_file_may_have_a_size_up_to_the_bound(
     size: int, valid: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert reading.MAX_BYTES == 2**30
-    monkeypatch.setattr(reading, "MAX_BYTES", 100)
+    assert reading.MAX_FILE_BYTES == 2**30
+    monkeypatch.setattr(reading, "MAX_FILE_BYTES", 100)
     (tmp_path / "a.jpg").write_bytes(bytes(size))
     if valid:
         assert len(read_bytes(tmp_path / "a.jpg")) == size

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mlimages.core import Fault, ImageError
 from mlimages.images import DecodeOptions, decode, strict_jpeg
-from mlimages.images.strict_jpeg import ScanError, _remove_header_padding, _remove_padding, decode_strictly
+from mlimages.images.strict_jpeg import JpegScanError, _remove_header_padding, _remove_padding, decode_strictly
 from tests.images.odd_images import made_image, saved
 
 pytest.importorskip("simplejpeg", reason='needs pip install "mlimages[strict]"')
@@ -42,7 +42,7 @@ def test_a_jpeg_is_decoded_eight_times_so_seven_paddings_are_removed(paddings: i
     for at in reversed(scans[:paddings]):
         data = data[:at] + bytes(40) + data[at:]
     if not is_whole:
-        with pytest.raises(ScanError, match="40 extraneous bytes before marker 0xda"):
+        with pytest.raises(JpegScanError, match="40 extraneous bytes before marker 0xda"):
             decode_strictly(data, SIZE)
         return
     image, irregular = decode_strictly(data, SIZE)
@@ -137,7 +137,7 @@ def test_each_warning_of_libjpeg_is_damage_or_not(warning: str, monkeypatch: pyt
 
     monkeypatch.setattr(strict_jpeg.simplejpeg, "decode_jpeg", decode_jpeg)
     if WARNINGS[warning] == "damaged":
-        with pytest.raises(ScanError, match=f"^{re.escape(warning)}$"):
+        with pytest.raises(JpegScanError, match=f"^{re.escape(warning)}$"):
             decode_strictly(jpeg(), SIZE)
     else:
         assert decode_strictly(jpeg(), SIZE) == (None, WARNINGS[warning] == "irregular")
@@ -162,7 +162,7 @@ def test_a_jpeg_is_decoded_at_the_smallest_eighth_that_is_not_below(min_size: tu
 def test_damage_that_pillow_passes_over_is_found_only_with_simplejpeg(
     is_installed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(strict_jpeg, "STRICT_JPEG", is_installed)
+    monkeypatch.setattr(strict_jpeg, "HAS_SIMPLEJPEG", is_installed)
     whole = jpeg()
     (scan,) = (at for at, code in segments(whole) if code == 0xDA)
     middle = (scan + len(whole)) // 2
@@ -175,4 +175,4 @@ def test_damage_that_pillow_passes_over_is_found_only_with_simplejpeg(
     else:
         found = decode(data, options=DecodeOptions(strict=True))
         assert np.array_equal(np.asarray(found.image), np.asarray(decode(data).image))
-        assert not found.irregular
+        assert not found.irregular_jpeg

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mlimages.core import ImageProperty
 from mlimages.dataset import MeanImage
 from mlimages.dataset.mean_image import draw_class_means
-from mlimages.images import INDICES_NOTE, draw_text_line, find_font_families, replace_undrawable_names, text
+from mlimages.images import CLASS_INDICES_NOTE, draw_text_line, find_font_families, replace_undrawable_names, text
 from mlimages.reports.contact_sheet import SheetRow, Tile, write_sheet
 from mlimages.reports.plots import plot_confusion_matrix, save_png
 
@@ -59,7 +59,7 @@ def draw_all(folder: Path, names: list[str]) -> dict[str, np.ndarray]:
     """The images that show class names."""
     folder.mkdir()
     pixels = np.full((1, 64, 64), 200, np.float32)
-    mean = MeanImage(pixels, (0.0,), (1.0,), 2, ImageProperty(64), by_class=dict.fromkeys(range(len(names)), pixels))
+    mean = MeanImage(pixels, (0.0,), (1.0,), 2, ImageProperty(64), class_means=dict.fromkeys(range(len(names)), pixels))
     draw_class_means(mean, names, folder / "means.png")
     tile = Tile("0.png", np.zeros((8, 8, 3), np.uint8))
     rows = [SheetRow(name, 3, (tile,), label) for label, name in enumerate(names)]
@@ -85,7 +85,7 @@ def test_a_name_that_no_font_has_is_drawn_as_its_number(
     assert (shown["sheet.png"][48:] == numbers["sheet.png"][48:]).all()
     assert (shown["sheet.png"][:48] != numbers["sheet.png"][:48]).any(), "the note"
     figure = plot_confusion_matrix(((1, 0), (0, 1)), ["dog", JAPANESE])
-    assert figure.axes[0].get_xlabel() == f"predicted class\n({INDICES_NOTE})"
+    assert figure.axes[0].get_xlabel() == f"predicted class\n({CLASS_INDICES_NOTE})"
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["dog", "1"]
 
 
@@ -166,7 +166,7 @@ def test_only_regular_fonts_of_known_families_that_are_there_are_installed(
     ]  # fmt: skip
     fonts.ttflist = [*(replace(own, **change) for change in changes), own]
     found = text.find_installed_fonts()
-    assert [(font.family, font.path, font.index) for font in found] == [
+    assert [(font.family, font.path, font.face_index) for font in found] == [
         ("IPAGothic", str(japanese_font), 0), ("Unifont", str(japanese_font), 0),
     ]  # fmt: skip
 

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mlimages.core import ImageError, ImageProperty
-from mlimages.images import UPRIGHT, LabeledImage, identify, load_all_plugins, load_pixels
+from mlimages.images import TRANSPOSE_BY_ORIENTATION, LabeledImage, identify, load_all_plugins, load_pixels
 from tests.images.odd_images import UNREADABLE
 
 MAX_PIXELS = 4_000_000
@@ -52,7 +52,7 @@ def pillow(path: Path) -> Verdict:
             value = image.getexif().get(0x0112, 1)
         except Exception:
             value = 1
-        turned = image.transpose(UPRIGHT[value]) if value in UPRIGHT else image
+        turned = image.transpose(TRANSPOSE_BY_ORIENTATION[value]) if value in TRANSPOSE_BY_ORIENTATION else image
     plain = turned.mode in PLAIN and not turned.has_transparency_data
     return "ok", turned.size, digest(turned.convert("RGB")) if plain else ""
 

@@ -68,7 +68,7 @@ CASES = {
         "TrainingData(LabelFile(path, R), prop)"
     ],
     "`TrainingData(..., mean_image_file=M)`": [
-        "td.make_mean_image('M.png').count == 2",
+        "td.make_mean_image('M.png').num_images == 2",
         "(TrainingData(lf, prop, mean_image_file='M.npy').mean_image == td.mean_image).all()",
         "(TrainingData(lf, prop, mean_image='M.npy').mean_image == td.mean_image).all()",
     ],
@@ -92,7 +92,9 @@ CASES = {
         "[(x.shape, y.tolist()) for x, y in td.generate_batches(3)] == [((2, 3, 4, 4), [0, 1])]",
         "next(td.generate_batches(1))[1].dtype == numpy.int64",
     ],
-    "`td.fetch()`, `td.convert(im)`": ["[LabeledImage(item.path, item.label).convert(td.prop) for item in td.labels]"],
+    "`td.fetch()`, `td.convert(im)`": [
+        "[LabeledImage(item.path, item.label).convert(td.image_property) for item in td.labels]"
+    ],
     "`td.shuffle(overwrite=True)`": ["td.shuffle(seed)", "td.shuffle(seed) is not td"],
     "`td.data_to_image(array, label)`": [
         "td.data_to_image(array, label, raw=True)",

@@ -237,7 +237,7 @@ def test_the_commands_keep_the_classes_of_an_image_in_several_folders(tmp_path: 
     assert checked_text == (tmp_path / "labels.txt").read_text().replace("photos/", "")
     parts = split_labels(tmp_path / "labels.txt", (0.5, 0.5))
     assert sorted(sets(parts[0]) + sets(parts[1])) == sorted(sets(LabelFile(tmp_path / "labels.txt")))
-    augment(tmp_path / "labels.txt", tmp_path / "out.npz", image=ImageProperty(8), flip=True)
+    augment(tmp_path / "labels.txt", tmp_path / "out.npz", image_property=ImageProperty(8), flip=True)
     assert np.load(tmp_path / "out.npz")["y"].sum(axis=0).tolist() == [12, 6, 2]
 
     labels = open_splits(tmp_path / "photos", MULTI)[""]
@@ -247,5 +247,5 @@ def test_the_commands_keep_the_classes_of_an_image_in_several_folders(tmp_path: 
     assert y.tolist() == [[1, n % 2, n == 1] for n in range(6)]
     by_class = compute_mean(labels, ImageProperty(8), per_class=True)
     assert (by_class.mean == compute_mean(labels, ImageProperty(8)).mean).all()
-    assert sorted(by_class.by_class) == [0, 1, 2]
-    assert (by_class.by_class[0] == by_class.mean).all()
+    assert sorted(by_class.class_means) == [0, 1, 2]
+    assert (by_class.class_means[0] == by_class.mean).all()

@@ -43,7 +43,7 @@ def compare_page(folder: Path) -> Path:
 
 def sheet_page(folder: Path) -> Path:
     make_run(folder / "run", names=NAMES)
-    draw_sheet(folder / "images", folder / "sheet.html", prop=ImageProperty(24))
+    draw_sheet(folder / "images", folder / "sheet.html", image_property=ImageProperty(24))
     return folder / "sheet.html"
 
 

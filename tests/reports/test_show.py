@@ -71,7 +71,7 @@ def test_many_classes_stay_one_sheet(tmp_path: Path) -> None:
 
 
 def test_a_sheet_as_png_holds_each_class_in_a_line(folder: Path, tmp_path: Path) -> None:
-    draw_sheet(folder, tmp_path / "sheet.png", prop=PROP, per_class=2)
+    draw_sheet(folder, tmp_path / "sheet.png", image_property=PROP, per_class=2)
     pixels = np.asarray(Image.open(tmp_path / "sheet.png"))  # (H, W, 3)
     lines = {name: np.argwhere((pixels == colour).all(axis=2))[:, 0] for name, colour in COLOURS.items()}
     assert lines["blue"].size == lines["red"].size == 2 * 96 * 96  # 32 px, enlarged threefold
@@ -100,7 +100,7 @@ def test_another_file_than_a_mean_image_is_one_clear_error(tmp_path: Path, conte
 def test_a_sheet_as_a_page_reads_offline(folder: Path, open_page: OpenPage, width: int, dark: bool) -> None:
     out = folder.parent / "sheet.html"
     (folder / "red").rename(folder / "<b>red & co")
-    draw_sheet(folder, out, prop=PROP, per_class=6)
+    draw_sheet(folder, out, image_property=PROP, per_class=6)
     page = open_page(out, width=width, dark=dark)
     assert page.console_errors == []
     assert page.requests == [page.url]
@@ -129,7 +129,7 @@ def test_the_result_as_json_names_the_broken_images(folder: Path, tmp_path: Path
 
 def test_another_suffix_or_an_unknown_way_is_refused(folder: Path) -> None:
     with pytest.raises(InputError, match=r"^sheet.gif: a contact sheet must be a .png or .html file$"):
-        draw_sheet(folder, "sheet.gif", prop=PROP)
+        draw_sheet(folder, "sheet.gif", image_property=PROP)
     assert CliRunner().invoke(app, ["show", str(folder), "--resize", "stretch"]).exit_code == 2
 
 
@@ -139,7 +139,7 @@ def test_a_run_folder_is_not_a_folder_of_images(folder: Path, tmp_path: Path) ->
     with pytest.raises(
         InputError, match=r"images is a run folder: open \S+report\.html, or draw feature maps with `mli"
     ):
-        draw_sheet(folder, tmp_path / "sheet.png", prop=PROP)
+        draw_sheet(folder, tmp_path / "sheet.png", image_property=PROP)
 
 
 def test_what_was_read_from_a_table_is_printed(folder: Path, tmp_path: Path) -> None:

@@ -91,9 +91,9 @@ def test_a_second_mean_reads_no_image_nor_does_that_of_each_class(labels: LabelF
         again = TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png", per_class=True)
     assert opened == set()
     assert (again.mean == first.mean).all()
-    assert (again.count, [one.fault for one in again.broken]) == (12, ["truncated"])
-    assert {label: mean.tolist() for label, mean in again.by_class.items()} == {
-        label: mean.tolist() for label, mean in first.by_class.items()
+    assert (again.num_images, [one.fault for one in again.broken_images]) == (12, ["truncated"])
+    assert {label: mean.tolist() for label, mean in again.class_means.items()} == {
+        label: mean.tolist() for label, mean in first.class_means.items()
     }
 
 
@@ -142,7 +142,7 @@ def test_a_mean_does_not_remember_what_could_not_be_read(
         without_heic.delitem(Image.OPEN, "HEIF")
         without_heic.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
         first = TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png")
-    assert [one.fault for one in first.broken] == ["unreadable", "truncated"]
+    assert [one.fault for one in first.broken_images] == ["unreadable", "truncated"]
     again = TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png")
-    assert [one.fault for one in again.broken] == ["truncated"]
-    assert again.count == first.count + 1
+    assert [one.fault for one in again.broken_images] == ["truncated"]
+    assert again.num_images == first.count + 1
