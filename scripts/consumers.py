@@ -121,7 +121,7 @@ def main() -> None:
         plain, portable, bare = export("onnxruntime"), export("openvino"), export("opencv")
         predictor, prop = Predictor(plain), plain.preprocessing.image
         pixels = [predictor.decode(one)[0] for one in raw]
-        want = predictor.probabilities(pixels)  # (N, classes)
+        want = predictor.compute_probabilities(pixels)  # (N, classes)
         frames = list(to_graph_input(pixels, prop))
         print(f"{len(raw)} images, {plain.model}\n")
         print("| program | file | prepared pixels | images of any size |\n|---|---|---|---|")

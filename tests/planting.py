@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from mlimages.core import MAX_PIXELS, ImageProperty, LabeledPath, Normalization, Preprocessing
 from mlimages.images import load_pixels
-from mlimages.inference import OnnxBundle, ParityProbe, Predictor, softmax
+from mlimages.inference import OnnxBundle, ParityTestImage, Predictor, softmax
 from mlimages.inference.predictor import OutputRow
 from mlimages.labels import LabelFile, write_label_file
 
@@ -96,11 +96,11 @@ class FittedPredictor(Predictor):
     def __init__(self, bundle: OnnxBundle, fitted: Callable[[Sequence[Pixels]], NDArray[np.floating]]) -> None:
         self.bundle, self.fitted, self.workers, self.max_pixels = bundle, fitted, 2, MAX_PIXELS
 
-    def probabilities(self, pixels: Sequence[Pixels]) -> NDArray[np.float32]:
+    def compute_probabilities(self, pixels: Sequence[Pixels]) -> NDArray[np.float32]:
         return self.fitted(pixels).astype(np.float32)
 
-    def predict_rows(self, pixels: Sequence[Pixels]) -> list[OutputRow]:
-        return [OutputRow(one) for one in self.probabilities(pixels)]
+    def compute_output_rows(self, pixels: Sequence[Pixels]) -> list[OutputRow]:
+        return [OutputRow(one) for one in self.compute_probabilities(pixels)]
 
 
 def as_rows(pixels: Sequence[Pixels]) -> NDArray[np.float64]:
@@ -118,7 +118,7 @@ def linear_predictor(labels: LabelFile, *, side: int) -> FittedPredictor:
     penalty = 0.1 * np.trace(kernel) / len(x)
     targets = np.eye(2)[[item.label for item in items]] - 0.5
     weight = centred.T @ np.linalg.solve(kernel + penalty * np.eye(len(x)), targets)  # (D, 2)
-    bundle = OnnxBundle(labels.path, ("first", "second"), preprocessing, "linear", ParityProbe(0, 0, b"", ()))
+    bundle = OnnxBundle(labels.path, ("first", "second"), preprocessing, "linear", ParityTestImage(0, 0, b"", ()))
     return FittedPredictor(bundle, lambda pixels: softmax((as_rows(pixels) - mean) @ weight))
 
 

@@ -163,7 +163,7 @@ def test_a_folder_of_class_folders_stands_for_its_label_file_wherever_a_path_is_
     def results(labels: str | Path, part: str) -> list[object]:
         augmented = ml.augment(labels, out / f"{part}.npz", image_property=images)
         return [
-            ml.evaluate(model, labels).count,
+            ml.evaluate(model, labels).num_images,
             ml.extract_features(labels, model="lenet5").features.shape,
             ml.probe_cuts(labels, model="lenet5").images,
             [score.probe.model for score in ml.probe_models(labels, "lenet5").scores],

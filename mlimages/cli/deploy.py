@@ -203,7 +203,7 @@ def predict(
     with detect_swapped_arguments(model, sources):
         predictor = Predictor(model, workers=workers)
     images = [sys.stdin.buffer.read()] if sources == ["-"] else find_inputs(sources)
-    stream = predictor.stream(images, top=top, batch=batch)
+    stream = predictor.stream(images, top=top, batch_size=batch)
     results: predictions.Results = (each.result for each in stream)
     if copy_to:
         results = copy_by_class(results, copy_to, class_names=predictor.bundle.class_names)
@@ -248,7 +248,7 @@ def evaluate(
         found = evaluate(
             predictor,
             read_labels(labels, table_options),
-            explain=explain,
+            background_test_images=explain,
             skip_unavailable=skip_unavailable,
             progress=TqdmProgress(),
         )
@@ -286,7 +286,7 @@ def explain(
         if not isinstance(found, BrokenImage):
             num_explained += 1
             with write_output(file, overwrite=force) as part:
-                found.overlay().save(part, "PNG")
+                found.draw_overlay().save(part, "PNG")
         print(
             predictions.explanation_to_json(found, file)
             if as_json

@@ -88,11 +88,11 @@ def describe_export(bundle: OnnxBundle) -> Iterator[str]:
 
     provenance, runtime = bundle.provenance, RUNTIMES[bundle.provenance.target]
     for name, parity in (("ONNX Runtime", provenance.parity), (runtime.name, provenance.target_parity)):
-        if parity and not parity.count:
+        if parity and not parity.num_images:
             yield "not compared with the trained network: no validation image can be read"
         elif parity:
             ties = f" except for {pluralize(parity.near_ties, 'near tie')}" if parity.near_ties else ""
-            images = pluralize(parity.count, "validation image")
+            images = pluralize(parity.num_images, "validation image")
             yield f"{name} makes the same predictions as the trained network for {images}{ties}"
     if runtime.reason_unchecked and not provenance.target_parity:
         yield f"not compared in {runtime.name}: {runtime.reason_unchecked}"
@@ -144,9 +144,9 @@ def explanation_to_json(explanation: Explanation | BrokenImage, file: Path) -> s
         "path": explanation.path,
         "class_name": explanation.class_name,
         "probability": explanation.probability,
-        "lowest": explanation.lowest,
-        "place": explanation.place,
-        "hidden": explanation.hidden.tolist(),
+        "lowest": explanation.min_probability,
+        "place": explanation.most_influential_region,
+        "hidden": explanation.masked_probabilities.tolist(),
         "overlay": str(file),
     })  # fmt: skip
 
@@ -157,19 +157,19 @@ def format_evaluation(evaluation: Evaluation) -> str:
     width = max(map(len, ("class", *evaluation.class_names)))
     lines = [
         f"{name} {format_percent(score.value)} (95 % interval {format_interval(score)}) "
-        f"on {pluralize(evaluation.count, 'image')}",
+        f"on {pluralize(evaluation.num_images, 'image')}",
         *filter(None, [evaluation.training_note]),
         f"loss {evaluation.loss:.3f}, calibration error {evaluation.calibration_error:.3f}",
         *_format_class_scores(evaluation, width),
     ]
-    if evaluation.unknown:
-        lines.append(f'predicted as "none of these": {pluralize(evaluation.unknown, "image")}')
-    if evaluation.broken:
-        examples = ", ".join(f"{image.path} ({image.fault})" for image in evaluation.broken[:3])
-        more = f" and {len(evaluation.broken) - 3} more" if len(evaluation.broken) > 3 else ""
-        lines.append(f"{pluralize(len(evaluation.broken), 'image')} could not be read: {examples}{more}")
-    if evaluation.background:
-        lines.append(_format_background_use(evaluation.background))
+    if evaluation.num_unknown:
+        lines.append(f'predicted as "none of these": {pluralize(evaluation.num_unknown, "image")}')
+    if evaluation.broken_images:
+        examples = ", ".join(f"{image.path} ({image.fault})" for image in evaluation.broken_images[:3])
+        more = f" and {len(evaluation.broken_images) - 3} more" if len(evaluation.broken_images) > 3 else ""
+        lines.append(f"{pluralize(len(evaluation.broken_images), 'image')} could not be read: {examples}{more}")
+    if evaluation.background_use:
+        lines.append(_format_background_use(evaluation.background_use))
     decode, network = evaluation.decode_ms, evaluation.network_ms
     lines.append(
         f"{evaluation.images_per_s:.0f} images/s; latency p50/p95 in ms: decode {decode.p50:.1f}/{decode.p95:.1f}, "
@@ -180,7 +180,7 @@ def format_evaluation(evaluation: Evaluation) -> str:
 
 def _format_class_scores(evaluation: Evaluation, width: int) -> Iterator[str]:
     """Yield the lines of a table of scores by class; a multi-label model also has average precision and threshold."""
-    labels = evaluation.labels
+    labels = evaluation.multi_label_scores
     header = "       AP  threshold" if labels else ""
     yield f"{'class':{width}}    images{header}  precision   recall       F1"
     rows = labels.class_scores if labels else evaluation.per_class
@@ -202,7 +202,7 @@ def _format_class_scores(evaluation: Evaluation, width: int) -> Iterator[str]:
 
 def _format_background_use(background_use: BackgroundUse) -> str:
     """Format the accuracy on images whose centre was replaced, and whether the network uses the area around it."""
-    correct, chance = format_percent(background_use.correct), format_percent(background_use.chance)
+    correct, chance = format_percent(background_use.accuracy), format_percent(background_use.chance_accuracy)
     verdict = "the network uses" if background_use.is_significant else "no evidence that the network uses"
     return (
         f"with the centre replaced by that of another image, {correct} of the predictions are still correct "

@@ -207,7 +207,7 @@ def _choose_class_thresholds(
     targets = task.make_targets(network_outputs.items, classes).astype(bool)
     if count := len(network_outputs.items):
         mean = average_precisions(probabilities, targets).mean
-        provenance = replace(provenance, mean_ap=(mean.value, mean.low, mean.high), accuracy_count=count)
+        provenance = replace(provenance, mean_ap=(mean.value, mean.low, mean.high), num_evaluated_images=count)
     return DecisionParameters(thresholds=find_f1_thresholds(probabilities, targets)), provenance
 
 
@@ -218,11 +218,13 @@ def _calibrate(
     labels, uncalibrated = network_outputs.labels, calibration.softmax(network_outputs.logits)
     temperature = calibration.fit_temperature(network_outputs.logits, labels) if options.calibrate else 1.0
     calibrated = calibration.softmax(network_outputs.logits, temperature)
-    unknown_below = calibration.confidence_threshold(options.known_share, calibrated) if options.known_share else 0.0
+    unknown_below = (
+        calibration.find_confidence_threshold(options.known_share, calibrated) if options.known_share else 0.0
+    )
     correct, count = int((uncalibrated.argmax(axis=1) == labels).sum()), len(labels)
     if count:
         accuracy = (correct / count, *wilson_interval(correct, count))
-        provenance = replace(provenance, accuracy=accuracy, accuracy_count=count)
+        provenance = replace(provenance, accuracy=accuracy, num_evaluated_images=count)
     if options.calibrate:
         before, after = (calibration.expected_calibration_error(p, labels) for p in (uncalibrated, calibrated))
         provenance = replace(provenance, calibration_error=(before, after))

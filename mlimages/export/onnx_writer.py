@@ -33,7 +33,7 @@ from mlimages.inference import (
     LOGITS,
     PROBABILITIES,
     OnnxBundle,
-    ParityProbe,
+    ParityTestImage,
     Provenance,
     external_data_path,
 )
@@ -200,7 +200,7 @@ def write_onnx(
         class_names=trained.class_names,
         preprocessing=_strip_mean_image_folder(trained.preprocessing),
         model=trained.model,
-        probe=_make_parity_probe(trained, compute_logits if resize_form else None),
+        parity_test_image=_make_parity_test_image(trained, compute_logits if resize_form else None),
         includes_preprocessing=resize_form is not None,
         exact_resize=resize_form == "exact",
         temperature=decisions.temperature,
@@ -295,7 +295,7 @@ _DENOTATIONS = ("DATA_BATCH", "DATA_FEATURE", "DATA_FEATURE", "DATA_CHANNEL")
 """Denotations of the input's dimensions (onnx/docs/DimensionDenotation.md)."""
 
 
-def _make_parity_probe(trained_network: TrainedNetwork, compute_logits: ComputeLogits | None) -> ParityProbe:
+def _make_parity_test_image(trained_network: TrainedNetwork, compute_logits: ComputeLogits | None) -> ParityTestImage:
     """Return a small image with its logits from the file, or from the network if the file has no preprocessing."""
     noise = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     image = Image.fromarray(noise).resize((48, 40), Image.Resampling.BICUBIC)
@@ -303,7 +303,7 @@ def _make_parity_probe(trained_network: TrainedNetwork, compute_logits: ComputeL
         logits = trained_network.logits([images.prepare_pixels(image, trained_network.preprocessing.image)])[0]
     else:
         logits = compute_logits(np.asarray(image)[None])[0]
-    return ParityProbe(48, 40, image.tobytes(), round_logits(logits))
+    return ParityTestImage(48, 40, image.tobytes(), round_logits(logits))
 
 
 def round_logits(logits: NDArray[np.float32]) -> tuple[float, ...]:

@@ -16,7 +16,7 @@ from mlimages import images
 from mlimages.core import ExportError, ImageError, ImageProperty, LabeledPath, Progress, ThreadPool
 from mlimages.export.onnx_writer import TrainedNetwork
 from mlimages.export.targets import ComputeLogits
-from mlimages.inference import OnnxBundle, Parity, Task, relative_difference, to_graph_input
+from mlimages.inference import OnnxBundle, Parity, Task, compute_relative_difference, to_graph_input
 
 NEAR_TIE = 1e-4
 """Network and file may predict different classes whose probabilities in the network differ by at most this. For a
@@ -176,7 +176,7 @@ class _Comparer:
     def _compare_logits(
         self, path: Path, logits: NDArray[np.float32], expected_logits: NDArray[np.float32], tolerance: float
     ) -> _Comparison:
-        difference = float(relative_difference(logits[None], expected_logits[None])[0])
+        difference = float(compute_relative_difference(logits[None], expected_logits[None])[0])
         network_classes, file_classes = (self.task.predict_classes(each) for each in (expected_logits, logits))
         margin = self.task.compute_prediction_margin(expected_logits, file_classes)
         matches = difference <= tolerance and margin <= NEAR_TIE

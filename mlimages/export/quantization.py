@@ -29,7 +29,14 @@ from mlimages.core import (
     require_writable,
 )
 from mlimages.export.quantized_variants import Runner, make_runner, write_variants
-from mlimages.inference import KNOWN_AT, OnnxBundle, PredictionSets, Provenance, conformal_thresholds, match_labels
+from mlimages.inference import (
+    KNOWN_THRESHOLD,
+    OnnxBundle,
+    PredictionSets,
+    Provenance,
+    compute_conformal_thresholds,
+    match_labels,
+)
 from mlimages.labels import LabelFile, open_labels
 
 CALIBRATION_IMAGES = 100
@@ -227,7 +234,7 @@ def _measure_variants(
         logits, probabilities = (np.concatenate([row[n] for row in rows]) for n in (0, 1))  # (N, classes) each
         is_known = probabilities.max(axis=1) >= bundle.unknown_below  # (N,)
         if bundle.known:
-            is_known &= np.concatenate([row[2] for row in rows]) >= KNOWN_AT
+            is_known &= np.concatenate([row[2] for row in rows]) >= KNOWN_THRESHOLD
         task, targets = bundle.task, bundle.task.make_targets(items, len(bundle.class_names))
         score = task.score(probabilities, targets)
         trial = Trial(
@@ -239,7 +246,7 @@ def _measure_variants(
             known=float(is_known.mean()),
         )
         uncalibrated = task.compute_probabilities(logits)
-        thresholds = conformal_thresholds(uncalibrated, targets) if bundle.prediction_sets else {}
+        thresholds = compute_conformal_thresholds(uncalibrated, targets) if bundle.prediction_sets else {}
         measurements.append(
             _Measurement(trial, score, task.compute_calibration_error(uncalibrated, targets), thresholds)
         )
@@ -293,7 +300,7 @@ def _update_provenance(
         target_parity=None,
         accuracy=None if bundle.multi_label else score,
         mean_ap=score if bundle.multi_label else None,
-        accuracy_count=num_images,
+        num_evaluated_images=num_images,
         calibration_error=errors if bundle.provenance.calibration_error else None,
         quantization=tuple(asdict(each) for each in trials),
     )

@@ -90,7 +90,7 @@ def write_variants(
         if preprocessing:
             insert_preprocessing(model, preprocessing)
         path.write_bytes(model.SerializeToString())
-        variants[name] = _update_parity_probe(replace(bundle, path=path))
+        variants[name] = _update_parity_test_image(replace(bundle, path=path))
         progress.advance()
     progress.close()
     return variants
@@ -151,11 +151,14 @@ def _normalize_pixels(bundle: OnnxBundle, pixels: Sequence[NDArray[np.uint8]]) -
     return x
 
 
-def _update_parity_probe(bundle: OnnxBundle) -> OnnxBundle:
-    probe = bundle.probe
-    image = np.frombuffer(probe.pixels, np.uint8).reshape(probe.height, probe.width, 3)
+def _update_parity_test_image(bundle: OnnxBundle) -> OnnxBundle:
+    """Return the bundle with the logits that its file computes for the parity test image, and a larger tolerance."""
+    test_image = bundle.parity_test_image
+    image = np.frombuffer(test_image.pixels, np.uint8).reshape(test_image.height, test_image.width, 3)
     if bundle.includes_preprocessing:
         logits = open_session(bundle.path).run([LOGITS], {INPUT: image[None]})[0]
     else:
         logits = make_runner(bundle)([images.prepare_pixels(Image.fromarray(image), bundle.preprocessing.image)])[0]
-    return replace(bundle, probe=replace(probe, logits=round_logits(logits[0]), tolerance=PARITY_TOLERANCE))
+    return replace(
+        bundle, parity_test_image=replace(test_image, logits=round_logits(logits[0]), tolerance=PARITY_TOLERANCE)
+    )

@@ -15,11 +15,19 @@ from mlimages.core import BundleError, Preprocessing, TargetRuntime, format_comm
 from mlimages.inference.onnx_file import open_session, read_metadata, write_metadata
 from mlimages.inference.tasks import MultiLabel, SingleLabel
 
-VERSION = 1
+METADATA_VERSION = 1
 """Version of the JSON under the metadata key `mlimages`."""
 
 INPUT, LOGITS, PROBABILITIES, KNOWN = "image", "logits", "probabilities", "known"
 """Names of the graph's input and outputs."""
+
+_JSON_KEYS = {
+    "num_images": "count",
+    "max_relative_difference": "worst",
+    "num_evaluated_images": "accuracy_count",
+    "parity_test_image": "probe",
+}
+"""Keys of the JSON that differ from the names of the attributes."""
 
 
 def external_data_path(onnx_path: Path) -> Path:
@@ -46,7 +54,7 @@ def find_model_file(model: str | os.PathLike[str]) -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class ParityProbe:
+class ParityTestImage:
     """A small image and the logits that the file must return for it.
 
     Attributes:
@@ -68,14 +76,14 @@ class Parity:
     """Comparison of the file's outputs with the trained network's on the validation images.
 
     Attributes:
-        count: number of images compared.
+        num_images: number of images compared.
         near_ties: number of images whose two most probable classes differ by less than 1e-4 and are swapped.
-        worst: largest difference of a logit, relative to the largest logit of that image.
+        max_relative_difference: largest difference of a logit, relative to the largest logit of that image.
     """
 
-    count: int
+    num_images: int
     near_ties: int
-    worst: float
+    max_relative_difference: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +99,10 @@ class Provenance:
         licenses: for each licence that `gather` recorded, the number of images; empty without such records.
         command: command line that reproduces the run.
         accuracy: accuracy on the validation images, with the bounds of its 95 % interval.
-        accuracy_count: number of validation images.
-        mean_ap: mean average precision of a multi-label file on the validation images, in place of the accuracy.
+        num_evaluated_images: number of images of which `accuracy` or `mean_ap` is the score.
+        mean_ap: mean average precision of a multi-label file on the validation images, in place of the accuracy, with
+            the bounds of its 95 % interval.
+        parity: comparison of the outputs in ONNX Runtime with those of the network; None for a quantized file.
         calibration_error: expected calibration error (0..1) before and after temperature scaling.
         quantization: one row per trial: name, accuracy, images per second, bytes.
         versions: versions of the packages that wrote the file.
@@ -109,7 +119,7 @@ class Provenance:
     licenses: Mapping[str, int] = field(default_factory=dict)
     command: str = ""
     accuracy: tuple[float, float, float] | None = None
-    accuracy_count: int = 0
+    num_evaluated_images: int = 0
     mean_ap: tuple[float, float, float] | None = None
     parity: Parity | None = None
     calibration_error: tuple[float, float] | None = None
@@ -141,7 +151,7 @@ class PredictionSets:
     Attributes:
         source: predictions that the thresholds were computed from: `leave-one-out` predictions of the training
             images, or those of the `validation` images.
-        count: number of images that the thresholds were computed on.
+        count: number of images that the thresholds were computed from.
         thresholds: minimum softmax probability of a class to be in the set, by level ("0.9").
     """
 
@@ -159,7 +169,7 @@ class OnnxBundle:
         class_names: class names by class index.
         preprocessing: preprocessing of an upright RGB image for the network.
         model: the network's name.
-        probe: a test image and its logits, which the file must reproduce whenever it is opened for prediction.
+        parity_test_image: an image and its logits, which the file must reproduce whenever it is opened for prediction.
         includes_preprocessing: the input is uint8 RGB `(N, H, W, 3)` of any size; otherwise preprocessed and
             normalized float32 `(N, C, H, W)`.
         exact_resize: whether the graph's resize is bit-identical to Pillow's.
@@ -169,13 +179,14 @@ class OnnxBundle:
         prediction_sets: thresholds of prediction sets; None if unknown.
         multi_label: an image may have any number of classes: the probabilities are the sigmoid of the logits.
         thresholds: minimum probability of each class to be predicted, of a multi-label file.
+        provenance: origin and evaluation of the file.
     """
 
     path: Path
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
     model: str
-    probe: ParityProbe = field(repr=False)
+    parity_test_image: ParityTestImage = field(repr=False)
     includes_preprocessing: bool = True
     exact_resize: bool = False
     temperature: float = 1.0
@@ -220,20 +231,22 @@ class OnnxBundle:
             raise BundleError(f"{path} has no mlimages metadata: create a file with `mlimages export RUN -o NAME.onnx`")
         try:
             values = json.loads(text)
-            if values.pop("v") != VERSION:
+            if values.pop("v") != METADATA_VERSION:
                 raise BundleError(f"{path} is from another version of mlimages: export it again with this version")
-            return cls(path=path, **_convert_json_values(values))
+            return cls(path=path, **_parse_json_values(values))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise BundleError(f"{path} has damaged mlimages metadata ({error}): export it again") from error
 
     def to_json(self) -> str:
         """Return the metadata as the JSON text stored in the file; the path is not part of it."""
-        values = dataclasses.asdict(self)
+        values = dataclasses.asdict(
+            self, dict_factory=lambda items: {_JSON_KEYS.get(name, name): x for name, x in items}
+        )
         del values["path"]
         if not self.multi_label:  # earlier versions read files with one class per image
             del values["multi_label"], values["thresholds"], values["provenance"]["mean_ap"]
-        values["probe"]["pixels"] = base64.b64encode(self.probe.pixels).decode()
-        return json.dumps({"v": VERSION, **values}, sort_keys=True)
+        values["probe"]["pixels"] = base64.b64encode(self.parity_test_image.pixels).decode()
+        return json.dumps({"v": METADATA_VERSION, **values}, sort_keys=True)
 
     def write(self, source: Path, *, overwrite: bool = False) -> None:
         """Write the network of `source` with this bundle's metadata to `self.path`, which may be the same file.
@@ -265,15 +278,22 @@ class OnnxBundle:
         }
 
 
-def _convert_json_values(values: dict[str, Any]) -> dict[str, Any]:
-    probe, provenance = values["probe"], values["provenance"]
+def _rename_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    names = {key: name for name, key in _JSON_KEYS.items()}
+    return {names.get(key, key): value for key, value in values.items()}
+
+
+def _parse_json_values(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `OnnxBundle` except `path`, from the JSON values stored in the file."""
+    values, provenance = _rename_keys(values), _rename_keys(values["provenance"])
     for key in ("parity", "target_parity"):
-        provenance[key] = Parity(**provenance[key]) if provenance.get(key) else None
-    probe["pixels"] = base64.b64decode(probe["pixels"])
-    width, height, num_bytes = probe["width"], probe["height"], len(probe["pixels"])
+        provenance[key] = Parity(**_rename_keys(provenance[key])) if provenance.get(key) else None
+    image = values["parity_test_image"]
+    image["pixels"] = base64.b64decode(image["pixels"])
+    width, height, num_bytes = image["width"], image["height"], len(image["pixels"])
     if width < 1 or num_bytes != width * height * 3:
         raise ValueError(f"the parity test image is {width} x {height} px but has {num_bytes} bytes of pixels")
-    values["probe"] = ParityProbe(**{**probe, "logits": tuple(probe["logits"])})
+    values["parity_test_image"] = ParityTestImage(**{**image, "logits": tuple(image["logits"])})
     for key in ("accuracy", "calibration_error", "quantization", "mean_ap"):
         provenance[key] = None if provenance.get(key) is None else tuple(provenance[key])
     counts = provenance.get("class_counts", {})

@@ -7,13 +7,13 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-BINS = 15
+NUM_BINS = 15
 """Number of bins of equal width over the confidence; Guo et al. 2017."""
 
-LEVELS = (0.8, 0.9, 0.95)
-"""Probabilities with which a prediction set includes the true class."""
+COVERAGE_LEVELS = (0.8, 0.9, 0.95)
+"""Levels of the prediction sets: the probabilities with which a set includes the true class."""
 
-_GOLDEN = (math.sqrt(5) - 1) / 2
+_INVERSE_GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
 def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float64]:
@@ -32,8 +32,8 @@ def expected_calibration_error(probabilities: NDArray[np.floating], labels: NDAr
         return 0.0
     confidence = probabilities.max(axis=1)  # (N,)
     is_correct = probabilities.argmax(axis=1) == labels  # (N,)
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)  # (N,)
-    gaps = np.bincount(bins, weights=confidence - is_correct, minlength=BINS)
+    bins = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)  # (N,)
+    gaps = np.bincount(bins, weights=confidence - is_correct, minlength=NUM_BINS)
     return float(np.abs(gaps).sum() / len(labels))
 
 
@@ -52,7 +52,7 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.integer]) ->
 
     low, high = math.log(0.05), math.log(20)
     for _ in range(60):
-        span = _GOLDEN * (high - low)
+        span = _INVERSE_GOLDEN_RATIO * (high - low)
         if loss(high - span) < loss(low + span):
             high = low + span
         else:
@@ -60,13 +60,13 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.integer]) ->
     return math.exp(-(low + high) / 2)
 
 
-def confidence_threshold(share: float, probabilities: NDArray[np.floating]) -> float:
+def find_confidence_threshold(share: float, probabilities: NDArray[np.floating]) -> float:
     """Return the threshold that the highest probability reaches in at least `share` (0..1) of the images."""
     best = np.sort(probabilities.max(axis=1))
     return float(best[math.floor((1 - share) * len(best))]) if len(best) else 0.0
 
 
-def conformal_thresholds(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) -> dict[str, float]:
+def compute_conformal_thresholds(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) -> dict[str, float]:
     """Return the thresholds of prediction sets by level: a set contains the classes whose probability reaches it.
 
     A threshold is a quantile of the true class's probability over n images that the classifier was not fitted on; the
@@ -79,13 +79,13 @@ def conformal_thresholds(probabilities: NDArray[np.floating], labels: NDArray[np
         labels: int64 `(n,)`.
 
     Returns:
-        The threshold for each of LEVELS, with the level as text ("0.9").
+        The threshold for each of COVERAGE_LEVELS, with the level as text ("0.9").
 
-    >>> conformal_thresholds(np.linspace([0.0, 1.0], [1.0, 0.0], 101), np.zeros(101, np.int64))["0.9"]
+    >>> compute_conformal_thresholds(np.linspace([0.0, 1.0], [1.0, 0.0], 101), np.zeros(101, np.int64))["0.9"]
     0.09
     """
     true_probabilities = np.sort(probabilities[np.arange(len(labels)), labels])
-    ranks = {level: int((len(labels) + 1) * (1 - level) + 1e-9) for level in LEVELS}
+    ranks = {level: int((len(labels) + 1) * (1 - level) + 1e-9) for level in COVERAGE_LEVELS}
     return {
         f"{level:g}": round(float(true_probabilities[rank - 1]), 6) if rank else 0.0 for level, rank in ranks.items()
     }

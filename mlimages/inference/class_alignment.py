@@ -8,7 +8,9 @@ from mlimages.labels import LabelFile, merge_classes
 
 
 def match_labels(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPath]:
-    """Return the images of a label file with the bundle's class indices, in `labels` if the bundle is multi-label.
+    """Return the images of a label file with the class indices of the bundle instead of those of the label file.
+
+    The class indices are in `LabeledPath.label`, or if the bundle is multi-label, in `LabeledPath.labels`.
 
     Raises:
         InputError: the label file has a class that is not in the bundle, or is multi-label and the bundle is not.
@@ -21,7 +23,7 @@ def match_labels(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPath]:
     names, (used, (given,)) = bundle.class_names, merge_classes([labels])
     unknown = [name for name in used if name not in names]
     if unknown:
-        where, advice = labels.path, "listed in NAME_class_def.txt beside the label file"
+        where, advice = labels.path, "rename the class in NAME_class_def.txt beside the label file"
         if not where.exists():  # a folder has no label file
             where, advice = labels.img_root, "rename or move the folder of this class"
         raise InputError(

@@ -49,58 +49,60 @@ class Evaluation:
 
     Attributes:
         class_names: names of the model's classes, by class index, including those without an image in the label file.
+        confusion: number of images by true class (row) and predicted class (column).
         mistakes: wrong predictions with their true class index, the most confident first.
-        broken: images that could not be read; they are not counted.
+        broken_images: images that could not be read; they are not counted.
         loss: mean cross-entropy in nats; a probability below 1e-7 counts as 1e-7.
         calibration_error: expected calibration error, 0 (calibrated) to 1.
-        unknown: number of images whose highest probability is below the model's threshold.
+        num_unknown: number of images predicted as unknown.
         images_per_s: throughput of all workers together.
         decode_ms, network_ms: latency of one image in one worker.
-        labels: the scores of a multi-label model, for which `confusion` and `mistakes` are empty, and `accuracy` is the
-            share of images whose labels are all predicted correctly; None for a single-label model.
-        background: whether the predictions depend on the background; None if it was not measured.
-        trained_on, chosen_on: number of evaluated images that are in the training set of the model, and number of those
-            in its validation set, on which the best epoch was chosen. These images are recognized by
+        background_use: whether the predictions depend on the background; None if it was not measured.
+        num_in_training_set, num_in_validation_set: number of evaluated images that are in the training set of the
+            model, and in its validation set, on which the best epoch was chosen. These images are recognized by
             their paths in the run folder, so copies of them are not counted; 0 if the model is not in a run folder.
+        multi_label_scores: the scores of a multi-label model, for which `confusion` and `mistakes` are empty, and
+            `accuracy` is the share of images whose labels are all predicted correctly; None for a single-label model.
     """
 
     class_names: tuple[str, ...]
     confusion: ConfusionMatrix
     mistakes: tuple[tuple[Prediction, int], ...]
-    broken: tuple[BrokenImage, ...]
+    broken_images: tuple[BrokenImage, ...]
     loss: float
     calibration_error: float
-    unknown: int
+    num_unknown: int
     images_per_s: float
     decode_ms: Latency
     network_ms: Latency
-    background: BackgroundUse | None = None
-    trained_on: int = 0
-    chosen_on: int = 0
-    labels: MultiLabelScores | None = None
+    background_use: BackgroundUse | None = None
+    num_in_training_set: int = 0
+    num_in_validation_set: int = 0
+    multi_label_scores: MultiLabelScores | None = None
 
     def __repr__(self) -> str:
         score = self.score
         return (
             f"Evaluation({self.score_name}={score.value:.4f} ({score.low:.4f} to {score.high:.4f}), "
-            f"count={self.count}, trained_on={self.trained_on}, chosen_on={self.chosen_on}, "
-            f"broken={len(self.broken)}, classes={len(self.class_names)})"
+            f"num_images={self.num_images}, num_in_training_set={self.num_in_training_set}, "
+            f"num_in_validation_set={self.num_in_validation_set}, broken_images={len(self.broken_images)}, "
+            f"classes={len(self.class_names)})"
         )
 
     @property
-    def count(self) -> int:
+    def num_images(self) -> int:
         """Number of images with a prediction."""
-        return self.labels.count if self.labels else sum(map(sum, self.confusion))
+        return self.multi_label_scores.num_images if self.multi_label_scores else sum(map(sum, self.confusion))
 
     @property
     def accuracy(self) -> Proportion:
         """Share of correct predictions, with its 95 % interval."""
-        return self.labels.exact if self.labels else scores.accuracy(self.confusion)
+        return self.multi_label_scores.exact_match_ratio if self.multi_label_scores else scores.accuracy(self.confusion)
 
     @property
     def score_name(self) -> str:
         """Name of `score`: "mAP", "accuracy", or "recall of CLASS" if all images are of one class."""
-        if self.labels:
+        if self.multi_label_scores:
             return "mAP"
         present = [name for name, row in zip(self.class_names, self.confusion, strict=True) if any(row)]
         return f"recall of {present[0]}" if len(present) == 1 else "accuracy"
@@ -108,19 +110,27 @@ class Evaluation:
     @property
     def score(self) -> Proportion:
         """Mean average precision of a multi-label model, else the accuracy."""
-        return self.labels.average_precision.mean if self.labels else self.accuracy
+        return self.multi_label_scores.average_precision.mean if self.multi_label_scores else self.accuracy
 
     @property
     def per_class(self) -> tuple[ClassScores, ...]:
         """Precision, recall and F1 of each class."""
-        return self.labels.per_class if self.labels else scores.class_scores(self.confusion, self.class_names)
+        return (
+            self.multi_label_scores.per_class
+            if self.multi_label_scores
+            else scores.class_scores(self.confusion, self.class_names)
+        )
 
     @property
     def training_note(self) -> str:
         """Note on the images that were also used in training; empty if there are none."""
-        chosen = "epoch and thresholds" if self.labels else "epoch"
-        parts = (f"{self.trained_on} for training", f"{self.chosen_on} to choose the {chosen}")
-        used = [text for text, count in zip(parts, (self.trained_on, self.chosen_on), strict=True) if count]
+        chosen = "epoch and thresholds" if self.multi_label_scores else "epoch"
+        parts = (f"{self.num_in_training_set} for training", f"{self.num_in_validation_set} to choose the {chosen}")
+        used = [
+            text
+            for text, count in zip(parts, (self.num_in_training_set, self.num_in_validation_set), strict=True)
+            if count
+        ]
         expected = f"expect lower {self.score_name} on new images"
         return f"of these images, the run used {' and '.join(used)}: {expected}" if used else ""
 
@@ -130,24 +140,29 @@ class Evaluation:
         values: dict[str, object] = {
             "accuracy": accuracy.value,
             "interval": [accuracy.low, accuracy.high],
-            "count": self.count,
-            "trained_on": self.trained_on,
-            "chosen_on": self.chosen_on,
+            "count": self.num_images,
+            "trained_on": self.num_in_training_set,
+            "chosen_on": self.num_in_validation_set,
             "per_class": {each.name: _class_scores_to_dict(each) for each in self.per_class},
             "confusion": self.confusion,
             "loss": self.loss,
             "calibration_error": self.calibration_error,
-            "unknown": self.unknown,
-            "broken": [asdict(each) for each in self.broken],
+            "unknown": self.num_unknown,
+            "broken": [asdict(each) for each in self.broken_images],
             "images_per_s": self.images_per_s,
             "decode_ms": asdict(self.decode_ms),
             "network_ms": asdict(self.network_ms),
         }
-        if self.labels:
-            values |= self.labels.to_dict()
+        if self.multi_label_scores:
+            values |= self.multi_label_scores.to_dict()
             del values["confusion"], values["unknown"]
-        if self.background:
-            values["background"] = asdict(self.background)
+        if self.background_use:
+            values["background"] = {
+                "count": self.background_use.num_images,
+                "correct": self.background_use.accuracy,
+                "chance": self.background_use.chance_accuracy,
+                "p_value": self.background_use.p_value,
+            }
         return json.dumps(values)
 
 
@@ -155,7 +170,7 @@ def evaluate(
     model: Predictor | OnnxBundle | str | os.PathLike[str],
     labels: LabelFile | str | os.PathLike[str],
     *,
-    explain: int = 0,
+    background_test_images: int = 0,
     skip_unavailable: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -164,24 +179,25 @@ def evaluate(
     Args:
         model: a predictor, an .onnx file, or a run folder.
         labels: a label file, or the path of one or of a folder of class folders.
-        explain: number of images, evenly spaced, on which to test whether the predictions depend on the background.
+        background_test_images: number of images, evenly spaced, on which to test whether the predictions depend on the
+            background.
         skip_unavailable: skip remote images that cannot be downloaded, instead of raising an error.
         progress: shows the number of images processed.
 
     Raises:
         BundleError: the model cannot be used.
         InputError: the label file has a class that the model does not have, or no image that can be read, or a remote
-            image cannot be downloaded, or `explain` is set for a multi-label model.
+            image cannot be downloaded, or `background_test_images` is set for a multi-label model.
 
     Example:
-        >>> evaluate("runs/first/model.onnx", "labels.txt").count
+        >>> evaluate("runs/first/model.onnx", "labels.txt").num_images
         12
     """
     predictor = model if isinstance(model, Predictor) else Predictor(model)
     labels = open_labels(labels)
-    check_at_least(0, explain=explain)
+    check_at_least(0, explain=background_test_images)
     names, task = predictor.bundle.class_names, predictor.bundle.task
-    if explain and predictor.bundle.multi_label:
+    if background_test_images and predictor.bundle.multi_label:
         raise InputError("--explain does not support multi-label models: omit --explain")
     items = match_labels(labels, predictor.bundle)
     begin = time.perf_counter()
@@ -219,17 +235,19 @@ def evaluate(
         class_names=names,
         confusion=confusion,
         mistakes=tuple(sorted(wrong, key=lambda pair: (-pair[0].probability, pair[0].path))),
-        broken=broken,
+        broken_images=broken,
         loss=loss,
         calibration_error=task.compute_calibration_error(probabilities, truth),
-        unknown=sum(result.known is False for result, _, _ in good),
+        num_unknown=sum(result.known is False for result, _, _ in good),
         images_per_s=len(answers) / elapsed_s,
-        decode_ms=_compute_percentiles([answer.decode_s for _, _, answer in good]),
-        network_ms=_compute_percentiles([answer.network_s for _, _, answer in good]),
-        background=_measure_background_use(predictor, items, explain) if explain else None,
-        trained_on=_count_listed_images(items, predictor.bundle, "train.txt"),
-        chosen_on=_count_listed_images(items, predictor.bundle, "val.txt"),
-        labels=label_scores,
+        decode_ms=_compute_latency([answer.decode_s for _, _, answer in good]),
+        network_ms=_compute_latency([answer.network_s for _, _, answer in good]),
+        background_use=_measure_background_use(predictor, items, background_test_images)
+        if background_test_images
+        else None,
+        num_in_training_set=_count_listed_images(items, predictor.bundle, "train.txt"),
+        num_in_validation_set=_count_listed_images(items, predictor.bundle, "val.txt"),
+        multi_label_scores=label_scores,
     )
 
 
@@ -251,9 +269,9 @@ def _class_scores_to_dict(class_scores: ClassScores) -> dict[str, object]:
     return {"count": count, **{key: [one.value, one.low, one.high] if count else None for key, one in shares.items()}}
 
 
-def _count_listed_images(items: Sequence[LabeledPath], bundle: OnnxBundle, name: str) -> int:
+def _count_listed_images(items: Sequence[LabeledPath], bundle: OnnxBundle, label_file_name: str) -> int:
     """Count the images that the run folder of the model lists in the label file `name`; 0 if there is no run folder."""
-    listed = bundle.path.absolute().with_name(name)
+    listed = bundle.path.absolute().with_name(label_file_name)
     if not (listed.exists() and listed.with_name("config.json").exists()):
         return 0
     paths = {item.path.resolve() for item in LabelFile(listed)}
@@ -277,6 +295,6 @@ def _make_probability_row(prediction: Prediction, num_classes: int) -> NDArray[n
     return row
 
 
-def _compute_percentiles(seconds: Sequence[float]) -> Latency:
+def _compute_latency(seconds: Sequence[float]) -> Latency:
     p50, p95 = np.percentile(np.array(seconds) * 1e3, (50, 95))
     return Latency(float(p50), float(p95))

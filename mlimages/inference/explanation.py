@@ -18,21 +18,21 @@ from mlimages.core import BrokenImage, ThreadPool, check_at_least
 from mlimages.inference.bundle import OnnxBundle
 from mlimages.inference.predictor import ImageInput, Predictor
 
-GRID = 7
-"""Default number of positions along each side: with the whole image, 50 forward passes."""
+GRID_SIZE = 7
+"""Default number of positions of the masked square along each side: with the unmasked image, 50 forward passes."""
 
-WINDOW = 2
-"""Side of the masked square, in steps of the grid: neighbouring squares overlap, so that every pixel is masked."""
+MASK_STEPS = 2
+"""Side of the masked square, in steps between neighbouring positions: the squares overlap and mask every pixel."""
 
-CENTERS = 2
-"""Number of images whose centres replace that of each image; more images are more informative than more centres."""
+NUM_CENTERS = 2
+"""Number of images whose centres replace the centre of every image, one after the other."""
 
 SIGNIFICANCE_LEVEL = 0.01
 """Highest p-value that `BackgroundUse.is_significant` accepts: its rate of false positives."""
 
-_PERMUTATIONS = 1999
+_NUM_PERMUTATIONS = 1999
 _MIN_PROBABILITY = 1e-7
-_BATCH = 2  # more are no faster on a CPU, and take 0.1 GB each with VGG-16
+_BATCH_SIZE = 2  # more are no faster on a CPU, and take 0.1 GB each with VGG-16
 _MAX_WORKERS = 4  # a batch each
 _REGION_NAMES = (
     ("top left", "top", "top right"),
@@ -49,47 +49,49 @@ class Explanation:
         path: path of the image; empty for an image that was passed in memory.
         class_name: the most probable class of the unmasked image.
         probability: probability of this class for the unmasked image (0..1).
-        hidden: probability of this class with one square of the preprocessed image masked, float32 `(grid, grid)`, by
-            row and column of the square.
+        masked_probabilities: probability of this class with one square of the preprocessed image masked, float32
+            `(grid_size, grid_size)`, by row and column of the square.
         pixels: the preprocessed image, uint8 `(h, w, C)`.
     """
 
     path: str
     class_name: str
     probability: float
-    hidden: NDArray[np.float32]
+    masked_probabilities: NDArray[np.float32]
     pixels: NDArray[np.uint8]
 
     def __repr__(self) -> str:
         return f"<Explanation {self.path}: {self}>"
 
     def __str__(self) -> str:
-        if f"{self.lowest:.2f}" >= f"{self.probability:.2f}":
-            return f"{self.class_name}: probability {self.probability:.2f}; hiding a region does not lower it"
-        change = f"from {self.probability:.2f} to {self.lowest:.2f} when the {self.place} is hidden"
-        return f"{self.class_name}: probability falls {change}"
+        before, after = f"{self.probability:.2f}", f"{self.min_probability:.2f}"
+        if after >= before:
+            return f"{self.class_name}: probability {before}; hiding a region does not lower the probability"
+        region = self.most_influential_region
+        return f"{self.class_name}: probability falls from {before} to {after} when the {region} is hidden"
 
     @property
-    def lowest(self) -> float:
+    def min_probability(self) -> float:
         """The lowest probability of the class with one region masked."""
-        return float(self.hidden.min())
+        return float(self.masked_probabilities.min())
 
     @property
-    def place(self) -> str:
-        """Region of the `lowest` probability, in thirds of the image: from "top left" to "bottom right"."""
-        grid = len(self.hidden)
+    def most_influential_region(self) -> str:
+        """The region whose masking lowers the probability most: "top left", "top", ..., "centre" or "bottom right"."""
+        grid_size = len(self.masked_probabilities)
         row, column = (
-            3 * (2 * n + WINDOW) // (2 * _count_steps(grid)) for n in divmod(int(self.hidden.argmin()), grid)
+            3 * (2 * n + MASK_STEPS) // (2 * _count_steps(grid_size))
+            for n in divmod(int(self.masked_probabilities.argmin()), grid_size)
         )
         return _REGION_NAMES[row][column]
 
-    def overlay(self) -> Image.Image:
+    def draw_overlay(self) -> Image.Image:
         """Return the preprocessed image with a red overlay on the regions whose masking lowers the probability."""
         pixels = np.repeat(self.pixels, 3, axis=2) if self.pixels.shape[2] == 1 else self.pixels  # (h, w, 3)
         image = Image.fromarray(pixels)
         scale = max(1, 224 // max(image.size))
         image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
-        fall = np.clip(self.probability - self.hidden, 0, None)  # (grid, grid)
+        fall = np.clip(self.probability - self.masked_probabilities, 0, None)  # (grid, grid)
         strength = np.asarray(fall / max(float(fall.max()), 0.05) * 180, np.uint8)
         mask = Image.fromarray(strength).resize(image.size, Image.Resampling.BILINEAR)
         return Image.composite(Image.new("RGB", image.size, (220, 30, 30)), image, mask)
@@ -100,15 +102,15 @@ class BackgroundUse:
     """How predictions depend on what surrounds the centre of the images, where most objects are.
 
     Attributes:
-        count: number of images.
-        correct: share of correct predictions (0..1) with the centre replaced by that of another image.
-        chance: expected value of `correct` if the surroundings had no relation to the class.
+        num_images: number of images.
+        accuracy: share of correct predictions (0..1) with the centre replaced by that of another image.
+        chance_accuracy: expected value of `accuracy` if the surroundings had no relation to the class.
         p_value: p-value of a one-sided permutation test.
     """
 
-    count: int
-    correct: float
-    chance: float
+    num_images: int
+    accuracy: float
+    chance_accuracy: float
     p_value: float
 
     @property
@@ -122,7 +124,7 @@ def explain(
     image: ImageInput,
     *,
     workers: int | None = None,
-    grid: int = GRID,
+    grid_size: int = GRID_SIZE,
 ) -> Explanation | BrokenImage:
     """Mask the regions of an image one at a time and compare the predictions.
 
@@ -132,7 +134,7 @@ def explain(
         predictor: a predictor, or a model that `Predictor` opens.
         image: an input of `Predictor`.
         workers: number of threads; by default those of the predictor, at most 4.
-        grid: positions of the masked region along each side; `1 + grid**2` forward passes.
+        grid_size: number of positions of the masked square along each side; `1 + grid_size**2` forward passes.
 
     Returns:
         The probabilities of the most probable class, without and with each region masked; a BrokenImage if the image
@@ -142,41 +144,45 @@ def explain(
         >>> print(explain(Predictor("model.onnx"), "a.jpg"))  # doctest: +SKIP
         ants: probability falls from 0.94 to 0.31 when the centre is hidden
     """
-    check_at_least(1, workers=workers, grid=grid)
+    check_at_least(1, workers=workers, grid=grid_size)
     predictor = predictor if isinstance(predictor, Predictor) else Predictor(predictor)
     pixels, _ = predictor.decode(image)
     if isinstance(pixels, BrokenImage):
         return pixels
-    whole = predictor.probabilities([pixels])[0]  # (classes,)
+    whole = predictor.compute_probabilities([pixels])[0]  # (classes,)
     label = int(whole.argmax())
-    masked_images = list(_mask_regions(pixels, grid))
-    batches = [masked_images[start : start + _BATCH] for start in range(0, len(masked_images), _BATCH)]
+    masked_images = list(_mask_regions(pixels, grid_size))
+    batches = [masked_images[start : start + _BATCH_SIZE] for start in range(0, len(masked_images), _BATCH_SIZE)]
     threads = ThreadPool(workers or min(_MAX_WORKERS, predictor.workers))
-    hidden = np.concatenate(list(threads.map(predictor.probabilities, batches)))[:, label]  # (grid * grid,)
+    hidden = np.concatenate(list(threads.map(predictor.compute_probabilities, batches)))[:, label]  # (grid * grid,)
     name = image if isinstance(image, str) else getattr(image, "__fspath__", lambda: "")()
     return Explanation(
-        str(name), predictor.bundle.class_names[label], float(whole[label]), hidden.reshape(grid, grid), pixels
+        str(name),
+        predictor.bundle.class_names[label],
+        float(whole[label]),
+        hidden.reshape(grid_size, grid_size),
+        pixels,
     )
 
 
 def measure_background_use(
     predictor: Predictor, images: Sequence[NDArray[np.uint8]], labels: NDArray[np.int64]
 ) -> BackgroundUse:
-    """Test whether predictions depend on what surrounds the centre of the images (half of their area).
+    """Test whether predictions depend on the surroundings of the centre of an image; each is half of its area.
 
-    The centre of each image is replaced by those of the same few images, so that the predictions differ only because of
-    the surroundings.
-    A permutation test of the labels, whose statistic is the mean log-probability of the true class, gives the p-value.
+    The centre of every image is replaced by the centres of the same `NUM_CENTERS` images, one after the other, so that
+    predictions differ only because of the surroundings. The p-value is that of a permutation test of the labels, whose
+    statistic is the mean log-probability of the true class.
 
     Args:
         predictor: the model.
         images: preprocessed images from `Predictor.decode`, each `(h, w, C)`; at least one.
         labels: class indices of the images, `(N,)`.
     """
-    centers = [images[n * len(images) // CENTERS] for n in range(CENTERS)]
+    centers = [images[n * len(images) // NUM_CENTERS] for n in range(NUM_CENTERS)]
     threads = ThreadPool(min(_MAX_WORKERS, predictor.workers))
     batches = ([replace_center(image, center) for center in centers] for image in images)
-    probabilities = np.stack(list(threads.map(predictor.probabilities, batches)))  # (N, CENTERS, classes)
+    probabilities = np.stack(list(threads.map(predictor.compute_probabilities, batches)))  # (N, CENTERS, classes)
     predicted = probabilities.argmax(axis=2)  # (N, CENTERS)
     correct = float((predicted == labels[:, None]).mean())
     frequencies = [np.bincount(each.ravel(), minlength=probabilities.shape[2]) for each in (predicted, labels)]
@@ -186,7 +192,8 @@ def measure_background_use(
 
 
 def _compute_p_value(log_probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Return the share of random permutations of the labels with at least as high a sum of log-probabilities.
+    """Return the p-value of a permutation test of the labels: the share of random permutations for which the sum of the
+    true classes' log-probabilities is at least as high.
 
     Args:
         log_probabilities: `(N, classes)`.
@@ -195,38 +202,38 @@ def _compute_p_value(log_probabilities: NDArray[np.float32], labels: NDArray[np.
     """
     rows, rng = np.arange(len(labels)), np.random.default_rng(0)
     observed = log_probabilities[rows, labels].sum(dtype=np.float64) - 1e-6  # equal sums may differ by rounding
-    totals = (log_probabilities[rows, rng.permutation(labels)].sum(dtype=np.float64) for _ in range(_PERMUTATIONS))
-    return float((1 + sum(total >= observed for total in totals)) / (1 + _PERMUTATIONS))
+    totals = (log_probabilities[rows, rng.permutation(labels)].sum(dtype=np.float64) for _ in range(_NUM_PERMUTATIONS))
+    return float((1 + sum(total >= observed for total in totals)) / (1 + _NUM_PERMUTATIONS))
 
 
-_MARGIN = (1 - 0.5**0.5) / 2
-"""Fraction of the height and width outside the centre on each side, so that half of the area lies within."""
+_CENTER_MARGIN = (1 - 0.5**0.5) / 2
+"""Fraction of the height or width between the centre and each border: the centre is half of the area."""
 
 
 def replace_center(image: NDArray[np.uint8], center_image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return an image `(h, w, C)` whose centre is replaced by that of `center_image`, of the same size."""
     height, width = image.shape[:2]
-    top, left = round(height * _MARGIN), round(width * _MARGIN)
+    top, left = round(height * _CENTER_MARGIN), round(width * _CENTER_MARGIN)
     mixed = image.copy()
     mixed[top : height - top, left : width - left] = center_image[top : height - top, left : width - left]
     return mixed
 
 
-def _mask_regions(pixels: NDArray[np.uint8], grid: int) -> Iterator[NDArray[np.uint8]]:
+def _mask_regions(pixels: NDArray[np.uint8], grid_size: int) -> Iterator[NDArray[np.uint8]]:
     """Yield copies of the image with one square masked, by row and column."""
-    row_slices, column_slices = (_slice_side(side_px, grid) for side_px in pixels.shape[:2])
+    row_slices, column_slices = (_slice_side(side_px, grid_size) for side_px in pixels.shape[:2])
     for rows, columns in itertools.product(row_slices, column_slices):
         masked_image = pixels.copy()
         masked_image[rows, columns] = pixels.mean(axis=(0, 1)).round()
         yield masked_image
 
 
-def _count_steps(grid: int) -> int:
-    """Return the number of steps that the positions of the masked square span: it is `WINDOW` steps wide."""
-    return grid + WINDOW - 1
+def _count_steps(grid_size: int) -> int:
+    """Return the length of a side of the image in steps between neighbouring positions of the masked square."""
+    return grid_size + MASK_STEPS - 1
 
 
-def _slice_side(side_px: int, grid: int) -> list[slice]:
-    """Return the slices of the masked square along one side; the first and the last touch the borders."""
-    step = side_px / _count_steps(grid)
-    return [slice(round(n * step), max(round(n * step) + 1, round((n + WINDOW) * step))) for n in range(grid)]
+def _slice_side(side_px: int, grid_size: int) -> list[slice]:
+    """Return the pixels along one side that each position of the masked square covers."""
+    step = side_px / _count_steps(grid_size)
+    return [slice(round(n * step), max(round(n * step) + 1, round((n + MASK_STEPS) * step))) for n in range(grid_size)]

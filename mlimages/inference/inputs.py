@@ -10,14 +10,14 @@ from itertools import chain
 from mlimages.core import InputError, as_path
 from mlimages.images import find_images
 
-NO_LINKS = "expected a file or folder, not a link: download images with `mlimages gather urls`"
+URL_ERROR_MESSAGE = "expected a file or folder, not a link: download images with `mlimages gather urls`"
 
-_LINK = re.compile(r"(https?|ftp|file|data):", re.IGNORECASE)
+_URL_PATTERN = re.compile(r"(https?|ftp|file|data):", re.IGNORECASE)
 
 
 def is_url(source: str) -> bool:
     """Return whether a source is a URL: `http:`, `https:`, `ftp:`, `file:` or `data:`."""
-    return _LINK.match(source) is not None
+    return _URL_PATTERN.match(source) is not None
 
 
 def find_inputs(sources: Iterable[str | os.PathLike[str]]) -> Iterator[os.PathLike[str]]:
@@ -30,7 +30,7 @@ def find_inputs(sources: Iterable[str | os.PathLike[str]]) -> Iterator[os.PathLi
     found: list[Iterator[os.PathLike[str]]] = []
     for name in sources:
         if is_url(os.fspath(name)):
-            raise InputError(f"{os.fspath(name)}: {NO_LINKS}")
+            raise InputError(f"{os.fspath(name)}: {URL_ERROR_MESSAGE}")
         if os.fspath(name) == "-":
             raise InputError(
                 "- means standard input, which only `predict MODEL -` reads: for a file named -, write ./-"

@@ -27,8 +27,8 @@ class MultiLabelScores:
     """Scores of a multi-label model on some images.
 
     Attributes:
-        count: number of images.
-        exact: share of images whose labels are all predicted correctly.
+        num_images: number of images.
+        exact_match_ratio: share of images whose labels are all predicted correctly.
         average_precision: average precision of each class, and the mean over the classes (mAP).
         per_class: precision, recall and F1 of each class at its threshold.
         thresholds: minimum probability of each class to be predicted.
@@ -36,8 +36,8 @@ class MultiLabelScores:
         loss: mean binary cross-entropy in nats.
     """
 
-    count: int
-    exact: Proportion
+    num_images: int
+    exact_match_ratio: Proportion
     average_precision: AveragePrecision
     per_class: tuple[ClassScores, ...]
     thresholds: tuple[float, ...]
@@ -46,7 +46,7 @@ class MultiLabelScores:
 
     @property
     def class_scores(self) -> tuple[MultiLabelClassScores, ...]:
-        """The scores of each class; a score is None if no image has the class."""
+        """The scores of each class, in the order of the class indices; a score is None if no image has the class."""
         return tuple(combine_class_scores(self.per_class, self.average_precision, self.thresholds))
 
     def to_dict(self) -> dict[str, object]:
@@ -55,12 +55,12 @@ class MultiLabelScores:
         return {
             "map": mean.value,
             "interval": [mean.low, mean.high],
-            "accuracy": _share_to_list(self.exact),
+            "accuracy": _proportion_to_list(self.exact_match_ratio),
             "per_class": {
                 each.name: {
                     "count": each.count,
                     "threshold": each.threshold,
-                    **{name: _share_to_list(getattr(each, name)) for name in names},
+                    **{name: _proportion_to_list(getattr(each, name)) for name in names},
                 }
                 for each in self.class_scores
             },
@@ -92,8 +92,8 @@ def score_multi_label_predictions(
     order = [index for index in (-certainty).argsort(kind="stable").tolist() if wrong[index].any()]
     p = np.clip(probabilities, 1e-7, 1 - 1e-7)
     return MultiLabelScores(
-        count=len(labels),
-        exact=estimate_proportion(int((~wrong).all(axis=1).sum()), len(labels)),
+        num_images=len(labels),
+        exact_match_ratio=estimate_proportion(int((~wrong).all(axis=1).sum()), len(labels)),
         average_precision=average_precisions(probabilities, targets),
         per_class=multi_label_scores(targets, predicted_mask, class_names),
         thresholds=thresholds,
@@ -102,5 +102,5 @@ def score_multi_label_predictions(
     )
 
 
-def _share_to_list(value: Proportion | None) -> list[float] | None:
+def _proportion_to_list(value: Proportion | None) -> list[float] | None:
     return [value.value, value.low, value.high] if value else None

@@ -35,13 +35,13 @@ from mlimages.core import (
 from mlimages.images import MAX_REMOTE_REQUESTS
 from mlimages.inference.bundle import OnnxBundle
 from mlimages.inference.calibration import softmax
-from mlimages.inference.inputs import NO_LINKS, is_url
+from mlimages.inference.inputs import URL_ERROR_MESSAGE, is_url
 from mlimages.inference.session import BundleSession
 
-KNOWN_AT = 0.5
-"""Threshold of the output `known`, from which an image resembles the training images."""
+KNOWN_THRESHOLD = 0.5
+"""An image counts as in-distribution if the output `known` is at least this."""
 
-SET_LEVEL = "0.9"
+PREDICTION_SET_LEVEL = "0.9"
 """Level of the prediction sets: the probability with which a set includes the true class."""
 
 ImageInput = str | os.PathLike[str] | bytes | NDArray[np.uint8] | Image.Image
@@ -55,7 +55,7 @@ class TimedResult:
     Attributes:
         result: the prediction, or why the image could not be decoded.
         decode_s: seconds from bytes to preprocessed pixels.
-        network_s: seconds of the batch, divided by the number of its images.
+        network_s: seconds to compute the outputs of the batch, divided by the number of its images.
     """
 
     result: Prediction | BrokenImage
@@ -69,13 +69,13 @@ class OutputRow:
 
     Attributes:
         probabilities: float32 `(classes,)`.
-        known: similarity to the training images (0..1); None if the file has no such output.
-        set_labels: class indices of the prediction set, the most probable first; None if the file has no threshold.
+        known_score: in-distribution score (0..1), the output `known`; None if the file has no such output.
+        prediction_set: class indices of the prediction set, the most probable first; None if the file has no threshold.
     """
 
     probabilities: NDArray[np.float32]
-    known: float | None = None
-    set_labels: tuple[int, ...] | None = None
+    known_score: float | None = None
+    prediction_set: tuple[int, ...] | None = None
 
 
 def compute_prediction_set(probabilities: NDArray[np.floating], threshold: float) -> tuple[int, ...]:
@@ -85,7 +85,7 @@ def compute_prediction_set(probabilities: NDArray[np.floating], threshold: float
 
     Args:
         probabilities: softmax of the logits `(classes,)`, without temperature.
-        threshold: a threshold of `conformal_thresholds`.
+        threshold: a threshold of `compute_conformal_thresholds`.
     """
     order = (-probabilities).argsort(kind="stable").tolist()
     return tuple(label for label in order if probabilities[label] >= threshold) or (order[0],)
@@ -128,7 +128,7 @@ class Predictor:
         rows = [("classes", ", ".join(self.bundle.class_names)), ("network", self.bundle.model)]
         provenance = self.bundle.provenance
         if score := provenance.accuracy or provenance.mean_ap:
-            text = f"{format_percent(score[0])} on {provenance.accuracy_count} validation images"
+            text = f"{format_percent(score[0])} on {provenance.num_evaluated_images} validation images"
             name = "mAP" if self.bundle.multi_label else "accuracy"
             rows.append((name, f"{text} (95 % interval {format_interval(Proportion(*score))})"))
         return make_html_table(f"model {self.bundle.path}", rows)
@@ -149,19 +149,21 @@ class Predictor:
         """
         inputs = _to_list(images)
         batch = max(1, min(16, -(-len(inputs) // self.workers)))
-        return [answer.result for answer in self.stream(inputs, top=top, batch=batch)]
+        return [answer.result for answer in self.stream(inputs, top=top, batch_size=batch)]
 
-    def stream(self, images: Iterable[ImageInput], *, top: int | None = None, batch: int = 16) -> Iterator[TimedResult]:
+    def stream(
+        self, images: Iterable[ImageInput], *, top: int | None = None, batch_size: int = 16
+    ) -> Iterator[TimedResult]:
         """Yield one result per image, in order, while `images` is being read; at most a few batches are in memory.
 
         Args:
             top: number of classes in each prediction; all by default.
-            batch: number of images that a worker processes at a time.
+            batch_size: number of images that a worker processes at a time.
         """
         if top is not None and top < 1:
             raise ValueError(f"top is {top}: expected the number of classes to return, at least 1")
         source = iter(images)
-        chunks = iter(lambda: list(islice(source, batch)), [])
+        chunks = iter(lambda: list(islice(source, batch_size)), [])
         for answers in ThreadPool(self.workers, prefetch_factor=2).map(partial(self.predict_batch, top=top), chunks):
             yield from answers
 
@@ -171,7 +173,7 @@ class Predictor:
         decoded = list(decode(self.decode, images))
         good = [pixels for pixels, _ in decoded if not isinstance(pixels, BrokenImage)]
         begin = time.perf_counter()
-        rows = iter(self.predict_rows(good) if good else ())
+        rows = iter(self.compute_output_rows(good) if good else ())
         network_s = (time.perf_counter() - begin) / max(1, len(good))
         return [
             TimedResult(pixels, decode_s)
@@ -197,28 +199,28 @@ class Predictor:
                 pixels = images.prepare_pixels(Image.fromarray(image).convert("RGB"), prop)
             else:
                 if isinstance(image, str) and is_url(image):
-                    raise ImageError(Fault.MISSING, NO_LINKS)
+                    raise ImageError(Fault.MISSING, URL_ERROR_MESSAGE)
                 source = image if isinstance(image, bytes | Path) else as_path(image)
                 pixels = images.load_pixels(source, prop, max_pixels=self.max_pixels)
         except Exception as error:  # decoders raise errors of any kind; they must not affect the other images
             return _make_broken_image(_get_path(image), error), time.perf_counter() - begin
         return pixels, time.perf_counter() - begin
 
-    def predict_rows(self, pixels: Sequence[NDArray[np.uint8]]) -> list[OutputRow]:
+    def compute_output_rows(self, pixels: Sequence[NDArray[np.uint8]]) -> list[OutputRow]:
         """Compute the outputs for images from `decode` in one batch; return one row per image."""
         logits, probabilities, known = self._session.run_all(pixels)
         thresholds = self.bundle.prediction_sets.thresholds if self.bundle.prediction_sets else {}
-        shares = softmax(logits) if SET_LEVEL in thresholds else None  # (N, classes)
+        shares = softmax(logits) if PREDICTION_SET_LEVEL in thresholds else None  # (N, classes)
         return [
             OutputRow(
                 probabilities[n],
                 None if known is None else float(known[n]),
-                None if shares is None else compute_prediction_set(shares[n], thresholds[SET_LEVEL]),
+                None if shares is None else compute_prediction_set(shares[n], thresholds[PREDICTION_SET_LEVEL]),
             )
             for n in range(len(pixels))
         ]
 
-    def probabilities(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    def compute_probabilities(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Compute the probabilities of images from `decode` in one batch, float32 `(N, classes)`."""
         return self._session.run(pixels)[1]
 
@@ -228,21 +230,21 @@ class Predictor:
         names, labels = self.bundle.class_names, self.bundle.task.select_labels(row.probabilities)
         every = tuple(ClassScore(names[label], label, float(row.probabilities[label])) for label in order)
         scores = every[:top]
-        known = None if row.known is None else row.known >= KNOWN_AT
+        known = None if row.known_score is None else row.known_score >= KNOWN_THRESHOLD
         if self.bundle.unknown_below:
             known = known is not False and scores[0].probability >= self.bundle.unknown_below
         return Prediction(
             path,
             scores,
             known=known,
-            known_score=row.known,
-            prediction_set=None if row.set_labels is None else tuple(names[label] for label in row.set_labels),
+            known_score=row.known_score,
+            prediction_set=None if row.prediction_set is None else tuple(names[label] for label in row.prediction_set),
             labels=None if labels is None else tuple(score for score in every if score.label in labels),
         )
 
 
 def _to_list(images: ImageInput | Iterable[ImageInput]) -> list[ImageInput]:
-    """Return the images as a list; a single image becomes a list of one, an array of four dimensions is split."""
+    """Return the images as a list; a single image is put into a list, an array of four dimensions is split."""
     if isinstance(images, str | bytes | os.PathLike | Image.Image) or _is_remote_path(images):
         return [images]  # type: ignore[list-item]
     if isinstance(images, np.ndarray):
@@ -253,7 +255,7 @@ def _to_list(images: ImageInput | Iterable[ImageInput]) -> list[ImageInput]:
 
 
 def _is_remote_path(image: object) -> bool:
-    """Return whether this has the type that `as_path` returns for a URL: used like a path, but no os.PathLike."""
+    """Return whether `image` is a path of any kind, including remote paths, which are not os.PathLike."""
     return hasattr(image, "read_bytes")
 
 

@@ -53,7 +53,7 @@ class BundleSession:
         return logits, probabilities, known[0] if known else None
 
     def _check_parity(self) -> None:
-        probe = self.bundle.probe
+        probe = self.bundle.parity_test_image
         image = np.frombuffer(probe.pixels, np.uint8).reshape(1, probe.height, probe.width, 3)
         try:
             logits, probabilities = run_with_timeout(
@@ -62,7 +62,7 @@ class BundleSession:
         except Exception as error:  # ONNX Runtime's errors share no base but Exception
             raise BundleError(f"{self.bundle.path} cannot be run: {summarize_error(error)}") from error
         expected = np.array([probe.logits], np.float32)  # (1, classes)
-        if logits.shape != expected.shape or relative_difference(logits, expected)[0] > probe.tolerance:
+        if logits.shape != expected.shape or compute_relative_difference(logits, expected)[0] > probe.tolerance:
             raise BundleError(
                 f"{self.bundle.path} does not reproduce the logits stored with its test image: export it again"
             )
@@ -94,7 +94,7 @@ def to_graph_input(pixels: Sequence[NDArray[np.uint8]], prop: ImageProperty) -> 
     return frame
 
 
-def relative_difference(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float32]:
+def compute_relative_difference(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the largest difference of a logit for each image, relative to the image's largest logit: `(N,)`."""
     largest = np.maximum(np.abs(expected).max(axis=1), 1e-6)
     difference: NDArray[np.float32] = np.nan_to_num(np.abs(logits - expected).max(axis=1) / largest, nan=np.inf)

@@ -13,9 +13,9 @@ from mlimages.core import LabeledPath, Proportion, average_precisions, estimate_
 from mlimages.dataset import multi_hot
 from mlimages.inference.calibration import expected_calibration_error, softmax
 
-Floats = NDArray[np.floating]
-Targets = NDArray[Any]
-Labels = tuple[int, ...]
+FloatArray = NDArray[np.floating]
+TargetArray = NDArray[Any]
+ClassIndices = tuple[int, ...]
 
 
 class Task(Protocol):
@@ -25,29 +25,30 @@ class Task(Protocol):
     def score_name(self) -> str:
         """Name of the main score: accuracy or mAP."""
 
-    def compute_probabilities(self, logits: Floats, temperature: float = 1.0) -> Floats:
+    def compute_probabilities(self, logits: FloatArray, temperature: float = 1.0) -> FloatArray:
         """Return the probabilities `(N, classes)` of `logits / temperature`."""
 
-    def make_targets(self, images: Iterable[LabeledPath], num_classes: int) -> Targets:
+    def make_targets(self, images: Iterable[LabeledPath], num_classes: int) -> TargetArray:
         """Return the true class indices `(N,)`, or if multi-label, whether each image has each class `(N, classes)`."""
 
-    def score(self, probabilities: Floats, targets: Targets) -> Proportion:
+    def score(self, probabilities: FloatArray, targets: TargetArray) -> Proportion:
         """Return the score of probabilities `(N, classes)` with its 95 % interval."""
 
-    def compute_calibration_error(self, probabilities: Floats, targets: Targets) -> float:
+    def compute_calibration_error(self, probabilities: FloatArray, targets: TargetArray) -> float:
         """Return the expected calibration error, 0 to 1."""
 
-    def select_labels(self, probabilities: Floats) -> Labels | None:
+    def select_labels(self, probabilities: FloatArray) -> ClassIndices | None:
         """Return the indices of the classes whose probability `(classes,)` reaches the threshold of the class.
 
         None for a single-label task, which has no thresholds.
         """
 
-    def predict_classes(self, logits: Floats) -> Labels:
+    def predict_classes(self, logits: FloatArray) -> ClassIndices:
         """Return the indices of the classes that are predicted from logits `(classes,)`."""
 
-    def compute_prediction_margin(self, logits: Floats, predicted_classes: Labels) -> float:
-        """Return the change of probability after which `predicted_classes` would be predicted; 0 if they are."""
+    def compute_prediction_margin(self, logits: FloatArray, predicted_classes: ClassIndices) -> float:
+        """Return by how much probabilities would have to change for `predicted_classes` to be predicted; 0 if they are
+        predicted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,30 +57,30 @@ class SingleLabel:
 
     score_name = "accuracy"
 
-    def compute_probabilities(self, logits: Floats, temperature: float = 1.0) -> Floats:
+    def compute_probabilities(self, logits: FloatArray, temperature: float = 1.0) -> FloatArray:
         """Return the softmax of `logits / temperature` over the classes, `(N, classes)`."""
         return softmax(logits, temperature)
 
-    def make_targets(self, images: Iterable[LabeledPath], num_classes: int) -> Targets:
+    def make_targets(self, images: Iterable[LabeledPath], num_classes: int) -> TargetArray:
         """Return the class indices, int64 `(N,)`."""
         return np.array([image.label for image in images], np.int64)
 
-    def score(self, probabilities: Floats, targets: Targets) -> Proportion:
+    def score(self, probabilities: FloatArray, targets: TargetArray) -> Proportion:
         """Return the accuracy with Wilson's interval."""
         return estimate_proportion(int((probabilities.argmax(axis=1) == targets).sum()), len(targets))
 
-    def compute_calibration_error(self, probabilities: Floats, targets: Targets) -> float:
+    def compute_calibration_error(self, probabilities: FloatArray, targets: TargetArray) -> float:
         """Return the calibration error of the most probable class."""
         return expected_calibration_error(probabilities, targets)
 
-    def select_labels(self, probabilities: Floats) -> None:
+    def select_labels(self, probabilities: FloatArray) -> None:
         """Return None, since a single-label task has no thresholds."""
 
-    def predict_classes(self, logits: Floats) -> Labels:
+    def predict_classes(self, logits: FloatArray) -> ClassIndices:
         """Return the index of the most probable class, as a tuple."""
         return (int(logits.argmax()),)
 
-    def compute_prediction_margin(self, logits: Floats, predicted_classes: Labels) -> float:
+    def compute_prediction_margin(self, logits: FloatArray, predicted_classes: ClassIndices) -> float:
         """Return the probability of the most probable class minus that of the class in `predicted_classes`."""
         odds = np.exp(logits - logits.max())
         return float((odds[logits.argmax()] - odds[predicted_classes[0]]) / odds.sum())
@@ -97,37 +98,37 @@ class MultiLabel:
 
     score_name = "mAP"
 
-    def compute_probabilities(self, logits: Floats, temperature: float = 1.0) -> Floats:
+    def compute_probabilities(self, logits: FloatArray, temperature: float = 1.0) -> FloatArray:
         """Return the sigmoid of `logits / temperature`, `(N, classes)`."""
         return sigmoid(logits / temperature)
 
-    def make_targets(self, images: Iterable[LabeledPath], num_classes: int) -> Targets:
+    def make_targets(self, images: Iterable[LabeledPath], num_classes: int) -> TargetArray:
         """Return whether each image has each class, bool `(N, classes)`."""
         return multi_hot([image.class_indices for image in images], num_classes).astype(bool)
 
-    def score(self, probabilities: Floats, targets: Targets) -> Proportion:
+    def score(self, probabilities: FloatArray, targets: TargetArray) -> Proportion:
         """Return the mean average precision with its interval."""
         return average_precisions(probabilities, targets.astype(bool)).mean
 
-    def compute_calibration_error(self, probabilities: Floats, targets: Targets) -> float:
+    def compute_calibration_error(self, probabilities: FloatArray, targets: TargetArray) -> float:
         """Return the calibration error over all pairs of image and class."""
         both = np.stack([1 - probabilities.ravel(), probabilities.ravel()], axis=1)
         return expected_calibration_error(both, targets.ravel().astype(np.int64))
 
-    def compute_label_mask(self, probabilities: Floats) -> NDArray[np.bool_]:
+    def compute_label_mask(self, probabilities: FloatArray) -> NDArray[np.bool_]:
         """Return whether each class of each image reaches its threshold, `(N, classes)`."""
         thresholds = np.array(self.thresholds or [0.5], np.float64)
         return np.asarray(probabilities >= thresholds)
 
-    def select_labels(self, probabilities: Floats) -> Labels:
+    def select_labels(self, probabilities: FloatArray) -> ClassIndices:
         """Return the indices of the classes that reach their threshold."""
         return tuple(np.flatnonzero(self.compute_label_mask(probabilities)).tolist())
 
-    def predict_classes(self, logits: Floats) -> Labels:
+    def predict_classes(self, logits: FloatArray) -> ClassIndices:
         """Return the indices of the classes that reach their threshold."""
         return self.select_labels(sigmoid(logits))
 
-    def compute_prediction_margin(self, logits: Floats, predicted_classes: Labels) -> float:
+    def compute_prediction_margin(self, logits: FloatArray, predicted_classes: ClassIndices) -> float:
         """Return the largest distance of a probability from its threshold, over classes whose prediction differs from
         `predicted_classes`."""
         others = np.array(sorted({*self.predict_classes(logits)} ^ {*predicted_classes}), np.int64)
@@ -135,6 +136,6 @@ class MultiLabel:
         return float(np.abs(sigmoid(logits) - thresholds)[others].max(initial=0.0))
 
 
-def sigmoid(logits: Floats) -> NDArray[np.float64]:
+def sigmoid(logits: FloatArray) -> NDArray[np.float64]:
     """Return the logistic function of logits, without overflow."""
     return np.asarray(0.5 * (1 + np.tanh(logits.astype(np.float64) / 2)))

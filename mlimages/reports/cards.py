@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mlimages.core import InputError, Proportion, format_interval, format_percent, write_output
 from mlimages.gathering import read_manifest
-from mlimages.inference import KNOWN, KNOWN_AT, LOGITS, PROBABILITIES, SET_LEVEL, OnnxBundle
+from mlimages.inference import KNOWN, KNOWN_THRESHOLD, LOGITS, PREDICTION_SET_LEVEL, PROBABILITIES, OnnxBundle
 
 NAME = "README.md"
 
@@ -118,26 +118,27 @@ def _describe_results(bundle: OnnxBundle) -> Iterator[str]:
     ):
         if values:
             score = Proportion(*values)
-            yield f"{name} {format_percent(score.value)} on {provenance.accuracy_count} validation images"
+            yield f"{name} {format_percent(score.value)} on {provenance.num_evaluated_images} validation images"
             yield f"(95 % interval {format_interval(score)})."
             yield f"{chosen} chosen on these images: expect slightly lower scores on new images."
     if provenance.calibration_error:
         before, after = provenance.calibration_error
         yield f"Expected calibration error {after:.3f}, {before:.3f} before the temperature was fitted."
-    if provenance.parity and not provenance.parity.count:
+    if provenance.parity and not provenance.parity.num_images:
         yield "The file was not compared with the trained network."
     elif provenance.parity:
-        yield f"ONNX Runtime and the trained network agree on {provenance.parity.count} of these images."
+        yield f"ONNX Runtime and the trained network agree on {provenance.parity.num_images} of these images."
 
 
 def _describe_limitations(bundle: OnnxBundle) -> Iterator[str]:
     yield "\n## Limitations\n"
     yield from _describe_decision_rules(bundle)
     if sets := bundle.prediction_sets:
-        threshold = sets.thresholds.get(SET_LEVEL, 0.0)
+        threshold = sets.thresholds.get(PREDICTION_SET_LEVEL, 0.0)
         images = "training images by leave-one-out" if sets.source == "leave-one-out" else "validation images"
         yield f"The classes whose softmax of the logits is at least {threshold:.3f} include the true class in"
-        yield f"{format_percent(float(SET_LEVEL), 0)} of cases. If there is no such class, use the most probable one."
+        level = format_percent(float(PREDICTION_SET_LEVEL), 0)
+        yield f"{level} of cases. If there is no such class, use the most probable one."
         yield f"The threshold was set on {sets.count} {images}."
     yield "Results hold for images like those of the validation set: the same sources, devices and surroundings."
     if bundle.includes_preprocessing and bundle.provenance.target == "onnxruntime":
@@ -151,7 +152,7 @@ def _describe_decision_rules(bundle: OnnxBundle) -> Iterator[str]:
         thresholds = zip(bundle.class_names, bundle.thresholds, strict=True)
         yield ", ".join(f"{_escape_markdown(name)} {threshold:.3f}" for name, threshold in thresholds) + "."
     elif known := bundle.known:
-        yield f"Every image gets one of the classes above. If the output `known` is below {KNOWN_AT}, the image"
+        yield f"Every image gets one of the classes above. If the output `known` is below {KNOWN_THRESHOLD}, the image"
         share = format_percent(1 - known.share, 0)
         yield f"probably belongs to none of them; this is also the case for {share} of {known.count} validation images."
     else:

@@ -204,19 +204,20 @@ def _describe_metrics(bundle: OnnxBundle) -> Iterator[str]:
     for name, score in (("accuracy", provenance.accuracy), ("mAP", provenance.mean_ap)):
         if score:
             value, low, high = (100 * part for part in score)
-            images = pluralize(provenance.accuracy_count, "image")
+            images = pluralize(provenance.num_evaluated_images, "image")
             yield f"{name}: {value:.1f} % (95 % interval {low:.1f}-{high:.1f}) on {images}"
     if bundle.multi_label:
         shown = zip(bundle.class_names[:8], bundle.thresholds, strict=False)
         yield "thresholds: " + ", ".join(f"{name} {threshold:.3f}" for name, threshold in shown)
-    if provenance.parity and not provenance.parity.count:
+    if provenance.parity and not provenance.parity.num_images:
         yield "parity: not compared with the trained network"
     elif provenance.parity:
         ties = (
             f" except for {pluralize(provenance.parity.near_ties, 'near tie')}" if provenance.parity.near_ties else ""
         )
-        compared = pluralize(provenance.parity.count, "image")
-        yield f"parity: {compared} compared{ties}, logits differ by {provenance.parity.worst:.1e} at most"
+        compared = pluralize(provenance.parity.num_images, "image")
+        difference = provenance.parity.max_relative_difference
+        yield f"parity: {compared} compared{ties}, logits differ by {difference:.1e} at most"
     if provenance.calibration_error:
         before, after = provenance.calibration_error
         yield f"temperature: {bundle.temperature:.3g}; calibration error {before:.3f} before, {after:.3f} after"
@@ -243,7 +244,7 @@ def _describe_provenance(bundle: OnnxBundle) -> Iterator[str]:
 
 
 def _describe_parity_test(bundle: OnnxBundle) -> str:
-    probe = bundle.probe
+    probe = bundle.parity_test_image
     best = max(range(len(probe.logits)), key=probe.logits.__getitem__)
     wanted = (
         f"an image of {probe.width} x {probe.height} px must yield a logit of {probe.logits[best]:.3f} "

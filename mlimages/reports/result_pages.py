@@ -20,8 +20,10 @@ def render_evaluation(evaluation: Evaluation, title: str) -> str:
         title=title,
         evaluation=evaluation,
         mistakes=_make_mistake_tiles(evaluation),
-        mistake_count=len(evaluation.labels.mistakes if evaluation.labels else evaluation.mistakes),
-        rows=evaluation.labels.class_scores if evaluation.labels else (),
+        mistake_count=len(
+            evaluation.multi_label_scores.mistakes if evaluation.multi_label_scores else evaluation.mistakes
+        ),
+        rows=evaluation.multi_label_scores.class_scores if evaluation.multi_label_scores else (),
         cells=make_matrix_cells(evaluation.confusion),
         figures=_make_metric_rows(evaluation),
     )
@@ -60,8 +62,10 @@ def render_comparison(runs: Sequence[ComparedRun]) -> str:
 
 def _make_mistake_tiles(evaluation: Evaluation) -> list[GalleryTile]:
     names = evaluation.class_names
-    if evaluation.labels:
-        mistakes = [(wrong, labels, wrong.labels or ()) for wrong, labels in evaluation.labels.mistakes[:MAX_TILES]]
+    if evaluation.multi_label_scores:
+        mistakes = [
+            (wrong, labels, wrong.labels or ()) for wrong, labels in evaluation.multi_label_scores.mistakes[:MAX_TILES]
+        ]
     else:
         mistakes = [(wrong, (label,), wrong.top[:1]) for wrong, label in evaluation.mistakes[:MAX_TILES]]
     return [
@@ -73,11 +77,11 @@ def _make_mistake_tiles(evaluation: Evaluation) -> list[GalleryTile]:
 def _make_metric_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
     decode, network = evaluation.decode_ms, evaluation.network_ms
     return [
-        (f"{'binary ' if evaluation.labels else ''}cross-entropy loss", f"{evaluation.loss:.3f}"),
+        (f"{'binary ' if evaluation.multi_label_scores else ''}cross-entropy loss", f"{evaluation.loss:.3f}"),
         ("calibration error", f"{evaluation.calibration_error:.3f}"),
         ("all labels correct", format_percent(evaluation.accuracy.value))
-        if evaluation.labels
-        else ("predicted “none of these”", pluralize(evaluation.unknown, "image")),
+        if evaluation.multi_label_scores
+        else ("predicted “none of these”", pluralize(evaluation.num_unknown, "image")),
         ("throughput", f"{evaluation.images_per_s:.0f} images/s"),
         ("latency p50/p95, decoding", f"{decode.p50:.1f} / {decode.p95:.1f} ms"),
         ("latency p50/p95, network", f"{network.p50:.1f} / {network.p95:.1f} ms"),

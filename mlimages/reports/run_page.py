@@ -162,7 +162,7 @@ def _make_mistake_tiles(run: RunFolder) -> Iterator[pages.GalleryTile]:
         tile = pages.make_image_tile(path, text, image=run.preprocessing.image)
         why = explain(explainer, path) if explainer and number < MAX_EXPLAINED else None
         if isinstance(why, Explanation):
-            overlay = pages.to_data_url(np.asarray(why.overlay()))
+            overlay = pages.to_data_url(np.asarray(why.draw_overlay()))
             tile = pages.GalleryTile((*tile.images, overlay), (*tile.lines, str(why)))
         yield tile
 

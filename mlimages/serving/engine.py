@@ -147,7 +147,7 @@ def is_batching_faster(predictor: Predictor) -> bool:
         seconds = []
         for _ in range(3):
             begin = time.perf_counter()
-            predictor.probabilities([image] * num_images)
+            predictor.compute_probabilities([image] * num_images)
             seconds.append(time.perf_counter() - begin)
         return min(seconds) / num_images
 

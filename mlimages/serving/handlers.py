@@ -69,9 +69,9 @@ async def explain(request: web.Request) -> web.Response:
         model=model,
         class_name=explanation.class_name,
         probability=explanation.probability,
-        lowest=explanation.lowest,
-        place=explanation.place,
-        hidden=explanation.hidden.tolist(),
+        lowest=explanation.min_probability,
+        place=explanation.most_influential_region,
+        hidden=explanation.masked_probabilities.tolist(),
         overlay=await asyncio.to_thread(_encode_overlay, explanation),
     )
     return _make_json_response(response)
@@ -79,7 +79,7 @@ async def explain(request: web.Request) -> web.Response:
 
 def _encode_overlay(explanation: Explanation) -> str:
     out = io.BytesIO()
-    explanation.overlay().save(out, "PNG")
+    explanation.draw_overlay().save(out, "PNG")
     return base64.b64encode(out.getvalue()).decode()
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from mlimages import __version__
 from mlimages.core import Prediction
-from mlimages.inference import INPUT, KNOWN, KNOWN_AT, PROBABILITIES, SET_LEVEL, OnnxBundle
+from mlimages.inference import INPUT, KNOWN, KNOWN_THRESHOLD, PREDICTION_SET_LEVEL, PROBABILITIES, OnnxBundle
 from mlimages.serving import schemas
 from mlimages.serving.bodies import read_body
 from mlimages.serving.problems import ProblemError
@@ -102,10 +102,10 @@ def _describe_outputs(bundle: OnnxBundle) -> list[schemas.TensorMetadata]:
     classes = len(bundle.class_names)
     outputs = [schemas.TensorMetadata(name=PROBABILITIES, datatype="FP32", shape=[-1, classes])]
     if bundle.known:
-        parameters = {"threshold": KNOWN_AT}
+        parameters = {"threshold": KNOWN_THRESHOLD}
         outputs.append(schemas.TensorMetadata(name=KNOWN, datatype="FP32", shape=[-1], parameters=parameters))
-    if bundle.prediction_sets and SET_LEVEL in bundle.prediction_sets.thresholds:
-        parameters = {"level": float(SET_LEVEL)}
+    if bundle.prediction_sets and PREDICTION_SET_LEVEL in bundle.prediction_sets.thresholds:
+        parameters = {"level": float(PREDICTION_SET_LEVEL)}
         outputs.append(schemas.TensorMetadata(
             name=schemas.PREDICTION_SET, datatype="BOOL", shape=[-1, classes], parameters=parameters
         ))  # fmt: skip

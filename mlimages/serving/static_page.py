@@ -13,7 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlimages.core import MAX_PIXELS, InputError, require_local_path, require_writable, write_output
-from mlimages.inference import GRID, KNOWN_AT, SET_LEVEL, WINDOW, OnnxBundle, external_data_path
+from mlimages.inference import (
+    GRID_SIZE,
+    KNOWN_THRESHOLD,
+    MASK_STEPS,
+    PREDICTION_SET_LEVEL,
+    OnnxBundle,
+    external_data_path,
+)
 from mlimages.serving.openapi import DEFAULT_TOP
 from mlimages.serving.page import build_page, read_asset
 
@@ -142,20 +149,20 @@ def _build_contents(bundle: OnnxBundle, runtime: WebRuntime) -> dict[str, bytes]
 def _make_script_metadata(bundle: OnnxBundle) -> dict[str, object]:
     """Return the metadata that the page's script needs, and the constants that it shares with Python."""
     thresholds = bundle.prediction_sets.thresholds if bundle.prediction_sets else {}
-    probe = dataclasses.asdict(bundle.probe)
+    probe = dataclasses.asdict(bundle.parity_test_image)
     return {
         "model": bundle.model,
         "classes": bundle.class_names,
         "threshold": bundle.unknown_below,
         **({"thresholds": bundle.thresholds} if bundle.multi_label else {}),
-        "known_at": KNOWN_AT,
-        "set_threshold": thresholds.get(SET_LEVEL),
+        "known_at": KNOWN_THRESHOLD,
+        "set_threshold": thresholds.get(PREDICTION_SET_LEVEL),
         "max_pixels": MAX_PIXELS,
         "top": min(DEFAULT_TOP, len(bundle.class_names)),
         "image": dataclasses.asdict(bundle.preprocessing.image),
-        "probe": {**probe, "pixels": base64.b64encode(bundle.probe.pixels).decode()},
-        "grid": GRID,
-        "window": WINDOW,
+        "probe": {**probe, "pixels": base64.b64encode(bundle.parity_test_image.pixels).decode()},
+        "grid": GRID_SIZE,
+        "window": MASK_STEPS,
     }
 
 

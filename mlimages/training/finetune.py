@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from mlimages.core import InputError, NoProgress, Preprocessing, Progress, RunError
-from mlimages.inference import conformal_thresholds
+from mlimages.inference import compute_conformal_thresholds
 from mlimages.networks import choose_device, resolve_defaults
 from mlimages.reports import RunFiles
 from mlimages.training import distributed
@@ -221,7 +221,7 @@ def _make_initial_state(job: TrainingJob) -> TrainingState:
         probe_map=metrics.mean_ap,
         frozen_digest=job.digest,
         depths_share=fit.lower_kernel_weight,
-        set_thresholds=conformal_thresholds(fit.leave_one_out_probabilities, train.labels)
+        set_thresholds=compute_conformal_thresholds(fit.leave_one_out_probabilities, train.labels)
         if is_single and not is_rounded
         else {},
     )

@@ -37,7 +37,7 @@ from mlimages.core import (
     write_text,
 )
 from mlimages.export import KnownOutput, NetworkOutputs
-from mlimages.inference import KnownCalibration, OnnxBundle, PredictionSets, conformal_thresholds
+from mlimages.inference import KnownCalibration, OnnxBundle, PredictionSets, compute_conformal_thresholds
 from mlimages.networks import summarize_model
 from mlimages.reports import RunFiles, estimate_label_errors, find_suspects, read_run, write_suspects
 from mlimages.training import distributed
@@ -261,7 +261,7 @@ def _fit_known_output(job: TrainingJob, state: TrainingState, validation: Valida
         sets = PredictionSets("leave-one-out", len(train.labels), state.set_thresholds)
     else:
         labels = job.val.labels[list(validation.indices)].numpy()
-        thresholds = conformal_thresholds(validation.probabilities.numpy(), labels)
+        thresholds = compute_conformal_thresholds(validation.probabilities.numpy(), labels)
         sets = PredictionSets("validation", len(labels), thresholds)
     return KnownOutput(score, job.model.head, KnownCalibration(KNOWN_SHARE, len(val.labels)), sets)
 

@@ -69,7 +69,7 @@ def main() -> None:
     contestants = {
         f"bare loop, batch {BATCH}": bare(BATCH),
         "bare loop, batch 1": bare(1),
-        "Predictor.stream": lambda: list(predictor.stream(paths, batch=BATCH)),
+        "Predictor.stream": lambda: list(predictor.stream(paths, batch_size=BATCH)),
     }
     found: dict[str, list[Times]] = defaultdict(list)
     for _ in range(1 if asked.tiny else asked.rounds):

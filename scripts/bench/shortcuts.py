@@ -72,12 +72,14 @@ class Study:
         with tempfile.TemporaryDirectory() as folder:
             own, without, swapped = self.evaluate(Path(folder), seed, shortcut)
             (clean,) = self.evaluate(Path(folder, "clean"), seed, None)
-        assert own.background
-        assert clean.background
+        assert own.background_use
+        assert clean.background_use
         lost, gained = (len(_wrong(one) - _wrong(other)) for one, other in ((swapped, own), (own, swapped)))
         used = lost > gained and scores.mcnemar_test(gained, lost) < 0.05
         shares = (one.accuracy.value for one in (own, without, swapped))
-        return Case(seed, shortcut.kind, shortcut.size, *shares, used, own.background.p_value, clean.background.p_value)
+        return Case(
+            seed, shortcut.kind, shortcut.size, *shares, used, own.background_use.p_value, clean.background_use.p_value
+        )
 
     def evaluate(self, folder: Path, seed: int, shortcut: Shortcut | None) -> list[Evaluation]:
         """Fit a classifier and evaluate it; with a shortcut also without it and with that of the other class."""
@@ -92,7 +94,7 @@ class Study:
         def measure(name: str, shortcut: Shortcut | None, *, swap: bool = False) -> Evaluation:
             same = np.random.default_rng([seed, 2])
             labels = write_set(folder / name, val, backgrounds, shortcut, side=self.side, rng=same, swap=swap)
-            return evaluate(predictor, labels, explain=2 * VAL if name == "own" else 0)
+            return evaluate(predictor, labels, background_test_images=2 * VAL if name == "own" else 0)
 
         own = measure("own", shortcut)
         return [own, measure("without", None), measure("swapped", shortcut, swap=True)] if shortcut else [own]
@@ -112,7 +114,7 @@ def network_fit() -> Any:
 
     from mlimages.core import DEFAULT_MODEL
     from mlimages.images import load_pixels
-    from mlimages.inference import OnnxBundle, ParityProbe
+    from mlimages.inference import OnnxBundle, ParityTestImage
     from mlimages.networks import DEPTHS, Normalize, add_all_depths_layer, build_model, freeze, split_network
     from mlimages.training.head import fit_ridge
     from tests.planting import FittedPredictor
@@ -141,7 +143,7 @@ def network_fit() -> Any:
         last, *depths = np.split(x, np.cumsum([x.shape[1] - sum(widths), *widths])[:-1], axis=1)
         head = fit_ridge(last, np.array([item.label for item in items]), 2, lower_features=depths).head
         bundle = OnnxBundle(
-            labels.path, ("first", "second"), model.preprocessing, model.name, ParityProbe(0, 0, b"", ())
+            labels.path, ("first", "second"), model.preprocessing, model.name, ParityTestImage(0, 0, b"", ())
         )
         return FittedPredictor(
             bundle, lambda pixels: head.compute_probabilities(features(pixels)[:, : head.weight.shape[1]])

@@ -109,7 +109,7 @@ NUMBERS = {
     "max_pixels": lambda value: Predictor("model.onnx", max_pixels=value),
     "workers of check": lambda value: check("labels.txt", workers=value),
     "workers of explain": lambda value: explain("model.onnx", "a.png", workers=value),
-    "grid": lambda value: explain("model.onnx", "a.png", grid=value),
+    "grid": lambda value: explain("model.onnx", "a.png", grid_size=value),
     "most": lambda value: probe_cuts("labels.txt", most=value),
     "most of probe_models": lambda value: probe_models("labels.txt", "lenet5", most=value),
     "per_class": lambda value: draw_sheet("labels.txt", "sheet.png", image_property=ImageProperty(8), per_class=value),

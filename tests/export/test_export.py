@@ -70,7 +70,10 @@ COUNT = int(os.environ.get("MLIMAGES_COMPARED_IMAGES", "3"))
 def test_torch_onnx_runtime_and_openvino_answer_the_same_for_every_kind_of_network(name: str, tmp_path: Path) -> None:
     network, items = trained(name, classes=5), made_images(tmp_path / "images", COUNT)
     bundle = export_network(network, tmp_path / "model.onnx", validation=items)
-    assert (bundle.provenance.parity.count, bundle.provenance.parity.worst < 5e-2) == (COUNT, True)
+    assert (bundle.provenance.parity.num_images, bundle.provenance.parity.max_relative_difference < 5e-2) == (
+        COUNT,
+        True,
+    )
     prop = network.preprocessing.image
     pixels = [images.load_pixels(item.path, prop) for item in items]
     x = to_graph_input(pixels, prop)  # what the file crops and leaves as it is
@@ -108,7 +111,7 @@ def test_attention_with_a_bias_is_exported(heads: tuple[int, ...], tmp_path: Pat
     torch.manual_seed(0)
     attention = replace(channels(ImageProperty(32)), network=Attention(*heads).eval())
     bundle = export_network(attention, tmp_path / "model.onnx", validation=made_images(tmp_path / "images", 3))
-    assert bundle.provenance.parity.count == 3
+    assert bundle.provenance.parity.num_images == 3
 
 
 def test_the_file_takes_batches_of_images_of_any_size_and_returns_logits_and_probabilities(
@@ -145,7 +148,9 @@ def test_the_file_for_a_runtime_is_compared_in_that_runtime_where_it_is_installe
     assert OnnxBundle.read(bundle.path).provenance.target == target
     assert bundle.includes_preprocessing == (target not in ("tensorrt", "opencv"))
     assert (parity is not None) == runtime.is_installed
-    assert parity is None or (parity.count == 3 and parity.worst < parity_module.RESIZE_TOLERANCE)
+    assert parity is None or (
+        parity.num_images == 3 and parity.max_relative_difference < parity_module.RESIZE_TOLERANCE
+    )
     assert parity or not runtime.open or runtime.reason_unchecked
 
 
@@ -215,7 +220,7 @@ def test_full_size_images_give_the_logits_of_preprocessed_ones_for_every_kind_of
 def test_every_normalization_is_inside_the_file(normalization: Normalization, tmp_path: Path) -> None:
     network = channels(ImageProperty(16), normalization)
     bundle = export_network(network, tmp_path / "a.onnx", validation=made_images(tmp_path / "p", 3))
-    assert bundle.provenance.parity.worst < 1e-2
+    assert bundle.provenance.parity.max_relative_difference < 1e-2
 
 
 def test_a_mean_image_is_inside_the_file_without_its_local_path(tmp_path: Path) -> None:
@@ -345,7 +350,7 @@ def test_paths_of_every_kind_are_taken_and_folders_created(tmp_path: Path, kind:
     write_label_file(tmp_path / "val.txt", made_images(tmp_path / "p", 3), ("class0", "class1", "class2"))
     out = kind(tmp_path / "new" / "a.onnx")
     bundle = export_network(trained("lenet5"), out, validation=kind(tmp_path / "val.txt"))
-    assert bundle.provenance.parity.count == 3
+    assert bundle.provenance.parity.num_images == 3
     assert OnnxBundle.read(tmp_path / "new" / "a.onnx") == bundle
 
 

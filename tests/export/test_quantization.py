@@ -27,7 +27,7 @@ from mlimages.inference import (
     OnnxBundle,
     PredictionSets,
     Predictor,
-    conformal_thresholds,
+    compute_conformal_thresholds,
     open_session,
     softmax,
 )
@@ -179,13 +179,13 @@ def test_a_quantized_file_keeps_float_probabilities_and_claims_only_what_was_mea
     odd = slice(1, None, 2)
     assert after.prediction_sets is not None
     assert (after.prediction_sets.source, after.prediction_sets.count) == ("validation", result.count)
-    thresholds = conformal_thresholds(softmax(logits[odd]), labels[odd])
+    thresholds = compute_conformal_thresholds(softmax(logits[odd]), labels[odd])
     assert after.prediction_sets.thresholds == pytest.approx(thresholds, abs=1e-4)
     np.testing.assert_allclose(known, make_runner(before)(pixels)[2], atol=0.05)
     np.testing.assert_allclose(probabilities, softmax(logits, before.temperature), rtol=1e-4)
     assert after.provenance.calibration_error is not None
     assert after.provenance.calibration_error[1] == result.chosen.calibration_error
-    assert (after.provenance.parity, after.provenance.accuracy_count) == (None, result.count)
+    assert (after.provenance.parity, after.provenance.num_evaluated_images) == (None, result.count)
     assert after.includes_preprocessing == preprocessing
     metadata = {entry.key for entry in onnx.load(after.path).metadata_props}
     assert ("Image.BitmapPixelFormat" in metadata) == preprocessing
@@ -216,7 +216,12 @@ def test_a_file_is_neither_replaced_by_its_variant_nor_quantized_twice(
     trials = ({"name": "int8", "accuracy": 1.0, "images_per_s": 1.0, "size_bytes": 1},)
     with pytest.raises(InputError, match="is already quantized: quantize the original file"):
         quantize_any(replace(own, provenance=replace(own.provenance, quantization=trials)), labels, tmp_path / "q.onnx")
-    damaged = replace(own, probe=replace(own.probe, logits=tuple(value + 1 for value in own.probe.logits)))
+    damaged = replace(
+        own,
+        parity_test_image=replace(
+            own.parity_test_image, logits=tuple(value + 1 for value in own.parity_test_image.logits)
+        ),
+    )
     with pytest.raises(BundleError, match="does not reproduce"):
         quantize_any(damaged, labels, tmp_path / "q.onnx")
 

@@ -12,7 +12,7 @@ from mlimages.inference import (
     MultiLabel,
     OnnxBundle,
     Parity,
-    ParityProbe,
+    ParityTestImage,
     PredictionSets,
     Predictor,
     Provenance,
@@ -43,7 +43,7 @@ def bundle_at(path: Path) -> OnnxBundle:
             ImageProperty(5, 4, resize="position", position=(1, 2)), Normalization(1, (9.0,), (1.0,))
         ),
         model="lenet5",
-        probe=ParityProbe(2, 3, bytes(range(18)), (0.5, -1.25, 3e-9)),
+        parity_test_image=ParityTestImage(2, 3, bytes(range(18)), (0.5, -1.25, 3e-9)),
         temperature=1.5,
         unknown_below=0.25,
         provenance=Provenance(
@@ -70,7 +70,7 @@ def test_what_a_bundle_says_is_read_back_as_it_was_written(tmp_path: Path, value
 
 def test_the_metadata_of_a_file_that_was_exported_with_the_defaults(tmp_path: Path) -> None:
     bundle = bundle_at(tmp_path / "a.onnx")
-    plain = OnnxBundle(bundle.path, bundle.class_names, bundle.preprocessing, bundle.model, bundle.probe)
+    plain = OnnxBundle(bundle.path, bundle.class_names, bundle.preprocessing, bundle.model, bundle.parity_test_image)
     values = json.loads(plain.to_json())
     assert values["probe"].pop("tolerance") == 0.005
     provenance = values.pop("provenance")
@@ -160,7 +160,9 @@ def damaged(path: Path, how: str) -> Path:
     elif how == "another probe":
         path.write_bytes(data.replace(b'"height": 3', b'"height": 1'))
     elif how == "a probe of negative size":
-        replace(whole, probe=replace(whole.probe, width=-2, height=-3)).write(path, overwrite=True)
+        replace(whole, parity_test_image=replace(whole.parity_test_image, width=-2, height=-3)).write(
+            path, overwrite=True
+        )
     elif how == "a threshold short":
         replace(whole, multi_label=True, thresholds=(0.5, 0.5)).write(path, overwrite=True)
     return path

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mlimages.inference.calibration import confidence_threshold, expected_calibration_error, fit_temperature, softmax
+from mlimages.inference.calibration import (
+    expected_calibration_error,
+    find_confidence_threshold,
+    fit_temperature,
+    softmax,
+)
 
 
 def logits_and_labels(images: int, *, sharpness: float) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -72,7 +77,7 @@ def test_the_temperature_stays_within_its_bounds() -> None:
 )
 def test_at_least_the_share_of_images_reaches_the_threshold(share: float, threshold: float) -> None:
     probabilities = np.array([[0.3, 0.7], [0.5, 0.5], [0.8, 0.2], [0.4, 0.6]])
-    found = confidence_threshold(share, probabilities)
+    found = find_confidence_threshold(share, probabilities)
     assert found == threshold
     assert (probabilities.max(axis=1) >= found).mean() >= share
-    assert confidence_threshold(share, np.empty((0, 2))) == 0.0
+    assert find_confidence_threshold(share, np.empty((0, 2))) == 0.0

@@ -36,7 +36,7 @@ def test_right_and_wrong_answers_are_counted_as_predict_gives_them(
     said = [result.top[0].label for result in predictor([item.path for item in items])]  # type: ignore[union-attr]
     right = sum(guess == item.label for guess, item in zip(said, items, strict=True))
     found = evaluate(predictor, labels(tmp_path, items))
-    assert (found.count, found.accuracy.value) == (12, right / 12)
+    assert (found.num_images, found.accuracy.value) == (12, right / 12)
     assert found.accuracy.low < found.accuracy.value < found.accuracy.high
     assert len(found.mistakes) == 12 - right
     for label, row in enumerate(found.confusion):
@@ -69,7 +69,7 @@ def test_a_label_file_with_some_of_the_classes_is_enough(
 ) -> None:
     some = [item for item in items if item.label < 2]
     found = evaluate(Predictor(cnn_bundle), labels(tmp_path, some, ("class0", "class1")))
-    assert (found.count, sum(found.confusion[2])) == (8, 0)
+    assert (found.num_images, sum(found.confusion[2])) == (8, 0)
     assert format_evaluation(found).startswith("accuracy ")
     assert re.search(r"^class2 +0 +- +- +-\nno image of class2:", format_evaluation(found), re.MULTILINE)
     assert json.loads(found.to_json())["per_class"]["class2"] == {
@@ -89,8 +89,8 @@ def test_broken_images_are_listed_and_not_counted(
     items[3].path.write_text("no image")
     items[5].path.unlink()
     found = evaluate(Predictor(cnn_bundle), labels(tmp_path, items))
-    assert found.count == 10
-    assert [broken.fault for broken in found.broken] == ["not-an-image", "missing"]
+    assert found.num_images == 10
+    assert [broken.fault for broken in found.broken_images] == ["not-an-image", "missing"]
 
 
 def test_a_label_file_without_a_usable_image_is_an_error(cnn_bundle: OnnxBundle, tmp_path: Path) -> None:
@@ -145,7 +145,8 @@ def test_paths_are_taken_as_text_and_results_have_a_short_repr(cnn_bundle: OnnxB
     write_label_file(tmp_path / "val.txt", items, ("class0", "class1", "class2"))
     found = evaluate(str(cnn_bundle.path), str(tmp_path / "val.txt"))
     assert re.fullmatch(
-        r"Evaluation\(accuracy=[\d.]+ \([\d.]+ to [\d.]+\), count=3, trained_on=0, chosen_on=0, broken=0, classes=3\)",
+        r"Evaluation\(accuracy=[\d.]+ \([\d.]+ to [\d.]+\), num_images=3, "
+        r"num_in_training_set=0, num_in_validation_set=0, broken_images=0, classes=3\)",
         repr(found),
     )
     assert repr(Predictor(str(cnn_bundle.path), workers=2)) == f"Predictor({str(cnn_bundle.path)!r}, workers=2)"

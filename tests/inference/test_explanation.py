@@ -67,13 +67,15 @@ def images(folder: Path, region: str) -> list[LabeledPath]:
 def test_hiding_what_the_network_looks_at_lowers_the_probability_most(
     region: str, grid: int, predictors: dict[str, Predictor], tmp_path: Path
 ) -> None:
-    found = explain(predictors[region], images(tmp_path, region)[0].path, grid=grid)
+    found = explain(predictors[region], images(tmp_path, region)[0].path, grid_size=grid)
     assert not isinstance(found, BrokenImage)
-    assert found.hidden.shape == (grid, grid)
-    assert found.place == region
-    assert found.lowest < 0.3 < 0.9 < found.probability
-    assert str(found) == f"bright: probability falls from 1.00 to {found.lowest:.2f} when the {region} is hidden"
-    reddest = np.asarray(found.overlay(), np.int16)
+    assert found.masked_probabilities.shape == (grid, grid)
+    assert found.most_influential_region == region
+    assert found.min_probability < 0.3 < 0.9 < found.probability
+    assert (
+        str(found) == f"bright: probability falls from 1.00 to {found.min_probability:.2f} when the {region} is hidden"
+    )
+    reddest = np.asarray(found.draw_overlay(), np.int16)
     redness = reddest[:, :, 0] - reddest[:, :, 1]
     row, column = np.unravel_index(redness.argmax(), redness.shape)
     top, left = (place * redness.shape[0] / SIDE for place in REGIONS[region])
@@ -85,8 +87,8 @@ def test_the_passes_are_at_most_60_an_image(
     predictors: dict[str, Predictor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, passes = predictors["centre"], []
-    run = model.probabilities
-    monkeypatch.setattr(model, "probabilities", lambda pixels: passes.append(len(pixels)) or run(pixels))
+    run = model.compute_probabilities
+    monkeypatch.setattr(model, "compute_probabilities", lambda pixels: passes.append(len(pixels)) or run(pixels))
     explain(model, images(tmp_path, "centre")[0].path)
     assert sum(passes) == 50
 
@@ -96,11 +98,11 @@ def test_evaluate_tells_a_network_that_does_without_the_middle(
     region: str, correct: float, predictors: dict[str, Predictor], tmp_path: Path
 ) -> None:
     write_label_file(tmp_path / "val.txt", images(tmp_path, region) * 2, ("bright", "dark"))
-    found = evaluate(predictors[region], LabelFile(tmp_path / "val.txt"), explain=16)
+    found = evaluate(predictors[region], LabelFile(tmp_path / "val.txt"), background_test_images=16)
     assert found.accuracy.value == 1.0
-    assert found.background is not None
-    assert (found.background.correct, found.background.chance) == (correct, 0.5)
-    assert found.background.is_significant == (region == "top left")
+    assert found.background_use is not None
+    assert (found.background_use.accuracy, found.background_use.chance_accuracy) == (correct, 0.5)
+    assert found.background_use.is_significant == (region == "top left")
     assert json.loads(found.to_json())["background"]["count"] == 16
 
 
@@ -146,7 +148,7 @@ def test_the_sentence_of_evaluate_finds_planted_shortcuts_and_nothing_in_a_clean
     train, val = (
         write_set(tmp_path / part, things(), backgrounds, shortcut, side=24, rng=rng) for part in ("train", "val")
     )
-    found = evaluate(linear_predictor(train, side=24), val, explain=60)
+    found = evaluate(linear_predictor(train, side=24), val, background_test_images=60)
     assert found.accuracy.low > 0.5
     assert (": the network uses the area around the centre" in format_evaluation(found)) == bool(kind)
 

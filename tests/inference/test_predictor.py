@@ -161,7 +161,7 @@ def test_one_predictor_answers_many_threads_rightly(bundle: OnnxBundle, files: l
 @pytest.mark.parametrize("batch", [1, 2, 5, 64])
 def test_a_stream_answers_in_order_whatever_the_batch(bundle: OnnxBundle, files: list[Path], batch: int) -> None:
     want = [str(path) for path in files * 3]
-    got = [answer.result.path for answer in Predictor(bundle, workers=3).stream(iter(files * 3), batch=batch)]
+    got = [answer.result.path for answer in Predictor(bundle, workers=3).stream(iter(files * 3), batch_size=batch)]
     assert got == want
 
 
@@ -173,7 +173,7 @@ def test_a_stream_reads_no_further_ahead_than_it_must(bundle: OnnxBundle, files:
             taken.append(1)
             yield files[0]
 
-    stream = Predictor(bundle, workers=2).stream(endless(), batch=2)  # type: ignore[arg-type]
+    stream = Predictor(bundle, workers=2).stream(endless(), batch_size=2)  # type: ignore[arg-type]
     next(stream)
     stream.close()  # type: ignore[attr-defined]
     assert len(taken) <= 2 * (2 * 2 + 1)

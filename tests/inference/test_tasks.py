@@ -127,8 +127,8 @@ def test_scores_of_labels_are_those_of_scikit_learn_and_mistakes_begin_with_the_
     ]
     labels = [tuple(np.flatnonzero(row).tolist()) for row in LABELS]
     found = score_multi_label_predictions(predictions, labels, probabilities, thresholds=thresholds, class_names=names)
-    assert found.count == 40
-    assert found.exact.value == metrics.accuracy_score(LABELS, predicted)
+    assert found.num_images == 40
+    assert found.exact_match_ratio.value == metrics.accuracy_score(LABELS, predicted)
     assert found.loss == pytest.approx(np.mean([metrics.log_loss(LABELS[:, n], probabilities[:, n]) for n in range(4)]))
     expected = metrics.precision_recall_fscore_support(LABELS, predicted)
     rows = np.array([(row.precision.value, row.recall.value, row.f1.value, row.count) for row in found.per_class])
@@ -143,7 +143,11 @@ def test_scores_of_labels_are_those_of_scikit_learn_and_mistakes_begin_with_the_
     values = found.to_dict()
     assert values["map"] == pytest.approx(precision.mean())
     assert values["interval"] == [found.average_precision.mean.low, found.average_precision.mean.high]
-    assert values["accuracy"] == [found.exact.value, found.exact.low, found.exact.high]
+    assert values["accuracy"] == [
+        found.exact_match_ratio.value,
+        found.exact_match_ratio.low,
+        found.exact_match_ratio.high,
+    ]
     assert values["per_class"]["bee"] == {  # type: ignore[index]
         "count": int(LABELS[:, 1].sum()),
         "threshold": 0.5,
@@ -167,9 +171,9 @@ def test_a_probability_of_0_or_1_that_is_wrong_has_a_finite_loss() -> None:
         [prediction], [(1,)], wrong, thresholds=(0.5, 0.5), class_names=("ant", "bee")
     )
     assert found.loss == pytest.approx(-np.log(1e-7), rel=1e-3)
-    assert found.exact.value == 0.0
+    assert found.exact_match_ratio.value == 0.0
     found = score_multi_label_predictions(
         [prediction], [(0,)], wrong, thresholds=(0.5, 0.5), class_names=("ant", "bee")
     )
-    assert (found.exact.value, found.mistakes) == (1.0, ())
+    assert (found.exact_match_ratio.value, found.mistakes) == (1.0, ())
     assert found.loss == pytest.approx(1e-7, rel=1e-3)

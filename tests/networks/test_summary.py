@@ -238,8 +238,8 @@ def test_an_exported_file_is_summarized_with_its_metadata(exported: Path) -> Non
 @pytest.mark.train
 def test_the_summary_of_a_file_that_fails_its_probe_says_so(exported: Path, tmp_path: Path) -> None:
     bundle = OnnxBundle.read(exported)
-    wrong = replace(bundle.probe, logits=tuple(2 * logit for logit in bundle.probe.logits))
-    replace(bundle, path=tmp_path / "altered.onnx", probe=wrong).write(exported)
+    wrong = replace(bundle.parity_test_image, logits=tuple(2 * logit for logit in bundle.parity_test_image.logits))
+    replace(bundle, path=tmp_path / "altered.onnx", parity_test_image=wrong).write(exported)
     assert "FAILED" in summarize_onnx(tmp_path / "altered.onnx").notes[-1]
 
 

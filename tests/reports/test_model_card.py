@@ -29,7 +29,9 @@ def test_the_card_is_read_by_the_hub_and_names_data_results_licenses_and_the_com
     text = "".join(f"{json.dumps(row)}\n" for row in rows)
     (tmp_path / "images" / "manifest.jsonl").write_text(text)
     accuracy = (0.75, 0.5, 0.875)
-    provenance = replace(read_provenance(RunFiles(run), run / "config.json"), accuracy=accuracy, accuracy_count=24)
+    provenance = replace(
+        read_provenance(RunFiles(run), run / "config.json"), accuracy=accuracy, num_evaluated_images=24
+    )
     written = replace(cnn_bundle, path=tmp_path / "a.onnx", provenance=provenance)
     written.write(cnn_bundle.path)
     card = format_model_card(OnnxBundle.read(written.path))
@@ -48,7 +50,7 @@ def test_the_card_is_read_by_the_hub_and_names_data_results_licenses_and_the_com
 
 
 def test_a_file_that_was_compared_on_no_image_is_not_said_to_agree(cnn_bundle: OnnxBundle, tmp_path: Path) -> None:
-    provenance = replace(cnn_bundle.provenance, parity=Parity(count=0, near_ties=0, worst=0.0))
+    provenance = replace(cnn_bundle.provenance, parity=Parity(num_images=0, near_ties=0, max_relative_difference=0.0))
     bundle = replace(cnn_bundle, path=tmp_path / "a.onnx", provenance=provenance)
     bundle.write(cnn_bundle.path)
     assert "\nThe file was not compared with the trained network.\n" in format_model_card(bundle)

@@ -421,9 +421,11 @@ def test_an_explanation_is_that_of_python_for_one_image_that_can_be_used(server:
     for body, kind in ((encoded(), "image/png"), form(("a.png", encoded()))):
         reply = server.ask("POST", "/explain", body, Content_Type=kind)
         assert reply.json["class_name"] == want.class_name
-        assert reply.json["place"] == want.place
-        np.testing.assert_allclose(reply.json["hidden"], want.hidden, rtol=1e-5)
-        np.testing.assert_array_equal(Image.open(io.BytesIO(base64.b64decode(reply.json["overlay"]))), want.overlay())
+        assert reply.json["place"] == want.most_influential_region
+        np.testing.assert_allclose(reply.json["hidden"], want.masked_probabilities, rtol=1e-5)
+        np.testing.assert_array_equal(
+            Image.open(io.BytesIO(base64.b64decode(reply.json["overlay"]))), want.draw_overlay()
+        )
     assert server.ask_form("/explain", ("a.png", encoded()), ("b.png", encoded())).code == "too-many-images"
     assert server.ask("POST", "/explain", b"no image").code == "not-an-image"
     assert server.ask("POST", "/explain?top=1", encoded()).code == "bad-request"

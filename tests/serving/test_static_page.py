@@ -47,12 +47,12 @@ export const InferenceSession = {create: async () => ({run: async ({image: {data
 class StandInPredictor(Predictor):
     """A predictor that computes as `STAND_IN` does."""
 
-    def probabilities(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    def compute_probabilities(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         framed = to_graph_input(pixels, self.bundle.preprocessing.image)
         return softmax((framed.mean(axis=(1, 2)) * 5).astype(np.float32))
 
-    def predict_rows(self, pixels: Sequence[NDArray[np.uint8]]) -> list[OutputRow]:
-        return [OutputRow(one) for one in self.probabilities(pixels)]
+    def compute_output_rows(self, pixels: Sequence[NDArray[np.uint8]]) -> list[OutputRow]:
+        return [OutputRow(one) for one in self.compute_probabilities(pixels)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,8 @@ def site(cnn_bundle: OnnxBundle, tmp_path_factory: pytest.TempPathFactory) -> Si
     (package / "package.json").write_text('{"version": "1.0"}')
     (package / "dist/ort.wasm.bundle.min.mjs").write_text(STAND_IN)
     (package / "dist/ort-wasm-simd-threaded.wasm").write_bytes(b"\0asm")
-    probe = np.frombuffer(bundle.probe.pixels, np.uint8).reshape(-1, 3).mean(axis=0) * 5
-    stood_in = replace(bundle, probe=replace(bundle.probe, logits=tuple(probe.tolist())))
+    probe = np.frombuffer(bundle.parity_test_image.pixels, np.uint8).reshape(-1, 3).mean(axis=0) * 5
+    stood_in = replace(bundle, parity_test_image=replace(bundle.parity_test_image, logits=tuple(probe.tolist())))
     return Site(folder, stood_in, StandInPredictor(bundle), WebRuntime.from_npm_package(package))
 
 

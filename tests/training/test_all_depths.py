@@ -53,7 +53,7 @@ def test_the_exported_file_the_checkpoint_and_the_resumed_run_are_one_classifier
     for name, count in (("train", (result.train_images, 0)), ("val", (0, result.val_images))):
         for model in (config.out, config.out / "model.onnx"):
             found = evaluate(model, config.out / f"{name}.txt")
-            assert (found.trained_on, found.chosen_on) == count
+            assert (found.num_in_training_set, found.num_in_validation_set) == count
     fine_tune(replace(config, out=config.out.with_name("one"), epochs=1), export=False)
     fine_tune(replace(read_config(config.out.with_name("one")), epochs=2), export=False)
     again = load_run(config.out.with_name("one"), "last").network.state_dict()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mlimages.export import KnownOutput
-from mlimages.inference import KnownCalibration, PredictionSets, conformal_thresholds
+from mlimages.inference import KnownCalibration, PredictionSets, compute_conformal_thresholds
 from mlimages.reports import RunFiles
 from mlimages.training import known_output
 from mlimages.training.known_output import (
@@ -118,7 +118,7 @@ def test_prediction_sets_hold_the_true_class_as_often_as_they_say() -> None:
     for _ in range(200):
         probabilities = rng.dirichlet([0.5, 0.5, 0.5, 0.5], size=600)
         labels = (probabilities.cumsum(axis=1) > rng.random((600, 1))).argmax(axis=1)
-        thresholds = conformal_thresholds(probabilities[:300], labels[:300])
+        thresholds = compute_conformal_thresholds(probabilities[:300], labels[:300])
         own = probabilities[300:][np.arange(300), labels[300:]]
         for level, threshold in thresholds.items():
             coverage[level].append(float((own >= threshold).mean()))
@@ -130,7 +130,7 @@ def test_a_threshold_is_the_highest_that_holds_so_many_true_classes(count: int) 
     rng = np.random.default_rng(count)
     probabilities, labels = rng.dirichlet([2.0, 1.0, 0.5], size=count).round(6), rng.integers(0, 3, count)
     own = [row[label] for row, label in zip(probabilities, labels, strict=True)]
-    for level, threshold in conformal_thresholds(probabilities, labels).items():
+    for level, threshold in compute_conformal_thresholds(probabilities, labels).items():
         enough = [at for at in own if sum(each >= at for each in own) >= Fraction(level) * (count + 1)]
         assert threshold == max(enough, default=0.0)
 
@@ -147,4 +147,4 @@ def test_new_images_of_the_same_kind_are_known_as_often_as_it_says_even_with_few
 
 
 def test_few_images_give_sets_of_all_classes() -> None:
-    assert conformal_thresholds(np.full((3, 2), 0.5), np.zeros(3, np.int64))["0.95"] == 0
+    assert compute_conformal_thresholds(np.full((3, 2), 0.5), np.zeros(3, np.int64))["0.95"] == 0

@@ -66,7 +66,7 @@ def test_the_command_line_hands_them_on_and_the_onnx_file_keeps_them(colours: Pa
     run = colours.parent / "run"
     expected = assert_answers(load_run(run), run, lambda x, run: ((x - MEAN) / 127.5 / [0.2, 0.3, 0.4])[..., ::-1])
     predictor = Predictor(run / "model.onnx")
-    served = predictor.probabilities([predictor.decode(path)[0] for path in expected])
+    served = predictor.compute_probabilities([predictor.decode(path)[0] for path in expected])
     assert np.allclose(served, [*expected.values()], atol=1e-4)
 
 

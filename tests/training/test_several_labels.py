@@ -119,7 +119,7 @@ def test_network_file_and_predictor_agree_and_the_file_holds_the_thresholds(resu
     pixels = [predictor.decode(item.path)[0] for item in items]
     trained = TrainedNetwork(run.network, run.preprocessing, run.class_names, "lenet5", multi_label=True)
     expected = torch.from_numpy(trained.logits(pixels)).sigmoid().numpy()  # type: ignore[arg-type]
-    assert predictor.probabilities(pixels) == pytest.approx(expected, abs=1e-5)  # type: ignore[arg-type]
+    assert predictor.compute_probabilities(pixels) == pytest.approx(expected, abs=1e-5)  # type: ignore[arg-type]
     for prediction, row in zip(predictor([item.path for item in items], top=1), expected, strict=True):
         assert isinstance(prediction, Prediction)
         labels = prediction.labels
@@ -131,9 +131,9 @@ def test_network_file_and_predictor_agree_and_the_file_holds_the_thresholds(resu
         evaluate(predictor, LabelFile(result.run / "val.txt")),
         multi_hot([i.class_indices for i in items], 3) > 0,
     )
-    assert found.labels is not None
+    assert found.multi_label_scores is not None
     assert found.score.value == pytest.approx(mean_average_precision(expected, targets))
-    assert found.chosen_on == found.count == len(items)
+    assert found.num_in_validation_set == found.num_images == len(items)
     assert found.loss == pytest.approx(
         float(functional.binary_cross_entropy(torch.from_numpy(expected), torch.from_numpy(targets).float())), rel=1e-3
     )
@@ -243,7 +243,7 @@ def test_what_needs_one_class_per_image_is_refused_with_what_to_do(
     with pytest.raises(InputError, match="--calibrate and --unknown do not apply to multi-label"):
         export_network(network, tmp_path / "a.onnx", validation=labels, options=ExportOptions(calibrate=True))
     with pytest.raises(InputError, match="does not support multi-label models"):
-        evaluate(trained.run, labels, explain=3)
+        evaluate(trained.run, labels, background_test_images=3)
     single = build_model("lenet5", classes=3, weights="none", size=28)
     export_network(
         TrainedNetwork(single.network.eval(), single.preprocessing, NAMES, "lenet5"),
@@ -268,10 +268,12 @@ def test_a_class_with_one_image_is_trained_and_its_scores_are_undefined_where_no
     assert "the training set has only one image of rare\n" in done.stderr
     assert "the validation set has no image of rare" in done.stderr
     found = evaluate(folder / "rare", folder / "val.txt")
-    assert found.labels is not None
+    assert found.multi_label_scores is not None
     undefined = dict.fromkeys(("average_precision", "precision", "recall", "f1"))
     assert json.loads(found.to_json())["per_class"]["rare"] == {"count": 0, "threshold": 0.5, **undefined}
-    assert found.score.value == pytest.approx(np.mean([s.value for s in found.labels.average_precision.per_class if s]))
+    assert found.score.value == pytest.approx(
+        np.mean([s.value for s in found.multi_label_scores.average_precision.per_class if s])
+    )
     text = format_evaluation(found)
     assert re.search(r"^rare +0 +- +0.500 +- +- +-$", text, re.MULTILINE)
     assert "no image of rare: the scores are undefined (-) and excluded from mAP" in text

@@ -75,7 +75,7 @@ function explainButton(backend, file, image) {
       const [whole, lowest] = [found.probability.toFixed(2), found.lowest.toFixed(2)];
       message.textContent = found.class_name + ": probability " + (lowest < whole
         ? "falls from " + whole + " to " + lowest + " when the " + found.place + " is hidden (red: the parts that matter)"
-        : whole + "; hiding a region does not lower it");
+        : whole + "; hiding a region does not lower the probability");
       button.remove();
     } catch (error) {
       message.textContent = "Cannot explain the prediction: " + reason(error);
