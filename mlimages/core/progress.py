@@ -43,7 +43,9 @@ class TqdmProgress:
     def start(self, task_name: str, total: int | None, unit: str) -> None:
         self.close()
         interval_s = 0.1 if sys.stderr.isatty() else 30  # in a log, one line every 30 s
-        self._bar = tqdm(desc=task_name, total=total, unit=f" {unit}", dynamic_ncols=True, mininterval=interval_s)
+        self._bar = tqdm(
+            desc=task_name, total=total, unit=f" {unit}", dynamic_ncols=True, mininterval=interval_s, miniters=0
+        )
 
     def advance(self, num_items: int = 1, **values: object) -> None:
         if self._bar is None:
@@ -52,10 +54,7 @@ class TqdmProgress:
             self._bar.bar_format = _BAR_FORMAT_WITH_VALUES
             text = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
             self._bar.set_postfix_str(text, refresh=False)
-        if num_items:
-            self._bar.update(num_items)
-        else:
-            self._bar.refresh()
+        self._bar.update(num_items)
 
     def close(self) -> None:
         if self._bar is not None:
