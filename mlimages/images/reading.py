@@ -84,7 +84,7 @@ def _read_remote(path: Any) -> bytes:
                 time.sleep(_RETRY_DELAY_S * 4**count)
                 continue
             _consecutive_failures += 1
-            text = str(error) or type(error).__name__
+            text = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise ImageError(Fault.UNAVAILABLE, f"{text} ({path})") from error
         _consecutive_failures = 0
         return data
