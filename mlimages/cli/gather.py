@@ -185,7 +185,7 @@ def _run_gather(
 ) -> None:
     raise_gc_threshold()
     from mlimages.core import NoProgress, ProcessPool, TqdmProgress
-    from mlimages.gathering import gather, gather_on
+    from mlimages.gathering import gather, gather_on, require_shardable
 
     out = as_path(out)
     source = make_source(GatherOptions(**options))
@@ -195,6 +195,8 @@ def _run_gather(
     progress = NoProgress() if quiet else TqdmProgress()
     if workers > 1 and engine == "ray":
         raise InputError("--workers cannot be combined with --engine ray, which has its own workers: omit one of them")
+    if workers > 1 or engine == "ray":
+        require_shardable(source, GatherOptions(**options))
     with open_cluster(engine, address) as cluster:
         tasks = cluster or (ProcessPool(workers) if workers > 1 else None)
         run = partial(gather_on, tasks) if tasks else gather

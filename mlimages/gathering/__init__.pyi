@@ -5,6 +5,7 @@ from .options import parse_shard as parse_shard
 from .run import gather as gather
 from .run import gather_async as gather_async
 from .sharded import gather_on as gather_on
+from .sharded import require_shardable as require_shardable
 from .sources.commons import Commons as Commons
 from .sources.imagenet import ImageNet as ImageNet
 from .sources.inaturalist import INaturalist as INaturalist

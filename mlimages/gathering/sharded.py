@@ -75,7 +75,7 @@ def gather_on(
         InputError: as for `gather`, or the links cannot be divided among processes.
     """
     links, chosen, out = copy.copy(as_source(source)), GatherOptions(**options), as_path(out)
-    _require_shardable(links, chosen)
+    require_shardable(links, chosen)
     started = time.monotonic()
     with GatherFolder(out, chosen) as gathered:
         full = {label for label, count in gathered.tally.classes.items() if count >= (chosen.limit or math.inf)}
@@ -100,7 +100,12 @@ def gather_on(
     return replace(last, fetched=fetched, waits_s=waits_s, seconds=round(time.monotonic() - started, 2))
 
 
-def _require_shardable(source: Source, options: GatherOptions) -> None:
+def require_shardable(source: Source, options: GatherOptions) -> None:
+    """Check that the links of `source` can be divided among processes.
+
+    Raises:
+        InputError: they cannot; the message says why.
+    """
     name = type(source).__name__
     advice = "omit --engine ray and --workers"
     if options.shard:

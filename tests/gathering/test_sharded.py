@@ -383,6 +383,14 @@ def test_the_command_says_what_it_lacks_and_what_excludes_what(run_cli: RunCli, 
         assert (done.returncode, done.stderr) == (1, f"mlimages: {error}\n")
 
 
+def test_a_source_with_a_rate_limit_is_refused_before_a_cluster_is_contacted(run_cli: RunCli) -> None:
+    done = run_cli(
+        "gather", "openverse", "owl", "-o", "out", "--engine", "ray", "--address", "127.0.0.1:1", check=False
+    )
+    assert done.returncode == 1
+    assert "to keep its provider's rate limit: omit --engine ray" in done.stderr
+
+
 def test_a_busy_cluster_says_so(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
     def occupy() -> None:
         threading.Event().wait(50)
