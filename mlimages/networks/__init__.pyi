@@ -1,5 +1,3 @@
-from .all_depths import DEPTHS as DEPTHS
-from .all_depths import add_all_depths_layer as add_all_depths_layer
 from .architectures import has_local_weights as has_local_weights
 from .cut_points import CutPoint as CutPoint
 from .cut_points import FeatureHooks as FeatureHooks
@@ -12,9 +10,11 @@ from .freezing import FrozenPart as FrozenPart
 from .freezing import copy_sharing_tensors as copy_sharing_tensors
 from .freezing import freeze as freeze
 from .freezing import is_stochastic as is_stochastic
+from .lower_layers_head import LOWER_LAYERS_HEAD_PATH as LOWER_LAYERS_HEAD_PATH
+from .lower_layers_head import add_lower_layers_head as add_lower_layers_head
 from .models import Model as Model
 from .models import build_model as build_model
-from .models import find_well_known_layers as find_well_known_layers
+from .models import find_layer_aliases as find_layer_aliases
 from .models import resolve_defaults as resolve_defaults
 from .models import wrap_network as wrap_network
 from .normalization import Normalize as Normalize

@@ -23,17 +23,17 @@ from mlimages.networks.builtin_nets import BUILTIN_NETS
 
 MAX_SUGGESTIONS = 3
 
-_RENAMED_TENSORS = (
+_TENSOR_NAME_REPLACEMENTS = (
     (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\."), r"\1\2."),
     (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_1\."), r"\1.0."),
     (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_2\."), r"\1.3."),
 )
-"""Patterns of the tensor names of DenseNet and of vision transformers in torchvision's published files, and their
-replacements in the current version."""
+"""Regular expressions for tensor names of DenseNet and vision transformers in torchvision's published files, with their
+replacements for the current version."""
 
 
 class BuiltinArchitecture(Architecture):
-    """A built-in network."""
+    """Architecture of a built-in network."""
 
     @property
     def library(self) -> str:
@@ -49,7 +49,7 @@ class BuiltinArchitecture(Architecture):
 
 
 class TorchvisionArchitecture(Architecture):
-    """A classifier of torchvision."""
+    """Architecture of a torchvision classifier."""
 
     @property
     def library(self) -> str:
@@ -62,12 +62,11 @@ class TorchvisionArchitecture(Architecture):
     def build(self, num_classes: int, image_property: ImageProperty, weights: str) -> nn.Module:
         options = self._choose_builder_options(image_property, is_pretrained=weights != "none")
         build_network = partial(torchvision_models.get_model, self.name, weights=None, num_classes=num_classes)
-        network: nn.Module = _without_warnings(build_network, **options)
+        network: nn.Module = _call_without_warnings(build_network, **options)
         return network
 
     def _choose_builder_options(self, image_property: ImageProperty, *, is_pretrained: bool) -> dict[str, Any]:
-        """Return the keyword arguments of torchvision's builder for the image size, as torchvision derives them from
-        the weights."""
+        """Return the keyword arguments of torchvision's builder for this image size."""
         if self.name in ("googlenet", "inception_v3"):
             # The auxiliary classifiers are used only in training.
             pretrained = {"transform_input": True, "init_weights": False} if is_pretrained else {}
@@ -77,7 +76,8 @@ class TorchvisionArchitecture(Architecture):
         if self.name.startswith("vit_"):
             if image_property.width != image_property.height:
                 raise ModelError(
-                    f"{self.name} accepts only square images, not {image_property.width} x {image_property.height} px"
+                    f"{self.name} accepts only square images, not {image_property.width} x {image_property.height} px: "
+                    "use a square size"
                 )
             return {"image_size": image_property.width}
         return {"input_size": image_property.shape[1:]} if self.name.startswith("maxvit") else {}
@@ -88,7 +88,7 @@ class TorchvisionArchitecture(Architecture):
 
     @property
     def _weights_file(self) -> Path:
-        """Path of the downloaded weights."""
+        """Path at which torch.hub caches the weights."""
         return Path(torch.hub.get_dir(), "checkpoints", self._find_weights_entry("default").url.rpartition("/")[2])
 
     def load_default_weights(self, image_property: ImageProperty) -> dict[str, Tensor]:
@@ -102,13 +102,13 @@ class TorchvisionArchitecture(Architecture):
             ) from error
 
     def convert_weights(self, state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-        for pattern, replacement in _RENAMED_TENSORS:
+        for pattern, replacement in _TENSOR_NAME_REPLACEMENTS:
             state = {pattern.sub(replacement, name): tensor for name, tensor in state.items()}
         embedding = state.get("encoder.pos_embedding")
         if not isinstance(network, VisionTransformer) or embedding is None or embedding.ndim != 3:
             return state
         size, patch = network.image_size, network.patch_size
-        return dict(_without_warnings(interpolate_embeddings, size, patch, OrderedDict(state)))
+        return dict(_call_without_warnings(interpolate_embeddings, size, patch, OrderedDict(state)))
 
     def make_preprocessing(self, weights: str) -> Preprocessing:
         preset = self._find_weights_entry(weights).transforms()
@@ -132,9 +132,9 @@ def find_architecture(name: str) -> Architecture:
     """
     if name.startswith("timm:") or name == DEFAULT_MODEL:
         # Imported late: timm takes half a second.
-        from mlimages.networks.timm_architecture import PackagedArchitecture, TimmArchitecture
+        from mlimages.networks.timm_architecture import EfficientNetLite0Architecture, TimmArchitecture
 
-        return PackagedArchitecture(name) if name == DEFAULT_MODEL else TimmArchitecture(name)
+        return EfficientNetLite0Architecture(name) if name == DEFAULT_MODEL else TimmArchitecture(name)
     if name in BUILTIN_NETS:
         return BuiltinArchitecture(name)
     torchvision_names = sorted(torchvision_models.list_models(module=torchvision_models))
@@ -165,11 +165,11 @@ def has_local_weights(name: str) -> bool:
 
 
 def format_package_version(package: str) -> str:
-    """Return the name of an installed package with its version."""
+    """Return the name and version of an installed package, such as `torchvision 0.24.0`."""
     return f"{package} {importlib.metadata.version(package)}"
 
 
-def _without_warnings(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """Call a function of torchvision without its warnings about slow or deprecated initialization."""
+def _call_without_warnings(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Return `function(*args, **options)`; suppress torchvision's warnings about slow or deprecated initialization."""
     with warnings.catch_warnings(action="ignore"):
         return function(*args, **options)

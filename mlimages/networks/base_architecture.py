@@ -12,7 +12,7 @@ from mlimages.core import ImageProperty, ModelError, Preprocessing
 
 @dataclass(frozen=True, slots=True)
 class Architecture(ABC):
-    """One network architecture.
+    """A network architecture, its pretrained weights and their preprocessing.
 
     Attributes:
         name: the name that `build_model` accepts.
@@ -37,9 +37,9 @@ class Architecture(ABC):
 
     @abstractmethod
     def build(self, num_classes: int, image_property: ImageProperty, weights: str) -> nn.Module:
-        """Return a network that fits `weights` (`default`, `none` or a file), on torch's default device.
+        """Return a randomly initialized network on torch's default device.
 
-        Its weights are random; `weights` is not loaded.
+        `weights` (`default`, `none` or a file) only selects options of the architecture; no weights are loaded.
         """
 
     def load_default_weights(self, image_property: ImageProperty) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Built-in networks: classic and small ones that torchvision and timm do not provide."""
+"""Built-in networks: classic and small networks that torchvision and timm do not provide."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ from torch import nn
 from mlimages.core import ImageProperty, Normalization, Preprocessing
 
 Layers = list[tuple[str, nn.Module]]
-Size = tuple[int, int]
+HeightWidth = tuple[int, int]
+"""Height and width in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltinNet:
-    """The layers of a network and the preprocessing that it is designed for.
+    """A built-in network and the preprocessing that it is designed for.
 
     Attributes:
         make_layers: function of `(num_classes, channels, size)` that returns the named layers, with random weights;
             `size` is the image's height and width in pixels, and is not checked.
+        preprocessing: preprocessing of the images.
     """
 
-    make_layers: Callable[[int, int, Size], Layers]
+    make_layers: Callable[[int, int, HeightWidth], Layers]
     preprocessing: Preprocessing
 
 
-def _lenet5(num_classes: int, channels: int, size: Size) -> Layers:
+def _make_lenet5(num_classes: int, channels: int, size: HeightWidth) -> Layers:
     # LeCun et al., Gradient-based learning applied to document recognition, 1998; with ReLU and max pooling.
     height, width = (max((side // 2 - 4) // 2, 1) for side in size)
     return [
@@ -46,7 +48,7 @@ def _lenet5(num_classes: int, channels: int, size: Size) -> Layers:
     ]
 
 
-def _mnist_cnn(num_classes: int, channels: int, size: Size) -> Layers:
+def _make_mnist_cnn(num_classes: int, channels: int, size: HeightWidth) -> Layers:
     height, width = (max(((side - 2) // 2 - 2) // 2, 1) for side in size)  # 28 -> 26 -> 13 -> 11 -> 5
     return [
         ("conv1", nn.Conv2d(channels, 64, 3)),
@@ -62,7 +64,7 @@ def _mnist_cnn(num_classes: int, channels: int, size: Size) -> Layers:
     ]
 
 
-def _cifar10_cnn(num_classes: int, channels: int, size: Size) -> Layers:
+def _make_cifar10_cnn(num_classes: int, channels: int, size: HeightWidth) -> Layers:
     # cifar10_cnn.py of Keras: the first convolution of each block pads, the second does not.
     height, width = (max(((side - 2) // 2 - 2) // 2, 1) for side in size)  # 32 -> 30 -> 15 -> 13 -> 6
     return [
@@ -86,7 +88,7 @@ def _cifar10_cnn(num_classes: int, channels: int, size: Size) -> Layers:
     ]
 
 
-def _alexnet(num_classes: int, channels: int, *, groups: int, alpha: float, k: float) -> Layers:
+def _make_alexnet(num_classes: int, channels: int, *, groups: int, alpha: float, k: float) -> Layers:
     layers: Layers = [
         ("conv1", nn.Conv2d(channels, 96, 11, stride=4)),
         ("relu1", nn.ReLU()),
@@ -120,29 +122,29 @@ def _alexnet(num_classes: int, channels: int, *, groups: int, alpha: float, k: f
     return layers
 
 
-def _alex(num_classes: int, channels: int, size: Size) -> Layers:
+def _make_alex(num_classes: int, channels: int, size: HeightWidth) -> Layers:
     # Krizhevsky et al. 2012: alpha 1e-4 multiplies the sum over 5 channels (torch divides it by 5), k 2.
-    return _alexnet(num_classes, channels, groups=1, alpha=5e-4, k=2.0)
+    return _make_alexnet(num_classes, channels, groups=1, alpha=5e-4, k=2.0)
 
 
-def _alex_grouped(num_classes: int, channels: int, size: Size) -> Layers:
+def _make_alex_grouped(num_classes: int, channels: int, size: HeightWidth) -> Layers:
     # bvlc_alexnet of Caffe: alpha 1e-4 is divided by 5 as in torch, k 1; the two towers are two channel groups.
-    return _alexnet(num_classes, channels, groups=2, alpha=1e-4, k=1.0)
+    return _make_alexnet(num_classes, channels, groups=2, alpha=1e-4, k=1.0)
 
 
 def _make_preprocessing(size: int, normalization: Normalization | None = None, **options: Any) -> Preprocessing:
     return Preprocessing(ImageProperty(size, **options), normalization or Normalization())
 
 
-_IMAGENET_MEAN = Normalization(mean=(0.485, 0.456, 0.406))
-_CAFFE_MEAN = Normalization(scale=1.0, mean=(122.67891434, 116.66876762, 104.00698793), bgr=True)
-"""The means of ilsvrc_2012_mean.npy by channel, as RGB."""
+_IMAGENET_NORMALIZATION = Normalization(mean=(0.485, 0.456, 0.406))
+_CAFFE_NORMALIZATION = Normalization(scale=1.0, mean=(122.67891434, 116.66876762, 104.00698793), bgr=True)
+"""The channel means of Caffe's ilsvrc_2012_mean.npy, as RGB."""
 
 BUILTIN_NETS = {
-    "alex": BuiltinNet(_alex, _make_preprocessing(227, _IMAGENET_MEAN, shorter_px=256)),
-    "alex-grouped": BuiltinNet(_alex_grouped, _make_preprocessing(227, _CAFFE_MEAN, shorter_px=256)),
-    "cifar10_cnn": BuiltinNet(_cifar10_cnn, _make_preprocessing(32)),
-    "lenet5": BuiltinNet(_lenet5, _make_preprocessing(28, gray_scale=True)),
-    "mnist_cnn": BuiltinNet(_mnist_cnn, _make_preprocessing(28, gray_scale=True)),
+    "alex": BuiltinNet(_make_alex, _make_preprocessing(227, _IMAGENET_NORMALIZATION, shorter_px=256)),
+    "alex-grouped": BuiltinNet(_make_alex_grouped, _make_preprocessing(227, _CAFFE_NORMALIZATION, shorter_px=256)),
+    "cifar10_cnn": BuiltinNet(_make_cifar10_cnn, _make_preprocessing(32)),
+    "lenet5": BuiltinNet(_make_lenet5, _make_preprocessing(28, gray_scale=True)),
+    "mnist_cnn": BuiltinNet(_make_mnist_cnn, _make_preprocessing(28, gray_scale=True)),
 }
 """The built-in networks by name."""

@@ -17,7 +17,7 @@ from mlimages.networks.weights import is_inside
 MIN_CUT_POINTS = 5
 """The largest stage of a network is divided until there are this many cut points."""
 
-_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
+_NORM_LAYERS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,19 +25,19 @@ class CutPoint:
     """A point at which a network can be cut.
 
     Attributes:
-        name: the last layer below the cut; an argument of `freeze`.
-        consumer: module path of the layer whose input the features are.
+        name: last layer below the cut, as `freeze` accepts it.
+        next_layer: module path of the first layer with weights above the cut; its pooled input is the features.
         num_features: number of features after pooling.
 
     Examples:
         >>> from mlimages.networks import build_model, find_cut_points
         >>> model = build_model("lenet5", classes=10, weights="none")
         >>> find_cut_points(model)[0]
-        CutPoint(name='conv1', consumer='conv2', num_features=6)
+        CutPoint(name='conv1', next_layer='conv2', num_features=6)
     """
 
     name: str
-    consumer: str
+    next_layer: str
     num_features: int
 
 
@@ -56,13 +56,13 @@ def find_cut_points(model: Model) -> tuple[CutPoint, ...]:
         >>> [(point.name, point.num_features) for point in find_cut_points(model)]
         [('conv1', 6), ('conv2', 400), ('fc3', 120), ('fc4', 84)]
     """
-    order, widths = _trace_calls(model)
+    order, widths = _trace_layers(model)
     points: dict[str, CutPoint] = {}
     for name, path in _find_candidate_layers(model):
         indices = [index for index, leaf in enumerate(order) if f"{leaf}.".startswith(f"{path}.")]
-        consumer = _find_first_consumer(model.network, order[indices[-1] + 1 :]) if indices else None
-        if consumer in widths:
-            points.setdefault(consumer, CutPoint(name, consumer, widths[consumer]))
+        next_layer = _find_next_layer(model.network, order[indices[-1] + 1 :]) if indices else None
+        if next_layer in widths:
+            points.setdefault(next_layer, CutPoint(name, next_layer, widths[next_layer]))
     if not points:
         raise ModelError(f"{model.name} has a single layer and cannot be split: use --freeze none")
     return tuple(points.values())
@@ -84,9 +84,9 @@ class FeatureHooks:
 
     def __init__(self, network: nn.Module, cut_points: tuple[CutPoint, ...]) -> None:
         self._inputs: dict[str, Tensor] = {}
-        self._consumers = [point.consumer for point in cut_points]
-        modules = {path: network.get_submodule(path) for path in self._consumers}
-        self._hooks = _hook_inputs(modules, self._inputs)
+        self._next_layers = [point.next_layer for point in cut_points]
+        modules = {path: network.get_submodule(path) for path in self._next_layers}
+        self._hooks = _register_input_hooks(modules, self._inputs)
         self._hooks.enter_context(network.register_forward_pre_hook(self._record_batch_size))
 
     def __enter__(self) -> FeatureHooks:
@@ -100,7 +100,7 @@ class FeatureHooks:
 
         The shape is `(N, D)`, float32, where D is the sum of `num_features`.
         """
-        inputs = [self._inputs[path] for path in self._consumers]
+        inputs = [self._inputs[path] for path in self._next_layers]
         by_image = [x.reshape(self._batch_size, -1, x.shape[1]).mean(dim=1) for x in inputs]  # a layer may see windows
         self._inputs.clear()
         return torch.cat(by_image, dim=1)
@@ -109,83 +109,87 @@ class FeatureHooks:
         self._batch_size = len(args[0])
 
 
-def _hook_inputs(modules: Mapping[str, nn.Module], pooled_inputs: dict[str, Tensor]) -> ExitStack:
-    """Record the pooled inputs of modules by path, until the returned stack is closed."""
+def _register_input_hooks(modules: Mapping[str, nn.Module], pooled_inputs: dict[str, Tensor]) -> ExitStack:
+    """Register hooks that store the pooled input of each module in `pooled_inputs`; closing the stack removes them."""
 
-    def record(path: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def record_input(path: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         # If a layer is used twice, the first use counts; some layers take lists.
         if path not in pooled_inputs and args and isinstance(args[0], Tensor):
-            pooled_inputs[path] = _pool(module, args[0].float())
+            pooled_inputs[path] = _pool_input(module, args[0].float())
 
     hooks = ExitStack()
     for path, module in modules.items():
-        hooks.enter_context(module.register_forward_pre_hook(partial(record, path)))
+        hooks.enter_context(module.register_forward_pre_hook(partial(record_input, path)))
     return hooks
 
 
-def _pool(module: nn.Module, x: Tensor) -> Tensor:
-    """Average the input of a module over positions, to `(N, C)`; channels are the second dimension for a convolution,
-    otherwise the last."""
+def _pool_input(module: nn.Module, x: Tensor) -> Tensor:
+    """Average the input of a module over its positions, to `(N, C)`.
+
+    Channels are the second dimension of the input of a convolution, and the last dimension of other inputs.
+    """
     if isinstance(module, nn.Conv2d):
         return x.mean(dim=(2, 3))
     return x.flatten(1, -2).mean(dim=1) if x.ndim > 2 else x
 
 
 def _find_candidate_layers(model: Model) -> list[tuple[str, str]]:
-    """Return names and module paths of the layers or stages after which the network may be cut."""
-    if not model.layers:
+    """Return the names and module paths of the layers or stages after which the network may be cut."""
+    if not model.layer_aliases:
         return [(path, path) for path in _find_stages(model)]
-    by_path = {path: name for name, path in reversed([*model.layers.items()])}  # conv1_1 before conv1
-    return sorted(((name, path) for path, name in by_path.items() if not model.is_head(path)), key=_sort_key)
+    by_path = {path: name for name, path in reversed([*model.layer_aliases.items()])}  # conv1_1 before conv1
+    return sorted(((name, path) for path, name in by_path.items() if not model.is_head(path)), key=_compute_sort_key)
 
 
-def _sort_key(layer: tuple[str, str]) -> tuple[str, int]:
+def _compute_sort_key(layer: tuple[str, str]) -> tuple[str, int]:
+    """Return a sort key for a name and path such as `features.10`: layers in `features` first, then by index."""
     container, _, index = layer[1].rpartition(".")
     return ("" if container == "features" else container), int(index)
 
 
 def _find_stages(model: Model) -> list[str]:
-    """Return the paths of modules with parameters, without the head and single normalization layers.
+    """Return the paths of the modules with parameters, except the head and normalization layers.
 
-    The largest module is replaced by its children until there are MIN_CUT_POINTS.
+    The largest module is replaced by its children until there are at least MIN_CUT_POINTS modules.
     """
-    paths = _list_children(model.network, "")
+    paths = _list_child_paths(model.network, "")
     while len(stages := [path for path in paths if not _is_head_or_norm(model, path)]) < MIN_CUT_POINTS:
         modules = {path: model.network.get_submodule(path) for path in paths}
-        divisible = [path for path, module in modules.items() if len(_list_children(module, path)) > 1]
+        divisible = [path for path, module in modules.items() if len(_list_child_paths(module, path)) > 1]
         if not divisible:
             break
         largest = max(divisible, key=lambda path: _count_parameters(modules[path]))
         index = paths.index(largest)
-        paths[index : index + 1] = _list_children(modules[largest], largest)
+        paths[index : index + 1] = _list_child_paths(modules[largest], largest)
     return stages
 
 
-def _list_children(module: nn.Module, path: str) -> list[str]:
+def _list_child_paths(module: nn.Module, path: str) -> list[str]:
+    """Return the paths of the children that have parameters; `path` is the path of `module`."""
     return [f"{path}.{name}" if path else name for name, child in module.named_children() if _count_parameters(child)]
 
 
 def _is_head_or_norm(model: Model, path: str) -> bool:
     contains_head = any(is_inside(head, {path}) for head in model.heads)
-    return contains_head or isinstance(model.network.get_submodule(path), _NORMS)
+    return contains_head or isinstance(model.network.get_submodule(path), _NORM_LAYERS)
 
 
 def _count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _find_first_consumer(network: nn.Module, leaf_layers: list[str]) -> str | None:
-    """Return the first of these layers that has weights and is not a normalization."""
+def _find_next_layer(network: nn.Module, leaf_layers: list[str]) -> str | None:
+    """Return the first of these layers that has weights and is no normalization layer; None if there is none."""
     modules = ((path, network.get_submodule(path)) for path in leaf_layers)
     return next(
-        (path for path, module in modules if _count_parameters(module) and not isinstance(module, _NORMS)), None
+        (path for path, module in modules if _count_parameters(module) and not isinstance(module, _NORM_LAYERS)), None
     )
 
 
-def _trace_calls(model: Model) -> tuple[list[str], dict[str, int]]:
-    """Return the leaf modules in order of execution, and the number of pooled features in the input of each by path.
+def _trace_layers(model: Model) -> tuple[list[str], dict[str, int]]:
+    """Run the network; return the paths of its leaf modules in order of execution, and the number of channels by path.
 
-    Layers whose input does not have a row for each image have no such number.
+    The number is that of the pooled input; it is missing for layers whose input does not have a row for each image.
     """
     order: dict[str, None] = {}
     modules = {path: module for path, module in model.network.named_modules() if path}
@@ -201,9 +205,10 @@ def _trace_calls(model: Model) -> tuple[list[str], dict[str, int]]:
 
 
 def _compute_pooled_inputs(model: Model, modules: Mapping[str, nn.Module], batch_size: int) -> dict[str, Tensor]:
+    """Run the network on black images; return the pooled input `(N, C)` of each module with parameters, by path."""
     pooled_inputs: dict[str, Tensor] = {}
     image = model.preprocessing.image
     layers = {path: module for path, module in modules.items() if _count_parameters(module)}
-    with _hook_inputs(layers, pooled_inputs), torch.inference_mode():
+    with _register_input_hooks(layers, pooled_inputs), torch.inference_mode():
         model.network(torch.zeros(batch_size, image.channels, image.height, image.width))
     return pooled_inputs

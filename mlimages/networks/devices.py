@@ -1,4 +1,4 @@
-"""The device and the precision of computations."""
+"""Choose the device, and find the precision and memory format to compute with."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mlimages.core import Device, InputError
 
 
 def choose_device(name: Device) -> torch.device:
-    """Return the device of this name; `auto` is a GPU if available.
+    """Return the device of this name; `auto` is a GPU if available, otherwise the CPU.
 
     Raises:
         InputError: there is no such device.
@@ -28,7 +28,7 @@ def choose_device(name: Device) -> torch.device:
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32; on CPUs without bfloat16 instructions it is 70x slower.
+    """Return whether bfloat16 is faster than float32 on a device; CPUs without bfloat16 instructions emulate it slowly.
 
     Examples:
         >>> import torch
@@ -55,9 +55,9 @@ def find_float32_precision(device: torch.device) -> str:
 
 
 def to_channels_last(tensor: Tensor) -> Tensor:
-    """Return a tensor `(N, C, H, W)` in channels-last memory format, which is faster; return others unchanged.
+    """Return a tensor `(N, C, H, W)` in channels-last memory format, which is faster; return other tensors unchanged.
 
-    All inputs use one format because the random numbers of dropout depend on it.
+    Dropout masks depend on the memory format, so all inputs must have the same one.
 
     Examples:
         >>> import torch

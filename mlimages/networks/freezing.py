@@ -1,4 +1,4 @@
-"""Freeze the lower layers of a network, in order of execution."""
+"""Freeze the lower layers of a network, and trace its graph to find their order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 MAX_SUGGESTIONS = 3
 
-_STOCHASTIC_DEPTH = ("DropPath", "StochasticDepth")  # in timm and torchvision; they have no common base class
+_STOCHASTIC_DEPTH_CLASS_NAMES = ("DropPath", "StochasticDepth")  # in timm and torchvision, without a common base class
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -29,15 +29,15 @@ class FrozenPart:
     """The frozen layers of a network.
 
     Attributes:
-        parameters: names of the frozen parameters.
-        modules: paths of the modules that stay in eval mode.
+        parameter_names: names of the frozen parameters.
+        module_paths: paths of the frozen modules, which stay in eval mode.
     """
 
-    parameters: frozenset[str]
-    modules: frozenset[str]
+    parameter_names: frozenset[str]
+    module_paths: frozenset[str]
 
     def __repr__(self) -> str:
-        return f"FrozenPart({len(self.parameters)} parameters, {len(self.modules)} modules)"
+        return f"FrozenPart({len(self.parameter_names)} parameters, {len(self.module_paths)} modules)"
 
     def digest(self, network: nn.Module) -> str:
         """Return the SHA-256 of the frozen parameters and of the frozen modules' buffers, with their names.
@@ -50,7 +50,7 @@ class FrozenPart:
         """
         digest = hashlib.sha256()
         for name, tensor in sorted(network.state_dict().items()):
-            if name in self.parameters or name.rpartition(".")[0] in self.modules:
+            if name in self.parameter_names or name.rpartition(".")[0] in self.module_paths:
                 digest.update(name.encode())
                 digest.update(tensor.detach().cpu().contiguous().view(-1).numpy())
         return f"sha256:{digest.hexdigest()}"
@@ -66,7 +66,7 @@ def freeze(model: Model, upto: str = "head") -> FrozenPart:
 
     Args:
         model: a model, whose network is changed in place.
-        upto: a module path or a well-known layer name (conv1 ... fc7); `head` freezes everything but the classifier,
+        upto: a module path or a layer alias (conv1 ... fc7); `head` freezes everything but the classifier,
             `none` nothing.
 
     Raises:
@@ -97,25 +97,29 @@ def freeze(model: Model, upto: str = "head") -> FrozenPart:
 
 
 def _stay_in_eval_mode(module: nn.Module, mode: bool = True) -> nn.Module:
-    """Ignore `mode`; replaces `.train()` of a frozen module."""
+    """Replacement of `.train()` for a frozen module: ignore `mode` and return the module."""
     return module
 
 
 def _find_layers_up_to(model: Model, layer_name: str) -> set[str]:
-    """Return the paths of leaf modules, and the names of parameters outside of them, up to the end of a layer."""
+    """Return the paths of leaf modules, and the names of parameters outside them, up to and including a layer."""
     if layer_name == "none":
         return set()
     order = _order_layers(model.network)
     if layer_name == "head":
         return {path for path in order if not model.is_head(path)}
-    path = model.layers.get(layer_name, layer_name)
+    path = model.layer_aliases.get(layer_name, layer_name)
     indices = [index for index, name in enumerate(order) if is_inside(name, {path})]
     if not indices:
-        raise ModelError(_format_unknown_layer(layer_name, model))
+        raise ModelError(_format_unknown_layer_error(layer_name, model))
     return set(order[: indices[-1] + 1])
 
 
 def _order_layers(network: nn.Module) -> list[str]:
+    """Return the paths of leaf modules, and the names of parameters outside them, in order of execution.
+
+    If the network cannot be traced, they are in order of definition.
+    """
     graph = trace(network)
     if graph is not None:
         return [str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")]
@@ -125,7 +129,7 @@ def _order_layers(network: nn.Module) -> list[str]:
 
 
 def _is_frozen(path: str, module: nn.Module, layers: set[str]) -> bool:
-    """Whether a module is inside one of `layers`, or all its children and direct parameters are."""
+    """Return whether a module is inside one of `layers`, or all its children and direct parameters are."""
     if is_inside(path, layers):
         return True
     children = list(module.named_children())
@@ -137,10 +141,10 @@ def _is_frozen(path: str, module: nn.Module, layers: set[str]) -> bool:
     )
 
 
-def _format_unknown_layer(layer_name: str, model: Model) -> str:
+def _format_unknown_layer_error(layer_name: str, model: Model) -> str:
     paths = [path for path, _ in model.network.named_modules() if path]
-    names = [*model.layers, *(name for name, _ in model.network.named_children())]
-    similar = difflib.get_close_matches(layer_name, [*model.layers, *paths], n=MAX_SUGGESTIONS)
+    names = [*model.layer_aliases, *(name for name, _ in model.network.named_children())]
+    similar = difflib.get_close_matches(layer_name, [*model.layer_aliases, *paths], n=MAX_SUGGESTIONS)
     return (
         f"{model.name} has no layer {layer_name!r}"
         + (f"; did you mean {' or '.join(similar)}?" if similar else ".")
@@ -149,7 +153,7 @@ def _format_unknown_layer(layer_name: str, model: Model) -> str:
 
 
 class _Tracer(fx.Tracer):
-    """Does not trace into modules whose behaviour depends on the mode (train or eval)."""
+    """Tracer that treats as leaves: dropout, stochastic depth, and modules that timm marks as not traceable."""
 
     def __init__(self) -> None:
         self._leaf_types: tuple[type[nn.Module], ...] = ()
@@ -176,7 +180,7 @@ def is_stochastic(module: nn.Module) -> bool:
         >>> is_stochastic(nn.Dropout()), is_stochastic(nn.ReLU())
         (True, False)
     """
-    return isinstance(module, nn.modules.dropout._DropoutNd) or type(module).__name__ in _STOCHASTIC_DEPTH
+    return isinstance(module, nn.modules.dropout._DropoutNd) or type(module).__name__ in _STOCHASTIC_DEPTH_CLASS_NAMES
 
 
 def trace(network: nn.Module) -> fx.Graph | None:

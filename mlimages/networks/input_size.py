@@ -1,4 +1,4 @@
-"""Check whether a network accepts images of a size, before they are decoded."""
+"""Check whether a network accepts an image size, before any image is decoded."""
 
 from __future__ import annotations
 
@@ -12,44 +12,47 @@ from torch import Tensor, nn
 
 from mlimages.core import ImageProperty, ModelError, Window, summarize_error
 
-BuildNetwork = Callable[[ImageProperty], nn.Module]
+NetworkBuilder = Callable[[ImageProperty], nn.Module]
 
-_MULTIPLES = (1, 2, 4, 8, 14, 16, 28, 32, 64)
+_SIZE_MULTIPLES_PX = (1, 2, 4, 8, 14, 16, 28, 32, 64)
 """Networks accept any size above a minimum, or multiples of their patch size, window size or stride."""
 
 
 def check_input_size(
-    build_network: BuildNetwork, name: str, image_property: ImageProperty, *, default_image: ImageProperty
+    build_network: NetworkBuilder, name: str, image_property: ImageProperty, *, default_image_property: ImageProperty
 ) -> None:
-    """Check that a network accepts images of this size, in a forward pass on the meta device, which computes shapes.
+    """Check that a network accepts images of this size, by a forward pass on the meta device, which computes shapes.
 
-    If a network fails on the meta device even at its default size, it depends on the values of tensors: it is then
-    run on the CPU.
+    A network that fails on the meta device even at its default size depends on the values of tensors, and is run on
+    the CPU instead.
 
     Args:
         build_network: builds the network for images of a size.
         name: name of the network, for the message.
         image_property: size and channels of the images.
-        default_image: the images that the network is designed for; their size is suggested if the search finds no
-            valid size.
+        default_image_property: size and channels that the network is designed for; this size is suggested if the search
+            finds no valid size.
 
     Raises:
         ModelError: the forward pass fails. The message names the layer, if it is certain, and the nearest valid square
             sizes.
     """
     problem, advice = find_size_error(build_network, image_property), ""
-    if problem and find_size_error(build_network, default_image):
+    if problem and find_size_error(build_network, default_image_property):
         problem = find_size_error(build_network, image_property, device="cpu")
     elif problem:
         sizes = [_find_nearest_valid_size(build_network, image_property, direction) for direction in (-1, 1)]
-        advice = f"; nearest valid sizes: {' and '.join(str(size) for size in sizes if size) or default_image.width}"
+        nearest = " and ".join(str(size) for size in sizes if size) or default_image_property.width
+        advice = f"; nearest valid sizes: {nearest}"
     if problem:
         size = f"{image_property.width} x {image_property.height} px"
         raise ModelError(f"{name} does not support {size}: {problem}{advice}")
 
 
-def _find_nearest_valid_size(build_network: BuildNetwork, image_property: ImageProperty, direction: int) -> int | None:
-    """Return the nearest valid size in one direction (`direction` is 1 or -1); None if there is none."""
+def _find_nearest_valid_size(
+    build_network: NetworkBuilder, image_property: ImageProperty, direction: int
+) -> int | None:
+    """Return the nearest valid width of a square image, larger (direction 1) or smaller (-1); None if there is none."""
 
     def is_valid(size: int) -> bool:
         return not find_size_error(build_network, replace(image_property, width=size, height=size, shorter_px=size))
@@ -67,24 +70,25 @@ def _find_nearest_valid_size(build_network: BuildNetwork, image_property: ImageP
 
 
 def _find_candidate_sizes(invalid_size: int, direction: int) -> list[int]:
-    """Return the next multiple of each of `_MULTIPLES`, nearest first."""
-    near = {(invalid_size + direction * multiple) // multiple * multiple for multiple in _MULTIPLES}
+    """Return the sizes to try: the next multiple of each of `_SIZE_MULTIPLES_PX`, nearest first."""
+    near = {(invalid_size + direction * multiple) // multiple * multiple for multiple in _SIZE_MULTIPLES_PX}
     return sorted(
         (size for size in near if size > 0 and size != invalid_size), key=lambda size: abs(size - invalid_size)
     )
 
 
-def find_size_error(build_network: BuildNetwork, image_property: ImageProperty, *, device: str = "meta") -> str:
+def find_size_error(build_network: NetworkBuilder, image_property: ImageProperty, *, device: str = "meta") -> str:
     """Return why the network does not accept images of this size; "" if it accepts them."""
     with torch.device(device), torch.no_grad():
         try:
             network = build_network(image_property).eval()
         except (AssertionError, ValueError, RuntimeError) as error:
             return summarize_error(error)
-        return _find_forward_error(network, image_property)
+        return _find_forward_pass_error(network, image_property)
 
 
-def _find_forward_error(network: nn.Module, image_property: ImageProperty) -> str:
+def _find_forward_pass_error(network: nn.Module, image_property: ImageProperty) -> str:
+    """Return why the forward pass fails for images of this size; "" if it succeeds."""
     last_call: list[tuple[str, nn.Module, tuple[int, ...]]] = []
 
     def record_call(path: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -102,24 +106,24 @@ def _find_forward_error(network: nn.Module, image_property: ImageProperty) -> st
 
 
 def _explain_layer_error(path: str, module: nn.Module, input_shape: tuple[int, ...]) -> str:
-    """Return why the layer rejects its input, with its arithmetic; empty if unknown."""
+    """Return why the layer rejects an input of this shape, with the formula of its output size; "" if unknown."""
     if isinstance(module, nn.Linear) and module.in_features != input_shape[-1]:
         return f"layer {path} expects {module.in_features} features but would get {input_shape[-1]}"
-    window = find_window(module)
+    window = get_window(module)
     if window and window.output_width(side_px := min(input_shape[-2:])) < 1:
         return f"layer {path} would have no output: {window.width_formula(side_px)}"
     return ""
 
 
-def find_window(module: nn.Module) -> Window | None:
+def get_window(module: nn.Module) -> Window | None:
     """Return the window of a convolution or pooling layer along the width; None for other layers."""
     if not isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
         return None
 
-    def along_width(size_or_sizes: Any) -> Any:
+    def get_width(size_or_sizes: Any) -> Any:
         return size_or_sizes[-1] if isinstance(size_or_sizes, tuple | list) else size_or_sizes
 
-    size = along_width(getattr(module, "dilation", 1)) * (along_width(module.kernel_size) - 1) + 1
+    size = get_width(getattr(module, "dilation", 1)) * (get_width(module.kernel_size) - 1) + 1
     named_padding = {"same": (size - 1) // 2, "valid": 0}
-    padding = named_padding[module.padding] if isinstance(module.padding, str) else along_width(module.padding)
-    return Window(size, along_width(module.stride), padding, ceil_mode=getattr(module, "ceil_mode", False))
+    padding = named_padding[module.padding] if isinstance(module.padding, str) else get_width(module.padding)
+    return Window(size, get_width(module.stride), padding, ceil_mode=getattr(module, "ceil_mode", False))

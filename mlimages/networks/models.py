@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Model:
-    """A network with its metadata.
+    """A network with its preprocessing and metadata.
 
     Attributes:
         name: the name that `build_model` accepts.
@@ -34,7 +34,7 @@ class Model:
         library: the package that implements the network, with its version.
         preprocessing: the preprocessing that the weights expect.
         heads: module paths of the classifiers: the last layer, or several parallel layers (DeiT, LeViT).
-        layers: module paths of well-known layers (conv1 ... fc8) by name.
+        layer_aliases: module paths of the layers of AlexNet and VGG by their common names (conv1 ... fc8).
         pretrained: whether the weights come from a file or from the library.
         has_published_weights: whether pretrained weights are published.
     """
@@ -44,13 +44,13 @@ class Model:
     library: str
     preprocessing: Preprocessing
     heads: tuple[str, ...]
-    layers: Mapping[str, str] = field(default_factory=dict)
+    layer_aliases: Mapping[str, str] = field(default_factory=dict)
     pretrained: bool = False
     has_published_weights: bool = True
 
     @property
     def head(self) -> str:
-        """Module path of the classifier, or of the first of several."""
+        """Module path of the classifier; of the first one if there are several."""
         return self.heads[0]
 
     def is_head(self, name: str) -> bool:
@@ -122,7 +122,7 @@ def build_model(
     normalized_property, default = replace(image_property, gray_scale=has_one_channel), preprocessing.image
     build = partial(architecture.build, classes, weights=source)
     if (image_property.width, image_property.height) != (default.width, default.height):
-        check_input_size(build, name, normalized_property, default_image=default)
+        check_input_size(build, name, normalized_property, default_image_property=default)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if source == "none":
@@ -135,7 +135,7 @@ def build_model(
         library=architecture.library,
         preprocessing=replace(preprocessing, image=image_property),
         heads=find_heads(network, classes),
-        layers=find_well_known_layers(network),
+        layer_aliases=find_layer_aliases(network),
         pretrained=source != "none",
         has_published_weights=architecture.has_published_weights,
     )
@@ -218,17 +218,18 @@ def find_heads(network: nn.Module, num_classes: int) -> tuple[str, ...]:
 
 
 def _count_outputs(module: nn.Module) -> int | None:
+    """Return the number of outputs of a linear layer or convolution; None for other modules."""
     return getattr(module, "out_features", None) or getattr(module, "out_channels", None)
 
 
-def find_well_known_layers(network: nn.Module) -> dict[str, str]:
-    """Return the module paths of the layers of AlexNet and VGG by their names in the literature (conv1, conv3_2, fc7).
+def find_layer_aliases(network: nn.Module) -> dict[str, str]:
+    """Return the module paths of the layers of AlexNet and VGG by their common names (conv1, conv3_2, fc7).
 
     A batch norm belongs to the convolution before it; `conv3` is the last layer of VGG's third block.
 
     Examples:
-        >>> from mlimages.networks import build_model, find_well_known_layers
-        >>> find_well_known_layers(build_model("alexnet", classes=2, weights="none").network)["conv5"]
+        >>> from mlimages.networks import build_model, find_layer_aliases
+        >>> find_layer_aliases(build_model("alexnet", classes=2, weights="none").network)["conv5"]
         'features.10'
     """
     features, classifier = getattr(network, "features", None), getattr(network, "classifier", None)
@@ -273,7 +274,7 @@ def _override_image_property(
 def _build_with_weights(
     architecture: Architecture, num_classes: int, image_property: ImageProperty, weights: str
 ) -> nn.Module:
-    """Build a network and load its weights; a classifier for other classes gets random weights."""
+    """Build a network and load its weights; the classifier is initialized randomly if its number of classes differs."""
     description = f"the default weights of {architecture.name}" if weights == "default" else weights
     network = _build_on_meta(architecture, num_classes, image_property, weights)
     heads = find_heads(network, num_classes)
@@ -300,7 +301,7 @@ def _build_with_weights(
 
 
 def _reset_parameters(layer: nn.Module) -> bool:
-    """Move a layer from the meta device and initialize it; return False if it has no `reset_parameters`."""
+    """Move a layer from the meta device to the CPU and initialize it; return False if it has no `reset_parameters`."""
     layer.to_empty(device="cpu")
     if not hasattr(layer, "reset_parameters"):
         return False
@@ -311,8 +312,7 @@ def _reset_parameters(layer: nn.Module) -> bool:
 def _build_on_meta(
     architecture: Architecture, num_classes: int, image_property: ImageProperty, weights: str
 ) -> nn.Module:
-    """Build the network on the meta device, without values: initializing weights that are then replaced would take
-    seconds."""
+    """Build the network on the meta device, which skips the slow initialization of weights that are then replaced."""
     try:
         with torch.device("meta"):
             return architecture.build(num_classes, image_property, weights)

@@ -1,4 +1,4 @@
-"""Normalization of pixels: the first layer in training and in an exported file."""
+"""Normalization of pixels, the first layer of the network in training and in an exported file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlimages.core import Normalization
 
 
 class Normalize(nn.Module):
-    """Maps uint8 pixels `(N, H, W, C)` from `images.load_pixels` to float32 `(N, C, H, W)`.
+    """Layer that normalizes uint8 pixels `(N, H, W, C)` from `images.load_pixels` to float32 `(N, C, H, W)`.
 
     Args:
         normalization: mean, standard deviation, scale and order of the channels.
@@ -43,7 +43,7 @@ class Normalize(nn.Module):
         self.register_buffer("divisor", divisor, persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Subtract the mean, divide by scale and std, and reorder the channels for BGR networks."""
+        """Return the normalized images `(N, C, H, W)`, with the channels in BGR order for networks that expect it."""
         x = pixels.permute(0, 3, 1, 2).to(self.mean.dtype, memory_format=torch.contiguous_format)  # (N, C, H, W)
         x = (x - self.mean) / self.divisor  # (N, C, H, W)
         return x.flip(1) if self.bgr else x

@@ -18,28 +18,28 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SplitNetwork:
-    """Two parts that share the modules of one network: `upper(*lower(x))` equals `network(x)`.
+    """Two parts that share the modules of one network: `upper_part(*lower_part(x))` equals `network(x)`.
 
     Attributes:
-        lower: maps float32 `(N, C, H, W)` to a tuple of tensors, the features.
-        upper: maps the features to logits `(N, classes)`.
-        shapes: shapes of the features without the batch dimension.
+        lower_part: maps float32 `(N, C, H, W)` to a tuple of tensors, the features.
+        upper_part: maps the features to logits `(N, classes)`.
+        feature_shapes: shapes of the features without the batch dimension.
     """
 
-    lower: fx.GraphModule
-    upper: fx.GraphModule
-    shapes: tuple[tuple[int, ...], ...]
+    lower_part: fx.GraphModule
+    upper_part: fx.GraphModule
+    feature_shapes: tuple[tuple[int, ...], ...]
 
     def __repr__(self) -> str:
-        return f"SplitNetwork(features: {', '.join(map(str, self.shapes))})"
+        return f"SplitNetwork(features: {', '.join(map(str, self.feature_shapes))})"
 
     @property
-    def outputs(self) -> tuple[str, ...]:
-        """Names of the feature tensors in the graph."""
-        return tuple(node.name for node in self.lower.graph.output_node().all_input_nodes)
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the features in the graph of the network."""
+        return tuple(node.name for node in self.lower_part.graph.output_node().all_input_nodes)
 
 
-def split_network(network: nn.Module, frozen: FrozenPart, example: Tensor) -> SplitNetwork | None:
+def split_network(network: nn.Module, frozen_part: FrozenPart, example_input: Tensor) -> SplitNetwork | None:
     """Split a network after its last frozen layer; return None if no layer is frozen or the network cannot be traced.
 
     Deterministic layers without parameters that follow the last frozen layer (activation, pooling, flattening) belong
@@ -47,8 +47,8 @@ def split_network(network: nn.Module, frozen: FrozenPart, example: Tensor) -> Sp
 
     Args:
         network: a network after `freeze`.
-        frozen: the result of `freeze`.
-        example: an input, float32 `(N, C, H, W)`; only its shape matters.
+        frozen_part: the result of `freeze`.
+        example_input: float32 `(N, C, H, W)`; only its shape matters.
 
     Examples:
         >>> import torch
@@ -58,19 +58,19 @@ def split_network(network: nn.Module, frozen: FrozenPart, example: Tensor) -> Sp
         >>> parts = split_network(model.network, frozen, torch.zeros(2, 1, 28, 28))
         >>> parts
         SplitNetwork(features: (400,))
-        >>> parts.upper(*parts.lower(torch.zeros(2, 1, 28, 28))).shape
+        >>> parts.upper_part(*parts.lower_part(torch.zeros(2, 1, 28, 28))).shape
         torch.Size([2, 10])
     """
-    if not frozen.parameters:
+    if not frozen_part.parameter_names:
         return None
     graph = trace(network)
-    if graph is None or not propagate_shapes(network, graph, example):
+    if graph is None or not propagate_shapes(network, graph, example_input):
         logger.warning(
             "the outputs of this network's frozen layers cannot be cached: every epoch runs the whole network and "
             "takes longer"
         )
         return None
-    fixed = _find_fixed_nodes(network, graph, frozen)
+    fixed = _find_fixed_nodes(network, graph, frozen_part)
     upper_nodes, features = _partition_nodes(graph, fixed)
     if not features or any(node.op == "placeholder" for node in features):
         return None
@@ -79,11 +79,11 @@ def split_network(network: nn.Module, frozen: FrozenPart, example: Tensor) -> Sp
     return SplitNetwork(lower, upper, shapes)
 
 
-def propagate_shapes(network: nn.Module, graph: fx.Graph, example: Tensor) -> bool:
-    """Set the shape of each node of the graph; return False if the graph cannot be run."""
+def propagate_shapes(network: nn.Module, graph: fx.Graph, example_input: Tensor) -> bool:
+    """Store a fake tensor of each node's output in `node.meta["val"]`; return False if the graph cannot be run."""
     shape_mode = FakeTensorMode(allow_non_fake_inputs=True)
     try:
-        FakeTensorProp(fx.GraphModule(copy_sharing_tensors(network), graph), shape_mode).propagate(example)
+        FakeTensorProp(fx.GraphModule(copy_sharing_tensors(network), graph), shape_mode).propagate(example_input)
     except Exception as error:  # the network's code may raise any error on tensors without values
         logger.info(
             "cannot determine the shapes in this network without running it (%s: %s)", type(error).__name__, error
@@ -103,9 +103,10 @@ def _find_fixed_nodes(network: nn.Module, graph: fx.Graph, frozen_part: FrozenPa
 
 
 def _is_fixed(network: nn.Module, node: fx.Node, frozen_part: FrozenPart) -> bool:
+    """Return whether the value of a node stays the same during training if its inputs do."""
     if node.op == "get_attr":
         return not getattr(operator.attrgetter(str(node.target))(network), "requires_grad", False)
-    if node.op != "call_module" or str(node.target) in frozen_part.modules:
+    if node.op != "call_module" or str(node.target) in frozen_part.module_paths:
         return True
     module = network.get_submodule(str(node.target))
     has_state = any(True for _ in module.parameters()) or any(True for _ in module.buffers())
@@ -154,6 +155,7 @@ def _make_upper_part(
 def _copy_nodes(
     graph: fx.Graph, target_graph: fx.Graph, nodes: set[fx.Node], copied_nodes: dict[fx.Node, fx.Node]
 ) -> dict[fx.Node, fx.Node]:
+    """Copy `nodes` to `target_graph`, add the copies to `copied_nodes`, by original, and return it."""
     for node in graph.nodes:
         if node in nodes and node not in copied_nodes:
             copied_nodes[node] = target_graph.node_copy(node, lambda source: copied_nodes[source])
@@ -161,7 +163,7 @@ def _copy_nodes(
 
 
 def flatten_features(features: tuple[Tensor, ...]) -> Tensor:
-    """Return the features of `SplitNetwork.lower` as one row per image: `(N, D)`.
+    """Return the features of `SplitNetwork.lower_part` as one row per image: `(N, D)`.
 
     Examples:
         >>> import torch

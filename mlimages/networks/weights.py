@@ -20,21 +20,30 @@ from mlimages.core import ModelError, describe_unsupported_content, require_loca
 
 logger = logging.getLogger(__name__)
 
-State = dict[str, Tensor]
+StateDict = dict[str, Tensor]
 
-MAX_LISTED = 3
+MAX_LISTED_NAMES = 3
 """Number of names that an error lists for each kind of mismatch."""
 
-SUFFIXES = ".safetensors, .npz, .pth, .pt, .ckpt, .bin or .tar"
+SUPPORTED_SUFFIXES_TEXT = ".safetensors, .npz, .pth, .pt, .ckpt, .bin or .tar"
 
-_STATE_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "module", "teacher", "params")
+_STATE_DICT_KEYS = (
+    "state_dict_ema",
+    "model_ema",
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "module",
+    "teacher",
+    "params",
+)
 """Keys of a checkpoint that hold a state dict, in order of preference: averaged weights first, as timm does."""
 
-_CHAINER_NAMES = {"W": "weight", "b": "bias", "gamma": "weight", "beta": "bias", "avg_mean": "running_mean",
+_CHAINER_TO_TORCH_NAMES = {"W": "weight", "b": "bias", "gamma": "weight", "beta": "bias", "avg_mean": "running_mean",
                   "avg_var": "running_var", "N": "num_batches_tracked"}  # fmt: skip
 
 
-def read_weights(path: str | os.PathLike[str]) -> State:
+def read_weights(path: str | os.PathLike[str]) -> StateDict:
     """Read the tensors of a weights file or checkpoint by name; floats of any precision become float32.
 
     Checkpoints of timm, Lightning or a training loop may store the tensors under `state_dict`, `model` and similar
@@ -45,11 +54,11 @@ def read_weights(path: str | os.PathLike[str]) -> State:
     """
     path = require_local_path(path)
     if not path.is_file():
-        raise ModelError(f"no weights file at {path}: expected a {SUFFIXES} file")
+        raise ModelError(f"no weights file at {path}: expected a {SUPPORTED_SUFFIXES_TEXT} file")
     try:
-        state = _READERS[path.suffix.lower()](path)
+        state = _READERS_BY_SUFFIX[path.suffix.lower()](path)
     except KeyError:
-        raise ModelError(f"{path} is not a weights file: expected a {SUFFIXES} file") from None
+        raise ModelError(f"{path} is not a weights file: expected a {SUPPORTED_SUFFIXES_TEXT} file") from None
     except (SafetensorError, zipfile.BadZipFile, OSError, ValueError, RuntimeError, EOFError) as error:
         cause = _diagnose_content(path) or summarize_error(error)[:200]
         raise ModelError(f"{path} cannot be read as {path.suffix} weights: {cause}") from error
@@ -59,7 +68,7 @@ def read_weights(path: str | os.PathLike[str]) -> State:
 
 
 def _diagnose_content(path: Path) -> str:
-    """Return what an unreadable file contains instead of weights; "" if unknown."""
+    """Return what an unreadable weights file contains instead, as part of a message; "" if unknown."""
     with path.open("rb") as file:
         begin = file.read(1000)
     if not begin.startswith(b"PK\x03\x04"):
@@ -72,9 +81,9 @@ def _diagnose_content(path: Path) -> str:
 
 
 class _IgnoredObject:
-    """Replaces objects in a checkpoint that are not tensors or plain values, such as the options of a training loop.
+    """Placeholder for objects in a checkpoint that are not tensors or plain values, such as training options.
 
-    Unpickling creates it and sets its attributes; the original class is neither imported nor called.
+    Unpickling creates it instead of the original class, which is neither imported nor called.
     """
 
     def __init__(self, *args: object, **options: object) -> None: ...
@@ -82,7 +91,8 @@ class _IgnoredObject:
     def __setstate__(self, state: object) -> None: ...
 
 
-def _read_torch(path: Path) -> State:
+def _read_torch_checkpoint(path: Path) -> StateDict:
+    """Read a file of `torch.save`: a state dict, or a checkpoint that holds one under one of `_STATE_DICT_KEYS`."""
     try:
         is_zip = zipfile.is_zipfile(path)
         others = torch.serialization.get_unsafe_globals_in_checkpoint(path) if is_zip else ["argparse.Namespace"]
@@ -90,32 +100,34 @@ def _read_torch(path: Path) -> State:
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # torch's own error class is private
         raise ValueError("it is damaged, or contains objects that could execute code when loaded") from error
-    while isinstance(loaded, Mapping) and (key := next((k for k in _STATE_KEYS if _has_mapping(loaded, k)), "")):
+    while isinstance(loaded, Mapping) and (
+        key := next((k for k in _STATE_DICT_KEYS if _has_nonempty_mapping(loaded, k)), "")
+    ):
         loaded = loaded[key]
     if not isinstance(loaded, Mapping):
-        raise ValueError("it is not a dictionary of tensors: save the network's state_dict()")
+        raise ValueError("the file does not contain a dictionary of tensors: save the network's state_dict()")
     return {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
 
 
-def _has_mapping(contents: Mapping[Any, Any], key: str) -> bool:
+def _has_nonempty_mapping(contents: Mapping[Any, Any], key: str) -> bool:
     return isinstance(contents.get(key), Mapping) and bool(contents[key])
 
 
-def _read_npz(path: Path) -> State:
-    """Read arrays by name; convert Chainer's names, such as `predictor/conv1/W` to `predictor.conv1.weight`."""
+def _read_npz(path: Path) -> StateDict:
+    """Read the arrays of a .npz file by name; convert Chainer's names, such as `conv1/W` to `conv1.weight`."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return {_convert_chainer_name(name): torch.from_numpy(arrays[name]) for name in arrays.files}
 
 
 def _convert_chainer_name(name: str) -> str:
     *parents, last = name.split("/")
-    return ".".join([*parents, _CHAINER_NAMES.get(last, last)]) if parents else name
+    return ".".join([*parents, _CHAINER_TO_TORCH_NAMES.get(last, last)]) if parents else name
 
 
-_READERS: dict[str, Any] = {
+_READERS_BY_SUFFIX: dict[str, Any] = {
     ".safetensors": load_file,
     ".npz": _read_npz,
-    **dict.fromkeys((".pth", ".pt", ".ckpt", ".bin", ".tar"), _read_torch),
+    **dict.fromkeys((".pth", ".pt", ".ckpt", ".bin", ".tar"), _read_torch_checkpoint),
 }
 
 
@@ -123,10 +135,13 @@ def _to_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def rename_tensors_by_order(network: nn.Module, state: State, *, heads: Sequence[str], description: str) -> State:
-    """Give the tensors of `state` the network's names in order, if all names differ but the shapes are equal.
+def rename_tensors_by_order(
+    network: nn.Module, state: StateDict, *, heads: Sequence[str], description: str
+) -> StateDict:
+    """Return `state` with the network's tensor names, matched by order, if no name is equal but all shapes are.
 
-    A kind of tensor, such as `W` in the file, must always correspond to the same kind in the network, such as `weight`.
+    Otherwise return `state`. Each last component of a name in the file, such as `W`, must always match the same one in
+    the network, such as `weight`.
 
     Args:
         network: a network of the same architecture.
@@ -148,10 +163,10 @@ def rename_tensors_by_order(network: nn.Module, state: State, *, heads: Sequence
     return {name: state[other] for name, other in zip(names, others, strict=True)}
 
 
-def remove_prefix(state: State, network: nn.Module, *, description: str) -> State:
-    """Remove the prefix that most tensor names have before the network's names (`module.`, `backbone.`, `model.`).
+def remove_prefix(state: StateDict, network: nn.Module, *, description: str) -> StateDict:
+    """Remove the prefix of most tensor names, such as `module.` or `backbone.`, that the network's names do not have.
 
-    Tensors without the prefix are dropped with a warning.
+    Tensors without the prefix are skipped with a warning.
     """
     own = network.state_dict().keys()
     parts = (name.split(".") for name in state)
@@ -171,13 +186,15 @@ def remove_prefix(state: State, network: nn.Module, *, description: str) -> Stat
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
-def load_weights(network: nn.Module, state: State, *, heads: Sequence[str], description: str) -> bool:
+def load_weights(network: nn.Module, state: StateDict, *, heads: Sequence[str], description: str) -> bool:
     """Load `state` into `network`; return whether the weights of the heads were loaded.
 
     The heads are skipped if the file has none, or has them for another number of classes. Tensors of parts that the
     network does not have, such as `mask_token` or an auxiliary classifier, are skipped and logged.
 
     Args:
+        network: changed in place.
+        state: the tensors by name.
         heads: module paths of the classifiers.
         description: description of the weights, for messages.
 
@@ -218,7 +235,7 @@ def load_weights(network: nn.Module, state: State, *, heads: Sequence[str], desc
     return not skip_head
 
 
-def add_module_versions(state: State, network: nn.Module) -> State:
+def add_module_versions(state: StateDict, network: nn.Module) -> StateDict:
     """Return a state dict with the tensors of `state` and the versions of the network's modules in its `_metadata`.
 
     `load_state_dict` reads the versions; without them, torchvision's MNASNet refuses to load. Neither safetensors nor a
@@ -231,7 +248,7 @@ def add_module_versions(state: State, network: nn.Module) -> State:
 
 
 def is_inside(name: str, paths: Collection[str]) -> bool:
-    """Return whether a parameter or module is one of `paths` or inside one of them."""
+    """Return whether the name of a parameter or module is one of `paths` or inside one of them."""
     parts = name.split(".")
     return any(".".join(parts[:length]) in paths for length in range(1, len(parts) + 1))
 
@@ -242,5 +259,6 @@ def _has_non_finite_values(tensor: Tensor) -> bool:
 
 
 def _format_names(names: list[str]) -> str:
-    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return f"{', '.join(names[:MAX_LISTED])}{more}"
+    """Return the first names, separated by commas, and the number of the others."""
+    more = f" and {len(names) - MAX_LISTED_NAMES} more" if len(names) > MAX_LISTED_NAMES else ""
+    return f"{', '.join(names[:MAX_LISTED_NAMES])}{more}"

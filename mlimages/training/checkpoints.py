@@ -18,7 +18,14 @@ from torch import Tensor, nn
 
 from mlimages.core import Preprocessing, RunError, atomic_write, format_command, pluralize, require_local_path
 from mlimages.dataset import load_mean_image
-from mlimages.networks import DEPTHS, Model, add_all_depths_layer, add_module_versions, build_model, to_channels_last
+from mlimages.networks import (
+    LOWER_LAYERS_HEAD_PATH,
+    Model,
+    add_lower_layers_head,
+    add_module_versions,
+    build_model,
+    to_channels_last,
+)
 from mlimages.reports import RunFiles, read_settings
 from mlimages.training.config import FineTuneConfig
 from mlimages.training.run import EpochMetrics
@@ -181,7 +188,7 @@ def _make_full_state_dict(network: nn.Module, trained: Tensors) -> dict[str, Ten
     whole: dict[str, Tensor] = {}
     addresses: set[int] = set()
     for name, tensor in network.state_dict().items():
-        if name.startswith(f"{DEPTHS}."):
+        if name.startswith(f"{LOWER_LAYERS_HEAD_PATH}."):
             continue
         plain = trained[name] if name in trained else tensor.detach().cpu().contiguous()
         whole[name] = plain.clone() if plain.data_ptr() in addresses else plain  # safetensors rejects tied weights
@@ -255,7 +262,7 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: 
             gray=image.gray_scale,
             seed=config.seed,
         )
-        network = (_add_all_depths_head(model) if state is not None and state.depths_share else model).network
+        network = (_add_lower_layers_head(model) if state is not None and state.depths_share else model).network
     elif whole.exists():
         network.cpu().load_state_dict(add_module_versions(load_file(whole), network))
     weights = whole
@@ -286,8 +293,8 @@ def make_trained_run(files: RunFiles, network: nn.Module, *, weights: Path) -> T
     )
 
 
-def _add_all_depths_head(model: Model) -> Model:
-    deep = add_all_depths_layer(model)
+def _add_lower_layers_head(model: Model) -> Model:
+    deep = add_lower_layers_head(model)
     if deep is None:
         raise RunError(
             f"the layers of {model.name} in {model.library} differ from those that were trained: "

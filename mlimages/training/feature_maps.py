@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mlimages.core import ModelError, Preprocessing, as_path, require_writable
 from mlimages.images import load_pixels, to_uint8
-from mlimages.networks import Normalize, build_model, find_well_known_layers
+from mlimages.networks import Normalize, build_model, find_layer_aliases
 from mlimages.reports import SheetRow, Tile, write_sheet
 from mlimages.training.checkpoints import load_run
 
@@ -72,7 +72,7 @@ def draw_layer(
 
 def _find_layer(network: nn.Module, layer: str) -> nn.Module:
     modules: dict[str, nn.Module] = dict(network.named_modules())
-    known = find_well_known_layers(network)
+    known = find_layer_aliases(network)
     path = known.get(layer, layer)
     if path in modules and path:
         return modules[path]

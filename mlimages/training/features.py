@@ -187,16 +187,16 @@ class FrozenFeatures:
         device: torch.device,
         validation: ImageSet,
     ) -> None:
-        self._split, self._normalize, self._device, self.shapes = split, normalize, device, split.shapes
+        self._split, self._normalize, self._device, self.shapes = split, normalize, device, split.feature_shapes
         self._precision, self._validation = computation.frozen, validation
-        self._runtime = FrozenRuntime(split.lower, computation.library, device)
-        width = sum(int(np.prod(shape)) for shape in split.shapes)
+        self._runtime = FrozenRuntime(split.lower_part, computation.library, device)
+        width = sum(int(np.prod(shape)) for shape in split.feature_shapes)
 
         def open_store(precision: Precision) -> ArrayStore:
             key = make_feature_cache_key(
                 model,
                 normalize,
-                layers=[split.outputs, split.shapes],
+                layers=[split.feature_names, split.feature_shapes],
                 weights_digest=frozen_digest,
                 preprocessing=preprocessing,
                 precision=self._runtime.make_cache_key(precision),
@@ -280,10 +280,12 @@ class FrozenFeatures:
             indices = tuple(index for index, key in keys.items() if key in store)
             found = store.read_rows([keys[index] for index in indices]) if indices else np.zeros((1, *store.shape))
             rows = torch.from_numpy(found.astype(np.float32, copy=False))  # (N, D)
-            yield _make_batch(unflatten_features(rows, self._split.shapes), images, indices, chunk, self._device)
+            yield _make_batch(
+                unflatten_features(rows, self._split.feature_shapes), images, indices, chunk, self._device
+            )
 
     def compute_logits(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        logits: Tensor = self._split.upper(*map(to_channels_last, inputs))
+        logits: Tensor = self._split.upper_part(*map(to_channels_last, inputs))
         return logits
 
     def _compute_features(self, pixels: Tensor, precision: Precision) -> np.ndarray:

@@ -7,7 +7,6 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -166,7 +165,7 @@ def compute_pooled_features(
     key = make_feature_cache_key(
         model,
         normalize,
-        layers=[asdict(cut) for cut in cut_points],
+        layers=[{"name": cut.name, "consumer": cut.next_layer, "num_features": cut.num_features} for cut in cut_points],
         weights_digest=freeze(model, "head").digest(model.network),
         preprocessing=model.preprocessing,
         precision=find_float32_precision(torch.device("cpu")),

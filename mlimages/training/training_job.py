@@ -23,7 +23,15 @@ from mlimages.core import (
 )
 from mlimages.dataset import load_mean_image
 from mlimages.labels import ClassNames, write_label_file
-from mlimages.networks import DEPTHS, FrozenPart, Model, Normalize, add_all_depths_layer, has_fast_bf16, split_network
+from mlimages.networks import (
+    LOWER_LAYERS_HEAD_PATH,
+    FrozenPart,
+    Model,
+    Normalize,
+    add_lower_layers_head,
+    has_fast_bf16,
+    split_network,
+)
 from mlimages.reports import RunFiles, read_settings
 from mlimages.training import distributed
 from mlimages.training.augmentation import Augmenter
@@ -39,7 +47,7 @@ from mlimages.training.run_images import RunImages
 
 logger = logging.getLogger(__name__)
 
-MAX_DEPTHS = 4000
+MAX_LOWER_LAYER_FEATURES = 4000
 """With more images and more features of lower layers than this, the head uses only the last layer: the time to fit it
 grows with the cube of the smaller number."""
 
@@ -98,7 +106,7 @@ class TrainingJob:
     def with_last_layer_head(self) -> TrainingJob:
         """Return the same job with a classifier on the last layer only; the cached features are shared."""
         if self.model is not self.base_model:
-            self.network.get_parameter(f"{DEPTHS}.weight").requires_grad_(False)  # they are zero
+            self.network.get_parameter(f"{LOWER_LAYERS_HEAD_PATH}.weight").requires_grad_(False)  # they are zero
         return replace(self, model=self.base_model)
 
     def autocast(self) -> AbstractContextManager[object]:
@@ -205,18 +213,18 @@ def build_training_job(
     mean = load_mean_image(files.mean_image, image) if preprocessing.normalization.mean_image else None
     normalize = Normalize(preprocessing.normalization, mean).to(device)
     distributed.sync_batch_norm(network, device, batch_size=config.batch_size)
-    digest = frozen.digest(network) if frozen.parameters else ""
+    digest = frozen.digest(network) if frozen.parameter_names else ""
     augmenter = _make_augmenter(config, model)
     names = inputs.images.class_names
     train = ImageSet(images.train, image, store=images.store, augmenter=augmenter, num_classes=len(names))
     val = ImageSet(images.val, image, store=images.store, num_classes=len(names))
-    views = 1 if augmenter is None else augmenter.num_fixed_views if frozen.parameters else 0
+    views = 1 if augmenter is None else augmenter.num_fixed_views if frozen.parameter_names else 0
     example = torch.zeros(2, max(image.channels, len(normalize.mean[0])), image.height, image.width, device=device)
     source: BatchSource = PixelSource(network, normalize, device)
     split = split_network(network, frozen, example) if config.cache else None
     work, computation = None, read_computation(files)
     if split and not inputs.is_resumed:  # a resumed run of an earlier version keeps to PyTorch
-        work = Workload(model.name, count_gmacs(split.lower, example), len(train) * views, len(val))
+        work = Workload(model.name, count_gmacs(split.lower_part, example), len(train) * views, len(val))
     if computation is None:
         computation = choose_computation(work, config.precision, device=device, is_frozen=bool(digest))
     computation = distributed.broadcast(computation)
@@ -247,11 +255,15 @@ def _choose_head(config: FineTuneConfig, model: Model, num_images: int) -> Model
     """Return the model with a classifier on the features of every layer, if the settings and the network allow one."""
     if config.head == "last" or config.freeze != "head" or not model.pretrained:
         return model
-    deep = add_all_depths_layer(model)
+    deep = add_lower_layers_head(model)
     if deep is None:
         reason = f"the layers of {model.name} cannot be traced"
-    elif min(num_images, deep.network.get_parameter(f"{DEPTHS}.weight").shape[1]) > MAX_DEPTHS:
-        reason = f"more than {MAX_DEPTHS} images and more than {MAX_DEPTHS} features below the last layer"
+    elif (
+        min(num_images, deep.network.get_parameter(f"{LOWER_LAYERS_HEAD_PATH}.weight").shape[1])
+        > MAX_LOWER_LAYER_FEATURES
+    ):
+        limit = MAX_LOWER_LAYER_FEATURES
+        reason = f"more than {limit} images and more than {limit} features below the last layer"
     else:
         return deep
     logger.log(
@@ -271,4 +283,4 @@ def _make_augmenter(config: FineTuneConfig, model: Model) -> Augmenter | None:
 
 def _trains_below_head(model: Model) -> bool:
     trained = (name for name, parameter in model.network.named_parameters() if parameter.requires_grad)
-    return any(not (model.is_head(name) or name.startswith(f"{DEPTHS}.")) for name in trained)
+    return any(not (model.is_head(name) or name.startswith(f"{LOWER_LAYERS_HEAD_PATH}.")) for name in trained)

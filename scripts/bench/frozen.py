@@ -54,13 +54,13 @@ def measure(name: str, *, images: int, rounds: int) -> dict[str, float]:
     conversion = 0.0
     for library in ("torch", "openvino"):
         for precision in ("fp32", "bf16"):
-            runtime = FrozenRuntime(split.lower, library, torch.device("cpu"))  # type: ignore[arg-type]
+            runtime = FrozenRuntime(split.lower_part, library, torch.device("cpu"))  # type: ignore[arg-type]
             run = lambda x, runtime=runtime, precision=precision: runtime(x, precision)  # noqa: E731
             _, first = cpu_s(lambda run=run: run(x[:1]))
             runs[f"{library} {precision}"] = run
             if library == "openvino":
                 conversion = first
-    runs["onnxruntime fp32"] = onnx_runtime(split.lower, x)
+    runs["onnxruntime fp32"] = onnx_runtime(split.lower_part, x)
     costs: dict[str, list[float]] = {way: [] for way in runs}
     for _ in range(rounds):
         for way, run in runs.items():

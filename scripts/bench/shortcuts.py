@@ -115,16 +115,23 @@ def network_fit() -> Any:
     from mlimages.core import DEFAULT_MODEL
     from mlimages.images import load_pixels
     from mlimages.inference import OnnxBundle, ParityTestImage
-    from mlimages.networks import DEPTHS, Normalize, add_all_depths_layer, build_model, freeze, split_network
+    from mlimages.networks import (
+        LOWER_LAYERS_HEAD_PATH,
+        Normalize,
+        add_lower_layers_head,
+        build_model,
+        freeze,
+        split_network,
+    )
     from mlimages.training.head import fit_ridge
     from tests.planting import FittedPredictor
 
     model = build_model(DEFAULT_MODEL, classes=2)
-    frozen, deep, image = freeze(model, "head"), add_all_depths_layer(model), model.preprocessing.image
+    frozen, deep, image = freeze(model, "head"), add_lower_layers_head(model), model.preprocessing.image
     assert deep
     parts = split_network(deep.network, frozen, torch.zeros(2, 3, image.height, image.width))
     assert parts
-    lower = torch.nn.Sequential(Normalize(model.preprocessing.normalization), parts.lower).eval()
+    lower = torch.nn.Sequential(Normalize(model.preprocessing.normalization), parts.lower_part).eval()
     pixels, file = torch.zeros(2, image.height, image.width, 3, dtype=torch.uint8), io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # the newer exporter takes a minute
@@ -132,7 +139,7 @@ def network_fit() -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(file.getvalue(), options)
-    widths: tuple[int, ...] = deep.network.get_submodule(DEPTHS).widths  # type: ignore[assignment]
+    widths: tuple[int, ...] = deep.network.get_submodule(LOWER_LAYERS_HEAD_PATH).widths  # type: ignore[assignment]
 
     def features(pixels: Any) -> Any:
         return np.concatenate(session.run(None, {"x": np.stack(pixels)}), axis=1)  # (N, D)

@@ -113,24 +113,24 @@ def test_both_parts_together_compute_the_network(name: str, upto: str, shapes: t
     x = torch.rand(2, image.channels, image.height, image.width)
     parts = split_network(model.network, freeze(model, upto), x)
     assert parts is not None
-    assert parts.shapes == shapes
+    assert parts.feature_shapes == shapes
     with torch.no_grad():
-        rows = flatten_features(parts.lower(x))
-        logits = parts.upper(*unflatten_features(rows, parts.shapes))
+        rows = flatten_features(parts.lower_part(x))
+        logits = parts.upper_part(*unflatten_features(rows, parts.feature_shapes))
         assert torch.equal(logits, model.network(x))
-    trained = {id(p) for p in parts.upper.parameters() if p.requires_grad}
+    trained = {id(p) for p in parts.upper_part.parameters() if p.requires_grad}
     assert trained == {id(p) for p in model.network.parameters() if p.requires_grad}
 
 
 def test_trained_and_random_layers_are_never_in_the_lower_part() -> None:
     model = build_model("resnet18", classes=3, weights="none", size=64)
     whole = freeze(model, "layer1")
-    part = FrozenPart(whole.parameters - {"bn1.weight", "bn1.bias"}, whole.modules - {"bn1"})
+    part = FrozenPart(whole.parameter_names - {"bn1.weight", "bn1.bias"}, whole.module_paths - {"bn1"})
     for parameter in model.network.get_submodule("bn1").parameters():
         parameter.requires_grad_(True)  # the first batch norm learns: nothing behind it is fixed
     parts = split_network(model.network, part, torch.rand(2, 3, 64, 64))
     assert parts is not None
-    assert parts.shapes == ((64, 32, 32),)
+    assert parts.feature_shapes == ((64, 32, 32),)
 
 
 class Branching(nn.Sequential):
@@ -206,8 +206,8 @@ def test_parameters_outside_of_layers_are_frozen_in_their_order(
         expected = [name for name in expected if not name.endswith("scale")]
         modules = [name for name in modules if name not in ("first", "second")]
     assert frozen_names(model) == expected
-    assert sorted(part.modules) == sorted(modules)
-    assert part.parameters == set(expected)
+    assert sorted(part.module_paths) == sorted(modules)
+    assert part.parameter_names == set(expected)
     network.train()
     assert {path for path, module in network.named_modules() if path and not module.training} == set(modules)
 

@@ -22,7 +22,7 @@ from mlimages.core import DEFAULT_MODEL, ModelError
 from mlimages.networks import build_model, freeze, resolve_defaults, split_network
 from mlimages.networks.architectures import find_architecture
 from mlimages.networks.timm_architecture import find_packaged_weights
-from mlimages.networks.weights import State, read_weights
+from mlimages.networks.weights import StateDict, read_weights
 from tests.servers import cut, serve
 
 
@@ -92,13 +92,13 @@ def test_weights_of_a_library_network_are_loaded_exactly(tmp_path: Path) -> None
     assert torch.equal(loaded(x), original(x))
 
 
-def with_numbers_in_names(state: State) -> State:
+def with_numbers_in_names(state: StateDict) -> StateDict:
     """The tensors as torchvision's published files of DenseNet, of before batch norm counted batches, name them."""
     names = (name for name in state if not name.endswith("num_batches_tracked"))
     return {re.sub(r"(layer\d+\.(?:norm|conv))([12])", r"\1.\2", name): state[name] for name in names}
 
 
-def with_linear_layers(state: State) -> State:
+def with_linear_layers(state: StateDict) -> StateDict:
     """The tensors as torchvision's published files of vision transformers name them."""
     return {name.replace("mlp.0.", "mlp.linear_1.").replace("mlp.3.", "mlp.linear_2."): state[name] for name in state}
 
@@ -107,12 +107,12 @@ def with_linear_layers(state: State) -> State:
     ("name", "rename"), [("mnasnet0_5", dict), ("densenet121", with_numbers_in_names)], ids=["version", "names"]
 )
 def test_published_weights_of_an_earlier_version_are_loaded_as_by_torchvision(
-    name: str, rename: Callable[[State], State], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, rename: Callable[[StateDict], StateDict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = models.get_model(name)
     published = rename(network.state_dict())
 
-    def published_state(*args: object, **options: object) -> State:
+    def published_state(*args: object, **options: object) -> StateDict:
         state = OrderedDict(published)
         vars(state)["_metadata"] = {"": {"version": network._version}}
         return state
@@ -131,7 +131,7 @@ def test_published_weights_of_an_earlier_version_are_loaded_as_by_torchvision(
 @pytest.mark.parametrize(
     ("name", "rename"), [("vit_b_32", with_linear_layers), ("timm:densenet121", with_numbers_in_names)]
 )
-def test_earlier_names_of_tensors_are_converted(name: str, rename: Callable[[State], State]) -> None:
+def test_earlier_names_of_tensors_are_converted(name: str, rename: Callable[[StateDict], StateDict]) -> None:
     with torch.device("meta"):
         network = build_model(name, classes=2, weights="none").network
     state = network.state_dict()
@@ -176,16 +176,16 @@ class Options:
         self.model = "lenet5"
 
 
-def as_chainer(state: State) -> State:
+def as_chainer(state: StateDict) -> StateDict:
     names = {"weight": "W", "bias": "b"}
     return {"predictor/" + "/".join([*n.split(".")[:-1], names[n.split(".")[-1]]]): t for n, t in state.items()}
 
 
-def prefixed(prefix: str, state: State) -> State:
+def prefixed(prefix: str, state: StateDict) -> StateDict:
     return {prefix + name: tensor for name, tensor in state.items()}
 
 
-CHECKPOINTS: dict[str, tuple[str, Callable[[State], object]]] = {
+CHECKPOINTS: dict[str, tuple[str, Callable[[StateDict], object]]] = {
     "timm": ("model_best.pth.tar", lambda s: {"epoch": 3, "state_dict": s, "args": argparse.Namespace(lr=0.1)}),
     "timm_ema": ("last.pth.tar", lambda s: {"state_dict": prefixed("no.", s), "state_dict_ema": s}),
     "deit_ema": ("deit.pth", lambda s: {"model": prefixed("no.", s), "model_ema": prefixed("module.", s)}),
@@ -232,7 +232,7 @@ def test_checkpoints_of_other_programs_are_loaded(tmp_path: Path, kind: str) -> 
     ids=["nan", "infinity", "more", "order"],
 )
 def test_weights_that_do_not_fit_or_are_damaged_are_refused(
-    tmp_path: Path, break_state: Callable[[State], State], message: str
+    tmp_path: Path, break_state: Callable[[StateDict], StateDict], message: str
 ) -> None:
     state = dict(build_model("lenet5", classes=10, weights="none").network.state_dict())
     torch.save(break_state(state), tmp_path / "w.pth")
@@ -441,7 +441,7 @@ def test_a_size_keeps_the_margin_around_the_crop_in_proportion() -> None:
 
 def test_the_layers_of_alexnet_have_their_well_known_names() -> None:
     with torch.device("meta"):
-        alexnet = build_model("alexnet", classes=2, weights="none").layers
+        alexnet = build_model("alexnet", classes=2, weights="none").layer_aliases
     assert alexnet == {
         "conv1": "features.0",
         "conv2": "features.3",
@@ -513,6 +513,6 @@ def test_all_classifiers_of_a_distilled_network_are_found_and_trained() -> None:
     x = torch.rand(1, 3, 224, 224)
     parts = split_network(model.network, frozen, x)
     assert parts is not None
-    features = parts.lower(x)
+    features = parts.lower_part(x)
     with torch.no_grad():
         assert torch.allclose(model.network(x), model.network.head(features[0]) / 2, atol=1e-5)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from mlimages.core import InputError
 from mlimages.images import load_rgb
 from mlimages.inference import KNOWN, LOGITS, OnnxBundle, evaluate
-from mlimages.networks import DEPTHS, add_all_depths_layer, build_model, freeze, split_network
+from mlimages.networks import LOWER_LAYERS_HEAD_PATH, add_lower_layers_head, build_model, freeze, split_network
 from mlimages.training import FineTuneConfig, fine_tune, load_run, read_config
 from tests.training.conftest import COLOURS, draw
 
@@ -43,7 +43,7 @@ def test_the_exported_file_the_checkpoint_and_the_resumed_run_are_one_classifier
     result = fine_tune(config)  # the export compares the file with the network
     assert result.depths_share > 0
     run = load_run(config.out)
-    assert run.network.get_parameter(f"{DEPTHS}.weight").abs().max() > 0
+    assert run.network.get_parameter(f"{LOWER_LAYERS_HEAD_PATH}.weight").abs().max() > 0
     bundle = OnnxBundle.read(config.out)
     assert (bundle.known.count, bundle.known.share) == (result.val_images, 0.95) if bundle.known else False
     file = ort.InferenceSession(config.out / "model.onnx")
@@ -73,7 +73,7 @@ def test_where_leave_one_out_prefers_the_last_layer_the_run_is_one_on_the_last_l
     one, other = (load_file(each.out / "last.safetensors") for each in (auto, last))
     assert one.keys() == other.keys()
     assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
-    assert DEPTHS not in dict(load_run(auto.out).network.named_children())
+    assert LOWER_LAYERS_HEAD_PATH not in dict(load_run(auto.out).network.named_children())
 
 
 @pytest.mark.parametrize("options", [{"freeze": "conv4"}, {"weights": "none", "freeze": "head"}], ids=str)
@@ -85,17 +85,17 @@ def test_all_depths_need_a_frozen_pretrained_network(config: FineTuneConfig, opt
 @pytest.mark.parametrize("name", ["alexnet", "timm:test_convnext"])
 def test_the_layer_sees_a_row_for_each_image_and_changes_nothing_at_first(name: str) -> None:
     model = build_model(name, classes=3, weights="none", size=64 if name == "alexnet" else None)
-    deep, image = add_all_depths_layer(model), model.preprocessing.image
+    deep, image = add_lower_layers_head(model), model.preprocessing.image
     assert deep is not None
     x = torch.randn(2, 3, image.height, image.width)
     with torch.inference_mode():
         assert torch.equal(deep.network(x), model.network(x))
         parts = split_network(deep.network, freeze(model), x)
         assert parts is not None
-        torch.nn.init.ones_(deep.network.get_parameter(f"{DEPTHS}.weight"))
-        assert torch.allclose(parts.upper(*parts.lower(x)), deep.network(x), atol=1e-3)
-    width = deep.network.get_parameter(f"{DEPTHS}.weight").shape[1]
-    assert max(np.prod(shape) for shape in parts.shapes) == max(
+        torch.nn.init.ones_(deep.network.get_parameter(f"{LOWER_LAYERS_HEAD_PATH}.weight"))
+        assert torch.allclose(parts.upper_part(*parts.lower_part(x)), deep.network(x), atol=1e-3)
+    width = deep.network.get_parameter(f"{LOWER_LAYERS_HEAD_PATH}.weight").shape[1]
+    assert max(np.prod(shape) for shape in parts.feature_shapes) == max(
         width,
         model.network.get_submodule(model.head).in_features,  # type: ignore[type-var]
     )

@@ -216,12 +216,12 @@ def test_openvino_gives_what_the_frozen_part_gives() -> None:
     x = torch.rand(3, *model.preprocessing.image.shape)
     halves = split_network(model.network, freeze(model, "head"), x)
     assert halves is not None
-    run = FrozenRuntime(halves.lower, "openvino", torch.device("cpu"))
+    run = FrozenRuntime(halves.lower_part, "openvino", torch.device("cpu"))
     with pytest.raises(ConversionError, match="only on CPUs"):  # a run that is continued on another device
-        FrozenRuntime(halves.lower, "openvino", torch.device("meta"))(x, "fp32")
+        FrozenRuntime(halves.lower_part, "openvino", torch.device("meta"))(x, "fp32")
     with torch.inference_mode():
         run(x[:2], "fp32")  # batches may have any size
-        (want,) = halves.lower(x)
+        (want,) = halves.lower_part(x)
         for precision, bound in (("fp32", 1e-5), ("bf16", 0.1)):
             (got,) = run(x, precision)  # type: ignore[arg-type]
             assert got.shape == want.shape

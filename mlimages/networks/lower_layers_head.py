@@ -1,4 +1,4 @@
-"""A linear layer on the pooled outputs of all layers, added to the logits of a network."""
+"""A second head on the pooled outputs of the lower layers, whose logits are added to those of the network's head."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from mlimages.networks.splitting import propagate_shapes
 
 logger = logging.getLogger(__name__)
 
-DEPTHS = "depths"
-"""Module path of the linear layer."""
+LOWER_LAYERS_HEAD_PATH = "depths"
+"""Module path of the second head."""
 
 
-class AllDepthsLinear(nn.Linear):
-    """Linear layer on the pooled outputs of all layers, initialized to zero and without a bias.
+class LowerLayersHead(nn.Linear):
+    """Linear layer without bias on the pooled outputs of all lower layers; its weight is initialized to zero.
 
     Args:
-        widths: number of features of each layer, in the order of execution.
+        widths: number of features of each lower layer, in the order of execution.
         num_classes: number of logits.
     """
 
@@ -37,31 +37,31 @@ class AllDepthsLinear(nn.Linear):
         nn.init.zeros_(self.weight)
 
 
-def add_all_depths_layer(model: Model) -> Model | None:
-    """Return the model with a linear layer on the pooled outputs of the layers below its head, added to the logits.
+def add_lower_layers_head(model: Model) -> Model | None:
+    """Return the model with a second linear head on the pooled outputs of the layers below its head.
 
-    Layers and tensors are shared with `model`; the state dict has the additional tensor `depths.weight` `(classes, D)`.
-    After Head2Toe (U. Evci et al., ICML 2022, arXiv 2201.03529).
+    The logits of both heads are added. Layers and tensors are shared with `model`; the state dict has the additional
+    tensor `depths.weight` `(classes, D)`. Based on Head2Toe (U. Evci et al., ICML 2022, arXiv 2201.03529).
 
     Returns:
         The new model, or None if the network cannot be traced or has a single layer.
 
     Examples:
         >>> import torch
-        >>> from mlimages.networks import add_all_depths_layer, build_model
+        >>> from mlimages.networks import add_lower_layers_head, build_model
         >>> model = build_model("lenet5", classes=10, weights="none")
-        >>> deep = add_all_depths_layer(model)
-        >>> deep.network.depths
-        AllDepthsLinear(in_features=142, out_features=10, bias=False)
+        >>> extended = add_lower_layers_head(model)
+        >>> extended.network.depths
+        LowerLayersHead(in_features=142, out_features=10, bias=False)
         >>> x = torch.randn(2, 1, 28, 28)
-        >>> torch.equal(deep.network(x), model.network(x))
+        >>> torch.equal(extended.network(x), model.network(x))
         True
     """
     graph = trace(model.network)
     if graph is None:
         return None
     try:
-        consumers = [cut.consumer for cut in find_cut_points(model) if not model.is_head(cut.consumer)]
+        next_layers = [cut.next_layer for cut in find_cut_points(model) if not model.is_head(cut.next_layer)]
     except ModelError:
         return None
     image = model.preprocessing.image
@@ -72,7 +72,7 @@ def add_all_depths_layer(model: Model) -> Model | None:
         return None
     taps: dict[fx.Node, tuple[int, ...]] = {}  # with the dimensions to average over
     for node in graph.nodes:
-        if node.op == "call_module" and node.target in consumers:
+        if node.op == "call_module" and node.target in next_layers:
             source = node.all_input_nodes[0]
             maps = _find_node_before_flattening(model.network, source)
             is_convolution = maps is not source or isinstance(model.network.get_submodule(node.target), nn.Conv2d)
@@ -87,23 +87,29 @@ def add_all_depths_layer(model: Model) -> Model | None:
     logits = graph.output_node().all_input_nodes[0]
     with graph.inserting_before(graph.output_node()):
         pooled = [graph.call_method("mean", (node, dim)) if dim else node for node, dim in taps.items()]
-        added = graph.create_node("call_module", DEPTHS, (graph.call_function(torch.cat, (pooled, 1)),))
+        added = graph.create_node("call_module", LOWER_LAYERS_HEAD_PATH, (graph.call_function(torch.cat, (pooled, 1)),))
         graph.output_node().args = (graph.call_function(operator.add, (logits, added)),)
     root = nn.Module()
     root.__dict__.update(model.network.__dict__)
-    root._modules = {**model.network._modules, DEPTHS: AllDepthsLinear(widths, classes).to(parameter.device)}
+    root._modules = {
+        **model.network._modules,
+        LOWER_LAYERS_HEAD_PATH: LowerLayersHead(widths, classes).to(parameter.device),
+    }
     network = fx.GraphModule(root, graph)
     paths = {path for path, _ in network.named_modules(remove_duplicate=False)}
     for path, module in model.network.named_modules():
         if path not in paths:  # layers used only in training
             network.add_submodule(path, module)
-    if network.state_dict().keys() - {f"{DEPTHS}.weight"} != model.network.state_dict().keys():
+    if network.state_dict().keys() - {f"{LOWER_LAYERS_HEAD_PATH}.weight"} != model.network.state_dict().keys():
         return None
     return replace(model, network=network.eval())
 
 
 def _find_node_before_flattening(network: nn.Module, node: fx.Node) -> fx.Node:
-    """Return the node before pooling and flattening; `node` itself if a layer with weights lies between."""
+    """Return the node of the feature map `(N, C, H, W)` that was pooled and flattened to the output of `node`.
+
+    Return `node` if there is none, or if a layer with weights lies between.
+    """
     maps = node
     while _count_dims(maps) == 2 and len(maps.all_input_nodes) == 1 and not _has_weights(network, maps):
         maps = maps.all_input_nodes[0]
