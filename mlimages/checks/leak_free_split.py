@@ -10,7 +10,7 @@ from pathlib import Path
 from mlimages.checks.run_checks import check
 from mlimages.core import Embedder, ImageError, Pool, Progress, as_path, check_seed
 from mlimages.images import read_bytes
-from mlimages.labels import LabelFile, check_shares, open_labels
+from mlimages.labels import LabelFile, check_fractions, open_labels
 
 DIGITS = 32
 """Number of hexadecimal digits of an image's SHA-256 that identify it."""
@@ -18,7 +18,7 @@ DIGITS = 32
 
 def split_labels(
     labels: LabelFile | str | os.PathLike[str],
-    shares: Sequence[float],
+    fractions: Sequence[float],
     seed: int = 0,
     *,
     assigned: Mapping[Path, int] | None = None,
@@ -35,7 +35,7 @@ def split_labels(
 
     Args:
         labels: a label file, or a folder with one subfolder per class.
-        shares: fraction of the images in each split, such as `(0.8, 0.2)`; they add up to 1.
+        fractions: fraction of the images in each split, such as `(0.8, 0.2)`; they add up to 1.
         seed: random seed.
         assigned: the split, from 0, of images that are already split, by path; their near-duplicates join them.
         pool: workers that examine the images; by default threads.
@@ -47,7 +47,7 @@ def split_labels(
         One label file per share.
 
     Raises:
-        InputError: the shares are not positive or do not add up to 1, or the seed is out of range.
+        InputError: the fractions are not positive or do not add up to 1, or the seed is out of range.
         LabelFileError: the label file cannot be read.
 
     Example:
@@ -55,7 +55,7 @@ def split_labels(
         >>> len(list(train)), len(list(val))
         (9, 3)
     """
-    check_shares(shares)
+    check_fractions(fractions)
     check_seed(seed)
     file = open_labels(labels)
     report = check(file, pool=pool, embed=embed, progress=progress)
@@ -64,7 +64,7 @@ def split_labels(
         as_path(name): digest.tobytes().hex() if digest.any() else _compute_content_hash(as_path(name))
         for (name, _), digest in zip(file.text_items(), report.digests, strict=True)
     }
-    return file.split(shares, seed=seed, groups=groups, contents=contents, assigned=assigned)
+    return file.split(fractions, seed=seed, groups=groups, contents=contents, assigned=assigned)
 
 
 def _compute_content_hash(path: Path) -> str:

@@ -59,7 +59,7 @@ def augment(
 
     Example: mlimages augment labels.txt -o cats.npz --size 100 --rotate -30:30:6 --flip --split 0.75,0.25
     """
-    angles, shares = _parse_angles(rotate), _parse_fractions(split)
+    angles, fractions = _parse_angles(rotate), _parse_fractions(split)
 
     from mlimages.core import ImageProperty, TqdmProgress
     from mlimages.dataset import augment as write
@@ -71,7 +71,7 @@ def augment(
         image_property=ImageProperty(size, resize=resize),
         angles_deg=angles,
         flip=flip,
-        split=shares,
+        split=fractions,
         seed=seed,
         format=output_format or ("npz" if out.suffix == ".npz" else "folder"),
         overwrite=force,
@@ -97,14 +97,14 @@ def _parse_angles(text: str) -> range:
 
 def _parse_fractions(text: str) -> list[float]:
     try:
-        shares = [float(share) for share in text.split(",")] if text else [1.0]
+        fractions = [float(share) for share in text.split(",")] if text else [1.0]
     except ValueError:
-        shares = []
-    if not math.isclose(sum(shares), 1, abs_tol=1e-6):
+        fractions = []
+    if not math.isclose(sum(fractions), 1, abs_tol=1e-6):
         raise typer.BadParameter(
             f"{text}: expected fractions that add up to 1, such as 0.75,0.25", param_hint="--split"
         )
-    return shares
+    return fractions
 
 
 def _print_summary(summary: AugmentSummary, *, as_json: bool) -> None:

@@ -20,7 +20,7 @@ from mlimages.cli.hints import (
 )
 from mlimages.cli.options import FORCE, LABELS, SKIP_UNAVAILABLE, takes_options
 from mlimages.core import ImageProperty, Resize, as_path, pluralize, require_writable
-from mlimages.labels import LabelOptions, TableOptions, WrittenLabels
+from mlimages.labels import LabelFileSummary, LabelOptions, TableOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mlimages.core import Embedder
     from mlimages.labels import LabelFile
 
-SHOWN_CLASSES = 20
+MAX_SHOWN_CLASSES = 20
 
 
 @takes_options(LabelOptions, argument="source", shown_groups=("Table",))
@@ -53,22 +53,24 @@ def label(
     """
     from mlimages.checks import split_labels
     from mlimages.core import TqdmProgress
-    from mlimages.labels import make_label_files, parse_shares
+    from mlimages.labels import make_label_files, parse_fractions
 
-    options = LabelOptions(**settings, split=parse_shares(split) if split else ())
+    options = LabelOptions(**settings, split=parse_fractions(split) if split else ())
 
     def split_leak_free(
-        labels: LabelFile, shares: Sequence[float], seed: int, *, assigned: Mapping[Path, int]
+        labels: LabelFile, fractions: Sequence[float], seed: int, *, assigned: Mapping[Path, int]
     ) -> tuple[LabelFile, ...]:
         embed = _open_embedder([labels]) if options.group_by == "features" else None
-        return split_labels(labels, shares, seed, assigned=assigned, embed=embed, progress=TqdmProgress())
+        return split_labels(labels, fractions, seed, assigned=assigned, embed=embed, progress=TqdmProgress())
 
-    written = make_label_files(options, split=split_leak_free, note=print_to_stderr)
+    written = make_label_files(options, split=split_leak_free, print_note=print_to_stderr)
     for file in written:
         for line in _make_class_warnings(file):
             print_to_stderr(line)
     if as_json:
-        files = [{"path": str(file.path), "count": file.count, "classes": dict(file.classes)} for file in written]
+        files = [
+            {"path": str(file.path), "count": file.num_images, "classes": dict(file.class_counts)} for file in written
+        ]
         print_as_json({"files": files, "folder": str(options.as_folders) if options.as_folders else None})
         return
     for file in written:
@@ -79,20 +81,21 @@ def label(
         print_next_command("check", *(file.path for file in written))
 
 
-def _summarize_label_file(file: WrittenLabels) -> str:
-    shown = ", ".join(f"{name} {count}" for name, count in list(file.classes.items())[:SHOWN_CLASSES])
-    more = " ..." * (len(file.classes) > SHOWN_CLASSES)
-    return f"{file.path}: {pluralize(file.count, 'image')}, {pluralize(len(file.classes), 'class')}: {shown}{more}"
+def _summarize_label_file(file: LabelFileSummary) -> str:
+    shown = ", ".join(f"{name} {count}" for name, count in list(file.class_counts.items())[:MAX_SHOWN_CLASSES])
+    more = " ..." * (len(file.class_counts) > MAX_SHOWN_CLASSES)
+    classes = pluralize(len(file.class_counts), "class")
+    return f"{file.path}: {pluralize(file.num_images, 'image')}, {classes}: {shown}{more}"
 
 
-def _make_class_warnings(file: WrittenLabels) -> list[str]:
-    if not file.count:
+def _make_class_warnings(file: LabelFileSummary) -> list[str]:
+    if not file.num_images:
         return [
             f"{file.path}: no images, since near-duplicates and images of one --group stay together: add other images, "
             "or split images regardless of near-duplicates with --group='[^/]+$'"
         ]
     rare = [f"{file.path}: fewer than two images of {', '.join(file.rare_classes)}"] * bool(file.rare_classes)
-    has_one_class = len(file.classes) == 1 and not file.is_multi_label
+    has_one_class = len(file.class_counts) == 1 and not file.is_multi_label
     return rare + [f"{file.path}: only one class: a classifier needs at least two"] * has_one_class
 
 

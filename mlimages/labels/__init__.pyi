@@ -18,11 +18,11 @@ from .label_file import merge_classes as merge_classes
 from .label_output import write_label_file as write_label_file
 from .label_output import write_label_output as write_label_output
 from .label_texts import format_label as format_label
+from .labelling import LabelFileSummary as LabelFileSummary
 from .labelling import LabelOptions as LabelOptions
 from .labelling import Splitter as Splitter
-from .labelling import WrittenLabels as WrittenLabels
 from .labelling import make_label_files as make_label_files
-from .labelling import parse_shares as parse_shares
+from .labelling import parse_fractions as parse_fractions
 from .labelling import read_paths as read_paths
 from .layout import describe_renamed_folders as describe_renamed_folders
 from .layout import make_folder_names as make_folder_names
@@ -34,8 +34,8 @@ from .scanning import walk_folders as walk_folders
 from .shards import find_shards as find_shards
 from .shards import is_shard as is_shard
 from .shards import iter_all_images as iter_all_images
-from .split_files import append as append
-from .splitting import check_shares as check_shares
+from .split_files import append_labels as append_labels
+from .splitting import check_fractions as check_fractions
 from .splitting import group_by_pattern as group_by_pattern
 from .splitting import split as split
 from .table_options import TableOptions as TableOptions

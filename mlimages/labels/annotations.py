@@ -25,7 +25,7 @@ def read_annotations(file: TextIO, path: Path) -> NumberedObjects:
         LabelFileError: the format of the export is unknown, or its ids are ambiguous.
     """
     if path.suffix.lower() == ".xml":
-        yield from _number_images(_read_cvat(file, path))
+        yield from _to_numbered_objects(_read_cvat(file, path))
         return
     try:
         values = json.load(file)
@@ -34,16 +34,17 @@ def read_annotations(file: TextIO, path: Path) -> NumberedObjects:
             f"{path} is not valid JSON; if it has one object per line, use the suffix .jsonl"
         ) from error
     if isinstance(values, dict) and "images" in values and "annotations" in values:
-        yield from _number_images(_read_coco(values, path))
+        yield from _to_numbered_objects(_read_coco(values, path))
     elif not _is_list_of_objects(values):
         raise _make_unknown_format_error(path)
     elif any("annotations" in task and "data" in task for task in values):
-        yield from _number_images(_read_label_studio(values))
+        yield from _to_numbered_objects(_read_label_studio(values))
     else:
         yield from enumerate(values, start=1)
 
 
-def _number_images(images: Iterable[_AnnotatedImage]) -> NumberedObjects:
+def _to_numbered_objects(images: Iterable[_AnnotatedImage]) -> NumberedObjects:
+    """Yield a number from 1 and a dict with the keys `file_name` and `label` for each image."""
     for number, (name, classes, keys) in enumerate(images, start=1):
         label = classes[0] if classes and len(set(classes)) == 1 else classes
         yield number, {"file_name": name, "label": label, **keys}
@@ -59,73 +60,80 @@ def _make_unknown_format_error(path: Path) -> LabelFileError:
     )
 
 
-def _read_coco(values: Mapping[str, Any], path: Path) -> Iterator[_AnnotatedImage]:
+def _read_coco(document: Mapping[str, Any], path: Path) -> Iterator[_AnnotatedImage]:
     """Read annotations without a box or mask (https://cocodataset.org/#format-data); a repeated image counts once."""
-    _require_coco_lists(values, path)
-    if any(each.get("bbox") or each.get("segmentation") for each in values["annotations"]):
+    _require_coco_lists(document, path)
+    if any(each.get("bbox") or each.get("segmentation") for each in document["annotations"]):
         raise LabelFileError(f"{path} contains bounding boxes or masks; expected image-level annotations")
-    listed = zip(values["images"], find_coco_classes(values, path), strict=True)
+    listed = zip(document["images"], find_coco_classes(document, path), strict=True)
     images = {_read_coco_key(image, "id", "images", path): (image, classes) for image, classes in listed}
     for image, classes in images.values():
         yield _read_coco_key(image, "file_name", "images", path), classes, {}
 
 
 def find_coco_classes(
-    values: Mapping[str, Any], path: Path, read_name: Callable[[Mapping[str, Any]], str] | None = None
+    document: Mapping[str, Any], path: Path, read_name: Callable[[Mapping[str, Any]], str] | None = None
 ) -> list[list[str]]:
     """Return the category of each annotation of each image in a COCO dataset, in the order of its images.
 
     Ids are compared as text, since some tools write "7" in one list and 7 in another.
 
     Args:
-        values: the parsed JSON document.
-        path: path of the document, for error messages.
+        document: the parsed JSON file.
+        path: path of the file, for error messages.
         read_name: returns the name of an image, by which images with the same id are compared; by default its
             `file_name`.
 
     Raises:
         LabelFileError: a list or a key that COCO requires is missing, or an id is ambiguous or unknown.
     """
-    _require_coco_lists(values, path)
-    images = _index_coco_objects(values, "images", read_name or "file_name", path)
-    names = _index_coco_objects(values, "categories", "name", path)
+    _require_coco_lists(document, path)
+    images = _index_coco_objects(document, "images", read_name or "file_name", path)
+    names = _index_coco_objects(document, "categories", "name", path)
     labels: dict[str, list[str]] = {image_id: [] for image_id in images}
-    image_ids = _read_references(values["annotations"], "image_id", images, path)
-    category_ids = _read_references(values["annotations"], "category_id", names, path)
+    image_ids = _read_referenced_ids(document["annotations"], "image_id", images, path)
+    category_ids = _read_referenced_ids(document["annotations"], "category_id", names, path)
     for image_id, category_id in zip(image_ids, category_ids, strict=True):
         labels[image_id].append(names[category_id])
-    return [labels[_read_coco_key(image, "id", "images", path)] for image in values["images"]]
+    return [labels[_read_coco_key(image, "id", "images", path)] for image in document["images"]]
 
 
-def _require_coco_lists(values: Mapping[str, Any], path: Path) -> None:
+def _require_coco_lists(document: Mapping[str, Any], path: Path) -> None:
     for key in ("images", "categories", "annotations"):
-        if not _is_list_of_objects(values.get(key)):
-            raise LabelFileError(f"{path}: expected a list of objects as {key!r}, which COCO requires")
+        if not _is_list_of_objects(document.get(key)):
+            raise LabelFileError(f"{path}: expected a list of objects under {key!r}, which COCO requires")
 
 
-def _read_references(
+def _read_referenced_ids(
     annotations: Sequence[Mapping[str, Any]], key: str, known_ids: Container[str], path: Path
 ) -> list[str]:
-    """Return the id under a key of each annotation."""
+    """Return the value of `key`, `image_id` or `category_id`, of each annotation."""
     ids = [_read_coco_key(each, key, "annotations", path) for each in annotations]
     if unknown := [each for each in ids if each not in known_ids]:
-        what = {"image_id": "images", "category_id": "categories"}[key]
+        list_key = {"image_id": "images", "category_id": "categories"}[key]
         raise LabelFileError(
-            f"{path}: {len(unknown)} of {len(ids)} annotations refer to unknown {what} ({key} {unknown[0]}): remove "
-            f"these annotations, or add the {what}"
+            f"{path}: {len(unknown)} of {len(ids)} annotations refer to unknown {list_key} ({key} {unknown[0]}): "
+            f"remove these annotations, or add the {list_key}"
         )
     return ids
 
 
 def _index_coco_objects(
-    values: Mapping[str, Any], list_key: str, name_from: str | Callable[[Mapping[str, Any]], str], path: Path
+    document: Mapping[str, Any], list_key: str, name_from: str | Callable[[Mapping[str, Any]], str], path: Path
 ) -> dict[str, str]:
-    """Return the name of each object of a list by its id; an object that is repeated counts once.
+    """Return the names of the objects under `list_key`, such as `images`, by id.
 
-    The name is the value under a key, or that of a function.
+    Args:
+        document: the parsed JSON file.
+        list_key: key of the list of objects.
+        name_from: key of the name of an object, or a function that returns its name.
+        path: path of the file, for error messages.
+
+    Raises:
+        LabelFileError: two objects with the same id have different names.
     """
     names: dict[str, str] = {}
-    for each in values[list_key]:
+    for each in document[list_key]:
         object_id = _read_coco_key(each, "id", list_key, path)
         name = _read_coco_key(each, name_from, list_key, path) if isinstance(name_from, str) else name_from(each)
         if names.setdefault(object_id, name) != name:
@@ -137,7 +145,7 @@ def _index_coco_objects(
 
 
 def _read_coco_key(values: Mapping[str, Any], key: str, list_key: str, path: Path) -> str:
-    """Return a value of an object as text."""
+    """Return the value of `key` as text; `values` is an object in the list `list_key`, for the error message."""
     if values.get(key) is None:
         raise LabelFileError(f"{path}: an object in {list_key!r} has no {key!r}, which COCO requires: {values!s:.80}")
     value = values[key]
@@ -147,8 +155,8 @@ def _read_coco_key(values: Mapping[str, Any], key: str, list_key: str, path: Pat
 def _read_label_studio(tasks: Iterable[Mapping[str, Any]]) -> Iterator[_AnnotatedImage]:
     """Read choices for whole images (https://labelstud.io/guide/export).
 
-    An annotation that the annotator skipped is none, as in Label Studio's own converter: it keeps the choices that
-    were selected before.
+    Annotations that the annotator skipped are ignored, as in Label Studio's own converter, although they keep the
+    choices that were selected before.
     """
     for task in tasks:
         image = next((str(value) for value in task.get("data", {}).values() if isinstance(value, str)), "")
@@ -172,7 +180,7 @@ def resolve_label_studio_path(image_path: str) -> str:
 
 
 def _read_cvat(file: TextIO, path: Path) -> Iterator[_AnnotatedImage]:
-    """Read CVAT for images: `<image name="a.jpg" subset="Train"><tag label="cat"/></image>`."""
+    """Read the format "CVAT for images": `<image name="a.jpg" subset="Train"><tag label="cat"/></image>`."""
     try:
         root = ET.parse(file).getroot()  # expat limits the expansion of entities
     except ET.ParseError as error:
@@ -181,7 +189,7 @@ def _read_cvat(file: TextIO, path: Path) -> Iterator[_AnnotatedImage]:
     if root.tag != "annotations" or not images:
         raise _make_unknown_format_error(path)
     if not root.findall("image/tag"):
-        raise LabelFileError(f"{path} contains shapes, but no tags; expected image-level annotations")
+        raise LabelFileError(f"{path} contains shapes but no tags; expected image-level annotations (tags)")
     for image in images:
         subset = image.get("subset")
         classes = [tag.get("label", "") for tag in image.findall("tag")]

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from mlimages.core import LabeledPath, make_html_images, make_html_table, pluralize
 from mlimages.labels.class_names import ClassNames
-from mlimages.labels.tables import SHOWN
+from mlimages.labels.tables import MAX_SHOWN_NAMES
 
-SHOWN_CLASSES = 20
+MAX_SHOWN_CLASSES = 20
 """Maximum number of rows of the table."""
 
 
 def summarize_labels(path: Path, items: Iterable[object], class_names: ClassNames) -> str:
     """Return one line with the path, the number of images and the classes."""
-    shown = ", ".join(class_names[:SHOWN]) + " ..." * (len(class_names) > SHOWN)
+    shown = ", ".join(class_names[:MAX_SHOWN_NAMES]) + " ..." * (len(class_names) > MAX_SHOWN_NAMES)
     return f"{path}: {pluralize(sum(1 for _ in items), 'image')}, {pluralize(len(class_names), 'class')}: {shown}"
 
 
@@ -30,6 +30,6 @@ def render_class_table(path: Path, items: Iterable[LabeledPath], class_names: Cl
     rows = [
         (class_names[n], len(paths), make_html_images(paths)) for n, paths in by_class.items() if n < len(class_names)
     ]
-    shown = f" (the first {SHOWN_CLASSES} are shown)" if len(rows) > SHOWN_CLASSES else ""
+    shown = f" (the first {MAX_SHOWN_CLASSES} are shown)" if len(rows) > MAX_SHOWN_CLASSES else ""
     title = f"{path}: {pluralize(count, 'image')}, {pluralize(len(class_names), 'class')}{shown}"
-    return make_html_table(title, rows[:SHOWN_CLASSES], header=("class", "images", "first images"))
+    return make_html_table(title, rows[:MAX_SHOWN_CLASSES], header=("class", "images", "first images"))

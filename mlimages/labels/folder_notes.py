@@ -16,7 +16,7 @@ from mlimages.labels.scanning import (
     normalize_class_name,
     walk_folders,
 )
-from mlimages.labels.tables import SHOWN
+from mlimages.labels.tables import MAX_SHOWN_NAMES
 
 NUMBERED_SUBFOLDER = re.compile(r"/part-\d{4,}$")
 """Matches the subfolders of a class that `gather --subfolders` creates."""
@@ -59,7 +59,7 @@ def describe_nested_folders(class_folders: Sequence[Path], root: Path) -> str:
             parents_by_name.setdefault(path.name, set()).add(class_folder)
     if not nested:
         return ""
-    shown = ", ".join(nested[:SHOWN]) + ", ..." * (len(nested) > SHOWN)
+    shown = ", ".join(nested[:MAX_SHOWN_NAMES]) + ", ..." * (len(nested) > MAX_SHOWN_NAMES)
     if len(class_folders) > 1 and all(len(parents) == len(class_folders) for parents in parents_by_name.values()):
         return (
             f"images in nested folders belong to the class folder above ({shown}). Every class folder has the same "
@@ -86,7 +86,7 @@ def describe_tables(root: Path) -> Iterator[str]:
     shards = [tuple(map(int, found.groups())) for name in names if (found := _SHARD_MANIFEST.fullmatch(name))]
     for count in sorted({count for _, count in shards}):
         if missing := [str(n) for n in range(1, count + 1) if (n, count) not in shards]:
-            numbers = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
+            numbers = ", ".join(missing[:MAX_SHOWN_NAMES]) + (", ..." if len(missing) > MAX_SHOWN_NAMES else "")
             yield (
                 f"shards {numbers} of {count}: not gathered yet; the gather command without --shard merges the shards "
                 "and downloads the images that are missing"

@@ -23,7 +23,7 @@ from mlimages.labels.folder_notes import (
 from mlimages.labels.identical_images import merge_identical_images
 from mlimages.labels.label_file import LabelFile
 from mlimages.labels.scanning import (
-    SPLIT_NAMES,
+    SPLIT_NAMES_BY_ALIAS,
     describe_skipped_entries,
     has_images,
     iter_images,
@@ -35,10 +35,10 @@ from mlimages.labels.scanning import (
 from mlimages.labels.shards import find_shard_classes, find_shards, iter_all_images
 from mlimages.labels.splitting import group_by_pattern
 from mlimages.labels.table_options import TableOptions
-from mlimages.labels.tables import SHOWN
+from mlimages.labels.tables import MAX_SHOWN_NAMES
 
-MAX_ROOT_IMAGE_SHARE = 0.01
-"""Maximum share of images outside the class folders; with more, the folder has another layout."""
+MAX_ROOT_IMAGE_FRACTION = 0.01
+"""Maximum fraction of images outside the class folders; with more, the folder has another layout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +47,23 @@ class FolderLabels:
 
     Attributes:
         labels: all images.
-        left_out: a line about each skipped file and folder, with the reason.
-        nested: a line about folders with images inside class folders; "" for none.
-        parts: label files by split (train, val, test), with the same class indices; empty if the folder is not split.
+        skipped_notes: a line about each skipped file and folder, with the reason.
+        nested_note: a line about folders with images inside class folders; "" for none.
+        splits: label files by split (train, val, test), with the same class indices; empty if the folder is not split.
     """
 
     labels: LabelFile
-    left_out: tuple[str, ...] = ()
-    parts: Mapping[str, LabelFile] = field(default_factory=dict)
-    nested: str = ""
+    skipped_notes: tuple[str, ...] = ()
+    splits: Mapping[str, LabelFile] = field(default_factory=dict)
+    nested_note: str = ""
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Lines about nested folders, and about skipped files and folders."""
-        return (*([self.nested] if self.nested else []), *(f"left out: {text}" for text in self.left_out))
+        return (
+            *([self.nested_note] if self.nested_note else []),
+            *(f"left out: {text}" for text in self.skipped_notes),
+        )
 
 
 def open_splits(source: LabelFile | str | os.PathLike[str], table: TableOptions | None = None) -> dict[str, LabelFile]:
@@ -81,12 +84,12 @@ def open_splits(source: LabelFile | str | os.PathLike[str], table: TableOptions 
         if not path.is_dir():
             labels = LabelFile(path, options=TableOptions.from_subclass(options))
             require_images(labels)
-            splits = {name: split.with_notes(labels.notes) for name, split in labels.parts.items()} or {"": labels}
+            splits = {name: split.with_notes(labels.notes) for name, split in labels.splits.items()} or {"": labels}
             return {name: merge(split) for name, split in splits.items()}
         check_table_options(path, options)
         pattern = options.class_from
         folder = FolderLabels(label_dir_by_pattern(path, pattern)) if pattern else label_dir_auto(path)
-        splits = {name: merge(split) for name, split in (folder.parts or {"": folder.labels}).items()}
+        splits = {name: merge(split) for name, split in (folder.splits or {"": folder.labels}).items()}
         return {
             name: split.with_notes([_summarize_split(path, name, split), *split.notes, *folder.notes])
             for name, split in splits.items()
@@ -140,7 +143,7 @@ def check_table_options(folder: Path, table: TableOptions) -> None:
 def _summarize_split(folder: Path, split_name: str, labels: LabelFile) -> str:
     count, counts = labels.count_images()
     names = [f"{name} {counts[label]}" for label, name in enumerate(labels.class_names)]
-    shown = ", ".join(names[:SHOWN]) + " ..." * (len(names) > SHOWN)
+    shown = ", ".join(names[:MAX_SHOWN_NAMES]) + " ..." * (len(names) > MAX_SHOWN_NAMES)
     suffix = f", {split_name}" if split_name else ""
     return f"{folder}{suffix}: {pluralize(count, 'image')}, {pluralize(len(names), 'class')}: {shown}"
 
@@ -191,11 +194,13 @@ def label_dir_auto(
     names = class_names or tuple(found)
     _check_known_classes(found, names, root)
     inner = root.relative_to(source).as_posix()
-    left_out = [f"{inner}: not a class folder; its subfolders are the classes"] if root != source else []
-    left_out += [text for path in split_folders.values() for text in describe_skipped_in_split(path, root, leaf=leaf)]
-    left_out += describe_tables(root)
+    skipped_notes = [f"{inner}: not a class folder; its subfolders are the classes"] if root != source else []
+    skipped_notes += [
+        text for path in split_folders.values() for text in describe_skipped_in_split(path, root, leaf=leaf)
+    ]
+    skipped_notes += describe_tables(root)
     if "" not in split_folders:
-        left_out += describe_entries_outside_splits(root, set(split_folders.values()))
+        skipped_notes += describe_entries_outside_splits(root, set(split_folders.values()))
 
     def iter_items(split: str) -> Iterator[LabeledPath]:
         for name, images in images_by_class[split].items():
@@ -211,7 +216,7 @@ def label_dir_auto(
     class_folders = [] if leaf else [path for folder in split_folders.values() for path in _list_image_folders(folder)]
     return FolderLabels(
         label_splits("labels.txt", *split_folders),
-        (*left_out, *describe_skipped_entries(root)),
+        (*skipped_notes, *describe_skipped_entries(root)),
         by_split,
         describe_nested_folders(class_folders, root),
     )
@@ -230,7 +235,7 @@ def label_dir_by_pattern(folder: str | os.PathLike[str], pattern: str) -> LabelF
     found = group_by_pattern([path.relative_to(root) for path in paths], pattern)
     class_of = [normalize_class_name(found.get(path.relative_to(root), "")) for path in paths]
     unmatched = [str(path.relative_to(root)) for path, name in zip(paths, class_of, strict=True) if not name]
-    shown = ", ".join(unmatched[:SHOWN])
+    shown = ", ".join(unmatched[:MAX_SHOWN_NAMES])
     message = f"{len(unmatched)} of {len(paths)} paths do not match the regular expression {pattern} ({shown})"
     if 2 * len(unmatched) >= len(paths):
         raise InputError(message)
@@ -264,10 +269,10 @@ def _find_class_root(root: Path, class_names: Sequence[str]) -> Path:
 def _find_split_folders(root: Path) -> dict[str, Path]:
     """Return the folders of the splits by name; only `root` itself, as "", if its folders are classes."""
     folders = _list_image_folders(root)
-    if len(folders) < 2 or not all(path.name.lower() in SPLIT_NAMES for path in folders):
+    if len(folders) < 2 or not all(path.name.lower() in SPLIT_NAMES_BY_ALIAS for path in folders):
         return {"": root}
-    labelled = {SPLIT_NAMES[path.name.lower()]: path for path in folders if has_class_folders(path)}
-    if not labelled or len({SPLIT_NAMES[path.name.lower()] for path in folders}) < len(folders):
+    labelled = {SPLIT_NAMES_BY_ALIAS[path.name.lower()]: path for path in folders if has_class_folders(path)}
+    if not labelled or len({SPLIT_NAMES_BY_ALIAS[path.name.lower()] for path in folders}) < len(folders):
         names = ", ".join(path.name for path in folders)
         raise InputError(
             f"{root} contains the splits {names} without class folders: {suggest_table(root, *folders)}create folders "
@@ -309,7 +314,7 @@ def _find_class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
             f"{format_command('label', root, '--label', 'N')} for one class"
         )
     inside = sum(1 for path in classes.values() for _ in iter_images(path)) if outside else 0
-    if len(outside) > MAX_ROOT_IMAGE_SHARE * inside:
+    if len(outside) > MAX_ROOT_IMAGE_FRACTION * inside:
         more = f" and {len(outside) - 3} more" if len(outside) > 3 else ""
         raise InputError(
             f"{root} contains images outside the class folders ({', '.join(path.name for path in outside[:3])}{more}): "

@@ -16,30 +16,30 @@ from typing import TextIO
 from mlimages.core import LabelFileError, format_command
 from mlimages.labels.annotations import NumberedObjects, read_annotations
 from mlimages.labels.scanning import IMAGE_SUFFIXES
-from mlimages.labels.shards import is_labelled_shard
+from mlimages.labels.shards import is_labeled_shard
 
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
-WRITABLE = (".txt", ".csv", ".tsv", ".jsonl")
-READABLE = (*WRITABLE, ".json", ".xml")
+DELIMITER_BY_SUFFIX = {".csv": ",", ".tsv": "\t"}
+WRITABLE_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl")
+READABLE_SUFFIXES = (*WRITABLE_SUFFIXES, ".json", ".xml")
 
 PATH_LABEL, WHITESPACE = " ", "  "
 """Delimiters of a .txt that is not a table: the last white space of a line, or any white space."""
 
-SAMPLE_ROWS = 50
+FORMAT_SAMPLE_SIZE = 50
 """Number of lines that decide whether a .txt is a table, and of objects whose keys become columns."""
 
 _SEPARATOR_LINE = re.compile(r'"?sep=([,;|\t])"?\s*', re.IGNORECASE)
 
-_BRACKETS = re.compile(r"\[[0-9,]*\]")
-"""The labels of a `path [0,3]` line."""
+_INDEX_LIST = re.compile(r"\[[0-9,]*\]")
+"""A list of class indices: `[0,3]`."""
 
-_SPACED_BRACKETS = re.compile(r"[^\t]*[^\t,; ] +\[[0-9, ]*\]")
-"""A line whose brackets contain spaces, which is refused with its number rather than read as a table."""
+_LINE_WITH_SPACED_LIST = re.compile(r"[^\t]*[^\t,; ] +\[[0-9, ]*\]")
+"""A line such as `a.jpg [0, 3]`, which is an error rather than a row of a table."""
 
 Label = int | tuple[int, ...]
 """The class index of an image, or the sorted class indices in a multi-label file."""
 
-_CONVERSIONS = {
+_CONVERSION_ADVICE = {
     ".zip": "an archive. Extract it with `unzip {path} -d {stem}`, then use `mlimages label {stem}`",
     ".tar": "an archive. Extract it with `mkdir {stem} && tar -xf {path} -C {stem}`, then use `mlimages label "
     "{stem}` (for WebDataset shards, first `cd {stem} && for f in *.cls; do echo \"${{f%.cls}},$(cat $f)\"; done > "
@@ -50,16 +50,18 @@ _CONVERSIONS = {
     ".xlsx": "a spreadsheet. Save it as CSV",
     ".mat": "a MATLAB file. Save paths and labels as CSV (`scipy.io.loadmat({path_text})` reads it)",
 }  # fmt: skip
-_CONVERSIONS |= dict.fromkeys((".tgz", ".gz", ".bz2", ".xz"), _CONVERSIONS[".tar"]) | {".xls": _CONVERSIONS[".xlsx"]}
-_CONVERSIONS |= dict.fromkeys((".7z", ".rar"), "an archive. Extract it, then use `mlimages label FOLDER`")
-_CONVERSIONS[".arrow"] = _CONVERSIONS[".parquet"]
+_CONVERSION_ADVICE |= dict.fromkeys((".tgz", ".gz", ".bz2", ".xz"), _CONVERSION_ADVICE[".tar"]) | {
+    ".xls": _CONVERSION_ADVICE[".xlsx"]
+}
+_CONVERSION_ADVICE |= dict.fromkeys((".7z", ".rar"), "an archive. Extract it, then use `mlimages label FOLDER`")
+_CONVERSION_ADVICE[".arrow"] = _CONVERSION_ADVICE[".parquet"]
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One row of a table: its line number (from 1) and its cells."""
+    """One row of a table: its line number (from 1) and its cells as text."""
 
-    number: int
+    line_number: int
     cells: list[str]
 
     def cell(self, index: int) -> str:
@@ -69,9 +71,9 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a label file: its line number (from 1), the path of the image and the text of the label."""
+    """One image of a label file: its line number (from 1), its path, and its label as text."""
 
-    number: int
+    line_number: int
     path: str
     label: str
 
@@ -85,7 +87,7 @@ def is_table(path: Path) -> bool:
     if get_supported_suffix(path) != ".txt":
         return True
     with open_text(path) as lines:
-        sample = [line.strip() for line in islice(filter(str.strip, lines), SAMPLE_ROWS)]
+        sample = [line.strip() for line in islice(filter(str.strip, lines), FORMAT_SAMPLE_SIZE)]
     return bool(sample) and not all(map(_is_path_label, sample)) and all(map(_find_delimiters, sample))
 
 
@@ -93,12 +95,12 @@ def is_multi_label(path: Path) -> bool:
     """Whether the first line of a .txt label file is of the form `path [0,3]`."""
     with open_text(path) as lines:
         first = next(filter(str.strip, lines), "").split()[-1:]
-    return path.suffix.lower() == ".txt" and bool(first) and bool(_BRACKETS.fullmatch(first[0]))
+    return path.suffix.lower() == ".txt" and bool(first) and bool(_INDEX_LIST.fullmatch(first[0]))
 
 
 def _is_path_label(line: str) -> bool:
     """Whether a line is `path index`; a line with a tab in an unquoted path belongs to a table."""
-    if line.endswith("]") and _SPACED_BRACKETS.fullmatch(line):
+    if line.endswith("]") and _LINE_WITH_SPACED_LIST.fullmatch(line):
         return True
     path, *label = line.rsplit(None, 1)
     is_quoted = _unquote(path) != path
@@ -107,18 +109,20 @@ def _is_path_label(line: str) -> bool:
 
 def _is_index_label(label: str) -> bool:
     """Whether a label is a class index, or class indices in brackets."""
-    return label.isdecimal() or bool(_BRACKETS.fullmatch(label))
+    return label.isdecimal() or bool(_INDEX_LIST.fullmatch(label))
 
 
 def _find_delimiters(line: str) -> list[str]:
+    """Return which of tab, semicolon and comma a line contains."""
     return [delimiter for delimiter in "\t;," if delimiter in line]
 
 
 def detect_delimiters(path: Path, *, split_at_whitespace: bool = False) -> list[str]:
-    """Return the delimiters that occur in a table's first line, that of its suffix first; [""] if the format has none.
+    """Return the delimiters in the first line of a table, the usual one of its suffix first; [""] for JSON and XML.
 
     Args:
-        split_at_whitespace: split the lines of a .txt file without a delimiter into columns at white space.
+        path: path of the table.
+        split_at_whitespace: whether the lines of a .txt file without a delimiter are split at white space.
     """
     suffix = get_supported_suffix(path)
     if suffix in (".jsonl", ".json", ".xml"):
@@ -129,7 +133,7 @@ def detect_delimiters(path: Path, *, split_at_whitespace: bool = False) -> list[
         first = next(filter(str.strip, lines), "")
     if declared := parse_separator_line(first):
         return [declared]
-    usual = DELIMITERS.get(suffix, ",")
+    usual = DELIMITER_BY_SUFFIX.get(suffix, ",")
     return sorted(_find_delimiters(first), key=lambda delimiter: delimiter != usual) or [usual]
 
 
@@ -190,7 +194,7 @@ def open_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
         raise LabelFileError(f"{path} is not UTF-8 at byte {error.start}: save it as UTF-8") from error
 
 
-def get_supported_suffix(path: Path, suffixes: tuple[str, ...] = READABLE) -> str:
+def get_supported_suffix(path: Path, suffixes: tuple[str, ...] = READABLE_SUFFIXES) -> str:
     """Return the suffix of a label file in lower case.
 
     Raises:
@@ -201,14 +205,14 @@ def get_supported_suffix(path: Path, suffixes: tuple[str, ...] = READABLE) -> st
         return suffix
     if path.is_dir():
         raise LabelFileError(f"{path} is a folder: create its label file with {format_command('label', path)}")
-    if is_labelled_shard(path):
+    if is_labeled_shard(path):
         label = format_command("label", path.parent)
         raise LabelFileError(f"{path} is a single shard: label all shards of its folder with {label}")
-    if suffix in _CONVERSIONS and suffixes == READABLE:
+    if suffix in _CONVERSION_ADVICE and suffixes == READABLE_SUFFIXES:
         stem = path.name.split(".")[0]
         names = {"path": shlex.quote(str(path)), "stem": shlex.quote(stem)}
         names |= {"path_text": repr(str(path)), "csv_text": repr(f"{stem}.csv")}
-        raise LabelFileError(f"{path} is not a label file, but {_CONVERSIONS[suffix].format(**names)}")
+        raise LabelFileError(f"{path} is not a label file, but {_CONVERSION_ADVICE[suffix].format(**names)}")
     raise LabelFileError(f"{path} has an unknown suffix: expected {', '.join(suffixes[:-1])} or {suffixes[-1]}")
 
 
@@ -233,14 +237,14 @@ def is_label_list(value: object) -> bool:
 
 def write_rows(file: TextIO, path: Path, rows: Iterable[tuple[str, Label]]) -> int:
     """Write `(path, label)` rows in the format of the suffix of `path`; return the number of rows."""
-    suffix, count = get_supported_suffix(path, WRITABLE), 0
+    suffix, count = get_supported_suffix(path, WRITABLE_SUFFIXES), 0
     path_column = "file_name" if path.stem == "metadata" else "path"
-    writer = csv.writer(file, delimiter=DELIMITERS.get(suffix, ","), lineterminator="\n")
-    if suffix in DELIMITERS:
+    writer = csv.writer(file, delimiter=DELIMITER_BY_SUFFIX.get(suffix, ","), lineterminator="\n")
+    if suffix in DELIMITER_BY_SUFFIX:
         writer.writerow([path_column, "label"])
     for count, (name, label) in enumerate(rows, start=1):  # noqa: B007  # the count is returned
         text = "[" + ",".join(map(str, label)) + "]" if isinstance(label, tuple) else label
-        if suffix in DELIMITERS:
+        if suffix in DELIMITER_BY_SUFFIX:
             writer.writerow([name, text])
         elif suffix == ".jsonl":
             file.write(json.dumps({path_column: name, "label": label}, ensure_ascii=False) + "\n")
@@ -250,6 +254,7 @@ def write_rows(file: TextIO, path: Path, rows: Iterable[tuple[str, Label]]) -> i
 
 
 def _read_csv_records(lines: TextIO, path: Path, delimiter: str) -> Iterator[Record]:
+    """Yield the rows of a CSV file, except blank rows and a first line such as `sep=;`."""
     first = next(lines, "")
     skipped = int(parse_separator_line(first) is not None)
     reader = csv.reader(lines if skipped else chain([first], lines), delimiter=delimiter)
@@ -272,6 +277,7 @@ def parse_separator_line(line: str) -> str | None:
 
 
 def _read_json_lines(lines: TextIO, path: Path) -> NumberedObjects:
+    """Yield the line number and the object of each line of a .jsonl file."""
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -286,7 +292,7 @@ def _read_json_lines(lines: TextIO, path: Path) -> NumberedObjects:
 
 def _read_object_records(json_objects: NumberedObjects) -> Iterator[Record]:
     """Yield a row with the keys of the objects, compared without regard to case, then a row per object."""
-    sample = list(islice(json_objects, SAMPLE_ROWS))
+    sample = list(islice(json_objects, FORMAT_SAMPLE_SIZE))
     if not sample:
         return
     keys = {key.lower(): key for _, values in sample for key in values}
@@ -297,6 +303,7 @@ def _read_object_records(json_objects: NumberedObjects) -> Iterator[Record]:
 
 
 def _to_text(value: object) -> str:
+    """Return a JSON value as the text of a cell; "" for null and for values that are neither a label nor a path."""
     if isinstance(value, bool):
         return str(int(value))
     if isinstance(value, dict):  # choices of Label Studio
@@ -311,6 +318,7 @@ def _make_unexpected_line_error(path: Path, line_number: int, expected_text: str
 
 
 def _unquote(text: str) -> str:
+    """Remove single or double quotes around a text."""
     return text[1:-1] if len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'" else text
 
 

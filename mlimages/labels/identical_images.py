@@ -16,7 +16,7 @@ def merge_identical_images(labels: LabelFile) -> LabelFile:
     The first path is kept. Only files of the same size are compared, by their hash; remote files are not compared.
     """
     items = list(labels)
-    sizes = [_find_file_size(item.path) for item in items]
+    sizes = [_get_file_size(item.path) for item in items]
     repeated_sizes = {size for size, count in Counter(sizes).items() if size and count > 1}
     merged: dict[object, tuple[Path, set[int]]] = {}
     for item, size in zip(items, sizes, strict=True):
@@ -31,7 +31,7 @@ def merge_identical_images(labels: LabelFile) -> LabelFile:
     return result.with_notes([*labels.notes, *[f"{note}classes"] * bool(copies)])
 
 
-def _find_file_size(path: Path) -> int:
+def _get_file_size(path: Path) -> int:
     """Return the file size, or 0 if the file is remote or cannot be examined."""
     try:
         if is_remote(path):

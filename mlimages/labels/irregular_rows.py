@@ -8,7 +8,7 @@ from pathlib import Path
 from mlimages.core import LabelFileError, pluralize
 from mlimages.labels.formats import Record
 
-_MAX_NUMBERS = 10
+_MAX_ROW_NUMBERS = 10
 """Maximum number of row numbers in a message."""
 
 
@@ -35,7 +35,7 @@ def describe_irregular_rows(path: Path, records: Iterable[Record], columns: Sequ
     too_long: list[int] = []
     for count, record in enumerate(records, start=1):  # noqa: B007  # the count is used
         if is_irregular(record, columns):
-            (repeated if is_repeated_header(record.cells, columns) else too_long).append(record.number)
+            (repeated if is_repeated_header(record.cells, columns) else too_long).append(record.line_number)
     if 2 * len(too_long) > count:
         raise LabelFileError(
             f"{path}:{too_long[0]}: {len(too_long)} of {pluralize(count, 'row')} have more cells than the first row "
@@ -52,4 +52,4 @@ def describe_irregular_rows(path: Path, records: Iterable[Record], columns: Sequ
 
 def format_row_numbers(numbers: Sequence[int]) -> str:
     """Return the first numbers as text."""
-    return ", ".join(map(str, numbers[:_MAX_NUMBERS])) + " ..." * (len(numbers) > _MAX_NUMBERS)
+    return ", ".join(map(str, numbers[:_MAX_ROW_NUMBERS])) + " ..." * (len(numbers) > _MAX_ROW_NUMBERS)

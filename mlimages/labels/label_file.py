@@ -25,7 +25,7 @@ from mlimages.labels.descriptions import render_class_table, summarize_labels
 from mlimages.labels.formats import Label, is_multi_label, is_table, read_text_rows
 from mlimages.labels.label_output import to_text_items, write_label_output
 from mlimages.labels.label_texts import LabelReader
-from mlimages.labels.scanning import SPLIT_NAMES, make_path_resolver
+from mlimages.labels.scanning import SPLIT_NAMES_BY_ALIAS, make_path_resolver
 from mlimages.labels.splitting import sample_per_class, shuffle, split
 from mlimages.labels.table_columns import detect_table
 from mlimages.labels.table_options import TableOptions
@@ -88,7 +88,7 @@ class LabelFile:
     def is_multi_label(self) -> bool:
         """Whether an image may have any number of classes: the labels of the first image are in brackets."""
         if table := self.table:
-            return table.has_lists
+            return table.has_label_lists
         return isinstance(next(self.text_items(), ("", 0))[1], tuple)
 
     def count_images(self) -> tuple[int, Counter[int]]:
@@ -116,7 +116,7 @@ class LabelFile:
         if explicit is not None:
             return explicit
         table = self._detect_table()
-        names = table.row_counts.labels if table and not table.has_class_indices else ()
+        names = table.counts.labels if table and not table.has_class_indices else ()
         return () if names == tuple(map(str, range(len(names)))) else names
 
     @property
@@ -144,16 +144,16 @@ class LabelFile:
         if table is None:
             return self._notes
         if table.is_supported_format and self._find_explicit_class_names() is not None:
-            left_out = table.left_out_notes
-            return (*self._notes, *left_out, *(table.multiple_classes_notes if left_out else ()))
-        notes = (*table.left_out_notes, *table.multiple_classes_notes, *table.case_notes, *table.missing_notes)
+            skipped_notes = table.skipped_row_notes
+            return (*self._notes, *skipped_notes, *(table.multiple_classes_notes if skipped_notes else ()))
+        notes = (*table.skipped_row_notes, *table.multiple_classes_notes, *table.case_notes, *table.missing_notes)
         return (*self._notes, table.description, *notes)
 
     @property
-    def parts(self) -> dict[str, LabelFile]:
-        """The splits `NAME_train`, `NAME_val` and `NAME_test`, if a table has a column with the split of each row."""
+    def splits(self) -> dict[str, LabelFile]:
+        """The splits train, val and test of a table with a column of splits, by name; empty for other label files."""
         row_splits, files = self.table.row_splits if self.table else (), {}
-        for name in sorted(set(row_splits), key=list(SPLIT_NAMES).index):
+        for name in sorted(set(row_splits), key=list(SPLIT_NAMES_BY_ALIAS).index):
             files[name] = self.where([split == name for split in row_splits])
             files[name].path = self.path.with_stem(f"{self.path.stem}_{name}")
         return files
@@ -210,7 +210,7 @@ class LabelFile:
         if definition_path.name not in written or self.path.name in written:
             return False
         table = self._detect_table()
-        return table is not None and not all(map(is_class_index, table.row_counts.labels))
+        return table is not None and not all(map(is_class_index, table.counts.labels))
 
     def _detect_table(self) -> Table | None:
         """Return the table with its columns, which are detected again if the file has changed."""
@@ -225,6 +225,7 @@ class LabelFile:
         return self._cached_table[1]
 
     def _is_read_as_table(self) -> bool:
+        """Whether the file is read as a table, because of its format or because of an option for tables."""
         other_options = replace(self._options, multi_label=False)
         if is_table(self.path) or other_options != TableOptions():
             return True
@@ -241,30 +242,30 @@ class LabelFile:
 
     def split(
         self,
-        shares: Sequence[float],
+        fractions: Sequence[float],
         *,
         seed: int,
         groups: Mapping[Path, object] | None = None,
         contents: Mapping[Path, str] | None = None,
         assigned: Mapping[Path, int] | None = None,
     ) -> tuple[LabelFile, ...]:
-        """Split the images, stratified by class; return one LabelFile per share.
+        """Split the images, stratified by class; return one LabelFile per fraction.
 
         Near-duplicates may be separated; `mlimages.checks.split_labels`, which all commands use, keeps them together.
 
         Args:
-            shares: share of the images in each split; the shares add up to 1.
+            fractions: fraction of the images in each split; they add up to 1.
             seed: random seed.
             groups: a value by image path; images with the same value stay in one split.
             contents: an identifier of the image's content, by image path; by default the path below the class folder.
             assigned: the split, from 0, of images that are already split, by path; images of their groups join them.
 
         Raises:
-            InputError: the shares are not positive or do not add up to 1.
+            InputError: the fractions are not positive or do not add up to 1.
         """
         names = self.defined_class_names
         splits = split(
-            list(self), shares, seed=seed, class_names=names, groups=groups, contents=contents, assigned=assigned
+            list(self), fractions, seed=seed, class_names=names, groups=groups, contents=contents, assigned=assigned
         )
         return tuple(self._replace_items(partial(iter, items)) for items in splits)
 
@@ -306,14 +307,17 @@ class LabelFile:
         return LabelFile(path)
 
     def _replace_items(self, items: Callable[[], Iterable[LabeledPath]] | None) -> LabelFile:
+        """Return a label file with the images that `items` returns, and the same class names."""
         return LabelFile(self.path, self.img_root, items=items, class_names=self.defined_class_names)
 
     def _select(self, text_items: Callable[[], Iterator[tuple[str, Label]]]) -> LabelFile:
+        """Return a label file with the images that `text_items` yields, and the same class names."""
         selected = self._replace_items(None)
         selected._text_items = text_items
         return selected
 
     def _read_items(self) -> Iterator[tuple[str, Label]]:
+        """Read the file; yield the path and the label of each image."""
         names, table = self.defined_class_names, self._detect_table()
         reader = LabelReader(self.path, names, has_definition=self._find_explicit_class_names() is not None)
         root = str(table.folder if table else self.img_root)

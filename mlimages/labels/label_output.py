@@ -13,17 +13,14 @@ from mlimages.labels.formats import Label, write_rows
 
 @runtime_checkable
 class SupportsTextItems(Protocol):
-    """Label files, which yield paths as text, faster than as Path objects."""
+    """Images with labels that yield their paths as text, which is faster than `Path` objects; such as a `LabelFile`."""
 
     def text_items(self) -> Iterator[tuple[str, Label]]:
         """Yield the path of each image as text, and its label."""
 
 
 def write_label_file(path: Path, items: Iterable[LabeledPath], class_names: Sequence[str] = ()) -> int:
-    """Write a label file and, with `class_names`, its class definition; return the number of images.
-
-    Existing files are replaced.
-    """
+    """Write or replace a label file and, with `class_names`, its class definition; return the number of images."""
     with atomic_write(path) as temporary_path:
         count = _write_rows(temporary_path, path, items)
     if class_names:
@@ -34,9 +31,7 @@ def write_label_file(path: Path, items: Iterable[LabeledPath], class_names: Sequ
 def write_label_output(
     path: Path, items: Iterable[LabeledPath], class_names: Sequence[str] = (), *, overwrite: bool = False
 ) -> int:
-    """Write a label file and, with `class_names`, its class definition; return the number of images.
-
-    Unlike `write_label_file`, this does not replace a user's files.
+    """Write a label file as `write_label_file` does, but do not replace files that mlimages did not write.
 
     Raises:
         InputError: a file exists that mlimages did not write or that was changed since, and `overwrite` is false.
@@ -51,6 +46,7 @@ def write_label_output(
 
 
 def _write_rows(temporary_path: Path, path: Path, items: Iterable[LabeledPath]) -> int:
+    """Write the label file that will be moved to `path`; return the number of images."""
     text_items = items.text_items() if isinstance(items, SupportsTextItems) else to_text_items(items)
     with temporary_path.open("w", encoding="utf-8") as out:
         return write_rows(out, path, ((relative_name(name, path.parent), label) for name, label in text_items))

@@ -17,16 +17,16 @@ from mlimages.labels.formats import Label, Row, is_label_list
 ONES, ZEROS = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
 """Values of a one-hot column, in lower case."""
 
-UNKNOWN = ("", "-1", "-1.0", "nan", "na", "n/a", "none", "null")
+MISSING_VALUES = ("", "-1", "-1.0", "nan", "na", "n/a", "none", "null")
 """Values of a one-hot column for labels that are uncertain or missing, in lower case."""
 
-_SPACED_LIST = re.compile(r"""\[\s*(?:(?:'[^']*'|"[^"]*"|\d+)\s+)+(?:'[^']*'|"[^"]*"|\d+)\s*\]""")
+_NUMPY_ARRAY = re.compile(r"""\[\s*(?:(?:'[^']*'|"[^"]*"|\d+)\s+)+(?:'[^']*'|"[^"]*"|\d+)\s*\]""")
 """A NumPy array as text: `['cats' 'dogs']`, `[1 0 0]`."""
 
-_BRACES = re.compile(r"""\{\s*(?:(?:"[^"]*"|[^\s"',:{}\[\]]+)\s*(?:,\s*(?="|[^\s}])|(?=\})))*\}""")
+_POSTGRESQL_ARRAY = re.compile(r"""\{\s*(?:(?:"[^"]*"|[^\s"',:{}\[\]]+)\s*(?:,\s*(?="|[^\s}])|(?=\})))*\}""")
 """A PostgreSQL array as text: `{cats,"hot dogs"}`."""
 
-_ITEM = re.compile(r"""'([^']*)'|"([^"]*)"|([^\s"',{}\[\]]+)""")
+_ARRAY_ELEMENT = re.compile(r"""'([^']*)'|"([^"]*)"|([^\s"',{}\[\]]+)""")
 
 
 class LabelReader:
@@ -50,12 +50,12 @@ class LabelReader:
             LabelFileError: a class is unknown, or only some lines have brackets.
         """
         texts = None if row.label in self._indices else parse_list(row.label)
-        _reject_binary_vector(f"{self._path}:{row.number}", row.label, texts or ())
+        _reject_binary_vector(f"{self._path}:{row.line_number}", row.label, texts or ())
         several = tuple(sorted({self._find_index(row, text) for text in texts or ()}))
         label = self._find_index(row, row.label) if texts is None else several
         if isinstance(label, tuple) != isinstance(next(iter(self.labels.values()), label), tuple):
             expected = "expected one class on every line, or a list in brackets ([0,3], [2], []) on every line"
-            raise LabelFileError(f"{self._path}:{row.number}: {expected}, found {row.label[:80]!r}")
+            raise LabelFileError(f"{self._path}:{row.line_number}: {expected}, found {row.label[:80]!r}")
         self.labels[row.label] = label
         return label
 
@@ -71,7 +71,7 @@ class LabelReader:
         hint *= self._has_definition
         hint = " (with --multi-label, ';' separates classes)" if ";" in text else hint
         hint = " (write classes in brackets without spaces: [0,3])" if text.endswith("]") else hint
-        raise LabelFileError(f"{self._path}:{row.number}: expected {expected}, found {text[:80]!r}{hint}")
+        raise LabelFileError(f"{self._path}:{row.line_number}: expected {expected}, found {text[:80]!r}{hint}")
 
 
 def parse_list(text: str) -> tuple[str, ...] | None:
@@ -82,8 +82,8 @@ def parse_list(text: str) -> tuple[str, ...] | None:
     """
     if not _has_brackets(text):
         return None
-    if _SPACED_LIST.fullmatch(text) or _BRACES.fullmatch(text):
-        return tuple("".join(groups) for groups in _ITEM.findall(text))
+    if _NUMPY_ARRAY.fullmatch(text) or _POSTGRESQL_ARRAY.fullmatch(text):
+        return tuple("".join(groups) for groups in _ARRAY_ELEMENT.findall(text))
     for parse in (json.loads, ast.literal_eval):
         with suppress(ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
             values = parse(text)
@@ -119,7 +119,7 @@ def is_zero_or_one(cell: str) -> bool:
 
 def are_binary_cells(cells: Sequence[str], *, multi_label: bool) -> bool:
     """Whether all cells are 0 or 1, or mean 0 or 1; with `multi_label`, missing values such as -1 are ignored."""
-    known = [cell for cell in cells if not (multi_label and cell.strip().lower() in UNKNOWN)]
+    known = [cell for cell in cells if not (multi_label and cell.strip().lower() in MISSING_VALUES)]
     return bool(known) and all(map(is_zero_or_one, known))
 
 

@@ -33,34 +33,34 @@ from mlimages.labels.label_file import LabelFile
 from mlimages.labels.layout import describe_renamed_folders, make_folder_names, write_class_folders
 from mlimages.labels.scanning import MISSING_IMAGES_ADVICE, describe_skipped_entries
 from mlimages.labels.split_files import (
-    SPLITS_BY_COUNT,
-    append,
+    SPLIT_NAMES_BY_COUNT,
+    append_labels,
     append_to_split,
     describe_stale_split_files,
     find_split_files,
 )
-from mlimages.labels.splitting import check_shares, group_by_pattern
+from mlimages.labels.splitting import check_fractions, group_by_pattern
 from mlimages.labels.table_options import TableOptions
 from mlimages.labels.tables import read_path_cells
 
 
-def parse_shares(text: str) -> tuple[float, ...]:
-    """Parse the shares of a split, such as `0.8,0.2`.
+def parse_fractions(text: str) -> tuple[float, ...]:
+    """Parse the fractions of a split, such as `0.8,0.2`.
 
     Raises:
         InputError: the text does not consist of two or three positive numbers that add up to 1.
 
-    >>> parse_shares("0.8,0.1,0.1")
+    >>> parse_fractions("0.8,0.1,0.1")
     (0.8, 0.1, 0.1)
     """
     try:
-        shares = tuple(map(float, text.split(",")))
+        fractions = tuple(map(float, text.split(",")))
     except ValueError:
-        shares = ()
-    if len(shares) not in SPLITS_BY_COUNT:
+        fractions = ()
+    if len(fractions) not in SPLIT_NAMES_BY_COUNT:
         raise InputError(f"--split {text}: expected two or three fractions that add up to 1, such as 0.8,0.2")
-    check_shares(shares)
-    return shares
+    check_fractions(fractions)
+    return fractions
 
 
 @document_fields
@@ -81,7 +81,7 @@ class LabelOptions(TableOptions):
         Path | None,
         Option("File with the class names to use: lines such as `0 cats`, or one name per line.", "Classes"),
     ] = None
-    number: Annotated[
+    class_index: Annotated[
         int | None,
         Option(
             "Assign class index N to all images in FOLDER.", "Classes", ("--label",), "N", min=0, max=MAX_CLASSES - 1
@@ -126,45 +126,45 @@ class Splitter(Protocol):
     """A function that splits a label file, such as `mlimages.checks.split_labels`."""
 
     def __call__(
-        self, labels: LabelFile, shares: Sequence[float], seed: int, *, assigned: Mapping[Path, int]
+        self, labels: LabelFile, fractions: Sequence[float], seed: int, *, assigned: Mapping[Path, int]
     ) -> tuple[LabelFile, ...]:
-        """Return one LabelFile per share; `assigned` gives the split of images that are already split."""
+        """Return one LabelFile per fraction; `assigned` gives the split of images that are already split."""
 
 
 @dataclass(frozen=True, slots=True)
-class WrittenLabels:
+class LabelFileSummary:
     """Statistics of a written label file.
 
     Attributes:
         path: path of the label file.
-        count: number of images.
-        classes: number of images by class name.
+        num_images: number of images.
+        class_counts: number of images by class name.
         is_multi_label: whether an image may have any number of classes.
     """
 
     path: Path
-    count: int
-    classes: Mapping[str, int]
+    num_images: int
+    class_counts: Mapping[str, int]
     is_multi_label: bool = False
 
     @property
     def rare_classes(self) -> tuple[str, ...]:
         """Classes with fewer than two images."""
-        return tuple(name for name, count in self.classes.items() if count < 2)
+        return tuple(name for name, count in self.class_counts.items() if count < 2)
 
 
 def make_label_files(
-    options: LabelOptions, *, split: Splitter, note: Callable[[str], None] = lambda _: None
-) -> tuple[WrittenLabels, ...]:
+    options: LabelOptions, *, split: Splitter, print_note: Callable[[str], None] = lambda _: None
+) -> tuple[LabelFileSummary, ...]:
     """Write label files from a folder or another label file, and class folders if `as_folders` is set.
 
     For a label file as source, label files are only written if `out` or `split` is set.
 
     Args:
         options: the options of `mlimages label`.
-        split: splits the images, unless `options.group` is given.
-        note: called with each line about detected columns or classes, or about images that are left out, before files
-            are written.
+        split: function that splits the images, unless `options.group` is given.
+        print_note: called before files are written, with each line about detected columns or classes, or about images
+            that are left out.
 
     Returns:
         Statistics of the label file, or of the label file of each split.
@@ -178,36 +178,36 @@ def make_label_files(
     with refresh_listings(source):
         target = out or (source / "labels.txt" if source.is_dir() else source)
         _check_option_combinations(options, source)
-        labels, splits = _read_source(options, source, note)
+        labels, splits = _read_source(options, source, print_note)
     if splits and (options.split or options.append):
         raise InputError(f"{source} is already split ({', '.join(splits)}): omit --split and --append")
-    labels = _select_images(labels, options, note)
-    splits = {name: _select_images(part, options, note) for name, part in splits.items()}
-    force, by_number = options.force, options.number is not None
+    labels = _select_images(labels, options, print_note)
+    splits = {name: _select_images(part, options, print_note) for name, part in splits.items()}
+    force, by_class_index = options.force, options.class_index is not None
     earlier = find_split_files(target, multi_label=options.multi_label) if options.split else {}
     if options.append and target.exists():
         existing = LabelFile(target, options=TableOptions(multi_label=options.multi_label))
-        labels = append(existing, labels, by_number=by_number)
+        labels = append_labels(existing, labels, by_class_index=by_class_index)
     if options.append and (target.exists() or earlier):
         force = force or target.suffix == ".txt"  # its lines are kept
-    names = SPLITS_BY_COUNT[len(options.split)] if options.split else tuple(splits) or ("",)
+    names = SPLIT_NAMES_BY_COUNT[len(options.split)] if options.split else tuple(splits) or ("",)
     paths = [target.with_name(f"{target.stem}_{name}{target.suffix}") if name else target for name in names]
     if has_output := bool(out or options.split or source.is_dir()):
         require_writable(chain.from_iterable((path, class_definition_path(path)) for path in paths), overwrite=force)
     files = tuple(splits.values()) or (labels,)
     if options.append and earlier:
-        split_new = partial(_split_labels, options=options, split=split, note=note)
-        files = append_to_split(earlier, labels, paths, split_new, by_number=by_number)
+        split_new = partial(_split_labels, options=options, split=split, print_note=print_note)
+        files = append_to_split(earlier, labels, paths, split_new, by_class_index=by_class_index)
     elif options.split:
         for line in describe_stale_split_files(earlier, labels, paths):
-            note(line)
-        files = _split_labels(labels, {}, options, split, note)
+            print_note(line)
+        files = _split_labels(labels, {}, options, split, print_note)
     if has_output:
         for path, file in zip(paths, files, strict=True):
             _require_readable(path, file)
     if options.as_folders:
         for line in describe_renamed_folders(labels.class_names, make_folder_names(labels.class_names)):
-            note(line)
+            print_note(line)
         write_class_folders(dict(zip(names, files, strict=True)), options.as_folders, copy=options.copy)
     if not has_output:
         return ()
@@ -216,7 +216,7 @@ def make_label_files(
         group = f"--group {options.group}" if options.group else f"--group-by {options.group_by}"
         for path in paths:
             record_settings(path, f"--split {','.join(map(str, options.split))} --seed {options.seed} {group}")
-    return tuple(map(_count_classes, written))
+    return tuple(map(_summarize_by_class, written))
 
 
 def read_paths(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -242,7 +242,7 @@ def _check_option_combinations(options: LabelOptions, source: Path) -> None:
 
 
 def _read_source(
-    options: LabelOptions, source: Path, note: Callable[[str], None]
+    options: LabelOptions, source: Path, print_note: Callable[[str], None]
 ) -> tuple[LabelFile, Mapping[str, LabelFile]]:
     """Return all images, and the images of each split if the source is already split."""
     class_names = read_class_names(options.classes) if options.classes else None
@@ -250,7 +250,7 @@ def _read_source(
     def merge(labels: LabelFile) -> LabelFile:
         merged = merge_identical_images(labels) if options.multi_label else labels
         for line in merged.notes:
-            note(line)
+            print_note(line)
         return merged
 
     if not source.is_dir():
@@ -259,34 +259,40 @@ def _read_source(
         if labels.table is None and (missing := _find_missing_images(labels)):  # a table has a note on missing images
             shown = ", ".join(str(Path(name)) for name in missing[:3]) + " ..." * (len(missing) > 3)
             count = labels.count_images()[0]
-            note(f"{labels.path}: {len(missing)} of {count} images are missing ({shown}): {MISSING_IMAGES_ADVICE}")
-        splits = {} if options.split or options.append else labels.parts
+            print_note(
+                f"{labels.path}: {len(missing)} of {count} images are missing ({shown}): {MISSING_IMAGES_ADVICE}"
+            )
+        splits = {} if options.split or options.append else labels.splits
         if not splits:
             return merge(labels), {}
         for line in labels.notes:
-            note(line)
+            print_note(line)
         return labels, {name: merge(part) for name, part in splits.items()}
     check_table_options(source, options)
     if options.class_from:
         return merge(label_dir_by_pattern(source, options.class_from)), {}
-    if options.number is not None:
-        left_out = [f"left out: {text}" for text in describe_skipped_entries(source, is_class_folder=True)]
-        return merge(label_dir(source, options.number).with_notes(left_out)), {}
+    if options.class_index is not None:
+        skipped_notes = [f"left out: {text}" for text in describe_skipped_entries(source, is_class_folder=True)]
+        return merge(label_dir(source, options.class_index).with_notes(skipped_notes)), {}
     folder = label_dir_auto(source, leaf=options.leaf, class_names=class_names)
     for line in folder.notes:
-        note(line)
-    if not folder.parts:
+        print_note(line)
+    if not folder.splits:
         return merge(folder.labels), {}
-    return folder.labels, {name: merge(part) for name, part in folder.parts.items()}
+    return folder.labels, {name: merge(part) for name, part in folder.splits.items()}
 
 
 def _find_missing_images(labels: LabelFile) -> list[str]:
+    """Return the paths of the local images that do not exist."""
     return [name for name, _ in labels.text_items() if not is_remote(name) and not is_file(name)]
 
 
 def _require_readable(path: Path, labels: LabelFile) -> None:
-    """Raise an error if the label file could not be read again: a table without a class definition is recognized by
-    its images."""
+    """Check that the label file at `path` can be read again.
+
+    Raises:
+        InputError: it would be a table without a class definition, and most of its images are missing.
+    """
     if path.suffix.lower() == ".txt" or labels.defined_class_names:
         return
     missing, count = len(_find_missing_images(labels)), labels.count_images()[0]
@@ -298,7 +304,7 @@ def _require_readable(path: Path, labels: LabelFile) -> None:
         )
 
 
-def _select_images(labels: LabelFile, options: LabelOptions, note: Callable[[str], None]) -> LabelFile:
+def _select_images(labels: LabelFile, options: LabelOptions, print_note: Callable[[str], None]) -> LabelFile:
     """Exclude the images that --drop lists, and keep at most --limit-per-class images of each class."""
     if options.drop:
         drop_list = as_path(options.drop)
@@ -307,7 +313,7 @@ def _select_images(labels: LabelFile, options: LabelOptions, note: Callable[[str
         count = sum(1 for _ in before.text_items()) - sum(1 for _ in labels.text_items())
         if paths and not count:
             raise InputError(f"none of the {len(paths)} images in {drop_list} is in {labels.path}: check the paths")
-        note(f"dropped: {pluralize(count, 'image')} ({drop_list} lists {len(paths)})")
+        print_note(f"dropped: {pluralize(count, 'image')} ({drop_list} lists {len(paths)})")
     if options.limit_per_class:
         labels = labels.limit_per_class(options.limit_per_class, seed=options.seed)
     return labels
@@ -318,7 +324,7 @@ def _split_labels(
     assigned: Mapping[Path, int],
     options: LabelOptions,
     split: Splitter,
-    note: Callable[[str], None],
+    print_note: Callable[[str], None],
 ) -> tuple[LabelFile, ...]:
     if not options.group:
         return split(labels, options.split, options.seed, assigned=assigned)
@@ -330,13 +336,13 @@ def _split_labels(
             "expression"
         )
     count = pluralize(len(set(groups.values())), "group")
-    note(f"--group: {count}; {options.group} matches {len(groups)} of {len(paths)} paths")
+    print_note(f"--group: {count}; {options.group} matches {len(groups)} of {len(paths)} paths")
     return labels.split(options.split, seed=options.seed, groups=groups, contents=groups, assigned=assigned)
 
 
-def _count_classes(labels: LabelFile) -> WrittenLabels:
-    """Count the images of each class; a class without images counts only if it is in the class definition."""
+def _summarize_by_class(labels: LabelFile) -> LabelFileSummary:
+    """Return statistics of a label file; a class without images is included only if the class definition names it."""
     (count, counts), defined = labels.count_images(), len(labels.defined_class_names)
     names = enumerate(labels.class_names)
     classes = {name: counts[label] for label, name in names if counts[label] or label < defined}
-    return WrittenLabels(labels.path, count, classes, labels.is_multi_label)
+    return LabelFileSummary(labels.path, count, classes, labels.is_multi_label)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from mlimages.core import InputError, atomic_write, is_member, is_remote, read_file, require_local_path
 from mlimages.labels.label_file import LabelFile
-from mlimages.labels.tables import SHOWN
+from mlimages.labels.tables import MAX_SHOWN_NAMES
 
 
 def write_class_folders(
-    parts: LabelFile | Mapping[str, LabelFile], folder: str | os.PathLike[str], *, copy: bool = False
+    labels: LabelFile | Mapping[str, LabelFile], folder: str | os.PathLike[str], *, copy: bool = False
 ) -> int:
     """Link or copy images into class folders, `folder/CLASS/NAME`; return the number of images.
 
@@ -22,19 +22,19 @@ def write_class_folders(
     and files of the same images are kept.
 
     Args:
-        parts: a label file, or label files by split for `folder/SPLIT/CLASS/NAME`.
+        labels: a label file, or label files by split for `folder/SPLIT/CLASS/NAME`.
         copy: copy the images instead of linking them.
 
     Raises:
         InputError: `folder` contains other files, or a label file is multi-label.
     """
-    splits = {"": parts} if isinstance(parts, LabelFile) else parts
-    for labels in splits.values():
-        if labels.is_multi_label:
-            raise InputError(f"{labels.path} is a multi-label file: class folders require one class per image")
+    splits = {"": labels} if isinstance(labels, LabelFile) else labels
+    for file in splits.values():
+        if file.is_multi_label:
+            raise InputError(f"{file.path} is a multi-label file: class folders require one class per image")
     root = require_local_path(folder)
     targets = {
-        target: source for name, labels in splits.items() for target, source in _choose_targets(labels, root / name)
+        target: source for name, file in splits.items() for target, source in _choose_target_paths(file, root / name)
     }
     others = sorted(set(_find_files(root)) - set(targets)) if root.exists() else []
     others += [target for target, source in targets.items() if not _is_missing_or_same(source, target)]
@@ -52,7 +52,7 @@ def make_folder_names(class_names: Sequence[str], *, max_length: int = 120) -> t
 
     Args:
         class_names: class names by class index.
-        max_length: maximum number of characters, without a number that makes the name unique.
+        max_length: maximum number of characters, not counting a suffix such as `_2` that makes the name unique.
     """
     used: set[str] = set()
     return tuple(
@@ -62,15 +62,15 @@ def make_folder_names(class_names: Sequence[str], *, max_length: int = 120) -> t
 
 
 def describe_renamed_folders(class_names: Sequence[str], folders: Sequence[str]) -> list[str]:
-    """Return a list of one line about the classes whose folder has another name than the class; empty for none."""
+    """Return one line about the classes whose folder has another name than the class; an empty list for none."""
     renamed = [f"{name} as {folder}" for name, folder in zip(class_names, folders, strict=True) if name != folder]
-    more = " ..." * (len(renamed) > SHOWN)
-    text = f"folders whose name differs from the class name: {', '.join(renamed[:SHOWN])}{more}"
+    more = " ..." * (len(renamed) > MAX_SHOWN_NAMES)
+    text = f"folders whose name differs from the class name: {', '.join(renamed[:MAX_SHOWN_NAMES])}{more}"
     return [text] if renamed else []
 
 
 def _make_unique(name: str, used_names: set[str]) -> str:
-    """Append `_2`, `_3` ... to a name that is used; add the result to `used_names`."""
+    """Append `_2`, `_3` ... to a file name that is already used, before its suffix; add the result to `used_names`."""
     stem, suffix = os.path.splitext(name)  # noqa: PTH122
     candidates = chain([name], (f"{stem}_{number}{suffix}" for number in count(2)))
     keys = ((unicodedata.normalize("NFC", candidate).casefold(), candidate) for candidate in candidates)
@@ -79,8 +79,8 @@ def _make_unique(name: str, used_names: set[str]) -> str:
     return unique
 
 
-def _choose_targets(labels: LabelFile, folder: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield the path of the link or copy of each image, and the path of the image."""
+def _choose_target_paths(labels: LabelFile, folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield, for each image, the path of its link or copy in a class folder, and the path of the image."""
     names = make_folder_names(labels.class_names)
     used: dict[int, set[str]] = {}
     for item in labels:
@@ -88,25 +88,26 @@ def _choose_targets(labels: LabelFile, folder: Path) -> Iterator[tuple[Path, Pat
 
 
 def _find_files(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder and its subfolders, except hidden files."""
     for top, _, names in os.walk(folder):
         yield from (Path(top, name) for name in names if not name.startswith("."))
 
 
-def _is_missing_or_same(image: Path, target: Path) -> bool:
+def _is_missing_or_same(image_path: Path, target: Path) -> bool:
     """Whether `target` does not exist, or is the same image."""
     if not os.path.lexists(target):
         return True
     if target.is_symlink():
-        return os.path.realpath(target) == os.path.realpath(image)
-    return target.is_file() and target.read_bytes() == read_file(image)
+        return os.path.realpath(target) == os.path.realpath(image_path)
+    return target.is_file() and target.read_bytes() == read_file(image_path)
 
 
-def _link_or_copy(image: Path, target: Path, *, copy: bool) -> None:
+def _link_or_copy(image_path: Path, target: Path, *, copy: bool) -> None:
     if os.path.lexists(target):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    if copy or is_remote(image) or is_member(image):
+    if copy or is_remote(image_path) or is_member(image_path):
         with atomic_write(target) as temporary_path:
-            temporary_path.write_bytes(read_file(image))
+            temporary_path.write_bytes(read_file(image_path))
     else:
-        target.symlink_to(image.resolve())
+        target.symlink_to(image_path.resolve())

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mlimages.core import escape_unprintable, is_remote, make_install_command
 
-_HEIC = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
+_HEIC_SUFFIXES = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
 
 MISSING_IMAGES_ADVICE = "paths are relative to the label file's folder; use --images DIR for another folder"
 
@@ -25,14 +25,16 @@ IMAGE_SUFFIXES = frozenset({
     ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".mpo", ".msp", ".pbm", ".pcd", ".pcx", ".pfm", ".pgm", ".png",
     ".pnm", ".ppm", ".psd", ".pxr", ".qoi", ".ras", ".rgb", ".rgba", ".sgi", ".tga", ".tif", ".tiff", ".vda", ".vst",
     ".webp", ".xbm", ".xpm",
-}) | (_HEIC if find_spec("pillow_heif") else frozenset())  # fmt: skip
+}) | (_HEIC_SUFFIXES if find_spec("pillow_heif") else frozenset())  # fmt: skip
 """File suffixes of the images that Pillow opens, and pillow-heif if it is installed."""
 
 
-_TOOL_FOLDERS = frozenset({"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
+_TOOL_FOLDER_NAMES = frozenset(
+    {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+)
 
 
-SPLIT_NAMES = {
+SPLIT_NAMES_BY_ALIAS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
@@ -40,7 +42,7 @@ SPLIT_NAMES = {
 
 
 def make_path_resolver() -> Callable[[str], str]:
-    """Return a function that resolves links to folders in a path; each folder is resolved once."""
+    """Return a function that resolves the symbolic links among the folders of a path, and caches them."""
     resolve_folder = cache(os.path.realpath)
 
     def resolve(path: str) -> str:
@@ -59,7 +61,7 @@ def natural_sort_key(name: str) -> tuple[list[str | int], str]:
 def is_skipped_folder(name: str) -> bool:
     """Whether a folder is skipped by its name: hidden, created by a tool (such as __MACOSX), a quarantine folder of
     `check`, or with a name that a label file cannot contain."""
-    return name.startswith(".") or name in _TOOL_FOLDERS or name.endswith("_quarantine") or not is_valid_name(name)
+    return name.startswith(".") or name in _TOOL_FOLDER_NAMES or name.endswith("_quarantine") or not is_valid_name(name)
 
 
 def normalize_class_name(name: str) -> str:
@@ -76,7 +78,7 @@ def list_subfolders(root: Path) -> list[Path]:
 
 
 def _links_to_ancestor(path: Path, *folders: Path) -> bool:
-    """Whether `path` is a link to one of the folders or to one above it."""
+    """Whether `path` is a link to one of the folders or to one of their parent folders."""
     if is_remote(path) or not path.is_symlink():
         return False
     target = path.resolve()
@@ -86,7 +88,7 @@ def _links_to_ancestor(path: Path, *folders: Path) -> bool:
 def walk_folders(root: Path, *, is_skipped: Callable[[str], bool] = is_skipped_folder) -> Iterator[Path]:
     """Yield `root` and all folders below it in natural order, then those below links to folders, each folder once.
 
-    A link to a folder that contains `root` or the link is not followed: its folder would contain all others.
+    A link is not followed if its target contains `root` or the link itself.
 
     Args:
         root: the folder.
@@ -107,12 +109,12 @@ def walk_folders(root: Path, *, is_skipped: Callable[[str], bool] = is_skipped_f
             folder = Path(top)
             names[:] = sorted((name for name in names if not is_skipped(name)), key=natural_sort_key)
             inner_links = (path for path in (folder / name for name in names) if path.is_symlink())
-            links.extend(path for path in inner_links if not _leads_back(path, folder, root))
+            links.extend(path for path in inner_links if not _creates_cycle(path, folder, root))
             yield folder
 
 
-def _leads_back(path: Path, folder: Path, root: Path) -> bool:
-    """Whether `path`, an entry of `folder` in a walk from `root`, is a link to a folder that contains one of these."""
+def _creates_cycle(path: Path, folder: Path, root: Path) -> bool:
+    """Whether following `path`, a link in `folder`, leads to a folder that contains `folder` or `root` again."""
     return _links_to_ancestor(path, folder, root, root.absolute().parent)
 
 
@@ -177,7 +179,7 @@ def describe_skipped_entries(root: Path, *, is_class_folder: bool = False) -> li
             elif not is_valid_name(name):
                 skipped["file names that a label file cannot contain", ""] += 1
             elif is_folder:
-                if _leads_back(folder / name, folder, root):
+                if _creates_cycle(folder / name, folder, root):
                     skipped["links to a parent folder", name] += 1
                 elif is_skipped_folder(name):
                     skipped["hidden folders and folders of tools", name] += 1
@@ -186,7 +188,7 @@ def describe_skipped_entries(root: Path, *, is_class_folder: bool = False) -> li
             elif (is_class_folder or folder != root) and not name.startswith(".") and not is_image_name(name):
                 suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
                 skipped["files that are not images", suffix or "no suffix"] += 1
-    hints = dict.fromkeys(_HEIC, f" (`{make_install_command('heic')}` adds support)")
+    hints = dict.fromkeys(_HEIC_SUFFIXES, f" (`{make_install_command('heic')}` adds support)")
     by_reason: dict[str, list[str]] = {}
     for (reason, name), count in sorted(skipped.items()):
         by_reason.setdefault(reason, []).append(f"{count} {name}{hints.get(name, '')}".strip())

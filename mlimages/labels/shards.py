@@ -23,12 +23,12 @@ from mlimages.labels.scanning import (
     normalize_class_name,
 )
 
-_SHARD = re.compile(r"(.*-)?[0-9]{5,}\.tar")
+_SHARD_NAME = re.compile(r"(.*-)?[0-9]{5,}\.tar")
 
 
 def is_shard(path: Path) -> bool:
     """Whether the path is a local shard (`images-00000.tar`)."""
-    return bool(_SHARD.fullmatch(path.name)) and not is_remote(path) and path.is_file()
+    return bool(_SHARD_NAME.fullmatch(path.name)) and not is_remote(path) and path.is_file()
 
 
 def find_shards(folder: Path) -> list[Path]:
@@ -43,7 +43,7 @@ def find_shards(folder: Path) -> list[Path]:
     if is_shard(folder):
         return [folder]
     names = list_entry_names(folder) if is_remote(folder) else (path.name for path in folder.glob("*.tar"))
-    shards = sorted(folder / name for name in names if _SHARD.fullmatch(name))
+    shards = sorted(folder / name for name in names if _SHARD_NAME.fullmatch(name))
     if shards and any(has_images(path, recursive=True) for path in list_subfolders(folder)):
         return []
     if shards and is_remote(folder):
@@ -82,13 +82,13 @@ def find_shard_classes(folder: Path, *, leaf: bool) -> dict[str, list[str]]:
     return classes
 
 
-def is_labelled_shard(path: Path) -> bool:
+def is_labeled_shard(path: Path) -> bool:
     """Whether the path is a shard whose images have classes, from the manifest beside the shard or from folders."""
     return is_shard(path) and any(label for _, label in _read_shard_images(path))
 
 
 def _read_shard_images(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield the path and the label of each valid image."""
+    """Yield the path and the class of each image in the shards that the manifest lists, or that has a class folder."""
     shards = find_shards(folder)
     folder = folder.parent if folder in shards else folder
     names = {shard.name for shard in shards}
@@ -106,7 +106,7 @@ def _read_shard_images(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _read_manifest_labels(manifests: list[Path]) -> dict[str, str]:
-    """Return the labels by image path; of several rows with the same path, the last one is valid."""
+    """Return the classes by image path; the last of several rows with the same path applies."""
     labels: dict[str, str] = {}
     for manifest in manifests:
         with manifest.open("rb") as lines:
@@ -121,6 +121,7 @@ def _read_manifest_labels(manifests: list[Path]) -> dict[str, str]:
 
 
 def _parse_json_row(line: bytes) -> dict[str, object]:
+    """Parse a row of a manifest; return an empty dict if it is not a JSON object."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):  # torn by a crash

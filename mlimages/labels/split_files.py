@@ -12,29 +12,31 @@ from mlimages.labels.class_names import add_class_name
 from mlimages.labels.label_file import LabelFile
 from mlimages.labels.table_options import TableOptions
 
-SPLITS_BY_COUNT = {2: ("train", "val"), 3: ("train", "val", "test")}
+SPLIT_NAMES_BY_COUNT = {2: ("train", "val"), 3: ("train", "val", "test")}
 """Names of the splits by their number."""
 
 
-def append(existing: LabelFile, added: LabelFile, *, by_number: bool) -> LabelFile:
-    """Append the images of `added` that `existing` does not list.
+def append_labels(existing_labels: LabelFile, new_labels: LabelFile, *, by_class_index: bool) -> LabelFile:
+    """Append the images of `new_labels` that `existing_labels` does not list.
 
-    Classes are merged by name or, with `by_number`, by class index; in the latter case, class names of `added` are used
-    only for indices without a name in `existing`.
+    Classes are merged by name or, with `by_class_index`, by class index. In the latter case, a class name of
+    `new_labels` is used only if the class has no name in `existing_labels`.
     """
-    new = added.without(item.path for item in existing)
-    merged = existing.merge(new)
-    if not by_number:
+    new = new_labels.without(item.path for item in existing_labels)
+    merged = existing_labels.merge(new)
+    if not by_class_index:
         return merged
-    names = existing.defined_class_names
-    for label, name in enumerate(added.class_names):
+    names = existing_labels.defined_class_names
+    for label, name in enumerate(new_labels.class_names):
         names = add_class_name(names, label, name)
-    return LabelFile(existing.path, existing.img_root, items=lambda: chain(existing, new), class_names=names)
+    return LabelFile(
+        existing_labels.path, existing_labels.img_root, items=lambda: chain(existing_labels, new), class_names=names
+    )
 
 
 def find_split_files(target: Path, *, multi_label: bool) -> dict[Path, LabelFile]:
     """Return the label files of an earlier split of `target`, by path."""
-    paths = (target.with_name(f"{target.stem}_{name}{target.suffix}") for name in SPLITS_BY_COUNT[3])
+    paths = (target.with_name(f"{target.stem}_{name}{target.suffix}") for name in SPLIT_NAMES_BY_COUNT[3])
     return {path: LabelFile(path, options=TableOptions(multi_label=multi_label)) for path in paths if path.exists()}
 
 
@@ -44,22 +46,22 @@ def append_to_split(
     split_paths: Sequence[Path],
     split: Callable[[LabelFile, Mapping[Path, int]], tuple[LabelFile, ...]],
     *,
-    by_number: bool,
+    by_class_index: bool,
 ) -> tuple[LabelFile, ...]:
     """Append the images of `new_labels` that no split lists; return a label file per path.
 
-    Classes are merged as by `append`.
+    Classes are merged as by `append_labels`.
 
     Args:
         split_files: the existing label files, by path; a file that is not in `split_paths` keeps its images, which are
             not in the result.
         split_paths: the label files to create.
-        split: splits a label file, given the splits of the images that are already split; returns one label file per
-            path.
-        by_number: see `append`.
+        split: function that splits a label file, given the splits of the images that are already split; returns one
+            label file per path.
+        by_class_index: see `append_labels`.
     """
     first, *others = split_files.values()
-    merged = append(first.merge(*others), new_labels, by_number=by_number)
+    merged = append_labels(first.merge(*others), new_labels, by_class_index=by_class_index)
     names, images = merged.defined_class_names, iter(list(merged))
 
     def make_label_file(items: Iterable[LabeledPath]) -> LabelFile:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from mlimages.core import InputError, LabeledPath, as_path, check_seed, is_remote, relative_name
 
-TOLERANCE = 1e-9
-"""Tolerance for rounding errors in numbers of images."""
+COUNT_TOLERANCE = 1e-9
+"""Tolerance for rounding errors when numbers of images are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,35 +24,37 @@ class Group:
     """A group of images that stay together in one split.
 
     Attributes:
-        indices: indices of the images in the list that is split.
-        position: position among the groups of the class in random order, in units of the mean group size.
-        offset: random number in [0, 1), the same for all groups of a class: rounds the share of the class up or down.
-        class_groups: number of groups of the class.
+        image_indices: indices of the images in the list that is split.
+        fractional_rank: rank of the group in the random order of its class: the number of images before it, divided by
+            the mean size of the other groups.
+        rounding_offset: random number in [0, 1), the same for all groups of a class, which decides whether the number
+            of groups in a split is rounded up or down.
+        num_class_groups: number of groups of the class.
         is_majority: whether more than half of the images of the class are in this group.
     """
 
-    indices: tuple[int, ...]
-    position: float
-    offset: float
-    class_groups: int
+    image_indices: tuple[int, ...]
+    fractional_rank: float
+    rounding_offset: float
+    num_class_groups: int
     is_majority: bool = False
 
-    def cut_key(self, share: float) -> tuple[int, float]:
-        """Return a sort key for a cut after the first `share` of a class: groups after the cut have the lowest keys.
+    def cut_key(self, fraction: float) -> tuple[int, float]:
+        """Return a sort key for a cut after the first `fraction` of a class: groups after the cut have the lowest keys.
 
         The first element is -1 after the cut, 0 for the group that contains the cut, and 1 or 2 before the cut. A
-        group is after the cut if its key is at most `(0, 0.0)`, so that `offset` decides for the one that contains it.
-        The majority of a class stays in the first split: few images, or none, would be left to train on.
+        group is after the cut if its key is at most `(0, 0.0)`, so that `rounding_offset` decides for the one that
+        contains it. The majority of a class stays in the first split: few images, or none, would be left to train on.
         """
         if self.is_majority:
             return 2, 0.0
-        needed = share * self.class_groups - self.position
-        return (needed >= 1) - (needed <= 0), needed - self.offset
+        needed = fraction * self.num_class_groups - self.fractional_rank
+        return (needed >= 1) - (needed <= 0), needed - self.rounding_offset
 
 
 def split(
     items: Sequence[LabeledPath],
-    shares: Sequence[float],
+    fractions: Sequence[float],
     *,
     seed: int,
     class_names: Sequence[str] = (),
@@ -60,20 +62,20 @@ def split(
     contents: Mapping[Path, str] | None = None,
     assigned: Mapping[Path, int] | None = None,
 ) -> list[list[LabeledPath]]:
-    """Split `items` in the proportions `shares`, stratified by class; the order of the images is kept.
+    """Split `items` in the proportions `fractions`, stratified by class; the order of the images is kept.
 
     The groups of a class are ordered by a hash of the seed and the group's identifier, and this order is cut at the
-    shares. So the probability over seeds that a group, of any size, is in a split equals the share of that split,
+    fractions. So the probability over seeds that a group, of any size, is in a split equals the fraction of that split,
     adding an image moves about one other image, and the result is the same on every machine. The splits deviate from
-    their share by at most one group, as does each class (a group of several classes belongs to the most frequent one).
-    Only a group with more than half of the images of its class is in the first split, as long as the shares permit.
+    their fractions by at most one group, as does each class (a group of several classes belongs to the most frequent
+    one). A group with more than half of the images of its class is always in the first split if the fractions permit.
 
     An image with several classes counts for the rarest class, so that each class is split in these proportions
     (compare the iterative stratification of https://doi.org/10.1007/978-3-642-23808-6_10).
 
     Args:
         items: the images.
-        shares: share of the images in each split; the shares add up to 1.
+        fractions: fraction of the images in each split; they add up to 1.
         seed: random seed.
         class_names: class names by class index.
         groups: a value by image path; images with the same value stay in one split, and an image without a
@@ -84,15 +86,15 @@ def split(
             the other images are split in these proportions.
 
     Raises:
-        InputError: the shares are not positive or do not add up to 1.
+        InputError: the fractions are not positive or do not add up to 1.
     """
-    check_shares(shares)
+    check_fractions(fractions)
     check_seed(seed)
     names = _map_class_names(items, class_names)
     labels = _choose_stratification_classes(items, names)
     root, known = _find_common_folder(items), contents or {}
     image_ids = [
-        known.get(item.path) or _identify_image(item.path, names[label], root)
+        known.get(item.path) or _make_image_id(item.path, names[label], root)
         for item, label in zip(items, labels, strict=True)
     ]
     split_numbers = _find_assigned_splits(items, assigned or {}, groups or {})
@@ -106,9 +108,9 @@ def split(
         names,
         seed,
     )
-    for number, later_groups in enumerate(_split_groups(ordered, shares), start=1):
-        split_numbers |= {new[index]: number for group in later_groups for index in group.indices}
-    splits: list[list[LabeledPath]] = [[] for _ in shares]
+    for number, later_groups in enumerate(_split_groups(ordered, fractions), start=1):
+        split_numbers |= {new[index]: number for group in later_groups for index in group.image_indices}
+    splits: list[list[LabeledPath]] = [[] for _ in fractions]
     for index, item in enumerate(items):
         splits[split_numbers[index]].append(item)
     return splits
@@ -137,7 +139,7 @@ def sample_per_class(
     """Return at most `limit` images of each class, in order, selected by a hash of the seed and the path."""
     check_seed(seed)
     names, root = _map_class_names(items, class_names), _find_common_folder(items)
-    image_ids = (_identify_image(item.path, names[item.label], root) for item in items)
+    image_ids = (_make_image_id(item.path, names[item.label], root) for item in items)
     counts: Counter[int] = Counter()
     chosen = []
     for _, index in sorted(
@@ -158,15 +160,15 @@ def shuffle(items: Iterable[LabeledPath], seed: int) -> list[LabeledPath]:
     return shuffled
 
 
-def check_shares(shares: Sequence[float]) -> None:
-    """Check the shares of a split.
+def check_fractions(fractions: Sequence[float]) -> None:
+    """Check the fractions of a split.
 
     Raises:
-        InputError: the shares are not positive or do not add up to 1.
+        InputError: the fractions are not positive or do not add up to 1.
     """
-    if not shares or min(shares) <= 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
+    if not fractions or min(fractions) <= 0 or not math.isclose(sum(fractions), 1, abs_tol=1e-6):
         raise InputError(
-            f"split fractions {', '.join(map(str, shares))}: expected numbers greater than 0 that add up to 1"
+            f"split fractions {', '.join(map(str, fractions))}: expected numbers greater than 0 that add up to 1"
         )
 
 
@@ -206,7 +208,7 @@ def _map_class_names(items: Iterable[LabeledPath], class_names: Sequence[str]) -
 
 
 def _find_common_folder(items: Sequence[LabeledPath]) -> Path | None:
-    """Return the folder that contains all images, which does not depend on where the label file is."""
+    """Return the deepest folder that contains all images, which does not depend on the label file's; None for none."""
     folders = {item.path.parent for item in items}
     texts = [str(path) if is_remote(path) else os.path.abspath(path) for path in folders]  # noqa: PTH100
     try:
@@ -215,8 +217,8 @@ def _find_common_folder(items: Sequence[LabeledPath]) -> Path | None:
         return None
 
 
-def _identify_image(path: Path, class_name: str, root: Path | None) -> str:
-    """Return `cats/a/1.jpg` for `photos/cats/a/1.jpg` of the class cats, independent of the path of `photos`."""
+def _make_image_id(path: Path, class_name: str, root: Path | None) -> str:
+    """Return an identifier: `cats/a/1.jpg` for `photos/cats/a/1.jpg` of the class cats, if `root` is `photos`."""
     whole = f"/{path.as_posix()}"
     if (start := whole.rfind(f"/{class_name}/")) >= 0:
         return whole[start + 1 :]
@@ -224,7 +226,7 @@ def _identify_image(path: Path, class_name: str, root: Path | None) -> str:
 
 
 def _choose_stratification_classes(items: Sequence[LabeledPath], names: Mapping[int, str]) -> list[int]:
-    """Return the class by which each image is stratified: the rarest of its classes; -1 without classes."""
+    """Return the class index by which each image is stratified: the rarest of its classes; -1 without classes."""
     counts = Counter(chain.from_iterable(item.labels or () for item in items))
     return [
         item.label if item.labels is None else min(item.labels, key=lambda n: (counts[n], names[n]), default=-1)
@@ -240,7 +242,7 @@ def _order_groups(
     names: Mapping[int, str],
     seed: int,
 ) -> list[Group]:
-    """Return the groups with their positions, class by class."""
+    """Return the groups with their ranks, class by class."""
     by_group: dict[object, list[int]] = defaultdict(list)
     for index, item in enumerate(items):
         by_group[("group", groups[item.path]) if item.path in groups else index].append(index)
@@ -254,23 +256,23 @@ def _order_groups(
     return [
         group
         for label, class_groups in by_class.items()
-        for group in _assign_positions([indices for *_, indices in sorted(class_groups)], offsets[names[label]])
+        for group in _rank_groups([indices for *_, indices in sorted(class_groups)], offsets[names[label]])
     ]
 
 
 def _compute_class_offsets(class_names: Sequence[str], seed: int) -> dict[str, float]:
-    """Return an offset in [0, 1) per class, random but evenly spread, so that half of the shares are rounded up."""
+    """Return the `Group.rounding_offset` of each class: random but evenly spread, so that half are rounded up."""
     ordered = sorted(class_names, key=lambda name: _hash_to_unit_interval(seed, "class", name))
     return {
         name: (rank + _hash_to_unit_interval(seed, "offset", name)) / len(ordered) for rank, name in enumerate(ordered)
     }
 
 
-def _assign_positions(index_groups: Sequence[Sequence[int]], offset: float) -> Iterable[Group]:
-    """Yield the groups; a group's position is the number of images before it over the mean size of all other groups.
+def _rank_groups(index_groups: Sequence[Sequence[int]], offset: float) -> Iterable[Group]:
+    """Yield the groups of a class with their ranks, given the indices of their images in random order.
 
-    Over all orders this position is uniformly distributed for groups of any size; with the plain number of images,
-    large groups would hardly ever be in a small split. Only a group with the majority of the images is always first.
+    Over all orders, `Group.fractional_rank` is uniformly distributed for groups of any size; with the plain number of
+    images, large groups would hardly ever be in a small split. A group with the majority of the images is always first.
     """
     before, total, count = 0, sum(map(len, index_groups)), len(index_groups)
     for indices in sorted(index_groups, key=lambda indices: 2 * len(indices) <= total):
@@ -286,34 +288,34 @@ def _hash_to_unit_interval(seed: int, purpose: str, name: str) -> float:
     return int.from_bytes(digest[:6]) / 2**48
 
 
-def _split_groups(groups: Sequence[Group], shares: Sequence[float]) -> Iterable[list[Group]]:
-    """Yield for each split but the first the groups of that split and all later splits."""
-    largest = max((len(group.indices) for group in groups), default=0)
-    total = sum(len(group.indices) for group in groups)
-    later, excess, share_before_cut = list(groups), 0.0, 0.0
-    for share in shares[:-1]:
-        share_before_cut += share
-        target = (1 - share_before_cut) * total
+def _split_groups(groups: Sequence[Group], fractions: Sequence[float]) -> Iterable[list[Group]]:
+    """Yield, for the second split and each later one, the groups of that split and of all splits after it."""
+    largest = max((len(group.image_indices) for group in groups), default=0)
+    total = sum(len(group.image_indices) for group in groups)
+    later, excess, fraction_before_cut = list(groups), 0.0, 0.0
+    for fraction in fractions[:-1]:
+        fraction_before_cut += fraction
+        target = (1 - fraction_before_cut) * total
         minimum, maximum = target + max(-largest, excess - largest), target + min(largest, excess + largest)
-        later = _select_groups_after_cut(later, share_before_cut, minimum, maximum)
-        excess = sum(len(group.indices) for group in later) - target
+        later = _select_groups_after_cut(later, fraction_before_cut, minimum, maximum)
+        excess = sum(len(group.image_indices) for group in later) - target
         yield later
 
 
 def _select_groups_after_cut(
-    groups: Iterable[Group], share: float, min_images: float, max_images: float
+    groups: Iterable[Group], fraction: float, min_images: float, max_images: float
 ) -> list[Group]:
-    """Return the groups after the first `share` of their class.
+    """Return the groups after the first `fraction` of their class.
 
     The groups nearest to the cut change sides until the number of images is from `min_images` to `max_images`.
     """
-    ordered = sorted(groups, key=lambda group: group.cut_key(share))
-    count = sum(group.cut_key(share) <= (0, 0.0) for group in ordered)
-    images = sum(len(group.indices) for group in ordered[:count])
-    while images > max_images + TOLERANCE:
+    ordered = sorted(groups, key=lambda group: group.cut_key(fraction))
+    count = sum(group.cut_key(fraction) <= (0, 0.0) for group in ordered)
+    images = sum(len(group.image_indices) for group in ordered[:count])
+    while images > max_images + COUNT_TOLERANCE:
         count -= 1
-        images -= len(ordered[count].indices)
-    while images < min_images - TOLERANCE and count < len(ordered):
-        images += len(ordered[count].indices)
+        images -= len(ordered[count].image_indices)
+    while images < min_images - COUNT_TOLERANCE and count < len(ordered):
+        images += len(ordered[count].image_indices)
         count += 1
     return ordered[:count]

@@ -18,51 +18,27 @@ from itertools import chain, islice
 from pathlib import Path
 
 from mlimages.core import InputError, LabelFileError, as_path, format_command, is_file, is_remote
-from mlimages.labels.formats import PATH_LABEL, WHITESPACE, Record, detect_delimiters, read_records
-from mlimages.labels.irregular_rows import is_irregular, is_repeated_header
-from mlimages.labels.label_texts import are_binary_cells, is_one, parse_list
-from mlimages.labels.scanning import IMAGE_SUFFIXES, SPLIT_NAMES
-from mlimages.labels.table_options import TableOptions
-from mlimages.labels.table_paths import find_relative_path, get_relative_path, join_path
-from mlimages.labels.tables import (
-    SHOWN,
-    Table,
+from mlimages.labels.column_names import (
+    LABEL_COLUMN_NAMES,
+    NON_LABEL_COLUMN_NAMES,
+    SPLIT_COLUMN_NAMES,
     parse_split,
     rank_path_column,
     suggest_table_options,
 )
-
-LABEL_COLUMN_NAMES = (
-    "class_name", "label_name", "category_name", "label", "labels", "class", "category", "choice", "target", "breed",
-    "species", "diagnosis", "variety", "tag", "tags", "y", "cls", "class_id", "label_id", "category_id",
-)  # fmt: skip
-NON_LABEL_COLUMN_NAMES = frozenset(
-    {
-        "width",
-        "height",
-        "size",
-        "bytes",
-        "url",
-        "md5",
-        "sha256",
-        "dhash",
-        "split",
-        "fold",
-        "set",
-        "is_valid",
-        "is_train",
-    }
-)
-"""Names of columns that are never labels, even if there is no other column."""
-
-SPLIT_COLUMN_NAMES = ("split", "set", "subset", "partition", "is_valid", "is_train")
-"""Names of columns that may contain the split of each row."""
+from mlimages.labels.formats import PATH_LABEL, WHITESPACE, Record, detect_delimiters, read_records
+from mlimages.labels.irregular_rows import is_irregular, is_repeated_header
+from mlimages.labels.label_texts import are_binary_cells, is_one, parse_list
+from mlimages.labels.scanning import IMAGE_SUFFIXES, SPLIT_NAMES_BY_ALIAS
+from mlimages.labels.table_options import TableOptions
+from mlimages.labels.table_paths import find_relative_path, get_relative_path, join_path
+from mlimages.labels.tables import MAX_SHOWN_NAMES, Table
 
 SAMPLE_ROWS = 200
 """Number of rows used to detect the columns."""
 
-MAX_FOLDERS = 20
-"""Maximum number of folders beside a table in which its images are searched."""
+MAX_IMAGE_FOLDERS = 20
+"""Maximum number of folders beside a table in which its images are searched for."""
 
 
 def detect_table(path: Path, folder: Path, options: TableOptions) -> Table:
@@ -76,11 +52,11 @@ def detect_table(path: Path, folder: Path, options: TableOptions) -> Table:
         _TableSample(path, folder, options, delimiter, _read_sample(path, delimiter))
         for delimiter in _find_possible_delimiters(path, options)
     ]
-    return max(samples, key=lambda sample: (sample.location.share, sample.width)).make_table()
+    return max(samples, key=lambda sample: (sample.image_location.existing_fraction, sample.num_columns)).make_table()
 
 
 def _read_sample(path: Path, delimiter: str) -> list[Record]:
-    """Return the first rows without repeated headers."""
+    """Return the first rows of a table, without repeated headers."""
     first, *others = [*islice(read_records(path, delimiter), SAMPLE_ROWS)] or [Record(0, [])]
     columns = [cell.strip() for cell in first.cells]
     return [first, *(row for row in others if not is_repeated_header(row.cells, columns))] if columns else []
@@ -95,10 +71,18 @@ def _find_possible_delimiters(path: Path, options: TableOptions) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _ImageLocation:
-    """Where the images of a table are; `share` is the share of its first rows whose images exist."""
+    """Where the images of a table are.
 
-    share: float
-    column: int
+    Attributes:
+        existing_fraction: fraction of the first rows whose images exist.
+        path_column: index of the path column.
+        folder: folder that the paths are relative to.
+        suffix: suffix to append to each path.
+        strip_components: number of parent folders to strip from each path.
+    """
+
+    existing_fraction: float
+    path_column: int
     folder: Path
     suffix: str
     strip_components: int = 0
@@ -106,40 +90,52 @@ class _ImageLocation:
 
 @dataclass(frozen=True)
 class _TableSample:
-    """The first rows of a table, read with one delimiter."""
+    """The first rows of a table, read with one delimiter.
+
+    Attributes:
+        path: path of the table.
+        folder: folder that the paths are relative to, by default.
+        options: options of the table.
+        delimiter: the delimiter.
+        records: the first rows, including the header if there is one.
+    """
 
     path: Path
     folder: Path
     options: TableOptions
     delimiter: str
-    sample: list[Record]
+    records: list[Record]
 
     @property
     def first_row(self) -> list[str]:
         """The cells of the first row."""
-        return [cell.strip() for cell in self.sample[0].cells] if self.sample else []
+        return [cell.strip() for cell in self.records[0].cells] if self.records else []
 
     @property
-    def width(self) -> int:
+    def num_columns(self) -> int:
         """Number of columns."""
         return len(self.first_row)
 
     @cached_property
-    def normalized_row(self) -> list[str]:
-        """The first row in lower case, with underscores, as in the lists of known column names."""
+    def normalized_column_names(self) -> list[str]:
+        """The cells of the first row in the form of the known names: lower case, underscores instead of spaces."""
         return [re.sub(r"[\s-]+", "_", cell.lower()) for cell in self.first_row]
 
     @cached_property
-    def location(self) -> _ImageLocation:
-        """The path column, the folder and the suffix with which most images exist."""
+    def image_location(self) -> _ImageLocation:
+        """The path column, folder and suffix with which most images exist."""
         name = self.options.path_column
-        columns = [self._find_column_index(name)] if name else list(range(self.width))
-        rows = self.sample[1:] or self.sample
+        columns = [self._find_column_index(name)] if name else list(range(self.num_columns))
+        rows = self.records[1:] or self.records
         locations = [self._choose_path_column(rows, columns, self.folder)]
-        if locations[0].share < 0.5 and self.options.images is None and not is_remote(self.folder):
+        if locations[0].existing_fraction < 0.5 and self.options.images is None and not is_remote(self.folder):
             locations += [self._choose_path_column(rows, columns, path) for path in _find_image_folders(self.folder)]
-        best = max(locations, key=lambda location: location.share)
-        return best if best.share else replace(best, column=min(columns, key=self._rank_by_name, default=0))
+        best = max(locations, key=lambda location: location.existing_fraction)
+        return (
+            best
+            if best.existing_fraction
+            else replace(best, path_column=min(columns, key=self._rank_by_name, default=0))
+        )
 
     def _choose_path_column(self, rows: Sequence[Record], columns: Sequence[int], folder: Path) -> _ImageLocation:
         locations = [_ImageLocation(0.0, 0, folder, self.options.suffix)]
@@ -151,7 +147,9 @@ class _TableSample:
                 for suffix in suffixes:
                     count = sum(bool(v) and is_file(join_path(folder, v + suffix)) for v in values)
                     locations.append(_ImageLocation(count / max(1, len(rows)), column, folder, suffix, strip))
-        return max(locations, key=lambda location: (location.share, -self._rank_by_name(location.column)))
+        return max(
+            locations, key=lambda location: (location.existing_fraction, -self._rank_by_name(location.path_column))
+        )
 
     def _max_strip_components(self, cells: Sequence[str]) -> int:
         """Return the maximum number of parent folders to strip from the paths: all with --images, else 0."""
@@ -160,17 +158,22 @@ class _TableSample:
         return max((get_relative_path(cell, 0).strip("/").count("/") for cell in cells), default=0)
 
     def _rank_by_name(self, column: int) -> int:
-        return rank_path_column(self.normalized_row[column]) if self.normalized_row else 0
+        """Return the rank of a column among the known names of path columns: 0 for the best."""
+        return rank_path_column(self.normalized_column_names[column]) if self.normalized_column_names else 0
 
     @cached_property
     def has_header(self) -> bool:
-        """Whether the first row is a header: it does not name an image."""
-        if not self.sample or self.delimiter == PATH_LABEL:
+        """Whether the first row is a header: its cell in the path column is not the path of an image."""
+        if not self.records or self.delimiter == PATH_LABEL:
             return False
-        value = self.first_row[self.location.column] if self.location.column < self.width else ""
+        value = (
+            self.first_row[self.image_location.path_column]
+            if self.image_location.path_column < self.num_columns
+            else ""
+        )
         return not (
             os.path.splitext(value)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122  # a str
-            or is_file(join_path(self.location.folder, value + self.location.suffix))
+            or is_file(join_path(self.image_location.folder, value + self.image_location.suffix))
         )
 
     def make_table(self) -> Table:
@@ -179,26 +182,29 @@ class _TableSample:
         Raises:
             LabelFileError: there is no label column, or the table contains URLs instead of paths.
         """
-        location = self.location
-        columns = tuple(self.first_row) if self.has_header else ("",) * self.width
+        location = self.image_location
+        columns = tuple(self.first_row) if self.has_header else ("",) * self.num_columns
         self._reject_urls(location)
-        labels = () if self.options.class_from or not self.sample else self._find_label_columns(location.column)
+        labels = () if self.options.class_from or not self.records else self._find_label_columns(location.path_column)
         return Table(
-            self.path, location.folder, self.delimiter, columns, location.column, labels, location.suffix,
-            self.options.class_from, self.has_header, location.strip_components, self.split_column,
-            self.options.multi_label or self._has_lists(labels),
+            self.path, location.folder, self.delimiter, columns, location.path_column, labels, location.suffix,
+            self.options.class_from, self.has_header, location.strip_components, self.split_column_index,
+            self.options.multi_label or self._has_label_lists(labels),
             len(labels) > 1 and not self._are_one_hot_columns(labels),
             self.options.multi_label,
         )  # fmt: skip
 
     def _list_sample_cells(self, columns: Sequence[int]) -> list[str]:
-        rows = self.sample[self.has_header :]
+        """Return the cells of these columns in the first rows, without the header."""
+        rows = self.records[self.has_header :]
         return [row.cells[column].strip() for row in rows for column in columns if column < len(row.cells)]
 
-    def _has_lists(self, label_columns: Sequence[int]) -> bool:
+    def _has_label_lists(self, label_columns: Sequence[int]) -> bool:
         """Whether each label of the sample is a list of labels."""
         is_named = self.delimiter == PATH_LABEL or self.options.label_column
-        if len(label_columns) != 1 or not (is_named or self.normalized_row[label_columns[0]] in LABEL_COLUMN_NAMES):
+        if len(label_columns) != 1 or not (
+            is_named or self.normalized_column_names[label_columns[0]] in LABEL_COLUMN_NAMES
+        ):
             return False
         cells = [cell for cell in self._list_sample_cells(label_columns) if cell]
         return bool(cells) and all(parse_list(cell) is not None for cell in cells)
@@ -208,27 +214,31 @@ class _TableSample:
         return not self.options.multi_label or are_binary_cells(self._list_sample_cells(columns), multi_label=True)
 
     @cached_property
-    def split_column(self) -> int | None:
-        """The column whose cells are names of splits, with at least two different splits.
+    def split_column_index(self) -> int | None:
+        """The index of the column whose cells name the splits, of which there are at least two; None if there is none.
 
         Without a header, there must be at least three columns, and the first cell cannot be 0 or 1, a possible class.
         All rows are read, since they may be sorted by split, and a later one may be blank.
         """
-        for column, name in enumerate(self.normalized_row):
+        for column, name in enumerate(self.normalized_column_names):
             is_candidate = name in SPLIT_COLUMN_NAMES
             if not self.has_header:
-                is_candidate = self.width > 2 and name in SPLIT_NAMES and column != self.location.column
+                is_candidate = (
+                    self.num_columns > 2 and name in SPLIT_NAMES_BY_ALIAS and column != self.image_location.path_column
+                )
             records = islice(read_records(self.path, self.delimiter), 1, None) if is_candidate else iter(())
             regular = (row for row in records if not is_irregular(row, self.first_row))
-            rows = chain([] if self.has_header else self.sample[:1], regular)
+            rows = chain([] if self.has_header else self.records[:1], regular)
             splits = {parse_split(row.cell(column), name) for row in rows}
             if len(splits) > 1 and "" not in splits:
                 return column
         return None
 
     def _reject_urls(self, location: _ImageLocation) -> None:
-        cells = [cell for record in self.sample[-1:] for cell in record.cells]
-        if not location.share and any(re.match(r"https?://", cell.strip(), re.IGNORECASE) for cell in cells):
+        cells = [cell for record in self.records[-1:] for cell in record.cells]
+        if not location.existing_fraction and any(
+            re.match(r"https?://", cell.strip(), re.IGNORECASE) for cell in cells
+        ):
             gather = format_command("gather", "urls", self.path, "-o", self.path.stem)
             label = format_command("label", self.path.stem)
             raise LabelFileError(
@@ -236,38 +246,39 @@ class _TableSample:
             )
 
     def _find_label_columns(self, path_column: int) -> tuple[int, ...]:
+        """Return the indices of the label columns: one, or several if they are one-hot."""
         if self.options.label_column:
             lowered = [cell.lower() for cell in self.first_row]
             is_one_name = self._may_have_header and self.options.label_column.lower() in lowered
             names = [self.options.label_column] if is_one_name else self.options.label_column.split(",")
             return tuple(map(self._find_column_index, names))
-        others = [column for column in range(self.width) if column not in (path_column, self.split_column)]
+        others = [column for column in range(self.num_columns) if column not in (path_column, self.split_column_index)]
         if self.has_header:
-            known = [column for column in others if self.normalized_row[column] in LABEL_COLUMN_NAMES]
+            known = [column for column in others if self.normalized_column_names[column] in LABEL_COLUMN_NAMES]
             if known:
-                return (min(known, key=lambda column: LABEL_COLUMN_NAMES.index(self.normalized_row[column])),)
-            others = [column for column in others if self.normalized_row[column] not in NON_LABEL_COLUMN_NAMES]
+                return (min(known, key=lambda column: LABEL_COLUMN_NAMES.index(self.normalized_column_names[column])),)
+            others = [column for column in others if self.normalized_column_names[column] not in NON_LABEL_COLUMN_NAMES]
         if len(others) == 1:
             return tuple(others)
         if len(one_hot := self._find_one_hot_columns(others)) > 1:
             return one_hot
-        advice = suggest_table_options(self.first_row if self.has_header else [""] * self.width)
+        advice = suggest_table_options(self.first_row if self.has_header else [""] * self.num_columns)
         if len(self._find_binary_columns(others, multi_label=True)) > 1 and not self.options.multi_label:
             advice += ", or --multi-label if a row may contain 1 in several columns"
         raise LabelFileError(
-            f"{self.path}:{self.sample[0].number}: expected a column named label or class, "
+            f"{self.path}:{self.records[0].line_number}: expected a column named label or class, "
             f"found {', '.join(self.first_row)[:80]!r}: {advice}"
         )
 
     def _find_one_hot_columns(self, columns: Sequence[int]) -> tuple[int, ...]:
-        """Return the columns that contain only 0 and 1, if each row contains exactly one 1 or may contain several."""
-        rows, binary = self.sample[1:], self._find_binary_columns(columns, multi_label=self.options.multi_label)
+        """Return the columns of 0 and 1, if each row contains exactly one 1 or --multi-label is given; else none."""
+        rows, binary = self.records[1:], self._find_binary_columns(columns, multi_label=self.options.multi_label)
         is_valid = self.options.multi_label or all(sum(is_one(row.cells[n]) for n in binary) == 1 for row in rows)
         return binary if is_valid else ()
 
     def _find_binary_columns(self, columns: Sequence[int], *, multi_label: bool) -> tuple[int, ...]:
         """Return the columns of a table with a header that contain only 0 and 1."""
-        rows = self.sample[1:] if self.has_header else []
+        rows = self.records[1:] if self.has_header else []
         return tuple(c for c in columns if are_binary_cells([row.cell(c) for row in rows], multi_label=multi_label))
 
     @property
@@ -282,22 +293,25 @@ class _TableSample:
         lowered = [cell.lower() for cell in self.first_row] if self._may_have_header else []
         if column.strip().lower() in lowered:
             return lowered.index(column.strip().lower())
-        if column.strip().isdecimal() and 0 < int(column) <= self.width:
+        if column.strip().isdecimal() and 0 < int(column) <= self.num_columns:
             return int(column) - 1
         raise InputError(f"{self.path} has no column {column!r}; its columns: {', '.join(self.first_row)}")
 
 
 def _find_image_folders(folder: Path) -> list[Path]:
+    """Return the first subfolders in which the images of a table may be."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))[:MAX_FOLDERS]
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))[
+        :MAX_IMAGE_FOLDERS
+    ]
 
 
 def _find_suffixes(values: Sequence[str], folder: Path) -> list[str]:
-    """Return the suffixes of the image files whose names are the first values with a suffix."""
+    """Return the image suffixes that complete one of the first `values` to the path of a file in `folder`."""
     names: dict[str, set[str]] = {}
     found: dict[str, None] = {}
-    for value in values[:SHOWN]:
+    for value in values[:MAX_SHOWN_NAMES]:
         parent, stem = os.path.split(join_path(folder, value))
         if parent not in names:
             names[parent] = set(os.listdir(parent)) if os.path.isdir(parent) else set()  # noqa: PTH112, PTH208

@@ -10,7 +10,7 @@ from mlimages.labels.annotations import resolve_label_studio_path
 
 
 def get_relative_path(cell: str, strip_components: int) -> str:
-    """Return the path in a cell without its first folders; an image URL of Label Studio becomes a file path."""
+    """Return the path in a cell without its first `strip_components` folders; Label Studio URLs become file paths."""
     name = resolve_label_studio_path(cell.replace("\\", "/"))
     return "/".join(name.strip("/").split("/")[strip_components:]) if strip_components else name
 
@@ -25,7 +25,7 @@ def find_relative_path(cell: str, strip_components: int, folder: Path, suffix: s
 
 
 def find_case_hint(path: str) -> str:
-    """Return a hint if a file exists whose name differs from that of `path` only in case; else ""."""
+    """Return a hint such as `, but A.jpg exists` if a file name differs only in case from that of `path`; else ""."""
     folder, name = os.path.split(path)
     names = os.listdir(folder) if not is_remote(path) and os.path.isdir(folder) else []  # noqa: PTH112, PTH208
     return next((f", but {each} exists" for each in names if each.casefold() == name.casefold()), "")

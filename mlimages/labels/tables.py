@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mlimages.core import LabelFileError, is_file, is_remote, pluralize
 from mlimages.labels.class_names import is_class_index
+from mlimages.labels.column_names import PATH_COLUMN_NAMES, parse_split, rank_path_column, suggest_table_options
 from mlimages.labels.formats import PATH_LABEL, Record, Row, detect_delimiters, read_records
 from mlimages.labels.irregular_rows import describe_irregular_rows, format_row_numbers, is_irregular
 from mlimages.labels.label_texts import (
@@ -23,15 +24,11 @@ from mlimages.labels.label_texts import (
     parse_list,
     split_cell,
 )
-from mlimages.labels.scanning import SPLIT_NAMES, natural_sort_key
+from mlimages.labels.scanning import natural_sort_key
 from mlimages.labels.splitting import compile_pattern, match_group
 from mlimages.labels.table_paths import find_case_hint, find_relative_path, join_path
 
-PATH_COLUMN_NAMES = (
-    "path", "file_name", "filename", "file", "image", "image_path", "img_path", "filepath", "file_path", "filepaths",
-    "image_name", "img", "img_name", "image_id", "id_code", "image_file", "im_path", "relative_im_path", "fname", "id",
-)  # fmt: skip
-SHOWN = 10
+MAX_SHOWN_NAMES = 10
 """Maximum number of names in a message."""
 
 
@@ -43,32 +40,32 @@ class Table:
         path: path of the file.
         folder: folder that the paths are relative to.
         delimiter: delimiter of the cells.
-        columns: column names from the header; "" for each column if there is no header.
-        path_index: index of the path column.
-        label_indices: indices of the label columns: several if one-hot, none with `class_from`.
+        column_names: names from the header; "" for each column if there is no header.
+        path_column_index: index of the path column.
+        label_column_indices: indices of the label columns: several if one-hot, none with `class_from`.
         suffix: suffix to append to each path.
         class_from: regular expression whose match in the path is the label; "" to read label columns.
         has_header: whether the first row contains the column names.
         strip_components: number of parent folders to strip from each path.
-        split_index: index of the column with the split of each row (train, val, test), if there is one.
-        has_lists: whether the label of a row is a JSON list of any number of classes.
-        has_names: whether several label columns contain class names rather than 0 and 1.
+        split_column_index: index of the column with the split of each row (train, val, test), if there is one.
+        has_label_lists: whether the label of a row is a JSON list of any number of classes.
+        label_columns_have_names: whether several label columns contain class names rather than 0 and 1.
         merges_rows: whether rows of the same image are merged.
     """
 
     path: Path
     folder: Path
     delimiter: str
-    columns: tuple[str, ...]
-    path_index: int
-    label_indices: tuple[int, ...]
+    column_names: tuple[str, ...]
+    path_column_index: int
+    label_column_indices: tuple[int, ...]
     suffix: str
     class_from: str
     has_header: bool
     strip_components: int
-    split_index: int | None
-    has_lists: bool
-    has_names: bool
+    split_column_index: int | None
+    has_label_lists: bool
+    label_columns_have_names: bool
     merges_rows: bool
 
     def rows(self) -> Iterator[Row]:
@@ -79,47 +76,51 @@ class Table:
 
     @property
     def _merged_rows(self) -> list[tuple[Row, str]]:
-        """The rows, with one row per image and split for all of its classes, and their splits."""
+        """One row per image and split, with all classes of the image, and the name of the split ("" for none)."""
         merged: dict[tuple[str, str], tuple[int, dict[str, None]]] = {}
         for row, split in self._iter_rows_and_splits():
-            _, labels = merged.setdefault((os.path.normpath(row.path), split), (row.number, {}))
+            _, labels = merged.setdefault((os.path.normpath(row.path), split), (row.line_number, {}))
             labels.update(dict.fromkeys(parse_list(row.label) or ()))
         return [(Row(number, path, format_list(labels)), split) for (path, split), (number, labels) in merged.items()]
 
     def _iter_rows_and_splits(self) -> Iterator[tuple[Row, str]]:
-        index = self.split_index
+        index = self.split_column_index
         for record, row in zip(self._iter_records(), self._iter_all_rows(), strict=True):
             if row.path and row.label:
                 yield row, "" if index is None else parse_split(record.cell(index), self._get_column_name(index))
 
     def _iter_all_rows(self) -> Iterator[Row]:
+        """Yield each row, also without a path or without a label."""
         expression = compile_pattern(self.class_from) if self.class_from else None
         for record in self._iter_records():
-            path = record.cell(self.path_index)
+            path = record.cell(self.path_column_index)
             label = match_group(expression, path) if expression else self._read_label(record)
             if expression and label and self.merges_rows:
                 label = format_list([label])
             if path:
                 path = find_relative_path(path, self.strip_components, self.folder, self.suffix) + self.suffix
-            yield Row(record.number, path, label or "")
+            yield Row(record.line_number, path, label or "")
 
     def _iter_records(self) -> Iterator[Record]:
-        return (record for record in self._iter_rows_below_header() if not is_irregular(record, self.columns))
+        return (record for record in self._iter_rows_below_header() if not is_irregular(record, self.column_names))
 
     def _iter_rows_below_header(self) -> Iterator[Record]:
         return islice(read_records(self.path, self.delimiter), int(self.has_header), None)
 
     def _read_label(self, record: Record) -> str:
-        cells = [unicodedata.normalize("NFC", record.cell(i).strip()) for i in self.label_indices]  # as class folders
+        """Return the label of a row as text; "" if it has none."""
+        cells = [
+            unicodedata.normalize("NFC", record.cell(i).strip()) for i in self.label_column_indices
+        ]  # as class folders
         if self.merges_rows:
-            return self._read_label_list(cells, record.number)
+            return self._read_label_list(cells, record.line_number)
         if len(cells) == 1:
-            return "" if self._excludes_lists and parse_list(cells[0]) is not None else cells[0]
+            return "" if self._skips_label_lists and parse_list(cells[0]) is not None else cells[0]
         names = self._find_one_hot_names(cells)
         return names[0] if len(names) == 1 else ""
 
     def _read_label_list(self, cells: Sequence[str], line_number: int) -> str:
-        """Return the classes of a row as a JSON list; "" if its cells are blank, or neither 0 nor 1."""
+        """Return the classes of a row as a JSON list; "" if its cells are blank, or invalid in a one-hot column."""
         if self._is_one_hot:
             is_valid = any(cells) and all(is_zero_or_one(cell or "0") for cell in cells)
             return format_list(self._find_one_hot_names(cells)) if is_valid else ""
@@ -127,59 +128,64 @@ class Table:
         return format_list(names) if names or () in map(parse_list, cells) else ""
 
     def _find_one_hot_names(self, cells: Sequence[str]) -> list[str]:
-        return [self._get_column_name(i) for i, cell in zip(self.label_indices, cells, strict=True) if is_one(cell)]
+        """Return the names of the label columns whose cell is 1."""
+        return [
+            self._get_column_name(i) for i, cell in zip(self.label_column_indices, cells, strict=True) if is_one(cell)
+        ]
 
     @property
     def _is_one_hot(self) -> bool:
-        return len(self.label_indices) > 1 and not self.has_names
+        return len(self.label_column_indices) > 1 and not self.label_columns_have_names
 
     @cached_property
-    def _has_blanks(self) -> bool:
+    def _has_blank_labels(self) -> bool:
         """Whether a label cell is blank."""
-        return any(not record.cell(i).strip() for record in self._iter_records() for i in self.label_indices)
+        return any(not record.cell(i).strip() for record in self._iter_records() for i in self.label_column_indices)
 
     @cached_property
     def _separator(self) -> str:
-        cells = {record.cell(i): record.number for record in self._iter_records() for i in self.label_indices}
+        cells = {
+            record.cell(i): record.line_number for record in self._iter_records() for i in self.label_column_indices
+        }
         return find_separator(self.path, cells)
 
     @cached_property
-    def _excludes_lists(self) -> bool:
-        """Whether rows with several classes are left out: in a JSON or XML file with one class per image."""
-        return not self.has_lists and self.path.suffix.lower() in (".jsonl", ".json", ".xml")
+    def _skips_label_lists(self) -> bool:
+        """Whether rows with a list of classes are skipped: in a JSON or XML file with one class per image."""
+        return not self.has_label_lists and self.path.suffix.lower() in (".jsonl", ".json", ".xml")
 
     @cached_property
     def row_splits(self) -> tuple[str, ...]:
         """The split (train, val or test) of each row in `rows`; an empty tuple if the table has no column of splits."""
-        if self.split_index is None:
+        if self.split_column_index is None:
             return ()
         return tuple(split for _, split in (self._merged_rows if self.merges_rows else self._iter_rows_and_splits()))
 
     def _get_column_name(self, column_index: int) -> str:
-        name = self.columns[column_index] if column_index < len(self.columns) else ""
+        name = self.column_names[column_index] if column_index < len(self.column_names) else ""
         return name or f"column {column_index + 1}"
 
     @property
     def has_class_indices(self) -> bool:
         """Whether the labels are class indices (`path index` lines) rather than names."""
-        return self.delimiter == PATH_LABEL and not self.class_from and all(map(is_class_index, self.row_counts.labels))
+        return self.delimiter == PATH_LABEL and not self.class_from and all(map(is_class_index, self.counts.labels))
 
     @cached_property
     def is_supported_format(self) -> bool:
         """Whether the columns are `path,label`, the format that mlimages writes."""
-        return [column.lower() for column in self.columns] in (["path", "label"], ["file_name", "label"])
+        return [column.lower() for column in self.column_names] in (["path", "label"], ["file_name", "label"])
 
     @cached_property
-    def row_counts(self) -> TableCounts:
-        """The number of rows, the missing images, the labels, and the rows without a label."""
+    def counts(self) -> TableCounts:
+        """Statistics of the rows."""
         labels: dict[str, None] = {}
-        count, missing, unlabelled = 0, [], []
+        count, missing, unlabeled_lines = 0, [], []
         local, images = not is_remote(self.folder), set[str]()
         for row in self._iter_all_rows():
             if not (row.path and row.label):
-                unlabelled.append(row.number)
+                unlabeled_lines.append(row.line_number)
                 continue
-            if self.has_lists:
+            if self.has_label_lists:
                 labels.update(dict.fromkeys(parse_list(row.label) or ()))
                 key = os.path.normpath(row.path) if self.merges_rows else ""
                 if key in images:
@@ -190,42 +196,48 @@ class Table:
             count += 1
             if local and not is_file(join_path(self.folder, row.path)):
                 missing.append(row.path)
-        return TableCounts(count, tuple(missing), tuple(sorted(labels, key=natural_sort_key)), tuple(unlabelled))
+        return TableCounts(count, tuple(missing), tuple(sorted(labels, key=natural_sort_key)), tuple(unlabeled_lines))
 
     @property
     def description(self) -> str:
         """The columns, the number of existing images and the classes in one line."""
-        counts = self.row_counts
+        counts = self.counts
         changes = [f"suffix {self.suffix} added"] * bool(self.suffix)
         changes += [f"in {self.folder}"] * (self.folder != self.path.parent)
         changes += [f"without {pluralize(self.strip_components, 'parent folder')}"] * bool(self.strip_components)
-        image = f"{self._describe_column(self.path_index)} as image" + (f" ({', '.join(changes)})" if changes else "")
-        labels = ", ".join(map(self._get_column_name, self.label_indices))
+        image = f"{self._describe_column(self.path_column_index)} as image" + (
+            f" ({', '.join(changes)})" if changes else ""
+        )
+        labels = ", ".join(map(self._get_column_name, self.label_column_indices))
         label = f"'{self.class_from}' in the path" if self.class_from else labels
-        details = ["one-hot"] * self._is_one_hot + ["several per image"] * self.has_lists
-        details += ["blank cells as 0"] * (self.has_lists and self._is_one_hot and self._has_blanks)
+        details = ["one-hot"] * self._is_one_hot + ["several per image"] * self.has_label_lists
+        details += ["blank cells as 0"] * (self.has_label_lists and self._is_one_hot and self._has_blank_labels)
         label += f" ({', '.join(details)})" if details else ""
-        split = f", {self._get_column_name(self.split_index)} as split" if self.split_index is not None else ""
-        images = f"{counts.rows - len(counts.missing):,} of {counts.rows:,} images exist"
-        names = ", ".join(counts.labels[:SHOWN]) + " ..." * (len(counts.labels) > SHOWN)
+        split = (
+            f", {self._get_column_name(self.split_column_index)} as split"
+            if self.split_column_index is not None
+            else ""
+        )
+        images = f"{counts.num_rows - len(counts.missing_paths):,} of {counts.num_rows:,} images exist"
+        names = ", ".join(counts.labels[:MAX_SHOWN_NAMES]) + " ..." * (len(counts.labels) > MAX_SHOWN_NAMES)
         classes = f"{pluralize(len(counts.labels), 'class')}: {names}"
         return f"{self.path}: {image}, {label} as label{split}; {images}; {classes}"
 
     @property
-    def left_out_notes(self) -> tuple[str, ...]:
-        """A line per reason about the rows that are left out; empty if there are none."""
-        numbers = self.row_counts.unlabelled
+    def skipped_row_notes(self) -> tuple[str, ...]:
+        """A line per reason about the rows that are skipped; empty if there are none."""
+        numbers = self.counts.unlabeled_lines
         reason, hint = "without a path or a class", "; for an image without classes, write []" * (not self.class_from)
-        if not self.has_lists:
+        if not self.has_label_lists:
             reason, hint = "without a path or exactly one class", ""
         elif self._is_one_hot:
             reason, hint = "without a path, with only blank labels, or with a value such as -1 or NaN", ""
         rows = f"{pluralize(len(numbers), 'row')} {reason} (row {format_row_numbers(numbers)})"
-        return (*self._irregular_notes, *[f"{self.path}: left out: {rows}{hint}"] * bool(numbers))
+        return (*self._irregular_row_notes, *[f"{self.path}: left out: {rows}{hint}"] * bool(numbers))
 
     @cached_property
-    def _irregular_notes(self) -> tuple[str, ...]:
-        return describe_irregular_rows(self.path, self._iter_rows_below_header(), self.columns)
+    def _irregular_row_notes(self) -> tuple[str, ...]:
+        return describe_irregular_rows(self.path, self._iter_rows_below_header(), self.column_names)
 
     @property
     def multiple_classes_notes(self) -> tuple[str, ...]:
@@ -233,8 +245,8 @@ class Table:
         return tuple(f"{self.path}: {text}" for text in self._describe_multiple_classes())
 
     def _describe_multiple_classes(self) -> Iterator[str]:
-        labels = self.row_counts.labels
-        if self.has_lists:
+        labels = self.counts.labels
+        if self.has_label_lists:
             names = set(labels)
             if count := sum(len(label.split()) > 1 and names.issuperset(label.split()) for label in labels):
                 yield f"{pluralize(count, 'class name')} made of other class names: separate classes by ';', not spaces"
@@ -244,26 +256,26 @@ class Table:
             contain = f"{pluralize(count, 'label')} contain{'s' * (count == 1)} {separator}"
             yield f"{contain}: use --multi-label if an image may have several classes"
             return
-        lists = replace(self, has_lists=True, merges_rows=True)
-        rows = lists._iter_all_rows() if self.row_counts.unlabelled and not self.class_from else ()
+        lists = replace(self, has_label_lists=True, merges_rows=True)
+        rows = lists._iter_all_rows() if self.counts.unlabeled_lines and not self.class_from else ()
         if count := sum(len(parse_list(row.label) or ()) > 1 for row in rows):
             yield f"{pluralize(count, 'row')} with several classes: use --multi-label to keep all classes"
 
     @property
     def missing_notes(self) -> tuple[str, ...]:
         """A line about the images that do not exist; empty if all exist."""
-        missing = self.row_counts.missing
-        more = f" and {len(missing) - SHOWN:,} more" if len(missing) > SHOWN else ""
-        return (f"{self.path}: missing: {', '.join(missing[:SHOWN])}{more}",) if missing else ()
+        missing = self.counts.missing_paths
+        more = f" and {len(missing) - MAX_SHOWN_NAMES:,} more" if len(missing) > MAX_SHOWN_NAMES else ""
+        return (f"{self.path}: missing: {', '.join(missing[:MAX_SHOWN_NAMES])}{more}",) if missing else ()
 
     @property
     def case_notes(self) -> tuple[str, ...]:
         """A line about the class names that differ only in case; empty if there are none."""
         by_folded_name: dict[str, list[str]] = {}
-        for name in self.row_counts.labels:
+        for name in self.counts.labels:
             by_folded_name.setdefault(name.casefold(), []).append(name)
         similar = [" and ".join(names) for names in by_folded_name.values() if len(names) > 1]
-        shown = ", ".join(similar[:SHOWN]) + " ..." * (len(similar) > SHOWN)
+        shown = ", ".join(similar[:MAX_SHOWN_NAMES]) + " ..." * (len(similar) > MAX_SHOWN_NAMES)
         return (f"{self.path}: classes that differ only in case: {shown}",) if similar else ()
 
     def _describe_column(self, column_index: int) -> str:
@@ -276,30 +288,31 @@ class Table:
         Raises:
             LabelFileError: less than half of the images exist, or at least half of the rows have no path or label.
         """
-        counts, _ = self.row_counts, self._irregular_notes
-        may_be_blank = self.has_lists and not self._is_one_hot
-        if len(counts.unlabelled) >= max(1, counts.rows) and not (may_be_blank and counts.rows):
-            share = f"{len(counts.unlabelled)} of {len(counts.unlabelled) + counts.rows} rows"
+        counts, _ = self.counts, self._irregular_row_notes
+        may_be_blank = self.has_label_lists and not self._is_one_hot
+        if len(counts.unlabeled_lines) >= max(1, counts.num_rows) and not (may_be_blank and counts.num_rows):
+            rows = f"{len(counts.unlabeled_lines)} of {len(counts.unlabeled_lines) + counts.num_rows} rows"
             expected = (
-                f"a path and a label{' (one class)' * (not self.has_lists)}; {share} have no label: {self.advice}"
+                f"a path and a label{' (one class)' * (not self.has_label_lists)}; {rows} have no label: {self.advice}"
             )
-            if self.has_lists and self._is_one_hot:
-                expected = f"a path, and 0 or 1 in each label column; {share} have another value, such as -1 or NaN, "
+            if self.has_label_lists and self._is_one_hot:
+                expected = f"a path, and 0 or 1 in each label column; {rows} have another value, such as -1 or NaN, "
                 expected += "or only blank cells: replace these values by 0 or 1"
             notes = "".join(f"; {note}" for note in self._describe_multiple_classes())
-            raise LabelFileError(f"{self.path}:{counts.unlabelled[0]}: expected {expected}{notes}")
-        if 2 * len(counts.missing) > counts.rows:
-            first = join_path(self.folder, counts.missing[0])
+            raise LabelFileError(f"{self.path}:{counts.unlabeled_lines[0]}: expected {expected}{notes}")
+        if 2 * len(counts.missing_paths) > counts.num_rows:
+            first = join_path(self.folder, counts.missing_paths[0])
             first += find_case_hint(first)
+            num_existing = counts.num_rows - len(counts.missing_paths)
             raise LabelFileError(
-                f"{self.path}: only {counts.rows - len(counts.missing):,} of {counts.rows:,} images exist "
-                f"(paths from {self._describe_column(self.path_index)}; no file at {first}): {self.advice}"
+                f"{self.path}: only {num_existing:,} of {counts.num_rows:,} images exist "
+                f"(paths from {self._describe_column(self.path_column_index)}; no file at {first}): {self.advice}"
             )
 
     @property
     def advice(self) -> str:
         """A hint about the options that specify how to read the table."""
-        return suggest_table_options(self.columns)
+        return suggest_table_options(self.column_names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,20 +320,20 @@ class TableCounts:
     """Statistics of the rows of a table.
 
     Attributes:
-        rows: number of rows with a path and a label.
-        missing: paths of the images that do not exist.
+        num_rows: number of rows with a path and a label.
+        missing_paths: paths of the images that do not exist.
         labels: the distinct labels in natural order.
-        unlabelled: line numbers of the rows without a path or without a label.
+        unlabeled_lines: line numbers of the rows without a path or without a label.
     """
 
-    rows: int
-    missing: tuple[str, ...]
+    num_rows: int
+    missing_paths: tuple[str, ...]
     labels: tuple[str, ...]
-    unlabelled: tuple[int, ...]
+    unlabeled_lines: tuple[int, ...]
 
 
 def read_path_cells(path: Path) -> Iterator[str]:
-    """Yield the cells of the path column, which has a known name or is the first column; the images need not exist."""
+    """Yield the cells of the path column: the first column, or one with a known name; the images need not exist."""
     rows = read_records(path, detect_delimiters(path)[0])
     first = next(rows, None)
     if first is None:
@@ -330,20 +343,3 @@ def read_path_cells(path: Path) -> Iterator[str]:
     if names[column] not in PATH_COLUMN_NAMES:
         yield first.cells[column]
     yield from (row.cells[column] for row in rows if column < len(row.cells))
-
-
-def suggest_table_options(columns: Sequence[str]) -> str:
-    """Return a hint about the options that specify how to read a table with these columns."""
-    names = ", ".join(column or str(number) for number, column in enumerate(columns, start=1))
-    return f"use --path-column or --label-column (columns: {names}), --images DIR, --suffix .png or --class-from REGEX"
-
-
-def parse_split(cell: str, column_name: str) -> str:
-    """Return the split (train, val or test) in a cell, or ""; 1 and true mean val, but train in a column `is_train`."""
-    off, on = ("val", "train") if column_name.lower().endswith("train") else ("train", "val")
-    return {**SPLIT_NAMES, "0": off, "1": on, "false": off, "true": on}.get(cell.strip().lower(), "")
-
-
-def rank_path_column(name: str) -> int:
-    """Return the rank of a column name among the known names of path columns: 0 for the best."""
-    return PATH_COLUMN_NAMES.index(name) if name in PATH_COLUMN_NAMES else len(PATH_COLUMN_NAMES)

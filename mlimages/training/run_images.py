@@ -102,8 +102,8 @@ def _hold_out_validation_images(
     paths: list[Path] = []
     if distributed.is_main_process():
         parts = open_splits(config.labels, config)
-        shares = (1 - config.val_share, config.val_share)
-        paths = [item.path for item in split_labels(parts.get("train") or parts[""], shares, config.seed)[1]]
+        fractions = (1 - config.val_share, config.val_share)
+        paths = [item.path for item in split_labels(parts.get("train") or parts[""], fractions, config.seed)[1]]
     val = set(distributed.broadcast(paths))
     used = {label for one in images if one.path not in val for label in one.class_indices}
     val -= {one.path for one in images if one.labels is not None and not used.issuperset(one.labels)}

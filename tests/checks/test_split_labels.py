@@ -1,4 +1,4 @@
-"""The split: random for groups of any size, stable, true to the shares, and the same wherever it is made."""
+"""The split: random for groups of any size, stable, true to the fractions, and the same wherever it is made."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -54,16 +54,16 @@ def test_each_group_is_in_each_part_for_about_its_share_of_the_seeds(classes: Se
 @settings(deadline=None, max_examples=200)
 @given(
     classes=st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=15), min_size=1, max_size=6),
-    shares=st.sampled_from([(0.8, 0.2), (0.5, 0.5), (0.95, 0.05), (0.7, 0.2, 0.1), (0.8, 0.1, 0.1), (0.25,) * 4]),
+    fractions=st.sampled_from([(0.8, 0.2), (0.5, 0.5), (0.95, 0.05), (0.7, 0.2, 0.1), (0.8, 0.1, 0.1), (0.25,) * 4]),
     seed=st.integers(0, 1000),
 )
 def test_shares_hold_to_within_one_group_and_no_group_is_torn(
-    classes: list[list[int]], shares: tuple[float, ...], seed: int
+    classes: list[list[int]], fractions: tuple[float, ...], seed: int
 ) -> None:
     items, groups = grouped(classes)
-    parts = split(items, shares, seed=seed, groups=groups)
+    parts = split(items, fractions, seed=seed, groups=groups)
     largest = max(map(max, classes))
-    for share, part in zip(shares, parts, strict=True):
+    for share, part in zip(fractions, parts, strict=True):
         assert abs(len(part) - share * len(items)) <= largest + 1e-6
     where = {group: {n for n, part in enumerate(parts) for item in part if groups[item.path] == group}
              for group in groups.values()}  # fmt: skip
@@ -75,14 +75,14 @@ def test_shares_hold_to_within_one_group_and_no_group_is_torn(
 @given(
     classes=st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=15), min_size=1, max_size=6),
     large=st.integers(1, 200),
-    shares=st.sampled_from([(0.8, 0.2), (0.6, 0.2, 0.2), (0.95, 0.05)]),
+    fractions=st.sampled_from([(0.8, 0.2), (0.6, 0.2, 0.2), (0.95, 0.05)]),
     seed=st.integers(0, 1000),
 )
 def test_each_class_has_training_images_whatever_its_groups_are(
-    classes: list[list[int]], large: int, shares: tuple[float, ...], seed: int
+    classes: list[list[int]], large: int, fractions: tuple[float, ...], seed: int
 ) -> None:
     items, groups = grouped([*classes, [large], [large, 1, 1]])
-    train = split(items, shares, seed=seed, groups=groups)[0]
+    train = split(items, fractions, seed=seed, groups=groups)[0]
     assert {item.label for item in train} == {item.label for item in items}
 
 
@@ -149,14 +149,14 @@ def contents(*files: Path) -> list[set[bytes]]:
 
 
 def test_every_command_and_python_make_the_same_split(photos: Path, tmp_path: Path, invoke_cli: RunCli) -> None:
-    shares = ("--split", "0.8,0.2", "--seed", "3")
-    invoke_cli("label", "photos", "-o", "a.txt", *shares)
+    fractions = ("--split", "0.8,0.2", "--seed", "3")
+    invoke_cli("label", "photos", "-o", "a.txt", *fractions)
     train, val = contents(tmp_path / "a_train.txt", tmp_path / "a_val.txt")
     assert not train & val
     assert len(train | val) == len(list(photos.rglob("*.jpg")))
 
     invoke_cli("label", "photos", "-o", "deep/er/all.csv")
-    invoke_cli("label", "deep/er/all.csv", "-o", "b.jsonl", *shares)
+    invoke_cli("label", "deep/er/all.csv", "-o", "b.jsonl", *fractions)
     assert contents(tmp_path / "b_train.jsonl", tmp_path / "b_val.jsonl") == [train, val]
 
     for labels in (label_dir_auto(photos).labels, tmp_path / "deep/er/all.csv"):
@@ -164,7 +164,7 @@ def test_every_command_and_python_make_the_same_split(photos: Path, tmp_path: Pa
         assert contents(*parts) == [train, val]
 
     photos.rename(tmp_path / "moved")
-    invoke_cli("label", "moved", "-o", "c.txt", *shares)
+    invoke_cli("label", "moved", "-o", "c.txt", *fractions)
     assert contents(tmp_path / "c_train.txt", tmp_path / "c_val.txt") == [train, val]
 
 

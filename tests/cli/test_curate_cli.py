@@ -270,8 +270,11 @@ def test_links_in_a_circle_and_what_may_not_be_read_cost_themselves_alone(folder
         (["label", "data", "--split", "0.8,0.3"], "expected numbers greater than 0 that add up to 1"),
         (["label", "data", "--split", "most"], "--split most: expected two or three fractions"),
         (["label", "data", "--split", "0.5,0.5", "--group", "("], "'(' is not a regular expression"),
-        (["label", "data", "--label", "-1", "-o", "a.txt"], "number is -1: it must be from 0 to 999999"),
-        (["label", "data", "--label", "99999999", "-o", "a.txt"], "number is 99999999: it must be from 0 to 999999"),
+        (["label", "data", "--label", "-1", "-o", "a.txt"], "class_index is -1: it must be from 0 to 999999"),
+        (
+            ["label", "data", "--label", "99999999", "-o", "a.txt"],
+            "class_index is 99999999: it must be from 0 to 999999",
+        ),
         (["label", "data", "--limit-per-class", "0"], "limit_per_class is 0: it must be at least 1"),
         (["label", "data", "--limit-per-class", "-1"], "limit_per_class is -1: it must be at least 1"),
         (["label", "data", "-o", "a.xls"], "unknown suffix: expected .txt, .csv, .tsv or .jsonl"),

@@ -51,8 +51,10 @@ def test_an_annotation_that_was_skipped_is_none(
     (tmp_path / "studio.json").write_text(json.dumps(tasks))
     labels = LabelFile(tmp_path / "studio.json")
     assert list_classes(labels) == ["ant", "bee", "ant", *[one] * bool(one)]
-    left_out = [note for note in labels.notes if "left out: 1 row without a path or exactly one class (row 4)" in note]
-    assert len(left_out) == (not one)
+    skipped_notes = [
+        note for note in labels.notes if "left out: 1 row without a path or exactly one class (row 4)" in note
+    ]
+    assert len(skipped_notes) == (not one)
     multi = LabelFile(tmp_path / "studio.json", options=TableOptions(multi_label=True))
     assert list_classes(multi) == ["ant", "bee", "ant", *([] if several is None else [several])]
 
@@ -106,9 +108,9 @@ AMBIGUOUS_COCO = [
     (annotations(("x7", 1), ("x8", 2)), r"2 of 2 annotations refer to unknown images \(image_id x7\)"),
     (annotations((0, 7), (1, 1)), r"1 of 2 annotations refer to unknown categories \(category_id 7\)"),
     ({"categories": [{"name": "ant"}]}, "an object in 'categories' has no 'id'"),
-    ({"categories": None}, "expected a list of objects as 'categories'"),
-    ({"annotations": [7]}, "expected a list of objects as 'annotations'"),
-    ({"images": {"7": "a.jpg"}}, "expected a list of objects as 'images'"),
+    ({"categories": None}, "expected a list of objects under 'categories'"),
+    ({"annotations": [7]}, "expected a list of objects under 'annotations'"),
+    ({"images": {"7": "a.jpg"}}, "expected a list of objects under 'images'"),
 ]
 """Changes that give an export ambiguous or unknown ids, and what the message says."""
 

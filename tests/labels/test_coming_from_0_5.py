@@ -14,11 +14,12 @@ import mlimages
 from mlimages import ImageProperty, LabeledImage, LabelFile, Normalization, TrainingData, label_dir_auto
 from mlimages.cli.main import app
 from mlimages.core import InputError
-from mlimages.labels import append, label_dir, read_class_names, write_class_names
+from mlimages.labels import append_labels, label_dir, read_class_names, write_class_names
 
 TABLE = (Path(__file__).parents[2] / "docs" / "upgrading.md").read_text(encoding="utf-8")
 ROWS = dict(re.findall(r"^\| (.*) \| (.*) \|$", TABLE, re.MULTILINE)[1:])
-NAMES = {"append": append, "label_dir": label_dir, "label_dir_auto": label_dir_auto, "LabelFile": LabelFile,
+NAMES = {"append_labels": append_labels, "label_dir": label_dir, "label_dir_auto": label_dir_auto,
+         "LabelFile": LabelFile,
          "read_class_names": read_class_names, "TrainingData": TrainingData, "Normalization": Normalization,
          "ImageProperty": ImageProperty, "LabeledImage": LabeledImage, "mlimages": mlimages,
          "write_class_names": write_class_names, "Path": Path, "numpy": np}  # fmt: skip
@@ -35,7 +36,7 @@ CASES = {
         "len(list(LabelFile(F))) == 2",
     ],
     '`label_dir_auto(..., mode="a")`': [
-        "append(LabelFile(F), label_dir_auto(folder).labels, by_number=False).write(F)"
+        "append_labels(LabelFile(F), label_dir_auto(folder).labels, by_class_index=False).write(F)"
     ],
     "`label_dir_auto(..., label_def_file=D)`": [
         "write_class_names(D, labels.class_names)",

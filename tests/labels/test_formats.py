@@ -7,8 +7,8 @@ import pytest
 
 from mlimages.core import LabelFileError
 from mlimages.labels.formats import (
+    FORMAT_SAMPLE_SIZE,
     PATH_LABEL,
-    SAMPLE_ROWS,
     WHITESPACE,
     Record,
     _unquote,
@@ -28,8 +28,8 @@ def written(folder: Path, name: str, text: str) -> Path:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("a.jpg,cat\n" * SAMPLE_ROWS + "a.jpg 0\n", True),
-        ("a.jpg,cat\n" * (SAMPLE_ROWS - 1) + "a.jpg\n", False),
+        ("a.jpg,cat\n" * FORMAT_SAMPLE_SIZE + "a.jpg 0\n", True),
+        ("a.jpg,cat\n" * (FORMAT_SAMPLE_SIZE - 1) + "a.jpg\n", False),
         ("a.jpg,cat\nb.jpg cat\n", False),
         ("a.jpg 0\n" * 3, False),
         ("a b,c.jpg 0\n", False),

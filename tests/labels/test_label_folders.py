@@ -74,7 +74,7 @@ def test_what_else_is_in_the_folder_and_folders_of_another_name_are_said(tmp_pat
     notes: list[str] = []
 
     def label(source: Path, **options: object) -> None:
-        make_label_files(LabelOptions(source, **options), split=LabelFile.split, note=notes.append)  # type: ignore[arg-type]
+        make_label_files(LabelOptions(source, **options), split=LabelFile.split, print_note=notes.append)  # type: ignore[arg-type]
 
     label(data, as_folders=tmp_path / "linked", out=tmp_path / "all.txt")
     assert notes == [
@@ -84,7 +84,7 @@ def test_what_else_is_in_the_folder_and_folders_of_another_name_are_said(tmp_pat
         "folders whose name differs from the class name: c. as c",
     ]
     notes.clear()
-    label(data / "c.", number=1, out=tmp_path / "c.txt")
+    label(data / "c.", class_index=1, out=tmp_path / "c.txt")
     assert notes == ["left out: files that are not images: 1 .svg"]
 
 
@@ -101,7 +101,7 @@ def test_parts_become_label_files_with_one_numbering(tmp_path: Path, invoke_cli:
     assert "next: mlimages check all_train.txt all_val.txt" in done.stderr
     assert "data is already split (train, val)" in invoke_cli("label", "data", "--split", "0.8,0.2", check=False).stderr
     found = label_dir_auto(tmp_path / "data")
-    assert list(found.parts) == ["train", "val"]
+    assert list(found.splits) == ["train", "val"]
     assert classes(found.labels) == {"rose": 1, "tulip": 3}
 
 
@@ -174,7 +174,7 @@ def test_each_part_has_its_line_its_name_and_the_notes_of_all(tmp_path: Path) ->
         "val": (f"{tmp_path}, val: 1 image, 2 classes: ant 0, bee 1", *notes),
     }
     found = label_dir_auto(tmp_path)
-    assert {name: part.path.name for name, part in found.parts.items()} == {
+    assert {name: part.path.name for name, part in found.splits.items()} == {
         "train": "labels_train.txt", "val": "labels_val.txt",
     }  # fmt: skip
     assert found.labels.path == tmp_path / "labels.txt"

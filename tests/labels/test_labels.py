@@ -15,7 +15,7 @@ from mlimages.labels import (
     IMAGE_SUFFIXES,
     LabelFile,
     LabelOptions,
-    append,
+    append_labels,
     group_by_pattern,
     label_dir,
     label_dir_auto,
@@ -72,7 +72,7 @@ def test_what_is_left_out_is_said(animals: Path) -> None:
 
 def test_subfolders_that_every_class_has_may_be_the_classes(tmp_path: Path) -> None:
     years = touch(tmp_path, "2021/ants/1.jpg", "2021/bees/1.jpg", "2022/ants/1.jpg", "2022/bees/1.jpg")
-    note = label_dir_auto(years).nested
+    note = label_dir_auto(years).nested_note
     assert "Every class folder has the same subfolders" in note
     pattern = shlex.split(note.partition("--class-from ")[2])[0]
     assert label_dir_by_pattern(years, pattern).class_names == ("ants", "bees")
@@ -95,7 +95,7 @@ def test_every_suffix_that_pillow_decodes_by_itself_counts() -> None:
 def test_names_that_no_line_can_hold_are_left_out(tmp_path: Path) -> None:
     touch(tmp_path, "a/fine.jpg", "a/two\nlines.jpg", "a/back\\slash.jpg")
     found = label_dir_auto(touch(tmp_path, "b\nc/1.jpg", "d\\e/1.jpg"))
-    assert found.left_out == (
+    assert found.skipped_notes == (
         "file names that a label file cannot contain: 2",
         r"folders whose names a label file cannot contain (rename them): 1 b\nc, 1 d\e",
     )
@@ -247,7 +247,7 @@ def test_images_of_a_label_file_that_are_missing_are_counted(tmp_path: Path, mis
     touch(tmp_path, *(f"{n}.jpg" for n in range(missing, 6)))
     (tmp_path / "a.txt").write_text("".join(f"{n}.jpg {n % 2}\n" for n in range(6)))
     notes: list[str] = []
-    make_label_files(LabelOptions(tmp_path / "a.txt", tmp_path / "b.txt"), split=split_labels, note=notes.append)
+    make_label_files(LabelOptions(tmp_path / "a.txt", tmp_path / "b.txt"), split=split_labels, print_note=notes.append)
     assert [note.replace(f"{tmp_path}/", "").partition(": paths are")[0] for note in notes] == (
         [f"a.txt: {missing} of 6 images are missing ({shown})"] if missing else []
     )
@@ -263,7 +263,7 @@ def test_a_table_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> 
             make_label_files(LabelOptions(tmp_path / "a.txt", tmp_path / name), split=split_labels)
     assert {path.name for path in tmp_path.iterdir()} == {"a.txt", "names.txt"}
     options = LabelOptions(tmp_path / "a.txt", tmp_path / "b.csv", classes=tmp_path / "names.txt")
-    assert make_label_files(options, split=split_labels)[0].classes == {"cats": 3, "dogs": 3}
+    assert make_label_files(options, split=split_labels)[0].class_counts == {"cats": 3, "dogs": 3}
 
 
 def many(count: int = 200, classes: int = 2) -> list[LabeledPath]:
@@ -324,7 +324,7 @@ def test_appending_a_class_by_number_names_it_and_lists_no_image_twice(tmp_path:
     touch(tmp_path, "cats/1.jpg", "dogs/2.jpg", "more/3.jpg")
     first = label_dir(tmp_path / "cats", 0).write(tmp_path / "labels.txt")
     for folder, number in [("dogs", 1), ("more", 1), ("more", 1)]:
-        append(first, label_dir(tmp_path / folder, number), by_number=True).write(first.path)
+        append_labels(first, label_dir(tmp_path / folder, number), by_class_index=True).write(first.path)
     assert lines(first, tmp_path) == ["cats/1.jpg 0", "dogs/2.jpg 1", "more/3.jpg 1"]
     assert first.class_names == ("cats", "dogs")
 

@@ -50,7 +50,7 @@ def test_images_below_a_link_are_read_once_by_every_reader(
     assert find_names(label_dir(folder, 0)) == names
     assert find_names(label_dir_by_pattern(folder, "^([^/]+)")) == names
     assert sorted(path.name for path in find_images([folder])) == names
-    assert [text.rpartition(" ")[2] for text in found.left_out if "folder" in text] == [noted] * bool(noted)
+    assert [text.rpartition(" ")[2] for text in found.skipped_notes if "folder" in text] == [noted] * bool(noted)
     in_class = {item.path.parts[len(folder.parts)] for item in found.labels if item.path.stem in expected}
     assert in_class == ({"lily" if "d/lily" in links else "rose"} if expected else set())
 
@@ -58,7 +58,7 @@ def test_images_below_a_link_are_read_once_by_every_reader(
 def test_images_below_a_link_in_a_split_belong_to_the_split(tmp_path: Path) -> None:
     touch(tmp_path, *(f"d/{split}/{name}/{split}.jpg" for split in ("train", "val") for name in "ab"), *OUTSIDE)
     (tmp_path / "d/val/b/more").symlink_to(tmp_path / "nas/2022")
-    parts = label_dir_auto(tmp_path / "d").parts
+    parts = label_dir_auto(tmp_path / "d").splits
     assert {name: find_names(part) for name, part in parts.items()} == {
         "train": ["train.jpg", "train.jpg"],
         "val": ["val.jpg", "val.jpg", "x.jpg", "y.jpg"],

@@ -10,13 +10,13 @@ from mlimages.core import InputError, LabeledPath
 from mlimages.labels import split
 from mlimages.labels.splitting import (
     Group,
-    _assign_positions,
     _compute_class_offsets,
     _hash_to_unit_interval,
-    _identify_image,
+    _make_image_id,
+    _rank_groups,
     _select_groups_after_cut,
     _split_groups,
-    check_shares,
+    check_fractions,
     group_by_pattern,
     match_group,
     sample_per_class,
@@ -63,7 +63,7 @@ def test_at_most_so_many_images_of_each_class_are_those_with_the_lowest_hashes()
 def test_an_image_is_known_by_its_path_below_the_folder_of_its_class(
     path: str, root: str | None, expected: str
 ) -> None:
-    assert _identify_image(Path(path), "cats", Path(root) if root else None) == expected
+    assert _make_image_id(Path(path), "cats", Path(root) if root else None) == expected
 
 
 def test_a_class_without_a_name_is_named_by_its_number() -> None:
@@ -73,22 +73,22 @@ def test_a_class_without_a_name_is_named_by_its_number() -> None:
 
 
 def test_a_position_is_the_number_of_images_before_over_the_mean_size_of_the_others() -> None:
-    groups = list(_assign_positions([[5], [1, 2], [3], [4, 6]], 0.25))
+    groups = list(_rank_groups([[5], [1, 2], [3], [4, 6]], 0.25))
     assert groups == [
         Group((5,), 0.0, 0.25, 4),
         Group((1, 2), 1 / (4 / 3), 0.25, 4),
         Group((3,), 3 / (5 / 3), 0.25, 4),
         Group((4, 6), 4 / (4 / 3), 0.25, 4),
     ]
-    assert list(_assign_positions([[0, 1]], 0.5)) == [Group((0, 1), 0.0, 0.5, 1, is_majority=True)]
-    assert list(_assign_positions([[0], [1, 2]], 0.5)) == [
+    assert list(_rank_groups([[0, 1]], 0.5)) == [Group((0, 1), 0.0, 0.5, 1, is_majority=True)]
+    assert list(_rank_groups([[0], [1, 2]], 0.5)) == [
         Group((1, 2), 0.0, 0.5, 2, is_majority=True), Group((0,), 1.0, 0.5, 2)
     ]  # fmt: skip
-    assert [group.position for group in _assign_positions([[0], [1]], 0.5)] == [0.0, 1.0]
+    assert [group.fractional_rank for group in _rank_groups([[0], [1]], 0.5)] == [0.0, 1.0]
 
 
 @pytest.mark.parametrize(
-    ("group", "share", "expected"),
+    ("group", "fraction", "expected"),
     [
         (Group((0,), 0.0, 0.3, 1, is_majority=True), 0.8, (2, 0.0)),  # the only image of its class
         (Group((0, 1), 0.0, 0.25, 3, is_majority=True), 0.1, (2, 0.0)),
@@ -98,8 +98,8 @@ def test_a_position_is_the_number_of_images_before_over_the_mean_size_of_the_oth
         (Group((0,), 1.0, 0.25, 2), 0.5, (-1, -0.25)),  # nothing is
     ],
 )
-def test_groups_behind_the_cut_have_the_lowest_keys(group: Group, share: float, expected: tuple[int, float]) -> None:
-    assert group.cut_key(share) == expected
+def test_groups_behind_the_cut_have_the_lowest_keys(group: Group, fraction: float, expected: tuple[int, float]) -> None:
+    assert group.cut_key(fraction) == expected
 
 
 def at(position: float, images: int = 1, *, offset: float = 0.5) -> Group:
@@ -138,25 +138,25 @@ def test_the_groups_nearest_to_the_cut_change_sides(
 
 def test_a_part_deviates_by_at_most_the_largest_group_and_the_next_one_makes_up_for_it() -> None:
     groups = [at(float(n), 3) for n in range(4)]  # all lie before the cuts, which ask for half and a quarter
-    counts = [sum(len(group.indices) for group in behind) for behind in _split_groups(groups, (0.5, 0.25, 0.25))]
+    counts = [sum(len(group.image_indices) for group in behind) for behind in _split_groups(groups, (0.5, 0.25, 0.25))]
     assert counts == [3, 0]
     assert list(_split_groups([], (0.5, 0.5))) == [[]]
     assert list(_split_groups(groups, (1.0,))) == []
 
 
 @pytest.mark.parametrize(
-    ("shares", "valid"),
+    ("fractions", "valid"),
     [
         ((1.0,), True), ((0.5, 0.5), True), ((0.1,) * 10, True), ((0.7, 0.3 + 9e-7), True), ((0.7, 0.3 + 2e-6), False),
         ((0.0, 1.0), False), ((-0.5, 1.5), False), ((0.5, 0.4), False), ((0.5, 0.6), False), ((), False),
     ],
 )  # fmt: skip
-def test_shares_are_positive_and_add_up_to_1(shares: tuple[float, ...], valid: bool) -> None:
+def test_shares_are_positive_and_add_up_to_1(fractions: tuple[float, ...], valid: bool) -> None:
     if valid:
-        check_shares(shares)
+        check_fractions(fractions)
     else:
         with pytest.raises(InputError, match="expected numbers greater than 0 that add up to 1"):
-            split([], shares, seed=0)
+            split([], fractions, seed=0)
 
 
 def test_a_group_of_several_classes_belongs_to_its_most_frequent_one() -> None:

@@ -8,10 +8,11 @@ import pytest
 
 from mlimages.core import InputError, LabelFileError, as_path
 from mlimages.labels import LabelFile, TableOptions
+from mlimages.labels.column_names import parse_split
 from mlimages.labels.formats import Record
 from mlimages.labels.table_columns import detect_table
 from mlimages.labels.table_paths import get_relative_path
-from mlimages.labels.tables import Table, parse_split, read_path_cells
+from mlimages.labels.tables import Table, read_path_cells
 from tests.labels.test_labels import touch
 
 SUFFIX_LESS = "id,kind\na,x\nb,y\nc,y\nd,x\n"
@@ -32,34 +33,38 @@ DETECTED: dict[str, tuple[list[str], str, dict[str, Any], dict[str, Any]]] = {
         ["in/a.jpg", "to/a.jpg", "to/b.jpg", "to/c.jpg"], PATHS, {"images": "in"}, {"folder": "in"},
     ),
     "the first suffix of the images": (
-        ["a.png", "b.PNG", "c.PNG", "d.PNG"], SUFFIX_LESS, {}, {"suffix": ".PNG", "path_index": 0},
+        ["a.png", "b.PNG", "c.PNG", "d.PNG"], SUFFIX_LESS, {}, {"suffix": ".PNG", "path_column_index": 0},
     ),
     "a suffix is added where it is given": (
         ["a.png", "a.jpg", "b.jpg", "c.jpg"], SUFFIX_LESS, {"suffix": ".png"}, {"suffix": ".png"},
     ),
     "of two columns that exist the first name that is known": (
-        ["a.png", "a.jpg", "b.png", "b.jpg"], TWO.format("mask", "filename"), {}, {"path_index": 1, "labels": (2,)},
+        ["a.png", "a.jpg", "b.png", "b.jpg"], TWO.format("mask", "filename"), {},
+        {"path_column_index": 1, "labels": (2,)},
     ),
     "of two known names the better one": (
-        ["a.png", "a.jpg", "b.png", "b.jpg"], TWO.format("id", "path"), {}, {"path_index": 1},
+        ["a.png", "a.jpg", "b.png", "b.jpg"], TWO.format("id", "path"), {}, {"path_column_index": 1},
     ),
     "of two unknown names the first": (
-        ["a.png", "a.jpg", "b.png", "b.jpg"], TWO.format("one", "two"), {"label_column": "3"}, {"path_index": 0},
+        ["a.png", "a.jpg", "b.png", "b.jpg"], TWO.format("one", "two"), {"label_column": "3"}, {"path_column_index": 0},
     ),
     "the column that exists whatever its name": (
-        ["a.jpg", "b.jpg"], TWO.format("path", "scan"), {}, {"path_index": 1},
+        ["a.jpg", "b.jpg"], TWO.format("path", "scan"), {}, {"path_column_index": 1},
     ),
     "the column with more images": (
-        ["a.png", "a.jpg", "b.jpg"], TWO.format("path", "scan"), {}, {"path_index": 1},
+        ["a.png", "a.jpg", "b.jpg"], TWO.format("path", "scan"), {}, {"path_column_index": 1},
     ),
-    "a known name where nothing exists": ([], TWO.format("scan", "path"), {}, {"path_index": 1}),
-    "the better name where nothing exists": ([], TWO.format("image", "file"), {}, {"path_index": 1}),
-    "a column by its number": (["a.jpg"], "x,y\na.jpg,b\n", {"path_column": "1"}, {"path_index": 0, "labels": (1,)}),
+    "a known name where nothing exists": ([], TWO.format("scan", "path"), {}, {"path_column_index": 1}),
+    "the better name where nothing exists": ([], TWO.format("image", "file"), {}, {"path_column_index": 1}),
+    "a column by its number": (
+        ["a.jpg"], "x,y\na.jpg,b\n", {"path_column": "1"}, {"path_column_index": 0, "labels": (1,)},
+    ),
     "a column by its last number": (
-        ["a.jpg"], "y,x\nb,a.jpg\n", {"path_column": "2"}, {"path_index": 1, "labels": (0,)},
+        ["a.jpg"], "y,x\nb,a.jpg\n", {"path_column": "2"}, {"path_column_index": 1, "labels": (0,)},
     ),
     "several columns by name or number": (
-        ["a.jpg"], "x,p,Q,r\na.jpg,1,0,0\n", {"label_column": "4, q"}, {"labels": (3, 2), "has_names": False},
+        ["a.jpg"], "x,p,Q,r\na.jpg,1,0,0\n", {"label_column": "4, q"},
+        {"labels": (3, 2), "label_columns_have_names": False},
     ),
     "parent folders are stripped": (
         ["in/c.jpg", "in/d.jpg"], "path,kind\n/a/b/c.jpg,x\n/a/b/d.jpg,y\n", {"images": "in"},
@@ -69,50 +74,54 @@ DETECTED: dict[str, tuple[list[str], str, dict[str, Any], dict[str, Any]]] = {
         ["in/b/c.jpg", "in/c.jpg"], "path,kind\na/b/c.jpg,x\n", {"images": "in"}, {"strip_components": 1},
     ),
     "none without a given folder": (["c.jpg"], "path,kind\na/c.jpg,x\n", {}, {"strip_components": 0}),
-    "no header": (["a.jpg"], "a.jpg,x\nb.jpg,y\n", {}, {"has_header": False, "columns": ("", "")}),
+    "no header": (["a.jpg"], "a.jpg,x\nb.jpg,y\n", {}, {"has_header": False, "column_names": ("", "")}),
     "no header, without suffixes": (["a.jpg", "b.jpg"], "a,x\nb,y\n", {}, {"has_header": False}),
-    "a header": (["a.jpg"], "path , Kind\na.jpg,x\n", {}, {"has_header": True, "columns": ("path", "Kind")}),
+    "a header": (["a.jpg"], "path , Kind\na.jpg,x\n", {}, {"has_header": True, "column_names": ("path", "Kind")}),
     "the best name of a label": (
-        ["a.jpg"], "path,y,label,breed\na.jpg,1,2,3\n", {}, {"labels": (2,), "split_index": None},
+        ["a.jpg"], "path,y,label,breed\na.jpg,1,2,3\n", {}, {"labels": (2,), "split_column_index": None},
     ),
     "the only other column": (["a.jpg"], "path,height,kind,url\na.jpg,1,x,u\n", {}, {"labels": (2,)}),
     "one-hot": (
-        ["a.jpg", "b.jpg"], "path,p,q,size\na.jpg,1,0,0\nb.jpg,0,1,1\n", {}, {"labels": (1, 2), "has_names": False},
+        ["a.jpg", "b.jpg"], "path,p,q,size\na.jpg,1,0,0\nb.jpg,0,1,1\n", {},
+        {"labels": (1, 2), "label_columns_have_names": False},
     ),
     "several columns of names": (
-        ["a.jpg"], "path,p,q\na.jpg,x,1\n", {"label_column": "p,q", "multi_label": True}, {"has_names": True},
+        ["a.jpg"], "path,p,q\na.jpg,x,1\n", {"label_column": "p,q", "multi_label": True},
+        {"label_columns_have_names": True},
     ),
     "any number of ones": (
         ["a.jpg"], "path,p,q\na.jpg,1,1\n", {"multi_label": True},
-        {"labels": (1, 2), "has_names": False, "has_lists": True, "merges_rows": True},
+        {"labels": (1, 2), "label_columns_have_names": False, "has_label_lists": True, "merges_rows": True},
     ),
-    "lists": (["a.jpg"], 'path,tags\na.jpg,"[1, 2]"\nb.jpg,\n', {}, {"labels": (1,), "has_lists": True}),
-    "no lists": (["a.jpg"], 'path,tags\na.jpg,"[1, 2]"\nb.jpg,x\n', {}, {"has_lists": False}),
-    "no lists in a column of another name": (["a.jpg"], 'path,box\na.jpg,"[1, 2]"\n', {}, {"has_lists": False}),
+    "lists": (["a.jpg"], 'path,tags\na.jpg,"[1, 2]"\nb.jpg,\n', {}, {"labels": (1,), "has_label_lists": True}),
+    "no lists": (["a.jpg"], 'path,tags\na.jpg,"[1, 2]"\nb.jpg,x\n', {}, {"has_label_lists": False}),
+    "no lists in a column of another name": (["a.jpg"], 'path,box\na.jpg,"[1, 2]"\n', {}, {"has_label_lists": False}),
     "lists in a column that is given": (
-        ["a.jpg"], 'path,box\na.jpg,"[1, 2]"\n', {"label_column": "box"}, {"has_lists": True},
+        ["a.jpg"], 'path,box\na.jpg,"[1, 2]"\n', {"label_column": "box"}, {"has_label_lists": True},
     ),
-    "only blank cells are no lists": (["a.jpg"], "path,tags\na.jpg,\n", {}, {"has_lists": False}),
+    "only blank cells are no lists": (["a.jpg"], "path,tags\na.jpg,\n", {}, {"has_label_lists": False}),
     "parts": (
-        ["a.jpg"], "path,label,fold,split\na.jpg,x,train,train\nb.jpg,y,val,val\n", {}, {"split_index": 3},
+        ["a.jpg"], "path,label,fold,split\na.jpg,x,train,train\nb.jpg,y,val,val\n", {}, {"split_column_index": 3},
     ),
-    "one part is none": (["a.jpg"], "path,label,split\na.jpg,x,train\nb.jpg,y,train\n", {}, {"split_index": None}),
+    "one part is none": (
+        ["a.jpg"], "path,label,split\na.jpg,x,train\nb.jpg,y,train\n", {}, {"split_column_index": None},
+    ),
     "cells that are no parts": (
-        ["a.jpg"], "path,label,split\na.jpg,x,train\nb.jpg,y,val\nc.jpg,y,odd\n", {}, {"split_index": None},
+        ["a.jpg"], "path,label,split\na.jpg,x,train\nb.jpg,y,val\nc.jpg,y,odd\n", {}, {"split_column_index": None},
     ),
     "parts without a header": (
-        ["b.jpg"], "TRAIN,a.jpg,x\nVALIDATION,b.jpg,y\nTEST,c.jpg,y\n", {}, {"split_index": 0, "labels": (2,)},
+        ["b.jpg"], "TRAIN,a.jpg,x\nVALIDATION,b.jpg,y\nTEST,c.jpg,y\n", {}, {"split_column_index": 0, "labels": (2,)},
     ),
     "classes that are called as parts": (
-        ["a.jpg"], "a.jpg,train\nb.jpg,test\n", {}, {"split_index": None, "labels": (1,)},
+        ["a.jpg"], "a.jpg,train\nb.jpg,test\n", {}, {"split_column_index": None, "labels": (1,)},
     ),
     "numbers without a header are no parts": (
-        ["a.jpg"], "a.jpg,0,x\nb.jpg,1,y\n", {"label_column": "3"}, {"split_index": None},
+        ["a.jpg"], "a.jpg,0,x\nb.jpg,1,y\n", {"label_column": "3"}, {"split_column_index": None},
     ),
     "classes from paths": (["a.jpg"], "path,x,y\na.jpg,1,2\n", {"class_from": "(.)"}, {"labels": ()}),
     "semicolons": (["a.jpg"], "path;label\na.jpg;x,y\n", {}, {"delimiter": ";"}),
     "the delimiter with more columns": (["a.jpg"], "a.jpg,x;y\n", {}, {"delimiter": ",", "labels": (1,)}),
-    "nothing": ([], "", {}, {"path_index": 0, "labels": (), "has_header": False, "columns": ()}),
+    "nothing": ([], "", {}, {"path_column_index": 0, "labels": (), "has_header": False, "column_names": ()}),
 }  # fmt: skip
 
 
@@ -123,7 +132,7 @@ def test_what_is_detected(tmp_path: Path, case: str) -> None:
     (tmp_path / "a.csv").write_text(text)
     images = {"images": tmp_path / options["images"]} if "images" in options else {}
     found = detect_table(tmp_path / "a.csv", tmp_path, TableOptions(**{**options, **images}))
-    names = {"labels": "label_indices"}
+    names = {"labels": "label_column_indices"}
     told = {name: getattr(found, names.get(name, name)) for name in expected}
     assert told == {**expected, **({"folder": tmp_path / expected["folder"]} if "folder" in expected else {})}
 
@@ -140,7 +149,7 @@ def test_the_paths_of_a_remote_folder_are_in_the_column_of_the_best_name(tmp_pat
     pytest.importorskip("upath")
     (tmp_path / "a.csv").write_text("scan,image,label\nx.jpg,a.jpg,ant\n")
     found = detect_table(tmp_path / "a.csv", as_path("memory://images"), TableOptions())
-    assert (found.path_index, found.label_indices, found.row_counts.missing) == (1, (2,), ())
+    assert (found.path_column_index, found.label_column_indices, found.counts.missing_paths) == (1, (2,), ())
 
 
 @pytest.mark.parametrize(
@@ -192,7 +201,7 @@ def test_notes_show_ten_names_and_count_the_others(tmp_path: Path, count: int) -
     blank = table_of(tmp_path, "path,label\n" + "a.jpg,\n" * count + "b.jpg,x\n")
     lines = ", ".join(str(n) for n in range(2, min(count, 10) + 2)) + (" ..." if count > 10 else "")
     what = f"left out: {count} row{'s' * (count > 1)} without a path or exactly one class (row {lines})"
-    assert blank.left_out_notes == (f"{tmp_path}/a.csv: {what}",)
+    assert blank.skipped_row_notes == (f"{tmp_path}/a.csv: {what}",)
 
 
 @pytest.mark.parametrize(
@@ -257,8 +266,8 @@ def test_the_rows_of_a_table(
 ) -> None:
     touch(tmp_path, *(f"{name}.jpg" for name in "abcde"))
     found = table_of(tmp_path, text, **options)
-    assert [(row.number, row.path, row.label) for row in found.rows()] == expected
-    if found.split_index is not None:
+    assert [(row.line_number, row.path, row.label) for row in found.rows()] == expected
+    if found.split_column_index is not None:
         assert found.row_splits == ("train", "val")
 
 

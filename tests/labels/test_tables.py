@@ -123,7 +123,7 @@ def test_what_was_understood_and_what_is_missing_is_said(tmp_path: Path) -> None
                                "annotations": [{"image_id": 1, "bbox": [0, 0, 1, 1]}]}), "bounding boxes or masks"),
         ("a.json", "{}", "expected a JSON list of objects, or image-level annotations exported from COCO"),
         ("a.json", "{", "not valid JSON"),
-        ("a.xml", '<annotations><image name="a.jpg"><box/></image></annotations>', "shapes, but no tags"),
+        ("a.xml", '<annotations><image name="a.jpg"><box/></image></annotations>', "shapes but no tags"),
         ("a.xml", "<a", "not valid XML"),
         ("a.zip", "", r"an archive. .* `unzip .*a.zip -d a`, then use `mlimages label a`"),
         ("a-000.tar", "", r"tar -xf .*a-000.tar -C a-000.*WebDataset.*labels.csv"),
