@@ -167,7 +167,7 @@ def test_a_folder_of_class_folders_stands_for_its_label_file_wherever_a_path_is_
             ml.extract_features(labels, model="lenet5").features.shape,
             ml.probe_cuts(labels, model="lenet5").images,
             [score.probe.model for score in ml.probe_models(labels, "lenet5").scores],
-            ml.quantize(model, labels, out / f"{part}.onnx").count,
+            ml.quantize(model, labels, out / f"{part}.onnx").num_images,
             [len(y) for _, y in ml.TrainingData(labels, images).generate_batches(8)],
             [split.num_originals for split in augmented.splits],
         ]

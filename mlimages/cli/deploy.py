@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -83,9 +82,9 @@ def export(
     from mlimages.training import export_run
 
     options = ExportOptions(
-        include_preprocessing=preprocessing, exact=exact, calibrate=calibrate, known_share=unknown, target=target
+        include_preprocessing=preprocessing, exact_resize=exact, calibrate=calibrate, known_share=unknown, target=target
     )
-    if page and not options.resize_form:
+    if page and not options.resize_implementation:
         raise typer.BadParameter(
             "--page requires a model that includes its preprocessing: omit --no-preprocessing, or use another --target"
         )
@@ -161,8 +160,8 @@ def quantize(
         overwrite=force,
         progress=TqdmProgress(),
     )
-    print(json.dumps(asdict(found)) if as_json else predictions.format_quantization(found))
-    if found.chosen:
+    print(json.dumps(found.to_dict()) if as_json else predictions.format_quantization(found))
+    if found.written_trial:
         print_next_command("evaluate", target, calibration, *to_arguments(table_options))
 
 

@@ -219,10 +219,10 @@ def format_quantization(result: Quantization) -> str:
         f"  {trial.size_bytes / 1e6:6.1f}"
         for trial in result.trials
     ]
-    lines.append(f"measured on {pluralize(result.count, 'image')} on one core of this machine")
+    lines.append(f"measured on {pluralize(result.num_images, 'image')} on one core of this machine")
     names = [trial.name for trial in result.trials[1:]]
-    lines += [f"{name}: {refusal}" for name, refusal in zip(names, result.refusals, strict=True) if refusal]
-    lines.append(f"written: {result.chosen.name}" if result.chosen else "nothing written")
+    lines += [f"{name}: {refusal}" for name, refusal in zip(names, result.rejection_reasons, strict=True) if refusal]
+    lines.append(f"written: {result.written_trial.name}" if result.written_trial else "nothing written")
     return "\n".join(lines)
 
 

@@ -29,8 +29,8 @@ from mlimages.core import (
     wilson_interval,
 )
 from mlimages.export.onnx_writer import DecisionParameters, TrainedNetwork, write_onnx
-from mlimages.export.parity import NetworkOutputs, ResizeParityError, check_parity, compute_outputs
-from mlimages.export.preprocessing_graph import ResizeForm
+from mlimages.export.parity import NetworkOutputs, ResizeParityError, check_parity, compute_network_outputs
+from mlimages.export.preprocessing_graph import ResizeImplementation
 from mlimages.export.targets import RUNTIMES, open_runtime
 from mlimages.inference import MultiLabel, OnnxBundle, Provenance, calibration, external_data_path
 from mlimages.labels import LabelFile
@@ -48,23 +48,23 @@ class ExportOptions:
     Attributes:
         include_preprocessing: the input of the file is uint8 images `(N, H, W, 3)` of any size, which it resizes, crops
             and normalizes; otherwise normalized float32 `(N, C, H, W)`.
-        exact: resize inside the file with results that are bit-identical to Pillow's, but several times slower.
+        exact_resize: resize inside the file with results that are bit-identical to Pillow's; several times slower.
         calibrate: fit a temperature on the validation set.
         known_share: store the confidence threshold that this share (0..1) of the validation images reaches; images
             below the threshold are predicted as "unknown". 0 stores no threshold.
         target: the runtime that will run the file; files for tensorrt and opencv do not include preprocessing.
 
     Raises:
-        InputError: the target is unknown or does not support `exact`, or `known_share` is outside 0..1.
+        InputError: the target is unknown or does not support `exact_resize`, or `known_share` is outside 0..1.
 
     Examples:
         >>> from mlimages.export import ExportOptions
-        >>> ExportOptions(calibrate=True)
-        ExportOptions(include_preprocessing=True, exact=False, calibrate=True, known_share=0.0, target='onnxruntime')
+        >>> ExportOptions(calibrate=True).resize_implementation
+        'operator'
     """
 
     include_preprocessing: bool = True
-    exact: bool = False
+    exact_resize: bool = False
     calibrate: bool = False
     known_share: float = 0.0
     target: TargetRuntime = "onnxruntime"
@@ -77,19 +77,19 @@ class ExportOptions:
                 f"known_share is {self.known_share}: it must be the share of validation images to accept as known, "
                 "from 0 to 1"
             )
-        if self.exact and not self.include_preprocessing:
+        if self.exact_resize and not self.include_preprocessing:
             raise InputError(
                 "--exact requires a model that includes its preprocessing: omit --exact or --no-preprocessing"
             )
-        if self.exact and RUNTIMES[self.target].resize != "operator":
+        if self.exact_resize and RUNTIMES[self.target].resize_implementation != "operator":
             raise InputError(f"{RUNTIMES[self.target].name} does not support the exact resize: omit --exact")
 
     @property
-    def resize_form(self) -> ResizeForm | None:
+    def resize_implementation(self) -> ResizeImplementation | None:
         """Implementation of the resize inside the file; None if the file has no preprocessing."""
         if not self.include_preprocessing:
             return None
-        return "exact" if self.exact else RUNTIMES[self.target].resize
+        return "exact" if self.exact_resize else RUNTIMES[self.target].resize_implementation
 
 
 def export_network(
@@ -131,31 +131,35 @@ def export_network(
         >>> model = build_model("lenet5", classes=2, weights="none")
         >>> trained = TrainedNetwork(model.network, model.preprocessing, ("cats", "dogs"), model.name)
         >>> bundle = export_network(trained, "pets.onnx", validation="labels.txt")
-        >>> bundle.class_names, bundle.provenance.parity.count
+        >>> bundle.class_names, bundle.provenance.parity.num_images
         (('cats', 'dogs'), 12)
     """
     options, progress, out = options or ExportOptions(), progress or NoProgress(), as_path(out)
     require_writable([out, external_data_path(out)], overwrite=overwrite)
     items = list(LabelFile(as_path(validation)) if isinstance(validation, str | os.PathLike) else validation)
-    outputs = outputs or compute_outputs(trained, items, progress=progress)
+    outputs = outputs or compute_network_outputs(trained, items, progress=progress)
     if options.calibrate or options.known_share:
         if trained.multi_label:
             raise InputError(
                 "--calibrate and --unknown do not apply to multi-label models, whose thresholds are chosen on the "
                 "validation images: omit both options"
             )
-        if not outputs.items:
+        if not outputs.labeled_paths:
             raise InputError(f"{_describe_missing_images(items)}: --calibrate and --unknown require validation images")
-    if not outputs.items:
+    if not outputs.labeled_paths:
         logger.warning("%s: the file will not be compared with the network", _describe_missing_images(items))
     if trained.multi_label:
         decisions, provenance = _choose_class_thresholds(outputs, provenance or Provenance())
     else:
         decisions, provenance = _calibrate(outputs, options, provenance or Provenance())
 
-    def write(path: Path, resize_form: ResizeForm | None) -> OnnxBundle:
+    def write(path: Path, resize_implementation: ResizeImplementation | None) -> OnnxBundle:
         written, compute_logits = write_onnx(
-            trained, path, resize_form=resize_form, decisions=decisions, provenance=provenance
+            trained,
+            path,
+            resize_implementation=resize_implementation,
+            decision_parameters=decisions,
+            provenance=provenance,
         )
         workers = min(MAX_WORKERS, count_available_cores())
         parity = check_parity(trained, written, outputs, compute_logits, progress=progress, workers=workers)
@@ -172,13 +176,13 @@ def export_network(
     with tempfile.TemporaryDirectory(dir=None if is_remote(out) else out.parent, prefix=".export.") as folder:
         path = Path(folder, out.name)
         try:
-            bundle = write(path, options.resize_form)
+            bundle = write(path, options.resize_implementation)
         except ResizeParityError as error:
-            if options.resize_form != "operator":
+            if options.resize_implementation != "operator":
                 raise
             logger.info("%s: exporting again with a resize that is bit-identical to Pillow's", error)
             bundle = write(path, "exact")
-        _move_files(path, out)
+        _move_exported_files(path, out)
     return replace(bundle, path=out)
 
 
@@ -188,9 +192,10 @@ def _describe_missing_images(items: Sequence[LabeledPath]) -> str:
     return f"none of {pluralize(len(items), 'validation image')} can be read (looked for in {items[0].path.parent})"
 
 
-def _move_files(path: Path, out: Path) -> None:
-    has_data_file = external_data_path(path).exists()
-    for file in sorted(path.parent.iterdir(), reverse=True):  # NAME.onnx.data before NAME.onnx, which refers to it
+def _move_exported_files(exported_path: Path, out: Path) -> None:
+    has_data_file = external_data_path(exported_path).exists()
+    files = sorted(exported_path.parent.iterdir(), reverse=True)  # NAME.onnx.data before NAME.onnx, which refers to it
+    for file in files:
         with atomic_write(out.with_name(file.name)) as part:
             file.replace(part)
         record_written_files([out.with_name(file.name)])
@@ -204,8 +209,8 @@ def _choose_class_thresholds(
     """Return the thresholds of a multi-label network, and the provenance with its mean average precision."""
     task, classes = MultiLabel(), network_outputs.logits.shape[1]
     probabilities = task.compute_probabilities(network_outputs.logits).astype(np.float32)  # as in the file
-    targets = task.make_targets(network_outputs.items, classes).astype(bool)
-    if count := len(network_outputs.items):
+    targets = task.make_targets(network_outputs.labeled_paths, classes).astype(bool)
+    if count := len(network_outputs.labeled_paths):
         mean = average_precisions(probabilities, targets).mean
         provenance = replace(provenance, mean_ap=(mean.value, mean.low, mean.high), num_evaluated_images=count)
     return DecisionParameters(thresholds=find_f1_thresholds(probabilities, targets)), provenance

@@ -15,13 +15,20 @@ class KnownScore(nn.Module):
     """In-distribution score of feature vectors, 0..1: low for images unlike those of the training classes.
 
     The score is 1 / (1 + d / t), where d is the squared Mahalanobis distance to the nearest class mean and t is a
-    threshold. Features are scaled to length 1. Their inverse covariance is `inverse_variance` times the identity, plus
-    one of `corrections` along each of `directions`. Means and directions are stored in half precision.
+    threshold. Features are scaled to length 1. Their inverse covariance is modelled as `inverse_variance` times the
+    identity, plus a correction along each principal direction. Means and directions are stored in half precision.
 
     Args:
-        classes: number of class means.
+        classes: number of classes.
         width: number of features.
-        directions: number of principal directions of the covariance with a variance of their own.
+        directions: number of principal directions of the covariance.
+
+    Attributes:
+        means: mean feature vector of each class, `(classes, width)`.
+        directions: principal directions, `(directions, width)`.
+        inverse_variance: inverse of the variance in all other directions.
+        corrections: inverse variance along each principal direction minus `inverse_variance`, `(directions,)`.
+        threshold: squared distance at which the score is 0.5.
 
     Examples:
         >>> import torch
@@ -66,12 +73,12 @@ class KnownOutput:
 
     Attributes:
         score: computes `known` from the input of the network's head, averaged over its spatial dimensions.
-        head: name of the head in `network.named_modules()`.
-        known: how the threshold of the score was calibrated.
+        head_name: name of the head in `network.named_modules()`.
+        calibration: how the threshold of the score was calibrated.
         prediction_sets: thresholds of the prediction sets.
     """
 
     score: KnownScore
-    head: str
-    known: KnownCalibration
+    head_name: str
+    calibration: KnownCalibration
     prediction_sets: PredictionSets

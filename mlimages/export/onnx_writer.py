@@ -24,7 +24,13 @@ from torch.overrides import TorchFunctionMode
 from mlimages import images
 from mlimages.core import ExportError, Preprocessing
 from mlimages.export.known_score import KnownOutput
-from mlimages.export.preprocessing_graph import OPSET, PIXELS, PREFIX, ResizeForm, build_preprocessing_graph
+from mlimages.export.preprocessing_graph import (
+    NAME_PREFIX,
+    OPSET,
+    PIXELS,
+    ResizeImplementation,
+    build_preprocessing_graph,
+)
 from mlimages.export.serialization import write_model
 from mlimages.export.targets import ComputeLogits, open_onnxruntime, shorten_message
 from mlimages.inference import (
@@ -48,9 +54,9 @@ class TrainedNetwork:
         network: maps normalized float32 `(N, C, H, W)` to logits `(N, classes)`; in eval mode, on the CPU.
         preprocessing: how an image is converted to the network's input.
         class_names: class names by class index.
-        model: name of the network.
+        model_name: name of the network.
         mean_image: float32 `(C, H, W)` in 0..255, if `preprocessing` has a mean image.
-        known: the output `known`; None omits it.
+        known_output: definition of the output `known`; None omits this output.
         multi_label: an image may have any number of classes, and probabilities are the sigmoid of the logits.
 
     Raises:
@@ -64,16 +70,16 @@ class TrainedNetwork:
         >>> trained = TrainedNetwork(model.network, model.preprocessing, ("cats", "dogs"), model.name)
         >>> trained
         TrainedNetwork('lenet5', 28 x 28 px, classes: cats, dogs)
-        >>> trained.logits([np.zeros((28, 28, 1), np.uint8)]).shape
+        >>> trained.compute_logits([np.zeros((28, 28, 1), np.uint8)]).shape
         (1, 2)
     """
 
     network: nn.Module
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
-    model: str
+    model_name: str
     mean_image: NDArray[np.float32] | None = None
-    known: KnownOutput | None = None
+    known_output: KnownOutput | None = None
     multi_label: bool = False
 
     def __post_init__(self) -> None:
@@ -84,14 +90,14 @@ class TrainedNetwork:
     def __repr__(self) -> str:
         image, names = self.preprocessing.image, ", ".join(self.class_names[:5])
         more = f" and {len(self.class_names) - 5} more" if len(self.class_names) > 5 else ""
-        return f"TrainedNetwork({self.model!r}, {image.width} x {image.height} px, classes: {names}{more})"
+        return f"TrainedNetwork({self.model_name!r}, {image.width} x {image.height} px, classes: {names}{more})"
 
     def normalize_pixels(self, pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
         """Return the network's input, float32 `(N, C, H, W)`, of uint8 images `(H, W, C)` from `images.load_pixels`."""
         x: Tensor = Normalize(self.preprocessing.normalization, self.mean_image)(torch.from_numpy(np.stack(pixels)))
         return x
 
-    def logits(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    def compute_logits(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Return the logits, float32 `(N, classes)`, of uint8 images `(H, W, C)` from `images.load_pixels`."""
         with torch.inference_mode():
             logits: NDArray[np.float32] = self.network(self.normalize_pixels(pixels)).float().numpy()
@@ -119,12 +125,12 @@ class _ExportedModule(nn.Module):
     def __init__(self, normalize: nn.Module, trained_network: TrainedNetwork, temperature: float) -> None:
         super().__init__()
         self.normalize, self.network, self.temperature = normalize, trained_network.network, temperature
-        self.score = trained_network.known.score if trained_network.known else None
+        self.score = trained_network.known_output.score if trained_network.known_output else None
         self.multi_label = trained_network.multi_label
         self._head_inputs: list[Tensor] = []
 
     def record_head_input(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """Store the input of the head; a forward pre-hook."""
+        """Forward pre-hook of the head: store the features that are its input."""
         self._head_inputs.append(inputs[0])
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
@@ -152,6 +158,7 @@ class _FourDimensionalAttention(TorchFunctionMode):
 def _compute_attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **options: Any
 ) -> Tensor:
+    """Compute attention with inputs that are reshaped to four dimensions; the output has the shape of `query`."""
     if query.ndim == 4:
         return scaled_dot_product_attention(query, key, value, attn_mask, **options)
     if attn_mask is not None:
@@ -169,26 +176,29 @@ def write_onnx(
     trained: TrainedNetwork,
     path: Path,
     *,
-    resize_form: ResizeForm | None = "operator",
-    decisions: DecisionParameters | None = None,
+    resize_implementation: ResizeImplementation | None = "operator",
+    decision_parameters: DecisionParameters | None = None,
     provenance: Provenance | None = None,
 ) -> tuple[OnnxBundle, ComputeLogits]:
     """Write the network to `path`, without its metadata and without comparing outputs.
 
     Args:
         trained: the network.
-        resize_form: implementation of the resize inside the file; None omits the preprocessing.
+        path: the .onnx file to write.
+        resize_implementation: implementation of the resize inside the file; None omits the preprocessing.
+        decision_parameters: how logits are turned into predictions; by default without temperature and thresholds.
         provenance: origin and evaluation of the network.
-        decisions: how logits are turned into predictions; by default without a temperature and without thresholds.
 
     Returns:
         The metadata, which `OnnxBundle.write` adds to the file, and a function that computes the logits of the file.
     """
-    decisions = decisions or DecisionParameters()
+    decision_parameters = decision_parameters or DecisionParameters()
     network = path.with_name(f"{path.name}.network")
-    model = _convert_to_onnx(trained, network, network_only=resize_form is None, temperature=decisions.temperature)
-    if resize_form:
-        prepend_preprocessing(model, trained.preprocessing, resize_form=resize_form)
+    model = _convert_to_onnx(
+        trained, network, network_only=resize_implementation is None, temperature=decision_parameters.temperature
+    )
+    if resize_implementation:
+        prepend_preprocessing(model, trained.preprocessing, resize_implementation=resize_implementation)
     model.producer_name = "mlimages"
     write_model(model, external_data_path(network), path)
     external_data_path(network).unlink(missing_ok=True)
@@ -199,16 +209,16 @@ def write_onnx(
         path=path,
         class_names=trained.class_names,
         preprocessing=_strip_mean_image_folder(trained.preprocessing),
-        model=trained.model,
-        parity_test_image=_make_parity_test_image(trained, compute_logits if resize_form else None),
-        includes_preprocessing=resize_form is not None,
-        exact_resize=resize_form == "exact",
-        temperature=decisions.temperature,
-        unknown_below=decisions.unknown_below,
-        known=trained.known.known if trained.known else None,
-        prediction_sets=trained.known.prediction_sets if trained.known else None,
+        model=trained.model_name,
+        parity_test_image=_make_parity_test_image(trained, compute_logits if resize_implementation else None),
+        includes_preprocessing=resize_implementation is not None,
+        exact_resize=resize_implementation == "exact",
+        temperature=decision_parameters.temperature,
+        unknown_below=decision_parameters.unknown_below,
+        known=trained.known_output.calibration if trained.known_output else None,
+        prediction_sets=trained.known_output.prediction_sets if trained.known_output else None,
         multi_label=trained.multi_label,
-        thresholds=decisions.thresholds,
+        thresholds=decision_parameters.thresholds,
         provenance=replace(provenance or Provenance(), created=created, versions=versions),
     )
     return bundle, compute_logits
@@ -217,16 +227,16 @@ def write_onnx(
 def _convert_to_onnx(
     trained_network: TrainedNetwork, path: Path, *, network_only: bool, temperature: float
 ) -> onnx.ModelProto:
-    """Convert the network; its weights are written to `external_data_path(path)`."""
+    """Convert the network to ONNX; its weights are not in the returned model but in `external_data_path(path)`."""
     normalize = Normalize(trained_network.preprocessing.normalization, trained_network.mean_image)
     prop = trained_network.preprocessing.image
     pixels = torch.zeros(2, prop.height, prop.width, prop.channels, dtype=torch.uint8)  # (2, h, w, C)
     module = _ExportedModule(nn.Identity() if network_only else normalize, trained_network, temperature).eval()
     outputs = [LOGITS, PROBABILITIES]
     hook: AbstractContextManager[object] = nullcontext()
-    if trained_network.known:
+    if trained_network.known_output:
         outputs.append(KNOWN)
-        hook = trained_network.network.get_submodule(trained_network.known.head).register_forward_pre_hook(
+        hook = trained_network.network.get_submodule(trained_network.known_output.head_name).register_forward_pre_hook(
             module.record_head_input
         )
     math = sdpa_kernel(SDPBackend.MATH)  # the strides of other kernels are lost where torch.onnx decomposes them (BEiT)
@@ -245,7 +255,7 @@ def _convert_to_onnx(
             )
         except torch.onnx.OnnxExporterError as error:
             raise ExportError(
-                f"PyTorch cannot convert {trained_network.model} to ONNX "
+                f"PyTorch cannot convert {trained_network.model_name} to ONNX "
                 f"({shorten_message(error.__cause__ or error)}): use the weights in PyTorch, or train another network"
             ) from error
     assert program is not None  # it is None only if a path is given
@@ -258,10 +268,12 @@ def _convert_to_onnx(
     return model
 
 
-def prepend_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing, *, resize_form: ResizeForm) -> None:
+def prepend_preprocessing(
+    model: onnx.ModelProto, preprocessing: Preprocessing, *, resize_implementation: ResizeImplementation
+) -> None:
     """Insert resizing and cropping before a network with an input of fixed size, in place."""
-    graph = build_preprocessing_graph(preprocessing.image, resize_form=resize_form).graph
-    for dimension, denotation in zip(graph.input[0].type.tensor_type.shape.dim, _DENOTATIONS, strict=True):
+    graph = build_preprocessing_graph(preprocessing.image, resize_implementation=resize_implementation).graph
+    for dimension, denotation in zip(graph.input[0].type.tensor_type.shape.dim, _DIMENSION_DENOTATIONS, strict=True):
         dimension.denotation = denotation
     graph.input[0].type.denotation = "IMAGE"
     insert_preprocessing(model, graph)
@@ -284,14 +296,14 @@ def remove_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing) -
         values = list(getattr(model.graph, field))
         for target, is_inside in ((graph, True), (model.graph, False)):
             del getattr(target, field)[:]
-            getattr(target, field).extend(value for value in values if value.name.startswith(PREFIX) == is_inside)
+            getattr(target, field).extend(value for value in values if value.name.startswith(NAME_PREFIX) == is_inside)
     prop = preprocessing.image
     shape: list[str | int | None] = ["N", prop.height, prop.width, prop.channels]
     model.graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info(PIXELS, onnx.TensorProto.UINT8, shape))
     return graph
 
 
-_DENOTATIONS = ("DATA_BATCH", "DATA_FEATURE", "DATA_FEATURE", "DATA_CHANNEL")
+_DIMENSION_DENOTATIONS = ("DATA_BATCH", "DATA_FEATURE", "DATA_FEATURE", "DATA_CHANNEL")
 """Denotations of the input's dimensions (onnx/docs/DimensionDenotation.md)."""
 
 
@@ -300,7 +312,7 @@ def _make_parity_test_image(trained_network: TrainedNetwork, compute_logits: Com
     noise = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     image = Image.fromarray(noise).resize((48, 40), Image.Resampling.BICUBIC)
     if compute_logits is None:
-        logits = trained_network.logits([images.prepare_pixels(image, trained_network.preprocessing.image)])[0]
+        logits = trained_network.compute_logits([images.prepare_pixels(image, trained_network.preprocessing.image)])[0]
     else:
         logits = compute_logits(np.asarray(image)[None])[0]
     return ParityTestImage(48, 40, image.tobytes(), round_logits(logits))

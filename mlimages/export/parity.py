@@ -18,16 +18,16 @@ from mlimages.export.onnx_writer import TrainedNetwork
 from mlimages.export.targets import ComputeLogits
 from mlimages.inference import OnnxBundle, Parity, Task, compute_relative_difference, to_graph_input
 
-NEAR_TIE = 1e-4
+NEAR_TIE_MARGIN = 1e-4
 """Network and file may predict different classes whose probabilities in the network differ by at most this. For a
 multi-label model, they may disagree on a class whose probability in the network differs from the threshold by at most
 this."""
 
-TOLERANCE = 1e-3
+LOGIT_TOLERANCE = 1e-3
 """Largest allowed difference of a logit for the same pixels, relative to the largest logit of the image."""
 
 RESIZE_TOLERANCE = 5e-2
-"""The same, if the file resizes the image itself and its pixels may differ by one level."""
+"""Like LOGIT_TOLERANCE, for a file that resizes the image itself: its pixels may differ by one level."""
 
 BATCH_SIZE = 8
 
@@ -41,20 +41,22 @@ class NetworkOutputs:
     """Images and their logits from the trained network.
 
     Attributes:
-        items: the images that could be decoded, with their labels.
+        labeled_paths: paths and labels of the images that could be decoded.
         logits: float32 `(N, classes)`, one row per image.
     """
 
-    items: tuple[LabeledPath, ...]
+    labeled_paths: tuple[LabeledPath, ...]
     logits: NDArray[np.float32]
 
     @property
     def labels(self) -> NDArray[np.int64]:
         """The true class indices `(N,)`."""
-        return np.array([item.label for item in self.items], np.int64)
+        return np.array([item.label for item in self.labeled_paths], np.int64)
 
 
-def compute_outputs(trained: TrainedNetwork, items: Iterable[LabeledPath], *, progress: Progress) -> NetworkOutputs:
+def compute_network_outputs(
+    trained: TrainedNetwork, items: Iterable[LabeledPath], *, progress: Progress
+) -> NetworkOutputs:
     """Return the trained network's logits for every image that can be decoded."""
     progress.start("network", None, "images")
     decoded_items: list[LabeledPath] = []
@@ -62,7 +64,7 @@ def compute_outputs(trained: TrainedNetwork, items: Iterable[LabeledPath], *, pr
     decoded = _decode_images(items, trained.preprocessing.image)
     while batch := list(islice(decoded, BATCH_SIZE)):
         decoded_items += [item for item, _ in batch]
-        logits.append(trained.logits([pixels for _, pixels in batch]))
+        logits.append(trained.compute_logits([pixels for _, pixels in batch]))
         progress.advance(len(batch))
     progress.close()
     return NetworkOutputs(tuple(decoded_items), np.concatenate(logits))
@@ -88,11 +90,11 @@ def check_parity(
 
     Raises:
         ResizeParityError: outputs differ only because of the resize inside the file.
-        ExportError: outputs differ; the message names the worst image.
+        ExportError: outputs differ; the message names the image with the largest difference.
     """
     comparer = _Comparer(trained, bundle.task, compute_logits)
     compare = comparer.compare_end_to_end if bundle.includes_preprocessing else comparer.compare_network
-    paths = [item.path for item in outputs.items]
+    paths = [item.path for item in outputs.labeled_paths]
     progress.start("onnx", len(paths), "images")
     comparisons: list[_Comparison] = []
     for comparison in ThreadPool(workers).map(lambda pair: compare(*pair), zip(paths, outputs.logits, strict=True)):
@@ -102,40 +104,42 @@ def check_parity(
     for error, cause in ((ExportError, "network"), (ResizeParityError, "resize")):
         failures = [comparison for comparison in comparisons if comparison.cause == cause]
         if failures:
-            worst = max(failures, key=lambda comparison: comparison.difference)
-            raise error(worst.describe(trained.class_names))
+            worst = max(failures, key=lambda comparison: comparison.relative_difference)
+            raise error(worst.describe_mismatch(trained.class_names))
     near_ties = sum(comparison.network_classes != comparison.file_classes for comparison in comparisons)
-    difference = max((comparison.difference for comparison in comparisons), default=0.0)
+    difference = max((comparison.relative_difference for comparison in comparisons), default=0.0)
     return Parity(len(comparisons), near_ties, difference)
 
 
 @dataclass(frozen=True, slots=True)
 class _Comparison:
-    """Comparison of the outputs for one image.
+    """Comparison of the outputs of the file with those of the network for one image.
 
     Attributes:
-        difference: largest difference of a logit, relative to the largest logit.
+        path: path of the image.
+        relative_difference: largest difference of a logit, relative to the largest logit.
         network_classes, file_classes: indices of the predicted classes: the most probable one, or all that reach their
             thresholds if the model is multi-label.
         matches: whether the outputs are within the tolerance.
-        cause: why they differ; empty if they match.
+        cause: what the difference is due to: "network", "resize", or empty if the outputs match.
     """
 
     path: Path
-    difference: float
+    relative_difference: float
     network_classes: tuple[int, ...]
     file_classes: tuple[int, ...]
     matches: bool
     cause: Literal["", "network", "resize"] = ""
 
-    def describe(self, class_names: tuple[str, ...]) -> str:
+    def describe_mismatch(self, class_names: tuple[str, ...]) -> str:
+        """Return the message of the error that this comparison causes."""
         network, file = (
             " and ".join(class_names[label] for label in labels) or "none"
             for labels in (self.network_classes, self.file_classes)
         )
         return (
             f"the outputs of the ONNX file do not match the network's, worst on {self.path}: the network "
-            f"predicts {network}, the file {file}, and a logit differs by {self.difference:.2g} times the "
+            f"predicts {network}, the file {file}, and a logit differs by {self.relative_difference:.2g} times the "
             "largest logit; nothing was written"
         )
 
@@ -152,17 +156,17 @@ class _Comparer:
         """Compare the outputs of a file that includes preprocessing."""
         prop, rgb = self.trained.preprocessing.image, images.load_rgb(path)
         logits = self.compute_logits(np.asarray(rgb)[None])[0]  # (classes,)
-        end_to_end = self._compare_logits(path, logits, expected_logits, TOLERANCE)
+        end_to_end = self._compare_logits(path, logits, expected_logits, LOGIT_TOLERANCE)
         if end_to_end.matches:
             return end_to_end
         pixels, full_pixels = images.load_pixels(path, prop), images.prepare_pixels(rgb, prop)
         same_pixels_logits = self.compute_logits(to_graph_input([pixels], prop))[0]
-        same_pixels = self._compare_logits(path, same_pixels_logits, expected_logits, TOLERANCE)
+        same_pixels = self._compare_logits(path, same_pixels_logits, expected_logits, LOGIT_TOLERANCE)
         if not same_pixels.matches:
             return replace(same_pixels, cause="network")
         full_decode = expected_logits
         if not np.array_equal(pixels, full_pixels):  # load_pixels may decode a JPEG at reduced size
-            full_decode = self.trained.logits([full_pixels])[0]
+            full_decode = self.trained.compute_logits([full_pixels])[0]
         end_to_end = self._compare_logits(path, logits, full_decode, RESIZE_TOLERANCE)
         return end_to_end if end_to_end.matches else replace(end_to_end, cause="resize")
 
@@ -170,7 +174,7 @@ class _Comparer:
         """Compare the outputs of a file without preprocessing."""
         pixels = images.load_pixels(path, self.trained.preprocessing.image)
         x = self.trained.normalize_pixels([pixels]).numpy()  # (1, C, H, W)
-        comparison = self._compare_logits(path, self.compute_logits(x)[0], expected_logits, TOLERANCE)
+        comparison = self._compare_logits(path, self.compute_logits(x)[0], expected_logits, LOGIT_TOLERANCE)
         return comparison if comparison.matches else replace(comparison, cause="network")
 
     def _compare_logits(
@@ -179,7 +183,7 @@ class _Comparer:
         difference = float(compute_relative_difference(logits[None], expected_logits[None])[0])
         network_classes, file_classes = (self.task.predict_classes(each) for each in (expected_logits, logits))
         margin = self.task.compute_prediction_margin(expected_logits, file_classes)
-        matches = difference <= tolerance and margin <= NEAR_TIE
+        matches = difference <= tolerance and margin <= NEAR_TIE_MARGIN
         return _Comparison(path, difference, network_classes, file_classes, matches)
 
 

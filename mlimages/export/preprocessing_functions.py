@@ -19,7 +19,7 @@ BOOL, FLOAT, DOUBLE = onnx.TensorProto.BOOL, onnx.TensorProto.FLOAT, onnx.Tensor
 onnx_function = script(Opset("mlimages", 1), default_opset=op)
 
 
-def compose_preprocessing(image_property: ImageProperty, resize_form: str) -> onnx.ModelProto:
+def compose_preprocessing(image_property: ImageProperty, resize_implementation: str) -> onnx.ModelProto:
     """Return a model that maps the input `image` to preprocessed pixels with the functions of this module."""
     convert_channels = _convert_to_gray if image_property.gray_scale else _keep_channels
     mode, interpolation = image_property.resize, image_property.interpolation
@@ -27,9 +27,9 @@ def compose_preprocessing(image_property: ImageProperty, resize_form: str) -> on
     crop = _make_position_crop(image_property.position) if mode == "position" else _CROP_FUNCTIONS[mode]
     if mode in ("crop", "position"):
         resize = _skip_resize
-    elif resize_form == "operator":
+    elif resize_implementation == "operator":
         resize = _make_operator_resize("cubic" if interpolation == "bicubic" else "linear")
-    elif resize_form == "exact":
+    elif resize_implementation == "exact":
         resize = _make_exact_resize(interpolation)
     else:
         resize = _make_portable_resize(interpolation)
@@ -65,6 +65,8 @@ def _convert_to_gray(image):
 
 
 def _make_fit_shorter_side(shorter_px: int) -> OnnxFunction:
+    """Return a fit that resizes the whole image so that its shorter side has `shorter_px` pixels."""
+
     @onnx_function
     def fit_shorter_side(image, _crop_size):
         size = op.Shape(image, start=1, end=3)
@@ -75,11 +77,13 @@ def _make_fit_shorter_side(shorter_px: int) -> OnnxFunction:
 
 @onnx_function
 def _fit_squash(image, crop_size):
+    """Return the image, to be resized to the crop without keeping the aspect ratio."""
     return op.Identity(image), op.Identity(crop_size)
 
 
 @onnx_function
 def _fit_letterbox(image, crop_size):
+    """Return the image, to be resized to the largest size with its aspect ratio that fits into the crop."""
     size = op.Cast(op.Shape(image, start=1, end=3), to=DOUBLE)
     scale = op.ReduceMin(op.Cast(crop_size, to=DOUBLE) / size, keepdims=1)
     return op.Identity(image), op.Max(op.Cast(op.Round(size * scale), to=INT64), 1)
@@ -87,7 +91,8 @@ def _fit_letterbox(image, crop_size):
 
 @onnx_function
 def _fit_downscale(image, crop_size):
-    """Resize the central region with the aspect ratio of the crop, if the image is at least as large as the crop."""
+    """Return the largest central region with the aspect ratio of the crop, to be resized to the crop; the whole image
+    in its own size if a side is smaller than the crop's."""
     whole = op.Shape(image, start=1, end=3)
     is_larger = op.Cast(op.ReduceMin(op.Cast(whole >= crop_size, to=INT64), keepdims=1), to=BOOL)
     largest = op.Min(whole, op.Gather(whole, [1, 0]) * crop_size / op.Gather(crop_size, [1, 0]))
@@ -112,7 +117,8 @@ _FIT_FUNCTIONS = {
 
 @onnx_function
 def _find_crop_start(image_size, crop_size):
-    """Return the start of a centred crop, as images.compute_crop_offset: negative if the image is smaller than it."""
+    """Return the (top, left) corner of a centred crop, negative if the image is smaller than the crop, as
+    images.compute_crop_offset."""
     half_margin = op.Cast(image_size - crop_size, to=DOUBLE) * 0.5
     return op.Cast(op.Where(image_size >= crop_size, op.Round(half_margin), op.Ceil(half_margin)), to=INT64)
 
@@ -125,6 +131,7 @@ def _crop_center(image, image_size, crop_size):
 
 @onnx_function
 def _pad_and_crop(image, image_size, crop_size, start):
+    """Crop from `start`; pixels outside the image are black."""
     before = op.Max(0 - start, 0)
     after = op.Max(start + crop_size - image_size, 0)
     padded = op.Pad(image, op.Concat([0], before, [0], [0], after, [0], axis=0))
@@ -137,6 +144,7 @@ def _pad_and_crop_center(image, image_size, crop_size):
 
 
 def _make_position_crop(position: tuple[int, int]) -> OnnxFunction:
+    """Return a crop whose (left, top) corner is `position`."""
     row_and_column = [position[1], position[0]]
 
     @onnx_function
@@ -166,15 +174,17 @@ def _skip_resize(image, _target_size):
 
 
 @onnx_function
-def _is_height_first(image, target_size):
-    """Pillow resizes vertically first if the height shrinks by more than twice as many pixels as the width
-    (ImagingResampleInner in libImaging/Resample.c)."""
+def _resizes_height_first(image, target_size):
+    """Return whether Pillow resizes the height before the width: if the height shrinks by more than twice as many
+    pixels as the width (ImagingResampleInner in libImaging/Resample.c)."""
     shrink = op.Shape(image, start=1, end=3) - target_size
     height = op.Gather(shrink, 0)
     return (height > 0) & (height > 2 * op.Gather(shrink, 1))
 
 
 def _make_operator_resize(mode: str) -> OnnxFunction:
+    """Return a resize by ONNX's operator `Resize` (see ResizeImplementation)."""
+
     @onnx_function
     def resize_width_first(image, target_size):
         size = op.Concat(op.Shape(image, start=0, end=1), target_size, op.Shape(image, start=3, end=4), axis=0)
@@ -192,7 +202,7 @@ def _make_operator_resize(mode: str) -> OnnxFunction:
 
     @onnx_function
     def resize(image, target_size):
-        if _is_height_first(image, target_size):  # the operator resizes along the width first
+        if _resizes_height_first(image, target_size):  # the operator resizes along the width first
             transposed = resize_width_first(op.Transpose(image, perm=[0, 2, 1, 3]), op.Gather(target_size, [1, 0]))
             resized = op.Transpose(transposed, perm=[0, 2, 1, 3])
         else:
@@ -209,20 +219,21 @@ def _compute_bilinear_weight(distance):
 
 @onnx_function
 def _compute_bicubic_weight(distance):
-    """Keys' cubic with a = -0.5, in the order of operations of libImaging/Resample.c."""
+    """Return Keys' cubic kernel with a = -0.5, in the order of operations of libImaging/Resample.c."""
     near = (1.5 * distance - 2.5) * distance * distance + 1.0
     far = (((distance - 5.0) * distance + 8.0) * distance - 4.0) * -0.5
     return op.Where(distance < 1.0, near, op.Where(distance < 2.0, far, 0.0))
 
 
 def _make_exact_resize(interpolation: str) -> OnnxFunction:
+    """Return a resize that is bit-identical to Pillow's (see ResizeImplementation)."""
     compute_weight, radius = (
         (_compute_bicubic_weight, 2.0) if interpolation == "bicubic" else (_compute_bilinear_weight, 1.0)
     )
 
     @onnx_function
     def resample_width(planes, target_width):
-        """Resample with 22-bit weights and integer sums (exact in float64), rounded to 8 bits, like
+        """Resample the width with 22-bit weights and integer sums (exact in float64), rounded to 8 bits, like
         precompute_coeffs, normalize_coeffs_8bpc and one pass of libImaging/Resample.c."""
         width = op.Squeeze(op.Shape(planes, start=3, end=4))
         scale = op.Cast(width, to=DOUBLE) / op.Cast(target_width, to=DOUBLE)
@@ -249,7 +260,7 @@ def _make_exact_resize(interpolation: str) -> OnnxFunction:
         else:
             planes = op.Cast(op.Transpose(image, perm=[0, 3, 1, 2]), to=DOUBLE)
             height, width = op.Gather(target_size, 0), op.Gather(target_size, 1)
-            if _is_height_first(image, target_size):
+            if _resizes_height_first(image, target_size):
                 resampled = resample_width(resample_height(planes, height), width)
             else:
                 resampled = resample_height(resample_width(planes, width), height)
@@ -267,13 +278,13 @@ def _make_exact_resize(interpolation: str) -> OnnxFunction:
 
 @onnx_function
 def _compute_bilinear_integer_weight(distance, span):
-    """Return 2 * span * (1 - |t|) for |t| < 1, otherwise 0."""
+    """Return 2 * span times the triangle kernel: max(0, 2 * span - distance)."""
     return op.Max(2 * span - distance, 0)
 
 
 @onnx_function
 def _compute_bicubic_integer_weight(distance, span):
-    """Return 2^13 times Keys' cubic with a = -0.5, of u = 1024 |t|."""
+    """Return 2^13 times Keys' cubic kernel with a = -0.5, at a distance of distance / (2 * span)."""
     u = op.Min(distance, 4 * span) * 512 / span
     cube = u * u / 16 * u / 16384
     square = u * u * 5 / 256
@@ -283,6 +294,7 @@ def _compute_bicubic_integer_weight(distance, span):
 
 
 def _make_portable_resize(interpolation: str) -> OnnxFunction:
+    """Return a resize with 32-bit integer weights for other runtimes (see ResizeImplementation)."""
     compute_weight = _compute_bicubic_integer_weight if interpolation == "bicubic" else _compute_bilinear_integer_weight
 
     @onnx_function

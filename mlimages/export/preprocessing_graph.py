@@ -17,10 +17,10 @@ version is 8, so that ONNX Runtime 1.14 and later can load the file."""
 PIXELS = "pixels"
 """Name of the output of the graph, which is the input of the network: uint8 `(N, h, w, C)`."""
 
-PREFIX = "prepare/"
-"""Prefix of all names inside the graph."""
+NAME_PREFIX = "prepare/"
+"""Prefix of the names of the graph's nodes and tensors."""
 
-ResizeForm = Literal["operator", "exact", "portable"]
+ResizeImplementation = Literal["operator", "exact", "portable"]
 """Implementation of the resize in the graph.
 
 operator: ONNX's `Resize`, the fastest. ONNX Runtime and Pillow round differently in each of the two passes: few values
@@ -32,12 +32,12 @@ to three where a bicubic filter overshoots.
 
 
 def build_preprocessing_graph(
-    image_property: ImageProperty, *, resize_form: ResizeForm = "operator"
+    image_property: ImageProperty, *, resize_implementation: ResizeImplementation = "operator"
 ) -> onnx.ModelProto:
     """Return a model that maps uint8 `image` `(N, H, W, 3)` to uint8 `pixels` `(N, h, w, C)`."""
     from mlimages.export.preprocessing_functions import compose_preprocessing  # onnxscript is slow to import
 
-    model = onnx.inliner.inline_local_functions(compose_preprocessing(image_property, resize_form))
+    model = onnx.inliner.inline_local_functions(compose_preprocessing(image_property, resize_implementation))
     del model.opset_import[1:]  # the domain of the functions
     shapes: list[list[str | int | None]] = [
         ["N", "H", "W", 3],
@@ -55,7 +55,7 @@ def _prefix_names(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         node.input[:] = map(_prefix_name, node.input)
         node.output[:] = map(_prefix_name, node.output)
-        node.name = f"{PREFIX}{node.output[0].removeprefix(PREFIX)}"
+        node.name = f"{NAME_PREFIX}{node.output[0].removeprefix(NAME_PREFIX)}"
         for attribute in node.attribute:
             _prefix_names(attribute.g)
     for value in (*graph.initializer, *graph.output, *graph.value_info):
@@ -63,4 +63,4 @@ def _prefix_names(graph: onnx.GraphProto) -> None:
 
 
 def _prefix_name(name: str) -> str:
-    return name if name in (INPUT, PIXELS, "") else f"{PREFIX}{name}"
+    return name if name in (INPUT, PIXELS, "") else f"{NAME_PREFIX}{name}"

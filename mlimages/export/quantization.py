@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,16 +40,16 @@ from mlimages.inference import (
 )
 from mlimages.labels import LabelFile, open_labels
 
-CALIBRATION_IMAGES = 100
-"""Number of evenly spaced images that calibrate the ranges of activations; the accuracy is measured on the others."""
+NUM_CALIBRATION_IMAGES = 100
+"""Maximum number of images that calibrate the ranges of activations; the accuracy is measured on the others."""
 
 MIN_SPEEDUP = 1.05
 """A variant is written only if it is at least this many times as fast as the original."""
 
-SAME_SPEED = 1.05
+SIMILAR_SPEED_RATIO = 1.05
 """Of variants whose speeds differ by less than this factor, the most accurate one is written."""
 
-TIMED_IMAGES, TIMED_ROUNDS = 8, 7
+NUM_TIMED_IMAGES, NUM_TIMED_ROUNDS = 8, 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +57,12 @@ class Trial:
     """Accuracy, speed and size of a variant of a network, measured on this machine.
 
     Attributes:
+        name: "original", "int8", "int8, reduced range" or "float16".
         accuracy: share of correct predictions (0..1), or the mean average precision of a multi-label model.
         images_per_s: images per second of CPU time on one core, including preprocessing, without decoding.
+        size_bytes: size of the .onnx file.
         calibration_error: expected calibration error (0..1) of the probabilities.
-        known: share of images (0..1) that are not predicted as unknown.
+        known_share: share of images (0..1) that are not predicted as unknown.
     """
 
     name: str
@@ -67,11 +70,17 @@ class Trial:
     images_per_s: float
     size_bytes: int
     calibration_error: float = 0.0
-    known: float = 1.0
+    known_share: float = 1.0
 
     def __str__(self) -> str:
         speed_and_size = f"{self.images_per_s:.0f} images/s, {self.size_bytes / 1e6:.1f} MB"
         return f"{self.name} ({format_percent(self.accuracy)}, {speed_and_size})"
+
+    def to_dict(self) -> dict[str, str | float]:
+        """Return the measurements as JSON types."""
+        values = asdict(self)
+        values["known"] = values.pop("known_share")
+        return values
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -80,21 +89,31 @@ class Quantization:
 
     Attributes:
         trials: measurements of the original, then of the variants.
-        count: number of images on which the accuracy was measured.
-        chosen: the variant that was written; None if no variant is fast and accurate enough.
-        refusals: for each variant, in the order of `trials[1:]`, why it was rejected; "" if it was not rejected.
+        num_images: number of images on which the accuracy was measured.
+        written_trial: the variant that was written; None if no variant is fast and accurate enough.
+        rejection_reasons: for each variant, in the order of `trials[1:]`, why it was rejected, or "".
         score_name: the metric in `Trial.accuracy`: "accuracy", or "mAP" for a multi-label model.
     """
 
     trials: tuple[Trial, ...]
-    count: int
-    chosen: Trial | None
-    refusals: tuple[str, ...] = ()
+    num_images: int
+    written_trial: Trial | None
+    rejection_reasons: tuple[str, ...] = ()
     score_name: str = "accuracy"
 
     def __repr__(self) -> str:
-        chosen = self.chosen.name if self.chosen else None
-        return f"Quantization({', '.join(map(str, self.trials))}; {self.count} images; chosen: {chosen})"
+        written = self.written_trial.name if self.written_trial else None
+        return f"Quantization({', '.join(map(str, self.trials))}; {self.num_images} images; written: {written})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as JSON types."""
+        return {
+            "trials": [trial.to_dict() for trial in self.trials],
+            "count": self.num_images,
+            "chosen": self.written_trial and self.written_trial.to_dict(),
+            "refusals": self.rejection_reasons,
+            "score_name": self.score_name,
+        }
 
 
 def quantize(
@@ -161,23 +180,24 @@ def quantize(
         measurements = _measure_variants({"original": bundle, **variants}, test_set, progress)
         trials = tuple(each.trial for each in measurements)
         score_name = bundle.task.score_name
-        refusals = tuple(
-            _describe_refusal(trial, trials[0], len(test_set), max_drop, score_name) for trial in trials[1:]
+        rejection_reasons = tuple(
+            _describe_rejection(trial, trials[0], len(test_set), max_drop, score_name) for trial in trials[1:]
         )
-        chosen = _choose_variant(measurements[1:], refusals)
+        chosen = _choose_variant(measurements[1:], rejection_reasons)
         if chosen:
             variant = variants[chosen.trial.name]
             provenance = _update_provenance(bundle, chosen, trials, len(test_set))
-            known = bundle.known and replace(bundle.known, share=chosen.trial.known, count=len(test_set))
-            sets = bundle.prediction_sets and PredictionSets("validation", len(test_set), chosen.set_thresholds)
+            known = bundle.known and replace(bundle.known, share=chosen.trial.known_share, count=len(test_set))
+            thresholds = chosen.prediction_set_thresholds
+            sets = bundle.prediction_sets and PredictionSets("validation", len(test_set), thresholds)
             written = replace(variant, path=out, known=known, prediction_sets=sets, provenance=provenance)
             written.write(variant.path, overwrite=overwrite)
-    return Quantization(trials, len(test_set), chosen.trial if chosen else None, refusals, score_name)
+    return Quantization(trials, len(test_set), chosen.trial if chosen else None, rejection_reasons, score_name)
 
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """An image with its classes, and uint8 pixels `(h, w, C)` from `images.load_pixels`."""
+    """A labelled image and its preprocessed pixels, uint8 `(h, w, C)`."""
 
     item: LabeledPath
     pixels: NDArray[np.uint8]
@@ -201,8 +221,8 @@ def _load_samples(bundle: OnnxBundle, labels: LabelFile, progress: Progress) -> 
 
 
 def _split_samples(samples: Sequence[_Sample]) -> tuple[list[_Sample], list[_Sample]]:
-    """Split into evenly spaced samples for calibration, and the remaining ones to measure the accuracy."""
-    count = min(CALIBRATION_IMAGES, len(samples) // 2)
+    """Return evenly spaced samples for calibration, and the remaining ones, on which the accuracy is measured."""
+    count = min(NUM_CALIBRATION_IMAGES, len(samples) // 2)
     indices = {n * len(samples) // count for n in range(count)}
     calibration_set = [samples[index] for index in sorted(indices)]
     return calibration_set, [sample for index, sample in enumerate(samples) if index not in indices]
@@ -210,12 +230,12 @@ def _split_samples(samples: Sequence[_Sample]) -> tuple[list[_Sample], list[_Sam
 
 @dataclass(frozen=True, slots=True)
 class _Measurement:
-    """A trial, its score with a confidence interval, and values computed from logits before temperature scaling."""
+    """A trial, its score with a 95 % interval, and two values computed from the logits before temperature scaling."""
 
     trial: Trial
     score: Proportion
-    uncalibrated_error: float
-    set_thresholds: Mapping[str, float]
+    calibration_error_before_scaling: float
+    prediction_set_thresholds: Mapping[str, float]
 
 
 def _measure_variants(
@@ -223,7 +243,7 @@ def _measure_variants(
 ) -> list[_Measurement]:
     runners = {name: make_runner(bundle) for name, bundle in bundles.items()}
     items = [sample.item for sample in samples]
-    speeds = _measure_images_per_s(runners, [sample.pixels for sample in samples[:TIMED_IMAGES]])
+    speeds = _measure_images_per_s(runners, [sample.pixels for sample in samples[:NUM_TIMED_IMAGES]])
     progress.start("measure", len(runners) * len(samples), "images")
     measurements = []
     for name, bundle in bundles.items():
@@ -243,7 +263,7 @@ def _measure_variants(
             images_per_s=speeds[name],
             size_bytes=bundle.path.stat().st_size,
             calibration_error=task.compute_calibration_error(probabilities, targets),
-            known=float(is_known.mean()),
+            known_share=float(is_known.mean()),
         )
         uncalibrated = task.compute_probabilities(logits)
         thresholds = compute_conformal_thresholds(uncalibrated, targets) if bundle.prediction_sets else {}
@@ -257,7 +277,7 @@ def _measure_variants(
 def _measure_images_per_s(runners: Mapping[str, Runner], pixels: Sequence[NDArray[np.uint8]]) -> dict[str, float]:
     """Measure images per second of CPU time, as the median over rounds in which the variants alternate."""
     seconds: dict[str, list[float]] = {name: [] for name in runners}
-    for _ in range(TIMED_ROUNDS):
+    for _ in range(NUM_TIMED_ROUNDS):
         for name, run in runners.items():
             start = time.process_time()
             for image in pixels:
@@ -266,7 +286,7 @@ def _measure_images_per_s(runners: Mapping[str, Runner], pixels: Sequence[NDArra
     return {name: 1 / median(rounds) for name, rounds in seconds.items()}
 
 
-def _describe_refusal(
+def _describe_rejection(
     trial: Trial, original_trial: Trial, num_images: int, max_drop: float, score_name: str = "accuracy"
 ) -> str:
     """Return why a variant is rejected; empty if it is clearly faster than the original and accurate enough."""
@@ -280,11 +300,11 @@ def _describe_refusal(
     return " and ".join(reasons)
 
 
-def _choose_variant(measurements: Sequence[_Measurement], refusals: Sequence[str]) -> _Measurement | None:
+def _choose_variant(measurements: Sequence[_Measurement], rejection_reasons: Sequence[str]) -> _Measurement | None:
     """Return the most accurate of the accepted variants that are nearly as fast as the fastest one."""
-    accepted = [each for each, refusal in zip(measurements, refusals, strict=True) if not refusal]
+    accepted = [each for each, reason in zip(measurements, rejection_reasons, strict=True) if not reason]
     fastest = max((each.trial.images_per_s for each in accepted), default=0.0)
-    fast = [each for each in accepted if each.trial.images_per_s * SAME_SPEED >= fastest]
+    fast = [each for each in accepted if each.trial.images_per_s * SIMILAR_SPEED_RATIO >= fastest]
     return max(fast, key=lambda each: (each.trial.accuracy, each.trial.images_per_s), default=None)
 
 
@@ -292,7 +312,7 @@ def _update_provenance(
     bundle: OnnxBundle, measurement: _Measurement, trials: Sequence[Trial], num_images: int
 ) -> Provenance:
     """Return the provenance of a variant, without measurements that apply only to the original."""
-    errors = (measurement.uncalibrated_error, measurement.trial.calibration_error)
+    errors = (measurement.calibration_error_before_scaling, measurement.trial.calibration_error)
     score = (measurement.score.value, measurement.score.low, measurement.score.high)
     return replace(
         bundle.provenance,
@@ -302,5 +322,5 @@ def _update_provenance(
         mean_ap=score if bundle.multi_label else None,
         num_evaluated_images=num_images,
         calibration_error=errors if bundle.provenance.calibration_error else None,
-        quantization=tuple(asdict(each) for each in trials),
+        quantization=tuple(each.to_dict() for each in trials),
     )

@@ -58,6 +58,7 @@ def write_variants(
     Args:
         bundle: the original.
         pixels: preprocessed images, uint8 `(h, w, C)`, that calibrate the ranges of activations.
+        include_float16: also write a float16 variant.
     """
     model = onnx.load(bundle.path)
     preprocessing = remove_preprocessing(model, bundle.preprocessing) if bundle.includes_preprocessing else None
@@ -118,7 +119,7 @@ def _iter_upstream_nodes(tensor_name: str, producers: Mapping[str, onnx.NodeProt
 
 
 class _CalibrationBatches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
-    """Batches of one calibration image each."""
+    """The calibration images for ONNX Runtime's quantization, in batches of one image."""
 
     def __init__(self, calibration_batches: Sequence[_Batch]) -> None:
         self._remaining = iter(calibration_batches)

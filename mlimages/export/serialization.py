@@ -11,13 +11,13 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from mlimages.core import copy_bytes
 from mlimages.inference import external_data_path
 
-EXTERNAL_DATA_BYTES = 1_900_000_000
+MAX_EMBEDDED_WEIGHTS_BYTES = 1_900_000_000
 """Larger weights are written to a second file, NAME.onnx.data, since a protocol buffer is limited to 2 GiB."""
 
-GRAPH = onnx.ModelProto.DESCRIPTOR.fields_by_name["graph"].number
-INITIALIZER = onnx.GraphProto.DESCRIPTOR.fields_by_name["initializer"].number
-RAW_DATA = onnx.TensorProto.DESCRIPTOR.fields_by_name["raw_data"].number
-LENGTH_DELIMITED = 2
+GRAPH_FIELD = onnx.ModelProto.DESCRIPTOR.fields_by_name["graph"].number
+INITIALIZER_FIELD = onnx.GraphProto.DESCRIPTOR.fields_by_name["initializer"].number
+RAW_DATA_FIELD = onnx.TensorProto.DESCRIPTOR.fields_by_name["raw_data"].number
+LENGTH_DELIMITED_WIRE_TYPE = 2
 """Wire type of a field that is preceded by its length (protobuf.dev/programming-guides/encoding)."""
 
 
@@ -30,54 +30,62 @@ def write_model(model: onnx.ModelProto, weights_path: Path, path: Path) -> None:
         model: the model, whose initializers are removed.
         weights_path: the file with the external data of the initializers, which is moved if the data stays external.
     """
-    if weights_path.exists() and weights_path.stat().st_size > EXTERNAL_DATA_BYTES:
+    if weights_path.exists() and weights_path.stat().st_size > MAX_EMBEDDED_WEIGHTS_BYTES:
         weights_path.rename(external_data_path(path))
         for tensor in filter(uses_external_data, model.graph.initializer):
             location = next(entry for entry in tensor.external_data if entry.key == "location")
             location.value = external_data_path(path).name
         path.write_bytes(model.SerializeToString())
         return
-    tensors = [_Tensor.from_proto(tensor) for tensor in model.graph.initializer]
+    tensors = [_SerializedInitializer.from_proto(tensor) for tensor in model.graph.initializer]
     del model.graph.initializer[:]
     graph = model.graph.SerializeToString()
     model.ClearField("graph")
     weights_path.touch()
     with weights_path.open("rb") as values, path.open("wb") as file:
         file.write(model.SerializeToString())
-        file.write(_encode_field_header(GRAPH, len(graph) + sum(tensor.length for tensor in tensors)) + graph)
+        file.write(
+            _encode_field_header(GRAPH_FIELD, len(graph) + sum(tensor.total_bytes for tensor in tensors)) + graph
+        )
         for tensor in tensors:
             file.write(tensor.header)
-            copy_bytes(values, file, offset=tensor.offset, length=tensor.values_length)
+            copy_bytes(values, file, offset=tensor.values_offset, length=tensor.values_bytes)
 
 
 @dataclass(frozen=True, slots=True)
-class _Tensor:
-    """An initializer as a field of the graph: a header, and the position of its values in the file of the weights."""
+class _SerializedInitializer:
+    """An initializer as a serialized field of the graph.
+
+    Attributes:
+        header: all bytes before the values of the tensor.
+        values_offset: offset in bytes of the values in the file of the weights.
+        values_bytes: size of the values in bytes.
+    """
 
     header: bytes
-    offset: int
-    values_length: int
+    values_offset: int
+    values_bytes: int
 
     @property
-    def length(self) -> int:
-        return len(self.header) + self.values_length
+    def total_bytes(self) -> int:
+        return len(self.header) + self.values_bytes
 
     @classmethod
-    def from_proto(cls, tensor: onnx.TensorProto) -> _Tensor:
+    def from_proto(cls, tensor: onnx.TensorProto) -> _SerializedInitializer:
         if not uses_external_data(tensor):
-            return cls(_encode_field_header(INITIALIZER, tensor.ByteSize()) + tensor.SerializeToString(), 0, 0)
+            return cls(_encode_field_header(INITIALIZER_FIELD, tensor.ByteSize()) + tensor.SerializeToString(), 0, 0)
         external = ExternalDataInfo(tensor)
         offset, length = external.offset or 0, external.length or 0
         tensor.ClearField("external_data")
         tensor.ClearField("data_location")
-        fields = tensor.SerializeToString() + _encode_field_header(RAW_DATA, length)
-        return cls(_encode_field_header(INITIALIZER, len(fields) + length) + fields, offset, length)
+        fields = tensor.SerializeToString() + _encode_field_header(RAW_DATA_FIELD, length)
+        return cls(_encode_field_header(INITIALIZER_FIELD, len(fields) + length) + fields, offset, length)
 
 
 def _encode_field_header(field_number: int, content_length: int) -> bytes:
     """Return the bytes before the content of a field: its number and its length as integers of 7 bits per byte."""
     encoded = bytearray()
-    for value in (field_number << 3 | LENGTH_DELIMITED, content_length):
+    for value in (field_number << 3 | LENGTH_DELIMITED_WIRE_TYPE, content_length):
         while value > 127:
             encoded.append(value & 127 | 128)
             value >>= 7

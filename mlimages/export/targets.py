@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlimages.core import ExportError, TargetRuntime
-from mlimages.export.preprocessing_graph import ResizeForm
+from mlimages.export.preprocessing_graph import ResizeImplementation
 from mlimages.inference import INPUT, LOGITS, open_session
 
 ComputeLogits = Callable[[NDArray[Any]], NDArray[np.float32]]
@@ -27,24 +27,24 @@ class Runtime:
 
     Attributes:
         name: display name.
-        resize: implementation of the resize inside the file; None if the runtime supports no resize, so that the
-            file does not include preprocessing.
-        open: given the package and the path of a file, returns a function that computes logits; None if exported files
-            are not compared in this runtime.
-        package: the Python package that `open` needs.
+        resize_implementation: implementation of the resize inside the file; None if the runtime supports no resize, so
+            that the file does not include preprocessing.
+        load_model: given the package and the path of a file, returns a function that computes logits; None if exported
+            files are not compared in this runtime.
+        package: the Python package that `load_model` needs.
         reason_unchecked: why an exported file was not compared in this runtime.
     """
 
     name: str
-    resize: ResizeForm | None
-    open: Callable[[Any, Path], ComputeLogits] | None = None
+    resize_implementation: ResizeImplementation | None
+    load_model: Callable[[Any, Path], ComputeLogits] | None = None
     package: str = ""
     reason_unchecked: str = ""
 
     @property
     def is_installed(self) -> bool:
         """Whether the runtime is installed, so that an exported file can be compared in it."""
-        return self.open is not None and find_spec(self.package) is not None
+        return self.load_model is not None and find_spec(self.package) is not None
 
 
 def import_openvino() -> Any:
@@ -98,11 +98,11 @@ def open_runtime(target: TargetRuntime, path: Path) -> ComputeLogits | None:
         ExportError: the runtime cannot load the file.
     """
     runtime = RUNTIMES[target]
-    if runtime.open is None or not runtime.is_installed:
+    if runtime.load_model is None or not runtime.is_installed:
         return None
     try:
         package = import_openvino() if target == "openvino" else importlib.import_module(runtime.package)
-        return runtime.open(package, path)
+        return runtime.load_model(package, path)
     except Exception as error:  # each runtime has its own errors
         raise ExportError(
             f"{runtime.name} cannot load the file ({shorten_message(error)}); nothing was written"

@@ -85,8 +85,8 @@ def save_known_output(known_output: KnownOutput, files: RunFiles) -> None:
     """Write `known.safetensors` in the run folder: the statistics of the training images, from which the exported file
     computes its output `known`."""
     values = {
-        "head": known_output.head,
-        "known": asdict(known_output.known),
+        "head": known_output.head_name,
+        "known": asdict(known_output.calibration),
         "prediction_sets": asdict(known_output.prediction_sets),
     }
     with atomic_write(files.known) as part:

@@ -77,13 +77,13 @@ def test_torch_onnx_runtime_and_openvino_answer_the_same_for_every_kind_of_netwo
     prop = network.preprocessing.image
     pixels = [images.load_pixels(item.path, prop) for item in items]
     x = to_graph_input(pixels, prop)  # what the file crops and leaves as it is
-    expected = network.logits(pixels)
+    expected = network.compute_logits(pixels)
     found = {"ONNX Runtime": run_file(bundle.path, x)[0]}
     if run := open_runtime("openvino", bundle.path):
         found["OpenVINO"] = np.concatenate([run(one[None]) for one in x])
     for runtime, logits in found.items():
         largest = np.abs(expected).max(axis=1, keepdims=True)
-        assert np.abs((logits - expected) / largest).max() < parity_module.TOLERANCE, runtime
+        assert np.abs((logits - expected) / largest).max() < parity_module.LOGIT_TOLERANCE, runtime
 
 
 class Attention(nn.Module):
@@ -151,7 +151,7 @@ def test_the_file_for_a_runtime_is_compared_in_that_runtime_where_it_is_installe
     assert parity is None or (
         parity.num_images == 3 and parity.max_relative_difference < parity_module.RESIZE_TOLERANCE
     )
-    assert parity or not runtime.open or runtime.reason_unchecked
+    assert parity or not runtime.load_model or runtime.reason_unchecked
 
 
 def test_a_runtime_that_answers_otherwise_or_cannot_load_the_file_is_an_error(
@@ -162,7 +162,7 @@ def test_a_runtime_that_answers_otherwise_or_cannot_load_the_file_is_an_error(
         "cannot load": lambda package, path: 1 / 0,
     }
     for message, opener in openers.items():
-        runtime = replace(RUNTIMES["openvino"], open=opener, package="numpy")
+        runtime = replace(RUNTIMES["openvino"], load_model=opener, package="numpy")
         monkeypatch.setitem(RUNTIMES, "openvino", runtime)
         with pytest.raises(ExportError, match=message):
             exported("lenet5", tmp_path, count=2, options=ExportOptions(target="openvino"))
@@ -171,7 +171,7 @@ def test_a_runtime_that_answers_otherwise_or_cannot_load_the_file_is_an_error(
 
 def test_the_exact_resize_is_refused_for_a_runtime_that_does_not_compute_it() -> None:
     with pytest.raises(InputError, match="OpenVINO does not support the exact resize"):
-        ExportOptions(exact=True, target="openvino")
+        ExportOptions(exact_resize=True, target="openvino")
 
 
 @pytest.mark.parametrize("options", [ExportOptions(calibrate=True), ExportOptions(known_share=0.95)])
@@ -208,7 +208,7 @@ def test_full_size_images_give_the_logits_of_preprocessed_ones_for_every_kind_of
     export_network(network, tmp_path / "a.onnx", validation=made_images(tmp_path / "p", 4))
     image = made_image(9, 120, 75)
     (logits,) = run_file(tmp_path / "a.onnx", np.asarray(image)[None])
-    expected = network.logits([images.prepare_pixels(image, network.preprocessing.image)])
+    expected = network.compute_logits([images.prepare_pixels(image, network.preprocessing.image)])
     np.testing.assert_allclose(logits, expected, atol=1e-3)
 
 
@@ -241,7 +241,7 @@ def test_without_preprocessing_the_file_takes_normalized_input(tmp_path: Path) -
     assert (model_input.type, model_input.shape[1:]) == ("tensor(float)", [1, 28, 28])
     pixels = [images.prepare_pixels(made_image(1), network.preprocessing.image)]
     (logits,) = session.run(["logits"], {model_input.name: network.normalize_pixels(pixels).numpy()})
-    np.testing.assert_allclose(logits, network.logits(pixels), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(logits, network.compute_logits(pixels), rtol=1e-3, atol=1e-5)
 
 
 class OtherLogits(TrainedNetwork):
@@ -249,14 +249,14 @@ class OtherLogits(TrainedNetwork):
 
     __slots__ = ()
 
-    def logits(self, pixels: object) -> np.ndarray:  # type: ignore[type-arg]
-        logits = TrainedNetwork.logits(self, pixels)  # type: ignore[arg-type]
+    def compute_logits(self, pixels: object) -> np.ndarray:  # type: ignore[type-arg]
+        logits = TrainedNetwork.compute_logits(self, pixels)  # type: ignore[arg-type]
         return np.where(logits == logits.max(axis=1, keepdims=True), logits - 9, logits)
 
 
 def test_a_file_with_other_outputs_is_refused_and_the_old_one_stays(tmp_path: Path) -> None:
     right = trained("lenet5")
-    wrong = OtherLogits(right.network, right.preprocessing, right.class_names, right.model)
+    wrong = OtherLogits(right.network, right.preprocessing, right.class_names, right.model_name)
     (tmp_path / "a.onnx").write_text("the old one")
     with pytest.raises(ExportError, match=r"worst on .*\d\d\.png: the network predicts class\d, the file class\d"):
         export_network(wrong, tmp_path / "a.onnx", validation=made_images(tmp_path / "p", 5), overwrite=True)
@@ -313,7 +313,7 @@ def test_the_temperature_calibrates_without_changing_any_class(cnn_bundle: OnnxB
 def test_large_weights_are_written_beside_the_file_and_replaced_together_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serialization, "EXTERNAL_DATA_BYTES", 10_000)
+    monkeypatch.setattr(serialization, "MAX_EMBEDDED_WEIGHTS_BYTES", 10_000)
     bundle, data = exported("lenet5", tmp_path, count=2), tmp_path / "model.onnx.data"
     before = data.read_bytes()
     assert bundle.path.stat().st_size < 100_000 < len(before)
@@ -321,7 +321,7 @@ def test_large_weights_are_written_beside_the_file_and_replaced_together_with_it
     assert run_file(bundle.path, np.asarray(made_image(1))[None])[0].shape == (1, 3)
     exported("lenet5", tmp_path, count=2)
     assert data.read_bytes() == before
-    monkeypatch.setattr(parity_module, "TOLERANCE", -1.0)
+    monkeypatch.setattr(parity_module, "LOGIT_TOLERANCE", -1.0)
     with pytest.raises(ExportError, match="nothing was written"):
         export_network(trained("lenet5", seed=1), tmp_path / "model.onnx", validation=made_images(tmp_path / "p", 2))
     assert data.read_bytes() == before

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mlimages import images
 from mlimages.core import ImageProperty
-from mlimages.export.preprocessing_graph import ResizeForm, build_preprocessing_graph
+from mlimages.export.preprocessing_graph import ResizeImplementation, build_preprocessing_graph
 from mlimages.inference.session import to_graph_input
 from tests.deploying import made_image
 
@@ -40,9 +40,9 @@ def geometry(name: str, *, gray: bool, bicubic: bool) -> ImageProperty:
     )  # fmt: skip
 
 
-def difference(prop: ImageProperty, form: ResizeForm) -> tuple[int, float]:
+def difference(prop: ImageProperty, form: ResizeImplementation) -> tuple[int, float]:
     """Largest difference in levels over all sizes, and the share of values that differ."""
-    model = build_preprocessing_graph(prop, resize_form=form)
+    model = build_preprocessing_graph(prop, resize_implementation=form)
     session = ort.InferenceSession(model.SerializeToString(), QUIET)
 
     def run(pixels: NDArray[np.uint8]) -> NDArray[np.int16]:
@@ -88,7 +88,7 @@ def test_openvino_computes_the_portable_resize_even_in_bfloat16() -> None:
     import openvino
 
     prop = geometry("squash", gray=False, bicubic=True)
-    model = build_preprocessing_graph(prop, resize_form="portable").SerializeToString()
+    model = build_preprocessing_graph(prop, resize_implementation="portable").SerializeToString()
     core = openvino.Core()
     for precision in ("f32", "bf16"):
         run = core.compile_model(core.read_model(model, b""), "CPU", {"INFERENCE_PRECISION_HINT": precision})

@@ -20,7 +20,7 @@ from mlimages.export import (
     quantize,
 )
 from mlimages.export import quantization as module
-from mlimages.export.quantization import Trial, _choose_variant, _describe_refusal, _Measurement
+from mlimages.export.quantization import Trial, _choose_variant, _describe_rejection, _Measurement
 from mlimages.export.quantized_variants import make_runner
 from mlimages.inference import (
     KnownCalibration,
@@ -56,10 +56,10 @@ def test_the_best_variant_is_written_with_all_measurements_and_predicts_nearly_t
     result = quantize_any(cnn_bundle, labels, tmp_path / "small.onnx", fp16=True)
     written = OnnxBundle.read(tmp_path / "small.onnx")
     assert [trial.name for trial in result.trials] == ["original", "int8", "int8, reduced range", "float16"]
-    assert result.chosen is not None
+    assert result.written_trial is not None
     assert [row["name"] for row in written.provenance.quantization] == [trial.name for trial in result.trials]
     notes = "\n".join(describe_bundle(written.path, read_metadata(written.path, open_session(written.path))))
-    assert f"on {result.count} images" in notes
+    assert f"on {result.num_images} images" in notes
     assert f"quantization: int8: accuracy {format_percent(result.trials[1].accuracy)}, " in notes
     assert (written.class_names, written.preprocessing) == (cnn_bundle.class_names, cnn_bundle.preprocessing)
     assert written.path.stat().st_size < 0.6 * cnn_bundle.path.stat().st_size
@@ -85,7 +85,7 @@ def test_nothing_is_written_if_no_variant_is_faster(
 ) -> None:
     monkeypatch.setattr(module, "MIN_SPEEDUP", 1000.0)
     result = quantize_any(cnn_bundle, labels, tmp_path / "small.onnx")
-    assert result.chosen is None
+    assert result.written_trial is None
     assert not (tmp_path / "small.onnx").exists()
 
 
@@ -108,13 +108,13 @@ def test_nothing_is_written_if_no_variant_is_faster(
 def test_a_refusal_names_each_condition_that_failed_and_one_image_may_always_be_lost(
     accuracy: float, images_per_s: float, count: int, refusal: str
 ) -> None:
-    found = _describe_refusal(Trial("a", accuracy, images_per_s, 1), Trial("original", 0.9, 100.0, 1), count, 1.0)
+    found = _describe_rejection(Trial("a", accuracy, images_per_s, 1), Trial("original", 0.9, 100.0, 1), count, 1.0)
     assert found.startswith(refusal)
     assert bool(found) == bool(refusal)
 
 
 def test_a_maximum_drop_of_zero_allows_none() -> None:
-    found = _describe_refusal(Trial("a", 0.8, 200.0, 1), Trial("original", 0.9, 100.0, 1), 10, 0.0)
+    found = _describe_rejection(Trial("a", 0.8, 200.0, 1), Trial("original", 0.9, 100.0, 1), 10, 0.0)
     assert found == "loses 10.0 points of accuracy, more than 0"
 
 
@@ -144,14 +144,14 @@ def with_known(network: TrainedNetwork, labels: LabelFile) -> TrainedNetwork:
     head = [name for name, _ in network.network.named_children()][-1]
     features: list[torch.Tensor] = []
     hook = network.network.get_submodule(head).register_forward_pre_hook(lambda _, x: features.append(x[0].flatten(1)))
-    network.logits([images.load_pixels(item.path, network.preprocessing.image) for item in labels])
+    network.compute_logits([images.load_pixels(item.path, network.preprocessing.image) for item in labels])
     hook.remove()
     (seen,) = features
     score = KnownScore(classes=1, width=seen.shape[1], directions=1)
     score.means.copy_(torch.nn.functional.normalize(seen[:4], dim=1).mean(0))
     score.threshold.copy_(score.compute_distances(seen).median())
     sets = PredictionSets("validation", 12, {"0.9": 0.01})
-    return replace(network, known=KnownOutput(score, head, KnownCalibration(0.95, 12), sets))
+    return replace(network, known_output=KnownOutput(score, head, KnownCalibration(0.95, 12), sets))
 
 
 @pytest.mark.parametrize("preprocessing", [True, False])
@@ -169,23 +169,23 @@ def test_a_quantized_file_keeps_float_probabilities_and_claims_only_what_was_mea
     after = OnnxBundle.read(tmp_path / "b.onnx")
     pixels = [images.load_pixels(item.path, network.preprocessing.image) for item in LabelFile(tmp_path / "val.txt")]
     logits, probabilities, known = make_runner(after)(pixels)
-    assert result.chosen is not None
+    assert result.written_trial is not None
     assert (probabilities > 0).all()
-    assert after.known == KnownCalibration(result.chosen.known, result.count)
-    assert 0 < result.chosen.known < 1
+    assert after.known == KnownCalibration(result.written_trial.known_share, result.num_images)
+    assert 0 < result.written_trial.known_share < 1
     tested = known[[n for n in range(12) if n % 2]]
-    assert result.chosen.known == (tested >= 0.5).mean()
+    assert result.written_trial.known_share == (tested >= 0.5).mean()
     labels = np.array([item.label for item in LabelFile(tmp_path / "val.txt")])
     odd = slice(1, None, 2)
     assert after.prediction_sets is not None
-    assert (after.prediction_sets.source, after.prediction_sets.count) == ("validation", result.count)
+    assert (after.prediction_sets.source, after.prediction_sets.count) == ("validation", result.num_images)
     thresholds = compute_conformal_thresholds(softmax(logits[odd]), labels[odd])
     assert after.prediction_sets.thresholds == pytest.approx(thresholds, abs=1e-4)
     np.testing.assert_allclose(known, make_runner(before)(pixels)[2], atol=0.05)
     np.testing.assert_allclose(probabilities, softmax(logits, before.temperature), rtol=1e-4)
     assert after.provenance.calibration_error is not None
-    assert after.provenance.calibration_error[1] == result.chosen.calibration_error
-    assert (after.provenance.parity, after.provenance.num_evaluated_images) == (None, result.count)
+    assert after.provenance.calibration_error[1] == result.written_trial.calibration_error
+    assert (after.provenance.parity, after.provenance.num_evaluated_images) == (None, result.num_images)
     assert after.includes_preprocessing == preprocessing
     metadata = {entry.key for entry in onnx.load(after.path).metadata_props}
     assert ("Image.BitmapPixelFormat" in metadata) == preprocessing
@@ -200,9 +200,9 @@ def test_a_class_that_the_bundle_does_not_know_is_an_error(cnn_bundle: OnnxBundl
 @pytest.mark.parametrize("kind", [str, Path])
 def test_paths_of_every_kind_are_taken(cnn_bundle: OnnxBundle, labels: LabelFile, tmp_path: Path, kind: type) -> None:
     result = quantize(kind(cnn_bundle.path), kind(labels.path), kind(tmp_path / "small.onnx"), max_drop=100)
-    assert result.count == 4
+    assert result.num_images == 4
     assert repr(result).startswith("Quantization(original (")
-    assert f"; 4 images; chosen: {result.chosen.name if result.chosen else None})" in repr(result)
+    assert f"; 4 images; written: {result.written_trial.name if result.written_trial else None})" in repr(result)
 
 
 def test_a_file_is_neither_replaced_by_its_variant_nor_quantized_twice(

@@ -38,7 +38,7 @@ def test_a_prediction_is_what_the_trained_network_says_of_the_training_pixels(
 ) -> None:
     network = trained("cifar10_cnn")
     pixels = [images.load_pixels(path, network.preprocessing.image) for path in files]
-    logits = network.logits(pixels).astype(np.float64)
+    logits = network.compute_logits(pixels).astype(np.float64)
     want = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     got = [probabilities(result) for result in Predictor(bundle)(files)]
     np.testing.assert_allclose(got, want, rtol=1e-4)
@@ -183,7 +183,7 @@ def test_a_grey_network_answers_colour_images_as_it_was_trained(tmp_path: Path) 
     bundle, network = exported("lenet5", tmp_path), trained("lenet5")
     paths = sorted((tmp_path / "images").iterdir())
     pixels = [images.load_pixels(path, network.preprocessing.image) for path in paths]
-    want = network.logits(pixels).argmax(axis=1)
+    want = network.compute_logits(pixels).argmax(axis=1)
     assert [result.top[0].label for result in Predictor(bundle)(paths)] == want.tolist()  # type: ignore[union-attr]
 
 

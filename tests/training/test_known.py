@@ -50,7 +50,11 @@ def test_the_distance_is_mahalanobis_of_the_shrunk_covariance(tmp_path: Path) ->
     save_known_output(output, RunFiles(tmp_path))
     loaded = load_known_output(RunFiles(tmp_path))
     assert loaded is not None
-    assert (loaded.head, loaded.known, loaded.prediction_sets) == (output.head, output.known, output.prediction_sets)
+    assert (loaded.head_name, loaded.calibration, loaded.prediction_sets) == (
+        output.head_name,
+        output.calibration,
+        output.prediction_sets,
+    )
     assert torch.equal(loaded.score(torch.from_numpy(validation)), score(torch.from_numpy(validation)))
     assert RunFiles(tmp_path).known.stat().st_size < 2 * (3 + 16) * 40 + 1000
 

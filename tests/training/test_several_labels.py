@@ -118,7 +118,7 @@ def test_network_file_and_predictor_agree_and_the_file_holds_the_thresholds(resu
     predictor = Predictor(bundle)
     pixels = [predictor.decode(item.path)[0] for item in items]
     trained = TrainedNetwork(run.network, run.preprocessing, run.class_names, "lenet5", multi_label=True)
-    expected = torch.from_numpy(trained.logits(pixels)).sigmoid().numpy()  # type: ignore[arg-type]
+    expected = torch.from_numpy(trained.compute_logits(pixels)).sigmoid().numpy()  # type: ignore[arg-type]
     assert predictor.compute_probabilities(pixels) == pytest.approx(expected, abs=1e-5)  # type: ignore[arg-type]
     for prediction, row in zip(predictor([item.path for item in items], top=1), expected, strict=True):
         assert isinstance(prediction, Prediction)
