@@ -102,8 +102,9 @@ def export_network(
     overwrite: bool = False,
     progress: Progress | None = None,
     outputs: NetworkOutputs | None = None,
+    max_compared: int | None = None,
 ) -> OnnxBundle:
-    """Export a network to an .onnx file if its outputs and those of the file match for every validation image.
+    """Export a network to an .onnx file if its outputs and those of the file match for the validation images.
 
     Args:
         trained: the network.
@@ -114,6 +115,7 @@ def export_network(
         overwrite: replace a file that mlimages did not write, or that was changed since.
         progress: shows the number of compared validation images.
         outputs: the network's logits for the validation images; computed by default.
+        max_compared: compare at most this many validation images, evenly spaced; all by default.
 
     Returns:
         The metadata of the file, as returned by `OnnxBundle.read(out)`.
@@ -153,6 +155,8 @@ def export_network(
     else:
         decisions, provenance = _calibrate(outputs, options, provenance or Provenance())
 
+    compared = outputs if max_compared is None else outputs.sample(max_compared)
+
     def write(path: Path, resize_implementation: ResizeImplementation | None) -> OnnxBundle:
         written, compute_logits = write_onnx(
             trained,
@@ -162,10 +166,10 @@ def export_network(
             provenance=provenance,
         )
         workers = min(MAX_WORKERS, count_available_cores())
-        parity = check_parity(trained, written, outputs, compute_logits, progress=progress, workers=workers)
+        parity = check_parity(trained, written, compared, compute_logits, progress=progress, workers=workers)
         target_parity = None
         if compute_target_logits := open_runtime(options.target, path):
-            target_parity = check_parity(trained, written, outputs, compute_target_logits, progress=progress)
+            target_parity = check_parity(trained, written, compared, compute_target_logits, progress=progress)
         checked = replace(written.provenance, parity=parity, target=options.target, target_parity=target_parity)
         bundle = replace(written, provenance=checked)
         bundle.write(path)

@@ -18,6 +18,11 @@ from mlimages.training.provenance import read_provenance
 
 logger = logging.getLogger(__name__)
 
+LARGE_NETWORK_BYTES = 300_000_000
+LARGE_NETWORK_IMAGES = 16
+"""Number of validation images on which a network larger than `LARGE_NETWORK_BYTES` (VGG-16, ViT-B) is compared with its
+file at the end of a run; ONNX Runtime needs a third of a second of CPU time for each. `export_run` compares all."""
+
 
 def export_run(
     run: str | os.PathLike[str],
@@ -73,8 +78,10 @@ def export_trained_run(
 
     Args:
         trained_run: the network.
-        outputs: logits of the network for the validation images, if they are known.
+        outputs: logits of the network for the validation images, known at the end of a run.
     """
+    num_bytes = sum(parameter.nbytes for parameter in trained_run.network.parameters())
+    is_sampled = outputs is not None and num_bytes > LARGE_NETWORK_BYTES
     trained = TrainedNetwork(
         trained_run.network,
         trained_run.preprocessing,
@@ -93,6 +100,7 @@ def export_trained_run(
         overwrite=overwrite,
         progress=progress,
         outputs=outputs,
+        max_compared=LARGE_NETWORK_IMAGES if is_sampled else None,
     )
     write_model_card(bundle)
     return bundle

@@ -20,7 +20,7 @@ from mlimages.core import InputError, MlimagesError, RunError
 from mlimages.inference import OnnxBundle
 from mlimages.networks import build_model
 from mlimages.reports import RunFiles
-from mlimages.training import fine_tune, finetune, load_run, read_config, run_images
+from mlimages.training import fine_tune, finetune, load_run, read_config, run_export, run_images
 from mlimages.training.checkpoints import (
     TrainingState,
     copy_trained_tensors,
@@ -28,7 +28,7 @@ from mlimages.training.checkpoints import (
     load_trained_tensors,
     save_networks,
 )
-from mlimages.training.run_export import read_exported_bundle, warn_about_lost_options
+from mlimages.training.run_export import export_run, read_exported_bundle, warn_about_lost_options
 from tests.conftest import RunCli, fork_server
 from tests.run_folders import StopsAfter
 from tests.training.conftest import config_for, read_metrics, write_colours
@@ -378,6 +378,22 @@ def test_extending_a_run_names_the_export_options_that_are_lost(
     warn_about_lost_options(files, replace(before, provenance=replace(now.provenance, target="web")), now)
     assert "previously exported with --calibrate --unknown=FRACTION --exact --target=web: " in caplog.text
     assert read_exported_bundle(files) is None
+
+
+@pytest.mark.train
+def test_a_run_compares_a_large_network_on_a_few_images_and_the_command_on_all(
+    colours: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_export, "LARGE_NETWORK_BYTES", 100)
+    monkeypatch.setattr(run_export, "LARGE_NETWORK_IMAGES", 3)
+    result = fine_tune(config_for(colours, epochs=1))
+    provenance = OnnxBundle.read(result.run / "model.onnx").provenance
+    assert provenance.num_evaluated_images == result.val_images > 3
+    assert provenance.parity
+    assert provenance.parity.num_images == 3
+    whole = export_run(result.run, colours.parent / "whole.onnx").provenance.parity
+    assert whole
+    assert whole.num_images == result.val_images
 
 
 def test_another_path_to_the_same_labels_is_no_other_setting(tmp_path: Path, colours: Path) -> None:
