@@ -50,10 +50,10 @@ class NetworkOutputs:
 
     def sample(self, max_images: int) -> NetworkOutputs:
         """Return at most `max_images` of the images, evenly spaced, with their logits."""
-        if len(self.items) <= max_images:
+        if len(self.labeled_paths) <= max_images:
             return self
-        indices = np.linspace(0, len(self.items) - 1, max_images).round().astype(np.int64)
-        return NetworkOutputs(tuple(self.items[index] for index in indices), self.logits[indices])
+        indices = np.linspace(0, len(self.labeled_paths) - 1, max_images).round().astype(np.int64)
+        return NetworkOutputs(tuple(self.labeled_paths[index] for index in indices), self.logits[indices])
 
     @property
     def labels(self) -> NDArray[np.int64]:
