@@ -36,7 +36,7 @@ def choose(labels: str | Path, folder: os.PathLike[str]) -> list[str]:
     features = ml.extract_features(folder).features  # (N, D) float32
     assert features.shape[0] == ml.evaluate("model.onnx", folder).num_images
     ml.explain("model.onnx", "cat.jpg")
-    return [cuts.freeze, *(score.probe.model for score in ml.probe_models(labels, "lenet5").scores)]
+    return [cuts.recommended_freeze, *(score.probe_result.model for score in ml.probe_models(labels, "lenet5").scores)]
 
 
 def train(labels: Path) -> ml.FineTuneResult:

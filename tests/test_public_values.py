@@ -108,7 +108,7 @@ def test_results_that_hold_arrays_can_be_compared_hashed_and_copied(tmp_path: Pa
         ml.check(labels.path),
         ml.check(labels.path).findings,
         ml.TrainingData(labels, one).make_mean_image(tmp_path / "mean.png"),
-        *ml.draw_sheet(photos, tmp_path / "sheet.png", image_property=one),
+        *ml.draw_contact_sheet(photos, tmp_path / "sheet.png", image_property=one),
     ]
     for result in results:
         again = copy.deepcopy(result)
@@ -138,7 +138,7 @@ PATHS: dict[str, Callable[[str], object]] = {
     "gather into": lambda path: ml.gather("links.tsv", path),
     "finetune": lambda path: ml.FineTuneConfig(path, "run"),
     "finetune into": lambda path: ml.FineTuneConfig("labels.txt", path),
-    "draw_sheet": lambda path: ml.draw_sheet(path, "sheet.png", image_property=ml.ImageProperty(8)),
+    "draw_contact_sheet": lambda path: ml.draw_contact_sheet(path, "sheet.png", image_property=ml.ImageProperty(8)),
 }
 
 
@@ -165,8 +165,8 @@ def test_a_folder_of_class_folders_stands_for_its_label_file_wherever_a_path_is_
         return [
             ml.evaluate(model, labels).num_images,
             ml.extract_features(labels, model="lenet5").features.shape,
-            ml.probe_cuts(labels, model="lenet5").images,
-            [score.probe.model for score in ml.probe_models(labels, "lenet5").scores],
+            ml.probe_cuts(labels, model="lenet5").num_images,
+            [score.probe_result.model for score in ml.probe_models(labels, "lenet5").scores],
             ml.quantize(model, labels, out / f"{part}.onnx").num_images,
             [len(y) for _, y in ml.TrainingData(labels, images).generate_batches(8)],
             [split.num_originals for split in augmented.splits],

@@ -145,7 +145,7 @@ def check(
     if yes and not fix:
         raise typer.BadParameter("--yes requires --fix")
     if page:  # before the images are decoded, since the extra `train` may be missing
-        from mlimages.reports import write_report
+        from mlimages.reports import write_check_report
     thresholds = checks.Thresholds.parse(threshold)
     pages = [as_path(page)] if page else []
     files = [labels for source in sources for labels in read_splits(source, TableOptions(**table_options))]
@@ -161,7 +161,7 @@ def check(
             progress=TqdmProgress(),
         )
     if page:
-        write_report(report, page, overwrite=force)
+        write_check_report(report, page, overwrite=force)
     moves = checks.plan_moves(report) if fix else []
     if not as_json:
         _print_report(report)

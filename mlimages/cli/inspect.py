@@ -72,10 +72,10 @@ def show(
         else:
             print(as_path(out))
         return
-    from mlimages.reports import draw_sheet
+    from mlimages.reports import draw_contact_sheet
 
     image_property = ImageProperty(size, resize=resize, gray_scale=gray)
-    rows = draw_sheet(
+    rows = draw_contact_sheet(
         source,
         out,
         image_property=image_property,

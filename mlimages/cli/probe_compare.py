@@ -54,7 +54,7 @@ def probe(
         return
     from mlimages import training  # its error names the extra to install
     from mlimages.core import TqdmProgress, record_outputs, write_text
-    from mlimages.reports import draw_probe, format_probe, render_probe
+    from mlimages.reports import format_probe, render_probe, save_probe_plot
 
     with record_outputs(filter(None, (out, report)), overwrite=force):
         found = training.probe_cuts(
@@ -67,7 +67,7 @@ def probe(
             seed=seed,
             progress=TqdmProgress(),
         )
-        draw_probe(found, out, overwrite=force)
+        save_probe_plot(found, out, overwrite=force)
         if report:
             write_text(report, render_probe(found))
     if as_json:
@@ -77,7 +77,14 @@ def probe(
     print_to_stderr(f"plot: {out}" + (f", report: {report}" if report else ""))
     weights_option = ("--weights", weights) if weights != "default" else ()
     print_next_command(
-        "finetune", labels, *to_arguments(table_options), "--model", model[0], *weights_option, "--freeze", found.freeze
+        "finetune",
+        labels,
+        *to_arguments(table_options),
+        "--model",
+        model[0],
+        *weights_option,
+        "--freeze",
+        found.recommended_freeze,
     )
 
 
@@ -88,21 +95,23 @@ def _probe_models(
     if given := [name for name, value in single_model_options.items() if value]:
         raise InputError(f"{', '.join(given)} cannot be combined with more than one --model: choose one model")
     from mlimages.core import TqdmProgress, record_outputs
-    from mlimages.reports import draw_models, format_model_table
+    from mlimages.reports import format_model_table, save_models_plot
     from mlimages.training import probe_models
 
     with record_outputs([out], overwrite=force):
         found = probe_models(
             read_labels(labels, table_options), models, most=max_images, seed=seed, progress=TqdmProgress()
         )
-        draw_models(found, out, overwrite=force)
+        save_models_plot(found, out, overwrite=force)
     if as_json:
         print_as_json({**found.to_dict(), "plot": out})
         return
     print("\n".join(format_model_table(found)))
     print_to_stderr(f"plot: {out}")
-    best = found.scores[0].probe
-    print_next_command("finetune", labels, *to_arguments(table_options), "--model", best.model, "--freeze", best.freeze)
+    best = found.scores[0].probe_result
+    print_next_command(
+        "finetune", labels, *to_arguments(table_options), "--model", best.model, "--freeze", best.recommended_freeze
+    )
 
 
 @takes_options(TableOptions)
@@ -175,5 +184,5 @@ def compare(
         print_as_json([run.to_dict() for run in compared])
         return
     print("\n".join(format_comparison(compared)))
-    if all(run.against_best for run in compared[1:]):  # else no run is the best
-        print_next_command("evaluate", compared[0].run / "model.onnx", "LABELS")
+    if all(run.test_against_best for run in compared[1:]):  # else no run is the best
+        print_next_command("evaluate", compared[0].path / "model.onnx", "LABELS")

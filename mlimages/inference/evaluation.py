@@ -66,7 +66,7 @@ class Evaluation:
     """
 
     class_names: tuple[str, ...]
-    confusion: ConfusionMatrix
+    confusion_matrix: ConfusionMatrix
     mistakes: tuple[tuple[Prediction, int], ...]
     broken_images: tuple[BrokenImage, ...]
     loss: float
@@ -92,19 +92,23 @@ class Evaluation:
     @property
     def num_images(self) -> int:
         """Number of images with a prediction."""
-        return self.multi_label_scores.num_images if self.multi_label_scores else sum(map(sum, self.confusion))
+        return self.multi_label_scores.num_images if self.multi_label_scores else sum(map(sum, self.confusion_matrix))
 
     @property
     def accuracy(self) -> Proportion:
         """Share of correct predictions, with its 95 % interval."""
-        return self.multi_label_scores.exact_match_ratio if self.multi_label_scores else scores.accuracy(self.confusion)
+        return (
+            self.multi_label_scores.exact_match_ratio
+            if self.multi_label_scores
+            else scores.accuracy(self.confusion_matrix)
+        )
 
     @property
     def score_name(self) -> str:
         """Name of `score`: "mAP", "accuracy", or "recall of CLASS" if all images are of one class."""
         if self.multi_label_scores:
             return "mAP"
-        present = [name for name, row in zip(self.class_names, self.confusion, strict=True) if any(row)]
+        present = [name for name, row in zip(self.class_names, self.confusion_matrix, strict=True) if any(row)]
         return f"recall of {present[0]}" if len(present) == 1 else "accuracy"
 
     @property
@@ -118,7 +122,7 @@ class Evaluation:
         return (
             self.multi_label_scores.per_class
             if self.multi_label_scores
-            else scores.class_scores(self.confusion, self.class_names)
+            else scores.class_scores(self.confusion_matrix, self.class_names)
         )
 
     @property
@@ -144,7 +148,7 @@ class Evaluation:
             "trained_on": self.num_in_training_set,
             "chosen_on": self.num_in_validation_set,
             "per_class": {each.name: _class_scores_to_dict(each) for each in self.per_class},
-            "confusion": self.confusion,
+            "confusion": self.confusion_matrix,
             "loss": self.loss,
             "calibration_error": self.calibration_error,
             "unknown": self.num_unknown,
@@ -233,7 +237,7 @@ def evaluate(
         loss = -float(np.log(np.maximum(probabilities[np.arange(len(truth)), truth], 1e-7)).mean())
     return Evaluation(
         class_names=names,
-        confusion=confusion,
+        confusion_matrix=confusion,
         mistakes=tuple(sorted(wrong, key=lambda pair: (-pair[0].probability, pair[0].path))),
         broken_images=broken,
         loss=loss,

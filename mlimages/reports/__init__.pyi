@@ -2,14 +2,14 @@ from .cards import format_model_card as format_model_card
 from .cards import has_model_card as has_model_card
 from .cards import read_image_licenses as read_image_licenses
 from .cards import write_model_card as write_model_card
-from .check_page import write_report as write_report
+from .check_page import write_check_report as write_check_report
 from .comparison import ComparedRun as ComparedRun
 from .comparison import PairedTest as PairedTest
 from .comparison import compare_runs as compare_runs
 from .comparison import format_comparison as format_comparison
 from .contact_sheet import SheetRow as SheetRow
 from .contact_sheet import Tile as Tile
-from .contact_sheet import draw_sheet as draw_sheet
+from .contact_sheet import draw_contact_sheet as draw_contact_sheet
 from .contact_sheet import write_sheet as write_sheet
 from .croissant import write_croissant as write_croissant
 from .model_scores import ModelScore as ModelScore
@@ -18,8 +18,8 @@ from .model_scores import format_model_table as format_model_table
 from .model_scores import sort_best_first as sort_best_first
 from .onnx_summary import describe_bundle as describe_bundle
 from .onnx_summary import summarize_onnx as summarize_onnx
-from .plots import draw_models as draw_models
-from .plots import draw_probe as draw_probe
+from .plots import save_models_plot as save_models_plot
+from .plots import save_probe_plot as save_probe_plot
 from .probe_result import CurvePoint as CurvePoint
 from .probe_result import CutScore as CutScore
 from .probe_result import ProbeResult as ProbeResult
@@ -33,7 +33,7 @@ from .run_files import read_settings as read_settings
 from .run_folder import Predictions as Predictions
 from .run_folder import RunFolder as RunFolder
 from .run_folder import read_run as read_run
-from .run_page import draw_run as draw_run
+from .run_page import write_run_report as write_run_report
 from .suspects import Suspect as Suspect
 from .suspects import estimate_label_errors as estimate_label_errors
 from .suspects import find_suspects as find_suspects

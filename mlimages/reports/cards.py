@@ -11,15 +11,15 @@ from mlimages.core import InputError, Proportion, format_interval, format_percen
 from mlimages.gathering import read_manifest
 from mlimages.inference import KNOWN, KNOWN_THRESHOLD, LOGITS, PREDICTION_SET_LEVEL, PROBABILITIES, OnnxBundle
 
-NAME = "README.md"
+MODEL_CARD_NAME = "README.md"
 
-_PARTS = {"train": "training", "val": "validation"}
+_SPLIT_NAMES = {"train": "training", "val": "validation"}
 
 
 def write_model_card(bundle: OnnxBundle) -> Path | None:
     """Write the model card beside the .onnx file and return its path; None if a README.md exists that mlimages did not
     write."""
-    path = bundle.path.parent / NAME
+    path = bundle.path.parent / MODEL_CARD_NAME
     try:
         with write_output(path) as part:
             part.write_text(format_model_card(bundle), encoding="utf-8")
@@ -30,7 +30,7 @@ def write_model_card(bundle: OnnxBundle) -> Path | None:
 
 def has_model_card(bundle: OnnxBundle) -> bool:
     """Return whether a README.md beside the .onnx file is its model card."""
-    path = bundle.path.parent / NAME
+    path = bundle.path.parent / MODEL_CARD_NAME
     return path.is_file() and path.read_bytes() == format_model_card(bundle).encode()
 
 
@@ -88,7 +88,7 @@ def _describe_data(bundle: OnnxBundle) -> Iterator[str]:
         yield f"| {_escape_markdown(name)} | {counts[0]} | {counts[1]} |"
     yield f"| {'labels' if bundle.multi_label else 'total'} | {sum(train)} | {sum(val)} |"
     if bundle.multi_label:
-        sizes = (f"{provenance.split_sizes.get(name, 0)} {text} images" for name, text in _PARTS.items())
+        sizes = (f"{provenance.split_sizes.get(name, 0)} {text} images" for name, text in _SPLIT_NAMES.items())
         yield f"\n{' and '.join(sizes)}; an image is counted once for each of its labels."
     if provenance.licenses:
         yield "\n| licence, as recorded by `mlimages gather` | images |\n|---|---|"
@@ -195,5 +195,5 @@ def _join_names(names: tuple[str, ...]) -> str:
 
 
 def _escape_markdown(text: str) -> str:
-    """Escape Markdown's special characters."""
+    """Return a text with Markdown's special characters escaped."""
     return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>#|" else letter for letter in text)

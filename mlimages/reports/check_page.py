@@ -16,15 +16,22 @@ from mlimages.reports import plots
 from mlimages.reports.pages import MAX_TILES, GalleryTile, embed_thumbnail, render, to_data_url
 
 MAX_GROUPS, MAX_PER_GROUP, MAX_PAIRS = 60, 8, 500
-MEAN_OF, MAX_MEANS = 100, 60
-"""Maximum number of images in the mean of a class, and of classes with a mean, so that the page stays small."""
+MAX_IMAGES_PER_MEAN, MAX_MEANS = 100, 60
+"""Maximum number of images in the mean image of a class, and maximum number of classes with a mean image."""
 
-MEAN = ImageProperty(96)
+MEAN_IMAGE_PROPERTY = ImageProperty(96)
 
 
 @dataclass(frozen=True, slots=True)
 class FindingGroup:
-    """The number of findings with one code, about images or about classes, and tiles of the first findings."""
+    """The findings of a check with one code.
+
+    Attributes:
+        code: code of the findings.
+        count: number of findings.
+        is_about_images: whether the findings concern images; otherwise classes.
+        tiles: tiles of the first findings.
+    """
 
     code: str
     count: int
@@ -32,7 +39,7 @@ class FindingGroup:
     tiles: tuple[GalleryTile, ...]
 
 
-def write_report(report: CheckReport, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+def write_check_report(report: CheckReport, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Write an HTML report: images with each finding code, duplicate groups, classes, plots, mean image of each class.
 
     Args:
@@ -49,7 +56,7 @@ def write_report(report: CheckReport, path: str | os.PathLike[str], *, overwrite
         title="Check of " + ", ".join(file.path.name for file in report.files),
         report=report,
         files=[file.path.name for file in report.files],
-        classes=_count_images_of_classes(report),
+        classes=_count_images_by_class(report),
         drawings=plots.draw_dataset_svgs(report.facts),
         errors=_group_findings_by_code(report, report.errors),
         warnings=_group_findings_by_code(report, report.warnings),
@@ -66,14 +73,14 @@ def write_report(report: CheckReport, path: str | os.PathLike[str], *, overwrite
             for pair in (report.feature_pairs or ())[:MAX_PAIRS]
         ],
         means=list(_draw_class_means(report)),
-        mean_of=MEAN_OF,
+        mean_of=MAX_IMAGES_PER_MEAN,
         thresholds=_find_changed_thresholds(report),
     )
     with write_output(as_path(os.fspath(path)), overwrite=overwrite) as part:
         part.write_text(page, encoding="utf-8")
 
 
-def _count_images_of_classes(report: CheckReport) -> dict[str, list[int]]:
+def _count_images_by_class(report: CheckReport) -> dict[str, list[int]]:
     """Return the number of images of each class in each label file."""
     files = range(len(report.files))
     return {name: [report.counts.get((file, name), 0) for file in files] for name in report.class_names}
@@ -103,7 +110,8 @@ def _make_finding_tile(finding: Finding) -> GalleryTile:
 def _draw_class_means(report: CheckReport) -> Iterator[GalleryTile]:
     for name in report.class_names[:MAX_MEANS]:
         try:
-            found = compute_mean(islice(_find_images_of_class(report.files, name), MEAN_OF), MEAN)
+            items = islice(_find_images_of_class(report.files, name), MAX_IMAGES_PER_MEAN)
+            found = compute_mean(items, MEAN_IMAGE_PROPERTY)
         except InputError:  # no image of this class can be decoded
             continue
         yield GalleryTile(

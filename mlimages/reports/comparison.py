@@ -23,8 +23,8 @@ from mlimages.core import (
 )
 from mlimages.reports.run_folder import RunFolder, read_run
 
-NOISE = 0.05
-"""From this p-value on, two runs are within noise."""
+SIGNIFICANCE_LEVEL = 0.05
+"""The difference between two runs is within noise, not significant, if its p-value is at least this."""
 
 AnyPath = str | os.PathLike[str]
 
@@ -34,23 +34,34 @@ class PairedTest:
     """Test of a run against the best run, on the validation images that both runs share.
 
     Attributes:
-        shared: number of shared images.
-        gained, lost: number of images that only this run, or only the best run, predicts correctly.
+        num_shared: number of images that both runs share.
+        num_gained, num_lost: number of these images that only this run, or only the best run, predicts correctly.
         difference: accuracy of this run minus that of the best run (-1..1), with its 95 % interval; for multi-label
             runs, difference in mean average precision.
         p_value: two-sided p-value of McNemar's exact test, or for multi-label runs of the paired bootstrap.
     """
 
-    shared: int
-    gained: int
-    lost: int
+    num_shared: int
+    num_gained: int
+    num_lost: int
     difference: Proportion
     p_value: float
 
     @property
-    def within_noise(self) -> bool:
-        """Whether the difference is not significant: `p_value` is at least `NOISE`."""
-        return self.p_value >= NOISE
+    def is_within_noise(self) -> bool:
+        """Whether the difference is not significant: `p_value` is at least `SIGNIFICANCE_LEVEL`."""
+        return self.p_value >= SIGNIFICANCE_LEVEL
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as JSON types."""
+        return {
+            "shared": self.num_shared,
+            "gained": self.num_gained,
+            "lost": self.num_lost,
+            "difference": asdict(self.difference),
+            "p_value": self.p_value,
+            "within_noise": self.is_within_noise,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,25 +69,25 @@ class ComparedRun:
     """One run of a comparison.
 
     Attributes:
-        run: the given run folder.
+        path: the given run folder.
         accuracy: accuracy on all validation images of the run; in a multi-label run, all labels of an image must be
             correct.
-        count: number of validation images.
-        against_best: the test against the best run; None for the best run itself, or if the two runs share no
+        num_images: number of validation images.
+        test_against_best: the test against the best run; None for the best run itself, or if the two runs share no
             validation image.
-        seconds: training time; None if unknown.
+        training_s: training time in seconds; None if unknown.
         size_bytes: size of the exported file, or else of the weights.
-        settings: values by name of the settings that differ among the runs.
+        differing_settings: values of this run, by name of the settings that differ among the runs.
         mean_ap: mean average precision, by which multi-label runs are compared; None for other runs.
     """
 
-    run: Path
+    path: Path
     accuracy: Proportion
-    count: int
-    against_best: PairedTest | None
-    seconds: float | None
+    num_images: int
+    test_against_best: PairedTest | None
+    training_s: float | None
     size_bytes: int
-    settings: dict[str, str]
+    differing_settings: dict[str, str]
     mean_ap: Proportion | None = None
 
     @property
@@ -91,10 +102,16 @@ class ComparedRun:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON types."""
-        against = self.against_best
-        noise = None if against is None else {**asdict(against), "within_noise": against.within_noise}
-        values = {**asdict(self), "run": str(self.run), "against_best": noise}
-        return {name: value for name, value in values.items() if name != "mean_ap" or value}
+        values = {
+            "run": str(self.path),
+            "accuracy": asdict(self.accuracy),
+            "count": self.num_images,
+            "against_best": self.test_against_best and self.test_against_best.to_dict(),
+            "seconds": self.training_s,
+            "size_bytes": self.size_bytes,
+            "settings": self.differing_settings,
+        }
+        return {**values, "mean_ap": asdict(self.mean_ap)} if self.mean_ap else values
 
 
 def compare_runs(runs: AnyPath | Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
@@ -109,7 +126,7 @@ def compare_runs(runs: AnyPath | Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
 
     Example:
         >>> best, other = compare_runs(["runs/first", "runs/second"])
-        >>> other.against_best.within_noise
+        >>> other.test_against_best.is_within_noise
         True
     """
     paths = dict.fromkeys(map(Path, [runs] if isinstance(runs, str | os.PathLike) else runs))
@@ -117,17 +134,17 @@ def compare_runs(runs: AnyPath | Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
         raise InputError("compare requires at least two run folders, as in `mlimages compare runs/a runs/b`")
     folders = sorted(map(_read_finished_run, paths), key=lambda run: -run.score.value)
     if len({run.score_name for run in folders}) > 1:
-        raise InputError("multi-label runs cannot be compared with single-label runs: compare each kind by itself")
+        raise InputError("multi-label runs cannot be compared with single-label runs: compare each kind separately")
     differing = _find_differing_settings([run.settings for run in folders])
     return tuple(
         ComparedRun(
-            run=run.path,
+            path=run.path,
             accuracy=run.accuracy,
-            count=run.val_count,
-            against_best=compute_paired_test(run, folders[0]) if run is not folders[0] else None,
-            seconds=run.figures.get("seconds"),
+            num_images=run.num_val_images,
+            test_against_best=compute_paired_test(run, folders[0]) if run is not folders[0] else None,
+            training_s=run.final_metrics.get("seconds"),
             size_bytes=_find_model_size(run.path),
-            settings={name: _format_setting(name, run.settings.get(name)) for name in differing},
+            differing_settings={name: _format_setting(name, run.settings.get(name)) for name in differing},
             mean_ap=run.score if run.score_name == "mAP" else None,
         )
         for run in folders
@@ -140,7 +157,7 @@ def compute_paired_test(run: RunFolder, best_run: RunFolder) -> PairedTest | Non
     The interval is the Wald interval for paired proportions. For multi-label runs, the difference in mean average
     precision is bootstrapped; see `mean_ap_difference`.
     """
-    mine, theirs = _find_correct_by_image(run), _find_correct_by_image(best_run)
+    mine, theirs = _find_correct_images(run), _find_correct_images(best_run)
     shared = [key for key in mine if key in theirs]
     if not shared:
         return None
@@ -162,38 +179,38 @@ def compute_paired_test(run: RunFolder, best_run: RunFolder) -> PairedTest | Non
 
 
 def format_comparison(runs: Sequence[ComparedRun]) -> Iterator[str]:
-    """Yield the tables of accuracies and of settings, for a terminal."""
+    """Yield the lines of two tables for a terminal: the accuracy of each run, and the settings that differ."""
     rows = [("run", runs[0].score_name, "95 % interval", "images", "time", "size", "difference from best")]
     rows += [
-        (str(each.run), format_percent(each.score.value), format_interval(each.score), str(each.count), *cells)
+        (str(each.path), format_percent(each.score.value), format_interval(each.score), str(each.num_images), *cells)
         for each, cells in zip(runs, format_run_cells(runs), strict=True)
     ]
     yield from format_table(rows, left_columns=frozenset({0, 6}))
     yield ""
-    names = list(runs[0].settings)
+    names = list(runs[0].differing_settings)
     if not names:
         yield "the settings are the same"
         return
-    cells = [("setting", *(each.run.name for each in runs))]
-    cells += [(name, *(each.settings[name] for each in runs)) for name in names]
+    cells = [("setting", *(each.path.name for each in runs))]
+    cells += [(name, *(each.differing_settings[name] for each in runs)) for name in names]
     yield from format_table(cells, left_columns=frozenset(range(len(runs) + 1)))
 
 
 def format_run_cells(runs: Sequence[ComparedRun]) -> Iterator[tuple[str, str, str]]:
-    """Yield, for each run, its training time, its size, and its difference from the best run in points with p-value.
+    """Yield table cells for each run: training time, size, and difference from the best run in percentage points.
 
     The first run is called the best only if every other run shares validation images with it.
     """
     for each in runs:
-        against = each.against_best
+        against = each.test_against_best
         if each is runs[0]:
-            verdict = "best" if all(other.against_best for other in runs[1:]) else "-"
+            verdict = "best" if all(other.test_against_best for other in runs[1:]) else "-"
         elif against is None:
             verdict = "no image in common"
         else:
-            noise = "within noise" if against.within_noise else "worse"
+            noise = "within noise" if against.is_within_noise else "worse"
             verdict = f"{100 * against.difference.value:+.1f}, {noise} (p {against.p_value:.2g})"
-        yield "" if each.seconds is None else f"{each.seconds:.0f} s", f"{each.size_bytes / 1e6:.1f} MB", verdict
+        yield "" if each.training_s is None else f"{each.training_s:.0f} s", f"{each.size_bytes / 1e6:.1f} MB", verdict
 
 
 def _read_finished_run(path: Path) -> RunFolder:
@@ -203,13 +220,14 @@ def _read_finished_run(path: Path) -> RunFolder:
     return run
 
 
-def _find_correct_by_image(run: RunFolder) -> dict[tuple[str, str], bool]:
-    """Return whether each validation image, by its path and class, is classified correctly."""
-    return dict(zip(_make_image_keys(run), run.predictions.correct.tolist(), strict=True)) if run.predictions else {}
+def _find_correct_images(run: RunFolder) -> dict[tuple[str, str], bool]:
+    """Return whether each validation image is classified correctly, by its key from `_make_image_keys`."""
+    return dict(zip(_make_image_keys(run), run.predictions.is_correct.tolist(), strict=True)) if run.predictions else {}
 
 
 def _make_image_keys(run: RunFolder) -> Iterator[tuple[str, str]]:
-    """Yield the key of each validation image: its path, and its class or (multi-label) all classes and its labels."""
+    """Yield a key for each validation image that identifies it in other runs: its absolute path, and the name of its
+    class; in a multi-label run, all class names and which of them are its labels."""
     found = run.predictions
     if found is None:
         return
@@ -232,5 +250,6 @@ def _format_setting(name: str, value: Any) -> str:
 
 
 def _find_model_size(run: Path) -> int:
+    """Return the size in bytes of the exported file of a run, or else of its weights; 0 if it has neither."""
     files = (run / name for name in ("model.onnx", "best.safetensors"))
     return next((file.stat().st_size for file in files if file.exists()), 0)

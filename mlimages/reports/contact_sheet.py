@@ -42,7 +42,7 @@ from mlimages.reports.run_files import RunFiles
 MAX_TILES = 600
 """Maximum number of images on a sheet; beyond it, fewer of each class are shown, then fewer classes."""
 
-MAX_SIDE_PX = 160
+MAX_TILE_SIDE_PX = 160
 """Larger tiles are drawn at this size in a PNG; an HTML page scales them itself."""
 
 _GAP_PX, _LINE_PX, _MARGIN_PX = 6, 18, 12
@@ -72,21 +72,21 @@ class SheetRow:
 
     Attributes:
         name: name of the class.
-        count: number of images of the class; 0 for a mean image.
+        num_images: number of images of the class; 0 for a mean image.
         tiles: a sample of the images.
         label: class index.
     """
 
     name: str
-    count: int
+    num_images: int
     tiles: tuple[Tile, ...]
     label: int = 0
 
     def __repr__(self) -> str:
-        return f"<SheetRow {self.name}: {pluralize(len(self.tiles), 'tile')} of {pluralize(self.count, 'image')}>"
+        return f"<SheetRow {self.name}: {pluralize(len(self.tiles), 'tile')} of {pluralize(self.num_images, 'image')}>"
 
 
-def draw_sheet(
+def draw_contact_sheet(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
@@ -114,7 +114,7 @@ def draw_sheet(
 
     Example:
         >>> from mlimages import ImageProperty
-        >>> draw_sheet("photos", "sheet.png", image_property=ImageProperty(224), per_class=4)
+        >>> draw_contact_sheet("photos", "sheet.png", image_property=ImageProperty(224), per_class=4)
         (<SheetRow cats: 4 tiles of 6 images>, <SheetRow dogs: 4 tiles of 6 images>)
     """
     check_at_least(1, per_class=per_class)
@@ -137,7 +137,7 @@ def draw_sheet(
         else:
             labels = open_labels(source, table)
     rows = make_sheet_rows(TrainingData(labels, image_property), per_class=per_class, seed=seed)
-    count = labels.count_images()[0] if labels.is_multi_label else sum(row.count for row in rows)
+    count = labels.count_images()[0] if labels.is_multi_label else sum(row.num_images for row in rows)
     shown = f"{pluralize(count, 'image')}, {pluralize(len(rows), 'class')}"
     resized = f"resize {image_property.resize}, {image_property.width} x {image_property.height} px" + (
         ", gray" if image_property.gray_scale else ""
@@ -176,7 +176,7 @@ def make_sheet_rows(data: TrainingData, *, per_class: int = 8, seed: int = 0) ->
     return tuple(
         SheetRow(
             name=class_names[label] if label < len(class_names) else str(label),
-            count=len(by_label[label]),
+            num_images=len(by_label[label]),
             tiles=tuple(
                 _load_tile(path, data)
                 for path in rng.sample(sorted(by_label[label]), min(per_class, len(by_label[label])))
@@ -218,7 +218,7 @@ def _make_template_row(row: SheetRow) -> dict[str, object]:
         GalleryTile(("" if tile.pixels is None else to_data_url(tile.pixels),), (tile.caption,), str(tile.fault))
         for tile in row.tiles
     ]
-    return {"name": row.name, "note": pluralize(row.count, "image") if row.count else "", "tiles": tiles}
+    return {"name": row.name, "note": pluralize(row.num_images, "image") if row.num_images else "", "tiles": tiles}
 
 
 def _draw_png(rows: Sequence[SheetRow], *, title: str, note: str) -> Image.Image:
@@ -235,8 +235,8 @@ def _draw_png(rows: Sequence[SheetRow], *, title: str, note: str) -> Image.Image
     for number, (row, name) in enumerate(zip(rows, names, strict=True)):
         top = _MARGIN_PX + 2 * _LINE_PX + number * row_height + _GAP_PX
         right = _draw_text(sheet, (_MARGIN_PX, top), name, width=width)
-        if row.count:
-            _draw_text(sheet, (right + _GAP_PX, top), f"({row.count})", width=width)
+        if row.num_images:
+            _draw_text(sheet, (right + _GAP_PX, top), f"({row.num_images})", width=width)
         for column, tile in enumerate(row.tiles):
             corner = (_MARGIN_PX + column * (side + _GAP_PX), top + _LINE_PX)
             _draw_tile(sheet, tile, corner=corner, tile_side=side)
@@ -255,8 +255,8 @@ def _load_tile(path: Path, data: TrainingData) -> Tile:
 def _choose_tile_side(rows: Sequence[SheetRow]) -> int:
     """Return the side of a tile in pixels: small images are enlarged by an integer, others drawn at `MAX_SIDE_PX`."""
     decoded = (tile.pixels for row in rows for tile in row.tiles if tile.pixels is not None)
-    side = max((max(pixels.shape[:2]) for pixels in decoded), default=MAX_SIDE_PX)
-    return min(side * max(1, 96 // side), MAX_SIDE_PX)
+    side = max((max(pixels.shape[:2]) for pixels in decoded), default=MAX_TILE_SIDE_PX)
+    return min(side * max(1, 96 // side), MAX_TILE_SIDE_PX)
 
 
 def _draw_tile(sheet: Image.Image, tile: Tile, *, corner: tuple[int, int], tile_side: int) -> None:

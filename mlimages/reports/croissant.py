@@ -14,14 +14,14 @@ from mlimages.labels import LabelFile
 from mlimages.reports.cards import read_image_licenses
 from mlimages.reports.run_folder import RunFolder
 
-_NAMES = (
+_CROISSANT_TERMS = (
     "citeAs column equivalentProperty extract field fileProperty fileObject fileSet format includes "
     "isLiveDataset jsonPath key md5 parentField path recordSet references regex repeated replace "
     "samplingRate separator source subField transform"
 )
 """Terms of Croissant, in its standard context."""
 
-_CONTEXT: dict[str, Any] = {
+_JSON_LD_CONTEXT: dict[str, Any] = {
     "@language": "en",
     "@vocab": "https://schema.org/",
     "conformsTo": "dct:conformsTo",
@@ -32,7 +32,7 @@ _CONTEXT: dict[str, Any] = {
     "dct": "http://purl.org/dc/terms/",
     "examples": {"@id": "cr:examples", "@type": "@json"},
     "sc": "https://schema.org/",
-    **{name: f"cr:{name}" for name in _NAMES.split()},
+    **{name: f"cr:{name}" for name in _CROISSANT_TERMS.split()},
 }
 
 
@@ -64,7 +64,7 @@ def _make_dataset_json(run: RunFolder) -> dict[str, Any]:
     stated = "; ".join(f"{name}: {count} images" for name, count in licenses.most_common()) or "not recorded"
     description = f"{total} images of {len(run.class_names)} classes. Licences of the images: {stated}."
     return {
-        "@context": _CONTEXT,
+        "@context": _JSON_LD_CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.1",
         "name": run.path.resolve().name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from mlimages.core import Proportion, format_interval, format_percent, format_table
@@ -15,24 +15,24 @@ class ModelScore:
     """Scores of one network on the probed images.
 
     Attributes:
-        probe: accuracy by number of frozen layers.
+        probe_result: accuracy by number of frozen layers.
         cpu_ms: processor time of a forward pass in PyTorch, in milliseconds per image.
         onnx_mb: size of the ONNX file in megabytes, from the number of weights.
     """
 
-    probe: ProbeResult
+    probe_result: ProbeResult
     cpu_ms: float
     onnx_mb: float
 
     @property
     def model(self) -> str:
         """Name of the network."""
-        return self.probe.model
+        return self.probe_result.model
 
     @property
     def accuracy(self) -> Proportion:
         """Accuracy of a closed-form head on the features of the fully frozen network, with its 95 % interval."""
-        return self.probe.cuts[-1].accuracy
+        return self.probe_result.cut_scores[-1].accuracy
 
     def dominates(self, other: ModelScore) -> bool:
         """Return whether this network is at least as accurate, fast and small as `other`, and better in one of them."""
@@ -46,11 +46,11 @@ class ModelScores:
 
     Attributes:
         scores: scores of each network, the most accurate first; if equal, the fastest first.
-        unavailable: reason why a network was not probed, by name of the network.
+        unavailable_reasons: why a network was not probed, by name of the network.
     """
 
     scores: tuple[ModelScore, ...]
-    unavailable: Mapping[str, str]
+    unavailable_reasons: Mapping[str, str]
 
     def find_dominating_model(self, score: ModelScore) -> str:
         """Return the name of the most accurate network that dominates this one; empty if there is none."""
@@ -58,8 +58,16 @@ class ModelScores:
 
     def to_dict(self) -> Mapping[str, Any]:
         """Return the result as JSON types."""
-        rows = [{**asdict(each), "dominated_by": self.find_dominating_model(each)} for each in self.scores]
-        return {"models": rows, "unavailable": dict(self.unavailable)}
+        rows = [
+            {
+                "probe": each.probe_result.measurements_to_dict(),
+                "cpu_ms": each.cpu_ms,
+                "onnx_mb": each.onnx_mb,
+                "dominated_by": self.find_dominating_model(each),
+            }
+            for each in self.scores
+        ]
+        return {"models": rows, "unavailable": dict(self.unavailable_reasons)}
 
 
 def format_model_table(result: ModelScores) -> Iterator[str]:
@@ -79,7 +87,7 @@ def format_model_table(result: ModelScores) -> Iterator[str]:
     yield from format_table(rows, left_columns=frozenset({0, 5}))
     yield ""
     yield "accuracy: of a closed-form head on the frozen network; CPU ms: forward pass in PyTorch, per image"
-    yield from (f"{name}: {reason}" for name, reason in result.unavailable.items())
+    yield from (f"{name}: {reason}" for name, reason in result.unavailable_reasons.items())
 
 
 def sort_best_first(scores: Sequence[ModelScore]) -> tuple[ModelScore, ...]:

@@ -25,7 +25,7 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError("the layers of an .onnx file", "train") from error
 
-_KINDS = {
+_LAYER_TYPES = {
     "Conv": "conv",
     "ConvInteger": "conv",
     "QLinearConv": "conv",
@@ -84,15 +84,16 @@ class _GraphTensors:
                         if node.op_type == "DequantizeLinear" and node.input[0] in self.weights}  # fmt: skip
 
     def make_layer(self, node: Any) -> Layer | None:
+        """Return a row of the summary for a node; None if it is neither pooling nor a layer with weights."""
         names = [self.sources.get(name, name) for name in node.input]
         held = [name for name in names[1:] if name in self.weights]
-        if node.op_type not in _KINDS or not (held or _KINDS[node.op_type] == "pool"):
+        if node.op_type not in _LAYER_TYPES or not (held or _LAYER_TYPES[node.op_type] == "pool"):
             return None
         output, given = self.shapes.get(node.output[0], ()), self.shapes.get(node.input[0], ())
         window = _make_window(node, given, output)
         return Layer(
             name=_find_module_path(held[0] if held else node.name),
-            kind=_KINDS[node.op_type],
+            kind=_LAYER_TYPES[node.op_type],
             output=output,
             parameters=sum(math.prod(self.weights[name]) for name in held),
             state="",
@@ -115,15 +116,15 @@ class _GraphTensors:
         return (first[2], first[0], first[1]) if is_channels_last else (first[0], first[1], first[2])
 
     def _count_multiply_adds(self, layer_type: str, weight_names: list[str], output_shape: Shape) -> int:
-        if _KINDS[layer_type] not in ("conv", "linear"):
+        if _LAYER_TYPES[layer_type] not in ("conv", "linear"):
             return 0
         weight = self.weights[weight_names[0]]
-        positions = math.prod(output_shape[1:]) if _KINDS[layer_type] == "conv" else math.prod(output_shape[:-1])
+        positions = math.prod(output_shape[1:]) if _LAYER_TYPES[layer_type] == "conv" else math.prod(output_shape[:-1])
         return math.prod(weight) * positions
 
 
 def _find_shape(value: Any) -> Shape:
-    """Return the shape without the batch dimension; unknown lengths are 0."""
+    """Return the shape of a tensor without the batch dimension; unknown lengths are 0."""
     return tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)[1:]
 
 
@@ -134,6 +135,7 @@ def _find_module_path(weight_name: str) -> str:
 
 
 def _make_window(node: Any, input_shape: Shape, output_shape: Shape) -> Window | None:
+    """Return kernel size, stride and padding of a convolution or pooling along the width; None if not applicable."""
     own = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
     if "kernel_shape" not in own or len(input_shape) != 3 or len(output_shape) != 3:
         return None
@@ -152,7 +154,7 @@ def _describe_width_change(input_shape: Shape, output_shape: Shape) -> str:
 
 
 def _describe_interface(model: Any) -> str:
-    """Describe inputs, outputs and opset."""
+    """Return the names, types and shapes of the inputs and outputs, and the opset version."""
 
     def describe(value: Any) -> str:
         tensor = value.type.tensor_type

@@ -31,15 +31,15 @@ except ModuleNotFoundError as error:
     raise MissingExtraError("a page (.html)", "report") from error
 
 MAX_TILES = 24
-"""Images in a gallery, at most."""
+"""Maximum number of tiles in a gallery."""
 
 MAX_MATRIX_CLASSES = 30
 """Maximum number of classes for which a confusion matrix is shown as a table."""
 
-THUMBNAIL = ImageProperty(160, resize="letterbox")
+THUMBNAIL_PROPERTY = ImageProperty(160, resize="letterbox")
 
-_LOSSLESS_PX = 64
-"""Up to this side an image is embedded as PNG; larger ones as JPEG, a tenth of the size."""
+_MAX_PNG_SIDE_PX = 64
+"""Images are embedded as PNG up to this side; larger ones as JPEG, which takes a tenth of the size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +47,13 @@ class GalleryTile:
     """One tile of a gallery.
 
     Attributes:
-        images: `data:` URLs, side by side; empty for an image that cannot be decoded.
-        lines: lines of the caption.
+        image_urls: `data:` URLs of the images, side by side; empty for an image that cannot be decoded.
+        caption_lines: lines of the caption.
         fault: text shown instead of an image that cannot be decoded.
     """
 
-    images: tuple[str, ...]
-    lines: tuple[str, ...]
+    image_urls: tuple[str, ...]
+    caption_lines: tuple[str, ...]
     fault: str = "cannot be read"
 
 
@@ -68,7 +68,7 @@ def render(template: str, *, title: str, subtitle: str = "", **values: object) -
     return _templates.get_template(template).render(title=title, subtitle=subtitle, **values)
 
 
-def embed_thumbnail(path: Path, image: ImageProperty = THUMBNAIL) -> str:
+def embed_thumbnail(path: Path, image: ImageProperty = THUMBNAIL_PROPERTY) -> str:
     """Return a thumbnail of an image file as a `data:` URL; empty if the image cannot be decoded."""
     try:
         return to_data_url(load_pixels(path, image))
@@ -76,9 +76,9 @@ def embed_thumbnail(path: Path, image: ImageProperty = THUMBNAIL) -> str:
         return ""
 
 
-def make_image_tile(path: Path, text: str, *, image: ImageProperty = THUMBNAIL) -> GalleryTile:
-    """Return a tile of an image file, with the line `text` and the names of its folder and file."""
-    return GalleryTile((embed_thumbnail(path, image),), (text, f"{path.parent.name}/{path.name}"))
+def make_image_tile(path: Path, caption: str, *, image: ImageProperty = THUMBNAIL_PROPERTY) -> GalleryTile:
+    """Return a tile of an image file, with a caption: `caption`, then the names of its folder and file."""
+    return GalleryTile((embed_thumbnail(path, image),), (caption, f"{path.parent.name}/{path.name}"))
 
 
 def format_mistake(labels: Iterable[str], predicted_classes: Iterable[ClassScore]) -> str:
@@ -94,7 +94,7 @@ def format_mistake(labels: Iterable[str], predicted_classes: Iterable[ClassScore
 def to_data_url(pixels: NDArray[np.uint8]) -> str:
     """Return pixels, uint8 `(H, W, C)`, RGB or gray, as a `data:` URL."""
     out = io.BytesIO()
-    format_ = "PNG" if max(pixels.shape[:2]) <= _LOSSLESS_PX else "JPEG"
+    format_ = "PNG" if max(pixels.shape[:2]) <= _MAX_PNG_SIDE_PX else "JPEG"
     Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(out, format_, quality=85)
     return f"data:image/{format_.lower()};base64,{base64.b64encode(out.getvalue()).decode()}"
 

@@ -40,21 +40,21 @@ except ModuleNotFoundError as error:
 TEXT_COLOR = "#010203"
 """Colour of text and axes; in a page it is replaced by the page's text colour."""
 
-TRAIN, VAL, NEUTRAL = "#d9730d", "#2f80d0", "#7d8794"
-"""Distinguishable on white, on black and without colour vision."""
+TRAIN_COLOR, VAL_COLOR, NEUTRAL_COLOR = "#d9730d", "#2f80d0", "#7d8794"
+"""Colours that can be told apart on white, on black and with colour blindness."""
 
-CHANNELS = {"red": "#d7433b", "green": "#3a9a4b", "blue": "#3b74d7"}
+CHANNEL_COLORS = {"red": "#d7433b", "green": "#3a9a4b", "blue": "#3b74d7"}
 
-MAX_POINTS = 1000
+MAX_SCATTER_POINTS = 1000
 """Maximum number of points of a scatter plot; more images are sampled."""
 
 MAX_NAMED_CLASSES = 80
-"""With more classes their names would overlap: the axes show their numbers."""
+"""With more classes, whose names would overlap, the axes show class indices."""
 
-MAX_NAME = 24
-"""Maximum number of letters of a class name on an axis."""
+MAX_NAME_LENGTH = 24
+"""Maximum number of characters of a class name on an axis."""
 
-_STYLE: dict[Any, Any] = {
+_MATPLOTLIB_STYLE: dict[Any, Any] = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), TEXT_COLOR),
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -70,26 +70,26 @@ _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "mlimages",
 }
 
-Epoch = Mapping[str, float]
-"""One line of metrics.csv: epoch, train_loss, train_accuracy, val_loss, val_accuracy ..."""
+EpochMetrics = Mapping[str, float]
+"""One line of metrics.csv by column name: epoch, train_loss, train_accuracy, val_loss, val_accuracy ..."""
 
-Draw = Callable[[Axes], None]
-"""Draws one plot: data, title, axis labels."""
+DrawFunction = Callable[[Axes], None]
+"""A function that draws one plot on the given axes."""
 
-METRICS = {"loss": "cross-entropy loss", "accuracy": "accuracy (%)", "map": "mean average precision (%)"}
+METRIC_LABELS = {"loss": "cross-entropy loss", "accuracy": "accuracy (%)", "map": "mean average precision (%)"}
 
 
-def choose_metrics(epochs: Sequence[Epoch]) -> tuple[str, ...]:
+def choose_metrics(epochs: Sequence[EpochMetrics]) -> tuple[str, ...]:
     """Return the metrics to plot: the loss, and the accuracy or the mean average precision."""
     return "loss", "map" if "val_map" in epochs[-1] else "accuracy"
 
 
-def plot_curves(epochs: Sequence[Epoch], *, metrics: Sequence[str] = (), val_count: int = 0) -> Figure:
+def plot_curves(epochs: Sequence[EpochMetrics], *, metrics: Sequence[str] = (), val_count: int = 0) -> Figure:
     """Plot training and validation loss and accuracy by epoch.
 
     Args:
         epochs: for each line of metrics.csv, the values by column name.
-        metrics: keys of METRICS, one plot each; by default those of `choose_metrics`.
+        metrics: keys of METRIC_LABELS, one plot each; by default those of `choose_metrics`.
         val_count: number of validation images, for the 95 % interval of each epoch's accuracy; 0 draws none.
     """
     names = metrics or choose_metrics(epochs)
@@ -99,7 +99,7 @@ def plot_curves(epochs: Sequence[Epoch], *, metrics: Sequence[str] = (), val_cou
 def plot_confusion_matrix(confusion: ConfusionMatrix, names: Sequence[str]) -> Figure:
     """Plot counts by true class (rows) and predicted class (columns); the colour is the fraction of the row."""
     size = min(2.5 + 0.55 * len(names), 24)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_MATPLOTLIB_STYLE):
         figure = Figure(figsize=(size + 1, size), layout="constrained")
         axes = figure.subplots()
         shares = [[count / max(1, sum(row)) for count in row] for row in confusion]
@@ -116,22 +116,22 @@ def plot_confusion_matrix(confusion: ConfusionMatrix, names: Sequence[str]) -> F
         axes.spines[:].set_visible(False)
         figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8).outline.set_visible(False)
         if len(names) <= 40:
-            _draw_cell_texts(axes, confusion, shares)
+            _draw_cell_labels(axes, confusion, shares)
         return figure
 
 
-def draw_probe(result: ProbeResult, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+def save_probe_plot(result: ProbeResult, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Write a PNG of the accuracy by layer and by images per class, side by side; `overwrite` as in `save_png`."""
     save_png(_draw_side_by_side([draw for _, draw in _make_probe_plots(result)]), path, overwrite=overwrite)
 
 
-def draw_models(result: ModelScores, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+def save_models_plot(result: ModelScores, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Write a PNG of the accuracy of several networks by their time per image; `overwrite` as in `save_png`."""
 
     def draw(axes: Axes) -> None:
-        y, errors = _to_percent_and_errors([score.accuracy for score in result.scores])
+        y, errors = _convert_to_error_bars([score.accuracy for score in result.scores])
         x = [score.cpu_ms for score in result.scores]
-        axes.errorbar(x, y, yerr=errors, fmt="o", color=VAL, capsize=2)
+        axes.errorbar(x, y, yerr=errors, fmt="o", color=VAL_COLOR, capsize=2)
         for score, left, top in zip(result.scores, x, y, strict=True):
             axes.annotate(
                 _shorten_name(score.model), (left, top), xytext=(5, 5), textcoords="offset points", fontsize=8
@@ -152,7 +152,7 @@ def draw_dataset_svgs(image_facts: FactsTable) -> list[str]:
     image_facts = image_facts[image_facts["width"] > 0]
     if not len(image_facts):
         return []
-    plots: dict[str, Draw] = {
+    plots: dict[str, DrawFunction] = {
         "width and height of the images": lambda axes: _draw_sizes(axes, image_facts),
         "histogram of the images' brightness": lambda axes: _draw_brightness(axes, image_facts),
         "histogram of the images' colours": lambda axes: _draw_colors(axes, image_facts),
@@ -166,13 +166,13 @@ def draw_comparison_svg(runs: Sequence[ComparedRun]) -> str:
 
     def draw(axes: Axes) -> None:
         positions = range(len(runs))[::-1]
-        x, errors = _to_percent_and_errors([each.score for each in runs])
-        axes.errorbar(x, positions, xerr=errors, fmt="o", color=VAL, capsize=3)
-        axes.set_yticks(positions, [_shorten_name(each.run.name) for each in runs])
+        x, errors = _convert_to_error_bars([each.score for each in runs])
+        axes.errorbar(x, positions, xerr=errors, fmt="o", color=VAL_COLOR, capsize=3)
+        axes.set_yticks(positions, [_shorten_name(each.path.name) for each in runs])
         axes.set(xlabel=f"validation {best.score_name} (%), with its 95 % interval", ylim=(-0.5, len(runs) - 0.5))
 
     score = format_percent(best.score.value)
-    label = f"{best.score_name} of {pluralize(len(runs), 'run')}; the best is {best.run.name}: {score}"
+    label = f"{best.score_name} of {pluralize(len(runs), 'run')}; the best is {best.path.name}: {score}"
     return to_svg(_draw_side_by_side([draw], height=1.2 + 0.35 * len(runs)), label=label)
 
 
@@ -187,10 +187,10 @@ def save_png(figure: Figure, path: str | os.PathLike[str], *, overwrite: bool = 
 
 
 def to_svg(figure: Figure, *, label: str) -> str:
-    """Return a figure as a transparent SVG element; text stays text, in the page's text colour.
+    """Return a figure as a transparent SVG element, whose text can be selected and has the page's text colour.
 
     Args:
-        figure: drawn by one of the functions here.
+        figure: a figure of one of the functions of this module.
         label: description of the plot for screen readers.
     """
     out = io.StringIO()
@@ -203,13 +203,13 @@ def to_svg(figure: Figure, *, label: str) -> str:
 
 
 def _save_figure(figure: Figure, target: Path | io.StringIO, **options: Any) -> None:
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_MATPLOTLIB_STYLE):
         figure.savefig(target, **options)
 
 
-def _draw_side_by_side(plots: Sequence[Draw], *, height: float = 3.6) -> Figure:
+def _draw_side_by_side(plots: Sequence[DrawFunction], *, height: float = 3.6) -> Figure:
     """Draw the plots side by side, each with its legend below."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_MATPLOTLIB_STYLE):
         figure = Figure(figsize=(4.8 * len(plots), height), layout="constrained")
         for axes, draw in zip(figure.subplots(1, len(plots), squeeze=False)[0], plots, strict=True):
             draw(axes)
@@ -220,65 +220,67 @@ def _draw_side_by_side(plots: Sequence[Draw], *, height: float = 3.6) -> Figure:
         return figure
 
 
-def _draw_curve(axes: Axes, epochs: Sequence[Epoch], name: str, val_count: int) -> None:
+def _draw_curve(axes: Axes, epochs: Sequence[EpochMetrics], name: str, val_count: int) -> None:
     factor = 1 if name == "loss" else 100
-    for part, label, color, style in (("train", "training", TRAIN, "--"), ("val", "validation", VAL, "-")):
+    for part, label, color, style in (("train", "training", TRAIN_COLOR, "--"), ("val", "validation", VAL_COLOR, "-")):
         points = [(row["epoch"], factor * row[f"{part}_{name}"]) for row in epochs if f"{part}_{name}" in row]
         if points:
             axes.plot(*zip(*points, strict=True), style, color=color, label=label, marker="o", markersize=3)
     if name == "accuracy" and val_count:
         _draw_intervals(axes, [row for row in epochs if "val_accuracy" in row], val_count)
     kind = "binary " if name == "loss" and "map" in choose_metrics(epochs) else ""
-    axes.set(title="mAP" if name == "map" else name, xlabel="epoch", ylabel=f"{kind}{METRICS[name]}")
+    axes.set(title="mAP" if name == "map" else name, xlabel="epoch", ylabel=f"{kind}{METRIC_LABELS[name]}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _draw_intervals(axes: Axes, epochs: Sequence[Epoch], val_count: int) -> None:
+def _draw_intervals(axes: Axes, epochs: Sequence[EpochMetrics], val_count: int) -> None:
     shares = [estimate_proportion(round(row["val_accuracy"] * val_count), val_count) for row in epochs]
-    y, errors = _to_percent_and_errors(shares)
-    axes.errorbar([row["epoch"] for row in epochs], y, yerr=errors, fmt="none", ecolor=VAL, elinewidth=3, alpha=0.3,
-                  label="95 % interval")  # fmt: skip
+    y, errors = _convert_to_error_bars(shares)
+    axes.errorbar([row["epoch"] for row in epochs], y, yerr=errors, fmt="none", ecolor=VAL_COLOR, elinewidth=3,
+                  alpha=0.3, label="95 % interval")  # fmt: skip
 
 
-def _make_probe_plots(result: ProbeResult) -> Iterator[tuple[str, Draw]]:
+def _make_probe_plots(result: ProbeResult) -> Iterator[tuple[str, DrawFunction]]:
     def draw_accuracy_by_layer(axes: Axes) -> None:
-        names = [cut.name for cut in result.cuts]
-        chosen = names.index(result.freeze)
-        _draw_points(axes, range(len(names)), [cut.accuracy for cut in result.cuts], filled_index=chosen)
+        names = [cut.layer_name for cut in result.cut_scores]
+        chosen = names.index(result.recommended_freeze)
+        _draw_points(axes, range(len(names)), [cut.accuracy for cut in result.cut_scores], filled_index=chosen)
         axes.set_xticks(
             range(len(names)), list(map(_shorten_name, names)), rotation=60, rotation_mode="xtick", fontsize=8
         )
         axes.set(title=f"{result.model}: by frozen layers", xlabel="last frozen layer", ylabel="accuracy (%)")
 
     def draw_accuracy_by_images(axes: Axes) -> None:
-        counts = [point.per_class for point in result.curve]
-        _draw_points(axes, counts, [point.accuracy for point in result.curve])
+        counts = [point.images_per_class for point in result.learning_curve]
+        _draw_points(axes, counts, [point.accuracy for point in result.learning_curve])
         axes.set_xscale("log", base=2)
         axes.set_xticks(counts, list(map(str, counts)))
         axes.set(
-            title=f"by number of images, frozen up to {result.freeze}", xlabel="images per class", ylabel="accuracy (%)"
+            title=f"by number of images, frozen up to {result.recommended_freeze}",
+            xlabel="images per class",
+            ylabel="accuracy (%)",
         )
 
-    yield f"accuracy by layer; {result.freeze} is recommended", draw_accuracy_by_layer
-    if result.curve:
-        yield f"accuracy by images per class, frozen up to {result.freeze}", draw_accuracy_by_images
+    yield f"accuracy by layer; {result.recommended_freeze} is recommended", draw_accuracy_by_layer
+    if result.learning_curve:
+        yield f"accuracy by images per class, frozen up to {result.recommended_freeze}", draw_accuracy_by_images
 
 
 def _draw_sizes(axes: Axes, image_facts: FactsTable) -> None:
     width, height = image_facts["width"], image_facts["height"]
-    step = max(1, len(width) // MAX_POINTS)
-    axes.scatter(width[::step], height[::step], s=9, alpha=0.4, color=NEUTRAL, linewidths=0)
+    step = max(1, len(width) // MAX_SCATTER_POINTS)
+    axes.scatter(width[::step], height[::step], s=9, alpha=0.4, color=NEUTRAL_COLOR, linewidths=0)
     top = 1.05 * max(width.max(), height.max())
     axes.set(title="size", xlabel="width (px)", ylabel="height (px)", xlim=(0, top), ylim=(0, top))
 
 
 def _draw_brightness(axes: Axes, image_facts: FactsTable) -> None:
-    axes.hist(image_facts["typical"], bins=32, range=(0, 256), color=NEUTRAL)
+    axes.hist(image_facts["typical"], bins=32, range=(0, 256), color=NEUTRAL_COLOR)
     axes.set(title="brightness", xlabel="median luma of an image (0 to 255)", ylabel="images")
 
 
 def _draw_colors(axes: Axes, image_facts: FactsTable) -> None:
-    for channel, color in CHANNELS.items():
+    for channel, color in CHANNEL_COLORS.items():
         counts, edges = np.histogram(image_facts[channel], bins=32, range=(0, 256))
         axes.stairs(counts, edges, label=channel, color=color, linewidth=1.5)
     axes.set(title="colour", xlabel="mean of a channel of an image (0 to 255)", ylabel="images")
@@ -287,25 +289,25 @@ def _draw_colors(axes: Axes, image_facts: FactsTable) -> None:
 def _draw_points(
     axes: Axes, x_values: Sequence[float], shares: Sequence[Proportion], *, filled_index: int | None = None
 ) -> None:
-    y, errors = _to_percent_and_errors(shares)
-    face = "none" if filled_index is not None else VAL
-    axes.errorbar(x_values, y, yerr=errors, color=VAL, marker="o", markerfacecolor=face, capsize=2)
+    y, errors = _convert_to_error_bars(shares)
+    face = "none" if filled_index is not None else VAL_COLOR
+    axes.errorbar(x_values, y, yerr=errors, color=VAL_COLOR, marker="o", markerfacecolor=face, capsize=2)
     if filled_index is not None:
-        axes.plot(x_values[filled_index], y[filled_index], "o", color=VAL, markersize=9, zorder=3)
+        axes.plot(x_values[filled_index], y[filled_index], "o", color=VAL_COLOR, markersize=9, zorder=3)
 
 
-def _to_percent_and_errors(shares: Sequence[Proportion]) -> tuple[list[float], list[list[float]]]:
-    """Return values in percent, and the lengths of their intervals below and above."""
+def _convert_to_error_bars(shares: Sequence[Proportion]) -> tuple[list[float], list[list[float]]]:
+    """Return values in percent, and the lengths of their error bars below and above the values."""
     below = [100 * max(0.0, each.value - each.low) for each in shares]  # 100 % may exceed its interval
     above = [100 * max(0.0, each.high - each.value) for each in shares]
     return [100 * each.value for each in shares], [below, above]
 
 
 def _shorten_name(name: str) -> str:
-    return name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
+    return name if len(name) <= MAX_NAME_LENGTH else name[: MAX_NAME_LENGTH - 1] + "…"
 
 
-def _draw_cell_texts(axes: Axes, confusion: ConfusionMatrix, shares: Sequence[Sequence[float]]) -> None:
+def _draw_cell_labels(axes: Axes, confusion: ConfusionMatrix, shares: Sequence[Sequence[float]]) -> None:
     for label, row in enumerate(confusion):
         for predicted, count in enumerate(row):
             if count:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from mlimages.core import Proportion, format_table, pluralize
 
-BAR_WIDTH = 24
+MAX_BAR_LENGTH = 24
 """Length of the bar of 100 %, in characters."""
 
 MIN_GAIN = 0.005
 """A smaller gain in accuracy per doubling is not worth gathering images."""
 
 MAX_NEGLIGIBLE_GAIN = 0.02
-"""More images hardly help if the interval of the gain ends below this."""
+"""More images hardly help if the upper bound of the gain is below this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,23 +23,28 @@ class CutScore:
     """Probe accuracy with this layer as the last frozen layer.
 
     Attributes:
-        name: value for `--freeze`.
-        width: number of pooled features per image.
+        layer_name: value for `--freeze`.
+        num_features: number of pooled features per image.
         accuracy: leave-one-out accuracy of a ridge classifier on these features, with its 95 % interval.
-        within_noise: whether it is not significantly worse than the best layer (exact sign test, 5 %).
+        is_within_noise: whether it is not significantly worse than the best layer (exact sign test, 5 %).
     """
 
-    name: str
-    width: int
+    layer_name: str
+    num_features: int
     accuracy: Proportion
-    within_noise: bool
+    is_within_noise: bool
 
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """Accuracy on held-out images, with its 95 % interval, of a classifier fitted on `per_class` images per class."""
+    """One point of a learning curve: the accuracy on held-out images, with its 95 % interval, of a classifier.
 
-    per_class: int
+    Attributes:
+        images_per_class: number of images per class that the classifier was fitted on.
+        accuracy: share of correct predictions on the held-out images.
+    """
+
+    images_per_class: int
     accuracy: Proportion
 
 
@@ -49,72 +54,103 @@ class ProbeResult:
 
     Attributes:
         model: name of the network.
-        images, classes: number of images and classes used.
-        broken: number of images that could not be read.
-        cuts: score of each layer, from the input to the output.
-        freeze: the recommended layer: the last layer that is not significantly worse than the best, which leaves the
-            fewest layers to train.
-        curve: accuracy by images per class, for the recommended layer.
-        gain: change in accuracy (-1..1) from the last doubling of images, with its 95 % interval; None if `curve` has
-            one point.
+        num_images, num_classes: number of images and classes used.
+        num_broken_images: number of images that could not be read.
+        cut_scores: score of each layer, from the input to the output.
+        recommended_freeze: recommended value for `--freeze`: the last layer that is not significantly worse than the
+            best, which leaves the fewest layers to train.
+        learning_curve: accuracy by images per class, for the recommended layer.
+        last_gain: change in accuracy (-1..1) from the last doubling of images, with its 95 % interval; None if
+            `learning_curve` has one point.
     """
 
     model: str
-    images: int
-    classes: int
-    broken: int
-    cuts: tuple[CutScore, ...]
-    freeze: str
-    curve: tuple[CurvePoint, ...]
-    gain: Proportion | None
+    num_images: int
+    num_classes: int
+    num_broken_images: int
+    cut_scores: tuple[CutScore, ...]
+    recommended_freeze: str
+    learning_curve: tuple[CurvePoint, ...]
+    last_gain: Proportion | None
 
     @property
     def more_images_would_help(self) -> bool | None:
-        """Whether the accuracy still increases with the number of images; None if the interval of `gain` allows both
-        answers."""
-        if self.gain is None:
+        """Whether the accuracy still increases with the number of images; None if this is unclear from `last_gain`."""
+        if self.last_gain is None:
             return None
-        if self.gain.low > 0 and self.gain.value >= MIN_GAIN:
+        if self.last_gain.low > 0 and self.last_gain.value >= MIN_GAIN:
             return True
-        return False if self.gain.high < MAX_NEGLIGIBLE_GAIN else None
+        return False if self.last_gain.high < MAX_NEGLIGIBLE_GAIN else None
 
     @property
     def more_images_note(self) -> str:
-        """A phrase on whether more images would help, for a report."""
+        """Whether more images would help, in words."""
         if self.more_images_would_help is None:
             return "it is unclear whether more images would help"
         return f"more images would {'help' if self.more_images_would_help else 'hardly help'}"
 
-    def to_dict(self) -> Mapping[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON types."""
-        return {**asdict(self), "more_images_would_help": self.more_images_would_help}
+        return {**self.measurements_to_dict(), "more_images_would_help": self.more_images_would_help}
+
+    def measurements_to_dict(self) -> dict[str, Any]:
+        """Return the attributes as JSON types."""
+        return {
+            "model": self.model,
+            "images": self.num_images,
+            "classes": self.num_classes,
+            "broken": self.num_broken_images,
+            "cuts": [
+                {
+                    "name": cut.layer_name,
+                    "width": cut.num_features,
+                    "accuracy": asdict(cut.accuracy),
+                    "within_noise": cut.is_within_noise,
+                }
+                for cut in self.cut_scores
+            ],
+            "freeze": self.recommended_freeze,
+            "curve": [
+                {"per_class": point.images_per_class, "accuracy": asdict(point.accuracy)}
+                for point in self.learning_curve
+            ],
+            "gain": self.last_gain and asdict(self.last_gain),
+        }
 
 
 def format_probe(result: ProbeResult) -> Iterator[str]:
-    """Yield the lines of the result for a terminal: tables with bars, and the recommendation."""
-    dataset = f"{pluralize(result.images, 'image')} of {pluralize(result.classes, 'class')}"
+    """Yield the lines of a report for a terminal: accuracy by layer and by images per class, and the recommendation."""
+    dataset = f"{pluralize(result.num_images, 'image')} of {pluralize(result.num_classes, 'class')}"
     yield f"{result.model}: {dataset}, accuracy by cross-validation"
     yield ""
     rows = [("--freeze", "features", "accuracy", "95 %", "")]
     rows += [
-        (cut.name, str(cut.width), *_format_accuracy_cells(cut.accuracy, is_marked=cut.name == result.freeze))
-        for cut in result.cuts
+        (
+            cut.layer_name,
+            str(cut.num_features),
+            *_format_accuracy_cells(cut.accuracy, is_marked=cut.layer_name == result.recommended_freeze),
+        )
+        for cut in result.cut_scores
     ]
     yield from format_table(rows, left_columns=frozenset({0, 4}))
     yield ""
-    if result.curve:
+    if result.learning_curve:
         points = [("per class", "accuracy", "95 %", "")]
-        points += [(str(point.per_class), *_format_accuracy_cells(point.accuracy)) for point in result.curve]
+        points += [
+            (str(point.images_per_class), *_format_accuracy_cells(point.accuracy)) for point in result.learning_curve
+        ]
         yield from format_table(points, left_columns=frozenset({3}))
         yield ""
-    yield f"recommended: --freeze {result.freeze} (<): the last layer within noise of the best"
-    if result.gain is not None:
-        gain, low, high = (f"{100 * part:+.1f}" for part in (result.gain.value, result.gain.low, result.gain.high))
+    yield f"recommended: --freeze {result.recommended_freeze} (<): the last layer within noise of the best"
+    if result.last_gain is not None:
+        gain, low, high = (
+            f"{100 * part:+.1f}" for part in (result.last_gain.value, result.last_gain.low, result.last_gain.high)
+        )
         yield f"{result.more_images_note}:"
         yield f"  {gain} points from the last doubling of images (95 % interval {low} to {high})"
 
 
 def _format_accuracy_cells(share: Proportion, *, is_marked: bool = False) -> tuple[str, str, str]:
-    bar = "#" * round(BAR_WIDTH * share.value)
+    bar = "#" * round(MAX_BAR_LENGTH * share.value)
     span = f"{100 * share.low:.1f}-{100 * share.high:.1f}"
     return f"{100 * share.value:.1f}", span, bar + (" <" if is_marked else "")

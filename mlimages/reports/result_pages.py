@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mlimages.core import as_path, format_percent, pluralize
 from mlimages.inference import Evaluation
 from mlimages.reports import plots
-from mlimages.reports.comparison import NOISE, ComparedRun, format_run_cells
+from mlimages.reports.comparison import SIGNIFICANCE_LEVEL, ComparedRun, format_run_cells
 from mlimages.reports.pages import MAX_TILES, GalleryTile, format_mistake, make_image_tile, make_matrix_cells, render
 from mlimages.reports.probe_result import ProbeResult
 
@@ -24,21 +24,23 @@ def render_evaluation(evaluation: Evaluation, title: str) -> str:
             evaluation.multi_label_scores.mistakes if evaluation.multi_label_scores else evaluation.mistakes
         ),
         rows=evaluation.multi_label_scores.class_scores if evaluation.multi_label_scores else (),
-        cells=make_matrix_cells(evaluation.confusion),
+        cells=make_matrix_cells(evaluation.confusion_matrix),
         figures=_make_metric_rows(evaluation),
     )
 
 
 def render_probe(result: ProbeResult) -> str:
     """Return the HTML report of a probe: the recommended layer, accuracy by layer and by images per class."""
-    gain = result.gain and " to ".join(f"{100 * value:+.1f}" for value in (result.gain.low, result.gain.high))
+    gain = result.last_gain and " to ".join(
+        f"{100 * value:+.1f}" for value in (result.last_gain.low, result.last_gain.high)
+    )
     return render(
         "probe.html",
         title=f"Probe of {result.model}",
-        subtitle=f"{pluralize(result.images, 'image')} of {pluralize(result.classes, 'class')}"
-        + (f", {pluralize(result.broken, 'image')} skipped" if result.broken else ""),
+        subtitle=f"{pluralize(result.num_images, 'image')} of {pluralize(result.num_classes, 'class')}"
+        + (f", {pluralize(result.num_broken_images, 'image')} skipped" if result.num_broken_images else ""),
         result=result,
-        gain=f"{100 * result.gain.value:+.1f} ({gain})" if result.gain else "",
+        gain=f"{100 * result.last_gain.value:+.1f} ({gain})" if result.last_gain else "",
         drawings=plots.draw_probe_svgs(result),
     )
 
@@ -48,15 +50,15 @@ def render_comparison(runs: Sequence[ComparedRun]) -> str:
     return render(
         "compare.html",
         title=f"Comparison of {pluralize(len(runs), 'run')}",
-        subtitle=", ".join(str(each.run) for each in runs),
-        noise=NOISE,
+        subtitle=", ".join(str(each.path) for each in runs),
+        noise=SIGNIFICANCE_LEVEL,
         score_name=runs[0].score_name,
         rows=[
-            {"name": each.run.name, "score": each.score, "count": each.count, "cells": cells}
+            {"name": each.path.name, "score": each.score, "count": each.num_images, "cells": cells}
             for each, cells in zip(runs, format_run_cells(runs), strict=True)
         ],
         drawings=[plots.draw_comparison_svg(runs)],
-        settings=[(name, [each.settings[name] for each in runs]) for name in runs[0].settings],
+        settings=[(name, [each.differing_settings[name] for each in runs]) for name in runs[0].differing_settings],
     )
 
 

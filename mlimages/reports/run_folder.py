@@ -50,7 +50,7 @@ class Predictions:
     probabilities: NDArray[np.float64]
 
     def __repr__(self) -> str:
-        return f"<Predictions: {int(self.correct.sum())} of {pluralize(len(self.paths), 'image')} correct>"
+        return f"<Predictions: {int(self.is_correct.sum())} of {pluralize(len(self.paths), 'image')} correct>"
 
     @property
     def is_multi_label(self) -> bool:
@@ -63,7 +63,7 @@ class Predictions:
         return find_f1_thresholds(self.probabilities, self.labels.astype(bool))
 
     @property
-    def predicted(self) -> NDArray[np.int64] | NDArray[np.bool_]:
+    def predicted_labels(self) -> NDArray[np.int64] | NDArray[np.bool_]:
         """The most probable class of each image, int64 `(N,)`; in a multi-label run, whether each class is predicted
         for each image, bool `(N, classes)`."""
         if self.is_multi_label:
@@ -71,9 +71,9 @@ class Predictions:
         return np.asarray(self.probabilities.argmax(axis=1))
 
     @property
-    def correct(self) -> NDArray[np.bool_]:
+    def is_correct(self) -> NDArray[np.bool_]:
         """Whether each prediction is correct, bool `(N,)`; in a multi-label run, whether all labels are correct."""
-        right = self.predicted == self.labels
+        right = self.predicted_labels == self.labels
         return np.asarray(right.all(axis=1) if self.is_multi_label else right)
 
 
@@ -89,8 +89,8 @@ class RunFolder:
         class_names: class names, in the order of the probabilities.
         epochs: for each line of metrics.csv, the values by column name.
         predictions: predictions for the validation set; None before the run is finished.
-        figures: contents of result.json; empty before the run is finished.
-        left_out: rows of left_out.tsv: path, code and detail of each image that could not be read.
+        final_metrics: contents of result.json; empty before the run is finished.
+        skipped_images: rows of left_out.tsv: path, code and detail of each image that could not be read.
     """
 
     path: Path
@@ -100,8 +100,8 @@ class RunFolder:
     class_names: tuple[str, ...]
     epochs: tuple[Mapping[str, float], ...]
     predictions: Predictions | None
-    figures: Mapping[str, Any] = field(default_factory=dict)
-    left_out: tuple[Mapping[str, str], ...] = ()
+    final_metrics: Mapping[str, Any] = field(default_factory=dict)
+    skipped_images: tuple[Mapping[str, str], ...] = ()
 
     def __repr__(self) -> str:
         accuracy = f"{self.score_name} {format_percent(self.score.value)}" if self.predictions else "not finished"
@@ -118,24 +118,24 @@ class RunFolder:
         }
 
     @property
-    def val_count(self) -> int:
+    def num_val_images(self) -> int:
         """Number of validation images with a prediction."""
         return len(self.predictions.labels) if self.predictions else 0
 
     @property
-    def confusion(self) -> ConfusionMatrix:
-        """Counts by true and predicted class on the validation set; all 0 without predictions."""
+    def confusion_matrix(self) -> ConfusionMatrix:
+        """Number of validation images by true class (row) and predicted class (column); all 0 without predictions."""
         if self.predictions is None:
             return confusion_matrix([], [], len(self.class_names))
-        labels, predicted = self.predictions.labels.tolist(), self.predictions.predicted.tolist()
+        labels, predicted = self.predictions.labels.tolist(), self.predictions.predicted_labels.tolist()
         return confusion_matrix(labels, predicted, len(self.class_names))
 
     @property
     def accuracy(self) -> Proportion:
         """Accuracy on the validation set; in a multi-label run, all labels of an image must be correct."""
         if self.predictions and self.predictions.is_multi_label:
-            return estimate_proportion(int(self.predictions.correct.sum()), self.val_count)
-        return accuracy(self.confusion)
+            return estimate_proportion(int(self.predictions.is_correct.sum()), self.num_val_images)
+        return accuracy(self.confusion_matrix)
 
     @property
     def average_precision(self) -> AveragePrecision | None:
@@ -181,8 +181,8 @@ def read_run(path: str | os.PathLike[str]) -> RunFolder:
             class_names=names,
             epochs=_read_epochs(files.metrics),
             predictions=_read_predictions(files.predictions, names, multi_label=settings.get("multi_label", False)),
-            figures=json.loads(text) if (text := _read_text(files.result)) else {},
-            left_out=tuple(_read_rows(files.folder / "left_out.tsv", delimiter="\t")),
+            final_metrics=json.loads(text) if (text := _read_text(files.result)) else {},
+            skipped_images=tuple(_read_rows(files.folder / "left_out.tsv", delimiter="\t")),
         )
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise RunError(f"{files.folder} cannot be read as a run folder: {type(error).__name__}: {error}") from error

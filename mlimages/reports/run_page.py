@@ -32,17 +32,17 @@ from mlimages.reports import pages, plots
 from mlimages.reports.run_folder import Predictions, RunFolder, read_run
 from mlimages.reports.suspects import Suspect, read_suspects
 
-MAX_EXPLAINED = 4
-"""Maximum number of mistakes that are explained by occlusion."""
+MAX_EXPLAINED_MISTAKES = 4
+"""Maximum number of mistakes that are explained by occlusion (see `explain`)."""
 
-MAX_EXPLAINED_BYTES = 300_000_000
-"""The mistakes of larger networks (VGG-16, ViT-B) are not explained: one takes them 10 s of CPU time or more."""
+MAX_EXPLAINED_MODEL_BYTES = 300_000_000
+"""Mistakes of larger models (VGG-16, ViT-B) are not explained: each takes 10 s of CPU time or more."""
 
-MAX_COMPARED = 20_000
-"""With more images, duplicates are left to `mlimages check`."""
+MAX_IMAGES_TO_COMPARE = 20_000
+"""With more images, the report does not search for near-duplicates with different labels."""
 
 
-def draw_run(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+def write_run_report(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """Write `curves.png`, `confusion.png` and `report.html` into a run folder; return the path of the report.
 
     Args:
@@ -54,16 +54,18 @@ def draw_run(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         RunError: `path` is not a run folder.
 
     Example:
-        >>> draw_run("runs/first")
+        >>> write_run_report("runs/first")
         PosixPath('runs/first/report.html')
     """
     run = read_run(path)
     page, curves, confusion = (run.path / name for name in ("report.html", "curves.png", "confusion.png"))
     require_writable([page, curves, confusion], overwrite=overwrite)
     if run.epochs:
-        plots.save_png(plots.plot_curves(run.epochs, val_count=run.val_count), curves, overwrite=overwrite)
+        plots.save_png(plots.plot_curves(run.epochs, val_count=run.num_val_images), curves, overwrite=overwrite)
     if run.predictions and not run.predictions.is_multi_label:
-        plots.save_png(plots.plot_confusion_matrix(run.confusion, run.class_names), confusion, overwrite=overwrite)
+        plots.save_png(
+            plots.plot_confusion_matrix(run.confusion_matrix, run.class_names), confusion, overwrite=overwrite
+        )
     with write_output(page, overwrite=overwrite) as part:
         part.write_text(pages.render("run.html", **_make_template_values(run)), encoding="utf-8")
     return page
@@ -76,9 +78,9 @@ def _make_template_values(run: RunFolder) -> dict[str, Any]:
         "subtitle": f"{run.settings['model']} on {len(run.class_names)} classes, freeze: {run.settings['freeze']}",
         "score": run.score if run.predictions else None,
         "score_name": run.score_name,
-        "correct": int(run.predictions.correct.sum()) if run.predictions else 0,
-        "count": run.val_count,
-        "best_epoch": run.figures.get("best_epoch"),
+        "correct": int(run.predictions.is_correct.sum()) if run.predictions else 0,
+        "count": run.num_val_images,
+        "best_epoch": run.final_metrics.get("best_epoch"),
         "mistakes": list(_make_mistake_tiles(run)),
         "suspects": suspects and [_make_suspect_tile(each, run) for each in suspects[: pages.MAX_TILES]],
         "suspect_count": len(suspects or ()),
@@ -86,7 +88,7 @@ def _make_template_values(run: RunFolder) -> dict[str, Any]:
         "drop": shlex.quote(str(run.path / "suspects.tsv")),
         "listed": [shlex.quote(run.settings[name]) for name in ("labels", "val") if run.settings.get(name)],
         "twins": _make_label_conflict_tiles(run),
-        "left_out": run.left_out,
+        "left_out": run.skipped_images,
         **_make_class_tables(run),
         "names": run.class_names,
         "drawings": list(_draw_curve_svgs(run)),
@@ -97,16 +99,16 @@ def _make_template_values(run: RunFolder) -> dict[str, Any]:
 
 
 def _make_class_tables(run: RunFolder) -> dict[str, Any]:
-    """Return the tables by class; a multi-label run has no confusion matrix."""
+    """Return the template values of the tables by class; a multi-label run has no confusion matrix."""
     found, precision = run.predictions, run.average_precision
     if found and precision:
-        scores = multi_label_scores(found.labels.astype(bool), found.predicted.astype(bool), run.class_names)
+        scores = multi_label_scores(found.labels.astype(bool), found.predicted_labels.astype(bool), run.class_names)
         return {"rows": list(combine_class_scores(scores, precision, found.thresholds)), "cells": [], "confused": []}
     return {
         "rows": [],
-        "classes": class_scores(run.confusion, run.class_names),
-        "cells": pages.make_matrix_cells(run.confusion),
-        "confused": _find_most_confused_classes(run.confusion, run.class_names),
+        "classes": class_scores(run.confusion_matrix, run.class_names),
+        "cells": pages.make_matrix_cells(run.confusion_matrix),
+        "confused": _find_most_confused_classes(run.confusion_matrix, run.class_names),
     }
 
 
@@ -117,8 +119,8 @@ def _make_setting_rows(run: RunFolder) -> Iterator[tuple[str, str]]:
         if (name, value) == ("freeze", "head"):  # what the default `auto` became
             continue
         yield name.replace("_", " "), ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    if "seconds" in run.figures:
-        yield "training time", f"{run.figures['seconds']:.0f} s"
+    if "seconds" in run.final_metrics:
+        yield "training time", f"{run.final_metrics['seconds']:.0f} s"
 
 
 def _iter_class_counts(run: RunFolder) -> Iterator[tuple[str, int, int]]:
@@ -134,7 +136,7 @@ def _draw_curve_svgs(run: RunFolder) -> Iterator[str]:
         for name in plots.choose_metrics(run.epochs):
             train, val = last[f"train_{name}"], last[f"val_{name}"]
             label = f"{name} by epoch; at the last, training {train:.3f}, validation {val:.3f}"
-            yield plots.to_svg(plots.plot_curves(run.epochs, metrics=[name], val_count=run.val_count), label=label)
+            yield plots.to_svg(plots.plot_curves(run.epochs, metrics=[name], val_count=run.num_val_images), label=label)
 
 
 def _find_most_confused_classes(confusion: ConfusionMatrix, names: Sequence[str]) -> list[tuple[str, str, int, int]]:
@@ -148,11 +150,11 @@ def _find_most_confused_classes(confusion: ConfusionMatrix, names: Sequence[str]
 
 
 def _make_mistake_tiles(run: RunFolder) -> Iterator[pages.GalleryTile]:
-    """Yield the wrong predictions, the most confident first; the first few with their explanations."""
+    """Yield a tile for each wrong prediction, the most confident first; the first few with an explanation."""
     if run.predictions is None:
         return
     found, explainer = run.predictions, _load_explainer(run)
-    predicted = found.predicted
+    predicted = found.predicted_labels
     for number, index in enumerate(_rank_mistakes(found)[: pages.MAX_TILES]):
         path, probabilities = found.paths[index], found.probabilities[index]  # (classes,)
         labels, guesses = (_to_class_indices(each[index]) for each in (found.labels, predicted))
@@ -160,10 +162,10 @@ def _make_mistake_tiles(run: RunFolder) -> Iterator[pages.GalleryTile]:
         scores.sort(key=lambda score: -score.probability)
         text = pages.format_mistake((run.class_names[n] for n in labels), scores)
         tile = pages.make_image_tile(path, text, image=run.preprocessing.image)
-        why = explain(explainer, path) if explainer and number < MAX_EXPLAINED else None
+        why = explain(explainer, path) if explainer and number < MAX_EXPLAINED_MISTAKES else None
         if isinstance(why, Explanation):
             overlay = pages.to_data_url(np.asarray(why.draw_overlay()))
-            tile = pages.GalleryTile((*tile.images, overlay), (*tile.lines, str(why)))
+            tile = pages.GalleryTile((*tile.image_urls, overlay), (*tile.caption_lines, str(why)))
         yield tile
 
 
@@ -175,8 +177,8 @@ def _rank_mistakes(predictions: Predictions) -> list[int]:
     confidence = predictions.probabilities  # (N, classes)
     if predictions.is_multi_label:
         distances = np.abs(confidence - np.array(predictions.thresholds))
-        confidence = np.where(predictions.predicted != predictions.labels, distances, 0)
-    correct = predictions.correct  # a property that predicts all images
+        confidence = np.where(predictions.predicted_labels != predictions.labels, distances, 0)
+    correct = predictions.is_correct  # a property that predicts all images
     order = (-confidence.max(axis=1)).argsort(kind="stable").tolist()
     return [index for index in order if not correct[index]]
 
@@ -187,27 +189,27 @@ def _to_class_indices(labels: np.int64 | NDArray[np.bool_]) -> list[int]:
 
 
 def _load_explainer(run: RunFolder) -> Predictor | None:
-    """Load the run's exported file; None if the run has no file, or it is large or cannot be run."""
+    """Load the run's exported file, to explain mistakes; None if it does not exist, is large, or cannot be run."""
     with suppress(BundleError):
         file = find_model_file(run.path)
         if (
             sum(part.stat().st_size for part in (file, external_data_path(file)) if part.exists())
-            <= MAX_EXPLAINED_BYTES
+            <= MAX_EXPLAINED_MODEL_BYTES
         ):
             return Predictor(file)
     return None
 
 
 def _make_suspect_tile(suspect: Suspect, run: RunFolder) -> pages.GalleryTile:
-    text = f"{suspect.label}, possibly {suspect.likely} ({format_percent(suspect.confidence, 0)})"
+    text = f"{suspect.label}, possibly {suspect.likely_label} ({format_percent(suspect.confidence, 0)})"
     return pages.make_image_tile(suspect.path, text, image=run.preprocessing.image)
 
 
 def _make_label_conflict_tiles(run: RunFolder) -> list[pages.GalleryTile]:
-    """Return groups of near-duplicates with different labels; empty in a multi-label run, or if there are too many
-    images."""
+    """Return a tile for each group of near-duplicates with different labels; none for a multi-label run, or if there
+    are more than `MAX_IMAGES_TO_COMPARE` images."""
     items = [item for name in ("train.txt", "val.txt") for item in LabelFile(run.path / name)]
-    if len(items) > MAX_COMPARED or any(item.labels is not None for item in items[:1]):
+    if len(items) > MAX_IMAGES_TO_COMPARE or any(item.labels is not None for item in items[:1]):
         return []
     label_of = {item.path: item.label for item in items}
     groups: dict[int, list[Path]] = {}

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from mlimages.core import path_from_name, relative_name, write_output
 
-MAX_SHARE = 0.1
-"""The list holds at most this share of the images: each is to be reviewed by eye."""
+MAX_SUSPECT_SHARE = 0.1
+"""Maximum share of all images in the list of suspects, each of which is to be reviewed by a person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +23,13 @@ class Suspect:
 
     Attributes:
         path: path of the image.
-        label, likely: names of the labelled class and of the most probable class.
+        label, likely_label: names of the labelled class and of the most probable class.
         confidence: 1 minus the probability of the labelled class, 0..1.
     """
 
     path: Path
     label: str
-    likely: str
+    likely_label: str
     confidence: float
 
 
@@ -55,14 +55,14 @@ def find_suspects(
         >>> probabilities = np.full((10, 2), [0.9, 0.1])
         >>> paths = [Path(f"{number}.jpg") for number in range(10)]
         >>> find_suspects(paths, np.array([0] * 9 + [1]), probabilities, ["cats", "dogs"])
-        (Suspect(path=...Path('9.jpg'), label='dogs', likely='cats', confidence=0.9),)
+        (Suspect(path=...Path('9.jpg'), label='dogs', likely_label='cats', confidence=0.9),)
     """
     own = probabilities[np.arange(len(labels)), labels]  # (N,)
     likely = probabilities.argmax(axis=1)  # (N,)
     order = [index for index in np.argsort(own, kind="stable").tolist() if likely[index] != labels[index]]
     return tuple(
         Suspect(paths[index], class_names[labels[index]], class_names[likely[index]], round(1 - float(own[index]), 4))
-        for index in order[: round(MAX_SHARE * len(labels))]
+        for index in order[: round(MAX_SUSPECT_SHARE * len(labels))]
     )
 
 
@@ -96,7 +96,7 @@ def write_suspects(suspects: Iterable[Suspect], out: Path, *, overwrite: bool = 
     table = csv.writer(text, delimiter="\t", lineterminator="\n")
     table.writerow(("path", "label", "likely_label", "confidence"))
     for each in suspects:
-        table.writerow((relative_name(each.path, out.parent), each.label, each.likely, f"{each.confidence:.4f}"))
+        table.writerow((relative_name(each.path, out.parent), each.label, each.likely_label, f"{each.confidence:.4f}"))
     with write_output(out, overwrite=overwrite) as part:
         part.write_text(text.getvalue(), encoding="utf-8")
 

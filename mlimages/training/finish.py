@@ -318,12 +318,12 @@ def draw_plots(run: Path, *, progress: Progress | None = None) -> Path | None:
     """Draw curves.png, confusion.png and report.html; return the path of the report, None without the `train` extra."""
     progress = progress or NoProgress()
     try:
-        from mlimages.reports import draw_run
+        from mlimages.reports import write_run_report
     except MissingExtraError as error:
         logger.warning("cannot write the plots and report.html: %s", error)
         return None
     progress.start("plots", 1, "page")
-    page = draw_run(run, overwrite=True)
+    page = write_run_report(run, overwrite=True)
     progress.advance()
     progress.close()
     return page

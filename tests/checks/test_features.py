@@ -15,7 +15,7 @@ from mlimages.checks import check, feature_pairs, split_labels
 from mlimages.core import MissingExtraError
 from mlimages.core.files import RECORDS_FILE_NAME
 from mlimages.labels import LabelFile, LabelOptions, make_label_files
-from mlimages.reports import write_report
+from mlimages.reports import write_check_report
 from mlimages.training import embedder
 from tests.checks.leaks import EDITS, TURNS, cropped, false_groups, found_share, plant_leaks, tilted
 from tests.checks.test_validation import jpeg, listed, scene
@@ -76,7 +76,7 @@ def test_copies_that_hashes_miss_are_pairs_on_the_page(
     assert "copy4.jpg" not in hashed
     assert report.errors == {"leak": 5}
     for each, words in ((by_hashes, "mlimages check --features"), (report, "Near-duplicates found by features only")):
-        write_report(each, tmp_path / "check.html")
+        write_check_report(each, tmp_path / "check.html")
         assert words in (tmp_path / "check.html").read_text()
 
 

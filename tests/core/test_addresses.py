@@ -51,7 +51,7 @@ from mlimages.images import copy_by_class, find_images
 from mlimages.inference import OnnxBundle
 from mlimages.inference.inputs import find_inputs
 from mlimages.labels import class_definition_path, label_dir, open_labels, read_class_names
-from mlimages.reports import draw_sheet, render_evaluation, write_suspects
+from mlimages.reports import draw_contact_sheet, render_evaluation, write_suspects
 from mlimages.reports.suspects import Suspect, read_suspects
 from tests.conftest import RunCli, fork_server
 from tests.forked import Forked
@@ -287,8 +287,8 @@ ENTRIES: dict[str, Callable[[str], int]] = {
     "label_dir_auto": lambda address: len(list(label_dir_auto(address).labels)),
     "label_dir": lambda address: len(list(label_dir(address, 0))),
     "find_inputs": lambda address: len(list(find_inputs([address]))),
-    "draw_sheet": lambda address: sum(
-        row.count for row in draw_sheet(address, "memory://sheet.png", image_property=TINY)
+    "draw_contact_sheet": lambda address: sum(
+        row.num_images for row in draw_contact_sheet(address, "memory://sheet.png", image_property=TINY)
     ),
     "open_labels": lambda address: compute_mean(open_labels(address), TINY).num_images,
     "check": lambda address: check([address, f"{address}-other"]).checked - 1,

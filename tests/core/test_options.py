@@ -18,7 +18,7 @@ from mlimages.inference import Predictor, explain
 from mlimages.labels import LabelFile, LabelOptions, make_label_files, split
 from mlimages.labels.splitting import sample_per_class
 from mlimages.networks import build_model, summarize_model
-from mlimages.reports import draw_sheet
+from mlimages.reports import draw_contact_sheet
 from mlimages.serving import ServerSettings
 from mlimages.training import FineTuneConfig, probe_cuts, probe_models
 from mlimages.training.config import parse_duration
@@ -112,7 +112,9 @@ NUMBERS = {
     "grid": lambda value: explain("model.onnx", "a.png", grid_size=value),
     "most": lambda value: probe_cuts("labels.txt", most=value),
     "most of probe_models": lambda value: probe_models("labels.txt", "lenet5", most=value),
-    "per_class": lambda value: draw_sheet("labels.txt", "sheet.png", image_property=ImageProperty(8), per_class=value),
+    "per_class": lambda value: draw_contact_sheet(
+        "labels.txt", "sheet.png", image_property=ImageProperty(8), per_class=value
+    ),
     "classes": lambda value: summarize_model("lenet5", classes=value),
     "max_drop": lambda value: quantize("model.onnx", "labels.txt", "quantized.onnx", max_drop=value - 1),
     "known_share": lambda value: ExportOptions(known_share=value - 1),
@@ -137,7 +139,9 @@ SEEDED: dict[str, Callable[[Any], object]] = {
     "sample_per_class": lambda seed: sample_per_class([], 1, seed=seed),
     "LabelFile.shuffle": lambda seed: LabelFile("labels.txt").shuffle(seed),
     "TrainingData.shuffle": lambda seed: TrainingData(LabelFile("labels.txt"), ImageProperty(8)).shuffle(seed),
-    "draw_sheet": lambda seed: draw_sheet("labels.txt", "sheet.png", image_property=ImageProperty(8), seed=seed),
+    "draw_contact_sheet": lambda seed: draw_contact_sheet(
+        "labels.txt", "sheet.png", image_property=ImageProperty(8), seed=seed
+    ),
     "augment": lambda seed: augment("labels.txt", "arrays.npz", image_property=ImageProperty(8), seed=seed),
 }
 

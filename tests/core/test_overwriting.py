@@ -24,13 +24,13 @@ from mlimages.reports import (
     SheetRow,
     Suspect,
     Tile,
-    draw_models,
-    draw_probe,
-    draw_run,
-    draw_sheet,
+    draw_contact_sheet,
     read_run,
+    save_models_plot,
+    save_probe_plot,
+    write_check_report,
     write_croissant,
-    write_report,
+    write_run_report,
     write_sheet,
     write_suspects,
 )
@@ -77,8 +77,8 @@ WRITERS = {
     "write_outcome": Writer(
         "labels_checked.txt", lambda f, force: write_outcome(check(f / "labels.txt"), overwrite=force)
     ),
-    "write_report": Writer(
-        "r.html", lambda f, force: write_report(check(f / "labels.txt"), f / "r.html", overwrite=force)
+    "write_check_report": Writer(
+        "r.html", lambda f, force: write_check_report(check(f / "labels.txt"), f / "r.html", overwrite=force)
     ),
     "write_suspects": Writer(
         "s.tsv", lambda f, force: write_suspects([Suspect(f / "a", "a", "b", 0.9)], f / "s.tsv", overwrite=force)
@@ -86,18 +86,18 @@ WRITERS = {
     "write_sheet": Writer(
         "s.png", lambda f, force: write_sheet(ROWS, f / "s.png", title="", note="", overwrite=force)
     ),
-    "draw_sheet": Writer(
-        "s.html", lambda f, force: draw_sheet(f / "p", f / "s.html", image_property=SIZE, overwrite=force)
+    "draw_contact_sheet": Writer(
+        "s.html", lambda f, force: draw_contact_sheet(f / "p", f / "s.html", image_property=SIZE, overwrite=force)
     ),
-    "draw_probe": Writer("p.png", lambda f, force: draw_probe(PROBE, f / "p.png", overwrite=force)),
-    "draw_models": Writer(
+    "save_probe_plot": Writer("p.png", lambda f, force: save_probe_plot(PROBE, f / "p.png", overwrite=force)),
+    "save_models_plot": Writer(
         "n.png",
-        lambda f, force: draw_models(ModelScores((ModelScore(PROBE, 1, 2),), {}), f / "n.png", overwrite=force),
+        lambda f, force: save_models_plot(ModelScores((ModelScore(PROBE, 1, 2),), {}), f / "n.png", overwrite=force),
     ),
     "write_croissant": Writer(
         "run/c.json", lambda f, force: write_croissant(read_run(f / "run"), f / "run/c.json", overwrite=force)
     ),
-    "draw_run": Writer("run/curves.png", lambda f, force: draw_run(f / "run", overwrite=force)),
+    "write_run_report": Writer("run/curves.png", lambda f, force: write_run_report(f / "run", overwrite=force)),
     "augment": Writer(
         "a.npz", lambda f, force: augment(f / "labels.txt", f / "a.npz", image_property=SIZE, overwrite=force)
     ),

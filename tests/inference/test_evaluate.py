@@ -39,7 +39,7 @@ def test_right_and_wrong_answers_are_counted_as_predict_gives_them(
     assert (found.num_images, found.accuracy.value) == (12, right / 12)
     assert found.accuracy.low < found.accuracy.value < found.accuracy.high
     assert len(found.mistakes) == 12 - right
-    for label, row in enumerate(found.confusion):
+    for label, row in enumerate(found.confusion_matrix):
         assert list(row) == [
             sum(item.label == label and guess == each for guess, item in zip(said, items, strict=True))
             for each in range(3)
@@ -54,7 +54,7 @@ def test_classes_are_matched_by_name_whatever_their_order(
     predictor = Predictor(cnn_bundle)
     plain = evaluate(predictor, labels(tmp_path, items))
     other = evaluate(predictor, labels(tmp_path / "turned", turned, ("class2", "class0", "class1")))
-    assert plain.confusion == other.confusion
+    assert plain.confusion_matrix == other.confusion_matrix
 
 
 def test_a_class_that_the_bundle_does_not_know_is_an_error(
@@ -69,7 +69,7 @@ def test_a_label_file_with_some_of_the_classes_is_enough(
 ) -> None:
     some = [item for item in items if item.label < 2]
     found = evaluate(Predictor(cnn_bundle), labels(tmp_path, some, ("class0", "class1")))
-    assert (found.num_images, sum(found.confusion[2])) == (8, 0)
+    assert (found.num_images, sum(found.confusion_matrix[2])) == (8, 0)
     assert format_evaluation(found).startswith("accuracy ")
     assert re.search(r"^class2 +0 +- +- +-\nno image of class2:", format_evaluation(found), re.MULTILINE)
     assert json.loads(found.to_json())["per_class"]["class2"] == {

@@ -25,25 +25,29 @@ def runs(tmp_path: Path) -> list[Path]:
 
 def test_runs_are_ordered_and_tested_against_the_best(runs: list[Path]) -> None:
     good, near, bad = compare_runs(runs)
-    assert [each.run.name for each in (good, near, bad)] == ["good", "near", "bad"]
-    assert good.against_best is None
-    assert near.against_best is not None
-    assert (near.against_best.shared, near.against_best.gained, near.against_best.lost) == (24, 1, 3)
-    assert near.against_best.p_value == pytest.approx(2 * (1 + 4) / 16)
-    assert near.against_best.within_noise
-    assert bad.against_best is not None
-    assert bad.against_best.p_value == pytest.approx(2 * sum(math.comb(19, k) for k in (0, 1)) / 2**19)
-    assert not bad.against_best.within_noise
-    assert bad.against_best.difference.value == pytest.approx(-17 / 24)
+    assert [each.path.name for each in (good, near, bad)] == ["good", "near", "bad"]
+    assert good.test_against_best is None
+    assert near.test_against_best is not None
+    assert (near.test_against_best.num_shared, near.test_against_best.num_gained, near.test_against_best.num_lost) == (
+        24,
+        1,
+        3,
+    )
+    assert near.test_against_best.p_value == pytest.approx(2 * (1 + 4) / 16)
+    assert near.test_against_best.is_within_noise
+    assert bad.test_against_best is not None
+    assert bad.test_against_best.p_value == pytest.approx(2 * sum(math.comb(19, k) for k in (0, 1)) / 2**19)
+    assert not bad.test_against_best.is_within_noise
+    assert bad.test_against_best.difference.value == pytest.approx(-17 / 24)
 
 
 def test_an_automatic_learning_rate_is_called_auto(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / str(lr), wrong=[0], model="alexnet", lr=lr) for lr in (0.0, 0.01)]
-    assert [each.settings for each in compare_runs(runs)] == [{"lr": "auto"}, {"lr": "0.01"}]
+    assert [each.differing_settings for each in compare_runs(runs)] == [{"lr": "auto"}, {"lr": "0.01"}]
 
 
 def test_only_settings_that_differ_are_listed(runs: list[Path]) -> None:
-    assert [each.settings for each in compare_runs(runs)] == [
+    assert [each.differing_settings for each in compare_runs(runs)] == [
         {"model": "resnet18"}, {"model": "alexnet"}, {"model": "lenet5"},
     ]  # fmt: skip
 
@@ -51,7 +55,7 @@ def test_only_settings_that_differ_are_listed(runs: list[Path]) -> None:
 def test_images_of_one_run_alone_are_not_compared(runs: list[Path]) -> None:
     predictions = runs[1] / "val_predictions.csv"
     predictions.write_text("".join(predictions.read_text().splitlines(keepends=True)[:13]))
-    assert [each.against_best.shared for each in compare_runs(runs) if each.against_best] == [12, 24]
+    assert [each.test_against_best.num_shared for each in compare_runs(runs) if each.test_against_best] == [12, 24]
     predictions.write_text(predictions.read_text().replace("images/", "others/"))
     first, *others = list(format_comparison(compare_runs(runs)))[1:4]
     assert first.endswith(" -")  # no winner
@@ -60,7 +64,7 @@ def test_images_of_one_run_alone_are_not_compared(runs: list[Path]) -> None:
 
 def test_a_relative_path_to_a_run_names_the_same_images(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(runs[0].parent)
-    assert compare_runs([Path("bad"), runs[2]])[1].against_best == compare_runs(runs)[2].against_best
+    assert compare_runs([Path("bad"), runs[2]])[1].test_against_best == compare_runs(runs)[2].test_against_best
 
 
 def test_one_run_or_one_that_has_not_ended_is_refused(runs: list[Path]) -> None:

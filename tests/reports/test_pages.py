@@ -16,12 +16,12 @@ from mlimages.reports import (
     CutScore,
     ProbeResult,
     compare_runs,
-    draw_run,
-    draw_sheet,
+    draw_contact_sheet,
     render_comparison,
     render_evaluation,
     render_probe,
-    write_report,
+    write_check_report,
+    write_run_report,
 )
 from tests.browser import OpenPage
 from tests.run_folders import make_run
@@ -31,7 +31,7 @@ NAMES = (HOSTILE, "bees", "a class with a rather long name")
 
 
 def run_page(folder: Path) -> Path:
-    return draw_run(make_run(folder / HOSTILE, names=NAMES, wrong=[0, 1, 9]))
+    return write_run_report(make_run(folder / HOSTILE, names=NAMES, wrong=[0, 1, 9]))
 
 
 def compare_page(folder: Path) -> Path:
@@ -43,7 +43,7 @@ def compare_page(folder: Path) -> Path:
 
 def sheet_page(folder: Path) -> Path:
     make_run(folder / "run", names=NAMES)
-    draw_sheet(folder / "images", folder / "sheet.html", image_property=ImageProperty(24))
+    draw_contact_sheet(folder / "images", folder / "sheet.html", image_property=ImageProperty(24))
     return folder / "sheet.html"
 
 
@@ -52,7 +52,7 @@ def check_page(folder: Path) -> Path:
     first, second = (folder / "images" / "bees" / f"{n}.png" for n in (0, 1))
     second.write_bytes(first.read_bytes())
     (folder / "images" / "bees" / "2.png").write_bytes(b"no image")
-    write_report(check([run / "train.txt", run / "val.txt"]), folder / "check.html")
+    write_check_report(check([run / "train.txt", run / "val.txt"]), folder / "check.html")
     return folder / "check.html"
 
 
@@ -62,7 +62,7 @@ def evaluation_page(folder: Path) -> Path:
     wrong = Prediction(str(image), (ClassScore(NAMES[0], 0, 0.9),), known=True)
     found = Evaluation(
         class_names=NAMES,
-        confusion=((9, 1, 0), (0, 100, 0), (0, 0, 10)),
+        confusion_matrix=((9, 1, 0), (0, 100, 0), (0, 0, 10)),
         mistakes=((wrong, 1),),
         broken_images=(BrokenImage(str(image), Fault.TRUNCATED, HOSTILE),),
         loss=0.5,
@@ -78,9 +78,9 @@ def evaluation_page(folder: Path) -> Path:
 
 def probe_page(folder: Path, *layers: str) -> Path:
     accuracy = Proportion(0.9, 0.78, 0.99)
-    cuts = tuple(CutScore(name, 64, accuracy, within_noise=True) for name in layers or ("conv1", HOSTILE))
+    cuts = tuple(CutScore(name, 64, accuracy, is_within_noise=True) for name in layers or ("conv1", HOSTILE))
     curve = tuple(CurvePoint(count, accuracy) for count in (5, 10, 20))
-    found = ProbeResult(HOSTILE, 60, 3, 1, cuts, cuts[-1].name, curve, Proportion(0.02, 0.01, 0.03))
+    found = ProbeResult(HOSTILE, 60, 3, 1, cuts, cuts[-1].layer_name, curve, Proportion(0.02, 0.01, 0.03))
     (folder / "probe.html").write_text(render_probe(found))
     return folder / "probe.html"
 
@@ -144,7 +144,7 @@ def test_only_settings_that_differ_from_the_defaults_are_listed(tmp_path: Path) 
     run = make_run(tmp_path / "run", lr=0.5, epochs=10, freeze="head")
     config = (run / "config.json").read_text()
     (run / "config.json").write_text(config[:-1] + ', "defaults": {"epochs": 10, "lr": 0.01, "freeze": "auto"}}')
-    settings = draw_run(run).read_text().partition('id="settings"')[2]
+    settings = write_run_report(run).read_text().partition('id="settings"')[2]
     assert ">lr</th>" in settings
     assert ">epochs</th>" not in settings
     assert ">freeze</th>" not in settings

@@ -14,7 +14,7 @@ from mlimages.core import Fault, ImageProperty, InputError, LabeledPath
 from mlimages.dataset import TrainingData
 from mlimages.images import load_pixels
 from mlimages.labels import LabelFile
-from mlimages.reports import draw_sheet
+from mlimages.reports import draw_contact_sheet
 from mlimages.reports.contact_sheet import MAX_TILES, make_mean_image_rows, make_sheet_rows
 from tests.browser import OpenPage
 from tests.conftest import RunCli
@@ -44,7 +44,7 @@ def data_of(listed: list[LabeledPath], **options: Any) -> TrainingData:
 @pytest.mark.parametrize("mean_image", [None, np.full((3, 32, 32), 90.4, np.float32)], ids=["plain", "mean subtracted"])
 def test_each_tile_is_the_networks_array_restored(folder: Path, mean_image: Any) -> None:
     rows = make_sheet_rows(data_of(items(folder), mean_image=mean_image), per_class=6)
-    assert [(row.name, row.count, len(row.tiles)) for row in rows] == [("blue", 5, 5), ("red", 6, 6)]
+    assert [(row.name, row.num_images, len(row.tiles)) for row in rows] == [("blue", 5, 5), ("red", 6, 6)]
     for row in rows:
         for tile in row.tiles:
             if tile.fault is None:
@@ -71,7 +71,7 @@ def test_many_classes_stay_one_sheet(tmp_path: Path) -> None:
 
 
 def test_a_sheet_as_png_holds_each_class_in_a_line(folder: Path, tmp_path: Path) -> None:
-    draw_sheet(folder, tmp_path / "sheet.png", image_property=PROP, per_class=2)
+    draw_contact_sheet(folder, tmp_path / "sheet.png", image_property=PROP, per_class=2)
     pixels = np.asarray(Image.open(tmp_path / "sheet.png"))  # (H, W, 3)
     lines = {name: np.argwhere((pixels == colour).all(axis=2))[:, 0] for name, colour in COLOURS.items()}
     assert lines["blue"].size == lines["red"].size == 2 * 96 * 96  # 32 px, enlarged threefold
@@ -100,7 +100,7 @@ def test_another_file_than_a_mean_image_is_one_clear_error(tmp_path: Path, conte
 def test_a_sheet_as_a_page_reads_offline(folder: Path, open_page: OpenPage, width: int, dark: bool) -> None:
     out = folder.parent / "sheet.html"
     (folder / "red").rename(folder / "<b>red & co")
-    draw_sheet(folder, out, image_property=PROP, per_class=6)
+    draw_contact_sheet(folder, out, image_property=PROP, per_class=6)
     page = open_page(out, width=width, dark=dark)
     assert page.console_errors == []
     assert page.requests == [page.url]
@@ -129,7 +129,7 @@ def test_the_result_as_json_names_the_broken_images(folder: Path, tmp_path: Path
 
 def test_another_suffix_or_an_unknown_way_is_refused(folder: Path) -> None:
     with pytest.raises(InputError, match=r"^sheet.gif: a contact sheet must be a .png or .html file$"):
-        draw_sheet(folder, "sheet.gif", image_property=PROP)
+        draw_contact_sheet(folder, "sheet.gif", image_property=PROP)
     assert CliRunner().invoke(app, ["show", str(folder), "--resize", "stretch"]).exit_code == 2
 
 
@@ -139,7 +139,7 @@ def test_a_run_folder_is_not_a_folder_of_images(folder: Path, tmp_path: Path) ->
     with pytest.raises(
         InputError, match=r"images is a run folder: open \S+report\.html, or draw feature maps with `mli"
     ):
-        draw_sheet(folder, tmp_path / "sheet.png", image_property=PROP)
+        draw_contact_sheet(folder, tmp_path / "sheet.png", image_property=PROP)
 
 
 def test_what_was_read_from_a_table_is_printed(folder: Path, tmp_path: Path) -> None:

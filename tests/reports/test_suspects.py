@@ -51,7 +51,7 @@ def test_the_list_survives_names_with_tabs_and_spaces(tmp_path: Path) -> None:
     found = read_suspects(tmp_path / "run/suspects.tsv")
     assert found is not None
     assert [each.path.resolve() for each in found] == [suspects[0].path]
-    assert (found[0].label, found[0].likely, found[0].confidence) == ("ants", "black bees", 0.9731)
+    assert (found[0].label, found[0].likely_label, found[0].confidence) == ("ants", "black bees", 0.9731)
     assert read_suspects(tmp_path / "nothing.tsv") is None
 
 

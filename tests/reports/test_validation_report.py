@@ -8,7 +8,7 @@ from mlimages.checks import CheckReport, check, move_files, plan_moves, write_ou
 from mlimages.checks.codes import MIN_IMAGES_FOR_MEDIAN
 from mlimages.core import LabeledPath
 from mlimages.labels import LabelFile, write_label_file
-from mlimages.reports import write_report
+from mlimages.reports import write_check_report
 from tests.browser import OpenPage
 from tests.checks.test_validation import jpeg, listed, scene, sheet
 from tests.images.odd_images import saved
@@ -29,7 +29,7 @@ def report(tmp_path: Path) -> CheckReport:
 
 
 def test_the_page_shows_every_code_with_its_images_and_escapes_names(report: CheckReport, tmp_path: Path) -> None:
-    write_report(report, tmp_path / "check.html")
+    write_check_report(report, tmp_path / "check.html")
     page = (tmp_path / "check.html").read_text()
     for code in (*report.errors, *report.warnings):
         assert f'id="{code}"' in page
@@ -45,7 +45,7 @@ def test_a_finding_about_a_class_is_a_line_without_an_image(tmp_path: Path) -> N
     }
     report = check([listed(tmp_path, images)])
     assert report.warnings["class-blurred"] == 1
-    write_report(report, tmp_path / "check.html")
+    write_check_report(report, tmp_path / "check.html")
     page = (tmp_path / "check.html").read_text()
     section = page[page.index('id="class-blurred"') : page.index('id="classes"')]
     assert "1 class" in section
@@ -57,7 +57,7 @@ def test_a_finding_about_a_class_is_a_line_without_an_image(tmp_path: Path) -> N
 def test_the_page_reads_at_any_width_without_the_network(
     report: CheckReport, tmp_path: Path, open_page: OpenPage, width: int, dark: bool
 ) -> None:
-    write_report(report, tmp_path / "check.html")
+    write_check_report(report, tmp_path / "check.html")
     page = open_page(tmp_path / "check.html", width=width, dark=dark)
     assert page.console_errors == []
     assert page.requests == [page.url]
@@ -67,7 +67,7 @@ def test_the_page_reads_at_any_width_without_the_network(
 
 def test_a_check_of_missing_images_only_is_still_a_page(tmp_path: Path) -> None:
     write_label_file(tmp_path / "l.txt", [LabeledPath(tmp_path / "none.jpg", 0)], ["a"])
-    write_report(check([tmp_path / "l.txt"]), tmp_path / "check.html")
+    write_check_report(check([tmp_path / "l.txt"]), tmp_path / "check.html")
     assert 'id="missing"' in (tmp_path / "check.html").read_text()
 
 

@@ -100,13 +100,13 @@ def stripes(tmp_path: Path) -> LabelFile:
 
 def test_texture_is_seen_by_random_convolutions_and_more_images_do_not_hurt(stripes: LabelFile) -> None:
     found = probe_cuts(stripes, model="lenet5", weights="none")
-    assert (found.images, found.classes, found.broken) == (42, 3, 0)
-    assert max(cut.accuracy.value for cut in found.cuts) > 0.8
-    assert [point.per_class for point in found.curve] == [5, 10]
-    assert found.curve[0].accuracy.value <= found.curve[1].accuracy.value + 0.1
-    values = [point.accuracy.value for point in found.curve]
-    assert found.gain
-    assert found.gain.value == pytest.approx(values[1] - values[0])
+    assert (found.num_images, found.num_classes, found.num_broken_images) == (42, 3, 0)
+    assert max(cut.accuracy.value for cut in found.cut_scores) > 0.8
+    assert [point.images_per_class for point in found.learning_curve] == [5, 10]
+    assert found.learning_curve[0].accuracy.value <= found.learning_curve[1].accuracy.value + 0.1
+    values = [point.accuracy.value for point in found.learning_curve]
+    assert found.last_gain
+    assert found.last_gain.value == pytest.approx(values[1] - values[0])
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_learning_curve_grows_by_images_that_it_is_not_tested_on(monkeypatch: 
     assert len({frozenset(each) for each in taken}) == 30
     runs = np.reshape(right, (10, 3))
     shares = [Proportion(mean, *wilson_interval(round(mean * 65), 65)) for mean in runs.mean(axis=0)]
-    assert [(point.per_class, point.accuracy) for point in curve] == list(zip((5, 10, 20), shares, strict=True))
+    assert [(point.images_per_class, point.accuracy) for point in curve] == list(zip((5, 10, 20), shares, strict=True))
     differences = runs[:, 2] - runs[:, 1]
     assert gain is not None
     low, high = stats.norm.interval(0.95, differences.mean(), stats.sem(differences))
@@ -167,11 +167,11 @@ def test_broken_images_and_copies_count_once_or_not_at_all(stripes: LabelFile) -
     (root / "images/wide/broken.png").write_bytes(original.read_bytes()[:40])
     (root / "images/fine/copy.png").write_bytes(original.read_bytes())
     found = probe_cuts(label_dir_auto(root / "images").labels, model="lenet5", weights="none")
-    assert (found.images, found.broken) == (42, 1)
+    assert (found.num_images, found.num_broken_images) == (42, 1)
 
 
 def test_of_many_images_the_same_share_of_each_class_is_tried(stripes: LabelFile) -> None:
-    assert probe_cuts(stripes, model="lenet5", weights="none", most=21).images == 21
+    assert probe_cuts(stripes, model="lenet5", weights="none", most=21).num_images == 21
 
 
 def test_too_few_images_are_one_clear_error(stripes: LabelFile) -> None:

@@ -21,12 +21,12 @@ from mlimages.labels import LabelFile, write_label_file
 from mlimages.networks import build_model
 from mlimages.reports import (
     compare_runs,
-    draw_run,
     format_model_card,
     read_run,
     render_comparison,
     render_evaluation,
     summarize_onnx,
+    write_run_report,
 )
 from mlimages.serving import make_app
 from mlimages.training import FineTuneConfig, FineTuneResult, extract_features, fine_tune, load_run, probe_cuts
@@ -216,15 +216,15 @@ def test_evaluate_shows_average_precision_precision_and_recall(trained: FineTune
 
 
 def test_pages_and_comparison_show_average_precision(trained: FineTuneResult, closed_form: FineTuneResult) -> None:
-    page = draw_run(trained.run, overwrite=True).read_text()
+    page = write_run_report(trained.run, overwrite=True).read_text()
     assert f"{100 * trained.val_map[0]:.1f} % mAP" in page  # type: ignore[index]
     assert "accuracy" not in page.replace("train_accuracy", "")
     found = evaluate(trained.run, trained.run / "val.txt")
     assert f"{100 * found.score.value:.1f} % mAP" in render_evaluation(found, "title")
     best, other = compare_runs([trained.run, closed_form.run])
     assert best.score.value == max(trained.val_map[0], closed_form.val_map[0])  # type: ignore[index]
-    assert other.against_best is not None
-    assert other.against_best.difference.value == pytest.approx(other.score.value - best.score.value)
+    assert other.test_against_best is not None
+    assert other.test_against_best.difference.value == pytest.approx(other.score.value - best.score.value)
     assert "paired bootstrap" in render_comparison([best, other])
     card = format_model_card(OnnxBundle.read(trained.run))
     assert "an image may belong to any number of 3 classes: bright, frame, red." in card
