@@ -217,7 +217,7 @@ def _run_gather(
 
 
 def _print_plan(source: Any, *, as_json: bool) -> None:
-    plan: dict[str, int | None] = asyncio.run(source.plan())
+    plan: dict[str, int | None] = asyncio.run(source.count_links_by_class())
     if as_json:
         print_as_json({"classes": plan})
         return

@@ -13,18 +13,22 @@ from typing import IO
 from mlimages.core import ImageRef
 from mlimages.gathering.links import parse_host
 
-MAX_IN_MEMORY = 50_000
+MAX_LINKS_IN_MEMORY = 50_000
 """Maximum number of links in memory, at about 0.3 KB each, or more if their rows have other columns. It is reached if a
 list has very many hosts."""
 
-BLOCK = 128
+LINKS_PER_BLOCK = 128
 """Number of links of a host that are written to the temporary file at once."""
 
-_READ_PER_LINK = 32
+_LINKS_READ_PER_YIELD = 32
+"""Number of links that are read for each link that is yielded, until the limit of memory is reached."""
 
 
 async def interleave_hosts(
-    image_refs: AsyncIterator[ImageRef], *, max_in_memory: int = MAX_IN_MEMORY, block_size: int = BLOCK
+    image_refs: AsyncIterator[ImageRef],
+    *,
+    max_in_memory: int = MAX_LINKS_IN_MEMORY,
+    links_per_block: int = LINKS_PER_BLOCK,
 ) -> AsyncIterator[ImageRef]:
     """Yield links of alternating hosts, so that a list sorted by host keeps several hosts busy from the start.
 
@@ -34,13 +38,13 @@ async def interleave_hosts(
     Args:
         image_refs: links whose `source` consists of JSON types, and without `load`.
         max_in_memory: maximum number of links in memory.
-        block_size: number of links that are written to the temporary file at once.
+        links_per_block: number of links that are written to the temporary file at once.
     """
     queues: OrderedDict[str, _HostQueue] = OrderedDict()
     num_in_memory, is_at_end, error = 0, False, None
     with _open_temporary_file() as file:
         while queues or not is_at_end:
-            for _ in range(0 if is_at_end else min(_READ_PER_LINK, max_in_memory - num_in_memory)):
+            for _ in range(0 if is_at_end else min(_LINKS_READ_PER_YIELD, max_in_memory - num_in_memory)):
                 try:
                     image_ref = await anext(image_refs)
                 except Exception as stopped:  # StopAsyncIteration, or an error of the source
@@ -48,7 +52,7 @@ async def interleave_hosts(
                     error = error if isinstance(stopped, StopAsyncIteration) else stopped
                     break
                 if (queue := queues.get(host := parse_host(image_ref.url))) is None:
-                    queue = queues[host] = _HostQueue(file, block_size)
+                    queue = queues[host] = _HostQueue(file, links_per_block)
                 num_in_memory -= queue.num_in_memory
                 queue.append(image_ref)
                 num_in_memory += queue.num_in_memory
@@ -77,8 +81,8 @@ def _open_temporary_file() -> Iterator[IO[bytes]]:
 class _HostQueue:
     """Queue of the links of a host: both ends are in memory, the middle in blocks of a temporary file."""
 
-    def __init__(self, file: IO[bytes], block_size: int) -> None:
-        self._file, self._block_size = file, block_size
+    def __init__(self, file: IO[bytes], links_per_block: int) -> None:
+        self._file, self._block_size = file, links_per_block
         self._first: deque[ImageRef] = deque()
         self._written: deque[tuple[int, int]] = deque()  # offset and size of each block
         self._last: list[ImageRef] = []
@@ -89,6 +93,7 @@ class _HostQueue:
         return len(self._first) + len(self._last)
 
     def append(self, image_ref: ImageRef) -> None:
+        """Append a link; full blocks are written to the file."""
         if len(self._first) < self._block_size and not self._written and not self._last:
             self._first.append(image_ref)
             return
@@ -101,6 +106,7 @@ class _HostQueue:
             self._last = []
 
     def popleft(self) -> ImageRef:
+        """Remove and return the first link."""
         image_ref = self._first.popleft()
         if not self._first and self._written:
             offset, size = self._written.popleft()

@@ -6,13 +6,14 @@ import hashlib
 import re
 from urllib.parse import urlsplit
 
-_CREDENTIALS = re.compile(r"(//)[^/?#\s]*@")
-_MAX_DATA = 200
+_URL_CREDENTIALS = re.compile(r"(//)[^/?#\s]*@")
+_MAX_DATA_URL_LENGTH = 200
+"""Maximum number of characters of a `data:` URL in the manifest."""
 
 
 def remove_credentials(text: str) -> str:
     """Remove user names and passwords from the URLs in a text."""
-    return _CREDENTIALS.sub(r"\1", text) if "@" in text else text
+    return _URL_CREDENTIALS.sub(r"\1", text) if "@" in text else text
 
 
 def parse_host(url: str) -> str:
@@ -29,10 +30,10 @@ def redact_url(url: str) -> str:
     >>> redact_url("https://user:password@example.org/a.jpg")
     'https://example.org/a.jpg'
     """
-    if url[:5].lower() == "data:" and len(url) > _MAX_DATA:
+    if url[:5].lower() == "data:" and len(url) > _MAX_DATA_URL_LENGTH:
         digest = hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()
         return f"{url[:60]}...sha256:{digest}"
-    return _CREDENTIALS.sub(r"\1", url, count=1) if "@" in url else url
+    return _URL_CREDENTIALS.sub(r"\1", url, count=1) if "@" in url else url
 
 
 def hash_location(url: str) -> int:

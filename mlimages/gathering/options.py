@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from mlimages import __version__
 from mlimages.core import MAX_PIXELS, InputError, Option, Reason, check_options, document_fields
 
-USER_AGENT = f"mlimages/{__version__} (gathers images for image classifiers; honours opt-outs)"
+DEFAULT_USER_AGENT = f"mlimages/{__version__} (gathers images for image classifiers; honours opt-outs)"
 
 MAX_SHARDS = 99_999
 """Maximum number of shards: the names of their manifests have five digits."""
@@ -204,7 +204,7 @@ class GatherOptions:
     user_agent: Annotated[
         str,
         Option("User-Agent of the requests.", "Download", default_text="mlimages and its version", is_advanced=True),
-    ] = USER_AGENT
+    ] = DEFAULT_USER_AGENT
     contact: Annotated[
         str | None,
         Option(
@@ -256,22 +256,22 @@ class GatherOptions:
                 )
 
     @property
-    def agent(self) -> str:
-        """Value of the User-Agent field: `user_agent` with `contact`.
+    def full_user_agent(self) -> str:
+        """Value of the User-Agent header: `user_agent`, followed by `contact` in parentheses.
 
         Example:
-            >>> GatherOptions(user_agent="ants/1.0", contact="me@example.org").agent
+            >>> GatherOptions(user_agent="ants/1.0", contact="me@example.org").full_user_agent
             'ants/1.0 (me@example.org)'
         """
         if self.contact is None:
             return self.user_agent
-        if self.user_agent == USER_AGENT:
-            return USER_AGENT.replace("(", f"({self.contact}; ", 1)
+        if self.user_agent == DEFAULT_USER_AGENT:
+            return DEFAULT_USER_AGENT.replace("(", f"({self.contact}; ", 1)
         return f"{self.user_agent} ({self.contact})"
 
     @property
     def header_fields(self) -> dict[str, str]:
-        """The header fields in `headers`, as values by name."""
+        """The fields of `headers`, as a dict of values by name."""
         return {name: value.strip() for name, _, value in (text.partition(":") for text in self.headers)}
 
 

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 
 from mlimages.gathering.links import hash_link, parse_host
 
-MAX_PARTS = 4
-"""Maximum number of shards of a host; each of them requests robots.txt once."""
+MAX_SHARDS_PER_HOST = 4
+"""Maximum number of shards over which a host is spread; each of them requests its robots.txt."""
 
-_MIN_LINKS = 10
+_MIN_LINKS_PER_SHARD = 10
 """Minimum number of links of a host in each of its shards."""
 
-_MAX_COUNTED = 20_000
+_MAX_COUNTED_HOSTS = 20_000
+"""Maximum number of hosts whose links are counted at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,52 +27,53 @@ class Partition:
     """The links of one of several shards.
 
     Attributes:
-        shard: number of the shard, 1 to `num_shards`.
+        shard_number: number of the shard, 1 to `num_shards`.
         num_shards: number of shards.
-        host_parts: number of shards by host, for each host whose links are spread over several shards.
-        per_host: maximum number of concurrent requests to a host, over all shards.
+        num_shards_by_host: number of shards by host, for each host whose links are spread over several shards.
+        max_requests_per_host: maximum number of concurrent requests to a host, over all shards.
     """
 
-    shard: int = 1
+    shard_number: int = 1
     num_shards: int = 1
-    host_parts: Mapping[str, int] = field(default_factory=dict)
-    per_host: int = 8
+    num_shards_by_host: Mapping[str, int] = field(default_factory=dict)
+    max_requests_per_host: int = 8
 
     def is_in_shard(self, url: str) -> bool:
         """Return whether the link belongs to this shard."""
-        return self.num_shards == 1 or choose_shard(url, self.num_shards, self.host_parts) == self.shard
+        return self.num_shards == 1 or choose_shard(url, self.num_shards, self.num_shards_by_host) == self.shard_number
 
     def count_shards_of_host(self, url: str) -> int:
         """Return the number of shards over which the links of this host are spread."""
-        return self.host_parts.get(_normalize_host(url), 1) if self.host_parts else 1
+        return self.num_shards_by_host.get(_normalize_host(url), 1) if self.num_shards_by_host else 1
 
     def max_concurrent_requests(self, url: str) -> int:
         """Return the maximum number of concurrent requests of this shard to the link's host.
 
-        It is 0 for some shards of a host that is spread over more than `per_host` shards.
+        It is 0 for some shards of a host that is spread over more than `max_requests_per_host` shards.
         """
         parts = self.count_shards_of_host(url)
         if parts == 1:
-            return self.per_host
-        number = (self.shard - 1 - hash_link("", _normalize_host(url))) % self.num_shards
-        return (self.per_host + parts - 1 - number % parts) // parts
+            return self.max_requests_per_host
+        number = (self.shard_number - 1 - hash_link("", _normalize_host(url))) % self.num_shards
+        return (self.max_requests_per_host + parts - 1 - number % parts) // parts
 
 
-ALL = Partition()
+NO_PARTITION = Partition()
+"""All links, as for a run without shards."""
 
 
-def choose_shard(url: str, num_shards: int, host_parts: Mapping[str, int] | None = None) -> int:
+def choose_shard(url: str, num_shards: int, num_shards_by_host: Mapping[str, int] | None = None) -> int:
     """Return the number of the shard, 1 to `num_shards`, that gathers a link.
 
     Args:
         url: the link.
         num_shards: number of shards.
-        host_parts: see `Partition`.
+        num_shards_by_host: see `Partition`.
     """
     host = _normalize_host(url)
     number = hash_link("", url if host == "(none)" else host)
-    if host_parts and host in host_parts:
-        number += hash_link("", url) % host_parts[host]
+    if num_shards_by_host and host in num_shards_by_host:
+        number += hash_link("", url) % num_shards_by_host[host]
     return number % num_shards + 1
 
 
@@ -86,13 +88,15 @@ class HostCounts:
         """Count a link."""
         self._counts[_normalize_host(url)] += 1
         self._total += 1
-        if len(self._counts) > _MAX_COUNTED:
+        if len(self._counts) > _MAX_COUNTED_HOSTS:
             self._counts = Counter({host: count - 1 for host, count in self._counts.items() if count > 1})
 
-    def compute_host_parts(self, num_shards: int) -> dict[str, int]:
-        """Return the number of shards, at most `MAX_PARTS`, by host, for each host that is spread over several."""
+    def count_shards_by_host(self, num_shards: int) -> dict[str, int]:
+        """Return the number of shards by host, for each host that is spread over several shards."""
         parts = {
-            host: min(MAX_PARTS, num_shards, -(-count * num_shards // self._total), count // _MIN_LINKS)
+            host: min(
+                MAX_SHARDS_PER_HOST, num_shards, -(-count * num_shards // self._total), count // _MIN_LINKS_PER_SHARD
+            )
             for host, count in self._counts.items()
             if host != "(none)"
         }
@@ -100,6 +104,7 @@ class HostCounts:
 
 
 def _normalize_host(url: str) -> str:
+    """Return the host of a link in lower case and ASCII (IDNA), with its port unless that is 80 or 443."""
     host = parse_host(url).lower().removesuffix(":80").removesuffix(":443")
     if host.isascii():
         return host

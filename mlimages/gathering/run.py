@@ -37,20 +37,20 @@ from mlimages.gathering.partition import Partition
 from mlimages.gathering.sources.source import AnySource, Source, as_source
 from mlimages.gathering.store.gather_folder import GatherFolder
 
-AHEAD = 1024
-"""Maximum number of links in progress or waiting, so that a slow host does not delay the others."""
+MAX_LINKS_IN_PROGRESS = 1024
+"""Maximum number of links that are downloaded at the same time; the following two limits are added to it."""
 
-MAX_WAITING = 20_000
-"""Maximum number of further links that wait for unresponsive hosts."""
+MAX_WAITING_LINKS = 20_000
+"""Maximum number of further links that wait for paused hosts, so that such a host does not delay the others."""
 
-MAX_QUEUED = 8192
+MAX_QUEUED_LINKS = 8192
 """Maximum number of further links that wait for a slot of their host, so that a list sorted by host keeps several hosts
 busy. Each takes about 5 KB of memory."""
 
 _POLL_INTERVAL_S = 0.2
 
-LOOKUPS = 64
-"""Number of threads that resolve host names; an unresponsive name server blocks a thread for long."""
+MAX_DNS_THREADS = 64
+"""Maximum number of threads that resolve host names; an unresponsive name server blocks a thread for long."""
 
 
 def gather(
@@ -87,7 +87,7 @@ def gather(
     """
 
     async def run() -> GatherSummary:
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(LOOKUPS, "lookup"))
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(MAX_DNS_THREADS, "lookup"))
         return await gather_async(source, out, progress=progress, **options)
 
     return run_blocking(run())
@@ -110,8 +110,8 @@ async def gather_async(
         ignore_opt_out=chosen.ignore_opt_out,
     )
     shard, shards = chosen.shard or (1, 1)
-    host_parts = await compute_host_parts(links, shards) if chosen.shard else {}
-    partition = Partition(shard, shards, host_parts, chosen.per_host)
+    num_shards_by_host = await count_shards_by_host(links, shards) if chosen.shard else {}
+    partition = Partition(shard, shards, num_shards_by_host, chosen.per_host)
     with GatherFolder(out, chosen, partition, is_list=getattr(links, "is_list", False)) as folder:
         async with Fetcher(chosen, partition) as fetcher, DecoderPool(checks, chosen.decoders) as decoders:
             scheduler = LinkScheduler(folder, fetcher, decoders, chosen, progress or NoProgress(), partition)
@@ -129,7 +129,11 @@ class LinkScheduler:
 
     Attributes:
         folder: records the finished links and the images of each class.
-        partition: the links to start.
+        fetcher: downloads links.
+        decoders: verify the downloaded images.
+        options: options of the run.
+        progress: shows the number of finished links.
+        partition: determines which links belong to this run.
     """
 
     folder: GatherFolder
@@ -138,18 +142,18 @@ class LinkScheduler:
     options: GatherOptions
     progress: Progress
     partition: Partition
-    _in_progress_by_label: Counter[str] = field(default_factory=Counter, init=False)
+    _num_in_progress_by_label: Counter[str] = field(default_factory=Counter, init=False)
     _num_in_progress: int = field(default=0, init=False)
-    _backlog: dict[str, deque[ImageRef]] = field(default_factory=dict, init=False)
+    _backlog_by_label: dict[str, deque[ImageRef]] = field(default_factory=dict, init=False)
     _num_in_backlog: int = field(default=0, init=False)
     _link_finished: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     async def run(self, source: Source) -> Exception | None:
-        """Download the links of `source` that are still needed; return the error that ended `source` early, or None."""
+        """Download the links of `source` that are needed; return the error that ended `source` early, or None."""
         stopped: Exception | None = None
-        self._on_enough = getattr(source, "enough", lambda label: None)
-        self._on_finished = getattr(source, "finished", lambda row: None)
-        max_backlog = getattr(source, "lookahead", AHEAD)
+        self._skip_class_in_source = getattr(source, "skip_class", lambda label: None)
+        self._report_row_to_source = getattr(source, "record_result", lambda row: None)
+        max_backlog = getattr(source, "lookahead", MAX_LINKS_IN_PROGRESS)
         for label in sorted(self.folder.tally.classes):
             self._notify_source_if_class_is_full(label)
         self.progress.start("gather", await count_source_links(source), "links")
@@ -178,11 +182,12 @@ class LinkScheduler:
         return stopped
 
     def _may_reorder(self, source: Source) -> bool:
-        """Whether all links of the source are needed, and reading ahead does not wait for input that a user types."""
+        """Whether links may be read ahead and reordered: all of them are needed, and none is typed by a user."""
         is_list = getattr(source, "is_list", False) and not getattr(source, "is_read_once", False)
         return is_list and self.options.limit is None
 
     async def _accept_link(self, image_ref: ImageRef, max_backlog: int) -> None:
+        """Start, queue or skip a link; then wait while too many links are in progress or queued."""
         self._start_or_queue(image_ref)
         while self._is_at_link_limit or self._num_in_backlog > max_backlog:
             self._link_finished.clear()
@@ -192,51 +197,53 @@ class LinkScheduler:
 
     @property
     def _is_at_link_limit(self) -> bool:
+        """Whether as many links are in progress as are allowed at the same time."""
         hosts = self.fetcher.hosts
-        further = min(hosts.num_waiting, MAX_WAITING) + min(hosts.num_queued, MAX_QUEUED)
-        return self._num_in_progress >= AHEAD + further
+        further = min(hosts.num_waiting, MAX_WAITING_LINKS) + min(hosts.num_queued, MAX_QUEUED_LINKS)
+        return self._num_in_progress >= MAX_LINKS_IN_PROGRESS + further
 
     def _start_or_queue(self, image_ref: ImageRef) -> None:
+        """Start a link, or queue it if its class may not need it; skip links that are not needed."""
         is_own = self.partition.is_in_shard(image_ref.url) and self.partition.max_concurrent_requests(image_ref.url) > 0
         if not (is_own and self._count_missing(image_ref.label) > 0 and self.folder.claim(image_ref)):
             self.progress.advance()
         elif self._may_start_link(image_ref.label):
             self._start_link(image_ref)
         else:
-            self._backlog.setdefault(image_ref.label, deque()).append(image_ref)
+            self._backlog_by_label.setdefault(image_ref.label, deque()).append(image_ref)
             self._num_in_backlog += 1
 
     def _count_missing(self, label: str) -> float:
-        """Return how many images the class still needs."""
+        """Return how many images the class still needs; infinity without `limit`."""
         limit = self.options.limit
         return max(0, limit - self.folder.tally.classes[label]) if limit is not None else math.inf
 
     def _may_start_link(self, label: str) -> bool:
-        """Whether another link may be started for the class; links that wait for unresponsive hosts do not count."""
-        return self._in_progress_by_label[label] - self.fetcher.hosts.num_waiting_by_label[label] < self._count_missing(
-            label
-        )
+        """Whether the class needs more images than links in progress can give; those of paused hosts do not count."""
+        num_waiting = self.fetcher.hosts.num_waiting_by_label[label]
+        return self._num_in_progress_by_label[label] - num_waiting < self._count_missing(label)
 
     def _start_link(self, image_ref: ImageRef) -> None:
-        self._in_progress_by_label[image_ref.label] += 1
+        self._num_in_progress_by_label[image_ref.label] += 1
         self._num_in_progress += 1
-        self._group.create_task(self._finish_link(image_ref))
+        self._group.create_task(self._process_link(image_ref))
 
-    async def _finish_link(self, image_ref: ImageRef) -> None:
+    async def _process_link(self, image_ref: ImageRef) -> None:
+        """Download and record a link; then start queued links that are needed instead of it."""
         row = await self._download_and_record(image_ref)
         if row:
-            self._on_finished(row)
-        self._in_progress_by_label[image_ref.label] -= 1
+            self._report_row_to_source(row)
+        self._num_in_progress_by_label[image_ref.label] -= 1
         self._num_in_progress -= 1
         self._notify_source_if_class_is_full(image_ref.label)
-        for label in list(self._backlog) if row and row.reason is Reason.PLACEHOLDER else [image_ref.label]:
+        for label in list(self._backlog_by_label) if row and row.reason is Reason.PLACEHOLDER else [image_ref.label]:
             self._start_from_backlog(label)  # a placeholder may have removed an image of another class
         self._link_finished.set()
-        self.progress.advance(1, **self.folder.tally.progress_counts())
+        self.progress.advance(1, **self.folder.tally.make_progress_counts())
 
     async def _download_and_record(self, image_ref: ImageRef) -> FetchResult | None:
-        """Download and record one link; return None if its class has enough images by now."""
-        part_path = self.folder.new_part_path()
+        """Download a link and return its recorded row; None if its class has enough images by now."""
+        part_path = self.folder.make_part_path()
         download = await (
             _load_to_file(image_ref.load, part_path)
             if image_ref.load
@@ -251,10 +258,10 @@ class LinkScheduler:
         return await self.folder.add(image_ref, download, inspection, part_path)
 
     async def _start_replacements(self) -> None:
-        """Start other links of a class instead of those that wait; show which hosts block the run if all links wait."""
+        """Until cancelled, start queued links instead of those of paused hosts; show these hosts if all links wait."""
         while True:
             await asyncio.sleep(_POLL_INTERVAL_S)
-            for label in list(self._backlog):
+            for label in list(self._backlog_by_label):
                 self._start_from_backlog(label)
             if hosts := self.fetcher.hosts.blocking_hosts:
                 more = f" +{len(hosts) - 1}" if len(hosts) > 1 else ""
@@ -263,21 +270,24 @@ class LinkScheduler:
                 )
 
     def _start_from_backlog(self, label: str) -> None:
-        backlog = self._backlog.get(label)
+        """Start the queued links of a class that are needed."""
+        backlog = self._backlog_by_label.get(label)
         while backlog and self._may_start_link(label):
             self._num_in_backlog -= 1
             self._start_link(backlog.popleft())
 
     def _notify_source_if_class_is_full(self, label: str) -> None:
+        """If a class needs no more images, discard its queued links and tell the source to skip the class."""
         if self._count_missing(label) == 0:
-            backlog = self._backlog.pop(label, ())
+            backlog = self._backlog_by_label.pop(label, ())
             self._num_in_backlog -= len(backlog)
             if backlog:
                 self.progress.advance(len(backlog))
-            self._on_enough(label)
+            self._skip_class_in_source(label)
 
 
 async def _load_to_file(load: Callable[[], Awaitable[bytes]], part_path: Path) -> DownloadResult:
+    """Write the bytes that `ImageRef.load` returns to the file `part_path`."""
     file = BufferedFile(part_path)
     try:
         data = await load()
@@ -290,13 +300,13 @@ async def _load_to_file(load: Callable[[], Awaitable[bytes]], part_path: Path) -
     return DownloadResult(attempts=1)
 
 
-async def compute_host_parts(source: Source, num_shards: int) -> Mapping[str, int]:
+async def count_shards_by_host(source: Source, num_shards: int) -> Mapping[str, int]:
     """Return the number of shards by host, for each host whose links are spread over several of the shards."""
-    host_parts = getattr(source, "host_parts", None)
-    return await host_parts(num_shards) if host_parts else {}
+    count_shards = getattr(source, "count_shards_by_host", None)
+    return await count_shards(num_shards) if count_shards else {}
 
 
 async def count_source_links(source: Source) -> int | None:
     """Return the number of links of the source, or None if it is unknown."""
-    length = getattr(source, "length", None)
-    return await length() if length else None
+    count_links = getattr(source, "count_links", None)
+    return await count_links() if count_links else None

@@ -37,21 +37,21 @@ from mlimages.core import (
 )
 from mlimages.gathering.event_loop import run_blocking
 from mlimages.gathering.options import GatherKeywords, GatherOptions
-from mlimages.gathering.run import compute_host_parts, count_source_links, gather
+from mlimages.gathering.run import count_shards_by_host, count_source_links, gather
 from mlimages.gathering.sources.source import AnySource, Source, as_source
 from mlimages.gathering.store.gather_folder import GatherFolder
 from mlimages.gathering.store.lock import open_work_folder
-from mlimages.gathering.store.manifest import manifest_path, parse_row
+from mlimages.gathering.store.manifest import make_manifest_path, parse_row
 from mlimages.gathering.store.tally import Tally
 
 if TYPE_CHECKING:
     from mlimages.core import Cluster, ProcessPool
 
 SHARDS_PER_WORKER = 4
-"""More shards than workers, since shards differ in size: a host is in one, or in few."""
+"""Number of shards for each worker: several, since shards differ in size (all links of most hosts are in one)."""
 
 _MERGE_OPTIONS: GatherKeywords = {"no_retry": True, "retry_failed": (), "restore_deleted": False, "keep_deleted": True}
-"""Options of the run that merges the shards: links that these left unfinished are not retried."""
+"""Options of the run that merges the shards; it does not retry links that the shards left unfinished."""
 
 
 def gather_on(
@@ -80,8 +80,10 @@ def gather_on(
     with GatherFolder(out, chosen) as gathered:
         full = {label for label, count in gathered.tally.classes.items() if count >= (chosen.limit or math.inf)}
     num_shards = pool.workers * SHARDS_PER_WORKER
-    host_parts = run_blocking(compute_host_parts(links, num_shards))
-    parts = {host: min(number, pool.workers) for host, number in host_parts.items()}  # of shards that run at a time
+    num_shards_by_host = run_blocking(count_shards_by_host(links, num_shards))
+    parts = {
+        host: min(number, pool.workers) for host, number in num_shards_by_host.items()
+    }  # of shards that run at a time
     own = copy.copy(links)  # the count opens `links`, which the last run then reads: one message about its columns
     folder = out if is_remote(out) else out.absolute()
     lock = nullcontext() if is_remote(out) else open_work_folder(folder, secrets.token_hex(8), is_exclusive=False)
@@ -104,7 +106,7 @@ def require_shardable(source: Source, options: GatherOptions) -> None:
     """Check that the links of `source` can be divided among processes.
 
     Raises:
-        InputError: they cannot; the message says why.
+        InputError: the links cannot be divided; the message says why.
     """
     name = type(source).__name__
     advice = "omit --engine ray and --workers"
@@ -123,9 +125,9 @@ def require_shardable(source: Source, options: GatherOptions) -> None:
 def _run_shards(
     pool: Cluster | ProcessPool, task: Callable[[int], GatherSummary], out: Path, num_shards: int, progress: Progress
 ) -> list[GatherSummary]:
-    """Run all shards and return their summaries; the rows that they write to a local folder are the progress."""
+    """Run `task` for each shard number and return the summaries; show the rows in a local `out` as progress."""
     numbers = range(1, num_shards + 1)
-    offsets = {manifest_path(out, (number, num_shards)): 0 for number in numbers if not is_remote(out)}
+    offsets = {make_manifest_path(out, (number, num_shards)): 0 for number in numbers if not is_remote(out)}
     summaries: list[GatherSummary] = []
     tally = Tally()
     for ended in pool.run(task, numbers):
@@ -133,12 +135,12 @@ def _run_shards(
         rows = list(_read_new_rows(offsets))
         for row in rows:
             tally.add(row)
-        progress.advance(len(rows), **tally.progress_counts())
+        progress.advance(len(rows), **tally.make_progress_counts())
     return summaries
 
 
 def _read_new_rows(offsets: dict[Path, int]) -> Iterator[FetchResult]:
-    """Yield the rows of manifests from their offsets in bytes, and advance the offsets past these rows."""
+    """Yield the rows of each manifest after its offset in bytes, and advance the offsets past these rows."""
     for path in filter(Path.exists, offsets):
         with path.open("rb") as file:
             file.seek(offsets[path])
@@ -151,14 +153,20 @@ def _read_new_rows(offsets: dict[Path, int]) -> Iterator[FetchResult]:
 
 @dataclass(frozen=True, slots=True)
 class _FilteredSource:
-    """A source without the links of classes that have enough images, with precomputed `host_parts`."""
+    """A source without the links of classes that have enough images.
+
+    Attributes:
+        source: the source of all links.
+        full_classes: classes that have enough images.
+        num_shards_by_host: the result of `count_shards_by_host`.
+    """
 
     source: Source
     full_classes: Collection[str]
-    parts_by_host: Mapping[str, int]
+    num_shards_by_host: Mapping[str, int]
 
-    async def host_parts(self, num_shards: int) -> Mapping[str, int]:
-        return self.parts_by_host
+    async def count_shards_by_host(self, num_shards: int) -> Mapping[str, int]:
+        return self.num_shards_by_host
 
     async def __aiter__(self) -> AsyncIterator[ImageRef]:
         async for image_ref in self.source:

@@ -20,7 +20,7 @@ from mlimages.gathering import GatherOptions
 from mlimages.gathering.download.fetch import DownloadResult
 from mlimages.gathering.download.host_limits import Hosts
 from mlimages.gathering.download.image_facts import ImageFacts
-from mlimages.gathering.partition import ALL
+from mlimages.gathering.partition import NO_PARTITION
 from mlimages.gathering.run import LinkScheduler
 from mlimages.gathering.store.gather_folder import GatherFolder
 from mlimages.gathering.store.stored_files import StoredFiles
@@ -39,7 +39,7 @@ class Links:
 class MadeUpDownloads:
     """Fetcher and decoders: every second link is dead; of the others each tenth gives the bytes of an earlier one."""
 
-    hosts: Hosts = field(default_factory=lambda: Hosts(ALL, 0.0))
+    hosts: Hosts = field(default_factory=lambda: Hosts(NO_PARTITION, 0.0))
     facts: dict[Path, ImageFacts] = field(default_factory=dict)
 
     async def fetch(self, url: str, part: Path, **_: object) -> DownloadResult:
@@ -70,7 +70,7 @@ def main() -> None:
         gathered._files = NoFiles(Path(folder))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         made_up = MadeUpDownloads()
-        scheduler = LinkScheduler(gathered, made_up, made_up, options, NoProgress(), ALL)  # type: ignore[arg-type]
+        scheduler = LinkScheduler(gathered, made_up, made_up, options, NoProgress(), NO_PARTITION)  # type: ignore[arg-type]
         if stopped := asyncio.run(scheduler.run(Links(count))):
             raise stopped
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

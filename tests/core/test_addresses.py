@@ -438,7 +438,7 @@ def test_two_shards_on_their_way_to_one_address_leave_each_other_alone(memory: s
 def test_a_store_that_refuses_at_first_is_said_once_and_asked_again(
     memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("mlimages.gathering.store.stored_objects._PAUSE_S", 0)
+    monkeypatch.setattr("mlimages.gathering.store.stored_objects._BACKOFF_S", 0)
     files, asked = fsspec.filesystem("memory"), dict[str, int]()
     pipe_file = files.pipe_file
 

@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from mlimages.gathering.download.address_guard import (
-    PRIVATE_ERRNO,
+    PRIVATE_ADDRESS_ERRNO,
     create_public_socket,
     is_private_host,
     is_proxied,
@@ -35,8 +35,8 @@ def test_what_is_not_global_is_not_public(address: str) -> None:
     assert is_private_host(f"[{address}]" if ":" in address else address)
     with pytest.raises(OSError, match="is not a public address") as error:
         create_public_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", (address, 80)))
-    assert error.value.errno == PRIVATE_ERRNO
-    assert PRIVATE_ERRNO not in errno.errorcode
+    assert error.value.errno == PRIVATE_ADDRESS_ERRNO
+    assert PRIVATE_ADDRESS_ERRNO not in errno.errorcode
 
 
 @pytest.mark.parametrize("address", PUBLIC)

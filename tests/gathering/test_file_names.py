@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from mlimages.core import ImageRef
 from mlimages.gathering.store.file_names import (
-    MAX_BYTES,
-    MAX_DEPTH,
     MAX_FOLDER_BYTES,
+    MAX_FOLDER_DEPTH,
+    MAX_NAME_BYTES,
     NamesInUse,
     generate_paths,
     is_in_folder_of,
@@ -44,11 +44,11 @@ from mlimages.gathering.store.file_names import (
         ("com", "com"),
         ("com10", "com10"),
         ("console", "console"),
-        ("a" * MAX_BYTES, "a" * MAX_BYTES),
-        ("a" * (MAX_BYTES + 1), "a" * MAX_BYTES),
+        ("a" * MAX_NAME_BYTES, "a" * MAX_NAME_BYTES),
+        ("a" * (MAX_NAME_BYTES + 1), "a" * MAX_NAME_BYTES),
         ("\xe9" * 61, "\xe9" * 60),
         ("a" + "\xe9" * 60, "a" + "\xe9" * 59),
-        ("a" * (MAX_BYTES - 1) + " b", "a" * (MAX_BYTES - 1)),
+        ("a" * (MAX_NAME_BYTES - 1) + " b", "a" * (MAX_NAME_BYTES - 1)),
     ],
 )
 def test_a_name_is_one_that_every_system_takes(text: str, name: str) -> None:
@@ -60,7 +60,7 @@ def digest(text: str, length: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
-DEEP, DEEPER = "/".join("a" * MAX_DEPTH), "/".join("a" * (MAX_DEPTH + 1))
+DEEP, DEEPER = "/".join("a" * MAX_FOLDER_DEPTH), "/".join("a" * (MAX_FOLDER_DEPTH + 1))
 LONG = "/".join(["a" * 113] * 8 + ["b" * 112])  # 8 * 114 + 112 = 1024
 LONGER = "/".join(["a" * 113] * 8 + ["b" * 113])
 

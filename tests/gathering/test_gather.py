@@ -244,7 +244,7 @@ def test_an_image_that_a_decoder_failed_on_is_asked_for_again(site: Site, tmp_pa
     ref, found = ImageRef(site.url("/a.jpg"), "cats"), Rejection(Reason.DECODER, "decoding took more than 30 s")
     with GatherFolder(tmp_path / "out", GatherOptions()) as gathered:
         gathered.claim(ref)
-        assert not asyncio.run(gathered.add(ref, DownloadResult(attempts=1), found, gathered.new_part_path())).final
+        assert not asyncio.run(gathered.add(ref, DownloadResult(attempts=1), found, gathered.make_part_path())).final
     with GatherFolder(tmp_path / "out", GatherOptions()) as gathered:
         assert gathered.claim(ref)
 
@@ -575,7 +575,7 @@ def test_a_placeholder_is_many_different_paths_of_one_host(urls: list[str], expe
     for url in urls:
         counts.add(sha256, url)
     assert counts.is_placeholder(sha256) is expected
-    assert list(counts.placeholders()) == [sha256] * expected
+    assert list(counts.find_placeholders()) == [sha256] * expected
 
 
 @pytest.mark.usefixtures("layout")

@@ -108,7 +108,7 @@ def test_a_host_that_asks_for_an_hour_ends_the_wait_at_once_and_its_links_stay_o
 def test_links_of_hosts_that_do_not_answer_do_not_hold_up_the_others(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlimages.gathering.run.AHEAD", 64)
+    monkeypatch.setattr("mlimages.gathering.run.MAX_LINKS_IN_PROGRESS", 64)
     site.fallback = a_photo
     down = f"http://127.0.0.1:{closed_port()}"
     urls = [*(f"{down}/{n}.jpg" for n in range(100)), *(site.url(f"/{n}.jpg") for n in range(20))]
@@ -121,7 +121,7 @@ def test_links_of_hosts_that_do_not_answer_do_not_hold_up_the_others(
 def test_a_list_sorted_by_host_keeps_several_hosts_busy(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlimages.gathering.run.AHEAD", 4)
+    monkeypatch.setattr("mlimages.gathering.run.MAX_LINKS_IN_PROGRESS", 4)
     with serve() as other:
         other.fallback = a_photo
 

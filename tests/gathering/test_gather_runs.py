@@ -123,7 +123,7 @@ def test_links_that_are_still_open_are_counted_and_the_same_command_asks_again(
 def test_a_host_that_refuses_every_link_spends_none(
     site: Site, tmp_path: Path, refusal: Reply, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlimages.gathering.download.host_state.NEVER_RESPONDED_S", 0.0)
+    monkeypatch.setattr("mlimages.gathering.download.host_state.GIVE_UP_AFTER_S", 0.0)
     source = links(tmp_path, *(site.url(f"/{n}.jpg") for n in range(40)))
     site.routes["/login.html"] = answer(b"<!DOCTYPE html>log in")
     site.fallback = in_turn(*(answer(photo(n)) for n in range(3)), refusal)

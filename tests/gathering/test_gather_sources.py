@@ -19,7 +19,7 @@ from mlimages.core import GatherSummary, InputError
 from mlimages.gathering import ImageNet
 from mlimages.gathering.download.fetch import parse_url
 from mlimages.gathering.sources.wordnet import find_subtree_folders, find_synset, load_synsets
-from mlimages.gathering.store.file_names import MAX_BYTES, label_to_folder, name_from_url, sanitize_name
+from mlimages.gathering.store.file_names import MAX_NAME_BYTES, label_to_folder, name_from_url, sanitize_name
 from tests.gathering.conftest import links, run, stored
 from tests.servers import Connection, Request, Site, answer, cut, photo
 
@@ -40,7 +40,7 @@ def test_any_text_becomes_a_name_that_every_file_system_takes(text: str) -> None
         assert name
         assert not name.startswith(".")
         assert not name.endswith((" ", "."))
-        assert len(name.encode()) <= MAX_BYTES + 1
+        assert len(name.encode()) <= MAX_NAME_BYTES + 1
         assert not set(name) & set('<>:"/\\|?*\0\n\r\t\x7f')
         assert name.partition(".")[0].lower() not in {"con", "prn", "aux", "nul", "com1", "lpt9"}
         assert sanitize_name(name, default_name="image") == name
@@ -164,7 +164,7 @@ async def load_first_two(source: ImageNet) -> list[tuple[str, bytes]]:
         assert ref.load
         found.append((ref.label, await ref.load()))
         if len(found) == 2:
-            source.enough(ref.label)
+            source.skip_class(ref.label)
     return found
 
 
@@ -205,8 +205,8 @@ def test_a_source_of_ones_own_takes_a_few_lines(site: Site, tmp_path: Path) -> N
 
 def test_the_plan_says_classes_and_counts(tmp_path: Path) -> None:
     lists = UrlList(write(tmp_path / "a.txt", "http://x/1\nhttp://x/2\n"), write(tmp_path / "b.txt", "http://x/1\n"))
-    assert asyncio.run(lists.plan()) == {"a": 2, "b": 1}
-    assert asyncio.run(ImageNet(["n02123394"]).plan()) == {"persian_cat": None}
+    assert asyncio.run(lists.count_links_by_class()) == {"a": 2, "b": 1}
+    assert asyncio.run(ImageNet(["n02123394"]).count_links_by_class()) == {"persian_cat": None}
 
 
 SIGNED = "/a%2Cb%3a/c.jpg?sig=a%2Fb%3D%3d&e=1+2&x=~*'(),;:@!$[1]"

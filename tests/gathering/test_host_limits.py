@@ -15,7 +15,7 @@ from mlimages.gathering.download import host_limits
 from mlimages.gathering.download.host_limits import Host, Hosts
 from mlimages.gathering.download.host_state import (
     FAILURES_UNTIL_PAUSED,
-    NEVER_RESPONDED_S,
+    GIVE_UP_AFTER_S,
     REFUSALS_UNTIL_PAUSED,
     record_failure,
     record_refusal,
@@ -47,7 +47,7 @@ def pause(host: Host, clock: SimpleNamespace) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_links_are_counted_as_over_all_of_them(clock: SimpleNamespace, seed: int) -> None:
-    rng, hosts = Random(seed), Hosts(Partition(per_host=2), WAIT_S)
+    rng, hosts = Random(seed), Hosts(Partition(max_requests_per_host=2), WAIT_S)
     links: list[tuple[Host, str, str, ExitStack]] = []
     deadline = math.inf
     for _ in range(120):
@@ -77,20 +77,20 @@ def test_links_are_counted_as_over_all_of_them(clock: SimpleNamespace, seed: int
     ("partition", "slots", "parts"),
     [
         (Partition(), 8, 1),
-        (Partition(per_host=3), 3, 1),
-        (Partition(1, 2, {"a.example": 2}, per_host=6), 3, 2),
-        (Partition(1, 4, {"a.example": 4}, per_host=2), 1, 2),
+        (Partition(max_requests_per_host=3), 3, 1),
+        (Partition(1, 2, {"a.example": 2}, max_requests_per_host=6), 3, 2),
+        (Partition(1, 4, {"a.example": 4}, max_requests_per_host=2), 1, 2),
     ],
 )
 def test_a_host_gets_its_part_of_the_requests(partition: Partition, slots: int, parts: int) -> None:
     assert partition.count_shards_of_host(URL.format("a")) >= parts
     with ExitStack() as held:
         host = use(Hosts(partition, WAIT_S), held, "a")
-        assert (host.per_host, host.slots._value, host.state.num_processes) == (slots, slots, parts)
+        assert (host.max_concurrent_requests, host.slots._value, host.state.num_processes) == (slots, slots, parts)
 
 
 def test_the_hosts_used_least_recently_are_forgotten_but_none_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_limits, "_REMEMBERED", 2)
+    monkeypatch.setattr(host_limits, "_MAX_CACHED_HOSTS", 2)
     hosts = Hosts(Partition(), WAIT_S)
     with ExitStack() as held:
         first = use(hosts, held, "a")
@@ -178,7 +178,7 @@ def test_a_host_is_given_up_after_lasting_failures_and_paused_after_refusals(clo
         for _ in range(REFUSALS_UNTIL_PAUSED):
             assert not refusing.state.is_paused
             refusing.update(record_refusal, requested_at=clock.now)
-        assert (refusing.state.is_paused, refusing.state.gives_up_at) == (True, clock.now + NEVER_RESPONDED_S)
+        assert (refusing.state.is_paused, refusing.state.give_up_at) == (True, clock.now + GIVE_UP_AFTER_S)
         refusing.update(record_response, requested_at=clock.now, is_redirect=True)
         assert refusing.state.is_paused, "a redirect may lead to a login page"
         refusing.update(record_response, requested_at=clock.now, is_redirect=False)

@@ -10,8 +10,8 @@ import pytest
 from mlimages.core import Reason
 from mlimages.gathering.download.host_state import (
     FAILURES_UNTIL_PAUSED,
-    MAX_PAUSE_S,
-    NEVER_RESPONDED_S,
+    GIVE_UP_AFTER_S,
+    MAX_PROBE_INTERVAL_S,
     REFUSALS_UNTIL_PAUSED,
     HostState,
     record_failure,
@@ -72,7 +72,7 @@ def test_a_host_that_refuses_one_link_after_the_other_is_paused_until_it_answers
         now += seconds_until_request(state, now, math.inf) or 0.01
         state = (record_refusal if each == "r" else record_response)(record_request(state, now), now, requested_at=now)
     assert state.is_paused == is_paused
-    assert (state.gives_up_at < math.inf) == is_paused
+    assert (state.give_up_at < math.inf) == is_paused
 
 
 def test_one_link_that_fails_again_and_again_parks_no_host() -> None:
@@ -93,7 +93,7 @@ def test_probes_come_at_growing_intervals_one_at_a_time_and_an_answer_resumes() 
         state = record_request(state, now)
         assert seconds_until_request(state, now, math.inf) == math.inf, "the others wait for the probe"
         state = failed(state, now, Reason.REFUSED)
-    assert intervals == [1, 2, 4, 8, 16, MAX_PAUSE_S, MAX_PAUSE_S, MAX_PAUSE_S]
+    assert intervals == [1, 2, 4, 8, 16, MAX_PROBE_INTERVAL_S, MAX_PROBE_INTERVAL_S, MAX_PROBE_INTERVAL_S]
     state = record_response(record_request(state, now + 30), now + 31, requested_at=now + 30)
     assert (state.is_paused, state.failed_links) == (False, frozenset())
     assert seconds_until_request(state, now + 31, math.inf) == 0
@@ -105,7 +105,7 @@ def test_requests_that_were_on_their_way_when_a_host_was_paused_change_nothing()
     slowed = throttled(record_response(HostState(), 4.9, requested_at=4.8), 5.0)
     assert record_throttling(slowed, 5.1, requested_at=4.9, retry_after_s=None) == slowed
     asked = record_throttling(slowed, 5.1, requested_at=4.9, retry_after_s=60)
-    assert (asked.rate, asked.paused_until) == (slowed.rate, 65.1)
+    assert (asked.max_requests_per_s, asked.paused_until) == (slowed.max_requests_per_s, 65.1)
     assert record_response(paused, 6.0, requested_at=4.9).is_paused
 
 
@@ -127,7 +127,7 @@ def test_retry_after_is_obeyed_and_none_and_zero_pause_too(retry_after_s: float 
         (record_request(throttled(ANSWERED, 0.0, 60), 70.0), 80.0, 120.0, 40.0),
         (record_request(throttled(ANSWERED, 0.0, 60), 70.0), 120.0, 120.0, None),
         (replace(ANSWERED, is_given_up=True), 0.0, math.inf, None),
-        (replace(ANSWERED, rate=4.0, next_request_at=1.0), 0.75, math.inf, 0.25),
+        (replace(ANSWERED, max_requests_per_s=4.0, next_request_at=1.0), 0.75, math.inf, 0.25),
     ],
 )
 def test_when_the_next_request_may_be_sent(
@@ -137,15 +137,15 @@ def test_when_the_next_request_may_be_sent(
 
 
 @pytest.mark.parametrize(
-    ("start", "reason", "gives_up_at"),
+    ("start", "reason", "give_up_at"),
     [
-        (HostState(), Reason.REFUSED, NEVER_RESPONDED_S),
+        (HostState(), Reason.REFUSED, GIVE_UP_AFTER_S),
         (HostState(), Reason.NAME_SERVER, math.inf),
         (ANSWERED, Reason.REFUSED, math.inf),
     ],
 )
 def test_a_host_that_never_answered_is_given_up_in_half_a_minute(
-    start: HostState, reason: Reason, gives_up_at: float
+    start: HostState, reason: Reason, give_up_at: float
 ) -> None:
     state, now = failed(start, 0.0, reason), 0.0
     for _ in range(12):
@@ -154,8 +154,8 @@ def test_a_host_that_never_answered_is_given_up_in_half_a_minute(
             break
         now += pause_s
         state = failed(record_request(state, now), now, reason)
-    assert state.gives_up_at == gives_up_at
-    assert (now <= NEVER_RESPONDED_S) == (gives_up_at < math.inf)
+    assert state.give_up_at == give_up_at
+    assert (now <= GIVE_UP_AFTER_S) == (give_up_at < math.inf)
 
 
 def test_requests_to_a_host_without_a_limit_change_no_state() -> None:
@@ -167,14 +167,14 @@ def test_requests_to_a_host_without_a_limit_change_no_state() -> None:
 def test_an_outcome_counts_if_its_request_was_sent_when_the_host_was_paused_or_later(
     requested_at: float, counts: bool
 ) -> None:
-    paused = replace(failed(ANSWERED, 5.0, Reason.REFUSED), refusals=REFUSALS_UNTIL_PAUSED)
+    paused = replace(failed(ANSWERED, 5.0, Reason.REFUSED), num_refusals=REFUSALS_UNTIL_PAUSED)
     assert record_response(paused, 6.0, requested_at=requested_at).is_paused is not counts
     for state in (
         record_refusal(paused, 6.0, requested_at=requested_at),
         record_throttling(paused, 6.0, requested_at=requested_at, retry_after_s=None),
         record_failure(paused, 6.0, requested_at=requested_at, link="b", reason=Reason.REFUSED),
     ):
-        assert (state.paused_at, state.pauses) == ((6.0, 2) if counts else (5.0, 1))
+        assert (state.paused_at, state.num_pauses) == ((6.0, 2) if counts else (5.0, 1))
 
 
 @pytest.mark.parametrize(
@@ -187,13 +187,13 @@ def test_an_outcome_counts_if_its_request_was_sent_when_the_host_was_paused_or_l
     ],
 )
 def test_a_host_that_has_responded_in_any_way_is_probed_for_as_long_as_it_takes(state: HostState) -> None:
-    assert failed(state, 1.0, Reason.REFUSED).gives_up_at == math.inf
+    assert failed(state, 1.0, Reason.REFUSED).give_up_at == math.inf
 
 
 def test_a_redirect_ends_the_probe_of_a_host_that_refuses_but_does_not_resume_it() -> None:
-    paused = replace(ANSWERED, refusals=REFUSALS_UNTIL_PAUSED, is_paused=True, paused_at=0.0, paused_until=1.0)
+    paused = replace(ANSWERED, num_refusals=REFUSALS_UNTIL_PAUSED, is_paused=True, paused_at=0.0, paused_until=1.0)
     state = record_response(record_request(paused, 1.0), 1.1, requested_at=1.0, is_redirect=True)
-    assert (state.is_paused, state.is_probing, state.refusals) == (True, False, REFUSALS_UNTIL_PAUSED)
+    assert (state.is_paused, state.is_probing, state.num_refusals) == (True, False, REFUSALS_UNTIL_PAUSED)
 
 
 def test_only_as_many_failing_links_are_remembered_as_park_a_host() -> None:
@@ -214,8 +214,8 @@ def test_only_as_many_failing_links_are_remembered_as_park_a_host() -> None:
 def test_the_rate_is_lowered_with_what_the_host_serves(
     rate: float | None, served: float, parts: int, lowered: float
 ) -> None:
-    state = HostState(rate=rate, served_per_s=served, served_at=5.0, num_processes=parts)
-    assert throttled(state, 5.0).rate == pytest.approx(lowered)
+    state = HostState(max_requests_per_s=rate, responses_per_s=served, last_response_at=5.0, num_processes=parts)
+    assert throttled(state, 5.0).max_requests_per_s == pytest.approx(lowered)
     assert throttled(state, 5.0).is_ramping is (rate is None)
 
 
@@ -230,8 +230,14 @@ def test_the_rate_is_lowered_with_what_the_host_serves(
 def test_the_rate_is_raised_while_the_host_serves_more_than_half_of_it(
     rate: float, served: float, parts: int, is_ramping: bool, raised: float
 ) -> None:
-    state = HostState(rate=rate, served_per_s=served, served_at=5.0, num_processes=parts, is_ramping=is_ramping)
-    assert record_response(state, 5.0, requested_at=4.9).rate == pytest.approx(raised)
+    state = HostState(
+        max_requests_per_s=rate,
+        responses_per_s=served,
+        last_response_at=5.0,
+        num_processes=parts,
+        is_ramping=is_ramping,
+    )
+    assert record_response(state, 5.0, requested_at=4.9).max_requests_per_s == pytest.approx(raised)
 
 
 class Bucket:

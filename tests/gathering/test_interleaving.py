@@ -17,7 +17,7 @@ from mlimages.core import ImageRef, NoProgress, Reason
 from mlimages.gathering import GatherOptions
 from mlimages.gathering.download.fetch import DownloadResult, Fetcher
 from mlimages.gathering.interleaving import interleave_hosts
-from mlimages.gathering.partition import ALL, Partition
+from mlimages.gathering.partition import NO_PARTITION, Partition
 from mlimages.gathering.run import LinkScheduler
 from mlimages.gathering.store.gather_folder import GatherFolder
 
@@ -40,7 +40,7 @@ async def yielded(
             raise ValueError("the rest cannot be read")
 
     try:
-        async for ref in interleave_hosts(source(), max_in_memory=max_in_memory, block_size=block):
+        async for ref in interleave_hosts(source(), max_in_memory=max_in_memory, links_per_block=block):
             _, _, host, number = ref.url.split("/")
             assert (ref.source, ref.name) == ({"number": int(number), "licence": None}, f"{host}é")
             assert ref.is_api == (host == "a")
@@ -121,9 +121,9 @@ def seconds_of_run(urls: list[str], out: Path) -> float:
 
     async def run() -> None:
         with GatherFolder(out, options, is_list=True) as gathered:
-            async with Fetcher(options, Partition(per_host=2)) as fetcher:
+            async with Fetcher(options, Partition(max_requests_per_host=2)) as fetcher:
                 fetcher._request = answer  # type: ignore[method-assign]
-                scheduler = LinkScheduler(gathered, fetcher, None, options, NoProgress(), ALL)  # type: ignore[arg-type]
+                scheduler = LinkScheduler(gathered, fetcher, None, options, NoProgress(), NO_PARTITION)  # type: ignore[arg-type]
                 assert await scheduler.run(Links(urls)) is None
 
     loop = asyncio.SelectorEventLoop(clock)
@@ -144,9 +144,9 @@ def seconds_of_run(urls: list[str], out: Path) -> float:
 def test_a_list_sorted_by_host_takes_as_long_as_one_that_is_shuffled(
     max_in_memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlimages.gathering.run.AHEAD", 20)
-    monkeypatch.setattr("mlimages.gathering.run.MAX_QUEUED", 20)
-    limits = {"max_in_memory": max_in_memory, "block_size": 4}
+    monkeypatch.setattr("mlimages.gathering.run.MAX_LINKS_IN_PROGRESS", 20)
+    monkeypatch.setattr("mlimages.gathering.run.MAX_QUEUED_LINKS", 20)
+    limits = {"max_in_memory": max_in_memory, "links_per_block": 4}
     monkeypatch.setattr("mlimages.gathering.run.interleave_hosts", partial(interleave_hosts, **limits))
     urls = [f"http://{host}.example/{number}.jpg" for host in "abcd" for number in range(80)]
     in_order = seconds_of_run(urls, tmp_path / "sorted")

@@ -212,7 +212,7 @@ def test_rows_that_cannot_be_used_as_they_are_are_said(tmp_path: Path, rows: lis
 
 
 def test_long_rows_are_not_all_held_to_detect_the_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlimages.gathering.sources.lists.HEAD_BYTES", 1000)
+    monkeypatch.setattr("mlimages.gathering.sources.lists.MAX_HEAD_BYTES", 1000)
     rows = [f"{url},{'text' * 100}" for url in ["x/b.jpg", *[A] * 9]]
     file = LinkFile(write(tmp_path / "x.csv", "\n".join(["url,note", *rows])), ListOptions())
     assert file.warnings == ("1 of the first 3 rows without an http(s) link, such as x/b.jpg",)
@@ -223,15 +223,15 @@ def test_long_rows_are_not_all_held_to_detect_the_format(tmp_path: Path, monkeyp
     "data", [f"{A}\n\n \t\r\n{B}", f"{A}\n\xa0\n{B}\n", f"{A}\r\n\r\n{B}\r\n".encode("utf-16"), f"{A}\r\r{B}\r"]
 )
 def test_blank_lines_are_no_links_of_the_progress_bar(tmp_path: Path, data: str | bytes) -> None:
-    assert asyncio.run(UrlList(write(tmp_path / "x.txt", data)).length()) == 2
+    assert asyncio.run(UrlList(write(tmp_path / "x.txt", data)).count_links()) == 2
 
 
 def test_counting_the_hosts_of_an_opened_list_leaves_its_links(tmp_path: Path) -> None:
     source = UrlList(write(tmp_path / "x.txt", "\n".join(f"http://a.example/{n}" for n in range(20))))
 
     async def read() -> tuple[dict[str, int], int]:
-        await source.length()
-        return await source.host_parts(2), len([ref async for ref in source])
+        await source.count_links()
+        return await source.count_shards_by_host(2), len([ref async for ref in source])
 
     assert asyncio.run(read()) == ({"a.example": 2}, 20)
 
@@ -390,7 +390,7 @@ def test_a_list_at_an_address_is_read(site: Site, tmp_path: Path) -> None:
         ("http://nowhere.invalid/x.csv", GatherOptions(), "cannot download .*: the host name does not resolve$"),
     ):
         with pytest.raises(InputError, match=message):
-            asyncio.run(UrlList(address, http_options=options).plan())
+            asyncio.run(UrlList(address, http_options=options).count_links_by_class())
     with pytest.raises(InputError, match="cannot download the list"):
         run(UrlList(site.url("/none.csv"), http_options=GatherOptions(allow_private=True)), tmp_path / "no")
 
@@ -422,6 +422,6 @@ def test_two_lists_whose_names_give_one_class_are_refused(
             f"{names[0]} and .*{names[-1]} have no classes, and their names give both the class urls: .*--class urls"
         )
         with pytest.raises(InputError, match=named):
-            asyncio.run(source.length())
+            asyncio.run(source.count_links())
     else:
-        assert asyncio.run(source.length()) == len(names)
+        assert asyncio.run(source.count_links()) == len(names)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlimages.gathering import partition
-from mlimages.gathering.partition import MAX_PARTS, HostCounts, Partition, choose_shard
+from mlimages.gathering.partition import MAX_SHARDS_PER_HOST, HostCounts, Partition, choose_shard
 
 texts = st.lists(st.text(st.characters(codec="utf-8"), max_size=30), max_size=20)
 
@@ -16,7 +16,7 @@ def divide(urls: list[str], shards: int, per_host: int) -> list[Partition]:
     counts = HostCounts()
     for url in urls:
         counts.add(url)
-    parts = counts.compute_host_parts(shards)
+    parts = counts.count_shards_by_host(shards)
     return [Partition(number, shards, parts, per_host) for number in range(1, shards + 1)]
 
 
@@ -27,16 +27,16 @@ def test_each_link_is_in_one_shard_and_the_shards_of_a_host_share_its_requests(
     large = [f"http://host{host}/{n}" for host, count in enumerate(hosts) for n in range(count)]
     urls = [f"http://small{n}/{text}" for n, text in enumerate(odd)] + odd + large
     divided = divide(urls, shards, per_host)
-    assert divide(urls[::-1], shards, 1)[0].host_parts == divided[0].host_parts
+    assert divide(urls[::-1], shards, 1)[0].num_shards_by_host == divided[0].num_shards_by_host
     owners = {url: [one for one in divided if one.is_in_shard(url)] for url in urls}
     assert all(len(found) == 1 for found in owners.values())
     at_host = defaultdict(set)
     for url in large:
-        at_host[url.split("/")[2]].add(owners[url][0].shard)
+        at_host[url.split("/")[2]].add(owners[url][0].shard_number)
     for host, count in enumerate(hosts):
         url = f"http://host{host}/"
         parts = divided[0].count_shards_of_host(url)
-        assert parts <= min(MAX_PARTS, shards)
+        assert parts <= min(MAX_SHARDS_PER_HOST, shards)
         assert parts == 1 or count * shards > len(urls), "only a host with more than its share is spread"
         assert len(at_host[f"host{host}"]) <= parts
         if parts > 1:
@@ -50,7 +50,7 @@ def test_a_large_host_is_in_several_shards_whatever_its_spelling() -> None:
     urls = [f"http://a.example/{n}" for n in range(300)] + [f"http://{n}.example/" for n in range(100)]
     for spelling in ("http://{}/", "https://{}:443/", "http://u:p@{}:80/"):
         for host in ("a.example", "A.Example"):
-            assert divide(urls, 8, 8)[0].count_shards_of_host(spelling.format(host)) == MAX_PARTS
+            assert divide(urls, 8, 8)[0].count_shards_of_host(spelling.format(host)) == MAX_SHARDS_PER_HOST
     shards = [sum(one.is_in_shard(url) for url in urls[:300]) for one in divide(urls, 8, 8)]
     assert sorted(count > 50 for count in shards) == [False] * 4 + [True] * 4
     urls = [f"http://b\u00fccher.example/{n}" for n in range(30)]
@@ -58,6 +58,6 @@ def test_a_large_host_is_in_several_shards_whatever_its_spelling() -> None:
 
 
 def test_large_hosts_are_found_among_more_hosts_than_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partition, "_MAX_COUNTED", 50)
+    monkeypatch.setattr(partition, "_MAX_COUNTED_HOSTS", 50)
     urls = [url for n in range(400) for url in (f"http://{n}.example/", f"http://large.example/{n}")]
-    assert divide(urls, 4, 8)[0].host_parts == {"large.example": 2}
+    assert divide(urls, 4, 8)[0].num_shards_by_host == {"large.example": 2}

@@ -12,8 +12,8 @@ from aiohttp.client_reqrep import ConnectionKey
 from yarl import URL
 
 from mlimages.core import RETRYABLE_REASONS, Reason
-from mlimages.gathering.download.address_guard import PRIVATE_ERRNO
-from mlimages.gathering.download.reasons import NOT_FINAL, classify_error, classify_status, describe_error
+from mlimages.gathering.download.address_guard import PRIVATE_ADDRESS_ERRNO
+from mlimages.gathering.download.reasons import NON_FINAL_REASONS, classify_error, classify_status, describe_error
 
 STATUSES = {
     Reason.FORBIDDEN: [401, 403, 451],
@@ -51,7 +51,7 @@ def connector(kind: type[aiohttp.ClientConnectorError], number: int) -> aiohttp.
         (connector(aiohttp.ClientConnectorDNSError, socket.EAI_NONAME), Reason.UNKNOWN_HOST),
         (connector(aiohttp.ClientConnectorDNSError, socket.EAI_NODATA), Reason.UNKNOWN_HOST),
         (connector(aiohttp.ClientConnectorDNSError, socket.EAI_AGAIN), Reason.NAME_SERVER),
-        (connector(aiohttp.ClientConnectorError, PRIVATE_ERRNO), Reason.PRIVATE_ADDRESS),
+        (connector(aiohttp.ClientConnectorError, PRIVATE_ADDRESS_ERRNO), Reason.PRIVATE_ADDRESS),
         (connector(aiohttp.ClientConnectorError, errno.ECONNREFUSED), Reason.REFUSED),
         (connector(aiohttp.ClientConnectorError, errno.ECONNRESET), Reason.RESET),
         (connector(aiohttp.ClientConnectorError, errno.ECONNABORTED), Reason.RESET),
@@ -97,5 +97,5 @@ def test_an_error_is_described_without_the_text_of_a_library(error: Exception, t
 
 
 def test_a_body_that_was_cut_off_is_no_more_final_than_a_host_that_does_not_answer() -> None:
-    assert {Reason.TRUNCATED} == NOT_FINAL - RETRYABLE_REASONS
-    assert RETRYABLE_REASONS < NOT_FINAL
+    assert {Reason.TRUNCATED} == NON_FINAL_REASONS - RETRYABLE_REASONS
+    assert RETRYABLE_REASONS < NON_FINAL_REASONS

@@ -425,7 +425,12 @@ def test_a_plan_has_the_number_of_results_that_a_provider_reports(site: Site) ->
     for kind in (PexelsSite, OpenverseSite, INaturalistSite, CommonsSite):
         kind(site, total=123)
     plans = [pexels(site, "cat"), Openverse(["cat"], endpoint=site.base), bees(site, "1"), pages(site, "Category:cat")]
-    assert [asyncio.run(source.plan()) for source in plans] == [{"cat": 123}, {"cat": 123}, {"1": 123}, {"cat": None}]
+    assert [asyncio.run(source.count_links_by_class()) for source in plans] == [
+        {"cat": 123},
+        {"cat": 123},
+        {"1": 123},
+        {"cat": None},
+    ]
 
 
 def test_openverse_pages_are_read_throttling_is_honoured_and_creators_are_named(site: Site, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def expected(classes: str) -> dict[str, set[bytes]]:
 def test_every_step_reads_shards_as_class_folders(
     site: Site, links: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stored_shards, "MAX_IMAGES", 5)
+    monkeypatch.setattr(stored_shards, "MAX_IMAGES_PER_SHARD", 5)
     site.routes["/v1.7.jpg"] = answer(photo(7, (20, 20)))  # a finding of `check`
     for layout in ("tar", "folders"):
         run(links, tmp_path / layout, layout=layout)
@@ -220,7 +220,7 @@ def test_a_million_images_need_a_file_for_each_10_000_or_gigabyte(
     site: Site, links: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert 1_000_000 / stored_shards.MAX_IMAGES + 1_000_000 * 4096 / stored_shards.MAX_BYTES < 1_000
-    monkeypatch.setattr(stored_shards, "MAX_BYTES", 20_000)
+    monkeypatch.setattr(stored_shards, "MAX_SHARD_BYTES", 20_000)
     run(links, tmp_path / "out")
     sizes = [path.stat().st_size for path in (tmp_path / "out").glob("*.tar")]
     assert len(sizes) > 1

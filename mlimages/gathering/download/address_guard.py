@@ -7,17 +7,18 @@ from contextvars import ContextVar
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
-PRIVATE_ERRNO = 0x6D6C
-"""The `errno` of a blocked address (no system uses it); it is kept when several errors are merged into one."""
+PRIVATE_ADDRESS_ERRNO = 0x6D6C
+"""The `errno` of the error for a private address; no operating system uses it."""
 
-_TRANSLATED = (IPv6Network("64:ff9b::/96"), IPv6Network("::ffff:0:0:0/96"))
-"""Prefixes whose last 32 bits are an IPv4 address (RFC 6052; RFC 2765, 2.1)."""
+_IPV4_TRANSLATION_NETWORKS = (IPv6Network("64:ff9b::/96"), IPv6Network("::ffff:0:0:0/96"))
+"""Networks in whose addresses the last 32 bits are an IPv4 address (RFC 6052; RFC 2765, 2.1)."""
 
-_NOT_PUBLIC = tuple(map(IPv6Network, ("64:ff9b:1::/48", "fec0::/10", "3fff::/20", "5f00::/16")))
-"""Local translation (RFC 8215), site-local, documentation (RFC 9637), segment routing; global to `ipaddress`."""
+_NON_PUBLIC_NETWORKS = tuple(map(IPv6Network, ("64:ff9b:1::/48", "fec0::/10", "3fff::/20", "5f00::/16")))
+"""Networks that are not public although `ipaddress` counts them as global: local translation (RFC 8215), site-local
+addresses, documentation (RFC 9637) and segment routing."""
 
 is_proxied: ContextVar[bool] = ContextVar("is_proxied", default=False)
-"""Whether the connection leads to a proxy, whose address the user has chosen."""
+"""Whether the request goes through a proxy; the address of the proxy may be private, since the user has set it."""
 
 
 def is_public(address: str) -> bool:
@@ -28,7 +29,7 @@ def is_public(address: str) -> bool:
     ip: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
     if isinstance(ip, IPv6Address):
         ip = _find_embedded_ipv4(ip) or ip
-    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _NOT_PUBLIC)
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _NON_PUBLIC_NETWORKS)
 
 
 def is_private_host(host: str) -> bool:
@@ -52,7 +53,9 @@ def is_private_host(host: str) -> bool:
 
 
 def _find_embedded_ipv4(ip: IPv6Address) -> IPv4Address | None:
-    if int(ip) >> 32 == 0 or any(ip in network for network in _TRANSLATED):  # IPv4-compatible (RFC 4291, 2.5.5.1)
+    """Return the IPv4 address that an IPv6 address contains or stands for; None if there is none."""
+    is_compatible = int(ip) >> 32 == 0  # RFC 4291, 2.5.5.1
+    if is_compatible or any(ip in network for network in _IPV4_TRANSLATION_NETWORKS):
         return IPv4Address(int(ip) & 0xFFFFFFFF)
     return ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
 
@@ -63,9 +66,9 @@ def create_public_socket(addr_info: tuple[Any, ...]) -> socket.socket:
     The address is checked here because IP addresses in links bypass the resolver, and a resolver may change its answer.
 
     Raises:
-        OSError: the address is not public; errno is `PRIVATE_ERRNO`.
+        OSError: the address is not public; errno is `PRIVATE_ADDRESS_ERRNO`.
     """
     family, kind, protocol, _, address = addr_info
     if not (is_proxied.get() or is_public(address[0])):
-        raise OSError(PRIVATE_ERRNO, f"{address[0]} is not a public address")
+        raise OSError(PRIVATE_ADDRESS_ERRNO, f"{address[0]} is not a public address")
     return socket.socket(family, kind, protocol)

@@ -7,15 +7,17 @@ from pathlib import Path
 
 from mlimages.core import GatherError
 
-_MEMORY_BYTES = 256 * 1024
+_MAX_BUFFERED_BYTES = 256 * 1024
+"""Number of bytes that are kept in memory before they are written."""
+
 _MIN_BYTES_PER_S = 1024
-"""Transfers slower than this over a whole time-out window are aborted."""
+"""Minimum average rate in any period as long as the time-out; slower transfers are aborted."""
 
 _MIN_TOTAL_BYTES_PER_S = 32 * 1024
-"""Average rate of the longest transfer: below that of a poor line (50 KB/s); 64 MiB take 34 minutes."""
+"""Minimum average rate of a whole transfer of the maximum size: 64 MiB may take 34 minutes."""
 
-_NO_ENCODINGS = ("", "identity", "none", "utf-8", "binary")
-"""Values of Content-Encoding that servers send with bodies that are not encoded."""
+_IDENTITY_ENCODINGS = ("", "identity", "none", "utf-8", "binary")
+"""Values of Content-Encoding that servers send with uncompressed bodies."""
 
 
 class BufferedFile:
@@ -35,7 +37,7 @@ class BufferedFile:
         """Append `data`."""
         self._chunks.append(data)
         self.total += len(data)
-        if self.total - self._flushed > _MEMORY_BYTES:
+        if self.total - self._flushed > _MAX_BUFFERED_BYTES:
             self.flush()
 
     def flush(self) -> None:
@@ -76,6 +78,7 @@ class StallDetector:
         """Return why the transfer is too slow; "" if it is not.
 
         Args:
+            now: current time, in seconds of a monotonic clock.
             total_bytes: number of bytes received since the start of the transfer.
         """
         if now > self._ends_at:
@@ -126,7 +129,7 @@ def make_decompressor(content_encoding: str) -> Decompressor | None:
         ValueError: the encoding is unknown.
     """
     names = [name.strip().lower() for name in content_encoding.split(",")]
-    encodings = [name for name in names if name not in _NO_ENCODINGS]
+    encodings = [name for name in names if name not in _IDENTITY_ENCODINGS]
     if len(encodings) > 2 or not set(encodings) <= {"gzip", "x-gzip", "deflate"}:
         raise ValueError(content_encoding)
     return Decompressor(encodings) if encodings else None

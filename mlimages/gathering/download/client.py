@@ -10,7 +10,7 @@ from aiohttp import ClientTimeout
 from yarl import URL
 
 from mlimages.gathering.download.address_guard import (
-    PRIVATE_ERRNO,
+    PRIVATE_ADDRESS_ERRNO,
     create_public_socket,
     is_private_host,
     is_proxied,
@@ -19,9 +19,10 @@ from mlimages.gathering.download.response_head import LenientConnector
 from mlimages.gathering.options import GatherOptions, check_http_proxy
 
 _Proxy = tuple[URL, aiohttp.BasicAuth | None]
+"""URL of a proxy without credentials, and the credentials."""
 
-_MAX_HEADER = 64 * 1024
-"""Maximum bytes per header; aiohttp's default of 8190 is below that of browsers."""
+_MAX_HEADER_BYTES = 64 * 1024
+"""Maximum size of a header field; aiohttp's default of 8190 bytes is below that of browsers."""
 
 
 def open_session(
@@ -29,8 +30,11 @@ def open_session(
 ) -> aiohttp.ClientSession:
     """Open an HTTP session.
 
-    By default, the time-out applies to the connection, to the headers of a response and to the time between two chunks
-    of a body, not to a whole transfer.
+    Args:
+        options: options of the requests, such as the User-Agent, the proxy and the time-out.
+        decompress: request compressed bodies and decompress them.
+        timeout: time-outs of the requests. By default, `options.timeout_s` applies to the connection, to the headers of
+            a response and to the time between two chunks of a body, not to a whole transfer.
     """
     connector = LenientConnector(
         limit=0,
@@ -41,11 +45,11 @@ def open_session(
     return aiohttp.ClientSession(
         connector=connector,
         timeout=timeout or ClientTimeout(connect=options.timeout_s, sock_read=options.timeout_s),
-        headers={"User-Agent": options.agent, "Accept": "image/*,*/*;q=0.5"}
+        headers={"User-Agent": options.full_user_agent, "Accept": "image/*,*/*;q=0.5"}
         | ({} if decompress else {"Accept-Encoding": "identity"}),
         auto_decompress=decompress,
-        max_field_size=_MAX_HEADER,
-        max_line_size=_MAX_HEADER,
+        max_field_size=_MAX_HEADER_BYTES,
+        max_line_size=_MAX_HEADER_BYTES,
         requote_redirect_url=False,  # a signed link is valid only in its original spelling
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,  # it would read passwords from ~/.netrc
@@ -62,11 +66,12 @@ def _make_middleware(options: GatherOptions) -> aiohttp.ClientMiddlewareType:
     proxies = {scheme: _parse_proxy(proxy) for scheme in ("http", "https")} if proxy else _read_environment_proxies()
 
     async def middleware(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        """Send a request through its proxy, if any."""
         host = request.url.raw_host or ""
         is_bypassed = proxy is None and bool(proxies) and bool(urllib.request.proxy_bypass(host))
         url, auth = (None, None) if is_bypassed else proxies.get(request.url.scheme, (None, None))
         if url and not options.allow_private and is_private_host(host):  # a proxy resolves host names itself
-            raise OSError(PRIVATE_ERRNO, f"{host} is not a public address")
+            raise OSError(PRIVATE_ADDRESS_ERRNO, f"{host} is not a public address")
         request.update_proxy(url, auth, None)
         is_proxied.set(url is not None)
         async with asyncio.timeout(2 * options.timeout_s):
@@ -76,6 +81,7 @@ def _make_middleware(options: GatherOptions) -> aiohttp.ClientMiddlewareType:
 
 
 def _read_environment_proxies() -> dict[str, _Proxy]:
+    """Return the proxies that the environment variables set, by URL scheme."""
     urls = urllib.request.getproxies()
     return {scheme: _parse_proxy(urls[scheme]) for scheme in ("http", "https") if urls.get(scheme)}
 
@@ -84,7 +90,7 @@ def _parse_proxy(proxy_url: str) -> _Proxy:
     """Split the URL of a proxy into the URL without credentials and the credentials.
 
     Raises:
-        InputError: it is not an HTTP proxy.
+        InputError: the URL is not that of an HTTP proxy.
     """
     check_http_proxy(proxy_url)
     url = URL(proxy_url)

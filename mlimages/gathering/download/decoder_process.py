@@ -16,11 +16,12 @@ from mlimages.core import Reason
 from mlimages.gathering.download.image_facts import ImageFacts, ImageRequirements, Rejection
 from mlimages.gathering.download.inspect import inspect_file
 
-_MEMORY_BYTES = 2 * 2**30
+_MAX_MEMORY_BYTES = 2 * 2**30
+"""Maximum address space of a decoding process."""
 
 
-def serve(connection: Connection, requirements: ImageRequirements) -> None:
-    """Inspect files for the parent: receive JSON lists of paths and send lists of results, until it disconnects."""
+def run_decoder(connection: Connection, requirements: ImageRequirements) -> None:
+    """Receive JSON lists of paths and send JSON lists of the files' properties, until the parent disconnects."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     _discard_output()
     Image.MAX_IMAGE_PIXELS = requirements.max_pixels
@@ -32,6 +33,7 @@ def serve(connection: Connection, requirements: ImageRequirements) -> None:
 
 
 def _inspect(path: Path, requirements: ImageRequirements) -> dict[str, object]:
+    """Return the fields of the result of `inspect_file`; if a decoder fails, those of a `Rejection`."""
     try:
         result: ImageFacts | Rejection = inspect_file(path, requirements)
     except (Exception, RecursionError) as error:  # a decoder may raise anything; only this image fails
@@ -40,7 +42,7 @@ def _inspect(path: Path, requirements: ImageRequirements) -> dict[str, object]:
 
 
 def _discard_output() -> None:
-    """Discard warnings of Python and of the decoders' libraries about malformed images."""
+    """Discard warnings and the standard output and error, to which decoders report malformed images."""
     warnings.simplefilter("ignore")
     null = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
@@ -49,8 +51,9 @@ def _discard_output() -> None:
 
 
 def _limit_memory() -> None:
+    """Limit the address space of this process, except on Windows."""
     try:
         import resource
     except ModuleNotFoundError:  # Windows
         return
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (_MAX_MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))

@@ -19,14 +19,17 @@ from mlimages.core import GatherError, Reason
 from mlimages.gathering.download.image_facts import ImageFacts, ImageRequirements, Rejection
 
 DECODE_TIMEOUT_S = 30.0
-_BATCH = 32
-_PRELOADED = ["mlimages.gathering.download.decoder_process", "PIL.JpegImagePlugin", "PIL.PngImagePlugin"]
+_MAX_BATCH_SIZE = 32
+"""Maximum number of files that are sent to a process at once."""
+_PRELOADED_MODULES = ["mlimages.gathering.download.decoder_process", "PIL.JpegImagePlugin", "PIL.PngImagePlugin"]
+"""Modules that are imported once, before the decoding processes are forked."""
 
 _Job = tuple[Path, "asyncio.Future[ImageFacts | Rejection]"]
+"""A file to inspect, and the future of its result."""
 
 
 class DecodingProcess:
-    """Process that decodes images; its methods block until it answers.
+    """Process that decodes images; its methods block until the process has answered.
 
     Raises:
         OSError, EOFError, AssertionError: the process cannot be started.
@@ -35,9 +38,9 @@ class DecodingProcess:
     def __init__(self, requirements: ImageRequirements) -> None:
         can_fork = "forkserver" in multiprocessing.get_all_start_methods()
         context = multiprocessing.get_context("forkserver" if can_fork else "spawn")
-        context.set_forkserver_preload(_PRELOADED)
+        context.set_forkserver_preload(_PRELOADED_MODULES)
         self._connection, child_connection = context.Pipe()
-        self._process = context.Process(target=_serve, args=(child_connection, requirements), daemon=True)  # type: ignore[attr-defined]
+        self._process = context.Process(target=_run_decoder, args=(child_connection, requirements), daemon=True)  # type: ignore[attr-defined]
         with child_connection, _hide_main_module():
             self._process.start()
 
@@ -61,19 +64,23 @@ class DecodingProcess:
         self._connection.close()
 
 
-def _serve(connection: Any, requirements: ImageRequirements) -> None:
-    from mlimages.gathering.download.decoder_process import serve  # not at the top: the parent does not need Pillow
+def _run_decoder(connection: Any, requirements: ImageRequirements) -> None:
+    """Run the main function of a decoding process."""
+    from mlimages.gathering.download.decoder_process import (
+        run_decoder,  # not at the top: the parent does not need Pillow
+    )
 
-    serve(connection, requirements)
+    run_decoder(connection, requirements)
 
 
-_main_module = threading.Lock()
+_main_module_lock = threading.Lock()
+"""Held while the main script is hidden."""
 
 
 @contextmanager
 def _hide_main_module() -> Iterator[None]:
     """Hide the main script from multiprocessing, which would run it again without `if __name__ == "__main__"`."""
-    with _main_module:
+    with _main_module_lock:
         main = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")
         try:
@@ -123,8 +130,9 @@ class DecoderPool:
         return await future
 
     async def _run_process(self) -> None:
+        """Inspect batches in a process, which is replaced after a time-out or crash."""
         loop = asyncio.get_running_loop()
-        batch = await self._next_batch()  # a process is started only if there is a job
+        batch = await self._get_next_batch()  # a process is started only if there is a job
         while True:
             starting = loop.run_in_executor(self._threads, DecodingProcess, self._requirements)
             try:
@@ -136,20 +144,21 @@ class DecoderPool:
                 await self._fail_all_batches(batch, GatherError(f"cannot start the decoder process: {error}"))
             try:
                 while await self._inspect_batch(process, batch):
-                    batch = await self._next_batch()
+                    batch = await self._get_next_batch()
             finally:
                 process.kill()
-            batch = await self._next_batch()
+            batch = await self._get_next_batch()
 
-    async def _next_batch(self) -> list[_Job]:
+    async def _get_next_batch(self) -> list[_Job]:
+        """Return a job to repeat alone, or a fair share of the waiting jobs; wait if there is none."""
         if self._retries:
             return [self._retries.popleft()]
         first = await self._jobs.get()
-        share = min(_BATCH - 1, self._jobs.qsize() // self._count)
+        share = min(_MAX_BATCH_SIZE - 1, self._jobs.qsize() // self._count)
         return [first, *(self._jobs.get_nowait() for _ in range(share))]
 
     async def _inspect_batch(self, process: DecodingProcess, batch: list[_Job]) -> bool:
-        """Complete the jobs in `batch`; return False if the process must be replaced."""
+        """Set the results of a batch; return False if the process hung or crashed and must be replaced."""
         paths = [path for path, _ in batch]
         try:
             loop = asyncio.get_running_loop()
@@ -169,19 +178,22 @@ class DecoderPool:
         return False
 
     async def _fail_all_batches(self, batch: list[_Job], error: GatherError) -> NoReturn:
+        """Set the error as the result of this batch and of all later ones."""
         while True:
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)
-            batch = await self._next_batch()
+            batch = await self._get_next_batch()
 
 
 def _set_result(job: _Job, result: ImageFacts | Rejection) -> None:
+    """Set the result of a job, unless the job was cancelled."""
     if not job[1].done():
         job[1].set_result(result)
 
 
 def _parse_result(values: dict[str, Any]) -> ImageFacts | Rejection:
+    """Create a result from its fields, as sent by a decoding process."""
     if "reason" in values:
         return Rejection(**{**values, "reason": Reason(values["reason"])})
     return ImageFacts(**values)

@@ -24,9 +24,9 @@ from mlimages.gathering.download.host_state import record_failure, record_refusa
 from mlimages.gathering.download.image_facts import is_html
 from mlimages.gathering.download.opt_outs import find_opt_out
 from mlimages.gathering.download.reasons import (
-    CONNECTION,
-    REFUSING,
-    TRANSIENT,
+    CONNECTION_REASONS,
+    REFUSAL_REASONS,
+    TRANSIENT_REASONS,
     RejectionError,
     classify_error,
     classify_status,
@@ -35,17 +35,19 @@ from mlimages.gathering.download.robots import SiteRulesCache
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.partition import Partition
 
-_MAX_URL = 8192
+_MAX_URL_LENGTH = 8192
 _MAX_REDIRECTS = 10
 _BACKOFF_S = 1.0
-_AUTHORITY = re.compile(r"^[^:]*://[^/?#]*")
-_WITH_PATH = re.compile(r"[^:]*://[^/?#]+/[^#]*")
-_STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_REDIRECTS = (301, 302, 303, 307, 308)
-_THROTTLED = (420, 429, 503)
-_WITH_BODY = (None, 200, 203, 206)
-_MAX_UNAVAILABLE = 10
-"""Number of 503 responses to a link after which they are not attributed to throttling by the host."""
+"""Maximum pause before the first retry; doubled for each further retry."""
+_SCHEME_AND_AUTHORITY = re.compile(r"^[^:]*://[^/?#]*")
+_URL_WITH_PATH = re.compile(r"[^:]*://[^/?#]+/[^#]*")
+_UNENCODED_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_REDIRECT_STATUSES = (301, 302, 303, 307, 308)
+_THROTTLING_STATUSES = (420, 429, 503)
+_NON_ERROR_STATUSES = (None, 200, 203, 206)
+"""Statuses that are not the cause of a failure; None: there was no response."""
+_MAX_503_RESPONSES = 10
+"""Maximum number of 503 responses to a link that count as throttling by its host; after more, the link fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +56,15 @@ class DownloadResult:
 
     Attributes:
         reason: why the download failed; None if the body was saved.
-        retry_after_s: seconds until the time in Retry-After.
-        location: target of a redirect.
+        detail: further information, in words.
+        final_url, http_status: URL after redirects, and status of the last response.
+        retry_after_s: seconds to wait according to Retry-After.
+        location: target of a redirect; None for other responses.
         attempts: number of requests.
         elapsed_s: duration in seconds, including retries and waiting for the host.
         is_web_page: whether the body is a web page.
-        has_known_length: whether the headers state how the body ends; otherwise it may be truncated unnoticed.
+        has_known_length: whether the headers state where the body ends; otherwise it may be truncated unnoticed.
+        cookies: cookies that the response sets, as values by name.
         requested_at: time of the request, in seconds since the epoch.
     """
 
@@ -136,7 +141,7 @@ class Fetcher:
     async def _fetch_with_retries(
         self, url: URL, part_path: Path, label: str, *, obeys_site_rules: bool, cookies: dict[str, str]
     ) -> DownloadResult:
-        """Request a URL until the response is final or the attempts are used up; return the last result."""
+        """Request a URL until the result is final or the retries are used up; return the last result."""
         if not self._options.allow_private and is_private_host(url.raw_host or ""):
             return DownloadResult(Reason.PRIVATE_ADDRESS, f"{url.raw_host} is not a public address")
         result = DownloadResult(Reason.HOST_DOWN, "the host of this link does not respond")
@@ -145,7 +150,7 @@ class Fetcher:
             while True:
                 async with host.slots:
                     if not await host.wait_for_turn():
-                        if host.state.refusals:
+                        if host.state.num_refusals:
                             result = DownloadResult(Reason.HOST_DOWN, "the host refuses links repeatedly")
                         break
                     async with self._slots:
@@ -155,9 +160,9 @@ class Fetcher:
                 attempts += 1
                 _update_host(host, str(url), result, requested_at)
                 unavailable += result.http_status == 503
-                if result.reason not in TRANSIENT or unavailable > _MAX_UNAVAILABLE:
+                if result.reason not in TRANSIENT_REASONS or unavailable > _MAX_503_RESPONSES:
                     break
-                if host.state.is_paused and result.http_status in (*_WITH_BODY, *_THROTTLED):
+                if host.state.is_paused and result.http_status in (*_NON_ERROR_STATUSES, *_THROTTLING_STATUSES):
                     continue  # a failure of the host, not of the link
                 own_failures += 1
                 if own_failures > self._options.retries:
@@ -168,7 +173,7 @@ class Fetcher:
     async def _request(
         self, url: URL, part_path: Path, host: Host, cookies: dict[str, str], *, obeys_site_rules: bool
     ) -> DownloadResult:
-        """Send one request, after checking the rules of the site."""
+        """Check the rules of the site, then send one request; return its result, also if it fails."""
         result = DownloadResult()
         try:
             note = await self._check_site_rules(url, host) if obeys_site_rules else ""
@@ -181,7 +186,7 @@ class Fetcher:
                     cookies={name: morsel.value for name, morsel in response.cookies.items()},
                     has_known_length="Content-Length" in response.headers or "Transfer-Encoding" in response.headers,
                 )
-                if response.status in _REDIRECTS and (location := response.headers.get("Location")):
+                if response.status in _REDIRECT_STATUSES and (location := response.headers.get("Location")):
                     return replace(result, detail=note, location=location)
                 self._check_response(response)
                 note = self._handle_opt_out(find_opt_out(response.headers)) or note
@@ -195,7 +200,7 @@ class Fetcher:
             return replace(result, reason=classify_error(error), detail=f"{type(error).__name__}: {error}"[:200])
 
     async def _check_site_rules(self, url: URL, host: Host) -> str:
-        """Raise an error if the rules of the site forbid the request; return the note of `_handle_opt_out`."""
+        """Raise RejectionError if the rules of the site forbid the request; return the note of `_handle_opt_out`."""
         try:
             return self._handle_opt_out(await self._site_rules.find_opt_out(url, host.record_extra_request))
         except RejectionError:
@@ -204,12 +209,13 @@ class Fetcher:
             raise
 
     def _handle_opt_out(self, opt_out: str | None) -> str:
-        """Raise an error for an opt-out; with `ignore_opt_out`, return a note for the manifest instead."""
+        """Raise RejectionError for an opt-out; with `ignore_opt_out`, return a note for the manifest instead."""
         if opt_out and not self._options.ignore_opt_out:
             raise RejectionError(Reason.OPT_OUT, opt_out)
         return f"ignored opt-out: {opt_out}" if opt_out else ""
 
     def _check_response(self, response: aiohttp.ClientResponse) -> None:
+        """Raise RejectionError if the headers show that the response has no image or is too large."""
         reason = classify_status(response.status)
         if reason:
             retry_after = response.headers.get("Retry-After")
@@ -229,7 +235,7 @@ class Fetcher:
         try:
             decompressor = make_decompressor(encoding)
         except ValueError as error:
-            raise RejectionError(Reason.BAD_HTTP, f"Content-Encoding: {encoding[:40]}") from error
+            raise RejectionError(Reason.BAD_HTTP, f"unsupported Content-Encoding: {encoding[:40]}") from error
         stall_detector, num_received = StallDetector(self._options.timeout_s, max_bytes, time.monotonic()), 0
         async for chunk in response.content.iter_any():
             num_received += len(chunk)
@@ -249,12 +255,12 @@ class Fetcher:
 
 
 def _update_host(host: Host, link: str, result: DownloadResult, requested_at: float) -> None:
-    """Update the state of the host with the result of a request."""
-    if result.http_status in _THROTTLED:
+    """Update the state of the host with the result of a request for `link`."""
+    if result.http_status in _THROTTLING_STATUSES:
         host.update(record_throttling, requested_at=requested_at, retry_after_s=result.retry_after_s)
-    elif result.reason in REFUSING or result.is_web_page:
+    elif result.reason in REFUSAL_REASONS or result.is_web_page:
         host.update(record_refusal, requested_at=requested_at)
-    elif result.reason in CONNECTION and result.http_status in _WITH_BODY:
+    elif result.reason in CONNECTION_REASONS and result.http_status in _NON_ERROR_STATUSES:
         host.update(record_failure, requested_at=requested_at, link=link, reason=result.reason)
     elif result.reason is Reason.SERVER_ERROR and result.http_status is None:  # the status of its robots.txt
         host.update(record_failure, requested_at=requested_at, link=link, reason=Reason.UNREACHABLE)
@@ -265,7 +271,7 @@ def _update_host(host: Host, link: str, result: DownloadResult, requested_at: fl
 
 
 def _resolve_redirect(url: URL, location: str) -> URL:
-    """Return the target of a redirect from `url`."""
+    """Return the URL of a Location header, which may be relative to `url`."""
     try:
         return parse_url(urljoin(str(url), location))
     except (RejectionError, ValueError) as error:
@@ -279,21 +285,21 @@ def parse_url(link: str) -> URL:
         RejectionError: the link cannot be requested; the reason is `bad-url` or `bad-scheme`.
     """
     try:
-        url = URL(link) if len(link) <= _MAX_URL else URL()
+        url = URL(link) if len(link) <= _MAX_URL_LENGTH else URL()
         host, port = url.raw_host, url.port
     except (ValueError, TypeError, IndexError, RecursionError) as error:
         raise RejectionError(Reason.BAD_URL, str(error)[:200]) from error
     if url.scheme and url.scheme not in ("http", "https"):
         raise RejectionError(Reason.BAD_SCHEME, url.scheme[:40])
     if not (url.scheme and host and port):
-        raise RejectionError(Reason.BAD_URL, "no host" if len(link) <= _MAX_URL else "too long")
-    return url if str(url) == link and _WITH_PATH.fullmatch(link) else _restore_original_path(url, link)
+        raise RejectionError(Reason.BAD_URL, "no host" if len(link) <= _MAX_URL_LENGTH else "too long")
+    return url if str(url) == link and _URL_WITH_PATH.fullmatch(link) else _restore_original_path(url, link)
 
 
 def _restore_original_path(url: URL, link: str) -> URL:
     """Return `url` with the path and query of `link`, which may be signed; only invalid characters are quoted."""
-    target = _AUTHORITY.sub("", link.strip()).partition("#")[0]
-    target = _STRAY_PERCENT.sub("%25", quote(target, safe="!#$%&'()*+,/:;=?@[]~", errors="replace"))
+    target = _SCHEME_AND_AUTHORITY.sub("", link.strip()).partition("#")[0]
+    target = _UNENCODED_PERCENT.sub("%25", quote(target, safe="!#$%&'()*+,/:;=?@[]~", errors="replace"))
     start = "" if target.startswith("/") else "/"
     return URL(f"{url.scheme}://{url.raw_authority}{start}{target}", encoded=True)
 

@@ -15,7 +15,8 @@ from mlimages.gathering.download.host_state import HostState, record_request, se
 from mlimages.gathering.partition import Partition
 
 _P = ParamSpec("_P")
-_REMEMBERED = 20_000
+_MAX_CACHED_HOSTS = 20_000
+"""Number of hosts above which hosts that are not in use are forgotten."""
 
 
 @dataclass(slots=True, eq=False)
@@ -23,18 +24,18 @@ class Host:
     """Limits the requests to one host and port.
 
     Attributes:
-        per_host: maximum number of concurrent requests.
+        max_concurrent_requests: maximum number of concurrent requests.
         state: determines when the next request may be sent.
-        slots: limits the number of concurrent requests.
+        slots: semaphore that limits the number of concurrent requests.
         num_in_progress: number of links in progress.
         num_in_progress_by_label: number of links in progress, by class.
         num_waiting: number of links in progress that wait for the paused host.
         num_waiting_by_label: number of links in progress that wait for the paused host, by class.
-        num_queued: number of links in progress that wait for a slot.
+        num_queued: number of links in progress that wait for a slot (`slots`).
     """
 
     _hosts: Hosts
-    per_host: int
+    max_concurrent_requests: int
     state: HostState
     slots: asyncio.Semaphore
     num_in_progress: int = 0
@@ -42,17 +43,17 @@ class Host:
     num_waiting: int = 0
     num_waiting_by_label: Counter[str] = field(default_factory=Counter)
     num_queued: int = 0
-    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _state_changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def wait_for_turn(self) -> bool:
-        """Wait until a request may be sent; return False if the host is given up as unreachable."""
+        """Wait until a request may be sent; return False if the host is given up."""
         while (pause_s := seconds_until_request(self.state, time.monotonic(), self._hosts.deadline)) != 0:
             if pause_s is None:
                 return False
-            self._changed.clear()
+            self._state_changed.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(None if pause_s == math.inf else pause_s):
-                    await self._changed.wait()
+                    await self._state_changed.wait()
         self._set_state(record_request(self.state, time.monotonic()))
         return True
 
@@ -62,7 +63,7 @@ class Host:
         *args: _P.args,
         **kwargs: _P.kwargs,
     ) -> None:
-        """Set the state to `transition(state, time, ...)`; `transition` is a function such as `record_response`."""
+        """Set the state to `transition(state, now, ...)`; `transition` is a function such as `record_response`."""
         self._set_state(transition(self.state, time.monotonic(), *args, **kwargs))
 
     def record_extra_request(self) -> None:
@@ -75,9 +76,10 @@ class Host:
 
     def notify_waiting_tasks(self) -> None:
         """Wake the tasks waiting for this host so that they check its state again."""
-        self._changed.set()
+        self._state_changed.set()
 
     def _set_state(self, state: HostState) -> None:
+        """Set the state, update the counts of all hosts, and wake waiting tasks that may proceed."""
         may_proceed = state.is_paused != self.state.is_paused or state.is_given_up or not state.is_probing
         self.state = state
         self._hosts.update_counts(self)
@@ -95,7 +97,7 @@ class Hosts:
     Attributes:
         num_waiting: number of links whose host is paused.
         num_waiting_by_label: number of links whose host is paused, by class.
-        num_queued: number of links that wait because their host has `per_host` requests in progress.
+        num_queued: number of links that wait because their host has `max_concurrent_requests` requests in progress.
         deadline: monotonic time at which links of paused hosts fail; infinite while another host is in use.
     """
 
@@ -112,12 +114,12 @@ class Hosts:
 
     @contextmanager
     def open_host(self, name: str, url: str, label: str = "") -> Iterator[Host]:
-        """Yield the host `name`, and count a link to it as in progress in the meantime."""
+        """Context manager: yield the host `name`; until the end, a link of class `label` counts as in progress."""
         host = self._hosts.get(name)
         if host is None:
-            per_host = max(1, self._partition.max_concurrent_requests(url))  # redirects lead to hosts of other shards
-            num_processes = min(self._partition.count_shards_of_host(url), self._partition.per_host)
-            host = Host(self, per_host, HostState(num_processes=num_processes), asyncio.Semaphore(per_host))
+            limit = max(1, self._partition.max_concurrent_requests(url))  # redirects lead to hosts of other shards
+            num_processes = min(self._partition.count_shards_of_host(url), self._partition.max_requests_per_host)
+            host = Host(self, limit, HostState(num_processes=num_processes), asyncio.Semaphore(limit))
             self._hosts[name] = host
             self._evict_least_recently_used()
         self._hosts.move_to_end(name)
@@ -145,7 +147,7 @@ class Hosts:
         pauses = {
             name.rpartition(":")[0]: round(host.state.paused_until - now)
             for name, host in self._hosts.items()
-            if host.state.is_paused and host.state.rate is not None
+            if host.state.is_paused and host.state.max_requests_per_s is not None
         }
         return {name: pause_s for name, pause_s in pauses.items() if pause_s > max(1, self._max_wait_s)}
 
@@ -153,7 +155,7 @@ class Hosts:
         """Update the numbers of waiting and queued links after a change of `host`."""
         waiting = host.num_in_progress if host.state.is_paused else 0
         self.num_waiting += waiting - host.num_waiting
-        queued = 0 if host.state.is_paused else max(0, host.num_in_progress - host.per_host)
+        queued = 0 if host.state.is_paused else max(0, host.num_in_progress - host.max_concurrent_requests)
         self.num_queued += queued - host.num_queued
         host.num_waiting, host.num_queued = waiting, queued
         if waiting or host.num_waiting_by_label:
@@ -170,7 +172,7 @@ class Hosts:
                 paused.notify_waiting_tasks()
 
     def _evict_least_recently_used(self) -> None:
-        while len(self._hosts) > _REMEMBERED:
+        while len(self._hosts) > _MAX_CACHED_HOSTS:
             name, host = next(iter(self._hosts.items()))
             if host.num_in_progress:
                 return

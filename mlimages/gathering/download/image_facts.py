@@ -26,7 +26,7 @@ class ImageRequirements:
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """Properties of a verified image, named as in its manifest row, and the file suffix of its format."""
+    """Properties of a verified image: fields of its manifest row (see `FetchResult`), and its file suffix."""
 
     bytes: int
     sha256: str
@@ -41,7 +41,13 @@ class ImageFacts:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Why a file is not kept as an image; `sha256` and `bytes` (its size) are set if the file was read."""
+    """Why a file is not stored as an image.
+
+    Attributes:
+        reason: code of the reason.
+        detail: further information, in words.
+        bytes, sha256: size and hash of the file; None if it was not read.
+    """
 
     reason: Reason
     detail: str = ""
@@ -50,6 +56,6 @@ class Rejection:
 
 
 def is_html(data: bytes) -> bool:
-    """Return whether the data begins like an HTML page."""
+    """Return whether a file with this content, or its beginning, is an HTML page."""
     head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     return head.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<script")) or b"<html" in head

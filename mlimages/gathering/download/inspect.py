@@ -18,13 +18,13 @@ from mlimages.gathering.download.image_facts import ImageFacts, ImageRequirement
 from mlimages.gathering.download.opt_outs import find_xmp_opt_out
 from mlimages.images import DecodedImage, DecodeOptions, ImageHeader, compute_resized_size, decode
 
-SUFFIXES = {
+SUFFIX_BY_FORMAT = {
     "AVIF": ".avif", "BMP": ".bmp", "GIF": ".gif", "HEIF": ".heic", "ICO": ".ico", "JPEG": ".jpg",
     "JPEG2000": ".jp2", "MPO": ".jpg", "PNG": ".png", "PPM": ".ppm", "TIFF": ".tif", "WEBP": ".webp",
 }  # fmt: skip
-"""The formats that are kept, with their suffixes; others (EPS starts Ghostscript) are not decoded."""
+"""File suffixes of the supported formats; others are not decoded (for EPS, Pillow would start Ghostscript)."""
 
-_REASONS = {
+_REASON_BY_FAULT = {
     Fault.EMPTY: Reason.EMPTY,
     Fault.TRUNCATED: Reason.TRUNCATED,
     Fault.CORRUPT: Reason.CORRUPT,
@@ -32,12 +32,12 @@ _REASONS = {
     Fault.NOT_AN_IMAGE: Reason.NOT_AN_IMAGE,
     Fault.UNREADABLE: Reason.NOT_AN_IMAGE,
 }
-_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd8]")
-"""Any marker except stuffed zeros and restart markers, which occur within a scan."""
-_HASHED_PX = 32  # minimum side: at 1/8 scale (four pixels per row), half of all thumbnails looked alike
+"""A marker of a JPEG, except those that occur within a scan (restart markers, and 0xFF00 for the byte 0xFF)."""
+_MIN_HASHED_SIDE_PX = 32  # minimum side: at 1/8 scale (four pixels per row), half of all thumbnails looked alike
 _JPEG_QUALITY = 95
-_JPEG_MAX_PX = 65_500  # maximum side in libjpeg
+_MAX_JPEG_SIDE_PX = 65_500  # maximum side in libjpeg
 
 
 def inspect_file(path: Path, requirements: ImageRequirements) -> ImageFacts | Rejection:
@@ -50,13 +50,14 @@ def inspect_file(path: Path, requirements: ImageRequirements) -> ImageFacts | Re
     opt_out = find_xmp_opt_out(data)
     if opt_out and not requirements.ignore_opt_out:
         return Rejection(Reason.OPT_OUT, opt_out, len(data), hashlib.sha256(data).hexdigest())
-    facts = _inspect(path, data, requirements)
+    facts = _inspect_data(path, data, requirements)
     if opt_out and isinstance(facts, ImageFacts):
         return replace(facts, detail="; ".join(filter(None, (facts.detail, f"ignored opt-out: {opt_out}"))))
     return facts
 
 
-def _inspect(path: Path, data: bytes, requirements: ImageRequirements) -> ImageFacts | Rejection:
+def _inspect_data(path: Path, data: bytes, requirements: ImageRequirements) -> ImageFacts | Rejection:
+    """Verify the content of the file at `path`, except for opt-outs."""
     try:
         decoded = decode(
             data,
@@ -82,7 +83,7 @@ def _inspect(path: Path, data: bytes, requirements: ImageRequirements) -> ImageF
 
 
 class _UnsuitableImageError(ImageError):
-    """Raised for a valid image that is rejected by the options."""
+    """A valid image does not meet the requirements."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(Fault.UNREADABLE, detail)
@@ -90,14 +91,16 @@ class _UnsuitableImageError(ImageError):
 
 
 def _classify_fault(fault: Fault, data: bytes) -> Reason:
-    reason = _REASONS.get(fault, Reason.CORRUPT)
+    """Return the reason for a file that cannot be decoded."""
+    reason = _REASON_BY_FAULT.get(fault, Reason.CORRUPT)
     if reason is Reason.NOT_AN_IMAGE:
         return _classify_text(data)
     return Reason.TRUNCATED if reason is Reason.CORRUPT and _is_truncated(data) else reason
 
 
 def _choose_decode_options(header: ImageHeader, data: bytes, requirements: ImageRequirements) -> DecodeOptions:
-    if header.format not in SUFFIXES:
+    """Return how an image is to be decoded, given its header; raise ImageError if it does not meet the requirements."""
+    if header.format not in SUFFIX_BY_FORMAT:
         raise _UnsuitableImageError(Reason.NOT_AN_IMAGE, f"the format {header.format} is not supported")
     width, height = header.size
     if min(header.size) < requirements.min_size:
@@ -107,7 +110,9 @@ def _choose_decode_options(header: ImageHeader, data: bytes, requirements: Image
     if _is_truncated(data):
         raise ImageError(Fault.TRUNCATED, "the image is truncated")
     if requirements.resize is None:  # 1/8 scale still reads every byte
-        return DecodeOptions(min_size=(max(_HASHED_PX, width // 8), max(_HASHED_PX, height // 8)), mode="L")
+        return DecodeOptions(
+            min_size=(max(_MIN_HASHED_SIDE_PX, width // 8), max(_MIN_HASHED_SIDE_PX, height // 8)), mode="L"
+        )
     is_downscaled = min(header.size) > requirements.resize
     mode = "YCbCr" if is_downscaled else None  # without converting to RGB and back
     return DecodeOptions(min_size=(2 * requirements.resize, 2 * requirements.resize), mode=mode)
@@ -116,6 +121,7 @@ def _choose_decode_options(header: ImageHeader, data: bytes, requirements: Image
 def _make_image_facts(
     data: bytes, image: Image.Image, size: tuple[int, int], image_format: str, *, orientation: int = 1
 ) -> ImageFacts:
+    """Return the properties of the image file with the bytes `data`; `size` is its width and height in pixels."""
     return ImageFacts(
         bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
@@ -124,24 +130,24 @@ def _make_image_facts(
         width=size[0],
         height=size[1],
         orientation=orientation,
-        suffix=SUFFIXES[image_format],
+        suffix=SUFFIX_BY_FORMAT[image_format],
     )
 
 
 def _is_truncated(data: bytes) -> bool:
-    """Return whether the end-of-image marker is missing: decoders tolerate that, but truncated images are rejected.
+    """Return whether a JPEG, PNG or WebP file is truncated, which decoders may tolerate; False for other formats.
 
-    Bytes after the marker (the video of a motion photo, a second image) are ignored.
+    Bytes after the end of the image (the video of a motion photo, a second image) are ignored.
     """
     if data.startswith(b"\xff\xd8"):
         return _is_truncated_jpeg(data)
     if data.startswith(b"RIFF"):
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
-    return data.startswith(_PNG) and _is_truncated_png(data)
+    return data.startswith(_PNG_SIGNATURE) and _is_truncated_png(data)
 
 
 def _is_truncated_jpeg(data: bytes) -> bool:
-    """Whether the segments and scans lack the end-of-image marker (ITU T.81, B.1)."""
+    """Return whether a JPEG lacks the end-of-image marker after its segments and scans (ITU T.81, B.1)."""
     if data.endswith(b"\xff\xd9"):  # the usual case: these bytes cannot occur within a scan, and the walk takes .4 ms
         return False
     at = 2
@@ -156,8 +162,8 @@ def _is_truncated_jpeg(data: bytes) -> bool:
 
 
 def _is_truncated_png(data: bytes) -> bool:
-    """Whether the chunks lack IEND."""
-    at = len(_PNG)
+    """Return whether a PNG lacks its last chunk, IEND."""
+    at = len(_PNG_SIGNATURE)
     while len(data) >= at + 12:
         if data[at + 4 : at + 8] == b"IEND":
             return False
@@ -166,9 +172,9 @@ def _is_truncated_png(data: bytes) -> bool:
 
 
 def _resize(decoded_image: DecodedImage, shorter_px: int, *, max_pixels: int) -> Image.Image:
-    """Return the upright image with its shorter side at `shorter_px`; RGB, or YCbCr if a JPEG is downscaled."""
+    """Return the image with a shorter side of `shorter_px` pixels; raise an error if it would be too large."""
     size = compute_resized_size(*decoded_image.size, ImageProperty(shorter_px))
-    if size[0] * size[1] > max_pixels or max(size) > _JPEG_MAX_PX:
+    if size[0] * size[1] > max_pixels or max(size) > _MAX_JPEG_SIDE_PX:
         raise _UnsuitableImageError(Reason.TOO_MANY_PIXELS, f"{size[0]} x {size[1]} pixels when resized")
     shrinks = min(decoded_image.size) > shorter_px
     resampling = Image.Resampling.HAMMING if shrinks else Image.Resampling.BILINEAR
@@ -176,6 +182,7 @@ def _resize(decoded_image: DecodedImage, shorter_px: int, *, max_pixels: int) ->
 
 
 def _encode_jpeg(image: Image.Image) -> bytes:
+    """Return an image as a JPEG file."""
     out = io.BytesIO()
     image.save(out, "JPEG", quality=_JPEG_QUALITY)
     return out.getvalue()
@@ -196,6 +203,7 @@ def compute_difference_hash(image: Image.Image) -> str:
 
 
 def _classify_text(data: bytes) -> Reason:
+    """Return the reason for a file that is not an image: HTML, text or other data."""
     if is_html(data):
         return Reason.HTML
     try:

@@ -13,24 +13,25 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 from xml.etree import ElementTree
 
-AGENT = "mlimages"
-"""Our product token in robots.txt and X-Robots-Tag."""
+PRODUCT_TOKEN = "mlimages"
+"""Name by which robots.txt and X-Robots-Tag address mlimages (RFC 9309, 2.2.1)."""
 
-_FORBIDDING = {"noai", "noimageai", "noindex", "noimageindex", "noml", "none"}  # none means noindex, nofollow
-_WITH_VALUE = {"max-snippet", "max-image-preview", "max-video-preview", "unavailable_after"}
+_FORBIDDING_DIRECTIVES = {"noai", "noimageai", "noindex", "noimageindex", "noml", "none"}
+"""Directives of X-Robots-Tag that forbid training; none means noindex and nofollow."""
+_DIRECTIVES_WITH_VALUE = {"max-snippet", "max-image-preview", "max-video-preview", "unavailable_after"}
 _AGENT_NAME = re.compile(r"[a-z*][^\s,:]*(?: [^\s,:]+)*")
-_PLUS = "{http://ns.useplus.org/ldf/xmp/1.0/}DataMining"
-_RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
-_COMPRESSED_XMP = b"iTXtXML:com.adobe.xmp\0\x01"
-_MAX_XMP = 2**20
-_XMP_PACKETS = re.compile(rb"<(?P<tag>[\w.-]+:(?:xmpmeta|xapmeta|RDF))[\s>].*?</(?P=tag)\s*>", re.DOTALL)
+_DATA_MINING_TAG = "{http://ns.useplus.org/ldf/xmp/1.0/}DataMining"
+_RDF_NAMESPACE = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
+_COMPRESSED_XMP_HEADER = b"iTXtXML:com.adobe.xmp\0\x01"
+_MAX_XMP_BYTES = 2**20
+_XMP_PACKET = re.compile(rb"<(?P<tag>[\w.-]+:(?:xmpmeta|xapmeta|RDF))[\s>].*?</(?P=tag)\s*>", re.DOTALL)
 
 
 class Headers(Protocol):
-    """The header fields of a response."""
+    """The headers of a response, such as aiohttp's `CIMultiDict`."""
 
     def getall(self, name: str, default: list[str], /) -> Iterable[str]:
-        """Return all values of a field."""
+        """Return all values of the header `name`, or `default`."""
 
 
 def find_opt_out(headers: Headers) -> str | None:
@@ -57,18 +58,18 @@ def find_forbidding_directive(header: str) -> str | None:
     is_ours = True
     for part in header.lower().split(","):
         name, colon, directive = (text.strip() for text in part.partition(":"))
-        if colon and name in _WITH_VALUE:
+        if colon and name in _DIRECTIVES_WITH_VALUE:
             continue
         if colon and _AGENT_NAME.fullmatch(name):
-            is_ours = name in (AGENT, "*")
+            is_ours = name in (PRODUCT_TOKEN, "*")
             name = directive
-        if is_ours and name in _FORBIDDING:
+        if is_ours and name in _FORBIDDING_DIRECTIVES:
             return name
     return None
 
 
 def forbids_training(preferences: str, key: str, value: str) -> bool:
-    """Return whether `key=value` is a member of a list such as `search=y, train-ai=n;x=1`.
+    """Return whether `key=value` occurs in preferences such as `search=y, train-ai=n;x=1`.
 
     >>> forbids_training("search=yes, ai-train=no", "ai-train", "no")
     True
@@ -95,6 +96,7 @@ def parse_tdmrep(text: str) -> list[tuple[str, bool]]:
 
 
 def _parse_tdm_rules(rules: list[Any]) -> Iterator[tuple[str, bool]]:
+    """Yield the valid rules of the JSON array in a tdmrep.json file, as `parse_tdmrep` returns them."""
     for rule in rules:
         location = rule.get("location") if isinstance(rule, Mapping) else None
         if isinstance(location, str) and "tdm-reservation" in rule:
@@ -121,7 +123,7 @@ def find_xmp_opt_out(data: bytes) -> str | None:
     metadata = data[: _find_end_of_jpeg_header(data)] + _read_compressed_xmp(data)
     if b"DataMining" not in metadata:  # before any slower step
         return None
-    for packet in _XMP_PACKETS.finditer(metadata):
+    for packet in _XMP_PACKET.finditer(metadata):
         for value in _find_data_mining_values(packet[0]):
             term = value.strip().rstrip("/").rpartition("/")[2].upper()
             if term.startswith("DMI-PROHIBITED"):
@@ -141,18 +143,19 @@ def _find_end_of_jpeg_header(data: bytes) -> int:
 
 def _read_compressed_xmp(data: bytes) -> bytes:
     """Return the XMP that a PNG holds compressed in its iTXt chunk (PNG, 11.3.3.4); empty if there is none."""
-    at = data.find(_COMPRESSED_XMP) if data.startswith(b"\x89PNG") else -1
+    at = data.find(_COMPRESSED_XMP_HEADER) if data.startswith(b"\x89PNG") else -1
     if at < 4:
         return b""
-    chunk = data[at + len(_COMPRESSED_XMP) : at + 4 + int.from_bytes(data[at - 4 : at], "big")]
+    chunk = data[at + len(_COMPRESSED_XMP_HEADER) : at + 4 + int.from_bytes(data[at - 4 : at], "big")]
     try:
         text = chunk[1:].split(b"\0", 2)[2]  # after the method, the language tag and the translated keyword
-        return zlib.decompressobj().decompress(text, _MAX_XMP)
+        return zlib.decompressobj().decompress(text, _MAX_XMP_BYTES)
     except (zlib.error, IndexError):
         return b""
 
 
 def _find_data_mining_values(packet: bytes) -> Iterator[str]:
+    """Yield the values of plus:DataMining in an XMP packet."""
     if b"<!" in packet.replace(b"<!--", b"").replace(b"<![CDATA[", b""):  # no document types, so no entities
         return
     try:
@@ -160,7 +163,7 @@ def _find_data_mining_values(packet: bytes) -> Iterator[str]:
     except (ElementTree.ParseError, ValueError):
         return
     for element in root.iter():
-        if _PLUS in element.attrib:
-            yield element.attrib[_PLUS]
-        if element.tag == _PLUS:
-            yield element.get(f"{_RDF}resource") or "".join(element.itertext())
+        if _DATA_MINING_TAG in element.attrib:
+            yield element.attrib[_DATA_MINING_TAG]
+        if element.tag == _DATA_MINING_TAG:
+            yield element.get(f"{_RDF_NAMESPACE}resource") or "".join(element.itertext())

@@ -11,41 +11,41 @@ from typing import Any
 import aiohttp
 
 from mlimages.core import RETRYABLE_REASONS, Reason
-from mlimages.gathering.download.address_guard import PRIVATE_ERRNO
+from mlimages.gathering.download.address_guard import PRIVATE_ADDRESS_ERRNO
 
-CONNECTION = {
+CONNECTION_REASONS = {
     Reason.REFUSED, Reason.UNREACHABLE, Reason.UNKNOWN_HOST, Reason.NAME_SERVER, Reason.TLS, Reason.RESET,
     Reason.TIMEOUT, Reason.PROXY,
 }  # fmt: skip
-"""Reasons that concern the host rather than the link."""
+"""Reasons why there was no response: they concern the host rather than the link."""
 
-TRANSIENT = {
+TRANSIENT_REASONS = {
     Reason.TIMEOUT, Reason.RESET, Reason.TRUNCATED, Reason.THROTTLED, Reason.SERVER_ERROR, Reason.REFUSED,
     Reason.UNREACHABLE, Reason.NAME_SERVER, Reason.PROXY, Reason.EMPTY,
 }  # fmt: skip
-"""Reasons that may be temporary."""
+"""Reasons that may be temporary: the run itself retries the request."""
 
-REFUSING = {Reason.FORBIDDEN, Reason.HTML}
-"""Reasons that, on consecutive links, concern the host: it blocks us, or shows a login page."""
+REFUSAL_REASONS = {Reason.FORBIDDEN, Reason.HTML}
+"""Reasons that concern the host if they occur on consecutive links: it blocks this client, or shows a login page."""
 
-NOT_FINAL = RETRYABLE_REASONS | {Reason.TRUNCATED}
-"""Reasons that do not depend on the link itself; a truncated body may be complete next time."""
+NON_FINAL_REASONS = RETRYABLE_REASONS | {Reason.TRUNCATED}
+"""Reasons that do not depend on the link itself: the next run of the same command retries the link."""
 
-_STATUSES = {
+_REASON_BY_STATUS = {
     401: Reason.FORBIDDEN, 403: Reason.FORBIDDEN, 404: Reason.NOT_FOUND, 407: Reason.PROXY,
     408: Reason.TIMEOUT, 409: Reason.SERVER_ERROR, 410: Reason.GONE, 420: Reason.THROTTLED, 421: Reason.SERVER_ERROR,
     423: Reason.SERVER_ERROR, 425: Reason.SERVER_ERROR, 429: Reason.THROTTLED, 440: Reason.SERVER_ERROR,
     444: Reason.SERVER_ERROR, 451: Reason.FORBIDDEN, 499: Reason.SERVER_ERROR,
 }  # fmt: skip
-_ERRNOS = {
-    PRIVATE_ERRNO: Reason.PRIVATE_ADDRESS,
+_REASON_BY_ERRNO = {
+    PRIVATE_ADDRESS_ERRNO: Reason.PRIVATE_ADDRESS,
     errno.ECONNREFUSED: Reason.REFUSED,
     errno.ECONNRESET: Reason.RESET,
     errno.ECONNABORTED: Reason.RESET,
     errno.EPIPE: Reason.RESET,
     errno.ETIMEDOUT: Reason.TIMEOUT,
 }
-_PHRASES = {
+_DESCRIPTION_BY_REASON = {
     Reason.UNKNOWN_HOST: "the host name does not resolve",
     Reason.NAME_SERVER: "no name server responds",
     Reason.PRIVATE_ADDRESS: "private address: see --allow-private",
@@ -59,8 +59,8 @@ _PHRASES = {
     Reason.BAD_URL: "invalid URL",
     Reason.BAD_SCHEME: "not an http(s) URL",
 }
-_NO_SUCH_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
-_ERRORS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], Reason], ...] = (
+_UNKNOWN_HOST_ERRNOS = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
+_REASON_BY_EXCEPTION: tuple[tuple[type[Exception] | tuple[type[Exception], ...], Reason], ...] = (
     (aiohttp.ClientHttpProxyError, Reason.PROXY),
     ((aiohttp.InvalidURL, UnicodeError), Reason.BAD_URL),
     (aiohttp.NonHttpUrlClientError, Reason.BAD_SCHEME),
@@ -75,7 +75,11 @@ _ERRORS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], Reason], ...
 
 
 class RejectionError(Exception):
-    """Raised for a link that is not downloaded; `values` are fields of its `DownloadResult` by name."""
+    """A link is not downloaded.
+
+    Attributes:
+        values: fields of the link's `DownloadResult`, by name.
+    """
 
     def __init__(self, reason: Reason, detail: str = "", retry_after_s: float | None = None) -> None:
         super().__init__(detail)
@@ -88,23 +92,23 @@ def classify_status(status: int) -> Reason | None:
         return None
     if 300 <= status < 400:  # redirects with a target are followed before
         return Reason.BAD_REDIRECT
-    return Reason.SERVER_ERROR if status >= 500 else _STATUSES.get(status, Reason.OTHER_STATUS)
+    return Reason.SERVER_ERROR if status >= 500 else _REASON_BY_STATUS.get(status, Reason.OTHER_STATUS)
 
 
 def describe_error(error: Exception) -> str:
-    """Return a short description of why a request failed."""
+    """Return a short description of why a request failed, for messages."""
     status = getattr(error, "status", 0)
     other = f"HTTP {status}" if status >= 300 else getattr(error, "strerror", None)  # of a full disk, for example
-    return _PHRASES.get(classify_error(error)) or other or "invalid response"
+    return _DESCRIPTION_BY_REASON.get(classify_error(error)) or other or "invalid response"
 
 
 def classify_error(error: Exception) -> Reason:
-    """Return the reason of a failed request; `bad-http` if the response cannot be parsed."""
+    """Return the reason code of a failed request; `bad-http` for unknown errors, such as of invalid responses."""
     if isinstance(error, aiohttp.ClientProxyConnectionError):
         return Reason.PROXY
     os_error = getattr(error, "os_error", error)
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return Reason.UNKNOWN_HOST if error.errno in _NO_SUCH_NAME else Reason.NAME_SERVER
-    if isinstance(os_error, OSError) and os_error.errno in _ERRNOS:
-        return _ERRNOS[os_error.errno]
-    return next((reason for kind, reason in _ERRORS if isinstance(error, kind)), Reason.BAD_HTTP)
+        return Reason.UNKNOWN_HOST if error.errno in _UNKNOWN_HOST_ERRNOS else Reason.NAME_SERVER
+    if isinstance(os_error, OSError) and os_error.errno in _REASON_BY_ERRNO:
+        return _REASON_BY_ERRNO[os_error.errno]
+    return next((reason for kind, reason in _REASON_BY_EXCEPTION if isinstance(error, kind)), Reason.BAD_HTTP)

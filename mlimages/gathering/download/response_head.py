@@ -9,11 +9,11 @@ from typing import Any
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
-_MAX_HEAD = 256 * 1024
-_END = b"\r\n\r\n"
-_WELL_FORMED = re.compile(rb"[^\r\n]*\r\n(?:[^\s:]+:[^\r\n]*\r\n)*\r\n")
-_LENGTH = re.compile(rb"\n(?:content-length|transfer-encoding):", re.IGNORECASE)
-_ANY_END = re.compile(rb"\n\r?\n")
+_MAX_HEAD_BYTES = 256 * 1024
+_HEAD_END = b"\r\n\r\n"
+_WELL_FORMED_HEAD = re.compile(rb"[^\r\n]*\r\n(?:[^\s:]+:[^\r\n]*\r\n)*\r\n")
+_LENGTH_FIELD = re.compile(rb"\n(?:content-length|transfer-encoding):", re.IGNORECASE)
+_LENIENT_HEAD_END = re.compile(rb"\n\r?\n")
 
 
 def repair_head(head: bytes) -> bytes:
@@ -26,9 +26,9 @@ def repair_head(head: bytes) -> bytes:
     >>> repair_head(b"HTTP/1.1 200 OK\\r\\nContent-Length: 5\\r\\ncontent-length: 5\\r\\n\\r\\n")
     b'HTTP/1.1 200 OK\\r\\nContent-Length: 5\\r\\n\\r\\n'
     """
-    if _WELL_FORMED.fullmatch(head) and len(_LENGTH.findall(head)) < 2:  # the usual case
+    if _WELL_FORMED_HEAD.fullmatch(head) and len(_LENGTH_FIELD.findall(head)) < 2:  # the usual case
         return head
-    status, *lines = head.removesuffix(_END).split(b"\r\n")
+    status, *lines = head.removesuffix(_HEAD_END).split(b"\r\n")
     names = [line.partition(b":")[0].lower() for line in lines]
     has_coding, lengths = b"transfer-encoding" in names, set()
     kept = [status]
@@ -42,11 +42,11 @@ def repair_head(head: bytes) -> bytes:
                     continue
                 lengths.add(length)
         kept.append(line)
-    return b"\r\n".join(kept) + _END
+    return b"\r\n".join(kept) + _HEAD_END
 
 
 class LenientResponseHandler(ResponseHandler):
-    """aiohttp's response parser, which repairs each response head before it is parsed."""
+    """Response handler of aiohttp that repairs each response head before it is parsed."""
 
     _head: bytes | None = None
 
@@ -61,11 +61,11 @@ class LenientResponseHandler(ResponseHandler):
             super().data_received(data)
             return
         self._head += data
-        end = _ANY_END.search(self._head)
-        if not end and len(self._head) < _MAX_HEAD and self._head.startswith(b"HTTP/"[: len(self._head)]):
+        end = _LENIENT_HEAD_END.search(self._head)
+        if not end and len(self._head) < _MAX_HEAD_BYTES and self._head.startswith(b"HTTP/"[: len(self._head)]):
             return
         received, self._head = self._head, None
-        if end and received.endswith(_END, 0, end.end()):
+        if end and received.endswith(_HEAD_END, 0, end.end()):
             received = repair_head(received[: end.end()]) + received[end.end() :]
         super().data_received(received)
 

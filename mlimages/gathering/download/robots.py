@@ -13,18 +13,20 @@ import aiohttp
 from yarl import URL
 
 from mlimages.core import RETRYABLE_REASONS, Reason
-from mlimages.gathering.download.opt_outs import AGENT, forbids_training, parse_tdmrep, path_matches
+from mlimages.gathering.download.opt_outs import PRODUCT_TOKEN, forbids_training, parse_tdmrep, path_matches
 from mlimages.gathering.download.reasons import RejectionError, classify_error
 
 if TYPE_CHECKING:
     from protego import Protego
 
-_USAGE = (("Content-Signal", "ai-train", "no"), ("Content-Usage", "train-ai", "n"))
-_FIELDS = {"allow", "disallow", *(title.lower() for title, _, _ in _USAGE)}
-_MAX_BYTES = 500 * 1024  # maximum size of a robots.txt (RFC 9309, 2.5)
+_TRAINING_FIELDS = (("Content-Signal", "ai-train", "no"), ("Content-Usage", "train-ai", "n"))
+"""Fields of robots.txt on training, each with the key and the value that forbid it."""
+_RULE_FIELDS = {"allow", "disallow", *(title.lower() for title, _, _ in _TRAINING_FIELDS)}
+_MAX_FILE_BYTES = 500 * 1024  # maximum size of a robots.txt (RFC 9309, 2.5)
 _MAX_REDIRECTS = 5
-_AGAIN_S = 1.0
-_REMEMBERED = 20_000
+_MIN_RETRY_INTERVAL_S = 1.0
+"""Seconds after which a robots.txt that could not be read is requested again."""
+_MAX_CACHED_SITES = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,26 +34,26 @@ class SiteRules:
     """The rules of one site.
 
     Attributes:
-        robots: parsed robots.txt; None if everything is allowed.
-        usage: rules on training in robots.txt by their field, as (path pattern, whether training is forbidden).
-        tdm: rules of tdmrep.json, as (path pattern, whether text and data mining is reserved).
+        robots: Allow and Disallow rules of robots.txt; None if everything is allowed.
+        training_rules: rules of robots.txt on training, by their field, as (path pattern, whether it is forbidden).
+        tdm_rules: rules of tdmrep.json, as (path pattern, whether text and data mining is reserved).
     """
 
     robots: Protego | None = None
-    usage: Mapping[str, tuple[tuple[str, bool], ...]] = field(default_factory=dict)
-    tdm: tuple[tuple[str, bool], ...] = ()
+    training_rules: Mapping[str, tuple[tuple[str, bool], ...]] = field(default_factory=dict)
+    tdm_rules: tuple[tuple[str, bool], ...] = ()
 
     def find_opt_out(self, url: URL) -> str | None:
         """Return the rule that forbids fetching `url` or training on it; None if there is none."""
-        if self.robots and not self.robots.can_fetch(str(url), AGENT):
+        if self.robots and not self.robots.can_fetch(str(url), PRODUCT_TOKEN):
             return "robots.txt: Disallow"
         path = url.raw_path_qs
-        for name, rules in self.usage.items():
+        for name, rules in self.training_rules.items():
             matching = [(len(pattern), forbids) for pattern, forbids in rules if path_matches(pattern, path)]
             _, is_forbidden = max(matching, default=(0, False))  # the longest pattern; if equal, one that forbids
             if is_forbidden:
                 return f"robots.txt: {name}"
-        if next((is_reserved for pattern, is_reserved in self.tdm if path_matches(pattern, path)), False):
+        if next((is_reserved for pattern, is_reserved in self.tdm_rules if path_matches(pattern, path)), False):
             return "tdmrep.json: tdm-reservation"
         return None
 
@@ -69,17 +71,18 @@ def parse_site_rules(robots_txt: str, tdmrep: str = "") -> SiteRules:
         from protego import Protego
 
         robots = Protego.parse("\n".join(["User-agent: *", *(f"{name}: {value}" for name, value in lines)]))
-    usage = {
+    training_rules = {
         f"{title}: {key}={value}": tuple(
-            _parse_usage_rule(text, key, value) for name, text in lines if name == title.lower()
+            _parse_training_rule(text, key, value) for name, text in lines if name == title.lower()
         )
-        for title, key, value in _USAGE
+        for title, key, value in _TRAINING_FIELDS
     }
-    return SiteRules(robots, {name: rules for name, rules in usage.items() if rules}, tuple(parse_tdmrep(tdmrep)))
+    training_rules = {name: rules for name, rules in training_rules.items() if rules}
+    return SiteRules(robots, training_rules, tuple(parse_tdmrep(tdmrep)))
 
 
 def _select_lines_for_agent(robots_txt: str) -> list[tuple[str, str]]:
-    """Return the fields and values for our User-Agent, or else those for all agents (RFC 9309, 2.2.1).
+    """Return the fields and values that apply to mlimages, or else those for all agents (RFC 9309, 2.2.1).
 
     Lines on training before the first group also apply to all agents.
     """
@@ -93,14 +96,15 @@ def _select_lines_for_agent(robots_txt: str) -> list[tuple[str, str]]:
             is_naming = has_begun = True
             for agent in agents:
                 groups.setdefault(agent, [])
-        elif name in _FIELDS and (has_begun or name.startswith("content-")):
+        elif name in _RULE_FIELDS and (has_begun or name.startswith("content-")):
             is_naming = False
             for agent in agents:
                 groups[agent].append((name, value))
-    return groups.get(AGENT, groups["*"])
+    return groups.get(PRODUCT_TOKEN, groups["*"])
 
 
-def _parse_usage_rule(text: str, key: str, value: str) -> tuple[str, bool]:
+def _parse_training_rule(text: str, key: str, value: str) -> tuple[str, bool]:
+    """Parse the value of a field on training as (path pattern, whether `key=value` forbids training)."""
     pattern, preferences = (*text.split(None, 1), "")[:2] if text.startswith("/") else ("/", text)
     return pattern, forbids_training(preferences, key, value)
 
@@ -123,14 +127,14 @@ class SiteRulesCache:
         """Return the rule that forbids fetching `url` or training on it; None if there is none.
 
         Args:
-            on_request: called for each request sent.
+            on_request: called before each request.
 
         Raises:
             RejectionError: robots.txt of the site cannot be read, so the site is not requested (RFC 9309, 2.3.1.4).
         """
         origin = url.origin()
         task = self._rules.get(origin)
-        if task is None or time.monotonic() - self._failed_at.get(origin, time.monotonic()) > _AGAIN_S:
+        if task is None or time.monotonic() - self._failed_at.get(origin, time.monotonic()) > _MIN_RETRY_INTERVAL_S:
             self._failed_at.pop(origin, None)
             task = self._rules[origin] = asyncio.create_task(self._request_rules(origin, on_request))
             self._evict_least_recently_used()
@@ -144,12 +148,13 @@ class SiteRulesCache:
         await asyncio.gather(*self._rules.values(), return_exceptions=True)
 
     def _evict_least_recently_used(self) -> None:
-        while len(self._rules) > _REMEMBERED:
+        while len(self._rules) > _MAX_CACHED_SITES:
             origin, task = self._rules.popitem(last=False)
             self._failed_at.pop(origin, None)
             task.cancel()
 
     async def _request_rules(self, origin: URL, on_request: Callable[[], None]) -> SiteRules:
+        """Request robots.txt and tdmrep.json of a site; raise RejectionError if robots.txt cannot be read."""
         on_request()
         try:
             robots_txt = await self._request_text(origin / "robots.txt")
@@ -179,9 +184,9 @@ class SiteRulesCache:
                 data = bytearray()
                 async for chunk in response.content.iter_any():
                     data += chunk
-                    if len(data) >= _MAX_BYTES:
+                    if len(data) >= _MAX_FILE_BYTES:
                         break
-                return data[:_MAX_BYTES].decode("utf-8-sig", "replace")
+                return data[:_MAX_FILE_BYTES].decode("utf-8-sig", "replace")
         except (aiohttp.TooManyRedirects, aiohttp.RedirectClientError):  # counts as no file (RFC 9309, 2.3.1.2)
             return ""
         except (aiohttp.ClientError, OSError, ValueError) as error:

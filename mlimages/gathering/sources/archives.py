@@ -16,17 +16,24 @@ import aiohttp
 
 from mlimages.core import InputError
 
-_BLOCK = tarfile.BLOCKSIZE
-_RESUMES = 5
-_GZIPPED = (".gz", ".tgz")
-_ARCHIVES = (".tar", ".zip", *_GZIPPED)
+_BLOCK_BYTES = tarfile.BLOCKSIZE
+_MAX_ATTEMPTS = 5
+"""Maximum number of requests for an archive."""
+_GZIP_SUFFIXES = (".gz", ".tgz")
+_ARCHIVE_SUFFIXES = (".tar", ".zip", *_GZIP_SUFFIXES)
 _READ_ERRORS = (tarfile.TarError, zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError)
 MAX_MEMBER_BYTES = 64 * 2**20
+"""Maximum size of a file; larger ones are skipped."""
 
 
 @dataclass(frozen=True, slots=True)
 class TarMember:
-    """A regular file in a tar, with the offset and size of its content in bytes."""
+    """A regular file in a tar.
+
+    Attributes:
+        name: path in the tar.
+        offset, size: position and number of the bytes of its content.
+    """
 
     name: str
     offset: int
@@ -40,7 +47,7 @@ class ArchiveEntry:
     Attributes:
         url: URL of the file.
         path: path in the archive or folder, with `/`; in a nested archive, it begins with the name of that archive.
-        load: reads the bytes.
+        load: returns the bytes of the file.
     """
 
     url: str
@@ -58,7 +65,7 @@ def iter_entries(path: Path) -> Iterator[ArchiveEntry]:
     """
     if path.is_dir():
         for inner in sorted(path.rglob("*")):
-            if inner.suffix in _ARCHIVES:
+            if inner.suffix in _ARCHIVE_SUFFIXES:
                 yield from iter_entries(inner)
             elif inner.is_file():
                 read = partial(asyncio.to_thread, inner.read_bytes)
@@ -72,6 +79,7 @@ def iter_entries(path: Path) -> Iterator[ArchiveEntry]:
 
 
 def _iter_zip_entries(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:
+    """Yield the path and a function that returns the bytes of each file in a zip."""
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if not info.is_dir() and info.file_size <= MAX_MEMBER_BYTES:
@@ -84,7 +92,8 @@ def _read_zip_member(path: Path, name: str) -> bytes:
 
 
 def _iter_tar_entries(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:
-    if path.suffix in _GZIPPED:
+    """Yield the path and a function that returns the bytes of each file in a tar, plain or compressed."""
+    if path.suffix in _GZIP_SUFFIXES:
         with tarfile.open(path, "r|gz") as archive:
             yield from _iter_stream_entries(archive)
         return
@@ -94,7 +103,7 @@ def _iter_tar_entries(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[
 
 
 def _iter_stream_entries(archive: tarfile.TarFile) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:
-    """Yield the files of a compressed tar, and of tars in it."""
+    """Yield the path and a function that returns the bytes of each file in a compressed tar, and in tars in it."""
     for info in archive:
         if not info.isreg() or not (file := archive.extractfile(info)):
             continue
@@ -107,7 +116,10 @@ def _iter_stream_entries(archive: tarfile.TarFile) -> Iterator[tuple[str, Callab
 
 
 def _iter_tar_members(file: IO[bytes], offset: int) -> Iterator[tuple[str, TarMember]]:
-    """Yield the regular files of the tar at offset `offset`, and those of nested tars after the entry of their tar."""
+    """Yield the regular files of the tar at this offset of `file`, each with the folder to prepend to its name.
+
+    The folder is empty, or the name of a nested tar; the offsets of members are those in `file`.
+    """
     file.seek(offset)
     with tarfile.open(fileobj=file, mode="r:") as archive:
         for info in archive:
@@ -121,7 +133,7 @@ def _iter_tar_members(file: IO[bytes], offset: int) -> Iterator[tuple[str, TarMe
 
 
 async def return_data(data: bytes) -> bytes:
-    """Return `data`; for `ArchiveEntry.load` of a file that has already been read."""
+    """Return `data`: the `ArchiveEntry.load` of a file that has already been read."""
     return data
 
 
@@ -147,15 +159,15 @@ class RemoteTar:
         self._chunks: AsyncIterator[bytes] | None = None
 
     async def members(self) -> AsyncIterator[tuple[TarMember, bytes]]:
-        """Yield each regular file with its bytes, in order."""
+        """Yield each regular file and its bytes, in order."""
         self._chunks = self._read_chunks()
         while True:
-            header = await self._read_exactly(_BLOCK)
+            header = await self._read_exactly(_BLOCK_BYTES)
             if not header.strip(b"\0"):
                 return
             info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
             offset = self._at
-            padded = -(-info.size // _BLOCK) * _BLOCK
+            padded = -(-info.size // _BLOCK_BYTES) * _BLOCK_BYTES
             if info.isreg() and info.size <= MAX_MEMBER_BYTES:
                 data = await self._read_exactly(padded)
                 yield TarMember(Path(info.name).name, offset, info.size), bytes(data[: info.size])
@@ -172,6 +184,7 @@ class RemoteTar:
             return await response.content.readexactly(member.size)  # read(n) may return less
 
     async def _read_exactly(self, size: int) -> bytearray:
+        """Return the next `size` bytes."""
         while len(self._buffer) < size:
             await self._read_next_chunk()
         taken, self._buffer = self._buffer[:size], self._buffer[size:]
@@ -179,6 +192,7 @@ class RemoteTar:
         return taken
 
     async def _skip(self, size: int) -> None:
+        """Skip the next `size` bytes."""
         self._at += size
         while size > len(self._buffer):
             size -= len(self._buffer)
@@ -187,6 +201,7 @@ class RemoteTar:
         del self._buffer[:size]
 
     async def _read_next_chunk(self) -> None:
+        """Append the next chunk of the response to the buffer."""
         assert self._chunks
         try:
             self._buffer += await anext(self._chunks)
@@ -194,8 +209,9 @@ class RemoteTar:
             raise tarfile.ReadError("the archive is truncated") from None
 
     async def _read_chunks(self) -> AsyncIterator[bytes]:
+        """Yield the bytes of the file in chunks; after a broken connection, request the rest."""
         at = 0
-        for attempt in range(_RESUMES):
+        for attempt in range(_MAX_ATTEMPTS):
             try:
                 headers = {"Range": f"bytes={at}-"} if at else {}
                 async with self._session.get(self._url, headers=headers) as response:
@@ -208,5 +224,5 @@ class RemoteTar:
                         yield new
                     return
             except (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError, TimeoutError):
-                if not at or attempt == _RESUMES - 1:
+                if not at or attempt == _MAX_ATTEMPTS - 1:
                     raise

@@ -12,25 +12,32 @@ from typing import Any
 
 from mlimages.core import ImageRef, InputError, escape_unprintable, pluralize
 
-RAW = "\0raw"
-"""Name of the single value of a row that cannot be parsed."""
+RAW_TEXT_KEY = "\0raw"
+"""Key of the text of a row that cannot be parsed, which has no other keys."""
 
 Row = Mapping[str, Any]
+"""A row of a table: values by column name."""
 
-_IMAGE_COLUMNS = ("image_url", "imageurl", "img_url", "coco_url", "image", "img", "photo_url")
-_URL_COLUMNS = ("url", "link", "src", "href", "uri")
-_LABEL_COLUMNS = ("label", "class", "class_name", "category", "wnid")
-IMAGES = r"\.(jpe?g|png|gif|webp|bmp|tiff?|avif|heic)"
-"""Regular expression of image suffixes, with one group."""
-IMAGE_SUFFIX = re.compile(IMAGES + r"([?#]|$)", re.IGNORECASE)
-_MARKDOWN = re.compile(
+_IMAGE_COLUMN_NAMES = ("image_url", "imageurl", "img_url", "coco_url", "image", "img", "photo_url")
+_URL_COLUMN_NAMES = ("url", "link", "src", "href", "uri")
+_LABEL_COLUMN_NAMES = ("label", "class", "class_name", "category", "wnid")
+IMAGE_SUFFIX_PATTERN = r"\.(jpe?g|png|gif|webp|bmp|tiff?|avif|heic)"
+"""Regular expression that matches the suffix of an image file, with one group."""
+IMAGE_SUFFIX_AT_END = re.compile(IMAGE_SUFFIX_PATTERN + r"([?#]|$)", re.IGNORECASE)
+"""Matches an image suffix at the end of a URL's path."""
+_MARKDOWN_LINK = re.compile(
     r"(?:(?:[-*+]|\d+[.)])\s+)?!?\[(?P<text>[^\]]*)\]\(\s*<?(?P<link>[^\s>)]+(?:\([^\s)]*\)[^\s>)]*)?)>?[^)]*\)\s*"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class ListOptions:
-    """Options for reading a list of links: columns, by name or 1-based number, and one class for all links."""
+    """Options for reading a list of links.
+
+    Attributes:
+        url_col, label_col: columns of links and classes, by name or by number from 1; None: they are detected.
+        class_name: one class for all links; None: the classes in the list.
+    """
 
     url_col: str | None = None
     label_col: str | None = None
@@ -39,7 +46,13 @@ class ListOptions:
 
 @dataclass(frozen=True, slots=True)
 class ListColumns:
-    """The columns of links and of classes in a table; the others are copied to the manifest."""
+    """Names of the columns of a table.
+
+    Attributes:
+        url: column of links.
+        label: column of classes; None if there is none.
+        others: columns that are copied to the manifest.
+    """
 
     url: str
     label: str | None
@@ -47,13 +60,13 @@ class ListColumns:
 
     def make_image_ref(self, row: Row, default_label: str) -> ImageRef:
         """Return the link in a row, with its class and the values of other columns."""
-        url = to_text(row.get(self.url)) or to_text(row.get(RAW))
+        url = to_text(row.get(self.url)) or to_text(row.get(RAW_TEXT_KEY))
         label = to_text(row.get(self.label)) if self.label else ""
         source = {name: value for name in self.others if (value := _to_json_value(row.get(name))) not in (None, "")}
         return ImageRef(unwrap_link(url), label.strip() or default_label, source)
 
     def describe(self) -> str:
-        """Return a description of the columns, which is shown before the first request."""
+        """Return a description of the columns for the user, such as "column image_url as link, category as class"."""
         kept = f"; {pluralize(len(self.others), 'other column')} kept" if self.others else ""
         if kept and not self.label:
             names = escape_unprintable(shorten(", ".join(self.others), 100, placeholder=" ..."))
@@ -78,7 +91,9 @@ def choose_columns(names: Sequence[str], rows: Sequence[Row], options: ListOptio
         )
     label = _find_column(names, options.label_col, list_name, "--label-column")
     if label is None and options.class_name is None:
-        label = next((name for known in _LABEL_COLUMNS for name in names if _get_leaf_key(name) == known), None)
+        label = next(
+            (name for known in _LABEL_COLUMN_NAMES for name in names if _get_innermost_name(name) == known), None
+        )
         if label is None and len(names) == 2 and names[0] == "column 1":
             label = names[1 - names.index(url)]
     others = tuple(name for name in names if name not in (url, label))
@@ -86,6 +101,7 @@ def choose_columns(names: Sequence[str], rows: Sequence[Row], options: ListOptio
 
 
 def _find_column(names: Sequence[str], column: str | None, list_name: str, option: str) -> str | None:
+    """Return the name of the column that the user has chosen with `option`, by name or number; None if not chosen."""
     if column is None:
         return None
     for name in names:
@@ -99,12 +115,17 @@ def _find_column(names: Sequence[str], column: str | None, list_name: str, optio
 
 
 def _choose_link_column(names: Sequence[str], rows: Sequence[Row]) -> str | None:
-    """Return the column of links; if there are several, the one whose name refers to images."""
+    """Return the name of the column of links; of several, the one most likely to contain images. None if none."""
 
     def rank_key(name: str) -> tuple[bool, bool, bool]:
+        """Return the sort key of a column with links: by its name and its image suffixes."""
         links = [text for row in rows if is_link(text := to_text(row.get(name)))]
-        images = sum(IMAGE_SUFFIX.search(text) is not None for text in links)
-        return _get_leaf_key(name) in _IMAGE_COLUMNS, 2 * images > len(links), _get_leaf_key(name) in _URL_COLUMNS
+        images = sum(IMAGE_SUFFIX_AT_END.search(text) is not None for text in links)
+        return (
+            _get_innermost_name(name) in _IMAGE_COLUMN_NAMES,
+            2 * images > len(links),
+            _get_innermost_name(name) in _URL_COLUMN_NAMES,
+        )
 
     if rows:
         candidates = [name for name in names if any(is_link(to_text(row.get(name))) for row in rows)]
@@ -113,18 +134,19 @@ def _choose_link_column(names: Sequence[str], rows: Sequence[Row]) -> str | None
     return max(candidates, key=rank_key, default=None)
 
 
-def _get_leaf_key(name: str) -> str:
+def _get_innermost_name(name: str) -> str:
+    """Return the last part of the name of a nested column, in lower case: `url` for `Image.URL`."""
     return name.rpartition(".")[2].strip().lower()
 
 
 def is_link(text: str) -> bool:
-    """Return whether a text may contain a link."""
+    """Return whether a text contains `://`, as links do."""
     return "://" in text
 
 
 def is_link_column(name: str) -> bool:
     """Return whether columns with this name usually contain links."""
-    return _get_leaf_key(name) in _IMAGE_COLUMNS + _URL_COLUMNS
+    return _get_innermost_name(name) in _IMAGE_COLUMN_NAMES + _URL_COLUMN_NAMES
 
 
 def is_http_url(url: str) -> bool:
@@ -136,7 +158,7 @@ def unwrap_link(text: str) -> str:
     """Strip quotes, angle brackets and Markdown around a URL, and unescape `&amp;`."""
     text = text.strip()
     if text[:1] not in ("h", "H"):
-        if markdown := _MARKDOWN.fullmatch(text):
+        if markdown := _MARKDOWN_LINK.fullmatch(text):
             text = markdown["link"]
         elif text[:1] in "-*+" and text[1:2] == " " and is_link(text):
             text = text[2:].strip()
@@ -147,8 +169,8 @@ def unwrap_link(text: str) -> str:
 
 
 def find_markdown_text(text: str) -> dict[str, str]:
-    """Return the text of a Markdown link such as `[a cat](https://...)` as column `text`, or {} if there is none."""
-    found = _MARKDOWN.fullmatch(text.strip()) if "](" in text else None
+    """Return `{"text": "a cat"}` for a Markdown link such as `[a cat](https://...)`; {} for other text."""
+    found = _MARKDOWN_LINK.fullmatch(text.strip()) if "](" in text else None
     return {"text": found["text"]} if found and found["text"] else {}
 
 
@@ -169,7 +191,7 @@ def to_text(value: object) -> str:
 
 
 def _to_json_value(value: object) -> Any:
-    """Convert a value to a JSON type; return None if that is impossible."""
+    """Convert a value to a JSON type; return None for binary data, nested objects and NaN."""
     if value is None or isinstance(value, str | int):
         return value
     if isinstance(value, float):

@@ -9,19 +9,20 @@ from typing import Any
 
 from mlimages.core import ImageRef
 from mlimages.gathering.options import GatherOptions
-from mlimages.gathering.sources.search_api import SearchApi, Wait, filter_json_objects, make_http_options, sleep
+from mlimages.gathering.sources.search_api import SearchApi, WaitFunction, filter_json_objects, make_http_options, sleep
 from mlimages.gathering.sources.search_source import SearchSource, require_allowed
 
 ENDPOINT = "https://commons.wikimedia.org/w/api.php"
-WIDTHS = (20, 40, 60, 120, 250, 330, 500, 960, 1280, 1920, 3840)
+THUMBNAIL_WIDTHS_PX = (20, 40, 60, 120, 250, 330, 500, 960, 1280, 1920, 3840)
 """Standard widths of thumbnails in pixels; Commons rejects other widths from programs."""
-_PER_PAGE = 50  # maximum number of scaled images per response
-_CATEGORY = "Category:"
-_CONTACT = (
+_RESULTS_PER_PAGE = 50  # maximum number of scaled images per response
+_CATEGORY_PREFIX = "Category:"
+_CONTACT_ADVICE = (
     "Wikimedia may refuse requests without contact information in the User-Agent: set --contact to an e-mail address "
     "or a web page"
 )
-_EXTMETADATA = ("LicenseShortName", "LicenseUrl", "Artist", "Credit", "ImageDescription")
+_EXTMETADATA_NAMES = ("LicenseShortName", "LicenseUrl", "Artist", "Credit", "ImageDescription")
+"""Names of the metadata (`extmetadata` of the API) that are requested."""
 
 
 class Commons(SearchSource):
@@ -29,13 +30,13 @@ class Commons(SearchSource):
 
     Args:
         queries: search queries, or `Category:NAME`; `label=query` sets the class name.
-        width: width of the thumbnails in pixels, one of `WIDTHS`; None for the originals.
+        width: width of the thumbnails in pixels, one of `THUMBNAIL_WIDTHS_PX`; None for the originals.
         tell: called with notes for the user before the first request.
         endpoint: URL of the search API; by default the provider's.
         http_options, wait, refresh: see `SearchApi`.
 
     Raises:
-        InputError: `width` is not one of `WIDTHS`.
+        InputError: `width` is not one of `THUMBNAIL_WIDTHS_PX`.
     """
 
     def __init__(
@@ -46,22 +47,24 @@ class Commons(SearchSource):
         endpoint: str = ENDPOINT,
         http_options: GatherOptions | None = None,
         tell: Callable[[str], None] = lambda text: None,
-        wait: Wait = sleep,
+        wait: WaitFunction = sleep,
         refresh: bool = False,
     ) -> None:
-        require_allowed("width", [] if width is None else [width], WIDTHS)
+        require_allowed("width", [] if width is None else [width], THUMBNAIL_WIDTHS_PX)
         self._width = width
         self._url = endpoint
         http_options = make_http_options(endpoint, ENDPOINT, http_options)
         self._has_contact = http_options.contact is not None
         self._tell = tell
-        api = SearchApi("Commons", http_options=http_options, refusal_advice=_CONTACT, wait=wait, refresh=refresh)
+        api = SearchApi(
+            "Commons", http_options=http_options, refusal_advice=_CONTACT_ADVICE, wait=wait, refresh=refresh
+        )
         super().__init__(queries, api)
-        self._queries = {label.removeprefix(_CATEGORY).strip(): query for label, query in self._queries.items()}
+        self._queries = {label.removeprefix(_CATEGORY_PREFIX).strip(): query for label, query in self._queries.items()}
 
     async def _prepare(self) -> None:
         if not self._has_contact:
-            self._tell(_CONTACT)
+            self._tell(_CONTACT_ADVICE)
 
     async def _read_pages(self, label: str, query: str) -> AsyncIterator[list[ImageRef]]:
         position: dict[str, str] = {}
@@ -86,22 +89,23 @@ class Commons(SearchSource):
             "maxlag": "5",
             "prop": "imageinfo",
             "iiprop": "url|mime|extmetadata",
-            "iiextmetadatafilter": "|".join(_EXTMETADATA),
+            "iiextmetadatafilter": "|".join(_EXTMETADATA_NAMES),
         }
         if self._width:
             params["iiurlwidth"] = str(self._width)
-        if query.startswith(_CATEGORY):
+        if query.startswith(_CATEGORY_PREFIX):
             return params | {
-                "generator": "categorymembers", "gcmtitle": query, "gcmtype": "file", "gcmlimit": str(_PER_PAGE),
+                "generator": "categorymembers", "gcmtitle": query, "gcmtype": "file",
+                "gcmlimit": str(_RESULTS_PER_PAGE),
             }  # fmt: skip
         return params | {
             "generator": "search", "gsrsearch": f"{query} filetype:bitmap", "gsrnamespace": "6",
-            "gsrlimit": str(_PER_PAGE),
+            "gsrlimit": str(_RESULTS_PER_PAGE),
         }  # fmt: skip
 
     def _make_image_ref(self, page: Mapping[str, Any], image_info: Mapping[str, Any], label: str) -> ImageRef:
         metadata = image_info.get("extmetadata")
-        texts = {name: _extract_text(metadata, name) for name in _EXTMETADATA}
+        texts = {name: _extract_text(metadata, name) for name in _EXTMETADATA_NAMES}
         title, link = str(page.get("title")), image_info.get("descriptionurl")
         artist = texts["Artist"] or texts["Credit"] or "unknown"
         licence = f"[{texts['LicenseShortName'] or 'see its page'}]({texts['LicenseUrl'] or link})"
@@ -125,7 +129,7 @@ class Commons(SearchSource):
 
 
 def _extract_text(metadata: object, name: str) -> str:
-    """Return a value of extmetadata, which is HTML, as a line of plain text."""
+    """Return a value of the metadata, which is HTML, as a line of plain text; "" if there is none."""
     entry = metadata.get(name) if isinstance(metadata, dict) else None
     value = str(entry.get("value") or "") if isinstance(entry, dict) else ""
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", value)).split())

@@ -17,7 +17,7 @@ import aiohttp
 
 from mlimages.core import GatherError, ImageRef, InputError, cache_dir, write_text
 from mlimages.gathering.download.client import open_session
-from mlimages.gathering.download.reasons import CONNECTION, classify_error, describe_error
+from mlimages.gathering.download.reasons import CONNECTION_REASONS, classify_error, describe_error
 from mlimages.gathering.links import parse_host
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.sources.archives import RemoteTar, TarMember, iter_entries, return_data
@@ -29,10 +29,10 @@ from mlimages.gathering.sources.wordnet import find_subtree_folders, find_synset
 logger = logging.getLogger(__name__)
 
 ENDPOINT = "https://image-net.org"
-_TERMS = "ImageNet's images are for non-commercial research and education: https://image-net.org/download"
+_TERMS_OF_USE = "ImageNet's images are for non-commercial research and education: https://image-net.org/download"
 _MAX_LIST_BYTES = 64 * 2**20
-_BLOCK = 64  # entries of an archive read at a time
-_MAX_NAMED = 3  # maximum number of synsets in a message
+_ENTRIES_PER_BLOCK = 64  # entries of an archive read at a time
+_MAX_LISTED_SYNSETS = 3  # maximum number of synsets in a message
 _READ_ERRORS = (aiohttp.ClientError, TimeoutError, tarfile.TarError, InputError, ValueError)
 
 
@@ -88,16 +88,16 @@ class ImageNet:
         self._full_classes: set[str] = set()
         self._is_site_down = False
 
-    def enough(self, label: str) -> None:
-        """Read no more images of this class."""
+    def skip_class(self, label: str) -> None:
+        """Read no further images of this class."""
         self._full_classes.add(label)
 
-    async def plan(self) -> dict[str, int | None]:
-        """Return a dict with the classes as keys and None as values: the numbers of images are not known in advance."""
+    async def count_links_by_class(self) -> dict[str, int | None]:
+        """Return None for each class, since the number of images is not known in advance."""
         return dict.fromkeys(self._folders.values())
 
     async def __aiter__(self) -> AsyncIterator[ImageRef]:
-        self._tell(_TERMS)
+        self._tell(_TERMS_OF_USE)
         self._errors: dict[str, None] = {}  # ordered
         found: set[str] = set()
         if self._archive:
@@ -124,10 +124,16 @@ class ImageNet:
         self._report_failures(failures)
 
     def _add_label(self, wnid: str, image_ref: ImageRef) -> ImageRef:
+        """Return the image with the class and the metadata of its synset."""
         return replace(image_ref, label=self._folders[wnid], source={"provider": "ImageNet", "wnid": wnid})
 
     async def _find_images(self, wnid: str, failures: dict[str, list[str]]) -> AsyncIterator[ImageRef]:
-        """Yield the images of a synset from the first origin that has any; add the reasons of others to `failures`."""
+        """Yield the images of a synset from the first archive or list that has any.
+
+        Args:
+            wnid: WordNet id of the synset.
+            failures: receives the synset under the reason why an archive or list has none.
+        """
         origins = {
             "the website's archive": self._read_site_archive,
             "the website's list": self._read_site_list,
@@ -153,17 +159,17 @@ class ImageNet:
             failures.setdefault(reason, []).append(wnid)
 
     def _report_failures(self, failures: Mapping[str, list[str]]) -> None:
-        """Report each reason once, with its synsets."""
+        """Tell the user each reason once, with the synsets that it concerns."""
         for reason, wnids in failures.items():
-            more = f" and {len(wnids) - _MAX_NAMED} more synsets" if len(wnids) > _MAX_NAMED else ""
-            self._tell(f"{', '.join(wnids[:_MAX_NAMED])}{more}: {reason}")
+            more = f" and {len(wnids) - _MAX_LISTED_SYNSETS} more synsets" if len(wnids) > _MAX_LISTED_SYNSETS else ""
+            self._tell(f"{', '.join(wnids[:_MAX_LISTED_SYNSETS])}{more}: {reason}")
 
     async def _read_archive(self, archive: Path) -> AsyncIterator[tuple[str, ImageRef]]:
-        """Yield the images of the requested synsets in the local archive, which is read once for all of them."""
+        """Yield WordNet id and image for each image of the requested synsets in the local archive, in one pass."""
         walk = iter_entries(archive)
         try:
             while self._full_classes < set(self._folders.values()):
-                block = await asyncio.to_thread(lambda: list(islice(walk, _BLOCK)))
+                block = await asyncio.to_thread(lambda: list(islice(walk, _ENTRIES_PER_BLOCK)))
                 if not block:
                     return
                 for entry in block:
@@ -175,6 +181,7 @@ class ImageNet:
             self._tell(str(error))
 
     async def _read_site_archive(self, wnid: str) -> AsyncIterator[ImageRef]:
+        """Yield the images in the website's archive of a synset."""
         url = f"{self._endpoint}/data/winter21_whole/{wnid}.tar"
         listing = cache_dir("imagenet") / f"{sha256(url.encode()).hexdigest()}.json"
         if members := _read_listing(listing):  # an earlier run read it to its end: request only missing members
@@ -187,10 +194,12 @@ class ImageNet:
         write_text(listing, json.dumps([asdict(member) for member in members]))
 
     async def _read_member(self, url: str, member: TarMember) -> bytes:
+        """Return the bytes of one file in an archive of the website."""
         async with open_session(self._http_options) as session:  # the session of the source may be closed already
             return await RemoteTar(session, url).read(member)
 
     async def _read_site_list(self, wnid: str) -> AsyncIterator[ImageRef]:
+        """Yield the links in the website's list of a synset."""
         url = f"{self._endpoint}/api/imagenet.synset.geturls"
         async with self._session.get(url, params={"wnid": wnid}) as response:
             response.raise_for_status()
@@ -205,12 +214,13 @@ class ImageNet:
                 yield ImageRef(line.strip(), wnid)
 
     async def _read_url_list(self, wnid: str) -> AsyncIterator[ImageRef]:
-        for image_ref in await asyncio.to_thread(lambda: self._listed_links[wnid]):
+        """Yield the links of a synset in the local list."""
+        for image_ref in await asyncio.to_thread(lambda: self._links_by_wnid[wnid]):
             yield image_ref
 
     @cached_property
-    def _listed_links(self) -> dict[str, list[ImageRef]]:
-        """Links of the requested synsets, read in one pass over the list, which may have millions of lines."""
+    def _links_by_wnid(self) -> dict[str, list[ImageRef]]:
+        """Links of each requested synset in the local list, read in one pass: it may have millions of lines."""
         assert self._url_list
         listed: dict[str, list[ImageRef]] = {wnid: [] for wnid in self._folders}
         for image_ref in read_list(self._url_list):
@@ -220,7 +230,7 @@ class ImageNet:
 
 
 def _find_wnids(path: str) -> Iterator[str]:
-    """Yield the WordNet ids in a path: of the file name, then of its folders from the innermost."""
+    """Yield the parts of a path that may be WordNet ids: from the file name, then its folders from the innermost."""
     *folders, name = path.split("/")
     if not name.startswith("."):  # files that macOS adds
         yield name.partition("_")[0]
@@ -228,7 +238,7 @@ def _find_wnids(path: str) -> Iterator[str]:
 
 
 def _read_listing(path: Path) -> list[TarMember]:
-    """Return the members of an archive of the website that an earlier run has stored; empty if there are none."""
+    """Return the cached list of members of an archive of the website; empty if there is none."""
     try:
         return [TarMember(**values) for values in json.loads(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError):
@@ -236,15 +246,17 @@ def _read_listing(path: Path) -> list[TarMember]:
 
 
 def _make_image_ref(url: str, file_name: str, load: Callable[[], Awaitable[bytes]]) -> ImageRef:
+    """Return an image without a class, named after its file."""
     return ImageRef(url, "", name=Path(file_name).stem, load=load)
 
 
 def _explain_failure(name: str, error: Exception) -> str:
+    """Return why the archive or list `name` cannot be used, for the user."""
     if isinstance(error, InputError):
         return f"cannot read {name}: {error}"
     if isinstance(error, tarfile.TarError):
         return f"cannot read {name}: damaged, or not a tar archive"
-    if classify_error(error) in CONNECTION:
+    if classify_error(error) in CONNECTION_REASONS:
         return f"cannot reach the website ({describe_error(error)})"
     hint = " (not every synset is offered)" if getattr(error, "status", None) == 404 else ""
     return f"cannot read {name}: {describe_error(error)}{hint}"

@@ -13,7 +13,7 @@ from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.sources.search_api import (
     RateLimit,
     SearchApi,
-    Wait,
+    WaitFunction,
     filter_json_objects,
     make_http_options,
     sleep,
@@ -21,15 +21,16 @@ from mlimages.gathering.sources.search_api import (
 from mlimages.gathering.sources.search_source import SearchSource, require_allowed
 
 ENDPOINT = "https://api.inaturalist.org/v1"
-SIZES = ("square", "small", "medium", "large", "original")
-RANKS = ("species", "genus")
+PHOTO_SIZES = ("square", "small", "medium", "large", "original")
+TAXON_RANKS = ("species", "genus")
 LICENCES = ("cc0", "by", "by-sa", "by-nc", "by-nc-sa", "by-nd", "by-nc-nd")
-_PER_PAGE = 200
-_RATES = (RateLimit(60, 60.0, "a minute"), RateLimit(10_000, 86_400.0, "a day"))
-_BYTES_PER_HOUR = 4_500_000_000
-"""Maximum bytes of media; iNaturalist blocks clients that download more than 5 GB per hour."""
-_BINOMIALS = {"species", "subspecies", "variety", "form"}
-_REFUSAL = "it blocks clients that send too many requests; run the same command again in an hour"
+_RESULTS_PER_PAGE = 200
+_RATE_LIMITS = (RateLimit(60, 60.0, "a minute"), RateLimit(10_000, 86_400.0, "a day"))
+_MAX_BYTES_PER_HOUR = 4_500_000_000
+"""Maximum number of bytes of photos per hour; iNaturalist blocks clients above 5 GB."""
+_RANKS_NAMED_BY_BINOMIALS = {"species", "subspecies", "variety", "form"}
+"""Taxonomic ranks whose names begin with the names of the genus and the species."""
+_REFUSAL_ADVICE = "it blocks clients that send too many requests; run the same command again in an hour"
 
 
 class INaturalist(SearchSource):
@@ -41,7 +42,7 @@ class INaturalist(SearchSource):
         by: make one class per `species` or `genus`; None for one class per query.
         quality: quality grade `research`, `needs_id` or `casual`; empty for every grade.
         place: iNaturalist's id of a place.
-        size: size of the photos, one of `SIZES`.
+        size: size of the photos, one of `PHOTO_SIZES`.
         endpoint: URL of the search API; by default the provider's.
         bytes_per_hour: maximum number of bytes to download per hour; iNaturalist blocks clients above 5 GB.
         http_options, wait, refresh: see `SearchApi`.
@@ -61,14 +62,14 @@ class INaturalist(SearchSource):
         size: str = "medium",
         endpoint: str = ENDPOINT,
         http_options: GatherOptions | None = None,
-        wait: Wait = sleep,
+        wait: WaitFunction = sleep,
         refresh: bool = False,
-        bytes_per_hour: int = _BYTES_PER_HOUR,
+        bytes_per_hour: int = _MAX_BYTES_PER_HOUR,
     ) -> None:
         names = [name.strip().lower().removeprefix("cc-") for name in licences.split(",") if name.strip()]
         require_allowed("licence", names, LICENCES)
-        require_allowed("by", [by] if by else [], RANKS)
-        require_allowed("size", [size], SIZES)
+        require_allowed("by", [by] if by else [], TAXON_RANKS)
+        require_allowed("size", [size], PHOTO_SIZES)
         self._licences = {name if name == "cc0" else f"cc-{name}" for name in names or LICENCES}
         self._by, self._size = by, size
         self._filters = {"quality_grade": quality, "place_id": place, "hrank": by}
@@ -78,14 +79,14 @@ class INaturalist(SearchSource):
         api = SearchApi(
             "iNaturalist",
             http_options=make_http_options(endpoint, ENDPOINT, http_options),
-            refusal_advice=_REFUSAL,
-            rates=_RATES,
+            refusal_advice=_REFUSAL_ADVICE,
+            rate_limits=_RATE_LIMITS,
             wait=wait,
             refresh=refresh,
         )
         super().__init__(queries, api)
 
-    def finished(self, row: FetchResult) -> None:
+    def record_result(self, row: FetchResult) -> None:
         """Count the bytes of a downloaded photo."""
         self._byte_limit.add(row.bytes or 0)
 
@@ -124,11 +125,12 @@ class INaturalist(SearchSource):
         raise InputError(f"iNaturalist has no taxon {query!r}{hint}: use another name, or the id of a taxon")
 
     async def _get_observations(self, taxon_id: int, *, above_id: int) -> dict[str, Any]:
+        """Return the page of observations whose ids follow `above_id`, as JSON."""
         params = {
             "taxon_id": str(taxon_id),
             "photos": "true",
             "photo_license": ",".join(sorted(self._licences)),
-            "per_page": str(_PER_PAGE),
+            "per_page": str(_RESULTS_PER_PAGE),
             "order_by": "id",
             "order": "asc",
             "id_above": str(above_id),
@@ -148,7 +150,7 @@ class INaturalist(SearchSource):
                 for photo in filter_json_objects(observation.get("photos"))
                 if photo.get("license_code") in self._licences
             ]
-            if len(observations) < _PER_PAGE:
+            if len(observations) < _RESULTS_PER_PAGE:
                 return
             last_id = max(int(observation["id"]) for observation in observations)
 
@@ -158,7 +160,7 @@ class INaturalist(SearchSource):
         if self._by is None or not isinstance(taxon, dict):
             return label if self._by is None else None
         name, rank = str(taxon.get("name") or ""), taxon.get("rank")
-        if rank in _BINOMIALS:  # a binomial or trinomial name
+        if rank in _RANKS_NAMED_BY_BINOMIALS:  # a binomial or trinomial name
             return " ".join(name.split()[: 1 if self._by == "genus" else 2])
         return name if rank == self._by else None
 
@@ -181,7 +183,7 @@ class INaturalist(SearchSource):
 
 
 class _HourlyByteLimit:
-    """Limits the bytes received per hour."""
+    """Limits the number of bytes received in any hour."""
 
     def __init__(self, per_hour: int) -> None:
         self._per_hour = per_hour
@@ -189,10 +191,12 @@ class _HourlyByteLimit:
         self._sum = 0
 
     def add(self, num_bytes: int) -> None:
+        """Record bytes that have just been received."""
         self._received.append((time.monotonic(), num_bytes))
         self._sum += num_bytes
 
     def remaining_wait_s(self) -> float:
+        """Return the seconds until the next download is allowed."""
         now = time.monotonic()
         while self._received and self._received[0][0] <= now - 3600.0:
             self._sum -= self._received.popleft()[1]

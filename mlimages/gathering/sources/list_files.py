@@ -17,20 +17,22 @@ from typing import IO
 from mlimages.core import InputError
 
 STDIN = Path("-")
-MAX_LINE = 2**20
-_OPENERS: dict[str, Callable[[Path, str], IO[bytes]]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}  # type: ignore[dict-item]
-_COMPRESSIONS = (*_OPENERS, ".zip")
+"""Path that means standard input."""
+MAX_LINE_LENGTH = 2**20
+"""Maximum number of characters of a line; the rest is ignored."""
+_OPENER_BY_SUFFIX: dict[str, Callable[[Path, str], IO[bytes]]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}  # type: ignore[dict-item]
+_COMPRESSION_SUFFIXES = (*_OPENER_BY_SUFFIX, ".zip")
 _READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, RuntimeError)
 
 
 def remove_compression_suffix(path: Path) -> str:
     """Return a file name without the suffix of its compression."""
-    return path.stem if path.suffix.lower() in _COMPRESSIONS else path.name
+    return path.stem if path.suffix.lower() in _COMPRESSION_SUFFIXES else path.name
 
 
 def is_compressed(path: Path) -> bool:
     """Return whether the suffix is that of a compressed file."""
-    return path.suffix.lower() in (*_COMPRESSIONS, ".tgz")
+    return path.suffix.lower() in (*_COMPRESSION_SUFFIXES, ".tgz")
 
 
 def count_data_lines(path: Path) -> int:
@@ -40,13 +42,13 @@ def count_data_lines(path: Path) -> int:
 
 
 def open_stdin() -> IO[bytes]:
-    """Open standard input as a new file, since Python would wait at exit for a thread that reads `sys.stdin`."""
+    """Open standard input as a new file; at exit, Python would wait for a thread that reads `sys.stdin`."""
     return open(0, "rb", closefd=False)
 
 
 @contextmanager
 def open_list(path: Path) -> Iterator[IO[bytes]]:
-    """Open a list for reading bytes; for an archive, open its first file.
+    """Context manager: open a list for reading bytes, decompressed; of an archive, its first file.
 
     Raises:
         InputError: the file cannot be read to its end.
@@ -66,7 +68,7 @@ def open_list(path: Path) -> Iterator[IO[bytes]]:
                     name = next((info.filename for info in zipped.infolist() if not info.is_dir()), None)
                     yield zipped.open(name) if name else io.BytesIO()
             case suffix:
-                with _OPENERS.get(suffix, open)(path, "rb") as file:
+                with _OPENER_BY_SUFFIX.get(suffix, open)(path, "rb") as file:
                     yield file
     except _READ_ERRORS as error:
         raise InputError(f"{path} cannot be read completely: {error}") from error
@@ -79,7 +81,7 @@ def count_available_lines(file: IO[bytes]) -> int:
 
 
 def read_lines(file: IO[bytes]) -> Iterator[str]:
-    """Yield the lines of UTF-8, UTF-16 or Latin-1 that are not blank, without line ends and cut at 1 MiB."""
+    """Yield the lines that are not blank, decoded (UTF-8, UTF-16 or Latin-1), without line ends and cut at 1 MiB."""
     start = file.peek(2)[:2] if hasattr(file, "peek") else b""
     encoding = "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "latin-1"
     with io.TextIOWrapper(file, encoding, errors="replace", newline=None) as text:
@@ -90,14 +92,16 @@ def read_lines(file: IO[bytes]) -> Iterator[str]:
 
 
 def _cut_long_lines(text: io.TextIOWrapper) -> Iterator[str]:
-    while line := text.readline(MAX_LINE):
+    """Yield the lines of a text, each cut after `MAX_LINE_LENGTH` characters."""
+    while line := text.readline(MAX_LINE_LENGTH):
         rest = line
-        while len(rest) == MAX_LINE and not rest.endswith("\n"):
-            rest = text.readline(MAX_LINE)
+        while len(rest) == MAX_LINE_LENGTH and not rest.endswith("\n"):
+            rest = text.readline(MAX_LINE_LENGTH)
         yield line.rstrip("\n")
 
 
 def _decode_line(line: bytes) -> str:
+    """Decode a line of UTF-8, or else of Latin-1."""
     line = line.removeprefix(b"\xef\xbb\xbf")  # the byte order mark of the first line
     try:
         return line.decode("utf-8")

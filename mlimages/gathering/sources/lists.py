@@ -48,19 +48,22 @@ from mlimages.gathering.sources.tables import (
 )
 from mlimages.labels import parse_separator_line
 
-HEAD = 5000
-"""Number of rows used to detect the format."""
+MAX_HEAD_ROWS = 5000
+"""Maximum number of first rows that are checked before the first link is used."""
 
-HEAD_BYTES = 2**26
-"""Maximum size of these rows in bytes; fewer rows are used if they are larger."""
+MAX_HEAD_BYTES = 2**26
+"""Maximum size of these rows in characters; fewer rows are checked if they are longer."""
 
-_SNIFFED = 100
-_MAX_SINGLE_CLASSES = 1000
+_MAX_SNIFFED_LINES = 100
+"""Maximum number of lines from which the format is detected."""
+_MAX_SINGLE_LINK_CLASSES = 1000
+"""Maximum number of classes with one link; a list with more probably has captions instead of classes."""
 _T = TypeVar("_T")
-_NO_TEXT = ("PK\3\4", "\xd0\xcf\x11\xe0")
+_BINARY_FILE_PREFIXES = ("PK\3\4", "\xd0\xcf\x11\xe0")
 """The first bytes of a zip archive, which an Excel file is, and of an older Excel file."""
-_NEXT_LINK = re.compile(r"[,;|\s]\s*https?://")
-_IMAGENET_ID = re.compile(r"(n\d{8})_\d+")
+_SECOND_LINK = re.compile(r"[,;|\s]\s*https?://")
+"""A delimiter and a further link in a cell."""
+_IMAGENET_IMAGE_ID = re.compile(r"(n\d{8})_\d+")
 
 
 def read_list(path: Path, url_col: str | None = None, label_col: str | None = None) -> Iterator[ImageRef]:
@@ -105,9 +108,9 @@ class LinkFile:
     Attributes:
         name: name of the list in messages.
         description: the detected columns and the first link, in one line.
-        warnings: probable mistakes in the first rows, a line each.
+        warnings: probable mistakes in the first rows, one line each.
         num_header_lines: number of lines before the first link.
-        file_class: class named after the file, to which the first links belong; "" if the list has classes of its own.
+        file_class: class named after the file, if none of the first links has a class of its own; else "".
 
     Raises:
         InputError: the list cannot be read, has no column of links, or its classes look like captions.
@@ -124,7 +127,7 @@ class LinkFile:
         self._num_available = sys.maxsize
         self._unclassified = self._repeated_headers = 0
         self._has_long_rows = False
-        head, self._links = self._peek(self._parse_image_refs(), HEAD)
+        head, self._links = self._peek(self._parse_image_refs(), MAX_HEAD_ROWS)
         self.file_class = self._default_class if head and self._unclassified == len(head) else ""
         self._require_links(head)
         if options.label_col is None:
@@ -137,6 +140,7 @@ class LinkFile:
         return self._links
 
     def _require_links(self, first_links: list[ImageRef]) -> None:
+        """Raise InputError if there are links, but none is an http(s) URL."""
         if self._path == STDIN and len(first_links) < 2:  # a line that was typed; more may follow
             return
         if first_links and not any(is_http_url(image_ref.url) for image_ref in first_links):
@@ -147,17 +151,17 @@ class LinkFile:
             )
 
     def _find_warnings(self, first_links: list[ImageRef]) -> Iterator[str]:
-        has_more = len(first_links) == HEAD or self._has_long_rows
+        has_more = len(first_links) == MAX_HEAD_ROWS or self._has_long_rows
         rows = f"of the first {len(first_links)} rows" if has_more else f"of {pluralize(len(first_links), 'row')}"
         wrong = [image_ref.url for image_ref in first_links if not is_http_url(image_ref.url)]
         if wrong:
             example = next((f", such as {_shorten_url(url)}" for url in wrong if url), "")
             yield f"{len(wrong)} {rows} without an http(s) link{example}"
         links = [image_ref.url for image_ref in first_links if is_http_url(image_ref.url)]
-        if several := list(filter(_NEXT_LINK.search, links)):
+        if several := list(filter(_SECOND_LINK.search, links)):
             example = _shorten_url(several[0])
             yield f"{len(several)} {rows} with several links in a cell, such as {example}: put each link in its own row"
-        if spaced := [url for url in links if " " in url and not _NEXT_LINK.search(url)]:
+        if spaced := [url for url in links if " " in url and not _SECOND_LINK.search(url)]:
             yield (
                 f"{len(spaced)} {rows} with a space in the link, such as {_shorten_url(spaced[0])}: separate classes "
                 "from links by tabs"
@@ -169,8 +173,9 @@ class LinkFile:
             yield f"{self._unclassified} {rows} without a class, which are put into class {self._default_class}"
 
     def _reject_captions(self, first_links: list[ImageRef]) -> None:
+        """Raise InputError if many classes have only one link, as captions do."""
         single = [label for label, count in Counter(image_ref.label for image_ref in first_links).items() if count == 1]
-        if len(single) > _MAX_SINGLE_CLASSES:
+        if len(single) > _MAX_SINGLE_LINK_CLASSES:
             raise InputError(
                 f"{self.name}: {len(single)} of the first {len(first_links)} links have a class that occurs once, such "
                 f"as {single[0][:60]!r}: use --class NAME to put all links into one class, or "
@@ -189,18 +194,19 @@ class LinkFile:
                 return
             if self._path == STDIN:
                 self._num_available = count_available_lines(file)
-            head, lines = self._peek(lines, min(self._num_available, _SNIFFED))
+            head, lines = self._peek(lines, min(self._num_available, _MAX_SNIFFED_LINES))
             yield from self._detect_and_parse(head, self._track_available_lines(lines), suffix)
 
     def _track_available_lines(self, lines: Iterator[str]) -> Iterator[str]:
-        """Yield the lines, and update the number of those that can be read without waiting."""
+        """Yield the lines, and count down those of standard input that can be read without waiting."""
         for line in lines:
             self._num_available -= 1
             yield line
 
     def _detect_and_parse(self, first_lines: list[str], lines: Iterator[str], suffix: str) -> Iterator[ImageRef]:
+        """Detect the format of a text file from its suffix and first lines; yield its links."""
         first = first_lines[0] if first_lines else ""
-        if first.startswith(_NO_TEXT):
+        if first.startswith(_BINARY_FILE_PREFIXES):
             raise InputError(f"{self.name} is a spreadsheet or an archive, not a list of links: save it as CSV")
         if first.lstrip().lower().startswith(("<!doctype html", "<html")):
             raise InputError(
@@ -274,7 +280,7 @@ class LinkFile:
                 continue
             left, right = (right, left) if is_link(left) and not is_link(right) else (left, right)
             right = next(filter(is_link, right.split("\t")), right)  # further cells are ignored
-            if imagenet := _IMAGENET_ID.fullmatch(left.strip()):
+            if imagenet := _IMAGENET_IMAGE_ID.fullmatch(left.strip()):
                 yield ImageRef(unwrap_link(right), imagenet[1], {"wnid": imagenet[1]}, name=left.strip())
             else:
                 label = self._options.class_name or left.strip().strip("\"'")
@@ -292,7 +298,7 @@ class LinkFile:
             for item in islice(items, max_items):
                 head.append(item)
                 size += len(repr(item))
-                if size > HEAD_BYTES:
+                if size > MAX_HEAD_BYTES:
                     self._has_long_rows = True
                     break
                 if self._num_available <= 0:
@@ -309,7 +315,7 @@ def _shorten_url(url: str, length: int = 100) -> str:
 
 
 def _raise_lazily(error: Exception) -> Iterator[Any]:
-    """Return an iterator that raises an error at its first item."""
+    """Return an iterator that raises an error when its first item is requested."""
 
     def fail() -> Any:
         raise error

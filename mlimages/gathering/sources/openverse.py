@@ -9,23 +9,26 @@ from typing import Any
 
 from mlimages.core import ImageRef, InputError
 from mlimages.gathering.options import GatherOptions
-from mlimages.gathering.sources.search_api import SearchApi, Wait, filter_json_objects, make_http_options, sleep
+from mlimages.gathering.sources.search_api import SearchApi, WaitFunction, filter_json_objects, make_http_options, sleep
 from mlimages.gathering.sources.search_source import SearchSource, require_allowed
 
 ENDPOINT = "https://api.openverse.org"
 LICENSE_TYPES = ("commercial", "modification", "all", "all-cc")
-_PER_PAGE, _PER_PAGE_REGISTERED = 20, 50  # maximum without and with a client id
-_REGISTRATION = "https://api.openverse.org/v1/#tag/auth/operation/register"
-_LIMITS = (
+_RESULTS_PER_PAGE, _RESULTS_PER_PAGE_REGISTERED = 20, 50  # maximum without and with a client id
+_REGISTRATION_URL = "https://api.openverse.org/v1/#tag/auth/operation/register"
+_LIMITS_NOTE = (
     "Openverse returns at most 240 results per query, in pages of 20, and allows 200 requests a day without a client "
-    f"id. For more, register ({_REGISTRATION}) and set OPENVERSE_CLIENT_ID and OPENVERSE_CLIENT_SECRET"
+    f"id. For more, register ({_REGISTRATION_URL}) and set OPENVERSE_CLIENT_ID and OPENVERSE_CLIENT_SECRET"
 )
-_REFUSAL = "the daily limit without a client id is reached; run the same command again tomorrow to resume"
-_REFUSAL_REGISTERED = (
+_REFUSAL_ADVICE = "the daily limit without a client id is reached; run the same command again tomorrow to resume"
+_REFUSAL_ADVICE_REGISTERED = (
     "OPENVERSE_CLIENT_ID or OPENVERSE_CLIENT_SECRET is wrong, or the e-mail address is not yet verified"
 )
-_KEPT = ("id", "title", "creator", "creator_url", "license", "license_version", "license_url", "foreign_landing_url",
-         "provider", "source")  # fmt: skip
+_METADATA_KEYS = (
+    "id", "title", "creator", "creator_url", "license", "license_version", "license_url", "foreign_landing_url",
+    "provider", "source",
+)  # fmt: skip
+"""Keys of an image of the API that are copied to the manifest."""
 
 
 class Openverse(SearchSource):
@@ -56,7 +59,7 @@ class Openverse(SearchSource):
         endpoint: str = ENDPOINT,
         http_options: GatherOptions | None = None,
         tell: Callable[[str], None] = lambda text: None,
-        wait: Wait | None = sleep,
+        wait: WaitFunction | None = sleep,
         refresh: bool = False,
     ) -> None:
         self._params = {"license": licences, **(filters or {})}
@@ -68,7 +71,7 @@ class Openverse(SearchSource):
         api = SearchApi(
             "Openverse",
             http_options=make_http_options(endpoint, ENDPOINT, http_options),
-            refusal_advice=_REFUSAL_REGISTERED if self._client_credentials else _REFUSAL,
+            refusal_advice=_REFUSAL_ADVICE_REGISTERED if self._client_credentials else _REFUSAL_ADVICE,
             wait=wait,
             refresh=refresh,
             authorize=self._authorize if self._client_credentials else None,
@@ -77,7 +80,7 @@ class Openverse(SearchSource):
 
     async def _prepare(self) -> None:
         if not self._client_credentials:
-            self._tell(_LIMITS)
+            self._tell(_LIMITS_NOTE)
 
     async def _count_results(self, query: str) -> int | None:
         return (await self._get_page(query, 1)).get("result_count")
@@ -91,13 +94,13 @@ class Openverse(SearchSource):
                 return
 
     async def _get_page(self, query: str, page_number: int) -> dict[str, Any]:
-        size = _PER_PAGE_REGISTERED if self._client_credentials else _PER_PAGE
+        size = _RESULTS_PER_PAGE_REGISTERED if self._client_credentials else _RESULTS_PER_PAGE
         params = {"q": query, "page": str(page_number), "page_size": str(size), **self._params}
         params = {name: value for name, value in params.items() if value}
         return await self._api.get(f"{self._endpoint}/v1/images/", params, is_first_page=page_number == 1) or {}
 
     async def _authorize(self) -> Mapping[str, str]:
-        """Exchange the client's id and secret for a token (OAuth 2, client credentials: RFC 6749, 4.4)."""
+        """Exchange the client's id and secret for a token (RFC 6749, 4.4); return the headers that contain it."""
         assert self._client_credentials
         client_id, client_secret = self._client_credentials
         form = {"grant_type": "client_credentials", "client_id": client_id, "client_secret": client_secret}
@@ -110,13 +113,14 @@ class Openverse(SearchSource):
             f"[{image_info.get('title') or 'Untitled'}]({image_info.get('foreign_landing_url')}) by "
             f"{image_info.get('creator') or 'unknown'}, [{licence}]({image_info.get('license_url')})"
         )
-        source = {**{name: image_info.get(name) for name in _KEPT}, "attribution": attribution}
+        source = {**{name: image_info.get(name) for name in _METADATA_KEYS}, "attribution": attribution}
         link = str(image_info.get("thumbnail" if self._thumbnails else "url") or "")
         name = f"openverse-{image_info.get('id')}"
         return ImageRef(link, label, source, name=name, is_api=self._thumbnails)
 
 
 def _read_client_credentials() -> tuple[str, str] | None:
+    """Return the client's id and secret from the environment variables; None if they are not set."""
     names = ("OPENVERSE_CLIENT_ID", "OPENVERSE_CLIENT_SECRET")
     client_id, client_secret = (os.environ.get(name, "").strip() for name in names)
     if bool(client_id) != bool(client_secret):

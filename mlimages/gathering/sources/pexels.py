@@ -12,7 +12,7 @@ from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.sources.search_api import (
     RateLimit,
     SearchApi,
-    Wait,
+    WaitFunction,
     filter_json_objects,
     make_http_options,
     sleep,
@@ -20,14 +20,14 @@ from mlimages.gathering.sources.search_api import (
 from mlimages.gathering.sources.search_source import SearchSource, require_allowed
 
 ENDPOINT = "https://api.pexels.com/v1"
-SIZES = ("original", "large2x", "large", "medium", "small", "portrait", "landscape", "tiny")
-_PER_PAGE = 80
-_RATE = RateLimit(200, 3600.0, "an hour")
-_TERMS = (
+PHOTO_SIZES = ("original", "large2x", "large", "medium", "small", "portrait", "landscape", "tiny")
+_RESULTS_PER_PAGE = 80
+_RATE_LIMIT = RateLimit(200, 3600.0, "an hour")
+_PERMISSION_ADVICE = (
     "the terms of Pexels forbid building machine learning datasets through its API without permission "
     "(https://www.pexels.com/api/documentation/#guidelines): ask Pexels for permission, then add --i-have-permission"
 )
-_NO_KEY = "no Pexels API key: get one at https://www.pexels.com/api/ and set PEXELS_API_KEY"
+_MISSING_KEY_MESSAGE = "no Pexels API key: get one at https://www.pexels.com/api/ and set PEXELS_API_KEY"
 
 
 class Pexels(SearchSource):
@@ -35,7 +35,7 @@ class Pexels(SearchSource):
 
     Args:
         queries: search queries; `label=query` sets the class name.
-        photo_size: size of the photos, one of `SIZES`.
+        photo_size: size of the photos, one of `PHOTO_SIZES`.
         filters: further parameters of the search: `orientation`, `size`, `color`, `locale`.
         i_have_permission: you have the permission of Pexels to build a dataset; recorded with every photo.
         endpoint: URL of the search API; by default the provider's.
@@ -43,7 +43,7 @@ class Pexels(SearchSource):
 
     Raises:
         GatherError: the API key or the permission is missing.
-        InputError: `photo_size` is not one of `SIZES`.
+        InputError: `photo_size` is not one of `PHOTO_SIZES`.
     """
 
     def __init__(
@@ -55,15 +55,15 @@ class Pexels(SearchSource):
         i_have_permission: bool = False,
         endpoint: str = ENDPOINT,
         http_options: GatherOptions | None = None,
-        wait: Wait | None = sleep,
+        wait: WaitFunction | None = sleep,
         refresh: bool = False,
     ) -> None:
         key = os.environ.get("PEXELS_API_KEY", "").strip()
         if not i_have_permission:
-            raise GatherError(_TERMS)
+            raise GatherError(_PERMISSION_ADVICE)
         if not key:
-            raise GatherError(_NO_KEY)
-        require_allowed("photo size", [photo_size], SIZES)
+            raise GatherError(_MISSING_KEY_MESSAGE)
+        require_allowed("photo size", [photo_size], PHOTO_SIZES)
         self._size = photo_size
         self._filters = filters or {}
         self._url = f"{endpoint.rstrip('/')}/search"
@@ -72,7 +72,7 @@ class Pexels(SearchSource):
             http_options=make_http_options(endpoint, ENDPOINT, http_options),
             headers={"Authorization": key},
             refusal_advice="the key in PEXELS_API_KEY is wrong; get one at https://www.pexels.com/api/",
-            rates=(_RATE,),
+            rate_limits=(_RATE_LIMIT,),
             wait=wait,
             refresh=refresh,
         )
@@ -89,7 +89,7 @@ class Pexels(SearchSource):
                 return
 
     async def _get_page(self, query: str, page_number: int) -> dict[str, Any]:
-        params = {"query": query, "page": str(page_number), "per_page": str(_PER_PAGE), **self._filters}
+        params = {"query": query, "page": str(page_number), "per_page": str(_RESULTS_PER_PAGE), **self._filters}
         return await self._api.get(self._url, params, is_first_page=page_number == 1) or {}
 
     def _make_image_ref(self, photo: Mapping[str, Any], label: str) -> ImageRef:

@@ -23,11 +23,11 @@ from mlimages.gathering.download.reasons import describe_error
 from mlimages.gathering.links import parse_host
 from mlimages.gathering.options import GatherOptions
 
-_RETRIES = 5
-_FRESH_S = 86_400.0  # maximum age of a cached response
-_LAG_S = 5.0  # pause if MediaWiki's replicas lag
+_MAX_RETRIES = 5
+_MAX_CACHE_AGE_S = 86_400.0  # maximum age of a cached response
+_REPLICA_LAG_PAUSE_S = 5.0  # pause if MediaWiki's replicas lag
 
-Wait = Callable[[float, str], Awaitable[None]]
+WaitFunction = Callable[[float, str], Awaitable[None]]
 """A function that waits for a number of seconds, and may show the reason."""
 
 
@@ -38,17 +38,23 @@ async def sleep(seconds: float, reason: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """At most `requests` requests in any `seconds` seconds; `period` names this time in messages, such as "an hour"."""
+    """A limit on the number of requests in any period of a given length.
 
-    requests: int
-    seconds: float
-    period: str
+    Attributes:
+        max_requests: maximum number of requests per period.
+        period_s: length of the period in seconds.
+        period_text: length of the period in words, for messages, such as "an hour".
+    """
+
+    max_requests: int
+    period_s: float
+    period_text: str
 
     def remaining_wait_s(self, request_times: Sequence[float], now: float) -> float:
         """Return the seconds until the next request is allowed, after requests at `request_times` (ascending)."""
-        if len(request_times) < self.requests:
+        if len(request_times) < self.max_requests:
             return 0.0
-        return max(0.0, request_times[-self.requests] + self.seconds - now)
+        return max(0.0, request_times[-self.max_requests] + self.period_s - now)
 
 
 @dataclass(repr=False)
@@ -60,8 +66,8 @@ class SearchApi:
         http_options: options of the HTTP session.
         refusal_advice: advice for the user after a 401 or 403.
         headers: headers of each request; never logged.
-        rates: rate limits of the provider.
-        wait: called to wait before a request; None: raise an error that states the waiting time.
+        rate_limits: rate limits of the provider.
+        wait: called with seconds and a reason to wait before a request; None: raise an error with the waiting time.
         refresh: ignore cached responses.
         authorize: returns the headers that authenticate requests; called before the first request and after a 401.
     """
@@ -70,8 +76,8 @@ class SearchApi:
     http_options: GatherOptions
     refusal_advice: str
     headers: Mapping[str, str] = field(default_factory=dict)
-    rates: Sequence[RateLimit] = ()
-    wait: Wait | None = sleep
+    rate_limits: Sequence[RateLimit] = ()
+    wait: WaitFunction | None = sleep
     refresh: bool = False
     authorize: Callable[[], Awaitable[Mapping[str, str]]] | None = None
 
@@ -120,11 +126,12 @@ class SearchApi:
         raise GatherError(_add_retry_advice(_describe_response(url, status, body)))
 
     async def _get_json(self, url: str, *, is_first_page: bool) -> dict[str, Any] | None:
+        """Request a page with retries; arguments and result as for `get`."""
         problem = ""
         may_authorize = self.authorize is not None
         if self.authorize and not self.headers:
             self.headers, may_authorize = await self.authorize(), False
-        for attempt in range(_RETRIES + 1):
+        for attempt in range(_MAX_RETRIES + 1):
             await self._wait_for_rate_limit()
             status, headers, body = await self._request("GET", url, headers=self.headers)
             match status:
@@ -132,7 +139,7 @@ class SearchApi:
                     problem = f"{self.name} returned the error {str(body['error'].get('info'))[:200]!r}"
                     if body["error"].get("code") not in ("maxlag", "ratelimited"):
                         raise GatherError(problem)
-                    pause_s = parse_retry_after(headers.get("Retry-After")) or _LAG_S
+                    pause_s = parse_retry_after(headers.get("Retry-After")) or _REPLICA_LAG_PAUSE_S
                 case 200 if isinstance(body, dict):
                     return body
                 case 401 if may_authorize and self.authorize:  # the token has expired
@@ -152,11 +159,12 @@ class SearchApi:
                 case _:
                     problem = _describe_response(url, status, body)
                     pause_s = 2.0**attempt
-            if attempt < _RETRIES:
+            if attempt < _MAX_RETRIES:
                 await self._wait_or_raise(pause_s, problem, waiting_action="trying again in")
         raise GatherError(_add_retry_advice(problem))
 
     async def _request(self, method: str, url: str, **options: Any) -> tuple[int, Mapping[str, str], Any]:
+        """Send a request; return status, headers and body. Without a response: status 0, and the reason as body."""
         assert self._session
         self._record_request()
         try:
@@ -172,6 +180,7 @@ class SearchApi:
             return 0, {}, describe_error(error)
 
     async def _wait_for_rate_limit(self) -> None:
+        """Wait until the rate limits allow a request; raise GatherError if the monthly quota is used up."""
         state = self._load_quota()
         if state.get("remaining") == 0 and state.get("reset", 0) > time.time():
             until = time.strftime("%Y-%m-%d", time.gmtime(state["reset"]))
@@ -179,30 +188,33 @@ class SearchApi:
                 f"the monthly quota of {self.name} is used up: run the same command again on {until} or later"
             )
         sent, now = self._load_request_times(), time.time()
-        for rate in self.rates:
+        for rate in self.rate_limits:
             if (seconds := rate.remaining_wait_s(sent, now)) > 0:
-                await self._wait_or_raise(seconds, f"{self.name}: {rate.requests} requests {rate.period} are allowed")
+                allowed = f"{self.name}: {rate.max_requests} requests {rate.period_text} are allowed"
+                await self._wait_or_raise(seconds, allowed)
 
     async def _wait_or_raise(self, seconds: float, reason: str, *, waiting_action: str = "waiting") -> None:
+        """Wait and show the reason; if waiting is disabled, raise GatherError instead."""
         duration = f"{math.ceil(seconds)} s" if seconds < 120 else f"{math.ceil(seconds / 60)} minutes"
         if self.wait is None:
             raise GatherError(f"{reason}; run the same command again in {duration} to resume")
         await self.wait(seconds, f"{reason}; {waiting_action} {duration}")
 
     def _seconds_until_allowed(self) -> float:
-        """Return the seconds to wait after a 429: until the rate limits allow a request, or their longest period."""
+        """Return the seconds to wait after a 429 without Retry-After, according to the rate limits."""
         sent, now = self._load_request_times(), time.time()
-        periods = [rate.seconds for rate in self.rates]
-        return max((rate.remaining_wait_s(sent, now) for rate in self.rates), default=0.0) or (
+        periods = [rate.period_s for rate in self.rate_limits]
+        return max((rate.remaining_wait_s(sent, now) for rate in self.rate_limits), default=0.0) or (
             max(1.0, sent[0] + max(periods) - now) if periods and sent else max(periods, default=60.0)
         )
 
     def _load_request_times(self) -> list[float]:
-        """Return the times of the requests that the rate limits still count, ascending."""
-        oldest = time.time() - max((rate.seconds for rate in self.rates), default=0.0)
+        """Return the times of earlier requests that count towards the rate limits, ascending."""
+        oldest = time.time() - max((rate.period_s for rate in self.rate_limits), default=0.0)
         return [moment for moment in self._load_quota().get("requests", []) if moment > oldest]
 
     def _load_quota(self) -> dict[str, Any]:
+        """Return the stored times of requests and the monthly quota; empty if there are none."""
         try:
             found: dict[str, Any] = json.loads((self._folder / "quota.json").read_text())
         except (OSError, ValueError):
@@ -210,12 +222,14 @@ class SearchApi:
         return found
 
     def _record_request(self) -> None:
-        if self.rates:
-            most = max(rate.requests for rate in self.rates)
+        """Store the time of a request that is being sent."""
+        if self.rate_limits:
+            most = max(rate.max_requests for rate in self.rate_limits)
             sent = [*self._load_request_times(), time.time()][-most:]
             write_text(self._folder / "quota.json", json.dumps(self._load_quota() | {"requests": sent}))
 
     def _record_quota(self, headers: Mapping[str, str]) -> None:
+        """Store the monthly quota that the headers of a response report, if any."""
         with suppress(KeyError, ValueError):  # absent or not numbers
             quota = {"remaining": int(headers["X-Ratelimit-Remaining"]), "reset": int(headers["X-Ratelimit-Reset"])}
             write_text(self._folder / "quota.json", json.dumps(self._load_quota() | quota))
@@ -230,7 +244,7 @@ def _parse_json_body(text: str) -> Any:
 
 
 def _describe_response(url: str, status: int, body: object) -> str:
-    """Return what is wrong with a response; status 0 means that there is none, for the reason in `body`."""
+    """Return what is wrong with a response; if `status` is 0, there was none, and `body` is the reason."""
     host = parse_host(url)
     if not status:
         return f"cannot reach {host} ({body})"
@@ -238,6 +252,7 @@ def _describe_response(url: str, status: int, body: object) -> str:
 
 
 def _add_retry_advice(problem: str) -> str:
+    """Return a message that states the problem and when to run the command again."""
     when = "once the network is up" if problem.startswith("cannot reach") else "later"
     return f"{problem}: run the same command again {when}"
 
@@ -246,7 +261,7 @@ def _read_cached_response(path: Path) -> dict[str, Any] | None:
     """Return the cached response if it exists, is recent and complete."""
     try:
         entry = json.loads(path.read_text(encoding="utf-8"))
-        is_fresh = 0 <= time.time() - entry["fetched_at"] < _FRESH_S
+        is_fresh = 0 <= time.time() - entry["fetched_at"] < _MAX_CACHE_AGE_S
         answer = entry["answer"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -254,7 +269,7 @@ def _read_cached_response(path: Path) -> dict[str, Any] | None:
 
 
 def _has_items(value: object) -> bool:
-    """Return whether a JSON value contains a non-empty list; an empty response may be a temporary failure."""
+    """Return whether a JSON value contains results: a list that is not empty, at any depth of nested objects."""
     if isinstance(value, dict):
         return any(map(_has_items, value.values()))
     return isinstance(value, list) and bool(value)
@@ -266,6 +281,6 @@ def filter_json_objects(values: object) -> list[dict[str, Any]]:
 
 
 def make_http_options(endpoint: str, default_endpoint: str, http_options: GatherOptions | None) -> GatherOptions:
-    """Return the HTTP options for an endpoint; a custom endpoint may have a private address."""
+    """Return `http_options` for requests to `endpoint`; one other than the default may have a private address."""
     http_options = http_options or GatherOptions()
     return http_options if endpoint == default_endpoint else replace(http_options, allow_private=True)

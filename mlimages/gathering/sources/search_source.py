@@ -12,7 +12,7 @@ from mlimages.gathering.sources.search_api import SearchApi
 class SearchSource(ABC):
     """Source with a search query per class; pages of results are requested until the class has enough images.
 
-    Subclasses implement `_count_results` if the provider reports the number of results.
+    Subclasses implement `_read_pages`, and `_count_results` if the provider reports the number of results.
     """
 
     lookahead = 0
@@ -22,12 +22,12 @@ class SearchSource(ABC):
         self._api = api
         self._full_classes: set[str] = set()
 
-    def enough(self, label: str) -> None:
-        """Request no more pages of this class."""
+    def skip_class(self, label: str) -> None:
+        """Request no further pages of this class."""
         self._full_classes.add(label)
 
-    async def plan(self) -> dict[str, int | None]:
-        """Return the number of results by class; the number is None if the provider does not report it."""
+    async def count_links_by_class(self) -> dict[str, int | None]:
+        """Return the number of results by class; None for a number that the provider does not report."""
         async with self._api:
             return {label: await self._count_results(query) for label, query in self._queries.items()}
 
@@ -42,7 +42,7 @@ class SearchSource(ABC):
                             yield image_ref
 
     async def _prepare(self) -> None:  # noqa: B027  # most sources have nothing to prepare
-        """Called before the first page is requested."""
+        """Prepare for the first request, such as by looking up ids; called once."""
 
     async def _count_results(self, query: str) -> int | None:
         """Return the number of results; None if the provider does not report it."""
@@ -50,7 +50,7 @@ class SearchSource(ABC):
 
     @abstractmethod
     def _read_pages(self, label: str, query: str) -> AsyncIterator[list[ImageRef]]:
-        """Yield the images of each page of results."""
+        """Request page after page of the results of a query; yield the images of each page, with this label."""
 
 
 def require_allowed(option: str, values: Iterable[object], allowed_values: Collection[object]) -> None:

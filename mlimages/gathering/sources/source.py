@@ -30,7 +30,8 @@ from mlimages.gathering.sources.lists import LinkFile, count_links, require_parq
 
 logger = logging.getLogger(__name__)
 
-_BLOCK = 1000
+_LINKS_PER_BLOCK = 1000
+"""Number of links that a thread reads at once."""
 _T = TypeVar("_T")
 
 
@@ -39,12 +40,12 @@ class Source(Protocol):
 
     Optional members:
 
-    - `enough(label)`: called once a class has enough images.
-    - `finished(row)`: called with each new row of the manifest.
-    - `lookahead`: maximum number of links that are read ahead while their class needs no more images.
-    - `async length()`: returns the number of links, or None.
-    - `async host_parts(num_shards)`: returns the number of shards by host, for each host whose links are spread over
-      several of the `num_shards` shards.
+    - `skip_class(label)`: called once a class has enough images; the source should yield no more of them.
+    - `record_result(row)`: called with each new row of the manifest, a `FetchResult`.
+    - `lookahead`: maximum number of links to read in advance while those in progress may suffice for their class.
+    - `async count_links()`: returns the number of links; None if it is unknown.
+    - `async count_shards_by_host(num_shards)`: returns the number of shards by host, for each host whose links are to
+      be spread over several of the `num_shards` shards.
     - `is_read_once`: True if only one process can read the source.
     - `is_list`: True for a list of links whose classes may have been corrected: stored images are moved accordingly.
     """
@@ -96,7 +97,7 @@ class UrlList:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "pets.csv"
         >>> _ = path.write_text("image_url,category\\nhttp://example.com/1.jpg,cat\\n")
-        >>> asyncio.run(UrlList(path, tell=print).plan())
+        >>> asyncio.run(UrlList(path, tell=print).count_links_by_class())
         pets.csv: column image_url as link, category as class; first link http://example.com/1.jpg
         {'cat': 1}
     """
@@ -133,7 +134,7 @@ class UrlList:
         self._files = None  # they can be read only once
         for path, image_refs in zip(self._paths, files, strict=True):
             # Standard input link by link: the program that writes to it may wait for each line to be read.
-            blocks = _split_into_blocks(image_refs, 1 if path == STDIN else _BLOCK)
+            blocks = _split_into_blocks(image_refs, 1 if path == STDIN else _LINKS_PER_BLOCK)
             read = partial(next, blocks, [])
             while block := await _run_in_thread(read, is_daemon=path == STDIN):
                 for image_ref in block:
@@ -141,16 +142,16 @@ class UrlList:
 
     @property
     def is_read_once(self) -> bool:
-        """Whether one of the lists is standard input, which can be read once only."""
+        """Whether one of the lists is standard input, which can be read only once."""
         return STDIN in self._paths
 
-    async def length(self) -> int | None:
+    async def count_links(self) -> int | None:
         """Return the number of links in the lists; None if counting takes long."""
         await self._open_lists()
         return self._length
 
-    async def host_parts(self, num_shards: int) -> dict[str, int]:
-        """Read the lists; return the number of shards by host, for each host that is spread over several shards."""
+    async def count_shards_by_host(self, num_shards: int) -> dict[str, int]:
+        """Read the lists; return the number of shards by host, for each host to be spread over several shards."""
         if self.is_read_once:
             return {}
         counts, again = HostCounts(), copy.copy(self)
@@ -159,9 +160,9 @@ class UrlList:
         with suppress(Exception):  # it is raised again where the links before it are gathered
             async for image_ref in again:
                 counts.add(image_ref.url)
-        return counts.compute_host_parts(num_shards)
+        return counts.count_shards_by_host(num_shards)
 
-    async def plan(self) -> dict[str, int | None]:
+    async def count_links_by_class(self) -> dict[str, int | None]:
         """Return the number of links by class."""
         counts: Counter[str] = Counter()
         async for image_ref in self:
@@ -169,7 +170,7 @@ class UrlList:
         return dict(counts)
 
     async def _open_lists(self) -> list[LinkFile]:
-        """Open all lists and detect their formats before the first link is used."""
+        """Open all lists, detect their formats and tell the user; later calls return the same files."""
         if self._files is None:
             files: list[LinkFile] = []
             lengths: list[int | None] = []
@@ -188,7 +189,7 @@ class UrlList:
         return self._files
 
     async def _download(self, url: str, folder: Path) -> Path:
-        """Download a list to a file of the same name."""
+        """Download a list to a file of the same name in a new folder; return its path."""
         folder.mkdir()
         name = PurePosixPath(urlsplit(url).path).name or "links.txt"
         try:
@@ -206,7 +207,7 @@ class UrlList:
 
 
 def _reject_same_class(paths: Sequence[str | Path], files: Sequence[LinkFile]) -> None:
-    """Raise InputError if the last of the opened lists gets its class from the same file name as an earlier one."""
+    """Raise InputError if the last of the opened lists and an earlier one have the same class from their file names."""
     *earlier, last = files
     for path, file in zip(paths, earlier, strict=False):
         if last.file_class and file.file_class == last.file_class and path != paths[len(earlier)]:
@@ -217,7 +218,7 @@ def _reject_same_class(paths: Sequence[str | Path], files: Sequence[LinkFile]) -
 
 
 async def _run_in_thread(function: Callable[[], _T], *, is_daemon: bool) -> _T:
-    """Call `function` in a thread and return its result; a daemon thread that waits for input does not block Ctrl-C."""
+    """Call `function` in a thread and return its result; Ctrl-C does not wait for a daemon thread."""
     if not is_daemon:
         return await asyncio.to_thread(function)
     future: Future[_T] = Future()

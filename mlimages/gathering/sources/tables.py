@@ -15,9 +15,9 @@ from typing import Any
 from mlimages.core import InputError
 from mlimages.gathering.links import redact_url
 from mlimages.gathering.sources.columns import (
-    IMAGE_SUFFIX,
-    IMAGES,
-    RAW,
+    IMAGE_SUFFIX_AT_END,
+    IMAGE_SUFFIX_PATTERN,
+    RAW_TEXT_KEY,
     Row,
     is_http_url,
     is_link,
@@ -26,13 +26,14 @@ from mlimages.gathering.sources.columns import (
 )
 from mlimages.labels import find_coco_classes, is_repeated_header
 
-_HTTP_DATA = "TsvHttpData-1.0"
-_MAX_LINES = 1000  # maximum number of lines in a row
-_LONG_LINE = 65_536
-_LONG_CELL = re.compile(r'"(?:[^"]|""){10000,}"')
+_TSV_HTTP_DATA_HEADER = "TsvHttpData-1.0"
+_MAX_LINES_PER_ROW = 1000  # maximum number of lines in a row
+_LONG_LINE_LENGTH = 65_536
+"""Number of characters above which long quoted cells of a line are removed, before Python's csv rejects them."""
+_LONG_QUOTED_CELL = re.compile(r'"(?:[^"]|""){10000,}"')
 _TO_CLOSING_QUOTE = re.compile(r'((?:[^"]|"")*+)"')
 _CLASS_AND_LINK = re.compile(r"(?!\d+[.)]\s)(\w[^:]*?)\s+(https?://.+)", re.IGNORECASE)
-_LINK_AND_CLASS = re.compile(rf"(https?://[^\s?]+?{IMAGES})\s+(\w[^:]*)", re.IGNORECASE)
+_LINK_AND_CLASS = re.compile(rf"(https?://[^\s?]+?{IMAGE_SUFFIX_PATTERN})\s+(\w[^:]*)", re.IGNORECASE)
 
 
 def sniff_delimiter(lines: Sequence[str]) -> str | None:
@@ -49,6 +50,7 @@ def sniff_delimiter(lines: Sequence[str]) -> str | None:
 
 
 def _are_separated_by(rows: Sequence[str], delimiter: str) -> bool:
+    """Return whether the delimiter separates a link and other cells in each row, apart from a header."""
     cells = [_parse_csv_row(row, delimiter, is_strict=False) or [] for row in rows]
     header = [cell.strip() for cell in cells[0]]
     if len(header) > 1 and not any(map(is_link, header)):
@@ -59,11 +61,15 @@ def _are_separated_by(rows: Sequence[str], delimiter: str) -> bool:
 
 
 def _has_one_link(row: Sequence[str]) -> bool:
-    """Return whether exactly one of several cells is a link and the other cells are not parts of it."""
+    """Return whether exactly one of several cells is a link, and no other cell is probably a part of this link."""
     links = [cell.strip() for cell in row if is_link(cell)]
-    if len(row) < 2 or len(links) != 1 or any(IMAGE_SUFFIX.search(cell.strip()) for cell in row if not is_link(cell)):
+    if (
+        len(row) < 2
+        or len(links) != 1
+        or any(IMAGE_SUFFIX_AT_END.search(cell.strip()) for cell in row if not is_link(cell))
+    ):
         return False
-    return is_link(row[-1]) or IMAGE_SUFFIX.search(links[0]) is not None
+    return is_link(row[-1]) or IMAGE_SUFFIX_AT_END.search(links[0]) is not None
 
 
 def is_space_separated(lines: Sequence[str]) -> bool:
@@ -83,7 +89,7 @@ def split_class_and_link(line: str) -> tuple[str, str] | None:
     if found := _CLASS_AND_LINK.fullmatch(line):
         return found[1], found[2]
     found = _LINK_AND_CLASS.fullmatch(line)
-    return (found[3], found[1]) if found and not IMAGE_SUFFIX.search(found[3]) else None
+    return (found[3], found[1]) if found and not IMAGE_SUFFIX_AT_END.search(found[3]) else None
 
 
 def find_csv_delimiter(line: str) -> str:
@@ -114,9 +120,9 @@ def parse_csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
 def _join_quoted_lines(
     first_line: str, unread_lines: deque[str], source: Iterator[str], delimiter: str, num_columns: int
 ) -> list[str] | None:
-    """Return the row that begins in `first_line`, and consume its lines; None if no line completes it."""
+    """Return the row that begins in `first_line` and consume its further lines; None if no line completes the row."""
     text = [first_line]
-    for number in range(_MAX_LINES):
+    for number in range(_MAX_LINES_PER_ROW):
         if number == len(unread_lines):
             if (line := next(source, None)) is None:
                 return None
@@ -156,9 +162,9 @@ def _find_link_column(line: str, delimiter: str, num_columns: int) -> int | None
 
 
 def _parse_csv_row(text: str, delimiter: str, *, is_strict: bool) -> list[str] | None:
-    """Return the cells of a row; None if the text is not a row."""
-    if len(text) > _LONG_LINE:
-        text = _LONG_CELL.sub('""', text)  # neither link nor class, and above the limit of Python's csv
+    """Return the cells of a CSV row; None if the text is not exactly one row."""
+    if len(text) > _LONG_LINE_LENGTH:
+        text = _LONG_QUOTED_CELL.sub('""', text)  # neither link nor class, and above the limit of Python's csv
     try:
         rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=is_strict))
     except csv.Error:
@@ -169,7 +175,7 @@ def _parse_csv_row(text: str, delimiter: str, *, is_strict: bool) -> list[str] |
 def parse_tsv_rows(lines: Iterable[str]) -> Iterator[list[str]]:
     """Yield the cells of each row of a TSV file, without trailing empty cells; reads Google's TsvHttpData-1.0 too."""
     for line in lines:
-        if line.strip() == _HTTP_DATA:
+        if line.strip() == _TSV_HTTP_DATA_HEADER:
             yield ["url", "bytes", "md5"]
         else:
             yield line.rstrip("\t ").split("\t")
@@ -183,7 +189,7 @@ def parse_header(
     Without a header, the names are `column 1`, `column 2` and so on.
 
     Args:
-        on_repeated_header: called for each row that repeats the header, as in concatenated files; it is left out.
+        on_repeated_header: called for each row that repeats the header, as in concatenated files; it is skipped.
     """
     first = next(rows, None)
     if first is None:
@@ -193,13 +199,14 @@ def parse_header(
         rows, has_header = chain([first], rows), False
     else:
         names, has_header = [name.strip() or f"column {number}" for number, name in enumerate(first, 1)], True
-        rows = _leave_out_repeated_headers(rows, [name.strip() for name in first], on_repeated_header)
+        rows = _remove_repeated_headers(rows, [name.strip() for name in first], on_repeated_header)
     return has_header, (dict(zip(names, row, strict=False)) for row in rows)
 
 
-def _leave_out_repeated_headers(
+def _remove_repeated_headers(
     rows: Iterable[Sequence[str]], header: Sequence[str], on_repeated_header: Callable[[], None]
 ) -> Iterator[Sequence[str]]:
+    """Yield the rows that do not repeat the header; call `on_repeated_header` for each of the others."""
     for row in rows:
         if is_repeated_header(row, header):
             on_repeated_header()
@@ -208,13 +215,13 @@ def _leave_out_repeated_headers(
 
 
 def parse_json_lines(lines: Iterable[str]) -> Iterator[Row]:
-    """Yield the object in each line; for a line that is not an object, a row with its text under the name `RAW`."""
+    """Yield the object in each line; for a line that is not an object, its text under the key `RAW_TEXT_KEY`."""
     for line in lines:
         try:
             values = json.loads(line)
         except (ValueError, RecursionError):
             values = None
-        yield flatten_object(values) if isinstance(values, dict) else {RAW: line.strip()}
+        yield flatten_object(values) if isinstance(values, dict) else {RAW_TEXT_KEY: line.strip()}
 
 
 def flatten_object(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -254,7 +261,7 @@ def extract_json_rows(value: Any, path: Path) -> list[Row]:
 def _extract_coco_rows(dataset: dict[str, Any], path: Path) -> list[Row]:
     """Return the images of a COCO dataset, each with its category if all its annotations have the same.
 
-    Annotations without a category, such as captions, are left out; without any other, the categories may be missing.
+    Annotations without a category, such as captions, are ignored; if there are no others, `categories` may be missing.
     """
     annotations = dataset["annotations"]
     if isinstance(annotations, list):
@@ -273,6 +280,7 @@ def _extract_coco_rows(dataset: dict[str, Any], path: Path) -> list[Row]:
 
 
 def _find_coco_link(image: Mapping[str, Any]) -> str:
+    """Return the link of an image of a COCO dataset, or else its file name; "" if it has neither."""
     return to_text(image.get("coco_url") or image.get("flickr_url") or image.get("file_name"))
 
 

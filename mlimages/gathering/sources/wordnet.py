@@ -10,7 +10,7 @@ from importlib.resources import files
 
 from mlimages.core import InputError
 
-_WNID = re.compile(r"n\d{8}")
+_WNID_PATTERN = re.compile(r"n\d{8}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class Synset:
         wnid: WordNet id.
         parents: WordNet ids of the synset's hypernyms.
         lemmas: words of the synset; the first is its name.
+        definition: what the synset means, in a sentence.
     """
 
     wnid: str
@@ -30,7 +31,7 @@ class Synset:
 
     @property
     def folder(self) -> str:
-        """Name of the folder for its images."""
+        """Name of the folder for the images of the synset."""
         return self.lemmas[0].lower().replace("/", "_")
 
 
@@ -47,6 +48,7 @@ def load_synsets() -> dict[str, Synset]:
 
 @cache
 def _load_children() -> dict[str, list[str]]:
+    """Return the WordNet ids of the direct hyponyms of each synset that has any."""
     children: dict[str, list[str]] = {}
     for synset in load_synsets().values():
         for parent in synset.parents:
@@ -60,7 +62,7 @@ def find_synset(text: str) -> Synset:
     Raises:
         InputError: no synset or several synsets match; the message lists them with their definitions.
     """
-    if _WNID.fullmatch(text):
+    if _WNID_PATTERN.fullmatch(text):
         if text not in load_synsets():
             raise InputError(f"{text} is not an ImageNet synset: use a word, or an id such as n02121808")
         return load_synsets()[text]

@@ -10,7 +10,8 @@ from pathlib import Path
 from mlimages.core import atomic_write
 from mlimages.gathering.store.manifest import read_manifest
 
-STEM = "ATTRIBUTION"
+ATTRIBUTION_STEM = "ATTRIBUTION"
+"""Name of the file without its suffix."""
 
 
 def write_attributions(folder: Path) -> Path:
@@ -19,7 +20,8 @@ def write_attributions(folder: Path) -> Path:
     The last line has a hash of the other lines, which shows whether the user changed the file: a changed file is kept,
     and the list is written to ATTRIBUTION-2.md.
     """
-    paths = (folder / (f"{STEM}.md" if count == 1 else f"{STEM}-{count}.md") for count in itertools.count(1))
+    names = (f"{ATTRIBUTION_STEM}-{count}.md" for count in itertools.count(2))
+    paths = (folder / name for name in itertools.chain([f"{ATTRIBUTION_STEM}.md"], names))
     path = next(path for path in paths if not path.exists() or _is_unchanged(path))
     digest = hashlib.sha256()
     with atomic_write(path) as part, part.open("wb") as out:
@@ -31,6 +33,7 @@ def write_attributions(folder: Path) -> Path:
 
 
 def _iter_attribution_lines(folder: Path) -> Iterator[bytes]:
+    """Yield the heading, and a line for each image with an attribution."""
     yield b"# Where these images come from\n\n"
     for row in read_manifest(folder):
         if row.status == "ok" and not row.removed and "attribution" in row.source:
@@ -39,10 +42,12 @@ def _iter_attribution_lines(folder: Path) -> Iterator[bytes]:
 
 
 def _make_hash_line(sha256: str) -> bytes:
+    """Return the last line of the file, which contains the hash of the other lines."""
     return f"\n<!-- written by mlimages, sha256 {sha256} -->\n".encode()
 
 
 def _is_unchanged(path: Path) -> bool:
+    """Return whether mlimages wrote this file and the user has not changed it."""
     if path.is_symlink() or not path.is_file():
         return False
     data = path.read_bytes()

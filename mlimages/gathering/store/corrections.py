@@ -1,9 +1,10 @@
 """Move images whose class was corrected in the list.
 
-1. A link whose image the folder has under another class waits until the list is read to its end.
-2. If the list names the link for one new class and not for the old one, its class was corrected; else it is requested.
-3. Corrected images are renamed, if they lie where they were placed and are unchanged; then the manifest is replaced.
-   In shards, only the manifest is.
+1. A link whose image is stored under another class is deferred until the list is read to its end.
+2. If the list has the link under one new class and not under the old one, the class was corrected; otherwise the link
+   is requested.
+3. Images of corrected classes are moved to the folder of the new class, unless the user moved or edited them; then the
+   manifest is replaced. In tar shards, only the manifest is.
 A run that is killed in between leaves images that were moved, as if by hand; the next run finds them and continues.
 """
 
@@ -22,6 +23,7 @@ from mlimages.gathering.store.stored_files import StoredFiles
 from mlimages.gathering.store.stored_shards import StoredShards
 
 _ANY_CLASS = "\0"
+"""Stands for the class in `hash_link` if only the URL matters."""
 
 
 def find_corrected_class(listed_classes: Collection[str], stored_classes: Collection[str]) -> str | None:
@@ -42,14 +44,22 @@ def find_corrected_class(listed_classes: Collection[str], stored_classes: Collec
 
 @dataclass(frozen=True, slots=True)
 class CorrectedImage:
-    """An image stored as class `old_row.label`, which the list now assigns to the class `image_ref.label`."""
+    """An image whose class was corrected in the list.
+
+    Attributes:
+        image_ref: the link of the image, with its new class.
+        old_row: the row of the image in the manifest, with its old class.
+    """
 
     image_ref: ImageRef
     old_row: FetchResult
 
 
 class ClassCorrections:
-    """Finds links whose class in the list differs from that in the manifest, whose links are kept as 64-bit keys."""
+    """Finds links whose class in the list differs from their class in the manifest.
+
+    The links of the manifest are kept as 64-bit hashes.
+    """
 
     def __init__(self) -> None:
         self._stored_urls = KeySet()
@@ -69,7 +79,7 @@ class ClassCorrections:
 
         Args:
             key: `hash_link` of the link.
-            is_done: the manifest has a row for the link that is not retried.
+            is_done: whether the manifest has a row for the link, and the run does not retry the link.
         """
         if is_done and key not in self._without_image:
             self._named.add(key)
@@ -80,9 +90,7 @@ class ClassCorrections:
         return True
 
     def resolve_deferred(self, rows: Iterable[FetchResult]) -> tuple[list[CorrectedImage], list[ImageRef]]:
-        """Return the images to move to the class that the list now gives them, and the deferred links to request.
-
-        A link is deferred if its image may be stored under another class.
+        """Return the images whose class the list has corrected, and the other deferred links, to be requested.
 
         Args:
             rows: rows of the manifest; they are read only if a link was deferred.
@@ -107,7 +115,7 @@ class ClassCorrections:
 
 
 def find_misplaced_images(rows: Iterable[FetchResult], names: NamesInUse) -> list[CorrectedImage]:
-    """Return the images that a process stored in the folder of another label, to be moved like corrected images."""
+    """Return the images that a process has stored in the folder of another class, so that they can be moved."""
     return [
         CorrectedImage(ImageRef(row.url, row.label, row.source), row)
         for row in rows
@@ -162,7 +170,13 @@ def _move_image(correction: CorrectedImage, files: StoredFiles | StoredShards, n
 
 
 def _replace_rows(manifest: Path, rows: dict[int, FetchResult], paths: dict[str | None, str]) -> None:
-    """Replace all rows with the keys of `rows`, drop earlier rows of the new links, and update the paths."""
+    """Replace rows of the manifest.
+
+    Args:
+        manifest: the manifest.
+        rows: the new row of each link whose class was corrected, by `hash_link` of the old class and the link.
+        paths: new paths of images by old path, also for `same_as` of other rows.
+    """
     replaced = rows.keys() | {hash_link(row.label, row.url) for row in rows.values()}
     with atomic_write(manifest) as part, manifest.open("rb") as lines, part.open("wb") as out:
         for line in lines:

@@ -18,40 +18,41 @@ from mlimages.gathering.store.stored_shards import strip_shard
 
 logger = logging.getLogger(__name__)
 
-MAX_BYTES = 120
-"""Maximum length of a name in UTF-8: file systems allow 255, and a suffix, a number and a temporary name must fit."""
+MAX_NAME_BYTES = 120
+"""Maximum bytes of a name in UTF-8: file systems allow 255, and a suffix, a number and a temporary name must fit."""
 
-_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
-PER_FOLDER = 10_000
+_FORBIDDEN_CHARACTERS = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
+MAX_IMAGES_PER_SUBFOLDER = 10_000
 """Maximum number of images of a numbered subfolder."""
 
-MAX_DEPTH = 16
+MAX_FOLDER_DEPTH = 16
+"""Maximum number of nested folders of a label."""
 MAX_FOLDER_BYTES = 1024
-"""Maximum length of a label's folder in UTF-8: paths may have 4096, including the output folder."""
+"""Maximum bytes of a label's folder in UTF-8: paths may have 4096, including the output folder."""
 
-_OURS = re.compile(r"(manifest.*\.jsonl|metadata\.jsonl|attribution.*\.md|images.*\.tar)", re.IGNORECASE)
-_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
+_OWN_FILE_NAME = re.compile(r"(manifest.*\.jsonl|metadata\.jsonl|attribution.*\.md|images.*\.tar)", re.IGNORECASE)
+_WINDOWS_RESERVED_NAME = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 
 
 def sanitize_name(text: str, *, default_name: str) -> str:
-    """Return a text as a path component, without separators, control characters and names reserved by Windows."""
-    name = _FORBIDDEN.sub("_", unicodedata.normalize("NFC", text))
-    name = name.strip().lstrip(".").encode("utf-8", "ignore")[:MAX_BYTES].decode("utf-8", "ignore").rstrip(" .").strip()
-    if _RESERVED.fullmatch(name):
+    """Return a text as a file name that every file system accepts; `default_name` if nothing remains of the text."""
+    name = _FORBIDDEN_CHARACTERS.sub("_", unicodedata.normalize("NFC", text)).strip().lstrip(".")
+    name = name.encode("utf-8", "ignore")[:MAX_NAME_BYTES].decode("utf-8", "ignore").rstrip(" .").strip()
+    if _WINDOWS_RESERVED_NAME.fullmatch(name):
         name = f"_{name}"
     return name or default_name
 
 
 @lru_cache(maxsize=1024)
 def label_to_folder(label: str) -> str:
-    """Return the relative folder of a label; each `/` in the label begins a subfolder.
+    """Return the folder of a class, relative to the output folder; each `/` in the label begins a subfolder.
 
     Names that mlimages uses for its files, and paths too deep for file systems, are changed.
     """
     parts = [part for part in (sanitize_name(part, default_name="") for part in label.split("/")) if part] or ["images"]
-    if _OURS.fullmatch(parts[0]):
+    if _OWN_FILE_NAME.fullmatch(parts[0]):
         parts[0] = f"_{parts[0]}"
-    kept = parts[:MAX_DEPTH]
+    kept = parts[:MAX_FOLDER_DEPTH]
     while len("/".join(kept).encode()) > MAX_FOLDER_BYTES:
         kept.pop()
     if kept == parts:
@@ -80,7 +81,7 @@ def add_subfolder(stem: str, num_images: int) -> str:
     'cats/part-0003/a'
     """
     folder, _, name = stem.rpartition("/")
-    return f"{folder}/part-{num_images // PER_FOLDER:04d}/{name}"
+    return f"{folder}/part-{num_images // MAX_IMAGES_PER_SUBFOLDER:04d}/{name}"
 
 
 def remove_subfolder(folder: str) -> str:
@@ -93,11 +94,11 @@ def remove_subfolder(folder: str) -> str:
 
 
 def generate_paths(stem: str, suffix: str, link_hash: str, *, is_only_writer: bool) -> Iterator[str]:
-    """Yield possible paths of an image, the best first.
+    """Yield possible paths of an image, the shortest first; the caller uses the first that is free.
 
     Args:
         stem, suffix: the path of the image without its suffix, and the suffix, such as `cats/a` and `.jpg`.
-        link_hash: 16 hexadecimal digits that no other link has.
+        link_hash: hash of the link, 16 hexadecimal digits.
         is_only_writer: no other run may write to the folder; only then is the path without a number or hash yielded.
     """
     if is_only_writer:
@@ -121,7 +122,7 @@ class NamesInUse:
         self._paths = KeySet()
 
     def reserve(self, label: str, path: str) -> bool:
-        """Record an image; return whether its path was free."""
+        """Record the path of an image; return whether the path was free."""
         path = strip_shard(path)
         if label not in self._folders and is_in_folder_of(label, path):
             levels = _split_folder_levels(label)
@@ -131,7 +132,7 @@ class NamesInUse:
         return path.casefold() not in self._owners and self._paths.add(_hash_path(path))
 
     def is_misplaced(self, label: str, path: str) -> bool:
-        """Whether a recorded image is in a folder of another label, as two processes may have placed it."""
+        """Return whether an image is in the folder of another label, as after two processes have claimed one folder."""
         folder, owners = label_to_folder(label), [level.owner for level in _split_folder_levels(label)]
         above = accumulate(folder.casefold().split("/"), "{}/{}".format)
         return path.startswith(f"{folder}/") and any(
@@ -168,13 +169,19 @@ class NamesInUse:
         return self._owners.get(name) == owner
 
     def make_path_stem(self, image_ref: ImageRef) -> str:
-        """Return the path of an image without its suffix: the folder of its label and the name of its link."""
+        """Return the path of an image without its suffix: the folder of its label, and a name from its link."""
         name = image_ref.name and sanitize_name(image_ref.name, default_name="")
         return f"{self.assign_folder(image_ref.label)}/{name or name_from_url(image_ref.url)}"
 
 
 class _FolderLevel(NamedTuple):
-    """A folder of a label's path: its name, its name if that is taken, and its owner."""
+    """One folder in the path of a label's folder.
+
+    Attributes:
+        name: name of the folder.
+        fallback_name: name to use if another owner has the first one.
+        owner: the label, or the beginning of several labels, that the folder belongs to.
+    """
 
     name: str
     fallback_name: str
@@ -183,6 +190,7 @@ class _FolderLevel(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def _split_folder_levels(label: str) -> list[_FolderLevel]:
+    """Return the folders in the path of a label's folder, from the outermost."""
     names = label_to_folder(label).split("/")
     parts = [part for part in label.split("/") if sanitize_name(part, default_name="")]
     owners = ["/".join(parts[:count]) for count in range(1, len(names))] + [label]
@@ -200,4 +208,5 @@ def is_in_folder_of(label: str, path: str) -> bool:
 
 
 def _hash_path(path: str) -> int:
+    """Return a 64-bit hash of a path without regard to case."""
     return int.from_bytes(hashlib.blake2b(path.casefold().encode(), digest_size=8).digest(), "big")

@@ -13,7 +13,7 @@ from mlimages.gathering.download.fetch import DownloadResult
 from mlimages.gathering.download.image_facts import ImageFacts, Rejection
 from mlimages.gathering.links import hash_link
 from mlimages.gathering.options import GatherOptions
-from mlimages.gathering.partition import ALL, Partition
+from mlimages.gathering.partition import NO_PARTITION, Partition
 from mlimages.gathering.store.attribution import write_attributions
 from mlimages.gathering.store.corrections import (
     ClassCorrections,
@@ -38,7 +38,7 @@ from mlimages.gathering.store.rows import make_failure_values, make_image_values
 from mlimages.gathering.store.storage import open_storage
 from mlimages.gathering.store.stored_files import StoredFiles
 from mlimages.gathering.store.stored_objects import StoredObjects
-from mlimages.gathering.store.stored_shards import SUFFIX, StoredShards, make_sample_key
+from mlimages.gathering.store.stored_shards import IMAGE_SUFFIX, StoredShards, make_sample_key
 from mlimages.gathering.store.tables import TableWriter
 from mlimages.gathering.store.tally import Tally
 
@@ -48,17 +48,19 @@ class GatherFolder:
 
     Args:
         out: a local or remote folder, as returned by `as_path`.
-        partition: the links of this run.
-        is_list: the links are a list whose classes may have been corrected since the images were gathered.
+        options: options of the run.
+        partition: determines which links belong to this run.
+        is_list: whether the links are a list whose classes may have been corrected since the images were gathered.
 
     Raises:
         GatherError: another run uses the folder, the folder cannot be written, or so many images are missing that they
             may not have been deleted on purpose.
     """
 
-    def __init__(self, out: Path, options: GatherOptions, partition: Partition = ALL, *, is_list: bool = False) -> None:
-        self.out = out
-        self._options, self._partition = options, partition
+    def __init__(
+        self, out: Path, options: GatherOptions, partition: Partition = NO_PARTITION, *, is_list: bool = False
+    ) -> None:
+        self.out, self._options, self._partition = out, options, partition
         self._moves_corrected = is_list and options.limit is None and not options.shard and not is_remote(out)
         self._corrections: list[CorrectedImage] = []
         self._tables = TableWriter(out, options)
@@ -97,7 +99,7 @@ class GatherFolder:
             self._read_done_links(retry_unfinished=True)
 
     def _record_moved_and_deleted_images(self) -> None:
-        """Record in the manifest which images were deleted or moved since the last run."""
+        """Record in the manifest which images the user has deleted or moved since the last run."""
         keep, restore = self._options.keep_deleted, self._options.restore_deleted
         paths = find_manifests(self._folder)
         was_closed = all(find_last_closing_row(path).is_at_end for path in paths)
@@ -117,7 +119,7 @@ class GatherFolder:
         self._writer.append_closing_row(keep_duplicates=self._options.keep_duplicates)
 
     def claim(self, image_ref: ImageRef) -> bool:
-        """Start work on a link; return False if it was finished or started before."""
+        """Mark a link as started; return False if it was started or finished before, or is deferred."""
         key = hash_link(image_ref.label, image_ref.url)
         if self._moves_corrected and self._class_corrections.defer_if_needed(image_ref, key, is_done=key in self._done):
             return False
@@ -127,13 +129,13 @@ class GatherFolder:
         return self._done.add(key)
 
     def find_corrections(self) -> list[ImageRef]:
-        """Find the images whose class the list has corrected; return the other deferred links, to be claimed again."""
+        """Find the images whose class the list has corrected; return the other deferred links, which can be claimed."""
         self._moves_corrected = False
         self._corrections, others = self._class_corrections.resolve_deferred(read_rows(self._find_own_manifests()))
         return others
 
-    def new_part_path(self) -> Path:
-        """Return the path of a file for an unfinished image."""
+    def make_part_path(self) -> Path:
+        """Return a new path for an unfinished image."""
         return self._part_folder / f"{next(self._numbers)}.part"
 
     async def add(
@@ -244,10 +246,9 @@ class GatherFolder:
             if row.reason is Reason.PLACEHOLDER and row.sha256:
                 placeholders.add(row.sha256)
         self._retry_or_count_refused_links(retry_unfinished=retry_unfinished)
-        rows = read_rows(paths) if placeholders else []
         self._is_merged &= not any(
             row.sha256 in placeholders and row.status == "ok" and self._files.size(row.path or "") is not None
-            for row in rows
+            for row in (read_rows(paths) if placeholders else ())
         )
         if self._options.shard:
             self._read_other_manifests(paths, retry_unfinished=retry_unfinished)
@@ -316,7 +317,7 @@ class GatherFolder:
         index, sha256, stem = self._open_image_index(), row.sha256 or "", self._names.make_path_stem(image_ref)
         is_new = not index.find_copies(sha256).num_links
         if isinstance(self._files, StoredShards):
-            stem, suffix = make_sample_key(stem), SUFFIX
+            stem, suffix = make_sample_key(stem), IMAGE_SUFFIX
         elif self._options.subfolders:
             stem = add_subfolder(stem, self.tally.classes[image_ref.label] * (self._options.shard or (1, 1))[1])
         digits = f"{hash_link(image_ref.label, image_ref.url):016x}"

@@ -12,17 +12,18 @@ from dataclasses import dataclass, replace
 from mlimages.core import FetchResult, Reason
 from mlimages.gathering.links import hash_location
 
-PLACEHOLDER_PATHS = 5
-"""Minimum number of paths of a host with the same bytes at which these count as its placeholder for removed images."""
+MIN_PLACEHOLDER_PATHS = 5
+"""Number of paths of one host with the same bytes from which these count as its placeholder for removed images."""
 
-_BANDS = ((0, 22), (22, 21), (43, 21))
-"""Offset and width of three bands of 64 bits: two hashes at most two bits apart agree in one of them."""
+_HASH_BANDS = ((0, 22), (22, 21), (43, 21))
+"""Offset and width of three bands of a 64-bit hash; hashes that differ in at most two bits agree in one band."""
 
-_MAX_BITS_APART = 2
-_PLAIN_BITS = 8
-_MASK = 2**64 - 1
+_MAX_HAMMING_DISTANCE = 2
+_MIN_MINORITY_BITS = 8
+"""Minimum number of ones and of zeros in a hash; hashes with fewer are of plain images, which all look similar."""
+_MASK_64_BITS = 2**64 - 1
 
-_TABLES = """
+_CREATE_TABLES_SQL = """
 PRAGMA journal_mode = OFF;
 PRAGMA cache_size = -16000;
 BEGIN;
@@ -36,8 +37,9 @@ CREATE INDEX by_band2 ON images (band2);
 """
 
 
-_SHARING_A_BAND = " UNION ALL ".join(f"SELECT dhash, rowid, path FROM images WHERE band{band} = ?" for band in range(3))
-_NOTHING_NEAR = 65, 0, ""
+_SAME_BAND_SQL = " UNION ALL ".join(f"SELECT dhash, rowid, path FROM images WHERE band{band} = ?" for band in range(3))
+_NO_MATCH = 65, 0, ""
+"""Distance, row id and path if no image shares a band: a distance above any other."""
 
 
 def open_temporary_database(sql: str) -> sqlite3.Connection:
@@ -49,7 +51,7 @@ def open_temporary_database(sql: str) -> sqlite3.Connection:
 
 @dataclass(frozen=True, slots=True)
 class ImageCopies:
-    """All links whose images have the same bytes.
+    """Counts of the links whose images have the same bytes, and one of these images.
 
     Attributes:
         num_links: number of links.
@@ -65,7 +67,7 @@ class ImageCopies:
     is_placeholder: bool = False
 
     def with_row(self, row: FetchResult) -> ImageCopies:
-        """Return these copies with the link of `row` added."""
+        """Return new values that include the link of `row`."""
         is_placeholder = self.is_placeholder or row.reason is Reason.PLACEHOLDER
         copies = replace(self, num_links=self.num_links + 1, is_placeholder=is_placeholder)
         if row.status != "ok" or not row.path:
@@ -79,7 +81,7 @@ class ImageIndex:
     """Finds earlier images with the same bytes, or with a difference hash at most two bits away."""
 
     def __init__(self) -> None:
-        self._tables = open_temporary_database(_TABLES)
+        self._tables = open_temporary_database(_CREATE_TABLES_SQL)
         self._paths_of_hosts = PlaceholderCounts()
         self._placeholder_targets: set[str] = set()
 
@@ -111,10 +113,12 @@ class ImageIndex:
             self.add_difference_hash(row.dhash, row.path)
 
     def becomes_placeholder(self, sha256: str, url: str) -> bool:
-        """Return whether an image is a host's placeholder if `url` also returns it; copies kept on purpose are not
-        placeholders."""
+        """Return whether an image is a host's placeholder, given that `url` returns it too.
+
+        Copies that were kept on purpose (`keep_duplicates`) are no placeholders.
+        """
         copies = self.find_copies(sha256)
-        if copies.is_placeholder or copies.num_stored > 1 or copies.num_links < PLACEHOLDER_PATHS - 1:
+        if copies.is_placeholder or copies.num_stored > 1 or copies.num_links < MIN_PLACEHOLDER_PATHS - 1:
             return copies.is_placeholder
         self._paths_of_hosts.add(sha256, url)
         return self._paths_of_hosts.is_placeholder(sha256)
@@ -124,7 +128,7 @@ class ImageIndex:
         return url in self._placeholder_targets
 
     def find_first_image(self, sha256: str) -> tuple[int, str] | None:
-        """Return the manifest number and path that `add_first_image` stored for this SHA-256, or None."""
+        """Return manifest number and path of the image that `add_first_image` stored for this SHA-256; None if none."""
         query = "SELECT manifest, path FROM firsts WHERE sha256 = ?"
         row: tuple[int, str] | None = self._tables.execute(query, (bytes.fromhex(sha256),)).fetchone()
         return row
@@ -134,22 +138,22 @@ class ImageIndex:
         self._tables.execute("INSERT OR IGNORE INTO firsts VALUES (?, ?, ?)", (bytes.fromhex(sha256), manifest, path))
 
     def add_difference_hash(self, dhash: str, path: str) -> None:
-        """Add an image for `find_near_duplicate`; plain images (sky, a gradient) are skipped, since all are similar."""
+        """Add an image for `find_near_duplicate`, unless it is plain (sky, a gradient): all such images are similar."""
         value = int(dhash, 16)
-        if _PLAIN_BITS <= value.bit_count() <= 64 - _PLAIN_BITS:
+        if _MIN_MINORITY_BITS <= value.bit_count() <= 64 - _MIN_MINORITY_BITS:
             row = (_to_signed(value), path, *_split_into_bands(value))
             self._tables.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?)", row)
 
     def find_near_duplicate(self, dhash: str) -> str | None:
         """Return the path of the nearest image if it is at most two bits away; of several, the first that was added."""
         value = int(dhash, 16)
-        found = self._tables.execute(_SHARING_A_BAND, _split_into_bands(value))
-        apart, _, path = min(((_hamming_distance(row[0], value), *row[1:]) for row in found), default=_NOTHING_NEAR)
-        return path if apart <= _MAX_BITS_APART else None
+        found = self._tables.execute(_SAME_BAND_SQL, _split_into_bands(value))
+        apart, _, path = min(((_hamming_distance(row[0], value), *row[1:]) for row in found), default=_NO_MATCH)
+        return path if apart <= _MAX_HAMMING_DISTANCE else None
 
 
 class PlaceholderCounts:
-    """Counts, over all links, the different paths of each host that return the same bytes."""
+    """Counts the paths of each host that return the same bytes, to find the host's placeholder images."""
 
     def __init__(self) -> None:
         self._tables = open_temporary_database(
@@ -164,14 +168,14 @@ class PlaceholderCounts:
         self._tables.execute("INSERT OR IGNORE INTO locations VALUES (?, ?, ?)", row)
 
     def is_placeholder(self, sha256: str) -> bool:
-        """Return whether at least PLACEHOLDER_PATHS different paths of one host have the image with this SHA-256."""
+        """Return whether at least MIN_PLACEHOLDER_PATHS paths of one host return the image with this SHA-256."""
         query = "SELECT 1 FROM locations WHERE sha256 = ? GROUP BY host HAVING count(*) >= ?"
-        return self._tables.execute(query, (bytes.fromhex(sha256), PLACEHOLDER_PATHS)).fetchone() is not None
+        return self._tables.execute(query, (bytes.fromhex(sha256), MIN_PLACEHOLDER_PATHS)).fetchone() is not None
 
-    def placeholders(self) -> Iterator[str]:
-        """Yield the SHA-256 of each placeholder image: one that a host serves for many links."""
+    def find_placeholders(self) -> Iterator[str]:
+        """Yield the SHA-256 of each image that at least MIN_PLACEHOLDER_PATHS paths of one host return."""
         query = "SELECT DISTINCT sha256 FROM locations GROUP BY sha256, host HAVING count(*) >= ?"
-        for (sha256,) in self._tables.execute(query, (PLACEHOLDER_PATHS,)):
+        for (sha256,) in self._tables.execute(query, (MIN_PLACEHOLDER_PATHS,)):
             yield sha256.hex()
 
     def close(self) -> None:
@@ -180,12 +184,15 @@ class PlaceholderCounts:
 
 
 def _split_into_bands(dhash: int) -> tuple[int, ...]:
-    return tuple(dhash >> shift & ((1 << width) - 1) for shift, width in _BANDS)
+    """Return the bits of each band of a hash."""
+    return tuple(dhash >> shift & ((1 << width) - 1) for shift, width in _HASH_BANDS)
 
 
 def _to_signed(dhash: int) -> int:
+    """Return a 64-bit hash as a signed integer, as SQLite stores it."""
     return dhash - 2**64 if dhash >= 2**63 else dhash
 
 
 def _hamming_distance(signed_hash: int, dhash: int) -> int:
-    return ((signed_hash ^ dhash) & _MASK).bit_count()
+    """Return the number of bits in which two hashes differ; the first is as stored by `_to_signed`."""
+    return ((signed_hash ^ dhash) & _MASK_64_BITS).bit_count()

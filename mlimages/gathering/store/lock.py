@@ -9,13 +9,13 @@ from pathlib import Path
 
 from mlimages.core import GatherError, file_lock
 
-HIDDEN = ".gather"
-"""Folder of unfinished images inside the gathered folder during a run; emptied at every start."""
+WORK_FOLDER_NAME = ".gather"
+"""Folder inside the gathered folder that holds unfinished images during a run."""
 
 
 @contextmanager
 def open_work_folder(out: Path, manifest_stem: str, *, is_exclusive: bool) -> Iterator[Path]:
-    """Yield the empty, locked folder for unfinished images of a run; remove it at the end.
+    """Context manager: lock `out` for a run, and yield an empty folder for unfinished images, removed at the end.
 
     Args:
         out: the gathered folder.
@@ -26,7 +26,7 @@ def open_work_folder(out: Path, manifest_stem: str, *, is_exclusive: bool) -> It
         GatherError: another run uses the folder, or the folder is a symbolic link.
         OSError: the folder cannot be written.
     """
-    hidden = out / HIDDEN / manifest_stem
+    hidden = out / WORK_FOLDER_NAME / manifest_stem
     for folder in (hidden.parent, hidden):
         if folder.is_symlink():
             raise GatherError(

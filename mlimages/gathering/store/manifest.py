@@ -19,24 +19,26 @@ from typing import Any
 
 from mlimages.core import RETRYABLE_REASONS, FetchResult, GatherError, Reason, as_path
 
-VERSION = 1
-NAME = "manifest.jsonl"
-_FIELDS = tuple(field.name for field in fields(FetchResult))
-_values = attrgetter(*_FIELDS)
-_encode = json.JSONEncoder(default=str).encode
-_OUR_NAMES = re.compile(r"manifest(-\d{5}(-of-\d{5})?)?(-[0-9a-f]{16})?\.jsonl")
-_FIRST_BYTES = b'{"v": '
-_CLOSED = b'"status": "closed"'
+MANIFEST_VERSION = 1
+"""Version of the file format, in each row as `v`."""
+MANIFEST_NAME = "manifest.jsonl"
+_ROW_FIELDS = tuple(field.name for field in fields(FetchResult))
+_get_row_values = attrgetter(*_ROW_FIELDS)
+_encode_json = json.JSONEncoder(default=str).encode
+_MANIFEST_NAME_PATTERN = re.compile(r"manifest(-\d{5}(-of-\d{5})?)?(-[0-9a-f]{16})?\.jsonl")
+_ROW_PREFIX = b'{"v": '
+"""The first bytes of every row."""
+_CLOSING_ROW_MARK = b'"status": "closed"'
 
 
-def manifest_path(folder: Path, shard: tuple[int, int] | None) -> Path:
+def make_manifest_path(folder: Path, shard: tuple[int, int] | None) -> Path:
     """Return the path of the manifest of a run into `folder`, or of a shard of it."""
-    return folder / (f"manifest-{shard[0]:05d}-of-{shard[1]:05d}.jsonl" if shard else NAME)
+    return folder / (f"manifest-{shard[0]:05d}-of-{shard[1]:05d}.jsonl" if shard else MANIFEST_NAME)
 
 
 def has_manifest_name(name: str) -> bool:
-    """Whether a file of this name may be a manifest of mlimages: of a run, a shard or an earlier version."""
-    return _OUR_NAMES.fullmatch(name) is not None
+    """Return whether a file of this name may be a manifest of mlimages: of a run, a shard or an earlier version."""
+    return _MANIFEST_NAME_PATTERN.fullmatch(name) is not None
 
 
 def find_manifests(folder: Path, *, is_merged: bool = False) -> list[Path]:
@@ -45,21 +47,22 @@ def find_manifests(folder: Path, *, is_merged: bool = False) -> list[Path]:
     Other files that are named `manifest*.jsonl` are ignored.
 
     Args:
-        is_merged: return instead the manifests whose rows are already in `manifest.jsonl`, but which are not removed
-            yet.
+        is_merged: return only the manifests that are already merged into `manifest.jsonl` but not yet removed; by
+            default, return only the others.
 
     Raises:
         GatherError: a manifest was written by a later version of mlimages.
     """
     merged = _read_merged_names(folder)
     named = [path for path in folder.glob("manifest*.jsonl") if has_manifest_name(path.name)]
-    found = sorted(filter(is_manifest, named), key=lambda path: (path.name != NAME, path.name))
+    found = sorted(filter(is_manifest, named), key=lambda path: (path.name != MANIFEST_NAME, path.name))
     return [path for path in found if (path.name in merged) == is_merged]
 
 
 def _read_merged_names(folder: Path) -> list[str]:
+    """Return the names of the manifests that were merged into `manifest.jsonl`, from its first line."""
     try:
-        with (folder / NAME).open("rb") as file:
+        with (folder / MANIFEST_NAME).open("rb") as file:
             values = _parse_json(file.readline())
     except OSError:
         return []
@@ -67,8 +70,7 @@ def _read_merged_names(folder: Path) -> list[str]:
 
 
 def is_manifest(path: Path) -> bool:
-    """Return whether the first complete line of a file is a row of a manifest; True for a file with only an incomplete
-    line.
+    """Return whether a file is a manifest, judging by its first line, which may be incomplete if it is the only one.
 
     Raises:
         GatherError: the row was written by a later version of mlimages.
@@ -79,7 +81,7 @@ def is_manifest(path: Path) -> bool:
     except OSError:
         return False
     if not first.endswith(b"\n"):
-        return not first.strip(b"\0") or first.startswith(_FIRST_BYTES) or _FIRST_BYTES.startswith(first)
+        return not first.strip(b"\0") or first.startswith(_ROW_PREFIX) or _ROW_PREFIX.startswith(first)
     values = _parse_json(first)
     return isinstance(values.get("v"), int) and all(isinstance(values.get(key), str) for key in ("url", "status"))
 
@@ -107,7 +109,7 @@ def parse_row(line: bytes) -> FetchResult | None:
         GatherError: the row was written by a later version of mlimages.
     """
     values = _parse_json(line)
-    known = {name: values[name] for name in _FIELDS if name in values}
+    known = {name: values[name] for name in _ROW_FIELDS if name in values}
     try:
         if known.get("reason") is not None:
             known["reason"] = Reason(known["reason"])
@@ -129,7 +131,7 @@ def _parse_json(line: bytes) -> dict[str, Any]:
     if not isinstance(values, dict):
         return {}
     version = values.get("v")
-    if isinstance(version, int) and version > VERSION:
+    if isinstance(version, int) and version > MANIFEST_VERSION:
         raise GatherError(
             f"a later version of mlimages wrote this manifest (format version {version}): upgrade mlimages"
         )
@@ -137,6 +139,7 @@ def _parse_json(line: bytes) -> dict[str, Any]:
 
 
 def _is_valid(row: FetchResult) -> bool:
+    """Return whether the values of a row have the right types and fit its status."""
     if not (isinstance(row.url, str) and isinstance(row.label, str) and isinstance(row.source, dict)):
         return False
     if not isinstance(row.final, bool) or row.removed not in (None, "user"):
@@ -155,23 +158,25 @@ def _is_valid(row: FetchResult) -> bool:
 
 
 def _is_hexadecimal(value: object, length: int) -> bool:
+    """Return whether a value is a text of `length` hexadecimal digits."""
     return isinstance(value, str) and len(value) == length and set(value) <= set("0123456789abcdef")
 
 
 def _is_inside_folder(path: str) -> bool:
+    """Return whether a relative path leads to a file inside the folder."""
     pure = PurePosixPath(path)  # a foreign manifest must not refer to files outside its folder
     return not pure.is_absolute() and ".." not in pure.parts and "\\" not in path and "\0" not in path
 
 
 def dump_row(row: FetchResult) -> bytes:
     """Serialize a row as a line of the manifest."""
-    values = {"v": VERSION, **dict(zip(_FIELDS, _values(row), strict=True))}
-    return _encode(values).encode() + b"\n"
+    values = {"v": MANIFEST_VERSION, **dict(zip(_ROW_FIELDS, _get_row_values(row), strict=True))}
+    return _encode_json(values).encode() + b"\n"
 
 
 @dataclass(frozen=True, slots=True)
 class LastClosingRow:
-    """Position of the last closing row of a manifest, which a run wrote when the images of its rows were on disk.
+    """The last closing row of a manifest, which records that the images of all rows before it are on disk.
 
     Attributes:
         num_lines: number of lines up to and including the closing row; 0 if there is none.
@@ -185,19 +190,19 @@ class LastClosingRow:
 
 
 def find_last_closing_row(path: Path) -> LastClosingRow:
-    """Find the last closing row, which records that the images of all rows before it are on disk."""
+    """Find the last closing row of a manifest."""
     number = closed = 0
     keeps_duplicates = False
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            if _CLOSED in line:
+            if _CLOSING_ROW_MARK in line:
                 closed = number
                 keeps_duplicates |= _parse_json(line).get("keep_duplicates") is True
     return LastClosingRow(closed, closed == number, keeps_duplicates)
 
 
 def read_rows_with_sync_flags(paths: Iterable[Path]) -> Iterator[tuple[FetchResult, bool]]:
-    """Yield each row of these manifests in order, and whether a closing row records that its image is on disk."""
+    """Yield each row of these manifests in order, and whether a later closing row records that its image is on disk."""
     for path in paths:
         closed = find_last_closing_row(path).num_lines
         with path.open("rb") as lines:
@@ -208,19 +213,20 @@ def read_rows_with_sync_flags(paths: Iterable[Path]) -> Iterator[tuple[FetchResu
 
 
 def dump_closing_row(*, keep_duplicates: bool, merged_names: Sequence[str] = ()) -> bytes:
-    """Return a closing row, which records that the images of all rows before it are on disk, as a line.
+    """Return a closing row as a line; it records that the images of all rows before it are on disk.
 
     Args:
         keep_duplicates: whether the run kept every copy of the same bytes.
-        merged_names: names of manifests whose rows are in the manifest that begins with this line.
+        merged_names: names of the manifests that were merged into the manifest whose first line this is.
     """
-    nothing = dict.fromkeys(_FIELDS)  # so that a table of the lines has every column
-    values = {"v": VERSION, **nothing, "url": "", "label": "", "status": "closed", "keep_duplicates": keep_duplicates}
-    return _encode(values | ({"merged": sorted(merged_names)} if merged_names else {})).encode() + b"\n"
+    nothing = dict.fromkeys(_ROW_FIELDS)  # so that a table of the lines has every column
+    values = {"v": MANIFEST_VERSION, **nothing, "url": "", "label": "", "status": "closed"}
+    values["keep_duplicates"] = keep_duplicates
+    return _encode_json(values | ({"merged": sorted(merged_names)} if merged_names else {})).encode() + b"\n"
 
 
 class KeySet:
-    """A set of 64-bit keys of rows, with less memory than a Python set: 9 bytes per key, instead of 70 or more.
+    """A set of 64-bit integers (keys of rows) that takes 9 bytes per key; a Python set takes 70 or more.
 
     Keys with the same last 12 bits are in one sorted array, which is searched by bisection.
     """
@@ -284,7 +290,7 @@ class ManifestWriter:
 
 
 def _truncate_torn_line(path: Path) -> None:
-    """Truncate the file after its last line end."""
+    """Remove an incomplete last line from the file."""
     with path.open("r+b") as file:
         size = sum(len(line) for line in file if line.endswith(b"\n"))
         if size < file.seek(0, os.SEEK_END):

@@ -25,7 +25,7 @@ from mlimages.labels import IMAGE_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
-_MAX_NAMES = 3
+_MAX_LISTED_NAMES = 3
 """Maximum number of names in a message."""
 
 
@@ -43,8 +43,7 @@ def rewrite_manifests(
         manifests: the manifests in order.
         target: path of `manifest.jsonl`.
         keep_duplicates: keep every copy of the same bytes.
-        limit: maximum number of images per class: images of shards beyond it are removed, and their links can be
-            retried.
+        limit: maximum number of images per class; further images of shards are removed, and their links can be retried.
 
     Returns:
         False if another run has merged the manifests of a remote folder meanwhile: nothing was removed.
@@ -87,6 +86,7 @@ def _merge_rows(
     keep_duplicates: bool,
     limit: int | None,
 ) -> Iterator[FetchResult]:
+    """Yield the rows of the merged manifest, and add images that it no longer lists to `replaced_images`."""
     index = ImageIndex()
     counts: Counter[str] = Counter()
     for number, row, is_of_shard in current_rows.enumerate_rows(replaced_images):
@@ -109,16 +109,17 @@ def _merge_rows(
 
 
 class _ReplacedImages:
-    """Paths and hashes of replaced images, stored on disk since there may be many."""
+    """Paths and hashes of replaced images, kept in a temporary file since there may be many."""
 
     def __init__(self) -> None:
         self._tables = open_temporary_database("BEGIN; CREATE TABLE images (path TEXT PRIMARY KEY, sha256 TEXT);")
 
     def add(self, path: str, sha256: str) -> None:
+        """Add an image."""
         self._tables.execute("INSERT OR REPLACE INTO images VALUES (?, ?)", (path, sha256))
 
     def find_unlisted_images(self, manifest: Path) -> Iterator[tuple[str, str]]:
-        """Yield path and SHA-256 of the images that no row of the manifest lists."""
+        """Yield path and SHA-256 of the replaced images that no row of the manifest lists."""
         if self._tables.execute("SELECT 1 FROM images LIMIT 1").fetchone():
             for row in read_rows([manifest]):
                 self._tables.execute("DELETE FROM images WHERE path = ?", (row.path,))
@@ -135,7 +136,7 @@ def warn_about_unknown_images(files: ImageStorage, manifest: Path, out: Path) ->
     found = [path for path in images if not tables.execute("SELECT 1 FROM paths WHERE path = ?", (path,)).fetchone()]
     tables.close()
     if found:
-        names = ", ".join(found[:_MAX_NAMES]) + " ..." * (len(found) > _MAX_NAMES)
+        names = ", ".join(found[:_MAX_LISTED_NAMES]) + " ..." * (len(found) > _MAX_LISTED_NAMES)
         logger.warning("the manifest of %s does not list %s: %s", out, pluralize(len(found), "image"), names)
 
 
@@ -148,7 +149,7 @@ class CurrentRows:
         self._chosen = self._choose_rows()
 
     def enumerate_rows(self, replaced_images: _ReplacedImages | None = None) -> Iterator[tuple[int, FetchResult, bool]]:
-        """Yield (index of the manifest, current row, whether that is the manifest of a shard) for each link.
+        """Yield (index of the manifest, current row, whether the manifest is that of a shard) for each link.
 
         Args:
             replaced_images: receives images that a later download of the same link replaces.
@@ -172,7 +173,7 @@ class CurrentRows:
         return self._chosen.get(hash_link(row.label, row.url), row_index) == row_index
 
     def _choose_rows(self) -> dict[int, int]:
-        """Return the index among all rows of the current row of each link that has several rows."""
+        """Return the index of the current row of each link with several rows, by `hash_link`; all rows are counted."""
         seen = KeySet()
         keys = (hash_link(row.label, row.url) for row in read_rows(self._manifests))
         repeated = {key for key in keys if not seen.add(key)}
@@ -185,13 +186,14 @@ class CurrentRows:
         return {key: at for key, (_, at) in best.items()}
 
     def _rank_row(self, row: FetchResult) -> int:
+        """Return 2 for a stored image, 1 for a deleted image or a duplicate, and 0 for other rows."""
         if row.status == "ok" and not row.removed:
             return 2 if row.path and self._files.size(row.path) is not None else 0
         return 1 if row.removed or row.status == "duplicate" else 0
 
 
 def _find_placeholder_hashes(current_rows: CurrentRows) -> set[str]:
-    """Return the SHA-256 of placeholders: known ones, and bytes of many links unless a run kept several copies."""
+    """Return the SHA-256 of placeholders: known ones and images of many links, unless a run kept several copies."""
     locations = PlaceholderCounts()
     placeholders: set[str] = set()
     for _, row, _ in current_rows.enumerate_rows():
@@ -199,7 +201,7 @@ def _find_placeholder_hashes(current_rows: CurrentRows) -> set[str]:
             locations.add(row.sha256, row.url)
         elif row.reason is Reason.PLACEHOLDER and row.sha256:
             placeholders.add(row.sha256)
-    placeholders.update(locations.placeholders())
+    placeholders.update(locations.find_placeholders())
     locations.close()
     if not placeholders:
         return placeholders
@@ -218,7 +220,15 @@ def _merge_row(
     first_copy: tuple[int, str] | None,
     manifest_number: int,
 ) -> FetchResult:
-    """Return the row after merging; `first_copy` is the manifest and path of the first image with the same bytes."""
+    """Return the row after merging.
+
+    Args:
+        files: the stored images.
+        row: the current row of a link.
+        placeholders: SHA-256 of the placeholder images.
+        first_copy: index of the manifest and path of the first image with the same bytes; None if there is none.
+        manifest_number: index of the manifest that has the row.
+    """
     if row.status not in ("ok", "duplicate") or row.sha256 is None or row.removed:
         return row
     if row.sha256 in placeholders:

@@ -21,6 +21,13 @@ from mlimages.gathering.store.stored_files import ImageStorage, make_quarantine_
 
 @dataclass(frozen=True, slots=True)
 class _MissingImage:
+    """An image that a row lists but whose file is missing.
+
+    Attributes:
+        path, sha256, bytes: as in the row.
+        is_synced: whether a closing row records that the file was on disk.
+    """
+
     path: str
     sha256: str
     bytes: int
@@ -56,7 +63,7 @@ def find_moved_and_deleted_images(
         if size == 0 and not is_synced:
             files.remove_empty_file(row.path)
             size = None
-        totals[_parent_folder(row.path)] += 1
+        totals[_get_parent_folder(row.path)] += 1
         if (
             size is None
             and row.sha256
@@ -67,7 +74,7 @@ def find_moved_and_deleted_images(
     moved = _find_moved_images(files, manifests, missing) if missing else {}
     deleted = {path for path, image in missing.items() if image.is_synced and path not in moved and not restore_deleted}
     if not keep_deleted:
-        check_missing_count(Counter(map(_parent_folder, deleted)), totals)
+        check_missing_count(Counter(map(_get_parent_folder, deleted)), totals)
     for row in current.rows() if moved or deleted or returned else ():
         if row.status != "ok" or not row.path:
             continue
@@ -80,7 +87,7 @@ def find_moved_and_deleted_images(
 
 
 def check_missing_count(missing_counts: Mapping[str, int], image_counts: Mapping[str, int]) -> None:
-    """Raise an error if all images of a folder are missing, or more than one image and more than a tenth of the folder.
+    """Raise an error if all images of a folder are missing, or at least two images and more than a tenth of them.
 
     Args:
         missing_counts: number of missing images, by folder.
@@ -106,7 +113,7 @@ def check_missing_count(missing_counts: Mapping[str, int], image_counts: Mapping
 def _find_moved_images(
     files: ImageStorage, manifests: list[Path], missing_images: Mapping[str, _MissingImage]
 ) -> dict[str, str]:
-    """Return the current paths of missing images: unlisted files with the same bytes."""
+    """Return the new paths of moved images by old path: files with the same bytes that no row lists."""
     sizes = {image.bytes for image in missing_images.values()}
     strays = {path for path in files.walk() if files.size(path) in sizes}
     strays -= {row.path for row in read_rows(manifests) if row.path in strays}
@@ -116,5 +123,6 @@ def _find_moved_images(
     return {image.path: lie_at[image.sha256].pop() for image in missing_images.values() if lie_at.get(image.sha256)}
 
 
-def _parent_folder(path: str) -> str:
+def _get_parent_folder(path: str) -> str:
+    """Return the folder of the file at `path`."""
     return str(PurePosixPath(path).parent)

@@ -8,18 +8,19 @@ from dataclasses import replace
 
 from mlimages.core import RETRYABLE_REASONS, FetchResult, InputError, Reason
 from mlimages.gathering.download.host_state import REFUSALS_UNTIL_PAUSED
-from mlimages.gathering.download.reasons import REFUSING
+from mlimages.gathering.download.reasons import REFUSAL_REASONS
 from mlimages.gathering.links import parse_host
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.store.stored_shards import strip_shard
 
-_SIDES = re.compile(r"(\d+) x (\d+)\b")
-_BYTES = re.compile(r"(more than )?(\d+) bytes")
-_RESIZED = re.compile(r"resized: (\d+)")
+_SIZE_NOTE = re.compile(r"(\d+) x (\d+)\b")
+_BYTE_COUNT_NOTE = re.compile(r"(more than )?(\d+) bytes")
+_RESIZE_NOTE = re.compile(r"resized: (\d+)")
+"""Matches `detail` of a row whose image was resized (like the two above, for its size in pixels or in bytes)."""
 
 
 def needs_retry(row: FetchResult, options: GatherOptions, *, has_image: bool, retry_unfinished: bool) -> bool:
-    """Whether a run retries a recorded link.
+    """Return whether a run retries a link that the manifest records.
 
     Args:
         row: the row of the link.
@@ -36,20 +37,20 @@ def needs_retry(row: FetchResult, options: GatherOptions, *, has_image: bool, re
 
 
 def is_allowed_now(row: FetchResult, options: GatherOptions) -> bool:
-    """Whether the option that rejected the link would accept it now.
+    """Return whether the options that rejected the image of a link earlier would accept it now.
 
     >>> row = FetchResult("http://a/b.jpg", "cats", "failed", Reason.TOO_SMALL, detail="200 x 90 pixels")
     >>> [is_allowed_now(row, GatherOptions(min_size=size)) for size in (90, 91)]
     [True, False]
     """
-    sides = [int(side) for side in found.groups()] if (found := _SIDES.match(row.detail)) else []
+    sides = [int(side) for side in found.groups()] if (found := _SIZE_NOTE.match(row.detail)) else []
     match row.reason:
         case Reason.TOO_SMALL:
             return bool(sides) and min(sides) >= options.min_size
         case Reason.TOO_MANY_PIXELS:
             return bool(sides) and sides[0] * sides[1] <= options.max_pixels and "resized" not in row.detail
         case Reason.TOO_LARGE:
-            if not (size := _BYTES.match(row.detail)):
+            if not (size := _BYTE_COUNT_NOTE.match(row.detail)):
                 return False
             return options.max_bytes > int(size[2]) or (not size[1] and options.max_bytes == int(size[2]))
         case Reason.OPT_OUT:
@@ -69,7 +70,7 @@ def check_same_settings(row: FetchResult, options: GatherOptions, folder: object
     """
     if row.status != "ok" or row.removed or not row.path:
         return
-    found = _RESIZED.search(row.detail)
+    found = _RESIZE_NOTE.search(row.detail)
     size = int(found[1]) if found else None
     is_sharded = strip_shard(row.path) != row.path
     if size != options.resize:
@@ -82,7 +83,7 @@ def check_same_settings(row: FetchResult, options: GatherOptions, folder: object
 
 
 class ConsecutiveRefusals:
-    """Consecutive links that a host refused (401, 403 or a web page), by host.
+    """Counts the consecutive links that each host refused (401, 403 or a web page).
 
     If a host refuses many links in a row, it has blocked this client or shows a login page. That is temporary and says
     nothing about the links, so their failures are not final.
@@ -99,17 +100,17 @@ class ConsecutiveRefusals:
         Args:
             key: `hash_link` of the link.
         """
-        if row.reason in REFUSING and self._counts[parse_host(row.url)] + 1 >= REFUSALS_UNTIL_PAUSED:
+        if row.reason in REFUSAL_REASONS and self._counts[parse_host(row.url)] + 1 >= REFUSALS_UNTIL_PAUSED:
             row = replace(row, final=False)
         self.add_row(key, row)
         return row
 
     def add_row(self, key: int, row: FetchResult) -> None:
         """Add a row to the counts; call it in the order of the manifest."""
-        if row.reason not in REFUSING and not self._counts:
+        if row.reason not in REFUSAL_REASONS and not self._counts:
             return
         host = parse_host(row.url)
-        if row.reason not in REFUSING:
+        if row.reason not in REFUSAL_REASONS:
             if row.reason not in RETRYABLE_REASONS and row.fetched_at > self._since.get(host, ""):  # images take longer
                 self._counts.pop(host, None)
                 self._final.pop(host, None)

@@ -8,7 +8,7 @@ from typing import Any
 from mlimages.core import FetchResult, ImageRef, Reason
 from mlimages.gathering.download.fetch import DownloadResult
 from mlimages.gathering.download.image_facts import ImageFacts, Rejection
-from mlimages.gathering.download.reasons import NOT_FINAL
+from mlimages.gathering.download.reasons import NON_FINAL_REASONS
 from mlimages.gathering.links import redact_url, remove_credentials
 from mlimages.gathering.store.image_index import ImageIndex
 
@@ -19,7 +19,7 @@ def make_row(image_ref: ImageRef, download: DownloadResult, outcome_values: dict
     Args:
         image_ref: the link.
         download: the result of downloading the link.
-        outcome_values: the status of the link and the facts of its image, by name of the row's field.
+        outcome_values: result of `make_image_values` or `make_failure_values`.
     """
     return FetchResult(
         url=redact_url(image_ref.url),
@@ -37,7 +37,7 @@ def make_row(image_ref: ImageRef, download: DownloadResult, outcome_values: dict
 def make_image_values(
     image_ref: ImageRef, download: DownloadResult, image_facts: ImageFacts, index: ImageIndex, *, keep_duplicates: bool
 ) -> dict[str, Any]:
-    """Return the values of a valid image's row, by name of the row's field.
+    """Return the status and the image properties for the row of a valid image, by field name.
 
     Args:
         image_ref, download: see `make_row`.
@@ -61,7 +61,7 @@ def make_image_values(
 
 
 def make_failure_values(download: DownloadResult, rejection: Rejection | None) -> dict[str, Any]:
-    """Return the values of a failed link's row, by name of the row's field.
+    """Return the status and the reason for the row of a failed link, by field name.
 
     The row is final if the result depends only on the link.
     """
@@ -69,7 +69,7 @@ def make_failure_values(download: DownloadResult, rejection: Rejection | None) -
         return {
             "status": "failed",
             "reason": download.reason,
-            "final": download.reason not in NOT_FINAL,
+            "final": download.reason not in NON_FINAL_REASONS,
             "detail": remove_credentials(download.detail),
         }
     is_of_machine = rejection.reason is Reason.DECODER  # out of memory, or the decoder hung or crashed

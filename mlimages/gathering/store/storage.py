@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from mlimages.core import GatherError, InputError, cache_dir, is_remote
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.store.lock import open_work_folder
-from mlimages.gathering.store.manifest import ManifestWriter, manifest_path
+from mlimages.gathering.store.manifest import ManifestWriter, make_manifest_path
 from mlimages.gathering.store.stored_files import ImageStorage, StoredFiles
 from mlimages.gathering.store.stored_objects import RemoteManifestWriter, StoredObjects
 from mlimages.gathering.store.stored_shards import StoredShards
@@ -44,7 +44,8 @@ def open_storage(out: Path, options: GatherOptions, exit_stack: ExitStack) -> St
 
 
 def _open_local(out: Path, options: GatherOptions, exit_stack: ExitStack) -> Storage:
-    manifest = manifest_path(out, options.shard)
+    """Open a local output folder, with files or tar shards."""
+    manifest = make_manifest_path(out, options.shard)
     files: ImageStorage = StoredFiles(out)
     if options.layout == "tar":
         files = StoredShards(out, manifest.stem.replace("manifest", "images"))
@@ -57,10 +58,11 @@ def _open_local(out: Path, options: GatherOptions, exit_stack: ExitStack) -> Sto
 
 
 def _open_remote(out: Path, options: GatherOptions, exit_stack: ExitStack) -> Storage:
+    """Open a remote output folder, with a temporary local folder for its manifests."""
     if options.layout == "tar":
         raise InputError(f"--layout tar requires a local folder: gather into one, then copy it to {out}")
     folder = Path(exit_stack.enter_context(TemporaryDirectory(dir=cache_dir("gathered"))))
-    manifest = manifest_path(folder, options.shard)
+    manifest = make_manifest_path(folder, options.shard)
     objects = StoredObjects(out, folder)
     exit_stack.callback(objects.close)
     objects.refresh()

@@ -16,11 +16,11 @@ from typing import ClassVar, Protocol
 
 from mlimages.core import FetchResult, GatherError
 
-QUARANTINE = ".placeholders"
+QUARANTINE_NAME = ".placeholders"
 """Folder of host placeholders, one copy each; hidden, so that label files do not include them."""
 
-_STORED_AFTER_S = 0.5
-"""Seconds from the last byte of a download until its file is written; the row's time is cut to tenths of a second."""
+_MAX_STORAGE_DELAY_S = 0.5
+"""Maximum seconds from the last byte of a download until its file is stored."""
 
 
 class ImageStorage(Protocol):
@@ -43,14 +43,14 @@ class ImageStorage(Protocol):
         """Return the size in bytes of the file at `path`; None if there is no such file."""
 
     def sha256(self, path: str) -> str | None:
-        """Return the SHA-256 of the file at `path`; None if it does not exist or is reached by a symbolic link."""
+        """Return the SHA-256 of the file at `path`; None if it is missing or reached by a symbolic link."""
 
     def is_unchanged(self, path: str, sha256: str) -> bool:
-        """Whether the file at `path` has this SHA-256; False if it does not exist or is reached by a symbolic link."""
+        """Return whether the file at `path` has this SHA-256; False if it is missing or reached by a symbolic link."""
         return self.sha256(path) == sha256
 
     def is_edited(self, row: FetchResult, size: int) -> bool:
-        """Whether the image of a row, now of this size in bytes, was edited since it was stored."""
+        """Return whether the image of a row, which now has `size` bytes, was edited since it was stored."""
         return size != row.bytes
 
     def remove_empty_file(self, path: str) -> None:
@@ -80,7 +80,7 @@ class ImageStorage(Protocol):
 
 
 class StoredFiles(ImageStorage):
-    """The files of a gathered folder on a local disk."""
+    """The image files of a gathered folder on a local disk."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -108,7 +108,7 @@ class StoredFiles(ImageStorage):
     def is_edited(self, row: FetchResult, size: int) -> bool:
         if size != row.bytes:
             return True
-        is_newer = os.stat(f"{self._folder}/{row.path}").st_mtime > _storage_time(row)  # noqa: PTH116  # as in `size`
+        is_newer = os.stat(f"{self._folder}/{row.path}").st_mtime > _compute_latest_storage_time(row)  # noqa: PTH116  # as in `size`
         return is_newer and self.sha256(row.path or "") not in (None, row.sha256)
 
     def sha256(self, path: str) -> str | None:
@@ -125,8 +125,8 @@ class StoredFiles(ImageStorage):
 
     def quarantine(self, path: str, sha256: str) -> str | None:
         aside = make_quarantine_path(path, sha256)
-        if self.is_unchanged(path, sha256) and not (self._folder / QUARANTINE).is_symlink():
-            (self._folder / QUARANTINE).mkdir(exist_ok=True)
+        if self.is_unchanged(path, sha256) and not (self._folder / QUARANTINE_NAME).is_symlink():
+            (self._folder / QUARANTINE_NAME).mkdir(exist_ok=True)
             (self._folder / path).replace(self._folder / aside)
         return aside if self.is_unchanged(aside, sha256) else None
 
@@ -164,6 +164,7 @@ class StoredFiles(ImageStorage):
             yield from ((inner / name).as_posix() for name in names)
 
     def _read(self, path: str) -> bytes | None:
+        """Return the bytes of the file at `path`; None if it is missing or reached by a symbolic link."""
         if self._contains_symlink(path):
             return None
         try:
@@ -172,13 +173,14 @@ class StoredFiles(ImageStorage):
             return None
 
     def _contains_symlink(self, path: str) -> bool:
+        """Return whether the file at `path`, or a folder above it, is a symbolic link."""
         parts = PurePosixPath(path).parts
         return any((self._folder / PurePosixPath(*parts[:count])).is_symlink() for count in range(1, len(parts) + 1))
 
 
 def make_quarantine_path(path: str, sha256: str) -> str:
     """Return the path in the quarantine, the folder of placeholders, for the file at `path`."""
-    return f"{QUARANTINE}/{sha256[:16]}{PurePosixPath(path).suffix}"
+    return f"{QUARANTINE_NAME}/{sha256[:16]}{PurePosixPath(path).suffix}"
 
 
 def sync_path(path: str, sync_function: Callable[[int], object]) -> None:
@@ -191,9 +193,9 @@ def sync_path(path: str, sync_function: Callable[[int], object]) -> None:
             os.close(handle)
 
 
-def _storage_time(row: FetchResult) -> float:
-    """Return the latest time at which a row's file was stored, in seconds since the epoch; 0 if the row has none."""
+def _compute_latest_storage_time(row: FetchResult) -> float:
+    """Return when a row's file was stored at the latest, in seconds since the epoch; 0 if the row does not say."""
     try:
-        return datetime.fromisoformat(row.fetched_at).timestamp() + row.elapsed_s + _STORED_AFTER_S
+        return datetime.fromisoformat(row.fetched_at).timestamp() + row.elapsed_s + _MAX_STORAGE_DELAY_S
     except ValueError:
         return 0.0

@@ -23,24 +23,25 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mlimages.core import FetchResult, GatherError
-from mlimages.gathering.store.attribution import STEM
+from mlimages.gathering.store.attribution import ATTRIBUTION_STEM
 from mlimages.gathering.store.image_index import open_temporary_database
-from mlimages.gathering.store.manifest import NAME, ManifestWriter, has_manifest_name, is_manifest
+from mlimages.gathering.store.manifest import MANIFEST_NAME, ManifestWriter, has_manifest_name, is_manifest
 from mlimages.gathering.store.stored_files import ImageStorage, make_quarantine_path
 
 logger = logging.getLogger(__name__)
 
-ROWS_IN_PART = 10_000
-"""Number of rows per part of a remote manifest; a killed run loses at most this many rows, but no images."""
+MAX_ROWS_PER_MANIFEST = 10_000
+"""Maximum rows of each manifest in a remote folder; a killed run loses at most this many rows, but no images."""
 
-_PUTS = 16
+_MAX_CONCURRENT_UPLOADS = 16
 """Maximum number of concurrent uploads."""
 
-_ONE_PUT = 4 * 2**30
-"""Maximum bytes per request; conditional requests do not work with multipart uploads."""
+_MAX_UPLOAD_BYTES = 4 * 2**30
+"""Maximum bytes of an upload in one request; conditional requests do not work with multipart uploads."""
 
-_TRIES = 5
-_PAUSE_S = 0.2
+_MAX_ATTEMPTS = 5
+_BACKOFF_S = 0.2
+"""A quarter of the pause before the first retry; each further pause is four times as long."""
 
 _T = TypeVar("_T")
 
@@ -60,7 +61,7 @@ class StoredObjects(ImageStorage):
         self._fs: Any = address.fs  # type: ignore[attr-defined]  # mypy sees a Path
         self._root: str = address.path.rstrip("/")  # type: ignore[attr-defined]
         self._folder = folder
-        self._pool = ThreadPoolExecutor(_PUTS, "put")
+        self._pool = ThreadPoolExecutor(_MAX_CONCURRENT_UPLOADS, "put")
         self._sizes = open_temporary_database("PRAGMA journal_mode = OFF; PRAGMA cache_size = -16000; BEGIN;")
         self._manifests: dict[str, Any] = {}  # states of the objects that were copied
         self._is_retrying = False
@@ -122,8 +123,10 @@ class StoredObjects(ImageStorage):
                         self._manifests[name] = state
             except FileNotFoundError:  # another run has just merged or replaced it
                 continue
-            if NAME in self._manifests and not is_manifest(self._folder / NAME):
-                raise GatherError(f"{self._address}/{NAME} was not written by mlimages: choose another address")
+            if MANIFEST_NAME in self._manifests and not is_manifest(self._folder / MANIFEST_NAME):
+                raise GatherError(
+                    f"{self._address}/{MANIFEST_NAME} was not written by mlimages: choose another address"
+                )
             return before != self._manifests
 
     def upload_manifest(self, path: Path) -> None:
@@ -136,18 +139,18 @@ class StoredObjects(ImageStorage):
         self._manifests[path.name] = None
 
     def publish_manifest(self, path: Path) -> bool:
-        if NAME not in self._manifests:
-            return self._create_object(path, NAME)
-        etag = (self._manifests[NAME] or {}).get("ETag")
-        match = {"IfMatch": etag, "chunksize": _ONE_PUT} if etag else {}
+        if MANIFEST_NAME not in self._manifests:
+            return self._create_object(path, MANIFEST_NAME)
+        etag = (self._manifests[MANIFEST_NAME] or {}).get("ETag")
+        match = {"IfMatch": etag, "chunksize": _MAX_UPLOAD_BYTES} if etag else {}
         try:
-            self._retry("written", NAME, lambda at: self._fs.pipe_file(at, path.read_bytes(), **match))
+            self._retry("written", MANIFEST_NAME, lambda at: self._fs.pipe_file(at, path.read_bytes(), **match))
         except FileExistsError:
             return False
         return True
 
     def upload_file(self, path: Path) -> None:
-        """Store a file about the whole folder, such as ATTRIBUTION.md."""
+        """Upload a file such as ATTRIBUTION.md, replacing an earlier one."""
         self._retry("written", path.name, lambda at: self._fs.put_file(str(path), at))
 
     def remove_manifest(self, path: Path) -> None:
@@ -156,7 +159,7 @@ class StoredObjects(ImageStorage):
         path.unlink()
 
     def _download(self, name: str, *, size: int) -> None:
-        """Download an object of this size.
+        """Download the object `name`, which has this size, to the local folder.
 
         Raises:
             FileNotFoundError: there is none; another run has replaced or removed it since it was listed.
@@ -167,6 +170,7 @@ class StoredObjects(ImageStorage):
             raise FileNotFoundError(name)
 
     def _create_object(self, file: Path, path: str) -> bool:
+        """Upload a file as a new object; return False if the object exists."""
         try:
             self._retry("written", path, lambda at: self._fs.pipe_file(at, file.read_bytes(), mode="create"))
         except FileExistsError:
@@ -174,12 +178,13 @@ class StoredObjects(ImageStorage):
         return True
 
     def _remove(self, path: str) -> None:
+        """Remove the object at `path`, if it exists, and its recorded size."""
         with suppress(FileNotFoundError):
             self._retry("removed", path, self._fs.rm_file)
         self._sizes.execute("DELETE FROM objects WHERE path = ?", (path,))
 
     def _list_objects(self) -> dict[str, Any]:
-        """Return the state of each manifest, and record the size of each object.
+        """Return size, times and ETag of each manifest by name, and record the size of each other object.
 
         One folder at a time is listed, since a listing takes 1 KB of memory per object.
         """
@@ -202,7 +207,7 @@ class StoredObjects(ImageStorage):
                     waiting.append(path.strip("/"))
                 elif not folder and has_manifest_name(path):
                     manifests[path] = {key: info.get(key) for key in ("ETag", "size", "created", "updated")}
-                elif not folder and fnmatch(path, f"{STEM}*.md"):
+                elif not folder and fnmatch(path, f"{ATTRIBUTION_STEM}*.md"):
                     self._download(path, size=info["size"])
                 elif info["type"] == "file":
                     files[path] = info["size"]
@@ -211,10 +216,16 @@ class StoredObjects(ImageStorage):
         return manifests
 
     def _record_sizes(self, sizes: dict[str, int]) -> None:
+        """Record sizes of objects in bytes, by path."""
         self._sizes.executemany("INSERT OR REPLACE INTO objects VALUES (?, ?)", sizes.items())
 
     def _retry(self, operation: str, path: str, action: Callable[[str], _T]) -> _T:
-        """Return the result of `action` for the object's address; retry errors of the store.
+        """Return the result of `action`, called with the address of the object at `path`; retry after errors.
+
+        Args:
+            operation: past participle for messages, such as "read".
+            path: path of the object in the folder.
+            action: the request.
 
         Raises:
             FileNotFoundError: the object does not exist.
@@ -222,7 +233,7 @@ class StoredObjects(ImageStorage):
             GatherError: the store fails repeatedly.
         """
         at = f"{self._root}/{path}"
-        for count in range(1, _TRIES + 1):
+        for count in range(1, _MAX_ATTEMPTS + 1):
             try:
                 return action(at)
             except (FileNotFoundError, FileExistsError):
@@ -232,21 +243,20 @@ class StoredObjects(ImageStorage):
                     raise FileExistsError(path) from error
                 reason = (getattr(error, "strerror", None) or str(error)).rstrip(".")
                 failure = f"{self._address}/{path}".rstrip("/") + f" cannot be {operation}: {reason}"
-                if count == _TRIES or isinstance(error, PermissionError):
+                if count == _MAX_ATTEMPTS or isinstance(error, PermissionError):
                     raise GatherError(f"{failure}; run the same command again to resume") from error
                 if not self._is_retrying:
                     logger.warning("%s; trying again", failure)
                 self._is_retrying = True  # one message is enough
-                time.sleep(_PAUSE_S * 4**count)
+                time.sleep(_BACKOFF_S * 4**count)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
 
 class RemoteManifestWriter:
-    """Writes the rows of a run into a remote folder as several manifests, each uploaded when it is full or the run
-    ends.
+    """Writes the rows of a run to several manifests, each uploaded to the remote folder when it is full.
 
     Args:
-        manifest: path to which 16 digits are appended for the path of each manifest.
+        manifest: path of the manifests; 16 digits are appended to each name.
         upload: called with the path of each finished manifest.
         keep_duplicates: whether the run keeps every copy of the same bytes.
     """
@@ -266,11 +276,11 @@ class RemoteManifestWriter:
             self._writer, self._count = ManifestWriter(self._path), 0
         self._writer.append(row)
         self._count += 1
-        if self._count == ROWS_IN_PART:
+        if self._count == MAX_ROWS_PER_MANIFEST:
             self.append_closing_row(keep_duplicates=self._keep_duplicates)
 
     def append_closing_row(self, *, keep_duplicates: bool) -> None:
-        """Append a closing row to the manifest that is being written, and upload that manifest; nothing if it is empty.
+        """Append a closing row to the current manifest and upload it, unless there are no rows.
 
         Args:
             keep_duplicates: whether the run kept every copy of the same bytes.
@@ -288,12 +298,12 @@ class RemoteManifestWriter:
 
 
 def _make_unique_id() -> str:
-    """Return 16 unique hexadecimal digits that sort by the time of the call."""
+    """Return 16 hexadecimal digits: the current time, by which they sort, and 4 random digits."""
     return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(2)}"
 
 
 def _is_conflict(error: Exception) -> bool:
-    """Whether a conditional request failed: 412, or 409 if another one is in progress."""
+    """Return whether a conditional request failed: 412, or 409 if another one is in progress."""
     text = f"{error} {error.__cause__}"
     return (
         "PreconditionFailed" in text or "ConditionalRequestConflict" in text or "At least one of the pre-cond" in text

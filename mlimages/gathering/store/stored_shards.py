@@ -23,16 +23,17 @@ from typing import IO
 from mlimages.core import FetchResult, GatherError, ShardMember, find_member, is_truncated, iter_members
 from mlimages.gathering.store.stored_files import ImageStorage, sync_path
 
-SUFFIX = ".jpg"
-MAX_BYTES = 10**9
+IMAGE_SUFFIX = ".jpg"
+"""Suffix of all images, whatever their format."""
+MAX_SHARD_BYTES = 10**9
 """Maximum size of a shard, unless a single image is larger."""
 
-MAX_IMAGES = 10_000
+MAX_IMAGES_PER_SHARD = 10_000
 """Maximum number of images of a shard."""
 
-_BLOCK = 512
-_END = bytes(2 * _BLOCK)
-_NAME = re.compile(r"^images(-\d{5}-of-\d{5})?-\d{5}\.tar/")
+_BLOCK_BYTES = 512
+_END_OF_ARCHIVE = bytes(2 * _BLOCK_BYTES)
+_SHARD_PREFIX = re.compile(r"^images(-\d{5}-of-\d{5})?-\d{5}\.tar/")
 
 
 def strip_shard(path: str) -> str:
@@ -41,11 +42,11 @@ def strip_shard(path: str) -> str:
     >>> strip_shard("images-00000.tar/cats/1.jpg"), strip_shard("cats/1.jpg")
     ('cats/1.jpg', 'cats/1.jpg')
     """
-    return _NAME.sub("", path)
+    return _SHARD_PREFIX.sub("", path)
 
 
 def make_sample_key(stem: str) -> str:
-    """Return the path of an image without its suffix as the key of a WebDataset sample: no dots in the file name.
+    """Return the key of a WebDataset sample for a path without suffix; dots in the file name become underscores.
 
     >>> make_sample_key("a.b/c.d")
     'a.b/c_d'
@@ -74,8 +75,11 @@ class StoredShards(ImageStorage):
         assert row.path
         image = part_path.read_bytes()
         head = _make_json_member(row) + _make_tar_header(row.path, image)  # so that a complete image has its JSON
-        sample = head + image + bytes(-len(image) % _BLOCK)
-        is_full = len(self._written) >= MAX_IMAGES or self._size + len(sample) + len(_END) > MAX_BYTES
+        sample = head + image + bytes(-len(image) % _BLOCK_BYTES)
+        is_full = (
+            len(self._written) >= MAX_IMAGES_PER_SHARD
+            or self._size + len(sample) + len(_END_OF_ARCHIVE) > MAX_SHARD_BYTES
+        )
         try:
             if self._file is None or (is_full and self._written):
                 self._open_next_shard()
@@ -127,9 +131,11 @@ class StoredShards(ImageStorage):
             _write_end_of_archive(same, self._size)
 
     def _find_member(self, path: str) -> ShardMember | None:
+        """Return the image at `path`, also in the shard that is being written; None if there is none."""
         return self._written.get(path) or find_member(f"{self._folder}/{path}")
 
     def _open_next_shard(self) -> None:
+        """Open a new shard; before the first one, repair the last shard of the run before."""
         shards = sorted(self._folder.glob(f"{self._name_prefix}-[0-9][0-9][0-9][0-9][0-9].tar"))
         if self._file:
             self.close()
@@ -143,35 +149,38 @@ class StoredShards(ImageStorage):
 
 
 def _repair_truncated_shard(shard: Path) -> None:
-    """End a truncated shard after its last complete pair of JSON and image."""
+    """Truncate a shard that a killed run has left after its last complete sample, and end it properly."""
     if not is_truncated(shard):
         return
     ends, name = (0, 0), ""
     for one in iter_members(shard):
-        ends, name = (ends[1], one.offset + one.num_bytes + -one.num_bytes % _BLOCK), one.name
+        ends, name = (ends[1], one.offset + one.num_bytes + -one.num_bytes % _BLOCK_BYTES), one.name
     size = ends[0] if name.endswith(".json") else ends[1]
     with shard.open("r+b", buffering=0) as file:
         _write_end_of_archive(file, size)
 
 
 def _write_end_of_archive(file: IO[bytes], size: int) -> None:
-    """Write the end-of-archive marker after the `size` bytes of a shard, which is open without a buffer."""
+    """Truncate a shard to `size` bytes and append the end-of-archive marker; `file` must be unbuffered."""
     file.truncate(size)
     file.seek(size)
-    file.write(_END)
+    file.write(_END_OF_ARCHIVE)
     os.fsync(file.fileno())
 
 
 def _make_json_member(row: FetchResult) -> bytes:
-    """Return the JSON of an image as a member; `source` is text, since its keys differ and columns have one type."""
+    """Return the tar entry of the JSON file of an image; in it, `source` is JSON text, since its keys differ."""
     names = ("url", "label", "sha256", "width", "height", "format", "fetched_at")
     values = {name: getattr(row, name) for name in names} | {"source": json.dumps(row.source, default=str)}
     data = json.dumps(values).encode()
     assert row.path
-    return _make_tar_header(f"{row.path.removesuffix(SUFFIX)}.json", data) + data + bytes(-len(data) % _BLOCK)
+    return (
+        _make_tar_header(f"{row.path.removesuffix(IMAGE_SUFFIX)}.json", data) + data + bytes(-len(data) % _BLOCK_BYTES)
+    )
 
 
 def _make_tar_header(name: str, data: bytes) -> bytes:
+    """Return the header of a tar entry with this name and content."""
     info = tarfile.TarInfo(name)
     info.size = len(data)
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")

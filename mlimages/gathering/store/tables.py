@@ -14,18 +14,23 @@ from mlimages.core import FetchResult, InputError, require_extra, require_writab
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.store.file_names import is_in_folder_of, label_to_folder
 
-METADATA = "metadata.jsonl"
-PARQUET = "manifest.parquet"
-_BATCH = 10_000
-_INTEGERS = {"http_status", "bytes", "width", "height", "orientation", "attempts"}
+METADATA_NAME = "metadata.jsonl"
+PARQUET_NAME = "manifest.parquet"
+_ROWS_PER_BATCH = 10_000
+_INTEGER_COLUMNS = {"http_status", "bytes", "width", "height", "orientation", "attempts"}
 
 
 class TableWriter:
-    """Writes metadata.jsonl and the manifest as Parquet into the folder `out`, as requested; for a shard, neither."""
+    """Writes metadata.jsonl and the manifest as Parquet, as the options request.
+
+    Args:
+        out: the gathered folder.
+        options: options of the run; a run of a shard writes neither table.
+    """
 
     def __init__(self, out: Path, options: GatherOptions) -> None:
         self._out = out
-        wanted = {METADATA: options.metadata, PARQUET: options.parquet}
+        wanted = {METADATA_NAME: options.metadata, PARQUET_NAME: options.parquet}
         self._names = [name for name, is_wanted in wanted.items() if is_wanted and not options.shard]
 
     def require_writable(self) -> None:
@@ -35,13 +40,13 @@ class TableWriter:
             InputError: a table exists and was not written by mlimages, or was edited since.
             MissingExtraError: pyarrow is not installed.
         """
-        if PARQUET in self._names:
+        if PARQUET_NAME in self._names:
             require_extra("--parquet", "parquet", "pyarrow")
         for name in self._names:
             try:
                 require_writable([self._out / name])
             except InputError:
-                option = "--metadata" if name == METADATA else "--parquet"
+                option = "--metadata" if name == METADATA_NAME else "--parquet"
                 raise InputError(
                     f"{self._out / name} exists and was not written by mlimages, or was edited since: move it, or "
                     f"omit {option}"
@@ -60,14 +65,14 @@ class TableWriter:
         self.require_writable()
         for name in self._names:
             with write_output(self._out / name) as part:
-                if name == METADATA:
+                if name == METADATA_NAME:
                     _write_metadata(part, filter(has_image, get_rows()), _find_labels_by_folder(get_rows()))
                 else:
                     _write_parquet(part, get_rows())
 
 
 def _find_labels_by_folder(rows: Iterable[FetchResult]) -> Mapping[str, set[str]]:
-    """Return the labels of the images that lie where they were stored, by the folder of their class."""
+    """Return the labels of images by the folder of their class; images that the user has moved are ignored."""
     folders: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         if row.status == "ok" and row.path and is_in_folder_of(row.label, row.path):
@@ -77,7 +82,7 @@ def _find_labels_by_folder(rows: Iterable[FetchResult]) -> Mapping[str, set[str]
 
 
 def _find_current_label(row: FetchResult, labels_by_folder: Mapping[str, set[str]]) -> str:
-    """Return the class in whose folder an image is, which is not the requested one if the user has moved the image."""
+    """Return the class in whose folder an image is: another than `row.label` if the user has moved the image."""
     above = map(str, PurePosixPath(row.path or "").parents)
     labels = next((labels_by_folder[folder] for folder in above if folder in labels_by_folder), {row.label})
     return row.label if row.label in labels or len(labels) > 1 else next(iter(labels))
@@ -97,16 +102,18 @@ def _write_parquet(path: Path, rows: Iterable[FetchResult]) -> None:
     from pyarrow import parquet
 
     def choose_arrow_type(name: str) -> Any:
+        """Return the Arrow type of a column."""
         others = {"final": pyarrow.bool_(), "elapsed_s": pyarrow.float64()}
-        return pyarrow.int64() if name in _INTEGERS else others.get(name, pyarrow.string())
+        return pyarrow.int64() if name in _INTEGER_COLUMNS else others.get(name, pyarrow.string())
 
     schema = pyarrow.schema([(field.name, choose_arrow_type(field.name)) for field in fields(FetchResult)])
     with parquet.ParquetWriter(path, schema) as out:
         left = map(_make_table_row, rows)
-        while batch := list(islice(left, _BATCH)):
+        while batch := list(islice(left, _ROWS_PER_BATCH)):
             out.write_table(pyarrow.Table.from_pylist(batch, schema))
 
 
 def _make_table_row(row: FetchResult) -> dict[str, Any]:
+    """Return the values of a row by column name."""
     values = {field.name: getattr(row, field.name) for field in fields(FetchResult)}
     return values | {"source": json.dumps(row.source, default=str)}

@@ -11,12 +11,14 @@ from mlimages.gathering.links import parse_host
 from mlimages.gathering.store.file_names import is_in_folder_of
 from mlimages.gathering.store.stored_shards import strip_shard
 
-_WORST = 10
-_HOSTS_COUNTED = 10_000
+_MAX_LISTED_HOSTS = 10
+"""Maximum number of hosts in the summary."""
+_MAX_COUNTED_HOSTS = 10_000
+"""Number of hosts that are kept when twice as many are counted."""
 
 
 class Tally:
-    """Counts rows by outcome, class, reason and host."""
+    """Counts rows by status, class, reason and host."""
 
     def __init__(self) -> None:
         self.status: Counter[str] = Counter()
@@ -46,15 +48,15 @@ class Tally:
         elif row.reason:
             self._reasons[row.reason.value] += 1
             self._hosts[parse_host(row.url)] += 1
-            if len(self._hosts) > 2 * _HOSTS_COUNTED:
-                self._hosts = Counter(dict(self._hosts.most_common(_HOSTS_COUNTED)))
+            if len(self._hosts) > 2 * _MAX_COUNTED_HOSTS:
+                self._hosts = Counter(dict(self._hosts.most_common(_MAX_COUNTED_HOSTS)))
 
     def move_failed_to_unfinished(self, num_links: int) -> None:
-        """Count `num_links` of the failed links as unfinished instead."""
+        """Count `num_links` of the failed links as unfinished."""
         self._open += num_links
 
-    def progress_counts(self) -> dict[str, int]:
-        """Return the numbers of links to show beside a progress bar, by "ok", "failed" and "open" (unfinished)."""
+    def make_progress_counts(self) -> dict[str, int]:
+        """Return the number of links that are "ok", "failed" and "open" (unfinished), to show beside a progress bar."""
         failed = self.status["failed"] + self.status["placeholder"]
         return {"ok": self.status["ok"], "failed": failed - self._open, "open": self._open}
 
@@ -75,10 +77,11 @@ class Tally:
             fetched=num_fetched,
             reasons=_sort_counts(self._reasons),
             classes=dict(sorted(self.classes.items())),
-            hosts=dict(list(_sort_counts(self._hosts).items())[:_WORST]),
+            hosts=dict(list(_sort_counts(self._hosts).items())[:_MAX_LISTED_HOSTS]),
             seconds=round(seconds, 2),
         )
 
 
 def _sort_counts(counts: Counter[str]) -> Mapping[str, int]:
+    """Return the counts in descending order; equal counts by name."""
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
