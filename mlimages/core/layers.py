@@ -112,6 +112,7 @@ class Window:
 
 
 def _format_summary_lines(summary: NetworkSummary) -> Iterator[str]:
+    """Yield the lines of `str(summary)`: heading, table of layers, totals and notes."""
     shape = " x ".join(str(length or "?") for length in summary.input)
     yield f"{summary.title}: input {shape}" if any(summary.input) else summary.title
     yield ""

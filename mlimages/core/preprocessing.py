@@ -104,6 +104,7 @@ class ImageProperty:
         )
 
     def _set_fields(self, **values: Any) -> None:
+        """Set fields of this frozen instance, during its initialization."""
         for name, value in values.items():
             object.__setattr__(self, name, value)
 

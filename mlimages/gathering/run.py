@@ -87,6 +87,7 @@ def gather(
     """
 
     async def run() -> GatherSummary:
+        """Run `gather_async` with threads for resolving host names."""
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(MAX_DNS_THREADS, "lookup"))
         return await gather_async(source, out, progress=progress, **options)
 
@@ -224,6 +225,7 @@ class LinkScheduler:
         return self._num_in_progress_by_label[label] - num_waiting < self._count_missing(label)
 
     def _start_link(self, image_ref: ImageRef) -> None:
+        """Start a task that downloads and records a link."""
         self._num_in_progress_by_label[image_ref.label] += 1
         self._num_in_progress += 1
         self._group.create_task(self._process_link(image_ref))

@@ -42,7 +42,7 @@ def test_each_link_is_in_one_shard_and_the_shards_of_a_host_share_its_requests(
         if parts > 1:
             first = choose_shard(url, shards) - 1
             of_host = [divided[(first + part) % shards] for part in range(parts)]
-            assert at_host[f"host{host}"] <= {one.shard for one in of_host}
+            assert at_host[f"host{host}"] <= {one.shard_number for one in of_host}
             assert sum(one.max_concurrent_requests(url) for one in of_host) == per_host
 
 

@@ -127,7 +127,7 @@ def test_a_shard_is_a_tar_of_images_each_followed_by_its_json(site: Site, links:
         about = json.load(file)
     assert (about["label"], about["format"], json.loads(about["source"])) == ("ant", "PNG", {"size": "0 mm"})
     found = {row.path: find_member(f"{tmp_path}/out/{row.path}") for row in read_manifest(tmp_path / "out")}
-    assert {path: member and member.size for path, member in found.items()} == {
+    assert {path: member and member.num_bytes for path, member in found.items()} == {
         row.path: row.bytes for row in read_manifest(tmp_path / "out")
     }
 
@@ -219,7 +219,7 @@ def test_a_shard_that_is_missing_stops_the_run_as_a_missing_folder_does(
 def test_a_million_images_need_a_file_for_each_10_000_or_gigabyte(
     site: Site, links: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert 1_000_000 / stored_shards.MAX_IMAGES + 1_000_000 * 4096 / stored_shards.MAX_BYTES < 1_000
+    assert 1_000_000 / stored_shards.MAX_IMAGES_PER_SHARD + 1_000_000 * 4096 / stored_shards.MAX_SHARD_BYTES < 1_000
     monkeypatch.setattr(stored_shards, "MAX_SHARD_BYTES", 20_000)
     run(links, tmp_path / "out")
     sizes = [path.stat().st_size for path in (tmp_path / "out").glob("*.tar")]
@@ -248,8 +248,8 @@ def test_shards_without_a_manifest_and_parts_are_read_by_their_folders(tmp_path:
     for part in ("train", "val"):
         write_tar(tmp_path / part / "data-000000.tar", {f"{label}/{n}.png": photo(n, form="PNG") for label in ("a", "b")
                                                        for n in range(2)})  # fmt: skip
-    parts = label_dir_auto(tmp_path).parts
-    assert {name: sorted(item.label for item in part) for name, part in parts.items()} == {
+    splits = label_dir_auto(tmp_path).splits
+    assert {name: sorted(item.label for item in part) for name, part in splits.items()} == {
         "train": [0, 0, 1, 1], "val": [0, 0, 1, 1]
     }  # fmt: skip
     write_tar(tmp_path / "loose/data-000000.tar", {"1.png": b""})
@@ -268,7 +268,7 @@ def test_members_are_selected_and_named_as_files_in_folders_are(
     found = [item.path.relative_to(shard).as_posix() for item in label_dir_auto(tmp_path / "in").labels]
     assert found == list(names.values())
     assert all(map(is_file, (f"{shard}/{name}" for name in found)))
-    monkeypatch.setattr("mlimages.images.reading.MAX_BYTES", 4)
+    monkeypatch.setattr("mlimages.images.reading.MAX_FILE_BYTES", 4)
     with pytest.raises(ImageError, match="5 bytes; at most 4 are supported"):
         read_bytes(shard / found[0])
 
@@ -302,7 +302,7 @@ def test_an_extended_header_without_sense_or_bound_costs_its_name_alone(tmp_path
     (found,) = iter_members(path)
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
-    assert (found.offset, found.size) == (size + 1024, 0)
+    assert (found.offset, found.num_bytes) == (size + 1024, 0)
 
 
 def tar_of(*names: str) -> bytes:
@@ -367,7 +367,7 @@ def test_members_are_those_that_tarfile_finds(tmp_path: Path, form: int, name: s
     write_tar(path, {name: b"1", "z/" + name[1:]: b"22" * 300, "last": b""}, form)
     with tarfile.open(path) as tar:
         found = [(normpath(info.name), info.offset_data, info.size) for info in tar]
-    assert [(one.name, one.offset, one.size) for one in iter_members(path)] == found
+    assert [(one.name, one.offset, one.num_bytes) for one in iter_members(path)] == found
     assert [find_member(f"{path}/{one[0]}").offset for one in found] == [one[1] for one in found]  # type: ignore[union-attr]
 
 
@@ -380,7 +380,7 @@ def test_a_tar_of_noise_is_read_as_far_as_it_makes_sense(
     info.size = 3
     data = info.tobuf() + b"abc" + bytes(509)
     path.write_bytes(data[:at] + noise + data[at:])
-    assert all(one.offset + one.size <= path.stat().st_size for one in iter_members(path))
+    assert all(one.offset + one.num_bytes <= path.stat().st_size for one in iter_members(path))
 
 
 def test_hugging_face_datasets_read_shards(site: Site, links: Path, tmp_path: Path) -> None:

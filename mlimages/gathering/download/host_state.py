@@ -42,7 +42,7 @@ RATE_INCREASE_PER_S = 0.05
 MIN_RATE_INCREASE_PER_RESPONSE = 0.005
 """Minimum increase of the rate per response, for hosts that serve hundreds of requests per second."""
 MIN_REQUESTS_PER_S = 0.1
-_AVERAGING_S = 1.0
+_RATE_AVERAGING_S = 1.0
 """Time over which the rate of responses is averaged (exponentially)."""
 _MAX_TIMER_DELAY_S = 0.002
 """Delay of timers up to which the next request is sent earlier to make up for it."""
@@ -129,7 +129,7 @@ def record_response(state: HostState, now: float, *, requested_at: float, is_red
         is_redirect: the response is a redirect, possibly to a login page, so it does not show that the host accepts
             requests.
     """
-    responses_per_s = _estimate_responses_per_s(state, now) + 1 / _AVERAGING_S
+    responses_per_s = _estimate_responses_per_s(state, now) + 1 / _RATE_AVERAGING_S
     give_up_at = state.give_up_at if is_redirect else math.inf
     respond = partial(
         replace, state, has_responded=True, give_up_at=give_up_at, responses_per_s=responses_per_s, last_response_at=now
@@ -218,4 +218,4 @@ def _estimate_responses_per_s(state: HostState, now: float) -> float:
     """Return the average rate of responses at the time `now`."""
     if not state.responses_per_s:
         return 0.0
-    return state.responses_per_s * math.exp((state.last_response_at - now) / _AVERAGING_S)
+    return state.responses_per_s * math.exp((state.last_response_at - now) / _RATE_AVERAGING_S)

@@ -87,6 +87,7 @@ def _iter_zip_entries(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[
 
 
 def _read_zip_member(path: Path, name: str) -> bytes:
+    """Return the bytes of a file in a zip."""
     with zipfile.ZipFile(path) as archive:
         return archive.read(name)
 
@@ -138,6 +139,7 @@ async def return_data(data: bytes) -> bytes:
 
 
 def _read_tar_member(path: Path, member: TarMember) -> bytes:
+    """Return the bytes of a file in an uncompressed tar."""
     with path.open("rb") as file:
         file.seek(member.offset)
         return file.read(member.size)

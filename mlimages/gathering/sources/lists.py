@@ -151,6 +151,7 @@ class LinkFile:
             )
 
     def _find_warnings(self, first_links: list[ImageRef]) -> Iterator[str]:
+        """Yield probable mistakes in the first rows, one line each."""
         has_more = len(first_links) == MAX_HEAD_ROWS or self._has_long_rows
         rows = f"of the first {len(first_links)} rows" if has_more else f"of {pluralize(len(first_links), 'row')}"
         wrong = [image_ref.url for image_ref in first_links if not is_http_url(image_ref.url)]
@@ -183,6 +184,7 @@ class LinkFile:
             )
 
     def _parse_image_refs(self) -> Iterator[ImageRef]:
+        """Open the file, detect its format and yield its links."""
         suffix = get_list_suffix(self._path)
         if suffix == ".parquet":
             yield from self._parse_rows(read_parquet_rows(self._path))
@@ -256,6 +258,7 @@ class LinkFile:
         return self._parse_rows(iter(extract_json_rows(value, self._path)))
 
     def _parse_rows(self, rows: Iterator[Row]) -> Iterator[ImageRef]:
+        """Choose the columns of links and classes, and yield the link of each row."""
         head, rows = self._peek(rows, 100)
         names = list(dict.fromkeys(name for row in head for name in row))
         if not names:
@@ -269,6 +272,7 @@ class LinkFile:
             yield columns.make_image_ref(row, self._default_class)
 
     def _parse_text(self, lines: Iterable[str]) -> Iterator[ImageRef]:
+        """Yield the links of lines that have a link, or a class and a link separated by a tab."""
         self._format_description = f"one link per line; class {self._default_class}"
         for line in lines:
             if line.startswith("#"):
@@ -311,6 +315,7 @@ class LinkFile:
 
 
 def _shorten_url(url: str, length: int = 100) -> str:
+    """Return a URL for a message: without credentials, escaped and cut to `length` characters."""
     return escape_unprintable(remove_credentials(url)[:length])
 
 
@@ -318,6 +323,7 @@ def _raise_lazily(error: Exception) -> Iterator[Any]:
     """Return an iterator that raises an error when its first item is requested."""
 
     def fail() -> Any:
+        """Raise the error."""
         raise error
 
     return iter(fail, None)

@@ -94,6 +94,7 @@ class Openverse(SearchSource):
                 return
 
     async def _get_page(self, query: str, page_number: int) -> dict[str, Any]:
+        """Return a page of results as JSON; empty after the last page."""
         size = _RESULTS_PER_PAGE_REGISTERED if self._client_credentials else _RESULTS_PER_PAGE
         params = {"q": query, "page": str(page_number), "page_size": str(size), **self._params}
         params = {name: value for name, value in params.items() if value}

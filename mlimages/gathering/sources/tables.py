@@ -31,7 +31,7 @@ _MAX_LINES_PER_ROW = 1000  # maximum number of lines in a row
 _LONG_LINE_LENGTH = 65_536
 """Number of characters above which long quoted cells of a line are removed, before Python's csv rejects them."""
 _LONG_QUOTED_CELL = re.compile(r'"(?:[^"]|""){10000,}"')
-_TO_CLOSING_QUOTE = re.compile(r'((?:[^"]|"")*+)"')
+_TEXT_UP_TO_CLOSING_QUOTE = re.compile(r'((?:[^"]|"")*+)"')
 _CLASS_AND_LINK = re.compile(r"(?!\d+[.)]\s)(\w[^:]*?)\s+(https?://.+)", re.IGNORECASE)
 _LINK_AND_CLASS = re.compile(rf"(https?://[^\s?]+?{IMAGE_SUFFIX_PATTERN})\s+(\w[^:]*)", re.IGNORECASE)
 
@@ -149,7 +149,7 @@ def _are_complete_rows(lines: Sequence[str], delimiter: str, num_columns: int, *
     columns = [_find_link_column(line, delimiter, num_columns) for line in lines]
     if is_ragged:
         return any(column is not None for column in columns[1:])
-    inside = _TO_CLOSING_QUOTE.match(lines[-1])
+    inside = _TEXT_UP_TO_CLOSING_QUOTE.match(lines[-1])
     starts_cell = inside is not None and inside[1].rstrip(" ").endswith(delimiter)
     return starts_cell and columns[0] is not None and len(set(columns)) == 1
 

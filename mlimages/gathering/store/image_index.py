@@ -19,7 +19,7 @@ _HASH_BANDS = ((0, 22), (22, 21), (43, 21))
 """Offset and width of three bands of a 64-bit hash; hashes that differ in at most two bits agree in one band."""
 
 _MAX_HAMMING_DISTANCE = 2
-_MIN_MINORITY_BITS = 8
+_MIN_ONES_AND_ZEROS = 8
 """Minimum number of ones and of zeros in a hash; hashes with fewer are of plain images, which all look similar."""
 _MASK_64_BITS = 2**64 - 1
 
@@ -140,7 +140,7 @@ class ImageIndex:
     def add_difference_hash(self, dhash: str, path: str) -> None:
         """Add an image for `find_near_duplicate`, unless it is plain (sky, a gradient): all such images are similar."""
         value = int(dhash, 16)
-        if _MIN_MINORITY_BITS <= value.bit_count() <= 64 - _MIN_MINORITY_BITS:
+        if _MIN_ONES_AND_ZEROS <= value.bit_count() <= 64 - _MIN_ONES_AND_ZEROS:
             row = (_to_signed(value), path, *_split_into_bands(value))
             self._tables.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?)", row)
 

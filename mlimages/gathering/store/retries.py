@@ -13,7 +13,7 @@ from mlimages.gathering.links import parse_host
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.store.stored_shards import strip_shard
 
-_SIZE_NOTE = re.compile(r"(\d+) x (\d+)\b")
+_PIXEL_SIZE_NOTE = re.compile(r"(\d+) x (\d+)\b")
 _BYTE_COUNT_NOTE = re.compile(r"(more than )?(\d+) bytes")
 _RESIZE_NOTE = re.compile(r"resized: (\d+)")
 """Matches `detail` of a row whose image was resized (like the two above, for its size in pixels or in bytes)."""
@@ -43,7 +43,7 @@ def is_allowed_now(row: FetchResult, options: GatherOptions) -> bool:
     >>> [is_allowed_now(row, GatherOptions(min_size=size)) for size in (90, 91)]
     [True, False]
     """
-    sides = [int(side) for side in found.groups()] if (found := _SIZE_NOTE.match(row.detail)) else []
+    sides = [int(side) for side in found.groups()] if (found := _PIXEL_SIZE_NOTE.match(row.detail)) else []
     match row.reason:
         case Reason.TOO_SMALL:
             return bool(sides) and min(sides) >= options.min_size
