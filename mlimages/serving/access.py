@@ -10,13 +10,13 @@ from urllib.parse import urlsplit
 from aiohttp import hdrs, web
 
 from mlimages.serving.problems import Handler, ProblemError
-from mlimages.serving.service import SERVICE
+from mlimages.serving.service import SERVICE_KEY
 from mlimages.serving.settings import ServerSettings
 
 PUBLIC_ROUTES = frozenset({"/", "/healthz", "/openapi.json", "/v2", "/v2/health/live", "/v2/health/ready"})
 """Routes that need no token; without a token, they reveal neither the model's classes nor how much it is used."""
 
-_EXPOSED_HEADERS = "Inference-Header-Content-Length, Retry-After"
+_CORS_EXPOSED_HEADERS = "Inference-Header-Content-Length, Retry-After"
 _PREFLIGHT_HEADERS = {
     "Access-Control-Allow-Methods": "GET, POST",
     "Access-Control-Allow-Headers": "Authorization, Content-Type, Inference-Header-Content-Length",
@@ -75,7 +75,7 @@ def _is_ip_address(name: str) -> bool:
 @web.middleware
 async def add_cors_headers(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Add CORS headers to all responses to allowed origins, errors included."""
-    origins = request.app[SERVICE].settings.cors_origins
+    origins = request.app[SERVICE_KEY].settings.cors_origins
     if not origins:
         return await handler(request)
     origin = request.headers.get(hdrs.ORIGIN, "")
@@ -87,5 +87,5 @@ async def add_cors_headers(request: web.Request, handler: Handler) -> web.Stream
     response.headers[hdrs.VARY] = "Origin"
     if is_allowed:
         response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
-        response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _EXPOSED_HEADERS
+        response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _CORS_EXPOSED_HEADERS
     return response

@@ -12,7 +12,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 logger = logging.getLogger(__name__)
 
-LOG_EVERY_S = 60.0
+MIN_LOG_INTERVAL_S = 60.0
 """Minimum time between two log lines of a kind that hostile clients can cause at will."""
 
 
@@ -21,7 +21,7 @@ class InvalidRequestFilter(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._logged = -LOG_EVERY_S
+        self._logged = -MIN_LOG_INTERVAL_S
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether a record is logged; shorten the record of an invalid request to one line."""
@@ -31,9 +31,9 @@ class InvalidRequestFilter(logging.Filter):
         reason = error.message.strip().partition("\n")[0].rstrip(":")
         vars(record).update(msg=f"{record.getMessage()}: {reason}", args=(), exc_info=None)
         now, previous = time.monotonic(), self._logged
-        if now - previous >= LOG_EVERY_S:
+        if now - previous >= MIN_LOG_INTERVAL_S:
             self._logged = now
-        return now - previous >= LOG_EVERY_S
+        return now - previous >= MIN_LOG_INTERVAL_S
 
 
 http_logger = logging.getLogger(f"{__name__}.http")

@@ -18,14 +18,15 @@ from mlimages.serving.access import add_cors_headers, check_access
 from mlimages.serving.access_log import log_request
 from mlimages.serving.connections import BACKLOG, ConnectionLimiter, compute_max_connections
 from mlimages.serving.problems import Handler, return_errors_as_json
-from mlimages.serving.service import SERVICE, Service
+from mlimages.serving.service import SERVICE_KEY, Service
 from mlimages.serving.settings import ServerSettings, check_exposure
 
-Model = Predictor | OnnxBundle | str | os.PathLike[str]
+ModelSource = Predictor | OnnxBundle | str | os.PathLike[str]
+"""A predictor, an exported file or its path, or a run folder."""
 """A model to serve: a predictor, or an .onnx file or run folder."""
 
 
-def make_app(model: Model, settings: ServerSettings | None = None) -> web.Application:
+def make_app(model: ModelSource, settings: ServerSettings | None = None) -> web.Application:
     """Create an application that serves one model, to run alone or as part of another application.
 
     Args:
@@ -44,7 +45,7 @@ def make_app(model: Model, settings: ServerSettings | None = None) -> web.Applic
     settings = settings or ServerSettings()
     predictor = model if isinstance(model, Predictor) else Predictor(model, max_pixels=settings.max_pixels)
     app = web.Application(middlewares=[add_cors_headers, _record_request, return_errors_as_json, _check_access])
-    app[SERVICE] = Service(predictor, settings)
+    app[SERVICE_KEY] = Service(predictor, settings)
     app.cleanup_ctx.append(_close_engine)
     app.on_response_prepare.append(_add_headers)
     app.add_routes(handlers.routes)
@@ -53,7 +54,7 @@ def make_app(model: Model, settings: ServerSettings | None = None) -> web.Applic
 
 
 def serve(
-    model: Model,
+    model: ModelSource,
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
@@ -80,7 +81,7 @@ def serve(
 
 
 async def _serve(app: web.Application, host: str, port: int, on_started: Callable[[str], None]) -> None:
-    service, stop = app[SERVICE], asyncio.Event()
+    service, stop = app[SERVICE_KEY], asyncio.Event()
     runner = web.AppRunner(app, handler_cancellation=True)
     await runner.setup()
     assert runner.server is not None
@@ -100,7 +101,7 @@ async def _serve(app: web.Application, host: str, port: int, on_started: Callabl
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), 1.0)
         connections.close_idle_connections()
-    service.stopping = True
+    service.is_stopping = True
     listening.close()
     deadline = time.monotonic() + service.settings.timeout_s
     while service.in_flight and time.monotonic() < deadline:
@@ -110,13 +111,13 @@ async def _serve(app: web.Application, host: str, port: int, on_started: Callabl
 
 async def _close_engine(app: web.Application) -> AsyncIterator[None]:
     yield
-    await asyncio.to_thread(app[SERVICE].engine.close)
+    await asyncio.to_thread(app[SERVICE_KEY].engine.close)
 
 
 @web.middleware
 async def _record_request(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Count and log every request, including rejected ones."""
-    service, begin = request.app[SERVICE], time.perf_counter()
+    service, begin = request.app[SERVICE_KEY], time.perf_counter()
     resource = request.match_info.route.resource
     status, size_bytes = 499, 0  # nginx's status for a client that disconnected
     service.in_flight.add(request.protocol)
@@ -137,10 +138,10 @@ async def _record_request(request: web.Request, handler: Handler) -> web.StreamR
 @web.middleware
 async def _check_access(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Check the Host header and the token; close the connection if the server is stopping."""
-    service = request.app[SERVICE]
+    service = request.app[SERVICE_KEY]
     check_access(request, service.settings)
     response = await handler(request)
-    if service.stopping:
+    if service.is_stopping:
         response.force_close()
     return response
 

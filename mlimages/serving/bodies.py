@@ -1,4 +1,4 @@
-"""Read images from a request body, bounded in bytes and in number."""
+"""Read images from a request body, with limits on their size and number."""
 
 from __future__ import annotations
 
@@ -12,21 +12,26 @@ from aiohttp import BodyPartReader, MultipartReader, StreamReader, web
 from mlimages.serving.problems import ProblemError, make_too_large_error
 from mlimages.serving.settings import ServerSettings
 
-_MAX_HEADER_BYTES = 2048
+_MAX_PART_HEADER_BYTES = 2048
 """Maximum size of one header of a part: a file name takes at most 765 bytes, percent-encoded."""
 
-_MAX_HEADERS = 16
+_MAX_PART_HEADERS = 16
 """Maximum number of headers of a part: browsers and HTTP libraries send at most four."""
 
-_STEP_BYTES = 1 << 14
-"""Number of bytes that must arrive within `timeout_s`, so that a slow client cannot hold a connection forever."""
+_BYTES_PER_TIMEOUT = 1 << 14
+"""Number of bytes that must arrive within each `timeout_s`, so that a slow client cannot hold a connection forever."""
 
 _IDENTITY_ENCODINGS = ("binary", "8bit", "7bit")
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An encoded image; `name` is the file name in the form, empty for a raw body."""
+    """An encoded image.
+
+    Attributes:
+        name: file name in the form; empty for a raw body.
+        data: content of the image file.
+    """
 
     name: str
     data: bytes
@@ -44,7 +49,7 @@ async def read_body(request: web.Request, settings: ServerSettings) -> bytes:
         )
     if (request.content_length or 0) > settings.max_bytes:
         raise make_too_large_error(settings.max_bytes)
-    loop, body, step = asyncio.get_running_loop(), bytearray(), _STEP_BYTES
+    loop, body, step = asyncio.get_running_loop(), bytearray(), _BYTES_PER_TIMEOUT
     try:
         async with asyncio.timeout(settings.timeout_s) as time_out:
             async for chunk in request.content.iter_any():
@@ -52,7 +57,7 @@ async def read_body(request: web.Request, settings: ServerSettings) -> bytes:
                 if len(body) > settings.max_bytes:
                     raise make_too_large_error(settings.max_bytes)
                 if len(body) >= step:
-                    step = len(body) + _STEP_BYTES
+                    step = len(body) + _BYTES_PER_TIMEOUT
                     time_out.reschedule(loop.time() + settings.timeout_s)
     except TimeoutError as error:
         raise ProblemError(408, "timeout", "the request was received too slowly", {"Connection": "close"}) from error
@@ -86,8 +91,10 @@ async def read_uploads(request: web.Request, settings: ServerSettings) -> list[U
 
 async def _read_form(request: web.Request, body: bytes, max_files: int) -> list[Upload]:
     """Read the parts that have a file name, at most `max_files`; skip at most as many other parts."""
-    content = cast(StreamReader, _BodyStream(body, lines_left=2 * max_files * _MAX_HEADERS))
-    reader = MultipartReader(request.headers, content, max_field_size=_MAX_HEADER_BYTES, max_headers=_MAX_HEADERS)
+    content = cast(StreamReader, _BodyStream(body, lines_left=2 * max_files * _MAX_PART_HEADERS))
+    reader = MultipartReader(
+        request.headers, content, max_field_size=_MAX_PART_HEADER_BYTES, max_headers=_MAX_PART_HEADERS
+    )
     reader.part_reader_cls = _FormPart
     uploads: list[Upload] = []
     for _ in range(2 * max_files):
@@ -112,6 +119,8 @@ async def _read_form(request: web.Request, body: bytes, max_files: int) -> list[
 
 
 class _FormPart(BodyPartReader):
+    """A part of a multipart form."""
+
     chunk_size = 1 << 16
     """Number of bytes searched at a time."""
 
@@ -122,25 +131,25 @@ class _BodyStream:
 
     body: bytes
     lines_left: int
-    position: int = 0
+    offset: int = 0
 
     async def read(self, max_bytes: int) -> bytes:
-        chunk = self.body[self.position : self.position + max_bytes]
-        self.position += len(chunk)
+        chunk = self.body[self.offset : self.offset + max_bytes]
+        self.offset += len(chunk)
         return chunk
 
-    async def readline(self, *, max_line_length: int = _MAX_HEADER_BYTES) -> bytes:
-        end = self.body.find(b"\n", self.position, self.position + max_line_length) + 1
+    async def readline(self, *, max_line_length: int = _MAX_PART_HEADER_BYTES) -> bytes:
+        end = self.body.find(b"\n", self.offset, self.offset + max_line_length) + 1
         self.lines_left -= 1
-        if self.lines_left < 0 or (not end and len(self.body) - self.position > max_line_length):
+        if self.lines_left < 0 or (not end and len(self.body) - self.offset > max_line_length):
             raise ValueError("a part has too many header lines, or a header line is too long")
-        return await self.read((end or len(self.body)) - self.position)
+        return await self.read((end or len(self.body)) - self.offset)
 
     def unread_data(self, data: bytes) -> None:
-        self.position -= len(data)
+        self.offset -= len(data)
 
     def at_eof(self) -> bool:
-        return self.position >= len(self.body)
+        return self.offset >= len(self.body)
 
 
 def _make_form_error(reason: str) -> ProblemError:

@@ -9,7 +9,7 @@ import time
 
 from aiohttp import web
 
-from mlimages.serving.access_log import LOG_EVERY_S, http_logger
+from mlimages.serving.access_log import MIN_LOG_INTERVAL_S, http_logger
 from mlimages.serving.problems import make_http_error
 from mlimages.serving.service import Service
 
@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 BACKLOG = 32
 """Number of connections that asyncio accepts in one iteration of its event loop."""
 
-_RESERVED = 5 * BACKLOG
-"""File descriptors reserved for files and for rejected connections, which are closed some loop iterations later."""
+_NUM_RESERVED_FILE_DESCRIPTORS = 5 * BACKLOG
+"""Number of file descriptors for open files and for rejected connections, which are closed with a delay."""
 
 MIN_IDLE_S = 1.0
 """Idle time in seconds after which a connection may be closed to accept a new one at the limit."""
@@ -32,11 +32,11 @@ def compute_max_connections() -> int:
     import resource
 
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(16, min(1000, soft - _RESERVED)) if soft != resource.RLIM_INFINITY else 1000
+    return max(16, min(1000, soft - _NUM_RESERVED_FILE_DESCRIPTORS)) if soft != resource.RLIM_INFINITY else 1000
 
 
 class ConnectionLimiter:
-    """Protocol factory that limits the number of connections.
+    """Factory of asyncio protocols that limits the number of open connections.
 
     At the limit, an idle connection is closed; if there is none, new connections are rejected.
 
@@ -49,7 +49,7 @@ class ConnectionLimiter:
     def __init__(self, server: web.Server, service: Service, *, max_connections: int) -> None:
         self._server, self._service, self._limit = server, service, max_connections
         self._last_active_s: dict[object, float] = {}
-        self._logged = -LOG_EVERY_S
+        self._logged = -MIN_LOG_INTERVAL_S
 
     def __call__(self) -> asyncio.Protocol:
         if len(self._server.connections) >= self._limit and not self._close_longest_idle_connection():
@@ -91,12 +91,14 @@ class ConnectionLimiter:
 
     def _log_rejection(self) -> None:
         now = time.monotonic()
-        if now - self._logged >= LOG_EVERY_S:
+        if now - self._logged >= MIN_LOG_INTERVAL_S:
             self._logged = now
             logger.warning("all %d connections are in use: rejecting new ones", self._limit)
 
 
 class _Connection(web.RequestHandler):
+    """A connection whose error responses are JSON."""
+
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
@@ -108,6 +110,8 @@ class _Connection(web.RequestHandler):
 
 
 class _RejectingProtocol(asyncio.Protocol):
+    """A connection above the limit."""
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Respond with 503, and close the connection."""
         assert isinstance(transport, asyncio.Transport)

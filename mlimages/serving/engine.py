@@ -18,25 +18,28 @@ from mlimages.core import BrokenImage
 from mlimages.inference import Explanation, Predictor, TimedResult, explain
 from mlimages.serving.problems import make_busy_error
 
-MAX_BATCH = 4
+MAX_BATCH_SIZE = 4
 """Maximum batch size; larger batches gain little and take more memory."""
 
 _MAX_TIME_RATIO = 0.85
 """Batches are used if their time per image is below this fraction of the time for a single image (AlexNet: 0.65)."""
 
 ImageData = bytes | NDArray[np.uint8]
+"""An encoded image, or its pixels as uint8 RGB `(H, W, 3)`."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueuedResult:
     """A result, and the seconds that the image spent in the queue."""
 
-    timed: TimedResult
+    timed_result: TimedResult
     queue_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class _QueuedImage:
+    """An image in the queue, the number of classes to return, and the future of its result."""
+
     image: ImageData
     top: int
     future: asyncio.Future[QueuedResult]
@@ -53,7 +56,7 @@ class Engine:
 
     def __init__(self, predictor: Predictor, *, queue_size: int) -> None:
         self.predictor = predictor
-        self.max_batch = MAX_BATCH if is_batching_faster(predictor) else 1
+        self.max_batch_size = MAX_BATCH_SIZE if is_batching_faster(predictor) else 1
         self._queue_size = queue_size
         self._waiting: deque[_QueuedImage] = deque()
         self._executor = ThreadPoolExecutor(predictor.workers, "predict")
@@ -69,7 +72,7 @@ class Engine:
         """Add images to the queue, and return one future per image, whose result has at least `top` classes.
 
         Raises:
-            ProblemError: the queue does not have room for all images; none is added.
+            ProblemError: the queue cannot hold all images; none is added.
         """
         if self.num_queued + len(images) > self._queue_size:
             raise make_busy_error()
@@ -81,12 +84,12 @@ class Engine:
         return [item.future for item in batch]
 
     def explain(self, image: bytes) -> asyncio.Future[Explanation | BrokenImage]:
-        """Start to explain an image in a free thread, and return a future of the explanation.
+        """Start to explain an image in an idle thread, and return a future of the explanation.
 
         The thread is in use until the explanation is finished, even if the request is cancelled.
 
         Raises:
-            ProblemError: no thread is free.
+            ProblemError: all threads are busy.
         """
         if not self._free_explainers.acquire(blocking=False):
             raise make_busy_error()
@@ -106,9 +109,9 @@ class Engine:
             batch[0].future.get_loop().call_soon_threadsafe(_set_image_results, batch, self._predict_images(batch))
 
     def _take_batch(self) -> list[_QueuedImage]:
-        """Remove the next image and this thread's share of the others from the queue; return those not cancelled."""
+        """Remove the next batch from the queue and return it without cancelled images; each thread gets a share."""
         batch: list[_QueuedImage] = []
-        size = 1 + min(self.max_batch - 1, self.num_queued // self.predictor.workers)
+        size = 1 + min(self.max_batch_size - 1, self.num_queued // self.predictor.workers)
         with suppress(IndexError):  # the queue is empty
             while len(batch) < size:
                 item = self._waiting.popleft()
@@ -151,4 +154,4 @@ def is_batching_faster(predictor: Predictor) -> bool:
             seconds.append(time.perf_counter() - begin)
         return min(seconds) / num_images
 
-    return measure_fastest_s(MAX_BATCH) < _MAX_TIME_RATIO * measure_fastest_s(1)
+    return measure_fastest_s(MAX_BATCH_SIZE) < _MAX_TIME_RATIO * measure_fastest_s(1)

@@ -18,10 +18,10 @@ from mlimages.inference import Explanation
 from mlimages.serving import schemas
 from mlimages.serving.access import has_token
 from mlimages.serving.bodies import read_uploads
-from mlimages.serving.openapi import DEFAULT_TOP, build_document
+from mlimages.serving.openapi import DEFAULT_TOP, build_openapi_document
 from mlimages.serving.page import build_server_page
 from mlimages.serving.problems import ProblemError
-from mlimages.serving.service import SERVICE
+from mlimages.serving.service import SERVICE_KEY
 
 routes = web.RouteTableDef()
 
@@ -37,7 +37,7 @@ async def get_page(request: web.Request) -> web.Response:
 @routes.post("/predict")
 async def predict(request: web.Request) -> web.Response:
     """Return the predictions for the images of a raw body or a form."""
-    service, begin = request.app[SERVICE], time.perf_counter()
+    service, begin = request.app[SERVICE_KEY], time.perf_counter()
     _check_query_parameters(request, "top")
     uploads = await read_uploads(request, service.settings)
     bundle = service.bundle
@@ -56,7 +56,7 @@ async def predict(request: web.Request) -> web.Response:
 @routes.post("/explain")
 async def explain(request: web.Request) -> web.Response:
     """Return the explanation of the prediction for one image."""
-    service = request.app[SERVICE]
+    service = request.app[SERVICE_KEY]
     if not service.settings.explain:
         raise ProblemError(403, "not-allowed", "explanations are disabled on this server (--no-explain)")
     _check_query_parameters(request)
@@ -78,6 +78,7 @@ async def explain(request: web.Request) -> web.Response:
 
 
 def _encode_overlay(explanation: Explanation) -> str:
+    """Return the overlay of an explanation as a base64-encoded PNG."""
     out = io.BytesIO()
     explanation.draw_overlay().save(out, "PNG")
     return base64.b64encode(out.getvalue()).decode()
@@ -86,8 +87,8 @@ def _encode_overlay(explanation: Explanation) -> str:
 @routes.get("/healthz")
 async def get_health(request: web.Request) -> web.Response:
     """Return whether the service accepts requests, and details of the model unless a required token is missing."""
-    service = request.app[SERVICE]
-    status: Literal["ok", "stopping"] = "stopping" if service.stopping else "ok"
+    service = request.app[SERVICE_KEY]
+    status: Literal["ok", "stopping"] = "stopping" if service.is_stopping else "ok"
     if not has_token(request, service.settings.token):
         return _make_json_response(schemas.Health(status=status))
     bundle = service.bundle
@@ -106,14 +107,14 @@ async def get_health(request: web.Request) -> web.Response:
 @routes.get("/metrics")
 async def get_metrics(request: web.Request) -> web.Response:
     """Return the metrics in Prometheus' text format."""
-    text = request.app[SERVICE].metrics.to_text()
+    text = request.app[SERVICE_KEY].metrics.to_text()
     return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
 
 @routes.get("/openapi.json")
 async def get_openapi_document(request: web.Request) -> web.Response:
     """Return the OpenAPI document."""
-    return web.json_response(build_document(len(request.app[SERVICE].bundle.class_names)))
+    return web.json_response(build_openapi_document(len(request.app[SERVICE_KEY].bundle.class_names)))
 
 
 def _check_query_parameters(request: web.Request, *accepted_names: str) -> None:
@@ -149,4 +150,4 @@ def _make_image_result(name: str, result: Prediction | ProblemError, top: int) -
 
 
 def _make_json_response(body: BaseModel) -> web.Response:
-    return web.json_response(text=body.model_dump_json(exclude_unset=True))
+    return web.json_response(text=body.model_dump_json(exclude_unset=True, by_alias=True))

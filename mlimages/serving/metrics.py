@@ -6,8 +6,11 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-STAGES = ("read", "queue", "decode", "network", "total")
+LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Upper bounds of the histogram buckets in seconds."""
+
+REQUEST_STAGES = ("read", "queue", "decode", "network", "total")
+"""Stages of a request whose durations are recorded."""
 
 
 class Metrics:
@@ -31,9 +34,13 @@ class Metrics:
         queue = Gauge("mlimages_queue_images", "Images in the queue.", registry=self._registry)
         queue.set_function(count_queued)
         stages = Histogram(
-            "mlimages_stage_seconds", "Latency by stage.", ("stage",), registry=self._registry, buckets=BUCKETS_S
+            "mlimages_stage_seconds",
+            "Latency by stage.",
+            ("stage",),
+            registry=self._registry,
+            buckets=LATENCY_BUCKETS_S,
         )
-        self._stages = {stage: stages.labels(stage) for stage in STAGES}
+        self._stages = {stage: stages.labels(stage) for stage in REQUEST_STAGES}
 
     def count_request(self, route: str, status: int) -> None:
         """Count a finished request."""

@@ -19,7 +19,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class ProblemError(Exception):
-    """An HTTP error; `code` is stable, `message` is for people."""
+    """An HTTP error; programs may rely on `code`, but not on the wording of `message`."""
 
     def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -80,4 +80,5 @@ async def return_errors_as_json(request: web.Request, handler: Handler) -> web.S
 
 
 def _make_error_code(reason: str) -> str:
+    """Return the error code for an HTTP reason phrase: Not Found -> not-found."""
     return (reason or "error").lower().replace(" ", "-")

@@ -14,23 +14,23 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from mlimages.inference import INPUT, KNOWN, PROBABILITIES
 
 PREDICTION_SET = "prediction_set"
-"""Name of the protocol's output with the classes in the prediction set of each image; the file has no such output."""
+"""Name of the output with the prediction set of each image; the server computes it from the outputs of the file."""
 
 PositiveInt = Annotated[int, Field(gt=0, strict=True)]
 
 
-def _replace_none(value: Any) -> Any:
+def _replace_none_with_dict(value: Any) -> Any:
     return {} if value is None else value
 
 
 class Schema(BaseModel):
-    """Base class of all models; unknown keys in requests are ignored, as the protocol requires."""
+    """Base class of the models in this module; unknown keys in requests are ignored, as the protocol requires."""
 
     model_config = ConfigDict(protected_namespaces=())
 
 
 class Problem(Schema):
-    """Code and message of an error; `code` is stable, `message` is for people."""
+    """Code and message of an error; programs may rely on `code`, but not on the wording of `message`."""
 
     code: str
     message: str
@@ -91,15 +91,18 @@ class Predictions(Schema):
 
 
 class Explanation(Schema):
-    """Changes in the probability of the most probable class when a region of the image is masked."""
+    """Probability of the most probable class, without and with each region of the image masked."""
 
     model: str
     class_name: str = Field(description="The most probable class of the unmasked image.")
     probability: float = Field(description="Probability of that class for the unmasked image, 0 to 1.")
-    lowest: float = Field(description="The lowest probability in `hidden`.")
-    place: str = Field(description="Position of the region with the lowest probability: centre, top left, ...")
-    hidden: list[list[float]] = Field(
-        description="Probability of that class with each region of the preprocessed image masked, by row and column."
+    min_probability: float = Field(alias="lowest", description="The lowest probability in `hidden`.")
+    most_influential_region: str = Field(
+        alias="place", description="Position of the region with the lowest probability: centre, top left, ..."
+    )
+    masked_probabilities: list[list[float]] = Field(
+        alias="hidden",
+        description="Probability of that class with each region of the preprocessed image masked, by row and column.",
     )
     overlay: str = Field(
         description="The preprocessed image as a base64-encoded PNG, with regions in red whose masking lowers the "
@@ -184,7 +187,7 @@ class RequestInput(Schema):
     name: Literal[INPUT]  # type: ignore[valid-type]  # mypy does not look through the constant
     datatype: Literal["UINT8"]
     shape: tuple[PositiveInt, PositiveInt, PositiveInt, Literal[3]]
-    parameters: Annotated[InputParameters, BeforeValidator(_replace_none)] = InputParameters()
+    parameters: Annotated[InputParameters, BeforeValidator(_replace_none_with_dict)] = InputParameters()
     data: Any = Field(default=None, description="Numbers from 0 to 255, flat or nested.")
 
 
@@ -199,7 +202,7 @@ class RequestOutput(Schema):
     """A requested output; classification applies only to probabilities."""
 
     name: Literal[PROBABILITIES, KNOWN, PREDICTION_SET]  # type: ignore[valid-type]
-    parameters: Annotated[OutputParameters, BeforeValidator(_replace_none)] = OutputParameters()
+    parameters: Annotated[OutputParameters, BeforeValidator(_replace_none_with_dict)] = OutputParameters()
 
 
 class RequestParameters(Schema):
@@ -214,7 +217,7 @@ class InferRequest(Schema):
     id: str | None = Field(default=None, coerce_numbers_to_str=True)
     inputs: Annotated[list[RequestInput], Field(min_length=1, max_length=1)]
     outputs: Annotated[list[RequestOutput], Field(max_length=3), BeforeValidator(lambda value: value or [])] = []
-    parameters: Annotated[RequestParameters, BeforeValidator(_replace_none)] = RequestParameters()
+    parameters: Annotated[RequestParameters, BeforeValidator(_replace_none_with_dict)] = RequestParameters()
 
 
 class ResponseOutput(Schema):

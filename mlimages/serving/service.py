@@ -23,8 +23,13 @@ class Service:
     """State of a server, which serves one model.
 
     Attributes:
+        name: name of the model in the Open Inference Protocol.
+        settings: settings of the server.
+        engine: runs the model; replaced by a reload.
+        metrics: metrics since the start of the server.
         in_flight: the connections with a request in progress.
         on_request_end: called with a connection when its request is finished.
+        is_stopping: whether the server accepts no new requests.
     """
 
     def __init__(self, predictor: Predictor, settings: ServerSettings) -> None:
@@ -34,7 +39,7 @@ class Service:
         self.metrics = Metrics(lambda: self.engine.num_queued)
         self.in_flight: set[object] = set()
         self.on_request_end: Callable[[object], None] = lambda connection: None
-        self.stopping = False
+        self.is_stopping = False
         self._reloading: asyncio.Task[None] | None = None
         self._needs_reload = False
 
@@ -51,6 +56,7 @@ class Service:
             self._reloading = asyncio.get_running_loop().create_task(self._reload_until_current())
 
     async def _reload_until_current(self) -> None:
+        """Reload until no reload was requested while the last one was in progress."""
         while self._needs_reload:
             self._needs_reload = False
             await self.reload()
@@ -105,10 +111,11 @@ class Service:
         return explanation
 
     def _record_result(self, outcome: QueuedResult | BaseException) -> Prediction | ProblemError:
+        """Return the prediction or error for an image, after its durations are added to the metrics."""
         if isinstance(outcome, BaseException):
             logger.error("cannot classify an image", exc_info=outcome)
             return make_internal_error()
-        timed = outcome.timed
+        timed = outcome.timed_result
         self.metrics.record_stage("queue", outcome.queue_s)
         self.metrics.record_stage("decode", timed.decode_s)
         self.metrics.record_stage("network", timed.network_s)
@@ -118,8 +125,9 @@ class Service:
 
 
 def _open_engine(predictor: Predictor, queue_size: int) -> Engine:
+    """Return an engine that loads the predictor's file again."""
     reloaded = Predictor(predictor.bundle.path, workers=predictor.workers, max_pixels=predictor.max_pixels)
     return Engine(reloaded, queue_size=queue_size)
 
 
-SERVICE = web.AppKey("service", Service)
+SERVICE_KEY = web.AppKey("service", Service)

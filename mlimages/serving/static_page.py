@@ -24,10 +24,11 @@ from mlimages.inference import (
 from mlimages.serving.openapi import DEFAULT_TOP
 from mlimages.serving.page import build_page, read_asset
 
-CDN_VERSION = "1.30.0"
+CDN_RUNTIME_VERSION = "1.30.0"
+"""Version of onnxruntime-web that pages load from a CDN."""
 
-_CDN = "https://cdn.jsdelivr.net"
-_DIST_FILES = {"ort.js": "ort.wasm.bundle.min.mjs", "ort.wasm": "ort-wasm-simd-threaded.wasm"}
+_CDN_URL = "https://cdn.jsdelivr.net"
+_NPM_FILE_NAMES = {"ort.js": "ort.wasm.bundle.min.mjs", "ort.wasm": "ort-wasm-simd-threaded.wasm"}
 """Files in `dist` of the npm package, by their name beside the page: web servers know the type of `.js`, not `.mjs`."""
 
 _CDN_INTEGRITY = {
@@ -48,15 +49,16 @@ class WebRuntime:
         origin: origin from which the browser loads the files if they are not copied.
     """
 
-    version: str = CDN_VERSION
+    version: str = CDN_RUNTIME_VERSION
     urls: Mapping[str, str] = field(
         default_factory=lambda: {
-            name: f"{_CDN}/npm/onnxruntime-web@{CDN_VERSION}/dist/{file}" for name, file in _DIST_FILES.items()
+            name: f"{_CDN_URL}/npm/onnxruntime-web@{CDN_RUNTIME_VERSION}/dist/{file}"
+            for name, file in _NPM_FILE_NAMES.items()
         }
     )
     integrity: Mapping[str, str] = field(default_factory=lambda: _CDN_INTEGRITY)
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
-    origin: str = _CDN
+    origin: str = _CDN_URL
 
     @classmethod
     def from_npm_package(cls, package: str | os.PathLike[str]) -> WebRuntime:
@@ -71,13 +73,13 @@ class WebRuntime:
         package = require_local_path(package)
         try:
             version = json.loads((package / "package.json").read_text(encoding="utf-8"))["version"]
-            files = {name: (package / "dist" / file).read_bytes() for name, file in _DIST_FILES.items()}
+            files = {name: (package / "dist" / file).read_bytes() for name, file in _NPM_FILE_NAMES.items()}
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise InputError(
                 f"{package} is not the folder of the npm package onnxruntime-web: run 'npm install onnxruntime-web', "
                 "and pass node_modules/onnxruntime-web"
             ) from error
-        return cls(version, {name: f"./{name}" for name in files}, _compute_digests(files), files, origin="")
+        return cls(version, {name: f"./{name}" for name in files}, _compute_integrity(files), files, origin="")
 
     def list_page_files(self, folder: Path) -> list[Path]:
         """Return the paths of all files that `write_page` writes to `folder`."""
@@ -187,7 +189,8 @@ def _render_page(runtime: WebRuntime) -> str:
     return page
 
 
-def _compute_digests(files: Mapping[str, bytes]) -> dict[str, str]:
+def _compute_integrity(files: Mapping[str, bytes]) -> dict[str, str]:
+    """Return SHA-384 hashes of files by name, in the format of the HTML attribute `integrity`."""
     return {
         name: f"sha384-{base64.b64encode(hashlib.sha384(content).digest()).decode()}" for name, content in files.items()
     }

@@ -32,7 +32,7 @@ from mlimages.serving import ServerSettings, inference_protocol, schemas
 from mlimages.serving.access_log import InvalidRequestFilter, http_logger
 from mlimages.serving.bodies import read_uploads
 from mlimages.serving.problems import ProblemError
-from mlimages.serving.service import SERVICE
+from mlimages.serving.service import SERVICE_KEY
 from tests.deploying import made_image
 from tests.serving.apps import Payload, Reply, Served, bomb, encoded, form
 
@@ -289,7 +289,7 @@ def test_a_full_queue_is_503_with_retry_after(serve_with: Any) -> None:
 def test_images_that_wait_are_answered_in_batches_each_with_its_own_answer(serve_with: Any, bundle: OnnxBundle) -> None:
     sizes: list[int] = []
     served = serve_with(Watched(bundle, lambda batch: sizes.append(len(batch))))
-    served.app[SERVICE].engine.max_batch = 4
+    served.app[SERVICE_KEY].engine.max_batch_size = 4
     found = served.ask_form("/predict", *[(f"{n}.png", encoded(n)) for n in range(12)]).json["predictions"]
     assert [(one["class_name"], one["probability"]) for one in found] == [best(bundle, encoded(n)) for n in range(12)]
     assert sum(sizes) == 12
@@ -377,7 +377,7 @@ def test_an_image_that_fails_its_batch_costs_no_other_image_its_answer(
     serve_with: Any, bundle: OnnxBundle, caplog: pytest.LogCaptureFixture
 ) -> None:
     served = serve_with(Watched(bundle, refuse_poison))
-    served.app[SERVICE].engine.max_batch = 4
+    served.app[SERVICE_KEY].engine.max_batch_size = 4
     files = [(f"{n}", b"poison" if n % 3 == 1 else encoded(n)) for n in range(12)]
     reply = served.ask_form("/predict", *files)
     assert reply.status == 200
@@ -401,7 +401,7 @@ def test_honest_clients_beside_hostile_ones_are_all_answered(
 
     monkeypatch.setattr(images, "load_pixels", failing)
     served = serve_with(Watched(bundle, refuse_poison, workers=2))
-    served.app[SERVICE].engine.max_batch = 4
+    served.app[SERVICE_KEY].engine.max_batch_size = 4
     want = best(bundle, encoded(1))
     sent = [(b"poison", 500), (b"odd", 422), (encoded(1), 200), (encoded(1), 200)] * 10
     with ThreadPoolExecutor(8) as pool:
@@ -516,8 +516,10 @@ def undescribed(answer: Any, model: Any) -> set[str]:
         return {key for one, part in zip(answer, model, strict=True) for key in undescribed(one, part)}
     if not isinstance(answer, dict) or not isinstance(model, BaseModel):
         return set()
-    known = {key for key in answer if key in type(model).model_fields}
-    return (set(answer) - known) | {key for name in known for key in undescribed(answer[name], getattr(model, name))}
+    names = {field.alias or name: name for name, field in type(model).model_fields.items()}
+    known = answer.keys() & names.keys()
+    parts = (undescribed(answer[key], getattr(model, names[key])) for key in known)
+    return (set(answer) - known).union(*parts)
 
 
 def test_every_answer_is_what_the_openapi_document_says(server: Served) -> None:
@@ -677,7 +679,7 @@ def test_a_dropped_connection_costs_nobody_else_an_answer(server: Served, bundle
 
 
 def test_a_server_that_stops_is_not_ready() -> None:
-    request = make_mocked_request("GET", "/v2/health/ready", app={SERVICE: SimpleNamespace(stopping=True)})  # type: ignore[arg-type]
+    request = make_mocked_request("GET", "/v2/health/ready", app={SERVICE_KEY: SimpleNamespace(is_stopping=True)})  # type: ignore[arg-type]
     reply = asyncio.run(inference_protocol.get_readiness(request))
     assert (reply.status, json.loads(reply.text or "")) == (503, {"ready": False})
 

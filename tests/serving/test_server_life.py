@@ -26,7 +26,7 @@ from mlimages.core import Prediction
 from mlimages.inference import OnnxBundle, Predictor
 from mlimages.serving import ServerSettings, make_app
 from mlimages.serving import service as service_module
-from mlimages.serving.service import SERVICE, Service
+from mlimages.serving.service import SERVICE_KEY, Service
 from tests.serving.apps import bomb, encoded, form
 
 pytestmark = pytest.mark.train
@@ -123,7 +123,7 @@ class ServerLife(RuleBasedStateMachine):
 
         self.runner = self.wait(started())
         self.port = self.runner.addresses[0][1]
-        self.service: Service = self.runner.app[SERVICE]
+        self.service: Service = self.runner.app[SERVICE_KEY]
         self.model = self.content
         self.counts = Counter[tuple[str, str]]()
 
@@ -245,7 +245,7 @@ class ServerLife(RuleBasedStateMachine):
         async def stopped() -> None:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.is_answered(number, as_form=True, models=self.model))
-                self.service.stopping = True
+                self.service.is_stopping = True
             health = await self.ask("GET", "/healthz")
             assert (health.answer["status"], health.headers["Connection"]) == ("stopping", "close")
             assert self.runner

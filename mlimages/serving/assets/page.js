@@ -61,11 +61,11 @@ function describe({model, classes, threshold, thresholds}) {
 }
 
 function explainButton(backend, file, image) {
-  const button = element("button", "Where does it look?", {class: "plain"}), message = element("p", "", {role: "status"});
+  const button = element("button", "Explain this prediction", {class: "plain"}), message = element("p", "", {role: "status"});
   const box = element("div", "", {class: "why"});
   button.addEventListener("click", async () => {
     button.disabled = true;
-    message.textContent = "Hiding one region at a time …";
+    message.textContent = "Predicting with one region hidden at a time …";
     try {
       const found = await backend.explain(file);
       image.onload = null;
@@ -74,7 +74,7 @@ function explainButton(backend, file, image) {
       image.alt = "Regions in red lower the probability when they are hidden";
       const [whole, lowest] = [found.probability.toFixed(2), found.lowest.toFixed(2)];
       message.textContent = found.class_name + ": probability " + (lowest < whole
-        ? "falls from " + whole + " to " + lowest + " when the " + found.place + " is hidden (red: the parts that matter)"
+        ? "falls from " + whole + " to " + lowest + " when the " + found.place + " is hidden (red: the regions that matter)"
         : whole + "; hiding a region does not lower the probability");
       button.remove();
     } catch (error) {
