@@ -14,11 +14,11 @@ def describe_unsupported_content(first_bytes: bytes) -> str:
     """
     text = first_bytes.lstrip()
     if text.startswith(b"version https://git-lfs"):
-        return "it is a Git LFS pointer; fetch the file with `git lfs pull`"
+        return "the file is a Git LFS pointer; fetch the file with `git lfs pull`"
     if text.startswith(_BASE64_IMAGE_PREFIXES):
-        return "it is base64 text; decode it to the bytes of the image file"
+        return "the file is base64 text; decode it to the bytes of the image file"
     if text.startswith((b"<svg", b"<?xml")) and b"<svg" in text:
-        return "it is an SVG drawing; convert it to PNG"
+        return "the file is an SVG drawing; convert it to PNG"
     if text.lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "it is a web page; download the file itself"
+        return "the file is a web page; download the image or model file instead"
     return ""

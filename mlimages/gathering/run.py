@@ -106,8 +106,8 @@ async def gather_async(
     started = time.monotonic()
     checks = ImageRequirements(
         max_pixels=chosen.max_pixels,
-        min_size=chosen.min_size,
-        resize=chosen.resize,
+        min_size_px=chosen.min_size,
+        resize_px=chosen.resize,
         ignore_opt_out=chosen.ignore_opt_out,
     )
     shard, shards = chosen.shard or (1, 1)

@@ -631,7 +631,7 @@ def test_images_of_every_shape_are_inspected(tmp_path: Path) -> None:
         found = inspect_file(path, ImageRequirements())
         assert isinstance(found, ImageFacts)
         assert (found.width, found.height) == size
-    found = inspect_file(path, ImageRequirements(resize=256))
+    found = inspect_file(path, ImageRequirements(resize_px=256))
     assert isinstance(found, Rejection)
     assert (found.reason, found.detail) == (Reason.TOO_MANY_PIXELS, "256 x 768000 pixels when resized")
 
@@ -686,7 +686,7 @@ def test_a_jpeg_made_smaller_looks_as_if_resized_in_rgb(size: tuple[int, int], t
     lines.save(path, quality=95, exif=exif)
     with Image.open(path) as image:
         turned = image.transpose(Image.Transpose.ROTATE_270)
-    assert isinstance(inspect_file(path, ImageRequirements(resize=160)), ImageFacts)
+    assert isinstance(inspect_file(path, ImageRequirements(resize_px=160)), ImageFacts)
     as_rgb = io.BytesIO()
     with Image.open(path) as stored:
         turned.resize(stored.size, Image.Resampling.HAMMING).save(as_rgb, "JPEG", quality=95)

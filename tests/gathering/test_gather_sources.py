@@ -52,7 +52,7 @@ def test_wordnet_knows_domestic_cats_and_their_subtree() -> None:
     assert (cat.wnid, len(folders)) == ("n02121808", 19)
     assert folders["n02123394"] == "domestic_cat/persian_cat"
     assert len(set(folders.values())) == len(folders)
-    assert sum("n02121808" in synset.parents for synset in load_synsets().values()) == 16
+    assert sum("n02121808" in synset.parent_wnids for synset in load_synsets().values()) == 16
     with pytest.raises(InputError, match=r"is ambiguous(.|\n)*n02121620  cat, true cat: feline mammal"):
         find_synset("cat")
     with pytest.raises(InputError, match="not an ImageNet synset"):

@@ -175,7 +175,7 @@ def test_the_new_manifest_is_closed_if_all_were(tmp_path: Path, torn: int | None
         manifests[torn].write_bytes(manifests[torn].read_bytes() + dump_row(failed("c")))
     merged(tmp_path, manifests)
     closing = find_last_closing_row(manifests[0])
-    assert (closing.is_at_end, closing.num_lines) == ((False, 0) if torn is not None else (True, 3))
+    assert (closing.is_at_end, closing.line_number) == ((False, 0) if torn is not None else (True, 3))
 
 
 def test_nothing_is_removed_unless_the_new_manifest_is_published(

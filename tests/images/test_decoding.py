@@ -24,10 +24,10 @@ from tests.images.odd_images import chunk, exif, made_image, saved
 BOMB = "an image inside the file has more pixels than Pillow supports"
 AGAIN = "copy or download the file again"
 BEGIN = "the file begins with"
-BASE64 = "it is base64 text; decode it to the bytes of the image file"
-LFS = "it is a Git LFS pointer; fetch the file with `git lfs pull`"
-SVG = "it is an SVG drawing; convert it to PNG"
-PAGE = "it is a web page; download the file itself"
+BASE64 = "the file is base64 text; decode it to the bytes of the image file"
+LFS = "the file is a Git LFS pointer; fetch the file with `git lfs pull`"
+SVG = "the file is an SVG drawing; convert it to PNG"
+PAGE = "the file is a web page; download the image or model file instead"
 VARIANT = "the installed Pillow cannot decode this variant of the format"
 
 

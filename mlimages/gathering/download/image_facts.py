@@ -13,14 +13,14 @@ class ImageRequirements:
 
     Attributes:
         max_pixels: maximum width x height.
-        min_size: minimum shorter side in pixels.
-        resize: shorter side in pixels to which the image is resized; None: it is kept unchanged.
+        min_size_px: minimum shorter side in pixels.
+        resize_px: shorter side in pixels to which the image is resized; None: it is kept unchanged.
         ignore_opt_out: accept an image whose XMP prohibits data mining.
     """
 
     max_pixels: int = MAX_PIXELS
-    min_size: int = 1
-    resize: int | None = None
+    min_size_px: int = 1
+    resize_px: int | None = None
     ignore_opt_out: bool = False
 
 

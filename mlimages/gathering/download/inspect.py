@@ -41,7 +41,7 @@ _MAX_JPEG_SIDE_PX = 65_500  # maximum side in libjpeg
 
 
 def inspect_file(path: Path, requirements: ImageRequirements) -> ImageFacts | Rejection:
-    """Verify an image file by decoding it completely; with `requirements.resize`, overwrite it with the resized image.
+    """Verify an image file by decoding it completely; resize it in place if `resize_px` is required.
 
     Returns:
         The properties of the image, or why it is rejected.
@@ -64,16 +64,16 @@ def _inspect_data(path: Path, data: bytes, requirements: ImageRequirements) -> I
             max_pixels=requirements.max_pixels,
             options=partial(_choose_decode_options, data=data, requirements=requirements),
         )
-        if requirements.resize is None:
+        if requirements.resize_px is None:
             size = decoded.size if decoded.orientation < 5 else decoded.size[::-1]  # as stored
             return _make_image_facts(data, decoded.image, size, decoded.header.format, orientation=decoded.orientation)
-        resized = _resize(decoded, requirements.resize, max_pixels=requirements.max_pixels)
+        resized = _resize(decoded, requirements.resize_px, max_pixels=requirements.max_pixels)
         stored = _encode_jpeg(resized)
         with path.open("r+b") as file:  # overwrites in place: truncating first takes .1 ms on ext4
             file.write(stored)
             file.truncate()
         return replace(
-            _make_image_facts(stored, resized, resized.size, "JPEG"), detail=f"resized: {requirements.resize}"
+            _make_image_facts(stored, resized, resized.size, "JPEG"), detail=f"resized: {requirements.resize_px}"
         )
     except _UnsuitableImageError as error:
         reason, detail = error.reason, error.detail
@@ -103,19 +103,19 @@ def _choose_decode_options(header: ImageHeader, data: bytes, requirements: Image
     if header.format not in SUFFIX_BY_FORMAT:
         raise _UnsuitableImageError(Reason.NOT_AN_IMAGE, f"the format {header.format} is not supported")
     width, height = header.size
-    if min(header.size) < requirements.min_size:
+    if min(header.size) < requirements.min_size_px:
         raise _UnsuitableImageError(
-            Reason.TOO_SMALL, f"{width} x {height} pixels, at least {requirements.min_size} required per side"
+            Reason.TOO_SMALL, f"{width} x {height} pixels, at least {requirements.min_size_px} required per side"
         )
     if _is_truncated(data):
         raise ImageError(Fault.TRUNCATED, "the image is truncated")
-    if requirements.resize is None:  # 1/8 scale still reads every byte
+    if requirements.resize_px is None:  # 1/8 scale still reads every byte
         return DecodeOptions(
             min_size=(max(_MIN_HASHED_SIDE_PX, width // 8), max(_MIN_HASHED_SIDE_PX, height // 8)), mode="L"
         )
-    is_downscaled = min(header.size) > requirements.resize
+    is_downscaled = min(header.size) > requirements.resize_px
     mode = "YCbCr" if is_downscaled else None  # without converting to RGB and back
-    return DecodeOptions(min_size=(2 * requirements.resize, 2 * requirements.resize), mode=mode)
+    return DecodeOptions(min_size=(2 * requirements.resize_px, 2 * requirements.resize_px), mode=mode)
 
 
 def _make_image_facts(

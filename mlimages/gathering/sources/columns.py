@@ -49,29 +49,31 @@ class ListColumns:
     """Names of the columns of a table.
 
     Attributes:
-        url: column of links.
-        label: column of classes; None if there is none.
-        others: columns that are copied to the manifest.
+        url_column: column of links.
+        label_column: column of classes; None if there is none.
+        other_columns: columns that are copied to the manifest.
     """
 
-    url: str
-    label: str | None
-    others: tuple[str, ...]
+    url_column: str
+    label_column: str | None
+    other_columns: tuple[str, ...]
 
     def make_image_ref(self, row: Row, default_label: str) -> ImageRef:
         """Return the link in a row, with its class and the values of other columns."""
-        url = to_text(row.get(self.url)) or to_text(row.get(RAW_TEXT_KEY))
-        label = to_text(row.get(self.label)) if self.label else ""
-        source = {name: value for name in self.others if (value := _to_json_value(row.get(name))) not in (None, "")}
+        url = to_text(row.get(self.url_column)) or to_text(row.get(RAW_TEXT_KEY))
+        label = to_text(row.get(self.label_column)) if self.label_column else ""
+        source = {
+            name: value for name in self.other_columns if (value := _to_json_value(row.get(name))) not in (None, "")
+        }
         return ImageRef(unwrap_link(url), label.strip() or default_label, source)
 
     def describe(self) -> str:
         """Return a description of the columns for the user, such as "column image_url as link, category as class"."""
-        kept = f"; {pluralize(len(self.others), 'other column')} kept" if self.others else ""
-        if kept and not self.label:
-            names = escape_unprintable(shorten(", ".join(self.others), 100, placeholder=" ..."))
+        kept = f"; {pluralize(len(self.other_columns), 'other column')} kept" if self.other_columns else ""
+        if kept and not self.label_column:
+            names = escape_unprintable(shorten(", ".join(self.other_columns), 100, placeholder=" ..."))
             kept += f": {names} (--label-column chooses the classes)"
-        url, label = (name.removeprefix("column ") for name in (self.url, self.label or "none"))
+        url, label = (name.removeprefix("column ") for name in (self.url_column, self.label_column or "none"))
         return f"column {url} as link, {label} as class{kept}"
 
 

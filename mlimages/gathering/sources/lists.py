@@ -264,10 +264,12 @@ class LinkFile:
         if not names:
             return
         columns: ListColumns = choose_columns(names, head, self._options, self.name)
-        default = f"; class {self._default_class}" if columns.label is None else ""
+        default = f"; class {self._default_class}" if columns.label_column is None else ""
         self._format_description = columns.describe() + default
         for row in rows:
-            label = to_text(row.get(columns.label)) if columns.label is not None else self._options.class_name
+            label = (
+                to_text(row.get(columns.label_column)) if columns.label_column is not None else self._options.class_name
+            )
             self._unclassified += not (label or "").strip()
             yield columns.make_image_ref(row, self._default_class)
 

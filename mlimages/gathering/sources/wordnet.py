@@ -19,13 +19,13 @@ class Synset:
 
     Attributes:
         wnid: WordNet id.
-        parents: WordNet ids of the synset's hypernyms.
+        parent_wnids: WordNet ids of the synset's hypernyms.
         lemmas: words of the synset; the first is its name.
         definition: what the synset means, in a sentence.
     """
 
     wnid: str
-    parents: tuple[str, ...]
+    parent_wnids: tuple[str, ...]
     lemmas: tuple[str, ...]
     definition: str
 
@@ -51,7 +51,7 @@ def _load_children() -> dict[str, list[str]]:
     """Return the WordNet ids of the direct hyponyms of each synset that has any."""
     children: dict[str, list[str]] = {}
     for synset in load_synsets().values():
-        for parent in synset.parents:
+        for parent in synset.parent_wnids:
             children.setdefault(parent, []).append(synset.wnid)
     return children
 

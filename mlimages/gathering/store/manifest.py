@@ -179,12 +179,12 @@ class LastClosingRow:
     """The last closing row of a manifest, which records that the images of all rows before it are on disk.
 
     Attributes:
-        num_lines: number of lines up to and including the closing row; 0 if there is none.
+        line_number: number of the closing row's line, from 1; 0 if there is none.
         is_at_end: whether no line follows the closing row.
         keeps_duplicates: whether a run kept every copy of the same bytes.
     """
 
-    num_lines: int
+    line_number: int
     is_at_end: bool
     keeps_duplicates: bool
 
@@ -204,7 +204,7 @@ def find_last_closing_row(path: Path) -> LastClosingRow:
 def read_rows_with_sync_flags(paths: Iterable[Path]) -> Iterator[tuple[FetchResult, bool]]:
     """Yield each row of these manifests in order, and whether a later closing row records that its image is on disk."""
     for path in paths:
-        closed = find_last_closing_row(path).num_lines
+        closed = find_last_closing_row(path).line_number
         with path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 row = parse_row(line)
