@@ -64,7 +64,7 @@ from .training import export_run as export_run
 from .training import extract_features as extract_features
 from .training import fine_tune as fine_tune
 from .training import load_run as load_run
-from .training import probe_cuts as probe_cuts
+from .training import probe_layers as probe_layers
 from .training import probe_models as probe_models
 
 __version__: str

@@ -32,7 +32,7 @@ def arrays(labels: ml.LabelFile) -> np.ndarray:
 
 
 def choose(labels: str | Path, folder: os.PathLike[str]) -> list[str]:
-    cuts: ml.ProbeResult = ml.probe_cuts(labels, weights=folder)
+    cuts: ml.ProbeResult = ml.probe_layers(labels, weights=folder)
     features = ml.extract_features(folder).features  # (N, D) float32
     assert features.shape[0] == ml.evaluate("model.onnx", folder).num_images
     ml.explain("model.onnx", "cat.jpg")

@@ -22,7 +22,7 @@ class StopsAfter:
     def __init__(self, epoch: int) -> None:
         self._epoch = epoch
 
-    def epoch_ended(self, metrics: EpochMetrics) -> None:
+    def on_epoch_end(self, metrics: EpochMetrics) -> None:
         if metrics.epoch == self._epoch:
             raise KeyboardInterrupt
 

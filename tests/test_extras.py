@@ -89,7 +89,7 @@ print(*sorted(set(dir(mlimages)) - set(mlimages.__all__)))
     assert done.returncode == 0, done.stderr
     expected = (
         "ExportOptions FeatureTable FineTuneResult Quantization TrainedRun "
-        "__version__ export_run extract_features fine_tune load_run probe_cuts probe_models quantize "
+        "__version__ export_run extract_features fine_tune load_run probe_layers probe_models quantize "
         "summarize summarize_model"
     )
     assert done.stdout.strip() == expected

@@ -165,7 +165,7 @@ def test_a_folder_of_class_folders_stands_for_its_label_file_wherever_a_path_is_
         return [
             ml.evaluate(model, labels).num_images,
             ml.extract_features(labels, model="lenet5").features.shape,
-            ml.probe_cuts(labels, model="lenet5").num_images,
+            ml.probe_layers(labels, model="lenet5").num_images,
             [score.probe_result.model for score in ml.probe_models(labels, "lenet5").scores],
             ml.quantize(model, labels, out / f"{part}.onnx").num_images,
             [len(y) for _, y in ml.TrainingData(labels, images).generate_batches(8)],

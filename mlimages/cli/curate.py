@@ -198,9 +198,9 @@ def check(
 
 def _open_embedder(files: Sequence[LabelFile]) -> Embedder:
     """Load the network for features, and print the expected time and memory."""
-    from mlimages.training import embedder
+    from mlimages.training import make_embedder
 
-    embed = embedder()
+    embed = make_embedder()
     print_to_stderr(embed.describe_cost(sum(1 for file in files for _ in file.text_items())))
     return embed
 
@@ -259,9 +259,9 @@ def mean(
     if model:
         if size or resize or gray:
             raise typer.BadParameter("cannot be combined with --size, --resize or --gray", param_hint="--model")
-        from mlimages.training import image_property_of, network_name_of
+        from mlimages.training import get_image_property, get_network_name
 
-        image_property, network = image_property_of(model), network_name_of(model)
+        image_property, network = get_image_property(model), get_network_name(model)
     else:
         image_property = ImageProperty(size or 224, resize=resize or "shorter", gray_scale=gray)
     data = TrainingData(read_labels(source, table_options), image_property)

@@ -57,13 +57,13 @@ def probe(
     from mlimages.reports import format_probe, render_probe, save_probe_plot
 
     with record_outputs(filter(None, (out, report)), overwrite=force):
-        found = training.probe_cuts(
+        found = training.probe_layers(
             read_labels(labels, table_options),
             model=model[0],
             weights=weights,
             size=parse_size(size) if size else None,
             gray=gray,
-            most=max_images,
+            max_images=max_images,
             seed=seed,
             progress=TqdmProgress(),
         )
@@ -100,7 +100,7 @@ def _probe_models(
 
     with record_outputs([out], overwrite=force):
         found = probe_models(
-            read_labels(labels, table_options), models, most=max_images, seed=seed, progress=TqdmProgress()
+            read_labels(labels, table_options), models, max_images=max_images, seed=seed, progress=TqdmProgress()
         )
         save_models_plot(found, out, overwrite=force)
     if as_json:

@@ -21,7 +21,7 @@ from .onnx_summary import summarize_onnx as summarize_onnx
 from .plots import save_models_plot as save_models_plot
 from .plots import save_probe_plot as save_probe_plot
 from .probe_result import CurvePoint as CurvePoint
-from .probe_result import CutScore as CutScore
+from .probe_result import LayerScore as LayerScore
 from .probe_result import ProbeResult as ProbeResult
 from .probe_result import format_probe as format_probe
 from .result_pages import render_comparison as render_comparison

@@ -19,7 +19,7 @@ MAX_NEGLIGIBLE_GAIN = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class CutScore:
+class LayerScore:
     """Probe accuracy with this layer as the last frozen layer.
 
     Attributes:
@@ -50,7 +50,7 @@ class CurvePoint:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """Result of `probe_cuts`.
+    """Result of `probe_layers`.
 
     Attributes:
         model: name of the network.
@@ -68,7 +68,7 @@ class ProbeResult:
     num_images: int
     num_classes: int
     num_broken_images: int
-    cut_scores: tuple[CutScore, ...]
+    cut_scores: tuple[LayerScore, ...]
     recommended_freeze: str
     learning_curve: tuple[CurvePoint, ...]
     last_gain: Proportion | None

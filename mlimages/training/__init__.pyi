@@ -1,7 +1,7 @@
 from .checkpoints import TrainedRun as TrainedRun
 from .checkpoints import load_run as load_run
 from .config import FineTuneConfig as FineTuneConfig
-from .embedding import embedder as embedder
+from .embedding import make_embedder as make_embedder
 from .feature_maps import draw_layer as draw_layer
 from .feature_table import FeatureTable as FeatureTable
 from .feature_table import extract_features as extract_features
@@ -10,10 +10,10 @@ from .finetune import Callback as Callback
 from .finetune import fine_tune as fine_tune
 from .finish import FineTuneResult as FineTuneResult
 from .finish import summarize_run_network as summarize_run_network
-from .inputs import image_property_of as image_property_of
-from .inputs import network_name_of as network_name_of
+from .inputs import get_image_property as get_image_property
+from .inputs import get_network_name as get_network_name
 from .model_probe import probe_models as probe_models
-from .probing import probe_cuts as probe_cuts
+from .probing import probe_layers as probe_layers
 from .run import read_config as read_config
 from .run_export import export_run as export_run
 from .tensorboard import ScalarWriter as ScalarWriter

@@ -1,4 +1,4 @@
-"""On-disk cache of arrays of one shape by key: append-only, memory-mapped, safe for concurrent processes."""
+"""On-disk cache of arrays by key: append-only, memory-mapped, safe for concurrent processes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from mlimages.images import PIXELS_VERSION
 
 KEY_BYTES = 32
 
-KINDS = ("pixels", "features", "probe")
-"""Folders of `cache_dir` that share one size limit."""
+CACHE_FOLDER_NAMES = ("pixels", "features", "probe")
+"""Names of the folders in the cache directory that share one size limit."""
 
 Rows = NDArray[Any]
 
@@ -71,7 +71,7 @@ class ArrayStore:
     def __contains__(self, key: bytes) -> bool:
         if key not in self._index:
             return False
-        self._mark_used(self._index[key][0])
+        self._mark_file_used(self._index[key][0])
         return True
 
     def read_rows(self, keys: Sequence[bytes]) -> Rows:
@@ -83,7 +83,7 @@ class ArrayStore:
         indices = [self._index[key] for key in keys]
         names = {name for name, _ in indices}
         for name in names:
-            self._mark_used(name)
+            self._mark_file_used(name)
         if len(names) == 1:
             gathered: Rows = self._parts[indices[0][0]][[row for _, row in indices]]
             return gathered
@@ -92,28 +92,29 @@ class ArrayStore:
             out[index] = self._parts[name][row]
         return out
 
-    def _mark_used(self, name: str) -> None:
-        if name not in self._used:
-            self._used.add(name)
+    def _mark_file_used(self, file_name: str) -> None:
+        """Set the modification time of `FILE_NAME.keys`, its last use, to now; once per store."""
+        if file_name not in self._used:
+            self._used.add(file_name)
             with suppress(OSError):
-                os.utime(self.folder / f"{name}.keys")
+                os.utime(self.folder / f"{file_name}.keys")
 
     def fits_in_cache(self, num_rows: int, max_bytes: int) -> bool:
-        """Whether this many rows fit into half of the cache; the other half is for other pixels and features."""
+        """Return whether this many rows fit into half of the cache; the other half is for other pixels and features."""
         return num_rows * self.row_bytes <= max_bytes / 2
 
     def trim(self, max_bytes: int, *, reserve_bytes: int = 0) -> None:
-        """Remove the least recently used files of all stores in the folders KINDS until they fit into `max_bytes`.
+        """Remove the least recently used files of the cache, in all CACHE_FOLDER_NAMES, until it fits into `max_bytes`.
 
         Files that this store has used or written are kept.
 
         Args:
-            max_bytes: maximum size of all stores together.
+            max_bytes: maximum size of the cache.
             reserve_bytes: part of `max_bytes` to keep free for the rows that are written next.
         """
         kept = {self.folder / name for name in (*self._used, self._own.name)}
         parts: list[tuple[float, int, Path]] = []
-        for path in (path for kind in KINDS for path in cache_dir(kind).glob("*/*.keys")):
+        for path in (path for name in CACHE_FOLDER_NAMES for path in cache_dir(name).glob("*/*.keys")):
             with suppress(FileNotFoundError):  # another process may have removed it
                 used, size = path.stat(), path.with_suffix(".rows").stat().st_size
                 parts.append((used.st_mtime, used.st_size + size, path.with_suffix("")))
@@ -127,7 +128,7 @@ class ArrayStore:
 
 
 def open_pixel_store(image_property: ImageProperty) -> ArrayStore:
-    """Open the cache of images decoded to this size with this resize method; all runs share this cache."""
+    """Open the cache of pixels for images of this size, channels and resize method; all runs share it."""
     name = hashlib.sha256(
         f"v{PIXELS_VERSION} {json.dumps(asdict(image_property), sort_keys=True)}".encode()
     ).hexdigest()[:32]

@@ -13,34 +13,36 @@ from torchvision.transforms.v2 import functional as transforms
 
 Strength = Literal["none", "flip", "light", "strong"]
 
-FIXED_VIEWS = {"none": 4, "flip": 2, "light": 6, "strong": 10}
-"""Number of views of each image, including the unchanged one, whose frozen features are computed."""
+NUM_FIXED_VIEWS = {"none": 4, "flip": 2, "light": 6, "strong": 10}
+"""Number of views of each image, including the unchanged image, whose frozen features are cached, by strength."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Limits:
-    """Limits of the random changes.
+class _AugmentationLimits:
+    """Limits of the random changes of one strength of augmentation.
 
     Attributes:
-        min_area: minimum share of the image's area in a crop, 0..1; 1 does not crop.
-        max_aspect: maximum factor by which the aspect ratio of a crop changes.
-        max_color: maximum relative change of brightness, contrast and saturation.
-        max_degrees: maximum rotation in either direction.
-        max_erased: maximum side of the erased rectangle, as a share of the image's side.
+        min_area_share: minimum share of the image's area in a crop, 0..1; 1 does not crop.
+        max_aspect_factor: maximum factor by which the aspect ratio of a crop changes.
+        max_color_change: maximum relative change of brightness, contrast and saturation.
+        max_rotation_deg: maximum rotation in either direction, in degrees.
+        max_erased_share: maximum side of the erased rectangle, as a share of the image's side.
     """
 
-    min_area: float = 1.0
-    max_aspect: float = 1.0
-    max_color: float = 0.0
-    max_degrees: float = 0.0
-    max_erased: float = 0.0
+    min_area_share: float = 1.0
+    max_aspect_factor: float = 1.0
+    max_color_change: float = 0.0
+    max_rotation_deg: float = 0.0
+    max_erased_share: float = 0.0
 
 
-_LIMITS = {
-    "none": _Limits(),
-    "flip": _Limits(),
-    "light": _Limits(min_area=0.6, max_aspect=1.15, max_color=0.2),
-    "strong": _Limits(min_area=0.35, max_aspect=1.33, max_color=0.4, max_degrees=15.0, max_erased=0.4),
+_LIMITS_BY_STRENGTH = {
+    "none": _AugmentationLimits(),
+    "flip": _AugmentationLimits(),
+    "light": _AugmentationLimits(min_area_share=0.6, max_aspect_factor=1.15, max_color_change=0.2),
+    "strong": _AugmentationLimits(
+        min_area_share=0.35, max_aspect_factor=1.33, max_color_change=0.4, max_rotation_deg=15.0, max_erased_share=0.4
+    ),
 }
 
 
@@ -51,7 +53,7 @@ class Augmenter:
     Attributes:
         strength: `none` changes nothing; `flip` mirrors every other view; `light` also crops and changes colours
             slightly; `strong` crops and changes colours more, rotates, and erases a rectangle.
-        rotate_deg: maximum rotation in either direction, in addition to `strength`.
+        rotate_deg: maximum rotation in either direction, in degrees, if more than that of `strength`.
         seed: random seed.
 
     >>> pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
@@ -70,11 +72,11 @@ class Augmenter:
 
     @property
     def num_fixed_views(self) -> int:
-        """Number of views of each image whose frozen features are computed."""
-        return FIXED_VIEWS[self.strength]
+        """Number of views of each image whose frozen features are cached."""
+        return NUM_FIXED_VIEWS[self.strength]
 
     def make_view(self, pixels: NDArray[np.uint8], image_digest: bytes, view_number: int) -> NDArray[np.uint8]:
-        """Return a view of a preprocessed image.
+        """Return an augmented view of a preprocessed image.
 
         Args:
             pixels: uint8 `(H, W, C)`.
@@ -87,28 +89,31 @@ class Augmenter:
         if view_number == 0:
             return pixels
         rng = np.random.default_rng([self.seed, view_number, int.from_bytes(image_digest[:16])])
-        limits = _LIMITS[self.strength]
+        limits = _LIMITS_BY_STRENGTH[self.strength]
         image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
         if view_number % 2 and self.strength != "none":
             image = transforms.horizontal_flip(image)
-        image = _rotate(image, max(limits.max_degrees, self.rotate_deg), rng)
-        image = _crop(image, limits, rng)
-        view = np.array(_change_color(image, limits, rng), dtype=np.uint8)
-        return _erase(view.reshape(pixels.shape), limits, rng)
+        image = _rotate_randomly(image, max(limits.max_rotation_deg, self.rotate_deg), rng)
+        image = _crop_randomly(image, limits, rng)
+        view = np.array(_change_color_randomly(image, limits, rng), dtype=np.uint8)
+        return _erase_rectangle(view.reshape(pixels.shape), limits, rng)
 
 
-def _rotate(image: Image.Image, max_degrees: float, rng: np.random.Generator) -> Image.Image:
-    if not max_degrees:
+def _rotate_randomly(image: Image.Image, max_rotation_deg: float, rng: np.random.Generator) -> Image.Image:
+    if not max_rotation_deg:
         return image
-    angle = rng.uniform(-max_degrees, max_degrees)
+    angle = rng.uniform(-max_rotation_deg, max_rotation_deg)
     rotated: Image.Image = transforms.rotate(image, angle, interpolation=InterpolationMode.BILINEAR)
     return rotated
 
 
-def _crop(image: Image.Image, limits: _Limits, rng: np.random.Generator) -> Image.Image:
-    if limits.min_area == 1.0:
+def _crop_randomly(image: Image.Image, limits: _AugmentationLimits, rng: np.random.Generator) -> Image.Image:
+    if limits.min_area_share == 1.0:
         return image
-    area, aspect = rng.uniform(limits.min_area, 1.0), np.exp(rng.uniform(-1, 1) * np.log(limits.max_aspect))
+    area, aspect = (
+        rng.uniform(limits.min_area_share, 1.0),
+        np.exp(rng.uniform(-1, 1) * np.log(limits.max_aspect_factor)),
+    )
     width = min(image.width, round(image.width * np.sqrt(area * aspect)))
     height = min(image.height, round(image.height * np.sqrt(area / aspect)))
     left, top = rng.integers(image.width - width + 1), rng.integers(image.height - height + 1)
@@ -117,17 +122,21 @@ def _crop(image: Image.Image, limits: _Limits, rng: np.random.Generator) -> Imag
     return cropped
 
 
-def _change_color(image: Image.Image, limits: _Limits, rng: np.random.Generator) -> Image.Image:
-    if limits.max_color:
+def _change_color_randomly(image: Image.Image, limits: _AugmentationLimits, rng: np.random.Generator) -> Image.Image:
+    if limits.max_color_change:
         for adjust in (transforms.adjust_brightness, transforms.adjust_contrast, transforms.adjust_saturation):
-            image = adjust(image, 1 + rng.uniform(-limits.max_color, limits.max_color))
+            image = adjust(image, 1 + rng.uniform(-limits.max_color_change, limits.max_color_change))
     return image
 
 
-def _erase(pixels: NDArray[np.uint8], limits: _Limits, rng: np.random.Generator) -> NDArray[np.uint8]:
-    if limits.max_erased:
+def _erase_rectangle(
+    pixels: NDArray[np.uint8], limits: _AugmentationLimits, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    if limits.max_erased_share:
         height, width = pixels.shape[:2]
-        erased_height, erased_width = (round(side * rng.uniform(0, limits.max_erased)) for side in (height, width))
+        erased_height, erased_width = (
+            round(side * rng.uniform(0, limits.max_erased_share)) for side in (height, width)
+        )
         top, left = rng.integers(height - erased_height + 1), rng.integers(width - erased_width + 1)
         pixels[top : top + erased_height, left : left + erased_width] = 128
     return pixels

@@ -30,66 +30,66 @@ from mlimages.reports import RunFiles, read_settings
 from mlimages.training.config import FineTuneConfig
 from mlimages.training.run import EpochMetrics
 
-STATE_VERSION = 3
-READABLE_VERSIONS = (2, 3)
-"""Version 2 has no head on the features of every layer."""
+STATE_FORMAT_VERSION = 3
+READABLE_STATE_VERSIONS = (2, 3)
+"""Version 2 has no head on the lower layers."""
 
-Tensors = Mapping[str, Tensor]
+NamedTensors = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """State of a run after an epoch, without the frozen weights.
+    """State of a run after an epoch, without the frozen weights, from which the run is resumed.
 
     Attributes:
-        trained: trainable parameters and all buffers by name, after the last epoch.
-        best: the same tensors after the best epoch.
-        optimizer: the optimizer's tensors by name, `N.KEY` for the N-th parameter.
+        trained_tensors: trainable parameters and all buffers by name, after the last epoch.
+        best_tensors: the same tensors after the best epoch.
+        optimizer_tensors: the optimizer's tensors by name, `N.KEY` for the N-th parameter.
         history: metrics of the epochs so far.
         best_epoch: epoch with the highest validation score; 0 is the network before the first epoch.
         best_score: validation accuracy (or mean average precision) and negative loss of the best epoch.
         probe_accuracy: validation accuracy of the closed-form head; None without such a head.
         probe_map: mean average precision of the closed-form head in a multi-label run, else None.
         frozen_digest: SHA-256 of the frozen weights; empty if nothing is frozen.
-        depths_share: weight of the lower layers in the kernel of the closed-form head, 0..1; 0 if it uses only the last
-            layer.
+        lower_kernel_weight: weight of the lower layers in the kernel of the closed-form head, 0..1; 0 if it uses only
+            the last layer.
         set_thresholds: thresholds of prediction sets by level such as "0.9", from leave-one-out predictions; empty
             without a closed-form head.
-        seconds: training time so far.
+        seconds: training time so far, excluding interruptions.
     """
 
-    trained: Tensors = field(default_factory=dict)
-    best: Tensors = field(default_factory=dict)
-    optimizer: Tensors = field(default_factory=dict)
+    trained_tensors: NamedTensors = field(default_factory=dict)
+    best_tensors: NamedTensors = field(default_factory=dict)
+    optimizer_tensors: NamedTensors = field(default_factory=dict)
     history: tuple[EpochMetrics, ...] = ()
     best_epoch: int = 0
     best_score: tuple[float, float] = (-1.0, 0.0)
     probe_accuracy: float | None = None
     probe_map: float | None = None
     frozen_digest: str = ""
-    depths_share: float = 0.0
+    lower_kernel_weight: float = 0.0
     set_thresholds: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
 
 def save_state(state: TrainingState, files: RunFiles) -> None:
-    """Write `state.safetensors`, from which a run is resumed, and flush it to disk."""
+    """Write the training state to `state.safetensors`, and flush it to disk."""
     metadata = {
-        "version": STATE_VERSION,
+        "version": STATE_FORMAT_VERSION,
         "history": [asdict(figures) for figures in state.history],
         "best_epoch": state.best_epoch,
         "best_score": state.best_score,
         "probe_accuracy": state.probe_accuracy,
         "probe_map": state.probe_map,
         "frozen_digest": state.frozen_digest,
-        "depths_share": state.depths_share,
+        "depths_share": state.lower_kernel_weight,
         "left_out": dict(state.set_thresholds),
         "seconds": state.seconds,
     }
-    tensors = {f"model.{name}": tensor for name, tensor in state.trained.items()}
-    tensors |= {f"optimizer.{name}": tensor for name, tensor in state.optimizer.items()}
+    tensors = {f"model.{name}": tensor for name, tensor in state.trained_tensors.items()}
+    tensors |= {f"optimizer.{name}": tensor for name, tensor in state.optimizer_tensors.items()}
     if state.best_epoch < len(state.history):
-        tensors |= {f"best.{name}": tensor for name, tensor in state.best.items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in state.best_tensors.items()}
     with atomic_write(files.state) as part:
         save_file(tensors, part, metadata={"mlimages": json.dumps(metadata)})
         with part.open("rb") as written:
@@ -107,8 +107,8 @@ def load_state(files: RunFiles) -> TrainingState | None:
     try:
         with safe_open(files.state, framework="pt") as file:
             metadata = json.loads(file.metadata()["mlimages"])
-            if metadata["version"] not in READABLE_VERSIONS:
-                known = " and ".join(map(str, READABLE_VERSIONS))
+            if metadata["version"] not in READABLE_STATE_VERSIONS:
+                known = " and ".join(map(str, READABLE_STATE_VERSIONS))
                 raise ValueError(f"format version {metadata['version']}; this version of mlimages supports {known}")
             parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "best": {}}
             for key in file.keys():  # noqa: SIM118  # safe_open is no mapping
@@ -117,16 +117,16 @@ def load_state(files: RunFiles) -> TrainingState | None:
         history = tuple(EpochMetrics(**figures) for figures in metadata["history"])
         accuracy, loss = metadata["best_score"]
         return TrainingState(
-            trained=parts["model"],
-            best=parts["best"] or parts["model"],
-            optimizer=parts["optimizer"],
+            trained_tensors=parts["model"],
+            best_tensors=parts["best"] or parts["model"],
+            optimizer_tensors=parts["optimizer"],
             history=history,
             best_epoch=metadata["best_epoch"],
             best_score=(accuracy, loss),
             probe_accuracy=metadata["probe_accuracy"],
             probe_map=metadata.get("probe_map"),
             frozen_digest=metadata["frozen_digest"],
-            depths_share=metadata.get("depths_share", 0.0),
+            lower_kernel_weight=metadata.get("depths_share", 0.0),
             set_thresholds=metadata.get("left_out", {}),
             seconds=metadata["seconds"],
         )
@@ -158,7 +158,7 @@ def _copy_to_cpu(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
-def load_trained_tensors(network: nn.Module, tensors: Tensors) -> None:
+def load_trained_tensors(network: nn.Module, tensors: NamedTensors) -> None:
     """Copy the tensors into the network's parameters and buffers of the same names."""
     own = network.state_dict()
     with torch.no_grad():
@@ -166,7 +166,7 @@ def load_trained_tensors(network: nn.Module, tensors: Tensors) -> None:
             own[name].copy_(tensor)
 
 
-def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: NamedTensors) -> None:
     """Load tensors named `N.KEY` into the optimizer, as returned by `copy_optimizer_tensors`."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -178,19 +178,19 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Tensors) -
 
 def save_networks(network: nn.Module, state: TrainingState, files: RunFiles) -> None:
     """Write `last.safetensors` and `best.safetensors`, the full networks with the tensor names of their library."""
-    for path, trained in ((files.last, state.trained), (files.best, state.best)):
+    for path, trained in ((files.last, state.trained_tensors), (files.best, state.best_tensors)):
         with atomic_write(path) as part:  # safetensors writes several entries of metadata in any order
             save_file(_make_full_state_dict(network, trained), part, metadata={"format": "pt"})
 
 
-def _make_full_state_dict(network: nn.Module, trained: Tensors) -> dict[str, Tensor]:
-    """Return the network's state dict with the tensors `trained` in it; no two tensors share memory."""
+def _make_full_state_dict(network: nn.Module, trained_tensors: NamedTensors) -> dict[str, Tensor]:
+    """Return the network's state dict with `trained_tensors` in it; no two tensors share memory."""
     whole: dict[str, Tensor] = {}
     addresses: set[int] = set()
     for name, tensor in network.state_dict().items():
         if name.startswith(f"{LOWER_LAYERS_HEAD_PATH}."):
             continue
-        plain = trained[name] if name in trained else tensor.detach().cpu().contiguous()
+        plain = trained_tensors[name] if name in trained_tensors else tensor.detach().cpu().contiguous()
         whole[name] = plain.clone() if plain.data_ptr() in addresses else plain  # safetensors rejects tied weights
         addresses.add(plain.data_ptr())
     return whole
@@ -208,7 +208,7 @@ class TrainedRun:
         config: settings of the run.
         val: label file of the validation set.
         weights: file from which the trained weights were read.
-        figures: the results, as printed by `finetune --json`; empty if the run is not finished.
+        results: the results, as printed by `finetune --json`; empty if the run is not finished.
         multi_label: whether an image may have any number of labels.
     """
 
@@ -219,7 +219,7 @@ class TrainedRun:
     config: FineTuneConfig
     val: Path
     weights: Path
-    figures: Mapping[str, Any] = field(default_factory=dict)
+    results: Mapping[str, Any] = field(default_factory=dict)
     multi_label: bool = False
 
     def __repr__(self) -> str:
@@ -228,7 +228,7 @@ class TrainedRun:
 
 
 def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: nn.Module | None = None) -> TrainedRun:
-    """Load a run's network with its preprocessing.
+    """Load the trained network of a run with its preprocessing.
 
     If the run was killed, the file of the full network may be missing or older than the training state: the trained
     tensors are then read from the state, and the frozen ones from the older file or from the pretrained weights.
@@ -262,20 +262,20 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: 
             gray=image.gray_scale,
             seed=config.seed,
         )
-        network = (_add_lower_layers_head(model) if state is not None and state.depths_share else model).network
+        network = (_add_lower_layers_head(model) if state is not None and state.lower_kernel_weight else model).network
     elif whole.exists():
         network.cpu().load_state_dict(add_module_versions(load_file(whole), network))
     weights = whole
     if state is not None:
-        trained = state.best if checkpoint == "best" else state.trained
-        if state.depths_share or not _has_tensors(whole, trained):
+        trained = state.best_tensors if checkpoint == "best" else state.trained_tensors
+        if state.lower_kernel_weight or not _contains_tensors(whole, trained):
             load_trained_tensors(network, trained)
             weights = files.state
     return make_trained_run(files, network, weights=weights)
 
 
 def make_trained_run(files: RunFiles, network: nn.Module, *, weights: Path) -> TrainedRun:
-    """Create a TrainedRun from a network in memory; `weights` is the file with the same weights."""
+    """Create a TrainedRun from a trained network in memory; `weights` is the file that contains its weights."""
     settings = read_settings(files)
     preprocessing = Preprocessing.from_dict(settings["preprocessing"])
     return TrainedRun(
@@ -288,23 +288,24 @@ def make_trained_run(files: RunFiles, network: nn.Module, *, weights: Path) -> T
         config=FineTuneConfig.from_dict(settings["config"]),
         val=files.val,
         weights=weights,
-        figures=json.loads(files.result.read_text(encoding="utf-8")) if files.result.exists() else {},
+        results=json.loads(files.result.read_text(encoding="utf-8")) if files.result.exists() else {},
         multi_label=settings.get("multi_label", False),
     )
 
 
 def _add_lower_layers_head(model: Model) -> Model:
-    deep = add_lower_layers_head(model)
-    if deep is None:
+    """Return the model with a head on the lower layers; raise RunError if the network does not allow one."""
+    extended = add_lower_layers_head(model)
+    if extended is None:
         raise RunError(
             f"the layers of {model.name} in {model.library} differ from those that were trained: "
             "install the version that was used for training, or train again"
         )
-    return deep
+    return extended
 
 
-def _has_tensors(path: Path, tensors: Tensors) -> bool:
-    """Whether the file exists and contains these tensors; after an interruption, it may be from an earlier epoch."""
+def _contains_tensors(path: Path, tensors: NamedTensors) -> bool:
+    """Return whether the file exists and contains these tensors; after an interruption it may be older."""
     if not path.exists():
         return False
     with safe_open(path, framework="pt") as file:

@@ -1,4 +1,4 @@
-"""Choose the library and precision of a run by processor, network and number of images."""
+"""Choose the library and precision of a run by device, network and number of images."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from mlimages.networks import copy_sharing_tensors, has_fast_bf16
 Library = Literal["torch", "openvino"]
 Precision = Literal["fp32", "bf16"]
 
-CHECK_IMAGES = 256
-"""Number of validation images whose features are computed in both precisions; with fewer training images, bfloat16 is
-not used, since it would save little."""
+MAX_PRECISION_CHECK_IMAGES = 256
+"""Maximum number of validation images whose features are computed in both precisions, to compare them; with fewer
+training images than this, bfloat16 is not used, since it would save little."""
 
 
-class Cost(NamedTuple):
-    """Time on one CPU core: OpenVINO conversion in seconds, inference in milliseconds per image."""
+class CpuCost(NamedTuple):
+    """Time on one CPU core: seconds for the conversion to OpenVINO, and milliseconds per image for inference."""
 
     conversion_s: float
     torch_fp32_ms: float
@@ -33,27 +33,27 @@ class Cost(NamedTuple):
     openvino_bf16_ms: float
 
 
-COSTS: Mapping[str, Cost] = {
-    "alexnet": Cost(0.9, 14.0, 11.2, 12.6, 6.7),
-    "vgg16": Cost(4.2, 318, 175, 275, 137),
-    "resnet50": Cost(2.5, 119, 57.9, 76.7, 38.2),
-    "mobilenet_v2": Cost(1.8, 24.6, 10.1, 9.6, 4.6),
-    "efficientnet_lite0": Cost(2.2, 27.5, math.inf, 11.4, math.inf),  # its features in bfloat16 differ by 4 %
-    "convnext_tiny": Cost(3.2, 139, 69.0, 106, 61.4),
-    "timm:vit_tiny_patch16_224": Cost(2.3, 41.8, 24.0, 28.2, 15.1),
+CPU_COSTS: Mapping[str, CpuCost] = {
+    "alexnet": CpuCost(0.9, 14.0, 11.2, 12.6, 6.7),
+    "vgg16": CpuCost(4.2, 318, 175, 275, 137),
+    "resnet50": CpuCost(2.5, 119, 57.9, 76.7, 38.2),
+    "mobilenet_v2": CpuCost(1.8, 24.6, 10.1, 9.6, 4.6),
+    "efficientnet_lite0": CpuCost(2.2, 27.5, math.inf, 11.4, math.inf),  # its features in bfloat16 differ by 4 %
+    "convnext_tiny": CpuCost(3.2, 139, 69.0, 106, 61.4),
+    "timm:vit_tiny_patch16_224": CpuCost(2.3, 41.8, 24.0, 28.2, 15.1),
 }
-"""Measured by scripts/bench/frozen.py on an AMD EPYC with avx512_bf16, November 2026."""
+"""Costs of networks by name, measured by scripts/bench/frozen.py on an AMD EPYC with avx512_bf16, November 2026."""
 
-COST_PER_GMAC = Cost(3.0, 29, 29, 20, 10)
+CPU_COST_PER_GMAC = CpuCost(3.0, 29, 29, 20, 10)
 """Costs of other networks, per 10^9 multiply-adds; bfloat16 in PyTorch, slow for some layers, is assumed not to pay."""
 
 
 @dataclass(frozen=True, slots=True)
 class Computation:
-    """Library and precision of a run, stored in `config.json`.
+    """Library and precision of the computations of a run, stored in `config.json`.
 
     Attributes:
-        library: computes the frozen part.
+        library: library that computes the frozen part.
         frozen: precision of the frozen part for training images; validation images are computed in fp32.
         trained: precision of the trained part.
     """
@@ -77,29 +77,38 @@ class Computation:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """The images whose frozen features a run needs.
+    """Network and number of images whose frozen features a run computes.
 
     Attributes:
         model: name of the network.
         gmacs: 10^9 multiply-adds per image.
-        train: number of training images times the number of their views.
-        val: number of validation images.
+        train_views: number of training images times the number of their views.
+        val_images: number of validation images.
     """
 
     model: str
     gmacs: float
-    train: int
-    val: int
+    train_views: int
+    val_images: int
 
     def estimate_cost_s(self, library: Library, precision: Precision) -> float:
-        """Estimate the CPU time in seconds."""
-        cost = COSTS.get(self.model) or Cost(COST_PER_GMAC[0], *(self.gmacs * ms for ms in COST_PER_GMAC[1:]))
+        """Return the estimated CPU time of all features, in seconds; validation images are computed in fp32."""
+        cost = CPU_COSTS.get(self.model) or CpuCost(
+            CPU_COST_PER_GMAC[0], *(self.gmacs * ms for ms in CPU_COST_PER_GMAC[1:])
+        )
         fixed, fp32_ms, bf16_ms = cost.conversion_s, cost.openvino_fp32_ms, cost.openvino_bf16_ms
         if library == "torch":
             fixed, fp32_ms, bf16_ms = 0.0, cost.torch_fp32_ms, cost.torch_bf16_ms
         if precision == "fp32":
-            return fixed + (self.train + self.val) * fp32_ms / 1e3
-        return fixed + (self.val * fp32_ms + (self.train + min(self.val, CHECK_IMAGES)) * bf16_ms) / 1e3
+            return fixed + (self.train_views + self.val_images) * fp32_ms / 1e3
+        return (
+            fixed
+            + (
+                self.val_images * fp32_ms
+                + (self.train_views + min(self.val_images, MAX_PRECISION_CHECK_IMAGES)) * bf16_ms
+            )
+            / 1e3
+        )
 
 
 def choose_computation(
@@ -107,12 +116,12 @@ def choose_computation(
 ) -> Computation:
     """Return the library and precision with the lowest estimated CPU time.
 
-    The estimate uses the table COSTS, so that it does not depend on the load of the processor.
+    The estimate uses the table CPU_COSTS, and does not depend on the load of the processor.
 
     Args:
         workload: images whose frozen features are needed; None if no features are cached.
         precision: `fp32` computes everything in float32 in PyTorch; `auto` picks the fastest.
-        device: on a GPU, the frozen part runs in PyTorch in fp32.
+        device: device of the run; on a GPU, the frozen part runs in PyTorch in fp32.
         is_frozen: whether a part of the network is frozen; the other part is then trained in fp32 on CPUs.
     """
     has_bf16 = has_fast_bf16(device)
@@ -123,7 +132,9 @@ def choose_computation(
     if workload is None:
         return Computation()
     libraries: list[Library] = ["torch", "openvino"] if find_spec("openvino") else ["torch"]
-    precisions: list[Precision] = ["fp32", "bf16"] if has_bf16 and workload.train >= CHECK_IMAGES else ["fp32"]
+    precisions: list[Precision] = (
+        ["fp32", "bf16"] if has_bf16 and workload.train_views >= MAX_PRECISION_CHECK_IMAGES else ["fp32"]
+    )
     ways = [(library, precision) for library in libraries for precision in precisions]
     return Computation(*min(ways, key=lambda way: workload.estimate_cost_s(*way)))
 

@@ -30,7 +30,7 @@ Head = Literal["auto", "last", "all-depths"]
 Augmentation = Literal["auto", "none", "flip", "light", "strong"]
 Precision = Literal["auto", "fp32"]
 
-_UNITS_S = {"s": 1, "m": 60, "h": 3600}
+_SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600}
 
 
 def parse_numbers(text: str) -> tuple[float, ...]:
@@ -57,7 +57,7 @@ def parse_learning_rate(text: str) -> float:
 
 
 def parse_scale(text: str) -> float:
-    """Parse the number that pixel values are divided by; `FineTuneConfig.scale` 0 stands for that of the weights.
+    """Parse the number that pixel values are divided by.
 
     Raises:
         InputError: `text` is not a positive number.
@@ -69,7 +69,7 @@ def parse_scale(text: str) -> float:
 
 
 def validate_schedule(text: str) -> str:
-    """Check a learning rate schedule, `cosine`, `exponential:GAMMA`, `step:EPOCHS:GAMMA` or `none`, and return it.
+    """Return `text` if it is a learning rate schedule: `cosine`, `exponential:GAMMA`, `step:EPOCHS:GAMMA` or `none`.
 
     Raises:
         InputError: `text` is not a schedule.
@@ -83,19 +83,20 @@ def validate_schedule(text: str) -> str:
 
 
 def parse_duration(text: str) -> float:
-    """Parse a duration, `90`, `90s`, `10m` or `2h`, and return seconds.
+    """Parse a duration such as `90`, `90s`, `10m` or `2h`; return seconds.
 
     Raises:
         InputError: `text` is not a duration.
     """
-    unit = text[-1:] if text[-1:] in _UNITS_S else ""
-    seconds = _parse_number(text.removesuffix(unit)) * _UNITS_S.get(unit, 1)
+    unit = text[-1:] if text[-1:] in _SECONDS_PER_UNIT else ""
+    seconds = _parse_number(text.removesuffix(unit)) * _SECONDS_PER_UNIT.get(unit, 1)
     if not 0 <= seconds < math.inf:
         raise InputError(f"{text!r} is not a duration: use seconds, or a value such as 90s, 10m or 2h")
     return seconds
 
 
 def _parse_number(text: str) -> float:
+    """Parse a finite number; raise InputError otherwise."""
     try:
         return float(text)
     except ValueError:
@@ -317,7 +318,7 @@ class FineTuneConfig(TableOptions):
 
     @property
     def mean_file(self) -> Path | None:
-        """Path of the mean image, if `mean` is a file."""
+        """Path of the mean image if `mean` is a file, otherwise None."""
         return None if self.mean in ("", "none", "channel") else as_path(self.mean)
 
     @property

@@ -29,7 +29,7 @@ Item = TypeVar("Item")
 CONNECT_TIMEOUT = timedelta(minutes=10)
 """Maximum time for all processes to start and connect."""
 
-TIMEOUT = timedelta(hours=2)
+PEER_TIMEOUT = timedelta(hours=2)
 """Maximum time to wait for a process that works alone, such as on the split of a large dataset."""
 
 
@@ -52,10 +52,10 @@ def init_process_group(device: torch.device) -> None:
         torch.cuda.set_device(_choose_cuda_device())
     try:
         store, own_rank, size = next(rendezvous("env://", timeout=CONNECT_TIMEOUT))
-        store.set_timeout(TIMEOUT)
+        store.set_timeout(PEER_TIMEOUT)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=own_rank, world_size=size, timeout=TIMEOUT)
-        barrier()  # if one exited while another was connecting to it, that one would wait until `TIMEOUT`
+        dist.init_process_group(backend, store=store, rank=own_rank, world_size=size, timeout=PEER_TIMEOUT)
+        barrier()  # if one exited while another was connecting to it, that one would wait until `PEER_TIMEOUT`
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise RunError(
@@ -65,7 +65,7 @@ def init_process_group(device: torch.device) -> None:
 
 
 def _is_distributed_launch() -> bool:
-    """Whether a launcher started this process as one of several."""
+    """Return whether a launcher started this process as one of several."""
     if not {"RANK", "WORLD_SIZE"} <= os.environ.keys() or os.environ["WORLD_SIZE"] == "1":
         return False
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
@@ -98,7 +98,7 @@ def rank() -> int:
 
 
 def is_main_process() -> bool:
-    """Whether this process writes files and shows progress."""
+    """Return whether this process writes files and shows progress."""
     return rank() == 0
 
 
@@ -174,6 +174,7 @@ def require_same(value_name: str, value: object) -> None:
 
     Args:
         value_name: name of the value in the message, in the plural.
+        value: value of this process; compared by its `repr`.
 
     Raises:
         RunError: the values differ.
@@ -187,10 +188,10 @@ def require_same(value_name: str, value: object) -> None:
 
 @contextmanager
 def translate_peer_exit() -> Iterator[None]:
-    """Raise PeerExitedError in place of the torch errors that the exit of another process causes.
+    """Context manager that raises PeerExitedError instead of the torch errors caused by the exit of another process.
 
     Raises:
-        PeerExitedError: another process of the group exited, or did not respond within `TIMEOUT`.
+        PeerExitedError: another process of the group exited, or did not respond within `PEER_TIMEOUT`.
     """
     try:
         yield
@@ -201,18 +202,18 @@ def translate_peer_exit() -> Iterator[None]:
 
 
 def _extract_first_sentence(error: Exception) -> str:
-    """Return the first sentence of a torch error without its source location."""
+    """Return the first sentence of a torch error, without the source location at its start."""
     return re.sub(r"^\[[^]]*\] ", "", str(error)).partition("\n")[0].partition(". ")[0]
 
 
 class GlobalDropout(TorchFunctionMode):
-    """Draws dropout masks for the whole batch and applies the rows of this process.
+    """Context manager in which each process draws the dropout masks of the global batch, and applies its own rows.
 
     Dropout and stochastic depth then drop the same values of each image for any number of processes.
 
     Args:
-        rows: indices of the images of this process in the batch.
-        batch_size: number of images in the batch.
+        rows: indices of the images of this process in the global batch.
+        batch_size: number of images in the global batch.
     """
 
     def __init__(self, rows: Sequence[int], batch_size: int) -> None:
@@ -230,7 +231,7 @@ class GlobalDropout(TorchFunctionMode):
         return func(*args, **options)
 
     def _make_mask(self, tensor: Tensor, probability: float) -> Tensor:
-        """Draw ones with probability `probability` and zeros, in the shape and memory order of `tensor`."""
+        """Return this process's rows of a mask: 1 with this probability, else 0; in the memory format of `tensor`."""
         last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
         order = torch.channels_last if last else torch.contiguous_format
         shape = (self._batch_size, *tensor.shape[1:])

@@ -1,4 +1,4 @@
-"""Compute features of images, which `check` compares."""
+"""Compute features of images, by which `check` finds near-duplicates."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 
 from mlimages.core import DEFAULT_MODEL, LabeledPath, NoProgress
 from mlimages.networks import build_model, find_cut_points
-from mlimages.training.image_set import ImageSet, TrainingImage, decode_all
+from mlimages.training.image_set import ImageSet, TrainingImage, decode_images
 from mlimages.training.probing import compute_pooled_features
 
-TIMED = 8
-"""Number of images in the batch whose time is measured."""
+TIMED_BATCH_SIZE = 8
+"""Number of images in the timed batch."""
 
 CHECK_TIME_RATIO = 2.0
 """Ratio of the total time (decoding, network, comparison) to the time of the network."""
 
 
 class NetworkEmbedder:
-    """Computes the inputs of a pretrained network's classifier for images, cached by content; an `Embedder`.
+    """An `Embedder`: computes the inputs of a pretrained network's classifier for images, cached by content.
 
     The whole image is resized to the network's input without cropping, so that crops of an image have similar features.
     """
@@ -38,7 +38,7 @@ class NetworkEmbedder:
     def __call__(self, paths: Sequence[Path]) -> NDArray[np.float32]:
         rows = np.zeros((len(paths), self._cut_points[0].num_features), np.float32)
         items = [LabeledPath(path, 0) for path in paths]
-        found = decode_all(items, self._image, store=None, progress=NoProgress())
+        found = decode_images(items, self._image, store=None, progress=NoProgress())
         good = [index for index, each in enumerate(found) if isinstance(each, TrainingImage)]
         images = [each for each in found if isinstance(each, TrainingImage)]
         if good:
@@ -48,13 +48,13 @@ class NetworkEmbedder:
         return rows
 
     def describe_cost(self, num_images: int) -> str:
-        """Describe the time and memory needed to compare `num_images` images; the time of the network is measured."""
-        batch = torch.zeros(TIMED, 3, self._image.height, self._image.width)
+        """Return a sentence on the time and memory needed to compare `num_images` images; the network is timed."""
+        batch = torch.zeros(TIMED_BATCH_SIZE, 3, self._image.height, self._image.width)
         with torch.inference_mode():
             self._model.network(batch[:1])
             began = time.perf_counter()
             self._model.network(batch)
-        seconds = CHECK_TIME_RATIO * num_images * (time.perf_counter() - began) / TIMED
+        seconds = CHECK_TIME_RATIO * num_images * (time.perf_counter() - began) / TIMED_BATCH_SIZE
         megabytes = num_images * 2 * self._cut_points[0].num_features / 1e6
         return (
             f"features of {num_images:,} images with {self._model.name}: about {max(1, round(seconds / 60))} min, less "
@@ -62,8 +62,8 @@ class NetworkEmbedder:
         )
 
 
-def embedder(model: str = DEFAULT_MODEL) -> NetworkEmbedder:
-    """Return a function that computes features of images, for `check(..., embed=embedder())`.
+def make_embedder(model: str = DEFAULT_MODEL) -> NetworkEmbedder:
+    """Return a function that computes features of images, for `check(..., embed=make_embedder())`.
 
     Args:
         model: name of a pretrained network; by default the one that is installed with mlimages.
@@ -71,6 +71,6 @@ def embedder(model: str = DEFAULT_MODEL) -> NetworkEmbedder:
     Raises:
         ModelError: the network is unknown, or its weights cannot be obtained.
 
-    >>> check("cats.txt", embed=embedder()).feature_pairs  # doctest: +SKIP
+    >>> check("cats.txt", embed=make_embedder()).feature_pairs  # doctest: +SKIP
     """
     return NetworkEmbedder(model)

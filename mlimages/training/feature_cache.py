@@ -1,4 +1,4 @@
-"""Cache the features of a run, and compare bfloat16 features with float32."""
+"""Cache the frozen features of a run, and compare bfloat16 features with float32 features."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from mlimages.core import Progress, format_percent
 from mlimages.networks import unflatten_features
 from mlimages.training import distributed
-from mlimages.training.computation import CHECK_IMAGES, Computation
+from mlimages.training.computation import MAX_PRECISION_CHECK_IMAGES, Computation
 from mlimages.training.features import FrozenFeatures, is_on_this_rank
 from mlimages.training.frozen_runtime import ConversionError
 from mlimages.training.head import fit_ridge
@@ -21,11 +21,11 @@ from mlimages.training.image_set import ImageSet
 
 logger = logging.getLogger(__name__)
 
-MAX_DIFFERENCE = 0.02
+MAX_RELATIVE_DIFFERENCE = 0.02
 """Largest root mean square difference between the features, relative to their root mean square."""
 
-MIN_AGREEMENT, TOLERATED = 0.97, 2
-"""Smallest share of images for which both heads must predict the same class; this many others are always tolerated."""
+MIN_AGREEMENT, MAX_DISAGREEMENTS = 0.97, 2
+"""Both heads must predict the same class for this share of the images, or for all but this many images."""
 
 
 def cache_features(
@@ -45,11 +45,14 @@ def cache_features(
     run differ too much from float32, they are recomputed in float32.
 
     Args:
-        create_features: creates the cache of features for a library and precision.
+        create_features: creates the source of features for a library and precision.
         computation: library and precision to try first.
-        is_resumed: keep the precision, since the run has started with it.
+        is_resumed: whether the run has started with this precision, which is then kept.
+        train_set: the training set.
         num_views: number of fixed augmented views of each training image.
+        val_set: the validation set.
         cache_bytes: maximum size of the cache in bytes.
+        progress: shows the number of images processed.
 
     Returns:
         The features, or None if they do not fit into the cache; and the library and precision that computed them.
@@ -79,17 +82,17 @@ def cache_features(
 
 
 def _check_precision(features: FrozenFeatures, computation: Computation, val_set: ImageSet, progress: Progress) -> str:
-    """Compare features of validation images in both precisions; return a message if they differ too much, else ''."""
+    """Compare features of validation images in both precisions; return the problem if they differ too much, else ""."""
     own = [index for index in range(len(val_set)) if is_on_this_rank(index)]
-    chosen = np.sort(np.random.default_rng(0).permutation(own)[:CHECK_IMAGES]).tolist()
+    chosen = np.sort(np.random.default_rng(0).permutation(own)[:MAX_PRECISION_CHECK_IMAGES]).tolist()
     squares, labels = np.zeros(2), []
     pooled: tuple[list[Tensor], list[Tensor]] = [], []
     progress.start("precision", len(chosen), "img")
-    for indices, *parts in features.compute_in_both_precisions(chosen, progress):
+    for indices, *parts in features.compute_features_in_both_precisions(chosen, progress):
         labels += val_set.labels[indices].tolist()
         squares += [float((parts[1] - parts[0]).square().sum()), float(parts[0].square().sum())]
         difference = float(np.sqrt(squares[0] / max(squares[1], 1e-30)))
-        if not difference <= MAX_DIFFERENCE:
+        if not difference <= MAX_RELATIVE_DIFFERENCE:
             progress.close()
             return f"features in {computation.frozen} differ by {format_percent(difference)} from fp32"
         for rows, kept in zip(parts, pooled, strict=True):
@@ -107,7 +110,7 @@ def _check_precision(features: FrozenFeatures, computation: Computation, val_set
         f"features in {computation.frozen} differ by {format_percent(difference)} from fp32, and closed-form heads "
         f"fitted on each predict the same class for {same} of {len(labels)} validation images"
     )
-    if len(labels) - same > max(TOLERATED, (1 - MIN_AGREEMENT) * len(labels)):
+    if len(labels) - same > max(MAX_DISAGREEMENTS, (1 - MIN_AGREEMENT) * len(labels)):
         return text
     logger.info("%s: %s", computation, text)
     return ""

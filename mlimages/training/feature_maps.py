@@ -18,10 +18,11 @@ from mlimages.networks import Normalize, build_model, find_layer_aliases
 from mlimages.reports import SheetRow, Tile, write_sheet
 from mlimages.training.checkpoints import load_run
 
-MAX_MAPS = 256
+MAX_FEATURE_MAPS = 256
 """Maximum number of filters and of feature maps that are drawn."""
 
-COLUMNS = 16
+SHEET_COLUMNS = 16
+"""Number of tiles in a row of the contact sheet."""
 
 
 def draw_layer(
@@ -32,7 +33,7 @@ def draw_layer(
     out: str | os.PathLike[str],
     overwrite: bool = False,
 ) -> tuple[SheetRow, ...]:
-    """Draw the feature maps of a layer for an image, and the filters of a layer that reads the image itself.
+    """Draw the feature maps of a layer for an image, and the filters of a convolution with one or three input channels.
 
     Args:
         source: run folder, or name of a network with pretrained weights.
@@ -71,6 +72,7 @@ def draw_layer(
 
 
 def _find_layer(network: nn.Module, layer: str) -> nn.Module:
+    """Return the module with this path or alias; raise ModelError if there is none."""
     modules: dict[str, nn.Module] = dict(network.named_modules())
     known = find_layer_aliases(network)
     path = known.get(layer, layer)
@@ -82,6 +84,7 @@ def _find_layer(network: nn.Module, layer: str) -> nn.Module:
 
 
 def _load_network(source: str | os.PathLike[str]) -> tuple[nn.Module, Preprocessing, NDArray[np.float32] | None]:
+    """Return the network, preprocessing and mean image of a run folder or of a pretrained network."""
     if Path(source).is_dir():
         run = load_run(source)
         return run.network, run.preprocessing, run.mean_image
@@ -90,7 +93,7 @@ def _load_network(source: str | os.PathLike[str]) -> tuple[nn.Module, Preprocess
 
 
 def _compute_feature_maps(network: nn.Module, module: nn.Module, x: Tensor) -> Tensor:
-    """Return the output of a layer, `(1, C, H, W)`, in the forward pass of `x`."""
+    """Return the output `(1, C, H, W)` of a module in the forward pass of `x`."""
     outputs: list[object] = []
     hook = module.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     with torch.inference_mode():
@@ -107,12 +110,13 @@ def _compute_feature_maps(network: nn.Module, module: nn.Module, x: Tensor) -> T
 
 def _make_sheet_rows(title: str, images: NDArray[np.float32]) -> Iterator[SheetRow]:
     """Yield the rows of a contact sheet of images `(N, H, W, C)`."""
-    tiles = [Tile(str(number), _rescale_to_uint8(image)) for number, image in enumerate(images[:MAX_MAPS])]
-    for start in range(0, len(tiles), COLUMNS):
-        part: Sequence[Tile] = tiles[start : start + COLUMNS]
+    tiles = [Tile(str(number), _rescale_to_uint8(image)) for number, image in enumerate(images[:MAX_FEATURE_MAPS])]
+    for start in range(0, len(tiles), SHEET_COLUMNS):
+        part: Sequence[Tile] = tiles[start : start + SHEET_COLUMNS]
         yield SheetRow(f"{title}, {start} to {start + len(part) - 1}", 0, tuple(part))
 
 
 def _rescale_to_uint8(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Scale the values linearly, from the minimum and maximum to 0 and 255."""
     low, high = float(image.min()), float(image.max())
     return to_uint8(255 * (image - low) / (high - low or 1))

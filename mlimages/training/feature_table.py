@@ -25,7 +25,7 @@ from mlimages.images import check_missing_images
 from mlimages.labels import LabelFile, open_labels
 from mlimages.networks import build_model, find_cut_points
 from mlimages.training.array_store import open_pixel_store
-from mlimages.training.image_set import ImageSet, TrainingImage, decode_all
+from mlimages.training.image_set import ImageSet, TrainingImage, decode_images
 from mlimages.training.probing import compute_pooled_features
 
 logger = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ def extract_features(
     image = built.preprocessing.image
     store = open_pixel_store(image)
     progress = progress or NoProgress()
-    found = decode_all(list(labels), image, store=store, progress=progress)
+    found = decode_images(list(labels), image, store=store, progress=progress)
     check_missing_images([each for each in found if isinstance(each, BrokenImage)], len(found))
     good = [each for each in found if isinstance(each, TrainingImage)]
     if not good:

@@ -1,4 +1,4 @@
-"""Batches for the trainable part: pixels, or cached features of the frozen part."""
+"""Batches for training: pixels for the full network, or cached features for its trainable part."""
 
 from __future__ import annotations
 
@@ -31,43 +31,43 @@ from mlimages.training.image_set import ChooseView, ImageSet, choose_original_vi
 
 logger = logging.getLogger(__name__)
 
-EVALUATION_BATCH = 64
+EVALUATION_BATCH_SIZE = 64
 """Batch size of validation and of computing the inputs of the head, which need no gradients."""
 
-CHUNK = 8
+FROZEN_BATCH_SIZE = 8
 """Batch size of the frozen part: 16 is no faster on a CPU and needs 0.4 GB more memory with VGG-16."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One batch for the trainable part.
+    """This process's part of one batch for training.
 
     Attributes:
-        inputs: argument of `BatchSource.compute_logits`, tensors `(N, ...)`; one row of zeros if this process has no
-            image.
+        inputs: tensors `(N, ...)` for `BatchSource.compute_logits`; one row of zeros if this process has no image.
         labels: labels of the images, in the form of `ImageSet.labels`.
         indices: index of each image in its set.
-        rows: index of each image in the batch of all processes.
-        size: number of images in the batch of all processes.
+        global_rows: index of each image in the batch of all processes.
+        global_size: number of images in the batch of all processes.
     """
 
     inputs: tuple[Tensor, ...]
     labels: Tensor
     indices: tuple[int, ...]
-    rows: tuple[int, ...]
-    size: int
+    global_rows: tuple[int, ...]
+    global_size: int
 
 
 class BatchSource(Protocol):
-    """Yields the batches of a set of images and computes their logits."""
+    """Yields batches of an image set, and computes their logits."""
 
     def batches(
         self, images: ImageSet, order: Sequence[int], *, batch_size: int, choose_view: ChooseView = choose_original_view
     ) -> Iterator[Batch]:
-        """Yield this process's share of each batch.
+        """Yield this process's part of each batch.
 
         Args:
-            order: indices of the images.
+            images: the image set.
+            order: indices of the images, in the order of the batches.
             batch_size: number of images in the batch of all processes.
             choose_view: returns the view number for an image index.
         """
@@ -83,7 +83,7 @@ def _make_batch(
     global_batch: Sequence[int],
     device: torch.device,
 ) -> Batch:
-    """Create this process's share of the batch of the images `global_batch`, and move it to the device."""
+    """Return the batch of the images `indices`, this process's part of `global_batch`, on the device."""
     if device.type == "cuda":
         inputs = tuple(tensor.pin_memory() for tensor in inputs)  # allows an asynchronous copy to the GPU
     row_of = {index: row for row, index in enumerate(global_batch)}
@@ -97,7 +97,7 @@ def _make_batch(
 
 
 def is_on_this_rank(image_index: int) -> bool:
-    """Whether this process computes the features of the image at `image_index`, in every batch."""
+    """Return whether this process computes the features of the image at `image_index`, in every batch."""
     return image_index % distributed.world_size() == distributed.rank()
 
 
@@ -159,7 +159,7 @@ def make_feature_cache_key(
 
 
 class FrozenFeatures:
-    """Batches of outputs of the frozen part, computed once per image and view and cached on disk for all runs.
+    """Batches of frozen features: outputs of the frozen part, computed once per image and view, and cached on disk.
 
     Rows are stored by the image's digest and view in a folder named by `make_feature_cache_key`. Features of the
     validation set are always computed in float32, like the exported file.
@@ -206,7 +206,7 @@ class FrozenFeatures:
         self._stores = {precision: open_store(precision) for precision in {"fp32", self._precision}}
 
     def fits_in_cache(self, num_images: int, cache_bytes: int) -> bool:
-        """Whether the features of this many images fit into half of the cache of `cache_bytes` bytes."""
+        """Return whether the features of this many images fit into half of the cache of `cache_bytes` bytes."""
         store = self._stores["fp32"]
         if not store.fits_in_cache(num_images, cache_bytes):
             logger.warning(
@@ -220,15 +220,15 @@ class FrozenFeatures:
     def compute_missing_features(
         self, images: ImageSet, num_views: int, *, cache_bytes: int, progress: Progress
     ) -> None:
-        """Compute the missing features of the views 0 to `num_views - 1`; `cache_bytes` is the cache's maximum size."""
+        """Compute and cache the features of views 0 to `num_views - 1` that are not in the cache of `cache_bytes`."""
         store, missing = self._stores["fp32"], self._find_uncached_views(images, num_views)
         if missing:
             store.trim(cache_bytes, reserve_bytes=len(missing) * store.row_bytes)
             progress.start("frozen part", len(missing), "img")
-            self._compute_views(images, missing, self._choose_precision(images), progress)
+            self._compute_view_features(images, missing, self._choose_precision(images), progress)
             progress.close()
 
-    def compute_in_both_precisions(
+    def compute_features_in_both_precisions(
         self, indices: Sequence[int], progress: Progress
     ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """Yield the features of cached validation images in float32 and in the precision of training images.
@@ -240,10 +240,10 @@ class FrozenFeatures:
             For each chunk of images, their indices, and their features `(n, D)` in both precisions.
         """
         stores = self._stores["fp32"], self._stores[self._precision]
-        for chunk in split_into_chunks(indices, CHUNK):
-            keys = {index: self._make_key(self._validation, index, 0) for index in chunk}
+        for chunk in split_into_chunks(indices, FROZEN_BATCH_SIZE):
+            keys = {index: self._make_row_key(self._validation, index, 0) for index in chunk}
             missing = [(index, 0) for index, key in keys.items() if key not in stores[1]]
-            self._compute_views(self._validation, missing, self._precision, progress)
+            self._compute_view_features(self._validation, missing, self._precision, progress)
             found = [index for index, key in keys.items() if all(key in store for store in stores)]
             if found:
                 exact, rounded = (store.read_rows([keys[index] for index in found]) for store in stores)
@@ -254,17 +254,20 @@ class FrozenFeatures:
         self._runtime.close()
 
     def _choose_precision(self, images: ImageSet) -> Precision:
+        """Return float32 for the validation set, else the precision of training images."""
         return "fp32" if images is self._validation else self._precision
 
-    def _compute_views(
+    def _compute_view_features(
         self, images: ImageSet, missing_views: Sequence[tuple[int, int]], precision: Precision, progress: Progress
     ) -> None:
         store = self._stores[precision]
         for number in sorted({view for _, view in missing_views}):
             view_of = {index: view for index, view in missing_views if view == number}
-            for batch in images.batches(split_into_chunks([*view_of], CHUNK), choose_view=view_of.__getitem__):
+            for batch in images.batches(
+                split_into_chunks([*view_of], FROZEN_BATCH_SIZE), choose_view=view_of.__getitem__
+            ):
                 if batch.indices:
-                    keys = [self._make_key(images, index, number) for index in batch.indices]
+                    keys = [self._make_row_key(images, index, number) for index in batch.indices]
                     store.append(keys, self._compute_features(batch.pixels, precision))
                     progress.advance(len(batch.indices))
         store.refresh()
@@ -275,7 +278,9 @@ class FrozenFeatures:
         store = self._stores[self._choose_precision(images)]
         for chunk in split_into_chunks(order, batch_size):
             keys = {
-                index: self._make_key(images, index, choose_view(index)) for index in chunk if is_on_this_rank(index)
+                index: self._make_row_key(images, index, choose_view(index))
+                for index in chunk
+                if is_on_this_rank(index)
             }
             indices = tuple(index for index, key in keys.items() if key in store)
             found = store.read_rows([keys[index] for index in indices]) if indices else np.zeros((1, *store.shape))
@@ -289,24 +294,27 @@ class FrozenFeatures:
         return logits
 
     def _compute_features(self, pixels: Tensor, precision: Precision) -> np.ndarray:
+        """Return the frozen features, float32 `(N, D)`, of pixels `(N, H, W, C)`."""
         with torch.inference_mode():
             x = self._normalize(pixels.to(self._device))  # (N, C, H, W)
             return flatten_features(self._runtime(x, precision)).cpu().numpy()  # (N, D)
 
     def _find_uncached_views(self, images: ImageSet, num_views: int) -> list[tuple[int, int]]:
+        """Return the image index and number of each view that this process must compute, each distinct view once."""
         store = self._stores[self._choose_precision(images)]
         own = list(filter(is_on_this_rank, range(len(images))))
         all_views = ((index, view) for view in range(num_views) for index in own)
         keys: set[bytes] = set()
         missing = []
         for index, view in all_views:
-            key = self._make_key(images, index, view)
+            key = self._make_row_key(images, index, view)
             if key not in store and key not in keys:
                 keys.add(key)
                 missing.append((index, view))
         return missing
 
-    def _make_key(self, images: ImageSet, index: int, view_number: int) -> bytes:
+    def _make_row_key(self, images: ImageSet, index: int, view_number: int) -> bytes:
+        """Return the key of a view in the store, 32 bytes."""
         digest = images.images[index].digest
         if view_number == 0 or images.augmenter is None:
             return digest

@@ -47,15 +47,15 @@ from mlimages.training.training_job import TrainingJob, build_training_job, prep
 
 logger = logging.getLogger(__name__)
 
-NETWORKS_EVERY_S = 600
+NETWORK_SAVE_INTERVAL_S = 600
 """Seconds between writing the full networks during training; they are also written at its end or interruption."""
 
 
 class Callback(Protocol):
-    """Receives the metrics of each epoch of `fine_tune`."""
+    """Receives the metrics after each epoch of `fine_tune`."""
 
-    def epoch_ended(self, metrics: EpochMetrics) -> None:
-        """Handle the metrics of an epoch after its state is saved; called only in the main process."""
+    def on_epoch_end(self, metrics: EpochMetrics) -> None:
+        """Handle the metrics of an epoch; called in the main process after the training state is saved."""
 
 
 def fine_tune(
@@ -124,14 +124,15 @@ def fine_tune(
                 device=device,
                 progress=progress,
             )
-            distributed.require_same("run folder and weights", (job.digest, state and state.history))
-            state = _make_initial_state(job) if state is None else _resume_state(job, state)
-            job = job if state.depths_share else job.with_last_layer_head()
+            distributed.require_same("run folder and weights", (job.frozen_digest, state and state.history))
+            state = _make_initial_state(job) if state is None else _prepare_resumed_state(job, state)
+            job = job if state.lower_kernel_weight else job.with_last_layer_head()
             state = _train_epochs(job, state, start_time=started, progress=progress, callbacks=callbacks)
             return finish_run(job, state, export=export, custom_network=network, progress=progress)
 
 
 def _make_custom_network(network: nn.Module | None, preprocessing: Preprocessing | None) -> CustomNetwork | None:
+    """Return the custom network passed to `fine_tune`; None if there is none."""
     if network is None and preprocessing is None:
         return None
     if network is None or preprocessing is None:
@@ -140,7 +141,7 @@ def _make_custom_network(network: nn.Module | None, preprocessing: Preprocessing
 
 
 def _resolve_defaults(config: FineTuneConfig, custom_network: CustomNetwork | None) -> FineTuneConfig:
-    """Return the configuration with the defaults of weights and frozen layers resolved."""
+    """Return the settings, in which the default of `weights` and `freeze: auto` are resolved."""
     if custom_network:
         freeze = "none" if config.freeze == "auto" else config.freeze
         return replace(config, model=type(custom_network.network).__name__, weights="none", freeze=freeze)
@@ -148,13 +149,13 @@ def _resolve_defaults(config: FineTuneConfig, custom_network: CustomNetwork | No
     return replace(config, weights=weights, freeze=freeze)
 
 
-def _resume_state(job: TrainingJob, state: TrainingState) -> TrainingState:
-    """Resume after the last complete epoch.
+def _prepare_resumed_state(job: TrainingJob, state: TrainingState) -> TrainingState:
+    """Prepare the run folder for resuming after the last complete epoch; return `state`.
 
     Raises:
         RunError: the frozen weights are not those the run started with.
     """
-    if state.frozen_digest != job.digest:
+    if state.frozen_digest != job.frozen_digest:
         raise RunError(
             f"{job.files.folder}: the weights {job.config.weights!r} differ from those that this run started with: "
             "restore them, or choose another output folder with -o"
@@ -166,35 +167,39 @@ def _resume_state(job: TrainingJob, state: TrainingState) -> TrainingState:
 
 
 def _make_initial_state(job: TrainingJob) -> TrainingState:
-    """Return the state before the first epoch: closed-form head on a pretrained network, else random weights."""
+    """Return the state before the first epoch; fit the closed-form head of a pretrained network."""
     if distributed.is_main_process():
         job.files.remove_temporary_files()
-        write_skipped_images(job.files.folder, job.broken)
-    objective, is_single = job.objective, job.train.labels.ndim == 1
+        write_skipped_images(job.files.folder, job.broken_images)
+    objective, is_single = job.objective, job.train_set.labels.ndim == 1
     if not job.model.pretrained:
-        return TrainingState(frozen_digest=job.digest)
-    train, val = (compute_head_inputs(job.model, job.source, images) for images in (job.train, job.val))
+        return TrainingState(frozen_digest=job.frozen_digest)
+    train, val = (compute_head_inputs(job.model, job.source, images) for images in (job.train_set, job.val_set))
     kernel_weights = [weight for weight in LOWER_KERNEL_WEIGHTS if weight or job.config.head == "auto"]
     fit = fit_ridge(
         train.features,
         train.labels,
         len(job.class_names),
-        lower_features=train.lower,
+        lower_features=train.lower_features,
         lower_kernel_weights=kernel_weights,
     )
     if distributed.is_main_process() and is_single:
         probabilities = np.concatenate(
             [fit.leave_one_out_probabilities, val.compute_probabilities(fit.head)]
         )  # out of sample
-        paths = [images.images[n].path for images, found in ((job.train, train), (job.val, val)) for n in found.indices]
+        paths = [
+            images.images[n].path
+            for images, found in ((job.train_set, train), (job.val_set, val))
+            for n in found.indices
+        ]
         labels = np.concatenate([train.labels, val.labels])
         write_suspect_labels(job.files.folder, paths, labels, probabilities, job.class_names)
     if not fit.lower_kernel_weight:
         job = job.with_last_layer_head()
-    if not initialize_head(job.model, job.source, job.train, fit.head):
-        return TrainingState(frozen_digest=job.digest)
+    if not initialize_head(job.model, job.source, job.train_set, fit.head):
+        return TrainingState(frozen_digest=job.frozen_digest)
     job.model.zero_other_heads()
-    metrics = validate(job.network, job.source, job.val, objective).metrics
+    metrics = validate(job.network, job.source, job.val_set, objective).metrics
     is_rounded = job.computation.frozen != "fp32"
     left_out = objective.compute_score(
         torch.from_numpy(fit.leave_one_out_probabilities), torch.from_numpy(train.labels)
@@ -207,20 +212,20 @@ def _make_initial_state(job: TrainingJob) -> TrainingState:
         else "",
         score_name,
         100 * metrics.score,
-        metrics.count,
+        metrics.num_images,
         ""
         if is_rounded
         else f", leave-one-out {score_name} {100 * left_out:.1f} %",  # the other metrics are those of fp32
     )
     start = copy_trained_tensors(job.network)
     return TrainingState(
-        trained=start,
-        best=start,
+        trained_tensors=start,
+        best_tensors=start,
         best_score=(metrics.score, -metrics.loss),
         probe_accuracy=metrics.accuracy,
         probe_map=metrics.mean_ap,
-        frozen_digest=job.digest,
-        depths_share=fit.lower_kernel_weight,
+        frozen_digest=job.frozen_digest,
+        lower_kernel_weight=fit.lower_kernel_weight,
         set_thresholds=compute_conformal_thresholds(fit.leave_one_out_probabilities, train.labels)
         if is_single and not is_rounded
         else {},
@@ -235,10 +240,10 @@ def _train_epochs(
     progress: Progress,
     callbacks: Sequence[Callback],
 ) -> TrainingState:
-    """Train the remaining epochs; the full networks are written at the end, also if training is interrupted."""
+    """Train the remaining epochs; save the networks at the end, also if training is interrupted."""
     config, state, network = job.config, previous_state, job.network
     schedule = Schedule.for_run(
-        config, len(job.train), is_pretrained=job.model.pretrained, trains_below_head=job.trains_below_head
+        config, len(job.train_set), is_pretrained=job.model.pretrained, trains_below_head=job.trains_below_head
     )
     trainer = Trainer(
         network,
@@ -249,12 +254,12 @@ def _train_epochs(
         objective=job.objective,
         autocast=job.autocast,
     )
-    load_trained_tensors(network, state.trained)
-    load_optimizer_tensors(trainer.optimizer, state.optimizer)
+    load_trained_tensors(network, state.trained_tensors)
+    load_optimizer_tensors(trainer.optimizer, state.optimizer_tensors)
     distributed.broadcast_tensors(network.state_dict().values())
     deadline = start_time - previous_state.seconds + config.time_budget_s if config.time_budget_s else math.inf
     written = time.monotonic()
-    progress.start("train", len(job.train) * (config.epochs - len(state.history)), "img")
+    progress.start("train", len(job.train_set) * (config.epochs - len(state.history)), "img")
     try:
         for epoch in range(len(state.history) + 1, config.epochs + 1):
             if distributed.broadcast(_should_stop(state, config, deadline)):
@@ -265,11 +270,11 @@ def _train_epochs(
             if distributed.is_main_process():
                 save_state(state, job.files)
                 write_metrics(job.files, state.history)
-                if time.monotonic() - written > NETWORKS_EVERY_S:
+                if time.monotonic() - written > NETWORK_SAVE_INTERVAL_S:
                     save_networks(network, state, job.files)
                     written = time.monotonic()
                 for callback in callbacks:
-                    callback.epoch_ended(metrics)
+                    callback.on_epoch_end(metrics)
     finally:
         if distributed.is_main_process() and state.history:
             save_networks(network, state, job.files)
@@ -277,9 +282,16 @@ def _train_epochs(
 
 
 def _run_epoch(job: TrainingJob, trainer: Trainer, epoch: int, *, deadline: float, progress: Progress) -> EpochMetrics:
+    """Train and validate one epoch.
+
+    Raises:
+        RunError: the loss is not finite.
+    """
     clock = time.monotonic()
-    trained = trainer.train_epoch(job.train, epoch=epoch, num_views=job.views, deadline=deadline, progress=progress)
-    validated = validate(job.network, job.source, job.val, job.objective).metrics
+    trained = trainer.train_epoch(
+        job.train_set, epoch=epoch, num_views=job.num_views, deadline=deadline, progress=progress
+    )
+    validated = validate(job.network, job.source, job.val_set, job.objective).metrics
     if not (math.isfinite(trained.loss) and math.isfinite(validated.loss)):
         lr = trainer.schedule.peak_lr
         advice = "leave out --lr, or " if job.config.lr else ""
@@ -290,7 +302,7 @@ def _run_epoch(job: TrainingJob, trainer: Trainer, epoch: int, *, deadline: floa
     logger.info("epoch %d: validation %s %.1f %%, loss %.4f", epoch, score_name, 100 * validated.score, validated.loss)
     return EpochMetrics(
         epoch=epoch,
-        lr=trainer.schedule.lr_at(epoch * trainer.schedule.steps - 1),
+        lr=trainer.schedule.get_lr(epoch * trainer.schedule.steps_per_epoch - 1),
         train_loss=trained.loss,
         train_accuracy=trained.accuracy,
         val_loss=validated.loss,
@@ -312,18 +324,19 @@ def _make_next_state(
     """Return the state after an epoch, with the best weights so far."""
     state = replace(
         previous_state,
-        trained=copy_trained_tensors(job.network),
-        optimizer=copy_optimizer_tensors(optimizer),
+        trained_tensors=copy_trained_tensors(job.network),
+        optimizer_tensors=copy_optimizer_tensors(optimizer),
         history=(*previous_state.history, metrics),
         seconds=seconds,
     )
     score = (metrics.val_score, -metrics.val_loss)
     if score <= previous_state.best_score:
         return state
-    return replace(state, best=state.trained, best_epoch=metrics.epoch, best_score=score)
+    return replace(state, best_tensors=state.trained_tensors, best_epoch=metrics.epoch, best_score=score)
 
 
 def _should_stop(state: TrainingState, config: FineTuneConfig, deadline: float) -> bool:
+    """Return whether to stop before the next epoch, because of --early-stop or --time-budget; log the reason."""
     epochs_since_best = len(state.history) - state.best_epoch
     if config.early_stop and state.history and epochs_since_best >= config.early_stop:
         logger.info("stopped early: the validation score did not improve in %d epochs", epochs_since_best)

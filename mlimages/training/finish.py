@@ -43,8 +43,8 @@ from mlimages.reports import RunFiles, estimate_label_errors, find_suspects, rea
 from mlimages.training import distributed
 from mlimages.training.checkpoints import TrainingState, load_trained_tensors, make_trained_run
 from mlimages.training.head_inputs import compute_head_inputs
-from mlimages.training.known_output import KNOWN_SHARE, MIN_VALIDATION_IMAGES, fit_known_score, save_known_output
-from mlimages.training.loop import Validation, validate
+from mlimages.training.known_output import KNOWN_SHARE, MIN_VALIDATION_IMAGES, fit_known_score, save_known_statistics
+from mlimages.training.loop import ValidationResult, validate
 from mlimages.training.run_export import export_run, export_trained_run, read_exported_bundle, warn_about_lost_options
 from mlimages.training.training_job import TrainingJob
 
@@ -188,30 +188,31 @@ def finish_run(
         custom_network: the network passed to `fine_tune`, if any.
     """
     network, config, files = job.network, job.config, job.files
-    if job.digest and job.frozen.digest(network) != job.digest:
+    if job.frozen_digest and job.frozen_part.digest(network) != job.frozen_digest:
         raise RunError(f"{files.folder}: the frozen weights changed during training; this is a bug, please report it")
-    load_trained_tensors(network, state.best)
+    load_trained_tensors(network, state.best_tensors)
     distributed.broadcast_tensors(network.state_dict().values())
-    validation = validate(network, job.source, job.val, job.objective)
-    metrics, is_single = validation.metrics, job.val.labels.ndim == 1
-    known = _fit_known_output(job, state, validation) if is_single and len(job.val) >= MIN_VALIDATION_IMAGES else None
+    validation = validate(network, job.source, job.val_set, job.objective)
+    metrics, is_single = validation.metrics, job.val_set.labels.ndim == 1
+    has_known_output = is_single and len(job.val_set) >= MIN_VALIDATION_IMAGES
+    known = _fit_known_output(job, state, validation) if has_known_output else None
     if known and distributed.is_main_process():
-        save_known_output(known, files)
+        save_known_statistics(known, files)
     result = FineTuneResult(
         run=files.folder,
         model=config.model,
         freeze=config.freeze,
         classes=job.class_names,
-        train_images=len(job.train),
-        val_images=metrics.count,
+        train_images=len(job.train_set),
+        val_images=metrics.num_images,
         val_accuracy=metrics.accuracy,
-        val_interval=wilson_interval(metrics.correct, metrics.count),
+        val_interval=wilson_interval(metrics.num_correct, metrics.num_images),
         probe_accuracy=state.probe_accuracy,
         best_epoch=state.best_epoch,
         epochs=len(state.history),
-        depths_share=state.depths_share,
-        frozen_digest=job.digest,
-        broken=job.broken,
+        depths_share=state.lower_kernel_weight,
+        frozen_digest=job.frozen_digest,
+        broken=job.broken_images,
         seconds=round(state.seconds, 1),
         onnx=None,
         val_map=None if is_single else _compute_mean_ap_interval(validation),
@@ -234,7 +235,7 @@ def finish_run(
 def _export_best_network(
     job: TrainingJob,
     state: TrainingState,
-    validation: Validation,
+    validation: ValidationResult,
     *,
     custom_network: nn.Module | None,
     progress: Progress,
@@ -242,10 +243,10 @@ def _export_best_network(
     files = job.files
     if distributed.world_size() > 1 or job.device.type != "cpu":
         return export_run(files.folder, files.onnx, network=custom_network, overwrite=True, progress=progress)
-    images = [job.val.images[n] for n in validation.indices]
+    images = [job.val_set.images[n] for n in validation.indices]
     items = tuple(LabeledPath(image.path, image.label, image.labels) for image in images)
     outputs = NetworkOutputs(items, validation.logits.numpy())
-    trained = make_trained_run(files, job.network, weights=files.state if state.depths_share else files.best)
+    trained = make_trained_run(files, job.network, weights=files.state if state.lower_kernel_weight else files.best)
     return export_trained_run(files, trained, files.onnx, outputs=outputs, overwrite=True, progress=progress)
 
 
@@ -253,30 +254,30 @@ def _write_result(result: FineTuneResult, files: RunFiles) -> None:
     write_text(files.result, json.dumps(result.to_dict(), indent=1) + "\n")
 
 
-def _fit_known_output(job: TrainingJob, state: TrainingState, validation: Validation) -> KnownOutput:
+def _fit_known_output(job: TrainingJob, state: TrainingState, validation: ValidationResult) -> KnownOutput:
     """Fit the output `known` and the thresholds of prediction sets on the inputs of the trained head."""
-    train, val = (compute_head_inputs(job.model, job.source, images) for images in (job.train, job.val))
+    train, val = (compute_head_inputs(job.model, job.source, images) for images in (job.train_set, job.val_set))
     score = fit_known_score(train.features, train.labels, len(job.class_names), validation_features=val.features)
     if state.best_epoch == 0 and state.set_thresholds:  # the closed-form head
         sets = PredictionSets("leave-one-out", len(train.labels), state.set_thresholds)
     else:
-        labels = job.val.labels[list(validation.indices)].numpy()
+        labels = job.val_set.labels[list(validation.indices)].numpy()
         thresholds = compute_conformal_thresholds(validation.probabilities.numpy(), labels)
         sets = PredictionSets("validation", len(labels), thresholds)
     return KnownOutput(score, job.model.head, KnownCalibration(KNOWN_SHARE, len(val.labels)), sets)
 
 
-def _compute_mean_ap_interval(validation: Validation) -> tuple[float, float, float]:
+def _compute_mean_ap_interval(validation: ValidationResult) -> tuple[float, float, float]:
     mean = average_precisions(validation.probabilities.numpy(), validation.targets.bool().numpy()).mean
     return mean.value, mean.low, mean.high
 
 
-def _write_predictions(job: TrainingJob, validation: Validation) -> None:
+def _write_predictions(job: TrainingJob, validation: ValidationResult) -> None:
     with atomic_write(job.files.predictions) as part, part.open("w", newline="", encoding="utf-8") as out:
         table = csv.writer(out, lineterminator="\n")
         table.writerow(["path", "label", *job.class_names])
         for index, row in zip(validation.indices, validation.probabilities.tolist(), strict=True):
-            image = job.val.images[index]
+            image = job.val_set.images[index]
             labels = [job.class_names[n] for n in image.class_indices]
             label = labels[0] if image.labels is None else json.dumps(labels, ensure_ascii=False)
             table.writerow([relative_name(image.path, job.files.folder.absolute()), label, *row])

@@ -18,11 +18,12 @@ from mlimages.training.computation import Library, Precision
 
 logger = logging.getLogger(__name__)
 
-ComputeFeatures = Callable[[Tensor], tuple[Tensor, ...]]
+FeatureFunction = Callable[[Tensor], tuple[Tensor, ...]]
+"""Computes the features of normalized images `(N, C, H, W)`."""
 
 
 class ConversionError(Exception):
-    """OpenVINO cannot convert a network."""
+    """OpenVINO cannot convert the network, or computes other outputs than PyTorch."""
 
 
 class FrozenRuntime:
@@ -39,10 +40,10 @@ class FrozenRuntime:
     def __init__(self, frozen_part: fx.GraphModule, library: Library, device: torch.device) -> None:
         self._lower, self._library, self._device = frozen_part, library, device
         self._converted: Any = None
-        self._compiled: tuple[Precision, ComputeFeatures] | None = None
+        self._compiled: tuple[Precision, FeatureFunction] | None = None
 
     def make_cache_key(self, precision: Precision) -> str:
-        """Return the library, the version of OpenVINO and the precision as text, a part of the features' cache key."""
+        """Return the library, its version and the precision as text, a part of the cache key of the features."""
         if self._library == "openvino":
             return f"openvino {version('openvino')} {precision}"
         return find_float32_precision(self._device) if precision == "fp32" else precision
@@ -68,7 +69,8 @@ class FrozenRuntime:
             self._compiled = precision, self._compile(x, precision)
         return self._compiled[1](x)
 
-    def _compile(self, x: Tensor, precision: Precision) -> ComputeFeatures:
+    def _compile(self, x: Tensor, precision: Precision) -> FeatureFunction:
+        """Compile the network with OpenVINO; check its outputs for the first image of `x` in float32."""
         if self._device.type != "cpu":
             raise ConversionError("mlimages supports OpenVINO only on CPUs")
         openvino = import_openvino()
@@ -95,10 +97,12 @@ class FrozenRuntime:
 
 
 def _run_openvino(model: Any, x: Tensor) -> tuple[Tensor, ...]:
+    """Return copies of the outputs of a compiled OpenVINO model."""
     return tuple(torch.from_numpy(part.copy()) for part in model(x.numpy()).values())  # it reuses the memory of outputs
 
 
 def _convert_to_openvino(openvino: Any, frozen_part: fx.GraphModule, example_input: Tensor) -> Any:
+    """Return an OpenVINO model with any batch size."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # OpenVINO uses deprecated parts of torch
         shape = openvino.PartialShape([-1, *example_input.shape[1:]])

@@ -13,37 +13,43 @@ from torch import Tensor, nn
 
 from mlimages.networks import LOWER_LAYERS_HEAD_PATH, Model
 from mlimages.training import distributed
-from mlimages.training.features import EVALUATION_BATCH, BatchSource
+from mlimages.training.features import EVALUATION_BATCH_SIZE, BatchSource
 from mlimages.training.head import Float64Array, RidgeHead, Targets
 from mlimages.training.image_set import ImageSet
 
 
 @dataclass(frozen=True, slots=True)
 class HeadInputs:
-    """The inputs of a network's head, averaged over positions.
+    """Inputs of the head for a set of images, averaged over positions.
 
     Attributes:
         features: float32 `(N, D)`.
-        lower: pooled outputs of each lower layer, float32 `(N, L)`; empty if the head uses only the last layer.
+        lower_features: pooled outputs of each lower layer, float32 `(N, L)`; empty without a head on the lower layers.
         labels: labels of the images, in the form of `ImageSet.labels`.
         indices: index of each row's image in its dataset.
-        lowest_output: smallest logit of the current head.
+        min_logit: smallest logit of the current head for these images.
     """
 
     features: NDArray[np.float32]
-    lower: tuple[NDArray[np.float32], ...]
+    lower_features: tuple[NDArray[np.float32], ...]
     labels: Targets
     indices: tuple[int, ...]
-    lowest_output: float
+    min_logit: float
 
     def compute_probabilities(self, head: RidgeHead) -> Float64Array:
         """Return the probabilities `(N, classes)` that a closed-form head predicts from these inputs."""
-        all_features = np.concatenate([self.features, *self.lower], axis=1)  # (N, D)
+        all_features = np.concatenate([self.features, *self.lower_features], axis=1)  # (N, D)
         return head.compute_probabilities(all_features[:, : head.weight.shape[1]])
 
 
 def initialize_head(model: Model, source: BatchSource, images: ImageSet, head: RidgeHead) -> bool:
-    """Set the weights of the network's head to the closed-form head.
+    """Set the weights of the network's head to those of the closed-form head.
+
+    Args:
+        model: the network, changed in place.
+        source: yields batches and computes their logits.
+        images: the training set.
+        head: the closed-form head.
 
     Returns:
         Whether the weights were set; False if the head is not a linear layer or convolution with a bias.
@@ -59,7 +65,7 @@ def initialize_head(model: Model, source: BatchSource, images: ImageSet, head: R
             model.network.get_parameter(f"{LOWER_LAYERS_HEAD_PATH}.weight").copy_(weight[:, width:])
         if isinstance(layer, nn.Conv2d) and images.labels.ndim == 1:
             # SqueezeNet ends in a ReLU, which must not clip a logit; softmax is invariant to adding a constant to all.
-            layer.bias += 2 * max(0.0, -compute_head_inputs(model, source, images).lowest_output)
+            layer.bias += 2 * max(0.0, -compute_head_inputs(model, source, images).min_logit)
     return True
 
 
@@ -68,23 +74,23 @@ def compute_head_inputs(model: Model, source: BatchSource, images: ImageSet) -> 
     parts: dict[str, list[Tensor]] = defaultdict(list)
     indices: list[int] = []
 
-    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def record_head_input(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         x = inputs[0].float()
         parts["features"].append(x.mean(dim=(2, 3)) if x.ndim == 4 else x.flatten(1))  # (n, D)
         parts["lowest"].append(output.flatten(1).amin(dim=1))  # (n,)
 
-    def record_lower(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def record_lower_features(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         parts["lower"].append(inputs[0].float())  # (n, L)
 
-    hooks = [model.network.get_submodule(model.head).register_forward_hook(record)]
-    depths: Any = model.network._modules.get(
+    hooks = [model.network.get_submodule(model.head).register_forward_hook(record_head_input)]
+    lower_head: Any = model.network._modules.get(
         LOWER_LAYERS_HEAD_PATH
     )  # other networks may have an attribute of this name
-    if depths is not None:
-        hooks.append(depths.register_forward_hook(record_lower))
+    if lower_head is not None:
+        hooks.append(lower_head.register_forward_hook(record_lower_features))
     model.network.eval()
     with torch.no_grad():
-        for batch in source.batches(images, range(len(images)), batch_size=EVALUATION_BATCH):
+        for batch in source.batches(images, range(len(images)), batch_size=EVALUATION_BATCH_SIZE):
             source.compute_logits(batch.inputs)
             count = len(batch.indices)
             for tensors in parts.values():
@@ -95,7 +101,7 @@ def compute_head_inputs(model: Model, source: BatchSource, images: ImageSet) -> 
     found, rows = distributed.gather_rows(indices, {name: torch.cat(tensors) for name, tensors in parts.items()})
     return HeadInputs(
         rows["features"].numpy(),
-        tuple(part.numpy() for part in torch.split(rows["lower"], depths.widths, dim=1)) if depths else (),
+        tuple(part.numpy() for part in torch.split(rows["lower"], lower_head.widths, dim=1)) if lower_head else (),
         images.labels[found].numpy(),
         tuple(found.tolist()),
         float(rows["lowest"].min()),

@@ -38,17 +38,17 @@ Pixels = NDArray[np.uint8]
 ChooseView = Callable[[int], int]
 """Maps the index of an image in its set to the number of the view to use; view 0 is the image without augmentation."""
 
-AHEAD = 32
-"""Number of images each thread decodes ahead."""
+PREFETCH_FACTOR = 32
+"""Number of images that each thread decodes ahead."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingImage:
-    """An image that could be decoded.
+    """A decodable image with its labels.
 
     Attributes:
         path: path of the file.
-        label: class index; -1 in a multi-label run.
+        label: class index; -1 if `labels` is set.
         digest: SHA-256 of the file, 32 bytes.
         labels: class indices in a multi-label run, else None.
     """
@@ -60,7 +60,7 @@ class TrainingImage:
 
     @property
     def class_indices(self) -> tuple[int, ...]:
-        """Indices of all classes of the image."""
+        """Indices of the classes of the image."""
         return (self.label,) if self.labels is None else self.labels
 
 
@@ -80,12 +80,12 @@ class PixelBatch:
 
 
 def choose_original_view(image_index: int) -> int:
-    """Return 0, the number of the view without augmentation."""
+    """Return 0, the number of the view without augmentation, for every image."""
     return 0
 
 
 def count_decoding_threads() -> int:
-    """Return the available cores per training process on this machine."""
+    """Return the number of decoding threads: the available cores per training process on this machine."""
     return max(1, count_available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
@@ -98,10 +98,10 @@ def split_into_chunks(indices: Sequence[int], chunk_size: int) -> list[Sequence[
     return [indices[start:end] for start, end in itertools.pairwise([0, *ends])]
 
 
-def decode_all(
+def decode_images(
     items: Sequence[LabeledPath], image_property: ImageProperty, *, store: ArrayStore | None, progress: Progress
 ) -> list[TrainingImage | BrokenImage]:
-    """Decode every image once and store its pixels in `store`; return images and broken images, in order.
+    """Decode every image once and write its pixels to `store`; return images and broken images, in order.
 
     Images that `check` has decoded, and whose pixels are in `store` if there is one, are not decoded again.
     """
@@ -122,14 +122,16 @@ def decode_all(
     found: list[TrainingImage | BrokenImage] = []
     fresh: dict[bytes, Pixels] = {}
     progress.start("decode", len(items), "img")
-    for number, (result, pixels) in enumerate(_make_decoding_threads(items, AHEAD).map(decode, items), start=1):
+    for number, (result, pixels) in enumerate(
+        _make_decoding_threads(items, PREFETCH_FACTOR).map(decode, items), start=1
+    ):
         progress.advance()
         found.append(result)
         if store is None:
             continue
         if pixels is not None and isinstance(result, TrainingImage):
             fresh[result.digest] = pixels
-        if fresh and (len(fresh) == AHEAD or number == len(items)):
+        if fresh and (len(fresh) == PREFETCH_FACTOR or number == len(items)):
             store.append(list(fresh), np.stack(list(fresh.values())))
             fresh.clear()
     progress.close()
@@ -141,24 +143,25 @@ def decode_all(
 def decode_distributed(
     items: Sequence[LabeledPath], image_property: ImageProperty, *, store: ArrayStore | None, progress: Progress
 ) -> list[TrainingImage | BrokenImage]:
-    """Run `decode_all` on this process's part of the images; return the results of all processes."""
-    own = decode_all(distributed.shard(items), image_property, store=store, progress=progress)
+    """Run `decode_images` on this process's part of the images; return the results of all processes."""
+    own = decode_images(distributed.shard(items), image_property, store=store, progress=progress)
     parts = distributed.all_gather(own)
     if store is not None and len(parts) > 1:
         store.refresh()
     return [parts[index % len(parts)][index // len(parts)] for index in range(len(items))]
 
 
-def _make_decoding_threads(items: Sequence[LabeledPath | TrainingImage], num_ahead: int) -> ThreadPool:
+def _make_decoding_threads(items: Sequence[LabeledPath | TrainingImage], prefetch_factor: int) -> ThreadPool:
+    """Return a pool of threads that decode these images, each at most `prefetch_factor` images ahead."""
     threads = make_reading_threads(items[0].path if items else None, count_decoding_threads())
-    return replace(threads, prefetch_factor=num_ahead)
+    return replace(threads, prefetch_factor=prefetch_factor)
 
 
 class ImageSet:
     """Images in a fixed order, read in batches.
 
     Args:
-        images: decodable images, from `decode_all`.
+        images: decodable images, from `decode_images`.
         image_property: input size, channels and resize method.
         store: cache of the pixels; None decodes the images each time.
         augmenter: data augmentation; None trains without augmentation.
@@ -188,7 +191,7 @@ class ImageSet:
         self, index_batches: Sequence[Sequence[int]], *, choose_view: ChooseView = choose_original_view
     ) -> Iterator[PixelBatch]:
         """Yield a batch for each sequence of image indices, with prefetching."""
-        pool = _make_decoding_threads(self.images, max(AHEAD, *map(len, index_batches), 0))
+        pool = _make_decoding_threads(self.images, max(PREFETCH_FACTOR, *map(len, index_batches), 0))
         views = pool.map(lambda index: self._load_view(index, choose_view(index)), itertools.chain(*index_batches))
         for indices in index_batches:
             found = {index: pixels for index in indices if (pixels := next(views)) is not None}
@@ -196,6 +199,7 @@ class ImageSet:
             yield PixelBatch(torch.from_numpy(stacked), self.labels[list(found)], tuple(found))
 
     def _load_view(self, index: int, view_number: int) -> Pixels | None:
+        """Return a view of an image, uint8 `(H, W, C)`; None if the image can no longer be decoded."""
         image = self.images[index]
         try:
             if self._store is not None and image.digest in self._store:
@@ -209,6 +213,7 @@ class ImageSet:
 
 
 def _make_targets(images: Sequence[TrainingImage], num_classes: int | None) -> Tensor:
+    """Return the labels of the images in the form of `ImageSet.labels`."""
     labels = [image.labels for image in images if image.labels is not None]
     if not labels:
         return torch.tensor([image.label for image in images], dtype=torch.long)  # (N,)

@@ -44,7 +44,7 @@ class LabeledImages:
     Attributes:
         class_names: names of the classes, by class index.
         train: training images.
-        val: validation images; None if part of `train` is to be held out.
+        val: validation images; None if they are to be split off `train`.
     """
 
     class_names: ClassNames
@@ -59,19 +59,19 @@ class LabeledImages:
 
 @dataclass(frozen=True, slots=True)
 class RunInputs:
-    """The inputs of a run.
+    """Label files, network and mean image of a run, before any image is decoded.
 
     Attributes:
         images: paths and labels of the images.
         model: the network, with its lower layers frozen.
-        frozen: frozen parameters and modules of the network.
+        frozen_part: frozen parameters and modules of the network.
         mean_image: float32 `(C, H, W)` in 0..255; None if the run has none.
         is_resumed: whether the run folder contains a finished epoch.
     """
 
     images: LabeledImages
     model: Model
-    frozen: FrozenPart
+    frozen_part: FrozenPart
     mean_image: MeanImage | None
     is_resumed: bool
 
@@ -111,7 +111,7 @@ def read_inputs(config: FineTuneConfig, files: RunFiles, custom_network: CustomN
             f"the logits of {config.model} pass through a ReLU, so that no class would have a probability below 0.5: "
             "use another --model for multi-label training"
         )
-    mean = None if is_resumed else _load_mean(config, model.preprocessing)
+    mean = None if is_resumed else _load_mean_image(config, model.preprocessing)
     return RunInputs(images, model, freeze(model, config.freeze), mean, is_resumed)
 
 
@@ -135,6 +135,7 @@ def _build_network(config: FineTuneConfig, num_classes: int, custom_network: Cus
 
 
 def _read_run_labels(files: RunFiles) -> LabeledImages:
+    """Read the label files that a run to resume has written to its folder."""
     names = files.read_class_names()
     return LabeledImages(names, list(LabelFile(files.train)), list(LabelFile(files.val)))
 
@@ -231,8 +232,8 @@ def require_enough_images(
         raise InputError(f"{fewer} {image_kind}training images of {', '.join(few)}: gather more, or remove the class")
 
 
-def network_name_of(model: str) -> str:
-    """Return the name of the network of a run folder; `model` may also be such a name, which is returned unchanged.
+def get_network_name(model: str) -> str:
+    """Return the name of the network of the run folder `model`, or `model` itself if it is the name of a network.
 
     Raises:
         RunError: the folder is not a run folder.
@@ -240,7 +241,7 @@ def network_name_of(model: str) -> str:
     return str(read_settings(RunFiles(Path(model)))["config"]["model"]) if Path(model).is_dir() else model
 
 
-def image_property_of(model: str) -> ImageProperty:
+def get_image_property(model: str) -> ImageProperty:
     """Return the input size, channels and resize method of a network, given its name or a run folder.
 
     Raises:
@@ -252,8 +253,8 @@ def image_property_of(model: str) -> ImageProperty:
     return build_model(model, classes=2).preprocessing.image
 
 
-def _load_mean(config: FineTuneConfig, expected_preprocessing: Preprocessing) -> MeanImage | None:
-    """Load the mean image of `config.mean`; also check the number of values of `std`.
+def _load_mean_image(config: FineTuneConfig, expected_preprocessing: Preprocessing) -> MeanImage | None:
+    """Load the mean image of `config.mean`, None if it is no file; check that `config.std` fits the input channels.
 
     Raises:
         InputError: `std` does not match the network, or the mean image cannot be used.

@@ -1,4 +1,4 @@
-"""Fit the score for the output `known`: how similar an image is to the training images."""
+"""Fit, save and load the statistics of the output `known`, which detects out-of-distribution images."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ KNOWN_SHARE = 0.95
 MIN_VALIDATION_IMAGES = 19
 """With fewer images, no threshold accepts KNOWN_SHARE of new images: ceil(0.95 (n + 1)) would exceed n."""
 
-DIRECTIONS = 16
-"""Number of principal directions of the covariance that are kept; the others get their mean variance."""
+NUM_PRINCIPAL_DIRECTIONS = 16
+"""Number of principal directions of the covariance; all other directions get their mean variance."""
 
 
 def fit_known_score(
@@ -36,9 +36,9 @@ def fit_known_score(
 ) -> KnownScore:
     """Fit the Mahalanobis distance to the nearest class mean, and a threshold of the distance on validation images.
 
-    Features are scaled to length 1. The within-class covariance is kept along the DIRECTIONS of largest variance and
-    replaced by the mean variance along all others. Based on K. Lee et al., A Simple Unified Framework for Detecting
-    Out-of-Distribution Samples and Adversarial Attacks, NeurIPS 2018.
+    Features are scaled to length 1. The within-class covariance is kept along NUM_PRINCIPAL_DIRECTIONS, those of
+    largest variance, and replaced by the mean variance along all others. Based on K. Lee et al., A Simple Unified
+    Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks, NeurIPS 2018.
 
     Args:
         features: inputs of the head for the training images, float32 `(N, D)`.
@@ -50,7 +50,7 @@ def fit_known_score(
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     means = np.stack([unit[labels == label].mean(axis=0) for label in range(num_classes)])  # (classes, D)
     residuals = unit - means[labels]
-    count = min(DIRECTIONS, *np.subtract(residuals.shape, 1))
+    count = min(NUM_PRINCIPAL_DIRECTIONS, *np.subtract(residuals.shape, 1))
     variances, vectors = _compute_principal_directions(residuals, count)
     rest = max(1e-9, (np.square(residuals).sum() / len(residuals) - variances.sum()) / (residuals.shape[1] - count))
     score = KnownScore(num_classes, features.shape[1], count)
@@ -72,7 +72,7 @@ def fit_known_score(
 def _compute_principal_directions(
     residuals: NDArray[np.float32], count: int
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Return the largest variances `(K,)` and their directions `(D, K)`, computed from the smaller Gram matrix."""
+    """Return the `count` largest variances `(K,)` of `residuals` `(N, D)` and their directions `(D, K)`."""
     is_wide = len(residuals) <= residuals.shape[1]
     gram = residuals @ residuals.T if is_wide else residuals.T @ residuals
     values, vectors = np.linalg.eigh(gram / len(residuals))
@@ -81,9 +81,8 @@ def _compute_principal_directions(
     return values, directions / np.maximum(np.linalg.norm(directions, axis=0), 1e-12)
 
 
-def save_known_output(known_output: KnownOutput, files: RunFiles) -> None:
-    """Write `known.safetensors` in the run folder: the statistics of the training images, from which the exported file
-    computes its output `known`."""
+def save_known_statistics(known_output: KnownOutput, files: RunFiles) -> None:
+    """Write the statistics of the output `known`, and the thresholds of prediction sets, to `known.safetensors`."""
     values = {
         "head": known_output.head_name,
         "known": asdict(known_output.calibration),
@@ -93,7 +92,7 @@ def save_known_output(known_output: KnownOutput, files: RunFiles) -> None:
         save_file(known_output.score.state_dict(), part, metadata={"mlimages": json.dumps(values)})
 
 
-def load_known_output(files: RunFiles) -> KnownOutput | None:
+def load_known_statistics(files: RunFiles) -> KnownOutput | None:
     """Read `known.safetensors`; return None if the run is not finished or has too few validation images."""
     if not files.known.exists():
         return None

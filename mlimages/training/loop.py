@@ -17,23 +17,24 @@ from mlimages.core import Progress, format_percent
 from mlimages.inference import MultiLabel
 from mlimages.training import distributed
 from mlimages.training.config import FineTuneConfig
-from mlimages.training.features import EVALUATION_BATCH, Batch, BatchSource
-from mlimages.training.image_set import ImageSet, split_into_chunks
+from mlimages.training.features import EVALUATION_BATCH_SIZE, Batch, BatchSource
+from mlimages.training.image_set import ChooseView, ImageSet, split_into_chunks
 from mlimages.training.objective import Metrics, Objective
 
-SCRATCH_LR = {"adamw": 1e-3, "adam": 1e-3, "sgd": 1e-2}
-HEAD_LR = {"adamw": 1e-4, "adam": 1e-4, "sgd": 1e-3}
-TUNING_LR = {"adamw": 7e-5, "adam": 7e-5, "sgd": 5e-3}
+LR_FROM_SCRATCH = {"adamw": 1e-3, "adam": 1e-3, "sgd": 1e-2}
+LR_HEAD_ONLY = {"adamw": 1e-4, "adam": 1e-4, "sgd": 1e-3}
+LR_BELOW_HEAD = {"adamw": 7e-5, "adam": 7e-5, "sgd": 5e-3}
 
-WARMUP = 0.1
-"""Share of the steps in which the learning rate rises."""
+WARMUP_SHARE = 0.1
+"""Share of the steps used for warmup, in which the learning rate rises."""
 
-Autocast = Callable[[], AbstractContextManager[object]]
+AutocastFactory = Callable[[], AbstractContextManager[object]]
+"""Returns a context for mixed precision, as `torch.autocast` does."""
 
 
 @dataclass(frozen=True, slots=True)
-class Validation:
-    """Predictions and metrics of a network for a validation set.
+class ValidationResult:
+    """Predictions and metrics of a network on a validation set.
 
     Attributes:
         metrics: loss and accuracy.
@@ -56,46 +57,46 @@ class Schedule:
 
     Attributes:
         peak_lr: maximum learning rate.
-        steps: optimizer steps per epoch.
+        steps_per_epoch: optimizer steps per epoch.
         epochs: number of epochs.
-        warmup: share of all steps used for warmup, 0..1.
+        warmup_share: share of all steps used for warmup, 0..1.
         decay: `cosine`, `exponential:GAMMA`, `step:EPOCHS:GAMMA` or `none`.
 
-    >>> schedule = Schedule(peak_lr=1.0, steps=10, epochs=1, warmup=0.2)
-    >>> [round(schedule.lr_at(step), 2) for step in range(0, 11, 2)]
+    >>> schedule = Schedule(peak_lr=1.0, steps_per_epoch=10, epochs=1, warmup_share=0.2)
+    >>> [round(schedule.get_lr(step), 2) for step in range(0, 11, 2)]
     [0.33, 1.0, 0.86, 0.51, 0.15, 0.01]
-    >>> [round(Schedule(1.0, 10, 3, 0.2, "exponential:0.97").lr_at(step), 4) for step in (0, 9, 10, 29)]
+    >>> [round(Schedule(1.0, 10, 3, 0.2, "exponential:0.97").get_lr(step), 4) for step in (0, 9, 10, 29)]
     [1.0, 1.0, 0.97, 0.9409]
-    >>> [Schedule(1.0, 10, 90, 0.2, "step:30:0.1").lr_at(10 * epoch) for epoch in (0, 29, 30)]
+    >>> [Schedule(1.0, 10, 90, 0.2, "step:30:0.1").get_lr(10 * epoch) for epoch in (0, 29, 30)]
     [1.0, 1.0, 0.1]
     """
 
     peak_lr: float
-    steps: int
+    steps_per_epoch: int
     epochs: int
-    warmup: float
+    warmup_share: float
     decay: str = "cosine"
 
     @classmethod
     def for_run(
         cls, config: FineTuneConfig, num_images: int, *, is_pretrained: bool, trains_below_head: bool
     ) -> Schedule:
-        """Create the schedule of a run with `num_images` training images.
+        """Return the schedule of a run with `num_images` training images.
 
         If `config.lr` is 0 (`auto`), the peak depends on the optimizer and on the layers that are trained.
         """
-        lr = SCRATCH_LR if not is_pretrained else TUNING_LR if trains_below_head else HEAD_LR
+        lr = LR_FROM_SCRATCH if not is_pretrained else LR_BELOW_HEAD if trains_below_head else LR_HEAD_ONLY
         steps = len(split_into_chunks(range(num_images), config.batch_size))
-        warmup = WARMUP if is_pretrained else 0.0
+        warmup = WARMUP_SHARE if is_pretrained else 0.0
         return cls(config.lr or lr[config.optimizer], steps, config.epochs, warmup, config.schedule)
 
-    def lr_at(self, step: int) -> float:
+    def get_lr(self, step: int) -> float:
         """Return the learning rate at a step; steps are counted from 0 over all epochs."""
         kind, *numbers = self.decay.split(":")
         if kind != "cosine":
             every, gamma = map(float, {"none": "11", "exponential": ["1", *numbers], "step": numbers}[kind])
-            return float(self.peak_lr * gamma ** (step // self.steps // every))
-        steps, warmup_steps = self.steps * self.epochs, self.warmup * self.steps * self.epochs
+            return float(self.peak_lr * gamma ** (step // self.steps_per_epoch // every))
+        steps, warmup_steps = self.steps_per_epoch * self.epochs, self.warmup_share * self.steps_per_epoch * self.epochs
         if step < warmup_steps:
             return self.peak_lr * (step + 1) / (warmup_steps + 1)
         progress = (step - warmup_steps) / (steps - warmup_steps)
@@ -127,7 +128,7 @@ class Trainer:
         *,
         config: FineTuneConfig,
         objective: Objective,
-        autocast: Autocast,
+        autocast: AutocastFactory,
     ) -> None:
         self.optimizer, self.schedule = optimizer, schedule
         self._network, self._source, self._autocast = network, source, autocast
@@ -163,12 +164,12 @@ class Trainer:
         batches = self._source.batches(
             images, order, batch_size=self._batch_size, choose_view=_make_view_chooser(epoch, num_views)
         )
-        for step, batch in enumerate(batches, (epoch - 1) * self.schedule.steps):
+        for step, batch in enumerate(batches, (epoch - 1) * self.schedule.steps_per_epoch):
             for group in self.optimizer.param_groups:
-                group["lr"] = self.schedule.lr_at(step)
+                group["lr"] = self.schedule.get_lr(step)
             of_batch, is_late = self._train_step(batch, deadline, outputs)
             metrics += of_batch
-            progress.advance(of_batch.count, loss=f"{metrics.loss:.3f}", accuracy=format_percent(metrics.accuracy))
+            progress.advance(of_batch.num_images, loss=f"{metrics.loss:.3f}", accuracy=format_percent(metrics.accuracy))
             if is_late or not math.isfinite(metrics.loss):
                 break
         distributed.broadcast_tensors(self._network.buffers())  # running statistics of batch norm
@@ -182,8 +183,11 @@ class Trainer:
         """
         count = len(batch.indices)
         distributed.set_batch_norm_mode(self._network, num_images=count)
-        is_partial = distributed.world_size() > 1 or count < batch.size
-        with distributed.GlobalDropout(batch.rows, batch.size) if is_partial else nullcontext(), self._autocast():
+        is_partial = distributed.world_size() > 1 or count < batch.global_size
+        with (
+            distributed.GlobalDropout(batch.global_rows, batch.global_size) if is_partial else nullcontext(),
+            self._autocast(),
+        ):
             logits = self._forward(*batch.inputs)[:count]  # (N, classes)
         loss, weight = self._objective.compute_loss(logits.float(), batch.labels)
         correct = self._objective.count_correct(logits, batch.labels)
@@ -202,7 +206,7 @@ class Trainer:
 
 
 class _LogitsModule(nn.Module):
-    """Wraps a batch source for `DistributedDataParallel`: trainable parameters, and a forward pass to logits."""
+    """Module with the trainable parameters and the forward pass of a batch source, for `DistributedDataParallel`."""
 
     def __init__(self, source: BatchSource, parameters: Sequence[nn.Parameter]) -> None:
         super().__init__()
@@ -213,49 +217,50 @@ class _LogitsModule(nn.Module):
         return self._source.compute_logits(inputs)
 
 
-def _make_view_chooser(epoch: int, num_views: int) -> Callable[[int], int]:
+def _make_view_chooser(epoch: int, num_views: int) -> ChooseView:
+    """Return the function from image index to view number in this epoch; `num_views` 0 draws new views."""
     return lambda index: (epoch + index) % num_views if num_views else epoch + index
 
 
 class _EpochLogits:
-    """The logits of an epoch, which are kept only for multi-label runs, whose score is not a sum over batches."""
+    """Collects the logits of an epoch in multi-label runs, whose score cannot be summed over batches."""
 
     def __init__(self, objective: Objective) -> None:
         self._objective, self._indices = objective, list[int]()
         self._logits: list[Tensor] | None = [] if isinstance(objective.inference_task, MultiLabel) else None
 
     def add(self, batch: Batch, logits: Tensor) -> None:
-        """Store the logits `(N, classes)` of a batch in a multi-label run."""
+        """Store the logits `(N, classes)` of a batch; do nothing in a single-label run."""
         if self._logits is not None:
             self._logits.append(logits.detach().float())
             self._indices += batch.indices
 
     def compute_mean_ap(self, images: ImageSet) -> float | None:
-        """Return the mean average precision over all processes; None with one class per image."""
+        """Return the mean average precision over all processes; None in a single-label run."""
         if self._logits is None:
             return None
         found, rows = distributed.gather_rows(self._indices, {"logits": torch.cat(self._logits)})
         return self._objective.compute_score(rows["logits"], images.labels[found])
 
 
-def validate(network: nn.Module, source: BatchSource, images: ImageSet, objective: Objective) -> Validation:
+def validate(network: nn.Module, source: BatchSource, images: ImageSet, objective: Objective) -> ValidationResult:
     """Evaluate the network on a validation set, without augmentation and in float32, like the exported file."""
     network.eval()
     logits: list[Tensor] = []
     indices: list[int] = []
     with torch.inference_mode():
-        for batch in source.batches(images, range(len(images)), batch_size=EVALUATION_BATCH):
+        for batch in source.batches(images, range(len(images)), batch_size=EVALUATION_BATCH_SIZE):
             logits.append(source.compute_logits(batch.inputs)[: len(batch.indices)].float())
             indices += batch.indices
     found, rows = distributed.gather_rows(indices, {"logits": torch.cat(logits)})
     targets = images.labels[found]
     metrics = objective.compute_metrics(rows["logits"], targets)
     probabilities = objective.compute_probabilities(rows["logits"])
-    return Validation(metrics, rows["logits"], probabilities, targets, tuple(found.tolist()))
+    return ValidationResult(metrics, rows["logits"], probabilities, targets, tuple(found.tolist()))
 
 
 def make_optimizer(network: nn.Module, config: FineTuneConfig, *, lr: float) -> torch.optim.Optimizer:
-    """Create the optimizer for the trainable parameters."""
+    """Return the optimizer of `config` for the trainable parameters, with learning rate `lr`."""
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if config.optimizer == "sgd":
         return torch.optim.SGD(trained, lr, momentum=config.momentum, weight_decay=config.weight_decay)

@@ -14,7 +14,7 @@ from mlimages.core import DEFAULT_MODEL, ModelError, NoProgress, Progress, check
 from mlimages.labels import LabelFile, open_labels
 from mlimages.networks import Model, build_model, has_local_weights
 from mlimages.reports import ModelScore, ModelScores, sort_best_first
-from mlimages.training.probing import MAX_IMAGES, probe_cuts
+from mlimages.training.probing import MAX_IMAGES, probe_layers
 
 SMALL_MODELS = (
     DEFAULT_MODEL,
@@ -30,17 +30,17 @@ SMALL_MODELS = (
     "timm:mobilenetv4_conv_small.e2400_r224_in1k",
     "timm:vit_small_patch14_dinov2.lvd142m",
 )
-"""The networks that the name `small` stands for, if their weights are on this machine."""
+"""Networks that `small` stands for; those without weights on this machine are left out."""
 
-TIMED_IMAGES = 4
-REPEATS = 3
+TIMED_BATCH_SIZE = 4
+NUM_TIMED_PASSES = 3
 
 
 def probe_models(
     labels: LabelFile | str | os.PathLike[str],
     models: str | Sequence[str],
     *,
-    most: int = MAX_IMAGES,
+    max_images: int = MAX_IMAGES,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> ModelScores:
@@ -50,7 +50,7 @@ def probe_models(
         labels: a label file, or the path of one or of a folder of class folders, with at least two images of each of at
             least two classes.
         models: one or more names of networks; `small` stands for the small networks with weights on this machine.
-        most: maximum number of images; larger datasets are sampled by class.
+        max_images: maximum number of images; larger datasets are sampled by class.
         seed: random seed of the sample and of the learning curves.
         progress: shows the number of images processed.
 
@@ -65,7 +65,7 @@ def probe_models(
     >>> result.scores[0].model  # doctest: +SKIP
     'efficientnet_lite0'
     """
-    check_at_least(1, most=most)
+    check_at_least(1, max_images=max_images)
     check_seed(seed)
     labels, progress = open_labels(labels), progress or NoProgress()
     models = [models] if isinstance(models, str) else models
@@ -76,7 +76,7 @@ def probe_models(
     for name in names:
         try:
             model = build_model(name, classes=len(labels.class_names), seed=seed)
-            probe = probe_cuts(labels, model=name, most=most, seed=seed, progress=progress)
+            probe = probe_layers(labels, model=name, max_images=max_images, seed=seed, progress=progress)
         except ModelError as error:
             unavailable[name] = str(error)
             continue
@@ -87,18 +87,19 @@ def probe_models(
 
 
 def _measure_cpu_ms(model: Model) -> float:
-    """Measure the processor time per image in milliseconds, as the median of a few passes after the first."""
+    """Return the CPU time per image in milliseconds: the median of NUM_TIMED_PASSES forward passes after a warmup."""
     image = model.preprocessing.image
     channels = max(image.channels, len(model.preprocessing.normalization.mean))
-    images = torch.zeros(TIMED_IMAGES, channels, image.height, image.width)
+    images = torch.zeros(TIMED_BATCH_SIZE, channels, image.height, image.width)
     times = []
     with torch.inference_mode():
-        for _ in range(REPEATS + 1):
+        for _ in range(NUM_TIMED_PASSES + 1):
             start = time.process_time()
             model.network(images)
             times.append(time.process_time() - start)
-    return 1000 * statistics.median(times[1:]) / TIMED_IMAGES
+    return 1000 * statistics.median(times[1:]) / TIMED_BATCH_SIZE
 
 
 def _estimate_onnx_mb(network: nn.Module) -> float:
+    """Return the size in megabytes of the network's tensors in float32."""
     return 4 * float(sum(tensor.numel() for tensor in network.state_dict().values())) / 1e6

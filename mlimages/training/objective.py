@@ -20,23 +20,23 @@ class Metrics:
 
     Attributes:
         loss: mean loss per image, in nats.
-        correct: number of images whose class, or all of whose labels at a probability of 0.5, are predicted correctly.
-        count: number of images.
+        num_correct: number of images whose class, or all of whose labels at a threshold of 0.5, is predicted correctly.
+        num_images: number of images.
         mean_ap: mean average precision, 0..1; None with one class per image.
 
-    >>> Metrics(0.5, correct=3, count=4).accuracy
+    >>> Metrics(0.5, num_correct=3, num_images=4).accuracy
     0.75
     """
 
     loss: float
-    correct: int
-    count: int
+    num_correct: int
+    num_images: int
     mean_ap: float | None = None
 
     @property
     def accuracy(self) -> float:
         """Share of correct predictions, 0..1."""
-        return self.correct / max(1, self.count)
+        return self.num_correct / max(1, self.num_images)
 
     @property
     def score(self) -> float:
@@ -45,9 +45,9 @@ class Metrics:
 
     def __add__(self, other: Metrics) -> Metrics:
         """Return the metrics of both sets of images combined, without the mean average precision."""
-        count = self.count + other.count
-        loss = (self.loss * self.count + other.loss * other.count) / max(1, count)
-        return Metrics(loss, self.correct + other.correct, count)
+        count = self.num_images + other.num_images
+        loss = (self.loss * self.num_images + other.loss * other.num_images) / max(1, count)
+        return Metrics(loss, self.num_correct + other.num_correct, count)
 
 
 class Objective(Protocol):

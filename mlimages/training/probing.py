@@ -1,4 +1,4 @@
-"""Compare the layers up to which a network can be frozen, with a closed-form classifier on their pooled features."""
+"""Compare layers as the last frozen layer, by the accuracy of a closed-form classifier on their pooled features."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ from mlimages.networks import (
     find_float32_precision,
     freeze,
 )
-from mlimages.reports import CurvePoint, CutScore, ProbeResult
+from mlimages.reports import CurvePoint, LayerScore, ProbeResult
 from mlimages.training.array_store import ArrayStore, open_pixel_store
 from mlimages.training.features import make_feature_cache_key
 from mlimages.training.head import assign_stratified_folds, fit_ridge
-from mlimages.training.image_set import ImageSet, TrainingImage, decode_all, split_into_chunks
+from mlimages.training.image_set import ImageSet, TrainingImage, decode_images, split_into_chunks
 
 logger = logging.getLogger(__name__)
 
@@ -53,24 +53,28 @@ Labels = NDArray[np.int64]
 Features = NDArray[np.float32]
 
 MAX_IMAGES = 2000
-"""Larger datasets are sampled: the ranking hardly changes, and the time grows faster than the number of images."""
+"""Default maximum number of images; more images hardly change the ranking, and take more than proportionally long."""
 
-BATCH = 32
-REPEATS = 10
-FIRST = 5
+BATCH_SIZE = 32
+
+NUM_CURVE_REPEATS = 10
+"""Number of random splits over which each point of the learning curve is averaged."""
+
+FIRST_CURVE_SIZE = 5
 """Images per class in the first point of the learning curve; each further point has twice as many."""
 
-NOISE = 0.05
+SIGNIFICANCE_LEVEL = 0.05
+"""A layer is worse than the best one if the p-value of McNemar's test is below this."""
 
 
-def probe_cuts(
+def probe_layers(
     labels: LabelFile | str | os.PathLike[str],
     *,
     model: str = DEFAULT_MODEL,
     weights: str | os.PathLike[str] = "default",
     size: int | tuple[int, int] | None = None,
     gray: bool | None = None,
-    most: int = MAX_IMAGES,
+    max_images: int = MAX_IMAGES,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> ProbeResult:
@@ -83,7 +87,7 @@ def probe_cuts(
         weights: `default` (pretrained), `none` (random) or a file.
         size: input width and height in pixels, one number for a square; None uses the network's native size.
         gray: whether to use one gray channel; None uses the channels of the pretrained weights.
-        most: maximum number of images; larger datasets are sampled by class.
+        max_images: maximum number of images; larger datasets are sampled by class.
         seed: random seed of the sample, the folds and the learning curve.
         progress: shows the number of images processed.
 
@@ -94,11 +98,11 @@ def probe_cuts(
         InputError: there are too few images, the label file is multi-label, or an argument is out of range.
         ModelError: the network cannot be built, or has a single layer.
 
-    >>> result = probe_cuts("cats.txt", model="alexnet")  # doctest: +SKIP
+    >>> result = probe_layers("cats.txt", model="alexnet")  # doctest: +SKIP
     >>> result.freeze  # doctest: +SKIP
     'conv5'
     """
-    check_at_least(1, most=most)
+    check_at_least(1, max_images=max_images)
     check_seed(seed)
     labels = open_labels(labels)
     if labels.is_multi_label:
@@ -114,7 +118,7 @@ def probe_cuts(
         )
     image = built.preprocessing.image
     store = open_pixel_store(image)
-    found = decode_all(_stratified_sample(labels, most, seed), image, store=store, progress=progress)
+    found = decode_images(_draw_stratified_sample(labels, max_images, seed), image, store=store, progress=progress)
     check_missing_images([each for each in found if isinstance(each, BrokenImage)], len(found))
     good = _remove_duplicates(found)
     _require_enough_images(good, names)
@@ -122,13 +126,13 @@ def probe_cuts(
     rows = compute_pooled_features(built, cut_points, ImageSet(good, image, store=store), progress)
     targets = np.array([image.label for image in good])  # (N,)
     parts = np.split(rows, np.cumsum([cut.num_features for cut in cut_points])[:-1], axis=1)
-    scores, best = _score_cuts(cut_points, parts, targets, len(names))
+    scores, best = _score_layers(cut_points, parts, targets, len(names))
     curve, gain = _compute_learning_curve(parts[best], targets, len(names), seed)
     broken = sum(not isinstance(each, TrainingImage) for each in found)
     return ProbeResult(model, len(good), len(names), broken, scores, cut_points[best].name, curve, gain)
 
 
-def _stratified_sample(labels: LabelFile, max_images: int, seed: int) -> list[LabeledPath]:
+def _draw_stratified_sample(labels: LabelFile, max_images: int, seed: int) -> list[LabeledPath]:
     """Return a stratified sample of at most `max_images` images."""
     items = list(labels)
     if len(items) <= max_images:
@@ -147,6 +151,7 @@ def _remove_duplicates(decoded_images: Sequence[object]) -> list[TrainingImage]:
 
 
 def _require_enough_images(images: Sequence[TrainingImage], class_names: Sequence[str]) -> None:
+    """Raise InputError unless there are two classes and two images of each."""
     counts = np.bincount([image.label for image in images], minlength=len(class_names))
     if len(class_names) < 2 or (few := int(counts.min())) < 2:
         what = (
@@ -160,7 +165,7 @@ def _require_enough_images(images: Sequence[TrainingImage], class_names: Sequenc
 def compute_pooled_features(
     model: Model, cut_points: tuple[CutPoint, ...], images: ImageSet, progress: Progress
 ) -> Features:
-    """Compute the pooled features at all cut points, concatenated, float32 `(N, D)`; they are cached."""
+    """Return the concatenated pooled features at all cut points, float32 `(N, D)`; they are cached on disk."""
     normalize = Normalize(model.preprocessing.normalization)
     key = make_feature_cache_key(
         model,
@@ -174,7 +179,7 @@ def compute_pooled_features(
     missing = [index for index, image in enumerate(images.images) if image.digest not in store]
     progress.start("forward", len(missing), "img")
     with FeatureHooks(model.network, cut_points) as hooks, torch.inference_mode():
-        for batch in images.batches(split_into_chunks(missing, BATCH)):
+        for batch in images.batches(split_into_chunks(missing, BATCH_SIZE)):
             model.network(normalize(batch.pixels))
             store.append([images.images[index].digest for index in batch.indices], hooks.collect_features().numpy())
             progress.advance(len(batch.indices))
@@ -183,18 +188,20 @@ def compute_pooled_features(
     return store.read_rows([image.digest for image in images.images])
 
 
-def _score_cuts(
-    cut_points: Sequence[CutPoint], features_by_cut: Sequence[Features], labels: Labels, num_classes: int
-) -> tuple[tuple[CutScore, ...], int]:
+def _score_layers(
+    cut_points: Sequence[CutPoint], features_by_layer: Sequence[Features], labels: Labels, num_classes: int
+) -> tuple[tuple[LayerScore, ...], int]:
     """Return the score of each cut point, and the index of the recommended one."""
     correct = [
         fit_ridge(part, labels, num_classes).leave_one_out_probabilities.argmax(axis=1) == labels
-        for part in features_by_cut
+        for part in features_by_layer
     ]
     best = max(correct, key=lambda each: int(each.sum()))
-    near = [mcnemar_test(int((each & ~best).sum()), int((best & ~each).sum())) >= NOISE for each in correct]
+    near = [
+        mcnemar_test(int((each & ~best).sum()), int((best & ~each).sum())) >= SIGNIFICANCE_LEVEL for each in correct
+    ]
     scores = tuple(
-        CutScore(cut.name, cut.num_features, estimate_proportion(int(each.sum()), len(labels)), within)
+        LayerScore(cut.name, cut.num_features, estimate_proportion(int(each.sum()), len(labels)), within)
         for cut, each, within in zip(cut_points, correct, near, strict=True)
     )
     return scores, max(index for index, within in enumerate(near) if within)
@@ -203,11 +210,11 @@ def _score_cuts(
 def _compute_learning_curve(
     features: Features, labels: Labels, num_classes: int, seed: int
 ) -> tuple[tuple[CurvePoint, ...], Proportion | None]:
-    """Return the accuracy by images per class, on the same held-out images, and the gain of the last doubling."""
+    """Return the accuracy by images per class on the same held-out images, and the gain of the last doubling."""
     fewest = int(np.bincount(labels, minlength=num_classes).min())
     steps = list(_iter_training_sizes(fewest))
     runs: dict[int, list[float]] = defaultdict(list)
-    for repeat in range(REPEATS if steps else 0):
+    for repeat in range(NUM_CURVE_REPEATS if steps else 0):
         ranked = _rank_within_class(labels, seed + repeat)  # (N,): random order of the images within each class
         held_out = ranked >= steps[-1]
         for step in steps:
@@ -224,14 +231,15 @@ def _compute_learning_curve(
 
 
 def _iter_training_sizes(min_count: int) -> Iterator[int]:
-    """Yield 5, 10, 20 ... while a fifth of the smallest class remains held out."""
-    step = FIRST
+    """Yield the numbers of training images per class: 5, 10, 20 ... up to 80 % of the smallest class."""
+    step = FIRST_CURVE_SIZE
     while step <= 0.8 * min_count:
         yield step
         step *= 2
 
 
 def _rank_within_class(labels: Labels, seed: int) -> Labels:
+    """Return the rank of each image in a random order of the images of its class, int64 `(N,)`."""
     rng = np.random.default_rng(seed)
     ranked = np.empty(len(labels), np.int64)
     for label in np.unique(labels):
@@ -241,7 +249,7 @@ def _rank_within_class(labels: Labels, seed: int) -> Labels:
 
 
 def _compute_paired_gain(accuracies_before: Sequence[float], accuracies_after: Sequence[float]) -> Proportion:
-    """Return the mean of the paired differences and its 95 % interval from their standard deviation."""
+    """Return the mean paired difference in accuracy and its 95 % interval, from the standard deviation."""
     differences = np.subtract(accuracies_after, accuracies_before)
     half = Z_95 * float(differences.std(ddof=1)) / math.sqrt(len(differences))
     mean = float(differences.mean())

@@ -13,7 +13,7 @@ from mlimages.inference import OnnxBundle
 from mlimages.labels import LabelFile
 from mlimages.reports import RunFiles, write_model_card
 from mlimages.training.checkpoints import TrainedRun, load_run
-from mlimages.training.known_output import load_known_output
+from mlimages.training.known_output import load_known_statistics
 from mlimages.training.provenance import read_provenance
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def export_trained_run(
         trained_run.class_names,
         trained_run.config.model,
         trained_run.mean_image,
-        load_known_output(files),
+        load_known_statistics(files),
         trained_run.multi_label,
     )
     bundle = export_network(

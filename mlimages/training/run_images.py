@@ -20,8 +20,8 @@ from mlimages.training.inputs import RunInputs, require_enough_images
 
 logger = logging.getLogger(__name__)
 
-MAX_NAMES = 3
-"""Maximum number of names in an error message."""
+MAX_LISTED_IMAGES = 3
+"""Maximum number of images that an error message lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +31,14 @@ class RunImages:
     Attributes:
         train: training set.
         val: validation set.
-        broken: images that could not be decoded.
-        store: pixels of the decoded images; None without a cache.
+        broken_images: images that could not be decoded.
+        pixel_store: cache of the decoded pixels; None without a cache.
     """
 
     train: tuple[TrainingImage, ...]
     val: tuple[TrainingImage, ...]
-    broken: tuple[BrokenImage, ...]
-    store: ArrayStore | None
+    broken_images: tuple[BrokenImage, ...]
+    pixel_store: ArrayStore | None
 
 
 def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -> RunImages:
@@ -113,6 +113,7 @@ def _hold_out_validation_images(
 def _warn_about_rare_classes(
     images: Iterable[TrainingImage], class_names: ClassNames, part_name: str, *, rare_counts: Sequence[int]
 ) -> None:
+    """Log a warning about the classes with one of `rare_counts` images in a set."""
     found = Counter(label for image in images for label in image.class_indices)
     for count in rare_counts:
         if rare := [name for label, name in enumerate(class_names) if found[label] == count]:
@@ -121,24 +122,23 @@ def _warn_about_rare_classes(
 
 
 def _warn_about_conflicting_labels(images: Iterable[TrainingImage], *, is_multi_label: bool) -> None:
-    """Log a warning about files that occur with more than one label."""
+    """Log a warning about images that occur with different labels."""
     found = defaultdict[bytes, dict[tuple[int, ...], Path]](dict)
     for image in images:
         found[image.digest].setdefault(image.class_indices, image.path)
     if twice := [list(paths.values()) for paths in found.values() if len(paths) > 1]:
-        logger.warning(
-            "%s %s (%s%s): %s",
-            pluralize(len(twice), "image"),
-            "with different labels" if is_multi_label else "in two classes",
-            " = ".join(map(str, dict.fromkeys(twice[0][:2]))),  # the same path on two rows once
-            "; ..." if len(twice) > 1 else "",
-            "merge their labels with `mlimages label LABELS --multi-label`"
+        message = (
+            "%s with different labels (%s%s): merge their labels with `mlimages label LABELS --multi-label`"
             if is_multi_label
-            else "exclude such images with `mlimages check`, or use --multi-label if an image may have several classes",
+            else "%s in two classes (%s%s): exclude such images with `mlimages check`, or use --multi-label if an "
+            "image may have several classes"
         )
+        same_paths = " = ".join(map(str, dict.fromkeys(twice[0][:2])))  # the same path on two rows once
+        logger.warning(message, pluralize(len(twice), "image"), same_paths, "; ..." if len(twice) > 1 else "")
 
 
 def _require_disjoint(train_images: Iterable[TrainingImage], val_images: Sequence[TrainingImage]) -> None:
+    """Raise InputError if the same file is in both sets."""
     known = {image.digest: image.path for image in train_images}
     shared = [(known[image.digest], image.path) for image in val_images if image.digest in known]
     if len(shared) == len(val_images):
@@ -147,7 +147,7 @@ def _require_disjoint(train_images: Iterable[TrainingImage], val_images: Sequenc
             "or pass other validation images"
         )
     if shared:
-        shown = "; ".join(f"{one} = {other}" for one, other in shared[:MAX_NAMES])
+        shown = "; ".join(f"{one} = {other}" for one, other in shared[:MAX_LISTED_IMAGES])
         raise InputError(
             f"{len(shared)} image{'s' * (len(shared) > 1)} in both the training and the validation set ({shown}): "
             "exclude them with `mlimages check TRAIN VAL`"

@@ -42,7 +42,7 @@ class ScalarWriter:
         if self._writer:
             self._writer.close()
 
-    def epoch_ended(self, metrics: EpochMetrics) -> None:
+    def on_epoch_end(self, metrics: EpochMetrics) -> None:
         """Write the metrics of one epoch and flush them."""
         # creates the folder, so only after the run has started
         self._writer = self._writer or self._writer_class(str(self._folder))

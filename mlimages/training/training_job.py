@@ -48,27 +48,27 @@ from mlimages.training.run_images import RunImages
 logger = logging.getLogger(__name__)
 
 MAX_LOWER_LAYER_FEATURES = 4000
-"""With more images and more features of lower layers than this, the head uses only the last layer: the time to fit it
-grows with the cube of the smaller number."""
+"""With more images and more features of lower layers than this, the head uses only the last layer: the time to fit the
+head grows with the cube of the smaller number."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
-    """A network to train, with its data.
+    """A network to train, with its data and settings.
 
     Attributes:
         config: settings of the run.
         files: the run folder's files.
-        model: the network to train; its classifier uses the features of the last layer or of every layer.
-        base_model: the same network with a classifier on the last layer only.
-        frozen: frozen parameters and modules of the network.
-        digest: SHA-256 of the frozen weights; empty if nothing is frozen.
+        model: the network to train, with or without a head on the lower layers.
+        base_model: the same network without a head on the lower layers.
+        frozen_part: frozen parameters and modules of the network.
+        frozen_digest: SHA-256 of the frozen weights; empty if nothing is frozen.
         class_names: names of the classes, in the order of the logits.
         source: yields batches and computes their logits.
-        train: training set.
-        val: validation set.
-        views: number of fixed augmented views per image; 0 draws new views in each epoch.
-        broken: images that could not be decoded.
+        train_set: training set.
+        val_set: validation set.
+        num_views: number of fixed augmented views per image; 0 draws new views in each epoch.
+        broken_images: images that could not be decoded.
         computation: library and precision.
         objective: loss function and score.
     """
@@ -77,14 +77,14 @@ class TrainingJob:
     files: RunFiles
     model: Model
     base_model: Model
-    frozen: FrozenPart
-    digest: str
+    frozen_part: FrozenPart
+    frozen_digest: str
     class_names: ClassNames
     source: BatchSource
-    train: ImageSet
-    val: ImageSet
-    views: int
-    broken: tuple[BrokenImage, ...]
+    train_set: ImageSet
+    val_set: ImageSet
+    num_views: int
+    broken_images: tuple[BrokenImage, ...]
     computation: Computation
     objective: Objective
 
@@ -95,7 +95,7 @@ class TrainingJob:
 
     @property
     def device(self) -> torch.device:
-        """The device of the parameters."""
+        """The device of the network's parameters."""
         return next(self.network.parameters()).device
 
     @property
@@ -104,13 +104,13 @@ class TrainingJob:
         return _trains_below_head(self.model)
 
     def with_last_layer_head(self) -> TrainingJob:
-        """Return the same job with a classifier on the last layer only; the cached features are shared."""
+        """Return the same job without a head on the lower layers; the cached features are shared."""
         if self.model is not self.base_model:
             self.network.get_parameter(f"{LOWER_LAYERS_HEAD_PATH}.weight").requires_grad_(False)  # they are zero
         return replace(self, model=self.base_model)
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Return the autocast context for training."""
+        """Return the context for the precision of the trained part: autocast to bfloat16, or none."""
         is_rounded = self.computation.trained == "bf16"
         return torch.autocast(self.device.type, torch.bfloat16) if is_rounded else nullcontext()
 
@@ -157,7 +157,7 @@ def _write_run_folder(config: FineTuneConfig, files: RunFiles, inputs: RunInputs
 def _resolve_normalization(
     config: FineTuneConfig, expected_preprocessing: Preprocessing, images: RunImages
 ) -> Normalization:
-    """Return the normalization that the weights expect, with the overrides of the settings."""
+    """Return the normalization that the weights expect, with the values that the settings override."""
     base = expected_preprocessing.normalization
     scale = config.scale or base.scale
     kept = replace(
@@ -173,7 +173,9 @@ def _resolve_normalization(
         case "none":
             return replace(kept, mean=(0.0,) * len(base.mean))
         case "channel":
-            means = _compute_channel_means(ImageSet(images.train, expected_preprocessing.image, store=images.store))
+            means = _compute_channel_means(
+                ImageSet(images.train, expected_preprocessing.image, store=images.pixel_store)
+            )
             return replace(kept, mean=tuple(float(mean) / scale for mean in means))
         case _:
             return replace(kept, mean_image="mean.npy")
@@ -207,7 +209,7 @@ def build_training_job(
         device: device to train on.
         progress: shows the number of images processed.
     """
-    frozen, image = inputs.frozen, preprocessing.image
+    frozen, image = inputs.frozen_part, preprocessing.image
     model = _choose_head(config, inputs.model, len(images.train))
     network = model.network.to(device).to(memory_format=torch.channels_last)
     mean = load_mean_image(files.mean_image, image) if preprocessing.normalization.mean_image else None
@@ -216,8 +218,8 @@ def build_training_job(
     digest = frozen.digest(network) if frozen.parameter_names else ""
     augmenter = _make_augmenter(config, model)
     names = inputs.images.class_names
-    train = ImageSet(images.train, image, store=images.store, augmenter=augmenter, num_classes=len(names))
-    val = ImageSet(images.val, image, store=images.store, num_classes=len(names))
+    train = ImageSet(images.train, image, store=images.pixel_store, augmenter=augmenter, num_classes=len(names))
+    val = ImageSet(images.val, image, store=images.pixel_store, num_classes=len(names))
     views = 1 if augmenter is None else augmenter.num_fixed_views if frozen.parameter_names else 0
     example = torch.zeros(2, max(image.channels, len(normalize.mean[0])), image.height, image.width, device=device)
     source: BatchSource = PixelSource(network, normalize, device)
@@ -246,26 +248,26 @@ def build_training_job(
         is_multi = inputs.images.is_multi_label
         write_settings(files, config, preprocessing, computation=computation, multi_label=is_multi)
     return TrainingJob(
-        config, files, model, inputs.model, frozen, digest, names, source, train, val, views, images.broken,
+        config, files, model, inputs.model, frozen, digest, names, source, train, val, views, images.broken_images,
         computation, make_objective(config, train.labels, len(names), device),
     )  # fmt: skip
 
 
 def _choose_head(config: FineTuneConfig, model: Model, num_images: int) -> Model:
-    """Return the model with a classifier on the features of every layer, if the settings and the network allow one."""
+    """Return the model with a head on the lower layers if the settings and the network allow one, otherwise `model`."""
     if config.head == "last" or config.freeze != "head" or not model.pretrained:
         return model
-    deep = add_lower_layers_head(model)
-    if deep is None:
+    extended = add_lower_layers_head(model)
+    if extended is None:
         reason = f"the layers of {model.name} cannot be traced"
     elif (
-        min(num_images, deep.network.get_parameter(f"{LOWER_LAYERS_HEAD_PATH}.weight").shape[1])
+        min(num_images, extended.network.get_parameter(f"{LOWER_LAYERS_HEAD_PATH}.weight").shape[1])
         > MAX_LOWER_LAYER_FEATURES
     ):
         limit = MAX_LOWER_LAYER_FEATURES
         reason = f"more than {limit} images and more than {limit} features below the last layer"
     else:
-        return deep
+        return extended
     logger.log(
         logging.WARNING if config.head == "all-depths" else logging.INFO,
         "the classifier uses only the features of the last layer, as with --head last: %s",
@@ -275,6 +277,7 @@ def _choose_head(config: FineTuneConfig, model: Model, num_images: int) -> Model
 
 
 def _make_augmenter(config: FineTuneConfig, model: Model) -> Augmenter | None:
+    """Return the data augmentation of the settings; None for no augmentation."""
     strength = config.augment
     if strength == "auto":
         strength = "light" if model.pretrained and _trains_below_head(model) else "none"
@@ -282,5 +285,6 @@ def _make_augmenter(config: FineTuneConfig, model: Model) -> Augmenter | None:
 
 
 def _trains_below_head(model: Model) -> bool:
+    """Return whether parameters outside the heads are trained."""
     trained = (name for name, parameter in model.network.named_parameters() if parameter.requires_grad)
     return any(not (model.is_head(name) or name.startswith(f"{LOWER_LAYERS_HEAD_PATH}.")) for name in trained)

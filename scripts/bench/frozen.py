@@ -19,7 +19,7 @@ import onnxruntime as ort
 import torch
 
 from mlimages.networks import build_model, freeze, split_network
-from mlimages.training.computation import COSTS
+from mlimages.training.computation import CPU_COSTS
 from mlimages.training.frozen_runtime import FrozenRuntime
 
 Run = Callable[[torch.Tensor], object]
@@ -77,7 +77,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # OpenVINO and torch.onnx use deprecated parts of torch
-    names = ["lenet5"] if asked.tiny else [name for name in COSTS if asked.only in name]
+    names = ["lenet5"] if asked.tiny else [name for name in CPU_COSTS if asked.only in name]
     with torch.inference_mode():
         for name in names:
             values = measure(name, images=2 if asked.tiny else asked.images, rounds=2 if asked.tiny else asked.rounds)

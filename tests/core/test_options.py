@@ -20,7 +20,7 @@ from mlimages.labels.splitting import sample_per_class
 from mlimages.networks import build_model, summarize_model
 from mlimages.reports import draw_contact_sheet
 from mlimages.serving import ServerSettings
-from mlimages.training import FineTuneConfig, probe_cuts, probe_models
+from mlimages.training import FineTuneConfig, probe_layers, probe_models
 from mlimages.training.config import parse_duration
 
 CONFIG = FineTuneConfig(Path("labels.txt"), Path("run"))
@@ -110,8 +110,8 @@ NUMBERS = {
     "workers of check": lambda value: check("labels.txt", workers=value),
     "workers of explain": lambda value: explain("model.onnx", "a.png", workers=value),
     "grid": lambda value: explain("model.onnx", "a.png", grid_size=value),
-    "most": lambda value: probe_cuts("labels.txt", most=value),
-    "most of probe_models": lambda value: probe_models("labels.txt", "lenet5", most=value),
+    "max_images": lambda value: probe_layers("labels.txt", max_images=value),
+    "max_images of probe_models": lambda value: probe_models("labels.txt", "lenet5", max_images=value),
     "per_class": lambda value: draw_contact_sheet(
         "labels.txt", "sheet.png", image_property=ImageProperty(8), per_class=value
     ),
@@ -132,7 +132,7 @@ SEEDED: dict[str, Callable[[Any], object]] = {
     "FineTuneConfig": lambda seed: replace(CONFIG, seed=seed),
     "make_label_files": lambda seed: make_label_files(LabelOptions(Path("photos"), seed=seed), split=lambda *_: ()),
     "build_model": lambda seed: build_model("lenet5", classes=2, weights="none", seed=seed),
-    "probe_cuts": lambda seed: probe_cuts("labels.txt", seed=seed),
+    "probe_layers": lambda seed: probe_layers("labels.txt", seed=seed),
     "probe_models": lambda seed: probe_models("labels.txt", "lenet5", seed=seed),
     "split_labels": lambda seed: split_labels("labels.txt", (0.5, 0.5), seed),
     "split": lambda seed: split([], (0.5, 0.5), seed=seed),

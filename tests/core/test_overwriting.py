@@ -17,7 +17,7 @@ from mlimages.dataset import MeanImage, TrainingData, augment
 from mlimages.export import export_network, quantize
 from mlimages.labels import LabelFile, label_dir_auto, write_class_names, write_label_output
 from mlimages.reports import (
-    CutScore,
+    LayerScore,
     ModelScore,
     ModelScores,
     ProbeResult,
@@ -40,7 +40,7 @@ from tests.run_folders import make_run
 
 MINE = b"a person's work"
 SHARE = Proportion(0.9, 0.8, 1.0)
-PROBE = ProbeResult("alexnet", 10, 2, 0, (CutScore("fc7", 4, SHARE, True),), "fc7", (), None)
+PROBE = ProbeResult("alexnet", 10, 2, 0, (LayerScore("fc7", 4, SHARE, True),), "fc7", (), None)
 MEAN = MeanImage(np.zeros((3, 8, 8), np.float32), (0.0,) * 3, (1.0,) * 3, 1, ImageProperty(8))
 FEATURES = FeatureTable(np.ones((1, 2), np.float32), np.zeros(1, np.int64), ("a.png",), ("a",), "alexnet", "fc7")
 ROWS = [SheetRow("cats", 1, (Tile("0.png", np.zeros((8, 8, 3), np.uint8)),))]

@@ -13,7 +13,7 @@ from mlimages.images import describe_missing_images, reading
 from mlimages.images.reading import make_reading_threads, read_bytes, require_available
 from mlimages.inference import OnnxBundle
 from mlimages.labels import LabelFile
-from mlimages.training import FineTuneConfig, extract_features, fine_tune, probe_cuts
+from mlimages.training import FineTuneConfig, extract_features, fine_tune, probe_layers
 
 MOST = "of 6 images are missing: paths are relative to the label file's folder; use --images DIR"
 
@@ -36,7 +36,7 @@ RUN: dict[str, Callable[[LabelFile], object]] = {
     "mean": lambda labels: compute_mean(labels, ImageProperty(8)),
     "finetune": lambda labels: fine_tune(FineTuneConfig(labels.path, labels.path.parent / "run", model="lenet5")),
     "features": lambda labels: extract_features(labels, model="lenet5", weights="none"),
-    "probe": lambda labels: probe_cuts(labels, model="lenet5", weights="none"),
+    "probe": lambda labels: probe_layers(labels, model="lenet5", weights="none"),
 }
 
 

@@ -20,7 +20,7 @@ from mlimages.core import MissingExtraError, RunError, cache_dir
 from mlimages.labels import LabelFile
 from mlimages.networks import Normalize, build_model, freeze, split_network
 from mlimages.reports import RunFiles
-from mlimages.training import FineTuneConfig, fine_tune, probe_cuts, read_config
+from mlimages.training import FineTuneConfig, fine_tune, probe_layers, read_config
 from mlimages.training.array_store import ArrayStore
 from mlimages.training.checkpoints import load_state
 from mlimages.training.computation import Computation, Workload, choose_computation, count_gmacs
@@ -168,7 +168,7 @@ def test_two_networks_of_equal_tensors_do_not_share_features(colours: Path, twin
 def test_a_probe_of_two_networks_of_equal_tensors_does_not_share_features(colours: Path, twin_weights: Path) -> None:
     for number, name in enumerate(TWINS, start=1):
         progress = Stages()
-        probe_cuts(LabelFile(colours), model=name, weights=twin_weights, size=32, progress=progress)
+        probe_layers(LabelFile(colours), model=name, weights=twin_weights, size=32, progress=progress)
         assert "forward" in progress.stages
         assert len(list(cache_dir("probe").iterdir())) == number
 
@@ -249,7 +249,7 @@ print("done")
     assert (done.stdout, done.returncode) == ("done\n", 0), done.stderr
 
 
-MANY = Workload("alexnet", 0.7, train=1000, val=200)
+MANY = Workload("alexnet", 0.7, train_views=1000, val_images=200)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,12 @@ MANY = Workload("alexnet", 0.7, train=1000, val=200)
         (MANY, True, "auto", Computation("openvino", "bf16")),
         (MANY, False, "auto", Computation("openvino", "fp32")),
         (MANY, True, "fp32", Computation()),
-        (replace(MANY, train=40, val=10), True, "auto", Computation()),  # conversion would cost more than it saves
+        (
+            replace(MANY, train_views=40, val_images=10),
+            True,
+            "auto",
+            Computation(),
+        ),  # conversion would cost more than it saves
         (replace(MANY, model="lenet5", gmacs=1e-4), True, "auto", Computation()),
         (None, True, "auto", Computation()),
     ],
@@ -279,7 +284,7 @@ def test_bfloat16_gives_no_figures_and_is_left_if_features_differ_too_much(
         config = frozen_config(colours, pretrained, out=colours.parent / f"run-{way.frozen}")
         with (
             mock.patch("mlimages.training.training_job.choose_computation", return_value=way),
-            mock.patch("mlimages.training.feature_cache.MAX_DIFFERENCE", bound),
+            mock.patch("mlimages.training.feature_cache.MAX_RELATIVE_DIFFERENCE", bound),
         ):
             results.append(fine_tune(config, export=False))
     computations = [json.loads((result.run / "config.json").read_text())["computation"] for result in results]

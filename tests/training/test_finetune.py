@@ -46,7 +46,7 @@ def test_a_run_leaves_all_that_its_folder_promises(colours: Path) -> None:
     noted: list[EpochMetrics] = []
 
     class Note:
-        def epoch_ended(self, metrics: EpochMetrics) -> None:
+        def on_epoch_end(self, metrics: EpochMetrics) -> None:
             noted.append(metrics)
 
     result = fine_tune(config_for(colours, epochs=6), export=False, callbacks=[Note()])
@@ -67,7 +67,7 @@ def test_the_best_checkpoint_read_back_says_what_the_run_says_it_said(colours: P
     result = fine_tune(config_for(colours), export=False)
     loaded = load_run(result.run)
     assert not loaded.network.training
-    assert loaded.figures["val_accuracy"] == result.val_accuracy
+    assert loaded.results["val_accuracy"] == result.val_accuracy
     plain = build_model("cifar10_cnn", classes=3, weights=result.run / "best.safetensors").network
     with (result.run / "val_predictions.csv").open() as lines:
         rows = list(csv.DictReader(lines))
@@ -99,7 +99,7 @@ def test_images_that_turn_bad_while_training_do_not_end_it(colours: Path) -> Non
     config = config_for(colours, cache=False, batch_size=5)
 
     class Spoil:
-        def epoch_ended(self, metrics: EpochMetrics) -> None:
+        def on_epoch_end(self, metrics: EpochMetrics) -> None:
             if metrics.epoch == 1:
                 for part in ("train", "val"):
                     next(iter(LabelFile(config.out / f"{part}.txt"))).path.write_bytes(b"gone")

@@ -15,8 +15,8 @@ from mlimages.training.known_output import (
     MIN_VALIDATION_IMAGES,
     _compute_principal_directions,
     fit_known_score,
-    load_known_output,
-    save_known_output,
+    load_known_statistics,
+    save_known_statistics,
 )
 
 pytestmark = pytest.mark.train
@@ -47,8 +47,8 @@ def test_the_distance_is_mahalanobis_of_the_shrunk_covariance(tmp_path: Path) ->
     assert known.sum() == 191  # the smallest number that is at least 95 % of 201: one new image counts with them
     assert (score(torch.from_numpy(clusters(200, seed=3, shift=9.0)[0])) >= 0.5).float().mean() < 0.05
     output = KnownOutput(score, "fc", KnownCalibration(0.95, 200), PredictionSets("validation", 200, {"0.9": 0.2}))
-    save_known_output(output, RunFiles(tmp_path))
-    loaded = load_known_output(RunFiles(tmp_path))
+    save_known_statistics(output, RunFiles(tmp_path))
+    loaded = load_known_statistics(RunFiles(tmp_path))
     assert loaded is not None
     assert (loaded.head_name, loaded.calibration, loaded.prediction_sets) == (
         output.head_name,
@@ -89,7 +89,7 @@ def test_the_covariance_is_that_of_probabilistic_pca(count: int, width: int, kep
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     residuals = unit - np.stack([unit[labels == label].mean(axis=0) for label in (0, 1)])[labels]
     score = fit_known_score(features, labels, 2, validation_features=features[:30])
-    assert (kept, len(score.directions)) == (min(known_output.DIRECTIONS, count - 1, width - 1), kept)
+    assert (kept, len(score.directions)) == (min(known_output.NUM_PRINCIPAL_DIRECTIONS, count - 1, width - 1), kept)
     directions, corrections = score.directions.double().numpy(), score.corrections.double().numpy()
     inverse = float(score.inverse_variance) * np.eye(width) + directions.T @ np.diag(corrections) @ directions
     pca = decomposition.PCA(kept).fit(residuals)

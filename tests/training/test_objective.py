@@ -72,14 +72,14 @@ def test_metrics_of_several_labels_count_images_of_which_every_label_is_right() 
     expected = metrics.average_precision_score(LABELS.numpy().astype(int), LOGITS.numpy(), average="macro")
     assert found.mean_ap == found.score == pytest.approx(expected)
     assert found.loss == pytest.approx(float(functional.binary_cross_entropy_with_logits(LOGITS, LABELS)))
-    assert (found.correct, found.count, found.accuracy) == (3, 5, 0.6)
+    assert (found.num_correct, found.num_images, found.accuracy) == (3, 5, 0.6)
     assert objective.compute_probabilities(LOGITS).numpy() == pytest.approx(LOGITS.sigmoid().numpy())
 
 
-@pytest.mark.parametrize(("logit", "correct"), [(-1e-6, 0), (0.0, 1), (1e-6, 1)])
-def test_a_label_is_predicted_from_a_probability_of_one_half(logit: float, correct: int) -> None:
+@pytest.mark.parametrize(("logit", "num_correct"), [(-1e-6, 0), (0.0, 1), (1e-6, 1)])
+def test_a_label_is_predicted_from_a_probability_of_one_half(logit: float, num_correct: int) -> None:
     objective = BinaryCrossEntropy(config(), LABELS, CPU)
-    assert objective.count_correct(torch.tensor([[logit, -1.0, 3.0]]), torch.tensor([[1.0, 0.0, 1.0]])) == correct
+    assert objective.count_correct(torch.tensor([[logit, -1.0, 3.0]]), torch.tensor([[1.0, 0.0, 1.0]])) == num_correct
 
 
 def test_metrics_of_two_sets_are_those_of_both_together() -> None:
@@ -87,7 +87,11 @@ def test_metrics_of_two_sets_are_those_of_both_together() -> None:
         return CrossEntropy(config(), CLASSES, 3, CPU).compute_metrics(LOGITS[rows], CLASSES[rows])
 
     both, whole = metrics(slice(0, 2)) + metrics(slice(2, 5)), metrics(slice(0, 5))
-    assert (both.loss, both.correct, both.count) == (pytest.approx(whole.loss), whole.correct, whole.count)
+    assert (both.loss, both.num_correct, both.num_images) == (
+        pytest.approx(whole.loss),
+        whole.num_correct,
+        whole.num_images,
+    )
     none, one = Metrics(0.0, 0, 0), Metrics(0.25, 1, 1)
     assert (none + none, one + none, one.accuracy) == (none, one, 1.0)
     assert (none.accuracy, (none + whole).loss) == (0.0, pytest.approx(whole.loss))

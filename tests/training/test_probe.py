@@ -16,9 +16,9 @@ from mlimages.cli import main as cli
 from mlimages.core import InputError, ModelError, Proportion, cache_dir, wilson_interval
 from mlimages.labels import LabelFile, label_dir_auto
 from mlimages.networks import CutPoint, FeatureHooks, build_model, find_cut_points
-from mlimages.reports import CutScore, ModelScore, ModelScores, ProbeResult, sort_best_first
+from mlimages.reports import LayerScore, ModelScore, ModelScores, ProbeResult, sort_best_first
 from mlimages.reports import format_probe as lines_of
-from mlimages.training import extract_features, probe_cuts, probing
+from mlimages.training import extract_features, probe_layers, probing
 
 
 def names_of(model: str) -> list[str]:
@@ -99,7 +99,7 @@ def stripes(tmp_path: Path) -> LabelFile:
 
 
 def test_texture_is_seen_by_random_convolutions_and_more_images_do_not_hurt(stripes: LabelFile) -> None:
-    found = probe_cuts(stripes, model="lenet5", weights="none")
+    found = probe_layers(stripes, model="lenet5", weights="none")
     assert (found.num_images, found.num_classes, found.num_broken_images) == (42, 3, 0)
     assert max(cut.accuracy.value for cut in found.cut_scores) > 0.8
     assert [point.images_per_class for point in found.learning_curve] == [5, 10]
@@ -155,9 +155,9 @@ def test_the_same_seed_finds_the_same_and_a_second_probe_computes_nothing(stripe
     def cached() -> dict[Path, int]:
         return {path: path.stat().st_size for path in cache_dir("probe").rglob("*.rows")}
 
-    first = probe_cuts(stripes, model="lenet5", weights="none", seed=3)
+    first = probe_layers(stripes, model="lenet5", weights="none", seed=3)
     before = cached()
-    assert probe_cuts(stripes, model="lenet5", weights="none", seed=3) == first
+    assert probe_layers(stripes, model="lenet5", weights="none", seed=3) == first
     assert cached() == before != {}
 
 
@@ -166,23 +166,23 @@ def test_broken_images_and_copies_count_once_or_not_at_all(stripes: LabelFile) -
     original = root / "images/fine/0-0.png"
     (root / "images/wide/broken.png").write_bytes(original.read_bytes()[:40])
     (root / "images/fine/copy.png").write_bytes(original.read_bytes())
-    found = probe_cuts(label_dir_auto(root / "images").labels, model="lenet5", weights="none")
+    found = probe_layers(label_dir_auto(root / "images").labels, model="lenet5", weights="none")
     assert (found.num_images, found.num_broken_images) == (42, 1)
 
 
 def test_of_many_images_the_same_share_of_each_class_is_tried(stripes: LabelFile) -> None:
-    assert probe_cuts(stripes, model="lenet5", weights="none", most=21).num_images == 21
+    assert probe_layers(stripes, model="lenet5", weights="none", max_images=21).num_images == 21
 
 
 def test_too_few_images_are_one_clear_error(stripes: LabelFile) -> None:
     one = stripes.filter(lambda item: item.label > 0 or item.path.name == "0-0.png")
     with pytest.raises(InputError, match="but found 1 usable image of 'fine'"):
-        probe_cuts(one, model="lenet5", weights="none")
+        probe_layers(one, model="lenet5", weights="none")
 
 
 def test_what_is_within_noise_of_the_best_is_frozen_as_high_as_can_be() -> None:
     share = Proportion(0.9, 0.8, 0.95)
-    cuts = (CutScore("conv1", 8, share, False), CutScore("conv2", 8, share, True))
+    cuts = (LayerScore("conv1", 8, share, False), LayerScore("conv2", 8, share, True))
     gains = {(0.03, 0.02, 0.05): (True, "would help:"), (0.042, -0.024, 0.107): (None, "it is unclear"),
              (0.003, -0.01, 0.015): (False, "would hardly help:")}  # fmt: skip
     for gain, (helps, said) in gains.items():
@@ -226,7 +226,7 @@ def test_several_networks_are_compared_and_an_unavailable_one_is_a_line(
 def test_what_another_network_does_better_in_every_respect_is_named() -> None:
     def score(name: str, accuracy: float, cpu_ms: float, onnx_mb: float) -> ModelScore:
         share = Proportion(accuracy, accuracy - 0.1, accuracy + 0.1)
-        probe = ProbeResult(name, 50, 2, 0, (CutScore("conv2", 8, share, True),), "conv2", (), None)
+        probe = ProbeResult(name, 50, 2, 0, (LayerScore("conv2", 8, share, True),), "conv2", (), None)
         return ModelScore(probe, cpu_ms, onnx_mb)
 
     rows = sort_best_first([score("slow", 0.8, 9, 5), score("small", 0.7, 9, 1), score("best", 0.8, 4, 5)])

@@ -83,13 +83,14 @@ class Source:
 distributed.init_process_group(torch.device("cpu"))
 trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
 config = FineTuneConfig("unused", "unused", batch_size=2, label_smoothing=0.1, class_weights="balanced", seed=1)
-trainer = Trainer(network, Source(), torch.optim.AdamW(trained, weight_decay=0.1), Schedule(0.01, 3, 3, warmup=0.0),
+schedule = Schedule(0.01, 3, 3, warmup_share=0.0)
+trainer = Trainer(network, Source(), torch.optim.AdamW(trained, weight_decay=0.1), schedule,
                   config=config, autocast=nullcontext,
                   objective=CrossEntropy(config, torch.tensor([0, 0, 0, 0, 1]), 2, torch.device("cpu")))
 for epoch in (1, 2, 3):
     metrics = trainer.train_epoch(images, epoch=epoch, num_views=1, deadline=float("inf"), progress=NoProgress())
 if distributed.is_main_process():
-    torch.save([metrics.loss, metrics.correct, metrics.count, dict(network.state_dict())], sys.argv[1])
+    torch.save([metrics.loss, metrics.num_correct, metrics.num_images, dict(network.state_dict())], sys.argv[1])
 """
 CNN = {"model": "cifar10_cnn", "optimizer": "sgd"}
 KINDS: Mapping[str, Mapping[str, object]] = {

@@ -16,7 +16,7 @@ from mlimages.dataset import TrainingData
 from mlimages.images import load_all_plugins
 from mlimages.labels import LabelFile
 from mlimages.training.array_store import ArrayStore, open_pixel_store
-from mlimages.training.image_set import TrainingImage, decode_all
+from mlimages.training.image_set import TrainingImage, decode_images
 from tests.checks.test_validation import jpeg, scene
 from tests.conftest import RunCli
 
@@ -69,7 +69,7 @@ def replace_in_place(path: Path, data: bytes) -> None:
 
 def decoded(labels: LabelFile, store: ArrayStore | None) -> tuple[list[TrainingImage], list[str]]:
     """As finetune does: the images, and the names of those that are broken."""
-    found = decode_all(list(labels), PROP, store=store, progress=NoProgress())
+    found = decode_images(list(labels), PROP, store=store, progress=NoProgress())
     good = [each for each in found if isinstance(each, TrainingImage)]
     return good, [Path(each.path).name for each in found if not isinstance(each, TrainingImage)]
 
@@ -119,7 +119,7 @@ def test_a_file_replaced_with_its_size_and_time_kept_is_not_trained_on_as_it_was
     check([labels])
 
     def levels() -> tuple[float, list[int]]:
-        found = decode_all(list(labels), PROP, store=store, progress=NoProgress())
+        found = decode_images(list(labels), PROP, store=store, progress=NoProgress())
         digests = [each.digest for each in found if isinstance(each, TrainingImage)]
         mean = TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png").mean
         return float(mean.mean()), [int(store.read_rows([digest]).max()) for digest in digests]
@@ -145,4 +145,4 @@ def test_a_mean_does_not_remember_what_could_not_be_read(
     assert [one.fault for one in first.broken_images] == ["unreadable", "truncated"]
     again = TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png")
     assert [one.fault for one in again.broken_images] == ["truncated"]
-    assert again.num_images == first.count + 1
+    assert again.num_images == first.num_images + 1

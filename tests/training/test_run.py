@@ -148,7 +148,7 @@ def test_both_networks_of_a_run_that_was_stopped_can_be_read(
 
 def test_whole_networks_are_written_every_ten_minutes_at_least(colours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_for(colours, epochs=2)
-    monkeypatch.setattr(finetune, "NETWORKS_EVERY_S", 0)
+    monkeypatch.setattr(finetune, "NETWORK_SAVE_INTERVAL_S", 0)
     kill_at(monkeypatch, "save_state", call=2, before=True)
     with pytest.raises(Killed):
         fine_tune(config, export=False)
@@ -159,7 +159,7 @@ def test_whole_networks_are_written_every_ten_minutes_at_least(colours: Path, mo
 def load_state_tensors(run: Path) -> dict[str, torch.Tensor]:
     state = load_state(RunFiles(run))
     assert state is not None
-    return dict(state.trained)
+    return dict(state.trained_tensors)
 
 
 def test_networks_with_tied_weights_and_every_kind_of_numbers_are_saved_whole(tmp_path: Path) -> None:
@@ -170,9 +170,9 @@ def test_networks_with_tied_weights_and_every_kind_of_numbers_are_saved_whole(tm
     network.register_buffer("not_saved", torch.ones(2), persistent=False)
     for dtype in (torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8):
         network.register_buffer(f"as_{str(dtype)[6:]}", torch.arange(7).to(dtype).reshape(7, 1))
-    state = TrainingState(trained=copy_trained_tensors(network), best=copy_trained_tensors(network))
+    state = TrainingState(trained_tensors=copy_trained_tensors(network), best_tensors=copy_trained_tensors(network))
     save_networks(network, state, RunFiles(tmp_path))
-    load_trained_tensors(network, state.trained)
+    load_trained_tensors(network, state.trained_tensors)
     for path in (tmp_path / "best.safetensors", tmp_path / "last.safetensors"):
         found = load_file(path)
         assert found.keys() == network.state_dict().keys()
@@ -222,7 +222,7 @@ def test_the_state_of_a_run_without_a_head_on_all_depths_is_read(tmp_path: Path)
     save_file({"model.w": torch.ones(1)}, tmp_path / "state.safetensors", metadata={"mlimages": json.dumps(metadata)})
     state = load_state(RunFiles(tmp_path))
     assert state is not None
-    assert (state.best_epoch, state.depths_share, dict(state.set_thresholds)) == (1, 0.0, {})
+    assert (state.best_epoch, state.lower_kernel_weight, dict(state.set_thresholds)) == (1, 0.0, {})
 
 
 def test_a_folder_that_is_no_run_says_so(tmp_path: Path) -> None:

@@ -19,7 +19,16 @@ from mlimages.core import NoProgress
 from mlimages.training import FineTuneConfig
 from mlimages.training.features import Batch
 from mlimages.training.image_set import ChooseView, choose_original_view
-from mlimages.training.loop import HEAD_LR, SCRATCH_LR, TUNING_LR, Metrics, Schedule, Trainer, make_optimizer, validate
+from mlimages.training.loop import (
+    LR_BELOW_HEAD,
+    LR_FROM_SCRATCH,
+    LR_HEAD_ONLY,
+    Metrics,
+    Schedule,
+    Trainer,
+    make_optimizer,
+    validate,
+)
 from mlimages.training.objective import BinaryCrossEntropy, CrossEntropy
 
 PEAK = 0.3
@@ -43,12 +52,12 @@ def test_after_a_linear_warmup_the_rate_falls_as_torchs_cosine_to_a_hundredth(
 ) -> None:
     schedule, total = Schedule(PEAK, steps, epochs, warmup), steps * epochs
     rising = round(warmup * total)
-    assert [schedule.lr_at(step) for step in range(rising)] == pytest.approx(
+    assert [schedule.get_lr(step) for step in range(rising)] == pytest.approx(
         [PEAK * (step + 1) / (rising + 1) for step in range(rising)]
     )
     expected = torchs("CosineAnnealingLR", total - rising, T_max=total - rising, eta_min=PEAK / 100)
-    assert [schedule.lr_at(step) for step in range(rising, total)] == pytest.approx(expected)
-    assert schedule.lr_at(total) == pytest.approx(PEAK / 100)
+    assert [schedule.get_lr(step) for step in range(rising, total)] == pytest.approx(expected)
+    assert schedule.get_lr(total) == pytest.approx(PEAK / 100)
 
 
 def test_other_decays_are_torchs_epoch_by_epoch() -> None:
@@ -60,7 +69,7 @@ def test_other_decays_are_torchs_epoch_by_epoch() -> None:
     for decay, rates in expected.items():
         schedule = Schedule(PEAK, 4, 7, 0.1, decay)
         for epoch, rate in enumerate(rates):
-            assert [schedule.lr_at(4 * epoch + step) for step in range(4)] == pytest.approx([rate] * 4), decay
+            assert [schedule.get_lr(4 * epoch + step) for step in range(4)] == pytest.approx([rate] * 4), decay
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
@@ -69,15 +78,15 @@ def test_the_rate_and_the_warmup_follow_from_what_is_trained(optimizer: str) -> 
         config = FineTuneConfig(Path("a.txt"), Path("run"), optimizer=optimizer, lr=lr, epochs=5, batch_size=8)  # type: ignore[arg-type]
         return Schedule.for_run(config, 18, is_pretrained=pretrained, trains_below_head=below)
 
-    assert schedule(pretrained=False, below=True) == Schedule(SCRATCH_LR[optimizer], 3, 5, 0.0)
-    assert schedule(pretrained=True, below=True) == Schedule(TUNING_LR[optimizer], 3, 5, 0.1)
-    assert schedule(pretrained=True, below=False) == Schedule(HEAD_LR[optimizer], 3, 5, 0.1)
+    assert schedule(pretrained=False, below=True) == Schedule(LR_FROM_SCRATCH[optimizer], 3, 5, 0.0)
+    assert schedule(pretrained=True, below=True) == Schedule(LR_BELOW_HEAD[optimizer], 3, 5, 0.1)
+    assert schedule(pretrained=True, below=False) == Schedule(LR_HEAD_ONLY[optimizer], 3, 5, 0.1)
     assert schedule(pretrained=True, below=False, lr=0.7) == Schedule(0.7, 3, 5, 0.1)
 
 
 def test_metrics_of_unequal_batches_add_up() -> None:
     together = Metrics(2.0, 1, 1) + Metrics(0.5, 3, 9)
-    assert (together.loss, together.correct, together.count) == (pytest.approx(0.65), 4, 10)
+    assert (together.loss, together.num_correct, together.num_images) == (pytest.approx(0.65), 4, 10)
     assert together.accuracy == 0.4
     assert Metrics(0.0, 0, 0) + Metrics(0.0, 0, 0) == Metrics(0.0, 0, 0)
     assert Metrics(2.0, 1, 1) + Metrics(0.0, 0, 0) == Metrics(2.0, 1, 1)
@@ -154,7 +163,7 @@ def trained_on(gone: Sequence[int], *, smoothing: float, weights: Any, deadline:
     losses, correct = [], 0
     for step, start in enumerate(range(0, 11, 4), 3):
         kept = [index for index in order[start : start + 4] if index not in gone]
-        optimizer.param_groups[0]["lr"] = schedule.lr_at(step)
+        optimizer.param_groups[0]["lr"] = schedule.get_lr(step)
         logits = networks[1](x[kept])
         correct += int((logits.argmax(1) == labels[kept]).sum())
         losses.append((loss_of(logits, labels[kept]).item(), len(kept)))
@@ -176,7 +185,7 @@ def test_an_epoch_is_what_torch_does_step_by_step(gone: tuple[int, ...], smoothi
     )
     assert torch.allclose(trained.weight, expected.weight, atol=1e-6)
     assert torch.allclose(trained.bias, expected.bias, atol=1e-6)
-    assert (metrics.loss, metrics.correct, metrics.count) == (pytest.approx(loss, rel=1e-5), correct, count)
+    assert (metrics.loss, metrics.num_correct, metrics.num_images) == (pytest.approx(loss, rel=1e-5), correct, count)
     assert sorted(source.views) == [(index, (index + 2) % 3) for index in range(11)]
 
 
@@ -184,7 +193,7 @@ def test_after_the_deadline_no_further_step_is_taken() -> None:
     (trained, expected), metrics, (loss, *_), _ = trained_on((), smoothing=0.0, weights="none", deadline=0.0)
     assert time.monotonic() > 0
     assert torch.allclose(trained.weight, expected.weight, atol=1e-6)
-    assert (metrics.loss, metrics.count) == (pytest.approx(loss, rel=1e-5), 4)
+    assert (metrics.loss, metrics.num_images) == (pytest.approx(loss, rel=1e-5), 4)
 
 
 class Counts(NoProgress):
@@ -245,14 +254,14 @@ def test_dropout_depends_on_seed_and_epoch_alone_and_is_off_in_validation() -> N
     assert validation.indices == (0, 1, 4, 5, 6, 7)
     assert torch.allclose(validation.logits, expected)
     assert torch.equal(validation.targets, source.labels[[0, 1, 4, 5, 6, 7]])
-    assert validation.metrics.count == 6
+    assert validation.metrics.num_images == 6
 
 
 def test_a_loss_that_is_not_finite_ends_the_epoch_and_no_image_is_no_step() -> None:
     network, trainer, source = dropout_trainer(rows=12)
     source.x[:] = math.nan
     metrics = trainer.train_epoch(source, epoch=1, num_views=0, deadline=math.inf, progress=NoProgress())  # type: ignore[arg-type]
-    assert (metrics.count, math.isfinite(metrics.loss)) == (4, False)
+    assert (metrics.num_images, math.isfinite(metrics.loss)) == (4, False)
     network, trainer, source = dropout_trainer()
     before = network[1].weight.detach().clone()  # type: ignore[index]
     source.gone = range(8)
@@ -293,4 +302,4 @@ def test_the_mean_average_precision_of_an_epoch_is_scikit_learns() -> None:
     scores = network(x[kept]).detach().numpy()
     expected = [average_precision_score(labels[kept, one], scores[:, one]) for one in range(3)]
     assert metrics.mean_ap == pytest.approx(np.mean(expected))
-    assert metrics.count == 10
+    assert metrics.num_images == 10

@@ -29,7 +29,7 @@ from mlimages.reports import (
     write_run_report,
 )
 from mlimages.serving import make_app
-from mlimages.training import FineTuneConfig, FineTuneResult, extract_features, fine_tune, load_run, probe_cuts
+from mlimages.training import FineTuneConfig, FineTuneResult, extract_features, fine_tune, load_run, probe_layers
 from mlimages.training.head import fit_ridge
 from tests.conftest import RunCli
 from tests.serving.apps import run_app
@@ -235,7 +235,7 @@ def test_what_needs_one_class_per_image_is_refused_with_what_to_do(
 ) -> None:
     labels = LabelFile(folder / "val.txt")
     with pytest.raises(InputError, match=r"probe does not support multi-label files.*mlimages compare"):
-        probe_cuts(labels, model="lenet5", weights="none")
+        probe_layers(labels, model="lenet5", weights="none")
     with pytest.raises(ModelError, match=r"ReLU.*another --model"):
         fine_tune(multi_label_config(folder, "squeezed", model="squeezenet1_1", size=64))
     run = load_run(trained.run)

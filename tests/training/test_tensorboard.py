@@ -17,7 +17,7 @@ def test_every_figure_of_every_epoch_is_written(tmp_path: Path) -> None:
     epochs = [EpochMetrics(n, 0.01, 1 / n, 0.5, 2 / n, 0.4, 3.0) for n in (1, 2)]
     with ScalarWriter(tmp_path) as writer:
         for figures in epochs:
-            writer.epoch_ended(figures)
+            writer.on_epoch_end(figures)
     read = EventAccumulator(str(tmp_path / "tensorboard"))
     read.Reload()
     tags = ["accuracy/train", "accuracy/val", "loss/train", "loss/val", "lr", "seconds"]
