@@ -32,7 +32,7 @@ class ModelScore:
     @property
     def accuracy(self) -> Proportion:
         """Accuracy of a closed-form head on the features of the fully frozen network, with its 95 % interval."""
-        return self.probe_result.cut_scores[-1].accuracy
+        return self.probe_result.layer_scores[-1].accuracy
 
     def dominates(self, other: ModelScore) -> bool:
         """Return whether this network is at least as accurate, fast and small as `other`, and better in one of them."""

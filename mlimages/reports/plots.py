@@ -242,9 +242,9 @@ def _draw_intervals(axes: Axes, epochs: Sequence[EpochMetrics], val_count: int) 
 
 def _make_probe_plots(result: ProbeResult) -> Iterator[tuple[str, DrawFunction]]:
     def draw_accuracy_by_layer(axes: Axes) -> None:
-        names = [cut.layer_name for cut in result.cut_scores]
+        names = [cut.layer_name for cut in result.layer_scores]
         chosen = names.index(result.recommended_freeze)
-        _draw_points(axes, range(len(names)), [cut.accuracy for cut in result.cut_scores], filled_index=chosen)
+        _draw_points(axes, range(len(names)), [cut.accuracy for cut in result.layer_scores], filled_index=chosen)
         axes.set_xticks(
             range(len(names)), list(map(_shorten_name, names)), rotation=60, rotation_mode="xtick", fontsize=8
         )

@@ -56,7 +56,7 @@ class ProbeResult:
         model: name of the network.
         num_images, num_classes: number of images and classes used.
         num_broken_images: number of images that could not be read.
-        cut_scores: score of each layer, from the input to the output.
+        layer_scores: score of each layer, from the input to the output.
         recommended_freeze: recommended value for `--freeze`: the last layer that is not significantly worse than the
             best, which leaves the fewest layers to train.
         learning_curve: accuracy by images per class, for the recommended layer.
@@ -68,7 +68,7 @@ class ProbeResult:
     num_images: int
     num_classes: int
     num_broken_images: int
-    cut_scores: tuple[LayerScore, ...]
+    layer_scores: tuple[LayerScore, ...]
     recommended_freeze: str
     learning_curve: tuple[CurvePoint, ...]
     last_gain: Proportion | None
@@ -107,7 +107,7 @@ class ProbeResult:
                     "accuracy": asdict(cut.accuracy),
                     "within_noise": cut.is_within_noise,
                 }
-                for cut in self.cut_scores
+                for cut in self.layer_scores
             ],
             "freeze": self.recommended_freeze,
             "curve": [
@@ -130,7 +130,7 @@ def format_probe(result: ProbeResult) -> Iterator[str]:
             str(cut.num_features),
             *_format_accuracy_cells(cut.accuracy, is_marked=cut.layer_name == result.recommended_freeze),
         )
-        for cut in result.cut_scores
+        for cut in result.layer_scores
     ]
     yield from format_table(rows, left_columns=frozenset({0, 4}))
     yield ""

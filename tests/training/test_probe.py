@@ -101,7 +101,7 @@ def stripes(tmp_path: Path) -> LabelFile:
 def test_texture_is_seen_by_random_convolutions_and_more_images_do_not_hurt(stripes: LabelFile) -> None:
     found = probe_layers(stripes, model="lenet5", weights="none")
     assert (found.num_images, found.num_classes, found.num_broken_images) == (42, 3, 0)
-    assert max(cut.accuracy.value for cut in found.cut_scores) > 0.8
+    assert max(cut.accuracy.value for cut in found.layer_scores) > 0.8
     assert [point.images_per_class for point in found.learning_curve] == [5, 10]
     assert found.learning_curve[0].accuracy.value <= found.learning_curve[1].accuracy.value + 0.1
     values = [point.accuracy.value for point in found.learning_curve]
