@@ -4,7 +4,7 @@ from .checks import Findings as Findings
 from .checks import Thresholds as Thresholds
 from .checks import check as check
 from .checks import split_labels as split_labels
-from .checks import write_outcome as write_outcome
+from .checks import write_results as write_results
 from .core import BrokenImage as BrokenImage
 from .core import BundleError as BundleError
 from .core import ClassScore as ClassScore

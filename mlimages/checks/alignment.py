@@ -15,35 +15,39 @@ from numpy.typing import NDArray
 
 from mlimages.checks.near_duplicates import ORIENTATIONS
 
-THUMB_PX = 64
+THUMBNAIL_PX = 64
 """Width and height of the thumbnails that are compared."""
 
 SCALES = (1.0, 0.93, 0.87, 0.81, 0.75, 0.70, 0.65, 0.60, 0.55)
 """Scales at which the crop is placed in the other image; refinement covers the scales in between."""
 
-COARSE_PX = THUMB_PX // 2
-COARSE_RADIUS, RADIUS = 5, 4
+COARSE_PX = THUMBNAIL_PX // 2
+"""Width and height of the thumbnails at half size, for the placement."""
+
+COARSE_RADIUS_PX, RADIUS_PX = 5, 4
 """Radius in pixels of the local mean and standard deviation, at half and at full size."""
 
-NOISE = 6.0
+NOISE_LEVEL = 6.0
 """Level added to the local standard deviation, so that weaker contrast than this is not amplified."""
 
-STEPS = 8
-"""Iterations of the refinement."""
+MAX_ITERATIONS = 8
+"""Number of Gauss-Newton iterations of the refinement."""
 
-MAX_STEP = 0.15
+MAX_COEFFICIENT_CHANGE = 0.15
 """Maximum change of a coefficient of the transform in one iteration; the image has a width of 2."""
 
 MIN_OVERLAP = 0.6
-"""Minimum share of the crop that must lie within the other image."""
+"""Minimum fraction of the crop that must lie within the other image."""
 
-Floats = NDArray[np.floating]
+FloatArray = NDArray[np.floating]
 
 
-def align_and_correlate(thumbnails: NDArray[np.uint8], other_thumbnails: NDArray[np.uint8]) -> Floats:
+def align_and_correlate(thumbnails: NDArray[np.uint8], other_thumbnails: NDArray[np.uint8]) -> FloatArray:
     """Return the correlation `(n,)`, at most 1, of each pair of gray thumbnails `(n, 64, 64)` in its best alignment."""
-    pair = [_SMOOTH @ thumbs.astype(np.float32) @ _SMOOTH.T for thumbs in (thumbnails, other_thumbnails)]
-    one, other = (_HALVE @ images @ _HALVE.T for images in pair)
+    pair = [
+        _SMOOTHING_MATRIX @ thumbs.astype(np.float32) @ _SMOOTHING_MATRIX.T for thumbs in (thumbnails, other_thumbnails)
+    ]
+    one, other = (_HALVING_MATRIX @ images @ _HALVING_MATRIX.T for images in pair)
     found = np.stack([_find_best_placements(one, other), _find_best_placements(other, one)])  # (2, n, 5)
     role, index = found[:, :, 0].argmax(axis=0), np.arange(len(thumbnails))
     placement = found[role, index]
@@ -52,16 +56,16 @@ def align_and_correlate(thumbnails: NDArray[np.uint8], other_thumbnails: NDArray
     return _refine_placements(oriented[placement[:, 4].astype(np.intp), index], images, placement[:, 1:4])
 
 
-def _find_best_placements(crops: Floats, images: Floats) -> Floats:
+def _find_best_placements(crops: FloatArray, images: FloatArray) -> FloatArray:
     """Return the best placement of each crop in its image: correlation, scale, left, top and index of the orientation
     `(n, 5)`; left and top are fractions of the image."""
-    target = _normalize_contrast(images, _COARSE_BOX)
+    target = _normalize_contrast(images, _COARSE_BOX_FILTER)
     spectrum = np.fft.rfft2(target)
     sums = np.pad((target * target).cumsum(axis=1).cumsum(axis=2), ((0, 0), (1, 0), (1, 0)))
     best = np.full((len(crops), 5), -1, np.float32)
     for size in (round(scale * COARSE_PX) for scale in SCALES):
         shrink = _make_resize_matrix(COARSE_PX, size)
-        template = _normalize_contrast(shrink @ crops @ shrink.T, _make_box_filter(size, COARSE_RADIUS))
+        template = _normalize_contrast(shrink @ crops @ shrink.T, _make_box_filter(size, COARSE_RADIUS_PX))
         template /= np.linalg.norm(template, axis=(1, 2), keepdims=True) + 1e-6
         places = COARSE_PX - size + 1
         energy = sums[:, size:, size:] - sums[:, :-size, size:] - sums[:, size:, :-size] + sums[:, :-size, :-size]
@@ -78,22 +82,22 @@ def _find_best_placements(crops: Floats, images: Floats) -> Floats:
     return best.astype(np.float32)
 
 
-def _refine_placements(crops: Floats, images: Floats, placements: Floats) -> Floats:
-    """Fit an affine transform that starts at `placements` `(n, 3)`; return the best correlation `(n,)`.
+def _refine_placements(crops: FloatArray, images: FloatArray, placements: FloatArray) -> FloatArray:
+    """Fit affine transforms to placements `(n, 3)`: scale, left and top; return the best correlations `(n,)`.
 
-    Coordinates run from -1 to 1 over an image; a transform maps those of the crop to those of the image.
+    Coordinates are -1 to 1 from edge to edge of an image; a transform maps those of the crop to those of the image.
     """
     scale, corner = placements[:, 0], placements[:, 1:]
-    transform: Floats = np.zeros((len(crops), 3, 3), np.float32)
+    transform: FloatArray = np.zeros((len(crops), 3, 3), np.float32)
     transform[:, (0, 1), (0, 1)] = scale[:, None]
     transform[:, :2, 2] = 2 * corner + scale[:, None] - 1
     transform[:, 2, 2] = 1
-    wanted = _normalize_contrast(crops, _BOX)
+    wanted = _normalize_contrast(crops, _BOX_FILTER)
     wanted_slopes = _compute_gradients(wanted)
     best = np.full(len(crops), -1, np.float32)
-    for _ in range(STEPS + 1):
-        shown, inside = _interpolate(images, transform @ _GRID)
-        shown = _normalize_contrast(shown, _BOX)
+    for _ in range(MAX_ITERATIONS + 1):
+        shown, inside = _interpolate(images, transform @ _PIXEL_COORDINATES)
+        shown = _normalize_contrast(shown, _BOX_FILTER)
         slopes = (wanted_slopes + _compute_gradients(shown)) / 2 * inside[:, None]  # (n, 2, M)
         wanted_flat, shown_flat = wanted.reshape(len(crops), -1), shown.reshape(len(crops), -1)
         product = np.vecdot(wanted_flat * inside, shown_flat)
@@ -104,74 +108,83 @@ def _refine_placements(crops: Floats, images: Floats, placements: Floats) -> Flo
     return best
 
 
-def _compute_gauss_newton_step(gradients: Floats, differences: Floats) -> Floats:
+def _compute_gauss_newton_step(gradients: FloatArray, differences: FloatArray) -> FloatArray:
     """Return the update `(n, 3, 3)` of the transform for gradients `(n, 2, M)` and differences `(n, M)`."""
-    jacobian = (gradients[:, :, None] * _GRID).reshape(len(gradients), 6, -1)
+    jacobian = (gradients[:, :, None] * _PIXEL_COORDINATES).reshape(len(gradients), 6, -1)
     normal = jacobian @ jacobian.transpose(0, 2, 1)
     damping = np.trace(normal, axis1=1, axis2=2) / 6000 + 1e-3
     normal += damping[:, None, None] * np.eye(6, dtype=np.float32)
     change = np.linalg.solve(normal, jacobian @ differences[:, :, None])
     step = np.zeros((len(gradients), 3, 3), np.float32)
-    step[:, :2] = np.clip(change, -MAX_STEP, MAX_STEP).reshape(-1, 2, 3)
+    step[:, :2] = np.clip(change, -MAX_COEFFICIENT_CHANGE, MAX_COEFFICIENT_CHANGE).reshape(-1, 2, 3)
     return step + np.eye(3, dtype=np.float32)
 
 
-def _interpolate(images: Floats, positions: Floats) -> tuple[Floats, Floats]:
-    """Interpolate images at positions `(n, 3, M)`; return them, and 1 for each position inside, else 0 `(n, M)`."""
-    pixels = (positions[:, :2] + 1) * (THUMB_PX / 2) - 0.5
-    inside: Floats = np.asarray(np.all(abs(positions[:, :2]) <= 1, axis=1), np.float32)
-    pixels = np.clip(pixels, 0, THUMB_PX - 1.001)
+def _interpolate(images: FloatArray, positions: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Interpolate images at M positions `(n, 3, M)`; return them, and 1 for each position inside, else 0 `(n, M)`."""
+    pixels = (positions[:, :2] + 1) * (THUMBNAIL_PX / 2) - 0.5
+    inside: FloatArray = np.asarray(np.all(abs(positions[:, :2]) <= 1, axis=1), np.float32)
+    pixels = np.clip(pixels, 0, THUMBNAIL_PX - 1.001)
     below = pixels.astype(np.int32)
     share = (pixels - below).astype(np.float32)
     x, y = share[:, 0], share[:, 1]
-    flat, first = images.reshape(len(images), -1), below[:, 1] * THUMB_PX + below[:, 0]
+    flat, first = images.reshape(len(images), -1), below[:, 1] * THUMBNAIL_PX + below[:, 0]
     upper_left, upper_right, lower_left, lower_right = (
-        np.take_along_axis(flat, first + offset, axis=1) for offset in (0, 1, THUMB_PX, THUMB_PX + 1)
+        np.take_along_axis(flat, first + offset, axis=1) for offset in (0, 1, THUMBNAIL_PX, THUMBNAIL_PX + 1)
     )
     upper, lower = upper_left + x * (upper_right - upper_left), lower_left + x * (lower_right - lower_left)
-    shown: Floats = upper + y * (lower - upper)
+    shown: FloatArray = upper + y * (lower - upper)
     return shown.reshape(images.shape), inside
 
 
-def _compute_gradients(images: Floats) -> Floats:
+def _compute_gradients(images: FloatArray) -> FloatArray:
     """Return the derivatives along x and y `(n, 2, M)`; coordinates as in `_refine_placements`."""
     slopes = np.zeros((len(images), 2, *images.shape[1:]), np.float32)
     slopes[:, 0, :, 1:-1] = images[:, :, 2:] - images[:, :, :-2]
     slopes[:, 1, 1:-1] = images[:, 2:] - images[:, :-2]
-    return slopes.reshape(len(images), 2, -1) * (THUMB_PX / 4)
+    return slopes.reshape(len(images), 2, -1) * (THUMBNAIL_PX / 4)
 
 
-def _normalize_contrast(images: Floats, box: Floats) -> Floats:
+def _normalize_contrast(images: FloatArray, box: FloatArray) -> FloatArray:
+    """Subtract the local mean of each pixel and divide by its local standard deviation; `box` is a box filter."""
     centered = images - box @ images @ box.T
-    contrast: Floats = centered / np.sqrt(box @ (centered * centered) @ box.T + NOISE**2)
+    contrast: FloatArray = centered / np.sqrt(box @ (centered * centered) @ box.T + NOISE_LEVEL**2)
     return contrast
 
 
-def _normalize_rows(weights: NDArray[np.floating]) -> Floats:
+def _normalize_rows(weights: NDArray[np.floating]) -> FloatArray:
     """Scale the rows of a matrix to the sum 1."""
-    rows: Floats = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    rows: FloatArray = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
     return rows
 
 
 def _compute_pixel_distances(size: int) -> NDArray[np.intp]:
+    """Return the distance of each two pixels along an axis, `(size, size)`."""
     return abs(np.subtract.outer(np.arange(size), np.arange(size)))
 
 
-def _make_box_filter(size: int, radius: int) -> Floats:
-    """Return the matrix that averages over `radius` pixels in both directions."""
+def _make_box_filter(size: int, radius: int) -> FloatArray:
+    """Return the matrix `(size, size)` that averages each pixel with `radius` pixels on both sides."""
     return _normalize_rows((_compute_pixel_distances(size) <= radius).astype(np.float32))
 
 
-def _make_resize_matrix(size: int, new_size: int) -> Floats:
+def _make_resize_matrix(size: int, new_size: int) -> FloatArray:
     """Return the matrix that shrinks an axis with a triangular filter: `(new_size, size)`."""
     factor = size / new_size
     centers = (np.arange(new_size) + 0.5) * factor - 0.5
     return _normalize_rows(np.maximum(0, 1 - abs(np.arange(size) - centers[:, None]) / factor))
 
 
-_SMOOTH = _normalize_rows(np.maximum(0, 2.0 - _compute_pixel_distances(THUMB_PX)))
-_HALVE = _make_resize_matrix(THUMB_PX, COARSE_PX)
-_BOX, _COARSE_BOX = _make_box_filter(THUMB_PX, RADIUS), _make_box_filter(COARSE_PX, COARSE_RADIUS)
-_AXIS = (np.arange(THUMB_PX) + 0.5) * 2 / THUMB_PX - 1
-_GRID = np.stack([*np.meshgrid(_AXIS, _AXIS), np.ones((THUMB_PX, THUMB_PX))]).reshape(3, -1).astype(np.float32)
+_SMOOTHING_MATRIX = _normalize_rows(np.maximum(0, 2.0 - _compute_pixel_distances(THUMBNAIL_PX)))
+_HALVING_MATRIX = _make_resize_matrix(THUMBNAIL_PX, COARSE_PX)
+_BOX_FILTER, _COARSE_BOX_FILTER = (
+    _make_box_filter(THUMBNAIL_PX, RADIUS_PX),
+    _make_box_filter(COARSE_PX, COARSE_RADIUS_PX),
+)
+_AXIS_COORDINATES = (np.arange(THUMBNAIL_PX) + 0.5) * 2 / THUMBNAIL_PX - 1
+_PIXEL_COORDINATES = (
+    np.stack([*np.meshgrid(_AXIS_COORDINATES, _AXIS_COORDINATES), np.ones((THUMBNAIL_PX, THUMBNAIL_PX))])
+    .reshape(3, -1)
+    .astype(np.float32)
+)
 """The coordinates x, y and 1 of all pixels: `(3, M)`."""

@@ -1,4 +1,4 @@
-"""Cache of image facts, keyed by file state and content."""
+"""Cache of the measurements of images, keyed by the fingerprint of the file and by its content."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from mlimages.checks.image_facts import VERSION
+from mlimages.checks.measurements import MEASUREMENTS_VERSION
 from mlimages.checks.near_duplicates import IndexPairs
 from mlimages.core import Fault, cache_dir, supports_locks
 from mlimages.images import HAS_SIMPLEJPEG
@@ -30,32 +30,41 @@ CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp BLOB, image INTEG
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """The absolute path of a file, and its `core.fingerprint`."""
+    """The absolute path of a file, and its `core.fingerprint`, which changes with the file."""
 
     path: str
-    state: bytes
+    fingerprint: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class ExaminedImage:
-    """The SHA-256 of an image's bytes (empty if unreadable), with its serialized `Facts` or its fault."""
+    """The result of examining an image file.
 
-    digest: bytes
-    facts: bytes | None = None
+    Attributes:
+        sha256: SHA-256 of the file; empty if it cannot be read.
+        packed_measurements: result of `Measurements.pack`; None if the image cannot be decoded.
+        fault: why the image cannot be decoded; None if it can.
+        detail: description of the fault.
+    """
+
+    sha256: bytes
+    packed_measurements: bytes | None = None
     fault: Fault | None = None
     detail: str = ""
 
 
-class FactsCache:
+class CheckCache:
     """Cache of measurements in a SQLite file; if the file cannot be used, nothing is cached."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         strict = "-strict" if HAS_SIMPLEJPEG else ""
-        path = cache_dir("checks") / f"facts-{VERSION}{strict}.sqlite"
+        path = cache_dir("checks") / f"facts-{MEASUREMENTS_VERSION}{strict}.sqlite"
         try:
             if not supports_locks(path.parent):  # SQLite would wait for its lock for a minute
-                raise sqlite3.OperationalError("its file system has no locks; MLIMAGES_CACHE chooses another folder")
+                raise sqlite3.OperationalError(
+                    "its file system does not support locks; set MLIMAGES_CACHE to a folder on another one"
+                )
             self._db = _open_database(path)
         except sqlite3.Error as error:
             logger.warning("cannot open the cache of `check` (%s: %s): every image is decoded again", path, error)
@@ -67,35 +76,37 @@ class FactsCache:
     def __exit__(self, *_: object) -> None:
         self._db.close()
 
-    def find(self, files: Sequence[FileState]) -> dict[str, ExaminedImage]:
-        """Return the cached results of unchanged files by path, from a snapshot that lasts until `store_results`."""
-        states = {file.path: file.state for file in files}
-        placeholders = ",".join("?" * len(states))
+    def find_results(self, files: Sequence[FileState]) -> dict[str, ExaminedImage]:
+        """Return the cached results of unchanged files, by path; a read transaction lasts until `store_results`."""
+        fingerprints = {file.path: file.fingerprint for file in files}
+        placeholders = ",".join("?" * len(fingerprints))
         query = (
             "SELECT path, stamp, digest, facts, fault, detail FROM files JOIN images ON image = id"
             f" WHERE path IN ({placeholders})"
         )
         if not self._db.in_transaction:
             self._read_rows("BEGIN", [])  # else each look-up locks the file, which takes longer than reading
-        rows = self._read_rows(query, list(states))
-        return {path: _make_examined_image(*rest) for path, state, *rest in rows if states[path] == state}
+        rows = self._read_rows(query, list(fingerprints))
+        return {
+            path: _make_examined_image(*rest) for path, fingerprint, *rest in rows if fingerprints[path] == fingerprint
+        }
 
-    def find_by_digest(self, digest: bytes) -> ExaminedImage | None:
-        """Return the cached result of the bytes with this SHA-256; safe to call from any thread."""
-        rows = self._read_rows("SELECT digest, facts, fault, detail FROM images WHERE digest = ?", [digest])
+    def find_by_sha256(self, sha256: bytes) -> ExaminedImage | None:
+        """Return the cached result of the file content with this SHA-256; None if not cached. Thread-safe."""
+        rows = self._read_rows("SELECT digest, facts, fault, detail FROM images WHERE digest = ?", [sha256])
         return _make_examined_image(*rows[0]) if rows else None
 
     def store_results(self, results: Iterable[tuple[FileState, ExaminedImage]]) -> None:
         """Store results in one transaction, except faults that depend on a threshold or on an installed package."""
         temporary = (Fault.TOO_MANY_PIXELS, Fault.UNREADABLE, Fault.UNAVAILABLE)
-        rows = [(file, image) for file, image in results if image.digest and image.fault not in temporary]
+        rows = [(file, image) for file, image in results if image.sha256 and image.fault not in temporary]
         self._write_rows(
             "INSERT OR IGNORE INTO images (digest, fault, detail, facts) VALUES (?, ?, ?, ?)",
-            [(image.digest, image.fault, image.detail, image.facts) for _, image in rows],
+            [(image.sha256, image.fault, image.detail, image.packed_measurements) for _, image in rows],
         )
         self._write_rows(
             "INSERT OR REPLACE INTO files VALUES (?, ?, (SELECT id FROM images WHERE digest = ?))",
-            [(file.path, file.state, image.digest) for file, image in rows],
+            [(file.path, file.fingerprint, image.sha256) for file, image in rows],
         )
 
     def find_duplicate_pairs(self, key: bytes) -> IndexPairs | None:
@@ -131,5 +142,7 @@ def _open_database(path: Path | str) -> sqlite3.Connection:
     return db
 
 
-def _make_examined_image(digest: bytes, packed_facts: bytes | None, fault: str | None, detail: str) -> ExaminedImage:
-    return ExaminedImage(digest, packed_facts, Fault(fault) if fault else None, detail)
+def _make_examined_image(
+    sha256: bytes, packed_measurements: bytes | None, fault: str | None, detail: str
+) -> ExaminedImage:
+    return ExaminedImage(sha256, packed_measurements, Fault(fault) if fault else None, detail)

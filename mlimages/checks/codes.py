@@ -15,7 +15,7 @@ from mlimages.labels import Label
 
 
 class Code(StrEnum):
-    """An error or a warning about an image or a class; errors come first."""
+    """Code of an error or a warning about an image or a class; errors come first."""
 
     MISSING = "missing"
     EMPTY = "empty"
@@ -56,7 +56,7 @@ class Code(StrEnum):
     @property
     def is_error(self) -> bool:
         """Whether images with this code are excluded from NAME_checked.txt; images with warnings are not."""
-        return self in ERRORS
+        return self in ERROR_CODES
 
     @property
     def is_class_level(self) -> bool:
@@ -68,19 +68,19 @@ CODES = tuple(Code)
 """Arrays store a code as its index in this tuple."""
 
 SMOOTH_SHARPNESS = 0.25
-"""Sharpness of an image without any detail (see `Facts`)."""
+"""Sharpness of an image without any detail (see `Measurements`)."""
 
 MIN_IMAGES_FOR_MEDIAN = 30
 """Minimum number of images for a reliable median sharpness."""
 
-MANY = 20_000
-"""Number of images above which `Thresholds.for_count` lowers `near_bits` and `turned_bits`."""
+LARGE_DATASET_IMAGES = 20_000
+"""Number of images above which `Thresholds.adapt_to_size` lowers `near_bits` and `turned_bits`."""
 
-ERRORS = frozenset(CODES[: CODES.index(Code.DUPLICATE)])
+ERROR_CODES = frozenset(CODES[: CODES.index(Code.DUPLICATE)])
 
-_fraction = partial(Option, min=0, max=1)
-_level = partial(Option, min=0, max=255)
-_hash_bits = partial(Option, min=0, max=64)
+_fraction_option = partial(Option, min=0, max=1)
+_luma_option = partial(Option, min=0, max=255)
+_hash_bits_option = partial(Option, min=0, max=64)
 
 
 @document_fields
@@ -105,32 +105,32 @@ class Thresholds:
         float, Option("odd-shape: the aspect ratio (longer / shorter side) is above this value.", min=1)
     ] = 3.0
     max_crop_loss: Annotated[
-        float, _fraction("crop-loss: a centred square crop removes more than this fraction of the pixels.")
+        float, _fraction_option("crop-loss: a centred square crop removes more than this fraction of the pixels.")
     ] = 0.5
     blank_spread: Annotated[
-        int, _level("blank: the 98th and the 2nd percentile of luma (0 to 255) differ by at most this value.")
+        int, _luma_option("blank: the 98th and the 2nd percentile of luma (0 to 255) differ by at most this value.")
     ] = 4
     contrast_spread: Annotated[
         int,
-        _level(
+        _luma_option(
             "low-contrast: the 98th and the 2nd percentile of luma differ by at most this value; blank images are "
             "exempt."
         ),
     ] = 40
     dark_level: Annotated[
-        int, _level("dark: the 98th percentile of luma and the mean of each channel are below this value.")
+        int, _luma_option("dark: the 98th percentile of luma and the mean of each channel are below this value.")
     ] = 64
-    bright_level: Annotated[int, _level("bright: the 2nd percentile of luma is above this value.")] = 225
+    bright_level: Annotated[int, _luma_option("bright: the 2nd percentile of luma is above this value.")] = 225
     blur: Annotated[
         float,
-        _fraction(
+        _fraction_option(
             "blurred: the sharpness is below this value (0.25: smooth, 0.5: sharp edges, 1: noise); lowered if most "
             "images are blurred."
         ),
     ] = 0.30
     placeholder_share: Annotated[
         float,
-        _fraction(
+        _fraction_option(
             "placeholder: the two most frequent luma values cover at least this fraction of the image; tiny images "
             "are exempt."
         ),
@@ -138,19 +138,21 @@ class Thresholds:
     placeholder_copies: Annotated[int, Option("placeholder: at least this many images are byte-identical.", min=2)] = 5
     near_bits: Annotated[
         int,
-        _hash_bits(
+        _hash_bits_option(
             "near-duplicate: perceptual hashes differ in at most this many of 64 bits (fewer above 20,000 images)."
         ),
     ] = 16
     turned_bits: Annotated[
-        int, _hash_bits("near-duplicate: the value of near_bits if one of the images is flipped or rotated.")
+        int, _hash_bits_option("near-duplicate: the value of near_bits if one of the images is flipped or rotated.")
     ] = 12
-    near_correlation: Annotated[float, _fraction("near-duplicate: minimum correlation of the two thumbnails.")] = 0.90
+    near_correlation: Annotated[
+        float, _fraction_option("near-duplicate: minimum correlation of the two thumbnails.")
+    ] = 0.90
     crop_correlation: Annotated[
-        float, _fraction("near-duplicate: minimum correlation of one image with the matching crop of the other.")
+        float, _fraction_option("near-duplicate: minimum correlation of one image with the matching crop of the other.")
     ] = 0.95
     plain_correlation: Annotated[
-        float, _fraction("near-duplicate: minimum correlation if one image is tiny, smooth or line art.")
+        float, _fraction_option("near-duplicate: minimum correlation if one image is tiny, smooth or line art.")
     ] = 0.99
     imbalance: Annotated[
         float,
@@ -160,18 +162,18 @@ class Thresholds:
     def __post_init__(self) -> None:
         check_options(self)
 
-    def for_count(self, num_images: int) -> Thresholds:
-        """Return the thresholds for a dataset of this size.
+    def adapt_to_size(self, num_images: int) -> Thresholds:
+        """Return the thresholds for a dataset of this number of images.
 
         Above 20,000 images, `near_bits` and `turned_bits` are lowered by 3 per factor of ten. Of all pairs of different
         photographs, a fraction of 2e-4 differs in at most 16 bits, a quarter of that in at most 14, and so on. With the
         lowered thresholds, the number of false candidates grows hardly faster than the number of images.
         """
-        fewer = round(3 * math.log10(num_images / MANY)) if num_images > MANY else 0
+        fewer = round(3 * math.log10(num_images / LARGE_DATASET_IMAGES)) if num_images > LARGE_DATASET_IMAGES else 0
         return replace(self, near_bits=max(0, self.near_bits - fewer), turned_bits=max(0, self.turned_bits - fewer))
 
-    def for_sharpness(self, num_images: int, median: float) -> Thresholds:
-        """Return the thresholds for a dataset of this size and median sharpness.
+    def adapt_to_sharpness(self, num_images: int, median: float) -> Thresholds:
+        """Return the thresholds for a dataset of this number of images and median sharpness.
 
         If most images are blurred, for example because small images were enlarged, `blur` is lowered to the mean of
         0.25 (the sharpness without any detail) and `median`. If `blur` is not the default, it is not changed.
@@ -211,17 +213,17 @@ class Finding:
     """An error or a warning about an image or a class.
 
     Attributes:
-        file: index of the label file in `CheckReport.files`.
-        path: path of the image; for a finding about a class, of the label file.
+        file_index: index of the label file in `CheckReport.files`.
+        path: path of the image; for a finding about a class, path of the label file.
         label: class index in that label file; in a multi-label file, the sorted class indices of an image.
         code: code of the error or warning.
         detail: the measured value, or the related image, as text.
-        related: path of the other image of a duplicate or a leak.
+        related_path: path of the other image of a duplicate or a leak; None for other findings.
     """
 
-    file: int
+    file_index: int
     path: Path
     label: Label
     code: Code
     detail: str
-    related: Path | None = None
+    related_path: Path | None = None

@@ -14,18 +14,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.checks.alignment import THUMB_PX, align_and_correlate
+from mlimages.checks.alignment import THUMBNAIL_PX, align_and_correlate
 from mlimages.core import Embedder, ImageProperty, LabeledPath, Progress, require_extra
 from mlimages.images import iter_pixels
 
-NEAREST = 3
-"""Number of candidates of each image; for 92 to 100 % of edited copies, the original is among them."""
+NUM_NEIGHBOURS = 3
+"""Number of nearest neighbours that are candidates; for 92 to 100 % of edited copies, the original is among them."""
 
 MIN_CORRELATION = 0.7
 """Minimum correlation of aligned near-duplicates: of 2,400 candidates that are different images, the highest was 0.63;
 of 230 edited copies, all but one exceeded 0.75."""
 
-MAX_EXACT = 100_000
+MAX_IMAGES_FOR_EXACT_SEARCH = 100_000
 """Maximum number of images for an exact search, whose time grows with its square."""
 
 EMBED_BATCH_SIZE, COMPARE_BATCH_SIZE = 256, 1024
@@ -34,20 +34,21 @@ EMBED_BATCH_SIZE, COMPARE_BATCH_SIZE = 256, 1024
 ALIGN_BATCH_SIZE = 32
 """Pairs aligned at a time; their arrays fit the processor's cache."""
 
-THUMB = ImageProperty(THUMB_PX, resize="squash", gray_scale=True)
+THUMBNAIL_PROPERTY = ImageProperty(THUMBNAIL_PX, resize="squash", gray_scale=True)
+"""Size and resize method of the thumbnails that are aligned."""
 
 Features = NDArray[np.floating]
 
 
-class IndexPair(NamedTuple):
+class AlignedPair(NamedTuple):
     """The indices of two images, and the correlation of their aligned thumbnails."""
 
-    first: int
-    second: int
+    first_index: int
+    second_index: int
     correlation: float
 
 
-def find_feature_pairs(paths: Sequence[Path], embed: Embedder, progress: Progress) -> list[IndexPair]:
+def find_feature_pairs(paths: Sequence[Path], embed: Embedder, progress: Progress) -> list[AlignedPair]:
     """Return the pairs of near-duplicates, as indices in `paths`.
 
     Features are kept in memory as float16, and thumbnails in a temporary file of 4 KiB for each image.
@@ -66,8 +67,8 @@ def find_feature_pairs(paths: Sequence[Path], embed: Embedder, progress: Progres
     features = _compute_features(paths, embed, progress)
     pairs = sorted({(min(pair), max(pair)) for pair in _iter_nearest_neighbours(features)})
     with tempfile.TemporaryFile() as file:
-        thumbs = np.memmap(file, np.uint8, shape=(len(paths), THUMB_PX, THUMB_PX))
-        for index, (_, pixels) in enumerate(iter_pixels((LabeledPath(path, 0) for path in paths), THUMB)):
+        thumbs = np.memmap(file, np.uint8, shape=(len(paths), THUMBNAIL_PX, THUMBNAIL_PX))
+        for index, (_, pixels) in enumerate(iter_pixels((LabeledPath(path, 0) for path in paths), THUMBNAIL_PROPERTY)):
             thumbs[index] = pixels[:, :, 0] if isinstance(pixels, np.ndarray) else 0
         found = list(_align_pairs(thumbs, pairs, progress))
         del thumbs  # Windows does not remove a file that is mapped
@@ -80,12 +81,14 @@ def require_usearch(num_images: int) -> None:
     Raises:
         MissingExtraError: the extra `usearch` is not installed.
     """
-    if num_images > MAX_EXACT:
-        require_extra(f"comparing the features of more than {MAX_EXACT:,} images", "usearch", "usearch")
+    if num_images > MAX_IMAGES_FOR_EXACT_SEARCH:
+        require_extra(
+            f"comparing the features of more than {MAX_IMAGES_FOR_EXACT_SEARCH:,} images", "usearch", "usearch"
+        )
 
 
 def _compute_features(paths: Sequence[Path], embed: Embedder, progress: Progress) -> Features:
-    """Return float16 features `(N, D)`, minus their mean, which separates similar images, and scaled to length 1."""
+    """Return float16 features `(N, D)`, centered, which separates similar images better, and scaled to length 1."""
     progress.start("features", len(paths), "images")
     parts = []
     for begin in range(0, len(paths), EMBED_BATCH_SIZE):
@@ -103,15 +106,15 @@ def _compute_features(paths: Sequence[Path], embed: Embedder, progress: Progress
 
 def _iter_nearest_neighbours(features: Features) -> Iterator[tuple[int, int]]:
     """Yield pairs of each image and one of its three nearest neighbours."""
-    nearest = _find_nearest_exactly if len(features) <= MAX_EXACT else _find_nearest_by_index
+    nearest = _find_nearest_exactly if len(features) <= MAX_IMAGES_FOR_EXACT_SEARCH else _find_nearest_approximately
     for begin, found in nearest(features):
         for index, others in enumerate(found.tolist(), start=begin):
-            yield from ((index, other) for other in [other for other in others if other != index][:NEAREST])
+            yield from ((index, other) for other in [other for other in others if other != index][:NUM_NEIGHBOURS])
 
 
 def _find_nearest_exactly(features: Features) -> Iterator[tuple[int, NDArray[np.intp]]]:
     """Yield, for each chunk of images, its first index and the nearest neighbours of each image, including itself."""
-    count = min(NEAREST + 1, len(features))
+    count = min(NUM_NEIGHBOURS + 1, len(features))
     starts = range(0, len(features), COMPARE_BATCH_SIZE)
     for begin in starts:
         rows = features[begin : begin + COMPARE_BATCH_SIZE].astype(np.float32)
@@ -128,27 +131,27 @@ def _find_nearest_exactly(features: Features) -> Iterator[tuple[int, NDArray[np.
         yield begin, np.take_along_axis(nearest, np.argsort(-similarity, axis=1), axis=1)
 
 
-def _find_nearest_by_index(features: Features) -> Iterator[tuple[int, NDArray[np.intp]]]:
-    """Approximate `_find_nearest_exactly` by an HNSW graph (Malkov and Yashunin, 2018)."""
+def _find_nearest_approximately(features: Features) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    """Yield approximately the result of `_find_nearest_exactly`, by an HNSW graph (Malkov and Yashunin, 2018)."""
     from usearch.index import Index
 
     index = Index(ndim=features.shape[1], metric="ip", dtype="f16")
     index.add(np.arange(len(features)), features)
     for begin in range(0, len(features), COMPARE_BATCH_SIZE):
-        found = index.search(features[begin : begin + COMPARE_BATCH_SIZE], NEAREST + 1)
+        found = index.search(features[begin : begin + COMPARE_BATCH_SIZE], NUM_NEIGHBOURS + 1)
         yield begin, found.keys.astype(np.intp)
 
 
 def _align_pairs(
     thumbnails: NDArray[np.uint8], pairs: Sequence[tuple[int, int]], progress: Progress
-) -> Iterator[IndexPair]:
-    """Yield the pairs whose aligned thumbnails correlate."""
+) -> Iterator[AlignedPair]:
+    """Yield the pairs whose aligned thumbnails have a correlation of at least `MIN_CORRELATION`."""
     progress.start("align", len(pairs), "pairs")
     for begin in range(0, len(pairs), ALIGN_BATCH_SIZE):
         chunk = np.array(pairs[begin : begin + ALIGN_BATCH_SIZE])
         correlations = align_and_correlate(thumbnails[chunk[:, 0]], thumbnails[chunk[:, 1]])
         for (first, second), correlation in zip(chunk.tolist(), correlations.tolist(), strict=True):
             if correlation >= MIN_CORRELATION:
-                yield IndexPair(first, second, correlation)
+                yield AlignedPair(first, second, correlation)
         progress.advance(len(chunk))
     progress.close()

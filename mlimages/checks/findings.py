@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.checks.codes import CODES, ERRORS, Code, Finding, Thresholds
+from mlimages.checks.codes import CODES, ERROR_CODES, Code, Finding, Thresholds
 from mlimages.checks.image_table import ImageTable
 from mlimages.checks.leaks import describe_relation
 from mlimages.checks.rules import describe_image_finding
@@ -25,14 +25,14 @@ class Findings:
     Attributes:
         images: table of the images.
         rows: findings about images, a structured array `(N,)` of `FINDING_ROW`, sorted by index and code.
-        related: path of each related image, by its index in `images`.
+        related_paths: path of each related image, by its index in `images`.
         thresholds: thresholds of the check.
         class_findings: findings about whole classes.
     """
 
     images: ImageTable
     rows: NDArray[np.void]
-    related: Mapping[int, Path]
+    related_paths: Mapping[int, Path]
     thresholds: Thresholds
     class_findings: Sequence[Finding]
 
@@ -46,17 +46,19 @@ class Findings:
     def __iter__(self) -> Iterator[Finding]:
         return self.select()
 
-    def select(self, codes: Collection[Code] = CODES, *, file: int | None = None) -> Iterator[Finding]:
-        """Yield the findings with these codes, of all label files or only of `images.files[file]`.
+    def select(self, codes: Collection[Code] = CODES, *, file_index: int | None = None) -> Iterator[Finding]:
+        """Yield the findings with these codes, of all label files or only of `images.files[file_index]`.
 
         Raises:
             LabelFileError: a label file has been removed or changed since the check.
         """
         wanted = self.rows[np.isin(self.rows["code"], [CODES.index(code) for code in codes])]
-        for number in range(len(self.images.files)) if file is None else (file,):
-            begin, end = np.searchsorted(wanted["index"], self.images.starts[number : number + 2])
+        for number in range(len(self.images.files)) if file_index is None else (file_index,):
+            begin, end = np.searchsorted(wanted["index"], self.images.file_starts[number : number + 2])
             yield from self._read_findings(number, wanted[begin:end])
-        yield from (each for each in self.class_findings if each.code in codes and file in (None, each.file))
+        yield from (
+            each for each in self.class_findings if each.code in codes and file_index in (None, each.file_index)
+        )
 
     def counts(self) -> Counter[Code]:
         """Return the number of findings of each code."""
@@ -68,27 +70,30 @@ class Findings:
     def error_mask(self) -> NDArray[np.bool_]:
         """Return whether each image has an error, bool `(N,)`."""
         found = np.zeros(len(self.images), np.bool_)
-        found[self.rows["index"][self.rows["code"] < len(ERRORS)]] = True
+        found[self.rows["index"][self.rows["code"] < len(ERROR_CODES)]] = True
         return found
 
-    def _read_findings(self, file: int, rows: NDArray[np.void]) -> Iterator[Finding]:
-        images = self.images.iter_labels(file)
+    def _read_findings(self, file_index: int, rows: NDArray[np.void]) -> Iterator[Finding]:
+        images = self.images.iter_labels(file_index)
         index, path = -1, ""
         label: Label = 0
         for row in rows:
             while index < row["index"]:
                 index, path, label = next(images)
-            related = self.related.get(int(row["other"]))
-            yield Finding(file, as_path(path), label, CODES[row["code"]], self._describe(row), related)
+            related = self.related_paths.get(int(row["other"]))
+            yield Finding(file_index, as_path(path), label, CODES[row["code"]], self._describe(row), related)
 
     def _describe(self, row: np.void) -> str:
+        """Return the detail of a finding as text."""
         index, code, other = row["index"], row["code"], int(row["other"])
         if other >= 0:
-            same = bool((self.images.digest[index] == self.images.digest[other]).all())
-            return describe_relation(CODES[code], self.related[other], self.images.format_label(other), is_same=same)
-        if self.images.file_code[index] == code:
-            return str(self.images.file_detail[index])
-        return describe_image_finding(CODES[code], self.images.facts[index], self.thresholds)
+            same = bool((self.images.digests[index] == self.images.digests[other]).all())
+            return describe_relation(
+                CODES[code], self.related_paths[other], self.images.format_label(other), is_same=same
+            )
+        if self.images.fault_codes[index] == code:
+            return str(self.images.fault_details[index])
+        return describe_image_finding(CODES[code], self.images.measurements[index], self.thresholds)
 
 
 def merge_finding_rows(*rows: NDArray[np.void]) -> NDArray[np.void]:

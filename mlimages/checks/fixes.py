@@ -13,7 +13,8 @@ from mlimages.checks.rules import correct_suffix
 from mlimages.core import ImageError, InputError, is_member, is_remote
 from mlimages.images import identify
 
-BROKEN = {Code.EMPTY, Code.NOT_AN_IMAGE, Code.TRUNCATED, Code.CORRUPT, Code.TOO_MANY_PIXELS}
+BROKEN_IMAGE_CODES = {Code.EMPTY, Code.NOT_AN_IMAGE, Code.TRUNCATED, Code.CORRUPT, Code.TOO_MANY_PIXELS}
+"""Codes of the images that are moved to the quarantine folder."""
 
 
 def plan_moves(report: CheckReport) -> list[Move]:
@@ -34,7 +35,7 @@ def plan_moves(report: CheckReport) -> list[Move]:
     for finding in report.findings:
         folder, name = os.path.split(os.path.abspath(finding.path))  # noqa: PTH100
         source = os.path.join(os.path.realpath(folder), name)  # noqa: PTH118  # a link to the file itself is kept
-        if source in moves or not (wanted := _choose_target(report, finding)):
+        if source in moves or not (wanted := _choose_target_path(report, finding)):
             continue
         candidates = chain([wanted], (wanted.with_stem(f"{wanted.stem}_{number}") for number in count(2)))
         target = next(path for path in candidates if path not in taken and not os.path.lexists(path))
@@ -50,9 +51,10 @@ def move_files(moves: list[Move]) -> None:
         shutil.move(move.source, move.target)
 
 
-def _choose_target(report: CheckReport, finding: Finding) -> Path | None:
-    if finding.code in BROKEN:
-        labels = report.files[finding.file]
+def _choose_target_path(report: CheckReport, finding: Finding) -> Path | None:
+    """Return the path to move an image to: in the quarantine folder, or with another suffix; None to keep it."""
+    if finding.code in BROKEN_IMAGE_CODES:
+        labels = report.files[finding.file_index]
         source, root = (Path(os.path.abspath(path)) for path in (finding.path, labels.img_root))  # noqa: PTH100  # as above
         quarantine = labels.path.with_name(f"{labels.path.stem}_quarantine")
         if source.parent.resolve().is_relative_to(quarantine.resolve()):  # moved by an earlier check

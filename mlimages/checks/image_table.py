@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlimages.checks.codes import CODES, Code
-from mlimages.checks.image_facts import FactsTable, make_facts_table
+from mlimages.checks.measurements import MeasurementTable, make_measurement_table
 from mlimages.core import LabelFileError, as_path
 from mlimages.labels import Label, LabelFile, format_label, merge_classes
 
 DIGEST_BYTES = 16
-"""Number of bytes kept of each SHA-256."""
+"""Number of bytes of each SHA-256 that are stored."""
 
 FINDING_ROW = np.dtype([("index", "i4"), ("code", "i1"), ("other", "i4")])
 """A finding: index of the image, index of the code in `CODES`, and index of the related image (-1: none)."""
@@ -26,33 +26,33 @@ FINDING_ROW = np.dtype([("index", "i4"), ("code", "i1"), ("other", "i4")])
 
 @dataclass(frozen=True, slots=True)
 class ImageTable:
-    """Table of images, stored by column; a row takes 329 bytes, and those of one label file are consecutive.
+    """Table of images, stored by column in 329 bytes per image; the images of a label file are consecutive.
 
     Attributes:
         files: the label files.
-        starts: index of the first image of each file, then the number of all images `(F + 1,)`.
-        class_names: the classes of all files, merged by name.
-        class_ids: for each file, the index in `class_names` of each class index of that file.
-        class_sets: the distinct labels, each a tuple of indices in `class_names`, with one element in single-label
-            files.
-        class_id: index in `class_sets` of each image's label `(N,)`; in single-label files, this is also the index in
-            `class_names`.
-        facts: `Facts` of each image `(N,)`; zeros if not decoded.
-        digest: first 16 bytes of the SHA-256 of each image `(N, 2)`; zeros if not decoded.
-        file_code: index in `CODES` of the fault of the file itself `(N,)`; -1 if there is none.
-        file_detail: description of that fault `(N,)`.
+        file_starts: index of the first image of each label file, then the number of all images `(F + 1,)`.
+        class_names: class names of all label files, merged by name.
+        name_indices_by_file: for each label file, the index in `class_names` of each of its class indices.
+        class_sets: the distinct labels, each a tuple of indices in `class_names`; of one index in single-label files.
+        set_indices: index in `class_sets` of each image's label `(N,)`; in single-label files, this is also the index
+            in `class_names`.
+        measurements: `Measurements` of each image `(N,)`; zeros if not decoded.
+        digests: first 16 bytes of the SHA-256 of each image `(N, 2)`; zeros if not decoded.
+        fault_codes: index in `CODES` of the fault of each image file, such as `truncated` or `wrong-suffix` `(N,)`; -1
+            if it has none.
+        fault_details: description of that fault `(N,)`; "" if it has none.
     """
 
     files: tuple[LabelFile, ...]
-    starts: tuple[int, ...]
+    file_starts: tuple[int, ...]
     class_names: tuple[str, ...]
-    class_ids: tuple[NDArray[np.intp], ...]
+    name_indices_by_file: tuple[NDArray[np.intp], ...]
     class_sets: tuple[tuple[int, ...], ...]
-    class_id: NDArray[np.int32]
-    facts: FactsTable
-    digest: NDArray[np.uint64]
-    file_code: NDArray[np.int8]
-    file_detail: NDArray[np.object_]
+    set_indices: NDArray[np.int32]
+    measurements: MeasurementTable
+    digests: NDArray[np.uint64]
+    fault_codes: NDArray[np.int8]
+    fault_details: NDArray[np.object_]
 
     @classmethod
     def from_files(cls, files: Sequence[LabelFile]) -> ImageTable:
@@ -64,28 +64,28 @@ class ImageTable:
         _, own_names = merge_classes(files)
         class_names = tuple(dict.fromkeys(chain(*own_names)))
         index = {name: number for number, name in enumerate(class_names)}
-        class_ids = tuple(np.array([index[name] for name in names], np.intp) for names in own_names)
+        name_indices_by_file = tuple(np.array([index[name] for name in names], np.intp) for names in own_names)
         sets: dict[tuple[int, ...], int] = {}
         if not any(file.is_multi_label for file in files):
             sets.update(((n,), n) for n in range(len(class_names)))
-        labels = [_find_class_ids(file, ids, sets) for file, ids in zip(files, class_ids, strict=True)]
-        class_id = np.concatenate([np.empty(0, np.int32), *labels])
-        count = len(class_id)
+        labels = [_find_set_indices(file, ids, sets) for file, ids in zip(files, name_indices_by_file, strict=True)]
+        set_indices = np.concatenate([np.empty(0, np.int32), *labels])
+        count = len(set_indices)
         return cls(
             files=tuple(files),
-            starts=tuple(accumulate(map(len, labels), initial=0)),
+            file_starts=tuple(accumulate(map(len, labels), initial=0)),
             class_names=class_names,
-            class_ids=class_ids,
+            name_indices_by_file=name_indices_by_file,
             class_sets=tuple(sets),
-            class_id=class_id,
-            facts=np.zeros(count, make_facts_table([]).dtype),
-            digest=np.zeros((count, 2), np.uint64),
-            file_code=np.full(count, -1, np.int8),
-            file_detail=np.full(count, "", np.object_),
+            set_indices=set_indices,
+            measurements=np.zeros(count, make_measurement_table([]).dtype),
+            digests=np.zeros((count, 2), np.uint64),
+            fault_codes=np.full(count, -1, np.int8),
+            fault_details=np.full(count, "", np.object_),
         )
 
     def __len__(self) -> int:
-        return len(self.class_id)
+        return len(self.set_indices)
 
     @property
     def is_multi_label(self) -> bool:
@@ -94,14 +94,14 @@ class ImageTable:
 
     def format_label(self, index: int) -> str:
         """Return the class of an image, or its classes separated by `;`."""
-        return format_label(self.class_sets[self.class_id[index]], self.class_names)
+        return format_label(self.class_sets[self.set_indices[index]], self.class_names)
 
     def count_by_class(self, file_index: int) -> NDArray[np.intp]:
         """Return the number of images of each class `(K,)` in the label file `files[file_index]`, in the order of
         `class_names`."""
         counts = np.zeros(len(self.class_names), np.intp)
         of_sets = np.bincount(
-            self.class_id[slice(*self.starts[file_index : file_index + 2])], minlength=len(self.class_sets)
+            self.set_indices[slice(*self.file_starts[file_index : file_index + 2])], minlength=len(self.class_sets)
         )
         for classes, count in zip(self.class_sets, of_sets, strict=True):
             counts[list(classes)] += count
@@ -110,7 +110,7 @@ class ImageTable:
     @property
     def decoded_mask(self) -> NDArray[np.bool_]:
         """Whether each image was decoded, bool `(N,)`."""
-        decoded: NDArray[np.bool_] = self.facts["width"] > 0
+        decoded: NDArray[np.bool_] = self.measurements["width"] > 0
         return decoded
 
     def iter_labels(self, file_index: int) -> Iterator[tuple[int, str, Label]]:
@@ -120,7 +120,7 @@ class ImageTable:
         Raises:
             LabelFileError: the label file has changed since the table was created.
         """
-        rows = range(*self.starts[file_index : file_index + 2])
+        rows = range(*self.file_starts[file_index : file_index + 2])
         try:
             for index, (path, label) in zip(rows, self.files[file_index].text_items(), strict=True):
                 yield index, path, label
@@ -140,9 +140,9 @@ class ImageTable:
         )
 
     def record_fault(self, index: int, code: Code, detail: str) -> None:
-        """Set `file_code` and `file_detail` of an image."""
-        self.file_code[index] = CODES.index(code)
-        self.file_detail[index] = sys.intern(detail)  # many images have the same
+        """Set `fault_codes` and `fault_details` of an image."""
+        self.fault_codes[index] = CODES.index(code)
+        self.fault_details[index] = sys.intern(detail)  # many images have the same
 
     def count_by_file_and_class(self) -> Counter[tuple[int, str]]:
         """Return the number of images by (index of the label file, class name)."""
@@ -154,10 +154,10 @@ class ImageTable:
         })  # fmt: skip
 
 
-def _find_class_ids(
+def _find_set_indices(
     file: LabelFile, name_indices: NDArray[np.intp], class_sets: dict[tuple[int, ...], int]
 ) -> NDArray[np.int32]:
-    """Return the index in `class_sets` of each label of a file; new labels of multi-label files are added to it."""
+    """Return the index in `class_sets` of each label of a file; new ones of a multi-label file are added to it."""
     if not file.is_multi_label:
         numbers = np.fromiter((label for _, label in file.text_items()), np.int32)
         return name_indices[numbers].astype(np.int32)

@@ -12,7 +12,7 @@ from mlimages.core import Embedder, ImageError, Pool, Progress, as_path, check_s
 from mlimages.images import read_bytes
 from mlimages.labels import LabelFile, check_fractions, open_labels
 
-DIGITS = 32
+HASH_DIGITS = 32
 """Number of hexadecimal digits of an image's SHA-256 that identify it."""
 
 
@@ -44,7 +44,7 @@ def split_labels(
         progress: shows how many images have been examined.
 
     Returns:
-        One label file per share.
+        One label file per fraction.
 
     Raises:
         InputError: the fractions are not positive or do not add up to 1, or the seed is out of range.
@@ -70,6 +70,6 @@ def split_labels(
 def _compute_content_hash(path: Path) -> str:
     """Return the content hash of an image file that cannot be decoded; "" if the file cannot be read."""
     try:
-        return hashlib.sha256(read_bytes(path)).hexdigest()[:DIGITS]
+        return hashlib.sha256(read_bytes(path)).hexdigest()[:HASH_DIGITS]
     except ImageError:
         return ""

@@ -12,38 +12,43 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.checks.cache import FactsCache
+from mlimages.checks.cache import CheckCache
 from mlimages.checks.codes import CODES, Code, Thresholds
-from mlimages.checks.feature_pairs import IndexPair, find_feature_pairs
+from mlimages.checks.feature_pairs import AlignedPair, find_feature_pairs
 from mlimages.checks.image_table import FINDING_ROW, ImageTable
-from mlimages.checks.near_duplicates import VERSION, DisjointSets, compute_perceptual_hashes, find_near_duplicate_pairs
+from mlimages.checks.near_duplicates import (
+    NEAR_DUPLICATES_VERSION,
+    DisjointSets,
+    compute_perceptual_hashes,
+    find_near_duplicate_pairs,
+)
 from mlimages.checks.rules import is_blank, is_tiny
 from mlimages.core import Embedder, Progress
 
 Key = TypeVar("Key")
 
-PLAIN = 0.5
+MIN_LINE_ART_FRACTION = 0.5
 """Minimum fraction of an image that two luma values cover in line art; different drawings have similar thumbnails."""
 
-SMOOTH = 0.26
-"""Sharpness (see `Facts`) below which an image has no detail. All but one of scikit-learn's 1797 digits, enlarged from
-8 to 56 pixels, are below it, and 13 of 1000 photographs of flowers, enlarged from 128 to 160 pixels."""
+MAX_SMOOTH_SHARPNESS = 0.26
+"""Sharpness (see `Measurements`) below which an image has no detail. All but one of scikit-learn's 1797 digits,
+enlarged from 8 to 56 pixels, are below it, and 13 of 1000 photographs of flowers, enlarged from 128 to 160 pixels."""
 
 Relation = tuple[int, Code, int]
 """Index of an image, its code, and index of the related image."""
 
 
-def find_duplicate_groups(images: ImageTable, thresholds: Thresholds, cache: FactsCache) -> DisjointSets:
+def find_duplicate_groups(images: ImageTable, thresholds: Thresholds, cache: CheckCache) -> DisjointSets:
     """Return the groups of duplicates and near-duplicates, as sets of indices in `images`.
 
     Blank images are duplicates only if their bytes are equal. The result is cached for the set of images.
     """
-    compared_indices = np.flatnonzero(images.decoded_mask & ~is_blank(images.facts, thresholds)).astype(np.int32)
+    compared_indices = np.flatnonzero(images.decoded_mask & ~is_blank(images.measurements, thresholds)).astype(np.int32)
     plain = _find_plain_images(images, thresholds)[compared_indices]
     min_correlation = np.where(plain, thresholds.plain_correlation, thresholds.near_correlation).astype(np.float32)
     key = _make_cache_key(images, compared_indices, min_correlation, thresholds)
     groups = DisjointSets(len(images))
-    groups.merge_pairs(_find_equal_digests(images.digest))
+    groups.merge_pairs(_find_equal_digests(images.digests))
     known = cache.find_duplicate_pairs(key)
     if known is None:
         groups.merge_pairs(_iter_near_duplicates(images, compared_indices, min_correlation, thresholds, groups))
@@ -55,19 +60,19 @@ def find_duplicate_groups(images: ImageTable, thresholds: Thresholds, cache: Fac
 
 def add_feature_pairs(
     images: ImageTable, thresholds: Thresholds, groups: DisjointSets, embed: Embedder, progress: Progress
-) -> list[IndexPair]:
+) -> list[AlignedPair]:
     """Find near-duplicates by features, merge their groups, and return the pairs that were in different groups before.
 
     A pair is excluded if both images are tiny, have no detail or are line art: such images are similar even if they
     show different objects.
     """
-    compared_indices = np.flatnonzero(images.decoded_mask & ~is_blank(images.facts, thresholds))
+    compared_indices = np.flatnonzero(images.decoded_mask & ~is_blank(images.measurements, thresholds))
     plain = _find_plain_images(images, thresholds)
     paths = images.find_paths(set(compared_indices.tolist()))
     found = find_feature_pairs([paths[index] for index in compared_indices.tolist()], embed, progress)
-    pairs = [IndexPair(int(compared_indices[a]), int(compared_indices[b]), value) for a, b, value in found]
-    pairs = [pair for pair in pairs if not (plain[pair.first] and plain[pair.second])]
-    new = [pair for pair in pairs if groups.find_root(pair.first) != groups.find_root(pair.second)]
+    pairs = [AlignedPair(int(compared_indices[a]), int(compared_indices[b]), value) for a, b, value in found]
+    pairs = [pair for pair in pairs if not (plain[pair.first_index] and plain[pair.second_index])]
+    new = [pair for pair in pairs if groups.find_root(pair.first_index) != groups.find_root(pair.second_index)]
     groups.merge_pairs(pair[:2] for pair in new)
     return new
 
@@ -83,7 +88,7 @@ def make_duplicate_findings(
 
 
 def describe_relation(code: Code, other_path: Path, class_name: str, *, is_same: bool) -> str:
-    """Describe the relation of an image to the one at `other_path`; `is_same`: their bytes are equal."""
+    """Return text such as "nearly the same as `other_path` of class `class_name`"; `is_same`: the bytes are equal."""
     kind = "the same as" if is_same else "nearly the same as"
     of_class = f" of class {class_name}" if class_name else " of no class"
     return f"{kind} {other_path}" + of_class * (code in (Code.TWO_LABELS, Code.NEAR_TWO_LABELS))
@@ -91,14 +96,17 @@ def describe_relation(code: Code, other_path: Path, class_name: str, *, is_same:
 
 def _find_plain_images(images: ImageTable, thresholds: Thresholds) -> NDArray[np.bool_]:
     """Return whether each image is tiny, without detail, or line art, bool `(N,)`."""
-    facts = images.facts
+    measurements = images.measurements
     plain: NDArray[np.bool_] = (
-        is_tiny(facts, thresholds) | (facts["two_levels"] >= PLAIN) | (facts["sharpness"] < SMOOTH)
+        is_tiny(measurements, thresholds)
+        | (measurements["two_level_fraction"] >= MIN_LINE_ART_FRACTION)
+        | (measurements["sharpness"] < MAX_SMOOTH_SHARPNESS)
     )
     return plain
 
 
 def _find_equal_digests(digests: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
+    """Yield pairs of indices with equal, nonzero digests `(N, 2)`."""
     order = np.lexsort(digests.T)
     last = digests[order, 1]
     same = np.flatnonzero(last[:-1] == last[1:])
@@ -114,9 +122,10 @@ def _iter_near_duplicates(
     thresholds: Thresholds,
     groups: DisjointSets,
 ) -> Iterator[tuple[int, int]]:
+    """Yield pairs of near-duplicates, as indices in `images`; the minimum correlations are in the order compared."""
     pairs = find_near_duplicate_pairs(
-        lambda numbers: images.facts["thumb"][compared_indices[numbers]],
-        compute_perceptual_hashes(images.facts["thumb"], compared_indices),
+        lambda numbers: images.measurements["thumbnail"][compared_indices[numbers]],
+        compute_perceptual_hashes(images.measurements["thumbnail"], compared_indices),
         max_bits=thresholds.near_bits,
         max_rotated_bits=thresholds.turned_bits,
         min_correlation_per_image=min_correlation_per_image,
@@ -134,33 +143,35 @@ def _make_cache_key(
 ) -> bytes:
     """Hash everything that determines which images are near-duplicates."""
     key = hashlib.sha256(
-        f"{VERSION} {thresholds.near_bits} {thresholds.turned_bits} {thresholds.crop_correlation} ".encode()
+        f"{NEAR_DUPLICATES_VERSION} {thresholds.near_bits} {thresholds.turned_bits} "
+        f"{thresholds.crop_correlation} ".encode()
     )
-    for column in (images.digest, compared_indices, min_correlation_per_image):
+    for column in (images.digests, compared_indices, min_correlation_per_image):
         key.update(column.data)
     return key.digest()
 
 
 def _iter_relations(images: ImageTable, groups: Sequence[Sequence[int]], thresholds: Thresholds) -> Iterator[Relation]:
+    """Yield the relations of the images of each group: leaks, duplicates, near-duplicates and placeholders."""
     is_multi_label = images.is_multi_label
 
     def find_file(index: int) -> int:
-        return bisect_right(images.starts, index) - 1
+        return bisect_right(images.file_starts, index) - 1
 
     def get_class(index: int) -> int:
-        return int(images.class_id[index])
+        return int(images.set_indices[index])
 
     def get_class_of_near_duplicate(index: int) -> int:
         return 0 if is_multi_label else get_class(index)  # a crop may show fewer of the classes
 
     def get_digest(index: int) -> bytes:
-        return bytes(images.digest[index].data)
+        return bytes(images.digests[index].data)
 
     for group in groups:
         by_file = _group_by(group, find_file)
-        yield from _iter_leaks(by_file, images.starts)
+        yield from _iter_leaks(by_file, images.file_starts)
         for same in _group_by(group, get_digest).values():
-            yield from _iter_relations_of_copies(_group_by(same, get_class), _group_by(same, find_file))
+            yield from _iter_relations_of_identical_images(_group_by(same, get_class), _group_by(same, find_file))
             if len(same) >= thresholds.placeholder_copies:
                 yield from ((index, Code.PLACEHOLDER, same[0 if index != same[0] else -1]) for index in same)
         yield from _iter_near_duplicates_in_two_classes(group, get_class_of_near_duplicate, get_digest)
@@ -171,16 +182,17 @@ def _iter_relations(images: ImageTable, groups: Sequence[Sequence[int]], thresho
 
 
 def _group_by(indices: Iterable[int], key: Callable[[int], Key]) -> dict[Key, list[int]]:
+    """Return the indices by the value of `key`."""
     groups: dict[Key, list[int]] = {}
     for index in indices:
         groups.setdefault(key(index), []).append(index)
     return groups
 
 
-def _iter_relations_of_copies(
+def _iter_relations_of_identical_images(
     indices_by_class: Mapping[int, Sequence[int]], indices_by_file: Mapping[int, Sequence[int]]
 ) -> Iterator[Relation]:
-    """Yield the relations of byte-identical images."""
+    """Yield the relations of byte-identical images: duplicates, or images in several classes."""
     first, *others = [indices[0] for indices in indices_by_class.values()]
     if others:
         for indices in indices_by_class.values():

@@ -16,13 +16,13 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 4
-"""Version of the comparison, part of cache keys; increase it when the result changes."""
+NEAR_DUPLICATES_VERSION = 4
+"""Version of the algorithm, part of cache keys; increase it when the result changes."""
 
-LOOKUP_COST = 80
+COMPARISONS_PER_LOOKUP = 80
 """Number of hash comparisons that take as long as one look-up in a band (measured at 20,000 to 60,000 images)."""
 
-BATCH_SIZE = 1 << 14
+HASH_PAIR_BATCH_SIZE = 1 << 14
 """Pairs of hashes compared at a time; limits memory and fits the processor's cache."""
 
 HASH_BATCH_SIZE = 1 << 10
@@ -34,8 +34,8 @@ PAIR_BATCH_SIZE = 64
 MIN_ALIGN_CORRELATION = 0.7
 """Minimum correlation at which thumbnails are aligned; 80 of the 82 crops that alignment finds are above it."""
 
-CROP_SIZES = (0.98, 0.96, 0.94, 0.92, 0.90, 0.88)
-"""Scales of the crops that are compared."""
+CROP_SCALES = (0.98, 0.96, 0.94, 0.92, 0.90, 0.88)
+"""Sizes of the crops that are compared, as fractions of the image."""
 
 Value = TypeVar("Value", bound=np.generic)
 
@@ -91,21 +91,21 @@ class DisjointSets:
 
 @dataclass(frozen=True, slots=True)
 class Orientation:
-    """One of the eight orientations of an image: it is transposed first, then flipped."""
+    """One of the eight orientations of an image, which is transposed first, then flipped vertically or horizontally."""
 
     transposed: bool
-    upside_down: bool
-    mirrored: bool
+    flipped_vertically: bool
+    flipped_horizontally: bool
 
     @property
-    def is_original(self) -> bool:
-        """Whether the image stays as it is."""
-        return not (self.transposed or self.upside_down or self.mirrored)
+    def is_identity(self) -> bool:
+        """Whether the orientation is the identity: the image is neither transposed nor flipped."""
+        return not (self.transposed or self.flipped_vertically or self.flipped_horizontally)
 
     def apply_to_images(self, images: NDArray[Value]) -> NDArray[Value]:
         """Apply this orientation to square images `(..., side, side)`."""
         images = images.swapaxes(-1, -2) if self.transposed else images
-        return images[..., :: -1 if self.upside_down else 1, :: -1 if self.mirrored else 1]
+        return images[..., :: -1 if self.flipped_vertically else 1, :: -1 if self.flipped_horizontally else 1]
 
     def apply_to_thumbnails(self, thumbnails: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Apply this orientation to thumbnails `(n, 256)`."""
@@ -114,11 +114,12 @@ class Orientation:
     def apply_to_hashes(self, hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """Return the perceptual hashes `(N,)` of the images in this orientation; a flip negates the odd frequencies."""
         hashes = _transpose_bits(hashes) if self.transposed else hashes
-        flipped = (_ODD_ROWS if self.upside_down else 0) ^ (_ODD_COLUMNS if self.mirrored else 0)
+        flipped = (_ODD_ROWS if self.flipped_vertically else 0) ^ (_ODD_COLUMNS if self.flipped_horizontally else 0)
         return hashes ^ np.uint64(flipped)
 
 
 ORIENTATIONS = tuple(starmap(Orientation, product((False, True), repeat=3)))
+"""The eight orientations; the first is the identity."""
 
 _ODD_ROWS, _ODD_COLUMNS = 0xFF00FF00FF00FF00, 0xAAAAAAAAAAAAAAAA
 
@@ -157,7 +158,7 @@ def find_near_duplicate_pairs(
             are skipped, so that a long series of frames is not compared pair by pair.
     """
     for orientation in ORIENTATIONS:
-        bits = max_bits if orientation.is_original else max_rotated_bits
+        bits = max_bits if orientation.is_identity else max_rotated_bits
         for ones, others in _find_close_pairs(orientation.apply_to_hashes(hashes), hashes, bits):
             for start in range(0, len(ones), PAIR_BATCH_SIZE):
                 one, other = ones[start : start + PAIR_BATCH_SIZE], others[start : start + PAIR_BATCH_SIZE]
@@ -184,7 +185,9 @@ def compute_perceptual_hashes(thumbnails: NDArray[np.uint8], indices: NDArray[np
     for begin in range(0, len(indices), HASH_BATCH_SIZE):
         chunk = slice(begin, begin + HASH_BATCH_SIZE)
         squares = thumbnails[indices[chunk]].reshape(-1, 16, 16).astype(np.float32)
-        waves = (_WAVES @ squares @ _WAVES.T).reshape(-1, 64)  # one large product would start all BLAS threads
+        waves = (_DCT_MATRIX @ squares @ _DCT_MATRIX.T).reshape(
+            -1, 64
+        )  # one large product would start all BLAS threads
         hashes[chunk] = np.packbits(waves > 0, axis=1, bitorder="little").view("<u8").ravel()
     return hashes
 
@@ -212,8 +215,8 @@ def _compute_best_crop_correlation(
     thumbnails: NDArray[np.float32], crop_thumbnails: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Return the best correlation `(n,)` of each crop with any part of its image; thumbnails are `(n, 256)`."""
-    rows = _WINDOWS @ thumbnails.reshape(-1, 1, 1, 16, 16)  # (n, sizes, offsets, 16, 16)
-    parts = rows[:, :, :, None] @ _WINDOWS.transpose(0, 1, 3, 2)[:, None]  # (n, sizes, offsets, offsets, 16, 16)
+    rows = _CROP_MATRICES @ thumbnails.reshape(-1, 1, 1, 16, 16)  # (n, sizes, offsets, 16, 16)
+    parts = rows[:, :, :, None] @ _CROP_MATRICES.transpose(0, 1, 3, 2)[:, None]  # (n, sizes, offsets, offsets, 16, 16)
     found = (
         _normalize_vectors(parts.reshape(*parts.shape[:4], 256).astype(np.float32))
         @ _normalize_vectors(crop_thumbnails)[:, None, None, :, None]
@@ -222,10 +225,10 @@ def _compute_best_crop_correlation(
     return best
 
 
-def _make_windows() -> NDArray[np.float32]:
-    """Return the matrices that interpolate a crop of an axis: each of CROP_SIZES at its start, middle and end."""
-    windows = np.zeros((len(CROP_SIZES), 3, 16, 16), np.float32)
-    for number, size in enumerate(CROP_SIZES):
+def _make_crop_matrices() -> NDArray[np.float32]:
+    """Return the matrices that interpolate crops of an axis: of each scale, at its start, middle and end."""
+    windows = np.zeros((len(CROP_SCALES), 3, 16, 16), np.float32)
+    for number, size in enumerate(CROP_SCALES):
         for offset, share in enumerate((0.0, 0.5, 1.0)):
             at = np.clip(size * (np.arange(16) + 0.5) + share * (1 - size) * 16 - 0.5, 0, 15)
             below = np.minimum(at.astype(int), 14)
@@ -234,11 +237,11 @@ def _make_windows() -> NDArray[np.float32]:
     return windows
 
 
-_WAVES = np.cos(np.pi / 16 * np.outer(np.arange(8), np.arange(16) + 0.5)).astype(np.float32)
-"""Lowest frequencies along an axis: `(8, 16)`."""
+_DCT_MATRIX = np.cos(np.pi / 16 * np.outer(np.arange(8), np.arange(16) + 0.5)).astype(np.float32)
+"""Matrix of the discrete cosine transform to the lowest frequencies of an axis: `(8, 16)`."""
 
-_WINDOWS = _make_windows()
-"""Interpolation matrices `(sizes, offsets, 16, 16)`."""
+_CROP_MATRICES = _make_crop_matrices()
+"""Matrices that interpolate crops of an axis: `(scales, offsets, 16, 16)`."""
 
 
 def _find_close_pairs(
@@ -252,7 +255,7 @@ def _find_close_pairs(
     """
     bits = [(max_bits + 1 + band) // 4 - 1 for band in range(4)]  # each plus 1, they add up to max_bits + 1
     look_ups = sum(comb(16, flipped) for most in bits for flipped in range(most + 1))
-    if len(hashes) <= LOOKUP_COST * look_ups:
+    if len(hashes) <= COMPARISONS_PER_LOOKUP * look_ups:
         yield from _compare_all_pairs(rotated_image_hashes, hashes, max_bits)
         return
     for band in range(4):
@@ -268,7 +271,7 @@ def _compare_all_pairs(
     rotated_image_hashes: NDArray[np.uint64], hashes: NDArray[np.uint64], max_bits: int
 ) -> Iterator[tuple[Indices, Indices]]:
     """Return the result of `_find_close_pairs` by comparing all pairs."""
-    step = max(4, BATCH_SIZE // max(1, len(hashes)))
+    step = max(4, HASH_PAIR_BATCH_SIZE // max(1, len(hashes)))
     for top in range(0, len(hashes), step):
         near = np.bitwise_count(rotated_image_hashes[top : top + step, None] ^ hashes[top:]) <= max_bits
         one, other = np.divmod(np.flatnonzero(near), len(hashes) - top)
@@ -289,20 +292,20 @@ def _find_close_pairs_in_band(
     wanted_bands = wanted_bands[ones]  # sorted for locality of memory accesses
     begins = np.searchsorted(keys[others], np.arange((1 << 16) + 1)).astype(np.int32)
     for flipped in (mask for mask in range(1 << 16) if mask.bit_count() <= max_bits):
-        for top in range(0, len(wanted_bands), BATCH_SIZE):
-            wanted = wanted_bands[top : top + BATCH_SIZE] ^ np.uint16(flipped)
+        for top in range(0, len(wanted_bands), HASH_PAIR_BATCH_SIZE):
+            wanted = wanted_bands[top : top + HASH_PAIR_BATCH_SIZE] ^ np.uint16(flipped)
             first, last = begins[wanted], begins[1:][wanted]
             for one, other in _expand_ranges(np.arange(top, top + len(wanted)), first, last - first):
                 yield ones[one].astype(np.intp), others[other].astype(np.intp)
 
 
 def _expand_ranges(indices: Indices, starts: Indices, lengths: Indices) -> Iterator[tuple[Indices, Indices]]:
-    """Yield the pairs of each index with each integer of its range, about BATCH_SIZE pairs at a time."""
+    """Yield the pairs of each index with each integer of its range, about HASH_PAIR_BATCH_SIZE pairs at a time."""
     ends = lengths.cumsum()
     start = 0
     while start < len(indices):
         done = int(ends[start - 1]) if start else 0
-        end = max(start + 1, int(np.searchsorted(ends, done + BATCH_SIZE)))
+        end = max(start + 1, int(np.searchsorted(ends, done + HASH_PAIR_BATCH_SIZE)))
         some = lengths[start:end]
         one = np.repeat(indices[start:end], some)
         yield one, np.arange(len(one)) + np.repeat(starts[start:end] - (ends[start:end] - some - done), some)

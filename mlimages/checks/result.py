@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.checks.codes import ERRORS, Code, Finding, Thresholds
+from mlimages.checks.codes import ERROR_CODES, Code, Finding, Thresholds
 from mlimages.checks.findings import Findings
-from mlimages.checks.image_facts import FactsTable
+from mlimages.checks.measurements import MeasurementTable
 from mlimages.core import (
     InputError,
     LabeledPath,
@@ -31,7 +31,7 @@ from mlimages.labels import LabelFile, format_label, write_label_output
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A file to move, its new path, and the code of the finding that is the reason."""
+    """A file to move from `source` to `target`, and the code of the finding that is the reason."""
 
     source: Path
     target: Path
@@ -40,10 +40,10 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class SimilarPair:
-    """Two images with similar features, and the correlation of their aligned thumbnails."""
+    """The paths of two images with similar features, and the correlation of their aligned thumbnails."""
 
-    one: Path
-    other: Path
+    path: Path
+    other_path: Path
     correlation: float
 
 
@@ -54,15 +54,15 @@ class CheckReport:
     Attributes:
         files: the label files, in the order given.
         class_names: names of the classes of all files.
-        counts: number of images by (index of the file, class name).
-        checked: number of images.
-        ok: number of images without an error.
+        class_counts: number of images by (index of the file, class name).
+        num_images: number of images.
+        num_ok: number of images without an error.
         findings: all findings, sorted by file and line.
         duplicate_groups: groups of duplicates and near-duplicates, in the order of the files.
         feature_pairs: near-duplicates found only by features; None if features were not compared.
-        thresholds: the thresholds that were applied, after `Thresholds.for_count` and `for_sharpness`.
-        seconds: duration of the check in seconds.
-        facts: structured array of the measurements of each image `(N,)`, in the order of the files: size, mode,
+        thresholds: the thresholds that were applied, after `Thresholds.adapt_to_size` and `adapt_to_sharpness`.
+        duration_s: duration of the check in seconds.
+        measurements: structured array of the measurements of each image `(N,)`, in the order of the files: size, mode,
             sharpness and so on; zeros if not decoded.
         digests: first 16 bytes of each image's SHA-256 `(N, 2)` uint64, in the order of the files; zeros if not
             decoded.
@@ -70,71 +70,73 @@ class CheckReport:
 
     files: tuple[LabelFile, ...]
     class_names: tuple[str, ...]
-    counts: Mapping[tuple[int, str], int]
-    checked: int
-    ok: int
+    class_counts: Mapping[tuple[int, str], int]
+    num_images: int
+    num_ok: int
     findings: Findings
     duplicate_groups: tuple[tuple[Path, ...], ...]
     feature_pairs: tuple[SimilarPair, ...] | None
     thresholds: Thresholds
-    seconds: float
-    facts: FactsTable = field(repr=False)
+    duration_s: float
+    measurements: MeasurementTable = field(repr=False)
     digests: NDArray[np.uint64] = field(repr=False)
 
     def __repr__(self) -> str:
         files = ", ".join(str(file.path) for file in self.files)
         found = ", ".join(f"{count} {code}" for code, count in (self.errors | self.warnings).items())
-        return f"<CheckReport of {files}: {self.checked} images, {self.ok} ok{'; ' if found else ''}{found}>"
+        return f"<CheckReport of {files}: {self.num_images} images, {self.num_ok} ok{'; ' if found else ''}{found}>"
 
     def _repr_html_(self) -> str:
         rows = [
             (code, count, make_html_images(finding.path for finding in self.findings.select([Code(code)])))
             for code, count in (self.errors | self.warnings).items()
         ]
-        title = f"{self.checked} images checked, {self.ok} without an error"
+        title = f"{self.num_images} images checked, {self.num_ok} without an error"
         return make_html_table(title, rows, header=("code", "images", "first images"))
 
     @property
     def errors(self) -> dict[str, int]:
-        """Number of errors by code; `kept` excludes images with an error."""
+        """Number of errors by code; `exclude_errors` excludes these images."""
         return self._count(are_errors=True)
 
     @property
     def warnings(self) -> dict[str, int]:
-        """Number of warnings by code; `kept` includes images with only warnings."""
+        """Number of warnings by code; `exclude_errors` includes these images."""
         return self._count(are_errors=False)
 
-    def kept(self, file: int = 0) -> LabelFile:
+    def exclude_errors(self, file_index: int = 0) -> LabelFile:
         """Return the label file with this index in `files`, without the images that have an error."""
-        images = slice(*self.findings.images.starts[file : file + 2])
-        return self.files[file].where(~self.findings.error_mask()[images])
+        images = slice(*self.findings.images.file_starts[file_index : file_index + 2])
+        return self.files[file_index].where(~self.findings.error_mask()[images])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as a dict that `json.dumps` can write."""
         return {
-            "checked": self.checked,
-            "ok": self.ok,
+            "checked": self.num_images,
+            "ok": self.num_ok,
             "errors": self.errors,
             "warnings": self.warnings,
             "duplicate_groups": [[str(path) for path in group] for group in self.duplicate_groups],
             "feature_pairs": self.feature_pairs
-            and [[str(pair.one), str(pair.other), round(pair.correlation, 3)] for pair in self.feature_pairs],
-            "seconds": round(self.seconds, 3),
+            and [[str(pair.path), str(pair.other_path), round(pair.correlation, 3)] for pair in self.feature_pairs],
+            "seconds": round(self.duration_s, 3),
             "files": [str(file.path) for file in self.files],
             "thresholds": asdict(self.thresholds),
         }
 
     def _count(self, *, are_errors: bool) -> dict[str, int]:
+        """Return the number of errors, or of warnings, by code."""
         counts = self.findings.counts()
         return {code.value: counts[code] for code in Code if counts[code] and code.is_error == are_errors}
 
 
-def list_outcome_paths(files: Iterable[LabelFile]) -> list[tuple[Path, Path, Path]]:
-    """Return the paths of the files that `write_outcome` writes beside each label file: `NAME_checked.txt`,
+def list_result_paths(files: Iterable[LabelFile]) -> list[tuple[Path, Path, Path]]:
+    """Return the paths of the files that `write_results` writes beside each label file: `NAME_checked.txt`,
     `NAME_rejected.tsv` and `NAME_warnings.tsv`.
 
     Raises:
-        InputError: two label files have the same paths: a file is given twice, or two differ only in their suffix.
+        InputError: two label files would have the same result files: a file is given twice, or two differ only in
+            their suffix.
     """
     found: dict[str, tuple[Path, tuple[Path, Path, Path]]] = {}
     for path in (file.path for file in files):
@@ -150,7 +152,7 @@ def list_outcome_paths(files: Iterable[LabelFile]) -> list[tuple[Path, Path, Pat
     return [paths for _, paths in found.values()]
 
 
-def write_outcome(report: CheckReport, moved: Iterable[Move] = (), *, overwrite: bool = False) -> list[Path]:
+def write_results(report: CheckReport, moves: Iterable[Move] = (), *, overwrite: bool = False) -> list[Path]:
     """Write the results of a check beside each label file, and return the paths of the files written.
 
     `NAME_checked.txt` lists the images without an error, `NAME_rejected.tsv` the errors, and `NAME_warnings.tsv` the
@@ -158,30 +160,30 @@ def write_outcome(report: CheckReport, moved: Iterable[Move] = (), *, overwrite:
 
     Args:
         report: result of `check`.
-        moved: the moves that have been made; the files contain the new paths of the images.
+        moves: the moves that have been made; the files contain the new paths of the images.
         overwrite: replace files that mlimages did not write, or that were edited since.
 
     Raises:
         InputError: a file exists that mlimages did not write or that was edited since, and `overwrite` is false; or two
             label files would have the same results.
     """
-    current_paths = {os.path.realpath(move.source): move.target for move in moved}
+    current_paths = {os.path.realpath(move.source): move.target for move in moves}
     written = []
-    for number, (checked, rejected, warnings) in enumerate(list_outcome_paths(report.files)):
+    for number, (checked, rejected, warnings) in enumerate(list_result_paths(report.files)):
         file = report.files[number]
-        kept: Iterable[LabeledPath] = report.kept(number)
+        kept: Iterable[LabeledPath] = report.exclude_errors(number)
         if current_paths:
             kept = (replace(item, path=_find_current_path(item.path, current_paths)) for item in kept)
         write_label_output(checked, kept, file.class_names, overwrite=overwrite)
-        for table, codes in ((rejected, ERRORS), (warnings, set(Code) - ERRORS)):
+        for table, codes in ((rejected, ERROR_CODES), (warnings, set(Code) - ERROR_CODES)):
             with write_output(table, overwrite=overwrite) as temporary_path:
-                _write_table(temporary_path, file, current_paths, report.findings.select(codes, file=number))
+                _write_table(temporary_path, file, current_paths, report.findings.select(codes, file_index=number))
         written += [checked, rejected, warnings]
     return written + [file.path for file in report.files if _update_label_file(file, current_paths)]
 
 
 def find_outdated_label_files(report: CheckReport, moves: Iterable[Move]) -> list[Path]:
-    """Return the label files that, after `write_outcome`, still list moved images by their old paths."""
+    """Return the label files that, after `write_results`, still list moved images by their old paths."""
     sources = {os.path.realpath(move.source) for move in moves}
     found = []
     for file in filter(None, map(_find_label_file, report.files)) if sources else ():
@@ -192,7 +194,7 @@ def find_outdated_label_files(report: CheckReport, moves: Iterable[Move]) -> lis
 
 
 def _update_label_file(file: LabelFile, current_paths: Mapping[str, Path]) -> bool:
-    """Write the new paths of moved images to a label file; False if it lists none or was not written by mlimages."""
+    """Write the new paths of moved images to a label file that mlimages wrote; return whether it was changed."""
     stored = _find_label_file(file) if current_paths else None
     if stored is None:
         return False
@@ -207,7 +209,7 @@ def _update_label_file(file: LabelFile, current_paths: Mapping[str, Path]) -> bo
 
 
 def _find_label_file(file: LabelFile) -> LabelFile | None:
-    """Return the label file on disk; for a folder, the one that mlimages wrote for it, or None."""
+    """Return the label file on disk; for a folder, the one that mlimages wrote for it; None if there is none."""
     if file.is_stored:
         return file
     return (
@@ -216,12 +218,14 @@ def _find_label_file(file: LabelFile) -> LabelFile | None:
 
 
 def _find_current_path(path: Path, current_paths: Mapping[str, Path]) -> Path:
+    """Return the new path of an image, or `path` if it was not moved; keys of `current_paths` are real paths."""
     return current_paths.get(os.path.realpath(path), path) if current_paths else path
 
 
 def _write_table(
     temporary_path: Path, labels: LabelFile, current_paths: Mapping[str, Path], findings: Iterable[Finding]
 ) -> None:
+    """Write findings as a table with the columns path, label, code and detail."""
     class_names = labels.class_names  # read from the label file
     with temporary_path.open("w", encoding="utf-8", newline="") as out:
         table = csv.writer(out, delimiter="\t", lineterminator="\n")

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mlimages.checks.cache import ExaminedImage, FactsCache, FileState
+from mlimages.checks.cache import CheckCache, ExaminedImage, FileState
 from mlimages.checks.codes import Code, Thresholds
 from mlimages.checks.feature_pairs import require_usearch
 from mlimages.checks.findings import Findings, merge_finding_rows
-from mlimages.checks.image_facts import examine, make_facts_table
 from mlimages.checks.image_table import DIGEST_BYTES, ImageTable
 from mlimages.checks.leaks import add_feature_pairs, find_duplicate_groups, make_duplicate_findings
+from mlimages.checks.measurements import examine, make_measurement_table
 from mlimages.checks.result import CheckReport, SimilarPair
 from mlimages.checks.rules import apply_class_rules, apply_rules, describe_wrong_suffix
 from mlimages.core import (
@@ -41,10 +41,10 @@ from mlimages.core import (
 from mlimages.images import make_reading_threads, read_bytes, require_available
 from mlimages.labels import LabelFile, open_splits
 
-BATCH = 256
+MIN_BATCH_SIZE = 256
 """Images looked up in the cache at a time; after an interruption, at most this many are examined again."""
 
-MAX_BATCH = 16_384
+MAX_BATCH_SIZE = 16_384
 """Maximum batch size for many workers; SQLite limits the number of parameters of a query."""
 
 LabelFiles = LabelFile | str | os.PathLike[str] | Iterable[LabelFile | str | os.PathLike[str]]
@@ -102,13 +102,13 @@ def check(
     pool = pool or make_reading_threads(first, workers)
     if embed:
         require_usearch(len(images))
-    with closing(progress), FactsCache() as cache:  # a closed progress bar ends its line before an error
+    with closing(progress), CheckCache() as cache:  # a closed progress bar ends its line before an error
         unavailable = _examine_all(images, thresholds, cache, pool, progress)
         require_available(unavailable, skip=skip_unavailable)
-        thresholds = thresholds.for_count(len(images))
-        sharpness = images.facts["sharpness"][images.decoded_mask]
+        thresholds = thresholds.adapt_to_size(len(images))
+        sharpness = images.measurements["sharpness"][images.decoded_mask]
         if len(sharpness):
-            thresholds = thresholds.for_sharpness(len(sharpness), float(np.median(sharpness)))
+            thresholds = thresholds.adapt_to_sharpness(len(sharpness), float(np.median(sharpness)))
         sets = find_duplicate_groups(images, thresholds, cache)
     pairs = add_feature_pairs(images, thresholds, sets, embed, progress) if embed else None
     groups = sets.list_sets()
@@ -118,16 +118,16 @@ def check(
     return CheckReport(
         files=images.files,
         class_names=images.class_names,
-        counts=images.count_by_file_and_class(),
-        checked=len(images),
-        ok=len(images) - int(findings.error_mask().sum()),
+        class_counts=images.count_by_file_and_class(),
+        num_images=len(images),
+        num_ok=len(images) - int(findings.error_mask().sum()),
         findings=findings,
         duplicate_groups=tuple(tuple(paths[index] for index in group) for group in groups),
         feature_pairs=None if pairs is None else tuple(SimilarPair(paths[a], paths[b], value) for a, b, value in pairs),
         thresholds=thresholds,
-        seconds=time.perf_counter() - began,
-        facts=images.facts,
-        digests=images.digest,
+        duration_s=time.perf_counter() - began,
+        measurements=images.measurements,
+        digests=images.digests,
     )
 
 
@@ -142,16 +142,19 @@ def group_duplicates(
 
 
 def find_decodable_images(paths: Iterable[Path]) -> dict[Path, bytes]:
-    """Return the SHA-256, by path, of unchanged images that an earlier check decoded; no image is read."""
+    """Return the SHA-256, by path, of the images that an earlier check decoded and that have not changed since."""
     remaining, decodable = iter(paths), dict[Path, bytes]()
-    with FactsCache() as cache:
-        while batch := list(islice(remaining, BATCH)):
+    with CheckCache() as cache:
+        while batch := list(islice(remaining, MIN_BATCH_SIZE)):
             cached = _find_cached_results(batch, cache)[1]
-            decodable.update((path, one.digest) for path, one in zip(batch, cached, strict=True) if one and one.facts)
+            decodable.update(
+                (path, one.sha256) for path, one in zip(batch, cached, strict=True) if one and one.packed_measurements
+            )
     return decodable
 
 
 def _open_label_files(files: LabelFiles) -> list[LabelFile]:
+    """Return the label files, or those of each split of a folder."""
     several = [files] if isinstance(files, (LabelFile, str, os.PathLike)) else files
     opened = [labels for file in several for labels in open_splits(file).values()]
     # a folder is listed only once: images that are moved or added later would not match the findings
@@ -159,13 +162,13 @@ def _open_label_files(files: LabelFiles) -> list[LabelFile]:
 
 
 def _examine_all(
-    images: ImageTable, thresholds: Thresholds, cache: FactsCache, pool: Pool, progress: Progress
+    images: ImageTable, thresholds: Thresholds, cache: CheckCache, pool: Pool, progress: Progress
 ) -> list[BrokenImage]:
     """Fill the table with the results of all images; return the remote images that cannot be downloaded."""
     unavailable: list[BrokenImage] = []
     progress.start("check", len(images), "images")
     listed = images.iter_all_labels()
-    size = min(BATCH * max(1, pool.workers * pool.chunk_size // 64), MAX_BATCH)  # several for each worker
+    size = min(MIN_BATCH_SIZE * max(1, pool.workers * pool.chunk_size // 64), MAX_BATCH_SIZE)  # several for each worker
     while batch := list(islice(listed, size)):
         paths = [path for _, path, _ in batch]
         examined = _examine_batch(paths, cache, thresholds, pool)
@@ -182,26 +185,29 @@ def _examine_all(
 def _record_results(
     images: ImageTable, first_index: int, paths: Sequence[str], examined_images: Sequence[ExaminedImage]
 ) -> None:
-    decoded = [row for row, image in enumerate(examined_images) if image.facts]
+    """Write the results of consecutive images, the first at `first_index`, to the table."""
+    decoded = [row for row, image in enumerate(examined_images) if image.packed_measurements]
     if decoded:
         indices = first_index + np.array(decoded)
-        images.facts[indices] = make_facts_table(examined_images[row].facts or b"" for row in decoded)
-        digests = b"".join(examined_images[row].digest[:DIGEST_BYTES] for row in decoded)
-        images.digest[indices] = np.frombuffer(digests, np.uint64).reshape(-1, 2)
+        images.measurements[indices] = make_measurement_table(
+            examined_images[row].packed_measurements or b"" for row in decoded
+        )
+        digests = b"".join(examined_images[row].sha256[:DIGEST_BYTES] for row in decoded)
+        images.digests[indices] = np.frombuffer(digests, np.uint64).reshape(-1, 2)
     for index, (path, image) in enumerate(zip(paths, examined_images, strict=True), start=first_index):
         if image.fault:
             images.record_fault(index, Code(image.fault), image.detail)
-        elif detail := describe_wrong_suffix(path, images.facts["format"][index].decode()):
+        elif detail := describe_wrong_suffix(path, images.measurements["format"][index].decode()):
             images.record_fault(index, Code.WRONG_SUFFIX, detail)
 
 
-def _examine_batch(paths: Sequence[str], cache: FactsCache, thresholds: Thresholds, pool: Pool) -> list[ExaminedImage]:
+def _examine_batch(paths: Sequence[str], cache: CheckCache, thresholds: Thresholds, pool: Pool) -> list[ExaminedImage]:
     """Return the result of each image, from the cache if the file has not changed."""
     states, cached = _find_cached_results(paths, cache)
     new = [row for row, image in enumerate(cached) if not image]
     size = pool.chunk_size
     chunks = ([paths[row] for row in new[start : start + size]] for start in range(0, len(new), size))
-    lookup = cache.find_by_digest if isinstance(pool, ThreadPool) else None  # other processes do not have the cache
+    lookup = cache.find_by_sha256 if isinstance(pool, ThreadPool) else None  # other processes do not have the cache
     results = pool.map(partial(_examine_files, thresholds=thresholds, lookup=lookup), chunks)
     examined = dict(zip(new, chain.from_iterable(results), strict=True))
     cache.store_results((state, examined[row]) for row in new if (state := states[row]))
@@ -209,15 +215,16 @@ def _examine_batch(paths: Sequence[str], cache: FactsCache, thresholds: Threshol
 
 
 def _find_cached_results(
-    paths: Sequence[Path | str], cache: FactsCache
+    paths: Sequence[Path | str], cache: CheckCache
 ) -> tuple[list[FileState | None], list[ExaminedImage | None]]:
     """Return the state of each file, and its cached result; None if it has no state or is not cached."""
     states = [_read_file_state(path) for path in paths]
-    found = cache.find([state for state in states if state])
+    found = cache.find_results([state for state in states if state])
     return states, [found.get(state.path) if state else None for state in states]
 
 
 def _read_file_state(path: Path | str) -> FileState | None:
+    """Return the state of a file; None if the file is remote or cannot be examined."""
     if is_remote(path):  # requesting the state takes as long as reading the file, so it is cached by content only
         return None
     state = fingerprint(path)
@@ -229,12 +236,12 @@ def _examine_files(paths: Sequence[str], thresholds: Thresholds, lookup: CacheLo
 
 
 def _examine_file(path: str, thresholds: Thresholds, lookup: CacheLookup | None) -> ExaminedImage:
-    """Return the facts or the fault of an image; it is decoded unless the same bytes are in the cache."""
-    digest = b""
+    """Return the measurements or the fault of an image; it is decoded unless the same bytes are in the cache."""
+    sha256 = b""
     try:
         data = read_bytes(as_path(path))
-        digest = hashlib.sha256(data).digest() if data else b""
-        cached = lookup(digest) if lookup and digest else None
-        return cached or ExaminedImage(digest, examine(data, max_pixels=thresholds.max_pixels).pack())
+        sha256 = hashlib.sha256(data).digest() if data else b""
+        cached = lookup(sha256) if lookup and sha256 else None
+        return cached or ExaminedImage(sha256, examine(data, max_pixels=thresholds.max_pixels).pack())
     except ImageError as error:
-        return ExaminedImage(digest, fault=error.fault, detail=error.detail)
+        return ExaminedImage(sha256, fault=error.fault, detail=error.detail)

@@ -149,7 +149,7 @@ def check(
     thresholds = checks.Thresholds.parse(threshold)
     pages = [as_path(page)] if page else []
     files = [labels for source in sources for labels in read_splits(source, TableOptions(**table_options))]
-    require_writable([*pages, *chain.from_iterable(checks.list_outcome_paths(files))], overwrite=force)
+    require_writable([*pages, *chain.from_iterable(checks.list_result_paths(files))], overwrite=force)
     embed = _open_embedder(files) if features else None
     with open_cluster(engine, address) as pool:
         report = checks.check(
@@ -170,7 +170,7 @@ def check(
             checks.move_files([move])
         if not as_json:
             print(f"{'moved' if yes else 'would move'} {move.source} to {move.target} ({move.code})")
-    written = checks.write_outcome(report, moves if yes else (), overwrite=force)
+    written = checks.write_results(report, moves if yes else (), overwrite=force)
     if as_json:
         moved = [{"from": str(move.source), "to": str(move.target), "code": move.code} for move in moves]
         print_as_json({**report.to_dict(), "moves": moved})
@@ -182,14 +182,14 @@ def check(
         print_to_stderr(
             f"not updated: {names} (not written by mlimages, or edited since); use NAME_checked.txt instead"
         )
-    if advice := describe_missing_images(report.errors.get("missing", 0), report.checked):
+    if advice := describe_missing_images(report.errors.get("missing", 0), report.num_images):
         print_to_stderr(advice)
     if count := report.errors.get(checks.Code.TWO_LABELS, 0):
         print_to_stderr(
             f"{pluralize(count, 'image')} excluded because of identical images in other classes; use --multi-label if "
             "an image may have several classes"
         )
-    if report.ok:
+    if report.num_ok:
         checked = [path for path in written if path.name.endswith("_checked.txt")]
         print_next_command("finetune", checked[0], *(["--val", checked[1]] if len(checked) > 1 else []))
     if strict and report.errors:
@@ -206,7 +206,7 @@ def _open_embedder(files: Sequence[LabelFile]) -> Embedder:
 
 
 def _print_report(report: CheckReport) -> None:
-    print(f"{pluralize(report.checked, 'image')} checked, {report.ok} ok, {report.seconds:.1f} s")
+    print(f"{pluralize(report.num_images, 'image')} checked, {report.num_ok} ok, {report.duration_s:.1f} s")
     if report.feature_pairs is not None:
         print(f"{pluralize(len(report.feature_pairs), 'pair')} of near-duplicates found only by features")
     for title, counts in (("errors (excluded)", report.errors), ("warnings (kept)", report.warnings)):

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from mlimages.checks import CheckReport, check, split_labels, write_outcome
+from mlimages.checks import CheckReport, check, split_labels, write_results
 from mlimages.core import GatherSummary, ImageProperty, InputError, Prediction, pluralize, require_local_path
 from mlimages.dataset import TrainingData
 from mlimages.demo.transfer import Accuracies, describe_difference, draw_accuracies, format_bars
@@ -96,7 +96,7 @@ class _Walkthrough:
             ("gathered", f"{sum(summary.ok for summary in summaries)} images of 10 digits"),
             ("duplicates", f"{sum(summary.duplicate for summary in summaries)} skipped"),
             ("failed links", _format_counts(reasons)),
-            ("rejected by check", pluralize(sum(report.checked - report.ok for report in reports), "image")),
+            ("rejected by check", pluralize(sum(report.num_images - report.num_ok for report in reports), "image")),
             ("training time", self._format_training_times()),
             ("ONNX file", _describe_parity(run)),
             ("predicted", f"{correct} of {count} correct"),
@@ -137,9 +137,9 @@ class _Walkthrough:
     def _check(self, *files: LabelFile) -> CheckReport:
         self._show_command(f"check {' '.join(file.path.name for file in files)}")
         report = check(files)
-        write_outcome(report)
+        write_results(report)
         errors, warnings = _format_counts(report.errors), _format_counts(report.warnings)
-        self._show_result(f"{pluralize(report.checked, 'image')} checked; errors: {errors}; warnings: {warnings}")
+        self._show_result(f"{pluralize(report.num_images, 'image')} checked; errors: {errors}; warnings: {warnings}")
         return report
 
     def _compute_mean(self, train_labels: LabelFile) -> None:

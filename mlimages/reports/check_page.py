@@ -57,7 +57,7 @@ def write_check_report(report: CheckReport, path: str | os.PathLike[str], *, ove
         report=report,
         files=[file.path.name for file in report.files],
         classes=_count_images_by_class(report),
-        drawings=plots.draw_dataset_svgs(report.facts),
+        drawings=plots.draw_dataset_svgs(report.measurements),
         errors=_group_findings_by_code(report, report.errors),
         warnings=_group_findings_by_code(report, report.warnings),
         groups=[
@@ -67,8 +67,8 @@ def write_check_report(report: CheckReport, path: str | os.PathLike[str], *, ove
         group_count=len(report.duplicate_groups),
         feature_pairs=[
             GalleryTile(
-                (embed_thumbnail(pair.one), embed_thumbnail(pair.other)),
-                (pair.one.name, f"{pair.other.name}: {pair.correlation:.2f}"),
+                (embed_thumbnail(pair.path), embed_thumbnail(pair.other_path)),
+                (pair.path.name, f"{pair.other_path.name}: {pair.correlation:.2f}"),
             )
             for pair in (report.feature_pairs or ())[:MAX_PAIRS]
         ],
@@ -83,7 +83,7 @@ def write_check_report(report: CheckReport, path: str | os.PathLike[str], *, ove
 def _count_images_by_class(report: CheckReport) -> dict[str, list[int]]:
     """Return the number of images of each class in each label file."""
     files = range(len(report.files))
-    return {name: [report.counts.get((file, name), 0) for file in files] for name in report.class_names}
+    return {name: [report.class_counts.get((file, name), 0) for file in files] for name in report.class_names}
 
 
 def _group_findings_by_code(report: CheckReport, counts_by_code: Mapping[str, int]) -> list[FindingGroup]:
@@ -102,7 +102,7 @@ def _make_finding_tile(finding: Finding) -> GalleryTile:
     images = (
         ()
         if finding.code.is_class_level
-        else tuple(embed_thumbnail(path) for path in (finding.path, finding.related) if path)
+        else tuple(embed_thumbnail(path) for path in (finding.path, finding.related_path) if path)
     )
     return GalleryTile(images, (finding.path.name, finding.detail))
 
@@ -126,5 +126,5 @@ def _find_images_of_class(files: Iterable[LabelFile], name: str) -> Iterator[Lab
 
 
 def _find_changed_thresholds(report: CheckReport) -> list[tuple[str, str]]:
-    defaults = asdict(Thresholds().for_count(report.checked))
+    defaults = asdict(Thresholds().adapt_to_size(report.num_images))
     return [(name, f"{value:.3g}") for name, value in asdict(report.thresholds).items() if value != defaults[name]]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mlimages.checks import FactsTable
+from mlimages.checks import MeasurementTable
 from mlimages.core import (
     ConfusionMatrix,
     MissingExtraError,
@@ -147,15 +147,15 @@ def draw_probe_svgs(result: ProbeResult) -> list[str]:
     return [to_svg(_draw_side_by_side([draw]), label=label) for label, draw in _make_probe_plots(result)]
 
 
-def draw_dataset_svgs(image_facts: FactsTable) -> list[str]:
+def draw_dataset_svgs(measurements: MeasurementTable) -> list[str]:
     """Return plots of sizes, brightness and colours of the decoded images, as SVG elements; empty if there are none."""
-    image_facts = image_facts[image_facts["width"] > 0]
-    if not len(image_facts):
+    measurements = measurements[measurements["width"] > 0]
+    if not len(measurements):
         return []
     plots: dict[str, DrawFunction] = {
-        "width and height of the images": lambda axes: _draw_sizes(axes, image_facts),
-        "histogram of the images' brightness": lambda axes: _draw_brightness(axes, image_facts),
-        "histogram of the images' colours": lambda axes: _draw_colors(axes, image_facts),
+        "width and height of the images": lambda axes: _draw_sizes(axes, measurements),
+        "histogram of the images' brightness": lambda axes: _draw_brightness(axes, measurements),
+        "histogram of the images' colours": lambda axes: _draw_colors(axes, measurements),
     }
     return [to_svg(_draw_side_by_side([draw]), label=label) for label, draw in plots.items()]
 
@@ -266,22 +266,22 @@ def _make_probe_plots(result: ProbeResult) -> Iterator[tuple[str, DrawFunction]]
         yield f"accuracy by images per class, frozen up to {result.recommended_freeze}", draw_accuracy_by_images
 
 
-def _draw_sizes(axes: Axes, image_facts: FactsTable) -> None:
-    width, height = image_facts["width"], image_facts["height"]
+def _draw_sizes(axes: Axes, measurements: MeasurementTable) -> None:
+    width, height = measurements["width"], measurements["height"]
     step = max(1, len(width) // MAX_SCATTER_POINTS)
     axes.scatter(width[::step], height[::step], s=9, alpha=0.4, color=NEUTRAL_COLOR, linewidths=0)
     top = 1.05 * max(width.max(), height.max())
     axes.set(title="size", xlabel="width (px)", ylabel="height (px)", xlim=(0, top), ylim=(0, top))
 
 
-def _draw_brightness(axes: Axes, image_facts: FactsTable) -> None:
-    axes.hist(image_facts["typical"], bins=32, range=(0, 256), color=NEUTRAL_COLOR)
+def _draw_brightness(axes: Axes, measurements: MeasurementTable) -> None:
+    axes.hist(measurements["luma_median"], bins=32, range=(0, 256), color=NEUTRAL_COLOR)
     axes.set(title="brightness", xlabel="median luma of an image (0 to 255)", ylabel="images")
 
 
-def _draw_colors(axes: Axes, image_facts: FactsTable) -> None:
+def _draw_colors(axes: Axes, measurements: MeasurementTable) -> None:
     for channel, color in CHANNEL_COLORS.items():
-        counts, edges = np.histogram(image_facts[channel], bins=32, range=(0, 256))
+        counts, edges = np.histogram(measurements[f"{channel}_mean"], bins=32, range=(0, 256))
         axes.stairs(counts, edges, label=channel, color=color, linewidth=1.5)
     axes.set(title="colour", xlabel="mean of a channel of an image (0 to 255)", ylabel="images")
 

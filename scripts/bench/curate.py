@@ -47,15 +47,15 @@ def work():
         except Exception: pass
 """,
     "mlimages check": """
-from mlimages.checks import check, write_outcome
+from mlimages.checks import check, write_results
 def work():
-    write_outcome(check([labels]))
+    write_results(check([labels]))
 """,
     "mlimages check again": """
-from mlimages.checks import check, write_outcome
+from mlimages.checks import check, write_results
 check([labels])
 def work():
-    write_outcome(check([labels]))
+    write_results(check([labels]))
 """,
     "decode + resize to 227": """
 from PIL import Image

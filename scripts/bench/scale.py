@@ -31,7 +31,7 @@ count = done.ok
 """
 CHECK = """
 from mlimages import check
-count = check([sys.argv[2]], workers=1, pool=cluster).checked
+count = check([sys.argv[2]], workers=1, pool=cluster).num_images
 """
 MEAN = """
 from mlimages import ImageProperty, LabelFile

@@ -13,11 +13,11 @@ from scipy import ndimage
 from mlimages.checks import alignment, feature_pairs
 from mlimages.checks.alignment import (
     COARSE_PX,
-    COARSE_RADIUS,
-    NOISE,
-    RADIUS,
+    COARSE_RADIUS_PX,
+    NOISE_LEVEL,
+    RADIUS_PX,
     SCALES,
-    THUMB_PX,
+    THUMBNAIL_PX,
     _compute_gauss_newton_step,
     _compute_gradients,
     _find_best_placements,
@@ -30,8 +30,8 @@ from mlimages.checks.alignment import (
 )
 from mlimages.checks.feature_pairs import (
     MIN_CORRELATION,
-    NEAREST,
-    IndexPair,
+    NUM_NEIGHBOURS,
+    AlignedPair,
     _align_pairs,
     _compute_features,
     _iter_nearest_neighbours,
@@ -42,11 +42,11 @@ from mlimages.checks.near_duplicates import ORIENTATIONS
 from mlimages.core import MissingExtraError, NoProgress
 from tests.checks.test_validation import scene
 
-Floats = NDArray[np.floating]
+FloatArray = NDArray[np.floating]
 
 
 def thumb(image: Image.Image) -> NDArray[np.uint8]:
-    return np.asarray(image.convert("L").resize((THUMB_PX, THUMB_PX), Image.Resampling.BILINEAR))
+    return np.asarray(image.convert("L").resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BILINEAR))
 
 
 def scenes(count: int, size: int) -> NDArray[np.float32]:
@@ -61,41 +61,41 @@ def test_an_axis_shrinks_as_pillow_shrinks_it(size: int, new_size: int) -> None:
     assert _make_resize_matrix(size, new_size) @ np.asarray(image)[0] == pytest.approx(expected, abs=1e-3)
 
 
-@pytest.mark.parametrize(("size", "radius"), [(THUMB_PX, RADIUS), (COARSE_PX, COARSE_RADIUS)])
+@pytest.mark.parametrize(("size", "radius"), [(THUMBNAIL_PX, RADIUS_PX), (COARSE_PX, COARSE_RADIUS_PX)])
 def test_local_contrast_is_the_difference_from_the_mean_around_over_the_deviation_around(
     size: int, radius: int
 ) -> None:
     image = scenes(2, size)[1]
 
-    def mean_around(values: Floats) -> Floats:
+    def mean_around(values: FloatArray) -> FloatArray:
         found = np.empty_like(values)
         for y, x in product(range(size), repeat=2):
             found[y, x] = values[max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1].mean()
         return found
 
     centred = image - mean_around(image)
-    expected = centred / np.sqrt(mean_around(centred**2) + NOISE**2)
+    expected = centred / np.sqrt(mean_around(centred**2) + NOISE_LEVEL**2)
     assert _normalize_contrast(image[None], _make_box_filter(size, radius))[0] == pytest.approx(expected, abs=1e-4)
     assert np.ptp(expected) > 2
 
 
 def test_images_are_interpolated_as_scipy_interpolates_them() -> None:
-    images, rng = scenes(2, THUMB_PX), np.random.default_rng(1)
+    images, rng = scenes(2, THUMBNAIL_PX), np.random.default_rng(1)
     edge = [[-1, -1], [1, 1], [-1, 1], [1.0001, 0], [0, -1.0001], [-1.2, 1.2]]
     places = np.concatenate([rng.uniform(-1.2, 1.2, (2, 2, 300)), np.array([edge, edge]).transpose(0, 2, 1)], axis=2)
     padded = np.concatenate([places, np.ones((2, 1, places.shape[2]))], axis=1)
-    wide = np.pad(padded, ((0, 0), (0, 0), (0, THUMB_PX**2 - places.shape[2])))
+    wide = np.pad(padded, ((0, 0), (0, 0), (0, THUMBNAIL_PX**2 - places.shape[2])))
     shown, inside = _interpolate(images, wide)
-    pixels = (places[:, ::-1] + 1) * THUMB_PX / 2 - 0.5  # rows, columns
+    pixels = (places[:, ::-1] + 1) * THUMBNAIL_PX / 2 - 0.5  # rows, columns
     expected = [ndimage.map_coordinates(i, p, order=1, mode="nearest") for i, p in zip(images, pixels, strict=True)]
     assert shown.reshape(2, -1)[:, : places.shape[2]] == pytest.approx(np.array(expected), abs=0.1)
     assert np.array_equal(inside[:, : places.shape[2]], (np.abs(places) <= 1).all(axis=1))
 
 
 def test_gradients_are_central_differences_of_numpy_over_an_image_from_minus_1_to_1() -> None:
-    images = scenes(2, THUMB_PX)
-    down, right = np.gradient(images, 2 / THUMB_PX, axis=(1, 2))
-    found = _compute_gradients(images).reshape(2, 2, THUMB_PX, THUMB_PX)
+    images = scenes(2, THUMBNAIL_PX)
+    down, right = np.gradient(images, 2 / THUMBNAIL_PX, axis=(1, 2))
+    found = _compute_gradients(images).reshape(2, 2, THUMBNAIL_PX, THUMBNAIL_PX)
     assert found[:, 0, :, 1:-1] == pytest.approx(right[:, :, 1:-1], rel=1e-4, abs=1e-2)
     assert found[:, 1, 1:-1] == pytest.approx(down[:, 1:-1], rel=1e-4, abs=1e-2)
     assert not found[:, 0, :, [0, -1]].any()
@@ -104,8 +104,8 @@ def test_gradients_are_central_differences_of_numpy_over_an_image_from_minus_1_t
 
 def test_a_step_is_the_least_squares_solution_of_numpy_with_damping_within_its_bound() -> None:
     rng = np.random.default_rng(3)
-    slopes = rng.normal(0, 1, (3, 2, THUMB_PX**2)).astype(np.float32)
-    grid = alignment._GRID
+    slopes = rng.normal(0, 1, (3, 2, THUMBNAIL_PX**2)).astype(np.float32)
+    grid = alignment._PIXEL_COORDINATES
     wanted = rng.normal(0, 0.05, (3, 6))
     wanted[2, 4] = 3  # beyond the bound
     jacobian = (slopes[:, :, None] * grid).reshape(3, 6, -1)
@@ -128,12 +128,12 @@ def test_the_best_placement_is_the_best_of_all_scales_places_and_orientations() 
     ])  # fmt: skip
     found = _find_best_placements(parts, wholes)
     for part, whole, placement in zip(parts, wholes, found, strict=True):
-        target = _normalize_contrast(whole, _make_box_filter(COARSE_PX, COARSE_RADIUS))
+        target = _normalize_contrast(whole, _make_box_filter(COARSE_PX, COARSE_RADIUS_PX))
         values = {}
         for scale in SCALES:
             size = round(scale * COARSE_PX)
             shrink = _make_resize_matrix(COARSE_PX, size)
-            template = _normalize_contrast(shrink @ part @ shrink.T, _make_box_filter(size, COARSE_RADIUS))
+            template = _normalize_contrast(shrink @ part @ shrink.T, _make_box_filter(size, COARSE_RADIUS_PX))
             for number, orientation in enumerate(ORIENTATIONS):
                 turned = orientation.apply_to_images(template)
                 for top, left in product(range(COARSE_PX - size + 1), repeat=2):
@@ -146,7 +146,7 @@ def test_the_best_placement_is_the_best_of_all_scales_places_and_orientations() 
         assert size < COARSE_PX
 
 
-def warped(image: Image.Image, transform: Floats) -> Image.Image:
+def warped(image: Image.Image, transform: FloatArray) -> Image.Image:
     """What the transform of coordinates from -1 to 1 shows of an image."""
     half = np.diag([image.width / 2, image.height / 2])
     linear = half @ transform[:, :2] @ np.linalg.inv(half)
@@ -168,7 +168,7 @@ def warped(image: Image.Image, transform: Floats) -> Image.Image:
 def test_a_part_that_is_placed_nearly_right_is_aligned(transform: list[list[float]]) -> None:
     image, right = scene(5).resize((300, 300)), np.array(transform)
     ones, others, different = (thumb(each)[None] for each in (warped(image, right), image, scene(6)))
-    smoothing = alignment._SMOOTH
+    smoothing = alignment._SMOOTHING_MATRIX
     part, whole, other = (smoothing @ each.astype(np.float32) @ smoothing.T for each in (ones, others, different))
     scale = (right[0, 0] + right[1, 1]) / 2
     placement = np.array([[scale, *(right[:, 2] + 1 - scale) / 2 + 0.02]])
@@ -181,9 +181,9 @@ def test_a_part_that_is_placed_nearly_right_is_aligned(transform: list[list[floa
 def test_a_part_must_lie_within_the_other_image_by_more_than_60_percent(
     share: float, is_compared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alignment, "STEPS", 0)
-    whole = scenes(1, THUMB_PX)
-    found = _refine_placements(whole, whole, np.array([[1.0, 1 - round(share * THUMB_PX) / THUMB_PX, 0.0]]))
+    monkeypatch.setattr(alignment, "MAX_ITERATIONS", 0)
+    whole = scenes(1, THUMBNAIL_PX)
+    found = _refine_placements(whole, whole, np.array([[1.0, 1 - round(share * THUMBNAIL_PX) / THUMBNAIL_PX, 0.0]]))
     assert (found != -1) == is_compared
 
 
@@ -196,7 +196,7 @@ def test_the_order_of_two_images_does_not_matter_and_no_correlation_is_above_1()
     assert found[1] > MIN_CORRELATION > found[2]
 
 
-def unit_features(count: int) -> Floats:
+def unit_features(count: int) -> FloatArray:
     return _compute_features([Path(str(n)) for n in range(count)], embed, NoProgress())
 
 
@@ -228,17 +228,24 @@ def test_candidates_are_the_three_most_similar_other_images(
     features = unit_features(count)
     similarity = features.astype(np.float32) @ features.astype(np.float32).T
     np.fill_diagonal(similarity, np.inf)  # itself first
-    nearest = np.argsort(-similarity, axis=1)[:, 1 : NEAREST + 1]
+    nearest = np.argsort(-similarity, axis=1)[:, 1 : NUM_NEIGHBOURS + 1]
     expected = [(index, other) for index in range(count) for other in nearest[index].tolist()]
     assert list(_iter_nearest_neighbours(features)) == expected
 
 
-@pytest.mark.parametrize("count", [feature_pairs.MAX_EXACT - 1, feature_pairs.MAX_EXACT, feature_pairs.MAX_EXACT + 1])
+@pytest.mark.parametrize(
+    "count",
+    [
+        feature_pairs.MAX_IMAGES_FOR_EXACT_SEARCH - 1,
+        feature_pairs.MAX_IMAGES_FOR_EXACT_SEARCH,
+        feature_pairs.MAX_IMAGES_FOR_EXACT_SEARCH + 1,
+    ],
+)
 def test_up_to_100_000_images_are_compared_without_usearch(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert feature_pairs.MAX_EXACT == 100_000
+    assert feature_pairs.MAX_IMAGES_FOR_EXACT_SEARCH == 100_000
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     ways = []
-    for name in ("_find_nearest_exactly", "_find_nearest_by_index"):
+    for name in ("_find_nearest_exactly", "_find_nearest_approximately"):
         monkeypatch.setattr(feature_pairs, name, lambda features, name=name: ways.append(name) or iter([]))
     list(_iter_nearest_neighbours(np.empty((count, 1), np.float16)))
     if count <= 100_000:
@@ -247,7 +254,7 @@ def test_up_to_100_000_images_are_compared_without_usearch(count: int, monkeypat
     else:
         with pytest.raises(MissingExtraError, match="comparing the features of more than 100,000 images requires an"):
             require_usearch(count)
-        assert ways == ["_find_nearest_by_index"]
+        assert ways == ["_find_nearest_approximately"]
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3, None])
@@ -266,7 +273,8 @@ def test_pairs_are_near_duplicates_from_the_minimum_correlation(
     )
     thumbs = np.arange(6, dtype=np.uint8)[:, None, None] * np.ones((1, 64, 64), np.uint8)
     found = list(_align_pairs(thumbs, [(0, 1), (0, 2), (0, 3), (0, 4), (0, 5), (1, 4)], NoProgress()))
-    assert found == [IndexPair(0, 1, 0.9), IndexPair(0, 3, 0.7), IndexPair(0, 4, values[4]), IndexPair(1, 4, 0.7)]
+    expected = [(0, 1, 0.9), (0, 3, 0.7), (0, 4, values[4]), (1, 4, 0.7)]
+    assert found == [AlignedPair(*pair) for pair in expected]
 
 
 class Recording(NoProgress):

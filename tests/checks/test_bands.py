@@ -11,11 +11,11 @@ from scipy.fft import dctn
 
 from mlimages.checks import near_duplicates
 from mlimages.checks.near_duplicates import (
-    CROP_SIZES,
+    CROP_SCALES,
     _compute_best_crop_correlation,
     _expand_ranges,
     _find_close_pairs,
-    _make_windows,
+    _make_crop_matrices,
     _normalize_vectors,
     _transpose_bits,
     compute_perceptual_hashes,
@@ -34,9 +34,9 @@ def test_every_close_pair_is_found_once(
     max_bits: int, at_once: int | None, is_large: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if at_once:
-        monkeypatch.setattr(near_duplicates, "BATCH_SIZE", at_once)
+        monkeypatch.setattr(near_duplicates, "HASH_PAIR_BATCH_SIZE", at_once)
     if is_large:
-        monkeypatch.setattr(near_duplicates, "LOOKUP_COST", 0)
+        monkeypatch.setattr(near_duplicates, "COMPARISONS_PER_LOOKUP", 0)
     rng = np.random.default_rng(max_bits)
     hashes = rng.integers(0, 1 << 64, 40, dtype=np.uint64)
     for number in range(10, 40):  # copies that differ in 0 to 8 bits, some of them in one band
@@ -53,7 +53,7 @@ def test_every_close_pair_is_found_once(
 
 
 def test_bits_that_differ_at_the_ends_of_bands_are_found_in_some_band(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(near_duplicates, "LOOKUP_COST", 0)
+    monkeypatch.setattr(near_duplicates, "COMPARISONS_PER_LOOKUP", 0)
     ends = [0, 15, 16, 31, 32, 47, 48, 63]
     for bits in (1, 2, 3):
         hashes = np.array([0, *(sum(1 << end for end in some) for some in combinations(ends, bits))], np.uint64)
@@ -69,7 +69,7 @@ def test_bits_that_differ_at_the_ends_of_bands_are_found_in_some_band(monkeypatc
 def test_bands_are_used_where_they_cost_less_than_comparing_all(
     max_bits: int, look_ups: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(near_duplicates, "LOOKUP_COST", 2)
+    monkeypatch.setattr(near_duplicates, "COMPARISONS_PER_LOOKUP", 2)
     monkeypatch.setattr(near_duplicates, "_compare_all_pairs", lambda *_: iter([("all", "all")]))
     monkeypatch.setattr(near_duplicates, "_find_close_pairs_in_band", lambda *_: iter([]))
     compared = []
@@ -81,7 +81,7 @@ def test_bands_are_used_where_they_cost_less_than_comparing_all(
 
 @pytest.mark.parametrize("at_once", [1, 5, 100])
 def test_ranges_are_expanded_whole_whatever_is_done_at_once(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(near_duplicates, "BATCH_SIZE", at_once)
+    monkeypatch.setattr(near_duplicates, "HASH_PAIR_BATCH_SIZE", at_once)
     ones, first, count = np.array([4, 7, 9, 2, 5]), np.array([10, 20, 30, 40, 50]), np.array([3, 0, 6, 1, 0])
     parts = list(_expand_ranges(ones, first, count))
     found = [pair for one, other in parts for pair in zip(one.tolist(), other.tolist(), strict=True)]
@@ -90,11 +90,11 @@ def test_ranges_are_expanded_whole_whatever_is_done_at_once(at_once: int, monkey
 
 
 def test_windows_interpolate_the_start_the_middle_and_the_end_of_an_axis() -> None:
-    windows = _make_windows()
-    assert windows.shape == (len(CROP_SIZES), 3, 16, 16)
+    windows = _make_crop_matrices()
+    assert windows.shape == (len(CROP_SCALES), 3, 16, 16)
     assert windows.sum(axis=3) == pytest.approx(1)
     ramp = np.arange(16) + 0.5  # the centre of each pixel
-    for number, size in enumerate(CROP_SIZES):
+    for number, size in enumerate(CROP_SCALES):
         for offset, begin in enumerate((0, (1 - size) * 8, (1 - size) * 16)):
             expected = np.clip(begin + size * ramp, 0.5, 15.5)
             assert windows[number, offset] @ ramp == pytest.approx(expected, abs=1e-5)
@@ -114,12 +114,12 @@ def test_every_orientation_turns_thumbnails_and_their_hashes_alike() -> None:
     assert len(set(orientations)) == 8
     for orientation in orientations:
         turned = np.swapaxes(thumbs, 1, 2) if orientation.transposed else thumbs
-        turned = np.flip(turned, 1) if orientation.upside_down else turned
-        turned = np.flip(turned, 2) if orientation.mirrored else turned
+        turned = np.flip(turned, 1) if orientation.flipped_vertically else turned
+        turned = np.flip(turned, 2) if orientation.flipped_horizontally else turned
         assert np.array_equal(orientation.apply_to_thumbnails(thumbs.reshape(5, 256)), turned.reshape(5, 256))
         expected = compute_perceptual_hashes(np.ascontiguousarray(turned).reshape(5, 256), np.arange(5, dtype=np.int32))
         assert np.bitwise_count(orientation.apply_to_hashes(hashes) ^ expected).max() <= 2, "but for rounding"
-        assert orientation.is_original == (orientation == orientations[0])
+        assert orientation.is_identity == (orientation == orientations[0])
 
 
 def smooth(seed: int, count: int, side: int) -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlimages.checks import check
-from mlimages.checks.cache import ExaminedImage, FactsCache, FileState
+from mlimages.checks.cache import CheckCache, ExaminedImage, FileState
 from mlimages.core import Fault
 from tests.checks.test_rules import ORDINARY
 from tests.checks.test_validation import jpeg, listed, scene
@@ -25,36 +25,36 @@ def test_results_are_found_by_path_and_state_and_by_content_in_later_runs() -> N
     results = {name: image(number) for number, name in enumerate(("a", "b", "c"), start=1)}
     results["cut"] = image(4, Fault.TRUNCATED)
     results["again"] = results["a"]
-    with FactsCache() as cache:
+    with CheckCache() as cache:
         cache.store_results((FileState(name, b"1"), one) for name, one in results.items())
-    with FactsCache() as cache:
-        assert cache.find([FileState(name, b"1") for name in [*results, "other"]]) == results
-        assert cache.find([FileState("a", b"2"), FileState("b", b"1")]) == {"b": results["b"]}
-        assert cache.find([]) == {}
-        assert [cache.find_by_digest(bytes([number]) * 32) for number in (4, 9)] == [results["cut"], None]
+    with CheckCache() as cache:
+        assert cache.find_results([FileState(name, b"1") for name in [*results, "other"]]) == results
+        assert cache.find_results([FileState("a", b"2"), FileState("b", b"1")]) == {"b": results["b"]}
+        assert cache.find_results([]) == {}
+        assert [cache.find_by_sha256(bytes([number]) * 32) for number in (4, 9)] == [results["cut"], None]
         cache.store_results([(FileState("a", b"2"), image(7))])
-        assert cache.find([FileState("a", b"1"), FileState("b", b"1")]) == {"b": results["b"]}
-        assert cache.find([FileState("a", b"2")]) == {"a": image(7)}
+        assert cache.find_results([FileState("a", b"1"), FileState("b", b"1")]) == {"b": results["b"]}
+        assert cache.find_results([FileState("a", b"2")]) == {"a": image(7)}
 
 
 @pytest.mark.parametrize("fault", Fault)
 def test_faults_that_may_pass_are_not_kept(fault: Fault) -> None:
     """A threshold, a package that is not installed or a store decide of these; no other fault changes."""
     passing = {Fault.TOO_MANY_PIXELS, Fault.UNREADABLE, Fault.UNAVAILABLE}
-    with FactsCache() as cache:
+    with CheckCache() as cache:
         cache.store_results(
             [(FileState("a", b"1"), image(1, fault)), (FileState("b", b"1"), ExaminedImage(b"", fault=fault))]
         )
-        found = cache.find([FileState("a", b"1"), FileState("b", b"1")])
+        found = cache.find_results([FileState("a", b"1"), FileState("b", b"1")])
     assert found == ({} if fault in passing else {"a": image(1, fault)}), "without its bytes none is kept"
 
 
 def test_pairs_of_duplicates_are_those_of_their_key() -> None:
     pairs = np.array([[1, 2], [5, 70_000]])
-    with FactsCache() as cache:
+    with CheckCache() as cache:
         cache.store_duplicate_pairs(b"key", pairs)
         cache.store_duplicate_pairs(b"none", np.empty((0, 2), np.int64))
-    with FactsCache() as cache:
+    with CheckCache() as cache:
         assert np.array_equal(cache.find_duplicate_pairs(b"key"), pairs)  # type: ignore[arg-type]
         none = cache.find_duplicate_pairs(b"none")
         assert none is not None
@@ -87,4 +87,4 @@ def test_a_table_that_cannot_be_read_or_written_costs_only_time(
     assert {" ".join(record.message.split()[:2]) for record in caplog.records} == {"cannot read", "cannot write"}
     assert all("disk I/O error" in record.message for record in caplog.records)
     for report in reports:
-        assert (report.ok, len(report.duplicate_groups)) == (4, 2)
+        assert (report.num_ok, len(report.duplicate_groups)) == (4, 2)

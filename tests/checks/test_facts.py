@@ -5,23 +5,23 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlimages.checks import image_facts
-from mlimages.checks.image_facts import (
-    Facts,
+from mlimages.checks import measurements
+from mlimages.checks.measurements import (
+    Measurements,
     _choose_decode_options,
     _compute_luma_statistics,
-    _is_grey,
-    _measure_flat_bottom,
+    _is_gray,
+    _measure_gray_bottom,
     _measure_sharpness,
-    make_facts_table,
+    make_measurement_table,
 )
-from mlimages.checks.image_facts import examine as examine_bytes
+from mlimages.checks.measurements import examine as examine_bytes
 from mlimages.images import DecodeOptions, ImageHeader
 from tests.checks.test_validation import scene
 from tests.images.odd_images import saved
 
 
-def examine(image: Image.Image) -> Facts:
+def examine(image: Image.Image) -> Measurements:
     return examine_bytes(saved(image, "TIFF" if image.mode in "IF" else "PNG"), max_pixels=10**7)
 
 
@@ -62,7 +62,7 @@ def test_luma_is_measured_as_numpy_measures_it(seed: int) -> None:
     counts = np.sort(np.bincount(levels.ravel(), minlength=256))
     assert _compute_luma_statistics(image) == (low, high, typical, pytest.approx(counts[-2:].sum() / levels.size))
     facts = examine(image)
-    assert (facts.low, facts.high, facts.typical) == (low, high, typical)
+    assert (facts.luma_p2, facts.luma_p98, facts.luma_median) == (low, high, typical)
     assert _compute_luma_statistics(of_levels((7, 30)))[3] == 1.0, "one level alone"
 
 
@@ -70,10 +70,10 @@ def test_means_and_thumbnail_are_those_of_the_pixels() -> None:
     image = scene(3, width=32, height=32)
     facts = examine(image)
     means = np.asarray(image).reshape(-1, 3).mean(axis=0)
-    assert [facts.red, facts.green, facts.blue] == pytest.approx(means, abs=0.51)
+    assert [facts.red_mean, facts.green_mean, facts.blue_mean] == pytest.approx(means, abs=0.51)
     assert len(set(np.round(means))) == 3
     blocks = np.asarray(image.convert("L"), float).reshape(16, 2, 16, 2).mean(axis=(1, 3))
-    assert np.frombuffer(facts.thumb, np.uint8).reshape(16, 16) == pytest.approx(blocks, abs=1)  # rounded twice
+    assert np.frombuffer(facts.thumbnail, np.uint8).reshape(16, 16) == pytest.approx(blocks, abs=1)  # rounded twice
 
 
 def sharpness_of_every_third_row(levels: NDArray[np.uint8], step: int) -> float:
@@ -117,10 +117,10 @@ def test_no_vector_is_long_enough_for_the_threads_of_openblas(
 ) -> None:
     lengths: list[int] = []
     monkeypatch.setattr(
-        image_facts, "_compute_sum_of_squares", lambda differences: lengths.append(differences.size) or 1.0
+        measurements, "_compute_sum_of_squares", lambda differences: lengths.append(differences.size) or 1.0
     )
     _measure_sharpness(Image.new("L", size))
-    assert max(lengths) <= max(image_facts.ONE_THREAD, 3 * size[0]), "at least three rows are taken"
+    assert max(lengths) <= max(measurements.MAX_ONE_THREAD_LENGTH, 3 * size[0]), "at least three rows are taken"
 
 
 def chroma(rgb: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -136,7 +136,7 @@ def test_an_image_is_grey_if_cb_and_cr_are_within_2_of_128() -> None:
     clear = (np.abs(levels - np.rint(levels)) > 0.03).all(axis=1)  # but for the precision of Pillow, which rounds down
     expected = ((np.floor(levels) >= 126) & (np.floor(levels) <= 130)).all(axis=1)
     assert {125, 126, 130, 131} <= set(np.floor(levels[clear]).ravel())
-    found = [_is_grey(Image.new("RGB", (4, 4), tuple(each)), tuple(each)) for each in rgb.tolist()]
+    found = [_is_gray(Image.new("RGB", (4, 4), tuple(each)), tuple(each)) for each in rgb.tolist()]
     assert np.array_equal(np.array(found)[clear], expected[clear])
 
 
@@ -145,15 +145,18 @@ def test_channels_that_differ_by_more_than_9_on_average_are_coloured() -> None:
     levels = np.arange(0, 256, 5)
     rgb = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 3)
     apart = np.ptp(rgb, axis=1)
-    assert (np.abs(chroma(rgb[apart > image_facts.COLOURED]) - 128).max(axis=1) > image_facts.GREY_CHROMA + 0.5).all()
+    assert (
+        np.abs(chroma(rgb[apart > measurements.MAX_GRAY_MEAN_DIFFERENCE]) - 128).max(axis=1)
+        > measurements.MAX_GRAY_CHROMA + 0.5
+    ).all()
     grey = Image.new("RGB", (4, 4), (99, 99, 99))
-    assert [_is_grey(grey, (90, 95, 90 + each)) for each in (8, 9, 10)] == [True, True, False]
+    assert [_is_gray(grey, (90, 95, 90 + each)) for each in (8, 9, 10)] == [True, True, False]
 
 
 def test_one_coloured_pixel_is_no_grey_image() -> None:
     image = Image.new("RGB", (32, 32), (99, 99, 99))
     image.putpixel((31, 5), (99, 80, 130))
-    assert not examine(image).grey
+    assert not examine(image).grayscale
 
 
 @pytest.mark.parametrize(
@@ -164,9 +167,9 @@ def test_one_coloured_pixel_is_no_grey_image() -> None:
 def test_modes_without_colour_are_grey_whatever_they_hold(mode: str, grey: bool) -> None:
     image = scene(1, width=40, height=40)
     deep = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 250)
-    assert examine(deep if mode == "I;16" else image.convert(mode)).grey is grey
+    assert examine(deep if mode == "I;16" else image.convert(mode)).grayscale is grey
     if mode in ("P", "RGB", "RGBA"):
-        assert examine(scene(1, width=40, height=40).convert("L").convert(mode)).grey
+        assert examine(scene(1, width=40, height=40).convert("L").convert(mode)).grayscale
 
 
 @pytest.mark.parametrize(
@@ -181,7 +184,7 @@ def test_levels_within_6_of_128_are_flat(level: tuple[int, int, int], is_flat: b
     image.paste(level, (0, 40, 40, 50))
     if mode == "RGBX":  # as the strict decoder returns
         image = Image.merge("RGBX", [*image.split(), Image.new("L", image.size, 255)])
-    assert _measure_flat_bottom(image) == (20 if is_flat else 0)
+    assert _measure_gray_bottom(image) == (20 if is_flat else 0)
 
 
 @pytest.mark.parametrize(("column", "channel"), [(0, 1), (17, 0), (17, 2), (39, 1)])
@@ -195,7 +198,7 @@ def test_flat_rows_are_counted_from_the_bottom_up_to_the_first_other_value(
     if rows < 62:
         pixels[61 - rows] = 128
         pixels[61 - rows, column, channel] = 135
-    assert _measure_flat_bottom(Image.fromarray(pixels)) == percent
+    assert _measure_gray_bottom(Image.fromarray(pixels)) == percent
 
 
 @pytest.mark.parametrize(
@@ -211,9 +214,9 @@ def test_an_image_is_measured_at_128_pixels_or_more(size: tuple[int, int], min_s
 def test_facts_are_read_as_they_were_packed() -> None:
     facts = examine(scene(4, width=40, height=50))._replace(
         format="JPEG2000", mode="I;16BS12", width=70_001, height=2**32 - 1, orientation=8, animated=True,
-        irregular=True, two_levels=0.125, flat_bottom=99, sharpness=0.75,
+        irregular_jpeg=True, two_level_fraction=0.125, gray_bottom_percent=99, sharpness=0.75,
     )  # fmt: skip
-    (row,) = make_facts_table([facts.pack()])
-    found = Facts(*row.tolist())
-    assert found._replace(format="JPEG2000", mode="I;16BS12", thumb=facts.thumb) == facts
-    assert (found.format, found.mode, row["thumb"].tobytes()) == (b"JPEG2000", b"I;16BS12", facts.thumb)
+    (row,) = make_measurement_table([facts.pack()])
+    found = Measurements(*row.tolist())
+    assert found._replace(format="JPEG2000", mode="I;16BS12", thumbnail=facts.thumbnail) == facts
+    assert (found.format, found.mode, row["thumbnail"].tobytes()) == (b"JPEG2000", b"I;16BS12", facts.thumbnail)

@@ -56,11 +56,13 @@ def by_number(paths: Sequence[Path]) -> NDArray[np.float32]:
     return np.eye(10, dtype=np.float32)[[int(path.stem[-1]) for path in paths]]
 
 
-@pytest.mark.parametrize("max_exact", [feature_pairs.MAX_EXACT, 3])
+@pytest.mark.parametrize("max_exact", [feature_pairs.MAX_IMAGES_FOR_EXACT_SEARCH, 3])
 def test_copies_that_hashes_miss_are_pairs_on_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_exact: int
 ) -> None:
-    monkeypatch.setattr(feature_pairs, "MAX_EXACT", max_exact)  # above it, usearch finds the candidates
+    monkeypatch.setattr(
+        feature_pairs, "MAX_IMAGES_FOR_EXACT_SEARCH", max_exact
+    )  # above it, usearch finds the candidates
     monkeypatch.setattr(feature_pairs, "COMPARE_BATCH_SIZE", 4)  # several blocks
     rng, scenes = random.Random(1), [scene(number) for number in range(6)]
     edits = [lambda image, rng: cropped(image, rng, 0.6, 0.7), tilted, photographed, cast, turned_crop]
@@ -70,7 +72,7 @@ def test_copies_that_hashes_miss_are_pairs_on_the_page(
     by_hashes = check([train, val])
     hashed = {path.name for group in by_hashes.duplicate_groups for path in group}
     report = check([train, val], embed=by_number)
-    found = {(pair.one.name, pair.other.name) for pair in report.feature_pairs or ()}
+    found = {(pair.path.name, pair.other_path.name) for pair in report.feature_pairs or ()}
     assert ("0.jpg", "copy0.jpg") in found
     assert found == {(f"{n}.jpg", f"copy{n}.jpg") for n in range(5) if f"copy{n}.jpg" not in hashed}
     assert "copy4.jpg" not in hashed
@@ -81,7 +83,7 @@ def test_copies_that_hashes_miss_are_pairs_on_the_page(
 
 
 def test_many_images_need_the_extra_before_any_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_pairs, "MAX_EXACT", 1)
+    monkeypatch.setattr(feature_pairs, "MAX_IMAGES_FOR_EXACT_SEARCH", 1)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     labels = listed(tmp_path, {"a.jpg": b"", "b.jpg": b""})
     with pytest.raises(MissingExtraError, match=r"mlimages\[usearch\]"):

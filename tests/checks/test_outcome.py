@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlimages.checks import CheckReport, Code, Move, Thresholds, check, move_files, plan_moves, write_outcome
+from mlimages.checks import CheckReport, Code, Move, Thresholds, check, move_files, plan_moves, write_results
 from mlimages.checks.result import SimilarPair
 from mlimages.core import InputError, LabeledPath
 from mlimages.labels import LabelFile, label_dir_auto, write_label_file
@@ -89,7 +89,7 @@ def test_moved_images_have_their_new_paths_in_what_is_written_and_in_a_label_fil
     moves = plan_moves(report)
     move_files(moves)
     outcome = [folder / f"labels_{end}" for end in ("checked.txt", "rejected.tsv", "warnings.tsv")]
-    assert write_outcome(report, moves) == [*outcome, labels]
+    assert write_results(report, moves) == [*outcome, labels]
     names = [item.path.relative_to(folder).as_posix() for item in LabelFile(labels)]
     assert set(MOVES.values()) <= set(names)
     assert set(MOVES) & set(names) == set()
@@ -115,27 +115,27 @@ def test_other_label_files_stay_as_they_are(folder: Path, kind: str) -> None:
     moves = plan_moves(report)
     if kind == "not moved":
         moves = [Move(folder / "other.jpg", folder / "others.jpg", Code.EMPTY)]
-    written = write_outcome(report, [] if kind == "nothing moved" else moves)
+    written = write_results(report, [] if kind == "nothing moved" else moves)
     assert len(written) == 3
     assert labels.read_bytes() == before
 
 
 def test_a_file_of_the_outcome_that_was_edited_is_written_over_only_if_asked(folder: Path) -> None:
     report = check(folder / "labels.txt")
-    checked, *_ = write_outcome(report)
-    write_outcome(report)
+    checked, *_ = write_results(report)
+    write_results(report)
     checked.write_text("mine")
     with pytest.raises(InputError, match="edited since"):
-        write_outcome(report)
+        write_results(report)
     assert checked.read_text() == "mine"
-    write_outcome(report, overwrite=True)
+    write_results(report, overwrite=True)
     assert len(list(LabelFile(checked))) == 4
 
 
 def test_a_report_as_json_has_its_counts_groups_pairs_and_thresholds(folder: Path) -> None:
     report = check(folder / "labels.txt", thresholds=Thresholds(blur=0.2))
     one, other = folder / "photos/a/0.jpg", folder / "photos/b/0 again.jpg"
-    report = replace(report, seconds=1.23456)
+    report = replace(report, duration_s=1.23456)
     values = json.loads(json.dumps(report.to_dict()))
     assert values == {
         "checked": 8, "ok": 4, "errors": {"empty": 1, "not-an-image": 1, "truncated": 2},

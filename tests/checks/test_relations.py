@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlimages.checks import Code, Thresholds, leaks
-from mlimages.checks.cache import FactsCache
+from mlimages.checks.cache import CheckCache
 from mlimages.checks.codes import CODES
-from mlimages.checks.feature_pairs import IndexPair
+from mlimages.checks.feature_pairs import AlignedPair
 from mlimages.checks.leaks import (
     _find_equal_digests,
     _find_plain_images,
@@ -39,16 +39,18 @@ def test_every_code_of_a_group_means_what_it_says(
     """Images: file, class or set of classes, bytes; files also hold `others` images that are in no group."""
     images.sort(key=lambda image: image[0])
     sizes = [sum(file == number for file, *_ in images) + others[number] for number in range(3)]
-    starts = (0, *accumulate(sizes))
+    file_starts = (0, *accumulate(sizes))
     group: list[int] = []
     for number in range(3):
-        group += range(starts[number], starts[number] + sum(file == number for file, *_ in images))
+        group += range(file_starts[number], file_starts[number] + sum(file == number for file, *_ in images))
     image_at = dict(zip(group, images, strict=True))
-    class_id, digest = np.zeros(starts[-1], np.int32), np.zeros((starts[-1], 2), np.uint64)
+    set_indices, digest = np.zeros(file_starts[-1], np.int32), np.zeros((file_starts[-1], 2), np.uint64)
     for index, (_, label, content) in image_at.items():
-        class_id[index], digest[index] = label, (7, content)
+        set_indices[index], digest[index] = label, (7, content)
 
-    table = SimpleNamespace(starts=starts, class_id=class_id, digest=digest, is_multi_label=is_multi_label)
+    table = SimpleNamespace(
+        file_starts=file_starts, set_indices=set_indices, digests=digest, is_multi_label=is_multi_label
+    )
     found = list(_iter_relations(table, [group], Thresholds(placeholder_copies=COPIES)))  # type: ignore[arg-type]
 
     expected = set()
@@ -112,8 +114,8 @@ def test_equal_digests_are_one_group_and_those_of_images_that_were_not_decoded_a
 @pytest.mark.parametrize(
     ("facts", "expected"),
     [
-        ({}, False), ({"width": 31}, True), ({"height": 32}, False), ({"two_levels": 0.499}, False),
-        ({"two_levels": 0.5}, True), ({"sharpness": 0.2599}, True), ({"sharpness": 0.26}, False),
+        ({}, False), ({"width": 31}, True), ({"height": 32}, False), ({"two_level_fraction": 0.499}, False),
+        ({"two_level_fraction": 0.5}, True), ({"sharpness": 0.2599}, True), ({"sharpness": 0.26}, False),
     ],
 )  # fmt: skip
 def test_images_that_are_tiny_line_art_or_without_detail_are_plain(facts: dict[str, float], expected: bool) -> None:
@@ -142,20 +144,20 @@ def test_groups_are_of_equal_bytes_and_like_thumbnails_but_blank_images_only_of_
 ) -> None:
     """Decoded images 0 to 6; 7 was not decoded. From the cache the groups are the same, and no others by thresholds."""
     other = np.random.default_rng(1).integers(0, 256, 256, np.uint8).tobytes()
-    blank = {"low": 100, "high": 104}
-    facts = [{}, {}, {"thumb": other}, blank, blank, blank, {"thumb": other}, {}]
+    blank = {"luma_p2": 100, "luma_p98": 104}
+    facts = [{}, {}, {"thumbnail": other}, blank, blank, blank, {"thumbnail": other}, {}]
     table = table_of(facts, *(listed([0] * 4, ("all",), name) for name in ("a.txt", "b.txt")))
-    table.facts[7] = 0
-    table.digest[:, 1] = [1, 2, 3, 4, 5, 4, 6, 0]
-    with FactsCache() as cache:
+    table.measurements[7] = 0
+    table.digests[:, 1] = [1, 2, 3, 4, 5, 4, 6, 0]
+    with CheckCache() as cache:
         groups = find_duplicate_groups(table, Thresholds(), cache)
         assert groups.list_sets() == [[0, 1], [2, 6], [3, 5]]
         with monkeypatch.context() as changed:
             changed.setattr(leaks, "find_near_duplicate_pairs", None)  # it is answered from the cache
             assert find_duplicate_groups(table, Thresholds(), cache).list_sets() == groups.list_sets()
         assert find_duplicate_groups(table, Thresholds(near_bits=0), cache).list_sets() == [[0, 1], [2, 6], [3, 5]]
-        table.facts["thumb"][1] = np.frombuffer(other, np.uint8)
-        table.digest[1, 1] = 9
+        table.measurements["thumbnail"][1] = np.frombuffer(other, np.uint8)
+        table.digests[1, 1] = 9
         assert find_duplicate_groups(table, Thresholds(), cache).list_sets() == [[1, 2, 6], [3, 5]]
     found = make_duplicate_findings(table, groups.list_sets(), Thresholds())
     near, leak = CODES.index(Code.NEAR_DUPLICATE), CODES.index(Code.LEAK)
@@ -163,15 +165,15 @@ def test_groups_are_of_equal_bytes_and_like_thumbnails_but_blank_images_only_of_
 
 
 def test_pairs_by_features_are_of_other_groups_and_not_of_two_plain_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, blank = {"sharpness": 0.2}, {"low": 100, "high": 104}
+    plain, blank = {"sharpness": 0.2}, {"luma_p2": 100, "luma_p98": 104}
     table = table_of([blank, {}, {}, plain, plain, {}, {}, {}])
-    table.facts[5] = 0  # was not decoded
+    table.measurements[5] = 0  # was not decoded
     asked: list[Path] = []
 
-    def found(paths: list[Path], embed: object, progress: object) -> list[IndexPair]:
+    def found(paths: list[Path], embed: object, progress: object) -> list[AlignedPair]:
         assert (embed, progress) == ("embed", "progress")
         asked.extend(paths)
-        return [IndexPair(one, other, one + other / 10) for one, other in ((0, 1), (0, 2), (2, 3), (1, 4), (4, 5))]
+        return [AlignedPair(one, other, one + other / 10) for one, other in ((0, 1), (0, 2), (2, 3), (1, 4), (4, 5))]
 
     monkeypatch.setattr(leaks, "find_feature_pairs", found)
     groups = DisjointSets(8)

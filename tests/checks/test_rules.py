@@ -11,23 +11,23 @@ from PIL import Image
 
 from mlimages.checks import Code, Thresholds, rules
 from mlimages.checks.codes import CODES, MIN_IMAGES_FOR_MEDIAN
-from mlimages.checks.image_facts import Facts, examine, make_facts_table
 from mlimages.checks.image_table import ImageTable
+from mlimages.checks.measurements import Measurements, examine, make_measurement_table
 from mlimages.core import LabeledPath
 from mlimages.labels import LabelFile
 from tests.checks.test_validation import jpeg, scene
 
 ORDINARY = examine(jpeg(scene(1)), max_pixels=10**6)
-DARK = {"low": 0, "high": 60, "red": 20, "green": 21, "blue": 63}
+DARK = {"luma_p2": 0, "luma_p98": 60, "red_mean": 20, "green_mean": 21, "blue_mean": 63}
 LINES = "two luma values cover {} %: line art, or an object on a plain background"
 
 
-def facts_of(changes: dict[str, object]) -> Facts:
+def facts_of(changes: dict[str, object]) -> Measurements:
     return ORDINARY._replace(**changes)  # type: ignore[arg-type]
 
 
 def codes_of(changes: dict[str, object]) -> set[Code]:
-    row = make_facts_table([facts_of(changes).pack()])
+    row = make_measurement_table([facts_of(changes).pack()])
     return {code for code, rule in rules.RULES.items() if rule.applies(row, Thresholds()).any()}
 
 
@@ -36,14 +36,14 @@ FACTS: list[tuple[dict[str, object], dict[Code, str]]] = [
     ({"width": 20000, "height": 10000}, {Code.TOO_MANY_PIXELS: "20000 x 10000 is more than 89478485 pixels"}),
     ({"orientation": 8}, {Code.ROTATED: "EXIF orientation 8"}),
     ({"mode": "CMYK"}, {Code.CMYK: "converted to RGB without a colour profile"}),
-    ({"mode": "I;16", "deep": True}, {Code.SIXTEEN_BIT: "mode I;16: scaled to 8 bits"}),
+    ({"mode": "I;16", "high_bit_depth": True}, {Code.SIXTEEN_BIT: "mode I;16: scaled to 8 bits"}),
     ({"mode": "P"}, {Code.PALETTE: "at most 256 colours"}),
     ({"mode": "PA"}, {}),
     ({"transparent": True}, {Code.TRANSPARENT: "composited onto white"}),
-    ({"mode": "L", "grey": True}, {Code.GREY: "mode L: no colour"}),
+    ({"mode": "L", "grayscale": True}, {Code.GREY: "mode L: no colour"}),
     ({"animated": True}, {Code.ANIMATED: "the first frame is used"}),
     (
-        {"irregular": True},
+        {"irregular_jpeg": True},
         {Code.IRREGULAR_JPEG: "padding or unusual values between segments; the pixels are intact"},
     ),
     ({"width": 31, "height": 40}, {Code.TINY: "31 x 40"}),
@@ -52,33 +52,36 @@ FACTS: list[tuple[dict[str, object], dict[Code, str]]] = [
         {Code.ODD_SHAPE: "100 x 325, aspect ratio 3.2", Code.CROP_LOSS: "100 x 325, a square crop keeps 31 %"},
     ),
     ({"width": 299, "height": 100}, {Code.CROP_LOSS: "299 x 100, a square crop keeps 33 %"}),
-    ({"flat_bottom": 2}, {}),
+    ({"gray_bottom_percent": 2}, {}),
     (
-        {"flat_bottom": 3},
+        {"gray_bottom_percent": 3},
         {Code.GREY_BOTTOM: "the bottom 3 % is uniformly gray; a truncated image may have been saved again"},
     ),
-    ({"low": 100, "high": 104}, {Code.BLANK: "luma 100 to 104"}),
-    ({"low": 100, "high": 105}, {Code.LOW_CONTRAST: "luma 100 to 105"}),
+    ({"luma_p2": 100, "luma_p98": 104}, {Code.BLANK: "luma 100 to 104"}),
+    ({"luma_p2": 100, "luma_p98": 105}, {Code.LOW_CONTRAST: "luma 100 to 105"}),
     (DARK, {Code.DARK: "luma 0 to 60"}),
-    *((DARK | {channel: 64}, {}) for channel in ("red", "green", "blue")),
-    ({"low": 30, "high": 63}, {}),  # low in contrast, but neither dark nor bright
-    ({"low": 30, "high": 64}, {Code.LOW_CONTRAST: "luma 30 to 64"}),
-    ({"low": 225, "high": 255}, {Code.LOW_CONTRAST: "luma 225 to 255"}),
-    ({"low": 226, "high": 255}, {Code.BRIGHT: "luma 226 to 255"}),
+    *((DARK | {f"{channel}_mean": 64}, {}) for channel in ("red", "green", "blue")),
+    ({"luma_p2": 30, "luma_p98": 63}, {}),  # low in contrast, but neither dark nor bright
+    ({"luma_p2": 30, "luma_p98": 64}, {Code.LOW_CONTRAST: "luma 30 to 64"}),
+    ({"luma_p2": 225, "luma_p98": 255}, {Code.LOW_CONTRAST: "luma 225 to 255"}),
+    ({"luma_p2": 226, "luma_p98": 255}, {Code.BRIGHT: "luma 226 to 255"}),
     ({"sharpness": 0.2874}, {Code.BLURRED: "sharpness 0.287 below 0.300"}),
-    ({"two_levels": 0.8}, {Code.PLACEHOLDER: LINES.format(80)}),
-    ({"two_levels": 0.987}, {Code.PLACEHOLDER: LINES.format(99)}),
+    ({"two_level_fraction": 0.8}, {Code.PLACEHOLDER: LINES.format(80)}),
+    ({"two_level_fraction": 0.987}, {Code.PLACEHOLDER: LINES.format(99)}),
     # a blank image is blank and nothing else that follows from its levels; a tiny one no placeholder
-    (DARK | {"high": 4, "flat_bottom": 9, "sharpness": 0.0, "two_levels": 1.0}, {Code.BLANK: "luma 0 to 4"}),
-    ({"low": 251, "high": 255}, {Code.BLANK: "luma 251 to 255"}),
-    ({"two_levels": 1.0, "width": 31, "height": 31}, {Code.TINY: "31 x 31"}),
+    (
+        DARK | {"luma_p98": 4, "gray_bottom_percent": 9, "sharpness": 0.0, "two_level_fraction": 1.0},
+        {Code.BLANK: "luma 0 to 4"},
+    ),
+    ({"luma_p2": 251, "luma_p98": 255}, {Code.BLANK: "luma 251 to 255"}),
+    ({"two_level_fraction": 1.0, "width": 31, "height": 31}, {Code.TINY: "31 x 31"}),
 ]
 
 
 @pytest.mark.parametrize(("changes", "expected"), FACTS, ids=[str(changes) for changes, _ in FACTS])
 def test_facts_have_these_codes_and_no_others(changes: dict[str, object], expected: dict[Code, str]) -> None:
     assert codes_of(changes) == set(expected)
-    row = make_facts_table([facts_of(changes).pack()])[0]
+    row = make_measurement_table([facts_of(changes).pack()])[0]
     assert {code: rules.describe_image_finding(code, row, Thresholds()) for code in expected} == expected
 
 
@@ -93,14 +96,14 @@ def listed(classes: list[int | tuple[int, ...]], names: tuple[str, ...], name: s
 def table_of(changes: Sequence[dict[str, Any]], *files: LabelFile) -> ImageTable:
     """Images whose facts are ordinary but for these changes."""
     table = ImageTable.from_files(files or [listed([0] * len(changes), ("all",))])
-    table.facts[:] = make_facts_table([facts_of(each).pack() for each in changes])
+    table.measurements[:] = make_measurement_table([facts_of(each).pack() for each in changes])
     return table
 
 
 def test_rows_of_findings_name_the_image_across_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rules, "BATCH_SIZE", 3)
+    monkeypatch.setattr(rules, "RULE_BATCH_SIZE", 3)
     table = table_of([{}, {"mode": "P"}, {}, {"mode": "CMYK"}, {}, {}, {"mode": "P"}, {"mode": "P"}])
-    table.facts[7] = 0  # was not decoded
+    table.measurements[7] = 0  # was not decoded
     table.record_fault(0, CODES[0], "damaged")
     table.record_fault(5, CODES[2], "damaged")
     found = {tuple(row) for row in rules.apply_rules(table, Thresholds()).tolist()}
@@ -119,24 +122,24 @@ def test_the_classes_of_which_most_images_are_blurred_are_those_counted_by_hand(
             classes = [(label, 3) if n % 4 == 0 and label < 3 else (label,) for n, label in enumerate(classes)]
         files.append(listed(classes, names, f"{file}.txt"))
     table = ImageTable.from_files(files)
-    table.facts["width"] = rng.random(len(table)) < 0.98
+    table.measurements["width"] = rng.random(len(table)) < 0.98
     usual = np.array([0.2, 0.35, 0.2, 0.29, 0.3])
     own = [item.labels or (item.label,) for file in files for item in file]
-    table.facts["sharpness"] = [usual[labels[0]] + rng.normal(0, 0.005) for labels in own]
-    table.facts["width"][: 2 * least] = 1
+    table.measurements["sharpness"] = [usual[labels[0]] + rng.normal(0, 0.005) for labels in own]
+    table.measurements["width"][: 2 * least] = 1
     expected = []
-    for number, (begin, end) in enumerate(zip(table.starts, table.starts[1:], strict=False)):
+    for number, (begin, end) in enumerate(zip(table.file_starts, table.file_starts[1:], strict=False)):
         for label, name in enumerate(names):
             found = [
-                float(table.facts["sharpness"][index])
+                float(table.measurements["sharpness"][index])
                 for index in range(begin, end)
-                if label in own[index] and table.facts["width"][index]
+                if label in own[index] and table.measurements["width"][index]
             ]
             if len(found) >= least and (median := statistics.median(found)) < limit:
                 detail = f"{name}: median sharpness {median:.3f} of {len(found)} images; they may have been upscaled"
                 expected.append((number, label, Code.CLASS_BLURRED, detail))
     told = [
-        (one.file, one.label, one.code, one.detail)
+        (one.file_index, one.label, one.code, one.detail)
         for one in rules.apply_class_rules(table, Thresholds(imbalance=1e9))
         if one.code == Code.CLASS_BLURRED
     ]
@@ -147,7 +150,7 @@ def test_the_classes_of_which_most_images_are_blurred_are_those_counted_by_hand(
 @pytest.mark.parametrize(("sharpness", "expected"), [(0.2999, 1), (0.3, 0), (0.3001, 0)])
 def test_the_threshold_of_the_usual_sharpness_of_a_class(sharpness: float, expected: int) -> None:
     table = ImageTable.from_files([listed([0] * MIN_IMAGES_FOR_MEDIAN, ("all",))])
-    table.facts["width"], table.facts["sharpness"] = 1, sharpness
+    table.measurements["width"], table.measurements["sharpness"] = 1, sharpness
     assert len(list(rules.apply_class_rules(table, Thresholds()))) == expected
 
 
@@ -155,7 +158,7 @@ def test_a_small_class_is_compared_with_the_largest_of_its_own_file() -> None:
     names = ("ant", "bee", "cow")
     files = [listed([0] * 3 + [1] * 40, names, "a.txt"), listed([1] * 2 + [2] * 21, names, "b.txt"), listed([], ())]
     found = list(rules.apply_class_rules(ImageTable.from_files(files), Thresholds(imbalance=10)))
-    assert [(one.file, str(one.path), one.label, one.code, one.detail) for one in found] == [
+    assert [(one.file_index, str(one.path), one.label, one.code, one.detail) for one in found] == [
         (0, "a.txt", 0, Code.CLASS_IMBALANCE, "ant: 3, bee: 40"),
         (0, "a.txt", 2, Code.CLASS_IMBALANCE, "cow: 0, bee: 40"),
         (1, "b.txt", 0, Code.CLASS_IMBALANCE, "ant: 0, cow: 21"),

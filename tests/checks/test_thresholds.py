@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mlimages.checks import Code, Thresholds, check, rules
-from mlimages.checks.cache import FactsCache
-from mlimages.checks.image_facts import examine, make_facts_table
+from mlimages.checks.cache import CheckCache
 from mlimages.checks.image_table import ImageTable
 from mlimages.checks.leaks import find_duplicate_groups
+from mlimages.checks.measurements import examine, make_measurement_table
 from mlimages.checks.near_duplicates import (
     _compute_best_crop_correlation,
     _normalize_vectors,
@@ -27,7 +27,7 @@ from tests.checks.test_rules import ORDINARY, table_of
 from tests.checks.test_validation import jpeg, listed, scene
 from tests.conftest import RunCli
 
-DIM = {"red": 20, "green": 20, "blue": 63}
+DIM = {"red_mean": 20, "green_mean": 20, "blue_mean": 63}
 
 SINGLE = {
     # code, the measured values below, at and above the threshold, and which of them have the code
@@ -35,12 +35,12 @@ SINGLE = {
     "min_side_px": (32, Code.TINY, [{"width": 90, "height": n} for n in (31, 32, 33)], "x--"),
     "max_aspect": (3.0, Code.ODD_SHAPE, [{"width": n, "height": 100} for n in (299, 300, 301)], "--x"),
     "max_crop_loss": (0.5, Code.CROP_LOSS, [{"width": n, "height": 100} for n in (199, 200, 201)], "--x"),
-    "blank_spread": (4, Code.BLANK, [{"low": 100, "high": n} for n in (103, 104, 105)], "xx-"),
-    "contrast_spread": (40, Code.LOW_CONTRAST, [{"low": 100, "high": n} for n in (139, 140, 141)], "xx-"),
-    "dark_level": (64, Code.DARK, [{"low": 0, "high": n} | DIM for n in (63, 64, 65)], "x--"),
-    "bright_level": (225, Code.BRIGHT, [{"low": n, "high": 255} for n in (224, 225, 226)], "--x"),
+    "blank_spread": (4, Code.BLANK, [{"luma_p2": 100, "luma_p98": n} for n in (103, 104, 105)], "xx-"),
+    "contrast_spread": (40, Code.LOW_CONTRAST, [{"luma_p2": 100, "luma_p98": n} for n in (139, 140, 141)], "xx-"),
+    "dark_level": (64, Code.DARK, [{"luma_p2": 0, "luma_p98": n} | DIM for n in (63, 64, 65)], "x--"),
+    "bright_level": (225, Code.BRIGHT, [{"luma_p2": n, "luma_p98": 255} for n in (224, 225, 226)], "--x"),
     "blur": (0.3, Code.BLURRED, [{"sharpness": x} for x in (0.299, 0.3, 0.301)], "x--"),
-    "placeholder_share": (0.8, Code.PLACEHOLDER, [{"two_levels": x} for x in (0.799, 0.8, 0.801)], "-xx"),
+    "placeholder_share": (0.8, Code.PLACEHOLDER, [{"two_level_fraction": x} for x in (0.799, 0.8, 0.801)], "-xx"),
 }
 
 
@@ -49,7 +49,7 @@ def test_a_threshold_of_single_images(name: str) -> None:
     value, code, measured, expected = SINGLE[name]
     assert getattr(Thresholds(), name) == value or name == "max_pixels", "the default is what is tried"
     thresholds = Thresholds(**{name: value})
-    facts = make_facts_table([ORDINARY._replace(**values).pack() for values in measured])  # type: ignore[arg-type]
+    facts = make_measurement_table([ORDINARY._replace(**values).pack() for values in measured])  # type: ignore[arg-type]
     assert "".join("x" if found else "-" for found in rules.RULES[code].applies(facts, thresholds)) == expected
 
 
@@ -57,8 +57,8 @@ def test_a_saturated_blue_image_is_not_dark() -> None:
     blue = np.zeros((64, 64, 3), np.uint8)
     blue[:, :, 2] = np.random.default_rng(0).integers(100, 256, (64, 64))
     facts = examine(jpeg(Image.fromarray(blue)), max_pixels=10**6)
-    assert facts.high < Thresholds().dark_level
-    assert not rules.RULES[Code.DARK].applies(make_facts_table([facts.pack()]), Thresholds()).any()
+    assert facts.luma_p98 < Thresholds().dark_level
+    assert not rules.RULES[Code.DARK].applies(make_measurement_table([facts.pack()]), Thresholds()).any()
 
 
 @pytest.mark.parametrize(("copies", "expected"), [(4, False), (5, True), (6, True)])
@@ -77,9 +77,9 @@ def test_the_threshold_of_imbalance(tmp_path: Path, largest: int, expected: bool
 
 def is_near(one: NDArray[np.uint8], other: NDArray[np.uint8], thresholds: Thresholds, **facts: float) -> bool:
     """Whether images with these thumbnails `(256,)` are near-duplicates."""
-    table = table_of([{**facts, "thumb": thumb.tobytes()} for thumb in (one, other)])
-    table.digest[:, 1] = 1, 2
-    with FactsCache() as cache:
+    table = table_of([{**facts, "thumbnail": thumb.tobytes()} for thumb in (one, other)])
+    table.digests[:, 1] = 1, 2
+    with CheckCache() as cache:
         return find_duplicate_groups(table, thresholds, cache).list_sets() == [[0, 1]]
 
 
@@ -133,7 +133,7 @@ def test_the_threshold_of_correlation() -> None:
     assert found == [True, True, False]
 
 
-@pytest.mark.parametrize("facts", [{"sharpness": 0.25}, {"two_levels": 0.5}, {"height": 31}], ids=str)
+@pytest.mark.parametrize("facts", [{"sharpness": 0.25}, {"two_level_fraction": 0.5}, {"height": 31}], ids=str)
 def test_the_threshold_of_correlation_of_images_with_little_detail(facts: dict[str, float]) -> None:
     one, other = noisy_pair(20)
     measured = correlation(one, other)
@@ -193,8 +193,8 @@ def test_help_all_lists_every_threshold_with_its_default(run_cli: RunCli) -> Non
      (100, 0.47, 0.30), (100, 0.25, 0.25)],
 )  # fmt: skip
 def test_in_a_set_of_soft_images_only_those_much_softer_are_blurred(count: int, median: float, blur: float) -> None:
-    assert Thresholds().for_sharpness(count, median).blur == pytest.approx(blur)
-    assert Thresholds(blur=0.35).for_sharpness(count, median).blur == 0.35  # given by hand
+    assert Thresholds().adapt_to_sharpness(count, median).blur == pytest.approx(blur)
+    assert Thresholds(blur=0.35).adapt_to_sharpness(count, median).blur == 0.35  # given by hand
 
 
 @pytest.mark.parametrize(
@@ -213,9 +213,9 @@ def test_in_a_set_of_soft_images_only_those_much_softer_are_blurred(count: int, 
 )
 def test_among_more_images_the_hash_must_agree_more_closely(count: int, fewer: int) -> None:
     """By 3 bits per factor of ten above 20,000, rounded: 20,000 * 10 ** (1 / 6) is 29,355.98."""
-    found = Thresholds().for_count(count)
+    found = Thresholds().adapt_to_size(count)
     assert found == Thresholds(near_bits=16 - fewer, turned_bits=max(0, 12 - fewer))
-    found = Thresholds(near_bits=1, turned_bits=2).for_count(count)
+    found = Thresholds(near_bits=1, turned_bits=2).adapt_to_size(count)
     assert (found.near_bits, found.turned_bits) == (max(0, 1 - fewer), max(0, 2 - fewer))
 
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFilter
 
 from mlimages.checks import (
-    ERRORS,
+    ERROR_CODES,
     CheckReport,
     Code,
     Thresholds,
@@ -23,12 +23,12 @@ from mlimages.checks import (
     group_duplicates,
     near_duplicates,
     run_checks,
-    write_outcome,
+    write_results,
 )
-from mlimages.checks.cache import ExaminedImage, FactsCache
-from mlimages.checks.image_facts import examine, make_facts_table
+from mlimages.checks.cache import CheckCache, ExaminedImage
 from mlimages.checks.image_table import ImageTable
 from mlimages.checks.leaks import find_duplicate_groups
+from mlimages.checks.measurements import examine, make_measurement_table
 from mlimages.checks.near_duplicates import (
     ORIENTATIONS,
     Orientation,
@@ -96,7 +96,7 @@ def test_broken_files_have_their_codes_and_stop_nothing(tmp_path: Path) -> None:
         "empty.jpg": {"empty"}, "html.jpg": {"not-an-image"}, "cut.jpg": {"truncated"}, "none.jpg": {"missing"},
         "dangling.jpg": {"unreadable"}, "pipe.jpg": {"unreadable"},
     }  # fmt: skip
-    assert (report.checked, report.ok) == (7, 1)
+    assert (report.num_images, report.num_ok) == (7, 1)
     assert all(one.code.is_error for one in report.findings)
 
 
@@ -183,7 +183,7 @@ def test_a_turned_image_is_measured_upright_once_in_every_format(tmp_path: Path)
             saved(stored, form, exif=exif(6), **({"lossless": True} if form == "WEBP" else {})), max_pixels=10**6
         )
         assert (found.width, found.height, found.orientation) == (300, 200, 6), form
-        thumbs = np.frombuffer(found.thumb + want.thumb, np.uint8).reshape(2, -1).astype(int)
+        thumbs = np.frombuffer(found.thumbnail + want.thumbnail, np.uint8).reshape(2, -1).astype(int)
         assert np.abs(thumbs[0] - thumbs[1]).max() <= 2, form
 
 
@@ -235,7 +235,7 @@ def test_the_same_bytes_are_a_duplicate_under_one_label_and_an_error_under_two(t
     (tmp_path / "labels_class_def.txt").write_text("0 a\n1 b\n")
     report = check([labels])
     assert codes(report) == {"a.jpg": {"same-picture-two-labels"}, "again.jpg": {"same-picture-two-labels"}}
-    assert [item.path.name for item in report.kept()] == ["b.jpg"]
+    assert [item.path.name for item in report.exclude_errors()] == ["b.jpg"]
 
 
 def test_a_near_duplicate_in_another_class_says_so(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_a_near_duplicate_in_another_class_says_so(tmp_path: Path) -> None:
         f"nearly the same as {tmp_path / 'a.jpg'} of class cat",
     )
     assert details == [other, other, own]
-    assert len(list(report.kept())) == 3
+    assert len(list(report.exclude_errors())) == 3
 
 
 @pytest.mark.parametrize("with_names", [True, False])
@@ -268,11 +268,14 @@ def test_classes_of_several_files_are_compared_by_name(tmp_path: Path, with_name
     report = check([train, val])
     if with_names:
         assert report.errors == {"leak": 1}
-        assert [[item.path.name for item in report.kept(n)] for n in (0, 1)] == [["0.jpg", "2.jpg", "3.jpg"], ["v.jpg"]]
-        assert report.counts == {(0, "ant"): 2, (0, "bee"): 2, (1, "bee"): 1}
+        assert [[item.path.name for item in report.exclude_errors(n)] for n in (0, 1)] == [
+            ["0.jpg", "2.jpg", "3.jpg"],
+            ["v.jpg"],
+        ]
+        assert report.class_counts == {(0, "ant"): 2, (0, "bee"): 2, (1, "bee"): 1}
     else:  # then by number
         assert report.errors == {"leak": 1, "same-picture-two-labels": 2}
-        assert report.counts == {(0, "ant"): 2, (0, "bee"): 2, (1, "ant"): 1}
+        assert report.class_counts == {(0, "ant"): 2, (0, "bee"): 2, (1, "ant"): 1}
 
 
 @pytest.mark.parametrize("form", [str, Path, LabelFile, lambda path: [path], lambda path: iter([path])])
@@ -298,7 +301,7 @@ def test_an_image_in_two_files_leaks_and_stays_in_the_smaller_one(tmp_path: Path
     report = check([train, val])
     assert codes(report) == {"t0.jpg": {"leak"}, "t1.jpg": {"leak"}}
     assert report.errors == {"leak": 2}
-    assert [len(list(report.kept(file))) for file in (0, 1)] == [4, 2]
+    assert [len(list(report.exclude_errors(file))) for file in (0, 1)] == [4, 2]
 
 
 def test_findings_are_told_by_code_and_by_file_in_the_order_of_the_lines(tmp_path: Path) -> None:
@@ -307,8 +310,8 @@ def test_findings_are_told_by_code_and_by_file_in_the_order_of_the_lines(tmp_pat
     two = listed(tmp_path, {"e.jpg": b"", "f.jpg": jpeg(scene(3).point(lambda level: level // 8))}, name="two.txt")
     found = check([one, two], thresholds=Thresholds(blur=0)).findings
     broken = [(0, "b.jpg", "empty"), (0, "d.jpg", "not-an-image"), (1, "e.jpg", "empty")]
-    assert [(each.file, each.path.name, each.code) for each in found.select(ERRORS)] == broken
-    assert [each.path.name for each in found.select({Code.DARK}, file=1)] == ["f.jpg"]
+    assert [(each.file_index, each.path.name, each.code) for each in found.select(ERROR_CODES)] == broken
+    assert [each.path.name for each in found.select({Code.DARK}, file_index=1)] == ["f.jpg"]
     assert [each.path.name for each in found] == ["a.jpg", "b.jpg", "d.jpg", "e.jpg", "f.jpg"]
     assert len(found) == 5
 
@@ -361,7 +364,7 @@ def test_a_second_check_decodes_nothing_and_says_the_same(tmp_path: Path, monkey
     assert seen == []
     assert second.errors == first.errors
     assert second.warnings == first.warnings
-    assert (second.facts == first.facts).all()
+    assert (second.measurements == first.measurements).all()
     (tmp_path / "2.jpg").write_bytes(jpeg(scene(99)))
     check([labels])
     assert len(seen) == 1
@@ -378,13 +381,13 @@ def replaced_with_size_and_time_kept(path: Path, data: bytes) -> None:
 def test_a_file_replaced_with_its_size_and_time_kept_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dark, bright = (saved(Image.new("RGB", (80, 60), (level,) * 3), "BMP") for level in (20, 200))
     labels = listed(tmp_path, {"a.bmp": dark, "b.bmp": dark})
-    assert check([labels]).facts["typical"].tolist() == [20, 20]
+    assert check([labels]).measurements["luma_median"].tolist() == [20, 20]
     replaced_with_size_and_time_kept(tmp_path / "b.bmp", bright)
     assert find_decodable_images([tmp_path / "a.bmp", tmp_path / "b.bmp"]).keys() == {tmp_path / "a.bmp"}
-    assert check([labels]).facts["typical"].tolist() == [20, 200]
+    assert check([labels]).measurements["luma_median"].tolist() == [20, 200]
     seen = decoded(monkeypatch)
     (tmp_path / "a.bmp").chmod(0o600)  # another change time, the same bytes
-    assert check([labels]).facts["typical"].tolist() == [20, 200]
+    assert check([labels]).measurements["luma_median"].tolist() == [20, 200]
     assert seen == []
 
 
@@ -393,12 +396,12 @@ def test_an_interrupted_check_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
         def advance(self, count: int = 1, **figures: object) -> None:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_checks, "BATCH", 4)
+    monkeypatch.setattr(run_checks, "MIN_BATCH_SIZE", 4)
     labels = listed(tmp_path, {f"{n}.jpg": jpeg(scene(n, width=60, height=40)) for n in range(10)})
     with pytest.raises(KeyboardInterrupt):
         check([labels], progress=Interrupting())
     seen = decoded(monkeypatch)
-    assert check([labels]).checked == 10
+    assert check([labels]).num_images == 10
     assert len(seen) == 6
 
 
@@ -408,7 +411,7 @@ def test_a_cache_that_is_broken_costs_only_time(tmp_path: Path, monkeypatch: pyt
     check([labels])
     for path in (tmp_path / "cache" / "checks").iterdir():
         path.write_bytes(b"no database")
-    assert check([labels]).ok == 1
+    assert check([labels]).num_ok == 1
 
 
 def test_a_cache_on_a_file_system_without_locks_is_not_waited_for(
@@ -420,8 +423,8 @@ def test_a_cache_on_a_file_system_without_locks_is_not_waited_for(
     labels = listed(tmp_path, {"a.jpg": jpeg(scene(1))})
     monkeypatch.setenv("MLIMAGES_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(fcntl, "lockf", unsupported)
-    assert check([labels]).ok == 1
-    assert "its file system has no locks; MLIMAGES_CACHE chooses another folder" in caplog.text
+    assert check([labels]).num_ok == 1
+    assert "its file system does not support locks; set MLIMAGES_CACHE to a folder on another one" in caplog.text
     assert not list((tmp_path / "cache" / "checks").iterdir())
 
 
@@ -429,7 +432,7 @@ def test_the_outcome_lies_beside_each_label_file(tmp_path: Path) -> None:
     labels = listed(
         tmp_path, {"a b.jpg": jpeg(scene(1)), "cut.jpg": jpeg(scene(2))[:900], "grey.jpg": jpeg(scene(3).convert("L"))}
     )
-    write_outcome(check([labels]))
+    write_results(check([labels]))
     kept = LabelFile(tmp_path / "labels_checked.txt")
     assert [item.path.name for item in kept] == ["a b.jpg", "grey.jpg"]
     assert kept.class_names == ("things",)
@@ -446,7 +449,7 @@ def test_writing_the_outcome_reads_a_label_file_no_more_often_for_more_findings(
     report = check([tmp_path / "labels.txt"])
     reads: list[Path] = []
     monkeypatch.setattr(label_file, "read_text_rows", lambda path: reads.append(path) or formats.read_text_rows(path))
-    write_outcome(report)
+    write_results(report)
     assert 0 < len(reads) < 10
 
 
@@ -483,8 +486,8 @@ def test_large_sets_lose_no_pair_though_not_all_are_compared(monkeypatch: pytest
     for n in range(500, 600):
         hashes[n] ^= np.uint64(sum(1 << bit for bit in flip.sample(range(64), flip.randint(0, 11))))
     everything = near(hashes, thumbs)
-    monkeypatch.setattr(near_duplicates, "LOOKUP_COST", 0)
-    monkeypatch.setattr(near_duplicates, "BATCH_SIZE", 250)
+    monkeypatch.setattr(near_duplicates, "COMPARISONS_PER_LOOKUP", 0)
+    monkeypatch.setattr(near_duplicates, "HASH_PAIR_BATCH_SIZE", 250)
     assert near(hashes, thumbs) == everything == {(n, 500 + n) for n in range(100)}
 
 
@@ -530,8 +533,8 @@ def made_up_table(count: int, tmp_path: Path) -> ImageTable:
     """One class, images that differ in their bytes alone."""
     listed = [LabeledPath(Path("a.jpg"), 0)] * count
     images = ImageTable.from_files([LabelFile(tmp_path / "all.txt", items=lambda: listed, class_names=("all",))])
-    images.facts[:] = make_facts_table([examine(jpeg(scene(1)), max_pixels=10**6).pack()])
-    images.digest[:, 1] = np.arange(1, count + 1)
+    images.measurements[:] = make_measurement_table([examine(jpeg(scene(1)), max_pixels=10**6).pack()])
+    images.digests[:, 1] = np.arange(1, count + 1)
     return images
 
 
@@ -541,7 +544,7 @@ def test_a_long_series_of_frames_is_one_group_compared_once(monkeypatch: pytest.
     monkeypatch.setattr(
         near_duplicates, "_are_near_duplicates", lambda *pair: compared.append(len(pair[0])) or alike(*pair)
     )
-    with FactsCache() as cache:
+    with CheckCache() as cache:
         assert find_duplicate_groups(made_up_table(900, tmp_path), Thresholds(), cache).list_sets() == [
             list(range(900))
         ]
@@ -554,13 +557,13 @@ class MadeUp:
     workers, chunk_size = 1, 64
 
     def __init__(self) -> None:
-        self._facts = examine(jpeg(scene(1)), max_pixels=10**6)._replace(sharpness=0.2, thumb=b"")
+        self._facts = examine(jpeg(scene(1)), max_pixels=10**6)._replace(sharpness=0.2, thumbnail=b"")
         self._rng = np.random.default_rng(0)
 
     def map(self, function: object, items: Iterable[Sequence[str]]) -> Iterator[list[ExaminedImage]]:
         for paths in items:
             yield [
-                ExaminedImage(self._rng.bytes(32), self._facts._replace(thumb=self._rng.bytes(256)).pack())
+                ExaminedImage(self._rng.bytes(32), self._facts._replace(thumbnail=self._rng.bytes(256)).pack())
                 for _ in paths
             ]
 
@@ -578,9 +581,9 @@ def test_more_images_are_looked_up_at_once_for_more_workers_up_to_a_bound(
         def advance(self, count: int = 1, **figures: object) -> None:
             advanced.append(count)
 
-    assert (run_checks.BATCH, run_checks.MAX_BATCH) == (256, 16_384)
-    monkeypatch.setattr(run_checks, "BATCH", 4)
-    monkeypatch.setattr(run_checks, "MAX_BATCH", 16)
+    assert (run_checks.MIN_BATCH_SIZE, run_checks.MAX_BATCH_SIZE) == (256, 16_384)
+    monkeypatch.setattr(run_checks, "MIN_BATCH_SIZE", 4)
+    monkeypatch.setattr(run_checks, "MAX_BATCH_SIZE", 16)
     pool = MadeUp()
     pool.workers, pool.chunk_size = workers, chunk_size
     (tmp_path / "labels.txt").write_text("".join(f"{number}.jpg 0\n" for number in range(50)))
@@ -608,7 +611,7 @@ def test_real_photographs_show_no_false_pair_and_their_real_ones(test_data: Path
     paths = [path for folder in folders for path in sorted((test_data / folder).rglob("*.[jJ]*"))]
     items = [LabeledPath(path, 0) for path in paths]
     report = check([LabelFile(tmp_path / "all.txt", items=lambda: items, class_names=("all",))])
-    assert report.checked == report.ok
+    assert report.num_images == report.num_ok
     assert [sorted(path.name for path in group) for group in report.duplicate_groups] == [
         ["17433282043_441b0a07f4_n.jpg", "22429946721_e17a12cb39_n.jpg"],
         ["7166567320_0a2beb6d42.jpg", "7166567320_0a2beb6d42_n.jpg"],
@@ -670,10 +673,10 @@ def test_damage_that_pillow_passes_over_is_found_where_simplejpeg_is_installed(t
         images[f"{n}.jpg"] = bytes(data)
     report = check([listed(tmp_path, {**images, "sound.jpg": jpeg(scene(99))})])
     assert sum(report.errors.values()) == 20
-    assert [item.path.name for item in report.kept()] == ["sound.jpg"]
+    assert [item.path.name for item in report.exclude_errors()] == ["sound.jpg"]
 
 
 def test_names_with_tabs_keep_their_column(tmp_path: Path) -> None:
     labels = listed(tmp_path, {"a\tb.jpg": b"no image"})
-    write_outcome(check([labels]))
+    write_results(check([labels]))
     assert list(read_paths(tmp_path / "labels_rejected.tsv")) == [tmp_path / "a\tb.jpg"]

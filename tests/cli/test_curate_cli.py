@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from mlimages.checks import Thresholds, check, split_labels, write_outcome
+from mlimages.checks import Thresholds, check, split_labels, write_results
 from mlimages.cli.main import app
 from mlimages.core import InputError, make_install_command
 from mlimages.images import load_all_plugins
@@ -168,7 +168,7 @@ def test_python_writes_the_files_that_the_command_line_writes(
     labels = label_dir_auto("data").labels.write("python.txt")
     parts = zip(split_labels(labels, (0.6, 0.4), 3), ("train", "val"), strict=True)
     written = [part.write(f"python_{name}.csv") for part, name in parts]
-    write_outcome(check(written, thresholds=Thresholds(blur=0.4)))
+    write_results(check(written, thresholds=Thresholds(blur=0.4)))
     files = sorted(Path().glob("cli*"))
     assert len(files) == 14
     for path in files:

@@ -32,7 +32,7 @@ from mlimages import (
     gather,
     label_dir_auto,
 )
-from mlimages.checks import write_outcome
+from mlimages.checks import write_results
 from mlimages.cli.main import app
 from mlimages.core import (
     BrokenImage,
@@ -164,7 +164,7 @@ def test_a_folder_at_an_address_becomes_labels_a_check_and_a_mean_as_here(memory
         labels = label_dir_auto(root).labels.write(f"{root}/labels.txt")
         texts.append([labels.path.read_text(), class_definition_path(labels.path).read_text()])
         reports.append(check([labels]))
-        write_outcome(reports[-1])
+        write_results(reports[-1])
         texts.append([(labels.path.parent / f"labels_{end}").read_text() for end in ("checked.txt", "rejected.tsv")])
         made = TrainingData(labels, ImageProperty(32)).make_mean_image(f"{root}/mean.png")
         means.append(made.mean)
@@ -291,8 +291,8 @@ ENTRIES: dict[str, Callable[[str], int]] = {
         row.num_images for row in draw_contact_sheet(address, "memory://sheet.png", image_property=TINY)
     ),
     "open_labels": lambda address: compute_mean(open_labels(address), TINY).num_images,
-    "check": lambda address: check([address, f"{address}-other"]).checked - 1,
-    "check of a label file": lambda address: check(f"{address}/labels.txt").checked,
+    "check": lambda address: check([address, f"{address}-other"]).num_images - 1,
+    "check of a label file": lambda address: check(f"{address}/labels.txt").num_images,
 }
 
 

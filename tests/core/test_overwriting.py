@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlimages.checks import check, write_outcome
+from mlimages.checks import check, write_results
 from mlimages.core import ImageProperty, InputError, Proportion
 from mlimages.dataset import MeanImage, TrainingData, augment
 from mlimages.export import export_network, quantize
@@ -74,8 +74,8 @@ WRITERS = {
         "o_class_def.txt", lambda f, force: write_label_output(f / "o.txt", [], ["a"], overwrite=force)
     ),
     "write_class_names": Writer("c.txt", lambda f, force: write_class_names(f / "c.txt", ["a"], overwrite=force)),
-    "write_outcome": Writer(
-        "labels_checked.txt", lambda f, force: write_outcome(check(f / "labels.txt"), overwrite=force)
+    "write_results": Writer(
+        "labels_checked.txt", lambda f, force: write_results(check(f / "labels.txt"), overwrite=force)
     ),
     "write_check_report": Writer(
         "r.html", lambda f, force: write_check_report(check(f / "labels.txt"), f / "r.html", overwrite=force)

@@ -419,10 +419,10 @@ def test_a_check_finds_the_same_whoever_looks_at_the_images(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     labels = images(tmp_path)
-    divided = replace(check([labels], pool=cluster), seconds=0)
-    again = replace(check([labels], pool=cluster), seconds=0)
+    divided = replace(check([labels], pool=cluster), duration_s=0)
+    again = replace(check([labels], pool=cluster), duration_s=0)
     monkeypatch.setenv("MLIMAGES_CACHE", str(tmp_path / "empty"))
-    single = replace(check([labels], workers=1), seconds=0)
+    single = replace(check([labels], workers=1), duration_s=0)
     assert divided.warnings["duplicate"] > 100
     assert divided.errors["same-picture-two-labels"] > 10
     assert divided.to_dict() == again.to_dict() == single.to_dict()

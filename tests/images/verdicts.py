@@ -58,7 +58,7 @@ def pillow(path: Path) -> Verdict:
 
 
 def examined(path: Path) -> Verdict:
-    from mlimages.checks.image_facts import examine
+    from mlimages.checks.measurements import examine
 
     facts = examine(path.read_bytes(), max_pixels=MAX_PIXELS)
     return "ok", (facts.width, facts.height), ""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlimages.checks import check, write_outcome
+from mlimages.checks import check, write_results
 from mlimages.core import InputError, LabeledPath, LabelFileError
 from mlimages.labels import (
     LabelFile,
@@ -338,10 +338,10 @@ def test_each_label_file_and_part_gets_files_of_its_own_from_a_check(
     report = check([tmp_path / name for name in sources])
     if same:
         with pytest.raises(InputError, match=f"would both be written to .*{same}_checked.txt: omit or rename one"):
-            write_outcome(report)
+            write_results(report)
         return
-    written = [path for path in write_outcome(report) if path.name.endswith("_rejected.tsv")]
-    assert sum(len({*read_paths(path)}) for path in written) == report.checked == len(BOTH) * len(sources)
+    written = [path for path in write_results(report) if path.name.endswith("_rejected.tsv")]
+    assert sum(len({*read_paths(path)}) for path in written) == report.num_images == len(BOTH) * len(sources)
 
 
 def test_lines_of_tabs_are_a_table_even_where_they_end_in_a_number(tmp_path: Path) -> None:

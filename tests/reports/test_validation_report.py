@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mlimages.checks import CheckReport, check, move_files, plan_moves, write_outcome
+from mlimages.checks import CheckReport, check, move_files, plan_moves, write_results
 from mlimages.checks.codes import MIN_IMAGES_FOR_MEDIAN
 from mlimages.core import LabeledPath
 from mlimages.labels import LabelFile, write_label_file
@@ -83,7 +83,7 @@ def test_files_are_moved_to_quarantine_or_their_right_name_and_none_is_lost(
     ]
     assert (tmp_path / "cut.jpg").exists()
     move_files(moves)
-    write_outcome(report, moves)
+    write_results(report, moves)
     after = [path.read_bytes() for path in tmp_path.rglob("*.[jp][pn]g")]
     assert sorted(data for data in after if data != b"in the way") == before
     kept = LabelFile(tmp_path / "train_checked.txt")
