@@ -91,11 +91,11 @@ def describe_export(bundle: OnnxBundle) -> Iterator[str]:
         if parity and not parity.num_images:
             yield "not compared with the trained network: no validation image can be read"
         elif parity:
-            ties = f" except for {pluralize(parity.near_ties, 'near tie')}" if parity.near_ties else ""
+            ties = f" except for {pluralize(parity.num_near_ties, 'near tie')}" if parity.num_near_ties else ""
             images = pluralize(parity.num_images, "validation image")
             yield f"{name} makes the same predictions as the trained network for {images}{ties}"
-    if runtime.reason_unchecked and not provenance.target_parity:
-        yield f"not compared in {runtime.name}: {runtime.reason_unchecked}"
+    if runtime.parity_skip_reason and not provenance.target_parity:
+        yield f"not compared in {runtime.name}: {runtime.parity_skip_reason}"
     if not bundle.includes_preprocessing:
         yield "the file does not include preprocessing: resize, crop and normalize images as its metadata describes"
     if bundle.exact_resize:

@@ -286,5 +286,5 @@ def _describe_parity(run: Path) -> str:
     parity = OnnxBundle.read(run / "model.onnx").provenance.parity
     if parity is None:
         return "not compared"
-    same = f"same class as PyTorch for {parity.num_images - parity.near_ties} of {parity.num_images} test images"
+    same = f"same class as PyTorch for {parity.num_images - parity.num_near_ties} of {parity.num_images} test images"
     return f"{same}; largest relative logit difference {parity.max_relative_difference:.0e}"

@@ -191,12 +191,14 @@ def export_network(
 
 
 def _describe_missing_images(items: Sequence[LabeledPath]) -> str:
+    """Return why there is no validation image to compare."""
     if not items:
         return "there are no validation images"
     return f"none of {pluralize(len(items), 'validation image')} can be read (looked for in {items[0].path.parent})"
 
 
 def _move_exported_files(exported_path: Path, out: Path) -> None:
+    """Move the exported file and its external data to `out`; remove external data of the file that is replaced."""
     has_data_file = external_data_path(exported_path).exists()
     files = sorted(exported_path.parent.iterdir(), reverse=True)  # NAME.onnx.data before NAME.onnx, which refers to it
     for file in files:

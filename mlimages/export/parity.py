@@ -197,6 +197,7 @@ class _Comparer:
 def _decode_images(
     items: Iterable[LabeledPath], image_property: ImageProperty
 ) -> Iterator[tuple[LabeledPath, NDArray[np.uint8]]]:
+    """Yield the images that can be decoded, with their preprocessed pixels, uint8 `(h, w, C)`."""
     for item in items:
         with suppress(ImageError):
             yield item, images.load_pixels(item.path, image_property)

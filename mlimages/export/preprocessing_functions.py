@@ -48,6 +48,7 @@ def compose_preprocessing(image_property: ImageProperty, resize_implementation: 
 
 @onnx_function
 def _keep_channels(image):
+    """Return the image unchanged, for a network with RGB input."""
     return op.Identity(image)
 
 
@@ -103,6 +104,7 @@ def _fit_downscale(image, crop_size):
 
 @onnx_function
 def _keep_original_size(image, _crop_size):
+    """Return the whole image, not to be resized."""
     return op.Identity(image), op.Shape(image, start=1, end=3)
 
 
@@ -125,6 +127,7 @@ def _find_crop_start(image_size, crop_size):
 
 @onnx_function
 def _crop_center(image, image_size, crop_size):
+    """Crop the centre of an image that is at least as large as the crop."""
     start = _find_crop_start(image_size, crop_size)
     return op.Slice(image, start, start + crop_size, [1, 2])
 
@@ -140,6 +143,7 @@ def _pad_and_crop(image, image_size, crop_size, start):
 
 @onnx_function
 def _pad_and_crop_center(image, image_size, crop_size):
+    """Crop the centre; pixels outside the image are black."""
     return _pad_and_crop(image, image_size, crop_size, _find_crop_start(image_size, crop_size))
 
 
@@ -156,6 +160,7 @@ def _make_position_crop(position: tuple[int, int]) -> OnnxFunction:
 
 @onnx_function
 def _skip_crop(image, _image_size, _crop_size):
+    """Return the image unchanged, since it has the size of the crop."""
     return op.Identity(image)
 
 
@@ -170,6 +175,7 @@ _CROP_FUNCTIONS = {
 
 @onnx_function
 def _skip_resize(image, _target_size):
+    """Return the image unchanged, since it is not to be resized."""
     return op.Identity(image)
 
 
@@ -214,6 +220,7 @@ def _make_operator_resize(mode: str) -> OnnxFunction:
 
 @onnx_function
 def _compute_bilinear_weight(distance):
+    """Return the triangle kernel at an absolute distance."""
     return op.Max(1.0 - distance, 0.0)
 
 

@@ -41,13 +41,13 @@ with disable_telemetry("ORT_DISABLE_TELEMETRY", "1"), _preserve_sys_path():
 PARITY_TOLERANCE = 0.1
 """Tolerance of the parity test image: integer kernels round differently on different processors."""
 
-Outputs = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]
+ModelOutputs = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]
 """Logits and probabilities, each `(N, classes)`, and the output `known` `(N,)`, or None if the file lacks it."""
 
-Runner = Callable[[Sequence[NDArray[np.uint8]]], Outputs]
+Runner = Callable[[Sequence[NDArray[np.uint8]]], ModelOutputs]
 """A function that returns the outputs for preprocessed images, each uint8 `(h, w, C)`."""
 
-_Batch = Mapping[str, NDArray[np.generic]]
+_InputBatch = Mapping[str, NDArray[np.generic]]
 
 
 def write_variants(
@@ -121,10 +121,10 @@ def _iter_upstream_nodes(tensor_name: str, producers: Mapping[str, onnx.NodeProt
 class _CalibrationBatches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
     """The calibration images for ONNX Runtime's quantization, in batches of one image."""
 
-    def __init__(self, calibration_batches: Sequence[_Batch]) -> None:
+    def __init__(self, calibration_batches: Sequence[_InputBatch]) -> None:
         self._remaining = iter(calibration_batches)
 
-    def get_next(self) -> _Batch | None:
+    def get_next(self) -> _InputBatch | None:
         return next(self._remaining, None)
 
 
@@ -134,7 +134,7 @@ def make_runner(bundle: OnnxBundle) -> Runner:
         return BundleSession(bundle).run_all
     session = open_session(bundle.path)
 
-    def run(pixels: Sequence[NDArray[np.uint8]]) -> Outputs:
+    def run(pixels: Sequence[NDArray[np.uint8]]) -> ModelOutputs:
         names = [LOGITS, PROBABILITIES, *([KNOWN] if bundle.known else [])]
         logits, probabilities, *known = session.run(names, {INPUT: _normalize_pixels(bundle, pixels)})
         return logits, probabilities, known[0] if known else None
@@ -143,6 +143,7 @@ def make_runner(bundle: OnnxBundle) -> Runner:
 
 
 def _normalize_pixels(bundle: OnnxBundle, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    """Return the input `(N, C, H, W)` of a file without preprocessing, from preprocessed pixels `(h, w, C)`."""
     normalization = bundle.preprocessing.normalization
     if normalization.mean_image:
         raise BundleError(

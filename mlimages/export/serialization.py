@@ -68,10 +68,12 @@ class _SerializedInitializer:
 
     @property
     def total_bytes(self) -> int:
+        """Size of the field in bytes, with its header."""
         return len(self.header) + self.values_bytes
 
     @classmethod
     def from_proto(cls, tensor: onnx.TensorProto) -> _SerializedInitializer:
+        """Serialize an initializer except for values in external data."""
         if not uses_external_data(tensor):
             return cls(_encode_field_header(INITIALIZER_FIELD, tensor.ByteSize()) + tensor.SerializeToString(), 0, 0)
         external = ExternalDataInfo(tensor)

@@ -32,14 +32,14 @@ class Runtime:
         load_model: given the package and the path of a file, returns a function that computes logits; None if exported
             files are not compared in this runtime.
         package: the Python package that `load_model` needs.
-        reason_unchecked: why an exported file was not compared in this runtime.
+        parity_skip_reason: why an exported file was not compared in this runtime.
     """
 
     name: str
     resize_implementation: ResizeImplementation | None
     load_model: Callable[[Any, Path], ComputeLogits] | None = None
     package: str = ""
-    reason_unchecked: str = ""
+    parity_skip_reason: str = ""
 
     @property
     def is_installed(self) -> bool:
@@ -79,10 +79,10 @@ RUNTIMES: dict[TargetRuntime, Runtime] = {
     "onnxruntime": Runtime("ONNX Runtime", "operator"),
     "openvino": Runtime("OpenVINO", "portable", _open_openvino, "openvino", "the package openvino is not installed"),
     "tensorrt": Runtime(
-        "TensorRT", None, reason_unchecked="TensorRT requires a GPU: compare predictions on a GPU before use"
+        "TensorRT", None, parity_skip_reason="TensorRT requires a GPU: compare predictions on a GPU before use"
     ),
     "opencv": Runtime("OpenCV", None, _open_opencv, "cv2", "the package opencv-python is not installed"),
-    "web": Runtime("onnxruntime-web", "operator", reason_unchecked="onnxruntime-web runs in a browser"),
+    "web": Runtime("onnxruntime-web", "operator", parity_skip_reason="onnxruntime-web runs in a browser"),
 }
 """TensorRT does not accept uint8 images or ONNX's resize, and OpenCV no dynamic sizes: files for them have no
 preprocessing."""

@@ -23,6 +23,7 @@ INPUT, LOGITS, PROBABILITIES, KNOWN = "image", "logits", "probabilities", "known
 
 _JSON_KEYS = {
     "num_images": "count",
+    "num_near_ties": "near_ties",
     "max_relative_difference": "worst",
     "num_evaluated_images": "accuracy_count",
     "parity_test_image": "probe",
@@ -77,12 +78,12 @@ class Parity:
 
     Attributes:
         num_images: number of images compared.
-        near_ties: number of images whose two most probable classes differ by less than 1e-4 and are swapped.
+        num_near_ties: number of images whose two most probable classes differ by less than 1e-4 and are swapped.
         max_relative_difference: largest difference of a logit, relative to the largest logit of that image.
     """
 
     num_images: int
-    near_ties: int
+    num_near_ties: int
     max_relative_difference: float
 
 
@@ -279,6 +280,7 @@ class OnnxBundle:
 
 
 def _rename_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return JSON values by the name of the attribute instead of by their key."""
     names = {key: name for name, key in _JSON_KEYS.items()}
     return {names.get(key, key): value for key, value in values.items()}
 

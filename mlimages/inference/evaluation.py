@@ -274,7 +274,7 @@ def _class_scores_to_dict(class_scores: ClassScores) -> dict[str, object]:
 
 
 def _count_listed_images(items: Sequence[LabeledPath], bundle: OnnxBundle, label_file_name: str) -> int:
-    """Count the images that the run folder of the model lists in the label file `name`; 0 if there is no run folder."""
+    """Count the images that the run folder of the model lists in a label file; 0 if there is no run folder."""
     listed = bundle.path.absolute().with_name(label_file_name)
     if not (listed.exists() and listed.with_name("config.json").exists()):
         return 0
@@ -283,6 +283,7 @@ def _count_listed_images(items: Sequence[LabeledPath], bundle: OnnxBundle, label
 
 
 def _predict_all(predictor: Predictor, items: Sequence[LabeledPath], progress: Progress) -> list[TimedResult]:
+    """Return one result per image, in order."""
     progress.start("evaluate", len(items), "images")
     answers = []
     for answer in predictor.stream(item.path for item in items):
@@ -293,6 +294,7 @@ def _predict_all(predictor: Predictor, items: Sequence[LabeledPath], progress: P
 
 
 def _make_probability_row(prediction: Prediction, num_classes: int) -> NDArray[np.float64]:
+    """Return the probabilities of a prediction in the order of the class indices, `(classes,)`."""
     row = np.zeros(num_classes)
     for score in prediction.top:
         row[score.label] = score.probability

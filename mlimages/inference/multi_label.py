@@ -102,5 +102,6 @@ def score_multi_label_predictions(
     )
 
 
-def _proportion_to_list(value: Proportion | None) -> list[float] | None:
-    return [value.value, value.low, value.high] if value else None
+def _proportion_to_list(proportion: Proportion | None) -> list[float] | None:
+    """Return the value and the bounds of its 95 % interval; None if undefined."""
+    return [proportion.value, proportion.low, proportion.high] if proportion else None

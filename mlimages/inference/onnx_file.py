@@ -141,6 +141,7 @@ def _read_varint(file: BinaryIO) -> int | None:
 
 
 def _describe_load_error(error: Exception) -> str:
+    """Return the end of a message that starts with the path of the file."""
     text = summarize_error(error)
     if "INVALID_PROTOBUF" in text or "No graph was found" in text:
         return "is not an ONNX file"

@@ -12,7 +12,7 @@ from mlimages.core import BundleError, ImageProperty, summarize_error
 from mlimages.inference.bundle import INPUT, KNOWN, LOGITS, PROBABILITIES, OnnxBundle, find_model_file
 from mlimages.inference.onnx_file import open_session, read_metadata, run_with_timeout
 
-Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
+LogitsAndProbabilities = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Logits and probabilities, each `(N, classes)`."""
 
 PARITY_TIMEOUT_S = 120.0
@@ -40,12 +40,14 @@ class BundleSession:
             raise BundleError(f"{path} was exported without preprocessing: export it again with --preprocessing")
         self._check_parity()
 
-    def run(self, pixels: Sequence[NDArray[np.uint8]]) -> Outputs:
+    def run(self, pixels: Sequence[NDArray[np.uint8]]) -> LogitsAndProbabilities:
         """Return the logits and probabilities of images from `images.load_pixels`, each `(h, w, C)`, in one batch."""
         logits, probabilities, _ = self.run_all(pixels)
         return logits, probabilities
 
-    def run_all(self, pixels: Sequence[NDArray[np.uint8]]) -> tuple[*Outputs, NDArray[np.float32] | None]:
+    def run_all(
+        self, pixels: Sequence[NDArray[np.uint8]]
+    ) -> tuple[*LogitsAndProbabilities, NDArray[np.float32] | None]:
         """Return the outputs of `run` and the output `known` `(N,)`, or None if the file has no such output."""
         names = [LOGITS, PROBABILITIES, *([KNOWN] if self.bundle.known else [])]
         images = to_graph_input(pixels, self.bundle.preprocessing.image)
@@ -53,6 +55,7 @@ class BundleSession:
         return logits, probabilities, known[0] if known else None
 
     def _check_parity(self) -> None:
+        """Raise BundleError unless the file reproduces the logits stored with its parity test image."""
         probe = self.bundle.parity_test_image
         image = np.frombuffer(probe.pixels, np.uint8).reshape(1, probe.height, probe.width, 3)
         try:
@@ -73,19 +76,19 @@ class BundleSession:
             )
 
 
-def to_graph_input(pixels: Sequence[NDArray[np.uint8]], prop: ImageProperty) -> NDArray[np.uint8]:
+def to_graph_input(pixels: Sequence[NDArray[np.uint8]], image_property: ImageProperty) -> NDArray[np.uint8]:
     """Return images `(N, H, W, 3)` that the graph's preprocessing maps to the given pixels `(h, w, C)`.
 
     For the resize methods `shorter` and `position`, the pixels are padded so that the crop returns them; the other
     methods do not change an image of the output size. Gray is repeated over three channels, whose luma is that gray.
     """
     top = left = 0
-    height, width = prop.height, prop.width
-    if prop.resize == "shorter":
-        top, left = round((prop.shorter_px - height) / 2), round((prop.shorter_px - width) / 2)
-        height = width = prop.shorter_px
-    elif prop.resize == "position":
-        left, top = prop.position
+    height, width = image_property.height, image_property.width
+    if image_property.resize == "shorter":
+        top, left = round((image_property.shorter_px - height) / 2), round((image_property.shorter_px - width) / 2)
+        height = width = image_property.shorter_px
+    elif image_property.resize == "position":
+        left, top = image_property.position
         height, width = max(1, height + top), max(1, width + left)
     frame = np.zeros((len(pixels), height, width, 3), np.uint8)
     for n, image in enumerate(pixels):

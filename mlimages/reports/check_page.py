@@ -28,13 +28,13 @@ class FindingGroup:
 
     Attributes:
         code: code of the findings.
-        count: number of findings.
+        num_findings: number of findings.
         is_about_images: whether the findings concern images; otherwise classes.
         tiles: tiles of the first findings.
     """
 
     code: str
-    count: int
+    num_findings: int
     is_about_images: bool
     tiles: tuple[GalleryTile, ...]
 

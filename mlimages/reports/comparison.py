@@ -34,14 +34,14 @@ class PairedTest:
     """Test of a run against the best run, on the validation images that both runs share.
 
     Attributes:
-        num_shared: number of images that both runs share.
+        num_shared_images: number of validation images that both runs share.
         num_gained, num_lost: number of these images that only this run, or only the best run, predicts correctly.
         difference: accuracy of this run minus that of the best run (-1..1), with its 95 % interval; for multi-label
             runs, difference in mean average precision.
         p_value: two-sided p-value of McNemar's exact test, or for multi-label runs of the paired bootstrap.
     """
 
-    num_shared: int
+    num_shared_images: int
     num_gained: int
     num_lost: int
     difference: Proportion
@@ -55,7 +55,7 @@ class PairedTest:
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON types."""
         return {
-            "shared": self.num_shared,
+            "shared": self.num_shared_images,
             "gained": self.num_gained,
             "lost": self.num_lost,
             "difference": asdict(self.difference),

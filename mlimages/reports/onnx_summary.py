@@ -214,9 +214,8 @@ def _describe_metrics(bundle: OnnxBundle) -> Iterator[str]:
     if provenance.parity and not provenance.parity.num_images:
         yield "parity: not compared with the trained network"
     elif provenance.parity:
-        ties = (
-            f" except for {pluralize(provenance.parity.near_ties, 'near tie')}" if provenance.parity.near_ties else ""
-        )
+        num_near_ties = provenance.parity.num_near_ties
+        ties = f" except for {pluralize(num_near_ties, 'near tie')}" if num_near_ties else ""
         compared = pluralize(provenance.parity.num_images, "image")
         difference = provenance.parity.max_relative_difference
         yield f"parity: {compared} compared{ties}, logits differ by {difference:.1e} at most"

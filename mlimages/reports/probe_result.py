@@ -11,8 +11,8 @@ from mlimages.core import Proportion, format_table, pluralize
 MAX_BAR_LENGTH = 24
 """Length of the bar of 100 %, in characters."""
 
-MIN_GAIN = 0.005
-"""A smaller gain in accuracy per doubling is not worth gathering images."""
+MIN_WORTHWHILE_GAIN = 0.005
+"""Minimum gain in accuracy from doubling the number of images that makes gathering them worthwhile."""
 
 MAX_NEGLIGIBLE_GAIN = 0.02
 """More images hardly help if the upper bound of the gain is below this."""
@@ -60,8 +60,8 @@ class ProbeResult:
         recommended_freeze: recommended value for `--freeze`: the last layer that is not significantly worse than the
             best, which leaves the fewest layers to train.
         learning_curve: accuracy by images per class, for the recommended layer.
-        last_gain: change in accuracy (-1..1) from the last doubling of images, with its 95 % interval; None if
-            `learning_curve` has one point.
+        gain_from_last_doubling: change in accuracy (-1..1) from the last doubling of images, with its 95 % interval;
+            None if `learning_curve` has one point.
     """
 
     model: str
@@ -71,16 +71,16 @@ class ProbeResult:
     layer_scores: tuple[LayerScore, ...]
     recommended_freeze: str
     learning_curve: tuple[CurvePoint, ...]
-    last_gain: Proportion | None
+    gain_from_last_doubling: Proportion | None
 
     @property
     def more_images_would_help(self) -> bool | None:
-        """Whether the accuracy still increases with the number of images; None if this is unclear from `last_gain`."""
-        if self.last_gain is None:
+        """Whether the accuracy still increases with the number of images; None if this is unclear."""
+        if self.gain_from_last_doubling is None:
             return None
-        if self.last_gain.low > 0 and self.last_gain.value >= MIN_GAIN:
+        if self.gain_from_last_doubling.low > 0 and self.gain_from_last_doubling.value >= MIN_WORTHWHILE_GAIN:
             return True
-        return False if self.last_gain.high < MAX_NEGLIGIBLE_GAIN else None
+        return False if self.gain_from_last_doubling.high < MAX_NEGLIGIBLE_GAIN else None
 
     @property
     def more_images_note(self) -> str:
@@ -114,7 +114,7 @@ class ProbeResult:
                 {"per_class": point.images_per_class, "accuracy": asdict(point.accuracy)}
                 for point in self.learning_curve
             ],
-            "gain": self.last_gain and asdict(self.last_gain),
+            "gain": self.gain_from_last_doubling and asdict(self.gain_from_last_doubling),
         }
 
 
@@ -142,10 +142,8 @@ def format_probe(result: ProbeResult) -> Iterator[str]:
         yield from format_table(points, left_columns=frozenset({3}))
         yield ""
     yield f"recommended: --freeze {result.recommended_freeze} (<): the last layer within noise of the best"
-    if result.last_gain is not None:
-        gain, low, high = (
-            f"{100 * part:+.1f}" for part in (result.last_gain.value, result.last_gain.low, result.last_gain.high)
-        )
+    if (change := result.gain_from_last_doubling) is not None:
+        gain, low, high = (f"{100 * part:+.1f}" for part in (change.value, change.low, change.high))
         yield f"{result.more_images_note}:"
         yield f"  {gain} points from the last doubling of images (95 % interval {low} to {high})"
 

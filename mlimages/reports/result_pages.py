@@ -31,8 +31,8 @@ def render_evaluation(evaluation: Evaluation, title: str) -> str:
 
 def render_probe(result: ProbeResult) -> str:
     """Return the HTML report of a probe: the recommended layer, accuracy by layer and by images per class."""
-    gain = result.last_gain and " to ".join(
-        f"{100 * value:+.1f}" for value in (result.last_gain.low, result.last_gain.high)
+    gain = result.gain_from_last_doubling and " to ".join(
+        f"{100 * value:+.1f}" for value in (result.gain_from_last_doubling.low, result.gain_from_last_doubling.high)
     )
     return render(
         "probe.html",
@@ -40,7 +40,7 @@ def render_probe(result: ProbeResult) -> str:
         subtitle=f"{pluralize(result.num_images, 'image')} of {pluralize(result.num_classes, 'class')}"
         + (f", {pluralize(result.num_broken_images, 'image')} skipped" if result.num_broken_images else ""),
         result=result,
-        gain=f"{100 * result.last_gain.value:+.1f} ({gain})" if result.last_gain else "",
+        gain=f"{100 * result.gain_from_last_doubling.value:+.1f} ({gain})" if result.gain_from_last_doubling else "",
         drawings=plots.draw_probe_svgs(result),
     )
 

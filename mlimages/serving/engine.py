@@ -21,7 +21,7 @@ from mlimages.serving.problems import make_busy_error
 MAX_BATCH_SIZE = 4
 """Maximum batch size; larger batches gain little and take more memory."""
 
-_MAX_TIME_RATIO = 0.85
+_MAX_BATCH_TIME_RATIO = 0.85
 """Batches are used if their time per image is below this fraction of the time for a single image (AlexNet: 0.65)."""
 
 ImageData = bytes | NDArray[np.uint8]
@@ -132,6 +132,7 @@ class Engine:
 
 
 def _set_image_results(batch: Sequence[_QueuedImage], results: Sequence[QueuedResult | Exception]) -> None:
+    """Set the results of the images' futures; called in the event loop."""
     for item, result in zip(batch, results, strict=True):
         if item.future.done():  # the client disconnected
             continue
@@ -154,4 +155,4 @@ def is_batching_faster(predictor: Predictor) -> bool:
             seconds.append(time.perf_counter() - begin)
         return min(seconds) / num_images
 
-    return measure_fastest_s(MAX_BATCH_SIZE) < _MAX_TIME_RATIO * measure_fastest_s(1)
+    return measure_fastest_s(MAX_BATCH_SIZE) < _MAX_BATCH_TIME_RATIO * measure_fastest_s(1)

@@ -115,6 +115,7 @@ def _describe_outputs(bundle: OnnxBundle) -> list[schemas.TensorMetadata]:
 
 
 def _get_service(request: web.Request) -> Service:
+    """Return the service, or raise ProblemError if the path names another model or version."""
     service = request.app[SERVICE_KEY]
     if request.match_info["name"] != service.name or request.match_info.get("version", MODEL_VERSION) != MODEL_VERSION:
         raise ProblemError(
@@ -145,6 +146,7 @@ def _get_first_message(error: ValidationError) -> str:
 
 
 def _parse_pixels(data: object) -> NDArray[np.uint8]:
+    """Return the values of a tensor from nested JSON lists."""
     values = np.asarray(data)
     if values.dtype.kind not in "iu" or not values.size or values.min() < 0 or values.max() > 255:
         raise ValueError("the data must be integers from 0 to 255")

@@ -151,7 +151,7 @@ def test_the_file_for_a_runtime_is_compared_in_that_runtime_where_it_is_installe
     assert parity is None or (
         parity.num_images == 3 and parity.max_relative_difference < parity_module.RESIZE_TOLERANCE
     )
-    assert parity or not runtime.load_model or runtime.reason_unchecked
+    assert parity or not runtime.load_model or runtime.parity_skip_reason
 
 
 def test_a_runtime_that_answers_otherwise_or_cannot_load_the_file_is_an_error(

@@ -28,11 +28,8 @@ def test_runs_are_ordered_and_tested_against_the_best(runs: list[Path]) -> None:
     assert [each.path.name for each in (good, near, bad)] == ["good", "near", "bad"]
     assert good.test_against_best is None
     assert near.test_against_best is not None
-    assert (near.test_against_best.num_shared, near.test_against_best.num_gained, near.test_against_best.num_lost) == (
-        24,
-        1,
-        3,
-    )
+    test = near.test_against_best
+    assert (test.num_shared_images, test.num_gained, test.num_lost) == (24, 1, 3)
     assert near.test_against_best.p_value == pytest.approx(2 * (1 + 4) / 16)
     assert near.test_against_best.is_within_noise
     assert bad.test_against_best is not None
@@ -55,7 +52,10 @@ def test_only_settings_that_differ_are_listed(runs: list[Path]) -> None:
 def test_images_of_one_run_alone_are_not_compared(runs: list[Path]) -> None:
     predictions = runs[1] / "val_predictions.csv"
     predictions.write_text("".join(predictions.read_text().splitlines(keepends=True)[:13]))
-    assert [each.test_against_best.num_shared for each in compare_runs(runs) if each.test_against_best] == [12, 24]
+    assert [each.test_against_best.num_shared_images for each in compare_runs(runs) if each.test_against_best] == [
+        12,
+        24,
+    ]
     predictions.write_text(predictions.read_text().replace("images/", "others/"))
     first, *others = list(format_comparison(compare_runs(runs)))[1:4]
     assert first.endswith(" -")  # no winner

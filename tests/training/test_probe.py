@@ -105,8 +105,8 @@ def test_texture_is_seen_by_random_convolutions_and_more_images_do_not_hurt(stri
     assert [point.images_per_class for point in found.learning_curve] == [5, 10]
     assert found.learning_curve[0].accuracy.value <= found.learning_curve[1].accuracy.value + 0.1
     values = [point.accuracy.value for point in found.learning_curve]
-    assert found.last_gain
-    assert found.last_gain.value == pytest.approx(values[1] - values[0])
+    assert found.gain_from_last_doubling
+    assert found.gain_from_last_doubling.value == pytest.approx(values[1] - values[0])
 
 
 @pytest.mark.parametrize(
