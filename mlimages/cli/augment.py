@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mlimages.dataset import AugmentSummary
 
 MAX_ANGLES = 360
+"""Maximum number of rotations of an image."""
 
 
 @takes_options(TableOptions)
@@ -81,6 +82,7 @@ def augment(
 
 
 def _parse_angles(text: str) -> range:
+    """Parse `FROM:TO:STEP`; the text "" means no rotations."""
     if not text:
         return range(0)
     try:
@@ -96,6 +98,7 @@ def _parse_angles(text: str) -> range:
 
 
 def _parse_fractions(text: str) -> list[float]:
+    """Parse the fractions of --split, such as `0.75,0.25`; the text "" means one split."""
     try:
         fractions = [float(share) for share in text.split(",")] if text else [1.0]
     except ValueError:

@@ -24,7 +24,7 @@ from mlimages.cli.gather_search import (
     print_message,
     source_option,
 )
-from mlimages.cli.gather_summary import NO_LINKS, explain_no_images, format_summary
+from mlimages.cli.gather_summary import NO_LINKS_MESSAGE, explain_no_images, format_summary
 from mlimages.cli.hints import print_as_json, print_next_command, print_to_stderr
 from mlimages.cli.options import SectionedHelpCommand, takes_options
 from mlimages.cli.process import raise_gc_threshold
@@ -34,11 +34,11 @@ from mlimages.gathering import GatherOptions
 if TYPE_CHECKING:
     from mlimages.gathering import Source
 
-_IMAGES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic")
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic")
 
 
 class _GatherGroup(TyperGroup):
-    """A group that suggests `gather urls` if a list or a link is given instead of a sub-command."""
+    """The command group `gather`, which suggests `gather urls` if its first argument is a list or a link."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the sub-command, or end with an error that suggests one."""
@@ -46,7 +46,7 @@ class _GatherGroup(TyperGroup):
         if first not in self.commands and ("://" in first or Path(first).suffix or Path(first).exists()):
             out = "" if {"-o", "--out"} & set(args) else " -o FOLDER"
             command = f"mlimages gather urls {shlex.join(args)}{out}"
-            if "://" in first and Path(first).suffix.lower() in _IMAGES:
+            if "://" in first and Path(first).suffix.lower() in _IMAGE_SUFFIXES:
                 command = f"echo {shlex.quote(first)} | mlimages gather urls {shlex.join(['-', *args[1:]])}{out}"
             ctx.fail(f"use `gather urls` for links and lists of links: {command}")
         return super().resolve_command(ctx, args)
@@ -224,7 +224,7 @@ def _print_plan(source: Any, *, as_json: bool) -> None:
     for label, count in plan.items():
         print(f"{label:<50} {'unknown' if count is None else count:>9}")
     if not plan:
-        raise GatherError(f"nothing to gather: {NO_LINKS}")
+        raise GatherError(f"nothing to gather: {NO_LINKS_MESSAGE}")
     known = [count for count in plan.values() if count is not None]
     total = str(sum(known)) if len(known) == len(plan) else f"{sum(known)} or more" if known else "unknown"
     print(f"{'total of ' + pluralize(len(plan), 'class'):<50} {total:>9}")

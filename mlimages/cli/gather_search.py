@@ -181,17 +181,17 @@ def print_message(text: str) -> None:
     tqdm.write(f"mlimages: {text}", file=sys.stderr)
 
 
-_LONG_S = 60.0
-"""Minimum waiting time for which the message says how to stop."""
+_LONG_WAIT_S = 60.0
+"""Minimum waiting time in seconds for which the message says how to stop."""
 
 
 async def count_down(seconds: float, reason: str) -> None:
-    """Print the reason, and wait; a terminal shows the remaining time."""
-    print_message(reason + " (Ctrl-C stops; run the same command again to resume)" * (seconds >= _LONG_S))
+    """Print the reason and wait; on a terminal, also show the remaining time."""
+    print_message(reason + " (Ctrl-C stops; run the same command again to resume)" * (seconds >= _LONG_WAIT_S))
     until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0:
+    while (remaining_s := until - time.monotonic()) > 0:
         if sys.stderr.isatty():
-            print(f"\r  {int(left) // 60}:{int(left) % 60:02} left ", end="", file=sys.stderr, flush=True)
-        await asyncio.sleep(min(1.0, left))
+            print(f"\r  {int(remaining_s) // 60}:{int(remaining_s) % 60:02} left ", end="", file=sys.stderr, flush=True)
+        await asyncio.sleep(min(1.0, remaining_s))
     if sys.stderr.isatty():
         print("\r" + " " * 14, end="\r", file=sys.stderr, flush=True)

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 
 from mlimages.core import GatherSummary, Reason, pluralize
 
-_ROWS = 15
-_HINTS = {
+_MAX_SHOWN_ROWS = 15
+_ADVICE_BY_REASON = {
     Reason.OPT_OUT: "use --ignore-opt-out to download images whose site or metadata opts out",
     Reason.HTML: "the hosts returned web pages instead of images; they may require a login or block the requests",
     Reason.FORBIDDEN: "the hosts refuse the requests; use --contact, or --header for a Referer, with --retry-failed "
@@ -19,22 +19,22 @@ _HINTS = {
     Reason.PROXY: "the HTTP proxy does not respond or refuses the connection; see --proxy",
     Reason.TOO_SMALL: "--min-size sets the minimum length of the shorter side",
 }
-"""Advice if most links fail, by the most frequent reason."""
-_REMEDIES = {
+"""Advice if most links failed, by the most frequent reason."""
+_UNFINISHED_ADVICE_BY_REASON = {
     Reason.PRIVATE_ADDRESS: "the address is private; add --allow-private",
     Reason.UNKNOWN_HOST: "the host name does not exist; correct the link",
 }
 """Advice for unfinished links that would fail again with the same command, by reason."""
-_AGAIN = "run the same command again"
-NO_LINKS = "the source has no links"
-"""Reason why no image was gathered."""
+_RERUN_ADVICE = "run the same command again"
+NO_LINKS_MESSAGE = "the source has no links"
+"""Message that explains why no image was gathered."""
 
 
 def explain_no_images(summary: GatherSummary) -> str:
     """Return the reason why a run gathered no image, and advice."""
     if not summary.failed:
-        return _explain_deleted_images(summary.removed) if summary.removed else NO_LINKS
-    advice = [*_find_hints(summary), *(_find_remedies(summary) if summary.open else [])]
+        return _explain_deleted_images(summary.removed) if summary.removed else NO_LINKS_MESSAGE
+    advice = [*_find_failure_advice(summary), *(_find_unfinished_advice(summary) if summary.open else [])]
     if summary.open == summary.failed:
         subject = "the only link is" if summary.open == 1 else f"all {summary.open} links are"
         return f"{subject} unfinished: {'; '.join(advice)}"
@@ -42,21 +42,26 @@ def explain_no_images(summary: GatherSummary) -> str:
 
 
 def _explain_deleted_images(num_images: int) -> str:
+    """Return the message that all images were deleted by hand, and are therefore not downloaded again."""
     subject = "the only image was" if num_images == 1 else f"all {num_images:,} images were"
     return f"{subject} deleted by hand and therefore not downloaded again; use --restore-deleted to download them"
 
 
-def _find_hints(summary: GatherSummary) -> list[str]:
-    """Return the advice for the most frequent reason, if most links failed."""
+def _find_failure_advice(summary: GatherSummary) -> list[str]:
+    """Return advice about the most frequent reason of failure, if most links failed; an empty list if there is none."""
     reason = next(iter(summary.reasons), "") if summary.failed > summary.ok else ""
-    return [_HINTS[Reason(reason)]] if reason in _HINTS else []
+    return [_ADVICE_BY_REASON[Reason(reason)]] if reason in _ADVICE_BY_REASON else []
 
 
-def _find_remedies(summary: GatherSummary) -> list[str]:
-    """Return the advice for unfinished links; running the same command again, if that helps, is the last item."""
-    counts = {reason: summary.reasons.get(reason, 0) for reason in _REMEDIES}
-    found = [f"{_REMEDIES[reason]} ({pluralize(count, 'link')})" for reason, count in counts.items() if count]
-    return found + [_AGAIN] * (summary.open > sum(counts.values()) or not found)
+def _find_unfinished_advice(summary: GatherSummary) -> list[str]:
+    """Return advice about unfinished links; the last item, if it helps, is to run the same command again."""
+    counts = {reason: summary.reasons.get(reason, 0) for reason in _UNFINISHED_ADVICE_BY_REASON}
+    found = [
+        f"{_UNFINISHED_ADVICE_BY_REASON[reason]} ({pluralize(count, 'link')})"
+        for reason, count in counts.items()
+        if count
+    ]
+    return found + [_RERUN_ADVICE] * (summary.open > sum(counts.values()) or not found)
 
 
 def format_summary(summary: GatherSummary, *, ends_with_error: bool, keep_duplicates: bool = False) -> Iterator[str]:
@@ -64,12 +69,12 @@ def format_summary(summary: GatherSummary, *, ends_with_error: bool, keep_duplic
 
     Args:
         summary: result of the run.
-        ends_with_error: an error message follows, which has the advice about failed links.
+        ends_with_error: whether an error message follows, which contains the advice about failed links.
         keep_duplicates: whether the run had the option --keep-duplicates.
     """
     if summary.failed > summary.ok and summary.reasons:
         reason, count = next(iter(summary.reasons.items()))
-        hint = "" if ends_with_error else "".join(f" ({hint})" for hint in _find_hints(summary))
+        hint = "" if ends_with_error else "".join(f" ({hint})" for hint in _find_failure_advice(summary))
         links = summary.failed + summary.ok + summary.duplicate
         yield f"{summary.failed} of {links} links failed; {reason}: {count}{hint}\n"
     yield from _format_counts("images by class", summary.classes)
@@ -81,10 +86,10 @@ def format_summary(summary: GatherSummary, *, ends_with_error: bool, keep_duplic
     if summary.ok and not summary.fetched and not summary.open:
         yield "nothing to download: earlier runs finished every link"
     if summary.open:
-        remedies = [] if ends_with_error else _find_remedies(summary)
+        remedies = [] if ends_with_error else _find_unfinished_advice(summary)
         advice = f": {'; '.join(remedies)}" if remedies else ""
         yield f"{_format_subject(summary.open, 'link', 'is', 'are')} unfinished{advice}"
-        if _AGAIN in remedies:
+        if _RERUN_ADVICE in remedies:
             yield f"  mlimages {shlex.join(arg for arg in sys.argv[1:] if arg != '--no-retry')}"
     for host, pause_s in summary.waits_s.items():
         pause = f"{pause_s:.0f} s" if pause_s < 120 else f"{pause_s / 60:.0f} minutes"
@@ -111,14 +116,16 @@ def format_summary(summary: GatherSummary, *, ends_with_error: bool, keep_duplic
 
 
 def _format_subject(count: int, noun: str, singular_verb: str, plural_verb: str) -> str:
+    """Return a count, a noun and a verb, such as `1 link is` or `2 links are`."""
     return f"{pluralize(count, noun)} {singular_verb if count == 1 else plural_verb}"
 
 
 def _format_counts(title: str, counts: Mapping[str, int]) -> Iterator[str]:
+    """Yield the lines of a table of counts, of which only the first rows are listed; none if it is empty."""
     if not counts:
         return
     rows = list(counts.items())
-    shown, rest = rows[:_ROWS], rows[_ROWS:]
+    shown, rest = rows[:_MAX_SHOWN_ROWS], rows[_MAX_SHOWN_ROWS:]
     yield title
     yield from (f"  {name[:48]:<48} {count:8}" for name, count in shown)
     if rest:

@@ -31,7 +31,7 @@ def to_arguments(values: Mapping[str, Any]) -> list[object]:
 
 
 def find_validation_option(train_file: Path) -> list[object]:
-    """Return `--val FILE` if a validation file exists, such as labels_val.txt beside labels_train.txt; else nothing."""
+    """Return `["--val", FILE]` if FILE exists, such as labels_val.txt for labels_train.txt; else an empty list."""
     before, match, after = train_file.name.rpartition("train")
     val = train_file.with_name(f"{before}val{after}")
     return ["--val", val] if match and val.exists() else []
@@ -39,7 +39,7 @@ def find_validation_option(train_file: Path) -> list[object]:
 
 @contextmanager
 def detect_swapped_arguments(model: Path, other_arguments: Sequence[str | Path]) -> Iterator[None]:
-    """If the model cannot be read but another argument is a model, report that the arguments are swapped.
+    """Report in an error about the model that the arguments are swapped, if one of the other arguments is a model.
 
     Raises:
         BundleError: the model cannot be read; the message says whether the arguments are swapped.
@@ -47,14 +47,14 @@ def detect_swapped_arguments(model: Path, other_arguments: Sequence[str | Path])
     try:
         yield
     except BundleError as error:
-        found = next((other for other in other_arguments if _is_model(Path(other))), None)
-        if found is None or _is_model(model) or not model.exists():
+        other_model = next((other for other in other_arguments if _is_model(Path(other))), None)
+        if other_model is None or _is_model(model) or not model.exists():
             raise
-        raise BundleError(f"{model} is not a model, but {found} is: swap the two arguments") from error
+        raise BundleError(f"{model} is not a model, but {other_model} is: swap the two arguments") from error
 
 
 def _is_model(path: Path) -> bool:
-    """Return whether a path is an .onnx file or a run folder, judging by the names of files."""
+    """Whether a path is an .onnx file or a run folder, judging by file names."""
     return path.suffix == ".onnx" or (path / "model.onnx").exists() or (path / "config.json").exists()
 
 

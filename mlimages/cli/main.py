@@ -39,7 +39,7 @@ UTF8_ADVICE = "use a UTF-8 locale, such as LC_ALL=C.UTF-8, or set PYTHONUTF8=1"
 
 
 class StepGroup(TyperGroup):
-    """A group whose help lists the commands by step."""
+    """The command group `mlimages`, whose help lists the commands by step."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write one section for each step."""
@@ -88,11 +88,11 @@ def _global_options(
     ),
     verbose: bool = typer.Option(False, "--verbose", "-v", help="Print log messages to standard error."),
 ) -> None:
-    shown = logging.StreamHandler()
-    shown.setLevel(logging.INFO if verbose else logging.WARNING)
-    shown.addFilter(lambda record: verbose or _is_always_shown(record))
-    shown.setFormatter(logging.Formatter("%(name)s: %(message)s") if verbose else _PackageFormatter())
-    logging.basicConfig(handlers=[shown])
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.INFO if verbose else logging.WARNING)
+    handler.addFilter(lambda record: verbose or _is_always_shown(record))
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s") if verbose else _PackageFormatter())
+    logging.basicConfig(handlers=[handler])
     logging.captureWarnings(True)
 
 
@@ -104,7 +104,7 @@ class _PackageFormatter(logging.Formatter):
 
 
 def _is_always_shown(record: logging.LogRecord) -> bool:
-    """Return whether a record is shown without --verbose: errors, and warnings except those about single images."""
+    """Whether a record is shown without --verbose: errors, and warnings except those about single images."""
     shown = ("gathering", "core", "networks", "training", "export", "checks", "images.text", "images.image_files")
     return record.levelno >= logging.ERROR or f"{record.name}.".startswith(tuple(f"mlimages.{name}." for name in shown))
 
@@ -116,6 +116,7 @@ for step, functions in COMMANDS.items():
 
 
 def _exit_on_sigterm(signal_number: int, frame: object) -> NoReturn:
+    """Handle SIGTERM, which torchrun sends to the other processes if one has failed."""
     raise PeerExitedError("stopped by SIGTERM: another training process failed, or the launcher was stopped")
 
 

@@ -16,18 +16,22 @@ from typer.core import TyperCommand
 
 from mlimages.core import InputError, Option, OptionField, option_fields
 
-GENERAL = "Options"
-_COMMON = "Common options"
-_ORDER = {"Arguments": -3, _COMMON: -2, "Source": -1, "Table": 1, "Output": 2, GENERAL: 3}
-_ALL = "mlimages.help_all"
-_GATHER = ("--out", "--limit", "--min-size", "--dry-run")
+_OTHER_TITLE = "Options"
+_COMMON_TITLE = "Common options"
+_SECTION_ORDER = {"Arguments": -3, _COMMON_TITLE: -2, "Source": -1, "Table": 1, "Output": 2, _OTHER_TITLE: 3}
+"""Sort key of each section of the help; others are in between, with 0."""
+
+_SHOWS_ALL_KEY = "mlimages.help_all"
+"""Key of Click's `Context.meta`, set by --help-all."""
+
+_COMMON_GATHER_OPTIONS = ("--out", "--limit", "--min-size", "--dry-run")
 COMMON_OPTIONS = {
-    "urls": (*_GATHER, "--class"),
-    "imagenet": (*_GATHER, "--subtree"),
-    "openverse": (*_GATHER, "--licence"),
-    "inaturalist": (*_GATHER, "--licence"),
-    "commons": (*_GATHER, "--contact"),
-    "pexels": (*_GATHER, "--i-have-permission"),
+    "urls": (*_COMMON_GATHER_OPTIONS, "--class"),
+    "imagenet": (*_COMMON_GATHER_OPTIONS, "--subtree"),
+    "openverse": (*_COMMON_GATHER_OPTIONS, "--licence"),
+    "inaturalist": (*_COMMON_GATHER_OPTIONS, "--licence"),
+    "commons": (*_COMMON_GATHER_OPTIONS, "--contact"),
+    "pexels": (*_COMMON_GATHER_OPTIONS, "--i-have-permission"),
     "label": ("--out", "--split", "--seed", "--limit-per-class", "--class-from"),
     "check": ("--report", "--fix", "--yes", "--strict", "--threshold"),
     "mean": ("--out", "--size", "--resize", "--model", "--per-class"),
@@ -42,8 +46,10 @@ COMMON_OPTIONS = {
     "show": ("--out", "--per-class", "--size", "--seed", "--layer"),
 }
 """The most common options of commands that have more; the help lists them first."""
-_KEYWORD = inspect.Parameter.KEYWORD_ONLY
-_METAVARS = {int: "N", float: "X", str: "TEXT", Path: "FILE"}
+
+_KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
+_METAVAR_BY_TYPE = {int: "N", float: "X", str: "TEXT", Path: "FILE"}
+"""Placeholder of an option's value in the help, by type."""
 
 
 class SectionedHelpCommand(TyperCommand):
@@ -54,24 +60,24 @@ class SectionedHelpCommand(TyperCommand):
         self.help, _, self.epilog = str(self.help).partition("\n\nExample: ")
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Return the words of the usage line, with `LIST...` where Typer would write `{LIST...}...`."""
+        """Return the words of the usage line, with `LIST...` instead of Typer's `{LIST...}...`."""
         return [
             piece.replace("...}...", "...}").replace("{", "").replace("}", "")
             for piece in super().collect_usage_pieces(ctx)
         ]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments, and reject empty paths, such as from an unset variable; pathlib reads "" as "."."""
-        given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        """Parse the arguments; reject empty paths, as from an unset shell variable, which pathlib reads as "."."""
+        raw_values, _, _ = self.make_parser(ctx).parse_args(args=list(args))
         rest: list[str] = super().parse_args(ctx, args)
         for param in self.get_params(ctx):
             is_path = any(isinstance(value, Path) for value in _to_list(ctx.params.get(param.name)))
-            if is_path and "" in _to_list(given.get(param.name)):
+            if is_path and "" in _to_list(raw_values.get(param.name)):
                 raise typer.BadParameter("the path is empty; use . for the current folder", ctx=ctx, param=param)  # type: ignore[arg-type]
         return rest
 
     def invoke(self, ctx: Any) -> Any:
-        """Check label files and the suffixes of output files, then run the command, which may import slow modules."""
+        """Check label files and the suffixes of output files before the command imports slow modules, then run it."""
         for param in self.get_params(ctx):
             values = _to_list(ctx.params.get(param.name))
             kind, _, suffix = str(param.metavar).removesuffix("...").partition(".")
@@ -86,18 +92,18 @@ class SectionedHelpCommand(TyperCommand):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write sections for the arguments, the common options, each group of options and the thresholds."""
         common = COMMON_OPTIONS.get(str(ctx.command.name), ())
-        sections: dict[str, list[tuple[str, str]]] = {_COMMON: []} if common else {}
+        sections: dict[str, list[tuple[str, str]]] = {_COMMON_TITLE: []} if common else {}
         for param in sorted(self.get_params(ctx), key=lambda param: _find_common_option_index(param, common)):
-            if _is_advanced_option(param) and not ctx.meta.get(_ALL):
+            if _is_advanced_option(param) and not ctx.meta.get(_SHOWS_ALL_KEY):
                 continue
             title, record = _make_help_row(param, ctx)
             sections.setdefault(
-                title if _find_common_option_index(param, common) == len(common) else _COMMON, []
+                title if _find_common_option_index(param, common) == len(common) else _COMMON_TITLE, []
             ).append(record)
-        for title in sorted(sections, key=lambda title: _ORDER.get(title, 0)):
+        for title in sorted(sections, key=lambda title: _SECTION_ORDER.get(title, 0)):
             with formatter.section(title):
                 formatter.write_dl(sections[title], col_max=24)
-        if ctx.command.name == "check" and ctx.meta.get(_ALL):
+        if ctx.command.name == "check" and ctx.meta.get(_SHOWS_ALL_KEY):
             from mlimages.checks import Thresholds
 
             with formatter.section("Thresholds (--threshold NAME=VALUE)"):
@@ -105,7 +111,7 @@ class SectionedHelpCommand(TyperCommand):
                 formatter.write_dl(rows, col_max=24)
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Write the examples, with a backslash where a long one is wrapped, so that they can be pasted into a shell."""
+        """Write the examples; wrapped lines end in a backslash, so that they can be pasted into a shell."""
         formatter.write_paragraph()
         for example in str(self.epilog).split("\nExample: "):
             lines = textwrap.wrap(
@@ -132,11 +138,13 @@ def require_label_source(source: Path) -> None:
 
 
 def _require_suffix(path: Path, suffix: str, *, option: str) -> None:
+    """Raise InputError if an output file has another suffix; `option` is for the message."""
     if path.suffix.lower() != suffix:
         raise InputError(f"{option} {path}: expected a file name that ends in {suffix}")
 
 
 def _to_list(value: Any) -> list[Any]:
+    """Return the values of a parameter: none, one, or several."""
     return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
 
 
@@ -151,14 +159,15 @@ def _make_help_row(param: Any, ctx: Any) -> tuple[str, tuple[str, str]]:
 
 
 def _choose_metavar(value_type: Any) -> str:
+    """Return the placeholder of an option's value in the help, such as `N`, or the choices of a `Literal`."""
     if get_origin(value_type) is Literal:
         return "|".join(map(str, get_args(value_type)))
-    return _METAVARS.get(value_type, "VALUE")
+    return _METAVAR_BY_TYPE.get(value_type, "VALUE")
 
 
 def _print_full_help(ctx: typer.Context, value: bool) -> None:
     if value:
-        ctx.meta[_ALL] = True
+        ctx.meta[_SHOWS_ALL_KEY] = True
         print(ctx.get_help())
         raise typer.Exit
 
@@ -182,7 +191,8 @@ FORCE = typer.Option(
 
 
 def _get_option_group(param: Any) -> str:
-    return (getattr(param, "rich_help_panel", None) or GENERAL).removeprefix("advanced:")
+    """Return the title of the help section of an option."""
+    return (getattr(param, "rich_help_panel", None) or _OTHER_TITLE).removeprefix("advanced:")
 
 
 def _is_advanced_option(param: Any) -> bool:
@@ -220,8 +230,8 @@ def takes_options(
             for field in fields
         ]
         parameters += list(signature.parameters.values())[1:]
-        parameters.append(inspect.Parameter("help_all", _KEYWORD, default=HELP_ALL, annotation=bool))
-        parameters = [parameter.replace(kind=_KEYWORD) for parameter in parameters]
+        parameters.append(inspect.Parameter("help_all", _KEYWORD_ONLY, default=HELP_ALL, annotation=bool))
+        parameters = [parameter.replace(kind=_KEYWORD_ONLY) for parameter in parameters]
         vars(command)["__signature__"] = signature.replace(parameters=parameters, return_annotation=None)
         return command
 
@@ -229,13 +239,15 @@ def takes_options(
 
 
 def _make_argument(field: OptionField, *, is_required: bool) -> inspect.Parameter:
+    """Return the parameter of a command function for the positional argument."""
     info = typer.Argument(
         ... if is_required else None, show_default=False, help=field.option.help, metavar=field.option.metavar
     )
-    return inspect.Parameter(field.name, _KEYWORD, default=info, annotation=field.type)
+    return inspect.Parameter(field.name, _KEYWORD_ONLY, default=info, annotation=field.type)
 
 
 def _make_option(field: OptionField, *, shown_groups: tuple[str, ...]) -> inspect.Parameter:
+    """Return the parameter of a command function for an option."""
     option, kind = field.option, field.type
     default = None if field.default is MISSING else field.default
     if option.parse:
@@ -252,7 +264,7 @@ def _make_option(field: OptionField, *, shown_groups: tuple[str, ...]) -> inspec
         show_default=option.default_text or not (default is None or default == "" or kind is bool),
         parser=partial(_parse_value, option, field) if option.parse else None,
     )
-    return inspect.Parameter(field.name, _KEYWORD, default=info, annotation=kind)
+    return inspect.Parameter(field.name, _KEYWORD_ONLY, default=info, annotation=kind)
 
 
 def _to_tuple(value: Any) -> Any:
@@ -261,6 +273,7 @@ def _to_tuple(value: Any) -> Any:
 
 
 def _parse_value(option: Option, field: OptionField, text: str) -> Any:
+    """Parse the text of an option by its own parser; an InputError becomes a usage error."""
     assert option.parse is not None
     try:
         return option.parse(text)

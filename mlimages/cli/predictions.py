@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Results = Iterable[Prediction | BrokenImage]
 
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_NUMBER_PATTERN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def print_text(results: Results, *, top: int, multi_label: bool = False) -> int:
@@ -227,6 +227,7 @@ def format_quantization(result: Quantization) -> str:
 
 
 def _format_result(result: Prediction | BrokenImage) -> str:
+    """Return the predicted classes with their probabilities, or why the image is broken."""
     if isinstance(result, BrokenImage):
         return f"broken, {result.fault}: {result.detail}"
     scores = result.top if result.labels is None else result.labels
@@ -251,6 +252,7 @@ def result_to_dict(result: Prediction | BrokenImage) -> dict[str, object]:
 
 
 def _format_csv_cells(result: Prediction | BrokenImage) -> list[object]:
+    """Return the cells of a CSV row that follow the path."""
     if isinstance(result, BrokenImage):
         return [result.fault]
     if result.labels is not None:
@@ -265,7 +267,7 @@ def _format_csv_cells(result: Prediction | BrokenImage) -> list[object]:
 def _escape_formula(text: str) -> str:
     """Add an apostrophe before text, except a number, that a spreadsheet would evaluate as a formula."""
     safe = escape_unprintable(text)
-    is_formula = len(safe) > 1 and safe.startswith(("=", "+", "-", "@")) and not _NUMBER.fullmatch(safe)
+    is_formula = len(safe) > 1 and safe.startswith(("=", "+", "-", "@")) and not _NUMBER_PATTERN.fullmatch(safe)
     return f"'{safe}" if is_formula else safe
 
 
@@ -277,5 +279,6 @@ def _to_json(values: dict[str, object]) -> str:
     return text if is_safe else json.dumps(values)
 
 
-def _format_proportion(share: Proportion | None) -> str:
-    return format_percent(share.value) if share else "-"
+def _format_proportion(proportion: Proportion | None) -> str:
+    """Return a proportion in percent, or `-` for None."""
+    return format_percent(proportion.value) if proportion else "-"

@@ -92,8 +92,10 @@ def _probe_models(
     labels: Path, table_options: dict[str, Any], *, models: list[str], out: Path, max_images: int, seed: int,
     force: bool, as_json: bool, single_model_options: dict[str, object],
 ) -> None:  # fmt: skip
-    if given := [name for name, value in single_model_options.items() if value]:
-        raise InputError(f"{', '.join(given)} cannot be combined with more than one --model: choose one model")
+    if invalid_options := [name for name, value in single_model_options.items() if value]:
+        raise InputError(
+            f"{', '.join(invalid_options)} cannot be combined with more than one --model: choose one model"
+        )
     from mlimages.core import TqdmProgress, record_outputs
     from mlimages.reports import format_model_table, save_models_plot
     from mlimages.training import probe_models

@@ -9,41 +9,51 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-BAR_WIDTH = 36
+MAX_BAR_LENGTH = 36
 
 
 @dataclass(frozen=True, slots=True)
 class Accuracies:
-    """Test accuracies (0..1) of one training method on `per_class` images per class, one per random seed."""
+    """Test accuracies of a training method with several random seeds.
+
+    Attributes:
+        method: name of the training method, `transfer` or `scratch`.
+        images_per_class: number of training images per class.
+        epochs: number of epochs after which the accuracies were measured.
+        accuracy_by_seed: test accuracy (0..1) for each random seed.
+    """
 
     method: str
-    per_class: int
+    images_per_class: int
     epochs: int
-    values: tuple[float, ...]
+    accuracy_by_seed: tuple[float, ...]
 
     @property
     def mean(self) -> float:
         """Mean accuracy over the seeds."""
-        return statistics.mean(self.values)
+        return statistics.mean(self.accuracy_by_seed)
 
     def __str__(self) -> str:
-        return f"{100 * self.mean:5.1f} % ({100 * min(self.values):.1f} to {100 * max(self.values):.1f} %)"
+        lowest, highest = min(self.accuracy_by_seed), max(self.accuracy_by_seed)
+        return f"{100 * self.mean:5.1f} % ({100 * lowest:.1f} to {100 * highest:.1f} %)"
 
 
 def format_bars(accuracies: Sequence[Accuracies]) -> Iterator[str]:
     """Yield one line per result: a bar, the mean, and the minimum and maximum over the seeds."""
     for result in accuracies:
-        bar = "#" * round(BAR_WIDTH * result.mean)
-        yield f"  {result.per_class:>3} {result.method:<8} {bar:<{BAR_WIDTH}} {result}"
+        bar = "#" * round(MAX_BAR_LENGTH * result.mean)
+        yield f"  {result.images_per_class:>3} {result.method:<8} {bar:<{MAX_BAR_LENGTH}} {result}"
 
 
 def describe_difference(transfer_accuracies: Accuracies, scratch_accuracies: Accuracies) -> str:
-    """Return the mean difference in percentage points, and the number of seeds for which transfer was better."""
+    """Return one line: the mean difference in percentage points, and for how many seeds transfer is better."""
     better = sum(
-        mine > other for mine, other in zip(transfer_accuracies.values, scratch_accuracies.values, strict=True)
+        mine > other
+        for mine, other in zip(transfer_accuracies.accuracy_by_seed, scratch_accuracies.accuracy_by_seed, strict=True)
     )
     points = 100 * (transfer_accuracies.mean - scratch_accuracies.mean)
-    return f"transfer {points:+.1f} points, better with {better} of {len(transfer_accuracies.values)} seeds"
+    num_seeds = len(transfer_accuracies.accuracy_by_seed)
+    return f"transfer: {points:+.1f} percentage points, better for {better} of {num_seeds} seeds"
 
 
 def draw_accuracies(accuracies: Sequence[Accuracies], path: Path) -> None:
@@ -55,16 +65,16 @@ def draw_accuracies(accuracies: Sequence[Accuracies], path: Path) -> None:
         for method in dict.fromkeys(result.method for result in accuracies):
             shown = [result for result in accuracies if (result.method, result.epochs) == (method, count)]
             means = [100 * result.mean for result in shown]
-            below = [100 * (result.mean - min(result.values)) for result in shown]
-            above = [100 * (max(result.values) - result.mean) for result in shown]
+            below = [100 * (result.mean - min(result.accuracy_by_seed)) for result in shown]
+            above = [100 * (max(result.accuracy_by_seed) - result.mean) for result in shown]
             panel.errorbar(
-                [r.per_class for r in shown], means, yerr=[below, above], marker="o", capsize=3, label=method
+                [r.images_per_class for r in shown], means, yerr=[below, above], marker="o", capsize=3, label=method
             )
-        sizes = sorted({result.per_class for result in accuracies})
+        sizes = sorted({result.images_per_class for result in accuracies})
         panel.set(xscale="log", xlabel="images per digit", title=f"after {count} epochs")
         panel.set_xticks(sizes, [str(size) for size in sizes])
         panel.minorticks_off()
         panel.grid(alpha=0.3)
-    panels[0].set_ylabel("test accuracy (%), lowest and highest seed")
+    panels[0].set_ylabel("test accuracy (%): mean, minimum and maximum over seeds")
     panels[-1].legend(loc="lower right")
     figure.savefig(path, dpi=110)

@@ -21,12 +21,13 @@ from mlimages.training import FineTuneConfig, FineTuneResult, fine_tune
 
 SEEDS = range(5)
 IMAGES_PER_CLASS = (1, 3, 10, 30)
-SHOWN_PER_CLASS = 10
-"""Images per class of the runs whose commands are shown; their random seed is the first one."""
-METHODS = {"transfer": ("runs/old/best.safetensors", "conv2"), "scratch": ("none", "none")}
-"""Weights and last frozen layer of each training method."""
-BASE_EPOCHS, EPOCHS = 12, 40
+SHOWN_RUN_IMAGES_PER_CLASS = 10
+"""Number of images per class of the runs whose commands are shown; their random seed is the first of `SEEDS`."""
+WEIGHTS_AND_FREEZE_BY_METHOD = {"transfer": ("runs/old/best.safetensors", "conv2"), "scratch": ("none", "none")}
+"""The options --weights and --freeze of each training method."""
+PRETRAINING_EPOCHS, EPOCHS = 12, 40
 REPORTED_EPOCHS = (10, EPOCHS)
+"""Epochs at which the test accuracies are compared."""
 LINE_WIDTH, NAME_WIDTH = 79, 20
 INTRODUCTION = """\
 The whole workflow on real handwritten digits: the 1797 images of scikit-learn,
@@ -68,7 +69,7 @@ def run_demo(out: str | os.PathLike[str], *, show: Callable[[str], None]) -> Non
 
 
 class _Walkthrough:
-    """The steps in one folder: each shows its command line, relative to that folder, then runs it."""
+    """The steps of the demo in a folder; each shows its command line, relative to the folder, and then runs it."""
 
     def __init__(self, folder: Path, show: Callable[[str], None]) -> None:
         self._folder = folder
@@ -79,16 +80,16 @@ class _Walkthrough:
         pages = make_digit_pages()
         with serve_pages(pages) as url:
             summaries = [
-                self._gather("old", url, [page for page in pages if page.label < "5"]),
-                self._gather("new", url, [page for page in pages if page.label >= "5"]),
+                self._gather("old", url, [page for page in pages if page.class_name < "5"]),
+                self._gather("new", url, [page for page in pages if page.class_name >= "5"]),
             ]
         train, val, new = self._label()
         reports = [self._check(train, val), self._check(new)]
         self._compute_mean(train)
-        self._train_on_old_digits(train, val)
+        self._pretrain(train, val)
         few, test = self._split(new)
         results = self._compare_methods(few, test)
-        run = self._folder / "runs" / f"transfer-{SHOWN_PER_CLASS}-{SEEDS[0]}"
+        run = self._folder / "runs" / f"transfer-{SHOWN_RUN_IMAGES_PER_CLASS}-{SEEDS[0]}"
         correct, count = self._predict(run, test)
         self._show_results(results)
         reasons: Counter[str] = sum((Counter(summary.reasons) for summary in summaries), Counter())
@@ -103,7 +104,7 @@ class _Walkthrough:
         )
 
     def _show_command(self, arguments: str) -> None:
-        """Show a command line; long ones are continued with backslashes."""
+        """Show a command line, wrapped with backslashes."""
         lines = textwrap.wrap(
             f"$ mlimages {arguments}", LINE_WIDTH - 2, subsequent_indent="    ", break_on_hyphens=False
         )
@@ -114,7 +115,7 @@ class _Walkthrough:
 
     def _gather(self, name: str, url: str, pages: Sequence[Page]) -> GatherSummary:
         links = self._folder / f"{name}_links.tsv"
-        links.write_text("".join(f"{page.label}\t{url}{page.path}\n" for page in pages))
+        links.write_text("".join(f"{page.class_name}\t{url}{page.path}\n" for page in pages))
         self._show_command(f"gather urls {links.name} -o {name} --allow-private")
         summary = gather(UrlList(links), self._folder / name, allow_private=True)
         counts = f"{pluralize(summary.ok, 'image')}, {pluralize(summary.duplicate, 'duplicate')}"
@@ -147,9 +148,11 @@ class _Walkthrough:
         TrainingData(train_labels, ImageProperty(28, gray_scale=True)).make_mean_image(self._folder / "mean.png")
         self._show_result("mean.png for viewing, mean.npy for training")
 
-    def _train_on_old_digits(self, train_labels: LabelFile, val_labels: LabelFile) -> None:
+    def _pretrain(self, train_labels: LabelFile, val_labels: LabelFile) -> None:
         """Train a LeNet on the digits 0 to 4 from scratch; its convolutional layers are transferred later."""
-        result = self._finetune(train_labels, val_labels, "old", weights="none", freeze="none", epochs=BASE_EPOCHS)
+        result = self._finetune(
+            train_labels, val_labels, "old", weights="none", freeze="none", epochs=PRETRAINING_EPOCHS
+        )
         self._show_result(f"validation accuracy {result.score_text}")
 
     def _split(self, new_labels: LabelFile) -> tuple[LabelFile, LabelFile]:
@@ -164,35 +167,37 @@ class _Walkthrough:
         """Train with both methods on a few images of each new digit, for every number of images and seed."""
         sizes = ", ".join(map(str, IMAGES_PER_CLASS[:-1])) + f" and {IMAGES_PER_CLASS[-1]}"
         self._show(f"# Train on {sizes} images of each digit 5 to 9, with the random seeds {SEEDS[0]}")
-        self._show(f"# to {SEEDS[-1]}. The commands for {SHOWN_PER_CLASS} images and the first seed:")
+        self._show(f"# to {SEEDS[-1]}. The commands for {SHOWN_RUN_IMAGES_PER_CLASS} images and the first seed:")
         results = []
-        for per_class in IMAGES_PER_CLASS:
-            runs_by_seed = [self._train_both_methods(new_train_labels, test_labels, per_class, seed) for seed in SEEDS]
+        for images_per_class in IMAGES_PER_CLASS:
+            runs_by_seed = [
+                self._train_both_methods(new_train_labels, test_labels, images_per_class, seed) for seed in SEEDS
+            ]
             for epochs in REPORTED_EPOCHS:
-                for method in METHODS:
-                    values = tuple(_read_accuracy_at(runs[method], epochs) for runs in runs_by_seed)
-                    results.append(Accuracies(method, per_class, epochs, values))
+                for method in WEIGHTS_AND_FREEZE_BY_METHOD:
+                    accuracies = tuple(_read_accuracy_at(runs[method], epochs) for runs in runs_by_seed)
+                    results.append(Accuracies(method, images_per_class, epochs, accuracies))
         self._show("")
         return results
 
     def _train_both_methods(
-        self, new_train_labels: LabelFile, test_labels: LabelFile, per_class: int, seed: int
+        self, new_train_labels: LabelFile, test_labels: LabelFile, images_per_class: int, seed: int
     ) -> dict[str, Path]:
-        """Train with each method on `per_class` random images of each digit; return the run folders."""
-        is_shown = (per_class, seed) == (SHOWN_PER_CLASS, SEEDS[0])
-        train = self._folder / f"few_{per_class}_{seed}.txt"
+        """Train with each method on `images_per_class` random images of each digit; return the run folders."""
+        is_shown = (images_per_class, seed) == (SHOWN_RUN_IMAGES_PER_CLASS, SEEDS[0])
+        train = self._folder / f"few_{images_per_class}_{seed}.txt"
         if is_shown:
             self._show_command(
-                f"label {new_train_labels.path.name} --limit-per-class {per_class} --seed {seed} -o {train.name}"
+                f"label {new_train_labels.path.name} --limit-per-class {images_per_class} --seed {seed} -o {train.name}"
             )
-        options = LabelOptions(new_train_labels.path, out=train, limit_per_class=per_class, seed=seed)
+        options = LabelOptions(new_train_labels.path, out=train, limit_per_class=images_per_class, seed=seed)
         make_label_files(options, split=split_labels)
         return {
             method: self._finetune(
-                LabelFile(train), test_labels, f"{method}-{per_class}-{seed}", weights=weights, freeze=freeze,
+                LabelFile(train), test_labels, f"{method}-{images_per_class}-{seed}", weights=weights, freeze=freeze,
                 epochs=EPOCHS, seed=seed, show_command=is_shown, export=is_shown and method == "transfer",
             ).run
-            for method, (weights, freeze) in METHODS.items()
+            for method, (weights, freeze) in WEIGHTS_AND_FREEZE_BY_METHOD.items()
         }  # fmt: skip
 
     def _finetune(
@@ -243,12 +248,12 @@ class _Walkthrough:
         return correct, len(items)
 
     def _show_results(self, results: Sequence[Accuracies]) -> None:
-        """Show the accuracy by number of images as bars, and draw it as a PNG."""
+        """Show the accuracies by number of images as bars, and draw them as a PNG file."""
         plot = self._folder / "transfer.png"
         draw_accuracies(results, plot)
         for epochs in REPORTED_EPOCHS:
             shown = [result for result in results if result.epochs == epochs]
-            self._show(f"After {epochs} epochs, by images per digit: test accuracy (lowest and highest seed)")
+            self._show(f"Mean test accuracy after {epochs} epochs (minimum to maximum), by images per digit:")
             for transfer, scratch in zip(shown[::2], shown[1::2], strict=True):
                 self._show("\n".join(format_bars([transfer, scratch])))
                 self._show(f"      {describe_difference(transfer, scratch)}")
@@ -256,8 +261,11 @@ class _Walkthrough:
         self._show(f"Plot of these accuracies: {plot}\n")
 
     def _format_training_times(self) -> str:
-        """Return the training time of all runs, for each method."""
-        runs = {method: map(read_run, (self._folder / "runs").glob(f"{method}-*")) for method in METHODS}
+        """Return the total training time of the runs of each method as text."""
+        runs = {
+            method: map(read_run, (self._folder / "runs").glob(f"{method}-*"))
+            for method in WEIGHTS_AND_FREEZE_BY_METHOD
+        }
         seconds = {method: sum(row["seconds"] for run in each for row in run.epochs) for method, each in runs.items()}
         return ", ".join(f"{method} {total:.0f} s" for method, total in seconds.items())
 
@@ -270,19 +278,22 @@ class _Walkthrough:
 
 
 def _describe_contents(file: LabelFile) -> str:
+    """Return the file name, the number of images and the class names as text."""
     return f"{file.path.name}: {pluralize(sum(1 for _ in file), 'image')} of {', '.join(file.class_names)}"
 
 
 def _format_counts(counts_by_code: Mapping[str, int]) -> str:
+    """Return text such as `2 blank, 1 tiny`; `none` if there are no counts."""
     return ", ".join(f"{count} {code}" for code, count in counts_by_code.items()) or "none"
 
 
 def _read_accuracy_at(run: Path, epoch: int) -> float:
-    """Return the test accuracy at a fixed epoch; the best epoch, chosen on the same images, would be optimistic."""
+    """Return the test accuracy after a fixed epoch; that of the best epoch on the test images would be optimistic."""
     return read_run(run).epochs[epoch - 1]["val_accuracy"]
 
 
 def _describe_parity(run: Path) -> str:
+    """Return as text how the predictions of the ONNX file agree with those of PyTorch."""
     parity = OnnxBundle.read(run / "model.onnx").provenance.parity
     if parity is None:
         return "not compared"

@@ -16,23 +16,31 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 IMAGE_PX = 56
-MISSING, HTML, TRUNCATED, DUPLICATES, PLACEHOLDERS = 20, 12, 12, 20, 15
+NUM_MISSING, NUM_HTML, NUM_TRUNCATED, NUM_DUPLICATES, NUM_PLACEHOLDERS = 20, 12, 12, 20, 15
 """Number of links to a missing file, an HTML page, a truncated image, a copy of another image, and a placeholder."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """The response to a request for `path`, and the class of the link to it."""
+    """A page of the web server.
+
+    Attributes:
+        path: path of the URL.
+        class_name: class of the link to the page in the list of links.
+        body: body of the response.
+        status: HTTP status.
+        content_type: value of the header Content-Type.
+    """
 
     path: str
-    label: str
+    class_name: str
     body: bytes
     status: int = 200
     content_type: str = "image/png"
 
 
 def make_digit_pages() -> list[Page]:
-    """Return the 1797 digits of scikit-learn as PNG files, and broken links, in a random but fixed order."""
+    """Return pages with the 1797 digits of scikit-learn as PNG files, and broken pages, in a random but fixed order."""
     digits = load_digits()
     rng = np.random.default_rng(0)
     images = [
@@ -41,17 +49,17 @@ def make_digit_pages() -> list[Page]:
     ]
     samples = (images[index] for index in rng.permutation(len(images)))
     pages = list(images)
-    pages += [Page(f"/missing/{n}.png", next(samples).label, b"", status=404) for n in range(MISSING)]
+    pages += [Page(f"/missing/{n}.png", next(samples).class_name, b"", status=404) for n in range(NUM_MISSING)]
     html = b"<!doctype html><title>Sign in</title>"
-    pages += [Page(f"/html/{n}.png", next(samples).label, html, content_type="text/html") for n in range(HTML)]
-    for n in range(TRUNCATED):
+    pages += [Page(f"/html/{n}.png", next(samples).class_name, html, content_type="text/html") for n in range(NUM_HTML)]
+    for n in range(NUM_TRUNCATED):
         sample = next(samples)
-        pages.append(Page(f"/truncated/{n}.png", sample.label, sample.body[: len(sample.body) // 2]))
-    for n in range(DUPLICATES):
+        pages.append(Page(f"/truncated/{n}.png", sample.class_name, sample.body[: len(sample.body) // 2]))
+    for n in range(NUM_DUPLICATES):
         sample = next(samples)
-        pages.append(Page(f"/duplicate/{n}.png", sample.label, sample.body))
+        pages.append(Page(f"/duplicate/{n}.png", sample.class_name, sample.body))
     placeholder = _encode_placeholder()
-    pages += [Page(f"/removed/{n}.png", next(samples).label, placeholder) for n in range(PLACEHOLDERS)]
+    pages += [Page(f"/removed/{n}.png", next(samples).class_name, placeholder) for n in range(NUM_PLACEHOLDERS)]
     return [pages[index] for index in rng.permutation(len(pages))]
 
 
@@ -85,13 +93,13 @@ def serve_pages(pages: Sequence[Page]) -> Iterator[str]:
 
 
 def _encode_digit(pixels: NDArray[np.float64]) -> bytes:
-    """Convert an 8 x 8 digit with values in 0..16 to an enlarged white-on-black PNG."""
+    """Return an 8 x 8 digit with values in 0..16 as an enlarged white-on-black PNG."""
     image = Image.fromarray((pixels * (255 / 16)).round().astype(np.uint8))
     return _encode_png(image.resize((IMAGE_PX, IMAGE_PX), Image.Resampling.BICUBIC))
 
 
 def _encode_placeholder() -> bytes:
-    """Return the placeholder that a host returns for all removed photos: a cross on gray."""
+    """Return a PNG of a placeholder for removed photos: a cross on gray."""
     pixels = np.full((IMAGE_PX, IMAGE_PX), 200, dtype=np.uint8)
     row, column = np.indices(pixels.shape)
     pixels[(abs(row - column) < 3) | (abs(row + column - IMAGE_PX) < 3)] = 90

@@ -56,8 +56,8 @@ def test_the_demo_runs_every_step_and_keeps_all_files(tmp_path: Path) -> None:
 def test_both_ways_to_train_are_compared_seed_by_seed() -> None:
     transfer = Accuracies("transfer", 5, 10, (0.75, 0.5, 1.0))
     scratch = Accuracies("scratch", 5, 10, (0.5, 0.5, 0.8))
-    assert describe_difference(transfer, scratch) == "transfer +15.0 points, better with 2 of 3 seeds"
-    assert describe_difference(scratch, transfer).startswith("transfer -15.0 points, better with 0 of 3")
+    assert describe_difference(transfer, scratch) == "transfer: +15.0 percentage points, better for 2 of 3 seeds"
+    assert describe_difference(scratch, transfer).startswith("transfer: -15.0 percentage points, better for 0 of 3")
     first, _ = format_bars([transfer, scratch])
     assert first.split() == ["5", "transfer", "#" * 27, "75.0", "%", "(50.0", "to", "100.0", "%)"]
 

@@ -10,7 +10,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from mlimages import UrlList, gather
-from mlimages.cli.gather_summary import _HINTS, _REMEDIES, _find_remedies, explain_no_images, format_summary
+from mlimages.cli.gather_summary import (
+    _ADVICE_BY_REASON,
+    _UNFINISHED_ADVICE_BY_REASON,
+    _find_unfinished_advice,
+    explain_no_images,
+    format_summary,
+)
 from mlimages.cli.main import app
 from mlimages.core import RETRYABLE_REASONS, GatherSummary, InputError, Reason, option_fields
 from mlimages.gathering import GatherKeywords, GatherOptions, parse_reasons, parse_shard
@@ -139,7 +145,9 @@ def test_a_dry_run_ends_with_the_total_and_a_table_of_failures_begins_with_why(t
     assert "the source has no links" in str(invoke(tmp_path, "--dry-run").exception)
 
 
-@pytest.mark.parametrize("reason", [reason for reason in Reason if reason in {*_HINTS, *_REMEDIES}])
+@pytest.mark.parametrize(
+    "reason", [reason for reason in Reason if reason in {*_ADVICE_BY_REASON, *_UNFINISHED_ADVICE_BY_REASON}]
+)
 @pytest.mark.parametrize("num_good", [0, 1])
 def test_advice_about_failed_links_is_on_the_screen_once(reason: Reason, num_good: int) -> None:
     num_open = 3 if reason in RETRYABLE_REASONS else 0
@@ -150,7 +158,7 @@ def test_advice_about_failed_links_is_on_the_screen_once(reason: Reason, num_goo
     screen = "\n".join(format_summary(summary, ends_with_error=not num_good))
     if not num_good:
         screen += explain_no_images(summary)
-    advice = [table[reason] for table in (_HINTS, _REMEDIES) if reason in table]
+    advice = [table[reason] for table in (_ADVICE_BY_REASON, _UNFINISHED_ADVICE_BY_REASON) if reason in table]
     assert [screen.count(text) for text in advice] == [1]
     assert screen.count("--allow-private") == (reason is Reason.PRIVATE_ADDRESS)
 
@@ -167,7 +175,7 @@ def test_advice_about_failed_links_is_on_the_screen_once(reason: Reason, num_goo
 )  # fmt: skip
 def test_the_same_command_is_proposed_only_where_it_may_help(reasons: dict[str, int], remedies: list[str]) -> None:
     summary = SimpleNamespace(open=sum(reasons.values()), reasons=reasons)
-    assert _find_remedies(summary) == remedies  # type: ignore[arg-type]
+    assert _find_unfinished_advice(summary) == remedies  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("command", ["urls", "imagenet", "openverse", "inaturalist", "commons", "pexels"])
