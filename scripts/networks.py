@@ -96,7 +96,7 @@ def _steps(name: str, folder: Path) -> Iterator[tuple[str, dict[str, object]]]:
     from mlimages import FineTuneConfig, Predictor, export_run, fine_tune, label_dir_auto, probe_layers, summarize_model
 
     labels = label_dir_auto(_draw_images(folder / "images")).labels.write(folder / "labels.txt")
-    yield "summary", {"parameters": summarize_model(name, classes=2).parameters}
+    yield "summary", {"parameters": summarize_model(name, num_classes=2).parameters}
     yield "probe", {"cuts": len(probe_layers(labels, model=name, weights="none").layer_scores)}
     run = folder / "run"
     fine_tune(FineTuneConfig(labels.path, run, model=name, weights="none", freeze="head", epochs=1), export=False)

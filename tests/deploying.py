@@ -29,7 +29,7 @@ def made_images(folder: Path, count: int) -> list[LabeledPath]:
 
 def trained(name: str, *, classes: int = 3, seed: int = 0, **options: object) -> TrainedNetwork:
     """A network with random weights."""
-    model = build_model(name, classes=classes, weights="none", seed=seed, **options)
+    model = build_model(name, num_classes=classes, weights="none", seed=seed, **options)
     names = tuple(f"class{n}" for n in range(classes))
     return TrainedNetwork(model.network, model.preprocessing, names, name)
 

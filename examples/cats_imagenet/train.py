@@ -27,7 +27,7 @@ def main() -> None:
     torch.manual_seed(0)
     prepare = Preprocessing(ImageProperty(227), Normalization(scale=255, mean_image=str(args.mean)))
     data = TrainingData(args.train, prepare.image, normalization=prepare.normalization, mean_image=args.mean)
-    network = build_model("alex", classes=len(args.train.class_names), weights="none").network
+    network = build_model("alex", num_classes=len(args.train.class_names), weights="none").network
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.97)
 

@@ -47,7 +47,7 @@ def main() -> None:
     Image.fromarray(views).save(args.out.with_suffix(".png"))
 
     torch.manual_seed(0)
-    network = build_model("cifar10_cnn", classes=len(names), weights="none", size=size).network
+    network = build_model("cifar10_cnn", num_classes=len(names), weights="none", size=size).network
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     for epoch in range(args.epochs):
         network.train()

@@ -159,4 +159,4 @@ def _summarize(
         return summarize_run_network(Path(model))
     from mlimages.networks import summarize_model
 
-    return summarize_model(model, size=size, gray=gray, classes=num_classes, upto=freeze)
+    return summarize_model(model, size=size, gray=gray, num_classes=num_classes, freeze=freeze)

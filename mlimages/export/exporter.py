@@ -130,7 +130,7 @@ def export_network(
     Examples:
         >>> from mlimages.export import TrainedNetwork, export_network
         >>> from mlimages.networks import build_model
-        >>> model = build_model("lenet5", classes=2, weights="none")
+        >>> model = build_model("lenet5", num_classes=2, weights="none")
         >>> trained = TrainedNetwork(model.network, model.preprocessing, ("cats", "dogs"), model.name)
         >>> bundle = export_network(trained, "pets.onnx", validation="labels.txt")
         >>> bundle.class_names, bundle.provenance.parity.num_images

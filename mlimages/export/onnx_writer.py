@@ -66,7 +66,7 @@ class TrainedNetwork:
         >>> import numpy as np
         >>> from mlimages.export import TrainedNetwork
         >>> from mlimages.networks import build_model
-        >>> model = build_model("lenet5", classes=2, weights="none")
+        >>> model = build_model("lenet5", num_classes=2, weights="none")
         >>> trained = TrainedNetwork(model.network, model.preprocessing, ("cats", "dogs"), model.name)
         >>> trained
         TrainedNetwork('lenet5', 28 x 28 px, classes: cats, dogs)

@@ -10,7 +10,7 @@ from torch import nn
 
 from mlimages.core import ImageProperty, Normalization, Preprocessing
 
-Layers = list[tuple[str, nn.Module]]
+NamedLayers = list[tuple[str, nn.Module]]
 HeightWidth = tuple[int, int]
 """Height and width in pixels."""
 
@@ -25,11 +25,11 @@ class BuiltinNet:
         preprocessing: preprocessing of the images.
     """
 
-    make_layers: Callable[[int, int, HeightWidth], Layers]
+    make_layers: Callable[[int, int, HeightWidth], NamedLayers]
     preprocessing: Preprocessing
 
 
-def _make_lenet5(num_classes: int, channels: int, size: HeightWidth) -> Layers:
+def _make_lenet5(num_classes: int, channels: int, size: HeightWidth) -> NamedLayers:
     # LeCun et al., Gradient-based learning applied to document recognition, 1998; with ReLU and max pooling.
     height, width = (max((side // 2 - 4) // 2, 1) for side in size)
     return [
@@ -48,7 +48,7 @@ def _make_lenet5(num_classes: int, channels: int, size: HeightWidth) -> Layers:
     ]
 
 
-def _make_mnist_cnn(num_classes: int, channels: int, size: HeightWidth) -> Layers:
+def _make_mnist_cnn(num_classes: int, channels: int, size: HeightWidth) -> NamedLayers:
     height, width = (max(((side - 2) // 2 - 2) // 2, 1) for side in size)  # 28 -> 26 -> 13 -> 11 -> 5
     return [
         ("conv1", nn.Conv2d(channels, 64, 3)),
@@ -64,7 +64,7 @@ def _make_mnist_cnn(num_classes: int, channels: int, size: HeightWidth) -> Layer
     ]
 
 
-def _make_cifar10_cnn(num_classes: int, channels: int, size: HeightWidth) -> Layers:
+def _make_cifar10_cnn(num_classes: int, channels: int, size: HeightWidth) -> NamedLayers:
     # cifar10_cnn.py of Keras: the first convolution of each block pads, the second does not.
     height, width = (max(((side - 2) // 2 - 2) // 2, 1) for side in size)  # 32 -> 30 -> 15 -> 13 -> 6
     return [
@@ -88,8 +88,8 @@ def _make_cifar10_cnn(num_classes: int, channels: int, size: HeightWidth) -> Lay
     ]
 
 
-def _make_alexnet(num_classes: int, channels: int, *, groups: int, alpha: float, k: float) -> Layers:
-    layers: Layers = [
+def _make_alexnet(num_classes: int, channels: int, *, groups: int, alpha: float, k: float) -> NamedLayers:
+    layers: NamedLayers = [
         ("conv1", nn.Conv2d(channels, 96, 11, stride=4)),
         ("relu1", nn.ReLU()),
         ("norm1", nn.LocalResponseNorm(5, alpha=alpha, beta=0.75, k=k)),
@@ -122,18 +122,18 @@ def _make_alexnet(num_classes: int, channels: int, *, groups: int, alpha: float,
     return layers
 
 
-def _make_alex(num_classes: int, channels: int, size: HeightWidth) -> Layers:
+def _make_alex(num_classes: int, channels: int, size: HeightWidth) -> NamedLayers:
     # Krizhevsky et al. 2012: alpha 1e-4 multiplies the sum over 5 channels (torch divides it by 5), k 2.
     return _make_alexnet(num_classes, channels, groups=1, alpha=5e-4, k=2.0)
 
 
-def _make_alex_grouped(num_classes: int, channels: int, size: HeightWidth) -> Layers:
+def _make_alex_grouped(num_classes: int, channels: int, size: HeightWidth) -> NamedLayers:
     # bvlc_alexnet of Caffe: alpha 1e-4 is divided by 5 as in torch, k 1; the two towers are two channel groups.
     return _make_alexnet(num_classes, channels, groups=2, alpha=1e-4, k=1.0)
 
 
-def _make_preprocessing(size: int, normalization: Normalization | None = None, **options: Any) -> Preprocessing:
-    return Preprocessing(ImageProperty(size, **options), normalization or Normalization())
+def _make_preprocessing(size_px: int, normalization: Normalization | None = None, **options: Any) -> Preprocessing:
+    return Preprocessing(ImageProperty(size_px, **options), normalization or Normalization())
 
 
 _IMAGENET_NORMALIZATION = Normalization(mean=(0.485, 0.456, 0.406))

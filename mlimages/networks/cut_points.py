@@ -31,7 +31,7 @@ class CutPoint:
 
     Examples:
         >>> from mlimages.networks import build_model, find_cut_points
-        >>> model = build_model("lenet5", classes=10, weights="none")
+        >>> model = build_model("lenet5", num_classes=10, weights="none")
         >>> find_cut_points(model)[0]
         CutPoint(name='conv1', next_layer='conv2', num_features=6)
     """
@@ -52,7 +52,7 @@ def find_cut_points(model: Model) -> tuple[CutPoint, ...]:
 
     Examples:
         >>> from mlimages.networks import build_model, find_cut_points
-        >>> model = build_model("lenet5", classes=10, weights="none")
+        >>> model = build_model("lenet5", num_classes=10, weights="none")
         >>> [(point.name, point.num_features) for point in find_cut_points(model)]
         [('conv1', 6), ('conv2', 400), ('fc3', 120), ('fc4', 84)]
     """
@@ -74,7 +74,7 @@ class FeatureHooks:
     Examples:
         >>> import torch
         >>> from mlimages.networks import FeatureHooks, build_model, find_cut_points
-        >>> model = build_model("lenet5", classes=10, weights="none")
+        >>> model = build_model("lenet5", num_classes=10, weights="none")
         >>> with FeatureHooks(model.network, find_cut_points(model)) as hooks, torch.inference_mode():
         ...     logits = model.network(torch.zeros(2, 1, 28, 28))
         ...     features = hooks.collect_features()

@@ -44,7 +44,7 @@ class FrozenPart:
 
         Examples:
             >>> from mlimages.networks import build_model, freeze
-            >>> model = build_model("lenet5", classes=10, weights="none", seed=0)
+            >>> model = build_model("lenet5", num_classes=10, weights="none", seed=0)
             >>> freeze(model, "conv2").digest(model.network).startswith("sha256:")
             True
         """
@@ -56,8 +56,8 @@ class FrozenPart:
         return f"sha256:{digest.hexdigest()}"
 
 
-def freeze(model: Model, upto: str = "head") -> FrozenPart:
-    """Freeze every layer up to and including `upto`, in order of execution.
+def freeze(model: Model, last_layer: str = "head") -> FrozenPart:
+    """Freeze every layer up to and including `last_layer`, in order of execution.
 
     Frozen parameters require no gradient. Frozen modules, such as batch norm and dropout, stay in eval mode even after
     `.train()`. So does every batch norm of a pretrained network: its scale and shift may be trained, but
@@ -66,7 +66,7 @@ def freeze(model: Model, upto: str = "head") -> FrozenPart:
 
     Args:
         model: a model, whose network is changed in place.
-        upto: a module path or a layer alias (conv1 ... fc7); `head` freezes everything but the classifier,
+        last_layer: a module path or a layer alias (conv1 ... fc7); `head` freezes everything but the classifier,
             `none` nothing.
 
     Raises:
@@ -74,17 +74,17 @@ def freeze(model: Model, upto: str = "head") -> FrozenPart:
 
     Examples:
         >>> from mlimages.networks import build_model, freeze
-        >>> model = build_model("lenet5", classes=10, weights="none")
+        >>> model = build_model("lenet5", num_classes=10, weights="none")
         >>> freeze(model, "conv2")
         FrozenPart(4 parameters, 4 modules)
         >>> [name for name, p in model.network.named_parameters() if p.requires_grad][:2]
         ['fc3.weight', 'fc3.bias']
     """
     network = model.network
-    layers = _find_layers_up_to(model, upto)
+    layers = _find_layers_up_to(model, last_layer)
     parameters = {name for name, _ in network.named_parameters() if is_inside(name, layers)}
     if len(parameters) == len([*network.parameters()]):
-        raise ModelError(f"freezing up to {upto!r} leaves no layer of {model.name} to train: freeze fewer layers")
+        raise ModelError(f"freezing up to {last_layer!r} leaves no layer of {model.name} to train: freeze fewer layers")
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in parameters)
     modules = {path for path, module in network.named_modules() if path and _is_frozen(path, module, layers)}
@@ -142,6 +142,7 @@ def _is_frozen(path: str, module: nn.Module, layers: set[str]) -> bool:
 
 
 def _format_unknown_layer_error(layer_name: str, model: Model) -> str:
+    """Return the message for an unknown layer, with similar names."""
     paths = [path for path, _ in model.network.named_modules() if path]
     names = [*model.layer_aliases, *(name for name, _ in model.network.named_children())]
     similar = difflib.get_close_matches(layer_name, [*model.layer_aliases, *paths], n=MAX_SUGGESTIONS)

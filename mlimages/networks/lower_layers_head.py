@@ -49,7 +49,7 @@ def add_lower_layers_head(model: Model) -> Model | None:
     Examples:
         >>> import torch
         >>> from mlimages.networks import add_lower_layers_head, build_model
-        >>> model = build_model("lenet5", classes=10, weights="none")
+        >>> model = build_model("lenet5", num_classes=10, weights="none")
         >>> extended = add_lower_layers_head(model)
         >>> extended.network.depths
         LowerLayersHead(in_features=142, out_features=10, bias=False)

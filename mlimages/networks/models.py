@@ -74,19 +74,19 @@ class Model:
 def build_model(
     name: str,
     *,
-    classes: int,
+    num_classes: int,
     weights: str | os.PathLike[str] = "default",
     size: int | tuple[int, int] | None = None,
     resize: Resize | None = None,
     gray: bool | None = None,
     seed: int = 0,
 ) -> Model:
-    """Build a network with a classifier for `classes` classes.
+    """Build a network with a classifier for `num_classes` classes.
 
     Args:
         name: `efficientnet_lite0`, a built-in network (`lenet5`, `alex`, ...), a torchvision classifier, or
             `timm:NAME`.
-        classes: number of logits.
+        num_classes: number of logits.
         weights: `default` for the library's pretrained weights (random ones for a network without any), `none` for
             random weights, or a .safetensors, .npz, .pth, .pt, .ckpt, .bin or .tar file.
         size: width and height of the input in pixels, one number for a square; by default the size that the weights
@@ -96,20 +96,20 @@ def build_model(
         seed: random seed of the classifier, or of all weights with `none`.
 
     Raises:
-        InputError: `classes` or `seed` is out of range.
+        InputError: `num_classes` or `seed` is out of range.
         ModelError: the name is unknown, the weights cannot be loaded or do not fit, or the network cannot take images
             of this size.
 
     Examples:
         >>> import torch
         >>> from mlimages.networks import build_model
-        >>> model = build_model("lenet5", classes=10, weights="none")
+        >>> model = build_model("lenet5", num_classes=10, weights="none")
         >>> model
         Model('lenet5', 61,706 parameters, random weights, 28 x 28 px gray)
         >>> model.network(torch.zeros(2, 1, 28, 28)).shape
         torch.Size([2, 10])
     """
-    check_at_least(1, classes=classes)
+    check_at_least(1, num_classes=num_classes)
     check_seed(seed)
     architecture = find_architecture(name)
     source = os.fspath(weights)
@@ -120,7 +120,7 @@ def build_model(
     # From a gray image and three channel means, Normalize returns three channels.
     has_one_channel = image_property.gray_scale and len(preprocessing.normalization.mean) == 1
     normalized_property, default = replace(image_property, gray_scale=has_one_channel), preprocessing.image
-    build = partial(architecture.build, classes, weights=source)
+    build = partial(architecture.build, num_classes, weights=source)
     if (image_property.width, image_property.height) != (default.width, default.height):
         check_input_size(build, name, normalized_property, default_image_property=default)
     with torch.random.fork_rng(devices=[]):
@@ -128,27 +128,27 @@ def build_model(
         if source == "none":
             network = build(normalized_property)
         else:
-            network = _build_with_weights(architecture, classes, normalized_property, source)
+            network = _build_with_weights(architecture, num_classes, normalized_property, source)
     return Model(
         name=name,
         network=network.eval(),
         library=architecture.library,
         preprocessing=replace(preprocessing, image=image_property),
-        heads=find_heads(network, classes),
+        heads=find_heads(network, num_classes),
         layer_aliases=find_layer_aliases(network),
         pretrained=source != "none",
         has_published_weights=architecture.has_published_weights,
     )
 
 
-def wrap_network(network: nn.Module, preprocessing: Preprocessing, *, classes: int, pretrained: bool) -> Model:
+def wrap_network(network: nn.Module, preprocessing: Preprocessing, *, num_classes: int, pretrained: bool) -> Model:
     """Return a custom network as a `Model`, with its preprocessing and the path of its classifier.
 
     Args:
-        network: maps float32 `(N, C, H, W)` to logits `(N, classes)`; its last layer with `classes` outputs is
+        network: maps float32 `(N, C, H, W)` to logits `(N, classes)`; its last layer with `num_classes` outputs is
             the classifier.
         preprocessing: preprocessing of each image.
-        classes: number of logits.
+        num_classes: number of logits.
         pretrained: whether the network has pretrained weights.
 
     Raises:
@@ -159,7 +159,7 @@ def wrap_network(network: nn.Module, preprocessing: Preprocessing, *, classes: i
         >>> from mlimages import ImageProperty, Normalization, Preprocessing
         >>> from mlimages.networks import wrap_network
         >>> network = nn.Sequential(nn.Conv2d(3, 8, 5), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
-        >>> wrap_network(network, Preprocessing(ImageProperty(32), Normalization()), classes=2, pretrained=False)
+        >>> wrap_network(network, Preprocessing(ImageProperty(32), Normalization()), num_classes=2, pretrained=False)
         Model('Sequential', 626 parameters, random weights, 32 x 32 px RGB)
     """
     code = hashlib.sha256(repr(network).encode()).hexdigest()[:16]
@@ -168,7 +168,7 @@ def wrap_network(network: nn.Module, preprocessing: Preprocessing, *, classes: i
         network=network.eval(),
         library=f"{type(network).__module__} {code}",
         preprocessing=preprocessing,
-        heads=find_heads(network, classes),
+        heads=find_heads(network, num_classes),
         pretrained=pretrained,
         has_published_weights=False,
     )
@@ -229,7 +229,7 @@ def find_layer_aliases(network: nn.Module) -> dict[str, str]:
 
     Examples:
         >>> from mlimages.networks import build_model, find_layer_aliases
-        >>> find_layer_aliases(build_model("alexnet", classes=2, weights="none").network)["conv5"]
+        >>> find_layer_aliases(build_model("alexnet", num_classes=2, weights="none").network)["conv5"]
         'features.10'
     """
     features, classifier = getattr(network, "features", None), getattr(network, "classifier", None)
@@ -257,6 +257,7 @@ def find_layer_aliases(network: nn.Module) -> dict[str, str]:
 def _override_image_property(
     image_property: ImageProperty, *, size: int | tuple[int, int] | None, resize: Resize | None, gray: bool | None
 ) -> ImageProperty:
+    """Return `image_property` with the values that are not None."""
     if size is not None:
         width, height = (size, size) if isinstance(size, int) else size
         # The margin around the crop keeps its proportion.

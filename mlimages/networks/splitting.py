@@ -53,7 +53,7 @@ def split_network(network: nn.Module, frozen_part: FrozenPart, example_input: Te
     Examples:
         >>> import torch
         >>> from mlimages.networks import build_model, freeze, split_network
-        >>> model = build_model("lenet5", classes=10, weights="none")
+        >>> model = build_model("lenet5", num_classes=10, weights="none")
         >>> frozen = freeze(model, "conv2")
         >>> parts = split_network(model.network, frozen, torch.zeros(2, 1, 28, 28))
         >>> parts
@@ -134,6 +134,7 @@ def _partition_nodes(graph: fx.Graph, fixed_nodes: set[fx.Node]) -> tuple[set[fx
 
 
 def _make_lower_part(network: nn.Module, graph: fx.Graph, features: list[fx.Node]) -> fx.GraphModule:
+    """Return a module that maps the images to the outputs of the nodes `features`."""
     nodes = set(features)
     for node in reversed(graph.nodes):
         if node in nodes:
@@ -147,6 +148,7 @@ def _make_lower_part(network: nn.Module, graph: fx.Graph, features: list[fx.Node
 def _make_upper_part(
     network: nn.Module, graph: fx.Graph, nodes: set[fx.Node], features: list[fx.Node]
 ) -> fx.GraphModule:
+    """Return a module that maps the outputs of the nodes `features` to the logits."""
     upper = fx.Graph()
     _copy_nodes(graph, upper, nodes, {node: upper.placeholder(f"feature{n}") for n, node in enumerate(features)})
     return fx.GraphModule(network, upper)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mlimages.core import Layer, LayerState, ModelError, NetworkSummary, summarize_error
-from mlimages.networks.freezing import freeze
+from mlimages.networks import freezing
 from mlimages.networks.input_size import get_window
 from mlimages.networks.models import build_model
 
@@ -34,18 +34,18 @@ def summarize_model(
     *,
     size: int | tuple[int, int] | None = None,
     gray: bool | None = None,
-    classes: int = 1000,
-    upto: str = "none",
+    num_classes: int = 1000,
+    freeze: str = "none",
 ) -> NetworkSummary:
-    """Summarize the network that `mlimages finetune --model NAME --freeze UPTO` trains.
+    """Summarize the network that `mlimages finetune --model NAME --freeze LAYER` trains.
 
     Args:
         name: the name that `build_model` accepts.
         size: width and height of the input in pixels, one number for a square; by default the size that the
             network is designed for.
         gray: convert images to grayscale.
-        classes: number of classes of the last layer.
-        upto: the last frozen layer, as for `freeze`.
+        num_classes: number of outputs of the last layer.
+        freeze: the last frozen layer, `head` or `none`, as for the function `freeze`.
 
     Returns:
         For each layer, the output shape, the numbers of parameters and multiply-adds, and whether it is frozen.
@@ -55,17 +55,17 @@ def summarize_model(
 
     Examples:
         >>> from mlimages import summarize_model
-        >>> summary = summarize_model("lenet5", classes=10, upto="conv2")
+        >>> summary = summarize_model("lenet5", num_classes=10, freeze="conv2")
         >>> summary.parameters, summary.trained_parameters
         (61706, 59134)
         >>> summary.layers[0].name, summary.layers[0].output, summary.layers[0].state
         ('conv1', (6, 28, 28), 'frozen')
     """
-    model = build_model(name, classes=classes, weights="none", size=size, gray=gray)
-    freeze(model, upto)
+    model = build_model(name, num_classes=num_classes, weights="none", size=size, gray=gray)
+    freezing.freeze(model, freeze)
     image = model.preprocessing.image
     names = {path: name for name, path in reversed([*model.layer_aliases.items()])}
-    title = f"{name}, frozen: {upto}" if upto != "none" else name
+    title = f"{name}, frozen: {freeze}" if freeze != "none" else name
     return summarize(model.network, (image.channels, image.height, image.width), title=title, names=names)
 
 

@@ -157,6 +157,7 @@ class TimmArchitecture(Architecture):
             raise self._make_unavailable_error(f"{repository}/{CONFIG_FILE}", error) from error
 
     def _make_unavailable_error(self, source: str, error: Exception) -> ModelError:
+        """Return the error for a file that is neither cached nor can be downloaded from `source`."""
         return ModelError(
             f"the file {source} of {self.name} is not in {constants.HF_HUB_CACHE} and cannot be downloaded "
             f"({type(error).__name__}): "

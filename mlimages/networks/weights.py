@@ -72,12 +72,12 @@ def _diagnose_content(path: Path) -> str:
     with path.open("rb") as file:
         begin = file.read(1000)
     if not begin.startswith(b"PK\x03\x04"):
-        return describe_unsupported_content(begin) if begin else "it is empty; copy or download it again"
+        return describe_unsupported_content(begin) if begin else "the file is empty; copy or download it again"
     if not zipfile.is_zipfile(path):
-        return "it is incomplete; download it again"
+        return "the file is incomplete; download it again"
     with zipfile.ZipFile(path) as archive:
         is_script = any(name.endswith("/constants.pkl") for name in archive.namelist())
-    return "it is a TorchScript archive; save the state_dict() of the loaded module instead" if is_script else ""
+    return "the file is a TorchScript archive; save the state_dict() of the loaded module instead" if is_script else ""
 
 
 class _IgnoredObject:
@@ -99,7 +99,7 @@ def _read_torch_checkpoint(path: Path) -> StateDict:
         with torch.serialization.safe_globals([(_IgnoredObject, name) for name in others]):
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # torch's own error class is private
-        raise ValueError("it is damaged, or contains objects that could execute code when loaded") from error
+        raise ValueError("the file is damaged, or contains objects that could execute code when loaded") from error
     while isinstance(loaded, Mapping) and (
         key := next((k for k in _STATE_DICT_KEYS if _has_nonempty_mapping(loaded, k)), "")
     ):

@@ -53,8 +53,8 @@ class TrainingState:
         frozen_digest: SHA-256 of the frozen weights; empty if nothing is frozen.
         lower_kernel_weight: weight of the lower layers in the kernel of the closed-form head, 0..1; 0 if it uses only
             the last layer.
-        set_thresholds: thresholds of prediction sets by level such as "0.9", from leave-one-out predictions; empty
-            without a closed-form head.
+        prediction_set_thresholds: thresholds of prediction sets by level such as "0.9", from leave-one-out predictions;
+            empty without a closed-form head.
         seconds: training time so far, excluding interruptions.
     """
 
@@ -68,7 +68,7 @@ class TrainingState:
     probe_map: float | None = None
     frozen_digest: str = ""
     lower_kernel_weight: float = 0.0
-    set_thresholds: Mapping[str, float] = field(default_factory=dict)
+    prediction_set_thresholds: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -83,7 +83,7 @@ def save_state(state: TrainingState, files: RunFiles) -> None:
         "probe_map": state.probe_map,
         "frozen_digest": state.frozen_digest,
         "depths_share": state.lower_kernel_weight,
-        "left_out": dict(state.set_thresholds),
+        "left_out": dict(state.prediction_set_thresholds),
         "seconds": state.seconds,
     }
     tensors = {f"model.{name}": tensor for name, tensor in state.trained_tensors.items()}
@@ -127,7 +127,7 @@ def load_state(files: RunFiles) -> TrainingState | None:
             probe_map=metadata.get("probe_map"),
             frozen_digest=metadata["frozen_digest"],
             lower_kernel_weight=metadata.get("depths_share", 0.0),
-            set_thresholds=metadata.get("left_out", {}),
+            prediction_set_thresholds=metadata.get("left_out", {}),
             seconds=metadata["seconds"],
         )
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -256,7 +256,7 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: 
     if network is None:
         model = build_model(
             config.model,
-            classes=len(names),
+            num_classes=len(names),
             weights=whole if whole.exists() else config.weights,
             size=(image.width, image.height),
             gray=image.gray_scale,

@@ -26,9 +26,9 @@ from mlimages.labels import TableOptions
 
 Optimizer = Literal["adamw", "adam", "sgd"]
 ClassWeights = Literal["none", "balanced"]
-Head = Literal["auto", "last", "all-depths"]
+HeadChoice = Literal["auto", "last", "all-depths"]
 Augmentation = Literal["auto", "none", "flip", "light", "strong"]
-Precision = Literal["auto", "fp32"]
+PrecisionChoice = Literal["auto", "fp32"]
 
 _SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600}
 
@@ -209,7 +209,7 @@ class FineTuneConfig(TableOptions):
         ),
     ] = "auto"
     head: Annotated[
-        Head,
+        HeadChoice,
         Option(
             "Input of the classifier. last: features of the last layer; all-depths: of every layer; auto: with "
             "--freeze head, the one with the higher leave-one-out accuracy, otherwise last.",
@@ -272,7 +272,7 @@ class FineTuneConfig(TableOptions):
     ] = 0.0
     device: Annotated[Device, Option("Device.", "Optimization", is_advanced=True)] = "auto"
     precision: Annotated[
-        Precision,
+        PrecisionChoice,
         Option(
             "auto: bfloat16 and OpenVINO where they are faster on this processor; fp32: always float32 in PyTorch.",
             "Optimization",

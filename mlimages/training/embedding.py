@@ -30,7 +30,7 @@ class NetworkEmbedder:
     """
 
     def __init__(self, model: str) -> None:
-        built = build_model(model, classes=2)
+        built = build_model(model, num_classes=2)
         self._image = replace(built.preprocessing.image, resize="squash")
         self._model = replace(built, preprocessing=replace(built.preprocessing, image=self._image))
         self._cut_points = find_cut_points(self._model)[-1:]

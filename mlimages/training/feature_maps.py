@@ -88,7 +88,7 @@ def _load_network(source: str | os.PathLike[str]) -> tuple[nn.Module, Preprocess
     if Path(source).is_dir():
         run = load_run(source)
         return run.network, run.preprocessing, run.mean_image
-    model = build_model(os.fspath(source), classes=1000)
+    model = build_model(os.fspath(source), num_classes=1000)
     return model.network, model.preprocessing, None
 
 

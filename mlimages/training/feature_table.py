@@ -107,7 +107,7 @@ def extract_features(
     (240, 1280)
     """
     labels = open_labels(labels)
-    built = build_model(model, classes=len(labels.class_names), weights=weights, size=size)
+    built = build_model(model, num_classes=len(labels.class_names), weights=weights, size=size)
     cut_points = find_cut_points(built)
     names = [cut.name for cut in cut_points]
     if layer not in (None, *names):

@@ -260,6 +260,7 @@ class FrozenFeatures:
     def _compute_view_features(
         self, images: ImageSet, missing_views: Sequence[tuple[int, int]], precision: Precision, progress: Progress
     ) -> None:
+        """Compute the features of these views, pairs of image index and view number, and append them to the store."""
         store = self._stores[precision]
         for number in sorted({view for _, view in missing_views}):
             view_of = {index: view for index, view in missing_views if view == number}

@@ -226,7 +226,7 @@ def _make_initial_state(job: TrainingJob) -> TrainingState:
         probe_map=metrics.mean_ap,
         frozen_digest=job.frozen_digest,
         lower_kernel_weight=fit.lower_kernel_weight,
-        set_thresholds=compute_conformal_thresholds(fit.leave_one_out_probabilities, train.labels)
+        prediction_set_thresholds=compute_conformal_thresholds(fit.leave_one_out_probabilities, train.labels)
         if is_single and not is_rounded
         else {},
     )

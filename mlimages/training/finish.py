@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
@@ -20,7 +19,6 @@ from mlimages.core import (
     BrokenImage,
     LabeledPath,
     MissingExtraError,
-    NetworkSummary,
     NoProgress,
     Progress,
     Proportion,
@@ -38,8 +36,7 @@ from mlimages.core import (
 )
 from mlimages.export import KnownOutput, NetworkOutputs
 from mlimages.inference import KnownCalibration, OnnxBundle, PredictionSets, compute_conformal_thresholds
-from mlimages.networks import summarize_model
-from mlimages.reports import RunFiles, estimate_label_errors, find_suspects, read_run, write_suspects
+from mlimages.reports import RunFiles, estimate_label_errors, find_suspects, write_suspects
 from mlimages.training import distributed
 from mlimages.training.checkpoints import TrainingState, load_trained_tensors, make_trained_run
 from mlimages.training.head_inputs import compute_head_inputs
@@ -49,6 +46,9 @@ from mlimages.training.run_export import export_run, export_trained_run, read_ex
 from mlimages.training.training_job import TrainingJob
 
 logger = logging.getLogger(__name__)
+
+_JSON_KEYS = {"lower_kernel_weight": "depths_share"}
+"""Keys of result.json that differ from the names of the attributes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,8 @@ class FineTuneResult:
         probe_accuracy: validation accuracy of the closed-form head before the first epoch; None with random weights.
         best_epoch: number of the best epoch, from 1; 0 is the closed-form head.
         epochs: number of trained epochs.
-        depths_share: weight of the lower layers in the kernel of the closed-form head, 0..1; 0 if it uses only the last
-            layer.
+        lower_kernel_weight: weight of the lower layers in the kernel of the closed-form head, 0..1; 0 if it uses only
+            the last layer.
         frozen_digest: SHA-256 of the frozen weights, equal before and after training; empty if nothing is frozen.
         broken: images that could not be decoded and were skipped.
         seconds: training time, excluding interruptions.
@@ -90,7 +90,7 @@ class FineTuneResult:
     probe_accuracy: float | None
     best_epoch: int
     epochs: int
-    depths_share: float
+    lower_kernel_weight: float
     frozen_digest: str
     broken: tuple[BrokenImage, ...]
     seconds: float
@@ -100,7 +100,7 @@ class FineTuneResult:
 
     @property
     def score_text(self) -> str:
-        """Validation accuracy, or mean average precision, with its 95 % interval, as text."""
+        """Validation accuracy, or mean average precision, with its 95 % confidence interval, as text."""
         score = Proportion(*(self.val_map or (self.val_accuracy, *self.val_interval)))
         text = f"mAP {format_percent(score.value)} on" if self.val_map else f"{format_percent(score.value)} of"
         return f"{text} {self.val_images} validation images (95 % interval {format_interval(score)})"
@@ -121,12 +121,12 @@ class FineTuneResult:
     def to_dict(self) -> dict[str, object]:
         """Return the result as values for JSON, without the multi-label scores of a single-label run."""
         paths = {"run": str(self.run), "onnx": None if self.onnx is None else str(self.onnx)}
-        values = {**asdict(self), **paths}
+        values = {_JSON_KEYS.get(name, name): value for name, value in asdict(self).items()} | paths
         return {key: value for key, value in values.items() if value is not None or not key.endswith("_map")}
 
     @property
     def missing_outputs_note(self) -> str:
-        """The outputs that were not written (`known`, prediction sets) and why; empty if all were written."""
+        """The outputs that the ONNX file lacks (`known`, prediction sets) and why, as part of a message; "" if none."""
         if self.val_map:
             return "`known`, prediction sets and suspects.tsv, which require one class per image"
         if RunFiles(self.run).known.exists():
@@ -140,7 +140,8 @@ class FineTuneResult:
         Raises:
             KeyError: a value is missing.
         """
-        figures = {field.name: values[field.name] for field in fields(cls) if field.default is MISSING}
+        names = [field.name for field in fields(cls) if field.default is MISSING]
+        figures = {name: values[_JSON_KEYS.get(name, name)] for name in names}
         if "val_map" in values:
             figures |= {"val_map": tuple(values["val_map"]), "probe_map": values.get("probe_map")}
         figures |= {"run": files.folder, "onnx": files.onnx if files.onnx.exists() else None}
@@ -154,7 +155,7 @@ def read_finished_result(
     """Read the result of a finished run; with `export`, write a missing `model.onnx` or report.
 
     Raises:
-        RunError: `result.json` is corrupt.
+        RunError: `result.json` is damaged.
     """
     logger.warning(
         "%s is already finished; to train it further, run %s, where N is the total number of epochs",
@@ -172,6 +173,7 @@ def read_finished_result(
 
 
 def _read_result(files: RunFiles) -> FineTuneResult:
+    """Read `result.json`; raise RunError if it is damaged."""
     try:
         return FineTuneResult.from_dict(json.loads(files.result.read_text(encoding="utf-8")), files)
     except (KeyError, TypeError, ValueError) as error:
@@ -210,7 +212,7 @@ def finish_run(
         probe_accuracy=state.probe_accuracy,
         best_epoch=state.best_epoch,
         epochs=len(state.history),
-        depths_share=state.lower_kernel_weight,
+        lower_kernel_weight=state.lower_kernel_weight,
         frozen_digest=job.frozen_digest,
         broken=job.broken_images,
         seconds=round(state.seconds, 1),
@@ -255,11 +257,11 @@ def _write_result(result: FineTuneResult, files: RunFiles) -> None:
 
 
 def _fit_known_output(job: TrainingJob, state: TrainingState, validation: ValidationResult) -> KnownOutput:
-    """Fit the output `known` and the thresholds of prediction sets on the inputs of the trained head."""
+    """Fit the output `known` on the inputs of the head, and the thresholds of prediction sets."""
     train, val = (compute_head_inputs(job.model, job.source, images) for images in (job.train_set, job.val_set))
     score = fit_known_score(train.features, train.labels, len(job.class_names), validation_features=val.features)
-    if state.best_epoch == 0 and state.set_thresholds:  # the closed-form head
-        sets = PredictionSets("leave-one-out", len(train.labels), state.set_thresholds)
+    if state.best_epoch == 0 and state.prediction_set_thresholds:  # the closed-form head
+        sets = PredictionSets("leave-one-out", len(train.labels), state.prediction_set_thresholds)
     else:
         labels = job.val_set.labels[list(validation.indices)].numpy()
         thresholds = compute_conformal_thresholds(validation.probabilities.numpy(), labels)
@@ -268,11 +270,13 @@ def _fit_known_output(job: TrainingJob, state: TrainingState, validation: Valida
 
 
 def _compute_mean_ap_interval(validation: ValidationResult) -> tuple[float, float, float]:
+    """Return the mean average precision and the bounds of its 95 % interval."""
     mean = average_precisions(validation.probabilities.numpy(), validation.targets.bool().numpy()).mean
     return mean.value, mean.low, mean.high
 
 
 def _write_predictions(job: TrainingJob, validation: ValidationResult) -> None:
+    """Write the labels and probabilities of the validation images to `val_predictions.csv`."""
     with atomic_write(job.files.predictions) as part, part.open("w", newline="", encoding="utf-8") as out:
         table = csv.writer(out, lineterminator="\n")
         table.writerow(["path", "label", *job.class_names])
@@ -328,23 +332,3 @@ def draw_plots(run: Path, *, progress: Progress | None = None) -> Path | None:
     progress.advance()
     progress.close()
     return page
-
-
-def summarize_run_network(run: str | os.PathLike[str]) -> NetworkSummary:
-    """Summarize the network of a run layer by layer: output shapes, parameters and frozen layers.
-
-    Raises:
-        RunError: `run` is not a run folder.
-
-    >>> summarize_run_network("runs/first").layers[0].output
-    (6, 28, 28)
-    """
-    folder = read_run(run)
-    image, settings = folder.preprocessing.image, folder.settings
-    return summarize_model(
-        settings["model"],
-        size=(image.width, image.height),
-        gray=image.gray_scale,
-        classes=len(folder.class_names),
-        upto=settings["freeze"],
-    )

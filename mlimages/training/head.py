@@ -150,13 +150,13 @@ class _FeatureBlock:
     Attributes:
         features: `(N, D)`.
         mean: mean of each feature, `(D,)`.
-        factor: scaling factor of each centred feature, `(D,)`; the diagonal of the scaled features' Gram matrix has
+        scale: scaling factor of each centred feature, `(D,)`; the diagonal of the scaled features' Gram matrix has
             mean 1.
     """
 
     features: Features
     mean: Float64Array
-    factor: Float64Array
+    scale: Float64Array
 
     @classmethod
     def standardize(cls, features: Features) -> _FeatureBlock:
@@ -170,7 +170,7 @@ class _FeatureBlock:
 
     def compute_gram(self) -> Float64Array:
         """Return the Gram matrix `(N, N)` of the standardized features."""
-        x = (self.features - self.mean) * self.factor
+        x = (self.features - self.mean) * self.scale
         return x @ x.T
 
 
@@ -208,7 +208,7 @@ class _RidgeSolver:
         )
         self._mean = np.concatenate([block.mean for block in blocks])  # (D,)
         self._factor = np.concatenate(
-            [block.factor * np.sqrt(x) for block, x in zip(blocks, block_weights, strict=True)]
+            [block.scale * np.sqrt(x) for block, x in zip(blocks, block_weights, strict=True)]
         )
         self._is_dual = gram_matrix is not None or len(labels) <= len(self._mean)
         self._chunks = [
@@ -319,7 +319,7 @@ def _eigendecompose(gram_matrix: Float64Array) -> tuple[Float64Array, Float64Arr
 
 
 def _fit_softmax_scaling(scores: Float64Array, labels: Int64Array) -> tuple[float, float]:
-    """Return the inverse temperature of `scores` that maximizes the likelihood of the labels, and 0, their offset."""
+    """Return the inverse temperature of `scores` that maximizes the likelihood of the labels, and the offset 0."""
 
     def compute_loss(scale: float) -> float:
         logits = scale * scores

@@ -1,8 +1,9 @@
-"""Read and check the inputs of a run: label files, network and mean image; no image is decoded."""
+"""Read and check the label files, network and mean image of a run; no image is decoded."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,13 +21,14 @@ from mlimages.core import (
     MissingExtraError,
     MlimagesError,
     ModelError,
+    NetworkSummary,
     Preprocessing,
     format_command,
 )
 from mlimages.dataset import describe_mean_image_differences, load_mean_image
 from mlimages.labels import ClassNames, LabelFile, merge_classes, open_labels, open_splits
-from mlimages.networks import FrozenPart, Model, build_model, freeze, wrap_network
-from mlimages.reports import RunFiles, read_settings
+from mlimages.networks import FrozenPart, Model, build_model, freeze, summarize_model, wrap_network
+from mlimages.reports import RunFiles, read_run, read_settings
 from mlimages.training import distributed
 from mlimages.training.config import FineTuneConfig
 from mlimages.training.image_set import TrainingImage
@@ -116,16 +118,17 @@ def read_inputs(config: FineTuneConfig, files: RunFiles, custom_network: CustomN
 
 
 def _build_network(config: FineTuneConfig, num_classes: int, custom_network: CustomNetwork | None) -> Model:
+    """Build the network of the settings, or wrap the custom network."""
     if custom_network:
         return wrap_network(
             custom_network.network,
             custom_network.preprocessing,
-            classes=num_classes,
+            num_classes=num_classes,
             pretrained=config.freeze != "none",
         )
     return build_model(
         config.model,
-        classes=num_classes,
+        num_classes=num_classes,
         weights=config.weights,
         size=config.size,
         resize=config.resize,
@@ -250,7 +253,27 @@ def get_image_property(model: str) -> ImageProperty:
     """
     if Path(model).is_dir():
         return Preprocessing.from_dict(read_settings(RunFiles(Path(model)))["preprocessing"]).image
-    return build_model(model, classes=2).preprocessing.image
+    return build_model(model, num_classes=2).preprocessing.image
+
+
+def summarize_run_network(run: str | os.PathLike[str]) -> NetworkSummary:
+    """Summarize the network of a run layer by layer: output shapes, parameters and frozen layers.
+
+    Raises:
+        RunError: `run` is not a run folder.
+
+    >>> summarize_run_network("runs/first").layers[0].output
+    (6, 28, 28)
+    """
+    folder = read_run(run)
+    image, settings = folder.preprocessing.image, folder.settings
+    return summarize_model(
+        settings["model"],
+        size=(image.width, image.height),
+        gray=image.gray_scale,
+        num_classes=len(folder.class_names),
+        freeze=settings["freeze"],
+    )
 
 
 def _load_mean_image(config: FineTuneConfig, expected_preprocessing: Preprocessing) -> MeanImage | None:

@@ -75,7 +75,7 @@ def probe_models(
     unavailable: dict[str, str] = {}
     for name in names:
         try:
-            model = build_model(name, classes=len(labels.class_names), seed=seed)
+            model = build_model(name, num_classes=len(labels.class_names), seed=seed)
             probe = probe_layers(labels, model=name, max_images=max_images, seed=seed, progress=progress)
         except ModelError as error:
             unavailable[name] = str(error)

@@ -111,7 +111,7 @@ def probe_layers(
             "short runs of `mlimages finetune` and with `mlimages compare`"
         )
     progress, names = progress or NoProgress(), labels.class_names
-    built = build_model(model, classes=len(names), weights=weights, size=size, gray=gray, seed=seed)
+    built = build_model(model, num_classes=len(names), weights=weights, size=size, gray=gray, seed=seed)
     if not built.pretrained:
         logger.warning(
             "%s has random weights: the scores of its layers do not predict the accuracy after training", model

@@ -97,7 +97,7 @@ def contains_finished_run(config: FineTuneConfig, files: RunFiles) -> bool:
 
 
 def _is_same_setting(name: str, old_value: object, new_value: object) -> bool:
-    """Whether two values of a setting are equal; different paths to the same file or folder are."""
+    """Return whether two values of a setting are equal; different paths to the same file or folder are equal."""
     if old_value == new_value or name not in ("labels", "val", "images", "weights", "mean"):
         return old_value == new_value
     try:

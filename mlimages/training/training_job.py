@@ -100,7 +100,7 @@ class TrainingJob:
 
     @property
     def trains_below_head(self) -> bool:
-        """Whether layers before the head are trained."""
+        """Whether layers below the head are trained."""
         return _trains_below_head(self.model)
 
     def with_last_layer_head(self) -> TrainingJob:

@@ -46,7 +46,7 @@ def onnx_runtime(lower: torch.nn.Module, x: torch.Tensor) -> Run:
 
 def measure(name: str, *, images: int, rounds: int) -> dict[str, float]:
     """Return seconds to convert, and ms per image by library and precision."""
-    model = build_model(name, classes=2, weights="none")
+    model = build_model(name, num_classes=2, weights="none")
     x = torch.rand(images, *model.preprocessing.image.shape)
     split = split_network(model.network, freeze(model, "head"), x[:2])
     assert split is not None

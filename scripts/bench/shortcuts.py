@@ -126,7 +126,7 @@ def network_fit() -> Any:
     from mlimages.training.head import fit_ridge
     from tests.planting import FittedPredictor
 
-    model = build_model(DEFAULT_MODEL, classes=2)
+    model = build_model(DEFAULT_MODEL, num_classes=2)
     frozen, deep, image = freeze(model, "head"), add_lower_layers_head(model), model.preprocessing.image
     assert deep
     parts = split_network(deep.network, frozen, torch.zeros(2, 3, image.height, image.width))

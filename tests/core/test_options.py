@@ -115,7 +115,7 @@ NUMBERS = {
     "per_class": lambda value: draw_contact_sheet(
         "labels.txt", "sheet.png", image_property=ImageProperty(8), per_class=value
     ),
-    "classes": lambda value: summarize_model("lenet5", classes=value),
+    "num_classes": lambda value: summarize_model("lenet5", num_classes=value),
     "max_drop": lambda value: quantize("model.onnx", "labels.txt", "quantized.onnx", max_drop=value - 1),
     "known_share": lambda value: ExportOptions(known_share=value - 1),
 }
@@ -131,7 +131,7 @@ def test_a_number_argument_below_its_bound_is_refused_before_any_file_is_read(na
 SEEDED: dict[str, Callable[[Any], object]] = {
     "FineTuneConfig": lambda seed: replace(CONFIG, seed=seed),
     "make_label_files": lambda seed: make_label_files(LabelOptions(Path("photos"), seed=seed), split=lambda *_: ()),
-    "build_model": lambda seed: build_model("lenet5", classes=2, weights="none", seed=seed),
+    "build_model": lambda seed: build_model("lenet5", num_classes=2, weights="none", seed=seed),
     "probe_layers": lambda seed: probe_layers("labels.txt", seed=seed),
     "probe_models": lambda seed: probe_models("labels.txt", "lenet5", seed=seed),
     "split_labels": lambda seed: split_labels("labels.txt", (0.5, 0.5), seed),
@@ -160,7 +160,7 @@ def test_a_seed_out_of_range_is_refused_before_any_file_is_read_or_written(
 @pytest.mark.parametrize("seed", [0, MAX_SEED, np.int64(3)])
 def test_a_seed_in_range_is_accepted_by_every_generator(seed: int, tmp_path: Path) -> None:
     replace(CONFIG, seed=seed)
-    assert build_model("lenet5", classes=2, weights="none", seed=seed)
+    assert build_model("lenet5", num_classes=2, weights="none", seed=seed)
     assert split([], (0.5, 0.5), seed=seed) == [[], []]
     (tmp_path / "labels.txt").write_text("a.png 0\nb.png 1\n")
     assert len(list(LabelFile(tmp_path / "labels.txt").shuffle(seed))) == 2

@@ -27,7 +27,7 @@ def frozen_names(model: Model) -> list[str]:
 
 def test_a_well_known_name_freezes_up_to_and_including_that_layer() -> None:
     with torch.device("meta"):
-        model = build_model("alexnet", classes=2, weights="none", size=63)
+        model = build_model("alexnet", num_classes=2, weights="none", size=63)
     freeze(model, "conv5")
     assert frozen_names(model) == [f"features.{n}.{what}" for n in (0, 3, 6, 8, 10) for what in ("weight", "bias")]
     freeze(model, "fc7")
@@ -35,7 +35,7 @@ def test_a_well_known_name_freezes_up_to_and_including_that_layer() -> None:
 
 
 def test_head_freezes_all_but_the_last_layer_and_none_nothing() -> None:
-    model = build_model("lenet5", classes=2, weights="none")
+    model = build_model("lenet5", num_classes=2, weights="none")
     freeze(model)
     assert [n for n, p in model.network.named_parameters() if p.requires_grad] == ["fc5.weight", "fc5.bias"]
     freeze(model, "none")
@@ -45,17 +45,17 @@ def test_head_freezes_all_but_the_last_layer_and_none_nothing() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"upto": "conv9"}, "no layer 'conv9'"),
-        ({"upto": "fc5"}, "freezing up to 'fc5' leaves no layer of lenet5 to train"),
+        ({"last_layer": "conv9"}, "no layer 'conv9'"),
+        ({"last_layer": "fc5"}, "freezing up to 'fc5' leaves no layer of lenet5 to train"),
     ],
 )
 def test_a_layer_that_cannot_be_frozen_is_an_error(options: dict[str, str], message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        freeze(build_model("lenet5", classes=2, weights="none"), **options)
+        freeze(build_model("lenet5", num_classes=2, weights="none"), **options)
 
 
 def test_frozen_batch_norm_and_dropout_stay_in_eval_mode() -> None:
-    model = build_model("mobilenet_v2", classes=2, weights="none", size=32)
+    model = build_model("mobilenet_v2", num_classes=2, weights="none", size=32)
     part = freeze(model, "features.17")
     before = part.digest(model.network)
     optimizer = torch.optim.SGD([p for p in model.network.parameters() if p.requires_grad], 0.1)
@@ -74,9 +74,9 @@ def test_frozen_batch_norm_and_dropout_stay_in_eval_mode() -> None:
 
 
 def test_a_pretrained_network_keeps_the_statistics_of_all_batch_norms(tmp_path: Path) -> None:
-    fresh = build_model("mobilenet_v2", classes=2, weights="none", size=32)
+    fresh = build_model("mobilenet_v2", num_classes=2, weights="none", size=32)
     save_file(fresh.network.state_dict(), tmp_path / "w.safetensors")
-    model = build_model("mobilenet_v2", classes=2, weights=tmp_path / "w.safetensors", size=32)
+    model = build_model("mobilenet_v2", num_classes=2, weights=tmp_path / "w.safetensors", size=32)
     freeze(model, "features.17")
     model.network.train()
     model.network(torch.rand(4, 3, 32, 32))
@@ -86,7 +86,7 @@ def test_a_pretrained_network_keeps_the_statistics_of_all_batch_norms(tmp_path: 
 
 
 def test_dropout_is_off_between_frozen_layers_and_on_above_them() -> None:
-    model = build_model("cifar10_cnn", classes=2, weights="none")
+    model = build_model("cifar10_cnn", num_classes=2, weights="none")
     freeze(model, "conv3")
     model.network.train()
     assert {name: m.training for name, m in model.network.named_children() if isinstance(m, nn.Dropout)} == {
@@ -108,7 +108,7 @@ def test_dropout_is_off_between_frozen_layers_and_on_above_them() -> None:
     ],
 )
 def test_both_parts_together_compute_the_network(name: str, upto: str, shapes: tuple[tuple[int, ...], ...]) -> None:
-    model = build_model(name, classes=3, weights="none")
+    model = build_model(name, num_classes=3, weights="none")
     image = model.preprocessing.image
     x = torch.rand(2, image.channels, image.height, image.width)
     parts = split_network(model.network, freeze(model, upto), x)
@@ -123,7 +123,7 @@ def test_both_parts_together_compute_the_network(name: str, upto: str, shapes: t
 
 
 def test_trained_and_random_layers_are_never_in_the_lower_part() -> None:
-    model = build_model("resnet18", classes=3, weights="none", size=64)
+    model = build_model("resnet18", num_classes=3, weights="none", size=64)
     whole = freeze(model, "layer1")
     part = FrozenPart(whole.parameter_names - {"bn1.weight", "bn1.bias"}, whole.module_paths - {"bn1"})
     for parameter in model.network.get_submodule("bn1").parameters():
@@ -142,7 +142,7 @@ class Branching(nn.Sequential):
 
 def test_a_network_that_cannot_be_traced_runs_whole_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     network = Branching(nn.Conv2d(3, 8, 5), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
-    model = wrap_network(network, Preprocessing(ImageProperty(32), Normalization()), classes=2, pretrained=True)
+    model = wrap_network(network, Preprocessing(ImageProperty(32), Normalization()), num_classes=2, pretrained=True)
     frozen = freeze(model)
     assert [name for name, p in network.named_parameters() if p.requires_grad] == ["3.weight", "3.bias"]
     assert split_network(network, frozen, torch.zeros(2, 3, 32, 32)) is None
@@ -200,7 +200,7 @@ def test_parameters_outside_of_layers_are_frozen_in_their_order(
     upto: str, expected: list[str], modules: list[str], branches: bool
 ) -> None:
     network = Outer(branches=branches)
-    model = wrap_network(network, Preprocessing(ImageProperty(8), Normalization()), classes=2, pretrained=False)
+    model = wrap_network(network, Preprocessing(ImageProperty(8), Normalization()), num_classes=2, pretrained=False)
     part = freeze(model, upto)
     if branches:  # the order of modules without a trace: a module's own parameters are not in it, but the network's are
         expected = [name for name in expected if not name.endswith("scale")]
@@ -214,7 +214,7 @@ def test_parameters_outside_of_layers_are_frozen_in_their_order(
 
 def test_the_digest_is_of_frozen_parameters_and_of_buffers_of_frozen_modules() -> None:
     network = Outer(branches=False)
-    model = wrap_network(network, Preprocessing(ImageProperty(8), Normalization()), classes=2, pretrained=False)
+    model = wrap_network(network, Preprocessing(ImageProperty(8), Normalization()), num_classes=2, pretrained=False)
     part = freeze(model, "first")
     before = part.digest(network)
     changes = {
@@ -244,7 +244,7 @@ def test_a_trace_calls_each_layer_and_keeps_the_constants_that_it_needs() -> Non
 
 def test_an_unknown_layer_is_answered_with_at_most_three_like_it() -> None:
     with torch.device("meta"):
-        model = build_model("alexnet", classes=2, weights="none", size=63)
+        model = build_model("alexnet", num_classes=2, weights="none", size=63)
     names = "conv1, conv2, conv3, conv4, conv5, fc6, fc7, fc8, features, avgpool, classifier, head, none"
     for wrong, like in (("conv9", "; did you mean conv5 or conv4 or conv3?"), ("x", ".")):
         with pytest.raises(ModelError) as error:

@@ -32,7 +32,7 @@ from tests.servers import cut, serve
 )
 def test_a_network_comes_with_its_preprocessing(name: str, size: int, channels: int) -> None:
     with torch.device("meta"):
-        model = build_model(name, classes=3, weights="none")
+        model = build_model(name, num_classes=3, weights="none")
         assert model.network(torch.zeros(2, channels, size, size)).shape == (2, 3)
     assert (model.preprocessing.image.width, model.preprocessing.image.channels) == (size, channels)
     assert not model.network.training
@@ -48,12 +48,12 @@ def test_alex_grouped_has_the_shapes_and_names_of_the_original_caffe_weights() -
         "fc8.bias": (7,),
     }
     with torch.device("meta"):
-        state = build_model("alex-grouped", classes=7, weights="none").network.state_dict()
+        state = build_model("alex-grouped", num_classes=7, weights="none").network.state_dict()
     assert {name: tuple(state[name].shape) for name in shapes} == shapes
 
 
 def test_the_mnist_network_has_the_widths_of_its_tutorial() -> None:
-    network = build_model("mnist_cnn", classes=10, weights="none").network
+    network = build_model("mnist_cnn", num_classes=10, weights="none").network
     widths, x = [], torch.zeros(1, 1, 28, 28)
     for layer in network.children():
         x = layer(x)
@@ -75,19 +75,19 @@ def save(state: dict[str, torch.Tensor], path: Path) -> Path:
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pth", ".pt"])
 def test_weights_are_loaded_from_every_kind_of_file_and_another_head_is_random(tmp_path: Path, suffix: str) -> None:
-    whole = build_model("lenet5", classes=10, weights="none", seed=1).network.state_dict()
+    whole = build_model("lenet5", num_classes=10, weights="none", seed=1).network.state_dict()
     path = save(whole, tmp_path / f"w{suffix}")
-    same = build_model("lenet5", classes=10, weights=path)
+    same = build_model("lenet5", num_classes=10, weights=path)
     assert all(torch.equal(tensor, whole[name]) for name, tensor in same.network.state_dict().items())
-    other = build_model("lenet5", classes=4, weights=path).network.state_dict()
+    other = build_model("lenet5", num_classes=4, weights=path).network.state_dict()
     assert other["fc5.weight"].shape == (4, 84)
     assert torch.equal(other["fc4.weight"], whole["fc4.weight"])
 
 
 def test_weights_of_a_library_network_are_loaded_exactly(tmp_path: Path) -> None:
-    original = build_model("resnet18", classes=3, weights="none", seed=5).network
+    original = build_model("resnet18", num_classes=3, weights="none", seed=5).network
     path = save(original.state_dict(), tmp_path / "r.pth")
-    loaded = build_model("resnet18", classes=3, weights=path).network
+    loaded = build_model("resnet18", num_classes=3, weights=path).network
     x = torch.rand(2, 3, 64, 64)
     assert torch.equal(loaded(x), original(x))
 
@@ -123,7 +123,7 @@ def test_published_weights_of_an_earlier_version_are_loaded_as_by_torchvision(
     torch.save(published_state(), tmp_path / "w.pth")
     save_file(published, tmp_path / "w.safetensors")
     for weights in ("default", tmp_path / "w.pth", tmp_path / "w.safetensors"):
-        ours = build_model(name, classes=1000, weights=weights).network.state_dict()
+        ours = build_model(name, num_classes=1000, weights=weights).network.state_dict()
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[tensor], theirs[tensor]) for tensor in theirs)
 
@@ -133,7 +133,7 @@ def test_published_weights_of_an_earlier_version_are_loaded_as_by_torchvision(
 )
 def test_earlier_names_of_tensors_are_converted(name: str, rename: Callable[[StateDict], StateDict]) -> None:
     with torch.device("meta"):
-        network = build_model(name, classes=2, weights="none").network
+        network = build_model(name, num_classes=2, weights="none").network
     state = network.state_dict()
     published = rename(state)
     if name == "vit_b_32":
@@ -159,11 +159,11 @@ def test_every_class_that_loads_earlier_versions_in_its_own_way_is_known() -> No
 
 
 def test_a_mismatch_lists_the_first_missing_unexpected_and_wrongly_shaped_tensors(tmp_path: Path) -> None:
-    state = dict(build_model("lenet5", classes=10, weights="none").network.state_dict())
+    state = dict(build_model("lenet5", num_classes=10, weights="none").network.state_dict())
     state["conv2.weight"] = torch.zeros(16, 6, 3, 3)
     state["extra.weight"] = state.pop("fc4.weight")
     with pytest.raises(ModelError) as error:
-        build_model("lenet5", classes=10, weights=save(state, tmp_path / "w.npz"))
+        build_model("lenet5", num_classes=10, weights=save(state, tmp_path / "w.npz"))
     assert "missing: fc4.weight" in str(error.value)
     assert "unexpected: extra.weight" in str(error.value)
     assert "wrong shape: conv2.weight (16, 6, 3, 3) instead of (16, 6, 5, 5)" in str(error.value)
@@ -209,14 +209,14 @@ CHECKPOINTS: dict[str, tuple[str, Callable[[StateDict], object]]] = {
 
 @pytest.mark.parametrize("kind", CHECKPOINTS)
 def test_checkpoints_of_other_programs_are_loaded(tmp_path: Path, kind: str) -> None:
-    whole = build_model("lenet5", classes=10, weights="none", seed=1).network.state_dict()
+    whole = build_model("lenet5", num_classes=10, weights="none", seed=1).network.state_dict()
     name, wrap = CHECKPOINTS[kind]
     content = wrap(dict(whole))
     if name.endswith(".npz"):
         np.savez(tmp_path / name, **content)
     else:
         torch.save(content, tmp_path / name)
-    loaded = build_model("lenet5", classes=10, weights=tmp_path / name).network.state_dict()
+    loaded = build_model("lenet5", num_classes=10, weights=tmp_path / name).network.state_dict()
     expected = [n for n in whole if not (kind == "backbone" and n.startswith("fc5"))]
     assert all(torch.allclose(loaded[n], whole[n], atol=1e-3 if kind == "half" else 0) for n in expected)
 
@@ -234,27 +234,27 @@ def test_checkpoints_of_other_programs_are_loaded(tmp_path: Path, kind: str) -> 
 def test_weights_that_do_not_fit_or_are_damaged_are_refused(
     tmp_path: Path, break_state: Callable[[StateDict], StateDict], message: str
 ) -> None:
-    state = dict(build_model("lenet5", classes=10, weights="none").network.state_dict())
+    state = dict(build_model("lenet5", num_classes=10, weights="none").network.state_dict())
     torch.save(break_state(state), tmp_path / "w.pth")
     with pytest.raises(ModelError, match=message):
-        build_model("lenet5", classes=10, weights=tmp_path / "w.pth")
+        build_model("lenet5", num_classes=10, weights=tmp_path / "w.pth")
 
 
 def test_the_default_network_has_its_weights_without_a_network() -> None:
-    model = build_model(DEFAULT_MODEL, classes=1000)
+    model = build_model(DEFAULT_MODEL, num_classes=1000)
     assert (model.name, model.pretrained) == ("efficientnet_lite0", True)
     assert (model.preprocessing.normalization.mean, model.preprocessing.image.interpolation) == ((0.5,) * 3, "bicubic")
     packaged = torch.load(find_packaged_weights(), weights_only=True)
     loaded = model.network.state_dict()
     assert all(torch.equal(one, other) for one, other in zip(loaded.values(), packaged.values(), strict=True))
-    same = build_model("timm:tf_efficientnet_lite0", classes=1000, weights=find_packaged_weights()).network
+    same = build_model("timm:tf_efficientnet_lite0", num_classes=1000, weights=find_packaged_weights()).network
     x = torch.rand(1, 3, 224, 224)
     assert torch.equal(same(x), model.network(x))
 
 
 def test_the_packaged_weights_are_refused_by_the_network_that_pads_otherwise() -> None:
     with pytest.raises(ModelError, match="use --model efficientnet_lite0, which finds the file automatically"):
-        build_model("timm:efficientnet_lite0", classes=2, weights=find_packaged_weights())
+        build_model("timm:efficientnet_lite0", num_classes=2, weights=find_packaged_weights())
 
 
 def test_altered_packaged_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,7 +262,7 @@ def test_altered_packaged_weights_are_refused(tmp_path: Path, monkeypatch: pytes
     altered.write_bytes(find_packaged_weights().read_bytes()[:-1] + b"x")
     monkeypatch.setattr("mlimages.networks.timm_architecture.find_packaged_weights", lambda: altered)
     with pytest.raises(ModelError, match=r"w\.pth is damaged: reinstall"):
-        build_model(DEFAULT_MODEL, classes=2)
+        build_model(DEFAULT_MODEL, num_classes=2)
 
 
 class Payload:
@@ -315,14 +315,14 @@ OTHER_CONTENT = [
 @pytest.mark.parametrize(("content", "message"), OTHER_CONTENT, ids=[message for _, message in OTHER_CONTENT])
 def test_what_is_not_weights_is_named(tmp_path: Path, content: Callable[[], bytes], message: str, suffix: str) -> None:
     (tmp_path / f"w{suffix}").write_bytes(content())
-    with pytest.raises(ModelError, match=f"cannot be read as {suffix} weights: it is {message}; "):
+    with pytest.raises(ModelError, match=f"cannot be read as {suffix} weights: the file is {message}; "):
         read_weights(tmp_path / f"w{suffix}")
 
 
 def test_weights_of_another_library_are_named_as_such(tmp_path: Path) -> None:
     save_file(timm.create_model("mobilenetv3_small_050").state_dict(), tmp_path / "w.safetensors")
     with pytest.raises(ModelError, match=r"no tensor name in common: .*another network or library \(NAME, timm:NAME\)"):
-        build_model("mobilenet_v2", classes=2, weights=str(tmp_path / "w.safetensors"))
+        build_model("mobilenet_v2", num_classes=2, weights=str(tmp_path / "w.safetensors"))
 
 
 def test_offline_the_error_names_the_weights_file_and_its_folder(
@@ -332,7 +332,7 @@ def test_offline_the_error_names_the_weights_file_and_its_folder(
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     with pytest.raises(ModelError) as error:
-        build_model("alexnet", classes=2)
+        build_model("alexnet", num_classes=2)
     assert "alexnet-owt-7be5be79.pth" in str(error.value)
     assert str(tmp_path / "hub" / "checkpoints") in str(error.value)
     assert "with --weights" in str(error.value)
@@ -344,7 +344,7 @@ def test_offline_timm_weights_are_requested_once_and_named(tmp_path: Path, monke
         hub.fallback = cut(b"")
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.base)
         with pytest.raises(ModelError) as error:
-            build_model("timm:test_vit.r160_in1k", classes=2)
+            build_model("timm:test_vit.r160_in1k", num_classes=2)
     assert "test_vit.r160_in1k/model.safetensors" in str(error.value)
     assert str(tmp_path) in str(error.value)
     assert "--weights PATH" in str(error.value)
@@ -385,7 +385,7 @@ def test_a_classifier_of_torchvision_is_built_with_the_arguments_that_its_own_bu
 
 def test_an_unknown_name_suggests_similar_ones() -> None:
     with pytest.raises(ModelError, match="unknown model 'resnet81': did you mean resnet18 or "):
-        build_model("resnet81", classes=2)
+        build_model("resnet81", num_classes=2)
 
 
 @pytest.mark.parametrize(
@@ -400,7 +400,7 @@ def test_an_unknown_name_suggests_similar_ones() -> None:
 )
 def test_an_invalid_size_is_an_error_that_names_the_layer_and_valid_sizes(name: str, size: int, message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        build_model(name, classes=2, weights="none", size=size)
+        build_model(name, num_classes=2, weights="none", size=size)
 
 
 @pytest.mark.parametrize(
@@ -416,13 +416,13 @@ def test_an_invalid_size_is_an_error_that_names_the_layer_and_valid_sizes(name: 
 )
 def test_a_network_is_built_for_images_of_another_size(name: str, size: tuple[int, int], tmp_path: Path) -> None:
     with torch.device("meta"):
-        model = build_model(name, classes=3, weights="none", size=size)
+        model = build_model(name, num_classes=3, weights="none", size=size)
         image = model.preprocessing.image
         assert (image.width, image.height) == size
         assert model.network(torch.zeros(2, image.channels, image.height, image.width)).shape == (2, 3)
     if "vit" in name:  # position embeddings are resized
-        save_file(build_model(name, classes=3, weights="none").network.state_dict(), tmp_path / "w.safetensors")
-        assert build_model(name, classes=3, weights=tmp_path / "w.safetensors", size=size).pretrained
+        save_file(build_model(name, num_classes=3, weights="none").network.state_dict(), tmp_path / "w.safetensors")
+        assert build_model(name, num_classes=3, weights=tmp_path / "w.safetensors", size=size).pretrained
 
 
 def test_position_embeddings_of_torchvision_are_resized() -> None:
@@ -435,13 +435,13 @@ def test_position_embeddings_of_torchvision_are_resized() -> None:
 
 
 def test_a_size_keeps_the_margin_around_the_crop_in_proportion() -> None:
-    image = build_model("squeezenet1_0", classes=2, weights="none", size=112).preprocessing.image
+    image = build_model("squeezenet1_0", num_classes=2, weights="none", size=112).preprocessing.image
     assert (image.width, image.shorter_px) == (112, 128)
 
 
 def test_the_layers_of_alexnet_have_their_well_known_names() -> None:
     with torch.device("meta"):
-        alexnet = build_model("alexnet", classes=2, weights="none").layer_aliases
+        alexnet = build_model("alexnet", num_classes=2, weights="none").layer_aliases
     assert alexnet == {
         "conv1": "features.0",
         "conv2": "features.3",
@@ -455,7 +455,7 @@ def test_the_layers_of_alexnet_have_their_well_known_names() -> None:
 
 
 def test_gray_images_are_taken_by_a_network_with_three_channels() -> None:
-    model = build_model("squeezenet1_0", classes=2, weights="none", gray=True)
+    model = build_model("squeezenet1_0", num_classes=2, weights="none", gray=True)
     assert model.preprocessing.image.channels == 1
     assert len(model.preprocessing.normalization.mean) == 3
 
@@ -463,20 +463,20 @@ def test_gray_images_are_taken_by_a_network_with_three_channels() -> None:
 def test_alexnet_from_scratch_has_logits_that_depend_on_the_image() -> None:
     images = torch.rand(8, 3, 227, 227, generator=torch.Generator().manual_seed(0)) - 0.5
     with torch.inference_mode():
-        logits = build_model("alex", classes=3, weights="none").network(images)  # (N, 3)
+        logits = build_model("alex", num_classes=3, weights="none").network(images)  # (N, 3)
     assert logits.std(dim=0).mean() > 0.01, "0.00003 with torch's default initialization, from which nothing is learned"
 
 
 @pytest.mark.parametrize("kind", [str, Path])
 def test_weights_are_taken_by_paths_of_every_kind(tmp_path: Path, kind: type) -> None:
-    original = build_model("lenet5", classes=3, weights="none").network
+    original = build_model("lenet5", num_classes=3, weights="none").network
     path = save(original.state_dict(), tmp_path / "w.npz")
-    loaded = build_model("lenet5", classes=3, weights=kind(path))
+    loaded = build_model("lenet5", num_classes=3, weights=kind(path))
     assert torch.equal(loaded.network(torch.zeros(1, 1, 28, 28)), original(torch.zeros(1, 1, 28, 28)))
 
 
 def test_the_repr_of_a_model_is_one_line() -> None:
-    model = build_model("lenet5", classes=10, weights="none")
+    model = build_model("lenet5", num_classes=10, weights="none")
     assert repr(model) == "Model('lenet5', 61,706 parameters, random weights, 28 x 28 px gray)"
 
 
@@ -504,7 +504,7 @@ def test_random_weights_are_taken_only_with_what_to_train() -> None:
 
 
 def test_all_classifiers_of_a_distilled_network_are_found_and_trained() -> None:
-    model = build_model("timm:deit_tiny_distilled_patch16_224", classes=3, weights="none")
+    model = build_model("timm:deit_tiny_distilled_patch16_224", num_classes=3, weights="none")
     assert model.heads == ("head", "head_dist")
     frozen = freeze(model)
     trained = {name for name, parameter in model.network.named_parameters() if parameter.requires_grad}

@@ -129,7 +129,7 @@ def test_an_invalid_size_is_an_error_that_names_the_layer(small_net: nn.Sequenti
 
 def test_alexnet_at_227_pixels_has_the_published_widths() -> None:
     with torch.device("meta"):
-        summary = summarize_model("alex", size=227, upto="conv5")
+        summary = summarize_model("alex", size=227, freeze="conv5")
     layers = {layer.name: layer for layer in summary.layers}
     assert [layers[name].output[-1] for name in ("conv1", "pool1", "pool2", "pool5")] == [55, 27, 13, 6]
     assert layers["conv1"].arithmetic == "(227 + 2*0 - 11)/4 + 1 = 55"
@@ -154,7 +154,7 @@ def test_totals_are_those_that_torchvision_publishes(name: str, parameters: int,
 @pytest.mark.parametrize("name", ["timm:resnet10t", "timm:vit_tiny_patch16_224", "timm:convnext_atto", "mnist_cnn"])
 def test_every_kind_of_network_is_summarized(name: str) -> None:
     with torch.device("meta"):
-        layers = summarize_model(name, classes=7).layers
+        layers = summarize_model(name, num_classes=7).layers
     assert layers[-1].output == (7,)
 
 

@@ -44,7 +44,7 @@ def colours(tmp_path: Path) -> Path:
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of cifar10_cnn for ten classes."""
     path = tmp_path_factory.mktemp("weights") / "cifar10_cnn.safetensors"
-    save_file(build_model("cifar10_cnn", classes=10, weights="none", seed=9).network.state_dict(), path)
+    save_file(build_model("cifar10_cnn", num_classes=10, weights="none", seed=9).network.state_dict(), path)
     return path
 
 

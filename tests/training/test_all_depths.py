@@ -21,7 +21,7 @@ pytestmark = pytest.mark.train
 
 @pytest.fixture
 def config(colours: Path, tmp_path: Path) -> FineTuneConfig:
-    network = build_model("cifar10_cnn", classes=10, weights="none", seed=9).network
+    network = build_model("cifar10_cnn", num_classes=10, weights="none", seed=9).network
     save_file(network.state_dict(), tmp_path / "w.safetensors")
     for number in range(24):  # enough to set the threshold of `known`
         draw(tmp_path / "val" / f"{number}.png", list(COLOURS.values())[number % 3], seed=1000 + number)
@@ -41,7 +41,7 @@ def config(colours: Path, tmp_path: Path) -> FineTuneConfig:
 
 def test_the_exported_file_the_checkpoint_and_the_resumed_run_are_one_classifier(config: FineTuneConfig) -> None:
     result = fine_tune(config)  # the export compares the file with the network
-    assert result.depths_share > 0
+    assert result.lower_kernel_weight > 0
     run = load_run(config.out)
     assert run.network.get_parameter(f"{LOWER_LAYERS_HEAD_PATH}.weight").abs().max() > 0
     bundle = OnnxBundle.read(config.out)
@@ -59,7 +59,7 @@ def test_the_exported_file_the_checkpoint_and_the_resumed_run_are_one_classifier
     again = load_run(config.out.with_name("one"), "last").network.state_dict()
     assert all(torch.isfinite(tensor).all() for tensor in again.values())
     assert load_run(config.out, "last").network.state_dict().keys() == again.keys()
-    plain = build_model("cifar10_cnn", classes=3, weights=config.out / "best.safetensors").network
+    plain = build_model("cifar10_cnn", num_classes=3, weights=config.out / "best.safetensors").network
     assert load_file(config.out / "best.safetensors").keys() == plain.state_dict().keys()
 
 
@@ -69,7 +69,7 @@ def test_where_leave_one_out_prefers_the_last_layer_the_run_is_one_on_the_last_l
     monkeypatch.setattr("mlimages.training.finetune.LOWER_KERNEL_WEIGHTS", (0.0,))
     auto, last = (replace(config, head=head, out=config.out / head) for head in ("auto", "last"))
     results = [fine_tune(each, export=False) for each in (auto, last)]
-    assert [result.depths_share for result in results] == [0, 0]
+    assert [result.lower_kernel_weight for result in results] == [0, 0]
     one, other = (load_file(each.out / "last.safetensors") for each in (auto, last))
     assert one.keys() == other.keys()
     assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
@@ -84,7 +84,7 @@ def test_all_depths_need_a_frozen_pretrained_network(config: FineTuneConfig, opt
 
 @pytest.mark.parametrize("name", ["alexnet", "timm:test_convnext"])
 def test_the_layer_sees_a_row_for_each_image_and_changes_nothing_at_first(name: str) -> None:
-    model = build_model(name, classes=3, weights="none", size=64 if name == "alexnet" else None)
+    model = build_model(name, num_classes=3, weights="none", size=64 if name == "alexnet" else None)
     deep, image = add_lower_layers_head(model), model.preprocessing.image
     assert deep is not None
     x = torch.randn(2, 3, image.height, image.width)

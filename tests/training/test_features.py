@@ -147,7 +147,7 @@ TWINS = ("timm:mobilenetv3_small_100", "timm:tf_mobilenetv3_small_100")
 
 @pytest.fixture
 def twin_weights(tmp_path: Path) -> Path:
-    state, other = (build_model(name, classes=3, weights="none").network.state_dict() for name in TWINS)
+    state, other = (build_model(name, num_classes=3, weights="none").network.state_dict() for name in TWINS)
     assert {name: tensor.shape for name, tensor in state.items()} == {name: t.shape for name, t in other.items()}
     save_file(state, tmp_path / "twins.safetensors")
     return tmp_path / "twins.safetensors"
@@ -178,7 +178,7 @@ def image_digest(path: Path) -> bytes:
 
 
 def test_whatever_decides_the_features_decides_the_name_of_their_cache() -> None:
-    model = build_model("lenet5", classes=3, weights="none")
+    model = build_model("lenet5", num_classes=3, weights="none")
     normalization, image = model.preprocessing.normalization, model.preprocessing.image
     same = {
         "layers": ["fc4", [84]],
@@ -212,7 +212,7 @@ def test_a_cache_beyond_its_budget_says_so_and_trains_all_the_same(colours: Path
 
 
 def test_openvino_gives_what_the_frozen_part_gives() -> None:
-    model = build_model("timm:vit_tiny_patch16_224", classes=2, weights="none")
+    model = build_model("timm:vit_tiny_patch16_224", num_classes=2, weights="none")
     x = torch.rand(3, *model.preprocessing.image.shape)
     halves = split_network(model.network, freeze(model, "head"), x)
     assert halves is not None
@@ -294,7 +294,7 @@ def test_bfloat16_gives_no_figures_and_is_left_if_features_differ_too_much(
     if bound:
         assert computations[0]["frozen"] == "bf16"
         assert ("leave-one-out" in logs[0], "leave-one-out" in logs[1]) == (False, True)
-        assert load_state(RunFiles(results[0].run)).set_thresholds == {}  # type: ignore[union-attr]
+        assert load_state(RunFiles(results[0].run)).prediction_set_thresholds == {}  # type: ignore[union-attr]
         more = replace(read_config(results[0].run), epochs=4)
         with (
             mock.patch("mlimages.training.inputs.find_spec", return_value=None),

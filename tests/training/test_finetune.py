@@ -68,7 +68,7 @@ def test_the_best_checkpoint_read_back_says_what_the_run_says_it_said(colours: P
     loaded = load_run(result.run)
     assert not loaded.network.training
     assert loaded.results["val_accuracy"] == result.val_accuracy
-    plain = build_model("cifar10_cnn", classes=3, weights=result.run / "best.safetensors").network
+    plain = build_model("cifar10_cnn", num_classes=3, weights=result.run / "best.safetensors").network
     with (result.run / "val_predictions.csv").open() as lines:
         rows = list(csv.DictReader(lines))
     pixels = [load_pixels(result.run / row["path"], loaded.preprocessing.image) for row in rows]

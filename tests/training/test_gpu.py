@@ -36,7 +36,7 @@ def test_a_whole_network_learns_and_its_exported_file_answers_as_it_does(colours
 
 def test_the_head_learns_on_a_gpu_what_it_learns_on_a_cpu(colours: Path, tmp_path: Path) -> None:
     weights = tmp_path / "w.safetensors"
-    save_file(build_model("cifar10_cnn", classes=10, weights="none", seed=9).network.state_dict(), weights)
+    save_file(build_model("cifar10_cnn", num_classes=10, weights="none", seed=9).network.state_dict(), weights)
     config = config_for(colours, weights=str(weights), freeze="head", optimizer="sgd", lr=0.001)
     runs = [
         fine_tune(replace(config, device=device, out=tmp_path / device), export=False) for device in ("cpu", "cuda")

@@ -195,7 +195,7 @@ def test_features_that_hardly_vary_are_divided_by_a_twentieth_of_the_usual_sprea
     rng = np.random.default_rng(2)
     features = rng.normal(size=(5000, 4)) * [1.0, 3.0, 1e-3, 0.0] + 7
     block = _FeatureBlock.standardize(features)
-    mean, factor = block.mean, block.factor
+    mean, factor = block.mean, block.scale
     spread = features.std(axis=0)
     usual = np.sqrt(np.square(spread).mean())
     assert mean == pytest.approx(features.mean(axis=0))

@@ -89,6 +89,6 @@ def assert_answers(
     assert torch.allclose(
         Normalize(loaded.preprocessing.normalization, loaded.mean_image)(torch.from_numpy(pixels)), wanted, atol=1e-4
     )
-    network = build_model("cifar10_cnn", classes=3, weights=run / "best.safetensors", gray=image.gray_scale).network
+    network = build_model("cifar10_cnn", num_classes=3, weights=run / "best.safetensors", gray=image.gray_scale).network
     assert torch.allclose(network(wanted).softmax(1), torch.tensor(expected), atol=1e-4)
     return dict(zip(paths, expected, strict=True))

@@ -22,7 +22,7 @@ from mlimages.training import extract_features, probe_layers, probing
 
 
 def names_of(model: str) -> list[str]:
-    return [cut.name for cut in find_cut_points(build_model(model, classes=3, weights="none"))]
+    return [cut.name for cut in find_cut_points(build_model(model, num_classes=3, weights="none"))]
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_the_cuts_are_the_layers_that_people_name(model: str, cuts: list[str]) -
 
 
 def test_a_cut_gives_what_the_next_layer_takes_in_averaged_over_positions() -> None:
-    model = build_model("lenet5", classes=3, weights="none")
+    model = build_model("lenet5", num_classes=3, weights="none")
     cuts = find_cut_points(model)
     x = torch.rand(4, 1, 28, 28)
     with FeatureHooks(model.network, cuts) as hooks, torch.no_grad():
@@ -76,7 +76,7 @@ def test_the_features_of_a_layer_that_takes_windows_are_averaged_over_those_of_a
 
 
 def test_a_layer_that_takes_a_table_of_positions_is_no_cut() -> None:
-    model = build_model("timm:swinv2_tiny_window8_256", classes=3, weights="none")
+    model = build_model("timm:swinv2_tiny_window8_256", num_classes=3, weights="none")
     cuts = find_cut_points(model)
     assert not [cut for cut in cuts if "cpb_mlp" in cut.next_layer]
     with FeatureHooks(model.network, cuts) as hooks, torch.no_grad():

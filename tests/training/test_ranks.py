@@ -127,7 +127,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a file of weights for each model of KINDS."""
     folder = tmp_path_factory.mktemp("weights")
     for model in {str(options["model"]) for options in KINDS.values()}:
-        network = build_model(model, classes=10, weights="none", seed=9).network.train()
+        network = build_model(model, num_classes=10, weights="none", seed=9).network.train()
         for module in network.modules():
             if isinstance(module, _BatchNorm):
                 module.momentum = 1.0
@@ -358,7 +358,7 @@ def test_on_gpus_the_batch_norms_that_train_become_torchs_sync_batch_norm(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    model = build_model(name, classes=2, weights="none", size=64)
+    model = build_model(name, num_classes=2, weights="none", size=64)
     network, x = model.network, torch.rand(2, 3, 64, 64)
     before, tensors = network(x), {key: value.clone() for key, value in network.state_dict().items()}
     freeze(model, "layer3" if name == "resnet18" else "blocks.3")
@@ -376,6 +376,6 @@ def test_on_gpus_the_batch_norms_that_train_become_torchs_sync_batch_norm(
 
 def test_a_batch_too_small_for_batch_norm_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "world_size", lambda: 4)
-    network = build_model("resnet18", classes=2, weights="none", size=64).network
+    network = build_model("resnet18", num_classes=2, weights="none", size=64).network
     with pytest.raises(InputError, match="use --batch-size 8 or more"):
         distributed.sync_batch_norm(network, torch.device("cpu"), batch_size=7)

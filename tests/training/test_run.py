@@ -152,7 +152,7 @@ def test_whole_networks_are_written_every_ten_minutes_at_least(colours: Path, mo
     kill_at(monkeypatch, "save_state", call=2, before=True)
     with pytest.raises(Killed):
         fine_tune(config, export=False)
-    plain = build_model("cifar10_cnn", classes=3, weights=config.out / "last.safetensors").network
+    plain = build_model("cifar10_cnn", num_classes=3, weights=config.out / "last.safetensors").network
     assert all(torch.equal(tensor, plain.state_dict()[name]) for name, tensor in load_state_tensors(config.out).items())
 
 
@@ -222,7 +222,7 @@ def test_the_state_of_a_run_without_a_head_on_all_depths_is_read(tmp_path: Path)
     save_file({"model.w": torch.ones(1)}, tmp_path / "state.safetensors", metadata={"mlimages": json.dumps(metadata)})
     state = load_state(RunFiles(tmp_path))
     assert state is not None
-    assert (state.best_epoch, state.lower_kernel_weight, dict(state.set_thresholds)) == (1, 0.0, {})
+    assert (state.best_epoch, state.lower_kernel_weight, dict(state.prediction_set_thresholds)) == (1, 0.0, {})
 
 
 def test_a_folder_that_is_no_run_says_so(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_what_needs_no_image_is_refused_before_one_is_read_and_leaves_nothing(
     monkeypatch.chdir(colours.parent)
     np.save("small.npy", np.zeros((3, 8, 8), np.float32))
     np.save("nan.npy", np.full((3, 32, 32), np.nan, np.float32))
-    state = build_model("cifar10_cnn", classes=3, weights="none").network.state_dict()
+    state = build_model("cifar10_cnn", num_classes=3, weights="none").network.state_dict()
     state["conv2.weight"][0, 0, 0, 0] = torch.nan
     save_file(state, "nan.safetensors")
     monkeypatch.setattr(run_images, "decode_distributed", None)
@@ -351,7 +351,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_at_once_and_names_the_learning_
 def test_a_run_whose_weights_were_changed_is_not_gone_on_with(colours: Path, tmp_path: Path) -> None:
     config = config_for(colours, weights=str(tmp_path / "w.safetensors"), freeze="conv4", epochs=2)
     for seed, error in ((1, KeyboardInterrupt), (2, RunError)):
-        state = build_model("cifar10_cnn", classes=10, weights="none", seed=seed).network.state_dict()
+        state = build_model("cifar10_cnn", num_classes=10, weights="none", seed=seed).network.state_dict()
         save_file(state, tmp_path / "w.safetensors")
         with pytest.raises(error, match="differ from those that this run started with" if error is RunError else None):
             fine_tune(config, export=False, callbacks=[StopsAfter(1)])

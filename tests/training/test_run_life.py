@@ -58,7 +58,7 @@ def _data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     lines = [f"{label}/{number}.png {label}\n" for label in range(3) for number in range(8)]
     (root / "labels.txt").write_text("".join(lines))
     save_file(
-        build_model("lenet5", classes=4, weights="none", seed=3).network.state_dict(), root / "weights.safetensors"
+        build_model("lenet5", num_classes=4, weights="none", seed=3).network.state_dict(), root / "weights.safetensors"
     )
     SHARED.append(Data(root / "labels.txt", root / "weights.safetensors"))
     yield

@@ -244,7 +244,7 @@ def test_what_needs_one_class_per_image_is_refused_with_what_to_do(
         export_network(network, tmp_path / "a.onnx", validation=labels, options=ExportOptions(calibrate=True))
     with pytest.raises(InputError, match="does not support multi-label models"):
         evaluate(trained.run, labels, background_test_images=3)
-    single = build_model("lenet5", classes=3, weights="none", size=28)
+    single = build_model("lenet5", num_classes=3, weights="none", size=28)
     export_network(
         TrainedNetwork(single.network.eval(), single.preprocessing, NAMES, "lenet5"),
         tmp_path / "one.onnx",
