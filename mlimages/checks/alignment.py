@@ -18,7 +18,7 @@ from mlimages.checks.near_duplicates import ORIENTATIONS
 THUMBNAIL_PX = 64
 """Width and height of the thumbnails that are compared."""
 
-SCALES = (1.0, 0.93, 0.87, 0.81, 0.75, 0.70, 0.65, 0.60, 0.55)
+PLACEMENT_SCALES = (1.0, 0.93, 0.87, 0.81, 0.75, 0.70, 0.65, 0.60, 0.55)
 """Scales at which the crop is placed in the other image; refinement covers the scales in between."""
 
 COARSE_PX = THUMBNAIL_PX // 2
@@ -63,7 +63,7 @@ def _find_best_placements(crops: FloatArray, images: FloatArray) -> FloatArray:
     spectrum = np.fft.rfft2(target)
     sums = np.pad((target * target).cumsum(axis=1).cumsum(axis=2), ((0, 0), (1, 0), (1, 0)))
     best = np.full((len(crops), 5), -1, np.float32)
-    for size in (round(scale * COARSE_PX) for scale in SCALES):
+    for size in (round(scale * COARSE_PX) for scale in PLACEMENT_SCALES):
         shrink = _make_resize_matrix(COARSE_PX, size)
         template = _normalize_contrast(shrink @ crops @ shrink.T, _make_box_filter(size, COARSE_RADIUS_PX))
         template /= np.linalg.norm(template, axis=(1, 2), keepdims=True) + 1e-6

@@ -119,6 +119,7 @@ class CheckCache:
         self._write_rows("INSERT OR REPLACE INTO links VALUES (?, ?)", [(key, pairs.astype(np.int64).tobytes())])
 
     def _write_rows(self, query: str, rows: Sequence[tuple[object, ...]]) -> None:
+        """Execute a query for each row in one transaction; an error of SQLite is logged."""
         try:
             with self._lock, self._db:
                 self._db.commit()
@@ -127,6 +128,7 @@ class CheckCache:
             logger.warning("cannot write the cache of `check`: %s", error)
 
     def _read_rows(self, query: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        """Return the rows of a query; an error of SQLite is logged, and the result is empty."""
         try:
             with self._lock, closing(self._db.execute(query, values)) as cursor:
                 return cursor.fetchall()

@@ -24,7 +24,7 @@ class Findings:
 
     Attributes:
         images: table of the images.
-        rows: findings about images, a structured array `(N,)` of `FINDING_ROW`, sorted by index and code.
+        rows: findings about images, a structured array `(N,)` of `FINDING_DTYPE`, sorted by index and code.
         related_paths: path of each related image, by its index in `images`.
         thresholds: thresholds of the check.
         class_findings: findings about whole classes.
@@ -74,6 +74,7 @@ class Findings:
         return found
 
     def _read_findings(self, file_index: int, rows: NDArray[np.void]) -> Iterator[Finding]:
+        """Yield the findings of these rows, with the paths and labels from the label file."""
         images = self.images.iter_labels(file_index)
         index, path = -1, ""
         label: Label = 0
@@ -97,7 +98,7 @@ class Findings:
 
 
 def merge_finding_rows(*rows: NDArray[np.void]) -> NDArray[np.void]:
-    """Merge arrays of `FINDING_ROW`, sort by index and code, and keep the first row of each image and code."""
+    """Merge arrays of `FINDING_DTYPE`, sort by index and code, and keep the first row of each image and code."""
     every = np.concatenate(rows)
     _, first = np.unique(every["index"].astype(np.int64) * len(CODES) + every["code"], return_index=True)
     return every[first]

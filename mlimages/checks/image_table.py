@@ -20,7 +20,7 @@ from mlimages.labels import Label, LabelFile, format_label, merge_classes
 DIGEST_BYTES = 16
 """Number of bytes of each SHA-256 that are stored."""
 
-FINDING_ROW = np.dtype([("index", "i4"), ("code", "i1"), ("other", "i4")])
+FINDING_DTYPE = np.dtype([("index", "i4"), ("code", "i1"), ("other", "i4")])
 """A finding: index of the image, index of the code in `CODES`, and index of the related image (-1: none)."""
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mlimages.checks.cache import CheckCache
 from mlimages.checks.codes import CODES, Code, Thresholds
 from mlimages.checks.feature_pairs import AlignedPair, find_feature_pairs
-from mlimages.checks.image_table import FINDING_ROW, ImageTable
+from mlimages.checks.image_table import FINDING_DTYPE, ImageTable
 from mlimages.checks.near_duplicates import (
     NEAR_DUPLICATES_VERSION,
     DisjointSets,
@@ -80,11 +80,11 @@ def add_feature_pairs(
 def make_duplicate_findings(
     images: ImageTable, groups: Sequence[Sequence[int]], thresholds: Thresholds
 ) -> NDArray[np.void]:
-    """Return the findings about the images of each group, as rows of `FINDING_ROW`."""
+    """Return the findings about the images of each group, as rows of `FINDING_DTYPE`."""
     relations = (
         (index, CODES.index(code), other) for index, code, other in _iter_relations(images, groups, thresholds)
     )
-    return np.fromiter(relations, FINDING_ROW)
+    return np.fromiter(relations, FINDING_DTYPE)
 
 
 def describe_relation(code: Code, other_path: Path, class_name: str, *, is_same: bool) -> str:

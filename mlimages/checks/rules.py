@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mlimages.checks.codes import CODES, MIN_IMAGES_FOR_MEDIAN, Code, Finding, Thresholds
-from mlimages.checks.image_table import FINDING_ROW, ImageTable
+from mlimages.checks.image_table import FINDING_DTYPE, ImageTable
 from mlimages.checks.measurements import MeasurementTable
 from mlimages.core import is_member
 from mlimages.images import load_all_plugins
@@ -38,7 +38,7 @@ class Rule(NamedTuple):
 
 
 def apply_rules(images: ImageTable, thresholds: Thresholds) -> NDArray[np.void]:
-    """Return the findings about single images, as rows of `FINDING_ROW`."""
+    """Return the findings about single images, as rows of `FINDING_DTYPE`."""
     found = [_make_finding_rows(np.flatnonzero(images.fault_codes >= 0), images.fault_codes[images.fault_codes >= 0])]
     for begin in range(0, len(images), RULE_BATCH_SIZE):
         chunk = slice(begin, begin + RULE_BATCH_SIZE)
@@ -136,8 +136,8 @@ def _compute_luma_range(measurements: MeasurementTable) -> NDArray[np.int16]:
 
 
 def _make_finding_rows(indices: NDArray[np.intp], code: NDArray[np.int8] | int) -> NDArray[np.void]:
-    """Return findings without a related image, as rows of `FINDING_ROW`; `code` is an index in `CODES`."""
-    rows = np.empty(len(indices), FINDING_ROW)
+    """Return findings without a related image, as rows of `FINDING_DTYPE`; `code` is an index in `CODES`."""
+    rows = np.empty(len(indices), FINDING_DTYPE)
     rows["index"], rows["code"], rows["other"] = indices, code, -1
     return rows
 
@@ -149,10 +149,12 @@ def _compute_aspect_ratio(measurements: Any) -> Any:
 
 
 def _describe_size(measurements: Any, _thresholds: Thresholds) -> str:
+    """Return the size of an image in pixels, such as `640 x 480`."""
     return f"{measurements['width']} x {measurements['height']}"
 
 
 def _describe_luma(measurements: Any, _thresholds: Thresholds) -> str:
+    """Return the 2nd and 98th percentile of luma, such as `luma 3 to 250`."""
     return f"luma {measurements['luma_p2']} to {measurements['luma_p98']}"
 
 

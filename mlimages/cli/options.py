@@ -21,7 +21,7 @@ _COMMON_TITLE = "Common options"
 _SECTION_ORDER = {"Arguments": -3, _COMMON_TITLE: -2, "Source": -1, "Table": 1, "Output": 2, _OTHER_TITLE: 3}
 """Sort key of each section of the help; others are in between, with 0."""
 
-_SHOWS_ALL_KEY = "mlimages.help_all"
+_HELP_ALL_KEY = "mlimages.help_all"
 """Key of Click's `Context.meta`, set by --help-all."""
 
 _COMMON_GATHER_OPTIONS = ("--out", "--limit", "--min-size", "--dry-run")
@@ -94,7 +94,7 @@ class SectionedHelpCommand(TyperCommand):
         common = COMMON_OPTIONS.get(str(ctx.command.name), ())
         sections: dict[str, list[tuple[str, str]]] = {_COMMON_TITLE: []} if common else {}
         for param in sorted(self.get_params(ctx), key=lambda param: _find_common_option_index(param, common)):
-            if _is_advanced_option(param) and not ctx.meta.get(_SHOWS_ALL_KEY):
+            if _is_advanced_option(param) and not ctx.meta.get(_HELP_ALL_KEY):
                 continue
             title, record = _make_help_row(param, ctx)
             sections.setdefault(
@@ -103,7 +103,7 @@ class SectionedHelpCommand(TyperCommand):
         for title in sorted(sections, key=lambda title: _SECTION_ORDER.get(title, 0)):
             with formatter.section(title):
                 formatter.write_dl(sections[title], col_max=24)
-        if ctx.command.name == "check" and ctx.meta.get(_SHOWS_ALL_KEY):
+        if ctx.command.name == "check" and ctx.meta.get(_HELP_ALL_KEY):
             from mlimages.checks import Thresholds
 
             with formatter.section("Thresholds (--threshold NAME=VALUE)"):
@@ -167,7 +167,7 @@ def _choose_metavar(value_type: Any) -> str:
 
 def _print_full_help(ctx: typer.Context, value: bool) -> None:
     if value:
-        ctx.meta[_SHOWS_ALL_KEY] = True
+        ctx.meta[_HELP_ALL_KEY] = True
         print(ctx.get_help())
         raise typer.Exit
 

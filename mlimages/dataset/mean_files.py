@@ -76,6 +76,7 @@ def describe_mean_image_differences(path: str | os.PathLike[str], image_property
 
 
 def _read_array(path: Path, image_property: ImageProperty | None) -> NDArray[Any]:
+    """Read a mean image from a .npy or an image file, without checking its shape."""
     try:
         if path.suffix.lower() == ".npy":
             with path.open("rb") as file:

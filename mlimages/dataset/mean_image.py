@@ -186,6 +186,7 @@ def compute_mean(
 
 
 def _count_images(counts: Counter[int]) -> int:
+    """Return the number of images, given the number by class index (or `ALL_IMAGES_KEY`)."""
     return counts[ALL_IMAGES_KEY] or counts.total()
 
 
@@ -253,6 +254,7 @@ def compute_cached_mean(
 
 
 def _write_cached(path: Path, result: MeanImage) -> None:
+    """Write a mean image to a cache file."""
     broken_images = [(image.path, image.fault, image.detail) for image in result.broken_images]
     statistics = {
         "mean": result.channel_mean,
@@ -266,6 +268,7 @@ def _write_cached(path: Path, result: MeanImage) -> None:
 
 
 def _read_cached(path: Path, image_property: ImageProperty) -> MeanImage:
+    """Read a mean image from a cache file."""
     with np.load(path, allow_pickle=False) as arrays:
         statistics = json.loads(str(arrays["statistics"]))
         broken_images = tuple(BrokenImage(image, Fault(fault), detail) for image, fault, detail in statistics["broken"])
@@ -309,6 +312,7 @@ def _compute_partial_sums(items: Sequence[LabeledPath], image_property: ImagePro
 
 
 def _iter_chunks(items: Iterable[LabeledPath], size: int) -> Iterator[list[LabeledPath]]:
+    """Yield consecutive chunks of `size` items; the last one may be smaller."""
     remaining = iter(items)
     while chunk := list(islice(remaining, size)):
         yield chunk

@@ -114,6 +114,7 @@ class _Walkthrough:
         self._show(textwrap.fill(text, LINE_WIDTH, initial_indent="  ", subsequent_indent="    ") + "\n")
 
     def _gather(self, name: str, url: str, pages: Sequence[Page]) -> GatherSummary:
+        """Write a list of links to these pages, and download them to the folder `name`."""
         links = self._folder / f"{name}_links.tsv"
         links.write_text("".join(f"{page.class_name}\t{url}{page.path}\n" for page in pages))
         self._show_command(f"gather urls {links.name} -o {name} --allow-private")
@@ -136,6 +137,7 @@ class _Walkthrough:
         return files
 
     def _check(self, *files: LabelFile) -> CheckReport:
+        """Check label files together, and write the results."""
         self._show_command(f"check {' '.join(file.path.name for file in files)}")
         report = check(files)
         write_results(report)
@@ -144,6 +146,7 @@ class _Walkthrough:
         return report
 
     def _compute_mean(self, train_labels: LabelFile) -> None:
+        """Compute the mean image of the training set."""
         self._show_command(f"mean {train_labels.path.name} --size 28 --gray -o mean.png")
         TrainingData(train_labels, ImageProperty(28, gray_scale=True)).make_mean_image(self._folder / "mean.png")
         self._show_result("mean.png for viewing, mean.npy for training")

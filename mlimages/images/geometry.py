@@ -110,6 +110,7 @@ def _compute_central_box(width: int, height: int, image_property: ImageProperty)
 
 
 def _resize(image: Image.Image, image_property: ImageProperty, size: tuple[int, int]) -> Image.Image:
+    """Resize an image to `size`, width and height, by the interpolation of `image_property`."""
     width, height = size
     if size == image.size:
         return image
@@ -120,6 +121,7 @@ def _resize(image: Image.Image, image_property: ImageProperty, size: tuple[int, 
 
 
 def _crop(image: Image.Image, image_property: ImageProperty) -> Image.Image:
+    """Crop a resized image to the width and height of `image_property`; pixels outside the image are black."""
     width, height = image.size
     if image_property.resize == "position":
         left, top = image_property.position

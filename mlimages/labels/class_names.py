@@ -90,13 +90,13 @@ class FileClasses:
 
     Attributes:
         names: names by class index.
-        labels: class indices that occur.
+        class_indices: class indices that occur in the file.
         has_names: whether the labels have names that are not just numbers.
         is_table: whether the file is a table without a class definition.
     """
 
     names: ClassNames
-    labels: frozenset[int]
+    class_indices: frozenset[int]
     has_names: bool
     is_table: bool
 
@@ -108,9 +108,12 @@ def merge_class_names(files: Sequence[FileClasses]) -> tuple[ClassNames, tuple[C
     the indices in all files are together 0 to n - 1. Otherwise each number is itself a class name, and numbers that do
     not occur are not classes.
     """
-    by_file = [_pad_names(file.names, file.labels) for file in files]
+    by_file = [_pad_names(file.names, file.class_indices) for file in files]
     numbers = {
-        int(own[label]) for own, file in zip(by_file, files, strict=True) if not file.has_names for label in file.labels
+        int(own[label])
+        for own, file in zip(by_file, files, strict=True)
+        if not file.has_names
+        for label in file.class_indices
     }
     numbers.update(n for file in files if file.has_names and not file.is_table for n in range(len(file.names)))
     are_indices = numbers == set(range(len(numbers)))
@@ -120,13 +123,13 @@ def merge_class_names(files: Sequence[FileClasses]) -> tuple[ClassNames, tuple[C
         if not file.has_names and (are_indices or not file.is_table):
             by_file[index] = tuple(names_by_index.get(int(name), name) for name in by_file[index])
     names = dict.fromkeys(name for file in files if file.has_names for name in file.names)
-    occurring = {own[label] for own, file in zip(by_file, files, strict=True) for label in file.labels}
+    occurring = {own[label] for own, file in zip(by_file, files, strict=True) for label in file.class_indices}
     return (*names, *sorted(occurring - names.keys(), key=natural_sort_key)), tuple(by_file)
 
 
-def _pad_names(names: ClassNames, labels: Collection[int]) -> ClassNames:
-    """Name each class without a name by its index, up to the largest of the labels."""
-    return (*names, *map(str, range(len(names), max(labels, default=-1) + 1)))
+def _pad_names(names: ClassNames, class_indices: Collection[int]) -> ClassNames:
+    """Extend `names` to the largest of the class indices; each added class is named by its index, such as "3"."""
+    return (*names, *map(str, range(len(names), max(class_indices, default=-1) + 1)))
 
 
 def check_distinct_classes(classes: Mapping[str, Iterable[str]], split_folders: Mapping[str, Path]) -> None:

@@ -135,6 +135,7 @@ class Table:
 
     @property
     def _is_one_hot(self) -> bool:
+        """Whether there are several label columns that contain 0 and 1."""
         return len(self.label_column_indices) > 1 and not self.label_columns_have_names
 
     @cached_property
@@ -144,6 +145,7 @@ class Table:
 
     @cached_property
     def _separator(self) -> str:
+        """The separator of several labels in a cell; "" for none."""
         cells = {
             record.cell(i): record.line_number for record in self._iter_records() for i in self.label_column_indices
         }
@@ -162,6 +164,7 @@ class Table:
         return tuple(split for _, split in (self._merged_rows if self.merges_rows else self._iter_rows_and_splits()))
 
     def _get_column_name(self, column_index: int) -> str:
+        """Return the name of a column; `column 3` if it has none."""
         name = self.column_names[column_index] if column_index < len(self.column_names) else ""
         return name or f"column {column_index + 1}"
 

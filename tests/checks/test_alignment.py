@@ -15,8 +15,8 @@ from mlimages.checks.alignment import (
     COARSE_PX,
     COARSE_RADIUS_PX,
     NOISE_LEVEL,
+    PLACEMENT_SCALES,
     RADIUS_PX,
-    SCALES,
     THUMBNAIL_PX,
     _compute_gauss_newton_step,
     _compute_gradients,
@@ -130,7 +130,7 @@ def test_the_best_placement_is_the_best_of_all_scales_places_and_orientations() 
     for part, whole, placement in zip(parts, wholes, found, strict=True):
         target = _normalize_contrast(whole, _make_box_filter(COARSE_PX, COARSE_RADIUS_PX))
         values = {}
-        for scale in SCALES:
+        for scale in PLACEMENT_SCALES:
             size = round(scale * COARSE_PX)
             shrink = _make_resize_matrix(COARSE_PX, size)
             template = _normalize_contrast(shrink @ part @ shrink.T, _make_box_filter(size, COARSE_RADIUS_PX))
