@@ -49,7 +49,7 @@ def folders(test_data: Path, tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     with serve_pages(pages) as site:
         for name in ("commands", "python"):
             (tmp_path / name).mkdir()
-            rows = "".join(f"{page.label}\t{site}{page.path}\n" for page in pages)
+            rows = "".join(f"{page.class_name}\t{site}{page.path}\n" for page in pages)
             (tmp_path / name / "links.tsv").write_text(rows)
         yield tmp_path / "commands", tmp_path / "python"
 

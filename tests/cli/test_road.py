@@ -31,8 +31,8 @@ def broken_among(pages: list[Page], *, seed: int) -> list[Page]:
         Page(f"/moved/{n}.jpg", rng.choice("ab"), b"<!doctype html><p>Sign in", content_type="text/html")
         for n in range(each)
     ]
-    broken += [Page(f"/cut/{n}.jpg", page.label, page.body[:-3000]) for n, page in enumerate(pages[:each])]
-    links = [*pages, *(replace(p, label="ants" if p.label == "a" else "bees") for p in broken)]
+    broken += [Page(f"/cut/{n}.jpg", page.class_name, page.body[:-3000]) for n, page in enumerate(pages[:each])]
+    links = [*pages, *(replace(p, class_name="ants" if p.class_name == "a" else "bees") for p in broken)]
     rng.shuffle(links)
     return links
 
@@ -50,7 +50,7 @@ def gathered(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         good = ants_and_bees(test_data / "hymenoptera_data" / part)
         links = broken_among(good, seed=1)
         with serve_pages(links) as site:
-            listed = "".join(f"{page.label}\t{site}{page.path}\n" for page in links)
+            listed = "".join(f"{page.class_name}\t{site}{page.path}\n" for page in links)
             (folder / f"{part}.tsv").write_text(listed)
             run_cli("gather", "urls", f"{part}.tsv", "-o", part, "--allow-private")
             kept = {row["url"] for row in rows(folder / part / "manifest.jsonl") if row["status"] == "ok"}
