@@ -52,8 +52,8 @@ from .reports import RunFolder as RunFolder
 from .reports import SheetRow as SheetRow
 from .reports import compare_runs as compare_runs
 from .reports import draw_contact_sheet as draw_contact_sheet
+from .reports import draw_run as draw_run
 from .reports import read_run as read_run
-from .reports import write_run_report as write_run_report
 from .serving import ServerSettings as ServerSettings
 from .serving import make_app as make_app
 from .training import FeatureTable as FeatureTable

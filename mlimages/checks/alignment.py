@@ -138,7 +138,7 @@ def _interpolate(images: FloatArray, positions: FloatArray) -> tuple[FloatArray,
 
 
 def _compute_gradients(images: FloatArray) -> FloatArray:
-    """Return the derivatives along x and y `(n, 2, M)`; coordinates as in `_refine_placements`."""
+    """Return the derivatives of thumbnails along x and y, `(n, 2, pixels)`."""
     slopes = np.zeros((len(images), 2, *images.shape[1:]), np.float32)
     slopes[:, 0, :, 1:-1] = images[:, :, 2:] - images[:, :, :-2]
     slopes[:, 1, 1:-1] = images[:, 2:] - images[:, :-2]

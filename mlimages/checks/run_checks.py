@@ -76,7 +76,7 @@ def check(
         workers: number of threads that examine images; by default one per CPU core.
         pool: workers that examine the images, instead of threads.
         skip_unavailable: report remote images that cannot be downloaded, instead of raising an error.
-        embed: function that computes features, such as `mlimages.training.make_embedder()`, to find near-duplicates
+        embed: function that computes features, such as `mlimages.training.embedder()`, to find near-duplicates
             that perceptual hashes miss, such as small crops.
         progress: shows how many images have been examined.
 

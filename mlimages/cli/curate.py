@@ -200,9 +200,9 @@ def check(
 
 def _open_embedder(files: Sequence[LabelFile]) -> Embedder:
     """Load the network for features, and print the expected time and memory."""
-    from mlimages.training import make_embedder
+    from mlimages.training import embedder
 
-    embed = make_embedder()
+    embed = embedder()
     print_to_stderr(embed.describe_cost(sum(1 for file in files for _ in file.text_items())))
     return embed
 

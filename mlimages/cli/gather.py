@@ -111,10 +111,10 @@ def urls(
         ..., metavar="LIST...", help="Files or http(s) URLs: .txt .csv .tsv .json .jsonl .parquet; -: standard input."
     ),
     url_col: str = source_option(
-        None, "--url-column", "--url-col", metavar="COLUMN", help="Column of URLs, by name or number from 1."
+        None, "--url-column", "--url-col", metavar="COLUMN", help="Column of URLs, by name or 1-based number."
     ),
     label_col: str = source_option(
-        None, "--label-column", "--label-col", metavar="COLUMN", help="Column of classes, by name or number from 1."
+        None, "--label-column", "--label-col", metavar="COLUMN", help="Column of classes, by name or 1-based number."
     ),
     class_name: str = source_option(None, "--class", metavar="NAME", help="Class of all images."),
 ) -> Any:  # a Source; its module is not imported for the annotation

@@ -38,7 +38,7 @@ def probe(
     """Find how many layers to freeze, and which network to use.
 
     The leave-one-out accuracy of a ridge classifier on the output of each layer shows how well the layer separates your
-    classes. The recommended --freeze is the last layer whose accuracy is within noise of the best. The learning curve
+    classes. The recommended --freeze is the last layer not significantly below the best. The learning curve
     shows whether more images would help. With more than one --model, a table compares the accuracy, processor time and
     size of the networks.
 

@@ -141,7 +141,7 @@ def record_settings(path: Path, settings: str) -> None:
 
 
 def _append_record(path: Path, line: str) -> None:
-    """Append a line to the records of the folder of `path`; two commands may do so at the same time."""
+    """Append a line to the records of written files in the folder of `path`; safe if two commands do so at once."""
     known = _read_records(path.parent)
     if line in known:
         return

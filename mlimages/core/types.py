@@ -140,7 +140,7 @@ class GatherSummary:
 
 
 class Embedder(Protocol):
-    """Computes features of images; `mlimages.training.make_embedder()` returns one."""
+    """Computes features of images; `mlimages.training.embedder()` returns one."""
 
     def __call__(self, paths: Sequence[Path]) -> NDArray[np.float32]:
         """Return the features of each image, float32 `(N, D)`; zeros for an image that cannot be decoded."""

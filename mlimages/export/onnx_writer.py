@@ -180,7 +180,7 @@ def write_onnx(
     decision_parameters: DecisionParameters | None = None,
     provenance: Provenance | None = None,
 ) -> tuple[OnnxBundle, ComputeLogits]:
-    """Write the network to `path`, without its metadata and without comparing outputs.
+    """Write the network to `path`; the caller compares the outputs and adds the metadata.
 
     Args:
         trained: the network.

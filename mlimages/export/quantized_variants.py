@@ -91,7 +91,7 @@ def write_variants(
         if preprocessing:
             insert_preprocessing(model, preprocessing)
         path.write_bytes(model.SerializeToString())
-        variants[name] = _update_parity_test_image(replace(bundle, path=path))
+        variants[name] = _update_expected_logits(replace(bundle, path=path))
         progress.advance()
     progress.close()
     return variants
@@ -153,7 +153,7 @@ def _normalize_pixels(bundle: OnnxBundle, pixels: Sequence[NDArray[np.uint8]]) -
     return x
 
 
-def _update_parity_test_image(bundle: OnnxBundle) -> OnnxBundle:
+def _update_expected_logits(bundle: OnnxBundle) -> OnnxBundle:
     """Return the bundle with the logits that its file computes for the parity test image, and a larger tolerance."""
     test_image = bundle.parity_test_image
     image = np.frombuffer(test_image.pixels, np.uint8).reshape(test_image.height, test_image.width, 3)

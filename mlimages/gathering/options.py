@@ -239,10 +239,10 @@ class GatherOptions:
             raise InputError("restore_deleted and keep_deleted are mutually exclusive")
         if self.metadata and self.layout == "tar":
             raise InputError(
-                "metadata requires layout folders: shards store the metadata in the JSON file of each image"
+                "`metadata` requires the layout `folders`: shards store the metadata in the JSON file of each image"
             )
         if self.subfolders and self.layout == "tar":
-            raise InputError("subfolders requires layout folders: shards are already limited to 10,000 images")
+            raise InputError("`subfolders` requires the layout `folders`: shards are already limited to 10,000 images")
         if self.shard and not 1 <= self.shard[0] <= self.shard[1] <= MAX_SHARDS:
             raise InputError(
                 f"shard is {self.shard[0]}/{self.shard[1]}: expected I/N with I from 1 to N, and N up to {MAX_SHARDS}"

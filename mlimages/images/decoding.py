@@ -261,7 +261,7 @@ def _check_pixel_count(size: tuple[int, int], max_pixels: int) -> None:
 
 
 def _read_header(file: Image.Image) -> ImageHeader:
-    """Read the header; call this before decoding, since Pillow then deletes the bit depth of PNG and TIFF files."""
+    """Read the header. Call this before decoding: Pillow then loses the bit depth of PNG and TIFF files."""
     raw = str(file.tile[0].args) if getattr(file, "tile", None) else ""  # type: ignore[attr-defined]
     high_bit_depth = file.mode[:1] in "IF" or ("16" in raw and file.format in ("PNG", "TIFF", "PPM", "JPEG2000"))
     return ImageHeader(file.format or "", file.mode, file.size, high_bit_depth)

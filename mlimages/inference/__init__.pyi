@@ -17,7 +17,7 @@ from .class_alignment import match_labels as match_labels
 from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
 from .explanation import GRID_SIZE as GRID_SIZE
-from .explanation import MASK_STEPS as MASK_STEPS
+from .explanation import MASK_SIDE_STEPS as MASK_SIDE_STEPS
 from .explanation import BackgroundUse as BackgroundUse
 from .explanation import Explanation as Explanation
 from .explanation import explain as explain

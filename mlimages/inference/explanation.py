@@ -21,7 +21,7 @@ from mlimages.inference.predictor import ImageInput, Predictor
 GRID_SIZE = 7
 """Default number of positions of the masked square along each side: with the unmasked image, 50 forward passes."""
 
-MASK_STEPS = 2
+MASK_SIDE_STEPS = 2
 """Side of the masked square, in steps between neighbouring positions: the squares overlap and mask every pixel."""
 
 NUM_CENTERS = 2
@@ -80,7 +80,7 @@ class Explanation:
         """The region whose masking lowers the probability most: "top left", "top", ..., "centre" or "bottom right"."""
         grid_size = len(self.masked_probabilities)
         row, column = (
-            3 * (2 * n + MASK_STEPS) // (2 * _count_steps(grid_size))
+            3 * (2 * n + MASK_SIDE_STEPS) // (2 * _count_steps(grid_size))
             for n in divmod(int(self.masked_probabilities.argmin()), grid_size)
         )
         return _REGION_NAMES[row][column]
@@ -230,10 +230,12 @@ def _mask_regions(pixels: NDArray[np.uint8], grid_size: int) -> Iterator[NDArray
 
 def _count_steps(grid_size: int) -> int:
     """Return the length of a side of the image in steps between neighbouring positions of the masked square."""
-    return grid_size + MASK_STEPS - 1
+    return grid_size + MASK_SIDE_STEPS - 1
 
 
 def _slice_side(side_px: int, grid_size: int) -> list[slice]:
     """Return the pixels along one side that each position of the masked square covers."""
     step = side_px / _count_steps(grid_size)
-    return [slice(round(n * step), max(round(n * step) + 1, round((n + MASK_STEPS) * step))) for n in range(grid_size)]
+    return [
+        slice(round(n * step), max(round(n * step) + 1, round((n + MASK_SIDE_STEPS) * step))) for n in range(grid_size)
+    ]

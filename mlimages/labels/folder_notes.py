@@ -33,7 +33,7 @@ def find_root_images(root: Path) -> list[Path]:
 
 
 def describe_skipped_in_split(split_folder: Path, root: Path, *, leaf: bool) -> list[str]:
-    """Return a line about each class folder of a split without images, and each image outside the class folders.
+    """Return a line about each empty class folder of a split, and each image outside the class folders.
 
     With `leaf`, folders at any depth are class folders.
     """
@@ -48,7 +48,7 @@ def describe_skipped_in_split(split_folder: Path, root: Path, *, leaf: bool) -> 
 
 
 def describe_nested_folders(class_folders: Sequence[Path], root: Path) -> str:
-    """Return a line about folders with images inside class folders, which may be the classes; "" for none."""
+    """Return a line that warns of subfolders with images in class folders, as they may be the classes; "" for none."""
     nested: list[str] = []
     parents_by_name: dict[str, set[Path]] = {}
     for class_folder in class_folders:

@@ -269,7 +269,7 @@ def _find_class_root(root: Path, class_names: Sequence[str]) -> Path:
 
 
 def _find_split_folders(root: Path) -> dict[str, Path]:
-    """Return the folders of the splits by name; only `root` itself, as "", if its folders are classes."""
+    """Return the folders of the splits by name; `{"": root}` if the subfolders of `root` are classes."""
     folders = _list_image_folders(root)
     if len(folders) < 2 or not all(path.name.lower() in SPLIT_NAMES_BY_ALIAS for path in folders):
         return {"": root}

@@ -202,7 +202,7 @@ class LabelFile:
         return read_class_names(definition) if is_used else None
 
     def _ignores_definition(self, definition_path: Path) -> bool:
-        """Whether this is a table with class names, and mlimages wrote the class definition for another label file.
+        """Whether to ignore a class definition: this table has class names, and mlimages wrote it for another file.
 
         `mlimages label photos.csv -o photos.txt` writes the class definition of photos.txt beside photos.csv.
         """

@@ -161,7 +161,7 @@ def shuffle(items: Iterable[LabeledPath], seed: int) -> list[LabeledPath]:
 
 
 def check_fractions(fractions: Sequence[float]) -> None:
-    """Check the fractions of a split.
+    """Check that the fractions of a split are positive and add up to 1.
 
     Raises:
         InputError: the fractions are not positive or do not add up to 1.

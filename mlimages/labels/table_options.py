@@ -16,13 +16,13 @@ class TableOptions:
 
     path_column: Annotated[
         str,
-        Option("Path column, by name or number from 1.", "Table", metavar="COLUMN", default_text="detected",
+        Option("Path column, by name or 1-based number.", "Table", metavar="COLUMN", default_text="detected",
                is_advanced=True),
     ] = ""  # fmt: skip
     label_column: Annotated[
         str,
-        Option("Label column, by name or number from 1. Several columns, separated by commas, are read as one-hot "
-               "labels or, with --multi-label, may contain class names.", "Table", metavar="COLUMN",
+        Option("Label column, by name or 1-based number. Several comma-separated columns contain 0 or 1 for each class "
+               "or, with --multi-label, class names.", "Table", metavar="COLUMN",
                default_text="detected", is_advanced=True),
     ] = ""  # fmt: skip
     images: Annotated[

@@ -56,8 +56,8 @@ class FrozenPart:
         return f"sha256:{digest.hexdigest()}"
 
 
-def freeze(model: Model, last_layer: str = "head") -> FrozenPart:
-    """Freeze every layer up to and including `last_layer`, in order of execution.
+def freeze(model: Model, upto: str = "head") -> FrozenPart:
+    """Freeze every layer up to and including `upto`, in order of execution.
 
     Frozen parameters require no gradient. Frozen modules, such as batch norm and dropout, stay in eval mode even after
     `.train()`. So does every batch norm of a pretrained network: its scale and shift may be trained, but
@@ -66,7 +66,7 @@ def freeze(model: Model, last_layer: str = "head") -> FrozenPart:
 
     Args:
         model: a model, whose network is changed in place.
-        last_layer: a module path or a layer alias (conv1 ... fc7); `head` freezes everything but the classifier,
+        upto: a module path or a layer alias (conv1 ... fc7); `head` freezes everything but the classifier,
             `none` nothing.
 
     Raises:
@@ -81,10 +81,10 @@ def freeze(model: Model, last_layer: str = "head") -> FrozenPart:
         ['fc3.weight', 'fc3.bias']
     """
     network = model.network
-    layers = _find_layers_up_to(model, last_layer)
+    layers = _find_layers_up_to(model, upto)
     parameters = {name for name, _ in network.named_parameters() if is_inside(name, layers)}
     if len(parameters) == len([*network.parameters()]):
-        raise ModelError(f"freezing up to {last_layer!r} leaves no layer of {model.name} to train: freeze fewer layers")
+        raise ModelError(f"freezing up to {upto!r} leaves no layer of {model.name} to train: freeze fewer layers")
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in parameters)
     modules = {path for path, module in network.named_modules() if path and _is_frozen(path, module, layers)}
@@ -102,7 +102,7 @@ def _stay_in_eval_mode(module: nn.Module, mode: bool = True) -> nn.Module:
 
 
 def _find_layers_up_to(model: Model, layer_name: str) -> set[str]:
-    """Return the paths of leaf modules, and the names of parameters outside them, up to and including a layer."""
+    """Return what precedes or is in a layer: paths of leaf modules, and names of parameters in no leaf module."""
     if layer_name == "none":
         return set()
     order = _order_layers(model.network)

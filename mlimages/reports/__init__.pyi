@@ -33,7 +33,7 @@ from .run_files import read_settings as read_settings
 from .run_folder import Predictions as Predictions
 from .run_folder import RunFolder as RunFolder
 from .run_folder import read_run as read_run
-from .run_page import write_run_report as write_run_report
+from .run_page import draw_run as draw_run
 from .suspects import Suspect as Suspect
 from .suspects import estimate_label_errors as estimate_label_errors
 from .suspects import find_suspects as find_suspects

@@ -24,7 +24,7 @@ from mlimages.core import (
 from mlimages.reports.run_folder import RunFolder, read_run
 
 SIGNIFICANCE_LEVEL = 0.05
-"""The difference between two runs is within noise, not significant, if its p-value is at least this."""
+"""The difference between two runs is not significant if its p-value is at least this."""
 
 AnyPath = str | os.PathLike[str]
 
@@ -180,7 +180,7 @@ def compute_paired_test(run: RunFolder, best_run: RunFolder) -> PairedTest | Non
 
 def format_comparison(runs: Sequence[ComparedRun]) -> Iterator[str]:
     """Yield the lines of two tables for a terminal: the accuracy of each run, and the settings that differ."""
-    rows = [("run", runs[0].score_name, "95 % interval", "images", "time", "size", "difference from best")]
+    rows = [("run", runs[0].score_name, "95 % CI", "images", "time", "size", "difference from best")]
     rows += [
         (str(each.path), format_percent(each.score.value), format_interval(each.score), str(each.num_images), *cells)
         for each, cells in zip(runs, format_run_cells(runs), strict=True)
@@ -208,8 +208,8 @@ def format_run_cells(runs: Sequence[ComparedRun]) -> Iterator[tuple[str, str, st
         elif against is None:
             verdict = "no image in common"
         else:
-            noise = "within noise" if against.is_within_noise else "worse"
-            verdict = f"{100 * against.difference.value:+.1f}, {noise} (p {against.p_value:.2g})"
+            significance = "not significant" if against.is_within_noise else "worse"
+            verdict = f"{100 * against.difference.value:+.1f}, {significance} (p {against.p_value:.2g})"
         yield "" if each.training_s is None else f"{each.training_s:.0f} s", f"{each.size_bytes / 1e6:.1f} MB", verdict
 
 

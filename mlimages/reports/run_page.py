@@ -42,7 +42,7 @@ MAX_IMAGES_TO_COMPARE = 20_000
 """With more images, the report does not search for near-duplicates with different labels."""
 
 
-def write_run_report(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+def draw_run(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """Write `curves.png`, `confusion.png` and `report.html` into a run folder; return the path of the report.
 
     Args:
@@ -54,7 +54,7 @@ def write_run_report(path: str | os.PathLike[str], *, overwrite: bool = False) -
         RunError: `path` is not a run folder.
 
     Example:
-        >>> write_run_report("runs/first")
+        >>> draw_run("runs/first")
         PosixPath('runs/first/report.html')
     """
     run = read_run(path)

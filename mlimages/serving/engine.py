@@ -109,7 +109,7 @@ class Engine:
             batch[0].future.get_loop().call_soon_threadsafe(_set_image_results, batch, self._predict_images(batch))
 
     def _take_batch(self) -> list[_QueuedImage]:
-        """Remove the next batch from the queue and return it without cancelled images; each thread gets a share."""
+        """Remove a thread's share of the queue, at most one batch, and return it without cancelled images."""
         batch: list[_QueuedImage] = []
         size = 1 + min(self.max_batch_size - 1, self.num_queued // self.predictor.workers)
         with suppress(IndexError):  # the queue is empty

@@ -16,7 +16,7 @@ from mlimages.core import MAX_PIXELS, InputError, require_local_path, require_wr
 from mlimages.inference import (
     GRID_SIZE,
     KNOWN_THRESHOLD,
-    MASK_STEPS,
+    MASK_SIDE_STEPS,
     PREDICTION_SET_LEVEL,
     OnnxBundle,
     external_data_path,
@@ -164,7 +164,7 @@ def _make_script_metadata(bundle: OnnxBundle) -> dict[str, object]:
         "image": dataclasses.asdict(bundle.preprocessing.image),
         "probe": {**probe, "pixels": base64.b64encode(bundle.parity_test_image.pixels).decode()},
         "grid": GRID_SIZE,
-        "window": MASK_STEPS,
+        "window": MASK_SIDE_STEPS,
     }
 
 

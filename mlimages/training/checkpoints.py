@@ -51,7 +51,7 @@ class TrainingState:
         probe_accuracy: validation accuracy of the closed-form head; None without such a head.
         probe_map: mean average precision of the closed-form head in a multi-label run, else None.
         frozen_digest: SHA-256 of the frozen weights; empty if nothing is frozen.
-        lower_kernel_weight: weight of the lower layers in the kernel of the closed-form head, 0..1; 0 if it uses only
+        lower_layers_weight: weight of the lower layers in the kernel of the closed-form head, 0..1; 0 if it uses only
             the last layer.
         prediction_set_thresholds: thresholds of prediction sets by level such as "0.9", from leave-one-out predictions;
             empty without a closed-form head.
@@ -67,7 +67,7 @@ class TrainingState:
     probe_accuracy: float | None = None
     probe_map: float | None = None
     frozen_digest: str = ""
-    lower_kernel_weight: float = 0.0
+    lower_layers_weight: float = 0.0
     prediction_set_thresholds: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -82,7 +82,7 @@ def save_state(state: TrainingState, files: RunFiles) -> None:
         "probe_accuracy": state.probe_accuracy,
         "probe_map": state.probe_map,
         "frozen_digest": state.frozen_digest,
-        "depths_share": state.lower_kernel_weight,
+        "depths_share": state.lower_layers_weight,
         "left_out": dict(state.prediction_set_thresholds),
         "seconds": state.seconds,
     }
@@ -126,7 +126,7 @@ def load_state(files: RunFiles) -> TrainingState | None:
             probe_accuracy=metadata["probe_accuracy"],
             probe_map=metadata.get("probe_map"),
             frozen_digest=metadata["frozen_digest"],
-            lower_kernel_weight=metadata.get("depths_share", 0.0),
+            lower_layers_weight=metadata.get("depths_share", 0.0),
             prediction_set_thresholds=metadata.get("left_out", {}),
             seconds=metadata["seconds"],
         )
@@ -262,13 +262,13 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: 
             gray=image.gray_scale,
             seed=config.seed,
         )
-        network = (_add_lower_layers_head(model) if state is not None and state.lower_kernel_weight else model).network
+        network = (_add_lower_layers_head(model) if state is not None and state.lower_layers_weight else model).network
     elif whole.exists():
         network.cpu().load_state_dict(add_module_versions(load_file(whole), network))
     weights = whole
     if state is not None:
         trained = state.best_tensors if checkpoint == "best" else state.trained_tensors
-        if state.lower_kernel_weight or not _contains_tensors(whole, trained):
+        if state.lower_layers_weight or not _contains_tensors(whole, trained):
             load_trained_tensors(network, trained)
             weights = files.state
     return make_trained_run(files, network, weights=weights)

@@ -62,8 +62,8 @@ class NetworkEmbedder:
         )
 
 
-def make_embedder(model: str = DEFAULT_MODEL) -> NetworkEmbedder:
-    """Return a function that computes features of images, for `check(..., embed=make_embedder())`.
+def embedder(model: str = DEFAULT_MODEL) -> NetworkEmbedder:
+    """Return a function that computes features of images, for `check(..., embed=embedder())`.
 
     Args:
         model: name of a pretrained network; by default the one that is installed with mlimages.
@@ -71,6 +71,6 @@ def make_embedder(model: str = DEFAULT_MODEL) -> NetworkEmbedder:
     Raises:
         ModelError: the network is unknown, or its weights cannot be obtained.
 
-    >>> check("cats.txt", embed=make_embedder()).feature_pairs  # doctest: +SKIP
+    >>> check("cats.txt", embed=embedder()).feature_pairs  # doctest: +SKIP
     """
     return NetworkEmbedder(model)

@@ -126,7 +126,7 @@ def fine_tune(
             )
             distributed.require_same("run folder and weights", (job.frozen_digest, state and state.history))
             state = _make_initial_state(job) if state is None else _prepare_resumed_state(job, state)
-            job = job if state.lower_kernel_weight else job.with_last_layer_head()
+            job = job if state.lower_layers_weight else job.with_last_layer_head()
             state = _train_epochs(job, state, start_time=started, progress=progress, callbacks=callbacks)
             return finish_run(job, state, export=export, custom_network=network, progress=progress)
 
@@ -181,7 +181,7 @@ def _make_initial_state(job: TrainingJob) -> TrainingState:
         train.labels,
         len(job.class_names),
         lower_features=train.lower_features,
-        lower_kernel_weights=kernel_weights,
+        lower_layers_weights=kernel_weights,
     )
     if distributed.is_main_process() and is_single:
         probabilities = np.concatenate(
@@ -194,7 +194,7 @@ def _make_initial_state(job: TrainingJob) -> TrainingState:
         ]
         labels = np.concatenate([train.labels, val.labels])
         write_suspect_labels(job.files.folder, paths, labels, probabilities, job.class_names)
-    if not fit.lower_kernel_weight:
+    if not fit.lower_layers_weight:
         job = job.with_last_layer_head()
     if not initialize_head(job.model, job.source, job.train_set, fit.head):
         return TrainingState(frozen_digest=job.frozen_digest)
@@ -207,8 +207,8 @@ def _make_initial_state(job: TrainingJob) -> TrainingState:
     score_name = objective.inference_task.score_name
     logger.info(
         "closed-form head (ridge regression)%s: %s %.1f %% on %d validation images%s",
-        f" on the features of all layers (weight of the lower layers: {fit.lower_kernel_weight:g})"
-        if fit.lower_kernel_weight
+        f" on the features of all layers (weight of the lower layers: {fit.lower_layers_weight:g})"
+        if fit.lower_layers_weight
         else "",
         score_name,
         100 * metrics.score,
@@ -225,7 +225,7 @@ def _make_initial_state(job: TrainingJob) -> TrainingState:
         probe_accuracy=metrics.accuracy,
         probe_map=metrics.mean_ap,
         frozen_digest=job.frozen_digest,
-        lower_kernel_weight=fit.lower_kernel_weight,
+        lower_layers_weight=fit.lower_layers_weight,
         prediction_set_thresholds=compute_conformal_thresholds(fit.leave_one_out_probabilities, train.labels)
         if is_single and not is_rounded
         else {},

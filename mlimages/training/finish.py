@@ -47,7 +47,7 @@ from mlimages.training.training_job import TrainingJob
 
 logger = logging.getLogger(__name__)
 
-_JSON_KEYS = {"lower_kernel_weight": "depths_share"}
+_JSON_KEYS = {"lower_layers_weight": "depths_share"}
 """Keys of result.json that differ from the names of the attributes."""
 
 
@@ -67,7 +67,7 @@ class FineTuneResult:
         probe_accuracy: validation accuracy of the closed-form head before the first epoch; None with random weights.
         best_epoch: number of the best epoch, from 1; 0 is the closed-form head.
         epochs: number of trained epochs.
-        lower_kernel_weight: weight of the lower layers in the kernel of the closed-form head, 0..1; 0 if it uses only
+        lower_layers_weight: weight of the lower layers in the kernel of the closed-form head, 0..1; 0 if it uses only
             the last layer.
         frozen_digest: SHA-256 of the frozen weights, equal before and after training; empty if nothing is frozen.
         broken: images that could not be decoded and were skipped.
@@ -90,7 +90,7 @@ class FineTuneResult:
     probe_accuracy: float | None
     best_epoch: int
     epochs: int
-    lower_kernel_weight: float
+    lower_layers_weight: float
     frozen_digest: str
     broken: tuple[BrokenImage, ...]
     seconds: float
@@ -167,7 +167,7 @@ def read_finished_result(
             if not files.onnx.exists():
                 files.remove_temporary_files()  # of an export that was killed
                 export_run(files.folder, files.onnx, network=network, overwrite=True, progress=progress)
-            draw_plots(files.folder, progress=progress)
+            write_plots_and_report(files.folder, progress=progress)
             _write_result(_read_result(files), files)
     return _read_result(files)
 
@@ -212,7 +212,7 @@ def finish_run(
         probe_accuracy=state.probe_accuracy,
         best_epoch=state.best_epoch,
         epochs=len(state.history),
-        lower_kernel_weight=state.lower_kernel_weight,
+        lower_layers_weight=state.lower_layers_weight,
         frozen_digest=job.frozen_digest,
         broken=job.broken_images,
         seconds=round(state.seconds, 1),
@@ -228,7 +228,7 @@ def finish_run(
         before = read_exported_bundle(files)
         now = _export_best_network(job, state, validation, custom_network=custom_network, progress=progress)
         warn_about_lost_options(files, before, now)
-        draw_plots(files.folder, progress=progress)
+        write_plots_and_report(files.folder, progress=progress)
     result = replace(result, onnx=files.onnx if files.onnx.exists() else None)
     _write_result(result, files)
     return result
@@ -248,7 +248,7 @@ def _export_best_network(
     images = [job.val_set.images[n] for n in validation.indices]
     items = tuple(LabeledPath(image.path, image.label, image.labels) for image in images)
     outputs = NetworkOutputs(items, validation.logits.numpy())
-    trained = make_trained_run(files, job.network, weights=files.state if state.lower_kernel_weight else files.best)
+    trained = make_trained_run(files, job.network, weights=files.state if state.lower_layers_weight else files.best)
     return export_trained_run(files, trained, files.onnx, outputs=outputs, overwrite=True, progress=progress)
 
 
@@ -319,16 +319,16 @@ def write_suspect_labels(
         )
 
 
-def draw_plots(run: Path, *, progress: Progress | None = None) -> Path | None:
-    """Draw curves.png, confusion.png and report.html; return the path of the report, None without the `train` extra."""
+def write_plots_and_report(run: Path, *, progress: Progress | None = None) -> Path | None:
+    """Write curves.png, confusion.png and report.html; return the path of the report, or None without `train`."""
     progress = progress or NoProgress()
     try:
-        from mlimages.reports import write_run_report
+        from mlimages.reports import draw_run
     except MissingExtraError as error:
         logger.warning("cannot write the plots and report.html: %s", error)
         return None
     progress.start("plots", 1, "page")
-    page = write_run_report(run, overwrite=True)
+    page = draw_run(run, overwrite=True)
     progress.advance()
     progress.close()
     return page

@@ -204,8 +204,8 @@ def read_label_files(config: FineTuneConfig) -> LabeledImages:
         )
     if len(names) < 2 and not (names and files[0].is_multi_label):
         raise InputError(
-            f"{labels}: only one class ({', '.join(names) or 'none'}): add images of another one, since a classifier "
-            "needs two"
+            f"{labels}: found {'only the class ' + names[0] if names else 'no class'}: add images of other classes, "
+            "since a classifier needs at least two"
         )
     return LabeledImages(names, found[0], found[1] if len(found) > 1 else None)
 

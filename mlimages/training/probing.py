@@ -78,7 +78,7 @@ def probe_layers(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> ProbeResult:
-    """Score each layer of a network as the last frozen one, by the accuracy of a classifier on its pooled features.
+    """Score each layer as the last one to freeze, by the accuracy of a linear probe on its pooled features.
 
     Args:
         labels: a label file, or the path of one or of a folder of class folders, with at least two images of each of at

@@ -16,7 +16,7 @@ from mlimages.core import MissingExtraError
 from mlimages.core.files import RECORDS_FILE_NAME
 from mlimages.labels import LabelFile, LabelOptions, make_label_files
 from mlimages.reports import write_check_report
-from mlimages.training import make_embedder
+from mlimages.training import embedder
 from tests.checks.leaks import EDITS, TURNS, cropped, false_groups, found_share, plant_leaks, tilted
 from tests.checks.test_validation import jpeg, listed, scene
 
@@ -93,7 +93,7 @@ def test_many_images_need_the_extra_before_any_is_read(tmp_path: Path, monkeypat
 def test_the_network_finds_97_percent_of_edited_copies(test_data: Path, tmp_path: Path) -> None:
     images = sorted((test_data / "imagenet_samples").glob("*.JPEG"))[:60]
     plants = plant_leaks(images, tmp_path, count=2, seed=1, edits=EDITS | HELD_OUT)
-    report = check([plants.train, plants.val], embed=make_embedder())
+    report = check([plants.train, plants.val], embed=embedder())
     found = found_share(plants, report)
     assert sum(found.values()) >= 0.97 * len(found)
     assert not false_groups(plants, report)

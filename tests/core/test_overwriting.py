@@ -25,12 +25,12 @@ from mlimages.reports import (
     Suspect,
     Tile,
     draw_contact_sheet,
+    draw_run,
     read_run,
     save_models_plot,
     save_probe_plot,
     write_check_report,
     write_croissant,
-    write_run_report,
     write_sheet,
     write_suspects,
 )
@@ -97,7 +97,7 @@ WRITERS = {
     "write_croissant": Writer(
         "run/c.json", lambda f, force: write_croissant(read_run(f / "run"), f / "run/c.json", overwrite=force)
     ),
-    "write_run_report": Writer("run/curves.png", lambda f, force: write_run_report(f / "run", overwrite=force)),
+    "draw_run": Writer("run/curves.png", lambda f, force: draw_run(f / "run", overwrite=force)),
     "augment": Writer(
         "a.npz", lambda f, force: augment(f / "labels.txt", f / "a.npz", image_property=SIZE, overwrite=force)
     ),

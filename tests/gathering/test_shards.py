@@ -98,7 +98,7 @@ def test_every_step_reads_shards_as_class_folders(
     reports = [check([written(tmp_path / layout)]) for layout in ("tar", "folders")]
     codes = [sorted((found.label, found.code, found.detail) for found in report.findings) for report in reports]
     assert codes[0] == codes[1] != []
-    assert reports[0].counts == reports[1].counts
+    assert reports[0].class_counts == reports[1].class_counts
     means = [compute_mean(written(tmp_path / layout), ImageProperty(32)) for layout in ("tar", "folders")]
     assert np.array_equal(means[0].mean, means[1].mean)
     write_class_folders(open_labels(tmp_path / "tar"), tmp_path / "copied")
@@ -236,7 +236,7 @@ def test_a_mixture_metadata_and_an_address_are_refused_before_anything_is_asked(
     for out, layout in (("tar", "folders"), ("folders", "tar")):
         with pytest.raises(InputError, match=r"was gathered with(out)? --layout tar: use the same"):
             run(links, tmp_path / out, layout=layout)
-    with pytest.raises(InputError, match="metadata requires layout folders"):
+    with pytest.raises(InputError, match="`metadata` requires the layout `folders`"):
         run(links, tmp_path / "out", metadata=True)
     pytest.importorskip("upath")
     with pytest.raises(InputError, match="requires a local folder"):

@@ -45,8 +45,8 @@ def test_head_freezes_all_but_the_last_layer_and_none_nothing() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"last_layer": "conv9"}, "no layer 'conv9'"),
-        ({"last_layer": "fc5"}, "freezing up to 'fc5' leaves no layer of lenet5 to train"),
+        ({"upto": "conv9"}, "no layer 'conv9'"),
+        ({"upto": "fc5"}, "freezing up to 'fc5' leaves no layer of lenet5 to train"),
     ],
 )
 def test_a_layer_that_cannot_be_frozen_is_an_error(options: dict[str, str], message: str) -> None:

@@ -79,7 +79,7 @@ def test_the_command_prints_both_tables(run_cli: RunCli, runs: list[Path]) -> No
     done = run_cli("compare", "runs/bad", "runs/near", "runs/good")
     lines = done.stdout.splitlines()
     assert " ".join(lines[1].split()) == "runs/good 95.8 % 80 to 99 % 24 4 s 0.0 MB best"
-    assert lines[2].endswith("-8.3, within noise (p 0.62)")
+    assert lines[2].endswith("-8.3, not significant (p 0.62)")
     assert lines[3].endswith("-70.8, worse (p 7.6e-05)")
     assert [line.split() for line in lines[5:]] == [
         ["setting", "good", "near", "bad"],

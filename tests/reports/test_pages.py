@@ -17,11 +17,11 @@ from mlimages.reports import (
     ProbeResult,
     compare_runs,
     draw_contact_sheet,
+    draw_run,
     render_comparison,
     render_evaluation,
     render_probe,
     write_check_report,
-    write_run_report,
 )
 from tests.browser import OpenPage
 from tests.run_folders import make_run
@@ -31,7 +31,7 @@ NAMES = (HOSTILE, "bees", "a class with a rather long name")
 
 
 def run_page(folder: Path) -> Path:
-    return write_run_report(make_run(folder / HOSTILE, names=NAMES, wrong=[0, 1, 9]))
+    return draw_run(make_run(folder / HOSTILE, names=NAMES, wrong=[0, 1, 9]))
 
 
 def compare_page(folder: Path) -> Path:
@@ -144,7 +144,7 @@ def test_only_settings_that_differ_from_the_defaults_are_listed(tmp_path: Path) 
     run = make_run(tmp_path / "run", lr=0.5, epochs=10, freeze="head")
     config = (run / "config.json").read_text()
     (run / "config.json").write_text(config[:-1] + ', "defaults": {"epochs": 10, "lr": 0.01, "freeze": "auto"}}')
-    settings = write_run_report(run).read_text().partition('id="settings"')[2]
+    settings = draw_run(run).read_text().partition('id="settings"')[2]
     assert ">lr</th>" in settings
     assert ">epochs</th>" not in settings
     assert ">freeze</th>" not in settings

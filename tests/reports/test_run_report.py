@@ -13,7 +13,7 @@ from mlimages import reports
 from mlimages.core import RunError, make_install_command
 from mlimages.inference import OnnxBundle
 from mlimages.labels import label_dir_auto
-from mlimages.reports import Suspect, read_run, run_page, write_run_report, write_suspects
+from mlimages.reports import Suspect, draw_run, read_run, run_page, write_suspects
 from mlimages.training import FineTuneConfig, fine_tune, finish, read_config
 from tests.browser import OpenPage
 from tests.run_folders import NAMES, make_run
@@ -37,7 +37,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with an image that was left out, and its page; tests only read it."""
     run = make_suspect_run(tmp_path_factory.mktemp("drawn"))
     (run / "left_out.tsv").write_text("path\tcode\tdetail\nimages/wasps/9.png\ttruncated\tends too early\n")
-    assert write_run_report(run) == run / "report.html"
+    assert draw_run(run) == run / "report.html"
     return run
 
 
@@ -46,7 +46,7 @@ def test_plots_are_drawn_and_the_same_run_gives_the_same_page(drawn: Path) -> No
         with Image.open(drawn / name) as image:
             assert min(image.size) > 300
     before = (drawn / "report.html").read_bytes()
-    assert write_run_report(drawn).read_bytes() == before
+    assert draw_run(drawn).read_bytes() == before
 
 
 @pytest.mark.browser
@@ -99,7 +99,7 @@ def test_every_part_can_be_reached_without_a_mouse_or_eyes(drawn: Path, open_pag
 def test_names_from_outside_stay_text(tmp_path: Path, open_page: OpenPage) -> None:
     names = ("<script>document.title='taken'</script>", "b & c", "$x_1$ \\frac", "猫")
     run = make_run(tmp_path / "run", names=[name.replace("/", "∕") for name in names], wrong=[0])
-    page = open_page(write_run_report(run))
+    page = open_page(draw_run(run))
     assert page.evaluate("document.title") == "Run run"
     assert page.console_errors == []
     assert "b & c" in page.evaluate(TEXT)
@@ -111,7 +111,7 @@ def test_the_same_image_in_two_classes_is_shown_side_by_side(run: Path, open_pag
     images = run.parent / "images"
     with Image.open(images / "ants/2.png") as original:
         original.save(images / "wasps/5.png", compress_level=1)
-    page = open_page(write_run_report(run))
+    page = open_page(draw_run(run))
     shown = page.evaluate("[...document.querySelectorAll('.pairs figcaption')].map(c => c.innerText)")
     assert shown == ["ants ants/2.png\nwasps wasps/5.png"]
     assert page.evaluate("document.querySelectorAll('.pairs img').length") == 2
@@ -126,29 +126,29 @@ def test_mistakes_are_explained_unless_the_network_is_large(
     shutil.copy(cnn_bundle.path, run / "model.onnx")
     for max_bytes, is_explained in ((run_page.MAX_EXPLAINED_MODEL_BYTES, True), (1000, False)):
         monkeypatch.setattr(run_page, "MAX_EXPLAINED_MODEL_BYTES", max_bytes)
-        page = write_run_report(run, overwrite=True).read_text()
+        page = draw_run(run, overwrite=True).read_text()
         assert bool(re.search("is hidden|hiding a region", page)) == is_explained
         assert f"mlimages explain {run} IMAGE" in page
 
 
 def test_many_classes_get_no_table_of_cells(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", names=[f"class {n}" for n in range(45)], per_class=2, wrong=[4])
-    page = write_run_report(run).read_text()
+    page = draw_run(run).read_text()
     assert 'class="cells"' not in page
     assert "class 2 predicted as class 3: 1 of 2" in page
 
 
 def test_an_image_that_is_gone_costs_its_tile_alone(run: Path) -> None:
     (run.parent / "images/ants/0.png").unlink()
-    assert write_run_report(run).read_text().count("cannot be read") == 1
+    assert draw_run(run).read_text().count("cannot be read") == 1
 
 
 def test_a_run_that_has_not_ended_shows_what_there_is(run: Path) -> None:
     for name in ("val_predictions.csv", "result.json", "suspects.tsv"):
         (run / name).unlink()
-    assert "is not finished" in write_run_report(run).read_text()
+    assert "is not finished" in draw_run(run).read_text()
     (run / "metrics.csv").unlink()
-    assert "is not finished" in write_run_report(run).read_text()
+    assert "is not finished" in draw_run(run).read_text()
 
 
 def test_predictions_of_earlier_versions_have_class_indices(run: Path) -> None:
@@ -230,7 +230,7 @@ def test_without_the_extra_a_run_ends_all_the_same_and_says_so(
         monkeypatch.delitem(sys.modules, f"mlimages.reports.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "jinja2", None)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    for name in ("write_run_report", "pages", "plots", "run_page"):
+    for name in ("draw_run", "pages", "plots", "run_page"):
         monkeypatch.delattr(reports, name, raising=False)
-    assert finish.draw_plots(run) is None
+    assert finish.write_plots_and_report(run) is None
     assert make_install_command("report") in caplog.text

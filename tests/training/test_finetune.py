@@ -29,7 +29,7 @@ from mlimages.images import load_pixels
 from mlimages.inference import OnnxBundle, Predictor
 from mlimages.labels import LabelFile
 from mlimages.networks import Normalize, build_model
-from mlimages.reports import write_run_report
+from mlimages.reports import draw_run
 from mlimages.training import FineTuneConfig, FineTuneResult, export_run, fine_tune, load_run
 from mlimages.training.run import EpochMetrics
 from tests.conftest import cli_in
@@ -313,7 +313,7 @@ def test_a_run_whose_network_cannot_be_exported_keeps_its_results(colours: Path)
     assert not (run / "model.onnx").exists()
     result = fine_tune(config, network=OfItsContents(), preprocessing=preprocessing, export=False)
     assert (result.onnx, result.val_images, result.epochs) == (None, 7, 1)
-    assert write_run_report(run).exists()
+    assert draw_run(run).exists()
     assert load_run(run, network=OfItsContents()).class_names == tuple(COLOURS)
 
 

@@ -59,7 +59,7 @@ def test_a_folder_is_taken_and_one_with_parts_as_both_files(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("files", "val", "expected"),
     [
-        ({"train.csv": "a.jpg,ant\nb.jpg,ant\n"}, None, r"only one class \(ant\): add images of another one"),
+        ({"train.csv": "a.jpg,ant\nb.jpg,ant\n"}, None, r"found only the class ant: add images of other classes"),
         (
             {"train.csv": "a.jpg,ant\nb.jpg,bee\n", "val.csv": "a.jpg,cow\nb.jpg,dog\n"},
             "val.csv",

@@ -21,12 +21,12 @@ from mlimages.labels import LabelFile, write_label_file
 from mlimages.networks import build_model
 from mlimages.reports import (
     compare_runs,
+    draw_run,
     format_model_card,
     read_run,
     render_comparison,
     render_evaluation,
     summarize_onnx,
-    write_run_report,
 )
 from mlimages.serving import make_app
 from mlimages.training import FineTuneConfig, FineTuneResult, extract_features, fine_tune, load_run, probe_layers
@@ -216,7 +216,7 @@ def test_evaluate_shows_average_precision_precision_and_recall(trained: FineTune
 
 
 def test_pages_and_comparison_show_average_precision(trained: FineTuneResult, closed_form: FineTuneResult) -> None:
-    page = write_run_report(trained.run, overwrite=True).read_text()
+    page = draw_run(trained.run, overwrite=True).read_text()
     assert f"{100 * trained.val_map[0]:.1f} % mAP" in page  # type: ignore[index]
     assert "accuracy" not in page.replace("train_accuracy", "")
     found = evaluate(trained.run, trained.run / "val.txt")

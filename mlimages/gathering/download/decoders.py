@@ -65,7 +65,7 @@ class DecodingProcess:
 
 
 def _run_decoder(connection: Any, requirements: ImageRequirements) -> None:
-    """Run the main function of a decoding process."""
+    """Inspect the images that the parent process sends; entry point of a decoding process."""
     from mlimages.gathering.download.decoder_process import (
         run_decoder,  # not at the top: the parent does not need Pillow
     )

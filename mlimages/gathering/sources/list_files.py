@@ -48,7 +48,7 @@ def open_stdin() -> IO[bytes]:
 
 @contextmanager
 def open_list(path: Path) -> Iterator[IO[bytes]]:
-    """Context manager: open a list for reading bytes, decompressed; of an archive, its first file.
+    """Context manager: open a list as a stream of decompressed bytes; for an archive, open its first file.
 
     Raises:
         InputError: the file cannot be read to its end.

@@ -332,7 +332,7 @@ def _raise_lazily(error: Exception) -> Iterator[Any]:
 
 
 def count_links(path: Path, num_header_lines: int) -> int | None:
-    """Return the maximum number of links in a list; None if counting takes long."""
+    """Return an upper bound of the number of links in a list; None if counting takes long."""
     if is_compressed(path) or not path.is_file() or get_list_suffix(path) in (".parquet", ".json"):
         return None
     return count_data_lines(path) - num_header_lines

@@ -179,7 +179,7 @@ class StoredFiles(ImageStorage):
 
 
 def make_quarantine_path(path: str, sha256: str) -> str:
-    """Return the path in the quarantine, the folder of placeholders, for the file at `path`."""
+    """Return the path to which a placeholder of a site, such as "image not available", is moved from `path`."""
     return f"{QUARANTINE_NAME}/{sha256[:16]}{PurePosixPath(path).suffix}"
 
 
