@@ -83,10 +83,5 @@ def raise_mmap_threshold() -> None:
 
 
 def disable_gc_at_exit() -> None:
-    """Skip the garbage collections of CPython at exit, for speed, unless torch is loaded, which needs them."""
-    atexit.register(_freeze_gc)
-
-
-def _freeze_gc() -> None:
-    if "torch" not in sys.modules:
-        gc.freeze()
+    """Skip the garbage collections of CPython at exit: with PyTorch loaded, they took more than a second."""
+    atexit.register(gc.freeze)
