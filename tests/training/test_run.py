@@ -41,11 +41,16 @@ def epochs_of(run: Path) -> list[str]:
 
 
 def killed_in(run: Path, labels: Path, *, after: int) -> None:
-    """Start training in another process and kill it once `after` epochs are written."""
+    """Start training in another process and kill it once `after` epochs are written; it waits before the last one."""
     code = (
+        "import signal\n"
         "from mlimages.training import FineTuneConfig, fine_tune\n"
+        "class WaitsForTheKill:\n"
+        "    def on_epoch_end(self, metrics):\n"
+        f"        if metrics.epoch == {EPOCHS - 1}: signal.pause()\n"
         f"fine_tune(FineTuneConfig(labels={str(labels)!r}, out={str(run)!r}, model='cifar10_cnn', weights='none',"
-        f" freeze='none', epochs={EPOCHS}, seed=1, augment='light', batch_size=4), export=False)"
+        f" freeze='none', epochs={EPOCHS}, seed=1, augment='light', batch_size=4), export=False,"
+        " callbacks=[WaitsForTheKill()])"
     )
     process = fork_server().start(["-c", code], labels.parent, dict(os.environ), torch=True)
     deadline = time.monotonic() + 120
