@@ -141,7 +141,8 @@ def format_probe(result: ProbeResult) -> Iterator[str]:
         ]
         yield from format_table(points, left_columns=frozenset({3}))
         yield ""
-    yield f"recommended: --freeze {result.recommended_freeze} (<): the last layer not significantly below the best"
+    yield f"recommended: --freeze {result.recommended_freeze} (<)"
+    yield "  the last layer that is not significantly below the best"
     if (change := result.gain_from_last_doubling) is not None:
         gain, low, high = (f"{100 * part:+.1f}" for part in (change.value, change.low, change.high))
         yield f"{result.more_images_note}:"

@@ -191,6 +191,7 @@ def test_what_is_within_noise_of_the_best_is_frozen_as_high_as_can_be() -> None:
         assert said in list(lines_of(probed))[-2]
     text = "\n".join(lines_of(probed))
     assert "recommended: --freeze conv2" in text
+    assert max(map(len, text.splitlines())) <= 80
     assert "more images would hardly help" in text
 
 
