@@ -26,7 +26,6 @@ except ModuleNotFoundError as error:
 
 @ray.remote
 def _run_task(folder: str, function: Callable[[Any], Any], item: Any) -> Any:
-    """Call `function(item)` with `folder` as the current folder, if this machine has that folder."""
     with suppress(OSError):
         os.chdir(folder)
     return function(item)

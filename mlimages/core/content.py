@@ -7,7 +7,7 @@ _BASE64_IMAGE_PREFIXES = (b"data:image/", b"/9j/", b"iVBORw0KGgo", b"R0lGOD", b"
 
 
 def describe_unsupported_content(first_bytes: bytes) -> str:
-    """Return what a file contains that is no image or model, and what to do about it; "" if it is not recognized.
+    """Return what a file contains instead of an image or model, and what to do about it; "" if it is not recognized.
 
     Args:
         first_bytes: the beginning of the file; a few hundred bytes suffice.

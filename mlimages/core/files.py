@@ -73,7 +73,7 @@ def write_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     with atomic_write(path) as part:
         yield part
         # record before the rename: without a record, the file could not be replaced later
-        _append_record(path, f"{_hash_file(part)}  {path.name}")
+        _append_record(path, f"{_sha256(part)}  {path.name}")
 
 
 def require_writable(
@@ -89,7 +89,7 @@ def require_writable(
     for path in map(as_path, paths if not overwrite else ()):
         if read and path.resolve() in read:
             raise InputError(f"{path} is also an input: choose another name with -o, or replace it with --force")
-        if path.is_dir() or (path.exists() and f"{_hash_file(path)}  {path.name}" not in _read_records(path.parent)):
+        if path.is_dir() or (path.exists() and f"{_sha256(path)}  {path.name}" not in _read_records(path.parent)):
             raise InputError(
                 f"{path} exists and was not written by mlimages, or was edited since: "
                 "move it, choose another name with -o, or replace it with --force (in Python, overwrite=True)"
@@ -99,7 +99,7 @@ def require_writable(
 def record_written_files(paths: Iterable[Path]) -> None:
     """Record that mlimages wrote these files."""
     for path in map(as_path, paths):
-        _append_record(path, f"{_hash_file(path)}  {path.name}")
+        _append_record(path, f"{_sha256(path)}  {path.name}")
 
 
 @contextmanager
@@ -121,7 +121,6 @@ def list_written_files(folder: Path) -> set[str]:
 
 
 def _read_records(folder: Path) -> frozenset[str]:
-    """Return the lines of the records file of a folder; empty if there is none."""
     path = folder / RECORDS_FILE_NAME
     return _read_lines(path, version) if (version := fingerprint(path)) else frozenset()
 
@@ -141,7 +140,7 @@ def record_settings(path: Path, settings: str) -> None:
 
 
 def _append_record(path: Path, line: str) -> None:
-    """Append a line to the records of written files in the folder of `path`; safe if two commands do so at once."""
+    """Append a line, so that two commands can write into one local folder at the same time."""
     known = _read_records(path.parent)
     if line in known:
         return
@@ -152,8 +151,7 @@ def _append_record(path: Path, line: str) -> None:
         out.write(f"{line}\n")
 
 
-def _hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal digits."""
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         if is_remote(path):
             return hashlib.sha256(file.read()).hexdigest()
@@ -293,7 +291,6 @@ def read_file(path: Path) -> bytes:
 
 
 def _fingerprint_member(member: ShardMember) -> bytes:
-    """Return the fingerprint of a member of a shard, which changes with the shard."""
     _, modified, changed, inode = member.archive_state
     return _FINGERPRINT_STRUCT.pack(member.num_bytes, modified, changed, (inode + member.offset) & (2**64 - 1))
 

@@ -112,7 +112,6 @@ class Window:
 
 
 def _format_summary_lines(summary: NetworkSummary) -> Iterator[str]:
-    """Yield the lines of `str(summary)`: heading, table of layers, totals and notes."""
     shape = " x ".join(str(length or "?") for length in summary.input)
     yield f"{summary.title}: input {shape}" if any(summary.input) else summary.title
     yield ""
@@ -129,7 +128,6 @@ def _select_visible_layers(layers: Iterable[Layer]) -> Iterator[Layer]:
 
 
 def _format_layer_row(layer: Layer) -> tuple[str, ...]:
-    """Return the cells of a layer's row in the table."""
     return (
         layer.name,
         layer.kind,
@@ -142,7 +140,6 @@ def _format_layer_row(layer: Layer) -> tuple[str, ...]:
 
 
 def _format_totals(summary: NetworkSummary) -> Iterator[str]:
-    """Yield the lines below the table: the totals of the network, and notes."""
     trained = summary.trained_parameters
     parts = "" if trained is None else f" = {trained:,} trained + {summary.parameters - trained:,} frozen"
     yield f"parameters: {summary.parameters:,}{parts}"
@@ -162,7 +159,6 @@ def _format_totals(summary: NetworkSummary) -> Iterator[str]:
 
 
 def _format_rounding_notes(layers: Sequence[Layer]) -> Iterator[str]:
-    """Yield lines on layers whose output width is rounded, with the columns that each drops; none if there are none."""
     if not all(layer.even for layer in layers):
         lost = [f"{layer.name} {layer.lost_px}" for layer in layers if layer.lost_px]
         text = "! the output width is rounded; input columns lost at the edge: " + (", ".join(lost) or "none")

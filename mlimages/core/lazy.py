@@ -24,7 +24,6 @@ def attach(
     load, names, exported = attach_stub(package, file)
 
     def import_or_raise_missing_extra(name: str) -> Any:
-        """Return a public name of the package."""
         try:
             return load(name)
         except ModuleNotFoundError as error:
@@ -36,10 +35,6 @@ def attach(
 
 
 def require_extra(feature: str, extra: str, *modules: str) -> None:
-    """Raise MissingExtraError unless all modules are installed; none is imported.
-
-    Args:
-        feature, extra: see `MissingExtraError`.
-    """
+    """Raise `MissingExtraError(feature, extra)` unless all modules are installed; none is imported."""
     if not all(map(importlib.util.find_spec, modules)):
         raise MissingExtraError(feature, extra)

@@ -76,9 +76,8 @@ class ThreadPool:
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="worker")
         try:
-            for future in map_in_order(
-                lambda item: pool.submit(function, item), items, self.prefetch_factor * self.workers
-            ):
+            max_pending = self.prefetch_factor * self.workers
+            for future in map_in_order(lambda item: pool.submit(function, item), items, max_pending):
                 yield future.result()
         finally:
             pool.shutdown(cancel_futures=True)
@@ -156,7 +155,6 @@ def _handle_signals() -> None:
 
 
 def _stop_with_parent() -> None:
-    """Wait until the parent process has ended, then stop this process."""
     if parent := parent_process():
         parent.join()
         deadline = time.monotonic() + _STOP_TIMEOUT_S
@@ -176,7 +174,6 @@ def _handle_sigterm(*_: object) -> None:
 
 
 def _run_task(function: Callable[[Item], Result], item: Item) -> Result:
-    """Call `function(item)` in a worker; SIGTERM interrupts it."""
     if _WorkerState.is_interrupted:
         raise KeyboardInterrupt
     _WorkerState.is_running_task = True

@@ -104,7 +104,6 @@ class ImageProperty:
         )
 
     def _set_fields(self, **values: Any) -> None:
-        """Set fields of this frozen instance, during its initialization."""
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
@@ -120,7 +119,6 @@ class ImageProperty:
 
 
 def _parse_pixels(name: str, value: Any, minimum: int, hint: str = "") -> int:
-    """Return a number of pixels as an int; raise InputError if it is no whole number of at least `minimum`."""
     try:
         pixels = index(value)
     except TypeError:
@@ -131,7 +129,6 @@ def _parse_pixels(name: str, value: Any, minimum: int, hint: str = "") -> int:
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Raise InputError if the value of the field `name` is not one of the choices."""
     if value not in choices:
         raise InputError(f"{name} is {value!r}: expected one of {', '.join(choices)}")
 
@@ -184,7 +181,6 @@ class Normalization:
 
 
 def _parse_number(name: str, value: Any) -> float:
-    """Return the value of the field `name` as a float; raise InputError if it is no number."""
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -192,7 +188,6 @@ def _parse_number(name: str, value: Any) -> float:
 
 
 def _parse_channel_values(name: str, values: Any) -> tuple[float, ...]:
-    """Return the values of the field `name`, one for all channels or three; raise InputError for others."""
     try:
         numbers = tuple(_parse_number(name, value) for value in values)
     except TypeError:

@@ -192,16 +192,12 @@ def _average_precision_of_class(
 
 
 def _group_ties(scores: Probabilities) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the descending order of the scores and where equal scores end in it.
-
-    The order is an array of indices `(N,)`; the ends are the last position of each group of equal scores, `(G,)`.
-    """
+    """Return the indices that sort the scores descending `(N,)`, and the last position of each group of ties `(G,)`."""
     order = (-scores).argsort(kind="stable")
     return order, np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
 
 
 def _find_f1_threshold(scores: Probabilities, is_positive: Targets) -> float:
-    """Return the threshold of one class, given its scores `(N,)`; see `find_f1_thresholds`."""
     if not is_positive.any():
         return 0.5
     order, ends = _group_ties(scores)
@@ -227,5 +223,4 @@ def _mean_over_classes(values: Probabilities) -> Probabilities:
 
 
 def _estimate_proportion_or_none(value: float, count: int) -> Proportion | None:
-    """Return `value` with Wilson's interval of a proportion of `count` images; None if `count` is 0."""
     return Proportion(value, *wilson_interval(value * count, count)) if count else None

@@ -19,7 +19,7 @@ from threading import Lock
 from typing import IO
 
 _BLOCK_BYTES = 512
-_MAX_EXTENDED_HEADER_BYTES = 2**16
+_MAX_EXTENDED_BYTES = 2**16
 """Maximum number of bytes of an extended header that are read; names are shorter."""
 
 _SHARD_SUFFIX = re.compile(r"\.tar(?=/)")
@@ -100,9 +100,7 @@ def iter_members(archive: Path | str) -> Iterator[ShardMember]:
         for header, offset, size in _iter_entries(file):
             match header[156:157]:
                 case b"x" | b"L" as kind:
-                    long_name = _parse_long_name(
-                        file.read(min(size, _MAX_EXTENDED_HEADER_BYTES)), is_pax_header=kind == b"x"
-                    )
+                    long_name = _parse_long_name(file.read(min(size, _MAX_EXTENDED_BYTES)), is_pax_header=kind == b"x")
                 case b"0" | b"\0":
                     name = posixpath.normpath(f"/{long_name or _parse_short_name(header)}").lstrip("/")
                     yield ShardMember(str(archive), name, offset, size)
@@ -143,7 +141,6 @@ def _iter_entries(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _round_up_to_block(size: int) -> int:
-    """Return a size in bytes rounded up to whole tar blocks."""
     return size + -size % _BLOCK_BYTES
 
 

@@ -20,7 +20,7 @@ def format_table(rows: Sequence[Sequence[str]], *, left_columns: frozenset[int] 
 
 
 def format_count(count: float) -> str:
-    """Format a large number with one decimal and K, M or G.
+    """Format a number; from 1000, with one decimal and K, M or G.
 
     Example:
         >>> format_count(34_900), format_count(105.4e6)

@@ -19,7 +19,6 @@ def run_blocking(coroutine: Coroutine[Any, Any, _T]) -> _T:
     started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None]] = Future()
 
     async def run() -> _T:
-        """Pass the event loop and the task to the calling thread, then await the coroutine."""
         started.set_result((asyncio.get_running_loop(), asyncio.current_task()))
         return await coroutine
 

@@ -17,18 +17,14 @@ MAX_LINKS_IN_MEMORY = 50_000
 """Maximum number of links in memory, at about 0.3 KB each, or more if their rows have other columns. It is reached if a
 list has very many hosts."""
 
-LINKS_PER_BLOCK = 128
+BLOCK_SIZE = 128
 """Number of links of a host that are written to the temporary file at once."""
 
 _LINKS_READ_PER_YIELD = 32
-"""Number of links that are read for each link that is yielded, until the limit of memory is reached."""
 
 
 async def interleave_hosts(
-    image_refs: AsyncIterator[ImageRef],
-    *,
-    max_in_memory: int = MAX_LINKS_IN_MEMORY,
-    links_per_block: int = LINKS_PER_BLOCK,
+    image_refs: AsyncIterator[ImageRef], *, max_in_memory: int = MAX_LINKS_IN_MEMORY, block_size: int = BLOCK_SIZE
 ) -> AsyncIterator[ImageRef]:
     """Yield links of alternating hosts, so that a list sorted by host keeps several hosts busy from the start.
 
@@ -38,7 +34,7 @@ async def interleave_hosts(
     Args:
         image_refs: links whose `source` consists of JSON types, and without `load`.
         max_in_memory: maximum number of links in memory.
-        links_per_block: number of links that are written to the temporary file at once.
+        block_size: number of links that are written to the temporary file at once.
     """
     queues: OrderedDict[str, _HostQueue] = OrderedDict()
     num_in_memory, is_at_end, error = 0, False, None
@@ -52,7 +48,7 @@ async def interleave_hosts(
                     error = error if isinstance(stopped, StopAsyncIteration) else stopped
                     break
                 if (queue := queues.get(host := parse_host(image_ref.url))) is None:
-                    queue = queues[host] = _HostQueue(file, links_per_block)
+                    queue = queues[host] = _HostQueue(file, block_size)
                 num_in_memory -= queue.num_in_memory
                 queue.append(image_ref)
                 num_in_memory += queue.num_in_memory
@@ -81,8 +77,8 @@ def _open_temporary_file() -> Iterator[IO[bytes]]:
 class _HostQueue:
     """Queue of the links of a host: both ends are in memory, the middle in blocks of a temporary file."""
 
-    def __init__(self, file: IO[bytes], links_per_block: int) -> None:
-        self._file, self._block_size = file, links_per_block
+    def __init__(self, file: IO[bytes], block_size: int) -> None:
+        self._file, self._block_size = file, block_size
         self._first: deque[ImageRef] = deque()
         self._written: deque[tuple[int, int]] = deque()  # offset and size of each block
         self._last: list[ImageRef] = []
@@ -93,7 +89,6 @@ class _HostQueue:
         return len(self._first) + len(self._last)
 
     def append(self, image_ref: ImageRef) -> None:
-        """Append a link; full blocks are written to the file."""
         if len(self._first) < self._block_size and not self._written and not self._last:
             self._first.append(image_ref)
             return
@@ -106,7 +101,6 @@ class _HostQueue:
             self._last = []
 
     def popleft(self) -> ImageRef:
-        """Remove and return the first link."""
         image_ref = self._first.popleft()
         if not self._first and self._written:
             offset, size = self._written.popleft()

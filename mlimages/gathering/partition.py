@@ -19,7 +19,6 @@ _MIN_LINKS_PER_SHARD = 10
 """Minimum number of links of a host in each of its shards."""
 
 _MAX_COUNTED_HOSTS = 20_000
-"""Maximum number of hosts whose links are counted at the same time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,6 @@ def gather(
     """
 
     async def run() -> GatherSummary:
-        """Run `gather_async` with threads for resolving host names."""
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(MAX_DNS_THREADS, "lookup"))
         return await gather_async(source, out, progress=progress, **options)
 
@@ -188,7 +187,6 @@ class LinkScheduler:
         return is_list and self.options.limit is None
 
     async def _accept_link(self, image_ref: ImageRef, max_backlog: int) -> None:
-        """Start, queue or skip a link; then wait while too many links are in progress or queued."""
         self._start_or_queue(image_ref)
         while self._is_at_link_limit or self._num_in_backlog > max_backlog:
             self._link_finished.clear()
@@ -198,13 +196,11 @@ class LinkScheduler:
 
     @property
     def _is_at_link_limit(self) -> bool:
-        """Whether as many links are in progress as are allowed at the same time."""
         hosts = self.fetcher.hosts
         further = min(hosts.num_waiting, MAX_WAITING_LINKS) + min(hosts.num_queued, MAX_QUEUED_LINKS)
         return self._num_in_progress >= MAX_LINKS_IN_PROGRESS + further
 
     def _start_or_queue(self, image_ref: ImageRef) -> None:
-        """Start a link, or queue it if its class may not need it; skip links that are not needed."""
         is_own = self.partition.is_in_shard(image_ref.url) and self.partition.max_concurrent_requests(image_ref.url) > 0
         if not (is_own and self._count_missing(image_ref.label) > 0 and self.folder.claim(image_ref)):
             self.progress.advance()
@@ -225,13 +221,11 @@ class LinkScheduler:
         return self._num_in_progress_by_label[label] - num_waiting < self._count_missing(label)
 
     def _start_link(self, image_ref: ImageRef) -> None:
-        """Start a task that downloads and records a link."""
         self._num_in_progress_by_label[image_ref.label] += 1
         self._num_in_progress += 1
         self._group.create_task(self._process_link(image_ref))
 
     async def _process_link(self, image_ref: ImageRef) -> None:
-        """Download and record a link; then start queued links that are needed instead of it."""
         row = await self._download_and_record(image_ref)
         if row:
             self._report_row_to_source(row)
@@ -272,7 +266,6 @@ class LinkScheduler:
                 )
 
     def _start_from_backlog(self, label: str) -> None:
-        """Start the queued links of a class that are needed."""
         backlog = self._backlog_by_label.get(label)
         while backlog and self._may_start_link(label):
             self._num_in_backlog -= 1
@@ -289,7 +282,6 @@ class LinkScheduler:
 
 
 async def _load_to_file(load: Callable[[], Awaitable[bytes]], part_path: Path) -> DownloadResult:
-    """Write the bytes that `ImageRef.load` returns to the file `part_path`."""
     file = BufferedFile(part_path)
     try:
         data = await load()

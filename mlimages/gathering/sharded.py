@@ -81,9 +81,8 @@ def gather_on(
         full = {label for label, count in gathered.tally.classes.items() if count >= (chosen.limit or math.inf)}
     num_shards = pool.workers * SHARDS_PER_WORKER
     num_shards_by_host = run_blocking(count_shards_by_host(links, num_shards))
-    parts = {
-        host: min(number, pool.workers) for host, number in num_shards_by_host.items()
-    }  # of shards that run at a time
+    # of shards that run at a time
+    parts = {host: min(number, pool.workers) for host, number in num_shards_by_host.items()}
     own = copy.copy(links)  # the count opens `links`, which the last run then reads: one message about its columns
     folder = out if is_remote(out) else out.absolute()
     lock = nullcontext() if is_remote(out) else open_work_folder(folder, secrets.token_hex(8), is_exclusive=False)
@@ -153,13 +152,7 @@ def _read_new_rows(offsets: dict[Path, int]) -> Iterator[FetchResult]:
 
 @dataclass(frozen=True, slots=True)
 class _FilteredSource:
-    """A source without the links of classes that have enough images.
-
-    Attributes:
-        source: the source of all links.
-        full_classes: classes that have enough images.
-        num_shards_by_host: the result of `count_shards_by_host`.
-    """
+    """A source without the links of classes that have enough images, with a precomputed `num_shards_by_host`."""
 
     source: Source
     full_classes: Collection[str]

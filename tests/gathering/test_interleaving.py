@@ -40,7 +40,7 @@ async def yielded(
             raise ValueError("the rest cannot be read")
 
     try:
-        async for ref in interleave_hosts(source(), max_in_memory=max_in_memory, links_per_block=block):
+        async for ref in interleave_hosts(source(), max_in_memory=max_in_memory, block_size=block):
             _, _, host, number = ref.url.split("/")
             assert (ref.source, ref.name) == ({"number": int(number), "licence": None}, f"{host}é")
             assert ref.is_api == (host == "a")
@@ -146,7 +146,7 @@ def test_a_list_sorted_by_host_takes_as_long_as_one_that_is_shuffled(
 ) -> None:
     monkeypatch.setattr("mlimages.gathering.run.MAX_LINKS_IN_PROGRESS", 20)
     monkeypatch.setattr("mlimages.gathering.run.MAX_QUEUED_LINKS", 20)
-    limits = {"max_in_memory": max_in_memory, "links_per_block": 4}
+    limits = {"max_in_memory": max_in_memory, "block_size": 4}
     monkeypatch.setattr("mlimages.gathering.run.interleave_hosts", partial(interleave_hosts, **limits))
     urls = [f"http://{host}.example/{number}.jpg" for host in "abcd" for number in range(80)]
     in_order = seconds_of_run(urls, tmp_path / "sorted")

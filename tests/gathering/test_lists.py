@@ -212,7 +212,7 @@ def test_rows_that_cannot_be_used_as_they_are_are_said(tmp_path: Path, rows: lis
 
 
 def test_long_rows_are_not_all_held_to_detect_the_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlimages.gathering.sources.lists.MAX_HEAD_BYTES", 1000)
+    monkeypatch.setattr("mlimages.gathering.sources.lists.MAX_HEAD_LENGTH", 1000)
     rows = [f"{url},{'text' * 100}" for url in ["x/b.jpg", *[A] * 9]]
     file = LinkFile(write(tmp_path / "x.csv", "\n".join(["url,note", *rows])), ListOptions())
     assert file.warnings == ("1 of the first 3 rows without an http(s) link, such as x/b.jpg",)

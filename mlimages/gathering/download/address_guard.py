@@ -8,14 +8,13 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
 PRIVATE_ADDRESS_ERRNO = 0x6D6C
-"""The `errno` of the error for a private address; no operating system uses it."""
+"""The `errno` for a private address (no system uses it); it is kept when several errors are merged into one."""
 
 _IPV4_TRANSLATION_NETWORKS = (IPv6Network("64:ff9b::/96"), IPv6Network("::ffff:0:0:0/96"))
 """Networks in whose addresses the last 32 bits are an IPv4 address (RFC 6052; RFC 2765, 2.1)."""
 
 _NON_PUBLIC_NETWORKS = tuple(map(IPv6Network, ("64:ff9b:1::/48", "fec0::/10", "3fff::/20", "5f00::/16")))
-"""Networks that are not public although `ipaddress` counts them as global: local translation (RFC 8215), site-local
-addresses, documentation (RFC 9637) and segment routing."""
+"""Local translation (RFC 8215), site-local, documentation (RFC 9637), segment routing; global to `ipaddress`."""
 
 is_proxied: ContextVar[bool] = ContextVar("is_proxied", default=False)
 """Whether the request goes through a proxy; the address of the proxy may be private, since the user has set it."""
@@ -53,7 +52,6 @@ def is_private_host(host: str) -> bool:
 
 
 def _find_embedded_ipv4(ip: IPv6Address) -> IPv4Address | None:
-    """Return the IPv4 address that an IPv6 address contains or stands for; None if there is none."""
     is_compatible = int(ip) >> 32 == 0  # RFC 4291, 2.5.5.1
     if is_compatible or any(ip in network for network in _IPV4_TRANSLATION_NETWORKS):
         return IPv4Address(int(ip) & 0xFFFFFFFF)

@@ -8,7 +8,6 @@ from pathlib import Path
 from mlimages.core import GatherError
 
 _MAX_BUFFERED_BYTES = 256 * 1024
-"""Number of bytes that are kept in memory before they are written."""
 
 _MIN_BYTES_PER_S = 1024
 """Minimum average rate in any period as long as the time-out; slower transfers are aborted."""

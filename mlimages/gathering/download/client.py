@@ -66,7 +66,6 @@ def _make_middleware(options: GatherOptions) -> aiohttp.ClientMiddlewareType:
     proxies = {scheme: _parse_proxy(proxy) for scheme in ("http", "https")} if proxy else _read_environment_proxies()
 
     async def middleware(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-        """Send a request through its proxy, if any."""
         host = request.url.raw_host or ""
         is_bypassed = proxy is None and bool(proxies) and bool(urllib.request.proxy_bypass(host))
         url, auth = (None, None) if is_bypassed else proxies.get(request.url.scheme, (None, None))
@@ -81,7 +80,6 @@ def _make_middleware(options: GatherOptions) -> aiohttp.ClientMiddlewareType:
 
 
 def _read_environment_proxies() -> dict[str, _Proxy]:
-    """Return the proxies that the environment variables set, by URL scheme."""
     urls = urllib.request.getproxies()
     return {scheme: _parse_proxy(urls[scheme]) for scheme in ("http", "https") if urls.get(scheme)}
 

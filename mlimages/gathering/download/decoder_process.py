@@ -17,7 +17,6 @@ from mlimages.gathering.download.image_facts import ImageFacts, ImageRequirement
 from mlimages.gathering.download.inspect import inspect_file
 
 _MAX_MEMORY_BYTES = 2 * 2**30
-"""Maximum address space of a decoding process."""
 
 
 def run_decoder(connection: Connection, requirements: ImageRequirements) -> None:
@@ -33,7 +32,6 @@ def run_decoder(connection: Connection, requirements: ImageRequirements) -> None
 
 
 def _inspect(path: Path, requirements: ImageRequirements) -> dict[str, object]:
-    """Return the fields of the result of `inspect_file`; if a decoder fails, those of a `Rejection`."""
     try:
         result: ImageFacts | Rejection = inspect_file(path, requirements)
     except (Exception, RecursionError) as error:  # a decoder may raise anything; only this image fails
@@ -51,7 +49,6 @@ def _discard_output() -> None:
 
 
 def _limit_memory() -> None:
-    """Limit the address space of this process, except on Windows."""
     try:
         import resource
     except ModuleNotFoundError:  # Windows

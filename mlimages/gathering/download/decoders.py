@@ -20,12 +20,10 @@ from mlimages.gathering.download.image_facts import ImageFacts, ImageRequirement
 
 DECODE_TIMEOUT_S = 30.0
 _MAX_BATCH_SIZE = 32
-"""Maximum number of files that are sent to a process at once."""
 _PRELOADED_MODULES = ["mlimages.gathering.download.decoder_process", "PIL.JpegImagePlugin", "PIL.PngImagePlugin"]
 """Modules that are imported once, before the decoding processes are forked."""
 
 _Job = tuple[Path, "asyncio.Future[ImageFacts | Rejection]"]
-"""A file to inspect, and the future of its result."""
 
 
 class DecodingProcess:
@@ -65,16 +63,13 @@ class DecodingProcess:
 
 
 def _run_decoder(connection: Any, requirements: ImageRequirements) -> None:
-    """Inspect the images that the parent process sends; entry point of a decoding process."""
-    from mlimages.gathering.download.decoder_process import (
-        run_decoder,  # not at the top: the parent does not need Pillow
-    )
+    # not at the top: the parent does not need Pillow
+    from mlimages.gathering.download.decoder_process import run_decoder
 
     run_decoder(connection, requirements)
 
 
 _main_module_lock = threading.Lock()
-"""Held while the main script is hidden."""
 
 
 @contextmanager
@@ -178,7 +173,6 @@ class DecoderPool:
         return False
 
     async def _fail_all_batches(self, batch: list[_Job], error: GatherError) -> NoReturn:
-        """Set the error as the result of this batch and of all later ones."""
         while True:
             for _, future in batch:
                 if not future.done():
@@ -187,13 +181,11 @@ class DecoderPool:
 
 
 def _set_result(job: _Job, result: ImageFacts | Rejection) -> None:
-    """Set the result of a job, unless the job was cancelled."""
     if not job[1].done():
         job[1].set_result(result)
 
 
 def _parse_result(values: dict[str, Any]) -> ImageFacts | Rejection:
-    """Create a result from its fields, as sent by a decoding process."""
     if "reason" in values:
         return Rejection(**{**values, "reason": Reason(values["reason"])})
     return ImageFacts(**values)

@@ -215,7 +215,6 @@ class Fetcher:
         return f"ignored opt-out: {opt_out}" if opt_out else ""
 
     def _check_response(self, response: aiohttp.ClientResponse) -> None:
-        """Raise RejectionError if the headers show that the response has no image or is too large."""
         reason = classify_status(response.status)
         if reason:
             retry_after = response.headers.get("Retry-After")

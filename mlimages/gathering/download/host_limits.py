@@ -79,7 +79,6 @@ class Host:
         self._state_changed.set()
 
     def _set_state(self, state: HostState) -> None:
-        """Set the state, update the counts of all hosts, and wake waiting tasks that may proceed."""
         may_proceed = state.is_paused != self.state.is_paused or state.is_given_up or not state.is_probing
         self.state = state
         self._hosts.update_counts(self)

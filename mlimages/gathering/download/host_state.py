@@ -68,7 +68,7 @@ class HostState:
         give_up_at: when to stop probing a host that has never responded or only refuses.
         is_given_up: the links of the host fail without a request.
         max_requests_per_s: the rate, the maximum number of requests per second; None: unlimited.
-        is_ramping: the rate grows by one with each response, as from the first 429 or 503 to the second.
+        is_ramping: the rate grows by one with each response, between the first 429 or 503 and the second.
         responses_per_s: responses per second, averaged over about a second.
         last_response_at: when `responses_per_s` was last updated.
         next_request_at: when `max_requests_per_s` allows the next request.
@@ -140,16 +140,10 @@ def record_response(state: HostState, now: float, *, requested_at: float, is_red
     if rate is not None and rate < 2 * responses_per_s:  # otherwise it is not the bottleneck
         slow_increase = max(RATE_INCREASE_PER_S / state.num_processes / rate, MIN_RATE_INCREASE_PER_RESPONSE)
         rate += 1.0 if state.is_ramping else slow_increase
+    respond = partial(respond, max_requests_per_s=rate, is_probing=False)
     if is_redirect and state.num_refusals:
-        return respond(max_requests_per_s=rate, is_probing=False)
-    return respond(
-        failed_links=frozenset(),
-        num_refusals=0,
-        is_paused=False,
-        is_probing=False,
-        num_pauses=0,
-        max_requests_per_s=rate,
-    )
+        return respond()
+    return respond(failed_links=frozenset(), num_refusals=0, is_paused=False, num_pauses=0)
 
 
 def record_refusal(state: HostState, now: float, *, requested_at: float) -> HostState:
@@ -191,7 +185,6 @@ def record_failure(state: HostState, now: float, *, requested_at: float, link: s
 
 
 def _pause(state: HostState, now: float, first_pause_s: float) -> HostState:
-    """Return the state of a paused host; each consecutive pause is twice as long as the one before."""
     pause_s = min(MAX_PROBE_INTERVAL_S, first_pause_s * 2**state.num_pauses)
     return replace(
         state,
@@ -204,7 +197,6 @@ def _pause(state: HostState, now: float, first_pause_s: float) -> HostState:
 
 
 def _lower_rate(state: HostState, now: float) -> HostState:
-    """Return the state with a lower rate, as after a 429 or 503."""
     served = _estimate_responses_per_s(state, now)
     if state.max_requests_per_s is None:
         rate = max(1.0 / state.num_processes, RATE_DECREASE_FACTOR * served)
@@ -215,7 +207,6 @@ def _lower_rate(state: HostState, now: float) -> HostState:
 
 
 def _estimate_responses_per_s(state: HostState, now: float) -> float:
-    """Return the average rate of responses at the time `now`."""
     if not state.responses_per_s:
         return 0.0
     return state.responses_per_s * math.exp((state.last_response_at - now) / _RATE_AVERAGING_S)

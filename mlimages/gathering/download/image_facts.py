@@ -56,6 +56,6 @@ class Rejection:
 
 
 def is_html(data: bytes) -> bool:
-    """Return whether a file with this content, or its beginning, is an HTML page."""
+    """Return whether the data, a file or its beginning, looks like an HTML page."""
     head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     return head.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<script")) or b"<html" in head

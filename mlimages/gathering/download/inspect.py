@@ -35,7 +35,7 @@ _REASON_BY_FAULT = {
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd8]")
 """A marker of a JPEG, except those that occur within a scan (restart markers, and 0xFF00 for the byte 0xFF)."""
-_MIN_HASHED_SIDE_PX = 32  # minimum side: at 1/8 scale (four pixels per row), half of all thumbnails looked alike
+_MIN_HASHED_PX = 32  # minimum side: at 1/8 scale (four pixels per row), half of all thumbnails looked alike
 _JPEG_QUALITY = 95
 _MAX_JPEG_SIDE_PX = 65_500  # maximum side in libjpeg
 
@@ -72,9 +72,8 @@ def _inspect_data(path: Path, data: bytes, requirements: ImageRequirements) -> I
         with path.open("r+b") as file:  # overwrites in place: truncating first takes .1 ms on ext4
             file.write(stored)
             file.truncate()
-        return replace(
-            _make_image_facts(stored, resized, resized.size, "JPEG"), detail=f"resized: {requirements.resize_px}"
-        )
+        facts = _make_image_facts(stored, resized, resized.size, "JPEG")
+        return replace(facts, detail=f"resized: {requirements.resize_px}")
     except _UnsuitableImageError as error:
         reason, detail = error.reason, error.detail
     except ImageError as error:
@@ -91,7 +90,6 @@ class _UnsuitableImageError(ImageError):
 
 
 def _classify_fault(fault: Fault, data: bytes) -> Reason:
-    """Return the reason for a file that cannot be decoded."""
     reason = _REASON_BY_FAULT.get(fault, Reason.CORRUPT)
     if reason is Reason.NOT_AN_IMAGE:
         return _classify_text(data)
@@ -110,9 +108,7 @@ def _choose_decode_options(header: ImageHeader, data: bytes, requirements: Image
     if _is_truncated(data):
         raise ImageError(Fault.TRUNCATED, "the image is truncated")
     if requirements.resize_px is None:  # 1/8 scale still reads every byte
-        return DecodeOptions(
-            min_size=(max(_MIN_HASHED_SIDE_PX, width // 8), max(_MIN_HASHED_SIDE_PX, height // 8)), mode="L"
-        )
+        return DecodeOptions(min_size=(max(_MIN_HASHED_PX, width // 8), max(_MIN_HASHED_PX, height // 8)), mode="L")
     is_downscaled = min(header.size) > requirements.resize_px
     mode = "YCbCr" if is_downscaled else None  # without converting to RGB and back
     return DecodeOptions(min_size=(2 * requirements.resize_px, 2 * requirements.resize_px), mode=mode)
@@ -121,7 +117,6 @@ def _choose_decode_options(header: ImageHeader, data: bytes, requirements: Image
 def _make_image_facts(
     data: bytes, image: Image.Image, size: tuple[int, int], image_format: str, *, orientation: int = 1
 ) -> ImageFacts:
-    """Return the properties of the image file with the bytes `data`; `size` is its width and height in pixels."""
     return ImageFacts(
         bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
@@ -172,7 +167,7 @@ def _is_truncated_png(data: bytes) -> bool:
 
 
 def _resize(decoded_image: DecodedImage, shorter_px: int, *, max_pixels: int) -> Image.Image:
-    """Return the image with a shorter side of `shorter_px` pixels; raise an error if it would be too large."""
+    """Return the upright image with its shorter side at `shorter_px`; RGB, or YCbCr if a JPEG is downscaled."""
     size = compute_resized_size(*decoded_image.size, ImageProperty(shorter_px))
     if size[0] * size[1] > max_pixels or max(size) > _MAX_JPEG_SIDE_PX:
         raise _UnsuitableImageError(Reason.TOO_MANY_PIXELS, f"{size[0]} x {size[1]} pixels when resized")
@@ -182,7 +177,6 @@ def _resize(decoded_image: DecodedImage, shorter_px: int, *, max_pixels: int) ->
 
 
 def _encode_jpeg(image: Image.Image) -> bytes:
-    """Return an image as a JPEG file."""
     out = io.BytesIO()
     image.save(out, "JPEG", quality=_JPEG_QUALITY)
     return out.getvalue()
@@ -203,7 +197,6 @@ def compute_difference_hash(image: Image.Image) -> str:
 
 
 def _classify_text(data: bytes) -> Reason:
-    """Return the reason for a file that is not an image: HTML, text or other data."""
     if is_html(data):
         return Reason.HTML
     try:

@@ -96,7 +96,6 @@ def parse_tdmrep(text: str) -> list[tuple[str, bool]]:
 
 
 def _parse_tdm_rules(rules: list[Any]) -> Iterator[tuple[str, bool]]:
-    """Yield the valid rules of the JSON array in a tdmrep.json file, as `parse_tdmrep` returns them."""
     for rule in rules:
         location = rule.get("location") if isinstance(rule, Mapping) else None
         if isinstance(location, str) and "tdm-reservation" in rule:
@@ -155,7 +154,6 @@ def _read_compressed_xmp(data: bytes) -> bytes:
 
 
 def _find_data_mining_values(packet: bytes) -> Iterator[str]:
-    """Yield the values of plus:DataMining in an XMP packet."""
     if b"<!" in packet.replace(b"<!--", b"").replace(b"<![CDATA[", b""):  # no document types, so no entities
         return
     try:

@@ -18,7 +18,6 @@ from mlimages.core import InputError
 
 _BLOCK_BYTES = tarfile.BLOCKSIZE
 _MAX_ATTEMPTS = 5
-"""Maximum number of requests for an archive."""
 _GZIP_SUFFIXES = (".gz", ".tgz")
 _ARCHIVE_SUFFIXES = (".tar", ".zip", *_GZIP_SUFFIXES)
 _READ_ERRORS = (tarfile.TarError, zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError)
@@ -79,7 +78,6 @@ def iter_entries(path: Path) -> Iterator[ArchiveEntry]:
 
 
 def _iter_zip_entries(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:
-    """Yield the path and a function that returns the bytes of each file in a zip."""
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if not info.is_dir() and info.file_size <= MAX_MEMBER_BYTES:
@@ -87,13 +85,11 @@ def _iter_zip_entries(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[
 
 
 def _read_zip_member(path: Path, name: str) -> bytes:
-    """Return the bytes of a file in a zip."""
     with zipfile.ZipFile(path) as archive:
         return archive.read(name)
 
 
 def _iter_tar_entries(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:
-    """Yield the path and a function that returns the bytes of each file in a tar, plain or compressed."""
     if path.suffix in _GZIP_SUFFIXES:
         with tarfile.open(path, "r|gz") as archive:
             yield from _iter_stream_entries(archive)
@@ -104,7 +100,7 @@ def _iter_tar_entries(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[
 
 
 def _iter_stream_entries(archive: tarfile.TarFile) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:
-    """Yield the path and a function that returns the bytes of each file in a compressed tar, and in tars in it."""
+    """Yield the files of a compressed tar, and of tars in it."""
     for info in archive:
         if not info.isreg() or not (file := archive.extractfile(info)):
             continue
@@ -139,7 +135,6 @@ async def return_data(data: bytes) -> bytes:
 
 
 def _read_tar_member(path: Path, member: TarMember) -> bytes:
-    """Return the bytes of a file in an uncompressed tar."""
     with path.open("rb") as file:
         file.seek(member.offset)
         return file.read(member.size)
@@ -186,7 +181,6 @@ class RemoteTar:
             return await response.content.readexactly(member.size)  # read(n) may return less
 
     async def _read_exactly(self, size: int) -> bytearray:
-        """Return the next `size` bytes."""
         while len(self._buffer) < size:
             await self._read_next_chunk()
         taken, self._buffer = self._buffer[:size], self._buffer[size:]
@@ -194,7 +188,6 @@ class RemoteTar:
         return taken
 
     async def _skip(self, size: int) -> None:
-        """Skip the next `size` bytes."""
         self._at += size
         while size > len(self._buffer):
             size -= len(self._buffer)
@@ -203,7 +196,6 @@ class RemoteTar:
         del self._buffer[:size]
 
     async def _read_next_chunk(self) -> None:
-        """Append the next chunk of the response to the buffer."""
         assert self._chunks
         try:
             self._buffer += await anext(self._chunks)

@@ -93,9 +93,7 @@ def choose_columns(names: Sequence[str], rows: Sequence[Row], options: ListOptio
         )
     label = _find_column(names, options.label_col, list_name, "--label-column")
     if label is None and options.class_name is None:
-        label = next(
-            (name for known in _LABEL_COLUMN_NAMES for name in names if _get_innermost_name(name) == known), None
-        )
+        label = next((name for known in _LABEL_COLUMN_NAMES for name in names if _get_leaf_name(name) == known), None)
         if label is None and len(names) == 2 and names[0] == "column 1":
             label = names[1 - names.index(url)]
     others = tuple(name for name in names if name not in (url, label))
@@ -120,14 +118,10 @@ def _choose_link_column(names: Sequence[str], rows: Sequence[Row]) -> str | None
     """Return the name of the column of links; of several, the one most likely to contain images. None if none."""
 
     def rank_key(name: str) -> tuple[bool, bool, bool]:
-        """Return the sort key of a column with links: by its name and its image suffixes."""
         links = [text for row in rows if is_link(text := to_text(row.get(name)))]
         images = sum(IMAGE_SUFFIX_AT_END.search(text) is not None for text in links)
-        return (
-            _get_innermost_name(name) in _IMAGE_COLUMN_NAMES,
-            2 * images > len(links),
-            _get_innermost_name(name) in _URL_COLUMN_NAMES,
-        )
+        leaf = _get_leaf_name(name)
+        return leaf in _IMAGE_COLUMN_NAMES, 2 * images > len(links), leaf in _URL_COLUMN_NAMES
 
     if rows:
         candidates = [name for name in names if any(is_link(to_text(row.get(name))) for row in rows)]
@@ -136,7 +130,7 @@ def _choose_link_column(names: Sequence[str], rows: Sequence[Row]) -> str | None
     return max(candidates, key=rank_key, default=None)
 
 
-def _get_innermost_name(name: str) -> str:
+def _get_leaf_name(name: str) -> str:
     """Return the last part of the name of a nested column, in lower case: `url` for `Image.URL`."""
     return name.rpartition(".")[2].strip().lower()
 
@@ -148,7 +142,7 @@ def is_link(text: str) -> bool:
 
 def is_link_column(name: str) -> bool:
     """Return whether columns with this name usually contain links."""
-    return _get_innermost_name(name) in _IMAGE_COLUMN_NAMES + _URL_COLUMN_NAMES
+    return _get_leaf_name(name) in _IMAGE_COLUMN_NAMES + _URL_COLUMN_NAMES
 
 
 def is_http_url(url: str) -> bool:

@@ -82,7 +82,6 @@ class Commons(SearchSource):
             position = {name: str(value) for name, value in answer["continue"].items()}
 
     def _make_query_params(self, query: str) -> dict[str, str]:
-        """Return the parameters of the API request for a category or a search query."""
         params = {
             "action": "query",
             "format": "json",

@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 ENDPOINT = "https://image-net.org"
 _TERMS_OF_USE = "ImageNet's images are for non-commercial research and education: https://image-net.org/download"
 _MAX_LIST_BYTES = 64 * 2**20
-_ENTRIES_PER_BLOCK = 64  # entries of an archive read at a time
-_MAX_LISTED_SYNSETS = 3  # maximum number of synsets in a message
+_ENTRIES_PER_BLOCK = 64
+_MAX_LISTED_SYNSETS = 3
 _READ_ERRORS = (aiohttp.ClientError, TimeoutError, tarfile.TarError, InputError, ValueError)
 
 
@@ -124,16 +124,10 @@ class ImageNet:
         self._report_failures(failures)
 
     def _add_label(self, wnid: str, image_ref: ImageRef) -> ImageRef:
-        """Return the image with the class and the metadata of its synset."""
         return replace(image_ref, label=self._folders[wnid], source={"provider": "ImageNet", "wnid": wnid})
 
     async def _find_images(self, wnid: str, failures: dict[str, list[str]]) -> AsyncIterator[ImageRef]:
-        """Yield the images of a synset from the first archive or list that has any.
-
-        Args:
-            wnid: WordNet id of the synset.
-            failures: receives the synset under the reason why an archive or list has none.
-        """
+        """Yield the images of a synset from the first origin that has any; add the reasons of others to `failures`."""
         origins = {
             "the website's archive": self._read_site_archive,
             "the website's list": self._read_site_list,
@@ -181,7 +175,6 @@ class ImageNet:
             self._tell(str(error))
 
     async def _read_site_archive(self, wnid: str) -> AsyncIterator[ImageRef]:
-        """Yield the images in the website's archive of a synset."""
         url = f"{self._endpoint}/data/winter21_whole/{wnid}.tar"
         listing = cache_dir("imagenet") / f"{sha256(url.encode()).hexdigest()}.json"
         if members := _read_listing(listing):  # an earlier run read it to its end: request only missing members
@@ -194,12 +187,10 @@ class ImageNet:
         write_text(listing, json.dumps([asdict(member) for member in members]))
 
     async def _read_member(self, url: str, member: TarMember) -> bytes:
-        """Return the bytes of one file in an archive of the website."""
         async with open_session(self._http_options) as session:  # the session of the source may be closed already
             return await RemoteTar(session, url).read(member)
 
     async def _read_site_list(self, wnid: str) -> AsyncIterator[ImageRef]:
-        """Yield the links in the website's list of a synset."""
         url = f"{self._endpoint}/api/imagenet.synset.geturls"
         async with self._session.get(url, params={"wnid": wnid}) as response:
             response.raise_for_status()
@@ -214,7 +205,6 @@ class ImageNet:
                 yield ImageRef(line.strip(), wnid)
 
     async def _read_url_list(self, wnid: str) -> AsyncIterator[ImageRef]:
-        """Yield the links of a synset in the local list."""
         for image_ref in await asyncio.to_thread(lambda: self._links_by_wnid[wnid]):
             yield image_ref
 
@@ -246,12 +236,10 @@ def _read_listing(path: Path) -> list[TarMember]:
 
 
 def _make_image_ref(url: str, file_name: str, load: Callable[[], Awaitable[bytes]]) -> ImageRef:
-    """Return an image without a class, named after its file."""
     return ImageRef(url, "", name=Path(file_name).stem, load=load)
 
 
 def _explain_failure(name: str, error: Exception) -> str:
-    """Return why the archive or list `name` cannot be used, for the user."""
     if isinstance(error, InputError):
         return f"cannot read {name}: {error}"
     if isinstance(error, tarfile.TarError):

@@ -125,7 +125,6 @@ class INaturalist(SearchSource):
         raise InputError(f"iNaturalist has no taxon {query!r}{hint}: use another name, or the id of a taxon")
 
     async def _get_observations(self, taxon_id: int, *, above_id: int) -> dict[str, Any]:
-        """Return the page of observations whose ids follow `above_id`, as JSON."""
         params = {
             "taxon_id": str(taxon_id),
             "photos": "true",
@@ -191,12 +190,10 @@ class _HourlyByteLimit:
         self._sum = 0
 
     def add(self, num_bytes: int) -> None:
-        """Record bytes that have just been received."""
         self._received.append((time.monotonic(), num_bytes))
         self._sum += num_bytes
 
     def remaining_wait_s(self) -> float:
-        """Return the seconds until the next download is allowed."""
         now = time.monotonic()
         while self._received and self._received[0][0] <= now - 3600.0:
             self._sum -= self._received.popleft()[1]

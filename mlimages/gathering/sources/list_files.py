@@ -92,7 +92,6 @@ def read_lines(file: IO[bytes]) -> Iterator[str]:
 
 
 def _cut_long_lines(text: io.TextIOWrapper) -> Iterator[str]:
-    """Yield the lines of a text, each cut after `MAX_LINE_LENGTH` characters."""
     while line := text.readline(MAX_LINE_LENGTH):
         rest = line
         while len(rest) == MAX_LINE_LENGTH and not rest.endswith("\n"):
@@ -101,7 +100,6 @@ def _cut_long_lines(text: io.TextIOWrapper) -> Iterator[str]:
 
 
 def _decode_line(line: bytes) -> str:
-    """Decode a line of UTF-8, or else of Latin-1."""
     line = line.removeprefix(b"\xef\xbb\xbf")  # the byte order mark of the first line
     try:
         return line.decode("utf-8")

@@ -51,7 +51,7 @@ from mlimages.labels import parse_separator_line
 MAX_HEAD_ROWS = 5000
 """Maximum number of first rows that are checked before the first link is used."""
 
-MAX_HEAD_BYTES = 2**26
+MAX_HEAD_LENGTH = 2**26
 """Maximum size of these rows in characters; fewer rows are checked if they are longer."""
 
 _MAX_SNIFFED_LINES = 100
@@ -140,7 +140,6 @@ class LinkFile:
         return self._links
 
     def _require_links(self, first_links: list[ImageRef]) -> None:
-        """Raise InputError if there are links, but none is an http(s) URL."""
         if self._path == STDIN and len(first_links) < 2:  # a line that was typed; more may follow
             return
         if first_links and not any(is_http_url(image_ref.url) for image_ref in first_links):
@@ -151,7 +150,6 @@ class LinkFile:
             )
 
     def _find_warnings(self, first_links: list[ImageRef]) -> Iterator[str]:
-        """Yield probable mistakes in the first rows, one line each."""
         has_more = len(first_links) == MAX_HEAD_ROWS or self._has_long_rows
         rows = f"of the first {len(first_links)} rows" if has_more else f"of {pluralize(len(first_links), 'row')}"
         wrong = [image_ref.url for image_ref in first_links if not is_http_url(image_ref.url)]
@@ -174,7 +172,6 @@ class LinkFile:
             yield f"{self._unclassified} {rows} without a class, which are put into class {self._default_class}"
 
     def _reject_captions(self, first_links: list[ImageRef]) -> None:
-        """Raise InputError if many classes have only one link, as captions do."""
         single = [label for label, count in Counter(image_ref.label for image_ref in first_links).items() if count == 1]
         if len(single) > _MAX_SINGLE_LINK_CLASSES:
             raise InputError(
@@ -184,7 +181,6 @@ class LinkFile:
             )
 
     def _parse_image_refs(self) -> Iterator[ImageRef]:
-        """Open the file, detect its format and yield its links."""
         suffix = get_list_suffix(self._path)
         if suffix == ".parquet":
             yield from self._parse_rows(read_parquet_rows(self._path))
@@ -206,7 +202,6 @@ class LinkFile:
             yield line
 
     def _detect_and_parse(self, first_lines: list[str], lines: Iterator[str], suffix: str) -> Iterator[ImageRef]:
-        """Detect the format of a text file from its suffix and first lines; yield its links."""
         first = first_lines[0] if first_lines else ""
         if first.startswith(_BINARY_FILE_PREFIXES):
             raise InputError(f"{self.name} is a spreadsheet or an archive, not a list of links: save it as CSV")
@@ -258,23 +253,20 @@ class LinkFile:
         return self._parse_rows(iter(extract_json_rows(value, self._path)))
 
     def _parse_rows(self, rows: Iterator[Row]) -> Iterator[ImageRef]:
-        """Choose the columns of links and classes, and yield the link of each row."""
         head, rows = self._peek(rows, 100)
         names = list(dict.fromkeys(name for row in head for name in row))
         if not names:
             return
         columns: ListColumns = choose_columns(names, head, self._options, self.name)
-        default = f"; class {self._default_class}" if columns.label_column is None else ""
+        label_column = columns.label_column
+        default = f"; class {self._default_class}" if label_column is None else ""
         self._format_description = columns.describe() + default
         for row in rows:
-            label = (
-                to_text(row.get(columns.label_column)) if columns.label_column is not None else self._options.class_name
-            )
+            label = to_text(row.get(label_column)) if label_column is not None else self._options.class_name
             self._unclassified += not (label or "").strip()
             yield columns.make_image_ref(row, self._default_class)
 
     def _parse_text(self, lines: Iterable[str]) -> Iterator[ImageRef]:
-        """Yield the links of lines that have a link, or a class and a link separated by a tab."""
         self._format_description = f"one link per line; class {self._default_class}"
         for line in lines:
             if line.startswith("#"):
@@ -304,7 +296,7 @@ class LinkFile:
             for item in islice(items, max_items):
                 head.append(item)
                 size += len(repr(item))
-                if size > MAX_HEAD_BYTES:
+                if size > MAX_HEAD_LENGTH:
                     self._has_long_rows = True
                     break
                 if self._num_available <= 0:
@@ -317,7 +309,6 @@ class LinkFile:
 
 
 def _shorten_url(url: str, length: int = 100) -> str:
-    """Return a URL for a message: without credentials, escaped and cut to `length` characters."""
     return escape_unprintable(remove_credentials(url)[:length])
 
 
@@ -325,7 +316,6 @@ def _raise_lazily(error: Exception) -> Iterator[Any]:
     """Return an iterator that raises an error when its first item is requested."""
 
     def fail() -> Any:
-        """Raise the error."""
         raise error
 
     return iter(fail, None)

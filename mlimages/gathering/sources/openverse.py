@@ -121,7 +121,6 @@ class Openverse(SearchSource):
 
 
 def _read_client_credentials() -> tuple[str, str] | None:
-    """Return the client's id and secret from the environment variables; None if they are not set."""
     names = ("OPENVERSE_CLIENT_ID", "OPENVERSE_CLIENT_SECRET")
     client_id, client_secret = (os.environ.get(name, "").strip() for name in names)
     if bool(client_id) != bool(client_secret):

@@ -24,8 +24,8 @@ from mlimages.gathering.links import parse_host
 from mlimages.gathering.options import GatherOptions
 
 _MAX_RETRIES = 5
-_MAX_CACHE_AGE_S = 86_400.0  # maximum age of a cached response
-_REPLICA_LAG_PAUSE_S = 5.0  # pause if MediaWiki's replicas lag
+_MAX_CACHE_AGE_S = 86_400.0
+_REPLICA_LAG_PAUSE_S = 5.0  # of MediaWiki
 
 WaitFunction = Callable[[float, str], Awaitable[None]]
 """A function that waits for a number of seconds, and may show the reason."""
@@ -126,7 +126,6 @@ class SearchApi:
         raise GatherError(_add_retry_advice(_describe_response(url, status, body)))
 
     async def _get_json(self, url: str, *, is_first_page: bool) -> dict[str, Any] | None:
-        """Request a page with retries; arguments and result as for `get`."""
         problem = ""
         may_authorize = self.authorize is not None
         if self.authorize and not self.headers:
@@ -194,7 +193,6 @@ class SearchApi:
                 await self._wait_or_raise(seconds, allowed)
 
     async def _wait_or_raise(self, seconds: float, reason: str, *, waiting_action: str = "waiting") -> None:
-        """Wait and show the reason; if waiting is disabled, raise GatherError instead."""
         duration = f"{math.ceil(seconds)} s" if seconds < 120 else f"{math.ceil(seconds / 60)} minutes"
         if self.wait is None:
             raise GatherError(f"{reason}; run the same command again in {duration} to resume")
@@ -214,7 +212,6 @@ class SearchApi:
         return [moment for moment in self._load_quota().get("requests", []) if moment > oldest]
 
     def _load_quota(self) -> dict[str, Any]:
-        """Return the stored times of requests and the monthly quota; empty if there are none."""
         try:
             found: dict[str, Any] = json.loads((self._folder / "quota.json").read_text())
         except (OSError, ValueError):
@@ -222,14 +219,12 @@ class SearchApi:
         return found
 
     def _record_request(self) -> None:
-        """Store the time of a request that is being sent."""
         if self.rate_limits:
             most = max(rate.max_requests for rate in self.rate_limits)
             sent = [*self._load_request_times(), time.time()][-most:]
             write_text(self._folder / "quota.json", json.dumps(self._load_quota() | {"requests": sent}))
 
     def _record_quota(self, headers: Mapping[str, str]) -> None:
-        """Store the monthly quota that the headers of a response report, if any."""
         with suppress(KeyError, ValueError):  # absent or not numbers
             quota = {"remaining": int(headers["X-Ratelimit-Remaining"]), "reset": int(headers["X-Ratelimit-Reset"])}
             write_text(self._folder / "quota.json", json.dumps(self._load_quota() | quota))
@@ -252,7 +247,6 @@ def _describe_response(url: str, status: int, body: object) -> str:
 
 
 def _add_retry_advice(problem: str) -> str:
-    """Return a message that states the problem and when to run the command again."""
     when = "once the network is up" if problem.startswith("cannot reach") else "later"
     return f"{problem}: run the same command again {when}"
 
@@ -269,7 +263,7 @@ def _read_cached_response(path: Path) -> dict[str, Any] | None:
 
 
 def _has_items(value: object) -> bool:
-    """Return whether a JSON value contains results: a list that is not empty, at any depth of nested objects."""
+    """Return whether a JSON value contains a non-empty list; an empty response may be a temporary failure."""
     if isinstance(value, dict):
         return any(map(_has_items, value.values()))
     return isinstance(value, list) and bool(value)

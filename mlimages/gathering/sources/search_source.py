@@ -42,7 +42,7 @@ class SearchSource(ABC):
                             yield image_ref
 
     async def _prepare(self) -> None:  # noqa: B027  # most sources have nothing to prepare
-        """Prepare for the first request, such as by looking up ids; called once."""
+        """Prepare for the first page, such as by looking up ids."""
 
     async def _count_results(self, query: str) -> int | None:
         """Return the number of results; None if the provider does not report it."""

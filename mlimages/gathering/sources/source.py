@@ -31,7 +31,6 @@ from mlimages.gathering.sources.lists import LinkFile, count_links, require_parq
 logger = logging.getLogger(__name__)
 
 _LINKS_PER_BLOCK = 1000
-"""Number of links that a thread reads at once."""
 _T = TypeVar("_T")
 
 

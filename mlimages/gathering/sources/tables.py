@@ -27,7 +27,7 @@ from mlimages.gathering.sources.columns import (
 from mlimages.labels import find_coco_classes, is_repeated_header
 
 _TSV_HTTP_DATA_HEADER = "TsvHttpData-1.0"
-_MAX_LINES_PER_ROW = 1000  # maximum number of lines in a row
+_MAX_LINES_PER_ROW = 1000
 _LONG_LINE_LENGTH = 65_536
 """Number of characters above which long quoted cells of a line are removed, before Python's csv rejects them."""
 _LONG_QUOTED_CELL = re.compile(r'"(?:[^"]|""){10000,}"')
@@ -63,11 +63,8 @@ def _are_separated_by(rows: Sequence[str], delimiter: str) -> bool:
 def _has_one_link(row: Sequence[str]) -> bool:
     """Return whether exactly one of several cells is a link, and no other cell is probably a part of this link."""
     links = [cell.strip() for cell in row if is_link(cell)]
-    if (
-        len(row) < 2
-        or len(links) != 1
-        or any(IMAGE_SUFFIX_AT_END.search(cell.strip()) for cell in row if not is_link(cell))
-    ):
+    others = (cell.strip() for cell in row if not is_link(cell))
+    if len(row) < 2 or len(links) != 1 or any(map(IMAGE_SUFFIX_AT_END.search, others)):
         return False
     return is_link(row[-1]) or IMAGE_SUFFIX_AT_END.search(links[0]) is not None
 
@@ -206,7 +203,6 @@ def parse_header(
 def _remove_repeated_headers(
     rows: Iterable[Sequence[str]], header: Sequence[str], on_repeated_header: Callable[[], None]
 ) -> Iterator[Sequence[str]]:
-    """Yield the rows that do not repeat the header; call `on_repeated_header` for each of the others."""
     for row in rows:
         if is_repeated_header(row, header):
             on_repeated_header()
@@ -280,7 +276,6 @@ def _extract_coco_rows(dataset: dict[str, Any], path: Path) -> list[Row]:
 
 
 def _find_coco_link(image: Mapping[str, Any]) -> str:
-    """Return the link of an image of a COCO dataset, or else its file name; "" if it has neither."""
     return to_text(image.get("coco_url") or image.get("flickr_url") or image.get("file_name"))
 
 

@@ -48,7 +48,6 @@ def load_synsets() -> dict[str, Synset]:
 
 @cache
 def _load_children() -> dict[str, list[str]]:
-    """Return the WordNet ids of the direct hyponyms of each synset that has any."""
     children: dict[str, list[str]] = {}
     for synset in load_synsets().values():
         for parent in synset.parent_wnids:

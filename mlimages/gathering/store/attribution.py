@@ -33,7 +33,6 @@ def write_attributions(folder: Path) -> Path:
 
 
 def _iter_attribution_lines(folder: Path) -> Iterator[bytes]:
-    """Yield the heading, and a line for each image with an attribution."""
     yield b"# Where these images come from\n\n"
     for row in read_manifest(folder):
         if row.status == "ok" and not row.removed and "attribution" in row.source:
@@ -42,12 +41,10 @@ def _iter_attribution_lines(folder: Path) -> Iterator[bytes]:
 
 
 def _make_hash_line(sha256: str) -> bytes:
-    """Return the last line of the file, which contains the hash of the other lines."""
     return f"\n<!-- written by mlimages, sha256 {sha256} -->\n".encode()
 
 
 def _is_unchanged(path: Path) -> bool:
-    """Return whether mlimages wrote this file and the user has not changed it."""
     if path.is_symlink() or not path.is_file():
         return False
     data = path.read_bytes()

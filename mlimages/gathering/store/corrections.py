@@ -170,13 +170,7 @@ def _move_image(correction: CorrectedImage, files: StoredFiles | StoredShards, n
 
 
 def _replace_rows(manifest: Path, rows: dict[int, FetchResult], paths: dict[str | None, str]) -> None:
-    """Replace rows of the manifest.
-
-    Args:
-        manifest: the manifest.
-        rows: the new row of each link whose class was corrected, by `hash_link` of the old class and the link.
-        paths: new paths of images by old path, also for `same_as` of other rows.
-    """
+    """Replace rows by their `hash_link` (the keys of `rows`), drop earlier rows of the new links, and update paths."""
     replaced = rows.keys() | {hash_link(row.label, row.url) for row in rows.values()}
     with atomic_write(manifest) as part, manifest.open("rb") as lines, part.open("wb") as out:
         for line in lines:

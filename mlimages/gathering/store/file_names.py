@@ -175,13 +175,7 @@ class NamesInUse:
 
 
 class _FolderLevel(NamedTuple):
-    """One folder in the path of a label's folder.
-
-    Attributes:
-        name: name of the folder.
-        fallback_name: name to use if another owner has the first one.
-        owner: the label, or the beginning of several labels, that the folder belongs to.
-    """
+    """A folder in the path of a label's folder; `owner` is the label, or the part of it, to which it belongs."""
 
     name: str
     fallback_name: str
@@ -208,5 +202,4 @@ def is_in_folder_of(label: str, path: str) -> bool:
 
 
 def _hash_path(path: str) -> int:
-    """Return a 64-bit hash of a path without regard to case."""
     return int.from_bytes(hashlib.blake2b(path.casefold().encode(), digest_size=8).digest(), "big")

@@ -67,7 +67,7 @@ class ImageCopies:
     is_placeholder: bool = False
 
     def with_row(self, row: FetchResult) -> ImageCopies:
-        """Return new values that include the link of `row`."""
+        """Return a copy that also counts the link of `row`."""
         is_placeholder = self.is_placeholder or row.reason is Reason.PLACEHOLDER
         copies = replace(self, num_links=self.num_links + 1, is_placeholder=is_placeholder)
         if row.status != "ok" or not row.path:
@@ -184,7 +184,6 @@ class PlaceholderCounts:
 
 
 def _split_into_bands(dhash: int) -> tuple[int, ...]:
-    """Return the bits of each band of a hash."""
     return tuple(dhash >> shift & ((1 << width) - 1) for shift, width in _HASH_BANDS)
 
 
@@ -194,5 +193,4 @@ def _to_signed(dhash: int) -> int:
 
 
 def _hamming_distance(signed_hash: int, dhash: int) -> int:
-    """Return the number of bits in which two hashes differ; the first is as stored by `_to_signed`."""
     return ((signed_hash ^ dhash) & _MASK_64_BITS).bit_count()

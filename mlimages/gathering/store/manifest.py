@@ -27,7 +27,6 @@ _get_row_values = attrgetter(*_ROW_FIELDS)
 _encode_json = json.JSONEncoder(default=str).encode
 _MANIFEST_NAME_PATTERN = re.compile(r"manifest(-\d{5}(-of-\d{5})?)?(-[0-9a-f]{16})?\.jsonl")
 _ROW_PREFIX = b'{"v": '
-"""The first bytes of every row."""
 _CLOSING_ROW_MARK = b'"status": "closed"'
 
 
@@ -139,7 +138,6 @@ def _parse_json(line: bytes) -> dict[str, Any]:
 
 
 def _is_valid(row: FetchResult) -> bool:
-    """Return whether the values of a row have the right types and fit its status."""
     if not (isinstance(row.url, str) and isinstance(row.label, str) and isinstance(row.source, dict)):
         return False
     if not isinstance(row.final, bool) or row.removed not in (None, "user"):
@@ -158,12 +156,10 @@ def _is_valid(row: FetchResult) -> bool:
 
 
 def _is_hexadecimal(value: object, length: int) -> bool:
-    """Return whether a value is a text of `length` hexadecimal digits."""
     return isinstance(value, str) and len(value) == length and set(value) <= set("0123456789abcdef")
 
 
 def _is_inside_folder(path: str) -> bool:
-    """Return whether a relative path leads to a file inside the folder."""
     pure = PurePosixPath(path)  # a foreign manifest must not refer to files outside its folder
     return not pure.is_absolute() and ".." not in pure.parts and "\\" not in path and "\0" not in path
 

@@ -26,7 +26,6 @@ from mlimages.labels import IMAGE_SUFFIXES
 logger = logging.getLogger(__name__)
 
 _MAX_LISTED_NAMES = 3
-"""Maximum number of names in a message."""
 
 
 def rewrite_manifests(
@@ -115,7 +114,6 @@ class _ReplacedImages:
         self._tables = open_temporary_database("BEGIN; CREATE TABLE images (path TEXT PRIMARY KEY, sha256 TEXT);")
 
     def add(self, path: str, sha256: str) -> None:
-        """Add an image."""
         self._tables.execute("INSERT OR REPLACE INTO images VALUES (?, ?)", (path, sha256))
 
     def find_unlisted_images(self, manifest: Path) -> Iterator[tuple[str, str]]:
@@ -220,15 +218,7 @@ def _merge_row(
     first_copy: tuple[int, str] | None,
     manifest_number: int,
 ) -> FetchResult:
-    """Return the row after merging.
-
-    Args:
-        files: the stored images.
-        row: the current row of a link.
-        placeholders: SHA-256 of the placeholder images.
-        first_copy: index of the manifest and path of the first image with the same bytes; None if there is none.
-        manifest_number: index of the manifest that has the row.
-    """
+    """Return the row after merging; `first_copy` is the manifest and path of the first image with the same bytes."""
     if row.status not in ("ok", "duplicate") or row.sha256 is None or row.removed:
         return row
     if row.sha256 in placeholders:

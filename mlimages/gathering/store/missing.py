@@ -21,12 +21,7 @@ from mlimages.gathering.store.stored_files import ImageStorage, make_quarantine_
 
 @dataclass(frozen=True, slots=True)
 class _MissingImage:
-    """An image that a row lists but whose file is missing.
-
-    Attributes:
-        path, sha256, bytes: as in the row.
-        is_synced: whether a closing row records that the file was on disk.
-    """
+    """A row's image whose file is missing; `is_synced`: a closing row records that the file was on disk."""
 
     path: str
     sha256: str
@@ -124,5 +119,4 @@ def _find_moved_images(
 
 
 def _get_parent_folder(path: str) -> str:
-    """Return the folder of the file at `path`."""
     return str(PurePosixPath(path).parent)

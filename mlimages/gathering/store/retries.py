@@ -16,7 +16,7 @@ from mlimages.gathering.store.stored_shards import strip_shard
 _PIXEL_SIZE_NOTE = re.compile(r"(\d+) x (\d+)\b")
 _BYTE_COUNT_NOTE = re.compile(r"(more than )?(\d+) bytes")
 _RESIZE_NOTE = re.compile(r"resized: (\d+)")
-"""Matches `detail` of a row whose image was resized (like the two above, for its size in pixels or in bytes)."""
+"""Matches, as the two above, a part of `detail` in a row."""
 
 
 def needs_retry(row: FetchResult, options: GatherOptions, *, has_image: bool, retry_unfinished: bool) -> bool:

@@ -44,7 +44,6 @@ def open_storage(out: Path, options: GatherOptions, exit_stack: ExitStack) -> St
 
 
 def _open_local(out: Path, options: GatherOptions, exit_stack: ExitStack) -> Storage:
-    """Open a local output folder, with files or tar shards."""
     manifest = make_manifest_path(out, options.shard)
     files: ImageStorage = StoredFiles(out)
     if options.layout == "tar":
@@ -58,7 +57,6 @@ def _open_local(out: Path, options: GatherOptions, exit_stack: ExitStack) -> Sto
 
 
 def _open_remote(out: Path, options: GatherOptions, exit_stack: ExitStack) -> Storage:
-    """Open a remote output folder, with a temporary local folder for its manifests."""
     if options.layout == "tar":
         raise InputError(f"--layout tar requires a local folder: gather into one, then copy it to {out}")
     folder = Path(exit_stack.enter_context(TemporaryDirectory(dir=cache_dir("gathered"))))

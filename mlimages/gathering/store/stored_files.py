@@ -164,7 +164,6 @@ class StoredFiles(ImageStorage):
             yield from ((inner / name).as_posix() for name in names)
 
     def _read(self, path: str) -> bytes | None:
-        """Return the bytes of the file at `path`; None if it is missing or reached by a symbolic link."""
         if self._contains_symlink(path):
             return None
         try:
@@ -173,13 +172,12 @@ class StoredFiles(ImageStorage):
             return None
 
     def _contains_symlink(self, path: str) -> bool:
-        """Return whether the file at `path`, or a folder above it, is a symbolic link."""
         parts = PurePosixPath(path).parts
         return any((self._folder / PurePosixPath(*parts[:count])).is_symlink() for count in range(1, len(parts) + 1))
 
 
 def make_quarantine_path(path: str, sha256: str) -> str:
-    """Return the path to which a placeholder of a site, such as "image not available", is moved from `path`."""
+    """Return the path in the quarantine folder for the placeholder at `path`."""
     return f"{QUARANTINE_NAME}/{sha256[:16]}{PurePosixPath(path).suffix}"
 
 

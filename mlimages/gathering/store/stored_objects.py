@@ -34,14 +34,13 @@ MAX_ROWS_PER_MANIFEST = 10_000
 """Maximum rows of each manifest in a remote folder; a killed run loses at most this many rows, but no images."""
 
 _MAX_CONCURRENT_UPLOADS = 16
-"""Maximum number of concurrent uploads."""
 
 _MAX_UPLOAD_BYTES = 4 * 2**30
 """Maximum bytes of an upload in one request; conditional requests do not work with multipart uploads."""
 
 _MAX_ATTEMPTS = 5
-_BACKOFF_S = 0.2
-"""A quarter of the pause before the first retry; each further pause is four times as long."""
+_BACKOFF_S = 0.8
+"""Pause before the first retry; each further pause is four times as long."""
 
 _T = TypeVar("_T")
 
@@ -178,7 +177,6 @@ class StoredObjects(ImageStorage):
         return True
 
     def _remove(self, path: str) -> None:
-        """Remove the object at `path`, if it exists, and its recorded size."""
         with suppress(FileNotFoundError):
             self._retry("removed", path, self._fs.rm_file)
         self._sizes.execute("DELETE FROM objects WHERE path = ?", (path,))
@@ -216,16 +214,10 @@ class StoredObjects(ImageStorage):
         return manifests
 
     def _record_sizes(self, sizes: dict[str, int]) -> None:
-        """Record sizes of objects in bytes, by path."""
         self._sizes.executemany("INSERT OR REPLACE INTO objects VALUES (?, ?)", sizes.items())
 
     def _retry(self, operation: str, path: str, action: Callable[[str], _T]) -> _T:
         """Return the result of `action`, called with the address of the object at `path`; retry after errors.
-
-        Args:
-            operation: past participle for messages, such as "read".
-            path: path of the object in the folder.
-            action: the request.
 
         Raises:
             FileNotFoundError: the object does not exist.
@@ -248,12 +240,12 @@ class StoredObjects(ImageStorage):
                 if not self._is_retrying:
                     logger.warning("%s; trying again", failure)
                 self._is_retrying = True  # one message is enough
-                time.sleep(_BACKOFF_S * 4**count)
+                time.sleep(_BACKOFF_S * 4 ** (count - 1))
         raise AssertionError("unreachable: the last attempt returns or raises")
 
 
 class RemoteManifestWriter:
-    """Writes the rows of a run to several manifests, each uploaded to the remote folder when it is full.
+    """Writes the rows of a run to several manifests, each uploaded when it is full or the run ends.
 
     Args:
         manifest: path of the manifests; 16 digits are appended to each name.

@@ -76,10 +76,8 @@ class StoredShards(ImageStorage):
         image = part_path.read_bytes()
         head = _make_json_member(row) + _make_tar_header(row.path, image)  # so that a complete image has its JSON
         sample = head + image + bytes(-len(image) % _BLOCK_BYTES)
-        is_full = (
-            len(self._written) >= MAX_IMAGES_PER_SHARD
-            or self._size + len(sample) + len(_END_OF_ARCHIVE) > MAX_SHARD_BYTES
-        )
+        size = self._size + len(sample) + len(_END_OF_ARCHIVE)
+        is_full = len(self._written) >= MAX_IMAGES_PER_SHARD or size > MAX_SHARD_BYTES
         try:
             if self._file is None or (is_full and self._written):
                 self._open_next_shard()
@@ -131,7 +129,6 @@ class StoredShards(ImageStorage):
             _write_end_of_archive(same, self._size)
 
     def _find_member(self, path: str) -> ShardMember | None:
-        """Return the image at `path`, also in the shard that is being written; None if there is none."""
         return self._written.get(path) or find_member(f"{self._folder}/{path}")
 
     def _open_next_shard(self) -> None:
@@ -174,13 +171,11 @@ def _make_json_member(row: FetchResult) -> bytes:
     values = {name: getattr(row, name) for name in names} | {"source": json.dumps(row.source, default=str)}
     data = json.dumps(values).encode()
     assert row.path
-    return (
-        _make_tar_header(f"{row.path.removesuffix(IMAGE_SUFFIX)}.json", data) + data + bytes(-len(data) % _BLOCK_BYTES)
-    )
+    header = _make_tar_header(f"{row.path.removesuffix(IMAGE_SUFFIX)}.json", data)
+    return header + data + bytes(-len(data) % _BLOCK_BYTES)
 
 
 def _make_tar_header(name: str, data: bytes) -> bytes:
-    """Return the header of a tar entry with this name and content."""
     info = tarfile.TarInfo(name)
     info.size = len(data)
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")

@@ -102,7 +102,6 @@ def _write_parquet(path: Path, rows: Iterable[FetchResult]) -> None:
     from pyarrow import parquet
 
     def choose_arrow_type(name: str) -> Any:
-        """Return the Arrow type of a column."""
         others = {"final": pyarrow.bool_(), "elapsed_s": pyarrow.float64()}
         return pyarrow.int64() if name in _INTEGER_COLUMNS else others.get(name, pyarrow.string())
 
@@ -114,6 +113,5 @@ def _write_parquet(path: Path, rows: Iterable[FetchResult]) -> None:
 
 
 def _make_table_row(row: FetchResult) -> dict[str, Any]:
-    """Return the values of a row by column name."""
     values = {field.name: getattr(row, field.name) for field in fields(FetchResult)}
     return values | {"source": json.dumps(row.source, default=str)}

@@ -12,7 +12,6 @@ from mlimages.gathering.store.file_names import is_in_folder_of
 from mlimages.gathering.store.stored_shards import strip_shard
 
 _MAX_LISTED_HOSTS = 10
-"""Maximum number of hosts in the summary."""
 _MAX_COUNTED_HOSTS = 10_000
 """Number of hosts that are kept when twice as many are counted."""
 
