@@ -10,7 +10,7 @@ from .freezing import FrozenPart as FrozenPart
 from .freezing import copy_sharing_tensors as copy_sharing_tensors
 from .freezing import freeze as freeze
 from .freezing import is_stochastic as is_stochastic
-from .lower_layers_head import LOWER_LAYERS_HEAD_PATH as LOWER_LAYERS_HEAD_PATH
+from .lower_layers_head import LOWER_HEAD_PATH as LOWER_HEAD_PATH
 from .lower_layers_head import add_lower_layers_head as add_lower_layers_head
 from .models import Model as Model
 from .models import build_model as build_model

@@ -66,7 +66,6 @@ class TorchvisionArchitecture(Architecture):
         return network
 
     def _choose_builder_options(self, image_property: ImageProperty, *, is_pretrained: bool) -> dict[str, Any]:
-        """Return the keyword arguments of torchvision's builder for this image size."""
         if self.name in ("googlenet", "inception_v3"):
             # The auxiliary classifiers are used only in training.
             pretrained = {"transform_input": True, "init_weights": False} if is_pretrained else {}
@@ -171,6 +170,6 @@ def format_package_version(package: str) -> str:
 
 
 def _call_without_warnings(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """Return `function(*args, **options)`; suppress torchvision's warnings about slow or deprecated initialization."""
+    """Suppress torchvision's warnings about slow or deprecated initialization."""
     with warnings.catch_warnings(action="ignore"):
         return function(*args, **options)

@@ -26,7 +26,7 @@ class CutPoint:
 
     Attributes:
         name: last layer below the cut, as `freeze` accepts it.
-        next_layer: module path of the first layer with weights above the cut; its pooled input is the features.
+        next_layer: module path of the next layer with weights, except normalization; its pooled input is the features.
         num_features: number of features after pooling.
 
     Examples:
@@ -42,7 +42,7 @@ class CutPoint:
 
 
 def find_cut_points(model: Model) -> tuple[CutPoint, ...]:
-    """Return the cut points in order of execution: after well-known layers (conv1 ... fc7), or after stages.
+    """Return the cut points in order of execution: after layers with an alias (conv1 ... fc7), or after stages.
 
     The features at a cut point are the input of the next layer with weights: after activation, pooling and
     normalization.
@@ -124,10 +124,7 @@ def _register_input_hooks(modules: Mapping[str, nn.Module], pooled_inputs: dict[
 
 
 def _pool_input(module: nn.Module, x: Tensor) -> Tensor:
-    """Average the input of a module over its positions, to `(N, C)`.
-
-    Channels are the second dimension of the input of a convolution, and the last dimension of other inputs.
-    """
+    """Average over positions, to `(N, C)`; channels are dimension 1 for a convolution, otherwise the last."""
     if isinstance(module, nn.Conv2d):
         return x.mean(dim=(2, 3))
     return x.flatten(1, -2).mean(dim=1) if x.ndim > 2 else x
@@ -165,7 +162,7 @@ def _find_stages(model: Model) -> list[str]:
 
 
 def _list_child_paths(module: nn.Module, path: str) -> list[str]:
-    """Return the paths of the children that have parameters; `path` is the path of `module`."""
+    """Return the paths of the children with parameters; `path` is that of `module`."""
     return [f"{path}.{name}" if path else name for name, child in module.named_children() if _count_parameters(child)]
 
 
@@ -205,7 +202,7 @@ def _trace_layers(model: Model) -> tuple[list[str], dict[str, int]]:
 
 
 def _compute_pooled_inputs(model: Model, modules: Mapping[str, nn.Module], batch_size: int) -> dict[str, Tensor]:
-    """Run the network on black images; return the pooled input `(N, C)` of each module with parameters, by path."""
+    """Return the pooled input `(N, C)` of each module with parameters, by path, for a batch of zeros."""
     pooled_inputs: dict[str, Tensor] = {}
     image = model.preprocessing.image
     layers = {path: module for path, module in modules.items() if _count_parameters(module)}

@@ -102,7 +102,7 @@ def _stay_in_eval_mode(module: nn.Module, mode: bool = True) -> nn.Module:
 
 
 def _find_layers_up_to(model: Model, layer_name: str) -> set[str]:
-    """Return what precedes or is in a layer: paths of leaf modules, and names of parameters in no leaf module."""
+    """Return the paths of leaf modules, and the names of parameters outside them, up to the end of a layer."""
     if layer_name == "none":
         return set()
     order = _order_layers(model.network)
@@ -116,10 +116,7 @@ def _find_layers_up_to(model: Model, layer_name: str) -> set[str]:
 
 
 def _order_layers(network: nn.Module) -> list[str]:
-    """Return the paths of leaf modules, and the names of parameters outside them, in order of execution.
-
-    If the network cannot be traced, they are in order of definition.
-    """
+    """Return leaf modules, and parameters outside them, in order of execution; of definition if tracing fails."""
     graph = trace(network)
     if graph is not None:
         return [str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")]
@@ -142,7 +139,6 @@ def _is_frozen(path: str, module: nn.Module, layers: set[str]) -> bool:
 
 
 def _format_unknown_layer_error(layer_name: str, model: Model) -> str:
-    """Return the message for an unknown layer, with similar names."""
     paths = [path for path, _ in model.network.named_modules() if path]
     names = [*model.layer_aliases, *(name for name, _ in model.network.named_children())]
     similar = difflib.get_close_matches(layer_name, [*model.layer_aliases, *paths], n=MAX_SUGGESTIONS)
@@ -160,9 +156,8 @@ class _Tracer(fx.Tracer):
         self._leaf_types: tuple[type[nn.Module], ...] = ()
         functions: tuple[Any, ...] = ()
         if "timm" in sys.modules:
-            from mlimages.networks.timm_architecture import (
-                find_tracing_leaves,
-            )  # import timm only for networks from timm
+            # Import timm only for networks from timm.
+            from mlimages.networks.timm_architecture import find_tracing_leaves
 
             self._leaf_types, functions = find_tracing_leaves()
         super().__init__(autowrap_functions=functions)

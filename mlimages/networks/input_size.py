@@ -41,7 +41,7 @@ def check_input_size(
     if problem and find_size_error(build_network, default_image_property):
         problem = find_size_error(build_network, image_property, device="cpu")
     elif problem:
-        sizes = [_find_nearest_valid_size(build_network, image_property, direction) for direction in (-1, 1)]
+        sizes = [_find_nearest_size(build_network, image_property, direction) for direction in (-1, 1)]
         nearest = " and ".join(str(size) for size in sizes if size) or default_image_property.width
         advice = f"; nearest valid sizes: {nearest}"
     if problem:
@@ -49,9 +49,7 @@ def check_input_size(
         raise ModelError(f"{name} does not support {size}: {problem}{advice}")
 
 
-def _find_nearest_valid_size(
-    build_network: NetworkBuilder, image_property: ImageProperty, direction: int
-) -> int | None:
+def _find_nearest_size(build_network: NetworkBuilder, image_property: ImageProperty, direction: int) -> int | None:
     """Return the nearest valid width of a square image, larger (direction 1) or smaller (-1); None if there is none."""
 
     def is_valid(size: int) -> bool:

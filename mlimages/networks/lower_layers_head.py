@@ -19,7 +19,7 @@ from mlimages.networks.splitting import propagate_shapes
 
 logger = logging.getLogger(__name__)
 
-LOWER_LAYERS_HEAD_PATH = "depths"
+LOWER_HEAD_PATH = "depths"
 """Module path of the second head."""
 
 
@@ -87,29 +87,23 @@ def add_lower_layers_head(model: Model) -> Model | None:
     logits = graph.output_node().all_input_nodes[0]
     with graph.inserting_before(graph.output_node()):
         pooled = [graph.call_method("mean", (node, dim)) if dim else node for node, dim in taps.items()]
-        added = graph.create_node("call_module", LOWER_LAYERS_HEAD_PATH, (graph.call_function(torch.cat, (pooled, 1)),))
+        added = graph.create_node("call_module", LOWER_HEAD_PATH, (graph.call_function(torch.cat, (pooled, 1)),))
         graph.output_node().args = (graph.call_function(operator.add, (logits, added)),)
     root = nn.Module()
     root.__dict__.update(model.network.__dict__)
-    root._modules = {
-        **model.network._modules,
-        LOWER_LAYERS_HEAD_PATH: LowerLayersHead(widths, classes).to(parameter.device),
-    }
+    root._modules = {**model.network._modules, LOWER_HEAD_PATH: LowerLayersHead(widths, classes).to(parameter.device)}
     network = fx.GraphModule(root, graph)
     paths = {path for path, _ in network.named_modules(remove_duplicate=False)}
     for path, module in model.network.named_modules():
         if path not in paths:  # layers used only in training
             network.add_submodule(path, module)
-    if network.state_dict().keys() - {f"{LOWER_LAYERS_HEAD_PATH}.weight"} != model.network.state_dict().keys():
+    if network.state_dict().keys() - {f"{LOWER_HEAD_PATH}.weight"} != model.network.state_dict().keys():
         return None
     return replace(model, network=network.eval())
 
 
 def _find_node_before_flattening(network: nn.Module, node: fx.Node) -> fx.Node:
-    """Return the node of the feature map `(N, C, H, W)` that was pooled and flattened to the output of `node`.
-
-    Return `node` if there is none, or if a layer with weights lies between.
-    """
+    """Return the feature map before pooling and flattening; `node` if none, or if a layer with weights lies between."""
     maps = node
     while _count_dims(maps) == 2 and len(maps.all_input_nodes) == 1 and not _has_weights(network, maps):
         maps = maps.all_input_nodes[0]

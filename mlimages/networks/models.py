@@ -218,7 +218,6 @@ def find_heads(network: nn.Module, num_classes: int) -> tuple[str, ...]:
 
 
 def _count_outputs(module: nn.Module) -> int | None:
-    """Return the number of outputs of a linear layer or convolution; None for other modules."""
     return getattr(module, "out_features", None) or getattr(module, "out_channels", None)
 
 
@@ -257,7 +256,6 @@ def find_layer_aliases(network: nn.Module) -> dict[str, str]:
 def _override_image_property(
     image_property: ImageProperty, *, size: int | tuple[int, int] | None, resize: Resize | None, gray: bool | None
 ) -> ImageProperty:
-    """Return `image_property` with the values that are not None."""
     if size is not None:
         width, height = (size, size) if isinstance(size, int) else size
         # The margin around the crop keeps its proportion.

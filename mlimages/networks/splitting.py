@@ -134,7 +134,6 @@ def _partition_nodes(graph: fx.Graph, fixed_nodes: set[fx.Node]) -> tuple[set[fx
 
 
 def _make_lower_part(network: nn.Module, graph: fx.Graph, features: list[fx.Node]) -> fx.GraphModule:
-    """Return a module that maps the images to the outputs of the nodes `features`."""
     nodes = set(features)
     for node in reversed(graph.nodes):
         if node in nodes:
@@ -148,7 +147,6 @@ def _make_lower_part(network: nn.Module, graph: fx.Graph, features: list[fx.Node
 def _make_upper_part(
     network: nn.Module, graph: fx.Graph, nodes: set[fx.Node], features: list[fx.Node]
 ) -> fx.GraphModule:
-    """Return a module that maps the outputs of the nodes `features` to the logits."""
     upper = fx.Graph()
     _copy_nodes(graph, upper, nodes, {node: upper.placeholder(f"feature{n}") for n, node in enumerate(features)})
     return fx.GraphModule(network, upper)
@@ -157,7 +155,6 @@ def _make_upper_part(
 def _copy_nodes(
     graph: fx.Graph, target_graph: fx.Graph, nodes: set[fx.Node], copied_nodes: dict[fx.Node, fx.Node]
 ) -> dict[fx.Node, fx.Node]:
-    """Copy `nodes` to `target_graph`, add the copies to `copied_nodes`, by original, and return it."""
     for node in graph.nodes:
         if node in nodes and node not in copied_nodes:
             copied_nodes[node] = target_graph.node_copy(node, lambda source: copied_nodes[source])

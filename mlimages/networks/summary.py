@@ -155,7 +155,6 @@ class _CallRecorder:
         return [path for path in self.calls if path not in parents and path]
 
     def make_layer(self, module_path: str, multiply_adds: int) -> Layer:
-        """Return the row of the summary for a called module."""
         module, call = self._modules[module_path], self.calls[module_path]
         width = call.input_shape[-1]
         window = get_window(module) if len(call.input_shape) == 3 else None
@@ -199,10 +198,9 @@ def _describe_state(module: nn.Module) -> LayerState:
 def _describe_arithmetic(module: nn.Module, call: _ModuleCall) -> str:
     """Return the arithmetic of the output size of a layer without a window, such as `9216 -> 4096`; "" if none."""
     if isinstance(module, nn.Linear):
-        is_flattened = (
-            call.input_shape == (math.prod(call.feature_map_shape),) and math.prod(call.feature_map_shape[1:]) > 1
-        )
-        product = "*".join(map(str, call.feature_map_shape)) + " = " if is_flattened else ""
+        maps = call.feature_map_shape
+        is_flattened = call.input_shape == (math.prod(maps),) and math.prod(maps[1:]) > 1
+        product = "*".join(map(str, maps)) + " = " if is_flattened else ""
         return f"{product}{module.in_features} -> {module.out_features}"
     if isinstance(module, nn.Flatten) and call.input_shape != call.output_shape:
         return "*".join(map(str, call.input_shape)) + f" = {call.output_shape[-1]}"

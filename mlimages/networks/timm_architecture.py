@@ -157,7 +157,6 @@ class TimmArchitecture(Architecture):
             raise self._make_unavailable_error(f"{repository}/{CONFIG_FILE}", error) from error
 
     def _make_unavailable_error(self, source: str, error: Exception) -> ModelError:
-        """Return the error for a file that is neither cached nor can be downloaded from `source`."""
         return ModelError(
             f"the file {source} of {self.name} is not in {constants.HF_HUB_CACHE} and cannot be downloaded "
             f"({type(error).__name__}): "
@@ -221,10 +220,7 @@ def require_matching_network(name: str, weights: str) -> None:
 
 
 def _check_hub_is_reachable(repository: str, file_name: str) -> None:
-    """Raise the Hub client's error if a file is not cached and the Hub is unreachable.
-
-    Otherwise a download would retry for a minute.
-    """
+    """Raise an error if a file is not cached and the Hub is unreachable; a download would retry for a minute."""
     if not isinstance(try_to_load_from_cache(repository, file_name), str):
         with suppress(EntryNotFoundError):  # timm then tries an older file name
             get_hf_file_metadata(hf_hub_url(repository, file_name), timeout=METADATA_TIMEOUT_S)

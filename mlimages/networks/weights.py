@@ -27,16 +27,7 @@ MAX_LISTED_NAMES = 3
 
 SUPPORTED_SUFFIXES_TEXT = ".safetensors, .npz, .pth, .pt, .ckpt, .bin or .tar"
 
-_STATE_DICT_KEYS = (
-    "state_dict_ema",
-    "model_ema",
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "module",
-    "teacher",
-    "params",
-)
+_STATE_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "module", "teacher", "params")
 """Keys of a checkpoint that hold a state dict, in order of preference: averaged weights first, as timm does."""
 
 _CHAINER_TO_TORCH_NAMES = {"W": "weight", "b": "bias", "gamma": "weight", "beta": "bias", "avg_mean": "running_mean",
@@ -92,7 +83,6 @@ class _IgnoredObject:
 
 
 def _read_torch_checkpoint(path: Path) -> StateDict:
-    """Read a file of `torch.save`: a state dict, or a checkpoint that holds one under one of `_STATE_DICT_KEYS`."""
     try:
         is_zip = zipfile.is_zipfile(path)
         others = torch.serialization.get_unsafe_globals_in_checkpoint(path) if is_zip else ["argparse.Namespace"]
@@ -100,16 +90,14 @@ def _read_torch_checkpoint(path: Path) -> StateDict:
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # torch's own error class is private
         raise ValueError("the file is damaged, or contains objects that could execute code when loaded") from error
-    while isinstance(loaded, Mapping) and (
-        key := next((k for k in _STATE_DICT_KEYS if _has_nonempty_mapping(loaded, k)), "")
-    ):
+    while isinstance(loaded, Mapping) and (key := next((k for k in _STATE_KEYS if _has_mapping(loaded, k)), "")):
         loaded = loaded[key]
     if not isinstance(loaded, Mapping):
         raise ValueError("the file does not contain a dictionary of tensors: save the network's state_dict()")
     return {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
 
 
-def _has_nonempty_mapping(contents: Mapping[Any, Any], key: str) -> bool:
+def _has_mapping(contents: Mapping[Any, Any], key: str) -> bool:
     return isinstance(contents.get(key), Mapping) and bool(contents[key])
 
 
@@ -259,6 +247,5 @@ def _has_non_finite_values(tensor: Tensor) -> bool:
 
 
 def _format_names(names: list[str]) -> str:
-    """Return the first names, separated by commas, and the number of the others."""
     more = f" and {len(names) - MAX_LISTED_NAMES} more" if len(names) > MAX_LISTED_NAMES else ""
     return f"{', '.join(names[:MAX_LISTED_NAMES])}{more}"

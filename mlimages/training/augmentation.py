@@ -18,31 +18,29 @@ NUM_FIXED_VIEWS = {"none": 4, "flip": 2, "light": 6, "strong": 10}
 
 
 @dataclass(frozen=True, slots=True)
-class _AugmentationLimits:
+class _Limits:
     """Limits of the random changes of one strength of augmentation.
 
     Attributes:
-        min_area_share: minimum share of the image's area in a crop, 0..1; 1 does not crop.
-        max_aspect_factor: maximum factor by which the aspect ratio of a crop changes.
-        max_color_change: maximum relative change of brightness, contrast and saturation.
+        min_area: minimum share of the image's area in a crop, 0..1; 1 does not crop.
+        max_aspect: maximum factor by which the aspect ratio of a crop changes.
+        max_color: maximum relative change of brightness, contrast and saturation.
         max_rotation_deg: maximum rotation in either direction, in degrees.
-        max_erased_share: maximum side of the erased rectangle, as a share of the image's side.
+        max_erased: maximum side of the erased rectangle, as a share of the image's side.
     """
 
-    min_area_share: float = 1.0
-    max_aspect_factor: float = 1.0
-    max_color_change: float = 0.0
+    min_area: float = 1.0
+    max_aspect: float = 1.0
+    max_color: float = 0.0
     max_rotation_deg: float = 0.0
-    max_erased_share: float = 0.0
+    max_erased: float = 0.0
 
 
-_LIMITS_BY_STRENGTH = {
-    "none": _AugmentationLimits(),
-    "flip": _AugmentationLimits(),
-    "light": _AugmentationLimits(min_area_share=0.6, max_aspect_factor=1.15, max_color_change=0.2),
-    "strong": _AugmentationLimits(
-        min_area_share=0.35, max_aspect_factor=1.33, max_color_change=0.4, max_rotation_deg=15.0, max_erased_share=0.4
-    ),
+_LIMITS = {
+    "none": _Limits(),
+    "flip": _Limits(),
+    "light": _Limits(min_area=0.6, max_aspect=1.15, max_color=0.2),
+    "strong": _Limits(min_area=0.35, max_aspect=1.33, max_color=0.4, max_rotation_deg=15.0, max_erased=0.4),
 }
 
 
@@ -89,7 +87,7 @@ class Augmenter:
         if view_number == 0:
             return pixels
         rng = np.random.default_rng([self.seed, view_number, int.from_bytes(image_digest[:16])])
-        limits = _LIMITS_BY_STRENGTH[self.strength]
+        limits = _LIMITS[self.strength]
         image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
         if view_number % 2 and self.strength != "none":
             image = transforms.horizontal_flip(image)
@@ -107,13 +105,10 @@ def _rotate_randomly(image: Image.Image, max_rotation_deg: float, rng: np.random
     return rotated
 
 
-def _crop_randomly(image: Image.Image, limits: _AugmentationLimits, rng: np.random.Generator) -> Image.Image:
-    if limits.min_area_share == 1.0:
+def _crop_randomly(image: Image.Image, limits: _Limits, rng: np.random.Generator) -> Image.Image:
+    if limits.min_area == 1.0:
         return image
-    area, aspect = (
-        rng.uniform(limits.min_area_share, 1.0),
-        np.exp(rng.uniform(-1, 1) * np.log(limits.max_aspect_factor)),
-    )
+    area, aspect = rng.uniform(limits.min_area, 1.0), np.exp(rng.uniform(-1, 1) * np.log(limits.max_aspect))
     width = min(image.width, round(image.width * np.sqrt(area * aspect)))
     height = min(image.height, round(image.height * np.sqrt(area / aspect)))
     left, top = rng.integers(image.width - width + 1), rng.integers(image.height - height + 1)
@@ -122,21 +117,17 @@ def _crop_randomly(image: Image.Image, limits: _AugmentationLimits, rng: np.rand
     return cropped
 
 
-def _change_color_randomly(image: Image.Image, limits: _AugmentationLimits, rng: np.random.Generator) -> Image.Image:
-    if limits.max_color_change:
+def _change_color_randomly(image: Image.Image, limits: _Limits, rng: np.random.Generator) -> Image.Image:
+    if limits.max_color:
         for adjust in (transforms.adjust_brightness, transforms.adjust_contrast, transforms.adjust_saturation):
-            image = adjust(image, 1 + rng.uniform(-limits.max_color_change, limits.max_color_change))
+            image = adjust(image, 1 + rng.uniform(-limits.max_color, limits.max_color))
     return image
 
 
-def _erase_rectangle(
-    pixels: NDArray[np.uint8], limits: _AugmentationLimits, rng: np.random.Generator
-) -> NDArray[np.uint8]:
-    if limits.max_erased_share:
+def _erase_rectangle(pixels: NDArray[np.uint8], limits: _Limits, rng: np.random.Generator) -> NDArray[np.uint8]:
+    if limits.max_erased:
         height, width = pixels.shape[:2]
-        erased_height, erased_width = (
-            round(side * rng.uniform(0, limits.max_erased_share)) for side in (height, width)
-        )
+        erased_height, erased_width = (round(side * rng.uniform(0, limits.max_erased)) for side in (height, width))
         top, left = rng.integers(height - erased_height + 1), rng.integers(width - erased_width + 1)
         pixels[top : top + erased_height, left : left + erased_width] = 128
     return pixels

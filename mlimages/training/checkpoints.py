@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mlimages.core import Preprocessing, RunError, atomic_write, format_command, pluralize, require_local_path
 from mlimages.dataset import load_mean_image
 from mlimages.networks import (
-    LOWER_LAYERS_HEAD_PATH,
+    LOWER_HEAD_PATH,
     Model,
     add_lower_layers_head,
     add_module_versions,
@@ -184,11 +184,11 @@ def save_networks(network: nn.Module, state: TrainingState, files: RunFiles) -> 
 
 
 def _make_full_state_dict(network: nn.Module, trained_tensors: NamedTensors) -> dict[str, Tensor]:
-    """Return the network's state dict with `trained_tensors` in it; no two tensors share memory."""
+    """Return the library network's state dict with `trained_tensors` in it; no two tensors share memory."""
     whole: dict[str, Tensor] = {}
     addresses: set[int] = set()
     for name, tensor in network.state_dict().items():
-        if name.startswith(f"{LOWER_LAYERS_HEAD_PATH}."):
+        if name.startswith(f"{LOWER_HEAD_PATH}."):
             continue
         plain = trained_tensors[name] if name in trained_tensors else tensor.detach().cpu().contiguous()
         whole[name] = plain.clone() if plain.data_ptr() in addresses else plain  # safetensors rejects tied weights
@@ -294,7 +294,6 @@ def make_trained_run(files: RunFiles, network: nn.Module, *, weights: Path) -> T
 
 
 def _add_lower_layers_head(model: Model) -> Model:
-    """Return the model with a head on the lower layers; raise RunError if the network does not allow one."""
     extended = add_lower_layers_head(model)
     if extended is None:
         raise RunError(

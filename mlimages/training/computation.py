@@ -101,14 +101,8 @@ class Workload:
             fixed, fp32_ms, bf16_ms = 0.0, cost.torch_fp32_ms, cost.torch_bf16_ms
         if precision == "fp32":
             return fixed + (self.train_views + self.val_images) * fp32_ms / 1e3
-        return (
-            fixed
-            + (
-                self.val_images * fp32_ms
-                + (self.train_views + min(self.val_images, MAX_PRECISION_CHECK_IMAGES)) * bf16_ms
-            )
-            / 1e3
-        )
+        bf16_images = self.train_views + min(self.val_images, MAX_PRECISION_CHECK_IMAGES)
+        return fixed + (self.val_images * fp32_ms + bf16_images * bf16_ms) / 1e3
 
 
 def choose_computation(
@@ -132,9 +126,8 @@ def choose_computation(
     if workload is None:
         return Computation()
     libraries: list[Library] = ["torch", "openvino"] if find_spec("openvino") else ["torch"]
-    precisions: list[Precision] = (
-        ["fp32", "bf16"] if has_bf16 and workload.train_views >= MAX_PRECISION_CHECK_IMAGES else ["fp32"]
-    )
+    may_round = has_bf16 and workload.train_views >= MAX_PRECISION_CHECK_IMAGES
+    precisions: list[Precision] = ["fp32", "bf16"] if may_round else ["fp32"]
     ways = [(library, precision) for library in libraries for precision in precisions]
     return Computation(*min(ways, key=lambda way: workload.estimate_cost_s(*way)))
 

@@ -96,7 +96,6 @@ def parse_duration(text: str) -> float:
 
 
 def _parse_number(text: str) -> float:
-    """Parse a finite number; raise InputError otherwise."""
     try:
         return float(text)
     except ValueError:

@@ -65,7 +65,6 @@ def init_process_group(device: torch.device) -> None:
 
 
 def _is_distributed_launch() -> bool:
-    """Return whether a launcher started this process as one of several."""
     if not {"RANK", "WORLD_SIZE"} <= os.environ.keys() or os.environ["WORLD_SIZE"] == "1":
         return False
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]

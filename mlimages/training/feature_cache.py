@@ -102,9 +102,7 @@ def _check_precision(features: FrozenFeatures, computation: Computation, val_set
         return ""
     targets = np.array(labels)
     classes = targets.max() + 1 if targets.ndim == 1 else targets.shape[1]
-    exact, rounded = (
-        fit_ridge(torch.cat(rows).numpy(), targets, classes).leave_one_out_probabilities for rows in pooled
-    )
+    exact, rounded = (fit_ridge(torch.cat(rows).numpy(), targets, classes).loo_probabilities for rows in pooled)
     same = int((exact.argmax(axis=1) == rounded.argmax(axis=1)).sum())
     text = (
         f"features in {computation.frozen} differ by {format_percent(difference)} from fp32, and closed-form heads "

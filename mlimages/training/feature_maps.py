@@ -72,7 +72,6 @@ def draw_layer(
 
 
 def _find_layer(network: nn.Module, layer: str) -> nn.Module:
-    """Return the module with this path or alias; raise ModelError if there is none."""
     modules: dict[str, nn.Module] = dict(network.named_modules())
     known = find_layer_aliases(network)
     path = known.get(layer, layer)
@@ -84,7 +83,6 @@ def _find_layer(network: nn.Module, layer: str) -> nn.Module:
 
 
 def _load_network(source: str | os.PathLike[str]) -> tuple[nn.Module, Preprocessing, NDArray[np.float32] | None]:
-    """Return the network, preprocessing and mean image of a run folder or of a pretrained network."""
     if Path(source).is_dir():
         run = load_run(source)
         return run.network, run.preprocessing, run.mean_image
@@ -117,6 +115,5 @@ def _make_sheet_rows(title: str, images: NDArray[np.float32]) -> Iterator[SheetR
 
 
 def _rescale_to_uint8(image: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Scale the values linearly, from the minimum and maximum to 0 and 255."""
     low, high = float(image.min()), float(image.max())
     return to_uint8(255 * (image - low) / (high - low or 1))

@@ -1,4 +1,4 @@
-"""Batches for training: pixels for the full network, or cached features for its trainable part."""
+"""Batches of pixels for the full network, or of cached features for its trainable part."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FROZEN_BATCH_SIZE = 8
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """This process's part of one batch for training.
+    """This process's part of a batch.
 
     Attributes:
         inputs: tensors `(N, ...)` for `BatchSource.compute_logits`; one row of zeros if this process has no image.
@@ -220,7 +220,7 @@ class FrozenFeatures:
     def compute_missing_features(
         self, images: ImageSet, num_views: int, *, cache_bytes: int, progress: Progress
     ) -> None:
-        """Compute and cache the features of views 0 to `num_views - 1` that are not in the cache of `cache_bytes`."""
+        """Cache the missing features of views 0 to `num_views - 1`; `cache_bytes` is the maximum size of the cache."""
         store, missing = self._stores["fp32"], self._find_uncached_views(images, num_views)
         if missing:
             store.trim(cache_bytes, reserve_bytes=len(missing) * store.row_bytes)
@@ -254,7 +254,6 @@ class FrozenFeatures:
         self._runtime.close()
 
     def _choose_precision(self, images: ImageSet) -> Precision:
-        """Return float32 for the validation set, else the precision of training images."""
         return "fp32" if images is self._validation else self._precision
 
     def _compute_view_features(
@@ -264,9 +263,8 @@ class FrozenFeatures:
         store = self._stores[precision]
         for number in sorted({view for _, view in missing_views}):
             view_of = {index: view for index, view in missing_views if view == number}
-            for batch in images.batches(
-                split_into_chunks([*view_of], FROZEN_BATCH_SIZE), choose_view=view_of.__getitem__
-            ):
+            chunks = split_into_chunks([*view_of], FROZEN_BATCH_SIZE)
+            for batch in images.batches(chunks, choose_view=view_of.__getitem__):
                 if batch.indices:
                     keys = [self._make_row_key(images, index, number) for index in batch.indices]
                     store.append(keys, self._compute_features(batch.pixels, precision))
@@ -278,17 +276,12 @@ class FrozenFeatures:
     ) -> Iterator[Batch]:
         store = self._stores[self._choose_precision(images)]
         for chunk in split_into_chunks(order, batch_size):
-            keys = {
-                index: self._make_row_key(images, index, choose_view(index))
-                for index in chunk
-                if is_on_this_rank(index)
-            }
+            own = filter(is_on_this_rank, chunk)
+            keys = {index: self._make_row_key(images, index, choose_view(index)) for index in own}
             indices = tuple(index for index, key in keys.items() if key in store)
             found = store.read_rows([keys[index] for index in indices]) if indices else np.zeros((1, *store.shape))
             rows = torch.from_numpy(found.astype(np.float32, copy=False))  # (N, D)
-            yield _make_batch(
-                unflatten_features(rows, self._split.feature_shapes), images, indices, chunk, self._device
-            )
+            yield _make_batch(unflatten_features(rows, self.shapes), images, indices, chunk, self._device)
 
     def compute_logits(self, inputs: tuple[Tensor, ...]) -> Tensor:
         logits: Tensor = self._split.upper_part(*map(to_channels_last, inputs))
@@ -315,7 +308,6 @@ class FrozenFeatures:
         return missing
 
     def _make_row_key(self, images: ImageSet, index: int, view_number: int) -> bytes:
-        """Return the key of a view in the store, 32 bytes."""
         digest = images.images[index].digest
         if view_number == 0 or images.augmenter is None:
             return digest

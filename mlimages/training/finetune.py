@@ -132,7 +132,6 @@ def fine_tune(
 
 
 def _make_custom_network(network: nn.Module | None, preprocessing: Preprocessing | None) -> CustomNetwork | None:
-    """Return the custom network passed to `fine_tune`; None if there is none."""
     if network is None and preprocessing is None:
         return None
     if network is None or preprocessing is None:
@@ -141,7 +140,6 @@ def _make_custom_network(network: nn.Module | None, preprocessing: Preprocessing
 
 
 def _resolve_defaults(config: FineTuneConfig, custom_network: CustomNetwork | None) -> FineTuneConfig:
-    """Return the settings, in which the default of `weights` and `freeze: auto` are resolved."""
     if custom_network:
         freeze = "none" if config.freeze == "auto" else config.freeze
         return replace(config, model=type(custom_network.network).__name__, weights="none", freeze=freeze)
@@ -175,41 +173,29 @@ def _make_initial_state(job: TrainingJob) -> TrainingState:
     if not job.model.pretrained:
         return TrainingState(frozen_digest=job.frozen_digest)
     train, val = (compute_head_inputs(job.model, job.source, images) for images in (job.train_set, job.val_set))
-    kernel_weights = [weight for weight in LOWER_KERNEL_WEIGHTS if weight or job.config.head == "auto"]
+    weights = [weight for weight in LOWER_KERNEL_WEIGHTS if weight or job.config.head == "auto"]
     fit = fit_ridge(
-        train.features,
-        train.labels,
-        len(job.class_names),
-        lower_features=train.lower_features,
-        lower_layers_weights=kernel_weights,
+        train.features, train.labels, len(job.class_names), lower_features=train.lower_features, lower_weights=weights
     )
+    lower_weight, loo_probabilities = fit.lower_layers_weight, fit.loo_probabilities
     if distributed.is_main_process() and is_single:
-        probabilities = np.concatenate(
-            [fit.leave_one_out_probabilities, val.compute_probabilities(fit.head)]
-        )  # out of sample
-        paths = [
-            images.images[n].path
-            for images, found in ((job.train_set, train), (job.val_set, val))
-            for n in found.indices
-        ]
+        probabilities = np.concatenate([loo_probabilities, val.compute_probabilities(fit.head)])  # out of sample
+        sets = (job.train_set, train), (job.val_set, val)
+        paths = [images.images[n].path for images, found in sets for n in found.indices]
         labels = np.concatenate([train.labels, val.labels])
         write_suspect_labels(job.files.folder, paths, labels, probabilities, job.class_names)
-    if not fit.lower_layers_weight:
+    if not lower_weight:
         job = job.with_last_layer_head()
     if not initialize_head(job.model, job.source, job.train_set, fit.head):
         return TrainingState(frozen_digest=job.frozen_digest)
     job.model.zero_other_heads()
     metrics = validate(job.network, job.source, job.val_set, objective).metrics
     is_rounded = job.computation.frozen != "fp32"
-    left_out = objective.compute_score(
-        torch.from_numpy(fit.leave_one_out_probabilities), torch.from_numpy(train.labels)
-    )
+    left_out = objective.compute_score(torch.from_numpy(loo_probabilities), torch.from_numpy(train.labels))
     score_name = objective.inference_task.score_name
     logger.info(
         "closed-form head (ridge regression)%s: %s %.1f %% on %d validation images%s",
-        f" on the features of all layers (weight of the lower layers: {fit.lower_layers_weight:g})"
-        if fit.lower_layers_weight
-        else "",
+        f" on the features of all layers (weight of the lower layers: {lower_weight:g})" if lower_weight else "",
         score_name,
         100 * metrics.score,
         metrics.num_images,
@@ -218,6 +204,7 @@ def _make_initial_state(job: TrainingJob) -> TrainingState:
         else f", leave-one-out {score_name} {100 * left_out:.1f} %",  # the other metrics are those of fp32
     )
     start = copy_trained_tensors(job.network)
+    has_sets = is_single and not is_rounded
     return TrainingState(
         trained_tensors=start,
         best_tensors=start,
@@ -225,10 +212,8 @@ def _make_initial_state(job: TrainingJob) -> TrainingState:
         probe_accuracy=metrics.accuracy,
         probe_map=metrics.mean_ap,
         frozen_digest=job.frozen_digest,
-        lower_layers_weight=fit.lower_layers_weight,
-        prediction_set_thresholds=compute_conformal_thresholds(fit.leave_one_out_probabilities, train.labels)
-        if is_single and not is_rounded
-        else {},
+        lower_layers_weight=lower_weight,
+        prediction_set_thresholds=compute_conformal_thresholds(loo_probabilities, train.labels) if has_sets else {},
     )
 
 
@@ -282,11 +267,6 @@ def _train_epochs(
 
 
 def _run_epoch(job: TrainingJob, trainer: Trainer, epoch: int, *, deadline: float, progress: Progress) -> EpochMetrics:
-    """Train and validate one epoch.
-
-    Raises:
-        RunError: the loss is not finite.
-    """
     clock = time.monotonic()
     trained = trainer.train_epoch(
         job.train_set, epoch=epoch, num_views=job.num_views, deadline=deadline, progress=progress
@@ -336,7 +316,6 @@ def _make_next_state(
 
 
 def _should_stop(state: TrainingState, config: FineTuneConfig, deadline: float) -> bool:
-    """Return whether to stop before the next epoch, because of --early-stop or --time-budget; log the reason."""
     epochs_since_best = len(state.history) - state.best_epoch
     if config.early_stop and state.history and epochs_since_best >= config.early_stop:
         logger.info("stopped early: the validation score did not improve in %d epochs", epochs_since_best)

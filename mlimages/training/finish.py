@@ -173,7 +173,6 @@ def read_finished_result(
 
 
 def _read_result(files: RunFiles) -> FineTuneResult:
-    """Read `result.json`; raise RunError if it is damaged."""
     try:
         return FineTuneResult.from_dict(json.loads(files.result.read_text(encoding="utf-8")), files)
     except (KeyError, TypeError, ValueError) as error:
@@ -276,7 +275,6 @@ def _compute_mean_ap_interval(validation: ValidationResult) -> tuple[float, floa
 
 
 def _write_predictions(job: TrainingJob, validation: ValidationResult) -> None:
-    """Write the labels and probabilities of the validation images to `val_predictions.csv`."""
     with atomic_write(job.files.predictions) as part, part.open("w", newline="", encoding="utf-8") as out:
         table = csv.writer(out, lineterminator="\n")
         table.writerow(["path", "label", *job.class_names])

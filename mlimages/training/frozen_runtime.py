@@ -43,7 +43,7 @@ class FrozenRuntime:
         self._compiled: tuple[Precision, FeatureFunction] | None = None
 
     def make_cache_key(self, precision: Precision) -> str:
-        """Return the library, its version and the precision as text, a part of the cache key of the features."""
+        """Return the precision, and the version of OpenVINO if it is used: a part of the cache key of the features."""
         if self._library == "openvino":
             return f"openvino {version('openvino')} {precision}"
         return find_float32_precision(self._device) if precision == "fp32" else precision
@@ -97,12 +97,10 @@ class FrozenRuntime:
 
 
 def _run_openvino(model: Any, x: Tensor) -> tuple[Tensor, ...]:
-    """Return copies of the outputs of a compiled OpenVINO model."""
     return tuple(torch.from_numpy(part.copy()) for part in model(x.numpy()).values())  # it reuses the memory of outputs
 
 
 def _convert_to_openvino(openvino: Any, frozen_part: fx.GraphModule, example_input: Tensor) -> Any:
-    """Return an OpenVINO model with any batch size."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # OpenVINO uses deprecated parts of torch
         shape = openvino.PartialShape([-1, *example_input.shape[1:]])

@@ -65,13 +65,13 @@ class RidgeFit:
     Attributes:
         head: classifier fitted on all images, with its logits scaled so that the softmax, or for multi-label data the
             sigmoid, of the leave-one-out scores is calibrated.
-        leave_one_out_probabilities: float32 `(N, classes)`; those of an image are predicted by a fit without it.
+        loo_probabilities: float32 `(N, classes)`; those of an image are predicted by a fit without it.
         penalty: the penalty chosen from PENALTIES by leave-one-out.
         lower_layers_weight: weight of the lower layers in the kernel, 0..1; 0 if only the last layer is used.
     """
 
     head: RidgeHead
-    leave_one_out_probabilities: NDArray[np.float32]
+    loo_probabilities: NDArray[np.float32]
     penalty: float
     lower_layers_weight: float
 
@@ -82,7 +82,7 @@ def fit_ridge(
     num_classes: int,
     *,
     lower_features: Sequence[Features] = (),
-    lower_layers_weights: Sequence[float] = LOWER_KERNEL_WEIGHTS,
+    lower_weights: Sequence[float] = LOWER_KERNEL_WEIGHTS,
 ) -> RidgeFit:
     """Fit a ridge regression to one-hot or multi-hot targets; leave-one-out chooses the penalty and the kernel weights.
 
@@ -96,10 +96,9 @@ def fit_ridge(
         num_classes: number of classes.
         lower_features: for each lower layer, its features `(N, L)`; in `RidgeHead.weight`, their columns follow
             those of `features`: `(classes, D + sum of all L)`.
-        lower_layers_weights: candidates for the weight of the lower layers in the kernel, compared on at most
+        lower_weights: candidates for the weight of the lower layers in the kernel, compared on at most
             MAX_WEIGHT_IMAGES images. If the first is 0, another is chosen only if its error is lower by more than two
-            standard errors of the difference: with a weight of 0, the head fits the library's network without
-            additional layers.
+            standard errors of the difference: with a weight of 0, the library's network needs no additional layers.
 
     >>> features = np.array([[0.0], [0.1], [0.9], [1.0]])
     >>> head = fit_ridge(features, np.array([0, 0, 1, 1]), num_classes=2).head
@@ -108,7 +107,7 @@ def fit_ridge(
     """
     blocks = [_FeatureBlock.standardize(block) for block in (features, *lower_features)]
     if not lower_features:
-        return _RidgeSolver(blocks, (1.0,), labels, num_classes).fit(lower_layers_weight=0.0)
+        return _RidgeSolver(blocks, (1.0,), labels, num_classes).fit(0.0)
     rows = np.sort(np.random.default_rng(0).permutation(len(labels))[:MAX_WEIGHT_IMAGES])
     is_all = len(rows) == len(labels)
     sample = blocks if is_all else [_FeatureBlock.standardize(block.features[rows]) for block in blocks]
@@ -122,25 +121,24 @@ def fit_ridge(
             num_classes,
             gram_matrix=(1 - lower_weight) * last + lower_weight * below,
         )
-        for lower_weight in lower_layers_weights
+        for lower_weight in lower_weights
     ]
     best = int(np.argmin([candidate.errors.mean() for candidate in candidates]))
     gain = candidates[0].errors - candidates[best].errors  # of each image
-    if not lower_layers_weights[0] and gain.mean() <= 2 * gain.std() / np.sqrt(len(gain)):
+    if not lower_weights[0] and gain.mean() <= 2 * gain.std() / np.sqrt(len(gain)):
         best = 0
-    lower_weight = lower_layers_weights[best]
+    lower_weight = lower_weights[best]
     if not lower_weight:
         return fit_ridge(features, labels, num_classes)
     if is_all:
-        return candidates[best].fit(lower_layers_weight=lower_weight)
-    return _RidgeSolver(blocks, _make_kernel_weights(lower_weight, len(lower_features)), labels, num_classes).fit(
-        lower_layers_weight=lower_weight
-    )
+        return candidates[best].fit(lower_weight)
+    weights = _make_kernel_weights(lower_weight, len(lower_features))
+    return _RidgeSolver(blocks, weights, labels, num_classes).fit(lower_weight)
 
 
-def _make_kernel_weights(lower_layers_weight: float, num_lower_layers: int) -> list[float]:
+def _make_kernel_weights(lower_weight: float, num_lower_layers: int) -> list[float]:
     """Return the kernel weights of the last layer and of each lower layer; they sum to 1."""
-    return [1 - lower_layers_weight, *[lower_layers_weight / num_lower_layers] * num_lower_layers]
+    return [1 - lower_weight, *[lower_weight / num_lower_layers] * num_lower_layers]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +158,6 @@ class _FeatureBlock:
 
     @classmethod
     def standardize(cls, features: Features) -> _FeatureBlock:
-        """Compute the mean and the scaling factors of the features `(N, D)`."""
         mean, squares = features.mean(axis=0, dtype=np.float64), np.zeros(features.shape[1])
         for start in range(0, len(features), CHUNK_IMAGES):
             squares += np.square(features[start : start + CHUNK_IMAGES] - mean).sum(axis=0)
@@ -211,15 +208,12 @@ class _RidgeSolver:
             [block.scale * np.sqrt(x) for block, x in zip(blocks, block_weights, strict=True)]
         )
         self._is_dual = gram_matrix is not None or len(labels) <= len(self._mean)
-        self._chunks = [
-            np.arange(start, min(start + CHUNK_IMAGES, len(labels))) for start in range(0, len(labels), CHUNK_IMAGES)
-        ]
+        starts = range(0, len(labels), CHUNK_IMAGES)
+        self._chunks = [np.arange(start, min(start + CHUNK_IMAGES, len(labels))) for start in starts]
         self._decompose(gram_matrix)
         choice = np.random.default_rng(0).permutation(len(labels))[:MAX_PENALTY_IMAGES]
-        left_vectors, penalties = (
-            self._compute_left_singular_vectors(choice),
-            PENALTIES * self._values.sum() / len(labels),
-        )
+        left_vectors = self._compute_left_singular_vectors(choice)
+        penalties = PENALTIES * self._values.sum() / len(labels)
         targets = self._make_targets(choice)
         errors = [
             np.square(self._compute_leave_one_out_scores(choice, left_vectors, penalty) - targets).mean(axis=1)
@@ -233,7 +227,7 @@ class _RidgeSolver:
         )
         self._task: Task = MultiLabel() if is_multi else SingleLabel()
 
-    def fit(self, *, lower_layers_weight: float) -> RidgeFit:
+    def fit(self, lower_weight: float) -> RidgeFit:
         """Return the classifier and the leave-one-out probabilities of all images."""
         coefficients = self._projected / (self._values + self._penalty)[:, None]  # (K, classes)
         if self._is_dual:
@@ -246,11 +240,10 @@ class _RidgeSolver:
         for rows in self._chunks:
             scores = self._compute_leave_one_out_scores(rows, self._compute_left_singular_vectors(rows), self._penalty)
             left_out[rows] = self._task.compute_probabilities(self._scale * scores + self._offset)
-        return RidgeFit(head, left_out, self._relative_penalty, lower_layers_weight)
+        return RidgeFit(head, left_out, self._relative_penalty, lower_weight)
 
     def _decompose(self, gram_matrix: Float64Array | None) -> None:
-        """Set the eigenvalues `(K,)` of the smaller Gram matrix, the vectors U `(N, K)` or V / s `(D, K)`, and U' Y
-        `(K, classes)`."""
+        """Set the eigenvalues `(K,)`, the vectors, U `(N, K)` or V / s `(D, K)`, and U' Y `(K, classes)`."""
         if self._is_dual:
             if gram_matrix is None:
                 x = self._standardize_rows(slice(None))

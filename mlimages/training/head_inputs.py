@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mlimages.networks import LOWER_LAYERS_HEAD_PATH, Model
+from mlimages.networks import LOWER_HEAD_PATH, Model
 from mlimages.training import distributed
 from mlimages.training.features import EVALUATION_BATCH_SIZE, BatchSource
 from mlimages.training.head import Float64Array, RidgeHead, Targets
@@ -62,7 +62,7 @@ def initialize_head(model: Model, source: BatchSource, images: ImageSet, head: R
         layer.weight.copy_(weight[:, :width].reshape_as(layer.weight))
         layer.bias.copy_(torch.from_numpy(head.bias))
         if weight.shape[1] > width:
-            model.network.get_parameter(f"{LOWER_LAYERS_HEAD_PATH}.weight").copy_(weight[:, width:])
+            model.network.get_parameter(f"{LOWER_HEAD_PATH}.weight").copy_(weight[:, width:])
         if isinstance(layer, nn.Conv2d) and images.labels.ndim == 1:
             # SqueezeNet ends in a ReLU, which must not clip a logit; softmax is invariant to adding a constant to all.
             layer.bias += 2 * max(0.0, -compute_head_inputs(model, source, images).min_logit)
@@ -83,9 +83,7 @@ def compute_head_inputs(model: Model, source: BatchSource, images: ImageSet) -> 
         parts["lower"].append(inputs[0].float())  # (n, L)
 
     hooks = [model.network.get_submodule(model.head).register_forward_hook(record_head_input)]
-    lower_head: Any = model.network._modules.get(
-        LOWER_LAYERS_HEAD_PATH
-    )  # other networks may have an attribute of this name
+    lower_head: Any = model.network._modules.get(LOWER_HEAD_PATH)  # other networks may have an attribute of this name
     if lower_head is not None:
         hooks.append(lower_head.register_forward_hook(record_lower_features))
     model.network.eval()

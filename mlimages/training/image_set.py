@@ -122,9 +122,8 @@ def decode_images(
     found: list[TrainingImage | BrokenImage] = []
     fresh: dict[bytes, Pixels] = {}
     progress.start("decode", len(items), "img")
-    for number, (result, pixels) in enumerate(
-        _make_decoding_threads(items, PREFETCH_FACTOR).map(decode, items), start=1
-    ):
+    decoded = _make_decoding_threads(items, PREFETCH_FACTOR).map(decode, items)
+    for number, (result, pixels) in enumerate(decoded, start=1):
         progress.advance()
         found.append(result)
         if store is None:
@@ -152,7 +151,6 @@ def decode_distributed(
 
 
 def _make_decoding_threads(items: Sequence[LabeledPath | TrainingImage], prefetch_factor: int) -> ThreadPool:
-    """Return a pool of threads that decode these images, each at most `prefetch_factor` images ahead."""
     threads = make_reading_threads(items[0].path if items else None, count_decoding_threads())
     return replace(threads, prefetch_factor=prefetch_factor)
 
@@ -213,7 +211,6 @@ class ImageSet:
 
 
 def _make_targets(images: Sequence[TrainingImage], num_classes: int | None) -> Tensor:
-    """Return the labels of the images in the form of `ImageSet.labels`."""
     labels = [image.labels for image in images if image.labels is not None]
     if not labels:
         return torch.tensor([image.label for image in images], dtype=torch.long)  # (N,)

@@ -118,7 +118,6 @@ def read_inputs(config: FineTuneConfig, files: RunFiles, custom_network: CustomN
 
 
 def _build_network(config: FineTuneConfig, num_classes: int, custom_network: CustomNetwork | None) -> Model:
-    """Build the network of the settings, or wrap the custom network."""
     if custom_network:
         return wrap_network(
             custom_network.network,
@@ -138,7 +137,6 @@ def _build_network(config: FineTuneConfig, num_classes: int, custom_network: Cus
 
 
 def _read_run_labels(files: RunFiles) -> LabeledImages:
-    """Read the label files that a run to resume has written to its folder."""
     names = files.read_class_names()
     return LabeledImages(names, list(LabelFile(files.train)), list(LabelFile(files.val)))
 

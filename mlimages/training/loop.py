@@ -184,10 +184,8 @@ class Trainer:
         count = len(batch.indices)
         distributed.set_batch_norm_mode(self._network, num_images=count)
         is_partial = distributed.world_size() > 1 or count < batch.global_size
-        with (
-            distributed.GlobalDropout(batch.global_rows, batch.global_size) if is_partial else nullcontext(),
-            self._autocast(),
-        ):
+        dropout = distributed.GlobalDropout(batch.global_rows, batch.global_size) if is_partial else nullcontext()
+        with dropout, self._autocast():
             logits = self._forward(*batch.inputs)[:count]  # (N, classes)
         loss, weight = self._objective.compute_loss(logits.float(), batch.labels)
         correct = self._objective.count_correct(logits, batch.labels)

@@ -101,5 +101,4 @@ def _measure_cpu_ms(model: Model) -> float:
 
 
 def _estimate_onnx_mb(network: nn.Module) -> float:
-    """Return the size in megabytes of the network's tensors in float32."""
     return 4 * float(sum(tensor.numel() for tensor in network.state_dict().values())) / 1e6

@@ -151,7 +151,6 @@ def _remove_duplicates(decoded_images: Sequence[object]) -> list[TrainingImage]:
 
 
 def _require_enough_images(images: Sequence[TrainingImage], class_names: Sequence[str]) -> None:
-    """Raise InputError unless there are two classes and two images of each."""
     counts = np.bincount([image.label for image in images], minlength=len(class_names))
     if len(class_names) < 2 or (few := int(counts.min())) < 2:
         what = (
@@ -192,10 +191,8 @@ def _score_layers(
     cut_points: Sequence[CutPoint], features_by_layer: Sequence[Features], labels: Labels, num_classes: int
 ) -> tuple[tuple[LayerScore, ...], int]:
     """Return the score of each cut point, and the index of the recommended one."""
-    correct = [
-        fit_ridge(part, labels, num_classes).leave_one_out_probabilities.argmax(axis=1) == labels
-        for part in features_by_layer
-    ]
+    fits = (fit_ridge(part, labels, num_classes) for part in features_by_layer)
+    correct = [fit.loo_probabilities.argmax(axis=1) == labels for fit in fits]
     best = max(correct, key=lambda each: int(each.sum()))
     near = [
         mcnemar_test(int((each & ~best).sum()), int((best & ~each).sum())) >= SIGNIFICANCE_LEVEL for each in correct

@@ -113,7 +113,6 @@ def _hold_out_validation_images(
 def _warn_about_rare_classes(
     images: Iterable[TrainingImage], class_names: ClassNames, part_name: str, *, rare_counts: Sequence[int]
 ) -> None:
-    """Log a warning about the classes with one of `rare_counts` images in a set."""
     found = Counter(label for image in images for label in image.class_indices)
     for count in rare_counts:
         if rare := [name for label, name in enumerate(class_names) if found[label] == count]:
@@ -122,7 +121,6 @@ def _warn_about_rare_classes(
 
 
 def _warn_about_conflicting_labels(images: Iterable[TrainingImage], *, is_multi_label: bool) -> None:
-    """Log a warning about images that occur with different labels."""
     found = defaultdict[bytes, dict[tuple[int, ...], Path]](dict)
     for image in images:
         found[image.digest].setdefault(image.class_indices, image.path)
@@ -138,7 +136,6 @@ def _warn_about_conflicting_labels(images: Iterable[TrainingImage], *, is_multi_
 
 
 def _require_disjoint(train_images: Iterable[TrainingImage], val_images: Sequence[TrainingImage]) -> None:
-    """Raise InputError if the same file is in both sets."""
     known = {image.digest: image.path for image in train_images}
     shared = [(known[image.digest], image.path) for image in val_images if image.digest in known]
     if len(shared) == len(val_images):

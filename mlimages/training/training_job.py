@@ -24,7 +24,7 @@ from mlimages.core import (
 from mlimages.dataset import load_mean_image
 from mlimages.labels import ClassNames, write_label_file
 from mlimages.networks import (
-    LOWER_LAYERS_HEAD_PATH,
+    LOWER_HEAD_PATH,
     FrozenPart,
     Model,
     Normalize,
@@ -47,7 +47,7 @@ from mlimages.training.run_images import RunImages
 
 logger = logging.getLogger(__name__)
 
-MAX_LOWER_LAYER_FEATURES = 4000
+MAX_LOWER_FEATURES = 4000
 """With more images and more features of lower layers than this, the head uses only the last layer: the time to fit the
 head grows with the cube of the smaller number."""
 
@@ -106,7 +106,7 @@ class TrainingJob:
     def with_last_layer_head(self) -> TrainingJob:
         """Return the same job without a head on the lower layers; the cached features are shared."""
         if self.model is not self.base_model:
-            self.network.get_parameter(f"{LOWER_LAYERS_HEAD_PATH}.weight").requires_grad_(False)  # they are zero
+            self.network.get_parameter(f"{LOWER_HEAD_PATH}.weight").requires_grad_(False)  # they are zero
         return replace(self, model=self.base_model)
 
     def autocast(self) -> AbstractContextManager[object]:
@@ -173,9 +173,8 @@ def _resolve_normalization(
         case "none":
             return replace(kept, mean=(0.0,) * len(base.mean))
         case "channel":
-            means = _compute_channel_means(
-                ImageSet(images.train, expected_preprocessing.image, store=images.pixel_store)
-            )
+            train_set = ImageSet(images.train, expected_preprocessing.image, store=images.pixel_store)
+            means = _compute_channel_means(train_set)
             return replace(kept, mean=tuple(float(mean) / scale for mean in means))
         case _:
             return replace(kept, mean_image="mean.npy")
@@ -260,12 +259,10 @@ def _choose_head(config: FineTuneConfig, model: Model, num_images: int) -> Model
     extended = add_lower_layers_head(model)
     if extended is None:
         reason = f"the layers of {model.name} cannot be traced"
-    elif (
-        min(num_images, extended.network.get_parameter(f"{LOWER_LAYERS_HEAD_PATH}.weight").shape[1])
-        > MAX_LOWER_LAYER_FEATURES
-    ):
-        limit = MAX_LOWER_LAYER_FEATURES
-        reason = f"more than {limit} images and more than {limit} features below the last layer"
+    elif min(num_images, extended.network.get_parameter(f"{LOWER_HEAD_PATH}.weight").shape[1]) > MAX_LOWER_FEATURES:
+        reason = (
+            f"more than {MAX_LOWER_FEATURES} images and more than {MAX_LOWER_FEATURES} features below the last layer"
+        )
     else:
         return extended
     logger.log(
@@ -277,7 +274,6 @@ def _choose_head(config: FineTuneConfig, model: Model, num_images: int) -> Model
 
 
 def _make_augmenter(config: FineTuneConfig, model: Model) -> Augmenter | None:
-    """Return the data augmentation of the settings; None for no augmentation."""
     strength = config.augment
     if strength == "auto":
         strength = "light" if model.pretrained and _trains_below_head(model) else "none"
@@ -285,6 +281,5 @@ def _make_augmenter(config: FineTuneConfig, model: Model) -> Augmenter | None:
 
 
 def _trains_below_head(model: Model) -> bool:
-    """Return whether parameters outside the heads are trained."""
     trained = (name for name, parameter in model.network.named_parameters() if parameter.requires_grad)
-    return any(not (model.is_head(name) or name.startswith(f"{LOWER_LAYERS_HEAD_PATH}.")) for name in trained)
+    return any(not (model.is_head(name) or name.startswith(f"{LOWER_HEAD_PATH}.")) for name in trained)

@@ -116,7 +116,7 @@ def network_fit() -> Any:
     from mlimages.images import load_pixels
     from mlimages.inference import OnnxBundle, ParityTestImage
     from mlimages.networks import (
-        LOWER_LAYERS_HEAD_PATH,
+        LOWER_HEAD_PATH,
         Normalize,
         add_lower_layers_head,
         build_model,
@@ -139,7 +139,7 @@ def network_fit() -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(file.getvalue(), options)
-    widths: tuple[int, ...] = deep.network.get_submodule(LOWER_LAYERS_HEAD_PATH).widths  # type: ignore[assignment]
+    widths: tuple[int, ...] = deep.network.get_submodule(LOWER_HEAD_PATH).widths  # type: ignore[assignment]
 
     def features(pixels: Any) -> Any:
         return np.concatenate(session.run(None, {"x": np.stack(pixels)}), axis=1)  # (N, D)

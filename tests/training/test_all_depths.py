@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from mlimages.core import InputError
 from mlimages.images import load_rgb
 from mlimages.inference import KNOWN, LOGITS, OnnxBundle, evaluate
-from mlimages.networks import LOWER_LAYERS_HEAD_PATH, add_lower_layers_head, build_model, freeze, split_network
+from mlimages.networks import LOWER_HEAD_PATH, add_lower_layers_head, build_model, freeze, split_network
 from mlimages.training import FineTuneConfig, fine_tune, load_run, read_config
 from tests.training.conftest import COLOURS, draw
 
@@ -43,7 +43,7 @@ def test_the_exported_file_the_checkpoint_and_the_resumed_run_are_one_classifier
     result = fine_tune(config)  # the export compares the file with the network
     assert result.lower_layers_weight > 0
     run = load_run(config.out)
-    assert run.network.get_parameter(f"{LOWER_LAYERS_HEAD_PATH}.weight").abs().max() > 0
+    assert run.network.get_parameter(f"{LOWER_HEAD_PATH}.weight").abs().max() > 0
     bundle = OnnxBundle.read(config.out)
     assert (bundle.known.count, bundle.known.share) == (result.val_images, 0.95) if bundle.known else False
     file = ort.InferenceSession(config.out / "model.onnx")
@@ -73,7 +73,7 @@ def test_where_leave_one_out_prefers_the_last_layer_the_run_is_one_on_the_last_l
     one, other = (load_file(each.out / "last.safetensors") for each in (auto, last))
     assert one.keys() == other.keys()
     assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
-    assert LOWER_LAYERS_HEAD_PATH not in dict(load_run(auto.out).network.named_children())
+    assert LOWER_HEAD_PATH not in dict(load_run(auto.out).network.named_children())
 
 
 @pytest.mark.parametrize("options", [{"freeze": "conv4"}, {"weights": "none", "freeze": "head"}], ids=str)
@@ -92,9 +92,9 @@ def test_the_layer_sees_a_row_for_each_image_and_changes_nothing_at_first(name: 
         assert torch.equal(deep.network(x), model.network(x))
         parts = split_network(deep.network, freeze(model), x)
         assert parts is not None
-        torch.nn.init.ones_(deep.network.get_parameter(f"{LOWER_LAYERS_HEAD_PATH}.weight"))
+        torch.nn.init.ones_(deep.network.get_parameter(f"{LOWER_HEAD_PATH}.weight"))
         assert torch.allclose(parts.upper_part(*parts.lower_part(x)), deep.network(x), atol=1e-3)
-    width = deep.network.get_parameter(f"{LOWER_LAYERS_HEAD_PATH}.weight").shape[1]
+    width = deep.network.get_parameter(f"{LOWER_HEAD_PATH}.weight").shape[1]
     assert max(np.prod(shape) for shape in parts.feature_shapes) == max(
         width,
         model.network.get_submodule(model.head).in_features,  # type: ignore[type-var]

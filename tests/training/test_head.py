@@ -46,7 +46,7 @@ def standardized(blocks: list[NDArray[np.float64]], fit: RidgeFit) -> NDArray[np
 def test_leaving_one_out_in_closed_form_is_leaving_it_out(widths: tuple[int, ...]) -> None:
     blocks = [blobs(40, width, seed=number)[0] for number, width in enumerate(widths)]
     labels = blobs(40, 1)[1]
-    fit = fit_ridge(blocks[0], labels, 3, lower_features=blocks[1:], lower_layers_weights=LOWER_KERNEL_WEIGHTS[1:])
+    fit = fit_ridge(blocks[0], labels, 3, lower_features=blocks[1:], lower_weights=LOWER_KERNEL_WEIGHTS[1:])
     assert (fit.penalty in PENALTIES, fit.lower_layers_weight in LOWER_KERNEL_WEIGHTS[1:]) == (True, len(widths) > 1)
     x, targets = standardized(blocks, fit), np.eye(3)[labels]
     for index in range(40):
@@ -54,11 +54,11 @@ def test_leaving_one_out_in_closed_form_is_leaving_it_out(widths: tuple[int, ...
         mean, base = x[keep].mean(0), targets[keep].mean(0)
         gram = (x[keep] - mean).T @ (x[keep] - mean) + fit.penalty * np.eye(x.shape[1])
         scores = base + (x[index] - mean) @ np.linalg.solve(gram, (x[keep] - mean).T @ (targets[keep] - base))
-        logs = np.log(fit.leave_one_out_probabilities[index].astype(np.float64))  # the softmax of scale * scores
+        logs = np.log(fit.loo_probabilities[index].astype(np.float64))  # the softmax of scale * scores
         spread = (logs - logs.mean()) / (scores - scores.mean())
         assert spread == pytest.approx(spread[0], rel=1e-2)
     correct = fit.head.compute_probabilities(np.concatenate(blocks, axis=1)).argmax(axis=1) == labels
-    assert correct.mean() >= (fit.leave_one_out_probabilities.argmax(axis=1) == labels).mean()
+    assert correct.mean() >= (fit.loo_probabilities.argmax(axis=1) == labels).mean()
 
 
 def left_out_errors(x: NDArray[np.float64], targets: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -79,7 +79,7 @@ def test_penalty_and_share_have_the_least_error_of_leaving_one_out(widths: tuple
     blocks = [blobs(40, width, seed=number + 4)[0] for number, width in enumerate(widths)]
     labels = np.array([0] * 22 + [1] * 12 + [2] * 6)
     blocks[0][:, 0] += labels
-    fit = fit_ridge(blocks[0], labels, 3, lower_features=blocks[1:], lower_layers_weights=LOWER_KERNEL_WEIGHTS[1:])
+    fit = fit_ridge(blocks[0], labels, 3, lower_features=blocks[1:], lower_weights=LOWER_KERNEL_WEIGHTS[1:])
     shares = LOWER_KERNEL_WEIGHTS[1:] if len(widths) > 1 else (0.0,)
     errors = [
         left_out_errors(standardized(blocks, replace(fit, lower_layers_weight=share)), np.eye(3)[labels])
@@ -109,7 +109,7 @@ def test_lower_layers_without_information_are_used_as_seldom_as_chance_explains(
 
 def test_probabilities_add_up_and_are_calibrated_enough_to_rank() -> None:
     features, labels = blobs(300, 6)
-    probabilities = fit_ridge(features, labels, 3).leave_one_out_probabilities
+    probabilities = fit_ridge(features, labels, 3).loo_probabilities
     assert probabilities.sum(axis=1) == pytest.approx(1.0, abs=1e-5)
     right = probabilities.argmax(axis=1) == labels
     assert probabilities.max(axis=1).mean() == pytest.approx(right.mean(), abs=0.08)
@@ -118,7 +118,7 @@ def test_probabilities_add_up_and_are_calibrated_enough_to_rank() -> None:
 def test_no_image_is_judged_by_itself() -> None:
     features = np.random.default_rng(0).normal(size=(200, 300))
     labels = np.arange(200) % 2  # features know nothing of it: only memory could be right
-    probabilities = fit_ridge(features, labels, 2).leave_one_out_probabilities
+    probabilities = fit_ridge(features, labels, 2).loo_probabilities
     assert (probabilities.argmax(axis=1) == labels).mean() < 0.6  # without an image the other class is more frequent
     assert np.abs(probabilities - 0.5).max() < 0.1
 
@@ -129,7 +129,7 @@ def test_many_images_and_classes_need_no_array_of_images_by_classes_but_the_resu
     features, labels = rng.normal(size=(count, width)).astype(np.float32), rng.integers(0, classes, count)
     lower = [rng.normal(size=(count, 8)).astype(np.float32)]
     tracemalloc.start()
-    fit_ridge(features, labels, classes, lower_features=lower, lower_layers_weights=(0.5,))
+    fit_ridge(features, labels, classes, lower_features=lower, lower_weights=(0.5,))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     working = 6 * 8 * max(CHUNK_IMAGES, 4000) * classes  # float64 arrays of the chunk, or of the images that choose

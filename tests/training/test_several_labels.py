@@ -157,7 +157,7 @@ def test_leaving_one_out_in_closed_form_is_leaving_it_out_for_each_label() -> No
         scores[index] = base + (unit[index] - mean) @ np.linalg.solve(
             gram, (unit[keep] - mean).T @ (targets[keep] - base)
         )
-    odds = fit.leave_one_out_probabilities.astype(np.float64)
+    odds = fit.loo_probabilities.astype(np.float64)
     slope = np.log(odds / (1 - odds)) / (2 * scores - 1)  # the sigmoid of one scale for all classes
     assert slope == pytest.approx(np.full((30, 2), slope[0, 0]), rel=1e-2)
     one_hot = fit_ridge(x, np.eye(2, dtype=np.float32)[np.arange(30) % 2], 2)
