@@ -32,11 +32,11 @@ def arrays(labels: ml.LabelFile) -> np.ndarray:
 
 
 def choose(labels: str | Path, folder: os.PathLike[str]) -> list[str]:
-    cuts: ml.ProbeResult = ml.probe_layers(labels, weights=folder)
+    found: ml.ProbeResult = ml.probe_layers(labels, weights=folder)
     features = ml.extract_features(folder).features  # (N, D) float32
     assert features.shape[0] == ml.evaluate("model.onnx", folder).num_images
     ml.explain("model.onnx", "cat.jpg")
-    return [cuts.recommended_freeze, *(score.probe_result.model for score in ml.probe_models(labels, "lenet5").scores)]
+    return [found.recommended_freeze, *(score.probe_result.model for score in ml.probe_models(labels, "lenet5").scores)]
 
 
 def train(labels: Path) -> ml.FineTuneResult:

@@ -29,7 +29,7 @@ from mlimages.core import (
     wilson_interval,
 )
 from mlimages.export.onnx_writer import DecisionParameters, TrainedNetwork, write_onnx
-from mlimages.export.parity import NetworkOutputs, ResizeParityError, check_parity, compute_network_outputs
+from mlimages.export.parity import NetworkOutputs, ResizeParityError, check_parity, compute_outputs
 from mlimages.export.preprocessing_graph import ResizeImplementation
 from mlimages.export.targets import RUNTIMES, open_runtime
 from mlimages.inference import MultiLabel, OnnxBundle, Provenance, calibration, external_data_path
@@ -139,7 +139,7 @@ def export_network(
     options, progress, out = options or ExportOptions(), progress or NoProgress(), as_path(out)
     require_writable([out, external_data_path(out)], overwrite=overwrite)
     items = list(LabelFile(as_path(validation)) if isinstance(validation, str | os.PathLike) else validation)
-    outputs = outputs or compute_network_outputs(trained, items, progress=progress)
+    outputs = outputs or compute_outputs(trained, items, progress=progress)
     if options.calibrate or options.known_share:
         if trained.multi_label:
             raise InputError(
@@ -159,11 +159,7 @@ def export_network(
 
     def write(path: Path, resize_implementation: ResizeImplementation | None) -> OnnxBundle:
         written, compute_logits = write_onnx(
-            trained,
-            path,
-            resize_implementation=resize_implementation,
-            decision_parameters=decisions,
-            provenance=provenance,
+            trained, path, resize_implementation=resize_implementation, decisions=decisions, provenance=provenance
         )
         workers = min(MAX_WORKERS, count_available_cores())
         parity = check_parity(trained, written, compared, compute_logits, progress=progress, workers=workers)
@@ -191,17 +187,14 @@ def export_network(
 
 
 def _describe_missing_images(items: Sequence[LabeledPath]) -> str:
-    """Return why there is no validation image to compare."""
     if not items:
         return "there are no validation images"
     return f"none of {pluralize(len(items), 'validation image')} can be read (looked for in {items[0].path.parent})"
 
 
-def _move_exported_files(exported_path: Path, out: Path) -> None:
-    """Move the exported file and its external data to `out`; remove external data of the file that is replaced."""
-    has_data_file = external_data_path(exported_path).exists()
-    files = sorted(exported_path.parent.iterdir(), reverse=True)  # NAME.onnx.data before NAME.onnx, which refers to it
-    for file in files:
+def _move_exported_files(path: Path, out: Path) -> None:
+    has_data_file = external_data_path(path).exists()
+    for file in sorted(path.parent.iterdir(), reverse=True):  # NAME.onnx.data before NAME.onnx, which refers to it
         with atomic_write(out.with_name(file.name)) as part:
             file.replace(part)
         record_written_files([out.with_name(file.name)])
@@ -229,9 +222,8 @@ def _calibrate(
     labels, uncalibrated = network_outputs.labels, calibration.softmax(network_outputs.logits)
     temperature = calibration.fit_temperature(network_outputs.logits, labels) if options.calibrate else 1.0
     calibrated = calibration.softmax(network_outputs.logits, temperature)
-    unknown_below = (
-        calibration.find_confidence_threshold(options.known_share, calibrated) if options.known_share else 0.0
-    )
+    share = options.known_share
+    unknown_below = calibration.find_confidence_threshold(share, calibrated) if share else 0.0
     correct, count = int((uncalibrated.argmax(axis=1) == labels).sum()), len(labels)
     if count:
         accuracy = (correct / count, *wilson_interval(correct, count))

@@ -24,13 +24,7 @@ from torch.overrides import TorchFunctionMode
 from mlimages import images
 from mlimages.core import ExportError, Preprocessing
 from mlimages.export.known_score import KnownOutput
-from mlimages.export.preprocessing_graph import (
-    NAME_PREFIX,
-    OPSET,
-    PIXELS,
-    ResizeImplementation,
-    build_preprocessing_graph,
-)
+from mlimages.export.preprocessing_graph import OPSET, PIXELS, PREFIX, ResizeImplementation, build_preprocessing_graph
 from mlimages.export.serialization import write_model
 from mlimages.export.targets import ComputeLogits, open_onnxruntime, shorten_message
 from mlimages.inference import (
@@ -130,7 +124,7 @@ class _ExportedModule(nn.Module):
         self._head_inputs: list[Tensor] = []
 
     def record_head_input(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """Forward pre-hook of the head: store the features that are its input."""
+        """Store the input of the head; a forward pre-hook."""
         self._head_inputs.append(inputs[0])
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
@@ -158,7 +152,6 @@ class _FourDimensionalAttention(TorchFunctionMode):
 def _compute_attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **options: Any
 ) -> Tensor:
-    """Compute attention with inputs that are reshaped to four dimensions; the output has the shape of `query`."""
     if query.ndim == 4:
         return scaled_dot_product_attention(query, key, value, attn_mask, **options)
     if attn_mask is not None:
@@ -177,7 +170,7 @@ def write_onnx(
     path: Path,
     *,
     resize_implementation: ResizeImplementation | None = "operator",
-    decision_parameters: DecisionParameters | None = None,
+    decisions: DecisionParameters | None = None,
     provenance: Provenance | None = None,
 ) -> tuple[OnnxBundle, ComputeLogits]:
     """Write the network to `path`; the caller compares the outputs and adds the metadata.
@@ -186,16 +179,16 @@ def write_onnx(
         trained: the network.
         path: the .onnx file to write.
         resize_implementation: implementation of the resize inside the file; None omits the preprocessing.
-        decision_parameters: how logits are turned into predictions; by default without temperature and thresholds.
+        decisions: how logits are turned into predictions; by default without temperature and thresholds.
         provenance: origin and evaluation of the network.
 
     Returns:
         The metadata, which `OnnxBundle.write` adds to the file, and a function that computes the logits of the file.
     """
-    decision_parameters = decision_parameters or DecisionParameters()
+    decisions = decisions or DecisionParameters()
     network = path.with_name(f"{path.name}.network")
     model = _convert_to_onnx(
-        trained, network, network_only=resize_implementation is None, temperature=decision_parameters.temperature
+        trained, network, network_only=resize_implementation is None, temperature=decisions.temperature
     )
     if resize_implementation:
         prepend_preprocessing(model, trained.preprocessing, resize_implementation=resize_implementation)
@@ -213,12 +206,12 @@ def write_onnx(
         parity_test_image=_make_parity_test_image(trained, compute_logits if resize_implementation else None),
         includes_preprocessing=resize_implementation is not None,
         exact_resize=resize_implementation == "exact",
-        temperature=decision_parameters.temperature,
-        unknown_below=decision_parameters.unknown_below,
+        temperature=decisions.temperature,
+        unknown_below=decisions.unknown_below,
         known=trained.known_output.calibration if trained.known_output else None,
         prediction_sets=trained.known_output.prediction_sets if trained.known_output else None,
         multi_label=trained.multi_label,
-        thresholds=decision_parameters.thresholds,
+        thresholds=decisions.thresholds,
         provenance=replace(provenance or Provenance(), created=created, versions=versions),
     )
     return bundle, compute_logits
@@ -227,7 +220,7 @@ def write_onnx(
 def _convert_to_onnx(
     trained_network: TrainedNetwork, path: Path, *, network_only: bool, temperature: float
 ) -> onnx.ModelProto:
-    """Convert the network to ONNX; its weights are not in the returned model but in `external_data_path(path)`."""
+    """Convert the network; its weights are written to `external_data_path(path)`."""
     normalize = Normalize(trained_network.preprocessing.normalization, trained_network.mean_image)
     prop = trained_network.preprocessing.image
     pixels = torch.zeros(2, prop.height, prop.width, prop.channels, dtype=torch.uint8)  # (2, h, w, C)
@@ -296,7 +289,7 @@ def remove_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing) -
         values = list(getattr(model.graph, field))
         for target, is_inside in ((graph, True), (model.graph, False)):
             del getattr(target, field)[:]
-            getattr(target, field).extend(value for value in values if value.name.startswith(NAME_PREFIX) == is_inside)
+            getattr(target, field).extend(value for value in values if value.name.startswith(PREFIX) == is_inside)
     prop = preprocessing.image
     shape: list[str | int | None] = ["N", prop.height, prop.width, prop.channels]
     model.graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info(PIXELS, onnx.TensorProto.UINT8, shape))

@@ -61,9 +61,7 @@ class NetworkOutputs:
         return np.array([item.label for item in self.labeled_paths], np.int64)
 
 
-def compute_network_outputs(
-    trained: TrainedNetwork, items: Iterable[LabeledPath], *, progress: Progress
-) -> NetworkOutputs:
+def compute_outputs(trained: TrainedNetwork, items: Iterable[LabeledPath], *, progress: Progress) -> NetworkOutputs:
     """Return the trained network's logits for every image that can be decoded."""
     progress.start("network", None, "images")
     decoded_items: list[LabeledPath] = []
@@ -120,10 +118,9 @@ def check_parity(
 
 @dataclass(frozen=True, slots=True)
 class _Comparison:
-    """Comparison of the outputs of the file with those of the network for one image.
+    """Comparison of the outputs for one image.
 
     Attributes:
-        path: path of the image.
         relative_difference: largest difference of a logit, relative to the largest logit.
         network_classes, file_classes: indices of the predicted classes: the most probable one, or all that reach their
             thresholds if the model is multi-label.
@@ -139,7 +136,6 @@ class _Comparison:
     cause: Literal["", "network", "resize"] = ""
 
     def describe_mismatch(self, class_names: tuple[str, ...]) -> str:
-        """Return the message of the error that this comparison causes."""
         network, file = (
             " and ".join(class_names[label] for label in labels) or "none"
             for labels in (self.network_classes, self.file_classes)
@@ -197,7 +193,6 @@ class _Comparer:
 def _decode_images(
     items: Iterable[LabeledPath], image_property: ImageProperty
 ) -> Iterator[tuple[LabeledPath, NDArray[np.uint8]]]:
-    """Yield the images that can be decoded, with their preprocessed pixels, uint8 `(h, w, C)`."""
     for item in items:
         with suppress(ImageError):
             yield item, images.load_pixels(item.path, image_property)

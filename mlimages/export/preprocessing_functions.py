@@ -48,7 +48,6 @@ def compose_preprocessing(image_property: ImageProperty, resize_implementation: 
 
 @onnx_function
 def _keep_channels(image):
-    """Return the image unchanged, for a network with RGB input."""
     return op.Identity(image)
 
 
@@ -66,8 +65,6 @@ def _convert_to_gray(image):
 
 
 def _make_fit_shorter_side(shorter_px: int) -> OnnxFunction:
-    """Return a fit that resizes the whole image so that its shorter side has `shorter_px` pixels."""
-
     @onnx_function
     def fit_shorter_side(image, _crop_size):
         size = op.Shape(image, start=1, end=3)
@@ -78,13 +75,11 @@ def _make_fit_shorter_side(shorter_px: int) -> OnnxFunction:
 
 @onnx_function
 def _fit_squash(image, crop_size):
-    """Return the image, to be resized to the crop without keeping the aspect ratio."""
     return op.Identity(image), op.Identity(crop_size)
 
 
 @onnx_function
 def _fit_letterbox(image, crop_size):
-    """Return the image, to be resized to the largest size with its aspect ratio that fits into the crop."""
     size = op.Cast(op.Shape(image, start=1, end=3), to=DOUBLE)
     scale = op.ReduceMin(op.Cast(crop_size, to=DOUBLE) / size, keepdims=1)
     return op.Identity(image), op.Max(op.Cast(op.Round(size * scale), to=INT64), 1)
@@ -92,8 +87,7 @@ def _fit_letterbox(image, crop_size):
 
 @onnx_function
 def _fit_downscale(image, crop_size):
-    """Return the largest central region with the aspect ratio of the crop, to be resized to the crop; the whole image
-    in its own size if a side is smaller than the crop's."""
+    """Fit the central region with the crop's aspect ratio; an image with a side below the crop's is not resized."""
     whole = op.Shape(image, start=1, end=3)
     is_larger = op.Cast(op.ReduceMin(op.Cast(whole >= crop_size, to=INT64), keepdims=1), to=BOOL)
     largest = op.Min(whole, op.Gather(whole, [1, 0]) * crop_size / op.Gather(crop_size, [1, 0]))
@@ -104,7 +98,6 @@ def _fit_downscale(image, crop_size):
 
 @onnx_function
 def _keep_original_size(image, _crop_size):
-    """Return the whole image, not to be resized."""
     return op.Identity(image), op.Shape(image, start=1, end=3)
 
 
@@ -119,8 +112,7 @@ _FIT_FUNCTIONS = {
 
 @onnx_function
 def _find_crop_start(image_size, crop_size):
-    """Return the (top, left) corner of a centred crop, negative if the image is smaller than the crop, as
-    images.compute_crop_offset."""
+    """Return the (top, left) of a centred crop, as images.compute_crop_offset: negative if the image is smaller."""
     half_margin = op.Cast(image_size - crop_size, to=DOUBLE) * 0.5
     return op.Cast(op.Where(image_size >= crop_size, op.Round(half_margin), op.Ceil(half_margin)), to=INT64)
 
@@ -134,7 +126,6 @@ def _crop_center(image, image_size, crop_size):
 
 @onnx_function
 def _pad_and_crop(image, image_size, crop_size, start):
-    """Crop from `start`; pixels outside the image are black."""
     before = op.Max(0 - start, 0)
     after = op.Max(start + crop_size - image_size, 0)
     padded = op.Pad(image, op.Concat([0], before, [0], [0], after, [0], axis=0))
@@ -143,12 +134,10 @@ def _pad_and_crop(image, image_size, crop_size, start):
 
 @onnx_function
 def _pad_and_crop_center(image, image_size, crop_size):
-    """Crop the centre; pixels outside the image are black."""
     return _pad_and_crop(image, image_size, crop_size, _find_crop_start(image_size, crop_size))
 
 
 def _make_position_crop(position: tuple[int, int]) -> OnnxFunction:
-    """Return a crop whose (left, top) corner is `position`."""
     row_and_column = [position[1], position[0]]
 
     @onnx_function
@@ -160,7 +149,6 @@ def _make_position_crop(position: tuple[int, int]) -> OnnxFunction:
 
 @onnx_function
 def _skip_crop(image, _image_size, _crop_size):
-    """Return the image unchanged, since it has the size of the crop."""
     return op.Identity(image)
 
 
@@ -175,7 +163,6 @@ _CROP_FUNCTIONS = {
 
 @onnx_function
 def _skip_resize(image, _target_size):
-    """Return the image unchanged, since it is not to be resized."""
     return op.Identity(image)
 
 
@@ -189,8 +176,6 @@ def _resizes_height_first(image, target_size):
 
 
 def _make_operator_resize(mode: str) -> OnnxFunction:
-    """Return a resize by ONNX's operator `Resize` (see ResizeImplementation)."""
-
     @onnx_function
     def resize_width_first(image, target_size):
         size = op.Concat(op.Shape(image, start=0, end=1), target_size, op.Shape(image, start=3, end=4), axis=0)
@@ -220,7 +205,6 @@ def _make_operator_resize(mode: str) -> OnnxFunction:
 
 @onnx_function
 def _compute_bilinear_weight(distance):
-    """Return the triangle kernel at an absolute distance."""
     return op.Max(1.0 - distance, 0.0)
 
 
@@ -233,7 +217,6 @@ def _compute_bicubic_weight(distance):
 
 
 def _make_exact_resize(interpolation: str) -> OnnxFunction:
-    """Return a resize that is bit-identical to Pillow's (see ResizeImplementation)."""
     compute_weight, radius = (
         (_compute_bicubic_weight, 2.0) if interpolation == "bicubic" else (_compute_bilinear_weight, 1.0)
     )
@@ -291,7 +274,7 @@ def _compute_bilinear_integer_weight(distance, span):
 
 @onnx_function
 def _compute_bicubic_integer_weight(distance, span):
-    """Return 2^13 times Keys' cubic kernel with a = -0.5, at a distance of distance / (2 * span)."""
+    """Return 2^13 times Keys' cubic kernel with a = -0.5, of distance / (2 * span)."""
     u = op.Min(distance, 4 * span) * 512 / span
     cube = u * u / 16 * u / 16384
     square = u * u * 5 / 256
@@ -301,7 +284,6 @@ def _compute_bicubic_integer_weight(distance, span):
 
 
 def _make_portable_resize(interpolation: str) -> OnnxFunction:
-    """Return a resize with 32-bit integer weights for other runtimes (see ResizeImplementation)."""
     compute_weight = _compute_bicubic_integer_weight if interpolation == "bicubic" else _compute_bilinear_integer_weight
 
     @onnx_function

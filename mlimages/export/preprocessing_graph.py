@@ -17,7 +17,7 @@ version is 8, so that ONNX Runtime 1.14 and later can load the file."""
 PIXELS = "pixels"
 """Name of the output of the graph, which is the input of the network: uint8 `(N, h, w, C)`."""
 
-NAME_PREFIX = "prepare/"
+PREFIX = "prepare/"
 """Prefix of the names of the graph's nodes and tensors."""
 
 ResizeImplementation = Literal["operator", "exact", "portable"]
@@ -55,7 +55,7 @@ def _prefix_names(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         node.input[:] = map(_prefix_name, node.input)
         node.output[:] = map(_prefix_name, node.output)
-        node.name = f"{NAME_PREFIX}{node.output[0].removeprefix(NAME_PREFIX)}"
+        node.name = f"{PREFIX}{node.output[0].removeprefix(PREFIX)}"
         for attribute in node.attribute:
             _prefix_names(attribute.g)
     for value in (*graph.initializer, *graph.output, *graph.value_info):
@@ -63,4 +63,4 @@ def _prefix_names(graph: onnx.GraphProto) -> None:
 
 
 def _prefix_name(name: str) -> str:
-    return name if name in (INPUT, PIXELS, "") else f"{NAME_PREFIX}{name}"
+    return name if name in (INPUT, PIXELS, "") else f"{PREFIX}{name}"

@@ -204,7 +204,6 @@ class _Sample:
 
 
 def _load_samples(bundle: OnnxBundle, labels: LabelFile, progress: Progress) -> list[_Sample]:
-    """Decode the images of a label file; images that cannot be decoded are skipped."""
     items = match_labels(labels, bundle)
     progress.start("decode", len(items), "images")
     samples = []
@@ -242,7 +241,6 @@ class _Measurement:
 def _measure_variants(
     bundles: Mapping[str, OnnxBundle], samples: Sequence[_Sample], progress: Progress
 ) -> list[_Measurement]:
-    """Measure each variant on all samples; return the measurements in the order of `bundles`."""
     runners = {name: make_runner(bundle) for name, bundle in bundles.items()}
     items = [sample.item for sample in samples]
     speeds = _measure_images_per_s(runners, [sample.pixels for sample in samples[:NUM_TIMED_IMAGES]])

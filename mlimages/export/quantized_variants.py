@@ -119,7 +119,7 @@ def _iter_upstream_nodes(tensor_name: str, producers: Mapping[str, onnx.NodeProt
 
 
 class _CalibrationBatches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
-    """The calibration images for ONNX Runtime's quantization, in batches of one image."""
+    """Batches of one calibration image each."""
 
     def __init__(self, calibration_batches: Sequence[_InputBatch]) -> None:
         self._remaining = iter(calibration_batches)
@@ -161,6 +161,5 @@ def _update_expected_logits(bundle: OnnxBundle) -> OnnxBundle:
         logits = open_session(bundle.path).run([LOGITS], {INPUT: image[None]})[0]
     else:
         logits = make_runner(bundle)([images.prepare_pixels(Image.fromarray(image), bundle.preprocessing.image)])[0]
-    return replace(
-        bundle, parity_test_image=replace(test_image, logits=round_logits(logits[0]), tolerance=PARITY_TOLERANCE)
-    )
+    test_image = replace(test_image, logits=round_logits(logits[0]), tolerance=PARITY_TOLERANCE)
+    return replace(bundle, parity_test_image=test_image)

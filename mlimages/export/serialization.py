@@ -44,9 +44,8 @@ def write_model(model: onnx.ModelProto, weights_path: Path, path: Path) -> None:
     weights_path.touch()
     with weights_path.open("rb") as values, path.open("wb") as file:
         file.write(model.SerializeToString())
-        file.write(
-            _encode_field_header(GRAPH_FIELD, len(graph) + sum(tensor.total_bytes for tensor in tensors)) + graph
-        )
+        graph_bytes = len(graph) + sum(tensor.total_bytes for tensor in tensors)
+        file.write(_encode_field_header(GRAPH_FIELD, graph_bytes) + graph)
         for tensor in tensors:
             file.write(tensor.header)
             copy_bytes(values, file, offset=tensor.values_offset, length=tensor.values_bytes)
@@ -54,13 +53,7 @@ def write_model(model: onnx.ModelProto, weights_path: Path, path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _SerializedInitializer:
-    """An initializer as a serialized field of the graph.
-
-    Attributes:
-        header: all bytes before the values of the tensor.
-        values_offset: offset in bytes of the values in the file of the weights.
-        values_bytes: size of the values in bytes.
-    """
+    """An initializer as a field of the graph: a header, and the position of its values in the file of the weights."""
 
     header: bytes
     values_offset: int
@@ -68,12 +61,10 @@ class _SerializedInitializer:
 
     @property
     def total_bytes(self) -> int:
-        """Size of the field in bytes, with its header."""
         return len(self.header) + self.values_bytes
 
     @classmethod
     def from_proto(cls, tensor: onnx.TensorProto) -> _SerializedInitializer:
-        """Serialize an initializer except for values in external data."""
         if not uses_external_data(tensor):
             return cls(_encode_field_header(INITIALIZER_FIELD, tensor.ByteSize()) + tensor.SerializeToString(), 0, 0)
         external = ExternalDataInfo(tensor)

@@ -100,7 +100,7 @@ class Provenance:
         licenses: for each licence that `gather` recorded, the number of images; empty without such records.
         command: command line that reproduces the run.
         accuracy: accuracy on the validation images, with the bounds of its 95 % interval.
-        num_evaluated_images: number of images of which `accuracy` or `mean_ap` is the score.
+        num_evaluated_images: number of images that `accuracy` or `mean_ap` was measured on.
         mean_ap: mean average precision of a multi-label file on the validation images, in place of the accuracy, with
             the bounds of its 95 % interval.
         parity: comparison of the outputs in ONNX Runtime with those of the network; None for a quantized file.

@@ -49,7 +49,7 @@ class Evaluation:
 
     Attributes:
         class_names: names of the model's classes, by class index, including those without an image in the label file.
-        confusion: number of images by true class (row) and predicted class (column).
+        confusion_matrix: number of images by true class (row) and predicted class (column).
         mistakes: wrong predictions with their true class index, the most confident first.
         broken_images: images that could not be read; they are not counted.
         loss: mean cross-entropy in nats; a probability below 1e-7 counts as 1e-7.
@@ -61,7 +61,7 @@ class Evaluation:
         num_in_training_set, num_in_validation_set: number of evaluated images that are in the training set of the
             model, and in its validation set, on which the best epoch was chosen. These images are recognized by
             their paths in the run folder, so copies of them are not counted; 0 if the model is not in a run folder.
-        multi_label_scores: the scores of a multi-label model, for which `confusion` and `mistakes` are empty, and
+        multi_label_scores: the scores of a multi-label model, for which `confusion_matrix` and `mistakes` are empty and
             `accuracy` is the share of images whose labels are all predicted correctly; None for a single-label model.
     """
 
@@ -97,11 +97,8 @@ class Evaluation:
     @property
     def accuracy(self) -> Proportion:
         """Share of correct predictions, with its 95 % interval."""
-        return (
-            self.multi_label_scores.exact_match_ratio
-            if self.multi_label_scores
-            else scores.accuracy(self.confusion_matrix)
-        )
+        label_scores = self.multi_label_scores
+        return label_scores.exact_match_ratio if label_scores else scores.accuracy(self.confusion_matrix)
 
     @property
     def score_name(self) -> str:
@@ -119,22 +116,15 @@ class Evaluation:
     @property
     def per_class(self) -> tuple[ClassScores, ...]:
         """Precision, recall and F1 of each class."""
-        return (
-            self.multi_label_scores.per_class
-            if self.multi_label_scores
-            else scores.class_scores(self.confusion_matrix, self.class_names)
-        )
+        label_scores = self.multi_label_scores
+        return label_scores.per_class if label_scores else scores.class_scores(self.confusion_matrix, self.class_names)
 
     @property
     def training_note(self) -> str:
         """Note on the images that were also used in training; empty if there are none."""
         chosen = "epoch and thresholds" if self.multi_label_scores else "epoch"
-        parts = (f"{self.num_in_training_set} for training", f"{self.num_in_validation_set} to choose the {chosen}")
-        used = [
-            text
-            for text, count in zip(parts, (self.num_in_training_set, self.num_in_validation_set), strict=True)
-            if count
-        ]
+        counts = {"for training": self.num_in_training_set, f"to choose the {chosen}": self.num_in_validation_set}
+        used = [f"{count} {purpose}" for purpose, count in counts.items() if count]
         expected = f"expect lower {self.score_name} on new images"
         return f"of these images, the run used {' and '.join(used)}: {expected}" if used else ""
 
@@ -283,7 +273,6 @@ def _count_listed_images(items: Sequence[LabeledPath], bundle: OnnxBundle, label
 
 
 def _predict_all(predictor: Predictor, items: Sequence[LabeledPath], progress: Progress) -> list[TimedResult]:
-    """Return one result per image, in order."""
     progress.start("evaluate", len(items), "images")
     answers = []
     for answer in predictor.stream(item.path for item in items):
@@ -294,7 +283,6 @@ def _predict_all(predictor: Predictor, items: Sequence[LabeledPath], progress: P
 
 
 def _make_probability_row(prediction: Prediction, num_classes: int) -> NDArray[np.float64]:
-    """Return the probabilities of a prediction in the order of the class indices, `(classes,)`."""
     row = np.zeros(num_classes)
     for score in prediction.top:
         row[score.label] = score.probability

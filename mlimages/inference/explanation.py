@@ -157,18 +157,14 @@ def explain(
     hidden = np.concatenate(list(threads.map(predictor.compute_probabilities, batches)))[:, label]  # (grid * grid,)
     name = image if isinstance(image, str) else getattr(image, "__fspath__", lambda: "")()
     return Explanation(
-        str(name),
-        predictor.bundle.class_names[label],
-        float(whole[label]),
-        hidden.reshape(grid_size, grid_size),
-        pixels,
+        str(name), predictor.bundle.class_names[label], float(whole[label]), hidden.reshape(grid_size, -1), pixels
     )
 
 
 def measure_background_use(
     predictor: Predictor, images: Sequence[NDArray[np.uint8]], labels: NDArray[np.int64]
 ) -> BackgroundUse:
-    """Test whether predictions depend on the surroundings of the centre of an image; each is half of its area.
+    """Test whether predictions depend on what surrounds the centre of an image; the centre is half of its area.
 
     The centre of every image is replaced by the centres of the same `NUM_CENTERS` images, one after the other, so that
     predictions differ only because of the surroundings. The p-value is that of a permutation test of the labels, whose
@@ -182,8 +178,8 @@ def measure_background_use(
     centers = [images[n * len(images) // NUM_CENTERS] for n in range(NUM_CENTERS)]
     threads = ThreadPool(min(_MAX_WORKERS, predictor.workers))
     batches = ([replace_center(image, center) for center in centers] for image in images)
-    probabilities = np.stack(list(threads.map(predictor.compute_probabilities, batches)))  # (N, CENTERS, classes)
-    predicted = probabilities.argmax(axis=2)  # (N, CENTERS)
+    probabilities = np.stack(list(threads.map(predictor.compute_probabilities, batches)))  # (N, NUM_CENTERS, classes)
+    predicted = probabilities.argmax(axis=2)  # (N, NUM_CENTERS)
     correct = float((predicted == labels[:, None]).mean())
     frequencies = [np.bincount(each.ravel(), minlength=probabilities.shape[2]) for each in (predicted, labels)]
     chance = float(frequencies[0] @ frequencies[1] / predicted.size / len(labels))
@@ -192,8 +188,7 @@ def measure_background_use(
 
 
 def _compute_p_value(log_probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Return the p-value of a permutation test of the labels: the share of random permutations for which the sum of the
-    true classes' log-probabilities is at least as high.
+    """Return the share of random permutations of the labels with at least as high a sum of log-probabilities.
 
     Args:
         log_probabilities: `(N, classes)`.

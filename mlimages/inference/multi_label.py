@@ -50,7 +50,7 @@ class MultiLabelScores:
         return tuple(combine_class_scores(self.per_class, self.average_precision, self.thresholds))
 
     def to_dict(self) -> dict[str, object]:
-        """Return the scores as JSON types: numbers in 0..1, with 95 % confidence intervals, or null if undefined."""
+        """Return the scores as JSON types; shares are in 0..1, each with its 95 % interval, or null if undefined."""
         mean, names = self.average_precision.mean, ("average_precision", "precision", "recall", "f1")
         return {
             "map": mean.value,
@@ -103,5 +103,4 @@ def score_multi_label_predictions(
 
 
 def _proportion_to_list(proportion: Proportion | None) -> list[float] | None:
-    """Return the value and the bounds of its 95 % interval; None if undefined."""
     return [proportion.value, proportion.low, proportion.high] if proportion else None

@@ -116,10 +116,7 @@ def write_metadata(source: Path, target: Path, metadata: Mapping[str, str]) -> N
 
 
 def _find_network_byte_ranges(network: BinaryIO) -> Iterator[tuple[int, int]]:
-    """Yield the start and end of each field of a serialized `ModelProto` except `metadata_props`.
-
-    Its fields are integers or have a length: other wire types do not occur.
-    """
+    """Yield the byte ranges of a `ModelProto`'s fields except `metadata_props`: each is an integer or has a length."""
     start = 0
     while (tag := _read_varint(network)) is not None:
         size = _read_varint(network) or 0

@@ -55,7 +55,6 @@ class BundleSession:
         return logits, probabilities, known[0] if known else None
 
     def _check_parity(self) -> None:
-        """Raise BundleError unless the file reproduces the logits stored with its parity test image."""
         probe = self.bundle.parity_test_image
         image = np.frombuffer(probe.pixels, np.uint8).reshape(1, probe.height, probe.width, 3)
         try:

@@ -195,5 +195,4 @@ def _join_names(names: tuple[str, ...]) -> str:
 
 
 def _escape_markdown(text: str) -> str:
-    """Return a text with Markdown's special characters escaped."""
     return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>#|" else letter for letter in text)

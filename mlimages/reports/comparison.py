@@ -226,8 +226,7 @@ def _find_correct_images(run: RunFolder) -> dict[tuple[str, str], bool]:
 
 
 def _make_image_keys(run: RunFolder) -> Iterator[tuple[str, str]]:
-    """Yield a key for each validation image that identifies it in other runs: its absolute path, and the name of its
-    class; in a multi-label run, all class names and which of them are its labels."""
+    """Yield the key of each validation image: its path, and its class or (multi-label) all classes and its labels."""
     found = run.predictions
     if found is None:
         return
@@ -250,6 +249,5 @@ def _format_setting(name: str, value: Any) -> str:
 
 
 def _find_model_size(run: Path) -> int:
-    """Return the size in bytes of the exported file of a run, or else of its weights; 0 if it has neither."""
     files = (run / name for name in ("model.onnx", "best.safetensors"))
     return next((file.stat().st_size for file in files if file.exists()), 0)

@@ -139,9 +139,8 @@ def draw_contact_sheet(
     rows = make_sheet_rows(TrainingData(labels, image_property), per_class=per_class, seed=seed)
     count = labels.count_images()[0] if labels.is_multi_label else sum(row.num_images for row in rows)
     shown = f"{pluralize(count, 'image')}, {pluralize(len(rows), 'class')}"
-    resized = f"resize {image_property.resize}, {image_property.width} x {image_property.height} px" + (
-        ", gray" if image_property.gray_scale else ""
-    )
+    gray = ", gray" if image_property.gray_scale else ""
+    resized = f"resize {image_property.resize}, {image_property.width} x {image_property.height} px{gray}"
     note = f"{shown}; a random sample of up to {per_class} per class (seed {seed}); {resized}"
     write_sheet(rows, out, title=source.name, note=note, overwrite=overwrite)
     return rows
@@ -253,7 +252,7 @@ def _load_tile(path: Path, data: TrainingData) -> Tile:
 
 
 def _choose_tile_side(rows: Sequence[SheetRow]) -> int:
-    """Return the side of a tile in pixels: small images are enlarged by an integer, others drawn at `MAX_SIDE_PX`."""
+    """Return the side of a tile in pixels: small images are enlarged by an integer, large ones reduced."""
     decoded = (tile.pixels for row in rows for tile in row.tiles if tile.pixels is not None)
     side = max((max(pixels.shape[:2]) for pixels in decoded), default=MAX_TILE_SIDE_PX)
     return min(side * max(1, 96 // side), MAX_TILE_SIDE_PX)

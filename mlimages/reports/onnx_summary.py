@@ -124,7 +124,7 @@ class _GraphTensors:
 
 
 def _find_shape(value: Any) -> Shape:
-    """Return the shape of a tensor without the batch dimension; unknown lengths are 0."""
+    """Return the shape without the batch dimension; unknown lengths are 0."""
     return tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)[1:]
 
 
@@ -135,7 +135,7 @@ def _find_module_path(weight_name: str) -> str:
 
 
 def _make_window(node: Any, input_shape: Shape, output_shape: Shape) -> Window | None:
-    """Return kernel size, stride and padding of a convolution or pooling along the width; None if not applicable."""
+    """Return the window along the width; None if there is none, or `Window` cannot describe it."""
     own = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
     if "kernel_shape" not in own or len(input_shape) != 3 or len(output_shape) != 3:
         return None
@@ -154,7 +154,7 @@ def _describe_width_change(input_shape: Shape, output_shape: Shape) -> str:
 
 
 def _describe_interface(model: Any) -> str:
-    """Return the names, types and shapes of the inputs and outputs, and the opset version."""
+    """Describe inputs, outputs and opset."""
 
     def describe(value: Any) -> str:
         tensor = value.type.tensor_type

@@ -241,10 +241,12 @@ def _draw_intervals(axes: Axes, epochs: Sequence[EpochMetrics], val_count: int) 
 
 
 def _make_probe_plots(result: ProbeResult) -> Iterator[tuple[str, DrawFunction]]:
+    freeze = result.recommended_freeze
+
     def draw_accuracy_by_layer(axes: Axes) -> None:
-        names = [cut.layer_name for cut in result.layer_scores]
-        chosen = names.index(result.recommended_freeze)
-        _draw_points(axes, range(len(names)), [cut.accuracy for cut in result.layer_scores], filled_index=chosen)
+        names = [score.layer_name for score in result.layer_scores]
+        accuracies = [score.accuracy for score in result.layer_scores]
+        _draw_points(axes, range(len(names)), accuracies, filled_index=names.index(freeze))
         axes.set_xticks(
             range(len(names)), list(map(_shorten_name, names)), rotation=60, rotation_mode="xtick", fontsize=8
         )
@@ -255,15 +257,11 @@ def _make_probe_plots(result: ProbeResult) -> Iterator[tuple[str, DrawFunction]]
         _draw_points(axes, counts, [point.accuracy for point in result.learning_curve])
         axes.set_xscale("log", base=2)
         axes.set_xticks(counts, list(map(str, counts)))
-        axes.set(
-            title=f"by number of images, frozen up to {result.recommended_freeze}",
-            xlabel="images per class",
-            ylabel="accuracy (%)",
-        )
+        axes.set(title=f"by number of images, frozen up to {freeze}", xlabel="images per class", ylabel="accuracy (%)")
 
-    yield f"accuracy by layer; {result.recommended_freeze} is recommended", draw_accuracy_by_layer
+    yield f"accuracy by layer; {freeze} is recommended", draw_accuracy_by_layer
     if result.learning_curve:
-        yield f"accuracy by images per class, frozen up to {result.recommended_freeze}", draw_accuracy_by_images
+        yield f"accuracy by images per class, frozen up to {freeze}", draw_accuracy_by_images
 
 
 def _draw_sizes(axes: Axes, measurements: MeasurementTable) -> None:

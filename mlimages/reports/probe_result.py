@@ -37,11 +37,11 @@ class LayerScore:
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """One point of a learning curve: the accuracy on held-out images, with its 95 % interval, of a classifier.
+    """One point of a learning curve.
 
     Attributes:
         images_per_class: number of images per class that the classifier was fitted on.
-        accuracy: share of correct predictions on the held-out images.
+        accuracy: accuracy on held-out images, with its 95 % interval.
     """
 
     images_per_class: int
@@ -76,11 +76,11 @@ class ProbeResult:
     @property
     def more_images_would_help(self) -> bool | None:
         """Whether the accuracy still increases with the number of images; None if this is unclear."""
-        if self.gain_from_last_doubling is None:
+        if (gain := self.gain_from_last_doubling) is None:
             return None
-        if self.gain_from_last_doubling.low > 0 and self.gain_from_last_doubling.value >= MIN_WORTHWHILE_GAIN:
+        if gain.low > 0 and gain.value >= MIN_WORTHWHILE_GAIN:
             return True
-        return False if self.gain_from_last_doubling.high < MAX_NEGLIGIBLE_GAIN else None
+        return False if gain.high < MAX_NEGLIGIBLE_GAIN else None
 
     @property
     def more_images_note(self) -> str:
@@ -102,12 +102,12 @@ class ProbeResult:
             "broken": self.num_broken_images,
             "cuts": [
                 {
-                    "name": cut.layer_name,
-                    "width": cut.num_features,
-                    "accuracy": asdict(cut.accuracy),
-                    "within_noise": cut.is_within_noise,
+                    "name": score.layer_name,
+                    "width": score.num_features,
+                    "accuracy": asdict(score.accuracy),
+                    "within_noise": score.is_within_noise,
                 }
-                for cut in self.layer_scores
+                for score in self.layer_scores
             ],
             "freeze": self.recommended_freeze,
             "curve": [
@@ -124,14 +124,9 @@ def format_probe(result: ProbeResult) -> Iterator[str]:
     yield f"{result.model}: {dataset}, accuracy by cross-validation"
     yield ""
     rows = [("--freeze", "features", "accuracy", "95 %", "")]
-    rows += [
-        (
-            cut.layer_name,
-            str(cut.num_features),
-            *_format_accuracy_cells(cut.accuracy, is_marked=cut.layer_name == result.recommended_freeze),
-        )
-        for cut in result.layer_scores
-    ]
+    for score in result.layer_scores:
+        cells = _format_accuracy_cells(score.accuracy, is_marked=score.layer_name == result.recommended_freeze)
+        rows.append((score.layer_name, str(score.num_features), *cells))
     yield from format_table(rows, left_columns=frozenset({0, 4}))
     yield ""
     if result.learning_curve:

@@ -15,15 +15,14 @@ from mlimages.reports.probe_result import ProbeResult
 def render_evaluation(evaluation: Evaluation, title: str) -> str:
     """Return the HTML report of an evaluation: mistakes, scores of each class, confusion matrix, calibration and
     speed."""
+    label_scores = evaluation.multi_label_scores
     return render(
         "evaluation.html",
         title=title,
         evaluation=evaluation,
         mistakes=_make_mistake_tiles(evaluation),
-        mistake_count=len(
-            evaluation.multi_label_scores.mistakes if evaluation.multi_label_scores else evaluation.mistakes
-        ),
-        rows=evaluation.multi_label_scores.class_scores if evaluation.multi_label_scores else (),
+        mistake_count=len((label_scores or evaluation).mistakes),
+        rows=label_scores.class_scores if label_scores else (),
         cells=make_matrix_cells(evaluation.confusion_matrix),
         figures=_make_metric_rows(evaluation),
     )
@@ -31,16 +30,15 @@ def render_evaluation(evaluation: Evaluation, title: str) -> str:
 
 def render_probe(result: ProbeResult) -> str:
     """Return the HTML report of a probe: the recommended layer, accuracy by layer and by images per class."""
-    gain = result.gain_from_last_doubling and " to ".join(
-        f"{100 * value:+.1f}" for value in (result.gain_from_last_doubling.low, result.gain_from_last_doubling.high)
-    )
+    gain = result.gain_from_last_doubling
+    interval = gain and f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
     return render(
         "probe.html",
         title=f"Probe of {result.model}",
         subtitle=f"{pluralize(result.num_images, 'image')} of {pluralize(result.num_classes, 'class')}"
         + (f", {pluralize(result.num_broken_images, 'image')} skipped" if result.num_broken_images else ""),
         result=result,
-        gain=f"{100 * result.gain_from_last_doubling.value:+.1f} ({gain})" if result.gain_from_last_doubling else "",
+        gain=f"{100 * gain.value:+.1f} ({interval})" if gain else "",
         drawings=plots.draw_probe_svgs(result),
     )
 
@@ -64,10 +62,8 @@ def render_comparison(runs: Sequence[ComparedRun]) -> str:
 
 def _make_mistake_tiles(evaluation: Evaluation) -> list[GalleryTile]:
     names = evaluation.class_names
-    if evaluation.multi_label_scores:
-        mistakes = [
-            (wrong, labels, wrong.labels or ()) for wrong, labels in evaluation.multi_label_scores.mistakes[:MAX_TILES]
-        ]
+    if label_scores := evaluation.multi_label_scores:
+        mistakes = [(wrong, labels, wrong.labels or ()) for wrong, labels in label_scores.mistakes[:MAX_TILES]]
     else:
         mistakes = [(wrong, (label,), wrong.top[:1]) for wrong, label in evaluation.mistakes[:MAX_TILES]]
     return [

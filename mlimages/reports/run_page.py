@@ -63,9 +63,8 @@ def draw_run(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     if run.epochs:
         plots.save_png(plots.plot_curves(run.epochs, val_count=run.num_val_images), curves, overwrite=overwrite)
     if run.predictions and not run.predictions.is_multi_label:
-        plots.save_png(
-            plots.plot_confusion_matrix(run.confusion_matrix, run.class_names), confusion, overwrite=overwrite
-        )
+        matrix = plots.plot_confusion_matrix(run.confusion_matrix, run.class_names)
+        plots.save_png(matrix, confusion, overwrite=overwrite)
     with write_output(page, overwrite=overwrite) as part:
         part.write_text(pages.render("run.html", **_make_template_values(run)), encoding="utf-8")
     return page
@@ -99,7 +98,7 @@ def _make_template_values(run: RunFolder) -> dict[str, Any]:
 
 
 def _make_class_tables(run: RunFolder) -> dict[str, Any]:
-    """Return the template values of the tables by class; a multi-label run has no confusion matrix."""
+    """Return the tables by class; a multi-label run has no confusion matrix."""
     found, precision = run.predictions, run.average_precision
     if found and precision:
         scores = multi_label_scores(found.labels.astype(bool), found.predicted_labels.astype(bool), run.class_names)
@@ -150,7 +149,7 @@ def _find_most_confused_classes(confusion: ConfusionMatrix, names: Sequence[str]
 
 
 def _make_mistake_tiles(run: RunFolder) -> Iterator[pages.GalleryTile]:
-    """Yield a tile for each wrong prediction, the most confident first; the first few with an explanation."""
+    """Yield the wrong predictions, the most confident first; the first few with their explanations."""
     if run.predictions is None:
         return
     found, explainer = run.predictions, _load_explainer(run)
@@ -189,13 +188,11 @@ def _to_class_indices(labels: np.int64 | NDArray[np.bool_]) -> list[int]:
 
 
 def _load_explainer(run: RunFolder) -> Predictor | None:
-    """Load the run's exported file, to explain mistakes; None if it does not exist, is large, or cannot be run."""
+    """Load the run's exported file; None if the run has no file, or it is large or cannot be run."""
     with suppress(BundleError):
         file = find_model_file(run.path)
-        if (
-            sum(part.stat().st_size for part in (file, external_data_path(file)) if part.exists())
-            <= MAX_EXPLAINED_MODEL_BYTES
-        ):
+        size_bytes = sum(part.stat().st_size for part in (file, external_data_path(file)) if part.exists())
+        if size_bytes <= MAX_EXPLAINED_MODEL_BYTES:
             return Predictor(file)
     return None
 
@@ -206,8 +203,7 @@ def _make_suspect_tile(suspect: Suspect, run: RunFolder) -> pages.GalleryTile:
 
 
 def _make_label_conflict_tiles(run: RunFolder) -> list[pages.GalleryTile]:
-    """Return a tile for each group of near-duplicates with different labels; none for a multi-label run, or if there
-    are more than `MAX_IMAGES_TO_COMPARE` images."""
+    """Return groups of near-duplicates with different labels; empty for multi-label runs or too many images."""
     items = [item for name in ("train.txt", "val.txt") for item in LabelFile(run.path / name)]
     if len(items) > MAX_IMAGES_TO_COMPARE or any(item.labels is not None for item in items[:1]):
         return []

@@ -22,7 +22,6 @@ from mlimages.serving.service import SERVICE_KEY, Service
 from mlimages.serving.settings import ServerSettings, check_exposure
 
 ModelSource = Predictor | OnnxBundle | str | os.PathLike[str]
-"""A predictor, an exported file or its path, or a run folder."""
 """A model to serve: a predictor, or an .onnx file or run folder."""
 
 

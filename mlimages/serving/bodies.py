@@ -119,8 +119,6 @@ async def _read_form(request: web.Request, body: bytes, max_files: int) -> list[
 
 
 class _FormPart(BodyPartReader):
-    """A part of a multipart form."""
-
     chunk_size = 1 << 16
     """Number of bytes searched at a time."""
 

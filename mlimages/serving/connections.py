@@ -97,8 +97,6 @@ class ConnectionLimiter:
 
 
 class _Connection(web.RequestHandler):
-    """A connection whose error responses are JSON."""
-
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
@@ -110,8 +108,6 @@ class _Connection(web.RequestHandler):
 
 
 class _RejectingProtocol(asyncio.Protocol):
-    """A connection above the limit."""
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Respond with 503, and close the connection."""
         assert isinstance(transport, asyncio.Transport)

@@ -38,8 +38,6 @@ class QueuedResult:
 
 @dataclass(frozen=True, slots=True)
 class _QueuedImage:
-    """An image in the queue, the number of classes to return, and the future of its result."""
-
     image: ImageData
     top: int
     future: asyncio.Future[QueuedResult]

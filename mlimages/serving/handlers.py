@@ -78,7 +78,6 @@ async def explain(request: web.Request) -> web.Response:
 
 
 def _encode_overlay(explanation: Explanation) -> str:
-    """Return the overlay of an explanation as a base64-encoded PNG."""
     out = io.BytesIO()
     explanation.draw_overlay().save(out, "PNG")
     return base64.b64encode(out.getvalue()).decode()
@@ -150,4 +149,4 @@ def _make_image_result(name: str, result: Prediction | ProblemError, top: int) -
 
 
 def _make_json_response(body: BaseModel) -> web.Response:
-    return web.json_response(text=body.model_dump_json(exclude_unset=True, by_alias=True))
+    return web.json_response(text=body.model_dump_json(exclude_unset=True))

@@ -19,10 +19,10 @@ from mlimages.serving.bodies import read_body
 from mlimages.serving.problems import ProblemError
 from mlimages.serving.service import SERVICE_KEY, Service
 
-MODEL_VERSION = "1"
+VERSION = "1"
 """Version of the model: a server has only one model."""
 
-_JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
+_LENGTH_HEADER = "Inference-Header-Content-Length"
 
 
 _MODEL, _MODEL_VERSION = "/v2/models/{name}", "/v2/models/{name}/versions/{version}"
@@ -58,7 +58,7 @@ async def get_model_metadata(request: web.Request) -> web.Response:
     pixels = schemas.TensorMetadata(name=INPUT, datatype="UINT8", shape=[-1, -1, -1, 3])
     return _make_json_response(schemas.ModelMetadata(
         name=service.name,
-        versions=[MODEL_VERSION],
+        versions=[VERSION],
         platform="onnxruntime_onnx",
         inputs=[pixels],
         outputs=_describe_outputs(service.bundle),
@@ -79,9 +79,7 @@ async def infer(request: web.Request) -> web.Response:
     service = _get_service(request)
     body = await read_body(request, service.settings)
     try:
-        inference_request, images = await asyncio.to_thread(
-            _parse_request, body, request.headers.get(_JSON_LENGTH_HEADER)
-        )
+        inference_request, images = await asyncio.to_thread(_parse_request, body, request.headers.get(_LENGTH_HEADER))
     except ValidationError as error:
         raise ProblemError(400, "bad-request", f"not an inference request: {_get_first_message(error)}") from error
     except (ValueError, TypeError, OverflowError) as error:
@@ -115,12 +113,9 @@ def _describe_outputs(bundle: OnnxBundle) -> list[schemas.TensorMetadata]:
 
 
 def _get_service(request: web.Request) -> Service:
-    """Return the service, or raise ProblemError if the path names another model or version."""
     service = request.app[SERVICE_KEY]
-    if request.match_info["name"] != service.name or request.match_info.get("version", MODEL_VERSION) != MODEL_VERSION:
-        raise ProblemError(
-            404, "not-found", f"model not found: this server has {service.name!r}, version {MODEL_VERSION}"
-        )
+    if request.match_info["name"] != service.name or request.match_info.get("version", VERSION) != VERSION:
+        raise ProblemError(404, "not-found", f"model not found: this server has {service.name!r}, version {VERSION}")
     return service
 
 
@@ -128,7 +123,7 @@ def _parse_request(body: bytes, header_length: str | None) -> tuple[schemas.Infe
     """Return the JSON part of a request body, and its images `(N, H, W, 3)`."""
     length = int(header_length) if header_length is not None else len(body)
     if not 0 <= length <= len(body):
-        raise ValueError(f"the header {_JSON_LENGTH_HEADER} is {length}, but the body has {len(body)} bytes")
+        raise ValueError(f"the header {_LENGTH_HEADER} is {length}, but the body has {len(body)} bytes")
     inference_request = schemas.InferRequest.model_validate_json(body[:length])
     (tensor,) = inference_request.inputs
     size = tensor.parameters.binary_data_size
@@ -146,7 +141,6 @@ def _get_first_message(error: ValidationError) -> str:
 
 
 def _parse_pixels(data: object) -> NDArray[np.uint8]:
-    """Return the values of a tensor from nested JSON lists."""
     values = np.asarray(data)
     if values.dtype.kind not in "iu" or not values.size or values.min() < 0 or values.max() > 255:
         raise ValueError("the data must be integers from 0 to 255")
@@ -178,13 +172,11 @@ def _make_infer_response(
             output.data, output.parameters = None, {"binary_data_size": len(data)}
             binary += data
         outputs.append(output)
-    response = schemas.InferResponse(
-        id=inference_request.id, model_name=name, model_version=MODEL_VERSION, outputs=outputs
-    )
+    response = schemas.InferResponse(id=inference_request.id, model_name=name, model_version=VERSION, outputs=outputs)
     if not any(output.parameters for output in outputs):
         return _make_json_response(response)
     header = response.model_dump_json(exclude_none=True).encode()
-    headers = {_JSON_LENGTH_HEADER: str(len(header))}
+    headers = {_LENGTH_HEADER: str(len(header))}
     return web.Response(body=header + binary, content_type="application/octet-stream", headers=headers)
 
 

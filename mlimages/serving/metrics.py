@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the histogram buckets in seconds."""
 
 REQUEST_STAGES = ("read", "queue", "decode", "network", "total")
@@ -34,11 +34,7 @@ class Metrics:
         queue = Gauge("mlimages_queue_images", "Images in the queue.", registry=self._registry)
         queue.set_function(count_queued)
         stages = Histogram(
-            "mlimages_stage_seconds",
-            "Latency by stage.",
-            ("stage",),
-            registry=self._registry,
-            buckets=LATENCY_BUCKETS_S,
+            "mlimages_stage_seconds", "Latency by stage.", ("stage",), registry=self._registry, buckets=BUCKETS_S
         )
         self._stages = {stage: stages.labels(stage) for stage in REQUEST_STAGES}
 

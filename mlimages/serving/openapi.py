@@ -27,10 +27,10 @@ _ERROR_DESCRIPTIONS = {
     "503": "Too many images are waiting, or no result was ready in time (busy, timeout): see Retry-After.",
 }
 
-_ACCESS_ERROR_STATUSES = ("400", "401", "421")
-_PROTOCOL_ERROR_SCHEMA = schemas.ProtocolErrorResponse
-_BINARY_SCHEMA = {"type": "string", "format": "binary"}
-_SCHEMA_REF_TEMPLATE = "#/components/schemas/{model}"
+_ACCESS_ERRORS = ("400", "401", "421")
+_PROTOCOL_ERROR = schemas.ProtocolErrorResponse
+_BINARY = {"type": "string", "format": "binary"}
+_REF_TEMPLATE = "#/components/schemas/{model}"
 _MODEL_PATHS = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
 
 
@@ -38,15 +38,15 @@ _MODEL_PATHS = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
 def build_openapi_document(num_classes: int) -> dict[str, Any]:
     """Return the OpenAPI document for a model with this many classes."""
     used = [value for value in vars(schemas).values() if isinstance(value, type) and issubclass(value, schemas.Schema)]
-    _, definitions = models_json_schema([(model, "validation") for model in used], ref_template=_SCHEMA_REF_TEMPLATE)
+    _, definitions = models_json_schema([(model, "validation") for model in used], ref_template=_REF_TEMPLATE)
     get_operations = {
         "/healthz": _describe_get_operation("Whether the service accepts requests.", schemas.Health),
         "/metrics": _describe_metrics_operation(),
         "/v2": _describe_get_operation(
-            "Open Inference Protocol: metadata of the server.", schemas.ServerMetadata, _PROTOCOL_ERROR_SCHEMA
+            "Open Inference Protocol: metadata of the server.", schemas.ServerMetadata, _PROTOCOL_ERROR
         ),
         "/v2/health/live": _describe_get_operation(
-            "Whether the server is running.", schemas.ServerLive, _PROTOCOL_ERROR_SCHEMA
+            "Whether the server is running.", schemas.ServerLive, _PROTOCOL_ERROR
         ),
         "/v2/health/ready": _describe_ready_operation(),
         **{path: _describe_model_operation(path, schemas.ModelMetadata) for path in _MODEL_PATHS},
@@ -83,7 +83,7 @@ def _describe_predict_operation(num_classes: int) -> dict[str, Any]:
     return {
         "summary": "Classify an image (raw body) or several images (files of a form).",
         "parameters": [top],
-        "requestBody": _describe_image_body({"type": "array", "items": _BINARY_SCHEMA}),
+        "requestBody": _describe_image_body({"type": "array", "items": _BINARY}),
         "responses": _describe_responses(schemas.Predictions, *_ERROR_DESCRIPTIONS),
     }
 
@@ -92,7 +92,7 @@ def _describe_explain_operation() -> dict[str, Any]:
     message = "Explanations are disabled on this server (not-allowed)."
     return {
         "summary": "Explain the prediction for an image (raw body or file of a form), in 50 forward passes.",
-        "requestBody": _describe_image_body(_BINARY_SCHEMA),
+        "requestBody": _describe_image_body(_BINARY),
         "responses": {
             **_describe_responses(schemas.Explanation, *_ERROR_DESCRIPTIONS),
             "403": _describe_json_response(message, schemas.ErrorResponse),
@@ -102,10 +102,7 @@ def _describe_explain_operation() -> dict[str, Any]:
 
 def _describe_image_body(file_schema: dict[str, Any]) -> dict[str, Any]:
     form = {"type": "object", "properties": {"file": file_schema}}
-    return {
-        "required": True,
-        "content": {"image/*": {"schema": _BINARY_SCHEMA}, "multipart/form-data": {"schema": form}},
-    }
+    return {"required": True, "content": {"image/*": {"schema": _BINARY}, "multipart/form-data": {"schema": form}}}
 
 
 def _describe_infer_operation(path: str) -> dict[str, Any]:
@@ -124,16 +121,14 @@ def _describe_model_operation(path: str, model: type[BaseModel], *statuses: str)
         "summary": model.__doc__,
         "parameters": [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names],
         "responses": {
-            **_describe_responses(model, *_ACCESS_ERROR_STATUSES, *statuses, error=_PROTOCOL_ERROR_SCHEMA),
-            "404": _describe_json_response("There is no such model (not-found).", _PROTOCOL_ERROR_SCHEMA),
+            **_describe_responses(model, *_ACCESS_ERRORS, *statuses, error=_PROTOCOL_ERROR),
+            "404": _describe_json_response("There is no such model (not-found).", _PROTOCOL_ERROR),
         },
     }
 
 
 def _describe_ready_operation() -> dict[str, Any]:
-    operation = _describe_get_operation(
-        "Whether the server accepts requests.", schemas.ServerReady, _PROTOCOL_ERROR_SCHEMA
-    )
+    operation = _describe_get_operation("Whether the server accepts requests.", schemas.ServerReady, _PROTOCOL_ERROR)
     operation["responses"]["503"] = _describe_json_response("The server is stopping.", schemas.ServerReady)
     return operation
 
@@ -146,10 +141,7 @@ def _describe_get_operation(
 
 def _describe_metrics_operation() -> dict[str, Any]:
     text = {"description": "Success.", "content": {"text/plain": {"schema": {"type": "string"}}}}
-    return {
-        "summary": "Prometheus metrics.",
-        "responses": {"200": text, **_describe_error_responses(*_ACCESS_ERROR_STATUSES)},
-    }
+    return {"summary": "Prometheus metrics.", "responses": {"200": text, **_describe_error_responses(*_ACCESS_ERRORS)}}
 
 
 def _describe_responses(
@@ -167,4 +159,4 @@ def _describe_json_response(description: str, schema: type[BaseModel]) -> dict[s
 
 
 def _make_schema_reference(model: type[BaseModel]) -> dict[str, str]:
-    return {"$ref": _SCHEMA_REF_TEMPLATE.format(model=model.__name__)}
+    return {"$ref": _REF_TEMPLATE.format(model=model.__name__)}

@@ -80,5 +80,4 @@ async def return_errors_as_json(request: web.Request, handler: Handler) -> web.S
 
 
 def _make_error_code(reason: str) -> str:
-    """Return the error code for an HTTP reason phrase: Not Found -> not-found."""
     return (reason or "error").lower().replace(" ", "-")

@@ -96,13 +96,10 @@ class Explanation(Schema):
     model: str
     class_name: str = Field(description="The most probable class of the unmasked image.")
     probability: float = Field(description="Probability of that class for the unmasked image, 0 to 1.")
-    min_probability: float = Field(alias="lowest", description="The lowest probability in `hidden`.")
-    most_influential_region: str = Field(
-        alias="place", description="Position of the region with the lowest probability: centre, top left, ..."
-    )
-    masked_probabilities: list[list[float]] = Field(
-        alias="hidden",
-        description="Probability of that class with each region of the preprocessed image masked, by row and column.",
+    lowest: float = Field(description="The lowest probability in `hidden`.")
+    place: str = Field(description="Position of the region with the lowest probability: centre, top left, ...")
+    hidden: list[list[float]] = Field(
+        description="Probability of that class with each region of the preprocessed image masked, by row and column."
     )
     overlay: str = Field(
         description="The preprocessed image as a base64-encoded PNG, with regions in red whose masking lowers the "

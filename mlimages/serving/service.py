@@ -29,7 +29,7 @@ class Service:
         metrics: metrics since the start of the server.
         in_flight: the connections with a request in progress.
         on_request_end: called with a connection when its request is finished.
-        is_stopping: whether the server accepts no new requests.
+        is_stopping: whether the server is stopping, so that a connection is closed after its next response.
     """
 
     def __init__(self, predictor: Predictor, settings: ServerSettings) -> None:
@@ -56,7 +56,6 @@ class Service:
             self._reloading = asyncio.get_running_loop().create_task(self._reload_until_current())
 
     async def _reload_until_current(self) -> None:
-        """Reload until no reload was requested while the last one was in progress."""
         while self._needs_reload:
             self._needs_reload = False
             await self.reload()
@@ -111,7 +110,6 @@ class Service:
         return explanation
 
     def _record_result(self, outcome: QueuedResult | BaseException) -> Prediction | ProblemError:
-        """Return the prediction or error for an image, after its durations are added to the metrics."""
         if isinstance(outcome, BaseException):
             logger.error("cannot classify an image", exc_info=outcome)
             return make_internal_error()
@@ -125,7 +123,6 @@ class Service:
 
 
 def _open_engine(predictor: Predictor, queue_size: int) -> Engine:
-    """Return an engine that loads the predictor's file again."""
     reloaded = Predictor(predictor.bundle.path, workers=predictor.workers, max_pixels=predictor.max_pixels)
     return Engine(reloaded, queue_size=queue_size)
 

@@ -190,7 +190,6 @@ def _render_page(runtime: WebRuntime) -> str:
 
 
 def _compute_integrity(files: Mapping[str, bytes]) -> dict[str, str]:
-    """Return SHA-384 hashes of files by name, in the format of the HTML attribute `integrity`."""
     return {
         name: f"sha384-{base64.b64encode(hashlib.sha384(content).digest()).decode()}" for name, content in files.items()
     }

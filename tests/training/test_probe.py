@@ -101,7 +101,7 @@ def stripes(tmp_path: Path) -> LabelFile:
 def test_texture_is_seen_by_random_convolutions_and_more_images_do_not_hurt(stripes: LabelFile) -> None:
     found = probe_layers(stripes, model="lenet5", weights="none")
     assert (found.num_images, found.num_classes, found.num_broken_images) == (42, 3, 0)
-    assert max(cut.accuracy.value for cut in found.layer_scores) > 0.8
+    assert max(score.accuracy.value for score in found.layer_scores) > 0.8
     assert [point.images_per_class for point in found.learning_curve] == [5, 10]
     assert found.learning_curve[0].accuracy.value <= found.learning_curve[1].accuracy.value + 0.1
     values = [point.accuracy.value for point in found.learning_curve]
@@ -182,11 +182,11 @@ def test_too_few_images_are_one_clear_error(stripes: LabelFile) -> None:
 
 def test_what_is_within_noise_of_the_best_is_frozen_as_high_as_can_be() -> None:
     share = Proportion(0.9, 0.8, 0.95)
-    cuts = (LayerScore("conv1", 8, share, False), LayerScore("conv2", 8, share, True))
+    scores = (LayerScore("conv1", 8, share, False), LayerScore("conv2", 8, share, True))
     gains = {(0.03, 0.02, 0.05): (True, "would help:"), (0.042, -0.024, 0.107): (None, "it is unclear"),
              (0.003, -0.01, 0.015): (False, "would hardly help:")}  # fmt: skip
     for gain, (helps, said) in gains.items():
-        probed = ProbeResult("net", 50, 2, 0, cuts, "conv2", (), Proportion(*gain))
+        probed = ProbeResult("net", 50, 2, 0, scores, "conv2", (), Proportion(*gain))
         assert probed.more_images_would_help is helps
         assert said in list(lines_of(probed))[-2]
     text = "\n".join(lines_of(probed))
