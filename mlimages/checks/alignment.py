@@ -30,7 +30,7 @@ COARSE_RADIUS_PX, RADIUS_PX = 5, 4
 NOISE_LEVEL = 6.0
 """Level added to the local standard deviation, so that weaker contrast than this is not amplified."""
 
-MAX_ITERATIONS = 8
+NUM_ITERATIONS = 8
 """Number of Gauss-Newton iterations of the refinement."""
 
 MAX_COEFFICIENT_CHANGE = 0.15
@@ -44,10 +44,8 @@ FloatArray = NDArray[np.floating]
 
 def align_and_correlate(thumbnails: NDArray[np.uint8], other_thumbnails: NDArray[np.uint8]) -> FloatArray:
     """Return the correlation `(n,)`, at most 1, of each pair of gray thumbnails `(n, 64, 64)` in its best alignment."""
-    pair = [
-        _SMOOTHING_MATRIX @ thumbs.astype(np.float32) @ _SMOOTHING_MATRIX.T for thumbs in (thumbnails, other_thumbnails)
-    ]
-    one, other = (_HALVING_MATRIX @ images @ _HALVING_MATRIX.T for images in pair)
+    pair = [_SMOOTHING @ thumbs.astype(np.float32) @ _SMOOTHING.T for thumbs in (thumbnails, other_thumbnails)]
+    one, other = (_HALVING @ images @ _HALVING.T for images in pair)
     found = np.stack([_find_best_placements(one, other), _find_best_placements(other, one)])  # (2, n, 5)
     role, index = found[:, :, 0].argmax(axis=0), np.arange(len(thumbnails))
     placement = found[role, index]
@@ -59,7 +57,7 @@ def align_and_correlate(thumbnails: NDArray[np.uint8], other_thumbnails: NDArray
 def _find_best_placements(crops: FloatArray, images: FloatArray) -> FloatArray:
     """Return the best placement of each crop in its image: correlation, scale, left, top and index of the orientation
     `(n, 5)`; left and top are fractions of the image."""
-    target = _normalize_contrast(images, _COARSE_BOX_FILTER)
+    target = _normalize_contrast(images, _COARSE_BOX)
     spectrum = np.fft.rfft2(target)
     sums = np.pad((target * target).cumsum(axis=1).cumsum(axis=2), ((0, 0), (1, 0), (1, 0)))
     best = np.full((len(crops), 5), -1, np.float32)
@@ -92,12 +90,12 @@ def _refine_placements(crops: FloatArray, images: FloatArray, placements: FloatA
     transform[:, (0, 1), (0, 1)] = scale[:, None]
     transform[:, :2, 2] = 2 * corner + scale[:, None] - 1
     transform[:, 2, 2] = 1
-    wanted = _normalize_contrast(crops, _BOX_FILTER)
+    wanted = _normalize_contrast(crops, _BOX)
     wanted_slopes = _compute_gradients(wanted)
     best = np.full(len(crops), -1, np.float32)
-    for _ in range(MAX_ITERATIONS + 1):
-        shown, inside = _interpolate(images, transform @ _PIXEL_COORDINATES)
-        shown = _normalize_contrast(shown, _BOX_FILTER)
+    for _ in range(NUM_ITERATIONS + 1):
+        shown, inside = _interpolate(images, transform @ _GRID)
+        shown = _normalize_contrast(shown, _BOX)
         slopes = (wanted_slopes + _compute_gradients(shown)) / 2 * inside[:, None]  # (n, 2, M)
         wanted_flat, shown_flat = wanted.reshape(len(crops), -1), shown.reshape(len(crops), -1)
         product = np.vecdot(wanted_flat * inside, shown_flat)
@@ -110,7 +108,7 @@ def _refine_placements(crops: FloatArray, images: FloatArray, placements: FloatA
 
 def _compute_gauss_newton_step(gradients: FloatArray, differences: FloatArray) -> FloatArray:
     """Return the update `(n, 3, 3)` of the transform for gradients `(n, 2, M)` and differences `(n, M)`."""
-    jacobian = (gradients[:, :, None] * _PIXEL_COORDINATES).reshape(len(gradients), 6, -1)
+    jacobian = (gradients[:, :, None] * _GRID).reshape(len(gradients), 6, -1)
     normal = jacobian @ jacobian.transpose(0, 2, 1)
     damping = np.trace(normal, axis1=1, axis2=2) / 6000 + 1e-3
     normal += damping[:, None, None] * np.eye(6, dtype=np.float32)
@@ -138,7 +136,7 @@ def _interpolate(images: FloatArray, positions: FloatArray) -> tuple[FloatArray,
 
 
 def _compute_gradients(images: FloatArray) -> FloatArray:
-    """Return the derivatives of thumbnails along x and y, `(n, 2, pixels)`."""
+    """Return the derivatives along x and y `(n, 2, M)`; coordinates as in `_refine_placements`."""
     slopes = np.zeros((len(images), 2, *images.shape[1:]), np.float32)
     slopes[:, 0, :, 1:-1] = images[:, :, 2:] - images[:, :, :-2]
     slopes[:, 1, 1:-1] = images[:, 2:] - images[:, :-2]
@@ -146,7 +144,6 @@ def _compute_gradients(images: FloatArray) -> FloatArray:
 
 
 def _normalize_contrast(images: FloatArray, box: FloatArray) -> FloatArray:
-    """Subtract the local mean of each pixel and divide by its local standard deviation; `box` is a box filter."""
     centered = images - box @ images @ box.T
     contrast: FloatArray = centered / np.sqrt(box @ (centered * centered) @ box.T + NOISE_LEVEL**2)
     return contrast
@@ -159,7 +156,6 @@ def _normalize_rows(weights: NDArray[np.floating]) -> FloatArray:
 
 
 def _compute_pixel_distances(size: int) -> NDArray[np.intp]:
-    """Return the distance of each two pixels along an axis, `(size, size)`."""
     return abs(np.subtract.outer(np.arange(size), np.arange(size)))
 
 
@@ -175,16 +171,9 @@ def _make_resize_matrix(size: int, new_size: int) -> FloatArray:
     return _normalize_rows(np.maximum(0, 1 - abs(np.arange(size) - centers[:, None]) / factor))
 
 
-_SMOOTHING_MATRIX = _normalize_rows(np.maximum(0, 2.0 - _compute_pixel_distances(THUMBNAIL_PX)))
-_HALVING_MATRIX = _make_resize_matrix(THUMBNAIL_PX, COARSE_PX)
-_BOX_FILTER, _COARSE_BOX_FILTER = (
-    _make_box_filter(THUMBNAIL_PX, RADIUS_PX),
-    _make_box_filter(COARSE_PX, COARSE_RADIUS_PX),
-)
-_AXIS_COORDINATES = (np.arange(THUMBNAIL_PX) + 0.5) * 2 / THUMBNAIL_PX - 1
-_PIXEL_COORDINATES = (
-    np.stack([*np.meshgrid(_AXIS_COORDINATES, _AXIS_COORDINATES), np.ones((THUMBNAIL_PX, THUMBNAIL_PX))])
-    .reshape(3, -1)
-    .astype(np.float32)
-)
+_SMOOTHING = _normalize_rows(np.maximum(0, 2.0 - _compute_pixel_distances(THUMBNAIL_PX)))
+_HALVING = _make_resize_matrix(THUMBNAIL_PX, COARSE_PX)
+_BOX, _COARSE_BOX = _make_box_filter(THUMBNAIL_PX, RADIUS_PX), _make_box_filter(COARSE_PX, COARSE_RADIUS_PX)
+_AXIS = (np.arange(THUMBNAIL_PX) + 0.5) * 2 / THUMBNAIL_PX - 1
+_GRID = np.stack([*np.meshgrid(_AXIS, _AXIS), np.ones([THUMBNAIL_PX] * 2)]).reshape(3, -1).astype(np.float32)
 """The coordinates x, y and 1 of all pixels: `(3, M)`."""

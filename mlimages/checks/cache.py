@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp BLOB, image INTEG
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """The absolute path of a file, and its `core.fingerprint`, which changes with the file."""
+    """The absolute path of a file, and its `core.fingerprint`."""
 
     path: str
     fingerprint: bytes
@@ -87,9 +87,7 @@ class CheckCache:
         if not self._db.in_transaction:
             self._read_rows("BEGIN", [])  # else each look-up locks the file, which takes longer than reading
         rows = self._read_rows(query, list(fingerprints))
-        return {
-            path: _make_examined_image(*rest) for path, fingerprint, *rest in rows if fingerprints[path] == fingerprint
-        }
+        return {path: _make_examined_image(*rest) for path, stamp, *rest in rows if fingerprints[path] == stamp}
 
     def find_by_sha256(self, sha256: bytes) -> ExaminedImage | None:
         """Return the cached result of the file content with this SHA-256; None if not cached. Thread-safe."""
@@ -144,7 +142,5 @@ def _open_database(path: Path | str) -> sqlite3.Connection:
     return db
 
 
-def _make_examined_image(
-    sha256: bytes, packed_measurements: bytes | None, fault: str | None, detail: str
-) -> ExaminedImage:
-    return ExaminedImage(sha256, packed_measurements, Fault(fault) if fault else None, detail)
+def _make_examined_image(sha256: bytes, packed: bytes | None, fault: str | None, detail: str) -> ExaminedImage:
+    return ExaminedImage(sha256, packed, Fault(fault) if fault else None, detail)

@@ -78,9 +78,9 @@ LARGE_DATASET_IMAGES = 20_000
 
 ERROR_CODES = frozenset(CODES[: CODES.index(Code.DUPLICATE)])
 
-_fraction_option = partial(Option, min=0, max=1)
-_luma_option = partial(Option, min=0, max=255)
-_hash_bits_option = partial(Option, min=0, max=64)
+_fraction = partial(Option, min=0, max=1)
+_luma = partial(Option, min=0, max=255)
+_hash_bits = partial(Option, min=0, max=64)
 
 
 @document_fields
@@ -105,32 +105,32 @@ class Thresholds:
         float, Option("odd-shape: the aspect ratio (longer / shorter side) is above this value.", min=1)
     ] = 3.0
     max_crop_loss: Annotated[
-        float, _fraction_option("crop-loss: a centred square crop removes more than this fraction of the pixels.")
+        float, _fraction("crop-loss: a centred square crop removes more than this fraction of the pixels.")
     ] = 0.5
     blank_spread: Annotated[
-        int, _luma_option("blank: the 98th and the 2nd percentile of luma (0 to 255) differ by at most this value.")
+        int, _luma("blank: the 98th and the 2nd percentile of luma (0 to 255) differ by at most this value.")
     ] = 4
     contrast_spread: Annotated[
         int,
-        _luma_option(
+        _luma(
             "low-contrast: the 98th and the 2nd percentile of luma differ by at most this value; blank images are "
             "exempt."
         ),
     ] = 40
     dark_level: Annotated[
-        int, _luma_option("dark: the 98th percentile of luma and the mean of each channel are below this value.")
+        int, _luma("dark: the 98th percentile of luma and the mean of each channel are below this value.")
     ] = 64
-    bright_level: Annotated[int, _luma_option("bright: the 2nd percentile of luma is above this value.")] = 225
+    bright_level: Annotated[int, _luma("bright: the 2nd percentile of luma is above this value.")] = 225
     blur: Annotated[
         float,
-        _fraction_option(
+        _fraction(
             "blurred: the sharpness is below this value (0.25: smooth, 0.5: sharp edges, 1: noise); lowered if most "
             "images are blurred."
         ),
     ] = 0.30
     placeholder_share: Annotated[
         float,
-        _fraction_option(
+        _fraction(
             "placeholder: the two most frequent luma values cover at least this fraction of the image; tiny images "
             "are exempt."
         ),
@@ -138,21 +138,19 @@ class Thresholds:
     placeholder_copies: Annotated[int, Option("placeholder: at least this many images are byte-identical.", min=2)] = 5
     near_bits: Annotated[
         int,
-        _hash_bits_option(
+        _hash_bits(
             "near-duplicate: perceptual hashes differ in at most this many of 64 bits (fewer above 20,000 images)."
         ),
     ] = 16
     turned_bits: Annotated[
-        int, _hash_bits_option("near-duplicate: the value of near_bits if one of the images is flipped or rotated.")
+        int, _hash_bits("near-duplicate: the value of near_bits if one of the images is flipped or rotated.")
     ] = 12
-    near_correlation: Annotated[
-        float, _fraction_option("near-duplicate: minimum correlation of the two thumbnails.")
-    ] = 0.90
+    near_correlation: Annotated[float, _fraction("near-duplicate: minimum correlation of the two thumbnails.")] = 0.90
     crop_correlation: Annotated[
-        float, _fraction_option("near-duplicate: minimum correlation of one image with the matching crop of the other.")
+        float, _fraction("near-duplicate: minimum correlation of one image with the matching crop of the other.")
     ] = 0.95
     plain_correlation: Annotated[
-        float, _fraction_option("near-duplicate: minimum correlation if one image is tiny, smooth or line art.")
+        float, _fraction("near-duplicate: minimum correlation if one image is tiny, smooth or line art.")
     ] = 0.99
     imbalance: Annotated[
         float,

@@ -25,7 +25,7 @@ MIN_CORRELATION = 0.7
 """Minimum correlation of aligned near-duplicates: of 2,400 candidates that are different images, the highest was 0.63;
 of 230 edited copies, all but one exceeded 0.75."""
 
-MAX_IMAGES_FOR_EXACT_SEARCH = 100_000
+MAX_EXACT_IMAGES = 100_000
 """Maximum number of images for an exact search, whose time grows with its square."""
 
 EMBED_BATCH_SIZE, COMPARE_BATCH_SIZE = 256, 1024
@@ -81,10 +81,8 @@ def require_usearch(num_images: int) -> None:
     Raises:
         MissingExtraError: the extra `usearch` is not installed.
     """
-    if num_images > MAX_IMAGES_FOR_EXACT_SEARCH:
-        require_extra(
-            f"comparing the features of more than {MAX_IMAGES_FOR_EXACT_SEARCH:,} images", "usearch", "usearch"
-        )
+    if num_images > MAX_EXACT_IMAGES:
+        require_extra(f"comparing the features of more than {MAX_EXACT_IMAGES:,} images", "usearch", "usearch")
 
 
 def _compute_features(paths: Sequence[Path], embed: Embedder, progress: Progress) -> Features:
@@ -106,7 +104,7 @@ def _compute_features(paths: Sequence[Path], embed: Embedder, progress: Progress
 
 def _iter_nearest_neighbours(features: Features) -> Iterator[tuple[int, int]]:
     """Yield pairs of each image and one of its three nearest neighbours."""
-    nearest = _find_nearest_exactly if len(features) <= MAX_IMAGES_FOR_EXACT_SEARCH else _find_nearest_approximately
+    nearest = _find_nearest_exactly if len(features) <= MAX_EXACT_IMAGES else _find_nearest_approximately
     for begin, found in nearest(features):
         for index, others in enumerate(found.tolist(), start=begin):
             yield from ((index, other) for other in [other for other in others if other != index][:NUM_NEIGHBOURS])
@@ -132,7 +130,7 @@ def _find_nearest_exactly(features: Features) -> Iterator[tuple[int, NDArray[np.
 
 
 def _find_nearest_approximately(features: Features) -> Iterator[tuple[int, NDArray[np.intp]]]:
-    """Yield approximately the result of `_find_nearest_exactly`, by an HNSW graph (Malkov and Yashunin, 2018)."""
+    """Approximate `_find_nearest_exactly` by an HNSW graph (Malkov and Yashunin, 2018)."""
     from usearch.index import Index
 
     index = Index(ndim=features.shape[1], metric="ip", dtype="f16")

@@ -74,7 +74,6 @@ class Findings:
         return found
 
     def _read_findings(self, file_index: int, rows: NDArray[np.void]) -> Iterator[Finding]:
-        """Yield the findings of these rows, with the paths and labels from the label file."""
         images = self.images.iter_labels(file_index)
         index, path = -1, ""
         label: Label = 0
@@ -85,7 +84,6 @@ class Findings:
             yield Finding(file_index, as_path(path), label, CODES[row["code"]], self._describe(row), related)
 
     def _describe(self, row: np.void) -> str:
-        """Return the detail of a finding as text."""
         index, code, other = row["index"], row["code"], int(row["other"])
         if other >= 0:
             same = bool((self.images.digests[index] == self.images.digests[other]).all())

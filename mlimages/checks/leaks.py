@@ -122,7 +122,7 @@ def _iter_near_duplicates(
     thresholds: Thresholds,
     groups: DisjointSets,
 ) -> Iterator[tuple[int, int]]:
-    """Yield pairs of near-duplicates, as indices in `images`; the minimum correlations are in the order compared."""
+    """Yield pairs of near-duplicates, as indices in `images`, given the minimum correlation of each compared image."""
     pairs = find_near_duplicate_pairs(
         lambda numbers: images.measurements["thumbnail"][compared_indices[numbers]],
         compute_perceptual_hashes(images.measurements["thumbnail"], compared_indices),
@@ -152,7 +152,6 @@ def _make_cache_key(
 
 
 def _iter_relations(images: ImageTable, groups: Sequence[Sequence[int]], thresholds: Thresholds) -> Iterator[Relation]:
-    """Yield the relations of the images of each group: leaks, duplicates, near-duplicates and placeholders."""
     is_multi_label = images.is_multi_label
 
     def find_file(index: int) -> int:
@@ -182,7 +181,6 @@ def _iter_relations(images: ImageTable, groups: Sequence[Sequence[int]], thresho
 
 
 def _group_by(indices: Iterable[int], key: Callable[[int], Key]) -> dict[Key, list[int]]:
-    """Return the indices by the value of `key`."""
     groups: dict[Key, list[int]] = {}
     for index in indices:
         groups.setdefault(key(index), []).append(index)

@@ -146,7 +146,7 @@ def examine(data: bytes, *, max_pixels: int) -> Measurements:
 
 
 def _choose_decode_options(header: ImageHeader) -> DecodeOptions:
-    """Return options that keep the orientation of the file, since decoders fill the bottom of a truncated JPEG."""
+    """Keep the orientation of the file, since decoders fill the bottom of a truncated JPEG with gray."""
     width, height = header.size
     factor = max(1, min(width, height) // MIN_REDUCED_SIDE_PX)
     return DecodeOptions(

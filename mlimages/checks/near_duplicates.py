@@ -185,9 +185,7 @@ def compute_perceptual_hashes(thumbnails: NDArray[np.uint8], indices: NDArray[np
     for begin in range(0, len(indices), HASH_BATCH_SIZE):
         chunk = slice(begin, begin + HASH_BATCH_SIZE)
         squares = thumbnails[indices[chunk]].reshape(-1, 16, 16).astype(np.float32)
-        waves = (_DCT_MATRIX @ squares @ _DCT_MATRIX.T).reshape(
-            -1, 64
-        )  # one large product would start all BLAS threads
+        waves = (_DCT @ squares @ _DCT.T).reshape(-1, 64)  # one large product would start all BLAS threads
         hashes[chunk] = np.packbits(waves > 0, axis=1, bitorder="little").view("<u8").ravel()
     return hashes
 
@@ -237,7 +235,7 @@ def _make_crop_matrices() -> NDArray[np.float32]:
     return windows
 
 
-_DCT_MATRIX = np.cos(np.pi / 16 * np.outer(np.arange(8), np.arange(16) + 0.5)).astype(np.float32)
+_DCT = np.cos(np.pi / 16 * np.outer(np.arange(8), np.arange(16) + 0.5)).astype(np.float32)
 """Matrix of the discrete cosine transform to the lowest frequencies of an axis: `(8, 16)`."""
 
 _CROP_MATRICES = _make_crop_matrices()

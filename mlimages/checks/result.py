@@ -101,7 +101,7 @@ class CheckReport:
 
     @property
     def warnings(self) -> dict[str, int]:
-        """Number of warnings by code; `exclude_errors` includes these images."""
+        """Number of warnings by code; `exclude_errors` keeps images that have only warnings."""
         return self._count(are_errors=False)
 
     def exclude_errors(self, file_index: int = 0) -> LabelFile:
@@ -125,7 +125,6 @@ class CheckReport:
         }
 
     def _count(self, *, are_errors: bool) -> dict[str, int]:
-        """Return the number of errors, or of warnings, by code."""
         counts = self.findings.counts()
         return {code.value: counts[code] for code in Code if counts[code] and code.is_error == are_errors}
 
@@ -225,7 +224,6 @@ def _find_current_path(path: Path, current_paths: Mapping[str, Path]) -> Path:
 def _write_table(
     temporary_path: Path, labels: LabelFile, current_paths: Mapping[str, Path], findings: Iterable[Finding]
 ) -> None:
-    """Write findings as a table with the columns path, label, code and detail."""
     class_names = labels.class_names  # read from the label file
     with temporary_path.open("w", encoding="utf-8", newline="") as out:
         table = csv.writer(out, delimiter="\t", lineterminator="\n")

@@ -60,12 +60,11 @@ def apply_class_rules(images: ImageTable, thresholds: Thresholds) -> Iterator[Fi
     """Yield a finding for each class that is much smaller than its label file's largest class, or mostly blurred."""
     for number, file in enumerate(images.files):
         yield from _iter_blurred_classes(images, number)
-        counts = images.count_by_class(number)[images.name_indices_by_file[number]]
+        name_indices = images.name_indices_by_file[number]
+        counts = images.count_by_class(number)[name_indices]
         for label in np.flatnonzero(counts * thresholds.imbalance < counts.max(initial=0)).tolist():
             if counts[label] or label < len(file.defined_class_names):
-                few, many = (
-                    images.class_names[images.name_indices_by_file[number][own]] for own in (label, counts.argmax())
-                )
+                few, many = (images.class_names[name_indices[own]] for own in (label, counts.argmax()))
                 detail = f"{few}: {counts[label]}, {many}: {counts.max()}"
                 yield Finding(number, file.path, label, Code.CLASS_IMBALANCE, detail)
 
@@ -74,14 +73,14 @@ def _iter_blurred_classes(images: ImageTable, file_index: int) -> Iterator[Findi
     """Yield a finding for each class of a label file whose images are mostly blurred."""
     rows = slice(*images.file_starts[file_index : file_index + 2])
     sharpness = images.measurements["sharpness"][rows]
-    ids_of: dict[int, list[int]] = defaultdict(list)
-    for number, classes in enumerate(images.class_sets):
-        for set_indices in classes:
-            ids_of[set_indices].append(number)
-    for label, set_indices in enumerate(images.name_indices_by_file[file_index].tolist()):
-        own = sharpness[images.decoded_mask[rows] & np.isin(images.set_indices[rows], ids_of[set_indices])]
+    sets_by_name: dict[int, list[int]] = defaultdict(list)
+    for set_index, classes in enumerate(images.class_sets):
+        for name_index in classes:
+            sets_by_name[name_index].append(set_index)
+    for label, name_index in enumerate(images.name_indices_by_file[file_index].tolist()):
+        own = sharpness[images.decoded_mask[rows] & np.isin(images.set_indices[rows], sets_by_name[name_index])]
         if len(own) >= MIN_IMAGES_FOR_MEDIAN and (median := np.median(own)) < Thresholds().blur:
-            name = images.class_names[set_indices]
+            name = images.class_names[name_index]
             detail = f"{name}: median sharpness {median:.3f} of {len(own)} images; they may have been upscaled"
             yield Finding(file_index, images.files[file_index].path, label, Code.CLASS_BLURRED, detail)
 
@@ -149,12 +148,10 @@ def _compute_aspect_ratio(measurements: Any) -> Any:
 
 
 def _describe_size(measurements: Any, _thresholds: Thresholds) -> str:
-    """Return the size of an image in pixels, such as `640 x 480`."""
     return f"{measurements['width']} x {measurements['height']}"
 
 
 def _describe_luma(measurements: Any, _thresholds: Thresholds) -> str:
-    """Return the 2nd and 98th percentile of luma, such as `luma 3 to 250`."""
     return f"luma {measurements['luma_p2']} to {measurements['luma_p98']}"
 
 

@@ -50,7 +50,7 @@ MAX_BATCH_SIZE = 16_384
 LabelFiles = LabelFile | str | os.PathLike[str] | Iterable[LabelFile | str | os.PathLike[str]]
 """A label file or folder of class folders, or several."""
 
-FindCachedResult = Callable[[bytes], ExaminedImage | None]
+CacheLookup = Callable[[bytes], ExaminedImage | None]
 """Function that returns the cached result for a SHA-256."""
 
 
@@ -154,7 +154,6 @@ def find_decodable_images(paths: Iterable[Path]) -> dict[Path, bytes]:
 
 
 def _open_label_files(files: LabelFiles) -> list[LabelFile]:
-    """Return the label files, or those of each split of a folder."""
     several = [files] if isinstance(files, (LabelFile, str, os.PathLike)) else files
     opened = [labels for file in several for labels in open_splits(file).values()]
     # a folder is listed only once: images that are moved or added later would not match the findings
@@ -185,7 +184,6 @@ def _examine_all(
 def _record_results(
     images: ImageTable, first_index: int, paths: Sequence[str], examined_images: Sequence[ExaminedImage]
 ) -> None:
-    """Write the results of consecutive images, the first at `first_index`, to the table."""
     decoded = [row for row, image in enumerate(examined_images) if image.packed_measurements]
     if decoded:
         indices = first_index + np.array(decoded)
@@ -207,10 +205,8 @@ def _examine_batch(paths: Sequence[str], cache: CheckCache, thresholds: Threshol
     new = [row for row, image in enumerate(cached) if not image]
     size = pool.chunk_size
     chunks = ([paths[row] for row in new[start : start + size]] for start in range(0, len(new), size))
-    find_cached = (
-        cache.find_by_sha256 if isinstance(pool, ThreadPool) else None
-    )  # other processes do not have the cache
-    results = pool.map(partial(_examine_files, thresholds=thresholds, find_cached=find_cached), chunks)
+    lookup = cache.find_by_sha256 if isinstance(pool, ThreadPool) else None  # other processes do not have the cache
+    results = pool.map(partial(_examine_files, thresholds=thresholds, lookup=lookup), chunks)
     examined = dict(zip(new, chain.from_iterable(results), strict=True))
     cache.store_results((state, examined[row]) for row in new if (state := states[row]))
     return [image or examined[row] for row, image in enumerate(cached)]
@@ -233,19 +229,17 @@ def _read_file_state(path: Path | str) -> FileState | None:
     return FileState(os.path.abspath(path), state) if state else None  # noqa: PTH100  # faster than pathlib
 
 
-def _examine_files(
-    paths: Sequence[str], thresholds: Thresholds, find_cached: FindCachedResult | None
-) -> list[ExaminedImage]:
-    return [_examine_file(path, thresholds, find_cached) for path in paths]
+def _examine_files(paths: Sequence[str], thresholds: Thresholds, lookup: CacheLookup | None) -> list[ExaminedImage]:
+    return [_examine_file(path, thresholds, lookup) for path in paths]
 
 
-def _examine_file(path: str, thresholds: Thresholds, find_cached: FindCachedResult | None) -> ExaminedImage:
+def _examine_file(path: str, thresholds: Thresholds, lookup: CacheLookup | None) -> ExaminedImage:
     """Return the measurements or the fault of an image; it is decoded unless the same bytes are in the cache."""
     sha256 = b""
     try:
         data = read_bytes(as_path(path))
         sha256 = hashlib.sha256(data).digest() if data else b""
-        cached = find_cached(sha256) if find_cached and sha256 else None
+        cached = lookup(sha256) if lookup and sha256 else None
         return cached or ExaminedImage(sha256, examine(data, max_pixels=thresholds.max_pixels).pack())
     except ImageError as error:
         return ExaminedImage(sha256, fault=error.fault, detail=error.detail)

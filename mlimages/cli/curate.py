@@ -82,7 +82,6 @@ def label(
 
 
 def _summarize_label_file(file: LabelFileSummary) -> str:
-    """Return one line with the path, the number of images, and the number of images of each class."""
     shown = ", ".join(f"{name} {count}" for name, count in list(file.class_counts.items())[:MAX_SHOWN_CLASSES])
     more = " ..." * (len(file.class_counts) > MAX_SHOWN_CLASSES)
     classes = pluralize(len(file.class_counts), "class")
@@ -90,7 +89,6 @@ def _summarize_label_file(file: LabelFileSummary) -> str:
 
 
 def _make_class_warnings(file: LabelFileSummary) -> list[str]:
-    """Return warnings about a label file without images, classes with few images, or only one class."""
     if not file.num_images:
         return [
             f"{file.path}: no images, since near-duplicates and images of one --group stay together: add other images, "
@@ -208,7 +206,6 @@ def _open_embedder(files: Sequence[LabelFile]) -> Embedder:
 
 
 def _print_report(report: CheckReport) -> None:
-    """Print the number of images, and of errors and warnings by code."""
     print(f"{pluralize(report.num_images, 'image')} checked, {report.num_ok} ok, {report.duration_s:.1f} s")
     if report.feature_pairs is not None:
         print(f"{pluralize(len(report.feature_pairs), 'pair')} of near-duplicates found only by features")
@@ -293,8 +290,7 @@ def mean(
     print(f"per channel: mean {mean_text}, std {std_text}")
     prepared: list[object] = ["--model", network] if model else []
     prepared += ["--size", image_property.width] * (not model or network != model)  # a run may have another size
-    prepared += ["--resize", image_property.resize] * (image_property.resize != "shorter" and not model) + [
-        "--gray"
-    ] * gray
+    prepared += ["--resize", image_property.resize] * (image_property.resize != "shorter" and not model)
+    prepared += ["--gray"] * gray
     options = [*to_arguments(table_options), *find_validation_option(source), *prepared]
     print_next_command("finetune", source, *options, "--mean", out.with_suffix(".npy"))

@@ -20,7 +20,7 @@ _ADVICE_BY_REASON = {
     Reason.TOO_SMALL: "--min-size sets the minimum length of the shorter side",
 }
 """Advice if most links failed, by the most frequent reason."""
-_UNFINISHED_ADVICE_BY_REASON = {
+_UNFINISHED_ADVICE = {
     Reason.PRIVATE_ADDRESS: "the address is private; add --allow-private",
     Reason.UNKNOWN_HOST: "the host name does not exist; correct the link",
 }
@@ -42,25 +42,20 @@ def explain_no_images(summary: GatherSummary) -> str:
 
 
 def _explain_deleted_images(num_images: int) -> str:
-    """Return the message that all images were deleted by hand, and are therefore not downloaded again."""
     subject = "the only image was" if num_images == 1 else f"all {num_images:,} images were"
     return f"{subject} deleted by hand and therefore not downloaded again; use --restore-deleted to download them"
 
 
 def _find_failure_advice(summary: GatherSummary) -> list[str]:
-    """Return advice about the most frequent reason of failure, if most links failed; an empty list if there is none."""
+    """Return advice about the most frequent reason of failure, if most links failed."""
     reason = next(iter(summary.reasons), "") if summary.failed > summary.ok else ""
     return [_ADVICE_BY_REASON[Reason(reason)]] if reason in _ADVICE_BY_REASON else []
 
 
 def _find_unfinished_advice(summary: GatherSummary) -> list[str]:
     """Return advice about unfinished links; the last item, if it helps, is to run the same command again."""
-    counts = {reason: summary.reasons.get(reason, 0) for reason in _UNFINISHED_ADVICE_BY_REASON}
-    found = [
-        f"{_UNFINISHED_ADVICE_BY_REASON[reason]} ({pluralize(count, 'link')})"
-        for reason, count in counts.items()
-        if count
-    ]
+    counts = {reason: summary.reasons.get(reason, 0) for reason in _UNFINISHED_ADVICE}
+    found = [f"{_UNFINISHED_ADVICE[reason]} ({pluralize(count, 'link')})" for reason, count in counts.items() if count]
     return found + [_RERUN_ADVICE] * (summary.open > sum(counts.values()) or not found)
 
 
@@ -121,7 +116,6 @@ def _format_subject(count: int, noun: str, singular_verb: str, plural_verb: str)
 
 
 def _format_counts(title: str, counts: Mapping[str, int]) -> Iterator[str]:
-    """Yield the lines of a table of counts, of which only the first rows are listed; none if it is empty."""
     if not counts:
         return
     rows = list(counts.items())

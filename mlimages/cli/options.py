@@ -138,13 +138,11 @@ def require_label_source(source: Path) -> None:
 
 
 def _require_suffix(path: Path, suffix: str, *, option: str) -> None:
-    """Raise InputError if an output file has another suffix; `option` is for the message."""
     if path.suffix.lower() != suffix:
         raise InputError(f"{option} {path}: expected a file name that ends in {suffix}")
 
 
 def _to_list(value: Any) -> list[Any]:
-    """Return the values of a parameter: none, one, or several."""
     return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
 
 
@@ -159,7 +157,6 @@ def _make_help_row(param: Any, ctx: Any) -> tuple[str, tuple[str, str]]:
 
 
 def _choose_metavar(value_type: Any) -> str:
-    """Return the placeholder of an option's value in the help, such as `N`, or the choices of a `Literal`."""
     if get_origin(value_type) is Literal:
         return "|".join(map(str, get_args(value_type)))
     return _METAVAR_BY_TYPE.get(value_type, "VALUE")
@@ -191,7 +188,6 @@ FORCE = typer.Option(
 
 
 def _get_option_group(param: Any) -> str:
-    """Return the title of the help section of an option."""
     return (getattr(param, "rich_help_panel", None) or _OTHER_TITLE).removeprefix("advanced:")
 
 
@@ -239,7 +235,6 @@ def takes_options(
 
 
 def _make_argument(field: OptionField, *, is_required: bool) -> inspect.Parameter:
-    """Return the parameter of a command function for the positional argument."""
     info = typer.Argument(
         ... if is_required else None, show_default=False, help=field.option.help, metavar=field.option.metavar
     )
@@ -247,7 +242,6 @@ def _make_argument(field: OptionField, *, is_required: bool) -> inspect.Paramete
 
 
 def _make_option(field: OptionField, *, shown_groups: tuple[str, ...]) -> inspect.Parameter:
-    """Return the parameter of a command function for an option."""
     option, kind = field.option, field.type
     default = None if field.default is MISSING else field.default
     if option.parse:

@@ -227,7 +227,6 @@ def format_quantization(result: Quantization) -> str:
 
 
 def _format_result(result: Prediction | BrokenImage) -> str:
-    """Return the predicted classes with their probabilities, or why the image is broken."""
     if isinstance(result, BrokenImage):
         return f"broken, {result.fault}: {result.detail}"
     scores = result.top if result.labels is None else result.labels
@@ -252,7 +251,6 @@ def result_to_dict(result: Prediction | BrokenImage) -> dict[str, object]:
 
 
 def _format_csv_cells(result: Prediction | BrokenImage) -> list[object]:
-    """Return the cells of a CSV row that follow the path."""
     if isinstance(result, BrokenImage):
         return [result.fault]
     if result.labels is not None:

@@ -76,26 +76,16 @@ def probe(
     print("\n".join(format_probe(found)))
     print_to_stderr(f"plot: {out}" + (f", report: {report}" if report else ""))
     weights_option = ("--weights", weights) if weights != "default" else ()
-    print_next_command(
-        "finetune",
-        labels,
-        *to_arguments(table_options),
-        "--model",
-        model[0],
-        *weights_option,
-        "--freeze",
-        found.recommended_freeze,
-    )
+    options = ("--model", model[0], *weights_option, "--freeze", found.recommended_freeze)
+    print_next_command("finetune", labels, *to_arguments(table_options), *options)
 
 
 def _probe_models(
     labels: Path, table_options: dict[str, Any], *, models: list[str], out: Path, max_images: int, seed: int,
     force: bool, as_json: bool, single_model_options: dict[str, object],
 ) -> None:  # fmt: skip
-    if invalid_options := [name for name, value in single_model_options.items() if value]:
-        raise InputError(
-            f"{', '.join(invalid_options)} cannot be combined with more than one --model: choose one model"
-        )
+    if names := [name for name, value in single_model_options.items() if value]:
+        raise InputError(f"{', '.join(names)} cannot be combined with more than one --model: choose one model")
     from mlimages.core import TqdmProgress, record_outputs
     from mlimages.reports import format_model_table, save_models_plot
     from mlimages.training import probe_models
@@ -111,9 +101,8 @@ def _probe_models(
     print("\n".join(format_model_table(found)))
     print_to_stderr(f"plot: {out}")
     best = found.scores[0].probe_result
-    print_next_command(
-        "finetune", labels, *to_arguments(table_options), "--model", best.model, "--freeze", best.recommended_freeze
-    )
+    options = ("--model", best.model, "--freeze", best.recommended_freeze)
+    print_next_command("finetune", labels, *to_arguments(table_options), *options)
 
 
 @takes_options(TableOptions)

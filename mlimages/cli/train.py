@@ -22,7 +22,7 @@ from mlimages.training import FineTuneConfig
 if TYPE_CHECKING:
     from mlimages.training import FineTuneResult
 
-PARAMETERS_ALLOWED_WITH_RESUME = ("resume", "epochs", "tensorboard", "as_json", "help_all")
+ALLOWED_WITH_RESUME = ("resume", "epochs", "tensorboard", "as_json", "help_all")
 
 
 @takes_options(FineTuneConfig, argument="labels", is_required=False)
@@ -84,25 +84,20 @@ def finetune(
 
 def _require_no_settings(ctx: typer.Context, run: Path) -> None:
     """Raise InputError if a setting is given with --resume, which reads the settings from the run folder."""
-    settings = [
-        param for param in ctx.command.params if param.name and param.name not in PARAMETERS_ALLOWED_WITH_RESUME
-    ]
-    given_options = [max(param.opts, key=len) for param in settings if _is_given(ctx, str(param.name))]
-    if given_options:
+    settings = [param for param in ctx.command.params if param.name and param.name not in ALLOWED_WITH_RESUME]
+    names = [max(param.opts, key=len) for param in settings if _is_given(ctx, str(param.name))]
+    if names:
         raise InputError(
-            f"--resume uses the settings of {run}, of which only --epochs can be changed: "
-            f"omit {', '.join(given_options)}"
+            f"--resume uses the settings of {run}, of which only --epochs can be changed: omit {', '.join(names)}"
         )
 
 
 def _is_given(ctx: typer.Context, name: str) -> bool:
-    """Whether a parameter is given on the command line, rather than by its default."""
     source = ctx.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
 
 def _format_result_table(result: FineTuneResult) -> str:
-    """Return the results of a run as lines of name and value."""
     more = f" and {len(result.broken) - 3} more, see {result.run / 'log.txt'}" if len(result.broken) > 3 else ""
     score = Proportion(*(result.val_map or (result.val_accuracy, *result.val_interval)))
     correct = "" if result.val_map else f"{round(result.val_accuracy * result.val_images)} of "

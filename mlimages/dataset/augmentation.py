@@ -34,6 +34,7 @@ from mlimages.dataset.augment_summary import AugmentedSplit, AugmentSummary, For
 from mlimages.dataset.training_data import multi_hot
 from mlimages.images import iter_pixels
 from mlimages.labels import (
+    SPLIT_NAMES_BY_COUNT,
     ClassNames,
     LabelFile,
     describe_renamed_folders,
@@ -41,9 +42,6 @@ from mlimages.labels import (
     open_labels,
     write_label_file,
 )
-
-SPLIT_NAMES_BY_COUNT = {1: ("",), 2: ("train", "val"), 3: ("train", "val", "test")}
-"""Names of the splits by their number; a single split has no name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +54,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class _AugmentedImage:
-    """An augmented image.
-
-    Attributes:
-        item: path and label of the original image.
-        view: how the image is augmented.
-        pixels: uint8 `(H, W, C)`.
-    """
+    """An augmented image: `item` is the original image, `pixels` is uint8 `(H, W, C)`."""
 
     item: LabeledPath
     view: View
@@ -121,7 +113,7 @@ def augment(
     """
     if not isinstance(split, Sequence):
         raise TypeError(f"split={split!r}: expected a list of fractions that add up to 1, such as (0.8, 0.2)")
-    names = SPLIT_NAMES_BY_COUNT.get(len(split))
+    names = {1: ("",), **SPLIT_NAMES_BY_COUNT}.get(len(split))
     if names is None:
         raise InputError(f"{len(split)} split fractions: expected 2 (train, val) or 3 (train, val, test)")
     check_seed(seed)
@@ -139,9 +131,8 @@ def augment(
         progress.start("augment", sum(1 for _ in labels), "images")
         splits = []
         for name, file, views in zip(names, files, views_by_split, strict=True):
-            count = write(
-                folder, name, _iter_augmented_images(file.shuffle(seed), image_property, views, broken_images, progress)
-            )
+            images = _iter_augmented_images(file.shuffle(seed), image_property, views, broken_images, progress)
+            count = write(folder, name, images)
             splits.append(AugmentedSplit(name, count // len(views), count))
         progress.close()
         if not any(each.num_images for each in splits):
@@ -210,14 +201,12 @@ def _write_arrays(
     *,
     is_multi_label: bool,
 ) -> int:
-    """Write the arrays of a split as .npy files; return the number of images."""
     target = ((len(class_names),), np.float32) if is_multi_label else ((), np.int64)
+    shape = image_property.height, image_property.width, image_property.channels
     suffix = f"_{name}.npy" if name else ".npy"
     count = 0
     with (
-        _open_npy_writer(
-            folder / f"x{suffix}", (image_property.height, image_property.width, image_property.channels), np.uint8
-        ) as append_x,
+        _open_npy_writer(folder / f"x{suffix}", shape, np.uint8) as append_x,
         _open_npy_writer(folder / f"y{suffix}", *target) as append_y,
     ):
         for count, image in enumerate(images, start=1):  # noqa: B007  # the count is the result
@@ -251,7 +240,6 @@ def _open_npy_writer(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> It
 
 
 def _write_images(class_names: ClassNames, folder: Path, name: str, images: Iterable[_AugmentedImage]) -> int:
-    """Write images as PNG files and their label file; return the number of images."""
     image_folder, class_folders = folder / (name or "images"), _make_class_folder_names(class_names)
 
     def save_images() -> Iterator[LabeledPath]:
@@ -268,7 +256,6 @@ def _write_images(class_names: ClassNames, folder: Path, name: str, images: Iter
 
 
 def _make_class_folder_names(class_names: ClassNames) -> tuple[str, ...]:
-    """Return the folder name of each class, by class index."""
     return make_folder_names(class_names, max_length=60)
 
 

@@ -67,16 +67,11 @@ def describe_mean_image_differences(path: str | os.PathLike[str], image_property
     except (OSError, ValueError, KeyError, TypeError, InputError):
         return ""
     now = asdict(image_property)
-    used = [
-        "resize",
-        "interpolation",
-        *{"shorter": ["shorter_px"], "position": ["position"]}.get(image_property.resize, []),
-    ]
+    used = ["resize", "interpolation", *{"shorter": ["shorter_px"], "position": ["position"]}.get(now["resize"], [])]
     return ", ".join(f"{name} {before[name]}, now {now[name]}" for name in used if before[name] != now[name])
 
 
 def _read_array(path: Path, image_property: ImageProperty | None) -> NDArray[Any]:
-    """Read a mean image from a .npy or an image file, without checking its shape."""
     try:
         if path.suffix.lower() == ".npy":
             with path.open("rb") as file:

@@ -52,7 +52,7 @@ from mlimages.labels import LabelFile, open_labels
 SHEET_PX, CAPTION_PX, CAPTION_SIZE = 1200, 16, 10
 """Width of the image of all class means, height of a caption in it, and font size, in pixels."""
 
-ALL_IMAGES_KEY = -2
+ALL_IMAGES = -2
 """Key of the sums over all images of a multi-label file."""
 
 
@@ -78,9 +78,8 @@ class MeanImage:
     class_means: Mapping[int, NDArray[np.float32]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        images = pluralize(self.num_images, "image") + (
-            f", {len(self.broken_images)} broken" if self.broken_images else ""
-        )
+        broken = f", {len(self.broken_images)} broken" if self.broken_images else ""
+        images = pluralize(self.num_images, "image") + broken
         mean, std = (", ".join(f"{value:.1f}" for value in values) for values in (self.channel_mean, self.channel_std))
         return (
             f"MeanImage({images}, {self.image_property.width} x {self.image_property.height} px, "
@@ -144,50 +143,37 @@ def compute_mean(
     histogram = np.zeros((image_property.channels, 256), dtype=np.uint64)
     sums: dict[int, NDArray[Any]] = {}
     counts: Counter[int] = Counter()
-    broken_images: list[BrokenImage] = []
+    broken: list[BrokenImage] = []
     progress = progress or NoProgress()
     progress.start("mean", None, "images")
     pool = pool or make_reading_threads(first[0].path if first else None, workers)
     chunks = _iter_chunks(chain(first, listed), pool.chunk_size)
     for part in pool.map(partial(_compute_partial_sums, image_property=image_property, per_class=per_class), chunks):
-        broken_images += part.broken_images
-        progress.advance(_count_images(part.counts) + len(part.broken_images), broken=len(broken_images))
+        broken += part.broken_images
+        progress.advance(_count_images(part.counts) + len(part.broken_images), broken=len(broken))
         histogram += part.histogram
         counts += part.counts
         for label, pixels in part.sums.items():
             sums.setdefault(label, np.zeros(shape, np.uint32 if per_class else np.uint64))[...] += pixels
     progress.close()
-    require_available(broken_images, skip=skip_unavailable)
+    require_available(broken, skip=skip_unavailable)
     count = _count_images(counts)
-    check_missing_images(broken_images, count + len(broken_images))
+    check_missing_images(broken, count + len(broken))
     if not counts:
-        detail = (
-            f"first: {broken_images[0].path}: {broken_images[0].fault}" if broken_images else "the label file is empty"
-        )
-        raise InputError(
-            f"cannot compute a mean: none of {pluralize(len(broken_images), 'image')} can be used ({detail})"
-        )
+        detail = f"first: {broken[0].path}: {broken[0].fault}" if broken else "the label file is empty"
+        raise InputError(f"cannot compute a mean: none of {pluralize(len(broken), 'image')} can be used ({detail})")
     total = np.zeros(shape, np.uint64)
-    for class_sum in (sums[ALL_IMAGES_KEY],) if ALL_IMAGES_KEY in sums else sums.values():
+    for class_sum in (sums[ALL_IMAGES],) if ALL_IMAGES in sums else sums.values():
         total += class_sum
     class_means = {
-        label: _divide_sums(sums[label], counts[label])
-        for label in sorted(sums)
-        if per_class and label != ALL_IMAGES_KEY
+        label: _divide_sums(sums[label], counts[label]) for label in sorted(sums) if per_class and label != ALL_IMAGES
     }
-    return MeanImage(
-        _divide_sums(total, count),
-        *_compute_channel_statistics(histogram),
-        count,
-        image_property,
-        tuple(broken_images),
-        class_means,
-    )
+    mean, std = _compute_channel_statistics(histogram)
+    return MeanImage(_divide_sums(total, count), mean, std, count, image_property, tuple(broken), class_means)
 
 
 def _count_images(counts: Counter[int]) -> int:
-    """Return the number of images, given the number by class index (or `ALL_IMAGES_KEY`)."""
-    return counts[ALL_IMAGES_KEY] or counts.total()
+    return counts[ALL_IMAGES] or counts.total()
 
 
 def _divide_sums(sums: NDArray[Any], num_images: int) -> NDArray[np.float32]:
@@ -254,21 +240,14 @@ def compute_cached_mean(
 
 
 def _write_cached(path: Path, result: MeanImage) -> None:
-    """Write a mean image to a cache file."""
-    broken_images = [(image.path, image.fault, image.detail) for image in result.broken_images]
-    statistics = {
-        "mean": result.channel_mean,
-        "std": result.channel_std,
-        "count": result.num_images,
-        "broken": broken_images,
-    }
+    broken = [(image.path, image.fault, image.detail) for image in result.broken_images]
+    statistics = {"mean": result.channel_mean, "std": result.channel_std, "count": result.num_images, "broken": broken}
     class_means = {str(label): mean for label, mean in result.class_means.items()}
     with atomic_write(path) as temporary_path, temporary_path.open("wb") as out:
         np.savez(out, mean=result.mean, statistics=json.dumps(statistics), **class_means)  # type: ignore[arg-type]  # numpy's stub
 
 
 def _read_cached(path: Path, image_property: ImageProperty) -> MeanImage:
-    """Read a mean image from a cache file."""
     with np.load(path, allow_pickle=False) as arrays:
         statistics = json.loads(str(arrays["statistics"]))
         broken_images = tuple(BrokenImage(image, Fault(fault), detail) for image, fault, detail in statistics["broken"])
@@ -283,7 +262,7 @@ class _PartialSums:
 
     Attributes:
         sums: uint16 `(H, W, C)` by class index; without `per_class`, all images count as class 0. In a multi-label
-            file, all images also count as class ALL_IMAGES_KEY.
+            file, all images also count as class ALL_IMAGES.
         counts: number of images by class index.
         histogram: uint64 `(C, 256)`, number of pixels by level.
         broken_images: images that could not be decoded.
@@ -303,7 +282,7 @@ def _compute_partial_sums(items: Sequence[LabeledPath], image_property: ImagePro
         if isinstance(loaded, BrokenImage):
             result.broken_images.append(loaded)
             continue
-        labels = (item.label,) if item.labels is None else (*item.labels, ALL_IMAGES_KEY)
+        labels = (item.label,) if item.labels is None else (*item.labels, ALL_IMAGES)
         for label in labels if per_class else (0,):
             result.counts[label] += 1
             result.sums.setdefault(label, np.zeros(loaded.shape, np.uint16))[...] += loaded
@@ -312,7 +291,6 @@ def _compute_partial_sums(items: Sequence[LabeledPath], image_property: ImagePro
 
 
 def _iter_chunks(items: Iterable[LabeledPath], size: int) -> Iterator[list[LabeledPath]]:
-    """Yield consecutive chunks of `size` items; the last one may be smaller."""
     remaining = iter(items)
     while chunk := list(islice(remaining, size)):
         yield chunk

@@ -14,27 +14,20 @@ MAX_BAR_LENGTH = 36
 
 @dataclass(frozen=True, slots=True)
 class Accuracies:
-    """Test accuracies of a training method with several random seeds.
-
-    Attributes:
-        method: name of the training method, `transfer` or `scratch`.
-        images_per_class: number of training images per class.
-        epochs: number of epochs after which the accuracies were measured.
-        accuracy_by_seed: test accuracy (0..1) for each random seed.
-    """
+    """Test accuracies (0..1) of a training method after some epochs on a few images per class, one per random seed."""
 
     method: str
     images_per_class: int
     epochs: int
-    accuracy_by_seed: tuple[float, ...]
+    values: tuple[float, ...]
 
     @property
     def mean(self) -> float:
         """Mean accuracy over the seeds."""
-        return statistics.mean(self.accuracy_by_seed)
+        return statistics.mean(self.values)
 
     def __str__(self) -> str:
-        lowest, highest = min(self.accuracy_by_seed), max(self.accuracy_by_seed)
+        lowest, highest = min(self.values), max(self.values)
         return f"{100 * self.mean:5.1f} % ({100 * lowest:.1f} to {100 * highest:.1f} %)"
 
 
@@ -48,11 +41,10 @@ def format_bars(accuracies: Sequence[Accuracies]) -> Iterator[str]:
 def describe_difference(transfer_accuracies: Accuracies, scratch_accuracies: Accuracies) -> str:
     """Return one line: the mean difference in percentage points, and for how many seeds transfer is better."""
     better = sum(
-        mine > other
-        for mine, other in zip(transfer_accuracies.accuracy_by_seed, scratch_accuracies.accuracy_by_seed, strict=True)
+        mine > other for mine, other in zip(transfer_accuracies.values, scratch_accuracies.values, strict=True)
     )
     points = 100 * (transfer_accuracies.mean - scratch_accuracies.mean)
-    num_seeds = len(transfer_accuracies.accuracy_by_seed)
+    num_seeds = len(transfer_accuracies.values)
     return f"transfer: {points:+.1f} percentage points, better for {better} of {num_seeds} seeds"
 
 
@@ -65,8 +57,8 @@ def draw_accuracies(accuracies: Sequence[Accuracies], path: Path) -> None:
         for method in dict.fromkeys(result.method for result in accuracies):
             shown = [result for result in accuracies if (result.method, result.epochs) == (method, count)]
             means = [100 * result.mean for result in shown]
-            below = [100 * (result.mean - min(result.accuracy_by_seed)) for result in shown]
-            above = [100 * (max(result.accuracy_by_seed) - result.mean) for result in shown]
+            below = [100 * (result.mean - min(result.values)) for result in shown]
+            above = [100 * (max(result.values) - result.mean) for result in shown]
             panel.errorbar(
                 [r.images_per_class for r in shown], means, yerr=[below, above], marker="o", capsize=3, label=method
             )

@@ -23,7 +23,7 @@ SEEDS = range(5)
 IMAGES_PER_CLASS = (1, 3, 10, 30)
 SHOWN_RUN_IMAGES_PER_CLASS = 10
 """Number of images per class of the runs whose commands are shown; their random seed is the first of `SEEDS`."""
-WEIGHTS_AND_FREEZE_BY_METHOD = {"transfer": ("runs/old/best.safetensors", "conv2"), "scratch": ("none", "none")}
+METHODS = {"transfer": ("runs/old/best.safetensors", "conv2"), "scratch": ("none", "none")}
 """The options --weights and --freeze of each training method."""
 PRETRAINING_EPOCHS, EPOCHS = 12, 40
 REPORTED_EPOCHS = (10, EPOCHS)
@@ -114,7 +114,6 @@ class _Walkthrough:
         self._show(textwrap.fill(text, LINE_WIDTH, initial_indent="  ", subsequent_indent="    ") + "\n")
 
     def _gather(self, name: str, url: str, pages: Sequence[Page]) -> GatherSummary:
-        """Write a list of links to these pages, and download them to the folder `name`."""
         links = self._folder / f"{name}_links.tsv"
         links.write_text("".join(f"{page.class_name}\t{url}{page.path}\n" for page in pages))
         self._show_command(f"gather urls {links.name} -o {name} --allow-private")
@@ -137,7 +136,6 @@ class _Walkthrough:
         return files
 
     def _check(self, *files: LabelFile) -> CheckReport:
-        """Check label files together, and write the results."""
         self._show_command(f"check {' '.join(file.path.name for file in files)}")
         report = check(files)
         write_results(report)
@@ -146,7 +144,6 @@ class _Walkthrough:
         return report
 
     def _compute_mean(self, train_labels: LabelFile) -> None:
-        """Compute the mean image of the training set."""
         self._show_command(f"mean {train_labels.path.name} --size 28 --gray -o mean.png")
         TrainingData(train_labels, ImageProperty(28, gray_scale=True)).make_mean_image(self._folder / "mean.png")
         self._show_result("mean.png for viewing, mean.npy for training")
@@ -177,7 +174,7 @@ class _Walkthrough:
                 self._train_both_methods(new_train_labels, test_labels, images_per_class, seed) for seed in SEEDS
             ]
             for epochs in REPORTED_EPOCHS:
-                for method in WEIGHTS_AND_FREEZE_BY_METHOD:
+                for method in METHODS:
                     accuracies = tuple(_read_accuracy_at(runs[method], epochs) for runs in runs_by_seed)
                     results.append(Accuracies(method, images_per_class, epochs, accuracies))
         self._show("")
@@ -200,7 +197,7 @@ class _Walkthrough:
                 LabelFile(train), test_labels, f"{method}-{images_per_class}-{seed}", weights=weights, freeze=freeze,
                 epochs=EPOCHS, seed=seed, show_command=is_shown, export=is_shown and method == "transfer",
             ).run
-            for method, (weights, freeze) in WEIGHTS_AND_FREEZE_BY_METHOD.items()
+            for method, (weights, freeze) in METHODS.items()
         }  # fmt: skip
 
     def _finetune(
@@ -265,10 +262,7 @@ class _Walkthrough:
 
     def _format_training_times(self) -> str:
         """Return the total training time of the runs of each method as text."""
-        runs = {
-            method: map(read_run, (self._folder / "runs").glob(f"{method}-*"))
-            for method in WEIGHTS_AND_FREEZE_BY_METHOD
-        }
+        runs = {method: map(read_run, (self._folder / "runs").glob(f"{method}-*")) for method in METHODS}
         seconds = {method: sum(row["seconds"] for run in each for row in run.epochs) for method, each in runs.items()}
         return ", ".join(f"{method} {total:.0f} s" for method, total in seconds.items())
 
@@ -281,7 +275,6 @@ class _Walkthrough:
 
 
 def _describe_contents(file: LabelFile) -> str:
-    """Return the file name, the number of images and the class names as text."""
     return f"{file.path.name}: {pluralize(sum(1 for _ in file), 'image')} of {', '.join(file.class_names)}"
 
 
@@ -296,7 +289,6 @@ def _read_accuracy_at(run: Path, epoch: int) -> float:
 
 
 def _describe_parity(run: Path) -> str:
-    """Return as text how the predictions of the ONNX file agree with those of PyTorch."""
     parity = OnnxBundle.read(run / "model.onnx").provenance.parity
     if parity is None:
         return "not compared"

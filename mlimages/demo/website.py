@@ -22,15 +22,7 @@ NUM_MISSING, NUM_HTML, NUM_TRUNCATED, NUM_DUPLICATES, NUM_PLACEHOLDERS = 20, 12,
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of the web server.
-
-    Attributes:
-        path: path of the URL.
-        class_name: class of the link to the page in the list of links.
-        body: body of the response.
-        status: HTTP status.
-        content_type: value of the header Content-Type.
-    """
+    """The response to a request for `path`, and the class of the link to it."""
 
     path: str
     class_name: str

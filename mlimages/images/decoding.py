@@ -86,7 +86,6 @@ def convert_to_image_error(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def _to_image_error(error: Exception) -> ImageError:
-    """Return an `ImageError` with the fault that an exception of Pillow indicates."""
     text = re.sub(r"\bb(['\"])(.*?)\1", r"\2", str(error)) or type(error).__name__  # without the repr of bytes
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return ImageError(Fault.TOO_MANY_PIXELS, "an image inside the file has more pixels than Pillow supports")
@@ -186,7 +185,6 @@ def from_pillow(image: Image.Image) -> Image.Image:
 
 
 def _read_source(source: str | os.PathLike[str] | bytes) -> bytes:
-    """Return the bytes of an image file, given its path or the bytes themselves."""
     if not hasattr(source, "open"):  # a path, local or remote
         require_type(source, (str, os.PathLike, bytes), "a path or the bytes of an image file")
     data = source if isinstance(source, bytes) else read_bytes(as_path(source))
@@ -222,13 +220,7 @@ def _open_image(data: bytes, max_pixels: int) -> Image.Image:
 
 
 def _make_unknown_format_error(data: bytes, missing_library: str, claimed_format: str) -> ImageError:
-    """Return the error for data that no plugin can open.
-
-    Args:
-        data: the bytes of the file.
-        missing_library: the library that Pillow was built without, or the variant that it cannot decode; "" for none.
-        claimed_format: the format of which the first bytes are typical; "" for none.
-    """
+    """Return the error for a file that no plugin opens; `missing_library` may also be a variant that Pillow lacks."""
     if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS and "HEIF" not in Image.OPEN:
         return ImageError(Fault.UNREADABLE, f"HEIC needs an optional package: `{make_install_command('heic')}`")
     if missing_library:

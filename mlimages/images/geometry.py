@@ -97,10 +97,7 @@ def resize_and_crop(
 
 
 def _compute_central_box(width: int, height: int, image_property: ImageProperty) -> tuple[int, int, int, int]:
-    """Return the largest central box with the aspect ratio of the crop; the whole image if the crop is larger.
-
-    A box is left, top, right and bottom in pixels.
-    """
+    """Return the largest central box with the aspect ratio of the crop; the whole image if the crop is larger."""
     inner_width, inner_height = width, height
     if covers_crop(width, height, image_property):
         inner_width = min(width, height * image_property.width // image_property.height)
@@ -110,7 +107,6 @@ def _compute_central_box(width: int, height: int, image_property: ImageProperty)
 
 
 def _resize(image: Image.Image, image_property: ImageProperty, size: tuple[int, int]) -> Image.Image:
-    """Resize an image to `size`, width and height, by the interpolation of `image_property`."""
     width, height = size
     if size == image.size:
         return image

@@ -76,11 +76,8 @@ def _read_remote(path: Any) -> bytes:
         except FileNotFoundError:
             raise
         except Exception as error:  # depends on the fsspec implementation
-            if (
-                count < _MAX_ATTEMPTS
-                and not isinstance(error, PermissionError)
-                and _consecutive_failures < _MAX_CONSECUTIVE_FAILURES
-            ):
+            may_retry = count < _MAX_ATTEMPTS and _consecutive_failures < _MAX_CONSECUTIVE_FAILURES
+            if may_retry and not isinstance(error, PermissionError):
                 time.sleep(_RETRY_DELAY_S * 4**count)
                 continue
             _consecutive_failures += 1

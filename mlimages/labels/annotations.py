@@ -121,17 +121,7 @@ def _read_referenced_ids(
 def _index_coco_objects(
     document: Mapping[str, Any], list_key: str, name_from: str | Callable[[Mapping[str, Any]], str], path: Path
 ) -> dict[str, str]:
-    """Return the names of the objects under `list_key`, such as `images`, by id.
-
-    Args:
-        document: the parsed JSON file.
-        list_key: key of the list of objects.
-        name_from: key of the name of an object, or a function that returns its name.
-        path: path of the file, for error messages.
-
-    Raises:
-        LabelFileError: two objects with the same id have different names.
-    """
+    """Return the name of each object under `list_key` by id; an object that is repeated counts once."""
     names: dict[str, str] = {}
     for each in document[list_key]:
         object_id = _read_coco_key(each, "id", list_key, path)

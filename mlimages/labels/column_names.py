@@ -18,23 +18,9 @@ LABEL_COLUMN_NAMES = (
 )  # fmt: skip
 """Names of label columns, in order of preference."""
 
-NON_LABEL_COLUMN_NAMES = frozenset(
-    {
-        "width",
-        "height",
-        "size",
-        "bytes",
-        "url",
-        "md5",
-        "sha256",
-        "dhash",
-        "split",
-        "fold",
-        "set",
-        "is_valid",
-        "is_train",
-    }
-)
+NON_LABEL_COLUMN_NAMES = frozenset({
+    "width", "height", "size", "bytes", "url", "md5", "sha256", "dhash", "split", "fold", "set", "is_valid", "is_train",
+})  # fmt: skip
 """Names of columns that are never labels, even if there is no other column."""
 
 SPLIT_COLUMN_NAMES = ("split", "set", "subset", "partition", "is_valid", "is_train")

@@ -33,7 +33,7 @@ def find_root_images(root: Path) -> list[Path]:
 
 
 def describe_skipped_in_split(split_folder: Path, root: Path, *, leaf: bool) -> list[str]:
-    """Return a line about each empty class folder of a split, and each image outside the class folders.
+    """Return a line about each class folder without images, and about each image outside the class folders.
 
     With `leaf`, folders at any depth are class folders.
     """

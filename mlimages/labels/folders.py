@@ -60,10 +60,7 @@ class FolderLabels:
     @property
     def notes(self) -> tuple[str, ...]:
         """Lines about nested folders, and about skipped files and folders."""
-        return (
-            *([self.nested_note] if self.nested_note else []),
-            *(f"left out: {text}" for text in self.skipped_notes),
-        )
+        return (*[self.nested_note] * bool(self.nested_note), *(f"left out: {text}" for text in self.skipped_notes))
 
 
 def open_splits(source: LabelFile | str | os.PathLike[str], table: TableOptions | None = None) -> dict[str, LabelFile]:
@@ -141,7 +138,6 @@ def check_table_options(folder: Path, table: TableOptions) -> None:
 
 
 def _summarize_split(folder: Path, split_name: str, labels: LabelFile) -> str:
-    """Return one line with the folder of a split, the number of images and the classes."""
     count, counts = labels.count_images()
     names = [f"{name} {counts[label]}" for label, name in enumerate(labels.class_names)]
     shown = ", ".join(names[:MAX_SHOWN_NAMES]) + " ..." * (len(names) > MAX_SHOWN_NAMES)
@@ -254,7 +250,6 @@ def has_class_folders(folder: Path) -> bool:
 
 
 def _list_image_folders(root: Path) -> list[Path]:
-    """Return the subfolders that contain images at any depth, or shards."""
     return [path for path in list_subfolders(root) if has_images(path, recursive=True) or find_shards(path)]
 
 
@@ -333,7 +328,6 @@ def _require_folder(root: Path) -> Path:
 
 
 def _check_known_classes(found_names: Sequence[str], class_names: ClassNames, root: Path) -> None:
-    """Check that each class folder has one of the class names."""
     if not found_names:
         skipped = "".join(f"; {text}" for text in describe_skipped_entries(root))
         raise InputError(f"no images in {root}: expected a folder per class with images in it{skipped}")

@@ -50,11 +50,9 @@ _CONVERSION_ADVICE = {
     ".xlsx": "a spreadsheet. Save it as CSV",
     ".mat": "a MATLAB file. Save paths and labels as CSV (`scipy.io.loadmat({path_text})` reads it)",
 }  # fmt: skip
-_CONVERSION_ADVICE |= dict.fromkeys((".tgz", ".gz", ".bz2", ".xz"), _CONVERSION_ADVICE[".tar"]) | {
-    ".xls": _CONVERSION_ADVICE[".xlsx"]
-}
+_CONVERSION_ADVICE |= dict.fromkeys((".tgz", ".gz", ".bz2", ".xz"), _CONVERSION_ADVICE[".tar"])
 _CONVERSION_ADVICE |= dict.fromkeys((".7z", ".rar"), "an archive. Extract it, then use `mlimages label FOLDER`")
-_CONVERSION_ADVICE[".arrow"] = _CONVERSION_ADVICE[".parquet"]
+_CONVERSION_ADVICE |= {".xls": _CONVERSION_ADVICE[".xlsx"], ".arrow": _CONVERSION_ADVICE[".parquet"]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +111,6 @@ def _is_index_label(label: str) -> bool:
 
 
 def _find_delimiters(line: str) -> list[str]:
-    """Return which of tab, semicolon and comma a line contains."""
     return [delimiter for delimiter in "\t;," if delimiter in line]
 
 
@@ -277,7 +274,6 @@ def parse_separator_line(line: str) -> str | None:
 
 
 def _read_json_lines(lines: TextIO, path: Path) -> NumberedObjects:
-    """Yield the line number and the object of each line of a .jsonl file."""
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -318,7 +314,6 @@ def _make_unexpected_line_error(path: Path, line_number: int, expected_text: str
 
 
 def _unquote(text: str) -> str:
-    """Remove single or double quotes around a text."""
     return text[1:-1] if len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'" else text
 
 

@@ -225,7 +225,6 @@ class LabelFile:
         return self._cached_table[1]
 
     def _is_read_as_table(self) -> bool:
-        """Whether the file is read as a table, because of its format or because of an option for tables."""
         other_options = replace(self._options, multi_label=False)
         if is_table(self.path) or other_options != TableOptions():
             return True
@@ -307,17 +306,14 @@ class LabelFile:
         return LabelFile(path)
 
     def _replace_items(self, items: Callable[[], Iterable[LabeledPath]] | None) -> LabelFile:
-        """Return a label file with the images that `items` returns, and the same class names."""
         return LabelFile(self.path, self.img_root, items=items, class_names=self.defined_class_names)
 
     def _select(self, text_items: Callable[[], Iterator[tuple[str, Label]]]) -> LabelFile:
-        """Return a label file with the images that `text_items` yields, and the same class names."""
         selected = self._replace_items(None)
         selected._text_items = text_items
         return selected
 
     def _read_items(self) -> Iterator[tuple[str, Label]]:
-        """Read the file; yield the path and the label of each image."""
         names, table = self.defined_class_names, self._detect_table()
         reader = LabelReader(self.path, names, has_definition=self._find_explicit_class_names() is not None)
         root = str(table.folder if table else self.img_root)

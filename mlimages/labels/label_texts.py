@@ -60,7 +60,6 @@ class LabelReader:
         return label
 
     def _find_index(self, row: Row, text: str) -> int:
-        """Return the class index of a class name or a class index as text."""
         index, names = self._indices.get(text, int(text) if is_class_index(text) else -1), self._names
         if 0 <= index < (len(names) or MAX_CLASSES):
             return index
@@ -96,7 +95,6 @@ def parse_list(text: str) -> tuple[str, ...] | None:
 
 
 def _has_brackets(text: str) -> bool:
-    """Whether a text is enclosed in brackets, parentheses or braces."""
     return text[:1] + text[-1:] in ("[]", "()", "{}")
 
 

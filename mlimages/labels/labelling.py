@@ -283,16 +283,11 @@ def _read_source(
 
 
 def _find_missing_images(labels: LabelFile) -> list[str]:
-    """Return the paths of the local images that do not exist."""
     return [name for name, _ in labels.text_items() if not is_remote(name) and not is_file(name)]
 
 
 def _require_readable(path: Path, labels: LabelFile) -> None:
-    """Check that the label file at `path` can be read again.
-
-    Raises:
-        InputError: it would be a table without a class definition, and most of its images are missing.
-    """
+    """Check that the written file can be read: a table without a class definition is recognized by its images."""
     if path.suffix.lower() == ".txt" or labels.defined_class_names:
         return
     missing, count = len(_find_missing_images(labels)), labels.count_images()[0]

@@ -88,7 +88,6 @@ def _choose_target_paths(labels: LabelFile, folder: Path) -> Iterator[tuple[Path
 
 
 def _find_files(folder: Path) -> Iterator[Path]:
-    """Yield the files in a folder and its subfolders, except hidden files."""
     for top, _, names in os.walk(folder):
         yield from (Path(top, name) for name in names if not name.startswith("."))
 

@@ -29,9 +29,7 @@ IMAGE_SUFFIXES = frozenset({
 """File suffixes of the images that Pillow opens, and pillow-heif if it is installed."""
 
 
-_TOOL_FOLDER_NAMES = frozenset(
-    {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
-)
+_TOOL_FOLDERS = frozenset({"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
 
 
 SPLIT_NAMES_BY_ALIAS = {
@@ -61,7 +59,7 @@ def natural_sort_key(name: str) -> tuple[list[str | int], str]:
 def is_skipped_folder(name: str) -> bool:
     """Whether a folder is skipped by its name: hidden, created by a tool (such as __MACOSX), a quarantine folder of
     `check`, or with a name that a label file cannot contain."""
-    return name.startswith(".") or name in _TOOL_FOLDER_NAMES or name.endswith("_quarantine") or not is_valid_name(name)
+    return name.startswith(".") or name in _TOOL_FOLDERS or name.endswith("_quarantine") or not is_valid_name(name)
 
 
 def normalize_class_name(name: str) -> str:
@@ -114,7 +112,7 @@ def walk_folders(root: Path, *, is_skipped: Callable[[str], bool] = is_skipped_f
 
 
 def _creates_cycle(path: Path, folder: Path, root: Path) -> bool:
-    """Whether following `path`, a link in `folder`, leads to a folder that contains `folder` or `root` again."""
+    """Whether `path`, an entry of `folder`, is a link to a folder that contains `folder` or `root`."""
     return _links_to_ancestor(path, folder, root, root.absolute().parent)
 
 

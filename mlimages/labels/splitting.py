@@ -208,7 +208,7 @@ def _map_class_names(items: Iterable[LabeledPath], class_names: Sequence[str]) -
 
 
 def _find_common_folder(items: Sequence[LabeledPath]) -> Path | None:
-    """Return the deepest folder that contains all images, which does not depend on the label file's; None for none."""
+    """Return the deepest folder that contains all images, wherever the label file is; None if there is none."""
     folders = {item.path.parent for item in items}
     texts = [str(path) if is_remote(path) else os.path.abspath(path) for path in folders]  # noqa: PTH100
     try:

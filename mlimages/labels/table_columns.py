@@ -71,15 +71,7 @@ def _find_possible_delimiters(path: Path, options: TableOptions) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _ImageLocation:
-    """Where the images of a table are.
-
-    Attributes:
-        existing_fraction: fraction of the first rows whose images exist.
-        path_column: index of the path column.
-        folder: folder that the paths are relative to.
-        suffix: suffix to append to each path.
-        strip_components: number of parent folders to strip from each path.
-    """
+    """Where the images of a table are; `existing_fraction` is the fraction of its first rows whose images exist."""
 
     existing_fraction: float
     path_column: int
@@ -90,15 +82,7 @@ class _ImageLocation:
 
 @dataclass(frozen=True)
 class _TableSample:
-    """The first rows of a table, read with one delimiter.
-
-    Attributes:
-        path: path of the table.
-        folder: folder that the paths are relative to, by default.
-        options: options of the table.
-        delimiter: the delimiter.
-        records: the first rows, including the header if there is one.
-    """
+    """The first rows of a table and its header, read with one delimiter; by default, paths are relative to `folder`."""
 
     path: Path
     folder: Path
@@ -117,7 +101,7 @@ class _TableSample:
         return len(self.first_row)
 
     @cached_property
-    def normalized_column_names(self) -> list[str]:
+    def normalized_names(self) -> list[str]:
         """The cells of the first row in the form of the known names: lower case, underscores instead of spaces."""
         return [re.sub(r"[\s-]+", "_", cell.lower()) for cell in self.first_row]
 
@@ -131,11 +115,9 @@ class _TableSample:
         if locations[0].existing_fraction < 0.5 and self.options.images is None and not is_remote(self.folder):
             locations += [self._choose_path_column(rows, columns, path) for path in _find_image_folders(self.folder)]
         best = max(locations, key=lambda location: location.existing_fraction)
-        return (
-            best
-            if best.existing_fraction
-            else replace(best, path_column=min(columns, key=self._rank_by_name, default=0))
-        )
+        if best.existing_fraction:
+            return best
+        return replace(best, path_column=min(columns, key=self._rank_by_name, default=0))
 
     def _choose_path_column(self, rows: Sequence[Record], columns: Sequence[int], folder: Path) -> _ImageLocation:
         locations = [_ImageLocation(0.0, 0, folder, self.options.suffix)]
@@ -158,22 +140,18 @@ class _TableSample:
         return max((get_relative_path(cell, 0).strip("/").count("/") for cell in cells), default=0)
 
     def _rank_by_name(self, column: int) -> int:
-        """Return the rank of a column among the known names of path columns: 0 for the best."""
-        return rank_path_column(self.normalized_column_names[column]) if self.normalized_column_names else 0
+        return rank_path_column(self.normalized_names[column]) if self.normalized_names else 0
 
     @cached_property
     def has_header(self) -> bool:
         """Whether the first row is a header: its cell in the path column is not the path of an image."""
         if not self.records or self.delimiter == PATH_LABEL:
             return False
-        value = (
-            self.first_row[self.image_location.path_column]
-            if self.image_location.path_column < self.num_columns
-            else ""
-        )
+        location = self.image_location
+        value = self.first_row[location.path_column] if location.path_column < self.num_columns else ""
         return not (
             os.path.splitext(value)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122  # a str
-            or is_file(join_path(self.image_location.folder, value + self.image_location.suffix))
+            or is_file(join_path(location.folder, value + location.suffix))
         )
 
     def make_table(self) -> Table:
@@ -195,16 +173,13 @@ class _TableSample:
         )  # fmt: skip
 
     def _list_sample_cells(self, columns: Sequence[int]) -> list[str]:
-        """Return the cells of these columns in the first rows, without the header."""
         rows = self.records[self.has_header :]
         return [row.cells[column].strip() for row in rows for column in columns if column < len(row.cells)]
 
     def _has_label_lists(self, label_columns: Sequence[int]) -> bool:
         """Whether each label of the sample is a list of labels."""
         is_named = self.delimiter == PATH_LABEL or self.options.label_column
-        if len(label_columns) != 1 or not (
-            is_named or self.normalized_column_names[label_columns[0]] in LABEL_COLUMN_NAMES
-        ):
+        if len(label_columns) != 1 or not (is_named or self.normalized_names[label_columns[0]] in LABEL_COLUMN_NAMES):
             return False
         cells = [cell for cell in self._list_sample_cells(label_columns) if cell]
         return bool(cells) and all(parse_list(cell) is not None for cell in cells)
@@ -220,7 +195,7 @@ class _TableSample:
         Without a header, there must be at least three columns, and the first cell cannot be 0 or 1, a possible class.
         All rows are read, since they may be sorted by split, and a later one may be blank.
         """
-        for column, name in enumerate(self.normalized_column_names):
+        for column, name in enumerate(self.normalized_names):
             is_candidate = name in SPLIT_COLUMN_NAMES
             if not self.has_header:
                 is_candidate = (
@@ -236,9 +211,8 @@ class _TableSample:
 
     def _reject_urls(self, location: _ImageLocation) -> None:
         cells = [cell for record in self.records[-1:] for cell in record.cells]
-        if not location.existing_fraction and any(
-            re.match(r"https?://", cell.strip(), re.IGNORECASE) for cell in cells
-        ):
+        has_urls = any(re.match(r"https?://", cell.strip(), re.IGNORECASE) for cell in cells)
+        if has_urls and not location.existing_fraction:
             gather = format_command("gather", "urls", self.path, "-o", self.path.stem)
             label = format_command("label", self.path.stem)
             raise LabelFileError(
@@ -254,10 +228,10 @@ class _TableSample:
             return tuple(map(self._find_column_index, names))
         others = [column for column in range(self.num_columns) if column not in (path_column, self.split_column_index)]
         if self.has_header:
-            known = [column for column in others if self.normalized_column_names[column] in LABEL_COLUMN_NAMES]
+            known = [column for column in others if self.normalized_names[column] in LABEL_COLUMN_NAMES]
             if known:
-                return (min(known, key=lambda column: LABEL_COLUMN_NAMES.index(self.normalized_column_names[column])),)
-            others = [column for column in others if self.normalized_column_names[column] not in NON_LABEL_COLUMN_NAMES]
+                return (min(known, key=lambda column: LABEL_COLUMN_NAMES.index(self.normalized_names[column])),)
+            others = [column for column in others if self.normalized_names[column] not in NON_LABEL_COLUMN_NAMES]
         if len(others) == 1:
             return tuple(others)
         if len(one_hot := self._find_one_hot_columns(others)) > 1:
@@ -299,12 +273,10 @@ class _TableSample:
 
 
 def _find_image_folders(folder: Path) -> list[Path]:
-    """Return the first subfolders in which the images of a table may be."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))[
-        :MAX_IMAGE_FOLDERS
-    ]
+    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return folders[:MAX_IMAGE_FOLDERS]
 
 
 def _find_suffixes(values: Sequence[str], folder: Path) -> list[str]:

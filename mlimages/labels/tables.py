@@ -109,9 +109,8 @@ class Table:
 
     def _read_label(self, record: Record) -> str:
         """Return the label of a row as text; "" if it has none."""
-        cells = [
-            unicodedata.normalize("NFC", record.cell(i).strip()) for i in self.label_column_indices
-        ]  # as class folders
+        texts = (record.cell(index).strip() for index in self.label_column_indices)
+        cells = [unicodedata.normalize("NFC", text) for text in texts]  # as class folders
         if self.merges_rows:
             return self._read_label_list(cells, record.line_number)
         if len(cells) == 1:
@@ -128,14 +127,12 @@ class Table:
         return format_list(names) if names or () in map(parse_list, cells) else ""
 
     def _find_one_hot_names(self, cells: Sequence[str]) -> list[str]:
-        """Return the names of the label columns whose cell is 1."""
         return [
             self._get_column_name(i) for i, cell in zip(self.label_column_indices, cells, strict=True) if is_one(cell)
         ]
 
     @property
     def _is_one_hot(self) -> bool:
-        """Whether there are several label columns that contain 0 and 1."""
         return len(self.label_column_indices) > 1 and not self.label_columns_have_names
 
     @cached_property
@@ -208,19 +205,14 @@ class Table:
         changes = [f"suffix {self.suffix} added"] * bool(self.suffix)
         changes += [f"in {self.folder}"] * (self.folder != self.path.parent)
         changes += [f"without {pluralize(self.strip_components, 'parent folder')}"] * bool(self.strip_components)
-        image = f"{self._describe_column(self.path_column_index)} as image" + (
-            f" ({', '.join(changes)})" if changes else ""
-        )
+        image = f"{self._describe_column(self.path_column_index)} as image" + f" ({', '.join(changes)})" * bool(changes)
         labels = ", ".join(map(self._get_column_name, self.label_column_indices))
         label = f"'{self.class_from}' in the path" if self.class_from else labels
         details = ["one-hot"] * self._is_one_hot + ["several per image"] * self.has_label_lists
         details += ["blank cells as 0"] * (self.has_label_lists and self._is_one_hot and self._has_blank_labels)
         label += f" ({', '.join(details)})" if details else ""
-        split = (
-            f", {self._get_column_name(self.split_column_index)} as split"
-            if self.split_column_index is not None
-            else ""
-        )
+        split_index = self.split_column_index
+        split = "" if split_index is None else f", {self._get_column_name(split_index)} as split"
         images = f"{counts.num_rows - len(counts.missing_paths):,} of {counts.num_rows:,} images exist"
         names = ", ".join(counts.labels[:MAX_SHOWN_NAMES]) + " ..." * (len(counts.labels) > MAX_SHOWN_NAMES)
         classes = f"{pluralize(len(counts.labels), 'class')}: {names}"
@@ -336,7 +328,7 @@ class TableCounts:
 
 
 def read_path_cells(path: Path) -> Iterator[str]:
-    """Yield the cells of the path column: the first column, or one with a known name; the images need not exist."""
+    """Yield the cells of the column with a known name of path columns, else of the first; images need not exist."""
     rows = read_records(path, detect_delimiters(path)[0])
     first = next(rows, None)
     if first is None:

@@ -105,7 +105,7 @@ def test_gradients_are_central_differences_of_numpy_over_an_image_from_minus_1_t
 def test_a_step_is_the_least_squares_solution_of_numpy_with_damping_within_its_bound() -> None:
     rng = np.random.default_rng(3)
     slopes = rng.normal(0, 1, (3, 2, THUMBNAIL_PX**2)).astype(np.float32)
-    grid = alignment._PIXEL_COORDINATES
+    grid = alignment._GRID
     wanted = rng.normal(0, 0.05, (3, 6))
     wanted[2, 4] = 3  # beyond the bound
     jacobian = (slopes[:, :, None] * grid).reshape(3, 6, -1)
@@ -168,7 +168,7 @@ def warped(image: Image.Image, transform: FloatArray) -> Image.Image:
 def test_a_part_that_is_placed_nearly_right_is_aligned(transform: list[list[float]]) -> None:
     image, right = scene(5).resize((300, 300)), np.array(transform)
     ones, others, different = (thumb(each)[None] for each in (warped(image, right), image, scene(6)))
-    smoothing = alignment._SMOOTHING_MATRIX
+    smoothing = alignment._SMOOTHING
     part, whole, other = (smoothing @ each.astype(np.float32) @ smoothing.T for each in (ones, others, different))
     scale = (right[0, 0] + right[1, 1]) / 2
     placement = np.array([[scale, *(right[:, 2] + 1 - scale) / 2 + 0.02]])
@@ -181,7 +181,7 @@ def test_a_part_that_is_placed_nearly_right_is_aligned(transform: list[list[floa
 def test_a_part_must_lie_within_the_other_image_by_more_than_60_percent(
     share: float, is_compared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alignment, "MAX_ITERATIONS", 0)
+    monkeypatch.setattr(alignment, "NUM_ITERATIONS", 0)
     whole = scenes(1, THUMBNAIL_PX)
     found = _refine_placements(whole, whole, np.array([[1.0, 1 - round(share * THUMBNAIL_PX) / THUMBNAIL_PX, 0.0]]))
     assert (found != -1) == is_compared
@@ -236,13 +236,13 @@ def test_candidates_are_the_three_most_similar_other_images(
 @pytest.mark.parametrize(
     "count",
     [
-        feature_pairs.MAX_IMAGES_FOR_EXACT_SEARCH - 1,
-        feature_pairs.MAX_IMAGES_FOR_EXACT_SEARCH,
-        feature_pairs.MAX_IMAGES_FOR_EXACT_SEARCH + 1,
+        feature_pairs.MAX_EXACT_IMAGES - 1,
+        feature_pairs.MAX_EXACT_IMAGES,
+        feature_pairs.MAX_EXACT_IMAGES + 1,
     ],
 )
 def test_up_to_100_000_images_are_compared_without_usearch(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert feature_pairs.MAX_IMAGES_FOR_EXACT_SEARCH == 100_000
+    assert feature_pairs.MAX_EXACT_IMAGES == 100_000
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     ways = []
     for name in ("_find_nearest_exactly", "_find_nearest_approximately"):

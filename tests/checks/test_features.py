@@ -56,13 +56,11 @@ def by_number(paths: Sequence[Path]) -> NDArray[np.float32]:
     return np.eye(10, dtype=np.float32)[[int(path.stem[-1]) for path in paths]]
 
 
-@pytest.mark.parametrize("max_exact", [feature_pairs.MAX_IMAGES_FOR_EXACT_SEARCH, 3])
+@pytest.mark.parametrize("max_exact", [feature_pairs.MAX_EXACT_IMAGES, 3])
 def test_copies_that_hashes_miss_are_pairs_on_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_exact: int
 ) -> None:
-    monkeypatch.setattr(
-        feature_pairs, "MAX_IMAGES_FOR_EXACT_SEARCH", max_exact
-    )  # above it, usearch finds the candidates
+    monkeypatch.setattr(feature_pairs, "MAX_EXACT_IMAGES", max_exact)  # above it, usearch finds the candidates
     monkeypatch.setattr(feature_pairs, "COMPARE_BATCH_SIZE", 4)  # several blocks
     rng, scenes = random.Random(1), [scene(number) for number in range(6)]
     edits = [lambda image, rng: cropped(image, rng, 0.6, 0.7), tilted, photographed, cast, turned_crop]
@@ -83,7 +81,7 @@ def test_copies_that_hashes_miss_are_pairs_on_the_page(
 
 
 def test_many_images_need_the_extra_before_any_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_pairs, "MAX_IMAGES_FOR_EXACT_SEARCH", 1)
+    monkeypatch.setattr(feature_pairs, "MAX_EXACT_IMAGES", 1)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     labels = listed(tmp_path, {"a.jpg": b"", "b.jpg": b""})
     with pytest.raises(MissingExtraError, match=r"mlimages\[usearch\]"):

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from mlimages import UrlList, gather
 from mlimages.cli.gather_summary import (
     _ADVICE_BY_REASON,
-    _UNFINISHED_ADVICE_BY_REASON,
+    _UNFINISHED_ADVICE,
     _find_unfinished_advice,
     explain_no_images,
     format_summary,
@@ -145,9 +145,7 @@ def test_a_dry_run_ends_with_the_total_and_a_table_of_failures_begins_with_why(t
     assert "the source has no links" in str(invoke(tmp_path, "--dry-run").exception)
 
 
-@pytest.mark.parametrize(
-    "reason", [reason for reason in Reason if reason in {*_ADVICE_BY_REASON, *_UNFINISHED_ADVICE_BY_REASON}]
-)
+@pytest.mark.parametrize("reason", [reason for reason in Reason if reason in {*_ADVICE_BY_REASON, *_UNFINISHED_ADVICE}])
 @pytest.mark.parametrize("num_good", [0, 1])
 def test_advice_about_failed_links_is_on_the_screen_once(reason: Reason, num_good: int) -> None:
     num_open = 3 if reason in RETRYABLE_REASONS else 0
@@ -158,7 +156,7 @@ def test_advice_about_failed_links_is_on_the_screen_once(reason: Reason, num_goo
     screen = "\n".join(format_summary(summary, ends_with_error=not num_good))
     if not num_good:
         screen += explain_no_images(summary)
-    advice = [table[reason] for table in (_ADVICE_BY_REASON, _UNFINISHED_ADVICE_BY_REASON) if reason in table]
+    advice = [table[reason] for table in (_ADVICE_BY_REASON, _UNFINISHED_ADVICE) if reason in table]
     assert [screen.count(text) for text in advice] == [1]
     assert screen.count("--allow-private") == (reason is Reason.PRIVATE_ADDRESS)
 
