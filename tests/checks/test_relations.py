@@ -112,14 +112,14 @@ def test_equal_digests_are_one_group_and_those_of_images_that_were_not_decoded_a
 
 
 @pytest.mark.parametrize(
-    ("facts", "expected"),
+    ("values", "expected"),
     [
         ({}, False), ({"width": 31}, True), ({"height": 32}, False), ({"two_level_fraction": 0.499}, False),
         ({"two_level_fraction": 0.5}, True), ({"sharpness": 0.2599}, True), ({"sharpness": 0.26}, False),
     ],
 )  # fmt: skip
-def test_images_that_are_tiny_line_art_or_without_detail_are_plain(facts: dict[str, float], expected: bool) -> None:
-    assert _find_plain_images(table_of([facts]), Thresholds()).tolist() == [expected]
+def test_images_that_are_tiny_line_art_or_without_detail_are_plain(values: dict[str, float], expected: bool) -> None:
+    assert _find_plain_images(table_of([values]), Thresholds()).tolist() == [expected]
 
 
 def test_how_images_are_related_is_said_with_the_class_where_classes_differ() -> None:
@@ -145,8 +145,8 @@ def test_groups_are_of_equal_bytes_and_like_thumbnails_but_blank_images_only_of_
     """Decoded images 0 to 6; 7 was not decoded. From the cache the groups are the same, and no others by thresholds."""
     other = np.random.default_rng(1).integers(0, 256, 256, np.uint8).tobytes()
     blank = {"luma_p2": 100, "luma_p98": 104}
-    facts = [{}, {}, {"thumbnail": other}, blank, blank, blank, {"thumbnail": other}, {}]
-    table = table_of(facts, *(listed([0] * 4, ("all",), name) for name in ("a.txt", "b.txt")))
+    measurements = [{}, {}, {"thumbnail": other}, blank, blank, blank, {"thumbnail": other}, {}]
+    table = table_of(measurements, *(listed([0] * 4, ("all",), name) for name in ("a.txt", "b.txt")))
     table.measurements[7] = 0
     table.digests[:, 1] = [1, 2, 3, 4, 5, 4, 6, 0]
     with CheckCache() as cache:

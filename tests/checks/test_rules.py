@@ -1,4 +1,4 @@
-"""The codes of single images and classes: which facts have them, and what is said about them."""
+"""The codes of single images and classes: which measurements have them, and what is said about them."""
 
 import statistics
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ DARK = {"luma_p2": 0, "luma_p98": 60, "red_mean": 20, "green_mean": 21, "blue_me
 LINES = "two luma values cover {} %: line art, or an object on a plain background"
 
 
-def facts_of(changes: dict[str, object]) -> Measurements:
+def measurements_with(changes: dict[str, object]) -> Measurements:
     return ORDINARY._replace(**changes)  # type: ignore[arg-type]
 
 
 def codes_of(changes: dict[str, object]) -> set[Code]:
-    row = make_measurement_table([facts_of(changes).pack()])
+    row = make_measurement_table([measurements_with(changes).pack()])
     return {code for code, rule in rules.RULES.items() if rule.applies(row, Thresholds()).any()}
 
 
@@ -79,9 +79,9 @@ FACTS: list[tuple[dict[str, object], dict[Code, str]]] = [
 
 
 @pytest.mark.parametrize(("changes", "expected"), FACTS, ids=[str(changes) for changes, _ in FACTS])
-def test_facts_have_these_codes_and_no_others(changes: dict[str, object], expected: dict[Code, str]) -> None:
+def test_measurements_have_these_codes_and_no_others(changes: dict[str, object], expected: dict[Code, str]) -> None:
     assert codes_of(changes) == set(expected)
-    row = make_measurement_table([facts_of(changes).pack()])[0]
+    row = make_measurement_table([measurements_with(changes).pack()])[0]
     assert {code: rules.describe_image_finding(code, row, Thresholds()) for code in expected} == expected
 
 
@@ -94,9 +94,9 @@ def listed(classes: list[int | tuple[int, ...]], names: tuple[str, ...], name: s
 
 
 def table_of(changes: Sequence[dict[str, Any]], *files: LabelFile) -> ImageTable:
-    """Images whose facts are ordinary but for these changes."""
+    """Images whose measurements are ordinary but for these changes."""
     table = ImageTable.from_files(files or [listed([0] * len(changes), ("all",))])
-    table.measurements[:] = make_measurement_table([facts_of(each).pack() for each in changes])
+    table.measurements[:] = make_measurement_table([measurements_with(each).pack() for each in changes])
     return table
 
 

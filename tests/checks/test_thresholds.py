@@ -49,16 +49,16 @@ def test_a_threshold_of_single_images(name: str) -> None:
     value, code, measured, expected = SINGLE[name]
     assert getattr(Thresholds(), name) == value or name == "max_pixels", "the default is what is tried"
     thresholds = Thresholds(**{name: value})
-    facts = make_measurement_table([ORDINARY._replace(**values).pack() for values in measured])  # type: ignore[arg-type]
-    assert "".join("x" if found else "-" for found in rules.RULES[code].applies(facts, thresholds)) == expected
+    measurements = make_measurement_table([ORDINARY._replace(**values).pack() for values in measured])  # type: ignore[arg-type]
+    assert "".join("x" if found else "-" for found in rules.RULES[code].applies(measurements, thresholds)) == expected
 
 
 def test_a_saturated_blue_image_is_not_dark() -> None:
     blue = np.zeros((64, 64, 3), np.uint8)
     blue[:, :, 2] = np.random.default_rng(0).integers(100, 256, (64, 64))
-    facts = examine(jpeg(Image.fromarray(blue)), max_pixels=10**6)
-    assert facts.luma_p98 < Thresholds().dark_level
-    assert not rules.RULES[Code.DARK].applies(make_measurement_table([facts.pack()]), Thresholds()).any()
+    measurements = examine(jpeg(Image.fromarray(blue)), max_pixels=10**6)
+    assert measurements.luma_p98 < Thresholds().dark_level
+    assert not rules.RULES[Code.DARK].applies(make_measurement_table([measurements.pack()]), Thresholds()).any()
 
 
 @pytest.mark.parametrize(("copies", "expected"), [(4, False), (5, True), (6, True)])
@@ -75,9 +75,9 @@ def test_the_threshold_of_imbalance(tmp_path: Path, largest: int, expected: bool
     assert bool(list(apply_class_rules(table, Thresholds()))) is expected
 
 
-def is_near(one: NDArray[np.uint8], other: NDArray[np.uint8], thresholds: Thresholds, **facts: float) -> bool:
+def is_near(one: NDArray[np.uint8], other: NDArray[np.uint8], thresholds: Thresholds, **measurements: float) -> bool:
     """Whether images with these thumbnails `(256,)` are near-duplicates."""
-    table = table_of([{**facts, "thumbnail": thumb.tobytes()} for thumb in (one, other)])
+    table = table_of([{**measurements, "thumbnail": thumb.tobytes()} for thumb in (one, other)])
     table.digests[:, 1] = 1, 2
     with CheckCache() as cache:
         return find_duplicate_groups(table, thresholds, cache).list_sets() == [[0, 1]]
@@ -133,11 +133,11 @@ def test_the_threshold_of_correlation() -> None:
     assert found == [True, True, False]
 
 
-@pytest.mark.parametrize("facts", [{"sharpness": 0.25}, {"two_level_fraction": 0.5}, {"height": 31}], ids=str)
-def test_the_threshold_of_correlation_of_images_with_little_detail(facts: dict[str, float]) -> None:
+@pytest.mark.parametrize("measurements", [{"sharpness": 0.25}, {"two_level_fraction": 0.5}, {"height": 31}], ids=str)
+def test_the_threshold_of_correlation_of_images_with_little_detail(measurements: dict[str, float]) -> None:
     one, other = noisy_pair(20)
     measured = correlation(one, other)
-    found = [is_near(one, other, replace(ANY, plain_correlation=x), **facts) for x in around(measured)]
+    found = [is_near(one, other, replace(ANY, plain_correlation=x), **measurements) for x in around(measured)]
     assert found == [True, True, False]
 
 

@@ -428,7 +428,7 @@ def test_a_cache_on_a_file_system_without_locks_is_not_waited_for(
     assert not list((tmp_path / "cache" / "checks").iterdir())
 
 
-def test_the_outcome_lies_beside_each_label_file(tmp_path: Path) -> None:
+def test_the_results_lie_beside_each_label_file(tmp_path: Path) -> None:
     labels = listed(
         tmp_path, {"a b.jpg": jpeg(scene(1)), "cut.jpg": jpeg(scene(2))[:900], "grey.jpg": jpeg(scene(3).convert("L"))}
     )
@@ -442,7 +442,7 @@ def test_the_outcome_lies_beside_each_label_file(tmp_path: Path) -> None:
     assert "grey.jpg\tthings\tgrey\t" in (tmp_path / "labels_warnings.tsv").read_text()
 
 
-def test_writing_the_outcome_reads_a_label_file_no_more_often_for_more_findings(
+def test_writing_results_reads_a_label_file_no_more_often_for_more_findings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "labels.txt").write_text("".join(f"missing{n}.jpg 0\n" for n in range(50)))
@@ -552,18 +552,18 @@ def test_a_long_series_of_frames_is_one_group_compared_once(monkeypatch: pytest.
 
 
 class MadeUp:
-    """Examines nothing: every image has other facts, bytes and one finding."""
+    """Examines nothing: every image has other measurements, bytes and one finding."""
 
     workers, chunk_size = 1, 64
 
     def __init__(self) -> None:
-        self._facts = examine(jpeg(scene(1)), max_pixels=10**6)._replace(sharpness=0.2, thumbnail=b"")
+        self._measured = examine(jpeg(scene(1)), max_pixels=10**6)._replace(sharpness=0.2, thumbnail=b"")
         self._rng = np.random.default_rng(0)
 
     def map(self, function: object, items: Iterable[Sequence[str]]) -> Iterator[list[ExaminedImage]]:
         for paths in items:
             yield [
-                ExaminedImage(self._rng.bytes(32), self._facts._replace(thumbnail=self._rng.bytes(256)).pack())
+                ExaminedImage(self._rng.bytes(32), self._measured._replace(thumbnail=self._rng.bytes(256)).pack())
                 for _ in paths
             ]
 

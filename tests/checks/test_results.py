@@ -88,15 +88,15 @@ def test_moved_images_have_their_new_paths_in_what_is_written_and_in_a_label_fil
     report = check(labels)
     moves = plan_moves(report)
     move_files(moves)
-    outcome = [folder / f"labels_{end}" for end in ("checked.txt", "rejected.tsv", "warnings.tsv")]
-    assert write_results(report, moves) == [*outcome, labels]
+    result_paths = [folder / f"labels_{end}" for end in ("checked.txt", "rejected.tsv", "warnings.tsv")]
+    assert write_results(report, moves) == [*result_paths, labels]
     names = [item.path.relative_to(folder).as_posix() for item in LabelFile(labels)]
     assert set(MOVES.values()) <= set(names)
     assert set(MOVES) & set(names) == set()
     assert LabelFile(labels).class_names == ("things",)
-    kept = [item.path.relative_to(folder).as_posix() for item in LabelFile(outcome[0])]
+    kept = [item.path.relative_to(folder).as_posix() for item in LabelFile(result_paths[0])]
     assert kept == ["photos/a/0.jpg", "photos/a/1.jpg", "photos/b/0 again.jpg", "photos/b/2.png"]
-    for table in outcome[1:]:
+    for table in result_paths[1:]:
         shown = [line.split("\t")[0] for line in table.read_text().splitlines()[1:]]
         assert set(shown) & set(MOVES) == set()
         assert shown
@@ -120,7 +120,7 @@ def test_other_label_files_stay_as_they_are(folder: Path, kind: str) -> None:
     assert labels.read_bytes() == before
 
 
-def test_a_file_of_the_outcome_that_was_edited_is_written_over_only_if_asked(folder: Path) -> None:
+def test_a_file_of_results_that_was_edited_is_written_over_only_if_asked(folder: Path) -> None:
     report = check(folder / "labels.txt")
     checked, *_ = write_results(report)
     write_results(report)

@@ -61,19 +61,20 @@ def test_luma_is_measured_as_numpy_measures_it(seed: int) -> None:
     low, typical, high = np.percentile(levels, [2, 50, 98], method="inverted_cdf")
     counts = np.sort(np.bincount(levels.ravel(), minlength=256))
     assert _compute_luma_statistics(image) == (low, high, typical, pytest.approx(counts[-2:].sum() / levels.size))
-    facts = examine(image)
-    assert (facts.luma_p2, facts.luma_p98, facts.luma_median) == (low, high, typical)
+    measurements = examine(image)
+    assert (measurements.luma_p2, measurements.luma_p98, measurements.luma_median) == (low, high, typical)
     assert _compute_luma_statistics(of_levels((7, 30)))[3] == 1.0, "one level alone"
 
 
 def test_means_and_thumbnail_are_those_of_the_pixels() -> None:
     image = scene(3, width=32, height=32)
-    facts = examine(image)
+    measurements = examine(image)
     means = np.asarray(image).reshape(-1, 3).mean(axis=0)
-    assert [facts.red_mean, facts.green_mean, facts.blue_mean] == pytest.approx(means, abs=0.51)
+    assert [measurements.red_mean, measurements.green_mean, measurements.blue_mean] == pytest.approx(means, abs=0.51)
     assert len(set(np.round(means))) == 3
     blocks = np.asarray(image.convert("L"), float).reshape(16, 2, 16, 2).mean(axis=(1, 3))
-    assert np.frombuffer(facts.thumbnail, np.uint8).reshape(16, 16) == pytest.approx(blocks, abs=1)  # rounded twice
+    thumbnail = np.frombuffer(measurements.thumbnail, np.uint8).reshape(16, 16)
+    assert thumbnail == pytest.approx(blocks, abs=1)  # rounded twice
 
 
 def sharpness_of_every_third_row(levels: NDArray[np.uint8], step: int) -> float:
@@ -211,12 +212,12 @@ def test_an_image_is_measured_at_128_pixels_or_more(size: tuple[int, int], min_s
     assert options == DecodeOptions(min_size=min_size, min_reduced_side_px=128, strict=True, apply_orientation=False)
 
 
-def test_facts_are_read_as_they_were_packed() -> None:
-    facts = examine(scene(4, width=40, height=50))._replace(
+def test_measurements_are_read_as_they_were_packed() -> None:
+    measurements = examine(scene(4, width=40, height=50))._replace(
         format="JPEG2000", mode="I;16BS12", width=70_001, height=2**32 - 1, orientation=8, animated=True,
         irregular_jpeg=True, two_level_fraction=0.125, gray_bottom_percent=99, sharpness=0.75,
     )  # fmt: skip
-    (row,) = make_measurement_table([facts.pack()])
+    (row,) = make_measurement_table([measurements.pack()])
     found = Measurements(*row.tolist())
-    assert found._replace(format="JPEG2000", mode="I;16BS12", thumbnail=facts.thumbnail) == facts
-    assert (found.format, found.mode, row["thumbnail"].tobytes()) == (b"JPEG2000", b"I;16BS12", facts.thumbnail)
+    assert found._replace(format="JPEG2000", mode="I;16BS12", thumbnail=measurements.thumbnail) == measurements
+    assert (found.format, found.mode, row["thumbnail"].tobytes()) == (b"JPEG2000", b"I;16BS12", measurements.thumbnail)
