@@ -112,7 +112,7 @@ def require_shardable(source: Source, options: GatherOptions) -> None:
     if options.shard:
         raise InputError("omit --shard: --workers and --engine ray already divide the links")
     if getattr(source, "lookahead", None) == 0:
-        raise InputError(f"{name} runs in one process, to keep its provider's rate limit: {advice}")
+        raise InputError(f"{name} runs in one process, to stay within its provider's rate limit: {advice}")
     if getattr(source, "is_read_once", False):
         raise InputError(f"standard input can only be read by one process: write the list to a file, or {advice}")
     try:

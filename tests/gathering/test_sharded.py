@@ -353,7 +353,7 @@ class Unsendable:
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
-        (Openverse(["cats"]), {}, "Openverse runs in one process, to keep its provider's rate limit"),
+        (Openverse(["cats"]), {}, "Openverse runs in one process, to stay within its provider's rate limit"),
         (UrlList("-"), {}, "standard input can only be read by one process: write the list to a file"),
         (Unsendable(), {}, "Unsendable cannot be pickled"),
         (UrlList(), {"shard": (1, 2)}, "omit --shard"),
@@ -388,7 +388,7 @@ def test_a_source_with_a_rate_limit_is_refused_before_a_cluster_is_contacted(run
         "gather", "openverse", "owl", "-o", "out", "--engine", "ray", "--address", "127.0.0.1:1", check=False
     )
     assert done.returncode == 1
-    assert "to keep its provider's rate limit: omit --engine ray" in done.stderr
+    assert "to stay within its provider's rate limit: omit --engine ray" in done.stderr
 
 
 def test_a_busy_cluster_says_so(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
