@@ -114,9 +114,7 @@ def _format_result_table(result: FineTuneResult) -> str:
         + (f" and {len(result.classes) - 20} more, see {result.run / 'classes.txt'}" if result.classes[20:] else ""),
         "network": f"{result.model}, frozen: {result.freeze}"
         + (
-            f"; the head uses all layers (lower layers weighted {result.lower_layers_weight:g})"
-            if result.lower_layers_weight
-            else ""
+            f"; the head uses all layers (lower layers weighted {result.depths_share:g})" if result.depths_share else ""
         ),
         "epochs": f"{result.epochs}; best epoch: {best} (chosen on the validation set)",
         "training": f"{result.seconds:.1f} s",

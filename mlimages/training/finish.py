@@ -47,9 +47,6 @@ from mlimages.training.training_job import TrainingJob
 
 logger = logging.getLogger(__name__)
 
-_JSON_KEYS = {"lower_layers_weight": "depths_share"}
-"""Keys of result.json that differ from the names of the attributes."""
-
 
 @dataclass(frozen=True, slots=True)
 class FineTuneResult:
@@ -67,8 +64,8 @@ class FineTuneResult:
         probe_accuracy: validation accuracy of the closed-form head before the first epoch; None with random weights.
         best_epoch: number of the best epoch, from 1; 0 is the closed-form head.
         epochs: number of trained epochs.
-        lower_layers_weight: weight of the lower layers in the kernel of the closed-form head, 0..1; 0 if it uses only
-            the last layer.
+        depths_share: weight of the lower layers in the kernel of the closed-form head, 0..1; 0 if it uses only the last
+            layer.
         frozen_digest: SHA-256 of the frozen weights, equal before and after training; empty if nothing is frozen.
         broken: images that could not be decoded and were skipped.
         seconds: training time, excluding interruptions.
@@ -90,7 +87,7 @@ class FineTuneResult:
     probe_accuracy: float | None
     best_epoch: int
     epochs: int
-    lower_layers_weight: float
+    depths_share: float
     frozen_digest: str
     broken: tuple[BrokenImage, ...]
     seconds: float
@@ -121,7 +118,7 @@ class FineTuneResult:
     def to_dict(self) -> dict[str, object]:
         """Return the result as values for JSON, without the multi-label scores of a single-label run."""
         paths = {"run": str(self.run), "onnx": None if self.onnx is None else str(self.onnx)}
-        values = {_JSON_KEYS.get(name, name): value for name, value in asdict(self).items()} | paths
+        values = {**asdict(self), **paths}
         return {key: value for key, value in values.items() if value is not None or not key.endswith("_map")}
 
     @property
@@ -140,8 +137,7 @@ class FineTuneResult:
         Raises:
             KeyError: a value is missing.
         """
-        names = [field.name for field in fields(cls) if field.default is MISSING]
-        figures = {name: values[_JSON_KEYS.get(name, name)] for name in names}
+        figures = {field.name: values[field.name] for field in fields(cls) if field.default is MISSING}
         if "val_map" in values:
             figures |= {"val_map": tuple(values["val_map"]), "probe_map": values.get("probe_map")}
         figures |= {"run": files.folder, "onnx": files.onnx if files.onnx.exists() else None}
@@ -211,7 +207,7 @@ def finish_run(
         probe_accuracy=state.probe_accuracy,
         best_epoch=state.best_epoch,
         epochs=len(state.history),
-        lower_layers_weight=state.lower_layers_weight,
+        depths_share=state.lower_layers_weight,
         frozen_digest=job.frozen_digest,
         broken=job.broken_images,
         seconds=round(state.seconds, 1),

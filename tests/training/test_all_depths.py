@@ -41,7 +41,7 @@ def config(colours: Path, tmp_path: Path) -> FineTuneConfig:
 
 def test_the_exported_file_the_checkpoint_and_the_resumed_run_are_one_classifier(config: FineTuneConfig) -> None:
     result = fine_tune(config)  # the export compares the file with the network
-    assert result.lower_layers_weight > 0
+    assert result.depths_share > 0
     run = load_run(config.out)
     assert run.network.get_parameter(f"{LOWER_HEAD_PATH}.weight").abs().max() > 0
     bundle = OnnxBundle.read(config.out)
@@ -69,7 +69,7 @@ def test_where_leave_one_out_prefers_the_last_layer_the_run_is_one_on_the_last_l
     monkeypatch.setattr("mlimages.training.finetune.LOWER_KERNEL_WEIGHTS", (0.0,))
     auto, last = (replace(config, head=head, out=config.out / head) for head in ("auto", "last"))
     results = [fine_tune(each, export=False) for each in (auto, last)]
-    assert [result.lower_layers_weight for result in results] == [0, 0]
+    assert [result.depths_share for result in results] == [0, 0]
     one, other = (load_file(each.out / "last.safetensors") for each in (auto, last))
     assert one.keys() == other.keys()
     assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
