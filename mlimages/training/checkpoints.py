@@ -32,7 +32,7 @@ from mlimages.training.run import EpochMetrics
 
 STATE_FORMAT_VERSION = 3
 READABLE_STATE_VERSIONS = (2, 3)
-"""Version 2 has no head on the lower layers."""
+"""Versions of the training state that can be loaded. Version 2 has no classifier on the features of lower layers."""
 
 NamedTensors = Mapping[str, Tensor]
 
@@ -47,8 +47,8 @@ class TrainingState:
         optimizer_tensors: the optimizer's tensors by name, `N.KEY` for the N-th parameter.
         history: metrics of the epochs so far.
         best_epoch: epoch with the highest validation score; 0 is the network before the first epoch.
-        best_score: validation accuracy (or mean average precision) and negative loss of the best epoch.
-        probe_accuracy: validation accuracy of the closed-form head; None without such a head.
+        best_sort_key: validation accuracy (or mean average precision) and negative loss of the best epoch.
+        probe_accuracy: validation accuracy of the closed-form head; None if no such head was fitted.
         probe_map: mean average precision of the closed-form head in a multi-label run, else None.
         frozen_digest: SHA-256 of the frozen weights; empty if nothing is frozen.
         lower_layers_weight: weight of the lower layers in the kernel of the closed-form head, 0..1; 0 if it uses only
@@ -63,7 +63,7 @@ class TrainingState:
     optimizer_tensors: NamedTensors = field(default_factory=dict)
     history: tuple[EpochMetrics, ...] = ()
     best_epoch: int = 0
-    best_score: tuple[float, float] = (-1.0, 0.0)
+    best_sort_key: tuple[float, float] = (-1.0, 0.0)
     probe_accuracy: float | None = None
     probe_map: float | None = None
     frozen_digest: str = ""
@@ -78,7 +78,7 @@ def save_state(state: TrainingState, files: RunFiles) -> None:
         "version": STATE_FORMAT_VERSION,
         "history": [asdict(figures) for figures in state.history],
         "best_epoch": state.best_epoch,
-        "best_score": state.best_score,
+        "best_score": state.best_sort_key,
         "probe_accuracy": state.probe_accuracy,
         "probe_map": state.probe_map,
         "frozen_digest": state.frozen_digest,
@@ -115,14 +115,14 @@ def load_state(files: RunFiles) -> TrainingState | None:
                 part, _, name = key.partition(".")
                 parts[part][name] = file.get_tensor(key)
         history = tuple(EpochMetrics(**figures) for figures in metadata["history"])
-        accuracy, loss = metadata["best_score"]
+        score, negative_loss = metadata["best_score"]
         return TrainingState(
             trained_tensors=parts["model"],
             best_tensors=parts["best"] or parts["model"],
             optimizer_tensors=parts["optimizer"],
             history=history,
             best_epoch=metadata["best_epoch"],
-            best_score=(accuracy, loss),
+            best_sort_key=(score, negative_loss),
             probe_accuracy=metadata["probe_accuracy"],
             probe_map=metadata.get("probe_map"),
             frozen_digest=metadata["frozen_digest"],
@@ -184,7 +184,7 @@ def save_networks(network: nn.Module, state: TrainingState, files: RunFiles) -> 
 
 
 def _make_full_state_dict(network: nn.Module, trained_tensors: NamedTensors) -> dict[str, Tensor]:
-    """Return the library network's state dict with `trained_tensors` in it; no two tensors share memory."""
+    """Return the state dict of the library's network, with `trained_tensors`; no two tensors share memory."""
     whole: dict[str, Tensor] = {}
     addresses: set[int] = set()
     for name, tensor in network.state_dict().items():
@@ -304,7 +304,7 @@ def _add_lower_layers_head(model: Model) -> Model:
 
 
 def _contains_tensors(path: Path, tensors: NamedTensors) -> bool:
-    """Return whether the file exists and contains these tensors; after an interruption it may be older."""
+    """Return whether the file exists and contains these tensors. If the run was killed, the file may be outdated."""
     if not path.exists():
         return False
     with safe_open(path, framework="pt") as file:

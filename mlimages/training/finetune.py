@@ -48,7 +48,8 @@ from mlimages.training.training_job import TrainingJob, build_training_job, prep
 logger = logging.getLogger(__name__)
 
 NETWORK_SAVE_INTERVAL_S = 600
-"""Seconds between writing the full networks during training; they are also written at its end or interruption."""
+"""Minimum time in seconds between two saves of the full networks during training. They are also saved when training
+ends or is interrupted."""
 
 
 class Callback(Protocol):
@@ -125,7 +126,10 @@ def fine_tune(
                 progress=progress,
             )
             distributed.require_same("run folder and weights", (job.frozen_digest, state and state.history))
-            state = _make_initial_state(job) if state is None else _prepare_resumed_state(job, state)
+            if state is None:
+                state = _make_initial_state(job)
+            else:
+                _prepare_resume(job, state)
             job = job if state.lower_layers_weight else job.with_last_layer_head()
             state = _train_epochs(job, state, start_time=started, progress=progress, callbacks=callbacks)
             return finish_run(job, state, export=export, custom_network=network, progress=progress)
@@ -147,11 +151,11 @@ def _resolve_defaults(config: FineTuneConfig, custom_network: CustomNetwork | No
     return replace(config, weights=weights, freeze=freeze)
 
 
-def _prepare_resumed_state(job: TrainingJob, state: TrainingState) -> TrainingState:
-    """Prepare the run folder for resuming after the last complete epoch; return `state`.
+def _prepare_resume(job: TrainingJob, state: TrainingState) -> None:
+    """Prepare the run folder to resume the run after its last complete epoch.
 
     Raises:
-        RunError: the frozen weights are not those the run started with.
+        RunError: the frozen weights are not those that the run started with.
     """
     if state.frozen_digest != job.frozen_digest:
         raise RunError(
@@ -161,7 +165,6 @@ def _prepare_resumed_state(job: TrainingJob, state: TrainingState) -> TrainingSt
     if distributed.is_main_process():
         job.files.remove_temporary_files()
         write_metrics(job.files, state.history)  # the run may have been killed before writing them
-    return state
 
 
 def _make_initial_state(job: TrainingJob) -> TrainingState:
@@ -175,7 +178,11 @@ def _make_initial_state(job: TrainingJob) -> TrainingState:
     train, val = (compute_head_inputs(job.model, job.source, images) for images in (job.train_set, job.val_set))
     weights = [weight for weight in LOWER_KERNEL_WEIGHTS if weight or job.config.head == "auto"]
     fit = fit_ridge(
-        train.features, train.labels, len(job.class_names), lower_features=train.lower_features, lower_weights=weights
+        train.features,
+        train.labels,
+        len(job.class_names),
+        lower_features=train.lower_features,
+        lower_weight_candidates=weights,
     )
     lower_weight, loo_probabilities = fit.lower_layers_weight, fit.loo_probabilities
     if distributed.is_main_process() and is_single:
@@ -208,7 +215,7 @@ def _make_initial_state(job: TrainingJob) -> TrainingState:
     return TrainingState(
         trained_tensors=start,
         best_tensors=start,
-        best_score=(metrics.score, -metrics.loss),
+        best_sort_key=(metrics.score, -metrics.loss),
         probe_accuracy=metrics.accuracy,
         probe_map=metrics.mean_ap,
         frozen_digest=job.frozen_digest,
@@ -225,7 +232,7 @@ def _train_epochs(
     progress: Progress,
     callbacks: Sequence[Callback],
 ) -> TrainingState:
-    """Train the remaining epochs; save the networks at the end, also if training is interrupted."""
+    """Train the remaining epochs, and save the networks when training ends or is interrupted."""
     config, state, network = job.config, previous_state, job.network
     schedule = Schedule.for_run(
         config, len(job.train_set), is_pretrained=job.model.pretrained, trains_below_head=job.trains_below_head
@@ -301,7 +308,7 @@ def _make_next_state(
     *,
     seconds: float,
 ) -> TrainingState:
-    """Return the state after an epoch, with the best weights so far."""
+    """Return the state after an epoch; its best weights are those of the best epoch so far."""
     state = replace(
         previous_state,
         trained_tensors=copy_trained_tensors(job.network),
@@ -309,10 +316,10 @@ def _make_next_state(
         history=(*previous_state.history, metrics),
         seconds=seconds,
     )
-    score = (metrics.val_score, -metrics.val_loss)
-    if score <= previous_state.best_score:
+    sort_key = (metrics.val_score, -metrics.val_loss)
+    if sort_key <= previous_state.best_sort_key:
         return state
-    return replace(state, best_tensors=state.trained_tensors, best_epoch=metrics.epoch, best_score=score)
+    return replace(state, best_tensors=state.trained_tensors, best_epoch=metrics.epoch, best_sort_key=sort_key)
 
 
 def _should_stop(state: TrainingState, config: FineTuneConfig, deadline: float) -> bool:

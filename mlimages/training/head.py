@@ -12,27 +12,28 @@ from numpy.typing import NDArray
 from mlimages.inference import MultiLabel, SingleLabel, Task, softmax
 
 MIN_RELATIVE_STD = 0.05
-"""Lower bound of a feature's standard deviation, relative to the root mean square of all standard deviations: constant
-features stay small."""
+"""Minimum standard deviation that a feature is divided by, relative to the root mean square of the standard deviations
+of all features. It prevents nearly constant features from being amplified."""
 
 LABEL_SMOOTHING = 0.05
-"""Label smoothing of the loss that calibrates the logits: without it, separable classes would need unbounded logits."""
+"""Label smoothing of the loss that calibrates the logits. Without it, separable classes would need unbounded logits."""
 
 Float64Array = NDArray[np.float64]
 Int64Array = NDArray[np.int64]
 Targets = NDArray[Any]
-"""Class indices, int64 `(N,)`; for multi-label data, 1 for each class of an image, else 0, `(N, classes)`."""
+"""Class indices, int64 `(N,)`; for multi-label data, multi-hot `(N, classes)`."""
 
 Features = NDArray[np.floating]
 
 PENALTIES = np.logspace(-4, 3, 30)
-"""Candidate penalties, as multiples of the mean variance along a singular vector."""
+"""Candidate penalties, as multiples of the mean diagonal element of the Gram matrix `(N, N)`."""
 
 LOWER_KERNEL_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 """Candidates for the weight of the lower layers in the kernel, 0..1."""
 
 MAX_PENALTY_IMAGES, MAX_WEIGHT_IMAGES = 4000, 1000
-"""Maximum number of images whose leave-one-out error chooses the penalty, and the kernel weight of the lower layers."""
+"""Maximum number of images on which the leave-one-out error is computed, to choose the penalty and the kernel weight of
+the lower layers."""
 
 LOGIT_SCALES = np.logspace(-0.5, 2, 60)
 """Candidates for the factor that converts leave-one-out scores to logits."""
@@ -63,10 +64,10 @@ class RidgeFit:
     """A ridge regression with its leave-one-out predictions.
 
     Attributes:
-        head: classifier fitted on all images, with its logits scaled so that the softmax, or for multi-label data the
-            sigmoid, of the leave-one-out scores is calibrated.
-        loo_probabilities: float32 `(N, classes)`; those of an image are predicted by a fit without it.
-        penalty: the penalty chosen from PENALTIES by leave-one-out.
+        head: classifier fitted on all images; the scale of its logits calibrates the leave-one-out probabilities.
+        loo_probabilities: leave-one-out probabilities, float32 `(N, classes)`: each image is predicted by a classifier
+            that was fitted without this image.
+        penalty: the penalty from PENALTIES with the smallest leave-one-out error.
         lower_layers_weight: weight of the lower layers in the kernel, 0..1; 0 if only the last layer is used.
     """
 
@@ -82,21 +83,22 @@ def fit_ridge(
     num_classes: int,
     *,
     lower_features: Sequence[Features] = (),
-    lower_weights: Sequence[float] = LOWER_KERNEL_WEIGHTS,
+    lower_weight_candidates: Sequence[float] = LOWER_KERNEL_WEIGHTS,
 ) -> RidgeFit:
-    """Fit a ridge regression to one-hot or multi-hot targets; leave-one-out chooses the penalty and the kernel weights.
+    """Fit a ridge regression to one-hot or multi-hot targets.
 
+    The penalty and the weight of the lower layers are chosen by leave-one-out cross-validation.
     One eigendecomposition of the smaller Gram matrix suffices for all penalties, and the leave-one-out residual is
-    residual / (1 - leverage) (Golub, Heath and Wahba, Generalized cross-validation, 1979). Rows are read in chunks
-    if there are more images than features: then the result is the only array of `(N, classes)`.
+    residual / (1 - leverage) (Golub, Heath and Wahba, Generalized cross-validation, 1979). If there are more images
+    than features, the rows are read in chunks, so that only the result needs memory for `(N, classes)` values.
 
     Args:
         features: features of the last layer, `(N, D)`.
-        labels: class indices, int64 `(N,)`; for multi-label data, 1 for each class of an image, else 0, `(N, classes)`.
+        labels: class indices, int64 `(N,)`; for multi-label data, multi-hot `(N, classes)`.
         num_classes: number of classes.
         lower_features: for each lower layer, its features `(N, L)`; in `RidgeHead.weight`, their columns follow
             those of `features`: `(classes, D + sum of all L)`.
-        lower_weights: candidates for the weight of the lower layers in the kernel, compared on at most
+        lower_weight_candidates: candidates for the weight of the lower layers in the kernel, compared on at most
             MAX_WEIGHT_IMAGES images. If the first is 0, another is chosen only if its error is lower by more than two
             standard errors of the difference: with a weight of 0, the library's network needs no additional layers.
 
@@ -121,13 +123,13 @@ def fit_ridge(
             num_classes,
             gram_matrix=(1 - lower_weight) * last + lower_weight * below,
         )
-        for lower_weight in lower_weights
+        for lower_weight in lower_weight_candidates
     ]
     best = int(np.argmin([candidate.errors.mean() for candidate in candidates]))
     gain = candidates[0].errors - candidates[best].errors  # of each image
-    if not lower_weights[0] and gain.mean() <= 2 * gain.std() / np.sqrt(len(gain)):
+    if not lower_weight_candidates[0] and gain.mean() <= 2 * gain.std() / np.sqrt(len(gain)):
         best = 0
-    lower_weight = lower_weights[best]
+    lower_weight = lower_weight_candidates[best]
     if not lower_weight:
         return fit_ridge(features, labels, num_classes)
     if is_all:
@@ -172,15 +174,17 @@ class _FeatureBlock:
 
 
 class _RidgeSolver:
-    """Ridge regression on an eigendecomposition, with the penalty that has the smallest leave-one-out error.
+    """Solves a ridge regression by eigendecomposition, with the penalty that has the smallest leave-one-out error.
 
-    Features are standardized; the kernel of each block of features has mean 1 on its diagonal, times the block's
-    weight.
-    With the singular values s, left vectors U and right vectors V of the standardized features X, `(N, D)`:
-    1. values = s ** 2 from the smaller of X X' (whose vectors are U) and X' X (V; then U = X V / s, in chunks of rows);
+    The features of each block are standardized and scaled so that the mean diagonal element of the block's Gram matrix
+    is the block's weight.
+
+    The map of the algorithm, with the singular value decomposition X = U diag(s) V' of the scaled features `(N, D)`:
+    1. values = s ** 2, the eigenvalues of the smaller of X X' (with eigenvectors U) and X' X (with eigenvectors V; then
+       U = X V / s is computed in chunks of rows);
     2. fitted = U diag(values / (values + penalty)) U' Y;
     3. leverage of row i = 1 / N + sum over k of U_ik ** 2 values_k / (values_k + penalty);
-    4. score of i without i = y_i - (y_i - fitted_i) / (1 - leverage_i);
+    4. leave-one-out score of row i = y_i - (y_i - fitted_i) / (1 - leverage_i);
     5. weight = X' U diag(1 / (values + penalty)) U' Y.
 
     Attributes:
@@ -243,7 +247,7 @@ class _RidgeSolver:
         return RidgeFit(head, left_out, self._relative_penalty, lower_weight)
 
     def _decompose(self, gram_matrix: Float64Array | None) -> None:
-        """Set the eigenvalues `(K,)`, the vectors, U `(N, K)` or V / s `(D, K)`, and U' Y `(K, classes)`."""
+        """Compute the eigenvalues `(K,)`, the vectors (U `(N, K)` or V / s `(D, K)`) and U' Y `(K, classes)`."""
         if self._is_dual:
             if gram_matrix is None:
                 x = self._standardize_rows(slice(None))
@@ -262,18 +266,18 @@ class _RidgeSolver:
         self._projected = self._vectors.T @ moments
 
     def _standardize_rows(self, rows: Int64Array | slice) -> Float64Array:
-        """Return the standardized features `(n, D)` of the images `rows`."""
+        """Return the scaled features `(n, D)` of the images at the indices `rows`."""
         x = np.concatenate([block.features[rows] for block in self._blocks], axis=1, dtype=np.float64)
         x -= self._mean
         x *= self._factor
         return x
 
     def _compute_left_singular_vectors(self, rows: Int64Array) -> Float64Array:
-        """Return the left singular vectors of the images `rows`, the rows of U `(n, K)`."""
+        """Return the rows of U, the left singular vectors, at the indices `rows`, `(n, K)`."""
         return self._vectors[rows] if self._is_dual else self._standardize_rows(rows) @ self._vectors
 
     def _make_targets(self, rows: Int64Array) -> Float64Array:
-        """Return the one-hot or multi-hot targets `(n, classes)` of the images `rows`."""
+        """Return the one-hot or multi-hot targets `(n, classes)` of the images at the indices `rows`."""
         if self._labels.ndim == 2:
             return self._labels[rows].astype(np.float64)
         targets = np.zeros((len(rows), self._num_classes))
@@ -283,7 +287,7 @@ class _RidgeSolver:
     def _compute_leave_one_out_scores(
         self, rows: Int64Array, left_vectors: Float64Array, penalty: float
     ) -> Float64Array:
-        """Return the leave-one-out scores `(n, classes)` of the images `rows`."""
+        """Return the leave-one-out scores `(n, classes)` of the images at the indices `rows`."""
         shrink = self._values / (self._values + penalty)
         targets = self._make_targets(rows)
         residuals = targets - self._base - left_vectors @ (shrink[:, None] * self._projected)
@@ -293,7 +297,7 @@ class _RidgeSolver:
 
 
 def assign_stratified_folds(labels: Int64Array, *, num_folds: int, seed: int) -> Int64Array:
-    """Return the number of the fold of each image, int64 `(N,)`; each class is spread evenly over the folds."""
+    """Return the fold number of each image, int64 `(N,)`; each class is spread evenly over the folds."""
     rng = np.random.default_rng(seed)
     fold = np.empty(len(labels), np.int64)
     start = 0
@@ -312,7 +316,7 @@ def _eigendecompose(gram_matrix: Float64Array) -> tuple[Float64Array, Float64Arr
 
 
 def _fit_softmax_scaling(scores: Float64Array, labels: Int64Array) -> tuple[float, float]:
-    """Return the inverse temperature of `scores` that maximizes the likelihood of the labels, and the offset 0."""
+    """Return the inverse temperature that maximizes the likelihood of the labels, and 0, since no offset is needed."""
 
     def compute_loss(scale: float) -> float:
         logits = scale * scores
@@ -325,9 +329,10 @@ def _fit_softmax_scaling(scores: Float64Array, labels: Int64Array) -> tuple[floa
 
 
 def _fit_platt_scaling(scores: Float64Array, targets: Float64Array) -> tuple[float, float]:
-    """Return the factor 2 k and the offset -k of `scores` that maximize the likelihood of the targets (Platt scaling).
+    """Return the scale 2 k and the offset -k that maximize the likelihood of the targets (Platt scaling).
 
-    The sigmoid of k (2 s - 1) is the softmax of k s for the class and k (1 - s) for its absence.
+    A score s thus has the logit k (2 s - 1). Its sigmoid equals the softmax over the two logits k s (the image has the
+    class) and k (1 - s) (it does not).
     """
     smoothed = (1 - LABEL_SMOOTHING) * targets + LABEL_SMOOTHING / 2
 

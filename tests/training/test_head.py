@@ -46,7 +46,7 @@ def standardized(blocks: list[NDArray[np.float64]], fit: RidgeFit) -> NDArray[np
 def test_leaving_one_out_in_closed_form_is_leaving_it_out(widths: tuple[int, ...]) -> None:
     blocks = [blobs(40, width, seed=number)[0] for number, width in enumerate(widths)]
     labels = blobs(40, 1)[1]
-    fit = fit_ridge(blocks[0], labels, 3, lower_features=blocks[1:], lower_weights=LOWER_KERNEL_WEIGHTS[1:])
+    fit = fit_ridge(blocks[0], labels, 3, lower_features=blocks[1:], lower_weight_candidates=LOWER_KERNEL_WEIGHTS[1:])
     assert (fit.penalty in PENALTIES, fit.lower_layers_weight in LOWER_KERNEL_WEIGHTS[1:]) == (True, len(widths) > 1)
     x, targets = standardized(blocks, fit), np.eye(3)[labels]
     for index in range(40):
@@ -79,7 +79,7 @@ def test_penalty_and_share_have_the_least_error_of_leaving_one_out(widths: tuple
     blocks = [blobs(40, width, seed=number + 4)[0] for number, width in enumerate(widths)]
     labels = np.array([0] * 22 + [1] * 12 + [2] * 6)
     blocks[0][:, 0] += labels
-    fit = fit_ridge(blocks[0], labels, 3, lower_features=blocks[1:], lower_weights=LOWER_KERNEL_WEIGHTS[1:])
+    fit = fit_ridge(blocks[0], labels, 3, lower_features=blocks[1:], lower_weight_candidates=LOWER_KERNEL_WEIGHTS[1:])
     shares = LOWER_KERNEL_WEIGHTS[1:] if len(widths) > 1 else (0.0,)
     errors = [
         left_out_errors(standardized(blocks, replace(fit, lower_layers_weight=share)), np.eye(3)[labels])
@@ -129,7 +129,7 @@ def test_many_images_and_classes_need_no_array_of_images_by_classes_but_the_resu
     features, labels = rng.normal(size=(count, width)).astype(np.float32), rng.integers(0, classes, count)
     lower = [rng.normal(size=(count, 8)).astype(np.float32)]
     tracemalloc.start()
-    fit_ridge(features, labels, classes, lower_features=lower, lower_weights=(0.5,))
+    fit_ridge(features, labels, classes, lower_features=lower, lower_weight_candidates=(0.5,))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     working = 6 * 8 * max(CHUNK_IMAGES, 4000) * classes  # float64 arrays of the chunk, or of the images that choose
