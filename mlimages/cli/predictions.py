@@ -28,7 +28,7 @@ from mlimages.core import (
 
 if TYPE_CHECKING:
     from mlimages.export import Quantization
-    from mlimages.inference import BackgroundUse, Evaluation, Explanation, OnnxBundle
+    from mlimages.inference import BackgroundTest, Evaluation, Explanation, OnnxBundle
     from mlimages.serving import WebRuntime
 
 Results = Iterable[Prediction | BrokenImage]
@@ -200,7 +200,7 @@ def _format_class_scores(evaluation: Evaluation, width: int) -> Iterator[str]:
         yield f"no image of {', '.join(absent)}: the scores are undefined (-){excluded}"
 
 
-def _format_background_use(background_use: BackgroundUse) -> str:
+def _format_background_use(background_use: BackgroundTest) -> str:
     """Format the accuracy on images whose centre was replaced, and whether the network uses the area around it."""
     correct, chance = format_percent(background_use.accuracy), format_percent(background_use.chance_accuracy)
     verdict = "the network uses" if background_use.is_significant else "no evidence that the network uses"

@@ -1,7 +1,7 @@
 from .augment_summary import AugmentedSplit as AugmentedSplit
 from .augment_summary import AugmentSummary as AugmentSummary
 from .augmentation import augment as augment
-from .mean_files import describe_mean_image_differences as describe_mean_image_differences
+from .mean_files import describe_preprocessing_differences as describe_preprocessing_differences
 from .mean_files import load_mean_image as load_mean_image
 from .mean_image import MeanImage as MeanImage
 from .mean_image import compute_mean as compute_mean

@@ -55,7 +55,7 @@ def load_mean_image(
     return np.ascontiguousarray(mean, np.float32)
 
 
-def describe_mean_image_differences(path: str | os.PathLike[str], image_property: ImageProperty) -> str:
+def describe_preprocessing_differences(path: str | os.PathLike[str], image_property: ImageProperty) -> str:
     """Compare `image_property` with the preprocessing recorded in the .json file of a mean image.
 
     Returns:

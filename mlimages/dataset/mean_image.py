@@ -150,14 +150,14 @@ def compute_mean(
     chunks = _iter_chunks(chain(first, listed), pool.chunk_size)
     for part in pool.map(partial(_compute_partial_sums, image_property=image_property, per_class=per_class), chunks):
         broken += part.broken_images
-        progress.advance(_count_images(part.counts) + len(part.broken_images), broken=len(broken))
+        progress.advance(_compute_num_images(part.counts) + len(part.broken_images), broken=len(broken))
         histogram += part.histogram
         counts += part.counts
         for label, pixels in part.sums.items():
             sums.setdefault(label, np.zeros(shape, np.uint32 if per_class else np.uint64))[...] += pixels
     progress.close()
     require_available(broken, skip=skip_unavailable)
-    count = _count_images(counts)
+    count = _compute_num_images(counts)
     check_missing_images(broken, count + len(broken))
     if not counts:
         detail = f"first: {broken[0].path}: {broken[0].fault}" if broken else "the label file is empty"
@@ -172,7 +172,7 @@ def compute_mean(
     return MeanImage(_divide_sums(total, count), mean, std, count, image_property, tuple(broken), class_means)
 
 
-def _count_images(counts: Counter[int]) -> int:
+def _compute_num_images(counts: Counter[int]) -> int:
     return counts[ALL_IMAGES] or counts.total()
 
 
@@ -231,15 +231,15 @@ def compute_cached_mean(
         key.update(line.encode(errors="surrogateescape"))
     cache_file = cache_dir("means") / f"{key.hexdigest()[:32]}.npz"
     try:
-        return _read_cached(cache_file, image_property)
+        return _read_cache_file(cache_file, image_property)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         result = compute()
     if not any(image.fault is Fault.UNREADABLE for image in result.broken_images):
-        _write_cached(cache_file, result)
+        _write_cache_file(cache_file, result)
     return result
 
 
-def _write_cached(path: Path, result: MeanImage) -> None:
+def _write_cache_file(path: Path, result: MeanImage) -> None:
     broken = [(image.path, image.fault, image.detail) for image in result.broken_images]
     statistics = {"mean": result.channel_mean, "std": result.channel_std, "count": result.num_images, "broken": broken}
     class_means = {str(label): mean for label, mean in result.class_means.items()}
@@ -247,7 +247,7 @@ def _write_cached(path: Path, result: MeanImage) -> None:
         np.savez(out, mean=result.mean, statistics=json.dumps(statistics), **class_means)  # type: ignore[arg-type]  # numpy's stub
 
 
-def _read_cached(path: Path, image_property: ImageProperty) -> MeanImage:
+def _read_cache_file(path: Path, image_property: ImageProperty) -> MeanImage:
     with np.load(path, allow_pickle=False) as arrays:
         statistics = json.loads(str(arrays["statistics"]))
         broken_images = tuple(BrokenImage(image, Fault(fault), detail) for image, fault, detail in statistics["broken"])

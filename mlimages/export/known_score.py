@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mlimages.inference import KnownCalibration, PredictionSets
+from mlimages.inference import InDistributionCalibration, PredictionSetThresholds
 
 
 class KnownScore(nn.Module):
@@ -80,5 +80,5 @@ class KnownOutput:
 
     score: KnownScore
     head_name: str
-    calibration: KnownCalibration
-    prediction_sets: PredictionSets
+    calibration: InDistributionCalibration
+    prediction_sets: PredictionSetThresholds

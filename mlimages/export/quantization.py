@@ -33,10 +33,10 @@ from mlimages.export.quantized_variants import Runner, make_runner, write_varian
 from mlimages.inference import (
     KNOWN_THRESHOLD,
     OnnxBundle,
-    PredictionSets,
+    PredictionSetThresholds,
     Provenance,
     compute_conformal_thresholds,
-    match_labels,
+    match_classes,
 )
 from mlimages.labels import LabelFile, open_labels
 
@@ -189,7 +189,7 @@ def quantize(
             provenance = _update_provenance(bundle, chosen, trials, len(test_set))
             known = bundle.known and replace(bundle.known, share=chosen.trial.known_share, count=len(test_set))
             thresholds = chosen.prediction_set_thresholds
-            sets = bundle.prediction_sets and PredictionSets("validation", len(test_set), thresholds)
+            sets = bundle.prediction_sets and PredictionSetThresholds("validation", len(test_set), thresholds)
             written = replace(variant, path=out, known=known, prediction_sets=sets, provenance=provenance)
             written.write(variant.path, overwrite=overwrite)
     return Quantization(trials, len(test_set), chosen.trial if chosen else None, rejection_reasons, score_name)
@@ -204,7 +204,7 @@ class _Sample:
 
 
 def _load_samples(bundle: OnnxBundle, labels: LabelFile, progress: Progress) -> list[_Sample]:
-    items = match_labels(labels, bundle)
+    items = match_classes(labels, bundle)
     progress.start("decode", len(items), "images")
     samples = []
     for item in items:

@@ -131,7 +131,7 @@ class _CalibrationBatches(CalibrationDataReader):  # type: ignore[misc]  # onnxr
 def make_runner(bundle: OnnxBundle) -> Runner:
     """Return a function that computes the outputs of a file for preprocessed images."""
     if bundle.includes_preprocessing:
-        return BundleSession(bundle).run_all
+        return BundleSession(bundle).compute_all_outputs
     session = open_session(bundle.path)
 
     def run(pixels: Sequence[NDArray[np.uint8]]) -> ModelOutputs:

@@ -131,7 +131,7 @@ class Provenance:
 
 
 @dataclass(frozen=True, slots=True)
-class KnownCalibration:
+class InDistributionCalibration:
     """How the threshold of the in-distribution score, the output `known`, was chosen.
 
     An image counts as in-distribution if the output is at least 0.5.
@@ -146,7 +146,7 @@ class KnownCalibration:
 
 
 @dataclass(frozen=True, slots=True)
-class PredictionSets:
+class PredictionSetThresholds:
     """Thresholds of prediction sets, which include the true class with a given probability.
 
     Attributes:
@@ -192,8 +192,8 @@ class OnnxBundle:
     exact_resize: bool = False
     temperature: float = 1.0
     unknown_below: float = 0.0
-    known: KnownCalibration | None = None
-    prediction_sets: PredictionSets | None = None
+    known: InDistributionCalibration | None = None
+    prediction_sets: PredictionSetThresholds | None = None
     multi_label: bool = False
     thresholds: tuple[float, ...] = ()
     provenance: Provenance = field(default=Provenance(), repr=False)
@@ -301,7 +301,7 @@ def _parse_json_values(values: dict[str, Any]) -> dict[str, Any]:
     counts = provenance.get("class_counts", {})
     provenance["class_counts"] = {name: tuple(each) for name, each in counts.items()}
     values["provenance"] = Provenance(**provenance)
-    for key, kind in (("known", KnownCalibration), ("prediction_sets", PredictionSets)):
+    for key, kind in (("known", InDistributionCalibration), ("prediction_sets", PredictionSetThresholds)):
         values[key] = kind(**values[key]) if values.get(key) else None
     values["preprocessing"] = Preprocessing.from_dict(values["preprocessing"])
     values["class_names"] = tuple(map(str, values["class_names"]))

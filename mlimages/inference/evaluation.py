@@ -27,8 +27,8 @@ from mlimages.core import (
 )
 from mlimages.images import check_missing_images, require_available
 from mlimages.inference.bundle import OnnxBundle
-from mlimages.inference.class_alignment import match_labels
-from mlimages.inference.explanation import BackgroundUse, measure_background_use
+from mlimages.inference.class_alignment import match_classes
+from mlimages.inference.explanation import BackgroundTest, run_background_test
 from mlimages.inference.multi_label import MultiLabelScores, score_multi_label_predictions
 from mlimages.inference.predictor import Predictor, TimedResult
 from mlimages.inference.tasks import MultiLabel
@@ -75,7 +75,7 @@ class Evaluation:
     images_per_s: float
     decode_ms: Latency
     network_ms: Latency
-    background_use: BackgroundUse | None = None
+    background_use: BackgroundTest | None = None
     num_in_training_set: int = 0
     num_in_validation_set: int = 0
     multi_label_scores: MultiLabelScores | None = None
@@ -193,7 +193,7 @@ def evaluate(
     names, task = predictor.bundle.class_names, predictor.bundle.task
     if background_test_images and predictor.bundle.multi_label:
         raise InputError("--explain does not support multi-label models: omit --explain")
-    items = match_labels(labels, predictor.bundle)
+    items = match_classes(labels, predictor.bundle)
     begin = time.perf_counter()
     answers = _predict_all(predictor, items, progress or NoProgress())
     elapsed_s = time.perf_counter() - begin
@@ -236,25 +236,23 @@ def evaluate(
         images_per_s=len(answers) / elapsed_s,
         decode_ms=_compute_latency([answer.decode_s for _, _, answer in good]),
         network_ms=_compute_latency([answer.network_s for _, _, answer in good]),
-        background_use=_measure_background_use(predictor, items, background_test_images)
+        background_use=_run_background_test(predictor, items, background_test_images)
         if background_test_images
         else None,
-        num_in_training_set=_count_listed_images(items, predictor.bundle, "train.txt"),
-        num_in_validation_set=_count_listed_images(items, predictor.bundle, "val.txt"),
+        num_in_training_set=_count_images_in_split(items, predictor.bundle, "train.txt"),
+        num_in_validation_set=_count_images_in_split(items, predictor.bundle, "val.txt"),
         multi_label_scores=label_scores,
     )
 
 
-def _measure_background_use(
-    predictor: Predictor, items: Sequence[LabeledPath], num_images: int
-) -> BackgroundUse | None:
+def _run_background_test(predictor: Predictor, items: Sequence[LabeledPath], num_images: int) -> BackgroundTest | None:
     drawn = [items[n * len(items) // min(num_images, len(items))] for n in range(min(num_images, len(items)))]
     decoded = [(predictor.decode(item.path)[0], item.label) for item in drawn]
     good = [(pixels, label) for pixels, label in decoded if not isinstance(pixels, BrokenImage)]
     if not good:
         return None
     images, labels = zip(*good, strict=True)
-    return measure_background_use(predictor, images, np.array(labels))
+    return run_background_test(predictor, images, np.array(labels))
 
 
 def _class_scores_to_dict(class_scores: ClassScores) -> dict[str, object]:
@@ -263,7 +261,7 @@ def _class_scores_to_dict(class_scores: ClassScores) -> dict[str, object]:
     return {"count": count, **{key: [one.value, one.low, one.high] if count else None for key, one in shares.items()}}
 
 
-def _count_listed_images(items: Sequence[LabeledPath], bundle: OnnxBundle, label_file_name: str) -> int:
+def _count_images_in_split(items: Sequence[LabeledPath], bundle: OnnxBundle, label_file_name: str) -> int:
     """Count the images that the run folder of the model lists in a label file; 0 if there is no run folder."""
     listed = bundle.path.absolute().with_name(label_file_name)
     if not (listed.exists() and listed.with_name("config.json").exists()):

@@ -28,7 +28,7 @@ NUM_CENTERS = 2
 """Number of images whose centres replace the centre of every image, one after the other."""
 
 SIGNIFICANCE_LEVEL = 0.01
-"""Highest p-value that `BackgroundUse.is_significant` accepts: its rate of false positives."""
+"""Highest p-value that `BackgroundTest.is_significant` accepts: its rate of false positives."""
 
 _NUM_PERMUTATIONS = 1999
 _MIN_PROBABILITY = 1e-7
@@ -80,7 +80,7 @@ class Explanation:
         """The region whose masking lowers the probability most: "top left", "top", ..., "centre" or "bottom right"."""
         grid_size = len(self.masked_probabilities)
         row, column = (
-            3 * (2 * n + MASK_SIDE_STEPS) // (2 * _count_steps(grid_size))
+            3 * (2 * n + MASK_SIDE_STEPS) // (2 * _count_steps_per_side(grid_size))
             for n in divmod(int(self.masked_probabilities.argmin()), grid_size)
         )
         return _REGION_NAMES[row][column]
@@ -98,7 +98,7 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
-class BackgroundUse:
+class BackgroundTest:
     """How predictions depend on what surrounds the centre of the images, where most objects are.
 
     Attributes:
@@ -161,9 +161,9 @@ def explain(
     )
 
 
-def measure_background_use(
+def run_background_test(
     predictor: Predictor, images: Sequence[NDArray[np.uint8]], labels: NDArray[np.int64]
-) -> BackgroundUse:
+) -> BackgroundTest:
     """Test whether predictions depend on what surrounds the centre of an image; the centre is half of its area.
 
     The centre of every image is replaced by the centres of the same `NUM_CENTERS` images, one after the other, so that
@@ -184,7 +184,7 @@ def measure_background_use(
     frequencies = [np.bincount(each.ravel(), minlength=probabilities.shape[2]) for each in (predicted, labels)]
     chance = float(frequencies[0] @ frequencies[1] / predicted.size / len(labels))
     log_probabilities = np.log(np.maximum(probabilities, _MIN_PROBABILITY)).mean(axis=1)  # (N, classes)
-    return BackgroundUse(len(images), correct, chance, _compute_p_value(log_probabilities, labels))
+    return BackgroundTest(len(images), correct, chance, _compute_p_value(log_probabilities, labels))
 
 
 def _compute_p_value(log_probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
@@ -216,21 +216,21 @@ def replace_center(image: NDArray[np.uint8], center_image: NDArray[np.uint8]) ->
 
 def _mask_regions(pixels: NDArray[np.uint8], grid_size: int) -> Iterator[NDArray[np.uint8]]:
     """Yield copies of the image with one square masked, by row and column."""
-    row_slices, column_slices = (_slice_side(side_px, grid_size) for side_px in pixels.shape[:2])
+    row_slices, column_slices = (_make_square_slices(side_px, grid_size) for side_px in pixels.shape[:2])
     for rows, columns in itertools.product(row_slices, column_slices):
         masked_image = pixels.copy()
         masked_image[rows, columns] = pixels.mean(axis=(0, 1)).round()
         yield masked_image
 
 
-def _count_steps(grid_size: int) -> int:
+def _count_steps_per_side(grid_size: int) -> int:
     """Return the length of a side of the image in steps between neighbouring positions of the masked square."""
     return grid_size + MASK_SIDE_STEPS - 1
 
 
-def _slice_side(side_px: int, grid_size: int) -> list[slice]:
+def _make_square_slices(side_px: int, grid_size: int) -> list[slice]:
     """Return the pixels along one side that each position of the masked square covers."""
-    step = side_px / _count_steps(grid_size)
+    step = side_px / _count_steps_per_side(grid_size)
     return [
         slice(round(n * step), max(round(n * step) + 1, round((n + MASK_SIDE_STEPS) * step))) for n in range(grid_size)
     ]

@@ -115,15 +115,15 @@ def write_metadata(source: Path, target: Path, metadata: Mapping[str, str]) -> N
         out.write(values.SerializeToString())
 
 
-def _find_network_byte_ranges(network: BinaryIO) -> Iterator[tuple[int, int]]:
+def _find_network_byte_ranges(file: BinaryIO) -> Iterator[tuple[int, int]]:
     """Yield the byte ranges of a `ModelProto`'s fields except `metadata_props`: each is an integer or has a length."""
     start = 0
-    while (tag := _read_varint(network)) is not None:
-        size = _read_varint(network) or 0
-        end = network.seek(size if tag & 7 == 2 else 0, os.SEEK_CUR)
+    while (tag := _read_varint(file)) is not None:
+        size = _read_varint(file) or 0
+        end = file.seek(size if tag & 7 == 2 else 0, os.SEEK_CUR)
         if tag >> 3 != METADATA_PROPS_FIELD_NUMBER:
             yield start, end
-        start = network.seek(end)
+        start = file.seek(end)
 
 
 def _read_varint(file: BinaryIO) -> int | None:

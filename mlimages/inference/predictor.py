@@ -208,7 +208,7 @@ class Predictor:
 
     def compute_output_rows(self, pixels: Sequence[NDArray[np.uint8]]) -> list[OutputRow]:
         """Compute the outputs for images from `decode` in one batch; return one row per image."""
-        logits, probabilities, known = self._session.run_all(pixels)
+        logits, probabilities, known = self._session.compute_all_outputs(pixels)
         thresholds = self.bundle.prediction_sets.thresholds if self.bundle.prediction_sets else {}
         shares = softmax(logits) if PREDICTION_SET_LEVEL in thresholds else None  # (N, classes)
         return [

@@ -42,10 +42,10 @@ class BundleSession:
 
     def run(self, pixels: Sequence[NDArray[np.uint8]]) -> LogitsAndProbabilities:
         """Return the logits and probabilities of images from `images.load_pixels`, each `(h, w, C)`, in one batch."""
-        logits, probabilities, _ = self.run_all(pixels)
+        logits, probabilities, _ = self.compute_all_outputs(pixels)
         return logits, probabilities
 
-    def run_all(
+    def compute_all_outputs(
         self, pixels: Sequence[NDArray[np.uint8]]
     ) -> tuple[*LogitsAndProbabilities, NDArray[np.float32] | None]:
         """Return the outputs of `run` and the output `known` `(N,)`, or None if the file has no such output."""

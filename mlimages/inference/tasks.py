@@ -46,8 +46,8 @@ class Task(Protocol):
     def predict_classes(self, logits: FloatArray) -> ClassIndices:
         """Return the indices of the classes that are predicted from logits `(classes,)`."""
 
-    def compute_prediction_margin(self, logits: FloatArray, predicted_classes: ClassIndices) -> float:
-        """Return by how much probabilities would have to change for `predicted_classes` to be predicted; 0 if they are
+    def compute_prediction_margin(self, logits: FloatArray, other_prediction: ClassIndices) -> float:
+        """Return by how much probabilities would have to change for `other_prediction` to be predicted; 0 if they are
         predicted."""
 
 
@@ -80,10 +80,10 @@ class SingleLabel:
         """Return the index of the most probable class, as a tuple."""
         return (int(logits.argmax()),)
 
-    def compute_prediction_margin(self, logits: FloatArray, predicted_classes: ClassIndices) -> float:
-        """Return the probability of the most probable class minus that of the class in `predicted_classes`."""
+    def compute_prediction_margin(self, logits: FloatArray, other_prediction: ClassIndices) -> float:
+        """Return the probability of the most probable class minus that of the class in `other_prediction`."""
         odds = np.exp(logits - logits.max())
-        return float((odds[logits.argmax()] - odds[predicted_classes[0]]) / odds.sum())
+        return float((odds[logits.argmax()] - odds[other_prediction[0]]) / odds.sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +128,10 @@ class MultiLabel:
         """Return the indices of the classes that reach their threshold."""
         return self.select_labels(sigmoid(logits))
 
-    def compute_prediction_margin(self, logits: FloatArray, predicted_classes: ClassIndices) -> float:
+    def compute_prediction_margin(self, logits: FloatArray, other_prediction: ClassIndices) -> float:
         """Return the largest distance of a probability from its threshold, over classes whose prediction differs from
-        `predicted_classes`."""
-        others = np.array(sorted({*self.predict_classes(logits)} ^ {*predicted_classes}), np.int64)
+        `other_prediction`."""
+        others = np.array(sorted({*self.predict_classes(logits)} ^ {*other_prediction}), np.int64)
         thresholds = np.broadcast_to(self.thresholds or (0.5,), logits.shape)
         return float(np.abs(sigmoid(logits) - thresholds)[others].max(initial=0.0))
 

@@ -60,7 +60,7 @@ def find_cut_points(model: Model) -> tuple[CutPoint, ...]:
     points: dict[str, CutPoint] = {}
     for name, path in _find_candidate_layers(model):
         indices = [index for index, leaf in enumerate(order) if f"{leaf}.".startswith(f"{path}.")]
-        next_layer = _find_next_layer(model.network, order[indices[-1] + 1 :]) if indices else None
+        next_layer = _find_first_weighted_layer(model.network, order[indices[-1] + 1 :]) if indices else None
         if next_layer in widths:
             points.setdefault(next_layer, CutPoint(name, next_layer, widths[next_layer]))
     if not points:
@@ -175,7 +175,7 @@ def _count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _find_next_layer(network: nn.Module, leaf_layers: list[str]) -> str | None:
+def _find_first_weighted_layer(network: nn.Module, leaf_layers: list[str]) -> str | None:
     """Return the first of these layers that has weights and is no normalization layer; None if there is none."""
     modules = ((path, network.get_submodule(path)) for path in leaf_layers)
     return next(

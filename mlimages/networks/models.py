@@ -281,9 +281,9 @@ def _build_with_weights(
         state = architecture.load_default_weights(image_property)
     else:
         if "lite0" in architecture.name:
-            from mlimages.networks.timm_architecture import require_matching_network
+            from mlimages.networks.timm_architecture import check_packaged_weights
 
-            require_matching_network(architecture.name, weights)
+            check_packaged_weights(architecture.name, weights)
         state = remove_prefix(read_weights(weights), network, description=description)
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items() if not is_inside(name, heads)}
     if any(name not in state or state[name].shape != shape for name, shape in shapes.items()):

@@ -165,9 +165,9 @@ class _CallRecorder:
             kind=_describe_layer_kind(module),
             output=call.output_shape,
             parameters=sum(p.numel() for p in module.parameters()),
-            state=_describe_state(module),
+            state=_get_layer_state(module),
             multiply_adds=multiply_adds,
-            arithmetic=window.width_formula(width) if window else _describe_arithmetic(module, call),
+            arithmetic=window.width_formula(width) if window else _describe_size_change(module, call),
             even=window is None or window.exact_width(width).denominator == 1,
             lost_px=window.lost_px(width) if window else 0,
         )
@@ -187,7 +187,7 @@ def _describe_layer_kind(module: nn.Module) -> str:
     return next((kind for types, kind in _LAYER_KINDS if isinstance(module, types)), type(module).__name__.lower())
 
 
-def _describe_state(module: nn.Module) -> LayerState:
+def _get_layer_state(module: nn.Module) -> LayerState:
     """Return whether the parameters are frozen, trained or partly trained; "" for a module without parameters."""
     is_trained = {p.requires_grad for p in module.parameters()}
     if not is_trained:
@@ -195,7 +195,7 @@ def _describe_state(module: nn.Module) -> LayerState:
     return "partly" if len(is_trained) == 2 else "trained" if is_trained.pop() else "frozen"
 
 
-def _describe_arithmetic(module: nn.Module, call: _ModuleCall) -> str:
+def _describe_size_change(module: nn.Module, call: _ModuleCall) -> str:
     """Return the arithmetic of the output size of a layer without a window, such as `9216 -> 4096`; "" if none."""
     if isinstance(module, nn.Linear):
         maps = call.feature_map_shape

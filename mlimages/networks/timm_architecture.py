@@ -210,7 +210,7 @@ def is_packaged_weights_file(path: str | os.PathLike[str]) -> bool:
     return hashlib.sha256(path.read_bytes()).hexdigest() == _PACKAGED_WEIGHTS_SHA256
 
 
-def require_matching_network(name: str, weights: str) -> None:
+def check_packaged_weights(name: str, weights: str) -> None:
     """Raise ModelError if the packaged weights are used for another network, whose tensors may have the same shapes."""
     if name not in (DEFAULT_MODEL, f"timm:{_PACKAGED_TIMM_NAME}") and is_packaged_weights_file(weights):
         raise ModelError(

@@ -35,7 +35,12 @@ from mlimages.core import (
     write_text,
 )
 from mlimages.export import KnownOutput, NetworkOutputs
-from mlimages.inference import KnownCalibration, OnnxBundle, PredictionSets, compute_conformal_thresholds
+from mlimages.inference import (
+    InDistributionCalibration,
+    OnnxBundle,
+    PredictionSetThresholds,
+    compute_conformal_thresholds,
+)
 from mlimages.reports import RunFiles, estimate_label_errors, find_suspects, write_suspects
 from mlimages.training import distributed
 from mlimages.training.checkpoints import TrainingState, load_trained_tensors, make_trained_run
@@ -256,12 +261,12 @@ def _fit_known_output(job: TrainingJob, state: TrainingState, validation: Valida
     train, val = (compute_head_inputs(job.model, job.source, images) for images in (job.train_set, job.val_set))
     score = fit_known_score(train.features, train.labels, len(job.class_names), validation_features=val.features)
     if state.best_epoch == 0 and state.prediction_set_thresholds:  # the closed-form head
-        sets = PredictionSets("leave-one-out", len(train.labels), state.prediction_set_thresholds)
+        sets = PredictionSetThresholds("leave-one-out", len(train.labels), state.prediction_set_thresholds)
     else:
         labels = job.val_set.labels[list(validation.indices)].numpy()
         thresholds = compute_conformal_thresholds(validation.probabilities.numpy(), labels)
-        sets = PredictionSets("validation", len(labels), thresholds)
-    return KnownOutput(score, job.model.head, KnownCalibration(KNOWN_SHARE, len(val.labels)), sets)
+        sets = PredictionSetThresholds("validation", len(labels), thresholds)
+    return KnownOutput(score, job.model.head, InDistributionCalibration(KNOWN_SHARE, len(val.labels)), sets)
 
 
 def _compute_mean_ap_interval(validation: ValidationResult) -> tuple[float, float, float]:

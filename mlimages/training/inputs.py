@@ -25,7 +25,7 @@ from mlimages.core import (
     Preprocessing,
     format_command,
 )
-from mlimages.dataset import describe_mean_image_differences, load_mean_image
+from mlimages.dataset import describe_preprocessing_differences, load_mean_image
 from mlimages.labels import ClassNames, LabelFile, merge_classes, open_labels, open_splits
 from mlimages.networks import FrozenPart, Model, build_model, freeze, summarize_model, wrap_network
 from mlimages.reports import RunFiles, read_run, read_settings
@@ -287,7 +287,7 @@ def _load_mean_image(config: FineTuneConfig, expected_preprocessing: Preprocessi
         )
     if not config.mean_file:
         return None
-    if differences := describe_mean_image_differences(config.mean_file, expected_preprocessing.image):
+    if differences := describe_preprocessing_differences(config.mean_file, expected_preprocessing.image):
         logger.warning(
             "the mean image %s was computed with other preprocessing than this run uses (%s): recreate it with %s",
             config.mean_file, differences, format_command("mean", "LABELS", "--model", config.model),

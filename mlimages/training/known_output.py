@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from mlimages.core import atomic_write
 from mlimages.export import KnownOutput, KnownScore
-from mlimages.inference import KnownCalibration, PredictionSets
+from mlimages.inference import InDistributionCalibration, PredictionSetThresholds
 from mlimages.reports import RunFiles
 
 KNOWN_SHARE = 0.95
@@ -103,5 +103,8 @@ def load_known_statistics(files: RunFiles) -> KnownOutput | None:
     score = KnownScore(classes, width, len(tensors["directions"]))
     score.load_state_dict(tensors)
     return KnownOutput(
-        score, values["head"], KnownCalibration(**values["known"]), PredictionSets(**values["prediction_sets"])
+        score,
+        values["head"],
+        InDistributionCalibration(**values["known"]),
+        PredictionSetThresholds(**values["prediction_sets"]),
     )

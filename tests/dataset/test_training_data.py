@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from mlimages.core import ImageProperty, InputError, LabeledPath, Normalization, Preprocessing
-from mlimages.dataset import TrainingData, compute_mean, describe_mean_image_differences, load_mean_image
+from mlimages.dataset import TrainingData, compute_mean, describe_preprocessing_differences, load_mean_image
 from mlimages.export import TrainedNetwork
 from mlimages.export.onnx_writer import write_onnx
 from mlimages.images import load_pixels, to_network_input
@@ -255,12 +255,12 @@ def test_a_mean_of_images_prepared_otherwise_is_said(tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("1.png 0\n")
     made = ImageProperty(4, shorter_px=6)
     TrainingData(tmp_path / "labels.txt", made).make_mean_image(tmp_path / "mean.png")
-    assert describe_mean_image_differences(tmp_path / "mean.npy", made) == ""
+    assert describe_preprocessing_differences(tmp_path / "mean.npy", made) == ""
     for prop, said in (
         (ImageProperty(4), "shorter_px 6, now 4"),
         (ImageProperty(4, resize="squash"), "resize shorter, now squash"),
         (ImageProperty(4, shorter_px=6, interpolation="bicubic"), "interpolation bilinear, now bicubic"),
     ):
-        assert describe_mean_image_differences(tmp_path / "mean.npy", prop) == said
+        assert describe_preprocessing_differences(tmp_path / "mean.npy", prop) == said
     (tmp_path / "mean.json").unlink()
-    assert describe_mean_image_differences(tmp_path / "mean.npy", ImageProperty(8)) == ""
+    assert describe_preprocessing_differences(tmp_path / "mean.npy", ImageProperty(8)) == ""

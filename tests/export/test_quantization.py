@@ -23,9 +23,9 @@ from mlimages.export import quantization as module
 from mlimages.export.quantization import Trial, _choose_variant, _describe_rejection, _Measurement
 from mlimages.export.quantized_variants import make_runner
 from mlimages.inference import (
-    KnownCalibration,
+    InDistributionCalibration,
     OnnxBundle,
-    PredictionSets,
+    PredictionSetThresholds,
     Predictor,
     compute_conformal_thresholds,
     open_session,
@@ -150,8 +150,8 @@ def with_known(network: TrainedNetwork, labels: LabelFile) -> TrainedNetwork:
     score = KnownScore(classes=1, width=seen.shape[1], directions=1)
     score.means.copy_(torch.nn.functional.normalize(seen[:4], dim=1).mean(0))
     score.threshold.copy_(score.compute_distances(seen).median())
-    sets = PredictionSets("validation", 12, {"0.9": 0.01})
-    return replace(network, known_output=KnownOutput(score, head, KnownCalibration(0.95, 12), sets))
+    sets = PredictionSetThresholds("validation", 12, {"0.9": 0.01})
+    return replace(network, known_output=KnownOutput(score, head, InDistributionCalibration(0.95, 12), sets))
 
 
 @pytest.mark.parametrize("preprocessing", [True, False])
@@ -171,7 +171,7 @@ def test_a_quantized_file_keeps_float_probabilities_and_claims_only_what_was_mea
     logits, probabilities, known = make_runner(after)(pixels)
     assert result.written_trial is not None
     assert (probabilities > 0).all()
-    assert after.known == KnownCalibration(result.written_trial.known_share, result.num_images)
+    assert after.known == InDistributionCalibration(result.written_trial.known_share, result.num_images)
     assert 0 < result.written_trial.known_share < 1
     tested = known[[n for n in range(12) if n % 2]]
     assert result.written_trial.known_share == (tested >= 0.5).mean()

@@ -8,12 +8,12 @@ import pytest
 
 from mlimages.core import BundleError, ImageProperty, InputError, Normalization, Preprocessing
 from mlimages.inference import (
-    KnownCalibration,
+    InDistributionCalibration,
     MultiLabel,
     OnnxBundle,
     Parity,
     ParityTestImage,
-    PredictionSets,
+    PredictionSetThresholds,
     Predictor,
     Provenance,
     SingleLabel,
@@ -57,7 +57,10 @@ def bundle_at(path: Path) -> OnnxBundle:
     [
         {},
         {"multi_label": True, "thresholds": (0.5, 0.25, 0.75), "temperature": 1.0},
-        {"known": KnownCalibration(0.95, 40), "prediction_sets": PredictionSets("validation", 40, {"0.9": 0.25})},
+        {
+            "known": InDistributionCalibration(0.95, 40),
+            "prediction_sets": PredictionSetThresholds("validation", 40, {"0.9": 0.25}),
+        },
     ],
 )
 def test_what_a_bundle_says_is_read_back_as_it_was_written(tmp_path: Path, values: dict[str, object]) -> None:

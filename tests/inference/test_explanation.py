@@ -17,7 +17,7 @@ from mlimages.cli.predictions import choose_overlay_paths, format_evaluation
 from mlimages.core import BrokenImage, ImageProperty, LabeledPath, Normalization, Preprocessing
 from mlimages.export import TrainedNetwork, export_network
 from mlimages.inference import Predictor, evaluate, explain
-from mlimages.inference.explanation import measure_background_use, replace_center
+from mlimages.inference.explanation import replace_center, run_background_test
 from mlimages.labels import LabelFile, write_label_file
 from tests.deploying import made_image
 from tests.planting import KINDS, FittedPredictor, Kind, Shortcut, linear_predictor, write_set
@@ -129,7 +129,7 @@ def test_a_background_without_a_relation_to_the_class_is_significant_as_often_as
     sets = rng.integers(0, 256, (60, 16, 2, 2, 3), dtype=np.uint8).repeat(4, axis=2).repeat(4, axis=3)
     sets[:, labels == 0, 3:5, 3:5] = 250  # the object, within the centre
     model = FittedPredictor(predictors["centre"].bundle, looks_at_everything)
-    p_values = np.array([measure_background_use(model, list(images), labels).p_value for images in sets])
+    p_values = np.array([run_background_test(model, list(images), labels).p_value for images in sets])
     assert 7 <= (p_values <= 0.2).sum() <= 17  # 12 expected, with a standard deviation of 3
 
 

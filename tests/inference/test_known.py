@@ -11,7 +11,14 @@ from typer.testing import CliRunner
 
 from mlimages.cli.main import app
 from mlimages.core import Prediction
-from mlimages.inference import KNOWN, PROBABILITIES, KnownCalibration, OnnxBundle, PredictionSets, Predictor
+from mlimages.inference import (
+    KNOWN,
+    PROBABILITIES,
+    InDistributionCalibration,
+    OnnxBundle,
+    PredictionSetThresholds,
+    Predictor,
+)
 from tests.deploying import made_image
 
 pytestmark = pytest.mark.train
@@ -30,8 +37,8 @@ def with_known(bundle: OnnxBundle, out: Path, *, known: float, threshold: float)
     model.graph.initializer.append(helper.make_tensor("known_axes", 7, [1], [1]))
     model.graph.output.append(helper.make_tensor_value_info(KNOWN, 1, ["N"]))
     onnx.save(model, out)
-    sets = PredictionSets("validation", 20, {"0.9": threshold})
-    written = replace(bundle, path=out, known=KnownCalibration(0.95, 20), prediction_sets=sets)
+    sets = PredictionSetThresholds("validation", 20, {"0.9": threshold})
+    written = replace(bundle, path=out, known=InDistributionCalibration(0.95, 20), prediction_sets=sets)
     written.write(out)
     return written
 

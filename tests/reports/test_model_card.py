@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mlimages.cli.main import app
-from mlimages.inference import KnownCalibration, OnnxBundle, Parity, PredictionSets
+from mlimages.inference import InDistributionCalibration, OnnxBundle, Parity, PredictionSetThresholds
 from mlimages.reports import RunFiles, format_model_card, has_model_card, summarize_onnx, write_model_card
 from tests.run_folders import make_run
 
@@ -60,8 +60,8 @@ def test_a_file_that_was_compared_on_no_image_is_not_said_to_agree(cnn_bundle: O
 
 
 def test_the_cards_limits_say_what_known_and_the_sets_mean(cnn_bundle: OnnxBundle) -> None:
-    sets, without = PredictionSets("validation", 12, {"0.9": 0.25}), format_model_card(cnn_bundle)
-    card = format_model_card(replace(cnn_bundle, known=KnownCalibration(0.75, 12), prediction_sets=sets))
+    sets, without = PredictionSetThresholds("validation", 12, {"0.9": 0.25}), format_model_card(cnn_bundle)
+    card = format_model_card(replace(cnn_bundle, known=InDistributionCalibration(0.75, 12), prediction_sets=sets))
     assert "25 % of 12 validation images" in card
     assert "at least 0.250 include the true class" in card
     assert 'probabilities, known = session.run(["logits", "probabilities", "known"]' in card

@@ -27,7 +27,14 @@ from pydantic import BaseModel
 
 from mlimages import images
 from mlimages.core import ClassScore, Prediction
-from mlimages.inference import Explanation, KnownCalibration, OnnxBundle, PredictionSets, Predictor, explain
+from mlimages.inference import (
+    Explanation,
+    InDistributionCalibration,
+    OnnxBundle,
+    PredictionSetThresholds,
+    Predictor,
+    explain,
+)
 from mlimages.serving import ServerSettings, inference_protocol, schemas
 from mlimages.serving.access_log import InvalidRequestFilter, http_logger
 from mlimages.serving.bodies import read_uploads
@@ -713,10 +720,10 @@ def test_the_arrays_of_the_outputs_are_those_of_the_predictions(bundle: OnnxBund
     ("values", "described"),
     [
         ({}, []),
-        ({"known": KnownCalibration(0.95, 40)}, [("known", "FP32", [-1], {"threshold": 0.5})]),
-        ({"prediction_sets": PredictionSets("validation", 40, {"0.8": 0.25})}, []),
+        ({"known": InDistributionCalibration(0.95, 40)}, [("known", "FP32", [-1], {"threshold": 0.5})]),
+        ({"prediction_sets": PredictionSetThresholds("validation", 40, {"0.8": 0.25})}, []),
         (
-            {"prediction_sets": PredictionSets("validation", 40, {"0.9": 0.25})},
+            {"prediction_sets": PredictionSetThresholds("validation", 40, {"0.9": 0.25})},
             [("prediction_set", "BOOL", [-1, 3], {"level": 0.9})],
         ),
     ],

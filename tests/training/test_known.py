@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mlimages.export import KnownOutput
-from mlimages.inference import KnownCalibration, PredictionSets, compute_conformal_thresholds
+from mlimages.inference import InDistributionCalibration, PredictionSetThresholds, compute_conformal_thresholds
 from mlimages.reports import RunFiles
 from mlimages.training import known_output
 from mlimages.training.known_output import (
@@ -46,7 +46,9 @@ def test_the_distance_is_mahalanobis_of_the_shrunk_covariance(tmp_path: Path) ->
     known = score(torch.from_numpy(validation)) >= 0.5
     assert known.sum() == 191  # the smallest number that is at least 95 % of 201: one new image counts with them
     assert (score(torch.from_numpy(clusters(200, seed=3, shift=9.0)[0])) >= 0.5).float().mean() < 0.05
-    output = KnownOutput(score, "fc", KnownCalibration(0.95, 200), PredictionSets("validation", 200, {"0.9": 0.2}))
+    output = KnownOutput(
+        score, "fc", InDistributionCalibration(0.95, 200), PredictionSetThresholds("validation", 200, {"0.9": 0.2})
+    )
     save_known_statistics(output, RunFiles(tmp_path))
     loaded = load_known_statistics(RunFiles(tmp_path))
     assert loaded is not None
