@@ -19,7 +19,7 @@ from mlimages.serving.access_log import log_request
 from mlimages.serving.connections import BACKLOG, ConnectionLimiter, compute_max_connections
 from mlimages.serving.problems import Handler, return_errors_as_json
 from mlimages.serving.service import SERVICE_KEY, Service
-from mlimages.serving.settings import ServerSettings, check_exposure
+from mlimages.serving.settings import ServerSettings, require_token_if_exposed
 
 ModelSource = Predictor | OnnxBundle | str | os.PathLike[str]
 """A model to serve: a predictor, or an .onnx file or run folder."""
@@ -43,7 +43,7 @@ def make_app(model: ModelSource, settings: ServerSettings | None = None) -> web.
     """
     settings = settings or ServerSettings()
     predictor = model if isinstance(model, Predictor) else Predictor(model, max_pixels=settings.max_pixels)
-    app = web.Application(middlewares=[add_cors_headers, _record_request, return_errors_as_json, _check_access])
+    app = web.Application(middlewares=[add_cors_headers, _record_request, return_errors_as_json, _authorize_request])
     app[SERVICE_KEY] = Service(predictor, settings)
     app.cleanup_ctx.append(_close_engine)
     app.on_response_prepare.append(_add_headers)
@@ -75,7 +75,7 @@ def serve(
     if not hasattr(signal, "SIGHUP"):
         raise InputError("serve does not run on Windows: use Linux, macOS or WSL")
     settings = settings or ServerSettings()
-    check_exposure(host, settings.token)
+    require_token_if_exposed(host, settings.token)
     asyncio.run(_serve(make_app(model, settings), host, port, on_started))
 
 
@@ -135,7 +135,7 @@ async def _record_request(request: web.Request, handler: Handler) -> web.StreamR
 
 
 @web.middleware
-async def _check_access(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _authorize_request(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Check the Host header and the token; close the connection if the server is stopping."""
     service = request.app[SERVICE_KEY]
     check_access(request, service.settings)
@@ -146,5 +146,5 @@ async def _check_access(request: web.Request, handler: Handler) -> web.StreamRes
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Add the headers of every response, including errors and preflights."""
+    """Add headers to every response, including errors and responses to preflight requests."""
     response.headers.update({"X-Content-Type-Options": "nosniff", "Server": "mlimages"})

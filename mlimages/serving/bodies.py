@@ -90,7 +90,10 @@ async def read_uploads(request: web.Request, settings: ServerSettings) -> list[U
 
 
 async def _read_form(request: web.Request, body: bytes, max_files: int) -> list[Upload]:
-    """Read the parts that have a file name, at most `max_files`; skip at most as many other parts."""
+    """Return the parts that have a file name, at most `max_files`, and skip the others.
+
+    A form of `2 * max_files` parts or more is rejected.
+    """
     content = cast(StreamReader, _BodyStream(body, lines_left=2 * max_files * _MAX_PART_HEADERS))
     reader = MultipartReader(
         request.headers, content, max_field_size=_MAX_PART_HEADER_BYTES, max_headers=_MAX_PART_HEADERS
@@ -120,7 +123,7 @@ async def _read_form(request: web.Request, body: bytes, max_files: int) -> list[
 
 class _FormPart(BodyPartReader):
     chunk_size = 1 << 16
-    """Number of bytes searched at a time."""
+    """Number of bytes that are searched for the boundary at a time."""
 
 
 @dataclass(slots=True)

@@ -19,10 +19,10 @@ BACKLOG = 32
 """Number of connections that asyncio accepts in one iteration of its event loop."""
 
 _NUM_RESERVED_FILE_DESCRIPTORS = 5 * BACKLOG
-"""Number of file descriptors for open files and for rejected connections, which are closed with a delay."""
+"""Number of file descriptors reserved for open files and for rejected connections, which are closed with a delay."""
 
 MIN_IDLE_S = 1.0
-"""Idle time in seconds after which a connection may be closed to accept a new one at the limit."""
+"""Idle time in seconds after which a connection may be closed so that a new one can be accepted."""
 
 
 def compute_max_connections() -> int:

@@ -22,15 +22,15 @@ MAX_BATCH_SIZE = 4
 """Maximum batch size; larger batches gain little and take more memory."""
 
 _MAX_BATCH_TIME_RATIO = 0.85
-"""Batches are used if their time per image is below this fraction of the time for a single image (AlexNet: 0.65)."""
+"""Batches are used if their time per image is below this fraction of a single image's (measured on AlexNet: 0.65)."""
 
 ImageData = bytes | NDArray[np.uint8]
 """An encoded image, or its pixels as uint8 RGB `(H, W, 3)`."""
 
 
 @dataclass(frozen=True, slots=True)
-class QueuedResult:
-    """A result, and the seconds that the image spent in the queue."""
+class EngineResult:
+    """The result for one image, and the seconds that the image spent in the queue."""
 
     timed_result: TimedResult
     queue_s: float
@@ -40,7 +40,7 @@ class QueuedResult:
 class _QueuedImage:
     image: ImageData
     top: int
-    future: asyncio.Future[QueuedResult]
+    future: asyncio.Future[EngineResult]
     queued_at_s: float
 
 
@@ -66,7 +66,7 @@ class Engine:
         """Number of images in the queue."""
         return len(self._waiting)
 
-    def submit(self, images: Sequence[ImageData], *, top: int) -> list[asyncio.Future[QueuedResult]]:
+    def submit(self, images: Sequence[ImageData], *, top: int) -> list[asyncio.Future[EngineResult]]:
         """Add images to the queue, and return one future per image, whose result has at least `top` classes.
 
         Raises:
@@ -101,13 +101,16 @@ class Engine:
         self._explainers.shutdown()
 
     def _predict_next_batch(self) -> None:
-        """Classify the next batch; the queue may be empty if another thread took the image."""
+        """Classify the next batch; do nothing if other threads have already taken all images of the queue."""
         batch = self._take_batch()
         if batch:
             batch[0].future.get_loop().call_soon_threadsafe(_set_image_results, batch, self._predict_images(batch))
 
     def _take_batch(self) -> list[_QueuedImage]:
-        """Remove a thread's share of the queue, at most one batch, and return it without cancelled images."""
+        """Remove the next batch from the queue and return it; the longer the queue, the larger the batch.
+
+        Cancelled images are dropped.
+        """
         batch: list[_QueuedImage] = []
         size = 1 + min(self.max_batch_size - 1, self.num_queued // self.predictor.workers)
         with suppress(IndexError):  # the queue is empty
@@ -117,7 +120,7 @@ class Engine:
                     batch.append(item)
         return batch
 
-    def _predict_images(self, batch: Sequence[_QueuedImage]) -> list[QueuedResult | Exception]:
+    def _predict_images(self, batch: Sequence[_QueuedImage]) -> list[EngineResult | Exception]:
         """Return a result or an error per image; if a batch fails, retry its images one by one."""
         begin = time.perf_counter()
         try:
@@ -126,10 +129,10 @@ class Engine:
             if len(batch) == 1:
                 return [error]
             return [result for item in batch for result in self._predict_images([item])]
-        return [QueuedResult(result, begin - item.queued_at_s) for item, result in zip(batch, results, strict=True)]
+        return [EngineResult(result, begin - item.queued_at_s) for item, result in zip(batch, results, strict=True)]
 
 
-def _set_image_results(batch: Sequence[_QueuedImage], results: Sequence[QueuedResult | Exception]) -> None:
+def _set_image_results(batch: Sequence[_QueuedImage], results: Sequence[EngineResult | Exception]) -> None:
     """Set the results of the images' futures; called in the event loop."""
     for item, result in zip(batch, results, strict=True):
         if item.future.done():  # the client disconnected
@@ -145,7 +148,7 @@ def is_batching_faster(predictor: Predictor) -> bool:
     prop = predictor.bundle.preprocessing.image
     image = np.zeros((prop.height, prop.width, prop.channels), np.uint8)
 
-    def measure_fastest_s(num_images: int) -> float:
+    def measure_s_per_image(num_images: int) -> float:
         seconds = []
         for _ in range(3):
             begin = time.perf_counter()
@@ -153,4 +156,4 @@ def is_batching_faster(predictor: Predictor) -> bool:
             seconds.append(time.perf_counter() - begin)
         return min(seconds) / num_images
 
-    return measure_fastest_s(MAX_BATCH_SIZE) < _MAX_BATCH_TIME_RATIO * measure_fastest_s(1)
+    return measure_s_per_image(MAX_BATCH_SIZE) < _MAX_BATCH_TIME_RATIO * measure_s_per_image(1)

@@ -20,7 +20,7 @@ from mlimages.serving.problems import ProblemError
 from mlimages.serving.service import SERVICE_KEY, Service
 
 VERSION = "1"
-"""Version of the model: a server has only one model."""
+"""Version that the server reports for its model; it stays the same when the model is reloaded."""
 
 _LENGTH_HEADER = "Inference-Header-Content-Length"
 
@@ -98,7 +98,10 @@ async def infer(request: web.Request) -> web.Response:
 
 
 def _describe_outputs(bundle: OnnxBundle) -> list[schemas.TensorMetadata]:
-    """Return the metadata of the model's outputs; `known` and `prediction_set` only if the model has thresholds."""
+    """Return the metadata of the model's outputs.
+
+    `known` is included if the model has this output, `prediction_set` if it has a threshold for prediction sets.
+    """
     classes = len(bundle.class_names)
     outputs = [schemas.TensorMetadata(name=PROBABILITIES, datatype="FP32", shape=[-1, classes])]
     if bundle.known:

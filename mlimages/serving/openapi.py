@@ -38,7 +38,7 @@ _MODEL_PATHS = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
 def build_openapi_document(num_classes: int) -> dict[str, Any]:
     """Return the OpenAPI document for a model with this many classes."""
     used = [value for value in vars(schemas).values() if isinstance(value, type) and issubclass(value, schemas.Schema)]
-    _, definitions = models_json_schema([(model, "validation") for model in used], ref_template=_REF_TEMPLATE)
+    _, definitions = models_json_schema([(schema, "validation") for schema in used], ref_template=_REF_TEMPLATE)
     get_operations = {
         "/healthz": _describe_get_operation("Whether the service accepts requests.", schemas.Health),
         "/metrics": _describe_metrics_operation(),
@@ -115,13 +115,13 @@ def _describe_infer_operation(path: str) -> dict[str, Any]:
     }
 
 
-def _describe_model_operation(path: str, model: type[BaseModel], *statuses: str) -> dict[str, Any]:
+def _describe_model_operation(path: str, schema: type[BaseModel], *statuses: str) -> dict[str, Any]:
     names = [name for name in ("name", "version") if f"{{{name}}}" in path]
     return {
-        "summary": model.__doc__,
+        "summary": schema.__doc__,
         "parameters": [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names],
         "responses": {
-            **_describe_responses(model, *_ACCESS_ERRORS, *statuses, error=_PROTOCOL_ERROR),
+            **_describe_responses(schema, *_ACCESS_ERRORS, *statuses, error_schema=_PROTOCOL_ERROR),
             "404": _describe_json_response("There is no such model (not-found).", _PROTOCOL_ERROR),
         },
     }
@@ -134,9 +134,9 @@ def _describe_ready_operation() -> dict[str, Any]:
 
 
 def _describe_get_operation(
-    summary: str, model: type[BaseModel], error: type[BaseModel] = schemas.ErrorResponse
+    summary: str, schema: type[BaseModel], error_schema: type[BaseModel] = schemas.ErrorResponse
 ) -> dict[str, Any]:
-    return {"summary": summary, "responses": _describe_responses(model, "400", "421", error=error)}
+    return {"summary": summary, "responses": _describe_responses(schema, "400", "421", error_schema=error_schema)}
 
 
 def _describe_metrics_operation() -> dict[str, Any]:
@@ -145,18 +145,21 @@ def _describe_metrics_operation() -> dict[str, Any]:
 
 
 def _describe_responses(
-    model: type[BaseModel], *statuses: str, error: type[BaseModel] = schemas.ErrorResponse
+    schema: type[BaseModel], *statuses: str, error_schema: type[BaseModel] = schemas.ErrorResponse
 ) -> dict[str, Any]:
-    return {"200": _describe_json_response("Success.", model), **_describe_error_responses(*statuses, error=error)}
+    return {
+        "200": _describe_json_response("Success.", schema),
+        **_describe_error_responses(*statuses, error_schema=error_schema),
+    }
 
 
-def _describe_error_responses(*statuses: str, error: type[BaseModel] = schemas.ErrorResponse) -> dict[str, Any]:
-    return {status: _describe_json_response(_ERROR_DESCRIPTIONS[status], error) for status in statuses}
+def _describe_error_responses(*statuses: str, error_schema: type[BaseModel] = schemas.ErrorResponse) -> dict[str, Any]:
+    return {status: _describe_json_response(_ERROR_DESCRIPTIONS[status], error_schema) for status in statuses}
 
 
 def _describe_json_response(description: str, schema: type[BaseModel]) -> dict[str, Any]:
     return {"description": description, "content": {"application/json": {"schema": _make_schema_reference(schema)}}}
 
 
-def _make_schema_reference(model: type[BaseModel]) -> dict[str, str]:
-    return {"$ref": _REF_TEMPLATE.format(model=model.__name__)}
+def _make_schema_reference(schema: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": _REF_TEMPLATE.format(model=schema.__name__)}

@@ -62,7 +62,8 @@ class ImageResult(Schema):
 
     name: str = Field(description="The file name in the form; empty for a raw body.")
     class_name: str | None = Field(
-        default=None, description="The most probable class; null if unknown, absent if the model returns `labels`."
+        default=None,
+        description="The most probable class; null if the image is unknown, absent if the model returns `labels`.",
     )
     probability: float | None = Field(default=None, description="Probability of `class_name`, 0 to 1.")
     known: bool | None = Field(
@@ -74,10 +75,12 @@ class ImageResult(Schema):
     )
     prediction_set: list[str] | None = Field(
         default=None,
-        description="Classes that include the true class in 90 % of cases; null if the model has no threshold.",
+        description="Classes that include the true class in at least 90 % of cases; null if the model has no "
+        "threshold for prediction sets.",
     )
     labels: list[Score] | None = Field(
-        default=None, description="All classes above their thresholds; null if the model predicts one class per image."
+        default=None,
+        description="Classes whose probability reaches their threshold; null if the model predicts a single class.",
     )
     top: list[Score] | None = None
     error: Problem | None = None
@@ -95,11 +98,11 @@ class Explanation(Schema):
 
     model: str
     class_name: str = Field(description="The most probable class of the unmasked image.")
-    probability: float = Field(description="Probability of that class for the unmasked image, 0 to 1.")
+    probability: float = Field(description="Probability of `class_name` for the unmasked image, 0 to 1.")
     lowest: float = Field(description="The lowest probability in `hidden`.")
     place: str = Field(description="Position of the region with the lowest probability: centre, top left, ...")
     hidden: list[list[float]] = Field(
-        description="Probability of that class with each region of the preprocessed image masked, by row and column."
+        description="Probability of `class_name` with each region of the preprocessed image masked, by row and column."
     )
     overlay: str = Field(
         description="The preprocessed image as a base64-encoded PNG, with regions in red whose masking lowers the "
@@ -112,9 +115,9 @@ class Health(Schema):
 
     status: Literal["ok", "stopping"]
     model: str | None = Field(default=None, description="Name of the network.")
-    classes: list[str] | None = Field(default=None, description="Class names, by label.")
+    classes: list[str] | None = Field(default=None, description="Class names, in the order of their labels.")
     threshold: float | None = Field(
-        default=None, description="Images whose highest probability is lower are predicted as unknown."
+        default=None, description="Images whose highest probability is below this value are predicted as unknown."
     )
     thresholds: list[float] | None = Field(
         default=None, description="Minimum probability to predict each class; only for multi-label models."
@@ -157,8 +160,8 @@ class TensorMetadata(Schema):
     shape: list[int]
     parameters: dict[str, float] | None = Field(
         default=None,
-        description="For known, the minimum value for a known image; for prediction_set, the fraction of cases in "
-        "which it contains the true class.",
+        description="`threshold` of known: the minimum value for a known image. `level` of prediction_set: the minimum "
+        "fraction of cases in which the set contains the true class.",
     )
 
 

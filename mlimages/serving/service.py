@@ -11,7 +11,7 @@ from aiohttp import web
 
 from mlimages.core import BrokenImage, Prediction
 from mlimages.inference import Explanation, OnnxBundle, Predictor
-from mlimages.serving.engine import Engine, ImageData, QueuedResult
+from mlimages.serving.engine import Engine, EngineResult, ImageData
 from mlimages.serving.metrics import Metrics
 from mlimages.serving.problems import ProblemError, make_internal_error, make_timeout_error
 from mlimages.serving.settings import ServerSettings
@@ -53,9 +53,9 @@ class Service:
         changed in the meantime."""
         self._needs_reload = True
         if self._reloading is None or self._reloading.done():
-            self._reloading = asyncio.get_running_loop().create_task(self._reload_until_current())
+            self._reloading = asyncio.get_running_loop().create_task(self._reload_while_needed())
 
-    async def _reload_until_current(self) -> None:
+    async def _reload_while_needed(self) -> None:
         while self._needs_reload:
             self._needs_reload = False
             await self.reload()
@@ -78,7 +78,8 @@ class Service:
     async def predict(self, images: Sequence[ImageData], *, top: int) -> list[Prediction | ProblemError]:
         """Return a prediction with at least `top` classes, or an error, for each image.
 
-        The images are queued before the first `await`, so that the model of the caller's `bundle` classifies them.
+        The images are queued before the first `await`: a caller that has just read `bundle` gets the predictions of
+        that model, even if it is reloaded meanwhile.
 
         Raises:
             ProblemError: the queue is full, or the time-out expired.
@@ -89,7 +90,7 @@ class Service:
                 outcomes = await asyncio.gather(*futures, return_exceptions=True)
         except TimeoutError as error:
             raise make_timeout_error() from error
-        results = [self._record_result(outcome) for outcome in outcomes]
+        results = [self._make_result(outcome) for outcome in outcomes]
         for result in results:
             self.metrics.count_image(result.code if isinstance(result, ProblemError) else "ok")
         return results
@@ -109,7 +110,8 @@ class Service:
             raise ProblemError(422, explanation.fault, explanation.detail)
         return explanation
 
-    def _record_result(self, outcome: QueuedResult | BaseException) -> Prediction | ProblemError:
+    def _make_result(self, outcome: EngineResult | BaseException) -> Prediction | ProblemError:
+        """Return the prediction or the error of an image, and record the duration of its stages."""
         if isinstance(outcome, BaseException):
             logger.error("cannot classify an image", exc_info=outcome)
             return make_internal_error()

@@ -17,7 +17,7 @@ LogFormat = Literal["text", "json"]
 @document_fields
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
-    """Access, limits and logging of a server.
+    """Settings of a server: access, limits and logging.
 
     Example:
         >>> ServerSettings(max_images=8, allowed_hosts=("images.example.org",)).max_images
@@ -110,7 +110,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def check_exposure(host: str, token: str) -> None:
+def require_token_if_exposed(host: str, token: str) -> None:
     """Check that a server has a token if other machines can reach it.
 
     Raises:

@@ -29,7 +29,7 @@ CDN_RUNTIME_VERSION = "1.30.0"
 
 _CDN_URL = "https://cdn.jsdelivr.net"
 _NPM_FILE_NAMES = {"ort.js": "ort.wasm.bundle.min.mjs", "ort.wasm": "ort-wasm-simd-threaded.wasm"}
-"""Files in `dist` of the npm package, by their name beside the page: web servers know the type of `.js`, not `.mjs`."""
+"""Name in `dist` of the npm package, by name beside the page; not all web servers know the type of `.mjs` files."""
 
 _CDN_INTEGRITY = {
     "ort.js": "sha384-PLWz+nHEVHpjwBsO0YVdvQj6n5814Iv8E3b8FG0Rp/uIAtjFMCKOpP66iPzedrIG",
@@ -93,7 +93,7 @@ def write_page(
     """Write a static web page that runs an exported model in the browser.
 
     Args:
-        bundle: a file that includes its preprocessing, with weights below 2 GB.
+        bundle: an exported model that includes its preprocessing and has weights below 2 GB.
         folder: output folder; created if it does not exist.
         runtime: files of onnxruntime-web; by default the browser loads them from a CDN and checks their hashes.
         overwrite: replace files that mlimages did not write, or that were changed since.
@@ -103,7 +103,7 @@ def write_page(
 
     Raises:
         InputError: the model cannot run in a browser, or `overwrite` is false and a file exists that mlimages did not
-            write.
+            write, or that was changed since.
 
     Example:
         >>> page = write_page(OnnxBundle.read("runs/first"), "site")  # doctest: +SKIP
