@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from mlimages.core.errors import MissingExtraError, MissingNameError
+from mlimages.core.errors import MissingExtraAttributeError, MissingExtraError
 from mlimages.core.lazy import attach
 
 __version__ = "1.0.0"
@@ -22,7 +22,7 @@ def __getattr__(name: str) -> Any:
         # `from mlimages import name` asks `hasattr` first, and would replace an AttributeError by "cannot import name".
         if sys._getframe(1).f_code.co_name == "_handle_fromlist":
             raise
-        raise MissingNameError(str(error)) from error
+        raise MissingExtraAttributeError(str(error)) from error
 
 
 def __dir__() -> list[str]:

@@ -5,7 +5,7 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """Run the command line; Ctrl-C during its import ends the program without a traceback."""
+    """Run the command line; Ctrl-C while its modules are imported ends the program without a traceback."""
     try:
         from mlimages.cli.main import main as run
     except KeyboardInterrupt:

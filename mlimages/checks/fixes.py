@@ -10,7 +10,7 @@ from pathlib import Path
 from mlimages.checks.codes import Code, Finding
 from mlimages.checks.result import CheckReport, Move
 from mlimages.checks.rules import correct_suffix
-from mlimages.core import ImageError, InputError, is_member, is_remote
+from mlimages.core import ImageError, InputError, is_member_path, is_remote
 from mlimages.images import identify
 
 BROKEN_IMAGE_CODES = {Code.EMPTY, Code.NOT_AN_IMAGE, Code.TRUNCATED, Code.CORRUPT, Code.TOO_MANY_PIXELS}
@@ -26,7 +26,7 @@ def plan_moves(report: CheckReport) -> list[Move]:
     Raises:
         InputError: an image is remote or in a shard.
     """
-    if any(is_remote(finding.path) or is_member(finding.path) for finding in report.findings):
+    if any(is_remote(finding.path) or is_member_path(finding.path) for finding in report.findings):
         raise InputError(
             "--fix cannot move remote images or images in shards: use NAME_checked.txt, which excludes broken images"
         )

@@ -15,7 +15,7 @@ from PIL import Image
 from mlimages.checks.codes import CODES, MIN_IMAGES_FOR_MEDIAN, Code, Finding, Thresholds
 from mlimages.checks.image_table import FINDING_DTYPE, ImageTable
 from mlimages.checks.measurements import MeasurementTable
-from mlimages.core import is_member
+from mlimages.core import is_member_path
 from mlimages.images import load_all_plugins
 
 RULE_BATCH_SIZE = 1 << 12
@@ -101,7 +101,7 @@ def describe_wrong_suffix(path: str, pil_format: str) -> str:
 
     All images of a shard that `gather` wrote have the same suffix, as `datasets.load_dataset` requires.
     """
-    if is_member(path):
+    if is_member_path(path):
         return ""
     suffix = os.path.splitext(path)[1]  # noqa: PTH122  # a str
     right = correct_suffix(suffix, pil_format)

@@ -237,11 +237,11 @@ def evaluate(
 
     Example: mlimages evaluate cats.onnx data/cats/val.txt
     """
-    from mlimages.core import TqdmProgress, record_outputs, write_text
+    from mlimages.core import TqdmProgress, check_and_record_outputs, write_text
     from mlimages.inference import Predictor, evaluate
     from mlimages.reports import render_evaluation
 
-    with record_outputs(filter(None, [report]), overwrite=force):
+    with check_and_record_outputs(filter(None, [report]), overwrite=force):
         with detect_swapped_arguments(model, [labels]):
             predictor = Predictor(model)
         found = evaluate(

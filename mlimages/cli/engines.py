@@ -30,7 +30,7 @@ ADDRESS = typer.Option(
 def require_engine(engine: Engine) -> None:
     """Raise MissingExtraError if the engine is Ray and Ray is not installed."""
     if engine == "ray":
-        require_extra("the engine ray", "ray", "ray")
+        require_extra("--engine ray", "ray", "ray")
 
 
 @contextmanager

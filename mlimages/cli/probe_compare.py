@@ -53,10 +53,10 @@ def probe(
         )  # fmt: skip
         return
     from mlimages import training  # its error names the extra to install
-    from mlimages.core import TqdmProgress, record_outputs, write_text
+    from mlimages.core import TqdmProgress, check_and_record_outputs, write_text
     from mlimages.reports import format_probe, render_probe, save_probe_plot
 
-    with record_outputs(filter(None, (out, report)), overwrite=force):
+    with check_and_record_outputs(filter(None, (out, report)), overwrite=force):
         found = training.probe_layers(
             read_labels(labels, table_options),
             model=model[0],
@@ -86,11 +86,11 @@ def _probe_models(
 ) -> None:  # fmt: skip
     if names := [name for name, value in single_model_options.items() if value]:
         raise InputError(f"{', '.join(names)} cannot be combined with more than one --model: choose one model")
-    from mlimages.core import TqdmProgress, record_outputs
+    from mlimages.core import TqdmProgress, check_and_record_outputs
     from mlimages.reports import format_model_table, save_models_plot
     from mlimages.training import probe_models
 
-    with record_outputs([out], overwrite=force):
+    with check_and_record_outputs([out], overwrite=force):
         found = probe_models(
             read_labels(labels, table_options), models, max_images=max_images, seed=seed, progress=TqdmProgress()
         )
@@ -126,10 +126,10 @@ def features(
 
     Example: mlimages features labels.txt --model alexnet --layer fc7 -o features.npz
     """
-    from mlimages.core import TqdmProgress, record_outputs
+    from mlimages.core import TqdmProgress, check_and_record_outputs
     from mlimages.training import extract_features
 
-    with record_outputs([out], overwrite=force):
+    with check_and_record_outputs([out], overwrite=force):
         found = extract_features(
             read_labels(labels, table_options),
             model=model,
@@ -162,12 +162,12 @@ def compare(
 
     Example: mlimages compare runs/alexnet runs/resnet18
     """
-    from mlimages.core import record_outputs, write_text
+    from mlimages.core import check_and_record_outputs, write_text
     from mlimages.reports import compare_runs, format_comparison
 
     if report:  # before the runs are read, since the extra `train` may be missing
         from mlimages.reports import render_comparison
-    with record_outputs(filter(None, [report]), overwrite=force):
+    with check_and_record_outputs(filter(None, [report]), overwrite=force):
         compared = compare_runs(runs)
         if report:
             write_text(report, render_comparison(compared))

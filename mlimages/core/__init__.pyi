@@ -11,8 +11,8 @@ from .errors import GatherError as GatherError
 from .errors import ImageError as ImageError
 from .errors import InputError as InputError
 from .errors import LabelFileError as LabelFileError
+from .errors import MissingExtraAttributeError as MissingExtraAttributeError
 from .errors import MissingExtraError as MissingExtraError
-from .errors import MissingNameError as MissingNameError
 from .errors import MlimagesError as MlimagesError
 from .errors import ModelError as ModelError
 from .errors import PeerExitedError as PeerExitedError
@@ -22,6 +22,7 @@ from .errors import summarize_error as summarize_error
 from .files import as_path as as_path
 from .files import atomic_write as atomic_write
 from .files import cache_dir as cache_dir
+from .files import check_and_record_outputs as check_and_record_outputs
 from .files import copy_bytes as copy_bytes
 from .files import fingerprint as fingerprint
 from .files import is_remote as is_remote
@@ -29,7 +30,6 @@ from .files import join_name as join_name
 from .files import list_written_files as list_written_files
 from .files import path_from_name as path_from_name
 from .files import read_file as read_file
-from .files import record_outputs as record_outputs
 from .files import record_settings as record_settings
 from .files import record_written_files as record_written_files
 from .files import refresh_listings as refresh_listings
@@ -92,8 +92,8 @@ from .scores import mcnemar_test as mcnemar_test
 from .scores import wilson_interval as wilson_interval
 from .shards import ShardMember as ShardMember
 from .shards import find_member as find_member
-from .shards import is_file as is_file
-from .shards import is_member as is_member
+from .shards import is_file_or_member as is_file_or_member
+from .shards import is_member_path as is_member_path
 from .shards import is_truncated as is_truncated
 from .shards import iter_members as iter_members
 from .tables import format_count as format_count

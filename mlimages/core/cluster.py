@@ -21,7 +21,7 @@ try:
     import ray
     from ray.exceptions import RayError, RayTaskError, WorkerCrashedError
 except ModuleNotFoundError as error:
-    raise MissingExtraError("the engine ray", "ray") from error
+    raise MissingExtraError("--engine ray", "ray") from error
 
 
 @ray.remote
@@ -90,7 +90,7 @@ class Cluster:
 
 @contextmanager
 def connect_to_ray(address: str | None = None) -> Iterator[Cluster]:
-    """Start Ray on this machine, or connect to the cluster at `address` ("auto": the one this machine belongs to).
+    """Start Ray on this machine or, given an `address`, connect to a cluster; "auto" is the cluster of this machine.
 
     Raises:
         InputError: there is no such cluster.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from enum import StrEnum
 
 MAX_PIXELS = 89_478_485
-"""Largest width x height that is decoded: Pillow's default limit."""
+"""Maximum width x height of an image that is decoded; Pillow's default limit."""
 
 
 class Fault(StrEnum):
-    """Reasons why an image cannot be used; the same codes in `check`, `predict`, `serve` and training."""
+    """Reasons why an image cannot be used; `check`, `predict`, `serve` and training use the same codes."""
 
     MISSING = "missing"
     EMPTY = "empty"
@@ -22,7 +22,7 @@ class Fault(StrEnum):
 
 
 class Reason(StrEnum):
-    """Reasons why a link yields no image, as `gather` records it in the manifest."""
+    """Reasons why a link yields no image; `gather` records the reason in the manifest."""
 
     BAD_URL = "bad-url"
     BAD_SCHEME = "bad-scheme"
@@ -63,4 +63,4 @@ RETRYABLE_REASONS = frozenset({
     Reason.PRIVATE_ADDRESS, Reason.UNKNOWN_HOST, Reason.NAME_SERVER, Reason.REFUSED, Reason.UNREACHABLE, Reason.RESET,
     Reason.TLS, Reason.TIMEOUT, Reason.HOST_DOWN, Reason.PROXY, Reason.THROTTLED, Reason.SERVER_ERROR,
 })  # fmt: skip
-"""Reasons that lie with the network, the host or this machine: the next run of the same command retries the link."""
+"""Reasons caused by the network, the host or this machine; the next run of the same command retries the link."""

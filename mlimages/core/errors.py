@@ -11,7 +11,7 @@ MlimagesError
 ├── ExportError         the network cannot be converted to ONNX, or the file's outputs differ
 ├── BundleError         an .onnx file that mlimages did not write, or that was changed
 ├── MissingExtraError   an extra is not installed (also an ImportError); the message has the install command
-└── MissingNameError    the same for an attribute such as `mlimages.fine_tune` (also an AttributeError)
+└── MissingExtraAttributeError  the same for an attribute such as `mlimages.fine_tune` (also an AttributeError)
 """
 
 from __future__ import annotations
@@ -66,21 +66,21 @@ class PeerExitedError(RunError):
 
     def __init__(self, event: str) -> None:
         super().__init__(
-            f"{event}: read its error message, then run the same command again, or `mlimages finetune --resume RUN`, "
-            "with any number of processes"
+            f"{event}: read the error message of that process, then run the same command again, "
+            "or `mlimages finetune --resume RUN`, with any number of processes"
         )
 
 
 class ExportError(MlimagesError):
-    """The outputs of the ONNX file differ from those of the trained network."""
+    """A network cannot be converted to ONNX, or its file cannot be loaded or has other outputs than the network."""
 
 
 class BundleError(MlimagesError):
-    """An .onnx file is not an mlimages bundle, or the outputs for its test image differ from the stored ones."""
+    """A file is not a readable mlimages bundle, or the outputs for its test image differ from the stored ones."""
 
 
 def summarize_error(error: BaseException) -> str:
-    """Return the first line of an error's message, without a full stop at the end; the error's type if it is empty."""
+    """Return the first line of an error's message, without a full stop; the error's type if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".!")
 
 
@@ -108,12 +108,12 @@ class MissingExtraError(MlimagesError, ImportError):
         self.extra = extra
 
 
-class MissingNameError(MlimagesError, AttributeError):
-    """A name such as `mlimages.fine_tune` needs an extra that is not installed; `hasattr` returns False for it."""
+class MissingExtraAttributeError(MlimagesError, AttributeError):
+    """An attribute such as `mlimages.fine_tune` needs an extra that is not installed; `hasattr` returns False."""
 
 
 _WRITE_ERROR_MESSAGE = re.compile(r"\(os error (\d+)\)|requested and \d+ written")
-"""Messages of write errors without errno, of safetensors (an exception of its own) and of numpy's `tofile`."""
+"""Messages of write errors that have no errno: safetensors raises its own exception, numpy's `tofile` an OSError."""
 
 
 def convert_write_error(error: Exception, part_path: Path, path: Path) -> Exception:

@@ -21,19 +21,21 @@ from mlimages.core.errors import InputError, MissingExtraError, convert_write_er
 from mlimages.core.shards import ShardMember, find_member
 
 _REMOTE_URL = re.compile(r"(s3|gs|gcs|az|abfs|abfss|hdfs|oci|oss|memory):/+(.*)", re.DOTALL)
-"""Object stores only: a label file from elsewhere must not cause requests to web servers of a private network."""
+"""Only object stores are supported: a label file from elsewhere must not cause requests to web servers of a private
+network."""
 
 _FSSPEC_OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {"config_kwargs": {"max_pool_connections": 32, "retries": {"total_max_attempts": 2}}}
 }
-"""s3fs sends 10 requests at a time by default, and its 25 attempts take 40 s before an error can be reported."""
+"""By default, s3fs sends 10 requests at a time, and reports an error only after 25 attempts, which take 40 s."""
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Context manager: yield a temporary path beside `path`, and rename that file to `path` at the end.
 
-    On an error the temporary file is removed and `path` is unchanged. At an address, the object is uploaded at the end.
+    On an error the temporary file is removed and `path` is unchanged. If `path` is an fsspec address, the
+    temporary file is local, and is uploaded at the end.
     """
     path = as_path(path)
     if is_remote(path):
@@ -58,12 +60,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 RECORDS_FILE_NAME = ".mlimages-written"
-"""Lists the files that mlimages wrote into a folder, in the format of `sha256sum`; only these are ever replaced."""
+"""Name of the file that lists what mlimages wrote into a folder, and may replace, in the format of `sha256sum`."""
 
 
 @contextmanager
 def write_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Context manager: write a file as `atomic_write` does, unless a user wrote or edited it, and record it as ours.
+    """Context manager: write a file as `atomic_write` does, and record that mlimages wrote it.
 
     Raises:
         InputError: as for `require_writable`.
@@ -89,7 +91,7 @@ def require_writable(
     for path in map(as_path, paths if not overwrite else ()):
         if read and path.resolve() in read:
             raise InputError(f"{path} is also an input: choose another name with -o, or replace it with --force")
-        if path.is_dir() or (path.exists() and f"{_sha256(path)}  {path.name}" not in _read_records(path.parent)):
+        if path.is_dir() or (path.exists() and f"{_sha256(path)}  {path.name}" not in _read_record_lines(path.parent)):
             raise InputError(
                 f"{path} exists and was not written by mlimages, or was edited since: "
                 "move it, choose another name with -o, or replace it with --force (in Python, overwrite=True)"
@@ -103,7 +105,7 @@ def record_written_files(paths: Iterable[Path]) -> None:
 
 
 @contextmanager
-def record_outputs(paths: Iterable[Path], *, overwrite: bool = False) -> Iterator[None]:
+def check_and_record_outputs(paths: Iterable[Path], *, overwrite: bool = False) -> Iterator[None]:
     """Context manager: check that these files can be written, and at the end record those that exist.
 
     Raises:
@@ -117,17 +119,17 @@ def record_outputs(paths: Iterable[Path], *, overwrite: bool = False) -> Iterato
 
 def list_written_files(folder: Path) -> set[str]:
     """Return the names of the files that mlimages wrote into a folder."""
-    return {line.partition("  ")[2] for line in _read_records(folder)}
+    return {line.partition("  ")[2] for line in _read_record_lines(folder)}
 
 
-def _read_records(folder: Path) -> frozenset[str]:
+def _read_record_lines(folder: Path) -> frozenset[str]:
     path = folder / RECORDS_FILE_NAME
-    return _read_lines(path, version) if (version := fingerprint(path)) else frozenset()
+    return _read_lines(path, found) if (found := fingerprint(path)) else frozenset()
 
 
 @lru_cache(maxsize=64)
-def _read_lines(path: Path, version: bytes) -> frozenset[str]:
-    """Return the lines of a file; cached by path and `version`, the fingerprint of the file."""
+def _read_lines(path: Path, fingerprint: bytes) -> frozenset[str]:
+    """Return the lines of a file; the result is cached until the file's fingerprint changes."""
     try:
         return frozenset(path.read_text(encoding="utf-8", errors="surrogateescape").splitlines())
     except OSError:
@@ -140,8 +142,8 @@ def record_settings(path: Path, settings: str) -> None:
 
 
 def _append_record(path: Path, line: str) -> None:
-    """Append a line, so that two commands can write into one local folder at the same time."""
-    known = _read_records(path.parent)
+    """Append a line to the records of a folder; in a local folder, two commands can do so at the same time."""
+    known = _read_record_lines(path.parent)
     if line in known:
         return
     if is_remote(path):
@@ -197,7 +199,7 @@ def require_local_path(path: str | os.PathLike[str]) -> Path:
 
 @lru_cache(maxsize=1000)
 def _check_reachable(bucket_url: str) -> None:
-    """Raise an error now if requests to a bucket such as `s3://photos` fail, for example without credentials."""
+    """Check that a bucket such as `s3://photos` exists, and that requests to it do not fail for lack of credentials."""
     from upath import UPath
 
     try:
@@ -261,8 +263,8 @@ def fingerprint(path: Path | str) -> bytes | None:
     """Return a fingerprint that changes whenever the content may have changed; None if the file cannot be examined.
 
     Size and modification time do not suffice: `rsync -t` and `cp -p` may replace a file and keep both, but change its
-    inode and change time. These also change without the content (chmod, a restored backup): a different state only
-    means that the file must be read again.
+    inode and change time. Inode and change time may change although the content does not (chmod, a restored backup);
+    a different fingerprint only means that the file must be read again.
     """
     try:
         if is_remote(path):
@@ -276,7 +278,7 @@ def fingerprint(path: Path | str) -> bytes | None:
 
 
 def _fingerprint_object(path: Path) -> bytes:
-    """Return the fingerprint of a remote object, which includes its ETag: its time may be exact to a second only."""
+    """Return the fingerprint of a remote object; it includes the ETag, since the time may be rounded to seconds."""
     found = path.stat()
     info: dict[str, object] = found.as_info()  # type: ignore[attr-defined]  # mypy sees a Path
     version = next((str(info[key]) for key in ("ETag", "etag", "generation", "created") if info.get(key)), "")
@@ -291,7 +293,7 @@ def read_file(path: Path) -> bytes:
 
 
 def _fingerprint_member(member: ShardMember) -> bytes:
-    _, modified, changed, inode = member.archive_state
+    _, modified, changed, inode = member.archive_stat
     return _FINGERPRINT_STRUCT.pack(member.num_bytes, modified, changed, (inode + member.offset) & (2**64 - 1))
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from mlimages.core.tables import format_count, format_table
 
 LayerState = Literal["frozen", "trained", "partly", ""]
-"""Which parameters of a layer are trained: none, all or some; "" if it has no parameters, or if unknown."""
+"""Whether none, all or some of a layer's parameters are trained; "" if it has no parameters, or if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,8 @@ class Layer:
         kind: "conv", "pool", "linear", "norm" ... .
         output: output shape without the batch dimension: `(C, H, W)`, `(features,)` or `(tokens, features)`.
         parameters: number of parameters.
-        state: "trained", "frozen" or "partly" trained; "" if the layer has no parameters, or if unknown.
+        state: "trained", "frozen", or "partly" if only some parameters are trained; "" if the layer has no parameters,
+            or if unknown.
         multiply_adds: number of multiply-adds for one image.
         arithmetic: how the output width is computed, or for a linear layer the number of inputs and outputs.
         even: whether the windows cover the width exactly; otherwise the output width is rounded.
@@ -49,8 +50,9 @@ class NetworkSummary:
     Attributes:
         title: name of the network, run folder or file.
         input: shape of the input for one image, `(C, H, W)`.
-        layers: in the order of the forward pass.
-        parameters, trained_parameters: number of parameters, of which shared ones count once; None if unknown.
+        layers: the layers, in the order of the forward pass.
+        parameters: number of parameters; shared parameters count once.
+        trained_parameters: number of parameters that are trained; None if unknown.
         multiply_adds: number of multiply-adds for one image, including those between layers (attention).
         notes: additional information, one line each.
     """
@@ -161,5 +163,5 @@ def _format_totals(summary: NetworkSummary) -> Iterator[str]:
 def _format_rounding_notes(layers: Sequence[Layer]) -> Iterator[str]:
     if not all(layer.even for layer in layers):
         lost = [f"{layer.name} {layer.lost_px}" for layer in layers if layer.lost_px]
-        text = "! the output width is rounded; input columns lost at the edge: " + (", ".join(lost) or "none")
+        text = "! the output width is rounded; columns that no window covers, by layer: " + (", ".join(lost) or "none")
         yield from textwrap.wrap(text, 80, subsequent_indent="  ")

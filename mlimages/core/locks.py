@@ -14,7 +14,7 @@ from mlimages.core.errors import MlimagesError
 
 
 def supports_locks(folder: Path) -> bool:
-    """Return whether processes can lock files in `folder`, as SQLite does: not on NFS without a lock manager."""
+    """Return whether files in `folder` can be locked, as SQLite requires; NFS without a lock manager has no locks."""
     try:
         import fcntl
     except ModuleNotFoundError:

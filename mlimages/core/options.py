@@ -18,7 +18,7 @@ from mlimages.core.errors import InputError
 _OptionsClass = TypeVar("_OptionsClass")
 
 MAX_SEED = 2**32 - 1
-"""Largest random seed, the same everywhere; NumPy's legacy generators and scikit-learn have the same bounds."""
+"""Largest random seed of all functions; NumPy's legacy generators and scikit-learn have the same bound."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ POLL_INTERVAL_S = 1.0
 """Maximum time between two lists of results, in seconds."""
 
 MAX_CRASHES = 5
-"""Number of crashes after which the run fails: of the pool of processes or, on a cluster, of one task."""
+"""Number of crashes after which a run fails; on a cluster, the crashes of each task are counted separately."""
 
 _STOP_SIGNAL_INTERVAL_S = 0.5
 """Time between the signals that a process sends to itself after its parent was killed."""
@@ -151,10 +151,10 @@ def _handle_signals() -> None:
     """Ignore Ctrl-C, which the parent process handles; stop on SIGTERM, and when the parent was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _handle_sigterm)
-    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    threading.Thread(target=_stop_when_parent_exits, daemon=True).start()
 
 
-def _stop_with_parent() -> None:
+def _stop_when_parent_exits() -> None:
     if parent := parent_process():
         parent.join()
         deadline = time.monotonic() + _STOP_TIMEOUT_S
@@ -184,7 +184,7 @@ def _run_task(function: Callable[[Item], Result], item: Item) -> Result:
 
 
 def map_in_order(submit: Callable[[Item], Result], items: Iterable[Item], max_pending: int) -> Iterator[Result]:
-    """Yield `submit(item)`, such as a future, for each item in order; up to `max_pending` items are submitted ahead."""
+    """Call `submit` for each item, at most `max_pending` ahead, and yield the results, such as futures, in order."""
     waiting: deque[Result] = deque()
     for item in items:
         waiting.append(submit(item))

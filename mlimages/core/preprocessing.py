@@ -142,7 +142,7 @@ class Normalization:
         mean, std: one value for all channels, or three in the order RGB, in units of `pixels / scale`.
         mean_image: path of a .npy file, float32 `(C, H, W)` in 0..255, to subtract before the division by `scale`,
             instead of `mean`; empty for none.
-        bgr: the network's channel order is blue, green, red, as in Caffe.
+        bgr: whether the network's channel order is blue, green, red, as in Caffe.
 
     Raises:
         InputError: a value is out of range.

@@ -32,7 +32,7 @@ class NoProgress:
 
 
 _BAR_FORMAT_WITH_VALUES = "{desc}: |{bar}| {n_fmt}/{total_fmt} {rate_noinv_fmt}{postfix}"
-"""Format of the progress bar with values beside it, without tqdm's times: 80 columns have no room for both."""
+"""Format of a progress bar that shows values; it omits tqdm's times, since both do not fit into 80 columns."""
 
 
 class TqdmProgress:

@@ -66,7 +66,7 @@ def mean_average_precision(probabilities: Probabilities, targets: Targets) -> fl
     0.75
     """
     whole = np.ones((1, len(targets)), np.int64)
-    return float(_mean_over_classes(_average_precisions(probabilities, targets, whole))[0])
+    return float(_mean_over_classes(_resampled_average_precisions(probabilities, targets, whole))[0])
 
 
 def average_precisions(probabilities: Probabilities, targets: Targets) -> AveragePrecision:
@@ -86,9 +86,9 @@ def average_precisions(probabilities: Probabilities, targets: Targets) -> Averag
         probabilities: `(N, classes)`; only their order matters.
         targets: whether each image has each class, `(N, classes)`.
     """
-    values = _average_precisions(probabilities, targets, np.ones((1, len(targets)), np.int64))
-    per_class = map(_estimate_proportion_or_none, values[0].tolist(), targets.sum(axis=0).tolist())
-    mean = _estimate_proportion_or_none(float(_mean_over_classes(values)[0]), int(targets.any(axis=1).sum()))
+    values = _resampled_average_precisions(probabilities, targets, np.ones((1, len(targets)), np.int64))
+    per_class = map(_add_wilson_interval, values[0].tolist(), targets.sum(axis=0).tolist())
+    mean = _add_wilson_interval(float(_mean_over_classes(values)[0]), int(targets.any(axis=1).sum()))
     return AveragePrecision(mean or Proportion(0.0, 0.0, 1.0), tuple(per_class))
 
 
@@ -108,8 +108,8 @@ def mean_ap_difference(
     """
     whole = np.ones((1, len(targets)), np.int64)
     value, *resampled = (
-        _mean_over_classes(_average_precisions(probabilities, targets, counts))
-        - _mean_over_classes(_average_precisions(other_probabilities, targets, counts))
+        _mean_over_classes(_resampled_average_precisions(probabilities, targets, counts))
+        - _mean_over_classes(_resampled_average_precisions(other_probabilities, targets, counts))
         for counts in (whole, *_iter_resamples(len(targets)))
     )
     found = np.concatenate(resampled)
@@ -164,13 +164,13 @@ def combine_class_scores(
         yield MultiLabelClassScores(one.name, one.count, threshold, *shares)
 
 
-def _average_precisions(
+def _resampled_average_precisions(
     probabilities: Probabilities, targets: Targets, resample_counts: NDArray[np.int64]
 ) -> Probabilities:
     """Return the average precision of each class in B resamples, `(B, classes)`.
 
-    `resample_counts` `(B, N)` says how often each image occurs in each resample. NaN for a class without a positive
-    image in the resample.
+    `resample_counts` `(B, N)` says how often each image occurs in each resample. The value of a class without a
+    positive image in the resample is NaN.
     """
     columns = [
         _average_precision_of_class(*each, resample_counts) for each in zip(probabilities.T, targets.T, strict=True)
@@ -181,7 +181,7 @@ def _average_precisions(
 def _average_precision_of_class(
     scores: Probabilities, is_positive: Targets, resample_counts: NDArray[np.int64]
 ) -> Probabilities:
-    """Return the average precision of one class in B resamples, `(B,)`; arguments as for `_average_precisions`."""
+    """Return the average precision of one class in B resamples, `(B,)`; arguments as for all classes."""
     order, ends = _group_ties(scores)
     resample_counts = resample_counts[:, order]
     true_positives = np.cumsum(resample_counts * is_positive[order], axis=1)[:, ends]  # (B, G)
@@ -222,5 +222,5 @@ def _mean_over_classes(values: Probabilities) -> Probabilities:
     return np.where(has_value, values, 0).sum(axis=1) / np.maximum(has_value.sum(axis=1), 1)  # type: ignore[no-any-return]
 
 
-def _estimate_proportion_or_none(value: float, count: int) -> Proportion | None:
+def _add_wilson_interval(value: float, count: int) -> Proportion | None:
     return Proportion(value, *wilson_interval(value * count, count)) if count else None

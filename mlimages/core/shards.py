@@ -26,7 +26,7 @@ _SHARD_SUFFIX = re.compile(r"\.tar(?=/)")
 _OCTAL_DIGITS = re.compile(rb"[0-7]+")
 _PAX_RECORD_LENGTH = re.compile(rb"(\d{1,9}) ")
 _index_lock = Lock()
-"""Held while an index is loaded, so that threads that need the same index load it once."""
+"""Lock that is held while an index is loaded, so that threads that need the same index load it once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +38,14 @@ class ShardMember:
         name: normalized path of the file within the archive, without `.`, `..` or a leading slash.
         offset: position of the file's first byte in the archive.
         num_bytes: size of the file.
-        archive_state: size, modification time, change time and inode of the archive; empty if unknown.
+        archive_stat: size, modification time, change time and inode of the archive; empty if unknown.
     """
 
     archive: str
     name: str
     offset: int
     num_bytes: int
-    archive_state: tuple[int, ...] = ()
+    archive_stat: tuple[int, ...] = ()
 
     def read(self) -> bytes:
         """Return the bytes of the file.
@@ -58,12 +58,12 @@ class ShardMember:
             return file.read(self.num_bytes)
 
 
-def is_member(path: Path | str) -> bool:
+def is_member_path(path: Path | str) -> bool:
     """Return whether a path has the form of a member of a shard: one of its folders ends in `.tar`."""
     return ".tar/" in os.fspath(path)
 
 
-def is_file(path: str) -> bool:
+def is_file_or_member(path: str) -> bool:
     """Return whether a local path is a file or a member of a shard."""
     try:
         return os.path.isfile(path) or find_member(path) is not None  # noqa: PTH113  # faster than pathlib
@@ -82,10 +82,10 @@ def find_member(path: Path | str) -> ShardMember | None:
         archive, name = text[: suffix.end()], text[suffix.end() + 1 :]
         if os.path.isfile(archive):  # noqa: PTH113  # faster than pathlib
             found = os.stat(archive)  # noqa: PTH116
-            state = found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+            stat = found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
             with _index_lock:
-                position = _load_index(archive, state).find(name)
-            return ShardMember(archive, name, *position, state) if position else None
+                position = _load_index(archive, stat).find(name)
+            return ShardMember(archive, name, *position, stat) if position else None
     return None
 
 
@@ -172,7 +172,7 @@ def _parse_long_name(data: bytes, *, is_pax_header: bool) -> str:
 
 
 class _ArchiveIndex:
-    """Offsets and sizes of the members of an archive, by hash of their name; of equal names, the last one counts."""
+    """Offsets and sizes of the members of an archive, by hash of their name; the last member of a name is used."""
 
     def __init__(self, archive: str) -> None:
         rows = sorted((hash(one.name), one.offset, one.num_bytes) for one in iter_members(archive))
@@ -187,6 +187,6 @@ class _ArchiveIndex:
 
 
 @lru_cache(maxsize=4096)
-def _load_index(archive: str, archive_state: tuple[int, ...]) -> _ArchiveIndex:
-    """Return the index of an archive; cached by path and state (size, times and inode)."""
+def _load_index(archive: str, archive_stat: tuple[int, ...]) -> _ArchiveIndex:
+    """Return the index of an archive; cached by path and `archive_stat` (size, times and inode)."""
     return _ArchiveIndex(archive)

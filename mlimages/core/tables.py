@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 
 def format_table(rows: Sequence[Sequence[str]], *, left_columns: frozenset[int] = frozenset({0})) -> Iterator[str]:
-    """Yield the rows as lines with aligned columns: to the left for the indices in `left_columns`, else to the right.
+    """Yield the rows as lines; the columns with an index in `left_columns` are left-aligned, the others right-aligned.
 
     Example:
         >>> list(format_table([("cats", "12"), ("ants", "7")]))

@@ -19,7 +19,7 @@ DEFAULT_MODEL = "efficientnet_lite0"
 """The network whose pretrained weights are installed with mlimages."""
 
 TargetRuntime = Literal["onnxruntime", "openvino", "tensorrt", "opencv", "web"]
-"""Runtime that an exported file is for; web is onnxruntime-web in a browser."""
+"""Runtime for which a model is exported; web is onnxruntime-web in a browser."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +180,7 @@ class BrokenImage:
         path: path of the image; empty for bytes and arrays.
         fault: code of the reason.
         detail: the cause that the decoder or the system reported.
-        class_name, probability: always None, so that callers can read them of predictions and broken images alike.
+        class_name, probability: always None, so that predictions and broken images can be read in the same way.
     """
 
     path: str

@@ -30,10 +30,10 @@ from mlimages.core import (
     as_path,
     atomic_write,
     cache_dir,
+    check_and_record_outputs,
     fingerprint,
     is_remote,
     pluralize,
-    record_outputs,
     write_text,
 )
 from mlimages.images import (
@@ -94,7 +94,7 @@ class MeanImage:
         """
         png, npy, statistics = map(as_path(path).with_suffix, (".png", ".npy", ".json"))
         values = {"v": 1, "mean": self.channel_mean, "std": self.channel_std, "count": self.num_images}
-        with record_outputs([png, npy, statistics], overwrite=overwrite):
+        with check_and_record_outputs([png, npy, statistics], overwrite=overwrite):
             with atomic_write(png) as temporary_path:
                 LabeledImage.from_array(self.mean).image.save(temporary_path, "PNG")
             with atomic_write(npy) as temporary_path, temporary_path.open("wb") as out:

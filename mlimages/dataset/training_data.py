@@ -19,7 +19,7 @@ from mlimages.core import (
     Pool,
     Progress,
     as_path,
-    record_outputs,
+    check_and_record_outputs,
 )
 from mlimages.dataset.mean_files import load_mean_image
 from mlimages.dataset.mean_image import MeanImage, compute_cached_mean, draw_class_means
@@ -158,7 +158,7 @@ class TrainingData:
         per_class_path = path.with_name(f"{path.stem}_per_class.png")
         used_path = self.labels.path.with_name(f"{self.labels.path.stem}_used_in_mean.txt")
         files = [*map(path.with_suffix, (".png", ".npy", ".json")), used_path, class_definition_path(used_path)]
-        with record_outputs([*files, *([per_class_path] if per_class else [])], overwrite=overwrite):
+        with check_and_record_outputs([*files, *([per_class_path] if per_class else [])], overwrite=overwrite):
             mean_image = compute_cached_mean(
                 self.labels,
                 self.image_property,

@@ -11,7 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlimages.core import BundleError, Preprocessing, TargetRuntime, format_command, record_outputs, require_local_path
+from mlimages.core import (
+    BundleError,
+    Preprocessing,
+    TargetRuntime,
+    check_and_record_outputs,
+    format_command,
+    require_local_path,
+)
 from mlimages.inference.onnx_file import open_session, read_metadata, write_metadata
 from mlimages.inference.tasks import MultiLabel, SingleLabel
 
@@ -260,7 +267,7 @@ class OnnxBundle:
             InputError: the file exists, was not written by mlimages or was changed since, and `overwrite` is false.
         """
         metadata = {"mlimages": self.to_json(), **self._make_interoperability_metadata()}
-        with record_outputs([self.path] if self.path != source else [], overwrite=overwrite):
+        with check_and_record_outputs([self.path] if self.path != source else [], overwrite=overwrite):
             write_metadata(source, self.path, metadata)
 
     def _make_interoperability_metadata(self) -> dict[str, str]:

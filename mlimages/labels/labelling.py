@@ -17,7 +17,7 @@ from mlimages.core import (
     as_path,
     check_options,
     document_fields,
-    is_file,
+    is_file_or_member,
     is_remote,
     path_from_name,
     pluralize,
@@ -283,7 +283,7 @@ def _read_source(
 
 
 def _find_missing_images(labels: LabelFile) -> list[str]:
-    return [name for name, _ in labels.text_items() if not is_remote(name) and not is_file(name)]
+    return [name for name, _ in labels.text_items() if not is_remote(name) and not is_file_or_member(name)]
 
 
 def _require_readable(path: Path, labels: LabelFile) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
 
-from mlimages.core import InputError, atomic_write, is_member, is_remote, read_file, require_local_path
+from mlimages.core import InputError, atomic_write, is_member_path, is_remote, read_file, require_local_path
 from mlimages.labels.label_file import LabelFile
 from mlimages.labels.tables import MAX_SHOWN_NAMES
 
@@ -105,7 +105,7 @@ def _link_or_copy(image_path: Path, target: Path, *, copy: bool) -> None:
     if os.path.lexists(target):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    if copy or is_remote(image_path) or is_member(image_path):
+    if copy or is_remote(image_path) or is_member_path(image_path):
         with atomic_write(target) as temporary_path:
             temporary_path.write_bytes(read_file(image_path))
     else:

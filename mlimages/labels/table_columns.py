@@ -17,7 +17,7 @@ from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 
-from mlimages.core import InputError, LabelFileError, as_path, format_command, is_file, is_remote
+from mlimages.core import InputError, LabelFileError, as_path, format_command, is_file_or_member, is_remote
 from mlimages.labels.column_names import (
     LABEL_COLUMN_NAMES,
     NON_LABEL_COLUMN_NAMES,
@@ -127,7 +127,7 @@ class _TableSample:
                 values = [find_relative_path(cell, strip, folder, self.options.suffix) for cell in cells]
                 suffixes = [self.options.suffix] if self.options.suffix else ["", *_find_suffixes(values, folder)]
                 for suffix in suffixes:
-                    count = sum(bool(v) and is_file(join_path(folder, v + suffix)) for v in values)
+                    count = sum(bool(v) and is_file_or_member(join_path(folder, v + suffix)) for v in values)
                     locations.append(_ImageLocation(count / max(1, len(rows)), column, folder, suffix, strip))
         return max(
             locations, key=lambda location: (location.existing_fraction, -self._rank_by_name(location.path_column))
@@ -151,7 +151,7 @@ class _TableSample:
         value = self.first_row[location.path_column] if location.path_column < self.num_columns else ""
         return not (
             os.path.splitext(value)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122  # a str
-            or is_file(join_path(location.folder, value + location.suffix))
+            or is_file_or_member(join_path(location.folder, value + location.suffix))
         )
 
     def make_table(self) -> Table:

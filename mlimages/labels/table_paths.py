@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from mlimages.core import is_file, is_remote
+from mlimages.core import is_file_or_member, is_remote
 from mlimages.labels.annotations import resolve_label_studio_path
 
 
@@ -18,10 +18,10 @@ def get_relative_path(cell: str, strip_components: int) -> str:
 def find_relative_path(cell: str, strip_components: int, folder: Path, suffix: str) -> str:
     """Return the path in a cell; surrounding white space is stripped if the image exists only without it."""
     name, bare = get_relative_path(cell, strip_components), cell.strip()
-    if cell == bare or is_remote(folder) or is_file(join_path(folder, name + suffix)):
+    if cell == bare or is_remote(folder) or is_file_or_member(join_path(folder, name + suffix)):
         return name
     stripped = get_relative_path(bare, strip_components)
-    return stripped if is_file(join_path(folder, stripped + suffix)) else name
+    return stripped if is_file_or_member(join_path(folder, stripped + suffix)) else name
 
 
 def find_case_hint(path: str) -> str:

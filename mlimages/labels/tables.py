@@ -10,7 +10,7 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
-from mlimages.core import LabelFileError, is_file, is_remote, pluralize
+from mlimages.core import LabelFileError, is_file_or_member, is_remote, pluralize
 from mlimages.labels.class_names import is_class_index
 from mlimages.labels.column_names import PATH_COLUMN_NAMES, parse_split, rank_path_column, suggest_table_options
 from mlimages.labels.formats import PATH_LABEL, Record, Row, detect_delimiters, read_records
@@ -194,7 +194,7 @@ class Table:
             else:
                 labels[row.label] = None
             count += 1
-            if local and not is_file(join_path(self.folder, row.path)):
+            if local and not is_file_or_member(join_path(self.folder, row.path)):
                 missing.append(row.path)
         return TableCounts(count, tuple(missing), tuple(sorted(labels, key=natural_sort_key)), tuple(unlabeled_lines))
 

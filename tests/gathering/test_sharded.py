@@ -372,7 +372,7 @@ def test_the_command_says_what_it_lacks_and_what_excludes_what(run_cli: RunCli, 
     (tmp_path / "links.txt").write_text("http://127.0.0.1/a.jpg")
     words = ["gather", "urls", "links.txt", "-o", "out"]
     for more, error in (
-        (["--engine", "ray"], 'the engine ray requires an optional dependency: pip install "mlimages[ray]>=1"'),
+        (["--engine", "ray"], '--engine ray requires an optional dependency: pip install "mlimages[ray]>=1"'),
         (["--address", "auto"], "--address requires --engine ray"),
         (
             ["--engine", "ray", "--workers", "2"],

@@ -67,7 +67,7 @@ def test_a_size_that_does_not_divide_evenly_is_marked() -> None:
     assert (summary.layers[0].even, summary.layers[0].lost_px) == (False, 3)
     text = str(summary)
     assert "(230 + 2*0 - 11)/4 + 1 = 55.75 !" in text
-    assert "lost at the edge: 0 3" in text
+    assert "columns that no window covers, by layer: 0 3" in text
     assert all(layer.even for layer in summary_of(net, 227).layers)
 
 
