@@ -38,7 +38,7 @@ from mlimages.core import (
     fingerprint,
     is_remote,
 )
-from mlimages.images import make_reading_threads, read_bytes, require_available
+from mlimages.images import check_unavailable_images, make_reader_pool, read_bytes
 from mlimages.labels import LabelFile, open_splits
 
 MIN_BATCH_SIZE = 256
@@ -99,12 +99,12 @@ def check(
     thresholds, progress = thresholds or Thresholds(), progress or NoProgress()
     images = ImageTable.from_files(_open_label_files(label_files))
     first = next((path for _, path, _ in images.iter_all_labels()), None)
-    pool = pool or make_reading_threads(first, workers)
+    pool = pool or make_reader_pool(first, workers)
     if embed:
         require_usearch(len(images))
     with closing(progress), CheckCache() as cache:  # a closed progress bar ends its line before an error
         unavailable = _examine_all(images, thresholds, cache, pool, progress)
-        require_available(unavailable, skip=skip_unavailable)
+        check_unavailable_images(unavailable, skip=skip_unavailable)
         thresholds = thresholds.adapt_to_size(len(images))
         sharpness = images.measurements["sharpness"][images.decoded_mask]
         if len(sharpness):

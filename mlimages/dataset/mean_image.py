@@ -41,10 +41,10 @@ from mlimages.images import (
     PIXELS_VERSION,
     LabeledImage,
     check_missing_images,
+    check_unavailable_images,
     draw_text_line,
-    make_reading_threads,
+    make_reader_pool,
     replace_undrawable_names,
-    require_available,
     try_load_pixels,
 )
 from mlimages.labels import LabelFile, open_labels
@@ -146,7 +146,7 @@ def compute_mean(
     broken: list[BrokenImage] = []
     progress = progress or NoProgress()
     progress.start("mean", None, "images")
-    pool = pool or make_reading_threads(first[0].path if first else None, workers)
+    pool = pool or make_reader_pool(first[0].path if first else None, workers)
     chunks = _iter_chunks(chain(first, listed), pool.chunk_size)
     for part in pool.map(partial(_compute_partial_sums, image_property=image_property, per_class=per_class), chunks):
         broken += part.broken_images
@@ -156,7 +156,7 @@ def compute_mean(
         for label, pixels in part.sums.items():
             sums.setdefault(label, np.zeros(shape, np.uint32 if per_class else np.uint64))[...] += pixels
     progress.close()
-    require_available(broken, skip=skip_unavailable)
+    check_unavailable_images(broken, skip=skip_unavailable)
     count = _compute_num_images(counts)
     check_missing_images(broken, count + len(broken))
     if not counts:

@@ -31,7 +31,7 @@ from mlimages.core import (
 from mlimages.export.onnx_writer import DecisionParameters, TrainedNetwork, write_onnx
 from mlimages.export.parity import NetworkOutputs, ResizeParityError, check_parity, compute_outputs
 from mlimages.export.preprocessing_graph import ResizeImplementation
-from mlimages.export.targets import RUNTIMES, open_runtime
+from mlimages.export.targets import RUNTIMES, load_in_runtime
 from mlimages.inference import MultiLabel, OnnxBundle, Provenance, calibration, external_data_path
 from mlimages.labels import LabelFile
 
@@ -46,8 +46,8 @@ class ExportOptions:
     """Options of `export_network`.
 
     Attributes:
-        include_preprocessing: the input of the file is uint8 images `(N, H, W, 3)` of any size, which it resizes, crops
-            and normalizes; otherwise normalized float32 `(N, C, H, W)`.
+        include_preprocessing: the file takes uint8 images `(N, H, W, 3)` of any size, and resizes, crops and normalizes
+            them; otherwise, it takes normalized float32 `(N, C, H, W)`.
         exact_resize: resize inside the file with results that are bit-identical to Pillow's; several times slower.
         calibrate: fit a temperature on the validation set.
         known_share: store the confidence threshold that this share (0..1) of the validation images reaches; images
@@ -93,7 +93,7 @@ class ExportOptions:
 
 
 def export_network(
-    trained: TrainedNetwork,
+    trained_network: TrainedNetwork,
     out: str | os.PathLike[str],
     *,
     validation: Iterable[LabeledPath] | str | os.PathLike[str],
@@ -102,12 +102,12 @@ def export_network(
     overwrite: bool = False,
     progress: Progress | None = None,
     outputs: NetworkOutputs | None = None,
-    max_compared: int | None = None,
+    max_compared_images: int | None = None,
 ) -> OnnxBundle:
     """Export a network to an .onnx file if its outputs and those of the file match for the validation images.
 
     Args:
-        trained: the network.
+        trained_network: the network.
         out: the .onnx file. Weights beyond 1.9 GB are written to `NAME.onnx.data` beside it.
         validation: a label file, its path, or labelled paths; images that cannot be decoded are skipped.
         options: options of the export.
@@ -115,7 +115,7 @@ def export_network(
         overwrite: replace a file that mlimages did not write, or that was changed since.
         progress: shows the number of compared validation images.
         outputs: the network's logits for the validation images; computed by default.
-        max_compared: compare at most this many validation images, evenly spaced; all by default.
+        max_compared_images: compare at most this many validation images, evenly spaced; all by default.
 
     Returns:
         The metadata of the file, as returned by `OnnxBundle.read(out)`.
@@ -131,17 +131,17 @@ def export_network(
         >>> from mlimages.export import TrainedNetwork, export_network
         >>> from mlimages.networks import build_model
         >>> model = build_model("lenet5", num_classes=2, weights="none")
-        >>> trained = TrainedNetwork(model.network, model.preprocessing, ("cats", "dogs"), model.name)
-        >>> bundle = export_network(trained, "pets.onnx", validation="labels.txt")
+        >>> trained_network = TrainedNetwork(model.network, model.preprocessing, ("cats", "dogs"), model.name)
+        >>> bundle = export_network(trained_network, "pets.onnx", validation="labels.txt")
         >>> bundle.class_names, bundle.provenance.parity.num_images
         (('cats', 'dogs'), 12)
     """
     options, progress, out = options or ExportOptions(), progress or NoProgress(), as_path(out)
     require_writable([out, external_data_path(out)], overwrite=overwrite)
     items = list(LabelFile(as_path(validation)) if isinstance(validation, str | os.PathLike) else validation)
-    outputs = outputs or compute_outputs(trained, items, progress=progress)
+    outputs = outputs or compute_outputs(trained_network, items, progress=progress)
     if options.calibrate or options.known_share:
-        if trained.multi_label:
+        if trained_network.multi_label:
             raise InputError(
                 "--calibrate and --unknown do not apply to multi-label models, whose thresholds are chosen on the "
                 "validation images: omit both options"
@@ -150,22 +150,26 @@ def export_network(
             raise InputError(f"{_describe_missing_images(items)}: --calibrate and --unknown require validation images")
     if not outputs.labeled_paths:
         logger.warning("%s: the file will not be compared with the network", _describe_missing_images(items))
-    if trained.multi_label:
-        decisions, provenance = _choose_class_thresholds(outputs, provenance or Provenance())
+    if trained_network.multi_label:
+        decision_parameters, provenance = _choose_class_thresholds(outputs, provenance or Provenance())
     else:
-        decisions, provenance = _calibrate(outputs, options, provenance or Provenance())
+        decision_parameters, provenance = _calibrate(outputs, options, provenance or Provenance())
 
-    compared = outputs if max_compared is None else outputs.sample(max_compared)
+    compared = outputs if max_compared_images is None else outputs.sample(max_compared_images)
 
     def write(path: Path, resize_implementation: ResizeImplementation | None) -> OnnxBundle:
         written, compute_logits = write_onnx(
-            trained, path, resize_implementation=resize_implementation, decisions=decisions, provenance=provenance
+            trained_network,
+            path,
+            resize_implementation=resize_implementation,
+            decision_parameters=decision_parameters,
+            provenance=provenance,
         )
         workers = min(MAX_WORKERS, count_available_cores())
-        parity = check_parity(trained, written, compared, compute_logits, progress=progress, workers=workers)
+        parity = check_parity(trained_network, written, compared, compute_logits, progress=progress, workers=workers)
         target_parity = None
-        if compute_target_logits := open_runtime(options.target, path):
-            target_parity = check_parity(trained, written, compared, compute_target_logits, progress=progress)
+        if compute_target_logits := load_in_runtime(options.target, path):
+            target_parity = check_parity(trained_network, written, compared, compute_target_logits, progress=progress)
         checked = replace(written.provenance, parity=parity, target=options.target, target_parity=target_parity)
         bundle = replace(written, provenance=checked)
         bundle.write(path)

@@ -52,9 +52,9 @@ class KnownScore(nn.Module):
         self.register_buffer("threshold", torch.tensor(1.0))
 
     def compute_distances(self, features: Tensor) -> Tensor:
-        """Return the squared Mahalanobis distances `(N,)` to the nearest class mean of features `(N, D)`.
+        """Return the squared Mahalanobis distance `(N,)` of each feature vector `(N, D)` to the nearest class mean.
 
-        The features are scaled to length 1 first.
+        The feature vectors are scaled to length 1 first.
         """
         unit, means, directions = functional.normalize(features, dim=1), self.means.float(), self.directions.float()
         squares = unit.square().sum(1, keepdim=True) - 2 * unit @ means.T + means.square().sum(1)  # (N, classes)

@@ -26,7 +26,7 @@ from mlimages.core import ExportError, Preprocessing
 from mlimages.export.known_score import KnownOutput
 from mlimages.export.preprocessing_graph import OPSET, PIXELS, PREFIX, ResizeImplementation, build_preprocessing_graph
 from mlimages.export.serialization import write_model
-from mlimages.export.targets import ComputeLogits, open_onnxruntime, shorten_message
+from mlimages.export.targets import ComputeLogits, load_in_onnxruntime, shorten_message
 from mlimages.inference import (
     INPUT,
     KNOWN,
@@ -61,10 +61,10 @@ class TrainedNetwork:
         >>> from mlimages.export import TrainedNetwork
         >>> from mlimages.networks import build_model
         >>> model = build_model("lenet5", num_classes=2, weights="none")
-        >>> trained = TrainedNetwork(model.network, model.preprocessing, ("cats", "dogs"), model.name)
-        >>> trained
+        >>> trained_network = TrainedNetwork(model.network, model.preprocessing, ("cats", "dogs"), model.name)
+        >>> trained_network
         TrainedNetwork('lenet5', 28 x 28 px, classes: cats, dogs)
-        >>> trained.compute_logits([np.zeros((28, 28, 1), np.uint8)]).shape
+        >>> trained_network.compute_logits([np.zeros((28, 28, 1), np.uint8)]).shape
         (1, 2)
     """
 
@@ -105,7 +105,7 @@ class DecisionParameters:
     Attributes:
         temperature: divides the logits before the softmax.
         unknown_below: an image whose highest probability is below this threshold is predicted as "unknown".
-        thresholds: minimum probability of each class to be predicted, of a multi-label network.
+        thresholds: for each class of a multi-label network, the minimum probability at which it is predicted.
     """
 
     temperature: float = 1.0
@@ -166,52 +166,55 @@ def _to_four_dimensions(tensor: Tensor) -> Tensor:
 
 
 def write_onnx(
-    trained: TrainedNetwork,
+    trained_network: TrainedNetwork,
     path: Path,
     *,
     resize_implementation: ResizeImplementation | None = "operator",
-    decisions: DecisionParameters | None = None,
+    decision_parameters: DecisionParameters | None = None,
     provenance: Provenance | None = None,
 ) -> tuple[OnnxBundle, ComputeLogits]:
     """Write the network to `path`; the caller compares the outputs and adds the metadata.
 
     Args:
-        trained: the network.
+        trained_network: the network.
         path: the .onnx file to write.
         resize_implementation: implementation of the resize inside the file; None omits the preprocessing.
-        decisions: how logits are turned into predictions; by default without temperature and thresholds.
+        decision_parameters: how logits are turned into predictions; by default without temperature and thresholds.
         provenance: origin and evaluation of the network.
 
     Returns:
         The metadata, which `OnnxBundle.write` adds to the file, and a function that computes the logits of the file.
     """
-    decisions = decisions or DecisionParameters()
+    decision_parameters = decision_parameters or DecisionParameters()
     network = path.with_name(f"{path.name}.network")
     model = _convert_to_onnx(
-        trained, network, network_only=resize_implementation is None, temperature=decisions.temperature
+        trained_network,
+        network,
+        network_only=resize_implementation is None,
+        temperature=decision_parameters.temperature,
     )
     if resize_implementation:
-        prepend_preprocessing(model, trained.preprocessing, resize_implementation=resize_implementation)
+        prepend_preprocessing(model, trained_network.preprocessing, resize_implementation=resize_implementation)
     model.producer_name = "mlimages"
     write_model(model, external_data_path(network), path)
     external_data_path(network).unlink(missing_ok=True)
-    compute_logits = open_onnxruntime(path)
+    compute_logits = load_in_onnxruntime(path)
     versions = {name: version(name) for name in ("mlimages", "onnx", "onnxruntime", "pillow", "torch")}
     created = datetime.now(UTC).isoformat(timespec="seconds")
     bundle = OnnxBundle(
         path=path,
-        class_names=trained.class_names,
-        preprocessing=_strip_mean_image_folder(trained.preprocessing),
-        model=trained.model_name,
-        parity_test_image=_make_parity_test_image(trained, compute_logits if resize_implementation else None),
+        class_names=trained_network.class_names,
+        preprocessing=_strip_mean_image_folder(trained_network.preprocessing),
+        model=trained_network.model_name,
+        parity_test_image=_make_parity_test_image(trained_network, compute_logits if resize_implementation else None),
         includes_preprocessing=resize_implementation is not None,
         exact_resize=resize_implementation == "exact",
-        temperature=decisions.temperature,
-        unknown_below=decisions.unknown_below,
-        known=trained.known_output.calibration if trained.known_output else None,
-        prediction_sets=trained.known_output.prediction_sets if trained.known_output else None,
-        multi_label=trained.multi_label,
-        thresholds=decisions.thresholds,
+        temperature=decision_parameters.temperature,
+        unknown_below=decision_parameters.unknown_below,
+        known=trained_network.known_output.calibration if trained_network.known_output else None,
+        prediction_sets=trained_network.known_output.prediction_sets if trained_network.known_output else None,
+        multi_label=trained_network.multi_label,
+        thresholds=decision_parameters.thresholds,
         provenance=replace(provenance or Provenance(), created=created, versions=versions),
     )
     return bundle, compute_logits
@@ -312,7 +315,7 @@ def _make_parity_test_image(trained_network: TrainedNetwork, compute_logits: Com
 
 
 def round_logits(logits: NDArray[np.float32]) -> tuple[float, ...]:
-    """Round the logits `(classes,)` of a parity test image to nine significant digits, which identify a float32."""
+    """Round the logits `(classes,)` of a parity test image to nine significant digits, enough to restore float32."""
     return tuple(float(f"{logit:.9g}") for logit in logits)
 
 

@@ -19,15 +19,15 @@ from mlimages.export.targets import ComputeLogits
 from mlimages.inference import OnnxBundle, Parity, Task, compute_relative_difference, to_graph_input
 
 NEAR_TIE_MARGIN = 1e-4
-"""Network and file may predict different classes whose probabilities in the network differ by at most this. For a
-multi-label model, they may disagree on a class whose probability in the network differs from the threshold by at most
-this."""
+"""The file may predict another class than the network if the network's probabilities of the two differ by at most
+this. For a multi-label model, they may disagree on a class if the network's probability of it differs from its
+threshold by at most this."""
 
 LOGIT_TOLERANCE = 1e-3
-"""Largest allowed difference of a logit for the same pixels, relative to the largest logit of the image."""
+"""Maximum difference of a logit between file and network for the same pixels, relative to the largest logit."""
 
 RESIZE_TOLERANCE = 5e-2
-"""Like LOGIT_TOLERANCE, for a file that resizes the image itself: its pixels may differ by one level."""
+"""Like LOGIT_TOLERANCE, for a file that resizes the image itself: its pixel values may differ from Pillow's by 1."""
 
 BATCH_SIZE = 8
 
@@ -61,22 +61,24 @@ class NetworkOutputs:
         return np.array([item.label for item in self.labeled_paths], np.int64)
 
 
-def compute_outputs(trained: TrainedNetwork, items: Iterable[LabeledPath], *, progress: Progress) -> NetworkOutputs:
+def compute_outputs(
+    trained_network: TrainedNetwork, items: Iterable[LabeledPath], *, progress: Progress
+) -> NetworkOutputs:
     """Return the trained network's logits for every image that can be decoded."""
     progress.start("network", None, "images")
     decoded_items: list[LabeledPath] = []
-    logits = [np.empty((0, len(trained.class_names)), np.float32)]
-    decoded = _decode_images(items, trained.preprocessing.image)
+    logits = [np.empty((0, len(trained_network.class_names)), np.float32)]
+    decoded = _decode_images(items, trained_network.preprocessing.image)
     while batch := list(islice(decoded, BATCH_SIZE)):
         decoded_items += [item for item, _ in batch]
-        logits.append(trained.compute_logits([pixels for _, pixels in batch]))
+        logits.append(trained_network.compute_logits([pixels for _, pixels in batch]))
         progress.advance(len(batch))
     progress.close()
     return NetworkOutputs(tuple(decoded_items), np.concatenate(logits))
 
 
 def check_parity(
-    trained: TrainedNetwork,
+    trained_network: TrainedNetwork,
     bundle: OnnxBundle,
     outputs: NetworkOutputs,
     compute_logits: ComputeLogits,
@@ -84,10 +86,10 @@ def check_parity(
     progress: Progress,
     workers: int = 1,
 ) -> Parity:
-    """Compare the outputs of the file with those of the network, with the preprocessing if the file includes it.
+    """Compare the outputs of the file with those of the network; this covers the preprocessing if the file includes it.
 
     Args:
-        trained: the network.
+        trained_network: the network.
         bundle: the metadata of the file.
         outputs: the images, and the network's outputs.
         compute_logits: returns the logits of the file.
@@ -97,7 +99,7 @@ def check_parity(
         ResizeParityError: outputs differ only because of the resize inside the file.
         ExportError: outputs differ; the message names the image with the largest difference.
     """
-    comparer = _Comparer(trained, bundle.task, compute_logits)
+    comparer = _Comparer(trained_network, bundle.task, compute_logits)
     compare = comparer.compare_end_to_end if bundle.includes_preprocessing else comparer.compare_network
     paths = [item.path for item in outputs.labeled_paths]
     progress.start("onnx", len(paths), "images")
@@ -110,7 +112,7 @@ def check_parity(
         failures = [comparison for comparison in comparisons if comparison.cause == cause]
         if failures:
             worst = max(failures, key=lambda comparison: comparison.relative_difference)
-            raise error(worst.describe_mismatch(trained.class_names))
+            raise error(worst.describe_mismatch(trained_network.class_names))
     near_ties = sum(comparison.network_classes != comparison.file_classes for comparison in comparisons)
     difference = max((comparison.relative_difference for comparison in comparisons), default=0.0)
     return Parity(len(comparisons), near_ties, difference)
@@ -151,13 +153,13 @@ class _Comparison:
 class _Comparer:
     """Compares the outputs of a file with those of the network, for one image at a time."""
 
-    trained: TrainedNetwork
+    trained_network: TrainedNetwork
     task: Task
     compute_logits: ComputeLogits
 
     def compare_end_to_end(self, path: Path, expected_logits: NDArray[np.float32]) -> _Comparison:
         """Compare the outputs of a file that includes preprocessing."""
-        prop, rgb = self.trained.preprocessing.image, images.load_rgb(path)
+        prop, rgb = self.trained_network.preprocessing.image, images.load_rgb(path)
         logits = self.compute_logits(np.asarray(rgb)[None])[0]  # (classes,)
         end_to_end = self._compare_logits(path, logits, expected_logits, LOGIT_TOLERANCE)
         if end_to_end.matches:
@@ -169,14 +171,14 @@ class _Comparer:
             return replace(same_pixels, cause="network")
         full_decode = expected_logits
         if not np.array_equal(pixels, full_pixels):  # load_pixels may decode a JPEG at reduced size
-            full_decode = self.trained.compute_logits([full_pixels])[0]
+            full_decode = self.trained_network.compute_logits([full_pixels])[0]
         end_to_end = self._compare_logits(path, logits, full_decode, RESIZE_TOLERANCE)
         return end_to_end if end_to_end.matches else replace(end_to_end, cause="resize")
 
     def compare_network(self, path: Path, expected_logits: NDArray[np.float32]) -> _Comparison:
         """Compare the outputs of a file without preprocessing."""
-        pixels = images.load_pixels(path, self.trained.preprocessing.image)
-        x = self.trained.normalize_pixels([pixels]).numpy()  # (1, C, H, W)
+        pixels = images.load_pixels(path, self.trained_network.preprocessing.image)
+        x = self.trained_network.normalize_pixels([pixels]).numpy()  # (1, C, H, W)
         comparison = self._compare_logits(path, self.compute_logits(x)[0], expected_logits, LOGIT_TOLERANCE)
         return comparison if comparison.matches else replace(comparison, cause="network")
 

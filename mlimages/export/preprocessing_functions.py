@@ -55,7 +55,7 @@ def _keep_channels(image):
 def _convert_to_gray(image):
     """Return ITU-R 601-2 luma in Pillow's 16-bit fixed point (libImaging/Convert.c), like images.prepare_pixels.
 
-    The remainder is subtracted, since OpenVINO rounds the quotient of integers.
+    The remainder is subtracted before the division, since OpenVINO rounds the quotient of integers.
     """
     rounded = op.ReduceSum(op.Cast(image, to=INT32) * [19595, 38470, 7471], [-1], keepdims=1) + 32768
     return op.Cast((rounded - rounded % 65536) / 65536, to=UINT8)
@@ -87,7 +87,8 @@ def _fit_letterbox(image, crop_size):
 
 @onnx_function
 def _fit_downscale(image, crop_size):
-    """Fit the central region with the crop's aspect ratio; an image with a side below the crop's is not resized."""
+    """Return the central region with the crop's aspect ratio, or the whole image, which is not resized, if a side is
+    smaller than that of the crop."""
     whole = op.Shape(image, start=1, end=3)
     is_larger = op.Cast(op.ReduceMin(op.Cast(whole >= crop_size, to=INT64), keepdims=1), to=BOOL)
     largest = op.Min(whole, op.Gather(whole, [1, 0]) * crop_size / op.Gather(crop_size, [1, 0]))
@@ -274,7 +275,7 @@ def _compute_bilinear_integer_weight(distance, span):
 
 @onnx_function
 def _compute_bicubic_integer_weight(distance, span):
-    """Return 2^13 times Keys' cubic kernel with a = -0.5, of distance / (2 * span)."""
+    """Return 2^13 times Keys' cubic kernel with a = -0.5 at distance / (2 * span)."""
     u = op.Min(distance, 4 * span) * 512 / span
     cube = u * u / 16 * u / 16384
     square = u * u * 5 / 256

@@ -23,11 +23,11 @@ PREFIX = "prepare/"
 ResizeImplementation = Literal["operator", "exact", "portable"]
 """Implementation of the resize in the graph.
 
-operator: ONNX's `Resize`, the fastest. ONNX Runtime and Pillow round differently in each of the two passes: few values
-differ by one level, and by two where both passes differ.
+operator: ONNX's `Resize`, the fastest. ONNX Runtime and Pillow round differently in each of the two passes, so that a
+few pixel values differ from Pillow's by 1, or by 2 where both passes differ.
 exact: two matrix products of 64-bit floats with Pillow's weights, bit-identical to Pillow.
-portable: two matrix products of 32-bit floats, the width always first: few values differ by more than one level, by up
-to three where a bicubic filter overshoots.
+portable: two matrix products of 32-bit floats, which always resize the width first. A few pixel values differ from
+Pillow's by more than 1, and by up to 3 where a bicubic filter overshoots.
 """
 
 

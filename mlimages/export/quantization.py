@@ -157,8 +157,8 @@ def quantize(
         >>> from mlimages.export import TrainedNetwork, export_network
         >>> from mlimages.networks import build_model
         >>> model = build_model("lenet5", num_classes=2, weights="none")
-        >>> trained = TrainedNetwork(model.network, model.preprocessing, ("cats", "dogs"), model.name)
-        >>> bundle = export_network(trained, "pets.onnx", validation="labels.txt")
+        >>> trained_network = TrainedNetwork(model.network, model.preprocessing, ("cats", "dogs"), model.name)
+        >>> bundle = export_network(trained_network, "pets.onnx", validation="labels.txt")
         >>> result = quantize("pets.onnx", "labels.txt", "pets-int8.onnx")
         >>> [trial.name for trial in result.trials]
         ['original', 'int8', 'int8, reduced range']
@@ -293,7 +293,7 @@ def _describe_rejection(
     speedup, drop = trial.images_per_s / original_trial.images_per_s, original_trial.accuracy - trial.accuracy
     reasons = []
     if speedup < MIN_SPEEDUP:
-        reasons.append(f"too slow ({speedup:.2f} x the original, at least {MIN_SPEEDUP} x is required)")
+        reasons.append(f"too slow ({speedup:.2f} x the original speed, at least {MIN_SPEEDUP} x is required)")
     one_image = 1 / num_images if score_name == "accuracy" and max_drop else 0.0
     if drop > max(max_drop / 100, one_image) + 1e-9:
         reasons.append(f"loses {drop * 100:.1f} points of {score_name}, more than {max_drop:g}")

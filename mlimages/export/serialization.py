@@ -44,24 +44,24 @@ def write_model(model: onnx.ModelProto, weights_path: Path, path: Path) -> None:
     weights_path.touch()
     with weights_path.open("rb") as values, path.open("wb") as file:
         file.write(model.SerializeToString())
-        graph_bytes = len(graph) + sum(tensor.total_bytes for tensor in tensors)
+        graph_bytes = len(graph) + sum(tensor.num_bytes for tensor in tensors)
         file.write(_encode_field_header(GRAPH_FIELD, graph_bytes) + graph)
         for tensor in tensors:
             file.write(tensor.header)
-            copy_bytes(values, file, offset=tensor.values_offset, length=tensor.values_bytes)
+            copy_bytes(values, file, offset=tensor.values_offset, length=tensor.num_value_bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class _SerializedInitializer:
-    """An initializer as a field of the graph: a header, and the position of its values in the file of the weights."""
+    """An initializer as a field of the graph: its header, and where its values are in the file of the weights."""
 
     header: bytes
     values_offset: int
-    values_bytes: int
+    num_value_bytes: int
 
     @property
-    def total_bytes(self) -> int:
-        return len(self.header) + self.values_bytes
+    def num_bytes(self) -> int:
+        return len(self.header) + self.num_value_bytes
 
     @classmethod
     def from_proto(cls, tensor: onnx.TensorProto) -> _SerializedInitializer:

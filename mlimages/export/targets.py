@@ -59,13 +59,13 @@ def import_openvino() -> Any:
         sys.modules.update(before)
 
 
-def _open_openvino(openvino: Any, path: Path) -> ComputeLogits:
+def _load_in_openvino(openvino: Any, path: Path) -> ComputeLogits:
     """Load a file in float32; by default OpenVINO uses bfloat16 on processors that support it."""
     model = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda x: np.array(model({INPUT: x})[LOGITS], np.float32)
 
 
-def _open_opencv(cv2: Any, path: Path) -> ComputeLogits:
+def _load_in_opencv(cv2: Any, path: Path) -> ComputeLogits:
     network = cv2.dnn.readNetFromONNX(str(path))
 
     def run(x: NDArray[Any]) -> NDArray[np.float32]:
@@ -77,18 +77,18 @@ def _open_opencv(cv2: Any, path: Path) -> ComputeLogits:
 
 RUNTIMES: dict[TargetRuntime, Runtime] = {
     "onnxruntime": Runtime("ONNX Runtime", "operator"),
-    "openvino": Runtime("OpenVINO", "portable", _open_openvino, "openvino", "the package openvino is not installed"),
+    "openvino": Runtime("OpenVINO", "portable", _load_in_openvino, "openvino", "the package openvino is not installed"),
     "tensorrt": Runtime(
         "TensorRT", None, parity_skip_reason="TensorRT requires a GPU: compare predictions on a GPU before use"
     ),
-    "opencv": Runtime("OpenCV", None, _open_opencv, "cv2", "the package opencv-python is not installed"),
+    "opencv": Runtime("OpenCV", None, _load_in_opencv, "cv2", "the package opencv-python is not installed"),
     "web": Runtime("onnxruntime-web", "operator", parity_skip_reason="onnxruntime-web runs in a browser"),
 }
-"""TensorRT does not accept uint8 images or ONNX's resize, and OpenCV no dynamic sizes: files for them have no
-preprocessing."""
+"""Files for TensorRT and OpenCV have no preprocessing: TensorRT does not accept uint8 images or ONNX's resize, and
+OpenCV does not accept dynamic sizes."""
 
 
-def open_runtime(target: TargetRuntime, path: Path) -> ComputeLogits | None:
+def load_in_runtime(target: TargetRuntime, path: Path) -> ComputeLogits | None:
     """Load a file in the runtime of a target, and return a function that computes its logits.
 
     Returns:
@@ -109,7 +109,7 @@ def open_runtime(target: TargetRuntime, path: Path) -> ComputeLogits | None:
         ) from error
 
 
-def open_onnxruntime(path: Path) -> ComputeLogits:
+def load_in_onnxruntime(path: Path) -> ComputeLogits:
     """Load a file in ONNX Runtime, and return a function that computes its logits, with one thread per call."""
     session = open_session(path, prepack_weights=False)
 

@@ -23,10 +23,10 @@ from .labeled_image import LabeledImage as LabeledImage
 from .reading import MAX_FILE_BYTES as MAX_FILE_BYTES
 from .reading import MAX_REMOTE_REQUESTS as MAX_REMOTE_REQUESTS
 from .reading import check_missing_images as check_missing_images
+from .reading import check_unavailable_images as check_unavailable_images
 from .reading import describe_missing_images as describe_missing_images
-from .reading import make_reading_threads as make_reading_threads
+from .reading import make_reader_pool as make_reader_pool
 from .reading import read_bytes as read_bytes
-from .reading import require_available as require_available
 from .sizes import compute_crop_offset as compute_crop_offset
 from .sizes import compute_resized_size as compute_resized_size
 from .strict_jpeg import HAS_SIMPLEJPEG as HAS_SIMPLEJPEG

@@ -76,7 +76,8 @@ def to_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def find_white_level(levels: NDArray[np.float32], mode: str) -> float:
-    """Return the smallest of `WHITE_LEVELS[mode]` that fits all levels with overshoot, else the largest level."""
+    """Return the level of white: the smallest of `WHITE_LEVELS[mode]` that no level exceeds by more than
+    `MAX_OVERSHOOT_FACTOR`, or the largest level if there is none."""
     if mode not in WHITE_LEVELS:
         return 65535.0
     finite: NDArray[Any] = levels[np.isfinite(levels)]

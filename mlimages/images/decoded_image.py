@@ -30,8 +30,8 @@ class DecodeOptions:
     """Options of `decode`.
 
     Attributes:
-        min_size: minimum width and height in pixels; a JPEG is decoded at the smallest scale of 1, 1/2, 1/4 and 1/8 (or
-            of all eighths, by simplejpeg) that keeps this size.
+        min_size: minimum width and height in pixels; a JPEG is decoded at the smallest scale of 1, 1/2, 1/4 and 1/8
+            (or, with simplejpeg, of 1/8, 2/8 ... 8/8) that keeps this size.
         mode: mode, `L` or `YCbCr`, that is kept if the decoder returns it; other modes are converted to RGB.
         min_reduced_side_px: downscale by the largest integer factor that leaves the shorter side at least this many
             pixels.

@@ -40,7 +40,8 @@ _FIRST_TRANSPOSED_ORIENTATION = 5
 """The EXIF orientations from this one to 8 swap width and height."""
 
 _REJECTED_FORMATS = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "IPTC"}
-"""Formats that need an external program (Ghostscript), that Pillow cannot decode, or that may embed such files."""
+"""Formats that are rejected: they need an external program (Ghostscript), Pillow cannot decode them, or they may embed
+such files."""
 
 _WRONG_FORMAT_ERRORS = (SyntaxError, IndexError, TypeError, struct.error)
 """Exceptions that a plugin raises for data of another format (see `PIL.Image.open`)."""
@@ -219,12 +220,15 @@ def _open_image(data: bytes, max_pixels: int) -> Image.Image:
     raise _make_unknown_format_error(data, missing, claimed)
 
 
-def _make_unknown_format_error(data: bytes, missing_library: str, claimed_format: str) -> ImageError:
-    """Return the error for a file that no plugin opens; `missing_library` may also be a variant that Pillow lacks."""
+def _make_unknown_format_error(data: bytes, missing_feature: str, claimed_format: str) -> ImageError:
+    """Return the error for a file that no plugin opens.
+
+    `missing_feature` names the library that Pillow was built without, or the variant of the format that it lacks.
+    """
     if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS and "HEIF" not in Image.OPEN:
         return ImageError(Fault.UNREADABLE, f"HEIC needs an optional package: `{make_install_command('heic')}`")
-    if missing_library:
-        return ImageError(Fault.UNREADABLE, f"the installed Pillow cannot decode the format ({missing_library})")
+    if missing_feature:
+        return ImageError(Fault.UNREADABLE, f"the installed Pillow cannot decode the format ({missing_feature})")
     if claimed_format:
         damage = f"the file begins like a {claimed_format} file, but its header is damaged"
         return ImageError(Fault.NOT_AN_IMAGE, f"{damage}: {_REPLACE_FILE_ADVICE}")
@@ -253,7 +257,7 @@ def _check_pixel_count(size: tuple[int, int], max_pixels: int) -> None:
 
 
 def _read_header(file: Image.Image) -> ImageHeader:
-    """Read the header. Call this before decoding: Pillow then loses the bit depth of PNG and TIFF files."""
+    """Read the header. Call this before decoding, in which Pillow discards the bit depth of PNG and TIFF files."""
     raw = str(file.tile[0].args) if getattr(file, "tile", None) else ""  # type: ignore[attr-defined]
     high_bit_depth = file.mode[:1] in "IF" or ("16" in raw and file.format in ("PNG", "TIFF", "PPM", "JPEG2000"))
     return ImageHeader(file.format or "", file.mode, file.size, high_bit_depth)
@@ -312,7 +316,10 @@ def _composite_onto_background(image: Image.Image, background: tuple[int, int, i
 
 
 def _read_exif_orientation(file: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8, of a decoded file; for an undecoded PNG, Pillow would ignore errors."""
+    """Return the EXIF orientation, 1 to 8.
+
+    Call this after decoding: `getexif` decodes an undecoded PNG, and errors in its pixels would be ignored here.
+    """
     try:
         return _parse_orientation(file.getexif())
     except Exception:  # malformed EXIF does not affect the pixels

@@ -54,7 +54,7 @@ def _iter_png_data(data: bytes) -> Iterator[bytes]:
 
 
 def interpret_tiff_levels(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
-    """Return a decoded TIFF with 0 as black: 16-bit levels of which 0 is white are inverted.
+    """Return a decoded TIFF in which 0 is black: the levels of a 16-bit image in which 0 is white are inverted.
 
     Raises:
         ImageError: a level is negative, or at least 2 ** 31, which Pillow reads as negative.

@@ -15,7 +15,7 @@ from PIL import Image
 from mlimages.core import MAX_PIXELS, BrokenImage, Fault, ImageError, ImageProperty, LabeledPath
 from mlimages.images.decoded_image import DecodeOptions, ImageHeader
 from mlimages.images.decoding import convert_to_image_error, decode, require_type
-from mlimages.images.reading import make_reading_threads
+from mlimages.images.reading import make_reader_pool
 from mlimages.images.sizes import compute_crop_offset, compute_resized_size, covers_crop
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -50,7 +50,7 @@ def iter_pixels(
     """
     listed = iter(items)
     first = list(islice(listed, 1))
-    threads = make_reading_threads(first[0].path if first else None, workers)
+    threads = make_reader_pool(first[0].path if first else None, workers)
     return threads.map(lambda item: (item, try_load_pixels(item.path, image_property)), chain(first, listed))
 
 
@@ -128,7 +128,7 @@ def _crop(image: Image.Image, image_property: ImageProperty) -> Image.Image:
 
 
 def _choose_decode_options(header: ImageHeader, image_property: ImageProperty) -> DecodeOptions:
-    """Return the options with which an image stays at least twice as large as after resizing."""
+    """Return options that decode a JPEG at a reduced scale that is still at least twice as large as the result."""
     if image_property.resize not in ("shorter", "squash", "letterbox"):
         return DecodeOptions()
     width, height = header.size

@@ -33,8 +33,9 @@ logger = logging.getLogger(__name__)
 def find_images(sources: Iterable[Path]) -> Iterator[Path]:
     """Yield the paths of images: each file in `sources`, and the image files in each folder, recursively and sorted.
 
-    A folder's image files are those with an image suffix; a warning counts the others, except hidden files. In a shard
-    (`images-00000.tar`) or a folder of shards, they are the images that `label` reads.
+    The image files of a folder are those with an image suffix. In a local folder, hidden files are ignored, and a
+    warning gives the number of other files. Of a shard (`images-00000.tar`) or a folder of shards, the images that
+    `label` reads are yielded.
     """
     for source in map(as_path, sources):
         with refresh_listings(source):

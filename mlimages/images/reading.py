@@ -38,7 +38,7 @@ _consecutive_failures = 0
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a file, or a member of a shard (`images-00000.tar/cats/1.jpg`); a remote file takes one request.
+    """Read a file, or a member of a shard (`images-00000.tar/cats/1.jpg`); a remote file is read with one request.
 
     Raises:
         ImageError: the file is missing, unreadable (a dangling link, no permission, not a regular file, larger than
@@ -88,7 +88,7 @@ def _read_remote(path: Any) -> bytes:
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def require_available(broken_images: Iterable[BrokenImage], *, skip: bool) -> None:
+def check_unavailable_images(broken_images: Iterable[BrokenImage], *, skip: bool) -> None:
     """Check that all remote images could be downloaded.
 
     Args:
@@ -129,7 +129,7 @@ def check_missing_images(
         raise InputError(f"{message}; the first: {missing[0]}")
 
 
-def make_reading_threads(first_path: Path | str | None, workers: int | None = None) -> ThreadPool:
+def make_reader_pool(first_path: Path | str | None, workers: int | None = None) -> ThreadPool:
     """Return a pool of threads that read and decode images: one per CPU core, or at least 16 if the images are remote.
 
     Args:

@@ -50,7 +50,7 @@ class Font:
 
 @cache
 def find_installed_fonts() -> tuple[Font, ...]:
-    """Return the installed regular font of each of `FONT_FAMILIES`, in order; none without matplotlib."""
+    """Return the installed regular font of each of `FONT_FAMILIES`, in order; an empty tuple without matplotlib."""
     try:
         from matplotlib import font_manager
     except ModuleNotFoundError:
@@ -89,8 +89,8 @@ def replace_undrawable_names(names: Sequence[str], class_indices: Sequence[int] 
     others = [name for name, has_font in zip(names, drawable, strict=True) if not has_font]
     if others:
         logger.warning(
-            "no installed font can display %s: PNG files show class indices instead, HTML pages the names. Install %sa "
-            "font such as Noto Sans",
+            "no installed font can display %s: PNG files show class indices instead, and HTML pages show the names. "
+            "Install %sa font such as Noto Sans",
             ", ".join(others[:3]) + (", ..." if len(others) > 3 else ""),
             "" if find_installed_fonts() else "matplotlib and ",
         )

@@ -34,7 +34,7 @@ from .run_folder import Predictions as Predictions
 from .run_folder import RunFolder as RunFolder
 from .run_folder import read_run as read_run
 from .run_page import draw_run as draw_run
-from .suspects import Suspect as Suspect
+from .suspects import SuspectLabel as SuspectLabel
 from .suspects import estimate_label_errors as estimate_label_errors
 from .suspects import find_suspects as find_suspects
 from .suspects import read_suspects as read_suspects

@@ -98,7 +98,7 @@ def _describe_data(bundle: OnnxBundle) -> Iterator[str]:
 
 
 def read_image_licenses(paths: Iterable[Path]) -> dict[Path, str]:
-    """Return the licence of each image that the manifest of `gather` in its folder lists, as recorded there."""
+    """Return the licences of images as recorded by `gather`, by path; images that no manifest lists are omitted."""
     found: dict[Path, str] = {}
     folders = {path: path.parent.parent for path in paths}
     for folder in sorted(set(folders.values())):
@@ -136,8 +136,9 @@ def _describe_limitations(bundle: OnnxBundle) -> Iterator[str]:
     if sets := bundle.prediction_sets:
         threshold = sets.thresholds.get(PREDICTION_SET_LEVEL, 0.0)
         images = "training images by leave-one-out" if sets.source == "leave-one-out" else "validation images"
-        yield f"The classes whose softmax of the logits is at least {threshold:.3f} include the true class in"
         level = format_percent(float(PREDICTION_SET_LEVEL), 0)
+        yield "Apply the softmax to the output `logits`. The classes with a value of"
+        yield f"at least {threshold:.3f} include the true class in"
         yield f"{level} of cases. If there is no such class, use the most probable one."
         yield f"The threshold was set on {sets.count} {images}."
     yield "Results hold for images like those of the validation set: the same sources, devices and surroundings."

@@ -24,12 +24,12 @@ MEAN_IMAGE_PROPERTY = ImageProperty(96)
 
 @dataclass(frozen=True, slots=True)
 class FindingGroup:
-    """The findings of a check with one code.
+    """All findings of a check that have the same code.
 
     Attributes:
         code: code of the findings.
         num_findings: number of findings.
-        is_about_images: whether the findings concern images; otherwise classes.
+        is_about_images: whether the findings concern images; otherwise, they concern classes.
         tiles: tiles of the first findings.
     """
 
@@ -40,7 +40,8 @@ class FindingGroup:
 
 
 def write_check_report(report: CheckReport, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Write an HTML report: images with each finding code, duplicate groups, classes, plots, mean image of each class.
+    """Write an HTML report: findings by code with their images, groups of duplicates, number of images of each class,
+    plots, and the mean image of each class.
 
     Args:
         report: result of `check`.
@@ -72,7 +73,7 @@ def write_check_report(report: CheckReport, path: str | os.PathLike[str], *, ove
             )
             for pair in (report.feature_pairs or ())[:MAX_PAIRS]
         ],
-        means=list(_draw_class_means(report)),
+        means=list(_make_mean_image_tiles(report)),
         mean_of=MAX_IMAGES_PER_MEAN,
         thresholds=_find_changed_thresholds(report),
     )
@@ -107,7 +108,7 @@ def _make_finding_tile(finding: Finding) -> GalleryTile:
     return GalleryTile(images, (finding.path.name, finding.detail))
 
 
-def _draw_class_means(report: CheckReport) -> Iterator[GalleryTile]:
+def _make_mean_image_tiles(report: CheckReport) -> Iterator[GalleryTile]:
     for name in report.class_names[:MAX_MEANS]:
         try:
             items = islice(_find_images_of_class(report.files, name), MAX_IMAGES_PER_MEAN)

@@ -77,7 +77,7 @@ class ComparedRun:
             validation image.
         training_s: training time in seconds; None if unknown.
         size_bytes: size of the exported file, or else of the weights.
-        differing_settings: values of this run, by name of the settings that differ among the runs.
+        differing_settings: the settings that differ between the runs, by name, with their values in this run.
         mean_ap: mean average precision, by which multi-label runs are compared; None for other runs.
     """
 
@@ -157,7 +157,7 @@ def compute_paired_test(run: RunFolder, best_run: RunFolder) -> PairedTest | Non
     The interval is the Wald interval for paired proportions. For multi-label runs, the difference in mean average
     precision is bootstrapped; see `mean_ap_difference`.
     """
-    mine, theirs = _find_correct_images(run), _find_correct_images(best_run)
+    mine, theirs = _find_correctness_by_key(run), _find_correctness_by_key(best_run)
     shared = [key for key in mine if key in theirs]
     if not shared:
         return None
@@ -199,7 +199,7 @@ def format_comparison(runs: Sequence[ComparedRun]) -> Iterator[str]:
 def format_run_cells(runs: Sequence[ComparedRun]) -> Iterator[tuple[str, str, str]]:
     """Yield table cells for each run: training time, size, and difference from the best run in percentage points.
 
-    The first run is called the best only if every other run shares validation images with it.
+    The first run is marked as the best only if it was compared with every other run, on shared validation images.
     """
     for each in runs:
         against = each.test_against_best
@@ -220,13 +220,16 @@ def _read_finished_run(path: Path) -> RunFolder:
     return run
 
 
-def _find_correct_images(run: RunFolder) -> dict[tuple[str, str], bool]:
-    """Return whether each validation image is classified correctly, by its key from `_make_image_keys`."""
+def _find_correctness_by_key(run: RunFolder) -> dict[tuple[str, str], bool]:
+    """Return whether each validation image is classified correctly; the keys are those of `_make_image_keys`."""
     return dict(zip(_make_image_keys(run), run.predictions.is_correct.tolist(), strict=True)) if run.predictions else {}
 
 
 def _make_image_keys(run: RunFolder) -> Iterator[tuple[str, str]]:
-    """Yield the key of each validation image: its path, and its class or (multi-label) all classes and its labels."""
+    """Yield a key for each validation image: its path and its class.
+
+    In a multi-label run, the names of all classes and the labels of the image replace the class.
+    """
     found = run.predictions
     if found is None:
         return

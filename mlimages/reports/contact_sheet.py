@@ -40,10 +40,10 @@ from mlimages.labels import TableOptions, has_class_folders, label_dir, label_di
 from mlimages.reports.run_files import RunFiles
 
 MAX_TILES = 600
-"""Maximum number of images on a sheet; beyond it, fewer of each class are shown, then fewer classes."""
+"""Maximum number of images on a sheet. With more, fewer images of each class are shown, then fewer classes."""
 
 MAX_TILE_SIDE_PX = 160
-"""Larger tiles are drawn at this size in a PNG; an HTML page scales them itself."""
+"""Side to which larger tiles are reduced in a PNG file; an HTML page embeds them at full size."""
 
 _GAP_PX, _LINE_PX, _MARGIN_PX = 6, 18, 12
 _TEXT_COLOR, _MUTED_COLOR, _BACKGROUND, _PLACEHOLDER = (27, 31, 36), (89, 99, 110), (255, 255, 255), (232, 235, 238)
@@ -158,7 +158,9 @@ def make_mean_image_rows(path: Path) -> tuple[SheetRow, ...]:
 
 
 def make_sheet_rows(data: TrainingData, *, per_class: int = 8, seed: int = 0) -> tuple[SheetRow, ...]:
-    """Sample `per_class` images of each class at random; show each as the network sees it, converted back to pixels.
+    """Sample at most `per_class` images of each class at random, and return them as preprocessed for the network.
+
+    The network's input is converted back to pixels.
 
     Raises:
         InputError: there is no image.

@@ -15,9 +15,9 @@ class ModelScore:
     """Scores of one network on the probed images.
 
     Attributes:
-        probe_result: accuracy by number of frozen layers.
+        probe_result: accuracy by last frozen layer.
         cpu_ms: processor time of a forward pass in PyTorch, in milliseconds per image.
-        onnx_mb: size of the ONNX file in megabytes, from the number of weights.
+        onnx_mb: size of the ONNX file in megabytes, estimated from the number of weights.
     """
 
     probe_result: ProbeResult
@@ -86,7 +86,7 @@ def format_model_table(result: ModelScores) -> Iterator[str]:
     ]
     yield from format_table(rows, left_columns=frozenset({0, 5}))
     yield ""
-    yield "accuracy: of a closed-form head on the frozen network; CPU ms: forward pass in PyTorch, per image"
+    yield "accuracy: closed-form head on the frozen network; CPU ms: forward pass in PyTorch, per image"
     yield from (f"{name}: {reason}" for name, reason in result.unavailable_reasons.items())
 
 

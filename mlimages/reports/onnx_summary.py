@@ -124,7 +124,7 @@ class _GraphTensors:
 
 
 def _find_shape(value: Any) -> Shape:
-    """Return the shape without the batch dimension; unknown lengths are 0."""
+    """Return the shape without the batch dimension; unknown dimensions are 0."""
     return tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)[1:]
 
 
@@ -135,7 +135,7 @@ def _find_module_path(weight_name: str) -> str:
 
 
 def _make_window(node: Any, input_shape: Shape, output_shape: Shape) -> Window | None:
-    """Return the window along the width; None if there is none, or `Window` cannot describe it."""
+    """Return a node's window along the width; None if the node has no kernel, or `Window` cannot describe it."""
     own = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
     if "kernel_shape" not in own or len(input_shape) != 3 or len(output_shape) != 3:
         return None
@@ -218,7 +218,7 @@ def _describe_metrics(bundle: OnnxBundle) -> Iterator[str]:
         ties = f" except for {pluralize(num_near_ties, 'near tie')}" if num_near_ties else ""
         compared = pluralize(provenance.parity.num_images, "image")
         difference = provenance.parity.max_relative_difference
-        yield f"parity: {compared} compared{ties}, logits differ by {difference:.1e} at most"
+        yield f"parity: same predictions for {compared}{ties}, logits differ by {difference:.1e} at most"
     if provenance.calibration_error:
         before, after = provenance.calibration_error
         yield f"temperature: {bundle.temperature:.3g}; calibration error {before:.3f} before, {after:.3f} after"

@@ -39,7 +39,7 @@ MAX_MATRIX_CLASSES = 30
 THUMBNAIL_PROPERTY = ImageProperty(160, resize="letterbox")
 
 _MAX_PNG_SIDE_PX = 64
-"""Images are embedded as PNG up to this side; larger ones as JPEG, which takes a tenth of the size."""
+"""Images with sides of at most this are embedded as PNG, larger ones as JPEG, which takes a tenth of the size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def to_data_url(pixels: NDArray[np.uint8]) -> str:
 def make_matrix_cells(confusion: ConfusionMatrix) -> list[list[tuple[int, float]]]:
     """Return the rows of a confusion matrix, with (count, fraction of the images of the true class) for each cell.
 
-    An empty list if there are too many classes for a table.
+    The list is empty if there are too many classes for a table.
     """
     if len(confusion) > MAX_MATRIX_CLASSES:
         return []

@@ -49,7 +49,7 @@ MAX_SCATTER_POINTS = 1000
 """Maximum number of points of a scatter plot; more images are sampled."""
 
 MAX_NAMED_CLASSES = 80
-"""With more classes, whose names would overlap, the axes show class indices."""
+"""With more classes than this, the axes show class indices, since the names would overlap."""
 
 MAX_NAME_LENGTH = 24
 """Maximum number of characters of a class name on an axis."""
@@ -97,7 +97,7 @@ def plot_curves(epochs: Sequence[EpochMetrics], *, metrics: Sequence[str] = (), 
 
 
 def plot_confusion_matrix(confusion: ConfusionMatrix, names: Sequence[str]) -> Figure:
-    """Plot counts by true class (rows) and predicted class (columns); the colour is the fraction of the row."""
+    """Plot counts by true class (rows) and predicted class (columns), coloured by their share of the row."""
     size = min(2.5 + 0.55 * len(names), 24)
     with mpl.rc_context(_MATPLOTLIB_STYLE):
         figure = Figure(figsize=(size + 1, size), layout="constrained")
@@ -114,7 +114,7 @@ def plot_confusion_matrix(confusion: ConfusionMatrix, names: Sequence[str]) -> F
             axes.tick_params("x", rotation=45, rotation_mode="xtick")
         axes.set(xlabel=f"predicted class{note}", ylabel="true class")
         axes.spines[:].set_visible(False)
-        figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8).outline.set_visible(False)
+        figure.colorbar(image, ax=axes, label="share of the class's images", shrink=0.8).outline.set_visible(False)
         if len(names) <= 40:
             _draw_cell_labels(axes, confusion, shares)
         return figure
@@ -148,7 +148,7 @@ def draw_probe_svgs(result: ProbeResult) -> list[str]:
 
 
 def draw_dataset_svgs(measurements: MeasurementTable) -> list[str]:
-    """Return plots of sizes, brightness and colours of the decoded images, as SVG elements; empty if there are none."""
+    """Return plots of the images' sizes, brightness and colours, as SVG elements; none if no image could be decoded."""
     measurements = measurements[measurements["width"] > 0]
     if not len(measurements):
         return []
@@ -250,14 +250,14 @@ def _make_probe_plots(result: ProbeResult) -> Iterator[tuple[str, DrawFunction]]
         axes.set_xticks(
             range(len(names)), list(map(_shorten_name, names)), rotation=60, rotation_mode="xtick", fontsize=8
         )
-        axes.set(title=f"{result.model}: by frozen layers", xlabel="last frozen layer", ylabel="accuracy (%)")
+        axes.set(title=f"{result.model}: accuracy by layer", xlabel="last frozen layer", ylabel="accuracy (%)")
 
     def draw_accuracy_by_images(axes: Axes) -> None:
         counts = [point.images_per_class for point in result.learning_curve]
         _draw_points(axes, counts, [point.accuracy for point in result.learning_curve])
         axes.set_xscale("log", base=2)
         axes.set_xticks(counts, list(map(str, counts)))
-        axes.set(title=f"by number of images, frozen up to {freeze}", xlabel="images per class", ylabel="accuracy (%)")
+        axes.set(title=f"by images per class, frozen up to {freeze}", xlabel="images per class", ylabel="accuracy (%)")
 
     yield f"accuracy by layer; {freeze} is recommended", draw_accuracy_by_layer
     if result.learning_curve:

@@ -9,7 +9,7 @@ from typing import Any
 from mlimages.core import Proportion, format_table, pluralize
 
 MAX_BAR_LENGTH = 24
-"""Length of the bar of 100 %, in characters."""
+"""Length in characters of the bar for an accuracy of 100 %."""
 
 MIN_WORTHWHILE_GAIN = 0.005
 """Minimum gain in accuracy from doubling the number of images that makes gathering them worthwhile."""
@@ -26,7 +26,7 @@ class LayerScore:
         layer_name: value for `--freeze`.
         num_features: number of pooled features per image.
         accuracy: leave-one-out accuracy of a ridge classifier on these features, with its 95 % interval.
-        is_within_noise: whether it is not significantly worse than the best layer (exact sign test, 5 %).
+        is_within_noise: whether the accuracy is not significantly below that of the best layer (exact sign test, 5 %).
     """
 
     layer_name: str
@@ -90,11 +90,11 @@ class ProbeResult:
         return f"more images would {'help' if self.more_images_would_help else 'hardly help'}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as JSON types."""
+        """Return the attributes, and whether more images would help, as JSON types."""
         return {**self.measurements_to_dict(), "more_images_would_help": self.more_images_would_help}
 
     def measurements_to_dict(self) -> dict[str, Any]:
-        """Return the attributes as JSON types."""
+        """Return only the attributes, as JSON types."""
         return {
             "model": self.model,
             "images": self.num_images,
@@ -136,7 +136,7 @@ def format_probe(result: ProbeResult) -> Iterator[str]:
         ]
         yield from format_table(points, left_columns=frozenset({3}))
         yield ""
-    yield f"recommended: --freeze {result.recommended_freeze} (<)"
+    yield f"recommended: --freeze {result.recommended_freeze} (marked with <)"
     yield "  the last layer that is not significantly below the best"
     if (change := result.gain_from_last_doubling) is not None:
         gain, low, high = (f"{100 * part:+.1f}" for part in (change.value, change.low, change.high))

@@ -110,7 +110,7 @@ class RunFolder:
 
     @property
     def changed_settings(self) -> dict[str, Any]:
-        """Settings by name that differ from the defaults; if the defaults are unknown, all settings that are set."""
+        """Settings by name that differ from their defaults; without a known default, if not empty, false or 0."""
         return {
             name: value
             for name, value in self.settings.items()

@@ -30,16 +30,16 @@ from mlimages.inference import Explanation, Predictor, explain, external_data_pa
 from mlimages.labels import LabelFile
 from mlimages.reports import pages, plots
 from mlimages.reports.run_folder import Predictions, RunFolder, read_run
-from mlimages.reports.suspects import Suspect, read_suspects
+from mlimages.reports.suspects import SuspectLabel, read_suspects
 
 MAX_EXPLAINED_MISTAKES = 4
 """Maximum number of mistakes that are explained by occlusion (see `explain`)."""
 
 MAX_EXPLAINED_MODEL_BYTES = 300_000_000
-"""Mistakes of larger models (VGG-16, ViT-B) are not explained: each takes 10 s of CPU time or more."""
+"""Mistakes of models larger than this (VGG-16, ViT-B) are not explained: each takes 10 s of CPU time or more."""
 
 MAX_IMAGES_TO_COMPARE = 20_000
-"""With more images, the report does not search for near-duplicates with different labels."""
+"""With more images than this, the report does not search for near-duplicates with different labels."""
 
 
 def draw_run(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -134,7 +134,7 @@ def _draw_curve_svgs(run: RunFolder) -> Iterator[str]:
         last = run.epochs[-1]
         for name in plots.choose_metrics(run.epochs):
             train, val = last[f"train_{name}"], last[f"val_{name}"]
-            label = f"{name} by epoch; at the last, training {train:.3f}, validation {val:.3f}"
+            label = f"{name} by epoch; last epoch: training {train:.3f}, validation {val:.3f}"
             yield plots.to_svg(plots.plot_curves(run.epochs, metrics=[name], val_count=run.num_val_images), label=label)
 
 
@@ -152,7 +152,7 @@ def _make_mistake_tiles(run: RunFolder) -> Iterator[pages.GalleryTile]:
     """Yield the wrong predictions, the most confident first; the first few with their explanations."""
     if run.predictions is None:
         return
-    found, explainer = run.predictions, _load_explainer(run)
+    found, explainer = run.predictions, _load_predictor(run)
     predicted = found.predicted_labels
     for number, index in enumerate(_rank_mistakes(found)[: pages.MAX_TILES]):
         path, probabilities = found.paths[index], found.probabilities[index]  # (classes,)
@@ -183,11 +183,11 @@ def _rank_mistakes(predictions: Predictions) -> list[int]:
 
 
 def _to_class_indices(labels: np.int64 | NDArray[np.bool_]) -> list[int]:
-    """Return the class indices of one image, from its class index or from whether it has each class, `(classes,)`."""
+    """Return the class indices of one image, given its class index or a mask of its classes, `(classes,)`."""
     return np.flatnonzero(labels).tolist() if np.ndim(labels) else [int(labels)]
 
 
-def _load_explainer(run: RunFolder) -> Predictor | None:
+def _load_predictor(run: RunFolder) -> Predictor | None:
     """Load the run's exported file; None if the run has no file, or it is large or cannot be run."""
     with suppress(BundleError):
         file = find_model_file(run.path)
@@ -197,8 +197,9 @@ def _load_explainer(run: RunFolder) -> Predictor | None:
     return None
 
 
-def _make_suspect_tile(suspect: Suspect, run: RunFolder) -> pages.GalleryTile:
-    text = f"{suspect.label}, possibly {suspect.likely_label} ({format_percent(suspect.confidence, 0)})"
+def _make_suspect_tile(suspect: SuspectLabel, run: RunFolder) -> pages.GalleryTile:
+    own = format_percent(1 - suspect.confidence, 0)
+    text = f"labelled {suspect.label} (probability {own}), predicted {suspect.likely_label}"
     return pages.make_image_tile(suspect.path, text, image=run.preprocessing.image)
 
 
@@ -211,7 +212,7 @@ def _make_label_conflict_tiles(run: RunFolder) -> list[pages.GalleryTile]:
     groups: dict[int, list[Path]] = {}
     for path, number in group_duplicates(label_of).items():
         groups.setdefault(number, []).append(path)
-    candidates = (_choose_one_of_each_class(sorted(paths), label_of) for _, paths in sorted(groups.items()))
+    candidates = (_choose_one_image_per_class(sorted(paths), label_of) for _, paths in sorted(groups.items()))
     return [
         pages.GalleryTile(
             tuple(pages.embed_thumbnail(path, run.preprocessing.image) for path in paths),
@@ -221,6 +222,6 @@ def _make_label_conflict_tiles(run: RunFolder) -> list[pages.GalleryTile]:
     ]
 
 
-def _choose_one_of_each_class(paths: Sequence[Path], labels: Mapping[Path, int]) -> list[Path]:
+def _choose_one_image_per_class(paths: Sequence[Path], labels: Mapping[Path, int]) -> list[Path]:
     """Return the first image of each class."""
     return list({labels[path]: path for path in reversed(paths)}.values())[::-1]

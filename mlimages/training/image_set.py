@@ -26,7 +26,7 @@ from mlimages.core import (
     count_available_cores,
 )
 from mlimages.dataset import multi_hot
-from mlimages.images import load_pixels, make_reading_threads, read_bytes
+from mlimages.images import load_pixels, make_reader_pool, read_bytes
 from mlimages.training import distributed
 from mlimages.training.array_store import ArrayStore
 from mlimages.training.augmentation import Augmenter
@@ -151,7 +151,7 @@ def decode_distributed(
 
 
 def _make_decoding_threads(items: Sequence[LabeledPath | TrainingImage], prefetch_factor: int) -> ThreadPool:
-    threads = make_reading_threads(items[0].path if items else None, count_decoding_threads())
+    threads = make_reader_pool(items[0].path if items else None, count_decoding_threads())
     return replace(threads, prefetch_factor=prefetch_factor)
 
 

@@ -100,7 +100,7 @@ def export_trained_run(
         overwrite=overwrite,
         progress=progress,
         outputs=outputs,
-        max_compared=LARGE_NETWORK_IMAGES if is_sampled else None,
+        max_compared_images=LARGE_NETWORK_IMAGES if is_sampled else None,
     )
     write_model_card(bundle)
     return bundle

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mlimages.checks import split_labels
 from mlimages.core import BrokenImage, InputError, Progress, pluralize
-from mlimages.images import check_missing_images, require_available
+from mlimages.images import check_missing_images, check_unavailable_images
 from mlimages.labels import ClassNames, open_splits
 from mlimages.training import distributed
 from mlimages.training.array_store import ArrayStore, open_pixel_store
@@ -56,7 +56,7 @@ def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -
     if store is not None:
         store.trim(config.cache_bytes)
     broken = tuple(each for each in found if isinstance(each, BrokenImage))
-    require_available(broken, skip=config.skip_unavailable)
+    check_unavailable_images(broken, skip=config.skip_unavailable)
     if inputs.is_resumed:
         advice = (
             f"the paths in {config.out}/train.txt and val.txt are relative to that folder: move it or the images back"

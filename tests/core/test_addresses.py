@@ -52,7 +52,7 @@ from mlimages.inference import OnnxBundle
 from mlimages.inference.inputs import find_inputs
 from mlimages.labels import class_definition_path, label_dir, open_labels, read_class_names
 from mlimages.reports import draw_contact_sheet, render_evaluation, write_suspects
-from mlimages.reports.suspects import Suspect, read_suspects
+from mlimages.reports.suspects import SuspectLabel, read_suspects
 from tests.conftest import RunCli, fork_server
 from tests.forked import Forked
 from tests.servers import Connection, Request, Site, answer, path_of, photo, serve, urls_in
@@ -641,7 +641,7 @@ def test_a_network_learns_from_images_at_an_address_and_answers_there(memory: st
     measured = evaluate(Predictor(run / "model.onnx"), LabelFile(labels.path))
     assert (measured.num_images, len(measured.broken_images)) == (7, 1)
     assert "data:image/jpeg" in render_evaluation(measured, "")
-    suspects = (Suspect(found[0], "class0", "class1", 0.75),)
+    suspects = (SuspectLabel(found[0], "class0", "class1", 0.75),)
     write_suspects(suspects, run / "suspects.tsv")
     assert read_suspects(run / "suspects.tsv") == suspects
 

@@ -22,7 +22,7 @@ from mlimages.reports import (
     ModelScores,
     ProbeResult,
     SheetRow,
-    Suspect,
+    SuspectLabel,
     Tile,
     draw_contact_sheet,
     draw_run,
@@ -81,7 +81,7 @@ WRITERS = {
         "r.html", lambda f, force: write_check_report(check(f / "labels.txt"), f / "r.html", overwrite=force)
     ),
     "write_suspects": Writer(
-        "s.tsv", lambda f, force: write_suspects([Suspect(f / "a", "a", "b", 0.9)], f / "s.tsv", overwrite=force)
+        "s.tsv", lambda f, force: write_suspects([SuspectLabel(f / "a", "a", "b", 0.9)], f / "s.tsv", overwrite=force)
     ),
     "write_sheet": Writer(
         "s.png", lambda f, force: write_sheet(ROWS, f / "s.png", title="", note="", overwrite=force)

@@ -31,7 +31,7 @@ from mlimages.core import (
 from mlimages.export import RUNTIMES, ExportOptions, TrainedNetwork, export_network, serialization
 from mlimages.export import parity as parity_module
 from mlimages.export.preprocessing_graph import build_preprocessing_graph
-from mlimages.export.targets import open_runtime
+from mlimages.export.targets import load_in_runtime
 from mlimages.inference import OnnxBundle, to_graph_input
 from mlimages.labels import write_label_file
 from mlimages.training import export_run
@@ -79,7 +79,7 @@ def test_torch_onnx_runtime_and_openvino_answer_the_same_for_every_kind_of_netwo
     x = to_graph_input(pixels, prop)  # what the file crops and leaves as it is
     expected = network.compute_logits(pixels)
     found = {"ONNX Runtime": run_file(bundle.path, x)[0]}
-    if run := open_runtime("openvino", bundle.path):
+    if run := load_in_runtime("openvino", bundle.path):
         found["OpenVINO"] = np.concatenate([run(one[None]) for one in x])
     for runtime, logits in found.items():
         largest = np.abs(expected).max(axis=1, keepdims=True)

@@ -94,13 +94,13 @@ def test_nothing_is_written_if_no_variant_is_faster(
     [
         (0.895, 200.0, 1000, ""),
         (0.89, 106.0, 1000, ""),
-        (0.95, 102.0, 1000, "too slow (1.02 x the original, at least 1.05 x is required)"),
+        (0.95, 102.0, 1000, "too slow (1.02 x the original speed, at least 1.05 x is required)"),
         (0.80, 900.0, 1000, "loses 10.0 points of accuracy, more than 1"),
         (
             0.80,
             50.0,
             1000,
-            "too slow (0.50 x the original, at least 1.05 x is required) and loses 10.0 points of accuracy",
+            "too slow (0.50 x the original speed, at least 1.05 x is required) and loses 10.0 points of accuracy",
         ),
         (0.80, 900.0, 10, ""),  # one image of ten
     ],

@@ -13,7 +13,7 @@ from mlimages import reports
 from mlimages.core import RunError, make_install_command
 from mlimages.inference import OnnxBundle
 from mlimages.labels import label_dir_auto
-from mlimages.reports import Suspect, draw_run, read_run, run_page, write_suspects
+from mlimages.reports import SuspectLabel, draw_run, read_run, run_page, write_suspects
 from mlimages.training import FineTuneConfig, fine_tune, finish, read_config
 from tests.browser import OpenPage
 from tests.run_folders import NAMES, make_run
@@ -23,7 +23,7 @@ TEXT = "document.body.innerText"
 
 def make_suspect_run(folder: Path) -> Path:
     run = make_run(folder / "first", wrong=[0, 1, 9])
-    write_suspects([Suspect(folder / "images/ants/3.png", "ants", "bees", 0.97)], run / "suspects.tsv")
+    write_suspects([SuspectLabel(folder / "images/ants/3.png", "ants", "bees", 0.97)], run / "suspects.tsv")
     return run
 
 
@@ -74,7 +74,7 @@ def test_the_page_shows_the_results_of_the_run(drawn: Path, open_page: OpenPage)
     assert "21 of 24 validation images classified correctly; 95 % interval 69 to 96 %." in text
     assert "images/wasps/9.png: truncated" in text
     assert "ants predicted as bees: 2 of 8" in text
-    assert "ants, possibly bees (97 %)" in text
+    assert "labelled ants (probability 3 %), predicted bees" in text
     assert "mlimages label --drop" in text
     captions = page.evaluate("[...document.querySelectorAll('figcaption')].map(c => c.innerText.split('\\n')[0])")
     assert captions[:3] == ["ants, predicted bees (90 %)"] * 2 + ["bees, predicted wasps (90 %)"]

@@ -10,7 +10,13 @@ from typer.testing import CliRunner
 from mlimages.cli.main import app
 from mlimages.core import LabeledPath
 from mlimages.labels import LabelFile, label_dir_auto, write_label_file
-from mlimages.reports import Suspect, estimate_label_errors, find_suspects, read_suspects, write_suspects
+from mlimages.reports import (
+    SuspectLabel,
+    estimate_label_errors,
+    find_suspects,
+    read_suspects,
+    write_suspects,
+)
 from mlimages.training import FineTuneConfig, fine_tune
 
 NAMES = ("ants", "bees", "wasps")
@@ -27,7 +33,7 @@ def test_the_most_doubtful_come_first_and_a_tenth_is_the_most() -> None:
         probabilities[place, labels[place]] = own
     suspects = find_suspects(PATHS, labels, probabilities, NAMES)
     assert [suspect.path.stem for suspect in suspects] == ["7", "11", "20", "3"]
-    assert suspects[0] == Suspect(PATHS[7], "bees", "wasps", 0.95)
+    assert suspects[0] == SuspectLabel(PATHS[7], "bees", "wasps", 0.95)
 
 
 def test_an_image_predicted_as_labelled_is_no_suspect_however_unsure() -> None:
@@ -46,7 +52,7 @@ def test_the_count_is_that_of_the_confident_joint() -> None:
 
 
 def test_the_list_survives_names_with_tabs_and_spaces(tmp_path: Path) -> None:
-    suspects = (Suspect(tmp_path / "a b/ünï\tx.png", "ants", "black bees", 0.9731),)
+    suspects = (SuspectLabel(tmp_path / "a b/ünï\tx.png", "ants", "black bees", 0.9731),)
     write_suspects(suspects, tmp_path / "run/suspects.tsv")
     found = read_suspects(tmp_path / "run/suspects.tsv")
     assert found is not None
@@ -62,7 +68,7 @@ def test_label_drops_what_the_list_holds(tmp_path: Path) -> None:
         Image.new("RGB", (8, 8)).save(item.path)
     write_label_file(tmp_path / "labels.txt", items, ["ants", "bees"])
     suspects, labels, out = (str(tmp_path / name) for name in ("runs/first/suspects.tsv", "labels.txt", "cleaner.txt"))
-    write_suspects([Suspect(items[2].path, "ants", "bees", 0.9)], Path(suspects))
+    write_suspects([SuspectLabel(items[2].path, "ants", "bees", 0.9)], Path(suspects))
     assert CliRunner().invoke(app, ["label", "--drop", suspects, labels, "-o", out]).exit_code == 0
     assert [item.path.name for item in LabelFile(tmp_path / "cleaner.txt")] == ["0 0.png", "1 1.png", "3 3.png"]
 
