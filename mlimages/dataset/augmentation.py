@@ -80,11 +80,11 @@ def augment(
     images are in the training split. The split is that of `mlimages label --split` with the same seed:
     near-duplicates stay in one split. Each split is shuffled; the copies of an image directly follow the image.
 
-    Arrays: `x` uint8 `(N, H, W, C)` RGB, `y` int64 `(N,)`, and `class_names`, in one .npz file or as .npy files in the
-    folder `out`; with a split `x_train`, `x_val` and so on. Folder: `images/CLASS/*.png` with `labels.txt`, or with a
-    split `train/CLASS/*.png` with `train.txt`. From a multi-label file, `y` is float32 `(N, K)` for K classes (see
-    `multi_hot`), and the images are not in class folders. The output is complete or absent, and only a few images are
-    in memory at a time.
+    The formats `npz` and `npy` store the arrays `x`, uint8 RGB `(N, H, W, C)`, `y`, int64 `(N,)`, and `class_names`. If
+    the images are split, the arrays are named `x_train`, `x_val` and so on. The format `folder` stores
+    `images/CLASS/*.png` and `labels.txt`, or `train/CLASS/*.png`, `train.txt` and so on if the images are split. For a
+    multi-label file with K classes, `y` is float32 `(N, K)` (see `multi_hot`), and there are no class folders. The
+    output is created only when it is complete. Only a few images are in memory at a time.
 
     Args:
         labels: a label file, or the path of a label file or of a folder of class folders.
@@ -147,7 +147,7 @@ def augment(
 
 
 def make_views(angles_deg: Iterable[float], *, flip: bool) -> tuple[View, ...]:
-    """Return the unchanged view, then a view per angle; with `flip`, each is followed by its flipped view.
+    """Return a view without rotation and one for each angle; with `flip`, each is followed by its flipped view.
 
     Raises:
         InputError: an angle is not a finite number.
@@ -290,7 +290,7 @@ def _open_output_folder(path: Path, format: Format, *, overwrite: bool) -> Itera
 
 
 def _pack_npz(folder: Path, archive_path: Path) -> None:
-    """Move the .npy files of a folder into an uncompressed .npz, dated 1980 like NumPy's own."""
+    """Move the .npy files of a folder into an uncompressed .npz file; its timestamps are 1980-01-01, as in NumPy."""
     with zipfile.ZipFile(archive_path, "w") as archive:
         for member in sorted(folder.iterdir()):
             with member.open("rb") as source, archive.open(member.name, "w", force_zip64=True) as target:

@@ -21,7 +21,7 @@ def load_mean_image(
     """Load a mean image from a `.npy` or an image file, or check an array; return float32 `(C, H, W)` in 0..255.
 
     Args:
-        path: a file that `mlimages mean` wrote, or an array; C is 1 for a grayscale image file.
+        path: a file that `mlimages mean` wrote, or an array. A grayscale image file has one channel (C = 1).
         image_property: input of the network; the mean image must have the same size and number of channels.
 
     Raises:
@@ -59,7 +59,7 @@ def describe_preprocessing_differences(path: str | os.PathLike[str], image_prope
     """Compare `image_property` with the preprocessing recorded in the .json file of a mean image.
 
     Returns:
-        The differences in one line, such as `shorter_px 256, now 227`; "" for no differences or no .json file.
+        The differences in one line, such as `shorter_px 256 instead of 227`; "" if there are none, or no .json file.
     """
     try:
         recorded = json.loads(as_path(path).with_suffix(".json").read_text(encoding="utf-8"))["image"]
@@ -68,7 +68,7 @@ def describe_preprocessing_differences(path: str | os.PathLike[str], image_prope
         return ""
     now = asdict(image_property)
     used = ["resize", "interpolation", *{"shorter": ["shorter_px"], "position": ["position"]}.get(now["resize"], [])]
-    return ", ".join(f"{name} {before[name]}, now {now[name]}" for name in used if before[name] != now[name])
+    return ", ".join(f"{name} {before[name]} instead of {now[name]}" for name in used if before[name] != now[name])
 
 
 def _read_array(path: Path, image_property: ImageProperty | None) -> NDArray[Any]:

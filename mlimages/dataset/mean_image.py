@@ -50,10 +50,10 @@ from mlimages.images import (
 from mlimages.labels import LabelFile, open_labels
 
 SHEET_PX, CAPTION_PX, CAPTION_SIZE = 1200, 16, 10
-"""Width of the image of all class means, height of a caption in it, and font size, in pixels."""
+"""Layout of the image that shows the mean of each class, in pixels: its width, caption height and font size."""
 
 ALL_IMAGES = -2
-"""Key of the sums over all images of a multi-label file."""
+"""Class index under which all images of a multi-label file are summed once, whatever their classes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -173,6 +173,7 @@ def compute_mean(
 
 
 def _compute_num_images(counts: Counter[int]) -> int:
+    """Return the number of images from those of each class; an image may have several classes."""
     return counts[ALL_IMAGES] or counts.total()
 
 
@@ -182,7 +183,7 @@ def _divide_sums(sums: NDArray[Any], num_images: int) -> NDArray[np.float32]:
 
 
 def draw_class_means(mean_image: MeanImage, class_names: Sequence[str], path: Path) -> None:
-    """Write an image with the mean image of each class below its name, or its index if no font can display the name."""
+    """Write an image of all class means; the captions are class names, or indices if no font can display them."""
     means, image_property = mean_image.class_means, mean_image.image_property
     columns = max(1, SHEET_PX // image_property.width)
     rows = -(-len(means) // columns)
@@ -210,7 +211,8 @@ def compute_cached_mean(
 ) -> MeanImage:
     """Return the result of `compute_mean`, cached until an image file changes; remote images are not cached.
 
-    The result is not cached if a file cannot be read, since permissions and installed packages may change.
+    The result is not cached if a file cannot be read, since it may become readable without being changed, when its
+    permissions change or a package is installed.
     """
     compute = partial(
         compute_mean,
@@ -261,10 +263,10 @@ class _PartialSums:
     """Sums over a chunk of images.
 
     Attributes:
-        sums: uint16 `(H, W, C)` by class index; without `per_class`, all images count as class 0. In a multi-label
-            file, all images also count as class ALL_IMAGES.
+        sums: uint16 `(H, W, C)` by class index; without `per_class`, all images count as class 0. With `per_class`,
+            images of a multi-label file also count as class ALL_IMAGES.
         counts: number of images by class index.
-        histogram: uint64 `(C, 256)`, number of pixels by level.
+        histogram: uint64 `(C, 256)`, number of pixels of each value.
         broken_images: images that could not be decoded.
     """
 
@@ -275,7 +277,7 @@ class _PartialSums:
 
 
 def _compute_partial_sums(items: Sequence[LabeledPath], image_property: ImageProperty, per_class: bool) -> _PartialSums:
-    """Sum at most 257 images, whose sums fit into 16 bits, so that worker processes return little data."""
+    """Sum at most 257 images; their sums fit into 16 bits, so that worker processes return little data."""
     result = _PartialSums({}, Counter(), np.zeros((image_property.channels, 256), dtype=np.uint64), [])
     for item in items:
         loaded = try_load_pixels(item.path, image_property)
@@ -297,7 +299,10 @@ def _iter_chunks(items: Iterable[LabeledPath], size: int) -> Iterator[list[Label
 
 
 def _compute_histogram(pixels: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Return the number of pixels by level, `(C, 256)`, which gives exact channel statistics at a tenth of the cost."""
+    """Return the number of pixels of each value, `(C, 256)`.
+
+    Channel statistics computed from these numbers are exact, at a tenth of the cost of computing them from the pixels.
+    """
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     counts: NDArray[np.uint64] = np.asarray(image.histogram(), dtype=np.uint64)
     return counts.reshape(-1, 256)

@@ -35,7 +35,7 @@ _JSON_KEYS = {
     "num_evaluated_images": "accuracy_count",
     "parity_test_image": "probe",
 }
-"""Keys of the JSON that differ from the names of the attributes."""
+"""JSON keys of the attributes whose JSON key differs from their name."""
 
 
 def external_data_path(onnx_path: Path) -> Path:
@@ -63,13 +63,13 @@ def find_model_file(model: str | os.PathLike[str]) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class ParityTestImage:
-    """A small image and the logits that the file must return for it.
+    """A small image and the logits that the exported model must return for it.
 
     Attributes:
         width, height: size of the image in pixels.
         pixels: RGB, row by row, `height * width * 3` bytes.
         logits: one per class.
-        tolerance: largest accepted difference of a logit, relative to the largest logit.
+        tolerance: largest accepted difference of a logit, relative to the largest absolute logit.
     """
 
     width: int
@@ -81,12 +81,13 @@ class ParityTestImage:
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """Comparison of the file's outputs with the trained network's on the validation images.
+    """Comparison of the outputs of the exported model with those of the trained network on the validation images.
 
     Attributes:
         num_images: number of images compared.
-        num_near_ties: number of images whose two most probable classes differ by less than 1e-4 and are swapped.
-        max_relative_difference: largest difference of a logit, relative to the largest logit of that image.
+        num_near_ties: number of images for which the two predict different classes, because two probabilities, or a
+            probability and its threshold, differ by at most 1e-4.
+        max_relative_difference: largest difference of a logit, relative to the largest absolute logit of that image.
     """
 
     num_images: int
@@ -96,7 +97,7 @@ class Parity:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Origin and evaluation of a file; unknown values are empty.
+    """Origin and evaluation of an exported model; unknown values are empty.
 
     Attributes:
         created: date and time, ISO 8601, UTC.
@@ -139,13 +140,13 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class InDistributionCalibration:
-    """How the threshold of the in-distribution score, the output `known`, was chosen.
+    """Calibration of the output `known`, the in-distribution score, on validation images.
 
-    An image counts as in-distribution if the output is at least 0.5.
+    An image counts as in-distribution if its score is at least 0.5.
 
     Attributes:
         share: share (0..1) of the validation images that count as in-distribution.
-        count: number of validation images from which the threshold was computed.
+        count: number of validation images on which the score was calibrated.
     """
 
     share: float
@@ -157,10 +158,10 @@ class PredictionSetThresholds:
     """Thresholds of prediction sets, which include the true class with a given probability.
 
     Attributes:
-        source: predictions that the thresholds were computed from: `leave-one-out` predictions of the training
-            images, or those of the `validation` images.
+        source: `leave-one-out` if the thresholds were computed from leave-one-out predictions of the training images,
+            `validation` if they were computed from predictions of the validation images.
         count: number of images that the thresholds were computed from.
-        thresholds: minimum softmax probability of a class to be in the set, by level ("0.9").
+        thresholds: for each coverage level ("0.9"), the minimum softmax probability of the classes in the set.
     """
 
     source: str
@@ -178,15 +179,15 @@ class OnnxBundle:
         preprocessing: preprocessing of an upright RGB image for the network.
         model: the network's name.
         parity_test_image: an image and its logits, which the file must reproduce whenever it is opened for prediction.
-        includes_preprocessing: the input is uint8 RGB `(N, H, W, 3)` of any size; otherwise preprocessed and
-            normalized float32 `(N, C, H, W)`.
+        includes_preprocessing: whether the graph preprocesses images. If so, the input is uint8 RGB `(N, H, W, 3)` of
+            any size; if not, it is preprocessed and normalized float32 `(N, C, H, W)`.
         exact_resize: whether the graph's resize is bit-identical to Pillow's.
         temperature: divides the logits before the softmax.
         unknown_below: an image whose highest probability is below this threshold is predicted as unknown.
         known: calibration of the output `known`; None if the graph has no such output.
         prediction_sets: thresholds of prediction sets; None if unknown.
-        multi_label: an image may have any number of classes: the probabilities are the sigmoid of the logits.
-        thresholds: minimum probability of each class to be predicted, of a multi-label file.
+        multi_label: whether an image may have any number of classes; probabilities are then the sigmoid of the logits.
+        thresholds: for a multi-label model, the minimum probability at which each class is predicted.
         provenance: origin and evaluation of the file.
     """
 
@@ -287,7 +288,7 @@ class OnnxBundle:
 
 
 def _rename_keys(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return JSON values by the name of the attribute instead of by their key."""
+    """Rename JSON keys to the names of the attributes."""
     names = {key: name for name, key in _JSON_KEYS.items()}
     return {names.get(key, key): value for key, value in values.items()}
 

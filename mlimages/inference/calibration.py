@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 NUM_BINS = 15
-"""Number of bins of equal width over the confidence; Guo et al. 2017."""
+"""Number of confidence bins of equal width, as in Guo et al. 2017."""
 
 COVERAGE_LEVELS = (0.8, 0.9, 0.95)
-"""Levels of the prediction sets: the probabilities with which a set includes the true class."""
+"""Coverage levels of the prediction sets, that is, probabilities with which a set includes the true class."""
 
 _INVERSE_GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
@@ -24,7 +24,10 @@ def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[n
 
 
 def expected_calibration_error(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
-    """Return the expected calibration error, the mean absolute difference of confidence and accuracy over bins, 0..1.
+    """Return the expected calibration error, 0..1.
+
+    It is the absolute difference between mean confidence and accuracy in each bin, averaged over the bins with the
+    number of their images as weights.
 
     Source: Naeini et al., AAAI 2015; Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
     """
@@ -67,7 +70,9 @@ def find_confidence_threshold(share: float, probabilities: NDArray[np.floating])
 
 
 def compute_conformal_thresholds(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) -> dict[str, float]:
-    """Return the thresholds of prediction sets by level: a set contains the classes whose probability reaches it.
+    """Return the threshold of prediction sets for each coverage level.
+
+    A prediction set contains the classes whose probability is at least the threshold.
 
     A threshold is a quantile of the true class's probability over n images that the classifier was not fitted on; the
     set then includes the true class of a new image with a probability of at least the level (V. Vovk, A. Gammerman and

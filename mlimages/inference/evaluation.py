@@ -51,7 +51,7 @@ class Evaluation:
         class_names: names of the model's classes, by class index, including those without an image in the label file.
         confusion_matrix: number of images by true class (row) and predicted class (column).
         mistakes: wrong predictions with their true class index, the most confident first.
-        broken_images: images that could not be read; they are not counted.
+        broken_images: images that could not be read; `num_images` does not include them.
         loss: mean cross-entropy in nats; a probability below 1e-7 counts as 1e-7.
         calibration_error: expected calibration error, 0 (calibrated) to 1.
         num_unknown: number of images predicted as unknown.
@@ -262,7 +262,7 @@ def _class_scores_to_dict(class_scores: ClassScores) -> dict[str, object]:
 
 
 def _count_images_in_split(items: Sequence[LabeledPath], bundle: OnnxBundle, label_file_name: str) -> int:
-    """Count the images that the run folder of the model lists in a label file; 0 if there is no run folder."""
+    """Count the images that are also in `label_file_name` in the run folder; 0 if the model is not in a run folder."""
     listed = bundle.path.absolute().with_name(label_file_name)
     if not (listed.exists() and listed.with_name("config.json").exists()):
         return 0

@@ -19,16 +19,19 @@ from mlimages.inference.bundle import OnnxBundle
 from mlimages.inference.predictor import ImageInput, Predictor
 
 GRID_SIZE = 7
-"""Default number of positions of the masked square along each side: with the unmasked image, 50 forward passes."""
+"""Default number of positions of the masked square along each side of the image.
+
+An explanation takes 50 forward passes: one for each position, and one for the unmasked image.
+"""
 
 MASK_SIDE_STEPS = 2
-"""Side of the masked square, in steps between neighbouring positions: the squares overlap and mask every pixel."""
+"""Side of the masked square in steps, the distances between neighbouring positions; neighbouring squares overlap."""
 
 NUM_CENTERS = 2
-"""Number of images whose centres replace the centre of every image, one after the other."""
+"""Number of images whose centres are pasted into every image, one at a time."""
 
 SIGNIFICANCE_LEVEL = 0.01
-"""Highest p-value that `BackgroundTest.is_significant` accepts: its rate of false positives."""
+"""Significance level of `BackgroundTest.is_significant`, that is, its rate of false positives."""
 
 _NUM_PERMUTATIONS = 1999
 _MIN_PROBABILITY = 1e-7
@@ -72,7 +75,7 @@ class Explanation:
 
     @property
     def min_probability(self) -> float:
-        """The lowest probability of the class with one region masked."""
+        """The lowest probability of the class when one region is masked."""
         return float(self.masked_probabilities.min())
 
     @property
@@ -99,12 +102,12 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class BackgroundTest:
-    """How predictions depend on what surrounds the centre of the images, where most objects are.
+    """The result of a test of whether predictions depend on the background, that is, the area around the image centre.
 
     Attributes:
         num_images: number of images.
-        accuracy: share of correct predictions (0..1) with the centre replaced by that of another image.
-        chance_accuracy: expected value of `accuracy` if the surroundings had no relation to the class.
+        accuracy: share of correct predictions (0..1) when the centre is replaced by that of another image.
+        chance_accuracy: expected value of `accuracy` if the background had no relation to the class.
         p_value: p-value of a one-sided permutation test.
     """
 
@@ -115,7 +118,7 @@ class BackgroundTest:
 
     @property
     def is_significant(self) -> bool:
-        """Whether the surroundings predict the class, at a significance level of 1 %."""
+        """Whether the predictions depend on the background, at a significance level of 1 %."""
         return self.p_value <= SIGNIFICANCE_LEVEL
 
 
@@ -164,11 +167,11 @@ def explain(
 def run_background_test(
     predictor: Predictor, images: Sequence[NDArray[np.uint8]], labels: NDArray[np.int64]
 ) -> BackgroundTest:
-    """Test whether predictions depend on what surrounds the centre of an image; the centre is half of its area.
+    """Test whether predictions depend on the background, that is, the half of the area that surrounds the image centre.
 
-    The centre of every image is replaced by the centres of the same `NUM_CENTERS` images, one after the other, so that
-    predictions differ only because of the surroundings. The p-value is that of a permutation test of the labels, whose
-    statistic is the mean log-probability of the true class.
+    The test runs the network on `NUM_CENTERS` copies of each image, whose centres come from other images. All images
+    get the same centres, so that predictions differ only because of the background. The p-value is that of a
+    permutation test of the labels, whose statistic is the mean log-probability of the true class.
 
     Args:
         predictor: the model.
@@ -202,7 +205,7 @@ def _compute_p_value(log_probabilities: NDArray[np.float32], labels: NDArray[np.
 
 
 _CENTER_MARGIN = (1 - 0.5**0.5) / 2
-"""Fraction of the height or width between the centre and each border: the centre is half of the area."""
+"""Width of the border around the image centre, as a fraction of the side: the centre is half of the area."""
 
 
 def replace_center(image: NDArray[np.uint8], center_image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -215,7 +218,7 @@ def replace_center(image: NDArray[np.uint8], center_image: NDArray[np.uint8]) ->
 
 
 def _mask_regions(pixels: NDArray[np.uint8], grid_size: int) -> Iterator[NDArray[np.uint8]]:
-    """Yield copies of the image with one square masked, by row and column."""
+    """Yield copies of the image with one square masked, for each position of the square, row by row."""
     row_slices, column_slices = (_make_square_slices(side_px, grid_size) for side_px in pixels.shape[:2])
     for rows, columns in itertools.product(row_slices, column_slices):
         masked_image = pixels.copy()
@@ -224,12 +227,12 @@ def _mask_regions(pixels: NDArray[np.uint8], grid_size: int) -> Iterator[NDArray
 
 
 def _count_steps_per_side(grid_size: int) -> int:
-    """Return the length of a side of the image in steps between neighbouring positions of the masked square."""
+    """Return the side of the image in steps, the distances between neighbouring positions of the masked square."""
     return grid_size + MASK_SIDE_STEPS - 1
 
 
 def _make_square_slices(side_px: int, grid_size: int) -> list[slice]:
-    """Return the pixels along one side that each position of the masked square covers."""
+    """Return the range of pixels along one side of the image that the masked square covers at each position."""
     step = side_px / _count_steps_per_side(grid_size)
     return [
         slice(round(n * step), max(round(n * step) + 1, round((n + MASK_SIDE_STEPS) * step))) for n in range(grid_size)

@@ -33,7 +33,7 @@ def find_inputs(sources: Iterable[str | os.PathLike[str]]) -> Iterator[os.PathLi
             raise InputError(f"{os.fspath(name)}: {URL_ERROR_MESSAGE}")
         if os.fspath(name) == "-":
             raise InputError(
-                "- means standard input, which only `predict MODEL -` reads: for a file named -, write ./-"
+                "- means standard input, which is supported only by `predict MODEL -`: for a file named -, write ./-"
             )
         path = as_path(os.fspath(name))
         images = find_images([path])

@@ -31,8 +31,8 @@ class MultiLabelScores:
         exact_match_ratio: share of images whose labels are all predicted correctly.
         average_precision: average precision of each class, and the mean over the classes (mAP).
         per_class: precision, recall and F1 of each class at its threshold.
-        thresholds: minimum probability of each class to be predicted.
-        mistakes: predictions with a wrong label, and the true class indices; the most confident first.
+        thresholds: minimum probability at which each class is predicted.
+        mistakes: predictions with a wrong label and their true class indices, the most confident first.
         loss: mean binary cross-entropy in nats.
     """
 
@@ -46,7 +46,7 @@ class MultiLabelScores:
 
     @property
     def class_scores(self) -> tuple[MultiLabelClassScores, ...]:
-        """The scores of each class, in the order of the class indices; a score is None if no image has the class."""
+        """All scores and the threshold of each class, by class index; a score is None if no image has the class."""
         return tuple(combine_class_scores(self.per_class, self.average_precision, self.thresholds))
 
     def to_dict(self) -> dict[str, object]:

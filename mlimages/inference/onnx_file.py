@@ -26,10 +26,10 @@ with disable_telemetry("ORT_DISABLE_TELEMETRY", "1"):
     import onnxruntime as ort
 
 _CPP_LOCATION = r"^\S+\.(cc|h):\d+ .*\) "
-"""The line of ONNX Runtime's source code at the start of its error messages."""
+"""Pattern of the source location (file, line and function) at the start of ONNX Runtime's error messages."""
 
 METADATA_PROPS_FIELD_NUMBER = 14
-"""Number of `metadata_props` in `ModelProto` (onnx/onnx.proto)."""
+"""Field number of `metadata_props` in `ModelProto` (onnx/onnx.proto)."""
 
 
 def open_session(path: Path, *, prepack_weights: bool = True) -> Any:
@@ -116,7 +116,10 @@ def write_metadata(source: Path, target: Path, metadata: Mapping[str, str]) -> N
 
 
 def _find_network_byte_ranges(file: BinaryIO) -> Iterator[tuple[int, int]]:
-    """Yield the byte ranges of a `ModelProto`'s fields except `metadata_props`: each is an integer or has a length."""
+    """Yield the byte ranges of the fields of a `ModelProto`, except `metadata_props`.
+
+    The values of its fields are integers, or begin with their length.
+    """
     start = 0
     while (tag := _read_varint(file)) is not None:
         size = _read_varint(file) or 0

@@ -39,10 +39,10 @@ from mlimages.inference.inputs import URL_ERROR_MESSAGE, is_url
 from mlimages.inference.session import BundleSession
 
 KNOWN_THRESHOLD = 0.5
-"""An image counts as in-distribution if the output `known` is at least this."""
+"""Minimum value of the output `known` at which an image counts as in-distribution."""
 
 PREDICTION_SET_LEVEL = "0.9"
-"""Level of the prediction sets: the probability with which a set includes the true class."""
+"""Coverage level of the prediction sets, that is, the probability with which a set includes the true class."""
 
 ImageInput = str | os.PathLike[str] | bytes | NDArray[np.uint8] | Image.Image
 """A path, an encoded image, a PIL image, or pixels: uint8 RGB `(H, W, 3)` or gray `(H, W)`, upright."""
@@ -65,7 +65,7 @@ class TimedResult:
 
 @dataclass(frozen=True, slots=True)
 class OutputRow:
-    """The file's outputs for one image.
+    """The outputs of the exported model for one image.
 
     Attributes:
         probabilities: float32 `(classes,)`.
@@ -97,7 +97,7 @@ class Predictor:
     Args:
         bundle: an .onnx file written by `mlimages export`, or a run folder.
         workers: number of threads that decode and compute; by default one per available core.
-        max_pixels: an image with more pixels (width x height) is a BrokenImage; checked before decoding.
+        max_pixels: maximum number of pixels (width x height); a larger image is not decoded but becomes a BrokenImage.
 
     Raises:
         InputError: `workers` or `max_pixels` is below 1.
@@ -183,7 +183,7 @@ class Predictor:
         ]
 
     def decode(self, image: ImageInput) -> tuple[NDArray[np.uint8] | BrokenImage, float]:
-        """Return preprocessed pixels, uint8 `(h, w, C)`, or the BrokenImage; and the duration in seconds.
+        """Return the preprocessed pixels, uint8 `(h, w, C)`, or a BrokenImage, and the decoding time in seconds.
 
         Raises:
             TypeError: `image` is none of the inputs of `Predictor`.
@@ -225,7 +225,7 @@ class Predictor:
         return self._session.run(pixels)[1]
 
     def make_prediction(self, path: str, row: OutputRow, *, top: int | None = None) -> Prediction:
-        """Convert one row of outputs to a Prediction, classes by decreasing probability."""
+        """Convert one row of outputs to a Prediction, whose classes are sorted by decreasing probability."""
         order: list[int] = (-row.probabilities).argsort(kind="stable").tolist()
         names, labels = self.bundle.class_names, self.bundle.task.select_labels(row.probabilities)
         every = tuple(ClassScore(names[label], label, float(row.probabilities[label])) for label in order)

@@ -16,7 +16,7 @@ LogitsAndProbabilities = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Logits and probabilities, each `(N, classes)`."""
 
 PARITY_TIMEOUT_S = 120.0
-"""Maximum time to compute the parity test image when a file is opened; large networks need seconds."""
+"""Time-out of the inference on the parity test image when a file is opened; large networks take seconds."""
 
 
 class BundleSession:
@@ -48,7 +48,7 @@ class BundleSession:
     def compute_all_outputs(
         self, pixels: Sequence[NDArray[np.uint8]]
     ) -> tuple[*LogitsAndProbabilities, NDArray[np.float32] | None]:
-        """Return the outputs of `run` and the output `known` `(N,)`, or None if the file has no such output."""
+        """Return the outputs of `run`, and the output `known` `(N,)` or None if the file has no output `known`."""
         names = [LOGITS, PROBABILITIES, *([KNOWN] if self.bundle.known else [])]
         images = to_graph_input(pixels, self.bundle.preprocessing.image)
         logits, probabilities, *known = self._session.run(names, {INPUT: images})
@@ -79,7 +79,8 @@ def to_graph_input(pixels: Sequence[NDArray[np.uint8]], image_property: ImagePro
     """Return images `(N, H, W, 3)` that the graph's preprocessing maps to the given pixels `(h, w, C)`.
 
     For the resize methods `shorter` and `position`, the pixels are padded so that the crop returns them; the other
-    methods do not change an image of the output size. Gray is repeated over three channels, whose luma is that gray.
+    methods do not change an image of the output size. Gray pixels are repeated over three channels, from which the
+    conversion to grayscale returns the same pixels.
     """
     top = left = 0
     height, width = image_property.height, image_property.width
@@ -97,7 +98,7 @@ def to_graph_input(pixels: Sequence[NDArray[np.uint8]], image_property: ImagePro
 
 
 def compute_relative_difference(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the largest difference of a logit for each image, relative to the image's largest logit: `(N,)`."""
+    """Return the largest difference of a logit for each image, relative to its largest absolute logit: `(N,)`."""
     largest = np.maximum(np.abs(expected).max(axis=1), 1e-6)
     difference: NDArray[np.float32] = np.nan_to_num(np.abs(logits - expected).max(axis=1) / largest, nan=np.inf)
     return difference

@@ -29,7 +29,7 @@ class Task(Protocol):
         """Return the probabilities `(N, classes)` of `logits / temperature`."""
 
     def make_targets(self, images: Iterable[LabeledPath], num_classes: int) -> TargetArray:
-        """Return the true class indices `(N,)`, or if multi-label, whether each image has each class `(N, classes)`."""
+        """Return the true class indices `(N,)`; for a multi-label task, a mask of the classes `(N, classes)`."""
 
     def score(self, probabilities: FloatArray, targets: TargetArray) -> Proportion:
         """Return the score of probabilities `(N, classes)` with its 95 % interval."""
@@ -38,22 +38,25 @@ class Task(Protocol):
         """Return the expected calibration error, 0 to 1."""
 
     def select_labels(self, probabilities: FloatArray) -> ClassIndices | None:
-        """Return the indices of the classes whose probability `(classes,)` reaches the threshold of the class.
+        """Return the indices of the classes whose probability `(classes,)` is at least the threshold of the class.
 
-        None for a single-label task, which has no thresholds.
+        Return None for a single-label task, which has no thresholds.
         """
 
     def predict_classes(self, logits: FloatArray) -> ClassIndices:
         """Return the indices of the classes that are predicted from logits `(classes,)`."""
 
     def compute_prediction_margin(self, logits: FloatArray, other_prediction: ClassIndices) -> float:
-        """Return by how much probabilities would have to change for `other_prediction` to be predicted; 0 if they are
-        predicted."""
+        """Return the margin by which the prediction differs from `other_prediction`; 0 if they are equal.
+
+        The margin is the difference between the probabilities of the two classes or, for a multi-label task, the
+        largest distance of a probability from its threshold.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class SingleLabel:
-    """One class per image: softmax and accuracy."""
+    """The task of predicting one class per image: probabilities are a softmax, and the score is the accuracy."""
 
     score_name = "accuracy"
 
@@ -81,17 +84,17 @@ class SingleLabel:
         return (int(logits.argmax()),)
 
     def compute_prediction_margin(self, logits: FloatArray, other_prediction: ClassIndices) -> float:
-        """Return the probability of the most probable class minus that of the class in `other_prediction`."""
+        """Return the difference between the probabilities of the most probable class and of `other_prediction`."""
         odds = np.exp(logits - logits.max())
         return float((odds[logits.argmax()] - odds[other_prediction[0]]) / odds.sum())
 
 
 @dataclass(frozen=True, slots=True)
 class MultiLabel:
-    """Any number of labels per image: sigmoid and mean average precision.
+    """The task of predicting any number of labels per image, with a sigmoid; the score is the mean average precision.
 
     Attributes:
-        thresholds: minimum probability of each class to be predicted; 0.5 for all classes if empty.
+        thresholds: minimum probability at which each class is predicted; 0.5 for all classes if empty.
     """
 
     thresholds: tuple[float, ...] = ()
@@ -129,8 +132,10 @@ class MultiLabel:
         return self.select_labels(sigmoid(logits))
 
     def compute_prediction_margin(self, logits: FloatArray, other_prediction: ClassIndices) -> float:
-        """Return the largest distance of a probability from its threshold, over classes whose prediction differs from
-        `other_prediction`."""
+        """Return the largest distance of a probability from its threshold.
+
+        Only the classes in which the prediction differs from `other_prediction` are considered.
+        """
         others = np.array(sorted({*self.predict_classes(logits)} ^ {*other_prediction}), np.int64)
         thresholds = np.broadcast_to(self.thresholds or (0.5,), logits.shape)
         return float(np.abs(sigmoid(logits) - thresholds)[others].max(initial=0.0))

@@ -170,6 +170,6 @@ def format_package_version(package: str) -> str:
 
 
 def _call_without_warnings(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """Suppress torchvision's warnings about slow or deprecated initialization."""
+    """Call a function of torchvision without its warnings about slow or deprecated initialization."""
     with warnings.catch_warnings(action="ignore"):
         return function(*args, **options)

@@ -138,7 +138,7 @@ def _make_preprocessing(size_px: int, normalization: Normalization | None = None
 
 _IMAGENET_NORMALIZATION = Normalization(mean=(0.485, 0.456, 0.406))
 _CAFFE_NORMALIZATION = Normalization(scale=1.0, mean=(122.67891434, 116.66876762, 104.00698793), bgr=True)
-"""The channel means of Caffe's ilsvrc_2012_mean.npy, as RGB."""
+"""The channel means of Caffe's ilsvrc_2012_mean.npy, in RGB order."""
 
 BUILTIN_NETS = {
     "alex": BuiltinNet(_make_alex, _make_preprocessing(227, _IMAGENET_NORMALIZATION, shorter_px=256)),

@@ -25,8 +25,9 @@ class CutPoint:
     """A point at which a network can be cut.
 
     Attributes:
-        name: last layer below the cut, as `freeze` accepts it.
-        next_layer: module path of the next layer with weights, except normalization; its pooled input is the features.
+        name: alias or module path of the last layer before the cut, a value that `freeze` accepts.
+        next_layer: module path of the next layer with weights that is not a normalization layer. The features are its
+            pooled input.
         num_features: number of features after pooling.
 
     Examples:
@@ -42,10 +43,11 @@ class CutPoint:
 
 
 def find_cut_points(model: Model) -> tuple[CutPoint, ...]:
-    """Return the cut points in order of execution: after layers with an alias (conv1 ... fc7), or after stages.
+    """Return the cut points in order of execution.
 
-    The features at a cut point are the input of the next layer with weights: after activation, pooling and
-    normalization.
+    The network can be cut after each layer with an alias (conv1 ... fc7) or, if it has no aliases, after each stage.
+    The features at a cut point are the pooled input of the next layer with weights, that is, they are computed after
+    activation, pooling and normalization.
 
     Raises:
         ModelError: the network has a single layer.
@@ -124,7 +126,10 @@ def _register_input_hooks(modules: Mapping[str, nn.Module], pooled_inputs: dict[
 
 
 def _pool_input(module: nn.Module, x: Tensor) -> Tensor:
-    """Average over positions, to `(N, C)`; channels are dimension 1 for a convolution, otherwise the last."""
+    """Average the input of a module over positions; return `(N, C)`.
+
+    Channels are dimension 1 of the input of a convolution, and the last dimension of other inputs.
+    """
     if isinstance(module, nn.Conv2d):
         return x.mean(dim=(2, 3))
     return x.flatten(1, -2).mean(dim=1) if x.ndim > 2 else x
@@ -176,7 +181,7 @@ def _count_parameters(module: nn.Module) -> int:
 
 
 def _find_first_weighted_layer(network: nn.Module, leaf_layers: list[str]) -> str | None:
-    """Return the first of these layers that has weights and is no normalization layer; None if there is none."""
+    """Return the first of these layers that has weights and is not a normalization layer; None if there is none."""
     modules = ((path, network.get_submodule(path)) for path in leaf_layers)
     return next(
         (path for path, module in modules if _count_parameters(module) and not isinstance(module, _NORM_LAYERS)), None
@@ -184,9 +189,9 @@ def _find_first_weighted_layer(network: nn.Module, leaf_layers: list[str]) -> st
 
 
 def _trace_layers(model: Model) -> tuple[list[str], dict[str, int]]:
-    """Run the network; return the paths of its leaf modules in order of execution, and the number of channels by path.
+    """Run the network; return its leaf modules in order of execution, and the number of input channels by path.
 
-    The number is that of the pooled input; it is missing for layers whose input does not have a row for each image.
+    Modules without parameters, or whose input does not have a row for each image, have no number of channels.
     """
     order: dict[str, None] = {}
     modules = {path: module for path, module in model.network.named_modules() if path}

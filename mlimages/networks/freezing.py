@@ -67,7 +67,7 @@ def freeze(model: Model, upto: str = "head") -> FrozenPart:
     Args:
         model: a model, whose network is changed in place.
         upto: a module path or a layer alias (conv1 ... fc7); `head` freezes everything but the classifier,
-            `none` nothing.
+            and `none` freezes nothing.
 
     Raises:
         ModelError: there is no such layer, or no layer would be left to train.
@@ -102,7 +102,7 @@ def _stay_in_eval_mode(module: nn.Module, mode: bool = True) -> nn.Module:
 
 
 def _find_layers_up_to(model: Model, layer_name: str) -> set[str]:
-    """Return the paths of leaf modules, and the names of parameters outside them, up to the end of a layer."""
+    """Return the paths of leaf modules, and the names of parameters outside them, up to and including a layer."""
     if layer_name == "none":
         return set()
     order = _order_layers(model.network)
@@ -116,7 +116,10 @@ def _find_layers_up_to(model: Model, layer_name: str) -> set[str]:
 
 
 def _order_layers(network: nn.Module) -> list[str]:
-    """Return leaf modules, and parameters outside them, in order of execution; of definition if tracing fails."""
+    """Return the paths of leaf modules, and the names of parameters outside them, in order of execution.
+
+    If the network cannot be traced, return its own parameters and then the leaf modules in order of definition.
+    """
     graph = trace(network)
     if graph is not None:
         return [str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")]
@@ -126,7 +129,7 @@ def _order_layers(network: nn.Module) -> list[str]:
 
 
 def _is_frozen(path: str, module: nn.Module, layers: set[str]) -> bool:
-    """Return whether a module is inside one of `layers`, or all its children and direct parameters are."""
+    """Return whether `layers` contain a module, or all of its children and own parameters."""
     if is_inside(path, layers):
         return True
     children = list(module.named_children())
@@ -150,7 +153,7 @@ def _format_unknown_layer_error(layer_name: str, model: Model) -> str:
 
 
 class _Tracer(fx.Tracer):
-    """Tracer that treats as leaves: dropout, stochastic depth, and modules that timm marks as not traceable."""
+    """Tracer for which dropout, stochastic depth, and modules that timm marks as not traceable are leaf modules."""
 
     def __init__(self) -> None:
         self._leaf_types: tuple[type[nn.Module], ...] = ()
@@ -180,9 +183,9 @@ def is_stochastic(module: nn.Module) -> bool:
 
 
 def trace(network: nn.Module) -> fx.Graph | None:
-    """Return the graph of a network in eval mode, nodes in order of execution; None if it cannot be traced.
+    """Return the graph of a network in eval mode, with nodes in order of execution; None if it cannot be traced.
 
-    A copy that shares the tensors is traced, since some networks store results of their forward pass.
+    A copy that shares the tensors is traced, since some networks store results of their forward pass in attributes.
     """
     traced, base = copy_sharing_tensors(network).eval(), type(network)
     # Arguments other than the images keep their defaults, such as `mask=None`, instead of becoming placeholders.

@@ -15,7 +15,7 @@ from mlimages.core import ImageProperty, ModelError, Window, summarize_error
 NetworkBuilder = Callable[[ImageProperty], nn.Module]
 
 _SIZE_MULTIPLES_PX = (1, 2, 4, 8, 14, 16, 28, 32, 64)
-"""Networks accept any size above a minimum, or multiples of their patch size, window size or stride."""
+"""Factors whose multiples are tried as valid sizes: common patch sizes, window sizes and strides."""
 
 
 def check_input_size(
@@ -23,12 +23,12 @@ def check_input_size(
 ) -> None:
     """Check that a network accepts images of this size, by a forward pass on the meta device, which computes shapes.
 
-    A network that fails on the meta device even at its default size depends on the values of tensors, and is run on
-    the CPU instead.
+    If the network fails on the meta device even at its default size, its code depends on the values of tensors. It is
+    then checked on the CPU instead.
 
     Args:
         build_network: builds the network for images of a size.
-        name: name of the network, for the message.
+        name: name of the network, for the error message.
         image_property: size and channels of the images.
         default_image_property: size and channels that the network is designed for; this size is suggested if the search
             finds no valid size.
@@ -109,7 +109,7 @@ def _explain_layer_error(path: str, module: nn.Module, input_shape: tuple[int, .
         return f"layer {path} expects {module.in_features} features but would get {input_shape[-1]}"
     window = get_window(module)
     if window and window.output_width(side_px := min(input_shape[-2:])) < 1:
-        return f"layer {path} would have no output: {window.width_formula(side_px)}"
+        return f"layer {path} would have an output of size {window.width_formula(side_px)}"
     return ""
 
 

@@ -20,7 +20,7 @@ from mlimages.networks.splitting import propagate_shapes
 logger = logging.getLogger(__name__)
 
 LOWER_HEAD_PATH = "depths"
-"""Module path of the second head."""
+"""Module path of the LowerLayersHead in the network."""
 
 
 class LowerLayersHead(nn.Linear):
@@ -103,7 +103,10 @@ def add_lower_layers_head(model: Model) -> Model | None:
 
 
 def _find_node_before_flattening(network: nn.Module, node: fx.Node) -> fx.Node:
-    """Return the feature map before pooling and flattening; `node` if none, or if a layer with weights lies between."""
+    """Return the last feature map before `node`, that is, before pooling and flattening.
+
+    Return `node` if there is no feature map, or if a layer with weights is between it and `node`.
+    """
     maps = node
     while _count_dims(maps) == 2 and len(maps.all_input_nodes) == 1 and not _has_weights(network, maps):
         maps = maps.all_input_nodes[0]

@@ -58,7 +58,10 @@ class Model:
         return is_inside(name, self.heads)
 
     def zero_other_heads(self) -> None:
-        """Set all classifiers but the first to zero; networks add or average the outputs of their classifiers."""
+        """Set the parameters of all classifiers but the first to zero.
+
+        Networks add or average the outputs of their classifiers, so that only the first one then has an effect.
+        """
         for head in self.heads[1:]:
             for parameter in self.network.get_submodule(head).parameters():
                 nn.init.zeros_(parameter)
@@ -202,7 +205,7 @@ def resolve_defaults(name: str, *, weights: str, freeze: str) -> tuple[str, str]
 
 
 def find_heads(network: nn.Module, num_classes: int) -> tuple[str, ...]:
-    """Return the module paths of the classifiers as defined by timm, else of the last layer with one output per class.
+    """Return the module paths of the classifiers that timm names, or else of the last layer with one output per class.
 
     Raises:
         ModelError: no layer has one output per class.

@@ -129,7 +129,7 @@ def _copy_to_meta_device(network: nn.Module) -> nn.Module:
 
 @dataclass(frozen=True, slots=True)
 class _ModuleCall:
-    """Shapes of a module's input and output, and of the last feature map `(C, H, W)` before it, without the batch."""
+    """Shapes, without the batch dimension, of a module's input and output, and of the feature map before it."""
 
     input_shape: Shape
     output_shape: Shape
@@ -196,7 +196,7 @@ def _get_layer_state(module: nn.Module) -> LayerState:
 
 
 def _describe_size_change(module: nn.Module, call: _ModuleCall) -> str:
-    """Return the arithmetic of the output size of a layer without a window, such as `9216 -> 4096`; "" if none."""
+    """Return the size formula of a layer without a window, such as `9216 -> 4096`; "" for layers that have none."""
     if isinstance(module, nn.Linear):
         maps = call.feature_map_shape
         is_flattened = call.input_shape == (math.prod(maps),) and math.prod(maps[1:]) > 1

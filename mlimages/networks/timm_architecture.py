@@ -132,7 +132,10 @@ class TimmArchitecture(Architecture):
         return state
 
     def _create_network(self, image_property: ImageProperty | None = None, **options: Any) -> nn.Module:
-        """Create the network, for this image size if the architecture depends on it, as with position embeddings."""
+        """Create the network.
+
+        If it depends on the image size, as with position embeddings, it is created for the size of `image_property`.
+        """
         if self.timm_name.startswith(HUB_PREFIX):
             self._require_config(self.timm_name.removeprefix(HUB_PREFIX))
         try:
@@ -183,7 +186,7 @@ class EfficientNetLite0Architecture(TimmArchitecture):
         return find_packaged_weights() is not None
 
     def load_default_weights(self, image_property: ImageProperty) -> dict[str, Tensor]:
-        """Return the packaged weights under timm's tensor names; the tensors are in the same order."""
+        """Return the packaged weights with timm's tensor names, which are assigned in order."""
         path = find_packaged_weights()
         if path is None:
             raise MissingExtraError(f"the weights of {DEFAULT_MODEL}", "train")
@@ -211,7 +214,7 @@ def is_packaged_weights_file(path: str | os.PathLike[str]) -> bool:
 
 
 def check_packaged_weights(name: str, weights: str) -> None:
-    """Raise ModelError if the packaged weights are used for another network, whose tensors may have the same shapes."""
+    """Raise ModelError if `weights` is the packaged file and `name` another network, even one with equal shapes."""
     if name not in (DEFAULT_MODEL, f"timm:{_PACKAGED_TIMM_NAME}") and is_packaged_weights_file(weights):
         raise ModelError(
             f"{weights} holds the weights of {_PACKAGED_TIMM_NAME}, which uses TensorFlow's padding; {name} would be "

@@ -23,12 +23,12 @@ logger = logging.getLogger(__name__)
 StateDict = dict[str, Tensor]
 
 MAX_LISTED_NAMES = 3
-"""Number of names that an error lists for each kind of mismatch."""
+"""Maximum number of names that an error message lists for each kind of mismatch."""
 
 SUPPORTED_SUFFIXES_TEXT = ".safetensors, .npz, .pth, .pt, .ckpt, .bin or .tar"
 
 _STATE_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "module", "teacher", "params")
-"""Keys of a checkpoint that hold a state dict, in order of preference: averaged weights first, as timm does."""
+"""Keys under which a checkpoint may store a state dict, in order of preference: averaged weights first, as in timm."""
 
 _CHAINER_TO_TORCH_NAMES = {"W": "weight", "b": "bias", "gamma": "weight", "beta": "bias", "avg_mean": "running_mean",
                   "avg_var": "running_var", "N": "num_batches_tracked"}  # fmt: skip
@@ -126,10 +126,10 @@ def _to_float32(tensor: Tensor) -> Tensor:
 def rename_tensors_by_order(
     network: nn.Module, state: StateDict, *, heads: Sequence[str], description: str
 ) -> StateDict:
-    """Return `state` with the network's tensor names, matched by order, if no name is equal but all shapes are.
+    """Rename the tensors of `state` to the network's names in order, if no names are equal but all shapes are.
 
-    Otherwise return `state`. Each last component of a name in the file, such as `W`, must always match the same one in
-    the network, such as `weight`.
+    Otherwise return `state` unchanged. Tensors whose names have the same last component in the file, such as `W`, must
+    also have the same last component in the network, such as `weight`.
 
     Args:
         network: a network of the same architecture.
@@ -152,9 +152,9 @@ def rename_tensors_by_order(
 
 
 def remove_prefix(state: StateDict, network: nn.Module, *, description: str) -> StateDict:
-    """Remove the prefix of most tensor names, such as `module.` or `backbone.`, that the network's names do not have.
+    """Remove a prefix of the tensor names, such as `module.` or `backbone.`, that the names in the network do not have.
 
-    Tensors without the prefix are skipped with a warning.
+    It is removed if at least half of the network's tensors have it; tensors without it are skipped with a warning.
     """
     own = network.state_dict().keys()
     parts = (name.split(".") for name in state)
@@ -208,7 +208,9 @@ def load_weights(network: nn.Module, state: StateDict, *, heads: Sequence[str], 
         listed = [f"{problem}: {_format_names(names)}" for problem, names in problems.items() if names]
         if not own.keys() & state.keys():
             listed.insert(
-                0, "no tensor name in common: are the weights for another network or library (NAME, timm:NAME)?"
+                0,
+                "no tensor name in common: the weights may be for another network or another library (timm:NAME is "
+                "a network of timm)",
             )
         raise ModelError(f"{description} does not match this network; {'; '.join(listed)}")
     if broken := [name for name in own if name in state and _has_non_finite_values(state[name])]:

@@ -257,9 +257,9 @@ def test_a_mean_of_images_prepared_otherwise_is_said(tmp_path: Path) -> None:
     TrainingData(tmp_path / "labels.txt", made).make_mean_image(tmp_path / "mean.png")
     assert describe_preprocessing_differences(tmp_path / "mean.npy", made) == ""
     for prop, said in (
-        (ImageProperty(4), "shorter_px 6, now 4"),
-        (ImageProperty(4, resize="squash"), "resize shorter, now squash"),
-        (ImageProperty(4, shorter_px=6, interpolation="bicubic"), "interpolation bilinear, now bicubic"),
+        (ImageProperty(4), "shorter_px 6 instead of 4"),
+        (ImageProperty(4, resize="squash"), "resize shorter instead of squash"),
+        (ImageProperty(4, shorter_px=6, interpolation="bicubic"), "interpolation bilinear instead of bicubic"),
     ):
         assert describe_preprocessing_differences(tmp_path / "mean.npy", prop) == said
     (tmp_path / "mean.json").unlink()
