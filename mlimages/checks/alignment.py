@@ -19,13 +19,13 @@ THUMBNAIL_PX = 64
 """Width and height of the thumbnails that are compared."""
 
 PLACEMENT_SCALES = (1.0, 0.93, 0.87, 0.81, 0.75, 0.70, 0.65, 0.60, 0.55)
-"""Scales at which the crop is placed in the other image; refinement covers the scales in between."""
+"""Scales of the crop at which its best placement is searched for; the refinement covers the scales between them."""
 
 COARSE_PX = THUMBNAIL_PX // 2
-"""Width and height of the thumbnails at half size, for the placement."""
+"""Width and height of the half-size thumbnails in which the best placement is searched for."""
 
 COARSE_RADIUS_PX, RADIUS_PX = 5, 4
-"""Radius in pixels of the local mean and standard deviation, at half and at full size."""
+"""Radius in pixels of the window of the local mean and standard deviation, in half-size and full-size thumbnails."""
 
 NOISE_LEVEL = 6.0
 """Level added to the local standard deviation, so that weaker contrast than this is not amplified."""
@@ -34,7 +34,7 @@ NUM_ITERATIONS = 8
 """Number of Gauss-Newton iterations of the refinement."""
 
 MAX_COEFFICIENT_CHANGE = 0.15
-"""Maximum change of a coefficient of the transform in one iteration; the image has a width of 2."""
+"""Maximum change of a coefficient of the transform in one iteration; coordinates are -1 to 1."""
 
 MIN_OVERLAP = 0.6
 """Minimum fraction of the crop that must lie within the other image."""
@@ -81,9 +81,10 @@ def _find_best_placements(crops: FloatArray, images: FloatArray) -> FloatArray:
 
 
 def _refine_placements(crops: FloatArray, images: FloatArray, placements: FloatArray) -> FloatArray:
-    """Fit affine transforms to placements `(n, 3)`: scale, left and top; return the best correlations `(n,)`.
+    """Improve placements `(n, 3)` (scale, left and top) by affine transforms; return the best correlations `(n,)`.
 
-    Coordinates are -1 to 1 from edge to edge of an image; a transform maps those of the crop to those of the image.
+    Coordinates range from -1 at one edge of an image to 1 at the opposite edge. A transform maps coordinates in the
+    crop to coordinates in the image.
     """
     scale, corner = placements[:, 0], placements[:, 1:]
     transform: FloatArray = np.zeros((len(crops), 3, 3), np.float32)
@@ -119,7 +120,7 @@ def _compute_gauss_newton_step(gradients: FloatArray, differences: FloatArray) -
 
 
 def _interpolate(images: FloatArray, positions: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Interpolate images at M positions `(n, 3, M)`; return them, and 1 for each position inside, else 0 `(n, M)`."""
+    """Return images interpolated at M positions `(n, 3, M)`, and 1 or 0 `(n, M)`: whether each position is inside."""
     pixels = (positions[:, :2] + 1) * (THUMBNAIL_PX / 2) - 0.5
     inside: FloatArray = np.asarray(np.all(abs(positions[:, :2]) <= 1, axis=1), np.float32)
     pixels = np.clip(pixels, 0, THUMBNAIL_PX - 1.001)
@@ -136,7 +137,7 @@ def _interpolate(images: FloatArray, positions: FloatArray) -> tuple[FloatArray,
 
 
 def _compute_gradients(images: FloatArray) -> FloatArray:
-    """Return the derivatives along x and y `(n, 2, M)`; coordinates as in `_refine_placements`."""
+    """Return the derivatives along x and y `(n, 2, M)`, in the coordinates that `_refine_placements` describes."""
     slopes = np.zeros((len(images), 2, *images.shape[1:]), np.float32)
     slopes[:, 0, :, 1:-1] = images[:, :, 2:] - images[:, :, :-2]
     slopes[:, 1, 1:-1] = images[:, 2:] - images[:, :-2]
@@ -150,7 +151,7 @@ def _normalize_contrast(images: FloatArray, box: FloatArray) -> FloatArray:
 
 
 def _normalize_rows(weights: NDArray[np.floating]) -> FloatArray:
-    """Scale the rows of a matrix to the sum 1."""
+    """Scale the rows of a matrix so that each sums to 1."""
     rows: FloatArray = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
     return rows
 
@@ -165,7 +166,7 @@ def _make_box_filter(size: int, radius: int) -> FloatArray:
 
 
 def _make_resize_matrix(size: int, new_size: int) -> FloatArray:
-    """Return the matrix that shrinks an axis with a triangular filter: `(new_size, size)`."""
+    """Return the matrix `(new_size, size)` that shrinks an image along one axis with a triangular filter."""
     factor = size / new_size
     centers = (np.arange(new_size) + 0.5) * factor - 0.5
     return _normalize_rows(np.maximum(0, 1 - abs(np.arange(size) - centers[:, None]) / factor))

@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS images (id INTEGER PRIMARY KEY, digest BLOB UNIQUE, f
 CREATE TABLE IF NOT EXISTS links (key BLOB PRIMARY KEY, found BLOB) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp BLOB, image INTEGER) WITHOUT ROWID;
 """
-"""Images are stored in the order of the first check, so that repeating it reads the file sequentially."""
+"""Rows of images are in the order of the first check, so that a later check reads the database sequentially."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class CheckCache:
         self._db.close()
 
     def find_results(self, files: Sequence[FileState]) -> dict[str, ExaminedImage]:
-        """Return the cached results of unchanged files, by path; a read transaction lasts until `store_results`."""
+        """Return the cached results of unchanged files, by path, in a read transaction that `store_results` ends."""
         fingerprints = {file.path: file.fingerprint for file in files}
         placeholders = ",".join("?" * len(fingerprints))
         query = (
@@ -136,7 +136,7 @@ class CheckCache:
 
 
 def _open_database(path: Path | str) -> sqlite3.Connection:
-    """Open the database with write-ahead logging: several runs may use it, and a killed one leaves it consistent."""
+    """Open the database with write-ahead logging: several processes can use it, and a killed one does not damage it."""
     db = sqlite3.connect(path, timeout=60, check_same_thread=False)
     db.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; {_SCHEMA}")
     return db

@@ -143,7 +143,7 @@ class Thresholds:
         ),
     ] = 16
     turned_bits: Annotated[
-        int, _hash_bits("near-duplicate: the value of near_bits if one of the images is flipped or rotated.")
+        int, _hash_bits("near-duplicate: as near_bits, but for pairs in which one image is flipped or rotated.")
     ] = 12
     near_correlation: Annotated[float, _fraction("near-duplicate: minimum correlation of the two thumbnails.")] = 0.90
     crop_correlation: Annotated[
@@ -154,7 +154,10 @@ class Thresholds:
     ] = 0.99
     imbalance: Annotated[
         float,
-        Option("class-imbalance: the largest class has more than this many times the images of this class.", min=1),
+        Option(
+            "class-imbalance: the number of images of the largest class, divided by that of the class, is above this.",
+            min=1,
+        ),
     ] = 10.0
 
     def __post_init__(self) -> None:
@@ -185,7 +188,7 @@ class Thresholds:
         """Return the default thresholds with the settings `NAME=VALUE` applied.
 
         Raises:
-            InputError: an unknown name, or a value that is not a number or out of bounds.
+            InputError: a name is unknown, or a value is not a number or is out of bounds.
 
         Examples:
             >>> from mlimages import Thresholds

@@ -22,14 +22,14 @@ NUM_NEIGHBOURS = 3
 """Number of nearest neighbours that are candidates; for 92 to 100 % of edited copies, the original is among them."""
 
 MIN_CORRELATION = 0.7
-"""Minimum correlation of aligned near-duplicates: of 2,400 candidates that are different images, the highest was 0.63;
-of 230 edited copies, all but one exceeded 0.75."""
+"""Minimum correlation of the aligned thumbnails of near-duplicates. The highest correlation of 2,400 pairs of different
+images was 0.63; all but one of 230 pairs of an image and its edited copy exceeded 0.75."""
 
 MAX_EXACT_IMAGES = 100_000
-"""Maximum number of images for an exact search, whose time grows with its square."""
+"""Maximum number of images for an exact search, whose time grows with the square of this number."""
 
 EMBED_BATCH_SIZE, COMPARE_BATCH_SIZE = 256, 1024
-"""Images whose features are computed, and rows of the matrix product, at a time."""
+"""Number of images whose features are computed at a time, and number of rows of a matrix product."""
 
 ALIGN_BATCH_SIZE = 32
 """Pairs aligned at a time; their arrays fit the processor's cache."""
@@ -48,7 +48,7 @@ class AlignedPair(NamedTuple):
     correlation: float
 
 
-def find_feature_pairs(paths: Sequence[Path], embed: Embedder, progress: Progress) -> list[AlignedPair]:
+def find_pairs_by_features(paths: Sequence[Path], embed: Embedder, progress: Progress) -> list[AlignedPair]:
     """Return the pairs of near-duplicates, as indices in `paths`.
 
     Features are kept in memory as float16, and thumbnails in a temporary file of 4 KiB for each image.
@@ -86,7 +86,7 @@ def require_usearch(num_images: int) -> None:
 
 
 def _compute_features(paths: Sequence[Path], embed: Embedder, progress: Progress) -> Features:
-    """Return float16 features `(N, D)`, centered, which separates similar images better, and scaled to length 1."""
+    """Return float16 features `(N, D)`, scaled to length 1; centering them first separates similar images better."""
     progress.start("features", len(paths), "images")
     parts = []
     for begin in range(0, len(paths), EMBED_BATCH_SIZE):
@@ -103,7 +103,7 @@ def _compute_features(paths: Sequence[Path], embed: Embedder, progress: Progress
 
 
 def _iter_nearest_neighbours(features: Features) -> Iterator[tuple[int, int]]:
-    """Yield pairs of each image and one of its three nearest neighbours."""
+    """Yield a pair of indices for each image and each of its three nearest neighbours."""
     nearest = _find_nearest_exactly if len(features) <= MAX_EXACT_IMAGES else _find_nearest_approximately
     for begin, found in nearest(features):
         for index, others in enumerate(found.tolist(), start=begin):

@@ -32,10 +32,11 @@ class ImageTable:
         files: the label files.
         file_starts: index of the first image of each label file, then the number of all images `(F + 1,)`.
         class_names: class names of all label files, merged by name.
-        name_indices_by_file: for each label file, the index in `class_names` of each of its class indices.
-        class_sets: the distinct labels, each a tuple of indices in `class_names`; of one index in single-label files.
-        set_indices: index in `class_sets` of each image's label `(N,)`; in single-label files, this is also the index
-            in `class_names`.
+        class_index_maps: for each label file, an array that maps its class indices to indices in `class_names`.
+        distinct_labels: the distinct labels, each a tuple of indices in `class_names`; in single-label files, it
+            contains one index.
+        label_indices: index in `distinct_labels` of each image's label `(N,)`; in single-label files, this is also the
+            index in `class_names`.
         measurements: `Measurements` of each image `(N,)`; zeros if not decoded.
         digests: first 16 bytes of the SHA-256 of each image `(N, 2)`; zeros if not decoded.
         fault_codes: index in `CODES` of the fault of each image file, such as `truncated` or `wrong-suffix` `(N,)`; -1
@@ -46,9 +47,9 @@ class ImageTable:
     files: tuple[LabelFile, ...]
     file_starts: tuple[int, ...]
     class_names: tuple[str, ...]
-    name_indices_by_file: tuple[NDArray[np.intp], ...]
-    class_sets: tuple[tuple[int, ...], ...]
-    set_indices: NDArray[np.int32]
+    class_index_maps: tuple[NDArray[np.intp], ...]
+    distinct_labels: tuple[tuple[int, ...], ...]
+    label_indices: NDArray[np.int32]
     measurements: MeasurementTable
     digests: NDArray[np.uint64]
     fault_codes: NDArray[np.int8]
@@ -64,20 +65,23 @@ class ImageTable:
         _, own_names = merge_classes(files)
         class_names = tuple(dict.fromkeys(chain(*own_names)))
         index = {name: number for number, name in enumerate(class_names)}
-        name_indices_by_file = tuple(np.array([index[name] for name in names], np.intp) for names in own_names)
-        sets: dict[tuple[int, ...], int] = {}
+        class_index_maps = tuple(np.array([index[name] for name in names], np.intp) for names in own_names)
+        distinct: dict[tuple[int, ...], int] = {}
         if not any(file.is_multi_label for file in files):
-            sets.update(((n,), n) for n in range(len(class_names)))
-        labels = [_find_set_indices(file, ids, sets) for file, ids in zip(files, name_indices_by_file, strict=True)]
-        set_indices = np.concatenate([np.empty(0, np.int32), *labels])
-        count = len(set_indices)
+            distinct.update(((n,), n) for n in range(len(class_names)))
+        labels = [
+            _find_label_indices(file, class_map, distinct)
+            for file, class_map in zip(files, class_index_maps, strict=True)
+        ]
+        label_indices = np.concatenate([np.empty(0, np.int32), *labels])
+        count = len(label_indices)
         return cls(
             files=tuple(files),
             file_starts=tuple(accumulate(map(len, labels), initial=0)),
             class_names=class_names,
-            name_indices_by_file=name_indices_by_file,
-            class_sets=tuple(sets),
-            set_indices=set_indices,
+            class_index_maps=class_index_maps,
+            distinct_labels=tuple(distinct),
+            label_indices=label_indices,
             measurements=np.zeros(count, make_measurement_table([]).dtype),
             digests=np.zeros((count, 2), np.uint64),
             fault_codes=np.full(count, -1, np.int8),
@@ -85,7 +89,7 @@ class ImageTable:
         )
 
     def __len__(self) -> int:
-        return len(self.set_indices)
+        return len(self.label_indices)
 
     @property
     def is_multi_label(self) -> bool:
@@ -94,16 +98,17 @@ class ImageTable:
 
     def format_label(self, index: int) -> str:
         """Return the class of an image, or its classes separated by `;`."""
-        return format_label(self.class_sets[self.set_indices[index]], self.class_names)
+        return format_label(self.distinct_labels[self.label_indices[index]], self.class_names)
 
     def count_by_class(self, file_index: int) -> NDArray[np.intp]:
         """Return the number of images of each class `(K,)` in the label file `files[file_index]`, in the order of
         `class_names`."""
         counts = np.zeros(len(self.class_names), np.intp)
-        of_sets = np.bincount(
-            self.set_indices[slice(*self.file_starts[file_index : file_index + 2])], minlength=len(self.class_sets)
+        of_labels = np.bincount(
+            self.label_indices[slice(*self.file_starts[file_index : file_index + 2])],
+            minlength=len(self.distinct_labels),
         )
-        for classes, count in zip(self.class_sets, of_sets, strict=True):
+        for classes, count in zip(self.distinct_labels, of_labels, strict=True):
             counts[list(classes)] += count
         return counts
 
@@ -154,14 +159,14 @@ class ImageTable:
         })  # fmt: skip
 
 
-def _find_set_indices(
-    file: LabelFile, name_indices: NDArray[np.intp], class_sets: dict[tuple[int, ...], int]
+def _find_label_indices(
+    file: LabelFile, class_index_map: NDArray[np.intp], distinct_labels: dict[tuple[int, ...], int]
 ) -> NDArray[np.int32]:
-    """Return the index in `class_sets` of each label of a file; new ones of a multi-label file are added to it."""
+    """Return the index in `distinct_labels` of each label of a file; labels of a multi-label file are added if new."""
     if not file.is_multi_label:
         numbers = np.fromiter((label for _, label in file.text_items()), np.int32)
-        return name_indices[numbers].astype(np.int32)
+        return class_index_map[numbers].astype(np.int32)
     known: dict[Label, int] = {}
     rows = np.fromiter((known.setdefault(label, len(known)) for _, label in file.text_items()), np.int32)
-    own = [tuple(sorted(name_indices[list(label)].tolist())) for label in known if isinstance(label, tuple)]
-    return np.array([class_sets.setdefault(classes, len(class_sets)) for classes in own], np.int32)[rows]
+    own = [tuple(sorted(class_index_map[list(label)].tolist())) for label in known if isinstance(label, tuple)]
+    return np.array([distinct_labels.setdefault(classes, len(distinct_labels)) for classes in own], np.int32)[rows]

@@ -37,7 +37,8 @@ def split_labels(
         labels: a label file, or a folder with one subfolder per class.
         fractions: fraction of the images in each split, such as `(0.8, 0.2)`; they add up to 1.
         seed: random seed.
-        assigned: the split, from 0, of images that are already split, by path; their near-duplicates join them.
+        assigned: index of the split of each image that is already split, by path; its near-duplicates are put in the
+            same split.
         pool: workers that examine the images; by default threads.
         embed: function that computes features, to find near-duplicates that perceptual hashes miss; the split may then
             differ between machines.

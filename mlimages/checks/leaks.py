@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mlimages.checks.cache import CheckCache
 from mlimages.checks.codes import CODES, Code, Thresholds
-from mlimages.checks.feature_pairs import AlignedPair, find_feature_pairs
+from mlimages.checks.feature_pairs import AlignedPair, find_pairs_by_features
 from mlimages.checks.image_table import FINDING_DTYPE, ImageTable
 from mlimages.checks.near_duplicates import (
     NEAR_DUPLICATES_VERSION,
@@ -28,7 +28,8 @@ from mlimages.core import Embedder, Progress
 Key = TypeVar("Key")
 
 MIN_LINE_ART_FRACTION = 0.5
-"""Minimum fraction of an image that two luma values cover in line art; different drawings have similar thumbnails."""
+"""Minimum fraction of an image that two luma values cover in line art. Thumbnails of different drawings are similar, so
+line art must correlate more strongly."""
 
 MAX_SMOOTH_SHARPNESS = 0.26
 """Sharpness (see `Measurements`) below which an image has no detail. All but one of scikit-learn's 1797 digits,
@@ -58,7 +59,7 @@ def find_duplicate_groups(images: ImageTable, thresholds: Thresholds, cache: Che
     return groups
 
 
-def add_feature_pairs(
+def merge_groups_by_features(
     images: ImageTable, thresholds: Thresholds, groups: DisjointSets, embed: Embedder, progress: Progress
 ) -> list[AlignedPair]:
     """Find near-duplicates by features, merge their groups, and return the pairs that were in different groups before.
@@ -69,7 +70,7 @@ def add_feature_pairs(
     compared_indices = np.flatnonzero(images.decoded_mask & ~is_blank(images.measurements, thresholds))
     plain = _find_plain_images(images, thresholds)
     paths = images.find_paths(set(compared_indices.tolist()))
-    found = find_feature_pairs([paths[index] for index in compared_indices.tolist()], embed, progress)
+    found = find_pairs_by_features([paths[index] for index in compared_indices.tolist()], embed, progress)
     pairs = [AlignedPair(int(compared_indices[a]), int(compared_indices[b]), value) for a, b, value in found]
     pairs = [pair for pair in pairs if not (plain[pair.first_index] and plain[pair.second_index])]
     new = [pair for pair in pairs if groups.find_root(pair.first_index) != groups.find_root(pair.second_index)]
@@ -88,7 +89,7 @@ def make_duplicate_findings(
 
 
 def describe_relation(code: Code, other_path: Path, class_name: str, *, is_same: bool) -> str:
-    """Return text such as "nearly the same as `other_path` of class `class_name`"; `is_same`: the bytes are equal."""
+    """Return text such as "nearly the same as `other_path` of class `class_name`", or "the same as" if `is_same`."""
     kind = "the same as" if is_same else "nearly the same as"
     of_class = f" of class {class_name}" if class_name else " of no class"
     return f"{kind} {other_path}" + of_class * (code in (Code.TWO_LABELS, Code.NEAR_TWO_LABELS))
@@ -158,9 +159,9 @@ def _iter_relations(images: ImageTable, groups: Sequence[Sequence[int]], thresho
         return bisect_right(images.file_starts, index) - 1
 
     def get_class(index: int) -> int:
-        return int(images.set_indices[index])
+        return int(images.label_indices[index])
 
-    def get_class_of_near_duplicate(index: int) -> int:
+    def get_single_class(index: int) -> int:
         return 0 if is_multi_label else get_class(index)  # a crop may show fewer of the classes
 
     def get_digest(index: int) -> bytes:
@@ -173,10 +174,10 @@ def _iter_relations(images: ImageTable, groups: Sequence[Sequence[int]], thresho
             yield from _iter_relations_of_identical_images(_group_by(same, get_class), _group_by(same, find_file))
             if len(same) >= thresholds.placeholder_copies:
                 yield from ((index, Code.PLACEHOLDER, same[0 if index != same[0] else -1]) for index in same)
-        yield from _iter_near_duplicates_in_two_classes(group, get_class_of_near_duplicate, get_digest)
+        yield from _iter_near_duplicates_in_two_classes(group, get_single_class, get_digest)
         for within in by_file.values():
             firsts = [same[0] for same in _group_by(within, get_digest).values()]
-            for of_class in _group_by(firsts, get_class_of_near_duplicate).values():
+            for of_class in _group_by(firsts, get_single_class).values():
                 yield from ((index, Code.NEAR_DUPLICATE, of_class[0]) for index in of_class[1:])
 
 
@@ -214,7 +215,7 @@ def _iter_near_duplicates_in_two_classes(
 
 
 def _iter_leaks(indices_by_file: Mapping[int, Sequence[int]], file_starts: Sequence[int]) -> Iterator[Relation]:
-    """Yield images that occur in several label files; each is kept in the smallest file, the likely test set."""
+    """Yield the images of a group in several label files, except those in the smallest file, probably the test set."""
     home = min(indices_by_file, key=lambda file: (file_starts[file + 1] - file_starts[file], -file))
     for file, indices in indices_by_file.items():
         if file != home:

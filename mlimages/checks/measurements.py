@@ -24,11 +24,11 @@ MAX_GRAY_CHROMA = 2
 """Maximum distance of Cb and Cr from 128 in a grayscale image saved as a colour JPEG."""
 
 MAX_GRAY_MEAN_DIFFERENCE = 9
-"""Difference of the means of red, green and blue above which some Cb or Cr exceeds MAX_GRAY_CHROMA (JFIF 1.02)."""
+"""If the means of red, green and blue differ by more, Cb or Cr differs from 128 by over MAX_GRAY_CHROMA (JFIF 1.02)."""
 
 MAX_ONE_THREAD_LENGTH = 10_000
-"""Maximum length of vectors that OpenBLAS multiplies in one thread; its other threads would busy-wait and take CPU time
-from the other workers."""
+"""Maximum length of vectors whose dot product OpenBLAS computes in one thread. For longer vectors, it uses threads that
+busy-wait and take CPU time from the other workers."""
 
 MAX_FLAT_DIFFERENCE = 6
 """Maximum difference from MID_GRAY of the levels in a uniformly gray area of a JPEG."""
@@ -146,7 +146,10 @@ def examine(data: bytes, *, max_pixels: int) -> Measurements:
 
 
 def _choose_decode_options(header: ImageHeader) -> DecodeOptions:
-    """Keep the orientation of the file, since decoders fill the bottom of a truncated JPEG with gray."""
+    """Return the options to decode an image at a reduced scale.
+
+    The orientation of the file is kept, since decoders fill the bottom of a truncated JPEG with gray.
+    """
     width, height = header.size
     factor = max(1, min(width, height) // MIN_REDUCED_SIDE_PX)
     return DecodeOptions(
@@ -197,7 +200,7 @@ def _compute_sum_of_squares(differences: NDArray[np.float32]) -> float:
 
 
 def _measure_gray_bottom(small_image: Image.Image) -> int:
-    """Return the percentage of rows, from the bottom, that are mid-gray, with which decoders fill a truncated JPEG."""
+    """Return the percentage of rows, from the bottom, that have the gray with which decoders fill a truncated JPEG."""
     corner: Any = small_image.getpixel((0, small_image.height - 1))
     if any(abs(level - MID_GRAY) > MAX_FLAT_DIFFERENCE for level in corner[:3]):  # the usual case
         return 0

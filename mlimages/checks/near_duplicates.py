@@ -32,7 +32,7 @@ PAIR_BATCH_SIZE = 64
 """Pairs whose thumbnails are compared at a time."""
 
 MIN_ALIGN_CORRELATION = 0.7
-"""Minimum correlation at which thumbnails are aligned; 80 of the 82 crops that alignment finds are above it."""
+"""Minimum correlation of thumbnails to be aligned; 80 of the 82 crops that alignment can find have a higher one."""
 
 CROP_SCALES = (0.98, 0.96, 0.94, 0.92, 0.90, 0.88)
 """Sizes of the crops that are compared, as fractions of the image."""
@@ -91,7 +91,7 @@ class DisjointSets:
 
 @dataclass(frozen=True, slots=True)
 class Orientation:
-    """One of the eight orientations of an image, which is transposed first, then flipped vertically or horizontally."""
+    """One of the eight orientations of an image, which may be transposed, then flipped along one or both axes."""
 
     transposed: bool
     flipped_vertically: bool
@@ -152,8 +152,8 @@ def find_near_duplicate_pairs(
         hashes: perceptual hashes `(N,)`.
         max_bits: maximum number of bits in which two hashes differ.
         max_rotated_bits: maximum number of different bits if one image is mirrored or rotated.
-        min_correlation_per_image: minimum correlation for each image `(N,)`; the higher value of a pair applies.
-        min_crop_correlation: minimum correlation of aligned thumbnails; images that require more are not aligned.
+        min_correlation_per_image: minimum correlation of each image `(N,)`; for a pair, the higher value applies.
+        min_crop_correlation: minimum correlation of aligned thumbnails; pairs that require more are not aligned.
         find_groups: function that returns the current group of each image `(n,)` at some indices; pairs within a group
             are skipped, so that a long series of frames is not compared pair by pair.
     """
@@ -164,11 +164,11 @@ def find_near_duplicate_pairs(
                 one, other = ones[start : start + PAIR_BATCH_SIZE], others[start : start + PAIR_BATCH_SIZE]
                 apart = find_groups(one) != find_groups(other)
                 one, other = one[apart], other[apart]
-                thresholds = np.maximum(min_correlation_per_image[one], min_correlation_per_image[other])
+                min_correlations = np.maximum(min_correlation_per_image[one], min_correlation_per_image[other])
                 alike = _are_near_duplicates(
                     orientation.apply_to_thumbnails(get_thumbnails(one)),
                     get_thumbnails(other),
-                    thresholds,
+                    min_correlations,
                     min_crop_correlation,
                 )
                 yield from zip(one[alike].tolist(), other[alike].tolist(), strict=True)
@@ -178,8 +178,8 @@ def compute_perceptual_hashes(thumbnails: NDArray[np.uint8], indices: NDArray[np
     """Compute the perceptual hashes `(n,)` of the thumbnails `(N, 256)` at some indices `(n,)`.
 
     Each bit is the sign of one of the 8 x 8 lowest frequencies, row by row. pHash (Zauner 2010) compares each frequency
-    with the median of all, which is nearly 0, instead of with 0; from such hashes, those of mirrored images cannot be
-    computed.
+    with the median of all, which is nearly 0, instead of with 0. With the median, the hash of a mirrored image could
+    not be computed from the hash of the image.
     """
     hashes = np.empty(len(indices), np.uint64)
     for begin in range(0, len(indices), HASH_BATCH_SIZE):
@@ -193,15 +193,16 @@ def compute_perceptual_hashes(thumbnails: NDArray[np.uint8], indices: NDArray[np
 def _are_near_duplicates(
     thumbnails: NDArray[np.uint8],
     other_thumbnails: NDArray[np.uint8],
-    thresholds: NDArray[np.float32],
+    min_correlations: NDArray[np.float32],
     min_crop_correlation: float,
 ) -> NDArray[np.bool_]:
-    """Return whether the thumbnails of each pair, both `(n, 256)`, correlate, directly or aligned."""
+    """Return whether the thumbnails of each pair, both `(n, 256)`, correlate, either directly or after alignment."""
     correlation = np.vecdot(
         _normalize_vectors(thumbnails.astype(np.float32)), _normalize_vectors(other_thumbnails.astype(np.float32))
     )
-    alike: NDArray[np.bool_] = correlation >= thresholds
-    candidates = np.flatnonzero(~alike & (correlation >= MIN_ALIGN_CORRELATION) & (thresholds < min_crop_correlation))
+    alike: NDArray[np.bool_] = correlation >= min_correlations
+    may_be_crop = (correlation >= MIN_ALIGN_CORRELATION) & (min_correlations < min_crop_correlation)
+    candidates = np.flatnonzero(~alike & may_be_crop)
     if len(candidates):
         a, b = thumbnails[candidates].astype(np.float32), other_thumbnails[candidates].astype(np.float32)
         best = np.maximum(_compute_best_crop_correlation(a, b), _compute_best_crop_correlation(b, a))
@@ -224,7 +225,7 @@ def _compute_best_crop_correlation(
 
 
 def _make_crop_matrices() -> NDArray[np.float32]:
-    """Return the matrices that interpolate crops of an axis: of each scale, at its start, middle and end."""
+    """Return matrices that interpolate crops along one axis: for each scale, at its start, middle and end."""
     windows = np.zeros((len(CROP_SCALES), 3, 16, 16), np.float32)
     for number, size in enumerate(CROP_SCALES):
         for offset, share in enumerate((0.0, 0.5, 1.0)):
@@ -236,10 +237,10 @@ def _make_crop_matrices() -> NDArray[np.float32]:
 
 
 _DCT = np.cos(np.pi / 16 * np.outer(np.arange(8), np.arange(16) + 0.5)).astype(np.float32)
-"""Matrix of the discrete cosine transform to the lowest frequencies of an axis: `(8, 16)`."""
+"""Matrix of the discrete cosine transform along one axis, for the lowest frequencies: `(8, 16)`."""
 
 _CROP_MATRICES = _make_crop_matrices()
-"""Matrices that interpolate crops of an axis: `(scales, offsets, 16, 16)`."""
+"""Matrices that interpolate crops along one axis: `(scales, offsets, 16, 16)`."""
 
 
 def _find_close_pairs(
@@ -247,9 +248,9 @@ def _find_close_pairs(
 ) -> Iterator[tuple[Indices, Indices]]:
     """Yield each pair i < j once if `rotated_image_hashes[i]` and `hashes[j]` differ in at most `max_bits` bits.
 
-    In large datasets, the hashes are split into four bands: two hashes that differ in at most `max_bits` bits differ in
-    at most a quarter of that in some band, and only pairs with such a band are compared (multi-index hashing: Norouzi,
-    Punjani and Fleet, CVPR 2012).
+    In large datasets, the hashes are split into four bands, and only pairs that differ in few bits of at least one band
+    are compared: two hashes that differ in at most `max_bits` bits have a band in which they differ in at most a
+    quarter as many (multi-index hashing: Norouzi, Punjani and Fleet, CVPR 2012).
     """
     bits = [(max_bits + 1 + band) // 4 - 1 for band in range(4)]  # each plus 1, they add up to max_bits + 1
     look_ups = sum(comb(16, flipped) for most in bits for flipped in range(most + 1))

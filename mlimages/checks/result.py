@@ -164,7 +164,7 @@ def write_results(report: CheckReport, moves: Iterable[Move] = (), *, overwrite:
 
     Raises:
         InputError: a file exists that mlimages did not write or that was edited since, and `overwrite` is false; or two
-            label files would have the same results.
+            label files would have the same result files.
     """
     current_paths = {os.path.realpath(move.source): move.target for move in moves}
     written = []
@@ -185,7 +185,7 @@ def find_outdated_label_files(report: CheckReport, moves: Iterable[Move]) -> lis
     """Return the label files that, after `write_results`, still list moved images by their old paths."""
     sources = {os.path.realpath(move.source) for move in moves}
     found = []
-    for file in filter(None, map(_find_label_file, report.files)) if sources else ():
+    for file in filter(None, map(_find_stored_label_file, report.files)) if sources else ():
         with suppress(InputError):  # an edited file may no longer be a label file
             if any(os.path.realpath(name) in sources for name, _ in file.text_items()):
                 found.append(file.path)
@@ -194,7 +194,7 @@ def find_outdated_label_files(report: CheckReport, moves: Iterable[Move]) -> lis
 
 def _update_label_file(file: LabelFile, current_paths: Mapping[str, Path]) -> bool:
     """Write the new paths of moved images to a label file that mlimages wrote; return whether it was changed."""
-    stored = _find_label_file(file) if current_paths else None
+    stored = _find_stored_label_file(file) if current_paths else None
     if stored is None:
         return False
     try:
@@ -207,7 +207,7 @@ def _update_label_file(file: LabelFile, current_paths: Mapping[str, Path]) -> bo
     return True
 
 
-def _find_label_file(file: LabelFile) -> LabelFile | None:
+def _find_stored_label_file(file: LabelFile) -> LabelFile | None:
     """Return the label file on disk; for a folder, the one that mlimages wrote for it; None if there is none."""
     if file.is_stored:
         return file

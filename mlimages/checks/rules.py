@@ -22,7 +22,7 @@ RULE_BATCH_SIZE = 1 << 12
 """Images processed at a time; limits memory."""
 
 MIN_GRAY_BOTTOM_PERCENT = 3
-"""Minimum percentage of the height that is gray."""
+"""Minimum percentage of the height, from the bottom, that is gray in an image with the code `grey-bottom`."""
 
 
 class Rule(NamedTuple):
@@ -60,11 +60,11 @@ def apply_class_rules(images: ImageTable, thresholds: Thresholds) -> Iterator[Fi
     """Yield a finding for each class that is much smaller than its label file's largest class, or mostly blurred."""
     for number, file in enumerate(images.files):
         yield from _iter_blurred_classes(images, number)
-        name_indices = images.name_indices_by_file[number]
-        counts = images.count_by_class(number)[name_indices]
+        class_map = images.class_index_maps[number]
+        counts = images.count_by_class(number)[class_map]
         for label in np.flatnonzero(counts * thresholds.imbalance < counts.max(initial=0)).tolist():
             if counts[label] or label < len(file.defined_class_names):
-                few, many = (images.class_names[name_indices[own]] for own in (label, counts.argmax()))
+                few, many = (images.class_names[class_map[own]] for own in (label, counts.argmax()))
                 detail = f"{few}: {counts[label]}, {many}: {counts.max()}"
                 yield Finding(number, file.path, label, Code.CLASS_IMBALANCE, detail)
 
@@ -73,14 +73,14 @@ def _iter_blurred_classes(images: ImageTable, file_index: int) -> Iterator[Findi
     """Yield a finding for each class of a label file whose images are mostly blurred."""
     rows = slice(*images.file_starts[file_index : file_index + 2])
     sharpness = images.measurements["sharpness"][rows]
-    sets_by_name: dict[int, list[int]] = defaultdict(list)
-    for set_index, classes in enumerate(images.class_sets):
-        for name_index in classes:
-            sets_by_name[name_index].append(set_index)
-    for label, name_index in enumerate(images.name_indices_by_file[file_index].tolist()):
-        own = sharpness[images.decoded_mask[rows] & np.isin(images.set_indices[rows], sets_by_name[name_index])]
+    labels_by_class: dict[int, list[int]] = defaultdict(list)
+    for label_index, classes in enumerate(images.distinct_labels):
+        for class_index in classes:
+            labels_by_class[class_index].append(label_index)
+    for label, class_index in enumerate(images.class_index_maps[file_index].tolist()):
+        own = sharpness[images.decoded_mask[rows] & np.isin(images.label_indices[rows], labels_by_class[class_index])]
         if len(own) >= MIN_IMAGES_FOR_MEDIAN and (median := np.median(own)) < Thresholds().blur:
-            name = images.class_names[name_index]
+            name = images.class_names[class_index]
             detail = f"{name}: median sharpness {median:.3f} of {len(own)} images; they may have been upscaled"
             yield Finding(file_index, images.files[file_index].path, label, Code.CLASS_BLURRED, detail)
 
@@ -99,7 +99,7 @@ def correct_suffix(suffix: str, pil_format: str) -> str:
 def describe_wrong_suffix(path: str, pil_format: str) -> str:
     """Return a message if the suffix does not fit the format (as named by Pillow), else "".
 
-    All images of a shard that `gather` wrote have the same suffix, as `datasets.load_dataset` requires.
+    Images in shards are not checked: `gather` gives all of them the same suffix, as `datasets.load_dataset` requires.
     """
     if is_member_path(path):
         return ""
@@ -156,7 +156,7 @@ def _describe_luma(measurements: Any, _thresholds: Thresholds) -> str:
 
 
 def _is_dark(measurements: MeasurementTable, thresholds: Thresholds) -> NDArray[np.bool_]:
-    """Return whether luma and the mean of each channel are low; luma alone does not suffice: pure blue has 29."""
+    """Return whether luma and the mean of each channel are low; luma alone does not suffice: it is 29 for pure blue."""
     brightest = np.maximum.reduce([measurements["red_mean"], measurements["green_mean"], measurements["blue_mean"]])
     dark: NDArray[np.bool_] = (measurements["luma_p98"] < thresholds.dark_level) & (brightest < thresholds.dark_level)
     return dark

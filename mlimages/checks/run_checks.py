@@ -19,7 +19,7 @@ from mlimages.checks.codes import Code, Thresholds
 from mlimages.checks.feature_pairs import require_usearch
 from mlimages.checks.findings import Findings, merge_finding_rows
 from mlimages.checks.image_table import DIGEST_BYTES, ImageTable
-from mlimages.checks.leaks import add_feature_pairs, find_duplicate_groups, make_duplicate_findings
+from mlimages.checks.leaks import find_duplicate_groups, make_duplicate_findings, merge_groups_by_features
 from mlimages.checks.measurements import examine, make_measurement_table
 from mlimages.checks.result import CheckReport, SimilarPair
 from mlimages.checks.rules import apply_class_rules, apply_rules, describe_wrong_suffix
@@ -110,7 +110,7 @@ def check(
         if len(sharpness):
             thresholds = thresholds.adapt_to_sharpness(len(sharpness), float(np.median(sharpness)))
         sets = find_duplicate_groups(images, thresholds, cache)
-    pairs = add_feature_pairs(images, thresholds, sets, embed, progress) if embed else None
+    pairs = merge_groups_by_features(images, thresholds, sets, embed, progress) if embed else None
     groups = sets.list_sets()
     paths = images.find_paths(set(chain.from_iterable(groups)))
     rows = merge_finding_rows(make_duplicate_findings(images, groups, thresholds), apply_rules(images, thresholds))
@@ -215,7 +215,7 @@ def _examine_batch(paths: Sequence[str], cache: CheckCache, thresholds: Threshol
 def _find_cached_results(
     paths: Sequence[Path | str], cache: CheckCache
 ) -> tuple[list[FileState | None], list[ExaminedImage | None]]:
-    """Return the state of each file, and its cached result; None if it has no state or is not cached."""
+    """Return the state of each file, or None without one, and its cached result, or None if it is not cached."""
     states = [_read_file_state(path) for path in paths]
     found = cache.find_results([state for state in states if state])
     return states, [found.get(state.path) if state else None for state in states]

@@ -35,7 +35,7 @@ from mlimages.checks.feature_pairs import (
     _align_pairs,
     _compute_features,
     _iter_nearest_neighbours,
-    find_feature_pairs,
+    find_pairs_by_features,
     require_usearch,
 )
 from mlimages.checks.near_duplicates import ORIENTATIONS
@@ -301,12 +301,12 @@ def test_fewer_than_two_images_have_no_pair_and_one_that_is_gone_none_either(tmp
         raise AssertionError("no features are computed")
 
     for count in (0, 1):
-        assert find_feature_pairs([tmp_path / "a.png"] * count, never, NoProgress()) == []
+        assert find_pairs_by_features([tmp_path / "a.png"] * count, never, NoProgress()) == []
     for name in ("a.png", "b.png"):
         scene(1).save(tmp_path / name)
     for names, pair in ((("a.png", "b.png"), (0, 1)), (("a.png", "gone.png", "b.png"), (0, 2))):
         steps: list[tuple[object, ...]] = []
-        (found,) = find_feature_pairs([tmp_path / name for name in names], of_length, Recording(steps))
+        (found,) = find_pairs_by_features([tmp_path / name for name in names], of_length, Recording(steps))
         assert (found[:2], found.correlation) == (pair, pytest.approx(1, abs=1e-4))
         counts = {"features": (len(names), "images"), "align": (len(names) * (len(names) - 1) // 2, "pairs")}
         assert steps == [

@@ -44,12 +44,12 @@ def test_every_code_of_a_group_means_what_it_says(
     for number in range(3):
         group += range(file_starts[number], file_starts[number] + sum(file == number for file, *_ in images))
     image_at = dict(zip(group, images, strict=True))
-    set_indices, digest = np.zeros(file_starts[-1], np.int32), np.zeros((file_starts[-1], 2), np.uint64)
+    label_indices, digest = np.zeros(file_starts[-1], np.int32), np.zeros((file_starts[-1], 2), np.uint64)
     for index, (_, label, content) in image_at.items():
-        set_indices[index], digest[index] = label, (7, content)
+        label_indices[index], digest[index] = label, (7, content)
 
     table = SimpleNamespace(
-        file_starts=file_starts, set_indices=set_indices, digests=digest, is_multi_label=is_multi_label
+        file_starts=file_starts, label_indices=label_indices, digests=digest, is_multi_label=is_multi_label
     )
     found = list(_iter_relations(table, [group], Thresholds(placeholder_copies=COPIES)))  # type: ignore[arg-type]
 
@@ -175,10 +175,10 @@ def test_pairs_by_features_are_of_other_groups_and_not_of_two_plain_images(monke
         asked.extend(paths)
         return [AlignedPair(one, other, one + other / 10) for one, other in ((0, 1), (0, 2), (2, 3), (1, 4), (4, 5))]
 
-    monkeypatch.setattr(leaks, "find_feature_pairs", found)
+    monkeypatch.setattr(leaks, "find_pairs_by_features", found)
     groups = DisjointSets(8)
     groups.merge_pairs([(6, 7)])
-    pairs = leaks.add_feature_pairs(table, Thresholds(), groups, "embed", "progress")  # type: ignore[arg-type]
+    pairs = leaks.merge_groups_by_features(table, Thresholds(), groups, "embed", "progress")  # type: ignore[arg-type]
     assert asked == [Path(f"{n}.jpg") for n in (1, 2, 3, 4, 6, 7)]
     assert pairs == [(1, 2, 0.1), (1, 3, 0.2), (2, 6, 1.4)]  # not 3 and 4, both plain; not 6 and 7, of one group
     assert groups.list_sets() == [[1, 2, 3, 6, 7]]
