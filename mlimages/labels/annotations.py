@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 from mlimages.core import LabelFileError
 
 NumberedObjects = Iterator[tuple[int, dict[str, Any]]]
-"""JSON objects with their line numbers, or with their numbers from 1."""
+"""JSON objects with their line numbers or, in an export, their positions from 1."""
 
 _AnnotatedImage = tuple[str, list[str] | None, dict[str, str]]
 """The path of an image, its classes (None if it is not annotated), and further keys of its row."""
@@ -66,15 +66,15 @@ def _read_coco(document: Mapping[str, Any], path: Path) -> Iterator[_AnnotatedIm
     if any(each.get("bbox") or each.get("segmentation") for each in document["annotations"]):
         raise LabelFileError(f"{path} contains bounding boxes or masks; expected image-level annotations")
     listed = zip(document["images"], find_coco_classes(document, path), strict=True)
-    images = {_read_coco_key(image, "id", "images", path): (image, classes) for image, classes in listed}
+    images = {_read_coco_value(image, "id", "images", path): (image, classes) for image, classes in listed}
     for image, classes in images.values():
-        yield _read_coco_key(image, "file_name", "images", path), classes, {}
+        yield _read_coco_value(image, "file_name", "images", path), classes, {}
 
 
 def find_coco_classes(
     document: Mapping[str, Any], path: Path, read_name: Callable[[Mapping[str, Any]], str] | None = None
 ) -> list[list[str]]:
-    """Return the category of each annotation of each image in a COCO dataset, in the order of its images.
+    """Return the categories of the annotations of each image in a COCO dataset, in the order of the images.
 
     Ids are compared as text, since some tools write "7" in one list and 7 in another.
 
@@ -95,7 +95,7 @@ def find_coco_classes(
     category_ids = _read_referenced_ids(document["annotations"], "category_id", names, path)
     for image_id, category_id in zip(image_ids, category_ids, strict=True):
         labels[image_id].append(names[category_id])
-    return [labels[_read_coco_key(image, "id", "images", path)] for image in document["images"]]
+    return [labels[_read_coco_value(image, "id", "images", path)] for image in document["images"]]
 
 
 def _require_coco_lists(document: Mapping[str, Any], path: Path) -> None:
@@ -107,8 +107,8 @@ def _require_coco_lists(document: Mapping[str, Any], path: Path) -> None:
 def _read_referenced_ids(
     annotations: Sequence[Mapping[str, Any]], key: str, known_ids: Container[str], path: Path
 ) -> list[str]:
-    """Return the value of `key`, `image_id` or `category_id`, of each annotation."""
-    ids = [_read_coco_key(each, key, "annotations", path) for each in annotations]
+    """Return the value of `key` (`image_id` or `category_id`) of each annotation; check that the ids are known."""
+    ids = [_read_coco_value(each, key, "annotations", path) for each in annotations]
     if unknown := [each for each in ids if each not in known_ids]:
         list_key = {"image_id": "images", "category_id": "categories"}[key]
         raise LabelFileError(
@@ -124,8 +124,8 @@ def _index_coco_objects(
     """Return the name of each object under `list_key` by id; an object that is repeated counts once."""
     names: dict[str, str] = {}
     for each in document[list_key]:
-        object_id = _read_coco_key(each, "id", list_key, path)
-        name = _read_coco_key(each, name_from, list_key, path) if isinstance(name_from, str) else name_from(each)
+        object_id = _read_coco_value(each, "id", list_key, path)
+        name = _read_coco_value(each, name_from, list_key, path) if isinstance(name_from, str) else name_from(each)
         if names.setdefault(object_id, name) != name:
             raise LabelFileError(
                 f"{path}: id {object_id} in {list_key!r} is both {names[object_id]} and {name}: give each an id of its "
@@ -134,8 +134,8 @@ def _index_coco_objects(
     return names
 
 
-def _read_coco_key(values: Mapping[str, Any], key: str, list_key: str, path: Path) -> str:
-    """Return the value of `key` as text; `values` is an object in the list `list_key`, for the error message."""
+def _read_coco_value(values: Mapping[str, Any], key: str, list_key: str, path: Path) -> str:
+    """Return the value of `key` in a COCO object as text; the error message names the list `list_key` that it is in."""
     if values.get(key) is None:
         raise LabelFileError(f"{path}: an object in {list_key!r} has no {key!r}, which COCO requires: {values!s:.80}")
     value = values[key]

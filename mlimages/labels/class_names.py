@@ -104,9 +104,9 @@ class FileClasses:
 def merge_class_names(files: Sequence[FileClasses]) -> tuple[ClassNames, tuple[ClassNames, ...]]:
     """Merge the classes of several files by name; return all names, and for each file the names by its class indices.
 
-    Labels of a file without class names are class indices of the names in another file; the labels of a table only if
-    the indices in all files are together 0 to n - 1. Otherwise each number is itself a class name, and numbers that do
-    not occur are not classes.
+    The class indices of a file without class names refer to the longest list of names in the other files. In a table,
+    they do so only if all class indices of all files are together 0 to n - 1; otherwise, each number that occurs is
+    itself a class name.
     """
     by_file = [_pad_names(file.names, file.class_indices) for file in files]
     numbers = {
@@ -167,7 +167,7 @@ def check_common_classes(classes: Mapping[str, Mapping[str, object]], split_fold
         if split != "train" and own and "train" in classes and not own.keys() & classes["train"].keys():
             folder, train = split_folders[split], split_folders["train"]
             raise InputError(
-                f"{folder} and {train} have no class in common ({', '.join(list(own)[:3])}): label only {train}, and "
+                f"{folder} ({', '.join(list(own)[:3])}) and {train} have no class in common: label only {train}, and "
                 f"label {folder} by a table or with --class-from"
             )
 

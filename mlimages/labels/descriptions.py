@@ -10,7 +10,7 @@ from mlimages.labels.class_names import ClassNames
 from mlimages.labels.tables import MAX_SHOWN_NAMES
 
 MAX_SHOWN_CLASSES = 20
-"""Maximum number of rows of the table."""
+"""Maximum number of classes in the HTML table."""
 
 
 def summarize_labels(path: Path, items: Iterable[object], class_names: ClassNames) -> str:

@@ -19,10 +19,10 @@ from mlimages.labels.scanning import (
 from mlimages.labels.tables import MAX_SHOWN_NAMES
 
 NUMBERED_SUBFOLDER = re.compile(r"/part-\d{4,}$")
-"""Matches the subfolders of a class that `gather --subfolders` creates."""
+"""Matches the path of a subfolder of a class that `gather --subfolders` creates."""
 
 _SHARD_MANIFEST = re.compile(r"manifest-(\d{5})-of-(\d{5})\.jsonl")
-"""Matches the manifests that `gather --shard` writes."""
+"""Matches the name of a manifest that `gather --shard` writes."""
 
 
 def find_root_images(root: Path) -> list[Path]:
@@ -62,11 +62,12 @@ def describe_nested_folders(class_folders: Sequence[Path], root: Path) -> str:
     shown = ", ".join(nested[:MAX_SHOWN_NAMES]) + ", ..." * (len(nested) > MAX_SHOWN_NAMES)
     if len(class_folders) > 1 and all(len(parents) == len(class_folders) for parents in parents_by_name.values()):
         return (
-            f"images in nested folders belong to the class folder above ({shown}). Every class folder has the same "
-            "subfolders; if these are the classes, use --class-from '([^/]+)/[^/]+$' (one class per subfolder name) or "
-            "--leaf (one class per subfolder)"
+            f"images in nested folders belong to the class folder that contains them ({shown}). Every class folder has "
+            "the same subfolders; if these are the classes, use --class-from '([^/]+)/[^/]+$' (one class per subfolder "
+            "name) or --leaf (one class per subfolder)"
         )
-    return f"images in nested folders belong to the class folder above ({shown}); --leaf makes each folder a class"
+    text = f"images in nested folders belong to the class folder that contains them ({shown})"
+    return f"{text}; --leaf makes each folder a class"
 
 
 def describe_entries_outside_splits(root: Path, split_folders: set[Path]) -> list[str]:

@@ -38,7 +38,8 @@ from mlimages.labels.table_options import TableOptions
 from mlimages.labels.tables import MAX_SHOWN_NAMES
 
 MAX_ROOT_IMAGE_FRACTION = 0.01
-"""Maximum fraction of images outside the class folders; with more, the folder has another layout."""
+"""Maximum number of images outside the class folders, as a fraction of those inside; if there are more, the images are
+probably not arranged in class folders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +280,7 @@ def _find_split_folders(root: Path) -> dict[str, Path]:
 
 
 def _find_class_images(root: Path, *, leaf: bool) -> dict[str, Callable[[], Iterator[Path]]]:
-    """Return a function by class name that iterates over the images of the class, in folders or shards."""
+    """Return, by class name, a function that iterates over the images of the class, in folders or shards."""
     if find_shards(root):
         return {name: partial(map, Path, paths) for name, paths in find_shard_classes(root, leaf=leaf).items()}
     classes: dict[str, list[Path]] = {}

@@ -22,11 +22,11 @@ DELIMITER_BY_SUFFIX = {".csv": ",", ".tsv": "\t"}
 WRITABLE_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl")
 READABLE_SUFFIXES = (*WRITABLE_SUFFIXES, ".json", ".xml")
 
-PATH_LABEL, WHITESPACE = " ", "  "
-"""Delimiters of a .txt that is not a table: the last white space of a line, or any white space."""
+LAST_WHITESPACE, ANY_WHITESPACE = " ", "  "
+"""Delimiters of a .txt that is not a table: a line is split at its last white space, or at any white space."""
 
 FORMAT_SAMPLE_SIZE = 50
-"""Number of lines that decide whether a .txt is a table, and of objects whose keys become columns."""
+"""Number of lines read to decide whether a .txt is a table, and of JSON objects whose keys become columns."""
 
 _SEPARATOR_LINE = re.compile(r'"?sep=([,;|\t])"?\s*', re.IGNORECASE)
 
@@ -68,7 +68,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class LabelRow:
     """One image of a label file: its line number (from 1), its path, and its label as text."""
 
     line_number: int
@@ -115,7 +115,7 @@ def _find_delimiters(line: str) -> list[str]:
 
 
 def detect_delimiters(path: Path, *, split_at_whitespace: bool = False) -> list[str]:
-    """Return the delimiters in the first line of a table, the usual one of its suffix first; [""] for JSON and XML.
+    """Return the delimiters in the first line of a table, the usual one for its suffix first; [""] for JSON and XML.
 
     Args:
         path: path of the table.
@@ -125,7 +125,7 @@ def detect_delimiters(path: Path, *, split_at_whitespace: bool = False) -> list[
     if suffix in (".jsonl", ".json", ".xml"):
         return [""]
     if not is_table(path):
-        return [WHITESPACE if split_at_whitespace else PATH_LABEL]
+        return [ANY_WHITESPACE if split_at_whitespace else LAST_WHITESPACE]
     with open_text(path) as lines:
         first = next(filter(str.strip, lines), "")
     if declared := parse_separator_line(first):
@@ -146,16 +146,16 @@ def read_records(path: Path, delimiter: str) -> Iterator[Record]:
             yield from _read_object_records(_read_json_lines(lines, path))
         elif suffix in (".json", ".xml"):
             yield from _read_object_records(read_annotations(lines, path))
-        elif delimiter == PATH_LABEL:
+        elif delimiter == LAST_WHITESPACE:
             rows = ((number, _split_path_and_label(line.strip())) for number, line in enumerate(lines, start=1))
             yield from (Record(number, cells) for number, cells in rows if cells)
-        elif delimiter == WHITESPACE:
+        elif delimiter == ANY_WHITESPACE:
             yield from (Record(number, line.split()) for number, line in enumerate(lines, start=1) if line.strip())
         else:
             yield from _read_csv_records(lines, path, delimiter)
 
 
-def read_text_rows(path: Path) -> Iterator[Row]:
+def read_text_rows(path: Path) -> Iterator[LabelRow]:
     """Yield the rows of a text file with one line `path label` per image.
 
     Raises:
@@ -168,7 +168,7 @@ def read_text_rows(path: Path) -> Iterator[Row]:
                 continue
             if len(parts) == 1:
                 raise _make_unexpected_line_error(path, number, "`path label`", line)
-            yield Row(number, _unquote(parts[0].strip()), _unquote(parts[1]))
+            yield LabelRow(number, _unquote(parts[0].strip()), _unquote(parts[1]))
 
 
 @contextmanager
@@ -216,7 +216,7 @@ def get_supported_suffix(path: Path, suffixes: tuple[str, ...] = READABLE_SUFFIX
 def _split_path_and_label(line: str) -> list[str]:
     """Split `path label` into two cells; a line that is only a path, which may contain white space, is one cell.
 
-    A label is a class index, or follows the path of an image.
+    The last word of a line is a label if it is a class index or the rest of the line is the path of an image.
     """
     path, *label = line.rsplit(None, 1) or [""]
     is_split = label and (_is_index_label(label[0]) or (_is_image_path(path) and not _is_image_path(label[0])))

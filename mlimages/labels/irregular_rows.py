@@ -39,7 +39,8 @@ def describe_irregular_rows(path: Path, records: Iterable[Record], columns: Sequ
     if 2 * len(too_long) > count:
         raise LabelFileError(
             f"{path}:{too_long[0]}: {len(too_long)} of {pluralize(count, 'row')} have more cells than the first row "
-            f"({len(columns)}): the first row must name all columns or, without a header, have as many cells"
+            f"({len(columns)}): the first row must name all columns or, without a header, have as many "
+            "cells as the other rows"
         )
     notes = [f"{pluralize(len(repeated), 'repeated header')} (row {format_row_numbers(repeated)})"] * bool(repeated)
     if too_long:

@@ -86,7 +86,7 @@ class LabelFile:
 
     @property
     def is_multi_label(self) -> bool:
-        """Whether an image may have any number of classes: the labels of the first image are in brackets."""
+        """Whether an image may have any number of classes, that is, whether labels are lists such as `[0,3]`."""
         if table := self.table:
             return table.has_label_lists
         return isinstance(next(self.text_items(), ("", 0))[1], tuple)
@@ -116,7 +116,7 @@ class LabelFile:
         if explicit is not None:
             return explicit
         table = self._detect_table()
-        names = table.counts.labels if table and not table.has_class_indices else ()
+        names = table.statistics.labels if table and not table.has_class_indices else ()
         return () if names == tuple(map(str, range(len(names)))) else names
 
     @property
@@ -129,7 +129,7 @@ class LabelFile:
         """The table and its detected columns; None for `path label` lines.
 
         Raises:
-            LabelFileError: the table cannot be read, no columns match, or less than half of its images exist.
+            LabelFileError: the table cannot be read, no columns match, or fewer than half of its images exist.
         """
         return None if self._items else self._detect_table()
 
@@ -143,7 +143,7 @@ class LabelFile:
         table = self.table
         if table is None:
             return self._notes
-        if table.is_supported_format and self._find_explicit_class_names() is not None:
+        if table.has_standard_columns and self._find_explicit_class_names() is not None:
             skipped_notes = table.skipped_row_notes
             return (*self._notes, *skipped_notes, *(table.multiple_classes_notes if skipped_notes else ()))
         notes = (*table.skipped_row_notes, *table.multiple_classes_notes, *table.case_notes, *table.missing_notes)
@@ -202,7 +202,7 @@ class LabelFile:
         return read_class_names(definition) if is_used else None
 
     def _ignores_definition(self, definition_path: Path) -> bool:
-        """Whether to ignore a class definition: this table has class names, and mlimages wrote it for another file.
+        """Whether to ignore a class definition that mlimages wrote for another file, since this table has class names.
 
         `mlimages label photos.csv -o photos.txt` writes the class definition of photos.txt beside photos.csv.
         """
@@ -210,7 +210,7 @@ class LabelFile:
         if definition_path.name not in written or self.path.name in written:
             return False
         table = self._detect_table()
-        return table is not None and not all(map(is_class_index, table.counts.labels))
+        return table is not None and not all(map(is_class_index, table.statistics.labels))
 
     def _detect_table(self) -> Table | None:
         """Return the table with its columns, which are detected again if the file has changed."""
@@ -219,7 +219,7 @@ class LabelFile:
         state = (fingerprint(self.path), class_definition_path(self.path).exists())
         if self._cached_table is None or self._cached_table[0] != state or state[0] is None:
             table = detect_table(self.path, self.img_root, self._options) if self._is_read_as_table() else None
-            if table and not (table.is_supported_format and state[1]):
+            if table and not (table.has_standard_columns and state[1]):
                 table.require_images()
             self._cached_table = (state, table)
         return self._cached_table[1]
@@ -257,7 +257,7 @@ class LabelFile:
             seed: random seed.
             groups: a value by image path; images with the same value stay in one split.
             contents: an identifier of the image's content, by image path; by default the path below the class folder.
-            assigned: the split, from 0, of images that are already split, by path; images of their groups join them.
+            assigned: index of the split of each image that is already split, by path; its group joins that split.
 
         Raises:
             InputError: the fractions are not positive or do not add up to 1.
@@ -318,7 +318,7 @@ class LabelFile:
         reader = LabelReader(self.path, names, has_definition=self._find_explicit_class_names() is not None)
         root = str(table.folder if table else self.img_root)
         for row in table.rows() if table else read_text_rows(self.path):
-            label = reader.labels.get(row.label)
+            label = reader.labels_by_text.get(row.label)
             if label is None:
                 label = reader.read(row)
             yield join_name(row.path.replace("\\", "/"), root), label

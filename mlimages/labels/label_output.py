@@ -13,7 +13,7 @@ from mlimages.labels.formats import Label, write_rows
 
 @runtime_checkable
 class SupportsTextItems(Protocol):
-    """Images with labels that yield their paths as text, which is faster than `Path` objects; such as a `LabelFile`."""
+    """Labelled images, such as a `LabelFile`, that yield paths as text, since creating `Path` objects is slower."""
 
     def text_items(self) -> Iterator[tuple[str, Label]]:
         """Yield the path of each image as text, and its label."""

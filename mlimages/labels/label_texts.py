@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mlimages.core import LabelFileError
 from mlimages.labels.class_names import MAX_CLASSES, ClassNames, class_definition_path, is_class_index
-from mlimages.labels.formats import Label, Row, is_label_list
+from mlimages.labels.formats import Label, LabelRow, is_label_list
 
 ONES, ZEROS = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
 """Values of a one-hot column, in lower case."""
@@ -33,17 +33,17 @@ class LabelReader:
     """Reads the labels of one label file.
 
     Attributes:
-        labels: the labels read so far, by the text of the label in the file.
+        labels_by_text: the labels read so far, by their text in the file.
     """
 
     def __init__(self, path: Path, names: ClassNames, *, has_definition: bool) -> None:
-        self.labels: dict[str, Label] = {}
+        self.labels_by_text: dict[str, Label] = {}
         self._path, self._names, self._has_definition = path, names, has_definition
         self._indices = {name: n for n, name in enumerate(names) if not (has_definition and is_class_index(name))}
         for name, index in list(self._indices.items()):  # labels of tables are in this form
             self._indices.setdefault(unicodedata.normalize("NFC", name), index)
 
-    def read(self, row: Row) -> Label:
+    def read(self, row: LabelRow) -> Label:
         """Return the class index of a row, or its sorted class indices if they are in brackets.
 
         Raises:
@@ -51,15 +51,15 @@ class LabelReader:
         """
         texts = None if row.label in self._indices else parse_list(row.label)
         _reject_binary_vector(f"{self._path}:{row.line_number}", row.label, texts or ())
-        several = tuple(sorted({self._find_index(row, text) for text in texts or ()}))
-        label = self._find_index(row, row.label) if texts is None else several
-        if isinstance(label, tuple) != isinstance(next(iter(self.labels.values()), label), tuple):
+        several = tuple(sorted({self._find_class_index(row, text) for text in texts or ()}))
+        label = self._find_class_index(row, row.label) if texts is None else several
+        if isinstance(label, tuple) != isinstance(next(iter(self.labels_by_text.values()), label), tuple):
             expected = "expected one class on every line, or a list in brackets ([0,3], [2], []) on every line"
             raise LabelFileError(f"{self._path}:{row.line_number}: {expected}, found {row.label[:80]!r}")
-        self.labels[row.label] = label
+        self.labels_by_text[row.label] = label
         return label
 
-    def _find_index(self, row: Row, text: str) -> int:
+    def _find_class_index(self, row: LabelRow, text: str) -> int:
         index, names = self._indices.get(text, int(text) if is_class_index(text) else -1), self._names
         if 0 <= index < (len(names) or MAX_CLASSES):
             return index
@@ -159,7 +159,7 @@ def split_cell(cell: str, separator: str, location: str) -> Sequence[str]:
 
 
 def count_multi_class_labels(labels: Collection[str]) -> dict[str, int]:
-    """Count the labels that seem to contain several classes: by separator (`"';'"`), or as "brackets" (`[0, 3]`).
+    """Count the labels that seem to contain several classes, by separator; those in brackets count as "brackets".
 
     Since a class name may itself contain `|` or `,`, labels with such a separator are counted only if one of the names
     between the separators occurs more than once.

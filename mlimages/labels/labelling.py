@@ -247,7 +247,7 @@ def _read_source(
     """Return all images, and the images of each split if the source is already split."""
     class_names = read_class_names(options.classes) if options.classes else None
 
-    def merge(labels: LabelFile) -> LabelFile:
+    def merge_and_print_notes(labels: LabelFile) -> LabelFile:
         merged = merge_identical_images(labels) if options.multi_label else labels
         for line in merged.notes:
             print_note(line)
@@ -264,22 +264,23 @@ def _read_source(
             )
         splits = {} if options.split or options.append else labels.splits
         if not splits:
-            return merge(labels), {}
+            return merge_and_print_notes(labels), {}
         for line in labels.notes:
             print_note(line)
-        return labels, {name: merge(part) for name, part in splits.items()}
+        return labels, {name: merge_and_print_notes(part) for name, part in splits.items()}
     check_table_options(source, options)
     if options.class_from:
-        return merge(label_dir_by_pattern(source, options.class_from)), {}
+        return merge_and_print_notes(label_dir_by_pattern(source, options.class_from)), {}
     if options.class_index is not None:
         skipped_notes = [f"left out: {text}" for text in describe_skipped_entries(source, is_class_folder=True)]
-        return merge(label_dir(source, options.class_index).with_notes(skipped_notes)), {}
+        labels = label_dir(source, options.class_index).with_notes(skipped_notes)
+        return merge_and_print_notes(labels), {}
     folder = label_dir_auto(source, leaf=options.leaf, class_names=class_names)
     for line in folder.notes:
         print_note(line)
     if not folder.splits:
-        return merge(folder.labels), {}
-    return folder.labels, {name: merge(part) for name, part in folder.splits.items()}
+        return merge_and_print_notes(folder.labels), {}
+    return folder.labels, {name: merge_and_print_notes(part) for name, part in folder.splits.items()}
 
 
 def _find_missing_images(labels: LabelFile) -> list[str]:
@@ -287,15 +288,15 @@ def _find_missing_images(labels: LabelFile) -> list[str]:
 
 
 def _require_readable(path: Path, labels: LabelFile) -> None:
-    """Check that the written file can be read: a table without a class definition is recognized by its images."""
+    """Check that the label file can be read: without class names, at least half of the images of a table must exist."""
     if path.suffix.lower() == ".txt" or labels.defined_class_names:
         return
     missing, count = len(_find_missing_images(labels)), labels.count_images()[0]
     if 2 * missing > count:
         raise InputError(
             f"{path}: {missing} of {count} images are missing, but a {path.suffix} label file without class names "
-            "is recognized only by its images: use --images DIR for the folder of the images, --classes "
-            "FILE for class names, or -o NAME.txt"
+            "can be read only if at least half of its images exist: use --images DIR for the folder of the images, "
+            "--classes FILE for class names, or -o NAME.txt"
         )
 
 

@@ -36,7 +36,7 @@ SPLIT_NAMES_BY_ALIAS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
-"""Split by its usual names: of folders, which then are not class folders, and of cells in a column of a table."""
+"""Names of the splits by alias: the name of a folder, which is then not a class folder, or the text of a cell."""
 
 
 def make_path_resolver() -> Callable[[str], str]:
@@ -90,7 +90,7 @@ def walk_folders(root: Path, *, is_skipped: Callable[[str], bool] = is_skipped_f
 
     Args:
         root: the folder.
-        is_skipped: whether a local folder of this name is skipped; remote folders are those of `list_subfolders`.
+        is_skipped: whether a local folder of this name is skipped; for remote folders, `is_skipped_folder` is used.
     """
     if is_remote(root):
         yield root
@@ -180,9 +180,9 @@ def describe_skipped_entries(root: Path, *, is_class_folder: bool = False) -> li
                 if _creates_cycle(folder / name, folder, root):
                     skipped["links to a parent folder", name] += 1
                 elif is_skipped_folder(name):
-                    skipped["hidden folders and folders of tools", name] += 1
+                    skipped["hidden folders and folders created by tools", name] += 1
                 elif not can_list_folder(folder / name):
-                    skipped["folders without permission", name] += 1
+                    skipped["folders without read permission", name] += 1
             elif (is_class_folder or folder != root) and not name.startswith(".") and not is_image_name(name):
                 suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
                 skipped["files that are not images", suffix or "no suffix"] += 1

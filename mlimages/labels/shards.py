@@ -88,7 +88,10 @@ def is_labeled_shard(path: Path) -> bool:
 
 
 def _read_shard_images(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield the path and the class of each image in the shards that the manifest lists, or that has a class folder."""
+    """Yield the path and the class of each image that the manifests list.
+
+    Without a manifest, yield those of every image in the shards; its class is its folder, or "" without one.
+    """
     shards = find_shards(folder)
     folder = folder.parent if folder in shards else folder
     names = {shard.name for shard in shards}

@@ -13,7 +13,7 @@ from mlimages.labels.label_file import LabelFile
 from mlimages.labels.table_options import TableOptions
 
 SPLIT_NAMES_BY_COUNT = {2: ("train", "val"), 3: ("train", "val", "test")}
-"""Names of the splits by their number."""
+"""Names of the splits, by the number of splits."""
 
 
 def append_labels(existing_labels: LabelFile, new_labels: LabelFile, *, by_class_index: bool) -> LabelFile:

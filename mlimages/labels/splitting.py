@@ -39,12 +39,13 @@ class Group:
     num_class_groups: int
     is_majority: bool = False
 
-    def cut_key(self, fraction: float) -> tuple[int, float]:
-        """Return a sort key for a cut after the first `fraction` of a class: groups after the cut have the lowest keys.
+    def sort_key_at_cut(self, fraction: float) -> tuple[int, float]:
+        """Return a key that sorts groups by their position relative to a cut, which is after `fraction` of their class.
 
-        The first element is -1 after the cut, 0 for the group that contains the cut, and 1 or 2 before the cut. A
-        group is after the cut if its key is at most `(0, 0.0)`, so that `rounding_offset` decides for the one that
-        contains it. The majority of a class stays in the first split: few images, or none, would be left to train on.
+        Groups after the cut come first. The first element is -1 after the cut, 0 for the group that contains the cut,
+        and 1 or 2 before the cut. A group counts as after the cut if its key is at most `(0, 0.0)`, so that
+        `rounding_offset` decides for the group that contains the cut. A group with the majority of its class comes
+        last, so that it stays in the first split: otherwise, few images, or none, would be left to train on.
         """
         if self.is_majority:
             return 2, 0.0
@@ -82,8 +83,8 @@ def split(
             value is a group of its own.
         contents: an identifier of the image's content, by image path; by default the path below the class folder, or
             below the folder that contains all images.
-        assigned: the split, from 0, of each image that is already split, by path; the images of its group join it, and
-            the other images are split in these proportions.
+        assigned: index of the split of each image that is already split, by path; the images of its group are put in
+            the same split, and the other images are split in these proportions.
 
     Raises:
         InputError: the fractions are not positive or do not add up to 1.
@@ -108,7 +109,7 @@ def split(
         names,
         seed,
     )
-    for number, later_groups in enumerate(_split_groups(ordered, fractions), start=1):
+    for number, later_groups in enumerate(_iter_later_groups(ordered, fractions), start=1):
         split_numbers |= {new[index]: number for group in later_groups for index in group.image_indices}
     splits: list[list[LabeledPath]] = [[] for _ in fractions]
     for index, item in enumerate(items):
@@ -252,7 +253,7 @@ def _order_groups(
         counts = Counter(labels[index] for index in indices)
         label = min(counts, key=lambda label: (-counts[label], names[label]))
         by_class[label].append((_hash_to_unit_interval(seed, "image", image_id), image_id, indices))
-    offsets = _compute_class_offsets([names[label] for label in by_class], seed)
+    offsets = _compute_rounding_offsets([names[label] for label in by_class], seed)
     return [
         group
         for label, class_groups in by_class.items()
@@ -260,7 +261,7 @@ def _order_groups(
     ]
 
 
-def _compute_class_offsets(class_names: Sequence[str], seed: int) -> dict[str, float]:
+def _compute_rounding_offsets(class_names: Sequence[str], seed: int) -> dict[str, float]:
     """Return the `Group.rounding_offset` of each class: random but evenly spread, so that half are rounded up."""
     ordered = sorted(class_names, key=lambda name: _hash_to_unit_interval(seed, "class", name))
     return {
@@ -268,14 +269,14 @@ def _compute_class_offsets(class_names: Sequence[str], seed: int) -> dict[str, f
     }
 
 
-def _rank_groups(index_groups: Sequence[Sequence[int]], offset: float) -> Iterable[Group]:
+def _rank_groups(grouped_indices: Sequence[Sequence[int]], offset: float) -> Iterable[Group]:
     """Yield the groups of a class with their ranks, given the indices of their images in random order.
 
     Over all orders, `Group.fractional_rank` is uniformly distributed for groups of any size; with the plain number of
     images, large groups would hardly ever be in a small split. A group with the majority of the images is always first.
     """
-    before, total, count = 0, sum(map(len, index_groups)), len(index_groups)
-    for indices in sorted(index_groups, key=lambda indices: 2 * len(indices) <= total):
+    before, total, count = 0, sum(map(len, grouped_indices)), len(grouped_indices)
+    for indices in sorted(grouped_indices, key=lambda indices: 2 * len(indices) <= total):
         mean_size = (total - len(indices)) / max(1, count - 1)
         is_majority = 2 * len(indices) > total
         yield Group(tuple(indices), before / mean_size if mean_size else 0.0, offset, count, is_majority)
@@ -288,8 +289,8 @@ def _hash_to_unit_interval(seed: int, purpose: str, name: str) -> float:
     return int.from_bytes(digest[:6]) / 2**48
 
 
-def _split_groups(groups: Sequence[Group], fractions: Sequence[float]) -> Iterable[list[Group]]:
-    """Yield, for the second split and each later one, the groups of that split and of all splits after it."""
+def _iter_later_groups(groups: Sequence[Group], fractions: Sequence[float]) -> Iterable[list[Group]]:
+    """Yield the groups that are not in the first split, then those that are not in the first two, and so on."""
     largest = max((len(group.image_indices) for group in groups), default=0)
     total = sum(len(group.image_indices) for group in groups)
     later, excess, fraction_before_cut = list(groups), 0.0, 0.0
@@ -297,20 +298,19 @@ def _split_groups(groups: Sequence[Group], fractions: Sequence[float]) -> Iterab
         fraction_before_cut += fraction
         target = (1 - fraction_before_cut) * total
         minimum, maximum = target + max(-largest, excess - largest), target + min(largest, excess + largest)
-        later = _select_groups_after_cut(later, fraction_before_cut, minimum, maximum)
+        later = _select_later_groups(later, fraction_before_cut, minimum, maximum)
         excess = sum(len(group.image_indices) for group in later) - target
         yield later
 
 
-def _select_groups_after_cut(
-    groups: Iterable[Group], fraction: float, min_images: float, max_images: float
-) -> list[Group]:
-    """Return the groups after the first `fraction` of their class.
+def _select_later_groups(groups: Iterable[Group], fraction: float, min_images: float, max_images: float) -> list[Group]:
+    """Return the groups that come after the first `fraction` of their class.
 
-    The groups nearest to the cut change sides until the number of images is from `min_images` to `max_images`.
+    Groups are added or removed, beginning with those nearest to this cut, until the number of images is between
+    `min_images` and `max_images`.
     """
-    ordered = sorted(groups, key=lambda group: group.cut_key(fraction))
-    count = sum(group.cut_key(fraction) <= (0, 0.0) for group in ordered)
+    ordered = sorted(groups, key=lambda group: group.sort_key_at_cut(fraction))
+    count = sum(group.sort_key_at_cut(fraction) <= (0, 0.0) for group in ordered)
     images = sum(len(group.image_indices) for group in ordered[:count])
     while images > max_images + COUNT_TOLERANCE:
         count -= 1

@@ -26,7 +26,7 @@ from mlimages.labels.column_names import (
     rank_path_column,
     suggest_table_options,
 )
-from mlimages.labels.formats import PATH_LABEL, WHITESPACE, Record, detect_delimiters, read_records
+from mlimages.labels.formats import ANY_WHITESPACE, LAST_WHITESPACE, Record, detect_delimiters, read_records
 from mlimages.labels.irregular_rows import is_irregular, is_repeated_header
 from mlimages.labels.label_texts import are_binary_cells, is_one, parse_list
 from mlimages.labels.scanning import IMAGE_SUFFIXES, SPLIT_NAMES_BY_ALIAS
@@ -65,8 +65,10 @@ def _read_sample(path: Path, delimiter: str) -> list[Record]:
 def _find_possible_delimiters(path: Path, options: TableOptions) -> list[str]:
     """Return the possible delimiters; in a .txt, `a.jpg cats;dogs` may be a path and its labels."""
     delimiters = detect_delimiters(path, split_at_whitespace=options.specifies_columns)
-    is_text = options.multi_label and path.suffix.lower() == ".txt" and delimiters[0] not in (PATH_LABEL, WHITESPACE)
-    return [*delimiters, PATH_LABEL] if is_text else delimiters
+    is_text = (
+        options.multi_label and path.suffix.lower() == ".txt" and delimiters[0] not in (LAST_WHITESPACE, ANY_WHITESPACE)
+    )
+    return [*delimiters, LAST_WHITESPACE] if is_text else delimiters
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +113,15 @@ class _TableSample:
         name = self.options.path_column
         columns = [self._find_column_index(name)] if name else list(range(self.num_columns))
         rows = self.records[1:] or self.records
-        locations = [self._choose_path_column(rows, columns, self.folder)]
+        locations = [self._locate_images(rows, columns, self.folder)]
         if locations[0].existing_fraction < 0.5 and self.options.images is None and not is_remote(self.folder):
-            locations += [self._choose_path_column(rows, columns, path) for path in _find_image_folders(self.folder)]
+            locations += [self._locate_images(rows, columns, path) for path in _find_image_folders(self.folder)]
         best = max(locations, key=lambda location: location.existing_fraction)
         if best.existing_fraction:
             return best
         return replace(best, path_column=min(columns, key=self._rank_by_name, default=0))
 
-    def _choose_path_column(self, rows: Sequence[Record], columns: Sequence[int], folder: Path) -> _ImageLocation:
+    def _locate_images(self, rows: Sequence[Record], columns: Sequence[int], folder: Path) -> _ImageLocation:
         locations = [_ImageLocation(0.0, 0, folder, self.options.suffix)]
         for column in [] if is_remote(folder) else columns:
             cells = [row.cells[column] for row in rows if column < len(row.cells)]
@@ -145,7 +147,7 @@ class _TableSample:
     @cached_property
     def has_header(self) -> bool:
         """Whether the first row is a header: its cell in the path column is not the path of an image."""
-        if not self.records or self.delimiter == PATH_LABEL:
+        if not self.records or self.delimiter == LAST_WHITESPACE:
             return False
         location = self.image_location
         value = self.first_row[location.path_column] if location.path_column < self.num_columns else ""
@@ -178,7 +180,7 @@ class _TableSample:
 
     def _has_label_lists(self, label_columns: Sequence[int]) -> bool:
         """Whether each label of the sample is a list of labels."""
-        is_named = self.delimiter == PATH_LABEL or self.options.label_column
+        is_named = self.delimiter == LAST_WHITESPACE or self.options.label_column
         if len(label_columns) != 1 or not (is_named or self.normalized_names[label_columns[0]] in LABEL_COLUMN_NAMES):
             return False
         cells = [cell for cell in self._list_sample_cells(label_columns) if cell]
@@ -192,8 +194,8 @@ class _TableSample:
     def split_column_index(self) -> int | None:
         """The index of the column whose cells name the splits, of which there are at least two; None if there is none.
 
-        Without a header, there must be at least three columns, and the first cell cannot be 0 or 1, a possible class.
-        All rows are read, since they may be sorted by split, and a later one may be blank.
+        Without a header, the table must have at least three columns, and the first cell must be a name such as train,
+        since 0 and 1 may be classes. All rows are read, as they may be sorted by split and later cells may be blank.
         """
         for column, name in enumerate(self.normalized_names):
             is_candidate = name in SPLIT_COLUMN_NAMES
@@ -220,7 +222,7 @@ class _TableSample:
             )
 
     def _find_label_columns(self, path_column: int) -> tuple[int, ...]:
-        """Return the indices of the label columns: one, or several if they are one-hot."""
+        """Return the indices of the label columns: one, or several that are one-hot or that --label-column names."""
         if self.options.label_column:
             lowered = [cell.lower() for cell in self.first_row]
             is_one_name = self._may_have_header and self.options.label_column.lower() in lowered
@@ -258,7 +260,7 @@ class _TableSample:
     @property
     def _may_have_header(self) -> bool:
         """Whether the first row may be a header; otherwise columns are selected only by number."""
-        return self.delimiter != WHITESPACE and not any(
+        return self.delimiter != ANY_WHITESPACE and not any(
             cell.lower().endswith(tuple(IMAGE_SUFFIXES)) for cell in self.first_row
         )
 

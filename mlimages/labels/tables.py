@@ -13,7 +13,7 @@ from pathlib import Path
 from mlimages.core import LabelFileError, is_file_or_member, is_remote, pluralize
 from mlimages.labels.class_names import is_class_index
 from mlimages.labels.column_names import PATH_COLUMN_NAMES, parse_split, rank_path_column, suggest_table_options
-from mlimages.labels.formats import PATH_LABEL, Record, Row, detect_delimiters, read_records
+from mlimages.labels.formats import LAST_WHITESPACE, LabelRow, Record, detect_delimiters, read_records
 from mlimages.labels.irregular_rows import describe_irregular_rows, format_row_numbers, is_irregular
 from mlimages.labels.label_texts import (
     count_multi_class_labels,
@@ -42,7 +42,7 @@ class Table:
         delimiter: delimiter of the cells.
         column_names: names from the header; "" for each column if there is no header.
         path_column_index: index of the path column.
-        label_column_indices: indices of the label columns: several if one-hot, none with `class_from`.
+        label_column_indices: indices of the label columns; there are none with `class_from`.
         suffix: suffix to append to each path.
         class_from: regular expression whose match in the path is the label; "" to read label columns.
         has_header: whether the first row contains the column names.
@@ -68,29 +68,29 @@ class Table:
     label_columns_have_names: bool
     merges_rows: bool
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[LabelRow]:
         """Return an iterator over the rows, except those without a path or without a label."""
         if self.merges_rows:
             return (row for row, _ in self._merged_rows)
         return (row for row in self._iter_all_rows() if row.path and row.label)
 
     @property
-    def _merged_rows(self) -> list[tuple[Row, str]]:
+    def _merged_rows(self) -> list[tuple[LabelRow, str]]:
         """One row per image and split, with all classes of the image, and the name of the split ("" for none)."""
         merged: dict[tuple[str, str], tuple[int, dict[str, None]]] = {}
         for row, split in self._iter_rows_and_splits():
             _, labels = merged.setdefault((os.path.normpath(row.path), split), (row.line_number, {}))
             labels.update(dict.fromkeys(parse_list(row.label) or ()))
-        return [(Row(number, path, format_list(labels)), split) for (path, split), (number, labels) in merged.items()]
+        return [(LabelRow(n, path, format_list(labels)), split) for (path, split), (n, labels) in merged.items()]
 
-    def _iter_rows_and_splits(self) -> Iterator[tuple[Row, str]]:
+    def _iter_rows_and_splits(self) -> Iterator[tuple[LabelRow, str]]:
         index = self.split_column_index
         for record, row in zip(self._iter_records(), self._iter_all_rows(), strict=True):
             if row.path and row.label:
                 yield row, "" if index is None else parse_split(record.cell(index), self._get_column_name(index))
 
-    def _iter_all_rows(self) -> Iterator[Row]:
-        """Yield each row, also without a path or without a label."""
+    def _iter_all_rows(self) -> Iterator[LabelRow]:
+        """Yield each row, including rows without a path or without a label."""
         expression = compile_pattern(self.class_from) if self.class_from else None
         for record in self._iter_records():
             path = record.cell(self.path_column_index)
@@ -99,7 +99,7 @@ class Table:
                 label = format_list([label])
             if path:
                 path = find_relative_path(path, self.strip_components, self.folder, self.suffix) + self.suffix
-            yield Row(record.line_number, path, label or "")
+            yield LabelRow(record.line_number, path, label or "")
 
     def _iter_records(self) -> Iterator[Record]:
         return (record for record in self._iter_rows_below_header() if not is_irregular(record, self.column_names))
@@ -168,22 +168,23 @@ class Table:
     @property
     def has_class_indices(self) -> bool:
         """Whether the labels are class indices (`path index` lines) rather than names."""
-        return self.delimiter == PATH_LABEL and not self.class_from and all(map(is_class_index, self.counts.labels))
+        has_path_label_lines = self.delimiter == LAST_WHITESPACE and not self.class_from
+        return has_path_label_lines and all(map(is_class_index, self.statistics.labels))
 
     @cached_property
-    def is_supported_format(self) -> bool:
-        """Whether the columns are `path,label`, the format that mlimages writes."""
+    def has_standard_columns(self) -> bool:
+        """Whether the columns are path (or file_name) and label, as in tables that mlimages writes."""
         return [column.lower() for column in self.column_names] in (["path", "label"], ["file_name", "label"])
 
     @cached_property
-    def counts(self) -> TableCounts:
+    def statistics(self) -> TableStatistics:
         """Statistics of the rows."""
         labels: dict[str, None] = {}
-        count, missing, unlabeled_lines = 0, [], []
+        count, missing, unlabeled = 0, [], []
         local, images = not is_remote(self.folder), set[str]()
         for row in self._iter_all_rows():
             if not (row.path and row.label):
-                unlabeled_lines.append(row.line_number)
+                unlabeled.append(row.line_number)
                 continue
             if self.has_label_lists:
                 labels.update(dict.fromkeys(parse_list(row.label) or ()))
@@ -196,12 +197,12 @@ class Table:
             count += 1
             if local and not is_file_or_member(join_path(self.folder, row.path)):
                 missing.append(row.path)
-        return TableCounts(count, tuple(missing), tuple(sorted(labels, key=natural_sort_key)), tuple(unlabeled_lines))
+        return TableStatistics(count, tuple(missing), tuple(sorted(labels, key=natural_sort_key)), tuple(unlabeled))
 
     @property
     def description(self) -> str:
         """The columns, the number of existing images and the classes in one line."""
-        counts = self.counts
+        statistics = self.statistics
         changes = [f"suffix {self.suffix} added"] * bool(self.suffix)
         changes += [f"in {self.folder}"] * (self.folder != self.path.parent)
         changes += [f"without {pluralize(self.strip_components, 'parent folder')}"] * bool(self.strip_components)
@@ -213,18 +214,19 @@ class Table:
         label += f" ({', '.join(details)})" if details else ""
         split_index = self.split_column_index
         split = "" if split_index is None else f", {self._get_column_name(split_index)} as split"
-        images = f"{counts.num_rows - len(counts.missing_paths):,} of {counts.num_rows:,} images exist"
-        names = ", ".join(counts.labels[:MAX_SHOWN_NAMES]) + " ..." * (len(counts.labels) > MAX_SHOWN_NAMES)
-        classes = f"{pluralize(len(counts.labels), 'class')}: {names}"
+        num_rows, class_names = statistics.num_rows, statistics.labels
+        images = f"{num_rows - len(statistics.missing_paths):,} of {num_rows:,} images exist"
+        names = ", ".join(class_names[:MAX_SHOWN_NAMES]) + " ..." * (len(class_names) > MAX_SHOWN_NAMES)
+        classes = f"{pluralize(len(class_names), 'class')}: {names}"
         return f"{self.path}: {image}, {label} as label{split}; {images}; {classes}"
 
     @property
     def skipped_row_notes(self) -> tuple[str, ...]:
         """A line per reason about the rows that are skipped; empty if there are none."""
-        numbers = self.counts.unlabeled_lines
+        numbers = self.statistics.unlabeled_line_numbers
         reason, hint = "without a path or a class", "; for an image without classes, write []" * (not self.class_from)
         if not self.has_label_lists:
-            reason, hint = "without a path or exactly one class", ""
+            reason, hint = "without a path, or without exactly one class", ""
         elif self._is_one_hot:
             reason, hint = "without a path, with only blank labels, or with a value such as -1 or NaN", ""
         rows = f"{pluralize(len(numbers), 'row')} {reason} (row {format_row_numbers(numbers)})"
@@ -240,7 +242,7 @@ class Table:
         return tuple(f"{self.path}: {text}" for text in self._describe_multiple_classes())
 
     def _describe_multiple_classes(self) -> Iterator[str]:
-        labels = self.counts.labels
+        labels = self.statistics.labels
         if self.has_label_lists:
             names = set(labels)
             if count := sum(len(label.split()) > 1 and names.issuperset(label.split()) for label in labels):
@@ -252,14 +254,14 @@ class Table:
             yield f"{contain}: use --multi-label if an image may have several classes"
             return
         lists = replace(self, has_label_lists=True, merges_rows=True)
-        rows = lists._iter_all_rows() if self.counts.unlabeled_lines and not self.class_from else ()
+        rows = lists._iter_all_rows() if self.statistics.unlabeled_line_numbers and not self.class_from else ()
         if count := sum(len(parse_list(row.label) or ()) > 1 for row in rows):
             yield f"{pluralize(count, 'row')} with several classes: use --multi-label to keep all classes"
 
     @property
     def missing_notes(self) -> tuple[str, ...]:
         """A line about the images that do not exist; empty if all exist."""
-        missing = self.counts.missing_paths
+        missing = self.statistics.missing_paths
         more = f" and {len(missing) - MAX_SHOWN_NAMES:,} more" if len(missing) > MAX_SHOWN_NAMES else ""
         return (f"{self.path}: missing: {', '.join(missing[:MAX_SHOWN_NAMES])}{more}",) if missing else ()
 
@@ -267,7 +269,7 @@ class Table:
     def case_notes(self) -> tuple[str, ...]:
         """A line about the class names that differ only in case; empty if there are none."""
         by_folded_name: dict[str, list[str]] = {}
-        for name in self.counts.labels:
+        for name in self.statistics.labels:
             by_folded_name.setdefault(name.casefold(), []).append(name)
         similar = [" and ".join(names) for names in by_folded_name.values() if len(names) > 1]
         shown = ", ".join(similar[:MAX_SHOWN_NAMES]) + " ..." * (len(similar) > MAX_SHOWN_NAMES)
@@ -281,12 +283,13 @@ class Table:
         """Check that at least half of the images exist, and that most rows have a label.
 
         Raises:
-            LabelFileError: less than half of the images exist, or at least half of the rows have no path or label.
+            LabelFileError: fewer than half of the images exist, or at least half of the rows have no path or label.
         """
-        counts, _ = self.counts, self._irregular_row_notes
+        statistics, _ = self.statistics, self._irregular_row_notes
+        num_rows, missing, unlabeled = statistics.num_rows, statistics.missing_paths, statistics.unlabeled_line_numbers
         may_be_blank = self.has_label_lists and not self._is_one_hot
-        if len(counts.unlabeled_lines) >= max(1, counts.num_rows) and not (may_be_blank and counts.num_rows):
-            rows = f"{len(counts.unlabeled_lines)} of {len(counts.unlabeled_lines) + counts.num_rows} rows"
+        if len(unlabeled) >= max(1, num_rows) and not (may_be_blank and num_rows):
+            rows = f"{len(unlabeled)} of {len(unlabeled) + num_rows} rows"
             expected = (
                 f"a path and a label{' (one class)' * (not self.has_label_lists)}; {rows} have no label: {self.advice}"
             )
@@ -294,13 +297,12 @@ class Table:
                 expected = f"a path, and 0 or 1 in each label column; {rows} have another value, such as -1 or NaN, "
                 expected += "or only blank cells: replace these values by 0 or 1"
             notes = "".join(f"; {note}" for note in self._describe_multiple_classes())
-            raise LabelFileError(f"{self.path}:{counts.unlabeled_lines[0]}: expected {expected}{notes}")
-        if 2 * len(counts.missing_paths) > counts.num_rows:
-            first = join_path(self.folder, counts.missing_paths[0])
+            raise LabelFileError(f"{self.path}:{unlabeled[0]}: expected {expected}{notes}")
+        if 2 * len(missing) > num_rows:
+            first = join_path(self.folder, missing[0])
             first += find_case_hint(first)
-            num_existing = counts.num_rows - len(counts.missing_paths)
             raise LabelFileError(
-                f"{self.path}: only {num_existing:,} of {counts.num_rows:,} images exist "
+                f"{self.path}: only {num_rows - len(missing):,} of {num_rows:,} images exist "
                 f"(paths from {self._describe_column(self.path_column_index)}; no file at {first}): {self.advice}"
             )
 
@@ -311,24 +313,24 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class TableCounts:
+class TableStatistics:
     """Statistics of the rows of a table.
 
     Attributes:
         num_rows: number of rows with a path and a label.
         missing_paths: paths of the images that do not exist.
         labels: the distinct labels in natural order.
-        unlabeled_lines: line numbers of the rows without a path or without a label.
+        unlabeled_line_numbers: line numbers of the rows without a path or without a label.
     """
 
     num_rows: int
     missing_paths: tuple[str, ...]
     labels: tuple[str, ...]
-    unlabeled_lines: tuple[int, ...]
+    unlabeled_line_numbers: tuple[int, ...]
 
 
 def read_path_cells(path: Path) -> Iterator[str]:
-    """Yield the cells of the column with a known name of path columns, else of the first; images need not exist."""
+    """Yield the cells of the path column, known by its name; else of the first column. The images need not exist."""
     rows = read_records(path, detect_delimiters(path)[0])
     first = next(rows, None)
     if first is None:

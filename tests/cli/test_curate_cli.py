@@ -119,7 +119,7 @@ def test_fix_asks_before_it_moves(folders: Path, invoke_cli: RunCli) -> None:
     again = invoke_cli("check", "data/labels.txt", "--fix", "--yes")
     assert "--fix: no file has to be moved or renamed" in again.stderr
     assert (folders / "data/labels_quarantine/ants/cut.jpg").exists()
-    assert "hidden folders and folders of tools: 1 labels_quarantine" in invoke_cli("label", "data").stderr
+    assert "hidden folders and folders created by tools: 1 labels_quarantine" in invoke_cli("label", "data").stderr
 
 
 @pytest.mark.parametrize("is_labelled", [False, True])
@@ -258,7 +258,7 @@ def test_links_in_a_circle_and_what_may_not_be_read_cost_themselves_alone(folder
     labelled = run("label", "data")
     assert labelled.stdout == "data/labels.txt: 15 images, 2 classes: ants 9, bees 6\n"
     assert "left out: files that are not images: 1 no suffix\n" in labelled.stderr
-    assert "left out: folders without permission: 1 locked\n" in labelled.stderr
+    assert "left out: folders without read permission: 1 locked\n" in labelled.stderr
     assert "locked: no images" not in labelled.stderr
     assert "        2  unreadable\n" in run("check", "data/labels.txt").stdout
 

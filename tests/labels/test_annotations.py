@@ -52,7 +52,7 @@ def test_an_annotation_that_was_skipped_is_none(
     labels = LabelFile(tmp_path / "studio.json")
     assert list_classes(labels) == ["ant", "bee", "ant", *[one] * bool(one)]
     skipped_notes = [
-        note for note in labels.notes if "left out: 1 row without a path or exactly one class (row 4)" in note
+        note for note in labels.notes if "left out: 1 row without a path, or without exactly one class (row 4)" in note
     ]
     assert len(skipped_notes) == (not one)
     multi = LabelFile(tmp_path / "studio.json", options=TableOptions(multi_label=True))

@@ -7,9 +7,9 @@ import pytest
 
 from mlimages.core import LabelFileError
 from mlimages.labels.formats import (
+    ANY_WHITESPACE,
     FORMAT_SAMPLE_SIZE,
-    PATH_LABEL,
-    WHITESPACE,
+    LAST_WHITESPACE,
     Record,
     _unquote,
     detect_delimiters,
@@ -51,7 +51,7 @@ def test_a_text_file_is_a_table_if_each_of_its_first_lines_has_a_delimiter(
         ("a.csv", "a\n", [","]),
         ("a.tsv", "a\n", ["\t"]),
         ("a.txt", "a;b\nc;d\n", [";"]),
-        ("a.txt", "a.jpg 0\n", [PATH_LABEL]),
+        ("a.txt", "a.jpg 0\n", [LAST_WHITESPACE]),
         ("a.jsonl", "{}\n", [""]),
     ],
 )
@@ -60,14 +60,16 @@ def test_the_usual_delimiter_of_a_suffix_is_tried_first(
 ) -> None:
     path = written(tmp_path, name, text)
     assert detect_delimiters(path) == expected
-    assert detect_delimiters(path, split_at_whitespace=True) == ([WHITESPACE] if expected == [PATH_LABEL] else expected)
+    assert detect_delimiters(path, split_at_whitespace=True) == (
+        [ANY_WHITESPACE] if expected == [LAST_WHITESPACE] else expected
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "delimiter", "text", "expected"),
     [
-        ("a.txt", PATH_LABEL, "\na b.jpg 1\nc d\n'e' 2\n", [(2, ["a b.jpg", "1"]), (3, ["c d"]), (4, ["e", "2"])]),
-        ("a.txt", WHITESPACE, "a  b\n\nc\td e\n", [(1, ["a", "b"]), (3, ["c", "d", "e"])]),
+        ("a.txt", LAST_WHITESPACE, "\na b.jpg 1\nc d\n'e' 2\n", [(2, ["a b.jpg", "1"]), (3, ["c d"]), (4, ["e", "2"])]),
+        ("a.txt", ANY_WHITESPACE, "a  b\n\nc\td e\n", [(1, ["a", "b"]), (3, ["c", "d", "e"])]),
         ("a.csv", ",", 'a,b\n,\n"c\nd",e\n', [(1, ["a", "b"]), (4, ["c\nd", "e"])]),
         ("a.jsonl", "", '{"A": 1}\n\n{"a": true, "B": 2.5}\n', [(1, ["a", "B"]), (1, ["1", ""]), (3, ["1", "2.5"])]),
     ],

@@ -59,13 +59,14 @@ def test_each_folder_is_a_class_sorted_without_regard_to_case(animals: Path) -> 
 
 def test_what_is_left_out_is_said(animals: Path) -> None:
     (animals / "loop").symlink_to("..")
-    nested = "images in nested folders belong to the class folder above (ant/nested); --leaf makes each folder a class"
+    nested = "images in nested folders belong to the class folder that contains them (ant/nested); "
+    nested += "--leaf makes each folder a class"
     for leaf in (False, True):
         assert label_dir_auto(touch(animals, "bee/.git/y.jpg"), leaf=leaf).notes == (
             *([] if leaf else [nested]),
             "left out: empty: no images",
             "left out: files that are not images: 1 .md, 1 .txt",
-            "left out: hidden folders and folders of tools: 2 .git, 1 .ipynb_checkpoints",
+            "left out: hidden folders and folders created by tools: 2 .git, 1 .ipynb_checkpoints",
             "left out: links to a parent folder: 1 loop",
         )
 
@@ -460,7 +461,7 @@ def test_a_folder_in_memory_is_scanned_as_one_on_disk() -> None:
         ]  # fmt: skip
         assert describe_skipped_entries(path) == [
             "files that are not images: 1 .txt",
-            "hidden folders and folders of tools: 1 .git",
+            "hidden folders and folders created by tools: 1 .git",
         ]
         assert make_path_resolver()(f"{root}/a/1.gif") == f"{root}/a/1.gif"
     finally:

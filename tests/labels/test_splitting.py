@@ -10,12 +10,12 @@ from mlimages.core import InputError, LabeledPath
 from mlimages.labels import split
 from mlimages.labels.splitting import (
     Group,
-    _compute_class_offsets,
+    _compute_rounding_offsets,
     _hash_to_unit_interval,
+    _iter_later_groups,
     _make_image_id,
     _rank_groups,
-    _select_groups_after_cut,
-    _split_groups,
+    _select_later_groups,
     check_fractions,
     group_by_pattern,
     match_group,
@@ -31,7 +31,9 @@ def test_random_numbers_are_those_of_sha_256() -> None:
     assert _hash_to_unit_interval(7, "image", "cats/1.jpg") == hashed("7:image:cats/1.jpg")
     names = ["ant", "bee", "cat"]
     ranks = {name: rank for rank, name in enumerate(sorted(names, key=lambda name: hashed(f"3:class:{name}")))}
-    assert _compute_class_offsets(names, 3) == {name: (ranks[name] + hashed(f"3:offset:{name}")) / 3 for name in names}
+    assert _compute_rounding_offsets(names, 3) == {
+        name: (ranks[name] + hashed(f"3:offset:{name}")) / 3 for name in names
+    }
 
 
 def test_at_most_so_many_images_of_each_class_are_those_with_the_lowest_hashes() -> None:
@@ -99,7 +101,7 @@ def test_a_position_is_the_number_of_images_before_over_the_mean_size_of_the_oth
     ],
 )
 def test_groups_behind_the_cut_have_the_lowest_keys(group: Group, fraction: float, expected: tuple[int, float]) -> None:
-    assert group.cut_key(fraction) == expected
+    assert group.sort_key_at_cut(fraction) == expected
 
 
 def at(position: float, images: int = 1, *, offset: float = 0.5) -> Group:
@@ -132,16 +134,18 @@ BY_POSITION = [at(position, 2) for position in (9.0, 7.0, 5.0, 3.0, 1.0)]
 def test_the_groups_nearest_to_the_cut_change_sides(
     groups: list[Group], minimum: float, maximum: float, expected: int
 ) -> None:
-    found = _select_groups_after_cut(reversed(groups), 0.5, minimum, maximum)
+    found = _select_later_groups(reversed(groups), 0.5, minimum, maximum)
     assert found == groups[:expected]
 
 
 def test_a_part_deviates_by_at_most_the_largest_group_and_the_next_one_makes_up_for_it() -> None:
     groups = [at(float(n), 3) for n in range(4)]  # all lie before the cuts, which ask for half and a quarter
-    counts = [sum(len(group.image_indices) for group in behind) for behind in _split_groups(groups, (0.5, 0.25, 0.25))]
+    counts = [
+        sum(len(group.image_indices) for group in behind) for behind in _iter_later_groups(groups, (0.5, 0.25, 0.25))
+    ]
     assert counts == [3, 0]
-    assert list(_split_groups([], (0.5, 0.5))) == [[]]
-    assert list(_split_groups(groups, (1.0,))) == []
+    assert list(_iter_later_groups([], (0.5, 0.5))) == [[]]
+    assert list(_iter_later_groups(groups, (1.0,))) == []
 
 
 @pytest.mark.parametrize(

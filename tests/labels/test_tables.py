@@ -281,7 +281,7 @@ def test_a_row_without_one_class_costs_itself_alone(tmp_path: Path, name: str, t
     assert {item.path.name for item in labels} <= {"id0.jpg", "id2.jpg", "id3.jpg", "id4.jpg"}
     assert labels.class_names == ("ant", "bee")
     (note,) = [note for note in labels.notes if "left out" in note]
-    assert note.endswith(f"without a path or exactly one class (row {rows})")
+    assert note.endswith(f"without a path, or without exactly one class (row {rows})")
 
 
 @pytest.mark.parametrize("cell", ["/kaggle/input/pets/{}.jpg", "/data/upload/4/{}.jpg", "C:\\pets\\{}.jpg"])
