@@ -14,8 +14,8 @@ from mlimages.core import ImageRef
 from mlimages.gathering.links import parse_host
 
 MAX_LINKS_IN_MEMORY = 50_000
-"""Maximum number of links in memory, at about 0.3 KB each, or more if their rows have other columns. It is reached if a
-list has very many hosts."""
+"""Maximum number of links in memory, which a list with very many hosts reaches. A link takes about 0.3 KB, or more if
+its row has other columns."""
 
 BLOCK_SIZE = 128
 """Number of links of a host that are written to the temporary file at once."""
@@ -65,7 +65,7 @@ async def interleave_hosts(
 
 @contextmanager
 def _open_temporary_file() -> Iterator[IO[bytes]]:
-    """Open a temporary file; an OSError such as a full disk names its folder."""
+    """Open a temporary file; if the disk is full, for example, the OSError names the folder of the file."""
     try:
         with tempfile.TemporaryFile() as file:
             yield file

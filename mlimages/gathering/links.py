@@ -36,8 +36,8 @@ def redact_url(url: str) -> str:
     return _URL_CREDENTIALS.sub(r"\1", url, count=1) if "@" in url else url
 
 
-def hash_location(url: str) -> int:
-    """Return a 64-bit hash of a link's host (upper half) and path, without query and fragment."""
+def hash_host_and_path(url: str) -> int:
+    """Return a 64-bit hash of a link without query and fragment: 32 bits of the host, then 32 bits of the path."""
     host, _, path = url.partition("#")[0].partition("?")[0].partition("://")[2].partition("/")
     halves = (hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).digest() for text in (host, path))
     return int.from_bytes(b"".join(halves), "big")

@@ -28,7 +28,7 @@ from mlimages.core import (
 from mlimages.gathering.download.body_file import BufferedFile
 from mlimages.gathering.download.decoders import DecoderPool
 from mlimages.gathering.download.fetch import DownloadResult, Fetcher
-from mlimages.gathering.download.image_facts import ImageFacts, ImageRequirements
+from mlimages.gathering.download.image_info import ImageInfo, ImageRequirements
 from mlimages.gathering.download.reasons import classify_error
 from mlimages.gathering.event_loop import run_blocking
 from mlimages.gathering.interleaving import interleave_hosts
@@ -248,7 +248,7 @@ class LinkScheduler:
             )
         )
         inspection = None if download.reason else await self.decoders.inspect(part_path)
-        if isinstance(inspection, ImageFacts) and not self._count_missing(image_ref.label):
+        if isinstance(inspection, ImageInfo) and not self._count_missing(image_ref.label):
             part_path.unlink(missing_ok=True)
             return None
         return await self.folder.add(image_ref, download, inspection, part_path)

@@ -19,7 +19,7 @@ from mlimages.core import FetchResult, ImageRef, NoProgress, Reason
 from mlimages.gathering import GatherOptions
 from mlimages.gathering.download.fetch import DownloadResult
 from mlimages.gathering.download.host_limits import Hosts
-from mlimages.gathering.download.image_facts import ImageFacts
+from mlimages.gathering.download.image_info import ImageInfo
 from mlimages.gathering.partition import NO_PARTITION
 from mlimages.gathering.run import LinkScheduler
 from mlimages.gathering.store.gather_folder import GatherFolder
@@ -40,7 +40,7 @@ class MadeUpDownloads:
     """Fetcher and decoders: every second link is dead; of the others each tenth gives the bytes of an earlier one."""
 
     hosts: Hosts = field(default_factory=lambda: Hosts(NO_PARTITION, 0.0))
-    facts: dict[Path, ImageFacts] = field(default_factory=dict)
+    infos: dict[Path, ImageInfo] = field(default_factory=dict)
 
     async def fetch(self, url: str, part: Path, **_: object) -> DownloadResult:
         number = int(url.rpartition("/")[2].partition(".")[0])
@@ -48,11 +48,11 @@ class MadeUpDownloads:
             return DownloadResult(Reason.NOT_FOUND, http_status=404, attempts=1)
         seed = number // 2 - 1 if number % 20 == 10 else number // 2
         digest = hashlib.sha256(b"%d" % seed).hexdigest()
-        self.facts[part] = ImageFacts(2048, digest, digest[:16], "JPEG", 500, 375, 1, ".jpg")
+        self.infos[part] = ImageInfo(2048, digest, digest[:16], "JPEG", 500, 375, 1, ".jpg")
         return DownloadResult(attempts=1)
 
-    async def inspect(self, part: Path) -> ImageFacts:
-        return self.facts.pop(part)
+    async def inspect(self, part: Path) -> ImageInfo:
+        return self.infos.pop(part)
 
 
 class NoFiles(StoredFiles):

@@ -7,7 +7,7 @@ import pytest
 
 from mlimages.gathering.download.address_guard import (
     PRIVATE_ADDRESS_ERRNO,
-    create_public_socket,
+    create_socket_if_public,
     is_private_host,
     is_proxied,
     is_public,
@@ -34,7 +34,7 @@ def test_what_is_not_global_is_not_public(address: str) -> None:
     assert not is_public(address)
     assert is_private_host(f"[{address}]" if ":" in address else address)
     with pytest.raises(OSError, match="is not a public address") as error:
-        create_public_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", (address, 80)))
+        create_socket_if_public((socket.AF_INET, socket.SOCK_STREAM, 0, "", (address, 80)))
     assert error.value.errno == PRIVATE_ADDRESS_ERRNO
     assert PRIVATE_ADDRESS_ERRNO not in errno.errorcode
 
@@ -60,10 +60,10 @@ def test_names_and_other_notations_of_addresses(host: str, private: bool) -> Non
 
 
 def test_the_socket_has_the_family_and_kind_of_the_address_and_a_proxy_may_be_private() -> None:
-    with create_public_socket((socket.AF_INET6, socket.SOCK_DGRAM, 17, "", ("2606:4700::1", 53, 0, 0))) as made:
+    with create_socket_if_public((socket.AF_INET6, socket.SOCK_DGRAM, 17, "", ("2606:4700::1", 53, 0, 0))) as made:
         assert (made.family, made.type, made.proto) == (socket.AF_INET6, socket.SOCK_DGRAM, 17)
     token = is_proxied.set(True)
     try:
-        create_public_socket((socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 80))).close()
+        create_socket_if_public((socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 80))).close()
     finally:
         is_proxied.reset(token)

@@ -15,7 +15,7 @@ import pytest
 from mlimages.core import Reason
 from mlimages.gathering import read_manifest
 from mlimages.gathering.download.decoders import DecoderPool
-from mlimages.gathering.download.image_facts import ImageFacts, ImageRequirements, Rejection
+from mlimages.gathering.download.image_info import ImageInfo, ImageRequirements, Rejection
 from tests.servers import answer, photo, serve
 
 
@@ -83,7 +83,7 @@ def test_decoding_goes_on_when_the_process_that_forks_the_decoders_is_killed_and
             return [*found, await decoders.inspect(image)]
 
     found = asyncio.run(inspect_all())
-    assert isinstance(found[0], ImageFacts)
+    assert isinstance(found[0], ImageInfo)
     assert found == found[:1] * len(found)
     assert not multiprocessing.active_children()
 
@@ -108,7 +108,7 @@ def test_a_script_without_a_guard_for_its_main_module_gathers_once(tmp_path: Pat
     script.write_text("""
 import asyncio, pathlib
 from mlimages.gathering.download.decoders import DecoderPool
-from mlimages.gathering.download.image_facts import ImageRequirements
+from mlimages.gathering.download.image_info import ImageRequirements
 
 async def inspect():
     async with DecoderPool(ImageRequirements(), 1) as decoders:

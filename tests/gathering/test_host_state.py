@@ -216,11 +216,11 @@ def test_the_rate_is_lowered_with_what_the_host_serves(
 ) -> None:
     state = HostState(max_requests_per_s=rate, responses_per_s=served, last_response_at=5.0, num_processes=parts)
     assert throttled(state, 5.0).max_requests_per_s == pytest.approx(lowered)
-    assert throttled(state, 5.0).is_ramping is (rate is None)
+    assert throttled(state, 5.0).is_ramping_up is (rate is None)
 
 
 @pytest.mark.parametrize(
-    ("rate", "served", "parts", "is_ramping", "raised"),
+    ("rate", "served", "parts", "is_ramping_up", "raised"),
     [
         (4.0, 0.9, 1, False, 4.0), (3.8, 0.9, 1, False, 3.8), (3.7, 0.9, 1, False, 3.7 + 0.05 / 3.7),
         (2.0, 9.0, 1, True, 3.0), (2.0, 9.0, 4, False, 2 + 0.05 / 4 / 2), (100.0, 99.0, 1, False, 100.005),
@@ -228,14 +228,14 @@ def test_the_rate_is_lowered_with_what_the_host_serves(
     ],
 )  # fmt: skip
 def test_the_rate_is_raised_while_the_host_serves_more_than_half_of_it(
-    rate: float, served: float, parts: int, is_ramping: bool, raised: float
+    rate: float, served: float, parts: int, is_ramping_up: bool, raised: float
 ) -> None:
     state = HostState(
         max_requests_per_s=rate,
         responses_per_s=served,
         last_response_at=5.0,
         num_processes=parts,
-        is_ramping=is_ramping,
+        is_ramping_up=is_ramping_up,
     )
     assert record_response(state, 5.0, requested_at=4.9).max_requests_per_s == pytest.approx(raised)
 

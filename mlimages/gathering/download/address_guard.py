@@ -8,16 +8,18 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
 PRIVATE_ADDRESS_ERRNO = 0x6D6C
-"""The `errno` for a private address (no system uses it); it is kept when several errors are merged into one."""
+"""The `errno` of the OSError for a private address. No system uses this number; aiohttp keeps it when it merges the
+errors of several addresses."""
 
 _IPV4_TRANSLATION_NETWORKS = (IPv6Network("64:ff9b::/96"), IPv6Network("::ffff:0:0:0/96"))
 """Networks in whose addresses the last 32 bits are an IPv4 address (RFC 6052; RFC 2765, 2.1)."""
 
 _NON_PUBLIC_NETWORKS = tuple(map(IPv6Network, ("64:ff9b:1::/48", "fec0::/10", "3fff::/20", "5f00::/16")))
-"""Local translation (RFC 8215), site-local, documentation (RFC 9637), segment routing; global to `ipaddress`."""
+"""Networks that are not public although `ipaddress` calls them global: local-use translation (RFC 8215), site-local
+addresses, documentation (RFC 9637) and segment routing."""
 
 is_proxied: ContextVar[bool] = ContextVar("is_proxied", default=False)
-"""Whether the request goes through a proxy; the address of the proxy may be private, since the user has set it."""
+"""Whether the request goes through a proxy. The user has chosen the proxy, so its address may be private."""
 
 
 def is_public(address: str) -> bool:
@@ -58,10 +60,11 @@ def _find_embedded_ipv4(ip: IPv6Address) -> IPv4Address | None:
     return ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
 
 
-def create_public_socket(addr_info: tuple[Any, ...]) -> socket.socket:
-    """Create the socket for a connection to a public address; `addr_info` is an entry of `socket.getaddrinfo`.
+def create_socket_if_public(addr_info: tuple[Any, ...]) -> socket.socket:
+    """Create the socket for a connection if its address is public; `addr_info` is an entry of `socket.getaddrinfo`.
 
-    The address is checked here because IP addresses in links bypass the resolver, and a resolver may change its answer.
+    The address is checked here because IP addresses in links bypass the resolver, and a host name may resolve to
+    another address at the next lookup.
 
     Raises:
         OSError: the address is not public; errno is `PRIVATE_ADDRESS_ERRNO`.

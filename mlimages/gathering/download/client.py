@@ -11,7 +11,7 @@ from yarl import URL
 
 from mlimages.gathering.download.address_guard import (
     PRIVATE_ADDRESS_ERRNO,
-    create_public_socket,
+    create_socket_if_public,
     is_private_host,
     is_proxied,
 )
@@ -19,7 +19,7 @@ from mlimages.gathering.download.response_head import LenientConnector
 from mlimages.gathering.options import GatherOptions, check_http_proxy
 
 _Proxy = tuple[URL, aiohttp.BasicAuth | None]
-"""URL of a proxy without credentials, and the credentials."""
+"""The URL of a proxy without its credentials, and the credentials."""
 
 _MAX_HEADER_BYTES = 64 * 1024
 """Maximum size of a header field; aiohttp's default of 8190 bytes is below that of browsers."""
@@ -40,7 +40,7 @@ def open_session(
         limit=0,
         ttl_dns_cache=300,
         resolver=aiohttp.ThreadedResolver(),
-        socket_factory=None if options.allow_private else create_public_socket,
+        socket_factory=None if options.allow_private else create_socket_if_public,
     )
     return aiohttp.ClientSession(
         connector=connector,
@@ -58,9 +58,9 @@ def open_session(
 
 
 def _make_middleware(options: GatherOptions) -> aiohttp.ClientMiddlewareType:
-    """Return a middleware that sets the proxy of each request: that of the options, or else of the environment, if any.
+    """Return a middleware that sets the proxy of each request, which comes from the options or else the environment.
 
-    It also limits the time until all headers have arrived; a server may send them byte by byte.
+    It also limits the time until all headers have arrived, since a server may send them byte by byte.
     """
     proxy = options.proxy
     proxies = {scheme: _parse_proxy(proxy) for scheme in ("http", "https")} if proxy else _read_environment_proxies()
@@ -85,7 +85,7 @@ def _read_environment_proxies() -> dict[str, _Proxy]:
 
 
 def _parse_proxy(proxy_url: str) -> _Proxy:
-    """Split the URL of a proxy into the URL without credentials and the credentials.
+    """Split the URL of a proxy into the URL without its credentials, and the credentials.
 
     Raises:
         InputError: the URL is not that of an HTTP proxy.

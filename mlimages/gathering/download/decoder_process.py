@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from mlimages.core import Reason
-from mlimages.gathering.download.image_facts import ImageFacts, ImageRequirements, Rejection
+from mlimages.gathering.download.image_info import ImageInfo, ImageRequirements, Rejection
 from mlimages.gathering.download.inspect import inspect_file
 
 _MAX_MEMORY_BYTES = 2 * 2**30
@@ -33,7 +33,7 @@ def run_decoder(connection: Connection, requirements: ImageRequirements) -> None
 
 def _inspect(path: Path, requirements: ImageRequirements) -> dict[str, object]:
     try:
-        result: ImageFacts | Rejection = inspect_file(path, requirements)
+        result: ImageInfo | Rejection = inspect_file(path, requirements)
     except (Exception, RecursionError) as error:  # a decoder may raise anything; only this image fails
         result = Rejection(Reason.DECODER, f"{type(error).__name__}: {error}"[:200])
     return {name: getattr(result, name) for name in result.__slots__}

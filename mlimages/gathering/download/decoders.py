@@ -16,14 +16,14 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from mlimages.core import GatherError, Reason
-from mlimages.gathering.download.image_facts import ImageFacts, ImageRequirements, Rejection
+from mlimages.gathering.download.image_info import ImageInfo, ImageRequirements, Rejection
 
 DECODE_TIMEOUT_S = 30.0
 _MAX_BATCH_SIZE = 32
 _PRELOADED_MODULES = ["mlimages.gathering.download.decoder_process", "PIL.JpegImagePlugin", "PIL.PngImagePlugin"]
 """Modules that are imported once, before the decoding processes are forked."""
 
-_Job = tuple[Path, "asyncio.Future[ImageFacts | Rejection]"]
+_Job = tuple[Path, "asyncio.Future[ImageInfo | Rejection]"]
 
 
 class DecodingProcess:
@@ -43,7 +43,7 @@ class DecodingProcess:
             self._process.start()
 
     def inspect(self, paths: list[Path], timeout_s: float) -> list[dict[str, Any]]:
-        """Inspect files; return the fields of an `ImageFacts` or a `Rejection` for each.
+        """Inspect files; return the fields of an `ImageInfo` or a `Rejection` for each.
 
         Raises:
             TimeoutError: inspection takes longer than `timeout_s`.
@@ -114,13 +114,13 @@ class DecoderPool:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._threads.shutdown()
 
-    async def inspect(self, path: Path) -> ImageFacts | Rejection:
+    async def inspect(self, path: Path) -> ImageInfo | Rejection:
         """Return the properties of the image in the file at `path`, or why it is rejected.
 
         Raises:
             GatherError: a decoding process cannot be started.
         """
-        future: asyncio.Future[ImageFacts | Rejection] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[ImageInfo | Rejection] = asyncio.get_running_loop().create_future()
         self._jobs.put_nowait((path, future))
         return await future
 
@@ -136,7 +136,7 @@ class DecoderPool:
                 (await starting).kill()
                 raise
             except (OSError, EOFError, AssertionError) as error:
-                await self._fail_all_batches(batch, GatherError(f"cannot start the decoder process: {error}"))
+                await self._fail_all_jobs(batch, GatherError(f"cannot start the decoder process: {error}"))
             try:
                 while await self._inspect_batch(process, batch):
                     batch = await self._get_next_batch()
@@ -145,7 +145,10 @@ class DecoderPool:
             batch = await self._get_next_batch()
 
     async def _get_next_batch(self) -> list[_Job]:
-        """Return a job to repeat alone, or a fair share of the waiting jobs; wait if there is none."""
+        """Return a single job of a failed batch, or else the share of the waiting jobs for one process.
+
+        If there are no jobs, wait for one.
+        """
         if self._retries:
             return [self._retries.popleft()]
         first = await self._jobs.get()
@@ -172,7 +175,8 @@ class DecoderPool:
             _set_result(batch[0], Rejection(Reason.DECODER, problem))
         return False
 
-    async def _fail_all_batches(self, batch: list[_Job], error: GatherError) -> NoReturn:
+    async def _fail_all_jobs(self, batch: list[_Job], error: GatherError) -> NoReturn:
+        """Raise `error` in the callers that wait for `batch` and for all later batches."""
         while True:
             for _, future in batch:
                 if not future.done():
@@ -180,12 +184,12 @@ class DecoderPool:
             batch = await self._get_next_batch()
 
 
-def _set_result(job: _Job, result: ImageFacts | Rejection) -> None:
+def _set_result(job: _Job, result: ImageInfo | Rejection) -> None:
     if not job[1].done():
         job[1].set_result(result)
 
 
-def _parse_result(values: dict[str, Any]) -> ImageFacts | Rejection:
+def _parse_result(values: dict[str, Any]) -> ImageInfo | Rejection:
     if "reason" in values:
         return Rejection(**{**values, "reason": Reason(values["reason"])})
-    return ImageFacts(**values)
+    return ImageInfo(**values)

@@ -21,7 +21,7 @@ from mlimages.gathering.download.body_file import BufferedFile, StallDetector, m
 from mlimages.gathering.download.client import open_session
 from mlimages.gathering.download.host_limits import Host, Hosts
 from mlimages.gathering.download.host_state import record_failure, record_refusal, record_response, record_throttling
-from mlimages.gathering.download.image_facts import is_html
+from mlimages.gathering.download.image_info import is_html
 from mlimages.gathering.download.opt_outs import find_opt_out
 from mlimages.gathering.download.reasons import (
     CONNECTION_REASONS,
@@ -45,7 +45,7 @@ _UNENCODED_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _REDIRECT_STATUSES = (301, 302, 303, 307, 308)
 _THROTTLING_STATUSES = (420, 429, 503)
 _NON_ERROR_STATUSES = (None, 200, 203, 206)
-"""Statuses that are not the cause of a failure; None: there was no response."""
+"""Statuses with which the cause of a failure is not the status; None: there was no response."""
 _MAX_503_RESPONSES = 10
 """Maximum number of 503 responses to a link that count as throttling by its host; after more, the link fails."""
 
@@ -65,7 +65,7 @@ class DownloadResult:
         is_web_page: whether the body is a web page.
         has_known_length: whether the headers state where the body ends; otherwise it may be truncated unnoticed.
         cookies: cookies that the response sets, as values by name.
-        requested_at: time of the request, in seconds since the epoch.
+        fetched_at: time of the last response, or of the request if there was none, in seconds since the epoch.
     """
 
     reason: Reason | None = None
@@ -79,7 +79,7 @@ class DownloadResult:
     is_web_page: bool = False
     has_known_length: bool = True
     cookies: Mapping[str, str] = field(default_factory=dict)
-    requested_at: float = field(default_factory=time.time)
+    fetched_at: float = field(default_factory=time.time)
 
 
 class Fetcher:
@@ -104,10 +104,8 @@ class Fetcher:
         await self._site_rules.close()
         await self._session.close()
 
-    async def fetch(
-        self, link: str, part_path: Path, *, label: str = "", obeys_site_rules: bool = True
-    ) -> DownloadResult:
-        """Download `link` to the file `part_path`; transient failures are retried after a pause.
+    async def fetch(self, link: str, path: Path, *, label: str = "", obeys_site_rules: bool = True) -> DownloadResult:
+        """Download `link` to the file `path`; transient failures are retried after a pause.
 
         Args:
             label: class of the link.
@@ -122,7 +120,7 @@ class Fetcher:
             url = parse_url(link)
             for _ in range(_MAX_REDIRECTS + 1):
                 result = await self._fetch_with_retries(
-                    url, part_path, label, obeys_site_rules=obeys_site_rules, cookies=cookies
+                    url, path, label, obeys_site_rules=obeys_site_rules, cookies=cookies
                 )
                 attempts += result.attempts
                 note = result.detail or note
@@ -139,7 +137,7 @@ class Fetcher:
         return replace(result, detail=detail, attempts=attempts, elapsed_s=round(time.monotonic() - started, 3))
 
     async def _fetch_with_retries(
-        self, url: URL, part_path: Path, label: str, *, obeys_site_rules: bool, cookies: dict[str, str]
+        self, url: URL, path: Path, label: str, *, obeys_site_rules: bool, cookies: dict[str, str]
     ) -> DownloadResult:
         """Request a URL until the result is final or the retries are used up; return the last result."""
         if not self._options.allow_private and is_private_host(url.raw_host or ""):
@@ -151,11 +149,11 @@ class Fetcher:
                 async with host.slots:
                     if not await host.wait_for_turn():
                         if host.state.num_refusals:
-                            result = DownloadResult(Reason.HOST_DOWN, "the host refuses links repeatedly")
+                            result = DownloadResult(Reason.HOST_DOWN, "the host has refused several links in a row")
                         break
                     async with self._slots:
                         requested_at = time.monotonic()
-                        result = await self._request(url, part_path, host, cookies, obeys_site_rules=obeys_site_rules)
+                        result = await self._request(url, path, host, cookies, obeys_site_rules=obeys_site_rules)
                         cookies = {**cookies, **result.cookies}
                 attempts += 1
                 _update_host(host, str(url), result, requested_at)
@@ -171,9 +169,9 @@ class Fetcher:
         return replace(result, attempts=attempts)
 
     async def _request(
-        self, url: URL, part_path: Path, host: Host, cookies: dict[str, str], *, obeys_site_rules: bool
+        self, url: URL, path: Path, host: Host, cookies: dict[str, str], *, obeys_site_rules: bool
     ) -> DownloadResult:
-        """Check the rules of the site, then send one request; return its result, also if it fails."""
+        """Check the rules of the site, then send one request; return its result, even if it fails."""
         result = DownloadResult()
         try:
             note = await self._check_site_rules(url, host) if obeys_site_rules else ""
@@ -190,7 +188,7 @@ class Fetcher:
                     return replace(result, detail=note, location=location)
                 self._check_response(response)
                 note = self._handle_opt_out(find_opt_out(response.headers)) or note
-                is_web_page = await self._save_body(response, part_path)
+                is_web_page = await self._save_body(response, path)
                 return replace(result, detail=note, is_web_page=is_web_page)
         except RejectionError as rejection:
             return replace(result, **rejection.values)
@@ -200,7 +198,7 @@ class Fetcher:
             return replace(result, reason=classify_error(error), detail=f"{type(error).__name__}: {error}"[:200])
 
     async def _check_site_rules(self, url: URL, host: Host) -> str:
-        """Raise RejectionError if the rules of the site forbid the request; return the note of `_handle_opt_out`."""
+        """Raise RejectionError if the site forbids the request; otherwise return a note for the manifest, or ""."""
         try:
             return self._handle_opt_out(await self._site_rules.find_opt_out(url, host.record_extra_request))
         except RejectionError:
@@ -209,7 +207,7 @@ class Fetcher:
             raise
 
     def _handle_opt_out(self, opt_out: str | None) -> str:
-        """Raise RejectionError for an opt-out; with `ignore_opt_out`, return a note for the manifest instead."""
+        """Raise RejectionError for an opt-out; if opt-outs are ignored, return a note for the manifest, or ""."""
         if opt_out and not self._options.ignore_opt_out:
             raise RejectionError(Reason.OPT_OUT, opt_out)
         return f"ignored opt-out: {opt_out}" if opt_out else ""
@@ -227,9 +225,9 @@ class Fetcher:
                 Reason.TOO_LARGE, f"{response.content_length} bytes, at most {self._options.max_bytes} allowed"
             )
 
-    async def _save_body(self, response: aiohttp.ClientResponse, part_path: Path) -> bool:
-        """Write the body to the file `part_path`; return whether it is a web page."""
-        file, max_bytes, is_web_page = BufferedFile(part_path), self._options.max_bytes, False
+    async def _save_body(self, response: aiohttp.ClientResponse, path: Path) -> bool:
+        """Write the body to the file `path`; return whether it is a web page."""
+        file, max_bytes, is_web_page = BufferedFile(path), self._options.max_bytes, False
         encoding = response.headers.get("Content-Encoding", "")
         try:
             decompressor = make_decompressor(encoding)

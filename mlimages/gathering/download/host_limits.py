@@ -16,7 +16,7 @@ from mlimages.gathering.partition import Partition
 
 _P = ParamSpec("_P")
 _MAX_CACHED_HOSTS = 20_000
-"""Number of hosts above which hosts that are not in use are forgotten."""
+"""Maximum number of hosts in the cache; more are kept only while they are in use."""
 
 
 @dataclass(slots=True, eq=False)
@@ -97,7 +97,7 @@ class Hosts:
         num_waiting: number of links whose host is paused.
         num_waiting_by_label: number of links whose host is paused, by class.
         num_queued: number of links that wait because their host has `max_concurrent_requests` requests in progress.
-        deadline: monotonic time at which links of paused hosts fail; infinite while another host is in use.
+        deadline: monotonic time at which the links of paused hosts fail; infinite unless all hosts in use are paused.
     """
 
     def __init__(self, partition: Partition, max_wait_s: float) -> None:
@@ -113,7 +113,7 @@ class Hosts:
 
     @contextmanager
     def open_host(self, name: str, url: str, label: str = "") -> Iterator[Host]:
-        """Context manager: yield the host `name`; until the end, a link of class `label` counts as in progress."""
+        """Yield the host `name`; until the context exits, a link of class `label` counts as in progress."""
         host = self._hosts.get(name)
         if host is None:
             limit = max(1, self._partition.max_concurrent_requests(url))  # redirects lead to hosts of other shards
@@ -134,7 +134,7 @@ class Hosts:
 
     @property
     def blocking_hosts(self) -> list[str]:
-        """Names of the paused hosts, if all hosts in use are paused; otherwise empty."""
+        """Names of the paused hosts if all hosts in use are paused; empty otherwise."""
         if self.deadline == math.inf:
             return []
         return [name.rpartition(":")[0] for name, host in self._hosts.items() if host in self._paused]

@@ -4,7 +4,7 @@
   responds again.
 - 429 and 503 pause it for the time in Retry-After, or briefly, and lower its rate by a tenth; the rate then grows
   linearly (additive increase, multiplicative decrease).
-- A host that refuses consecutive links is paused too: it blocks us, or requires a login.
+- A host that refuses consecutive links is paused too: it blocks this client, or requires a login.
 - A host that has never responded, or only refuses, is given up after half a minute.
 """
 
@@ -34,18 +34,18 @@ GIVE_UP_AFTER_S = 30.0
 """Seconds after which a host that has never responded, or only refuses, is given up."""
 
 RATE_DECREASE_FACTOR = 0.9
-"""Factor of the rate after a 429 or 503."""
+"""Factor by which the rate is multiplied after a 429 or 503."""
 STRONG_RATE_DECREASE_FACTOR = 0.7
-"""Factor of the rate after a 429 or 503 if it is more than three times the rate of responses."""
+"""Factor by which the rate is multiplied instead if it is more than three times the rate of responses."""
 RATE_INCREASE_PER_S = 0.05
-"""Increase of the rate (requests per second) per second without a 429 or 503."""
+"""How much the rate, in requests per second, increases in each second without a 429 or 503."""
 MIN_RATE_INCREASE_PER_RESPONSE = 0.005
 """Minimum increase of the rate per response, for hosts that serve hundreds of requests per second."""
 MIN_REQUESTS_PER_S = 0.1
 _RATE_AVERAGING_S = 1.0
 """Time over which the rate of responses is averaged (exponentially)."""
 _MAX_TIMER_DELAY_S = 0.002
-"""Delay of timers up to which the next request is sent earlier to make up for it."""
+"""Maximum delay of a timer for which the next request is sent earlier to compensate."""
 
 _UNREACHABLE_REASONS = {Reason.REFUSED, Reason.UNREACHABLE, Reason.NAME_SERVER, Reason.PROXY}
 """Reasons after which the host is paused at once."""
@@ -58,17 +58,17 @@ class HostState:
     """The state of one host; times are seconds of a monotonic clock.
 
     Attributes:
-        has_responded: the host has responded at least once.
+        has_responded: whether the host has responded at least once.
         failed_links: links that failed since the last response, up to `FAILURES_UNTIL_PAUSED`.
         num_refusals: number of consecutive links that the host refused (401, 403 or a web page).
-        is_paused: only single test requests (probes) are sent.
-        paused_at, paused_until: period in which a paused host gets no request.
-        is_probing: a probe is in flight.
+        is_paused: whether the host is sent only single test requests (probes).
+        paused_at, paused_until: start and end of the period in which a paused host is sent no request.
+        is_probing: whether a probe is in flight.
         num_pauses: number of pauses since the host last accepted a request.
         give_up_at: when to stop probing a host that has never responded or only refuses.
-        is_given_up: the links of the host fail without a request.
-        max_requests_per_s: the rate, the maximum number of requests per second; None: unlimited.
-        is_ramping: the rate grows by one with each response, between the first 429 or 503 and the second.
+        is_given_up: whether the links of the host fail without a request.
+        max_requests_per_s: the rate, that is, the maximum number of requests per second; None: unlimited.
+        is_ramping_up: whether the rate grows by one with each response, as between the first and second 429 or 503.
         responses_per_s: responses per second, averaged over about a second.
         last_response_at: when `responses_per_s` was last updated.
         next_request_at: when `max_requests_per_s` allows the next request.
@@ -86,7 +86,7 @@ class HostState:
     give_up_at: float = math.inf
     is_given_up: bool = False
     max_requests_per_s: float | None = None
-    is_ramping: bool = False
+    is_ramping_up: bool = False
     responses_per_s: float = 0.0
     last_response_at: float = -math.inf
     next_request_at: float = -math.inf
@@ -139,7 +139,7 @@ def record_response(state: HostState, now: float, *, requested_at: float, is_red
     rate = state.max_requests_per_s
     if rate is not None and rate < 2 * responses_per_s:  # otherwise it is not the bottleneck
         slow_increase = max(RATE_INCREASE_PER_S / state.num_processes / rate, MIN_RATE_INCREASE_PER_RESPONSE)
-        rate += 1.0 if state.is_ramping else slow_increase
+        rate += 1.0 if state.is_ramping_up else slow_increase
     respond = partial(respond, max_requests_per_s=rate, is_probing=False)
     if is_redirect and state.num_refusals:
         return respond()
@@ -200,10 +200,10 @@ def _lower_rate(state: HostState, now: float) -> HostState:
     served = _estimate_responses_per_s(state, now)
     if state.max_requests_per_s is None:
         rate = max(1.0 / state.num_processes, RATE_DECREASE_FACTOR * served)
-        return replace(state, max_requests_per_s=rate, is_ramping=True)
+        return replace(state, max_requests_per_s=rate, is_ramping_up=True)
     factor = STRONG_RATE_DECREASE_FACTOR if 3 * served < state.max_requests_per_s else RATE_DECREASE_FACTOR
     rate = max(MIN_REQUESTS_PER_S / state.num_processes, factor * state.max_requests_per_s)
-    return replace(state, max_requests_per_s=rate, is_ramping=False)
+    return replace(state, max_requests_per_s=rate, is_ramping_up=False)
 
 
 def _estimate_responses_per_s(state: HostState, now: float) -> float:

@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from mlimages.core import Fault, ImageError, ImageProperty, Reason
-from mlimages.gathering.download.image_facts import ImageFacts, ImageRequirements, Rejection, is_html
+from mlimages.gathering.download.image_info import ImageInfo, ImageRequirements, Rejection, is_html
 from mlimages.gathering.download.opt_outs import find_xmp_opt_out
 from mlimages.images import DecodedImage, DecodeOptions, ImageHeader, compute_resized_size, decode
 
@@ -34,14 +34,14 @@ _REASON_BY_FAULT = {
 }
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd8]")
-"""A marker of a JPEG, except those that occur within a scan (restart markers, and 0xFF00 for the byte 0xFF)."""
+"""Matches a JPEG marker, except those within a scan (restart markers, and 0xFF00, which stands for the byte 0xFF)."""
 _MIN_HASHED_PX = 32  # minimum side: at 1/8 scale (four pixels per row), half of all thumbnails looked alike
 _JPEG_QUALITY = 95
 _MAX_JPEG_SIDE_PX = 65_500  # maximum side in libjpeg
 
 
-def inspect_file(path: Path, requirements: ImageRequirements) -> ImageFacts | Rejection:
-    """Verify an image file by decoding it completely; resize it in place if `resize_px` is required.
+def inspect_file(path: Path, requirements: ImageRequirements) -> ImageInfo | Rejection:
+    """Verify an image file by decoding it completely; resize it in place if `resize_px` is set.
 
     Returns:
         The properties of the image, or why it is rejected.
@@ -50,13 +50,13 @@ def inspect_file(path: Path, requirements: ImageRequirements) -> ImageFacts | Re
     opt_out = find_xmp_opt_out(data)
     if opt_out and not requirements.ignore_opt_out:
         return Rejection(Reason.OPT_OUT, opt_out, len(data), hashlib.sha256(data).hexdigest())
-    facts = _inspect_data(path, data, requirements)
-    if opt_out and isinstance(facts, ImageFacts):
-        return replace(facts, detail="; ".join(filter(None, (facts.detail, f"ignored opt-out: {opt_out}"))))
-    return facts
+    info = _inspect_data(path, data, requirements)
+    if opt_out and isinstance(info, ImageInfo):
+        return replace(info, detail="; ".join(filter(None, (info.detail, f"ignored opt-out: {opt_out}"))))
+    return info
 
 
-def _inspect_data(path: Path, data: bytes, requirements: ImageRequirements) -> ImageFacts | Rejection:
+def _inspect_data(path: Path, data: bytes, requirements: ImageRequirements) -> ImageInfo | Rejection:
     """Verify the content of the file at `path`, except for opt-outs."""
     try:
         decoded = decode(
@@ -66,14 +66,14 @@ def _inspect_data(path: Path, data: bytes, requirements: ImageRequirements) -> I
         )
         if requirements.resize_px is None:
             size = decoded.size if decoded.orientation < 5 else decoded.size[::-1]  # as stored
-            return _make_image_facts(data, decoded.image, size, decoded.header.format, orientation=decoded.orientation)
+            return _make_image_info(data, decoded.image, size, decoded.header.format, orientation=decoded.orientation)
         resized = _resize(decoded, requirements.resize_px, max_pixels=requirements.max_pixels)
         stored = _encode_jpeg(resized)
         with path.open("r+b") as file:  # overwrites in place: truncating first takes .1 ms on ext4
             file.write(stored)
             file.truncate()
-        facts = _make_image_facts(stored, resized, resized.size, "JPEG")
-        return replace(facts, detail=f"resized: {requirements.resize_px}")
+        info = _make_image_info(stored, resized, resized.size, "JPEG")
+        return replace(info, detail=f"resized: {requirements.resize_px}")
     except _UnsuitableImageError as error:
         reason, detail = error.reason, error.detail
     except ImageError as error:
@@ -82,7 +82,7 @@ def _inspect_data(path: Path, data: bytes, requirements: ImageRequirements) -> I
 
 
 class _UnsuitableImageError(ImageError):
-    """A valid image does not meet the requirements."""
+    """Raised if a valid image does not meet the requirements."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(Fault.UNREADABLE, detail)
@@ -114,10 +114,10 @@ def _choose_decode_options(header: ImageHeader, data: bytes, requirements: Image
     return DecodeOptions(min_size=(2 * requirements.resize_px, 2 * requirements.resize_px), mode=mode)
 
 
-def _make_image_facts(
+def _make_image_info(
     data: bytes, image: Image.Image, size: tuple[int, int], image_format: str, *, orientation: int = 1
-) -> ImageFacts:
-    return ImageFacts(
+) -> ImageInfo:
+    return ImageInfo(
         bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
         dhash=compute_difference_hash(image),
@@ -167,10 +167,10 @@ def _is_truncated_png(data: bytes) -> bool:
 
 
 def _resize(decoded_image: DecodedImage, shorter_px: int, *, max_pixels: int) -> Image.Image:
-    """Return the upright image with its shorter side at `shorter_px`; RGB, or YCbCr if a JPEG is downscaled."""
+    """Return the upright image, resized to `shorter_px` on the shorter side, in RGB or (a downscaled JPEG) YCbCr."""
     size = compute_resized_size(*decoded_image.size, ImageProperty(shorter_px))
     if size[0] * size[1] > max_pixels or max(size) > _MAX_JPEG_SIDE_PX:
-        raise _UnsuitableImageError(Reason.TOO_MANY_PIXELS, f"{size[0]} x {size[1]} pixels when resized")
+        raise _UnsuitableImageError(Reason.TOO_MANY_PIXELS, f"{size[0]} x {size[1]} pixels after resizing")
     shrinks = min(decoded_image.size) > shorter_px
     resampling = Image.Resampling.HAMMING if shrinks else Image.Resampling.BILINEAR
     return decoded_image.image.resize(size, resampling, reducing_gap=2.0)

@@ -17,7 +17,7 @@ PRODUCT_TOKEN = "mlimages"
 """Name by which robots.txt and X-Robots-Tag address mlimages (RFC 9309, 2.2.1)."""
 
 _FORBIDDING_DIRECTIVES = {"noai", "noimageai", "noindex", "noimageindex", "noml", "none"}
-"""Directives of X-Robots-Tag that forbid training; none means noindex and nofollow."""
+"""Directives of X-Robots-Tag that forbid training; `none` means `noindex` and `nofollow`."""
 _DIRECTIVES_WITH_VALUE = {"max-snippet", "max-image-preview", "max-video-preview", "unavailable_after"}
 _AGENT_NAME = re.compile(r"[a-z*][^\s,:]*(?: [^\s,:]+)*")
 _DATA_MINING_TAG = "{http://ns.useplus.org/ldf/xmp/1.0/}DataMining"
@@ -141,7 +141,7 @@ def _find_end_of_jpeg_header(data: bytes) -> int:
 
 
 def _read_compressed_xmp(data: bytes) -> bytes:
-    """Return the XMP that a PNG holds compressed in its iTXt chunk (PNG, 11.3.3.4); empty if there is none."""
+    """Return the XMP in the compressed iTXt chunk of a PNG (PNG, 11.3.3.4); empty if there is none."""
     at = data.find(_COMPRESSED_XMP_HEADER) if data.startswith(b"\x89PNG") else -1
     if at < 4:
         return b""

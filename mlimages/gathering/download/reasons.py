@@ -26,7 +26,8 @@ TRANSIENT_REASONS = {
 """Reasons that may be temporary: the run itself retries the request."""
 
 REFUSAL_REASONS = {Reason.FORBIDDEN, Reason.HTML}
-"""Reasons that concern the host if they occur on consecutive links: it blocks this client, or shows a login page."""
+"""Reasons that concern the host if they occur on consecutive links: the host blocks this client, or shows a login
+page."""
 
 NON_FINAL_REASONS = RETRYABLE_REASONS | {Reason.TRUNCATED}
 """Reasons that do not depend on the link itself; a truncated body may be complete in the next run."""
@@ -75,7 +76,7 @@ _REASON_BY_EXCEPTION: tuple[tuple[type[Exception] | tuple[type[Exception], ...],
 
 
 class RejectionError(Exception):
-    """A link is not downloaded.
+    """Raised if a link is not downloaded.
 
     Attributes:
         values: fields of the link's `DownloadResult`, by name.
@@ -103,7 +104,7 @@ def describe_error(error: Exception) -> str:
 
 
 def classify_error(error: Exception) -> Reason:
-    """Return the reason code of a failed request; `bad-http` for unknown errors, such as of invalid responses."""
+    """Return the reason why a request failed; `bad-http` for other errors, such as those of invalid responses."""
     if isinstance(error, aiohttp.ClientProxyConnectionError):
         return Reason.PROXY
     os_error = getattr(error, "os_error", error)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from protego import Protego
 
 _TRAINING_FIELDS = (("Content-Signal", "ai-train", "no"), ("Content-Usage", "train-ai", "n"))
-"""Fields of robots.txt on training, each with the key and the value that forbid it."""
+"""Fields of robots.txt that may forbid training, each with the key and the value that do so."""
 _RULE_FIELDS = {"allow", "disallow", *(title.lower() for title, _, _ in _TRAINING_FIELDS)}
 _MAX_FILE_BYTES = 500 * 1024  # maximum size of a robots.txt (RFC 9309, 2.5)
 _MAX_REDIRECTS = 5
@@ -35,7 +35,7 @@ class SiteRules:
 
     Attributes:
         robots: Allow and Disallow rules of robots.txt; None if everything is allowed.
-        training_rules: rules of robots.txt on training, by their field, as (path pattern, whether it is forbidden).
+        training_rules: rules of robots.txt by field, as (path pattern, whether training is forbidden).
         tdm_rules: rules of tdmrep.json, as (path pattern, whether text and data mining is reserved).
     """
 
@@ -82,9 +82,9 @@ def parse_site_rules(robots_txt: str, tdmrep: str = "") -> SiteRules:
 
 
 def _select_lines_for_agent(robots_txt: str) -> list[tuple[str, str]]:
-    """Return the fields and values that apply to mlimages, or else those for all agents (RFC 9309, 2.2.1).
+    """Return the fields and values for mlimages, or those for all agents if there are none (RFC 9309, 2.2.1).
 
-    Lines on training before the first group also apply to all agents.
+    Fields about training that precede the first `User-agent` count as fields for all agents.
     """
     groups: dict[str, list[tuple[str, str]]] = {"*": []}
     agents, is_naming, has_begun = {"*"}, False, False
@@ -104,7 +104,7 @@ def _select_lines_for_agent(robots_txt: str) -> list[tuple[str, str]]:
 
 
 def _parse_training_rule(text: str, key: str, value: str) -> tuple[str, bool]:
-    """Parse the value of a field on training as (path pattern, whether `key=value` forbids training)."""
+    """Parse the value of a field about training as (path pattern, whether `key=value` forbids training)."""
     pattern, preferences = (*text.split(None, 1), "")[:2] if text.startswith("/") else ("/", text)
     return pattern, forbids_training(preferences, key, value)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from mlimages.core import FetchResult, ImageRef, Reason, is_remote
 from mlimages.gathering.download.fetch import DownloadResult
-from mlimages.gathering.download.image_facts import ImageFacts, Rejection
+from mlimages.gathering.download.image_info import ImageInfo, Rejection
 from mlimages.gathering.links import hash_link
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.partition import NO_PARTITION, Partition
@@ -139,7 +139,7 @@ class GatherFolder:
         return self._part_folder / f"{next(self._numbers)}.part"
 
     async def add(
-        self, image_ref: ImageRef, download: DownloadResult, inspection: ImageFacts | Rejection | None, part_path: Path
+        self, image_ref: ImageRef, download: DownloadResult, inspection: ImageInfo | Rejection | None, part_path: Path
     ) -> FetchResult:
         """Record a finished link; a valid image is moved to its final name.
 
@@ -147,13 +147,13 @@ class GatherFolder:
             GatherError: the folder cannot be written.
         """
         key = hash_link(image_ref.label, image_ref.url)
-        if isinstance(inspection, ImageFacts):
+        if isinstance(inspection, ImageInfo):
             index, keeps = self._open_image_index(), self._options.keep_duplicates
             outcome = make_image_values(image_ref, download, inspection, index, keep_duplicates=keeps)
         else:
             outcome = make_failure_values(download, inspection)
         row = make_row(image_ref, download, outcome)
-        if row.status == "ok" and isinstance(inspection, ImageFacts):
+        if row.status == "ok" and isinstance(inspection, ImageInfo):
             row = await self._store_image(image_ref, row, part_path, inspection.suffix)
         elif inspection:
             part_path.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from mlimages.core import FetchResult, Reason
-from mlimages.gathering.links import hash_location
+from mlimages.gathering.links import hash_host_and_path
 
 MIN_PLACEHOLDER_PATHS = 5
 """Number of paths of one host with the same bytes from which these count as its placeholder for removed images."""
@@ -163,7 +163,7 @@ class PlaceholderCounts:
 
     def add(self, sha256: str, url: str) -> None:
         """Count a link whose image has this SHA-256."""
-        location = hash_location(url)
+        location = hash_host_and_path(url)
         row = (bytes.fromhex(sha256), location >> 32, location & (2**32 - 1))
         self._tables.execute("INSERT OR IGNORE INTO locations VALUES (?, ?, ?)", row)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from mlimages.core import FetchResult, ImageRef, Reason
 from mlimages.gathering.download.fetch import DownloadResult
-from mlimages.gathering.download.image_facts import ImageFacts, Rejection
+from mlimages.gathering.download.image_info import ImageInfo, Rejection
 from mlimages.gathering.download.reasons import NON_FINAL_REASONS
 from mlimages.gathering.links import redact_url, remove_credentials
 from mlimages.gathering.store.image_index import ImageIndex
@@ -28,36 +28,36 @@ def make_row(image_ref: ImageRef, download: DownloadResult, outcome_values: dict
         http_status=download.http_status,
         attempts=download.attempts,
         elapsed_s=download.elapsed_s,
-        fetched_at=datetime.fromtimestamp(download.requested_at, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
+        fetched_at=datetime.fromtimestamp(download.fetched_at, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
         source=image_ref.source,
         **outcome_values,
     )
 
 
 def make_image_values(
-    image_ref: ImageRef, download: DownloadResult, image_facts: ImageFacts, index: ImageIndex, *, keep_duplicates: bool
+    image_ref: ImageRef, download: DownloadResult, image_info: ImageInfo, index: ImageIndex, *, keep_duplicates: bool
 ) -> dict[str, Any]:
     """Return the status and the image properties for the row of a valid image, by field name.
 
     Args:
         image_ref, download: see `make_row`.
-        image_facts: the properties of the image.
+        image_info: the properties of the image.
         index: index of the earlier images of the folder.
         keep_duplicates: keep every copy of the same bytes.
     """
-    values = {name: getattr(image_facts, name) for name in image_facts.__slots__ if name != "suffix"}
-    values["detail"] = "; ".join(filter(None, (image_facts.detail, download.detail)))
-    copies = index.find_copies(image_facts.sha256)
+    values = {name: getattr(image_info, name) for name in image_info.__slots__ if name != "suffix"}
+    values["detail"] = "; ".join(filter(None, (image_info.detail, download.detail)))
+    copies = index.find_copies(image_info.sha256)
     is_known_target = index.is_placeholder_target(download.final_url and remove_credentials(download.final_url))
     if is_known_target and not copies.num_links:
         values["detail"] = "redirected to a known placeholder image of a host"
         return {"status": "placeholder", "reason": Reason.PLACEHOLDER, **values}
-    if copies.is_placeholder or (not keep_duplicates and index.becomes_placeholder(image_facts.sha256, image_ref.url)):
+    if copies.is_placeholder or (not keep_duplicates and index.becomes_placeholder(image_info.sha256, image_ref.url)):
         values["detail"] = "the same bytes are served at many paths of one host"
         return {"status": "placeholder", "reason": Reason.PLACEHOLDER, **values}
     if copies.path and not keep_duplicates:
         return {"status": "duplicate", "same_as": copies.path, **values}
-    return {"status": "ok", "same_as": index.find_near_duplicate(image_facts.dhash), **values}
+    return {"status": "ok", "same_as": index.find_near_duplicate(image_info.dhash), **values}
 
 
 def make_failure_values(download: DownloadResult, rejection: Rejection | None) -> dict[str, Any]:

@@ -13,8 +13,8 @@ class ImageRequirements:
 
     Attributes:
         max_pixels: maximum width x height.
-        min_size_px: minimum shorter side in pixels.
-        resize_px: shorter side in pixels to which the image is resized; None: it is kept unchanged.
+        min_size_px: minimum length of the shorter side in pixels.
+        resize_px: length in pixels to which the shorter side is resized; None: the image is kept unchanged.
         ignore_opt_out: accept an image whose XMP prohibits data mining.
     """
 
@@ -25,7 +25,7 @@ class ImageRequirements:
 
 
 @dataclass(frozen=True, slots=True)
-class ImageFacts:
+class ImageInfo:
     """Properties of a verified image: fields of its manifest row (see `FetchResult`), and its file suffix."""
 
     bytes: int
