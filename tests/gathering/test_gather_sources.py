@@ -123,7 +123,7 @@ def test_imagenet_goes_from_one_way_to_the_next_and_says_why(site: Site, tmp_pat
     source = ImageNet(["n02123394", "n02121808"], url_list=urls, endpoint=site.base, tell=told.append)
     assert run(source, tmp_path / "out").classes == {"domestic_cat": 1, "persian_cat": 1}
     assert told[1:] == [
-        "n02123394, n02121808: cannot read the website's archive: HTTP 404 (not every synset is offered)",
+        "n02123394, n02121808: cannot read the website's archive: HTTP 404 (the website does not offer every synset)",
         "n02121808: the website's list has no images",
     ]
     assert (tmp_path / "out/domestic_cat/n02121808_1.jpg").exists()

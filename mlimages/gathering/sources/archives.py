@@ -22,7 +22,7 @@ _GZIP_SUFFIXES = (".gz", ".tgz")
 _ARCHIVE_SUFFIXES = (".tar", ".zip", *_GZIP_SUFFIXES)
 _READ_ERRORS = (tarfile.TarError, zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError)
 MAX_MEMBER_BYTES = 64 * 2**20
-"""Maximum size of a file; larger ones are skipped."""
+"""Maximum size of a file in a zip, a compressed tar or a remote tar; larger files are skipped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ def _iter_tar_members(file: IO[bytes], offset: int) -> Iterator[tuple[str, TarMe
 
 
 async def return_data(data: bytes) -> bytes:
-    """Return `data`: the `ArchiveEntry.load` of a file that has already been read."""
+    """Return `data`; serves as `ArchiveEntry.load` for a file that has already been read."""
     return data
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from mlimages.core import ImageRef, InputError, escape_unprintable, pluralize
 
 RAW_TEXT_KEY = "\0raw"
-"""Key of the text of a row that cannot be parsed, which has no other keys."""
+"""The only key of a row that cannot be parsed; its value is the text of the row."""
 
 Row = Mapping[str, Any]
 """A row of a table: values by column name."""
@@ -22,7 +22,7 @@ _IMAGE_COLUMN_NAMES = ("image_url", "imageurl", "img_url", "coco_url", "image", 
 _URL_COLUMN_NAMES = ("url", "link", "src", "href", "uri")
 _LABEL_COLUMN_NAMES = ("label", "class", "class_name", "category", "wnid")
 IMAGE_SUFFIX_PATTERN = r"\.(jpe?g|png|gif|webp|bmp|tiff?|avif|heic)"
-"""Regular expression that matches the suffix of an image file, with one group."""
+"""Regular expression for the suffix of an image file; it contains one group."""
 IMAGE_SUFFIX_AT_END = re.compile(IMAGE_SUFFIX_PATTERN + r"([?#]|$)", re.IGNORECASE)
 """Matches an image suffix at the end of a URL's path."""
 _MARKDOWN_LINK = re.compile(
@@ -101,7 +101,7 @@ def choose_columns(names: Sequence[str], rows: Sequence[Row], options: ListOptio
 
 
 def _find_column(names: Sequence[str], column: str | None, list_name: str, option: str) -> str | None:
-    """Return the name of the column that the user has chosen with `option`, by name or number; None if not chosen."""
+    """Return the name of the column that the user chose with `option`, by name or number; None if `column` is None."""
     if column is None:
         return None
     for name in names:
@@ -115,7 +115,7 @@ def _find_column(names: Sequence[str], column: str | None, list_name: str, optio
 
 
 def _choose_link_column(names: Sequence[str], rows: Sequence[Row]) -> str | None:
-    """Return the name of the column of links; of several, the one most likely to contain images. None if none."""
+    """Return the name of the column most likely to contain links to images; None if no column contains links."""
 
     def rank_key(name: str) -> tuple[bool, bool, bool]:
         links = [text for row in rows if is_link(text := to_text(row.get(name)))]
@@ -164,10 +164,10 @@ def unwrap_link(text: str) -> str:
     return html.unescape(text) if "&amp;" in text else text
 
 
-def find_markdown_text(text: str) -> dict[str, str]:
-    """Return `{"text": "a cat"}` for a Markdown link such as `[a cat](https://...)`; {} for other text."""
+def find_markdown_text(text: str) -> str:
+    """Return the text of a Markdown link, such as `a cat` for `[a cat](https://...)`; "" for other text."""
     found = _MARKDOWN_LINK.fullmatch(text.strip()) if "](" in text else None
-    return {"text": found["text"]} if found and found["text"] else {}
+    return found["text"] if found else ""
 
 
 def to_text(value: object) -> str:

@@ -29,7 +29,7 @@ class Commons(SearchSource):
     """Source of openly licensed images from Wikimedia Commons; no key is needed.
 
     Args:
-        queries: search queries, or `Category:NAME`; `label=query` sets the class name.
+        queries: search queries, or `Category:NAME`; `CLASS=QUERY` sets the class.
         width: width of the thumbnails in pixels, one of `THUMBNAIL_WIDTHS_PX`; None for the originals.
         tell: called with notes for the user before the first request.
         endpoint: URL of the search API; by default the provider's.

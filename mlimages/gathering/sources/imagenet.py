@@ -73,7 +73,7 @@ class ImageNet:
         self._folders: dict[str, str] = {}
         for word in words:
             root = find_synset(word)
-            for wnid, folder in (find_subtree_folders(root) if with_subtree else {root.wnid: root.folder}).items():
+            for wnid, folder in (find_subtree_folders(root) if with_subtree else {root.wnid: root.folder_name}).items():
                 self._folders.setdefault(wnid, folder)
         for path in (archive, url_list):
             if path and not path.exists():
@@ -127,7 +127,7 @@ class ImageNet:
         return replace(image_ref, label=self._folders[wnid], source={"provider": "ImageNet", "wnid": wnid})
 
     async def _find_images(self, wnid: str, failures: dict[str, list[str]]) -> AsyncIterator[ImageRef]:
-        """Yield the images of a synset from the first origin that has any; add the reasons of others to `failures`."""
+        """Yield the images of a synset from the first origin that has any; add earlier failures to `failures`."""
         origins = {
             "the website's archive": self._read_site_archive,
             "the website's list": self._read_site_list,
@@ -177,7 +177,7 @@ class ImageNet:
     async def _read_site_archive(self, wnid: str) -> AsyncIterator[ImageRef]:
         url = f"{self._endpoint}/data/winter21_whole/{wnid}.tar"
         listing = cache_dir("imagenet") / f"{sha256(url.encode()).hexdigest()}.json"
-        if members := _read_listing(listing):  # an earlier run read it to its end: request only missing members
+        if members := _read_cached_members(listing):  # an earlier run read it to its end: request only missing members
             for member in members:
                 yield _make_image_ref(f"{url}#{member.name}", member.name, partial(self._read_member, url, member))
             return
@@ -210,7 +210,7 @@ class ImageNet:
 
     @cached_property
     def _links_by_wnid(self) -> dict[str, list[ImageRef]]:
-        """Links of each requested synset in the local list, read in one pass: it may have millions of lines."""
+        """Links of each requested synset in the local list, which is read only once: it may have millions of lines."""
         assert self._url_list
         listed: dict[str, list[ImageRef]] = {wnid: [] for wnid in self._folders}
         for image_ref in read_list(self._url_list):
@@ -220,14 +220,14 @@ class ImageNet:
 
 
 def _find_wnids(path: str) -> Iterator[str]:
-    """Yield the parts of a path that may be WordNet ids: from the file name, then its folders from the innermost."""
+    """Yield the parts of a path that may be WordNet ids: that in the file name, then the folders, innermost first."""
     *folders, name = path.split("/")
     if not name.startswith("."):  # files that macOS adds
         yield name.partition("_")[0]
         yield from reversed(folders)
 
 
-def _read_listing(path: Path) -> list[TarMember]:
+def _read_cached_members(path: Path) -> list[TarMember]:
     """Return the cached list of members of an archive of the website; empty if there is none."""
     try:
         return [TarMember(**values) for values in json.loads(path.read_text(encoding="utf-8"))]
@@ -246,5 +246,5 @@ def _explain_failure(name: str, error: Exception) -> str:
         return f"cannot read {name}: damaged, or not a tar archive"
     if classify_error(error) in CONNECTION_REASONS:
         return f"cannot reach the website ({describe_error(error)})"
-    hint = " (not every synset is offered)" if getattr(error, "status", None) == 404 else ""
+    hint = " (the website does not offer every synset)" if getattr(error, "status", None) == 404 else ""
     return f"cannot read {name}: {describe_error(error)}{hint}"

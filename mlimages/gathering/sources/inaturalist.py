@@ -29,7 +29,7 @@ _RATE_LIMITS = (RateLimit(60, 60.0, "a minute"), RateLimit(10_000, 86_400.0, "a 
 _MAX_BYTES_PER_HOUR = 4_500_000_000
 """Maximum number of bytes of photos per hour; iNaturalist blocks clients above 5 GB."""
 _RANKS_NAMED_BY_BINOMIALS = {"species", "subspecies", "variety", "form"}
-"""Taxonomic ranks whose names begin with the names of the genus and the species."""
+"""Ranks of taxa whose scientific names begin with the genus and the species, as in "Canis lupus familiaris"."""
 _REFUSAL_ADVICE = "it blocks clients that send too many requests; run the same command again in an hour"
 
 
@@ -37,7 +37,7 @@ class INaturalist(SearchSource):
     """Source of openly licensed photos of a taxon and its subtaxa; no key is needed.
 
     Args:
-        queries: names or ids of taxa; `label=taxon` sets the class name.
+        queries: names or ids of taxa; `CLASS=TAXON` sets the class.
         licences: licences such as `cc0,by,by-nc`; empty for every Creative Commons licence.
         by: make one class per `species` or `genus`; None for one class per query.
         quality: quality grade `research`, `needs_id` or `casual`; empty for every grade.

@@ -81,7 +81,7 @@ def count_available_lines(file: IO[bytes]) -> int:
 
 
 def read_lines(file: IO[bytes]) -> Iterator[str]:
-    """Yield the lines that are not blank, decoded (UTF-8, UTF-16 or Latin-1), without line ends and cut at 1 MiB."""
+    """Yield the lines that are not blank, decoded from UTF-8, UTF-16 or Latin-1, cut at `MAX_LINE_LENGTH`."""
     start = file.peek(2)[:2] if hasattr(file, "peek") else b""
     encoding = "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "latin-1"
     with io.TextIOWrapper(file, encoding, errors="replace", newline=None) as text:

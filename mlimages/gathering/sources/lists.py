@@ -52,7 +52,7 @@ MAX_HEAD_ROWS = 5000
 """Maximum number of first rows that are checked before the first link is used."""
 
 MAX_HEAD_LENGTH = 2**26
-"""Maximum size of these rows in characters; fewer rows are checked if they are longer."""
+"""Maximum total number of characters of the rows that are checked; fewer rows are checked if they are longer."""
 
 _MAX_SNIFFED_LINES = 100
 """Maximum number of lines from which the format is detected."""
@@ -62,7 +62,7 @@ _T = TypeVar("_T")
 _BINARY_FILE_PREFIXES = ("PK\3\4", "\xd0\xcf\x11\xe0")
 """The first bytes of a zip archive, which an Excel file is, and of an older Excel file."""
 _SECOND_LINK = re.compile(r"[,;|\s]\s*https?://")
-"""A delimiter and a further link in a cell."""
+"""Matches a delimiter that is followed by another link in the same cell."""
 _IMAGENET_IMAGE_ID = re.compile(r"(n\d{8})_\d+")
 
 
@@ -110,7 +110,7 @@ class LinkFile:
         description: the detected columns and the first link, in one line.
         warnings: probable mistakes in the first rows, one line each.
         num_header_lines: number of lines before the first link.
-        file_class: class named after the file, if none of the first links has a class of its own; else "".
+        file_class: class named after the file if all of the first links are given it; "" otherwise.
 
     Raises:
         InputError: the list cannot be read, has no column of links, or its classes look like captions.
@@ -196,7 +196,7 @@ class LinkFile:
             yield from self._detect_and_parse(head, self._track_available_lines(lines), suffix)
 
     def _track_available_lines(self, lines: Iterator[str]) -> Iterator[str]:
-        """Yield the lines, and count down those of standard input that can be read without waiting."""
+        """Yield the lines, and keep `_num_available` up to date, the number that can be read without waiting."""
         for line in lines:
             self._num_available -= 1
             yield line
@@ -273,8 +273,9 @@ class LinkFile:
                 continue
             left, tab, right = line.rstrip("\t ").partition("\t")
             if not tab:
+                text = find_markdown_text(left)
                 self._unclassified += self._options.class_name is None
-                yield ImageRef(unwrap_link(left), self._default_class, find_markdown_text(left))
+                yield ImageRef(unwrap_link(left), self._default_class, {"text": text} if text else {})
                 continue
             left, right = (right, left) if is_link(left) and not is_link(right) else (left, right)
             right = next(filter(is_link, right.split("\t")), right)  # further cells are ignored
@@ -286,9 +287,10 @@ class LinkFile:
                 yield ImageRef(unwrap_link(right), label or self._default_class)
 
     def _peek(self, items: Iterator[_T], max_items: int) -> tuple[list[_T], Iterator[_T]]:
-        """Return the first items (of standard input, only those available), and an iterator over all items.
+        """Return the first items and an iterator over all items.
 
-        If an error ends the first items early, the iterator raises it after them.
+        Of standard input, only the lines that are available at once are read. If an error occurs after an item, the
+        iterator raises it in its place.
         """
         head: list[_T] = []
         size = 0

@@ -28,7 +28,7 @@ _METADATA_KEYS = (
     "id", "title", "creator", "creator_url", "license", "license_version", "license_url", "foreign_landing_url",
     "provider", "source",
 )  # fmt: skip
-"""Keys of an image of the API that are copied to the manifest."""
+"""Keys of an image in a response that are copied to the manifest."""
 
 
 class Openverse(SearchSource):
@@ -37,7 +37,7 @@ class Openverse(SearchSource):
     The environment variables OPENVERSE_CLIENT_ID and OPENVERSE_CLIENT_SECRET raise the limits of Openverse.
 
     Args:
-        queries: search queries; `label=query` sets the class name.
+        queries: search queries; `CLASS=QUERY` sets the class.
         licences: licences such as `by,cc0`; empty for every open licence.
         filters: further parameters of the search: `license_type`, `source`, `extension`.
         thumbnails: download the thumbnails of Openverse (up to 600 pixels wide) instead of the originals.

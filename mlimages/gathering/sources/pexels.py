@@ -34,7 +34,7 @@ class Pexels(SearchSource):
     """Source of photos from Pexels; the API key is read from the environment variable PEXELS_API_KEY.
 
     Args:
-        queries: search queries; `label=query` sets the class name.
+        queries: search queries; `CLASS=QUERY` sets the class.
         photo_size: size of the photos, one of `PHOTO_SIZES`.
         filters: further parameters of the search: `orientation`, `size`, `color`, `locale`.
         i_have_permission: you have the permission of Pexels to build a dataset; recorded with every photo.

@@ -67,7 +67,7 @@ class SearchApi:
         refusal_advice: advice for the user after a 401 or 403.
         headers: headers of each request; never logged.
         rate_limits: rate limits of the provider.
-        wait: called with seconds and a reason to wait before a request; None: raise an error with the waiting time.
+        wait: called with the seconds to wait and the reason; None: raise an error that states the time instead.
         refresh: ignore cached responses.
         authorize: returns the headers that authenticate requests; called before the first request and after a 401.
     """
@@ -98,7 +98,7 @@ class SearchApi:
         """Return the JSON object of a page of results; None if the page does not exist.
 
         Args:
-            is_first_page: whether this is the first page of results; it is an error if that does not exist.
+            is_first_page: whether this is the first page of results; if it does not exist, that is an error.
 
         Raises:
             GatherError: access is denied, the provider is unreachable, or waiting is disabled.
@@ -123,7 +123,7 @@ class SearchApi:
             return body
         if status in (400, 401, 403):
             raise GatherError(f"{self.name} returned HTTP {status}: {self.refusal_advice}")
-        raise GatherError(_add_retry_advice(_describe_response(url, status, body)))
+        raise GatherError(_add_retry_advice(_describe_failure(url, status, body)))
 
     async def _get_json(self, url: str, *, is_first_page: bool) -> dict[str, Any] | None:
         problem = ""
@@ -148,7 +148,7 @@ class SearchApi:
                     raise GatherError(f"{self.name} returned HTTP {status}: {self.refusal_advice}")
                 case 400 | 404 | 422 if is_first_page:
                     details = "" if str(body).lstrip().startswith("<") else str(body).strip()  # no HTML
-                    raise GatherError(": ".join(filter(None, [_describe_response(url, status, body), details])))
+                    raise GatherError(": ".join(filter(None, [_describe_failure(url, status, body), details])))
                 case 400 | 404 | 422:  # after the last page
                     return None
                 case 429:
@@ -156,14 +156,14 @@ class SearchApi:
                     retry_s = parse_retry_after(headers.get("Retry-After"))
                     pause_s = self._seconds_until_allowed() if retry_s is None else retry_s
                 case _:
-                    problem = _describe_response(url, status, body)
+                    problem = _describe_failure(url, status, body)
                     pause_s = 2.0**attempt
             if attempt < _MAX_RETRIES:
                 await self._wait_or_raise(pause_s, problem, waiting_action="trying again in")
         raise GatherError(_add_retry_advice(problem))
 
     async def _request(self, method: str, url: str, **options: Any) -> tuple[int, Mapping[str, str], Any]:
-        """Send a request; return status, headers and body. Without a response: status 0, and the reason as body."""
+        """Send a request; return status, headers and body. If it fails, the status is 0 and the body is the reason."""
         assert self._session
         self._record_request()
         try:
@@ -238,8 +238,8 @@ def _parse_json_body(text: str) -> Any:
         return None
 
 
-def _describe_response(url: str, status: int, body: object) -> str:
-    """Return what is wrong with a response; if `status` is 0, there was none, and `body` is the reason."""
+def _describe_failure(url: str, status: int, body: object) -> str:
+    """Return what is wrong with a response of `_request`."""
     host = parse_host(url)
     if not status:
         return f"cannot reach {host} ({body})"
@@ -275,6 +275,6 @@ def filter_json_objects(values: object) -> list[dict[str, Any]]:
 
 
 def make_http_options(endpoint: str, default_endpoint: str, http_options: GatherOptions | None) -> GatherOptions:
-    """Return `http_options` for requests to `endpoint`; one other than the default may have a private address."""
+    """Return `http_options` for requests to `endpoint`; private addresses are allowed unless it is the default."""
     http_options = http_options or GatherOptions()
     return http_options if endpoint == default_endpoint else replace(http_options, allow_private=True)

@@ -42,7 +42,7 @@ class SearchSource(ABC):
                             yield image_ref
 
     async def _prepare(self) -> None:  # noqa: B027  # most sources have nothing to prepare
-        """Prepare for the first page, such as by looking up ids."""
+        """Do what is needed before the first page is requested, such as looking up ids."""
 
     async def _count_results(self, query: str) -> int | None:
         """Return the number of results; None if the provider does not report it."""
@@ -61,7 +61,7 @@ def require_allowed(option: str, values: Iterable[object], allowed_values: Colle
 
 
 def parse_queries(query_texts: Sequence[str]) -> dict[str, str]:
-    """Parse `CLASS=QUERY`, or `QUERY`, which is then also the class; return the queries by class.
+    """Parse texts `CLASS=QUERY`, or `QUERY` if it is also the class; return the queries by class.
 
     Raises:
         InputError: a query or class is empty, or a class occurs twice.

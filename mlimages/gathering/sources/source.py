@@ -41,12 +41,13 @@ class Source(Protocol):
 
     - `skip_class(label)`: called once a class has enough images; the source should yield no more of them.
     - `record_result(row)`: called with each new row of the manifest, a `FetchResult`.
-    - `lookahead`: maximum number of links to read in advance while those in progress may suffice for their class.
+    - `lookahead`: maximum number of links that are read but held back, because the links in progress may be enough
+      for their classes; if it is 0, only one process can read the source.
     - `async count_links()`: returns the number of links; None if it is unknown.
     - `async count_shards_by_host(num_shards)`: returns the number of shards by host, for each host whose links are to
       be spread over several of the `num_shards` shards.
     - `is_read_once`: True if only one process can read the source.
-    - `is_list`: True for a list of links whose classes may have been corrected: stored images are moved accordingly.
+    - `is_list`: True for a list of links; if the class of a link was corrected, its stored image is moved.
     """
 
     def __aiter__(self) -> AsyncIterator[ImageRef]: ...
@@ -79,7 +80,7 @@ class UrlList:
 
     A text file has a link per line, a class and a link separated by a tab, or ImageNet's `n00004475_6590<TAB>link`. A
     table (CSV, TSV, JSON, JSON lines, Parquet, COCO) has a column of links and optionally one of classes; the other
-    columns are copied to the manifest. By default, the class of a link is the name of its file.
+    columns are copied to the manifest. A link without a class gets the name of the list as its class.
 
     Args:
         paths: paths or URLs of lists; `-` is standard input.
@@ -89,7 +90,7 @@ class UrlList:
         tell: called with a description of the detected columns before the first link is used.
 
     Raises:
-        InputError: a file does not exist.
+        InputError: a file does not exist, or is a folder.
         MissingExtraError: a file is Parquet, and pyarrow is not installed.
 
     Example:
@@ -180,7 +181,7 @@ class UrlList:
                     file = await _run_in_thread(open_list, is_daemon=local == STDIN)
                     for text in filter(None, (file.description, *file.warnings)):
                         self._tell(f"{file.name}: {text}")
-                    _reject_same_class(self._paths, [*files, file])
+                    _reject_duplicate_class(self._paths, [*files, file])
                     files.append(file)
                     lengths.append(await asyncio.to_thread(count_links, local, file.num_header_lines))
             self._files = files
@@ -205,14 +206,15 @@ class UrlList:
         return folder / name
 
 
-def _reject_same_class(paths: Sequence[str | Path], files: Sequence[LinkFile]) -> None:
-    """Raise InputError if the last of the opened lists and an earlier one have the same class from their file names."""
+def _reject_duplicate_class(paths: Sequence[str | Path], files: Sequence[LinkFile]) -> None:
+    """Raise InputError if the last list and an earlier one would both get the same class from their file names."""
     *earlier, last = files
     for path, file in zip(paths, earlier, strict=False):
         if last.file_class and file.file_class == last.file_class and path != paths[len(earlier)]:
             raise InputError(
-                f"{path} and {paths[len(earlier)]} have no classes, and their names give both the class "
-                f"{last.file_class}: rename one of them, or use --class {last.file_class} if they are one class"
+                f"{path} and {paths[len(earlier)]} have no classes, and both would get the class "
+                f"{last.file_class} from their names: rename one of them, or use --class {last.file_class} if they are "
+                "one class"
             )
 
 

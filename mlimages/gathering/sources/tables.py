@@ -29,7 +29,7 @@ from mlimages.labels import find_coco_classes, is_repeated_header
 _TSV_HTTP_DATA_HEADER = "TsvHttpData-1.0"
 _MAX_LINES_PER_ROW = 1000
 _LONG_LINE_LENGTH = 65_536
-"""Number of characters above which long quoted cells of a line are removed, before Python's csv rejects them."""
+"""Length of a line in characters above which its long quoted cells are emptied, since Python's csv rejects them."""
 _LONG_QUOTED_CELL = re.compile(r'"(?:[^"]|""){10000,}"')
 _TEXT_UP_TO_CLOSING_QUOTE = re.compile(r'((?:[^"]|"")*+)"')
 _CLASS_AND_LINK = re.compile(r"(?!\d+[.)]\s)(\w[^:]*?)\s+(https?://.+)", re.IGNORECASE)
@@ -117,7 +117,7 @@ def parse_csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
 def _join_quoted_lines(
     first_line: str, unread_lines: deque[str], source: Iterator[str], delimiter: str, num_columns: int
 ) -> list[str] | None:
-    """Return the row that begins in `first_line` and consume its further lines; None if no line completes the row."""
+    """Return the row that begins in `first_line` and consume its other lines; None if no line completes the row."""
     text = [first_line]
     for number in range(_MAX_LINES_PER_ROW):
         if number == len(unread_lines):
@@ -138,10 +138,11 @@ def _join_quoted_lines(
 
 
 def _are_complete_rows(lines: Sequence[str], delimiter: str, num_columns: int, *, is_ragged: bool) -> bool:
-    """Return whether lines that are one row according to their quotes are probably rows with unclosed quotes.
+    """Return whether lines that their quotes join into one row are probably separate rows with unclosed quotes.
 
-    They are if each has all cells and its link in the same column, and the quote that closes the row is at the start of
-    a cell; or, if the row `is_ragged` (it has more or fewer cells than `num_columns`), if any later line has all cells.
+    Usually that is so if each line has `num_columns` cells and its link in the same column, and the quote that closes
+    the row is at the start of a cell. If the joined row `is_ragged`, that is, has another number of cells, it is enough
+    that one of the later lines has `num_columns` cells and a link.
     """
     columns = [_find_link_column(line, delimiter, num_columns) for line in lines]
     if is_ragged:
@@ -152,7 +153,7 @@ def _are_complete_rows(lines: Sequence[str], delimiter: str, num_columns: int, *
 
 
 def _find_link_column(line: str, delimiter: str, num_columns: int) -> int | None:
-    """Return the index of the first cell that is a link; None if there is none, or not `num_columns` cells."""
+    """Return the index of the first cell that is a link; None without a link or with other than `num_columns` cells."""
     cells = line.split(delimiter)
     links = (number for number, cell in enumerate(cells) if is_http_url(cell.strip(' "')))
     return next(links, None) if len(cells) == num_columns else None
@@ -232,7 +233,7 @@ def flatten_object(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any
 
 
 def extract_json_rows(value: Any, path: Path) -> list[Row]:
-    """Return the rows of a JSON array, a COCO dataset, an object with one array, or lists of links by class.
+    """Return the rows of a JSON array, a COCO dataset, an object with one array, or links by class.
 
     Args:
         value: the parsed JSON document.
@@ -255,7 +256,7 @@ def extract_json_rows(value: Any, path: Path) -> list[Row]:
 
 
 def _extract_coco_rows(dataset: dict[str, Any], path: Path) -> list[Row]:
-    """Return the images of a COCO dataset, each with its category if all its annotations have the same.
+    """Return the images of a COCO dataset, each with the category on which all its annotations agree, or None.
 
     Annotations without a category, such as captions, are ignored; if there are no others, `categories` may be missing.
     """

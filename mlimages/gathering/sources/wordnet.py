@@ -30,7 +30,7 @@ class Synset:
     definition: str
 
     @property
-    def folder(self) -> str:
+    def folder_name(self) -> str:
         """Name of the folder for the images of the synset."""
         return self.lemmas[0].lower().replace("/", "_")
 
@@ -56,7 +56,7 @@ def _load_children() -> dict[str, list[str]]:
 
 
 def find_synset(text: str) -> Synset:
-    """Return the synset with a WordNet id, or the only synset that has a word.
+    """Return the synset with the WordNet id `text`, or the only synset that contains the word `text`.
 
     Raises:
         InputError: no synset or several synsets match; the message lists them with their definitions.
@@ -77,14 +77,14 @@ def find_synset(text: str) -> Synset:
 
 def find_subtree_folders(root: Synset) -> dict[str, str]:
     """Return the folders of a synset and its descendants, by WordNet id; each is a subfolder of a parent's folder."""
-    folders = {root.wnid: root.folder}
-    taken = {root.folder}
+    folders = {root.wnid: root.folder_name}
+    taken = {root.folder_name}
     waiting = [root.wnid]
     for wnid in waiting:
         for child in sorted(_load_children().get(wnid, [])):
             if child in folders:
                 continue
-            folder = f"{folders[wnid]}/{load_synsets()[child].folder}"
+            folder = f"{folders[wnid]}/{load_synsets()[child].folder_name}"
             folders[child] = folder if folder not in taken else f"{folder}_{child}"
             taken.add(folders[child])
             waiting.append(child)
