@@ -143,9 +143,9 @@ class _Comparison:
             for labels in (self.network_classes, self.file_classes)
         )
         return (
-            f"the outputs of the ONNX file do not match the network's, worst on {self.path}: the network "
-            f"predicts {network}, the file {file}, and a logit differs by {self.relative_difference:.2g} times the "
-            "largest logit; nothing was written"
+            "the outputs of the ONNX file do not match the network's; the largest difference is for "
+            f"{self.path}: the network predicts {network}, the file {file}, and a logit differs by "
+            f"{self.relative_difference:.2g} times the largest logit; nothing was written"
         )
 
 

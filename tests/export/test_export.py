@@ -258,7 +258,9 @@ def test_a_file_with_other_outputs_is_refused_and_the_old_one_stays(tmp_path: Pa
     right = trained("lenet5")
     wrong = OtherLogits(right.network, right.preprocessing, right.class_names, right.model_name)
     (tmp_path / "a.onnx").write_text("the old one")
-    with pytest.raises(ExportError, match=r"worst on .*\d\d\.png: the network predicts class\d, the file class\d"):
+    with pytest.raises(
+        ExportError, match=r"difference is for .*\d\d\.png: the network predicts class\d, the file class\d"
+    ):
         export_network(wrong, tmp_path / "a.onnx", validation=made_images(tmp_path / "p", 5), overwrite=True)
     assert (tmp_path / "a.onnx").read_text() == "the old one"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.onnx", "p"]
