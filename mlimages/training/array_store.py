@@ -93,7 +93,7 @@ class ArrayStore:
         return out
 
     def _mark_file_used(self, file_name: str) -> None:
-        """Set the modification time of `FILE_NAME.keys`, its last use, to now; once per store."""
+        """Set the modification time of `FILE_NAME.keys` to now when this store first uses the file."""
         if file_name not in self._used:
             self._used.add(file_name)
             with suppress(OSError):

@@ -14,33 +14,36 @@ from torchvision.transforms.v2 import functional as transforms
 Strength = Literal["none", "flip", "light", "strong"]
 
 NUM_FIXED_VIEWS = {"none": 4, "flip": 2, "light": 6, "strong": 10}
-"""Number of views of each image, including the unchanged image, whose frozen features are cached, by strength."""
+"""Number of fixed views of each image, by strength. View 0 is the unchanged image. With frozen layers, only these views
+are used, since their features are cached."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Limits:
-    """Limits of the random changes of one strength of augmentation.
+class _AugmentationLimits:
+    """The largest random changes that augmentation of a given strength makes.
 
     Attributes:
-        min_area: minimum share of the image's area in a crop, 0..1; 1 does not crop.
-        max_aspect: maximum factor by which the aspect ratio of a crop changes.
-        max_color: maximum relative change of brightness, contrast and saturation.
+        min_crop_area: minimum area of a crop, as a share of the image's area, 0..1; 1 disables cropping.
+        max_aspect_change: maximum factor by which the aspect ratio of a crop changes.
+        max_color_change: maximum relative change of brightness, contrast and saturation.
         max_rotation_deg: maximum rotation in either direction, in degrees.
-        max_erased: maximum side of the erased rectangle, as a share of the image's side.
+        max_erased_side: maximum side of the erased rectangle, as a share of the image's side, 0..1.
     """
 
-    min_area: float = 1.0
-    max_aspect: float = 1.0
-    max_color: float = 0.0
+    min_crop_area: float = 1.0
+    max_aspect_change: float = 1.0
+    max_color_change: float = 0.0
     max_rotation_deg: float = 0.0
-    max_erased: float = 0.0
+    max_erased_side: float = 0.0
 
 
 _LIMITS = {
-    "none": _Limits(),
-    "flip": _Limits(),
-    "light": _Limits(min_area=0.6, max_aspect=1.15, max_color=0.2),
-    "strong": _Limits(min_area=0.35, max_aspect=1.33, max_color=0.4, max_rotation_deg=15.0, max_erased=0.4),
+    "none": _AugmentationLimits(),
+    "flip": _AugmentationLimits(),
+    "light": _AugmentationLimits(min_crop_area=0.6, max_aspect_change=1.15, max_color_change=0.2),
+    "strong": _AugmentationLimits(
+        min_crop_area=0.35, max_aspect_change=1.33, max_color_change=0.4, max_rotation_deg=15.0, max_erased_side=0.4
+    ),
 }
 
 
@@ -49,8 +52,8 @@ class Augmenter:
     """Makes random views of images; the same seed, image and view number give the same view on every machine.
 
     Attributes:
-        strength: `none` changes nothing; `flip` mirrors every other view; `light` also crops and changes colours
-            slightly; `strong` crops and changes colours more, rotates, and erases a rectangle.
+        strength: `none` only rotates, by up to `rotate_deg`; `flip` also mirrors every other view; `light` also crops
+            and changes colours slightly; `strong` crops and changes colours more, rotates, and erases a rectangle.
         rotate_deg: maximum rotation in either direction, in degrees, if more than that of `strength`.
         seed: random seed.
 
@@ -65,12 +68,12 @@ class Augmenter:
 
     @property
     def cache_key(self) -> str:
-        """The settings as text, part of the keys of cached features."""
+        """The settings as text, used in the keys of cached features."""
         return f"v1 {self.strength} {self.rotate_deg:g} {self.seed}"
 
     @property
     def num_fixed_views(self) -> int:
-        """Number of views of each image whose frozen features are cached."""
+        """Number of views of each image that are used, and cached, if layers are frozen."""
         return NUM_FIXED_VIEWS[self.strength]
 
     def make_view(self, pixels: NDArray[np.uint8], image_digest: bytes, view_number: int) -> NDArray[np.uint8]:
@@ -79,7 +82,8 @@ class Augmenter:
         Args:
             pixels: uint8 `(H, W, C)`.
             image_digest: SHA-256 of the image's file.
-            view_number: number of the view; 0 is the unchanged image, odd views are mirrored.
+            view_number: number of the view; 0 is the unchanged image. Odd views are mirrored, except with strength
+                `none`.
 
         Returns:
             uint8 `(H, W, C)`.
@@ -105,10 +109,10 @@ def _rotate_randomly(image: Image.Image, max_rotation_deg: float, rng: np.random
     return rotated
 
 
-def _crop_randomly(image: Image.Image, limits: _Limits, rng: np.random.Generator) -> Image.Image:
-    if limits.min_area == 1.0:
+def _crop_randomly(image: Image.Image, limits: _AugmentationLimits, rng: np.random.Generator) -> Image.Image:
+    if limits.min_crop_area == 1.0:
         return image
-    area, aspect = rng.uniform(limits.min_area, 1.0), np.exp(rng.uniform(-1, 1) * np.log(limits.max_aspect))
+    area, aspect = rng.uniform(limits.min_crop_area, 1.0), np.exp(rng.uniform(-1, 1) * np.log(limits.max_aspect_change))
     width = min(image.width, round(image.width * np.sqrt(area * aspect)))
     height = min(image.height, round(image.height * np.sqrt(area / aspect)))
     left, top = rng.integers(image.width - width + 1), rng.integers(image.height - height + 1)
@@ -117,17 +121,19 @@ def _crop_randomly(image: Image.Image, limits: _Limits, rng: np.random.Generator
     return cropped
 
 
-def _change_color_randomly(image: Image.Image, limits: _Limits, rng: np.random.Generator) -> Image.Image:
-    if limits.max_color:
+def _change_color_randomly(image: Image.Image, limits: _AugmentationLimits, rng: np.random.Generator) -> Image.Image:
+    if limits.max_color_change:
         for adjust in (transforms.adjust_brightness, transforms.adjust_contrast, transforms.adjust_saturation):
-            image = adjust(image, 1 + rng.uniform(-limits.max_color, limits.max_color))
+            image = adjust(image, 1 + rng.uniform(-limits.max_color_change, limits.max_color_change))
     return image
 
 
-def _erase_rectangle(pixels: NDArray[np.uint8], limits: _Limits, rng: np.random.Generator) -> NDArray[np.uint8]:
-    if limits.max_erased:
+def _erase_rectangle(
+    pixels: NDArray[np.uint8], limits: _AugmentationLimits, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    if limits.max_erased_side:
         height, width = pixels.shape[:2]
-        erased_height, erased_width = (round(side * rng.uniform(0, limits.max_erased)) for side in (height, width))
+        erased_height, erased_width = (round(side * rng.uniform(0, limits.max_erased_side)) for side in (height, width))
         top, left = rng.integers(height - erased_height + 1), rng.integers(width - erased_width + 1)
         pixels[top : top + erased_height, left : left + erased_width] = 128
     return pixels

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +19,12 @@ Library = Literal["torch", "openvino"]
 Precision = Literal["fp32", "bf16"]
 
 MAX_PRECISION_CHECK_IMAGES = 256
-"""Maximum number of validation images whose features are computed in both precisions, to compare them; with fewer
-training images than this, bfloat16 is not used, since it would save little."""
+"""Maximum number of validation images whose features are computed in both precisions, to compare them. With fewer views
+of training images than this, bfloat16 is not used, since it would save little."""
 
 
 class CpuCost(NamedTuple):
-    """Time on one CPU core: seconds for the conversion to OpenVINO, and milliseconds per image for inference."""
+    """Time on one CPU core: seconds to convert a network to OpenVINO, and milliseconds of inference per image."""
 
     conversion_s: float
     torch_fp32_ms: float
@@ -42,25 +42,26 @@ CPU_COSTS: Mapping[str, CpuCost] = {
     "convnext_tiny": CpuCost(3.2, 139, 69.0, 106, 61.4),
     "timm:vit_tiny_patch16_224": CpuCost(2.3, 41.8, 24.0, 28.2, 15.1),
 }
-"""Costs of networks by name, measured by scripts/bench/frozen.py on an AMD EPYC with avx512_bf16, November 2026."""
+"""CPU time of networks by name, measured by scripts/bench/frozen.py on an AMD EPYC with avx512_bf16, November 2026."""
 
 CPU_COST_PER_GMAC = CpuCost(3.0, 29, 29, 20, 10)
-"""Costs of other networks, per 10^9 multiply-adds; bfloat16 in PyTorch, slow for some layers, is assumed not to pay."""
+"""CPU time of other networks, per 10^9 multiply-adds of an image. In PyTorch, bfloat16 is assumed not to be faster than
+float32, since some layers are slow in it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Computation:
-    """Library and precision of the computations of a run, stored in `config.json`.
+    """The library and precision with which a run computes, stored in `config.json`.
 
     Attributes:
         library: library that computes the frozen part.
-        frozen: precision of the frozen part for training images; validation images are computed in fp32.
-        trained: precision of the trained part.
+        frozen_precision: precision of the frozen part for training images; for validation images it is always fp32.
+        trained_precision: precision of the trained part.
     """
 
     library: Library = "torch"
-    frozen: Precision = "fp32"
-    trained: Precision = "fp32"
+    frozen_precision: Precision = "fp32"
+    trained_precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
         """Check the values, since `config.json` may be edited.
@@ -68,31 +69,47 @@ class Computation:
         Raises:
             ValueError: a value is unknown.
         """
-        if self.library not in get_args(Library) or not {self.frozen, self.trained} <= {*get_args(Precision)}:
+        precisions = {self.frozen_precision, self.trained_precision}
+        if self.library not in get_args(Library) or not precisions <= {*get_args(Precision)}:
             raise ValueError(repr(self))
 
+    def to_dict(self) -> dict[str, str]:
+        """Return the values as stored in `config.json`."""
+        return {"library": self.library, "frozen": self.frozen_precision, "trained": self.trained_precision}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Computation:
+        """Create an object from the values of `to_dict`.
+
+        Raises:
+            TypeError: the values have an unknown key.
+            ValueError: a value is unknown.
+        """
+        names = {"frozen": "frozen_precision", "trained": "trained_precision"}
+        return cls(**{names.get(key, key): value for key, value in dict(values).items()})
+
     def __str__(self) -> str:
-        return f"{'PyTorch' if self.library == 'torch' else 'OpenVINO'} in {self.frozen}"
+        return f"{'PyTorch' if self.library == 'torch' else 'OpenVINO'} in {self.frozen_precision}"
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Network and number of images whose frozen features a run computes.
+    """The network that computes the frozen features of a run, and the number of images.
 
     Attributes:
         model: name of the network.
         gmacs: 10^9 multiply-adds per image.
-        train_views: number of training images times the number of their views.
-        val_images: number of validation images.
+        num_train_views: number of training images times the number of views of each.
+        num_val_images: number of validation images.
     """
 
     model: str
     gmacs: float
-    train_views: int
-    val_images: int
+    num_train_views: int
+    num_val_images: int
 
     def estimate_cost_s(self, library: Library, precision: Precision) -> float:
-        """Return the estimated CPU time of all features, in seconds; validation images are computed in fp32."""
+        """Return the estimated CPU time of all features, in seconds; those of validation images are always in fp32."""
         cost = CPU_COSTS.get(self.model) or CpuCost(
             CPU_COST_PER_GMAC[0], *(self.gmacs * ms for ms in CPU_COST_PER_GMAC[1:])
         )
@@ -100,9 +117,9 @@ class Workload:
         if library == "torch":
             fixed, fp32_ms, bf16_ms = 0.0, cost.torch_fp32_ms, cost.torch_bf16_ms
         if precision == "fp32":
-            return fixed + (self.train_views + self.val_images) * fp32_ms / 1e3
-        bf16_images = self.train_views + min(self.val_images, MAX_PRECISION_CHECK_IMAGES)
-        return fixed + (self.val_images * fp32_ms + bf16_images * bf16_ms) / 1e3
+            return fixed + (self.num_train_views + self.num_val_images) * fp32_ms / 1e3
+        bf16_images = self.num_train_views + min(self.num_val_images, MAX_PRECISION_CHECK_IMAGES)
+        return fixed + (self.num_val_images * fp32_ms + bf16_images * bf16_ms) / 1e3
 
 
 def choose_computation(
@@ -113,20 +130,20 @@ def choose_computation(
     The estimate uses the table CPU_COSTS, and does not depend on the load of the processor.
 
     Args:
-        workload: images whose frozen features are needed; None if no features are cached.
-        precision: `fp32` computes everything in float32 in PyTorch; `auto` picks the fastest.
+        workload: network and images whose frozen features are needed; None if no features are cached.
+        precision: `fp32` computes everything in float32 in PyTorch; `auto` chooses the fastest library and precision.
         device: device of the run; on a GPU, the frozen part runs in PyTorch in fp32.
-        is_frozen: whether a part of the network is frozen; the other part is then trained in fp32 on CPUs.
+        is_frozen: whether a part of the network is frozen; on CPUs, the other part is then trained in fp32.
     """
     has_bf16 = has_fast_bf16(device)
     if precision == "fp32":
         return Computation()
     if device.type != "cpu" or not is_frozen:
-        return Computation(trained="bf16" if has_bf16 else "fp32")
+        return Computation(trained_precision="bf16" if has_bf16 else "fp32")
     if workload is None:
         return Computation()
     libraries: list[Library] = ["torch", "openvino"] if find_spec("openvino") else ["torch"]
-    may_round = has_bf16 and workload.train_views >= MAX_PRECISION_CHECK_IMAGES
+    may_round = has_bf16 and workload.num_train_views >= MAX_PRECISION_CHECK_IMAGES
     precisions: list[Precision] = ["fp32", "bf16"] if may_round else ["fp32"]
     ways = [(library, precision) for library in libraries for precision in precisions]
     return Computation(*min(ways, key=lambda way: workload.estimate_cost_s(*way)))

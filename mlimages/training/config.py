@@ -210,8 +210,8 @@ class FineTuneConfig(TableOptions):
     head: Annotated[
         HeadChoice,
         Option(
-            "Input of the classifier. last: features of the last layer; all-depths: of every layer; auto: with "
-            "--freeze head, the one with the higher leave-one-out accuracy, otherwise last.",
+            "Input of the classifier. last: features of the last layer. all-depths: features of all layers. auto: with "
+            "--freeze head, whichever has the higher leave-one-out accuracy, otherwise last.",
             "Model",
         ),
     ] = "auto"

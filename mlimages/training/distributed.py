@@ -37,7 +37,8 @@ def init_process_group(device: torch.device) -> None:
     """Initialize the process group if RANK and WORLD_SIZE are set: gloo on CPUs, nccl on GPUs.
 
     torchrun and PyTorchJob set these variables, MASTER_ADDR and MASTER_PORT; with srun and mpirun the user sets them.
-    The group is kept until the process ends, since another group at the same address would read its keys.
+    The group is kept until the process ends: a second group at the same address would read outdated keys of the first
+    one from the store.
 
     Raises:
         InputError: a variable is missing or invalid, there are fewer GPUs than processes on this machine, or the device
@@ -230,7 +231,7 @@ class GlobalDropout(TorchFunctionMode):
         return func(*args, **options)
 
     def _make_mask(self, tensor: Tensor, probability: float) -> Tensor:
-        """Return this process's rows of a mask: 1 with this probability, else 0; in the memory format of `tensor`."""
+        """Return this process's rows of a random mask of ones (with this probability) and zeros, shaped as `tensor`."""
         last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
         order = torch.channels_last if last else torch.contiguous_format
         shape = (self._batch_size, *tensor.shape[1:])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mlimages.core import DEFAULT_MODEL, LabeledPath, NoProgress
 from mlimages.networks import build_model, find_cut_points
-from mlimages.training.image_set import ImageSet, TrainingImage, decode_images
+from mlimages.training.image_set import DecodableImage, ImageSet, decode_images
 from mlimages.training.probing import compute_pooled_features
 
 TIMED_BATCH_SIZE = 8
@@ -39,8 +39,8 @@ class NetworkEmbedder:
         rows = np.zeros((len(paths), self._cut_points[0].num_features), np.float32)
         items = [LabeledPath(path, 0) for path in paths]
         found = decode_images(items, self._image, store=None, progress=NoProgress())
-        good = [index for index, each in enumerate(found) if isinstance(each, TrainingImage)]
-        images = [each for each in found if isinstance(each, TrainingImage)]
+        good = [index for index, each in enumerate(found) if isinstance(each, DecodableImage)]
+        images = [each for each in found if isinstance(each, DecodableImage)]
         if good:
             rows[good] = compute_pooled_features(
                 self._model, self._cut_points, ImageSet(images, self._image), NoProgress()
@@ -48,7 +48,7 @@ class NetworkEmbedder:
         return rows
 
     def describe_cost(self, num_images: int) -> str:
-        """Return a sentence on the time and memory needed to compare `num_images` images; the network is timed."""
+        """Time the network on a batch; return a sentence on the time and memory needed to compare this many images."""
         batch = torch.zeros(TIMED_BATCH_SIZE, 3, self._image.height, self._image.width)
         with torch.inference_mode():
             self._model.network(batch[:1])

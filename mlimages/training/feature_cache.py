@@ -22,10 +22,12 @@ from mlimages.training.image_set import ImageSet
 logger = logging.getLogger(__name__)
 
 MAX_RELATIVE_DIFFERENCE = 0.02
-"""Largest root mean square difference between the features, relative to their root mean square."""
+"""Maximum root mean square difference between bfloat16 and float32 features, relative to the root mean square of the
+float32 features."""
 
 MIN_AGREEMENT, MAX_DISAGREEMENTS = 0.97, 2
-"""Both heads must predict the same class for this share of the images, or for all but this many images."""
+"""Closed-form heads that are fitted on bfloat16 and on float32 features must predict the same class for this share of
+the images, or for all but this many images."""
 
 
 def cache_features(
@@ -47,7 +49,7 @@ def cache_features(
     Args:
         create_features: creates the source of features for a library and precision.
         computation: library and precision to try first.
-        is_resumed: whether the run has started with this precision, which is then kept.
+        is_resumed: whether the run is resumed; its precision is then not checked again.
         train_set: the training set.
         num_views: number of fixed augmented views of each training image.
         val_set: the validation set.
@@ -58,15 +60,15 @@ def cache_features(
         The features, or None if they do not fit into the cache; and the library and precision that computed them.
     """
     while True:
-        features, fallback, problem = None, replace(computation, library="torch", frozen="fp32"), ""
+        features, fallback, problem = None, replace(computation, library="torch", frozen_precision="fp32"), ""
         try:
             features = create_features(computation)
             if not features.fits_in_cache(len(train_set) * num_views + len(val_set), cache_bytes):
                 return None, fallback
             features.compute_missing_features(val_set, 1, cache_bytes=cache_bytes, progress=progress)
-            if computation.frozen == "bf16" and not is_resumed and distributed.is_main_process():
-                problem = _check_precision(features, computation, val_set, progress)
-                fallback = replace(computation, frozen="fp32")
+            if computation.frozen_precision == "bf16" and not is_resumed and distributed.is_main_process():
+                problem = _find_precision_problem(features, computation, val_set, progress)
+                fallback = replace(computation, frozen_precision="fp32")
             if not problem:
                 features.compute_missing_features(train_set, num_views, cache_bytes=cache_bytes, progress=progress)
         except ConversionError as error:
@@ -81,8 +83,10 @@ def cache_features(
         computation = fallback
 
 
-def _check_precision(features: FrozenFeatures, computation: Computation, val_set: ImageSet, progress: Progress) -> str:
-    """Compare features of validation images in both precisions; return the problem if they differ too much, else ""."""
+def _find_precision_problem(
+    features: FrozenFeatures, computation: Computation, val_set: ImageSet, progress: Progress
+) -> str:
+    """Compare features of validation images in both precisions; return a message if they differ too much, else ""."""
     own = [index for index in range(len(val_set)) if is_on_this_rank(index)]
     chosen = np.sort(np.random.default_rng(0).permutation(own)[:MAX_PRECISION_CHECK_IMAGES]).tolist()
     squares, labels = np.zeros(2), []
@@ -94,7 +98,7 @@ def _check_precision(features: FrozenFeatures, computation: Computation, val_set
         difference = float(np.sqrt(squares[0] / max(squares[1], 1e-30)))
         if not difference <= MAX_RELATIVE_DIFFERENCE:
             progress.close()
-            return f"features in {computation.frozen} differ by {format_percent(difference)} from fp32"
+            return f"features in {computation.frozen_precision} differ by {format_percent(difference)} from fp32"
         for rows, kept in zip(parts, pooled, strict=True):
             kept.append(_pool_features(rows, features.shapes))
     progress.close()
@@ -105,8 +109,8 @@ def _check_precision(features: FrozenFeatures, computation: Computation, val_set
     exact, rounded = (fit_ridge(torch.cat(rows).numpy(), targets, classes).loo_probabilities for rows in pooled)
     same = int((exact.argmax(axis=1) == rounded.argmax(axis=1)).sum())
     text = (
-        f"features in {computation.frozen} differ by {format_percent(difference)} from fp32, and closed-form heads "
-        f"fitted on each predict the same class for {same} of {len(labels)} validation images"
+        f"features in {computation.frozen_precision} differ by {format_percent(difference)} from fp32, and closed-form "
+        f"heads fitted in both precisions predict the same class for {same} of {len(labels)} validation images"
     )
     if len(labels) - same > max(MAX_DISAGREEMENTS, (1 - MIN_AGREEMENT) * len(labels)):
         return text

@@ -25,7 +25,7 @@ from mlimages.images import check_missing_images
 from mlimages.labels import LabelFile, open_labels
 from mlimages.networks import build_model, find_cut_points
 from mlimages.training.array_store import open_pixel_store
-from mlimages.training.image_set import ImageSet, TrainingImage, decode_images
+from mlimages.training.image_set import DecodableImage, ImageSet, decode_images
 from mlimages.training.probing import compute_pooled_features
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ def extract_features(
     progress = progress or NoProgress()
     found = decode_images(list(labels), image, store=store, progress=progress)
     check_missing_images([each for each in found if isinstance(each, BrokenImage)], len(found))
-    good = [each for each in found if isinstance(each, TrainingImage)]
+    good = [each for each in found if isinstance(each, DecodableImage)]
     if not good:
         raise InputError(f"none of {pluralize(len(found), 'image')} can be decoded: run `mlimages check` to see why")
     if len(good) < len(found):

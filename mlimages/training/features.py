@@ -32,7 +32,7 @@ from mlimages.training.image_set import ChooseView, ImageSet, choose_original_vi
 logger = logging.getLogger(__name__)
 
 EVALUATION_BATCH_SIZE = 64
-"""Batch size of validation and of computing the inputs of the head, which need no gradients."""
+"""Batch size where no gradients are needed: to validate, and to compute the inputs of the head."""
 
 FROZEN_BATCH_SIZE = 8
 """Batch size of the frozen part: 16 is no faster on a CPU and needs 0.4 GB more memory with VGG-16."""
@@ -45,14 +45,14 @@ class Batch:
     Attributes:
         inputs: tensors `(N, ...)` for `BatchSource.compute_logits`; one row of zeros if this process has no image.
         labels: labels of the images, in the form of `ImageSet.labels`.
-        indices: index of each image in its set.
+        image_indices: index of each image in its set.
         global_rows: index of each image in the batch of all processes.
         global_size: number of images in the batch of all processes.
     """
 
     inputs: tuple[Tensor, ...]
     labels: Tensor
-    indices: tuple[int, ...]
+    image_indices: tuple[int, ...]
     global_rows: tuple[int, ...]
     global_size: int
 
@@ -79,19 +79,19 @@ class BatchSource(Protocol):
 def _make_batch(
     inputs: tuple[Tensor, ...],
     images: ImageSet,
-    indices: tuple[int, ...],
+    image_indices: tuple[int, ...],
     global_batch: Sequence[int],
     device: torch.device,
 ) -> Batch:
-    """Return the batch of the images `indices`, this process's part of `global_batch`, on the device."""
+    """Create a batch on the device; `image_indices` are this process's images of those in `global_batch`."""
     if device.type == "cuda":
         inputs = tuple(tensor.pin_memory() for tensor in inputs)  # allows an asynchronous copy to the GPU
     row_of = {index: row for row, index in enumerate(global_batch)}
     return Batch(
         tuple(tensor.to(device, non_blocking=True) for tensor in inputs),
-        images.labels[list(indices)].to(device),
-        indices,
-        tuple(row_of[index] for index in indices),
+        images.labels[list(image_indices)].to(device),
+        image_indices,
+        tuple(row_of[index] for index in image_indices),
         len(global_batch),
     )
 
@@ -119,8 +119,8 @@ class PixelSource:
         whole = split_into_chunks(order, batch_size)
         shards = [*map(distributed.shard, whole)]
         for chunk, batch in zip(whole, images.batches(shards, choose_view=choose_view), strict=True):
-            pixels = batch.pixels if batch.indices else batch.pixels.new_zeros(1, *batch.pixels.shape[1:])
-            yield _make_batch((pixels,), images, batch.indices, chunk, self._device)
+            pixels = batch.pixels if batch.image_indices else batch.pixels.new_zeros(1, *batch.pixels.shape[1:])
+            yield _make_batch((pixels,), images, batch.image_indices, chunk, self._device)
 
     def compute_logits(self, inputs: tuple[Tensor, ...]) -> Tensor:
         logits: Tensor = self._network(to_channels_last(self._normalize(inputs[0])))
@@ -188,7 +188,7 @@ class FrozenFeatures:
         validation: ImageSet,
     ) -> None:
         self._split, self._normalize, self._device, self.shapes = split, normalize, device, split.feature_shapes
-        self._precision, self._validation = computation.frozen, validation
+        self._precision, self._validation = computation.frozen_precision, validation
         self._runtime = FrozenRuntime(split.lower_part, computation.library, device)
         width = sum(int(np.prod(shape)) for shape in split.feature_shapes)
 
@@ -265,10 +265,10 @@ class FrozenFeatures:
             view_of = {index: view for index, view in missing_views if view == number}
             chunks = split_into_chunks([*view_of], FROZEN_BATCH_SIZE)
             for batch in images.batches(chunks, choose_view=view_of.__getitem__):
-                if batch.indices:
-                    keys = [self._make_row_key(images, index, number) for index in batch.indices]
+                if batch.image_indices:
+                    keys = [self._make_row_key(images, index, number) for index in batch.image_indices]
                     store.append(keys, self._compute_features(batch.pixels, precision))
-                    progress.advance(len(batch.indices))
+                    progress.advance(len(batch.image_indices))
         store.refresh()
 
     def batches(
@@ -294,7 +294,7 @@ class FrozenFeatures:
             return flatten_features(self._runtime(x, precision)).cpu().numpy()  # (N, D)
 
     def _find_uncached_views(self, images: ImageSet, num_views: int) -> list[tuple[int, int]]:
-        """Return the image index and number of each view that this process must compute, each distinct view once."""
+        """Return the image index and view number of the views that this process must compute, without duplicates."""
         store = self._stores[self._choose_precision(images)]
         own = list(filter(is_on_this_rank, range(len(images))))
         all_views = ((index, view) for view in range(num_views) for index in own)

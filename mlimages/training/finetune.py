@@ -188,7 +188,7 @@ def _make_initial_state(job: TrainingJob) -> TrainingState:
     if distributed.is_main_process() and is_single:
         probabilities = np.concatenate([loo_probabilities, val.compute_probabilities(fit.head)])  # out of sample
         sets = (job.train_set, train), (job.val_set, val)
-        paths = [images.images[n].path for images, found in sets for n in found.indices]
+        paths = [images.images[n].path for images, found in sets for n in found.image_indices]
         labels = np.concatenate([train.labels, val.labels])
         write_suspect_labels(job.files.folder, paths, labels, probabilities, job.class_names)
     if not lower_weight:
@@ -197,7 +197,7 @@ def _make_initial_state(job: TrainingJob) -> TrainingState:
         return TrainingState(frozen_digest=job.frozen_digest)
     job.model.zero_other_heads()
     metrics = validate(job.network, job.source, job.val_set, objective).metrics
-    is_rounded = job.computation.frozen != "fp32"
+    is_rounded = job.computation.frozen_precision != "fp32"
     left_out = objective.compute_score(torch.from_numpy(loo_probabilities), torch.from_numpy(train.labels))
     score_name = objective.inference_task.score_name
     logger.info(

@@ -45,7 +45,7 @@ from mlimages.reports import RunFiles, estimate_label_errors, find_suspects, wri
 from mlimages.training import distributed
 from mlimages.training.checkpoints import TrainingState, load_trained_tensors, make_trained_run
 from mlimages.training.head_inputs import compute_head_inputs
-from mlimages.training.known_output import KNOWN_SHARE, MIN_VALIDATION_IMAGES, fit_known_score, save_known_statistics
+from mlimages.training.known_output import KNOWN_SHARE, MIN_VALIDATION_IMAGES, fit_known_score, save_known_output
 from mlimages.training.loop import ValidationResult, validate
 from mlimages.training.run_export import export_run, export_trained_run, read_exported_bundle, warn_about_lost_options
 from mlimages.training.training_job import TrainingJob
@@ -128,7 +128,7 @@ class FineTuneResult:
 
     @property
     def missing_outputs_note(self) -> str:
-        """The outputs that the ONNX file lacks (`known`, prediction sets) and why, as part of a message; "" if none."""
+        """The optional results that the run lacks, such as `known`, with their requirement, for a message; else ""."""
         if self.val_map:
             return "`known`, prediction sets and suspects.tsv, which require one class per image"
         if RunFiles(self.run).known.exists():
@@ -153,7 +153,7 @@ class FineTuneResult:
 def read_finished_result(
     files: RunFiles, *, export: bool, network: nn.Module | None = None, progress: Progress
 ) -> FineTuneResult:
-    """Read the result of a finished run; with `export`, write a missing `model.onnx` or report.
+    """Read the result of a finished run; if `export` is true, write `model.onnx` and the report if they are missing.
 
     Raises:
         RunError: `result.json` is damaged.
@@ -199,7 +199,7 @@ def finish_run(
     has_known_output = is_single and len(job.val_set) >= MIN_VALIDATION_IMAGES
     known = _fit_known_output(job, state, validation) if has_known_output else None
     if known and distributed.is_main_process():
-        save_known_statistics(known, files)
+        save_known_output(known, files)
     result = FineTuneResult(
         run=files.folder,
         model=config.model,
@@ -245,7 +245,7 @@ def _export_best_network(
     files = job.files
     if distributed.world_size() > 1 or job.device.type != "cpu":
         return export_run(files.folder, files.onnx, network=custom_network, overwrite=True, progress=progress)
-    images = [job.val_set.images[n] for n in validation.indices]
+    images = [job.val_set.images[n] for n in validation.image_indices]
     items = tuple(LabeledPath(image.path, image.label, image.labels) for image in images)
     outputs = NetworkOutputs(items, validation.logits.numpy())
     trained = make_trained_run(files, job.network, weights=files.state if state.lower_layers_weight else files.best)
@@ -257,13 +257,13 @@ def _write_result(result: FineTuneResult, files: RunFiles) -> None:
 
 
 def _fit_known_output(job: TrainingJob, state: TrainingState, validation: ValidationResult) -> KnownOutput:
-    """Fit the output `known` on the inputs of the head, and the thresholds of prediction sets."""
+    """Fit the output `known` to the inputs of the head; get the thresholds of prediction sets."""
     train, val = (compute_head_inputs(job.model, job.source, images) for images in (job.train_set, job.val_set))
     score = fit_known_score(train.features, train.labels, len(job.class_names), validation_features=val.features)
     if state.best_epoch == 0 and state.prediction_set_thresholds:  # the closed-form head
         sets = PredictionSetThresholds("leave-one-out", len(train.labels), state.prediction_set_thresholds)
     else:
-        labels = job.val_set.labels[list(validation.indices)].numpy()
+        labels = job.val_set.labels[list(validation.image_indices)].numpy()
         thresholds = compute_conformal_thresholds(validation.probabilities.numpy(), labels)
         sets = PredictionSetThresholds("validation", len(labels), thresholds)
     return KnownOutput(score, job.model.head, InDistributionCalibration(KNOWN_SHARE, len(val.labels)), sets)
@@ -279,7 +279,7 @@ def _write_predictions(job: TrainingJob, validation: ValidationResult) -> None:
     with atomic_write(job.files.predictions) as part, part.open("w", newline="", encoding="utf-8") as out:
         table = csv.writer(out, lineterminator="\n")
         table.writerow(["path", "label", *job.class_names])
-        for index, row in zip(validation.indices, validation.probabilities.tolist(), strict=True):
+        for index, row in zip(validation.image_indices, validation.probabilities.tolist(), strict=True):
             image = job.val_set.images[index]
             labels = [job.class_names[n] for n in image.class_indices]
             label = labels[0] if image.labels is None else json.dumps(labels, ensure_ascii=False)
@@ -305,7 +305,7 @@ def write_suspect_labels(
     """Write `suspects.tsv`, the images that are probably mislabelled.
 
     Args:
-        probabilities: predicted for each image by a closed-form head fitted without it, `(N, classes)`.
+        probabilities: `(N, classes)`; each image is predicted by a closed-form head that was fitted without this image.
     """
     suspects = find_suspects(paths, labels, probabilities, class_names)
     write_suspects(suspects, run / "suspects.tsv", overwrite=True)
@@ -319,7 +319,7 @@ def write_suspect_labels(
 
 
 def write_plots_and_report(run: Path, *, progress: Progress | None = None) -> Path | None:
-    """Write curves.png, confusion.png and report.html; return the path of the report, or None without `train`."""
+    """Write curves.png, confusion.png and report.html; return the path of the report, None if an extra is missing."""
     progress = progress or NoProgress()
     try:
         from mlimages.reports import draw_run

@@ -179,7 +179,7 @@ class _RidgeSolver:
     The features of each block are standardized and scaled so that the mean diagonal element of the block's Gram matrix
     is the block's weight.
 
-    The map of the algorithm, with the singular value decomposition X = U diag(s) V' of the scaled features `(N, D)`:
+    The steps, with the singular value decomposition X = U diag(s) V' of the scaled features `(N, D)`:
     1. values = s ** 2, the eigenvalues of the smaller of X X' (with eigenvectors U) and X' X (with eigenvectors V; then
        U = X V / s is computed in chunks of rows);
     2. fitted = U diag(values / (values + penalty)) U' Y;

@@ -26,14 +26,14 @@ class HeadInputs:
         features: float32 `(N, D)`.
         lower_features: pooled outputs of each lower layer, float32 `(N, L)`; empty without a head on the lower layers.
         labels: labels of the images, in the form of `ImageSet.labels`.
-        indices: index of each row's image in its dataset.
+        image_indices: index of each row's image in its set.
         min_logit: smallest logit of the current head for these images.
     """
 
     features: NDArray[np.float32]
     lower_features: tuple[NDArray[np.float32], ...]
     labels: Targets
-    indices: tuple[int, ...]
+    image_indices: tuple[int, ...]
     min_logit: float
 
     def compute_probabilities(self, head: RidgeHead) -> Float64Array:
@@ -90,10 +90,10 @@ def compute_head_inputs(model: Model, source: BatchSource, images: ImageSet) -> 
     with torch.no_grad():
         for batch in source.batches(images, range(len(images)), batch_size=EVALUATION_BATCH_SIZE):
             source.compute_logits(batch.inputs)
-            count = len(batch.indices)
+            count = len(batch.image_indices)
             for tensors in parts.values():
                 tensors[-1] = tensors[-1][:count]
-            indices += batch.indices
+            indices += batch.image_indices
     for hook in hooks:
         hook.remove()
     found, rows = distributed.gather_rows(indices, {name: torch.cat(tensors) for name, tensors in parts.items()})

@@ -43,8 +43,8 @@ PREFETCH_FACTOR = 32
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingImage:
-    """A decodable image with its labels.
+class DecodableImage:
+    """An image that can be decoded, with its labels.
 
     Attributes:
         path: path of the file.
@@ -71,12 +71,12 @@ class PixelBatch:
     Attributes:
         pixels: uint8 `(N, H, W, C)`.
         labels: labels of the images, in the form of `ImageSet.labels`.
-        indices: index of each image in its set; images that can no longer be read are missing.
+        image_indices: index of each image in its set; images that can no longer be read are left out.
     """
 
     pixels: Tensor
     labels: Tensor
-    indices: tuple[int, ...]
+    image_indices: tuple[int, ...]
 
 
 def choose_original_view(image_index: int) -> int:
@@ -100,26 +100,26 @@ def split_into_chunks(indices: Sequence[int], chunk_size: int) -> list[Sequence[
 
 def decode_images(
     items: Sequence[LabeledPath], image_property: ImageProperty, *, store: ArrayStore | None, progress: Progress
-) -> list[TrainingImage | BrokenImage]:
-    """Decode every image once and write its pixels to `store`; return images and broken images, in order.
+) -> list[DecodableImage | BrokenImage]:
+    """Decode every image once and write its pixels to `store`; return a decodable or broken image for each item.
 
     Images that `check` has decoded, and whose pixels are in `store` if there is one, are not decoded again.
     """
     known = find_decodable_images(item.path for item in items)
 
-    def decode(item: LabeledPath) -> tuple[TrainingImage | BrokenImage, Pixels | None]:
+    def decode(item: LabeledPath) -> tuple[DecodableImage | BrokenImage, Pixels | None]:
         digest = known.get(item.path)
         if digest and (store is None or digest in store):
-            return TrainingImage(item.path, item.label, digest, item.labels), None
+            return DecodableImage(item.path, item.label, digest, item.labels), None
         try:
             data = read_bytes(item.path)
-            image = TrainingImage(item.path, item.label, hashlib.sha256(data).digest(), item.labels)
+            image = DecodableImage(item.path, item.label, hashlib.sha256(data).digest(), item.labels)
             is_stored = store is not None and image.digest in store
             return image, None if is_stored else load_pixels(data, image_property)
         except ImageError as error:
             return BrokenImage(str(item.path), error.fault, error.detail), None
 
-    found: list[TrainingImage | BrokenImage] = []
+    found: list[DecodableImage | BrokenImage] = []
     fresh: dict[bytes, Pixels] = {}
     progress.start("decode", len(items), "img")
     decoded = _make_decoding_threads(items, PREFETCH_FACTOR).map(decode, items)
@@ -128,7 +128,7 @@ def decode_images(
         found.append(result)
         if store is None:
             continue
-        if pixels is not None and isinstance(result, TrainingImage):
+        if pixels is not None and isinstance(result, DecodableImage):
             fresh[result.digest] = pixels
         if fresh and (len(fresh) == PREFETCH_FACTOR or number == len(items)):
             store.append(list(fresh), np.stack(list(fresh.values())))
@@ -141,7 +141,7 @@ def decode_images(
 
 def decode_distributed(
     items: Sequence[LabeledPath], image_property: ImageProperty, *, store: ArrayStore | None, progress: Progress
-) -> list[TrainingImage | BrokenImage]:
+) -> list[DecodableImage | BrokenImage]:
     """Run `decode_images` on this process's part of the images; return the results of all processes."""
     own = decode_images(distributed.shard(items), image_property, store=store, progress=progress)
     parts = distributed.all_gather(own)
@@ -150,7 +150,7 @@ def decode_distributed(
     return [parts[index % len(parts)][index // len(parts)] for index in range(len(items))]
 
 
-def _make_decoding_threads(items: Sequence[LabeledPath | TrainingImage], prefetch_factor: int) -> ThreadPool:
+def _make_decoding_threads(items: Sequence[LabeledPath | DecodableImage], prefetch_factor: int) -> ThreadPool:
     threads = make_reader_pool(items[0].path if items else None, count_decoding_threads())
     return replace(threads, prefetch_factor=prefetch_factor)
 
@@ -171,7 +171,7 @@ class ImageSet:
 
     def __init__(
         self,
-        images: Sequence[TrainingImage],
+        images: Sequence[DecodableImage],
         image_property: ImageProperty,
         *,
         store: ArrayStore | None = None,
@@ -210,7 +210,7 @@ class ImageSet:
         return self.augmenter.make_view(pixels, image.digest, view_number) if self.augmenter and view_number else pixels
 
 
-def _make_targets(images: Sequence[TrainingImage], num_classes: int | None) -> Tensor:
+def _make_targets(images: Sequence[DecodableImage], num_classes: int | None) -> Tensor:
     labels = [image.labels for image in images if image.labels is not None]
     if not labels:
         return torch.tensor([image.label for image in images], dtype=torch.long)  # (N,)

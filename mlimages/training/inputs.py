@@ -31,7 +31,7 @@ from mlimages.networks import FrozenPart, Model, build_model, freeze, summarize_
 from mlimages.reports import RunFiles, read_run, read_settings
 from mlimages.training import distributed
 from mlimages.training.config import FineTuneConfig
-from mlimages.training.image_set import TrainingImage
+from mlimages.training.image_set import DecodableImage
 from mlimages.training.run import read_computation
 
 logger = logging.getLogger(__name__)
@@ -40,8 +40,8 @@ MeanImage = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class LabeledImages:
-    """The images of a run's label files with their classes.
+class RunLabels:
+    """The content of a run's label files.
 
     Attributes:
         class_names: names of the classes, by class index.
@@ -64,14 +64,14 @@ class RunInputs:
     """Label files, network and mean image of a run, before any image is decoded.
 
     Attributes:
-        images: paths and labels of the images.
+        labels: paths and labels of the images.
         model: the network, with its lower layers frozen.
         frozen_part: frozen parameters and modules of the network.
         mean_image: float32 `(C, H, W)` in 0..255; None if the run has none.
         is_resumed: whether the run folder contains a finished epoch.
     """
 
-    images: LabeledImages
+    labels: RunLabels
     model: Model
     frozen_part: FrozenPart
     mean_image: MeanImage | None
@@ -102,19 +102,19 @@ def read_inputs(config: FineTuneConfig, files: RunFiles, custom_network: CustomN
     computation = read_computation(files) if is_resumed else None
     if computation and computation.library == "openvino" and not find_spec("openvino"):
         raise MissingExtraError("resuming a run that uses OpenVINO", "train")
-    images = _read_run_labels(files) if is_resumed else read_label_files(config)
-    distributed.require_same("label files and run folder", (is_resumed, images.train, images.val))
+    labels = _read_run_labels(files) if is_resumed else read_label_files(config)
+    distributed.require_same("label files and run folder", (is_resumed, labels.train, labels.val))
     require_enough_images(
-        images.train, images.class_names, min_images=1 if images.val is not None or images.is_multi_label else 2
+        labels.train, labels.class_names, min_images=1 if labels.val is not None or labels.is_multi_label else 2
     )
-    model = _build_network(config, len(images.class_names), custom_network)
-    if images.is_multi_label and type(model.network).__name__ == "SqueezeNet":
+    model = _build_network(config, len(labels.class_names), custom_network)
+    if labels.is_multi_label and type(model.network).__name__ == "SqueezeNet":
         raise ModelError(
             f"the logits of {config.model} pass through a ReLU, so that no class would have a probability below 0.5: "
             "use another --model for multi-label training"
         )
     mean = None if is_resumed else _load_mean_image(config, model.preprocessing)
-    return RunInputs(images, model, freeze(model, config.freeze), mean, is_resumed)
+    return RunInputs(labels, model, freeze(model, config.freeze), mean, is_resumed)
 
 
 def _build_network(config: FineTuneConfig, num_classes: int, custom_network: CustomNetwork | None) -> Model:
@@ -136,9 +136,9 @@ def _build_network(config: FineTuneConfig, num_classes: int, custom_network: Cus
     )
 
 
-def _read_run_labels(files: RunFiles) -> LabeledImages:
+def _read_run_labels(files: RunFiles) -> RunLabels:
     names = files.read_class_names()
-    return LabeledImages(names, list(LabelFile(files.train)), list(LabelFile(files.val)))
+    return RunLabels(names, list(LabelFile(files.train)), list(LabelFile(files.val)))
 
 
 def warn_about_changed_labels(config: FineTuneConfig, files: RunFiles) -> None:
@@ -163,15 +163,15 @@ def warn_about_changed_labels(config: FineTuneConfig, files: RunFiles) -> None:
         )  # fmt: skip
 
 
-def _count_images(images: LabeledImages) -> Counter[tuple[str, tuple[str, ...]]]:
+def _count_images(labels: RunLabels) -> Counter[tuple[str, tuple[str, ...]]]:
     """Count the images by file name and class names."""
     return Counter(
-        (image.path.name, tuple(sorted(images.class_names[label] for label in image.class_indices)))
-        for image in (*images.train, *(images.val or ()))
+        (image.path.name, tuple(sorted(labels.class_names[label] for label in image.class_indices)))
+        for image in (*labels.train, *(labels.val or ()))
     )
 
 
-def read_label_files(config: FineTuneConfig) -> LabeledImages:
+def read_label_files(config: FineTuneConfig) -> RunLabels:
     """Read the label files or folders `labels` and `val`, and match their classes by name.
 
     A folder may contain the splits `train` and `val`.
@@ -205,11 +205,11 @@ def read_label_files(config: FineTuneConfig) -> LabeledImages:
             f"{labels}: found {'only the class ' + names[0] if names else 'no class'}: add images of other classes, "
             "since a classifier needs at least two"
         )
-    return LabeledImages(names, found[0], found[1] if len(found) > 1 else None)
+    return RunLabels(names, found[0], found[1] if len(found) > 1 else None)
 
 
 def require_enough_images(
-    images: Iterable[LabeledPath | TrainingImage], class_names: ClassNames, *, min_images: int, image_kind: str = ""
+    images: Iterable[LabeledPath | DecodableImage], class_names: ClassNames, *, min_images: int, image_kind: str = ""
 ) -> None:
     """Check that every class has enough training images.
 
@@ -275,7 +275,7 @@ def summarize_run_network(run: str | os.PathLike[str]) -> NetworkSummary:
 
 
 def _load_mean_image(config: FineTuneConfig, expected_preprocessing: Preprocessing) -> MeanImage | None:
-    """Load the mean image of `config.mean`, None if it is no file; check that `config.std` fits the input channels.
+    """Load the mean image, or return None if `config.mean` is not a file; check the number of values of `config.std`.
 
     Raises:
         InputError: `std` does not match the network, or the mean image cannot be used.

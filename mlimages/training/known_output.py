@@ -21,10 +21,10 @@ KNOWN_SHARE = 0.95
 """Share of the validation images that are accepted as known."""
 
 MIN_VALIDATION_IMAGES = 19
-"""With fewer images, no threshold accepts KNOWN_SHARE of new images: ceil(0.95 (n + 1)) would exceed n."""
+"""Minimum number n of validation images. With fewer, the rank of the threshold, ceil(0.95 (n + 1)), would exceed n."""
 
 NUM_PRINCIPAL_DIRECTIONS = 16
-"""Number of principal directions of the covariance; all other directions get their mean variance."""
+"""Number of principal directions of the covariance. All other directions share the mean of their variances."""
 
 
 def fit_known_score(
@@ -72,7 +72,7 @@ def fit_known_score(
 def _compute_principal_directions(
     residuals: NDArray[np.float32], count: int
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Return the `count` largest variances `(K,)` of `residuals` `(N, D)` and their directions `(D, K)`."""
+    """Return the `count` largest principal variances of `residuals`, `(N, D)`, and their directions, `(D, count)`."""
     is_wide = len(residuals) <= residuals.shape[1]
     gram = residuals @ residuals.T if is_wide else residuals.T @ residuals
     values, vectors = np.linalg.eigh(gram / len(residuals))
@@ -81,7 +81,7 @@ def _compute_principal_directions(
     return values, directions / np.maximum(np.linalg.norm(directions, axis=0), 1e-12)
 
 
-def save_known_statistics(known_output: KnownOutput, files: RunFiles) -> None:
+def save_known_output(known_output: KnownOutput, files: RunFiles) -> None:
     """Write the statistics of the output `known`, and the thresholds of prediction sets, to `known.safetensors`."""
     values = {
         "head": known_output.head_name,
@@ -92,8 +92,8 @@ def save_known_statistics(known_output: KnownOutput, files: RunFiles) -> None:
         save_file(known_output.score.state_dict(), part, metadata={"mlimages": json.dumps(values)})
 
 
-def load_known_statistics(files: RunFiles) -> KnownOutput | None:
-    """Read `known.safetensors`; return None if the run is not finished or has too few validation images."""
+def load_known_output(files: RunFiles) -> KnownOutput | None:
+    """Read `known.safetensors`; return None if it does not exist, as in runs that are multi-label or not finished."""
     if not files.known.exists():
         return None
     with safe_open(files.known, framework="pt") as file:

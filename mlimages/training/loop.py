@@ -41,14 +41,14 @@ class ValidationResult:
         logits: float32 `(N, classes)`.
         probabilities: float32 `(N, classes)`.
         targets: labels of the images, in the form of `ImageSet.labels`.
-        indices: index of each row's image in the validation set, without images that can no longer be read.
+        image_indices: index of each row's image in the validation set; images that can no longer be read are left out.
     """
 
     metrics: Metrics
     logits: Tensor
     probabilities: Tensor
     targets: Tensor
-    indices: tuple[int, ...]
+    image_indices: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,13 +181,13 @@ class Trainer:
         `DistributedDataParallel` averages the gradients of the processes, so the sum of the losses is multiplied by the
         number of processes and divided by the weight of the whole batch. A process without an image has the loss 0.
         """
-        count = len(batch.indices)
+        count = len(batch.image_indices)
         distributed.set_batch_norm_mode(self._network, num_images=count)
         is_partial = distributed.world_size() > 1 or count < batch.global_size
         dropout = distributed.GlobalDropout(batch.global_rows, batch.global_size) if is_partial else nullcontext()
         with dropout, self._autocast():
             logits = self._forward(*batch.inputs)[:count]  # (N, classes)
-        loss, weight = self._objective.compute_loss(logits.float(), batch.labels)
+        loss, weight = self._objective.compute_loss_and_weight(logits.float(), batch.labels)
         correct = self._objective.count_correct(logits, batch.labels)
         epoch_logits.add(batch, logits)
         is_late = time.monotonic() > deadline
@@ -216,7 +216,7 @@ class _LogitsModule(nn.Module):
 
 
 def _make_view_chooser(epoch: int, num_views: int) -> ChooseView:
-    """Return the function from image index to view number in this epoch; `num_views` 0 draws new views."""
+    """Return a function from image index to view number; if `num_views` is 0, each epoch uses new views."""
     return lambda index: (epoch + index) % num_views if num_views else epoch + index
 
 
@@ -224,20 +224,20 @@ class _EpochLogits:
     """Collects the logits of an epoch in multi-label runs, whose score cannot be summed over batches."""
 
     def __init__(self, objective: Objective) -> None:
-        self._objective, self._indices = objective, list[int]()
+        self._objective, self._image_indices = objective, list[int]()
         self._logits: list[Tensor] | None = [] if isinstance(objective.inference_task, MultiLabel) else None
 
     def add(self, batch: Batch, logits: Tensor) -> None:
         """Store the logits `(N, classes)` of a batch; do nothing in a single-label run."""
         if self._logits is not None:
             self._logits.append(logits.detach().float())
-            self._indices += batch.indices
+            self._image_indices += batch.image_indices
 
     def compute_mean_ap(self, images: ImageSet) -> float | None:
         """Return the mean average precision over all processes; None in a single-label run."""
         if self._logits is None:
             return None
-        found, rows = distributed.gather_rows(self._indices, {"logits": torch.cat(self._logits)})
+        found, rows = distributed.gather_rows(self._image_indices, {"logits": torch.cat(self._logits)})
         return self._objective.compute_score(rows["logits"], images.labels[found])
 
 
@@ -248,8 +248,8 @@ def validate(network: nn.Module, source: BatchSource, images: ImageSet, objectiv
     indices: list[int] = []
     with torch.inference_mode():
         for batch in source.batches(images, range(len(images)), batch_size=EVALUATION_BATCH_SIZE):
-            logits.append(source.compute_logits(batch.inputs)[: len(batch.indices)].float())
-            indices += batch.indices
+            logits.append(source.compute_logits(batch.inputs)[: len(batch.image_indices)].float())
+            indices += batch.image_indices
     found, rows = distributed.gather_rows(indices, {"logits": torch.cat(logits)})
     targets = images.labels[found]
     metrics = objective.compute_metrics(rows["logits"], targets)

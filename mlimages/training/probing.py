@@ -45,7 +45,7 @@ from mlimages.reports import CurvePoint, LayerScore, ProbeResult
 from mlimages.training.array_store import ArrayStore, open_pixel_store
 from mlimages.training.features import make_feature_cache_key
 from mlimages.training.head import assign_stratified_folds, fit_ridge
-from mlimages.training.image_set import ImageSet, TrainingImage, decode_images, split_into_chunks
+from mlimages.training.image_set import DecodableImage, ImageSet, decode_images, split_into_chunks
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ Labels = NDArray[np.int64]
 Features = NDArray[np.float32]
 
 MAX_IMAGES = 2000
-"""Default maximum number of images; more images hardly change the ranking, and take more than proportionally long."""
+"""Default maximum number of images. More images hardly change the ranking, but take disproportionately long."""
 
 BATCH_SIZE = 32
 
@@ -64,7 +64,7 @@ FIRST_CURVE_SIZE = 5
 """Images per class in the first point of the learning curve; each further point has twice as many."""
 
 SIGNIFICANCE_LEVEL = 0.05
-"""A layer is worse than the best one if the p-value of McNemar's test is below this."""
+"""A layer counts as worse than the best one if the p-value of McNemar's test is below this."""
 
 
 def probe_layers(
@@ -78,7 +78,7 @@ def probe_layers(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> ProbeResult:
-    """Score each layer as the last one to freeze, by the accuracy of a linear probe on its pooled features.
+    """Score each layer by the accuracy of a linear probe on its pooled features, to choose the last layer to freeze.
 
     Args:
         labels: a label file, or the path of one or of a folder of class folders, with at least two images of each of at
@@ -128,7 +128,7 @@ def probe_layers(
     parts = np.split(rows, np.cumsum([cut.num_features for cut in cut_points])[:-1], axis=1)
     scores, best = _score_layers(cut_points, parts, targets, len(names))
     curve, gain = _compute_learning_curve(parts[best], targets, len(names), seed)
-    broken = sum(not isinstance(each, TrainingImage) for each in found)
+    broken = sum(not isinstance(each, DecodableImage) for each in found)
     return ProbeResult(model, len(good), len(names), broken, scores, cut_points[best].name, curve, gain)
 
 
@@ -143,14 +143,14 @@ def _draw_stratified_sample(labels: LabelFile, max_images: int, seed: int) -> li
     return [item for item, number in zip(items, fold, strict=True) if number == 0]
 
 
-def _remove_duplicates(decoded_images: Sequence[object]) -> list[TrainingImage]:
+def _remove_duplicates(decoded_images: Sequence[object]) -> list[DecodableImage]:
     """Return the images that could be decoded, without exact duplicates, which would leak labels between folds."""
-    return list({each.digest: each for each in reversed(decoded_images) if isinstance(each, TrainingImage)}.values())[
+    return list({each.digest: each for each in reversed(decoded_images) if isinstance(each, DecodableImage)}.values())[
         ::-1
     ]
 
 
-def _require_enough_images(images: Sequence[TrainingImage], class_names: Sequence[str]) -> None:
+def _require_enough_images(images: Sequence[DecodableImage], class_names: Sequence[str]) -> None:
     counts = np.bincount([image.label for image in images], minlength=len(class_names))
     if len(class_names) < 2 or (few := int(counts.min())) < 2:
         what = (
@@ -180,8 +180,10 @@ def compute_pooled_features(
     with FeatureHooks(model.network, cut_points) as hooks, torch.inference_mode():
         for batch in images.batches(split_into_chunks(missing, BATCH_SIZE)):
             model.network(normalize(batch.pixels))
-            store.append([images.images[index].digest for index in batch.indices], hooks.collect_features().numpy())
-            progress.advance(len(batch.indices))
+            store.append(
+                [images.images[index].digest for index in batch.image_indices], hooks.collect_features().numpy()
+            )
+            progress.advance(len(batch.image_indices))
     progress.close()
     store.refresh()
     return store.read_rows([image.digest for image in images.images])
@@ -207,9 +209,9 @@ def _score_layers(
 def _compute_learning_curve(
     features: Features, labels: Labels, num_classes: int, seed: int
 ) -> tuple[tuple[CurvePoint, ...], Proportion | None]:
-    """Return the accuracy by images per class on the same held-out images, and the gain of the last doubling."""
+    """Return the learning curve on held-out images, and the accuracy gained by the last doubling of the images."""
     fewest = int(np.bincount(labels, minlength=num_classes).min())
-    steps = list(_iter_training_sizes(fewest))
+    steps = list(_iter_images_per_class(fewest))
     runs: dict[int, list[float]] = defaultdict(list)
     for repeat in range(NUM_CURVE_REPEATS if steps else 0):
         ranked = _rank_within_class(labels, seed + repeat)  # (N,): random order of the images within each class
@@ -227,10 +229,10 @@ def _compute_learning_curve(
     return points, _compute_paired_gain(runs[steps[-2]], runs[steps[-1]]) if len(steps) > 1 else None
 
 
-def _iter_training_sizes(min_count: int) -> Iterator[int]:
+def _iter_images_per_class(smallest_class_size: int) -> Iterator[int]:
     """Yield the numbers of training images per class: 5, 10, 20 ... up to 80 % of the smallest class."""
     step = FIRST_CURVE_SIZE
-    while step <= 0.8 * min_count:
+    while step <= 0.8 * smallest_class_size:
         yield step
         step *= 2
 

@@ -54,7 +54,7 @@ def make_finetune_command(run: RunFolder) -> str:
 
 
 def _shorten_path(path: str | Path) -> str:
-    """Return the path relative to the current folder; of a path outside it only the name, which discloses no folder."""
+    """Return the path relative to the current folder; if it is outside, only the name, to disclose no folder."""
     whole = Path(path).absolute()
     return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else whole.name
 

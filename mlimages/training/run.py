@@ -121,7 +121,7 @@ def write_settings(
         "config": json.loads(config.to_json()),
         "defaults": {name: value for name, value in defaults.items() if name not in ("labels", "out")},
         "preprocessing": asdict(preprocessing),
-        "computation": asdict(computation) if computation else None,
+        "computation": computation.to_dict() if computation else None,
         **({"multi_label": True} if multi_label else {}),
     }
     write_text(files.config, json.dumps(values, indent=1) + "\n")
@@ -146,7 +146,7 @@ def read_computation(files: RunFiles) -> Computation | None:
     """
     values = read_settings(files).get("computation")
     try:
-        return Computation(**values) if values else None
+        return Computation.from_dict(values) if values else None
     except (TypeError, ValueError) as error:
         raise RunError(
             f"{files.config}: invalid library or precision {json.dumps(values)}: restore the file, "
@@ -177,7 +177,7 @@ def log_to_file(path: Path) -> Iterator[None]:
 
 
 class _ForwardingHandler(logging.Handler):
-    """Forwards records from the application's log level to the application's handlers."""
+    """Forwards records at or above its level to the handlers of the root logger."""
 
     def emit(self, record: logging.LogRecord) -> None:
         logging.getLogger().callHandlers(record)

@@ -13,15 +13,16 @@ from mlimages.inference import OnnxBundle
 from mlimages.labels import LabelFile
 from mlimages.reports import RunFiles, write_model_card
 from mlimages.training.checkpoints import TrainedRun, load_run
-from mlimages.training.known_output import load_known_statistics
+from mlimages.training.known_output import load_known_output
 from mlimages.training.provenance import read_provenance
 
 logger = logging.getLogger(__name__)
 
 LARGE_NETWORK_BYTES = 300_000_000
 LARGE_NETWORK_IMAGES = 16
-"""Number of validation images on which a network larger than `LARGE_NETWORK_BYTES` (VGG-16, ViT-B) is compared with its
-file at the end of a run; ONNX Runtime needs a third of a second of CPU time for each. `export_run` compares all."""
+"""Number of validation images on which the ONNX file of a network larger than `LARGE_NETWORK_BYTES` (VGG-16, ViT-B) is
+checked at the end of a run, since ONNX Runtime needs a third of a second of CPU time per image. `export_run` checks the
+file on all validation images."""
 
 
 def export_run(
@@ -78,7 +79,7 @@ def export_trained_run(
 
     Args:
         trained_run: the network.
-        outputs: logits of the network for the validation images, known at the end of a run.
+        outputs: logits of the network for the validation images, if they have been computed, as at the end of a run.
     """
     num_bytes = sum(parameter.nbytes for parameter in trained_run.network.parameters())
     is_sampled = outputs is not None and num_bytes > LARGE_NETWORK_BYTES
@@ -88,7 +89,7 @@ def export_trained_run(
         trained_run.class_names,
         trained_run.config.model,
         trained_run.mean_image,
-        load_known_statistics(files),
+        load_known_output(files),
         trained_run.multi_label,
     )
     bundle = export_network(

@@ -15,7 +15,7 @@ from mlimages.labels import ClassNames, open_splits
 from mlimages.training import distributed
 from mlimages.training.array_store import ArrayStore, open_pixel_store
 from mlimages.training.config import FineTuneConfig
-from mlimages.training.image_set import TrainingImage, decode_distributed
+from mlimages.training.image_set import DecodableImage, decode_distributed
 from mlimages.training.inputs import RunInputs, require_enough_images
 
 logger = logging.getLogger(__name__)
@@ -35,8 +35,8 @@ class RunImages:
         pixel_store: cache of the decoded pixels; None without a cache.
     """
 
-    train: tuple[TrainingImage, ...]
-    val: tuple[TrainingImage, ...]
+    train: tuple[DecodableImage, ...]
+    val: tuple[DecodableImage, ...]
     broken_images: tuple[BrokenImage, ...]
     pixel_store: ArrayStore | None
 
@@ -48,7 +48,7 @@ def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -
         InputError: a class has too few training images (without a validation set, each needs two), there is no
             validation image, or an image is in both sets.
     """
-    labeled, image = inputs.images, inputs.model.preprocessing.image
+    labeled, image = inputs.labels, inputs.model.preprocessing.image
     items = [*labeled.train, *(labeled.val or [])]
     pixels = open_pixel_store(image)
     store = pixels if config.cache and pixels.fits_in_cache(len(items), config.cache_bytes) else None
@@ -66,7 +66,7 @@ def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -
     for each in broken:
         logger.info("skipped: %s (%s: %s)", each.path, each.fault, each.detail)
     train, val = (
-        tuple(each for each in part if isinstance(each, TrainingImage))
+        tuple(each for each in part if isinstance(each, DecodableImage))
         for part in (found[: len(labeled.train)], found[len(labeled.train) :])
     )
     if labeled.val is None:
@@ -92,8 +92,8 @@ def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -
 
 
 def _hold_out_validation_images(
-    images: Sequence[TrainingImage], config: FineTuneConfig
-) -> tuple[tuple[TrainingImage, ...], tuple[TrainingImage, ...]]:
+    images: Sequence[DecodableImage], config: FineTuneConfig
+) -> tuple[tuple[DecodableImage, ...], tuple[DecodableImage, ...]]:
     """Split into training and validation images, in the same way as `mlimages label --split`.
 
     In multi-label datasets, all images of a rare class may be needed for other classes; they then stay in the training
@@ -111,16 +111,17 @@ def _hold_out_validation_images(
 
 
 def _warn_about_rare_classes(
-    images: Iterable[TrainingImage], class_names: ClassNames, part_name: str, *, rare_counts: Sequence[int]
+    images: Iterable[DecodableImage], class_names: ClassNames, split_name: str, *, rare_counts: Sequence[int]
 ) -> None:
+    """Log a warning for each number of images in `rare_counts` that a class has."""
     found = Counter(label for image in images for label in image.class_indices)
     for count in rare_counts:
         if rare := [name for label, name in enumerate(class_names) if found[label] == count]:
             what = "only one image" if count else "no image"
-            logger.warning("the %s set has %s of %s", part_name, what, ", ".join(rare))
+            logger.warning("the %s set has %s of %s", split_name, what, ", ".join(rare))
 
 
-def _warn_about_conflicting_labels(images: Iterable[TrainingImage], *, is_multi_label: bool) -> None:
+def _warn_about_conflicting_labels(images: Iterable[DecodableImage], *, is_multi_label: bool) -> None:
     found = defaultdict[bytes, dict[tuple[int, ...], Path]](dict)
     for image in images:
         found[image.digest].setdefault(image.class_indices, image.path)
@@ -135,7 +136,7 @@ def _warn_about_conflicting_labels(images: Iterable[TrainingImage], *, is_multi_
         logger.warning(message, pluralize(len(twice), "image"), same_paths, "; ..." if len(twice) > 1 else "")
 
 
-def _require_disjoint(train_images: Iterable[TrainingImage], val_images: Sequence[TrainingImage]) -> None:
+def _require_disjoint(train_images: Iterable[DecodableImage], val_images: Sequence[DecodableImage]) -> None:
     known = {image.digest: image.path for image in train_images}
     shared = [(known[image.digest], image.path) for image in val_images if image.digest in known]
     if len(shared) == len(val_images):

@@ -48,8 +48,8 @@ from mlimages.training.run_images import RunImages
 logger = logging.getLogger(__name__)
 
 MAX_LOWER_FEATURES = 4000
-"""With more images and more features of lower layers than this, the head uses only the last layer: the time to fit the
-head grows with the cube of the smaller number."""
+"""If both the number of images and the number of features of lower layers exceed this, the head uses only the last
+layer: the time to fit the head grows with the cube of the smaller number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class TrainingJob:
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context for the precision of the trained part: autocast to bfloat16, or none."""
-        is_rounded = self.computation.trained == "bf16"
+        is_rounded = self.computation.trained_precision == "bf16"
         return torch.autocast(self.device.type, torch.bfloat16) if is_rounded else nullcontext()
 
 
@@ -132,7 +132,7 @@ def prepare_run_folder(config: FineTuneConfig, files: RunFiles, inputs: RunInput
 
 
 def _update_num_epochs(config: FineTuneConfig, files: RunFiles) -> None:
-    """Write a higher number of epochs to `config.json`, so that the run is no longer finished."""
+    """Write a higher number of epochs to `config.json`; the run then no longer counts as finished."""
     settings = read_settings(files)
     if settings["config"]["epochs"] != config.epochs:
         files.result.unlink(missing_ok=True)
@@ -142,10 +142,10 @@ def _update_num_epochs(config: FineTuneConfig, files: RunFiles) -> None:
 
 
 def _write_run_folder(config: FineTuneConfig, files: RunFiles, inputs: RunInputs, images: RunImages) -> None:
-    """Write the run folder before training, config.json first, which identifies a run folder."""
-    expected, names = inputs.model.preprocessing, inputs.images.class_names
+    """Write the files that a run has before training; `config.json` is the first, since it identifies a run folder."""
+    expected, names = inputs.model.preprocessing, inputs.labels.class_names
     preprocessing = Preprocessing(expected.image, _resolve_normalization(config, expected, images))
-    write_settings(files, config, preprocessing, multi_label=inputs.images.is_multi_label)
+    write_settings(files, config, preprocessing, multi_label=inputs.labels.is_multi_label)
     if inputs.mean_image is not None:
         with atomic_write(files.mean_image) as part, part.open("wb") as out:
             np.save(out, inputs.mean_image, allow_pickle=False)
@@ -216,7 +216,7 @@ def build_training_job(
     distributed.sync_batch_norm(network, device, batch_size=config.batch_size)
     digest = frozen.digest(network) if frozen.parameter_names else ""
     augmenter = _make_augmenter(config, model)
-    names = inputs.images.class_names
+    names = inputs.labels.class_names
     train = ImageSet(images.train, image, store=images.pixel_store, augmenter=augmenter, num_classes=len(names))
     val = ImageSet(images.val, image, store=images.pixel_store, num_classes=len(names))
     views = 1 if augmenter is None else augmenter.num_fixed_views if frozen.parameter_names else 0
@@ -229,7 +229,7 @@ def build_training_job(
     if computation is None:
         computation = choose_computation(work, config.precision, device=device, is_frozen=bool(digest))
     computation = distributed.broadcast(computation)
-    if "bf16" in (computation.frozen, computation.trained) and not has_fast_bf16(device):
+    if "bf16" in (computation.frozen_precision, computation.trained_precision) and not has_fast_bf16(device):
         logger.warning(
             "this run was started in bfloat16, which is slow on this processor: start a new run to use float32"
         )
@@ -244,7 +244,7 @@ def build_training_job(
         )  # fmt: skip
         source = features or source
     if distributed.is_main_process() and not inputs.is_resumed:
-        is_multi = inputs.images.is_multi_label
+        is_multi = inputs.labels.is_multi_label
         write_settings(files, config, preprocessing, computation=computation, multi_label=is_multi)
     return TrainingJob(
         config, files, model, inputs.model, frozen, digest, names, source, train, val, views, images.broken_images,

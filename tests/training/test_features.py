@@ -249,7 +249,7 @@ print("done")
     assert (done.stdout, done.returncode) == ("done\n", 0), done.stderr
 
 
-MANY = Workload("alexnet", 0.7, train_views=1000, val_images=200)
+MANY = Workload("alexnet", 0.7, num_train_views=1000, num_val_images=200)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ MANY = Workload("alexnet", 0.7, train_views=1000, val_images=200)
         (MANY, False, "auto", Computation("openvino", "fp32")),
         (MANY, True, "fp32", Computation()),
         (
-            replace(MANY, train_views=40, val_images=10),
+            replace(MANY, num_train_views=40, num_val_images=10),
             True,
             "auto",
             Computation(),
@@ -281,7 +281,7 @@ def test_bfloat16_gives_no_figures_and_is_left_if_features_differ_too_much(
 ) -> None:
     results = []
     for way in (Computation("openvino", "bf16"), Computation("openvino", "fp32")):
-        config = frozen_config(colours, pretrained, out=colours.parent / f"run-{way.frozen}")
+        config = frozen_config(colours, pretrained, out=colours.parent / f"run-{way.frozen_precision}")
         with (
             mock.patch("mlimages.training.training_job.choose_computation", return_value=way),
             mock.patch("mlimages.training.feature_cache.MAX_RELATIVE_DIFFERENCE", bound),

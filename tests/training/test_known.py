@@ -15,8 +15,8 @@ from mlimages.training.known_output import (
     MIN_VALIDATION_IMAGES,
     _compute_principal_directions,
     fit_known_score,
-    load_known_statistics,
-    save_known_statistics,
+    load_known_output,
+    save_known_output,
 )
 
 pytestmark = pytest.mark.train
@@ -49,8 +49,8 @@ def test_the_distance_is_mahalanobis_of_the_shrunk_covariance(tmp_path: Path) ->
     output = KnownOutput(
         score, "fc", InDistributionCalibration(0.95, 200), PredictionSetThresholds("validation", 200, {"0.9": 0.2})
     )
-    save_known_statistics(output, RunFiles(tmp_path))
-    loaded = load_known_statistics(RunFiles(tmp_path))
+    save_known_output(output, RunFiles(tmp_path))
+    loaded = load_known_output(RunFiles(tmp_path))
     assert loaded is not None
     assert (loaded.head_name, loaded.calibration, loaded.prediction_sets) == (
         output.head_name,

@@ -16,7 +16,7 @@ from mlimages.dataset import TrainingData
 from mlimages.images import load_all_plugins
 from mlimages.labels import LabelFile
 from mlimages.training.array_store import ArrayStore, open_pixel_store
-from mlimages.training.image_set import TrainingImage, decode_images
+from mlimages.training.image_set import DecodableImage, decode_images
 from tests.checks.test_validation import jpeg, scene
 from tests.conftest import RunCli
 
@@ -67,11 +67,11 @@ def replace_in_place(path: Path, data: bytes) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def decoded(labels: LabelFile, store: ArrayStore | None) -> tuple[list[TrainingImage], list[str]]:
+def decoded(labels: LabelFile, store: ArrayStore | None) -> tuple[list[DecodableImage], list[str]]:
     """As finetune does: the images, and the names of those that are broken."""
     found = decode_images(list(labels), PROP, store=store, progress=NoProgress())
-    good = [each for each in found if isinstance(each, TrainingImage)]
-    return good, [Path(each.path).name for each in found if not isinstance(each, TrainingImage)]
+    good = [each for each in found if isinstance(each, DecodableImage)]
+    return good, [Path(each.path).name for each in found if not isinstance(each, DecodableImage)]
 
 
 def test_a_split_after_a_check_reads_no_image(labels: LabelFile, tmp_path: Path, run_cli: RunCli) -> None:
@@ -120,7 +120,7 @@ def test_a_file_replaced_with_its_size_and_time_kept_is_not_trained_on_as_it_was
 
     def levels() -> tuple[float, list[int]]:
         found = decode_images(list(labels), PROP, store=store, progress=NoProgress())
-        digests = [each.digest for each in found if isinstance(each, TrainingImage)]
+        digests = [each.digest for each in found if isinstance(each, DecodableImage)]
         mean = TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png").mean
         return float(mean.mean()), [int(store.read_rows([digest]).max()) for digest in digests]
 

@@ -251,7 +251,7 @@ def test_dropout_depends_on_seed_and_epoch_alone_and_is_off_in_validation() -> N
     source.gone = (2, 3)
     validation = validate(network, source, source, trainer._objective)  # type: ignore[arg-type]
     expected = network[1](source.x)[[0, 1, 4, 5, 6, 7]]  # type: ignore[index]
-    assert validation.indices == (0, 1, 4, 5, 6, 7)
+    assert validation.image_indices == (0, 1, 4, 5, 6, 7)
     assert torch.allclose(validation.logits, expected)
     assert torch.equal(validation.targets, source.labels[[0, 1, 4, 5, 6, 7]])
     assert validation.metrics.num_images == 6
