@@ -321,7 +321,7 @@ def test_progress_is_a_kilobyte_a_second_over_each_time_out(
     arrivals: list[tuple[float, int]], stalled_at: float | None
 ) -> None:
     pace = StallDetector(15.0, 2**26, 0.0)
-    stalled = [moment for moment, total in arrivals if pace.find_problem(moment, total)]
+    stalled = [moment for moment, total in arrivals if pace.describe_stall(moment, total)]
     assert stalled == ([] if stalled_at is None else [stalled_at])
 
 
@@ -343,7 +343,7 @@ def test_a_whole_transfer_takes_bounded_time_at_any_rate(
     pace, size = StallDetector(timeout_s, max_bytes, 0.0), 0
     for second in itertools.count(1):
         size += bytes_per_s
-        if size > max_bytes or (problem := pace.find_problem(second, size)):
+        if size > max_bytes or (problem := pace.describe_stall(second, size)):
             break
     assert (None if size > max_bytes else second) == expected_s
     assert expected_s is None or problem == f"not complete after {expected_s - 1} s"

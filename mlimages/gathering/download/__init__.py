@@ -1,1 +1,1 @@
-"""One link to verified bytes."""
+"""Download links and verify that the files are images."""

@@ -73,7 +73,7 @@ class StallDetector:
         self._since = now
         self._bytes = 0
 
-    def find_problem(self, now: float, total_bytes: int) -> str:
+    def describe_stall(self, now: float, total_bytes: int) -> str:
         """Return why the transfer is too slow; "" if it is not.
 
         Args:

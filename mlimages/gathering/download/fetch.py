@@ -236,7 +236,7 @@ class Fetcher:
         stall_detector, num_received = StallDetector(self._options.timeout_s, max_bytes, time.monotonic()), 0
         async for chunk in response.content.iter_any():
             num_received += len(chunk)
-            if problem := stall_detector.find_problem(time.monotonic(), num_received):
+            if problem := stall_detector.describe_stall(time.monotonic(), num_received):
                 raise TimeoutError(problem)
             data = decompressor.decompress(chunk, max_bytes - file.total + 1) if decompressor else chunk
             is_web_page |= not file.total and is_html(data)

@@ -1,4 +1,4 @@
-"""Limits the number and the rate of requests to each host."""
+"""Limit the number and the rate of requests to each host."""
 
 from __future__ import annotations
 

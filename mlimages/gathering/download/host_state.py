@@ -1,9 +1,9 @@
-"""When a request may be sent to a host: its state, and functions that return the state after an event.
+"""Decide when a request may be sent to a host. The functions return the state of the host after an event.
 
 - An unreachable host is paused: its links wait, and single requests at growing intervals (probes) detect when it
   responds again.
-- 429 and 503 pause it for the time in Retry-After, or briefly, and lower its rate by a tenth; the rate then grows
-  linearly (additive increase, multiplicative decrease).
+- 429 and 503 pause it for the time in Retry-After, or briefly, and lower its rate by a tenth or more; the rate then
+  grows linearly (additive increase, multiplicative decrease).
 - A host that refuses consecutive links is paused too: it blocks this client, or requires a login.
 - A host that has never responded, or only refuses, is given up after half a minute.
 """

@@ -92,7 +92,7 @@ class _UnsuitableImageError(ImageError):
 def _classify_fault(fault: Fault, data: bytes) -> Reason:
     reason = _REASON_BY_FAULT.get(fault, Reason.CORRUPT)
     if reason is Reason.NOT_AN_IMAGE:
-        return _classify_text(data)
+        return _classify_non_image(data)
     return Reason.TRUNCATED if reason is Reason.CORRUPT and _is_truncated(data) else reason
 
 
@@ -196,7 +196,7 @@ def compute_difference_hash(image: Image.Image) -> str:
     return f"{int(brighter.hex()[1::2], 2):016x}"
 
 
-def _classify_text(data: bytes) -> Reason:
+def _classify_non_image(data: bytes) -> Reason:
     if is_html(data):
         return Reason.HTML
     try:

@@ -39,7 +39,7 @@ def find_opt_out(headers: Headers) -> str | None:
     for value in headers.getall("X-Robots-Tag", []):
         if word := find_forbidding_directive(value):
             return f"X-Robots-Tag: {word}"
-    if forbids_training(",".join(headers.getall("Content-Usage", [])), "train-ai", "n"):
+    if has_preference(",".join(headers.getall("Content-Usage", [])), "train-ai", "n"):
         return "Content-Usage: train-ai=n"
     if any(value.strip() == "1" for value in headers.getall("TDM-Reservation", [])):
         return "TDM-Reservation: 1"
@@ -68,10 +68,10 @@ def find_forbidding_directive(header: str) -> str | None:
     return None
 
 
-def forbids_training(preferences: str, key: str, value: str) -> bool:
+def has_preference(preferences: str, key: str, value: str) -> bool:
     """Return whether `key=value` occurs in preferences such as `search=y, train-ai=n;x=1`.
 
-    >>> forbids_training("search=yes, ai-train=no", "ai-train", "no")
+    >>> has_preference("search=yes, ai-train=no", "ai-train", "no")
     True
     """
     for member in preferences.split(","):

@@ -13,7 +13,7 @@ import aiohttp
 from yarl import URL
 
 from mlimages.core import RETRYABLE_REASONS, Reason
-from mlimages.gathering.download.opt_outs import PRODUCT_TOKEN, forbids_training, parse_tdmrep, path_matches
+from mlimages.gathering.download.opt_outs import PRODUCT_TOKEN, has_preference, parse_tdmrep, path_matches
 from mlimages.gathering.download.reasons import RejectionError, classify_error
 
 if TYPE_CHECKING:
@@ -34,18 +34,18 @@ class SiteRules:
     """The rules of one site.
 
     Attributes:
-        robots: Allow and Disallow rules of robots.txt; None if everything is allowed.
+        access_rules: Allow and Disallow rules of robots.txt; None if everything is allowed.
         training_rules: rules of robots.txt by field, as (path pattern, whether training is forbidden).
         tdm_rules: rules of tdmrep.json, as (path pattern, whether text and data mining is reserved).
     """
 
-    robots: Protego | None = None
+    access_rules: Protego | None = None
     training_rules: Mapping[str, tuple[tuple[str, bool], ...]] = field(default_factory=dict)
     tdm_rules: tuple[tuple[str, bool], ...] = ()
 
     def find_opt_out(self, url: URL) -> str | None:
         """Return the rule that forbids fetching `url` or training on it; None if there is none."""
-        if self.robots and not self.robots.can_fetch(str(url), PRODUCT_TOKEN):
+        if self.access_rules and not self.access_rules.can_fetch(str(url), PRODUCT_TOKEN):
             return "robots.txt: Disallow"
         path = url.raw_path_qs
         for name, rules in self.training_rules.items():
@@ -66,11 +66,11 @@ def parse_site_rules(robots_txt: str, tdmrep: str = "") -> SiteRules:
     'robots.txt: Content-Signal: ai-train=no'
     """
     lines = _select_lines_for_agent(robots_txt)
-    robots = None
+    access_rules = None
     if any(name in ("allow", "disallow") for name, _ in lines):
         from protego import Protego
 
-        robots = Protego.parse("\n".join(["User-agent: *", *(f"{name}: {value}" for name, value in lines)]))
+        access_rules = Protego.parse("\n".join(["User-agent: *", *(f"{name}: {value}" for name, value in lines)]))
     training_rules = {
         f"{title}: {key}={value}": tuple(
             _parse_training_rule(text, key, value) for name, text in lines if name == title.lower()
@@ -78,7 +78,7 @@ def parse_site_rules(robots_txt: str, tdmrep: str = "") -> SiteRules:
         for title, key, value in _TRAINING_FIELDS
     }
     training_rules = {name: rules for name, rules in training_rules.items() if rules}
-    return SiteRules(robots, training_rules, tuple(parse_tdmrep(tdmrep)))
+    return SiteRules(access_rules, training_rules, tuple(parse_tdmrep(tdmrep)))
 
 
 def _select_lines_for_agent(robots_txt: str) -> list[tuple[str, str]]:
@@ -106,7 +106,7 @@ def _select_lines_for_agent(robots_txt: str) -> list[tuple[str, str]]:
 def _parse_training_rule(text: str, key: str, value: str) -> tuple[str, bool]:
     """Parse the value of a field about training as (path pattern, whether `key=value` forbids training)."""
     pattern, preferences = (*text.split(None, 1), "")[:2] if text.startswith("/") else ("/", text)
-    return pattern, forbids_training(preferences, key, value)
+    return pattern, has_preference(preferences, key, value)
 
 
 class SiteRulesCache:

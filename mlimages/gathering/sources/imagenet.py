@@ -167,7 +167,7 @@ class ImageNet:
                 if not block:
                     return
                 for entry in block:
-                    wnid = next((wnid for wnid in _find_wnids(entry.path) if wnid in self._folders), None)
+                    wnid = next((wnid for wnid in _find_possible_wnids(entry.path) if wnid in self._folders), None)
                     if wnid and self._folders[wnid] not in self._full_classes:
                         name = entry.path.rpartition("/")[2]
                         yield wnid, self._add_label(wnid, _make_image_ref(entry.url, name, entry.load))
@@ -219,7 +219,7 @@ class ImageNet:
         return listed
 
 
-def _find_wnids(path: str) -> Iterator[str]:
+def _find_possible_wnids(path: str) -> Iterator[str]:
     """Yield the parts of a path that may be WordNet ids: that in the file name, then the folders, innermost first."""
     *folders, name = path.split("/")
     if not name.startswith("."):  # files that macOS adds
