@@ -181,7 +181,7 @@ def _resampled_average_precisions(
 def _average_precision_of_class(
     scores: Probabilities, is_positive: Targets, resample_counts: NDArray[np.int64]
 ) -> Probabilities:
-    """Return the average precision of one class in B resamples, `(B,)`; arguments as for all classes."""
+    """Return the average precision of one class in B resamples, `(B,)`, given its scores and targets `(N,)`."""
     order, ends = _group_ties(scores)
     resample_counts = resample_counts[:, order]
     true_positives = np.cumsum(resample_counts * is_positive[order], axis=1)[:, ends]  # (B, G)

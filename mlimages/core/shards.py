@@ -172,7 +172,10 @@ def _parse_long_name(data: bytes, *, is_pax_header: bool) -> str:
 
 
 class _ArchiveIndex:
-    """Offsets and sizes of the members of an archive, by hash of their name; the last member of a name is used."""
+    """Offsets and sizes of the members of an archive, by hash of their name.
+
+    If several members have the same name, the last one is found.
+    """
 
     def __init__(self, archive: str) -> None:
         rows = sorted((hash(one.name), one.offset, one.num_bytes) for one in iter_members(archive))

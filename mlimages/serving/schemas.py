@@ -80,7 +80,8 @@ class ImageResult(Schema):
     )
     labels: list[Score] | None = Field(
         default=None,
-        description="Classes whose probability reaches their threshold; null if the model predicts a single class.",
+        description="All classes whose probability reaches their threshold; null if the model predicts one class per "
+        "image.",
     )
     top: list[Score] | None = None
     error: Problem | None = None
