@@ -14,7 +14,7 @@ from mlimages.core import MAX_PIXELS, InputError, Option, Reason, check_options,
 DEFAULT_USER_AGENT = f"mlimages/{__version__} (gathers images for image classifiers; honours opt-outs)"
 
 MAX_SHARDS = 99_999
-"""Maximum number of shards: the names of their manifests have five digits."""
+"""Maximum number of shards: the name of a shard's manifest has five digits for its number."""
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -81,7 +81,7 @@ class GatherOptions:
     shard: Annotated[
         tuple[int, int] | None,
         Option(
-            "Gather the I-th of N parts of the links, divided by host; --limit applies to each part.",
+            "Divide the links by host into N parts and gather only the I-th; --limit applies to each part.",
             "Limits",
             metavar="I/N",
             parse=parse_shard,
@@ -159,7 +159,8 @@ class GatherOptions:
         float,
         Option(
             "Seconds without progress (no connection, no response, less than 1 KB/s) before a request is abandoned. A "
-            "whole response may take 35 minutes by default: four time-outs, and the maximum size at 32 KB/s.",
+            "whole response may take four times as long plus the time for the maximum size at 32 KB/s: 35 "
+            "minutes by default.",
             "Download",
             ("--timeout",),
             "SECONDS",

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from mlimages.gathering.links import hash_link, parse_host
 
 MAX_SHARDS_PER_HOST = 4
-"""Maximum number of shards over which a host is spread; each of them requests its robots.txt."""
+"""Maximum number of shards over which the links of a host are spread; each of these shards requests robots.txt."""
 
 _MIN_LINKS_PER_SHARD = 10
 """Minimum number of links of a host in each of its shards."""
@@ -58,11 +58,11 @@ class Partition:
 
 
 NO_PARTITION = Partition()
-"""All links, as for a run without shards."""
+"""The partition of a run without shards, which contains all links."""
 
 
 def choose_shard(url: str, num_shards: int, num_shards_by_host: Mapping[str, int] | None = None) -> int:
-    """Return the number of the shard, 1 to `num_shards`, that gathers a link.
+    """Return the number of the shard that gathers a link, from 1 to `num_shards`.
 
     Args:
         url: the link.
@@ -77,7 +77,10 @@ def choose_shard(url: str, num_shards: int, num_shards_by_host: Mapping[str, int
 
 
 class HostCounts:
-    """Counts links by host; if there are very many hosts, only those with many links (Misra and Gries, 1982)."""
+    """Counts links by host.
+
+    If there are very many hosts, only the hosts with many links are counted (Misra and Gries, 1982).
+    """
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
@@ -91,7 +94,7 @@ class HostCounts:
             self._counts = Counter({host: count - 1 for host, count in self._counts.items() if count > 1})
 
     def count_shards_by_host(self, num_shards: int) -> dict[str, int]:
-        """Return the number of shards by host, for each host that is spread over several shards."""
+        """Return a number of shards for each host whose links are to be spread over several shards."""
         parts = {
             host: min(
                 MAX_SHARDS_PER_HOST, num_shards, -(-count * num_shards // self._total), count // _MIN_LINKS_PER_SHARD

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from mlimages.core import Cluster, ProcessPool
 
 SHARDS_PER_WORKER = 4
-"""Number of shards for each worker: several, since shards differ in size (all links of most hosts are in one)."""
+"""Number of shards per worker: more than one, since shards differ in size (a host's links are usually in one shard)."""
 
 _MERGE_OPTIONS: GatherKeywords = {"no_retry": True, "retry_failed": (), "restore_deleted": False, "keep_deleted": True}
 """Options of the run that merges the shards; it does not retry links that the shards left unfinished."""
@@ -124,7 +124,7 @@ def require_shardable(source: Source, options: GatherOptions) -> None:
 def _run_shards(
     pool: Cluster | ProcessPool, task: Callable[[int], GatherSummary], out: Path, num_shards: int, progress: Progress
 ) -> list[GatherSummary]:
-    """Run `task` for each shard number and return the summaries; show the rows in a local `out` as progress."""
+    """Run `task` for each shard number and return the summaries; if `out` is local, show its new rows as progress."""
     numbers = range(1, num_shards + 1)
     offsets = {make_manifest_path(out, (number, num_shards)): 0 for number in numbers if not is_remote(out)}
     summaries: list[GatherSummary] = []
@@ -152,7 +152,7 @@ def _read_new_rows(offsets: dict[Path, int]) -> Iterator[FetchResult]:
 
 @dataclass(frozen=True, slots=True)
 class _FilteredSource:
-    """A source without the links of classes that have enough images, with a precomputed `num_shards_by_host`."""
+    """Wraps a source to omit the links of full classes, and to return a precomputed `num_shards_by_host`."""
 
     source: Source
     full_classes: Collection[str]
@@ -173,7 +173,7 @@ def _gather_shard(
     """Gather the shard with the number `shard_number`.
 
     Args:
-        marker_path: path of a file below the local folder `out`, to check whether this machine can access it.
+        marker_path: a folder in the local folder `out`; if it does not exist here, this machine cannot access `out`.
     """
     if marker_path and not marker_path.exists():
         raise GatherError(

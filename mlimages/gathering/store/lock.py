@@ -20,7 +20,7 @@ def open_work_folder(out: Path, manifest_stem: str, *, is_exclusive: bool) -> It
     Args:
         out: the gathered folder.
         manifest_stem: stem of the name of the manifest that the run writes.
-        is_exclusive: no shard may run at the same time; unfinished files of killed shards are removed.
+        is_exclusive: raise an error if a shard is running, and remove unfinished files of killed shards.
 
     Raises:
         GatherError: another run uses the folder, or the folder is a symbolic link.

@@ -20,7 +20,7 @@ QUARANTINE_NAME = ".placeholders"
 """Folder of host placeholders, one copy each; hidden, so that label files do not include them."""
 
 _MAX_STORAGE_DELAY_S = 0.5
-"""Maximum seconds from the last byte of a download until its file is stored."""
+"""Maximum time in seconds from the last byte of a download until its file is stored."""
 
 
 class ImageStorage(Protocol):
@@ -192,7 +192,7 @@ def sync_path(path: str, sync_function: Callable[[int], object]) -> None:
 
 
 def _compute_latest_storage_time(row: FetchResult) -> float:
-    """Return when a row's file was stored at the latest, in seconds since the epoch; 0 if the row does not say."""
+    """Return the latest time at which a row's file may have been stored, in seconds since the epoch; 0 if unknown."""
     try:
         return datetime.fromisoformat(row.fetched_at).timestamp() + row.elapsed_s + _MAX_STORAGE_DELAY_S
     except ValueError:

@@ -161,7 +161,7 @@ class StoredObjects(ImageStorage):
         """Download the object `name`, which has this size, to the local folder.
 
         Raises:
-            FileNotFoundError: there is none; another run has replaced or removed it since it was listed.
+            FileNotFoundError: another run has replaced or removed the object since it was listed.
         """
         copy = self._folder / name
         self._retry("read", name, lambda at: self._fs.get_file(at, str(copy)))
@@ -248,7 +248,7 @@ class RemoteManifestWriter:
     """Writes the rows of a run to several manifests, each uploaded when it is full or the run ends.
 
     Args:
-        manifest: path of the manifests; 16 digits are appended to each name.
+        manifest: path to which 16 hexadecimal digits are appended for each manifest.
         upload: called with the path of each finished manifest.
         keep_duplicates: whether the run keeps every copy of the same bytes.
     """
@@ -290,12 +290,12 @@ class RemoteManifestWriter:
 
 
 def _make_unique_id() -> str:
-    """Return 16 hexadecimal digits: the current time, by which they sort, and 4 random digits."""
+    """Return 16 hexadecimal digits: the current time, so that IDs sort by time, and 4 random digits."""
     return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(2)}"
 
 
 def _is_conflict(error: Exception) -> bool:
-    """Return whether a conditional request failed: 412, or 409 if another one is in progress."""
+    """Return whether a conditional request failed: status 412, or 409 if another request is in progress."""
     text = f"{error} {error.__cause__}"
     return (
         "PreconditionFailed" in text or "ConditionalRequestConflict" in text or "At least one of the pre-cond" in text

@@ -132,7 +132,7 @@ class StoredShards(ImageStorage):
         return self._written.get(path) or find_member(f"{self._folder}/{path}")
 
     def _open_next_shard(self) -> None:
-        """Open a new shard; before the first one, repair the last shard of the run before."""
+        """Open a new shard; before the first one, repair the last shard of the previous run."""
         shards = sorted(self._folder.glob(f"{self._name_prefix}-[0-9][0-9][0-9][0-9][0-9].tar"))
         if self._file:
             self.close()
@@ -146,7 +146,7 @@ class StoredShards(ImageStorage):
 
 
 def _repair_truncated_shard(shard: Path) -> None:
-    """Truncate a shard that a killed run has left after its last complete sample, and end it properly."""
+    """Remove an incomplete last sample from the shard of a killed run, and write the end-of-archive marker."""
     if not is_truncated(shard):
         return
     ends, name = (0, 0), ""
@@ -166,7 +166,7 @@ def _write_end_of_archive(file: IO[bytes], size: int) -> None:
 
 
 def _make_json_member(row: FetchResult) -> bytes:
-    """Return the tar entry of the JSON file of an image; in it, `source` is JSON text, since its keys differ."""
+    """Return the tar entry of an image's JSON file; `source` is a string of JSON, since its keys vary by image."""
     names = ("url", "label", "sha256", "width", "height", "format", "fetched_at")
     values = {name: getattr(row, name) for name in names} | {"source": json.dumps(row.source, default=str)}
     data = json.dumps(values).encode()

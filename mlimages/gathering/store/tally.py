@@ -13,7 +13,7 @@ from mlimages.gathering.store.stored_shards import strip_shard
 
 _MAX_LISTED_HOSTS = 10
 _MAX_COUNTED_HOSTS = 10_000
-"""Number of hosts that are kept when twice as many are counted."""
+"""Number of hosts that remain when the counts are pruned, which happens if there are more than twice as many."""
 
 
 class Tally:
