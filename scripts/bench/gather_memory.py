@@ -67,7 +67,7 @@ def main() -> None:
         tempfile.TemporaryDirectory(dir="/var/tmp") as folder,
         GatherFolder(Path(folder), options, is_list=True) as gathered,
     ):
-        gathered._files = NoFiles(Path(folder))
+        gathered._storage = NoFiles(Path(folder))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         made_up = MadeUpDownloads()
         scheduler = LinkScheduler(gathered, made_up, made_up, options, NoProgress(), NO_PARTITION)  # type: ignore[arg-type]

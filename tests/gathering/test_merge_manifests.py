@@ -10,7 +10,7 @@ import pytest
 
 from mlimages.core import FetchResult, Reason
 from mlimages.gathering.store.manifest import dump_closing_row, dump_row, find_last_closing_row, read_rows
-from mlimages.gathering.store.merge_manifests import CurrentRows, rewrite_manifests, warn_about_unknown_images
+from mlimages.gathering.store.merge_manifests import CurrentRows, rewrite_manifests, warn_about_unlisted_images
 from mlimages.gathering.store.stored_files import StoredFiles
 
 HOST = "https://a.example"
@@ -210,7 +210,7 @@ def test_images_without_a_row_are_named(
     files = StoredFiles(tmp_path)
     monkeypatch.setattr(files, "walk", lambda: iter(names.split()))
     with caplog.at_level(logging.WARNING):
-        warn_about_unknown_images(files, manifest, tmp_path)
+        warn_about_unlisted_images(files, manifest, tmp_path)
     assert [record.message for record in caplog.records] == ([message.format(out=tmp_path)] if message else [])
 
 

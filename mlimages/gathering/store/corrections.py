@@ -23,7 +23,7 @@ from mlimages.gathering.store.stored_files import StoredFiles
 from mlimages.gathering.store.stored_shards import StoredShards
 
 _ANY_CLASS = "\0"
-"""Stands for the class in `hash_link` if only the URL matters."""
+"""Label with which `hash_link` hashes a URL regardless of its class."""
 
 
 def find_corrected_class(listed_classes: Collection[str], stored_classes: Collection[str]) -> str | None:
@@ -75,7 +75,7 @@ class ClassCorrections:
             self._stored_urls.add(hash_link(_ANY_CLASS, row.url))
 
     def defer_if_needed(self, image_ref: ImageRef, key: int, *, is_done: bool) -> bool:
-        """Defer a link to the end of the list if another class has its image; return whether it was deferred.
+        """Defer a link to the end of the list if its image is stored in another class; return whether it was deferred.
 
         Args:
             key: `hash_link` of the link.
@@ -90,7 +90,7 @@ class ClassCorrections:
         return True
 
     def resolve_deferred(self, rows: Iterable[FetchResult]) -> tuple[list[CorrectedImage], list[ImageRef]]:
-        """Return the images whose class the list has corrected, and the other deferred links, to be requested.
+        """Return the images whose class the list has corrected, and the other deferred links, which can be requested.
 
         Args:
             rows: rows of the manifest; they are read only if a link was deferred.
@@ -115,7 +115,7 @@ class ClassCorrections:
 
 
 def find_misplaced_images(rows: Iterable[FetchResult], names: NamesInUse) -> list[CorrectedImage]:
-    """Return the images that a process has stored in the folder of another class, so that they can be moved."""
+    """Return the images that are stored in the folder of a class other than their own, so that they can be moved."""
     return [
         CorrectedImage(ImageRef(row.url, row.label, row.source), row)
         for row in rows
@@ -124,7 +124,7 @@ def find_misplaced_images(rows: Iterable[FetchResult], names: NamesInUse) -> lis
 
 
 def apply_corrections(
-    corrections: list[CorrectedImage], files: StoredFiles | StoredShards, manifest: Path, names: NamesInUse
+    corrections: list[CorrectedImage], storage: StoredFiles | StoredShards, manifest: Path, names: NamesInUse
 ) -> int:
     """Move the images, then rewrite the manifest; return the number of images moved.
 
@@ -132,54 +132,60 @@ def apply_corrections(
 
     Args:
         corrections: the images to move.
-        files: the stored images.
+        storage: the stored images.
         manifest: the manifest, with one row for each link.
         names: the folders and file names in use.
     """
     rows: dict[int, FetchResult] = {}
     paths: dict[str | None, str] = {}
     for correction in corrections:
-        old, path = correction.old_row, _move_image(correction, files, names)
+        old, path = correction.old_row, _move_image(correction, storage, names)
         if path:
             paths[old.path] = path
             rows[hash_link(old.label, old.url)] = replace(
                 old, label=correction.image_ref.label, path=path, source=correction.image_ref.source
             )
     if rows:
-        files.sync(paths.values())
+        storage.sync(paths.values())
         _replace_rows(manifest, dict(rows), paths)
     return len(rows)
 
 
-def _move_image(correction: CorrectedImage, files: StoredFiles | StoredShards, names: NamesInUse) -> str | None:
+def _move_image(correction: CorrectedImage, storage: StoredFiles | StoredShards, names: NamesInUse) -> str | None:
     """Move the image to the folder of its new class; return its new path, or None if it stays."""
     image_ref, old = correction.image_ref, correction.old_row
-    if isinstance(files, StoredShards):
-        return old.path if files.size(old.path or "") is not None else None
+    if isinstance(storage, StoredShards):
+        return old.path if storage.size(old.path or "") is not None else None
     path, folder = PurePosixPath(old.path or ""), names.assign_folder(image_ref.label)
     old_folder = remove_subfolder(str(path.parent))
     if old_folder == folder:  # moved there by hand, or by a run that was killed
-        return old.path if files.size(str(path)) is not None else None
+        return old.path if storage.size(str(path)) is not None else None
     if old_folder not in (label_to_folder(old.label), names.assign_folder(old.label)):
         return None
     folder += str(path.parent).removeprefix(old_folder)
     free = generate_paths(
         f"{folder}/{path.stem}", path.suffix, f"{hash_link(image_ref.label, image_ref.url):016x}", is_only_writer=True
     )
-    return files.move(str(path), old.sha256 or "", (name for name in free if names.reserve(image_ref.label, name)))
+    return storage.move(str(path), old.sha256 or "", (name for name in free if names.reserve(image_ref.label, name)))
 
 
-def _replace_rows(manifest: Path, rows: dict[int, FetchResult], paths: dict[str | None, str]) -> None:
-    """Replace rows by their `hash_link` (the keys of `rows`), drop earlier rows of the new links, and update paths."""
-    replaced = rows.keys() | {hash_link(row.label, row.url) for row in rows.values()}
+def _replace_rows(manifest: Path, new_rows: dict[int, FetchResult], new_paths: dict[str | None, str]) -> None:
+    """Replace rows of the manifest, remove earlier rows of the same new links, and update the paths in `same_as`.
+
+    Args:
+        manifest: the manifest to rewrite.
+        new_rows: the new rows, by the `hash_link` of the rows that they replace.
+        new_paths: the new path of each moved image, by its old path.
+    """
+    replaced = new_rows.keys() | {hash_link(row.label, row.url) for row in new_rows.values()}
     with atomic_write(manifest) as part, manifest.open("rb") as lines, part.open("wb") as out:
         for line in lines:
             row = parse_row(line)
             if row and (key := hash_link(row.label, row.url)) in replaced:
-                row = rows.pop(key, None)
+                row = new_rows.pop(key, None)
                 line = b""
             if row:
-                line = dump_row(replace(row, same_as=paths.get(row.same_as, row.same_as)))
+                line = dump_row(replace(row, same_as=new_paths.get(row.same_as, row.same_as)))
             out.write(line)
         out.flush()
         os.fsync(out.fileno())

@@ -35,7 +35,7 @@ _WINDOWS_RESERVED_NAME = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹�
 
 
 def sanitize_name(text: str, *, default_name: str) -> str:
-    """Return a text as a file name that every file system accepts; `default_name` if nothing remains of the text."""
+    """Convert a text to a file name that every file system accepts; return `default_name` if nothing remains of it."""
     name = _FORBIDDEN_CHARACTERS.sub("_", unicodedata.normalize("NFC", text)).strip().lstrip(".")
     name = name.encode("utf-8", "ignore")[:MAX_NAME_BYTES].decode("utf-8", "ignore").rstrip(" .").strip()
     if _WINDOWS_RESERVED_NAME.fullmatch(name):
@@ -111,46 +111,46 @@ def generate_paths(stem: str, suffix: str, link_hash: str, *, is_only_writer: bo
 class NamesInUse:
     """Folders and file names of a gathered folder, compared without regard to case, as on some file systems.
 
-    A folder belongs to one label or, if it is above the folders of several labels, to what these labels have in common
-    (`Pets` of `Pets/dog` and `Pets/cow`). If the folder of a label, or one above it, belongs to another label, a hash
-    is appended to its name.
+    The folder of a label belongs to this label, and each of its parent folders to the same part of the label: the
+    folder `Pets` of the labels `Pets/dog` and `Pets/cow` belongs to `Pets`. If one of these folders belongs to another
+    label already, as `pets` does to `Pets`, a hash is appended to its name.
     """
 
     def __init__(self) -> None:
-        self._owners: dict[str, str] = {}
-        self._folders: dict[str, str] = {}
+        self._labels_by_folder: dict[str, str] = {}
+        self._folders_by_label: dict[str, str] = {}
         self._paths = KeySet()
 
     def reserve(self, label: str, path: str) -> bool:
         """Record the path of an image; return whether the path was free."""
         path = strip_shard(path)
-        if label not in self._folders and is_in_folder_of(label, path):
-            levels = _split_folder_levels(label)
+        if label not in self._folders_by_label and is_in_folder_of(label, path):
+            levels = _split_label_folders(label)
             above = list(accumulate(path.split("/")[: len(levels)], "{}/{}".format))
-            if all(self._claim_folder(folder, level.owner) for folder, level in zip(above, levels, strict=True)):
-                self._folders[label] = above[-1]
-        return path.casefold() not in self._owners and self._paths.add(_hash_path(path))
+            if all(self._claim_folder(folder, level.label) for folder, level in zip(above, levels, strict=True)):
+                self._folders_by_label[label] = above[-1]
+        return path.casefold() not in self._labels_by_folder and self._paths.add(_hash_path(path))
 
     def is_misplaced(self, label: str, path: str) -> bool:
-        """Return whether an image is in the folder of another label, as after two processes have claimed one folder."""
-        folder, owners = label_to_folder(label), [level.owner for level in _split_folder_levels(label)]
+        """Return whether an image is in the folder of another label, as when two processes used the same folder."""
+        folder, labels = label_to_folder(label), [level.label for level in _split_label_folders(label)]
         above = accumulate(folder.casefold().split("/"), "{}/{}".format)
         return path.startswith(f"{folder}/") and any(
-            self._owners.get(name, owner) != owner for name, owner in zip(above, owners, strict=True)
+            self._labels_by_folder.get(name, owner) != owner for name, owner in zip(above, labels, strict=True)
         )
 
     def assign_folder(self, label: str) -> str:
         """Return the folder of a label's images, which the first call reserves for the label."""
-        if label not in self._folders:
+        if label not in self._folders_by_label:
             path = taken = ""
-            for level in _split_folder_levels(label):
+            for level in _split_label_folders(label):
                 plain = f"{path}{level.name}"
-                is_own = self._claim_folder(plain, level.owner)
+                is_own = self._claim_folder(plain, level.label)
                 path = f"{plain}/" if is_own else f"{path}{level.fallback_name}/"
                 if not is_own:
-                    owner = self._owners.get(plain.casefold())
+                    owner = self._labels_by_folder.get(plain.casefold())
                     taken = f"{plain} is {'an image' if owner is None else f'the folder of class {owner!r}'}"
-            self._folders[label] = path[:-1]
+            self._folders_by_label[label] = path[:-1]
             if taken:
                 logger.warning(
                     "class %r: its images are in %s, because %s, and some file systems do not distinguish upper and "
@@ -159,14 +159,14 @@ class NamesInUse:
                     path[:-1],
                     taken,
                 )
-        return self._folders[label]
+        return self._folders_by_label[label]
 
-    def _claim_folder(self, folder: str, owner: str) -> bool:
-        """Give a folder to an owner, unless it has one or is the name of an image; return whether the owner has it."""
+    def _claim_folder(self, folder: str, label: str) -> bool:
+        """Assign a folder to a label, unless the path is taken; return whether the folder belongs to the label."""
         name = folder.casefold()
-        if name not in self._owners and _hash_path(name) not in self._paths:
-            self._owners[name] = owner
-        return self._owners.get(name) == owner
+        if name not in self._labels_by_folder and _hash_path(name) not in self._paths:
+            self._labels_by_folder[name] = label
+        return self._labels_by_folder.get(name) == label
 
     def make_path_stem(self, image_ref: ImageRef) -> str:
         """Return the path of an image without its suffix: the folder of its label, and a name from its link."""
@@ -174,28 +174,34 @@ class NamesInUse:
         return f"{self.assign_folder(image_ref.label)}/{name or name_from_url(image_ref.url)}"
 
 
-class _FolderLevel(NamedTuple):
-    """A folder in the path of a label's folder; `owner` is the label, or the part of it, to which it belongs."""
+class _LabelFolder(NamedTuple):
+    """The folder of a label, or a parent folder of it.
+
+    Attributes:
+        name: name of the folder.
+        fallback_name: name if another label has a folder of that name already.
+        label: the label, or the part of it to which the parent folder belongs.
+    """
 
     name: str
     fallback_name: str
-    owner: str
+    label: str
 
 
 @lru_cache(maxsize=1024)
-def _split_folder_levels(label: str) -> list[_FolderLevel]:
-    """Return the folders in the path of a label's folder, from the outermost."""
+def _split_label_folders(label: str) -> list[_LabelFolder]:
+    """Return the parent folders of a label's folder, the outermost first, and the folder itself."""
     names = label_to_folder(label).split("/")
     parts = [part for part in label.split("/") if sanitize_name(part, default_name="")]
     owners = ["/".join(parts[:count]) for count in range(1, len(names))] + [label]
     digests = (hashlib.sha256(owner.encode("utf-8", "surrogatepass")).hexdigest()[:8] for owner in owners)
     values = zip(names, digests, owners, strict=True)
-    return [_FolderLevel(name, f"{name}-{digest}", owner) for name, digest, owner in values]
+    return [_LabelFolder(name, f"{name}-{digest}", owner) for name, digest, owner in values]
 
 
 def is_in_folder_of(label: str, path: str) -> bool:
-    """Return whether the path of an image is in the folder of a label, or in its folder with a hash appended."""
-    levels, folders = _split_folder_levels(label), path.split("/")[:-1]
+    """Return whether the path of an image is in the folder of a label, with or without a hash in the folder's name."""
+    levels, folders = _split_label_folders(label), path.split("/")[:-1]
     return len(folders) >= len(levels) and all(
         folder in (level.name, level.fallback_name) for folder, level in zip(folders, levels, strict=False)
     )

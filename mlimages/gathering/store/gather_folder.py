@@ -31,11 +31,11 @@ from mlimages.gathering.store.manifest import (
     read_rows,
     read_rows_with_sync_flags,
 )
-from mlimages.gathering.store.merge_manifests import CurrentRows, rewrite_manifests, warn_about_unknown_images
+from mlimages.gathering.store.merge_manifests import CurrentRows, rewrite_manifests, warn_about_unlisted_images
 from mlimages.gathering.store.missing import find_moved_and_deleted_images
 from mlimages.gathering.store.retries import ConsecutiveRefusals, check_same_settings, needs_retry
-from mlimages.gathering.store.rows import make_failure_values, make_image_values, make_row
-from mlimages.gathering.store.storage import open_storage
+from mlimages.gathering.store.rows import make_failure_fields, make_image_fields, make_row
+from mlimages.gathering.store.storage import open_output_folder
 from mlimages.gathering.store.stored_files import StoredFiles
 from mlimages.gathering.store.stored_objects import StoredObjects
 from mlimages.gathering.store.stored_shards import IMAGE_SUFFIX, StoredShards, make_sample_key
@@ -72,10 +72,10 @@ class GatherFolder:
     def __enter__(self) -> GatherFolder:
         self._tables.require_writable()
         with ExitStack() as stack:
-            opened = open_storage(self.out, self._options, stack)
+            opened = open_output_folder(self.out, self._options, stack)
             self._manifest, self._part_folder = opened.manifest, opened.part_folder
-            self._files, self._writer, self._folder = opened.files, opened.writer, opened.manifest.parent
-            self._objects = self._files if isinstance(self._files, StoredObjects) else None
+            self._storage, self._writer, self._folder = opened.storage, opened.writer, opened.manifest.parent
+            self._objects = self._storage if isinstance(self._storage, StoredObjects) else None
             stack.callback(lambda: self._writer.close())
             stack.callback(self._close_image_index)
             self._read_manifests()
@@ -103,7 +103,7 @@ class GatherFolder:
         keep, restore = self._options.keep_deleted, self._options.restore_deleted
         paths = find_manifests(self._folder)
         was_closed = all(find_last_closing_row(path).is_at_end for path in paths)
-        rows = find_moved_and_deleted_images(self._files, paths, keep_deleted=keep, restore_deleted=restore)
+        rows = find_moved_and_deleted_images(self._storage, paths, keep_deleted=keep, restore_deleted=restore)
         for row in list(rows):  # read the whole manifest before appending to it
             self._writer.append(row)
         if was_closed or self._objects:
@@ -115,7 +115,7 @@ class GatherFolder:
             if find_last_closing_row(self._manifest).is_at_end:
                 return
             rows = read_rows_with_sync_flags([self._manifest])
-            self._files.sync(row.path for row, is_synced in rows if row.path and not is_synced)
+            self._storage.sync(row.path for row, is_synced in rows if row.path and not is_synced)
         self._writer.append_closing_row(keep_duplicates=self._options.keep_duplicates)
 
     def claim(self, image_ref: ImageRef) -> bool:
@@ -149,9 +149,9 @@ class GatherFolder:
         key = hash_link(image_ref.label, image_ref.url)
         if isinstance(inspection, ImageInfo):
             index, keeps = self._open_image_index(), self._options.keep_duplicates
-            outcome = make_image_values(image_ref, download, inspection, index, keep_duplicates=keeps)
+            outcome = make_image_fields(image_ref, download, inspection, index, keep_duplicates=keeps)
         else:
-            outcome = make_failure_values(download, inspection)
+            outcome = make_failure_fields(download, inspection)
         row = make_row(image_ref, download, outcome)
         if row.status == "ok" and isinstance(inspection, ImageInfo):
             row = await self._store_image(image_ref, row, part_path, inspection.suffix)
@@ -161,7 +161,7 @@ class GatherFolder:
         self._writer.append(row)
         self.num_added += 1
         self._is_merged &= key not in self._retried and not self._objects
-        self._count_row(key, row)
+        self._mark_as_done(key, row)
         if row.sha256 and row.status != "ok":
             self._open_image_index().add(row)
         if row.reason is Reason.PLACEHOLDER and row.sha256:
@@ -187,14 +187,14 @@ class GatherFolder:
             path = write_attributions(self._folder)
             if self._objects:
                 self._objects.upload_file(path)
-        files, paths = self._files, self._find_own_manifests()
-        self._tables.write(lambda: CurrentRows(files, paths).rows(), lambda row: self._read_image_size(row) is not None)
+        store, paths = self._storage, self._find_own_manifests()
+        self._tables.write(lambda: CurrentRows(store, paths).rows(), lambda row: self._read_image_size(row) is not None)
 
     def _move_images(self, corrections: list[CorrectedImage]) -> int:
-        if not corrections or not isinstance(self._files, StoredFiles | StoredShards):
+        if not corrections or not isinstance(self._storage, StoredFiles | StoredShards):
             return 0
         self._writer.close()
-        moved = apply_corrections(corrections, self._files, self._manifest, self._names)
+        moved = apply_corrections(corrections, self._storage, self._manifest, self._names)
         self._writer = ManifestWriter(self._manifest)
         self._read_done_links(retry_unfinished=False)
         return moved
@@ -209,20 +209,20 @@ class GatherFolder:
         if not self._objects:
             self._writer = ManifestWriter(self._manifest)
         self._read_done_links(retry_unfinished=False)
-        if is_of_several and isinstance(self._files, StoredFiles):
+        if is_of_several and isinstance(self._storage, StoredFiles):
             self._move_images(find_misplaced_images(read_rows([self._manifest]), self._names))
 
     def _merge_manifests(self) -> bool:
         paths = self._find_own_manifests()
         keeps = self._options.keep_duplicates or any(find_last_closing_row(path).keeps_duplicates for path in paths)
         limit = self._options.limit
-        is_stored = rewrite_manifests(self._files, paths, self._manifest, keep_duplicates=keeps, limit=limit)
+        is_stored = rewrite_manifests(self._storage, paths, self._manifest, keep_duplicates=keeps, limit=limit)
         if is_stored and len(paths) > 1:
-            warn_about_unknown_images(self._files, self._manifest, self.out)
+            warn_about_unlisted_images(self._storage, self._manifest, self.out)
         return is_stored
 
     def _find_own_manifests(self) -> list[Path]:
-        """Return the manifests with this run's links: for a shard, only its own."""
+        """Return the manifests that list this run's links; for a shard, these are its own manifests."""
         stem = self._manifest.stem if self._options.shard else ""
         return [path for path in find_manifests(self._folder) if path.stem.startswith(stem)]
 
@@ -242,20 +242,20 @@ class GatherFolder:
             check_same_settings(row, self._options, self.out)
             self._refusals.add_row(key, row)
             self._is_merged &= not (key in self._done or key in self._retried)
-            self._add_row(key, row, retry_unfinished=retry_unfinished)
+            self._retry_or_count_row(key, row, retry_unfinished=retry_unfinished)
             if row.reason is Reason.PLACEHOLDER and row.sha256:
                 placeholders.add(row.sha256)
         self._retry_or_count_refused_links(retry_unfinished=retry_unfinished)
         self._is_merged &= not any(
-            row.sha256 in placeholders and row.status == "ok" and self._files.size(row.path or "") is not None
+            row.sha256 in placeholders and row.status == "ok" and self._storage.size(row.path or "") is not None
             for row in (read_rows(paths) if placeholders else ())
         )
         if self._options.shard:
             self._read_other_manifests(paths, retry_unfinished=retry_unfinished)
 
     def _retry_or_count_refused_links(self, *, retry_unfinished: bool) -> None:
-        """Retry the links of hosts that refused many consecutive links, or count them as unfinished."""
-        keys = self._refusals.find_wrongly_final_keys()
+        """Retry the links of hosts that refused many consecutive links, or at the end count them as unfinished."""
+        keys = self._refusals.find_refused_keys()
         self._refused = keys if retry_unfinished and not self._options.no_retry else set()
         self._has_retries |= bool(self._refused)
         for key in self._refused:
@@ -264,33 +264,33 @@ class GatherFolder:
             self.tally.move_failed_to_unfinished(len(keys))
 
     def _read_other_manifests(self, own_manifests: list[Path], *, retry_unfinished: bool) -> None:
-        """Read which links of a shard are done in other manifests; images are compared when the shards are merged."""
+        """Read which links of the shard are done in other manifests; images are compared when shards are merged."""
         others = (path for path in reversed(find_manifests(self._folder)) if path not in own_manifests)
         for row in read_rows(others):
             key = hash_link(row.label, row.url)
             if self._partition.is_in_shard(row.url) and key not in self._done:
-                self._add_row(key, row, retry_unfinished=retry_unfinished)
+                self._retry_or_count_row(key, row, retry_unfinished=retry_unfinished)
 
-    def _add_row(self, key: int, row: FetchResult, *, retry_unfinished: bool) -> None:
+    def _retry_or_count_row(self, key: int, row: FetchResult, *, retry_unfinished: bool) -> None:
         size = self._read_image_size(row)
         if needs_retry(row, self._options, has_image=size is not None, retry_unfinished=retry_unfinished):
             self._retried.add(key)
             self._has_retries = True
         else:
-            self._count_row(key, row)
+            self._mark_as_done(key, row)
             if self._moves_corrected:
                 self._class_corrections.add_row(key, row)
-            self.tally.changed += size is not None and self._files.is_edited(row, size)
+            self.tally.changed += size is not None and self._storage.is_edited(row, size)
 
     def _read_image_size(self, row: FetchResult) -> int | None:
         """Return the size in bytes of the row's image; None if the row has none or the image is missing."""
         if row.status != "ok" or not row.path:
             return None
-        size = self._files.size(row.path)
+        size = self._storage.size(row.path)
         self._has_user_changes |= bool(row.removed) == (size is not None) or size == 0
         return None if row.removed else size
 
-    def _count_row(self, key: int, row: FetchResult) -> None:
+    def _mark_as_done(self, key: int, row: FetchResult) -> None:
         self._done.add(key)
         self.tally.add(row)
         if row.status == "ok" and row.path:
@@ -316,7 +316,7 @@ class GatherFolder:
         """Store the image under the first name that is free; return the row with its path."""
         index, sha256, stem = self._open_image_index(), row.sha256 or "", self._names.make_path_stem(image_ref)
         is_new = not index.find_copies(sha256).num_links
-        if isinstance(self._files, StoredShards):
+        if isinstance(self._storage, StoredShards):
             stem, suffix = make_sample_key(stem), IMAGE_SUFFIX
         elif self._options.subfolders:
             stem = add_subfolder(stem, self.tally.classes[image_ref.label] * (self._options.shard or (1, 1))[1])
@@ -328,8 +328,8 @@ class GatherFolder:
             named = replace(row, path=path)
             if self._objects and number == 0:
                 index.add(named)
-            placed = await self._files.store(part_path, named)
-            if not placed and not ((is_new or self._objects) and self._files.sha256(path) == sha256):
+            placed = await self._storage.store(part_path, named)
+            if not placed and not ((is_new or self._objects) and self._storage.sha256(path) == sha256):
                 continue  # taken, and not by this image in a run that was killed before it wrote the row
             if not placed:
                 part_path.unlink(missing_ok=True)
@@ -344,7 +344,7 @@ class GatherFolder:
     def _quarantine_placeholder(self, sha256: str) -> None:
         """Quarantine an image that is a host's placeholder; its rows are corrected when the manifests are merged."""
         copies = self._open_image_index().find_copies(sha256)
-        if copies.path and self._files.quarantine(copies.path, sha256):
+        if copies.path and self._storage.quarantine(copies.path, sha256):
             self.tally.classes[copies.label] -= 1
             self._open_image_index().store_copies(sha256, replace(copies, path=None))
         self._is_merged &= copies.num_links <= 1

@@ -29,16 +29,16 @@ _MAX_LISTED_NAMES = 3
 
 
 def rewrite_manifests(
-    files: ImageStorage, manifests: list[Path], target: Path, *, keep_duplicates: bool, limit: int | None = None
+    storage: ImageStorage, manifests: list[Path], target: Path, *, keep_duplicates: bool, limit: int | None = None
 ) -> bool:
     """Rewrite `manifests` as the single file `target`, and remove replaced images.
 
-    Of several rows for one link, the last whose image exists counts, else the last; rows are in the order in which the
-    links were finished. Copies of the same bytes in one manifest were kept on purpose and are kept. Near-duplicates are
-    searched again, since the nearest image may be in another manifest or have been removed.
+    Of several rows for a link, only the current one is kept (see `CurrentRows`); the order of rows does not change.
+    Copies of the same bytes in one manifest were kept on purpose and are kept. Near-duplicates are searched again: the
+    nearest image may be in another manifest or have been removed.
 
     Args:
-        files: the stored images.
+        storage: the stored images.
         manifests: the manifests in order.
         target: path of `manifest.jsonl`.
         keep_duplicates: keep every copy of the same bytes.
@@ -48,7 +48,7 @@ def rewrite_manifests(
         False if another run has merged the manifests of a remote folder meanwhile: nothing was removed.
     """
     is_closed = all(find_last_closing_row(path).is_at_end for path in manifests)
-    current_rows = CurrentRows(files, manifests)
+    current_rows = CurrentRows(storage, manifests)
     placeholders = set() if keep_duplicates else _find_placeholder_hashes(current_rows)
     replaced = _ReplacedImages()
     already_merged = find_manifests(target.parent, is_merged=True)
@@ -57,27 +57,27 @@ def rewrite_manifests(
             replaced.add(row.path, row.sha256)
     done = [*already_merged, *(manifest for manifest in manifests if manifest != target)]
     with atomic_write(target) as part, part.open("wb") as out:
-        if files.is_shared and done:  # runs that read the new manifest before the others are removed ignore these
+        if storage.is_shared and done:  # runs that read the new manifest before the others are removed ignore these
             out.write(dump_closing_row(keep_duplicates=False, merged_names=[path.name for path in done]))
         for row in _merge_rows(
-            files, current_rows, placeholders, replaced, keep_duplicates=keep_duplicates, limit=limit
+            storage, current_rows, placeholders, replaced, keep_duplicates=keep_duplicates, limit=limit
         ):
             out.write(dump_row(row))
         if is_closed:
             out.write(dump_closing_row(keep_duplicates=keep_duplicates))
         out.flush()
         os.fsync(out.fileno())
-    if not files.publish_manifest(target):
+    if not storage.publish_manifest(target):
         return False
     for path, sha256 in replaced.find_unlisted_images(target):
-        files.remove(path, sha256)
+        storage.remove(path, sha256)
     for manifest in done:
-        files.remove_manifest(manifest)
+        storage.remove_manifest(manifest)
     return True
 
 
 def _merge_rows(
-    files: ImageStorage,
+    storage: ImageStorage,
     current_rows: CurrentRows,
     placeholders: set[str],
     replaced_images: _ReplacedImages,
@@ -90,7 +90,7 @@ def _merge_rows(
     counts: Counter[str] = Counter()
     for number, row, is_of_shard in current_rows.enumerate_rows(replaced_images):
         first = None if keep_duplicates or not row.sha256 else index.find_first_image(row.sha256)
-        settled = _merge_row(files, row, placeholders, first, number)
+        settled = _merge_row(storage, row, placeholders, first, number)
         if settled.status == "ok" and settled.path and settled.sha256 and settled.dhash and not settled.removed:
             if is_of_shard and limit is not None and counts[row.label] >= limit:
                 replaced_images.add(settled.path, settled.sha256)
@@ -125,12 +125,12 @@ class _ReplacedImages:
         self._tables.close()
 
 
-def warn_about_unknown_images(files: ImageStorage, manifest: Path, out: Path) -> None:
+def warn_about_unlisted_images(storage: ImageStorage, manifest: Path, out: Path) -> None:
     """Log a warning that lists images without a row in the manifest."""
     tables = open_temporary_database("BEGIN; CREATE TABLE paths (path TEXT PRIMARY KEY);")
     for row in read_rows([manifest]):
         tables.execute("INSERT OR IGNORE INTO paths VALUES (?)", (row.path or "",))
-    images = (path for path in files.walk() if PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES)
+    images = (path for path in storage.walk() if PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES)
     found = [path for path in images if not tables.execute("SELECT 1 FROM paths WHERE path = ?", (path,)).fetchone()]
     tables.close()
     if found:
@@ -139,12 +139,12 @@ def warn_about_unknown_images(files: ImageStorage, manifest: Path, out: Path) ->
 
 
 class CurrentRows:
-    """The current row of each link of these manifests: the last row whose image exists, or else the last row."""
+    """The current row of each link of these manifests: the last of its rows that has the highest rank (`_rank_row`)."""
 
-    def __init__(self, files: ImageStorage, manifests: list[Path]) -> None:
-        self._files = files
+    def __init__(self, storage: ImageStorage, manifests: list[Path]) -> None:
+        self._storage = storage
         self._manifests = manifests
-        self._chosen = self._choose_rows()
+        self._current_indices = self._find_current_indices()
 
     def enumerate_rows(self, replaced_images: _ReplacedImages | None = None) -> Iterator[tuple[int, FetchResult, bool]]:
         """Yield (index of the manifest, current row, whether the manifest is that of a shard) for each link.
@@ -155,7 +155,7 @@ class CurrentRows:
         at = 0
         for number, manifest in enumerate(self._manifests):
             for row in read_rows([manifest]):
-                chosen = self._chosen.get(hash_link(row.label, row.url), at)
+                chosen = self._current_indices.get(hash_link(row.label, row.url), at)
                 if chosen == at:
                     yield number, row, "-of-" in manifest.name
                 elif replaced_images and row.status == "ok" and row.path and row.sha256:
@@ -168,10 +168,10 @@ class CurrentRows:
 
     def is_current(self, row_index: int, row: FetchResult) -> bool:
         """Return whether the row at index `row_index` is the current row of its link."""
-        return self._chosen.get(hash_link(row.label, row.url), row_index) == row_index
+        return self._current_indices.get(hash_link(row.label, row.url), row_index) == row_index
 
-    def _choose_rows(self) -> dict[int, int]:
-        """Return the index of the current row of each link with several rows, by `hash_link`; all rows are counted."""
+    def _find_current_indices(self) -> dict[int, int]:
+        """Return, for the `hash_link` of each link with several rows, the index of its current row among all rows."""
         seen = KeySet()
         keys = (hash_link(row.label, row.url) for row in read_rows(self._manifests))
         repeated = {key for key in keys if not seen.add(key)}
@@ -186,12 +186,15 @@ class CurrentRows:
     def _rank_row(self, row: FetchResult) -> int:
         """Return 2 for a stored image, 1 for a deleted image or a duplicate, and 0 for other rows."""
         if row.status == "ok" and not row.removed:
-            return 2 if row.path and self._files.size(row.path) is not None else 0
+            return 2 if row.path and self._storage.size(row.path) is not None else 0
         return 1 if row.removed or row.status == "duplicate" else 0
 
 
 def _find_placeholder_hashes(current_rows: CurrentRows) -> set[str]:
-    """Return the SHA-256 of placeholders: known ones and images of many links, unless a run kept several copies."""
+    """Return the SHA-256 of known placeholders, and of images that many paths of one host return.
+
+    Images of which a run has kept several copies are not placeholders.
+    """
     locations = PlaceholderCounts()
     placeholders: set[str] = set()
     for _, row, _ in current_rows.enumerate_rows():
@@ -212,7 +215,7 @@ def _find_placeholder_hashes(current_rows: CurrentRows) -> set[str]:
 
 
 def _merge_row(
-    files: ImageStorage,
+    storage: ImageStorage,
     row: FetchResult,
     placeholders: set[str],
     first_copy: tuple[int, str] | None,
@@ -222,8 +225,8 @@ def _merge_row(
     if row.status not in ("ok", "duplicate") or row.sha256 is None or row.removed:
         return row
     if row.sha256 in placeholders:
-        aside = files.quarantine(row.path, row.sha256) if row.path else None
-        if row.path and not aside and files.size(row.path) is not None:
+        aside = storage.quarantine(row.path, row.sha256) if row.path else None
+        if row.path and not aside and storage.size(row.path) is not None:
             return row  # the user has changed it
         return replace(row, status="placeholder", reason=Reason.PLACEHOLDER, path=aside, same_as=None)
     if first_copy is None or first_copy[1] == row.path:
@@ -233,7 +236,7 @@ def _merge_row(
     if (
         first_copy[0] == manifest_number
         or not row.path
-        or not (files.is_unchanged(row.path, row.sha256) and files.is_unchanged(first_copy[1], row.sha256))
+        or not (storage.is_unchanged(row.path, row.sha256) and storage.is_unchanged(first_copy[1], row.sha256))
     ):
         return row
     return replace(row, status="duplicate", path=None, same_as=first_copy[1])

@@ -21,21 +21,27 @@ from mlimages.gathering.store.stored_files import ImageStorage, make_quarantine_
 
 @dataclass(frozen=True, slots=True)
 class _MissingImage:
-    """A row's image whose file is missing; `is_synced`: a closing row records that the file was on disk."""
+    """An image that a row lists, but whose file is missing.
+
+    Attributes:
+        path, sha256: path and SHA-256 of the image, from its row.
+        size: size in bytes, from its row.
+        is_synced: whether a closing row records that the file was on disk.
+    """
 
     path: str
     sha256: str
-    bytes: int
+    size: int
     is_synced: bool
 
 
 def find_moved_and_deleted_images(
-    files: ImageStorage, manifests: list[Path], *, keep_deleted: bool, restore_deleted: bool
+    storage: ImageStorage, manifests: list[Path], *, keep_deleted: bool, restore_deleted: bool
 ) -> Iterator[FetchResult]:
     """Yield new rows for images that were moved, deleted or restored since their rows were written.
 
     Args:
-        files: the stored images.
+        storage: the stored images.
         manifests: the manifests in order.
         keep_deleted: treat all missing images as deleted on purpose.
         restore_deleted: treat no image as deleted: missing images get no new row and are downloaded again.
@@ -43,30 +49,30 @@ def find_moved_and_deleted_images(
     Raises:
         GatherError: so many images are missing that they may not have been deleted on purpose.
     """
-    current = CurrentRows(files, manifests)
+    current = CurrentRows(storage, manifests)
     totals: Counter[str] = Counter()
     missing: dict[str, _MissingImage] = {}
     returned: set[str] = set()
     for at, (row, is_synced) in enumerate(read_rows_with_sync_flags(manifests)):
         if row.status != "ok" or not row.path or not current.is_current(at, row):
             continue
-        size = files.size(row.path)
+        size = storage.size(row.path)
         if row.removed:
-            if size == row.bytes and files.is_unchanged(row.path, row.sha256 or ""):
+            if size == row.bytes and storage.is_unchanged(row.path, row.sha256 or ""):
                 returned.add(row.path)
             continue
         if size == 0 and not is_synced:
-            files.remove_empty_file(row.path)
+            storage.remove_empty_file(row.path)
             size = None
         totals[_get_parent_folder(row.path)] += 1
         if (
             size is None
             and row.sha256
             and row.bytes is not None
-            and files.size(make_quarantine_path(row.path, row.sha256)) is None
+            and storage.size(make_quarantine_path(row.path, row.sha256)) is None
         ):
             missing[row.path] = _MissingImage(row.path, row.sha256, row.bytes, is_synced)
-    moved = _find_moved_images(files, manifests, missing) if missing else {}
+    moved = _find_moved_images(storage, manifests, missing) if missing else {}
     deleted = {path for path, image in missing.items() if image.is_synced and path not in moved and not restore_deleted}
     if not keep_deleted:
         check_missing_count(Counter(map(_get_parent_folder, deleted)), totals)
@@ -82,7 +88,7 @@ def find_moved_and_deleted_images(
 
 
 def check_missing_count(missing_counts: Mapping[str, int], image_counts: Mapping[str, int]) -> None:
-    """Raise an error if all images of a folder are missing, or at least two images and more than a tenth of them.
+    """Raise an error if all images of a folder, or more than one and more than a tenth of them, are missing.
 
     Args:
         missing_counts: number of missing images, by folder.
@@ -106,15 +112,15 @@ def check_missing_count(missing_counts: Mapping[str, int], image_counts: Mapping
 
 
 def _find_moved_images(
-    files: ImageStorage, manifests: list[Path], missing_images: Mapping[str, _MissingImage]
+    storage: ImageStorage, manifests: list[Path], missing_images: Mapping[str, _MissingImage]
 ) -> dict[str, str]:
-    """Return the new paths of moved images by old path: files with the same bytes that no row lists."""
-    sizes = {image.bytes for image in missing_images.values()}
-    strays = {path for path in files.walk() if files.size(path) in sizes}
+    """Return new paths by old paths: a missing image was moved if a file that no row lists has the same bytes."""
+    sizes = {image.size for image in missing_images.values()}
+    strays = {path for path in storage.walk() if storage.size(path) in sizes}
     strays -= {row.path for row in read_rows(manifests) if row.path in strays}
     lie_at: dict[str | None, list[str]] = {}
     for path in sorted(strays):
-        lie_at.setdefault(files.sha256(path), []).append(path)
+        lie_at.setdefault(storage.sha256(path), []).append(path)
     return {image.path: lie_at[image.sha256].pop() for image in missing_images.values() if lie_at.get(image.sha256)}
 
 

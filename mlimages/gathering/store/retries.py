@@ -16,7 +16,7 @@ from mlimages.gathering.store.stored_shards import strip_shard
 _PIXEL_SIZE_NOTE = re.compile(r"(\d+) x (\d+)\b")
 _BYTE_COUNT_NOTE = re.compile(r"(more than )?(\d+) bytes")
 _RESIZE_NOTE = re.compile(r"resized: (\d+)")
-"""Matches, as the two above, a part of `detail` in a row."""
+"""This pattern and the two above are searched for in the `detail` of a row."""
 
 
 def needs_retry(row: FetchResult, options: GatherOptions, *, has_image: bool, retry_unfinished: bool) -> bool:
@@ -25,8 +25,8 @@ def needs_retry(row: FetchResult, options: GatherOptions, *, has_image: bool, re
     Args:
         row: the row of the link.
         options: options of the run.
-        has_image: the image of the link is in the folder.
-        retry_unfinished: the run retries unfinished links, whose rows are not final.
+        has_image: whether the image of the link is in the folder.
+        retry_unfinished: whether the run retries unfinished links, whose rows are not final.
     """
     if row.removed:
         return retry_unfinished and options.restore_deleted
@@ -121,7 +121,7 @@ class ConsecutiveRefusals:
         if row.final:
             self._final.setdefault(host, []).append(key)
 
-    def find_wrongly_final_keys(self) -> set[int]:
+    def find_refused_keys(self) -> set[int]:
         """Return the keys of the rows that are final although their host has refused many consecutive links."""
         hosts = (host for host in self._final if self._counts[host] >= REFUSALS_UNTIL_PAUSED)
         return {key for host in hosts for key in self._final[host]}

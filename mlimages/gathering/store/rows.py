@@ -13,13 +13,13 @@ from mlimages.gathering.links import redact_url, remove_credentials
 from mlimages.gathering.store.image_index import ImageIndex
 
 
-def make_row(image_ref: ImageRef, download: DownloadResult, outcome_values: dict[str, Any]) -> FetchResult:
+def make_row(image_ref: ImageRef, download: DownloadResult, outcome_fields: dict[str, Any]) -> FetchResult:
     """Create the row of a finished link.
 
     Args:
         image_ref: the link.
         download: the result of downloading the link.
-        outcome_values: result of `make_image_values` or `make_failure_values`.
+        outcome_fields: result of `make_image_fields` or `make_failure_fields`.
     """
     return FetchResult(
         url=redact_url(image_ref.url),
@@ -30,11 +30,11 @@ def make_row(image_ref: ImageRef, download: DownloadResult, outcome_values: dict
         elapsed_s=download.elapsed_s,
         fetched_at=datetime.fromtimestamp(download.fetched_at, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
         source=image_ref.source,
-        **outcome_values,
+        **outcome_fields,
     )
 
 
-def make_image_values(
+def make_image_fields(
     image_ref: ImageRef, download: DownloadResult, image_info: ImageInfo, index: ImageIndex, *, keep_duplicates: bool
 ) -> dict[str, Any]:
     """Return the status and the image properties for the row of a valid image, by field name.
@@ -60,7 +60,7 @@ def make_image_values(
     return {"status": "ok", "same_as": index.find_near_duplicate(image_info.dhash), **values}
 
 
-def make_failure_values(download: DownloadResult, rejection: Rejection | None) -> dict[str, Any]:
+def make_failure_fields(download: DownloadResult, rejection: Rejection | None) -> dict[str, Any]:
     """Return the status and the reason for the row of a failed link, by field name.
 
     The row is final if the result depends only on the link.

@@ -17,46 +17,46 @@ from mlimages.gathering.store.stored_shards import StoredShards
 
 
 @dataclass(frozen=True, slots=True)
-class Storage:
-    """Files and folders that a run reads and writes.
+class OutputFolder:
+    """The open output folder of a run.
 
     Attributes:
-        manifest: the manifest that this run writes, in the local folder of all manifests.
+        manifest: path of the manifest that this run writes; its folder is local and has all manifests.
         part_folder: the local folder of unfinished images.
-        files: the stored images.
+        storage: the stored images.
         writer: appends rows to the manifest.
     """
 
     manifest: Path
     part_folder: Path
-    files: ImageStorage
+    storage: ImageStorage
     writer: ManifestWriter | RemoteManifestWriter
 
 
-def open_storage(out: Path, options: GatherOptions, exit_stack: ExitStack) -> Storage:
+def open_output_folder(out: Path, options: GatherOptions, exit_stack: ExitStack) -> OutputFolder:
     """Open an output folder; closing `exit_stack` closes the folder.
 
     Raises:
         GatherError: another run uses the folder, or the folder cannot be written.
-        InputError: the folder is remote, but shards can only be written to local folders.
+        InputError: the folder is remote, but tar shards can only be written to local folders.
     """
     return _open_remote(out, options, exit_stack) if is_remote(out) else _open_local(out, options, exit_stack)
 
 
-def _open_local(out: Path, options: GatherOptions, exit_stack: ExitStack) -> Storage:
+def _open_local(out: Path, options: GatherOptions, exit_stack: ExitStack) -> OutputFolder:
     manifest = make_manifest_path(out, options.shard)
-    files: ImageStorage = StoredFiles(out)
+    storage: ImageStorage = StoredFiles(out)
     if options.layout == "tar":
-        files = StoredShards(out, manifest.stem.replace("manifest", "images"))
-        exit_stack.callback(files.close)
+        storage = StoredShards(out, manifest.stem.replace("manifest", "images"))
+        exit_stack.callback(storage.close)
     try:
         parts = exit_stack.enter_context(open_work_folder(out, manifest.stem, is_exclusive=not options.shard))
     except OSError as error:
         raise GatherError(f"{out} cannot be written: {error.strerror}") from error
-    return Storage(manifest, parts, files, ManifestWriter(manifest))
+    return OutputFolder(manifest, parts, storage, ManifestWriter(manifest))
 
 
-def _open_remote(out: Path, options: GatherOptions, exit_stack: ExitStack) -> Storage:
+def _open_remote(out: Path, options: GatherOptions, exit_stack: ExitStack) -> OutputFolder:
     if options.layout == "tar":
         raise InputError(f"--layout tar requires a local folder: gather into one, then copy it to {out}")
     folder = Path(exit_stack.enter_context(TemporaryDirectory(dir=cache_dir("gathered"))))
@@ -67,4 +67,4 @@ def _open_remote(out: Path, options: GatherOptions, exit_stack: ExitStack) -> St
     parts = folder / "parts"
     parts.mkdir()
     writer = RemoteManifestWriter(manifest, objects.upload_manifest, keep_duplicates=options.keep_duplicates)
-    return Storage(manifest, parts, objects, writer)
+    return OutputFolder(manifest, parts, objects, writer)
