@@ -50,7 +50,7 @@ busy. Each takes about 5 KB of memory."""
 _POLL_INTERVAL_S = 0.2
 
 MAX_DNS_THREADS = 64
-"""Maximum number of threads that resolve host names; an unresponsive name server blocks a thread for long."""
+"""Maximum number of threads that resolve host names; an unresponsive name server blocks a thread for a long time."""
 
 
 def gather(
@@ -62,7 +62,7 @@ def gather(
 ) -> GatherSummary:
     """Download, verify and store the images of `source`; return a summary of `out` after this and earlier runs.
 
-    Failed links do not stop the run; their reasons are recorded in `out/manifest.jsonl`. The same call resumes a run.
+    Failed links do not stop the run; their reasons are recorded in `out/manifest.jsonl`. Repeat a call to resume a run.
     In a notebook or other code with a running event loop, `gather` blocks the loop; `gather_async` does not.
 
     Args:
@@ -125,7 +125,7 @@ async def gather_async(
 
 @dataclass
 class LinkScheduler:
-    """Starts the downloads of a run's links while their classes need images.
+    """Schedules the downloads of a run: a link is started only if its class still needs images.
 
     Attributes:
         folder: records the finished links and the images of each class.
@@ -159,7 +159,7 @@ class LinkScheduler:
         self.progress.start("gather", await count_source_links(source), "links")
         image_refs = aiter(source)
         in_turn = interleave_hosts(image_refs) if self._may_reorder(source) else image_refs
-        reporter = asyncio.create_task(self._start_replacements())
+        reporter = asyncio.create_task(self._watch_paused_hosts())
         try:
             async with asyncio.TaskGroup() as self._group:
                 try:
@@ -182,7 +182,10 @@ class LinkScheduler:
         return stopped
 
     def _may_reorder(self, source: Source) -> bool:
-        """Whether links may be read ahead and reordered: all of them are needed, and none is typed by a user."""
+        """Return whether links may be read ahead and reordered.
+
+        This requires that all links are needed (no `limit`) and that they are not typed by a user.
+        """
         is_list = getattr(source, "is_list", False) and not getattr(source, "is_read_once", False)
         return is_list and self.options.limit is None
 
@@ -202,7 +205,7 @@ class LinkScheduler:
 
     def _start_or_queue(self, image_ref: ImageRef) -> None:
         is_own = self.partition.is_in_shard(image_ref.url) and self.partition.max_concurrent_requests(image_ref.url) > 0
-        if not (is_own and self._count_missing(image_ref.label) > 0 and self.folder.claim(image_ref)):
+        if not (is_own and self._count_needed_images(image_ref.label) > 0 and self.folder.claim(image_ref)):
             self.progress.advance()
         elif self._may_start_link(image_ref.label):
             self._start_link(image_ref)
@@ -210,15 +213,18 @@ class LinkScheduler:
             self._backlog_by_label.setdefault(image_ref.label, deque()).append(image_ref)
             self._num_in_backlog += 1
 
-    def _count_missing(self, label: str) -> float:
-        """Return how many images the class still needs; infinity without `limit`."""
+    def _count_needed_images(self, label: str) -> float:
+        """Return how many images the class still needs, which is infinity if `limit` is not set."""
         limit = self.options.limit
         return max(0, limit - self.folder.tally.classes[label]) if limit is not None else math.inf
 
     def _may_start_link(self, label: str) -> bool:
-        """Whether the class needs more images than links in progress can give; those of paused hosts do not count."""
+        """Return whether the class needs more images than its links in progress can provide.
+
+        Links that wait for a paused host are not counted.
+        """
         num_waiting = self.fetcher.hosts.num_waiting_by_label[label]
-        return self._num_in_progress_by_label[label] - num_waiting < self._count_missing(label)
+        return self._num_in_progress_by_label[label] - num_waiting < self._count_needed_images(label)
 
     def _start_link(self, image_ref: ImageRef) -> None:
         self._num_in_progress_by_label[image_ref.label] += 1
@@ -238,23 +244,26 @@ class LinkScheduler:
         self.progress.advance(1, **self.folder.tally.make_progress_counts())
 
     async def _download_and_record(self, image_ref: ImageRef) -> FetchResult | None:
-        """Download a link and return its recorded row; None if its class has enough images by now."""
+        """Download a link and return its recorded row, or None if its class has enough images by then."""
         part_path = self.folder.make_part_path()
         download = await (
-            _load_to_file(image_ref.load, part_path)
+            _save_image(image_ref.load, part_path)
             if image_ref.load
             else self.fetcher.fetch(
                 image_ref.url, part_path, label=image_ref.label, obeys_site_rules=not image_ref.is_api
             )
         )
         inspection = None if download.reason else await self.decoders.inspect(part_path)
-        if isinstance(inspection, ImageInfo) and not self._count_missing(image_ref.label):
+        if isinstance(inspection, ImageInfo) and not self._count_needed_images(image_ref.label):
             part_path.unlink(missing_ok=True)
             return None
         return await self.folder.add(image_ref, download, inspection, part_path)
 
-    async def _start_replacements(self) -> None:
-        """Until cancelled, start queued links instead of those of paused hosts; show these hosts if all links wait."""
+    async def _watch_paused_hosts(self) -> None:
+        """Start a queued link for each link that waits for a paused host, until this task is cancelled.
+
+        If all links wait, show the paused hosts as progress.
+        """
         while True:
             await asyncio.sleep(_POLL_INTERVAL_S)
             for label in list(self._backlog_by_label):
@@ -273,7 +282,7 @@ class LinkScheduler:
 
     def _notify_source_if_class_is_full(self, label: str) -> None:
         """If a class needs no more images, discard its queued links and tell the source to skip the class."""
-        if self._count_missing(label) == 0:
+        if self._count_needed_images(label) == 0:
             backlog = self._backlog_by_label.pop(label, ())
             self._num_in_backlog -= len(backlog)
             if backlog:
@@ -281,10 +290,10 @@ class LinkScheduler:
             self._skip_class_in_source(label)
 
 
-async def _load_to_file(load: Callable[[], Awaitable[bytes]], part_path: Path) -> DownloadResult:
+async def _save_image(load_bytes: Callable[[], Awaitable[bytes]], part_path: Path) -> DownloadResult:
     file = BufferedFile(part_path)
     try:
-        data = await load()
+        data = await load_bytes()
     except MlimagesError:
         raise
     except Exception as error:  # an error of the source in one image affects only that image
@@ -295,7 +304,7 @@ async def _load_to_file(load: Callable[[], Awaitable[bytes]], part_path: Path) -
 
 
 async def count_shards_by_host(source: Source, num_shards: int) -> Mapping[str, int]:
-    """Return the number of shards by host, for each host whose links are spread over several of the shards."""
+    """Return the number of shards for each host whose links are to be spread over several shards."""
     count_shards = getattr(source, "count_shards_by_host", None)
     return await count_shards(num_shards) if count_shards else {}
 

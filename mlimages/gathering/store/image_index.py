@@ -13,10 +13,10 @@ from mlimages.core import FetchResult, Reason
 from mlimages.gathering.links import hash_host_and_path
 
 MIN_PLACEHOLDER_PATHS = 5
-"""Number of paths of one host with the same bytes from which these count as its placeholder for removed images."""
+"""An image is a host's placeholder for removed images if at least this many paths of the host return its bytes."""
 
 _HASH_BANDS = ((0, 22), (22, 21), (43, 21))
-"""Offset and width of three bands of a 64-bit hash; hashes that differ in at most two bits agree in one band."""
+"""Offset and width in bits of three bands of a 64-bit hash; hashes at most two bits apart have an equal band."""
 
 _MAX_HAMMING_DISTANCE = 2
 _MIN_ONES_AND_ZEROS = 8
@@ -39,7 +39,7 @@ CREATE INDEX by_band2 ON images (band2);
 
 _SAME_BAND_SQL = " UNION ALL ".join(f"SELECT dhash, rowid, path FROM images WHERE band{band} = ?" for band in range(3))
 _NO_MATCH = 65, 0, ""
-"""Distance, row id and path if no image shares a band: a distance above any other."""
+"""Distance, row id and path if no image shares a band; the distance is greater than that of any two hashes."""
 
 
 def open_temporary_database(sql: str) -> sqlite3.Connection:
@@ -115,7 +115,7 @@ class ImageIndex:
     def becomes_placeholder(self, sha256: str, url: str) -> bool:
         """Return whether an image is a host's placeholder, given that `url` returns it too.
 
-        Copies that were kept on purpose (`keep_duplicates`) are no placeholders.
+        Copies that were kept on purpose (`keep_duplicates`) are not placeholders.
         """
         copies = self.find_copies(sha256)
         if copies.is_placeholder or copies.num_stored > 1 or copies.num_links < MIN_PLACEHOLDER_PATHS - 1:
@@ -128,14 +128,16 @@ class ImageIndex:
         return url in self._placeholder_targets
 
     def find_first_image(self, sha256: str) -> tuple[int, str] | None:
-        """Return manifest number and path of the image that `add_first_image` stored for this SHA-256; None if none."""
+        """Return the manifest number and path that `add_first_image` stored for this SHA-256, or None."""
         query = "SELECT manifest, path FROM firsts WHERE sha256 = ?"
         row: tuple[int, str] | None = self._tables.execute(query, (bytes.fromhex(sha256),)).fetchone()
         return row
 
-    def add_first_image(self, sha256: str, manifest: int, path: str) -> None:
+    def add_first_image(self, sha256: str, manifest_number: int, path: str) -> None:
         """Store the first image with this SHA-256; later calls for the same SHA-256 have no effect."""
-        self._tables.execute("INSERT OR IGNORE INTO firsts VALUES (?, ?, ?)", (bytes.fromhex(sha256), manifest, path))
+        self._tables.execute(
+            "INSERT OR IGNORE INTO firsts VALUES (?, ?, ?)", (bytes.fromhex(sha256), manifest_number, path)
+        )
 
     def add_difference_hash(self, dhash: str, path: str) -> None:
         """Add an image for `find_near_duplicate`, unless it is plain (sky, a gradient): all such images are similar."""

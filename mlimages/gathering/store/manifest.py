@@ -20,7 +20,7 @@ from typing import Any
 from mlimages.core import RETRYABLE_REASONS, FetchResult, GatherError, Reason, as_path
 
 MANIFEST_VERSION = 1
-"""Version of the file format, in each row as `v`."""
+"""Version of the file format, stored in each row as `v`."""
 MANIFEST_NAME = "manifest.jsonl"
 _ROW_FIELDS = tuple(field.name for field in fields(FetchResult))
 _get_row_values = attrgetter(*_ROW_FIELDS)
@@ -31,12 +31,12 @@ _CLOSING_ROW_MARK = b'"status": "closed"'
 
 
 def make_manifest_path(folder: Path, shard: tuple[int, int] | None) -> Path:
-    """Return the path of the manifest of a run into `folder`, or of a shard of it."""
+    """Return the path of the manifest that a run, or one of its shards, writes to `folder`."""
     return folder / (f"manifest-{shard[0]:05d}-of-{shard[1]:05d}.jsonl" if shard else MANIFEST_NAME)
 
 
 def has_manifest_name(name: str) -> bool:
-    """Return whether a file of this name may be a manifest of mlimages: of a run, a shard or an earlier version."""
+    """Return whether a file name is one that this or an earlier version of mlimages gives to a manifest."""
     return _MANIFEST_NAME_PATTERN.fullmatch(name) is not None
 
 
@@ -52,13 +52,13 @@ def find_manifests(folder: Path, *, is_merged: bool = False) -> list[Path]:
     Raises:
         GatherError: a manifest was written by a later version of mlimages.
     """
-    merged = _read_merged_names(folder)
+    merged = _read_merged_manifest_names(folder)
     named = [path for path in folder.glob("manifest*.jsonl") if has_manifest_name(path.name)]
     found = sorted(filter(is_manifest, named), key=lambda path: (path.name != MANIFEST_NAME, path.name))
     return [path for path in found if (path.name in merged) == is_merged]
 
 
-def _read_merged_names(folder: Path) -> list[str]:
+def _read_merged_manifest_names(folder: Path) -> list[str]:
     """Return the names of the manifests that were merged into `manifest.jsonl`, from its first line."""
     try:
         with (folder / MANIFEST_NAME).open("rb") as file:
@@ -72,7 +72,7 @@ def is_manifest(path: Path) -> bool:
     """Return whether a file is a manifest, judging by its first line, which may be incomplete if it is the only one.
 
     Raises:
-        GatherError: the row was written by a later version of mlimages.
+        GatherError: the manifest was written by a later version of mlimages.
     """
     try:
         with path.open("rb") as file:
@@ -213,7 +213,7 @@ def dump_closing_row(*, keep_duplicates: bool, merged_names: Sequence[str] = ())
 
     Args:
         keep_duplicates: whether the run kept every copy of the same bytes.
-        merged_names: names of the manifests that were merged into the manifest whose first line this is.
+        merged_names: names of the manifests that were merged into a manifest that begins with this row.
     """
     nothing = dict.fromkeys(_ROW_FIELDS)  # so that a table of the lines has every column
     values = {"v": MANIFEST_VERSION, **nothing, "url": "", "label": "", "status": "closed"}
@@ -251,7 +251,7 @@ class ManifestWriter:
         if path.exists():
             if not is_manifest(path):
                 raise GatherError(f"{path} was not written by mlimages: move the file, or choose another folder")
-            _truncate_torn_line(path)
+            _remove_incomplete_line(path)
         self._file = path.open("ab", buffering=0)
 
     def append(self, row: FetchResult) -> None:
@@ -285,7 +285,7 @@ class ManifestWriter:
         self._file.close()
 
 
-def _truncate_torn_line(path: Path) -> None:
+def _remove_incomplete_line(path: Path) -> None:
     """Remove an incomplete last line from the file."""
     with path.open("r+b") as file:
         size = sum(len(line) for line in file if line.endswith(b"\n"))

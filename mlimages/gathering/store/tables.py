@@ -82,14 +82,14 @@ def _find_labels_by_folder(rows: Iterable[FetchResult]) -> Mapping[str, set[str]
 
 
 def _find_current_label(row: FetchResult, labels_by_folder: Mapping[str, set[str]]) -> str:
-    """Return the class in whose folder an image is: another than `row.label` if the user has moved the image."""
+    """Return the class whose folder an image is in; it differs from `row.label` if the user has moved the image."""
     above = map(str, PurePosixPath(row.path or "").parents)
     labels = next((labels_by_folder[folder] for folder in above if folder in labels_by_folder), {row.label})
     return row.label if row.label in labels or len(labels) > 1 else next(iter(labels))
 
 
 def _write_metadata(path: Path, rows: Iterable[FetchResult], labels_by_folder: Mapping[str, set[str]]) -> None:
-    """Write a line for each of these images: `file_name`, `label`, and the metadata from its list or provider."""
+    """Write a line for the image of each row: `file_name`, `label`, and the metadata from its list or provider."""
     with path.open("w", encoding="utf-8") as out:
         for row in rows:
             values = {"file_name": row.path, "label": _find_current_label(row, labels_by_folder)}
@@ -97,13 +97,13 @@ def _write_metadata(path: Path, rows: Iterable[FetchResult], labels_by_folder: M
 
 
 def _write_parquet(path: Path, rows: Iterable[FetchResult]) -> None:
-    """Write the rows with a column for each key; `source` is JSON text, since its keys differ."""
+    """Write the rows with a column for each key; `source` is a string of JSON, since its keys vary by row."""
     import pyarrow
     from pyarrow import parquet
 
-    def choose_arrow_type(name: str) -> Any:
+    def choose_arrow_type(column: str) -> Any:
         others = {"final": pyarrow.bool_(), "elapsed_s": pyarrow.float64()}
-        return pyarrow.int64() if name in _INTEGER_COLUMNS else others.get(name, pyarrow.string())
+        return pyarrow.int64() if column in _INTEGER_COLUMNS else others.get(column, pyarrow.string())
 
     schema = pyarrow.schema([(field.name, choose_arrow_type(field.name)) for field in fields(FetchResult)])
     with parquet.ParquetWriter(path, schema) as out:
