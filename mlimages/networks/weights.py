@@ -244,8 +244,9 @@ def is_inside(name: str, paths: Collection[str]) -> bool:
 
 
 def _has_non_finite_values(tensor: Tensor) -> bool:
-    # The sum is NaN or infinite if any value is; unlike isfinite(), it allocates no tensor.
-    return tensor.is_floating_point() and not bool(tensor.sum(dtype=torch.float64).isfinite())
+    if not tensor.is_floating_point() or tensor.sum(dtype=torch.float32).isfinite():
+        return False  # the sum would not be finite; it may also overflow, and is fast only in float32
+    return not bool(tensor.double().isfinite().all())
 
 
 def _format_names(names: list[str]) -> str:

@@ -165,6 +165,8 @@ def gather_rows(indices: Sequence[int], rows: Mapping[str, Tensor]) -> tuple[Ten
     """
     parts = all_gather((list(indices), {name: tensor.cpu() for name, tensor in rows.items()}))
     joined = torch.tensor([index for part, _ in parts for index in part], dtype=torch.long)  # (M,)
+    if len(parts) == 1 and bool((joined.diff() > 0).all()):
+        return joined, parts[0][1]  # without two copies of all rows
     order = joined.argsort()
     return joined[order], {name: torch.cat([part[name] for _, part in parts])[order] for name in rows}
 

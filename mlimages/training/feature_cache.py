@@ -14,7 +14,7 @@ from mlimages.core import Progress, format_percent
 from mlimages.networks import unflatten_features
 from mlimages.training import distributed
 from mlimages.training.computation import MAX_PRECISION_CHECK_IMAGES, Computation
-from mlimages.training.features import FrozenFeatures, is_on_this_rank
+from mlimages.training.features import FrozenFeatures, select_own_indices
 from mlimages.training.frozen_runtime import ConversionError
 from mlimages.training.head import fit_ridge
 from mlimages.training.image_set import ImageSet
@@ -87,7 +87,7 @@ def _find_precision_problem(
     features: FrozenFeatures, computation: Computation, val_set: ImageSet, progress: Progress
 ) -> str:
     """Compare features of validation images in both precisions; return a message if they differ too much, else ""."""
-    own = [index for index in range(len(val_set)) if is_on_this_rank(index)]
+    own = select_own_indices(range(len(val_set)))
     chosen = np.sort(np.random.default_rng(0).permutation(own)[:MAX_PRECISION_CHECK_IMAGES]).tolist()
     squares, labels = np.zeros(2), []
     pooled: tuple[list[Tensor], list[Tensor]] = [], []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
@@ -96,9 +96,10 @@ def _make_batch(
     )
 
 
-def is_on_this_rank(image_index: int) -> bool:
-    """Return whether this process computes the features of the image at `image_index`, in every batch."""
-    return image_index % distributed.world_size() == distributed.rank()
+def select_own_indices(image_indices: Iterable[int]) -> list[int]:
+    """Return the indices of the images whose features this process computes, in every batch."""
+    rank, world_size = distributed.rank(), distributed.world_size()
+    return [index for index in image_indices if index % world_size == rank]
 
 
 class PixelSource:
@@ -276,7 +277,7 @@ class FrozenFeatures:
     ) -> Iterator[Batch]:
         store = self._stores[self._choose_precision(images)]
         for chunk in split_into_chunks(order, batch_size):
-            own = filter(is_on_this_rank, chunk)
+            own = select_own_indices(chunk)
             keys = {index: self._make_row_key(images, index, choose_view(index)) for index in own}
             indices = tuple(index for index, key in keys.items() if key in store)
             found = store.read_rows([keys[index] for index in indices]) if indices else np.zeros((1, *store.shape))
@@ -296,7 +297,7 @@ class FrozenFeatures:
     def _find_uncached_views(self, images: ImageSet, num_views: int) -> list[tuple[int, int]]:
         """Return the image index and view number of the views that this process must compute, without duplicates."""
         store = self._stores[self._choose_precision(images)]
-        own = list(filter(is_on_this_rank, range(len(images))))
+        own = select_own_indices(range(len(images)))
         all_views = ((index, view) for view in range(num_views) for index in own)
         keys: set[bytes] = set()
         missing = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,7 +117,7 @@ def fit_ridge(
     below = sum((block.compute_gram() for block in sample[1:]), np.zeros_like(last)) / len(lower_features)
     candidates = [
         _RidgeSolver(
-            sample,
+            sample if lower_weight else sample[:1],
             _make_kernel_weights(lower_weight, len(lower_features)),
             labels[rows],
             num_classes,
@@ -130,17 +130,17 @@ def fit_ridge(
     if not lower_weight_candidates[0] and gain.mean() <= 2 * gain.std() / np.sqrt(len(gain)):
         best = 0
     lower_weight = lower_weight_candidates[best]
-    if not lower_weight:
-        return fit_ridge(features, labels, num_classes)
     if is_all:
         return candidates[best].fit(lower_weight)
+    if not lower_weight:
+        return fit_ridge(features, labels, num_classes)
     weights = _make_kernel_weights(lower_weight, len(lower_features))
     return _RidgeSolver(blocks, weights, labels, num_classes).fit(lower_weight)
 
 
 def _make_kernel_weights(lower_weight: float, num_lower_layers: int) -> list[float]:
-    """Return the kernel weights of the last layer and of each lower layer; they sum to 1."""
-    return [1 - lower_weight, *[lower_weight / num_lower_layers] * num_lower_layers]
+    """Return the kernel weights, which sum to 1: that of the last layer and, if not 0, that of each lower layer."""
+    return [1 - lower_weight, *([lower_weight / num_lower_layers] * num_lower_layers if lower_weight else [])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,10 +201,9 @@ class _RidgeSolver:
         gram_matrix: Float64Array | None = None,
     ) -> None:
         self._blocks, self._labels, self._num_classes = blocks, labels, num_classes
-        is_multi = labels.ndim == 2
         self._base = (
             labels.mean(axis=0, dtype=np.float64)
-            if is_multi
+            if labels.ndim == 2
             else np.bincount(labels, minlength=num_classes) / len(labels)
         )
         self._mean = np.concatenate([block.mean for block in blocks])  # (D,)
@@ -215,35 +214,30 @@ class _RidgeSolver:
         starts = range(0, len(labels), CHUNK_IMAGES)
         self._chunks = [np.arange(start, min(start + CHUNK_IMAGES, len(labels))) for start in starts]
         self._decompose(gram_matrix)
-        choice = np.random.default_rng(0).permutation(len(labels))[:MAX_PENALTY_IMAGES]
-        left_vectors = self._compute_left_singular_vectors(choice)
+        self._choice = np.random.default_rng(0).permutation(len(labels))[:MAX_PENALTY_IMAGES]
+        compute_scores, targets = self._prepare_leave_one_out(self._choice), self._make_targets(self._choice)
         penalties = PENALTIES * self._values.sum() / len(labels)
-        targets = self._make_targets(choice)
-        errors = [
-            np.square(self._compute_leave_one_out_scores(choice, left_vectors, penalty) - targets).mean(axis=1)
-            for penalty in penalties
-        ]
+        errors = [np.square(compute_scores(penalty) - targets).mean(axis=1) for penalty in penalties]
         best = int(np.argmin([each.mean() for each in errors]))
         self.errors, self._penalty, self._relative_penalty = errors[best], penalties[best], float(PENALTIES[best])
-        fit_scale = _fit_platt_scaling if is_multi else _fit_softmax_scaling
-        self._scale, self._offset = fit_scale(
-            self._compute_leave_one_out_scores(choice, left_vectors, self._penalty), labels[choice]
-        )
-        self._task: Task = MultiLabel() if is_multi else SingleLabel()
 
     def fit(self, lower_weight: float) -> RidgeFit:
         """Return the classifier and the leave-one-out probabilities of all images."""
+        task: Task = MultiLabel() if self._labels.ndim == 2 else SingleLabel()
+        fit_scale = _fit_platt_scaling if self._labels.ndim == 2 else _fit_softmax_scaling
+        scores = self._prepare_leave_one_out(self._choice)(self._penalty)
+        scale, offset = fit_scale(scores, self._labels[self._choice])
         coefficients = self._projected / (self._values + self._penalty)[:, None]  # (K, classes)
         if self._is_dual:
             weight = self._standardize_rows(slice(None)).T @ (self._vectors @ coefficients)
         else:
             weight = self._vectors @ (self._values[:, None] * coefficients)
-        weight = self._scale * weight * self._factor[:, None]  # (D, classes)
-        head = RidgeHead(weight.T, self._scale * self._base + self._offset - self._mean @ weight)
+        weight = scale * weight * self._factor[:, None]  # (D, classes)
+        head = RidgeHead(weight.T, scale * self._base + offset - self._mean @ weight)
         left_out = np.empty((len(self._labels), self._num_classes), np.float32)
         for rows in self._chunks:
-            scores = self._compute_leave_one_out_scores(rows, self._compute_left_singular_vectors(rows), self._penalty)
-            left_out[rows] = self._task.compute_probabilities(self._scale * scores + self._offset)
+            scores = self._prepare_leave_one_out(rows)(self._penalty)
+            left_out[rows] = task.compute_probabilities(scale * scores + offset)
         return RidgeFit(head, left_out, self._relative_penalty, lower_weight)
 
     def _decompose(self, gram_matrix: Float64Array | None) -> None:
@@ -284,16 +278,19 @@ class _RidgeSolver:
         targets[np.arange(len(rows)), self._labels[rows]] = 1
         return targets
 
-    def _compute_leave_one_out_scores(
-        self, rows: Int64Array, left_vectors: Float64Array, penalty: float
-    ) -> Float64Array:
-        """Return the leave-one-out scores `(n, classes)` of the images at the indices `rows`."""
-        shrink = self._values / (self._values + penalty)
-        targets = self._make_targets(rows)
-        residuals = targets - self._base - left_vectors @ (shrink[:, None] * self._projected)
-        leverage = 1 / len(self._labels) + np.square(left_vectors) @ shrink
-        residuals /= np.maximum(1 - leverage, 1e-9)[:, None]
-        return targets - residuals
+    def _prepare_leave_one_out(self, rows: Int64Array) -> Callable[[float], Float64Array]:
+        """Return a function that maps a penalty to the leave-one-out scores `(n, classes)` of the images at `rows`."""
+        targets, left_vectors = self._make_targets(rows), self._compute_left_singular_vectors(rows)
+        squares = np.square(left_vectors)
+
+        def compute_scores(penalty: float) -> Float64Array:
+            shrink = self._values / (self._values + penalty)
+            residuals = targets - self._base - left_vectors @ (shrink[:, None] * self._projected)
+            leverage = 1 / len(self._labels) + squares @ shrink
+            residuals /= np.maximum(1 - leverage, 1e-9)[:, None]
+            return targets - residuals
+
+        return compute_scores
 
 
 def assign_stratified_folds(labels: Int64Array, *, num_folds: int, seed: int) -> Int64Array:

@@ -240,6 +240,15 @@ def test_weights_that_do_not_fit_or_are_damaged_are_refused(
         build_model("lenet5", num_classes=10, weights=tmp_path / "w.pth")
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_large_finite_weights_are_not_taken_for_infinity(tmp_path: Path, dtype: torch.dtype) -> None:
+    state = dict(build_model("lenet5", num_classes=10, weights="none").network.state_dict())
+    state["fc3.weight"] = torch.full_like(state["fc3.weight"], torch.finfo(dtype).max, dtype=dtype)
+    torch.save(state, tmp_path / "w.pth")
+    loaded = build_model("lenet5", num_classes=10, weights=tmp_path / "w.pth").network.state_dict()
+    assert torch.equal(loaded["fc3.weight"].to(dtype), state["fc3.weight"])
+
+
 def test_the_default_network_has_its_weights_without_a_network() -> None:
     model = build_model(DEFAULT_MODEL, num_classes=1000)
     assert (model.name, model.pretrained) == ("efficientnet_lite0", True)
