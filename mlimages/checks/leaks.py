@@ -155,23 +155,25 @@ def _make_cache_key(
 def _iter_relations(images: ImageTable, groups: Sequence[Sequence[int]], thresholds: Thresholds) -> Iterator[Relation]:
     is_multi_label = images.is_multi_label
 
-    def find_file(index: int) -> int:
+    def find_file_index(index: int) -> int:
         return bisect_right(images.file_starts, index) - 1
 
-    def get_class(index: int) -> int:
+    def get_label_index(index: int) -> int:
         return int(images.label_indices[index])
 
     def get_single_class(index: int) -> int:
-        return 0 if is_multi_label else get_class(index)  # a crop may show fewer of the classes
+        return 0 if is_multi_label else get_label_index(index)  # a crop may show fewer of the classes
 
     def get_digest(index: int) -> bytes:
         return bytes(images.digests[index].data)
 
     for group in groups:
-        by_file = _group_by(group, find_file)
+        by_file = _group_by(group, find_file_index)
         yield from _iter_leaks(by_file, images.file_starts)
         for same in _group_by(group, get_digest).values():
-            yield from _iter_relations_of_identical_images(_group_by(same, get_class), _group_by(same, find_file))
+            yield from _iter_relations_of_identical_images(
+                _group_by(same, get_label_index), _group_by(same, find_file_index)
+            )
             if len(same) >= thresholds.placeholder_copies:
                 yield from ((index, Code.PLACEHOLDER, same[0 if index != same[0] else -1]) for index in same)
         yield from _iter_near_duplicates_in_two_classes(group, get_single_class, get_digest)

@@ -255,7 +255,7 @@ def _find_close_pairs(
     bits = [(max_bits + 1 + band) // 4 - 1 for band in range(4)]  # each plus 1, they add up to max_bits + 1
     look_ups = sum(comb(16, flipped) for most in bits for flipped in range(most + 1))
     if len(hashes) <= COMPARISONS_PER_LOOKUP * look_ups:
-        yield from _compare_all_pairs(rotated_image_hashes, hashes, max_bits)
+        yield from _find_close_pairs_exhaustively(rotated_image_hashes, hashes, max_bits)
         return
     for band in range(4):
         for one, other in _find_close_pairs_in_band(rotated_image_hashes, hashes, band, bits[band]):
@@ -266,10 +266,10 @@ def _find_close_pairs(
             yield one[wanted], other[wanted]
 
 
-def _compare_all_pairs(
+def _find_close_pairs_exhaustively(
     rotated_image_hashes: NDArray[np.uint64], hashes: NDArray[np.uint64], max_bits: int
 ) -> Iterator[tuple[Indices, Indices]]:
-    """Return the result of `_find_close_pairs` by comparing all pairs."""
+    """Yield the pairs of `_find_close_pairs`, found by comparing all pairs."""
     step = max(4, HASH_PAIR_BATCH_SIZE // max(1, len(hashes)))
     for top in range(0, len(hashes), step):
         near = np.bitwise_count(rotated_image_hashes[top : top + step, None] ^ hashes[top:]) <= max_bits

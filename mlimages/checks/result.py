@@ -176,7 +176,7 @@ def write_results(report: CheckReport, moves: Iterable[Move] = (), *, overwrite:
         write_label_output(checked, kept, file.class_names, overwrite=overwrite)
         for table, codes in ((rejected, ERROR_CODES), (warnings, set(Code) - ERROR_CODES)):
             with write_output(table, overwrite=overwrite) as temporary_path:
-                _write_table(temporary_path, file, current_paths, report.findings.select(codes, file_index=number))
+                _write_findings(temporary_path, file, current_paths, report.findings.select(codes, file_index=number))
         written += [checked, rejected, warnings]
     return written + [file.path for file in report.files if _update_label_file(file, current_paths)]
 
@@ -221,7 +221,7 @@ def _find_current_path(path: Path, current_paths: Mapping[str, Path]) -> Path:
     return current_paths.get(os.path.realpath(path), path) if current_paths else path
 
 
-def _write_table(
+def _write_findings(
     temporary_path: Path, labels: LabelFile, current_paths: Mapping[str, Path], findings: Iterable[Finding]
 ) -> None:
     class_names = labels.class_names  # read from the label file

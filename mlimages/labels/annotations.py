@@ -88,8 +88,8 @@ def find_coco_classes(
         LabelFileError: a list or a key that COCO requires is missing, or an id is ambiguous or unknown.
     """
     _require_coco_lists(document, path)
-    images = _index_coco_objects(document, "images", read_name or "file_name", path)
-    names = _index_coco_objects(document, "categories", "name", path)
+    images = _map_ids_to_names(document, "images", read_name or "file_name", path)
+    names = _map_ids_to_names(document, "categories", "name", path)
     labels: dict[str, list[str]] = {image_id: [] for image_id in images}
     image_ids = _read_referenced_ids(document["annotations"], "image_id", images, path)
     category_ids = _read_referenced_ids(document["annotations"], "category_id", names, path)
@@ -118,7 +118,7 @@ def _read_referenced_ids(
     return ids
 
 
-def _index_coco_objects(
+def _map_ids_to_names(
     document: Mapping[str, Any], list_key: str, name_from: str | Callable[[Mapping[str, Any]], str], path: Path
 ) -> dict[str, str]:
     """Return the name of each object under `list_key` by id; an object that is repeated counts once."""

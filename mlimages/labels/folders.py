@@ -32,7 +32,7 @@ from mlimages.labels.scanning import (
     normalize_class_name,
     walk_folders,
 )
-from mlimages.labels.shards import find_shard_classes, find_shards, iter_all_images
+from mlimages.labels.shards import find_shard_images_by_class, find_shards, iter_all_images
 from mlimages.labels.splitting import group_by_pattern
 from mlimages.labels.table_options import TableOptions
 from mlimages.labels.tables import MAX_SHOWN_NAMES
@@ -185,7 +185,7 @@ def label_dir_auto(
     source = _require_folder(as_path(folder))
     root = _find_class_root(source, class_names or ())
     split_folders = _find_split_folders(root)
-    images_by_class = {split: _find_class_images(path, leaf=leaf) for split, path in split_folders.items()}
+    images_by_class = {split: _make_image_iterators(path, leaf=leaf) for split, path in split_folders.items()}
     check_distinct_classes(images_by_class, split_folders)
     check_common_classes(images_by_class, split_folders)
     found = sorted({name for by_name in images_by_class.values() for name in by_name}, key=natural_sort_key)
@@ -279,10 +279,10 @@ def _find_split_folders(root: Path) -> dict[str, Path]:
     return labelled
 
 
-def _find_class_images(root: Path, *, leaf: bool) -> dict[str, Callable[[], Iterator[Path]]]:
+def _make_image_iterators(root: Path, *, leaf: bool) -> dict[str, Callable[[], Iterator[Path]]]:
     """Return, by class name, a function that iterates over the images of the class, in folders or shards."""
     if find_shards(root):
-        return {name: partial(map, Path, paths) for name, paths in find_shard_classes(root, leaf=leaf).items()}
+        return {name: partial(map, Path, paths) for name, paths in find_shard_images_by_class(root, leaf=leaf).items()}
     classes: dict[str, list[Path]] = {}
     for name, path in _find_class_folders(root, leaf=leaf).items():
         classes.setdefault(NUMBERED_SUBFOLDER.sub("", name) if leaf else name, []).append(path)

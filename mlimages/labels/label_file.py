@@ -116,7 +116,7 @@ class LabelFile:
         if explicit is not None:
             return explicit
         table = self._detect_table()
-        names = table.statistics.labels if table and not table.has_class_indices else ()
+        names = table.statistics.distinct_labels if table and not table.has_class_indices else ()
         return () if names == tuple(map(str, range(len(names)))) else names
 
     @property
@@ -210,7 +210,7 @@ class LabelFile:
         if definition_path.name not in written or self.path.name in written:
             return False
         table = self._detect_table()
-        return table is not None and not all(map(is_class_index, table.statistics.labels))
+        return table is not None and not all(map(is_class_index, table.statistics.distinct_labels))
 
     def _detect_table(self) -> Table | None:
         """Return the table with its columns, which are detected again if the file has changed."""

@@ -216,7 +216,7 @@ def make_label_files(
         group = f"--group {options.group}" if options.group else f"--group-by {options.group_by}"
         for path in paths:
             record_settings(path, f"--split {','.join(map(str, options.split))} --seed {options.seed} {group}")
-    return tuple(map(_summarize_by_class, written))
+    return tuple(map(_summarize_label_file, written))
 
 
 def read_paths(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -336,7 +336,7 @@ def _split_labels(
     return labels.split(options.split, seed=options.seed, groups=groups, contents=groups, assigned=assigned)
 
 
-def _summarize_by_class(labels: LabelFile) -> LabelFileSummary:
+def _summarize_label_file(labels: LabelFile) -> LabelFileSummary:
     """Return statistics of a label file; a class without images is included only if the class definition names it."""
     (count, counts), defined = labels.count_images(), len(labels.defined_class_names)
     names = enumerate(labels.class_names)

@@ -61,7 +61,7 @@ def iter_all_images(folder: Path) -> Iterator[Path]:
         yield from iter_images(folder)
 
 
-def find_shard_classes(folder: Path, *, leaf: bool) -> dict[str, list[str]]:
+def find_shard_images_by_class(folder: Path, *, leaf: bool) -> dict[str, list[str]]:
     """Return the paths of the images in the shards of a folder, by class.
 
     Args:

@@ -91,7 +91,7 @@ def split(
     """
     check_fractions(fractions)
     check_seed(seed)
-    names = _map_class_names(items, class_names)
+    names = _complete_class_names(items, class_names)
     labels = _choose_stratification_classes(items, names)
     root, known = _find_common_folder(items), contents or {}
     image_ids = [
@@ -139,7 +139,7 @@ def sample_per_class(
 ) -> list[LabeledPath]:
     """Return at most `limit` images of each class, in order, selected by a hash of the seed and the path."""
     check_seed(seed)
-    names, root = _map_class_names(items, class_names), _find_common_folder(items)
+    names, root = _complete_class_names(items, class_names), _find_common_folder(items)
     image_ids = (_make_image_id(item.path, names[item.label], root) for item in items)
     counts: Counter[int] = Counter()
     chosen = []
@@ -202,7 +202,7 @@ def match_group(pattern: re.Pattern[str], text: str) -> str | None:
     return (match[pattern.groups and 1] or "") if match else None
 
 
-def _map_class_names(items: Iterable[LabeledPath], class_names: Sequence[str]) -> dict[int, str]:
+def _complete_class_names(items: Iterable[LabeledPath], class_names: Sequence[str]) -> dict[int, str]:
     """Return the class names by class index; a class without a name is named by its index."""
     labels = chain.from_iterable((item.label, *(item.labels or ())) for item in items)
     return {label: str(label) for label in labels} | dict(enumerate(class_names))

@@ -103,7 +103,7 @@ class _TableSample:
         return len(self.first_row)
 
     @cached_property
-    def normalized_names(self) -> list[str]:
+    def normalized_column_names(self) -> list[str]:
         """The cells of the first row in the form of the known names: lower case, underscores instead of spaces."""
         return [re.sub(r"[\s-]+", "_", cell.lower()) for cell in self.first_row]
 
@@ -115,7 +115,7 @@ class _TableSample:
         rows = self.records[1:] or self.records
         locations = [self._locate_images(rows, columns, self.folder)]
         if locations[0].existing_fraction < 0.5 and self.options.images is None and not is_remote(self.folder):
-            locations += [self._locate_images(rows, columns, path) for path in _find_image_folders(self.folder)]
+            locations += [self._locate_images(rows, columns, path) for path in _list_candidate_folders(self.folder)]
         best = max(locations, key=lambda location: location.existing_fraction)
         if best.existing_fraction:
             return best
@@ -142,7 +142,7 @@ class _TableSample:
         return max((get_relative_path(cell, 0).strip("/").count("/") for cell in cells), default=0)
 
     def _rank_by_name(self, column: int) -> int:
-        return rank_path_column(self.normalized_names[column]) if self.normalized_names else 0
+        return rank_path_column(self.normalized_column_names[column]) if self.normalized_column_names else 0
 
     @cached_property
     def has_header(self) -> bool:
@@ -181,7 +181,9 @@ class _TableSample:
     def _has_label_lists(self, label_columns: Sequence[int]) -> bool:
         """Whether each label of the sample is a list of labels."""
         is_named = self.delimiter == LAST_WHITESPACE or self.options.label_column
-        if len(label_columns) != 1 or not (is_named or self.normalized_names[label_columns[0]] in LABEL_COLUMN_NAMES):
+        if len(label_columns) != 1 or not (
+            is_named or self.normalized_column_names[label_columns[0]] in LABEL_COLUMN_NAMES
+        ):
             return False
         cells = [cell for cell in self._list_sample_cells(label_columns) if cell]
         return bool(cells) and all(parse_list(cell) is not None for cell in cells)
@@ -197,7 +199,7 @@ class _TableSample:
         Without a header, the table must have at least three columns, and the first cell must be a name such as train,
         since 0 and 1 may be classes. All rows are read, as they may be sorted by split and later cells may be blank.
         """
-        for column, name in enumerate(self.normalized_names):
+        for column, name in enumerate(self.normalized_column_names):
             is_candidate = name in SPLIT_COLUMN_NAMES
             if not self.has_header:
                 is_candidate = (
@@ -230,10 +232,10 @@ class _TableSample:
             return tuple(map(self._find_column_index, names))
         others = [column for column in range(self.num_columns) if column not in (path_column, self.split_column_index)]
         if self.has_header:
-            known = [column for column in others if self.normalized_names[column] in LABEL_COLUMN_NAMES]
+            known = [column for column in others if self.normalized_column_names[column] in LABEL_COLUMN_NAMES]
             if known:
-                return (min(known, key=lambda column: LABEL_COLUMN_NAMES.index(self.normalized_names[column])),)
-            others = [column for column in others if self.normalized_names[column] not in NON_LABEL_COLUMN_NAMES]
+                return (min(known, key=lambda column: LABEL_COLUMN_NAMES.index(self.normalized_column_names[column])),)
+            others = [column for column in others if self.normalized_column_names[column] not in NON_LABEL_COLUMN_NAMES]
         if len(others) == 1:
             return tuple(others)
         if len(one_hot := self._find_one_hot_columns(others)) > 1:
@@ -274,7 +276,7 @@ class _TableSample:
         raise InputError(f"{self.path} has no column {column!r}; its columns: {', '.join(self.first_row)}")
 
 
-def _find_image_folders(folder: Path) -> list[Path]:
+def _list_candidate_folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))

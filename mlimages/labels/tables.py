@@ -169,7 +169,7 @@ class Table:
     def has_class_indices(self) -> bool:
         """Whether the labels are class indices (`path index` lines) rather than names."""
         has_path_label_lines = self.delimiter == LAST_WHITESPACE and not self.class_from
-        return has_path_label_lines and all(map(is_class_index, self.statistics.labels))
+        return has_path_label_lines and all(map(is_class_index, self.statistics.distinct_labels))
 
     @cached_property
     def has_standard_columns(self) -> bool:
@@ -214,7 +214,7 @@ class Table:
         label += f" ({', '.join(details)})" if details else ""
         split_index = self.split_column_index
         split = "" if split_index is None else f", {self._get_column_name(split_index)} as split"
-        num_rows, class_names = statistics.num_rows, statistics.labels
+        num_rows, class_names = statistics.num_rows, statistics.distinct_labels
         images = f"{num_rows - len(statistics.missing_paths):,} of {num_rows:,} images exist"
         names = ", ".join(class_names[:MAX_SHOWN_NAMES]) + " ..." * (len(class_names) > MAX_SHOWN_NAMES)
         classes = f"{pluralize(len(class_names), 'class')}: {names}"
@@ -242,7 +242,7 @@ class Table:
         return tuple(f"{self.path}: {text}" for text in self._describe_multiple_classes())
 
     def _describe_multiple_classes(self) -> Iterator[str]:
-        labels = self.statistics.labels
+        labels = self.statistics.distinct_labels
         if self.has_label_lists:
             names = set(labels)
             if count := sum(len(label.split()) > 1 and names.issuperset(label.split()) for label in labels):
@@ -269,7 +269,7 @@ class Table:
     def case_notes(self) -> tuple[str, ...]:
         """A line about the class names that differ only in case; empty if there are none."""
         by_folded_name: dict[str, list[str]] = {}
-        for name in self.statistics.labels:
+        for name in self.statistics.distinct_labels:
             by_folded_name.setdefault(name.casefold(), []).append(name)
         similar = [" and ".join(names) for names in by_folded_name.values() if len(names) > 1]
         shown = ", ".join(similar[:MAX_SHOWN_NAMES]) + " ..." * (len(similar) > MAX_SHOWN_NAMES)
@@ -317,15 +317,15 @@ class TableStatistics:
     """Statistics of the rows of a table.
 
     Attributes:
-        num_rows: number of rows with a path and a label.
+        num_rows: number of rows with a path and a label; merged rows of an image count as one.
         missing_paths: paths of the images that do not exist.
-        labels: the distinct labels in natural order.
+        distinct_labels: the distinct labels in natural order.
         unlabeled_line_numbers: line numbers of the rows without a path or without a label.
     """
 
     num_rows: int
     missing_paths: tuple[str, ...]
-    labels: tuple[str, ...]
+    distinct_labels: tuple[str, ...]
     unlabeled_line_numbers: tuple[int, ...]
 
 

@@ -70,7 +70,7 @@ def test_bands_are_used_where_they_cost_less_than_comparing_all(
     max_bits: int, look_ups: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(near_duplicates, "COMPARISONS_PER_LOOKUP", 2)
-    monkeypatch.setattr(near_duplicates, "_compare_all_pairs", lambda *_: iter([("all", "all")]))
+    monkeypatch.setattr(near_duplicates, "_find_close_pairs_exhaustively", lambda *_: iter([("all", "all")]))
     monkeypatch.setattr(near_duplicates, "_find_close_pairs_in_band", lambda *_: iter([]))
     compared = []
     for count in (2 * look_ups - 1, 2 * look_ups, 2 * look_ups + 1):
