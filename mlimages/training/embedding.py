@@ -24,7 +24,7 @@ CHECK_TIME_RATIO = 2.0
 
 
 class NetworkEmbedder:
-    """An `Embedder`: computes the inputs of a pretrained network's classifier for images, cached by content.
+    """Computes features of images, the inputs of a pretrained network's classifier, and caches them by file content.
 
     The whole image is resized to the network's input without cropping, so that crops of an image have similar features.
     """

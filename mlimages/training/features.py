@@ -46,15 +46,15 @@ class Batch:
         inputs: tensors `(N, ...)` for `BatchSource.compute_logits`; one row of zeros if this process has no image.
         labels: labels of the images, in the form of `ImageSet.labels`.
         image_indices: index of each image in its set.
-        global_rows: index of each image in the batch of all processes.
-        global_size: number of images in the batch of all processes.
+        global_batch_rows: index of each image in the batch of all processes.
+        global_batch_size: number of images in the batch of all processes.
     """
 
     inputs: tuple[Tensor, ...]
     labels: Tensor
     image_indices: tuple[int, ...]
-    global_rows: tuple[int, ...]
-    global_size: int
+    global_batch_rows: tuple[int, ...]
+    global_batch_size: int
 
 
 class BatchSource(Protocol):

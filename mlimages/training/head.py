@@ -113,8 +113,8 @@ def fit_ridge(
     rows = np.sort(np.random.default_rng(0).permutation(len(labels))[:MAX_WEIGHT_IMAGES])
     is_all = len(rows) == len(labels)
     sample = blocks if is_all else [_FeatureBlock.standardize(block.features[rows]) for block in blocks]
-    last = sample[0].compute_gram()
-    below = sum((block.compute_gram() for block in sample[1:]), np.zeros_like(last)) / len(lower_features)
+    last = sample[0].compute_gram_matrix()
+    below = sum((block.compute_gram_matrix() for block in sample[1:]), np.zeros_like(last)) / len(lower_features)
     candidates = [
         _RidgeSolver(
             sample if lower_weight else sample[:1],
@@ -167,7 +167,7 @@ class _FeatureBlock:
         bounded = np.maximum(spread, MIN_RELATIVE_STD * np.sqrt(np.square(spread).mean()) + 1e-12)
         return cls(features, mean, np.sqrt(1 / max(1e-12, np.square(spread / bounded).sum())) / bounded)
 
-    def compute_gram(self) -> Float64Array:
+    def compute_gram_matrix(self) -> Float64Array:
         """Return the Gram matrix `(N, N)` of the standardized features."""
         x = (self.features - self.mean) * self.scale
         return x @ x.T

@@ -233,25 +233,27 @@ def require_enough_images(
         raise InputError(f"{fewer} {image_kind}training images of {', '.join(few)}: gather more, or remove the class")
 
 
-def get_network_name(model: str) -> str:
-    """Return the name of the network of the run folder `model`, or `model` itself if it is the name of a network.
+def get_network_name(model_or_run: str) -> str:
+    """Return the name of a run folder's network, or the argument itself if it is the name of a network.
 
     Raises:
         RunError: the folder is not a run folder.
     """
-    return str(read_settings(RunFiles(Path(model)))["config"]["model"]) if Path(model).is_dir() else model
+    folder = Path(model_or_run)
+    return str(read_settings(RunFiles(folder))["config"]["model"]) if folder.is_dir() else model_or_run
 
 
-def get_image_property(model: str) -> ImageProperty:
+def get_image_property(model_or_run: str) -> ImageProperty:
     """Return the input size, channels and resize method of a network, given its name or a run folder.
 
     Raises:
         ModelError: there is no such network.
         RunError: the folder is not a run folder.
     """
-    if Path(model).is_dir():
-        return Preprocessing.from_dict(read_settings(RunFiles(Path(model)))["preprocessing"]).image
-    return build_model(model, num_classes=2).preprocessing.image
+    folder = Path(model_or_run)
+    if folder.is_dir():
+        return Preprocessing.from_dict(read_settings(RunFiles(folder))["preprocessing"]).image
+    return build_model(model_or_run, num_classes=2).preprocessing.image
 
 
 def summarize_run_network(run: str | os.PathLike[str]) -> NetworkSummary:

@@ -34,11 +34,13 @@ def fit_known_score(
     *,
     validation_features: NDArray[np.float32],
 ) -> KnownScore:
-    """Fit the Mahalanobis distance to the nearest class mean, and a threshold of the distance on validation images.
+    """Fit the score of the output `known`, which compares the Mahalanobis distance to the nearest class mean with a
+    threshold.
 
-    Features are scaled to length 1. The within-class covariance is kept along NUM_PRINCIPAL_DIRECTIONS, those of
-    largest variance, and replaced by the mean variance along all others. Based on K. Lee et al., A Simple Unified
-    Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks, NeurIPS 2018.
+    The threshold is computed on the validation images. Features are scaled to length 1. The within-class covariance is
+    kept along the NUM_PRINCIPAL_DIRECTIONS directions of largest variance, and replaced by the mean variance along all
+    other directions. Based on K. Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples and
+    Adversarial Attacks, NeurIPS 2018.
 
     Args:
         features: inputs of the head for the training images, float32 `(N, D)`.

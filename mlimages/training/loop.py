@@ -183,8 +183,10 @@ class Trainer:
         """
         count = len(batch.image_indices)
         distributed.set_batch_norm_mode(self._network, num_images=count)
-        is_partial = distributed.world_size() > 1 or count < batch.global_size
-        dropout = distributed.GlobalDropout(batch.global_rows, batch.global_size) if is_partial else nullcontext()
+        is_partial = distributed.world_size() > 1 or count < batch.global_batch_size
+        dropout = (
+            distributed.GlobalDropout(batch.global_batch_rows, batch.global_batch_size) if is_partial else nullcontext()
+        )
         with dropout, self._autocast():
             logits = self._forward(*batch.inputs)[:count]  # (N, classes)
         loss, weight = self._objective.compute_loss_and_weight(logits.float(), batch.labels)

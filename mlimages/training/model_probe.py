@@ -80,13 +80,13 @@ def probe_models(
         except ModelError as error:
             unavailable[name] = str(error)
             continue
-        scores.append(ModelScore(probe, _measure_cpu_ms(model), _estimate_onnx_mb(model.network)))
+        scores.append(ModelScore(probe, _measure_cpu_time_ms(model), _estimate_onnx_size_mb(model.network)))
     if not scores:
         raise ModelError("; ".join(f"{name}: {reason}" for name, reason in unavailable.items()))
     return ModelScores(sort_best_first(scores), unavailable)
 
 
-def _measure_cpu_ms(model: Model) -> float:
+def _measure_cpu_time_ms(model: Model) -> float:
     """Return the CPU time per image in milliseconds: the median of NUM_TIMED_PASSES forward passes after a warmup."""
     image = model.preprocessing.image
     channels = max(image.channels, len(model.preprocessing.normalization.mean))
@@ -100,5 +100,5 @@ def _measure_cpu_ms(model: Model) -> float:
     return 1000 * statistics.median(times[1:]) / TIMED_BATCH_SIZE
 
 
-def _estimate_onnx_mb(network: nn.Module) -> float:
+def _estimate_onnx_size_mb(network: nn.Module) -> float:
     return 4 * float(sum(tensor.numel() for tensor in network.state_dict().values())) / 1e6

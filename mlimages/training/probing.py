@@ -248,7 +248,7 @@ def _rank_within_class(labels: Labels, seed: int) -> Labels:
 
 
 def _compute_paired_gain(accuracies_before: Sequence[float], accuracies_after: Sequence[float]) -> Proportion:
-    """Return the mean paired difference in accuracy and its 95 % interval, from the standard deviation."""
+    """Return the mean paired difference in accuracy, and its 95 % interval from the differences' standard deviation."""
     differences = np.subtract(accuracies_after, accuracies_before)
     half = Z_95 * float(differences.std(ddof=1)) / math.sqrt(len(differences))
     mean = float(differences.mean())

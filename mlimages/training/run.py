@@ -114,7 +114,7 @@ def write_settings(
     computation: Computation | None = None,
     multi_label: bool = False,
 ) -> None:
-    """Write `config.json`: settings, defaults of this version, preprocessing, library and precision."""
+    """Write `config.json`: settings, default values of this version, preprocessing, library and precision."""
     defaults = json.loads(FineTuneConfig(config.labels, config.out).to_json())
     values = {
         "version": RUN_VERSION,

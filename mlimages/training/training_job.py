@@ -157,7 +157,7 @@ def _write_run_folder(config: FineTuneConfig, files: RunFiles, inputs: RunInputs
 def _resolve_normalization(
     config: FineTuneConfig, expected_preprocessing: Preprocessing, images: RunImages
 ) -> Normalization:
-    """Return the normalization that the weights expect, with the values that the settings override."""
+    """Return the normalization that the weights expect, with the values from the settings where they are set."""
     base = expected_preprocessing.normalization
     scale = config.scale or base.scale
     kept = replace(
