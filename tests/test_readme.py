@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mlimages.cli import main as cli
-from mlimages.demo.website import Page, serve_pages
+from mlimages.demo.website import Response, serve_responses
 from tests.conftest import cli_in, fork_server
 from tests.gathering.providers import INaturalistSite, OpenverseSite
 from tests.servers import answer, serve
@@ -44,12 +44,12 @@ def folders(test_data: Path, tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     """Two folders with one `links.tsv` of ants and bees on this machine."""
     train = test_data / "hymenoptera_data" / "train"
     images = [path for name in ("ants", "bees") for path in sorted((train / name).glob("*.jpg"))[:PER_CLASS]]
-    pages = [Page(f"/{path.name}", path.parent.name, path.read_bytes()) for path in images]
-    pages.append(Page("/gone.jpg", "ants", b"", status=404))
-    with serve_pages(pages) as site:
+    responses = [Response(f"/{path.name}", path.parent.name, path.read_bytes()) for path in images]
+    responses.append(Response("/gone.jpg", "ants", b"", status=404))
+    with serve_responses(responses) as site:
         for name in ("commands", "python"):
             (tmp_path / name).mkdir()
-            rows = "".join(f"{page.class_name}\t{site}{page.path}\n" for page in pages)
+            rows = "".join(f"{response.class_name}\t{site}{response.path}\n" for response in responses)
             (tmp_path / name / "links.tsv").write_text(rows)
         yield tmp_path / "commands", tmp_path / "python"
 

@@ -13,8 +13,8 @@ MAX_BAR_LENGTH = 36
 
 
 @dataclass(frozen=True, slots=True)
-class Accuracies:
-    """Test accuracies (0..1) of a training method after some epochs on a few images per class, one per random seed."""
+class MethodAccuracies:
+    """Test accuracies (0..1) of a training method, one per random seed, after training with the same settings."""
 
     method: str
     images_per_class: int
@@ -31,24 +31,24 @@ class Accuracies:
         return f"{100 * self.mean:5.1f} % ({100 * lowest:.1f} to {100 * highest:.1f} %)"
 
 
-def format_bars(accuracies: Sequence[Accuracies]) -> Iterator[str]:
+def format_bars(accuracies: Sequence[MethodAccuracies]) -> Iterator[str]:
     """Yield one line per result: a bar, the mean, and the minimum and maximum over the seeds."""
     for result in accuracies:
         bar = "#" * round(MAX_BAR_LENGTH * result.mean)
         yield f"  {result.images_per_class:>3} {result.method:<8} {bar:<{MAX_BAR_LENGTH}} {result}"
 
 
-def describe_difference(transfer_accuracies: Accuracies, scratch_accuracies: Accuracies) -> str:
+def describe_difference(transfer_accuracies: MethodAccuracies, scratch_accuracies: MethodAccuracies) -> str:
     """Return one line: the mean difference in percentage points, and for how many seeds transfer is better."""
     better = sum(
         mine > other for mine, other in zip(transfer_accuracies.values, scratch_accuracies.values, strict=True)
     )
     points = 100 * (transfer_accuracies.mean - scratch_accuracies.mean)
     num_seeds = len(transfer_accuracies.values)
-    return f"transfer: {points:+.1f} percentage points, better for {better} of {num_seeds} seeds"
+    return f"transfer minus scratch: {points:+.1f} percentage points; higher for {better} of {num_seeds} seeds"
 
 
-def draw_accuracies(accuracies: Sequence[Accuracies], path: Path) -> None:
+def draw_accuracies(accuracies: Sequence[MethodAccuracies], path: Path) -> None:
     """Write a PNG of accuracy by images per class: one panel per number of epochs, one line per training method."""
     epochs = sorted({result.epochs for result in accuracies})
     figure = Figure(figsize=(4 * len(epochs), 3.4), layout="constrained")

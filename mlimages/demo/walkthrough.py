@@ -11,8 +11,8 @@ from pathlib import Path
 from mlimages.checks import CheckReport, check, split_labels, write_results
 from mlimages.core import GatherSummary, ImageProperty, InputError, Prediction, pluralize, require_local_path
 from mlimages.dataset import TrainingData
-from mlimages.demo.transfer import Accuracies, describe_difference, draw_accuracies, format_bars
-from mlimages.demo.website import Page, make_digit_pages, serve_pages
+from mlimages.demo.transfer import MethodAccuracies, describe_difference, draw_accuracies, format_bars
+from mlimages.demo.website import Response, make_digit_responses, serve_responses
 from mlimages.gathering import UrlList, gather
 from mlimages.inference import OnnxBundle, Predictor
 from mlimages.labels import LabelFile, LabelOptions, label_dir_auto, make_label_files
@@ -22,9 +22,9 @@ from mlimages.training import FineTuneConfig, FineTuneResult, fine_tune
 SEEDS = range(5)
 IMAGES_PER_CLASS = (1, 3, 10, 30)
 SHOWN_RUN_IMAGES_PER_CLASS = 10
-"""Number of images per class of the runs whose commands are shown; their random seed is the first of `SEEDS`."""
+"""The commands are shown only for the runs with this number of images per class and the first of `SEEDS`."""
 METHODS = {"transfer": ("runs/old/best.safetensors", "conv2"), "scratch": ("none", "none")}
-"""The options --weights and --freeze of each training method."""
+"""Values of the options --weights and --freeze for each training method."""
 PRETRAINING_EPOCHS, EPOCHS = 12, 40
 REPORTED_EPOCHS = (10, EPOCHS)
 """Epochs at which the test accuracies are compared."""
@@ -39,7 +39,8 @@ network that starts from random weights (scratch).
 NEXT_STEPS = """
 To train on your own images, with one folder per class:
 $ mlimages finetune FOLDER -o runs/first
-Starting from a list of links? mlimages gather urls --help"""
+To start from a list of links instead:
+$ mlimages gather urls --help"""
 
 
 def run_demo(out: str | os.PathLike[str], *, show: Callable[[str], None]) -> None:
@@ -77,11 +78,11 @@ class _Walkthrough:
 
     def run(self) -> None:
         """Run all steps and show a table of their results."""
-        pages = make_digit_pages()
-        with serve_pages(pages) as url:
+        responses = make_digit_responses()
+        with serve_responses(responses) as url:
             summaries = [
-                self._gather("old", url, [page for page in pages if page.class_name < "5"]),
-                self._gather("new", url, [page for page in pages if page.class_name >= "5"]),
+                self._gather("old", url, [response for response in responses if response.class_name < "5"]),
+                self._gather("new", url, [response for response in responses if response.class_name >= "5"]),
             ]
         train, val, new = self._label()
         reports = [self._check(train, val), self._check(new)]
@@ -91,7 +92,7 @@ class _Walkthrough:
         results = self._compare_methods(few, test)
         run = self._folder / "runs" / f"transfer-{SHOWN_RUN_IMAGES_PER_CLASS}-{SEEDS[0]}"
         correct, count = self._predict(run, test)
-        self._show_results(results)
+        self._show_accuracies(results)
         reasons: Counter[str] = sum((Counter(summary.reasons) for summary in summaries), Counter())
         self._show_table(
             ("gathered", f"{sum(summary.ok for summary in summaries)} images of 10 digits"),
@@ -113,9 +114,9 @@ class _Walkthrough:
     def _show_result(self, text: str) -> None:
         self._show(textwrap.fill(text, LINE_WIDTH, initial_indent="  ", subsequent_indent="    ") + "\n")
 
-    def _gather(self, name: str, url: str, pages: Sequence[Page]) -> GatherSummary:
+    def _gather(self, name: str, url: str, responses: Sequence[Response]) -> GatherSummary:
         links = self._folder / f"{name}_links.tsv"
-        links.write_text("".join(f"{page.class_name}\t{url}{page.path}\n" for page in pages))
+        links.write_text("".join(f"{response.class_name}\t{url}{response.path}\n" for response in responses))
         self._show_command(f"gather urls {links.name} -o {name} --allow-private")
         summary = gather(UrlList(links), self._folder / name, allow_private=True)
         counts = f"{pluralize(summary.ok, 'image')}, {pluralize(summary.duplicate, 'duplicate')}"
@@ -123,7 +124,7 @@ class _Walkthrough:
         return summary
 
     def _label(self) -> list[LabelFile]:
-        """Return label files: training and validation set of the digits 0 to 4, and all digits 5 to 9."""
+        """Return three label files: the training set and validation set of the digits 0 to 4, and all digits 5 to 9."""
         self._show_command("label old -o old.txt --split 0.8,0.2 --seed 0")
         old = label_dir_auto(self._folder / "old").labels
         parts = split_labels(old, (0.8, 0.2), seed=0)
@@ -146,7 +147,7 @@ class _Walkthrough:
     def _compute_mean(self, train_labels: LabelFile) -> None:
         self._show_command(f"mean {train_labels.path.name} --size 28 --gray -o mean.png")
         TrainingData(train_labels, ImageProperty(28, gray_scale=True)).make_mean_image(self._folder / "mean.png")
-        self._show_result("mean.png for viewing, mean.npy for training")
+        self._show_result("written: mean.png for viewing, and mean.npy for training")
 
     def _pretrain(self, train_labels: LabelFile, val_labels: LabelFile) -> None:
         """Train a LeNet on the digits 0 to 4 from scratch; its convolutional layers are transferred later."""
@@ -156,14 +157,14 @@ class _Walkthrough:
         self._show_result(f"validation accuracy {result.score_text}")
 
     def _split(self, new_labels: LabelFile) -> tuple[LabelFile, LabelFile]:
-        """Split the new digits into candidates for training, and a test set."""
+        """Split the new digits into images from which training sets are sampled, and a test set."""
         self._show_command("label new.txt --split 0.66,0.34 --seed 0")
         options = LabelOptions(new_labels.path, split=(0.66, 0.34))
         few, test = (LabelFile(part.path) for part in make_label_files(options, split=split_labels))
         self._show("".join(f"  {_describe_contents(file)}\n" for file in (few, test)))
         return few, test
 
-    def _compare_methods(self, new_train_labels: LabelFile, test_labels: LabelFile) -> list[Accuracies]:
+    def _compare_methods(self, new_train_labels: LabelFile, test_labels: LabelFile) -> list[MethodAccuracies]:
         """Train with both methods on a few images of each new digit, for every number of images and seed."""
         sizes = ", ".join(map(str, IMAGES_PER_CLASS[:-1])) + f" and {IMAGES_PER_CLASS[-1]}"
         self._show(f"# Train on {sizes} images of each digit 5 to 9, with the random seeds {SEEDS[0]}")
@@ -176,7 +177,7 @@ class _Walkthrough:
             for epochs in REPORTED_EPOCHS:
                 for method in METHODS:
                     accuracies = tuple(_read_accuracy_at(runs[method], epochs) for runs in runs_by_seed)
-                    results.append(Accuracies(method, images_per_class, epochs, accuracies))
+                    results.append(MethodAccuracies(method, images_per_class, epochs, accuracies))
         self._show("")
         return results
 
@@ -247,7 +248,7 @@ class _Walkthrough:
         self._show("")
         return correct, len(items)
 
-    def _show_results(self, results: Sequence[Accuracies]) -> None:
+    def _show_accuracies(self, results: Sequence[MethodAccuracies]) -> None:
         """Show the accuracies by number of images as bars, and draw them as a PNG file."""
         plot = self._folder / "transfer.png"
         draw_accuracies(results, plot)

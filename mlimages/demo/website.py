@@ -17,12 +17,13 @@ from sklearn.datasets import load_digits
 
 IMAGE_PX = 56
 NUM_MISSING, NUM_HTML, NUM_TRUNCATED, NUM_DUPLICATES, NUM_PLACEHOLDERS = 20, 12, 12, 20, 15
-"""Number of links to a missing file, an HTML page, a truncated image, a copy of another image, and a placeholder."""
+"""Number of links of each kind: to a missing file, an HTML page, a truncated image, a copy of another image, and a
+placeholder image."""
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """The response to a request for `path`, and the class of the link to it."""
+class Response:
+    """The response to a request for `path`, and the class that the list of links gives to it."""
 
     path: str
     class_name: str
@@ -31,46 +32,48 @@ class Page:
     content_type: str = "image/png"
 
 
-def make_digit_pages() -> list[Page]:
-    """Return pages with the 1797 digits of scikit-learn as PNG files, and broken pages, in a random but fixed order."""
+def make_digit_responses() -> list[Response]:
+    """Return the 1797 digits of scikit-learn as PNG files, and broken responses, in a random but fixed order."""
     digits = load_digits()
     rng = np.random.default_rng(0)
     images = [
-        Page(f"/digits/{label}/{number:04}.png", str(label), _encode_digit(pixels))
+        Response(f"/digits/{label}/{number:04}.png", str(label), _encode_digit(pixels))
         for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True))
     ]
     samples = (images[index] for index in rng.permutation(len(images)))
-    pages = list(images)
-    pages += [Page(f"/missing/{n}.png", next(samples).class_name, b"", status=404) for n in range(NUM_MISSING)]
+    responses = list(images)
+    responses += [Response(f"/missing/{n}.png", next(samples).class_name, b"", status=404) for n in range(NUM_MISSING)]
     html = b"<!doctype html><title>Sign in</title>"
-    pages += [Page(f"/html/{n}.png", next(samples).class_name, html, content_type="text/html") for n in range(NUM_HTML)]
+    responses += [
+        Response(f"/html/{n}.png", next(samples).class_name, html, content_type="text/html") for n in range(NUM_HTML)
+    ]
     for n in range(NUM_TRUNCATED):
         sample = next(samples)
-        pages.append(Page(f"/truncated/{n}.png", sample.class_name, sample.body[: len(sample.body) // 2]))
+        responses.append(Response(f"/truncated/{n}.png", sample.class_name, sample.body[: len(sample.body) // 2]))
     for n in range(NUM_DUPLICATES):
         sample = next(samples)
-        pages.append(Page(f"/duplicate/{n}.png", sample.class_name, sample.body))
+        responses.append(Response(f"/duplicate/{n}.png", sample.class_name, sample.body))
     placeholder = _encode_placeholder()
-    pages += [Page(f"/removed/{n}.png", next(samples).class_name, placeholder) for n in range(NUM_PLACEHOLDERS)]
-    return [pages[index] for index in rng.permutation(len(pages))]
+    responses += [Response(f"/removed/{n}.png", next(samples).class_name, placeholder) for n in range(NUM_PLACEHOLDERS)]
+    return [responses[index] for index in rng.permutation(len(responses))]
 
 
 @contextmanager
-def serve_pages(pages: Sequence[Page]) -> Iterator[str]:
-    """Serve `pages` on a free loopback port in background threads; yield the base URL."""
-    page_by_path = {page.path: page for page in pages}
+def serve_responses(responses: Sequence[Response]) -> Iterator[str]:
+    """Serve `responses` on a free loopback port in background threads; yield the base URL."""
+    response_by_path = {response.path: response for response in responses}
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"  # keeps connections open
         wbufsize = -1  # sends headers and body together
 
         def do_GET(self) -> None:
-            page = page_by_path.get(unquote(self.path)) or Page(self.path, "", b"", status=404)
-            self.send_response(page.status)
-            self.send_header("Content-Type", page.content_type)
-            self.send_header("Content-Length", str(len(page.body)))
+            response = response_by_path.get(unquote(self.path)) or Response(self.path, "", b"", status=404)
+            self.send_response(response.status)
+            self.send_header("Content-Type", response.content_type)
+            self.send_header("Content-Length", str(len(response.body)))
             self.end_headers()
-            self.wfile.write(page.body)
+            self.wfile.write(response.body)
 
         def log_message(self, *_: object) -> None: ...
 

@@ -8,31 +8,34 @@ from pathlib import Path
 import pytest
 
 from mlimages import Predictor
-from mlimages.demo.website import Page, serve_pages
+from mlimages.demo.website import Response, serve_responses
 from tests.conftest import cli_in
 
 pytestmark = [pytest.mark.realdata, pytest.mark.train]
 
 
-def ants_and_bees(folder: Path) -> list[Page]:
+def ants_and_bees(folder: Path) -> list[Response]:
     return [
-        Page(f"/{folder.name}/{path.parent.name}/{path.name}", path.parent.name, path.read_bytes())
+        Response(f"/{folder.name}/{path.parent.name}/{path.name}", path.parent.name, path.read_bytes())
         for path in sorted(folder.glob("*/*"))
         if path.suffix != ".gif"  # a stray "image not found" among the ants
     ]
 
 
-def broken_among(pages: list[Page], *, seed: int) -> list[Page]:
+def broken_among(responses: list[Response], *, seed: int) -> list[Response]:
     """As many broken links of each kind as make a third of the list, shuffled in."""
     rng = random.Random(seed)
-    each = len(pages) // 6
-    broken = [Page(f"/dead/{n}.jpg", rng.choice("ab"), b"", status=404) for n in range(each)]
+    each = len(responses) // 6
+    broken = [Response(f"/dead/{n}.jpg", rng.choice("ab"), b"", status=404) for n in range(each)]
     broken += [
-        Page(f"/moved/{n}.jpg", rng.choice("ab"), b"<!doctype html><p>Sign in", content_type="text/html")
+        Response(f"/moved/{n}.jpg", rng.choice("ab"), b"<!doctype html><p>Sign in", content_type="text/html")
         for n in range(each)
     ]
-    broken += [Page(f"/cut/{n}.jpg", page.class_name, page.body[:-3000]) for n, page in enumerate(pages[:each])]
-    links = [*pages, *(replace(p, class_name="ants" if p.class_name == "a" else "bees") for p in broken)]
+    broken += [
+        Response(f"/cut/{n}.jpg", response.class_name, response.body[:-3000])
+        for n, response in enumerate(responses[:each])
+    ]
+    links = [*responses, *(replace(p, class_name="ants" if p.class_name == "a" else "bees") for p in broken)]
     rng.shuffle(links)
     return links
 
@@ -49,14 +52,14 @@ def gathered(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for part in ("train", "val"):
         good = ants_and_bees(test_data / "hymenoptera_data" / part)
         links = broken_among(good, seed=1)
-        with serve_pages(links) as site:
-            listed = "".join(f"{page.class_name}\t{site}{page.path}\n" for page in links)
+        with serve_responses(links) as site:
+            listed = "".join(f"{response.class_name}\t{site}{response.path}\n" for response in links)
             (folder / f"{part}.tsv").write_text(listed)
             run_cli("gather", "urls", f"{part}.tsv", "-o", part, "--allow-private")
             kept = {row["url"] for row in rows(folder / part / "manifest.jsonl") if row["status"] == "ok"}
-            assert kept == {f"{site}{page.path}" for page in good}
+            assert kept == {f"{site}{response.path}" for response in good}
         whole = sorted(path.read_bytes() for path in (folder / part).glob("[!.]*/*"))
-        assert whole == sorted(page.body for page in good)
+        assert whole == sorted(response.body for response in good)
         run_cli("label", part, "-o", f"{part}.txt")
     return folder
 

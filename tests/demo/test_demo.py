@@ -10,7 +10,7 @@ import pytest
 
 from mlimages import InputError, LabelFile
 from mlimages.demo import run_demo
-from mlimages.demo.transfer import Accuracies, describe_difference, format_bars
+from mlimages.demo.transfer import MethodAccuracies, describe_difference, format_bars
 from tests.conftest import fork_server
 
 SMALLER = """
@@ -54,10 +54,15 @@ def test_the_demo_runs_every_step_and_keeps_all_files(tmp_path: Path) -> None:
 
 
 def test_both_ways_to_train_are_compared_seed_by_seed() -> None:
-    transfer = Accuracies("transfer", 5, 10, (0.75, 0.5, 1.0))
-    scratch = Accuracies("scratch", 5, 10, (0.5, 0.5, 0.8))
-    assert describe_difference(transfer, scratch) == "transfer: +15.0 percentage points, better for 2 of 3 seeds"
-    assert describe_difference(scratch, transfer).startswith("transfer: -15.0 percentage points, better for 0 of 3")
+    transfer = MethodAccuracies("transfer", 5, 10, (0.75, 0.5, 1.0))
+    scratch = MethodAccuracies("scratch", 5, 10, (0.5, 0.5, 0.8))
+    assert (
+        describe_difference(transfer, scratch)
+        == "transfer minus scratch: +15.0 percentage points; higher for 2 of 3 seeds"
+    )
+    assert describe_difference(scratch, transfer).startswith(
+        "transfer minus scratch: -15.0 percentage points; higher for 0 of 3"
+    )
     first, _ = format_bars([transfer, scratch])
     assert first.split() == ["5", "transfer", "#" * 27, "75.0", "%", "(50.0", "to", "100.0", "%)"]
 
