@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mlimages.cli.engines import ADDRESS, ENGINE, Engine, open_cluster, require_engine
+from mlimages.cli.engines import ADDRESS, ENGINE, Engine, open_cluster, require_engine_installed
 from mlimages.cli.hints import (
     find_validation_option,
     print_as_json,
@@ -57,13 +57,13 @@ def label(
 
     options = LabelOptions(**settings, split=parse_fractions(split) if split else ())
 
-    def split_leak_free(
+    def split_without_leaks(
         labels: LabelFile, fractions: Sequence[float], seed: int, *, assigned: Mapping[Path, int]
     ) -> tuple[LabelFile, ...]:
-        embed = _open_embedder([labels]) if options.group_by == "features" else None
+        embed = _load_embedder([labels]) if options.group_by == "features" else None
         return split_labels(labels, fractions, seed, assigned=assigned, embed=embed, progress=TqdmProgress())
 
-    written = make_label_files(options, split=split_leak_free, print_note=print_to_stderr)
+    written = make_label_files(options, split=split_without_leaks, print_note=print_to_stderr)
     for file in written:
         for line in _make_class_warnings(file):
             print_to_stderr(line)
@@ -76,7 +76,8 @@ def label(
     for file in written:
         print(_summarize_label_file(file))
     if options.as_folders:
-        print(f"{options.as_folders}: the same images, in one folder per class")
+        linked = "copies of" if options.copy else "links to"
+        print(f"{options.as_folders}: class folders with {linked} the images")
     if written:
         print_next_command("check", *(file.path for file in written))
 
@@ -105,10 +106,13 @@ def check(
     sources: list[Path] = typer.Argument(
         ...,
         metavar="LABELS|FOLDER...",
-        help="Label files, or folders with one subfolder per class; an image in more than one of them is a leak.",
+        help="Label files, or folders with one subfolder per class; an image in more than one of them is reported as a "
+        "leak.",
     ),
-    page: Path = typer.Option(None, "--report", metavar="FILE.html", help="Write an HTML report of the findings."),
-    fix: bool = typer.Option(False, "--fix", help="List the files that --fix --yes moves or renames."),
+    report_path: Path = typer.Option(
+        None, "--report", metavar="FILE.html", help="Write an HTML report of the findings."
+    ),
+    fix: bool = typer.Option(False, "--fix", help="List files to move or rename; change them only with --yes."),
     yes: bool = typer.Option(
         False, "--yes", help="With --fix, move broken files to NAME_quarantine and correct wrong suffixes."
     ),
@@ -119,8 +123,8 @@ def check(
     features: bool = typer.Option(
         False,
         "--features",
-        help="Also find near-duplicates by the features of a network, such as small crops of an image (requires the "
-        "extra `train`).",
+        help="Also compare the features of a network, to find near-duplicates such as small crops of an image "
+        "(requires the extra `train`).",
     ),
     skip_unavailable: bool = SKIP_UNAVAILABLE,
     engine: Engine = ENGINE,
@@ -141,16 +145,16 @@ def check(
     from mlimages.core import TqdmProgress
     from mlimages.images import describe_missing_images
 
-    require_engine(engine)
+    require_engine_installed(engine)
     if yes and not fix:
         raise typer.BadParameter("--yes requires --fix")
-    if page:  # before the images are decoded, since the extra `train` may be missing
+    if report_path:  # before the images are decoded, since the extra `train` may be missing
         from mlimages.reports import write_check_report
     thresholds = checks.Thresholds.parse(threshold)
-    pages = [as_path(page)] if page else []
+    report_paths = [as_path(report_path)] if report_path else []
     files = [labels for source in sources for labels in read_splits(source, TableOptions(**table_options))]
-    require_writable([*pages, *chain.from_iterable(checks.list_result_paths(files))], overwrite=force)
-    embed = _open_embedder(files) if features else None
+    require_writable([*report_paths, *chain.from_iterable(checks.list_result_paths(files))], overwrite=force)
+    embed = _load_embedder(files) if features else None
     with open_cluster(engine, address) as pool:
         report = checks.check(
             files,
@@ -160,8 +164,8 @@ def check(
             embed=embed,
             progress=TqdmProgress(),
         )
-    if page:
-        write_check_report(report, page, overwrite=force)
+    if report_path:
+        write_check_report(report, report_path, overwrite=force)
     moves = checks.plan_moves(report) if fix else []
     if not as_json:
         _print_report(report)
@@ -174,13 +178,14 @@ def check(
     if as_json:
         moved = [{"from": str(move.source), "to": str(move.target), "code": move.code} for move in moves]
         print_as_json({**report.to_dict(), "moves": moved})
-    print_to_stderr("written: " + ", ".join(map(str, [*written, *pages])))
+    print_to_stderr("written: " + ", ".join(map(str, [*written, *report_paths])))
     if fix and not moves:
         print_to_stderr("--fix: no file has to be moved or renamed")
     if yes and (outdated := checks.find_outdated_label_files(report, moves)):
         names = ", ".join(map(str, outdated))
         print_to_stderr(
-            f"not updated: {names} (not written by mlimages, or edited since); use NAME_checked.txt instead"
+            "label files that mlimages did not write, or that were edited since, are not updated: "
+            f"{names}; use NAME_checked.txt instead"
         )
     if advice := describe_missing_images(report.errors.get("missing", 0), report.num_images):
         print_to_stderr(advice)
@@ -196,7 +201,7 @@ def check(
         raise typer.Exit(1)
 
 
-def _open_embedder(files: Sequence[LabelFile]) -> Embedder:
+def _load_embedder(files: Sequence[LabelFile]) -> Embedder:
     """Load the network for features, and print the expected time and memory."""
     from mlimages.training import embedder
 
@@ -245,16 +250,16 @@ def mean(
 ) -> None:
     """Compute the mean image and per-channel mean and std.
 
-    Images are resized and cropped as in training. The mean image is written as .png, for viewing, and as .npy, for
-    computing (float32, channels x height x width, 0..255), the statistics as .json, and the list of images as
-    NAME_used_in_mean.txt beside the label file.
+    Images are resized and cropped as in training. The mean image is written as .png for viewing, and as .npy for
+    `finetune --mean` (float32, channels x height x width, 0..255). The statistics are written as .json. The file
+    NAME_used_in_mean.txt beside the label file lists the images that could be read.
 
     Example: mlimages mean train.txt --size 227 -o mean.png
     """
     from mlimages.core import TqdmProgress
     from mlimages.dataset import TrainingData
 
-    require_engine(engine)
+    require_engine_installed(engine)
     out = as_path(out)
     if model:
         if size or resize or gray:

@@ -27,7 +27,7 @@ ADDRESS = typer.Option(
 )
 
 
-def require_engine(engine: Engine) -> None:
+def require_engine_installed(engine: Engine) -> None:
     """Raise MissingExtraError if the engine is Ray and Ray is not installed."""
     if engine == "ray":
         require_extra("--engine ray", "ray", "ray")

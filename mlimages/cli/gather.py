@@ -154,7 +154,8 @@ def imagenet(
     """Download ImageNet's images by WordNet id or word.
 
     The images are taken from the first of these sources that has the synset: --archive, the archive of image-net.org,
-    its list of links, --url-list. A folder is named after the first word of its synset: domestic_cat/persian_cat.
+    the list of links of image-net.org, --url-list. The folder of a synset is named after its first word and lies in the
+    folder of its parent, such as domestic_cat/persian_cat.
 
     Example: mlimages gather imagenet n02121808 --subtree --limit 200 -o data/cats
     """
@@ -190,7 +191,7 @@ def _run_gather(
     out = as_path(out)
     source = make_source(GatherOptions(**options))
     if dry_run:
-        _print_plan(source, as_json=as_json)
+        _print_link_counts(source, as_json=as_json)
         return
     progress = NoProgress() if quiet else TqdmProgress()
     if workers > 1 and engine == "ray":
@@ -216,18 +217,18 @@ def _run_gather(
         print_next_command("label", out, *(["--leaf"] if any("/" in label for label in summary.classes) else []))
 
 
-def _print_plan(source: Any, *, as_json: bool) -> None:
-    plan: dict[str, int | None] = asyncio.run(source.count_links_by_class())
+def _print_link_counts(source: Any, *, as_json: bool) -> None:
+    counts: dict[str, int | None] = asyncio.run(source.count_links_by_class())
     if as_json:
-        print_as_json({"classes": plan})
+        print_as_json({"classes": counts})
         return
-    for label, count in plan.items():
+    for label, count in counts.items():
         print(f"{label:<50} {'unknown' if count is None else count:>9}")
-    if not plan:
+    if not counts:
         raise GatherError(f"nothing to gather: {NO_LINKS_MESSAGE}")
-    known = [count for count in plan.values() if count is not None]
-    total = str(sum(known)) if len(known) == len(plan) else f"{sum(known)} or more" if known else "unknown"
-    print(f"{'total of ' + pluralize(len(plan), 'class'):<50} {total:>9}")
+    known = [count for count in counts.values() if count is not None]
+    total = str(sum(known)) if len(known) == len(counts) else f"{sum(known)} or more" if known else "unknown"
+    print(f"{'total of ' + pluralize(len(counts), 'class'):<50} {total:>9}")
 
 
 app = typer.Typer(

@@ -112,8 +112,8 @@ def commons(
 ) -> Any:
     """Download freely licensed images from Wikimedia Commons by category or search query.
 
-    Wikimedia Commons requires no key, but asks for --contact. The artist and licence of each image are in
-    OUT/manifest.jsonl and OUT/ATTRIBUTION.md.
+    Wikimedia Commons requires no key, but asks clients for an e-mail address or URL: use --contact. The artist and
+    licence of each image are in OUT/manifest.jsonl and OUT/ATTRIBUTION.md.
 
     Example: mlimages gather commons "Category:Lacerta agilis" --contact me@example.org -o data/lizards
     """
@@ -182,7 +182,7 @@ def print_message(text: str) -> None:
 
 
 _LONG_WAIT_S = 60.0
-"""Minimum waiting time in seconds for which the message says how to stop."""
+"""Shortest wait in seconds for which the message also says how to stop."""
 
 
 async def count_down(seconds: float, reason: str) -> None:

@@ -12,8 +12,8 @@ _MAX_SHOWN_ROWS = 15
 _ADVICE_BY_REASON = {
     Reason.OPT_OUT: "use --ignore-opt-out to download images whose site or metadata opts out",
     Reason.HTML: "the hosts returned web pages instead of images; they may require a login or block the requests",
-    Reason.FORBIDDEN: "the hosts refuse the requests; use --contact, or --header for a Referer, with --retry-failed "
-    "forbidden",
+    Reason.FORBIDDEN: "the hosts refuse the requests; use --retry-failed forbidden together with --contact, or with "
+    "--header to send a Referer",
     Reason.NAME_SERVER: "no name server responds; check the network connection",
     Reason.UNREACHABLE: "check the network connection",
     Reason.PROXY: "the HTTP proxy does not respond or refuses the connection; see --proxy",
@@ -53,7 +53,7 @@ def _find_failure_advice(summary: GatherSummary) -> list[str]:
 
 
 def _find_unfinished_advice(summary: GatherSummary) -> list[str]:
-    """Return advice about unfinished links; the last item, if it helps, is to run the same command again."""
+    """Return advice about unfinished links. The last item is to run the same command again, unless that cannot help."""
     counts = {reason: summary.reasons.get(reason, 0) for reason in _UNFINISHED_ADVICE}
     found = [f"{_UNFINISHED_ADVICE[reason]} ({pluralize(count, 'link')})" for reason, count in counts.items() if count]
     return found + [_RERUN_ADVICE] * (summary.open > sum(counts.values()) or not found)
@@ -77,20 +77,21 @@ def format_summary(summary: GatherSummary, *, ends_with_error: bool, keep_duplic
     yield from _format_counts("failed links by host", summary.hosts)
     near = f" ({summary.near_duplicate} of them near-duplicates)" if summary.near_duplicate else ""
     duplicates = pluralize(summary.duplicate, "duplicate")
-    yield f"{summary.ok} good{near}, {duplicates}, {summary.failed} failed in {summary.out}"
+    images, failed = pluralize(summary.ok, "image"), pluralize(summary.failed, "failed link")
+    yield f"{images}{near}, {duplicates}, {failed} in {summary.out}"
     if summary.ok and not summary.fetched and not summary.open:
         yield "nothing to download: earlier runs finished every link"
     if summary.open:
         remedies = [] if ends_with_error else _find_unfinished_advice(summary)
         advice = f": {'; '.join(remedies)}" if remedies else ""
-        yield f"{_format_subject(summary.open, 'link', 'is', 'are')} unfinished{advice}"
+        yield f"{_pluralize_with_verb(summary.open, 'link', 'is', 'are')} unfinished{advice}"
         if _RERUN_ADVICE in remedies:
             yield f"  mlimages {shlex.join(arg for arg in sys.argv[1:] if arg != '--no-retry')}"
     for host, pause_s in summary.waits_s.items():
         pause = f"{pause_s:.0f} s" if pause_s < 120 else f"{pause_s / 60:.0f} minutes"
         yield f"{host} asked to wait {pause}, which is longer than --max-wait"
     if summary.conflicting:
-        have = _format_subject(summary.conflicting, "duplicate", "has", "have")
+        have = _pluralize_with_verb(summary.conflicting, "duplicate", "has", "have")
         yield f"{have} a different class from the image that was kept: see `same_as` in manifest.jsonl"
     if count := summary.reasons.get(Reason.PLACEHOLDER, 0):
         subject = pluralize(count, "link")
@@ -99,18 +100,18 @@ def format_summary(summary: GatherSummary, *, ends_with_error: bool, keep_duplic
         yield f"{pluralize(summary.changed, 'file')} edited since the download and kept"
     if summary.moved:
         names = "it" if summary.moved == 1 else "them"
-        yield f"{pluralize(summary.moved, 'image')} moved, since the list now gives {names} another class"
+        yield f"{pluralize(summary.moved, 'image')} moved to the class that the list now gives {names}"
     if summary.unmoved:
-        were = _format_subject(summary.unmoved, "image", "was", "were")
+        were = _pluralize_with_verb(summary.unmoved, "image", "was", "were")
         yield f"{were} edited or moved by hand and therefore not moved, although the list now gives another class"
     if keep_duplicates and summary.duplicate:
-        are = _format_subject(summary.duplicate, "earlier duplicate", "is", "are")
+        are = _pluralize_with_verb(summary.duplicate, "earlier duplicate", "is", "are")
         yield f"{are} not downloaded again: --keep-duplicates only applies to new links; to keep all, use a new folder"
     if summary.removed and (summary.failed or not ends_with_error):
         yield f"{pluralize(summary.removed, 'image')} deleted by hand and not downloaded again (see --restore-deleted)"
 
 
-def _format_subject(count: int, noun: str, singular_verb: str, plural_verb: str) -> str:
+def _pluralize_with_verb(count: int, noun: str, singular_verb: str, plural_verb: str) -> str:
     """Return a count, a noun and a verb, such as `1 link is` or `2 links are`."""
     return f"{pluralize(count, noun)} {singular_verb if count == 1 else plural_verb}"
 

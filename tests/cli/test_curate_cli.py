@@ -415,8 +415,9 @@ def test_fix_moves_into_the_quarantine_alone_and_is_followed_in_every_label_file
     done = run_cli("check", "x/y/a.txt", "b.txt", "ours.csv", "--fix", "--yes")
     assert (tmp_path / "b.txt").read_bytes() == own  # a person wrote it
     assert (
-        "not updated: x/y/a.txt, b.txt (not written by mlimages, or edited since); use NAME_checked.txt" in done.stderr
-    )
+        "label files that mlimages did not write, or that were edited since, are not updated: x/y/a.txt, b.txt; "
+        "use NAME_checked.txt instead"
+    ) in done.stderr
     assert (tmp_path / "ours.csv").read_text() == "path,label\nx/y/a_quarantine/cut.jpg,0\naway/png.png,0\n"
     assert [path.name for path in (tmp_path / "x/y/a_quarantine").iterdir()] == ["cut.jpg"]
     assert {path.name for path in (tmp_path / "away").iterdir()} == {"png.png"}

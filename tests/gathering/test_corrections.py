@@ -262,9 +262,9 @@ def test_the_same_command_moves_what_the_list_corrects_and_says_so(site: Site, t
     site.requests.clear()
     write("ddddd")
     assert run_cli(*words).stdout.splitlines()[-4:] == [
-        "5 good, 0 duplicates, 0 failed in out",
+        "5 images, 0 duplicates, 0 failed links in out",
         "1 file edited since the download and kept",
-        "2 images moved, since the list now gives them another class",
+        "2 images moved to the class that the list now gives them",
         "1 image was edited or moved by hand and therefore not moved, although the list now gives another class",
     ]
     assert [request.path for request in site.requests] == ["/e.jpg"], "only what is new"

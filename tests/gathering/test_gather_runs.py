@@ -54,7 +54,7 @@ def test_a_run_tells_what_was_kept_what_failed_and_what_to_type_next(
         "failed links by host",
         f"  {host:<48}        2",
         "",
-        "2 good, 0 duplicates, 2 failed in out",
+        "2 images, 0 duplicates, 2 failed links in out",
     ]
     assert done.stderr.strip().endswith("next: mlimages label out")
     assert max(map(len, done.stdout.splitlines())) <= 80
@@ -100,7 +100,7 @@ def test_links_that_are_still_open_are_counted_and_the_same_command_asks_again(
     words = ["gather", "urls", "links.txt", "-o", "out", "--allow-private", "--retries", "0", "--max-wait", "0"]
     command = "  mlimages gather urls links.txt -o out --allow-private --retries 0 --max-wait 0"
     assert run_cli(*words).stdout.splitlines()[-3:] == [
-        "1 good, 0 duplicates, 4 failed in out",
+        "1 image, 0 duplicates, 4 failed links in out",
         "3 links are unfinished: run the same command again",
         command,
     ]
@@ -111,7 +111,7 @@ def test_links_that_are_still_open_are_counted_and_the_same_command_asks_again(
     last = run_cli(*words).stdout.splitlines()[-2:]
     assert last == ["1 link is unfinished: run the same command again", command]
     site.routes["/2.jpg"] = answer(photo(9))
-    finished = "4 good, 0 duplicates, 1 failed in out"
+    finished = "4 images, 0 duplicates, 1 failed link in out"
     assert run_cli(*words).stdout.splitlines()[-1] == finished
     nothing = "nothing to download: earlier runs finished every link"
     assert run_cli(*words).stdout.splitlines()[-2:] == [finished, nothing]

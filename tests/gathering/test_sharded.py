@@ -325,7 +325,7 @@ def test_a_signal_stops_every_process_and_the_same_command_goes_on(
     site.fallback = lambda connection, request: answer(photo(int(request.path[1:])))(connection, request)
     site.requests.clear()
     done = run_cli(*words)
-    assert "14 good, 0 duplicates, 0 failed in out" in done.stdout
+    assert "14 images, 0 duplicates, 0 failed links in out" in done.stdout
     assert done.stderr.count("first link") == 1
     assert sorted(int(request.path[1:]) for request in site.requests) == [10, 11, 12, 13]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["cats", "manifest.jsonl"]
