@@ -30,7 +30,7 @@ def augment(
     rotate: str = typer.Option(
         "",
         metavar="FROM:TO:STEP",
-        help="Rotation angles in degrees; TO is excluded: -30:30:6 means -30, -24 ... 24.",
+        help="Rotation angles in degrees, from FROM up to but excluding TO: -30:30:6 means -30, -24, ..., 24.",
     ),
     flip: bool = typer.Option(False, "--flip", help="Also mirror each image."),
     split: str = typer.Option(
@@ -51,12 +51,13 @@ def augment(
 ) -> None:
     """Rotate and mirror images; write arrays or a folder.
 
-    Each image is written unchanged, rotated by each angle, and mirrored. With --split, the images are split first and
-    only the training set is augmented, so that it contains no copies of validation or test images.
+    Each image is written unchanged and rotated by each angle; with --flip, each of these copies is also mirrored. With
+    --split, the images are split first and only the training set is augmented, so that it contains no copies of
+    validation or test images.
 
-    Formats: npz: one file for numpy.load with x_train (uint8, images x height x width x 3), y_train (int64), x_val,
-    y_val and class_names; without --split, x and y. npy: the same arrays as files in a folder. folder: images, with a
-    label file for each split.
+    The format npz is one file for numpy.load with the arrays x_train (uint8, images x height x width x 3), y_train
+    (int64), x_val, y_val and class_names; without --split, the arrays are named x and y. The format npy has the same
+    arrays as files in a folder. The format folder has the images, and a label file for each split.
 
     Example: mlimages augment labels.txt -o cats.npz --size 100 --rotate -30:30:6 --flip --split 0.75,0.25
     """
@@ -91,7 +92,7 @@ def _parse_angles(text: str) -> range:
         angles = range(0)
     if text.count(":") != 2 or not 0 < len(angles) <= MAX_ANGLES:
         raise typer.BadParameter(
-            f"{text}: expected FROM:TO:STEP in whole degrees, at most {MAX_ANGLES} steps, such as -30:30:6",
+            f"{text}: expected FROM:TO:STEP in whole degrees, with at most {MAX_ANGLES} angles, such as -30:30:6",
             param_hint="--rotate",
         )
     return angles
@@ -122,10 +123,10 @@ def _print_summary(summary: AugmentSummary, *, as_json: bool) -> None:
         originals = pluralize(split.num_originals, "original image")
         print(f"{split.name or 'all'}: {pluralize(split.num_images, 'image')} from {originals}")
     print_to_stderr(f"written: {summary.out}")
-    _print_next_command(summary)
+    _print_next_step(summary)
 
 
-def _print_next_command(summary: AugmentSummary) -> None:
+def _print_next_step(summary: AugmentSummary) -> None:
     name, out = summary.splits[0].name, summary.out
     x, y = (f"{axis}_{name}" if name else axis for axis in "xy")
     if summary.format == "npz":
@@ -136,4 +137,4 @@ def _print_next_command(summary: AugmentSummary) -> None:
         validation = ("--val", out / "val.txt") if name else ()
         print_next_command("finetune", out / f"{name or 'labels'}.txt", *validation, "-o", f"runs/{out.name}")
         return
-    print_to_stderr(f"next: in Python, {text}")
+    print_to_stderr(f"next, in Python: {text}")

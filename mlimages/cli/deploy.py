@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from mlimages.cli import predictions
-from mlimages.cli.hints import detect_swapped_arguments, print_next_command, print_to_stderr, read_labels, to_arguments
+from mlimages.cli.hints import explain_swapped_arguments, print_next_command, print_to_stderr, read_labels, to_arguments
 from mlimages.cli.options import FORCE, LABELS, PARALLEL_IMAGES, SKIP_UNAVAILABLE, takes_options
 from mlimages.cli.process import log_server_to_stderr
 from mlimages.core import InputError, TargetRuntime
@@ -46,8 +46,8 @@ def export(
         min=0.0,
         max=1.0,
         metavar="FRACTION",
-        help='Predict "none of these" below a confidence threshold that this fraction of the validation images '
-        "reaches, such as 0.95; 0: no threshold.",
+        help='Predict "none of these" if the confidence is below a threshold. It is set such that this fraction of the '
+        "validation images, such as 0.95, reaches it; 0: no threshold.",
     ),
     croissant: Path = typer.Option(
         None, "--croissant", metavar="FILE", help="Write Croissant 1.1 metadata (JSON-LD) for the run's images."
@@ -103,7 +103,7 @@ def export(
     print_to_stderr(
         f"model card: {card}"
         if has_model_card(bundle)
-        else f"{card} was not written by mlimages, or was edited since, and is not replaced by the model card"
+        else f"no model card written: {card} exists and was not written by mlimages, or was edited since"
     )
     if page:
         write_page(bundle, page, runtime=runtime, overwrite=force)
@@ -121,7 +121,7 @@ def quantize(
         ...,
         "--calibration",
         metavar="LABELS",
-        help="Label file; one half of the images is used for calibration, the other for evaluation.",
+        help="Label file; half of the images, but at most 100, are used for calibration, the others for evaluation.",
     ),
     out: Path = typer.Option(
         None, "-o", "--out", metavar="FILE.onnx", help="Output file.", show_default="MODEL-quantized.onnx"
@@ -130,8 +130,8 @@ def quantize(
         1.0,
         min=0.0,
         metavar="POINTS",
-        help="Maximum drop in accuracy or mAP, in percentage points. Unless this is 0, one more misclassified image is "
-        "always accepted.",
+        help="Maximum drop in accuracy or mAP, in percentage points. Unless it is 0, a drop in "
+        "accuracy by one image is always accepted.",
     ),
     with_float16: bool = typer.Option(False, "--fp16", help="Also measure a float16 variant."),
     force: bool = FORCE,
@@ -139,9 +139,9 @@ def quantize(
 ) -> None:
     """Quantize a model if that makes it faster on this machine.
 
-    Measures the accuracy and speed of variants with 8-bit integers of full and of reduced range, and writes the fastest
-    variant whose accuracy drops by at most --max-drop (of equally fast variants, the most accurate). If no variant is
-    faster than the model, nothing is written. Use at least a hundred labelled images.
+    Measures the accuracy and speed of two int8 variants: one uses the full range of integers for the weights, the other
+    a reduced range. Writes the fastest variant whose accuracy drops by at most --max-drop; of equally fast variants,
+    the most accurate. If no variant is faster than the model, nothing is written. Use at least 200 labelled images.
 
     Example: mlimages quantize cats.onnx --calibration data/cats/val.txt
     """
@@ -188,7 +188,7 @@ def predict(
         help="Print CSV: path, error code, classes, probabilities ...",
     ),
 ) -> None:
-    """Predict the class of each image, or its labels.
+    """Predict the class of each image.
 
     An image that cannot be read is printed with its error code; the others are still predicted.
 
@@ -199,7 +199,7 @@ def predict(
 
     if as_json and as_csv:
         raise typer.BadParameter("--json and --csv are mutually exclusive: choose one")
-    with detect_swapped_arguments(model, sources):
+    with explain_swapped_arguments(model, sources):
         predictor = Predictor(model, workers=workers)
     images = [sys.stdin.buffer.read()] if sources == ["-"] else find_inputs(sources)
     stream = predictor.stream(images, top=top, batch_size=batch)
@@ -225,7 +225,7 @@ def evaluate(
         0,
         min=0,
         metavar="N",
-        help="Also test on N images whether the network uses the area around the centre, such as the background.",
+        help="Also test on N images whether predictions depend on the area around the centre, mostly background.",
     ),
     skip_unavailable: bool = SKIP_UNAVAILABLE,
     force: bool = FORCE,
@@ -242,7 +242,7 @@ def evaluate(
     from mlimages.reports import render_evaluation
 
     with check_and_record_outputs(filter(None, [report]), overwrite=force):
-        with detect_swapped_arguments(model, [labels]):
+        with explain_swapped_arguments(model, [labels]):
             predictor = Predictor(model)
         found = evaluate(
             predictor,
@@ -274,7 +274,7 @@ def explain(
     from mlimages.core import BrokenImage, as_path, escape_unprintable, require_writable, write_output
     from mlimages.inference import Predictor, explain, find_inputs
 
-    with detect_swapped_arguments(model, sources):
+    with explain_swapped_arguments(model, sources):
         predictor = Predictor(model)
     images = list(find_inputs(sources))
     files = predictions.choose_overlay_paths(images, as_path(out))

@@ -38,8 +38,8 @@ def find_validation_option(train_file: Path) -> list[object]:
 
 
 @contextmanager
-def detect_swapped_arguments(model: Path, other_arguments: Sequence[str | Path]) -> Iterator[None]:
-    """Report in an error about the model that the arguments are swapped, if one of the other arguments is a model.
+def explain_swapped_arguments(model: Path, other_arguments: Sequence[str | Path]) -> Iterator[None]:
+    """If the model cannot be read and one of the other arguments is a model, say in the error that they are swapped.
 
     Raises:
         BundleError: the model cannot be read; the message says whether the arguments are swapped.

@@ -37,7 +37,9 @@ def show(
     ),
     image: Path = typer.Argument(None, metavar="IMAGE", help="Input image of the network (with --layer)."),
     layer: str = typer.Option(
-        None, metavar="NAME", help="Draw the filters of this layer and its feature maps for IMAGE."
+        None,
+        metavar="NAME",
+        help="Draw the feature maps of this layer for IMAGE; of a first convolution, also the filters.",
     ),
     out: Path = typer.Option(Path("sheet.png"), "-o", "--out", help="Output file: .png or .html."),
     per_class: int = typer.Option(8, min=1, help="Number of images per class."),
@@ -53,7 +55,8 @@ def show(
     The sheet shows a random sample of each class, resized and cropped as for training, and the error codes of corrupt
     images.
 
-    With --layer, it shows the feature maps of a layer for an image, and the filters of a first layer.
+    With --layer, it shows the feature maps of that layer for IMAGE; for a convolution with one or three input channels,
+    such as the first one, it also shows the filters.
 
     Example: mlimages show labels.txt --size 227 --per-class 10 -o sheet.html
     Example: mlimages show runs/first cat.jpg --layer conv1 -o maps.png

@@ -38,7 +38,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
 UTF8_ADVICE = "use a UTF-8 locale, such as LC_ALL=C.UTF-8, or set PYTHONUTF8=1"
 
 
-class StepGroup(TyperGroup):
+class SectionedHelpGroup(TyperGroup):
     """The command group `mlimages`, whose help lists the commands by step."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -55,7 +55,7 @@ class StepGroup(TyperGroup):
 
 
 app = typer.Typer(
-    cls=StepGroup,
+    cls=SectionedHelpGroup,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
@@ -91,12 +91,12 @@ def _global_options(
     handler = logging.StreamHandler()
     handler.setLevel(logging.INFO if verbose else logging.WARNING)
     handler.addFilter(lambda record: verbose or _is_always_shown(record))
-    handler.setFormatter(logging.Formatter("%(name)s: %(message)s") if verbose else _PackageFormatter())
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s") if verbose else _PackageNameFormatter())
     logging.basicConfig(handlers=[handler])
     logging.captureWarnings(True)
 
 
-class _PackageFormatter(logging.Formatter):
+class _PackageNameFormatter(logging.Formatter):
     """Format log records with the name of the package, such as `mlimages`, instead of the module."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -121,7 +121,7 @@ def _exit_on_sigterm(signal_number: int, frame: object) -> NoReturn:
 
 
 def _report_to_launcher(error: MlimagesError) -> None:
-    """Under torchrun, write the error to the file for torchrun's summary, and let only the main process print it.
+    """Under torchrun, write the error to the file that torchrun reads, and let only the main process print it.
 
     Most errors occur in all processes; torchrun stops the others as soon as one has exited.
     """

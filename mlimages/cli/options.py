@@ -19,7 +19,7 @@ from mlimages.core import InputError, Option, OptionField, option_fields
 _OTHER_TITLE = "Options"
 _COMMON_TITLE = "Common options"
 _SECTION_ORDER = {"Arguments": -3, _COMMON_TITLE: -2, "Source": -1, "Table": 1, "Output": 2, _OTHER_TITLE: 3}
-"""Sort key of each section of the help; others are in between, with 0."""
+"""Sort keys of the sections of the help; all other sections have the key 0."""
 
 _HELP_ALL_KEY = "mlimages.help_all"
 """Key of Click's `Context.meta`, set by --help-all."""
@@ -45,7 +45,7 @@ COMMON_OPTIONS = {
     "serve": ("--host", "--port", "--workers", "--cors", "--access-log"),
     "show": ("--out", "--per-class", "--size", "--seed", "--layer"),
 }
-"""The most common options of commands that have more; the help lists them first."""
+"""The most common options of each command with many options; the help lists them first."""
 
 _KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
 _METAVAR_BY_TYPE = {int: "N", float: "X", str: "TEXT", Path: "FILE"}
@@ -177,7 +177,9 @@ INPUT_SIZE = typer.Option(None, metavar="N|WxH", help="Input width and height in
 RESIZE = typer.Option("shorter", help="Resize method.")
 GRAY = typer.Option(None, "--gray/--no-gray", help="Convert images to grayscale.")
 WEIGHTS = typer.Option("default", metavar="default|none|PATH", help="Pretrained weights.")
-PARALLEL_IMAGES = typer.Option(None, min=1, metavar="N", help="Images processed in parallel.", show_default="all cores")
+PARALLEL_IMAGES = typer.Option(
+    None, min=1, metavar="N", help="Images to process in parallel.", show_default="all cores"
+)
 SKIP_UNAVAILABLE = typer.Option(False, "--skip-unavailable", help="Skip remote images that cannot be downloaded.")
 FORCE = typer.Option(
     False,

@@ -46,8 +46,8 @@ def print_text(results: Results, *, top: int, multi_label: bool = False) -> int:
     if num_unknown:
         images = pluralize(num_unknown, "image")
         print_to_stderr(
-            f'"none of these" predicted for {images} unlike the training images; about 5 % of the images of your '
-            'classes are also predicted as "none of these"'
+            f'{images} predicted as "none of these", that is, as unlike the training images; by default, so are about '
+            "5 % of the images of your classes"
         )
     return num_predictions
 
@@ -99,7 +99,7 @@ def describe_export(bundle: OnnxBundle) -> Iterator[str]:
     if not bundle.includes_preprocessing:
         yield "the file does not include preprocessing: resize, crop and normalize images as its metadata describes"
     if bundle.exact_resize:
-        yield "the resize in the file is bit-identical to Pillow's"
+        yield "the file resizes images exactly as Pillow does, bit for bit"
     if provenance.calibration_error:
         before, after = provenance.calibration_error
         yield f"temperature {bundle.temperature:.3f}: calibration error {before:.3f} before, {after:.3f} after"

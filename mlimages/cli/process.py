@@ -19,7 +19,7 @@ which has a thousand links in flight."""
 def use_one_blas_thread() -> None:
     """Prevent idle BLAS and OpenMP threads from spinning; numpy and torch read these variables when imported.
 
-    Beside another process, spinning threads took half of the processor time of a run with cached features.
+    When another process was running, spinning threads took half of the processor time of a run with cached features.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -48,19 +48,19 @@ def interrupt_on_sigterm() -> None:
 
 
 def repeat_lost_interrupts() -> None:
-    """Send Ctrl-C again if Python ignores it, as in finalizers and callbacks of weak references.
+    """Send SIGINT again if Python ignores it because it arrives in a finalizer or a callback of a weak reference.
 
-    PyTorch's export runs thousands of these.
+    PyTorch's export runs thousands of such functions.
     """
     report, main_thread = sys.unraisablehook, threading.get_ident()
 
-    def send_again(unraisable: sys.UnraisableHookArgs) -> None:
+    def resend_interrupt(unraisable: sys.UnraisableHookArgs) -> None:
         if unraisable.exc_type is KeyboardInterrupt:
             threading.Timer(0.01, signal.pthread_kill, (main_thread, signal.SIGINT)).start()  # after the callback
         else:
             report(unraisable)
 
-    sys.unraisablehook = send_again
+    sys.unraisablehook = resend_interrupt
 
 
 def log_server_to_stderr(log_format: str) -> None:

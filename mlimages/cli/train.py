@@ -114,7 +114,9 @@ def _format_result_table(result: FineTuneResult) -> str:
         + (f" and {len(result.classes) - 20} more, see {result.run / 'classes.txt'}" if result.classes[20:] else ""),
         "network": f"{result.model}, frozen: {result.freeze}"
         + (
-            f"; the head uses all layers (lower layers weighted {result.depths_share:g})" if result.depths_share else ""
+            f"; the head uses all layers (weight of the lower layers: {result.depths_share:g})"
+            if result.depths_share
+            else ""
         ),
         "epochs": f"{result.epochs}; best epoch: {best} (chosen on the validation set)",
         "training": f"{result.seconds:.1f} s",
