@@ -92,7 +92,7 @@ async def read_uploads(request: web.Request, settings: ServerSettings) -> list[U
 async def _read_form(request: web.Request, body: bytes, max_files: int) -> list[Upload]:
     """Return the parts that have a file name, at most `max_files`, and skip the others.
 
-    A form of `2 * max_files` parts or more is rejected.
+    A form of more than `2 * max_files` parts is rejected.
     """
     content = cast(StreamReader, _BodyStream(body, lines_left=2 * max_files * _MAX_PART_HEADERS))
     reader = MultipartReader(
@@ -100,7 +100,7 @@ async def _read_form(request: web.Request, body: bytes, max_files: int) -> list[
     )
     reader.part_reader_cls = _FormPart
     uploads: list[Upload] = []
-    for _ in range(2 * max_files):
+    for _ in range(2 * max_files + 1):
         part = await reader.next()
         if part is None:
             return uploads

@@ -79,7 +79,7 @@ class PixelBatch:
     image_indices: tuple[int, ...]
 
 
-def choose_original_view(image_index: int) -> int:
+def choose_original_view(_: int) -> int:
     """Return 0, the number of the view without augmentation, for every image."""
     return 0
 

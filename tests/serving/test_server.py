@@ -235,6 +235,8 @@ def test_fields_beside_as_many_files_as_are_allowed_are_no_further_files(server:
     for body in (field + files, files.removesuffix(end) + field * 3 + end):
         reply = server.ask("POST", "/predict", body, Content_Type=kind)
         assert (reply.status, len(reply.json["predictions"])) == (200, 8)
+    body, kind = form(("a.png", encoded()))
+    assert server.ask("POST", "/explain", field + body, Content_Type=kind).status == 200
     reply = server.ask("POST", "/predict", field * 17 + files, Content_Type=kind)
     assert (reply.status, reply.code) == (413, "too-many-images")
 
