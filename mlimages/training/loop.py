@@ -219,7 +219,7 @@ class _LogitsModule(nn.Module):
 
 def _make_view_chooser(epoch: int, num_views: int) -> ChooseView:
     """Return a function from image index to view number; if `num_views` is 0, each epoch uses new views."""
-    return lambda index: (epoch + index) % num_views if num_views else epoch + index
+    return lambda image_index: (epoch + image_index) % num_views if num_views else epoch + image_index
 
 
 class _EpochLogits:
