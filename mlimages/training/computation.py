@@ -18,9 +18,11 @@ from mlimages.networks import copy_sharing_tensors, has_fast_bf16
 Library = Literal["torch", "openvino"]
 Precision = Literal["fp32", "bf16"]
 
-MAX_PRECISION_CHECK_IMAGES = 256
-"""Maximum number of validation images whose features are computed in both precisions, to compare them. With fewer views
-of training images than this, bfloat16 is not used, since it would save little."""
+MAX_PRECISION_CHECK_IMAGES = 128
+"""Maximum number of validation images whose features are computed in both precisions, to compare them."""
+
+MIN_BFLOAT16_VIEWS = 256
+"""With fewer views of training images, bfloat16 is not used, since it would save little."""
 
 
 class CpuCost(NamedTuple):
@@ -143,7 +145,7 @@ def choose_computation(
     if workload is None:
         return Computation()
     libraries: list[Library] = ["torch", "openvino"] if find_spec("openvino") else ["torch"]
-    may_round = has_bf16 and workload.num_train_views >= MAX_PRECISION_CHECK_IMAGES
+    may_round = has_bf16 and workload.num_train_views >= MIN_BFLOAT16_VIEWS
     precisions: list[Precision] = ["fp32", "bf16"] if may_round else ["fp32"]
     ways = [(library, precision) for library in libraries for precision in precisions]
     return Computation(*min(ways, key=lambda way: workload.estimate_cost_s(*way)))

@@ -101,7 +101,13 @@ def _run_openvino(model: Any, x: Tensor) -> tuple[Tensor, ...]:
 
 
 def _convert_to_openvino(openvino: Any, frozen_part: fx.GraphModule, example_input: Tensor) -> Any:
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    example = example_input[:1].repeat(2, 1, 1, 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # OpenVINO uses deprecated parts of torch
-        shape = openvino.PartialShape([-1, *example_input.shape[1:]])
-        return openvino.convert_model(frozen_part, example_input=example_input[:1].repeat(2, 1, 1, 1), input=[shape])
+        decoder = TorchScriptPythonDecoder(  # by default, tracing takes most of the time to check itself
+            frozen_part, example_input=example, trace_kwargs={"check_trace": False}
+        )
+        shape = openvino.PartialShape([-1, *example.shape[1:]])
+        return openvino.convert_model(decoder, example_input=example, input=[shape])
