@@ -5,7 +5,7 @@ from .known_score import KnownScore as KnownScore
 from .onnx_writer import TrainedNetwork as TrainedNetwork
 from .parity import NetworkOutputs as NetworkOutputs
 from .quantization import Quantization as Quantization
-from .quantization import Trial as Trial
+from .quantization import VariantTrial as VariantTrial
 from .quantization import quantize as quantize
 from .targets import RUNTIMES as RUNTIMES
 from .targets import import_openvino as import_openvino

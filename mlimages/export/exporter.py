@@ -29,7 +29,7 @@ from mlimages.core import (
     wilson_interval,
 )
 from mlimages.export.onnx_writer import DecisionParameters, TrainedNetwork, write_onnx
-from mlimages.export.parity import NetworkOutputs, ResizeParityError, check_parity, compute_outputs
+from mlimages.export.parity import NetworkOutputs, ResizeParityError, check_parity, compute_network_outputs
 from mlimages.export.preprocessing_graph import ResizeImplementation
 from mlimages.export.targets import RUNTIMES, load_in_runtime
 from mlimages.inference import MultiLabel, OnnxBundle, Provenance, calibration, external_data_path
@@ -139,7 +139,7 @@ def export_network(
     options, progress, out = options or ExportOptions(), progress or NoProgress(), as_path(out)
     require_writable([out, external_data_path(out)], overwrite=overwrite)
     items = list(LabelFile(as_path(validation)) if isinstance(validation, str | os.PathLike) else validation)
-    outputs = outputs or compute_outputs(trained_network, items, progress=progress)
+    outputs = outputs or compute_network_outputs(trained_network, items, progress=progress)
     if options.calibrate or options.known_share:
         if trained_network.multi_label:
             raise InputError(
@@ -157,7 +157,7 @@ def export_network(
 
     compared = outputs if max_compared_images is None else outputs.sample(max_compared_images)
 
-    def write(path: Path, resize_implementation: ResizeImplementation | None) -> OnnxBundle:
+    def write_checked_bundle(path: Path, resize_implementation: ResizeImplementation | None) -> OnnxBundle:
         written, compute_logits = write_onnx(
             trained_network,
             path,
@@ -180,12 +180,12 @@ def export_network(
     with tempfile.TemporaryDirectory(dir=None if is_remote(out) else out.parent, prefix=".export.") as folder:
         path = Path(folder, out.name)
         try:
-            bundle = write(path, options.resize_implementation)
+            bundle = write_checked_bundle(path, options.resize_implementation)
         except ResizeParityError as error:
             if options.resize_implementation != "operator":
                 raise
             logger.info("%s: exporting again with a resize that is bit-identical to Pillow's", error)
-            bundle = write(path, "exact")
+            bundle = write_checked_bundle(path, "exact")
         _move_exported_files(path, out)
     return replace(bundle, path=out)
 

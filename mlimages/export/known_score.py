@@ -19,13 +19,13 @@ class KnownScore(nn.Module):
     identity, plus a correction along each principal direction. Means and directions are stored in half precision.
 
     Args:
-        classes: number of classes.
-        width: number of features.
-        directions: number of principal directions of the covariance.
+        num_classes: number of classes.
+        num_features: number of features.
+        num_directions: number of principal directions of the covariance.
 
     Attributes:
-        means: mean feature vector of each class, `(classes, width)`.
-        directions: principal directions, `(directions, width)`.
+        means: mean feature vector of each class, `(classes, features)`.
+        directions: principal directions, `(directions, features)`.
         inverse_variance: inverse of the variance in all other directions.
         corrections: inverse variance along each principal direction minus `inverse_variance`, `(directions,)`.
         threshold: squared distance at which the score is 0.5.
@@ -33,7 +33,7 @@ class KnownScore(nn.Module):
     Examples:
         >>> import torch
         >>> from mlimages.export import KnownScore
-        >>> KnownScore(classes=2, width=8, directions=3)(torch.ones(4, 8)).shape
+        >>> KnownScore(num_classes=2, num_features=8, num_directions=3)(torch.ones(4, 8)).shape
         torch.Size([4])
     """
 
@@ -43,15 +43,15 @@ class KnownScore(nn.Module):
     corrections: Tensor
     threshold: Tensor
 
-    def __init__(self, classes: int, width: int, directions: int) -> None:
+    def __init__(self, num_classes: int, num_features: int, num_directions: int) -> None:
         super().__init__()
-        self.register_buffer("means", torch.zeros(classes, width, dtype=torch.float16))
-        self.register_buffer("directions", torch.zeros(directions, width, dtype=torch.float16))
+        self.register_buffer("means", torch.zeros(num_classes, num_features, dtype=torch.float16))
+        self.register_buffer("directions", torch.zeros(num_directions, num_features, dtype=torch.float16))
         self.register_buffer("inverse_variance", torch.tensor(1.0))
-        self.register_buffer("corrections", torch.zeros(directions))
+        self.register_buffer("corrections", torch.zeros(num_directions))
         self.register_buffer("threshold", torch.tensor(1.0))
 
-    def compute_distances(self, features: Tensor) -> Tensor:
+    def compute_mahalanobis_distances(self, features: Tensor) -> Tensor:
         """Return the squared Mahalanobis distance `(N,)` of each feature vector `(N, D)` to the nearest class mean.
 
         The feature vectors are scaled to length 1 first.
@@ -64,7 +64,7 @@ class KnownScore(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the in-distribution score `(N,)`, 0..1, of features `(N, D)`."""
-        return 1 / (1 + self.compute_distances(features) / self.threshold)
+        return 1 / (1 + self.compute_mahalanobis_distances(features) / self.threshold)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from mlimages.core import ExportError, Preprocessing
 from mlimages.export.known_score import KnownOutput
 from mlimages.export.preprocessing_graph import OPSET, PIXELS, PREFIX, ResizeImplementation, build_preprocessing_graph
 from mlimages.export.serialization import write_model
-from mlimages.export.targets import ComputeLogits, load_in_onnxruntime, shorten_message
+from mlimages.export.targets import ComputeLogits, load_in_onnxruntime, summarize_error
 from mlimages.inference import (
     INPUT,
     KNOWN,
@@ -138,7 +138,7 @@ class _ExportedModule(nn.Module):
         return *outputs, self.score(features.mean((2, 3)) if features.ndim == 4 else features.flatten(1))
 
 
-class _FourDimensionalAttention(TorchFunctionMode):
+class _AttentionReshapeMode(TorchFunctionMode):
     """Reshapes attention inputs with five (Hiera) or three (SAM) dimensions to four, as torch.onnx requires."""
 
     def __torch_function__(
@@ -155,12 +155,12 @@ def _compute_attention(
     if query.ndim == 4:
         return scaled_dot_product_attention(query, key, value, attn_mask, **options)
     if attn_mask is not None:
-        attn_mask = _to_four_dimensions(attn_mask.expand(*query.shape[:-1], key.shape[-2]))
-    q, k, v = map(_to_four_dimensions, (query, key, value))
+        attn_mask = _reshape_to_4d(attn_mask.expand(*query.shape[:-1], key.shape[-2]))
+    q, k, v = map(_reshape_to_4d, (query, key, value))
     return scaled_dot_product_attention(q, k, v, attn_mask, **options).reshape(*query.shape[:-1], -1)
 
 
-def _to_four_dimensions(tensor: Tensor) -> Tensor:
+def _reshape_to_4d(tensor: Tensor) -> Tensor:
     """Reshape `(N, ..., tokens, D)` to `(N, heads, tokens, D)`."""
     return tensor.unsqueeze(1) if tensor.ndim == 3 else tensor.flatten(1, -3)
 
@@ -190,11 +190,11 @@ def write_onnx(
     model = _convert_to_onnx(
         trained_network,
         network,
-        network_only=resize_implementation is None,
+        skip_normalization=resize_implementation is None,
         temperature=decision_parameters.temperature,
     )
     if resize_implementation:
-        prepend_preprocessing(model, trained_network.preprocessing, resize_implementation=resize_implementation)
+        _prepend_preprocessing(model, trained_network.preprocessing, resize_implementation=resize_implementation)
     model.producer_name = "mlimages"
     write_model(model, external_data_path(network), path)
     external_data_path(network).unlink(missing_ok=True)
@@ -204,7 +204,7 @@ def write_onnx(
     bundle = OnnxBundle(
         path=path,
         class_names=trained_network.class_names,
-        preprocessing=_strip_mean_image_folder(trained_network.preprocessing),
+        preprocessing=_redact_mean_image_folder(trained_network.preprocessing),
         model=trained_network.model_name,
         parity_test_image=_make_parity_test_image(trained_network, compute_logits if resize_implementation else None),
         includes_preprocessing=resize_implementation is not None,
@@ -221,13 +221,13 @@ def write_onnx(
 
 
 def _convert_to_onnx(
-    trained_network: TrainedNetwork, path: Path, *, network_only: bool, temperature: float
+    trained_network: TrainedNetwork, path: Path, *, skip_normalization: bool, temperature: float
 ) -> onnx.ModelProto:
     """Convert the network; its weights are written to `external_data_path(path)`."""
     normalize = Normalize(trained_network.preprocessing.normalization, trained_network.mean_image)
     prop = trained_network.preprocessing.image
     pixels = torch.zeros(2, prop.height, prop.width, prop.channels, dtype=torch.uint8)  # (2, h, w, C)
-    module = _ExportedModule(nn.Identity() if network_only else normalize, trained_network, temperature).eval()
+    module = _ExportedModule(nn.Identity() if skip_normalization else normalize, trained_network, temperature).eval()
     outputs = [LOGITS, PROBABILITIES]
     hook: AbstractContextManager[object] = nullcontext()
     if trained_network.known_output:
@@ -236,23 +236,23 @@ def _convert_to_onnx(
             module.record_head_input
         )
     math = sdpa_kernel(SDPBackend.MATH)  # the strides of other kernels are lost where torch.onnx decomposes them (BEiT)
-    with hook, math, _FourDimensionalAttention(), warnings.catch_warnings():
+    with hook, math, _AttentionReshapeMode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.onnx calls deprecated functions of torch
         try:
             program = torch.onnx.export(
                 module,
-                (normalize(pixels) if network_only else pixels,),
+                (normalize(pixels) if skip_normalization else pixels,),
                 dynamo=True,
                 opset_version=OPSET,
                 verbose=False,
-                input_names=[INPUT if network_only else PIXELS],
+                input_names=[INPUT if skip_normalization else PIXELS],
                 output_names=outputs,
                 dynamic_shapes=({0: torch.export.Dim("N")},),
             )
         except torch.onnx.OnnxExporterError as error:
             raise ExportError(
                 f"PyTorch cannot convert {trained_network.model_name} to ONNX "
-                f"({shorten_message(error.__cause__ or error)}): use the weights in PyTorch, or train another network"
+                f"({summarize_error(error.__cause__ or error)}): use the weights in PyTorch, or train another network"
             ) from error
     assert program is not None  # it is None only if a path is given
     program.save(path, external_data=True)
@@ -264,7 +264,7 @@ def _convert_to_onnx(
     return model
 
 
-def prepend_preprocessing(
+def _prepend_preprocessing(
     model: onnx.ModelProto, preprocessing: Preprocessing, *, resize_implementation: ResizeImplementation
 ) -> None:
     """Insert resizing and cropping before a network with an input of fixed size, in place."""
@@ -272,10 +272,10 @@ def prepend_preprocessing(
     for dimension, denotation in zip(graph.input[0].type.tensor_type.shape.dim, _DIMENSION_DENOTATIONS, strict=True):
         dimension.denotation = denotation
     graph.input[0].type.denotation = "IMAGE"
-    insert_preprocessing(model, graph)
+    insert_preprocessing_graph(model, graph)
 
 
-def insert_preprocessing(model: onnx.ModelProto, graph: onnx.GraphProto) -> None:
+def insert_preprocessing_graph(model: onnx.ModelProto, graph: onnx.GraphProto) -> None:
     """Insert a preprocessing graph before the network of a model, in place."""
     model.graph.initializer.extend(graph.initializer)  # those of the network are not copied
     for field in ("input", "node"):
@@ -285,8 +285,8 @@ def insert_preprocessing(model: onnx.ModelProto, graph: onnx.GraphProto) -> None
         values.extend(merged)
 
 
-def remove_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing) -> onnx.GraphProto:
-    """Remove the graph that `insert_preprocessing` inserted, in place, and return it."""
+def pop_preprocessing_graph(model: onnx.ModelProto, preprocessing: Preprocessing) -> onnx.GraphProto:
+    """Remove the graph that `insert_preprocessing_graph` inserted, in place, and return it."""
     graph = onnx.GraphProto(input=model.graph.input)
     for field in ("node", "initializer"):
         values = list(getattr(model.graph, field))
@@ -319,7 +319,7 @@ def round_logits(logits: NDArray[np.float32]) -> tuple[float, ...]:
     return tuple(float(f"{logit:.9g}") for logit in logits)
 
 
-def _strip_mean_image_folder(preprocessing: Preprocessing) -> Preprocessing:
+def _redact_mean_image_folder(preprocessing: Preprocessing) -> Preprocessing:
     """Keep only the file name of the mean image, since its folder would reveal details of this machine."""
     normalization = preprocessing.normalization
     name = Path(normalization.mean_image).name if normalization.mean_image else ""

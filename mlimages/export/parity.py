@@ -61,7 +61,7 @@ class NetworkOutputs:
         return np.array([item.label for item in self.labeled_paths], np.int64)
 
 
-def compute_outputs(
+def compute_network_outputs(
     trained_network: TrainedNetwork, items: Iterable[LabeledPath], *, progress: Progress
 ) -> NetworkOutputs:
     """Return the trained network's logits for every image that can be decoded."""
@@ -99,48 +99,48 @@ def check_parity(
         ResizeParityError: outputs differ only because of the resize inside the file.
         ExportError: outputs differ; the message names the image with the largest difference.
     """
-    comparer = _Comparer(trained_network, bundle.task, compute_logits)
-    compare = comparer.compare_end_to_end if bundle.includes_preprocessing else comparer.compare_network
+    comparer = _LogitsComparer(trained_network, bundle.task, compute_logits)
+    compare = comparer.compare_end_to_end if bundle.includes_preprocessing else comparer.compare_without_preprocessing
     paths = [item.path for item in outputs.labeled_paths]
     progress.start("onnx", len(paths), "images")
-    comparisons: list[_Comparison] = []
+    comparisons: list[_LogitsComparison] = []
     for comparison in ThreadPool(workers).map(lambda pair: compare(*pair), zip(paths, outputs.logits, strict=True)):
         comparisons.append(comparison)
         progress.advance()
     progress.close()
     for error, cause in ((ExportError, "network"), (ResizeParityError, "resize")):
-        failures = [comparison for comparison in comparisons if comparison.cause == cause]
+        failures = [comparison for comparison in comparisons if comparison.mismatch_cause == cause]
         if failures:
             worst = max(failures, key=lambda comparison: comparison.relative_difference)
             raise error(worst.describe_mismatch(trained_network.class_names))
-    near_ties = sum(comparison.network_classes != comparison.file_classes for comparison in comparisons)
+    near_ties = sum(comparison.torch_classes != comparison.onnx_classes for comparison in comparisons)
     difference = max((comparison.relative_difference for comparison in comparisons), default=0.0)
     return Parity(len(comparisons), near_ties, difference)
 
 
 @dataclass(frozen=True, slots=True)
-class _Comparison:
+class _LogitsComparison:
     """Comparison of the outputs for one image.
 
     Attributes:
         relative_difference: largest difference of a logit, relative to the largest logit.
-        network_classes, file_classes: indices of the predicted classes: the most probable one, or all that reach their
+        torch_classes, onnx_classes: indices of the predicted classes: the most probable one, or all that reach their
             thresholds if the model is multi-label.
         matches: whether the outputs are within the tolerance.
-        cause: what the difference is due to: "network", "resize", or empty if the outputs match.
+        mismatch_cause: what the difference is due to: "network", "resize", or empty if the outputs match.
     """
 
     path: Path
     relative_difference: float
-    network_classes: tuple[int, ...]
-    file_classes: tuple[int, ...]
+    torch_classes: tuple[int, ...]
+    onnx_classes: tuple[int, ...]
     matches: bool
-    cause: Literal["", "network", "resize"] = ""
+    mismatch_cause: Literal["", "network", "resize"] = ""
 
     def describe_mismatch(self, class_names: tuple[str, ...]) -> str:
         network, file = (
             " and ".join(class_names[label] for label in labels) or "none"
-            for labels in (self.network_classes, self.file_classes)
+            for labels in (self.torch_classes, self.onnx_classes)
         )
         return (
             "the outputs of the ONNX file do not match the network's; the largest difference is for "
@@ -150,14 +150,14 @@ class _Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class _Comparer:
+class _LogitsComparer:
     """Compares the outputs of a file with those of the network, for one image at a time."""
 
     trained_network: TrainedNetwork
     task: Task
     compute_logits: ComputeLogits
 
-    def compare_end_to_end(self, path: Path, expected_logits: NDArray[np.float32]) -> _Comparison:
+    def compare_end_to_end(self, path: Path, expected_logits: NDArray[np.float32]) -> _LogitsComparison:
         """Compare the outputs of a file that includes preprocessing."""
         prop, rgb = self.trained_network.preprocessing.image, images.load_rgb(path)
         logits = self.compute_logits(np.asarray(rgb)[None])[0]  # (classes,)
@@ -168,28 +168,28 @@ class _Comparer:
         same_pixels_logits = self.compute_logits(to_graph_input([pixels], prop))[0]
         same_pixels = self._compare_logits(path, same_pixels_logits, expected_logits, LOGIT_TOLERANCE)
         if not same_pixels.matches:
-            return replace(same_pixels, cause="network")
+            return replace(same_pixels, mismatch_cause="network")
         full_decode = expected_logits
         if not np.array_equal(pixels, full_pixels):  # load_pixels may decode a JPEG at reduced size
             full_decode = self.trained_network.compute_logits([full_pixels])[0]
         end_to_end = self._compare_logits(path, logits, full_decode, RESIZE_TOLERANCE)
-        return end_to_end if end_to_end.matches else replace(end_to_end, cause="resize")
+        return end_to_end if end_to_end.matches else replace(end_to_end, mismatch_cause="resize")
 
-    def compare_network(self, path: Path, expected_logits: NDArray[np.float32]) -> _Comparison:
+    def compare_without_preprocessing(self, path: Path, expected_logits: NDArray[np.float32]) -> _LogitsComparison:
         """Compare the outputs of a file without preprocessing."""
         pixels = images.load_pixels(path, self.trained_network.preprocessing.image)
         x = self.trained_network.normalize_pixels([pixels]).numpy()  # (1, C, H, W)
         comparison = self._compare_logits(path, self.compute_logits(x)[0], expected_logits, LOGIT_TOLERANCE)
-        return comparison if comparison.matches else replace(comparison, cause="network")
+        return comparison if comparison.matches else replace(comparison, mismatch_cause="network")
 
     def _compare_logits(
         self, path: Path, logits: NDArray[np.float32], expected_logits: NDArray[np.float32], tolerance: float
-    ) -> _Comparison:
+    ) -> _LogitsComparison:
         difference = float(compute_relative_difference(logits[None], expected_logits[None])[0])
-        network_classes, file_classes = (self.task.predict_classes(each) for each in (expected_logits, logits))
-        margin = self.task.compute_prediction_margin(expected_logits, file_classes)
+        torch_classes, onnx_classes = (self.task.predict_classes(each) for each in (expected_logits, logits))
+        margin = self.task.compute_prediction_margin(expected_logits, onnx_classes)
         matches = difference <= tolerance and margin <= NEAR_TIE_MARGIN
-        return _Comparison(path, difference, network_classes, file_classes, matches)
+        return _LogitsComparison(path, difference, torch_classes, onnx_classes, matches)
 
 
 def _decode_images(

@@ -23,7 +23,7 @@ def compose_preprocessing(image_property: ImageProperty, resize_implementation: 
     """Return a model that maps the input `image` to preprocessed pixels with the functions of this module."""
     convert_channels = _convert_to_gray if image_property.gray_scale else _keep_channels
     mode, interpolation = image_property.resize, image_property.interpolation
-    fit = _make_fit_shorter_side(image_property.shorter_px) if mode == "shorter" else _FIT_FUNCTIONS[mode]
+    plan_resize = _make_shorter_side_plan(image_property.shorter_px) if mode == "shorter" else _PLAN_FUNCTIONS[mode]
     crop = _make_position_crop(image_property.position) if mode == "position" else _CROP_FUNCTIONS[mode]
     if mode in ("crop", "position"):
         resize = _skip_resize
@@ -38,7 +38,7 @@ def compose_preprocessing(image_property: ImageProperty, resize_implementation: 
     @onnx_function
     def prepare(image):
         size = op.Constant(value_ints=crop_size)
-        region, target = fit(convert_channels(image), size)
+        region, target = plan_resize(convert_channels(image), size)
         pixels = crop(resize(region, target), target, size)
         return pixels  # noqa: RET504  # the name of the output
 
@@ -61,32 +61,32 @@ def _convert_to_gray(image):
     return op.Cast((rounded - rounded % 65536) / 65536, to=UINT8)
 
 
-# Each fit returns the region of the image to resize, and the size to which it is resized (images.compute_resized_size).
+# Each plan is the region of the image to resize, and the size to which it is resized (images.compute_resized_size).
 
 
-def _make_fit_shorter_side(shorter_px: int) -> OnnxFunction:
+def _make_shorter_side_plan(shorter_px: int) -> OnnxFunction:
     @onnx_function
-    def fit_shorter_side(image, _crop_size):
+    def plan_shorter_side(image, _crop_size):
         size = op.Shape(image, start=1, end=3)
         return op.Identity(image), size * shorter_px / op.ReduceMin(size, keepdims=1)
 
-    return fit_shorter_side
+    return plan_shorter_side
 
 
 @onnx_function
-def _fit_squash(image, crop_size):
+def _plan_squash(image, crop_size):
     return op.Identity(image), op.Identity(crop_size)
 
 
 @onnx_function
-def _fit_letterbox(image, crop_size):
+def _plan_letterbox(image, crop_size):
     size = op.Cast(op.Shape(image, start=1, end=3), to=DOUBLE)
     scale = op.ReduceMin(op.Cast(crop_size, to=DOUBLE) / size, keepdims=1)
     return op.Identity(image), op.Max(op.Cast(op.Round(size * scale), to=INT64), 1)
 
 
 @onnx_function
-def _fit_downscale(image, crop_size):
+def _plan_downscale(image, crop_size):
     """Return the central region with the crop's aspect ratio, or the whole image, which is not resized, if a side is
     smaller than that of the crop."""
     whole = op.Shape(image, start=1, end=3)
@@ -102,10 +102,10 @@ def _keep_original_size(image, _crop_size):
     return op.Identity(image), op.Shape(image, start=1, end=3)
 
 
-_FIT_FUNCTIONS = {
-    "squash": _fit_squash,
-    "letterbox": _fit_letterbox,
-    "downscale": _fit_downscale,
+_PLAN_FUNCTIONS = {
+    "squash": _plan_squash,
+    "letterbox": _plan_letterbox,
+    "downscale": _plan_downscale,
     "crop": _keep_original_size,
     "position": _keep_original_size,
 }
@@ -263,20 +263,20 @@ def _make_exact_resize(interpolation: str) -> OnnxFunction:
 
 # The portable resize, for runtimes such as OpenVINO, whose antialiased `Resize` differs from ONNX Runtime's. Positions
 # and weights are 32-bit integers: OpenVINO computes in bfloat16 on processors that support it, in which a position
-# above 256 pixels is not exact. A distance is an integer in units of 1 / (2 * span) of the filter's unit, where span is
-# the larger of the widths before and after. Sides of up to 32,000 pixels fit into 32 bits.
+# above 256 pixels is not exact. A distance is an integer in units of 1 / (2 * max_width) of the filter's unit, where
+# max_width is the larger of the widths before and after. Sides of up to 32,000 pixels fit into 32 bits.
 
 
 @onnx_function
-def _compute_bilinear_integer_weight(distance, span):
-    """Return 2 * span times the triangle kernel: max(0, 2 * span - distance)."""
-    return op.Max(2 * span - distance, 0)
+def _compute_bilinear_integer_weight(distance, max_width):
+    """Return 2 * max_width times the triangle kernel: max(0, 2 * max_width - distance)."""
+    return op.Max(2 * max_width - distance, 0)
 
 
 @onnx_function
-def _compute_bicubic_integer_weight(distance, span):
-    """Return 2^13 times Keys' cubic kernel with a = -0.5 at distance / (2 * span)."""
-    u = op.Min(distance, 4 * span) * 512 / span
+def _compute_bicubic_integer_weight(distance, max_width):
+    """Return 2^13 times Keys' cubic kernel with a = -0.5 at distance / (2 * max_width)."""
+    u = op.Min(distance, 4 * max_width) * 512 / max_width
     cube = u * u / 16 * u / 16384
     square = u * u * 5 / 256
     near = 3 * cube - square + 8192

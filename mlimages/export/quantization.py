@@ -53,7 +53,7 @@ NUM_TIMED_IMAGES, NUM_TIMED_ROUNDS = 8, 7
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class VariantTrial:
     """Accuracy, speed and size of a variant of a network, measured on this machine.
 
     Attributes:
@@ -92,12 +92,12 @@ class Quantization:
         num_images: number of images on which the accuracy was measured.
         written_trial: the variant that was written; None if no variant is fast and accurate enough.
         rejection_reasons: for each variant, in the order of `trials[1:]`, why it was rejected, or "".
-        score_name: the metric in `Trial.accuracy`: "accuracy", or "mAP" for a multi-label model.
+        score_name: the metric in `VariantTrial.accuracy`: "accuracy", or "mAP" for a multi-label model.
     """
 
-    trials: tuple[Trial, ...]
+    trials: tuple[VariantTrial, ...]
     num_images: int
-    written_trial: Trial | None
+    written_trial: VariantTrial | None
     rejection_reasons: tuple[str, ...] = ()
     score_name: str = "accuracy"
 
@@ -232,7 +232,7 @@ def _split_samples(samples: Sequence[_Sample]) -> tuple[list[_Sample], list[_Sam
 class _Measurement:
     """A trial, its score with a 95 % interval, and two values computed from the logits before temperature scaling."""
 
-    trial: Trial
+    trial: VariantTrial
     score: Proportion
     calibration_error_before_scaling: float
     prediction_set_thresholds: Mapping[str, float]
@@ -257,7 +257,7 @@ def _measure_variants(
             is_known &= np.concatenate([row[2] for row in rows]) >= KNOWN_THRESHOLD
         task, targets = bundle.task, bundle.task.make_targets(items, len(bundle.class_names))
         score = task.score(probabilities, targets)
-        trial = Trial(
+        trial = VariantTrial(
             name=name,
             accuracy=score.value,
             images_per_s=speeds[name],
@@ -287,7 +287,7 @@ def _measure_images_per_s(runners: Mapping[str, Runner], pixels: Sequence[NDArra
 
 
 def _describe_rejection(
-    trial: Trial, original_trial: Trial, num_images: int, max_drop: float, score_name: str = "accuracy"
+    trial: VariantTrial, original_trial: VariantTrial, num_images: int, max_drop: float, score_name: str = "accuracy"
 ) -> str:
     """Return why a variant is rejected; empty if it is clearly faster than the original and accurate enough."""
     speedup, drop = trial.images_per_s / original_trial.images_per_s, original_trial.accuracy - trial.accuracy
@@ -309,7 +309,7 @@ def _choose_variant(measurements: Sequence[_Measurement], rejection_reasons: Seq
 
 
 def _update_provenance(
-    bundle: OnnxBundle, measurement: _Measurement, trials: Sequence[Trial], num_images: int
+    bundle: OnnxBundle, measurement: _Measurement, trials: Sequence[VariantTrial], num_images: int
 ) -> Provenance:
     """Return the provenance of a variant, without measurements that apply only to the original."""
     errors = (measurement.calibration_error_before_scaling, measurement.trial.calibration_error)

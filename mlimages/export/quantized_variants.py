@@ -17,7 +17,7 @@ from PIL import Image
 
 from mlimages import images
 from mlimages.core import BundleError, Progress, disable_telemetry
-from mlimages.export.onnx_writer import insert_preprocessing, remove_preprocessing, round_logits
+from mlimages.export.onnx_writer import insert_preprocessing_graph, pop_preprocessing_graph, round_logits
 from mlimages.export.preprocessing_graph import PIXELS
 from mlimages.inference import INPUT, KNOWN, LOGITS, PROBABILITIES, BundleSession, OnnxBundle, open_session
 from mlimages.networks import Normalize
@@ -61,21 +61,21 @@ def write_variants(
         include_float16: also write a float16 variant.
     """
     model = onnx.load(bundle.path)
-    preprocessing = remove_preprocessing(model, bundle.preprocessing) if bundle.includes_preprocessing else None
+    preprocessing = pop_preprocessing_graph(model, bundle.preprocessing) if bundle.includes_preprocessing else None
     bare, network = folder / "bare.onnx", folder / "network.onnx"
     onnx.save(model, bare)
     quant_pre_process(bare, network, skip_symbolic_shape=True)
     calibration_batches = [
         {PIXELS: image[None]} if preprocessing else {INPUT: _normalize_pixels(bundle, [image])} for image in pixels
     ]
-    float_nodes = select_float_nodes(onnx.load(network))
+    excluded_nodes = select_nodes_to_exclude(onnx.load(network))
     names = ["int8", "int8, reduced range", *(["float16"] if include_float16 else [])]
     progress.start("quantize", len(names), "variants")
     variants = {}
     for name in names:
         path = folder / f"{name}.onnx"
         if name == "float16":
-            model = convert_float_to_float16(onnx.load(network), keep_io_types=True, node_block_list=float_nodes)
+            model = convert_float_to_float16(onnx.load(network), keep_io_types=True, node_block_list=excluded_nodes)
         else:
             quantize_static(
                 network,
@@ -85,11 +85,11 @@ def write_variants(
                 reduce_range=name == "int8, reduced range",
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
-                nodes_to_exclude=float_nodes,
+                nodes_to_exclude=excluded_nodes,
             )
             model = onnx.load(path)
         if preprocessing:
-            insert_preprocessing(model, preprocessing)
+            insert_preprocessing_graph(model, preprocessing)
         path.write_bytes(model.SerializeToString())
         variants[name] = _update_expected_logits(replace(bundle, path=path))
         progress.advance()
@@ -97,7 +97,7 @@ def write_variants(
     return variants
 
 
-def select_float_nodes(model: onnx.ModelProto) -> list[str]:
+def select_nodes_to_exclude(model: onnx.ModelProto) -> list[str]:
     """Return the names of the nodes that stay float: the last layer with weights, and all nodes not upstream of it."""
     producers = {output: node for node in model.graph.node for output in node.output}
     layer = next(
@@ -134,12 +134,12 @@ def make_runner(bundle: OnnxBundle) -> Runner:
         return BundleSession(bundle).compute_all_outputs
     session = open_session(bundle.path)
 
-    def run(pixels: Sequence[NDArray[np.uint8]]) -> ModelOutputs:
+    def compute_all_outputs(pixels: Sequence[NDArray[np.uint8]]) -> ModelOutputs:
         names = [LOGITS, PROBABILITIES, *([KNOWN] if bundle.known else [])]
         logits, probabilities, *known = session.run(names, {INPUT: _normalize_pixels(bundle, pixels)})
         return logits, probabilities, known[0] if known else None
 
-    return run
+    return compute_all_outputs
 
 
 def _normalize_pixels(bundle: OnnxBundle, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:

@@ -53,7 +53,10 @@ def write_model(model: onnx.ModelProto, weights_path: Path, path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _SerializedInitializer:
-    """An initializer as a field of the graph: its header, and where its values are in the file of the weights."""
+    """An initializer to write: the serialized bytes before its values, and where the values are in the weights file.
+
+    `header` is the whole serialized initializer if its values are not external; `num_value_bytes` is then 0.
+    """
 
     header: bytes
     values_offset: int

@@ -68,11 +68,11 @@ def _load_in_openvino(openvino: Any, path: Path) -> ComputeLogits:
 def _load_in_opencv(cv2: Any, path: Path) -> ComputeLogits:
     network = cv2.dnn.readNetFromONNX(str(path))
 
-    def run(x: NDArray[Any]) -> NDArray[np.float32]:
+    def compute_logits(x: NDArray[Any]) -> NDArray[np.float32]:
         network.setInput(x, INPUT)
         return np.asarray(network.forward(LOGITS), np.float32)
 
-    return run
+    return compute_logits
 
 
 RUNTIMES: dict[TargetRuntime, Runtime] = {
@@ -105,7 +105,7 @@ def load_in_runtime(target: TargetRuntime, path: Path) -> ComputeLogits | None:
         return runtime.load_model(package, path)
     except Exception as error:  # each runtime has its own errors
         raise ExportError(
-            f"{runtime.name} cannot load the file ({shorten_message(error)}); nothing was written"
+            f"{runtime.name} cannot load the file ({summarize_error(error)}); nothing was written"
         ) from error
 
 
@@ -113,13 +113,13 @@ def load_in_onnxruntime(path: Path) -> ComputeLogits:
     """Load a file in ONNX Runtime, and return a function that computes its logits, with one thread per call."""
     session = open_session(path, prepack_weights=False)
 
-    def run(x: NDArray[Any]) -> NDArray[np.float32]:
+    def compute_logits(x: NDArray[Any]) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = session.run([LOGITS], {INPUT: x})[0]
         return logits
 
-    return run
+    return compute_logits
 
 
-def shorten_message(error: BaseException) -> str:
+def summarize_error(error: BaseException) -> str:
     """Return the first line of an error's message, at most 200 characters, or the error's type if it has no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

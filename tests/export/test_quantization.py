@@ -20,7 +20,7 @@ from mlimages.export import (
     quantize,
 )
 from mlimages.export import quantization as module
-from mlimages.export.quantization import Trial, _choose_variant, _describe_rejection, _Measurement
+from mlimages.export.quantization import VariantTrial, _choose_variant, _describe_rejection, _Measurement
 from mlimages.export.quantized_variants import make_runner
 from mlimages.inference import (
     InDistributionCalibration,
@@ -108,13 +108,15 @@ def test_nothing_is_written_if_no_variant_is_faster(
 def test_a_refusal_names_each_condition_that_failed_and_one_image_may_always_be_lost(
     accuracy: float, images_per_s: float, count: int, refusal: str
 ) -> None:
-    found = _describe_rejection(Trial("a", accuracy, images_per_s, 1), Trial("original", 0.9, 100.0, 1), count, 1.0)
+    found = _describe_rejection(
+        VariantTrial("a", accuracy, images_per_s, 1), VariantTrial("original", 0.9, 100.0, 1), count, 1.0
+    )
     assert found.startswith(refusal)
     assert bool(found) == bool(refusal)
 
 
 def test_a_maximum_drop_of_zero_allows_none() -> None:
-    found = _describe_rejection(Trial("a", 0.8, 200.0, 1), Trial("original", 0.9, 100.0, 1), 10, 0.0)
+    found = _describe_rejection(VariantTrial("a", 0.8, 200.0, 1), VariantTrial("original", 0.9, 100.0, 1), 10, 0.0)
     assert found == "loses 10.0 points of accuracy, more than 0"
 
 
@@ -130,7 +132,7 @@ def test_a_maximum_drop_of_zero_allows_none() -> None:
 def test_of_variants_of_about_one_speed_the_most_accurate_is_chosen(
     speeds: tuple[float, ...], accuracies: tuple[float, ...], chosen: int
 ) -> None:
-    trials = [Trial(str(n), *values, 1) for n, values in enumerate(zip(accuracies, speeds, strict=True))]
+    trials = [VariantTrial(str(n), *values, 1) for n, values in enumerate(zip(accuracies, speeds, strict=True))]
     found = _choose_variant(
         [_Measurement(trial, Proportion(trial.accuracy, 0, 1), 0.0, {}) for trial in trials], ["", ""]
     )
@@ -147,9 +149,9 @@ def with_known(network: TrainedNetwork, labels: LabelFile) -> TrainedNetwork:
     network.compute_logits([images.load_pixels(item.path, network.preprocessing.image) for item in labels])
     hook.remove()
     (seen,) = features
-    score = KnownScore(classes=1, width=seen.shape[1], directions=1)
+    score = KnownScore(num_classes=1, num_features=seen.shape[1], num_directions=1)
     score.means.copy_(torch.nn.functional.normalize(seen[:4], dim=1).mean(0))
-    score.threshold.copy_(score.compute_distances(seen).median())
+    score.threshold.copy_(score.compute_mahalanobis_distances(seen).median())
     sets = PredictionSetThresholds("validation", 12, {"0.9": 0.01})
     return replace(network, known_output=KnownOutput(score, head, InDistributionCalibration(0.95, 12), sets))
 
