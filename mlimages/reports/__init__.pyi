@@ -35,7 +35,7 @@ from .run_folder import RunFolder as RunFolder
 from .run_folder import read_run as read_run
 from .run_page import draw_run as draw_run
 from .suspects import SuspectLabel as SuspectLabel
-from .suspects import estimate_label_errors as estimate_label_errors
+from .suspects import estimate_num_label_errors as estimate_num_label_errors
 from .suspects import find_suspects as find_suspects
 from .suspects import read_suspects as read_suspects
 from .suspects import write_suspects as write_suspects

@@ -171,12 +171,12 @@ def _describe_usage(bundle: OnnxBundle) -> Iterator[str]:
             f'session = onnxruntime.InferenceSession("{name}")\n'
             'image = np.asarray(ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB"))[None]\n'
             f'{", ".join(names)} = session.run({json.dumps(names)}, {{"image": image}})\n'
-            f"names = {list(bundle.class_names)!r}\n{_format_decision_code(bundle)}\n```\n\n"
+            f"names = {list(bundle.class_names)!r}\n{_format_decision_snippet(bundle)}\n```\n\n"
             "`mlimages` also composites transparent images on white and scales 16-bit images; this code does not."
         )
 
 
-def _format_decision_code(bundle: OnnxBundle) -> str:
+def _format_decision_snippet(bundle: OnnxBundle) -> str:
     """Return the line of Python that prints the predicted class or labels."""
     if not bundle.multi_label:
         return "print(names[probabilities[0].argmax()])"

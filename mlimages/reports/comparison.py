@@ -157,7 +157,7 @@ def compute_paired_test(run: RunFolder, best_run: RunFolder) -> PairedTest | Non
     The interval is the Wald interval for paired proportions. For multi-label runs, the difference in mean average
     precision is bootstrapped; see `mean_ap_difference`.
     """
-    mine, theirs = _find_correctness_by_key(run), _find_correctness_by_key(best_run)
+    mine, theirs = _find_correctness_by_image(run), _find_correctness_by_image(best_run)
     shared = [key for key in mine if key in theirs]
     if not shared:
         return None
@@ -165,7 +165,7 @@ def compute_paired_test(run: RunFolder, best_run: RunFolder) -> PairedTest | Non
     lost = sum(theirs[key] and not mine[key] for key in shared)
     n = len(shared)
     if run.predictions and best_run.predictions and run.predictions.is_multi_label:
-        row_of, other_of = ({key: row for row, key in enumerate(_make_image_keys(each))} for each in (run, best_run))
+        row_of, other_of = ({key: row for row, key in enumerate(_iter_image_keys(each))} for each in (run, best_run))
         rows, others = ([each[key] for key in shared] for each in (row_of, other_of))
         targets = run.predictions.labels[rows].astype(bool)
         mean, p_value = mean_ap_difference(
@@ -220,12 +220,12 @@ def _read_finished_run(path: Path) -> RunFolder:
     return run
 
 
-def _find_correctness_by_key(run: RunFolder) -> dict[tuple[str, str], bool]:
-    """Return whether each validation image is classified correctly; the keys are those of `_make_image_keys`."""
-    return dict(zip(_make_image_keys(run), run.predictions.is_correct.tolist(), strict=True)) if run.predictions else {}
+def _find_correctness_by_image(run: RunFolder) -> dict[tuple[str, str], bool]:
+    """Return whether each validation image is classified correctly; the keys are those of `_iter_image_keys`."""
+    return dict(zip(_iter_image_keys(run), run.predictions.is_correct.tolist(), strict=True)) if run.predictions else {}
 
 
-def _make_image_keys(run: RunFolder) -> Iterator[tuple[str, str]]:
+def _iter_image_keys(run: RunFolder) -> Iterator[tuple[str, str]]:
     """Yield a key for each validation image: its path and its class.
 
     In a multi-label run, the names of all classes and the labels of the image replace the class.

@@ -239,8 +239,8 @@ def _draw_png(rows: Sequence[SheetRow], *, title: str, note: str) -> Image.Image
         if row.num_images:
             _draw_text(sheet, (right + _GAP_PX, top), f"({row.num_images})", width=width)
         for column, tile in enumerate(row.tiles):
-            corner = (_MARGIN_PX + column * (side + _GAP_PX), top + _LINE_PX)
-            _draw_tile(sheet, tile, corner=corner, tile_side=side)
+            top_left = (_MARGIN_PX + column * (side + _GAP_PX), top + _LINE_PX)
+            _draw_tile(sheet, tile, top_left=top_left, tile_side=side)
     return sheet
 
 
@@ -260,8 +260,8 @@ def _choose_tile_side(rows: Sequence[SheetRow]) -> int:
     return min(side * max(1, 96 // side), MAX_TILE_SIDE_PX)
 
 
-def _draw_tile(sheet: Image.Image, tile: Tile, *, corner: tuple[int, int], tile_side: int) -> None:
-    left, top = corner
+def _draw_tile(sheet: Image.Image, tile: Tile, *, top_left: tuple[int, int], tile_side: int) -> None:
+    left, top = top_left
     if tile.pixels is None:
         sheet.paste(_PLACEHOLDER, (left, top, left + tile_side, top + tile_side))
         _draw_text(sheet, (left + 4, top + tile_side // 2), str(tile.fault), width=tile_side - 4, is_small=True)
@@ -270,12 +270,12 @@ def _draw_tile(sheet: Image.Image, tile: Tile, *, corner: tuple[int, int], tile_
         scale = tile_side / max(height, width)
         image = Image.fromarray(tile.pixels.squeeze(2) if tile.pixels.shape[2] == 1 else tile.pixels)
         resampling = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR
-        sheet.paste(image.resize((max(1, round(width * scale)), max(1, round(height * scale))), resampling), corner)
+        sheet.paste(image.resize((max(1, round(width * scale)), max(1, round(height * scale))), resampling), top_left)
     _draw_text(sheet, (left, top + tile_side + 1), tile.caption, width=tile_side, is_small=True)
 
 
 def _draw_text(
-    sheet: Image.Image, corner: tuple[float, float], text: str, *, width: float, is_small: bool = False
+    sheet: Image.Image, top_left: tuple[float, float], text: str, *, width: float, is_small: bool = False
 ) -> float:
     size, color = (11, _MUTED_COLOR) if is_small else (14, _TEXT_COLOR)
-    return draw_text_line(sheet, corner, text, size, width=width, color=color)
+    return draw_text_line(sheet, top_left, text, size, width=width, color=color)

@@ -77,7 +77,7 @@ class _GraphTensors:
 
     def __init__(self, graph: Any) -> None:
         values = (*graph.input, *graph.value_info, *graph.output)
-        self.shapes: dict[str, Shape] = {value.name: _find_shape(value) for value in values}
+        self.shapes: dict[str, Shape] = {value.name: _get_tensor_shape(value) for value in values}
         self.weights: dict[str, Shape] = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
         # int8 weights reach their layer through a DequantizeLinear
         self.sources = {node.output[0]: node.input[0] for node in graph.node
@@ -123,7 +123,7 @@ class _GraphTensors:
         return math.prod(weight) * positions
 
 
-def _find_shape(value: Any) -> Shape:
+def _get_tensor_shape(value: Any) -> Shape:
     """Return the shape without the batch dimension; unknown dimensions are 0."""
     return tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)[1:]
 
@@ -156,13 +156,13 @@ def _describe_width_change(input_shape: Shape, output_shape: Shape) -> str:
 def _describe_interface(model: Any) -> str:
     """Describe inputs, outputs and opset."""
 
-    def describe(value: Any) -> str:
+    def describe_tensor(value: Any) -> str:
         tensor = value.type.tensor_type
         kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
         return f"{value.name} {kind} ({', '.join(dim.dim_param or str(dim.dim_value) for dim in tensor.shape.dim)})"
 
     opset = next((entry.version for entry in model.opset_import if not entry.domain), "?")
-    ends = (", ".join(map(describe, values)) for values in (model.graph.input, model.graph.output))
+    ends = (", ".join(map(describe_tensor, values)) for values in (model.graph.input, model.graph.output))
     return f"{' -> '.join(ends)}; opset {opset}"
 
 

@@ -49,12 +49,12 @@ class GalleryTile:
     Attributes:
         image_urls: `data:` URLs of the images, side by side; empty for an image that cannot be decoded.
         caption_lines: lines of the caption.
-        fault: text shown instead of an image that cannot be decoded.
+        placeholder_text: text shown instead of an image that cannot be decoded.
     """
 
     image_urls: tuple[str, ...]
     caption_lines: tuple[str, ...]
-    fault: str = "cannot be read"
+    placeholder_text: str = "cannot be read"
 
 
 def render(template: str, *, title: str, subtitle: str = "", **values: object) -> str:
@@ -68,17 +68,17 @@ def render(template: str, *, title: str, subtitle: str = "", **values: object) -
     return _templates.get_template(template).render(title=title, subtitle=subtitle, **values)
 
 
-def embed_thumbnail(path: Path, image: ImageProperty = THUMBNAIL_PROPERTY) -> str:
+def embed_thumbnail(path: Path, image_property: ImageProperty = THUMBNAIL_PROPERTY) -> str:
     """Return a thumbnail of an image file as a `data:` URL; empty if the image cannot be decoded."""
     try:
-        return to_data_url(load_pixels(path, image))
+        return to_data_url(load_pixels(path, image_property))
     except ImageError:
         return ""
 
 
-def make_image_tile(path: Path, caption: str, *, image: ImageProperty = THUMBNAIL_PROPERTY) -> GalleryTile:
+def make_image_tile(path: Path, caption: str, *, image_property: ImageProperty = THUMBNAIL_PROPERTY) -> GalleryTile:
     """Return a tile of an image file, with a caption: `caption`, then the names of its folder and file."""
-    return GalleryTile((embed_thumbnail(path, image),), (caption, f"{path.parent.name}/{path.name}"))
+    return GalleryTile((embed_thumbnail(path, image_property),), (caption, f"{path.parent.name}/{path.name}"))
 
 
 def format_mistake(labels: Iterable[str], predicted_classes: Iterable[ClassScore]) -> str:
@@ -109,7 +109,7 @@ def make_matrix_cells(confusion: ConfusionMatrix) -> list[list[tuple[int, float]
     return [[(count, count / max(1, sum(row))) for count in row] for row in confusion]
 
 
-def find_sections(body: str) -> list[tuple[str, str]]:
+def find_section_headings(body: str) -> list[tuple[str, str]]:
     """Return (id, title as HTML) of each section of a page, for the table of contents."""
     headings = re.findall(r'<h2 id="([^"]+)">(.*?)(?:<small.*?)?</h2>', body, re.DOTALL)
     return [(anchor, title.strip()) for anchor, title in headings]
@@ -123,4 +123,4 @@ _templates = jinja2.Environment(
     undefined=jinja2.StrictUndefined,
 )
 _templates.globals["pluralize"] = pluralize
-_templates.filters |= {"percent": format_percent, "interval": format_interval, "contents": find_sections}
+_templates.filters |= {"percent": format_percent, "interval": format_interval, "contents": find_section_headings}

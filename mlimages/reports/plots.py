@@ -7,6 +7,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -84,16 +85,17 @@ def choose_metrics(epochs: Sequence[EpochMetrics]) -> tuple[str, ...]:
     return "loss", "map" if "val_map" in epochs[-1] else "accuracy"
 
 
-def plot_curves(epochs: Sequence[EpochMetrics], *, metrics: Sequence[str] = (), val_count: int = 0) -> Figure:
+def plot_curves(epochs: Sequence[EpochMetrics], *, metrics: Sequence[str] = (), num_val_images: int = 0) -> Figure:
     """Plot training and validation loss and accuracy by epoch.
 
     Args:
         epochs: for each line of metrics.csv, the values by column name.
         metrics: keys of METRIC_LABELS, one plot each; by default those of `choose_metrics`.
-        val_count: number of validation images, for the 95 % interval of each epoch's accuracy; 0 draws none.
+        num_val_images: number of validation images, for the 95 % interval of each epoch's accuracy; 0 draws none.
     """
     names = metrics or choose_metrics(epochs)
-    return _draw_side_by_side([lambda axes, name=name: _draw_curve(axes, epochs, name, val_count) for name in names])  # type: ignore[misc]
+    draw_curve = partial(_draw_curve, epochs=epochs, num_val_images=num_val_images)
+    return _draw_side_by_side([partial(draw_curve, metric=name) for name in names])
 
 
 def plot_confusion_matrix(confusion: ConfusionMatrix, names: Sequence[str]) -> Figure:
@@ -128,7 +130,7 @@ def save_probe_plot(result: ProbeResult, path: str | os.PathLike[str], *, overwr
 def save_models_plot(result: ModelScores, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Write a PNG of the accuracy of several networks by their time per image; `overwrite` as in `save_png`."""
 
-    def draw(axes: Axes) -> None:
+    def draw_accuracy_by_time(axes: Axes) -> None:
         y, errors = _convert_to_error_bars([score.accuracy for score in result.scores])
         x = [score.cpu_ms for score in result.scores]
         axes.errorbar(x, y, yerr=errors, fmt="o", color=VAL_COLOR, capsize=2)
@@ -139,7 +141,7 @@ def save_models_plot(result: ModelScores, path: str | os.PathLike[str], *, overw
         axes.set_xscale("log")
         axes.set(xlabel="processor time of a forward pass (ms per image)", ylabel="accuracy (%)")
 
-    save_png(_draw_side_by_side([draw], height=4.2), path, overwrite=overwrite)
+    save_png(_draw_side_by_side([draw_accuracy_by_time], height=4.2), path, overwrite=overwrite)
 
 
 def draw_probe_svgs(result: ProbeResult) -> list[str]:
@@ -164,7 +166,7 @@ def draw_comparison_svg(runs: Sequence[ComparedRun]) -> str:
     """Return a plot of the accuracy of each run with its 95 % interval, the first on top, as an SVG element."""
     best = runs[0]
 
-    def draw(axes: Axes) -> None:
+    def draw_score_by_run(axes: Axes) -> None:
         positions = range(len(runs))[::-1]
         x, errors = _convert_to_error_bars([each.score for each in runs])
         axes.errorbar(x, positions, xerr=errors, fmt="o", color=VAL_COLOR, capsize=3)
@@ -173,7 +175,7 @@ def draw_comparison_svg(runs: Sequence[ComparedRun]) -> str:
 
     score = format_percent(best.score.value)
     label = f"{best.score_name} of {pluralize(len(runs), 'run')}; the best is {best.path.name}: {score}"
-    return to_svg(_draw_side_by_side([draw], height=1.2 + 0.35 * len(runs)), label=label)
+    return to_svg(_draw_side_by_side([draw_score_by_run], height=1.2 + 0.35 * len(runs)), label=label)
 
 
 def save_png(figure: Figure, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -220,21 +222,21 @@ def _draw_side_by_side(plots: Sequence[DrawFunction], *, height: float = 3.6) ->
         return figure
 
 
-def _draw_curve(axes: Axes, epochs: Sequence[EpochMetrics], name: str, val_count: int) -> None:
-    factor = 1 if name == "loss" else 100
+def _draw_curve(axes: Axes, epochs: Sequence[EpochMetrics], metric: str, num_val_images: int) -> None:
+    factor = 1 if metric == "loss" else 100
     for part, label, color, style in (("train", "training", TRAIN_COLOR, "--"), ("val", "validation", VAL_COLOR, "-")):
-        points = [(row["epoch"], factor * row[f"{part}_{name}"]) for row in epochs if f"{part}_{name}" in row]
+        points = [(row["epoch"], factor * row[f"{part}_{metric}"]) for row in epochs if f"{part}_{metric}" in row]
         if points:
             axes.plot(*zip(*points, strict=True), style, color=color, label=label, marker="o", markersize=3)
-    if name == "accuracy" and val_count:
-        _draw_intervals(axes, [row for row in epochs if "val_accuracy" in row], val_count)
-    kind = "binary " if name == "loss" and "map" in choose_metrics(epochs) else ""
-    axes.set(title="mAP" if name == "map" else name, xlabel="epoch", ylabel=f"{kind}{METRIC_LABELS[name]}")
+    if metric == "accuracy" and num_val_images:
+        _draw_intervals(axes, [row for row in epochs if "val_accuracy" in row], num_val_images)
+    kind = "binary " if metric == "loss" and "map" in choose_metrics(epochs) else ""
+    axes.set(title="mAP" if metric == "map" else metric, xlabel="epoch", ylabel=f"{kind}{METRIC_LABELS[metric]}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _draw_intervals(axes: Axes, epochs: Sequence[EpochMetrics], val_count: int) -> None:
-    shares = [estimate_proportion(round(row["val_accuracy"] * val_count), val_count) for row in epochs]
+def _draw_intervals(axes: Axes, epochs: Sequence[EpochMetrics], num_val_images: int) -> None:
+    shares = [estimate_proportion(round(row["val_accuracy"] * num_val_images), num_val_images) for row in epochs]
     y, errors = _convert_to_error_bars(shares)
     axes.errorbar([row["epoch"] for row in epochs], y, yerr=errors, fmt="none", ecolor=VAL_COLOR, elinewidth=3,
                   alpha=0.3, label="95 % interval")  # fmt: skip
@@ -246,7 +248,7 @@ def _make_probe_plots(result: ProbeResult) -> Iterator[tuple[str, DrawFunction]]
     def draw_accuracy_by_layer(axes: Axes) -> None:
         names = [score.layer_name for score in result.layer_scores]
         accuracies = [score.accuracy for score in result.layer_scores]
-        _draw_points(axes, range(len(names)), accuracies, filled_index=names.index(freeze))
+        _draw_points(axes, range(len(names)), accuracies, highlighted_index=names.index(freeze))
         axes.set_xticks(
             range(len(names)), list(map(_shorten_name, names)), rotation=60, rotation_mode="xtick", fontsize=8
         )
@@ -285,13 +287,13 @@ def _draw_colors(axes: Axes, measurements: MeasurementTable) -> None:
 
 
 def _draw_points(
-    axes: Axes, x_values: Sequence[float], shares: Sequence[Proportion], *, filled_index: int | None = None
+    axes: Axes, x_values: Sequence[float], shares: Sequence[Proportion], *, highlighted_index: int | None = None
 ) -> None:
     y, errors = _convert_to_error_bars(shares)
-    face = "none" if filled_index is not None else VAL_COLOR
+    face = "none" if highlighted_index is not None else VAL_COLOR
     axes.errorbar(x_values, y, yerr=errors, color=VAL_COLOR, marker="o", markerfacecolor=face, capsize=2)
-    if filled_index is not None:
-        axes.plot(x_values[filled_index], y[filled_index], "o", color=VAL_COLOR, markersize=9, zorder=3)
+    if highlighted_index is not None:
+        axes.plot(x_values[highlighted_index], y[highlighted_index], "o", color=VAL_COLOR, markersize=9, zorder=3)
 
 
 def _convert_to_error_bars(shares: Sequence[Proportion]) -> tuple[list[float], list[list[float]]]:

@@ -125,7 +125,7 @@ def format_probe(result: ProbeResult) -> Iterator[str]:
     yield ""
     rows = [("--freeze", "features", "accuracy", "95 %", "")]
     for score in result.layer_scores:
-        cells = _format_accuracy_cells(score.accuracy, is_marked=score.layer_name == result.recommended_freeze)
+        cells = _format_accuracy_cells(score.accuracy, is_recommended=score.layer_name == result.recommended_freeze)
         rows.append((score.layer_name, str(score.num_features), *cells))
     yield from format_table(rows, left_columns=frozenset({0, 4}))
     yield ""
@@ -144,7 +144,7 @@ def format_probe(result: ProbeResult) -> Iterator[str]:
         yield f"  {gain} points from the last doubling of images (95 % interval {low} to {high})"
 
 
-def _format_accuracy_cells(share: Proportion, *, is_marked: bool = False) -> tuple[str, str, str]:
+def _format_accuracy_cells(share: Proportion, *, is_recommended: bool = False) -> tuple[str, str, str]:
     bar = "#" * round(MAX_BAR_LENGTH * share.value)
     span = f"{100 * share.low:.1f}-{100 * share.high:.1f}"
-    return f"{100 * share.value:.1f}", span, bar + (" <" if is_marked else "")
+    return f"{100 * share.value:.1f}", span, bar + (" <" if is_recommended else "")

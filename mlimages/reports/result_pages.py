@@ -81,6 +81,6 @@ def _make_metric_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
         if evaluation.multi_label_scores
         else ("predicted “none of these”", pluralize(evaluation.num_unknown, "image")),
         ("throughput", f"{evaluation.images_per_s:.0f} images/s"),
-        ("latency p50/p95, decoding", f"{decode.p50:.1f} / {decode.p95:.1f} ms"),
-        ("latency p50/p95, network", f"{network.p50:.1f} / {network.p95:.1f} ms"),
+        ("latency of decoding (p50/p95)", f"{decode.p50:.1f} / {decode.p95:.1f} ms"),
+        ("latency of the network (p50/p95)", f"{network.p50:.1f} / {network.p95:.1f} ms"),
     ]

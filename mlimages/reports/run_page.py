@@ -61,7 +61,7 @@ def draw_run(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     page, curves, confusion = (run.path / name for name in ("report.html", "curves.png", "confusion.png"))
     require_writable([page, curves, confusion], overwrite=overwrite)
     if run.epochs:
-        plots.save_png(plots.plot_curves(run.epochs, val_count=run.num_val_images), curves, overwrite=overwrite)
+        plots.save_png(plots.plot_curves(run.epochs, num_val_images=run.num_val_images), curves, overwrite=overwrite)
     if run.predictions and not run.predictions.is_multi_label:
         matrix = plots.plot_confusion_matrix(run.confusion_matrix, run.class_names)
         plots.save_png(matrix, confusion, overwrite=overwrite)
@@ -135,7 +135,9 @@ def _draw_curve_svgs(run: RunFolder) -> Iterator[str]:
         for name in plots.choose_metrics(run.epochs):
             train, val = last[f"train_{name}"], last[f"val_{name}"]
             label = f"{name} by epoch; last epoch: training {train:.3f}, validation {val:.3f}"
-            yield plots.to_svg(plots.plot_curves(run.epochs, metrics=[name], val_count=run.num_val_images), label=label)
+            yield plots.to_svg(
+                plots.plot_curves(run.epochs, metrics=[name], num_val_images=run.num_val_images), label=label
+            )
 
 
 def _find_most_confused_classes(confusion: ConfusionMatrix, names: Sequence[str]) -> list[tuple[str, str, int, int]]:
@@ -160,7 +162,7 @@ def _make_mistake_tiles(run: RunFolder) -> Iterator[pages.GalleryTile]:
         scores = [ClassScore(run.class_names[n], n, float(probabilities[n])) for n in guesses]
         scores.sort(key=lambda score: -score.probability)
         text = pages.format_mistake((run.class_names[n] for n in labels), scores)
-        tile = pages.make_image_tile(path, text, image=run.preprocessing.image)
+        tile = pages.make_image_tile(path, text, image_property=run.preprocessing.image)
         why = explain(explainer, path) if explainer and number < MAX_EXPLAINED_MISTAKES else None
         if isinstance(why, Explanation):
             overlay = pages.to_data_url(np.asarray(why.draw_overlay()))
@@ -200,7 +202,7 @@ def _load_predictor(run: RunFolder) -> Predictor | None:
 def _make_suspect_tile(suspect: SuspectLabel, run: RunFolder) -> pages.GalleryTile:
     own = format_percent(1 - suspect.confidence, 0)
     text = f"labelled {suspect.label} (probability {own}), predicted {suspect.likely_label}"
-    return pages.make_image_tile(suspect.path, text, image=run.preprocessing.image)
+    return pages.make_image_tile(suspect.path, text, image_property=run.preprocessing.image)
 
 
 def _make_label_conflict_tiles(run: RunFolder) -> list[pages.GalleryTile]:

@@ -68,7 +68,7 @@ def find_suspects(
     )
 
 
-def estimate_label_errors(labels: NDArray[np.int64], probabilities: NDArray[np.floating]) -> int:
+def estimate_num_label_errors(labels: NDArray[np.int64], probabilities: NDArray[np.floating]) -> int:
     """Estimate the number of wrong labels: the sum of the off-diagonal counts of the confident joint.
 
     An image may be counted in a class if its probability of that class is at least the mean probability of the class

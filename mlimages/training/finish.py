@@ -41,7 +41,7 @@ from mlimages.inference import (
     PredictionSetThresholds,
     compute_conformal_thresholds,
 )
-from mlimages.reports import RunFiles, estimate_label_errors, find_suspects, write_suspects
+from mlimages.reports import RunFiles, estimate_num_label_errors, find_suspects, write_suspects
 from mlimages.training import distributed
 from mlimages.training.checkpoints import TrainingState, load_trained_tensors, make_trained_run
 from mlimages.training.head_inputs import compute_head_inputs
@@ -314,7 +314,7 @@ def write_suspect_labels(
             "suspects.tsv lists the %d images most likely to be mislabelled (at most 10 %% of the images); estimated "
             "number of wrong labels: %d",
             len(suspects),
-            estimate_label_errors(labels, probabilities),
+            estimate_num_label_errors(labels, probabilities),
         )
 
 

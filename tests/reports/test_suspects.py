@@ -12,7 +12,7 @@ from mlimages.core import LabeledPath
 from mlimages.labels import LabelFile, label_dir_auto, write_label_file
 from mlimages.reports import (
     SuspectLabel,
-    estimate_label_errors,
+    estimate_num_label_errors,
     find_suspects,
     read_suspects,
     write_suspects,
@@ -48,7 +48,7 @@ def test_the_count_is_that_of_the_confident_joint() -> None:
     own = np.array([0.9, 0.8, 0.1, 0.7, 0.6, 0.5])
     probabilities = np.stack([np.where(labels == 0, own, 1 - own), np.where(labels == 0, 1 - own, own)], axis=1)
     # thresholds 0.6 and 0.6: the third image is of class 1 with 0.9; the last reaches neither
-    assert estimate_label_errors(labels, probabilities) == 1
+    assert estimate_num_label_errors(labels, probabilities) == 1
 
 
 def test_the_list_survives_names_with_tabs_and_spaces(tmp_path: Path) -> None:
