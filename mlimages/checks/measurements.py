@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlimages.images import TRANSPOSE_BY_ORIENTATION, DecodeOptions, ImageHeader, convert_to_image_error, decode
+from mlimages.images import TRANSPOSE_BY_ORIENTATION, DecodeOptions, ImageHeader, decode, reraise_as_image_error
 
 MEASUREMENTS_VERSION = 8
 """Version of the cached measurements; increase it when their meaning or the schema changes."""
@@ -102,7 +102,7 @@ def make_measurement_table(packed_measurements: Iterable[bytes]) -> MeasurementT
     return np.frombuffer(b"".join(packed_measurements), dtype=_ROW_DTYPE)
 
 
-@convert_to_image_error
+@reraise_as_image_error
 def examine(data: bytes, *, max_pixels: int) -> Measurements:
     """Decode an image file completely, and return its measurements.
 
@@ -115,8 +115,8 @@ def examine(data: bytes, *, max_pixels: int) -> Measurements:
     small, mode = decoded.image, decoded.header.mode
     luma = small.convert("L")
     thumbnail = luma.resize((16, 16), Image.Resampling.BOX)
-    if decoded.image_orientation != 1:
-        thumbnail = thumbnail.transpose(TRANSPOSE_BY_ORIENTATION[decoded.image_orientation])
+    if decoded.remaining_orientation != 1:
+        thumbnail = thumbnail.transpose(TRANSPOSE_BY_ORIENTATION[decoded.remaining_orientation])
     sample = small.resize((32, 32), Image.Resampling.NEAREST)  # 1024 pixels suffice for the colour
     red, green, blue, *_ = sample.reduce(32).getpixel((0, 0))  # type: ignore[misc]  # RGB
     low, high, typical, two_levels = _compute_luma_statistics(luma)
@@ -154,7 +154,7 @@ def _choose_decode_options(header: ImageHeader) -> DecodeOptions:
     factor = max(1, min(width, height) // MIN_REDUCED_SIDE_PX)
     return DecodeOptions(
         min_size=(width // factor, height // factor),
-        min_reduced_side_px=MIN_REDUCED_SIDE_PX,
+        min_shorter_side_px=MIN_REDUCED_SIDE_PX,
         strict=True,
         apply_orientation=False,
     )

@@ -38,7 +38,7 @@ from mlimages.core import (
     fingerprint,
     is_remote,
 )
-from mlimages.images import check_unavailable_images, make_reader_pool, read_bytes
+from mlimages.images import make_reader_pool, raise_for_unavailable_images, read_bytes
 from mlimages.labels import LabelFile, open_splits
 
 MIN_BATCH_SIZE = 256
@@ -104,7 +104,7 @@ def check(
         require_usearch(len(images))
     with closing(progress), CheckCache() as cache:  # a closed progress bar ends its line before an error
         unavailable = _examine_all(images, thresholds, cache, pool, progress)
-        check_unavailable_images(unavailable, skip=skip_unavailable)
+        raise_for_unavailable_images(unavailable, skip=skip_unavailable)
         thresholds = thresholds.adapt_to_size(len(images))
         sharpness = images.measurements["sharpness"][images.decoded_mask]
         if len(sharpness):

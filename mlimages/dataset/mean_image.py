@@ -40,10 +40,10 @@ from mlimages.images import (
     CLASS_INDICES_NOTE,
     PIXELS_VERSION,
     LabeledImage,
-    check_missing_images,
-    check_unavailable_images,
     draw_text_line,
     make_reader_pool,
+    raise_for_missing_images,
+    raise_for_unavailable_images,
     replace_undrawable_names,
     try_load_pixels,
 )
@@ -156,9 +156,9 @@ def compute_mean(
         for label, pixels in part.sums.items():
             sums.setdefault(label, np.zeros(shape, np.uint32 if per_class else np.uint64))[...] += pixels
     progress.close()
-    check_unavailable_images(broken, skip=skip_unavailable)
+    raise_for_unavailable_images(broken, skip=skip_unavailable)
     count = _compute_num_images(counts)
-    check_missing_images(broken, count + len(broken))
+    raise_for_missing_images(broken, count + len(broken))
     if not counts:
         detail = f"first: {broken[0].path}: {broken[0].fault}" if broken else "the label file is empty"
         raise InputError(f"cannot compute a mean: none of {pluralize(len(broken), 'image')} can be used ({detail})")

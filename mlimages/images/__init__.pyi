@@ -7,12 +7,12 @@ from .decoded_image import DecodeOptions as DecodeOptions
 from .decoded_image import ImageHeader as ImageHeader
 from .decoding import PIXELS_VERSION as PIXELS_VERSION
 from .decoding import TRANSPOSE_BY_ORIENTATION as TRANSPOSE_BY_ORIENTATION
-from .decoding import convert_to_image_error as convert_to_image_error
 from .decoding import decode as decode
-from .decoding import from_pillow as from_pillow
 from .decoding import identify as identify
 from .decoding import load_all_plugins as load_all_plugins
 from .decoding import load_rgb as load_rgb
+from .decoding import reraise_as_image_error as reraise_as_image_error
+from .decoding import to_upright_rgb as to_upright_rgb
 from .geometry import iter_pixels as iter_pixels
 from .geometry import load_pixels as load_pixels
 from .geometry import prepare_pixels as prepare_pixels
@@ -22,10 +22,10 @@ from .image_files import find_images as find_images
 from .labeled_image import LabeledImage as LabeledImage
 from .reading import MAX_FILE_BYTES as MAX_FILE_BYTES
 from .reading import MAX_REMOTE_REQUESTS as MAX_REMOTE_REQUESTS
-from .reading import check_missing_images as check_missing_images
-from .reading import check_unavailable_images as check_unavailable_images
 from .reading import describe_missing_images as describe_missing_images
 from .reading import make_reader_pool as make_reader_pool
+from .reading import raise_for_missing_images as raise_for_missing_images
+from .reading import raise_for_unavailable_images as raise_for_unavailable_images
 from .reading import read_bytes as read_bytes
 from .sizes import compute_crop_offset as compute_crop_offset
 from .sizes import compute_resized_size as compute_resized_size

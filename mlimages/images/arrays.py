@@ -61,7 +61,7 @@ def to_uint8(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
     return pixels
 
 
-def to_eight_bits(image: Image.Image) -> Image.Image:
+def scale_to_8_bits(image: Image.Image) -> Image.Image:
     """Scale a grayscale image of more than 8 bits to 8 bits, so that white becomes 255 (see `find_white_level`).
 
     If the file marks a level as transparent, the result has an alpha channel.

@@ -33,7 +33,7 @@ class DecodeOptions:
         min_size: minimum width and height in pixels; a JPEG is decoded at the smallest scale of 1, 1/2, 1/4 and 1/8
             (or, with simplejpeg, of 1/8, 2/8 ... 8/8) that keeps this size.
         mode: mode, `L` or `YCbCr`, that is kept if the decoder returns it; other modes are converted to RGB.
-        min_reduced_side_px: downscale by the largest integer factor that leaves the shorter side at least this many
+        min_shorter_side_px: downscale by the largest integer factor that leaves the shorter side at least this many
             pixels.
         strict: decode a JPEG with simplejpeg, if installed, which detects damage that Pillow ignores.
         apply_orientation: apply the EXIF orientation.
@@ -42,7 +42,7 @@ class DecodeOptions:
 
     min_size: tuple[int, int] | None = None
     mode: str | None = None
-    min_reduced_side_px: int | None = None
+    min_shorter_side_px: int | None = None
     strict: bool = False
     apply_orientation: bool = True
     background: tuple[int, int, int] = WHITE
@@ -57,7 +57,7 @@ class DecodedImage:
         header: header of the file.
         size: width and height of the upright image at full scale, in pixels.
         orientation: EXIF orientation of the file, 1 (upright) to 8.
-        image_orientation: EXIF orientation of `image`: that of the file, or 1 with `DecodeOptions.apply_orientation`.
+        remaining_orientation: EXIF orientation still to apply to `image`; 1 with `DecodeOptions.apply_orientation`.
         animated: whether the file has more than one frame; only the first is decoded.
         transparent: whether any pixel is at least partly transparent.
         irregular_jpeg: whether the file is a JPEG with padding or unusual header values but intact pixels; only
@@ -68,7 +68,7 @@ class DecodedImage:
     header: ImageHeader
     size: tuple[int, int]
     orientation: int
-    image_orientation: int
+    remaining_orientation: int
     animated: bool
     transparent: bool
     irregular_jpeg: bool

@@ -20,7 +20,7 @@ from PIL import Image
 
 from mlimages.core import MAX_PIXELS, Fault, ImageError, as_path, describe_unsupported_content, make_install_command
 from mlimages.images.decoded_image import WHITE, DecodedImage, DecodeOptions, ImageHeader
-from mlimages.images.format_checks import interpret_tiff_levels, require_all_png_rows
+from mlimages.images.format_checks import normalize_tiff_levels, require_complete_png
 from mlimages.images.reading import read_bytes
 
 PIXELS_VERSION = 4
@@ -70,7 +70,7 @@ def require_type(value: object, types: type | tuple[type, ...], expected_type: s
         raise ArgumentTypeError(f"expected {expected_type}, got {type(value).__name__}")
 
 
-def convert_to_image_error(function: Callable[P, T]) -> Callable[P, T]:
+def reraise_as_image_error(function: Callable[P, T]) -> Callable[P, T]:
     """Decorate a function so that it raises an `ImageError` with a `Fault` instead of any other exception, except
     `ArgumentTypeError`."""
 
@@ -99,7 +99,7 @@ def _to_image_error(error: Exception) -> ImageError:
     return ImageError(Fault.CORRUPT, f"the data is damaged: {_REPLACE_FILE_ADVICE} ({text})")
 
 
-@convert_to_image_error
+@reraise_as_image_error
 def identify(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
     """Read the format, mode and size of an image from its header, without decoding the pixels.
 
@@ -111,7 +111,7 @@ def identify(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PI
     return _read_header(_open_image(_read_source(source), max_pixels))
 
 
-@convert_to_image_error
+@reraise_as_image_error
 def decode(
     source: str | os.PathLike[str] | bytes,
     *,
@@ -146,7 +146,7 @@ def decode(
         header,
         size[::-1] if turn >= _FIRST_TRANSPOSED_ORIENTATION else size,
         orientation=max(stored, turn),
-        image_orientation=1 if options.apply_orientation else turn,
+        remaining_orientation=1 if options.apply_orientation else turn,
         animated=_is_animated(file),
         transparent=transparent,
         irregular_jpeg=irregular_jpeg,
@@ -170,8 +170,8 @@ def load_rgb(
     return decode(source, max_pixels=max_pixels, options=DecodeOptions(background=background)).image
 
 
-@convert_to_image_error
-def from_pillow(image: Image.Image) -> Image.Image:
+@reraise_as_image_error
+def to_upright_rgb(image: Image.Image) -> Image.Image:
     """Convert a Pillow image to upright 8-bit RGB; transparent pixels become white.
 
     Raises:
@@ -181,7 +181,7 @@ def from_pillow(image: Image.Image) -> Image.Image:
     require_type(image, Image.Image, "a PIL image")
     image.load()
     turn = _read_exif_orientation(image)
-    flat, _ = _convert_and_reduce(interpret_tiff_levels(image, getattr(image, "tag_v2", {})), DecodeOptions())
+    flat, _ = _convert_and_reduce(normalize_tiff_levels(image, getattr(image, "tag_v2", {})), DecodeOptions())
     return flat if turn == 1 else flat.transpose(TRANSPOSE_BY_ORIENTATION[turn])
 
 
@@ -200,7 +200,7 @@ def _open_image(data: bytes, max_pixels: int) -> Image.Image:
     `Image.open` is not used: it warns about large images, fails above twice that size regardless of `max_pixels`, and
     passes EPS files to Ghostscript.
     """
-    missing = claimed = ""
+    missing = detected = ""
     for load_plugins in (Image.preinit, load_all_plugins):
         load_plugins()
         for name in Image.ID:
@@ -210,17 +210,17 @@ def _open_image(data: bytes, max_pixels: int) -> Image.Image:
                 if isinstance(known, str):  # names the library that Pillow was built without
                     missing = known
                 elif known and name not in _REJECTED_FORMATS:
-                    claimed = claimed or (name if accepts else "")
+                    detected = detected or (name if accepts else "")
                     file = factory(io.BytesIO(data), "")
                     _check_pixel_count(file.size, max_pixels)
                     return file
             except _WRONG_FORMAT_ERRORS as error:
                 if str(error) in _UNSUPPORTED_PIXEL_ERRORS:
                     missing = f"{name}: {error}"
-    raise _make_unknown_format_error(data, missing, claimed)
+    raise _make_unknown_format_error(data, missing, detected)
 
 
-def _make_unknown_format_error(data: bytes, missing_feature: str, claimed_format: str) -> ImageError:
+def _make_unknown_format_error(data: bytes, missing_feature: str, detected_format: str) -> ImageError:
     """Return the error for a file that no plugin opens.
 
     `missing_feature` names the library that Pillow was built without, or the variant of the format that it lacks.
@@ -229,8 +229,8 @@ def _make_unknown_format_error(data: bytes, missing_feature: str, claimed_format
         return ImageError(Fault.UNREADABLE, f"HEIC needs an optional package: `{make_install_command('heic')}`")
     if missing_feature:
         return ImageError(Fault.UNREADABLE, f"the installed Pillow cannot decode the format ({missing_feature})")
-    if claimed_format:
-        damage = f"the file begins like a {claimed_format} file, but its header is damaged"
+    if detected_format:
+        damage = f"the file begins like a {detected_format} file, but its header is damaged"
         return ImageError(Fault.NOT_AN_IMAGE, f"{damage}: {_REPLACE_FILE_ADVICE}")
     begin = data[:12]
     first_bytes = f'"{begin.decode()}"' if begin.isascii() and begin.decode().isprintable() else begin.hex(" ")
@@ -264,7 +264,7 @@ def _read_header(file: Image.Image) -> ImageHeader:
 
 
 def _decode_pixels(opened_image: Image.Image, data: bytes, options: DecodeOptions) -> tuple[Image.Image, bool]:
-    """Decode the pixels; return the image, and whether the file is an irregular JPEG (see `DecodedImage`)."""
+    """Decode the pixels; return the image, and whether it is a JPEG with padding or unusual header values."""
     irregular_jpeg, damage = False, ""
     if options.strict and opened_image.format == "JPEG":
         from mlimages.images import strict_jpeg  # imports NumPy in 70 ms, and most decoding processes do not need it
@@ -284,8 +284,8 @@ def _decode_pixels(opened_image: Image.Image, data: bytes, options: DecodeOption
     if damage:  # Pillow's own error takes precedence
         raise ImageError(Fault.CORRUPT, damage)
     if opened_image.format == "PNG":
-        require_all_png_rows(opened_image, data)
-    return interpret_tiff_levels(opened_image, getattr(opened_image, "tag_v2", {})), irregular_jpeg
+        require_complete_png(opened_image, data)
+    return normalize_tiff_levels(opened_image, getattr(opened_image, "tag_v2", {})), irregular_jpeg
 
 
 def _convert_and_reduce(image: Image.Image, options: DecodeOptions) -> tuple[Image.Image, bool]:
@@ -295,7 +295,7 @@ def _convert_and_reduce(image: Image.Image, options: DecodeOptions) -> tuple[Ima
     clear = image.has_transparency_data
     if image.mode == options.mode and not clear:
         return image, False
-    factor = max(1, min(image.size) // options.min_reduced_side_px) if options.min_reduced_side_px else 1
+    factor = max(1, min(image.size) // options.min_shorter_side_px) if options.min_shorter_side_px else 1
     early = factor > 1 and image.mode in ("RGB", "RGBX", "L") and not clear
     image, transparent = _composite_onto_background(image.reduce(factor) if early else image, options.background)
     return image if early or factor == 1 else image.reduce(factor), transparent
@@ -304,9 +304,9 @@ def _convert_and_reduce(image: Image.Image, options: DecodeOptions) -> tuple[Ima
 def _composite_onto_background(image: Image.Image, background: tuple[int, int, int]) -> tuple[Image.Image, bool]:
     """Convert an image to 8-bit RGB; return it, and whether any pixel is transparent."""
     if image.mode.startswith("I") or image.mode == "F":
-        from mlimages.images.arrays import to_eight_bits  # imports NumPy, as above
+        from mlimages.images.arrays import scale_to_8_bits  # imports NumPy, as above
 
-        image = to_eight_bits(image)
+        image = scale_to_8_bits(image)
     if not image.has_transparency_data:
         return image if image.mode in ("RGB", "RGBX") else image.convert("RGB"), False
     rgba = image if image.mode == "RGBA" else image.convert("RGBA")

@@ -19,7 +19,7 @@ _SIGNED, _WHITE_IS_ZERO = 2, 0
 """Tags and values of TIFF 6.0 (sections 8 and 19)."""
 
 
-def require_all_png_rows(image: Image.Image, data: bytes) -> None:
+def require_complete_png(image: Image.Image, data: bytes) -> None:
     """Check that the compressed data of a decoded PNG has all rows; Pillow leaves missing rows black.
 
     The data is decompressed again only if the last row is black or transparent. Interlaced files are not checked.
@@ -53,7 +53,7 @@ def _iter_png_data(data: bytes) -> Iterator[bytes]:
         at += 12 + length
 
 
-def interpret_tiff_levels(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
+def normalize_tiff_levels(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
     """Return a decoded TIFF in which 0 is black: the levels of a 16-bit image in which 0 is white are inverted.
 
     Raises:

@@ -14,14 +14,14 @@ from PIL import Image
 
 from mlimages.core import MAX_PIXELS, BrokenImage, Fault, ImageError, ImageProperty, LabeledPath
 from mlimages.images.decoded_image import DecodeOptions, ImageHeader
-from mlimages.images.decoding import convert_to_image_error, decode, require_type
+from mlimages.images.decoding import decode, require_type, reraise_as_image_error
 from mlimages.images.reading import make_reader_pool
 from mlimages.images.sizes import compute_crop_offset, compute_resized_size, covers_crop
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
-@convert_to_image_error
+@reraise_as_image_error
 def load_pixels(
     source: str | os.PathLike[str] | bytes, image_property: ImageProperty, *, max_pixels: int = MAX_PIXELS
 ) -> NDArray[np.uint8]:

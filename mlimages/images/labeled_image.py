@@ -104,7 +104,8 @@ class LabeledImage:
     def convert(self, image_property: ImageProperty) -> Self:
         """Resize and crop the image to the network's input size.
 
-        If the image has not been loaded or changed yet, the pixels equal those in training and prediction.
+        If the file has not been loaded yet, the pixels are identical to those in training and prediction. Otherwise the
+        current image, with all previous changes, is resized and cropped.
 
         Args:
             image_property: size, resize method and number of channels.

@@ -88,7 +88,7 @@ def _read_remote(path: Any) -> bytes:
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def check_unavailable_images(broken_images: Iterable[BrokenImage], *, skip: bool) -> None:
+def raise_for_unavailable_images(broken_images: Iterable[BrokenImage], *, skip: bool) -> None:
     """Check that all remote images could be downloaded.
 
     Args:
@@ -111,7 +111,7 @@ def describe_missing_images(num_missing: int, num_images: int, advice: str = MIS
     return f"{num_missing} of {num_images} images are missing: {advice}" if 2 * num_missing > num_images else ""
 
 
-def check_missing_images(
+def raise_for_missing_images(
     broken_images: Iterable[BrokenImage], num_images: int, *, advice: str = MISSING_IMAGES_ADVICE
 ) -> None:
     """Check that at most half of the images are missing; otherwise, the label file was probably moved.

@@ -59,14 +59,14 @@ def decode_strictly(data: bytes, min_size: tuple[int, int]) -> tuple[Image.Image
             return Image.frombuffer("RGBX", pixels.shape[1::-1], pixels, "raw", "RGBX", 0, 1), rest is not data
         if not _SCAN_DAMAGE_WARNING.search(warning):
             return None, bool(_HEADER_WARNING.search(warning))
-        shorter = _remove_padding(rest, warning)
+        shorter = _remove_reported_padding(rest, warning)
         if shorter is None:
             break
         rest = shorter
     raise JpegScanError(warning)
 
 
-def _remove_padding(data: bytes, warning: str) -> bytes | None:
+def _remove_reported_padding(data: bytes, warning: str) -> bytes | None:
     """Return the file without the padding that a warning of libjpeg reports; None if the bytes are not padding."""
     found = _PADDING_WARNING.search(warning)
     if found is None:

@@ -25,7 +25,7 @@ from mlimages.core import (
     format_command,
     scores,
 )
-from mlimages.images import check_missing_images, check_unavailable_images
+from mlimages.images import raise_for_missing_images, raise_for_unavailable_images
 from mlimages.inference.bundle import OnnxBundle
 from mlimages.inference.class_alignment import match_classes
 from mlimages.inference.explanation import BackgroundTest, run_background_test
@@ -198,8 +198,8 @@ def evaluate(
     answers = _predict_all(predictor, items, progress or NoProgress())
     elapsed_s = time.perf_counter() - begin
     broken = tuple(answer.result for answer in answers if isinstance(answer.result, BrokenImage))
-    check_unavailable_images(broken, skip=skip_unavailable)
-    check_missing_images(broken, len(items))
+    raise_for_unavailable_images(broken, skip=skip_unavailable)
+    raise_for_missing_images(broken, len(items))
     good = [
         (answer.result, item, answer)
         for answer, item in zip(answers, items, strict=True)

@@ -194,7 +194,7 @@ class Predictor:
         prop = self.bundle.preprocessing.image
         try:
             if isinstance(image, Image.Image):
-                pixels = images.prepare_pixels(images.from_pillow(image), prop)
+                pixels = images.prepare_pixels(images.to_upright_rgb(image), prop)
             elif isinstance(image, np.ndarray):
                 pixels = images.prepare_pixels(Image.fromarray(image).convert("RGB"), prop)
             else:

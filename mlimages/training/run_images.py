@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mlimages.checks import split_labels
 from mlimages.core import BrokenImage, InputError, Progress, pluralize
-from mlimages.images import check_missing_images, check_unavailable_images
+from mlimages.images import raise_for_missing_images, raise_for_unavailable_images
 from mlimages.labels import ClassNames, open_splits
 from mlimages.training import distributed
 from mlimages.training.array_store import ArrayStore, open_pixel_store
@@ -56,13 +56,13 @@ def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -
     if store is not None:
         store.trim(config.cache_bytes)
     broken = tuple(each for each in found if isinstance(each, BrokenImage))
-    check_unavailable_images(broken, skip=config.skip_unavailable)
+    raise_for_unavailable_images(broken, skip=config.skip_unavailable)
     if inputs.is_resumed:
         advice = (
             f"the paths in {config.out}/train.txt and val.txt are relative to that folder: move it or the images back"
         )
-        check_missing_images(broken, len(items), advice=advice)
-    check_missing_images(broken, len(items))
+        raise_for_missing_images(broken, len(items), advice=advice)
+    raise_for_missing_images(broken, len(items))
     for each in broken:
         logger.info("skipped: %s (%s: %s)", each.path, each.fault, each.detail)
     train, val = (

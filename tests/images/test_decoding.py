@@ -16,8 +16,8 @@ from mlimages.images.decoding import (
     _make_unknown_format_error,
     _to_image_error,
     decode,
-    from_pillow,
     identify,
+    to_upright_rgb,
 )
 from tests.images.odd_images import chunk, exif, made_image, saved
 
@@ -132,19 +132,19 @@ def test_an_image_is_turned_only_if_it_is_to_be(orientation: int) -> None:
     upright, as_stored = decode(data), decode(data, options=DecodeOptions(apply_orientation=False))
     assert np.array_equal(np.asarray(upright.image), turned)
     assert np.array_equal(np.asarray(as_stored.image), plain)
-    assert (upright.size, upright.orientation, upright.image_orientation) == (size, orientation, 1)
-    assert (as_stored.size, as_stored.orientation, as_stored.image_orientation) == (size, orientation, orientation)
+    assert (upright.size, upright.orientation, upright.remaining_orientation) == (size, orientation, 1)
+    assert (as_stored.size, as_stored.orientation, as_stored.remaining_orientation) == (size, orientation, orientation)
 
 
 @pytest.mark.parametrize(
-    ("min_reduced_side_px", "factor"), [(None, 1), (13, 1), (12, 2), (8, 3), (7, 3), (6, 4), (100, 1)]
+    ("min_shorter_side_px", "factor"), [(None, 1), (13, 1), (12, 2), (8, 3), (7, 3), (6, 4), (100, 1)]
 )
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA"])
 def test_an_image_is_reduced_by_the_largest_factor_that_leaves_the_shorter_side(
-    min_reduced_side_px: int | None, factor: int, mode: str
+    min_shorter_side_px: int | None, factor: int, mode: str
 ) -> None:
     image = made_image(40, 24).convert(mode)
-    found = decode(saved(image, "PNG"), options=DecodeOptions(min_reduced_side_px=min_reduced_side_px))
+    found = decode(saved(image, "PNG"), options=DecodeOptions(min_shorter_side_px=min_shorter_side_px))
     first = image.reduce(factor).convert("RGB") if mode in ("RGB", "L") else image.convert("RGB").reduce(factor)
     assert np.array_equal(np.asarray(found.image), np.asarray(first))
     assert (found.size, found.transparent, found.animated, found.irregular_jpeg) == ((40, 24), False, False, False)
@@ -192,7 +192,7 @@ def test_an_opened_image_is_converted_as_its_file_is(mode: str, orientation: int
     if mode == "RGBA":
         image.putalpha(100)
     data = saved(image, "PNG", exif=exif(orientation))
-    found = from_pillow(Image.open(io.BytesIO(data)))
+    found = to_upright_rgb(Image.open(io.BytesIO(data)))
     assert found.mode == "RGB"
     assert np.array_equal(np.asarray(found), np.asarray(decode(data).image))
 
@@ -210,7 +210,7 @@ def test_a_transparent_colour_is_replaced_before_the_image_is_reduced() -> None:
     pixels[0, 0] = 200
     found = decode(
         saved(Image.fromarray(pixels), "PNG", transparency=(200, 200, 200)),
-        options=DecodeOptions(min_reduced_side_px=1, background=(40, 80, 120)),
+        options=DecodeOptions(min_shorter_side_px=1, background=(40, 80, 120)),
     )
     assert (found.image.size, found.image.getpixel((0, 0)), found.transparent) == ((1, 1), (10, 20, 30), True)
 

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from mlimages.core import BrokenImage, Fault, ImageError, ImageProperty, LabeledPath, Normalization
 from mlimages.images import from_network_input, geometry, load_pixels, load_rgb, prepare_pixels, to_network_input
-from mlimages.images.arrays import find_white_level, to_eight_bits, to_uint8
+from mlimages.images.arrays import find_white_level, scale_to_8_bits, to_uint8
 from mlimages.images.decoded_image import DecodeOptions, ImageHeader
 from mlimages.images.geometry import _choose_decode_options, _compute_central_box, iter_pixels, resize_and_crop
 from tests.images.odd_images import saved
@@ -176,8 +176,8 @@ def test_values_are_rounded_and_clipped() -> None:
     values = np.array([-9.0, -0.4, 0.5, 0.6, 1.5, 254.4, 254.6, 255.0, 256.0, np.nan, np.inf, -np.inf])
     assert to_uint8(values).tolist() == [0, 0, 0, 1, 2, 254, 255, 255, 255, 0, 255, 0]
     deep = Image.fromarray(np.array([[0, 1000, 30000, 65535]], dtype=np.uint16))
-    assert np.asarray(to_eight_bits(deep)).tolist() == [[0, 4, 117, 255]]
+    assert np.asarray(scale_to_8_bits(deep)).tolist() == [[0, 4, 117, 255]]
     deep.info["transparency"] = 1000
-    assert np.asarray(to_eight_bits(deep)).tolist() == [[[0, 255], [4, 0], [117, 255], [255, 255]]]
+    assert np.asarray(scale_to_8_bits(deep)).tolist() == [[[0, 255], [4, 0], [117, 255], [255, 255]]]
     deep.info["transparency"] = b"1000"
-    assert to_eight_bits(deep).mode == "L"
+    assert scale_to_8_bits(deep).mode == "L"

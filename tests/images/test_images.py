@@ -32,12 +32,12 @@ from mlimages.images import (
     compute_resized_size,
     copy_by_class,
     from_network_input,
-    from_pillow,
     identify,
     load_pixels,
     load_rgb,
     prepare_pixels,
     to_network_input,
+    to_upright_rgb,
 )
 from mlimages.labels import label_dir_auto
 from mlimages.networks import Normalize
@@ -395,7 +395,7 @@ def test_an_array_that_is_no_image_is_an_error(shape: tuple[int, ...]) -> None:
         (lambda _: load_pixels(noise(8, 8), ImageProperty(8)), "expected a path or the bytes .*, got Image"),
         (lambda _: load_rgb(16), "expected a path or the bytes of an image file, got int"),
         (lambda _: identify(None), "expected a path or the bytes of an image file, got NoneType"),
-        (lambda path: from_pillow(path.read_bytes()), "expected a PIL image, got bytes"),
+        (lambda path: to_upright_rgb(path.read_bytes()), "expected a PIL image, got bytes"),
         (lambda path: prepare_pixels(path, ImageProperty(8)), "expected a PIL image, got PosixPath"),
     ],
 )

@@ -10,7 +10,7 @@ from mlimages import ImageProperty, InputError, evaluate
 from mlimages.core import BrokenImage, Fault, ImageError, ThreadPool
 from mlimages.dataset import compute_mean
 from mlimages.images import describe_missing_images, reading
-from mlimages.images.reading import check_unavailable_images, make_reader_pool, read_bytes
+from mlimages.images.reading import make_reader_pool, raise_for_unavailable_images, read_bytes
 from mlimages.inference import OnnxBundle
 from mlimages.labels import LabelFile
 from mlimages.training import FineTuneConfig, extract_features, fine_tune, probe_layers
@@ -153,10 +153,10 @@ def test_a_file_may_have_a_size_up_to_the_bound(
 
 def test_unavailable_images_end_a_command_unless_they_are_to_be_skipped() -> None:
     broken = [BrokenImage("a", Fault.MISSING, "x"), BrokenImage("b", Fault.UNAVAILABLE, "denied (b)")]
-    check_unavailable_images(broken[:1], skip=False)
-    check_unavailable_images(broken, skip=True)
+    raise_for_unavailable_images(broken[:1], skip=False)
+    raise_for_unavailable_images(broken, skip=True)
     with pytest.raises(InputError, match=r"1 image could not be downloaded; the first: denied \(b\)"):
-        check_unavailable_images(broken, skip=False)
+        raise_for_unavailable_images(broken, skip=False)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mlimages.core import Fault, ImageError
 from mlimages.images import DecodeOptions, decode, strict_jpeg
-from mlimages.images.strict_jpeg import JpegScanError, _remove_header_padding, _remove_padding, decode_strictly
+from mlimages.images.strict_jpeg import JpegScanError, _remove_header_padding, _remove_reported_padding, decode_strictly
 from tests.images.odd_images import made_image, saved
 
 pytest.importorskip("simplejpeg", reason='needs pip install "mlimages[strict]"')
@@ -68,8 +68,8 @@ HEAD = b"\xff\xd8\xff\xe0\0\4xy"
 def test_zeros_and_four_equal_bytes_are_padding(padding: bytes, removed: bool) -> None:
     data = HEAD + SCAN + b"scan" + padding + END
     warning = f"Corrupt JPEG data: {len(padding)} extraneous bytes before marker 0xd9"
-    assert _remove_padding(data, warning) == (HEAD + SCAN + b"scan" + END if removed else None)
-    assert _remove_padding(data, "Corrupt JPEG data: bad Huffman code") is None
+    assert _remove_reported_padding(data, warning) == (HEAD + SCAN + b"scan" + END if removed else None)
+    assert _remove_reported_padding(data, "Corrupt JPEG data: bad Huffman code") is None
 
 
 @pytest.mark.parametrize(
@@ -84,9 +84,9 @@ def test_zeros_and_four_equal_bytes_are_padding(padding: bytes, removed: bool) -
 )
 def test_padding_is_removed_before_its_marker_behind_the_header(body: bytes, expected: bytes | None) -> None:
     warning = "Corrupt JPEG data: 2 extraneous bytes before marker 0xc4"
-    found = _remove_padding(HEAD + SCAN + body + END, warning)
+    found = _remove_reported_padding(HEAD + SCAN + body + END, warning)
     assert found == (None if expected is None else HEAD + SCAN + expected + END)
-    assert _remove_padding(HEAD + b"\xff\xda\0\2\xff\xc4", warning) is None, "not of the header"
+    assert _remove_reported_padding(HEAD + b"\xff\xda\0\2\xff\xc4", warning) is None, "not of the header"
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_padding_between_segments_of_the_header_is_removed(header: bytes, expect
     assert _remove_header_padding(data) == (data, len(data)), "without a scan it stays as it is"
     if header != expected:
         warning = "Corrupt JPEG data: 9 extraneous bytes before marker 0xda"
-        assert _remove_padding(data + SCAN + END, warning) == start + expected + SCAN + END
+        assert _remove_reported_padding(data + SCAN + END, warning) == start + expected + SCAN + END
 
 
 WARNINGS = {
