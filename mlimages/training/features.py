@@ -34,8 +34,21 @@ logger = logging.getLogger(__name__)
 EVALUATION_BATCH_SIZE = 64
 """Batch size where no gradients are needed: to validate, and to compute the inputs of the head."""
 
-FROZEN_BATCH_SIZE = 8
-"""Batch size of the frozen part: 16 is no faster on a CPU and needs 0.4 GB more memory with VGG-16."""
+MAX_FROZEN_BATCH_SIZE = 8
+"""Maximum batch size of the frozen part: 16 is no faster on a CPU and needs 0.4 GB more memory with VGG-16."""
+
+MAX_FROZEN_BATCH_GMACS = 128
+"""Maximum of 10^9 multiply-adds per batch of the frozen part, as a measure of its memory: a mixture of experts at 546 x
+546 pixels, of 626 per image, needs 6 GB for one image and 18 GB for eight."""
+
+
+def choose_frozen_batch_size(gmacs: float) -> int:
+    """Return the batch size of a frozen part with `gmacs` 10^9 multiply-adds per image.
+
+    >>> [choose_frozen_batch_size(gmacs) for gmacs in (0.7, 15.5, 61.0, 626.0)]  # AlexNet, VGG-16, ViT-L, an ensemble
+    [8, 8, 2, 1]
+    """
+    return max(1, min(MAX_FROZEN_BATCH_SIZE, int(MAX_FROZEN_BATCH_GMACS / max(gmacs, 1e-9))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +187,7 @@ class FrozenFeatures:
         preprocessing: preprocessing of the images.
         device: device to compute on.
         validation: the validation set.
+        gmacs: 10^9 multiply-adds of the frozen part per image.
     """
 
     def __init__(
@@ -187,7 +201,9 @@ class FrozenFeatures:
         preprocessing: Preprocessing,
         device: torch.device,
         validation: ImageSet,
+        gmacs: float,
     ) -> None:
+        self._batch_size = choose_frozen_batch_size(gmacs)
         self._split, self._normalize, self._device, self.shapes = split, normalize, device, split.feature_shapes
         self._precision, self._validation = computation.frozen_precision, validation
         self._runtime = FrozenRuntime(split.lower_part, computation.library, device)
@@ -241,7 +257,7 @@ class FrozenFeatures:
             For each chunk of images, their indices, and their features `(n, D)` in both precisions.
         """
         stores = self._stores["fp32"], self._stores[self._precision]
-        for chunk in split_into_chunks(indices, FROZEN_BATCH_SIZE):
+        for chunk in split_into_chunks(indices, self._batch_size):
             keys = {index: self._make_row_key(self._validation, index, 0) for index in chunk}
             missing = [(index, 0) for index, key in keys.items() if key not in stores[1]]
             self._compute_view_features(self._validation, missing, self._precision, progress)
@@ -264,7 +280,7 @@ class FrozenFeatures:
         store = self._stores[precision]
         for number in sorted({view for _, view in missing_views}):
             view_of = {index: view for index, view in missing_views if view == number}
-            chunks = split_into_chunks([*view_of], FROZEN_BATCH_SIZE)
+            chunks = split_into_chunks([*view_of], self._batch_size)
             for batch in images.batches(chunks, choose_view=view_of.__getitem__):
                 if batch.image_indices:
                     keys = [self._make_row_key(images, index, number) for index in batch.image_indices]

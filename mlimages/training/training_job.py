@@ -223,9 +223,10 @@ def build_training_job(
     example = torch.zeros(2, max(image.channels, len(normalize.mean[0])), image.height, image.width, device=device)
     source: BatchSource = PixelSource(network, normalize, device)
     split = split_network(network, frozen, example) if config.cache else None
+    gmacs = count_gmacs(split.lower_part, example) if split else 0.0
     work, computation = None, read_computation(files)
     if split and not inputs.is_resumed:  # a resumed run of an earlier version keeps to PyTorch
-        work = Workload(model.name, count_gmacs(split.lower_part, example), len(train) * views, len(val))
+        work = Workload(model.name, gmacs, len(train) * views, len(val))
     if computation is None:
         computation = choose_computation(work, config.precision, device=device, is_frozen=bool(digest))
     computation = distributed.broadcast(computation)
@@ -236,7 +237,7 @@ def build_training_job(
     if split:
         create_features = partial(
             FrozenFeatures, model, split, normalize=normalize, frozen_digest=digest, preprocessing=preprocessing,
-            device=device, validation=val,
+            device=device, validation=val, gmacs=gmacs,
         )  # fmt: skip
         features, computation = cache_features(
             create_features, computation, is_resumed=inputs.is_resumed, train_set=train, num_views=views, val_set=val,

@@ -53,6 +53,17 @@ def test_counting_multiply_adds_leaves_what_a_network_keeps_between_calls() -> N
     assert network(torch.zeros(1, 8)).detach().numpy().shape == (1, 5)
 
 
+@pytest.mark.parametrize(("max_gmacs", "batch_size"), [(128.0, 8), (1e-12, 1)])
+def test_a_large_network_computes_fewer_images_at_once(
+    colours: Path, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_gmacs: float, batch_size: int
+) -> None:
+    monkeypatch.setenv("MLIMAGES_CACHE", str(tmp_path))
+    monkeypatch.setattr("mlimages.training.features.MAX_FROZEN_BATCH_GMACS", max_gmacs)
+    with mock.patch.object(FrozenRuntime, "__call__", autospec=True, side_effect=FrozenRuntime.__call__) as run:
+        fine_tune(replace(frozen_config(colours, pretrained), out=tmp_path / "run"), export=False)
+    assert max(len(call.args[1]) for call in run.call_args_list) == batch_size
+
+
 def test_rows_are_read_back_in_any_order_from_several_writers(tmp_path: Path) -> None:
     rows = np.arange(24, dtype=np.float32).reshape(6, 4)
     for part in (slice(0, 2), slice(2, 6)):
