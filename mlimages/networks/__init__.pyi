@@ -6,7 +6,7 @@ from .devices import choose_device as choose_device
 from .devices import find_float32_precision as find_float32_precision
 from .devices import has_fast_bf16 as has_fast_bf16
 from .devices import to_channels_last as to_channels_last
-from .freezing import FrozenPart as FrozenPart
+from .freezing import FrozenLayers as FrozenLayers
 from .freezing import copy_sharing_tensors as copy_sharing_tensors
 from .freezing import freeze as freeze
 from .freezing import is_stochastic as is_stochastic
@@ -15,10 +15,10 @@ from .lower_layers_head import add_lower_layers_head as add_lower_layers_head
 from .models import Model as Model
 from .models import build_model as build_model
 from .models import find_layer_aliases as find_layer_aliases
-from .models import resolve_defaults as resolve_defaults
+from .models import resolve_weights_and_freeze as resolve_weights_and_freeze
 from .models import wrap_network as wrap_network
 from .normalization import Normalize as Normalize
-from .splitting import SplitNetwork as SplitNetwork
+from .splitting import NetworkParts as NetworkParts
 from .splitting import flatten_features as flatten_features
 from .splitting import split_network as split_network
 from .splitting import unflatten_features as unflatten_features

@@ -100,14 +100,14 @@ class TorchvisionArchitecture(Architecture):
                 f"{weights.url} ({error}): put the file into that folder, or pass its path with --weights"
             ) from error
 
-    def convert_weights(self, state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    def convert_weights(self, state_dict: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
         for pattern, replacement in _TENSOR_NAME_REPLACEMENTS:
-            state = {pattern.sub(replacement, name): tensor for name, tensor in state.items()}
-        embedding = state.get("encoder.pos_embedding")
+            state_dict = {pattern.sub(replacement, name): tensor for name, tensor in state_dict.items()}
+        embedding = state_dict.get("encoder.pos_embedding")
         if not isinstance(network, VisionTransformer) or embedding is None or embedding.ndim != 3:
-            return state
+            return state_dict
         size, patch = network.image_size, network.patch_size
-        return dict(_call_without_warnings(interpolate_embeddings, size, patch, OrderedDict(state)))
+        return dict(_call_without_warnings(interpolate_embeddings, size, patch, OrderedDict(state_dict)))
 
     def make_preprocessing(self, weights: str) -> Preprocessing:
         preset = self._find_weights_entry(weights).transforms()

@@ -52,9 +52,9 @@ class Architecture(ABC):
             f"{self.name} has no pretrained weights: train from scratch with --weights none, or pass a file"
         )
 
-    def convert_weights(self, state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    def convert_weights(self, state_dict: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
         """Return the weights with the tensor names of `network`, and position embeddings resized to its input."""
-        return state
+        return state_dict
 
     @abstractmethod
     def make_preprocessing(self, weights: str) -> Preprocessing:

@@ -88,15 +88,15 @@ def _make_cifar10_cnn(num_classes: int, channels: int, size: HeightWidth) -> Nam
     ]
 
 
-def _make_alexnet(num_classes: int, channels: int, *, groups: int, alpha: float, k: float) -> NamedLayers:
+def _make_alexnet(num_classes: int, channels: int, *, groups: int, lrn_alpha: float, lrn_k: float) -> NamedLayers:
     layers: NamedLayers = [
         ("conv1", nn.Conv2d(channels, 96, 11, stride=4)),
         ("relu1", nn.ReLU()),
-        ("norm1", nn.LocalResponseNorm(5, alpha=alpha, beta=0.75, k=k)),
+        ("norm1", nn.LocalResponseNorm(5, alpha=lrn_alpha, beta=0.75, k=lrn_k)),
         ("pool1", nn.MaxPool2d(3, 2)),
         ("conv2", nn.Conv2d(96, 256, 5, padding=2, groups=groups)),
         ("relu2", nn.ReLU()),
-        ("norm2", nn.LocalResponseNorm(5, alpha=alpha, beta=0.75, k=k)),
+        ("norm2", nn.LocalResponseNorm(5, alpha=lrn_alpha, beta=0.75, k=lrn_k)),
         ("pool2", nn.MaxPool2d(3, 2)),
         ("conv3", nn.Conv2d(256, 384, 3, padding=1)),
         ("relu3", nn.ReLU()),
@@ -124,12 +124,12 @@ def _make_alexnet(num_classes: int, channels: int, *, groups: int, alpha: float,
 
 def _make_alex(num_classes: int, channels: int, size: HeightWidth) -> NamedLayers:
     # Krizhevsky et al. 2012: alpha 1e-4 multiplies the sum over 5 channels (torch divides it by 5), k 2.
-    return _make_alexnet(num_classes, channels, groups=1, alpha=5e-4, k=2.0)
+    return _make_alexnet(num_classes, channels, groups=1, lrn_alpha=5e-4, lrn_k=2.0)
 
 
 def _make_alex_grouped(num_classes: int, channels: int, size: HeightWidth) -> NamedLayers:
     # bvlc_alexnet of Caffe: alpha 1e-4 is divided by 5 as in torch, k 1; the two towers are two channel groups.
-    return _make_alexnet(num_classes, channels, groups=2, alpha=1e-4, k=1.0)
+    return _make_alexnet(num_classes, channels, groups=2, lrn_alpha=1e-4, lrn_k=1.0)
 
 
 def _make_preprocessing(size_px: int, normalization: Normalization | None = None, **options: Any) -> Preprocessing:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mlimages.core import ModelError
 from mlimages.networks.models import Model
-from mlimages.networks.weights import is_inside
+from mlimages.networks.weights import is_in_modules
 
 MIN_CUT_POINTS = 5
 """The largest stage of a network is divided until there are this many cut points."""
@@ -25,7 +25,7 @@ class CutPoint:
     """A point at which a network can be cut.
 
     Attributes:
-        name: alias or module path of the last layer before the cut, a value that `freeze` accepts.
+        last_layer: alias or module path of the last layer before the cut, a value that `freeze` accepts.
         next_layer: module path of the next layer with weights that is not a normalization layer. The features are its
             pooled input.
         num_features: number of features after pooling.
@@ -34,10 +34,10 @@ class CutPoint:
         >>> from mlimages.networks import build_model, find_cut_points
         >>> model = build_model("lenet5", num_classes=10, weights="none")
         >>> find_cut_points(model)[0]
-        CutPoint(name='conv1', next_layer='conv2', num_features=6)
+        CutPoint(last_layer='conv1', next_layer='conv2', num_features=6)
     """
 
-    name: str
+    last_layer: str
     next_layer: str
     num_features: int
 
@@ -55,14 +55,14 @@ def find_cut_points(model: Model) -> tuple[CutPoint, ...]:
     Examples:
         >>> from mlimages.networks import build_model, find_cut_points
         >>> model = build_model("lenet5", num_classes=10, weights="none")
-        >>> [(point.name, point.num_features) for point in find_cut_points(model)]
+        >>> [(point.last_layer, point.num_features) for point in find_cut_points(model)]
         [('conv1', 6), ('conv2', 400), ('fc3', 120), ('fc4', 84)]
     """
     order, widths = _trace_layers(model)
     points: dict[str, CutPoint] = {}
     for name, path in _find_candidate_layers(model):
         indices = [index for index, leaf in enumerate(order) if f"{leaf}.".startswith(f"{path}.")]
-        next_layer = _find_first_weighted_layer(model.network, order[indices[-1] + 1 :]) if indices else None
+        next_layer = _find_next_layer(model.network, order[indices[-1] + 1 :]) if indices else None
         if next_layer in widths:
             points.setdefault(next_layer, CutPoint(name, next_layer, widths[next_layer]))
     if not points:
@@ -117,7 +117,7 @@ def _register_input_hooks(modules: Mapping[str, nn.Module], pooled_inputs: dict[
     def record_input(path: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         # If a layer is used twice, the first use counts; some layers take lists.
         if path not in pooled_inputs and args and isinstance(args[0], Tensor):
-            pooled_inputs[path] = _pool_input(module, args[0].float())
+            pooled_inputs[path] = _global_avg_pool(args[0].float(), module)
 
     hooks = ExitStack()
     for path, module in modules.items():
@@ -125,12 +125,12 @@ def _register_input_hooks(modules: Mapping[str, nn.Module], pooled_inputs: dict[
     return hooks
 
 
-def _pool_input(module: nn.Module, x: Tensor) -> Tensor:
-    """Average the input of a module over positions; return `(N, C)`.
+def _global_avg_pool(x: Tensor, layer: nn.Module) -> Tensor:
+    """Average the input of a layer over positions; return `(N, C)`.
 
     Channels are dimension 1 of the input of a convolution, and the last dimension of other inputs.
     """
-    if isinstance(module, nn.Conv2d):
+    if isinstance(layer, nn.Conv2d):
         return x.mean(dim=(2, 3))
     return x.flatten(1, -2).mean(dim=1) if x.ndim > 2 else x
 
@@ -140,12 +140,12 @@ def _find_candidate_layers(model: Model) -> list[tuple[str, str]]:
     if not model.layer_aliases:
         return [(path, path) for path in _find_stages(model)]
     by_path = {path: name for name, path in reversed([*model.layer_aliases.items()])}  # conv1_1 before conv1
-    return sorted(((name, path) for path, name in by_path.items() if not model.is_head(path)), key=_compute_sort_key)
+    return sorted(((name, path) for path, name in by_path.items() if not model.is_head(path)), key=_get_layer_order)
 
 
-def _compute_sort_key(layer: tuple[str, str]) -> tuple[str, int]:
+def _get_layer_order(name_and_path: tuple[str, str]) -> tuple[str, int]:
     """Return a sort key for a name and path such as `features.10`: layers in `features` first, then by index."""
-    container, _, index = layer[1].rpartition(".")
+    container, _, index = name_and_path[1].rpartition(".")
     return ("" if container == "features" else container), int(index)
 
 
@@ -172,7 +172,7 @@ def _list_child_paths(module: nn.Module, path: str) -> list[str]:
 
 
 def _is_head_or_norm(model: Model, path: str) -> bool:
-    contains_head = any(is_inside(head, {path}) for head in model.heads)
+    contains_head = any(is_in_modules(head, {path}) for head in model.heads)
     return contains_head or isinstance(model.network.get_submodule(path), _NORM_LAYERS)
 
 
@@ -180,9 +180,9 @@ def _count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _find_first_weighted_layer(network: nn.Module, leaf_layers: list[str]) -> str | None:
+def _find_next_layer(network: nn.Module, later_layers: list[str]) -> str | None:
     """Return the first of these layers that has weights and is not a normalization layer; None if there is none."""
-    modules = ((path, network.get_submodule(path)) for path in leaf_layers)
+    modules = ((path, network.get_submodule(path)) for path in later_layers)
     return next(
         (path for path, module in modules if _count_parameters(module) and not isinstance(module, _NORM_LAYERS)), None
     )

@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from mlimages.core import ModelError
 from mlimages.networks.models import Model
-from mlimages.networks.weights import is_inside
+from mlimages.networks.weights import is_in_modules
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ _STOCHASTIC_DEPTH_CLASS_NAMES = ("DropPath", "StochasticDepth")  # in timm and t
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class FrozenPart:
+class FrozenLayers:
     """The frozen layers of a network.
 
     Attributes:
@@ -37,7 +37,7 @@ class FrozenPart:
     module_paths: frozenset[str]
 
     def __repr__(self) -> str:
-        return f"FrozenPart({len(self.parameter_names)} parameters, {len(self.module_paths)} modules)"
+        return f"FrozenLayers({len(self.parameter_names)} parameters, {len(self.module_paths)} modules)"
 
     def digest(self, network: nn.Module) -> str:
         """Return the SHA-256 of the frozen parameters and of the frozen modules' buffers, with their names.
@@ -56,7 +56,7 @@ class FrozenPart:
         return f"sha256:{digest.hexdigest()}"
 
 
-def freeze(model: Model, upto: str = "head") -> FrozenPart:
+def freeze(model: Model, upto: str = "head") -> FrozenLayers:
     """Freeze every layer up to and including `upto`, in order of execution.
 
     Frozen parameters require no gradient. Frozen modules, such as batch norm and dropout, stay in eval mode even after
@@ -76,13 +76,13 @@ def freeze(model: Model, upto: str = "head") -> FrozenPart:
         >>> from mlimages.networks import build_model, freeze
         >>> model = build_model("lenet5", num_classes=10, weights="none")
         >>> freeze(model, "conv2")
-        FrozenPart(4 parameters, 4 modules)
+        FrozenLayers(4 parameters, 4 modules)
         >>> [name for name, p in model.network.named_parameters() if p.requires_grad][:2]
         ['fc3.weight', 'fc3.bias']
     """
     network = model.network
     layers = _find_layers_up_to(model, upto)
-    parameters = {name for name, _ in network.named_parameters() if is_inside(name, layers)}
+    parameters = {name for name, _ in network.named_parameters() if is_in_modules(name, layers)}
     if len(parameters) == len([*network.parameters()]):
         raise ModelError(f"freezing up to {upto!r} leaves no layer of {model.name} to train: freeze fewer layers")
     for name, parameter in network.named_parameters():
@@ -93,7 +93,7 @@ def freeze(model: Model, upto: str = "head") -> FrozenPart:
         if path in modules or (model.pretrained and isinstance(module, nn.modules.batchnorm._BatchNorm)):
             module.eval()
             module.__dict__["train"] = functools.partial(_stay_in_eval_mode, module)
-    return FrozenPart(frozenset(parameters), frozenset(modules))
+    return FrozenLayers(frozenset(parameters), frozenset(modules))
 
 
 def _stay_in_eval_mode(module: nn.Module, mode: bool = True) -> nn.Module:
@@ -109,7 +109,7 @@ def _find_layers_up_to(model: Model, layer_name: str) -> set[str]:
     if layer_name == "head":
         return {path for path in order if not model.is_head(path)}
     path = model.layer_aliases.get(layer_name, layer_name)
-    indices = [index for index, name in enumerate(order) if is_inside(name, {path})]
+    indices = [index for index, name in enumerate(order) if is_in_modules(name, {path})]
     if not indices:
         raise ModelError(_format_unknown_layer_error(layer_name, model))
     return set(order[: indices[-1] + 1])
@@ -130,14 +130,14 @@ def _order_layers(network: nn.Module) -> list[str]:
 
 def _is_frozen(path: str, module: nn.Module, layers: set[str]) -> bool:
     """Return whether `layers` contain a module, or all of its children and own parameters."""
-    if is_inside(path, layers):
+    if is_in_modules(path, layers):
         return True
     children = list(module.named_children())
     own_parameters = [name for name, _ in module.named_parameters(recurse=False)]
     return (
         bool(children)
         and all(_is_frozen(f"{path}.{name}", child, layers) for name, child in children)
-        and all(is_inside(f"{path}.{name}", layers) for name in own_parameters)
+        and all(is_in_modules(f"{path}.{name}", layers) for name in own_parameters)
     )
 
 
@@ -160,9 +160,9 @@ class _Tracer(fx.Tracer):
         functions: tuple[Any, ...] = ()
         if "timm" in sys.modules:
             # Import timm only for networks from timm.
-            from mlimages.networks.timm_architecture import find_tracing_leaves
+            from mlimages.networks.timm_architecture import find_notrace_leaves
 
-            self._leaf_types, functions = find_tracing_leaves()
+            self._leaf_types, functions = find_notrace_leaves()
         super().__init__(autowrap_functions=functions)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:

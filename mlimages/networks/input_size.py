@@ -41,7 +41,7 @@ def check_input_size(
     if problem and find_size_error(build_network, default_image_property):
         problem = find_size_error(build_network, image_property, device="cpu")
     elif problem:
-        sizes = [_find_nearest_size(build_network, image_property, direction) for direction in (-1, 1)]
+        sizes = [_find_nearest_size(build_network, image_property, larger=larger) for larger in (False, True)]
         nearest = " and ".join(str(size) for size in sizes if size) or default_image_property.width
         advice = f"; nearest valid sizes: {nearest}"
     if problem:
@@ -49,14 +49,14 @@ def check_input_size(
         raise ModelError(f"{name} does not support {size}: {problem}{advice}")
 
 
-def _find_nearest_size(build_network: NetworkBuilder, image_property: ImageProperty, direction: int) -> int | None:
-    """Return the nearest valid width of a square image, larger (direction 1) or smaller (-1); None if there is none."""
+def _find_nearest_size(build_network: NetworkBuilder, image_property: ImageProperty, *, larger: bool) -> int | None:
+    """Return the nearest larger or smaller valid width of a square image; None if there is none."""
 
     def is_valid(size: int) -> bool:
         return not find_size_error(build_network, replace(image_property, width=size, height=size, shorter_px=size))
 
     invalid = image_property.width
-    for size in _find_candidate_sizes(image_property.width, direction):
+    for size in _find_candidate_sizes(image_property.width, larger=larger):
         if not is_valid(size):
             invalid = size
             continue
@@ -67,9 +67,9 @@ def _find_nearest_size(build_network: NetworkBuilder, image_property: ImagePrope
     return None
 
 
-def _find_candidate_sizes(invalid_size: int, direction: int) -> list[int]:
+def _find_candidate_sizes(invalid_size: int, *, larger: bool) -> list[int]:
     """Return the sizes to try: the next multiple of each of `_SIZE_MULTIPLES_PX`, nearest first."""
-    near = {(invalid_size + direction * multiple) // multiple * multiple for multiple in _SIZE_MULTIPLES_PX}
+    near = {(invalid_size // multiple + (1 if larger else -1)) * multiple for multiple in _SIZE_MULTIPLES_PX}
     return sorted(
         (size for size in near if size > 0 and size != invalid_size), key=lambda size: abs(size - invalid_size)
     )

@@ -16,7 +16,7 @@ from mlimages.core import ImageProperty, ModelError, Preprocessing, Resize, chec
 from mlimages.networks.architectures import find_architecture
 from mlimages.networks.base_architecture import Architecture
 from mlimages.networks.input_size import check_input_size
-from mlimages.networks.weights import is_inside, load_weights, read_weights, remove_prefix, rename_tensors_by_order
+from mlimages.networks.weights import is_in_modules, load_weights, read_weights, remove_prefix, rename_tensors_by_order
 
 require_extra("training", "train", "onnx", "onnxscript", "safetensors", "timm")  # these are imported late
 
@@ -55,7 +55,7 @@ class Model:
 
     def is_head(self, name: str) -> bool:
         """Return whether a module or a parameter belongs to a classifier."""
-        return is_inside(name, self.heads)
+        return is_in_modules(name, self.heads)
 
     def zero_other_heads(self) -> None:
         """Set the parameters of all classifiers but the first to zero.
@@ -177,17 +177,17 @@ def wrap_network(network: nn.Module, preprocessing: Preprocessing, *, num_classe
     )
 
 
-def resolve_defaults(name: str, *, weights: str, freeze: str) -> tuple[str, str]:
+def resolve_weights_and_freeze(name: str, *, weights: str, freeze: str) -> tuple[str, str]:
     """Return the weights and the last frozen layer of a network, with `default` and `auto` resolved.
 
     Raises:
         ModelError: the weights are random and `freeze` is `auto`.
 
     Examples:
-        >>> from mlimages.networks import resolve_defaults
-        >>> resolve_defaults("lenet5", weights="default", freeze="auto")
+        >>> from mlimages.networks import resolve_weights_and_freeze
+        >>> resolve_weights_and_freeze("lenet5", weights="default", freeze="auto")
         ('none', 'none')
-        >>> resolve_defaults("alexnet", weights="default", freeze="auto")
+        >>> resolve_weights_and_freeze("alexnet", weights="default", freeze="auto")
         ('default', 'head')
     """
     has_weights = find_architecture(name).has_published_weights
@@ -277,28 +277,28 @@ def _build_with_weights(
     architecture: Architecture, num_classes: int, image_property: ImageProperty, weights: str
 ) -> nn.Module:
     """Build a network and load its weights; the classifier is initialized randomly if its number of classes differs."""
-    description = f"the default weights of {architecture.name}" if weights == "default" else weights
+    weights_name = f"the default weights of {architecture.name}" if weights == "default" else weights
     network = _build_on_meta(architecture, num_classes, image_property, weights)
     heads = find_heads(network, num_classes)
     if weights == "default":
-        state = architecture.load_default_weights(image_property)
+        state_dict = architecture.load_default_weights(image_property)
     else:
         if "lite0" in architecture.name:
             from mlimages.networks.timm_architecture import check_packaged_weights
 
             check_packaged_weights(architecture.name, weights)
-        state = remove_prefix(read_weights(weights), network, description=description)
-    shapes = {name: tensor.shape for name, tensor in network.state_dict().items() if not is_inside(name, heads)}
-    if any(name not in state or state[name].shape != shape for name, shape in shapes.items()):
-        state = architecture.convert_weights(state, network)
+        state_dict = remove_prefix(read_weights(weights), network, weights_name=weights_name)
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items() if not is_in_modules(name, heads)}
+    if any(name not in state_dict or state_dict[name].shape != shape for name, shape in shapes.items()):
+        state_dict = architecture.convert_weights(state_dict, network)
     if not weights.endswith(".safetensors"):  # its tensors are sorted by name
-        state = rename_tensors_by_order(network, state, heads=heads, description=description)
-    is_complete = load_weights(network, state, heads=heads, description=description)
+        state_dict = rename_tensors_by_order(network, state_dict, heads=heads, weights_name=weights_name)
+    is_complete = load_weights(network, state_dict, heads=heads, weights_name=weights_name)
     if not is_complete:
         is_complete = all(_reset_parameters(network.get_submodule(head)) for head in heads)
     if not is_complete or any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
         network = architecture.build(num_classes, image_property, weights)  # for tensors that are not in the file
-        load_weights(network, state, heads=heads, description=description)
+        load_weights(network, state_dict, heads=heads, weights_name=weights_name)
     return network
 
 

@@ -11,13 +11,13 @@ from torch import Tensor, fx, nn
 from torch._subclasses import FakeTensorMode
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
-from mlimages.networks.freezing import FrozenPart, copy_sharing_tensors, is_stochastic, trace
+from mlimages.networks.freezing import FrozenLayers, copy_sharing_tensors, is_stochastic, trace
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class SplitNetwork:
+class NetworkParts:
     """Two parts that share the modules of one network: `upper_part(*lower_part(x))` equals `network(x)`.
 
     Attributes:
@@ -31,7 +31,7 @@ class SplitNetwork:
     feature_shapes: tuple[tuple[int, ...], ...]
 
     def __repr__(self) -> str:
-        return f"SplitNetwork(features: {', '.join(map(str, self.feature_shapes))})"
+        return f"NetworkParts(features: {', '.join(map(str, self.feature_shapes))})"
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -39,7 +39,7 @@ class SplitNetwork:
         return tuple(node.name for node in self.lower_part.graph.output_node().all_input_nodes)
 
 
-def split_network(network: nn.Module, frozen_part: FrozenPart, example_input: Tensor) -> SplitNetwork | None:
+def split_network(network: nn.Module, frozen_layers: FrozenLayers, example_input: Tensor) -> NetworkParts | None:
     """Split a network after its last frozen layer; return None if no layer is frozen or the network cannot be traced.
 
     Deterministic layers without parameters that follow the last frozen layer (activation, pooling, flattening) belong
@@ -47,7 +47,7 @@ def split_network(network: nn.Module, frozen_part: FrozenPart, example_input: Te
 
     Args:
         network: a network after `freeze`.
-        frozen_part: the result of `freeze`.
+        frozen_layers: the result of `freeze`.
         example_input: float32 `(N, C, H, W)`; only its shape matters.
 
     Examples:
@@ -57,11 +57,11 @@ def split_network(network: nn.Module, frozen_part: FrozenPart, example_input: Te
         >>> frozen = freeze(model, "conv2")
         >>> parts = split_network(model.network, frozen, torch.zeros(2, 1, 28, 28))
         >>> parts
-        SplitNetwork(features: (400,))
+        NetworkParts(features: (400,))
         >>> parts.upper_part(*parts.lower_part(torch.zeros(2, 1, 28, 28))).shape
         torch.Size([2, 10])
     """
-    if not frozen_part.parameter_names:
+    if not frozen_layers.parameter_names:
         return None
     graph = trace(network)
     if graph is None or not propagate_shapes(network, graph, example_input):
@@ -70,13 +70,13 @@ def split_network(network: nn.Module, frozen_part: FrozenPart, example_input: Te
             "takes longer"
         )
         return None
-    fixed = _find_fixed_nodes(network, graph, frozen_part)
-    upper_nodes, features = _partition_nodes(graph, fixed)
+    cacheable = _find_cacheable_nodes(network, graph, frozen_layers)
+    upper_nodes, features = _partition_nodes(graph, cacheable)
     if not features or any(node.op == "placeholder" for node in features):
         return None
     shapes = tuple(tuple(node.meta["val"].shape[1:]) for node in features)
     lower, upper = _make_lower_part(network, graph, features), _make_upper_part(network, graph, upper_nodes, features)
-    return SplitNetwork(lower, upper, shapes)
+    return NetworkParts(lower, upper, shapes)
 
 
 def propagate_shapes(network: nn.Module, graph: fx.Graph, example_input: Tensor) -> bool:
@@ -92,28 +92,28 @@ def propagate_shapes(network: nn.Module, graph: fx.Graph, example_input: Tensor)
     return True
 
 
-def _find_fixed_nodes(network: nn.Module, graph: fx.Graph, frozen_part: FrozenPart) -> set[fx.Node]:
+def _find_cacheable_nodes(network: nn.Module, graph: fx.Graph, frozen_layers: FrozenLayers) -> set[fx.Node]:
     """Return the nodes whose value for an image does not change during training."""
-    fixed_nodes: set[fx.Node] = set()
+    cacheable_nodes: set[fx.Node] = set()
     for node in graph.nodes:
-        has_fixed_inputs = fixed_nodes.issuperset(node.all_input_nodes)
-        if node.op != "output" and has_fixed_inputs and _is_fixed(network, node, frozen_part):
-            fixed_nodes.add(node)
-    return fixed_nodes
+        has_cacheable_inputs = cacheable_nodes.issuperset(node.all_input_nodes)
+        if node.op != "output" and has_cacheable_inputs and _is_cacheable(network, node, frozen_layers):
+            cacheable_nodes.add(node)
+    return cacheable_nodes
 
 
-def _is_fixed(network: nn.Module, node: fx.Node, frozen_part: FrozenPart) -> bool:
+def _is_cacheable(network: nn.Module, node: fx.Node, frozen_layers: FrozenLayers) -> bool:
     """Return whether the value of a node stays the same during training if its inputs do."""
     if node.op == "get_attr":
         return not getattr(operator.attrgetter(str(node.target))(network), "requires_grad", False)
-    if node.op != "call_module" or str(node.target) in frozen_part.module_paths:
+    if node.op != "call_module" or str(node.target) in frozen_layers.module_paths:
         return True
     module = network.get_submodule(str(node.target))
     has_state = any(True for _ in module.parameters()) or any(True for _ in module.buffers())
     return not (is_stochastic(module) or has_state)
 
 
-def _partition_nodes(graph: fx.Graph, fixed_nodes: set[fx.Node]) -> tuple[set[fx.Node], list[fx.Node]]:
+def _partition_nodes(graph: fx.Graph, cacheable_nodes: set[fx.Node]) -> tuple[set[fx.Node], list[fx.Node]]:
     """Return the nodes of the upper part, and the nodes of the lower part whose outputs the upper part uses.
 
     Shapes and constants that do not depend on the image are computed again in the upper part.
@@ -122,11 +122,11 @@ def _partition_nodes(graph: fx.Graph, fixed_nodes: set[fx.Node]) -> tuple[set[fx
     for node in graph.nodes:
         if node.op == "placeholder" or any(source in image_dependent for source in node.all_input_nodes):
             image_dependent.add(node)
-    upper = {node for node in graph.nodes if node not in fixed_nodes}
+    upper = {node for node in graph.nodes if node not in cacheable_nodes}
     features: set[fx.Node] = set()
     for node in reversed(graph.nodes):
         for source in node.all_input_nodes if node in upper else ():
-            if source in fixed_nodes and source in image_dependent and isinstance(source.meta.get("val"), Tensor):
+            if source in cacheable_nodes and source in image_dependent and isinstance(source.meta.get("val"), Tensor):
                 features.add(source)
             else:
                 upper.add(source)
@@ -162,7 +162,7 @@ def _copy_nodes(
 
 
 def flatten_features(features: tuple[Tensor, ...]) -> Tensor:
-    """Return the features of `SplitNetwork.lower_part` as one row per image: `(N, D)`.
+    """Return the features of `NetworkParts.lower_part` as one row per image: `(N, D)`.
 
     Examples:
         >>> import torch

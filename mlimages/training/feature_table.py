@@ -109,7 +109,7 @@ def extract_features(
     labels = open_labels(labels)
     built = build_model(model, num_classes=len(labels.class_names), weights=weights, size=size)
     cut_points = find_cut_points(built)
-    names = [cut.name for cut in cut_points]
+    names = [cut.last_layer for cut in cut_points]
     if layer not in (None, *names):
         raise ModelError(f"{model} has no features at layer {layer!r}: use {', '.join(names)}")
     image = built.preprocessing.image

@@ -17,8 +17,8 @@ from mlimages.core import Preprocessing, Progress, cache_dir
 from mlimages.images import PIXELS_VERSION
 from mlimages.networks import (
     Model,
+    NetworkParts,
     Normalize,
-    SplitNetwork,
     flatten_features,
     to_channels_last,
     unflatten_features,
@@ -193,7 +193,7 @@ class FrozenFeatures:
     def __init__(
         self,
         model: Model,
-        split: SplitNetwork,
+        split: NetworkParts,
         computation: Computation,
         *,
         normalize: Normalize,

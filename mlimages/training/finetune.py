@@ -16,7 +16,7 @@ from torch import nn
 
 from mlimages.core import InputError, NoProgress, Preprocessing, Progress, RunError
 from mlimages.inference import compute_conformal_thresholds
-from mlimages.networks import choose_device, resolve_defaults
+from mlimages.networks import choose_device, resolve_weights_and_freeze
 from mlimages.reports import RunFiles
 from mlimages.training import distributed
 from mlimages.training.checkpoints import (
@@ -147,7 +147,7 @@ def _resolve_defaults(config: FineTuneConfig, custom_network: CustomNetwork | No
     if custom_network:
         freeze = "none" if config.freeze == "auto" else config.freeze
         return replace(config, model=type(custom_network.network).__name__, weights="none", freeze=freeze)
-    weights, freeze = resolve_defaults(config.model, weights=config.weights, freeze=config.freeze)
+    weights, freeze = resolve_weights_and_freeze(config.model, weights=config.weights, freeze=config.freeze)
     return replace(config, weights=weights, freeze=freeze)
 
 

@@ -190,7 +190,7 @@ def finish_run(
         custom_network: the network passed to `fine_tune`, if any.
     """
     network, config, files = job.network, job.config, job.files
-    if job.frozen_digest and job.frozen_part.digest(network) != job.frozen_digest:
+    if job.frozen_digest and job.frozen_layers.digest(network) != job.frozen_digest:
         raise RunError(f"{files.folder}: the frozen weights changed during training; this is a bug, please report it")
     load_trained_tensors(network, state.best_tensors)
     distributed.broadcast_tensors(network.state_dict().values())

@@ -27,7 +27,7 @@ from mlimages.core import (
 )
 from mlimages.dataset import describe_preprocessing_differences, load_mean_image
 from mlimages.labels import ClassNames, LabelFile, merge_classes, open_labels, open_splits
-from mlimages.networks import FrozenPart, Model, build_model, freeze, summarize_model, wrap_network
+from mlimages.networks import FrozenLayers, Model, build_model, freeze, summarize_model, wrap_network
 from mlimages.reports import RunFiles, read_run, read_settings
 from mlimages.training import distributed
 from mlimages.training.config import FineTuneConfig
@@ -66,14 +66,14 @@ class RunInputs:
     Attributes:
         labels: paths and labels of the images.
         model: the network, with its lower layers frozen.
-        frozen_part: frozen parameters and modules of the network.
+        frozen_layers: frozen parameters and modules of the network.
         mean_image: float32 `(C, H, W)` in 0..255; None if the run has none.
         is_resumed: whether the run folder contains a finished epoch.
     """
 
     labels: RunLabels
     model: Model
-    frozen_part: FrozenPart
+    frozen_layers: FrozenLayers
     mean_image: MeanImage | None
     is_resumed: bool
 

@@ -129,7 +129,7 @@ def probe_layers(
     scores, best = _score_layers(cut_points, parts, targets, len(names))
     curve, gain = _compute_learning_curve(parts[best], targets, len(names), seed)
     broken = sum(not isinstance(each, DecodableImage) for each in found)
-    return ProbeResult(model, len(good), len(names), broken, scores, cut_points[best].name, curve, gain)
+    return ProbeResult(model, len(good), len(names), broken, scores, cut_points[best].last_layer, curve, gain)
 
 
 def _draw_stratified_sample(labels: LabelFile, max_images: int, seed: int) -> list[LabeledPath]:
@@ -169,7 +169,9 @@ def compute_pooled_features(
     key = make_feature_cache_key(
         model,
         normalize,
-        layers=[{"name": cut.name, "consumer": cut.next_layer, "num_features": cut.num_features} for cut in cut_points],
+        layers=[
+            {"name": cut.last_layer, "consumer": cut.next_layer, "num_features": cut.num_features} for cut in cut_points
+        ],
         weights_digest=freeze(model, "head").digest(model.network),
         preprocessing=model.preprocessing,
         precision=find_float32_precision(torch.device("cpu")),
@@ -200,7 +202,7 @@ def _score_layers(
         mcnemar_test(int((each & ~best).sum()), int((best & ~each).sum())) >= SIGNIFICANCE_LEVEL for each in correct
     ]
     scores = tuple(
-        LayerScore(cut.name, cut.num_features, estimate_proportion(int(each.sum()), len(labels)), within)
+        LayerScore(cut.last_layer, cut.num_features, estimate_proportion(int(each.sum()), len(labels)), within)
         for cut, each, within in zip(cut_points, correct, near, strict=True)
     )
     return scores, max(index for index, within in enumerate(near) if within)

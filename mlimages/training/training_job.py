@@ -25,7 +25,7 @@ from mlimages.dataset import load_mean_image
 from mlimages.labels import ClassNames, write_label_file
 from mlimages.networks import (
     LOWER_HEAD_PATH,
-    FrozenPart,
+    FrozenLayers,
     Model,
     Normalize,
     add_lower_layers_head,
@@ -61,7 +61,7 @@ class TrainingJob:
         files: the run folder's files.
         model: the network to train, with or without a head on the lower layers.
         base_model: the same network without a head on the lower layers.
-        frozen_part: frozen parameters and modules of the network.
+        frozen_layers: frozen parameters and modules of the network.
         frozen_digest: SHA-256 of the frozen weights; empty if nothing is frozen.
         class_names: names of the classes, in the order of the logits.
         source: yields batches and computes their logits.
@@ -77,7 +77,7 @@ class TrainingJob:
     files: RunFiles
     model: Model
     base_model: Model
-    frozen_part: FrozenPart
+    frozen_layers: FrozenLayers
     frozen_digest: str
     class_names: ClassNames
     source: BatchSource
@@ -208,7 +208,7 @@ def build_training_job(
         device: device to train on.
         progress: shows the number of images processed.
     """
-    frozen, image = inputs.frozen_part, preprocessing.image
+    frozen, image = inputs.frozen_layers, preprocessing.image
     model = _choose_head(config, inputs.model, len(images.train))
     network = model.network.to(device).to(memory_format=torch.channels_last)
     mean = load_mean_image(files.mean_image, image) if preprocessing.normalization.mean_image else None

@@ -9,7 +9,7 @@ from torch import nn
 
 from mlimages.core import ImageProperty, ModelError, Normalization, Preprocessing
 from mlimages.networks import (
-    FrozenPart,
+    FrozenLayers,
     Model,
     build_model,
     flatten_features,
@@ -125,7 +125,7 @@ def test_both_parts_together_compute_the_network(name: str, upto: str, shapes: t
 def test_trained_and_random_layers_are_never_in_the_lower_part() -> None:
     model = build_model("resnet18", num_classes=3, weights="none", size=64)
     whole = freeze(model, "layer1")
-    part = FrozenPart(whole.parameter_names - {"bn1.weight", "bn1.bias"}, whole.module_paths - {"bn1"})
+    part = FrozenLayers(whole.parameter_names - {"bn1.weight", "bn1.bias"}, whole.module_paths - {"bn1"})
     for parameter in model.network.get_submodule("bn1").parameters():
         parameter.requires_grad_(True)  # the first batch norm learns: nothing behind it is fixed
     parts = split_network(model.network, part, torch.rand(2, 3, 64, 64))

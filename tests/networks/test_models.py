@@ -19,7 +19,7 @@ from torchvision import models
 from torchvision.models.vision_transformer import VisionTransformer
 
 from mlimages.core import DEFAULT_MODEL, ModelError
-from mlimages.networks import build_model, freeze, resolve_defaults, split_network
+from mlimages.networks import build_model, freeze, resolve_weights_and_freeze, split_network
 from mlimages.networks.architectures import find_architecture
 from mlimages.networks.timm_architecture import find_packaged_weights
 from mlimages.networks.weights import StateDict, read_weights
@@ -506,13 +506,13 @@ def test_the_repr_of_a_model_is_one_line() -> None:
 def test_a_network_without_pretrained_weights_is_trained_whole(
     model: str, weights: str, freeze: str, expected: tuple[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert resolve_defaults(model, weights=weights, freeze=freeze) == expected
+    assert resolve_weights_and_freeze(model, weights=weights, freeze=freeze) == expected
     assert ("random weights and are not trained" in caplog.text) == (freeze == "conv5")
 
 
 def test_random_weights_are_taken_only_with_what_to_train() -> None:
     with pytest.raises(ModelError, match="resnet18 with --weights none starts from random weights: train all layers"):
-        resolve_defaults("resnet18", weights="none", freeze="auto")
+        resolve_weights_and_freeze("resnet18", weights="none", freeze="auto")
 
 
 def test_all_classifiers_of_a_distilled_network_are_found_and_trained() -> None:

@@ -22,7 +22,7 @@ from mlimages.training import extract_features, probe_layers, probing
 
 
 def names_of(model: str) -> list[str]:
-    return [cut.name for cut in find_cut_points(build_model(model, num_classes=3, weights="none"))]
+    return [cut.last_layer for cut in find_cut_points(build_model(model, num_classes=3, weights="none"))]
 
 
 @pytest.mark.parametrize(
