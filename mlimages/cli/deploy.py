@@ -195,13 +195,13 @@ def predict(
     Example: mlimages predict cats.onnx new/ --top 1 --csv
     """
     from mlimages.images import copy_by_class
-    from mlimages.inference import Predictor, find_inputs
+    from mlimages.inference import Predictor, find_input_images
 
     if as_json and as_csv:
         raise typer.BadParameter("--json and --csv are mutually exclusive: choose one")
     with explain_swapped_arguments(model, sources):
         predictor = Predictor(model, workers=workers)
-    images = [sys.stdin.buffer.read()] if sources == ["-"] else find_inputs(sources)
+    images = [sys.stdin.buffer.read()] if sources == ["-"] else find_input_images(sources)
     stream = predictor.stream(images, top=top, batch_size=batch)
     results: predictions.Results = (each.result for each in stream)
     if copy_to:
@@ -272,11 +272,11 @@ def explain(
     Example: mlimages explain cats.onnx new/ -o why/
     """
     from mlimages.core import BrokenImage, as_path, escape_unprintable, require_writable, write_output
-    from mlimages.inference import Predictor, explain, find_inputs
+    from mlimages.inference import Predictor, explain, find_input_images
 
     with explain_swapped_arguments(model, sources):
         predictor = Predictor(model)
-    images = list(find_inputs(sources))
+    images = list(find_input_images(sources))
     files = predictions.choose_overlay_paths(images, as_path(out))
     require_writable(files, overwrite=force, inputs=images)
     num_explained = 0

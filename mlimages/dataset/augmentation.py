@@ -196,14 +196,14 @@ def _write_arrays(
     class_names: ClassNames,
     image_property: ImageProperty,
     folder: Path,
-    name: str,
+    split_name: str,
     images: Iterable[_AugmentedImage],
     *,
     is_multi_label: bool,
 ) -> int:
     target = ((len(class_names),), np.float32) if is_multi_label else ((), np.int64)
     shape = image_property.height, image_property.width, image_property.channels
-    suffix = f"_{name}.npy" if name else ".npy"
+    suffix = f"_{split_name}.npy" if split_name else ".npy"
     count = 0
     with (
         _open_npy_writer(folder / f"x{suffix}", shape, np.uint8) as append_x,
@@ -239,30 +239,30 @@ def _open_npy_writer(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> It
         write_header()
 
 
-def _write_images(class_names: ClassNames, folder: Path, name: str, images: Iterable[_AugmentedImage]) -> int:
-    image_folder, class_folders = folder / (name or "images"), _make_class_folder_names(class_names)
+def _write_images(class_names: ClassNames, folder: Path, split_name: str, images: Iterable[_AugmentedImage]) -> int:
+    image_folder, class_folders = folder / (split_name or "images"), _make_class_folder_names(class_names)
 
     def save_images() -> Iterator[LabeledPath]:
-        number = 0
+        original_number = 0
         for image in images:
-            number += image.view == View()  # the original comes first
+            original_number += image.view == View()  # the original comes first
             class_folder = class_folders[image.item.label] if image.item.labels is None else ""
-            path = image_folder / class_folder / _make_file_name(number, image)
+            path = image_folder / class_folder / _make_file_name(original_number, image)
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image.pixels.squeeze(-1) if image.pixels.shape[2] == 1 else image.pixels).save(path)
             yield replace(image.item, path=path)
 
-    return write_label_file(folder / f"{name or 'labels'}.txt", save_images(), class_names)
+    return write_label_file(folder / f"{split_name or 'labels'}.txt", save_images(), class_names)
 
 
 def _make_class_folder_names(class_names: ClassNames) -> tuple[str, ...]:
     return make_folder_names(class_names, max_length=60)
 
 
-def _make_file_name(number: int, image: _AugmentedImage) -> str:
+def _make_file_name(original_number: int, image: _AugmentedImage) -> str:
     """Return a file name such as `000012_cat_+10_flipped.png` for the 12th original, cat.jpg."""
     angle = f"_{image.view.angle_deg:+g}" if image.view.angle_deg else ""
-    return f"{number:06}_{image.item.path.stem[:40]}{angle}{'_flipped' * image.view.flipped}.png"
+    return f"{original_number:06}_{image.item.path.stem[:40]}{angle}{'_flipped' * image.view.flipped}.png"
 
 
 @contextmanager

@@ -55,14 +55,14 @@ def load_mean_image(
     return np.ascontiguousarray(mean, np.float32)
 
 
-def describe_preprocessing_differences(path: str | os.PathLike[str], image_property: ImageProperty) -> str:
+def describe_preprocessing_differences(mean_image_path: str | os.PathLike[str], image_property: ImageProperty) -> str:
     """Compare `image_property` with the preprocessing recorded in the .json file of a mean image.
 
     Returns:
         The differences in one line, such as `shorter_px 256 instead of 227`; "" if there are none, or no .json file.
     """
     try:
-        recorded = json.loads(as_path(path).with_suffix(".json").read_text(encoding="utf-8"))["image"]
+        recorded = json.loads(as_path(mean_image_path).with_suffix(".json").read_text(encoding="utf-8"))["image"]
         before = asdict(ImageProperty(**recorded))
     except (OSError, ValueError, KeyError, TypeError, InputError):
         return ""

@@ -150,14 +150,14 @@ def compute_mean(
     chunks = _iter_chunks(chain(first, listed), pool.chunk_size)
     for part in pool.map(partial(_compute_partial_sums, image_property=image_property, per_class=per_class), chunks):
         broken += part.broken_images
-        progress.advance(_compute_num_images(part.counts) + len(part.broken_images), broken=len(broken))
+        progress.advance(_count_images(part.counts) + len(part.broken_images), broken=len(broken))
         histogram += part.histogram
         counts += part.counts
         for label, pixels in part.sums.items():
             sums.setdefault(label, np.zeros(shape, np.uint32 if per_class else np.uint64))[...] += pixels
     progress.close()
     raise_for_unavailable_images(broken, skip=skip_unavailable)
-    count = _compute_num_images(counts)
+    count = _count_images(counts)
     raise_for_missing_images(broken, count + len(broken))
     if not counts:
         detail = f"first: {broken[0].path}: {broken[0].fault}" if broken else "the label file is empty"
@@ -166,18 +166,18 @@ def compute_mean(
     for class_sum in (sums[ALL_IMAGES],) if ALL_IMAGES in sums else sums.values():
         total += class_sum
     class_means = {
-        label: _divide_sums(sums[label], counts[label]) for label in sorted(sums) if per_class and label != ALL_IMAGES
+        label: _sums_to_mean(sums[label], counts[label]) for label in sorted(sums) if per_class and label != ALL_IMAGES
     }
     mean, std = _compute_channel_statistics(histogram)
-    return MeanImage(_divide_sums(total, count), mean, std, count, image_property, tuple(broken), class_means)
+    return MeanImage(_sums_to_mean(total, count), mean, std, count, image_property, tuple(broken), class_means)
 
 
-def _compute_num_images(counts: Counter[int]) -> int:
+def _count_images(class_counts: Counter[int]) -> int:
     """Return the number of images from those of each class; an image may have several classes."""
-    return counts[ALL_IMAGES] or counts.total()
+    return class_counts[ALL_IMAGES] or class_counts.total()
 
 
-def _divide_sums(sums: NDArray[Any], num_images: int) -> NDArray[np.float32]:
+def _sums_to_mean(sums: NDArray[Any], num_images: int) -> NDArray[np.float32]:
     """Return the mean, float32 `(C, H, W)`, of integer sums `(H, W, C)`."""
     return np.ascontiguousarray((sums / num_images).astype(np.float32).transpose(2, 0, 1))
 

@@ -16,7 +16,7 @@ from mlimages import images
 from mlimages.core import ExportError, ImageError, ImageProperty, LabeledPath, Progress, ThreadPool
 from mlimages.export.onnx_writer import TrainedNetwork
 from mlimages.export.targets import ComputeLogits
-from mlimages.inference import OnnxBundle, Parity, Task, compute_relative_difference, to_graph_input
+from mlimages.inference import OnnxBundle, ParityResult, Task, compute_relative_difference, to_graph_input
 
 NEAR_TIE_MARGIN = 1e-4
 """The file may predict another class than the network if the network's probabilities of the two differ by at most
@@ -85,7 +85,7 @@ def check_parity(
     *,
     progress: Progress,
     workers: int = 1,
-) -> Parity:
+) -> ParityResult:
     """Compare the outputs of the file with those of the network; this covers the preprocessing if the file includes it.
 
     Args:
@@ -115,7 +115,7 @@ def check_parity(
             raise error(worst.describe_mismatch(trained_network.class_names))
     near_ties = sum(comparison.torch_classes != comparison.onnx_classes for comparison in comparisons)
     difference = max((comparison.relative_difference for comparison in comparisons), default=0.0)
-    return Parity(len(comparisons), near_ties, difference)
+    return ParityResult(len(comparisons), near_ties, difference)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +187,7 @@ class _LogitsComparer:
     ) -> _LogitsComparison:
         difference = float(compute_relative_difference(logits[None], expected_logits[None])[0])
         torch_classes, onnx_classes = (self.task.predict_classes(each) for each in (expected_logits, logits))
-        margin = self.task.compute_prediction_margin(expected_logits, onnx_classes)
+        margin = self.task.compute_margin_to(expected_logits, onnx_classes)
         matches = difference <= tolerance and margin <= NEAR_TIE_MARGIN
         return _LogitsComparison(path, difference, torch_classes, onnx_classes, matches)
 

@@ -35,8 +35,8 @@ from mlimages.inference import (
     OnnxBundle,
     PredictionSetThresholds,
     Provenance,
+    align_class_indices,
     compute_conformal_thresholds,
-    match_classes,
 )
 from mlimages.labels import LabelFile, open_labels
 
@@ -204,7 +204,7 @@ class _Sample:
 
 
 def _load_samples(bundle: OnnxBundle, labels: LabelFile, progress: Progress) -> list[_Sample]:
-    items = match_classes(labels, bundle)
+    items = align_class_indices(labels, bundle)
     progress.start("decode", len(items), "images")
     samples = []
     for item in items:

@@ -4,7 +4,7 @@ from .bundle import LOGITS as LOGITS
 from .bundle import PROBABILITIES as PROBABILITIES
 from .bundle import InDistributionCalibration as InDistributionCalibration
 from .bundle import OnnxBundle as OnnxBundle
-from .bundle import Parity as Parity
+from .bundle import ParityResult as ParityResult
 from .bundle import ParityTestImage as ParityTestImage
 from .bundle import PredictionSetThresholds as PredictionSetThresholds
 from .bundle import Provenance as Provenance
@@ -13,7 +13,7 @@ from .bundle import find_model_file as find_model_file
 from .calibration import compute_conformal_thresholds as compute_conformal_thresholds
 from .calibration import expected_calibration_error as expected_calibration_error
 from .calibration import softmax as softmax
-from .class_alignment import match_classes as match_classes
+from .class_alignment import align_class_indices as align_class_indices
 from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
 from .explanation import GRID_SIZE as GRID_SIZE
@@ -21,7 +21,7 @@ from .explanation import MASK_SIDE_STEPS as MASK_SIDE_STEPS
 from .explanation import BackgroundTest as BackgroundTest
 from .explanation import Explanation as Explanation
 from .explanation import explain as explain
-from .inputs import find_inputs as find_inputs
+from .inputs import find_input_images as find_input_images
 from .multi_label import MultiLabelScores as MultiLabelScores
 from .onnx_file import open_session as open_session
 from .predictor import KNOWN_THRESHOLD as KNOWN_THRESHOLD

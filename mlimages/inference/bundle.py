@@ -19,7 +19,7 @@ from mlimages.core import (
     format_command,
     require_local_path,
 )
-from mlimages.inference.onnx_file import open_session, read_metadata, write_metadata
+from mlimages.inference.onnx_file import copy_with_metadata, open_session, read_metadata
 from mlimages.inference.tasks import MultiLabel, SingleLabel
 
 METADATA_VERSION = 1
@@ -80,7 +80,7 @@ class ParityTestImage:
 
 
 @dataclass(frozen=True, slots=True)
-class Parity:
+class ParityResult:
     """Comparison of the outputs of the exported model with those of the trained network on the validation images.
 
     Attributes:
@@ -130,12 +130,12 @@ class Provenance:
     accuracy: tuple[float, float, float] | None = None
     num_evaluated_images: int = 0
     mean_ap: tuple[float, float, float] | None = None
-    parity: Parity | None = None
+    parity: ParityResult | None = None
     calibration_error: tuple[float, float] | None = None
     quantization: tuple[Mapping[str, str | float], ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     target: TargetRuntime = "onnxruntime"
-    target_parity: Parity | None = None
+    target_parity: ParityResult | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +269,7 @@ class OnnxBundle:
         """
         metadata = {"mlimages": self.to_json(), **self._make_interoperability_metadata()}
         with check_and_record_outputs([self.path] if self.path != source else [], overwrite=overwrite):
-            write_metadata(source, self.path, metadata)
+            copy_with_metadata(source, self.path, metadata)
 
     def _make_interoperability_metadata(self) -> dict[str, str]:
         """Return the metadata for other tools: ONNX's standard keys for images (docs/MetadataProps.md), and those of
@@ -287,17 +287,17 @@ class OnnxBundle:
         }
 
 
-def _rename_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+def _rename_json_keys(json_values: Mapping[str, Any]) -> dict[str, Any]:
     """Rename JSON keys to the names of the attributes."""
     names = {key: name for name, key in _JSON_KEYS.items()}
-    return {names.get(key, key): value for key, value in values.items()}
+    return {names.get(key, key): value for key, value in json_values.items()}
 
 
 def _parse_json_values(values: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of `OnnxBundle` except `path`, from the JSON values stored in the file."""
-    values, provenance = _rename_keys(values), _rename_keys(values["provenance"])
+    values, provenance = _rename_json_keys(values), _rename_json_keys(values["provenance"])
     for key in ("parity", "target_parity"):
-        provenance[key] = Parity(**_rename_keys(provenance[key])) if provenance.get(key) else None
+        provenance[key] = ParityResult(**_rename_json_keys(provenance[key])) if provenance.get(key) else None
     image = values["parity_test_image"]
     image["pixels"] = base64.b64decode(image["pixels"])
     width, height, num_bytes = image["width"], image["height"], len(image["pixels"])

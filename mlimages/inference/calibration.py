@@ -63,10 +63,10 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.integer]) ->
     return math.exp(-(low + high) / 2)
 
 
-def find_confidence_threshold(share: float, probabilities: NDArray[np.floating]) -> float:
-    """Return the threshold that the highest probability reaches in at least `share` (0..1) of the images."""
+def find_confidence_threshold(accepted_share: float, probabilities: NDArray[np.floating]) -> float:
+    """Return the threshold that the highest probability reaches in at least `accepted_share` (0..1) of the images."""
     best = np.sort(probabilities.max(axis=1))
-    return float(best[math.floor((1 - share) * len(best))]) if len(best) else 0.0
+    return float(best[math.floor((1 - accepted_share) * len(best))]) if len(best) else 0.0
 
 
 def compute_conformal_thresholds(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) -> dict[str, float]:

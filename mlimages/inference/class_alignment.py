@@ -7,7 +7,7 @@ from mlimages.inference.bundle import OnnxBundle
 from mlimages.labels import LabelFile, merge_classes
 
 
-def match_classes(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPath]:
+def align_class_indices(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPath]:
     """Return the images of a label file with the class indices of the bundle instead of those of the label file.
 
     The class indices are in `LabeledPath.label`, or if the bundle is multi-label, in `LabeledPath.labels`.

@@ -27,7 +27,7 @@ from mlimages.core import (
 )
 from mlimages.images import raise_for_missing_images, raise_for_unavailable_images
 from mlimages.inference.bundle import OnnxBundle
-from mlimages.inference.class_alignment import match_classes
+from mlimages.inference.class_alignment import align_class_indices
 from mlimages.inference.explanation import BackgroundTest, run_background_test
 from mlimages.inference.multi_label import MultiLabelScores, score_multi_label_predictions
 from mlimages.inference.predictor import Predictor, TimedResult
@@ -193,7 +193,7 @@ def evaluate(
     names, task = predictor.bundle.class_names, predictor.bundle.task
     if background_test_images and predictor.bundle.multi_label:
         raise InputError("--explain does not support multi-label models: omit --explain")
-    items = match_classes(labels, predictor.bundle)
+    items = align_class_indices(labels, predictor.bundle)
     begin = time.perf_counter()
     answers = _predict_all(predictor, items, progress or NoProgress())
     elapsed_s = time.perf_counter() - begin
@@ -235,7 +235,7 @@ def evaluate(
         num_unknown=sum(result.known is False for result, _, _ in good),
         images_per_s=len(answers) / elapsed_s,
         decode_ms=_compute_latency([answer.decode_s for _, _, answer in good]),
-        network_ms=_compute_latency([answer.network_s for _, _, answer in good]),
+        network_ms=_compute_latency([answer.inference_s for _, _, answer in good]),
         background_use=_run_background_test(predictor, items, background_test_images)
         if background_test_images
         else None,

@@ -83,7 +83,7 @@ class Explanation:
         """The region whose masking lowers the probability most: "top left", "top", ..., "centre" or "bottom right"."""
         grid_size = len(self.masked_probabilities)
         row, column = (
-            3 * (2 * n + MASK_SIDE_STEPS) // (2 * _count_steps_per_side(grid_size))
+            3 * (2 * n + MASK_SIDE_STEPS) // (2 * _count_image_side_steps(grid_size))
             for n in divmod(int(self.masked_probabilities.argmin()), grid_size)
         )
         return _REGION_NAMES[row][column]
@@ -208,12 +208,12 @@ _CENTER_MARGIN = (1 - 0.5**0.5) / 2
 """Width of the border around the image centre, as a fraction of the side: the centre is half of the area."""
 
 
-def replace_center(image: NDArray[np.uint8], center_image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return an image `(h, w, C)` whose centre is replaced by that of `center_image`, of the same size."""
+def replace_center(image: NDArray[np.uint8], center_source: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return an image `(h, w, C)` whose centre is replaced by that of `center_source`, of the same size."""
     height, width = image.shape[:2]
     top, left = round(height * _CENTER_MARGIN), round(width * _CENTER_MARGIN)
     mixed = image.copy()
-    mixed[top : height - top, left : width - left] = center_image[top : height - top, left : width - left]
+    mixed[top : height - top, left : width - left] = center_source[top : height - top, left : width - left]
     return mixed
 
 
@@ -226,14 +226,14 @@ def _mask_regions(pixels: NDArray[np.uint8], grid_size: int) -> Iterator[NDArray
         yield masked_image
 
 
-def _count_steps_per_side(grid_size: int) -> int:
+def _count_image_side_steps(grid_size: int) -> int:
     """Return the side of the image in steps, the distances between neighbouring positions of the masked square."""
     return grid_size + MASK_SIDE_STEPS - 1
 
 
 def _make_square_slices(side_px: int, grid_size: int) -> list[slice]:
     """Return the range of pixels along one side of the image that the masked square covers at each position."""
-    step = side_px / _count_steps_per_side(grid_size)
+    step = side_px / _count_image_side_steps(grid_size)
     return [
         slice(round(n * step), max(round(n * step) + 1, round((n + MASK_SIDE_STEPS) * step))) for n in range(grid_size)
     ]

@@ -20,7 +20,7 @@ def is_url(source: str) -> bool:
     return _URL_PATTERN.match(source) is not None
 
 
-def find_inputs(sources: Iterable[str | os.PathLike[str]]) -> Iterator[os.PathLike[str]]:
+def find_input_images(sources: Iterable[str | os.PathLike[str]]) -> Iterator[os.PathLike[str]]:
     """Yield the given files, and the images in the given folders, recursively and sorted.
 
     Raises:

@@ -97,7 +97,7 @@ def read_metadata(path: Path, session: Any) -> dict[str, str]:
         raise BundleError(f"{path} has damaged metadata (not UTF-8): export it again") from error
 
 
-def write_metadata(source: Path, target: Path, metadata: Mapping[str, str]) -> None:
+def copy_with_metadata(source: Path, target: Path, metadata: Mapping[str, str]) -> None:
     """Write the network of `source` with this metadata to `target`, which may be the same file.
 
     Raises:
@@ -110,12 +110,12 @@ def write_metadata(source: Path, target: Path, metadata: Mapping[str, str]) -> N
     values = onnx.ModelProto()
     onnx.helper.set_model_props(values, dict(sorted(metadata.items())))
     with atomic_write(target) as part, source.open("rb") as network, part.open("wb") as out:
-        for start, end in _find_network_byte_ranges(network):  # the whole file may be larger than the memory
+        for start, end in _find_non_metadata_ranges(network):  # the whole file may be larger than the memory
             copy_bytes(network, out, offset=start, length=end - start)
         out.write(values.SerializeToString())
 
 
-def _find_network_byte_ranges(file: BinaryIO) -> Iterator[tuple[int, int]]:
+def _find_non_metadata_ranges(file: BinaryIO) -> Iterator[tuple[int, int]]:
     """Yield the byte ranges of the fields of a `ModelProto`, except `metadata_props`.
 
     The values of its fields are integers, or begin with their length.

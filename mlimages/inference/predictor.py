@@ -55,12 +55,12 @@ class TimedResult:
     Attributes:
         result: the prediction, or why the image could not be decoded.
         decode_s: seconds from bytes to preprocessed pixels.
-        network_s: seconds to compute the outputs of the batch, divided by the number of its images.
+        inference_s: seconds to compute the outputs of the batch, divided by the number of its images.
     """
 
     result: Prediction | BrokenImage
     decode_s: float
-    network_s: float = 0.0
+    inference_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +174,11 @@ class Predictor:
         good = [pixels for pixels, _ in decoded if not isinstance(pixels, BrokenImage)]
         begin = time.perf_counter()
         rows = iter(self.compute_output_rows(good) if good else ())
-        network_s = (time.perf_counter() - begin) / max(1, len(good))
+        inference_s = (time.perf_counter() - begin) / max(1, len(good))
         return [
             TimedResult(pixels, decode_s)
             if isinstance(pixels, BrokenImage)
-            else TimedResult(self.make_prediction(_get_path(image), next(rows), top=top), decode_s, network_s)
+            else TimedResult(self.make_prediction(_get_path(image), next(rows), top=top), decode_s, inference_s)
             for image, (pixels, decode_s) in zip(images, decoded, strict=True)
         ]
 
@@ -227,7 +227,7 @@ class Predictor:
     def make_prediction(self, path: str, row: OutputRow, *, top: int | None = None) -> Prediction:
         """Convert one row of outputs to a Prediction, whose classes are sorted by decreasing probability."""
         order: list[int] = (-row.probabilities).argsort(kind="stable").tolist()
-        names, labels = self.bundle.class_names, self.bundle.task.select_labels(row.probabilities)
+        names, labels = self.bundle.class_names, self.bundle.task.apply_thresholds(row.probabilities)
         every = tuple(ClassScore(names[label], label, float(row.probabilities[label])) for label in order)
         scores = every[:top]
         known = None if row.known_score is None else row.known_score >= KNOWN_THRESHOLD
@@ -245,7 +245,7 @@ class Predictor:
 
 def _to_list(images: ImageInput | Iterable[ImageInput]) -> list[ImageInput]:
     """Return the images as a list; a single image is put into a list, an array of four dimensions is split."""
-    if isinstance(images, str | bytes | os.PathLike | Image.Image) or _is_remote_path(images):
+    if isinstance(images, str | bytes | os.PathLike | Image.Image) or _is_path_object(images):
         return [images]  # type: ignore[list-item]
     if isinstance(images, np.ndarray):
         return list(images) if images.ndim == 4 else [images]
@@ -254,18 +254,18 @@ def _to_list(images: ImageInput | Iterable[ImageInput]) -> list[ImageInput]:
     return list(images)
 
 
-def _is_remote_path(image: object) -> bool:
+def _is_path_object(image: object) -> bool:
     """Return whether `image` is a path of any kind, including remote paths, which are not os.PathLike."""
     return hasattr(image, "read_bytes")
 
 
 def _is_remote_input(image: ImageInput) -> bool:
     """Return whether the image must be downloaded from remote storage."""
-    return is_remote(image) if isinstance(image, str) else _is_remote_path(image) and not isinstance(image, os.PathLike)
+    return is_remote(image) if isinstance(image, str) else _is_path_object(image) and not isinstance(image, os.PathLike)
 
 
 def _check_input(image: ImageInput) -> ImageInput:
-    if isinstance(image, str | bytes | os.PathLike | Image.Image) or _is_remote_path(image):
+    if isinstance(image, str | bytes | os.PathLike | Image.Image) or _is_path_object(image):
         return image
     if not isinstance(image, np.ndarray):
         raise TypeError(f"expected a path, bytes, a PIL image or a uint8 array, got {type(image).__name__}")

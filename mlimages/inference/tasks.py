@@ -37,7 +37,7 @@ class Task(Protocol):
     def compute_calibration_error(self, probabilities: FloatArray, targets: TargetArray) -> float:
         """Return the expected calibration error, 0 to 1."""
 
-    def select_labels(self, probabilities: FloatArray) -> ClassIndices | None:
+    def apply_thresholds(self, probabilities: FloatArray) -> ClassIndices | None:
         """Return the indices of the classes whose probability `(classes,)` is at least the threshold of the class.
 
         Return None for a single-label task, which has no thresholds.
@@ -46,7 +46,7 @@ class Task(Protocol):
     def predict_classes(self, logits: FloatArray) -> ClassIndices:
         """Return the indices of the classes that are predicted from logits `(classes,)`."""
 
-    def compute_prediction_margin(self, logits: FloatArray, other_prediction: ClassIndices) -> float:
+    def compute_margin_to(self, logits: FloatArray, other_prediction: ClassIndices) -> float:
         """Return the margin by which the prediction differs from `other_prediction`; 0 if they are equal.
 
         The margin is the difference between the probabilities of the two classes or, for a multi-label task, the
@@ -76,14 +76,14 @@ class SingleLabel:
         """Return the calibration error of the most probable class."""
         return expected_calibration_error(probabilities, targets)
 
-    def select_labels(self, probabilities: FloatArray) -> None:
+    def apply_thresholds(self, probabilities: FloatArray) -> None:
         """Return None, since a single-label task has no thresholds."""
 
     def predict_classes(self, logits: FloatArray) -> ClassIndices:
         """Return the index of the most probable class, as a tuple."""
         return (int(logits.argmax()),)
 
-    def compute_prediction_margin(self, logits: FloatArray, other_prediction: ClassIndices) -> float:
+    def compute_margin_to(self, logits: FloatArray, other_prediction: ClassIndices) -> float:
         """Return the difference between the probabilities of the most probable class and of `other_prediction`."""
         odds = np.exp(logits - logits.max())
         return float((odds[logits.argmax()] - odds[other_prediction[0]]) / odds.sum())
@@ -123,15 +123,15 @@ class MultiLabel:
         thresholds = np.array(self.thresholds or [0.5], np.float64)
         return np.asarray(probabilities >= thresholds)
 
-    def select_labels(self, probabilities: FloatArray) -> ClassIndices:
+    def apply_thresholds(self, probabilities: FloatArray) -> ClassIndices:
         """Return the indices of the classes that reach their threshold."""
         return tuple(np.flatnonzero(self.compute_label_mask(probabilities)).tolist())
 
     def predict_classes(self, logits: FloatArray) -> ClassIndices:
         """Return the indices of the classes that reach their threshold."""
-        return self.select_labels(sigmoid(logits))
+        return self.apply_thresholds(sigmoid(logits))
 
-    def compute_prediction_margin(self, logits: FloatArray, other_prediction: ClassIndices) -> float:
+    def compute_margin_to(self, logits: FloatArray, other_prediction: ClassIndices) -> float:
         """Return the largest distance of a probability from its threshold.
 
         Only the classes in which the prediction differs from `other_prediction` are considered.

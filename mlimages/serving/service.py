@@ -118,7 +118,7 @@ class Service:
         timed = outcome.timed_result
         self.metrics.record_stage("queue", outcome.queue_s)
         self.metrics.record_stage("decode", timed.decode_s)
-        self.metrics.record_stage("network", timed.network_s)
+        self.metrics.record_stage("network", timed.inference_s)
         if isinstance(timed.result, BrokenImage):
             return ProblemError(422, timed.result.fault, timed.result.detail)
         return timed.result

@@ -49,7 +49,7 @@ from mlimages.dataset import compute_mean, load_mean_image
 from mlimages.gathering.store.stored_objects import StoredObjects
 from mlimages.images import copy_by_class, find_images
 from mlimages.inference import OnnxBundle
-from mlimages.inference.inputs import find_inputs
+from mlimages.inference.inputs import find_input_images
 from mlimages.labels import class_definition_path, label_dir, open_labels, read_class_names
 from mlimages.reports import draw_contact_sheet, render_evaluation, write_suspects
 from mlimages.reports.suspects import SuspectLabel, read_suspects
@@ -286,7 +286,7 @@ def test_the_commands_work_in_a_bucket(store: Any, tmp_path: Path, run_cli: RunC
 ENTRIES: dict[str, Callable[[str], int]] = {
     "label_dir_auto": lambda address: len(list(label_dir_auto(address).labels)),
     "label_dir": lambda address: len(list(label_dir(address, 0))),
-    "find_inputs": lambda address: len(list(find_inputs([address]))),
+    "find_input_images": lambda address: len(list(find_input_images([address]))),
     "draw_contact_sheet": lambda address: sum(
         row.num_images for row in draw_contact_sheet(address, "memory://sheet.png", image_property=TINY)
     ),

@@ -11,7 +11,7 @@ from mlimages.inference import (
     InDistributionCalibration,
     MultiLabel,
     OnnxBundle,
-    Parity,
+    ParityResult,
     ParityTestImage,
     PredictionSetThresholds,
     Predictor,
@@ -47,7 +47,7 @@ def bundle_at(path: Path) -> OnnxBundle:
         temperature=1.5,
         unknown_below=0.25,
         provenance=Provenance(
-            weights_sha256="ab", split_sizes={"val": 3}, accuracy=(0.9, 0.8, 1.0), parity=Parity(3, 1, 1e-5)
+            weights_sha256="ab", split_sizes={"val": 3}, accuracy=(0.9, 0.8, 1.0), parity=ParityResult(3, 1, 1e-5)
         ),
     )
 

@@ -56,7 +56,7 @@ def test_one_class_per_image_is_scored_by_accuracy() -> None:
     assert (found.value, found.low, found.high) == (right.mean(), *wilson_interval(right.sum(), 40))
     error = task.compute_calibration_error(probabilities, CLASSES)
     assert error == pytest.approx(calibration_error(probabilities.max(axis=1), right))
-    assert task.select_labels(probabilities[0]) is None
+    assert task.apply_thresholds(probabilities[0]) is None
     assert task.score_name == "accuracy"
 
 
@@ -87,12 +87,12 @@ def test_a_label_is_predicted_from_its_threshold_on(
     thresholds: tuple[float, ...], probabilities: list[float], labels: tuple[int, ...]
 ) -> None:
     task = MultiLabel(thresholds)
-    assert task.select_labels(np.array(probabilities)) == labels
+    assert task.apply_thresholds(np.array(probabilities)) == labels
     mask = task.compute_label_mask(np.array([probabilities, [0.55, 0.55, 0.55]]))
     assert np.flatnonzero(mask[0]).tolist() == list(labels)
     assert mask[1].tolist() == [each <= 0.55 for each in thresholds or (0.5,) * 3]
     inner = np.clip(probabilities, 0.01, 0.99)
-    assert task.predict_classes(special.logit(inner + 1e-6)) == task.select_labels(inner + 1e-6)
+    assert task.predict_classes(special.logit(inner + 1e-6)) == task.apply_thresholds(inner + 1e-6)
 
 
 @pytest.mark.parametrize("predicted", range(4))
@@ -100,9 +100,9 @@ def test_the_margin_of_a_class_is_what_its_probability_lacks(predicted: int) -> 
     task = SingleLabel()
     for logits in LOGITS:
         p = special.softmax(logits.astype(float))
-        assert task.compute_prediction_margin(logits, (predicted,)) == pytest.approx(p.max() - p[predicted], abs=1e-6)
+        assert task.compute_margin_to(logits, (predicted,)) == pytest.approx(p.max() - p[predicted], abs=1e-6)
         assert task.predict_classes(logits) == (int(p.argmax()),)
-    assert task.compute_prediction_margin(np.array([900.0, 0, 0, 0]), (predicted,)) == (0.0 if predicted == 0 else 1.0)
+    assert task.compute_margin_to(np.array([900.0, 0, 0, 0]), (predicted,)) == (0.0 if predicted == 0 else 1.0)
 
 
 @pytest.mark.parametrize("thresholds", [(), (0.3, 0.4, 0.6, 0.7)])
@@ -113,8 +113,8 @@ def test_the_margin_of_labels_is_the_largest_distance_of_those_that_differ(thres
         predicted = tuple(np.flatnonzero(rng.random(4) < 0.5).tolist())
         p = special.expit(logits.astype(float))
         differing = [abs(p[n] - levels[n]) for n in range(4) if (p[n] >= levels[n]) != (n in predicted)]
-        assert task.compute_prediction_margin(logits, predicted) == pytest.approx(max(differing, default=0.0), abs=1e-9)
-        assert task.compute_prediction_margin(logits, task.predict_classes(logits)) == 0.0
+        assert task.compute_margin_to(logits, predicted) == pytest.approx(max(differing, default=0.0), abs=1e-9)
+        assert task.compute_margin_to(logits, task.predict_classes(logits)) == 0.0
 
 
 def test_scores_of_labels_are_those_of_scikit_learn_and_mistakes_begin_with_the_most_certain() -> None:

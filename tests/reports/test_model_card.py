@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mlimages.cli.main import app
-from mlimages.inference import InDistributionCalibration, OnnxBundle, Parity, PredictionSetThresholds
+from mlimages.inference import InDistributionCalibration, OnnxBundle, ParityResult, PredictionSetThresholds
 from mlimages.reports import RunFiles, format_model_card, has_model_card, summarize_onnx, write_model_card
 from tests.run_folders import make_run
 
@@ -51,7 +51,7 @@ def test_the_card_is_read_by_the_hub_and_names_data_results_licenses_and_the_com
 
 def test_a_file_that_was_compared_on_no_image_is_not_said_to_agree(cnn_bundle: OnnxBundle, tmp_path: Path) -> None:
     provenance = replace(
-        cnn_bundle.provenance, parity=Parity(num_images=0, num_near_ties=0, max_relative_difference=0.0)
+        cnn_bundle.provenance, parity=ParityResult(num_images=0, num_near_ties=0, max_relative_difference=0.0)
     )
     bundle = replace(cnn_bundle, path=tmp_path / "a.onnx", provenance=provenance)
     bundle.write(cnn_bundle.path)
