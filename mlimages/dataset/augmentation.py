@@ -54,9 +54,9 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class _AugmentedImage:
-    """An augmented image: `item` is the original image, `pixels` is uint8 `(H, W, C)`."""
+    """An augmented image: `pixels` is uint8 `(H, W, C)`."""
 
-    item: LabeledPath
+    original: LabeledPath
     view: View
     pixels: NDArray[np.uint8]
 
@@ -211,8 +211,8 @@ def _write_arrays(
     ):
         for count, image in enumerate(images, start=1):  # noqa: B007  # the count is the result
             append_x(image.pixels)
-            labels = image.item.labels
-            append_y(image.item.label if labels is None else multi_hot([labels], len(class_names)))
+            labels = image.original.labels
+            append_y(image.original.label if labels is None else multi_hot([labels], len(class_names)))
     np.save(folder / "class_names.npy", np.array(class_names, dtype=np.str_), allow_pickle=False)
     return count
 
@@ -246,11 +246,11 @@ def _write_images(class_names: ClassNames, folder: Path, split_name: str, images
         original_number = 0
         for image in images:
             original_number += image.view == View()  # the original comes first
-            class_folder = class_folders[image.item.label] if image.item.labels is None else ""
+            class_folder = class_folders[image.original.label] if image.original.labels is None else ""
             path = image_folder / class_folder / _make_file_name(original_number, image)
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image.pixels.squeeze(-1) if image.pixels.shape[2] == 1 else image.pixels).save(path)
-            yield replace(image.item, path=path)
+            yield replace(image.original, path=path)
 
     return write_label_file(folder / f"{split_name or 'labels'}.txt", save_images(), class_names)
 
@@ -262,7 +262,7 @@ def _make_class_folder_names(class_names: ClassNames) -> tuple[str, ...]:
 def _make_file_name(original_number: int, image: _AugmentedImage) -> str:
     """Return a file name such as `000012_cat_+10_flipped.png` for the 12th original, cat.jpg."""
     angle = f"_{image.view.angle_deg:+g}" if image.view.angle_deg else ""
-    return f"{original_number:06}_{image.item.path.stem[:40]}{angle}{'_flipped' * image.view.flipped}.png"
+    return f"{original_number:06}_{image.original.path.stem[:40]}{angle}{'_flipped' * image.view.flipped}.png"
 
 
 @contextmanager

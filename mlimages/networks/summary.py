@@ -110,7 +110,7 @@ def summarize(
     return NetworkSummary(
         title=title,
         input=input_shape,
-        layers=tuple(recorder.make_layer(path, flops.get(path, 0) // 4) for path in recorder.find_leaf_modules()),
+        layers=tuple(recorder.summarize_layer(path, flops.get(path, 0) // 4) for path in recorder.find_leaf_modules()),
         parameters=sum(p.numel() for p in parameters),
         trained_parameters=sum(p.numel() for p in parameters if p.requires_grad),
         multiply_adds=counter.get_total_flops() // 4,  # two operations per multiply-add, two images
@@ -154,7 +154,7 @@ class _CallRecorder:
         parents = {path[:end] for path in self.calls for end, char in enumerate(path) if char == "."}
         return [path for path in self.calls if path not in parents and path]
 
-    def make_layer(self, module_path: str, multiply_adds: int) -> Layer:
+    def summarize_layer(self, module_path: str, multiply_adds: int) -> Layer:
         module, call = self._modules[module_path], self.calls[module_path]
         width = call.input_shape[-1]
         window = get_window(module) if len(call.input_shape) == 3 else None
