@@ -29,7 +29,7 @@ CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp BLOB, image INTEG
 
 
 @dataclass(frozen=True, slots=True)
-class FileState:
+class FileVersion:
     """The absolute path of a file, and its `core.fingerprint`."""
 
     path: str
@@ -76,7 +76,7 @@ class CheckCache:
     def __exit__(self, *_: object) -> None:
         self._db.close()
 
-    def find_results(self, files: Sequence[FileState]) -> dict[str, ExaminedImage]:
+    def find_results(self, files: Sequence[FileVersion]) -> dict[str, ExaminedImage]:
         """Return the cached results of unchanged files, by path, in a read transaction that `store_results` ends."""
         fingerprints = {file.path: file.fingerprint for file in files}
         placeholders = ",".join("?" * len(fingerprints))
@@ -94,7 +94,7 @@ class CheckCache:
         rows = self._read_rows("SELECT digest, facts, fault, detail FROM images WHERE digest = ?", [sha256])
         return _make_examined_image(*rows[0]) if rows else None
 
-    def store_results(self, results: Iterable[tuple[FileState, ExaminedImage]]) -> None:
+    def store_results(self, results: Iterable[tuple[FileVersion, ExaminedImage]]) -> None:
         """Store results in one transaction, except faults that depend on a threshold or on an installed package."""
         temporary = (Fault.TOO_MANY_PIXELS, Fault.UNREADABLE, Fault.UNAVAILABLE)
         rows = [(file, image) for file, image in results if image.sha256 and image.fault not in temporary]

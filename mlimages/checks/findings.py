@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mlimages.checks.codes import CODES, ERROR_CODES, Code, Finding, Thresholds
 from mlimages.checks.image_table import ImageTable
-from mlimages.checks.leaks import describe_relation
+from mlimages.checks.leaks import describe_image_relation
 from mlimages.checks.rules import describe_image_finding
 from mlimages.core import as_path
 from mlimages.labels import Label
@@ -87,8 +87,8 @@ class Findings:
         index, code, other = row["index"], row["code"], int(row["other"])
         if other >= 0:
             same = bool((self.images.digests[index] == self.images.digests[other]).all())
-            return describe_relation(
-                CODES[code], self.related_paths[other], self.images.format_label(other), is_same=same
+            return describe_image_relation(
+                CODES[code], self.related_paths[other], self.images.format_label(other), is_identical=same
             )
         if self.images.fault_codes[index] == code:
             return str(self.images.fault_details[index])

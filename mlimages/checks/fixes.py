@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mlimages.checks.codes import Code, Finding
 from mlimages.checks.result import CheckReport, Move
-from mlimages.checks.rules import correct_suffix
+from mlimages.checks.rules import get_correct_suffix
 from mlimages.core import ImageError, InputError, is_member_path, is_remote
 from mlimages.images import identify
 
@@ -63,7 +63,7 @@ def _choose_target_path(report: CheckReport, finding: Finding) -> Path | None:
         return quarantine / name
     if finding.code == Code.WRONG_SUFFIX:
         try:
-            return finding.path.with_suffix(correct_suffix(finding.path.suffix, identify(finding.path).format))
+            return finding.path.with_suffix(get_correct_suffix(finding.path.suffix, identify(finding.path).format))
         except ImageError:
             return None
     return None

@@ -35,7 +35,7 @@ MAX_SMOOTH_SHARPNESS = 0.26
 """Sharpness (see `Measurements`) below which an image has no detail. All but one of scikit-learn's 1797 digits,
 enlarged from 8 to 56 pixels, are below it, and 13 of 1000 photographs of flowers, enlarged from 128 to 160 pixels."""
 
-Relation = tuple[int, Code, int]
+ImageRelation = tuple[int, Code, int]
 """Index of an image, its code, and index of the related image."""
 
 
@@ -83,14 +83,14 @@ def make_duplicate_findings(
 ) -> NDArray[np.void]:
     """Return the findings about the images of each group, as rows of `FINDING_DTYPE`."""
     relations = (
-        (index, CODES.index(code), other) for index, code, other in _iter_relations(images, groups, thresholds)
+        (index, CODES.index(code), other) for index, code, other in _iter_image_relations(images, groups, thresholds)
     )
     return np.fromiter(relations, FINDING_DTYPE)
 
 
-def describe_relation(code: Code, other_path: Path, class_name: str, *, is_same: bool) -> str:
-    """Return text such as "nearly the same as `other_path` of class `class_name`", or "the same as" if `is_same`."""
-    kind = "the same as" if is_same else "nearly the same as"
+def describe_image_relation(code: Code, other_path: Path, class_name: str, *, is_identical: bool) -> str:
+    """Return text such as "nearly the same as PATH of class NAME", or "the same as" for images with the same bytes."""
+    kind = "the same as" if is_identical else "nearly the same as"
     of_class = f" of class {class_name}" if class_name else " of no class"
     return f"{kind} {other_path}" + of_class * (code in (Code.TWO_LABELS, Code.NEAR_TWO_LABELS))
 
@@ -152,7 +152,9 @@ def _make_cache_key(
     return key.digest()
 
 
-def _iter_relations(images: ImageTable, groups: Sequence[Sequence[int]], thresholds: Thresholds) -> Iterator[Relation]:
+def _iter_image_relations(
+    images: ImageTable, groups: Sequence[Sequence[int]], thresholds: Thresholds
+) -> Iterator[ImageRelation]:
     is_multi_label = images.is_multi_label
 
     def find_file_index(index: int) -> int:
@@ -161,7 +163,7 @@ def _iter_relations(images: ImageTable, groups: Sequence[Sequence[int]], thresho
     def get_label_index(index: int) -> int:
         return int(images.label_indices[index])
 
-    def get_single_class(index: int) -> int:
+    def get_class_index(index: int) -> int:
         return 0 if is_multi_label else get_label_index(index)  # a crop may show fewer of the classes
 
     def get_digest(index: int) -> bytes:
@@ -176,10 +178,10 @@ def _iter_relations(images: ImageTable, groups: Sequence[Sequence[int]], thresho
             )
             if len(same) >= thresholds.placeholder_copies:
                 yield from ((index, Code.PLACEHOLDER, same[0 if index != same[0] else -1]) for index in same)
-        yield from _iter_near_duplicates_in_two_classes(group, get_single_class, get_digest)
+        yield from _iter_near_duplicates_in_two_classes(group, get_class_index, get_digest)
         for within in by_file.values():
             firsts = [same[0] for same in _group_by(within, get_digest).values()]
-            for of_class in _group_by(firsts, get_single_class).values():
+            for of_class in _group_by(firsts, get_class_index).values():
                 yield from ((index, Code.NEAR_DUPLICATE, of_class[0]) for index in of_class[1:])
 
 
@@ -191,12 +193,12 @@ def _group_by(indices: Iterable[int], key: Callable[[int], Key]) -> dict[Key, li
 
 
 def _iter_relations_of_identical_images(
-    indices_by_class: Mapping[int, Sequence[int]], indices_by_file: Mapping[int, Sequence[int]]
-) -> Iterator[Relation]:
+    indices_by_label: Mapping[int, Sequence[int]], indices_by_file: Mapping[int, Sequence[int]]
+) -> Iterator[ImageRelation]:
     """Yield the relations of byte-identical images: duplicates, or images in several classes."""
-    first, *others = [indices[0] for indices in indices_by_class.values()]
+    first, *others = [indices[0] for indices in indices_by_label.values()]
     if others:
-        for indices in indices_by_class.values():
+        for indices in indices_by_label.values():
             other = first if indices[0] != first else others[0]
             yield from ((index, Code.TWO_LABELS, other) for index in indices)
     else:
@@ -205,18 +207,19 @@ def _iter_relations_of_identical_images(
 
 
 def _iter_near_duplicates_in_two_classes(
-    group: Sequence[int], get_class: Callable[[int], int], get_digest: Callable[[int], bytes]
-) -> Iterator[Relation]:
+    group: Sequence[int], get_class_index: Callable[[int], int], get_digest: Callable[[int], bytes]
+) -> Iterator[ImageRelation]:
     """Yield images with a near-duplicate in another class; byte-identical images have a code of their own."""
-    by_class = _group_by(group, get_class)
+    by_class = _group_by(group, get_class_index)
     some = {label: [same[0] for same in _group_by(own, get_digest).values()][:2] for label, own in by_class.items()}
     for index in group:
-        label, own = get_class(index), get_digest(index)  # two per class suffice: at least one differs in its bytes
+        label, own = get_class_index(index), get_digest(index)
+        # two per class suffice: at least one differs in its bytes
         near = (other for of, two in some.items() if of != label for other in two if get_digest(other) != own)
         yield from ((index, Code.NEAR_TWO_LABELS, other) for other in islice(near, 1))
 
 
-def _iter_leaks(indices_by_file: Mapping[int, Sequence[int]], file_starts: Sequence[int]) -> Iterator[Relation]:
+def _iter_leaks(indices_by_file: Mapping[int, Sequence[int]], file_starts: Sequence[int]) -> Iterator[ImageRelation]:
     """Yield the images of a group in several label files, except those in the smallest file, probably the test set."""
     home = min(indices_by_file, key=lambda file: (file_starts[file + 1] - file_starts[file], -file))
     for file, indices in indices_by_file.items():

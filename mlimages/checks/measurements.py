@@ -103,7 +103,7 @@ def make_measurement_table(packed_measurements: Iterable[bytes]) -> MeasurementT
 
 
 @reraise_as_image_error
-def examine(data: bytes, *, max_pixels: int) -> Measurements:
+def measure_image(data: bytes, *, max_pixels: int) -> Measurements:
     """Decode an image file completely, and return its measurements.
 
     A JPEG is decoded at a reduced scale, which still reads every byte, and by simplejpeg if that is installed.
@@ -136,7 +136,7 @@ def examine(data: bytes, *, max_pixels: int) -> Measurements:
         luma_p98=high,
         luma_median=typical,
         two_level_fraction=two_levels,
-        gray_bottom_percent=_measure_gray_bottom(small),
+        gray_bottom_percent=_measure_gray_bottom_percent(small),
         sharpness=_measure_sharpness(luma),
         red_mean=red,
         green_mean=green,
@@ -199,7 +199,7 @@ def _compute_sum_of_squares(differences: NDArray[np.float32]) -> float:
     return float(flat @ flat)
 
 
-def _measure_gray_bottom(small_image: Image.Image) -> int:
+def _measure_gray_bottom_percent(small_image: Image.Image) -> int:
     """Return the percentage of rows, from the bottom, that have the gray with which decoders fill a truncated JPEG."""
     corner: Any = small_image.getpixel((0, small_image.height - 1))
     if any(abs(level - MID_GRAY) > MAX_FLAT_DIFFERENCE for level in corner[:3]):  # the usual case

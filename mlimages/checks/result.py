@@ -97,12 +97,12 @@ class CheckReport:
     @property
     def errors(self) -> dict[str, int]:
         """Number of errors by code; `exclude_errors` excludes these images."""
-        return self._count(are_errors=True)
+        return self._count_by_code(is_error=True)
 
     @property
     def warnings(self) -> dict[str, int]:
         """Number of warnings by code; `exclude_errors` keeps images that have only warnings."""
-        return self._count(are_errors=False)
+        return self._count_by_code(is_error=False)
 
     def exclude_errors(self, file_index: int = 0) -> LabelFile:
         """Return the label file with this index in `files`, without the images that have an error."""
@@ -124,9 +124,9 @@ class CheckReport:
             "thresholds": asdict(self.thresholds),
         }
 
-    def _count(self, *, are_errors: bool) -> dict[str, int]:
+    def _count_by_code(self, *, is_error: bool) -> dict[str, int]:
         counts = self.findings.counts()
-        return {code.value: counts[code] for code in Code if counts[code] and code.is_error == are_errors}
+        return {code.value: counts[code] for code in Code if counts[code] and code.is_error == is_error}
 
 
 def list_result_paths(files: Iterable[LabelFile]) -> list[tuple[Path, Path, Path]]:

@@ -29,12 +29,12 @@ class Rule(NamedTuple):
     """Rule for a code that depends only on the measurements of an image.
 
     Attributes:
-        applies: function that returns whether each image in a table of measurements has the code, bool `(n,)`.
-        describe: function that formats the measured value of an image, given its measurements.
+        compute_mask: function that returns whether each image in a table of measurements has the code, bool `(n,)`.
+        describe_value: function that formats the measured value of an image, given its measurements.
     """
 
-    applies: Callable[[MeasurementTable, Thresholds], NDArray[np.bool_]]
-    describe: Callable[[Any, Thresholds], str]
+    compute_mask: Callable[[MeasurementTable, Thresholds], NDArray[np.bool_]]
+    describe_value: Callable[[Any, Thresholds], str]
 
 
 def apply_rules(images: ImageTable, thresholds: Thresholds) -> NDArray[np.void]:
@@ -45,7 +45,7 @@ def apply_rules(images: ImageTable, thresholds: Thresholds) -> NDArray[np.void]:
         indices = begin + np.flatnonzero(images.measurements["width"][chunk])
         measurements = images.measurements[indices]
         found += [
-            _make_finding_rows(indices[rule.applies(measurements, thresholds)], CODES.index(code))
+            _make_finding_rows(indices[rule.compute_mask(measurements, thresholds)], CODES.index(code))
             for code, rule in RULES.items()
         ]
     return np.concatenate(found)
@@ -53,7 +53,7 @@ def apply_rules(images: ImageTable, thresholds: Thresholds) -> NDArray[np.void]:
 
 def describe_image_finding(code: Code, measurements: np.void, thresholds: Thresholds) -> str:
     """Return why an image has the code, such as the measured value."""
-    return RULES[code].describe(measurements, thresholds)
+    return RULES[code].describe_value(measurements, thresholds)
 
 
 def apply_class_rules(images: ImageTable, thresholds: Thresholds) -> Iterator[Finding]:
@@ -86,7 +86,7 @@ def _iter_blurred_classes(images: ImageTable, file_index: int) -> Iterator[Findi
 
 
 @lru_cache(maxsize=1024)
-def correct_suffix(suffix: str, pil_format: str) -> str:
+def get_correct_suffix(suffix: str, pil_format: str) -> str:
     """Return the suffix if it fits the format (as named by Pillow), else the usual suffix of the format."""
     if pil_format == "HEIF":
         load_all_plugins()  # no plugin is loaded if the measurements come from the cache
@@ -104,7 +104,7 @@ def describe_wrong_suffix(path: str, pil_format: str) -> str:
     if is_member_path(path):
         return ""
     suffix = os.path.splitext(path)[1]  # noqa: PTH122  # a str
-    right = correct_suffix(suffix, pil_format)
+    right = get_correct_suffix(suffix, pil_format)
     return (
         ""
         if right == suffix

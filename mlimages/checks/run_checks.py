@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mlimages.checks.cache import CheckCache, ExaminedImage, FileState
+from mlimages.checks.cache import CheckCache, ExaminedImage, FileVersion
 from mlimages.checks.codes import Code, Thresholds
 from mlimages.checks.feature_pairs import require_usearch
 from mlimages.checks.findings import Findings, merge_finding_rows
 from mlimages.checks.image_table import DIGEST_BYTES, ImageTable
 from mlimages.checks.leaks import find_duplicate_groups, make_duplicate_findings, merge_groups_by_features
-from mlimages.checks.measurements import examine, make_measurement_table
+from mlimages.checks.measurements import make_measurement_table, measure_image
 from mlimages.checks.result import CheckReport, SimilarPair
 from mlimages.checks.rules import apply_class_rules, apply_rules, describe_wrong_suffix
 from mlimages.core import (
@@ -146,7 +146,7 @@ def find_decodable_images(paths: Iterable[Path]) -> dict[Path, bytes]:
     remaining, decodable = iter(paths), dict[Path, bytes]()
     with CheckCache() as cache:
         while batch := list(islice(remaining, MIN_BATCH_SIZE)):
-            cached = _find_cached_results(batch, cache)[1]
+            cached = _lookup_results(batch, cache)[1]
             decodable.update(
                 (path, one.sha256) for path, one in zip(batch, cached, strict=True) if one and one.packed_measurements
             )
@@ -171,7 +171,7 @@ def _examine_all(
     while batch := list(islice(listed, size)):
         paths = [path for _, path, _ in batch]
         examined = _examine_batch(paths, cache, thresholds, pool)
-        _record_results(images, batch[0][0], paths, examined)
+        _record_examined_images(images, batch[0][0], paths, examined)
         unavailable += [
             BrokenImage(path, image.fault, image.detail)
             for path, image in zip(paths, examined, strict=True)
@@ -181,7 +181,7 @@ def _examine_all(
     return unavailable
 
 
-def _record_results(
+def _record_examined_images(
     images: ImageTable, first_index: int, paths: Sequence[str], examined_images: Sequence[ExaminedImage]
 ) -> None:
     decoded = [row for row, image in enumerate(examined_images) if image.packed_measurements]
@@ -201,32 +201,32 @@ def _record_results(
 
 def _examine_batch(paths: Sequence[str], cache: CheckCache, thresholds: Thresholds, pool: Pool) -> list[ExaminedImage]:
     """Return the result of each image, from the cache if the file has not changed."""
-    states, cached = _find_cached_results(paths, cache)
+    versions, cached = _lookup_results(paths, cache)
     new = [row for row, image in enumerate(cached) if not image]
     size = pool.chunk_size
     chunks = ([paths[row] for row in new[start : start + size]] for start in range(0, len(new), size))
     lookup = cache.find_by_sha256 if isinstance(pool, ThreadPool) else None  # other processes do not have the cache
     results = pool.map(partial(_examine_files, thresholds=thresholds, lookup=lookup), chunks)
     examined = dict(zip(new, chain.from_iterable(results), strict=True))
-    cache.store_results((state, examined[row]) for row in new if (state := states[row]))
+    cache.store_results((version, examined[row]) for row in new if (version := versions[row]))
     return [image or examined[row] for row, image in enumerate(cached)]
 
 
-def _find_cached_results(
+def _lookup_results(
     paths: Sequence[Path | str], cache: CheckCache
-) -> tuple[list[FileState | None], list[ExaminedImage | None]]:
-    """Return the state of each file, or None without one, and its cached result, or None if it is not cached."""
-    states = [_read_file_state(path) for path in paths]
-    found = cache.find_results([state for state in states if state])
-    return states, [found.get(state.path) if state else None for state in states]
+) -> tuple[list[FileVersion | None], list[ExaminedImage | None]]:
+    """Return the version of each file, or None without one, and its cached result, or None if it is not cached."""
+    versions = [_read_file_version(path) for path in paths]
+    found = cache.find_results([version for version in versions if version])
+    return versions, [found.get(version.path) if version else None for version in versions]
 
 
-def _read_file_state(path: Path | str) -> FileState | None:
-    """Return the state of a file; None if the file is remote or cannot be examined."""
-    if is_remote(path):  # requesting the state takes as long as reading the file, so it is cached by content only
+def _read_file_version(path: Path | str) -> FileVersion | None:
+    """Return the version of a file; None if the file is remote or cannot be examined."""
+    if is_remote(path):  # requesting the version takes as long as reading the file, so it is cached by content only
         return None
-    state = fingerprint(path)
-    return FileState(os.path.abspath(path), state) if state else None  # noqa: PTH100  # faster than pathlib
+    version = fingerprint(path)
+    return FileVersion(os.path.abspath(path), version) if version else None  # noqa: PTH100  # faster than pathlib
 
 
 def _examine_files(paths: Sequence[str], thresholds: Thresholds, lookup: CacheLookup | None) -> list[ExaminedImage]:
@@ -240,6 +240,6 @@ def _examine_file(path: str, thresholds: Thresholds, lookup: CacheLookup | None)
         data = read_bytes(as_path(path))
         sha256 = hashlib.sha256(data).digest() if data else b""
         cached = lookup(sha256) if lookup and sha256 else None
-        return cached or ExaminedImage(sha256, examine(data, max_pixels=thresholds.max_pixels).pack())
+        return cached or ExaminedImage(sha256, measure_image(data, max_pixels=thresholds.max_pixels).pack())
     except ImageError as error:
         return ExaminedImage(sha256, fault=error.fault, detail=error.detail)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlimages.checks import check
-from mlimages.checks.cache import CheckCache, ExaminedImage, FileState
+from mlimages.checks.cache import CheckCache, ExaminedImage, FileVersion
 from mlimages.core import Fault
 from tests.checks.test_rules import ORDINARY
 from tests.checks.test_validation import jpeg, listed, scene
@@ -26,15 +26,15 @@ def test_results_are_found_by_path_and_state_and_by_content_in_later_runs() -> N
     results["cut"] = image(4, Fault.TRUNCATED)
     results["again"] = results["a"]
     with CheckCache() as cache:
-        cache.store_results((FileState(name, b"1"), one) for name, one in results.items())
+        cache.store_results((FileVersion(name, b"1"), one) for name, one in results.items())
     with CheckCache() as cache:
-        assert cache.find_results([FileState(name, b"1") for name in [*results, "other"]]) == results
-        assert cache.find_results([FileState("a", b"2"), FileState("b", b"1")]) == {"b": results["b"]}
+        assert cache.find_results([FileVersion(name, b"1") for name in [*results, "other"]]) == results
+        assert cache.find_results([FileVersion("a", b"2"), FileVersion("b", b"1")]) == {"b": results["b"]}
         assert cache.find_results([]) == {}
         assert [cache.find_by_sha256(bytes([number]) * 32) for number in (4, 9)] == [results["cut"], None]
-        cache.store_results([(FileState("a", b"2"), image(7))])
-        assert cache.find_results([FileState("a", b"1"), FileState("b", b"1")]) == {"b": results["b"]}
-        assert cache.find_results([FileState("a", b"2")]) == {"a": image(7)}
+        cache.store_results([(FileVersion("a", b"2"), image(7))])
+        assert cache.find_results([FileVersion("a", b"1"), FileVersion("b", b"1")]) == {"b": results["b"]}
+        assert cache.find_results([FileVersion("a", b"2")]) == {"a": image(7)}
 
 
 @pytest.mark.parametrize("fault", Fault)
@@ -43,9 +43,9 @@ def test_faults_that_may_pass_are_not_kept(fault: Fault) -> None:
     passing = {Fault.TOO_MANY_PIXELS, Fault.UNREADABLE, Fault.UNAVAILABLE}
     with CheckCache() as cache:
         cache.store_results(
-            [(FileState("a", b"1"), image(1, fault)), (FileState("b", b"1"), ExaminedImage(b"", fault=fault))]
+            [(FileVersion("a", b"1"), image(1, fault)), (FileVersion("b", b"1"), ExaminedImage(b"", fault=fault))]
         )
-        found = cache.find_results([FileState("a", b"1"), FileState("b", b"1")])
+        found = cache.find_results([FileVersion("a", b"1"), FileVersion("b", b"1")])
     assert found == ({} if fault in passing else {"a": image(1, fault)}), "without its bytes none is kept"
 
 

@@ -11,18 +11,18 @@ from mlimages.checks.measurements import (
     _choose_decode_options,
     _compute_luma_statistics,
     _is_gray,
-    _measure_gray_bottom,
+    _measure_gray_bottom_percent,
     _measure_sharpness,
     make_measurement_table,
+    measure_image,
 )
-from mlimages.checks.measurements import examine as examine_bytes
 from mlimages.images import DecodeOptions, ImageHeader
 from tests.checks.test_validation import scene
 from tests.images.odd_images import saved
 
 
-def examine(image: Image.Image) -> Measurements:
-    return examine_bytes(saved(image, "TIFF" if image.mode in "IF" else "PNG"), max_pixels=10**7)
+def measure(image: Image.Image) -> Measurements:
+    return measure_image(saved(image, "TIFF" if image.mode in "IF" else "PNG"), max_pixels=10**7)
 
 
 def of_levels(*counts: tuple[int, int]) -> Image.Image:
@@ -61,14 +61,14 @@ def test_luma_is_measured_as_numpy_measures_it(seed: int) -> None:
     low, typical, high = np.percentile(levels, [2, 50, 98], method="inverted_cdf")
     counts = np.sort(np.bincount(levels.ravel(), minlength=256))
     assert _compute_luma_statistics(image) == (low, high, typical, pytest.approx(counts[-2:].sum() / levels.size))
-    measurements = examine(image)
+    measurements = measure(image)
     assert (measurements.luma_p2, measurements.luma_p98, measurements.luma_median) == (low, high, typical)
     assert _compute_luma_statistics(of_levels((7, 30)))[3] == 1.0, "one level alone"
 
 
 def test_means_and_thumbnail_are_those_of_the_pixels() -> None:
     image = scene(3, width=32, height=32)
-    measurements = examine(image)
+    measurements = measure(image)
     means = np.asarray(image).reshape(-1, 3).mean(axis=0)
     assert [measurements.red_mean, measurements.green_mean, measurements.blue_mean] == pytest.approx(means, abs=0.51)
     assert len(set(np.round(means))) == 3
@@ -157,7 +157,7 @@ def test_channels_that_differ_by_more_than_9_on_average_are_coloured() -> None:
 def test_one_coloured_pixel_is_no_grey_image() -> None:
     image = Image.new("RGB", (32, 32), (99, 99, 99))
     image.putpixel((31, 5), (99, 80, 130))
-    assert not examine(image).grayscale
+    assert not measure(image).grayscale
 
 
 @pytest.mark.parametrize(
@@ -168,9 +168,9 @@ def test_one_coloured_pixel_is_no_grey_image() -> None:
 def test_modes_without_colour_are_grey_whatever_they_hold(mode: str, grey: bool) -> None:
     image = scene(1, width=40, height=40)
     deep = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 250)
-    assert examine(deep if mode == "I;16" else image.convert(mode)).grayscale is grey
+    assert measure(deep if mode == "I;16" else image.convert(mode)).grayscale is grey
     if mode in ("P", "RGB", "RGBA"):
-        assert examine(scene(1, width=40, height=40).convert("L").convert(mode)).grayscale
+        assert measure(scene(1, width=40, height=40).convert("L").convert(mode)).grayscale
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_levels_within_6_of_128_are_flat(level: tuple[int, int, int], is_flat: b
     image.paste(level, (0, 40, 40, 50))
     if mode == "RGBX":  # as the strict decoder returns
         image = Image.merge("RGBX", [*image.split(), Image.new("L", image.size, 255)])
-    assert _measure_gray_bottom(image) == (20 if is_flat else 0)
+    assert _measure_gray_bottom_percent(image) == (20 if is_flat else 0)
 
 
 @pytest.mark.parametrize(("column", "channel"), [(0, 1), (17, 0), (17, 2), (39, 1)])
@@ -199,7 +199,7 @@ def test_flat_rows_are_counted_from_the_bottom_up_to_the_first_other_value(
     if rows < 62:
         pixels[61 - rows] = 128
         pixels[61 - rows, column, channel] = 135
-    assert _measure_gray_bottom(Image.fromarray(pixels)) == percent
+    assert _measure_gray_bottom_percent(Image.fromarray(pixels)) == percent
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_an_image_is_measured_at_128_pixels_or_more(size: tuple[int, int], min_s
 
 
 def test_measurements_are_read_as_they_were_packed() -> None:
-    measurements = examine(scene(4, width=40, height=50))._replace(
+    measurements = measure(scene(4, width=40, height=50))._replace(
         format="JPEG2000", mode="I;16BS12", width=70_001, height=2**32 - 1, orientation=8, animated=True,
         irregular_jpeg=True, two_level_fraction=0.125, gray_bottom_percent=99, sharpness=0.75,
     )  # fmt: skip

@@ -16,8 +16,8 @@ from mlimages.checks.feature_pairs import AlignedPair
 from mlimages.checks.leaks import (
     _find_equal_digests,
     _find_plain_images,
-    _iter_relations,
-    describe_relation,
+    _iter_image_relations,
+    describe_image_relation,
     find_duplicate_groups,
     make_duplicate_findings,
 )
@@ -51,7 +51,7 @@ def test_every_code_of_a_group_means_what_it_says(
     table = SimpleNamespace(
         file_starts=file_starts, label_indices=label_indices, digests=digest, is_multi_label=is_multi_label
     )
-    found = list(_iter_relations(table, [group], Thresholds(placeholder_copies=COPIES)))  # type: ignore[arg-type]
+    found = list(_iter_image_relations(table, [group], Thresholds(placeholder_copies=COPIES)))  # type: ignore[arg-type]
 
     expected = set()
     home = max({file for file, *_ in images}, key=lambda file: (-sizes[file], file))
@@ -124,7 +124,7 @@ def test_images_that_are_tiny_line_art_or_without_detail_are_plain(values: dict[
 
 def test_how_images_are_related_is_said_with_the_class_where_classes_differ() -> None:
     found = {
-        (code, same): describe_relation(code, Path("b/1.jpg"), name, is_same=same)
+        (code, same): describe_image_relation(code, Path("b/1.jpg"), name, is_identical=same)
         for code, name, same in [
             (Code.DUPLICATE, "ant", True), (Code.NEAR_DUPLICATE, "ant", False), (Code.LEAK, "ant", True),
             (Code.TWO_LABELS, "ant", True), (Code.NEAR_TWO_LABELS, "", False),

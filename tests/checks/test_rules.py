@@ -12,12 +12,12 @@ from PIL import Image
 from mlimages.checks import Code, Thresholds, rules
 from mlimages.checks.codes import CODES, MIN_IMAGES_FOR_MEDIAN
 from mlimages.checks.image_table import ImageTable
-from mlimages.checks.measurements import Measurements, examine, make_measurement_table
+from mlimages.checks.measurements import Measurements, make_measurement_table, measure_image
 from mlimages.core import LabeledPath
 from mlimages.labels import LabelFile
 from tests.checks.test_validation import jpeg, scene
 
-ORDINARY = examine(jpeg(scene(1)), max_pixels=10**6)
+ORDINARY = measure_image(jpeg(scene(1)), max_pixels=10**6)
 DARK = {"luma_p2": 0, "luma_p98": 60, "red_mean": 20, "green_mean": 21, "blue_mean": 63}
 LINES = "two luma values cover {} %: line art, or an object on a plain background"
 
@@ -28,7 +28,7 @@ def measurements_with(changes: dict[str, object]) -> Measurements:
 
 def codes_of(changes: dict[str, object]) -> set[Code]:
     row = make_measurement_table([measurements_with(changes).pack()])
-    return {code for code, rule in rules.RULES.items() if rule.applies(row, Thresholds()).any()}
+    return {code for code, rule in rules.RULES.items() if rule.compute_mask(row, Thresholds()).any()}
 
 
 FACTS: list[tuple[dict[str, object], dict[Code, str]]] = [
@@ -186,7 +186,7 @@ SUFFIXES = [
 def test_a_suffix_that_does_not_fit_the_format_is_named_with_the_right_one(
     suffix: str, pil_format: str, expected: str
 ) -> None:
-    assert rules.correct_suffix(suffix, pil_format) == expected
+    assert rules.get_correct_suffix(suffix, pil_format) == expected
     said = f"{pil_format} data with {f'suffix {suffix}' if suffix else 'no suffix'}: rename to {expected}"
     assert rules.describe_wrong_suffix(f"a.b/c{suffix}", pil_format) == ("" if suffix == expected else said)
     assert rules.describe_wrong_suffix(f"shard-000.tar/c{suffix}", pil_format) == ""
@@ -198,6 +198,6 @@ def test_the_suffix_of_heic_is_known_though_its_plugin_was_not_used_yet(monkeypa
 
     monkeypatch.delitem(Image.EXTENSION, ".heic", raising=False)
     monkeypatch.setattr(rules, "load_all_plugins", load)
-    rules.correct_suffix.cache_clear()
-    assert rules.correct_suffix(".heic", "HEIF") == ".heic"
-    assert rules.correct_suffix(".heic", "JPEG") == ".jpg"
+    rules.get_correct_suffix.cache_clear()
+    assert rules.get_correct_suffix(".heic", "HEIF") == ".heic"
+    assert rules.get_correct_suffix(".heic", "JPEG") == ".jpg"

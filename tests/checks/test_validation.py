@@ -28,7 +28,7 @@ from mlimages.checks import (
 from mlimages.checks.cache import CheckCache, ExaminedImage
 from mlimages.checks.image_table import ImageTable
 from mlimages.checks.leaks import find_duplicate_groups
-from mlimages.checks.measurements import examine, make_measurement_table
+from mlimages.checks.measurements import make_measurement_table, measure_image
 from mlimages.checks.near_duplicates import (
     ORIENTATIONS,
     Orientation,
@@ -177,9 +177,9 @@ def test_each_oddity_has_its_code_and_is_kept(tmp_path: Path, code: Code) -> Non
 
 def test_a_turned_image_is_measured_upright_once_in_every_format(tmp_path: Path) -> None:
     upright, stored = scene(1), scene(1).transpose(Image.Transpose.ROTATE_90)
-    want = examine(saved(upright, "PNG"), max_pixels=10**6)
+    want = measure_image(saved(upright, "PNG"), max_pixels=10**6)
     for form in ("PNG", "TIFF", "WEBP"):
-        found = examine(
+        found = measure_image(
             saved(stored, form, exif=exif(6), **({"lossless": True} if form == "WEBP" else {})), max_pixels=10**6
         )
         assert (found.width, found.height, found.orientation) == (300, 200, 6), form
@@ -342,13 +342,13 @@ def test_a_small_class_beside_a_large_one_is_named(tmp_path: Path) -> None:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts what is really decoded from here on."""
     seen: list[int] = []
-    examine = run_checks.examine
+    measure_image = run_checks.measure_image
 
     def counting(data: bytes, *, max_pixels: int) -> object:
         seen.append(len(data))
-        return examine(data, max_pixels=max_pixels)
+        return measure_image(data, max_pixels=max_pixels)
 
-    monkeypatch.setattr(run_checks, "examine", counting)
+    monkeypatch.setattr(run_checks, "measure_image", counting)
     return seen
 
 
@@ -533,7 +533,7 @@ def made_up_table(count: int, tmp_path: Path) -> ImageTable:
     """One class, images that differ in their bytes alone."""
     listed = [LabeledPath(Path("a.jpg"), 0)] * count
     images = ImageTable.from_files([LabelFile(tmp_path / "all.txt", items=lambda: listed, class_names=("all",))])
-    images.measurements[:] = make_measurement_table([examine(jpeg(scene(1)), max_pixels=10**6).pack()])
+    images.measurements[:] = make_measurement_table([measure_image(jpeg(scene(1)), max_pixels=10**6).pack()])
     images.digests[:, 1] = np.arange(1, count + 1)
     return images
 
@@ -557,7 +557,7 @@ class MadeUp:
     workers, chunk_size = 1, 64
 
     def __init__(self) -> None:
-        self._measured = examine(jpeg(scene(1)), max_pixels=10**6)._replace(sharpness=0.2, thumbnail=b"")
+        self._measured = measure_image(jpeg(scene(1)), max_pixels=10**6)._replace(sharpness=0.2, thumbnail=b"")
         self._rng = np.random.default_rng(0)
 
     def map(self, function: object, items: Iterable[Sequence[str]]) -> Iterator[list[ExaminedImage]]:

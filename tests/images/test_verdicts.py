@@ -61,7 +61,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdicts]:
 
 def examined(found: dict[str, Verdicts], folder: str) -> dict[str, str]:
     """The verdict of `check` on each image of a folder."""
-    names = {Path(path): verdict for path, (verdict, *_) in found["examine"].items()}
+    names = {Path(path): verdict for path, (verdict, *_) in found["measure_image"].items()}
     return {path.name: verdict for path, verdict in names.items() if path.parts[0] == folder}
 
 
@@ -70,7 +70,7 @@ def differences(found: dict[str, Verdicts], folder: str = "") -> str:
     for name, (verdict, size, pixels) in found["pillow"].items():
         if not name.startswith(folder):
             continue
-        seen, loaded, labeled = (found[who][name] for who in ("examine", "load_pixels", "labeled_image"))
+        seen, loaded, labeled = (found[who][name] for who in ("measure_image", "load_pixels", "labeled_image"))
         line = (
             f"{name}: Pillow {verdict!r} {size}, check {seen[:2]}, load_pixels {loaded[0]}, LabeledImage {labeled[:2]}"
         )

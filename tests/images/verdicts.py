@@ -2,8 +2,8 @@
 
 Run as `python -m tests.images.verdicts WHO FOLDER`.
 
-WHO is `pillow`, `examine` (of `check`), `load_pixels` or `labeled_image`. A process of its own for each: a decoder that
-hangs or crashes is found by the line that does not come, and no setting of one reaches another.
+WHO is `pillow`, `measure_image` (of `check`), `load_pixels` or `labeled_image`. A process of its own for each: a
+decoder that hangs or crashes is found by the line that does not come, and no setting of one reaches another.
 """
 
 import hashlib
@@ -58,9 +58,9 @@ def pillow(path: Path) -> Verdict:
 
 
 def examined(path: Path) -> Verdict:
-    from mlimages.checks.measurements import examine
+    from mlimages.checks.measurements import measure_image
 
-    facts = examine(path.read_bytes(), max_pixels=MAX_PIXELS)
+    facts = measure_image(path.read_bytes(), max_pixels=MAX_PIXELS)
     return "ok", (facts.width, facts.height), ""
 
 
@@ -76,7 +76,7 @@ def labeled(path: Path) -> Verdict:
 
 
 WHO: dict[str, Callable[[Path], Verdict]] = {
-    "pillow": pillow, "examine": examined, "load_pixels": loaded, "labeled_image": labeled,
+    "pillow": pillow, "measure_image": examined, "load_pixels": loaded, "labeled_image": labeled,
 }  # fmt: skip
 
 
