@@ -11,21 +11,21 @@ from xml.etree import ElementTree as ET
 
 from mlimages.core import LabelFileError
 
-NumberedObjects = Iterator[tuple[int, dict[str, Any]]]
+NumberedDicts = Iterator[tuple[int, dict[str, Any]]]
 """JSON objects with their line numbers or, in an export, their positions from 1."""
 
 _AnnotatedImage = tuple[str, list[str] | None, dict[str, str]]
 """The path of an image, its classes (None if it is not annotated), and further keys of its row."""
 
 
-def read_annotations(file: TextIO, path: Path) -> NumberedObjects:
+def read_annotations(file: TextIO, path: Path) -> NumberedDicts:
     """Yield each image of a .json or .xml export: its number from 1, and a dict with its path and its label.
 
     Raises:
         LabelFileError: the format of the export is unknown, or its ids are ambiguous.
     """
     if path.suffix.lower() == ".xml":
-        yield from _to_numbered_objects(_read_cvat(file, path))
+        yield from _to_numbered_dicts(_read_cvat(file, path))
         return
     try:
         values = json.load(file)
@@ -34,23 +34,23 @@ def read_annotations(file: TextIO, path: Path) -> NumberedObjects:
             f"{path} is not valid JSON; if it has one object per line, use the suffix .jsonl"
         ) from error
     if isinstance(values, dict) and "images" in values and "annotations" in values:
-        yield from _to_numbered_objects(_read_coco(values, path))
-    elif not _is_list_of_objects(values):
+        yield from _to_numbered_dicts(_read_coco(values, path))
+    elif not _is_list_of_dicts(values):
         raise _make_unknown_format_error(path)
     elif any("annotations" in task and "data" in task for task in values):
-        yield from _to_numbered_objects(_read_label_studio(values))
+        yield from _to_numbered_dicts(_read_label_studio(values))
     else:
         yield from enumerate(values, start=1)
 
 
-def _to_numbered_objects(images: Iterable[_AnnotatedImage]) -> NumberedObjects:
+def _to_numbered_dicts(images: Iterable[_AnnotatedImage]) -> NumberedDicts:
     """Yield a number from 1 and a dict with the keys `file_name` and `label` for each image."""
     for number, (name, classes, keys) in enumerate(images, start=1):
         label = classes[0] if classes and len(set(classes)) == 1 else classes
         yield number, {"file_name": name, "label": label, **keys}
 
 
-def _is_list_of_objects(values: object) -> bool:
+def _is_list_of_dicts(values: object) -> bool:
     return isinstance(values, list) and all(isinstance(value, dict) for value in values)
 
 
@@ -100,7 +100,7 @@ def find_coco_classes(
 
 def _require_coco_lists(document: Mapping[str, Any], path: Path) -> None:
     for key in ("images", "categories", "annotations"):
-        if not _is_list_of_objects(document.get(key)):
+        if not _is_list_of_dicts(document.get(key)):
             raise LabelFileError(f"{path}: expected a list of objects under {key!r}, which COCO requires")
 
 

@@ -40,7 +40,7 @@ def read_class_names(path: str | os.PathLike[str]) -> ClassNames:
 
 
 @lru_cache(maxsize=64)
-def _read_class_names(path: Path, state: bytes | None) -> ClassNames:
+def _read_class_names(path: Path, fingerprint: bytes | None) -> ClassNames:
     if not path.exists():
         raise LabelFileError(f"no class definition at {path}: expected lines such as `0 cats`")
     with open_text(path) as file:
@@ -92,13 +92,13 @@ class FileClasses:
         names: names by class index.
         class_indices: class indices that occur in the file.
         has_names: whether the labels have names that are not just numbers.
-        is_table: whether the file is a table without a class definition.
+        is_from_table: whether the file is a table without a class definition.
     """
 
     names: ClassNames
     class_indices: frozenset[int]
     has_names: bool
-    is_table: bool
+    is_from_table: bool
 
 
 def merge_class_names(files: Sequence[FileClasses]) -> tuple[ClassNames, tuple[ClassNames, ...]]:
@@ -115,12 +115,12 @@ def merge_class_names(files: Sequence[FileClasses]) -> tuple[ClassNames, tuple[C
         if not file.has_names
         for label in file.class_indices
     }
-    numbers.update(n for file in files if file.has_names and not file.is_table for n in range(len(file.names)))
+    numbers.update(n for file in files if file.has_names and not file.is_from_table for n in range(len(file.names)))
     are_indices = numbers == set(range(len(numbers)))
     longest = max((file.names for file in files if file.has_names), key=len, default=())
     names_by_index = dict(enumerate(longest))
     for index, file in enumerate(files):
-        if not file.has_names and (are_indices or not file.is_table):
+        if not file.has_names and (are_indices or not file.is_from_table):
             by_file[index] = tuple(names_by_index.get(int(name), name) for name in by_file[index])
     names = dict.fromkeys(name for file in files if file.has_names for name in file.names)
     occurring = {own[label] for own, file in zip(by_file, files, strict=True) for label in file.class_indices}

@@ -32,7 +32,7 @@ def find_root_images(root: Path) -> list[Path]:
     return [path for path in images if path.name not in written]
 
 
-def describe_skipped_in_split(split_folder: Path, root: Path, *, leaf: bool) -> list[str]:
+def describe_skipped_split_entries(split_folder: Path, root: Path, *, leaf: bool) -> list[str]:
     """Return a line about each class folder without images, and about each image outside the class folders.
 
     With `leaf`, folders at any depth are class folders.
@@ -103,7 +103,7 @@ def find_tables(root: Path) -> list[Path]:
     return [path for path in tables if path.name not in written and not _SHARD_MANIFEST.fullmatch(path.name)]
 
 
-def suggest_table(*folders: Path) -> str:
+def suggest_using_table(*folders: Path) -> str:
     """Return a hint to label the images by a table in these folders, if possible the training set's; "" for none."""
     tables = sorted(chain.from_iterable(map(find_tables, folders)), key=lambda table: "train" not in str(table))
     return f"label the images by a table ({format_command('label', tables[0], '-o', 'labels.txt')}), " if tables else ""

@@ -15,10 +15,10 @@ from mlimages.labels.folder_notes import (
     NUMBERED_SUBFOLDER,
     describe_entries_outside_splits,
     describe_nested_folders,
-    describe_skipped_in_split,
+    describe_skipped_split_entries,
     describe_tables,
     find_root_images,
-    suggest_table,
+    suggest_using_table,
 )
 from mlimages.labels.identical_images import merge_identical_images
 from mlimages.labels.label_file import LabelFile
@@ -48,20 +48,21 @@ class FolderLabels:
 
     Attributes:
         labels: all images.
-        skipped_notes: a line about each skipped file and folder, with the reason.
-        nested_note: a line about folders with images inside class folders; "" for none.
+        skipped_entry_notes: a line about each skipped file and folder, with the reason.
+        nested_folder_note: a line about folders with images inside class folders; "" for none.
         splits: label files by split (train, val, test), with the same class indices; empty if the folder is not split.
     """
 
     labels: LabelFile
-    skipped_notes: tuple[str, ...] = ()
+    skipped_entry_notes: tuple[str, ...] = ()
     splits: Mapping[str, LabelFile] = field(default_factory=dict)
-    nested_note: str = ""
+    nested_folder_note: str = ""
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Lines about nested folders, and about skipped files and folders."""
-        return (*[self.nested_note] * bool(self.nested_note), *(f"left out: {text}" for text in self.skipped_notes))
+        nested = (self.nested_folder_note,) if self.nested_folder_note else ()
+        return (*nested, *(f"left out: {text}" for text in self.skipped_entry_notes))
 
 
 def open_splits(source: LabelFile | str | os.PathLike[str], table: TableOptions | None = None) -> dict[str, LabelFile]:
@@ -190,31 +191,31 @@ def label_dir_auto(
     check_common_classes(images_by_class, split_folders)
     found = sorted({name for by_name in images_by_class.values() for name in by_name}, key=natural_sort_key)
     names = class_names or tuple(found)
-    _check_known_classes(found, names, root)
+    _check_found_classes(found, names, root)
     inner = root.relative_to(source).as_posix()
-    skipped_notes = [f"{inner}: not a class folder; its subfolders are the classes"] if root != source else []
-    skipped_notes += [
-        text for path in split_folders.values() for text in describe_skipped_in_split(path, root, leaf=leaf)
+    skipped_entry_notes = [f"{inner}: not a class folder; its subfolders are the classes"] if root != source else []
+    skipped_entry_notes += [
+        text for path in split_folders.values() for text in describe_skipped_split_entries(path, root, leaf=leaf)
     ]
-    skipped_notes += describe_tables(root)
+    skipped_entry_notes += describe_tables(root)
     if "" not in split_folders:
-        skipped_notes += describe_entries_outside_splits(root, set(split_folders.values()))
+        skipped_entry_notes += describe_entries_outside_splits(root, set(split_folders.values()))
 
     def iter_items(split: str) -> Iterator[LabeledPath]:
         for name, images in images_by_class[split].items():
             label = names.index(name)
             yield from (LabeledPath(image, label) for image in images())
 
-    def label_splits(file_name: str, *splits: str) -> LabelFile:
+    def make_label_file(file_name: str, *splits: str) -> LabelFile:
         return LabelFile(
             root / file_name, root, items=lambda: chain.from_iterable(map(iter_items, splits)), class_names=names
         )
 
-    by_split = {split: label_splits(f"labels_{split}.txt", split) for split in split_folders if split}
+    by_split = {split: make_label_file(f"labels_{split}.txt", split) for split in split_folders if split}
     class_folders = [] if leaf else [path for folder in split_folders.values() for path in _list_image_folders(folder)]
     return FolderLabels(
-        label_splits("labels.txt", *split_folders),
-        (*skipped_notes, *describe_skipped_entries(root)),
+        make_label_file("labels.txt", *split_folders),
+        (*skipped_entry_notes, *describe_skipped_entries(root)),
         by_split,
         describe_nested_folders(class_folders, root),
     )
@@ -273,8 +274,8 @@ def _find_split_folders(root: Path) -> dict[str, Path]:
     if not labelled or len({SPLIT_NAMES_BY_ALIAS[path.name.lower()] for path in folders}) < len(folders):
         names = ", ".join(path.name for path in folders)
         raise InputError(
-            f"{root} contains the splits {names} without class folders: {suggest_table(root, *folders)}create folders "
-            "such as train/CLASS and val/CLASS, or use --class-from REGEX if the file names contain the class"
+            f"{root} contains the splits {names} without class folders: {suggest_using_table(root, *folders)}create "
+            "folders such as train/CLASS and val/CLASS, or use --class-from REGEX if the file names contain the class"
         )
     return labelled
 
@@ -307,8 +308,8 @@ def _find_class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
     outside = find_root_images(root)
     if outside and not classes:
         raise InputError(
-            f"{root} contains {len(outside)} images and no class folders: {suggest_table(root)}create a folder per "
-            "class, use --class-from REGEX if the file names contain the class, or "
+            f"{root} contains {len(outside)} images and no class folders: {suggest_using_table(root)}create a folder "
+            "per class, use --class-from REGEX if the file names contain the class, or "
             f"{format_command('label', root, '--label', 'N')} for one class"
         )
     inside = sum(1 for path in classes.values() for _ in iter_images(path)) if outside else 0
@@ -328,7 +329,7 @@ def _require_folder(root: Path) -> Path:
     return root
 
 
-def _check_known_classes(found_names: Sequence[str], class_names: ClassNames, root: Path) -> None:
+def _check_found_classes(found_names: Sequence[str], class_names: ClassNames, root: Path) -> None:
     if not found_names:
         skipped = "".join(f"; {text}" for text in describe_skipped_entries(root))
         raise InputError(f"no images in {root}: expected a folder per class with images in it{skipped}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from mlimages.core import LabelFileError, format_command
-from mlimages.labels.annotations import NumberedObjects, read_annotations
+from mlimages.labels.annotations import NumberedDicts, read_annotations
 from mlimages.labels.scanning import IMAGE_SUFFIXES
 from mlimages.labels.shards import is_labeled_shard
 
@@ -62,7 +62,7 @@ class Record:
     line_number: int
     cells: list[str]
 
-    def cell(self, index: int) -> str:
+    def get_cell(self, index: int) -> str:
         """Return a cell; "" if the row is too short."""
         return self.cells[index] if index < len(self.cells) else ""
 
@@ -86,7 +86,7 @@ def is_table(path: Path) -> bool:
         return True
     with open_text(path) as lines:
         sample = [line.strip() for line in islice(filter(str.strip, lines), FORMAT_SAMPLE_SIZE)]
-    return bool(sample) and not all(map(_is_path_label, sample)) and all(map(_find_delimiters, sample))
+    return bool(sample) and not all(map(_is_path_index_line, sample)) and all(map(_find_delimiters, sample))
 
 
 def is_multi_label(path: Path) -> bool:
@@ -96,16 +96,17 @@ def is_multi_label(path: Path) -> bool:
     return path.suffix.lower() == ".txt" and bool(first) and bool(_INDEX_LIST.fullmatch(first[0]))
 
 
-def _is_path_label(line: str) -> bool:
+def _is_path_index_line(line: str) -> bool:
     """Whether a line is `path index`; a line with a tab in an unquoted path belongs to a table."""
     if line.endswith("]") and _LINE_WITH_SPACED_LIST.fullmatch(line):
         return True
     path, *label = line.rsplit(None, 1)
     is_quoted = _unquote(path) != path
-    return bool(label) and _is_index_label(label[0]) and (is_quoted or not ("\t" in path or path.endswith((",", ";"))))
+    is_plain = is_quoted or not ("\t" in path or path.endswith((",", ";")))
+    return bool(label) and _is_numeric_label(label[0]) and is_plain
 
 
-def _is_index_label(label: str) -> bool:
+def _is_numeric_label(label: str) -> bool:
     """Whether a label is a class index, or class indices in brackets."""
     return label.isdecimal() or bool(_INDEX_LIST.fullmatch(label))
 
@@ -143,9 +144,9 @@ def read_records(path: Path, delimiter: str) -> Iterator[Record]:
     suffix = get_supported_suffix(path)
     with open_text(path, newline="") as lines:
         if suffix == ".jsonl":
-            yield from _read_object_records(_read_json_lines(lines, path))
+            yield from _make_dict_records(_read_json_lines(lines, path))
         elif suffix in (".json", ".xml"):
-            yield from _read_object_records(read_annotations(lines, path))
+            yield from _make_dict_records(read_annotations(lines, path))
         elif delimiter == LAST_WHITESPACE:
             rows = ((number, _split_path_and_label(line.strip())) for number, line in enumerate(lines, start=1))
             yield from (Record(number, cells) for number, cells in rows if cells)
@@ -219,7 +220,7 @@ def _split_path_and_label(line: str) -> list[str]:
     The last word of a line is a label if it is a class index or the rest of the line is the path of an image.
     """
     path, *label = line.rsplit(None, 1) or [""]
-    is_split = label and (_is_index_label(label[0]) or (_is_image_path(path) and not _is_image_path(label[0])))
+    is_split = label and (_is_numeric_label(label[0]) or (_is_image_path(path) and not _is_image_path(label[0])))
     return [_unquote(path), _unquote(label[0])] if is_split else [_unquote(line)] * bool(line)
 
 
@@ -273,7 +274,7 @@ def parse_separator_line(line: str) -> str | None:
     return declared[1] if declared else None
 
 
-def _read_json_lines(lines: TextIO, path: Path) -> NumberedObjects:
+def _read_json_lines(lines: TextIO, path: Path) -> NumberedDicts:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -286,14 +287,14 @@ def _read_json_lines(lines: TextIO, path: Path) -> NumberedObjects:
         yield number, values
 
 
-def _read_object_records(json_objects: NumberedObjects) -> Iterator[Record]:
+def _make_dict_records(numbered_dicts: NumberedDicts) -> Iterator[Record]:
     """Yield a row with the keys of the objects, compared without regard to case, then a row per object."""
-    sample = list(islice(json_objects, FORMAT_SAMPLE_SIZE))
+    sample = list(islice(numbered_dicts, FORMAT_SAMPLE_SIZE))
     if not sample:
         return
     keys = {key.lower(): key for _, values in sample for key in values}
     yield Record(sample[0][0], list(keys.values()))
-    for number, values in chain(sample, json_objects):
+    for number, values in chain(sample, numbered_dicts):
         lowered = {key.lower(): value for key, value in values.items()}
         yield Record(number, [_to_text(lowered.get(key)) for key in keys])
 

@@ -144,17 +144,17 @@ class LabelFile:
         if table is None:
             return self._notes
         if table.has_standard_columns and self._find_explicit_class_names() is not None:
-            skipped_notes = table.skipped_row_notes
-            return (*self._notes, *skipped_notes, *(table.multiple_classes_notes if skipped_notes else ()))
-        notes = (*table.skipped_row_notes, *table.multiple_classes_notes, *table.case_notes, *table.missing_notes)
-        return (*self._notes, table.description, *notes)
+            skipped_row_notes = table.skipped_row_notes
+            return (*self._notes, *skipped_row_notes, *(table.multiple_classes_notes if skipped_row_notes else ()))
+        notes = (*table.multiple_classes_notes, *table.class_case_notes, *table.missing_image_notes)
+        return (*self._notes, table.description, *table.skipped_row_notes, *notes)
 
     @property
     def splits(self) -> dict[str, LabelFile]:
         """The splits train, val and test of a table with a column of splits, by name; empty for other label files."""
-        row_splits, files = self.table.row_splits if self.table else (), {}
-        for name in sorted(set(row_splits), key=list(SPLIT_NAMES_BY_ALIAS).index):
-            files[name] = self.where([split == name for split in row_splits])
+        split_names, files = self.table.row_split_names if self.table else (), {}
+        for name in sorted(set(split_names), key=list(SPLIT_NAMES_BY_ALIAS).index):
+            files[name] = self.where([split == name for split in split_names])
             files[name].path = self.path.with_stem(f"{self.path.stem}_{name}")
         return files
 
@@ -198,11 +198,11 @@ class LabelFile:
         if self._class_names is not None:
             return self._class_names
         definition = class_definition_path(self.path)
-        is_used = fingerprint(definition) is not None and not self._ignores_definition(definition)
+        is_used = fingerprint(definition) is not None and not self._is_unrelated_class_definition(definition)
         return read_class_names(definition) if is_used else None
 
-    def _ignores_definition(self, definition_path: Path) -> bool:
-        """Whether to ignore a class definition that mlimages wrote for another file, since this table has class names.
+    def _is_unrelated_class_definition(self, definition_path: Path) -> bool:
+        """Whether a class definition belongs to another file: mlimages wrote it, and this table has class names.
 
         `mlimages label photos.csv -o photos.txt` writes the class definition of photos.txt beside photos.csv.
         """
@@ -218,13 +218,13 @@ class LabelFile:
             return None
         state = (fingerprint(self.path), class_definition_path(self.path).exists())
         if self._cached_table is None or self._cached_table[0] != state or state[0] is None:
-            table = detect_table(self.path, self.img_root, self._options) if self._is_read_as_table() else None
+            table = detect_table(self.path, self.img_root, self._options) if self._should_read_as_table() else None
             if table and not (table.has_standard_columns and state[1]):
                 table.require_images()
             self._cached_table = (state, table)
         return self._cached_table[1]
 
-    def _is_read_as_table(self) -> bool:
+    def _should_read_as_table(self) -> bool:
         other_options = replace(self._options, multi_label=False)
         if is_table(self.path) or other_options != TableOptions():
             return True
@@ -232,12 +232,12 @@ class LabelFile:
 
     def filter(self, keep: Callable[[LabeledPath], bool]) -> LabelFile:
         """Return the images for which `keep` is true, in order."""
-        return self._replace_items(lambda: filter(keep, self))
+        return self._with_items(lambda: filter(keep, self))
 
     def shuffle(self, seed: int) -> LabelFile:
         """Return the images in an order that depends only on `seed`."""
         items = shuffle(self, seed)
-        return self._replace_items(lambda: items)
+        return self._with_items(lambda: items)
 
     def split(
         self,
@@ -266,13 +266,13 @@ class LabelFile:
         splits = split(
             list(self), fractions, seed=seed, class_names=names, groups=groups, contents=contents, assigned=assigned
         )
-        return tuple(self._replace_items(partial(iter, items)) for items in splits)
+        return tuple(self._with_items(partial(iter, items)) for items in splits)
 
     def limit_per_class(self, limit: int, *, seed: int = 0) -> LabelFile:
         """Return at most `limit` images of each class, in order; the selection depends only on `seed` and the paths."""
         names = self.defined_class_names
         items = sample_per_class(list(self), limit, seed=seed, class_names=names)
-        return self._replace_items(lambda: items)
+        return self._with_items(lambda: items)
 
     def merge(self, *others: LabelFile) -> LabelFile:
         """Concatenate the images; classes are merged by name, or by class index if no file has names."""
@@ -289,12 +289,12 @@ class LabelFile:
         resolve = make_path_resolver()
         if not (excluded := {resolve(str(path)) for path in paths}):
             return self
-        return self._select(lambda: (item for item in self.text_items() if resolve(item[0]) not in excluded))
+        return self._with_text_items(lambda: (item for item in self.text_items() if resolve(item[0]) not in excluded))
 
     def where(self, mask: Iterable[object]) -> LabelFile:
         """Return the images at the indices where `mask` is true; images beyond the end of `mask` are excluded."""
         selectors = mask if isinstance(mask, Collection) else list(mask)
-        return self._select(lambda: compress(self.text_items(), selectors))
+        return self._with_text_items(lambda: compress(self.text_items(), selectors))
 
     def write(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> LabelFile:
         """Write the images and the class names atomically to `path`; return the written label file.
@@ -305,11 +305,11 @@ class LabelFile:
         write_label_output(as_path(path), self, self.defined_class_names, overwrite=overwrite)
         return LabelFile(path)
 
-    def _replace_items(self, items: Callable[[], Iterable[LabeledPath]] | None) -> LabelFile:
+    def _with_items(self, items: Callable[[], Iterable[LabeledPath]] | None) -> LabelFile:
         return LabelFile(self.path, self.img_root, items=items, class_names=self.defined_class_names)
 
-    def _select(self, text_items: Callable[[], Iterator[tuple[str, Label]]]) -> LabelFile:
-        selected = self._replace_items(None)
+    def _with_text_items(self, text_items: Callable[[], Iterator[tuple[str, Label]]]) -> LabelFile:
+        selected = self._with_items(None)
         selected._text_items = text_items
         return selected
 

@@ -49,7 +49,7 @@ class LabelReader:
         Raises:
             LabelFileError: a class is unknown, or only some lines have brackets.
         """
-        texts = None if row.label in self._indices else parse_list(row.label)
+        texts = None if row.label in self._indices else parse_label_list(row.label)
         _reject_binary_vector(f"{self._path}:{row.line_number}", row.label, texts or ())
         several = tuple(sorted({self._find_class_index(row, text) for text in texts or ()}))
         label = self._find_class_index(row, row.label) if texts is None else several
@@ -74,10 +74,10 @@ class LabelReader:
         raise LabelFileError(f"{self._path}:{row.line_number}: expected {expected}, found {text[:80]!r}{hint}")
 
 
-def parse_list(text: str) -> tuple[str, ...] | None:
+def parse_label_list(text: str) -> tuple[str, ...] | None:
     """Parse a list of labels written by JSON, Python, NumPy, PostgreSQL or Label Studio; None for other text.
 
-    >>> [parse_list(text) for text in ("['cats', 'dogs']", "['cats' 'dogs']", '{"choices": ["cats"]}', "cats")]
+    >>> [parse_label_list(text) for text in ("['cats', 'dogs']", "['cats' 'dogs']", '{"choices": ["cats"]}', "cats")]
     [('cats', 'dogs'), ('cats', 'dogs'), ('cats',), None]
     """
     if not _has_brackets(text):
@@ -98,21 +98,21 @@ def _has_brackets(text: str) -> bool:
     return text[:1] + text[-1:] in ("[]", "()", "{}")
 
 
-def _reject_binary_vector(location: str, text: str, labels: Sequence[str]) -> None:
+def _reject_binary_vector(path_and_line: str, text: str, labels: Sequence[str]) -> None:
     """Raise an error if a list contains 0 or 1 per class, rather than class indices."""
     if len(labels) > len(set(labels)) and set(labels) <= {"0", "1"}:
         raise LabelFileError(
-            f"{location}: {text[:80]} is a list of 0 and 1 without class names: use one column per class, with the "
-            "class name in the first row"
+            f"{path_and_line}: {text[:80]} is a list of 0 and 1 without class names: use one column per class, with "
+            "the class name in the first row"
         )
 
 
-def is_one(cell: str) -> bool:
+def is_positive_cell(cell: str) -> bool:
     """Whether a cell of a one-hot column is 1, or means 1, such as `true`."""
     return cell.strip().lower() in ONES
 
 
-def is_zero_or_one(cell: str) -> bool:
+def is_binary_cell(cell: str) -> bool:
     """Whether a cell of a one-hot column is 0 or 1, or means 0 or 1, such as `true`."""
     return cell.strip().lower() in ONES + ZEROS
 
@@ -120,7 +120,7 @@ def is_zero_or_one(cell: str) -> bool:
 def are_binary_cells(cells: Sequence[str], *, multi_label: bool) -> bool:
     """Whether all cells are 0 or 1, or mean 0 or 1; with `multi_label`, missing values such as -1 are ignored."""
     known = [cell for cell in cells if not (multi_label and cell.strip().lower() in MISSING_VALUES)]
-    return bool(known) and all(map(is_zero_or_one, known))
+    return bool(known) and all(map(is_binary_cell, known))
 
 
 def format_label(label: Label, class_names: Sequence[str]) -> str:
@@ -132,60 +132,60 @@ def format_label(label: Label, class_names: Sequence[str]) -> str:
     return ";".join(class_names[n] for n in (label if isinstance(label, tuple) else (label,)))
 
 
-def format_list(labels: Iterable[str]) -> str:
+def format_label_list(labels: Iterable[str]) -> str:
     """Format labels as a JSON list."""
     return json.dumps(list(labels), ensure_ascii=False)
 
 
-def split_cell(cell: str, separator: str, location: str) -> Sequence[str]:
+def parse_label_cell(cell: str, separator: str, path_and_line: str) -> Sequence[str]:
     """Return the labels in a cell, which contains a list (`['cats', 'dogs']`), or labels with separators (`cats;dogs`).
 
     Args:
         separator: `;`, `|` or `,`; "" if the cell contains one label.
-        location: `path:line` for the error message.
+        path_and_line: `path:line` for the error message.
 
     Raises:
         LabelFileError: the cell is a list that cannot be parsed, or contains 0 or 1 for each class.
     """
-    labels: Sequence[str] | None = parse_list(cell)
+    labels: Sequence[str] | None = parse_label_list(cell)
     if labels is None:
         if _has_brackets(cell) and (cell[0] != "(" or (separator and separator in cell)):
             raise LabelFileError(
-                f"{location}: {cell[:80]} cannot be parsed as a list of classes, such as ['cats', 'dogs']"
+                f"{path_and_line}: {cell[:80]} cannot be parsed as a list of classes, such as ['cats', 'dogs']"
             )
         labels = [label for label in map(str.strip, cell.split(separator) if separator else [cell]) if label]
-    _reject_binary_vector(location, cell, labels)
+    _reject_binary_vector(path_and_line, cell, labels)
     return labels
 
 
-def count_multi_class_labels(labels: Collection[str]) -> dict[str, int]:
+def count_joined_labels(labels: Collection[str]) -> dict[str, int]:
     """Count the labels that seem to contain several classes, by separator; those in brackets count as "brackets".
 
     Since a class name may itself contain `|` or `,`, labels with such a separator are counted only if one of the names
     between the separators occurs more than once.
 
-    >>> count_multi_class_labels(["cats", "cats;dogs", "['cats', 'dogs']"])
+    >>> count_joined_labels(["cats", "cats;dogs", "['cats', 'dogs']"])
     {'brackets': 1, "';'": 1}
     """
-    counts = {"brackets": sum(len(parse_list(label) or ()) > 1 for label in labels)}
+    counts = {"brackets": sum(len(parse_label_list(label) or ()) > 1 for label in labels)}
     for separator in ";|,":
-        several = [label for label in labels if separator in label and parse_list(label) is None]
+        several = [label for label in labels if separator in label and parse_label_list(label) is None]
         names = [name.strip() for label in labels for name in label.split(separator)] if several else []
         counts[f"'{separator}'"] = len(several) * (separator == ";" or len(names) > len(set(names)))
     return {separator: count for separator, count in counts.items() if count}
 
 
-def find_separator(path: Path, cells: Mapping[str, int]) -> str:
+def find_label_separator(path: Path, line_numbers_by_cell: Mapping[str, int]) -> str:
     """Return the separator of the labels in cells: `;` if a cell contains it, else `|` or `,`; "" for none.
 
     Args:
         path: path of the table, for the error message.
-        cells: the text of each cell, with its line number.
+        line_numbers_by_cell: line number of each cell, by its text.
 
     Raises:
         LabelFileError: some cells contain only `|` and others only `,`.
     """
-    texts = [cell for cell in cells if parse_list(cell.strip()) is None]
+    texts = [cell for cell in line_numbers_by_cell if parse_label_list(cell.strip()) is None]
     if any(";" in text for text in texts):
         return ";"
     several = [text for text in texts if "|" in text or "," in text]
@@ -196,6 +196,6 @@ def find_separator(path: Path, cells: Mapping[str, int]) -> str:
         return ""
     one, other = (next(text for text in several if separator in text) for separator in "|,")
     raise LabelFileError(
-        f"{path}:{cells[other]}: labels are separated by '|' in some rows ({one[:40]}) and by ',' in others "
-        f"({other[:40]}): use the same separator in all rows"
+        f"{path}:{line_numbers_by_cell[other]}: labels are separated by '|' in some rows ({one[:40]}) and by ',' in "
+        f"others ({other[:40]}): use the same separator in all rows"
     )

@@ -204,7 +204,7 @@ def make_label_files(
         files = _split_labels(labels, {}, options, split, print_note)
     if has_output:
         for path, file in zip(paths, files, strict=True):
-            _require_readable(path, file)
+            _require_readable_output(path, file)
     if options.as_folders:
         for line in describe_renamed_folders(labels.class_names, make_folder_names(labels.class_names)):
             print_note(line)
@@ -272,8 +272,8 @@ def _read_source(
     if options.class_from:
         return merge_and_print_notes(label_dir_by_pattern(source, options.class_from)), {}
     if options.class_index is not None:
-        skipped_notes = [f"left out: {text}" for text in describe_skipped_entries(source, is_class_folder=True)]
-        labels = label_dir(source, options.class_index).with_notes(skipped_notes)
+        skipped_entry_notes = [f"left out: {text}" for text in describe_skipped_entries(source, is_class_folder=True)]
+        labels = label_dir(source, options.class_index).with_notes(skipped_entry_notes)
         return merge_and_print_notes(labels), {}
     folder = label_dir_auto(source, leaf=options.leaf, class_names=class_names)
     for line in folder.notes:
@@ -287,7 +287,7 @@ def _find_missing_images(labels: LabelFile) -> list[str]:
     return [name for name, _ in labels.text_items() if not is_remote(name) and not is_file_or_member(name)]
 
 
-def _require_readable(path: Path, labels: LabelFile) -> None:
+def _require_readable_output(path: Path, labels: LabelFile) -> None:
     """Check that the label file can be read: without class names, at least half of the images of a table must exist."""
     if path.suffix.lower() == ".txt" or labels.defined_class_names:
         return

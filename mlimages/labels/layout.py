@@ -37,7 +37,7 @@ def write_class_folders(
         target: source for name, file in splits.items() for target, source in _choose_target_paths(file, root / name)
     }
     others = sorted(set(_find_files(root)) - set(targets)) if root.exists() else []
-    others += [target for target, source in targets.items() if not _is_missing_or_same(source, target)]
+    others += [target for target, source in targets.items() if not _can_place_image(source, target)]
     if others:
         raise InputError(
             f"{root} contains {len(others)} files that do not belong to these labels ({others[0]}): use an empty folder"
@@ -92,7 +92,7 @@ def _find_files(folder: Path) -> Iterator[Path]:
         yield from (Path(top, name) for name in names if not name.startswith("."))
 
 
-def _is_missing_or_same(image_path: Path, target: Path) -> bool:
+def _can_place_image(image_path: Path, target: Path) -> bool:
     """Whether `target` does not exist, or is the same image."""
     if not os.path.lexists(target):
         return True

@@ -20,7 +20,7 @@ COUNT_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class ImageGroup:
     """A group of images that stay together in one split.
 
     Attributes:
@@ -39,8 +39,8 @@ class Group:
     num_class_groups: int
     is_majority: bool = False
 
-    def sort_key_at_cut(self, fraction: float) -> tuple[int, float]:
-        """Return a key that sorts groups by their position relative to a cut, which is after `fraction` of their class.
+    def get_sort_key(self, fraction_before_cut: float) -> tuple[int, float]:
+        """Return a key that sorts groups by their position relative to a cut in the order of their class.
 
         Groups after the cut come first. The first element is -1 after the cut, 0 for the group that contains the cut,
         and 1 or 2 before the cut. A group counts as after the cut if its key is at most `(0, 0.0)`, so that
@@ -49,7 +49,7 @@ class Group:
         """
         if self.is_majority:
             return 2, 0.0
-        needed = fraction * self.num_class_groups - self.fractional_rank
+        needed = fraction_before_cut * self.num_class_groups - self.fractional_rank
         return (needed >= 1) - (needed <= 0), needed - self.rounding_offset
 
 
@@ -91,7 +91,7 @@ def split(
     """
     check_fractions(fractions)
     check_seed(seed)
-    names = _complete_class_names(items, class_names)
+    names = _map_indices_to_names(items, class_names)
     labels = _choose_stratification_classes(items, names)
     root, known = _find_common_folder(items), contents or {}
     image_ids = [
@@ -109,7 +109,7 @@ def split(
         names,
         seed,
     )
-    for number, later_groups in enumerate(_iter_later_groups(ordered, fractions), start=1):
+    for number, later_groups in enumerate(_iter_groups_after_splits(ordered, fractions), start=1):
         split_numbers |= {new[index]: number for group in later_groups for index in group.image_indices}
     splits: list[list[LabeledPath]] = [[] for _ in fractions]
     for index, item in enumerate(items):
@@ -139,7 +139,7 @@ def sample_per_class(
 ) -> list[LabeledPath]:
     """Return at most `limit` images of each class, in order, selected by a hash of the seed and the path."""
     check_seed(seed)
-    names, root = _complete_class_names(items, class_names), _find_common_folder(items)
+    names, root = _map_indices_to_names(items, class_names), _find_common_folder(items)
     image_ids = (_make_image_id(item.path, names[item.label], root) for item in items)
     counts: Counter[int] = Counter()
     chosen = []
@@ -180,7 +180,7 @@ def group_by_pattern(paths: Iterable[Path], pattern: str) -> dict[Path, str]:
         InputError: the regular expression is invalid.
     """
     expression = compile_pattern(pattern)
-    found = ((path, match_group(expression, path.as_posix())) for path in paths)
+    found = ((path, match_pattern(expression, path.as_posix())) for path in paths)
     return {path: text for path, text in found if text is not None}
 
 
@@ -196,13 +196,13 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
         raise InputError(f"{pattern!r} is not a regular expression: {error}") from error
 
 
-def match_group(pattern: re.Pattern[str], text: str) -> str | None:
+def match_pattern(pattern: re.Pattern[str], text: str) -> str | None:
     """Return the match of `pattern`, or of its first group if it has one; None if `text` does not match."""
     match = pattern.search(text)
     return (match[pattern.groups and 1] or "") if match else None
 
 
-def _complete_class_names(items: Iterable[LabeledPath], class_names: Sequence[str]) -> dict[int, str]:
+def _map_indices_to_names(items: Iterable[LabeledPath], class_names: Sequence[str]) -> dict[int, str]:
     """Return the class names by class index; a class without a name is named by its index."""
     labels = chain.from_iterable((item.label, *(item.labels or ())) for item in items)
     return {label: str(label) for label in labels} | dict(enumerate(class_names))
@@ -237,12 +237,12 @@ def _choose_stratification_classes(items: Sequence[LabeledPath], names: Mapping[
 
 def _order_groups(
     items: Sequence[LabeledPath],
-    labels: Sequence[int],
+    class_indices: Sequence[int],
     image_ids: Sequence[str],
     groups: Mapping[Path, object],
     names: Mapping[int, str],
     seed: int,
-) -> list[Group]:
+) -> list[ImageGroup]:
     """Return the groups with their ranks, class by class."""
     by_group: dict[object, list[int]] = defaultdict(list)
     for index, item in enumerate(items):
@@ -250,36 +250,36 @@ def _order_groups(
     by_class: dict[int, list[tuple[float, str, list[int]]]] = defaultdict(list)
     for indices in by_group.values():
         image_id = min(image_ids[index] for index in indices)
-        counts = Counter(labels[index] for index in indices)
+        counts = Counter(class_indices[index] for index in indices)
         label = min(counts, key=lambda label: (-counts[label], names[label]))
         by_class[label].append((_hash_to_unit_interval(seed, "image", image_id), image_id, indices))
     offsets = _compute_rounding_offsets([names[label] for label in by_class], seed)
     return [
         group
         for label, class_groups in by_class.items()
-        for group in _rank_groups([indices for *_, indices in sorted(class_groups)], offsets[names[label]])
+        for group in _iter_ranked_groups([indices for *_, indices in sorted(class_groups)], offsets[names[label]])
     ]
 
 
 def _compute_rounding_offsets(class_names: Sequence[str], seed: int) -> dict[str, float]:
-    """Return the `Group.rounding_offset` of each class: random but evenly spread, so that half are rounded up."""
+    """Return the `ImageGroup.rounding_offset` of each class: random but evenly spread, so that half are rounded up."""
     ordered = sorted(class_names, key=lambda name: _hash_to_unit_interval(seed, "class", name))
     return {
         name: (rank + _hash_to_unit_interval(seed, "offset", name)) / len(ordered) for rank, name in enumerate(ordered)
     }
 
 
-def _rank_groups(grouped_indices: Sequence[Sequence[int]], offset: float) -> Iterable[Group]:
+def _iter_ranked_groups(grouped_indices: Sequence[Sequence[int]], rounding_offset: float) -> Iterable[ImageGroup]:
     """Yield the groups of a class with their ranks, given the indices of their images in random order.
 
-    Over all orders, `Group.fractional_rank` is uniformly distributed for groups of any size; with the plain number of
-    images, large groups would hardly ever be in a small split. A group with the majority of the images is always first.
+    Over all orders, `ImageGroup.fractional_rank` is uniformly distributed for groups of any size; with the plain number
+    of images, large groups would hardly ever be in a small split. A group with most of the images is always first.
     """
     before, total, count = 0, sum(map(len, grouped_indices)), len(grouped_indices)
     for indices in sorted(grouped_indices, key=lambda indices: 2 * len(indices) <= total):
         mean_size = (total - len(indices)) / max(1, count - 1)
         is_majority = 2 * len(indices) > total
-        yield Group(tuple(indices), before / mean_size if mean_size else 0.0, offset, count, is_majority)
+        yield ImageGroup(tuple(indices), before / mean_size if mean_size else 0.0, rounding_offset, count, is_majority)
         before += len(indices)
 
 
@@ -289,7 +289,7 @@ def _hash_to_unit_interval(seed: int, purpose: str, name: str) -> float:
     return int.from_bytes(digest[:6]) / 2**48
 
 
-def _iter_later_groups(groups: Sequence[Group], fractions: Sequence[float]) -> Iterable[list[Group]]:
+def _iter_groups_after_splits(groups: Sequence[ImageGroup], fractions: Sequence[float]) -> Iterable[list[ImageGroup]]:
     """Yield the groups that are not in the first split, then those that are not in the first two, and so on."""
     largest = max((len(group.image_indices) for group in groups), default=0)
     total = sum(len(group.image_indices) for group in groups)
@@ -298,19 +298,21 @@ def _iter_later_groups(groups: Sequence[Group], fractions: Sequence[float]) -> I
         fraction_before_cut += fraction
         target = (1 - fraction_before_cut) * total
         minimum, maximum = target + max(-largest, excess - largest), target + min(largest, excess + largest)
-        later = _select_later_groups(later, fraction_before_cut, minimum, maximum)
+        later = _select_groups_after_cut(later, fraction_before_cut, minimum, maximum)
         excess = sum(len(group.image_indices) for group in later) - target
         yield later
 
 
-def _select_later_groups(groups: Iterable[Group], fraction: float, min_images: float, max_images: float) -> list[Group]:
-    """Return the groups that come after the first `fraction` of their class.
+def _select_groups_after_cut(
+    groups: Iterable[ImageGroup], fraction_before_cut: float, min_images: float, max_images: float
+) -> list[ImageGroup]:
+    """Return the groups that come after the first `fraction_before_cut` of their class.
 
     Groups are added or removed, beginning with those nearest to this cut, until the number of images is between
     `min_images` and `max_images`.
     """
-    ordered = sorted(groups, key=lambda group: group.sort_key_at_cut(fraction))
-    count = sum(group.sort_key_at_cut(fraction) <= (0, 0.0) for group in ordered)
+    ordered = sorted(groups, key=lambda group: group.get_sort_key(fraction_before_cut))
+    count = sum(group.get_sort_key(fraction_before_cut) <= (0, 0.0) for group in ordered)
     images = sum(len(group.image_indices) for group in ordered[:count])
     while images > max_images + COUNT_TOLERANCE:
         count -= 1

@@ -28,7 +28,7 @@ from mlimages.labels.column_names import (
 )
 from mlimages.labels.formats import ANY_WHITESPACE, LAST_WHITESPACE, Record, detect_delimiters, read_records
 from mlimages.labels.irregular_rows import is_irregular, is_repeated_header
-from mlimages.labels.label_texts import are_binary_cells, is_one, parse_list
+from mlimages.labels.label_texts import are_binary_cells, is_positive_cell, parse_label_list
 from mlimages.labels.scanning import IMAGE_SUFFIXES, SPLIT_NAMES_BY_ALIAS
 from mlimages.labels.table_options import TableOptions
 from mlimages.labels.table_paths import find_relative_path, get_relative_path, join_path
@@ -119,29 +119,29 @@ class _TableSample:
         best = max(locations, key=lambda location: location.existing_fraction)
         if best.existing_fraction:
             return best
-        return replace(best, path_column=min(columns, key=self._rank_by_name, default=0))
+        return replace(best, path_column=min(columns, key=self._rank_path_column, default=0))
 
     def _locate_images(self, rows: Sequence[Record], columns: Sequence[int], folder: Path) -> _ImageLocation:
         locations = [_ImageLocation(0.0, 0, folder, self.options.suffix)]
         for column in [] if is_remote(folder) else columns:
             cells = [row.cells[column] for row in rows if column < len(row.cells)]
-            for strip in range(self._max_strip_components(cells) + 1):
+            for strip in range(self._find_max_strip_components(cells) + 1):
                 values = [find_relative_path(cell, strip, folder, self.options.suffix) for cell in cells]
                 suffixes = [self.options.suffix] if self.options.suffix else ["", *_find_suffixes(values, folder)]
                 for suffix in suffixes:
                     count = sum(bool(v) and is_file_or_member(join_path(folder, v + suffix)) for v in values)
                     locations.append(_ImageLocation(count / max(1, len(rows)), column, folder, suffix, strip))
         return max(
-            locations, key=lambda location: (location.existing_fraction, -self._rank_by_name(location.path_column))
+            locations, key=lambda location: (location.existing_fraction, -self._rank_path_column(location.path_column))
         )
 
-    def _max_strip_components(self, cells: Sequence[str]) -> int:
+    def _find_max_strip_components(self, cells: Sequence[str]) -> int:
         """Return the maximum number of parent folders to strip from the paths: all with --images, else 0."""
         if not self.options.images:
             return 0
         return max((get_relative_path(cell, 0).strip("/").count("/") for cell in cells), default=0)
 
-    def _rank_by_name(self, column: int) -> int:
+    def _rank_path_column(self, column: int) -> int:
         return rank_path_column(self.normalized_column_names[column]) if self.normalized_column_names else 0
 
     @cached_property
@@ -186,7 +186,7 @@ class _TableSample:
         ):
             return False
         cells = [cell for cell in self._list_sample_cells(label_columns) if cell]
-        return bool(cells) and all(parse_list(cell) is not None for cell in cells)
+        return bool(cells) and all(parse_label_list(cell) is not None for cell in cells)
 
     def _are_one_hot_columns(self, columns: Sequence[int]) -> bool:
         """Whether several label columns are one-hot, rather than columns of class names with --multi-label."""
@@ -208,7 +208,7 @@ class _TableSample:
             records = islice(read_records(self.path, self.delimiter), 1, None) if is_candidate else iter(())
             regular = (row for row in records if not is_irregular(row, self.first_row))
             rows = chain([] if self.has_header else self.records[:1], regular)
-            splits = {parse_split(row.cell(column), name) for row in rows}
+            splits = {parse_split(row.get_cell(column), name) for row in rows}
             if len(splits) > 1 and "" not in splits:
                 return column
         return None
@@ -250,14 +250,15 @@ class _TableSample:
 
     def _find_one_hot_columns(self, columns: Sequence[int]) -> tuple[int, ...]:
         """Return the columns of 0 and 1, if each row contains exactly one 1 or --multi-label is given; else none."""
-        rows, binary = self.records[1:], self._find_binary_columns(columns, multi_label=self.options.multi_label)
-        is_valid = self.options.multi_label or all(sum(is_one(row.cells[n]) for n in binary) == 1 for row in rows)
+        rows, multi_label = self.records[1:], self.options.multi_label
+        binary = self._find_binary_columns(columns, multi_label=multi_label)
+        is_valid = multi_label or all(sum(is_positive_cell(row.cells[n]) for n in binary) == 1 for row in rows)
         return binary if is_valid else ()
 
     def _find_binary_columns(self, columns: Sequence[int], *, multi_label: bool) -> tuple[int, ...]:
         """Return the columns of a table with a header that contain only 0 and 1."""
         rows = self.records[1:] if self.has_header else []
-        return tuple(c for c in columns if are_binary_cells([row.cell(c) for row in rows], multi_label=multi_label))
+        return tuple(c for c in columns if are_binary_cells([row.get_cell(c) for row in rows], multi_label=multi_label))
 
     @property
     def _may_have_header(self) -> bool:

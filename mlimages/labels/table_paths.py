@@ -24,7 +24,7 @@ def find_relative_path(cell: str, strip_components: int, folder: Path, suffix: s
     return stripped if is_file_or_member(join_path(folder, stripped + suffix)) else name
 
 
-def find_case_hint(path: str) -> str:
+def describe_case_mismatch(path: str) -> str:
     """Return a hint such as `, but A.jpg exists` if a file name differs only in case from that of `path`; else ""."""
     folder, name = os.path.split(path)
     names = os.listdir(folder) if not is_remote(path) and os.path.isdir(folder) else []  # noqa: PTH112, PTH208

@@ -16,17 +16,17 @@ from mlimages.labels.column_names import PATH_COLUMN_NAMES, parse_split, rank_pa
 from mlimages.labels.formats import LAST_WHITESPACE, LabelRow, Record, detect_delimiters, read_records
 from mlimages.labels.irregular_rows import describe_irregular_rows, format_row_numbers, is_irregular
 from mlimages.labels.label_texts import (
-    count_multi_class_labels,
-    find_separator,
-    format_list,
-    is_one,
-    is_zero_or_one,
-    parse_list,
-    split_cell,
+    count_joined_labels,
+    find_label_separator,
+    format_label_list,
+    is_binary_cell,
+    is_positive_cell,
+    parse_label_cell,
+    parse_label_list,
 )
 from mlimages.labels.scanning import natural_sort_key
-from mlimages.labels.splitting import compile_pattern, match_group
-from mlimages.labels.table_paths import find_case_hint, find_relative_path, join_path
+from mlimages.labels.splitting import compile_pattern, match_pattern
+from mlimages.labels.table_paths import describe_case_mismatch, find_relative_path, join_path
 
 MAX_SHOWN_NAMES = 10
 """Maximum number of names in a message."""
@@ -49,7 +49,7 @@ class Table:
         strip_components: number of parent folders to strip from each path.
         split_column_index: index of the column with the split of each row (train, val, test), if there is one.
         has_label_lists: whether the label of a row is a JSON list of any number of classes.
-        label_columns_have_names: whether several label columns contain class names rather than 0 and 1.
+        has_class_name_columns: whether several label columns contain class names rather than 0 and 1.
         merges_rows: whether rows of the same image are merged.
     """
 
@@ -65,7 +65,7 @@ class Table:
     strip_components: int
     split_column_index: int | None
     has_label_lists: bool
-    label_columns_have_names: bool
+    has_class_name_columns: bool
     merges_rows: bool
 
     def rows(self) -> Iterator[LabelRow]:
@@ -80,23 +80,23 @@ class Table:
         merged: dict[tuple[str, str], tuple[int, dict[str, None]]] = {}
         for row, split in self._iter_rows_and_splits():
             _, labels = merged.setdefault((os.path.normpath(row.path), split), (row.line_number, {}))
-            labels.update(dict.fromkeys(parse_list(row.label) or ()))
-        return [(LabelRow(n, path, format_list(labels)), split) for (path, split), (n, labels) in merged.items()]
+            labels.update(dict.fromkeys(parse_label_list(row.label) or ()))
+        return [(LabelRow(n, path, format_label_list(labels)), split) for (path, split), (n, labels) in merged.items()]
 
     def _iter_rows_and_splits(self) -> Iterator[tuple[LabelRow, str]]:
         index = self.split_column_index
         for record, row in zip(self._iter_records(), self._iter_all_rows(), strict=True):
             if row.path and row.label:
-                yield row, "" if index is None else parse_split(record.cell(index), self._get_column_name(index))
+                yield row, "" if index is None else parse_split(record.get_cell(index), self._get_column_name(index))
 
     def _iter_all_rows(self) -> Iterator[LabelRow]:
         """Yield each row, including rows without a path or without a label."""
         expression = compile_pattern(self.class_from) if self.class_from else None
         for record in self._iter_records():
-            path = record.cell(self.path_column_index)
-            label = match_group(expression, path) if expression else self._read_label(record)
+            path = record.get_cell(self.path_column_index)
+            label = match_pattern(expression, path) if expression else self._read_label(record)
             if expression and label and self.merges_rows:
-                label = format_list([label])
+                label = format_label_list([label])
             if path:
                 path = find_relative_path(path, self.strip_components, self.folder, self.suffix) + self.suffix
             yield LabelRow(record.line_number, path, label or "")
@@ -109,44 +109,44 @@ class Table:
 
     def _read_label(self, record: Record) -> str:
         """Return the label of a row as text; "" if it has none."""
-        texts = (record.cell(index).strip() for index in self.label_column_indices)
+        texts = (record.get_cell(index).strip() for index in self.label_column_indices)
         cells = [unicodedata.normalize("NFC", text) for text in texts]  # as class folders
         if self.merges_rows:
             return self._read_label_list(cells, record.line_number)
         if len(cells) == 1:
-            return "" if self._skips_label_lists and parse_list(cells[0]) is not None else cells[0]
+            return "" if self._skips_label_lists and parse_label_list(cells[0]) is not None else cells[0]
         names = self._find_one_hot_names(cells)
         return names[0] if len(names) == 1 else ""
 
     def _read_label_list(self, cells: Sequence[str], line_number: int) -> str:
         """Return the classes of a row as a JSON list; "" if its cells are blank, or invalid in a one-hot column."""
         if self._is_one_hot:
-            is_valid = any(cells) and all(is_zero_or_one(cell or "0") for cell in cells)
-            return format_list(self._find_one_hot_names(cells)) if is_valid else ""
-        names = [name for cell in cells for name in split_cell(cell, self._separator, f"{self.path}:{line_number}")]
-        return format_list(names) if names or () in map(parse_list, cells) else ""
+            is_valid = any(cells) and all(is_binary_cell(cell or "0") for cell in cells)
+            return format_label_list(self._find_one_hot_names(cells)) if is_valid else ""
+        separator, path_and_line = self._label_separator, f"{self.path}:{line_number}"
+        names = [name for cell in cells for name in parse_label_cell(cell, separator, path_and_line)]
+        return format_label_list(names) if names or () in map(parse_label_list, cells) else ""
 
     def _find_one_hot_names(self, cells: Sequence[str]) -> list[str]:
-        return [
-            self._get_column_name(i) for i, cell in zip(self.label_column_indices, cells, strict=True) if is_one(cell)
-        ]
+        columns = zip(self.label_column_indices, cells, strict=True)
+        return [self._get_column_name(index) for index, cell in columns if is_positive_cell(cell)]
 
     @property
     def _is_one_hot(self) -> bool:
-        return len(self.label_column_indices) > 1 and not self.label_columns_have_names
+        return len(self.label_column_indices) > 1 and not self.has_class_name_columns
 
     @cached_property
     def _has_blank_labels(self) -> bool:
         """Whether a label cell is blank."""
-        return any(not record.cell(i).strip() for record in self._iter_records() for i in self.label_column_indices)
+        return any(not record.get_cell(i).strip() for record in self._iter_records() for i in self.label_column_indices)
 
     @cached_property
-    def _separator(self) -> str:
+    def _label_separator(self) -> str:
         """The separator of several labels in a cell; "" for none."""
         cells = {
-            record.cell(i): record.line_number for record in self._iter_records() for i in self.label_column_indices
+            record.get_cell(i): record.line_number for record in self._iter_records() for i in self.label_column_indices
         }
-        return find_separator(self.path, cells)
+        return find_label_separator(self.path, cells)
 
     @cached_property
     def _skips_label_lists(self) -> bool:
@@ -154,7 +154,7 @@ class Table:
         return not self.has_label_lists and self.path.suffix.lower() in (".jsonl", ".json", ".xml")
 
     @cached_property
-    def row_splits(self) -> tuple[str, ...]:
+    def row_split_names(self) -> tuple[str, ...]:
         """The split (train, val or test) of each row in `rows`; an empty tuple if the table has no column of splits."""
         if self.split_column_index is None:
             return ()
@@ -187,7 +187,7 @@ class Table:
                 unlabeled.append(row.line_number)
                 continue
             if self.has_label_lists:
-                labels.update(dict.fromkeys(parse_list(row.label) or ()))
+                labels.update(dict.fromkeys(parse_label_list(row.label) or ()))
                 key = os.path.normpath(row.path) if self.merges_rows else ""
                 if key in images:
                     continue
@@ -208,7 +208,7 @@ class Table:
         changes += [f"without {pluralize(self.strip_components, 'parent folder')}"] * bool(self.strip_components)
         image = f"{self._describe_column(self.path_column_index)} as image" + f" ({', '.join(changes)})" * bool(changes)
         labels = ", ".join(map(self._get_column_name, self.label_column_indices))
-        label = f"'{self.class_from}' in the path" if self.class_from else labels
+        label = f"match of '{self.class_from}' in the path" if self.class_from else labels
         details = ["one-hot"] * self._is_one_hot + ["several per image"] * self.has_label_lists
         details += ["blank cells as 0"] * (self.has_label_lists and self._is_one_hot and self._has_blank_labels)
         label += f" ({', '.join(details)})" if details else ""
@@ -230,7 +230,7 @@ class Table:
         elif self._is_one_hot:
             reason, hint = "without a path, with only blank labels, or with a value such as -1 or NaN", ""
         rows = f"{pluralize(len(numbers), 'row')} {reason} (row {format_row_numbers(numbers)})"
-        return (*self._irregular_row_notes, *[f"{self.path}: left out: {rows}{hint}"] * bool(numbers))
+        return (*self._irregular_row_notes, *[f"{self.path}: rows left out: {rows}{hint}"] * bool(numbers))
 
     @cached_property
     def _irregular_row_notes(self) -> tuple[str, ...]:
@@ -248,25 +248,25 @@ class Table:
             if count := sum(len(label.split()) > 1 and names.issuperset(label.split()) for label in labels):
                 yield f"{pluralize(count, 'class name')} made of other class names: separate classes by ';', not spaces"
             return
-        if counts := count_multi_class_labels(labels):
+        if counts := count_joined_labels(labels):
             separator, count = next(iter(counts.items()))
             contain = f"{pluralize(count, 'label')} contain{'s' * (count == 1)} {separator}"
             yield f"{contain}: use --multi-label if an image may have several classes"
             return
         lists = replace(self, has_label_lists=True, merges_rows=True)
         rows = lists._iter_all_rows() if self.statistics.unlabeled_line_numbers and not self.class_from else ()
-        if count := sum(len(parse_list(row.label) or ()) > 1 for row in rows):
+        if count := sum(len(parse_label_list(row.label) or ()) > 1 for row in rows):
             yield f"{pluralize(count, 'row')} with several classes: use --multi-label to keep all classes"
 
     @property
-    def missing_notes(self) -> tuple[str, ...]:
+    def missing_image_notes(self) -> tuple[str, ...]:
         """A line about the images that do not exist; empty if all exist."""
         missing = self.statistics.missing_paths
         more = f" and {len(missing) - MAX_SHOWN_NAMES:,} more" if len(missing) > MAX_SHOWN_NAMES else ""
         return (f"{self.path}: missing: {', '.join(missing[:MAX_SHOWN_NAMES])}{more}",) if missing else ()
 
     @property
-    def case_notes(self) -> tuple[str, ...]:
+    def class_case_notes(self) -> tuple[str, ...]:
         """A line about the class names that differ only in case; empty if there are none."""
         by_folded_name: dict[str, list[str]] = {}
         for name in self.statistics.distinct_labels:
@@ -290,9 +290,8 @@ class Table:
         may_be_blank = self.has_label_lists and not self._is_one_hot
         if len(unlabeled) >= max(1, num_rows) and not (may_be_blank and num_rows):
             rows = f"{len(unlabeled)} of {len(unlabeled) + num_rows} rows"
-            expected = (
-                f"a path and a label{' (one class)' * (not self.has_label_lists)}; {rows} have no label: {self.advice}"
-            )
+            expected = f"a path and a label{' (one class)' * (not self.has_label_lists)}"
+            expected += f"; {rows} have no label: {self.options_hint}"
             if self.has_label_lists and self._is_one_hot:
                 expected = f"a path, and 0 or 1 in each label column; {rows} have another value, such as -1 or NaN, "
                 expected += "or only blank cells: replace these values by 0 or 1"
@@ -300,14 +299,14 @@ class Table:
             raise LabelFileError(f"{self.path}:{unlabeled[0]}: expected {expected}{notes}")
         if 2 * len(missing) > num_rows:
             first = join_path(self.folder, missing[0])
-            first += find_case_hint(first)
+            first += describe_case_mismatch(first)
             raise LabelFileError(
                 f"{self.path}: only {num_rows - len(missing):,} of {num_rows:,} images exist "
-                f"(paths from {self._describe_column(self.path_column_index)}; no file at {first}): {self.advice}"
+                f"(paths from {self._describe_column(self.path_column_index)}; no file at {first}): {self.options_hint}"
             )
 
     @property
-    def advice(self) -> str:
+    def options_hint(self) -> str:
         """A hint about the options that specify how to read the table."""
         return suggest_table_options(self.column_names)
 

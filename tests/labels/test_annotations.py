@@ -51,10 +51,10 @@ def test_an_annotation_that_was_skipped_is_none(
     (tmp_path / "studio.json").write_text(json.dumps(tasks))
     labels = LabelFile(tmp_path / "studio.json")
     assert list_classes(labels) == ["ant", "bee", "ant", *[one] * bool(one)]
-    skipped_notes = [
+    skipped_row_notes = [
         note for note in labels.notes if "left out: 1 row without a path, or without exactly one class (row 4)" in note
     ]
-    assert len(skipped_notes) == (not one)
+    assert len(skipped_row_notes) == (not one)
     multi = LabelFile(tmp_path / "studio.json", options=TableOptions(multi_label=True))
     assert list_classes(multi) == ["ant", "bee", "ant", *([] if several is None else [several])]
 

@@ -163,10 +163,10 @@ def test_without_the_option_a_label_is_one_class_and_a_note_says_so(
 def test_blank_cells_of_columns_of_0_and_1_are_0_and_counted_where_nothing_else_is_in_a_row(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "b.jpg", "c.jpg")
     (tmp_path / "a.csv").write_text("image,p,q\na.jpg,1,\nb.jpg,-1,0\nb.jpg,0,0\na.jpg,,\nc.jpg,1,1\n")
-    first, skipped_notes = LabelFile(tmp_path / "a.csv", options=MULTI).notes
+    first, skipped_row_notes = LabelFile(tmp_path / "a.csv", options=MULTI).notes
     assert "p, q (one-hot, several per image, blank cells as 0) as label" in first
-    assert "left out: 2 rows" in skipped_notes
-    assert "(row 3, 5)" in skipped_notes
+    assert "left out: 2 rows" in skipped_row_notes
+    assert "(row 3, 5)" in skipped_row_notes
 
 
 @pytest.mark.parametrize("is_multi_label", [False, True])

@@ -9,16 +9,16 @@ import pytest
 from mlimages.core import InputError, LabeledPath
 from mlimages.labels import split
 from mlimages.labels.splitting import (
-    Group,
+    ImageGroup,
     _compute_rounding_offsets,
     _hash_to_unit_interval,
-    _iter_later_groups,
+    _iter_groups_after_splits,
+    _iter_ranked_groups,
     _make_image_id,
-    _rank_groups,
-    _select_later_groups,
+    _select_groups_after_cut,
     check_fractions,
     group_by_pattern,
-    match_group,
+    match_pattern,
     sample_per_class,
 )
 
@@ -75,37 +75,39 @@ def test_a_class_without_a_name_is_named_by_its_number() -> None:
 
 
 def test_a_position_is_the_number_of_images_before_over_the_mean_size_of_the_others() -> None:
-    groups = list(_rank_groups([[5], [1, 2], [3], [4, 6]], 0.25))
+    groups = list(_iter_ranked_groups([[5], [1, 2], [3], [4, 6]], 0.25))
     assert groups == [
-        Group((5,), 0.0, 0.25, 4),
-        Group((1, 2), 1 / (4 / 3), 0.25, 4),
-        Group((3,), 3 / (5 / 3), 0.25, 4),
-        Group((4, 6), 4 / (4 / 3), 0.25, 4),
+        ImageGroup((5,), 0.0, 0.25, 4),
+        ImageGroup((1, 2), 1 / (4 / 3), 0.25, 4),
+        ImageGroup((3,), 3 / (5 / 3), 0.25, 4),
+        ImageGroup((4, 6), 4 / (4 / 3), 0.25, 4),
     ]
-    assert list(_rank_groups([[0, 1]], 0.5)) == [Group((0, 1), 0.0, 0.5, 1, is_majority=True)]
-    assert list(_rank_groups([[0], [1, 2]], 0.5)) == [
-        Group((1, 2), 0.0, 0.5, 2, is_majority=True), Group((0,), 1.0, 0.5, 2)
+    assert list(_iter_ranked_groups([[0, 1]], 0.5)) == [ImageGroup((0, 1), 0.0, 0.5, 1, is_majority=True)]
+    assert list(_iter_ranked_groups([[0], [1, 2]], 0.5)) == [
+        ImageGroup((1, 2), 0.0, 0.5, 2, is_majority=True), ImageGroup((0,), 1.0, 0.5, 2)
     ]  # fmt: skip
-    assert [group.fractional_rank for group in _rank_groups([[0], [1]], 0.5)] == [0.0, 1.0]
+    assert [group.fractional_rank for group in _iter_ranked_groups([[0], [1]], 0.5)] == [0.0, 1.0]
 
 
 @pytest.mark.parametrize(
     ("group", "fraction", "expected"),
     [
-        (Group((0,), 0.0, 0.3, 1, is_majority=True), 0.8, (2, 0.0)),  # the only image of its class
-        (Group((0, 1), 0.0, 0.25, 3, is_majority=True), 0.1, (2, 0.0)),
-        (Group((0, 1), 0.0, 0.25, 1), 0.75, (0, 0.5)),  # one group of two images is at the cut
-        (Group((0,), 0.0, 0.25, 2), 0.5, (1, 0.75)),  # a whole group is needed
-        (Group((0,), 0.5, 0.25, 2), 0.5, (0, 0.25)),
-        (Group((0,), 1.0, 0.25, 2), 0.5, (-1, -0.25)),  # nothing is
+        (ImageGroup((0,), 0.0, 0.3, 1, is_majority=True), 0.8, (2, 0.0)),  # the only image of its class
+        (ImageGroup((0, 1), 0.0, 0.25, 3, is_majority=True), 0.1, (2, 0.0)),
+        (ImageGroup((0, 1), 0.0, 0.25, 1), 0.75, (0, 0.5)),  # one group of two images is at the cut
+        (ImageGroup((0,), 0.0, 0.25, 2), 0.5, (1, 0.75)),  # a whole group is needed
+        (ImageGroup((0,), 0.5, 0.25, 2), 0.5, (0, 0.25)),
+        (ImageGroup((0,), 1.0, 0.25, 2), 0.5, (-1, -0.25)),  # nothing is
     ],
 )
-def test_groups_behind_the_cut_have_the_lowest_keys(group: Group, fraction: float, expected: tuple[int, float]) -> None:
-    assert group.sort_key_at_cut(fraction) == expected
+def test_groups_behind_the_cut_have_the_lowest_keys(
+    group: ImageGroup, fraction: float, expected: tuple[int, float]
+) -> None:
+    assert group.get_sort_key(fraction) == expected
 
 
-def at(position: float, images: int = 1, *, offset: float = 0.5) -> Group:
-    return Group(tuple(range(images)), position, offset, 10)
+def at(position: float, images: int = 1, *, offset: float = 0.5) -> ImageGroup:
+    return ImageGroup(tuple(range(images)), position, offset, 10)
 
 
 BY_POSITION = [at(position, 2) for position in (9.0, 7.0, 5.0, 3.0, 1.0)]
@@ -132,20 +134,21 @@ BY_POSITION = [at(position, 2) for position in (9.0, 7.0, 5.0, 3.0, 1.0)]
     ],
 )
 def test_the_groups_nearest_to_the_cut_change_sides(
-    groups: list[Group], minimum: float, maximum: float, expected: int
+    groups: list[ImageGroup], minimum: float, maximum: float, expected: int
 ) -> None:
-    found = _select_later_groups(reversed(groups), 0.5, minimum, maximum)
+    found = _select_groups_after_cut(reversed(groups), 0.5, minimum, maximum)
     assert found == groups[:expected]
 
 
 def test_a_part_deviates_by_at_most_the_largest_group_and_the_next_one_makes_up_for_it() -> None:
     groups = [at(float(n), 3) for n in range(4)]  # all lie before the cuts, which ask for half and a quarter
     counts = [
-        sum(len(group.image_indices) for group in behind) for behind in _iter_later_groups(groups, (0.5, 0.25, 0.25))
+        sum(len(group.image_indices) for group in behind)
+        for behind in _iter_groups_after_splits(groups, (0.5, 0.25, 0.25))
     ]
     assert counts == [3, 0]
-    assert list(_iter_later_groups([], (0.5, 0.5))) == [[]]
-    assert list(_iter_later_groups(groups, (1.0,))) == []
+    assert list(_iter_groups_after_splits([], (0.5, 0.5))) == [[]]
+    assert list(_iter_groups_after_splits(groups, (1.0,))) == []
 
 
 @pytest.mark.parametrize(
@@ -181,4 +184,4 @@ def test_the_group_of_a_path_is_the_match_or_its_first_group() -> None:
     assert optional == {paths[0]: "1", paths[1]: ""}
     with pytest.raises(InputError, match=r"'\(' is not a regular expression"):
         group_by_pattern(paths, "(")
-    assert match_group(re.compile("z"), "a") is None
+    assert match_pattern(re.compile("z"), "a") is None

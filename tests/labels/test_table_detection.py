@@ -64,7 +64,7 @@ DETECTED: dict[str, tuple[list[str], str, dict[str, Any], dict[str, Any]]] = {
     ),
     "several columns by name or number": (
         ["a.jpg"], "x,p,Q,r\na.jpg,1,0,0\n", {"label_column": "4, q"},
-        {"labels": (3, 2), "label_columns_have_names": False},
+        {"labels": (3, 2), "has_class_name_columns": False},
     ),
     "parent folders are stripped": (
         ["in/c.jpg", "in/d.jpg"], "path,kind\n/a/b/c.jpg,x\n/a/b/d.jpg,y\n", {"images": "in"},
@@ -83,15 +83,15 @@ DETECTED: dict[str, tuple[list[str], str, dict[str, Any], dict[str, Any]]] = {
     "the only other column": (["a.jpg"], "path,height,kind,url\na.jpg,1,x,u\n", {}, {"labels": (2,)}),
     "one-hot": (
         ["a.jpg", "b.jpg"], "path,p,q,size\na.jpg,1,0,0\nb.jpg,0,1,1\n", {},
-        {"labels": (1, 2), "label_columns_have_names": False},
+        {"labels": (1, 2), "has_class_name_columns": False},
     ),
     "several columns of names": (
         ["a.jpg"], "path,p,q\na.jpg,x,1\n", {"label_column": "p,q", "multi_label": True},
-        {"label_columns_have_names": True},
+        {"has_class_name_columns": True},
     ),
     "any number of ones": (
         ["a.jpg"], "path,p,q\na.jpg,1,1\n", {"multi_label": True},
-        {"labels": (1, 2), "label_columns_have_names": False, "has_label_lists": True, "merges_rows": True},
+        {"labels": (1, 2), "has_class_name_columns": False, "has_label_lists": True, "merges_rows": True},
     ),
     "lists": (["a.jpg"], 'path,tags\na.jpg,"[1, 2]"\nb.jpg,\n', {}, {"labels": (1,), "has_label_lists": True}),
     "no lists": (["a.jpg"], 'path,tags\na.jpg,"[1, 2]"\nb.jpg,x\n', {}, {"has_label_lists": False}),
@@ -197,10 +197,10 @@ def test_notes_show_ten_names_and_count_the_others(tmp_path: Path, count: int) -
     )
     names = ", ".join(f"{n}.jpg" for n in range(1, min(count, 10) + 1))
     more = f" and {count - 10} more" if count > 10 else ""
-    assert missing.missing_notes == (f"{tmp_path}/a.csv: missing: {names}{more}",)
+    assert missing.missing_image_notes == (f"{tmp_path}/a.csv: missing: {names}{more}",)
     blank = table_of(tmp_path, "path,label\n" + "a.jpg,\n" * count + "b.jpg,x\n")
     lines = ", ".join(str(n) for n in range(2, min(count, 10) + 2)) + (" ..." if count > 10 else "")
-    what = f"left out: {count} row{'s' * (count > 1)} without a path, or without exactly one class (row {lines})"
+    what = f"rows left out: {count} row{'s' * (count > 1)} without a path, or without exactly one class (row {lines})"
     assert blank.skipped_row_notes == (f"{tmp_path}/a.csv: {what}",)
 
 
@@ -236,7 +236,7 @@ def test_notes_show_ten_names_and_count_the_others(tmp_path: Path, count: int) -
         ),
         (
             "path,x\na.jpg,1\nb.jpg,2\n", {"class_from": r"^(\w)"},
-            r"column path as image, '^(\w)' in the path as label; 1 of 2 images exist; 2 classes: a, b",
+            r"column path as image, match of '^(\w)' in the path as label; 1 of 2 images exist; 2 classes: a, b",
         ),
     ],
 )  # fmt: skip
@@ -268,7 +268,7 @@ def test_the_rows_of_a_table(
     found = table_of(tmp_path, text, **options)
     assert [(row.line_number, row.path, row.label) for row in found.rows()] == expected
     if found.split_column_index is not None:
-        assert found.row_splits == ("train", "val")
+        assert found.row_split_names == ("train", "val")
 
 
 @pytest.mark.parametrize(
@@ -358,7 +358,7 @@ def test_a_path_without_its_first_folders(cell: str, strip: int, expected: str) 
      (["x", "0"], "train"), (["x", "testing"], "test"), (["x", "odd"], ""), (["x"], "")],
 )  # fmt: skip
 def test_the_part_that_a_cell_names(cells: list[str], expected: str) -> None:
-    assert parse_split(Record(1, cells).cell(1), "split") == expected
+    assert parse_split(Record(1, cells).get_cell(1), "split") == expected
 
 
 def test_a_note_says_what_a_label_file_of_the_own_format_leaves_out(tmp_path: Path) -> None:
@@ -369,6 +369,6 @@ def test_a_note_says_what_a_label_file_of_the_own_format_leaves_out(tmp_path: Pa
         for name, label in (("a", "ant"), ("b", ["ant", "bee"]), ("c", "bee"))
     ))  # fmt: skip
     assert LabelFile(tmp_path / "a.jsonl").notes == (
-        f"{tmp_path}/a.jsonl: left out: 1 row without a path, or without exactly one class (row 2)",
+        f"{tmp_path}/a.jsonl: rows left out: 1 row without a path, or without exactly one class (row 2)",
         f"{tmp_path}/a.jsonl: 1 row with several classes: use --multi-label to keep all classes",
     )
