@@ -13,7 +13,7 @@ from mlimages.cli.process import interrupt_on_sigterm
 from mlimages.core import InputError, require_extra
 
 if TYPE_CHECKING:
-    from mlimages.core import Cluster
+    from mlimages.core import RayCluster
 
 Engine = Literal["local", "ray"]
 ENGINE = typer.Option(
@@ -34,7 +34,7 @@ def require_engine_installed(engine: Engine) -> None:
 
 
 @contextmanager
-def open_cluster(engine: Engine, address: str | None) -> Iterator[Cluster | None]:
+def open_cluster(engine: Engine, address: str | None) -> Iterator[RayCluster | None]:
     """Connect to the cluster of the engine, and yield it; None if the engine is `local`.
 
     Raises:

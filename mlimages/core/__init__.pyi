@@ -1,4 +1,4 @@
-from .cluster import Cluster as Cluster
+from .cluster import RayCluster as RayCluster
 from .cluster import connect_to_ray as connect_to_ray
 from .codes import MAX_PIXELS as MAX_PIXELS
 from .codes import RETRYABLE_REASONS as RETRYABLE_REASONS
@@ -26,13 +26,13 @@ from .files import check_and_record_outputs as check_and_record_outputs
 from .files import copy_bytes as copy_bytes
 from .files import fingerprint as fingerprint
 from .files import is_remote as is_remote
-from .files import join_name as join_name
+from .files import join_path as join_path
 from .files import list_written_files as list_written_files
 from .files import path_from_name as path_from_name
 from .files import read_file as read_file
 from .files import record_settings as record_settings
 from .files import record_written_files as record_written_files
-from .files import refresh_listings as refresh_listings
+from .files import refresh_remote_listings as refresh_remote_listings
 from .files import relative_name as relative_name
 from .files import require_local_path as require_local_path
 from .files import require_writable as require_writable

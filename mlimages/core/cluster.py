@@ -25,14 +25,14 @@ except ModuleNotFoundError as error:
 
 
 @ray.remote
-def _run_task(folder: str, function: Callable[[Any], Any], item: Any) -> Any:
+def _run_task(working_folder: str, function: Callable[[Any], Any], item: Any) -> Any:
     with suppress(OSError):
-        os.chdir(folder)
+        os.chdir(working_folder)
     return function(item)
 
 
 @dataclass(frozen=True, slots=True)
-class Cluster:
+class RayCluster:
     """A Ray cluster with one worker process per CPU; implements `parallel.Pool`.
 
     Attributes:
@@ -51,9 +51,9 @@ class Cluster:
         Raises:
             InputError: the worker processes crashed repeatedly on the same item.
         """
-        folder = os.getcwd()  # noqa: PTH109
+        working_folder = os.getcwd()  # noqa: PTH109
         try:
-            submit = partial(_run_task.remote, folder, function)
+            submit = partial(_run_task.remote, working_folder, function)
             for result in map_in_order(submit, items, PREFETCH_FACTOR * self.workers):
                 yield ray.get(result)
         except RayTaskError as error:
@@ -63,7 +63,7 @@ class Cluster:
                 "workers crashed repeatedly on the same images: run the command without --engine ray"
             ) from error
 
-    def run(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[list[Result]]:
+    def map_as_completed(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[list[Result]]:
         """Apply `function` to each item; yield lists with the results of the tasks that finished since the last list.
 
         A list, which may be empty, is yielded at least once a second. Tasks whose process crashed are retried.
@@ -71,9 +71,9 @@ class Cluster:
         Raises:
             GatherError: the process of a task crashed repeatedly.
         """
-        folder = os.getcwd()  # noqa: PTH109
+        working_folder = os.getcwd()  # noqa: PTH109
         task = _run_task.options(max_retries=MAX_CRASHES - 1)
-        running = [task.remote(folder, function, item) for item in items]
+        running = [task.remote(working_folder, function, item) for item in items]
         try:
             while running:
                 ended, running = ray.wait(running, num_returns=len(running), timeout=POLL_INTERVAL_S)
@@ -89,7 +89,7 @@ class Cluster:
 
 
 @contextmanager
-def connect_to_ray(address: str | None = None) -> Iterator[Cluster]:
+def connect_to_ray(address: str | None = None) -> Iterator[RayCluster]:
     """Start Ray on this machine or, given an `address`, connect to a cluster; "auto" is the cluster of this machine.
 
     Raises:
@@ -116,7 +116,7 @@ def connect_to_ray(address: str | None = None) -> Iterator[Cluster]:
             raise InputError(f"the Ray cluster at {address} has no CPU: start it with --num-cpus")
         if ray.available_resources().get("CPU", 0) < 1:  # type: ignore[no-untyped-call]
             logger.warning("all %s CPUs of the Ray cluster are in use: waiting for a free CPU", count)
-        yield Cluster(count)
+        yield RayCluster(count)
     finally:
         if is_ours:
             ray.shutdown()

@@ -116,7 +116,7 @@ _WRITE_ERROR_MESSAGE = re.compile(r"\(os error (\d+)\)|requested and \d+ written
 """Messages of write errors that have no errno: safetensors raises its own exception, numpy's `tofile` an OSError."""
 
 
-def convert_write_error(error: Exception, part_path: Path, path: Path) -> Exception:
+def convert_to_os_error(error: Exception, part_path: Path, path: Path) -> Exception:
     """Return a write error as an OSError whose `filename` is `path`; return other errors unchanged.
 
     Args:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, cast
 
 import platformdirs
 
-from mlimages.core.errors import InputError, MissingExtraError, convert_write_error
+from mlimages.core.errors import InputError, MissingExtraError, convert_to_os_error
 from mlimages.core.shards import ShardMember, find_member
 
 _REMOTE_URL = re.compile(r"(s3|gs|gcs|az|abfs|abfss|hdfs|oci|oss|memory):/+(.*)", re.DOTALL)
@@ -52,7 +52,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield part
         part.replace(path)
     except Exception as error:
-        if (described := convert_write_error(error, part, path)) is not error:
+        if (described := convert_to_os_error(error, part, path)) is not error:
             raise described from error
         raise
     finally:
@@ -91,7 +91,7 @@ def require_writable(
     for path in map(as_path, paths if not overwrite else ()):
         if read and path.resolve() in read:
             raise InputError(f"{path} is also an input: choose another name with -o, or replace it with --force")
-        if path.is_dir() or (path.exists() and f"{_sha256(path)}  {path.name}" not in _read_record_lines(path.parent)):
+        if path.is_dir() or (path.exists() and f"{_sha256(path)}  {path.name}" not in _read_records(path.parent)):
             raise InputError(
                 f"{path} exists and was not written by mlimages, or was edited since: "
                 "move it, choose another name with -o, or replace it with --force (in Python, overwrite=True)"
@@ -119,16 +119,16 @@ def check_and_record_outputs(paths: Iterable[Path], *, overwrite: bool = False) 
 
 def list_written_files(folder: Path) -> set[str]:
     """Return the names of the files that mlimages wrote into a folder."""
-    return {line.partition("  ")[2] for line in _read_record_lines(folder)}
+    return {line.partition("  ")[2] for line in _read_records(folder)}
 
 
-def _read_record_lines(folder: Path) -> frozenset[str]:
+def _read_records(folder: Path) -> frozenset[str]:
     path = folder / RECORDS_FILE_NAME
-    return _read_lines(path, found) if (found := fingerprint(path)) else frozenset()
+    return _read_lines_cached(path, found) if (found := fingerprint(path)) else frozenset()
 
 
 @lru_cache(maxsize=64)
-def _read_lines(path: Path, fingerprint: bytes) -> frozenset[str]:
+def _read_lines_cached(path: Path, fingerprint: bytes) -> frozenset[str]:
     """Return the lines of a file; the result is cached until the file's fingerprint changes."""
     try:
         return frozenset(path.read_text(encoding="utf-8", errors="surrogateescape").splitlines())
@@ -143,7 +143,7 @@ def record_settings(path: Path, settings: str) -> None:
 
 def _append_record(path: Path, line: str) -> None:
     """Append a line to the records of a folder; in a local folder, two commands can do so at the same time."""
-    known = _read_record_lines(path.parent)
+    known = _read_records(path.parent)
     if line in known:
         return
     if is_remote(path):
@@ -180,7 +180,7 @@ def as_path(path: str | os.PathLike[str]) -> Path:
         raise MissingExtraError(address, "remote") from error
     try:
         remote = UPath(address, **_FSSPEC_OPTIONS.get(found[1], {}))
-        _check_reachable(f"{remote.protocol}://{remote.path.strip('/').partition('/')[0]}")
+        _require_reachable_bucket(f"{remote.protocol}://{remote.path.strip('/').partition('/')[0]}")
     except (ImportError, ValueError) as error:
         raise InputError(f"cannot use {address}: {error}") from error
     return cast(Path, remote)
@@ -198,7 +198,7 @@ def require_local_path(path: str | os.PathLike[str]) -> Path:
 
 
 @lru_cache(maxsize=1000)
-def _check_reachable(bucket_url: str) -> None:
+def _require_reachable_bucket(bucket_url: str) -> None:
     """Check that a bucket such as `s3://photos` exists, and that requests to it do not fail for lack of credentials."""
     from upath import UPath
 
@@ -222,11 +222,11 @@ def _check_reachable(bucket_url: str) -> None:
 
 
 _listings_are_fresh = ContextVar("_listings_are_fresh", default=False)
-"""Whether the code runs within `refresh_listings`, which then does not drop the listings again."""
+"""Whether the code runs within `refresh_remote_listings`, which then does not drop the listings again."""
 
 
 @contextmanager
-def refresh_listings(path: Path) -> Iterator[None]:
+def refresh_remote_listings(path: Path) -> Iterator[None]:
     """Context manager: drop the cached listings of a remote path at the start, so that the files are listed again.
 
     fsspec keeps listings until the process ends. Within the `with` block, each folder is listed once.
@@ -250,9 +250,9 @@ def is_remote(path: Path | str) -> bool:
     return not isinstance(path, Path)
 
 
-def upload(file: Path, address: Path) -> None:
-    """Upload a local file as the object at `address`, atomically."""
-    address.fs.put_file(str(file), address.path)  # type: ignore[attr-defined]  # an address is no Path to mypy
+def upload(file: Path, remote_path: Path) -> None:
+    """Upload a local file as the object at `remote_path`, atomically."""
+    remote_path.fs.put_file(str(file), remote_path.path)  # type: ignore[attr-defined]  # mypy sees a Path
 
 
 _FINGERPRINT_STRUCT = struct.Struct("<QqqQ")
@@ -309,10 +309,10 @@ def relative_name(path: Path | str, folder: Path) -> str:
 
 def path_from_name(name: str, folder: Path) -> Path:
     """Return the path of a file in `folder`, given its name from `relative_name`."""
-    return as_path(join_name(name, str(folder)))
+    return as_path(join_path(name, str(folder)))
 
 
-def join_name(name: str, folder: str) -> str:
+def join_path(name: str, folder: str) -> str:
     """Return `str(path_from_name(name, folder))`, ten times as fast."""
     return name if is_remote(name) else os.path.join(folder, name)  # noqa: PTH118  # texts
 

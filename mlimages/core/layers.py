@@ -90,7 +90,7 @@ class Window:
     padding: int = 0
     ceil_mode: bool = False
 
-    def exact_width(self, input_width: int) -> Fraction:
+    def exact_output_width(self, input_width: int) -> Fraction:
         """Return the output width before rounding, `(N + 2P - F)/S + 1`: input width N, padding P, size F, stride S.
 
         Source: V. Dumoulin and F. Visin, A guide to convolution arithmetic for deep learning (2016), relationship 6.
@@ -99,7 +99,8 @@ class Window:
 
     def output_width(self, input_width: int) -> int:
         """Return the output width, rounded up if `ceil_mode` is true, else down."""
-        return math.ceil(self.exact_width(input_width)) if self.ceil_mode else math.floor(self.exact_width(input_width))
+        width = self.exact_output_width(input_width)
+        return math.ceil(width) if self.ceil_mode else math.floor(width)
 
     def lost_px(self, input_width: int) -> int:
         """Return the number of input columns at the right edge that no window covers."""
@@ -108,7 +109,7 @@ class Window:
 
     def width_formula(self, input_width: int) -> str:
         """Return the formula of the output width with numbers, such as `(224 + 2*3 - 7)/2 + 1 = 112.50`."""
-        width = self.exact_width(input_width)
+        width = self.exact_output_width(input_width)
         value = str(width) if width.denominator == 1 else f"{float(width):.2f}"
         return f"({input_width} + 2*{self.padding} - {self.size})/{self.stride} + 1 = {value}"
 

@@ -93,7 +93,7 @@ class ProcessPool:
 
     workers: int
 
-    def run(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[list[Result]]:
+    def map_as_completed(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[list[Result]]:
         """Apply `function` to each item; yield lists with the results of the tasks that finished since the last list.
 
         A list, which may be empty, is yielded at least once a second. Tasks whose process crashed are retried.
@@ -104,7 +104,7 @@ class ProcessPool:
         left = list(items)
         for _ in range(MAX_CRASHES):
             try:
-                for ended in self._run_once(function, left):
+                for ended in self._map_until_crash(function, left):
                     left = [item for item in left if item not in ended]
                     yield list(ended.values())
                 return
@@ -112,10 +112,10 @@ class ProcessPool:
                 continue
         raise GatherError(f"a worker crashed {MAX_CRASHES} times: run the same command again to resume")
 
-    def _run_once(self, function: Callable[[Item], Result], items: list[Item]) -> Iterator[dict[Item, Result]]:
+    def _map_until_crash(self, function: Callable[[Item], Result], items: list[Item]) -> Iterator[dict[Item, Result]]:
         """Yield the results of finished tasks by item; raise BrokenProcessPool if a process crashes."""
         before = active_children()
-        with ProcessPoolExecutor(self.workers, get_context("spawn"), initializer=_handle_signals) as pool:
+        with ProcessPoolExecutor(self.workers, get_context("spawn"), initializer=_install_signal_handlers) as pool:
             running = {pool.submit(_run_task, function, item): item for item in items}
             try:
                 while running:
@@ -147,7 +147,7 @@ class _WorkerState:
     is_interrupted = False
 
 
-def _handle_signals() -> None:
+def _install_signal_handlers() -> None:
     """Ignore Ctrl-C, which the parent process handles; stop on SIGTERM, and when the parent was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _handle_sigterm)

@@ -87,8 +87,8 @@ def average_precisions(probabilities: Probabilities, targets: Targets) -> Averag
         targets: whether each image has each class, `(N, classes)`.
     """
     values = _resampled_average_precisions(probabilities, targets, np.ones((1, len(targets)), np.int64))
-    per_class = map(_add_wilson_interval, values[0].tolist(), targets.sum(axis=0).tolist())
-    mean = _add_wilson_interval(float(_mean_over_classes(values)[0]), int(targets.any(axis=1).sum()))
+    per_class = map(_make_proportion, values[0].tolist(), targets.sum(axis=0).tolist())
+    mean = _make_proportion(float(_mean_over_classes(values)[0]), int(targets.any(axis=1).sum()))
     return AveragePrecision(mean or Proportion(0.0, 0.0, 1.0), tuple(per_class))
 
 
@@ -182,7 +182,7 @@ def _average_precision_of_class(
     scores: Probabilities, is_positive: Targets, resample_counts: NDArray[np.int64]
 ) -> Probabilities:
     """Return the average precision of one class in B resamples, `(B,)`, given its scores and targets `(N,)`."""
-    order, ends = _group_ties(scores)
+    order, ends = _sort_and_group_ties(scores)
     resample_counts = resample_counts[:, order]
     true_positives = np.cumsum(resample_counts * is_positive[order], axis=1)[:, ends]  # (B, G)
     precision = true_positives / np.maximum(np.cumsum(resample_counts, axis=1)[:, ends], 1)
@@ -191,7 +191,7 @@ def _average_precision_of_class(
     return (gained * precision).sum(axis=1) / np.where(positives, positives, np.nan)  # type: ignore[no-any-return]
 
 
-def _group_ties(scores: Probabilities) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _sort_and_group_ties(scores: Probabilities) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the indices that sort the scores descending `(N,)`, and the last position of each group of ties `(G,)`."""
     order = (-scores).argsort(kind="stable")
     return order, np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
@@ -200,7 +200,7 @@ def _group_ties(scores: Probabilities) -> tuple[NDArray[np.int64], NDArray[np.in
 def _find_f1_threshold(scores: Probabilities, is_positive: Targets) -> float:
     if not is_positive.any():
         return 0.5
-    order, ends = _group_ties(scores)
+    order, ends = _sort_and_group_ties(scores)
     f1 = 2 * np.cumsum(is_positive[order])[ends] / (ends + 1 + is_positive.sum())  # (G,)
     values = np.append(scores[order][ends].astype(np.float64), 0.0)  # (G + 1,)
     best = int(f1.argmax())
@@ -222,5 +222,5 @@ def _mean_over_classes(values: Probabilities) -> Probabilities:
     return np.where(has_value, values, 0).sum(axis=1) / np.maximum(has_value.sum(axis=1), 1)  # type: ignore[no-any-return]
 
 
-def _add_wilson_interval(value: float, count: int) -> Proportion | None:
+def _make_proportion(value: float, count: int) -> Proportion | None:
     return Proportion(value, *wilson_interval(value * count, count)) if count else None

@@ -165,11 +165,11 @@ class LabeledPath:
         """The class indices: `labels`, or `label` alone."""
         return (self.label,) if self.labels is None else self.labels
 
-    def renumber(self, new_index: Callable[[int], int]) -> LabeledPath:
-        """Return a copy in which each class index is replaced by `new_index(index)`."""
+    def renumber_classes(self, to_new_index: Callable[[int], int]) -> LabeledPath:
+        """Return a copy in which each class index is replaced by `to_new_index(index)`."""
         if self.labels is None:
-            return LabeledPath(self.path, new_index(self.label))
-        return LabeledPath(self.path, -1, tuple(sorted(map(new_index, self.labels))))
+            return LabeledPath(self.path, to_new_index(self.label))
+        return LabeledPath(self.path, -1, tuple(sorted(map(to_new_index, self.labels))))
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ from mlimages.gathering.store.manifest import make_manifest_path, parse_row
 from mlimages.gathering.store.tally import Tally
 
 if TYPE_CHECKING:
-    from mlimages.core import Cluster, ProcessPool
+    from mlimages.core import ProcessPool, RayCluster
 
 SHARDS_PER_WORKER = 4
 """Number of shards per worker: more than one, since shards differ in size (a host's links are usually in one shard)."""
@@ -55,7 +55,7 @@ _MERGE_OPTIONS: GatherKeywords = {"no_retry": True, "retry_failed": (), "restore
 
 
 def gather_on(
-    pool: Cluster | ProcessPool,
+    pool: RayCluster | ProcessPool,
     source: AnySource,
     out: str | os.PathLike[str],
     *,
@@ -122,14 +122,14 @@ def require_shardable(source: Source, options: GatherOptions) -> None:
 
 
 def _run_shards(
-    pool: Cluster | ProcessPool, task: Callable[[int], GatherSummary], out: Path, num_shards: int, progress: Progress
+    pool: RayCluster | ProcessPool, task: Callable[[int], GatherSummary], out: Path, num_shards: int, progress: Progress
 ) -> list[GatherSummary]:
     """Run `task` for each shard number and return the summaries; if `out` is local, show its new rows as progress."""
     numbers = range(1, num_shards + 1)
     offsets = {make_manifest_path(out, (number, num_shards)): 0 for number in numbers if not is_remote(out)}
     summaries: list[GatherSummary] = []
     tally = Tally()
-    for ended in pool.run(task, numbers):
+    for ended in pool.map_as_completed(task, numbers):
         summaries += ended
         rows = list(_read_new_rows(offsets))
         for row in rows:

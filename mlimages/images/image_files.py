@@ -14,7 +14,7 @@ from mlimages.core import (
     as_path,
     is_remote,
     read_file,
-    refresh_listings,
+    refresh_remote_listings,
     require_local_path,
 )
 from mlimages.labels import (
@@ -38,7 +38,7 @@ def find_images(sources: Iterable[Path]) -> Iterator[Path]:
     `label` reads are yielded.
     """
     for source in map(as_path, sources):
-        with refresh_listings(source):
+        with refresh_remote_listings(source):
             is_file = not (source.is_dir() or is_shard(source))
         if is_file:
             yield source

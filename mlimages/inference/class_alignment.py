@@ -31,4 +31,4 @@ def align_class_indices(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPa
             f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}): classes are matched by name; {advice}"
         )
     items = ((LabeledPath(item.path, -1, item.class_indices) if bundle.multi_label else item) for item in labels)
-    return [item.renumber(lambda label: names.index(given[label])) for item in items]
+    return [item.renumber_classes(lambda label: names.index(given[label])) for item in items]

@@ -184,7 +184,7 @@ def renumber_items(
     """
     indices = {name: index for index, name in enumerate(class_names)}
     for images, names in zip(images_by_file, names_by_file, strict=True):
-        yield from (item.renumber(lambda label, names=names: indices[names[label]]) for item in images)  # type: ignore[misc]
+        yield from (item.renumber_classes(lambda label, names=names: indices[names[label]]) for item in images)  # type: ignore[misc]
 
 
 def is_class_index(text: str) -> bool:

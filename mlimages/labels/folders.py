@@ -9,7 +9,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from mlimages.core import InputError, LabeledPath, as_path, format_command, pluralize, refresh_listings
+from mlimages.core import InputError, LabeledPath, as_path, format_command, pluralize, refresh_remote_listings
 from mlimages.labels.class_names import ClassNames, add_class_name, check_common_classes, check_distinct_classes
 from mlimages.labels.folder_notes import (
     NUMBERED_SUBFOLDER,
@@ -79,7 +79,7 @@ def open_splits(source: LabelFile | str | os.PathLike[str], table: TableOptions 
         return {"": source}
     path, options = as_path(source), table or TableOptions()
     merge = merge_identical_images if options.multi_label else lambda labels: labels
-    with refresh_listings(path):
+    with refresh_remote_listings(path):
         if not path.is_dir():
             labels = LabelFile(path, options=TableOptions.from_subclass(options))
             require_images(labels)
@@ -323,7 +323,7 @@ def _find_class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
 
 
 def _require_folder(root: Path) -> Path:
-    with refresh_listings(root):
+    with refresh_remote_listings(root):
         if not root.is_dir():
             raise InputError(f"no folder at {root}: check the path")
     return root

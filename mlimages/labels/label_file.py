@@ -11,7 +11,7 @@ from itertools import chain, compress
 from pathlib import Path
 from typing import Any
 
-from mlimages.core import InputError, LabeledPath, LabelFileError, as_path, fingerprint, join_name, list_written_files
+from mlimages.core import InputError, LabeledPath, LabelFileError, as_path, fingerprint, join_path, list_written_files
 from mlimages.labels.class_names import (
     ClassNames,
     FileClasses,
@@ -321,7 +321,7 @@ class LabelFile:
             label = reader.labels_by_text.get(row.label)
             if label is None:
                 label = reader.read(row)
-            yield join_name(row.path.replace("\\", "/"), root), label
+            yield join_path(row.path.replace("\\", "/"), root), label
 
 
 def merge_classes(files: Sequence[LabelFile]) -> tuple[ClassNames, tuple[ClassNames, ...]]:

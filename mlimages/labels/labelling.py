@@ -22,7 +22,7 @@ from mlimages.core import (
     path_from_name,
     pluralize,
     record_settings,
-    refresh_listings,
+    refresh_remote_listings,
     require_writable,
 )
 from mlimages.labels.class_names import MAX_CLASSES, class_definition_path, read_class_names
@@ -175,7 +175,7 @@ def make_label_files(
     """
     check_options(options)
     source, out = as_path(options.source), options.out and as_path(options.out)
-    with refresh_listings(source):
+    with refresh_remote_listings(source):
         target = out or (source / "labels.txt" if source.is_dir() else source)
         _check_option_combinations(options, source)
         labels, splits = _read_source(options, source, print_note)

@@ -168,7 +168,7 @@ class _CallRecorder:
             state=_get_layer_state(module),
             multiply_adds=multiply_adds,
             arithmetic=window.width_formula(width) if window else _describe_size_change(module, call),
-            even=window is None or window.exact_width(width).denominator == 1,
+            even=window is None or window.exact_output_width(width).denominator == 1,
             lost_px=window.lost_px(width) if window else 0,
         )
 

@@ -23,7 +23,7 @@ from mlimages.core import (
     check_seed,
     format_command,
     pluralize,
-    refresh_listings,
+    refresh_remote_listings,
     require_writable,
     write_output,
 )
@@ -131,7 +131,7 @@ def draw_contact_sheet(
             f"{source} is a run folder: open {run.report}, or draw feature maps with "
             + format_command("show", source, "IMAGE", "--layer", "NAME")
         )
-    with refresh_listings(source):
+    with refresh_remote_listings(source):
         if source.is_dir() and not (table and table.class_from):
             labels = label_dir_auto(source).labels if has_class_folders(source) else label_dir(source, 0)
         else:

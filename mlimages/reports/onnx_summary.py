@@ -99,7 +99,7 @@ class _GraphTensors:
             state="",
             multiply_adds=self._count_multiply_adds(node.op_type, held, output),
             arithmetic=window.width_formula(given[-1]) if window else _describe_width_change(given, output),
-            even=window is None or window.exact_width(given[-1]).denominator == 1,
+            even=window is None or window.exact_output_width(given[-1]).denominator == 1,
             lost_px=window.lost_px(given[-1]) if window else 0,
         )
 

@@ -190,7 +190,7 @@ def read_label_files(config: FineTuneConfig) -> RunLabels:
     names, own_names = merge_classes(files)
     index_of = {name: index for index, name in enumerate(names)}
     found = [
-        [image.renumber(lambda label, own=own: index_of[own[label]]) for image in file]  # type: ignore[misc]
+        [image.renumber_classes(lambda label, own=own: index_of[own[label]]) for image in file]  # type: ignore[misc]
         for file, own in zip(files, own_names, strict=True)
     ]
     used, used_last = ({label for item in part for label in item.class_indices} for part in (found[0], found[-1]))

@@ -54,9 +54,9 @@ workers, out = int(sys.argv[1]), sys.argv[3]
 cluster = None
 if workers:
     import ray
-    from mlimages.core import Cluster
+    from mlimages.core import RayCluster
     ray.init("local", num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level=40)
-    cluster = Cluster(workers)
+    cluster = RayCluster(workers)
     list(cluster.map(abs, range(20 * workers)))  # its processes have started
 began = time.perf_counter()
 {body}

@@ -30,7 +30,7 @@ def exists(pid: int) -> bool:
 
 def test_a_process_that_cannot_be_interrupted_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "_STOP_TIMEOUT_S", 0.1)
-    running = ProcessPool(2).run(run_despite_signals, [tmp_path])
+    running = ProcessPool(2).map_as_completed(run_despite_signals, [tmp_path])
     while not list(tmp_path.iterdir()):
         next(running)
     running.close()  # type: ignore[attr-defined]  # it is a generator

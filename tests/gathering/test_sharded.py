@@ -18,12 +18,12 @@ import pytest
 
 from mlimages import ImageProperty, LabelFile, UrlList, check, gather, label_dir_auto
 from mlimages.core import (
-    Cluster,
     GatherError,
     GatherSummary,
     ImageRef,
     InputError,
     ProcessPool,
+    RayCluster,
     ThreadPool,
     connect_to_ray,
 )
@@ -41,7 +41,7 @@ SHARDS = 8
 
 
 @pytest.fixture(scope="module")
-def cluster(bucket: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(bucket: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
     with pytest.MonkeyPatch.context() as patch:
         cache = str(tmp_path_factory.mktemp("workers"))
         for name, value in {**bucket, "RAY_USAGE_STATS_ENABLED": "0", "MLIMAGES_CACHE": cache}.items():
@@ -106,17 +106,17 @@ def children(name: bytes) -> list[int]:
 
 
 @pytest.fixture(params=["ray", "processes"])
-def pool(request: pytest.FixtureRequest, cluster: Cluster) -> Cluster | ProcessPool:
+def pool(request: pytest.FixtureRequest, cluster: RayCluster) -> RayCluster | ProcessPool:
     return cluster if request.param == "ray" else ProcessPool(2)
 
 
-def workers(pool: Cluster | ProcessPool) -> list[int]:
-    return children(b"ray::_run_task" if isinstance(pool, Cluster) else b"spawn_main")
+def workers(pool: RayCluster | ProcessPool) -> list[int]:
+    return children(b"ray::_run_task" if isinstance(pool, RayCluster) else b"spawn_main")
 
 
 @pytest.mark.parametrize("where", ["processes", "ray", "ray into an address"])
 def test_a_process_killed_in_mid_shard_costs_nothing_and_the_outcome_is_that_of_a_single_run(
-    cluster: Cluster, site: Site, tmp_path: Path, where: str
+    cluster: RayCluster, site: Site, tmp_path: Path, where: str
 ) -> None:
     pool = cluster if "ray" in where else ProcessPool(2)
     out = "s3://bucket/ray" if "address" in where else tmp_path / "out"
@@ -204,7 +204,7 @@ class Here:
 
     workers = 1
 
-    def run(self, function: Callable[[int], Any], items: list[int]) -> Iterator[list[Any]]:
+    def map_as_completed(self, function: Callable[[int], Any], items: list[int]) -> Iterator[list[Any]]:
         return ([function(item)] for item in items)
 
 
@@ -263,7 +263,7 @@ def test_shards_of_another_count_keep_their_rows_and_images(site: Site, tmp_path
 
 
 def test_a_machine_that_does_not_see_the_folder_is_named_before_it_gathers(
-    cluster: Cluster, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: RayCluster, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     unseen = "/proc/self/cwd/out"  # the worker's own is another
@@ -274,7 +274,7 @@ def test_a_machine_that_does_not_see_the_folder_is_named_before_it_gathers(
 
 
 def test_a_process_that_dies_again_and_again_ends_the_run_and_the_next_one_goes_on(
-    pool: Cluster | ProcessPool, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pool: RayCluster | ProcessPool, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killing(connection: Connection, request: Request) -> None:
         for worker in workers(pool):
@@ -295,7 +295,7 @@ def test_a_process_that_dies_again_and_again_ends_the_run_and_the_next_one_goes_
     ("engine", "number"), [("ray", signal.SIGTERM), ("processes", signal.SIGINT), ("processes", signal.SIGKILL)]
 )
 def test_a_signal_stops_every_process_and_the_same_command_goes_on(
-    cluster: Cluster, site: Site, tmp_path: Path, run_cli: RunCli, engine: str, number: signal.Signals
+    cluster: RayCluster, site: Site, tmp_path: Path, run_cli: RunCli, engine: str, number: signal.Signals
 ) -> None:
     def hang_after_ten(connection: Connection, request: Request) -> None:
         number = int(request.path[1:])
@@ -331,7 +331,7 @@ def test_a_signal_stops_every_process_and_the_same_command_goes_on(
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["cats", "manifest.jsonl"]
 
 
-def test_what_ends_a_task_ends_the_run_in_its_words(pool: Cluster | ProcessPool, site: Site, tmp_path: Path) -> None:
+def test_what_ends_a_task_ends_the_run_in_its_words(pool: RayCluster | ProcessPool, site: Site, tmp_path: Path) -> None:
     site.fallback = answer(photo(1))
     source = links(tmp_path, *(site.url(f"/{n}") for n in range(4)))
     (tmp_path / "out").mkdir()
@@ -391,7 +391,7 @@ def test_a_source_with_a_rate_limit_is_refused_before_a_cluster_is_contacted(run
     assert "to stay within its provider's rate limit: omit --engine ray" in done.stderr
 
 
-def test_a_busy_cluster_says_so(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_busy_cluster_says_so(cluster: RayCluster, caplog: pytest.LogCaptureFixture) -> None:
     def occupy() -> None:
         threading.Event().wait(50)
 
@@ -416,7 +416,7 @@ def images(folder: Path, broken: int = 5) -> LabelFile:
 
 
 def test_a_check_finds_the_same_whoever_looks_at_the_images(
-    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     labels = images(tmp_path)
     divided = replace(check([labels], pool=cluster), duration_s=0)
@@ -429,7 +429,7 @@ def test_a_check_finds_the_same_whoever_looks_at_the_images(
     assert list(divided.findings) == list(again.findings) == list(single.findings)
 
 
-def test_the_mean_is_the_same_to_the_bit_for_any_partition(cluster: Cluster, tmp_path: Path) -> None:
+def test_the_mean_is_the_same_to_the_bit_for_any_partition(cluster: RayCluster, tmp_path: Path) -> None:
     labels, prop = images(tmp_path), ImageProperty(32)
     single = compute_mean(labels, prop, workers=1)
     others = attrgetter("channel_mean", "channel_std", "num_images", "image_property", "broken_images", "class_means")
@@ -441,7 +441,7 @@ def test_the_mean_is_the_same_to_the_bit_for_any_partition(cluster: Cluster, tmp
 
 
 def test_check_and_mean_run_on_a_cluster_from_the_command_line(
-    cluster: Cluster, tmp_path: Path, run_cli: RunCli
+    cluster: RayCluster, tmp_path: Path, run_cli: RunCli
 ) -> None:
     images(tmp_path / "p")
     where = ["--engine", "ray", "--address", ray.get_runtime_context().gcs_address]
