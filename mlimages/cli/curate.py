@@ -10,13 +10,13 @@ import typer
 
 from mlimages.cli.engines import ADDRESS, ENGINE, Engine, open_cluster, require_engine_installed
 from mlimages.cli.hints import (
-    find_validation_option,
+    find_val_arguments,
     print_as_json,
     print_next_command,
     print_to_stderr,
     read_labels,
     read_splits,
-    to_arguments,
+    to_cli_args,
 )
 from mlimages.cli.options import FORCE, LABELS, SKIP_UNAVAILABLE, takes_options
 from mlimages.core import ImageProperty, Resize, as_path, pluralize, require_writable
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 MAX_SHOWN_CLASSES = 20
 
 
-@takes_options(LabelOptions, argument="source", shown_groups=("Table",))
+@takes_options(LabelOptions, positional_field="source", shown_groups=("Table",))
 def label(
     settings: dict[str, Any],
     split: str = typer.Option(
@@ -297,5 +297,5 @@ def mean(
     prepared += ["--size", image_property.width] * (not model or network != model)  # a run may have another size
     prepared += ["--resize", image_property.resize] * (image_property.resize != "shorter" and not model)
     prepared += ["--gray"] * gray
-    options = [*to_arguments(table_options), *find_validation_option(source), *prepared]
+    options = [*to_cli_args(table_options), *find_val_arguments(source), *prepared]
     print_next_command("finetune", source, *options, "--mean", out.with_suffix(".npy"))

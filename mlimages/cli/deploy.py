@@ -12,9 +12,9 @@ from typing import Any
 import typer
 
 from mlimages.cli import predictions
-from mlimages.cli.hints import explain_swapped_arguments, print_next_command, print_to_stderr, read_labels, to_arguments
+from mlimages.cli.hints import detect_swapped_arguments, print_next_command, print_to_stderr, read_labels, to_cli_args
 from mlimages.cli.options import FORCE, LABELS, PARALLEL_IMAGES, SKIP_UNAVAILABLE, takes_options
-from mlimages.cli.process import log_server_to_stderr
+from mlimages.cli.process import configure_server_logging
 from mlimages.core import InputError, TargetRuntime
 from mlimages.labels import TableOptions
 from mlimages.serving import ServerSettings
@@ -78,7 +78,7 @@ def export(
     from mlimages.core import TqdmProgress, require_writable
     from mlimages.export import ExportOptions
     from mlimages.reports import has_model_card, read_run, write_croissant
-    from mlimages.serving import WebRuntime, write_page
+    from mlimages.serving import OrtWebFiles, write_page
     from mlimages.training import export_run
 
     options = ExportOptions(
@@ -90,7 +90,7 @@ def export(
         )
     if ort_web and not page:
         raise typer.BadParameter("--ort-web requires --page")
-    runtime = WebRuntime.from_npm_package(ort_web) if ort_web else WebRuntime()
+    runtime = OrtWebFiles.from_npm_package(ort_web) if ort_web else OrtWebFiles()
     require_writable(filter(None, [croissant, *(runtime.list_page_files(page) if page else ())]), overwrite=force)
     overwrite = force or out is None  # model.onnx belongs to the run
     bundle = export_run(run, out or run / "model.onnx", options=options, overwrite=overwrite, progress=TqdmProgress())
@@ -130,8 +130,8 @@ def quantize(
         1.0,
         min=0.0,
         metavar="POINTS",
-        help="Maximum drop in accuracy or mAP, in percentage points. Unless it is 0, a drop in "
-        "accuracy by one image is always accepted.",
+        help="Maximum drop in accuracy or mAP, in percentage points; 0: accept no drop. Above 0, one "
+        "more misclassified image is accepted even if that is a larger drop.",
     ),
     with_float16: bool = typer.Option(False, "--fp16", help="Also measure a float16 variant."),
     force: bool = FORCE,
@@ -162,7 +162,7 @@ def quantize(
     )
     print(json.dumps(found.to_dict()) if as_json else predictions.format_quantization(found))
     if found.written_trial:
-        print_next_command("evaluate", target, calibration, *to_arguments(table_options))
+        print_next_command("evaluate", target, calibration, *to_cli_args(table_options))
 
 
 def predict(
@@ -199,7 +199,7 @@ def predict(
 
     if as_json and as_csv:
         raise typer.BadParameter("--json and --csv are mutually exclusive: choose one")
-    with explain_swapped_arguments(model, sources):
+    with detect_swapped_arguments(model, sources):
         predictor = Predictor(model, workers=workers)
     images = [sys.stdin.buffer.read()] if sources == ["-"] else find_input_images(sources)
     stream = predictor.stream(images, top=top, batch_size=batch)
@@ -242,7 +242,7 @@ def evaluate(
     from mlimages.reports import render_evaluation
 
     with check_and_record_outputs(filter(None, [report]), overwrite=force):
-        with explain_swapped_arguments(model, [labels]):
+        with detect_swapped_arguments(model, [labels]):
             predictor = Predictor(model)
         found = evaluate(
             predictor,
@@ -274,7 +274,7 @@ def explain(
     from mlimages.core import BrokenImage, as_path, escape_unprintable, require_writable, write_output
     from mlimages.inference import Predictor, explain, find_input_images
 
-    with explain_swapped_arguments(model, sources):
+    with detect_swapped_arguments(model, sources):
         predictor = Predictor(model)
     images = list(find_input_images(sources))
     files = predictions.choose_overlay_paths(images, as_path(out))
@@ -327,7 +327,7 @@ def serve(
     if token and not secret:
         raise InputError(f"--token requires the environment variable {TOKEN_VARIABLE}: set it to a secret")
     settings = ServerSettings(**{**server_options, "token": secret})
-    log_server_to_stderr(settings.log_format)
+    configure_server_logging(settings.log_format)
     predictor = Predictor(model, workers=workers, max_pixels=settings.max_pixels)
     serve(predictor, host=host, port=port, settings=settings, on_started=partial(_print_url, needs_token=bool(secret)))
 

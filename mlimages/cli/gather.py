@@ -24,7 +24,7 @@ from mlimages.cli.gather_search import (
     print_message,
     source_option,
 )
-from mlimages.cli.gather_summary import NO_LINKS_MESSAGE, explain_no_images, format_summary
+from mlimages.cli.gather_summary import NO_LINKS_MESSAGE, explain_why_no_images, format_summary
 from mlimages.cli.hints import print_as_json, print_next_command, print_to_stderr
 from mlimages.cli.options import SectionedHelpCommand, takes_options
 from mlimages.cli.process import raise_gc_threshold
@@ -206,10 +206,10 @@ def _run_gather(
     if as_json:
         print_as_json(summary.to_dict())
     elif not quiet:
-        lines = format_summary(summary, ends_with_error=has_failed, keep_duplicates=options["keep_duplicates"])
+        lines = format_summary(summary, has_failed=has_failed, keep_duplicates=options["keep_duplicates"])
         print("\n".join(lines))
     if has_failed:
-        raise GatherError(f"no image was gathered: {explain_no_images(summary)}")
+        raise GatherError(f"no image was gathered: {explain_why_no_images(summary)}")
     if not quiet and options.get("shard"):
         print_to_stderr("\nnext: when all shards have finished, run the same command without --shard")
     elif not quiet:

@@ -59,7 +59,7 @@ def openverse(
         endpoint=endpoint,
         http_options=http_options,
         tell=print_message,
-        wait=None if no_wait else count_down,
+        wait=None if no_wait else show_countdown,
         refresh=refresh,
     )
 
@@ -95,7 +95,7 @@ def inaturalist(
         size=size,
         endpoint=endpoint,
         http_options=http_options,
-        wait=count_down,
+        wait=show_countdown,
         refresh=refresh,
     )
 
@@ -125,7 +125,7 @@ def commons(
         endpoint=endpoint,
         http_options=http_options,
         tell=print_message,
-        wait=count_down,
+        wait=show_countdown,
         refresh=refresh,
     )
 
@@ -169,7 +169,7 @@ def pexels(
         i_have_permission=has_permission,
         endpoint=endpoint,
         http_options=http_options,
-        wait=None if no_wait else count_down,
+        wait=None if no_wait else show_countdown,
         refresh=refresh,
     )
 
@@ -185,7 +185,7 @@ _LONG_WAIT_S = 60.0
 """Shortest wait in seconds for which the message also says how to stop."""
 
 
-async def count_down(seconds: float, reason: str) -> None:
+async def show_countdown(seconds: float, reason: str) -> None:
     """Print the reason and wait; on a terminal, also show the remaining time."""
     print_message(reason + " (Ctrl-C stops; run the same command again to resume)" * (seconds >= _LONG_WAIT_S))
     until = time.monotonic() + seconds

@@ -30,11 +30,11 @@ NO_LINKS_MESSAGE = "the source has no links"
 """Message that explains why no image was gathered."""
 
 
-def explain_no_images(summary: GatherSummary) -> str:
+def explain_why_no_images(summary: GatherSummary) -> str:
     """Return the reason why a run gathered no image, and advice."""
     if not summary.failed:
         return _explain_deleted_images(summary.removed) if summary.removed else NO_LINKS_MESSAGE
-    advice = [*_find_failure_advice(summary), *(_find_unfinished_advice(summary) if summary.open else [])]
+    advice = [*_advise_on_failures(summary), *(_advise_on_unfinished_links(summary) if summary.open else [])]
     if summary.open == summary.failed:
         subject = "the only link is" if summary.open == 1 else f"all {summary.open} links are"
         return f"{subject} unfinished: {'; '.join(advice)}"
@@ -46,30 +46,30 @@ def _explain_deleted_images(num_images: int) -> str:
     return f"{subject} deleted by hand and therefore not downloaded again; use --restore-deleted to download them"
 
 
-def _find_failure_advice(summary: GatherSummary) -> list[str]:
+def _advise_on_failures(summary: GatherSummary) -> list[str]:
     """Return advice about the most frequent reason of failure, if most links failed."""
     reason = next(iter(summary.reasons), "") if summary.failed > summary.ok else ""
     return [_ADVICE_BY_REASON[Reason(reason)]] if reason in _ADVICE_BY_REASON else []
 
 
-def _find_unfinished_advice(summary: GatherSummary) -> list[str]:
+def _advise_on_unfinished_links(summary: GatherSummary) -> list[str]:
     """Return advice about unfinished links. The last item is to run the same command again, unless that cannot help."""
     counts = {reason: summary.reasons.get(reason, 0) for reason in _UNFINISHED_ADVICE}
     found = [f"{_UNFINISHED_ADVICE[reason]} ({pluralize(count, 'link')})" for reason, count in counts.items() if count]
     return found + [_RERUN_ADVICE] * (summary.open > sum(counts.values()) or not found)
 
 
-def format_summary(summary: GatherSummary, *, ends_with_error: bool, keep_duplicates: bool = False) -> Iterator[str]:
+def format_summary(summary: GatherSummary, *, has_failed: bool, keep_duplicates: bool = False) -> Iterator[str]:
     """Yield the lines of the summary.
 
     Args:
         summary: result of the run.
-        ends_with_error: whether an error message follows, which contains the advice about failed links.
+        has_failed: whether an error message follows, which contains the advice about failed links.
         keep_duplicates: whether the run had the option --keep-duplicates.
     """
     if summary.failed > summary.ok and summary.reasons:
         reason, count = next(iter(summary.reasons.items()))
-        hint = "" if ends_with_error else "".join(f" ({hint})" for hint in _find_failure_advice(summary))
+        hint = "" if has_failed else "".join(f" ({hint})" for hint in _advise_on_failures(summary))
         links = summary.failed + summary.ok + summary.duplicate
         yield f"{summary.failed} of {links} links failed; {reason}: {count}{hint}\n"
     yield from _format_counts("images by class", summary.classes)
@@ -82,7 +82,7 @@ def format_summary(summary: GatherSummary, *, ends_with_error: bool, keep_duplic
     if summary.ok and not summary.fetched and not summary.open:
         yield "nothing to download: earlier runs finished every link"
     if summary.open:
-        remedies = [] if ends_with_error else _find_unfinished_advice(summary)
+        remedies = [] if has_failed else _advise_on_unfinished_links(summary)
         advice = f": {'; '.join(remedies)}" if remedies else ""
         yield f"{_pluralize_with_verb(summary.open, 'link', 'is', 'are')} unfinished{advice}"
         if _RERUN_ADVICE in remedies:
@@ -107,7 +107,7 @@ def format_summary(summary: GatherSummary, *, ends_with_error: bool, keep_duplic
     if keep_duplicates and summary.duplicate:
         are = _pluralize_with_verb(summary.duplicate, "earlier duplicate", "is", "are")
         yield f"{are} not downloaded again: --keep-duplicates only applies to new links; to keep all, use a new folder"
-    if summary.removed and (summary.failed or not ends_with_error):
+    if summary.removed and (summary.failed or not has_failed):
         yield f"{pluralize(summary.removed, 'image')} deleted by hand and not downloaded again (see --restore-deleted)"
 
 

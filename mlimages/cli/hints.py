@@ -20,7 +20,7 @@ def print_next_command(*arguments: object) -> None:
     print_to_stderr(f"next: {format_command(*arguments)[1:-1]}")
 
 
-def to_arguments(values: Mapping[str, Any]) -> list[object]:
+def to_cli_args(values: Mapping[str, Any]) -> list[object]:
     """Return the command-line arguments for options with these values, by name; unset options are omitted."""
     return [
         word
@@ -30,7 +30,7 @@ def to_arguments(values: Mapping[str, Any]) -> list[object]:
     ]
 
 
-def find_validation_option(train_file: Path) -> list[object]:
+def find_val_arguments(train_file: Path) -> list[object]:
     """Return `["--val", FILE]` if FILE exists, such as labels_val.txt for labels_train.txt; else an empty list."""
     before, match, after = train_file.name.rpartition("train")
     val = train_file.with_name(f"{before}val{after}")
@@ -38,7 +38,7 @@ def find_validation_option(train_file: Path) -> list[object]:
 
 
 @contextmanager
-def explain_swapped_arguments(model: Path, other_arguments: Sequence[str | Path]) -> Iterator[None]:
+def detect_swapped_arguments(model: Path, other_arguments: Sequence[str | Path]) -> Iterator[None]:
     """If the model cannot be read and one of the other arguments is a model, say in the error that they are swapped.
 
     Raises:
@@ -47,13 +47,13 @@ def explain_swapped_arguments(model: Path, other_arguments: Sequence[str | Path]
     try:
         yield
     except BundleError as error:
-        other_model = next((other for other in other_arguments if _is_model(Path(other))), None)
-        if other_model is None or _is_model(model) or not model.exists():
+        other_model = next((other for other in other_arguments if _is_model_path(Path(other))), None)
+        if other_model is None or _is_model_path(model) or not model.exists():
             raise
         raise BundleError(f"{model} is not a model, but {other_model} is: swap the two arguments") from error
 
 
-def _is_model(path: Path) -> bool:
+def _is_model_path(path: Path) -> bool:
     """Whether a path is an .onnx file or a run folder, judging by file names."""
     return path.suffix == ".onnx" or (path / "model.onnx").exists() or (path / "config.json").exists()
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mlimages.cli.hints import print_as_json, print_next_command, print_to_stderr, read_labels, to_arguments
+from mlimages.cli.hints import print_as_json, print_next_command, print_to_stderr, read_labels, to_cli_args
 from mlimages.cli.options import FORCE, GRAY, INPUT_SIZE, RESIZE, takes_options
 from mlimages.core import (
     MAX_SEED,
@@ -104,7 +104,7 @@ def show(
         print_next_command("label", source)
     else:
         then = "finetune" if labels.is_multi_label else "probe"
-        print_next_command("check" if broken else then, source, *to_arguments(table_options))
+        print_next_command("check" if broken else then, source, *to_cli_args(table_options))
 
 
 def summary(

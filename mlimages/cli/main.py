@@ -22,7 +22,7 @@ from mlimages.cli.process import (
     disable_gc_at_exit,
     escape_unprintable_output,
     raise_mmap_threshold,
-    repeat_lost_interrupts,
+    resend_lost_interrupts,
 )
 from mlimages.core import MlimagesError, PeerExitedError, escape_unprintable
 
@@ -120,7 +120,7 @@ def _exit_on_sigterm(signal_number: int, frame: object) -> NoReturn:
     raise PeerExitedError("stopped by SIGTERM: another training process failed, or the launcher was stopped")
 
 
-def _report_to_launcher(error: MlimagesError) -> None:
+def _report_to_torchrun(error: MlimagesError) -> None:
     """Under torchrun, write the error to the file that torchrun reads, and let only the main process print it.
 
     Most errors occur in all processes; torchrun stops the others as soon as one has exited.
@@ -140,7 +140,7 @@ def main() -> NoReturn:
     disable_gc_at_exit()
     raise_mmap_threshold()
     escape_unprintable_output()
-    repeat_lost_interrupts()
+    resend_lost_interrupts()
     if not is_utf8:
         text = "file names with characters outside the encoding of the locale can be neither read nor written"
         print(f"mlimages: {text}: {UTF8_ADVICE}", file=sys.stderr)
@@ -150,7 +150,7 @@ def main() -> NoReturn:
         app()
     except MlimagesError as error:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # in an atexit callback it would print a traceback
-        _report_to_launcher(error)
+        _report_to_torchrun(error)
         print(f"mlimages: {escape_unprintable(str(error))}", file=sys.stderr)
         sys.exit(1)
     except (KeyboardInterrupt, SystemExit) as end:

@@ -198,33 +198,33 @@ def _is_advanced_option(param: Any) -> bool:
 
 
 def takes_options(
-    cls: type, *, argument: str = "", is_required: bool = True, shown_groups: tuple[str, ...] = ()
+    options_class: type, *, positional_field: str = "", is_required: bool = True, shown_groups: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate the function of a command, so that the fields of an options dataclass become options of the command.
 
     The values of these options are passed as a dict in the first argument.
 
     Args:
-        cls: the options dataclass.
-        argument: name of the field that becomes a positional argument.
+        options_class: the options dataclass.
+        positional_field: name of the field that becomes a positional argument.
         is_required: whether the positional argument is required.
         shown_groups: groups of options that `--help` lists although their options are advanced.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(function, eval_str=True)
-        fields = [field for field in option_fields(cls) if not field.option.is_internal]
+        fields = [field for field in option_fields(options_class) if not field.option.is_internal]
 
         def command(help_all: bool, **values: Any) -> None:
-            given = {field.name: _to_tuple(values.pop(field.name)) for field in fields}
+            given = {field.name: _list_to_tuple(values.pop(field.name)) for field in fields}
             defaults = {field.name: None if field.default is MISSING else field.default for field in fields}
             function({name: defaults[name] if value is None else value for name, value in given.items()}, **values)
 
         command.__name__, command.__doc__ = function.__name__, function.__doc__
         parameters = [
-            _make_argument(field, is_required=is_required)
-            if field.name == argument
-            else _make_option(field, shown_groups=shown_groups)
+            _make_argument_parameter(field, is_required=is_required)
+            if field.name == positional_field
+            else _make_option_parameter(field, shown_groups=shown_groups)
             for field in fields
         ]
         parameters += list(signature.parameters.values())[1:]
@@ -236,14 +236,14 @@ def takes_options(
     return decorate
 
 
-def _make_argument(field: OptionField, *, is_required: bool) -> inspect.Parameter:
+def _make_argument_parameter(field: OptionField, *, is_required: bool) -> inspect.Parameter:
     info = typer.Argument(
         ... if is_required else None, show_default=False, help=field.option.help, metavar=field.option.metavar
     )
     return inspect.Parameter(field.name, _KEYWORD_ONLY, default=info, annotation=field.type)
 
 
-def _make_option(field: OptionField, *, shown_groups: tuple[str, ...]) -> inspect.Parameter:
+def _make_option_parameter(field: OptionField, *, shown_groups: tuple[str, ...]) -> inspect.Parameter:
     option, kind = field.option, field.type
     default = None if field.default is MISSING else field.default
     if option.parse:
@@ -263,7 +263,7 @@ def _make_option(field: OptionField, *, shown_groups: tuple[str, ...]) -> inspec
     return inspect.Parameter(field.name, _KEYWORD_ONLY, default=info, annotation=kind)
 
 
-def _to_tuple(value: Any) -> Any:
+def _list_to_tuple(value: Any) -> Any:
     """Convert the list of a repeatable option to a tuple; an empty list becomes None."""
     return (tuple(value) or None) if isinstance(value, list) else value
 

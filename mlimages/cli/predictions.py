@@ -29,7 +29,7 @@ from mlimages.core import (
 if TYPE_CHECKING:
     from mlimages.export import Quantization
     from mlimages.inference import BackgroundTest, Evaluation, Explanation, OnnxBundle
-    from mlimages.serving import WebRuntime
+    from mlimages.serving import OrtWebFiles
 
 Results = Iterable[Prediction | BrokenImage]
 
@@ -46,8 +46,8 @@ def print_text(results: Results, *, top: int, multi_label: bool = False) -> int:
     if num_unknown:
         images = pluralize(num_unknown, "image")
         print_to_stderr(
-            f'{images} predicted as "none of these", that is, as unlike the training images; by default, so are about '
-            "5 % of the images of your classes"
+            f'{images} predicted as "none of these", that is, as unlike the training images; with default settings, '
+            "this also happens to about 5 % of the images of your classes"
         )
     return num_predictions
 
@@ -109,7 +109,7 @@ def describe_export(bundle: OnnxBundle) -> Iterator[str]:
         yield f"the weights are larger than 2 GB and stored in {data}: keep this file beside the .onnx file"
 
 
-def describe_web_page(folder: Path, runtime: WebRuntime) -> Iterator[str]:
+def describe_web_page(folder: Path, runtime: OrtWebFiles) -> Iterator[str]:
     """Yield lines about the page in a folder; the last is the command to run next."""
     size = sum(len(content) for content in runtime.files.values())
     if runtime.origin:
@@ -169,7 +169,7 @@ def format_evaluation(evaluation: Evaluation) -> str:
         more = f" and {len(evaluation.broken_images) - 3} more" if len(evaluation.broken_images) > 3 else ""
         lines.append(f"{pluralize(len(evaluation.broken_images), 'image')} could not be read: {examples}{more}")
     if evaluation.background_use:
-        lines.append(_format_background_use(evaluation.background_use))
+        lines.append(_format_background_test(evaluation.background_use))
     decode, network = evaluation.decode_ms, evaluation.network_ms
     lines.append(
         f"{evaluation.images_per_s:.0f} images/s; latency p50/p95 in ms: decode {decode.p50:.1f}/{decode.p95:.1f}, "
@@ -200,13 +200,13 @@ def _format_class_scores(evaluation: Evaluation, width: int) -> Iterator[str]:
         yield f"no image of {', '.join(absent)}: the scores are undefined (-){excluded}"
 
 
-def _format_background_use(background_use: BackgroundTest) -> str:
+def _format_background_test(background_test: BackgroundTest) -> str:
     """Format the accuracy on images whose centre was replaced, and whether the network uses the area around it."""
-    correct, chance = format_percent(background_use.accuracy), format_percent(background_use.chance_accuracy)
-    verdict = "the network uses" if background_use.is_significant else "no evidence that the network uses"
+    correct, chance = format_percent(background_test.accuracy), format_percent(background_test.chance_accuracy)
+    verdict = "the network uses" if background_test.is_significant else "no evidence that the network uses"
     return (
         f"with the centre replaced by that of another image, {correct} of the predictions are still correct "
-        f"({chance} by chance, p = {background_use.p_value:.2g}): {verdict} the area around the centre"
+        f"({chance} by chance, p = {background_test.p_value:.2g}): {verdict} the area around the centre"
     )
 
 

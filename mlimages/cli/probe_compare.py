@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from mlimages.cli.hints import print_as_json, print_next_command, print_to_stderr, read_labels, to_arguments
+from mlimages.cli.hints import print_as_json, print_next_command, print_to_stderr, read_labels, to_cli_args
 from mlimages.cli.options import FORCE, GRAY, INPUT_SIZE, LABELS, WEIGHTS, takes_options
 from mlimages.core import DEFAULT_MODEL, MAX_SEED, InputError, parse_size
 from mlimages.labels import TableOptions
@@ -77,7 +77,7 @@ def probe(
     print_to_stderr(f"plot: {out}" + (f", report: {report}" if report else ""))
     weights_option = ("--weights", weights) if weights != "default" else ()
     options = ("--model", model[0], *weights_option, "--freeze", found.recommended_freeze)
-    print_next_command("finetune", labels, *to_arguments(table_options), *options)
+    print_next_command("finetune", labels, *to_cli_args(table_options), *options)
 
 
 def _probe_models(
@@ -102,7 +102,7 @@ def _probe_models(
     print_to_stderr(f"plot: {out}")
     best = found.scores[0].probe_result
     options = ("--model", best.model, "--freeze", best.recommended_freeze)
-    print_next_command("finetune", labels, *to_arguments(table_options), *options)
+    print_next_command("finetune", labels, *to_cli_args(table_options), *options)
 
 
 @takes_options(TableOptions)

@@ -47,7 +47,7 @@ def interrupt_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def repeat_lost_interrupts() -> None:
+def resend_lost_interrupts() -> None:
     """Send SIGINT again if Python ignores it because it arrives in a finalizer or a callback of a weak reference.
 
     PyTorch's export runs thousands of such functions.
@@ -63,7 +63,7 @@ def repeat_lost_interrupts() -> None:
     sys.unraisablehook = resend_interrupt
 
 
-def log_server_to_stderr(log_format: str) -> None:
+def configure_server_logging(log_format: str) -> None:
     """Write the log of the server, including the access log, to standard error."""
     from mlimages.serving import JsonFormatter
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mlimages.cli.hints import print_next_command, read_splits, to_arguments
+from mlimages.cli.hints import print_next_command, read_splits, to_cli_args
 from mlimages.cli.options import takes_options
 from mlimages.cli.process import use_one_blas_thread
 from mlimages.core import InputError, Proportion, format_interval, format_percent
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ALLOWED_WITH_RESUME = ("resume", "epochs", "tensorboard", "as_json", "help_all")
 
 
-@takes_options(FineTuneConfig, argument="labels", is_required=False)
+@takes_options(FineTuneConfig, positional_field="labels", is_required=False)
 def finetune(
     settings: dict[str, Any],
     ctx: typer.Context,
@@ -57,7 +57,7 @@ def finetune(
     if resume is not None:
         _require_no_settings(ctx, resume)
         config = read_config(resume)
-        if _is_given(ctx, "epochs"):
+        if _is_option_given(ctx, "epochs"):
             config = replace(config, epochs=settings["epochs"])
     elif settings["labels"] is None:
         raise InputError("expected a label file, a folder with one subfolder per class, or --resume RUN")
@@ -77,7 +77,7 @@ def finetune(
     model = result.onnx or result.run / "model.onnx"
     # the thresholds of a multi-label model were chosen on the validation images, so these cannot evaluate it
     if config.val and config.val.exists() and result.val_map is None:
-        print_next_command("evaluate", model, config.val, *to_arguments(asdict(TableOptions.from_subclass(config))))
+        print_next_command("evaluate", model, config.val, *to_cli_args(asdict(TableOptions.from_subclass(config))))
     else:
         print_next_command("predict", model, "IMAGE...")
 
@@ -85,14 +85,14 @@ def finetune(
 def _require_no_settings(ctx: typer.Context, run: Path) -> None:
     """Raise InputError if a setting is given with --resume, which reads the settings from the run folder."""
     settings = [param for param in ctx.command.params if param.name and param.name not in ALLOWED_WITH_RESUME]
-    names = [max(param.opts, key=len) for param in settings if _is_given(ctx, str(param.name))]
+    names = [max(param.opts, key=len) for param in settings if _is_option_given(ctx, str(param.name))]
     if names:
         raise InputError(
             f"--resume uses the settings of {run}, of which only --epochs can be changed: omit {', '.join(names)}"
         )
 
 
-def _is_given(ctx: typer.Context, name: str) -> bool:
+def _is_option_given(ctx: typer.Context, name: str) -> bool:
     source = ctx.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from mlimages.checks import CheckReport, check, split_labels, write_results
 from mlimages.core import GatherSummary, ImageProperty, InputError, Prediction, pluralize, require_local_path
 from mlimages.dataset import TrainingData
-from mlimages.demo.transfer import MethodAccuracies, describe_difference, draw_accuracies, format_bars
+from mlimages.demo.transfer import MethodAccuracies, describe_difference, draw_accuracies, format_accuracy_bars
 from mlimages.demo.website import Response, make_digit_responses, serve_responses
 from mlimages.gathering import UrlList, gather
 from mlimages.inference import OnnxBundle, Predictor
@@ -81,17 +81,17 @@ class _Walkthrough:
         responses = make_digit_responses()
         with serve_responses(responses) as url:
             summaries = [
-                self._gather("old", url, [response for response in responses if response.class_name < "5"]),
-                self._gather("new", url, [response for response in responses if response.class_name >= "5"]),
+                self._gather("old", url, [response for response in responses if response.link_class < "5"]),
+                self._gather("new", url, [response for response in responses if response.link_class >= "5"]),
             ]
-        train, val, new = self._label()
+        train, val, new = self._write_label_files()
         reports = [self._check(train, val), self._check(new)]
         self._compute_mean(train)
         self._pretrain(train, val)
-        few, test = self._split(new)
+        few, test = self._split_new_labels(new)
         results = self._compare_methods(few, test)
         run = self._folder / "runs" / f"transfer-{SHOWN_RUN_IMAGES_PER_CLASS}-{SEEDS[0]}"
-        correct, count = self._predict(run, test)
+        correct, count = self._count_correct_predictions(run, test)
         self._show_accuracies(results)
         reasons: Counter[str] = sum((Counter(summary.reasons) for summary in summaries), Counter())
         self._show_table(
@@ -100,7 +100,7 @@ class _Walkthrough:
             ("failed links", _format_counts(reasons)),
             ("rejected by check", pluralize(sum(report.num_images - report.num_ok for report in reports), "image")),
             ("training time", self._format_training_times()),
-            ("ONNX file", _describe_parity(run)),
+            ("ONNX file", _describe_onnx_parity(run)),
             ("predicted", f"{correct} of {count} correct"),
         )
 
@@ -116,24 +116,24 @@ class _Walkthrough:
 
     def _gather(self, name: str, url: str, responses: Sequence[Response]) -> GatherSummary:
         links = self._folder / f"{name}_links.tsv"
-        links.write_text("".join(f"{response.class_name}\t{url}{response.path}\n" for response in responses))
+        links.write_text("".join(f"{response.link_class}\t{url}{response.path}\n" for response in responses))
         self._show_command(f"gather urls {links.name} -o {name} --allow-private")
         summary = gather(UrlList(links), self._folder / name, allow_private=True)
         counts = f"{pluralize(summary.ok, 'image')}, {pluralize(summary.duplicate, 'duplicate')}"
         self._show_result(f"{counts}; failed: {_format_counts(summary.reasons)}")
         return summary
 
-    def _label(self) -> list[LabelFile]:
+    def _write_label_files(self) -> list[LabelFile]:
         """Return three label files: the training set and validation set of the digits 0 to 4, and all digits 5 to 9."""
         self._show_command("label old -o old.txt --split 0.8,0.2 --seed 0")
         old = label_dir_auto(self._folder / "old").labels
         parts = split_labels(old, (0.8, 0.2), seed=0)
         names = ("train", "val")
         files = [part.write(self._folder / f"old_{name}.txt") for part, name in zip(parts, names, strict=True)]
-        self._show("".join(f"  {_describe_contents(file)}\n" for file in files))
+        self._show("".join(f"  {_describe_label_file(file)}\n" for file in files))
         self._show_command("label new -o new.txt")
         files.append(label_dir_auto(self._folder / "new").labels.write(self._folder / "new.txt"))
-        self._show_result(_describe_contents(files[-1]))
+        self._show_result(_describe_label_file(files[-1]))
         return files
 
     def _check(self, *files: LabelFile) -> CheckReport:
@@ -156,12 +156,12 @@ class _Walkthrough:
         )
         self._show_result(f"validation accuracy {result.score_text}")
 
-    def _split(self, new_labels: LabelFile) -> tuple[LabelFile, LabelFile]:
+    def _split_new_labels(self, new_labels: LabelFile) -> tuple[LabelFile, LabelFile]:
         """Split the new digits into images from which training sets are sampled, and a test set."""
         self._show_command("label new.txt --split 0.66,0.34 --seed 0")
         options = LabelOptions(new_labels.path, split=(0.66, 0.34))
         few, test = (LabelFile(part.path) for part in make_label_files(options, split=split_labels))
-        self._show("".join(f"  {_describe_contents(file)}\n" for file in (few, test)))
+        self._show("".join(f"  {_describe_label_file(file)}\n" for file in (few, test)))
         return few, test
 
     def _compare_methods(self, new_train_labels: LabelFile, test_labels: LabelFile) -> list[MethodAccuracies]:
@@ -234,7 +234,7 @@ class _Walkthrough:
         )
         return fine_tune(config, export=export)
 
-    def _predict(self, run: Path, test_labels: LabelFile) -> tuple[int, int]:
+    def _count_correct_predictions(self, run: Path, test_labels: LabelFile) -> tuple[int, int]:
         """Classify one test image of each digit; return the number of correct predictions and of images."""
         items = list({item.label: item for item in test_labels}.values())
         names = [item.path.relative_to(self._folder).as_posix() for item in items]
@@ -256,7 +256,7 @@ class _Walkthrough:
             shown = [result for result in results if result.epochs == epochs]
             self._show(f"Mean test accuracy after {epochs} epochs (minimum to maximum), by images per digit:")
             for transfer, scratch in zip(shown[::2], shown[1::2], strict=True):
-                self._show("\n".join(format_bars([transfer, scratch])))
+                self._show("\n".join(format_accuracy_bars([transfer, scratch])))
                 self._show(f"      {describe_difference(transfer, scratch)}")
             self._show("")
         self._show(f"Plot of these accuracies: {plot}\n")
@@ -275,7 +275,7 @@ class _Walkthrough:
             self._show(textwrap.fill(f"{name:<{NAME_WIDTH}} {result}", LINE_WIDTH, subsequent_indent=indent))
 
 
-def _describe_contents(file: LabelFile) -> str:
+def _describe_label_file(file: LabelFile) -> str:
     return f"{file.path.name}: {pluralize(sum(1 for _ in file), 'image')} of {', '.join(file.class_names)}"
 
 
@@ -289,7 +289,7 @@ def _read_accuracy_at(run: Path, epoch: int) -> float:
     return read_run(run).epochs[epoch - 1]["val_accuracy"]
 
 
-def _describe_parity(run: Path) -> str:
+def _describe_onnx_parity(run: Path) -> str:
     parity = OnnxBundle.read(run / "model.onnx").provenance.parity
     if parity is None:
         return "not compared"

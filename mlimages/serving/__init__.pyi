@@ -4,5 +4,5 @@ from .app import serve as serve
 from .settings import TOKEN_VARIABLE as TOKEN_VARIABLE
 from .settings import ServerSettings as ServerSettings
 from .settings import is_loopback as is_loopback
-from .static_page import WebRuntime as WebRuntime
+from .static_page import OrtWebFiles as OrtWebFiles
 from .static_page import write_page as write_page

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 
-from mlimages.serving.problems import Handler, ProblemError
+from mlimages.serving.problems import ApiError, Handler
 from mlimages.serving.service import SERVICE_KEY
 from mlimages.serving.settings import ServerSettings
 
@@ -25,25 +25,25 @@ _PREFLIGHT_HEADERS = {
 
 
 def check_access(request: web.Request, settings: ServerSettings) -> None:
-    """Raise ProblemError unless the Host header is allowed and the request has the token, if one is required."""
+    """Raise ApiError unless the Host header is allowed and the request has the token, if one is required."""
     _check_host(request, settings.allowed_hosts)
-    if request.path not in PUBLIC_ROUTES and not has_token(request, settings.token):
+    if request.path not in PUBLIC_ROUTES and not has_valid_token(request, settings.token):
         headers = {"WWW-Authenticate": "Bearer"}
-        raise ProblemError(
+        raise ApiError(
             401, "unauthorized", "this server requires a token: send the header 'Authorization: Bearer TOKEN'", headers
         )
 
 
-def has_token(request: web.Request, token: str) -> bool:
+def has_valid_token(request: web.Request, token: str) -> bool:
     """Return whether the request has the server's token; True if the server requires none.
 
     Raises:
-        ProblemError: the Authorization header is not UTF-8.
+        ApiError: the Authorization header is not UTF-8.
     """
     try:
         request_token = request.headers.get(hdrs.AUTHORIZATION, "").removeprefix("Bearer ").encode()
     except UnicodeEncodeError as error:
-        raise ProblemError(400, "bad-request", "the Authorization header is not UTF-8") from error
+        raise ApiError(400, "bad-request", "the Authorization header is not UTF-8") from error
     return not token or hmac.compare_digest(request_token, token.encode())
 
 
@@ -60,7 +60,7 @@ def _check_host(request: web.Request, allowed_hosts: tuple[str, ...]) -> None:
     names = {"", "localhost", *(host.lower().rstrip(".") for host in allowed_hosts)}
     if "*" in names or name in names or name.endswith(".localhost") or _is_ip_address(name):
         return
-    raise ProblemError(
+    raise ApiError(
         421, "misdirected-request", f"this server does not accept the host name {name!r}: add it with --allowed-host"
     )
 

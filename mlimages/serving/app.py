@@ -46,7 +46,7 @@ def make_app(model: ModelSource, settings: ServerSettings | None = None) -> web.
     app = web.Application(middlewares=[add_cors_headers, _record_request, return_errors_as_json, _authorize_request])
     app[SERVICE_KEY] = Service(predictor, settings)
     app.cleanup_ctx.append(_close_engine)
-    app.on_response_prepare.append(_add_headers)
+    app.on_response_prepare.append(_add_default_headers)
     app.add_routes(handlers.routes)
     app.add_routes(inference_protocol.routes)
     return app
@@ -129,7 +129,7 @@ async def _record_request(request: web.Request, handler: Handler) -> web.StreamR
         service.on_request_end(request.protocol)
         duration_s = time.perf_counter() - begin
         service.metrics.count_request(resource.canonical if resource else "unknown", status)
-        service.metrics.record_stage("total", duration_s)
+        service.metrics.record_stage_duration("total", duration_s)
         if service.settings.access_log:
             log_request(request, status=status, size_bytes=size_bytes, duration_s=duration_s)
 
@@ -145,6 +145,6 @@ async def _authorize_request(request: web.Request, handler: Handler) -> web.Stre
     return response
 
 
-async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+async def _add_default_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Add headers to every response, including errors and responses to preflight requests."""
     response.headers.update({"X-Content-Type-Options": "nosniff", "Server": "mlimages"})

@@ -9,7 +9,7 @@ from typing import cast
 
 from aiohttp import BodyPartReader, MultipartReader, StreamReader, web
 
-from mlimages.serving.problems import ProblemError, make_too_large_error
+from mlimages.serving.problems import ApiError, make_too_large_error
 from mlimages.serving.settings import ServerSettings
 
 _MAX_PART_HEADER_BYTES = 2048
@@ -41,10 +41,10 @@ async def read_body(request: web.Request, settings: ServerSettings) -> bytes:
     """Return the whole body of a request.
 
     Raises:
-        ProblemError: the body is too large, arrives too slowly, or is compressed.
+        ApiError: the body is too large, arrives too slowly, or is compressed.
     """
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise ProblemError(
+        raise ApiError(
             415, "unsupported-media-type", "compressed bodies are not supported: send the body without Content-Encoding"
         )
     if (request.content_length or 0) > settings.max_bytes:
@@ -60,7 +60,7 @@ async def read_body(request: web.Request, settings: ServerSettings) -> bytes:
                     step = len(body) + _BYTES_PER_TIMEOUT
                     time_out.reschedule(loop.time() + settings.timeout_s)
     except TimeoutError as error:
-        raise ProblemError(408, "timeout", "the request was received too slowly", {"Connection": "close"}) from error
+        raise ApiError(408, "timeout", "the request was received too slowly", {"Connection": "close"}) from error
     return bytes(body)
 
 
@@ -68,19 +68,19 @@ async def read_uploads(request: web.Request, settings: ServerSettings) -> list[U
     """Return the image of a raw body, or the images of a multipart form (all parts with a file name).
 
     Raises:
-        ProblemError: the body is too large, has too many images, or is not a valid form.
+        ApiError: the body is too large, has too many images, or is not a valid form.
     """
     content_type = request.headers.get("Content-Type", "").lower()
     if content_type.startswith("application/json"):
         message = "send the image as the request body or as a file field of a form; only /v2 accepts JSON"
-        raise ProblemError(415, "unsupported-media-type", message)
+        raise ApiError(415, "unsupported-media-type", message)
     body = await read_body(request, settings)
     if not content_type.startswith("multipart/"):
         return [Upload("", body)]
     try:
         with warnings.catch_warnings(action="ignore"):  # aiohttp's warnings about invalid headers quote the client
             uploads = await _read_form(request, body, settings.max_images)
-    except ProblemError:
+    except ApiError:
         raise
     except Exception as error:  # aiohttp's reader raises errors of many kinds on invalid forms
         raise _make_form_error("a boundary or a part header is missing or invalid") from error
@@ -118,7 +118,7 @@ async def _read_form(request: web.Request, body: bytes, max_files: int) -> list[
         if len(uploads) == max_files:
             break
         uploads.append(Upload(part.filename, bytes(await part.read())))
-    raise ProblemError(413, "too-many-images", f"at most {max_files} images per request")
+    raise ApiError(413, "too-many-images", f"at most {max_files} images per request")
 
 
 class _FormPart(BodyPartReader):
@@ -153,5 +153,5 @@ class _BodyStream:
         return self.offset >= len(self.body)
 
 
-def _make_form_error(reason: str) -> ProblemError:
-    return ProblemError(400, "bad-request", f"the multipart form cannot be read: {reason}")
+def _make_form_error(reason: str) -> ApiError:
+    return ApiError(400, "bad-request", f"the multipart form cannot be read: {reason}")

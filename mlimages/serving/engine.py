@@ -33,7 +33,7 @@ class EngineResult:
     """The result for one image, and the seconds that the image spent in the queue."""
 
     timed_result: TimedResult
-    queue_s: float
+    queue_time_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Engine:
         """Add images to the queue, and return one future per image, whose result has at least `top` classes.
 
         Raises:
-            ProblemError: the queue cannot hold all images; none is added.
+            ApiError: the queue cannot hold all images; none is added.
         """
         if self.num_queued + len(images) > self._queue_size:
             raise make_busy_error()
@@ -87,7 +87,7 @@ class Engine:
         The thread is in use until the explanation is finished, even if the request is cancelled.
 
         Raises:
-            ProblemError: all threads are busy.
+            ApiError: all threads are busy.
         """
         if not self._free_explainers.acquire(blocking=False):
             raise make_busy_error()
@@ -104,7 +104,7 @@ class Engine:
         """Classify the next batch; do nothing if other threads have already taken all images of the queue."""
         batch = self._take_batch()
         if batch:
-            batch[0].future.get_loop().call_soon_threadsafe(_set_image_results, batch, self._predict_images(batch))
+            batch[0].future.get_loop().call_soon_threadsafe(_resolve_futures, batch, self._predict_images(batch))
 
     def _take_batch(self) -> list[_QueuedImage]:
         """Remove the next batch from the queue and return it; the longer the queue, the larger the batch.
@@ -132,7 +132,7 @@ class Engine:
         return [EngineResult(result, begin - item.queued_at_s) for item, result in zip(batch, results, strict=True)]
 
 
-def _set_image_results(batch: Sequence[_QueuedImage], results: Sequence[EngineResult | Exception]) -> None:
+def _resolve_futures(batch: Sequence[_QueuedImage], results: Sequence[EngineResult | Exception]) -> None:
     """Set the results of the images' futures; called in the event loop."""
     for item, result in zip(batch, results, strict=True):
         if item.future.done():  # the client disconnected
@@ -148,7 +148,7 @@ def is_batching_faster(predictor: Predictor) -> bool:
     prop = predictor.bundle.preprocessing.image
     image = np.zeros((prop.height, prop.width, prop.channels), np.uint8)
 
-    def measure_s_per_image(num_images: int) -> float:
+    def measure_seconds_per_image(num_images: int) -> float:
         seconds = []
         for _ in range(3):
             begin = time.perf_counter()
@@ -156,4 +156,4 @@ def is_batching_faster(predictor: Predictor) -> bool:
             seconds.append(time.perf_counter() - begin)
         return min(seconds) / num_images
 
-    return measure_s_per_image(MAX_BATCH_SIZE) < _MAX_BATCH_TIME_RATIO * measure_s_per_image(1)
+    return measure_seconds_per_image(MAX_BATCH_SIZE) < _MAX_BATCH_TIME_RATIO * measure_seconds_per_image(1)

@@ -16,11 +16,11 @@ from pydantic import BaseModel
 from mlimages.core import Prediction
 from mlimages.inference import Explanation
 from mlimages.serving import schemas
-from mlimages.serving.access import has_token
+from mlimages.serving.access import has_valid_token
 from mlimages.serving.bodies import read_uploads
 from mlimages.serving.openapi import DEFAULT_TOP, build_openapi_document
 from mlimages.serving.page import build_server_page
-from mlimages.serving.problems import ProblemError
+from mlimages.serving.problems import ApiError
 from mlimages.serving.service import SERVICE_KEY
 
 routes = web.RouteTableDef()
@@ -42,10 +42,10 @@ async def predict(request: web.Request) -> web.Response:
     uploads = await read_uploads(request, service.settings)
     bundle = service.bundle
     top = _parse_top(request, len(bundle.class_names))
-    service.metrics.record_stage("read", time.perf_counter() - begin)
+    service.metrics.record_stage_duration("read", time.perf_counter() - begin)
     results = await service.predict([upload.data for upload in uploads], top=top)
     first = results[0]
-    if isinstance(first, ProblemError) and all(isinstance(result, ProblemError) for result in results):
+    if isinstance(first, ApiError) and all(isinstance(result, ApiError) for result in results):
         raise first
     predictions = [
         _make_image_result(upload.name, result, top) for upload, result in zip(uploads, results, strict=True)
@@ -58,11 +58,11 @@ async def explain(request: web.Request) -> web.Response:
     """Return the explanation of the prediction for one image."""
     service = request.app[SERVICE_KEY]
     if not service.settings.explain:
-        raise ProblemError(403, "not-allowed", "explanations are disabled on this server (--no-explain)")
+        raise ApiError(403, "not-allowed", "explanations are disabled on this server (--no-explain)")
     _check_query_parameters(request)
     uploads = await read_uploads(request, service.settings)
     if len(uploads) > 1:
-        raise ProblemError(413, "too-many-images", "/explain accepts one image per request")
+        raise ApiError(413, "too-many-images", "/explain accepts one image per request")
     model = service.bundle.model
     explanation = await service.explain(uploads[0].data)
     response = schemas.Explanation(
@@ -88,7 +88,7 @@ async def get_health(request: web.Request) -> web.Response:
     """Return whether the service accepts requests, and details of the model unless a required token is missing."""
     service = request.app[SERVICE_KEY]
     status: Literal["ok", "stopping"] = "stopping" if service.is_stopping else "ok"
-    if not has_token(request, service.settings.token):
+    if not has_valid_token(request, service.settings.token):
         return _make_json_response(schemas.Health(status=status))
     bundle = service.bundle
     thresholds = {"thresholds": bundle.thresholds} if bundle.multi_label else {"threshold": bundle.unknown_below}
@@ -120,18 +120,18 @@ def _check_query_parameters(request: web.Request, *accepted_names: str) -> None:
     unknown = [name for name in request.query if name not in accepted_names]
     if unknown:
         accepts = f"accepts only {', '.join(accepted_names)}" if accepted_names else "accepts no query parameters"
-        raise ProblemError(400, "bad-request", f"unknown query parameter {unknown[0][:40]!r}: {request.path} {accepts}")
+        raise ApiError(400, "bad-request", f"unknown query parameter {unknown[0][:40]!r}: {request.path} {accepts}")
 
 
 def _parse_top(request: web.Request, num_classes: int) -> int:
     text = request.query.get("top", str(min(DEFAULT_TOP, num_classes)))
     if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= num_classes):
-        raise ProblemError(400, "bad-request", f"the query parameter top must be an integer from 1 to {num_classes}")
+        raise ApiError(400, "bad-request", f"the query parameter top must be an integer from 1 to {num_classes}")
     return int(text)
 
 
-def _make_image_result(name: str, result: Prediction | ProblemError, top: int) -> schemas.ImageResult:
-    if isinstance(result, ProblemError):
+def _make_image_result(name: str, result: Prediction | ApiError, top: int) -> schemas.ImageResult:
+    if isinstance(result, ApiError):
         return schemas.ImageResult(name=name, error=schemas.Problem(code=result.code, message=result.message))
     top_scores = [schemas.Score(**asdict(score)) for score in result.top[:top]]
     if result.labels is not None:

@@ -16,7 +16,7 @@ from mlimages.core import Prediction
 from mlimages.inference import INPUT, KNOWN, KNOWN_THRESHOLD, PREDICTION_SET_LEVEL, PROBABILITIES, OnnxBundle
 from mlimages.serving import schemas
 from mlimages.serving.bodies import read_body
-from mlimages.serving.problems import ProblemError
+from mlimages.serving.problems import ApiError
 from mlimages.serving.service import SERVICE_KEY, Service
 
 VERSION = "1"
@@ -57,7 +57,7 @@ async def get_model_metadata(request: web.Request) -> web.Response:
     service = _get_service(request)
     pixels = schemas.TensorMetadata(name=INPUT, datatype="UINT8", shape=[-1, -1, -1, 3])
     return _make_json_response(schemas.ModelMetadata(
-        name=service.name,
+        name=service.model_name,
         versions=[VERSION],
         platform="onnxruntime_onnx",
         inputs=[pixels],
@@ -69,7 +69,7 @@ async def get_model_metadata(request: web.Request) -> web.Response:
 @routes.get(f"{_MODEL_VERSION}/ready")
 async def get_model_readiness(request: web.Request) -> web.Response:
     """Return whether the model accepts requests."""
-    return _make_json_response(schemas.ModelReady(name=_get_service(request).name, ready=True))
+    return _make_json_response(schemas.ModelReady(name=_get_service(request).model_name, ready=True))
 
 
 @routes.post(f"{_MODEL}/infer")
@@ -81,20 +81,20 @@ async def infer(request: web.Request) -> web.Response:
     try:
         inference_request, images = await asyncio.to_thread(_parse_request, body, request.headers.get(_LENGTH_HEADER))
     except ValidationError as error:
-        raise ProblemError(400, "bad-request", f"not an inference request: {_get_first_message(error)}") from error
+        raise ApiError(400, "bad-request", f"not an inference request: {_get_first_message(error)}") from error
     except (ValueError, TypeError, OverflowError) as error:
-        raise ProblemError(400, "bad-request", f"not an inference request: {error}") from error
+        raise ApiError(400, "bad-request", f"not an inference request: {error}") from error
     if len(images) > service.settings.max_images:
-        raise ProblemError(413, "too-many-images", f"at most {service.settings.max_images} images per request")
+        raise ApiError(413, "too-many-images", f"at most {service.settings.max_images} images per request")
     bundle = service.bundle
     names = [output.name for output in _describe_outputs(bundle)]
     if missing := [output.name for output in inference_request.outputs if output.name not in names]:
-        raise ProblemError(
+        raise ApiError(
             400, "bad-request", f"this model has no output {missing[0]!r}; its outputs are {', '.join(names)}"
         )
     results = await service.predict(list(images), top=len(bundle.class_names))
     tensors = {name: array for name, array in _make_output_arrays(results, bundle).items() if name in names}
-    return _make_infer_response(service.name, bundle.class_names, inference_request, tensors)
+    return _make_infer_response(service.model_name, bundle.class_names, inference_request, tensors)
 
 
 def _describe_outputs(bundle: OnnxBundle) -> list[schemas.TensorMetadata]:
@@ -117,8 +117,8 @@ def _describe_outputs(bundle: OnnxBundle) -> list[schemas.TensorMetadata]:
 
 def _get_service(request: web.Request) -> Service:
     service = request.app[SERVICE_KEY]
-    if request.match_info["name"] != service.name or request.match_info.get("version", VERSION) != VERSION:
-        raise ProblemError(404, "not-found", f"model not found: this server has {service.name!r}, version {VERSION}")
+    if request.match_info["name"] != service.model_name or request.match_info.get("version", VERSION) != VERSION:
+        raise ApiError(404, "not-found", f"model not found: this server has {service.model_name!r}, version {VERSION}")
     return service
 
 
@@ -150,12 +150,12 @@ def _parse_pixels(data: object) -> NDArray[np.uint8]:
     return values.astype(np.uint8)
 
 
-def _make_output_arrays(results: list[Prediction | ProblemError], bundle: OnnxBundle) -> dict[str, NDArray[Any]]:
+def _make_output_arrays(results: list[Prediction | ApiError], bundle: OnnxBundle) -> dict[str, NDArray[Any]]:
     """Return the outputs by name, one row per image."""
     shape = len(results), len(bundle.class_names)
     probabilities, known, sets = np.zeros(shape, "<f4"), np.zeros(shape[0], "<f4"), np.zeros(shape, bool)
     for n, result in enumerate(results):
-        if isinstance(result, ProblemError):
+        if isinstance(result, ApiError):
             raise result
         known[n] = result.known_score or 0.0
         for score in result.top:

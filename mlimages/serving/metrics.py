@@ -42,11 +42,11 @@ class Metrics:
         """Count a finished request."""
         self._requests.labels(route, status).inc()
 
-    def count_image(self, result: str) -> None:
+    def count_image(self, result_code: str) -> None:
         """Count an image by its result: `ok` or an error code."""
-        self._images.labels(result).inc()
+        self._images.labels(result_code).inc()
 
-    def record_stage(self, stage: str, seconds: float) -> None:
+    def record_stage_duration(self, stage: str, seconds: float) -> None:
         """Record the duration in seconds of a stage of a request."""
         self._stages[stage].observe(seconds)
 

@@ -14,7 +14,7 @@ def read_asset(name: str) -> str:
 
 
 def build_page(
-    script: str, *, privacy_note: str, head_html: str = "", connect_sources: str = "", script_sources: str = ""
+    script: str, *, privacy_note: str, head_html: str = "", extra_connect_src: str = "", extra_script_src: str = ""
 ) -> tuple[str, str]:
     """Return the HTML of the page, and a Content-Security-Policy that allows only the page's own script and style.
 
@@ -22,14 +22,14 @@ def build_page(
         script: JavaScript to append to `page.js`.
         privacy_note: HTML that says where images are sent.
         head_html: HTML for the head, in which `POLICY` is replaced by the Content-Security-Policy.
-        connect_sources: additional sources of the policy's `connect-src`.
-        script_sources: additional sources of the policy's `script-src`.
+        extra_connect_src: additional sources of the policy's `connect-src`.
+        extra_script_src: additional sources of the policy's `script-src`.
     """
     style, script = f"\n{read_asset('page.css')}", f"\n{read_asset('page.js')}{script}"
     policy = (
-        f"default-src 'none'; script-src {_compute_csp_hash(script)} {script_sources}; "
+        f"default-src 'none'; script-src {_compute_csp_hash(script)} {extra_script_src}; "
         f"style-src {_compute_csp_hash(style)}; img-src 'self' blob: data:; "
-        f"connect-src 'self' {connect_sources}; base-uri 'none'; form-action 'none'"
+        f"connect-src 'self' {extra_connect_src}; base-uri 'none'; form-action 'none'"
     )
     page = read_asset("page.html")
     parts = {

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class ProblemError(Exception):
+class ApiError(Exception):
     """An HTTP error; programs may rely on `code`, but not on the wording of `message`."""
 
     def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
@@ -34,29 +34,29 @@ class ProblemError(Exception):
         return web.json_response(text=body.model_dump_json(), status=self.status, headers=headers)
 
 
-def make_internal_error() -> ProblemError:
+def make_internal_error() -> ApiError:
     """Return the error for a failure of the server; details are only logged."""
-    return ProblemError(500, "internal", "the server failed to process the request: see its log")
+    return ApiError(500, "internal", "the server failed to process the request: see its log")
 
 
-def make_timeout_error() -> ProblemError:
+def make_timeout_error() -> ApiError:
     """Return the error for a result that is not ready in time."""
-    return ProblemError(503, "timeout", "the result was not ready in time: try again later", {"Retry-After": "5"})
+    return ApiError(503, "timeout", "the result was not ready in time: try again later", {"Retry-After": "5"})
 
 
-def make_busy_error() -> ProblemError:
+def make_busy_error() -> ApiError:
     """Return the error for a full queue."""
-    return ProblemError(503, "busy", "too many images are waiting: try again in a second", {"Retry-After": "1"})
+    return ApiError(503, "busy", "too many images are waiting: try again in a second", {"Retry-After": "1"})
 
 
-def make_too_large_error(max_bytes: int) -> ProblemError:
+def make_too_large_error(max_bytes: int) -> ApiError:
     """Return the error for a body above the size limit; its response closes the connection."""
-    return ProblemError(413, "too-large", f"the request is larger than {max_bytes} bytes", {"Connection": "close"})
+    return ApiError(413, "too-large", f"the request is larger than {max_bytes} bytes", {"Connection": "close"})
 
 
-def make_http_error(status: int, reason: str, message: str) -> ProblemError:
+def make_http_error(status: int, reason: str, message: str) -> ApiError:
     """Return the error for a request that aiohttp rejects before it reaches the application."""
-    return ProblemError(status, _make_error_code(reason), f"the request is not valid HTTP: {message.strip()}")
+    return ApiError(status, _make_error_code(reason), f"the request is not valid HTTP: {message.strip()}")
 
 
 @web.middleware
@@ -64,14 +64,14 @@ async def return_errors_as_json(request: web.Request, handler: Handler) -> web.S
     """Convert every error to a JSON response without details of the server."""
     try:
         return await handler(request)
-    except ProblemError as problem:
+    except ApiError as problem:
         if problem.status == 422 and request.content_type == "application/x-www-form-urlencoded":
             problem.message += "; curl -d changes the bytes of a file: use -F file=@IMAGE instead"
         return problem.to_response(request.path)
     except web.HTTPException as error:
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
         message = f"{request.method} {request.path}: {error.reason}; see /openapi.json for all routes"
-        return ProblemError(error.status, _make_error_code(error.reason), message, headers).to_response(request.path)
+        return ApiError(error.status, _make_error_code(error.reason), message, headers).to_response(request.path)
     except ConnectionError:
         raise
     except Exception:  # a bug: respond with JSON here too, and log the traceback

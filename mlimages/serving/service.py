@@ -13,7 +13,7 @@ from mlimages.core import BrokenImage, Prediction
 from mlimages.inference import Explanation, OnnxBundle, Predictor
 from mlimages.serving.engine import Engine, EngineResult, ImageData
 from mlimages.serving.metrics import Metrics
-from mlimages.serving.problems import ProblemError, make_internal_error, make_timeout_error
+from mlimages.serving.problems import ApiError, make_internal_error, make_timeout_error
 from mlimages.serving.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ class Service:
     """State of a server, which serves one model.
 
     Attributes:
-        name: name of the model in the Open Inference Protocol.
+        model_name: name of the model in the Open Inference Protocol.
         settings: settings of the server.
         engine: runs the model; replaced by a reload.
         metrics: metrics since the start of the server.
@@ -33,7 +33,7 @@ class Service:
     """
 
     def __init__(self, predictor: Predictor, settings: ServerSettings) -> None:
-        self.name = re.sub(r"[^\w.-]", "_", predictor.bundle.path.stem)
+        self.model_name = re.sub(r"[^\w.-]", "_", predictor.bundle.path.stem)
         self.settings = settings
         self.engine = Engine(predictor, queue_size=settings.queue_size)
         self.metrics = Metrics(lambda: self.engine.num_queued)
@@ -68,21 +68,21 @@ class Service:
         previous = self.engine
         predictor = previous.predictor
         try:
-            self.engine = await asyncio.to_thread(_open_engine, predictor, self.settings.queue_size)
+            self.engine = await asyncio.to_thread(_reopen_engine, predictor, self.settings.queue_size)
         except Exception as error:  # keep the previous model, whatever is wrong with the new file
             logger.error("cannot reload the model, keeping the previous one: %s", error)
             return
         logger.info("reloaded %s", predictor.bundle.path)
         await asyncio.to_thread(previous.close)
 
-    async def predict(self, images: Sequence[ImageData], *, top: int) -> list[Prediction | ProblemError]:
+    async def predict(self, images: Sequence[ImageData], *, top: int) -> list[Prediction | ApiError]:
         """Return a prediction with at least `top` classes, or an error, for each image.
 
         The images are queued before the first `await`: a caller that has just read `bundle` gets the predictions of
         that model, even if it is reloaded meanwhile.
 
         Raises:
-            ProblemError: the queue is full, or the time-out expired.
+            ApiError: the queue is full, or the time-out expired.
         """
         futures = self.engine.submit(images, top=top)
         try:
@@ -90,16 +90,16 @@ class Service:
                 outcomes = await asyncio.gather(*futures, return_exceptions=True)
         except TimeoutError as error:
             raise make_timeout_error() from error
-        results = [self._make_result(outcome) for outcome in outcomes]
+        results = [self._make_prediction_or_error(outcome) for outcome in outcomes]
         for result in results:
-            self.metrics.count_image(result.code if isinstance(result, ProblemError) else "ok")
+            self.metrics.count_image(result.code if isinstance(result, ApiError) else "ok")
         return results
 
     async def explain(self, image: bytes) -> Explanation:
         """Return the explanation of the prediction for an encoded image.
 
         Raises:
-            ProblemError: the image cannot be decoded, no thread is free, or the time-out expired.
+            ApiError: the image cannot be decoded, no thread is free, or the time-out expired.
         """
         try:
             async with asyncio.timeout(self.settings.timeout_s):
@@ -107,24 +107,24 @@ class Service:
         except TimeoutError as error:
             raise make_timeout_error() from error
         if isinstance(explanation, BrokenImage):
-            raise ProblemError(422, explanation.fault, explanation.detail)
+            raise ApiError(422, explanation.fault, explanation.detail)
         return explanation
 
-    def _make_result(self, outcome: EngineResult | BaseException) -> Prediction | ProblemError:
+    def _make_prediction_or_error(self, outcome: EngineResult | BaseException) -> Prediction | ApiError:
         """Return the prediction or the error of an image, and record the duration of its stages."""
         if isinstance(outcome, BaseException):
             logger.error("cannot classify an image", exc_info=outcome)
             return make_internal_error()
         timed = outcome.timed_result
-        self.metrics.record_stage("queue", outcome.queue_s)
-        self.metrics.record_stage("decode", timed.decode_s)
-        self.metrics.record_stage("network", timed.inference_s)
+        self.metrics.record_stage_duration("queue", outcome.queue_time_s)
+        self.metrics.record_stage_duration("decode", timed.decode_s)
+        self.metrics.record_stage_duration("network", timed.inference_s)
         if isinstance(timed.result, BrokenImage):
-            return ProblemError(422, timed.result.fault, timed.result.detail)
+            return ApiError(422, timed.result.fault, timed.result.detail)
         return timed.result
 
 
-def _open_engine(predictor: Predictor, queue_size: int) -> Engine:
+def _reopen_engine(predictor: Predictor, queue_size: int) -> Engine:
     reloaded = Predictor(predictor.bundle.path, workers=predictor.workers, max_pixels=predictor.max_pixels)
     return Engine(reloaded, queue_size=queue_size)
 

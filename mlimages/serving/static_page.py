@@ -38,7 +38,7 @@ _CDN_INTEGRITY = {
 
 
 @dataclass(frozen=True, slots=True)
-class WebRuntime:
+class OrtWebFiles:
     """Files of onnxruntime-web that a page needs.
 
     Attributes:
@@ -61,7 +61,7 @@ class WebRuntime:
     origin: str = _CDN_URL
 
     @classmethod
-    def from_npm_package(cls, package: str | os.PathLike[str]) -> WebRuntime:
+    def from_npm_package(cls, package: str | os.PathLike[str]) -> OrtWebFiles:
         """Read the files of an installed npm package.
 
         Args:
@@ -88,7 +88,7 @@ class WebRuntime:
 
 
 def write_page(
-    bundle: OnnxBundle, folder: str | os.PathLike[str], *, runtime: WebRuntime | None = None, overwrite: bool = False
+    bundle: OnnxBundle, folder: str | os.PathLike[str], *, runtime: OrtWebFiles | None = None, overwrite: bool = False
 ) -> Path:
     """Write a static web page that runs an exported model in the browser.
 
@@ -111,15 +111,15 @@ def write_page(
     if not bundle.includes_preprocessing or external_data_path(bundle.path).exists():
         requirement = "include preprocessing" if not bundle.includes_preprocessing else "be smaller than 2 GB"
         raise InputError(f"{bundle.path} cannot run in a browser: the model must {requirement}")
-    runtime, folder = runtime or WebRuntime(), require_local_path(folder)
+    runtime, folder = runtime or OrtWebFiles(), require_local_path(folder)
     require_writable(runtime.list_page_files(folder), overwrite=overwrite)
-    for name, content in _build_contents(bundle, runtime).items():
+    for name, content in _build_page_files(bundle, runtime).items():
         with write_output(folder / name, overwrite=overwrite) as part:
             part.write_bytes(content)
     return folder / "index.html"
 
 
-def _build_contents(bundle: OnnxBundle, runtime: WebRuntime) -> dict[str, bytes]:
+def _build_page_files(bundle: OnnxBundle, runtime: OrtWebFiles) -> dict[str, bytes]:
     """Return the contents of all files by name, with the model first and the page last."""
     model = bundle.path.read_bytes()
     name = ", ".join(bundle.class_names)[:45]
@@ -133,7 +133,7 @@ def _build_contents(bundle: OnnxBundle, runtime: WebRuntime) -> dict[str, bytes]
     files = {
         "model.onnx": model,
         **runtime.files,
-        "model.json": _encode_json({**_make_script_metadata(bundle), "bytes": len(model)}),
+        "model.json": _encode_json({**_make_model_json(bundle), "bytes": len(model)}),
         "manifest.json": _encode_json(manifest),
         "icon.svg": read_asset("icon.svg").encode(),
     }
@@ -148,7 +148,7 @@ def _build_contents(bundle: OnnxBundle, runtime: WebRuntime) -> dict[str, bytes]
     }
 
 
-def _make_script_metadata(bundle: OnnxBundle) -> dict[str, object]:
+def _make_model_json(bundle: OnnxBundle) -> dict[str, object]:
     """Return the metadata that the page's script needs, and the constants that it shares with Python."""
     thresholds = bundle.prediction_sets.thresholds if bundle.prediction_sets else {}
     probe = dataclasses.asdict(bundle.parity_test_image)
@@ -168,7 +168,7 @@ def _make_script_metadata(bundle: OnnxBundle) -> dict[str, object]:
     }
 
 
-def _render_page(runtime: WebRuntime) -> str:
+def _render_page(runtime: OrtWebFiles) -> str:
     script = {"script": runtime.urls["ort.js"], "wasm": runtime.urls["ort.wasm"]}
     origin = runtime.origin
     loaded = f" onnxruntime-web {runtime.version} is loaded from {html.escape(origin)}." if origin else ""
@@ -183,8 +183,8 @@ def _render_page(runtime: WebRuntime) -> str:
         '<link rel="manifest" href="manifest.json">\n<link rel="icon" href="icon.svg">\n'
         f'<script type="module" src="{script["script"]}" integrity="{runtime.integrity["ort.js"]}" '
         'crossorigin="anonymous"></script>',
-        connect_sources=origin,
-        script_sources=f"'self' 'wasm-unsafe-eval' {origin}",
+        extra_connect_src=origin,
+        extra_script_src=f"'self' 'wasm-unsafe-eval' {origin}",
     )
     return page
 

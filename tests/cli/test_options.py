@@ -36,7 +36,7 @@ def app(values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     Path("labels.txt").touch()
     made = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 
-    @takes_options(FineTuneConfig, argument="labels", is_required=False)
+    @takes_options(FineTuneConfig, positional_field="labels", is_required=False)
     def run(settings: dict[str, Any], extra: bool = typer.Option(False, "--extra", help="Extra.")) -> None:
         values.update(settings, extra=extra)
 

@@ -10,7 +10,7 @@ import pytest
 
 from mlimages import InputError, LabelFile
 from mlimages.demo import run_demo
-from mlimages.demo.transfer import MethodAccuracies, describe_difference, format_bars
+from mlimages.demo.transfer import MethodAccuracies, describe_difference, format_accuracy_bars
 from tests.conftest import fork_server
 
 SMALLER = """
@@ -63,7 +63,7 @@ def test_both_ways_to_train_are_compared_seed_by_seed() -> None:
     assert describe_difference(scratch, transfer).startswith(
         "transfer minus scratch: -15.0 percentage points; higher for 0 of 3"
     )
-    first, _ = format_bars([transfer, scratch])
+    first, _ = format_accuracy_bars([transfer, scratch])
     assert first.split() == ["5", "transfer", "#" * 27, "75.0", "%", "(50.0", "to", "100.0", "%)"]
 
 

@@ -13,8 +13,8 @@ from mlimages import UrlList, gather
 from mlimages.cli.gather_summary import (
     _ADVICE_BY_REASON,
     _UNFINISHED_ADVICE,
-    _find_unfinished_advice,
-    explain_no_images,
+    _advise_on_unfinished_links,
+    explain_why_no_images,
     format_summary,
 )
 from mlimages.cli.main import app
@@ -153,9 +153,9 @@ def test_advice_about_failed_links_is_on_the_screen_once(reason: Reason, num_goo
         out=Path("out"), ok=num_good, duplicate=0, failed=3, near_duplicate=0, conflicting=0, changed=0, moved=0,
         unmoved=0, removed=0, open=num_open, fetched=3, reasons={str(reason): 3}, classes={}, hosts={}, seconds=1.0,
     )  # fmt: skip
-    screen = "\n".join(format_summary(summary, ends_with_error=not num_good))
+    screen = "\n".join(format_summary(summary, has_failed=not num_good))
     if not num_good:
-        screen += explain_no_images(summary)
+        screen += explain_why_no_images(summary)
     advice = [table[reason] for table in (_ADVICE_BY_REASON, _UNFINISHED_ADVICE) if reason in table]
     assert [screen.count(text) for text in advice] == [1]
     assert screen.count("--allow-private") == (reason is Reason.PRIVATE_ADDRESS)
@@ -173,7 +173,7 @@ def test_advice_about_failed_links_is_on_the_screen_once(reason: Reason, num_goo
 )  # fmt: skip
 def test_the_same_command_is_proposed_only_where_it_may_help(reasons: dict[str, int], remedies: list[str]) -> None:
     summary = SimpleNamespace(open=sum(reasons.values()), reasons=reasons)
-    assert _find_unfinished_advice(summary) == remedies  # type: ignore[arg-type]
+    assert _advise_on_unfinished_links(summary) == remedies  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("command", ["urls", "imagenet", "openverse", "inaturalist", "commons", "pexels"])

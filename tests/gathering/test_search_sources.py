@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mlimages.cli import gather_search
-from mlimages.cli.gather_search import count_down
+from mlimages.cli.gather_search import show_countdown
 from mlimages.cli.main import app
 from mlimages.core import GatherError, InputError, cache_dir
 from mlimages.gathering import Commons, GatherOptions, ImageNet, INaturalist, Openverse, Pexels, Source, read_manifest
@@ -388,7 +388,7 @@ def test_a_wait_is_told_and_counted_down_at_a_terminal(monkeypatch: pytest.Monke
     monkeypatch.setattr(sys, "stderr", Terminal())
     clock = iter([0.0, 3399.99, 3400.0])
     monkeypatch.setattr(gather_search, "time", SimpleNamespace(monotonic=clock.__next__))
-    asyncio.run(count_down(3400.0, "Pexels: 200 requests an hour are allowed; waiting 57 minutes"))
+    asyncio.run(show_countdown(3400.0, "Pexels: 200 requests an hour are allowed; waiting 57 minutes"))
     told, *counted = sys.stderr.getvalue().splitlines()  # type: ignore[attr-defined]
     assert told == (
         "mlimages: Pexels: 200 requests an hour are allowed; waiting 57 minutes "

@@ -38,7 +38,7 @@ from mlimages.inference import (
 from mlimages.serving import ServerSettings, inference_protocol, schemas
 from mlimages.serving.access_log import InvalidRequestFilter, http_logger
 from mlimages.serving.bodies import read_uploads
-from mlimages.serving.problems import ProblemError
+from mlimages.serving.problems import ApiError
 from mlimages.serving.service import SERVICE_KEY
 from tests.deploying import made_image
 from tests.serving.apps import Payload, Reply, Served, bomb, encoded, form
@@ -253,7 +253,7 @@ PIECES = [
 def test_no_form_fails_the_server(parts: list[bytes], subtype: str) -> None:
     headers = {"Content-Type": f"multipart/{subtype}; boundary=x"}
     request = make_mocked_request("POST", "/predict", headers, payload=Payload(b"".join(parts)))
-    with contextlib.suppress(ProblemError):  # any other exception is a fault
+    with contextlib.suppress(ApiError):  # any other exception is a fault
         asyncio.run(read_uploads(request, ServerSettings()))
 
 
@@ -267,7 +267,7 @@ def test_a_small_form_costs_little_time(head: bytes, repeated: bytes) -> None:
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
     request = make_mocked_request("POST", "/predict", headers, payload=Payload(body))
     begin = time.process_time()
-    with contextlib.suppress(ProblemError):
+    with contextlib.suppress(ApiError):
         asyncio.run(read_uploads(request, ServerSettings()))
     assert time.process_time() - begin < 0.5
 
@@ -714,8 +714,8 @@ def test_the_arrays_of_the_outputs_are_those_of_the_predictions(bundle: OnnxBund
         "known": ("<f4", [0.5, 0.0]),
         "prediction_set": ("|b1", [[False, True, False], [False, False, False]]),
     }
-    with pytest.raises(ProblemError, match="broken"):
-        inference_protocol._make_output_arrays([*results, ProblemError(422, "corrupt", "broken")], bundle)
+    with pytest.raises(ApiError, match="broken"):
+        inference_protocol._make_output_arrays([*results, ApiError(422, "corrupt", "broken")], bundle)
 
 
 @pytest.mark.parametrize(

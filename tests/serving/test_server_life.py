@@ -214,7 +214,7 @@ class ServerLife(RuleBasedStateMachine):
         """A file that comes while another is read is served in the end."""
 
         opened, replaced = threading.Event(), threading.Event()
-        open_engine = service_module._open_engine
+        open_engine = service_module._reopen_engine
 
         def held(*args: Any) -> Any:
             try:
@@ -233,7 +233,7 @@ class ServerLife(RuleBasedStateMachine):
             await self.service._reloading
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(service_module, "_open_engine", held)
+            patch.setattr(service_module, "_reopen_engine", held)
             self.wait(reloaded())
         self.model = content
 

@@ -21,7 +21,7 @@ from mlimages import images
 from mlimages.core import ClassScore, ImageProperty, InputError, Prediction, write_output
 from mlimages.inference import Explanation, OnnxBundle, Predictor, explain, softmax, to_graph_input
 from mlimages.inference.predictor import OutputRow
-from mlimages.serving import WebRuntime, write_page
+from mlimages.serving import OrtWebFiles, write_page
 from tests.browser import OpenPage, Page
 from tests.deploying import made_image
 from tests.serving.test_server_page import choose, wait_for
@@ -60,14 +60,14 @@ class Site:
     folder: Path
     bundle: OnnxBundle
     predictor: Predictor
-    runtime: WebRuntime
+    runtime: OrtWebFiles
 
 
 @pytest.fixture(scope="module")
 def site(cnn_bundle: OnnxBundle, tmp_path_factory: pytest.TempPathFactory) -> Site:
     folder, bundle = tmp_path_factory.mktemp("page"), replace(cnn_bundle, class_names=NAMES)
     if INSTALLED.exists():
-        return Site(folder, bundle, Predictor(bundle), WebRuntime.from_npm_package(INSTALLED))
+        return Site(folder, bundle, Predictor(bundle), OrtWebFiles.from_npm_package(INSTALLED))
     package = folder / "package"
     (package / "dist").mkdir(parents=True)
     (package / "package.json").write_text('{"version": "1.0"}')
@@ -75,7 +75,7 @@ def site(cnn_bundle: OnnxBundle, tmp_path_factory: pytest.TempPathFactory) -> Si
     (package / "dist/ort-wasm-simd-threaded.wasm").write_bytes(b"\0asm")
     probe = np.frombuffer(bundle.parity_test_image.pixels, np.uint8).reshape(-1, 3).mean(axis=0) * 5
     stood_in = replace(bundle, parity_test_image=replace(bundle.parity_test_image, logits=tuple(probe.tolist())))
-    return Site(folder, stood_in, StandInPredictor(bundle), WebRuntime.from_npm_package(package))
+    return Site(folder, stood_in, StandInPredictor(bundle), OrtWebFiles.from_npm_package(package))
 
 
 class Host(http.server.ThreadingHTTPServer):
@@ -214,7 +214,7 @@ def test_the_pages_list_all_labels_above_their_thresholds(
 
 
 def test_a_page_that_cannot_work_says_why(site: Site, open_page: OpenPage) -> None:
-    other = {**site.runtime.integrity, "ort.wasm": WebRuntime().integrity["ort.js"]}
+    other = {**site.runtime.integrity, "ort.wasm": OrtWebFiles().integrity["ort.js"]}
     write_page(site.bundle, site.folder / "damaged/site", runtime=replace(site.runtime, integrity=other))
     opened = open_page(site.folder / "damaged/site/index.html")
     assert "for example: python3 -m http.server" in opened.evaluate("document.getElementById('status').textContent")
@@ -229,7 +229,7 @@ def test_files_that_cannot_run_in_a_page_and_files_of_a_person_are_refused(site:
     with pytest.raises(InputError, match="preprocessing"):
         write_page(replace(site.bundle, includes_preprocessing=False), tmp_path, runtime=site.runtime)
     with pytest.raises(InputError, match="npm install onnxruntime-web"):
-        WebRuntime.from_npm_package(tmp_path)
+        OrtWebFiles.from_npm_package(tmp_path)
     (tmp_path / "index.html").write_text("mine")
     with pytest.raises(InputError, match="not written by mlimages"):
         write_page(site.bundle, tmp_path, runtime=site.runtime)

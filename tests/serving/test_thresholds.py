@@ -16,7 +16,7 @@ from mlimages.serving import ServerSettings
 from mlimages.serving.bodies import read_uploads
 from mlimages.serving.connections import ConnectionLimiter
 from mlimages.serving.engine import Engine
-from mlimages.serving.problems import ProblemError
+from mlimages.serving.problems import ApiError
 from mlimages.serving.service import Service
 from tests.gathering.test_interleaving import VirtualTime
 from tests.serving.apps import Payload, encoded, form
@@ -47,7 +47,7 @@ def status_of(work: Coroutine[Any, Any, object]) -> int:
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
         try:
             runner.run(work)
-        except ProblemError as problem:
+        except ApiError as problem:
             return problem.status
     return 200
 
@@ -138,7 +138,7 @@ def test_the_limit_of_the_queue(cnn_bundle: OnnxBundle, room: int, is_busy: bool
             engine.close()
 
     if is_busy:
-        with pytest.raises(ProblemError, match="too many images"):
+        with pytest.raises(ApiError, match="too many images"):
             asyncio.run(submit())
     else:
         asyncio.run(submit())
