@@ -5,7 +5,7 @@ from .embedding import embedder as embedder
 from .feature_maps import draw_layer as draw_layer
 from .feature_table import FeatureTable as FeatureTable
 from .feature_table import extract_features as extract_features
-from .features import FrozenFeatures as FrozenFeatures
+from .features import FeatureSource as FeatureSource
 from .finetune import Callback as Callback
 from .finetune import fine_tune as fine_tune
 from .finish import FineTuneResult as FineTuneResult

@@ -13,9 +13,9 @@ from torch import Tensor
 from mlimages.core import Progress, format_percent
 from mlimages.networks import unflatten_features
 from mlimages.training import distributed
-from mlimages.training.computation import MAX_PRECISION_CHECK_IMAGES, Computation
-from mlimages.training.features import FrozenFeatures, select_own_indices
-from mlimages.training.frozen_runtime import ConversionError
+from mlimages.training.compute_backend import MAX_PRECISION_CHECK_IMAGES, ComputeBackend
+from mlimages.training.feature_extractor import ConversionError
+from mlimages.training.features import FeatureSource, select_own_indices
 from mlimages.training.head import fit_ridge
 from mlimages.training.image_set import ImageSet
 
@@ -31,8 +31,8 @@ the images, or for all but this many images."""
 
 
 def cache_features(
-    create_features: Callable[[Computation], FrozenFeatures],
-    computation: Computation,
+    create_features: Callable[[ComputeBackend], FeatureSource],
+    backend: ComputeBackend,
     *,
     is_resumed: bool,
     train_set: ImageSet,
@@ -40,7 +40,7 @@ def cache_features(
     val_set: ImageSet,
     cache_bytes: int,
     progress: Progress,
-) -> tuple[FrozenFeatures | None, Computation]:
+) -> tuple[FeatureSource | None, ComputeBackend]:
     """Compute and cache the frozen features of the training and validation images.
 
     If OpenVINO cannot convert the network, PyTorch computes the features in float32. If the bfloat16 features of a new
@@ -48,7 +48,7 @@ def cache_features(
 
     Args:
         create_features: creates the source of features for a library and precision.
-        computation: library and precision to try first.
+        backend: library and precision to try first.
         is_resumed: whether the run is resumed; its precision is then not checked again.
         train_set: the training set.
         num_views: number of fixed augmented views of each training image.
@@ -60,15 +60,15 @@ def cache_features(
         The features, or None if they do not fit into the cache; and the library and precision that computed them.
     """
     while True:
-        features, fallback, problem = None, replace(computation, library="torch", frozen_precision="fp32"), ""
+        features, fallback, problem = None, replace(backend, library="torch", frozen_precision="fp32"), ""
         try:
-            features = create_features(computation)
+            features = create_features(backend)
             if not features.fits_in_cache(len(train_set) * num_views + len(val_set), cache_bytes):
                 return None, fallback
             features.compute_missing_features(val_set, 1, cache_bytes=cache_bytes, progress=progress)
-            if computation.frozen_precision == "bf16" and not is_resumed and distributed.is_main_process():
-                problem = _find_precision_problem(features, computation, val_set, progress)
-                fallback = replace(computation, frozen_precision="fp32")
+            if backend.frozen_precision == "bf16" and not is_resumed and distributed.is_main_process():
+                problem = _find_precision_problem(features, backend, val_set, progress)
+                fallback = replace(backend, frozen_precision="fp32")
             if not problem:
                 features.compute_missing_features(train_set, num_views, cache_bytes=cache_bytes, progress=progress)
         except ConversionError as error:
@@ -77,14 +77,14 @@ def cache_features(
         if not found:
             if features:
                 features.close()
-            return features, computation
+            return features, backend
         problem, fallback = found[0]
-        logger.warning("the frozen layers run with %s instead of %s: %s", fallback, computation, problem)
-        computation = fallback
+        logger.warning("the frozen layers run with %s instead of %s: %s", fallback, backend, problem)
+        backend = fallback
 
 
 def _find_precision_problem(
-    features: FrozenFeatures, computation: Computation, val_set: ImageSet, progress: Progress
+    features: FeatureSource, backend: ComputeBackend, val_set: ImageSet, progress: Progress
 ) -> str:
     """Compare features of validation images in both precisions; return a message if they differ too much, else ""."""
     own = select_own_indices(range(len(val_set)))
@@ -98,7 +98,7 @@ def _find_precision_problem(
         difference = float(np.sqrt(squares[0] / max(squares[1], 1e-30)))
         if not difference <= MAX_RELATIVE_DIFFERENCE:
             progress.close()
-            return f"features in {computation.frozen_precision} differ by {format_percent(difference)} from fp32"
+            return f"features in {backend.frozen_precision} differ by {format_percent(difference)} from fp32"
         for rows, kept in zip(parts, pooled, strict=True):
             kept.append(_pool_features(rows, features.shapes))
     progress.close()
@@ -109,12 +109,12 @@ def _find_precision_problem(
     exact, rounded = (fit_ridge(torch.cat(rows).numpy(), targets, classes).loo_probabilities for rows in pooled)
     same = int((exact.argmax(axis=1) == rounded.argmax(axis=1)).sum())
     text = (
-        f"features in {computation.frozen_precision} differ by {format_percent(difference)} from fp32, and closed-form "
+        f"features in {backend.frozen_precision} differ by {format_percent(difference)} from fp32, and closed-form "
         f"heads fitted in both precisions predict the same class for {same} of {len(labels)} validation images"
     )
     if len(labels) - same > max(MAX_DISAGREEMENTS, (1 - MIN_AGREEMENT) * len(labels)):
         return text
-    logger.info("%s: %s", computation, text)
+    logger.info("%s: %s", backend, text)
     return ""
 
 

@@ -25,8 +25,8 @@ from mlimages.networks import (
 )
 from mlimages.training import distributed
 from mlimages.training.array_store import ArrayStore
-from mlimages.training.computation import Computation, Precision
-from mlimages.training.frozen_runtime import FrozenRuntime
+from mlimages.training.compute_backend import ComputeBackend, Precision
+from mlimages.training.feature_extractor import FrozenFeatureExtractor
 from mlimages.training.image_set import ChooseView, ImageSet, choose_original_view, split_into_chunks
 
 logger = logging.getLogger(__name__)
@@ -172,7 +172,7 @@ def make_feature_cache_key(
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode() + mean).hexdigest()[:32]
 
 
-class FrozenFeatures:
+class FeatureSource:
     """Batches of frozen features: outputs of the frozen part, computed once per image and view, and cached on disk.
 
     Rows are stored by the image's digest and view in a folder named by `make_feature_cache_key`. Features of the
@@ -181,7 +181,7 @@ class FrozenFeatures:
     Args:
         model: the network with its metadata.
         split: the network, split into a frozen and a trainable part.
-        computation: library and precision.
+        backend: library and precision.
         normalize: maps pixels to the network's input.
         frozen_digest: SHA-256 of the frozen weights.
         preprocessing: preprocessing of the images.
@@ -194,7 +194,7 @@ class FrozenFeatures:
         self,
         model: Model,
         split: NetworkParts,
-        computation: Computation,
+        backend: ComputeBackend,
         *,
         normalize: Normalize,
         frozen_digest: str,
@@ -205,8 +205,8 @@ class FrozenFeatures:
     ) -> None:
         self._batch_size = choose_frozen_batch_size(gmacs)
         self._split, self._normalize, self._device, self.shapes = split, normalize, device, split.feature_shapes
-        self._precision, self._validation = computation.frozen_precision, validation
-        self._runtime = FrozenRuntime(split.lower_part, computation.library, device)
+        self._precision, self._validation = backend.frozen_precision, validation
+        self._extractor = FrozenFeatureExtractor(split.lower_part, backend.library, device)
         width = sum(int(np.prod(shape)) for shape in split.feature_shapes)
 
         def open_store(precision: Precision) -> ArrayStore:
@@ -216,7 +216,7 @@ class FrozenFeatures:
                 layers=[split.feature_names, split.feature_shapes],
                 weights_digest=frozen_digest,
                 preprocessing=preprocessing,
-                precision=self._runtime.make_cache_key(precision),
+                precision=self._extractor.make_cache_key(precision),
             )
             return ArrayStore(cache_dir("features") / key, (width,), np.float32)
 
@@ -268,7 +268,7 @@ class FrozenFeatures:
 
     def close(self) -> None:
         """Free the network that computes the features."""
-        self._runtime.close()
+        self._extractor.close()
 
     def _choose_precision(self, images: ImageSet) -> Precision:
         return "fp32" if images is self._validation else self._precision
@@ -308,7 +308,7 @@ class FrozenFeatures:
         """Return the frozen features, float32 `(N, D)`, of pixels `(N, H, W, C)`."""
         with torch.inference_mode():
             x = self._normalize(pixels.to(self._device))  # (N, C, H, W)
-            return flatten_features(self._runtime(x, precision)).cpu().numpy()  # (N, D)
+            return flatten_features(self._extractor(x, precision)).cpu().numpy()  # (N, D)
 
     def _find_uncached_views(self, images: ImageSet, num_views: int) -> list[tuple[int, int]]:
         """Return the image index and view number of the views that this process must compute, without duplicates."""

@@ -197,7 +197,7 @@ def _make_initial_state(job: TrainingJob) -> TrainingState:
         return TrainingState(frozen_digest=job.frozen_digest)
     job.model.zero_other_heads()
     metrics = validate(job.network, job.source, job.val_set, objective).metrics
-    is_rounded = job.computation.frozen_precision != "fp32"
+    is_rounded = job.backend.frozen_precision != "fp32"
     left_out = objective.compute_score(torch.from_numpy(loo_probabilities), torch.from_numpy(train.labels))
     score_name = objective.inference_task.score_name
     logger.info(

@@ -32,7 +32,7 @@ from mlimages.reports import RunFiles, read_run, read_settings
 from mlimages.training import distributed
 from mlimages.training.config import FineTuneConfig
 from mlimages.training.image_set import DecodableImage
-from mlimages.training.run import read_computation
+from mlimages.training.run import read_backend
 
 logger = logging.getLogger(__name__)
 
@@ -99,8 +99,8 @@ def read_inputs(config: FineTuneConfig, files: RunFiles, custom_network: CustomN
         ModelError: the network cannot be built or frozen.
     """
     is_resumed = files.state.exists()
-    computation = read_computation(files) if is_resumed else None
-    if computation and computation.library == "openvino" and not find_spec("openvino"):
+    backend = read_backend(files) if is_resumed else None
+    if backend and backend.library == "openvino" and not find_spec("openvino"):
         raise MissingExtraError("resuming a run that uses OpenVINO", "train")
     labels = _read_run_labels(files) if is_resumed else read_label_files(config)
     distributed.require_same("label files and run folder", (is_resumed, labels.train, labels.val))

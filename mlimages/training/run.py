@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mlimages.core import InputError, Preprocessing, RunError, format_command, require_local_path, write_text
 from mlimages.reports import RUN_VERSION, RunFiles, read_settings
-from mlimages.training.computation import Computation
+from mlimages.training.compute_backend import ComputeBackend
 from mlimages.training.config import FineTuneConfig
 
 
@@ -111,7 +111,7 @@ def write_settings(
     config: FineTuneConfig,
     preprocessing: Preprocessing,
     *,
-    computation: Computation | None = None,
+    backend: ComputeBackend | None = None,
     multi_label: bool = False,
 ) -> None:
     """Write `config.json`: settings, default values of this version, preprocessing, library and precision."""
@@ -121,7 +121,7 @@ def write_settings(
         "config": json.loads(config.to_json()),
         "defaults": {name: value for name, value in defaults.items() if name not in ("labels", "out")},
         "preprocessing": asdict(preprocessing),
-        "computation": computation.to_dict() if computation else None,
+        "computation": backend.to_dict() if backend else None,
         **({"multi_label": True} if multi_label else {}),
     }
     write_text(files.config, json.dumps(values, indent=1) + "\n")
@@ -138,7 +138,7 @@ def write_metrics(files: RunFiles, history: Sequence[EpochMetrics]) -> None:
     write_text(files.metrics, text.getvalue())
 
 
-def read_computation(files: RunFiles) -> Computation | None:
+def read_backend(files: RunFiles) -> ComputeBackend | None:
     """Read the library and precision of a run from `config.json`; return None if they are not chosen yet.
 
     Raises:
@@ -146,7 +146,7 @@ def read_computation(files: RunFiles) -> Computation | None:
     """
     values = read_settings(files).get("computation")
     try:
-        return Computation.from_dict(values) if values else None
+        return ComputeBackend.from_dict(values) if values else None
     except (TypeError, ValueError) as error:
         raise RunError(
             f"{files.config}: invalid library or precision {json.dumps(values)}: restore the file, "

@@ -35,14 +35,14 @@ from mlimages.networks import (
 from mlimages.reports import RunFiles, read_settings
 from mlimages.training import distributed
 from mlimages.training.augmentation import Augmenter
-from mlimages.training.computation import Computation, Workload, choose_computation, count_gmacs
+from mlimages.training.compute_backend import ComputeBackend, Workload, choose_backend, count_gmacs
 from mlimages.training.config import FineTuneConfig
 from mlimages.training.feature_cache import cache_features
-from mlimages.training.features import BatchSource, FrozenFeatures, PixelSource
+from mlimages.training.features import BatchSource, FeatureSource, PixelSource
 from mlimages.training.image_set import ImageSet, split_into_chunks
 from mlimages.training.inputs import RunInputs
 from mlimages.training.objective import Objective, make_objective
-from mlimages.training.run import read_computation, write_settings
+from mlimages.training.run import read_backend, write_settings
 from mlimages.training.run_images import RunImages
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class TrainingJob:
         val_set: validation set.
         num_views: number of fixed augmented views per image; 0 draws new views in each epoch.
         broken_images: images that could not be decoded.
-        computation: library and precision.
+        backend: library and precision.
         objective: loss function and score.
     """
 
@@ -85,7 +85,7 @@ class TrainingJob:
     val_set: ImageSet
     num_views: int
     broken_images: tuple[BrokenImage, ...]
-    computation: Computation
+    backend: ComputeBackend
     objective: Objective
 
     @property
@@ -111,7 +111,7 @@ class TrainingJob:
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context for the precision of the trained part: autocast to bfloat16, or none."""
-        is_rounded = self.computation.trained_precision == "bf16"
+        is_rounded = self.backend.trained_precision == "bf16"
         return torch.autocast(self.device.type, torch.bfloat16) if is_rounded else nullcontext()
 
 
@@ -138,7 +138,7 @@ def _update_num_epochs(config: FineTuneConfig, files: RunFiles) -> None:
         files.result.unlink(missing_ok=True)
         preprocessing = Preprocessing.from_dict(settings["preprocessing"])
         is_multi = settings.get("multi_label", False)
-        write_settings(files, config, preprocessing, computation=read_computation(files), multi_label=is_multi)
+        write_settings(files, config, preprocessing, backend=read_backend(files), multi_label=is_multi)
 
 
 def _write_run_folder(config: FineTuneConfig, files: RunFiles, inputs: RunInputs, images: RunImages) -> None:
@@ -224,32 +224,32 @@ def build_training_job(
     source: BatchSource = PixelSource(network, normalize, device)
     split = split_network(network, frozen, example) if config.cache else None
     gmacs = count_gmacs(split.lower_part, example) if split else 0.0
-    work, computation = None, read_computation(files)
+    work, backend = None, read_backend(files)
     if split and not inputs.is_resumed:  # a resumed run of an earlier version keeps to PyTorch
         work = Workload(model.name, gmacs, len(train) * views, len(val))
-    if computation is None:
-        computation = choose_computation(work, config.precision, device=device, is_frozen=bool(digest))
-    computation = distributed.broadcast(computation)
-    if "bf16" in (computation.frozen_precision, computation.trained_precision) and not has_fast_bf16(device):
+    if backend is None:
+        backend = choose_backend(work, config.precision, device=device, is_frozen=bool(digest))
+    backend = distributed.broadcast(backend)
+    if "bf16" in (backend.frozen_precision, backend.trained_precision) and not has_fast_bf16(device):
         logger.warning(
             "this run was started in bfloat16, which is slow on this processor: start a new run to use float32"
         )
     if split:
         create_features = partial(
-            FrozenFeatures, model, split, normalize=normalize, frozen_digest=digest, preprocessing=preprocessing,
+            FeatureSource, model, split, normalize=normalize, frozen_digest=digest, preprocessing=preprocessing,
             device=device, validation=val, gmacs=gmacs,
         )  # fmt: skip
-        features, computation = cache_features(
-            create_features, computation, is_resumed=inputs.is_resumed, train_set=train, num_views=views, val_set=val,
+        features, backend = cache_features(
+            create_features, backend, is_resumed=inputs.is_resumed, train_set=train, num_views=views, val_set=val,
             cache_bytes=config.cache_bytes, progress=progress,
         )  # fmt: skip
         source = features or source
     if distributed.is_main_process() and not inputs.is_resumed:
         is_multi = inputs.labels.is_multi_label
-        write_settings(files, config, preprocessing, computation=computation, multi_label=is_multi)
+        write_settings(files, config, preprocessing, backend=backend, multi_label=is_multi)
     return TrainingJob(
         config, files, model, inputs.model, frozen, digest, names, source, train, val, views, images.broken_images,
-        computation, make_objective(config, train.labels, len(names), device),
+        backend, make_objective(config, train.labels, len(names), device),
     )  # fmt: skip
 
 

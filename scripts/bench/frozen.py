@@ -1,7 +1,7 @@
 """CPU time of the frozen part on one core: PyTorch and OpenVINO in float32 and bfloat16, ONNX Runtime in float32.
 
 Random weights; medians of interleaved rounds. The columns of PyTorch and OpenVINO are the table in
-mlimages/training/computation.py.
+mlimages/training/compute_backend.py.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import onnxruntime as ort
 import torch
 
 from mlimages.networks import build_model, freeze, split_network
-from mlimages.training.computation import CPU_COSTS
-from mlimages.training.frozen_runtime import FrozenRuntime
+from mlimages.training.compute_backend import CPU_TIMES
+from mlimages.training.feature_extractor import FrozenFeatureExtractor
 
 Run = Callable[[torch.Tensor], object]
 
@@ -54,8 +54,8 @@ def measure(name: str, *, images: int, rounds: int) -> dict[str, float]:
     conversion = 0.0
     for library in ("torch", "openvino"):
         for precision in ("fp32", "bf16"):
-            runtime = FrozenRuntime(split.lower_part, library, torch.device("cpu"))  # type: ignore[arg-type]
-            run = lambda x, runtime=runtime, precision=precision: runtime(x, precision)  # noqa: E731
+            extractor = FrozenFeatureExtractor(split.lower_part, library, torch.device("cpu"))  # type: ignore[arg-type]
+            run = lambda x, extractor=extractor, precision=precision: extractor(x, precision)  # noqa: E731
             _, first = cpu_s(lambda run=run: run(x[:1]))
             runs[f"{library} {precision}"] = run
             if library == "openvino":
@@ -77,7 +77,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # OpenVINO and torch.onnx use deprecated parts of torch
-    names = ["lenet5"] if asked.tiny else [name for name in CPU_COSTS if asked.only in name]
+    names = ["lenet5"] if asked.tiny else [name for name in CPU_TIMES if asked.only in name]
     with torch.inference_mode():
         for name in names:
             values = measure(name, images=2 if asked.tiny else asked.images, rounds=2 if asked.tiny else asked.rounds)

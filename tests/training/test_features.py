@@ -23,9 +23,9 @@ from mlimages.reports import RunFiles
 from mlimages.training import FineTuneConfig, fine_tune, probe_layers, read_config
 from mlimages.training.array_store import ArrayStore
 from mlimages.training.checkpoints import load_state
-from mlimages.training.computation import Computation, Workload, choose_computation, count_gmacs
+from mlimages.training.compute_backend import ComputeBackend, Workload, choose_backend, count_gmacs
+from mlimages.training.feature_extractor import ConversionError, FrozenFeatureExtractor
 from mlimages.training.features import make_feature_cache_key
-from mlimages.training.frozen_runtime import ConversionError, FrozenRuntime
 from tests.training.conftest import config_for
 
 KEYS = [bytes([n]) * 32 for n in range(6)]
@@ -59,7 +59,9 @@ def test_a_large_network_computes_fewer_images_at_once(
 ) -> None:
     monkeypatch.setenv("MLIMAGES_CACHE", str(tmp_path))
     monkeypatch.setattr("mlimages.training.features.MAX_FROZEN_BATCH_GMACS", max_gmacs)
-    with mock.patch.object(FrozenRuntime, "__call__", autospec=True, side_effect=FrozenRuntime.__call__) as run:
+    with mock.patch.object(
+        FrozenFeatureExtractor, "__call__", autospec=True, side_effect=FrozenFeatureExtractor.__call__
+    ) as run:
         fine_tune(replace(frozen_config(colours, pretrained), out=tmp_path / "run"), export=False)
     assert max(len(call.args[1]) for call in run.call_args_list) == batch_size
 
@@ -227,9 +229,9 @@ def test_openvino_gives_what_the_frozen_part_gives() -> None:
     x = torch.rand(3, *model.preprocessing.image.shape)
     halves = split_network(model.network, freeze(model, "head"), x)
     assert halves is not None
-    run = FrozenRuntime(halves.lower_part, "openvino", torch.device("cpu"))
+    run = FrozenFeatureExtractor(halves.lower_part, "openvino", torch.device("cpu"))
     with pytest.raises(ConversionError, match="only on CPUs"):  # a run that is continued on another device
-        FrozenRuntime(halves.lower_part, "openvino", torch.device("meta"))(x, "fp32")
+        FrozenFeatureExtractor(halves.lower_part, "openvino", torch.device("meta"))(x, "fp32")
     with torch.inference_mode():
         run(x[:2], "fp32")  # batches may have any size
         (want,) = halves.lower_part(x)
@@ -246,12 +248,12 @@ import socket, sys, torch
 def refuse(*args, **options): raise SystemExit("a socket was opened")
 
 socket.socket.__init__ = socket.getaddrinfo = socket.create_connection = refuse
-from mlimages.training.frozen_runtime import FrozenRuntime
+from mlimages.training.feature_extractor import FrozenFeatureExtractor
 network = torch.fx.symbolic_trace(torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3)))
 network.graph.output_node().args = ((network.graph.output_node().args[0],),)
 network.recompile()
 with torch.inference_mode():
-    FrozenRuntime(network, "openvino", torch.device("cpu"))(torch.zeros(2, 1, 8, 8), "fp32")
+    FrozenFeatureExtractor(network, "openvino", torch.device("cpu"))(torch.zeros(2, 1, 8, 8), "fp32")
 assert "openvino_telemetry" not in sys.modules
 import openvino_telemetry
 print("done")
@@ -266,24 +268,24 @@ MANY = Workload("alexnet", 0.7, num_train_views=1000, num_val_images=200)
 @pytest.mark.parametrize(
     ("work", "has_bf16", "option", "wanted"),
     [
-        (MANY, True, "auto", Computation("openvino", "bf16")),
-        (MANY, False, "auto", Computation("openvino", "fp32")),
-        (MANY, True, "fp32", Computation()),
+        (MANY, True, "auto", ComputeBackend("openvino", "bf16")),
+        (MANY, False, "auto", ComputeBackend("openvino", "fp32")),
+        (MANY, True, "fp32", ComputeBackend()),
         (
             replace(MANY, num_train_views=40, num_val_images=10),
             True,
             "auto",
-            Computation(),
+            ComputeBackend(),
         ),  # conversion would cost more than it saves
-        (replace(MANY, model="lenet5", gmacs=1e-4), True, "auto", Computation()),
-        (None, True, "auto", Computation()),
+        (replace(MANY, model_name="lenet5", gmacs=1e-4), True, "auto", ComputeBackend()),
+        (None, True, "auto", ComputeBackend()),
     ],
 )
 def test_processor_network_and_number_of_images_decide_the_computation(
-    work: Workload | None, has_bf16: bool, option: Literal["auto", "fp32"], wanted: Computation
+    work: Workload | None, has_bf16: bool, option: Literal["auto", "fp32"], wanted: ComputeBackend
 ) -> None:
-    with mock.patch("mlimages.training.computation.has_fast_bf16", return_value=has_bf16):
-        assert choose_computation(work, option, device=torch.device("cpu"), is_frozen=True) == wanted
+    with mock.patch("mlimages.training.compute_backend.has_fast_bf16", return_value=has_bf16):
+        assert choose_backend(work, option, device=torch.device("cpu"), is_frozen=True) == wanted
 
 
 @pytest.mark.parametrize("bound", [1.0, 0.0])
@@ -291,10 +293,10 @@ def test_bfloat16_gives_no_figures_and_is_left_if_features_differ_too_much(
     colours: Path, pretrained: Path, bound: float
 ) -> None:
     results = []
-    for way in (Computation("openvino", "bf16"), Computation("openvino", "fp32")):
+    for way in (ComputeBackend("openvino", "bf16"), ComputeBackend("openvino", "fp32")):
         config = frozen_config(colours, pretrained, out=colours.parent / f"run-{way.frozen_precision}")
         with (
-            mock.patch("mlimages.training.training_job.choose_computation", return_value=way),
+            mock.patch("mlimages.training.training_job.choose_backend", return_value=way),
             mock.patch("mlimages.training.feature_cache.MAX_RELATIVE_DIFFERENCE", bound),
         ):
             results.append(fine_tune(config, export=False))
@@ -329,8 +331,10 @@ def test_bfloat16_gives_no_figures_and_is_left_if_features_differ_too_much(
 
 def test_a_network_that_openvino_cannot_convert_runs_in_pytorch(colours: Path, pretrained: Path) -> None:
     with (
-        mock.patch("mlimages.training.training_job.choose_computation", return_value=Computation("openvino", "bf16")),
-        mock.patch("mlimages.training.frozen_runtime._convert_to_openvino", side_effect=RuntimeError("unknown layer")),
+        mock.patch("mlimages.training.training_job.choose_backend", return_value=ComputeBackend("openvino", "bf16")),
+        mock.patch(
+            "mlimages.training.feature_extractor._convert_to_openvino", side_effect=RuntimeError("unknown layer")
+        ),
     ):
         result = fine_tune(frozen_config(colours, pretrained), export=False)
     assert json.loads((result.run / "config.json").read_text())["computation"]["library"] == "torch"

@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from mlimages.export import import_openvino
 from mlimages.networks import find_float32_precision
-from mlimages.training.computation import Library, Precision
+from mlimages.training.compute_backend import Library, Precision
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class ConversionError(Exception):
     """OpenVINO cannot convert the network, or computes other outputs than PyTorch."""
 
 
-class FrozenRuntime:
+class FrozenFeatureExtractor:
     """Computes the outputs of the frozen part with one library.
 
     OpenVINO converts the network at the first call, and compiles it when the precision changes.

@@ -25,34 +25,34 @@ MIN_BFLOAT16_VIEWS = 256
 """With fewer views of training images, bfloat16 is not used, since it would save little."""
 
 
-class CpuCost(NamedTuple):
+class CpuTime(NamedTuple):
     """Time on one CPU core: seconds to convert a network to OpenVINO, and milliseconds of inference per image."""
 
-    conversion_s: float
+    openvino_conversion_s: float
     torch_fp32_ms: float
     torch_bf16_ms: float
     openvino_fp32_ms: float
     openvino_bf16_ms: float
 
 
-CPU_COSTS: Mapping[str, CpuCost] = {
-    "alexnet": CpuCost(0.9, 14.0, 11.2, 12.6, 6.7),
-    "vgg16": CpuCost(4.2, 318, 175, 275, 137),
-    "resnet50": CpuCost(2.5, 119, 57.9, 76.7, 38.2),
-    "mobilenet_v2": CpuCost(1.8, 24.6, 10.1, 9.6, 4.6),
-    "efficientnet_lite0": CpuCost(2.2, 27.5, math.inf, 11.4, math.inf),  # its features in bfloat16 differ by 4 %
-    "convnext_tiny": CpuCost(3.2, 139, 69.0, 106, 61.4),
-    "timm:vit_tiny_patch16_224": CpuCost(2.3, 41.8, 24.0, 28.2, 15.1),
+CPU_TIMES: Mapping[str, CpuTime] = {
+    "alexnet": CpuTime(0.9, 14.0, 11.2, 12.6, 6.7),
+    "vgg16": CpuTime(4.2, 318, 175, 275, 137),
+    "resnet50": CpuTime(2.5, 119, 57.9, 76.7, 38.2),
+    "mobilenet_v2": CpuTime(1.8, 24.6, 10.1, 9.6, 4.6),
+    "efficientnet_lite0": CpuTime(2.2, 27.5, math.inf, 11.4, math.inf),  # its features in bfloat16 differ by 4 %
+    "convnext_tiny": CpuTime(3.2, 139, 69.0, 106, 61.4),
+    "timm:vit_tiny_patch16_224": CpuTime(2.3, 41.8, 24.0, 28.2, 15.1),
 }
 """CPU time of networks by name, measured by scripts/bench/frozen.py on an AMD EPYC with avx512_bf16, November 2026."""
 
-CPU_COST_PER_GMAC = CpuCost(3.0, 29, 29, 20, 10)
+CPU_TIME_PER_GMAC = CpuTime(3.0, 29, 29, 20, 10)
 """CPU time of other networks, per 10^9 multiply-adds of an image. In PyTorch, bfloat16 is assumed not to be faster than
 float32, since some layers are slow in it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Computation:
+class ComputeBackend:
     """The library and precision with which a run computes, stored in `config.json`.
 
     Attributes:
@@ -80,7 +80,7 @@ class Computation:
         return {"library": self.library, "frozen": self.frozen_precision, "trained": self.trained_precision}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Computation:
+    def from_dict(cls, values: Mapping[str, Any]) -> ComputeBackend:
         """Create an object from the values of `to_dict`.
 
         Raises:
@@ -99,37 +99,37 @@ class Workload:
     """The network that computes the frozen features of a run, and the number of images.
 
     Attributes:
-        model: name of the network.
+        model_name: name of the network.
         gmacs: 10^9 multiply-adds per image.
         num_train_views: number of training images times the number of views of each.
         num_val_images: number of validation images.
     """
 
-    model: str
+    model_name: str
     gmacs: float
     num_train_views: int
     num_val_images: int
 
-    def estimate_cost_s(self, library: Library, precision: Precision) -> float:
+    def estimate_cpu_time_s(self, library: Library, precision: Precision) -> float:
         """Return the estimated CPU time of all features, in seconds; those of validation images are always in fp32."""
-        cost = CPU_COSTS.get(self.model) or CpuCost(
-            CPU_COST_PER_GMAC[0], *(self.gmacs * ms for ms in CPU_COST_PER_GMAC[1:])
+        times = CPU_TIMES.get(self.model_name) or CpuTime(
+            CPU_TIME_PER_GMAC[0], *(self.gmacs * ms for ms in CPU_TIME_PER_GMAC[1:])
         )
-        fixed, fp32_ms, bf16_ms = cost.conversion_s, cost.openvino_fp32_ms, cost.openvino_bf16_ms
+        fixed, fp32_ms, bf16_ms = times.openvino_conversion_s, times.openvino_fp32_ms, times.openvino_bf16_ms
         if library == "torch":
-            fixed, fp32_ms, bf16_ms = 0.0, cost.torch_fp32_ms, cost.torch_bf16_ms
+            fixed, fp32_ms, bf16_ms = 0.0, times.torch_fp32_ms, times.torch_bf16_ms
         if precision == "fp32":
             return fixed + (self.num_train_views + self.num_val_images) * fp32_ms / 1e3
         bf16_images = self.num_train_views + min(self.num_val_images, MAX_PRECISION_CHECK_IMAGES)
         return fixed + (self.num_val_images * fp32_ms + bf16_images * bf16_ms) / 1e3
 
 
-def choose_computation(
+def choose_backend(
     workload: Workload | None, precision: Literal["auto", "fp32"], *, device: torch.device, is_frozen: bool
-) -> Computation:
+) -> ComputeBackend:
     """Return the library and precision with the lowest estimated CPU time.
 
-    The estimate uses the table CPU_COSTS, and does not depend on the load of the processor.
+    The estimate uses the table CPU_TIMES, and does not depend on the load of the processor.
 
     Args:
         workload: network and images whose frozen features are needed; None if no features are cached.
@@ -139,16 +139,16 @@ def choose_computation(
     """
     has_bf16 = has_fast_bf16(device)
     if precision == "fp32":
-        return Computation()
+        return ComputeBackend()
     if device.type != "cpu" or not is_frozen:
-        return Computation(trained_precision="bf16" if has_bf16 else "fp32")
+        return ComputeBackend(trained_precision="bf16" if has_bf16 else "fp32")
     if workload is None:
-        return Computation()
+        return ComputeBackend()
     libraries: list[Library] = ["torch", "openvino"] if find_spec("openvino") else ["torch"]
     may_round = has_bf16 and workload.num_train_views >= MIN_BFLOAT16_VIEWS
     precisions: list[Precision] = ["fp32", "bf16"] if may_round else ["fp32"]
     ways = [(library, precision) for library in libraries for precision in precisions]
-    return Computation(*min(ways, key=lambda way: workload.estimate_cost_s(*way)))
+    return ComputeBackend(*min(ways, key=lambda way: workload.estimate_cpu_time_s(*way)))
 
 
 def count_gmacs(network: nn.Module, example_input: Tensor) -> float:
