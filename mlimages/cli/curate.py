@@ -206,7 +206,7 @@ def _load_embedder(files: Sequence[LabelFile]) -> Embedder:
     from mlimages.training import embedder
 
     embed = embedder()
-    print_to_stderr(embed.describe_cost(sum(1 for file in files for _ in file.text_items())))
+    print_to_stderr(embed.describe_time_and_memory(sum(1 for file in files for _ in file.text_items())))
     return embed
 
 

@@ -45,9 +45,9 @@ class ArrayStore:
         self._parts: dict[str, Rows] = {}
         self._index: dict[bytes, tuple[str, int]] = {}
         self._used: set[str] = set()
-        self.refresh()
+        self.refresh_index()
 
-    def refresh(self) -> None:
+    def refresh_index(self) -> None:
         """Index the rows that any process has written since the last call, so that they can be read."""
         for keys_file in sorted(self.folder.glob("*.keys")):
             name, rows_file = keys_file.stem, keys_file.with_suffix(".rows")
@@ -61,7 +61,7 @@ class ArrayStore:
                         self._index.setdefault(keys[row * KEY_BYTES : (row + 1) * KEY_BYTES], (name, row))
 
     def append(self, keys: Sequence[bytes], rows: Rows) -> None:
-        """Write rows `(N, *shape)`, one for each key of 32 bytes; they can be read after `refresh`."""
+        """Write rows `(N, *shape)`, one for each key of 32 bytes; they can be read after `refresh_index`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._own.with_suffix(".rows").open("ab") as out:
             out.write(np.ascontiguousarray(rows, self.dtype).data)
@@ -71,7 +71,7 @@ class ArrayStore:
     def __contains__(self, key: bytes) -> bool:
         if key not in self._index:
             return False
-        self._mark_file_used(self._index[key][0])
+        self._touch_file(self._index[key][0])
         return True
 
     def read_rows(self, keys: Sequence[bytes]) -> Rows:
@@ -83,7 +83,7 @@ class ArrayStore:
         indices = [self._index[key] for key in keys]
         names = {name for name, _ in indices}
         for name in names:
-            self._mark_file_used(name)
+            self._touch_file(name)
         if len(names) == 1:
             gathered: Rows = self._parts[indices[0][0]][[row for _, row in indices]]
             return gathered
@@ -92,7 +92,7 @@ class ArrayStore:
             out[index] = self._parts[name][row]
         return out
 
-    def _mark_file_used(self, file_name: str) -> None:
+    def _touch_file(self, file_name: str) -> None:
         """Set the modification time of `FILE_NAME.keys` to now when this store first uses the file."""
         if file_name not in self._used:
             self._used.add(file_name)
@@ -103,14 +103,14 @@ class ArrayStore:
         """Return whether this many rows fit into half of the cache; the other half is for other pixels and features."""
         return num_rows * self.row_bytes <= max_bytes / 2
 
-    def trim(self, max_bytes: int, *, reserve_bytes: int = 0) -> None:
+    def evict_files(self, max_bytes: int, *, reserved_bytes: int = 0) -> None:
         """Remove the least recently used files of the cache, in all CACHE_FOLDER_NAMES, until it fits into `max_bytes`.
 
         Files that this store has used or written are kept.
 
         Args:
             max_bytes: maximum size of the cache.
-            reserve_bytes: part of `max_bytes` to keep free for the rows that are written next.
+            reserved_bytes: part of `max_bytes` to keep free for the rows that are written next.
         """
         kept = {self.folder / name for name in (*self._used, self._own.name)}
         parts: list[tuple[float, int, Path]] = []
@@ -118,7 +118,7 @@ class ArrayStore:
             with suppress(FileNotFoundError):  # another process may have removed it
                 used, size = path.stat(), path.with_suffix(".rows").stat().st_size
                 parts.append((used.st_mtime, used.st_size + size, path.with_suffix("")))
-        total = sum(size for _, size, _ in parts) + reserve_bytes
+        total = sum(size for _, size, _ in parts) + reserved_bytes
         for _, size, part in sorted(parts):
             if total > max_bytes and part not in kept:
                 with suppress(OSError):  # Windows does not remove files that another process has open

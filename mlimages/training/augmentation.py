@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 Strength = Literal["none", "flip", "light", "strong"]
 
-NUM_FIXED_VIEWS = {"none": 4, "flip": 2, "light": 6, "strong": 10}
+NUM_CACHED_VIEWS = {"none": 4, "flip": 2, "light": 6, "strong": 10}
 """Number of fixed views of each image, by strength. View 0 is the unchanged image. With frozen layers, only these views
 are used, since their features are cached."""
 
@@ -52,29 +52,29 @@ class Augmenter:
     """Makes random views of images; the same seed, image and view number give the same view on every machine.
 
     Attributes:
-        strength: `none` only rotates, by up to `rotate_deg`; `flip` also mirrors every other view; `light` also crops
-            and changes colours slightly; `strong` crops and changes colours more, rotates, and erases a rectangle.
-        rotate_deg: maximum rotation in either direction, in degrees, if more than that of `strength`.
+        strength: `none` only rotates, by up to `max_rotation_deg`; `flip` also mirrors every other view; `light` also
+            crops and slightly changes colours; `strong` crops and changes colours more, rotates and erases a rectangle.
+        max_rotation_deg: maximum rotation in either direction, in degrees, if more than that of `strength`.
         seed: random seed.
 
     >>> pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    >>> Augmenter("flip", rotate_deg=0, seed=1).make_view(pixels, image_digest=bytes(32), view_number=1)[0].tolist()
+    >>> Augmenter("flip", max_rotation_deg=0, seed=1).make_view(pixels, bytes(32), view_number=1)[0].tolist()
     [[3, 4, 5], [0, 1, 2]]
     """
 
     strength: Strength
-    rotate_deg: float
+    max_rotation_deg: float
     seed: int
 
     @property
     def cache_key(self) -> str:
         """The settings as text, used in the keys of cached features."""
-        return f"v1 {self.strength} {self.rotate_deg:g} {self.seed}"
+        return f"v1 {self.strength} {self.max_rotation_deg:g} {self.seed}"
 
     @property
-    def num_fixed_views(self) -> int:
+    def num_cached_views(self) -> int:
         """Number of views of each image that are used, and cached, if layers are frozen."""
-        return NUM_FIXED_VIEWS[self.strength]
+        return NUM_CACHED_VIEWS[self.strength]
 
     def make_view(self, pixels: NDArray[np.uint8], image_digest: bytes, view_number: int) -> NDArray[np.uint8]:
         """Return an augmented view of a preprocessed image.
@@ -95,7 +95,7 @@ class Augmenter:
         image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
         if view_number % 2 and self.strength != "none":
             image = transforms.horizontal_flip(image)
-        image = _rotate_randomly(image, max(limits.max_rotation_deg, self.rotate_deg), rng)
+        image = _rotate_randomly(image, max(limits.max_rotation_deg, self.max_rotation_deg), rng)
         image = _crop_randomly(image, limits, rng)
         view = np.array(_change_color_randomly(image, limits, rng), dtype=np.uint8)
         return _erase_rectangle(view.reshape(pixels.shape), limits, rng)

@@ -43,15 +43,15 @@ class TrainingState:
 
     Attributes:
         trained_tensors: trainable parameters and all buffers by name, after the last epoch.
-        best_tensors: the same tensors after the best epoch.
+        best_trained_tensors: the same tensors after the best epoch.
         optimizer_tensors: the optimizer's tensors by name, `N.KEY` for the N-th parameter.
         history: metrics of the epochs so far.
         best_epoch: epoch with the highest validation score; 0 is the network before the first epoch.
-        best_sort_key: validation accuracy (or mean average precision) and negative loss of the best epoch.
+        best_score_neg_loss: validation accuracy (or mean average precision) and negative loss of the best epoch.
         probe_accuracy: validation accuracy of the closed-form head; None if no such head was fitted.
         probe_map: mean average precision of the closed-form head in a multi-label run, else None.
         frozen_digest: SHA-256 of the frozen weights; empty if nothing is frozen.
-        lower_layers_weight: weight of the lower layers in the kernel of the closed-form head, 0..1; 0 if it uses only
+        lower_kernel_weight: weight of the lower layers in the kernel of the closed-form head, 0..1; 0 if it uses only
             the last layer.
         prediction_set_thresholds: thresholds of prediction sets by level such as "0.9", from leave-one-out predictions;
             empty without a closed-form head.
@@ -59,15 +59,15 @@ class TrainingState:
     """
 
     trained_tensors: NamedTensors = field(default_factory=dict)
-    best_tensors: NamedTensors = field(default_factory=dict)
+    best_trained_tensors: NamedTensors = field(default_factory=dict)
     optimizer_tensors: NamedTensors = field(default_factory=dict)
     history: tuple[EpochMetrics, ...] = ()
     best_epoch: int = 0
-    best_sort_key: tuple[float, float] = (-1.0, 0.0)
+    best_score_neg_loss: tuple[float, float] = (-1.0, 0.0)
     probe_accuracy: float | None = None
     probe_map: float | None = None
     frozen_digest: str = ""
-    lower_layers_weight: float = 0.0
+    lower_kernel_weight: float = 0.0
     prediction_set_thresholds: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -78,18 +78,18 @@ def save_state(state: TrainingState, files: RunFiles) -> None:
         "version": STATE_FORMAT_VERSION,
         "history": [asdict(figures) for figures in state.history],
         "best_epoch": state.best_epoch,
-        "best_score": state.best_sort_key,
+        "best_score": state.best_score_neg_loss,
         "probe_accuracy": state.probe_accuracy,
         "probe_map": state.probe_map,
         "frozen_digest": state.frozen_digest,
-        "depths_share": state.lower_layers_weight,
+        "depths_share": state.lower_kernel_weight,
         "left_out": dict(state.prediction_set_thresholds),
         "seconds": state.seconds,
     }
     tensors = {f"model.{name}": tensor for name, tensor in state.trained_tensors.items()}
     tensors |= {f"optimizer.{name}": tensor for name, tensor in state.optimizer_tensors.items()}
     if state.best_epoch < len(state.history):
-        tensors |= {f"best.{name}": tensor for name, tensor in state.best_tensors.items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in state.best_trained_tensors.items()}
     with atomic_write(files.state) as part:
         save_file(tensors, part, metadata={"mlimages": json.dumps(metadata)})
         with part.open("rb") as written:
@@ -118,15 +118,15 @@ def load_state(files: RunFiles) -> TrainingState | None:
         score, negative_loss = metadata["best_score"]
         return TrainingState(
             trained_tensors=parts["model"],
-            best_tensors=parts["best"] or parts["model"],
+            best_trained_tensors=parts["best"] or parts["model"],
             optimizer_tensors=parts["optimizer"],
             history=history,
             best_epoch=metadata["best_epoch"],
-            best_sort_key=(score, negative_loss),
+            best_score_neg_loss=(score, negative_loss),
             probe_accuracy=metadata["probe_accuracy"],
             probe_map=metadata.get("probe_map"),
             frozen_digest=metadata["frozen_digest"],
-            lower_layers_weight=metadata.get("depths_share", 0.0),
+            lower_kernel_weight=metadata.get("depths_share", 0.0),
             prediction_set_thresholds=metadata.get("left_out", {}),
             seconds=metadata["seconds"],
         )
@@ -176,9 +176,9 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: NamedTenso
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def save_networks(network: nn.Module, state: TrainingState, files: RunFiles) -> None:
+def save_checkpoints(network: nn.Module, state: TrainingState, files: RunFiles) -> None:
     """Write `last.safetensors` and `best.safetensors`, the full networks with the tensor names of their library."""
-    for path, trained in ((files.last, state.trained_tensors), (files.best, state.best_tensors)):
+    for path, trained in ((files.last, state.trained_tensors), (files.best, state.best_trained_tensors)):
         with atomic_write(path) as part:  # safetensors writes several entries of metadata in any order
             save_file(_make_full_state_dict(network, trained), part, metadata={"format": "pt"})
 
@@ -262,13 +262,13 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: 
             gray=image.gray_scale,
             seed=config.seed,
         )
-        network = (_add_lower_layers_head(model) if state is not None and state.lower_layers_weight else model).network
+        network = (_add_lower_layers_head(model) if state is not None and state.lower_kernel_weight else model).network
     elif whole.exists():
         network.cpu().load_state_dict(add_module_versions(load_file(whole), network))
     weights = whole
     if state is not None:
-        trained = state.best_tensors if checkpoint == "best" else state.trained_tensors
-        if state.lower_layers_weight or not _contains_tensors(whole, trained):
+        trained = state.best_trained_tensors if checkpoint == "best" else state.trained_tensors
+        if state.lower_kernel_weight or not _contains_tensors(whole, trained):
             load_trained_tensors(network, trained)
             weights = files.state
     return make_trained_run(files, network, weights=weights)

@@ -102,10 +102,10 @@ def is_main_process() -> bool:
     return rank() == 0
 
 
-def shard(items: Sequence[Item]) -> Sequence[Item]:
+def local_shard(items: Sequence[Item]) -> Sequence[Item]:
     """Return this process's items, `items[rank::world_size]`; there may be none.
 
-    >>> shard(["a", "b", "c"])  # in a single process
+    >>> local_shard(["a", "b", "c"])  # in a single process
     ['a', 'b', 'c']
     """
     return items[rank() :: world_size()]
@@ -171,7 +171,7 @@ def gather_rows(indices: Sequence[int], rows: Mapping[str, Tensor]) -> tuple[Ten
     return joined[order], {name: torch.cat([part[name] for _, part in parts])[order] for name in rows}
 
 
-def require_same(value_name: str, value: object) -> None:
+def require_same_on_ranks(value_name: str, value: object) -> None:
     """Check that all processes have the same value.
 
     Args:
@@ -189,7 +189,7 @@ def require_same(value_name: str, value: object) -> None:
 
 
 @contextmanager
-def translate_peer_exit() -> Iterator[None]:
+def map_peer_exit_errors() -> Iterator[None]:
     """Context manager that raises PeerExitedError instead of the torch errors caused by the exit of another process.
 
     Raises:
@@ -208,7 +208,7 @@ def _extract_first_sentence(error: Exception) -> str:
     return re.sub(r"^\[[^]]*\] ", "", str(error)).partition("\n")[0].partition(". ")[0]
 
 
-class GlobalDropout(TorchFunctionMode):
+class GlobalBatchDropout(TorchFunctionMode):
     """Context manager in which each process draws the dropout masks of the global batch, and applies its own rows.
 
     Dropout and stochastic depth then drop the same values of each image for any number of processes.
@@ -241,7 +241,7 @@ class GlobalDropout(TorchFunctionMode):
         return mask[self._rows] if self._rows else torch.ones_like(tensor)
 
 
-def sync_batch_norm(network: nn.Module, device: torch.device, *, batch_size: int) -> None:
+def convert_sync_batch_norm(network: nn.Module, device: torch.device, *, batch_size: int) -> None:
     """Convert the trainable batch norms to `SyncBatchNorm` if several processes train on GPUs.
 
     PyTorch supports `SyncBatchNorm` only on GPUs. On CPUs each process normalizes with the statistics of its own

@@ -47,7 +47,7 @@ class NetworkEmbedder:
             )
         return rows
 
-    def describe_cost(self, num_images: int) -> str:
+    def describe_time_and_memory(self, num_images: int) -> str:
         """Time the network on a batch; return a sentence on the time and memory needed to compare this many images."""
         batch = torch.zeros(TIMED_BATCH_SIZE, 3, self._image.height, self._image.width)
         with torch.inference_mode():

@@ -15,7 +15,7 @@ from mlimages.networks import unflatten_features
 from mlimages.training import distributed
 from mlimages.training.compute_backend import MAX_PRECISION_CHECK_IMAGES, ComputeBackend
 from mlimages.training.feature_extractor import ConversionError
-from mlimages.training.features import FeatureSource, select_own_indices
+from mlimages.training.features import FeatureSource, select_local_indices
 from mlimages.training.head import fit_ridge
 from mlimages.training.image_set import ImageSet
 
@@ -67,7 +67,7 @@ def cache_features(
                 return None, fallback
             features.compute_missing_features(val_set, 1, cache_bytes=cache_bytes, progress=progress)
             if backend.frozen_precision == "bf16" and not is_resumed and distributed.is_main_process():
-                problem = _find_precision_problem(features, backend, val_set, progress)
+                problem = _describe_precision_mismatch(features, backend, val_set, progress)
                 fallback = replace(backend, frozen_precision="fp32")
             if not problem:
                 features.compute_missing_features(train_set, num_views, cache_bytes=cache_bytes, progress=progress)
@@ -83,11 +83,11 @@ def cache_features(
         backend = fallback
 
 
-def _find_precision_problem(
+def _describe_precision_mismatch(
     features: FeatureSource, backend: ComputeBackend, val_set: ImageSet, progress: Progress
 ) -> str:
     """Compare features of validation images in both precisions; return a message if they differ too much, else ""."""
-    own = select_own_indices(range(len(val_set)))
+    own = select_local_indices(range(len(val_set)))
     chosen = np.sort(np.random.default_rng(0).permutation(own)[:MAX_PRECISION_CHECK_IMAGES]).tolist()
     squares, labels = np.zeros(2), []
     pooled: tuple[list[Tensor], list[Tensor]] = [], []
@@ -100,7 +100,7 @@ def _find_precision_problem(
             progress.close()
             return f"features in {backend.frozen_precision} differ by {format_percent(difference)} from fp32"
         for rows, kept in zip(parts, pooled, strict=True):
-            kept.append(_pool_features(rows, features.shapes))
+            kept.append(_average_pool(rows, features.shapes))
     progress.close()
     if not labels:
         return ""
@@ -118,7 +118,7 @@ def _find_precision_problem(
     return ""
 
 
-def _pool_features(rows: Tensor, shapes: Sequence[tuple[int, ...]]) -> Tensor:
+def _average_pool(flat_features: Tensor, shapes: Sequence[tuple[int, ...]]) -> Tensor:
     """Average the flattened feature maps `(n, D)` over their positions: `(n, C)`."""
-    parts = unflatten_features(rows, tuple(shapes))
+    parts = unflatten_features(flat_features, tuple(shapes))
     return torch.cat([part.mean((2, 3)) if part.ndim == 4 else part.flatten(1) for part in parts], dim=1)

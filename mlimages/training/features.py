@@ -59,14 +59,14 @@ class Batch:
         inputs: tensors `(N, ...)` for `BatchSource.compute_logits`; one row of zeros if this process has no image.
         labels: labels of the images, in the form of `ImageSet.labels`.
         image_indices: index of each image in its set.
-        global_batch_rows: index of each image in the batch of all processes.
+        global_batch_positions: index of each image in the batch of all processes.
         global_batch_size: number of images in the batch of all processes.
     """
 
     inputs: tuple[Tensor, ...]
     labels: Tensor
     image_indices: tuple[int, ...]
-    global_batch_rows: tuple[int, ...]
+    global_batch_positions: tuple[int, ...]
     global_batch_size: int
 
 
@@ -109,7 +109,7 @@ def _make_batch(
     )
 
 
-def select_own_indices(image_indices: Iterable[int]) -> list[int]:
+def select_local_indices(image_indices: Iterable[int]) -> list[int]:
     """Return the indices of the images whose features this process computes, in every batch."""
     rank, world_size = distributed.rank(), distributed.world_size()
     return [index for index in image_indices if index % world_size == rank]
@@ -131,7 +131,7 @@ class PixelSource:
         self, images: ImageSet, order: Sequence[int], *, batch_size: int, choose_view: ChooseView = choose_original_view
     ) -> Iterator[Batch]:
         whole = split_into_chunks(order, batch_size)
-        shards = [*map(distributed.shard, whole)]
+        shards = [*map(distributed.local_shard, whole)]
         for chunk, batch in zip(whole, images.batches(shards, choose_view=choose_view), strict=True):
             pixels = batch.pixels if batch.image_indices else batch.pixels.new_zeros(1, *batch.pixels.shape[1:])
             yield _make_batch((pixels,), images, batch.image_indices, chunk, self._device)
@@ -240,7 +240,7 @@ class FeatureSource:
         """Cache the missing features of views 0 to `num_views - 1`; `cache_bytes` is the maximum size of the cache."""
         store, missing = self._stores["fp32"], self._find_uncached_views(images, num_views)
         if missing:
-            store.trim(cache_bytes, reserve_bytes=len(missing) * store.row_bytes)
+            store.evict_files(cache_bytes, reserved_bytes=len(missing) * store.row_bytes)
             progress.start("frozen part", len(missing), "img")
             self._compute_view_features(images, missing, self._choose_precision(images), progress)
             progress.close()
@@ -274,26 +274,26 @@ class FeatureSource:
         return "fp32" if images is self._validation else self._precision
 
     def _compute_view_features(
-        self, images: ImageSet, missing_views: Sequence[tuple[int, int]], precision: Precision, progress: Progress
+        self, images: ImageSet, uncached_views: Sequence[tuple[int, int]], precision: Precision, progress: Progress
     ) -> None:
         """Compute the features of these views, pairs of image index and view number, and append them to the store."""
         store = self._stores[precision]
-        for number in sorted({view for _, view in missing_views}):
-            view_of = {index: view for index, view in missing_views if view == number}
+        for number in sorted({view for _, view in uncached_views}):
+            view_of = {index: view for index, view in uncached_views if view == number}
             chunks = split_into_chunks([*view_of], self._batch_size)
             for batch in images.batches(chunks, choose_view=view_of.__getitem__):
                 if batch.image_indices:
                     keys = [self._make_row_key(images, index, number) for index in batch.image_indices]
                     store.append(keys, self._compute_features(batch.pixels, precision))
                     progress.advance(len(batch.image_indices))
-        store.refresh()
+        store.refresh_index()
 
     def batches(
         self, images: ImageSet, order: Sequence[int], *, batch_size: int, choose_view: ChooseView = choose_original_view
     ) -> Iterator[Batch]:
         store = self._stores[self._choose_precision(images)]
         for chunk in split_into_chunks(order, batch_size):
-            own = select_own_indices(chunk)
+            own = select_local_indices(chunk)
             keys = {index: self._make_row_key(images, index, choose_view(index)) for index in own}
             indices = tuple(index for index, key in keys.items() if key in store)
             found = store.read_rows([keys[index] for index in indices]) if indices else np.zeros((1, *store.shape))
@@ -313,7 +313,7 @@ class FeatureSource:
     def _find_uncached_views(self, images: ImageSet, num_views: int) -> list[tuple[int, int]]:
         """Return the image index and view number of the views that this process must compute, without duplicates."""
         store = self._stores[self._choose_precision(images)]
-        own = select_own_indices(range(len(images)))
+        own = select_local_indices(range(len(images)))
         all_views = ((index, view) for view in range(num_views) for index in own)
         keys: set[bytes] = set()
         missing = []

@@ -26,7 +26,7 @@ from mlimages.training.checkpoints import (
     load_optimizer_tensors,
     load_state,
     load_trained_tensors,
-    save_networks,
+    save_checkpoints,
     save_state,
 )
 from mlimages.training.config import FineTuneConfig
@@ -42,7 +42,7 @@ from mlimages.training.head_inputs import compute_head_inputs, initialize_head
 from mlimages.training.inputs import CustomNetwork, read_inputs, warn_about_changed_labels
 from mlimages.training.loop import Schedule, Trainer, make_optimizer, validate
 from mlimages.training.run import EpochMetrics, contains_finished_run, log_to_file, write_metrics
-from mlimages.training.run_images import read_images
+from mlimages.training.run_images import decode_splits
 from mlimages.training.training_job import TrainingJob, build_training_job, prepare_run_folder
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def fine_tune(
     distributed.init_process_group(device)
     is_main = distributed.is_main_process()
     progress = progress if progress and is_main else NoProgress()
-    with closing(progress), distributed.translate_peer_exit(), torch.random.fork_rng():  # errors start on a new line
+    with closing(progress), distributed.map_peer_exit_errors(), torch.random.fork_rng():  # errors start on a new line
         is_finished = distributed.broadcast(contains_finished_run(config, files))
         if is_main:
             warn_about_changed_labels(config, files)
@@ -114,7 +114,7 @@ def fine_tune(
         inputs = read_inputs(config, files, custom_network)  # all checks that need no image, before anything is written
         with files.lock() if is_main else nullcontext(), log_to_file(files.log) if is_main else nullcontext():
             started, state = time.monotonic(), load_state(files)
-            images = read_images(config, inputs, progress)
+            images = decode_splits(config, inputs, progress)
             preprocessing = prepare_run_folder(config, files, inputs, images)
             job = build_training_job(
                 config,
@@ -125,12 +125,12 @@ def fine_tune(
                 device=device,
                 progress=progress,
             )
-            distributed.require_same("run folder and weights", (job.frozen_digest, state and state.history))
+            distributed.require_same_on_ranks("run folder and weights", (job.frozen_digest, state and state.history))
             if state is None:
                 state = _make_initial_state(job)
             else:
-                _prepare_resume(job, state)
-            job = job if state.lower_layers_weight else job.with_last_layer_head()
+                _prepare_resumed_run(job, state)
+            job = job if state.lower_kernel_weight else job.with_last_layer_head()
             state = _train_epochs(job, state, start_time=started, progress=progress, callbacks=callbacks)
             return finish_run(job, state, export=export, custom_network=network, progress=progress)
 
@@ -151,7 +151,7 @@ def _resolve_defaults(config: FineTuneConfig, custom_network: CustomNetwork | No
     return replace(config, weights=weights, freeze=freeze)
 
 
-def _prepare_resume(job: TrainingJob, state: TrainingState) -> None:
+def _prepare_resumed_run(job: TrainingJob, state: TrainingState) -> None:
     """Prepare the run folder to resume the run after its last complete epoch.
 
     Raises:
@@ -182,9 +182,9 @@ def _make_initial_state(job: TrainingJob) -> TrainingState:
         train.labels,
         len(job.class_names),
         lower_features=train.lower_features,
-        lower_weight_candidates=weights,
+        kernel_weight_candidates=weights,
     )
-    lower_weight, loo_probabilities = fit.lower_layers_weight, fit.loo_probabilities
+    lower_weight, loo_probabilities = fit.lower_kernel_weight, fit.loo_probabilities
     if distributed.is_main_process() and is_single:
         probabilities = np.concatenate([loo_probabilities, val.compute_probabilities(fit.head)])  # out of sample
         sets = (job.train_set, train), (job.val_set, val)
@@ -214,12 +214,12 @@ def _make_initial_state(job: TrainingJob) -> TrainingState:
     has_sets = is_single and not is_rounded
     return TrainingState(
         trained_tensors=start,
-        best_tensors=start,
-        best_sort_key=(metrics.score, -metrics.loss),
+        best_trained_tensors=start,
+        best_score_neg_loss=(metrics.score, -metrics.loss),
         probe_accuracy=metrics.accuracy,
         probe_map=metrics.mean_ap,
         frozen_digest=job.frozen_digest,
-        lower_layers_weight=lower_weight,
+        lower_kernel_weight=lower_weight,
         prediction_set_thresholds=compute_conformal_thresholds(loo_probabilities, train.labels) if has_sets else {},
     )
 
@@ -234,7 +234,7 @@ def _train_epochs(
 ) -> TrainingState:
     """Train the remaining epochs, and save the networks when training ends or is interrupted."""
     config, state, network = job.config, previous_state, job.network
-    schedule = Schedule.for_run(
+    schedule = Schedule.from_config(
         config, len(job.train_set), is_pretrained=job.model.pretrained, trains_below_head=job.trains_below_head
     )
     trainer = Trainer(
@@ -263,13 +263,13 @@ def _train_epochs(
                 save_state(state, job.files)
                 write_metrics(job.files, state.history)
                 if time.monotonic() - written > NETWORK_SAVE_INTERVAL_S:
-                    save_networks(network, state, job.files)
+                    save_checkpoints(network, state, job.files)
                     written = time.monotonic()
                 for callback in callbacks:
                     callback.on_epoch_end(metrics)
     finally:
         if distributed.is_main_process() and state.history:
-            save_networks(network, state, job.files)
+            save_checkpoints(network, state, job.files)
     return state
 
 
@@ -316,10 +316,10 @@ def _make_next_state(
         history=(*previous_state.history, metrics),
         seconds=seconds,
     )
-    sort_key = (metrics.val_score, -metrics.val_loss)
-    if sort_key <= previous_state.best_sort_key:
+    key = (metrics.val_score, -metrics.val_loss)
+    if key <= previous_state.best_score_neg_loss:
         return state
-    return replace(state, best_tensors=state.trained_tensors, best_epoch=metrics.epoch, best_sort_key=sort_key)
+    return replace(state, best_trained_tensors=state.trained_tensors, best_epoch=metrics.epoch, best_score_neg_loss=key)
 
 
 def _should_stop(state: TrainingState, config: FineTuneConfig, deadline: float) -> bool:

@@ -192,7 +192,7 @@ def finish_run(
     network, config, files = job.network, job.config, job.files
     if job.frozen_digest and job.frozen_layers.digest(network) != job.frozen_digest:
         raise RunError(f"{files.folder}: the frozen weights changed during training; this is a bug, please report it")
-    load_trained_tensors(network, state.best_tensors)
+    load_trained_tensors(network, state.best_trained_tensors)
     distributed.broadcast_tensors(network.state_dict().values())
     validation = validate(network, job.source, job.val_set, job.objective)
     metrics, is_single = validation.metrics, job.val_set.labels.ndim == 1
@@ -212,7 +212,7 @@ def finish_run(
         probe_accuracy=state.probe_accuracy,
         best_epoch=state.best_epoch,
         epochs=len(state.history),
-        depths_share=state.lower_layers_weight,
+        depths_share=state.lower_kernel_weight,
         frozen_digest=job.frozen_digest,
         broken=job.broken_images,
         seconds=round(state.seconds, 1),
@@ -248,7 +248,7 @@ def _export_best_network(
     images = [job.val_set.images[n] for n in validation.image_indices]
     items = tuple(LabeledPath(image.path, image.label, image.labels) for image in images)
     outputs = NetworkOutputs(items, validation.logits.numpy())
-    trained = make_trained_run(files, job.network, weights=files.state if state.lower_layers_weight else files.best)
+    trained = make_trained_run(files, job.network, weights=files.state if state.lower_kernel_weight else files.best)
     return export_trained_run(files, trained, files.onnx, outputs=outputs, overwrite=True, progress=progress)
 
 

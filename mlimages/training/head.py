@@ -68,13 +68,13 @@ class RidgeFit:
         loo_probabilities: leave-one-out probabilities, float32 `(N, classes)`: each image is predicted by a classifier
             that was fitted without this image.
         penalty: the penalty from PENALTIES with the smallest leave-one-out error.
-        lower_layers_weight: weight of the lower layers in the kernel, 0..1; 0 if only the last layer is used.
+        lower_kernel_weight: weight of the lower layers in the kernel, 0..1; 0 if only the last layer is used.
     """
 
     head: RidgeHead
     loo_probabilities: NDArray[np.float32]
     penalty: float
-    lower_layers_weight: float
+    lower_kernel_weight: float
 
 
 def fit_ridge(
@@ -83,7 +83,7 @@ def fit_ridge(
     num_classes: int,
     *,
     lower_features: Sequence[Features] = (),
-    lower_weight_candidates: Sequence[float] = LOWER_KERNEL_WEIGHTS,
+    kernel_weight_candidates: Sequence[float] = LOWER_KERNEL_WEIGHTS,
 ) -> RidgeFit:
     """Fit a ridge regression to one-hot or multi-hot targets.
 
@@ -98,7 +98,7 @@ def fit_ridge(
         num_classes: number of classes.
         lower_features: for each lower layer, its features `(N, L)`; in `RidgeHead.weight`, their columns follow
             those of `features`: `(classes, D + sum of all L)`.
-        lower_weight_candidates: candidates for the weight of the lower layers in the kernel, compared on at most
+        kernel_weight_candidates: candidates for the weight of the lower layers in the kernel, compared on at most
             MAX_WEIGHT_IMAGES images. If the first is 0, another is chosen only if its error is lower by more than two
             standard errors of the difference: with a weight of 0, the library's network needs no additional layers.
 
@@ -107,12 +107,12 @@ def fit_ridge(
     >>> head.compute_probabilities(features).argmax(axis=1).tolist()
     [0, 0, 1, 1]
     """
-    blocks = [_FeatureBlock.standardize(block) for block in (features, *lower_features)]
+    blocks = [_LayerFeatures.from_features(block) for block in (features, *lower_features)]
     if not lower_features:
         return _RidgeSolver(blocks, (1.0,), labels, num_classes).fit(0.0)
     rows = np.sort(np.random.default_rng(0).permutation(len(labels))[:MAX_WEIGHT_IMAGES])
     is_all = len(rows) == len(labels)
-    sample = blocks if is_all else [_FeatureBlock.standardize(block.features[rows]) for block in blocks]
+    sample = blocks if is_all else [_LayerFeatures.from_features(block.features[rows]) for block in blocks]
     last = sample[0].compute_gram_matrix()
     below = sum((block.compute_gram_matrix() for block in sample[1:]), np.zeros_like(last)) / len(lower_features)
     candidates = [
@@ -123,13 +123,13 @@ def fit_ridge(
             num_classes,
             gram_matrix=(1 - lower_weight) * last + lower_weight * below,
         )
-        for lower_weight in lower_weight_candidates
+        for lower_weight in kernel_weight_candidates
     ]
     best = int(np.argmin([candidate.errors.mean() for candidate in candidates]))
     gain = candidates[0].errors - candidates[best].errors  # of each image
-    if not lower_weight_candidates[0] and gain.mean() <= 2 * gain.std() / np.sqrt(len(gain)):
+    if not kernel_weight_candidates[0] and gain.mean() <= 2 * gain.std() / np.sqrt(len(gain)):
         best = 0
-    lower_weight = lower_weight_candidates[best]
+    lower_weight = kernel_weight_candidates[best]
     if is_all:
         return candidates[best].fit(lower_weight)
     if not lower_weight:
@@ -144,7 +144,7 @@ def _make_kernel_weights(lower_weight: float, num_lower_layers: int) -> list[flo
 
 
 @dataclass(frozen=True, slots=True)
-class _FeatureBlock:
+class _LayerFeatures:
     """Features of one layer, with the mean and the scaling factor that standardize them.
 
     Attributes:
@@ -159,7 +159,7 @@ class _FeatureBlock:
     scale: Float64Array
 
     @classmethod
-    def standardize(cls, features: Features) -> _FeatureBlock:
+    def from_features(cls, features: Features) -> _LayerFeatures:
         mean, squares = features.mean(axis=0, dtype=np.float64), np.zeros(features.shape[1])
         for start in range(0, len(features), CHUNK_IMAGES):
             squares += np.square(features[start : start + CHUNK_IMAGES] - mean).sum(axis=0)
@@ -193,7 +193,7 @@ class _RidgeSolver:
 
     def __init__(
         self,
-        blocks: Sequence[_FeatureBlock],
+        blocks: Sequence[_LayerFeatures],
         block_weights: Sequence[float],
         labels: Targets,
         num_classes: int,
@@ -221,7 +221,7 @@ class _RidgeSolver:
         best = int(np.argmin([each.mean() for each in errors]))
         self.errors, self._penalty, self._relative_penalty = errors[best], penalties[best], float(PENALTIES[best])
 
-    def fit(self, lower_weight: float) -> RidgeFit:
+    def fit(self, lower_kernel_weight: float) -> RidgeFit:
         """Return the classifier and the leave-one-out probabilities of all images."""
         task: Task = MultiLabel() if self._labels.ndim == 2 else SingleLabel()
         fit_scale = _fit_platt_scaling if self._labels.ndim == 2 else _fit_softmax_scaling
@@ -238,7 +238,7 @@ class _RidgeSolver:
         for rows in self._chunks:
             scores = self._prepare_leave_one_out(rows)(self._penalty)
             left_out[rows] = task.compute_probabilities(scale * scores + offset)
-        return RidgeFit(head, left_out, self._relative_penalty, lower_weight)
+        return RidgeFit(head, left_out, self._relative_penalty, lower_kernel_weight)
 
     def _decompose(self, gram_matrix: Float64Array | None) -> None:
         """Compute the eigenvalues `(K,)`, the vectors (U `(N, K)` or V / s `(D, K)`) and U' Y `(K, classes)`."""

@@ -84,7 +84,7 @@ def choose_original_view(_: int) -> int:
     return 0
 
 
-def count_decoding_threads() -> int:
+def get_num_decoding_threads() -> int:
     """Return the number of decoding threads: the available cores per training process on this machine."""
     return max(1, count_available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
@@ -135,23 +135,23 @@ def decode_images(
             fresh.clear()
     progress.close()
     if store is not None:
-        store.refresh()
+        store.refresh_index()
     return found
 
 
-def decode_distributed(
+def decode_images_distributed(
     items: Sequence[LabeledPath], image_property: ImageProperty, *, store: ArrayStore | None, progress: Progress
 ) -> list[DecodableImage | BrokenImage]:
     """Run `decode_images` on this process's part of the images; return the results of all processes."""
-    own = decode_images(distributed.shard(items), image_property, store=store, progress=progress)
+    own = decode_images(distributed.local_shard(items), image_property, store=store, progress=progress)
     parts = distributed.all_gather(own)
     if store is not None and len(parts) > 1:
-        store.refresh()
+        store.refresh_index()
     return [parts[index % len(parts)][index // len(parts)] for index in range(len(items))]
 
 
 def _make_decoding_threads(items: Sequence[LabeledPath | DecodableImage], prefetch_factor: int) -> ThreadPool:
-    threads = make_reader_pool(items[0].path if items else None, count_decoding_threads())
+    threads = make_reader_pool(items[0].path if items else None, get_num_decoding_threads())
     return replace(threads, prefetch_factor=prefetch_factor)
 
 

@@ -40,7 +40,7 @@ MeanImage = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class RunLabels:
+class LabeledSplits:
     """The content of a run's label files.
 
     Attributes:
@@ -60,18 +60,18 @@ class RunLabels:
 
 
 @dataclass(frozen=True, slots=True)
-class RunInputs:
+class TrainingInputs:
     """Label files, network and mean image of a run, before any image is decoded.
 
     Attributes:
-        labels: paths and labels of the images.
+        splits: paths and labels of the images.
         model: the network, with its lower layers frozen.
         frozen_layers: frozen parameters and modules of the network.
         mean_image: float32 `(C, H, W)` in 0..255; None if the run has none.
         is_resumed: whether the run folder contains a finished epoch.
     """
 
-    labels: RunLabels
+    splits: LabeledSplits
     model: Model
     frozen_layers: FrozenLayers
     mean_image: MeanImage | None
@@ -86,7 +86,7 @@ class CustomNetwork:
     preprocessing: Preprocessing
 
 
-def read_inputs(config: FineTuneConfig, files: RunFiles, custom_network: CustomNetwork | None = None) -> RunInputs:
+def read_inputs(config: FineTuneConfig, files: RunFiles, custom_network: CustomNetwork | None = None) -> TrainingInputs:
     """Read the label files, build the network and freeze its lower layers; decode no image and write nothing.
 
     Args:
@@ -102,8 +102,8 @@ def read_inputs(config: FineTuneConfig, files: RunFiles, custom_network: CustomN
     backend = read_backend(files) if is_resumed else None
     if backend and backend.library == "openvino" and not find_spec("openvino"):
         raise MissingExtraError("resuming a run that uses OpenVINO", "train")
-    labels = _read_run_labels(files) if is_resumed else read_label_files(config)
-    distributed.require_same("label files and run folder", (is_resumed, labels.train, labels.val))
+    labels = _read_stored_splits(files) if is_resumed else read_labeled_splits(config)
+    distributed.require_same_on_ranks("label files and run folder", (is_resumed, labels.train, labels.val))
     require_enough_images(
         labels.train, labels.class_names, min_images=1 if labels.val is not None or labels.is_multi_label else 2
     )
@@ -114,7 +114,7 @@ def read_inputs(config: FineTuneConfig, files: RunFiles, custom_network: CustomN
             "use another --model for multi-label training"
         )
     mean = None if is_resumed else _load_mean_image(config, model.preprocessing)
-    return RunInputs(labels, model, freeze(model, config.freeze), mean, is_resumed)
+    return TrainingInputs(labels, model, freeze(model, config.freeze), mean, is_resumed)
 
 
 def _build_network(config: FineTuneConfig, num_classes: int, custom_network: CustomNetwork | None) -> Model:
@@ -136,9 +136,9 @@ def _build_network(config: FineTuneConfig, num_classes: int, custom_network: Cus
     )
 
 
-def _read_run_labels(files: RunFiles) -> RunLabels:
+def _read_stored_splits(files: RunFiles) -> LabeledSplits:
     names = files.read_class_names()
-    return RunLabels(names, list(LabelFile(files.train)), list(LabelFile(files.val)))
+    return LabeledSplits(names, list(LabelFile(files.train)), list(LabelFile(files.val)))
 
 
 def warn_about_changed_labels(config: FineTuneConfig, files: RunFiles) -> None:
@@ -149,7 +149,7 @@ def warn_about_changed_labels(config: FineTuneConfig, files: RunFiles) -> None:
     if not (files.state.exists() or files.result.exists()):
         return
     try:
-        before, now = (_count_images(found) for found in (_read_run_labels(files), read_label_files(config)))
+        before, now = (_count_images(found) for found in (_read_stored_splits(files), read_labeled_splits(config)))
         left_out = (files.folder / "left_out.tsv").read_text("utf-8", "surrogateescape").splitlines()
     except (MlimagesError, OSError):  # the label files are no longer there
         return
@@ -163,15 +163,15 @@ def warn_about_changed_labels(config: FineTuneConfig, files: RunFiles) -> None:
         )  # fmt: skip
 
 
-def _count_images(labels: RunLabels) -> Counter[tuple[str, tuple[str, ...]]]:
+def _count_images(splits: LabeledSplits) -> Counter[tuple[str, tuple[str, ...]]]:
     """Count the images by file name and class names."""
     return Counter(
-        (image.path.name, tuple(sorted(labels.class_names[label] for label in image.class_indices)))
-        for image in (*labels.train, *(labels.val or ()))
+        (image.path.name, tuple(sorted(splits.class_names[label] for label in image.class_indices)))
+        for image in (*splits.train, *(splits.val or ()))
     )
 
 
-def read_label_files(config: FineTuneConfig) -> RunLabels:
+def read_labeled_splits(config: FineTuneConfig) -> LabeledSplits:
     """Read the label files or folders `labels` and `val`, and match their classes by name.
 
     A folder may contain the splits `train` and `val`.
@@ -205,7 +205,7 @@ def read_label_files(config: FineTuneConfig) -> RunLabels:
             f"{labels}: found {'only the class ' + names[0] if names else 'no class'}: add images of other classes, "
             "since a classifier needs at least two"
         )
-    return RunLabels(names, found[0], found[1] if len(found) > 1 else None)
+    return LabeledSplits(names, found[0], found[1] if len(found) > 1 else None)
 
 
 def require_enough_images(

@@ -25,7 +25,7 @@ LR_FROM_SCRATCH = {"adamw": 1e-3, "adam": 1e-3, "sgd": 1e-2}
 LR_HEAD_ONLY = {"adamw": 1e-4, "adam": 1e-4, "sgd": 1e-3}
 LR_BELOW_HEAD = {"adamw": 7e-5, "adam": 7e-5, "sgd": 5e-3}
 
-WARMUP_SHARE = 0.1
+WARMUP_RATIO = 0.1
 """Share of the steps used for warmup, in which the learning rate rises."""
 
 AutocastFactory = Callable[[], AbstractContextManager[object]]
@@ -59,10 +59,10 @@ class Schedule:
         peak_lr: maximum learning rate.
         steps_per_epoch: optimizer steps per epoch.
         epochs: number of epochs.
-        warmup_share: share of all steps used for warmup, 0..1.
+        warmup_ratio: share of all steps used for warmup, 0..1.
         decay: `cosine`, `exponential:GAMMA`, `step:EPOCHS:GAMMA` or `none`.
 
-    >>> schedule = Schedule(peak_lr=1.0, steps_per_epoch=10, epochs=1, warmup_share=0.2)
+    >>> schedule = Schedule(peak_lr=1.0, steps_per_epoch=10, epochs=1, warmup_ratio=0.2)
     >>> [round(schedule.get_lr(step), 2) for step in range(0, 11, 2)]
     [0.33, 1.0, 0.86, 0.51, 0.15, 0.01]
     >>> [round(Schedule(1.0, 10, 3, 0.2, "exponential:0.97").get_lr(step), 4) for step in (0, 9, 10, 29)]
@@ -74,11 +74,11 @@ class Schedule:
     peak_lr: float
     steps_per_epoch: int
     epochs: int
-    warmup_share: float
+    warmup_ratio: float
     decay: str = "cosine"
 
     @classmethod
-    def for_run(
+    def from_config(
         cls, config: FineTuneConfig, num_images: int, *, is_pretrained: bool, trains_below_head: bool
     ) -> Schedule:
         """Return the schedule of a run with `num_images` training images.
@@ -87,7 +87,7 @@ class Schedule:
         """
         lr = LR_FROM_SCRATCH if not is_pretrained else LR_BELOW_HEAD if trains_below_head else LR_HEAD_ONLY
         steps = len(split_into_chunks(range(num_images), config.batch_size))
-        warmup = WARMUP_SHARE if is_pretrained else 0.0
+        warmup = WARMUP_RATIO if is_pretrained else 0.0
         return cls(config.lr or lr[config.optimizer], steps, config.epochs, warmup, config.schedule)
 
     def get_lr(self, step: int) -> float:
@@ -96,7 +96,7 @@ class Schedule:
         if kind != "cosine":
             every, gamma = map(float, {"none": "11", "exponential": ["1", *numbers], "step": numbers}[kind])
             return float(self.peak_lr * gamma ** (step // self.steps_per_epoch // every))
-        steps, warmup_steps = self.steps_per_epoch * self.epochs, self.warmup_share * self.steps_per_epoch * self.epochs
+        steps, warmup_steps = self.steps_per_epoch * self.epochs, self.warmup_ratio * self.steps_per_epoch * self.epochs
         if step < warmup_steps:
             return self.peak_lr * (step + 1) / (warmup_steps + 1)
         progress = (step - warmup_steps) / (steps - warmup_steps)
@@ -185,7 +185,9 @@ class Trainer:
         distributed.set_batch_norm_mode(self._network, num_images=count)
         is_partial = distributed.world_size() > 1 or count < batch.global_batch_size
         dropout = (
-            distributed.GlobalDropout(batch.global_batch_rows, batch.global_batch_size) if is_partial else nullcontext()
+            distributed.GlobalBatchDropout(batch.global_batch_positions, batch.global_batch_size)
+            if is_partial
+            else nullcontext()
         )
         with dropout, self._autocast():
             logits = self._forward(*batch.inputs)[:count]  # (N, classes)

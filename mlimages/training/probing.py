@@ -187,7 +187,7 @@ def compute_pooled_features(
             )
             progress.advance(len(batch.image_indices))
     progress.close()
-    store.refresh()
+    store.refresh_index()
     return store.read_rows([image.digest for image in images.images])
 
 
@@ -213,25 +213,25 @@ def _compute_learning_curve(
 ) -> tuple[tuple[CurvePoint, ...], Proportion | None]:
     """Return the learning curve on held-out images, and the accuracy gained by the last doubling of the images."""
     fewest = int(np.bincount(labels, minlength=num_classes).min())
-    steps = list(_iter_images_per_class(fewest))
+    steps = list(_iter_curve_sizes(fewest))
     runs: dict[int, list[float]] = defaultdict(list)
     for repeat in range(NUM_CURVE_REPEATS if steps else 0):
-        ranked = _rank_within_class(labels, seed + repeat)  # (N,): random order of the images within each class
+        ranked = _draw_ranks_within_class(labels, seed + repeat)  # (N,): random order of the images within each class
         held_out = ranked >= steps[-1]
         for step in steps:
             taken = ranked < step
             head = fit_ridge(features[taken], labels[taken], num_classes).head
             predicted = head.compute_probabilities(features[held_out]).argmax(axis=1)
             runs[step].append(float((predicted == labels[held_out]).mean()))
-    count = int((_rank_within_class(labels, seed) >= steps[-1]).sum()) if steps else 0
+    count = int((_draw_ranks_within_class(labels, seed) >= steps[-1]).sum()) if steps else 0
     means = {step: float(np.mean(runs[step])) for step in steps}
     points = tuple(
         CurvePoint(step, Proportion(mean, *wilson_interval(round(mean * count), count))) for step, mean in means.items()
     )
-    return points, _compute_paired_gain(runs[steps[-2]], runs[steps[-1]]) if len(steps) > 1 else None
+    return points, _estimate_accuracy_gain(runs[steps[-2]], runs[steps[-1]]) if len(steps) > 1 else None
 
 
-def _iter_images_per_class(smallest_class_size: int) -> Iterator[int]:
+def _iter_curve_sizes(smallest_class_size: int) -> Iterator[int]:
     """Yield the numbers of training images per class: 5, 10, 20 ... up to 80 % of the smallest class."""
     step = FIRST_CURVE_SIZE
     while step <= 0.8 * smallest_class_size:
@@ -239,7 +239,7 @@ def _iter_images_per_class(smallest_class_size: int) -> Iterator[int]:
         step *= 2
 
 
-def _rank_within_class(labels: Labels, seed: int) -> Labels:
+def _draw_ranks_within_class(labels: Labels, seed: int) -> NDArray[np.int64]:
     """Return the rank of each image in a random order of the images of its class, int64 `(N,)`."""
     rng = np.random.default_rng(seed)
     ranked = np.empty(len(labels), np.int64)
@@ -249,7 +249,7 @@ def _rank_within_class(labels: Labels, seed: int) -> Labels:
     return ranked
 
 
-def _compute_paired_gain(accuracies_before: Sequence[float], accuracies_after: Sequence[float]) -> Proportion:
+def _estimate_accuracy_gain(accuracies_before: Sequence[float], accuracies_after: Sequence[float]) -> Proportion:
     """Return the mean paired difference in accuracy, and its 95 % interval from the differences' standard deviation."""
     differences = np.subtract(accuracies_after, accuracies_before)
     half = Z_95 * float(differences.std(ddof=1)) / math.sqrt(len(differences))

@@ -15,8 +15,8 @@ from mlimages.labels import ClassNames, open_splits
 from mlimages.training import distributed
 from mlimages.training.array_store import ArrayStore, open_pixel_store
 from mlimages.training.config import FineTuneConfig
-from mlimages.training.image_set import DecodableImage, decode_distributed
-from mlimages.training.inputs import RunInputs, require_enough_images
+from mlimages.training.image_set import DecodableImage, decode_images_distributed
+from mlimages.training.inputs import TrainingInputs, require_enough_images
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ MAX_LISTED_IMAGES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class RunImages:
+class DecodedSplits:
     """The decoded images of a run.
 
     Attributes:
@@ -41,20 +41,20 @@ class RunImages:
     pixel_store: ArrayStore | None
 
 
-def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -> RunImages:
+def decode_splits(config: FineTuneConfig, inputs: TrainingInputs, progress: Progress) -> DecodedSplits:
     """Decode every image once, split off a validation set if none was passed, and check both sets.
 
     Raises:
         InputError: a class has too few training images (without a validation set, each needs two), there is no
             validation image, or an image is in both sets.
     """
-    labeled, image = inputs.labels, inputs.model.preprocessing.image
+    labeled, image = inputs.splits, inputs.model.preprocessing.image
     items = [*labeled.train, *(labeled.val or [])]
     pixels = open_pixel_store(image)
     store = pixels if config.cache and pixels.fits_in_cache(len(items), config.cache_bytes) else None
-    found = decode_distributed(items, image, store=store, progress=progress)
+    found = decode_images_distributed(items, image, store=store, progress=progress)
     if store is not None:
-        store.trim(config.cache_bytes)
+        store.evict_files(config.cache_bytes)
     broken = tuple(each for each in found if isinstance(each, BrokenImage))
     raise_for_unavailable_images(broken, skip=config.skip_unavailable)
     if inputs.is_resumed:
@@ -87,8 +87,8 @@ def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -
             _warn_about_rare_classes(train, labeled.class_names, "training", rare_counts=(1,))
         _warn_about_rare_classes(val, labeled.class_names, "validation", rare_counts=(0, 1))
         _warn_about_conflicting_labels((*train, *val), is_multi_label=labeled.is_multi_label)
-    _require_disjoint(train, val)
-    return RunImages(train, val, broken, store)
+    _require_disjoint_splits(train, val)
+    return DecodedSplits(train, val, broken, store)
 
 
 def _hold_out_validation_images(
@@ -136,7 +136,7 @@ def _warn_about_conflicting_labels(images: Iterable[DecodableImage], *, is_multi
         logger.warning(message, pluralize(len(twice), "image"), same_paths, "; ..." if len(twice) > 1 else "")
 
 
-def _require_disjoint(train_images: Iterable[DecodableImage], val_images: Sequence[DecodableImage]) -> None:
+def _require_disjoint_splits(train_images: Iterable[DecodableImage], val_images: Sequence[DecodableImage]) -> None:
     known = {image.digest: image.path for image in train_images}
     shared = [(known[image.digest], image.path) for image in val_images if image.digest in known]
     if len(shared) == len(val_images):

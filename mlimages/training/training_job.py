@@ -40,10 +40,10 @@ from mlimages.training.config import FineTuneConfig
 from mlimages.training.feature_cache import cache_features
 from mlimages.training.features import BatchSource, FeatureSource, PixelSource
 from mlimages.training.image_set import ImageSet, split_into_chunks
-from mlimages.training.inputs import RunInputs
+from mlimages.training.inputs import TrainingInputs
 from mlimages.training.objective import Objective, make_objective
 from mlimages.training.run import read_backend, write_settings
-from mlimages.training.run_images import RunImages
+from mlimages.training.run_images import DecodedSplits
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class TrainingJob:
         config: settings of the run.
         files: the run folder's files.
         model: the network to train, with or without a head on the lower layers.
-        base_model: the same network without a head on the lower layers.
+        model_without_lower_head: the same network without a head on the lower layers.
         frozen_layers: frozen parameters and modules of the network.
         frozen_digest: SHA-256 of the frozen weights; empty if nothing is frozen.
         class_names: names of the classes, in the order of the logits.
@@ -76,7 +76,7 @@ class TrainingJob:
     config: FineTuneConfig
     files: RunFiles
     model: Model
-    base_model: Model
+    model_without_lower_head: Model
     frozen_layers: FrozenLayers
     frozen_digest: str
     class_names: ClassNames
@@ -105,9 +105,9 @@ class TrainingJob:
 
     def with_last_layer_head(self) -> TrainingJob:
         """Return the same job without a head on the lower layers; the cached features are shared."""
-        if self.model is not self.base_model:
+        if self.model is not self.model_without_lower_head:
             self.network.get_parameter(f"{LOWER_HEAD_PATH}.weight").requires_grad_(False)  # they are zero
-        return replace(self, model=self.base_model)
+        return replace(self, model=self.model_without_lower_head)
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context for the precision of the trained part: autocast to bfloat16, or none."""
@@ -115,7 +115,9 @@ class TrainingJob:
         return torch.autocast(self.device.type, torch.bfloat16) if is_rounded else nullcontext()
 
 
-def prepare_run_folder(config: FineTuneConfig, files: RunFiles, inputs: RunInputs, images: RunImages) -> Preprocessing:
+def prepare_run_folder(
+    config: FineTuneConfig, files: RunFiles, inputs: TrainingInputs, images: DecodedSplits
+) -> Preprocessing:
     """Write the run folder, or update the number of epochs of a resumed run; return the preprocessing.
 
     Args:
@@ -141,11 +143,11 @@ def _update_num_epochs(config: FineTuneConfig, files: RunFiles) -> None:
         write_settings(files, config, preprocessing, backend=read_backend(files), multi_label=is_multi)
 
 
-def _write_run_folder(config: FineTuneConfig, files: RunFiles, inputs: RunInputs, images: RunImages) -> None:
+def _write_run_folder(config: FineTuneConfig, files: RunFiles, inputs: TrainingInputs, images: DecodedSplits) -> None:
     """Write the files that a run has before training; `config.json` is the first, since it identifies a run folder."""
-    expected, names = inputs.model.preprocessing, inputs.labels.class_names
+    expected, names = inputs.model.preprocessing, inputs.splits.class_names
     preprocessing = Preprocessing(expected.image, _resolve_normalization(config, expected, images))
-    write_settings(files, config, preprocessing, multi_label=inputs.labels.is_multi_label)
+    write_settings(files, config, preprocessing, multi_label=inputs.splits.is_multi_label)
     if inputs.mean_image is not None:
         with atomic_write(files.mean_image) as part, part.open("wb") as out:
             np.save(out, inputs.mean_image, allow_pickle=False)
@@ -155,7 +157,7 @@ def _write_run_folder(config: FineTuneConfig, files: RunFiles, inputs: RunInputs
 
 
 def _resolve_normalization(
-    config: FineTuneConfig, expected_preprocessing: Preprocessing, images: RunImages
+    config: FineTuneConfig, expected_preprocessing: Preprocessing, images: DecodedSplits
 ) -> Normalization:
     """Return the normalization that the weights expect, with the values from the settings where they are set."""
     base = expected_preprocessing.normalization
@@ -193,8 +195,8 @@ def build_training_job(
     config: FineTuneConfig,
     files: RunFiles,
     *,
-    inputs: RunInputs,
-    images: RunImages,
+    inputs: TrainingInputs,
+    images: DecodedSplits,
     preprocessing: Preprocessing,
     device: torch.device,
     progress: Progress,
@@ -213,13 +215,13 @@ def build_training_job(
     network = model.network.to(device).to(memory_format=torch.channels_last)
     mean = load_mean_image(files.mean_image, image) if preprocessing.normalization.mean_image else None
     normalize = Normalize(preprocessing.normalization, mean).to(device)
-    distributed.sync_batch_norm(network, device, batch_size=config.batch_size)
+    distributed.convert_sync_batch_norm(network, device, batch_size=config.batch_size)
     digest = frozen.digest(network) if frozen.parameter_names else ""
     augmenter = _make_augmenter(config, model)
-    names = inputs.labels.class_names
+    names = inputs.splits.class_names
     train = ImageSet(images.train, image, store=images.pixel_store, augmenter=augmenter, num_classes=len(names))
     val = ImageSet(images.val, image, store=images.pixel_store, num_classes=len(names))
-    views = 1 if augmenter is None else augmenter.num_fixed_views if frozen.parameter_names else 0
+    views = 1 if augmenter is None else augmenter.num_cached_views if frozen.parameter_names else 0
     example = torch.zeros(2, max(image.channels, len(normalize.mean[0])), image.height, image.width, device=device)
     source: BatchSource = PixelSource(network, normalize, device)
     split = split_network(network, frozen, example) if config.cache else None
@@ -245,7 +247,7 @@ def build_training_job(
         )  # fmt: skip
         source = features or source
     if distributed.is_main_process() and not inputs.is_resumed:
-        is_multi = inputs.labels.is_multi_label
+        is_multi = inputs.splits.is_multi_label
         write_settings(files, config, preprocessing, backend=backend, multi_label=is_multi)
     return TrainingJob(
         config, files, model, inputs.model, frozen, digest, names, source, train, val, views, images.broken_images,

@@ -93,7 +93,7 @@ def test_the_rows_of_any_dataset_used_longest_ago_make_room() -> None:
                 os.utime(path, (age, age))
     own = ArrayStore(folders[0], (100,), np.uint8)
     assert KEYS[0] in own  # and is used now
-    own.trim(3 * 132, reserve_bytes=100)
+    own.evict_files(3 * 132, reserved_bytes=100)
     assert [KEYS[age] in ArrayStore(folder, (100,), np.uint8) for age, folder in enumerate(folders)] == [
         True,
         False,

@@ -14,9 +14,9 @@ from mlimages.training.head import (
     MIN_RELATIVE_STD,
     PENALTIES,
     RidgeFit,
-    _FeatureBlock,
     _fit_platt_scaling,
     _fit_softmax_scaling,
+    _LayerFeatures,
     assign_stratified_folds,
     fit_ridge,
 )
@@ -32,7 +32,7 @@ def blobs(count: int, width: int, *, classes: int = 3, seed: int = 7) -> tuple[N
 
 def standardized(blocks: list[NDArray[np.float64]], fit: RidgeFit) -> NDArray[np.float64]:
     """The features whose kernel the fit has: each block has mean 1 on its kernel's diagonal, times its share."""
-    shares = [1 - fit.lower_layers_weight, *[fit.lower_layers_weight / max(1, len(blocks) - 1)] * (len(blocks) - 1)]
+    shares = [1 - fit.lower_kernel_weight, *[fit.lower_kernel_weight / max(1, len(blocks) - 1)] * (len(blocks) - 1)]
     parts = []
     for block, share in zip(blocks, shares, strict=True):
         spread = block.std(axis=0)
@@ -46,8 +46,8 @@ def standardized(blocks: list[NDArray[np.float64]], fit: RidgeFit) -> NDArray[np
 def test_leaving_one_out_in_closed_form_is_leaving_it_out(widths: tuple[int, ...]) -> None:
     blocks = [blobs(40, width, seed=number)[0] for number, width in enumerate(widths)]
     labels = blobs(40, 1)[1]
-    fit = fit_ridge(blocks[0], labels, 3, lower_features=blocks[1:], lower_weight_candidates=LOWER_KERNEL_WEIGHTS[1:])
-    assert (fit.penalty in PENALTIES, fit.lower_layers_weight in LOWER_KERNEL_WEIGHTS[1:]) == (True, len(widths) > 1)
+    fit = fit_ridge(blocks[0], labels, 3, lower_features=blocks[1:], kernel_weight_candidates=LOWER_KERNEL_WEIGHTS[1:])
+    assert (fit.penalty in PENALTIES, fit.lower_kernel_weight in LOWER_KERNEL_WEIGHTS[1:]) == (True, len(widths) > 1)
     x, targets = standardized(blocks, fit), np.eye(3)[labels]
     for index in range(40):
         keep = np.arange(40) != index
@@ -79,14 +79,14 @@ def test_penalty_and_share_have_the_least_error_of_leaving_one_out(widths: tuple
     blocks = [blobs(40, width, seed=number + 4)[0] for number, width in enumerate(widths)]
     labels = np.array([0] * 22 + [1] * 12 + [2] * 6)
     blocks[0][:, 0] += labels
-    fit = fit_ridge(blocks[0], labels, 3, lower_features=blocks[1:], lower_weight_candidates=LOWER_KERNEL_WEIGHTS[1:])
+    fit = fit_ridge(blocks[0], labels, 3, lower_features=blocks[1:], kernel_weight_candidates=LOWER_KERNEL_WEIGHTS[1:])
     shares = LOWER_KERNEL_WEIGHTS[1:] if len(widths) > 1 else (0.0,)
     errors = [
-        left_out_errors(standardized(blocks, replace(fit, lower_layers_weight=share)), np.eye(3)[labels])
+        left_out_errors(standardized(blocks, replace(fit, lower_kernel_weight=share)), np.eye(3)[labels])
         for share in shares
     ]
     share, penalty = np.unravel_index(np.argmin(errors), np.shape(errors))
-    assert (fit.lower_layers_weight, fit.penalty) == (shares[share], PENALTIES[penalty])
+    assert (fit.lower_kernel_weight, fit.penalty) == (shares[share], PENALTIES[penalty])
     assert 0 < penalty < len(PENALTIES) - 1
 
 
@@ -96,14 +96,14 @@ def test_leave_one_out_finds_the_layer_that_tells_the_classes_apart(helpful: int
     layers = [np.random.default_rng(1).normal(size=(200, 40)) for _ in range(2)]
     layers[helpful] = good
     fit = fit_ridge(layers[0], labels, 3, lower_features=layers[1:])
-    assert abs(fit.lower_layers_weight - share) <= 0.1
-    assert fit.head.weight.shape[1] == layers[0].shape[1] + (layers[1].shape[1] if fit.lower_layers_weight else 0)
+    assert abs(fit.lower_kernel_weight - share) <= 0.1
+    assert fit.head.weight.shape[1] == layers[0].shape[1] + (layers[1].shape[1] if fit.lower_kernel_weight else 0)
 
 
 def test_lower_layers_without_information_are_used_as_seldom_as_chance_explains() -> None:
     good, labels = blobs(120, 10)
     noise = [[np.random.default_rng((seed, n)).normal(size=(120, 10)) for n in range(2)] for seed in range(40)]
-    shares = [fit_ridge(good, labels, 3, lower_features=lower).lower_layers_weight for lower in noise]
+    shares = [fit_ridge(good, labels, 3, lower_features=lower).lower_kernel_weight for lower in noise]
     assert sum(share > 0 for share in shares) <= 4, shares  # two standard errors; the best of six shares
 
 
@@ -129,7 +129,7 @@ def test_many_images_and_classes_need_no_array_of_images_by_classes_but_the_resu
     features, labels = rng.normal(size=(count, width)).astype(np.float32), rng.integers(0, classes, count)
     lower = [rng.normal(size=(count, 8)).astype(np.float32)]
     tracemalloc.start()
-    fit_ridge(features, labels, classes, lower_features=lower, lower_weight_candidates=(0.5,))
+    fit_ridge(features, labels, classes, lower_features=lower, kernel_weight_candidates=(0.5,))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     working = 6 * 8 * max(CHUNK_IMAGES, 4000) * classes  # float64 arrays of the chunk, or of the images that choose
@@ -194,7 +194,7 @@ def test_the_scales_have_the_greatest_likelihood(sharpness: float) -> None:
 def test_features_that_hardly_vary_are_divided_by_a_twentieth_of_the_usual_spread() -> None:
     rng = np.random.default_rng(2)
     features = rng.normal(size=(5000, 4)) * [1.0, 3.0, 1e-3, 0.0] + 7
-    block = _FeatureBlock.standardize(features)
+    block = _LayerFeatures.from_features(features)
     mean, factor = block.mean, block.scale
     spread = features.std(axis=0)
     usual = np.sqrt(np.square(spread).mean())

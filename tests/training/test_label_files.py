@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from mlimages.cli import main as cli
 from mlimages.core import InputError
 from mlimages.training.config import FineTuneConfig
-from mlimages.training.inputs import read_label_files
+from mlimages.training.inputs import read_labeled_splits
 from tests.conftest import RunCli
 from tests.labels.test_labels import touch
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.train
 def named(
     folder: Path, labels: str, val: Any = None, **options: Any
 ) -> tuple[tuple[str, ...], list[str], list[str] | None]:
-    found = read_label_files(FineTuneConfig(folder / labels, folder / "run", val=val and folder / val, **options))
+    found = read_labeled_splits(FineTuneConfig(folder / labels, folder / "run", val=val and folder / val, **options))
     parts = [found.train, found.val]
     train, validation = (
         [f"{i.path.name} {found.class_names[i.label]}" for i in part] if part else None for part in parts

@@ -114,7 +114,7 @@ def test_texture_is_seen_by_random_convolutions_and_more_images_do_not_hurt(stri
     [(6, []), (7, [5]), (12, [5]), (13, [5, 10]), (24, [5, 10]), (25, [5, 10, 20]), (26, [5, 10, 20])],
 )
 def test_a_learning_curve_keeps_a_fifth_of_the_smallest_class_back(fewest: int, sizes: list[int]) -> None:
-    assert list(probing._iter_images_per_class(fewest)) == sizes
+    assert list(probing._iter_curve_sizes(fewest)) == sizes
 
 
 def test_a_learning_curve_grows_by_images_that_it_is_not_tested_on(monkeypatch: pytest.MonkeyPatch) -> None:

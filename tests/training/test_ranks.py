@@ -86,7 +86,7 @@ class Source:
 distributed.init_process_group(torch.device("cpu"))
 trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
 config = FineTuneConfig("unused", "unused", batch_size=2, label_smoothing=0.1, class_weights="balanced", seed=1)
-schedule = Schedule(0.01, 3, 3, warmup_share=0.0)
+schedule = Schedule(0.01, 3, 3, warmup_ratio=0.0)
 trainer = Trainer(network, Source(), torch.optim.AdamW(trained, weight_decay=0.1), schedule,
                   config=config, autocast=nullcontext,
                   objective=CrossEntropy(config, torch.tensor([0, 0, 0, 0, 1]), 2, torch.device("cpu")))
@@ -365,7 +365,7 @@ def test_on_gpus_the_batch_norms_that_train_become_torchs_sync_batch_norm(
     network, x = model.network, torch.rand(2, 3, 64, 64)
     before, tensors = network(x), {key: value.clone() for key, value in network.state_dict().items()}
     freeze(model, "layer3" if name == "resnet18" else "blocks.3")
-    distributed.sync_batch_norm(network, torch.device("cuda"), batch_size=2)
+    distributed.convert_sync_batch_norm(network, torch.device("cuda"), batch_size=2)
     assert torch.allclose(network(x), before)
     assert all(torch.equal(tensors[key], value) for key, value in network.state_dict().items())
     network.train()
@@ -381,4 +381,4 @@ def test_a_batch_too_small_for_batch_norm_is_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(distributed, "world_size", lambda: 4)
     network = build_model("resnet18", num_classes=2, weights="none", size=64).network
     with pytest.raises(InputError, match="use --batch-size 8 or more"):
-        distributed.sync_batch_norm(network, torch.device("cpu"), batch_size=7)
+        distributed.convert_sync_batch_norm(network, torch.device("cpu"), batch_size=7)

@@ -26,7 +26,7 @@ from mlimages.training.checkpoints import (
     copy_trained_tensors,
     load_state,
     load_trained_tensors,
-    save_networks,
+    save_checkpoints,
 )
 from mlimages.training.run_export import export_run, read_exported_bundle, warn_about_lost_options
 from tests.conftest import RunCli, fork_server
@@ -100,7 +100,7 @@ def kill_at(patch: pytest.MonkeyPatch, name: str, *, call: int, before: bool) ->
         if len(calls) < call or not before:
             real(*args)
         if len(calls) >= call:
-            patch.setattr(finetune, "save_networks", lambda *args: None)
+            patch.setattr(finetune, "save_checkpoints", lambda *args: None)
             raise Killed
 
     patch.setattr(finetune, name, stop)
@@ -175,8 +175,10 @@ def test_networks_with_tied_weights_and_every_kind_of_numbers_are_saved_whole(tm
     network.register_buffer("not_saved", torch.ones(2), persistent=False)
     for dtype in (torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8):
         network.register_buffer(f"as_{str(dtype)[6:]}", torch.arange(7).to(dtype).reshape(7, 1))
-    state = TrainingState(trained_tensors=copy_trained_tensors(network), best_tensors=copy_trained_tensors(network))
-    save_networks(network, state, RunFiles(tmp_path))
+    state = TrainingState(
+        trained_tensors=copy_trained_tensors(network), best_trained_tensors=copy_trained_tensors(network)
+    )
+    save_checkpoints(network, state, RunFiles(tmp_path))
     load_trained_tensors(network, state.trained_tensors)
     for path in (tmp_path / "best.safetensors", tmp_path / "last.safetensors"):
         found = load_file(path)
@@ -227,7 +229,7 @@ def test_the_state_of_a_run_without_a_head_on_all_depths_is_read(tmp_path: Path)
     save_file({"model.w": torch.ones(1)}, tmp_path / "state.safetensors", metadata={"mlimages": json.dumps(metadata)})
     state = load_state(RunFiles(tmp_path))
     assert state is not None
-    assert (state.best_epoch, state.lower_layers_weight, dict(state.prediction_set_thresholds)) == (1, 0.0, {})
+    assert (state.best_epoch, state.lower_kernel_weight, dict(state.prediction_set_thresholds)) == (1, 0.0, {})
 
 
 def test_a_folder_that_is_no_run_says_so(tmp_path: Path) -> None:
@@ -274,7 +276,7 @@ def test_what_needs_no_image_is_refused_before_one_is_read_and_leaves_nothing(
     state = build_model("cifar10_cnn", num_classes=3, weights="none").network.state_dict()
     state["conv2.weight"][0, 0, 0, 0] = torch.nan
     save_file(state, "nan.safetensors")
-    monkeypatch.setattr(run_images, "decode_distributed", None)
+    monkeypatch.setattr(run_images, "decode_images_distributed", None)
     before = sorted(colours.parent.rglob("*"))
     with pytest.raises(MlimagesError, match=re.escape(message)):
         fine_tune(config_for(colours, **options))

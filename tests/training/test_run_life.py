@@ -202,7 +202,7 @@ class RunFolderLife(RuleBasedStateMachine):
                 fine_tune(whole, export=False, callbacks=[StopsAfter(len(self.epochs))])
             REFERENCE[key] = digest_of(whole.out)
         assert REFERENCE.setdefault(key, digest_of(self.config.out)) == digest_of(self.config.out)
-        for checkpoint, tensors in (("last", state.trained_tensors), ("best", state.best_tensors)):
+        for checkpoint, tensors in (("last", state.trained_tensors), ("best", state.best_trained_tensors)):
             loaded = load_run(self.config.out, checkpoint).network.state_dict()
             assert all(torch.equal(tensor, loaded[name]) for name, tensor in tensors.items())
 
@@ -227,7 +227,7 @@ def digest_of(run: Path) -> str:
     state = load_state(RunFiles(run))
     assert state is not None
     found = hashlib.sha256()
-    for tensors in (state.trained_tensors, state.best_tensors):
+    for tensors in (state.trained_tensors, state.best_trained_tensors):
         for name, tensor in sorted(tensors.items()):
             found.update(name.encode() + tensor.contiguous().numpy().tobytes())
     return found.hexdigest()

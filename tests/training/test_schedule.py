@@ -76,7 +76,7 @@ def test_other_decays_are_torchs_epoch_by_epoch() -> None:
 def test_the_rate_and_the_warmup_follow_from_what_is_trained(optimizer: str) -> None:
     def schedule(*, pretrained: bool, below: bool, lr: float = 0.0) -> Schedule:
         config = FineTuneConfig(Path("a.txt"), Path("run"), optimizer=optimizer, lr=lr, epochs=5, batch_size=8)  # type: ignore[arg-type]
-        return Schedule.for_run(config, 18, is_pretrained=pretrained, trains_below_head=below)
+        return Schedule.from_config(config, 18, is_pretrained=pretrained, trains_below_head=below)
 
     assert schedule(pretrained=False, below=True) == Schedule(LR_FROM_SCRATCH[optimizer], 3, 5, 0.0)
     assert schedule(pretrained=True, below=True) == Schedule(LR_BELOW_HEAD[optimizer], 3, 5, 0.1)
