@@ -248,13 +248,15 @@ class FeatureSource:
     def compute_features_in_both_precisions(
         self, indices: Sequence[int], progress: Progress
     ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        """Yield the features of cached validation images in float32 and in the precision of training images.
+        """Yield the features of validation images in float32, from the cache, and in the precision of training images.
+
+        Images without float32 features in the cache are left out. Missing features in the other precision are computed.
 
         Args:
             indices: indices of the images in the validation set.
 
         Yields:
-            For each chunk of images, their indices, and their features `(n, D)` in both precisions.
+            For each chunk of images, their indices, their float32 features `(n, D)`, and those in the other precision.
         """
         stores = self._stores["fp32"], self._stores[self._precision]
         for chunk in split_into_chunks(indices, self._batch_size):

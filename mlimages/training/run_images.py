@@ -132,7 +132,7 @@ def _warn_about_conflicting_labels(images: Iterable[DecodableImage], *, is_multi
             else "%s in two classes (%s%s): exclude such images with `mlimages check`, or use --multi-label if an "
             "image may have several classes"
         )
-        same_paths = " = ".join(map(str, dict.fromkeys(twice[0][:2])))  # the same path on two rows once
+        same_paths = " and ".join(map(str, dict.fromkeys(twice[0][:2])))  # the same path on two rows once
         logger.warning(message, pluralize(len(twice), "image"), same_paths, "; ..." if len(twice) > 1 else "")
 
 
@@ -145,7 +145,7 @@ def _require_disjoint_splits(train_images: Iterable[DecodableImage], val_images:
             "or pass other validation images"
         )
     if shared:
-        shown = "; ".join(f"{one} = {other}" for one, other in shared[:MAX_LISTED_IMAGES])
+        shown = "; ".join(" and ".join(map(str, dict.fromkeys(pair))) for pair in shared[:MAX_LISTED_IMAGES])
         raise InputError(
             f"{len(shared)} image{'s' * (len(shared) > 1)} in both the training and the validation set ({shown}): "
             "exclude them with `mlimages check TRAIN VAL`"
