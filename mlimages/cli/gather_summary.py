@@ -99,8 +99,8 @@ def format_summary(summary: GatherSummary, *, has_failed: bool, keep_duplicates:
     if summary.changed:
         yield f"{pluralize(summary.changed, 'file')} edited since the download and kept"
     if summary.moved:
-        names = "it" if summary.moved == 1 else "them"
-        yield f"{pluralize(summary.moved, 'image')} moved to the class that the list now gives {names}"
+        what = "its new class" if summary.moved == 1 else "their new classes"
+        yield f"{pluralize(summary.moved, 'image')} moved to {what} in the list"
     if summary.unmoved:
         were = _pluralize_with_verb(summary.unmoved, "image", "was", "were")
         yield f"{were} edited or moved by hand and therefore not moved, although the list now gives another class"

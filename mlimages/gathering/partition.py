@@ -22,7 +22,7 @@ _MAX_COUNTED_HOSTS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Partition:
+class LinkPartition:
     """The links of one of several shards.
 
     Attributes:
@@ -57,7 +57,7 @@ class Partition:
         return (self.max_requests_per_host + parts - 1 - number % parts) // parts
 
 
-NO_PARTITION = Partition()
+NO_PARTITION = LinkPartition()
 """The partition of a run without shards, which contains all links."""
 
 
@@ -67,7 +67,7 @@ def choose_shard(url: str, num_shards: int, num_shards_by_host: Mapping[str, int
     Args:
         url: the link.
         num_shards: number of shards.
-        num_shards_by_host: see `Partition`.
+        num_shards_by_host: see `LinkPartition`.
     """
     host = _normalize_host(url)
     number = hash_link("", url if host == "(none)" else host)
@@ -76,7 +76,7 @@ def choose_shard(url: str, num_shards: int, num_shards_by_host: Mapping[str, int
     return number % num_shards + 1
 
 
-class HostCounts:
+class LinkCountsByHost:
     """Counts links by host.
 
     If there are very many hosts, only the hosts with many links are counted (Misra and Gries, 1982).

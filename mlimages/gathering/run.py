@@ -33,7 +33,7 @@ from mlimages.gathering.download.reasons import classify_error
 from mlimages.gathering.event_loop import run_blocking
 from mlimages.gathering.interleaving import interleave_hosts
 from mlimages.gathering.options import GatherKeywords, GatherOptions
-from mlimages.gathering.partition import Partition
+from mlimages.gathering.partition import LinkPartition
 from mlimages.gathering.sources.source import AnySource, Source, as_source
 from mlimages.gathering.store.gather_folder import GatherFolder
 
@@ -105,13 +105,13 @@ async def gather_async(
     started = time.monotonic()
     checks = ImageRequirements(
         max_pixels=chosen.max_pixels,
-        min_size_px=chosen.min_size,
-        resize_px=chosen.resize,
+        min_side_px=chosen.min_size,
+        target_side_px=chosen.resize,
         ignore_opt_out=chosen.ignore_opt_out,
     )
     shard, shards = chosen.shard or (1, 1)
     num_shards_by_host = await count_shards_by_host(links, shards) if chosen.shard else {}
-    partition = Partition(shard, shards, num_shards_by_host, chosen.per_host)
+    partition = LinkPartition(shard, shards, num_shards_by_host, chosen.per_host)
     with GatherFolder(out, chosen, partition, is_list=getattr(links, "is_list", False)) as folder:
         async with Fetcher(chosen, partition) as fetcher, DecoderPool(checks, chosen.decoders) as decoders:
             scheduler = LinkScheduler(folder, fetcher, decoders, chosen, progress or NoProgress(), partition)
@@ -120,7 +120,7 @@ async def gather_async(
         if stopped:
             raise stopped
         summary = folder.tally.make_summary(out, num_fetched=folder.num_added, seconds=time.monotonic() - started)
-        return replace(summary, waits_s=fetcher.hosts.waits_s)
+        return replace(summary, waits_s=fetcher.hosts.pause_s_by_host)
 
 
 @dataclass
@@ -141,9 +141,9 @@ class LinkScheduler:
     decoders: DecoderPool
     options: GatherOptions
     progress: Progress
-    partition: Partition
-    _num_in_progress_by_label: Counter[str] = field(default_factory=Counter, init=False)
-    _num_in_progress: int = field(default=0, init=False)
+    partition: LinkPartition
+    _num_active_links_by_label: Counter[str] = field(default_factory=Counter, init=False)
+    _num_active_links: int = field(default=0, init=False)
     _backlog_by_label: dict[str, deque[ImageRef]] = field(default_factory=dict, init=False)
     _num_in_backlog: int = field(default=0, init=False)
     _link_finished: asyncio.Event = field(default_factory=asyncio.Event, init=False)
@@ -158,14 +158,14 @@ class LinkScheduler:
             self._notify_source_if_class_is_full(label)
         self.progress.start("gather", await count_source_links(source), "links")
         image_refs = aiter(source)
-        in_turn = interleave_hosts(image_refs) if self._may_reorder(source) else image_refs
+        in_turn = interleave_hosts(image_refs) if self._may_reorder_links(source) else image_refs
         reporter = asyncio.create_task(self._watch_paused_hosts())
         try:
             async with asyncio.TaskGroup() as self._group:
                 try:
                     async for image_ref in in_turn:
                         await self._accept_link(image_ref, max_backlog)
-                    others = await asyncio.to_thread(self.folder.find_corrections)
+                    others = await asyncio.to_thread(self.folder.resolve_deferred_links)
                     self.progress.advance(-len(others))  # they were counted when they were deferred
                     for image_ref in others:
                         await self._accept_link(image_ref, max_backlog)
@@ -181,7 +181,7 @@ class LinkScheduler:
             self.progress.close()
         return stopped
 
-    def _may_reorder(self, source: Source) -> bool:
+    def _may_reorder_links(self, source: Source) -> bool:
         """Return whether links may be read ahead and reordered.
 
         This requires that all links are needed (no `limit`) and that they are not typed by a user.
@@ -200,12 +200,12 @@ class LinkScheduler:
     @property
     def _is_at_link_limit(self) -> bool:
         hosts = self.fetcher.hosts
-        further = min(hosts.num_waiting, MAX_WAITING_LINKS) + min(hosts.num_queued, MAX_QUEUED_LINKS)
-        return self._num_in_progress >= MAX_LINKS_IN_PROGRESS + further
+        further = min(hosts.num_waiting_links, MAX_WAITING_LINKS) + min(hosts.num_queued_links, MAX_QUEUED_LINKS)
+        return self._num_active_links >= MAX_LINKS_IN_PROGRESS + further
 
     def _start_or_queue(self, image_ref: ImageRef) -> None:
         is_own = self.partition.is_in_shard(image_ref.url) and self.partition.max_concurrent_requests(image_ref.url) > 0
-        if not (is_own and self._count_needed_images(image_ref.label) > 0 and self.folder.claim(image_ref)):
+        if not (is_own and self._count_needed_images(image_ref.label) > 0 and self.folder.claim_link(image_ref)):
             self.progress.advance()
         elif self._may_start_link(image_ref.label):
             self._start_link(image_ref)
@@ -223,20 +223,20 @@ class LinkScheduler:
 
         Links that wait for a paused host are not counted.
         """
-        num_waiting = self.fetcher.hosts.num_waiting_by_label[label]
-        return self._num_in_progress_by_label[label] - num_waiting < self._count_needed_images(label)
+        num_waiting = self.fetcher.hosts.num_waiting_links_by_label[label]
+        return self._num_active_links_by_label[label] - num_waiting < self._count_needed_images(label)
 
     def _start_link(self, image_ref: ImageRef) -> None:
-        self._num_in_progress_by_label[image_ref.label] += 1
-        self._num_in_progress += 1
+        self._num_active_links_by_label[image_ref.label] += 1
+        self._num_active_links += 1
         self._group.create_task(self._process_link(image_ref))
 
     async def _process_link(self, image_ref: ImageRef) -> None:
         row = await self._download_and_record(image_ref)
         if row:
             self._report_row_to_source(row)
-        self._num_in_progress_by_label[image_ref.label] -= 1
-        self._num_in_progress -= 1
+        self._num_active_links_by_label[image_ref.label] -= 1
+        self._num_active_links -= 1
         self._notify_source_if_class_is_full(image_ref.label)
         for label in list(self._backlog_by_label) if row and row.reason is Reason.PLACEHOLDER else [image_ref.label]:
             self._start_from_backlog(label)  # a placeholder may have removed an image of another class
@@ -245,19 +245,19 @@ class LinkScheduler:
 
     async def _download_and_record(self, image_ref: ImageRef) -> FetchResult | None:
         """Download a link and return its recorded row, or None if its class has enough images by then."""
-        part_path = self.folder.make_part_path()
+        temp_path = self.folder.make_temp_path()
         download = await (
-            _save_image(image_ref.load, part_path)
+            _save_image(image_ref.load, temp_path)
             if image_ref.load
             else self.fetcher.fetch(
-                image_ref.url, part_path, label=image_ref.label, obeys_site_rules=not image_ref.is_api
+                image_ref.url, temp_path, label=image_ref.label, obeys_site_rules=not image_ref.is_api
             )
         )
-        inspection = None if download.reason else await self.decoders.inspect(part_path)
+        inspection = None if download.reason else await self.decoders.inspect(temp_path)
         if isinstance(inspection, ImageInfo) and not self._count_needed_images(image_ref.label):
-            part_path.unlink(missing_ok=True)
+            temp_path.unlink(missing_ok=True)
             return None
-        return await self.folder.add(image_ref, download, inspection, part_path)
+        return await self.folder.record_download(image_ref, download, inspection, temp_path)
 
     async def _watch_paused_hosts(self) -> None:
         """Start a queued link for each link that waits for a paused host, until this task is cancelled.
@@ -268,10 +268,10 @@ class LinkScheduler:
             await asyncio.sleep(_POLL_INTERVAL_S)
             for label in list(self._backlog_by_label):
                 self._start_from_backlog(label)
-            if hosts := self.fetcher.hosts.blocking_hosts:
+            if hosts := self.fetcher.hosts.awaited_hosts:
                 more = f" +{len(hosts) - 1}" if len(hosts) > 1 else ""
                 self.progress.advance(
-                    0, waiting_for=f"{hosts[0][:30]}{more} ({pluralize(self.fetcher.hosts.num_waiting, 'link')})"
+                    0, waiting_for=f"{hosts[0][:30]}{more} ({pluralize(self.fetcher.hosts.num_waiting_links, 'link')})"
                 )
 
     def _start_from_backlog(self, label: str) -> None:
@@ -290,8 +290,8 @@ class LinkScheduler:
             self._skip_class_in_source(label)
 
 
-async def _save_image(load_bytes: Callable[[], Awaitable[bytes]], part_path: Path) -> DownloadResult:
-    file = BufferedFile(part_path)
+async def _save_image(load_bytes: Callable[[], Awaitable[bytes]], temp_path: Path) -> DownloadResult:
+    file = BufferedFile(temp_path)
     try:
         data = await load_bytes()
     except MlimagesError:

@@ -42,7 +42,7 @@ from mlimages.gathering.sources.source import AnySource, Source, as_source
 from mlimages.gathering.store.gather_folder import GatherFolder
 from mlimages.gathering.store.lock import open_work_folder
 from mlimages.gathering.store.manifest import make_manifest_path, parse_row
-from mlimages.gathering.store.tally import Tally
+from mlimages.gathering.store.tally import ResultTally
 
 if TYPE_CHECKING:
     from mlimages.core import ProcessPool, RayCluster
@@ -87,8 +87,10 @@ def gather_on(
     folder = out if is_remote(out) else out.absolute()
     lock = nullcontext() if is_remote(out) else open_work_folder(folder, secrets.token_hex(8), is_exclusive=False)
     progress = progress or NoProgress()
-    with lock as marker_path:
-        task = partial(_gather_shard, _FilteredSource(own, full, parts), str(folder), marker_path, num_shards, options)
+    with lock as access_marker:
+        task = partial(
+            _gather_shard, _FilteredSource(own, full, parts), str(folder), access_marker, num_shards, options
+        )
         progress.start("gather", run_blocking(count_source_links(links)), "links")
         try:
             ended = _run_shards(pool, task, out, num_shards, progress)
@@ -128,7 +130,7 @@ def _run_shards(
     numbers = range(1, num_shards + 1)
     offsets = {make_manifest_path(out, (number, num_shards)): 0 for number in numbers if not is_remote(out)}
     summaries: list[GatherSummary] = []
-    tally = Tally()
+    tally = ResultTally()
     for ended in pool.map_as_completed(task, numbers):
         summaries += ended
         rows = list(_read_new_rows(offsets))
@@ -168,14 +170,14 @@ class _FilteredSource:
 
 
 def _gather_shard(
-    source: Source, out: str, marker_path: Path | None, num_shards: int, options: GatherKeywords, shard_number: int
+    source: Source, out: str, access_marker: Path | None, num_shards: int, options: GatherKeywords, shard_number: int
 ) -> GatherSummary:
     """Gather the shard with the number `shard_number`.
 
     Args:
-        marker_path: a folder in the local folder `out`; if it does not exist here, this machine cannot access `out`.
+        access_marker: a folder in the local folder `out`; if it does not exist here, this machine cannot access `out`.
     """
-    if marker_path and not marker_path.exists():
+    if access_marker and not access_marker.exists():
         raise GatherError(
             f"{out} is not accessible on {socket.gethostname()}: use a folder on a shared file system, or an address "
             "(s3://...)"

@@ -22,8 +22,8 @@ from mlimages.gathering.download.host_limits import Hosts
 from mlimages.gathering.download.image_info import ImageInfo
 from mlimages.gathering.partition import NO_PARTITION
 from mlimages.gathering.run import LinkScheduler
+from mlimages.gathering.store.file_storage import FileStorage
 from mlimages.gathering.store.gather_folder import GatherFolder
-from mlimages.gathering.store.stored_files import StoredFiles
 
 
 @dataclass
@@ -55,7 +55,7 @@ class MadeUpDownloads:
         return self.infos.pop(part)
 
 
-class NoFiles(StoredFiles):
+class NoFiles(FileStorage):
     async def store(self, part: Path, row: FetchResult) -> str | None:
         return row.path
 

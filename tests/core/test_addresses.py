@@ -46,7 +46,7 @@ from mlimages.core import (
     relative_name,
 )
 from mlimages.dataset import compute_mean, load_mean_image
-from mlimages.gathering.store.stored_objects import StoredObjects
+from mlimages.gathering.store.object_storage import ObjectStorage
 from mlimages.images import copy_by_class, find_images
 from mlimages.inference import OnnxBundle
 from mlimages.inference.inputs import find_input_images
@@ -353,7 +353,7 @@ def test_a_merge_that_begins_during_the_removals_of_another_keeps_the_rows_of_th
     two_shards: TwoShards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     main = threading.current_thread()
-    remove, is_unchanged = StoredObjects.remove, StoredObjects.is_unchanged
+    remove, is_unchanged = ObjectStorage.remove, ObjectStorage.is_unchanged
     has_listed, is_removed = threading.Event(), threading.Event()
     others: list[GatherSummary] = []
 
@@ -361,21 +361,21 @@ def test_a_merge_that_begins_during_the_removals_of_another_keeps_the_rows_of_th
         others.append(two_shards.gather())
         has_listed.set()
 
-    def remove_while_another_merges(self: StoredObjects, path: str, sha256: str) -> None:
+    def remove_while_another_merges(self: ObjectStorage, path: str, sha256: str) -> None:
         if not other.ident:
             other.start()
             assert has_listed.wait(60)
         remove(self, path, sha256)
 
-    def read_after_the_removals(self: StoredObjects, path: str, sha256: str) -> bool:
+    def read_after_the_removals(self: ObjectStorage, path: str, sha256: str) -> bool:
         if threading.current_thread() is not main:
             has_listed.set()
             assert is_removed.wait(60)
         return is_unchanged(self, path, sha256)
 
     other = threading.Thread(target=merge_too)
-    monkeypatch.setattr(StoredObjects, "remove", remove_while_another_merges)
-    monkeypatch.setattr(StoredObjects, "is_unchanged", read_after_the_removals)
+    monkeypatch.setattr(ObjectStorage, "remove", remove_while_another_merges)
+    monkeypatch.setattr(ObjectStorage, "is_unchanged", read_after_the_removals)
     merged = two_shards.gather()
     is_removed.set()
     other.join()
@@ -388,7 +388,7 @@ def test_a_merge_that_begins_during_the_removals_of_another_keeps_the_rows_of_th
 
 def test_a_merge_that_was_killed_before_its_removals_is_finished_by_the_next_run(two_shards: TwoShards) -> None:
     files = fsspec.filesystem("memory")
-    killed = mock.patch.object(StoredObjects, "remove", side_effect=KeyboardInterrupt)
+    killed = mock.patch.object(ObjectStorage, "remove", side_effect=KeyboardInterrupt)
     with killed, pytest.raises(KeyboardInterrupt):
         two_shards.gather()
     assert sum("manifest" in name for name in files.find("/out")) == 3
@@ -438,7 +438,7 @@ def test_two_shards_on_their_way_to_one_address_leave_each_other_alone(memory: s
 def test_a_store_that_refuses_at_first_is_said_once_and_asked_again(
     memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("mlimages.gathering.store.stored_objects._BACKOFF_S", 0)
+    monkeypatch.setattr("mlimages.gathering.store.object_storage._BACKOFF_S", 0)
     files, asked = fsspec.filesystem("memory"), dict[str, int]()
     pipe_file = files.pipe_file
 
@@ -479,9 +479,9 @@ def test_manifests_that_change_while_they_are_read_are_read_again(
             Path(local).write_bytes(b"")
 
     monkeypatch.setattr(files, "get_file", change_on_the_way)
-    objects = StoredObjects(as_path("memory://out"), tmp_path)
-    assert objects.refresh()
-    assert not objects.refresh()
+    objects = ObjectStorage(as_path("memory://out"), tmp_path)
+    assert objects.refresh_manifests()
+    assert not objects.refresh_manifests()
     objects.close()
     found = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert found == {name.rpartition("/")[2]: files.cat(name) for name in files.find("/out")}

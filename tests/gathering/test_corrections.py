@@ -13,7 +13,7 @@ from mlimages.gathering import GatherOptions, read_manifest
 from mlimages.gathering.store.corrections import find_corrected_class
 from mlimages.gathering.store.gather_folder import GatherFolder
 from mlimages.gathering.store.manifest import dump_closing_row, dump_row
-from mlimages.gathering.store.tally import Tally
+from mlimages.gathering.store.tally import ResultTally
 from tests.conftest import RunCli
 from tests.servers import Site, answer, photo
 
@@ -47,12 +47,12 @@ def url(name: str) -> str:
     return f"http://127.0.0.1/{name}.jpg"
 
 
-def listed(out: Path, links: Links, **options: object) -> tuple[list[tuple[str, str]], Tally]:
+def listed(out: Path, links: Links, **options: object) -> tuple[list[tuple[str, str]], ResultTally]:
     """The links that a run with this list requests, and what it counts; no request is answered."""
     with GatherFolder(out, GatherOptions(**options), is_list=True) as folder:  # type: ignore[arg-type]
         refs = [ImageRef(url(name), label, {"column": 1}) for label, name in links]
-        wanted = [ref for ref in refs if folder.claim(ref)]
-        wanted += [ref for ref in folder.find_corrections() if folder.claim(ref)]
+        wanted = [ref for ref in refs if folder.claim_link(ref)]
+        wanted += [ref for ref in folder.resolve_deferred_links() if folder.claim_link(ref)]
         folder.finish()
     return [(ref.label, ref.url[17:-4]) for ref in wanted], folder.tally
 
@@ -264,7 +264,7 @@ def test_the_same_command_moves_what_the_list_corrects_and_says_so(site: Site, t
     assert run_cli(*words).stdout.splitlines()[-4:] == [
         "5 images, 0 duplicates, 0 failed links in out",
         "1 file edited since the download and kept",
-        "2 images moved to the class that the list now gives them",
+        "2 images moved to their new classes in the list",
         "1 image was edited or moved by hand and therefore not moved, although the list now gives another class",
     ]
     assert [request.path for request in site.requests] == ["/e.jpg"], "only what is new"

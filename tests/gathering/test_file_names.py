@@ -13,11 +13,11 @@ from mlimages.gathering.store.file_names import (
     MAX_FOLDER_BYTES,
     MAX_FOLDER_DEPTH,
     MAX_NAME_BYTES,
-    NamesInUse,
+    PathsInUse,
+    file_stem_from_url,
     generate_paths,
     is_in_folder_of,
     label_to_folder,
-    name_from_url,
     sanitize_name,
 )
 
@@ -110,7 +110,7 @@ def test_a_label_is_a_folder_of_allowed_depth_and_length(label: str, folder: str
     ],
 )
 def test_an_image_is_named_like_the_end_of_its_link(url: str, stem: str) -> None:
-    assert name_from_url(url) == stem
+    assert file_stem_from_url(url) == stem
 
 
 def test_free_paths_begin_with_the_best_and_never_end() -> None:
@@ -121,7 +121,7 @@ def test_free_paths_begin_with_the_best_and_never_end() -> None:
 
 
 def test_a_folder_belongs_to_one_label_and_a_path_to_one_image_whatever_the_case() -> None:
-    names = NamesInUse()
+    names = PathsInUse()
     assert names.reserve("Cats", "Cats/1.jpg")
     assert not names.reserve("Cats", "cats/1.JPG")
     assert names.reserve("Cats", "Cats/2.jpg")
@@ -142,7 +142,7 @@ def test_a_folder_belongs_to_one_label_and_a_path_to_one_image_whatever_the_case
 
 @given(st.lists(st.sampled_from(["a", "A", "b", "a/b", "A/b", "A/B", "a/B/c", "a/b/C", "a:/b", "a?/b", "B/a", "a//b"])))
 def test_no_two_labels_share_a_folder_and_no_folder_has_two_spellings(labels: list[str]) -> None:
-    names, links = NamesInUse(), ["x/A", "x/b.jpg"]
+    names, links = PathsInUse(), ["x/A", "x/b.jpg"]
     paths = {
         (label, f"{names.make_path_stem(ImageRef(f'http://{link}', label))}.jpg") for label in labels for link in links
     }
@@ -150,14 +150,14 @@ def test_no_two_labels_share_a_folder_and_no_folder_has_two_spellings(labels: li
     assert len({names.assign_folder(label).casefold() for label in labels}) == len(set(labels))
     parents = {str(parent) for _, path in stored for parent in PurePosixPath(path).parents}
     assert len({parent.casefold() for parent in parents}) == len(parents)
-    again = NamesInUse()
+    again = PathsInUse()
     assert all(again.reserve(label, path) for label, path in stored)
     assert all(again.assign_folder(label) == names.assign_folder(label) for label, _ in stored)
     assert all(is_in_folder_of(label, path) and not again.is_misplaced(label, path) for label, path in stored)
 
 
 def test_an_image_is_stored_by_its_name_or_else_that_of_its_link() -> None:
-    names = NamesInUse()
+    names = PathsInUse()
     assert names.make_path_stem(ImageRef("https://a.org/x/cat.jpg", "pets")) == "pets/cat"
     assert names.make_path_stem(ImageRef("https://a.org/x/cat.jpg", "pets", name="my cat")) == "pets/my cat"
     assert names.make_path_stem(ImageRef("https://a.org/x/cat.jpg", "pets", name="..")) == "pets/cat"

@@ -30,7 +30,7 @@ from mlimages.gathering.download.inspect import inspect_file
 from mlimages.gathering.download.response_head import repair_head
 from mlimages.gathering.links import redact_url
 from mlimages.gathering.store.gather_folder import GatherFolder
-from mlimages.gathering.store.image_index import PlaceholderCounts
+from mlimages.gathering.store.image_index import PlaceholderDetector
 from tests.gathering.conftest import contents, links, run, stored
 from tests.servers import (
     Connection,
@@ -243,10 +243,11 @@ def test_only_an_answer_of_the_item_itself_is_final(site: Site, tmp_path: Path) 
 def test_an_image_that_a_decoder_failed_on_is_asked_for_again(site: Site, tmp_path: Path) -> None:
     ref, found = ImageRef(site.url("/a.jpg"), "cats"), Rejection(Reason.DECODER, "decoding took more than 30 s")
     with GatherFolder(tmp_path / "out", GatherOptions()) as gathered:
-        gathered.claim(ref)
-        assert not asyncio.run(gathered.add(ref, DownloadResult(attempts=1), found, gathered.make_part_path())).final
+        gathered.claim_link(ref)
+        recording = gathered.record_download(ref, DownloadResult(attempts=1), found, gathered.make_temp_path())
+        assert not asyncio.run(recording).final
     with GatherFolder(tmp_path / "out", GatherOptions()) as gathered:
-        assert gathered.claim(ref)
+        assert gathered.claim_link(ref)
 
 
 @pytest.mark.usefixtures("layout")
@@ -571,7 +572,7 @@ def test_one_image_behind_many_links_is_a_duplicate_and_one_is_kept(site: Site, 
     ],
 )
 def test_a_placeholder_is_many_different_paths_of_one_host(urls: list[str], expected: bool) -> None:
-    counts, sha256 = PlaceholderCounts(), "0" * 64
+    counts, sha256 = PlaceholderDetector(), "0" * 64
     for url in urls:
         counts.add(sha256, url)
     assert counts.is_placeholder(sha256) is expected
@@ -631,7 +632,7 @@ def test_images_of_every_shape_are_inspected(tmp_path: Path) -> None:
         found = inspect_file(path, ImageRequirements())
         assert isinstance(found, ImageInfo)
         assert (found.width, found.height) == size
-    found = inspect_file(path, ImageRequirements(resize_px=256))
+    found = inspect_file(path, ImageRequirements(target_side_px=256))
     assert isinstance(found, Rejection)
     assert (found.reason, found.detail) == (Reason.TOO_MANY_PIXELS, "256 x 768000 pixels after resizing")
 
@@ -686,7 +687,7 @@ def test_a_jpeg_made_smaller_looks_as_if_resized_in_rgb(size: tuple[int, int], t
     lines.save(path, quality=95, exif=exif)
     with Image.open(path) as image:
         turned = image.transpose(Image.Transpose.ROTATE_270)
-    assert isinstance(inspect_file(path, ImageRequirements(resize_px=160)), ImageInfo)
+    assert isinstance(inspect_file(path, ImageRequirements(target_side_px=160)), ImageInfo)
     as_rgb = io.BytesIO()
     with Image.open(path) as stored:
         turned.resize(stored.size, Image.Resampling.HAMMING).save(as_rgb, "JPEG", quality=95)

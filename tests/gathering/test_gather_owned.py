@@ -15,9 +15,9 @@ from mlimages import UrlList
 from mlimages.core import FetchResult, GatherError, InputError, Reason
 from mlimages.gathering import GatherOptions, read_manifest
 from mlimages.gathering.store.attribution import write_attributions
+from mlimages.gathering.store.file_storage import FileStorage
 from mlimages.gathering.store.manifest import dump_row, find_manifests, is_manifest
 from mlimages.gathering.store.missing import check_missing_count
-from mlimages.gathering.store.stored_files import StoredFiles
 from tests.conftest import RunCli
 from tests.gathering import conftest
 from tests.gathering.conftest import contents, run, stored
@@ -269,7 +269,7 @@ def test_nothing_is_removed_through_a_symbolic_link(site: Site, tmp_path: Path) 
 
 
 def test_only_a_file_with_the_bytes_of_its_row_is_removed_or_put_aside(tmp_path: Path) -> None:
-    files, sha256 = StoredFiles(tmp_path), hashlib.sha256(b"ours").hexdigest()
+    files, sha256 = FileStorage(tmp_path), hashlib.sha256(b"ours").hexdigest()
     (tmp_path / "real").mkdir()
     (tmp_path / "linked").symlink_to("real")
     for name in ("real/a.jpg", "real/b.jpg", "real/c.jpg"):
@@ -297,7 +297,7 @@ def test_an_image_put_aside_by_a_run_that_was_killed_was_not_deleted_by_anybody(
     links, out = conftest.links(tmp_path, *map(site.url, site.routes)), tmp_path / "out"
     assert run(links, out, limit=5, parallel=1).ok == 5
     (row,) = (row for row in read_manifest(out) if row.path == "cats/4.jpg")
-    assert StoredFiles(out).quarantine("cats/4.jpg", row.sha256 or "")
+    assert FileStorage(out).quarantine("cats/4.jpg", row.sha256 or "")
     again = run(links, out, parallel=1)
     assert (again.ok, again.removed, again.reasons) == (4, 0, {"placeholder": 5})
 

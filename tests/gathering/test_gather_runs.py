@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from mlimages.core import FetchResult, GatherError, InputError, Reason
 from mlimages.gathering import GatherOptions, read_manifest
 from mlimages.gathering.store.gather_folder import GatherFolder
-from mlimages.gathering.store.manifest import KeySet, dump_row, is_manifest, parse_row
-from mlimages.gathering.store.stored_shards import strip_shard
+from mlimages.gathering.store.manifest import UInt64Set, dump_row, is_manifest, parse_row
+from mlimages.gathering.store.shard_storage import strip_shard_name
 from mlimages.images import read_bytes
 from mlimages.labels import label_dir_auto
 from tests.conftest import RunCli
@@ -162,7 +162,8 @@ def test_no_two_labels_share_a_folder_and_no_two_names_differ_in_case_alone(site
     for count in (3, 5):  # the second run knows the first one's names
         source = links(tmp_path, *(f"{label}\t{site.url(path)}" for label, path in rows[:count]))
         summary = run(source, tmp_path / "out", per_host=1)
-    found = {strip_shard(row.path or "").casefold(): row.label for row in read_manifest(tmp_path / "out") if row.path}
+    stored = [row for row in read_manifest(tmp_path / "out") if row.path]
+    found = {strip_shard_name(row.path or "").casefold(): row.label for row in stored}
     assert (summary.ok, len(found)) == (5, 5)
     folders = {path.partition("/")[0]: label for path, label in found.items()}
     assert sorted(folders.values()) == ["CAT_", "cat:", "cat?"]
@@ -309,7 +310,7 @@ HOSTILE = [
 
 @given(st.lists(st.integers(1, 2**64 - 1) | st.integers(1, 20).map(lambda n: n << 40)))
 def test_the_small_set_of_keys_holds_what_was_added_once(keys: list[int]) -> None:
-    found, twice = KeySet(), []
+    found, twice = UInt64Set(), []
     for key in keys:
         twice.append(key in found)
         assert found.add(key) != twice[-1]

@@ -19,7 +19,7 @@ from mlimages.core import GatherSummary, InputError
 from mlimages.gathering import ImageNet
 from mlimages.gathering.download.fetch import parse_url
 from mlimages.gathering.sources.wordnet import find_subtree_folders, find_synset, load_synsets
-from mlimages.gathering.store.file_names import MAX_NAME_BYTES, label_to_folder, name_from_url, sanitize_name
+from mlimages.gathering.store.file_names import MAX_NAME_BYTES, file_stem_from_url, label_to_folder, sanitize_name
 from tests.gathering.conftest import links, run, stored
 from tests.servers import Connection, Request, Site, answer, cut, photo
 
@@ -34,7 +34,7 @@ def write(path: Path, data: str | bytes) -> Path:
 def test_any_text_becomes_a_name_that_every_file_system_takes(text: str) -> None:
     for name in (
         sanitize_name(text, default_name="image"),
-        name_from_url(f"http://x/{text}"),
+        file_stem_from_url(f"http://x/{text}"),
         *label_to_folder(text).split("/"),
     ):
         assert name

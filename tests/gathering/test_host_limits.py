@@ -22,7 +22,7 @@ from mlimages.gathering.download.host_state import (
     record_response,
     record_throttling,
 )
-from mlimages.gathering.partition import Partition
+from mlimages.gathering.partition import LinkPartition
 
 WAIT_S = 100.0
 URL = "https://{}.example/1.jpg"
@@ -38,16 +38,16 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
 
 
 def use(hosts: Hosts, held: ExitStack, name: str, label: str = "") -> Host:
-    return held.enter_context(hosts.open_host(f"{name}.example:443", URL.format(name), label))
+    return held.enter_context(hosts.use_host(f"{name}.example:443", URL.format(name), label))
 
 
 def pause(host: Host, clock: SimpleNamespace) -> None:
-    host.update(record_failure, requested_at=clock.now, link="link", reason=Reason.REFUSED)
+    host.update_state(record_failure, requested_at=clock.now, link="link", reason=Reason.REFUSED)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_links_are_counted_as_over_all_of_them(clock: SimpleNamespace, seed: int) -> None:
-    rng, hosts = Random(seed), Hosts(Partition(max_requests_per_host=2), WAIT_S)
+    rng, hosts = Random(seed), Hosts(LinkPartition(max_requests_per_host=2), WAIT_S)
     links: list[tuple[Host, str, str, ExitStack]] = []
     deadline = math.inf
     for _ in range(120):
@@ -61,37 +61,38 @@ def test_links_are_counted_as_over_all_of_them(clock: SimpleNamespace, seed: int
         elif step == "pause":
             pause(rng.choice(links)[0], clock)
         else:
-            rng.choice(links)[0].update(record_response, requested_at=clock.now, is_redirect=False)
+            rng.choice(links)[0].update_state(record_response, requested_at=clock.now, is_redirect=False)
         waiting = [(name, label) for host, name, label, _ in links if host.state.is_paused]
         running = Counter(name for host, name, *_ in links if not host.state.is_paused)
-        assert hosts.num_waiting == len(waiting)
-        assert +hosts.num_waiting_by_label == Counter(label for _, label in waiting)
-        assert hosts.num_queued == sum(max(0, count - 2) for count in running.values())
+        assert hosts.num_waiting_links == len(waiting)
+        assert +hosts.num_waiting_links_by_label == Counter(label for _, label in waiting)
+        assert hosts.num_queued_links == sum(max(0, count - 2) for count in running.values())
         deadline = min(deadline, clock.now + WAIT_S) if waiting and not running else math.inf
         assert hosts.deadline == deadline
         names = {f"{name}.example" for name, _ in waiting}
-        assert set(hosts.blocking_hosts) == (names if deadline < math.inf else set())
+        assert set(hosts.awaited_hosts) == (names if deadline < math.inf else set())
 
 
 @pytest.mark.parametrize(
     ("partition", "slots", "parts"),
     [
-        (Partition(), 8, 1),
-        (Partition(max_requests_per_host=3), 3, 1),
-        (Partition(1, 2, {"a.example": 2}, max_requests_per_host=6), 3, 2),
-        (Partition(1, 4, {"a.example": 4}, max_requests_per_host=2), 1, 2),
+        (LinkPartition(), 8, 1),
+        (LinkPartition(max_requests_per_host=3), 3, 1),
+        (LinkPartition(1, 2, {"a.example": 2}, max_requests_per_host=6), 3, 2),
+        (LinkPartition(1, 4, {"a.example": 4}, max_requests_per_host=2), 1, 2),
     ],
 )
-def test_a_host_gets_its_part_of_the_requests(partition: Partition, slots: int, parts: int) -> None:
+def test_a_host_gets_its_part_of_the_requests(partition: LinkPartition, slots: int, parts: int) -> None:
     assert partition.count_shards_of_host(URL.format("a")) >= parts
     with ExitStack() as held:
         host = use(Hosts(partition, WAIT_S), held, "a")
-        assert (host.max_concurrent_requests, host.slots._value, host.state.num_processes) == (slots, slots, parts)
+        limits = host.max_concurrent_requests, host.request_slots._value, host.state.num_client_processes
+        assert limits == (slots, slots, parts)
 
 
 def test_the_hosts_used_least_recently_are_forgotten_but_none_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_limits, "_MAX_CACHED_HOSTS", 2)
-    hosts = Hosts(Partition(), WAIT_S)
+    hosts = Hosts(LinkPartition(), WAIT_S)
     with ExitStack() as held:
         first = use(hosts, held, "a")
         for name in "bc":
@@ -113,36 +114,36 @@ def test_the_hosts_used_least_recently_are_forgotten_but_none_in_use(monkeypatch
 def test_hosts_that_ask_to_wait_longer_than_the_maximum_and_a_second_are_named(
     clock: SimpleNamespace, max_wait_s: float, retry_after_s: float | None, waits: dict[str, float]
 ) -> None:
-    hosts = Hosts(Partition(), max_wait_s)
+    hosts = Hosts(LinkPartition(), max_wait_s)
     with ExitStack() as held:
         pause(use(hosts, held, "b"), clock)
-        use(hosts, held, "a").update(record_throttling, requested_at=clock.now, retry_after_s=retry_after_s)
-        assert hosts.waits_s == waits
+        use(hosts, held, "a").update_state(record_throttling, requested_at=clock.now, retry_after_s=retry_after_s)
+        assert hosts.pause_s_by_host == waits
 
 
 def test_a_host_is_asked_by_one_task_at_a_time_until_it_answers(clock: SimpleNamespace) -> None:
     async def run() -> None:
-        hosts = Hosts(Partition(), WAIT_S)
+        hosts = Hosts(LinkPartition(), WAIT_S)
         with ExitStack() as held:
             host = use(hosts, held, "a")
             use(hosts, held, "b")  # another host is in use, so there is no deadline
             assert await host.wait_for_turn()
-            host.update(record_response, requested_at=clock.now, is_redirect=False)
+            host.update_state(record_response, requested_at=clock.now, is_redirect=False)
             pause(host, clock)
             clock.now += 1.0
-            host.record_extra_request()
+            host.record_site_rules_request()
             assert not host.state.is_probing, "no link waited for it"
             assert await host.wait_for_turn()
             assert host.state.is_probing
             others = [asyncio.create_task(host.wait_for_turn()) for _ in range(2)]
             await asyncio.sleep(0)
             assert not any(task.done() for task in others)
-            host.record_extra_request()
+            host.record_site_rules_request()
             assert host.state.is_probing
             host.record_unsent_request()
             await asyncio.wait(others, return_when="FIRST_COMPLETED")
             assert [task.done() for task in others].count(True) == 1
-            host.update(record_response, requested_at=clock.now, is_redirect=False)
+            host.update_state(record_response, requested_at=clock.now, is_redirect=False)
             assert await asyncio.gather(*others) == [True, True]
             assert not host.state.is_paused
 
@@ -151,13 +152,13 @@ def test_a_host_is_asked_by_one_task_at_a_time_until_it_answers(clock: SimpleNam
 
 def test_links_on_paused_hosts_fail_at_the_deadline(clock: SimpleNamespace) -> None:
     async def run() -> None:
-        hosts = Hosts(Partition(), 0.5)
+        hosts = Hosts(LinkPartition(), 0.5)
         with ExitStack() as held:
             host = use(hosts, held, "a")
-            host.update(record_response, requested_at=clock.now, is_redirect=False)
+            host.update_state(record_response, requested_at=clock.now, is_redirect=False)
             with ExitStack() as other:
                 use(hosts, other, "b")
-                host.update(record_throttling, requested_at=clock.now, retry_after_s=60)
+                host.update_state(record_throttling, requested_at=clock.now, retry_after_s=60)
                 waiting = asyncio.create_task(host.wait_for_turn())
                 await asyncio.sleep(0)
                 assert not waiting.done()
@@ -167,19 +168,19 @@ def test_links_on_paused_hosts_fail_at_the_deadline(clock: SimpleNamespace) -> N
 
 
 def test_a_host_is_given_up_after_lasting_failures_and_paused_after_refusals(clock: SimpleNamespace) -> None:
-    hosts = Hosts(Partition(), WAIT_S)
+    hosts = Hosts(LinkPartition(), WAIT_S)
     with ExitStack() as held:
         lost, refusing = use(hosts, held, "a"), use(hosts, held, "b")
         for number in range(FAILURES_UNTIL_PAUSED):
             assert not lost.state.is_given_up
-            lost.update(record_failure, requested_at=clock.now, link=f"link {number}", reason=Reason.UNKNOWN_HOST)
+            lost.update_state(record_failure, requested_at=clock.now, link=f"link {number}", reason=Reason.UNKNOWN_HOST)
         assert lost.state.is_given_up
         assert not asyncio.run(lost.wait_for_turn())
         for _ in range(REFUSALS_UNTIL_PAUSED):
             assert not refusing.state.is_paused
-            refusing.update(record_refusal, requested_at=clock.now)
+            refusing.update_state(record_refusal, requested_at=clock.now)
         assert (refusing.state.is_paused, refusing.state.give_up_at) == (True, clock.now + GIVE_UP_AFTER_S)
-        refusing.update(record_response, requested_at=clock.now, is_redirect=True)
+        refusing.update_state(record_response, requested_at=clock.now, is_redirect=True)
         assert refusing.state.is_paused, "a redirect may lead to a login page"
-        refusing.update(record_response, requested_at=clock.now, is_redirect=False)
+        refusing.update_state(record_response, requested_at=clock.now, is_redirect=False)
         assert not refusing.state.is_paused

@@ -214,7 +214,7 @@ def test_only_as_many_failing_links_are_remembered_as_park_a_host() -> None:
 def test_the_rate_is_lowered_with_what_the_host_serves(
     rate: float | None, served: float, parts: int, lowered: float
 ) -> None:
-    state = HostState(max_requests_per_s=rate, responses_per_s=served, last_response_at=5.0, num_processes=parts)
+    state = HostState(max_requests_per_s=rate, responses_per_s=served, last_response_at=5.0, num_client_processes=parts)
     assert throttled(state, 5.0).max_requests_per_s == pytest.approx(lowered)
     assert throttled(state, 5.0).is_ramping_up is (rate is None)
 
@@ -234,7 +234,7 @@ def test_the_rate_is_raised_while_the_host_serves_more_than_half_of_it(
         max_requests_per_s=rate,
         responses_per_s=served,
         last_response_at=5.0,
-        num_processes=parts,
+        num_client_processes=parts,
         is_ramping_up=is_ramping_up,
     )
     assert record_response(state, 5.0, requested_at=4.9).max_requests_per_s == pytest.approx(raised)
@@ -277,7 +277,7 @@ class Window:
 def test_a_host_that_admits_ten_a_second_gets_about_ten_a_second(
     make_server: Callable[[], Bucket | Window], retry_after_s: float | None, latency_s: float, parts: int
 ) -> None:
-    server, states, now = make_server(), [HostState(num_processes=parts)] * parts, 0.0
+    server, states, now = make_server(), [HostState(num_client_processes=parts)] * parts, 0.0
     in_flight: list[list[tuple[float, float, bool]]] = [[] for _ in states]
     sent: list[float] = []
     while now < 60:

@@ -17,7 +17,7 @@ from mlimages.core import ImageRef, NoProgress, Reason
 from mlimages.gathering import GatherOptions
 from mlimages.gathering.download.fetch import DownloadResult, Fetcher
 from mlimages.gathering.interleaving import interleave_hosts
-from mlimages.gathering.partition import NO_PARTITION, Partition
+from mlimages.gathering.partition import NO_PARTITION, LinkPartition
 from mlimages.gathering.run import LinkScheduler
 from mlimages.gathering.store.gather_folder import GatherFolder
 
@@ -121,7 +121,7 @@ def seconds_of_run(urls: list[str], out: Path) -> float:
 
     async def run() -> None:
         with GatherFolder(out, options, is_list=True) as gathered:
-            async with Fetcher(options, Partition(max_requests_per_host=2)) as fetcher:
+            async with Fetcher(options, LinkPartition(max_requests_per_host=2)) as fetcher:
                 fetcher._request = answer  # type: ignore[method-assign]
                 scheduler = LinkScheduler(gathered, fetcher, None, options, NoProgress(), NO_PARTITION)  # type: ignore[arg-type]
                 assert await scheduler.run(Links(urls)) is None

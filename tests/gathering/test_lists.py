@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from mlimages import UrlList
 from mlimages.core import ImageRef, InputError
 from mlimages.gathering import GatherOptions, read_list, read_manifest
-from mlimages.gathering.sources.columns import ListOptions
+from mlimages.gathering.sources.columns import LinkListOptions
 from mlimages.gathering.sources.lists import LinkFile
 from mlimages.gathering.sources.tables import parse_csv_rows
 from tests.gathering.conftest import run
@@ -185,7 +185,7 @@ def test_standard_input_is_understood_as_a_file_is(tmp_path: Path, monkeypatch: 
     _, data, expected = FORMS[form]
     path = write(tmp_path / "x", data)
     monkeypatch.setattr("mlimages.gathering.sources.list_files.open_stdin", lambda: path.open("rb"))
-    found = [(ref.label.replace("images", "x"), ref.url) for ref in LinkFile(Path("-"), ListOptions())]
+    found = [(ref.label.replace("images", "x"), ref.url) for ref in LinkFile(Path("-"), LinkListOptions())]
     assert found == expected
 
 
@@ -206,7 +206,7 @@ def test_standard_input_is_understood_as_a_file_is(tmp_path: Path, monkeypatch: 
     ],
 )  # fmt: skip
 def test_rows_that_cannot_be_used_as_they_are_are_said(tmp_path: Path, rows: list[str], warnings: list[str]) -> None:
-    file = LinkFile(write(tmp_path / "x.txt", "\n".join(rows)), ListOptions())
+    file = LinkFile(write(tmp_path / "x.txt", "\n".join(rows)), LinkListOptions())
     assert list(file.warnings) == warnings
     assert file.description.endswith(f"; first link {A}")
 
@@ -214,7 +214,7 @@ def test_rows_that_cannot_be_used_as_they_are_are_said(tmp_path: Path, rows: lis
 def test_long_rows_are_not_all_held_to_detect_the_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlimages.gathering.sources.lists.MAX_HEAD_LENGTH", 1000)
     rows = [f"{url},{'text' * 100}" for url in ["x/b.jpg", *[A] * 9]]
-    file = LinkFile(write(tmp_path / "x.csv", "\n".join(["url,note", *rows])), ListOptions())
+    file = LinkFile(write(tmp_path / "x.csv", "\n".join(["url,note", *rows])), LinkListOptions())
     assert file.warnings == ("1 of the first 3 rows without an http(s) link, such as x/b.jpg",)
     assert len(list(file)) == 10
 
@@ -278,28 +278,28 @@ def test_nested_columns_and_odd_labels_of_parquet_are_read(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("data", "choice"),
     [
-        (f"1,cat,{A}\n2,dog,{B}\n", ListOptions("3", "2")),
-        (f"no,kind,where\n1,cat,{A}\n2,dog,{B}\n", ListOptions("3", "2")),
-        (f"no,kind,where\n1,cat,{A}\n2,dog,{B}\n", ListOptions("where", "KIND")),
+        (f"1,cat,{A}\n2,dog,{B}\n", LinkListOptions("3", "2")),
+        (f"no,kind,where\n1,cat,{A}\n2,dog,{B}\n", LinkListOptions("3", "2")),
+        (f"no,kind,where\n1,cat,{A}\n2,dog,{B}\n", LinkListOptions("where", "KIND")),
     ],
 )
-def test_columns_are_named_by_name_or_number(tmp_path: Path, data: str, choice: ListOptions) -> None:
+def test_columns_are_named_by_name_or_number(tmp_path: Path, data: str, choice: LinkListOptions) -> None:
     refs = list(read_list(write(tmp_path / "x.csv", data), choice.url_col, choice.label_col))
     assert [(ref.label, ref.url) for ref in refs] == [("cat", A), ("dog", B)]
     with pytest.raises(InputError, match="has no column '9' \\(columns:"):
-        LinkFile(tmp_path / "x.csv", ListOptions("9"))
+        LinkFile(tmp_path / "x.csv", LinkListOptions("9"))
 
 
 def test_other_columns_are_kept_and_what_was_understood_is_said(tmp_path: Path) -> None:
-    file = LinkFile(write(tmp_path / "x.csv", f"id,image_url,category,by\n7,{A},cat,\n"), ListOptions())
+    file = LinkFile(write(tmp_path / "x.csv", f"id,image_url,category,by\n7,{A},cat,\n"), LinkListOptions())
     assert file.description == f"column image_url as link, category as class; 2 other columns kept; first link {A}"
     assert list(file) == [ImageRef(A, "cat", {"id": "7"})]
-    one = LinkFile(tmp_path / "x.csv", ListOptions(class_name="pet"))
+    one = LinkFile(tmp_path / "x.csv", LinkListOptions(class_name="pet"))
     assert [(ref.label, ref.source["category"]) for ref in one] == [("pet", "cat")]
-    assert list(LinkFile(write(tmp_path / "x.md", f"- [a cat]({A})\n- {B}\n"), ListOptions())) == [
+    assert list(LinkFile(write(tmp_path / "x.md", f"- [a cat]({A})\n- {B}\n"), LinkListOptions())) == [
         ImageRef(A, "x", {"text": "a cat"}), ImageRef(B, "x")
     ]  # fmt: skip
-    file = LinkFile(write(tmp_path / "x.csv", f"Image,Espèce,Auteur\n{A},bourdon,Ann\n"), ListOptions())
+    file = LinkFile(write(tmp_path / "x.csv", f"Image,Espèce,Auteur\n{A},bourdon,Ann\n"), LinkListOptions())
     assert "2 other columns kept: Espèce, Auteur (--label-column chooses the classes)" in file.description
 
 
@@ -308,7 +308,7 @@ def test_a_list_without_a_link_is_refused_with_its_first_row(tmp_path: Path, nam
     rows = "ftp://x/cats/1.jpg\n//x/2.jpg\n" if name == "odd.txt" else "cats/1.jpg,b\ncats/2.jpg,c\n"
     path = write(tmp_path / name, '["cats/1.jpg", "b"]' if name == "x.json" else rows)
     with pytest.raises(InputError, match=r"no row contains an? .*link .*first row: .*cats/[12]\.jpg"):
-        LinkFile(path, ListOptions())
+        LinkFile(path, LinkListOptions())
 
 
 @pytest.mark.parametrize(
@@ -316,13 +316,13 @@ def test_a_list_without_a_link_is_refused_with_its_first_row(tmp_path: Path, nam
 )
 def test_an_excel_file_is_refused_as_one(tmp_path: Path, name: str, data: bytes) -> None:
     with pytest.raises(InputError, match=r"spreadsheet or an archive, .*: save it as CSV"):
-        LinkFile(write(tmp_path / name, data + b"\x01\xff" * 20), ListOptions())
+        LinkFile(write(tmp_path / name, data + b"\x01\xff" * 20), LinkListOptions())
 
 
 def test_a_web_page_or_a_folder_in_place_of_a_list_is_refused(tmp_path: Path) -> None:
     page = write(tmp_path / "x.txt", '<!DOCTYPE html>\n<a href="http://x/login">Log in</a>\n')
     with pytest.raises(InputError, match="is a web page"):
-        LinkFile(page, ListOptions())
+        LinkFile(page, LinkListOptions())
     with pytest.raises(InputError, match="is a folder: pass the lists of links"):
         UrlList(tmp_path)
 
@@ -346,9 +346,9 @@ def test_captions_are_not_taken_as_classes_unless_somebody_says_so(tmp_path: Pat
     rows = "".join(f"a cat number {n}\thttp://x/{n}.jpg\n" for n in range(1200))
     path = write(tmp_path / "x.tsv", rows)
     with pytest.raises(InputError, match=r"1200 of the first 1200 links .* use --class NAME"):
-        LinkFile(path, ListOptions())
-    assert {ref.label for ref in LinkFile(path, ListOptions(class_name="cat"))} == {"cat"}
-    assert len({ref.label for ref in LinkFile(path, ListOptions(label_col="1"))}) == 1200
+        LinkFile(path, LinkListOptions())
+    assert {ref.label for ref in LinkFile(path, LinkListOptions(class_name="cat"))} == {"cat"}
+    assert len({ref.label for ref in LinkFile(path, LinkListOptions(label_col="1"))}) == 1200
 
 
 @given(st.binary(max_size=300), st.sampled_from(["txt", "csv", "tsv", "jsonl", "txt.gz", "tgz"]))

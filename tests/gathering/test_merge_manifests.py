@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from mlimages.core import FetchResult, Reason
+from mlimages.gathering.store.file_storage import FileStorage
 from mlimages.gathering.store.manifest import dump_closing_row, dump_row, find_last_closing_row, read_rows
 from mlimages.gathering.store.merge_manifests import CurrentRows, rewrite_manifests, warn_about_unlisted_images
-from mlimages.gathering.store.stored_files import StoredFiles
 
 HOST = "https://a.example"
 QUARANTINED = f".placeholders/{hashlib.sha256(b'X').hexdigest()[:16]}.jpg"
@@ -61,7 +61,7 @@ def write(folder: Path, names: Sequence[str], rows: Sequence[Sequence[FetchResul
 def merged(folder: Path, manifests: list[Path], **options: object) -> tuple[str, str]:
     """The rows after merging, and the images."""
     options = {"keep_duplicates": False, **options}
-    assert rewrite_manifests(StoredFiles(folder), manifests, manifests[0], **options)  # type: ignore[arg-type]
+    assert rewrite_manifests(FileStorage(folder), manifests, manifests[0], **options)  # type: ignore[arg-type]
     assert sorted(folder.glob("manifest*")) == [manifests[0]]
     texts = []
     for found in read_rows(manifests[:1]):
@@ -182,7 +182,7 @@ def test_nothing_is_removed_unless_the_new_manifest_is_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifests = write(tmp_path, RUNS, [[OK_1], [OK_2]], "1X 2Y")
-    files, shown = StoredFiles(tmp_path), []
+    files, shown = FileStorage(tmp_path), []
 
     def publish(path: Path) -> bool:
         shown.append([found.path for found in read_rows([path])])
@@ -207,7 +207,7 @@ def test_images_without_a_row_are_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, names: str, message: str | None
 ) -> None:
     (manifest,) = write(tmp_path, RUNS[:1], [[OK_1, failed("b")]], "")
-    files = StoredFiles(tmp_path)
+    files = FileStorage(tmp_path)
     monkeypatch.setattr(files, "walk", lambda: iter(names.split()))
     with caplog.at_level(logging.WARNING):
         warn_about_unlisted_images(files, manifest, tmp_path)
@@ -217,7 +217,7 @@ def test_images_without_a_row_are_named(
 def test_the_current_rows_of_a_folder_are_known_by_their_index(tmp_path: Path) -> None:
     rows = [OK_1, row("b", data="Z", path="3.jpg"), replace(OK_1, label="bee"), OK_2]
     manifests = write(tmp_path, RUNS, [rows[:2], rows[2:]], "1X 2Y 3Z")
-    current = CurrentRows(StoredFiles(tmp_path), manifests)
+    current = CurrentRows(FileStorage(tmp_path), manifests)
     assert [current.is_current(at, found) for at, found in enumerate(rows)] == [False, True, True, True]
     assert list(current.rows()) == rows[1:]
     assert [number for number, *_ in current.enumerate_rows()] == [0, 1, 1]

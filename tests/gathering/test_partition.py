@@ -7,17 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlimages.gathering import partition
-from mlimages.gathering.partition import MAX_SHARDS_PER_HOST, HostCounts, Partition, choose_shard
+from mlimages.gathering.partition import MAX_SHARDS_PER_HOST, LinkCountsByHost, LinkPartition, choose_shard
 
 texts = st.lists(st.text(st.characters(codec="utf-8"), max_size=30), max_size=20)
 
 
-def divide(urls: list[str], shards: int, per_host: int) -> list[Partition]:
-    counts = HostCounts()
+def divide(urls: list[str], shards: int, per_host: int) -> list[LinkPartition]:
+    counts = LinkCountsByHost()
     for url in urls:
         counts.add(url)
     parts = counts.count_shards_by_host(shards)
-    return [Partition(number, shards, parts, per_host) for number in range(1, shards + 1)]
+    return [LinkPartition(number, shards, parts, per_host) for number in range(1, shards + 1)]
 
 
 @given(texts, st.integers(1, 9) | st.just(64), st.lists(st.integers(1, 60), max_size=4), st.integers(1, 9))

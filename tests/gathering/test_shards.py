@@ -32,8 +32,8 @@ from mlimages.core import (
 )
 from mlimages.dataset import compute_mean
 from mlimages.gathering import read_manifest
-from mlimages.gathering.store import stored_shards
-from mlimages.gathering.store.stored_shards import StoredShards, strip_shard
+from mlimages.gathering.store import shard_storage
+from mlimages.gathering.store.shard_storage import ShardStorage, strip_shard_name
 from mlimages.images import find_images
 from mlimages.images.reading import read_bytes
 from mlimages.labels import LabelFile, label_dir_auto, open_labels, write_class_folders
@@ -87,7 +87,7 @@ def expected(classes: str) -> dict[str, set[bytes]]:
 def test_every_step_reads_shards_as_class_folders(
     site: Site, links: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stored_shards, "MAX_IMAGES_PER_SHARD", 5)
+    monkeypatch.setattr(shard_storage, "MAX_IMAGES_PER_SHARD", 5)
     site.routes["/v1.7.jpg"] = answer(photo(7, (20, 20)))  # a finding of `check`
     for layout in ("tar", "folders"):
         run(links, tmp_path / layout, layout=layout)
@@ -219,8 +219,8 @@ def test_a_shard_that_is_missing_stops_the_run_as_a_missing_folder_does(
 def test_a_million_images_need_a_file_for_each_10_000_or_gigabyte(
     site: Site, links: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert 1_000_000 / stored_shards.MAX_IMAGES_PER_SHARD + 1_000_000 * 4096 / stored_shards.MAX_SHARD_BYTES < 1_000
-    monkeypatch.setattr(stored_shards, "MAX_SHARD_BYTES", 20_000)
+    assert 1_000_000 / shard_storage.MAX_IMAGES_PER_SHARD + 1_000_000 * 4096 / shard_storage.MAX_SHARD_BYTES < 1_000
+    monkeypatch.setattr(shard_storage, "MAX_SHARD_BYTES", 20_000)
     run(links, tmp_path / "out")
     sizes = [path.stat().st_size for path in (tmp_path / "out").glob("*.tar")]
     assert len(sizes) > 1
@@ -334,7 +334,7 @@ FOLDER.type = tarfile.DIRTYPE
 def test_a_shard_that_a_person_edited_or_replaced_is_never_changed(tmp_path: Path, edited: tuple[str, bytes]) -> None:
     shard, part = tmp_path / "images-00000.tar", tmp_path / "1.part"
     shard.write_bytes(edited[1])
-    files = StoredShards(tmp_path, "images")
+    files = ShardStorage(tmp_path, "images")
     files.size("images-00000.tar/a/1.jpg")
     part.write_bytes(b"x")
     path = asyncio.run(files.store(part, FetchResult("http://a/2.jpg", "a", "ok", path="a/2.jpg")))
@@ -346,7 +346,7 @@ def test_a_shard_that_a_person_edited_or_replaced_is_never_changed(tmp_path: Pat
 
 def test_only_a_shard_at_the_beginning_of_a_path_is_left_out() -> None:
     paths = ("images-00000.tar/a/1.jpg", "images-00001-of-00002-00000.tar/a/1.jpg", "images/images-00000.tar/1.jpg")
-    assert list(map(strip_shard, paths)) == ["a/1.jpg", "a/1.jpg", "images/images-00000.tar/1.jpg"]
+    assert list(map(strip_shard_name, paths)) == ["a/1.jpg", "a/1.jpg", "images/images-00000.tar/1.jpg"]
 
 
 def write_tar(path: Path, files: dict[str, bytes], form: int = tarfile.PAX_FORMAT) -> None:

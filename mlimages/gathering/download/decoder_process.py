@@ -22,16 +22,16 @@ _MAX_MEMORY_BYTES = 2 * 2**30
 def run_decoder(connection: Connection, requirements: ImageRequirements) -> None:
     """Receive JSON lists of paths and send JSON lists of the files' properties, until the parent disconnects."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
-    _discard_output()
+    _discard_process_output()
     Image.MAX_IMAGE_PIXELS = requirements.max_pixels
     _limit_memory()
     with suppress(EOFError, ConnectionError):
         while True:
             paths = json.loads(connection.recv_bytes())
-            connection.send_bytes(json.dumps([_inspect(Path(path), requirements) for path in paths]).encode())
+            connection.send_bytes(json.dumps([_inspect_as_dict(Path(path), requirements) for path in paths]).encode())
 
 
-def _inspect(path: Path, requirements: ImageRequirements) -> dict[str, object]:
+def _inspect_as_dict(path: Path, requirements: ImageRequirements) -> dict[str, object]:
     try:
         result: ImageInfo | Rejection = inspect_file(path, requirements)
     except (Exception, RecursionError) as error:  # a decoder may raise anything; only this image fails
@@ -39,7 +39,7 @@ def _inspect(path: Path, requirements: ImageRequirements) -> dict[str, object]:
     return {name: getattr(result, name) for name in result.__slots__}
 
 
-def _discard_output() -> None:
+def _discard_process_output() -> None:
     """Discard warnings and the standard output and error, to which decoders report malformed images."""
     warnings.simplefilter("ignore")
     null = os.open(os.devnull, os.O_WRONLY)

@@ -105,7 +105,7 @@ class DecoderPool:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> DecoderPool:
-        self._tasks = [asyncio.create_task(self._run_process()) for _ in range(self._count)]
+        self._tasks = [asyncio.create_task(self._run_worker()) for _ in range(self._count)]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -124,7 +124,7 @@ class DecoderPool:
         self._jobs.put_nowait((path, future))
         return await future
 
-    async def _run_process(self) -> None:
+    async def _run_worker(self) -> None:
         """Inspect batches in a process, which is replaced after a time-out or crash."""
         loop = asyncio.get_running_loop()
         batch = await self._get_next_batch()  # a process is started only if there is a job

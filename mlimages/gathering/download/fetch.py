@@ -33,7 +33,7 @@ from mlimages.gathering.download.reasons import (
 )
 from mlimages.gathering.download.robots import SiteRulesCache
 from mlimages.gathering.options import GatherOptions
-from mlimages.gathering.partition import Partition
+from mlimages.gathering.partition import LinkPartition
 
 _MAX_URL_LENGTH = 8192
 _MAX_REDIRECTS = 10
@@ -59,7 +59,7 @@ class DownloadResult:
         detail: further information, in words.
         final_url, http_status: URL after redirects, and status of the last response.
         retry_after_s: seconds to wait according to Retry-After.
-        location: target of a redirect; None for other responses.
+        redirect_location: target of a redirect; None for other responses.
         attempts: number of requests.
         elapsed_s: duration in seconds, including retries and waiting for the host.
         is_web_page: whether the body is a web page.
@@ -73,7 +73,7 @@ class DownloadResult:
     final_url: str | None = None
     http_status: int | None = None
     retry_after_s: float | None = None
-    location: str | None = None
+    redirect_location: str | None = None
     attempts: int = 0
     elapsed_s: float = 0.0
     is_web_page: bool = False
@@ -89,7 +89,7 @@ class Fetcher:
         hosts: the hosts of the links in progress.
     """
 
-    def __init__(self, options: GatherOptions, partition: Partition) -> None:
+    def __init__(self, options: GatherOptions, partition: LinkPartition) -> None:
         self._options = options
         self._headers = options.header_fields
         self.hosts = Hosts(partition, options.max_wait_s)
@@ -124,9 +124,9 @@ class Fetcher:
                 )
                 attempts += result.attempts
                 note = result.detail or note
-                if result.location is None:
+                if result.redirect_location is None:
                     break
-                target = _resolve_redirect(url, result.location)
+                target = _resolve_redirect(url, result.redirect_location)
                 cookies = {**cookies, **result.cookies} if target.raw_host == url.raw_host else {}
                 url = target
             else:
@@ -144,9 +144,9 @@ class Fetcher:
             return DownloadResult(Reason.PRIVATE_ADDRESS, f"{url.raw_host} is not a public address")
         result = DownloadResult(Reason.HOST_DOWN, "the host of this link does not respond")
         attempts = own_failures = unavailable = 0
-        with self.hosts.open_host(f"{url.raw_host}:{url.port}", str(url), label) as host:
+        with self.hosts.use_host(f"{url.raw_host}:{url.port}", str(url), label) as host:
             while True:
-                async with host.slots:
+                async with host.request_slots:
                     if not await host.wait_for_turn():
                         if host.state.num_refusals:
                             result = DownloadResult(Reason.HOST_DOWN, "the host has refused several links in a row")
@@ -185,9 +185,9 @@ class Fetcher:
                     has_known_length="Content-Length" in response.headers or "Transfer-Encoding" in response.headers,
                 )
                 if response.status in _REDIRECT_STATUSES and (location := response.headers.get("Location")):
-                    return replace(result, detail=note, location=location)
+                    return replace(result, detail=note, redirect_location=location)
                 self._check_response(response)
-                note = self._handle_opt_out(find_opt_out(response.headers)) or note
+                note = self._enforce_opt_out(find_opt_out(response.headers)) or note
                 is_web_page = await self._save_body(response, path)
                 return replace(result, detail=note, is_web_page=is_web_page)
         except RejectionError as rejection:
@@ -200,13 +200,13 @@ class Fetcher:
     async def _check_site_rules(self, url: URL, host: Host) -> str:
         """Raise RejectionError if the site forbids the request; otherwise return a note for the manifest, or ""."""
         try:
-            return self._handle_opt_out(await self._site_rules.find_opt_out(url, host.record_extra_request))
+            return self._enforce_opt_out(await self._site_rules.find_opt_out(url, host.record_site_rules_request))
         except RejectionError:
             if self._options.ignore_opt_out:
                 return ""
             raise
 
-    def _handle_opt_out(self, opt_out: str | None) -> str:
+    def _enforce_opt_out(self, opt_out: str | None) -> str:
         """Raise RejectionError for an opt-out; if opt-outs are ignored, return a note for the manifest, or ""."""
         if opt_out and not self._options.ignore_opt_out:
             raise RejectionError(Reason.OPT_OUT, opt_out)
@@ -254,17 +254,17 @@ class Fetcher:
 def _update_host(host: Host, link: str, result: DownloadResult, requested_at: float) -> None:
     """Update the state of the host with the result of a request for `link`."""
     if result.http_status in _THROTTLING_STATUSES:
-        host.update(record_throttling, requested_at=requested_at, retry_after_s=result.retry_after_s)
+        host.update_state(record_throttling, requested_at=requested_at, retry_after_s=result.retry_after_s)
     elif result.reason in REFUSAL_REASONS or result.is_web_page:
-        host.update(record_refusal, requested_at=requested_at)
+        host.update_state(record_refusal, requested_at=requested_at)
     elif result.reason in CONNECTION_REASONS and result.http_status in _NON_ERROR_STATUSES:
-        host.update(record_failure, requested_at=requested_at, link=link, reason=result.reason)
+        host.update_state(record_failure, requested_at=requested_at, link=link, reason=result.reason)
     elif result.reason is Reason.SERVER_ERROR and result.http_status is None:  # the status of its robots.txt
-        host.update(record_failure, requested_at=requested_at, link=link, reason=Reason.UNREACHABLE)
+        host.update_state(record_failure, requested_at=requested_at, link=link, reason=Reason.UNREACHABLE)
     elif result.reason and result.http_status is None:  # no request was sent
         host.record_unsent_request()
     else:
-        host.update(record_response, requested_at=requested_at, is_redirect=result.location is not None)
+        host.update_state(record_response, requested_at=requested_at, is_redirect=result.redirect_location is not None)
 
 
 def _resolve_redirect(url: URL, location: str) -> URL:
@@ -290,10 +290,10 @@ def parse_url(link: str) -> URL:
         raise RejectionError(Reason.BAD_SCHEME, url.scheme[:40])
     if not (url.scheme and host and port):
         raise RejectionError(Reason.BAD_URL, "no host" if len(link) <= _MAX_URL_LENGTH else "too long")
-    return url if str(url) == link and _URL_WITH_PATH.fullmatch(link) else _restore_original_path(url, link)
+    return url if str(url) == link and _URL_WITH_PATH.fullmatch(link) else _restore_path_and_query(url, link)
 
 
-def _restore_original_path(url: URL, link: str) -> URL:
+def _restore_path_and_query(url: URL, link: str) -> URL:
     """Return `url` with the path and query of `link`, which may be signed; only invalid characters are quoted."""
     target = _SCHEME_AND_AUTHORITY.sub("", link.strip()).partition("#")[0]
     target = _UNENCODED_PERCENT.sub("%25", quote(target, safe="!#$%&'()*+,/:;=?@[]~", errors="replace"))

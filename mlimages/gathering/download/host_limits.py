@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Concatenate, ParamSpec
 
 from mlimages.gathering.download.host_state import HostState, record_request, seconds_until_request
-from mlimages.gathering.partition import Partition
+from mlimages.gathering.partition import LinkPartition
 
 _P = ParamSpec("_P")
 _MAX_CACHED_HOSTS = 20_000
@@ -26,23 +26,23 @@ class Host:
     Attributes:
         max_concurrent_requests: maximum number of concurrent requests.
         state: determines when the next request may be sent.
-        slots: semaphore that limits the number of concurrent requests.
-        num_in_progress: number of links in progress.
-        num_in_progress_by_label: number of links in progress, by class.
-        num_waiting: number of links in progress that wait for the paused host.
-        num_waiting_by_label: number of links in progress that wait for the paused host, by class.
-        num_queued: number of links in progress that wait for a slot (`slots`).
+        request_slots: semaphore that limits the number of concurrent requests.
+        num_active_links: number of links in progress.
+        num_active_links_by_label: number of links in progress, by class.
+        num_waiting_links: number of links in progress that wait for the paused host.
+        num_waiting_links_by_label: number of links in progress that wait for the paused host, by class.
+        num_queued_links: number of links in progress that wait for a slot (`request_slots`).
     """
 
     _hosts: Hosts
     max_concurrent_requests: int
     state: HostState
-    slots: asyncio.Semaphore
-    num_in_progress: int = 0
-    num_in_progress_by_label: Counter[str] = field(default_factory=Counter)
-    num_waiting: int = 0
-    num_waiting_by_label: Counter[str] = field(default_factory=Counter)
-    num_queued: int = 0
+    request_slots: asyncio.Semaphore
+    num_active_links: int = 0
+    num_active_links_by_label: Counter[str] = field(default_factory=Counter)
+    num_waiting_links: int = 0
+    num_waiting_links_by_label: Counter[str] = field(default_factory=Counter)
+    num_queued_links: int = 0
     _state_changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def wait_for_turn(self) -> bool:
@@ -57,7 +57,7 @@ class Host:
         self._set_state(record_request(self.state, time.monotonic()))
         return True
 
-    def update(
+    def update_state(
         self,
         transition: Callable[Concatenate[HostState, float, _P], HostState],
         *args: _P.args,
@@ -66,7 +66,7 @@ class Host:
         """Set the state to `transition(state, now, ...)`; `transition` is a function such as `record_response`."""
         self._set_state(transition(self.state, time.monotonic(), *args, **kwargs))
 
-    def record_extra_request(self) -> None:
+    def record_site_rules_request(self) -> None:
         """Record a request that is not for a link, such as one for robots.txt."""
         self._set_state(replace(record_request(self.state, time.monotonic()), is_probing=self.state.is_probing))
 
@@ -94,53 +94,53 @@ class Hosts:
         max_wait_s: maximum seconds to wait for paused hosts once all others are done.
 
     Attributes:
-        num_waiting: number of links whose host is paused.
-        num_waiting_by_label: number of links whose host is paused, by class.
-        num_queued: number of links that wait because their host has `max_concurrent_requests` requests in progress.
+        num_waiting_links: number of links whose host is paused.
+        num_waiting_links_by_label: number of links whose host is paused, by class.
+        num_queued_links: number of links whose host has `max_concurrent_requests` requests in progress.
         deadline: monotonic time at which the links of paused hosts fail; infinite unless all hosts in use are paused.
     """
 
-    def __init__(self, partition: Partition, max_wait_s: float) -> None:
+    def __init__(self, partition: LinkPartition, max_wait_s: float) -> None:
         self._partition = partition
         self._max_wait_s = max_wait_s
         self._hosts: OrderedDict[str, Host] = OrderedDict()
         self._running: set[Host] = set()
         self._paused: set[Host] = set()
-        self.num_waiting = 0
-        self.num_queued = 0
-        self.num_waiting_by_label: Counter[str] = Counter()
+        self.num_waiting_links = 0
+        self.num_queued_links = 0
+        self.num_waiting_links_by_label: Counter[str] = Counter()
         self.deadline = math.inf
 
     @contextmanager
-    def open_host(self, name: str, url: str, label: str = "") -> Iterator[Host]:
+    def use_host(self, name: str, url: str, label: str = "") -> Iterator[Host]:
         """Yield the host `name`; until the context exits, a link of class `label` counts as in progress."""
         host = self._hosts.get(name)
         if host is None:
             limit = max(1, self._partition.max_concurrent_requests(url))  # redirects lead to hosts of other shards
-            num_processes = min(self._partition.count_shards_of_host(url), self._partition.max_requests_per_host)
-            host = Host(self, limit, HostState(num_processes=num_processes), asyncio.Semaphore(limit))
+            num_client_processes = min(self._partition.count_shards_of_host(url), self._partition.max_requests_per_host)
+            host = Host(self, limit, HostState(num_client_processes=num_client_processes), asyncio.Semaphore(limit))
             self._hosts[name] = host
             self._evict_least_recently_used()
         self._hosts.move_to_end(name)
-        host.num_in_progress += 1
-        host.num_in_progress_by_label[label] += 1
+        host.num_active_links += 1
+        host.num_active_links_by_label[label] += 1
         self.update_counts(host)
         try:
             yield host
         finally:
-            host.num_in_progress -= 1
-            host.num_in_progress_by_label[label] -= 1
+            host.num_active_links -= 1
+            host.num_active_links_by_label[label] -= 1
             self.update_counts(host)
 
     @property
-    def blocking_hosts(self) -> list[str]:
+    def awaited_hosts(self) -> list[str]:
         """Names of the paused hosts if all hosts in use are paused; empty otherwise."""
         if self.deadline == math.inf:
             return []
         return [name.rpartition(":")[0] for name, host in self._hosts.items() if host in self._paused]
 
     @property
-    def waits_s(self) -> dict[str, float]:
+    def pause_s_by_host(self) -> dict[str, float]:
         """Seconds until the next request, by host, for hosts that throttle requests for longer than `max_wait_s`."""
         now = time.monotonic()
         pauses = {
@@ -152,16 +152,16 @@ class Hosts:
 
     def update_counts(self, host: Host) -> None:
         """Update the numbers of waiting and queued links after a change of `host`."""
-        waiting = host.num_in_progress if host.state.is_paused else 0
-        self.num_waiting += waiting - host.num_waiting
-        queued = 0 if host.state.is_paused else max(0, host.num_in_progress - host.max_concurrent_requests)
-        self.num_queued += queued - host.num_queued
-        host.num_waiting, host.num_queued = waiting, queued
-        if waiting or host.num_waiting_by_label:
-            self.num_waiting_by_label.subtract(host.num_waiting_by_label)
-            host.num_waiting_by_label = +host.num_in_progress_by_label if waiting else Counter()
-            self.num_waiting_by_label.update(host.num_waiting_by_label)
-        for hosts, holds in ((self._paused, waiting > 0), (self._running, host.num_in_progress > waiting)):
+        waiting = host.num_active_links if host.state.is_paused else 0
+        self.num_waiting_links += waiting - host.num_waiting_links
+        queued = 0 if host.state.is_paused else max(0, host.num_active_links - host.max_concurrent_requests)
+        self.num_queued_links += queued - host.num_queued_links
+        host.num_waiting_links, host.num_queued_links = waiting, queued
+        if waiting or host.num_waiting_links_by_label:
+            self.num_waiting_links_by_label.subtract(host.num_waiting_links_by_label)
+            host.num_waiting_links_by_label = +host.num_active_links_by_label if waiting else Counter()
+            self.num_waiting_links_by_label.update(host.num_waiting_links_by_label)
+        for hosts, holds in ((self._paused, waiting > 0), (self._running, host.num_active_links > waiting)):
             (hosts.add if holds else hosts.discard)(host)
         if self._running or not self._paused:
             self.deadline = math.inf
@@ -173,6 +173,6 @@ class Hosts:
     def _evict_least_recently_used(self) -> None:
         while len(self._hosts) > _MAX_CACHED_HOSTS:
             name, host = next(iter(self._hosts.items()))
-            if host.num_in_progress:
+            if host.num_active_links:
                 return
             del self._hosts[name]

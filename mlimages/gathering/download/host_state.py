@@ -72,7 +72,7 @@ class HostState:
         responses_per_s: responses per second, averaged over about a second.
         last_response_at: when `responses_per_s` was last updated.
         next_request_at: when `max_requests_per_s` allows the next request.
-        num_processes: number of processes that send requests to the host; each has an equal part of the rate.
+        num_client_processes: number of processes that send requests to the host; each has an equal part of the rate.
     """
 
     has_responded: bool = False
@@ -90,7 +90,7 @@ class HostState:
     responses_per_s: float = 0.0
     last_response_at: float = -math.inf
     next_request_at: float = -math.inf
-    num_processes: int = 1
+    num_client_processes: int = 1
 
 
 def seconds_until_request(state: HostState, now: float, deadline: float) -> float | None:
@@ -138,7 +138,7 @@ def record_response(state: HostState, now: float, *, requested_at: float, is_red
         return respond()
     rate = state.max_requests_per_s
     if rate is not None and rate < 2 * responses_per_s:  # otherwise it is not the bottleneck
-        slow_increase = max(RATE_INCREASE_PER_S / state.num_processes / rate, MIN_RATE_INCREASE_PER_RESPONSE)
+        slow_increase = max(RATE_INCREASE_PER_S / state.num_client_processes / rate, MIN_RATE_INCREASE_PER_RESPONSE)
         rate += 1.0 if state.is_ramping_up else slow_increase
     respond = partial(respond, max_requests_per_s=rate, is_probing=False)
     if is_redirect and state.num_refusals:
@@ -147,7 +147,7 @@ def record_response(state: HostState, now: float, *, requested_at: float, is_red
 
 
 def record_refusal(state: HostState, now: float, *, requested_at: float) -> HostState:
-    """Return the state after a refusal (401, 403 or a web page) of a request sent at `requested_at`."""
+    """Return the state after the host answered a request sent at `requested_at` with 401, 403 or a web page."""
     if requested_at < state.paused_at:
         return state
     state = replace(state, num_refusals=state.num_refusals + 1, failed_links=frozenset(), has_responded=True)
@@ -199,10 +199,10 @@ def _pause(state: HostState, now: float, first_pause_s: float) -> HostState:
 def _lower_rate(state: HostState, now: float) -> HostState:
     served = _estimate_responses_per_s(state, now)
     if state.max_requests_per_s is None:
-        rate = max(1.0 / state.num_processes, RATE_DECREASE_FACTOR * served)
+        rate = max(1.0 / state.num_client_processes, RATE_DECREASE_FACTOR * served)
         return replace(state, max_requests_per_s=rate, is_ramping_up=True)
     factor = STRONG_RATE_DECREASE_FACTOR if 3 * served < state.max_requests_per_s else RATE_DECREASE_FACTOR
-    rate = max(MIN_REQUESTS_PER_S / state.num_processes, factor * state.max_requests_per_s)
+    rate = max(MIN_REQUESTS_PER_S / state.num_client_processes, factor * state.max_requests_per_s)
     return replace(state, max_requests_per_s=rate, is_ramping_up=False)
 
 

@@ -31,7 +31,7 @@ _MARKDOWN_LINK = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class ListOptions:
+class LinkListOptions:
     """Options for reading a list of links.
 
     Attributes:
@@ -45,7 +45,7 @@ class ListOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class ListColumns:
+class TableColumns:
     """Names of the columns of a table.
 
     Attributes:
@@ -77,7 +77,7 @@ class ListColumns:
         return f"column {url} as link, {label} as class{kept}"
 
 
-def choose_columns(names: Sequence[str], rows: Sequence[Row], options: ListOptions, list_name: str) -> ListColumns:
+def choose_columns(names: Sequence[str], rows: Sequence[Row], options: LinkListOptions, list_name: str) -> TableColumns:
     """Choose the columns of links and of classes by the options, or else by their names and the first rows.
 
     Raises:
@@ -97,7 +97,7 @@ def choose_columns(names: Sequence[str], rows: Sequence[Row], options: ListOptio
         if label is None and len(names) == 2 and names[0] == "column 1":
             label = names[1 - names.index(url)]
     others = tuple(name for name in names if name not in (url, label))
-    return ListColumns(url, label if label != url else None, others)
+    return TableColumns(url, label if label != url else None, others)
 
 
 def _find_column(names: Sequence[str], column: str | None, list_name: str, option: str) -> str | None:
@@ -117,7 +117,7 @@ def _find_column(names: Sequence[str], column: str | None, list_name: str, optio
 def _choose_link_column(names: Sequence[str], rows: Sequence[Row]) -> str | None:
     """Return the name of the column most likely to contain links to images; None if no column contains links."""
 
-    def rank_key(name: str) -> tuple[bool, bool, bool]:
+    def rank_column(name: str) -> tuple[bool, bool, bool]:
         links = [text for row in rows if is_link(text := to_text(row.get(name)))]
         images = sum(IMAGE_SUFFIX_AT_END.search(text) is not None for text in links)
         leaf = _get_leaf_name(name)
@@ -127,7 +127,7 @@ def _choose_link_column(names: Sequence[str], rows: Sequence[Row]) -> str | None
         candidates = [name for name in names if any(is_link(to_text(row.get(name))) for row in rows)]
     else:
         candidates = list(filter(is_link_column, names))
-    return max(candidates, key=rank_key, default=None)
+    return max(candidates, key=rank_column, default=None)
 
 
 def _get_leaf_name(name: str) -> str:
@@ -164,7 +164,7 @@ def unwrap_link(text: str) -> str:
     return html.unescape(text) if "&amp;" in text else text
 
 
-def find_markdown_text(text: str) -> str:
+def extract_markdown_link_text(text: str) -> str:
     """Return the text of a Markdown link, such as `a cat` for `[a cat](https://...)`; "" for other text."""
     found = _MARKDOWN_LINK.fullmatch(text.strip()) if "](" in text else None
     return found["text"] if found else ""

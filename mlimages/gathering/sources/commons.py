@@ -62,7 +62,7 @@ class Commons(SearchSource):
         super().__init__(queries, api)
         self._queries = {label.removeprefix(_CATEGORY_PREFIX).strip(): query for label, query in self._queries.items()}
 
-    async def _prepare(self) -> None:
+    async def _prepare_search(self) -> None:
         if not self._has_contact:
             self._tell(_CONTACT_ADVICE)
 

@@ -101,7 +101,7 @@ class ImageNet:
         self._errors: dict[str, None] = {}  # ordered
         found: set[str] = set()
         if self._archive:
-            async for wnid, image_ref in self._read_archive(self._archive):
+            async for wnid, image_ref in self._read_local_archive(self._archive):
                 found.add(wnid)
                 yield image_ref
         failures: dict[str, list[str]] = {}
@@ -129,12 +129,12 @@ class ImageNet:
     async def _find_images(self, wnid: str, failures: dict[str, list[str]]) -> AsyncIterator[ImageRef]:
         """Yield the images of a synset from the first origin that has any; add earlier failures to `failures`."""
         origins = {
-            "the website's archive": self._read_site_archive,
-            "the website's list": self._read_site_list,
-            "the local list": self._read_url_list if self._url_list else None,
+            "the website's archive": self._read_website_archive,
+            "the website's list": self._read_website_list,
+            "the local list": self._read_local_list if self._url_list else None,
         }
         for name, read in origins.items():
-            if not read or (self._is_site_down and read != self._read_url_list):
+            if not read or (self._is_site_down and read != self._read_local_list):
                 continue
             has_images, reason = False, f"{name} has no images"
             try:
@@ -158,7 +158,7 @@ class ImageNet:
             more = f" and {len(wnids) - _MAX_LISTED_SYNSETS} more synsets" if len(wnids) > _MAX_LISTED_SYNSETS else ""
             self._tell(f"{', '.join(wnids[:_MAX_LISTED_SYNSETS])}{more}: {reason}")
 
-    async def _read_archive(self, archive: Path) -> AsyncIterator[tuple[str, ImageRef]]:
+    async def _read_local_archive(self, archive: Path) -> AsyncIterator[tuple[str, ImageRef]]:
         """Yield WordNet id and image for each image of the requested synsets in the local archive, in one pass."""
         walk = iter_entries(archive)
         try:
@@ -174,7 +174,7 @@ class ImageNet:
         except InputError as error:
             self._tell(str(error))
 
-    async def _read_site_archive(self, wnid: str) -> AsyncIterator[ImageRef]:
+    async def _read_website_archive(self, wnid: str) -> AsyncIterator[ImageRef]:
         url = f"{self._endpoint}/data/winter21_whole/{wnid}.tar"
         listing = cache_dir("imagenet") / f"{sha256(url.encode()).hexdigest()}.json"
         if members := _read_cached_members(listing):  # an earlier run read it to its end: request only missing members
@@ -190,7 +190,7 @@ class ImageNet:
         async with open_session(self._http_options) as session:  # the session of the source may be closed already
             return await RemoteTar(session, url).read(member)
 
-    async def _read_site_list(self, wnid: str) -> AsyncIterator[ImageRef]:
+    async def _read_website_list(self, wnid: str) -> AsyncIterator[ImageRef]:
         url = f"{self._endpoint}/api/imagenet.synset.geturls"
         async with self._session.get(url, params={"wnid": wnid}) as response:
             response.raise_for_status()
@@ -204,7 +204,7 @@ class ImageNet:
             if is_http_url(line):
                 yield ImageRef(line.strip(), wnid)
 
-    async def _read_url_list(self, wnid: str) -> AsyncIterator[ImageRef]:
+    async def _read_local_list(self, wnid: str) -> AsyncIterator[ImageRef]:
         for image_ref in await asyncio.to_thread(lambda: self._links_by_wnid[wnid]):
             yield image_ref
 
@@ -239,12 +239,12 @@ def _make_image_ref(url: str, file_name: str, load: Callable[[], Awaitable[bytes
     return ImageRef(url, "", name=Path(file_name).stem, load=load)
 
 
-def _explain_failure(name: str, error: Exception) -> str:
+def _explain_failure(origin: str, error: Exception) -> str:
     if isinstance(error, InputError):
-        return f"cannot read {name}: {error}"
+        return f"cannot read {origin}: {error}"
     if isinstance(error, tarfile.TarError):
-        return f"cannot read {name}: damaged, or not a tar archive"
+        return f"cannot read {origin}: damaged, or not a tar archive"
     if classify_error(error) in CONNECTION_REASONS:
         return f"cannot reach the website ({describe_error(error)})"
     hint = " (the website does not offer every synset)" if getattr(error, "status", None) == 404 else ""
-    return f"cannot read {name}: {describe_error(error)}{hint}"
+    return f"cannot read {origin}: {describe_error(error)}{hint}"

@@ -98,7 +98,7 @@ class INaturalist(SearchSource):
                     await self._wait(pause_s, reason)
                 yield image_ref
 
-    async def _prepare(self) -> None:
+    async def _prepare_search(self) -> None:
         self._taxon_ids = {query: await self._find_taxon_id(query) for query in self._queries.values()}
 
     async def _count_results(self, query: str) -> int | None:

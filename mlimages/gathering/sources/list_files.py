@@ -74,7 +74,7 @@ def open_list(path: Path) -> Iterator[IO[bytes]]:
         raise InputError(f"{path} cannot be read completely: {error}") from error
 
 
-def count_available_lines(file: IO[bytes]) -> int:
+def count_buffered_lines(file: IO[bytes]) -> int:
     """Return the number of lines of standard input, at least 1, that can be read without waiting for more input."""
     start = file.peek() if hasattr(file, "peek") else b""
     return max(1, sum(1 for line in start.splitlines(keepends=True) if line.strip() and line.endswith(b"\n")))
@@ -85,13 +85,13 @@ def read_lines(file: IO[bytes]) -> Iterator[str]:
     start = file.peek(2)[:2] if hasattr(file, "peek") else b""
     encoding = "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "latin-1"
     with io.TextIOWrapper(file, encoding, errors="replace", newline=None) as text:
-        for line in _cut_long_lines(text):
+        for line in _truncate_long_lines(text):
             decoded = line if line.isascii() or encoding == "utf-16" else _decode_line(line.encode("latin-1"))
             if decoded and not decoded.isspace():
                 yield decoded
 
 
-def _cut_long_lines(text: io.TextIOWrapper) -> Iterator[str]:
+def _truncate_long_lines(text: io.TextIOWrapper) -> Iterator[str]:
     while line := text.readline(MAX_LINE_LENGTH):
         rest = line
         while len(rest) == MAX_LINE_LENGTH and not rest.endswith("\n"):

@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 from mlimages.core import ImageRef, InputError, MissingExtraError, escape_unprintable, pluralize
 from mlimages.gathering.links import remove_credentials
 from mlimages.gathering.sources.columns import (
-    ListColumns,
-    ListOptions,
+    LinkListOptions,
     Row,
+    TableColumns,
     choose_columns,
-    find_markdown_text,
+    extract_markdown_link_text,
     is_http_url,
     is_link,
     to_text,
@@ -27,7 +27,7 @@ from mlimages.gathering.sources.columns import (
 )
 from mlimages.gathering.sources.list_files import (
     STDIN,
-    count_available_lines,
+    count_buffered_lines,
     count_data_lines,
     is_compressed,
     open_list,
@@ -35,11 +35,11 @@ from mlimages.gathering.sources.list_files import (
     remove_compression_suffix,
 )
 from mlimages.gathering.sources.tables import (
+    convert_rows_to_dicts,
     extract_json_rows,
     find_csv_delimiter,
     is_space_separated,
     parse_csv_rows,
-    parse_header,
     parse_json_lines,
     parse_tsv_rows,
     read_parquet_rows,
@@ -83,7 +83,7 @@ def read_list(path: Path, url_col: str | None = None, label_col: str | None = No
         >>> [ref.label for ref in read_list(path)]
         ['cats']
     """
-    yield from LinkFile(path, ListOptions(url_col, label_col))
+    yield from LinkFile(path, LinkListOptions(url_col, label_col))
 
 
 def require_parquet_extra(path: Path) -> None:
@@ -117,14 +117,14 @@ class LinkFile:
         MissingExtraError: see `require_parquet_extra`.
     """
 
-    def __init__(self, path: Path, options: ListOptions, *, name: str = "") -> None:
+    def __init__(self, path: Path, options: LinkListOptions, *, name: str = "") -> None:
         require_parquet_extra(path)
         self._path = path
         self._options = options
         self.name = name or ("standard input" if path == STDIN else path.name)
         self._default_class = options.class_name or ("images" if path == STDIN else path.name.split(".")[0] or "images")
         self._format_description, self.num_header_lines = "", 0
-        self._num_available = sys.maxsize
+        self._num_buffered_lines = sys.maxsize
         self._unclassified = self._repeated_headers = 0
         self._has_long_rows = False
         head, self._links = self._peek(self._parse_image_refs(), MAX_HEAD_ROWS)
@@ -191,17 +191,17 @@ class LinkFile:
                 yield from self._parse_json("\n".join(lines))
                 return
             if self._path == STDIN:
-                self._num_available = count_available_lines(file)
-            head, lines = self._peek(lines, min(self._num_available, _MAX_SNIFFED_LINES))
-            yield from self._detect_and_parse(head, self._track_available_lines(lines), suffix)
+                self._num_buffered_lines = count_buffered_lines(file)
+            head, lines = self._peek(lines, min(self._num_buffered_lines, _MAX_SNIFFED_LINES))
+            yield from self._detect_format_and_parse(head, self._track_buffered_lines(lines), suffix)
 
-    def _track_available_lines(self, lines: Iterator[str]) -> Iterator[str]:
-        """Yield the lines, and keep `_num_available` up to date, the number that can be read without waiting."""
+    def _track_buffered_lines(self, lines: Iterator[str]) -> Iterator[str]:
+        """Yield the lines, and keep `_num_buffered_lines` up to date, the number that can be read without waiting."""
         for line in lines:
-            self._num_available -= 1
+            self._num_buffered_lines -= 1
             yield line
 
-    def _detect_and_parse(self, first_lines: list[str], lines: Iterator[str], suffix: str) -> Iterator[ImageRef]:
+    def _detect_format_and_parse(self, first_lines: list[str], lines: Iterator[str], suffix: str) -> Iterator[ImageRef]:
         first = first_lines[0] if first_lines else ""
         if first.startswith(_BINARY_FILE_PREFIXES):
             raise InputError(f"{self.name} is a spreadsheet or an archive, not a list of links: save it as CSV")
@@ -234,7 +234,7 @@ class LinkFile:
         return self._parse_text(lines)
 
     def _parse_table(self, cells: Iterator[list[str]]) -> Iterator[ImageRef]:
-        has_header, rows = parse_header(cells, self._count_repeated_header)
+        has_header, rows = convert_rows_to_dicts(cells, self._count_repeated_header)
         self.num_header_lines = int(has_header)
         return self._parse_rows(rows)
 
@@ -257,7 +257,7 @@ class LinkFile:
         names = list(dict.fromkeys(name for row in head for name in row))
         if not names:
             return
-        columns: ListColumns = choose_columns(names, head, self._options, self.name)
+        columns: TableColumns = choose_columns(names, head, self._options, self.name)
         label_column = columns.label_column
         default = f"; class {self._default_class}" if label_column is None else ""
         self._format_description = columns.describe() + default
@@ -273,7 +273,7 @@ class LinkFile:
                 continue
             left, tab, right = line.rstrip("\t ").partition("\t")
             if not tab:
-                text = find_markdown_text(left)
+                text = extract_markdown_link_text(left)
                 self._unclassified += self._options.class_name is None
                 yield ImageRef(unwrap_link(left), self._default_class, {"text": text} if text else {})
                 continue
@@ -301,7 +301,7 @@ class LinkFile:
                 if size > MAX_HEAD_LENGTH:
                     self._has_long_rows = True
                     break
-                if self._num_available <= 0:
+                if self._num_buffered_lines <= 0:
                     break
         except Exception as error:
             if not head:

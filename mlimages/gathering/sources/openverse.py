@@ -78,7 +78,7 @@ class Openverse(SearchSource):
         )
         super().__init__(queries, api)
 
-    async def _prepare(self) -> None:
+    async def _prepare_search(self) -> None:
         if not self._client_credentials:
             self._tell(_LIMITS_NOTE)
 

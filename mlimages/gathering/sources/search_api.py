@@ -123,7 +123,7 @@ class SearchApi:
             return body
         if status in (400, 401, 403):
             raise GatherError(f"{self.name} returned HTTP {status}: {self.refusal_advice}")
-        raise GatherError(_add_retry_advice(_describe_failure(url, status, body)))
+        raise GatherError(_add_rerun_advice(_describe_failure(url, status, body)))
 
     async def _get_json(self, url: str, *, is_first_page: bool) -> dict[str, Any] | None:
         problem = ""
@@ -160,7 +160,7 @@ class SearchApi:
                     pause_s = 2.0**attempt
             if attempt < _MAX_RETRIES:
                 await self._wait_or_raise(pause_s, problem, waiting_action="trying again in")
-        raise GatherError(_add_retry_advice(problem))
+        raise GatherError(_add_rerun_advice(problem))
 
     async def _request(self, method: str, url: str, **options: Any) -> tuple[int, Mapping[str, str], Any]:
         """Send a request; return status, headers and body. If it fails, the status is 0 and the body is the reason."""
@@ -246,7 +246,7 @@ def _describe_failure(url: str, status: int, body: object) -> str:
     return f"{host} returned no JSON object" if status == 200 else f"{host} returned HTTP {status}"
 
 
-def _add_retry_advice(problem: str) -> str:
+def _add_rerun_advice(problem: str) -> str:
     when = "once the network is up" if problem.startswith("cannot reach") else "later"
     return f"{problem}: run the same command again {when}"
 

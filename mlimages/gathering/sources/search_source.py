@@ -33,7 +33,7 @@ class SearchSource(ABC):
 
     async def __aiter__(self) -> AsyncGenerator[ImageRef]:
         async with self._api:
-            await self._prepare()
+            await self._prepare_search()
             for label, query in self._queries.items():
                 pages = self._read_pages(label, query)
                 while label not in self._full_classes and (page := await anext(pages, None)) is not None:
@@ -41,7 +41,7 @@ class SearchSource(ABC):
                         if image_ref.label not in self._full_classes:
                             yield image_ref
 
-    async def _prepare(self) -> None:  # noqa: B027  # most sources have nothing to prepare
+    async def _prepare_search(self) -> None:  # noqa: B027  # most sources have nothing to prepare
         """Do what is needed before the first page is requested, such as looking up ids."""
 
     async def _count_results(self, query: str) -> int | None:

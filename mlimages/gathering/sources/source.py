@@ -23,8 +23,8 @@ from mlimages.core import ImageRef, InputError, require_local_path
 from mlimages.gathering.download.client import open_session
 from mlimages.gathering.download.reasons import describe_error
 from mlimages.gathering.options import GatherOptions
-from mlimages.gathering.partition import HostCounts
-from mlimages.gathering.sources.columns import ListOptions, is_http_url
+from mlimages.gathering.partition import LinkCountsByHost
+from mlimages.gathering.sources.columns import LinkListOptions, is_http_url
 from mlimages.gathering.sources.list_files import STDIN
 from mlimages.gathering.sources.lists import LinkFile, count_links, require_parquet_extra
 
@@ -116,7 +116,7 @@ class UrlList:
         self._paths: list[str | Path] = [
             str(path) if is_http_url(str(path)) else require_local_path(path) for path in paths
         ]
-        self._options = ListOptions(url_col, label_col, class_name)
+        self._options = LinkListOptions(url_col, label_col, class_name)
         self._http_options = http_options
         self._tell = tell
         self._files: list[LinkFile] | None = None
@@ -154,7 +154,7 @@ class UrlList:
         """Read the lists; return the number of shards by host, for each host to be spread over several shards."""
         if self.is_read_once:
             return {}
-        counts, again = HostCounts(), copy.copy(self)
+        counts, again = LinkCountsByHost(), copy.copy(self)
         again._files, again._tell = None, lambda text: None
         await again._open_lists()  # a list that cannot be opened is an error, else shards would differ in their hosts
         with suppress(Exception):  # it is raised again where the links before it are gathered

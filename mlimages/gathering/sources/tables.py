@@ -179,7 +179,7 @@ def parse_tsv_rows(lines: Iterable[str]) -> Iterator[list[str]]:
             yield line.rstrip("\t ").split("\t")
 
 
-def parse_header(
+def convert_rows_to_dicts(
     rows: Iterator[Sequence[str]], on_repeated_header: Callable[[], None] = lambda: None
 ) -> tuple[bool, Iterator[Row]]:
     """Return whether the first row is a header, and the data rows as dicts by column name.
@@ -221,14 +221,14 @@ def parse_json_lines(lines: Iterable[str]) -> Iterator[Row]:
         yield flatten_object(values) if isinstance(values, dict) else {RAW_TEXT_KEY: line.strip()}
 
 
-def flatten_object(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten_object(values: Mapping[str, Any], key_prefix: str = "") -> dict[str, Any]:
     """Flatten nested objects into one object with keys such as `image.url`."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            found |= flatten_object(value, f"{prefix}{name}.")
+            found |= flatten_object(value, f"{key_prefix}{name}.")
         else:
-            found[f"{prefix}{name}"] = value
+            found[f"{key_prefix}{name}"] = value
     return found
 
 

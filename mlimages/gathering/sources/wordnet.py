@@ -47,7 +47,7 @@ def load_synsets() -> dict[str, Synset]:
 
 
 @cache
-def _load_children() -> dict[str, list[str]]:
+def _load_child_wnids() -> dict[str, list[str]]:
     children: dict[str, list[str]] = {}
     for synset in load_synsets().values():
         for parent in synset.parent_wnids:
@@ -81,7 +81,7 @@ def find_subtree_folders(root: Synset) -> dict[str, str]:
     taken = {root.folder_name}
     waiting = [root.wnid]
     for wnid in waiting:
-        for child in sorted(_load_children().get(wnid, [])):
+        for child in sorted(_load_child_wnids().get(wnid, [])):
             if child in folders:
                 continue
             folder = f"{folders[wnid]}/{load_synsets()[child].folder_name}"

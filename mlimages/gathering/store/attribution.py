@@ -22,13 +22,13 @@ def write_attributions(folder: Path) -> Path:
     """
     names = (f"{ATTRIBUTION_STEM}-{count}.md" for count in itertools.count(2))
     paths = (folder / name for name in itertools.chain([f"{ATTRIBUTION_STEM}.md"], names))
-    path = next(path for path in paths if not path.exists() or _is_unchanged(path))
+    path = next(path for path in paths if not path.exists() or _has_valid_checksum(path))
     digest = hashlib.sha256()
     with atomic_write(path) as part, part.open("wb") as out:
         for line in _iter_attribution_lines(folder):
             digest.update(line)
             out.write(line)
-        out.write(_make_hash_line(digest.hexdigest()))
+        out.write(_make_checksum_line(digest.hexdigest()))
     return path
 
 
@@ -40,13 +40,13 @@ def _iter_attribution_lines(folder: Path) -> Iterator[bytes]:
             yield text.encode("utf-8", "replace")
 
 
-def _make_hash_line(sha256: str) -> bytes:
+def _make_checksum_line(sha256: str) -> bytes:
     return f"\n<!-- written by mlimages, sha256 {sha256} -->\n".encode()
 
 
-def _is_unchanged(path: Path) -> bool:
+def _has_valid_checksum(path: Path) -> bool:
     if path.is_symlink() or not path.is_file():
         return False
     data = path.read_bytes()
-    length = len(_make_hash_line("0" * 64))
-    return data[-length:] == _make_hash_line(hashlib.sha256(data[:-length]).hexdigest())
+    length = len(_make_checksum_line("0" * 64))
+    return data[-length:] == _make_checksum_line(hashlib.sha256(data[:-length]).hexdigest())

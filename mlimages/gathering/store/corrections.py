@@ -17,10 +17,10 @@ from pathlib import Path, PurePosixPath
 
 from mlimages.core import FetchResult, ImageRef, atomic_write
 from mlimages.gathering.links import hash_link, redact_url
-from mlimages.gathering.store.file_names import NamesInUse, generate_paths, label_to_folder, remove_subfolder
-from mlimages.gathering.store.manifest import KeySet, dump_row, parse_row
-from mlimages.gathering.store.stored_files import StoredFiles
-from mlimages.gathering.store.stored_shards import StoredShards
+from mlimages.gathering.store.file_names import PathsInUse, generate_paths, label_to_folder, strip_subfolder
+from mlimages.gathering.store.file_storage import FileStorage
+from mlimages.gathering.store.manifest import UInt64Set, dump_row, parse_row
+from mlimages.gathering.store.shard_storage import ShardStorage
 
 _ANY_CLASS = "\0"
 """Label with which `hash_link` hashes a URL regardless of its class."""
@@ -62,9 +62,9 @@ class ClassCorrections:
     """
 
     def __init__(self) -> None:
-        self._stored_urls = KeySet()
-        self._without_image = KeySet()
-        self._named = KeySet()
+        self._stored_urls = UInt64Set()
+        self._without_image = UInt64Set()
+        self._named = UInt64Set()
         self._waiting: list[ImageRef] = []
 
     def add_row(self, key: int, row: FetchResult) -> None:
@@ -114,17 +114,17 @@ class ClassCorrections:
         return found, others
 
 
-def find_misplaced_images(rows: Iterable[FetchResult], names: NamesInUse) -> list[CorrectedImage]:
+def find_misplaced_images(rows: Iterable[FetchResult], paths_in_use: PathsInUse) -> list[CorrectedImage]:
     """Return the images that are stored in the folder of a class other than their own, so that they can be moved."""
     return [
         CorrectedImage(ImageRef(row.url, row.label, row.source), row)
         for row in rows
-        if row.status == "ok" and row.path and not row.removed and names.is_misplaced(row.label, row.path)
+        if row.status == "ok" and row.path and not row.removed and paths_in_use.is_misplaced(row.label, row.path)
     ]
 
 
 def apply_corrections(
-    corrections: list[CorrectedImage], storage: StoredFiles | StoredShards, manifest: Path, names: NamesInUse
+    corrections: list[CorrectedImage], storage: FileStorage | ShardStorage, manifest: Path, paths_in_use: PathsInUse
 ) -> int:
     """Move the images, then rewrite the manifest; return the number of images moved.
 
@@ -134,39 +134,43 @@ def apply_corrections(
         corrections: the images to move.
         storage: the stored images.
         manifest: the manifest, with one row for each link.
-        names: the folders and file names in use.
+        paths_in_use: the folders and file names in use.
     """
     rows: dict[int, FetchResult] = {}
     paths: dict[str | None, str] = {}
     for correction in corrections:
-        old, path = correction.old_row, _move_image(correction, storage, names)
+        old, path = correction.old_row, _move_image(correction, storage, paths_in_use)
         if path:
             paths[old.path] = path
             rows[hash_link(old.label, old.url)] = replace(
                 old, label=correction.image_ref.label, path=path, source=correction.image_ref.source
             )
     if rows:
-        storage.sync(paths.values())
+        storage.fsync(paths.values())
         _replace_rows(manifest, dict(rows), paths)
     return len(rows)
 
 
-def _move_image(correction: CorrectedImage, storage: StoredFiles | StoredShards, names: NamesInUse) -> str | None:
+def _move_image(
+    correction: CorrectedImage, storage: FileStorage | ShardStorage, paths_in_use: PathsInUse
+) -> str | None:
     """Move the image to the folder of its new class; return its new path, or None if it stays."""
     image_ref, old = correction.image_ref, correction.old_row
-    if isinstance(storage, StoredShards):
+    if isinstance(storage, ShardStorage):
         return old.path if storage.size(old.path or "") is not None else None
-    path, folder = PurePosixPath(old.path or ""), names.assign_folder(image_ref.label)
-    old_folder = remove_subfolder(str(path.parent))
+    path, folder = PurePosixPath(old.path or ""), paths_in_use.assign_folder(image_ref.label)
+    old_folder = strip_subfolder(str(path.parent))
     if old_folder == folder:  # moved there by hand, or by a run that was killed
         return old.path if storage.size(str(path)) is not None else None
-    if old_folder not in (label_to_folder(old.label), names.assign_folder(old.label)):
+    if old_folder not in (label_to_folder(old.label), paths_in_use.assign_folder(old.label)):
         return None
     folder += str(path.parent).removeprefix(old_folder)
     free = generate_paths(
         f"{folder}/{path.stem}", path.suffix, f"{hash_link(image_ref.label, image_ref.url):016x}", is_only_writer=True
     )
-    return storage.move(str(path), old.sha256 or "", (name for name in free if names.reserve(image_ref.label, name)))
+    return storage.move(
+        str(path), old.sha256 or "", (name for name in free if paths_in_use.reserve(image_ref.label, name))
+    )
 
 
 def _replace_rows(manifest: Path, new_rows: dict[int, FetchResult], new_paths: dict[str | None, str]) -> None:

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from mlimages.core import ImageRef
-from mlimages.gathering.store.manifest import KeySet
-from mlimages.gathering.store.stored_shards import strip_shard
+from mlimages.gathering.store.manifest import UInt64Set
+from mlimages.gathering.store.shard_storage import strip_shard_name
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def label_to_folder(label: str) -> str:
     return "/".join([*kept, hashlib.sha256(label.encode("utf-8", "surrogatepass")).hexdigest()[:16]])
 
 
-def name_from_url(url: str) -> str:
+def file_stem_from_url(url: str) -> str:
     """Return the last part of a URL's path, without its suffix, as a file name."""
     path = url.partition("#")[0].partition("?")[0].rstrip("/").partition("://")[2]
     last = unquote(path.rpartition("/")[2]) if "/" in path else ""
@@ -70,24 +70,24 @@ def name_from_url(url: str) -> str:
     return sanitize_name(stem, default_name="image")
 
 
-def add_subfolder(stem: str, num_images: int) -> str:
+def insert_subfolder(stem: str, num_images: int) -> str:
     """Return the path of an image in a numbered subfolder of its class folder.
 
     Args:
         stem: path of the image, without its suffix.
         num_images: number of images that the class already has.
 
-    >>> add_subfolder("cats/a", 30_000)
+    >>> insert_subfolder("cats/a", 30_000)
     'cats/part-0003/a'
     """
     folder, _, name = stem.rpartition("/")
     return f"{folder}/part-{num_images // MAX_IMAGES_PER_SUBFOLDER:04d}/{name}"
 
 
-def remove_subfolder(folder: str) -> str:
+def strip_subfolder(folder: str) -> str:
     """Return the class folder of a numbered subfolder; other folders are returned unchanged.
 
-    >>> remove_subfolder("cats/part-0003"), remove_subfolder("cats")
+    >>> strip_subfolder("cats/part-0003"), strip_subfolder("cats")
     ('cats', 'cats')
     """
     return re.sub(r"/part-\d{4,}$", "", folder)
@@ -108,7 +108,7 @@ def generate_paths(stem: str, suffix: str, link_hash: str, *, is_only_writer: bo
         yield f"{stem}-{link_hash}-{number}{suffix}"
 
 
-class NamesInUse:
+class PathsInUse:
     """Folders and file names of a gathered folder, compared without regard to case, as on some file systems.
 
     The folder of a label belongs to this label, and each of its parent folders to the same part of the label: the
@@ -119,11 +119,11 @@ class NamesInUse:
     def __init__(self) -> None:
         self._labels_by_folder: dict[str, str] = {}
         self._folders_by_label: dict[str, str] = {}
-        self._paths = KeySet()
+        self._paths = UInt64Set()
 
     def reserve(self, label: str, path: str) -> bool:
         """Record the path of an image; return whether the path was free."""
-        path = strip_shard(path)
+        path = strip_shard_name(path)
         if label not in self._folders_by_label and is_in_folder_of(label, path):
             levels = _split_label_folders(label)
             above = list(accumulate(path.split("/")[: len(levels)], "{}/{}".format))
@@ -171,7 +171,7 @@ class NamesInUse:
     def make_path_stem(self, image_ref: ImageRef) -> str:
         """Return the path of an image without its suffix: the folder of its label, and a name from its link."""
         name = image_ref.name and sanitize_name(image_ref.name, default_name="")
-        return f"{self.assign_folder(image_ref.label)}/{name or name_from_url(image_ref.url)}"
+        return f"{self.assign_folder(image_ref.label)}/{name or file_stem_from_url(image_ref.url)}"
 
 
 class _LabelFolder(NamedTuple):

@@ -13,7 +13,7 @@ from mlimages.gathering.download.fetch import DownloadResult
 from mlimages.gathering.download.image_info import ImageInfo, Rejection
 from mlimages.gathering.links import hash_link
 from mlimages.gathering.options import GatherOptions
-from mlimages.gathering.partition import NO_PARTITION, Partition
+from mlimages.gathering.partition import NO_PARTITION, LinkPartition
 from mlimages.gathering.store.attribution import write_attributions
 from mlimages.gathering.store.corrections import (
     ClassCorrections,
@@ -21,26 +21,26 @@ from mlimages.gathering.store.corrections import (
     apply_corrections,
     find_misplaced_images,
 )
-from mlimages.gathering.store.file_names import NamesInUse, add_subfolder, generate_paths
+from mlimages.gathering.store.file_names import PathsInUse, generate_paths, insert_subfolder
+from mlimages.gathering.store.file_storage import FileStorage
 from mlimages.gathering.store.image_index import ImageIndex
 from mlimages.gathering.store.manifest import (
-    KeySet,
     ManifestWriter,
+    UInt64Set,
     find_last_closing_row,
     find_manifests,
     read_rows,
-    read_rows_with_sync_flags,
+    read_rows_with_fsync_flags,
 )
 from mlimages.gathering.store.merge_manifests import CurrentRows, rewrite_manifests, warn_about_unlisted_images
 from mlimages.gathering.store.missing import find_moved_and_deleted_images
+from mlimages.gathering.store.object_storage import ObjectStorage
 from mlimages.gathering.store.retries import ConsecutiveRefusals, check_same_settings, needs_retry
 from mlimages.gathering.store.rows import make_failure_fields, make_image_fields, make_row
+from mlimages.gathering.store.shard_storage import IMAGE_SUFFIX, ShardStorage, make_sample_key
 from mlimages.gathering.store.storage import open_output_folder
-from mlimages.gathering.store.stored_files import StoredFiles
-from mlimages.gathering.store.stored_objects import StoredObjects
-from mlimages.gathering.store.stored_shards import IMAGE_SUFFIX, StoredShards, make_sample_key
 from mlimages.gathering.store.tables import TableWriter
-from mlimages.gathering.store.tally import Tally
+from mlimages.gathering.store.tally import ResultTally
 
 
 class GatherFolder:
@@ -58,14 +58,14 @@ class GatherFolder:
     """
 
     def __init__(
-        self, out: Path, options: GatherOptions, partition: Partition = NO_PARTITION, *, is_list: bool = False
+        self, out: Path, options: GatherOptions, partition: LinkPartition = NO_PARTITION, *, is_list: bool = False
     ) -> None:
         self.out, self._options, self._partition = out, options, partition
         self._moves_corrected = is_list and options.limit is None and not options.shard and not is_remote(out)
         self._corrections: list[CorrectedImage] = []
         self._tables = TableWriter(out, options)
         self._numbers = itertools.count(1)
-        self._objects: StoredObjects | None = None
+        self._objects: ObjectStorage | None = None
         self._index: ImageIndex | None = None
         self.num_added, self.has_attributions = 0, False
 
@@ -73,9 +73,9 @@ class GatherFolder:
         self._tables.require_writable()
         with ExitStack() as stack:
             opened = open_output_folder(self.out, self._options, stack)
-            self._manifest, self._part_folder = opened.manifest, opened.part_folder
+            self._manifest, self._temp_folder = opened.manifest, opened.temp_folder
             self._storage, self._writer, self._folder = opened.storage, opened.writer, opened.manifest.parent
-            self._objects = self._storage if isinstance(self._storage, StoredObjects) else None
+            self._objects = self._storage if isinstance(self._storage, ObjectStorage) else None
             stack.callback(lambda: self._writer.close())
             stack.callback(self._close_image_index)
             self._read_manifests()
@@ -95,7 +95,7 @@ class GatherFolder:
     def _read_manifests(self) -> None:
         """Read the manifests; retry if remote images are missing, since another run may just have merged them."""
         self._read_done_links(retry_unfinished=True)
-        while self._has_user_changes and self._objects and self._objects.refresh():
+        while self._has_user_changes and self._objects and self._objects.refresh_manifests():
             self._read_done_links(retry_unfinished=True)
 
     def _record_moved_and_deleted_images(self) -> None:
@@ -114,11 +114,11 @@ class GatherFolder:
         if not self._objects:
             if find_last_closing_row(self._manifest).is_at_end:
                 return
-            rows = read_rows_with_sync_flags([self._manifest])
-            self._storage.sync(row.path for row, is_synced in rows if row.path and not is_synced)
+            rows = read_rows_with_fsync_flags([self._manifest])
+            self._storage.fsync(row.path for row, is_fsynced in rows if row.path and not is_fsynced)
         self._writer.append_closing_row(keep_duplicates=self._options.keep_duplicates)
 
-    def claim(self, image_ref: ImageRef) -> bool:
+    def claim_link(self, image_ref: ImageRef) -> bool:
         """Mark a link as started; return False if it was started or finished before, or is deferred."""
         key = hash_link(image_ref.label, image_ref.url)
         if self._moves_corrected and self._class_corrections.defer_if_needed(image_ref, key, is_done=key in self._done):
@@ -128,18 +128,18 @@ class GatherFolder:
             return True
         return self._done.add(key)
 
-    def find_corrections(self) -> list[ImageRef]:
+    def resolve_deferred_links(self) -> list[ImageRef]:
         """Find the images whose class the list has corrected; return the other deferred links, which can be claimed."""
         self._moves_corrected = False
         self._corrections, others = self._class_corrections.resolve_deferred(read_rows(self._find_own_manifests()))
         return others
 
-    def make_part_path(self) -> Path:
+    def make_temp_path(self) -> Path:
         """Return a new path for an unfinished image."""
-        return self._part_folder / f"{next(self._numbers)}.part"
+        return self._temp_folder / f"{next(self._numbers)}.part"
 
-    async def add(
-        self, image_ref: ImageRef, download: DownloadResult, inspection: ImageInfo | Rejection | None, part_path: Path
+    async def record_download(
+        self, image_ref: ImageRef, download: DownloadResult, inspection: ImageInfo | Rejection | None, temp_path: Path
     ) -> FetchResult:
         """Record a finished link; a valid image is moved to its final name.
 
@@ -154,9 +154,9 @@ class GatherFolder:
             outcome = make_failure_fields(download, inspection)
         row = make_row(image_ref, download, outcome)
         if row.status == "ok" and isinstance(inspection, ImageInfo):
-            row = await self._store_image(image_ref, row, part_path, inspection.suffix)
+            row = await self._store_image(image_ref, row, temp_path, inspection.suffix)
         elif inspection:
-            part_path.unlink(missing_ok=True)
+            temp_path.unlink(missing_ok=True)
         row = self._refusals.correct_row(key, row)
         self._writer.append(row)
         self.num_added += 1
@@ -174,7 +174,7 @@ class GatherFolder:
         if self._objects and self._options.shard:
             return  # the run that merges the shards reads all of them
         if self._objects and not self._is_merged:
-            self._objects.refresh()  # includes what other runs stored meanwhile
+            self._objects.refresh_manifests()  # includes what other runs stored meanwhile
         if not self._is_merged:
             self._rewrite_manifests()
         elif self._has_retries:
@@ -191,10 +191,10 @@ class GatherFolder:
         self._tables.write(lambda: CurrentRows(store, paths).rows(), lambda row: self._read_image_size(row) is not None)
 
     def _move_images(self, corrections: list[CorrectedImage]) -> int:
-        if not corrections or not isinstance(self._storage, StoredFiles | StoredShards):
+        if not corrections or not isinstance(self._storage, FileStorage | ShardStorage):
             return 0
         self._writer.close()
-        moved = apply_corrections(corrections, self._storage, self._manifest, self._names)
+        moved = apply_corrections(corrections, self._storage, self._manifest, self._paths_in_use)
         self._writer = ManifestWriter(self._manifest)
         self._read_done_links(retry_unfinished=False)
         return moved
@@ -205,12 +205,12 @@ class GatherFolder:
         self._writer.close()
         while not self._merge_manifests():
             assert self._objects
-            self._objects.refresh()  # another run has merged the manifests meanwhile
+            self._objects.refresh_manifests()  # another run has merged the manifests meanwhile
         if not self._objects:
             self._writer = ManifestWriter(self._manifest)
         self._read_done_links(retry_unfinished=False)
-        if is_of_several and isinstance(self._storage, StoredFiles):
-            self._move_images(find_misplaced_images(read_rows([self._manifest]), self._names))
+        if is_of_several and isinstance(self._storage, FileStorage):
+            self._move_images(find_misplaced_images(read_rows([self._manifest]), self._paths_in_use))
 
     def _merge_manifests(self) -> bool:
         paths = self._find_own_manifests()
@@ -229,14 +229,14 @@ class GatherFolder:
     def _read_done_links(self, *, retry_unfinished: bool) -> None:
         """Read which links are done; with `retry_unfinished`, unfinished links count as not done."""
         self._close_image_index()
-        self._done, self._retried, self._class_corrections = KeySet(), KeySet(), ClassCorrections()
+        self._done, self._retried, self._class_corrections = UInt64Set(), UInt64Set(), ClassCorrections()
         self._has_retries = self._has_user_changes = False
-        self.tally = Tally()
+        self.tally = ResultTally()
         paths = self._find_own_manifests()
         self._is_merged = len(paths) < 2 if self._objects else paths in ([], [self._manifest])
         self._is_merged &= not find_manifests(self._folder, is_merged=True)
         placeholders: set[str] = set()
-        self._refusals, self._names = ConsecutiveRefusals(), NamesInUse()
+        self._refusals, self._paths_in_use = ConsecutiveRefusals(), PathsInUse()
         for row in read_rows(paths):
             key = hash_link(row.label, row.url)
             check_same_settings(row, self._options, self.out)
@@ -294,7 +294,7 @@ class GatherFolder:
         self._done.add(key)
         self.tally.add(row)
         if row.status == "ok" and row.path:
-            self._names.reserve(row.label, row.path)
+            self._paths_in_use.reserve(row.label, row.path)
         self.has_attributions |= "attribution" in row.source
 
     def _open_image_index(self) -> ImageIndex:
@@ -312,32 +312,32 @@ class GatherFolder:
             self._index.close()
         self._index = None
 
-    async def _store_image(self, image_ref: ImageRef, row: FetchResult, part_path: Path, suffix: str) -> FetchResult:
+    async def _store_image(self, image_ref: ImageRef, row: FetchResult, temp_path: Path, suffix: str) -> FetchResult:
         """Store the image under the first name that is free; return the row with its path."""
-        index, sha256, stem = self._open_image_index(), row.sha256 or "", self._names.make_path_stem(image_ref)
+        index, sha256, stem = self._open_image_index(), row.sha256 or "", self._paths_in_use.make_path_stem(image_ref)
         is_new = not index.find_copies(sha256).num_links
-        if isinstance(self._storage, StoredShards):
+        if isinstance(self._storage, ShardStorage):
             stem, suffix = make_sample_key(stem), IMAGE_SUFFIX
         elif self._options.subfolders:
-            stem = add_subfolder(stem, self.tally.classes[image_ref.label] * (self._options.shard or (1, 1))[1])
+            stem = insert_subfolder(stem, self.tally.classes[image_ref.label] * (self._options.shard or (1, 1))[1])
         digits = f"{hash_link(image_ref.label, image_ref.url):016x}"
         is_alone = not (self._options.shard or self._objects)
         for number, path in enumerate(generate_paths(stem, suffix, digits, is_only_writer=is_alone)):
-            if not self._names.reserve(image_ref.label, path):
+            if not self._paths_in_use.reserve(image_ref.label, path):
                 continue  # taken, except for case
             named = replace(row, path=path)
             if self._objects and number == 0:
                 index.add(named)
-            placed = await self._storage.store(part_path, named)
+            placed = await self._storage.store(temp_path, named)
             if not placed and not ((is_new or self._objects) and self._storage.sha256(path) == sha256):
                 continue  # taken, and not by this image in a run that was killed before it wrote the row
             if not placed:
-                part_path.unlink(missing_ok=True)
+                temp_path.unlink(missing_ok=True)
             named = replace(row, path=placed or path)
             if not self._objects:
                 index.add(named)
             elif number:
-                index.store_copies(sha256, replace(index.find_copies(sha256), path=path))
+                index.update_copies(sha256, replace(index.find_copies(sha256), path=path))
             return named
         raise AssertionError("unreachable: there is always a next name")
 
@@ -346,5 +346,5 @@ class GatherFolder:
         copies = self._open_image_index().find_copies(sha256)
         if copies.path and self._storage.quarantine(copies.path, sha256):
             self.tally.classes[copies.label] -= 1
-            self._open_image_index().store_copies(sha256, replace(copies, path=None))
+            self._open_image_index().update_copies(sha256, replace(copies, path=None))
         self._is_merged &= copies.num_links <= 1

@@ -82,7 +82,7 @@ class ImageIndex:
 
     def __init__(self) -> None:
         self._tables = open_temporary_database(_CREATE_TABLES_SQL)
-        self._paths_of_hosts = PlaceholderCounts()
+        self._paths_of_hosts = PlaceholderDetector()
         self._placeholder_targets: set[str] = set()
 
     def close(self) -> None:
@@ -96,7 +96,7 @@ class ImageIndex:
         row = self._tables.execute(query, (bytes.fromhex(sha256),)).fetchone()
         return ImageCopies(*row) if row else ImageCopies()
 
-    def store_copies(self, sha256: str, copies: ImageCopies) -> None:
+    def update_copies(self, sha256: str, copies: ImageCopies) -> None:
         """Store the copies of the image with this SHA-256."""
         row = (copies.num_links, copies.num_stored, copies.path, copies.label, copies.is_placeholder)
         self._tables.execute("INSERT OR REPLACE INTO copies VALUES (?, ?, ?, ?, ?, ?)", (bytes.fromhex(sha256), *row))
@@ -108,7 +108,7 @@ class ImageIndex:
         if row.reason is Reason.PLACEHOLDER and row.final_url and row.final_url != row.url:
             self._placeholder_targets.add(row.final_url)
         self._paths_of_hosts.add(row.sha256, row.url)
-        self.store_copies(row.sha256, self.find_copies(row.sha256).with_row(row))
+        self.update_copies(row.sha256, self.find_copies(row.sha256).with_row(row))
         if row.status == "ok" and row.path and row.dhash and not row.removed:
             self.add_difference_hash(row.dhash, row.path)
 
@@ -123,17 +123,17 @@ class ImageIndex:
         self._paths_of_hosts.add(sha256, url)
         return self._paths_of_hosts.is_placeholder(sha256)
 
-    def is_placeholder_target(self, url: str | None) -> bool:
+    def is_placeholder_url(self, url: str | None) -> bool:
         """Return whether this URL is known as the target of a redirect to a placeholder."""
         return url in self._placeholder_targets
 
-    def find_first_image(self, sha256: str) -> tuple[int, str] | None:
-        """Return the manifest number and path that `add_first_image` stored for this SHA-256, or None."""
+    def find_first_copy(self, sha256: str) -> tuple[int, str] | None:
+        """Return the manifest number and path that `add_first_copy` stored for this SHA-256, or None."""
         query = "SELECT manifest, path FROM firsts WHERE sha256 = ?"
         row: tuple[int, str] | None = self._tables.execute(query, (bytes.fromhex(sha256),)).fetchone()
         return row
 
-    def add_first_image(self, sha256: str, manifest_number: int, path: str) -> None:
+    def add_first_copy(self, sha256: str, manifest_number: int, path: str) -> None:
         """Store the first image with this SHA-256; later calls for the same SHA-256 have no effect."""
         self._tables.execute(
             "INSERT OR IGNORE INTO firsts VALUES (?, ?, ?)", (bytes.fromhex(sha256), manifest_number, path)
@@ -143,7 +143,7 @@ class ImageIndex:
         """Add an image for `find_near_duplicate`, unless it is plain (sky, a gradient): all such images are similar."""
         value = int(dhash, 16)
         if _MIN_ONES_AND_ZEROS <= value.bit_count() <= 64 - _MIN_ONES_AND_ZEROS:
-            row = (_to_signed(value), path, *_split_into_bands(value))
+            row = (_to_signed_int64(value), path, *_split_into_bands(value))
             self._tables.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?)", row)
 
     def find_near_duplicate(self, dhash: str) -> str | None:
@@ -154,7 +154,7 @@ class ImageIndex:
         return path if apart <= _MAX_HAMMING_DISTANCE else None
 
 
-class PlaceholderCounts:
+class PlaceholderDetector:
     """Counts the paths of each host that return the same bytes, to find the host's placeholder images."""
 
     def __init__(self) -> None:
@@ -189,7 +189,7 @@ def _split_into_bands(dhash: int) -> tuple[int, ...]:
     return tuple(dhash >> shift & ((1 << width) - 1) for shift, width in _HASH_BANDS)
 
 
-def _to_signed(dhash: int) -> int:
+def _to_signed_int64(dhash: int) -> int:
     """Return a 64-bit hash as a signed integer, as SQLite stores it."""
     return dhash - 2**64 if dhash >= 2**63 else dhash
 

@@ -35,7 +35,7 @@ def make_manifest_path(folder: Path, shard: tuple[int, int] | None) -> Path:
     return folder / (f"manifest-{shard[0]:05d}-of-{shard[1]:05d}.jsonl" if shard else MANIFEST_NAME)
 
 
-def has_manifest_name(name: str) -> bool:
+def is_manifest_name(name: str) -> bool:
     """Return whether a file name is one that this or an earlier version of mlimages gives to a manifest."""
     return _MANIFEST_NAME_PATTERN.fullmatch(name) is not None
 
@@ -53,7 +53,7 @@ def find_manifests(folder: Path, *, is_merged: bool = False) -> list[Path]:
         GatherError: a manifest was written by a later version of mlimages.
     """
     merged = _read_merged_manifest_names(folder)
-    named = [path for path in folder.glob("manifest*.jsonl") if has_manifest_name(path.name)]
+    named = [path for path in folder.glob("manifest*.jsonl") if is_manifest_name(path.name)]
     found = sorted(filter(is_manifest, named), key=lambda path: (path.name != MANIFEST_NAME, path.name))
     return [path for path in found if (path.name in merged) == is_merged]
 
@@ -144,7 +144,7 @@ def _is_valid(row: FetchResult) -> bool:
         return False
     if not _is_hexadecimal(row.sha256, 64) and (row.sha256 is not None or row.status in ("ok", "duplicate")):
         return False
-    if row.path is not None and not (isinstance(row.path, str) and _is_inside_folder(row.path)):
+    if row.path is not None and not (isinstance(row.path, str) and _is_safe_relative_path(row.path)):
         return False
     match row.status:
         case "failed" | "duplicate":
@@ -159,7 +159,7 @@ def _is_hexadecimal(value: object, length: int) -> bool:
     return isinstance(value, str) and len(value) == length and set(value) <= set("0123456789abcdef")
 
 
-def _is_inside_folder(path: str) -> bool:
+def _is_safe_relative_path(path: str) -> bool:
     pure = PurePosixPath(path)  # a foreign manifest must not refer to files outside its folder
     return not pure.is_absolute() and ".." not in pure.parts and "\\" not in path and "\0" not in path
 
@@ -197,7 +197,7 @@ def find_last_closing_row(path: Path) -> LastClosingRow:
     return LastClosingRow(closed, closed == number, keeps_duplicates)
 
 
-def read_rows_with_sync_flags(paths: Iterable[Path]) -> Iterator[tuple[FetchResult, bool]]:
+def read_rows_with_fsync_flags(paths: Iterable[Path]) -> Iterator[tuple[FetchResult, bool]]:
     """Yield each row of these manifests in order, and whether a later closing row records that its image is on disk."""
     for path in paths:
         closed = find_last_closing_row(path).line_number
@@ -221,7 +221,7 @@ def dump_closing_row(*, keep_duplicates: bool, merged_names: Sequence[str] = ())
     return _encode_json(values | ({"merged": sorted(merged_names)} if merged_names else {})).encode() + b"\n"
 
 
-class KeySet:
+class UInt64Set:
     """A set of 64-bit integers (keys of rows) that takes 9 bytes per key; a Python set takes 70 or more.
 
     Keys with the same last 12 bits are in one sorted array, which is searched by bisection.

@@ -11,16 +11,16 @@ from pathlib import Path, PurePosixPath
 
 from mlimages.core import FetchResult, Reason, atomic_write, pluralize
 from mlimages.gathering.links import hash_link
-from mlimages.gathering.store.image_index import ImageIndex, PlaceholderCounts, open_temporary_database
+from mlimages.gathering.store.file_storage import ImageStorage
+from mlimages.gathering.store.image_index import ImageIndex, PlaceholderDetector, open_temporary_database
 from mlimages.gathering.store.manifest import (
-    KeySet,
+    UInt64Set,
     dump_closing_row,
     dump_row,
     find_last_closing_row,
     find_manifests,
     read_rows,
 )
-from mlimages.gathering.store.stored_files import ImageStorage
 from mlimages.labels import IMAGE_SUFFIXES
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def rewrite_manifests(
             replaced.add(row.path, row.sha256)
     done = [*already_merged, *(manifest for manifest in manifests if manifest != target)]
     with atomic_write(target) as part, part.open("wb") as out:
-        if storage.is_shared and done:  # runs that read the new manifest before the others are removed ignore these
+        if storage.allows_concurrent_runs and done:  # runs that read both the new and the merged ones ignore the latter
             out.write(dump_closing_row(keep_duplicates=False, merged_names=[path.name for path in done]))
         for row in _merge_rows(
             storage, current_rows, placeholders, replaced, keep_duplicates=keep_duplicates, limit=limit
@@ -89,7 +89,7 @@ def _merge_rows(
     index = ImageIndex()
     counts: Counter[str] = Counter()
     for number, row, is_of_shard in current_rows.enumerate_rows(replaced_images):
-        first = None if keep_duplicates or not row.sha256 else index.find_first_image(row.sha256)
+        first = None if keep_duplicates or not row.sha256 else index.find_first_copy(row.sha256)
         settled = _merge_row(storage, row, placeholders, first, number)
         if settled.status == "ok" and settled.path and settled.sha256 and settled.dhash and not settled.removed:
             if is_of_shard and limit is not None and counts[row.label] >= limit:
@@ -99,7 +99,7 @@ def _merge_rows(
             near = index.find_near_duplicate(settled.dhash)
             index.add_difference_hash(settled.dhash, settled.path)
             if not first:
-                index.add_first_image(settled.sha256, number, settled.path)
+                index.add_first_copy(settled.sha256, number, settled.path)
             settled = replace(settled, same_as=near)
         elif row.path and row.sha256 and settled.status == "duplicate":
             replaced_images.add(row.path, row.sha256)
@@ -172,7 +172,7 @@ class CurrentRows:
 
     def _find_current_indices(self) -> dict[int, int]:
         """Return, for the `hash_link` of each link with several rows, the index of its current row among all rows."""
-        seen = KeySet()
+        seen = UInt64Set()
         keys = (hash_link(row.label, row.url) for row in read_rows(self._manifests))
         repeated = {key for key in keys if not seen.add(key)}
         best: dict[int, tuple[int, int]] = {}
@@ -195,15 +195,15 @@ def _find_placeholder_hashes(current_rows: CurrentRows) -> set[str]:
 
     Images of which a run has kept several copies are not placeholders.
     """
-    locations = PlaceholderCounts()
+    detector = PlaceholderDetector()
     placeholders: set[str] = set()
     for _, row, _ in current_rows.enumerate_rows():
         if row.status in ("ok", "duplicate") and row.sha256:
-            locations.add(row.sha256, row.url)
+            detector.add(row.sha256, row.url)
         elif row.reason is Reason.PLACEHOLDER and row.sha256:
             placeholders.add(row.sha256)
-    placeholders.update(locations.find_placeholders())
-    locations.close()
+    placeholders.update(detector.find_placeholders())
+    detector.close()
     if not placeholders:
         return placeholders
     kept = Counter(

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from mlimages.core import FetchResult, GatherError, pluralize
-from mlimages.gathering.store.manifest import read_rows, read_rows_with_sync_flags
+from mlimages.gathering.store.file_storage import ImageStorage, make_quarantine_path
+from mlimages.gathering.store.manifest import read_rows, read_rows_with_fsync_flags
 from mlimages.gathering.store.merge_manifests import CurrentRows
-from mlimages.gathering.store.stored_files import ImageStorage, make_quarantine_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +26,13 @@ class _MissingImage:
     Attributes:
         path, sha256: path and SHA-256 of the image, from its row.
         size: size in bytes, from its row.
-        is_synced: whether a closing row records that the file was on disk.
+        is_fsynced: whether a closing row records that the file was on disk.
     """
 
     path: str
     sha256: str
     size: int
-    is_synced: bool
+    is_fsynced: bool
 
 
 def find_moved_and_deleted_images(
@@ -53,7 +53,7 @@ def find_moved_and_deleted_images(
     totals: Counter[str] = Counter()
     missing: dict[str, _MissingImage] = {}
     returned: set[str] = set()
-    for at, (row, is_synced) in enumerate(read_rows_with_sync_flags(manifests)):
+    for at, (row, is_fsynced) in enumerate(read_rows_with_fsync_flags(manifests)):
         if row.status != "ok" or not row.path or not current.is_current(at, row):
             continue
         size = storage.size(row.path)
@@ -61,7 +61,7 @@ def find_moved_and_deleted_images(
             if size == row.bytes and storage.is_unchanged(row.path, row.sha256 or ""):
                 returned.add(row.path)
             continue
-        if size == 0 and not is_synced:
+        if size == 0 and not is_fsynced:
             storage.remove_empty_file(row.path)
             size = None
         totals[_get_parent_folder(row.path)] += 1
@@ -71,9 +71,9 @@ def find_moved_and_deleted_images(
             and row.bytes is not None
             and storage.size(make_quarantine_path(row.path, row.sha256)) is None
         ):
-            missing[row.path] = _MissingImage(row.path, row.sha256, row.bytes, is_synced)
+            missing[row.path] = _MissingImage(row.path, row.sha256, row.bytes, is_fsynced)
     moved = _find_moved_images(storage, manifests, missing) if missing else {}
-    deleted = {path for path, image in missing.items() if image.is_synced and path not in moved and not restore_deleted}
+    deleted = {path for path, lost in missing.items() if lost.is_fsynced and path not in moved and not restore_deleted}
     if not keep_deleted:
         check_missing_count(Counter(map(_get_parent_folder, deleted)), totals)
     for row in current.rows() if moved or deleted or returned else ():

@@ -11,7 +11,7 @@ from mlimages.gathering.download.host_state import REFUSALS_UNTIL_PAUSED
 from mlimages.gathering.download.reasons import REFUSAL_REASONS
 from mlimages.gathering.links import parse_host
 from mlimages.gathering.options import GatherOptions
-from mlimages.gathering.store.stored_shards import strip_shard
+from mlimages.gathering.store.shard_storage import strip_shard_name
 
 _PIXEL_SIZE_NOTE = re.compile(r"(\d+) x (\d+)\b")
 _BYTE_COUNT_NOTE = re.compile(r"(more than )?(\d+) bytes")
@@ -32,15 +32,15 @@ def needs_retry(row: FetchResult, options: GatherOptions, *, has_image: bool, re
         return retry_unfinished and options.restore_deleted
     if row.status == "ok":
         return not has_image
-    is_passing = not row.final or is_allowed_now(row, options)
+    is_passing = not row.final or is_accepted_now(row, options)
     return retry_unfinished and (row.reason in options.retry_failed or (is_passing and not options.no_retry))
 
 
-def is_allowed_now(row: FetchResult, options: GatherOptions) -> bool:
+def is_accepted_now(row: FetchResult, options: GatherOptions) -> bool:
     """Return whether the options that rejected the image of a link earlier would accept it now.
 
     >>> row = FetchResult("http://a/b.jpg", "cats", "failed", Reason.TOO_SMALL, detail="200 x 90 pixels")
-    >>> [is_allowed_now(row, GatherOptions(min_size=size)) for size in (90, 91)]
+    >>> [is_accepted_now(row, GatherOptions(min_size=size)) for size in (90, 91)]
     [True, False]
     """
     sides = [int(side) for side in found.groups()] if (found := _PIXEL_SIZE_NOTE.match(row.detail)) else []
@@ -72,7 +72,7 @@ def check_same_settings(row: FetchResult, options: GatherOptions, folder: object
         return
     found = _RESIZE_NOTE.search(row.detail)
     size = int(found[1]) if found else None
-    is_sharded = strip_shard(row.path) != row.path
+    is_sharded = strip_shard_name(row.path) != row.path
     if size != options.resize:
         had = f"with --resize {size}" if size else "without --resize"
     elif is_sharded != (options.layout == "tar"):

@@ -48,7 +48,7 @@ def make_image_fields(
     values = {name: getattr(image_info, name) for name in image_info.__slots__ if name != "suffix"}
     values["detail"] = "; ".join(filter(None, (image_info.detail, download.detail)))
     copies = index.find_copies(image_info.sha256)
-    is_known_target = index.is_placeholder_target(download.final_url and remove_credentials(download.final_url))
+    is_known_target = index.is_placeholder_url(download.final_url and remove_credentials(download.final_url))
     if is_known_target and not copies.num_links:
         values["detail"] = "redirected to a known placeholder image of a host"
         return {"status": "placeholder", "reason": Reason.PLACEHOLDER, **values}

@@ -9,11 +9,11 @@ from tempfile import TemporaryDirectory
 
 from mlimages.core import GatherError, InputError, cache_dir, is_remote
 from mlimages.gathering.options import GatherOptions
+from mlimages.gathering.store.file_storage import FileStorage, ImageStorage
 from mlimages.gathering.store.lock import open_work_folder
 from mlimages.gathering.store.manifest import ManifestWriter, make_manifest_path
-from mlimages.gathering.store.stored_files import ImageStorage, StoredFiles
-from mlimages.gathering.store.stored_objects import RemoteManifestWriter, StoredObjects
-from mlimages.gathering.store.stored_shards import StoredShards
+from mlimages.gathering.store.object_storage import ObjectStorage, RemoteManifestWriter
+from mlimages.gathering.store.shard_storage import ShardStorage
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +22,13 @@ class OutputFolder:
 
     Attributes:
         manifest: path of the manifest that this run writes; its folder is local and has all manifests.
-        part_folder: the local folder of unfinished images.
+        temp_folder: the local folder of unfinished images.
         storage: the stored images.
         writer: appends rows to the manifest.
     """
 
     manifest: Path
-    part_folder: Path
+    temp_folder: Path
     storage: ImageStorage
     writer: ManifestWriter | RemoteManifestWriter
 
@@ -45,9 +45,9 @@ def open_output_folder(out: Path, options: GatherOptions, exit_stack: ExitStack)
 
 def _open_local(out: Path, options: GatherOptions, exit_stack: ExitStack) -> OutputFolder:
     manifest = make_manifest_path(out, options.shard)
-    storage: ImageStorage = StoredFiles(out)
+    storage: ImageStorage = FileStorage(out)
     if options.layout == "tar":
-        storage = StoredShards(out, manifest.stem.replace("manifest", "images"))
+        storage = ShardStorage(out, manifest.stem.replace("manifest", "images"))
         exit_stack.callback(storage.close)
     try:
         parts = exit_stack.enter_context(open_work_folder(out, manifest.stem, is_exclusive=not options.shard))
@@ -61,9 +61,9 @@ def _open_remote(out: Path, options: GatherOptions, exit_stack: ExitStack) -> Ou
         raise InputError(f"--layout tar requires a local folder: gather into one, then copy it to {out}")
     folder = Path(exit_stack.enter_context(TemporaryDirectory(dir=cache_dir("gathered"))))
     manifest = make_manifest_path(folder, options.shard)
-    objects = StoredObjects(out, folder)
+    objects = ObjectStorage(out, folder)
     exit_stack.callback(objects.close)
-    objects.refresh()
+    objects.refresh_manifests()
     parts = folder / "parts"
     parts.mkdir()
     writer = RemoteManifestWriter(manifest, objects.upload_manifest, keep_duplicates=options.keep_duplicates)

@@ -9,14 +9,14 @@ from pathlib import Path
 from mlimages.core import FetchResult, GatherSummary
 from mlimages.gathering.links import parse_host
 from mlimages.gathering.store.file_names import is_in_folder_of
-from mlimages.gathering.store.stored_shards import strip_shard
+from mlimages.gathering.store.shard_storage import strip_shard_name
 
 _MAX_LISTED_HOSTS = 10
 _MAX_COUNTED_HOSTS = 10_000
 """Number of hosts that remain when the counts are pruned, which happens if there are more than twice as many."""
 
 
-class Tally:
+class ResultTally:
     """Counts rows by status, class, reason and host."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Tally:
             self.classes[row.label] += 1
             self._near += row.same_as is not None
         elif row.status == "duplicate" and row.same_as:
-            self._conflicting += not is_in_folder_of(row.label, strip_shard(row.same_as))
+            self._conflicting += not is_in_folder_of(row.label, strip_shard_name(row.same_as))
         elif row.reason:
             self._reasons[row.reason.value] += 1
             self._hosts[parse_host(row.url)] += 1

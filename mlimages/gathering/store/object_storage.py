@@ -24,9 +24,9 @@ from typing import Any, TypeVar
 
 from mlimages.core import FetchResult, GatherError
 from mlimages.gathering.store.attribution import ATTRIBUTION_STEM
+from mlimages.gathering.store.file_storage import ImageStorage, make_quarantine_path
 from mlimages.gathering.store.image_index import open_temporary_database
-from mlimages.gathering.store.manifest import MANIFEST_NAME, ManifestWriter, has_manifest_name, is_manifest
-from mlimages.gathering.store.stored_files import ImageStorage, make_quarantine_path
+from mlimages.gathering.store.manifest import MANIFEST_NAME, ManifestWriter, is_manifest, is_manifest_name
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ _BACKOFF_S = 0.8
 _T = TypeVar("_T")
 
 
-class StoredObjects(ImageStorage):
+class ObjectStorage(ImageStorage):
     """The objects of a remote folder, and its manifests with local copies.
 
     Args:
@@ -53,7 +53,7 @@ class StoredObjects(ImageStorage):
         folder: local folder for the copies of the manifests.
     """
 
-    is_shared = True
+    allows_concurrent_runs = True
 
     def __init__(self, address: Path, folder: Path) -> None:
         self._address = address
@@ -70,14 +70,14 @@ class StoredObjects(ImageStorage):
         self._pool.shutdown()
         self._sizes.close()
 
-    async def store(self, part_path: Path, row: FetchResult) -> str | None:
+    async def store(self, temp_path: Path, row: FetchResult) -> str | None:
         path = row.path or ""
         loop = asyncio.get_running_loop()
-        size = part_path.stat().st_size
-        is_placed = await loop.run_in_executor(self._pool, self._create_object, part_path, path)
+        size = temp_path.stat().st_size
+        is_placed = await loop.run_in_executor(self._pool, self._create_object, temp_path, path)
         if is_placed:
             self._record_sizes({path: size})
-            part_path.unlink()
+            temp_path.unlink()
         return path if is_placed else None
 
     def size(self, path: str) -> int | None:
@@ -92,14 +92,14 @@ class StoredObjects(ImageStorage):
 
     def remove(self, path: str, sha256: str) -> None:
         if self.is_unchanged(path, sha256):
-            self._remove(path)
+            self._remove_object(path)
 
     def quarantine(self, path: str, sha256: str) -> str | None:
         aside = make_quarantine_path(path, sha256)
         if self.is_unchanged(path, sha256):
             self._retry("written", aside, lambda at: self._fs.copy(f"{self._root}/{path}", at))
             self._record_sizes({aside: self.size(path) or 0})
-            self._remove(path)
+            self._remove_object(path)
         return aside if self.size(aside) is not None else None
 
     def walk(self) -> Iterator[str]:
@@ -107,7 +107,7 @@ class StoredObjects(ImageStorage):
         for (path,) in self._sizes.execute(query).fetchall():
             yield path
 
-    def refresh(self) -> bool:
+    def refresh_manifests(self) -> bool:
         """List the objects and download the manifests; return whether a manifest has changed since the last call."""
         before = dict(self._manifests)
         while True:
@@ -118,7 +118,7 @@ class StoredObjects(ImageStorage):
                     del self._manifests[name]
                 for name, state in listed.items():
                     if self._manifests.get(name) != state:
-                        self._download(name, size=state["size"])
+                        self._download_object(name, size=state["size"])
                         self._manifests[name] = state
             except FileNotFoundError:  # another run has just merged or replaced it
                 continue
@@ -153,11 +153,11 @@ class StoredObjects(ImageStorage):
         self._retry("written", path.name, lambda at: self._fs.put_file(str(path), at))
 
     def remove_manifest(self, path: Path) -> None:
-        self._remove(path.name)
+        self._remove_object(path.name)
         self._manifests.pop(path.name, None)
         path.unlink()
 
-    def _download(self, name: str, *, size: int) -> None:
+    def _download_object(self, name: str, *, size: int) -> None:
         """Download the object `name`, which has this size, to the local folder.
 
         Raises:
@@ -176,7 +176,7 @@ class StoredObjects(ImageStorage):
             return False
         return True
 
-    def _remove(self, path: str) -> None:
+    def _remove_object(self, path: str) -> None:
         with suppress(FileNotFoundError):
             self._retry("removed", path, self._fs.rm_file)
         self._sizes.execute("DELETE FROM objects WHERE path = ?", (path,))
@@ -203,10 +203,10 @@ class StoredObjects(ImageStorage):
                 path = info["name"].removeprefix(self._root).lstrip("/")
                 if info["type"] == "directory" and path.strip("/") != folder:
                     waiting.append(path.strip("/"))
-                elif not folder and has_manifest_name(path):
+                elif not folder and is_manifest_name(path):
                     manifests[path] = {key: info.get(key) for key in ("ETag", "size", "created", "updated")}
                 elif not folder and fnmatch(path, f"{ATTRIBUTION_STEM}*.md"):
-                    self._download(path, size=info["size"])
+                    self._download_object(path, size=info["size"])
                 elif info["type"] == "file":
                     files[path] = info["size"]
             self._record_sizes(files)

@@ -27,12 +27,12 @@ class ImageStorage(Protocol):
     """Storage for gathered images, keyed by relative path: local files or remote objects.
 
     Attributes:
-        is_shared: several runs may write to this storage at the same time.
+        allows_concurrent_runs: several runs may write to this storage at the same time.
     """
 
-    is_shared: ClassVar[bool] = False
+    allows_concurrent_runs: ClassVar[bool] = False
 
-    async def store(self, part_path: Path, row: FetchResult) -> str | None:
+    async def store(self, temp_path: Path, row: FetchResult) -> str | None:
         """Store a finished file as `row.path`; return its path in the folder, or None if `row.path` is taken.
 
         Raises:
@@ -63,7 +63,7 @@ class ImageStorage(Protocol):
     def quarantine(self, path: str, sha256: str) -> str | None:
         """Move the file at `path` to the quarantine if it has this SHA-256; return its path there, or None."""
 
-    def sync(self, paths: Iterable[str]) -> None:
+    def fsync(self, paths: Iterable[str]) -> None:
         """Wait until the files at `paths` and their directory entries are on disk; remote files always are."""
         return
 
@@ -79,22 +79,22 @@ class ImageStorage(Protocol):
         path.unlink()
 
 
-class StoredFiles(ImageStorage):
+class FileStorage(ImageStorage):
     """The image files of a gathered folder on a local disk."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    async def store(self, part_path: Path, row: FetchResult) -> str | None:
+    async def store(self, temp_path: Path, row: FetchResult) -> str | None:
         target = f"{self._folder}/{row.path}"  # strings, since pathlib is slower than the system calls
         if os.path.lexists(target):
             return None
         try:
             try:
-                os.replace(part_path, target)  # noqa: PTH105
+                os.replace(temp_path, target)  # noqa: PTH105
             except FileNotFoundError:
                 Path(target).parent.mkdir(parents=True, exist_ok=True)
-                part_path.replace(target)
+                temp_path.replace(target)
         except OSError as error:
             raise GatherError(f"{target} cannot be written: {error.strerror}") from error
         return row.path
@@ -108,7 +108,7 @@ class StoredFiles(ImageStorage):
     def is_edited(self, row: FetchResult, size: int) -> bool:
         if size != row.bytes:
             return True
-        is_newer = os.stat(f"{self._folder}/{row.path}").st_mtime > _compute_latest_storage_time(row)  # noqa: PTH116  # as in `size`
+        is_newer = os.stat(f"{self._folder}/{row.path}").st_mtime > _compute_latest_mtime(row)  # noqa: PTH116  # as in `size`
         return is_newer and self.sha256(row.path or "") not in (None, row.sha256)
 
     def sha256(self, path: str) -> str | None:
@@ -147,15 +147,15 @@ class StoredFiles(ImageStorage):
             return None
         return name
 
-    def sync(self, paths: Iterable[str]) -> None:
+    def fsync(self, paths: Iterable[str]) -> None:
         syncfs = getattr(ctypes.CDLL(None), "syncfs", None) if os.name == "posix" else None
         folders = {str(self._folder)}
         for path in paths:
             folders.add(f"{self._folder}/{path}".rpartition("/")[0])
             if not syncfs:
-                sync_path(f"{self._folder}/{path}", os.fsync)
+                fsync_path(f"{self._folder}/{path}", os.fsync)
         for folder in folders:
-            sync_path(folder, syncfs or os.fsync)  # a call for each of 50,000 files took 130 us of CPU time per image
+            fsync_path(folder, syncfs or os.fsync)  # a call for each of 50,000 files took 130 us of CPU time per image
 
     def walk(self) -> Iterator[str]:
         for folder, folders, names in os.walk(self._folder):
@@ -181,7 +181,7 @@ def make_quarantine_path(path: str, sha256: str) -> str:
     return f"{QUARANTINE_NAME}/{sha256[:16]}{PurePosixPath(path).suffix}"
 
 
-def sync_path(path: str, sync_function: Callable[[int], object]) -> None:
+def fsync_path(path: str, sync_function: Callable[[int], object]) -> None:
     """Call `sync_function` with the descriptor of the file or folder at `path`."""
     with suppress(OSError):  # deleted meanwhile, or a folder, which Windows does not sync
         handle = os.open(path, os.O_RDONLY)
@@ -191,7 +191,7 @@ def sync_path(path: str, sync_function: Callable[[int], object]) -> None:
             os.close(handle)
 
 
-def _compute_latest_storage_time(row: FetchResult) -> float:
+def _compute_latest_mtime(row: FetchResult) -> float:
     """Return the latest time at which a row's file may have been stored, in seconds since the epoch; 0 if unknown."""
     try:
         return datetime.fromisoformat(row.fetched_at).timestamp() + row.elapsed_s + _MAX_STORAGE_DELAY_S

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from mlimages.core import FetchResult, GatherError, ShardMember, find_member, is_truncated, iter_members
-from mlimages.gathering.store.stored_files import ImageStorage, sync_path
+from mlimages.gathering.store.file_storage import ImageStorage, fsync_path
 
 IMAGE_SUFFIX = ".jpg"
 """Suffix of all images, whatever their format."""
@@ -36,10 +36,10 @@ _END_OF_ARCHIVE = bytes(2 * _BLOCK_BYTES)
 _SHARD_PREFIX = re.compile(r"^images(-\d{5}-of-\d{5})?-\d{5}\.tar/")
 
 
-def strip_shard(path: str) -> str:
+def strip_shard_name(path: str) -> str:
     """Return the path of an image within its shard; other paths are returned unchanged.
 
-    >>> strip_shard("images-00000.tar/cats/1.jpg"), strip_shard("cats/1.jpg")
+    >>> strip_shard_name("images-00000.tar/cats/1.jpg"), strip_shard_name("cats/1.jpg")
     ('cats/1.jpg', 'cats/1.jpg')
     """
     return _SHARD_PREFIX.sub("", path)
@@ -55,7 +55,7 @@ def make_sample_key(stem: str) -> str:
     return folder + slash + name.replace(".", "_")
 
 
-class StoredShards(ImageStorage):
+class ShardStorage(ImageStorage):
     """The images of a gathered folder, in tar shards.
 
     Args:
@@ -71,9 +71,9 @@ class StoredShards(ImageStorage):
         self._written: dict[str, ShardMember] = {}
         self._listed: set[str] = set()
 
-    async def store(self, part_path: Path, row: FetchResult) -> str | None:
+    async def store(self, temp_path: Path, row: FetchResult) -> str | None:
         assert row.path
-        image = part_path.read_bytes()
+        image = temp_path.read_bytes()
         head = _make_json_member(row) + _make_tar_header(row.path, image)  # so that a complete image has its JSON
         sample = head + image + bytes(-len(image) % _BLOCK_BYTES)
         size = self._size + len(sample) + len(_END_OF_ARCHIVE)
@@ -90,7 +90,7 @@ class StoredShards(ImageStorage):
         path = f"{self._name}/{row.path}"
         self._written[path] = ShardMember(self._file.name, row.path, self._size + len(head), len(image))
         self._size += len(sample)
-        part_path.unlink()
+        temp_path.unlink()
         return path
 
     def size(self, path: str) -> int | None:
@@ -107,11 +107,11 @@ class StoredShards(ImageStorage):
     def quarantine(self, path: str, sha256: str) -> str | None:
         return path if self._find_member(path) else None
 
-    def sync(self, paths: Iterable[str]) -> None:
+    def fsync(self, paths: Iterable[str]) -> None:
         """Wait until the shard that is being written is on disk; full shards already are."""
         if self._file:
             os.fsync(self._file.fileno())
-            sync_path(str(self._folder), os.fsync)
+            fsync_path(str(self._folder), os.fsync)
 
     def walk(self) -> Iterator[str]:
         """Yield nothing: users do not move images within a shard."""
