@@ -106,7 +106,7 @@ async def gather_async(
     checks = ImageRequirements(
         max_pixels=chosen.max_pixels,
         min_side_px=chosen.min_size,
-        target_side_px=chosen.resize,
+        target_shorter_px=chosen.resize,
         ignore_opt_out=chosen.ignore_opt_out,
     )
     shard, shards = chosen.shard or (1, 1)

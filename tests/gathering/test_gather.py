@@ -632,7 +632,7 @@ def test_images_of_every_shape_are_inspected(tmp_path: Path) -> None:
         found = inspect_file(path, ImageRequirements())
         assert isinstance(found, ImageInfo)
         assert (found.width, found.height) == size
-    found = inspect_file(path, ImageRequirements(target_side_px=256))
+    found = inspect_file(path, ImageRequirements(target_shorter_px=256))
     assert isinstance(found, Rejection)
     assert (found.reason, found.detail) == (Reason.TOO_MANY_PIXELS, "256 x 768000 pixels after resizing")
 
@@ -687,7 +687,7 @@ def test_a_jpeg_made_smaller_looks_as_if_resized_in_rgb(size: tuple[int, int], t
     lines.save(path, quality=95, exif=exif)
     with Image.open(path) as image:
         turned = image.transpose(Image.Transpose.ROTATE_270)
-    assert isinstance(inspect_file(path, ImageRequirements(target_side_px=160)), ImageInfo)
+    assert isinstance(inspect_file(path, ImageRequirements(target_shorter_px=160)), ImageInfo)
     as_rgb = io.BytesIO()
     with Image.open(path) as stored:
         turned.resize(stored.size, Image.Resampling.HAMMING).save(as_rgb, "JPEG", quality=95)

@@ -14,13 +14,13 @@ class ImageRequirements:
     Attributes:
         max_pixels: maximum width x height.
         min_side_px: minimum length of the shorter side in pixels.
-        target_side_px: length in pixels to which the shorter side is resized; None: the image is kept unchanged.
+        target_shorter_px: length in pixels to which the shorter side is resized; None: the image is kept unchanged.
         ignore_opt_out: accept an image whose XMP prohibits data mining.
     """
 
     max_pixels: int = MAX_PIXELS
     min_side_px: int = 1
-    target_side_px: int | None = None
+    target_shorter_px: int | None = None
     ignore_opt_out: bool = False
 
 

@@ -41,7 +41,7 @@ _MAX_JPEG_SIDE_PX = 65_500  # maximum side in libjpeg
 
 
 def inspect_file(path: Path, requirements: ImageRequirements) -> ImageInfo | Rejection:
-    """Verify an image file by decoding it completely; resize it in place if `target_side_px` is set.
+    """Verify an image file by decoding it completely; resize it in place if `target_shorter_px` is set.
 
     Returns:
         The properties of the image, or why it is rejected.
@@ -64,16 +64,16 @@ def _inspect_data(path: Path, data: bytes, requirements: ImageRequirements) -> I
             max_pixels=requirements.max_pixels,
             options=partial(_choose_decode_options, data=data, requirements=requirements),
         )
-        if requirements.target_side_px is None:
+        if requirements.target_shorter_px is None:
             size = decoded.size if decoded.orientation < 5 else decoded.size[::-1]  # as stored
             return _make_image_info(data, decoded.image, size, decoded.header.format, orientation=decoded.orientation)
-        resized = _resize(decoded, requirements.target_side_px, max_pixels=requirements.max_pixels)
+        resized = _resize(decoded, requirements.target_shorter_px, max_pixels=requirements.max_pixels)
         stored = _encode_jpeg(resized)
         with path.open("r+b") as file:  # overwrites in place: truncating first takes .1 ms on ext4
             file.write(stored)
             file.truncate()
         info = _make_image_info(stored, resized, resized.size, "JPEG")
-        return replace(info, detail=f"resized: {requirements.target_side_px}")
+        return replace(info, detail=f"resized: {requirements.target_shorter_px}")
     except _UnsuitableImageError as error:
         reason, detail = error.reason, error.detail
     except ImageError as error:
@@ -107,11 +107,11 @@ def _choose_decode_options(header: ImageHeader, data: bytes, requirements: Image
         )
     if _is_truncated(data):
         raise ImageError(Fault.TRUNCATED, "the image is truncated")
-    if requirements.target_side_px is None:  # 1/8 scale still reads every byte
+    if requirements.target_shorter_px is None:  # 1/8 scale still reads every byte
         return DecodeOptions(min_size=(max(_MIN_HASHED_PX, width // 8), max(_MIN_HASHED_PX, height // 8)), mode="L")
-    is_downscaled = min(header.size) > requirements.target_side_px
+    is_downscaled = min(header.size) > requirements.target_shorter_px
     mode = "YCbCr" if is_downscaled else None  # without converting to RGB and back
-    return DecodeOptions(min_size=(2 * requirements.target_side_px, 2 * requirements.target_side_px), mode=mode)
+    return DecodeOptions(min_size=(2 * requirements.target_shorter_px, 2 * requirements.target_shorter_px), mode=mode)
 
 
 def _make_image_info(
@@ -166,12 +166,12 @@ def _is_truncated_png(data: bytes) -> bool:
     return True
 
 
-def _resize(decoded_image: DecodedImage, shorter_side_px: int, *, max_pixels: int) -> Image.Image:
-    """Return the upright image, its shorter side resized to `shorter_side_px`, in RGB or (a downscaled JPEG) YCbCr."""
-    size = compute_resized_size(*decoded_image.size, ImageProperty(shorter_side_px))
+def _resize(decoded_image: DecodedImage, shorter_px: int, *, max_pixels: int) -> Image.Image:
+    """Return the upright image, resized to `shorter_px` on the shorter side, in RGB or (a downscaled JPEG) YCbCr."""
+    size = compute_resized_size(*decoded_image.size, ImageProperty(shorter_px))
     if size[0] * size[1] > max_pixels or max(size) > _MAX_JPEG_SIDE_PX:
         raise _UnsuitableImageError(Reason.TOO_MANY_PIXELS, f"{size[0]} x {size[1]} pixels after resizing")
-    shrinks = min(decoded_image.size) > shorter_side_px
+    shrinks = min(decoded_image.size) > shorter_px
     resampling = Image.Resampling.HAMMING if shrinks else Image.Resampling.BILINEAR
     return decoded_image.image.resize(size, resampling, reducing_gap=2.0)
 
