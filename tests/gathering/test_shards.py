@@ -27,7 +27,7 @@ from mlimages.core import (
     InputError,
     LabelFileError,
     find_member,
-    is_file,
+    is_file_or_member,
     iter_members,
 )
 from mlimages.dataset import compute_mean
@@ -267,7 +267,7 @@ def test_members_are_selected_and_named_as_files_in_folders_are(
     (tmp_path / "in/other-00000.tar").mkdir()
     found = [item.path.relative_to(shard).as_posix() for item in label_dir_auto(tmp_path / "in").labels]
     assert found == list(names.values())
-    assert all(map(is_file, (f"{shard}/{name}" for name in found)))
+    assert all(map(is_file_or_member, (f"{shard}/{name}" for name in found)))
     monkeypatch.setattr("mlimages.images.reading.MAX_FILE_BYTES", 4)
     with pytest.raises(ImageError, match="5 bytes; at most 4 are supported"):
         read_bytes(shard / found[0])
@@ -276,7 +276,7 @@ def test_members_are_selected_and_named_as_files_in_folders_are(
         raise PermissionError
 
     monkeypatch.setattr("mlimages.core.shards._load_index", refuse)
-    assert not is_file(f"{shard}/{found[0]}"), "a shard without permission"
+    assert not is_file_or_member(f"{shard}/{found[0]}"), "a shard without permission"
 
 
 def header(name: str, size: bytes, kind: bytes = tarfile.REGTYPE) -> bytes:
