@@ -26,11 +26,11 @@ _ANY_CLASS = "\0"
 """Label with which `hash_link` hashes a URL regardless of its class."""
 
 
-def find_corrected_class(link_classes: Collection[str], stored_classes: Collection[str]) -> str | None:
+def find_corrected_class(listed_classes: Collection[str], stored_classes: Collection[str]) -> str | None:
     """Return the class to which the image of a link is to be moved; None if its class was not corrected.
 
     Args:
-        link_classes: classes for which the list contains the link.
+        listed_classes: classes for which the list contains the link.
         stored_classes: classes whose folders contain the image of the link.
 
     Example:
@@ -38,8 +38,8 @@ def find_corrected_class(link_classes: Collection[str], stored_classes: Collecti
         'dog'
         >>> find_corrected_class({"dog", "cat"}, {"cat"})  # a conflict
     """
-    is_corrected = len(link_classes) == len(stored_classes) == 1 and set(link_classes) != set(stored_classes)
-    return next(iter(link_classes)) if is_corrected else None
+    is_corrected = len(listed_classes) == len(stored_classes) == 1 and set(listed_classes) != set(stored_classes)
+    return next(iter(listed_classes)) if is_corrected else None
 
 
 @dataclass(frozen=True, slots=True)
