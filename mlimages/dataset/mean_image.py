@@ -31,6 +31,7 @@ from mlimages.core import (
     atomic_write,
     cache_dir,
     check_and_record_outputs,
+    check_at_least,
     fingerprint,
     is_remote,
     pluralize,
@@ -126,7 +127,7 @@ def compute_mean(
         progress: shows the number of images processed.
 
     Raises:
-        InputError: no image can be decoded, or a remote image cannot be downloaded.
+        InputError: no image can be decoded, a remote image cannot be downloaded, or `workers` is below 1.
 
     Examples:
         >>> from mlimages import ImageProperty
@@ -135,6 +136,7 @@ def compute_mean(
         >>> result.mean.shape, result.num_images, sorted(result.class_means)
         ((3, 32, 32), 12, [0, 1])
     """
+    check_at_least(1, workers=workers)
     if isinstance(items, str | os.PathLike):
         items = open_labels(items)
     listed = iter(items)

@@ -20,6 +20,7 @@ from mlimages.core import (
     Progress,
     as_path,
     check_and_record_outputs,
+    check_at_least,
 )
 from mlimages.dataset.mean_files import load_mean_image
 from mlimages.dataset.mean_image import MeanImage, compute_cached_mean, draw_class_means
@@ -200,10 +201,11 @@ class TrainingData:
             workers: threads that decode images ahead; by default one per CPU core.
 
         Raises:
-            InputError: `size` is not a whole number, or is less than 1.
+            InputError: `size` or `workers` is not a whole number, or is less than 1.
         """
         if not isinstance(size, Integral) or size < 1:
             raise InputError(f"batch size is {size!r}: expected a whole number of at least 1")
+        check_at_least(1, workers=workers)
         return self._iter_batches(size, workers)
 
     def _iter_batches(self, size: int, workers: int | None) -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:

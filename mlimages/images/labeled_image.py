@@ -143,7 +143,7 @@ class LabeledImage:
             bgr: the channels of the array are in the order blue, green, red.
 
         Raises:
-            InputError: the array has another shape.
+            InputError: the array has another shape, or its values are not real numbers.
 
         Examples:
             >>> import numpy as np
@@ -156,6 +156,8 @@ class LabeledImage:
             raise InputError(
                 f"an array of shape {array.shape}: expected (channels, height, width) with 1 or 3 channels"
             )
+        if array.dtype.kind not in "biuf":
+            raise InputError(f"an array of {array.dtype}: expected real numbers in 0..255")
         result = cls("", label)
         result._image = _from_pixels(to_uint8(array[::-1] if bgr else array).transpose(1, 2, 0))
         return result

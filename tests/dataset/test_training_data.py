@@ -236,6 +236,16 @@ def test_a_number_of_images_that_no_batch_has_is_an_error_at_the_call(labels: La
         TrainingData(labels, PROP).generate_batches(size)
 
 
+@pytest.mark.parametrize("workers", [0, -1, 1.5, "3"])
+def test_a_number_of_threads_that_cannot_be_is_an_error_at_the_call(labels: LabelFile, workers: Any) -> None:
+    for call in (
+        lambda: TrainingData(labels, PROP).generate_batches(2, workers=workers),
+        lambda: compute_mean(labels, PROP, workers=workers),
+    ):
+        with pytest.raises(InputError, match=f"workers is {workers!r}: it must be a whole number of at least 1"):
+            call()
+
+
 @pytest.mark.parametrize("value", [[1, 2, 3], np.full((3, 16, 16), np.nan), np.empty((3, 16, 16), object), 7])
 def test_an_array_that_is_no_mean_image_is_an_error_at_once(labels: LabelFile, value: Any) -> None:
     with pytest.raises(InputError, match=r"mean_image: expected a mean image|mean_image contains NaN"):

@@ -387,6 +387,12 @@ def test_an_array_that_is_no_image_is_an_error(shape: tuple[int, ...]) -> None:
         LabeledImage.from_array(np.zeros(shape, np.float32))
 
 
+@pytest.mark.parametrize("dtype", [object, complex, "U1"])
+def test_an_array_without_real_numbers_is_an_error(dtype: Any) -> None:
+    with pytest.raises(InputError, match="expected real numbers"):
+        LabeledImage.from_array(np.zeros((3, 2, 2), dtype))
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
