@@ -24,7 +24,7 @@ from mlimages.labels.class_names import (
 from mlimages.labels.descriptions import render_class_table, summarize_labels
 from mlimages.labels.formats import Label, is_multi_label, is_table, read_text_rows
 from mlimages.labels.label_output import to_text_items, write_label_output
-from mlimages.labels.label_texts import LabelReader
+from mlimages.labels.label_texts import LabelReader, are_class_names
 from mlimages.labels.scanning import SPLIT_NAMES_BY_ALIAS, make_path_resolver
 from mlimages.labels.splitting import sample_per_class, shuffle, split
 from mlimages.labels.table_columns import detect_table
@@ -202,15 +202,21 @@ class LabelFile:
         return read_class_names(definition) if is_used else None
 
     def _is_unrelated_class_definition(self, definition_path: Path) -> bool:
-        """Whether a class definition belongs to another file: mlimages wrote it, and this table has class names.
-
-        `mlimages label photos.csv -o photos.txt` writes the class definition of photos.txt beside photos.csv.
-        """
+        """Whether mlimages wrote a class definition for another file, such as photos.txt beside this photos.csv."""
         written = list_written_files(self.path.parent)
         if definition_path.name not in written or self.path.name in written:
             return False
-        table = self._detect_table()
-        return table is not None and not all(map(is_class_index, table.statistics.distinct_labels))
+        table, num_classes = self._detect_table(), len(read_class_names(definition_path))
+        return table is not None and not all(
+            is_class_index(label) and int(label) < num_classes for label in table.statistics.distinct_labels
+        )
+
+    def _has_numeric_names(self, names: ClassNames, table: Table | None) -> bool:
+        """Whether numbers are class names, rather than class indices as in the files that mlimages writes."""
+        if table is None or table.has_class_indices or self.path.name in list_written_files(self.path.parent):
+            return False
+        labels = table.statistics.distinct_labels if any(map(is_class_index, names)) else ()
+        return are_class_names(self.path, labels, names, may_be_indices=table.has_standard_columns)
 
     def _detect_table(self) -> Table | None:
         """Return the table with its columns, which are detected again if the file has changed."""
@@ -277,10 +283,9 @@ class LabelFile:
     def merge(self, *others: LabelFile) -> LabelFile:
         """Concatenate the images; classes are merged by name, or by class index if no file has names."""
         files = (self, *others)
-        _check_same_label_type(files)
+        names, names_by_file = merge_classes(files)
         if not any(file.defined_class_names for file in files):
             return LabelFile(self.path, self.img_root, items=lambda: chain(*files), class_names=())
-        names, names_by_file = merge_classes(files)
         items = partial(renumber_items, files, names, names_by_file)
         return LabelFile(self.path, self.img_root, items=items, class_names=names)
 
@@ -315,7 +320,10 @@ class LabelFile:
 
     def _read_items(self) -> Iterator[tuple[str, Label]]:
         names, table = self.defined_class_names, self._detect_table()
-        reader = LabelReader(self.path, names, has_definition=self._find_explicit_class_names() is not None)
+        explicit = self._find_explicit_class_names()
+        numbers_are_names = explicit is None or self._has_numeric_names(names, table)
+        definition = class_definition_path(self.path) if explicit is not None and self._class_names is None else None
+        reader = LabelReader(self.path, names, numbers_are_names=numbers_are_names, definition=definition)
         root = str(table.folder if table else self.img_root)
         for row in table.rows() if table else read_text_rows(self.path):
             label = reader.labels_by_text.get(row.label)
@@ -332,15 +340,10 @@ def merge_classes(files: Sequence[LabelFile]) -> tuple[ClassNames, tuple[ClassNa
     Raises:
         LabelFileError: only some of the files are multi-label.
     """
-    _check_same_label_type(files)
-    return merge_class_names([file.classes for file in files])
-
-
-def _check_same_label_type(files: Sequence[LabelFile]) -> None:
-    """Check that all of the files that list images are multi-label, or none."""
     paths = {file.is_multi_label: file.path for file in files if next(file.text_items(), None)}
     if len(paths) == 2:
         raise LabelFileError(
             f"{paths[False]} has one class per image, but {paths[True]} has any number of classes per image: read both "
             "with --multi-label"
         )
+    return merge_class_names([file.classes for file in files])

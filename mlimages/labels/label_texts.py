@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mlimages.core import LabelFileError
-from mlimages.labels.class_names import MAX_CLASSES, ClassNames, class_definition_path, is_class_index
+from mlimages.labels.class_names import MAX_CLASSES, ClassNames, is_class_index
 from mlimages.labels.formats import Label, LabelRow, is_label_list
 
 ONES, ZEROS = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
@@ -36,10 +36,10 @@ class LabelReader:
         labels_by_text: the labels read so far, by their text in the file.
     """
 
-    def __init__(self, path: Path, names: ClassNames, *, has_definition: bool) -> None:
+    def __init__(self, path: Path, names: ClassNames, *, numbers_are_names: bool, definition: Path | None) -> None:
         self.labels_by_text: dict[str, Label] = {}
-        self._path, self._names, self._has_definition = path, names, has_definition
-        self._indices = {name: n for n, name in enumerate(names) if not (has_definition and is_class_index(name))}
+        self._path, self._names, self._definition = path, names, definition
+        self._indices = {name: n for n, name in enumerate(names) if numbers_are_names or not is_class_index(name)}
         for name, index in list(self._indices.items()):  # labels of tables are in this form
             self._indices.setdefault(unicodedata.normalize("NFC", name), index)
 
@@ -65,13 +65,39 @@ class LabelReader:
             return index
         expected = f"`path label`, where the label is a class index below {MAX_CLASSES}"
         if names:
-            expected = f"a class index from 0 to {len(names) - 1} or a class name ({', '.join(names[:3])} ...)"
-        definition = class_definition_path(self._path).name
-        hint = f" (class names are read from {definition}: remove {definition} if it belongs to another label file)"
-        hint *= self._has_definition
+            shown = ", ".join(list(self._indices)[:3])
+            expected = f"a class index from 0 to {len(names) - 1}" + (
+                f" or a class name ({shown} ...)" if shown else ""
+            )
+        hint = ""
+        if self._definition:
+            name = self._definition.name
+            hint = f" (class names are read from {name}: remove {name} if it belongs to another label file)"
         hint = " (with --multi-label, ';' separates classes)" if ";" in text else hint
         hint = " (write classes in brackets without spaces: [0,3])" if text.endswith("]") else hint
         raise LabelFileError(f"{self._path}:{row.line_number}: expected {expected}, found {text[:80]!r}{hint}")
+
+
+def are_class_names(path: Path, labels: Sequence[str], names: ClassNames, *, may_be_indices: bool) -> bool:
+    """Whether the numbers among the labels of a table are class names, rather than class indices.
+
+    They are if all of them are among `names`, unless `may_be_indices` and the indices are those of the same classes.
+
+    Raises:
+        LabelFileError: `may_be_indices`, and the indices are those of other classes.
+    """
+    numbers = sorted(set(filter(is_class_index, labels)))
+    if not set(numbers) <= set(names):
+        return False
+    if not may_be_indices or any(int(number) >= len(names) for number in numbers):
+        return True
+    for number in numbers:
+        if names[int(number)] != number:
+            raise LabelFileError(
+                f"{path}: label {number} may be the class {number}, or the class {names[int(number)]}, whose index is "
+                f"{number}: use words as class names, here and in the list of classes"
+            )
+    return False
 
 
 def parse_label_list(text: str) -> tuple[str, ...] | None:

@@ -230,6 +230,42 @@ def test_numbers_are_of_the_classes_that_another_file_names(tmp_path: Path, suff
     assert [own[1][item.label] for item in files[1]] == ["cow", "ant"]
 
 
+NUMERIC_NAMES = st.lists(st.sampled_from(["0", "1", "2", "3", "10", "cat"]), min_size=1, max_size=5, unique=True)
+
+
+@given(NUMERIC_NAMES, st.data(), st.sampled_from(["file,grade", "path,label"]), st.booleans())
+def test_a_number_in_a_table_of_ones_own_is_the_class_of_that_name(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str], data: st.DataObject, header: str, has_file: bool
+) -> None:
+    folder = tmp_path_factory.mktemp("grades")
+    cells = data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=4))
+    touch(folder, *(f"{n}.jpg" for n in range(len(cells))))
+    rows = [f"{n}.jpg,{cell}" for n, cell in enumerate(cells)]
+    (folder / "a.csv").write_text("\n".join([header, *rows, ""]))
+    if has_file:
+        (folder / "a_class_def.txt").write_text("".join(f"{n} {name}\n" for n, name in enumerate(names)))
+    file = LabelFile(folder / "a.csv", class_names=None if has_file else tuple(names))
+    numbers = [int(cell) for cell in cells if cell.isdigit()]
+    may_be_indices = header == "path,label" and max(numbers, default=0) < len(names)  # as in files that mlimages writes
+    if may_be_indices and any(names[number] != str(number) for number in numbers):
+        with pytest.raises(LabelFileError, match="use words as class names"):
+            list(file)
+    else:
+        assert [file.class_names[item.label] for item in file] == cells
+
+
+@given(NUMERIC_NAMES, st.data(), st.sampled_from([".csv", ".tsv", ".jsonl", ".txt"]))
+def test_files_of_ours_are_read_back_whatever_the_names_of_the_classes(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str], data: st.DataObject, suffix: str
+) -> None:
+    folder = tmp_path_factory.mktemp("grades")
+    labels = data.draw(st.lists(st.integers(0, len(names) - 1), min_size=1, max_size=4))
+    touch(folder, *(f"{n}.jpg" for n in range(len(labels))))
+    items = [LabeledPath(folder / f"{n}.jpg", label) for n, label in enumerate(labels)]
+    file = LabelFile(folder / "x", items=lambda: items, class_names=tuple(names)).write(folder / f"a{suffix}")
+    assert ([item.label for item in file], file.class_names) == (labels, tuple(names))
+
+
 def test_an_image_in_two_files_of_which_one_lacks_a_class_has_one_class(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "b.jpg", "c.jpg")
     (tmp_path / "train.csv").write_text("path,label\na.jpg,ant\nb.jpg,bee\nc.jpg,cow\n")
