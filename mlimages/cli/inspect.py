@@ -135,7 +135,8 @@ def summary(
         print(*map(escape_unprintable, _read_model_card(Path(model)).splitlines()), sep="\n")
     else:
         layer = ("--freeze", freeze) if freeze != "none" else ()
-        print_next_command("finetune", "labels.txt", "--model", model, *layer, "-o", "runs/first")
+        shape = to_cli_args({"size": size, "gray": gray, "no_gray": gray is False})
+        print_next_command("finetune", "labels.txt", "--model", model, *shape, *layer, "-o", "runs/first")
 
 
 def _read_model_card(model: Path) -> str:

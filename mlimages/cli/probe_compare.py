@@ -75,8 +75,10 @@ def probe(
         return
     print("\n".join(format_probe(found)))
     print_to_stderr(f"plot: {out}" + (f", report: {report}" if report else ""))
-    weights_option = ("--weights", weights) if weights != "default" else ()
-    options = ("--model", model[0], *weights_option, "--freeze", found.recommended_freeze)
+    input_options = {
+        "weights": weights * (weights != "default"), "size": size, "gray": gray, "no_gray": gray is False
+    }  # fmt: skip
+    options = ("--model", model[0], *to_cli_args(input_options), "--freeze", found.recommended_freeze)
     print_next_command("finetune", labels, *to_cli_args(table_options), *options)
 
 

@@ -216,6 +216,11 @@ class Preprocessing:
     image: ImageProperty
     normalization: Normalization
 
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Shape of the network's input, `(C, H, W)`."""
+        return max(self.image.channels, len(self.normalization.mean)), self.image.height, self.image.width
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
         """Create an instance from the result of `dataclasses.asdict`, as read from a JSON file."""

@@ -209,8 +209,7 @@ def _trace_layers(model: Model) -> tuple[list[str], dict[str, int]]:
 def _compute_pooled_inputs(model: Model, modules: Mapping[str, nn.Module], batch_size: int) -> dict[str, Tensor]:
     """Return the pooled input `(N, C)` of each module with parameters, by path, for a batch of zeros."""
     pooled_inputs: dict[str, Tensor] = {}
-    image = model.preprocessing.image
     layers = {path: module for path, module in modules.items() if _count_parameters(module)}
     with _register_input_hooks(layers, pooled_inputs), torch.inference_mode():
-        model.network(torch.zeros(batch_size, image.channels, image.height, image.width))
+        model.network(torch.zeros(batch_size, *model.preprocessing.input_shape))
     return pooled_inputs

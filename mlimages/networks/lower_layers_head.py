@@ -64,10 +64,8 @@ def add_lower_layers_head(model: Model) -> Model | None:
         next_layers = [cut.next_layer for cut in find_cut_points(model) if not model.is_head(cut.next_layer)]
     except ModelError:
         return None
-    image = model.preprocessing.image
     parameter = next(model.network.parameters())
-    channels = max(image.channels, len(model.preprocessing.normalization.mean))
-    example = torch.zeros(2, channels, image.height, image.width, device=parameter.device)
+    example = torch.zeros(2, *model.preprocessing.input_shape, device=parameter.device)
     if not propagate_shapes(model.network, graph, example):
         return None
     taps: dict[fx.Node, tuple[int, ...]] = {}  # with the dimensions to average over

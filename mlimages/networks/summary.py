@@ -63,10 +63,9 @@ def summarize_model(
     """
     model = build_model(name, num_classes=num_classes, weights="none", size=size, gray=gray)
     freezing.freeze(model, freeze)
-    image = model.preprocessing.image
     names = {path: name for name, path in reversed([*model.layer_aliases.items()])}
     title = f"{name}, frozen: {freeze}" if freeze != "none" else name
-    return summarize(model.network, (image.channels, image.height, image.width), title=title, names=names)
+    return summarize(model.network, model.preprocessing.input_shape, title=title, names=names)
 
 
 def summarize(

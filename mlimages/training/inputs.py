@@ -282,7 +282,7 @@ def _load_mean_image(config: FineTuneConfig, expected_preprocessing: Preprocessi
     Raises:
         InputError: `std` does not match the network, or the mean image cannot be used.
     """
-    channels = max(expected_preprocessing.image.channels, len(expected_preprocessing.normalization.mean))
+    channels = expected_preprocessing.input_shape[0]
     if len(config.std) not in (0, 1, channels):
         raise InputError(
             f"std has {len(config.std)} values, but the network has {channels} input channel: use one value"

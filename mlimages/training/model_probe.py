@@ -88,9 +88,7 @@ def probe_models(
 
 def _measure_cpu_time_ms(model: Model) -> float:
     """Return the CPU time per image in milliseconds: the median of NUM_TIMED_PASSES forward passes after a warmup."""
-    image = model.preprocessing.image
-    channels = max(image.channels, len(model.preprocessing.normalization.mean))
-    images = torch.zeros(TIMED_BATCH_SIZE, channels, image.height, image.width)
+    images = torch.zeros(TIMED_BATCH_SIZE, *model.preprocessing.input_shape)
     times = []
     with torch.inference_mode():
         for _ in range(NUM_TIMED_PASSES + 1):

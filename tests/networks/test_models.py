@@ -19,7 +19,14 @@ from torchvision import models
 from torchvision.models.vision_transformer import VisionTransformer
 
 from mlimages.core import DEFAULT_MODEL, ModelError
-from mlimages.networks import build_model, freeze, resolve_weights_and_freeze, split_network
+from mlimages.networks import (
+    add_lower_layers_head,
+    build_model,
+    find_cut_points,
+    freeze,
+    resolve_weights_and_freeze,
+    split_network,
+)
 from mlimages.networks.architectures import find_architecture
 from mlimages.networks.timm_architecture import find_packaged_weights
 from mlimages.networks.weights import StateDict, read_weights
@@ -470,6 +477,11 @@ def test_gray_images_are_taken_by_a_network_with_three_channels() -> None:
     model = build_model("squeezenet1_0", num_classes=2, weights="none", gray=True)
     assert model.preprocessing.image.channels == 1
     assert len(model.preprocessing.normalization.mean) == 3
+    assert model.preprocessing.input_shape == (3, 224, 224)
+    assert find_cut_points(model)
+    deep = add_lower_layers_head(model)
+    assert deep is not None
+    assert deep.network(torch.zeros(2, 3, 224, 224)).shape == (2, 2)
 
 
 def test_alexnet_from_scratch_has_logits_that_depend_on_the_image() -> None:

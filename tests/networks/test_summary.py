@@ -163,7 +163,7 @@ def test_the_command_prints_a_table_of_80_columns(run_cli: RunCli) -> None:
     assert max(map(len, done.stdout.splitlines())) <= 80
     row = "conv1   conv     96x55x55  34.9K    105.4M frozen  (227 + 2*0 - 11)/4 + 1 = 55"
     assert row in done.stdout
-    assert done.stderr == "next: mlimages finetune labels.txt --model alex --freeze conv5 -o runs/first\n"
+    assert done.stderr == "next: mlimages finetune labels.txt --model alex --size 227 --freeze conv5 -o runs/first\n"
 
 
 def test_the_command_gives_every_layer_as_json() -> None:

@@ -199,12 +199,12 @@ def test_the_command_prints_tables_and_draws_a_plot(
     stripes: LabelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["probe", str(stripes.path), "--model", "lenet5", "--weights", "none"]
+    words = ["probe", str(stripes.path), "--model", "lenet5", "--weights", "none", "--size", "28", "--gray"]
     done = CliRunner().invoke(cli.app, words, catch_exceptions=False)
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert done.stdout.count("#") > 50
     told = json.loads(CliRunner().invoke(cli.app, [*words, "--json"], catch_exceptions=False).stdout)
-    assert f"--model lenet5 --weights none --freeze {told['freeze']}" in done.stderr
+    assert f"--model lenet5 --weights none --size 28 --gray --freeze {told['freeze']}" in done.stderr
     with Image.open(tmp_path / "probe.png") as plot:
         assert min(plot.size) > 300
 
