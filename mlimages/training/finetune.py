@@ -254,7 +254,10 @@ def _train_epochs(
     progress.start("train", len(job.train_set) * (config.epochs - len(state.history)), "img")
     try:
         for epoch in range(len(state.history) + 1, config.epochs + 1):
-            if distributed.broadcast(_should_stop(state, config, deadline)):
+            if reason := distributed.broadcast(_find_stop_reason(state, config, deadline)):
+                if distributed.is_main_process():
+                    progress.close()  # the message starts on a new line
+                    logger.warning("stopped after %d of %d epochs: %s", epoch - 1, config.epochs, reason)
                 break
             metrics = _run_epoch(job, trainer, epoch, deadline=deadline, progress=progress)
             seconds = previous_state.seconds + time.monotonic() - start_time
@@ -322,12 +325,13 @@ def _make_next_state(
     return replace(state, best_trained_tensors=state.trained_tensors, best_epoch=metrics.epoch, best_score_neg_loss=key)
 
 
-def _should_stop(state: TrainingState, config: FineTuneConfig, deadline: float) -> bool:
+def _find_stop_reason(state: TrainingState, config: FineTuneConfig, deadline: float) -> str:
+    """Return why training stops before the last epoch; "" if it does not."""
     epochs_since_best = len(state.history) - state.best_epoch
     if config.early_stop and state.history and epochs_since_best >= config.early_stop:
-        logger.info("stopped early: the validation score did not improve in %d epochs", epochs_since_best)
-        return True
+        return (
+            f"the validation score has not improved for {epochs_since_best} epochs (--early-stop {config.early_stop})"
+        )
     if state.history and time.monotonic() > deadline:
-        logger.info("stopped: the time limit of --time-budget is reached")
-        return True
-    return False
+        return f"the time limit is reached (--time-budget {config.time_budget_s:g}s)"
+    return ""

@@ -237,11 +237,17 @@ def test_a_folder_that_is_no_run_says_so(tmp_path: Path) -> None:
         load_run(tmp_path)
 
 
-def test_training_stops_early_and_within_its_time(colours: Path) -> None:
-    stopped = fine_tune(config_for(colours, epochs=500, early_stop=2, lr=1e-9), export=False)
+def test_training_stops_early_and_within_its_time_and_says_so(colours: Path, caplog: pytest.LogCaptureFixture) -> None:
+    early = config_for(colours, epochs=500, early_stop=2, lr=1e-9)
+    stopped = fine_tune(early, export=False)
     assert stopped.epochs == stopped.best_epoch + 2 < 500
+    reason = "the validation score has not improved for 2 epochs (--early-stop 2)"
+    assert f"stopped after {stopped.epochs} of 500 epochs: {reason}" in caplog.text
+    fine_tune(replace(early, epochs=600), export=False)  # trains no epoch
+    assert f"stopped after {stopped.epochs} of 600 epochs: {reason}" in caplog.text
     timed = config_for(colours, epochs=500, time_budget_s=0.001, out=colours.parent / "timed")
     assert fine_tune(timed, export=False).epochs == 1
+    assert "stopped after 1 of 500 epochs: the time limit is reached (--time-budget 0.001s)" in caplog.text
 
 
 REFUSED: dict[str, tuple[dict[str, object], str]] = {
