@@ -154,7 +154,8 @@ def rename_tensors_by_order(
 def remove_prefix(state_dict: StateDict, network: nn.Module, *, weights_name: str) -> StateDict:
     """Remove a prefix of the tensor names, such as `module.` or `backbone.`, that the names in the network do not have.
 
-    It is removed if at least half of the network's tensors have it; tensors without it are skipped with a warning.
+    It is removed if at least half of the file's or of the network's tensors have it; tensors without it are skipped
+    with a warning.
     """
     own = network.state_dict().keys()
     parts = (name.split(".") for name in state_dict)
@@ -165,7 +166,7 @@ def remove_prefix(state_dict: StateDict, network: nn.Module, *, weights_name: st
         if ".".join(names[end:]) in own
     )
     prefix, count = max(prefixes.items(), key=lambda item: (item[1], -len(item[0])), default=("", 0))
-    if not prefix or count < len(own) / 2:
+    if not prefix or count < min(len(own), len(state_dict)) / 2:
         return state_dict
     outside = [name for name in state_dict if not name.startswith(prefix)]
     logger.info("%s: removed the prefix %r from the tensor names", weights_name, prefix)
@@ -177,8 +178,8 @@ def remove_prefix(state_dict: StateDict, network: nn.Module, *, weights_name: st
 def load_weights(network: nn.Module, state_dict: StateDict, *, heads: Sequence[str], weights_name: str) -> bool:
     """Load `state_dict` into `network`; return whether the weights of the heads were loaded.
 
-    The heads are skipped if the file has none, or has them for another number of classes. Tensors of parts that the
-    network does not have, such as `mask_token` or an auxiliary classifier, are skipped and logged.
+    The heads are skipped if the file has none, or has them for another number of classes or with other layers. Tensors
+    of parts that the network does not have, such as `mask_token` or an auxiliary classifier, are skipped and logged.
 
     Args:
         network: changed in place.
@@ -193,7 +194,12 @@ def load_weights(network: nn.Module, state_dict: StateDict, *, heads: Sequence[s
     own_head = {name for name in own if is_in_modules(name, heads)}
     skip_head = any(name not in state_dict or state_dict[name].shape != own[name].shape for name in own_head)
     parts = {name.partition(".")[0] for name in own}
-    extra = [name for name in state_dict if name.partition(".")[0] not in parts]
+    head_parents = {head.rpartition(".")[0] for head in heads if "." in head and skip_head}
+    extra = [
+        name
+        for name in state_dict
+        if name not in own and (name.partition(".")[0] not in parts or is_in_modules(name, head_parents))
+    ]
     state_dict = {name: tensor for name, tensor in state_dict.items() if not (skip_head and is_in_modules(name, heads))}
     expected = own.keys() - (own_head if skip_head else set())
     absent = expected - state_dict.keys()

@@ -229,6 +229,32 @@ def test_checkpoints_of_other_programs_are_loaded(tmp_path: Path, kind: str) -> 
 
 
 @pytest.mark.parametrize(
+    ("name", "replaced"),
+    [("mobilenet_v2", "classifier"), ("mobilenet_v2", "classifier.1"), ("resnet18", "fc"), ("timm:test_vit", "head")],
+)
+def test_weights_with_another_head_are_loaded_without_it(tmp_path: Path, name: str, replaced: str) -> None:
+    model = build_model(name, num_classes=5, weights="none", seed=1)
+    width = model.network.get_parameter(f"{model.head}.weight").shape[1]
+    head = nn.Sequential(nn.Linear(width, 16), nn.ReLU(), nn.Dropout(), nn.Linear(16, 5))
+    model.network.set_submodule(replaced, head)
+    torch.save({"state_dict": prefixed("model.", model.network.state_dict())}, tmp_path / "w.ckpt")
+    loaded = build_model(name, num_classes=3, weights=tmp_path / "w.ckpt", seed=2)
+    own, other = loaded.network.state_dict(), model.network.state_dict()
+    body = [key for key in own if not key.startswith(model.head)]
+    assert len(body) > 10
+    assert all(torch.equal(own[key], other[key]) for key in body)
+    assert own[f"{model.head}.weight"].shape == (3, width)
+
+
+def test_an_incomplete_checkpoint_with_a_prefix_is_refused_for_what_it_lacks(tmp_path: Path) -> None:
+    state = build_model("mobilenet_v2", num_classes=10, weights="none").network.state_dict()
+    kept = {key: tensor for key, tensor in state.items() if not key.startswith("features.1")}
+    torch.save(prefixed("model.", kept), tmp_path / "w.ckpt")
+    with pytest.raises(ModelError, match=r"does not match this network; missing: features\.1\.conv\.\S+, [^;]*$"):
+        build_model("mobilenet_v2", num_classes=10, weights=tmp_path / "w.ckpt")
+
+
+@pytest.mark.parametrize(
     ("break_state", "message"),
     [
         (lambda s: s | {"conv2.weight": s["conv2.weight"] * torch.nan}, "NaN or infinity in conv2.weight"),
