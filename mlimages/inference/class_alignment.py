@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mlimages.core import InputError, LabeledPath
 from mlimages.inference.bundle import OnnxBundle
-from mlimages.labels import LabelFile, merge_classes
+from mlimages.labels import LabelFile, class_definition_path, merge_classes
 
 
 def align_class_indices(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPath]:
@@ -23,9 +23,12 @@ def align_class_indices(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPa
     names, (used, (given,)) = bundle.class_names, merge_classes([labels])
     unknown = [name for name in used if name not in names]
     if unknown:
-        where, advice = labels.path, "rename the class in NAME_class_def.txt beside the label file"
+        where, definition = labels.path, class_definition_path(labels.path)
+        advice = f"rename it in {definition if definition.exists() else where}"
         if not where.exists():  # a folder has no label file
             where, advice = labels.img_root, "rename or move the folder of this class"
+        elif not labels.defined_class_names:
+            advice = f"write the class names to {definition}, one per line, in the order of their indices"
         raise InputError(
             f"{where} has the class {unknown[0]!r}, which is not in {bundle.path} (its classes: "
             f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}): classes are matched by name; {advice}"

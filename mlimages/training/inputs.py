@@ -196,8 +196,12 @@ def read_labeled_splits(config: FineTuneConfig) -> LabeledSplits:
     used, used_last = ({label for item in part for label in item.class_indices} for part in (found[0], found[-1]))
     if new := [names[label] for label in sorted(used_last - used)]:
         where = files[-1].path if files[-1].path.exists() else files[-1].img_root  # a folder has no label file
+        spellings = {names[label].strip().casefold(): names[label] for label in used}
+        meant = [spellings[key] for name in new if (key := name.strip().casefold()) in spellings]
         raise InputError(
-            f"{where}: no training images of {', '.join(new)}: add some to the training set, or remove "
+            f"{where}: no training images of {', '.join(new)}: "
+            + (f"did you mean {', '.join(meant)}? Or " if meant else "")
+            + "add some to the training set, or remove "
             f"{'this class' if len(new) == 1 else 'these classes'} from {where.name}"
         )
     if len(names) < 2 and not (names and files[0].is_multi_label):

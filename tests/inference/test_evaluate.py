@@ -60,8 +60,11 @@ def test_classes_are_matched_by_name_whatever_their_order(
 def test_a_class_that_the_bundle_does_not_know_is_an_error(
     cnn_bundle: OnnxBundle, items: list[LabeledPath], tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match=r"'dogs'.*which is not in.*class0, class1, class2"):
+    with pytest.raises(InputError, match=r"'dogs'.*which is not in.*class0, class1, class2.*rename it in \S+_def.txt$"):
         evaluate(Predictor(cnn_bundle), labels(tmp_path, items, ("class0", "class1", "dogs")))
+    (tmp_path / "plain.txt").write_text("".join(f"{item.path} {item.label}\n" for item in items))
+    with pytest.raises(InputError, match=r"write the class names to \S+/plain_class_def.txt, one per line"):
+        evaluate(Predictor(cnn_bundle), LabelFile(tmp_path / "plain.txt"))
 
 
 def test_a_label_file_with_some_of_the_classes_is_enough(

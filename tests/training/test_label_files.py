@@ -63,7 +63,12 @@ def test_a_folder_is_taken_and_one_with_parts_as_both_files(tmp_path: Path) -> N
         (
             {"train.csv": "a.jpg,ant\nb.jpg,bee\n", "val.csv": "a.jpg,cow\nb.jpg,dog\n"},
             "val.csv",
-            r"val.csv: no training images of cow, dog: .* or remove these classes from val.csv$",
+            r"val.csv: no training images of cow, dog: add .* or remove these classes from val.csv$",
+        ),
+        (
+            {"train.csv": "a.jpg,ant\nb.jpg,bee\n", "val.csv": "a.jpg,Ant\nb.jpg,bee\n"},
+            "val.csv",
+            r"val.csv: no training images of Ant: did you mean ant\? Or add some to the training set, or remove",
         ),
     ],
 )
