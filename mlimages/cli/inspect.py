@@ -39,7 +39,7 @@ def show(
     layer: str = typer.Option(
         None,
         metavar="NAME",
-        help="Draw the feature maps of this layer for IMAGE; of a first convolution, also the filters.",
+        help="Draw the feature maps of this layer for IMAGE. If it is the first convolution, also draw its filters.",
     ),
     out: Path = typer.Option(Path("sheet.png"), "-o", "--out", help="Output file: .png or .html."),
     per_class: int = typer.Option(8, min=1, help="Number of images per class."),

@@ -95,7 +95,7 @@ class _Walkthrough:
         self._show_accuracies(results)
         reasons: Counter[str] = sum((Counter(summary.reasons) for summary in summaries), Counter())
         self._show_table(
-            ("gathered", f"{sum(summary.ok for summary in summaries)} images of 10 digits"),
+            ("gathered", f"{sum(summary.ok for summary in summaries)} images in 10 classes (digits)"),
             ("duplicates", f"{sum(summary.duplicate for summary in summaries)} skipped"),
             ("failed links", _format_counts(reasons)),
             ("rejected by check", pluralize(sum(report.num_images - report.num_ok for report in reports), "image")),

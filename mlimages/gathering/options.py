@@ -159,8 +159,8 @@ class GatherOptions:
         float,
         Option(
             "Seconds without progress (no connection, no response, less than 1 KB/s) before a request is abandoned. A "
-            "whole response may take four times as long plus the time for the maximum size at 32 KB/s: 35 "
-            "minutes by default.",
+            "whole download may take four times this value, plus the time to transfer a file of the maximum size at 32 "
+            "KB/s: 35 minutes by default.",
             "Download",
             ("--timeout",),
             "SECONDS",

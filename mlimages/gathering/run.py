@@ -268,7 +268,7 @@ class LinkScheduler:
             await asyncio.sleep(_POLL_INTERVAL_S)
             for label in list(self._backlog_by_label):
                 self._start_from_backlog(label)
-            if hosts := self.fetcher.hosts.awaited_hosts:
+            if hosts := self.fetcher.hosts.paused_host_names:
                 more = f" +{len(hosts) - 1}" if len(hosts) > 1 else ""
                 self.progress.advance(
                     0, waiting_for=f"{hosts[0][:30]}{more} ({pluralize(self.fetcher.hosts.num_waiting_links, 'link')})"

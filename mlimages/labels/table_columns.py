@@ -63,7 +63,7 @@ def _read_sample(path: Path, delimiter: str) -> list[Record]:
 
 
 def _find_possible_delimiters(path: Path, options: TableOptions) -> list[str]:
-    """Return the possible delimiters; in a .txt, `a.jpg cats;dogs` may be a path and its labels."""
+    """Return the possible delimiters; in a .txt file, a space may separate the path and labels in `a.jpg cats;dogs`."""
     delimiters = detect_delimiters(path, split_at_whitespace=options.specifies_columns)
     is_text = (
         options.multi_label and path.suffix.lower() == ".txt" and delimiters[0] not in (LAST_WHITESPACE, ANY_WHITESPACE)

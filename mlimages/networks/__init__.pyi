@@ -7,7 +7,7 @@ from .devices import find_float32_precision as find_float32_precision
 from .devices import has_fast_bf16 as has_fast_bf16
 from .devices import to_channels_last as to_channels_last
 from .freezing import FrozenLayers as FrozenLayers
-from .freezing import copy_sharing_tensors as copy_sharing_tensors
+from .freezing import copy_with_shared_tensors as copy_with_shared_tensors
 from .freezing import freeze as freeze
 from .freezing import is_stochastic as is_stochastic
 from .lower_layers_head import LOWER_HEAD_PATH as LOWER_HEAD_PATH

@@ -187,7 +187,7 @@ def trace(network: nn.Module) -> fx.Graph | None:
 
     A copy that shares the tensors is traced, since some networks store results of their forward pass in attributes.
     """
-    traced, base = copy_sharing_tensors(network).eval(), type(network)
+    traced, base = copy_with_shared_tensors(network).eval(), type(network)
     # Arguments other than the images keep their defaults, such as `mask=None`, instead of becoming placeholders.
     traced.__class__ = type(base.__name__, (base,), {"forward": lambda self, x: base.forward(self, x)})
     try:
@@ -201,7 +201,7 @@ def trace(network: nn.Module) -> fx.Graph | None:
     return graph
 
 
-def copy_sharing_tensors(network: nn.Module) -> nn.Module:
+def copy_with_shared_tensors(network: nn.Module) -> nn.Module:
     """Return a copy of the network that shares its parameters and buffers."""
     tensors = (*network.parameters(), *network.buffers())
     return copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses import FakeTensorMode
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
-from mlimages.networks.freezing import FrozenLayers, copy_sharing_tensors, is_stochastic, trace
+from mlimages.networks.freezing import FrozenLayers, copy_with_shared_tensors, is_stochastic, trace
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def propagate_shapes(network: nn.Module, graph: fx.Graph, example_input: Tensor)
     """Store a fake tensor of each node's output in `node.meta["val"]`; return False if the graph cannot be run."""
     shape_mode = FakeTensorMode(allow_non_fake_inputs=True)
     try:
-        FakeTensorProp(fx.GraphModule(copy_sharing_tensors(network), graph), shape_mode).propagate(example_input)
+        FakeTensorProp(fx.GraphModule(copy_with_shared_tensors(network), graph), shape_mode).propagate(example_input)
     except Exception as error:  # the network's code may raise any error on tensors without values
         logger.info(
             "cannot determine the shapes in this network without running it (%s: %s)", type(error).__name__, error

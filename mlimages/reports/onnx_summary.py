@@ -249,7 +249,7 @@ def _describe_parity_test(bundle: OnnxBundle) -> str:
     best = max(range(len(probe.logits)), key=probe.logits.__getitem__)
     wanted = (
         f"an image of {probe.width} x {probe.height} px must yield a logit of {probe.logits[best]:.3f} "
-        f"for {bundle.class_names[best]}, each logit within {format_percent(probe.tolerance)}"
+        f"for {bundle.class_names[best]}; every logit may differ by {format_percent(probe.tolerance)}"
     )
     if not bundle.includes_preprocessing:
         return f"{wanted}; not run: the file does not include preprocessing"

@@ -222,8 +222,8 @@ class InferRequest(Schema):
 
 
 class ResponseOutput(Schema):
-    """Output of an inference request: probabilities or prediction_set `(N, classes)`, the most probable classes
-    `(N, classification)`, or known `(N,)`."""
+    """Output of an inference request: `probabilities` or `prediction_set` of shape `(N, classes)`, the most probable
+    classes `(N, k)`, or the score `known` of shape `(N,)`."""
 
     name: str
     datatype: Literal["FP32", "BYTES", "BOOL"]

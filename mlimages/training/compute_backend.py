@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from mlimages.networks import copy_sharing_tensors, has_fast_bf16
+from mlimages.networks import copy_with_shared_tensors, has_fast_bf16
 
 Library = Literal["torch", "openvino"]
 Precision = Literal["fp32", "bf16"]
@@ -153,7 +153,7 @@ def choose_backend(
 
 def count_gmacs(network: nn.Module, example_input: Tensor) -> float:
     """Return the multiply-adds per image, in 10^9, for inputs of the shape of `example_input`, `(N, C, H, W)`."""
-    network = copy_sharing_tensors(network)  # it may keep tensors between calls, which have no values here
+    network = copy_with_shared_tensors(network)  # it may keep tensors between calls, which have no values here
     with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.empty_like(example_input))
     return float(counter.get_total_flops()) / 2e9 / len(example_input)

@@ -204,7 +204,7 @@ class FineTuneConfig(TableOptions):
             "Freeze every layer up to and including this one; head: train only the classifier; none: train all layers.",
             "Model",
             metavar="LAYER|head|none",
-            default_text="head; none for a network without pretrained weights",
+            default_text="head, or none if there are no pretrained weights",
         ),
     ] = "auto"
     head: Annotated[

@@ -264,7 +264,7 @@ def _choose_head(config: FineTuneConfig, model: Model, num_images: int) -> Model
         reason = f"the layers of {model.name} cannot be traced"
     elif min(num_images, extended.network.get_parameter(f"{LOWER_HEAD_PATH}.weight").shape[1]) > MAX_LOWER_FEATURES:
         reason = (
-            f"more than {MAX_LOWER_FEATURES} images and more than {MAX_LOWER_FEATURES} features below the last layer"
+            f"more than {MAX_LOWER_FEATURES} images, and more than {MAX_LOWER_FEATURES} features of the lower layers"
         )
     else:
         return extended

@@ -231,7 +231,7 @@ def test_an_exported_file_is_summarized_with_its_metadata(exported: Path) -> Non
     assert "classes: ants, bees" in text
     assert "shorter side to 32 px, centre crop 32 x 32 px, in the graph" in text
     assert "image uint8 (N, H, W, 3) -> logits float (N, 2), probabilities float (N, 2); opset" in text
-    assert "each logit within 0.5 %; passed" in text
+    assert "every logit may differ by 0.5 %; passed" in text
     assert "metadata for other tools: Image.BitmapPixelFormat" in text
 
 

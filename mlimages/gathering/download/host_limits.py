@@ -133,7 +133,7 @@ class Hosts:
             self.update_counts(host)
 
     @property
-    def awaited_hosts(self) -> list[str]:
+    def paused_host_names(self) -> list[str]:
         """Names of the paused hosts if all hosts in use are paused; empty otherwise."""
         if self.deadline == math.inf:
             return []

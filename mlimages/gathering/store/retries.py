@@ -32,15 +32,15 @@ def needs_retry(row: FetchResult, options: GatherOptions, *, has_image: bool, re
         return retry_unfinished and options.restore_deleted
     if row.status == "ok":
         return not has_image
-    is_passing = not row.final or is_accepted_now(row, options)
+    is_passing = not row.final or meets_current_options(row, options)
     return retry_unfinished and (row.reason in options.retry_failed or (is_passing and not options.no_retry))
 
 
-def is_accepted_now(row: FetchResult, options: GatherOptions) -> bool:
+def meets_current_options(row: FetchResult, options: GatherOptions) -> bool:
     """Return whether the options that rejected the image of a link earlier would accept it now.
 
     >>> row = FetchResult("http://a/b.jpg", "cats", "failed", Reason.TOO_SMALL, detail="200 x 90 pixels")
-    >>> [is_accepted_now(row, GatherOptions(min_size=size)) for size in (90, 91)]
+    >>> [meets_current_options(row, GatherOptions(min_size=size)) for size in (90, 91)]
     [True, False]
     """
     sides = [int(side) for side in found.groups()] if (found := _PIXEL_SIZE_NOTE.match(row.detail)) else []

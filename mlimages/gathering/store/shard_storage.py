@@ -118,7 +118,7 @@ class ShardStorage(ImageStorage):
         yield from ()
 
     def close(self) -> None:
-        """Write the end-of-archive marker and close the shard; an incomplete sample is removed after a failed write."""
+        """Remove the incomplete sample of a failed write, write the end-of-archive marker, and close the shard."""
         if self._file is None:
             return
         file, self._file = self._file, None
