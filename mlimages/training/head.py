@@ -98,9 +98,10 @@ def fit_ridge(
         num_classes: number of classes.
         lower_features: for each lower layer, its features `(N, L)`; in `RidgeHead.weight`, their columns follow
             those of `features`: `(classes, D + sum of all L)`.
-        kernel_weight_candidates: candidates for the weight of the lower layers in the kernel, compared on at most
-            MAX_WEIGHT_IMAGES images. If the first is 0, another is chosen only if its error is lower by more than two
-            standard errors of the difference: with a weight of 0, the library's network needs no additional layers.
+        kernel_weight_candidates: candidates for the weight of the lower layers in the kernel, in ascending order,
+            compared on at most MAX_WEIGHT_IMAGES images. If the first is 0, another is chosen only if its error is
+            lower by more than two standard errors of the difference: with a weight of 0, the library's network needs no
+            additional layers.
 
     >>> features = np.array([[0.0], [0.1], [0.9], [1.0]])
     >>> head = fit_ridge(features, np.array([0, 0, 1, 1]), num_classes=2).head
@@ -115,23 +116,27 @@ def fit_ridge(
     sample = blocks if is_all else [_LayerFeatures.from_features(block.features[rows]) for block in blocks]
     last = sample[0].compute_gram_matrix()
     below = sum((block.compute_gram_matrix() for block in sample[1:]), np.zeros_like(last)) / len(lower_features)
-    candidates = [
-        _RidgeSolver(
-            sample if lower_weight else sample[:1],
-            _make_kernel_weights(lower_weight, len(lower_features)),
-            labels[rows],
-            num_classes,
-            gram_matrix=(1 - lower_weight) * last + lower_weight * below,
-        )
-        for lower_weight in kernel_weight_candidates
-    ]
-    best = int(np.argmin([candidate.errors.mean() for candidate in candidates]))
-    gain = candidates[0].errors - candidates[best].errors  # of each image
+    solvers: dict[int, _RidgeSolver] = {}
+    highest = len(kernel_weight_candidates) - 1
+    indices = {0, highest // 2, highest}
+    while indices := indices - solvers.keys():  # the error has one minimum: its neighbours suffice
+        for index in sorted(indices):
+            lower_weight = kernel_weight_candidates[index]
+            solvers[index] = _RidgeSolver(
+                sample if lower_weight else sample[:1],
+                _make_kernel_weights(lower_weight, len(lower_features)),
+                labels[rows],
+                num_classes,
+                gram_matrix=(1 - lower_weight) * last + lower_weight * below,
+            )
+        best = min(solvers, key=lambda index: solvers[index].errors.mean())
+        indices = {max(best - 1, 0), min(best + 1, highest)}
+    gain = solvers[0].errors - solvers[best].errors  # of each image
     if not kernel_weight_candidates[0] and gain.mean() <= 2 * gain.std() / np.sqrt(len(gain)):
         best = 0
     lower_weight = kernel_weight_candidates[best]
     if is_all:
-        return candidates[best].fit(lower_weight)
+        return solvers[best].fit(lower_weight)
     if not lower_weight:
         return fit_ridge(features, labels, num_classes)
     weights = _make_kernel_weights(lower_weight, len(lower_features))
