@@ -36,17 +36,17 @@ class CpuTime(NamedTuple):
 
 
 CPU_TIMES: Mapping[str, CpuTime] = {
-    "alexnet": CpuTime(0.9, 14.0, 11.2, 12.6, 6.7),
-    "vgg16": CpuTime(4.2, 318, 175, 275, 137),
-    "resnet50": CpuTime(2.5, 119, 57.9, 76.7, 38.2),
-    "mobilenet_v2": CpuTime(1.8, 24.6, 10.1, 9.6, 4.6),
-    "efficientnet_lite0": CpuTime(2.2, 27.5, math.inf, 11.4, math.inf),  # its features in bfloat16 differ by 4 %
-    "convnext_tiny": CpuTime(3.2, 139, 69.0, 106, 61.4),
-    "timm:vit_tiny_patch16_224": CpuTime(2.3, 41.8, 24.0, 28.2, 15.1),
+    "alexnet": CpuTime(0.4, 14.0, 11.2, 12.6, 6.7),
+    "vgg16": CpuTime(1.6, 318, 175, 275, 137),
+    "resnet50": CpuTime(1.1, 119, 57.9, 76.7, 38.2),
+    "mobilenet_v2": CpuTime(0.9, 24.6, 10.1, 9.6, 4.6),
+    "efficientnet_lite0": CpuTime(1.0, 27.5, math.inf, 11.4, math.inf),  # its features in bfloat16 differ by 4 %
+    "convnext_tiny": CpuTime(1.1, 139, 69.0, 106, 61.4),
+    "timm:vit_tiny_patch16_224": CpuTime(1.0, 41.8, 24.0, 28.2, 15.1),
 }
 """CPU time of networks by name, measured by scripts/bench/frozen.py on an AMD EPYC with avx512_bf16, November 2026."""
 
-CPU_TIME_PER_GMAC = CpuTime(3.0, 29, 29, 20, 10)
+CPU_TIME_PER_GMAC = CpuTime(1.5, 29, 29, 20, 10)
 """CPU time of other networks, per 10^9 multiply-adds of an image. In PyTorch, bfloat16 is assumed not to be faster than
 float32, since some layers are slow in it."""
 
