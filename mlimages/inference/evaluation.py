@@ -129,7 +129,7 @@ class Evaluation:
         return f"of these images, the run used {' and '.join(used)}: {expected}" if used else ""
 
     def to_json(self) -> str:
-        """Return the results as JSON; accuracies are in 0..1, each with its 95 % confidence interval."""
+        """Return the results as JSON; the accuracy and the scores of each class are in 0..1, with 95 % intervals."""
         accuracy = self.accuracy
         values: dict[str, object] = {
             "accuracy": accuracy.value,

@@ -169,9 +169,9 @@ def run_background_test(
 ) -> BackgroundTest:
     """Test whether predictions depend on the background, that is, the half of the area that surrounds the image centre.
 
-    The test runs the network on `NUM_CENTERS` copies of each image, whose centres come from other images. All images
-    get the same centres, so that predictions differ only because of the background. The p-value is that of a
-    permutation test of the labels, whose statistic is the mean log-probability of the true class.
+    The centre of every image is replaced by the centres of the same `NUM_CENTERS` images, one at a time, so that
+    predictions differ only because of the background. The p-value is that of a permutation test of the labels, whose
+    statistic is the mean log-probability of the true class.
 
     Args:
         predictor: the model.

@@ -29,7 +29,7 @@ class Task(Protocol):
         """Return the probabilities `(N, classes)` of `logits / temperature`."""
 
     def make_targets(self, images: Iterable[LabeledPath], num_classes: int) -> TargetArray:
-        """Return the true class indices `(N,)`; for a multi-label task, a mask of the classes `(N, classes)`."""
+        """Return the true class indices `(N,)`; for a multi-label task, multi-hot bool `(N, classes)`."""
 
     def score(self, probabilities: FloatArray, targets: TargetArray) -> Proportion:
         """Return the score of probabilities `(N, classes)` with its 95 % interval."""
@@ -132,10 +132,7 @@ class MultiLabel:
         return self.apply_thresholds(sigmoid(logits))
 
     def compute_margin_to(self, logits: FloatArray, other_prediction: ClassIndices) -> float:
-        """Return the largest distance of a probability from its threshold.
-
-        Only the classes in which the prediction differs from `other_prediction` are considered.
-        """
+        """Return the largest distance of a probability from its threshold, among classes predicted differently."""
         others = np.array(sorted({*self.predict_classes(logits)} ^ {*other_prediction}), np.int64)
         thresholds = np.broadcast_to(self.thresholds or (0.5,), logits.shape)
         return float(np.abs(sigmoid(logits) - thresholds)[others].max(initial=0.0))

@@ -129,7 +129,7 @@ def _order_layers(network: nn.Module) -> list[str]:
 
 
 def _is_frozen(path: str, module: nn.Module, layers: set[str]) -> bool:
-    """Return whether `layers` contain a module, or all of its children and own parameters."""
+    """Return whether `layers` contains a module, or all of its children and own parameters."""
     if is_in_modules(path, layers):
         return True
     children = list(module.named_children())

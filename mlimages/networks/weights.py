@@ -252,7 +252,7 @@ def is_in_modules(name: str, module_paths: Collection[str]) -> bool:
 
 def _has_non_finite_values(tensor: Tensor) -> bool:
     if not tensor.is_floating_point() or tensor.sum(dtype=torch.float32).isfinite():
-        return False  # the sum would not be finite; it may also overflow, and is fast only in float32
+        return False  # NaN and infinity carry over to the sum, which is fast only in float32, where it may overflow
     return not bool(tensor.double().isfinite().all())
 
 

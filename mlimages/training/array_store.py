@@ -52,7 +52,7 @@ class ArrayStore:
         for keys_file in sorted(self.folder.glob("*.keys")):
             name, rows_file = keys_file.stem, keys_file.with_suffix(".rows")
             known = len(self._parts.get(name, ()))
-            with suppress(FileNotFoundError):  # another process may trim the cache
+            with suppress(FileNotFoundError):  # another process may evict the file
                 keys = keys_file.read_bytes()
                 num_rows = min(len(keys) // KEY_BYTES, rows_file.stat().st_size // self.row_bytes)
                 if num_rows > known:

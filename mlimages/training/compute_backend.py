@@ -47,8 +47,8 @@ CPU_TIMES: Mapping[str, CpuTime] = {
 """CPU time of networks by name, measured by scripts/bench/frozen.py on an AMD EPYC with avx512_bf16, November 2026."""
 
 CPU_TIME_PER_GMAC = CpuTime(1.5, 29, 29, 20, 10)
-"""CPU time of other networks, per 10^9 multiply-adds of an image. In PyTorch, bfloat16 is assumed not to be faster than
-float32, since some layers are slow in it."""
+"""CPU time of other networks; the milliseconds are per 10^9 multiply-adds of an image. In PyTorch, bfloat16 is assumed
+not to be faster than float32, since some layers are slow in it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -211,7 +211,7 @@ class FineTuneConfig(TableOptions):
         HeadChoice,
         Option(
             "Input of the classifier. last: features of the last layer. all-depths: features of all layers. auto: with "
-            "--freeze head, whichever has the higher leave-one-out accuracy, otherwise last.",
+            "--freeze head, all-depths if its leave-one-out error is significantly lower, otherwise last.",
             "Model",
         ),
     ] = "auto"

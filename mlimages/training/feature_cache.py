@@ -110,7 +110,7 @@ def _describe_precision_mismatch(
     same = int((exact.argmax(axis=1) == rounded.argmax(axis=1)).sum())
     text = (
         f"features in {backend.frozen_precision} differ by {format_percent(difference)} from fp32, and closed-form "
-        f"heads fitted in both precisions predict the same class for {same} of {len(labels)} validation images"
+        f"heads fitted on each predict the same class for {same} of {len(labels)} validation images"
     )
     if len(labels) - same > max(MAX_DISAGREEMENTS, (1 - MIN_AGREEMENT) * len(labels)):
         return text

@@ -38,14 +38,14 @@ MAX_FROZEN_BATCH_SIZE = 8
 """Maximum batch size of the frozen part: 16 is no faster on a CPU and needs 0.4 GB more memory with VGG-16."""
 
 MAX_FROZEN_BATCH_GMACS = 128
-"""Maximum of 10^9 multiply-adds per batch of the frozen part, as a measure of its memory: a mixture of experts at 546 x
-546 pixels, of 626 per image, needs 6 GB for one image and 18 GB for eight."""
+"""Maximum multiply-adds per batch of the frozen part, in 10^9, to limit its memory: a mixture of experts with 626 per
+image, at 546 x 546 pixels, needs 6 GB for one image and 18 GB for eight."""
 
 
 def choose_frozen_batch_size(gmacs: float) -> int:
     """Return the batch size of a frozen part with `gmacs` 10^9 multiply-adds per image.
 
-    >>> [choose_frozen_batch_size(gmacs) for gmacs in (0.7, 15.5, 61.0, 626.0)]  # AlexNet, VGG-16, ViT-L, an ensemble
+    >>> [choose_frozen_batch_size(gmacs) for gmacs in (0.7, 15.5, 61.0, 626.0)]  # the last: a mixture of experts
     [8, 8, 2, 1]
     """
     return max(1, min(MAX_FROZEN_BATCH_SIZE, int(MAX_FROZEN_BATCH_GMACS / max(gmacs, 1e-9))))

@@ -128,7 +128,7 @@ class FineTuneResult:
 
     @property
     def missing_outputs_note(self) -> str:
-        """The optional results that the run lacks, such as `known`, with their requirement, for a message; else ""."""
+        """The optional results that the run lacks, and what they require, as part of a message; "" if it lacks none."""
         if self.val_map:
             return "`known`, prediction sets and suspects.tsv, which require one class per image"
         if RunFiles(self.run).known.exists():

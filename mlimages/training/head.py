@@ -108,14 +108,14 @@ def fit_ridge(
     >>> head.compute_probabilities(features).argmax(axis=1).tolist()
     [0, 0, 1, 1]
     """
-    blocks = [_LayerFeatures.from_features(block) for block in (features, *lower_features)]
+    layers = [_LayerFeatures.from_features(layer) for layer in (features, *lower_features)]
     if not lower_features:
-        return _RidgeSolver(blocks, (1.0,), labels, num_classes).fit(0.0)
+        return _RidgeSolver(layers, (1.0,), labels, num_classes).fit(0.0)
     rows = np.sort(np.random.default_rng(0).permutation(len(labels))[:MAX_WEIGHT_IMAGES])
     is_all = len(rows) == len(labels)
-    sample = blocks if is_all else [_LayerFeatures.from_features(block.features[rows]) for block in blocks]
+    sample = layers if is_all else [_LayerFeatures.from_features(layer.features[rows]) for layer in layers]
     last = sample[0].compute_gram_matrix()
-    below = sum((block.compute_gram_matrix() for block in sample[1:]), np.zeros_like(last)) / len(lower_features)
+    below = sum((layer.compute_gram_matrix() for layer in sample[1:]), np.zeros_like(last)) / len(lower_features)
     solvers: dict[int, _RidgeSolver] = {}
     highest = len(kernel_weight_candidates) - 1
     indices = {0, highest // 2, highest}
@@ -140,7 +140,7 @@ def fit_ridge(
     if not lower_weight:
         return fit_ridge(features, labels, num_classes)
     weights = _make_kernel_weights(lower_weight, len(lower_features))
-    return _RidgeSolver(blocks, weights, labels, num_classes).fit(lower_weight)
+    return _RidgeSolver(layers, weights, labels, num_classes).fit(lower_weight)
 
 
 def _make_kernel_weights(lower_weight: float, num_lower_layers: int) -> list[float]:
@@ -181,8 +181,8 @@ class _LayerFeatures:
 class _RidgeSolver:
     """Solves a ridge regression by eigendecomposition, with the penalty that has the smallest leave-one-out error.
 
-    The features of each block are standardized and scaled so that the mean diagonal element of the block's Gram matrix
-    is the block's weight.
+    The features of each layer are standardized and scaled so that the mean diagonal element of the layer's Gram matrix
+    is the layer's kernel weight.
 
     The steps, with the singular value decomposition X = U diag(s) V' of the scaled features `(N, D)`:
     1. values = s ** 2, the eigenvalues of the smaller of X X' (with eigenvectors U) and X' X (with eigenvectors V; then
@@ -198,22 +198,22 @@ class _RidgeSolver:
 
     def __init__(
         self,
-        blocks: Sequence[_LayerFeatures],
-        block_weights: Sequence[float],
+        layers: Sequence[_LayerFeatures],
+        kernel_weights: Sequence[float],
         labels: Targets,
         num_classes: int,
         *,
         gram_matrix: Float64Array | None = None,
     ) -> None:
-        self._blocks, self._labels, self._num_classes = blocks, labels, num_classes
+        self._layers, self._labels, self._num_classes = layers, labels, num_classes
         self._base = (
             labels.mean(axis=0, dtype=np.float64)
             if labels.ndim == 2
             else np.bincount(labels, minlength=num_classes) / len(labels)
         )
-        self._mean = np.concatenate([block.mean for block in blocks])  # (D,)
+        self._mean = np.concatenate([layer.mean for layer in layers])  # (D,)
         self._factor = np.concatenate(
-            [block.scale * np.sqrt(x) for block, x in zip(blocks, block_weights, strict=True)]
+            [layer.scale * np.sqrt(x) for layer, x in zip(layers, kernel_weights, strict=True)]
         )
         self._is_dual = gram_matrix is not None or len(labels) <= len(self._mean)
         starts = range(0, len(labels), CHUNK_IMAGES)
@@ -266,7 +266,7 @@ class _RidgeSolver:
 
     def _standardize_rows(self, rows: Int64Array | slice) -> Float64Array:
         """Return the scaled features `(n, D)` of the images at the indices `rows`."""
-        x = np.concatenate([block.features[rows] for block in self._blocks], axis=1, dtype=np.float64)
+        x = np.concatenate([layer.features[rows] for layer in self._layers], axis=1, dtype=np.float64)
         x -= self._mean
         x *= self._factor
         return x

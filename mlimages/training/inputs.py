@@ -102,19 +102,19 @@ def read_inputs(config: FineTuneConfig, files: RunFiles, custom_network: CustomN
     backend = read_backend(files) if is_resumed else None
     if backend and backend.library == "openvino" and not find_spec("openvino"):
         raise MissingExtraError("resuming a run that uses OpenVINO", "train")
-    labels = _read_stored_splits(files) if is_resumed else read_labeled_splits(config)
-    distributed.require_same_on_ranks("label files and run folder", (is_resumed, labels.train, labels.val))
+    splits = _read_stored_splits(files) if is_resumed else read_labeled_splits(config)
+    distributed.require_same_on_ranks("label files and run folder", (is_resumed, splits.train, splits.val))
     require_enough_images(
-        labels.train, labels.class_names, min_images=1 if labels.val is not None or labels.is_multi_label else 2
+        splits.train, splits.class_names, min_images=1 if splits.val is not None or splits.is_multi_label else 2
     )
-    model = _build_network(config, len(labels.class_names), custom_network)
-    if labels.is_multi_label and type(model.network).__name__ == "SqueezeNet":
+    model = _build_network(config, len(splits.class_names), custom_network)
+    if splits.is_multi_label and type(model.network).__name__ == "SqueezeNet":
         raise ModelError(
             f"the logits of {config.model} pass through a ReLU, so that no class would have a probability below 0.5: "
             "use another --model for multi-label training"
         )
     mean = None if is_resumed else _load_mean_image(config, model.preprocessing)
-    return TrainingInputs(labels, model, freeze(model, config.freeze), mean, is_resumed)
+    return TrainingInputs(splits, model, freeze(model, config.freeze), mean, is_resumed)
 
 
 def _build_network(config: FineTuneConfig, num_classes: int, custom_network: CustomNetwork | None) -> Model:

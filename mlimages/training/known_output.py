@@ -74,7 +74,7 @@ def fit_known_score(
 def _compute_principal_directions(
     residuals: NDArray[np.float32], count: int
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Return the `count` largest principal variances of `residuals`, `(N, D)`, and their directions, `(D, count)`."""
+    """Return the at most `count` largest variances `(K,)` of `residuals` `(N, D)`, and their directions `(D, K)`."""
     is_wide = len(residuals) <= residuals.shape[1]
     gram = residuals @ residuals.T if is_wide else residuals.T @ residuals
     values, vectors = np.linalg.eigh(gram / len(residuals))

@@ -133,7 +133,6 @@ def probe_layers(
 
 
 def _draw_stratified_sample(labels: LabelFile, max_images: int, seed: int) -> list[LabeledPath]:
-    """Return a stratified sample of at most `max_images` images."""
     items = list(labels)
     if len(items) <= max_images:
         return items

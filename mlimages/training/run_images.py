@@ -113,7 +113,6 @@ def _hold_out_validation_images(
 def _warn_about_rare_classes(
     images: Iterable[DecodableImage], class_names: ClassNames, split_name: str, *, rare_counts: Sequence[int]
 ) -> None:
-    """Log a warning for each number of images in `rare_counts` that a class has."""
     found = Counter(label for image in images for label in image.class_indices)
     for count in rare_counts:
         if rare := [name for label, name in enumerate(class_names) if found[label] == count]:
