@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, cast
 
 import platformdirs
 
-from mlimages.core.errors import InputError, MissingExtraError, convert_to_os_error
+from mlimages.core.errors import InputError, MissingExtraError, convert_to_os_error, summarize_error
 from mlimages.core.shards import ShardMember, find_member
 
 _REMOTE_URL = re.compile(r"(s3|gs|gcs|az|abfs|abfss|hdfs|oci|oss|memory):/+(.*)", re.DOTALL)
@@ -182,7 +182,7 @@ def as_path(path: str | os.PathLike[str]) -> Path:
         remote = UPath(address, **_FSSPEC_OPTIONS.get(found[1], {}))
         _require_reachable_bucket(f"{remote.protocol}://{remote.path.strip('/').partition('/')[0]}")
     except (ImportError, ValueError) as error:
-        raise InputError(f"cannot use {address}: {error}") from error
+        raise InputError(f"cannot use {address}: {summarize_error(error)}") from error
     return cast(Path, remote)
 
 
@@ -218,7 +218,7 @@ def _require_reachable_bucket(bucket_url: str) -> None:
     except OSError:  # listing may be denied where reading is allowed
         return
     except Exception as error:
-        raise InputError(f"{bucket_url} cannot be reached: {error}") from error
+        raise InputError(f"{bucket_url} cannot be reached: {summarize_error(error)}") from error
 
 
 _listings_are_fresh = ContextVar("_listings_are_fresh", default=False)

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.core import ImageError, ImageProperty, InputError, as_path
+from mlimages.core import ImageError, ImageProperty, InputError, as_path, summarize_error
 from mlimages.images import LabeledImage, identify
 
 
@@ -80,4 +80,4 @@ def _read_array(path: Path, image_property: ImageProperty | None) -> NDArray[Any
         is_gray = identify(path).mode == "L" or (image_property is not None and image_property.gray_scale)
         return LabeledImage(path).to_array(color=not is_gray)
     except (ImageError, OSError, ValueError, EOFError, MemoryError) as error:
-        raise InputError(f"{path} cannot be read as a mean image: {error}") from error
+        raise InputError(f"{path} cannot be read as a mean image: {summarize_error(error)}") from error

@@ -22,11 +22,11 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from mlimages import images
-from mlimages.core import ExportError, Preprocessing
+from mlimages.core import ExportError, Preprocessing, summarize_error
 from mlimages.export.known_score import KnownOutput
 from mlimages.export.preprocessing_graph import OPSET, PIXELS, PREFIX, ResizeImplementation, build_preprocessing_graph
 from mlimages.export.serialization import write_model
-from mlimages.export.targets import ComputeLogits, load_in_onnxruntime, summarize_error
+from mlimages.export.targets import ComputeLogits, load_in_onnxruntime
 from mlimages.inference import (
     INPUT,
     KNOWN,

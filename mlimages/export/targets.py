@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.core import ExportError, TargetRuntime
+from mlimages.core import ExportError, TargetRuntime, summarize_error
 from mlimages.export.preprocessing_graph import ResizeImplementation
 from mlimages.inference import INPUT, LOGITS, open_session
 
@@ -118,8 +118,3 @@ def load_in_onnxruntime(path: Path) -> ComputeLogits:
         return logits
 
     return compute_logits
-
-
-def summarize_error(error: BaseException) -> str:
-    """Return the first line of an error's message, at most 200 characters, or the error's type if it has no message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -18,6 +18,7 @@ from mlimages.core import (
     find_member,
     is_remote,
     pluralize,
+    summarize_error,
 )
 from mlimages.labels import MISSING_IMAGES_ADVICE
 
@@ -63,7 +64,7 @@ def read_bytes(path: Path) -> bytes:
         fault = Fault.UNREADABLE if not is_remote(path) and path.is_symlink() else Fault.MISSING
         raise ImageError(fault, f"no file at {path}") from error
     except OSError as error:
-        raise ImageError(Fault.UNREADABLE, f"{error.strerror or error} ({path})") from error
+        raise ImageError(Fault.UNREADABLE, f"{summarize_error(error)} ({path})") from error
 
 
 def _read_remote(path: Any) -> bytes:
@@ -81,8 +82,7 @@ def _read_remote(path: Any) -> bytes:
                 time.sleep(_RETRY_DELAY_S * 4**count)
                 continue
             _consecutive_failures += 1
-            text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise ImageError(Fault.UNAVAILABLE, f"{text} ({path})") from error
+            raise ImageError(Fault.UNAVAILABLE, f"{summarize_error(error)} ({path})") from error
         _consecutive_failures = 0
         return data
     raise AssertionError("unreachable: the last attempt returns or raises")

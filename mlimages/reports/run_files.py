@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from mlimages.core import RunError, file_lock, format_command
+from mlimages.core import RunError, file_lock, format_command, summarize_error
 
 RUN_VERSION = 1
 
@@ -112,7 +112,8 @@ def read_settings(files: RunFiles) -> dict[str, Any]:
         version = settings.get("version")
     except (OSError, ValueError, AttributeError) as error:
         raise RunError(
-            f"{folder} cannot be read as a run folder: config.json is damaged ({error}); restore it, or train again"
+            f"{folder} cannot be read as a run folder: config.json is damaged ({summarize_error(error)}); restore it, "
+            "or train again"
         ) from error
     if version != RUN_VERSION:
         raise RunError(f"{files.config} has format version {version}; this version of mlimages supports {RUN_VERSION}")

@@ -29,6 +29,7 @@ from mlimages.core import (
     path_from_name,
     pluralize,
     require_local_path,
+    summarize_error,
 )
 from mlimages.dataset import multi_hot
 from mlimages.reports.run_files import RunFiles, read_settings
@@ -185,7 +186,7 @@ def read_run(path: str | os.PathLike[str]) -> RunFolder:
             skipped_images=tuple(_read_rows(files.folder / "left_out.tsv", delimiter="\t")),
         )
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise RunError(f"{files.folder} cannot be read as a run folder: {type(error).__name__}: {error}") from error
+        raise RunError(f"{files.folder} cannot be read as a run folder: {summarize_error(error)}") from error
 
 
 def _read_text(path: Path) -> str:

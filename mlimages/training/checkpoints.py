@@ -16,7 +16,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mlimages.core import Preprocessing, RunError, atomic_write, format_command, pluralize, require_local_path
+from mlimages.core import (
+    Preprocessing,
+    RunError,
+    atomic_write,
+    format_command,
+    pluralize,
+    require_local_path,
+    summarize_error,
+)
 from mlimages.dataset import load_mean_image
 from mlimages.networks import (
     LOWER_HEAD_PATH,
@@ -132,7 +140,8 @@ def load_state(files: RunFiles) -> TrainingState | None:
         )
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise RunError(
-            f"{files.state} cannot be read ({error}): delete it to restart this run from the first epoch"
+            f"{files.state} cannot be read ({summarize_error(error)}): delete it to restart this run from the first "
+            "epoch"
         ) from error
 
 

@@ -264,6 +264,44 @@ def test_links_in_a_circle_and_what_may_not_be_read_cost_themselves_alone(folder
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["finetune", "data", "--mean", "nowhere.npy"],
+        ["finetune", "data", "--mean", "folder.npy"],
+        ["finetune", "data", "--weights", "nowhere.pth"],
+        ["finetune", "--resume", "nowhere"],
+        ["show", "nowhere.npy", "-o", "a.png"],
+        ["show", "folder.npy", "-o", "a.png"],
+        ["predict", "nowhere.onnx", "data"],
+        ["predict", "folder.onnx", "data"],
+        ["summary", "nowhere.onnx"],
+        ["export", "nowhere", "-o", "a.onnx"],
+        ["gather", "urls", "nowhere.tsv", "-o", "a"],
+        ["gather", "urls", "folder.tsv", "-o", "a"],
+        ["gather", "urls", "folder.zip", "-o", "a"],
+        ["gather", "urls", "text.zip", "-o", "a"],
+        ["gather", "urls", "text.json", "-o", "a"],
+        ["check", "folder.csv"],
+        ["check", "text.json"],
+    ],
+    ids=" ".join,
+)
+def test_a_path_that_cannot_be_read_is_named_without_the_librarys_error(
+    folders: Path, invoke_cli: RunCli, words: list[str]
+) -> None:
+    for name in ("folder.npy", "folder.onnx", "folder.tsv", "folder.zip", "folder.csv"):
+        (folders / name).mkdir()
+    for name in ("text.zip", "text.json"):
+        (folders / name).write_text("{ no archive")
+    done = invoke_cli(*words, check=False)
+    name = next(word for word in words if word.startswith(("nowhere", "folder", "text")))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("mlimages: ")
+    assert name in done.stderr
+    assert not re.search(r"Errno|Error\b|Traceback|<class|b'", done.stderr)
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (["label", "nowhere"], "no folder or label file at nowhere"),

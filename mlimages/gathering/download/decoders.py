@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
-from mlimages.core import GatherError, Reason
+from mlimages.core import GatherError, Reason, summarize_error
 from mlimages.gathering.download.image_info import ImageInfo, ImageRequirements, Rejection
 
 DECODE_TIMEOUT_S = 30.0
@@ -136,7 +136,9 @@ class DecoderPool:
                 (await starting).kill()
                 raise
             except (OSError, EOFError, AssertionError) as error:
-                await self._fail_all_jobs(batch, GatherError(f"cannot start the decoder process: {error}"))
+                await self._fail_all_jobs(
+                    batch, GatherError(f"cannot start the decoder process: {summarize_error(error)}")
+                )
             try:
                 while await self._inspect_batch(process, batch):
                     batch = await self._get_next_batch()

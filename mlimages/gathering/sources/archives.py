@@ -14,7 +14,7 @@ from typing import IO
 
 import aiohttp
 
-from mlimages.core import InputError
+from mlimages.core import InputError, summarize_error
 
 _BLOCK_BYTES = tarfile.BLOCKSIZE
 _MAX_ATTEMPTS = 5
@@ -74,7 +74,7 @@ def iter_entries(path: Path) -> Iterator[ArchiveEntry]:
         for name, load in _iter_zip_entries(path) if path.suffix == ".zip" else _iter_tar_entries(path):
             yield ArchiveEntry(f"{path.absolute().as_uri()}#{name}", f"{path.name.partition('.')[0]}/{name}", load)
     except _READ_ERRORS as error:
-        raise InputError(f"{path} cannot be read completely: {error}") from error
+        raise InputError(f"{path} cannot be read completely: {summarize_error(error)}") from error
 
 
 def _iter_zip_entries(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:

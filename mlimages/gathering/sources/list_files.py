@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from mlimages.core import InputError
+from mlimages.core import InputError, summarize_error
 
 STDIN = Path("-")
 """Path that means standard input."""
@@ -71,7 +71,7 @@ def open_list(path: Path) -> Iterator[IO[bytes]]:
                 with _OPENER_BY_SUFFIX.get(suffix, open)(path, "rb") as file:
                     yield file
     except _READ_ERRORS as error:
-        raise InputError(f"{path} cannot be read completely: {error}") from error
+        raise InputError(f"{path} cannot be read completely: {summarize_error(error)}") from error
 
 
 def count_buffered_lines(file: IO[bytes]) -> int:

@@ -12,7 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mlimages.core import ImageRef, InputError, MissingExtraError, escape_unprintable, pluralize
+from mlimages.core import ImageRef, InputError, MissingExtraError, escape_unprintable, pluralize, summarize_error
 from mlimages.gathering.links import remove_credentials
 from mlimages.gathering.sources.columns import (
     LinkListOptions,
@@ -249,7 +249,7 @@ class LinkFile:
         except ValueError as error:
             if "\n" in text and text.startswith("{"):  # JSON lines with another suffix
                 return self._parse_rows(parse_json_lines(text.splitlines()))
-            raise InputError(f"{self._path} cannot be read: {error}") from error
+            raise InputError(f"{self._path} cannot be read: {summarize_error(error)}") from error
         return self._parse_rows(iter(extract_json_rows(value, self._path)))
 
     def _parse_rows(self, rows: Iterator[Row]) -> Iterator[ImageRef]:

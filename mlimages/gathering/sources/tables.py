@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from mlimages.core import InputError
+from mlimages.core import InputError, summarize_error
 from mlimages.gathering.links import redact_url
 from mlimages.gathering.sources.columns import (
     IMAGE_SUFFIX_AT_END,
@@ -300,4 +300,4 @@ def read_parquet_rows(path: Path) -> Iterator[Row]:
             for batch in table.iter_batches(batch_size=1000, columns=names):
                 yield from map(flatten_object, batch.to_pylist())
     except (ArrowException, OSError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+        raise InputError(f"{path} cannot be read: {summarize_error(error)}") from error

@@ -22,7 +22,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mlimages.core import FetchResult, GatherError
+from mlimages.core import FetchResult, GatherError, summarize_error
 from mlimages.gathering.store.attribution import ATTRIBUTION_STEM
 from mlimages.gathering.store.file_storage import ImageStorage, make_quarantine_path
 from mlimages.gathering.store.image_index import open_temporary_database
@@ -233,8 +233,7 @@ class ObjectStorage(ImageStorage):
             except Exception as error:  # depends on the fsspec implementation
                 if _is_conflict(error):
                     raise FileExistsError(path) from error
-                reason = (getattr(error, "strerror", None) or str(error)).rstrip(".")
-                failure = f"{self._address}/{path}".rstrip("/") + f" cannot be {operation}: {reason}"
+                failure = f"{self._address}/{path}".rstrip("/") + f" cannot be {operation}: {summarize_error(error)}"
                 if count == _MAX_ATTEMPTS or isinstance(error, PermissionError):
                     raise GatherError(f"{failure}; run the same command again to resume") from error
                 if not self._is_retrying:
