@@ -207,16 +207,17 @@ class LabelFile:
         if definition_path.name not in written or self.path.name in written:
             return False
         table, num_classes = self._detect_table(), len(read_class_names(definition_path))
-        return table is not None and not all(
-            is_class_index(label) and int(label) < num_classes for label in table.statistics.distinct_labels
-        )
+        labels = table.statistics.distinct_labels if table else ()
+        return not all(is_class_index(label) and int(label) < num_classes for label in labels)
 
     def _has_numeric_names(self, names: ClassNames, table: Table | None) -> bool:
         """Whether numbers are class names, rather than class indices as in the files that mlimages writes."""
-        if table is None or table.has_class_indices or self.path.name in list_written_files(self.path.parent):
+        has_definition = self._class_names is None and (table is None or table.has_class_indices)
+        is_own = has_definition or self.path.name in list_written_files(self.path.parent)
+        if is_own or not any(map(is_class_index, names)):
             return False
-        labels = table.statistics.distinct_labels if any(map(is_class_index, names)) else ()
-        return are_class_names(self.path, labels, names, may_be_indices=table.has_standard_columns)
+        labels = table.statistics.distinct_labels if table else {row.label for row in read_text_rows(self.path)}
+        return are_class_names(self.path, labels, names, may_be_indices=not table or table.may_have_indices)
 
     def _detect_table(self) -> Table | None:
         """Return the table with its columns, which are detected again if the file has changed."""

@@ -78,7 +78,7 @@ class LabelReader:
         raise LabelFileError(f"{self._path}:{row.line_number}: expected {expected}, found {text[:80]!r}{hint}")
 
 
-def are_class_names(path: Path, labels: Sequence[str], names: ClassNames, *, may_be_indices: bool) -> bool:
+def are_class_names(path: Path, labels: Iterable[str], names: ClassNames, *, may_be_indices: bool) -> bool:
     """Whether the numbers among the labels of a table are class names, rather than class indices.
 
     They are if all of them are among `names`, unless `may_be_indices` and the indices are those of the same classes.

@@ -171,6 +171,11 @@ class Table:
         has_path_label_lines = self.delimiter == LAST_WHITESPACE and not self.class_from
         return has_path_label_lines and all(map(is_class_index, self.statistics.distinct_labels))
 
+    @property
+    def may_have_indices(self) -> bool:
+        """Whether the table has the form of files that mlimages writes, in which labels are class indices."""
+        return self.has_class_indices or self.has_standard_columns
+
     @cached_property
     def has_standard_columns(self) -> bool:
         """Whether the columns are path (or file_name) and label, as in tables that mlimages writes."""

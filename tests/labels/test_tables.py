@@ -233,20 +233,21 @@ def test_numbers_are_of_the_classes_that_another_file_names(tmp_path: Path, suff
 NUMERIC_NAMES = st.lists(st.sampled_from(["0", "1", "2", "3", "10", "cat"]), min_size=1, max_size=5, unique=True)
 
 
-@given(NUMERIC_NAMES, st.data(), st.sampled_from(["file,grade", "path,label"]), st.booleans())
+@given(NUMERIC_NAMES, st.data(), st.sampled_from(["file,grade", "path,label", ""]), st.booleans())
 def test_a_number_in_a_table_of_ones_own_is_the_class_of_that_name(
     tmp_path_factory: pytest.TempPathFactory, names: list[str], data: st.DataObject, header: str, has_file: bool
 ) -> None:
     folder = tmp_path_factory.mktemp("grades")
     cells = data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=4))
     touch(folder, *(f"{n}.jpg" for n in range(len(cells))))
-    rows = [f"{n}.jpg,{cell}" for n, cell in enumerate(cells)]
-    (folder / "a.csv").write_text("\n".join([header, *rows, ""]))
-    if has_file:
+    path = folder / ("a.csv" if header else "a.txt")
+    rows = [f"{n}.jpg{',' if header else ' '}{cell}" for n, cell in enumerate(cells)]
+    path.write_text("\n".join([*([header] if header else []), *rows, ""]))
+    if has_file := has_file and bool(header):  # in `path index` lines beside a class definition, numbers are indices
         (folder / "a_class_def.txt").write_text("".join(f"{n} {name}\n" for n, name in enumerate(names)))
-    file = LabelFile(folder / "a.csv", class_names=None if has_file else tuple(names))
+    file = LabelFile(path, class_names=None if has_file else tuple(names))
     numbers = [int(cell) for cell in cells if cell.isdigit()]
-    may_be_indices = header == "path,label" and max(numbers, default=0) < len(names)  # as in files that mlimages writes
+    may_be_indices = header != "file,grade" and max(numbers, default=0) < len(names)  # as in files that mlimages writes
     if may_be_indices and any(names[number] != str(number) for number in numbers):
         with pytest.raises(LabelFileError, match="use words as class names"):
             list(file)
