@@ -119,7 +119,7 @@ def fit_ridge(
     solvers: dict[int, _RidgeSolver] = {}
     highest = len(kernel_weight_candidates) - 1
     indices = {0, highest // 2, highest}
-    while indices := indices - solvers.keys():  # the error has one minimum: its neighbours suffice
+    while indices := indices - solvers.keys():  # its neighbours suffice: the error had one minimum on all data tried
         for index in sorted(indices):
             lower_weight = kernel_weight_candidates[index]
             solvers[index] = _RidgeSolver(

@@ -2,6 +2,7 @@
 
 import tracemalloc
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from mlimages.training.head import (
     _fit_platt_scaling,
     _fit_softmax_scaling,
     _LayerFeatures,
+    _RidgeSolver,
     assign_stratified_folds,
     fit_ridge,
 )
@@ -88,6 +90,30 @@ def test_penalty_and_share_have_the_least_error_of_leaving_one_out(widths: tuple
     share, penalty = np.unravel_index(np.argmin(errors), np.shape(errors))
     assert (fit.lower_kernel_weight, fit.penalty) == (shares[share], PENALTIES[penalty])
     assert 0 < penalty < len(PENALTIES) - 1
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_search_finds_the_share_that_trying_all_shares_finds(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, 150)
+    signal = rng.uniform(0, 1.5, 3)  # how far each layer tells the classes apart
+    layers = [rng.normal(size=(150, width)) for width in (30, 20, 40)]
+    for layer, strength in zip(layers, signal, strict=True):
+        layer[:, :3] += strength * np.eye(3)[labels]
+    errors: dict[float, float] = {}
+    fit = _RidgeSolver.fit
+
+    def record_error(self: _RidgeSolver, lower_weight: float) -> RidgeFit:
+        errors[lower_weight] = self.errors.mean()
+        return fit(self, lower_weight)
+
+    with mock.patch.object(_RidgeSolver, "fit", record_error):
+        for share in LOWER_KERNEL_WEIGHTS[1:]:
+            fit_ridge(layers[0], labels, 3, lower_features=layers[1:], kernel_weight_candidates=[share])
+    found = fit_ridge(
+        layers[0], labels, 3, lower_features=layers[1:], kernel_weight_candidates=LOWER_KERNEL_WEIGHTS[1:]
+    )
+    assert found.lower_kernel_weight == min(errors, key=errors.__getitem__)
 
 
 @pytest.mark.parametrize(("helpful", "share"), [(0, 0.0), (1, 1.0)], ids=["the last layer", "a lower layer"])
