@@ -175,7 +175,7 @@ def compute_mean(
 
 
 def _count_images(class_counts: Counter[int]) -> int:
-    """Return the number of images from those of each class; an image may have several classes."""
+    """Return the number of images; the counts of the classes of a multi-label file overlap."""
     return class_counts[ALL_IMAGES] or class_counts.total()
 
 
@@ -213,8 +213,7 @@ def compute_cached_mean(
 ) -> MeanImage:
     """Return the result of `compute_mean`, cached until an image file changes; remote images are not cached.
 
-    The result is not cached if a file cannot be read, since it may become readable without being changed, when its
-    permissions change or a package is installed.
+    The result is not cached if a file cannot be read, since permissions and installed packages may change.
     """
     compute = partial(
         compute_mean,
@@ -301,10 +300,7 @@ def _iter_chunks(items: Iterable[LabeledPath], size: int) -> Iterator[list[Label
 
 
 def _compute_histogram(pixels: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Return the number of pixels of each value, `(C, 256)`.
-
-    Channel statistics computed from these numbers are exact, at a tenth of the cost of computing them from the pixels.
-    """
+    """Return the number of pixels of each value, `(C, 256)`: exact channel statistics at a tenth of the cost."""
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     counts: NDArray[np.uint64] = np.asarray(image.histogram(), dtype=np.uint64)
     return counts.reshape(-1, 256)

@@ -77,10 +77,7 @@ def choose_shard(url: str, num_shards: int, num_shards_by_host: Mapping[str, int
 
 
 class LinkCountsByHost:
-    """Counts links by host.
-
-    If there are very many hosts, only the hosts with many links are counted (Misra and Gries, 1982).
-    """
+    """Counts links by host; of very many hosts, only those with many links are kept (Misra and Gries, 1982)."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
@@ -94,7 +91,7 @@ class LinkCountsByHost:
             self._counts = Counter({host: count - 1 for host, count in self._counts.items() if count > 1})
 
     def count_shards_by_host(self, num_shards: int) -> dict[str, int]:
-        """Return a number of shards for each host whose links are to be spread over several shards."""
+        """Return the number of shards for each host whose links are to be spread over several shards."""
         parts = {
             host: min(
                 MAX_SHARDS_PER_HOST, num_shards, -(-count * num_shards // self._total), count // _MIN_LINKS_PER_SHARD

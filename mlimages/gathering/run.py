@@ -62,7 +62,7 @@ def gather(
 ) -> GatherSummary:
     """Download, verify and store the images of `source`; return a summary of `out` after this and earlier runs.
 
-    Failed links do not stop the run; their reasons are recorded in `out/manifest.jsonl`. Repeat a call to resume a run.
+    Failed links do not stop the run; their reasons are recorded in `out/manifest.jsonl`. Repeat the call to resume.
     In a notebook or other code with a running event loop, `gather` blocks the loop; `gather_async` does not.
 
     Args:
@@ -159,7 +159,7 @@ class LinkScheduler:
         self.progress.start("gather", await count_source_links(source), "links")
         image_refs = aiter(source)
         in_turn = interleave_hosts(image_refs) if self._may_reorder_links(source) else image_refs
-        reporter = asyncio.create_task(self._watch_paused_hosts())
+        watcher = asyncio.create_task(self._watch_paused_hosts())
         try:
             async with asyncio.TaskGroup() as self._group:
                 try:
@@ -174,7 +174,7 @@ class LinkScheduler:
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         finally:
-            reporter.cancel()
+            watcher.cancel()
             for each in (in_turn, image_refs):
                 if isinstance(each, AsyncGenerator):
                     await each.aclose()
@@ -182,10 +182,7 @@ class LinkScheduler:
         return stopped
 
     def _may_reorder_links(self, source: Source) -> bool:
-        """Return whether links may be read ahead and reordered.
-
-        This requires that all links are needed (no `limit`) and that they are not typed by a user.
-        """
+        """Return whether links may be read ahead and reordered: all are needed, and none is typed by a user."""
         is_list = getattr(source, "is_list", False) and not getattr(source, "is_read_once", False)
         return is_list and self.options.limit is None
 
@@ -219,10 +216,7 @@ class LinkScheduler:
         return max(0, limit - self.folder.tally.classes[label]) if limit is not None else math.inf
 
     def _may_start_link(self, label: str) -> bool:
-        """Return whether the class needs more images than its links in progress can provide.
-
-        Links that wait for a paused host are not counted.
-        """
+        """Return whether the class needs more images than its links in progress on unpaused hosts can provide."""
         num_waiting = self.fetcher.hosts.num_waiting_links_by_label[label]
         return self._num_active_links_by_label[label] - num_waiting < self._count_needed_images(label)
 

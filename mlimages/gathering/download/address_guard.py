@@ -8,8 +8,7 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
 PRIVATE_ADDRESS_ERRNO = 0x6D6C
-"""The `errno` of the OSError for a private address. No system uses this number; aiohttp keeps it when it merges the
-errors of several addresses."""
+"""The `errno` for a private address; no system uses it, and aiohttp keeps it if all addresses of a host raise it."""
 
 _IPV4_TRANSLATION_NETWORKS = (IPv6Network("64:ff9b::/96"), IPv6Network("::ffff:0:0:0/96"))
 """Networks in whose addresses the last 32 bits are an IPv4 address (RFC 6052; RFC 2765, 2.1)."""

@@ -147,10 +147,7 @@ class DecoderPool:
             batch = await self._get_next_batch()
 
     async def _get_next_batch(self) -> list[_Job]:
-        """Return a single job of a failed batch, or else the share of the waiting jobs for one process.
-
-        If there are no jobs, wait for one.
-        """
+        """Return a single job of a failed batch, or else an equal share of the waiting jobs; wait if there are none."""
         if self._retries:
             return [self._retries.popleft()]
         first = await self._jobs.get()

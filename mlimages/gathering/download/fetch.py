@@ -45,7 +45,7 @@ _UNENCODED_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _REDIRECT_STATUSES = (301, 302, 303, 307, 308)
 _THROTTLING_STATUSES = (420, 429, 503)
 _NON_ERROR_STATUSES = (None, 200, 203, 206)
-"""Statuses with which the cause of a failure is not the status; None: there was no response."""
+"""Statuses that do not cause a failure themselves; None: there was no response."""
 _MAX_503_RESPONSES = 10
 """Maximum number of 503 responses to a link that count as throttling by its host; after more, the link fails."""
 

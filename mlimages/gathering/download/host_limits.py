@@ -96,7 +96,7 @@ class Hosts:
     Attributes:
         num_waiting_links: number of links whose host is paused.
         num_waiting_links_by_label: number of links whose host is paused, by class.
-        num_queued_links: number of links whose host has `max_concurrent_requests` requests in progress.
+        num_queued_links: number of links that wait since their host has `max_concurrent_requests` requests in progress.
         deadline: monotonic time at which the links of paused hosts fail; infinite unless all hosts in use are paused.
     """
 

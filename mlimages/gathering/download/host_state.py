@@ -68,7 +68,7 @@ class HostState:
         give_up_at: when to stop probing a host that has never responded or only refuses.
         is_given_up: whether the links of the host fail without a request.
         max_requests_per_s: the rate, that is, the maximum number of requests per second; None: unlimited.
-        is_ramping_up: whether the rate grows by one with each response, as between the first and second 429 or 503.
+        is_ramping_up: whether the rate grows by one with each response (from the first 429 or 503 to the second).
         responses_per_s: responses per second, averaged over about a second.
         last_response_at: when `responses_per_s` was last updated.
         next_request_at: when `max_requests_per_s` allows the next request.

@@ -26,8 +26,7 @@ TRANSIENT_REASONS = {
 """Reasons that may be temporary: the run itself retries the request."""
 
 REFUSAL_REASONS = {Reason.FORBIDDEN, Reason.HTML}
-"""Reasons that concern the host if they occur on consecutive links: the host blocks this client, or shows a login
-page."""
+"""Reasons that concern the host if they occur on consecutive links: it blocks this client, or shows a login page."""
 
 NON_FINAL_REASONS = RETRYABLE_REASONS | {Reason.TRUNCATED}
 """Reasons that do not depend on the link itself; a truncated body may be complete in the next run."""

@@ -196,7 +196,7 @@ class LinkFile:
             yield from self._detect_format_and_parse(head, self._track_buffered_lines(lines), suffix)
 
     def _track_buffered_lines(self, lines: Iterator[str]) -> Iterator[str]:
-        """Yield the lines, and keep `_num_buffered_lines` up to date, the number that can be read without waiting."""
+        """Yield the lines, and count down those of standard input that can be read without waiting."""
         for line in lines:
             self._num_buffered_lines -= 1
             yield line
@@ -289,8 +289,8 @@ class LinkFile:
     def _peek(self, items: Iterator[_T], max_items: int) -> tuple[list[_T], Iterator[_T]]:
         """Return the first items and an iterator over all items.
 
-        Of standard input, only the lines that are available at once are read. If an error occurs after an item, the
-        iterator raises it in its place.
+        Of standard input, only the lines that are available at once are read. The iterator raises an error that occurs
+        after the first item.
         """
         head: list[_T] = []
         size = 0

@@ -140,9 +140,8 @@ def _join_quoted_lines(
 def _are_complete_rows(lines: Sequence[str], delimiter: str, num_columns: int, *, is_ragged: bool) -> bool:
     """Return whether lines that their quotes join into one row are probably separate rows with unclosed quotes.
 
-    Usually that is so if each line has `num_columns` cells and its link in the same column, and the quote that closes
-    the row is at the start of a cell. If the joined row `is_ragged`, that is, has another number of cells, it is enough
-    that one of the later lines has `num_columns` cells and a link.
+    They are if each line has `num_columns` cells and its link in the same column, and the closing quote starts a cell;
+    or, if the joined row `is_ragged` (has another number of cells), if a later line has `num_columns` cells and a link.
     """
     columns = [_find_link_column(line, delimiter, num_columns) for line in lines]
     if is_ragged:

@@ -174,7 +174,7 @@ def _move_image(
 
 
 def _replace_rows(manifest: Path, new_rows: dict[int, FetchResult], new_paths: dict[str | None, str]) -> None:
-    """Replace rows of the manifest, remove earlier rows of the same new links, and update the paths in `same_as`.
+    """Replace rows of the manifest, remove earlier rows of the new links, and update the paths in `same_as`.
 
     Args:
         manifest: the manifest to rewrite.

@@ -111,9 +111,9 @@ def generate_paths(stem: str, suffix: str, link_hash: str, *, is_only_writer: bo
 class PathsInUse:
     """Folders and file names of a gathered folder, compared without regard to case, as on some file systems.
 
-    The folder of a label belongs to this label, and each of its parent folders to the same part of the label: the
-    folder `Pets` of the labels `Pets/dog` and `Pets/cow` belongs to `Pets`. If one of these folders belongs to another
-    label already, as `pets` does to `Pets`, a hash is appended to its name.
+    The folder of a label belongs to this label, and each of its parent folders to the corresponding part of the label:
+    the folder `Pets` of the labels `Pets/dog` and `Pets/cow` belongs to `Pets`. If another label already has such a
+    folder, for example as `pets`, a hash is appended to the name.
     """
 
     def __init__(self) -> None:

@@ -35,10 +35,10 @@ from mlimages.gathering.store.manifest import (
 from mlimages.gathering.store.merge_manifests import CurrentRows, rewrite_manifests, warn_about_unlisted_images
 from mlimages.gathering.store.missing import find_moved_and_deleted_images
 from mlimages.gathering.store.object_storage import ObjectStorage
+from mlimages.gathering.store.output_folder import open_output_folder
 from mlimages.gathering.store.retries import ConsecutiveRefusals, check_same_settings, needs_retry
 from mlimages.gathering.store.rows import make_failure_fields, make_image_fields, make_row
 from mlimages.gathering.store.shard_storage import IMAGE_SUFFIX, ShardStorage, make_sample_key
-from mlimages.gathering.store.storage import open_output_folder
 from mlimages.gathering.store.tables import TableWriter
 from mlimages.gathering.store.tally import ResultTally
 
@@ -187,8 +187,10 @@ class GatherFolder:
             path = write_attributions(self._folder)
             if self._objects:
                 self._objects.upload_file(path)
-        store, paths = self._storage, self._find_own_manifests()
-        self._tables.write(lambda: CurrentRows(store, paths).rows(), lambda row: self._read_image_size(row) is not None)
+        storage, paths = self._storage, self._find_own_manifests()
+        self._tables.write(
+            lambda: CurrentRows(storage, paths).rows(), lambda row: self._read_image_size(row) is not None
+        )
 
     def _move_images(self, corrections: list[CorrectedImage]) -> int:
         if not corrections or not isinstance(self._storage, FileStorage | ShardStorage):
@@ -254,7 +256,7 @@ class GatherFolder:
             self._read_other_manifests(paths, retry_unfinished=retry_unfinished)
 
     def _retry_or_count_refused_links(self, *, retry_unfinished: bool) -> None:
-        """Retry the links of hosts that refused many consecutive links, or at the end count them as unfinished."""
+        """Mark links of hosts that refused many consecutive links for retry, or at the end count them as unfinished."""
         keys = self._refusals.find_refused_keys()
         self._refused = keys if retry_unfinished and not self._options.no_retry else set()
         self._has_retries |= bool(self._refused)

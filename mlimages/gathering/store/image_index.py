@@ -82,13 +82,13 @@ class ImageIndex:
 
     def __init__(self) -> None:
         self._tables = open_temporary_database(_CREATE_TABLES_SQL)
-        self._paths_of_hosts = PlaceholderDetector()
+        self._placeholder_detector = PlaceholderDetector()
         self._placeholder_targets: set[str] = set()
 
     def close(self) -> None:
         """Remove the temporary databases."""
         self._tables.close()
-        self._paths_of_hosts.close()
+        self._placeholder_detector.close()
 
     def find_copies(self, sha256: str) -> ImageCopies:
         """Return the copies of the image with this SHA-256."""
@@ -107,7 +107,7 @@ class ImageIndex:
             return
         if row.reason is Reason.PLACEHOLDER and row.final_url and row.final_url != row.url:
             self._placeholder_targets.add(row.final_url)
-        self._paths_of_hosts.add(row.sha256, row.url)
+        self._placeholder_detector.add(row.sha256, row.url)
         self.update_copies(row.sha256, self.find_copies(row.sha256).with_row(row))
         if row.status == "ok" and row.path and row.dhash and not row.removed:
             self.add_difference_hash(row.dhash, row.path)
@@ -120,8 +120,8 @@ class ImageIndex:
         copies = self.find_copies(sha256)
         if copies.is_placeholder or copies.num_stored > 1 or copies.num_links < MIN_PLACEHOLDER_PATHS - 1:
             return copies.is_placeholder
-        self._paths_of_hosts.add(sha256, url)
-        return self._paths_of_hosts.is_placeholder(sha256)
+        self._placeholder_detector.add(sha256, url)
+        return self._placeholder_detector.is_placeholder(sha256)
 
     def is_placeholder_url(self, url: str | None) -> bool:
         """Return whether this URL is known as the target of a redirect to a placeholder."""

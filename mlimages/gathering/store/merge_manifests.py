@@ -139,7 +139,7 @@ def warn_about_unlisted_images(storage: ImageStorage, manifest: Path, out: Path)
 
 
 class CurrentRows:
-    """The current row of each link of these manifests: the last of its rows that has the highest rank (`_rank_row`)."""
+    """The current row of each link of these manifests: its last row of the highest rank (`_rank_row`)."""
 
     def __init__(self, storage: ImageStorage, manifests: list[Path]) -> None:
         self._storage = storage

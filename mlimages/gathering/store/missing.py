@@ -21,13 +21,7 @@ from mlimages.gathering.store.merge_manifests import CurrentRows
 
 @dataclass(frozen=True, slots=True)
 class _MissingImage:
-    """An image that a row lists, but whose file is missing.
-
-    Attributes:
-        path, sha256: path and SHA-256 of the image, from its row.
-        size: size in bytes, from its row.
-        is_fsynced: whether a closing row records that the file was on disk.
-    """
+    """A row's image whose file is missing; `is_fsynced`: whether a closing row records that the file was on disk."""
 
     path: str
     sha256: str

@@ -50,10 +50,10 @@ def _open_local(out: Path, options: GatherOptions, exit_stack: ExitStack) -> Out
         storage = ShardStorage(out, manifest.stem.replace("manifest", "images"))
         exit_stack.callback(storage.close)
     try:
-        parts = exit_stack.enter_context(open_work_folder(out, manifest.stem, is_exclusive=not options.shard))
+        temp_folder = exit_stack.enter_context(open_work_folder(out, manifest.stem, is_exclusive=not options.shard))
     except OSError as error:
         raise GatherError(f"{out} cannot be written: {error.strerror}") from error
-    return OutputFolder(manifest, parts, storage, ManifestWriter(manifest))
+    return OutputFolder(manifest, temp_folder, storage, ManifestWriter(manifest))
 
 
 def _open_remote(out: Path, options: GatherOptions, exit_stack: ExitStack) -> OutputFolder:
@@ -64,7 +64,7 @@ def _open_remote(out: Path, options: GatherOptions, exit_stack: ExitStack) -> Ou
     objects = ObjectStorage(out, folder)
     exit_stack.callback(objects.close)
     objects.refresh_manifests()
-    parts = folder / "parts"
-    parts.mkdir()
+    temp_folder = folder / "parts"
+    temp_folder.mkdir()
     writer = RemoteManifestWriter(manifest, objects.upload_manifest, keep_duplicates=options.keep_duplicates)
-    return OutputFolder(manifest, parts, objects, writer)
+    return OutputFolder(manifest, temp_folder, objects, writer)
