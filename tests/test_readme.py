@@ -49,7 +49,7 @@ def folders(test_data: Path, tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     with serve_responses(responses) as site:
         for name in ("commands", "python"):
             (tmp_path / name).mkdir()
-            rows = "".join(f"{response.link_class}\t{site}{response.path}\n" for response in responses)
+            rows = "".join(f"{response.class_name}\t{site}{response.path}\n" for response in responses)
             (tmp_path / name / "links.tsv").write_text(rows)
         yield tmp_path / "commands", tmp_path / "python"
 

@@ -10,7 +10,7 @@ import typer
 
 from mlimages.cli.engines import ADDRESS, ENGINE, Engine, open_cluster, require_engine_installed
 from mlimages.cli.hints import (
-    find_val_arguments,
+    find_validation_option,
     print_as_json,
     print_next_command,
     print_to_stderr,
@@ -76,8 +76,7 @@ def label(
     for file in written:
         print(_summarize_label_file(file))
     if options.as_folders:
-        linked = "copies of" if options.copy else "links to"
-        print(f"{options.as_folders}: class folders with {linked} the images")
+        print(f"{options.as_folders}: the same images, in one folder per class")
     if written:
         print_next_command("check", *(file.path for file in written))
 
@@ -297,5 +296,5 @@ def mean(
     prepared += ["--size", image_property.width] * (not model or network != model)  # a run may have another size
     prepared += ["--resize", image_property.resize] * (image_property.resize != "shorter" and not model)
     prepared += ["--gray"] * gray
-    options = [*to_cli_args(table_options), *find_val_arguments(source), *prepared]
+    options = [*to_cli_args(table_options), *find_validation_option(source), *prepared]
     print_next_command("finetune", source, *options, "--mean", out.with_suffix(".npy"))

@@ -46,8 +46,8 @@ def export(
         min=0.0,
         max=1.0,
         metavar="FRACTION",
-        help='Predict "none of these" if the confidence is below a threshold. It is set such that this fraction of the '
-        "validation images, such as 0.95, reaches it; 0: no threshold.",
+        help='Predict "none of these" below a confidence threshold that this fraction of the validation images '
+        "reaches, such as 0.95; 0: no threshold.",
     ),
     croissant: Path = typer.Option(
         None, "--croissant", metavar="FILE", help="Write Croissant 1.1 metadata (JSON-LD) for the run's images."
@@ -130,8 +130,8 @@ def quantize(
         1.0,
         min=0.0,
         metavar="POINTS",
-        help="Maximum drop in accuracy or mAP, in percentage points; 0: accept no drop. Above 0, one "
-        "more misclassified image is accepted even if that is a larger drop.",
+        help="Maximum drop in accuracy or mAP, in percentage points. Unless this is 0, one more misclassified image is "
+        "always accepted.",
     ),
     with_float16: bool = typer.Option(False, "--fp16", help="Also measure a float16 variant."),
     force: bool = FORCE,
@@ -188,7 +188,7 @@ def predict(
         help="Print CSV: path, error code, classes, probabilities ...",
     ),
 ) -> None:
-    """Predict the class of each image.
+    """Predict the class of each image, or its labels.
 
     An image that cannot be read is printed with its error code; the others are still predicted.
 
@@ -225,7 +225,7 @@ def evaluate(
         0,
         min=0,
         metavar="N",
-        help="Also test on N images whether predictions depend on the area around the centre, mostly background.",
+        help="Also test on N images whether predictions depend on the area around the centre (mostly background).",
     ),
     skip_unavailable: bool = SKIP_UNAVAILABLE,
     force: bool = FORCE,

@@ -154,8 +154,8 @@ def imagenet(
     """Download ImageNet's images by WordNet id or word.
 
     The images are taken from the first of these sources that has the synset: --archive, the archive of image-net.org,
-    the list of links of image-net.org, --url-list. The folder of a synset is named after its first word and lies in the
-    folder of its parent, such as domestic_cat/persian_cat.
+    the list of links of image-net.org, --url-list. A folder is named after the first word of its synset;
+    --subtree nests the folders (domestic_cat/persian_cat).
 
     Example: mlimages gather imagenet n02121808 --subtree --limit 200 -o data/cats
     """
@@ -206,7 +206,7 @@ def _run_gather(
     if as_json:
         print_as_json(summary.to_dict())
     elif not quiet:
-        lines = format_summary(summary, has_failed=has_failed, keep_duplicates=options["keep_duplicates"])
+        lines = format_summary(summary, ends_with_error=has_failed, keep_duplicates=options["keep_duplicates"])
         print("\n".join(lines))
     if has_failed:
         raise GatherError(f"no image was gathered: {explain_why_no_images(summary)}")

@@ -59,17 +59,17 @@ def _advise_on_unfinished_links(summary: GatherSummary) -> list[str]:
     return found + [_RERUN_ADVICE] * (summary.open > sum(counts.values()) or not found)
 
 
-def format_summary(summary: GatherSummary, *, has_failed: bool, keep_duplicates: bool = False) -> Iterator[str]:
+def format_summary(summary: GatherSummary, *, ends_with_error: bool, keep_duplicates: bool = False) -> Iterator[str]:
     """Yield the lines of the summary.
 
     Args:
         summary: result of the run.
-        has_failed: whether an error message follows, which contains the advice about failed links.
+        ends_with_error: whether an error message follows, which contains the advice about failed links.
         keep_duplicates: whether the run had the option --keep-duplicates.
     """
     if summary.failed > summary.ok and summary.reasons:
         reason, count = next(iter(summary.reasons.items()))
-        hint = "" if has_failed else "".join(f" ({hint})" for hint in _advise_on_failures(summary))
+        hint = "" if ends_with_error else "".join(f" ({hint})" for hint in _advise_on_failures(summary))
         links = summary.failed + summary.ok + summary.duplicate
         yield f"{summary.failed} of {links} links failed; {reason}: {count}{hint}\n"
     yield from _format_counts("images by class", summary.classes)
@@ -82,7 +82,7 @@ def format_summary(summary: GatherSummary, *, has_failed: bool, keep_duplicates:
     if summary.ok and not summary.fetched and not summary.open:
         yield "nothing to download: earlier runs finished every link"
     if summary.open:
-        remedies = [] if has_failed else _advise_on_unfinished_links(summary)
+        remedies = [] if ends_with_error else _advise_on_unfinished_links(summary)
         advice = f": {'; '.join(remedies)}" if remedies else ""
         yield f"{_pluralize_with_verb(summary.open, 'link', 'is', 'are')} unfinished{advice}"
         if _RERUN_ADVICE in remedies:
@@ -99,15 +99,14 @@ def format_summary(summary: GatherSummary, *, has_failed: bool, keep_duplicates:
     if summary.changed:
         yield f"{pluralize(summary.changed, 'file')} edited since the download and kept"
     if summary.moved:
-        what = "its new class" if summary.moved == 1 else "their new classes"
-        yield f"{pluralize(summary.moved, 'image')} moved to {what} in the list"
+        yield f"{pluralize(summary.moved, 'image')} moved, since the list now gives another class"
     if summary.unmoved:
         were = _pluralize_with_verb(summary.unmoved, "image", "was", "were")
         yield f"{were} edited or moved by hand and therefore not moved, although the list now gives another class"
     if keep_duplicates and summary.duplicate:
         are = _pluralize_with_verb(summary.duplicate, "earlier duplicate", "is", "are")
         yield f"{are} not downloaded again: --keep-duplicates only applies to new links; to keep all, use a new folder"
-    if summary.removed and (summary.failed or not has_failed):
+    if summary.removed and (summary.failed or not ends_with_error):
         yield f"{pluralize(summary.removed, 'image')} deleted by hand and not downloaded again (see --restore-deleted)"
 
 

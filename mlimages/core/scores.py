@@ -106,18 +106,18 @@ def class_scores(confusion: ConfusionMatrix, names: Sequence[str]) -> tuple[Clas
     )
 
 
-def mcnemar_test(num_only_second_correct: int, num_only_first_correct: int) -> float:
+def mcnemar_test(num_gained: int, num_lost: int) -> float:
     """Return the two-sided p-value of McNemar's exact test for two classifiers on the same images.
 
     Source: Q. McNemar, Note on the sampling error of the difference between correlated proportions,
     Psychometrika 12 (1947).
 
     Args:
-        num_only_second_correct: number of images that only the second classifier predicts correctly.
-        num_only_first_correct: number of images that only the first classifier predicts correctly.
+        num_gained: number of images that only the second classifier predicts correctly.
+        num_lost: number of images that only the first classifier predicts correctly.
     """
-    n = num_only_second_correct + num_only_first_correct
-    tail = sum(math.comb(n, k) for k in range(min(num_only_second_correct, num_only_first_correct) + 1))
+    n = num_gained + num_lost
+    tail = sum(math.comb(n, k) for k in range(min(num_gained, num_lost) + 1))
     return min(1.0, float(Fraction(2 * tail, 2**n)))
 
 

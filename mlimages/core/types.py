@@ -103,7 +103,7 @@ class GatherSummary:
         near_duplicate: number of `ok` images that are near-duplicates of another image.
         conflicting: number of duplicates of an image in another class.
         changed: number of `ok` images edited since they were gathered; they are kept unchanged.
-        moved: number of images that this run moved to their new classes in the list.
+        moved: number of images that this run moved, since the list now gives another class.
         unmoved: number of images that stay where they are because they were edited or moved by hand, although the
             list now gives another class.
         removed: number of images deleted by hand since they were gathered; not part of `ok`.

@@ -19,15 +19,15 @@ class MethodAccuracies:
     method: str
     images_per_class: int
     epochs: int
-    accuracies: tuple[float, ...]
+    values: tuple[float, ...]
 
     @property
     def mean(self) -> float:
         """Mean accuracy over the seeds."""
-        return statistics.mean(self.accuracies)
+        return statistics.mean(self.values)
 
     def __str__(self) -> str:
-        lowest, highest = min(self.accuracies), max(self.accuracies)
+        lowest, highest = min(self.values), max(self.values)
         return f"{100 * self.mean:5.1f} % ({100 * lowest:.1f} to {100 * highest:.1f} %)"
 
 
@@ -41,10 +41,10 @@ def format_accuracy_bars(accuracies: Sequence[MethodAccuracies]) -> Iterator[str
 def describe_difference(transfer_accuracies: MethodAccuracies, scratch_accuracies: MethodAccuracies) -> str:
     """Return one line: the mean difference in percentage points, and for how many seeds transfer is better."""
     better = sum(
-        mine > other for mine, other in zip(transfer_accuracies.accuracies, scratch_accuracies.accuracies, strict=True)
+        mine > other for mine, other in zip(transfer_accuracies.values, scratch_accuracies.values, strict=True)
     )
     points = 100 * (transfer_accuracies.mean - scratch_accuracies.mean)
-    num_seeds = len(transfer_accuracies.accuracies)
+    num_seeds = len(transfer_accuracies.values)
     return f"transfer minus scratch: {points:+.1f} percentage points; higher for {better} of {num_seeds} seeds"
 
 
@@ -57,8 +57,8 @@ def draw_accuracies(accuracies: Sequence[MethodAccuracies], path: Path) -> None:
         for method in dict.fromkeys(result.method for result in accuracies):
             shown = [result for result in accuracies if (result.method, result.epochs) == (method, count)]
             means = [100 * result.mean for result in shown]
-            below = [100 * (result.mean - min(result.accuracies)) for result in shown]
-            above = [100 * (max(result.accuracies) - result.mean) for result in shown]
+            below = [100 * (result.mean - min(result.values)) for result in shown]
+            above = [100 * (max(result.values) - result.mean) for result in shown]
             panel.errorbar(
                 [r.images_per_class for r in shown], means, yerr=[below, above], marker="o", capsize=3, label=method
             )

@@ -81,8 +81,8 @@ class _Walkthrough:
         responses = make_digit_responses()
         with serve_responses(responses) as url:
             summaries = [
-                self._gather("old", url, [response for response in responses if response.link_class < "5"]),
-                self._gather("new", url, [response for response in responses if response.link_class >= "5"]),
+                self._gather("old", url, [response for response in responses if response.class_name < "5"]),
+                self._gather("new", url, [response for response in responses if response.class_name >= "5"]),
             ]
         train, val, new = self._write_label_files()
         reports = [self._check(train, val), self._check(new)]
@@ -116,7 +116,7 @@ class _Walkthrough:
 
     def _gather(self, name: str, url: str, responses: Sequence[Response]) -> GatherSummary:
         links = self._folder / f"{name}_links.tsv"
-        links.write_text("".join(f"{response.link_class}\t{url}{response.path}\n" for response in responses))
+        links.write_text("".join(f"{response.class_name}\t{url}{response.path}\n" for response in responses))
         self._show_command(f"gather urls {links.name} -o {name} --allow-private")
         summary = gather(UrlList(links), self._folder / name, allow_private=True)
         counts = f"{pluralize(summary.ok, 'image')}, {pluralize(summary.duplicate, 'duplicate')}"

@@ -23,10 +23,10 @@ placeholder image."""
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """The response to a request for `path`; in the list of links, `link_class` is the class of this link."""
+    """The response to a request for `path`; in the list of links, `class_name` is the class of this link."""
 
     path: str
-    link_class: str
+    class_name: str
     body: bytes
     status: int = 200
     content_type: str = "image/png"
@@ -42,19 +42,19 @@ def make_digit_responses() -> list[Response]:
     ]
     samples = (images[index] for index in rng.permutation(len(images)))
     responses = list(images)
-    responses += [Response(f"/missing/{n}.png", next(samples).link_class, b"", status=404) for n in range(NUM_MISSING)]
+    responses += [Response(f"/missing/{n}.png", next(samples).class_name, b"", status=404) for n in range(NUM_MISSING)]
     html = b"<!doctype html><title>Sign in</title>"
     responses += [
-        Response(f"/html/{n}.png", next(samples).link_class, html, content_type="text/html") for n in range(NUM_HTML)
+        Response(f"/html/{n}.png", next(samples).class_name, html, content_type="text/html") for n in range(NUM_HTML)
     ]
     for n in range(NUM_TRUNCATED):
         sample = next(samples)
-        responses.append(Response(f"/truncated/{n}.png", sample.link_class, sample.body[: len(sample.body) // 2]))
+        responses.append(Response(f"/truncated/{n}.png", sample.class_name, sample.body[: len(sample.body) // 2]))
     for n in range(NUM_DUPLICATES):
         sample = next(samples)
-        responses.append(Response(f"/duplicate/{n}.png", sample.link_class, sample.body))
+        responses.append(Response(f"/duplicate/{n}.png", sample.class_name, sample.body))
     placeholder = _encode_placeholder()
-    responses += [Response(f"/removed/{n}.png", next(samples).link_class, placeholder) for n in range(NUM_PLACEHOLDERS)]
+    responses += [Response(f"/removed/{n}.png", next(samples).class_name, placeholder) for n in range(NUM_PLACEHOLDERS)]
     return [responses[index] for index in rng.permutation(len(responses))]
 
 

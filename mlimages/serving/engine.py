@@ -33,7 +33,7 @@ class EngineResult:
     """The result for one image, and the seconds that the image spent in the queue."""
 
     timed_result: TimedResult
-    queue_time_s: float
+    queue_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -223,7 +223,7 @@ class InferRequest(Schema):
 
 class ResponseOutput(Schema):
     """Output of an inference request: `probabilities` or `prediction_set` of shape `(N, classes)`, the most probable
-    classes `(N, k)`, or the score `known` of shape `(N,)`."""
+    classes `(N, classification)`, or the score `known` of shape `(N,)`."""
 
     name: str
     datatype: Literal["FP32", "BYTES", "BOOL"]

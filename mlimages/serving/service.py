@@ -116,7 +116,7 @@ class Service:
             logger.error("cannot classify an image", exc_info=outcome)
             return make_internal_error()
         timed = outcome.timed_result
-        self.metrics.record_stage_duration("queue", outcome.queue_time_s)
+        self.metrics.record_stage_duration("queue", outcome.queue_s)
         self.metrics.record_stage_duration("decode", timed.decode_s)
         self.metrics.record_stage_duration("network", timed.inference_s)
         if isinstance(timed.result, BrokenImage):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mlimages.cli.hints import find_val_arguments, print_next_command
+from mlimages.cli.hints import find_validation_option, print_next_command
 from mlimages.cli.main import _is_always_shown
 
 
@@ -23,7 +23,7 @@ def test_a_validation_file_of_the_training_files_name_is_kept(
 ) -> None:
     for name in names:
         (tmp_path / name).touch()
-    found = find_val_arguments(tmp_path / names[0])
+    found = find_validation_option(tmp_path / names[0])
     assert found == (["--val", tmp_path / expected] if expected else [])
 
 

@@ -32,10 +32,10 @@ def broken_among(responses: list[Response], *, seed: int) -> list[Response]:
         for n in range(each)
     ]
     broken += [
-        Response(f"/cut/{n}.jpg", response.link_class, response.body[:-3000])
+        Response(f"/cut/{n}.jpg", response.class_name, response.body[:-3000])
         for n, response in enumerate(responses[:each])
     ]
-    links = [*responses, *(replace(p, link_class="ants" if p.link_class == "a" else "bees") for p in broken)]
+    links = [*responses, *(replace(p, class_name="ants" if p.class_name == "a" else "bees") for p in broken)]
     rng.shuffle(links)
     return links
 
@@ -53,7 +53,7 @@ def gathered(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         good = ants_and_bees(test_data / "hymenoptera_data" / part)
         links = broken_among(good, seed=1)
         with serve_responses(links) as site:
-            listed = "".join(f"{response.link_class}\t{site}{response.path}\n" for response in links)
+            listed = "".join(f"{response.class_name}\t{site}{response.path}\n" for response in links)
             (folder / f"{part}.tsv").write_text(listed)
             run_cli("gather", "urls", f"{part}.tsv", "-o", part, "--allow-private")
             kept = {row["url"] for row in rows(folder / part / "manifest.jsonl") if row["status"] == "ok"}

@@ -264,7 +264,7 @@ def test_the_same_command_moves_what_the_list_corrects_and_says_so(site: Site, t
     assert run_cli(*words).stdout.splitlines()[-4:] == [
         "5 images, 0 duplicates, 0 failed links in out",
         "1 file edited since the download and kept",
-        "2 images moved to their new classes in the list",
+        "2 images moved, since the list now gives another class",
         "1 image was edited or moved by hand and therefore not moved, although the list now gives another class",
     ]
     assert [request.path for request in site.requests] == ["/e.jpg"], "only what is new"

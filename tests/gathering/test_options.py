@@ -153,7 +153,7 @@ def test_advice_about_failed_links_is_on_the_screen_once(reason: Reason, num_goo
         out=Path("out"), ok=num_good, duplicate=0, failed=3, near_duplicate=0, conflicting=0, changed=0, moved=0,
         unmoved=0, removed=0, open=num_open, fetched=3, reasons={str(reason): 3}, classes={}, hosts={}, seconds=1.0,
     )  # fmt: skip
-    screen = "\n".join(format_summary(summary, has_failed=not num_good))
+    screen = "\n".join(format_summary(summary, ends_with_error=not num_good))
     if not num_good:
         screen += explain_why_no_images(summary)
     advice = [table[reason] for table in (_ADVICE_BY_REASON, _UNFINISHED_ADVICE) if reason in table]
