@@ -22,8 +22,8 @@ NUM_NEIGHBOURS = 3
 """Number of nearest neighbours that are candidates; for 92 to 100 % of edited copies, the original is among them."""
 
 MIN_CORRELATION = 0.7
-"""Minimum correlation of the aligned thumbnails of near-duplicates. The highest correlation of 2,400 pairs of different
-images was 0.63; all but one of 230 pairs of an image and its edited copy exceeded 0.75."""
+"""Minimum correlation of the aligned thumbnails of near-duplicates. The highest correlation of 2,400 candidates that
+are different images was 0.63; all but one of 230 pairs of an image and its edited copy exceeded 0.75."""
 
 MAX_EXACT_IMAGES = 100_000
 """Maximum number of images for an exact search, whose time grows with the square of this number."""

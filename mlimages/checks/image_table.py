@@ -33,8 +33,8 @@ class ImageTable:
         file_starts: index of the first image of each label file, then the number of all images `(F + 1,)`.
         class_names: class names of all label files, merged by name.
         class_index_maps: for each label file, an array that maps its class indices to indices in `class_names`.
-        distinct_labels: the distinct labels, each a tuple of indices in `class_names`; in single-label files, it
-            contains one index.
+        distinct_labels: the distinct labels, each a tuple of indices in `class_names` (of one index in single-label
+            files).
         label_indices: index in `distinct_labels` of each image's label `(N,)`; in single-label files, this is also the
             index in `class_names`.
         measurements: `Measurements` of each image `(N,)`; zeros if not decoded.
@@ -70,8 +70,8 @@ class ImageTable:
         if not any(file.is_multi_label for file in files):
             distinct.update(((n,), n) for n in range(len(class_names)))
         labels = [
-            _find_label_indices(file, class_map, distinct)
-            for file, class_map in zip(files, class_index_maps, strict=True)
+            _find_label_indices(file, class_index_map, distinct)
+            for file, class_index_map in zip(files, class_index_maps, strict=True)
         ]
         label_indices = np.concatenate([np.empty(0, np.int32), *labels])
         count = len(label_indices)
@@ -104,11 +104,11 @@ class ImageTable:
         """Return the number of images of each class `(K,)` in the label file `files[file_index]`, in the order of
         `class_names`."""
         counts = np.zeros(len(self.class_names), np.intp)
-        of_labels = np.bincount(
+        counts_by_label = np.bincount(
             self.label_indices[slice(*self.file_starts[file_index : file_index + 2])],
             minlength=len(self.distinct_labels),
         )
-        for classes, count in zip(self.distinct_labels, of_labels, strict=True):
+        for classes, count in zip(self.distinct_labels, counts_by_label, strict=True):
             counts[list(classes)] += count
         return counts
 

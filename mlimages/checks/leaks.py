@@ -164,7 +164,8 @@ def _iter_image_relations(
         return int(images.label_indices[index])
 
     def get_class_index(index: int) -> int:
-        return 0 if is_multi_label else get_label_index(index)  # a crop may show fewer of the classes
+        # of multi-label images, near-duplicates may differ in their classes: a crop may show fewer of them
+        return 0 if is_multi_label else get_label_index(index)
 
     def get_digest(index: int) -> bytes:
         return bytes(images.digests[index].data)
@@ -213,8 +214,7 @@ def _iter_near_duplicates_in_two_classes(
     by_class = _group_by(group, get_class_index)
     some = {label: [same[0] for same in _group_by(own, get_digest).values()][:2] for label, own in by_class.items()}
     for index in group:
-        label, own = get_class_index(index), get_digest(index)
-        # two per class suffice: at least one differs in its bytes
+        label, own = get_class_index(index), get_digest(index)  # two per class suffice: one differs in its bytes
         near = (other for of, two in some.items() if of != label for other in two if get_digest(other) != own)
         yield from ((index, Code.NEAR_TWO_LABELS, other) for other in islice(near, 1))
 

@@ -146,17 +146,13 @@ def measure_image(data: bytes, *, max_pixels: int) -> Measurements:
 
 
 def _choose_decode_options(header: ImageHeader) -> DecodeOptions:
-    """Return the options to decode an image at a reduced scale.
-
-    The orientation of the file is kept, since decoders fill the bottom of a truncated JPEG with gray.
-    """
     width, height = header.size
     factor = max(1, min(width, height) // MIN_REDUCED_SIDE_PX)
     return DecodeOptions(
         min_size=(width // factor, height // factor),
-        min_shorter_side_px=MIN_REDUCED_SIDE_PX,
+        min_reduced_side_px=MIN_REDUCED_SIDE_PX,
         strict=True,
-        apply_orientation=False,
+        apply_orientation=False,  # decoders fill the bottom of a truncated JPEG, as stored, with gray
     )
 
 

@@ -146,7 +146,7 @@ def find_decodable_images(paths: Iterable[Path]) -> dict[Path, bytes]:
     remaining, decodable = iter(paths), dict[Path, bytes]()
     with CheckCache() as cache:
         while batch := list(islice(remaining, MIN_BATCH_SIZE)):
-            cached = _lookup_results(batch, cache)[1]
+            cached = _find_cached_results(batch, cache)[1]
             decodable.update(
                 (path, one.sha256) for path, one in zip(batch, cached, strict=True) if one and one.packed_measurements
             )
@@ -201,7 +201,7 @@ def _record_examined_images(
 
 def _examine_batch(paths: Sequence[str], cache: CheckCache, thresholds: Thresholds, pool: Pool) -> list[ExaminedImage]:
     """Return the result of each image, from the cache if the file has not changed."""
-    versions, cached = _lookup_results(paths, cache)
+    versions, cached = _find_cached_results(paths, cache)
     new = [row for row, image in enumerate(cached) if not image]
     size = pool.chunk_size
     chunks = ([paths[row] for row in new[start : start + size]] for start in range(0, len(new), size))
@@ -212,10 +212,10 @@ def _examine_batch(paths: Sequence[str], cache: CheckCache, thresholds: Threshol
     return [image or examined[row] for row, image in enumerate(cached)]
 
 
-def _lookup_results(
+def _find_cached_results(
     paths: Sequence[Path | str], cache: CheckCache
 ) -> tuple[list[FileVersion | None], list[ExaminedImage | None]]:
-    """Return the version of each file, or None without one, and its cached result, or None if it is not cached."""
+    """Return the version of each file, or None without one, and its result, or None if it is not cached."""
     versions = [_read_file_version(path) for path in paths]
     found = cache.find_results([version for version in versions if version])
     return versions, [found.get(version.path) if version else None for version in versions]
@@ -225,8 +225,8 @@ def _read_file_version(path: Path | str) -> FileVersion | None:
     """Return the version of a file; None if the file is remote or cannot be examined."""
     if is_remote(path):  # requesting the version takes as long as reading the file, so it is cached by content only
         return None
-    version = fingerprint(path)
-    return FileVersion(os.path.abspath(path), version) if version else None  # noqa: PTH100  # faster than pathlib
+    stamp = fingerprint(path)
+    return FileVersion(os.path.abspath(path), stamp) if stamp else None  # noqa: PTH100  # faster than pathlib
 
 
 def _examine_files(paths: Sequence[str], thresholds: Thresholds, lookup: CacheLookup | None) -> list[ExaminedImage]:

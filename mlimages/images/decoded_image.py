@@ -33,7 +33,7 @@ class DecodeOptions:
         min_size: minimum width and height in pixels; a JPEG is decoded at the smallest scale of 1, 1/2, 1/4 and 1/8
             (or, with simplejpeg, of 1/8, 2/8 ... 8/8) that keeps this size.
         mode: mode, `L` or `YCbCr`, that is kept if the decoder returns it; other modes are converted to RGB.
-        min_shorter_side_px: downscale by the largest integer factor that leaves the shorter side at least this many
+        min_reduced_side_px: downscale by the largest integer factor that leaves the shorter side at least this many
             pixels.
         strict: decode a JPEG with simplejpeg, if installed, which detects damage that Pillow ignores.
         apply_orientation: apply the EXIF orientation.
@@ -42,7 +42,7 @@ class DecodeOptions:
 
     min_size: tuple[int, int] | None = None
     mode: str | None = None
-    min_shorter_side_px: int | None = None
+    min_reduced_side_px: int | None = None
     strict: bool = False
     apply_orientation: bool = True
     background: tuple[int, int, int] = WHITE

@@ -295,7 +295,7 @@ def _convert_and_reduce(image: Image.Image, options: DecodeOptions) -> tuple[Ima
     clear = image.has_transparency_data
     if image.mode == options.mode and not clear:
         return image, False
-    factor = max(1, min(image.size) // options.min_shorter_side_px) if options.min_shorter_side_px else 1
+    factor = max(1, min(image.size) // options.min_reduced_side_px) if options.min_reduced_side_px else 1
     early = factor > 1 and image.mode in ("RGB", "RGBX", "L") and not clear
     image, transparent = _composite_onto_background(image.reduce(factor) if early else image, options.background)
     return image if early or factor == 1 else image.reduce(factor), transparent

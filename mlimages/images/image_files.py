@@ -34,8 +34,8 @@ def find_images(sources: Iterable[Path]) -> Iterator[Path]:
     """Yield the paths of images: each file in `sources`, and the image files in each folder, recursively and sorted.
 
     The image files of a folder are those with an image suffix. In a local folder, hidden files are ignored, and a
-    warning gives the number of other files. Of a shard (`images-00000.tar`) or a folder of shards, the images that
-    `label` reads are yielded.
+    warning gives the number of other files. For a shard (`images-00000.tar`) or a folder of shards, yield the
+    images that `label` reads.
     """
     for source in map(as_path, sources):
         with refresh_remote_listings(source):

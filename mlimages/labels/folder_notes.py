@@ -60,13 +60,12 @@ def describe_nested_folders(class_folders: Sequence[Path], root: Path) -> str:
     if not nested:
         return ""
     shown = ", ".join(nested[:MAX_SHOWN_NAMES]) + ", ..." * (len(nested) > MAX_SHOWN_NAMES)
+    text = f"images in nested folders belong to the class folder that contains them ({shown})"
     if len(class_folders) > 1 and all(len(parents) == len(class_folders) for parents in parents_by_name.values()):
         return (
-            f"images in nested folders belong to the class folder that contains them ({shown}). Every class folder has "
-            "the same subfolders; if these are the classes, use --class-from '([^/]+)/[^/]+$' (one class per subfolder "
-            "name) or --leaf (one class per subfolder)"
+            f"{text}. Every class folder has the same subfolders; if these are the classes, use --class-from "
+            "'([^/]+)/[^/]+$' (one class per subfolder name) or --leaf (one class per subfolder)"
         )
-    text = f"images in nested folders belong to the class folder that contains them ({shown})"
     return f"{text}; --leaf makes each folder a class"
 
 
@@ -103,7 +102,7 @@ def find_tables(root: Path) -> list[Path]:
     return [path for path in tables if path.name not in written and not _SHARD_MANIFEST.fullmatch(path.name)]
 
 
-def suggest_using_table(*folders: Path) -> str:
+def suggest_table(*folders: Path) -> str:
     """Return a hint to label the images by a table in these folders, if possible the training set's; "" for none."""
     tables = sorted(chain.from_iterable(map(find_tables, folders)), key=lambda table: "train" not in str(table))
     return f"label the images by a table ({format_command('label', tables[0], '-o', 'labels.txt')}), " if tables else ""

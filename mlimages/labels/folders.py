@@ -18,7 +18,7 @@ from mlimages.labels.folder_notes import (
     describe_skipped_split_entries,
     describe_tables,
     find_root_images,
-    suggest_using_table,
+    suggest_table,
 )
 from mlimages.labels.identical_images import merge_identical_images
 from mlimages.labels.label_file import LabelFile
@@ -48,21 +48,20 @@ class FolderLabels:
 
     Attributes:
         labels: all images.
-        skipped_entry_notes: a line about each skipped file and folder, with the reason.
-        nested_folder_note: a line about folders with images inside class folders; "" for none.
+        skipped_notes: a line about each skipped file and folder, with the reason.
+        nested_note: a line about folders with images inside class folders; "" for none.
         splits: label files by split (train, val, test), with the same class indices; empty if the folder is not split.
     """
 
     labels: LabelFile
-    skipped_entry_notes: tuple[str, ...] = ()
+    skipped_notes: tuple[str, ...] = ()
     splits: Mapping[str, LabelFile] = field(default_factory=dict)
-    nested_folder_note: str = ""
+    nested_note: str = ""
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Lines about nested folders, and about skipped files and folders."""
-        nested = (self.nested_folder_note,) if self.nested_folder_note else ()
-        return (*nested, *(f"left out: {text}" for text in self.skipped_entry_notes))
+        return (*[self.nested_note] * bool(self.nested_note), *(f"left out: {text}" for text in self.skipped_notes))
 
 
 def open_splits(source: LabelFile | str | os.PathLike[str], table: TableOptions | None = None) -> dict[str, LabelFile]:
@@ -193,13 +192,13 @@ def label_dir_auto(
     names = class_names or tuple(found)
     _check_found_classes(found, names, root)
     inner = root.relative_to(source).as_posix()
-    skipped_entry_notes = [f"{inner}: not a class folder; its subfolders are the classes"] if root != source else []
-    skipped_entry_notes += [
+    skipped_notes = [f"{inner}: not a class folder; its subfolders are the classes"] if root != source else []
+    skipped_notes += [
         text for path in split_folders.values() for text in describe_skipped_split_entries(path, root, leaf=leaf)
     ]
-    skipped_entry_notes += describe_tables(root)
+    skipped_notes += describe_tables(root)
     if "" not in split_folders:
-        skipped_entry_notes += describe_entries_outside_splits(root, set(split_folders.values()))
+        skipped_notes += describe_entries_outside_splits(root, set(split_folders.values()))
 
     def iter_items(split: str) -> Iterator[LabeledPath]:
         for name, images in images_by_class[split].items():
@@ -215,7 +214,7 @@ def label_dir_auto(
     class_folders = [] if leaf else [path for folder in split_folders.values() for path in _list_image_folders(folder)]
     return FolderLabels(
         make_label_file("labels.txt", *split_folders),
-        (*skipped_entry_notes, *describe_skipped_entries(root)),
+        (*skipped_notes, *describe_skipped_entries(root)),
         by_split,
         describe_nested_folders(class_folders, root),
     )
@@ -274,7 +273,7 @@ def _find_split_folders(root: Path) -> dict[str, Path]:
     if not labelled or len({SPLIT_NAMES_BY_ALIAS[path.name.lower()] for path in folders}) < len(folders):
         names = ", ".join(path.name for path in folders)
         raise InputError(
-            f"{root} contains the splits {names} without class folders: {suggest_using_table(root, *folders)}create "
+            f"{root} contains the splits {names} without class folders: {suggest_table(root, *folders)}create "
             "folders such as train/CLASS and val/CLASS, or use --class-from REGEX if the file names contain the class"
         )
     return labelled
@@ -295,7 +294,6 @@ def _iter_images_in(folders: list[Path], *, recursive: bool) -> Iterator[Path]:
 
 
 def _find_class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
-    """Return the class folders by class name."""
     classes: dict[str, Path] = {}
     by_folded_name: dict[str, Path] = {}
     for path in walk_folders(root) if leaf else list_subfolders(root):
@@ -308,7 +306,7 @@ def _find_class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
     outside = find_root_images(root)
     if outside and not classes:
         raise InputError(
-            f"{root} contains {len(outside)} images and no class folders: {suggest_using_table(root)}create a folder "
+            f"{root} contains {len(outside)} images and no class folders: {suggest_table(root)}create a folder "
             "per class, use --class-from REGEX if the file names contain the class, or "
             f"{format_command('label', root, '--label', 'N')} for one class"
         )

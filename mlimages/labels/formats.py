@@ -102,8 +102,8 @@ def _is_path_index_line(line: str) -> bool:
         return True
     path, *label = line.rsplit(None, 1)
     is_quoted = _unquote(path) != path
-    is_plain = is_quoted or not ("\t" in path or path.endswith((",", ";")))
-    return bool(label) and _is_numeric_label(label[0]) and is_plain
+    is_path = is_quoted or not ("\t" in path or path.endswith((",", ";")))
+    return bool(label) and _is_numeric_label(label[0]) and is_path
 
 
 def _is_numeric_label(label: str) -> bool:

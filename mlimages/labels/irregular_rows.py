@@ -48,7 +48,7 @@ def describe_irregular_rows(path: Path, records: Iterable[Record], column_names:
             f"{pluralize(len(too_long), 'row')} with more than {pluralize(len(column_names), 'cell')} (row "
             f"{format_row_numbers(too_long)}): quote cells that contain the delimiter"
         )
-    return tuple(f"{path}: rows left out: {note}" for note in notes)
+    return tuple(f"{path}: left out: {note}" for note in notes)
 
 
 def format_row_numbers(numbers: Sequence[int]) -> str:

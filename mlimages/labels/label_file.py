@@ -202,7 +202,7 @@ class LabelFile:
         return read_class_names(definition) if is_used else None
 
     def _is_unrelated_class_definition(self, definition_path: Path) -> bool:
-        """Whether mlimages wrote a class definition for another file, such as photos.txt beside this photos.csv."""
+        """Whether mlimages wrote a class definition for another file: not all labels of this table are its indices."""
         written = list_written_files(self.path.parent)
         if definition_path.name not in written or self.path.name in written:
             return False

@@ -66,9 +66,7 @@ class LabelReader:
         expected = f"`path label`, where the label is a class index below {MAX_CLASSES}"
         if names:
             shown = ", ".join(list(self._indices)[:3])
-            expected = f"a class index from 0 to {len(names) - 1}" + (
-                f" or a class name ({shown} ...)" if shown else ""
-            )
+            expected = f"a class index from 0 to {len(names) - 1}" + f" or a class name ({shown} ...)" * bool(shown)
         hint = ""
         if self._definition:
             name = self._definition.name
@@ -79,7 +77,7 @@ class LabelReader:
 
 
 def are_class_names(path: Path, labels: Iterable[str], names: ClassNames, *, may_be_indices: bool) -> bool:
-    """Whether the numbers among the labels of a table are class names, rather than class indices.
+    """Whether the numbers among the labels of a file are class names, rather than class indices.
 
     They are if all of them are among `names`, unless `may_be_indices` and the indices are those of the same classes.
 
@@ -94,8 +92,8 @@ def are_class_names(path: Path, labels: Iterable[str], names: ClassNames, *, may
     for number in numbers:
         if names[int(number)] != number:
             raise LabelFileError(
-                f"{path}: label {number} may be the class {number}, or the class {names[int(number)]}, whose index is "
-                f"{number}: use words as class names, here and in the list of classes"
+                f"{path}: label {number} may be the name of a class or the index of the class {names[int(number)]}: "
+                "use words as class names, in the label file and in the class definition"
             )
     return False
 

@@ -272,9 +272,8 @@ def _read_source(
     if options.class_from:
         return merge_and_print_notes(label_dir_by_pattern(source, options.class_from)), {}
     if options.class_index is not None:
-        skipped_entry_notes = [f"left out: {text}" for text in describe_skipped_entries(source, is_class_folder=True)]
-        labels = label_dir(source, options.class_index).with_notes(skipped_entry_notes)
-        return merge_and_print_notes(labels), {}
+        skipped_notes = [f"left out: {text}" for text in describe_skipped_entries(source, is_class_folder=True)]
+        return merge_and_print_notes(label_dir(source, options.class_index).with_notes(skipped_notes)), {}
     folder = label_dir_auto(source, leaf=options.leaf, class_names=class_names)
     for line in folder.notes:
         print_note(line)

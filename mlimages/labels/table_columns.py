@@ -31,7 +31,7 @@ from mlimages.labels.irregular_rows import is_irregular, is_repeated_header
 from mlimages.labels.label_texts import are_binary_cells, is_positive_cell, parse_label_list
 from mlimages.labels.scanning import IMAGE_SUFFIXES, SPLIT_NAMES_BY_ALIAS
 from mlimages.labels.table_options import TableOptions
-from mlimages.labels.table_paths import find_relative_path, get_relative_path, join_path
+from mlimages.labels.table_paths import find_relative_path, get_relative_path, join_relative_path
 from mlimages.labels.tables import MAX_SHOWN_NAMES, Table
 
 SAMPLE_ROWS = 200
@@ -94,12 +94,10 @@ class _TableSample:
 
     @property
     def first_row(self) -> list[str]:
-        """The cells of the first row."""
         return [cell.strip() for cell in self.records[0].cells] if self.records else []
 
     @property
     def num_columns(self) -> int:
-        """Number of columns."""
         return len(self.first_row)
 
     @cached_property
@@ -129,7 +127,7 @@ class _TableSample:
                 values = [find_relative_path(cell, strip, folder, self.options.suffix) for cell in cells]
                 suffixes = [self.options.suffix] if self.options.suffix else ["", *_find_suffixes(values, folder)]
                 for suffix in suffixes:
-                    count = sum(bool(v) and is_file_or_member(join_path(folder, v + suffix)) for v in values)
+                    count = sum(bool(v) and is_file_or_member(join_relative_path(folder, v + suffix)) for v in values)
                     locations.append(_ImageLocation(count / max(1, len(rows)), column, folder, suffix, strip))
         return max(
             locations, key=lambda location: (location.existing_fraction, -self._rank_path_column(location.path_column))
@@ -153,7 +151,7 @@ class _TableSample:
         value = self.first_row[location.path_column] if location.path_column < self.num_columns else ""
         return not (
             os.path.splitext(value)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122  # a str
-            or is_file_or_member(join_path(location.folder, value + location.suffix))
+            or is_file_or_member(join_relative_path(location.folder, value + location.suffix))
         )
 
     def make_table(self) -> Table:
@@ -289,7 +287,7 @@ def _find_suffixes(values: Sequence[str], folder: Path) -> list[str]:
     names: dict[str, set[str]] = {}
     found: dict[str, None] = {}
     for value in values[:MAX_SHOWN_NAMES]:
-        parent, stem = os.path.split(join_path(folder, value))
+        parent, stem = os.path.split(join_relative_path(folder, value))
         if parent not in names:
             names[parent] = set(os.listdir(parent)) if os.path.isdir(parent) else set()  # noqa: PTH112, PTH208
         suffixes = chain(IMAGE_SUFFIXES, map(str.upper, IMAGE_SUFFIXES))

@@ -18,10 +18,10 @@ def get_relative_path(cell: str, strip_components: int) -> str:
 def find_relative_path(cell: str, strip_components: int, folder: Path, suffix: str) -> str:
     """Return the path in a cell; surrounding white space is stripped if the image exists only without it."""
     name, bare = get_relative_path(cell, strip_components), cell.strip()
-    if cell == bare or is_remote(folder) or is_file_or_member(join_path(folder, name + suffix)):
+    if cell == bare or is_remote(folder) or is_file_or_member(join_relative_path(folder, name + suffix)):
         return name
     stripped = get_relative_path(bare, strip_components)
-    return stripped if is_file_or_member(join_path(folder, stripped + suffix)) else name
+    return stripped if is_file_or_member(join_relative_path(folder, stripped + suffix)) else name
 
 
 def describe_case_mismatch(path: str) -> str:
@@ -31,6 +31,6 @@ def describe_case_mismatch(path: str) -> str:
     return next((f", but {each} exists" for each in names if each.casefold() == name.casefold()), "")
 
 
-def join_path(folder: Path, name: str) -> str:
+def join_relative_path(folder: Path, name: str) -> str:
     """Join a folder and a relative path as text."""
     return os.path.join(str(folder), name)  # noqa: PTH118  # pathlib is slow for every row

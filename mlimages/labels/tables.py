@@ -26,7 +26,7 @@ from mlimages.labels.label_texts import (
 )
 from mlimages.labels.scanning import natural_sort_key
 from mlimages.labels.splitting import compile_pattern, match_pattern
-from mlimages.labels.table_paths import describe_case_mismatch, find_relative_path, join_path
+from mlimages.labels.table_paths import describe_case_mismatch, find_relative_path, join_relative_path
 
 MAX_SHOWN_NAMES = 10
 """Maximum number of names in a message."""
@@ -137,7 +137,6 @@ class Table:
 
     @cached_property
     def _has_blank_labels(self) -> bool:
-        """Whether a label cell is blank."""
         return any(not record.get_cell(i).strip() for record in self._iter_records() for i in self.label_column_indices)
 
     @cached_property
@@ -200,7 +199,7 @@ class Table:
             else:
                 labels[row.label] = None
             count += 1
-            if local and not is_file_or_member(join_path(self.folder, row.path)):
+            if local and not is_file_or_member(join_relative_path(self.folder, row.path)):
                 missing.append(row.path)
         return TableStatistics(count, tuple(missing), tuple(sorted(labels, key=natural_sort_key)), tuple(unlabeled))
 
@@ -235,7 +234,7 @@ class Table:
         elif self._is_one_hot:
             reason, hint = "without a path, with only blank labels, or with a value such as -1 or NaN", ""
         rows = f"{pluralize(len(numbers), 'row')} {reason} (row {format_row_numbers(numbers)})"
-        return (*self._irregular_row_notes, *[f"{self.path}: rows left out: {rows}{hint}"] * bool(numbers))
+        return (*self._irregular_row_notes, *[f"{self.path}: left out: {rows}{hint}"] * bool(numbers))
 
     @cached_property
     def _irregular_row_notes(self) -> tuple[str, ...]:
@@ -303,7 +302,7 @@ class Table:
             notes = "".join(f"; {note}" for note in self._describe_multiple_classes())
             raise LabelFileError(f"{self.path}:{unlabeled[0]}: expected {expected}{notes}")
         if 2 * len(missing) > num_rows:
-            first = join_path(self.folder, missing[0])
+            first = join_relative_path(self.folder, missing[0])
             first += describe_case_mismatch(first)
             raise LabelFileError(
                 f"{self.path}: only {num_rows - len(missing):,} of {num_rows:,} images exist "
@@ -323,7 +322,7 @@ class TableStatistics:
     Attributes:
         num_rows: number of rows with a path and a label; merged rows of an image count as one.
         missing_paths: paths of the images that do not exist.
-        distinct_labels: the distinct labels in natural order.
+        distinct_labels: the distinct labels (in label lists, the distinct classes) in natural order.
         unlabeled_line_numbers: line numbers of the rows without a path or without a label.
     """
 
@@ -334,7 +333,7 @@ class TableStatistics:
 
 
 def read_path_cells(path: Path) -> Iterator[str]:
-    """Yield the cells of the path column, known by its name; else of the first column. The images need not exist."""
+    """Yield the cells of the column with a path column's name, or else of the first; the images need not exist."""
     rows = read_records(path, detect_delimiters(path)[0])
     first = next(rows, None)
     if first is None:

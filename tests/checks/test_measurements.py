@@ -209,7 +209,7 @@ def test_flat_rows_are_counted_from_the_bottom_up_to_the_first_other_value(
 )  # fmt: skip
 def test_an_image_is_measured_at_128_pixels_or_more(size: tuple[int, int], min_size: tuple[int, int]) -> None:
     options = _choose_decode_options(ImageHeader("JPEG", "RGB", size, False))
-    assert options == DecodeOptions(min_size=min_size, min_shorter_side_px=128, strict=True, apply_orientation=False)
+    assert options == DecodeOptions(min_size=min_size, min_reduced_side_px=128, strict=True, apply_orientation=False)
 
 
 def test_measurements_are_read_as_they_were_packed() -> None:

@@ -137,14 +137,14 @@ def test_an_image_is_turned_only_if_it_is_to_be(orientation: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("min_shorter_side_px", "factor"), [(None, 1), (13, 1), (12, 2), (8, 3), (7, 3), (6, 4), (100, 1)]
+    ("min_reduced_side_px", "factor"), [(None, 1), (13, 1), (12, 2), (8, 3), (7, 3), (6, 4), (100, 1)]
 )
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA"])
 def test_an_image_is_reduced_by_the_largest_factor_that_leaves_the_shorter_side(
-    min_shorter_side_px: int | None, factor: int, mode: str
+    min_reduced_side_px: int | None, factor: int, mode: str
 ) -> None:
     image = made_image(40, 24).convert(mode)
-    found = decode(saved(image, "PNG"), options=DecodeOptions(min_shorter_side_px=min_shorter_side_px))
+    found = decode(saved(image, "PNG"), options=DecodeOptions(min_reduced_side_px=min_reduced_side_px))
     first = image.reduce(factor).convert("RGB") if mode in ("RGB", "L") else image.convert("RGB").reduce(factor)
     assert np.array_equal(np.asarray(found.image), np.asarray(first))
     assert (found.size, found.transparent, found.animated, found.irregular_jpeg) == ((40, 24), False, False, False)
@@ -210,7 +210,7 @@ def test_a_transparent_colour_is_replaced_before_the_image_is_reduced() -> None:
     pixels[0, 0] = 200
     found = decode(
         saved(Image.fromarray(pixels), "PNG", transparency=(200, 200, 200)),
-        options=DecodeOptions(min_shorter_side_px=1, background=(40, 80, 120)),
+        options=DecodeOptions(min_reduced_side_px=1, background=(40, 80, 120)),
     )
     assert (found.image.size, found.image.getpixel((0, 0)), found.transparent) == ((1, 1), (10, 20, 30), True)
 

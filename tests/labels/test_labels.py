@@ -73,7 +73,7 @@ def test_what_is_left_out_is_said(animals: Path) -> None:
 
 def test_subfolders_that_every_class_has_may_be_the_classes(tmp_path: Path) -> None:
     years = touch(tmp_path, "2021/ants/1.jpg", "2021/bees/1.jpg", "2022/ants/1.jpg", "2022/bees/1.jpg")
-    note = label_dir_auto(years).nested_folder_note
+    note = label_dir_auto(years).nested_note
     assert "Every class folder has the same subfolders" in note
     pattern = shlex.split(note.partition("--class-from ")[2])[0]
     assert label_dir_by_pattern(years, pattern).class_names == ("ants", "bees")
@@ -96,7 +96,7 @@ def test_every_suffix_that_pillow_decodes_by_itself_counts() -> None:
 def test_names_that_no_line_can_hold_are_left_out(tmp_path: Path) -> None:
     touch(tmp_path, "a/fine.jpg", "a/two\nlines.jpg", "a/back\\slash.jpg")
     found = label_dir_auto(touch(tmp_path, "b\nc/1.jpg", "d\\e/1.jpg"))
-    assert found.skipped_entry_notes == (
+    assert found.skipped_notes == (
         "file names that a label file cannot contain: 2",
         r"folders whose names a label file cannot contain (rename them): 1 b\nc, 1 d\e",
     )

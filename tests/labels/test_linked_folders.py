@@ -50,7 +50,7 @@ def test_images_below_a_link_are_read_once_by_every_reader(
     assert find_names(label_dir(folder, 0)) == names
     assert find_names(label_dir_by_pattern(folder, "^([^/]+)")) == names
     assert sorted(path.name for path in find_images([folder])) == names
-    assert [text.rpartition(" ")[2] for text in found.skipped_entry_notes if "folder" in text] == [noted] * bool(noted)
+    assert [text.rpartition(" ")[2] for text in found.skipped_notes if "folder" in text] == [noted] * bool(noted)
     in_class = {item.path.parts[len(folder.parts)] for item in found.labels if item.path.stem in expected}
     assert in_class == ({"lily" if "d/lily" in links else "rose"} if expected else set())
 

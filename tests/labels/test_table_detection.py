@@ -200,7 +200,7 @@ def test_notes_show_ten_names_and_count_the_others(tmp_path: Path, count: int) -
     assert missing.missing_image_notes == (f"{tmp_path}/a.csv: missing: {names}{more}",)
     blank = table_of(tmp_path, "path,label\n" + "a.jpg,\n" * count + "b.jpg,x\n")
     lines = ", ".join(str(n) for n in range(2, min(count, 10) + 2)) + (" ..." if count > 10 else "")
-    what = f"rows left out: {count} row{'s' * (count > 1)} without a path, or without exactly one class (row {lines})"
+    what = f"left out: {count} row{'s' * (count > 1)} without a path, or without exactly one class (row {lines})"
     assert blank.skipped_row_notes == (f"{tmp_path}/a.csv: {what}",)
 
 
@@ -369,6 +369,6 @@ def test_a_note_says_what_a_label_file_of_the_own_format_leaves_out(tmp_path: Pa
         for name, label in (("a", "ant"), ("b", ["ant", "bee"]), ("c", "bee"))
     ))  # fmt: skip
     assert LabelFile(tmp_path / "a.jsonl").notes == (
-        f"{tmp_path}/a.jsonl: rows left out: 1 row without a path, or without exactly one class (row 2)",
+        f"{tmp_path}/a.jsonl: left out: 1 row without a path, or without exactly one class (row 2)",
         f"{tmp_path}/a.jsonl: 1 row with several classes: use --multi-label to keep all classes",
     )
