@@ -232,7 +232,7 @@ def _draw_curve(axes: Axes, epochs: Sequence[EpochMetrics], metric: str, num_val
         _draw_intervals(axes, [row for row in epochs if "val_accuracy" in row], num_val_images)
     kind = "binary " if metric == "loss" and "map" in choose_metrics(epochs) else ""
     axes.set(title="mAP" if metric == "map" else metric, xlabel="epoch", ylabel=f"{kind}{METRIC_LABELS[metric]}")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _draw_intervals(axes: Axes, epochs: Sequence[EpochMetrics], num_val_images: int) -> None:

@@ -114,7 +114,7 @@ def _describe_precision_mismatch(
     )
     if len(labels) - same > max(MAX_DISAGREEMENTS, (1 - MIN_AGREEMENT) * len(labels)):
         return text
-    logger.info("%s: %s", backend, text)
+    logger.warning("%s: %s", backend, text)  # shown, since nobody asked for bfloat16
     return ""
 
 

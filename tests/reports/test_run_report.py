@@ -14,6 +14,7 @@ from mlimages.core import RunError, make_install_command
 from mlimages.inference import OnnxBundle
 from mlimages.labels import label_dir_auto
 from mlimages.reports import SuspectLabel, draw_run, read_run, run_page, write_suspects
+from mlimages.reports.plots import plot_curves
 from mlimages.training import FineTuneConfig, fine_tune, finish, read_config
 from tests.browser import OpenPage
 from tests.run_folders import NAMES, make_run
@@ -25,6 +26,16 @@ def make_suspect_run(folder: Path) -> Path:
     run = make_run(folder / "first", wrong=[0, 1, 9])
     write_suspects([SuspectLabel(folder / "images/ants/3.png", "ants", "bees", 0.97)], run / "suspects.tsv")
     return run
+
+
+@pytest.mark.parametrize("count", [1, 2, 30])
+def test_the_curves_have_whole_epochs(count: int) -> None:
+    names = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
+    figure = plot_curves([{"epoch": n + 1, **dict.fromkeys(names, 0.5)} for n in range(count)])
+    figure.canvas.draw()
+    ticks = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert ticks
+    assert all(re.fullmatch("\N{MINUS SIGN}?\\d+", tick) for tick in ticks)
 
 
 @pytest.fixture
