@@ -80,13 +80,13 @@ class BundleError(MlimagesError):
 
 
 def summarize_error(error: BaseException) -> str:
-    """Return the first line of an error's message, at most 200 characters; the error's type if it has no message.
+    """Return the first line of an error's message, without a full stop; the error's type if it has no message.
 
     >>> summarize_error(FileNotFoundError(2, "No such file or directory", "cats.npy"))
     'No such file or directory'
     """
     text = f"there is no {error}" if isinstance(error, KeyError) else getattr(error, "strerror", None) or str(error)
-    return (text.strip().splitlines() or [type(error).__name__])[0].rstrip(".!")[:200]
+    return (text.strip().splitlines() or [type(error).__name__])[0].rstrip(".!")
 
 
 def make_install_command(extra: str) -> str:

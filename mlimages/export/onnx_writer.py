@@ -252,7 +252,8 @@ def _convert_to_onnx(
         except torch.onnx.OnnxExporterError as error:
             raise ExportError(
                 f"PyTorch cannot convert {trained_network.model_name} to ONNX "
-                f"({summarize_error(error.__cause__ or error)}): use the weights in PyTorch, or train another network"
+                f"({summarize_error(error.__cause__ or error)[:200]}): use the weights in PyTorch, or train another "
+                "network"
             ) from error
     assert program is not None  # it is None only if a path is given
     program.save(path, external_data=True)

@@ -105,7 +105,7 @@ def load_in_runtime(target: TargetRuntime, path: Path) -> ComputeLogits | None:
         return runtime.load_model(package, path)
     except Exception as error:  # each runtime has its own errors
         raise ExportError(
-            f"{runtime.name} cannot load the file ({summarize_error(error)}); nothing was written"
+            f"{runtime.name} cannot load the file ({summarize_error(error)[:200]}); nothing was written"
         ) from error
 
 

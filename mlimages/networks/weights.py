@@ -51,7 +51,7 @@ def read_weights(path: str | os.PathLike[str]) -> StateDict:
     except KeyError:
         raise ModelError(f"{path} is not a weights file: expected a {SUPPORTED_SUFFIXES_TEXT} file") from None
     except (SafetensorError, zipfile.BadZipFile, OSError, ValueError, RuntimeError, EOFError) as error:
-        cause = _diagnose_unreadable_file(path) or summarize_error(error)
+        cause = _diagnose_unreadable_file(path) or summarize_error(error)[:200]
         raise ModelError(f"{path} cannot be read as {path.suffix} weights: {cause}") from error
     if not state_dict:
         raise ModelError(f"{path} contains no tensors: save the network's state_dict()")

@@ -187,10 +187,8 @@ class GatherFolder:
             path = write_attributions(self._folder)
             if self._objects:
                 self._objects.upload_file(path)
-        storage, paths = self._storage, self._find_own_manifests()
-        self._tables.write(
-            lambda: CurrentRows(storage, paths).rows(), lambda row: self._read_image_size(row) is not None
-        )
+        files, paths = self._storage, self._find_own_manifests()
+        self._tables.write(lambda: CurrentRows(files, paths).rows(), lambda row: self._read_image_size(row) is not None)
 
     def _move_images(self, corrections: list[CorrectedImage]) -> int:
         if not corrections or not isinstance(self._storage, FileStorage | ShardStorage):
