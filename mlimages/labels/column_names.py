@@ -8,13 +8,15 @@ from mlimages.labels.scanning import SPLIT_NAMES_BY_ALIAS
 
 PATH_COLUMN_NAMES = (
     "path", "file_name", "filename", "file", "image", "image_path", "img_path", "filepath", "file_path", "filepaths",
-    "image_name", "img", "img_name", "image_id", "id_code", "image_file", "im_path", "relative_im_path", "fname", "id",
+    "image_name", "img", "img_name", "image_id", "imageid", "id_code", "image_file", "im_path", "relative_im_path",
+    "fname", "id",
 )  # fmt: skip
 """Names of path columns, in order of preference."""
 
 LABEL_COLUMN_NAMES = (
-    "class_name", "label_name", "category_name", "label", "labels", "class", "category", "choice", "target", "breed",
-    "species", "diagnosis", "variety", "tag", "tags", "y", "cls", "class_id", "label_id", "category_id",
+    "class_name", "label_name", "labelname", "category_name", "label", "labels", "class", "category", "choice",
+    "target", "breed", "species", "diagnosis", "variety", "tag", "tags", "y", "cls", "class_id", "label_id",
+    "category_id",
 )  # fmt: skip
 """Names of label columns, in order of preference."""
 

@@ -1,4 +1,4 @@
-"""Find the rows of a table that do not fit its first row: a repeated header, or more cells than columns."""
+"""Find the rows of a table that are no labels: repeated headers, rows with too many cells, classes that are absent."""
 
 from __future__ import annotations
 
@@ -18,37 +18,52 @@ def is_repeated_header(cells: Sequence[str], column_names: Sequence[str]) -> boo
     return may_be_header and [cell.strip() for cell in cells] == list(column_names)
 
 
+def is_class_absent(record: Record, column_names: Sequence[str]) -> bool:
+    """Whether a row of Open Images names a class that the image does not show, which is written as a confidence of 0.
+
+    Source: https://storage.googleapis.com/openimages/web/download_v7.html (image labels).
+    """
+    if "LabelName" not in column_names or "Confidence" not in column_names:
+        return False
+    return record.get_cell(column_names.index("Confidence")).strip() in ("0", "0.0")
+
+
 def is_irregular(record: Record, column_names: Sequence[str]) -> bool:
-    """Whether a row is a repeated header, or has text in more cells than there are columns."""
+    """Whether a row repeats the header, has text in more cells than there are columns, or names an absent class."""
     is_too_long = len(record.cells) > len(column_names) and any(map(str.strip, record.cells[len(column_names) :]))
-    return is_too_long or is_repeated_header(record.cells, column_names)
+    return is_too_long or is_repeated_header(record.cells, column_names) or is_class_absent(record, column_names)
 
 
 def describe_irregular_rows(path: Path, records: Iterable[Record], column_names: Sequence[str]) -> tuple[str, ...]:
-    """Return a line about the repeated headers among the rows below the first one, and one about long rows.
+    """Return a line about each kind of irregular rows below the first one.
 
     Raises:
         LabelFileError: most rows have more cells than there are columns.
     """
     count = 0
-    repeated: list[int] = []
-    too_long: list[int] = []
+    repeated, absent, too_long = list[int](), list[int](), list[int]()
     for count, record in enumerate(records, start=1):  # noqa: B007  # the count is used
-        if is_irregular(record, column_names):
-            (repeated if is_repeated_header(record.cells, column_names) else too_long).append(record.line_number)
+        if is_repeated_header(record.cells, column_names):
+            repeated.append(record.line_number)
+        elif is_irregular(record, column_names):
+            (absent if is_class_absent(record, column_names) else too_long).append(record.line_number)
     if 2 * len(too_long) > count:
         raise LabelFileError(
             f"{path}:{too_long[0]}: {len(too_long)} of {pluralize(count, 'row')} have more cells than the first row "
             f"({len(column_names)}): the first row must name all columns or, without a header, have as many "
             "cells as the other rows"
         )
-    notes = [f"{pluralize(len(repeated), 'repeated header')} (row {format_row_numbers(repeated)})"] * bool(repeated)
-    if too_long:
-        notes.append(
-            f"{pluralize(len(too_long), 'row')} with more than {pluralize(len(column_names), 'cell')} (row "
-            f"{format_row_numbers(too_long)}): quote cells that contain the delimiter"
-        )
-    return tuple(f"{path}: left out: {note}" for note in notes)
+    num_cells = pluralize(len(column_names), "cell")
+    details = (
+        ("repeated header", repeated, "", ""),
+        ("row", absent, " with Confidence 0", ": the image does not show the class"),
+        ("row", too_long, f" with more than {num_cells}", ": quote cells that contain the delimiter"),
+    )
+    return tuple(
+        f"{path}: left out: {pluralize(len(numbers), noun)}{kind} (row {format_row_numbers(numbers)}){hint}"
+        for noun, numbers, kind, hint in details
+        if numbers
+    )
 
 
 def format_row_numbers(numbers: Sequence[int]) -> str:

@@ -77,3 +77,19 @@ def test_a_first_row_that_has_fewer_cells_than_most_is_refused(
     write(tmp_path, lines)
     with pytest.raises(LabelFileError, match=r"a.csv"):
         list(LabelFile(tmp_path / "a.csv", options=options))
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_rows_of_open_images_with_confidence_0_are_no_labels(tmp_path: Path, *, multi_label: bool) -> None:
+    rows = ["a,verification,/m/ant,1", "b,verification,/m/bee,1", "c,machine,/m/ant,0.7", "d,machine,/m/bee,0.9"]
+    absent = ["c,verification,/m/bee,0", "d,verification,/m/ant,0.0"]
+    write(tmp_path, ["ImageID,Source,LabelName,Confidence", absent[0], *rows, absent[1]])
+    labels = LabelFile(tmp_path / "a.csv", options=TableOptions(multi_label=multi_label))
+    found = {item.path.name: [labels.class_names[n] for n in item.labels or [item.label]] for item in labels}
+    assert found == {"a.jpg": ["/m/ant"], "b.jpg": ["/m/bee"], "c.jpg": ["/m/ant"], "d.jpg": ["/m/bee"]}
+    assert "2 rows with Confidence 0 (row 2, 7): the image does not show the class" in "".join(labels.notes)
+
+
+def test_a_confidence_of_0_in_other_tables_is_no_reason_to_leave_a_row_out(tmp_path: Path) -> None:
+    labels = write(tmp_path, ["path,label,Confidence", *(f"{row},0" for row in ROWS)])
+    assert classes(labels) == BY_CLASS
