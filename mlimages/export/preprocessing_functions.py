@@ -263,20 +263,20 @@ def _make_exact_resize(interpolation: str) -> OnnxFunction:
 
 # The portable resize, for runtimes such as OpenVINO, whose antialiased `Resize` differs from ONNX Runtime's. Positions
 # and weights are 32-bit integers: OpenVINO computes in bfloat16 on processors that support it, in which a position
-# above 256 pixels is not exact. A distance is an integer in units of 1 / (2 * max_width) of the filter's unit, where
-# max_width is the larger of the widths before and after. Sides of up to 32,000 pixels fit into 32 bits.
+# above 256 pixels is not exact. A distance is an integer in units of 1 / (2 * larger_width) of the filter's unit, where
+# larger_width is the larger of the widths before and after. Sides of up to 32,000 pixels fit into 32 bits.
 
 
 @onnx_function
-def _compute_bilinear_integer_weight(distance, max_width):
-    """Return 2 * max_width times the triangle kernel: max(0, 2 * max_width - distance)."""
-    return op.Max(2 * max_width - distance, 0)
+def _compute_bilinear_integer_weight(distance, larger_width):
+    """Return 2 * larger_width times the triangle kernel: max(0, 2 * larger_width - distance)."""
+    return op.Max(2 * larger_width - distance, 0)
 
 
 @onnx_function
-def _compute_bicubic_integer_weight(distance, max_width):
-    """Return 2^13 times Keys' cubic kernel with a = -0.5 at distance / (2 * max_width)."""
-    u = op.Min(distance, 4 * max_width) * 512 / max_width
+def _compute_bicubic_integer_weight(distance, larger_width):
+    """Return 2^13 times Keys' cubic kernel with a = -0.5 at distance / (2 * larger_width)."""
+    u = op.Min(distance, 4 * larger_width) * 512 / larger_width
     cube = u * u / 16 * u / 16384
     square = u * u * 5 / 256
     near = 3 * cube - square + 8192

@@ -132,7 +132,7 @@ def _pad_names(names: ClassNames, class_indices: Collection[int]) -> ClassNames:
     return (*names, *map(str, range(len(names), max(class_indices, default=-1) + 1)))
 
 
-def check_distinct_classes(classes: Mapping[str, Iterable[str]], split_folders: Mapping[str, Path]) -> None:
+def reject_case_conflicts(classes: Mapping[str, Iterable[str]], split_folders: Mapping[str, Path]) -> None:
     """Check that no two class names differ only in case, such as `Cats` in one split and `cats` in another.
 
     Args:

@@ -64,7 +64,7 @@ def describe_nested_folders(class_folders: Sequence[Path], root: Path) -> str:
     if len(class_folders) > 1 and all(len(parents) == len(class_folders) for parents in parents_by_name.values()):
         return (
             f"{text}. Every class folder has the same subfolders; if these are the classes, use --class-from "
-            "'([^/]+)/[^/]+$' (one class per subfolder name) or --leaf (one class per subfolder)"
+            "'([^/]+)/[^/]+$' (subfolders of the same name are one class) or --leaf (each subfolder is a class)"
         )
     return f"{text}; --leaf makes each folder a class"
 
@@ -81,7 +81,7 @@ def describe_entries_outside_splits(root: Path, split_folders: set[Path]) -> lis
 def describe_tables(root: Path) -> Iterator[str]:
     """Yield a line about each table in a local folder, since tables are not read, and about shards not yet gathered."""
     for table in find_tables(root):
-        yield f"{table.name}: classes are read from the folders; {format_command('label', table)} reads the table"
+        yield f"{table.name}: not read, since the folders are the classes; to read it: {format_command('label', table)}"
     names = [] if is_remote(root) else [path.name for path in root.glob("manifest-*.jsonl")]
     shards = [tuple(map(int, found.groups())) for name in names if (found := _SHARD_MANIFEST.fullmatch(name))]
     for count in sorted({count for _, count in shards}):

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from mlimages.core import InputError, LabeledPath, as_path, format_command, pluralize, refresh_remote_listings
-from mlimages.labels.class_names import ClassNames, add_class_name, check_common_classes, check_distinct_classes
+from mlimages.labels.class_names import ClassNames, add_class_name, check_common_classes, reject_case_conflicts
 from mlimages.labels.folder_notes import (
     NUMBERED_SUBFOLDER,
     describe_entries_outside_splits,
@@ -186,7 +186,7 @@ def label_dir_auto(
     root = _find_class_root(source, class_names or ())
     split_folders = _find_split_folders(root)
     images_by_class = {split: _make_image_iterators(path, leaf=leaf) for split, path in split_folders.items()}
-    check_distinct_classes(images_by_class, split_folders)
+    reject_case_conflicts(images_by_class, split_folders)
     check_common_classes(images_by_class, split_folders)
     found = sorted({name for by_name in images_by_class.values() for name in by_name}, key=natural_sort_key)
     names = class_names or tuple(found)

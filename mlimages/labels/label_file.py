@@ -263,7 +263,7 @@ class LabelFile:
             fractions: fraction of the images in each split; they add up to 1.
             seed: random seed.
             groups: a value by image path; images with the same value stay in one split.
-            contents: an identifier of the image's content, by image path; by default the path below the class folder.
+            contents: what identifies an image in the hash, by image path; by default the path below the class folder.
             assigned: index of the split of each image that is already split, by path; its group joins that split.
 
         Raises:

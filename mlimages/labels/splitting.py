@@ -66,10 +66,11 @@ def split(
     """Split `items` in the proportions `fractions`, stratified by class; the order of the images is kept.
 
     The groups of a class are ordered by a hash of the seed and the group's identifier, and this order is cut at the
-    fractions. So the probability over seeds that a group, of any size, is in a split equals the fraction of that split,
-    adding an image moves about one other image, and the result is the same on every machine. The splits deviate from
+    fractions. Over all seeds, a group of any size is in a split with a probability equal to the fraction of that split.
+    Adding an image moves about one other image, and the result is the same on every machine. The splits deviate from
     their fractions by at most one group, as does each class (a group of several classes belongs to the most frequent
-    one). A group with more than half of the images of its class is always in the first split if the fractions permit.
+    one). One exception: a group with more than half of the images of its class is in the first split, if the fractions
+    permit.
 
     An image with several classes counts for the rarest class, so that each class is split in these proportions
     (compare the iterative stratification of https://doi.org/10.1007/978-3-642-23808-6_10).
@@ -81,7 +82,7 @@ def split(
         class_names: class names by class index.
         groups: a value by image path; images with the same value stay in one split, and an image without a
             value is a group of its own.
-        contents: an identifier of the image's content, by image path; by default the path below the class folder, or
+        contents: what identifies an image in the hash, by image path; by default the path below the class folder, or
             below the folder that contains all images.
         assigned: index of the split of each image that is already split, by path; the images of its group are put in
             the same split, and the other images are split in these proportions.

@@ -21,8 +21,8 @@ class TableOptions:
     ] = ""  # fmt: skip
     label_column: Annotated[
         str,
-        Option("Label column, by name or 1-based number. Several columns, separated by commas, must contain 0 or 1 for "
-               "each class or, with --multi-label, class names.", "Table", metavar="COLUMN",
+        Option("Label column, by name or 1-based number. Separate several columns by commas: each contains 0 or 1 for "
+               "one class or, with --multi-label, class names.", "Table", metavar="COLUMN",
                default_text="detected", is_advanced=True),
     ] = ""  # fmt: skip
     images: Annotated[

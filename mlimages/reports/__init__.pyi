@@ -20,8 +20,8 @@ from .onnx_summary import describe_bundle as describe_bundle
 from .onnx_summary import summarize_onnx as summarize_onnx
 from .plots import save_models_plot as save_models_plot
 from .plots import save_probe_plot as save_probe_plot
-from .probe_result import CurvePoint as CurvePoint
 from .probe_result import LayerScore as LayerScore
+from .probe_result import LearningCurvePoint as LearningCurvePoint
 from .probe_result import ProbeResult as ProbeResult
 from .probe_result import format_probe as format_probe
 from .result_pages import render_comparison as render_comparison

@@ -247,14 +247,14 @@ def _describe_provenance(bundle: OnnxBundle) -> Iterator[str]:
 def _describe_parity_test(bundle: OnnxBundle) -> str:
     probe = bundle.parity_test_image
     best = max(range(len(probe.logits)), key=probe.logits.__getitem__)
-    wanted = (
+    requirement = (
         f"an image of {probe.width} x {probe.height} px must yield a logit of {probe.logits[best]:.3f} "
         f"for {bundle.class_names[best]}; every logit may differ by {format_percent(probe.tolerance)}"
     )
     if not bundle.includes_preprocessing:
-        return f"{wanted}; not run: the file does not include preprocessing"
+        return f"{requirement}; not tested: the file does not include preprocessing"
     try:
         BundleSession(bundle)
     except BundleError as error:
-        return f"{wanted}; FAILED: {error}"
-    return f"{wanted}; passed"
+        return f"{requirement}; FAILED: {error}"
+    return f"{requirement}; passed"

@@ -36,7 +36,7 @@ class LayerScore:
 
 
 @dataclass(frozen=True, slots=True)
-class CurvePoint:
+class LearningCurvePoint:
     """One point of a learning curve.
 
     Attributes:
@@ -70,7 +70,7 @@ class ProbeResult:
     num_broken_images: int
     layer_scores: tuple[LayerScore, ...]
     recommended_freeze: str
-    learning_curve: tuple[CurvePoint, ...]
+    learning_curve: tuple[LearningCurvePoint, ...]
     gain_from_last_doubling: Proportion | None
 
     @property

@@ -26,7 +26,8 @@ CHECK_TIME_RATIO = 2.0
 class NetworkEmbedder:
     """Computes features of images, the inputs of a pretrained network's classifier, and caches them by file content.
 
-    The whole image is resized to the network's input without cropping, so that crops of an image have similar features.
+    The whole image is resized to the network's input, without the usual centre crop, so that an image and crops of it
+    have similar features.
     """
 
     def __init__(self, model: str) -> None:

@@ -41,7 +41,7 @@ from mlimages.networks import (
     find_float32_precision,
     freeze,
 )
-from mlimages.reports import CurvePoint, LayerScore, ProbeResult
+from mlimages.reports import LayerScore, LearningCurvePoint, ProbeResult
 from mlimages.training.array_store import ArrayStore, open_pixel_store
 from mlimages.training.features import make_feature_cache_key
 from mlimages.training.head import assign_stratified_folds, fit_ridge
@@ -209,7 +209,7 @@ def _score_layers(
 
 def _compute_learning_curve(
     features: Features, labels: Labels, num_classes: int, seed: int
-) -> tuple[tuple[CurvePoint, ...], Proportion | None]:
+) -> tuple[tuple[LearningCurvePoint, ...], Proportion | None]:
     """Return the learning curve on held-out images, and the accuracy gained by the last doubling of the images."""
     fewest = int(np.bincount(labels, minlength=num_classes).min())
     steps = list(_iter_curve_sizes(fewest))
@@ -225,7 +225,8 @@ def _compute_learning_curve(
     count = int((_draw_ranks_within_class(labels, seed) >= steps[-1]).sum()) if steps else 0
     means = {step: float(np.mean(runs[step])) for step in steps}
     points = tuple(
-        CurvePoint(step, Proportion(mean, *wilson_interval(round(mean * count), count))) for step, mean in means.items()
+        LearningCurvePoint(step, Proportion(mean, *wilson_interval(round(mean * count), count)))
+        for step, mean in means.items()
     )
     return points, _estimate_accuracy_gain(runs[steps[-2]], runs[steps[-1]]) if len(steps) > 1 else None
 

@@ -96,8 +96,8 @@ def _hold_out_validation_images(
 ) -> tuple[tuple[DecodableImage, ...], tuple[DecodableImage, ...]]:
     """Split into training and validation images, in the same way as `mlimages label --split`.
 
-    In multi-label datasets, all images of a rare class may be needed for other classes; they then stay in the training
-    set.
+    In a multi-label dataset, a validation image goes back to the training set if one of its classes would otherwise be
+    absent there.
     """
     paths: list[Path] = []
     if distributed.is_main_process():

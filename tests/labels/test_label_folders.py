@@ -78,8 +78,8 @@ def test_what_else_is_in_the_folder_and_folders_of_another_name_are_said(tmp_pat
 
     label(data, as_folders=tmp_path / "linked", out=tmp_path / "all.txt")
     assert notes == [
-        "left out: metadata.csv: classes are read from the folders; "
-        f"`mlimages label {data}/metadata.csv` reads the table",
+        "left out: metadata.csv: not read, since the folders are the classes; to read it: "
+        f"`mlimages label {data}/metadata.csv`",
         "left out: files that are not images: 1 .svg",
         "folders whose name differs from the class name: c. as c",
     ]
@@ -291,7 +291,7 @@ def test_tables_beside_the_class_folders_are_named(tmp_path: Path) -> None:
     table = tmp_path / "in/more.csv"
     assert label_dir_auto(tmp_path).notes == (
         "left out: in: not a class folder; its subfolders are the classes",
-        f"left out: more.csv: classes are read from the folders; `mlimages label {table}` reads the table",
+        f"left out: more.csv: not read, since the folders are the classes; to read it: `mlimages label {table}`",
     )
 
 

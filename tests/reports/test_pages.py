@@ -12,8 +12,8 @@ from mlimages.core import BrokenImage, ClassScore, Fault, ImageProperty, Predict
 from mlimages.inference import Evaluation
 from mlimages.inference.evaluation import Latency
 from mlimages.reports import (
-    CurvePoint,
     LayerScore,
+    LearningCurvePoint,
     ProbeResult,
     compare_runs,
     draw_contact_sheet,
@@ -79,7 +79,7 @@ def evaluation_page(folder: Path) -> Path:
 def probe_page(folder: Path, *layers: str) -> Path:
     accuracy = Proportion(0.9, 0.78, 0.99)
     cuts = tuple(LayerScore(name, 64, accuracy, is_within_noise=True) for name in layers or ("conv1", HOSTILE))
-    curve = tuple(CurvePoint(count, accuracy) for count in (5, 10, 20))
+    curve = tuple(LearningCurvePoint(count, accuracy) for count in (5, 10, 20))
     found = ProbeResult(HOSTILE, 60, 3, 1, cuts, cuts[-1].layer_name, curve, Proportion(0.02, 0.01, 0.03))
     (folder / "probe.html").write_text(render_probe(found))
     return folder / "probe.html"

@@ -282,7 +282,7 @@ class RemoteManifestWriter:
             self._upload(self._path)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the current manifest without uploading it."""
         if self._writer:
             self._writer.close()
         self._writer = None
