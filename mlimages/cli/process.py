@@ -10,6 +10,8 @@ import os
 import signal
 import sys
 import threading
+import time
+import traceback
 
 GC_THRESHOLD = 10_000
 """Allocations between garbage collections. With Python's default of 700, they took a tenth of the time of `gather`,
@@ -54,9 +56,16 @@ def resend_lost_interrupts() -> None:
     """
     report, main_thread = sys.unraisablehook, threading.get_ident()
 
+    def send_interrupt_after_hook() -> None:
+        frames = traceback.walk_stack(sys._current_frames().get(main_thread))
+        while any(frame.f_code is resend_interrupt.__code__ for frame, _ in frames):  # there it would be lost again
+            time.sleep(0.001)
+            frames = traceback.walk_stack(sys._current_frames().get(main_thread))
+        signal.pthread_kill(main_thread, signal.SIGINT)
+
     def resend_interrupt(unraisable: sys.UnraisableHookArgs) -> None:
         if unraisable.exc_type is KeyboardInterrupt:
-            threading.Timer(0.01, signal.pthread_kill, (main_thread, signal.SIGINT)).start()  # after the callback
+            threading.Thread(target=send_interrupt_after_hook, daemon=True).start()
         else:
             report(unraisable)
 

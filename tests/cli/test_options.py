@@ -119,9 +119,15 @@ def test_ctrl_c_while_the_command_line_is_imported_prints_one_line(
     assert (ended.value.code, capsys.readouterr().err) == (130, "mlimages: interrupted\n")
 
 
+@pytest.mark.parametrize("wait_s", [0.0, 0.1])
 def test_ctrl_c_in_a_finalizer_ends_the_command_too(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wait_s: float
 ) -> None:
+    class SlowThread(threading.Thread):
+        def start(self) -> None:  # as on a busy machine, where other threads run before this returns
+            super().start()
+            self.join(wait_s)
+
     class Interrupted:
         def __del__(self) -> None:
             signal.raise_signal(signal.SIGINT)
@@ -132,6 +138,7 @@ def test_ctrl_c_in_a_finalizer_ends_the_command_too(
 
     handler = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    monkeypatch.setattr(threading, "Thread", SlowThread)
     for name in ("disable_gc_at_exit", "raise_mmap_threshold"):  # they change this process
         monkeypatch.setattr(cli, name, lambda: None)
     monkeypatch.setattr(cli, "app", command)
