@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from mlimages.cli.hints import (
 )
 from mlimages.cli.options import FORCE, LABELS, SKIP_UNAVAILABLE, takes_options
 from mlimages.core import ImageProperty, Resize, as_path, pluralize, require_writable
-from mlimages.labels import LabelFileSummary, LabelOptions, TableOptions
+from mlimages.labels import SPLIT_NAMES_BY_ALIAS, LabelFileSummary, LabelOptions, TableOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -195,9 +196,26 @@ def check(
         )
     if report.num_ok:
         checked = [path for path in written if path.name.endswith("_checked.txt")]
-        print_next_command("finetune", checked[0], *(["--val", checked[1]] if len(checked) > 1 else []))
+        if training_files := _choose_training_files(checked):
+            validation = chain.from_iterable(("--val", path) for path in training_files[1:])
+            print_next_command("finetune", training_files[0], *validation)
     if strict and report.errors:
         raise typer.Exit(1)
+
+
+def _choose_training_files(checked: Sequence[Path]) -> list[Path]:
+    """Return the file to train on, then one to validate on if there is one, by the split at the end of their names.
+
+    A file without a split in its name may be either, in the order given; a test set is neither.
+    """
+    words = [re.split(r"[\W_]+", path.stem.removesuffix("_checked").lower())[-1] for path in checked]
+    splits = [SPLIT_NAMES_BY_ALIAS.get(word, "") for word in words]
+
+    def select(*names: str) -> list[Path]:
+        return [path for name in names for path, split in zip(checked, splits, strict=True) if split == name]
+
+    train = select("train", "")[:1]
+    return train + [path for path in select("val", "") if path not in train][:1] if train else []
 
 
 def _load_embedder(files: Sequence[LabelFile]) -> Embedder:

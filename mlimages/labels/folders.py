@@ -269,7 +269,8 @@ def _find_split_folders(root: Path) -> dict[str, Path]:
     folders = _list_image_folders(root)
     if len(folders) < 2 or not all(path.name.lower() in SPLIT_NAMES_BY_ALIAS for path in folders):
         return {"": root}
-    labelled = {SPLIT_NAMES_BY_ALIAS[path.name.lower()]: path for path in folders if has_class_folders(path)}
+    by_split = {SPLIT_NAMES_BY_ALIAS[path.name.lower()]: path for path in folders if has_class_folders(path)}
+    labelled = {name: by_split[name] for name in SPLIT_NAMES_BY_ALIAS if name in by_split}  # train, val, test
     if not labelled or len({SPLIT_NAMES_BY_ALIAS[path.name.lower()] for path in folders}) < len(folders):
         names = ", ".join(path.name for path in folders)
         raise InputError(

@@ -524,3 +524,38 @@ def test_a_locale_that_lacks_characters_of_file_names_is_said_and_no_traceback(
     assert "Traceback" not in done.stderr
     if not code:
         assert "jam 1, tea 1" in done.stdout + done.stderr, "what can be read is listed"
+
+
+@pytest.mark.parametrize(
+    ("names", "training", "validation"),
+    [
+        (["x_test.txt", "x_train.txt", "x_val.txt"], "x_train", "x_val"),
+        (["Valid.txt", "Test.txt", "Training.txt"], "Training", "Valid"),
+        (["test.txt", "train.txt"], "train", ""),
+        (["new.txt", "train.txt"], "train", "new"),
+        (["val.txt", "all.txt"], "all", "val"),
+        (["b.txt", "a.txt"], "b", "a"),
+        (["x_test.txt", "x_val.txt"], "", ""),
+    ],
+)
+def test_the_next_command_trains_and_validates_on_the_files_of_that_name(
+    tmp_path: Path, invoke_cli: RunCli, names: list[str], training: str, validation: str
+) -> None:
+    for number, name in enumerate(names):
+        (tmp_path / f"{number}.jpg").write_bytes(jpeg(scene(number)))
+        (tmp_path / name).write_text(f"{number}.jpg 0\n")
+    done = invoke_cli("check", *names)
+    expected = f"next: mlimages finetune {training}_checked.txt" + f" --val {validation}_checked.txt" * bool(validation)
+    assert done.stderr.splitlines()[-1:] == [expected] if training else "next:" not in done.stderr
+
+
+def test_the_splits_of_a_folder_come_in_the_order_of_training(tmp_path: Path, invoke_cli: RunCli) -> None:
+    for number, name in enumerate(("test", "train", "val")):
+        (tmp_path / "data" / name / "a").mkdir(parents=True)
+        (tmp_path / "data" / name / "a" / f"{number}.jpg").write_bytes(jpeg(scene(number)))
+    assert invoke_cli("label", "data", "-o", "x.txt").stderr.splitlines()[-1] == (
+        "next: mlimages check x_train.txt x_val.txt x_test.txt"
+    )
+    assert invoke_cli("check", "data").stderr.splitlines()[-1] == (
+        "next: mlimages finetune data/labels_train_checked.txt --val data/labels_val_checked.txt"
+    )
