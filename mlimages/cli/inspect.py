@@ -42,7 +42,7 @@ def show(
         help="Draw the feature maps of this layer for IMAGE. If it is the first convolution, also draw its filters.",
     ),
     out: Path = typer.Option(Path("sheet.png"), "-o", "--out", help="Output file: .png or .html."),
-    per_class: int = typer.Option(8, min=1, help="Number of images per class."),
+    per_class: int = typer.Option(8, min=1, help="Number of images per class; a sheet has at most 600 images."),
     size: int = typer.Option(224, min=1, help="Width and height of the images in pixels."),
     resize: Resize = RESIZE,
     gray: bool = typer.Option(False, "--gray", help="Convert images to grayscale."),

@@ -105,7 +105,17 @@ class _PackageNameFormatter(logging.Formatter):
 
 def _is_always_shown(record: logging.LogRecord) -> bool:
     """Whether a record is shown without --verbose: errors, and warnings except those about single images."""
-    shown = ("gathering", "core", "networks", "training", "export", "checks", "images.text", "images.image_files")
+    shown = (
+        "gathering",
+        "core",
+        "networks",
+        "training",
+        "export",
+        "checks",
+        "reports",
+        "images.text",
+        "images.image_files",
+    )
     return record.levelno >= logging.ERROR or f"{record.name}.".startswith(tuple(f"mlimages.{name}." for name in shown))
 
 

@@ -35,7 +35,8 @@ def parse_size(text: str) -> int | tuple[int, int]:
 class ImageProperty:
     """Size of the network's input, and how an image is resized to it.
 
-    A crop that extends beyond the image is padded with black.
+    A crop that extends beyond the image is padded with black. A JPEG whose shorter side is at least four times that of
+    the result is decoded at a reduced scale first, so that its pixels differ slightly from those of a full decode.
 
     Attributes:
         width, height: size of the result in pixels; height 0 means the same as width.

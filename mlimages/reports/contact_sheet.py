@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import random
 from collections.abc import Sequence
@@ -38,6 +39,8 @@ from mlimages.images import (
 )
 from mlimages.labels import TableOptions, has_class_folders, label_dir, label_dir_auto, open_labels
 from mlimages.reports.run_files import RunFiles
+
+logger = logging.getLogger(__name__)
 
 MAX_TILES = 600
 """Maximum number of images on a sheet. With more, fewer images of each class are shown, then fewer classes."""
@@ -137,11 +140,13 @@ def draw_contact_sheet(
         else:
             labels = open_labels(source, table)
     rows = make_sheet_rows(TrainingData(labels, image_property), per_class=per_class, seed=seed)
-    count = labels.count_images()[0] if labels.is_multi_label else sum(row.num_images for row in rows)
-    shown = f"{pluralize(count, 'image')}, {pluralize(len(rows), 'class')}"
+    num_images, count_by_class = labels.count_images()
+    found = f"{pluralize(num_images, 'image')}, {pluralize(len(count_by_class), 'class')}"
+    found += f" (the first {len(rows)} are shown)" * (len(rows) < len(count_by_class))
+    shown_per_class = max(len(row.tiles) for row in rows)
     gray = ", gray" if image_property.gray_scale else ""
     resized = f"resize {image_property.resize}, {image_property.width} x {image_property.height} px{gray}"
-    note = f"{shown}; a random sample of up to {per_class} per class (seed {seed}); {resized}"
+    note = f"{found}; a random sample of up to {shown_per_class} per class (seed {seed}); {resized}"
     write_sheet(rows, out, title=source.name, note=note, overwrite=overwrite)
     return rows
 
@@ -172,6 +177,10 @@ def make_sheet_rows(data: TrainingData, *, per_class: int = 8, seed: int = 0) ->
     if not by_label:
         raise InputError("there are no images to show: is the label file empty?")
     labels = sorted(by_label)[:MAX_TILES]
+    if len(labels) < len(by_label):
+        logger.warning(
+            "the sheet shows %d of %d classes, as it has at most %d images", len(labels), len(by_label), MAX_TILES
+        )
     per_class = min(per_class, max(1, MAX_TILES // len(labels)))
     rng, class_names = random.Random(int(seed)), data.labels.class_names
     return tuple(

@@ -65,9 +65,16 @@ def test_the_seed_chooses_and_the_order_of_lines_does_not(folder: Path) -> None:
     assert len({tuple(chosen(seed, items(folder))) for seed in range(6)}) > 1
 
 
-def test_many_classes_stay_one_sheet(tmp_path: Path) -> None:
-    listed = [LabeledPath(tmp_path / f"{n}.png", n) for n in range(2 * MAX_TILES)]
-    assert len(make_sheet_rows(data_of(listed))) == MAX_TILES
+def test_of_too_many_classes_the_first_are_shown_and_all_are_counted(tmp_path: Path, run_cli: RunCli) -> None:
+    count = MAX_TILES + 10
+    (tmp_path / "all.txt").write_text("".join(f"{n}.png {n}\n" for n in range(count)))
+    done = run_cli("show", "all.txt", "--size", "16", "-o", "sheet.html", "--json")
+    assert len(json.loads(done.stdout)["shown"]) == MAX_TILES
+    assert done.stderr == f"mlimages: the sheet shows {MAX_TILES} of {count} classes, as it has at most 600 images\n"
+    expected = (
+        f"{count} images, {count} classes (the first {MAX_TILES} are shown); a random sample of up to 1 per class"
+    )
+    assert expected in (tmp_path / "sheet.html").read_text()
 
 
 def test_a_sheet_as_png_holds_each_class_in_a_line(folder: Path, tmp_path: Path) -> None:
