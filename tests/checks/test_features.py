@@ -13,7 +13,7 @@ from PIL import Image, ImageChops, ImageFilter, ImageOps
 
 from mlimages.checks import check, feature_pairs, split_labels
 from mlimages.core import MissingExtraError
-from mlimages.core.files import RECORDS_FILE_NAME
+from mlimages.core.written_files import RECORDS_FILE_NAME
 from mlimages.labels import LabelFile, LabelOptions, make_label_files
 from mlimages.reports import write_check_report
 from mlimages.training import embedder

@@ -238,6 +238,17 @@ def test_what_is_appended_with_a_split_is_added_to_the_parts(folders: Path, invo
     assert sum("more/one.jpg wasps" in line for part in parts() for line in part) == 1
 
 
+def run_without_override(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run `mlimages` without root's right to read and write everything."""
+    as_others: list[str] = []
+    if os.geteuid() == 0:
+        if not shutil.which("setpriv"):
+            pytest.skip("there is no setpriv to give up root's right to read and write everything")
+        as_others = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    command = [*as_others, sys.executable, "-m", "mlimages", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
 def test_links_in_a_circle_and_what_may_not_be_read_cost_themselves_alone(folders: Path) -> None:
     for name in ("loop", "loop.jpg"):
         (folders / "data/ants" / name).symlink_to(name)
@@ -245,22 +256,37 @@ def test_links_in_a_circle_and_what_may_not_be_read_cost_themselves_alone(folder
     locked.mkdir(mode=0)
     unseen = folders / "data/bees/0.jpg"
     unseen.chmod(0)
-    as_others: list[str] = []
-    if os.access(locked, os.R_OK):  # as root may, but for this
-        if not shutil.which("setpriv"):
-            pytest.skip("there is no setpriv to give up root's right to read everything")
-        as_others = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
-
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [*as_others, sys.executable, "-m", "mlimages", *words]
-        return subprocess.run(command, cwd=folders, capture_output=True, text=True, check=True)
-
-    labelled = run("label", "data")
+    labelled = run_without_override(folders, "label", "data")
     assert labelled.stdout == "data/labels.txt: 15 images, 2 classes: ants 9, bees 6\n"
     assert "left out: files that are not images: 1 no suffix\n" in labelled.stderr
     assert "left out: folders without read permission: 1 locked\n" in labelled.stderr
     assert "locked: no images" not in labelled.stderr
-    assert "        2  unreadable\n" in run("check", "data/labels.txt").stdout
+    assert "        2  unreadable\n" in run_without_override(folders, "check", "data/labels.txt").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "made"),
+    [
+        (["check", "data", "--report", "check.html"], "check.html"),
+        (["mean", "data", "--size", "8", "-o", "mean.png"], "mean.png"),
+        (["label", "data"], ""),
+        (["label", "data", "-o", "data/new/labels.txt"], ""),
+        (["show", "data", "-o", "data/sheet.png"], ""),
+    ],
+)
+def test_a_read_only_dataset_is_refused_before_its_images_are_decoded(
+    folders: Path, words: list[str], made: str
+) -> None:
+    for folder in [*(folders / "data").rglob("*"), folders / "data"]:
+        folder.chmod(0o555 if folder.is_dir() else 0o444)
+    done = run_without_override(folders, *words)
+    for folder in [folders / "data", *(folders / "data").rglob("*")]:
+        folder.chmod(0o755)
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"mlimages: data/\S+ cannot be written, since data is read-only: .*\n", done.stderr.splitlines(True)[-1]
+    )
+    assert not made or not (folders / made).exists()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,120 @@
+"""Write files and record them, so that only files that mlimages wrote, and nobody edited since, are replaced."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+from mlimages.core.errors import InputError
+from mlimages.core.files import as_path, atomic_write, fingerprint, is_remote, write_text
+
+RECORDS_FILE_NAME = ".mlimages-written"
+"""Name of the file that lists what mlimages wrote into a folder, and may replace, in the format of `sha256sum`."""
+
+
+@contextmanager
+def write_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Context manager: write a file as `atomic_write` does, and record that mlimages wrote it.
+
+    Raises:
+        InputError: as for `require_writable`.
+    """
+    path = as_path(path)
+    require_writable([path], overwrite=overwrite)
+    with atomic_write(path) as part:
+        yield part
+        # record before the rename: without a record, the file could not be replaced later
+        _append_record(path, f"{_sha256(part)}  {path.name}")
+
+
+def require_writable(
+    paths: Iterable[Path], *, overwrite: bool = False, inputs: Iterable[str | os.PathLike[str]] = ()
+) -> None:
+    """Check that these files can be written without overwriting a user's file, or one of the `inputs`.
+
+    Raises:
+        InputError: a file's folder is read-only, or `overwrite` is false and a file is an input, or exists and was not
+            written by mlimages or was edited since.
+    """
+    read, paths = {as_path(each).resolve() for each in inputs}, [*map(as_path, paths)]
+    for path in paths:
+        folder = next((folder for folder in path.parents if not is_remote(folder) and folder.exists()), None)
+        if folder and not os.access(folder, os.W_OK):
+            raise InputError(
+                f"{path} cannot be written, since {folder} is read-only: write to another folder; for a dataset, "
+                "create its label file there, with `mlimages label FOLDER -o FILE`"
+            )
+    for path in paths if not overwrite else ():
+        if read and path.resolve() in read:
+            raise InputError(f"{path} is also an input: choose another name with -o, or replace it with --force")
+        if path.is_dir() or (path.exists() and f"{_sha256(path)}  {path.name}" not in _read_records(path.parent)):
+            raise InputError(
+                f"{path} exists and was not written by mlimages, or was edited since: "
+                "move it, choose another name with -o, or replace it with --force (in Python, overwrite=True)"
+            )
+
+
+def record_written_files(paths: Iterable[Path]) -> None:
+    """Record that mlimages wrote these files."""
+    for path in map(as_path, paths):
+        _append_record(path, f"{_sha256(path)}  {path.name}")
+
+
+@contextmanager
+def check_and_record_outputs(paths: Iterable[Path], *, overwrite: bool = False) -> Iterator[None]:
+    """Context manager: check that these files can be written, and at the end record those that exist.
+
+    Raises:
+        InputError: as for `require_writable`.
+    """
+    paths = list(map(as_path, paths))
+    require_writable(paths, overwrite=overwrite)
+    yield
+    record_written_files(path for path in paths if path.exists())
+
+
+def list_written_files(folder: Path) -> set[str]:
+    """Return the names of the files that mlimages wrote into a folder."""
+    return {line.partition("  ")[2] for line in _read_records(folder)}
+
+
+def _read_records(folder: Path) -> frozenset[str]:
+    path = folder / RECORDS_FILE_NAME
+    return _read_lines_cached(path, found) if (found := fingerprint(path)) else frozenset()
+
+
+@lru_cache(maxsize=64)
+def _read_lines_cached(path: Path, fingerprint: bytes) -> frozenset[str]:
+    """Return the lines of a file; the result is cached until the file's fingerprint changes."""
+    try:
+        return frozenset(path.read_text(encoding="utf-8", errors="surrogateescape").splitlines())
+    except OSError:
+        return frozenset()
+
+
+def record_settings(path: Path, settings: str) -> None:
+    """Record the settings with which a file was written, in a comment line that `sha256sum -c` ignores."""
+    _append_record(path, f"# {path.name}: {settings}")
+
+
+def _append_record(path: Path, line: str) -> None:
+    """Append a line to the records of a folder; in a local folder, two commands can do so at the same time."""
+    known = _read_records(path.parent)
+    if line in known:
+        return
+    if is_remote(path):
+        write_text(path.parent / RECORDS_FILE_NAME, "".join(f"{one}\n" for one in sorted({*known, line})))
+        return
+    with (path.parent / RECORDS_FILE_NAME).open("a", encoding="utf-8", errors="surrogateescape") as out:
+        out.write(f"{line}\n")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        if is_remote(path):
+            return hashlib.sha256(file.read()).hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
