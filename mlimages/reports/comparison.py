@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from mlimages.core import (
     format_table,
     mcnemar_test,
     mean_ap_difference,
+    require_local_path,
 )
+from mlimages.inference import external_data_path
 from mlimages.reports.run_folder import RunFolder, read_run
 
 SIGNIFICANCE_LEVEL = 0.05
@@ -34,7 +36,7 @@ class PairedTest:
     """Test of a run against the best run, on the validation images that both runs share.
 
     Attributes:
-        num_shared_images: number of validation images that both runs share.
+        num_shared_images: number of validation images that both runs share: with the same path and the same label.
         num_gained, num_lost: number of these images that only this run, or only the best run, predicts correctly.
         difference: accuracy of this run minus that of the best run (-1..1), with its 95 % interval; for multi-label
             runs, difference in mean average precision.
@@ -73,11 +75,12 @@ class ComparedRun:
         accuracy: accuracy on all validation images of the run; in a multi-label run, all labels of an image must be
             correct.
         num_images: number of validation images.
-        test_against_best: the test against the best run; None for the best run itself, or if the two runs share no
-            validation image.
+        test_against_best: the test against the best run, which has the highest score; None for the best run itself, or
+            if the two runs share no validation image.
         training_s: training time in seconds; None if unknown.
-        size_bytes: size of the exported file, or else of the weights.
-        differing_settings: the settings that differ between the runs, by name, with their values in this run.
+        size_bytes: size of the exported file, or of the weights if there is none; 0 if there are no weights, either.
+        differing_settings: the settings that differ between the runs, by name, with their values in this run as text;
+            the run folder is left out, and paths are shortened to their last components that tell them apart.
         mean_ap: mean average precision, by which multi-label runs are compared; None for other runs.
     """
 
@@ -114,14 +117,16 @@ class ComparedRun:
         return {**values, "mean_ap": asdict(self.mean_ap)} if self.mean_ap else values
 
 
-def compare_runs(runs: AnyPath | Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
-    """Compare finished runs, the most accurate first.
+def compare_runs(runs: Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
+    """Compare finished runs, and return them with the highest score first.
+
+    Runs with equal scores keep the order of `runs`. The first run is the best run, against which the others are tested.
 
     Args:
-        runs: at least two run folders.
+        runs: at least two run folders; a path that is given twice counts once.
 
     Raises:
-        InputError: fewer than two runs, or only some of them are multi-label.
+        InputError: there are fewer than two runs, such as a single path, or only some of them are multi-label.
         RunError: a path is not a run folder, or its run is not finished.
 
     Example:
@@ -129,7 +134,7 @@ def compare_runs(runs: AnyPath | Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
         >>> other.test_against_best.is_within_noise
         True
     """
-    paths = dict.fromkeys(map(Path, [runs] if isinstance(runs, str | os.PathLike) else runs))
+    paths = dict.fromkeys(map(require_local_path, [runs] if isinstance(runs, str | os.PathLike) else runs))
     if len(paths) < 2:
         raise InputError("compare requires at least two run folders, as in `mlimages compare runs/a runs/b`")
     folders = sorted(map(_read_finished_run, paths), key=lambda run: -run.score.value)
@@ -144,18 +149,19 @@ def compare_runs(runs: AnyPath | Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
             test_against_best=compute_paired_test(run, folders[0]) if run is not folders[0] else None,
             training_s=run.final_metrics.get("seconds"),
             size_bytes=_find_model_size(run.path),
-            differing_settings={name: _format_setting(name, run.settings.get(name)) for name in differing},
+            differing_settings={name: values[index] for name, values in differing.items()},
             mean_ap=run.score if run.score_name == "mAP" else None,
         )
-        for run in folders
+        for index, run in enumerate(folders)
     )
 
 
 def compute_paired_test(run: RunFolder, best_run: RunFolder) -> PairedTest | None:
     """Apply McNemar's exact test to the validation images that both runs share; return None if they share none.
 
-    The interval is the Wald interval for paired proportions. For multi-label runs, the difference in mean average
-    precision is bootstrapped; see `mean_ap_difference`.
+    An image is shared if its path and its label are the same in both runs. The interval is the Wald interval for paired
+    proportions. For multi-label runs, the difference in mean average precision is bootstrapped; see
+    `mean_ap_difference`.
     """
     mine, theirs = _find_correctness_by_image(run), _find_correctness_by_image(best_run)
     shared = [key for key in mine if key in theirs]
@@ -179,7 +185,7 @@ def compute_paired_test(run: RunFolder, best_run: RunFolder) -> PairedTest | Non
 
 
 def format_comparison(runs: Sequence[ComparedRun]) -> Iterator[str]:
-    """Yield the lines of two tables for a terminal: the accuracy of each run, and the settings that differ."""
+    """Yield the lines of two tables for a terminal: the score of each run, and the settings that differ."""
     rows = [("run", runs[0].score_name, "95 % CI", "images", "time", "size", "difference from best")]
     rows += [
         (str(each.path), format_percent(each.score.value), format_interval(each.score), str(each.num_images), *cells)
@@ -189,9 +195,9 @@ def format_comparison(runs: Sequence[ComparedRun]) -> Iterator[str]:
     yield ""
     names = list(runs[0].differing_settings)
     if not names:
-        yield "the settings are the same"
+        yield "no setting differs, other than the run folder"
         return
-    cells = [("setting", *(each.path.name for each in runs))]
+    cells = [("setting", *make_run_names(runs))]
     cells += [(name, *(each.differing_settings[name] for each in runs)) for name in names]
     yield from format_table(cells, left_columns=frozenset(range(len(runs) + 1)))
 
@@ -208,7 +214,8 @@ def format_run_cells(runs: Sequence[ComparedRun]) -> Iterator[tuple[str, str, st
         elif against is None:
             verdict = "no image in common"
         else:
-            significance = "not significant" if against.is_within_noise else "worse"
+            change = "worse" if against.difference.value < 0 else "better"  # on the shared images
+            significance = "not significant" if against.is_within_noise else change
             verdict = f"{100 * against.difference.value:+.1f}, {significance} (p {against.p_value:.2g})"
         yield "" if each.training_s is None else f"{each.training_s:.0f} s", f"{each.size_bytes / 1e6:.1f} MB", verdict
 
@@ -238,19 +245,36 @@ def _iter_image_keys(run: RunFolder) -> Iterator[tuple[str, str]]:
         yield os.path.normpath(str(path.absolute())), "\n".join(classes)
 
 
-def _find_differing_settings(settings: Sequence[Any]) -> list[str]:
+def make_run_names(runs: Sequence[ComparedRun]) -> list[str]:
+    """Return a name for each run: the last components of its path, as many as tell the runs apart."""
+    return _shorten_paths([str(each.path.absolute()) for each in runs])
+
+
+def _find_differing_settings(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return the settings that differ between runs, by name, with the value of each run as text."""
     names = dict.fromkeys(name for each in settings for name in each if name != "out")
-    return [name for name in names if len({_format_setting(name, each.get(name)) for each in settings}) > 1]
+    texts = {name: [_format_setting(name, each.get(name)) for each in settings] for name in names}
+    return {name: _shorten_paths(values) for name, values in texts.items() if len(set(values)) > 1}
 
 
 def _format_setting(name: str, value: Any) -> str:
     if value in (None, "", []):
         return "-"
-    if name == "lr" and not value:
-        return "auto"
-    return Path(value).name if isinstance(value, str) and os.sep in value else str(value)
+    return "auto" if name == "lr" and not value else str(value)
+
+
+def _shorten_paths(texts: Sequence[str]) -> list[str]:
+    """Return the last components of paths, as many as tell different paths apart; text without `/` is unchanged."""
+    parts = [Path(text).parts for text in texts]
+    for count in range(1, max(map(len, parts))):
+        shortened = [str(Path(*each[-count:])) for each in parts]
+        if len(set(shortened)) == len(set(texts)):
+            return shortened
+    return list(texts)
 
 
 def _find_model_size(run: Path) -> int:
-    files = (run / name for name in ("model.onnx", "best.safetensors"))
-    return next((file.stat().st_size for file in files if file.exists()), 0)
+    """Return the size in bytes of the exported file with its external data, or else of the weights, or else 0."""
+    exported = run / "model.onnx"
+    files = [exported, external_data_path(exported)] if exported.exists() else [run / "best.safetensors"]
+    return sum(file.stat().st_size for file in files if file.exists())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import warnings
@@ -26,7 +27,7 @@ from mlimages.core import (
     write_output,
 )
 from mlimages.images import CLASS_INDICES_NOTE, find_font_families, replace_undrawable_names
-from mlimages.reports.comparison import ComparedRun
+from mlimages.reports.comparison import ComparedRun, make_run_names
 from mlimages.reports.model_scores import ModelScores
 from mlimages.reports.probe_result import ProbeResult
 
@@ -47,7 +48,7 @@ TRAIN_COLOR, VAL_COLOR, NEUTRAL_COLOR = "#d9730d", "#2f80d0", "#7d8794"
 CHANNEL_COLORS = {"red": "#d7433b", "green": "#3a9a4b", "blue": "#3b74d7"}
 
 MAX_SCATTER_POINTS = 1000
-"""Maximum number of points of a scatter plot; more images are sampled."""
+"""Maximum number of points of a scatter plot; of more images, evenly spaced ones are drawn."""
 
 MAX_NAMED_CLASSES = 80
 """With more classes than this, the axes show class indices, since the names would overlap."""
@@ -81,17 +82,17 @@ METRIC_LABELS = {"loss": "cross-entropy loss", "accuracy": "accuracy (%)", "map"
 
 
 def choose_metrics(epochs: Sequence[EpochMetrics]) -> tuple[str, ...]:
-    """Return the metrics to plot: the loss, and the accuracy or the mean average precision."""
+    """Return the metrics to plot: `loss`, and `accuracy` or, in a multi-label run, `map`."""
     return "loss", "map" if "val_map" in epochs[-1] else "accuracy"
 
 
 def plot_curves(epochs: Sequence[EpochMetrics], *, metrics: Sequence[str] = (), num_val_images: int = 0) -> Figure:
-    """Plot training and validation loss and accuracy by epoch.
+    """Plot the metrics of the training and the validation set by epoch, side by side.
 
     Args:
         epochs: for each line of metrics.csv, the values by column name.
         metrics: keys of METRIC_LABELS, one plot each; by default those of `choose_metrics`.
-        num_val_images: number of validation images, for the 95 % interval of each epoch's accuracy; 0 draws none.
+        num_val_images: number of validation images, for the 95 % intervals of the validation accuracy; 0 draws none.
     """
     names = metrics or choose_metrics(epochs)
     draw_curve = partial(_draw_curve, epochs=epochs, num_val_images=num_val_images)
@@ -99,7 +100,10 @@ def plot_curves(epochs: Sequence[EpochMetrics], *, metrics: Sequence[str] = (), 
 
 
 def plot_confusion_matrix(confusion: ConfusionMatrix, names: Sequence[str]) -> Figure:
-    """Plot counts by true class (rows) and predicted class (columns), coloured by their share of the row."""
+    """Plot counts by true class (rows) and predicted class (columns), coloured by their share of the row.
+
+    The counts are also written into the cells of at most 40 classes.
+    """
     size = min(2.5 + 0.55 * len(names), 24)
     with mpl.rc_context(_MATPLOTLIB_STYLE):
         figure = Figure(figsize=(size + 1, size), layout="constrained")
@@ -123,12 +127,18 @@ def plot_confusion_matrix(confusion: ConfusionMatrix, names: Sequence[str]) -> F
 
 
 def save_probe_plot(result: ProbeResult, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Write a PNG of the accuracy by layer and by images per class, side by side; `overwrite` as in `save_png`."""
+    """Write a PNG of the accuracy by layer and, if there is a learning curve, by images per class.
+
+    For `overwrite` and errors, see `save_png`.
+    """
     save_png(_draw_side_by_side([draw for _, draw in _make_probe_plots(result)]), path, overwrite=overwrite)
 
 
 def save_models_plot(result: ModelScores, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Write a PNG of the accuracy of several networks by their time per image; `overwrite` as in `save_png`."""
+    """Write a PNG of the accuracy of several networks by their CPU time per image.
+
+    For `overwrite` and errors, see `save_png`.
+    """
 
     def draw_accuracy_by_time(axes: Axes) -> None:
         y, errors = _convert_to_error_bars([score.accuracy for score in result.scores])
@@ -139,13 +149,13 @@ def save_models_plot(result: ModelScores, path: str | os.PathLike[str], *, overw
                 _shorten_name(score.model), (left, top), xytext=(5, 5), textcoords="offset points", fontsize=8
             )
         axes.set_xscale("log")
-        axes.set(xlabel="processor time of a forward pass (ms per image)", ylabel="accuracy (%)")
+        axes.set(xlabel="CPU time of a forward pass (ms per image)", ylabel="accuracy (%)")
 
     save_png(_draw_side_by_side([draw_accuracy_by_time], height=4.2), path, overwrite=overwrite)
 
 
 def draw_probe_svgs(result: ProbeResult) -> list[str]:
-    """Return plots of the accuracy by layer and by images per class, as SVG elements."""
+    """Return plots of the accuracy by layer and, if there is a learning curve, by images per class, as SVG elements."""
     return [to_svg(_draw_side_by_side([draw]), label=label) for label, draw in _make_probe_plots(result)]
 
 
@@ -163,18 +173,18 @@ def draw_dataset_svgs(measurements: MeasurementTable) -> list[str]:
 
 
 def draw_comparison_svg(runs: Sequence[ComparedRun]) -> str:
-    """Return a plot of the accuracy of each run with its 95 % interval, the first on top, as an SVG element."""
-    best = runs[0]
+    """Return a plot of the score of each run with its 95 % interval, the first on top, as an SVG element."""
+    best, names = runs[0], make_run_names(runs)
 
     def draw_score_by_run(axes: Axes) -> None:
         positions = range(len(runs))[::-1]
         x, errors = _convert_to_error_bars([each.score for each in runs])
         axes.errorbar(x, positions, xerr=errors, fmt="o", color=VAL_COLOR, capsize=3)
-        axes.set_yticks(positions, [_shorten_name(each.path.name) for each in runs])
+        axes.set_yticks(positions, list(map(_shorten_name, names)))
         axes.set(xlabel=f"validation {best.score_name} (%), with its 95 % interval", ylim=(-0.5, len(runs) - 0.5))
 
     score = format_percent(best.score.value)
-    label = f"{best.score_name} of {pluralize(len(runs), 'run')}; the best is {best.path.name}: {score}"
+    label = f"{best.score_name} of {pluralize(len(runs), 'run')}; the best is {names[0]}: {score}"
     return to_svg(_draw_side_by_side([draw_score_by_run], height=1.2 + 0.35 * len(runs)), label=label)
 
 
@@ -210,7 +220,7 @@ def _save_figure(figure: Figure, target: Path | io.StringIO, **options: Any) -> 
 
 
 def _draw_side_by_side(plots: Sequence[DrawFunction], *, height: float = 3.6) -> Figure:
-    """Draw the plots side by side, each with its legend below."""
+    """Draw the plots side by side, each with its legend, if it has one, below."""
     with mpl.rc_context(_MATPLOTLIB_STYLE):
         figure = Figure(figsize=(4.8 * len(plots), height), layout="constrained")
         for axes, draw in zip(figure.subplots(1, len(plots), squeeze=False)[0], plots, strict=True):
@@ -243,6 +253,7 @@ def _draw_intervals(axes: Axes, epochs: Sequence[EpochMetrics], num_val_images: 
 
 
 def _make_probe_plots(result: ProbeResult) -> Iterator[tuple[str, DrawFunction]]:
+    """Yield for each plot a description for screen readers and the function that draws it."""
     freeze = result.recommended_freeze
 
     def draw_accuracy_by_layer(axes: Axes) -> None:
@@ -268,7 +279,7 @@ def _make_probe_plots(result: ProbeResult) -> Iterator[tuple[str, DrawFunction]]
 
 def _draw_sizes(axes: Axes, measurements: MeasurementTable) -> None:
     width, height = measurements["width"], measurements["height"]
-    step = max(1, len(width) // MAX_SCATTER_POINTS)
+    step = math.ceil(len(width) / MAX_SCATTER_POINTS)
     axes.scatter(width[::step], height[::step], s=9, alpha=0.4, color=NEUTRAL_COLOR, linewidths=0)
     top = 1.05 * max(width.max(), height.max())
     axes.set(title="size", xlabel="width (px)", ylabel="height (px)", xlim=(0, top), ylim=(0, top))

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from mlimages.core import as_path, format_percent, pluralize
 from mlimages.inference import Evaluation
 from mlimages.reports import plots
-from mlimages.reports.comparison import SIGNIFICANCE_LEVEL, ComparedRun, format_run_cells
+from mlimages.reports.comparison import SIGNIFICANCE_LEVEL, ComparedRun, format_run_cells, make_run_names
 from mlimages.reports.pages import MAX_TILES, GalleryTile, format_mistake, make_image_tile, make_matrix_cells, render
 from mlimages.reports.probe_result import ProbeResult
 
 
 def render_evaluation(evaluation: Evaluation, title: str) -> str:
-    """Return the HTML report of an evaluation: mistakes, scores of each class, confusion matrix, calibration and
-    speed."""
+    """Return the HTML report of an evaluation: mistakes, scores of each class, calibration, speed, and for a
+    single-label model of at most `MAX_MATRIX_CLASSES` classes the confusion matrix."""
     label_scores = evaluation.multi_label_scores
     return render(
         "evaluation.html",
@@ -44,7 +44,7 @@ def render_probe(result: ProbeResult) -> str:
 
 
 def render_comparison(runs: Sequence[ComparedRun]) -> str:
-    """Return the HTML report of a comparison: accuracies with their intervals, significance, settings that differ."""
+    """Return the HTML report of a comparison: scores with their intervals, significance, settings that differ."""
     return render(
         "compare.html",
         title=f"Comparison of {pluralize(len(runs), 'run')}",
@@ -52,8 +52,8 @@ def render_comparison(runs: Sequence[ComparedRun]) -> str:
         noise=SIGNIFICANCE_LEVEL,
         score_name=runs[0].score_name,
         rows=[
-            {"name": each.path.name, "score": each.score, "count": each.num_images, "cells": cells}
-            for each, cells in zip(runs, format_run_cells(runs), strict=True)
+            {"name": name, "score": each.score, "count": each.num_images, "cells": cells}
+            for each, name, cells in zip(runs, make_run_names(runs), format_run_cells(runs), strict=True)
         ],
         drawings=[plots.draw_comparison_svg(runs)],
         settings=[(name, [each.differing_settings[name] for each in runs]) for name in runs[0].differing_settings],

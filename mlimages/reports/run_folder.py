@@ -60,7 +60,7 @@ class Predictions:
 
     @property
     def thresholds(self) -> tuple[float, ...]:
-        """For each class of a multi-label run, the threshold with the best F1 on the images of `paths`."""
+        """For each class of a multi-label run, the threshold with the best F1 on these images."""
         return find_f1_thresholds(self.probabilities, self.labels.astype(bool))
 
     @property
@@ -89,7 +89,8 @@ class RunFolder:
         preprocessing: preprocessing of the images.
         class_names: class names, in the order of the probabilities.
         epochs: for each line of metrics.csv, the values by column name.
-        predictions: predictions for the validation set; None before the run is finished.
+        predictions: predictions for the validation set; None before the run is finished, also if it was finished before
+            and is resumed with more epochs.
         final_metrics: contents of result.json; empty before the run is finished.
         skipped_images: rows of left_out.tsv: path, code and detail of each image that could not be read.
     """
@@ -111,7 +112,7 @@ class RunFolder:
 
     @property
     def changed_settings(self) -> dict[str, Any]:
-        """Settings by name that differ from their defaults; without a known default, if not empty, false or 0."""
+        """Settings that differ from their defaults, by name; those without a known default unless empty, false or 0."""
         return {
             name: value
             for name, value in self.settings.items()
@@ -120,12 +121,13 @@ class RunFolder:
 
     @property
     def num_val_images(self) -> int:
-        """Number of validation images with a prediction."""
+        """Number of validation images with a prediction; 0 before the run is finished."""
         return len(self.predictions.labels) if self.predictions else 0
 
     @property
     def confusion_matrix(self) -> ConfusionMatrix:
-        """Number of validation images by true class (row) and predicted class (column); all 0 without predictions."""
+        """Number of validation images of a single-label run by true class (rows) and predicted class (columns); all 0
+        before the run is finished."""
         if self.predictions is None:
             return confusion_matrix([], [], len(self.class_names))
         labels, predicted = self.predictions.labels.tolist(), self.predictions.predicted_labels.tolist()
@@ -133,14 +135,17 @@ class RunFolder:
 
     @property
     def accuracy(self) -> Proportion:
-        """Accuracy on the validation set; in a multi-label run, all labels of an image must be correct."""
+        """Accuracy on the validation set; in a multi-label run, all labels of an image must be correct.
+
+        Before the run is finished, it is 0 with the interval 0..1.
+        """
         if self.predictions and self.predictions.is_multi_label:
             return estimate_proportion(int(self.predictions.is_correct.sum()), self.num_val_images)
         return accuracy(self.confusion_matrix)
 
     @property
     def average_precision(self) -> AveragePrecision | None:
-        """Average precision on the validation set in a multi-label run, else None."""
+        """Average precision on the validation set of a finished multi-label run, else None."""
         if self.predictions is None or not self.predictions.is_multi_label:
             return None
         return average_precisions(self.predictions.probabilities, self.predictions.labels.astype(bool))
@@ -152,7 +157,7 @@ class RunFolder:
 
     @property
     def score(self) -> Proportion:
-        """Score by which runs are compared: mean average precision of a multi-label run, else accuracy."""
+        """Score by which runs are compared: mean average precision of a multi-label run, else `accuracy`."""
         found = self.average_precision
         return found.mean if found else self.accuracy
 
@@ -164,7 +169,7 @@ def read_run(path: str | os.PathLike[str]) -> RunFolder:
         path: a run folder of `finetune`.
 
     Raises:
-        RunError: `path` is not a run folder, or one of its files is corrupt.
+        RunError: `path` is not a run folder, or one of its files is missing or damaged.
 
     Example:
         >>> read_run("runs/first").class_names
@@ -173,7 +178,8 @@ def read_run(path: str | os.PathLike[str]) -> RunFolder:
     files = RunFiles(require_local_path(path))
     settings = read_settings(files)
     try:
-        names = files.read_class_names()
+        names, final_metrics = files.read_class_names(), _read_final_metrics(files.result)
+        is_multi = settings.get("multi_label", False)
         return RunFolder(
             path=files.folder,
             settings=settings["config"],
@@ -181,15 +187,23 @@ def read_run(path: str | os.PathLike[str]) -> RunFolder:
             preprocessing=Preprocessing.from_dict(settings["preprocessing"]),
             class_names=names,
             epochs=_read_epochs(files.metrics),
-            predictions=_read_predictions(files.predictions, names, multi_label=settings.get("multi_label", False)),
-            final_metrics=json.loads(text) if (text := _read_text(files.result)) else {},
+            predictions=_read_predictions(files.predictions, names, multi_label=is_multi) if final_metrics else None,
+            final_metrics=final_metrics,
             skipped_images=tuple(_read_rows(files.folder / "left_out.tsv", delimiter="\t")),
         )
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, csv.Error) as error:
         raise RunError(f"{files.folder} cannot be read as a run folder: {summarize_error(error)}") from error
 
 
+def _read_final_metrics(path: Path) -> dict[str, Any]:
+    values = json.loads(_read_text(path) or "{}")
+    if not isinstance(values, dict):
+        raise ValueError(f"{path.name} contains no JSON object")
+    return values
+
+
 def _read_text(path: Path) -> str:
+    """Return the contents of a file; empty if it does not exist."""
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
@@ -202,10 +216,10 @@ def _read_epochs(path: Path) -> tuple[dict[str, float], ...]:
 
 
 def _read_predictions(path: Path, class_names: Sequence[str], *, multi_label: bool) -> Predictions | None:
-    """Read `path,label` and one probability per class; paths are relative to the run folder.
+    """Read `path,label` and one probability per class; return None if the file does not exist or has no row.
 
-    The label is a class name, or in a multi-label run a JSON list of class names. Runs of earlier versions have class
-    indices, separated by `;`.
+    Paths are relative to the run folder. The label is a class name, or in a multi-label run a JSON list of class names.
+    Runs of earlier versions have a class index, or in a multi-label run class indices separated by `;`.
     """
     rows = list(csv.reader(io.StringIO(_read_text(path), newline="")))[1:]
     if not rows:
@@ -228,4 +242,5 @@ def _read_predictions(path: Path, class_names: Sequence[str], *, multi_label: bo
 
 
 def _parse_labels(text: str) -> list[str]:
+    """Return the class names of a multi-label image, or its class indices as text."""
     return json.loads(text) if text.startswith("[") else list(filter(None, text.split(";")))

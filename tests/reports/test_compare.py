@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from mlimages.cli.main import app
 from mlimages.core import InputError, RunError
-from mlimages.reports import compare_runs, format_comparison
+from mlimages.reports import compare_runs, format_comparison, read_run, render_comparison
 from tests.conftest import RunCli
 from tests.run_folders import make_run
 
@@ -47,6 +47,89 @@ def test_only_settings_that_differ_are_listed(runs: list[Path]) -> None:
     assert [each.differing_settings for each in compare_runs(runs)] == [
         {"model": "resnet18"}, {"model": "alexnet"}, {"model": "lenet5"},
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "shown"),
+    [
+        ("/data/a/labels.txt", "/data/b/labels.txt", ("a/labels.txt", "b/labels.txt")),
+        ("/data/a/photos/labels.txt", "/data/b/photos/labels.txt", ("a/photos/labels.txt", "b/photos/labels.txt")),
+        ("/data/cats.txt", "/data/dogs.txt", ("cats.txt", "dogs.txt")),
+        ("s3://one/labels.txt", "s3://two/labels.txt", ("one/labels.txt", "two/labels.txt")),
+        ("/labels.txt", "/a/labels.txt", ("/labels.txt", "a/labels.txt")),
+        ("/data/labels.txt", None, ("labels.txt", "-")),
+    ],
+)
+@pytest.mark.parametrize("name", ["labels", "val", "weights", "mean"])
+def test_paths_that_differ_in_a_folder_alone_differ(
+    tmp_path: Path, name: str, first: str, second: str | None, shown: tuple[str, str]
+) -> None:
+    settings: list[dict[str, object]] = [{name: first}, {name: second}]
+    runs = [make_run(tmp_path / f"runs/{n}", per_class=2, wrong=[0][n:], **each) for n, each in enumerate(settings)]
+    differing = [each.differing_settings for each in compare_runs(runs[::-1])]
+    assert differing == [{name: shown[1]}, {name: shown[0]}]
+
+
+def test_runs_with_the_same_settings_differ_only_in_their_folder(tmp_path: Path) -> None:
+    runs = compare_runs([make_run(tmp_path / name, wrong=[0], out=str(tmp_path / name)) for name in ("a", "b")])
+    assert list(format_comparison(runs))[-1] == "no setting differs, other than the run folder"
+    assert "None, other than the run folder." in render_comparison(runs)
+
+
+def test_runs_with_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name / "first", wrong=[0], lr=lr) for name, lr in (("cats", 0.1), ("dogs", 0.2))]
+    compared = compare_runs(runs)
+    assert list(format_comparison(compared))[-3].split() == ["setting", "cats/first", "dogs/first"]
+    page = render_comparison(compared)
+    assert page.count(">cats/first</th>") == page.count(">dogs/first</th>") == 2
+
+
+def test_runs_with_equal_scores_keep_their_order(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, wrong=[0]) for name in ("b", "a", "c")]
+    assert [each.path for each in compare_runs(runs)] == runs
+
+
+def test_a_run_with_the_lower_score_can_be_better_on_the_shared_images(runs: list[Path]) -> None:
+    """The best run has the higher accuracy only because of images that the other run lacks."""
+    bad, _, good = runs
+    lines = (bad / "val_predictions.csv").read_text().splitlines(keepends=True)
+    added = [line.replace("images/", "others/") for line in (good / "val_predictions.csv").read_text().splitlines(True)]
+    (bad / "val_predictions.csv").write_text("".join([*lines, *added[2:] * 20]))
+    lines = (good / "val_predictions.csv").read_text().splitlines(keepends=True)
+    wrong = [line.replace("images/", "else/").replace("0.9", "0.01") for line in lines[1:7]]
+    (good / "val_predictions.csv").write_text("".join([*lines, *wrong]))
+    best, other = compare_runs([bad, good])
+    assert best.path == bad
+    assert list(format_comparison([best, other]))[2].endswith("+70.8, better (p 7.6e-05)")
+
+
+def test_the_size_includes_external_weights(runs: list[Path]) -> None:
+    (runs[2] / "model.onnx.data").write_bytes(bytes(5000))
+    (runs[1] / "best.safetensors").write_bytes(bytes(300))
+    assert [each.size_bytes for each in compare_runs(runs)] == [7000, 300, 0]
+
+
+def test_a_run_that_is_resumed_with_more_epochs_is_not_finished(runs: list[Path]) -> None:
+    """Its predictions are those of the fewer epochs."""
+    (runs[0] / "result.json").unlink()
+    assert read_run(runs[0]).predictions is None
+    with pytest.raises(RunError, match="is not finished"):
+        compare_runs(runs)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["s3://photos/a", "s3://photos/b"], "s3://photos/a: use a path on this machine"),
+        (["", "b"], "the path is empty"),
+        ("a", "at least two"),
+        (Path("a"), "at least two"),
+        ([], "at least two"),
+    ],
+)
+def test_paths_that_cannot_be_compared_are_refused_as_they_were_given(given: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        compare_runs(given)
 
 
 def test_images_of_one_run_alone_are_not_compared(runs: list[Path]) -> None:

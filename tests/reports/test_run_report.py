@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from mlimages import reports
 from mlimages.core import RunError, make_install_command
 from mlimages.inference import OnnxBundle
 from mlimages.labels import label_dir_auto
-from mlimages.reports import SuspectLabel, draw_run, read_run, run_page, write_suspects
+from mlimages.reports import SuspectLabel, draw_run, plots, read_run, run_page, write_suspects
 from mlimages.reports.plots import plot_curves
 from mlimages.training import FineTuneConfig, fine_tune, finish, read_config
 from tests.browser import OpenPage
@@ -26,6 +27,13 @@ def make_suspect_run(folder: Path) -> Path:
     run = make_run(folder / "first", wrong=[0, 1, 9])
     write_suspects([SuspectLabel(folder / "images/ants/3.png", "ants", "bees", 0.97)], run / "suspects.tsv")
     return run
+
+
+@pytest.mark.parametrize("count", [1, 999, 1000, 1001, 1999, 2000, 4321])
+def test_a_scatter_plot_has_at_most_its_maximum_of_points(count: int) -> None:
+    axes = Figure().subplots()
+    plots._draw_sizes(axes, np.ones(count, [("width", np.int64), ("height", np.int64)]))
+    assert min(count, plots.MAX_SCATTER_POINTS) / 2 < len(axes.collections[0].get_offsets()) <= plots.MAX_SCATTER_POINTS
 
 
 @pytest.mark.parametrize("count", [1, 2, 30])
@@ -178,7 +186,9 @@ def test_predictions_of_earlier_versions_have_class_indices(run: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content"),
     [("config.json", "{"), ("config.json", "[]"), ("classes.txt", "one\n"), ("metrics.csv", "epoch\nx\n"),
-     ("val_predictions.csv", "path,label,a,b,c\np,other,1,0,0\n"), ("val_predictions.csv", "path,label\np\n")],
+     ("val_predictions.csv", "path,label,a,b,c\np,other,1,0,0\n"), ("val_predictions.csv", "path,label\np\n"),
+     ("result.json", "[1]"), ("result.json", "{"),
+     *((name, "\0" * 200_000) for name in ("metrics.csv", "val_predictions.csv", "left_out.tsv", "result.json"))],
 )  # fmt: skip
 def test_a_damaged_folder_is_one_error(run: Path, name: str, content: str) -> None:
     (run / name).write_text(content)
