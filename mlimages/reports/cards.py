@@ -18,7 +18,7 @@ _SPLIT_NAMES = {"train": "training", "val": "validation"}
 
 def write_model_card(bundle: OnnxBundle) -> Path | None:
     """Write the model card beside the .onnx file and return its path; None if a README.md exists that mlimages did not
-    write."""
+    write, or that was changed since."""
     path = bundle.path.parent / MODEL_CARD_NAME
     try:
         with write_output(path) as part:
@@ -29,7 +29,7 @@ def write_model_card(bundle: OnnxBundle) -> Path | None:
 
 
 def has_model_card(bundle: OnnxBundle) -> bool:
-    """Return whether a README.md beside the .onnx file is its model card."""
+    """Return whether the README.md beside the .onnx file is the model card of this file, unchanged."""
     path = bundle.path.parent / MODEL_CARD_NAME
     return path.is_file() and path.read_bytes() == format_model_card(bundle).encode()
 
@@ -92,13 +92,16 @@ def _describe_data(bundle: OnnxBundle) -> Iterator[str]:
         yield f"\n{' and '.join(sizes)}; an image is counted once for each of its labels."
     if provenance.licenses:
         yield "\n| licence, as recorded by `mlimages gather` | images |\n|---|---|"
-        yield from (f"| {_escape_markdown(name)} | {count} |" for name, count in provenance.licenses.items())
+        yield from (f"| {_escape_markdown(licence)} | {count} |" for licence, count in provenance.licenses.items())
     else:
         yield "\nThe licences of the images are not recorded."
 
 
 def read_image_licenses(paths: Iterable[Path]) -> dict[Path, str]:
-    """Return the licences of images as recorded by `gather`, by path; images that no manifest lists are omitted."""
+    """Return the licences of images as recorded by `gather`, by path; "not recorded" if the source stated none.
+
+    Images that are not listed in the manifest of a gathered folder, `FOLDER/CLASS/IMAGE`, are omitted.
+    """
     found: dict[Path, str] = {}
     folders = {path: path.parent.parent for path in paths}
     for folder in sorted(set(folders.values())):
@@ -123,11 +126,13 @@ def _describe_results(bundle: OnnxBundle) -> Iterator[str]:
             yield f"{chosen} chosen on these images: expect slightly lower scores on new images."
     if provenance.calibration_error:
         before, after = provenance.calibration_error
-        yield f"Expected calibration error {after:.3f}, {before:.3f} before the temperature was fitted."
+        yield f"Expected calibration error {after:.3f}; before the temperature was fitted, {before:.3f}."
     if provenance.parity and not provenance.parity.num_images:
         yield "The file was not compared with the trained network."
     elif provenance.parity:
-        yield f"ONNX Runtime and the trained network agree on {provenance.parity.num_images} of these images."
+        num_compared = provenance.parity.num_images
+        num_equal = num_compared - provenance.parity.num_near_ties
+        yield f"ONNX Runtime and the trained network agree on {num_equal} of {num_compared} validation images."
 
 
 def _describe_limitations(bundle: OnnxBundle) -> Iterator[str]:
@@ -155,7 +160,7 @@ def _describe_decision_rules(bundle: OnnxBundle) -> Iterator[str]:
     elif known := bundle.known:
         yield f"Every image gets one of the classes above. If the output `known` is below {KNOWN_THRESHOLD}, the image"
         share = format_percent(1 - known.share, 0)
-        yield f"probably belongs to none of them; this is also the case for {share} of {known.count} validation images."
+        yield f"probably belongs to none of them. It is also below for {share} of {known.count} validation images."
     else:
         yield "Every image gets one of the classes above, even one that shows none of them."
     if bundle.unknown_below:
@@ -177,7 +182,7 @@ def _describe_usage(bundle: OnnxBundle) -> Iterator[str]:
 
 
 def _format_decision_snippet(bundle: OnnxBundle) -> str:
-    """Return the line of Python that prints the predicted class or labels."""
+    """Return the Python code that prints the predicted class, or the predicted classes of a multi-label model."""
     if not bundle.multi_label:
         return "print(names[probabilities[0].argmax()])"
     return (

@@ -19,7 +19,7 @@ _CROISSANT_TERMS = (
     "isLiveDataset jsonPath key md5 parentField path recordSet references regex repeated replace "
     "samplingRate separator source subField transform"
 )
-"""Terms of Croissant, in its standard context."""
+"""Terms of Croissant that its standard JSON-LD context maps to the namespace `cr`."""
 
 _JSON_LD_CONTEXT: dict[str, Any] = {
     "@language": "en",
@@ -37,7 +37,7 @@ _JSON_LD_CONTEXT: dict[str, Any] = {
 
 
 def write_croissant(run: RunFolder, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Write a description of a run's training and validation images as JSON-LD.
+    """Write a description of a run's dataset as JSON-LD: label files, class counts, and licences of the images.
 
     Raises:
         InputError: `path` exists, `overwrite` is false, and mlimages did not write it or it was changed since.
@@ -61,7 +61,8 @@ def _make_dataset_json(run: RunFolder) -> dict[str, Any]:
         {"classes/label": label, "classes/name": name, **{f"classes/{part}": counts[part][label] for part in counts}}
         for label, name in enumerate(run.class_names)
     ]
-    stated = "; ".join(f"{name}: {count} images" for name, count in licenses.most_common()) or "not recorded"
+    stated = "; ".join(f"{licence}: {count} images" for licence, count in licenses.most_common()) or "not recorded"
+    recorded = [licence for licence in licenses if licence != "not recorded"]
     description = f"{total} images of {len(run.class_names)} classes. Licences of the images: {stated}."
     return {
         "@context": _JSON_LD_CONTEXT,
@@ -69,7 +70,7 @@ def _make_dataset_json(run: RunFolder) -> dict[str, Any]:
         "conformsTo": "http://mlcommons.org/croissant/1.1",
         "name": run.path.resolve().name,
         "description": description,
-        **({"license": [name for name in licenses if name != "not recorded"]} if licenses else {}),
+        **({"license": recorded} if recorded else {}),
         "distribution": [_make_file_object(file) for file in files.values()],
         "recordSet": [_make_class_records(tuple(files), rows)],
     }

@@ -17,6 +17,7 @@ from mlimages.core import (
     format_percent,
     pluralize,
     require_local_path,
+    summarize_error,
 )
 from mlimages.inference import BundleSession, OnnxBundle
 
@@ -46,7 +47,7 @@ def summarize_onnx(path: str | os.PathLike[str]) -> NetworkSummary:
     """Summarize an .onnx file: its layers with parameters, its pooling layers, and notes on its metadata.
 
     Raises:
-        BundleError: the file does not exist or is not an ONNX file.
+        BundleError: the file does not exist, is not an ONNX file, or has an empty graph.
     """
     path = require_local_path(path)
     try:
@@ -56,7 +57,7 @@ def summarize_onnx(path: str | os.PathLike[str]) -> NetworkSummary:
     except FileNotFoundError as error:
         raise BundleError(f"no file at {path}: check the path") from error
     except Exception as error:  # protobuf and onnx raise errors of many kinds on invalid files
-        raise BundleError(f"{path} is not an ONNX file ({str(error).splitlines()[0][:80]}): export it again") from error
+        raise BundleError(f"{path} is not an ONNX file ({summarize_error(error)[:80]}): export it again") from error
     if not model.graph.node:
         raise BundleError(f"{path} contains no network: export it again")
     graph = _GraphTensors(model.graph)
@@ -87,6 +88,7 @@ class _GraphTensors:
         """Return a row of the summary for a node; None if it is neither pooling nor a layer with weights."""
         names = [self.sources.get(name, name) for name in node.input]
         held = [name for name in names[1:] if name in self.weights]
+        held.sort(key=lambda name: -math.prod(self.weights[name]))  # QLinearConv has scales before the weight
         if node.op_type not in _LAYER_TYPES or not (held or _LAYER_TYPES[node.op_type] == "pool"):
             return None
         output, given = self.shapes.get(node.output[0], ()), self.shapes.get(node.input[0], ())
@@ -107,7 +109,7 @@ class _GraphTensors:
         """Return the shape `(C, H, W)` of the images: that of the first convolution's input, or of the graph's input if
         it has no convolution; zeros if the shape is unknown."""
         for node in graph.node:
-            if node.op_type in ("Conv", "QLinearConv") and len(given := self.shapes.get(node.input[0], ())) == 3:
+            if _LAYER_TYPES.get(node.op_type) == "conv" and len(given := self.shapes.get(node.input[0], ())) == 3:
                 return given[0], given[1], given[2]
         first = self.shapes[graph.input[0].name] if graph.input else ()
         if len(first) != 3:
@@ -154,7 +156,7 @@ def _describe_width_change(input_shape: Shape, output_shape: Shape) -> str:
 
 
 def _describe_interface(model: Any) -> str:
-    """Describe inputs, outputs and opset."""
+    """Return names, types and shapes of the inputs and outputs, and the opset."""
 
     def describe_tensor(value: Any) -> str:
         tensor = value.type.tensor_type
@@ -169,14 +171,19 @@ def _describe_interface(model: Any) -> str:
 def describe_bundle(path: Path, metadata: Mapping[str, str]) -> Iterator[str]:
     """Yield notes on an exported file: classes, preprocessing, metrics, provenance and the result of its parity test.
 
+    A file without readable mlimages metadata has one note, which says so.
+
     Args:
         path: the .onnx file.
         metadata: `metadata_props` of the file.
     """
+    if "mlimages" not in metadata:
+        yield "no mlimages metadata: classes and preprocessing are unknown"
+        return
     try:
         bundle = OnnxBundle.from_metadata(path, metadata)
-    except BundleError:
-        yield "no mlimages metadata: classes and preprocessing are unknown"
+    except BundleError as error:  # from another version, or damaged
+        yield str(error)
         return
     yield from _describe_network(bundle)
     yield from _describe_metrics(bundle)
@@ -249,7 +256,7 @@ def _describe_parity_test(bundle: OnnxBundle) -> str:
     best = max(range(len(probe.logits)), key=probe.logits.__getitem__)
     requirement = (
         f"an image of {probe.width} x {probe.height} px must yield a logit of {probe.logits[best]:.3f} "
-        f"for {bundle.class_names[best]}; every logit may differ by {format_percent(probe.tolerance)}"
+        f"for {bundle.class_names[best]}; logits may differ by {format_percent(probe.tolerance)} of the largest one"
     )
     if not bundle.includes_preprocessing:
         return f"{requirement}; not tested: the file does not include preprocessing"

@@ -19,7 +19,7 @@ from mlimages.export import TrainedNetwork
 from mlimages.export.onnx_writer import write_onnx
 from mlimages.inference import OnnxBundle
 from mlimages.networks import summarize, summarize_model
-from mlimages.reports import summarize_onnx
+from mlimages.reports import describe_bundle, summarize_onnx
 from mlimages.training import summarize_run_network
 from tests.conftest import RunCli
 from tests.run_folders import make_run
@@ -231,7 +231,7 @@ def test_an_exported_file_is_summarized_with_its_metadata(exported: Path) -> Non
     assert "classes: ants, bees" in text
     assert "shorter side to 32 px, centre crop 32 x 32 px, in the graph" in text
     assert "image uint8 (N, H, W, 3) -> logits float (N, 2), probabilities float (N, 2); opset" in text
-    assert "every logit may differ by 0.5 %; passed" in text
+    assert "logits may differ by 0.5 % of the largest one; passed" in text
     assert "metadata for other tools: Image.BitmapPixelFormat" in text
 
 
@@ -241,6 +241,52 @@ def test_the_summary_of_a_file_that_fails_its_probe_says_so(exported: Path, tmp_
     wrong = replace(bundle.parity_test_image, logits=tuple(2 * logit for logit in bundle.parity_test_image.logits))
     replace(bundle, path=tmp_path / "altered.onnx", parity_test_image=wrong).write(exported)
     assert "FAILED" in summarize_onnx(tmp_path / "altered.onnx").notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "note"),
+    [
+        ({}, "no mlimages metadata: classes and preprocessing are unknown"),
+        ({"mlimages": '{"v": 0}'}, "net.onnx is from another version of mlimages: export it again with this version"),
+        ({"mlimages": '{"v": 1}'}, "net.onnx has damaged mlimages metadata"),
+        ({"mlimages": "{"}, "net.onnx has damaged mlimages metadata"),
+    ],
+    ids=["none", "version", "incomplete", "damaged"],
+)
+def test_metadata_that_cannot_be_read_is_described_as_it_is(metadata: dict[str, str], note: str) -> None:
+    (found,) = describe_bundle(Path("net.onnx"), metadata)
+    assert found.startswith(note)
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs"),
+    [
+        ("Conv", ["w"]),
+        ("ConvInteger", ["w"]),
+        ("QLinearConv", ["scale", "zero", "w", "scale", "zero", "scale", "zero"]),
+    ],
+)
+def test_each_kind_of_convolution_gives_the_size_of_the_input(tmp_path: Path, kind: str, inputs: list[str]) -> None:
+    """As with preprocessing in the graph, whose input has another size."""
+    types = {"w": onnx.TensorProto.UINT8, "scale": onnx.TensorProto.FLOAT, "zero": onnx.TensorProto.UINT8}
+    if kind == "Conv":
+        types["w"] = onnx.TensorProto.FLOAT
+    output_type = {"ConvInteger": onnx.TensorProto.INT32}.get(kind, types["w"])
+    x = onnx.helper.make_tensor_value_info("x", types["w"], ("N", "h", "w", 3))
+    image = onnx.helper.make_tensor_value_info("image", types["w"], ("N", 3, 64, 48))
+    y = onnx.helper.make_tensor_value_info("y", output_type, ("N", 8, 62, 46))
+    nodes = [onnx.helper.make_node("Resize", ["x"], ["image"]), onnx.helper.make_node(kind, ["image", *inputs], ["y"])]
+    weights = [
+        onnx.helper.make_tensor(
+            name, types[name], (8, 3, 3, 3) if name == "w" else (), [1] * (216 if name == "w" else 1)
+        )
+        for name in dict.fromkeys(inputs)
+    ]
+    graph = onnx.helper.make_graph(nodes, "g", [x], [y], weights, value_info=[image])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "s.onnx")
+    summary = summarize_onnx(tmp_path / "s.onnx")
+    assert str(summary).splitlines()[0] == "s.onnx: input 3 x 64 x 48"
+    assert [(layer.name, layer.multiply_adds) for layer in summary.layers] == [("w", 216 * 62 * 46)]
 
 
 @pytest.mark.parametrize(

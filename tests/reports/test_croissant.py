@@ -29,3 +29,15 @@ def test_the_library_of_croissant_accepts_the_file_and_reads_classes_and_counts(
     assert rows[2]["name"] in ("Käfer", "Käfer".encode())
     assert [(row["train"], row["val"]) for row in rows] == [(8, 8)] * 3
     assert str(tmp_path) not in (run / "croissant.json").read_text()
+
+
+@pytest.mark.parametrize("source", [{}, {"license": ""}, {"license": None}])
+def test_a_licence_that_no_source_stated_is_not_listed(tmp_path: Path, source: dict[str, str | None]) -> None:
+    run = make_run(tmp_path / "run")
+    row = {"v": 1, "label": "ants", "status": "ok", "bytes": 9, "sha256": "0" * 64, "dhash": "0" * 16}
+    row |= {"url": "http://a/0", "path": "ants/0.png", "source": source}
+    (tmp_path / "images" / "manifest.jsonl").write_text(f"{json.dumps(row)}\n")
+    write_croissant(read_run(run), run / "croissant.json")
+    written = json.loads((run / "croissant.json").read_text())
+    assert "license" not in written
+    assert written["description"].endswith("Licences of the images: not recorded: 1 images.")

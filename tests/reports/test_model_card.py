@@ -59,6 +59,12 @@ def test_a_file_that_was_compared_on_no_image_is_not_said_to_agree(cnn_bundle: O
     assert "parity: not compared with the trained network" in summarize_onnx(bundle.path).notes
 
 
+def test_the_card_counts_near_ties_as_differences(cnn_bundle: OnnxBundle) -> None:
+    parity = ParityResult(num_images=24, num_near_ties=2, max_relative_difference=1e-4)
+    card = format_model_card(replace(cnn_bundle, provenance=replace(cnn_bundle.provenance, parity=parity)))
+    assert "\nONNX Runtime and the trained network agree on 22 of 24 validation images.\n" in card
+
+
 def test_the_cards_limits_say_what_known_and_the_sets_mean(cnn_bundle: OnnxBundle) -> None:
     sets, without = PredictionSetThresholds("validation", 12, {"0.9": 0.25}), format_model_card(cnn_bundle)
     card = format_model_card(replace(cnn_bundle, known=InDistributionCalibration(0.75, 12), prediction_sets=sets))

@@ -1,5 +1,6 @@
 """Labels that are probably wrong are found, and the list can be acted on."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mlimages.cli.main import app
-from mlimages.core import LabeledPath
+from mlimages.core import InputError, LabeledPath
 from mlimages.labels import LabelFile, label_dir_auto, write_label_file
 from mlimages.reports import (
     SuspectLabel,
@@ -42,6 +43,13 @@ def test_an_image_predicted_as_labelled_is_no_suspect_however_unsure() -> None:
     assert find_suspects(PATHS, labels, probabilities, NAMES) == ()
 
 
+@pytest.mark.parametrize(("count", "most"), [(2, 1), (5, 1), (14, 1), (16, 2), (40, 4)])
+def test_at_least_one_suspect_of_a_small_dataset_is_listed(count: int, most: int) -> None:
+    """Else the page of a run would say that the predictions agree with all labels."""
+    probabilities = np.tile([0.2, 0.8, 0.0], (count, 1))
+    assert len(find_suspects(PATHS[:count], np.zeros(count, np.int64), probabilities, NAMES)) == most
+
+
 def test_the_count_is_that_of_the_confident_joint() -> None:
     # The worked example of Northcutt et al.: a class's threshold is its images' mean probability.
     labels = np.array([0, 0, 0, 1, 1, 1])
@@ -59,6 +67,22 @@ def test_the_list_survives_names_with_tabs_and_spaces(tmp_path: Path) -> None:
     assert [each.path.resolve() for each in found] == [suspects[0].path]
     assert (found[0].label, found[0].likely_label, found[0].confidence) == ("ants", "black bees", 0.9731)
     assert read_suspects(tmp_path / "nothing.tsv") is None
+
+
+@pytest.mark.parametrize("edit", [lambda text: f"{text}\n\n", lambda text: text.replace("\n", "\r\n\r\n")])
+def test_blank_lines_of_a_list_that_a_person_edited_are_skipped(tmp_path: Path, edit: Callable[[str], str]) -> None:
+    path = tmp_path / "suspects.tsv"
+    write_suspects([SuspectLabel(tmp_path / f"{n}.png", "ants", "bees", 0.9) for n in range(2)], path)
+    expected = read_suspects(path)
+    path.write_bytes(edit(path.read_text()).encode())
+    assert read_suspects(path) == expected
+
+
+@pytest.mark.parametrize("row", [b"a.png", b"a.png\tants\tbees\tmost", b"\xff\tants\tbees\t0.9", bytes(200_000)])
+def test_a_list_that_is_damaged_is_an_error_that_names_it(tmp_path: Path, row: bytes) -> None:
+    (tmp_path / "suspects.tsv").write_bytes(b"path\tlabel\tlikely_label\tconfidence\n" + row + b"\n")
+    with pytest.raises(InputError, match=r"suspects\.tsv is damaged"):
+        read_suspects(tmp_path / "suspects.tsv")
 
 
 def test_label_drops_what_the_list_holds(tmp_path: Path) -> None:
