@@ -1,4 +1,4 @@
-"""HTML pages, plots and contact sheets; reading and comparing run folders."""
+"""HTML reports, plots, contact sheets, model cards and summaries; reading and comparing run folders."""
 
 from mlimages.core.lazy import attach
 

@@ -30,7 +30,7 @@ class FindingGroup:
         code: code of the findings.
         num_findings: number of findings.
         is_about_images: whether the findings concern images; otherwise, they concern classes.
-        tiles: tiles of the first findings.
+        tiles: tiles of the first `MAX_TILES` findings.
     """
 
     code: str
@@ -41,7 +41,7 @@ class FindingGroup:
 
 def write_check_report(report: CheckReport, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Write an HTML report: findings by code with their images, groups of duplicates, number of images of each class,
-    plots, and the mean image of each class.
+    plots, the mean image of each class, and thresholds that were changed.
 
     Args:
         report: result of `check`.
@@ -50,7 +50,7 @@ def write_check_report(report: CheckReport, path: str | os.PathLike[str], *, ove
 
     Raises:
         InputError: the file exists, was not written by mlimages or was changed since, and `overwrite` is false.
-        LabelFileError: a label file was changed since the check.
+        LabelFileError: since the check, a label file was removed, or changed so that it cannot be read.
     """
     page = render(
         "check.html",
@@ -82,7 +82,7 @@ def write_check_report(report: CheckReport, path: str | os.PathLike[str], *, ove
 
 
 def _count_images_by_class(report: CheckReport) -> dict[str, list[int]]:
-    """Return the number of images of each class in each label file."""
+    """Return, by class name, the number of images of the class in each label file, in the order of the files."""
     files = range(len(report.files))
     return {name: [report.class_counts.get((file, name), 0) for file in files] for name in report.class_names}
 
@@ -127,5 +127,6 @@ def _find_images_of_class(files: Iterable[LabelFile], name: str) -> Iterator[Lab
 
 
 def _find_changed_thresholds(report: CheckReport) -> list[tuple[str, str]]:
+    """Return name and value of each threshold that differs from its default for this number of images."""
     defaults = asdict(Thresholds().adapt_to_size(report.num_images))
     return [(name, f"{value:.3g}") for name, value in asdict(report.thresholds).items() if value != defaults[name]]

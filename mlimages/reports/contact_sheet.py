@@ -57,9 +57,9 @@ class Tile:
     """One image of a contact sheet.
 
     Attributes:
-        caption: file name.
+        caption: file name of an image; name of a channel or number of a feature map otherwise.
         pixels: the preprocessed image, uint8 `(H, W, C)`; None if it cannot be decoded.
-        fault: why the image cannot be decoded.
+        fault: why the image cannot be decoded; None if it can.
         path: path of the image; None for a mean image or a feature map.
     """
 
@@ -71,13 +71,13 @@ class Tile:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SheetRow:
-    """One class of a contact sheet.
+    """One row of a contact sheet: a class, a mean image or feature maps.
 
     Attributes:
-        name: name of the class.
-        num_images: number of images of the class; 0 for a mean image.
-        tiles: a sample of the images.
-        label: class index.
+        name: name of the class, or heading of the row.
+        num_images: number of images of the class; 0 for a mean image and feature maps.
+        tiles: a sample of the images of the class, or the tiles of the mean image or feature maps.
+        label: class index; 0 for a mean image and feature maps.
     """
 
     name: str
@@ -99,20 +99,21 @@ def draw_contact_sheet(
     table: TableOptions | None = None,
     overwrite: bool = False,
 ) -> tuple[SheetRow, ...]:
-    """Draw the contact sheet of a label file, a folder of class folders or a mean image, and return its rows.
+    """Draw the contact sheet of a label file, a folder of images or a mean image, and return its rows.
 
     Args:
-        source: a label file, a folder, or a mean image: a `.npy`, float32 `(C, H, W)` in 0..255, or a `.png`.
+        source: a label file, a folder (of class folders, otherwise all its images are one class), or a mean image: a
+            `.npy`, float32 `(C, H, W)` in 0..255, or a `.png`.
         out: a .png or .html file.
         image_property: size and resize method; not applied to a mean image.
-        per_class: number of images of each class.
-        seed: random seed of the selection.
+        per_class: maximum number of images of each class; a sheet has at most `MAX_TILES` images.
+        seed: random seed of the sample.
         table: how to read a table.
         overwrite: replace a file that mlimages did not write, or that was changed since.
 
     Raises:
-        InputError: there is no image, `source` is a run folder, `out` has another suffix, or it exists, was not written
-            by mlimages or was changed since, and `overwrite` is false.
+        InputError: there is no image, `source` is a run folder, `out` has another suffix, an argument is out of range,
+            or `out` exists, was not written by mlimages or was changed since, and `overwrite` is false.
         MissingExtraError: `out` is a .html file and jinja2 is not installed.
 
     Example:
@@ -127,7 +128,8 @@ def draw_contact_sheet(
     require_writable([out], overwrite=overwrite)
     if source.suffix.lower() in (".npy", ".png"):
         rows = make_mean_image_rows(source)
-        write_sheet(rows, out, title=source.name, note="the mean image, and each of its channels", overwrite=overwrite)
+        note = "the mean image, and each of its channels" if len(rows[0].tiles) > 1 else "the mean image"
+        write_sheet(rows, out, title=source.name, note=note, overwrite=overwrite)
         return rows
     if (run := RunFiles(source)).config.exists() and run.metrics.exists():
         raise InputError(
@@ -152,7 +154,7 @@ def draw_contact_sheet(
 
 
 def make_mean_image_rows(path: Path) -> tuple[SheetRow, ...]:
-    """Return one row with a tile of the mean image, and a tile of each channel in gray with the channel's mean."""
+    """Return one row with a tile of the mean image and, if it has colour, a gray tile of each channel with its mean."""
     pixels = to_uint8(load_mean_image(path).transpose(1, 2, 0))  # (H, W, C)
     tiles = [Tile("mean", pixels)]
     names = "RGB" if pixels.shape[2] == 3 else ""
@@ -163,9 +165,10 @@ def make_mean_image_rows(path: Path) -> tuple[SheetRow, ...]:
 
 
 def make_sheet_rows(data: TrainingData, *, per_class: int = 8, seed: int = 0) -> tuple[SheetRow, ...]:
-    """Sample at most `per_class` images of each class at random, and return them as preprocessed for the network.
+    """Return a row for each class that has images, in the order of the class indices, with a random sample of them.
 
-    The network's input is converted back to pixels.
+    A sample has at most `per_class` images, fewer if the sheet would have more than `MAX_TILES`. They are shown as the
+    network receives them: preprocessed, with the network's input converted back to pixels.
 
     Raises:
         InputError: there is no image.
@@ -198,7 +201,7 @@ def make_sheet_rows(data: TrainingData, *, per_class: int = 8, seed: int = 0) ->
 
 
 def _check_suffix(path: Path) -> None:
-    """Check the suffix and the required extra before any image is decoded."""
+    """Raise an error if the suffix is unknown, or if the extra that it requires is missing."""
     if path.suffix.lower() == ".html":
         importlib.import_module("mlimages.reports.pages")
     elif path.suffix.lower() != ".png":
@@ -206,7 +209,7 @@ def _check_suffix(path: Path) -> None:
 
 
 def write_sheet(rows: Sequence[SheetRow], out: Path, *, title: str, note: str, overwrite: bool = False) -> None:
-    """Write a contact sheet as .png or self-contained .html, by suffix.
+    """Write a contact sheet: a self-contained page if `out` ends in .html, otherwise a PNG.
 
     Raises:
         InputError: `out` exists, `overwrite` is false, and mlimages did not write it or it was changed since.
@@ -263,7 +266,7 @@ def _load_tile(path: Path, data: TrainingData) -> Tile:
 
 
 def _choose_tile_side(rows: Sequence[SheetRow]) -> int:
-    """Return the side of a tile in pixels: small images are enlarged by an integer, large ones reduced."""
+    """Return the side of a tile in pixels: small images are enlarged by an integer factor, large ones reduced."""
     decoded = (tile.pixels for row in rows for tile in row.tiles if tile.pixels is not None)
     side = max((max(pixels.shape[:2]) for pixels in decoded), default=MAX_TILE_SIDE_PX)
     return min(side * max(1, 96 // side), MAX_TILE_SIDE_PX)
@@ -286,5 +289,6 @@ def _draw_tile(sheet: Image.Image, tile: Tile, *, top_left: tuple[int, int], til
 def _draw_text(
     sheet: Image.Image, top_left: tuple[float, float], text: str, *, width: float, is_small: bool = False
 ) -> float:
+    """Draw a line of text, and return the x coordinate of its right end in pixels."""
     size, color = (11, _MUTED_COLOR) if is_small else (14, _TEXT_COLOR)
     return draw_text_line(sheet, top_left, text, size, width=width, color=color)

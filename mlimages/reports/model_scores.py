@@ -16,7 +16,7 @@ class ModelScore:
 
     Attributes:
         probe_result: accuracy by last frozen layer.
-        cpu_ms: processor time of a forward pass in PyTorch, in milliseconds per image.
+        cpu_ms: CPU time of a forward pass in PyTorch, in milliseconds per image.
         onnx_mb: size of the ONNX file in megabytes, estimated from the number of weights.
     """
 
@@ -35,7 +35,7 @@ class ModelScore:
         return self.probe_result.layer_scores[-1].accuracy
 
     def dominates(self, other: ModelScore) -> bool:
-        """Return whether this network is at least as accurate, fast and small as `other`, and better in one of them."""
+        """Return whether this network is at least as accurate, fast and small as `other`, and better in one or more."""
         own, others = ((each.accuracy.value, -each.cpu_ms, -each.onnx_mb) for each in (self, other))
         return own != others and all(one >= two for one, two in zip(own, others, strict=True))
 
@@ -46,7 +46,7 @@ class ModelScores:
 
     Attributes:
         scores: scores of each network, the most accurate first; if equal, the fastest first.
-        unavailable_reasons: why a network was not probed, by name of the network.
+        unavailable_reasons: for each network that was not probed, the reason.
     """
 
     scores: tuple[ModelScore, ...]
@@ -71,7 +71,7 @@ class ModelScores:
 
 
 def format_model_table(result: ModelScores) -> Iterator[str]:
-    """Yield the lines of a table of the scores, for a terminal."""
+    """Yield the lines of a table of the scores, for a terminal, and the networks that were not probed."""
     rows = [("model", "accuracy", "95 % interval", "CPU ms", "ONNX MB", "dominated by")]
     rows += [
         (

@@ -39,7 +39,7 @@ MAX_MATRIX_CLASSES = 30
 THUMBNAIL_PROPERTY = ImageProperty(160, resize="letterbox")
 
 _MAX_PNG_SIDE_PX = 64
-"""Images with sides of at most this are embedded as PNG, larger ones as JPEG, which takes a tenth of the size."""
+"""Images with sides of at most this are embedded as PNG, larger ones as JPEG, which takes about a tenth of the size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class GalleryTile:
     """One tile of a gallery.
 
     Attributes:
-        image_urls: `data:` URLs of the images, side by side; empty for an image that cannot be decoded.
+        image_urls: `data:` URLs of the images, side by side; an empty string for an image that cannot be decoded.
         caption_lines: lines of the caption.
         placeholder_text: text shown instead of an image that cannot be decoded.
     """
@@ -58,7 +58,7 @@ class GalleryTile:
 
 
 def render(template: str, *, title: str, subtitle: str = "", **values: object) -> str:
-    """Render a page from a template; all values are escaped.
+    """Render a page from a template; values are escaped, except the SVG elements in `drawings`.
 
     Args:
         template: a file in `templates/` that extends `base.html`.
@@ -77,7 +77,7 @@ def embed_thumbnail(path: Path, image_property: ImageProperty = THUMBNAIL_PROPER
 
 
 def make_image_tile(path: Path, caption: str, *, image_property: ImageProperty = THUMBNAIL_PROPERTY) -> GalleryTile:
-    """Return a tile of an image file, with a caption: `caption`, then the names of its folder and file."""
+    """Return a tile of an image file; below `caption`, a second line names its folder and file."""
     return GalleryTile((embed_thumbnail(path, image_property),), (caption, f"{path.parent.name}/{path.name}"))
 
 

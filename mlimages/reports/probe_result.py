@@ -26,7 +26,8 @@ class LayerScore:
         layer_name: value for `--freeze`.
         num_features: number of pooled features per image.
         accuracy: leave-one-out accuracy of a ridge classifier on these features, with its 95 % interval.
-        is_within_noise: whether the accuracy is not significantly below that of the best layer (exact sign test, 5 %).
+        is_within_noise: whether the accuracy is not significantly below that of the best layer (McNemar's exact test,
+            5 %).
     """
 
     layer_name: str
@@ -41,7 +42,7 @@ class LearningCurvePoint:
 
     Attributes:
         images_per_class: number of images per class that the classifier was fitted on.
-        accuracy: accuracy on held-out images, with its 95 % interval.
+        accuracy: mean accuracy on the held-out images of several random splits, with its 95 % interval.
     """
 
     images_per_class: int
@@ -54,14 +55,14 @@ class ProbeResult:
 
     Attributes:
         model: name of the network.
-        num_images, num_classes: number of images and classes used.
+        num_images, num_classes: number of images and classes used, without exact duplicates.
         num_broken_images: number of images that could not be read.
         layer_scores: score of each layer, from the input to the output.
         recommended_freeze: recommended value for `--freeze`: the last layer that is not significantly worse than the
             best, which leaves the fewest layers to train.
-        learning_curve: accuracy by images per class, for the recommended layer.
+        learning_curve: accuracy by images per class, for the recommended layer; empty if a class has too few images.
         gain_from_last_doubling: change in accuracy (-1..1) from the last doubling of images, with its 95 % interval;
-            None if `learning_curve` has one point.
+            None if `learning_curve` has fewer than two points.
     """
 
     model: str
@@ -94,7 +95,7 @@ class ProbeResult:
         return {**self.measurements_to_dict(), "more_images_would_help": self.more_images_would_help}
 
     def measurements_to_dict(self) -> dict[str, Any]:
-        """Return only the attributes, as JSON types."""
+        """Return the attributes alone as JSON types."""
         return {
             "model": self.model,
             "images": self.num_images,
@@ -145,6 +146,7 @@ def format_probe(result: ProbeResult) -> Iterator[str]:
 
 
 def _format_accuracy_cells(share: Proportion, *, is_recommended: bool = False) -> tuple[str, str, str]:
+    """Return the accuracy, its interval and a bar, which ends in `<` if the layer is recommended."""
     bar = "#" * round(MAX_BAR_LENGTH * share.value)
     span = f"{100 * share.low:.1f}-{100 * share.high:.1f}"
     return f"{100 * share.value:.1f}", span, bar + (" <" if is_recommended else "")

@@ -1,4 +1,4 @@
-"""File names of a run folder, and its settings."""
+"""Paths of the files in a run folder, its lock, and its settings."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class RunFiles:
         """Read the class names, in the order of the logits.
 
         Raises:
-            RunError: the file is missing or not UTF-8.
+            RunError: the file cannot be read, or is not UTF-8.
         """
         try:
             return tuple(self.classes.read_text(encoding="utf-8").splitlines())
@@ -81,7 +81,7 @@ class RunFiles:
             ) from error
 
     def remove_temporary_files(self) -> None:
-        """Remove the temporary files that a killed process left behind."""
+        """Remove the temporary files that a killed process left behind; call it only while the folder is locked."""
         for part in self.folder.glob(".*.part"):
             part.unlink()
         for folder in self.folder.glob(".export.*"):
@@ -89,7 +89,7 @@ class RunFiles:
 
     @property
     def output_files(self) -> tuple[Path, ...]:
-        """All files that a run writes."""
+        """Files that a run writes; a new run does not start in a folder that contains one of them."""
         data = (self.classes, self.train, self.val, self.mean_image)
         training = (self.metrics, self.state, self.best, self.last)
         ends = (self.predictions, self.result, self.known, self.onnx)
@@ -101,7 +101,7 @@ def read_settings(files: RunFiles) -> dict[str, Any]:
     """Return the contents of a run folder's `config.json`.
 
     Raises:
-        RunError: the file is missing, corrupt, or from an incompatible version.
+        RunError: the file is missing, damaged, or from an incompatible version.
     """
     folder = files.folder
     if not files.config.is_file():

@@ -36,22 +36,26 @@ MAX_EXPLAINED_MISTAKES = 4
 """Maximum number of mistakes that are explained by occlusion (see `explain`)."""
 
 MAX_EXPLAINED_MODEL_BYTES = 300_000_000
-"""Mistakes of models larger than this (VGG-16, ViT-B) are not explained: each takes 10 s of CPU time or more."""
+"""Mistakes of models larger than this (VGG-16, ViT-B) are not explained: one explanation takes 10 s of CPU time or
+more."""
 
 MAX_IMAGES_TO_COMPARE = 20_000
-"""With more images than this, the report does not search for near-duplicates with different labels."""
+"""With more training and validation images than this, no near-duplicates with different labels are searched for."""
 
 
 def draw_run(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """Write `curves.png`, `confusion.png` and `report.html` into a run folder; return the path of the report.
+
+    `curves.png` requires a finished epoch; `confusion.png` requires a finished run that is not multi-label.
 
     Args:
         path: a run folder; the run need not be finished.
         overwrite: replace a file that mlimages did not write, or that was changed since.
 
     Raises:
-        InputError: the file exists, was not written by mlimages or was changed since, and `overwrite` is false.
-        RunError: `path` is not a run folder.
+        InputError: one of the files exists, was not written by mlimages or was changed since, and `overwrite` is false;
+            or `suspects.tsv` is damaged.
+        RunError: `path` is not a run folder, or one of its files is missing or damaged.
 
     Example:
         >>> draw_run("runs/first")
@@ -123,6 +127,7 @@ def _make_setting_rows(run: RunFolder) -> Iterator[tuple[str, str]]:
 
 
 def _iter_class_counts(run: RunFolder) -> Iterator[tuple[str, int, int]]:
+    """Yield the name of each class, and the number of its training and of its validation images."""
     files = (LabelFile(run.path / name) for name in ("train.txt", "val.txt"))
     train, val = (Counter(label for item in file for label in item.class_indices) for file in files)
     for label, name in enumerate(run.class_names):
@@ -141,6 +146,7 @@ def _draw_curve_svgs(run: RunFolder) -> Iterator[str]:
 
 
 def _find_most_confused_classes(confusion: ConfusionMatrix, names: Sequence[str]) -> list[tuple[str, str, int, int]]:
+    """Return the ten most frequent confusions: true class, predicted class, their count, images of the true class."""
     pairs = [
         (names[label], names[predicted], count, sum(row))
         for label, row in enumerate(confusion)
@@ -151,7 +157,7 @@ def _find_most_confused_classes(confusion: ConfusionMatrix, names: Sequence[str]
 
 
 def _make_mistake_tiles(run: RunFolder) -> Iterator[pages.GalleryTile]:
-    """Yield the wrong predictions, the most confident first; the first few with their explanations."""
+    """Yield the most confident wrong predictions, the first `MAX_EXPLAINED_MISTAKES` with their explanations."""
     if run.predictions is None:
         return
     found, explainer = run.predictions, _load_predictor(run)
@@ -190,7 +196,7 @@ def _to_class_indices(labels: np.int64 | NDArray[np.bool_]) -> list[int]:
 
 
 def _load_predictor(run: RunFolder) -> Predictor | None:
-    """Load the run's exported file; None if the run has no file, or it is large or cannot be run."""
+    """Load the run's exported file; None if there is none, or if it cannot be run or is too large for explanations."""
     with suppress(BundleError):
         file = find_model_file(run.path)
         size_bytes = sum(part.stat().st_size for part in (file, external_data_path(file)) if part.exists())
@@ -206,7 +212,10 @@ def _make_suspect_tile(suspect: SuspectLabel, run: RunFolder) -> pages.GalleryTi
 
 
 def _make_label_conflict_tiles(run: RunFolder) -> list[pages.GalleryTile]:
-    """Return groups of near-duplicates with different labels; empty for multi-label runs or too many images."""
+    """Return a tile for each group of near-duplicates with different labels, with one image of each class.
+
+    The list is empty for a multi-label run, and for more images than `MAX_IMAGES_TO_COMPARE`.
+    """
     items = [item for name in ("train.txt", "val.txt") for item in LabelFile(run.path / name)]
     if len(items) > MAX_IMAGES_TO_COMPARE or any(item.labels is not None for item in items[:1]):
         return []
