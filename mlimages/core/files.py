@@ -12,17 +12,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO, cast
+from urllib.parse import unquote
 
 import platformdirs
 
 from mlimages.core.errors import InputError, MissingExtraError, convert_to_os_error, summarize_error
 from mlimages.core.shards import ShardMember, find_member
 
-_REMOTE_URL = re.compile(r"(s3|gs|gcs|az|abfs|abfss|hdfs|oci|oss|memory):/+(.*)", re.DOTALL)
+_REMOTE_URL = re.compile(r"(s3|gs|gcs|az|abfs|abfss|hdfs|oci|oss|memory):/+(.*)", re.DOTALL | re.IGNORECASE)
 """Only object stores are supported: a label file from elsewhere must not cause requests to web servers of a private
 network."""
+
+_OTHER_URL = re.compile(r"([a-z][a-z0-9+.-]+):(/+.*|/*)", re.DOTALL | re.IGNORECASE)
+"""A URL with another scheme, in which `pathlib.Path` may have dropped slashes; not a Windows drive."""
 
 _FSSPEC_OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {"config_kwargs": {"max_pool_connections": 32, "retries": {"total_max_attempts": 2}}}
@@ -60,29 +64,49 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def as_path(path: str | os.PathLike[str]) -> Path:
-    """Return a local path, or a `UPath` for an fsspec address (`s3://bucket/name`).
+    """Return a local path, also for a `file://` URL, or a `UPath` for an fsspec address (`s3://bucket/name`).
 
     An address in which `pathlib.Path` dropped a slash (`s3:/bucket/name`) is accepted.
 
     Raises:
         MissingExtraError: `path` is an address and universal-pathlib is not installed.
-        InputError: `path` is empty, fsspec's package for this address is not installed, or the store cannot be reached.
+        InputError: `path` is empty or a URL that is not supported, fsspec's package for this address is not installed,
+            or the store cannot be reached.
     """
     if path == "":  # as from an unset variable; pathlib would take it for the current folder
         raise InputError("the path is empty: use . for the current folder")
     if not (found := _REMOTE_URL.fullmatch(os.fspath(path)) if isinstance(path, str | os.PathLike) else None):
-        return cast(Path, path) if hasattr(path, "open") else Path(path)
-    address = f"{found[1]}://{found[2]}"
+        return _local_path(path)
+    address = f"{found[1].lower()}://{found[2]}"
     try:
         from upath import UPath
     except ModuleNotFoundError as error:
         raise MissingExtraError(address, "remote") from error
     try:
-        remote = UPath(address, **_FSSPEC_OPTIONS.get(found[1], {}))
+        remote = UPath(address, **_FSSPEC_OPTIONS.get(found[1].lower(), {}))
         _require_reachable_bucket(f"{remote.protocol}://{remote.path.strip('/').partition('/')[0]}")
     except (ImportError, ValueError) as error:
         raise InputError(f"cannot use {address}: {summarize_error(error)}") from error
     return cast(Path, remote)
+
+
+def _local_path(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a file or folder on this machine.
+
+    Raises:
+        InputError: `path` is a URL with a scheme other than `file`, or of another machine.
+    """
+    url = _OTHER_URL.fullmatch(os.fspath(path)) if isinstance(path, str | PurePath) else None
+    if not url or os.path.exists(f"{url[1]}:"):  # noqa: PTH110  # `a:/b.jpg` in a folder named `a:`
+        return cast(Path, path) if hasattr(path, "open") else Path(path)
+    if url[1].lower() == "file" and (
+        found := re.fullmatch(r"(?:/|//localhost/|/{3,})([^/].*)", unquote(url[2]), re.DOTALL)
+    ):
+        return Path(found[1] if re.match("[A-Za-z]:", found[1]) else f"/{found[1]}")
+    raise InputError(
+        f"{url[1]}:{url[2]} is neither a path on this machine nor a supported address, which begins with s3://, gs://, "
+        "az://, abfs://, hdfs://, oci:// or oss:// and names a bucket"
+    )
 
 
 def require_local_path(path: str | os.PathLike[str]) -> Path:

@@ -130,11 +130,41 @@ def test_an_address_is_known_by_its_kind_and_survives_a_path() -> None:
         assert as_path(text).as_posix() == "memory://a/b.txt"
     for text in ("memory://a/b.txt", "a/b"):
         assert as_path(AnyPath(text)) == as_path(text)
-    for local in ("a/b", "/a/b", "c:/a", "C:\\a", "a:b", ".", "http://127.0.0.1/a", "file:///a", "zip://a::s3://b"):
+    for local in ("a/b", "/a/b", "c:/a", "C:\\a", "a:b", "."):
         assert as_path(local) == Path(local)
     assert path_from_name("http://127.0.0.1/a.jpg", Path("/set")) == Path("/set/http:/127.0.0.1/a.jpg")
     with pytest.raises(InputError, match=r"(?s)gs://a: .*gcsfs"):
         as_path("gs://a")
+
+
+@pytest.mark.parametrize("as_type", [str, Path])
+def test_a_file_url_is_a_path_and_other_urls_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_type: type
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for url in ("file:///a/b c", "file:///a/b%20c", "FILE:///a/b%20c", "file:/a/b c"):
+        assert as_path(as_type(url)) == Path("/a/b c")
+    assert as_path(as_type("MEMORY://a/b")) == as_path("memory://a/b")
+    for url in (
+        "http://h/a",
+        "HTTPS://h/a",
+        "sftp://h/a",
+        "ftp://h/a",
+        "zip://a::s3://b",
+        "file:///",
+        "s3:",
+        "x+y://a",
+    ):
+        with pytest.raises(InputError, match=r"is neither a path on this machine nor a supported address"):
+            as_path(as_type(url))
+    (tmp_path / "http:").mkdir()
+    assert as_path(as_type("http:/a")) == Path("http:/a")
+
+
+def test_a_file_url_of_another_machine_is_refused() -> None:
+    assert as_path("file://localhost/a") == Path("/a")
+    with pytest.raises(InputError, match=r"^file://server/share/a is neither"):
+        as_path("file://server/share/a")
 
 
 @pytest.mark.parametrize(
