@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlimages import UrlList
-from mlimages.core import GatherSummary
+from mlimages.core import GatherSummary, Reason
 from mlimages.gathering import read_manifest
 from tests.gathering import conftest
 from tests.gathering.conftest import links
@@ -65,6 +65,8 @@ def test_a_name_server_that_is_away_for_a_moment_costs_no_link(
     urls = [f"http://{host}.example:{port}/{n}.jpg" for host in ("away", "nowhere") for n in range(20)]
     summary = run(links(tmp_path, *urls), tmp_path / "out")
     assert (summary.ok, set(summary.reasons)) == (20, {"unknown-host", "host-down"})
+    unrequested = {row.detail for row in read_manifest(tmp_path / "out") if row.reason is Reason.HOST_DOWN}
+    assert unrequested == {"the host could not be reached for earlier links"}
 
 
 def limited(per_s: float, status: int, **headers: object) -> Reply:
@@ -92,14 +94,20 @@ def test_a_host_that_admits_forty_a_second_loses_no_link_and_is_not_flooded(
     assert len(site.requests) < 120 * 1.3
 
 
-def test_a_host_that_asks_for_an_hour_ends_the_wait_at_once_and_its_links_stay_open(site: Site, tmp_path: Path) -> None:
-    site.fallback = answer(b"", 429, Retry_After="3600")
+@pytest.mark.parametrize("status", [420, 429, 503])
+def test_a_host_that_asks_for_an_hour_ends_the_wait_at_once_and_its_links_stay_open(
+    site: Site, tmp_path: Path, status: int
+) -> None:
+    site.fallback = answer(b"", status, Retry_After="3600")
     with serve() as other:
         other.fallback = a_photo
         urls = [base.url(f"/{n}.jpg") for n in range(30) for base in (site, other)]
         summary = run(links(tmp_path, *urls), tmp_path / "out")
     assert (summary.ok, summary.open) == (30, 30)
-    assert summary.reasons == {"host-down": 30 - len(site.requests), "throttled": len(site.requests)}
+    requested = "server-error" if status == 503 else "throttled"
+    assert summary.reasons == {"host-down": 30 - len(site.requests), requested: len(site.requests)}
+    unrequested = {row.detail for row in read_manifest(tmp_path / "out") if row.reason is Reason.HOST_DOWN}
+    assert unrequested == {"the host throttles requests (HTTP 429 or 503)"}
     assert summary.seconds < 30
     assert {host: 3000 < wait_s <= 3600 for host, wait_s in summary.waits_s.items()} == {"127.0.0.1": True}
     assert len(site.requests) <= 8

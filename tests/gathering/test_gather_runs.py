@@ -129,6 +129,8 @@ def test_a_host_that_refuses_every_link_spends_none(
     site.fallback = in_turn(*(answer(photo(n)) for n in range(3)), refusal)
     first = run(source, tmp_path / "out", per_host=1)
     assert (first.ok, first.open) == (3, 37)
+    unrequested = {row.detail for row in read_manifest(tmp_path / "out") if row.reason is Reason.HOST_DOWN}
+    assert unrequested == {"the host has refused several links in a row"}
     assert len(site.requests) <= (45 if site.asked("/login.html") else 8)
     site.fallback = lambda connection, request: answer(photo(int(request.path[1:-4])))(connection, request)
     second = run(source, tmp_path / "out", per_host=1)

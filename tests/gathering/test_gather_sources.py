@@ -168,6 +168,25 @@ async def load_first_two(source: ImageNet) -> list[tuple[str, bytes]]:
     return found
 
 
+@pytest.mark.parametrize("folder", ["n02123394", "n02123394/more", "all/n02123394/1.tar"])
+@pytest.mark.parametrize("names", [["1.jpg", "2.jpg"], ["images.tar"], ["images.tgz"], ["images.zip"]])
+def test_a_folder_may_say_which_synset_its_images_or_archives_have(
+    tmp_path: Path, folder: str, names: list[str]
+) -> None:
+    members = {"1.jpg": photo(0), "2.jpg": photo(1)}
+    data = {
+        **members,
+        "images.tar": tar(members),
+        "images.tgz": gzip.compress(tar(members)),
+        "images.zip": zipped(members),
+    }
+    (tmp_path / folder).mkdir(parents=True)
+    for name in names:
+        write(tmp_path / folder / name, data[name])
+    source = ImageNet(["persian cat"], archive=tmp_path / folder.split("/")[0], endpoint="http://127.0.0.1:1")
+    assert sorted(run(source, tmp_path / "out").classes.items()) == [("persian_cat", 2)]
+
+
 @pytest.mark.parametrize("name", [*ARCHIVES, "folder_by_id"])
 def test_images_come_from_a_local_archive_until_there_are_enough(tmp_path: Path, name: str) -> None:
     path = tmp_path / name

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import lzma
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from mlimages import UrlList
 from mlimages.core import ImageRef, InputError
 from mlimages.gathering import GatherOptions, read_list, read_manifest
 from mlimages.gathering.sources.columns import LinkListOptions
+from mlimages.gathering.sources.list_files import MAX_LINE_LENGTH
 from mlimages.gathering.sources.lists import LinkFile
 from mlimages.gathering.sources.tables import parse_csv_rows
 from tests.gathering.conftest import run
@@ -255,6 +257,35 @@ def test_compressed_lists_are_read_and_a_cut_one_ends_in_one_sentence(
         pairs(write(tmp_path / f"y.csv.{suffix}", data[:-12]))
 
 
+@pytest.mark.parametrize("suffix", ["tar", "tgz", "tar.gz", "tar.bz2", "TAR.xz"])
+def test_the_first_file_of_a_tar_is_read_and_a_cut_one_ends_in_one_sentence(tmp_path: Path, suffix: str) -> None:
+    data = f"url,label\n{A},cat\n".encode()
+    path = tmp_path / f"x.csv.{suffix}"
+    with tarfile.open(
+        path, f"w:{suffix.lower().removeprefix('tar').removeprefix('.').replace('tgz', 'gz')}"
+    ) as archive:
+        for name, size in (("lists", 0), ("lists/x.csv", len(data)), ("lists/README", 6)):
+            info = tarfile.TarInfo(name)
+            info.size, info.type = size, tarfile.REGTYPE if size else tarfile.DIRTYPE
+            archive.addfile(info, io.BytesIO(data))
+    assert pairs(path) == [CAT_A]
+    with pytest.raises(InputError, match="cannot be read completely"):
+        pairs(write(tmp_path / f"y.csv.{suffix}", path.read_bytes()[:100]))
+
+
+@pytest.mark.parametrize("suffix", ["json", "json.gz"])
+@pytest.mark.parametrize("form", ["links", "objects", "by class", "COCO"])
+def test_json_is_read_however_long_its_only_line_is(tmp_path: Path, form: str, suffix: str) -> None:
+    links = [f"http://x/{n:0100}.jpg" for n in range(12_000)]
+    images = [{"id": n, "coco_url": link} for n, link in enumerate(links)]
+    value = {"links": links, "objects": [{"url": link} for link in links], "by class": {"x": links},
+             "COCO": {"images": images, "annotations": []}}[form]  # fmt: skip
+    data = json.dumps(value).encode()
+    assert len(data) > MAX_LINE_LENGTH
+    path = write(tmp_path / f"x.{suffix}", gzip.compress(data, 1) if suffix.endswith("gz") else data)
+    assert pairs(path) == [("x", link) for link in links]
+
+
 def test_parquet_is_read_in_batches(tmp_path: Path) -> None:
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     columns = {"label": ["cat"] * 2500, "extra": [None] * 2500, "url": [f"http://x/{n}" for n in range(2500)]}
@@ -288,6 +319,13 @@ def test_columns_are_named_by_name_or_number(tmp_path: Path, data: str, choice: 
     assert [(ref.label, ref.url) for ref in refs] == [("cat", A), ("dog", B)]
     with pytest.raises(InputError, match="has no column '9' \\(columns:"):
         LinkFile(tmp_path / "x.csv", LinkListOptions("9"))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_one_class_can_be_given_to_all_links_of_any_list(tmp_path: Path, form: str) -> None:
+    name, data, expected = FORMS[form]
+    file = LinkFile(write(tmp_path / name, data), LinkListOptions(class_name="pet"))
+    assert [(ref.label, ref.url) for ref in file] == [("pet", url) for _, url in expected]
 
 
 def test_other_columns_are_kept_and_what_was_understood_is_said(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from yarl import URL
 
 from mlimages.core import RETRYABLE_REASONS, Reason
 from mlimages.gathering.download.address_guard import PRIVATE_ADDRESS_ERRNO
+from mlimages.gathering.download.fetch import parse_retry_after
 from mlimages.gathering.download.reasons import NON_FINAL_REASONS, classify_error, classify_status, describe_error
 
 STATUSES = {
@@ -33,6 +34,15 @@ def test_every_status_is_a_reason() -> None:
     assert {status: classify_status(status) for group in STATUSES.values() for status in group} == {
         status: reason for reason, group in STATUSES.items() for status in group
     }
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [(None, None), ("7", 7.0), ("0.5", 0.5), ("-3", 0.0), ("Thu, 01 Jan 2015 00:00:00 GMT", 0.0), ("", None),
+     ("soon", None), ("inf", None), ("-inf", None), ("nan", None), ("1e999", None)],
+)  # fmt: skip
+def test_retry_after_is_a_finite_number_of_seconds_or_none(value: str | None, seconds: float | None) -> None:
+    assert parse_retry_after(value) == seconds
 
 
 KEY = ConnectionKey("a.org", 443, True, True, None, None, None)

@@ -257,6 +257,9 @@ def test_commons_categories_and_words_are_read_to_their_end_with_artist_and_lice
     attribution = (tmp_path / "out/ATTRIBUTION.md").read_text()
     assert "by Bo & Co, [CC BY-SA 4.0](https://creativecommons.org/licenses/by-sa/4.0)" in attribution
     assert refs(pages(site, "Category:None", width=None)) != []
+    for queries in (("cat", "Category:cat"), ("Category: cat", "cat=Category:Felis catus")):
+        with pytest.raises(InputError, match="the class 'cat' appears twice"):
+            pages(site, *queries)
     with pytest.raises(InputError, match="width is 800: expected one of 20, 40"):
         pages(site, "x", width=800)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import math
 import random
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote, urljoin
@@ -20,7 +22,14 @@ from mlimages.gathering.download.address_guard import is_private_host
 from mlimages.gathering.download.body_file import BufferedFile, StallDetector, make_decompressor
 from mlimages.gathering.download.client import open_session
 from mlimages.gathering.download.host_limits import Host, Hosts
-from mlimages.gathering.download.host_state import record_failure, record_refusal, record_response, record_throttling
+from mlimages.gathering.download.host_state import (
+    REFUSALS_UNTIL_PAUSED,
+    HostState,
+    record_failure,
+    record_refusal,
+    record_response,
+    record_throttling,
+)
 from mlimages.gathering.download.image_info import is_html
 from mlimages.gathering.download.opt_outs import find_opt_out
 from mlimages.gathering.download.reasons import (
@@ -142,14 +151,14 @@ class Fetcher:
         """Request a URL until the result is final or the retries are used up; return the last result."""
         if not self._options.allow_private and is_private_host(url.raw_host or ""):
             return DownloadResult(Reason.PRIVATE_ADDRESS, f"{url.raw_host} is not a public address")
-        result = DownloadResult(Reason.HOST_DOWN, "the host of this link does not respond")
+        result = DownloadResult(Reason.HOST_DOWN)
         attempts = own_failures = unavailable = 0
         with self.hosts.use_host(f"{url.raw_host}:{url.port}", str(url), label) as host:
             while True:
                 async with host.request_slots:
                     if not await host.wait_for_turn():
-                        if host.state.num_refusals:
-                            result = DownloadResult(Reason.HOST_DOWN, "the host has refused several links in a row")
+                        if result.reason is Reason.HOST_DOWN or host.state.num_refusals >= REFUSALS_UNTIL_PAUSED:
+                            result = DownloadResult(Reason.HOST_DOWN, _describe_unavailable_host(host.state))
                         break
                     async with self._slots:
                         requested_at = time.monotonic()
@@ -251,6 +260,15 @@ class Fetcher:
         return is_web_page
 
 
+def _describe_unavailable_host(state: HostState) -> str:
+    """Return why no request is sent to a host that is given up, or paused for longer than the run waits."""
+    if state.num_refusals >= REFUSALS_UNTIL_PAUSED:
+        return "the host has refused several links in a row"
+    if state.is_paused and not state.failed_links:  # it responded last, with 429 or 503
+        return "the host throttles requests (HTTP 429 or 503)"
+    return "the host could not be reached for earlier links"
+
+
 def _update_host(host: Host, link: str, result: DownloadResult, requested_at: float) -> None:
     """Update the state of the host with the result of a request for `link`."""
     if result.http_status in _THROTTLING_STATUSES:
@@ -302,13 +320,11 @@ def _restore_path_and_query(url: URL, link: str) -> URL:
 
 
 def parse_retry_after(value: str | None) -> float | None:
-    """Return the seconds to wait according to a Retry-After header (RFC 9110, 10.2.3); None if it is invalid."""
+    """Return the seconds to wait according to a Retry-After header (RFC 9110, 10.2.3); None if absent or invalid."""
     if value is None:
         return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
+    with suppress(ValueError):
+        return max(0.0, float(value)) if math.isfinite(float(value)) else None
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     except (ValueError, TypeError, OverflowError):

@@ -7,7 +7,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -45,7 +45,7 @@ class ArchiveEntry:
 
     Attributes:
         url: URL of the file.
-        path: path in the archive or folder, with `/`; in a nested archive, it begins with the name of that archive.
+        path: path with `/` that begins with the name of the archive or folder; names of archives have no suffixes.
         load: returns the bytes of the file.
     """
 
@@ -57,18 +57,20 @@ class ArchiveEntry:
 def iter_entries(path: Path) -> Iterator[ArchiveEntry]:
     """Yield the regular files of a tar (plain or gzip), of a zip, or of a folder and the archives in it.
 
-    Each archive is read once from start to end; the files of a compressed tar are loaded while it is read.
+    The files of a compressed tar are loaded while it is read; other files are read by `ArchiveEntry.load`.
 
     Raises:
         InputError: an archive cannot be read to its end.
     """
     if path.is_dir():
-        for inner in sorted(path.rglob("*")):
+        path = path.absolute()
+        for inner in filter(Path.is_file, sorted(path.rglob("*"))):
+            folder = inner.parent.relative_to(path.parent).as_posix()
             if inner.suffix in _ARCHIVE_SUFFIXES:
-                yield from iter_entries(inner)
-            elif inner.is_file():
+                yield from (replace(entry, path=f"{folder}/{entry.path}") for entry in iter_entries(inner))
+            else:
                 read = partial(asyncio.to_thread, inner.read_bytes)
-                yield ArchiveEntry(inner.absolute().as_uri(), inner.relative_to(path).as_posix(), read)
+                yield ArchiveEntry(inner.as_uri(), f"{folder}/{inner.name}", read)
         return
     try:
         for name, load in _iter_zip_entries(path) if path.suffix == ".zip" else _iter_tar_entries(path):

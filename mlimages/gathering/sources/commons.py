@@ -59,8 +59,7 @@ class Commons(SearchSource):
         api = SearchApi(
             "Commons", http_options=http_options, refusal_advice=_CONTACT_ADVICE, wait=wait, refresh=refresh
         )
-        super().__init__(queries, api)
-        self._queries = {label.removeprefix(_CATEGORY_PREFIX).strip(): query for label, query in self._queries.items()}
+        super().__init__(list(map(_add_class, queries)), api)
 
     async def _prepare_search(self) -> None:
         if not self._has_contact:
@@ -126,6 +125,14 @@ class Commons(SearchSource):
             source,
             name=f"commons-{page.get('pageid')}",
         )
+
+
+def _add_class(query_text: str) -> str:
+    """Return `NAME=Category:NAME` for `Category:NAME`; other texts as they are."""
+    text = query_text.strip()
+    if text.startswith(_CATEGORY_PREFIX) and "=" not in text:
+        return f"{text.removeprefix(_CATEGORY_PREFIX)}={text}"
+    return text
 
 
 def _extract_text(metadata: object, name: str) -> str:

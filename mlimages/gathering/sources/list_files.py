@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import re
 import tarfile
 import zipfile
 import zlib
@@ -19,9 +20,10 @@ from mlimages.core import InputError, summarize_error
 STDIN = Path("-")
 """Path that means standard input."""
 MAX_LINE_LENGTH = 2**20
-"""Maximum number of characters of a line; the rest is ignored."""
+"""Maximum number of characters of a line of text; the rest is ignored."""
 _OPENER_BY_SUFFIX: dict[str, Callable[[Path, str], IO[bytes]]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}  # type: ignore[dict-item]
-_COMPRESSION_SUFFIXES = (*_OPENER_BY_SUFFIX, ".zip")
+_COMPRESSION_SUFFIXES = (*_OPENER_BY_SUFFIX, ".zip", ".tgz")
+_TAR_NAME = re.compile(r".*\.(tgz|tar(\.(gz|bz2|xz))?)", re.IGNORECASE)
 _READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, RuntimeError)
 
 
@@ -32,7 +34,7 @@ def remove_compression_suffix(path: Path) -> str:
 
 def is_compressed(path: Path) -> bool:
     """Return whether the suffix is that of a compressed file."""
-    return path.suffix.lower() in (*_COMPRESSION_SUFFIXES, ".tgz")
+    return path.suffix.lower() in _COMPRESSION_SUFFIXES
 
 
 def count_data_lines(path: Path) -> int:
@@ -48,7 +50,7 @@ def open_stdin() -> IO[bytes]:
 
 @contextmanager
 def open_list(path: Path) -> Iterator[IO[bytes]]:
-    """Context manager: open a list as a stream of decompressed bytes; for an archive, open its first file.
+    """Context manager: open a list as a stream of decompressed bytes; for a zip or a tar, open its first file.
 
     Raises:
         InputError: the file cannot be read to its end.
@@ -58,18 +60,18 @@ def open_list(path: Path) -> Iterator[IO[bytes]]:
             yield file
         return
     try:
-        match path.suffix.lower():
-            case ".tgz":
-                with tarfile.open(path, "r|gz") as archive:
-                    member = next((info for info in archive if info.isreg()), None)
-                    yield (member and archive.extractfile(member)) or io.BytesIO()
-            case ".zip":
-                with zipfile.ZipFile(path) as zipped:
-                    name = next((info.filename for info in zipped.infolist() if not info.is_dir()), None)
-                    yield zipped.open(name) if name else io.BytesIO()
-            case suffix:
-                with _OPENER_BY_SUFFIX.get(suffix, open)(path, "rb") as file:
-                    yield file
+        suffix = path.suffix.lower()
+        if _TAR_NAME.fullmatch(path.name):
+            with tarfile.open(path) as archive:
+                member = next((info for info in archive if info.isreg()), None)
+                yield (member and archive.extractfile(member)) or io.BytesIO()
+        elif suffix == ".zip":
+            with zipfile.ZipFile(path) as zipped:
+                name = next((info.filename for info in zipped.infolist() if not info.is_dir()), None)
+                yield zipped.open(name) if name else io.BytesIO()
+        else:
+            with _OPENER_BY_SUFFIX.get(suffix, open)(path, "rb") as file:
+                yield file
     except _READ_ERRORS as error:
         raise InputError(f"{path} cannot be read completely: {summarize_error(error)}") from error
 
@@ -80,22 +82,22 @@ def count_buffered_lines(file: IO[bytes]) -> int:
     return max(1, sum(1 for line in start.splitlines(keepends=True) if line.strip() and line.endswith(b"\n")))
 
 
-def read_lines(file: IO[bytes]) -> Iterator[str]:
-    """Yield the lines that are not blank, decoded from UTF-8, UTF-16 or Latin-1, cut at `MAX_LINE_LENGTH`."""
+def read_lines(file: IO[bytes], max_length: int = MAX_LINE_LENGTH) -> Iterator[str]:
+    """Yield the lines that are not blank, decoded from UTF-8, UTF-16 or Latin-1, cut at `max_length` (-1: never)."""
     start = file.peek(2)[:2] if hasattr(file, "peek") else b""
     encoding = "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "latin-1"
     with io.TextIOWrapper(file, encoding, errors="replace", newline=None) as text:
-        for line in _truncate_long_lines(text):
+        for line in _truncate_long_lines(text, max_length):
             decoded = line if line.isascii() or encoding == "utf-16" else _decode_line(line.encode("latin-1"))
             if decoded and not decoded.isspace():
                 yield decoded
 
 
-def _truncate_long_lines(text: io.TextIOWrapper) -> Iterator[str]:
-    while line := text.readline(MAX_LINE_LENGTH):
+def _truncate_long_lines(text: io.TextIOWrapper, max_length: int) -> Iterator[str]:
+    while line := text.readline(max_length):
         rest = line
-        while len(rest) == MAX_LINE_LENGTH and not rest.endswith("\n"):
-            rest = text.readline(MAX_LINE_LENGTH)
+        while len(rest) == max_length and not rest.endswith("\n"):
+            rest = text.readline(max_length)
         yield line.rstrip("\n")
 
 

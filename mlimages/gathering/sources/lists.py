@@ -186,10 +186,10 @@ class LinkFile:
             yield from self._parse_rows(read_parquet_rows(self._path))
             return
         with open_list(self._path) as file:
-            lines = read_lines(file)
             if suffix == ".json":
-                yield from self._parse_json("\n".join(lines))
+                yield from self._parse_json("\n".join(read_lines(file, max_length=-1)))  # often a single line
                 return
+            lines = read_lines(file)
             if self._path == STDIN:
                 self._num_buffered_lines = count_buffered_lines(file)
             head, lines = self._peek(lines, min(self._num_buffered_lines, _MAX_SNIFFED_LINES))
@@ -280,7 +280,8 @@ class LinkFile:
             left, right = (right, left) if is_link(left) and not is_link(right) else (left, right)
             right = next(filter(is_link, right.split("\t")), right)  # further cells are ignored
             if imagenet := _IMAGENET_IMAGE_ID.fullmatch(left.strip()):
-                yield ImageRef(unwrap_link(right), imagenet[1], {"wnid": imagenet[1]}, name=left.strip())
+                label = self._options.class_name or imagenet[1]
+                yield ImageRef(unwrap_link(right), label, {"wnid": imagenet[1]}, name=left.strip())
             else:
                 label = self._options.class_name or left.strip().strip("\"'")
                 self._format_description = "one class and link per line"
