@@ -247,7 +247,7 @@ class LinkScheduler:
                 image_ref.url, temp_path, label=image_ref.label, obeys_site_rules=not image_ref.is_api
             )
         )
-        inspection = None if download.reason else await self.decoders.inspect(temp_path)
+        inspection = None if download.reason else await self.decoders.verify_and_resize(temp_path)
         if isinstance(inspection, ImageInfo) and not self._count_needed_images(image_ref.label):
             temp_path.unlink(missing_ok=True)
             return None

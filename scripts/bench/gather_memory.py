@@ -51,7 +51,7 @@ class MadeUpDownloads:
         self.infos[part] = ImageInfo(2048, digest, digest[:16], "JPEG", 500, 375, 1, ".jpg")
         return DownloadResult(attempts=1)
 
-    async def inspect(self, part: Path) -> ImageInfo:
+    async def verify_and_resize(self, part: Path) -> ImageInfo:
         return self.infos.pop(part)
 
 

@@ -52,7 +52,7 @@ def test_a_decoder_that_hangs_or_dies_costs_the_image_that_it_held(tmp_path: Pat
 
     async def inspect_all() -> list[object]:
         async with DecoderPool(ImageRequirements(), 1, timeout_s=timeout_s) as decoders:
-            found = asyncio.gather(*map(decoders.inspect, (good, pipe, good)))
+            found = asyncio.gather(*map(decoders.verify_and_resize, (good, pipe, good)))
             while end == "dies" and not found.done():
                 kill_who_reads(pipe)
                 await asyncio.sleep(0.01)
@@ -71,16 +71,16 @@ def test_decoding_goes_on_when_the_process_that_forks_the_decoders_is_killed_and
 
     async def inspect_all() -> list[object]:
         async with DecoderPool(ImageRequirements(), 1) as decoders:
-            found = [await decoders.inspect(image)]
+            found = [await decoders.verify_and_resize(image)]
             (decoder,) = multiprocessing.active_children()
             server = int(Path(f"/proc/{decoder.pid}/stat").read_text().rpartition(")")[2].split()[1])
             os.kill(server, signal.SIGKILL)
             while ") Z" not in Path(f"/proc/{server}/stat").read_text():
-                found.append(await decoders.inspect(image))
+                found.append(await decoders.verify_and_resize(image))
             decoder.kill()
-            lost = await decoders.inspect(image)
+            lost = await decoders.verify_and_resize(image)
             assert isinstance(lost, Rejection)
-            return [*found, await decoders.inspect(image)]
+            return [*found, await decoders.verify_and_resize(image)]
 
     found = asyncio.run(inspect_all())
     assert isinstance(found[0], ImageInfo)
@@ -92,7 +92,7 @@ def test_decoding_goes_on_when_the_process_that_forks_the_decoders_is_killed_and
 def test_a_run_that_ends_before_its_decoder_is_ready_leaves_no_process(tmp_path: Path) -> None:
     async def begin_and_end() -> None:
         async with asyncio.timeout(60), DecoderPool(ImageRequirements(), 1) as decoders:
-            asked = asyncio.create_task(decoders.inspect(tmp_path / "any"))
+            asked = asyncio.create_task(decoders.verify_and_resize(tmp_path / "any"))
             for _ in range(3):  # on to where it waits for the process
                 await asyncio.sleep(0)
             assert not asked.done()
@@ -112,7 +112,7 @@ from mlimages.gathering.download.image_info import ImageRequirements
 
 async def inspect():
     async with DecoderPool(ImageRequirements(), 1) as decoders:
-        return await decoders.inspect(pathlib.Path("image"))
+        return await decoders.verify_and_resize(pathlib.Path("image"))
 
 print(asyncio.run(inspect()).format)
 """)

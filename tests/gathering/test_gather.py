@@ -26,7 +26,7 @@ from mlimages.gathering.download import address_guard
 from mlimages.gathering.download.body_file import StallDetector
 from mlimages.gathering.download.fetch import DownloadResult
 from mlimages.gathering.download.image_info import ImageInfo, ImageRequirements, Rejection
-from mlimages.gathering.download.inspect import inspect_file
+from mlimages.gathering.download.inspect import verify_and_resize
 from mlimages.gathering.download.response_head import repair_head
 from mlimages.gathering.links import redact_url
 from mlimages.gathering.store.gather_folder import GatherFolder
@@ -629,10 +629,10 @@ def test_images_of_every_shape_are_inspected(tmp_path: Path) -> None:
     path = tmp_path / "x"
     for size in ((1, 1), (5, 300), (300, 5), (8, 8), (1, 3000)):
         path.write_bytes(photo(1, size))
-        found = inspect_file(path, ImageRequirements())
+        found = verify_and_resize(path, ImageRequirements())
         assert isinstance(found, ImageInfo)
         assert (found.width, found.height) == size
-    found = inspect_file(path, ImageRequirements(target_shorter_px=256))
+    found = verify_and_resize(path, ImageRequirements(target_shorter_px=256))
     assert isinstance(found, Rejection)
     assert (found.reason, found.detail) == (Reason.TOO_MANY_PIXELS, "256 x 768000 pixels after resizing")
 
@@ -645,10 +645,10 @@ def test_bytes_after_an_image_do_not_matter_and_its_own_end_does(
 ) -> None:
     image, path = photo(1, (300, 200), form, **options if form == "JPEG" else {}), tmp_path / "x"
     path.write_bytes(image + tail)
-    assert isinstance(inspect_file(path, ImageRequirements()), ImageInfo)
+    assert isinstance(verify_and_resize(path, ImageRequirements()), ImageInfo)
     for missing in (2, 20, len(image) // 2):
         path.write_bytes(image[:-missing])
-        found = inspect_file(path, ImageRequirements())
+        found = verify_and_resize(path, ImageRequirements())
         assert isinstance(found, Rejection)
         assert found.reason is Reason.TRUNCATED
 
@@ -687,7 +687,7 @@ def test_a_jpeg_made_smaller_looks_as_if_resized_in_rgb(size: tuple[int, int], t
     lines.save(path, quality=95, exif=exif)
     with Image.open(path) as image:
         turned = image.transpose(Image.Transpose.ROTATE_270)
-    assert isinstance(inspect_file(path, ImageRequirements(target_shorter_px=160)), ImageInfo)
+    assert isinstance(verify_and_resize(path, ImageRequirements(target_shorter_px=160)), ImageInfo)
     as_rgb = io.BytesIO()
     with Image.open(path) as stored:
         turned.resize(stored.size, Image.Resampling.HAMMING).save(as_rgb, "JPEG", quality=95)

@@ -22,7 +22,7 @@ _IDENTITY_ENCODINGS = ("", "identity", "none", "utf-8", "binary")
 class BufferedFile:
     """File that buffers up to 256 KiB in memory, so that most failed downloads write nothing to disk.
 
-    Every method raises `GatherError` if the file cannot be written.
+    Call `flush` at the end. Every method raises `GatherError` if the file cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -103,7 +103,7 @@ class Decompressor:
         self._may_be_raw = encodings == ["deflate"]
 
     def decompress(self, data: bytes, max_bytes: int) -> bytes:
-        """Decompress the next part of the body to at most `max_bytes` bytes."""
+        """Decompress the next part of the body to at most `max_bytes` bytes; the rest of this part is lost."""
         for number, layer in enumerate(self._layers):
             try:
                 data = layer.decompress(data, max_bytes)
@@ -125,7 +125,7 @@ def make_decompressor(content_encoding: str) -> Decompressor | None:
     """Return a decompressor for a value of Content-Encoding; None for an uncompressed body.
 
     Raises:
-        ValueError: the encoding is unknown.
+        ValueError: an encoding is unknown, or there are more than two.
     """
     names = [name.strip().lower() for name in content_encoding.split(",")]
     encodings = [name for name in names if name not in _IDENTITY_ENCODINGS]

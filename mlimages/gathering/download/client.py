@@ -33,8 +33,8 @@ def open_session(
     Args:
         options: options of the requests, such as the User-Agent, the proxy and the time-out.
         decompress: request compressed bodies and decompress them.
-        timeout: time-outs of the requests. By default, `options.timeout_s` applies to the connection, to the headers of
-            a response and to the time between two chunks of a body, not to a whole transfer.
+        timeout: time-outs of the requests. By default, `options.timeout_s` applies to the connection and to each wait
+            for data, not to a whole transfer. In each case, all headers must have arrived after twice that time.
     """
     connector = LenientConnector(
         limit=0,
@@ -60,7 +60,7 @@ def open_session(
 def _make_middleware(options: GatherOptions) -> aiohttp.ClientMiddlewareType:
     """Return a middleware that sets the proxy of each request, which comes from the options or else the environment.
 
-    It also limits the time until all headers have arrived, since a server may send them byte by byte.
+    It also limits the time until all headers have arrived to two time-outs, since a server may send them byte by byte.
     """
     proxy = options.proxy
     proxies = {scheme: _parse_proxy(proxy) for scheme in ("http", "https")} if proxy else _read_environment_proxies()

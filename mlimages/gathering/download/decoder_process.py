@@ -1,4 +1,4 @@
-"""Main function of a decoding process, which inspects files for its parent process."""
+"""Main function of a decoding process, which verifies and resizes image files for its parent process."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from PIL import Image
 
 from mlimages.core import Reason
 from mlimages.gathering.download.image_info import ImageInfo, ImageRequirements, Rejection
-from mlimages.gathering.download.inspect import inspect_file
+from mlimages.gathering.download.inspect import verify_and_resize
 
 _MAX_MEMORY_BYTES = 2 * 2**30
 
 
 def run_decoder(connection: Connection, requirements: ImageRequirements) -> None:
-    """Receive JSON lists of paths and send JSON lists of the files' properties, until the parent disconnects."""
+    """Receive JSON lists of paths and send a JSON object per file, until the parent disconnects.
+
+    An object contains the fields of the file's `ImageInfo` or `Rejection`.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     _discard_process_output()
     Image.MAX_IMAGE_PIXELS = requirements.max_pixels
@@ -28,12 +31,12 @@ def run_decoder(connection: Connection, requirements: ImageRequirements) -> None
     with suppress(EOFError, ConnectionError):
         while True:
             paths = json.loads(connection.recv_bytes())
-            connection.send_bytes(json.dumps([_inspect_as_dict(Path(path), requirements) for path in paths]).encode())
+            connection.send_bytes(json.dumps([_verify_as_dict(Path(path), requirements) for path in paths]).encode())
 
 
-def _inspect_as_dict(path: Path, requirements: ImageRequirements) -> dict[str, object]:
+def _verify_as_dict(path: Path, requirements: ImageRequirements) -> dict[str, object]:
     try:
-        result: ImageInfo | Rejection = inspect_file(path, requirements)
+        result: ImageInfo | Rejection = verify_and_resize(path, requirements)
     except (Exception, RecursionError) as error:  # a decoder may raise anything; only this image fails
         result = Rejection(Reason.DECODER, f"{type(error).__name__}: {error}"[:200])
     return {name: getattr(result, name) for name in result.__slots__}

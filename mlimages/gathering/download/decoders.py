@@ -42,11 +42,11 @@ class DecodingProcess:
         with child_connection, _hide_main_module():
             self._process.start()
 
-    def inspect(self, paths: list[Path], timeout_s: float) -> list[dict[str, Any]]:
-        """Inspect files; return the fields of an `ImageInfo` or a `Rejection` for each.
+    def verify_and_resize(self, paths: list[Path], timeout_s: float) -> list[dict[str, Any]]:
+        """Verify image files and resize them in place; return the fields of an `ImageInfo` or a `Rejection` for each.
 
         Raises:
-            TimeoutError: inspection takes longer than `timeout_s`.
+            TimeoutError: all files together take longer than `timeout_s`.
             OSError, EOFError: the process crashed.
         """
         self._connection.send_bytes(json.dumps([str(path) for path in paths]).encode())
@@ -85,12 +85,12 @@ def _hide_main_module() -> Iterator[None]:
 
 
 class DecoderPool:
-    """Pool of processes that inspect files; use as an async context manager.
+    """Pool of processes that verify and resize image files; use as an async context manager.
 
     Args:
-        requirements: requirements on images.
+        requirements: requirements on images, and the size to which they are resized.
         num_processes: number of processes.
-        timeout_s: time-out per image in seconds.
+        timeout_s: time-out in seconds of a batch of images, then of each of its images alone, which is rejected.
     """
 
     def __init__(
@@ -114,8 +114,8 @@ class DecoderPool:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._threads.shutdown()
 
-    async def inspect(self, path: Path) -> ImageInfo | Rejection:
-        """Return the properties of the image in the file at `path`, or why it is rejected.
+    async def verify_and_resize(self, path: Path) -> ImageInfo | Rejection:
+        """Verify the image file at `path` and resize it in place; return its properties, or why it is rejected.
 
         Raises:
             GatherError: a decoding process cannot be started.
@@ -125,7 +125,7 @@ class DecoderPool:
         return await future
 
     async def _run_worker(self) -> None:
-        """Inspect batches in a process, which is replaced after a time-out or crash."""
+        """Verify batches of files in a process, which is replaced after a time-out or crash."""
         loop = asyncio.get_running_loop()
         batch = await self._get_next_batch()  # a process is started only if there is a job
         while True:
@@ -140,7 +140,7 @@ class DecoderPool:
                     batch, GatherError(f"cannot start the decoder process: {summarize_error(error)}")
                 )
             try:
-                while await self._inspect_batch(process, batch):
+                while await self._verify_batch(process, batch):
                     batch = await self._get_next_batch()
             finally:
                 process.kill()
@@ -154,12 +154,12 @@ class DecoderPool:
         share = min(_MAX_BATCH_SIZE - 1, self._jobs.qsize() // self._count)
         return [first, *(self._jobs.get_nowait() for _ in range(share))]
 
-    async def _inspect_batch(self, process: DecodingProcess, batch: list[_Job]) -> bool:
+    async def _verify_batch(self, process: DecodingProcess, batch: list[_Job]) -> bool:
         """Set the results of a batch; return False if the process hung or crashed and must be replaced."""
         paths = [path for path, _ in batch]
         try:
             loop = asyncio.get_running_loop()
-            found = await loop.run_in_executor(self._threads, process.inspect, paths, self._timeout_s)
+            found = await loop.run_in_executor(self._threads, process.verify_and_resize, paths, self._timeout_s)
         except TimeoutError:
             problem = f"decoding took more than {self._timeout_s:g} s"
         except (OSError, EOFError):

@@ -36,7 +36,7 @@ from mlimages.gathering.download.reasons import (
     CONNECTION_REASONS,
     REFUSAL_REASONS,
     TRANSIENT_REASONS,
-    RejectionError,
+    DownloadError,
     classify_error,
     classify_status,
 )
@@ -54,7 +54,7 @@ _UNENCODED_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _REDIRECT_STATUSES = (301, 302, 303, 307, 308)
 _THROTTLING_STATUSES = (420, 429, 503)
 _NON_ERROR_STATUSES = (None, 200, 203, 206)
-"""Statuses that do not cause a failure themselves; None: there was no response."""
+"""Values of `DownloadResult.http_status` with which a failure has another cause; None: there was no response."""
 _MAX_503_RESPONSES = 10
 """Maximum number of 503 responses to a link that count as throttling by its host; after more, the link fails."""
 
@@ -66,10 +66,10 @@ class DownloadResult:
     Attributes:
         reason: why the download failed; None if the body was saved.
         detail: further information, in words.
-        final_url, http_status: URL after redirects, and status of the last response.
+        final_url, http_status: URL and status of the response to the last request; None if there was none.
         retry_after_s: seconds to wait according to Retry-After.
         redirect_location: target of a redirect; None for other responses.
-        attempts: number of requests.
+        attempts: number of requests, including one that was not sent because of an opt-out.
         elapsed_s: duration in seconds, including retries and waiting for the host.
         is_web_page: whether the body is a web page.
         has_known_length: whether the headers state where the body ends; otherwise it may be truncated unnoticed.
@@ -119,6 +119,7 @@ class Fetcher:
         Args:
             label: class of the link.
             obeys_site_rules: whether to obey robots.txt and tdmrep.json of the site; False for the API of a provider.
+                The headers of the response are checked for opt-outs in both cases.
 
         Raises:
             GatherError: the file cannot be written.
@@ -140,15 +141,19 @@ class Fetcher:
                 url = target
             else:
                 result = replace(result, reason=Reason.REDIRECTS, detail=f"more than {_MAX_REDIRECTS} redirects")
-        except RejectionError as rejection:
-            result = DownloadResult(**rejection.values)
+        except DownloadError as error:
+            result = DownloadResult(**error.values)
         detail = result.detail or note
         return replace(result, detail=detail, attempts=attempts, elapsed_s=round(time.monotonic() - started, 3))
 
     async def _fetch_with_retries(
         self, url: URL, path: Path, label: str, *, obeys_site_rules: bool, cookies: dict[str, str]
     ) -> DownloadResult:
-        """Request a URL until the result is final or the retries are used up; return the last result."""
+        """Request a URL until the result is final, the retries are used up or the host is given up.
+
+        Returns:
+            The last result, which may be a redirect.
+        """
         if not self._options.allow_private and is_private_host(url.raw_host or ""):
             return DownloadResult(Reason.PRIVATE_ADDRESS, f"{url.raw_host} is not a public address")
         result = DownloadResult(Reason.HOST_DOWN)
@@ -199,26 +204,29 @@ class Fetcher:
                 note = self._enforce_opt_out(find_opt_out(response.headers)) or note
                 is_web_page = await self._save_body(response, path)
                 return replace(result, detail=note, is_web_page=is_web_page)
-        except RejectionError as rejection:
-            return replace(result, **rejection.values)
+        except DownloadError as error:
+            return replace(result, **error.values)
         except GatherError:
             raise
         except Exception as error:  # an error that a server provokes fails only its link
             return replace(result, reason=classify_error(error), detail=f"{type(error).__name__}: {error}"[:200])
 
     async def _check_site_rules(self, url: URL, host: Host) -> str:
-        """Raise RejectionError if the site forbids the request; otherwise return a note for the manifest, or ""."""
+        """Raise DownloadError if the site forbids the request, or its rules cannot be read.
+
+        If opt-outs are ignored, return a note for the manifest, or "", instead.
+        """
         try:
             return self._enforce_opt_out(await self._site_rules.find_opt_out(url, host.record_site_rules_request))
-        except RejectionError:
+        except DownloadError:
             if self._options.ignore_opt_out:
                 return ""
             raise
 
     def _enforce_opt_out(self, opt_out: str | None) -> str:
-        """Raise RejectionError for an opt-out; if opt-outs are ignored, return a note for the manifest, or ""."""
+        """Raise DownloadError for an opt-out; if opt-outs are ignored, return a note for the manifest, or ""."""
         if opt_out and not self._options.ignore_opt_out:
-            raise RejectionError(Reason.OPT_OUT, opt_out)
+            raise DownloadError(Reason.OPT_OUT, opt_out)
         return f"ignored opt-out: {opt_out}" if opt_out else ""
 
     def _check_response(self, response: aiohttp.ClientResponse) -> None:
@@ -226,11 +234,11 @@ class Fetcher:
         if reason:
             retry_after = response.headers.get("Retry-After")
             detail = f"HTTP {response.status}{f', Retry-After: {retry_after[:40]}' if retry_after else ''}"
-            raise RejectionError(reason, detail, parse_retry_after(retry_after))
+            raise DownloadError(reason, detail, parse_retry_after(retry_after))
         if response.content_type.startswith("multipart/"):  # several parts, or the endless stream of a camera
-            raise RejectionError(Reason.NOT_AN_IMAGE, f"Content-Type: {response.content_type}"[:200])
+            raise DownloadError(Reason.NOT_AN_IMAGE, f"Content-Type: {response.content_type}"[:200])
         if (response.content_length or 0) > self._options.max_bytes:
-            raise RejectionError(
+            raise DownloadError(
                 Reason.TOO_LARGE, f"{response.content_length} bytes, at most {self._options.max_bytes} allowed"
             )
 
@@ -241,7 +249,7 @@ class Fetcher:
         try:
             decompressor = make_decompressor(encoding)
         except ValueError as error:
-            raise RejectionError(Reason.BAD_HTTP, f"unsupported Content-Encoding: {encoding[:40]}") from error
+            raise DownloadError(Reason.BAD_HTTP, f"unsupported Content-Encoding: {encoding[:40]}") from error
         stall_detector, num_received = StallDetector(self._options.timeout_s, max_bytes, time.monotonic()), 0
         async for chunk in response.content.iter_any():
             num_received += len(chunk)
@@ -251,11 +259,11 @@ class Fetcher:
             is_web_page |= not file.total and is_html(data)
             file.write(data)
             if max(file.total, num_received) > max_bytes:  # compressed data may contain nothing, without end
-                raise RejectionError(Reason.TOO_LARGE, f"more than {max_bytes} bytes")
+                raise DownloadError(Reason.TOO_LARGE, f"more than {max_bytes} bytes")
         if decompressor and not decompressor.eof:
-            raise RejectionError(Reason.TRUNCATED, "the compressed body is truncated")
+            raise DownloadError(Reason.TRUNCATED, "the compressed body is truncated")
         if not file.total:
-            raise RejectionError(Reason.EMPTY, "the response body is empty")
+            raise DownloadError(Reason.EMPTY, "the response body is empty")
         file.flush()
         return is_web_page
 
@@ -289,25 +297,25 @@ def _resolve_redirect(url: URL, location: str) -> URL:
     """Return the URL of a Location header, which may be relative to `url`."""
     try:
         return parse_url(urljoin(str(url), location))
-    except (RejectionError, ValueError) as error:
-        raise RejectionError(Reason.BAD_REDIRECT, f"redirected to {location}"[:200]) from error
+    except (DownloadError, ValueError) as error:
+        raise DownloadError(Reason.BAD_REDIRECT, f"redirected to {location}"[:200]) from error
 
 
 def parse_url(link: str) -> URL:
-    """Parse a link into a URL whose path and query are unchanged.
+    """Parse a link into a URL without fragment; only invalid characters of its path and query are changed.
 
     Raises:
-        RejectionError: the link cannot be requested; the reason is `bad-url` or `bad-scheme`.
+        DownloadError: the link cannot be requested; the reason is `bad-url` or `bad-scheme`.
     """
     try:
         url = URL(link) if len(link) <= _MAX_URL_LENGTH else URL()
         host, port = url.raw_host, url.port
     except (ValueError, TypeError, IndexError, RecursionError) as error:
-        raise RejectionError(Reason.BAD_URL, str(error)[:200]) from error
+        raise DownloadError(Reason.BAD_URL, str(error)[:200]) from error
     if url.scheme and url.scheme not in ("http", "https"):
-        raise RejectionError(Reason.BAD_SCHEME, url.scheme[:40])
+        raise DownloadError(Reason.BAD_SCHEME, url.scheme[:40])
     if not (url.scheme and host and port):
-        raise RejectionError(Reason.BAD_URL, "no host" if len(link) <= _MAX_URL_LENGTH else "too long")
+        raise DownloadError(Reason.BAD_URL, "no host" if len(link) <= _MAX_URL_LENGTH else "too long")
     return url if str(url) == link and _URL_WITH_PATH.fullmatch(link) else _restore_path_and_query(url, link)
 
 

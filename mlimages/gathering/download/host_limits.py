@@ -46,7 +46,7 @@ class Host:
     _state_changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def wait_for_turn(self) -> bool:
-        """Wait until a request may be sent; return False if the host is given up."""
+        """Wait until a request may be sent; return False if the host is given up, or still paused at the deadline."""
         while (pause_s := seconds_until_request(self.state, time.monotonic(), self._hosts.deadline)) != 0:
             if pause_s is None:
                 return False
@@ -113,7 +113,7 @@ class Hosts:
 
     @contextmanager
     def use_host(self, name: str, url: str, label: str = "") -> Iterator[Host]:
-        """Yield the host `name`; until the context exits, a link of class `label` counts as in progress."""
+        """Yield the host `name` (host and port) of `url`; until exit, a link of class `label` counts as in progress."""
         host = self._hosts.get(name)
         if host is None:
             limit = max(1, self._partition.max_concurrent_requests(url))  # redirects lead to hosts of other shards
@@ -134,14 +134,17 @@ class Hosts:
 
     @property
     def paused_host_names(self) -> list[str]:
-        """Names of the paused hosts if all hosts in use are paused; empty otherwise."""
+        """Names (without ports) of the paused hosts if all hosts in use are paused; empty otherwise."""
         if self.deadline == math.inf:
             return []
         return [name.rpartition(":")[0] for name, host in self._hosts.items() if host in self._paused]
 
     @property
     def pause_s_by_host(self) -> dict[str, float]:
-        """Seconds until the next request, by host, for hosts that throttle requests for longer than `max_wait_s`."""
+        """Seconds until the next request, by host, for paused hosts that have throttled requests.
+
+        Pauses that are not longer than `max_wait_s` or a second are left out.
+        """
         now = time.monotonic()
         pauses = {
             name.rpartition(":")[0]: round(host.state.paused_until - now)

@@ -2,8 +2,8 @@
 
 - An unreachable host is paused: its links wait, and single requests at growing intervals (probes) detect when it
   responds again.
-- 429 and 503 pause it for the time in Retry-After, or briefly, and lower its rate by a tenth or more; the rate then
-  grows linearly (additive increase, multiplicative decrease).
+- 420, 429 and 503 pause it for the time in Retry-After, or briefly, and lower its rate by a tenth or more; the rate
+  then grows linearly (additive increase, multiplicative decrease).
 - A host that refuses consecutive links is paused too: it blocks this client, or requires a login.
 - A host that has never responded, or only refuses, is given up after half a minute.
 """
@@ -17,10 +17,10 @@ from functools import partial
 from mlimages.core import Reason
 
 FAILURES_UNTIL_PAUSED = 5
-"""Number of consecutive links with a time-out or reset after which the host is paused."""
+"""Number of links with a time-out or reset, without a response in between, after which the host is paused."""
 
 REFUSALS_UNTIL_PAUSED = 5
-"""Number of consecutive links with 401, 403 or a web page after which the host is paused."""
+"""Number of consecutive links with 401, 403, 451 or a web page after which the host is paused."""
 
 FIRST_PROBE_DELAY_S = 1.0
 """Pause before the first probe; doubled before each further probe."""
@@ -36,7 +36,7 @@ GIVE_UP_AFTER_S = 30.0
 RATE_DECREASE_FACTOR = 0.9
 """Factor by which the rate is multiplied after a 429 or 503."""
 STRONG_RATE_DECREASE_FACTOR = 0.7
-"""Factor by which the rate is multiplied instead if it is more than three times the rate of responses."""
+"""Factor by which the rate is multiplied instead if fewer than a third as many responses arrive."""
 RATE_INCREASE_PER_S = 0.05
 """How much the rate, in requests per second, increases in each second without a 429 or 503."""
 MIN_RATE_INCREASE_PER_RESPONSE = 0.005
@@ -60,7 +60,7 @@ class HostState:
     Attributes:
         has_responded: whether the host has responded at least once.
         failed_links: links that failed since the last response, up to `FAILURES_UNTIL_PAUSED`.
-        num_refusals: number of consecutive links that the host refused (401, 403 or a web page).
+        num_refusals: number of consecutive links that the host refused (401, 403, 451 or a web page).
         is_paused: whether the host is sent only single test requests (probes).
         paused_at, paused_until: start and end of the period in which a paused host is sent no request.
         is_probing: whether a probe is in flight.
@@ -94,7 +94,10 @@ class HostState:
 
 
 def seconds_until_request(state: HostState, now: float, deadline: float) -> float | None:
-    """Return the seconds until the next request may be sent; None if the host is given up.
+    """Return the seconds until the next request may be sent; None if waiting is useless.
+
+    That is if the host is given up, or would still be paused at the deadline. While a probe is in flight, the seconds
+    until the deadline are returned.
 
     Args:
         state, now: state of the host, and the current time.
@@ -122,7 +125,7 @@ def record_request(state: HostState, now: float) -> HostState:
 
 
 def record_response(state: HostState, now: float, *, requested_at: float, is_redirect: bool = False) -> HostState:
-    """Return the state after a response with any status except 429 and 503.
+    """Return the state after a response that neither throttles nor refuses the request.
 
     Args:
         requested_at: when the request was sent.
@@ -147,7 +150,7 @@ def record_response(state: HostState, now: float, *, requested_at: float, is_red
 
 
 def record_refusal(state: HostState, now: float, *, requested_at: float) -> HostState:
-    """Return the state after the host answered a request sent at `requested_at` with 401, 403 or a web page."""
+    """Return the state after the host answered a request sent at `requested_at` with 401, 403, 451 or a web page."""
     if requested_at < state.paused_at:
         return state
     state = replace(state, num_refusals=state.num_refusals + 1, failed_links=frozenset(), has_responded=True)
@@ -158,7 +161,7 @@ def record_refusal(state: HostState, now: float, *, requested_at: float) -> Host
 
 
 def record_throttling(state: HostState, now: float, *, requested_at: float, retry_after_s: float | None) -> HostState:
-    """Return the state after a 429 or 503 response to a request sent at `requested_at`."""
+    """Return the state after a 420, 429 or 503 response to a request sent at `requested_at`."""
     asks_until = -math.inf if retry_after_s is None else now + max(retry_after_s, MIN_RETRY_AFTER_S)
     if requested_at < state.paused_at:  # sent before the host was paused
         return replace(state, paused_until=max(state.paused_until, asks_until))
@@ -169,7 +172,7 @@ def record_throttling(state: HostState, now: float, *, requested_at: float, retr
 
 
 def record_failure(state: HostState, now: float, *, requested_at: float, link: str, reason: Reason) -> HostState:
-    """Return the state after a request for `link`, sent at `requested_at`, failed without a response."""
+    """Return the state after a request for `link`, sent at `requested_at`, failed without a complete response."""
     if requested_at < state.paused_at:  # sent before the host was paused
         return state
     if len(state.failed_links) < FAILURES_UNTIL_PAUSED:

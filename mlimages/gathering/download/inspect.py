@@ -1,4 +1,4 @@
-"""Verify that downloaded files are complete images of a supported format."""
+"""Verify that downloaded files are complete images of a supported format, and resize them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _JPEG_QUALITY = 95
 _MAX_JPEG_SIDE_PX = 65_500  # maximum side in libjpeg
 
 
-def inspect_file(path: Path, requirements: ImageRequirements) -> ImageInfo | Rejection:
+def verify_and_resize(path: Path, requirements: ImageRequirements) -> ImageInfo | Rejection:
     """Verify an image file by decoding it completely; resize it in place if `target_shorter_px` is set.
 
     Returns:
@@ -50,14 +50,14 @@ def inspect_file(path: Path, requirements: ImageRequirements) -> ImageInfo | Rej
     opt_out = find_xmp_opt_out(data)
     if opt_out and not requirements.ignore_opt_out:
         return Rejection(Reason.OPT_OUT, opt_out, len(data), hashlib.sha256(data).hexdigest())
-    info = _inspect_data(path, data, requirements)
+    info = _verify_and_resize_data(path, data, requirements)
     if opt_out and isinstance(info, ImageInfo):
         return replace(info, detail="; ".join(filter(None, (info.detail, f"ignored opt-out: {opt_out}"))))
     return info
 
 
-def _inspect_data(path: Path, data: bytes, requirements: ImageRequirements) -> ImageInfo | Rejection:
-    """Verify the content of the file at `path`, except for opt-outs."""
+def _verify_and_resize_data(path: Path, data: bytes, requirements: ImageRequirements) -> ImageInfo | Rejection:
+    """Do what `verify_and_resize` does, without looking for opt-outs; `data` is the content of the file."""
     try:
         decoded = decode(
             data,

@@ -115,7 +115,7 @@ def path_matches(pattern: str, path: str) -> bool:
 
 
 def find_xmp_opt_out(data: bytes) -> str | None:
-    """Return the value of plus:DataMining in the XMP of an image that prohibits data mining; None if there is none.
+    """Return the property plus:DataMining in the XMP of an image, if it prohibits data mining; None otherwise.
 
     Source: PLUS License Data Format, XMP reference, as adopted by the IPTC.
     """

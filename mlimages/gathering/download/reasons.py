@@ -17,7 +17,7 @@ CONNECTION_REASONS = {
     Reason.REFUSED, Reason.UNREACHABLE, Reason.UNKNOWN_HOST, Reason.NAME_SERVER, Reason.TLS, Reason.RESET,
     Reason.TIMEOUT, Reason.PROXY,
 }  # fmt: skip
-"""Reasons why there was no response: they concern the host rather than the link."""
+"""Reasons why there was no complete response: they concern the host rather than the link."""
 
 TRANSIENT_REASONS = {
     Reason.TIMEOUT, Reason.RESET, Reason.TRUNCATED, Reason.THROTTLED, Reason.SERVER_ERROR, Reason.REFUSED,
@@ -74,7 +74,7 @@ _REASON_BY_EXCEPTION: tuple[tuple[type[Exception] | tuple[type[Exception], ...],
 )
 
 
-class RejectionError(Exception):
+class DownloadError(Exception):
     """Raised if a link is not downloaded.
 
     Attributes:

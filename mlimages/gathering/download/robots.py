@@ -14,7 +14,7 @@ from yarl import URL
 
 from mlimages.core import RETRYABLE_REASONS, Reason
 from mlimages.gathering.download.opt_outs import PRODUCT_TOKEN, has_preference, parse_tdmrep, path_matches
-from mlimages.gathering.download.reasons import RejectionError, classify_error
+from mlimages.gathering.download.reasons import DownloadError, classify_error
 
 if TYPE_CHECKING:
     from protego import Protego
@@ -130,7 +130,7 @@ class SiteRulesCache:
             on_request: called before each request.
 
         Raises:
-            RejectionError: robots.txt of the site cannot be read, so the site is not requested (RFC 9309, 2.3.1.4).
+            DownloadError: robots.txt of the site cannot be read, so the site is not requested (RFC 9309, 2.3.1.4).
         """
         origin = url.origin()
         task = self._rules.get(origin)
@@ -154,22 +154,26 @@ class SiteRulesCache:
             task.cancel()
 
     async def _request_rules(self, origin: URL, on_request: Callable[[], None]) -> SiteRules:
-        """Request robots.txt and tdmrep.json of a site; raise RejectionError if robots.txt cannot be read."""
+        """Request robots.txt and tdmrep.json of a site; raise DownloadError if robots.txt cannot be read."""
         on_request()
         try:
             robots_txt = await self._request_text(origin / "robots.txt")
-        except RejectionError:
+        except DownloadError:
             self._failed_at[origin] = time.monotonic()
             raise
         on_request()
         try:
             tdmrep = await self._request_text(origin / ".well-known/tdmrep.json")
-        except RejectionError:  # unlike robots.txt, it is optional
+        except DownloadError:  # unlike robots.txt, it is optional
             tdmrep = ""
         return parse_site_rules(robots_txt, tdmrep)
 
     async def _request_text(self, url: URL) -> str:
-        """Return the text of the file at `url`; empty if there is no such file."""
+        """Return the text of the file at `url`; empty for statuses such as 404 and 403, and endless redirects.
+
+        Raises:
+            DownloadError: the host cannot be reached, or answers 429 or 5xx.
+        """
         try:
             async with (
                 asyncio.timeout(self._timeout_s),
@@ -178,7 +182,7 @@ class SiteRulesCache:
                 ) as response,
             ):
                 if response.status == 429 or response.status >= 500:  # there may be rules, but they are unavailable now
-                    raise RejectionError(Reason.SERVER_ERROR, f"{url.path}: HTTP {response.status}")
+                    raise DownloadError(Reason.SERVER_ERROR, f"{url.path}: HTTP {response.status}")
                 if response.status != 200:
                     return ""
                 data = bytearray()
@@ -192,4 +196,4 @@ class SiteRulesCache:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             reason, detail = classify_error(error), f"{url.path}: {type(error).__name__}: {error}"[:200]
             is_kept = reason is Reason.BAD_URL or reason in RETRYABLE_REASONS  # bad-url: the host name is invalid
-            raise RejectionError(reason if is_kept else Reason.UNREACHABLE, detail) from error
+            raise DownloadError(reason if is_kept else Reason.UNREACHABLE, detail) from error

@@ -30,7 +30,7 @@ class TarMember:
     """A regular file in a tar.
 
     Attributes:
-        name: path in the tar.
+        name: path in the tar; of a `RemoteTar`, only the file name.
         offset, size: position and number of the bytes of its content.
     """
 
@@ -115,9 +115,9 @@ def _iter_stream_entries(archive: tarfile.TarFile) -> Iterator[tuple[str, Callab
 
 
 def _iter_tar_members(file: IO[bytes], offset: int) -> Iterator[tuple[str, TarMember]]:
-    """Yield the regular files of the tar at this offset of `file`, each with the folder to prepend to its name.
+    """Yield the regular files of the tar at this offset of `file`, each with the prefix of its path.
 
-    The folder is empty, or the name of a nested tar; the offsets of members are those in `file`.
+    The prefix contains the names of nested tars, such as `n02123394/`, or is empty. Offsets of members are in `file`.
     """
     file.seek(offset)
     with tarfile.open(fileobj=file, mode="r:") as archive:
@@ -147,7 +147,7 @@ class RemoteTar:
 
     Raises (while iterating):
         aiohttp.ClientError, TimeoutError: the file cannot be read to its end.
-        tarfile.TarError: the file is not a tar.
+        tarfile.TarError: the file is not a tar, or is truncated.
     """
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
@@ -158,7 +158,7 @@ class RemoteTar:
         self._chunks: AsyncIterator[bytes] | None = None
 
     async def members(self) -> AsyncIterator[tuple[TarMember, bytes]]:
-        """Yield each regular file and its bytes, in order."""
+        """Yield each regular file of at most `MAX_MEMBER_BYTES` and its bytes, in order."""
         self._chunks = self._read_chunks()
         while True:
             header = await self._read_exactly(_BLOCK_BYTES)

@@ -81,15 +81,15 @@ def choose_columns(names: Sequence[str], rows: Sequence[Row], options: LinkListO
     """Choose the columns of links and of classes by the options, or else by their names and the first rows.
 
     Raises:
-        InputError: a column of the options does not exist, or no column contains links.
+        InputError: a column of the options does not exist, or `rows` contain no link.
     """
     url = _find_column(names, options.url_col, list_name, "--url-column") or _choose_link_column(names, rows)
     if url is None:
         first = " | ".join(filter(None, map(to_text, rows[0].values())))[:200] if rows else ""
         raise InputError(
-            f"{list_name}: no row contains a link (columns: {', '.join(names)[:200]}; first row: "
-            f"{escape_unprintable(first)}): choose the column of links with --url-column and that of classes with "
-            "--label-column"
+            f"{list_name}: no link in the first {pluralize(len(rows), 'row')} (columns: {', '.join(names)[:200]}; "
+            f"first row: {escape_unprintable(first)}): choose the column of links with --url-column and that of "
+            "classes with --label-column"
         )
     label = _find_column(names, options.label_col, list_name, "--label-column")
     if label is None and options.class_name is None:
@@ -117,7 +117,7 @@ def _find_column(names: Sequence[str], column: str | None, list_name: str, optio
 def _choose_link_column(names: Sequence[str], rows: Sequence[Row]) -> str | None:
     """Return the name of the column most likely to contain links to images; None if no column contains links."""
 
-    def rank_column(name: str) -> tuple[bool, bool, bool]:
+    def rank_column(name: str) -> tuple[bool, bool, bool]:  # as a key for `max`
         links = [text for row in rows if is_link(text := to_text(row.get(name)))]
         images = sum(IMAGE_SUFFIX_AT_END.search(text) is not None for text in links)
         leaf = _get_leaf_name(name)
@@ -151,7 +151,7 @@ def is_http_url(url: str) -> bool:
 
 
 def unwrap_link(text: str) -> str:
-    """Strip quotes, angle brackets and Markdown around a URL, and unescape `&amp;`."""
+    """Strip quotes, angle brackets and Markdown around a URL; if it contains `&amp;`, unescape HTML."""
     text = text.strip()
     if text[:1] not in ("h", "H"):
         if markdown := _MARKDOWN_LINK.fullmatch(text):
@@ -171,7 +171,7 @@ def extract_markdown_link_text(text: str) -> str:
 
 
 def to_text(value: object) -> str:
-    """Convert a value of a table to text; a missing value becomes ""."""
+    """Convert text, a number, a bool or short bytes of a table to text; missing and other values become ""."""
     match value:
         case str():
             return value
@@ -187,7 +187,10 @@ def to_text(value: object) -> str:
 
 
 def _to_json_value(value: object) -> Any:
-    """Convert a value to a JSON type; return None for binary data, nested objects and NaN."""
+    """Convert a value to a JSON type; return None for binary data, nested objects, NaN and infinity.
+
+    Arrays are cut to 100 items.
+    """
     if value is None or isinstance(value, str | int):
         return value
     if isinstance(value, float):

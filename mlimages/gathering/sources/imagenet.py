@@ -46,7 +46,7 @@ class ImageNet:
         words: WordNet ids or words.
         with_subtree: include all synsets below those of `words`, each in a folder inside that of its parent.
         archive: a tar (`.tar`, `.tar.gz`, `.tgz`), a zip or a folder. It contains the images of one synset, tars of
-            synsets, class folders named by WordNet ids (as imagenette2 does), or images named by WordNet ids.
+            synsets, class folders (as imagenette2 does), or images. They are named by WordNet ids.
         url_list: a file of lines `n02121808_123<TAB>url`, such as fall11_urls.txt.
         endpoint: URL of the website; by default ImageNet's.
         http_options: options of the HTTP session.
@@ -54,6 +54,7 @@ class ImageNet:
 
     Raises:
         InputError: a synset is unknown or ambiguous, or the archive or list does not exist.
+        MissingExtraError: the list is Parquet, and pyarrow is not installed.
         GatherError (while iterating): there are no images, and the website cannot be reached or returns errors.
     """
 
@@ -127,7 +128,10 @@ class ImageNet:
         return replace(image_ref, label=self._folders[wnid], source={"provider": "ImageNet", "wnid": wnid})
 
     async def _find_images(self, wnid: str, failures: dict[str, list[str]]) -> AsyncIterator[ImageRef]:
-        """Yield the images of a synset from the first origin that has any; add earlier failures to `failures`."""
+        """Yield the images of a synset from the first origin that has any.
+
+        `failures` are the synsets by the reason why an origin has no images; those of the earlier origins are added.
+        """
         origins = {
             "the website's archive": self._read_website_archive,
             "the website's list": self._read_website_list,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from mlimages.core import FetchResult, ImageRef, InputError
+from mlimages.core import FetchResult, ImageRef, InputError, pluralize
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.sources.search_api import (
     RateLimit,
@@ -94,7 +95,8 @@ class INaturalist(SearchSource):
         async with aclosing(super().__aiter__()) as image_refs:  # it closes the session of the API
             async for image_ref in image_refs:
                 if pause_s := self._byte_limit.remaining_wait_s():
-                    reason = f"iNaturalist: 5 GB an hour are allowed; waiting {pause_s / 60:.0f} minutes"
+                    duration = pluralize(math.ceil(pause_s / 60), "minute")
+                    reason = f"iNaturalist: 5 GB an hour are allowed; waiting {duration}"
                     await self._wait(pause_s, reason)
                 yield image_ref
 
@@ -105,7 +107,11 @@ class INaturalist(SearchSource):
         return (await self._get_observations(await self._find_taxon_id(query), above_id=0)).get("total_results")
 
     async def _find_taxon_id(self, query: str) -> int:
-        """Return the id of the active taxon whose scientific or common name is the query."""
+        """Return the query if it is an id, or the id of the active taxon whose scientific or common name it is.
+
+        Raises:
+            InputError: no taxon or several taxa have this name.
+        """
         if query.isdigit():
             return int(query)
         page = await self._api.get(f"{self._endpoint}/taxa", {"q": query, "is_active": "true", "per_page": "30"}) or {}
@@ -154,7 +160,7 @@ class INaturalist(SearchSource):
             last_id = max(int(observation["id"]) for observation in observations)
 
     def _choose_class(self, observation: Mapping[str, Any], label: str) -> str | None:
-        """Return the class of an observation; None if its taxon is above the requested rank."""
+        """Return the class of an observation; None if the name of its taxon does not tell the requested rank."""
         taxon = observation.get("taxon")
         if self._by is None or not isinstance(taxon, dict):
             return label if self._by is None else None

@@ -38,7 +38,7 @@ from mlimages.gathering.sources.tables import (
     convert_rows_to_dicts,
     extract_json_rows,
     find_csv_delimiter,
-    is_space_separated,
+    is_space_separated_around_link,
     parse_csv_rows,
     parse_json_lines,
     parse_tsv_rows,
@@ -73,7 +73,8 @@ def read_list(path: Path, url_col: str | None = None, label_col: str | None = No
         path, url_col, label_col: see `UrlList`.
 
     Raises:
-        InputError: the file cannot be read, or has no links.
+        InputError: the file cannot be read, has rows but no links, or its classes look like captions. (An empty file
+            yields nothing.)
         MissingExtraError: see `require_parquet_extra`.
 
     Example:
@@ -109,11 +110,11 @@ class LinkFile:
         name: name of the list in messages.
         description: the detected columns and the first link, in one line.
         warnings: probable mistakes in the first rows, one line each.
-        num_header_lines: number of lines before the first link.
+        num_header_lines: number of lines that are a header or declare the separator.
         file_class: class named after the file if all of the first links are given it; "" otherwise.
 
     Raises:
-        InputError: the list cannot be read, has no column of links, or its classes look like captions.
+        InputError: the list cannot be read, has rows but no links, or its classes look like captions.
         MissingExtraError: see `require_parquet_extra`.
     """
 
@@ -145,8 +146,8 @@ class LinkFile:
         if first_links and not any(is_http_url(image_ref.url) for image_ref in first_links):
             first = next((image_ref.url for image_ref in first_links if image_ref.url), "")
             raise InputError(
-                f"{self.name}: no row contains an http(s) link (first row: {_shorten_url(first, 200)}): use a list of "
-                "links"
+                f"{self.name}: no http(s) link in the first {pluralize(len(first_links), 'row')} (first row: "
+                f"{_shorten_url(first, 200)}): use a list of links"
             )
 
     def _find_warnings(self, first_links: list[ImageRef]) -> Iterator[str]:
@@ -217,7 +218,7 @@ class LinkFile:
             image_refs = self._parse_table(parse_csv_rows(islice(lines, 1, None), declared))
             self.num_header_lines += 1
             return image_refs
-        if is_space_separated(first_lines):
+        if is_space_separated_around_link(first_lines):
             return self._parse_table(line.split() for line in lines)
         delimiter = None if suffix == ".tsv" else sniff_delimiter(first_lines)
         if delimiter == " ":
@@ -324,8 +325,11 @@ def _raise_lazily(error: Exception) -> Iterator[Any]:
     return iter(fail, None)
 
 
-def count_links(path: Path, num_header_lines: int) -> int | None:
-    """Return an upper bound of the number of links in a list; None if counting takes long."""
+def find_max_num_links(path: Path, num_header_lines: int) -> int | None:
+    """Return an upper bound of the number of links in a list, its number of lines; None if counting takes long.
+
+    None also for JSON and Parquet, whose links are not in lines.
+    """
     if is_compressed(path) or not path.is_file() or get_list_suffix(path) in (".parquet", ".json"):
         return None
     return count_data_lines(path) - num_header_lines

@@ -65,7 +65,7 @@ class SearchApi:
         name: name of the provider, for messages and the cache folder.
         http_options: options of the HTTP session.
         refusal_advice: advice for the user after a 401 or 403.
-        headers: headers of each request; never logged.
+        headers: headers of each request with `get`; never logged.
         rate_limits: rate limits of the provider.
         wait: called with the seconds to wait and the reason; None: raise an error that states the time instead.
         refresh: ignore cached responses.
@@ -101,7 +101,8 @@ class SearchApi:
             is_first_page: whether this is the first page of results; if it does not exist, that is an error.
 
         Raises:
-            GatherError: access is denied, the provider is unreachable, or waiting is disabled.
+            GatherError: access is denied, the provider is unreachable or reports an error, its quota is used up, or
+                waiting is needed but `wait` is None.
         """
         page_url = f"{url}?{urlencode(sorted(params.items()))}"
         cached = self._folder / f"{hashlib.sha256(page_url.encode()).hexdigest()}.json"
@@ -116,7 +117,7 @@ class SearchApi:
         """Send a form and return the JSON object of the response, which is not cached.
 
         Raises:
-            GatherError: access is denied, or the provider is unreachable.
+            GatherError: access is denied, or the provider is unreachable or returns no JSON object.
         """
         status, _, body = await self._request("POST", url, data=form_fields)
         if status == 200 and isinstance(body, dict):
@@ -163,7 +164,11 @@ class SearchApi:
         raise GatherError(_add_rerun_advice(problem))
 
     async def _request(self, method: str, url: str, **options: Any) -> tuple[int, Mapping[str, str], Any]:
-        """Send a request; return status, headers and body. If it fails, the status is 0 and the body is the reason."""
+        """Send a request; return status, headers and body.
+
+        The body is the JSON value (None if it is not JSON) after a 200, else the start of the text. If there is no
+        response, the status is 0 and the body is the reason.
+        """
         assert self._session
         self._record_request()
         try:
@@ -179,7 +184,11 @@ class SearchApi:
             return 0, {}, describe_error(error)
 
     async def _wait_for_rate_limit(self) -> None:
-        """Wait until the rate limits allow a request; raise GatherError if the monthly quota is used up."""
+        """Wait until the rate limits allow a request.
+
+        Raises:
+            GatherError: the monthly quota is used up, or waiting is needed but `wait` is None.
+        """
         state = self._load_quota()
         if state.get("remaining") == 0 and state.get("reset", 0) > time.time():
             until = time.strftime("%Y-%m-%d", time.gmtime(state["reset"]))
@@ -252,7 +261,7 @@ def _add_rerun_advice(problem: str) -> str:
 
 
 def _read_cached_response(path: Path) -> dict[str, Any] | None:
-    """Return the cached response if it exists, is recent and complete."""
+    """Return the cached response if it is complete and less than a day old; None otherwise."""
     try:
         entry = json.loads(path.read_text(encoding="utf-8"))
         is_fresh = 0 <= time.time() - entry["fetched_at"] < _MAX_CACHE_AGE_S

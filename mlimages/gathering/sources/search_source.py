@@ -23,7 +23,7 @@ class SearchSource(ABC):
         self._full_classes: set[str] = set()
 
     def skip_class(self, label: str) -> None:
-        """Request no further pages of this class."""
+        """Request no further pages of this class, and yield no further images."""
         self._full_classes.add(label)
 
     async def count_links_by_class(self) -> dict[str, int | None]:

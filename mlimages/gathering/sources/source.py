@@ -26,7 +26,7 @@ from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.partition import LinkCountsByHost
 from mlimages.gathering.sources.columns import LinkListOptions, is_http_url
 from mlimages.gathering.sources.list_files import STDIN
-from mlimages.gathering.sources.lists import LinkFile, count_links, require_parquet_extra
+from mlimages.gathering.sources.lists import LinkFile, find_max_num_links, require_parquet_extra
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Source(Protocol):
     - `record_result(row)`: called with each new row of the manifest, a `FetchResult`.
     - `lookahead`: maximum number of links that are read but held back, because the links in progress may be enough
       for their classes; if it is 0, only one process can read the source.
-    - `async count_links()`: returns the number of links; None if it is unknown.
+    - `async count_links()`: returns the number of links, or an upper bound, for the progress; None if it is unknown.
     - `async count_shards_by_host(num_shards)`: returns the number of shards by host, for each host whose links are to
       be spread over several of the `num_shards` shards.
     - `is_read_once`: True if only one process can read the source.
@@ -76,18 +76,19 @@ def as_source(source: AnySource) -> Source:
 
 
 class UrlList:
-    """Lists of links in files or at http(s) URLs, plain or compressed (.gz .bz2 .xz .zip).
+    """Lists of links in files or at http(s) URLs, plain or compressed (.gz .bz2 .xz .zip .tgz).
 
     A text file has a link per line, a class and a link separated by a tab, or ImageNet's `n00004475_6590<TAB>link`. A
     table (CSV, TSV, JSON, JSON lines, Parquet, COCO) has a column of links and optionally one of classes; the other
-    columns are copied to the manifest. A link without a class gets the name of the list as its class.
+    columns are copied to the manifest. A link without a class gets the name of the list as its class
+    (`images` for standard input).
 
     Args:
         paths: paths or URLs of lists; `-` is standard input.
         url_col, label_col: columns of links and classes, by name or by number from 1; by default they are detected.
         class_name: one class for all links.
         http_options: options for downloading lists.
-        tell: called with a description of the detected columns before the first link is used.
+        tell: called with a description of the detected columns, and with warnings, before the first link is used.
 
     Raises:
         InputError: a file does not exist, or is a folder.
@@ -146,7 +147,7 @@ class UrlList:
         return STDIN in self._paths
 
     async def count_links(self) -> int | None:
-        """Return the number of links in the lists; None if counting takes long."""
+        """Return the number of lines that may contain links, an upper bound; None if counting takes long."""
         await self._open_lists()
         return self._length
 
@@ -170,7 +171,7 @@ class UrlList:
         return dict(counts)
 
     async def _open_lists(self) -> list[LinkFile]:
-        """Open all lists, detect their formats and tell the user; later calls return the same files."""
+        """Open all lists, detect their formats and tell the user; until they are read, return the same files again."""
         if self._files is None:
             files: list[LinkFile] = []
             lengths: list[int | None] = []
@@ -183,7 +184,7 @@ class UrlList:
                         self._tell(f"{file.name}: {text}")
                     _reject_duplicate_class(self._paths, [*files, file])
                     files.append(file)
-                    lengths.append(await asyncio.to_thread(count_links, local, file.num_header_lines))
+                    lengths.append(await asyncio.to_thread(find_max_num_links, local, file.num_header_lines))
             self._files = files
             self._length = None if None in lengths else sum(filter(None, lengths))
         return self._files

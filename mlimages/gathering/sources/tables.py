@@ -29,7 +29,7 @@ from mlimages.labels import find_coco_classes, is_repeated_header
 _TSV_HTTP_DATA_HEADER = "TsvHttpData-1.0"
 _MAX_LINES_PER_ROW = 1000
 _LONG_LINE_LENGTH = 65_536
-"""Length of a line in characters above which its long quoted cells are emptied, since Python's csv rejects them."""
+"""Length in characters of a line, above which its long quoted cells are emptied, since Python's csv may reject them."""
 _LONG_QUOTED_CELL = re.compile(r'"(?:[^"]|""){10000,}"')
 _TEXT_UP_TO_CLOSING_QUOTE = re.compile(r'((?:[^"]|"")*+)"')
 _CLASS_AND_LINK = re.compile(r"(?!\d+[.)]\s)(\w[^:]*?)\s+(https?://.+)", re.IGNORECASE)
@@ -39,7 +39,8 @@ _LINK_AND_CLASS = re.compile(rf"(https?://[^\s?]+?{IMAGE_SUFFIX_PATTERN})\s+(\w[
 def sniff_delimiter(lines: Sequence[str]) -> str | None:
     """Return the delimiter (`,`, `;`, `|` or a space) between the links and other cells; None if there is none.
 
-    Since links may contain these characters, a link before a delimiter must end in an image suffix.
+    Since links may contain these characters, a link before a delimiter must end in an image suffix if there is no
+    header. None also if there are tabs.
     """
     rows = [line for line in lines if not line.startswith("#")]
     if not rows or any("\t" in row for row in rows):
@@ -69,15 +70,15 @@ def _has_one_link(row: Sequence[str]) -> bool:
     return is_link(row[-1]) or IMAGE_SUFFIX_AT_END.search(links[0]) is not None
 
 
-def is_space_separated(lines: Sequence[str]) -> bool:
-    """Return whether spaces separate the cells, with the link in the middle, as in `1 http://x/1.jpg 169.5 92.7`."""
+def is_space_separated_around_link(lines: Sequence[str]) -> bool:
+    """Return whether spaces separate the cells, and no link is the first or last, as in `1 http://x/1.jpg 169.5`."""
     rows = [line.split() for line in lines if "\t" not in line]
     between = (_has_one_link(row) and not is_link(row[0]) and not is_link(row[-1]) for row in rows)
     return len(rows) == len(lines) and len(set(map(len, rows))) == 1 and all(between)
 
 
 def split_class_and_link(line: str) -> tuple[str, str] | None:
-    """Split a line into its class and its link if a space separates them; None otherwise.
+    """Split a line into its class and its link, in either order, if a space separates them; None otherwise.
 
     >>> split_class_and_link("http://x/1.jpg honey bee")
     ('honey bee', 'http://x/1.jpg')
@@ -90,7 +91,7 @@ def split_class_and_link(line: str) -> tuple[str, str] | None:
 
 
 def find_csv_delimiter(line: str) -> str:
-    """Return the most frequent delimiter in the first line of a CSV file."""
+    """Return the most frequent delimiter (`,`, `;` or a tab) in the first line of a CSV file; `,` if there is none."""
     return max(",;\t", key=lambda each: (line.count(each), each == ","))
 
 
@@ -98,8 +99,8 @@ def parse_csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
     """Yield the cells of each row of a CSV file; quoted cells may contain line ends.
 
     A line with an unclosed quote is read as a row in which quotes are ordinary characters, so that it does not affect
-    other rows. A quote counts as unclosed if no later line closes it, or if the lines up to there look like
-    complete rows.
+    other rows. A quote counts as unclosed if none of the next 1000 lines closes it, or if the lines up to there look
+    like complete rows.
     """
     unread_lines: deque[str] = deque()
     source, num_columns = iter(lines), 0
@@ -211,7 +212,7 @@ def _remove_repeated_headers(
 
 
 def parse_json_lines(lines: Iterable[str]) -> Iterator[Row]:
-    """Yield the object in each line; for a line that is not an object, its text under the key `RAW_TEXT_KEY`."""
+    """Yield the flattened object in each line; for another line, its text under the key `RAW_TEXT_KEY`."""
     for line in lines:
         try:
             values = json.loads(line)
@@ -232,7 +233,7 @@ def flatten_object(values: Mapping[str, Any], key_prefix: str = "") -> dict[str,
 
 
 def extract_json_rows(value: Any, path: Path) -> list[Row]:
-    """Return the rows of a JSON array, a COCO dataset, an object with one array, or links by class.
+    """Return the rows of a JSON array, a COCO dataset, an object with one array of objects, or links by class.
 
     Args:
         value: the parsed JSON document.
@@ -280,7 +281,7 @@ def _find_coco_link(image: Mapping[str, Any]) -> str:
 
 
 def read_parquet_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a Parquet file, with keys such as `image.url` for nested columns.
+    """Yield the rows of a Parquet file, with keys such as `image.url` for nested columns, without encoded images.
 
     Raises:
         InputError: the file cannot be read.

@@ -21,7 +21,7 @@ class Synset:
         wnid: WordNet id.
         parent_wnids: WordNet ids of the synset's hypernyms.
         lemmas: words of the synset; the first is its name.
-        definition: what the synset means, in a sentence.
+        definition: the definition in WordNet.
     """
 
     wnid: str
@@ -37,7 +37,7 @@ class Synset:
 
 @cache
 def load_synsets() -> dict[str, Synset]:
-    """Return all synsets by WordNet id, in WordNet's order."""
+    """Return all synsets of nouns by WordNet id, in WordNet's order."""
     packed = (files("mlimages.gathering") / "data/wordnet_nouns.tsv.xz").read_bytes()
     rows = (line.split("\t") for line in lzma.decompress(packed).decode().splitlines())
     return {
@@ -59,7 +59,7 @@ def find_synset(text: str) -> Synset:
     """Return the synset with the WordNet id `text`, or the only synset that contains the word `text`.
 
     Raises:
-        InputError: no synset or several synsets match; the message lists them with their definitions.
+        InputError: no synset matches, or several do, which the message lists with their definitions.
     """
     if _WNID_PATTERN.fullmatch(text):
         if text not in load_synsets():
