@@ -84,15 +84,18 @@ def _global_options(
         "--version",
         callback=_print_version,
         is_eager=True,
-        help="Print the versions of mlimages and its libraries.",
+        help="Print the versions of mlimages and its main libraries.",
     ),
-    verbose: bool = typer.Option(False, "--verbose", "-v", help="Print log messages to standard error."),
+    verbose: bool = typer.Option(
+        False, "--verbose", "-v", help="Print log messages from level INFO to standard error."
+    ),
 ) -> None:
     handler = logging.StreamHandler()
     handler.setLevel(logging.INFO if verbose else logging.WARNING)
     handler.addFilter(lambda record: verbose or _is_always_shown(record))
     handler.setFormatter(logging.Formatter("%(name)s: %(message)s") if verbose else _PackageNameFormatter())
     logging.basicConfig(handlers=[handler])
+    logging.getLogger("mlimages").setLevel(logging.INFO if verbose else logging.NOTSET)
     logging.captureWarnings(True)
 
 
@@ -104,7 +107,7 @@ class _PackageNameFormatter(logging.Formatter):
 
 
 def _is_always_shown(record: logging.LogRecord) -> bool:
-    """Whether a record is shown without --verbose: errors, and warnings except those about single images."""
+    """Whether a record is shown without --verbose: errors, and warnings of mlimages except those about an image."""
     shown = (
         "gathering",
         "core",
@@ -131,9 +134,9 @@ def _exit_on_sigterm(signal_number: int, frame: object) -> NoReturn:
 
 
 def _report_to_torchrun(error: MlimagesError) -> None:
-    """Under torchrun, write the error to the file that torchrun reads, and let only the main process print it.
+    """Under torchrun, write the error to the file that torchrun reads; except in the main process, wait to be stopped.
 
-    Most errors occur in all processes; torchrun stops the others as soon as one has exited.
+    Most errors occur in all processes, but are printed once: torchrun stops the others as soon as one has exited.
     """
     if isinstance(error, PeerExitedError):
         return

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, compress
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
@@ -235,8 +235,14 @@ def _check_option_combinations(options: LabelOptions, source: Path) -> None:
         raise InputError("--group and --group-by require --split")
     if options.copy and not options.as_folders:
         raise InputError("--copy requires --as-folders")
+    are_given = (bool(options.class_from), options.class_index is not None, options.leaf, options.classes is not None)
+    given = list(compress(("--class-from", "--label", "--leaf", "--classes"), are_given))
+    if source.is_dir() and len(given) > 1 and given != ["--leaf", "--classes"]:
+        raise InputError(f"{', '.join(given)}: only one of these options applies to a folder: choose one")
     if not source.is_dir():
         get_supported_suffix(source)
+        if {"--label", "--leaf"} & set(given):
+            raise InputError(f"{source} is a label file: --label and --leaf apply only to folders: omit them")
     if not (options.out or options.split or options.as_folders or source.is_dir()):
         raise InputError(f"{source} is already a label file: convert it with -o FILE, or split it with --split 0.8,0.2")
 

@@ -339,6 +339,8 @@ def test_a_path_that_cannot_be_read_is_named_without_the_librarys_error(
             ["label", "data", "--label", "99999999", "-o", "a.txt"],
             "class_index is 99999999: it must be from 0 to 999999",
         ),
+        (["label", "data", "--label", "0", "--leaf"], "--label, --leaf: only one of these options applies to a folder"),
+        (["label", "data", "--class-from", "([a-z]+)/", "--classes", "c.txt"], "--class-from, --classes: only one of"),
         (["label", "data", "--limit-per-class", "0"], "limit_per_class is 0: it must be at least 1"),
         (["label", "data", "--limit-per-class", "-1"], "limit_per_class is -1: it must be at least 1"),
         (["label", "data", "-o", "a.xls"], "unknown suffix: expected .txt, .csv, .tsv or .jsonl"),
@@ -368,6 +370,16 @@ def test_what_cannot_be_done_is_said_in_one_line(
     assert said in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("mlimages: ")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [("--leaf",), ("--label", "0")])
+def test_options_that_apply_only_to_folders_are_refused_for_a_label_file(
+    folders: Path, invoke_cli: RunCli, words: tuple[str, ...]
+) -> None:
+    invoke_cli("label", "data", "-o", "all.txt")
+    said = invoke_cli("label", "all.txt", "-o", "a.txt", *words, check=False).stderr
+    assert said == "mlimages: all.txt is a label file: --label and --leaf apply only to folders: omit them\n"
+    assert not Path("a.txt").exists()
 
 
 def test_the_bench_runs(tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ import logging
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from mlimages.cli.hints import find_validation_option, print_next_command
-from mlimages.cli.main import _is_always_shown
+from mlimages.cli.main import _global_options, _is_always_shown
 
 
 @pytest.mark.parametrize(
@@ -42,3 +44,21 @@ def test_what_a_package_warns_of_is_shown_but_not_each_skipped_image() -> None:
     assert not shown("mlimages.dataset.training_data")
     assert not shown("PIL.Image")
     assert shown("asyncio", logging.ERROR)
+
+
+@pytest.mark.parametrize(("words", "expected"), [((), ""), (("--verbose",), "mlimages.training: epoch 1\n")])
+def test_only_with_verbose_what_a_package_reports_is_printed(
+    monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], expected: str
+) -> None:
+    app = typer.Typer(callback=_global_options)
+
+    @app.command()
+    def log() -> None:
+        logging.getLogger("mlimages.training").info("epoch %d", 1)
+
+    for name in ("", "mlimages"):  # restored after the test
+        logger = logging.getLogger(name)
+        monkeypatch.setattr(logger, "level", logger.level)
+        monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logging, "captureWarnings", lambda capture: None)
+    assert CliRunner().invoke(app, [*words, "log"]).stderr == expected

@@ -464,3 +464,9 @@ def test_two_lists_whose_names_give_one_class_are_refused(
             asyncio.run(source.count_links())
     else:
         assert asyncio.run(source.count_links()) == len(names)
+
+
+@pytest.mark.parametrize("line", ["http://x/1.jpg", "dog\thttp://x/1.jpg", "n02121808_12\thttp://x/1.jpg"])
+def test_a_given_class_is_that_of_every_kind_of_line(tmp_path: Path, line: str) -> None:
+    found = LinkFile(write(tmp_path / "x.txt", f"{line}\n"), LinkListOptions(class_name="cat"))
+    assert [ref.label for ref in found] == ["cat"]
