@@ -79,7 +79,7 @@ def command_helps() -> Iterator[tuple[list[str], str]]:
             yield from walk(child, [*words, name])
 
     for words, line in walk(typer.main.get_command(main.app), []):
-        done = CliRunner().invoke(main.app, line, env={"SHEET_COLUMNS": "80"}, prog_name="mlimages")
+        done = CliRunner().invoke(main.app, line, env={"COLUMNS": "80"}, prog_name="mlimages")
         yield words, done.stdout.strip()
 
 

@@ -98,7 +98,7 @@ def cli_in(folder: Path) -> RunCli:
         command = fork_server().start(
             ["-m", "mlimages", *words],
             folder,
-            {**os.environ, "SHEET_COLUMNS": "80", **env},
+            {**os.environ, "COLUMNS": "80", **env},
             torch=not NEED_TORCH.isdisjoint(words[:1]),
         )
         done = command.communicate(timeout_s)
@@ -121,7 +121,7 @@ def invoke_cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunCli:
 
     def run(*args: object, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
         words = [str(arg) for arg in args]
-        done = CliRunner().invoke(app, words, env={"SHEET_COLUMNS": "80", **env})
+        done = CliRunner().invoke(app, words, env={"COLUMNS": "80", **env})
         error, code, stderr = done.exception, done.exit_code, done.stderr
         if isinstance(error, MlimagesError):  # as `mlimages.cli.main.main` prints it
             stderr += f"mlimages: {error}\n"

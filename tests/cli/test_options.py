@@ -66,8 +66,8 @@ def test_text_is_parsed_by_the_field_and_refused_as_a_usage_error(app: typer.Typ
 
 
 def test_help_shows_the_common_options_and_help_all_every_one(app: typer.Typer) -> None:
-    short = CliRunner().invoke(app, ["--help"], env={"SHEET_COLUMNS": "80"}).output
-    full = CliRunner().invoke(app, ["--help-all"], env={"SHEET_COLUMNS": "80"}).output
+    short = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "80"}).output
+    full = CliRunner().invoke(app, ["--help-all"], env={"COLUMNS": "80"}).output
     for field in OPTIONS:
         flag = next((name for name in field.option.flags if name.startswith("--")), f"--{field.name.replace('_', '-')}")
         flag = flag.split("/")[0]
