@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mlimages.dataset import AugmentSummary
 
 MAX_ANGLES = 360
-"""Maximum number of rotations of an image."""
+"""Maximum number of angles of --rotate."""
 
 
 @takes_options(TableOptions)
@@ -30,7 +30,8 @@ def augment(
     rotate: str = typer.Option(
         "",
         metavar="FROM:TO:STEP",
-        help="Rotation angles in degrees, from FROM up to but excluding TO: -30:30:6 means -30, -24, ..., 24.",
+        help="Counterclockwise rotations in degrees, from FROM up to but excluding TO: -30:30:6 means -30, -24, ..., "
+        "24.",
     ),
     flip: bool = typer.Option(False, "--flip", help="Also mirror each image."),
     split: str = typer.Option(
@@ -56,8 +57,9 @@ def augment(
     validation or test images.
 
     The format npz is one file for numpy.load with the arrays x_train (uint8, images x height x width x 3), y_train
-    (int64), x_val, y_val and class_names; without --split, the arrays are named x and y. The format npy has the same
-    arrays as files in a folder. The format folder has the images, and a label file for each split.
+    (int64; for a multi-label file float32, images x classes), x_val, y_val and class_names; without --split, the arrays
+    are named x and y. The format npy has the same arrays as files in a folder. The format folder has the images, and a
+    label file for each split.
 
     Example: mlimages augment labels.txt -o cats.npz --size 100 --rotate -30:30:6 --flip --split 0.75,0.25
     """
@@ -99,7 +101,7 @@ def _parse_angles(text: str) -> range:
 
 
 def _parse_fractions(text: str) -> list[float]:
-    """Parse the fractions of --split, such as `0.75,0.25`; the text "" means one split."""
+    """Parse the fractions of --split, such as `0.75,0.25`; the text "" means a single set."""
     try:
         fractions = [float(share) for share in text.split(",")] if text else [1.0]
     except ValueError:

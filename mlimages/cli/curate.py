@@ -49,6 +49,7 @@ def label(
     Each folder inside FOLDER is a class. The label file lists one image per line, `path label`; NAME_class_def.txt
     beside it names the classes. If a label file is given instead of FOLDER (.txt, .csv, .tsv, .jsonl, or an export of
     COCO, Label Studio or CVAT), it is split, or converted to the format of --out. Its columns are detected and printed.
+    With --split, NAME_train, NAME_val (and NAME_test) are written instead of NAME.
 
     Example: mlimages label data/cats -o cats.txt --split 0.8,0.2 --seed 1
     """
@@ -66,7 +67,7 @@ def label(
 
     written = make_label_files(options, split=split_without_leaks, print_note=print_to_stderr)
     for file in written:
-        for line in _make_class_warnings(file):
+        for line in _make_class_warnings(file, is_split=bool(options.split)):
             print_to_stderr(line)
     if as_json:
         files = [
@@ -83,18 +84,20 @@ def label(
 
 
 def _summarize_label_file(file: LabelFileSummary) -> str:
-    shown = ", ".join(f"{name} {count}" for name, count in list(file.class_counts.items())[:MAX_SHOWN_CLASSES])
-    more = " ..." * (len(file.class_counts) > MAX_SHOWN_CLASSES)
-    classes = pluralize(len(file.class_counts), "class")
-    return f"{file.path}: {pluralize(file.num_images, 'image')}, {classes}: {shown}{more}"
+    counts = [f"{name} {count}" for name, count in file.class_counts.items()]
+    num_more = len(counts) - MAX_SHOWN_CLASSES
+    class_counts = ", ".join(counts[:MAX_SHOWN_CLASSES]) + (f" and {num_more} more" if num_more > 0 else "")
+    classes = pluralize(len(counts), "class")
+    return f"{file.path}: {pluralize(file.num_images, 'image')}, {classes}: {class_counts}"
 
 
-def _make_class_warnings(file: LabelFileSummary) -> list[str]:
+def _make_class_warnings(file: LabelFileSummary, *, is_split: bool) -> list[str]:
     if not file.num_images:
-        return [
-            f"{file.path}: no images, since near-duplicates and images of one --group stay together: add other images, "
-            "or split images regardless of near-duplicates with --group='[^/]+$'"
-        ]
+        advice = (
+            ", since its fraction is less than one image, or near-duplicates and images of one --group stay together: "
+            "add other images, or split images regardless of near-duplicates with --group='[^/]+$'"
+        )
+        return [f"{file.path}: no images{advice * is_split}"]
     rare = [f"{file.path}: fewer than two images of {', '.join(file.rare_classes)}"] * bool(file.rare_classes)
     has_one_class = len(file.class_counts) == 1 and not file.is_multi_label
     return rare + [f"{file.path}: only one class: a classifier needs at least two"] * has_one_class
@@ -106,8 +109,8 @@ def check(
     sources: list[Path] = typer.Argument(
         ...,
         metavar="LABELS|FOLDER...",
-        help="Label files, or folders with one subfolder per class; an image in more than one of them is reported as a "
-        "leak.",
+        help="Label files, or folders with one subfolder per class; an image in more than one of them, or in several "
+        "splits of a folder, is reported as a leak.",
     ),
     report_path: Path = typer.Option(
         None, "--report", metavar="FILE.html", help="Write an HTML report of the findings."
@@ -116,7 +119,7 @@ def check(
     yes: bool = typer.Option(
         False, "--yes", help="With --fix, move broken files to NAME_quarantine and correct wrong suffixes."
     ),
-    strict: bool = typer.Option(False, "--strict", help="Exit with code 1 if there are errors."),
+    strict: bool = typer.Option(False, "--strict", help="Exit with code 1 if images have errors."),
     threshold: list[str] = typer.Option(
         [], "--threshold", metavar="NAME=VALUE", help="Override a threshold (see --help-all); may be repeated."
     ),
@@ -134,10 +137,10 @@ def check(
 ) -> None:
     """Find corrupt, duplicate, leaked and unusual images.
 
-    Every image is decoded once and its measurements are cached, so that a second run decodes nothing. Three files are
-    written beside each label file: NAME_checked.txt (the images without errors), NAME_rejected.tsv (path, label, code
-    and detail of each error) and NAME_warnings.tsv (the same for warnings). An image in two label files is a leak and
-    is excluded from the larger one.
+    Every image is decoded once and its measurements are cached, so that a second run decodes only new and changed
+    images. Three files are written beside each label file, or in each folder: NAME_checked.txt (the images without
+    errors), NAME_rejected.tsv (path, label, code and detail of each error) and NAME_warnings.tsv (the same for
+    warnings). An image or near-duplicate in several label files is a leak, and is excluded from all but the smallest.
 
     Example: mlimages check train.txt val.txt --report check.html
     """
@@ -267,9 +270,9 @@ def mean(
 ) -> None:
     """Compute the mean image and per-channel mean and std.
 
-    Images are resized and cropped as in training. The mean image is written as .png for viewing, and as .npy for
-    `finetune --mean` (float32, channels x height x width, 0..255). The statistics are written as .json. The file
-    NAME_used_in_mean.txt beside the label file lists the images that could be read.
+    Images are resized and cropped as in training with the same options. The mean image is written as .png for viewing,
+    and as .npy for `finetune --mean` (float32, channels x height x width, 0..255). The statistics are written as .json.
+    The file NAME_used_in_mean.txt beside the label file lists the images that could be read.
 
     Example: mlimages mean train.txt --size 227 -o mean.png
     """

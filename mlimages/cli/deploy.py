@@ -46,8 +46,8 @@ def export(
         min=0.0,
         max=1.0,
         metavar="FRACTION",
-        help='Predict "none of these" below a confidence threshold that this fraction of the validation images '
-        "reaches, such as 0.95; 0: no threshold.",
+        help='Predict "none of these" if the highest probability is below a threshold that this fraction of the '
+        "validation images reaches, such as 0.95; 0: no threshold.",
     ),
     croissant: Path = typer.Option(
         None, "--croissant", metavar="FILE", help="Write Croissant 1.1 metadata (JSON-LD) for the run's images."
@@ -71,7 +71,8 @@ def export(
     """Export a run as one .onnx file with its preprocessing.
 
     The file contains the weights, the class names and the preprocessing, so its input is a uint8 RGB image of any size.
-    It is written only if its predictions in ONNX Runtime equal those of the trained network for every validation image.
+    Its outputs in ONNX Runtime are compared with those of the trained network for every validation image; if one does
+    not match, nothing is written.
 
     Example: mlimages export runs/cats -o cats.onnx
     """
@@ -121,7 +122,7 @@ def quantize(
         ...,
         "--calibration",
         metavar="LABELS",
-        help="Label file; half of the images, but at most 100, are used for calibration, the others for evaluation.",
+        help="Label file or folder; half of its images (at most 100) serve for calibration, the others for evaluation.",
     ),
     out: Path = typer.Option(
         None, "-o", "--out", metavar="FILE.onnx", help="Output file.", show_default="MODEL-quantized.onnx"
@@ -130,8 +131,8 @@ def quantize(
         1.0,
         min=0.0,
         metavar="POINTS",
-        help="Maximum drop in accuracy or mAP, in percentage points. Unless this is 0, one more misclassified image is "
-        "always accepted.",
+        help="Maximum drop in accuracy or mAP, in percentage points. Of a single-label model, one more misclassified "
+        "image is always accepted unless this is 0.",
     ),
     with_float16: bool = typer.Option(False, "--fp16", help="Also measure a float16 variant."),
     force: bool = FORCE,
@@ -140,8 +141,9 @@ def quantize(
     """Quantize a model if that makes it faster on this machine.
 
     Measures the accuracy and speed of two int8 variants: one uses the full range of integers for the weights, the other
-    a reduced range. Writes the fastest variant whose accuracy drops by at most --max-drop; of equally fast variants,
-    the most accurate. If no variant is faster than the model, nothing is written. Use at least 200 labelled images.
+    a reduced range. Writes the fastest variant whose accuracy drops by at most --max-drop; if several are within 5 % of
+    its speed, the most accurate of them. Variants that are less than 5 % faster than the model are not written. Use at
+    least 200 labelled images.
 
     Example: mlimages quantize cats.onnx --calibration data/cats/val.txt
     """
@@ -168,24 +170,27 @@ def quantize(
 def predict(
     model: Path = MODEL,
     sources: list[str] = typer.Argument(
-        ..., metavar="IMAGE...", help="Images, folders of images, or - to read one image from standard input."
+        ..., metavar="IMAGE...", help="Images, folders, or - to read one image from standard input."
     ),
     top: int = typer.Option(
         3,
         min=1,
         metavar="N",
-        help="Number of classes to print per image; a multi-label model prints all labels above their thresholds.",
+        help="Number of classes per image; a multi-label model prints all labels that reach their thresholds.",
     ),
     batch: int = typer.Option(16, min=1, metavar="N", help="Batch size."),
     workers: int = PARALLEL_IMAGES,
     copy_to: Path = typer.Option(
-        None, metavar="DIR", help="Copy each image to DIR/CLASS/, where CLASS is the predicted class."
+        None,
+        metavar="DIR",
+        help="Copy each image to DIR/CLASS/ for each class or label predicted; if there is none, to DIR/unknown/.",
     ),
     as_json: bool = typer.Option(False, "--json", help="Print a JSON array, one image per line."),
     as_csv: bool = typer.Option(
         False,
         "--csv",
-        help="Print CSV: path, error code, classes, probabilities ...",
+        help="Print CSV: path, fault, known, set, class_1, probability_1 ...; of a multi-label model: path, fault, "
+        "labels, probabilities.",
     ),
 ) -> None:
     """Predict the class of each image, or its labels.
@@ -219,7 +224,8 @@ def evaluate(
     report: Path = typer.Option(
         None,
         metavar="FILE.html",
-        help="Write an HTML report with per-class scores, the confusion matrix and the misclassified images.",
+        help="Write an HTML report with per-class scores, the misclassified images and, of a single-label model, the "
+        "confusion matrix.",
     ),
     explain: int = typer.Option(
         0,
@@ -267,7 +273,7 @@ def explain(
     """Show which image regions support a prediction.
 
     Regions of each image are masked one at a time, in 50 forward passes. The PNG file shows in red the regions whose
-    masking lowers the probability of the predicted class; the printed line says by how much.
+    masking lowers the probability of the most probable class; the printed line names the region that lowers it most.
 
     Example: mlimages explain cats.onnx new/ -o why/
     """
@@ -315,7 +321,7 @@ def serve(
 
     POST an image to /predict; /openapi.json describes all routes, /metrics serves Prometheus metrics, /v2 implements
     the Open Inference Protocol. If other machines can reach the server, the environment variable MLIMAGES_TOKEN must
-    contain a token, which the server then requires in every request.
+    contain a token, which requests must then send; the page, /openapi.json and health checks need none.
     SIGHUP reloads the model; SIGTERM or Ctrl-C stops the server after the requests in flight.
 
     Example: mlimages serve runs/cats --port 8080

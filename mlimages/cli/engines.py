@@ -23,6 +23,7 @@ ADDRESS = typer.Option(
     None,
     metavar="HOST:PORT",
     help="Address of the Ray cluster for --engine ray; auto: the cluster to which this machine belongs.",
+    show_default="start Ray on this machine",
     rich_help_panel="Options",
 )
 
@@ -35,10 +36,12 @@ def require_engine_installed(engine: Engine) -> None:
 
 @contextmanager
 def open_cluster(engine: Engine, address: str | None) -> Iterator[RayCluster | None]:
-    """Connect to the cluster of the engine, and yield it; None if the engine is `local`.
+    """Connect to the Ray cluster at an address, or start Ray on this machine; yield None if the engine is `local`.
+
+    Until the context exits, Ray's output goes to standard error. SIGTERM is then handled like Ctrl-C.
 
     Raises:
-        InputError: `address` is given and the engine is `local`.
+        InputError: there is no such cluster, or `address` is given and the engine is `local`.
         MissingExtraError: Ray is not installed.
     """
     if engine == "ray":

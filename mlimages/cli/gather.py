@@ -116,14 +116,16 @@ def urls(
     label_col: str = source_option(
         None, "--label-column", "--label-col", metavar="COLUMN", help="Column of classes, by name or 1-based number."
     ),
-    class_name: str = source_option(None, "--class", metavar="NAME", help="Class of all images."),
+    class_name: str = source_option(
+        None, "--class", metavar="NAME", help="Class of all images, or, with --label-column, of those without a class."
+    ),
 ) -> Any:  # a Source; its module is not imported for the annotation
     """Download the images in lists of links.
 
     A list is a text file with one link per line (or CLASS<TAB>LINK), or a table (CSV, TSV, JSON, JSON lines, Parquet,
     COCO) with a column of links and optionally one of classes; it may be compressed. Links without a class belong to a
-    class named after their file. Each image is decoded before it is stored in OUT/CLASS/; the result of each link and
-    the other columns are in OUT/manifest.jsonl.
+    class named after their file, those of standard input to `images`. Each image is decoded before it is stored in
+    OUT/CLASS/; the result of each link and the other columns are in OUT/manifest.jsonl.
 
     Example: mlimages gather urls cats.txt dogs.txt -o data/pets
     """

@@ -79,8 +79,9 @@ def inaturalist(
 ) -> Any:
     """Download openly licensed photos of animals, plants and fungi by taxon.
 
-    iNaturalist requires no key. At most 60 requests per minute are sent, and at most 4.5 GB per hour are downloaded.
-    The observer and licence of each photo are in OUT/manifest.jsonl and OUT/ATTRIBUTION.md.
+    iNaturalist requires no key. At most 60 requests per minute and 10,000 per day are sent to its API, and at most
+    4.5 GB per hour are downloaded. The observer and licence of each photo are in OUT/manifest.jsonl and
+    OUT/ATTRIBUTION.md.
 
     Example: mlimages gather inaturalist "Apis mellifera" Formicidae --limit 300 -o data/insects
     """

@@ -19,7 +19,7 @@ _ADVICE_BY_REASON = {
     Reason.PROXY: "the HTTP proxy does not respond or refuses the connection; see --proxy",
     Reason.TOO_SMALL: "--min-size sets the minimum length of the shorter side",
 }
-"""Advice if most links failed, by the most frequent reason."""
+"""Advice if more links failed than yielded an image, by the most frequent reason."""
 _UNFINISHED_ADVICE = {
     Reason.PRIVATE_ADDRESS: "the address is private; add --allow-private",
     Reason.UNKNOWN_HOST: "the host name does not exist; correct the link",
@@ -47,7 +47,7 @@ def _explain_deleted_images(num_images: int) -> str:
 
 
 def _advise_on_failures(summary: GatherSummary) -> list[str]:
-    """Return advice about the most frequent reason of failure, if most links failed."""
+    """Return advice about the most frequent reason of failure if more links failed than yielded an image."""
     reason = next(iter(summary.reasons), "") if summary.failed > summary.ok else ""
     return [_ADVICE_BY_REASON[Reason(reason)]] if reason in _ADVICE_BY_REASON else []
 
@@ -89,7 +89,7 @@ def format_summary(summary: GatherSummary, *, ends_with_error: bool, keep_duplic
             yield f"  mlimages {shlex.join(arg for arg in sys.argv[1:] if arg != '--no-retry')}"
     for host, pause_s in summary.waits_s.items():
         pause = f"{pause_s:.0f} s" if pause_s < 120 else f"{pause_s / 60:.0f} minutes"
-        yield f"{host} asked to wait {pause}, which is longer than --max-wait"
+        yield f"{host} limits the rate of requests: the next one is possible in {pause}, longer than --max-wait"
     if summary.conflicting:
         have = _pluralize_with_verb(summary.conflicting, "duplicate", "has", "have")
         yield f"{have} a different class from the image that was kept: see `same_as` in manifest.jsonl"

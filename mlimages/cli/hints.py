@@ -21,7 +21,7 @@ def print_next_command(*arguments: object) -> None:
 
 
 def to_cli_args(values: Mapping[str, Any]) -> list[object]:
-    """Return the command-line arguments for options with these values, by name; unset options are omitted."""
+    """Return the command-line arguments for options with these values, by name; False and empty values are omitted."""
     return [
         word
         for name, value in values.items()
@@ -39,10 +39,11 @@ def find_validation_option(train_file: Path) -> list[object]:
 
 @contextmanager
 def detect_swapped_arguments(model: Path, other_arguments: Sequence[str | Path]) -> Iterator[None]:
-    """If the model cannot be read and one of the other arguments is a model, say in the error that they are swapped.
+    """Context manager for reading a model, whose error says whether the arguments are swapped.
 
     Raises:
-        BundleError: the model cannot be read; the message says whether the arguments are swapped.
+        BundleError: the body raised it; with another message if `model` exists and looks like no model, but one of the
+            other arguments does.
     """
     try:
         yield

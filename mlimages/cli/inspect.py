@@ -42,7 +42,7 @@ def show(
         help="Draw the feature maps of this layer for IMAGE. If it is the first convolution, also draw its filters.",
     ),
     out: Path = typer.Option(Path("sheet.png"), "-o", "--out", help="Output file: .png or .html."),
-    per_class: int = typer.Option(8, min=1, help="Number of images per class; a sheet has at most 600 images."),
+    per_class: int = typer.Option(8, min=1, help="Maximum number of images per class; a sheet has at most 600 images."),
     size: int = typer.Option(224, min=1, help="Width and height of the images in pixels."),
     resize: Resize = RESIZE,
     gray: bool = typer.Option(False, "--gray", help="Convert images to grayscale."),
@@ -56,7 +56,7 @@ def show(
     images.
 
     With --layer, it shows the feature maps of that layer for IMAGE; for a convolution with one or three input channels,
-    such as the first one, it also shows the filters.
+    such as the first one, it also shows the filters. The image is resized and cropped as the network requires.
 
     Example: mlimages show labels.txt --size 227 --per-class 10 -o sheet.html
     Example: mlimages show runs/first cat.jpg --layer conv1 -o maps.png
@@ -121,8 +121,8 @@ def summary(
 
     For each layer, the table has the output shape, the number of parameters, whether they are frozen or trained, the
     multiply-adds per image, and the formula of the output width: (N + 2P - F)/S + 1 for input width N, padding P,
-    kernel size F and stride S. "!" marks a division with a remainder. For a run or an exported file, the model card
-    follows.
+    kernel size F and stride S. "!" marks a division with a remainder. For an exported file, or a run that has one, the
+    model card follows. --size, --gray, --classes and --freeze apply only to a network given by its name.
 
     Example: mlimages summary alexnet --size 227 --freeze conv5
     """
@@ -140,7 +140,7 @@ def summary(
 
 
 def _read_model_card(model: Path) -> str:
-    """Return the model card of an exported file or of a run; "" if the run has no exported file."""
+    """Return the model card of an exported file or of a run; "" if there is no exported file that can be read."""
     from mlimages.inference import OnnxBundle
     from mlimages.reports import format_model_card
 

@@ -257,7 +257,7 @@ def _make_option_parameter(field: OptionField, *, shown_groups: tuple[str, ...])
         help=option.help,
         metavar=None if kind is bool else option.metavar or _choose_metavar(kind),
         rich_help_panel=f"{'advanced:' * (option.is_advanced and option.group not in shown_groups)}{option.group}",
-        show_default=option.default_text or not (default is None or default == "" or kind is bool),
+        show_default=option.default_text or not (default is None or default == "" or default is False),
         parser=partial(_parse_value, option, field) if option.parse else None,
     )
     return inspect.Parameter(field.name, _KEYWORD_ONLY, default=info, annotation=kind)

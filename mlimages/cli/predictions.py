@@ -46,8 +46,9 @@ def print_text(results: Results, *, top: int, multi_label: bool = False) -> int:
     if num_unknown:
         images = pluralize(num_unknown, "image")
         print_to_stderr(
-            f'{images} predicted as "none of these", that is, as unlike the training images; with default settings, '
-            "this also happens to about 5 % of the images of your classes"
+            f'{images} predicted as "none of these", that is, as unlike the training images or with a probability '
+            "below the threshold of `export --unknown`; without this threshold, this also happens to about 5 % of the "
+            "images of your classes"
         )
     return num_predictions
 
@@ -263,7 +264,7 @@ def _format_csv_cells(result: Prediction | BrokenImage) -> list[object]:
 
 
 def _escape_formula(text: str) -> str:
-    """Add an apostrophe before text, except a number, that a spreadsheet would evaluate as a formula."""
+    """Add an apostrophe before text, except a number, that a spreadsheet would evaluate; escape control characters."""
     safe = escape_unprintable(text)
     is_formula = len(safe) > 1 and safe.startswith(("=", "+", "-", "@")) and not _NUMBER_PATTERN.fullmatch(safe)
     return f"'{safe}" if is_formula else safe

@@ -39,8 +39,8 @@ def probe(
 
     The leave-one-out accuracy of a ridge classifier on the output of each layer shows how well the layer separates your
     classes. The recommended --freeze is the last layer not significantly below the best. The learning curve
-    shows whether more images would help. With more than one --model, a table compares the accuracy, processor time and
-    size of the networks.
+    shows whether more images would help. With more than one --model or --model small, a table compares the accuracy,
+    processor time and size of the networks; --report, --weights, --size and --gray then do not apply.
 
     Example: mlimages probe labels.txt --model efficientnet_lite0 --model alexnet
     """
@@ -87,7 +87,9 @@ def _probe_models(
     force: bool, as_json: bool, single_model_options: dict[str, object],
 ) -> None:  # fmt: skip
     if names := [name for name, value in single_model_options.items() if value]:
-        raise InputError(f"{', '.join(names)} cannot be combined with more than one --model: choose one model")
+        raise InputError(
+            f"{', '.join(names)} cannot be combined with more than one --model or --model small: choose one model"
+        )
     from mlimages.core import TqdmProgress, check_and_record_outputs
     from mlimages.reports import format_model_table, save_models_plot
     from mlimages.training import probe_models
@@ -160,7 +162,8 @@ def compare(
     """Compare runs: settings, accuracy, significance, time, size.
 
     The most accurate run is listed first; each other run is compared with it on the validation images that both have in
-    common (McNemar's exact test). "Within noise" means p > 0.05: then prefer the smaller or faster network.
+    common (McNemar's exact test; for multi-label runs, a bootstrap of the mAP). If a difference is "not significant" (p
+    of 0.05 or more), prefer the smaller or faster network.
 
     Example: mlimages compare runs/alexnet runs/resnet18
     """

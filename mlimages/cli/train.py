@@ -42,9 +42,9 @@ def finetune(
 ) -> None:
     """Fine-tune a pretrained network on a label file.
 
-    The layers up to --freeze keep their pretrained weights; their outputs are computed once per image and cached. The
-    run folder contains the weights, metrics, a report, and model.onnx for `mlimages predict`. To continue an
-    interrupted run, run the same command again.
+    The layers up to --freeze keep their pretrained weights; their outputs are computed once and cached. The run folder
+    contains the weights, metrics, a report, and model.onnx for `mlimages predict`. To continue an interrupted run, run
+    the same command again.
 
     Example: mlimages finetune cats.txt --model alexnet --freeze conv5 --epochs 20 -o runs/cats
     """
