@@ -160,7 +160,7 @@ def _describe_decision_rules(bundle: OnnxBundle) -> Iterator[str]:
     elif known := bundle.known:
         yield f"Every image gets one of the classes above. If the output `known` is below {KNOWN_THRESHOLD}, the image"
         share = format_percent(1 - known.share, 0)
-        yield f"probably belongs to none of them. It is also below for {share} of {known.count} validation images."
+        yield f"probably belongs to none of them. `known` is also below for {share} of {known.count} validation images."
     else:
         yield "Every image gets one of the classes above, even one that shows none of them."
     if bundle.unknown_below:

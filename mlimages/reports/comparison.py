@@ -185,7 +185,10 @@ def compute_paired_test(run: RunFolder, best_run: RunFolder) -> PairedTest | Non
 
 
 def format_comparison(runs: Sequence[ComparedRun]) -> Iterator[str]:
-    """Yield the lines of two tables for a terminal: the score of each run, and the settings that differ."""
+    """Yield the lines of two tables for a terminal: the score of each run, and the settings that differ.
+
+    If no setting differs, a line says so in place of the second table.
+    """
     rows = [("run", runs[0].score_name, "95 % CI", "images", "time", "size", "difference from best")]
     rows += [
         (str(each.path), format_percent(each.score.value), format_interval(each.score), str(each.num_images), *cells)

@@ -148,6 +148,7 @@ def _make_window(node: Any, input_shape: Shape, output_shape: Shape) -> Window |
 
 
 def _describe_width_change(input_shape: Shape, output_shape: Shape) -> str:
+    """Return the width before and after a layer as text; empty if it is unknown or does not change."""
     return (
         f"{input_shape[-1]} -> {output_shape[-1]}"
         if input_shape and output_shape and input_shape[-1] != output_shape[-1]

@@ -18,7 +18,7 @@ class RunFiles:
 
     Attributes:
         folder: the run folder.
-        config: settings and preprocessing, with defaults resolved.
+        config: settings, with `freeze` and `weights` resolved; default settings; preprocessing.
         metrics: metrics, one line per epoch.
         classes: class names, one per line, in the order of the logits.
         train, val: label files of the training set and the validation set.
@@ -73,7 +73,8 @@ class RunFiles:
             RunError: the file cannot be read, or is not UTF-8.
         """
         try:
-            return tuple(self.classes.read_text(encoding="utf-8").splitlines())
+            with self.classes.open(encoding="utf-8") as lines:  # str.splitlines() would also split at U+2028 in a name
+                return tuple(line.removesuffix("\n") for line in lines)
         except (OSError, UnicodeDecodeError) as error:
             raise RunError(
                 f"{self.classes} is missing or damaged: write a class name per line, in the order of the logits, or "
