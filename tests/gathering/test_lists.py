@@ -345,7 +345,9 @@ def test_other_columns_are_kept_and_what_was_understood_is_said(tmp_path: Path) 
 def test_a_list_without_a_link_is_refused_with_its_first_row(tmp_path: Path, name: str) -> None:
     rows = "ftp://x/cats/1.jpg\n//x/2.jpg\n" if name == "odd.txt" else "cats/1.jpg,b\ncats/2.jpg,c\n"
     path = write(tmp_path / name, '["cats/1.jpg", "b"]' if name == "x.json" else rows)
-    with pytest.raises(InputError, match=r"no (http\(s\) )?link in the first [12] rows? .*first row: .*cats/[12]\.jpg"):
+    with pytest.raises(
+        InputError, match=r"no (http\(s\) )?link in the first (row|2 rows) .*first row: .*cats/[12]\.jpg"
+    ):
         LinkFile(path, LinkListOptions())
 
 
@@ -407,7 +409,7 @@ def test_every_list_is_understood_before_a_link_is_asked_for(site: Site, tmp_pat
     site.fallback = answer(photo(1))
     good = write(tmp_path / "good.txt", site.url("/1.jpg"))
     bad = write(tmp_path / "bad.csv", "a,b\n1,2\n")
-    with pytest.raises(InputError, match=r"bad\.csv: no link in the first 1 row \(columns: a, b; .*--url-column"):
+    with pytest.raises(InputError, match=r"bad\.csv: no link in the first row \(columns: a, b; .*--url-column"):
         run([good, bad], tmp_path / "out")
     assert site.requests == []
 

@@ -95,7 +95,7 @@ class Fetcher:
     """Downloads links in one HTTP session; use as an async context manager.
 
     Attributes:
-        hosts: the hosts of the links in progress.
+        hosts: the hosts in use and those used recently.
     """
 
     def __init__(self, options: GatherOptions, partition: LinkPartition) -> None:

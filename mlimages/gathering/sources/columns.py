@@ -86,8 +86,9 @@ def choose_columns(names: Sequence[str], rows: Sequence[Row], options: LinkListO
     url = _find_column(names, options.url_col, list_name, "--url-column") or _choose_link_column(names, rows)
     if url is None:
         first = " | ".join(filter(None, map(to_text, rows[0].values())))[:200] if rows else ""
+        first_rows = pluralize(len(rows), "row").removeprefix("1 ")
         raise InputError(
-            f"{list_name}: no link in the first {pluralize(len(rows), 'row')} (columns: {', '.join(names)[:200]}; "
+            f"{list_name}: no link in the first {first_rows} (columns: {', '.join(names)[:200]}; "
             f"first row: {escape_unprintable(first)}): choose the column of links with --url-column and that of "
             "classes with --label-column"
         )

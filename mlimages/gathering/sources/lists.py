@@ -145,9 +145,10 @@ class LinkFile:
             return
         if first_links and not any(is_http_url(image_ref.url) for image_ref in first_links):
             first = next((image_ref.url for image_ref in first_links if image_ref.url), "")
+            first_rows = pluralize(len(first_links), "row").removeprefix("1 ")
             raise InputError(
-                f"{self.name}: no http(s) link in the first {pluralize(len(first_links), 'row')} (first row: "
-                f"{_shorten_url(first, 200)}): use a list of links"
+                f"{self.name}: no http(s) link in the first {first_rows} (first row: {_shorten_url(first, 200)}): "
+                "use a list of links"
             )
 
     def _find_warnings(self, first_links: list[ImageRef]) -> Iterator[str]:

@@ -59,12 +59,12 @@ class RateLimit:
 
 @dataclass(repr=False)
 class SearchApi:
-    """Client of a provider's search API; responses are cached for a day.
+    """Client of a provider's search API; responses to `get` that contain results are cached for a day.
 
     Attributes:
         name: name of the provider, for messages and the cache folder.
         http_options: options of the HTTP session.
-        refusal_advice: advice for the user after a 401 or 403.
+        refusal_advice: advice for the user after a 401 or 403, and after a 400 in response to `post`.
         headers: headers of each request with `get`; never logged.
         rate_limits: rate limits of the provider.
         wait: called with the seconds to wait and the reason; None: raise an error that states the time instead.
