@@ -11,6 +11,7 @@ from .freezing import copy_with_shared_tensors as copy_with_shared_tensors
 from .freezing import freeze as freeze
 from .freezing import is_stochastic as is_stochastic
 from .lower_layers_head import LOWER_HEAD_PATH as LOWER_HEAD_PATH
+from .lower_layers_head import LowerLayersHead as LowerLayersHead
 from .lower_layers_head import add_lower_layers_head as add_lower_layers_head
 from .models import Model as Model
 from .models import build_model as build_model
@@ -25,3 +26,4 @@ from .splitting import unflatten_features as unflatten_features
 from .summary import summarize as summarize
 from .summary import summarize_model as summarize_model
 from .weights import add_module_versions as add_module_versions
+from .weights import read_weights as read_weights

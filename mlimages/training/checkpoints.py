@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mlimages.core import (
+    InputError,
+    ModelError,
     Preprocessing,
     RunError,
     atomic_write,
@@ -28,11 +30,14 @@ from mlimages.core import (
 from mlimages.dataset import load_mean_image
 from mlimages.networks import (
     LOWER_HEAD_PATH,
+    LowerLayersHead,
     Model,
     add_lower_layers_head,
     add_module_versions,
     build_model,
+    read_weights,
     to_channels_last,
+    wrap_network,
 )
 from mlimages.reports import RunFiles, read_settings
 from mlimages.training.config import FineTuneConfig
@@ -54,16 +59,16 @@ class TrainingState:
         best_trained_tensors: the same tensors after the best epoch.
         optimizer_tensors: the optimizer's tensors by name, `N.KEY` for the N-th parameter.
         history: metrics of the epochs so far.
-        best_epoch: epoch with the highest validation score; 0 is the network before the first epoch.
+        best_epoch: epoch with the highest validation score, then the lowest loss; 0: before the first epoch.
         best_score_neg_loss: validation accuracy (or mean average precision) and negative loss of the best epoch.
-        probe_accuracy: validation accuracy of the closed-form head; None if no such head was fitted.
+        probe_accuracy: validation accuracy of the closed-form head; None if training did not start from such a head.
         probe_map: mean average precision of the closed-form head in a multi-label run, else None.
         frozen_digest: SHA-256 of the frozen weights; empty if nothing is frozen.
         lower_kernel_weight: weight of the lower layers in the kernel of the closed-form head, 0..1; 0 if it uses only
             the last layer.
         prediction_set_thresholds: thresholds of prediction sets by level such as "0.9", from leave-one-out predictions;
-            empty without a closed-form head.
-        seconds: training time so far, excluding interruptions.
+            empty without a closed-form head, in a multi-label run, and if the training features are in bfloat16.
+        seconds: time of the run so far, from reading its images, excluding interruptions.
     """
 
     trained_tensors: NamedTensors = field(default_factory=dict)
@@ -168,11 +173,30 @@ def _copy_to_cpu(tensor: Tensor) -> Tensor:
 
 
 def load_trained_tensors(network: nn.Module, tensors: NamedTensors) -> None:
-    """Copy the tensors into the network's parameters and buffers of the same names."""
-    own = network.state_dict()
+    """Copy the tensors into the network's parameters and buffers of the same names.
+
+    Raises:
+        ModelError: the network lacks one of the tensors, or it has another shape.
+    """
+    own = {name: tensor for name, tensor in network.state_dict().items() if name in tensors}
+    require_same_tensors(own, tensors)
     with torch.no_grad():
         for name, tensor in tensors.items():
             own[name].copy_(tensor)
+
+
+def require_same_tensors(network_tensors: NamedTensors, trained_tensors: NamedTensors) -> None:
+    """Check that a network has the tensors of the network that was trained.
+
+    Raises:
+        ModelError: the names or shapes differ.
+    """
+    own, trained = ({name: x.shape for name, x in tensors.items()} for tensors in (network_tensors, trained_tensors))
+    if different := [name for name in {**trained, **own} if own.get(name) != trained.get(name)]:
+        raise ModelError(
+            f"the layers of this network differ from those that were trained (such as {different[0]}): use the same "
+            "network, and the version of its library that was used for training"
+        )
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: NamedTensors) -> None:
@@ -186,7 +210,7 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: NamedTenso
 
 
 def save_checkpoints(network: nn.Module, state: TrainingState, files: RunFiles) -> None:
-    """Write `last.safetensors` and `best.safetensors`, the full networks with the tensor names of their library."""
+    """Write `last.safetensors` and `best.safetensors`, the networks without the head on the lower layers."""
     for path, trained in ((files.last, state.trained_tensors), (files.best, state.best_trained_tensors)):
         with atomic_write(path) as part:  # safetensors writes several entries of metadata in any order
             save_file(_make_full_state_dict(network, trained), part, metadata={"format": "pt"})
@@ -194,10 +218,10 @@ def save_checkpoints(network: nn.Module, state: TrainingState, files: RunFiles) 
 
 def _make_full_state_dict(network: nn.Module, trained_tensors: NamedTensors) -> dict[str, Tensor]:
     """Return the state dict of the library's network, with `trained_tensors`; no two tensors share memory."""
-    whole: dict[str, Tensor] = {}
-    addresses: set[int] = set()
+    has_lower_head = isinstance(network._modules.get(LOWER_HEAD_PATH), LowerLayersHead)
+    whole, addresses = dict[str, Tensor](), set[int]()
     for name, tensor in network.state_dict().items():
-        if name.startswith(f"{LOWER_HEAD_PATH}."):
+        if has_lower_head and name.startswith(f"{LOWER_HEAD_PATH}."):
             continue
         plain = trained_tensors[name] if name in trained_tensors else tensor.detach().cpu().contiguous()
         whole[name] = plain.clone() if plain.data_ptr() in addresses else plain  # safetensors rejects tied weights
@@ -240,7 +264,8 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: 
     """Load the trained network of a run with its preprocessing.
 
     If the run was killed, the file of the full network may be missing or older than the training state: the trained
-    tensors are then read from the state, and the frozen ones from the older file or from the pretrained weights.
+    tensors are then read from the state, and the frozen ones from the older file or from the pretrained weights. With
+    a head on the lower layers, which the file lacks, the trained tensors are always read from the state.
 
     Args:
         run: run folder.
@@ -248,32 +273,36 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: 
         network: the custom network of the run; its weights are replaced.
 
     Raises:
-        RunError: `run` is not a run folder, has no checkpoint yet, or one of its files is damaged.
+        InputError: `checkpoint` is neither `best` nor `last`.
+        ModelError: the network cannot be built, differs from the one that was trained, or its file is damaged.
+        RunError: `run` is not a run folder, has no checkpoint yet, or its training state is damaged.
 
     >>> run = load_run("runs/first")
     >>> run.network(torch.zeros(1, *run.preprocessing.image.shape)).shape
     torch.Size([1, 2])
     """
+    if checkpoint not in ("best", "last"):
+        raise InputError(f"checkpoint is {checkpoint!r}: it must be one of best, last")
     files = RunFiles(require_local_path(run))
     settings = read_settings(files)
     config = FineTuneConfig.from_dict(settings["config"])
-    image = Preprocessing.from_dict(settings["preprocessing"]).image
-    names = files.read_class_names()
+    preprocessing = Preprocessing.from_dict(settings["preprocessing"])
+    image, names = preprocessing.image, files.read_class_names()
     whole, state = files.folder / f"{checkpoint}.safetensors", load_state(files)
     if state is None and not whole.exists():
         raise RunError(f"{run} has no {whole.name} yet: resume it with {format_command('finetune', '--resume', run)}")
     if network is None:
         model = build_model(
-            config.model,
-            num_classes=len(names),
-            weights=whole if whole.exists() else config.weights,
-            size=(image.width, image.height),
-            gray=image.gray_scale,
-            seed=config.seed,
-        )
-        network = (_add_lower_layers_head(model) if state is not None and state.lower_kernel_weight else model).network
-    elif whole.exists():
-        network.cpu().load_state_dict(add_module_versions(load_file(whole), network))
+            config.model, num_classes=len(names), weights=whole if whole.exists() else config.weights,
+            size=(image.width, image.height), gray=image.gray_scale, seed=config.seed,
+        )  # fmt: skip
+    else:
+        model = wrap_network(network.cpu(), preprocessing, num_classes=len(names), pretrained=True)
+        if whole.exists():
+            tensors = read_weights(whole)
+            require_same_tensors(network.state_dict(), tensors)
+            network.load_state_dict(add_module_versions(tensors, network))
+    network = (_add_lower_layers_head(model) if state is not None and state.lower_kernel_weight else model).network
     weights = whole
     if state is not None:
         trained = state.best_trained_tensors if checkpoint == "best" else state.trained_tensors

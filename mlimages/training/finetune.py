@@ -26,6 +26,7 @@ from mlimages.training.checkpoints import (
     load_optimizer_tensors,
     load_state,
     load_trained_tensors,
+    require_same_tensors,
     save_checkpoints,
     save_state,
 )
@@ -70,6 +71,8 @@ def fine_tune(
 ) -> FineTuneResult:
     """Fine-tune a network, or resume an interrupted run in the folder `config.out`.
 
+    The stored result of a finished run is returned, unless `config.epochs` is raised.
+
     Under torchrun, all processes call `fine_tune` and share each batch; only the main process writes files, shows
     progress and runs the callbacks.
 
@@ -90,7 +93,8 @@ def fine_tune(
 
     Raises:
         InputError: the label files, images or settings cannot be used.
-        ModelError: the network cannot be built, or no parameter is left to train.
+        MissingExtraError: the run to resume uses OpenVINO, which is not installed.
+        ModelError: the network cannot be built, differs from that of the run to resume, or has no layer left to train.
         RunError: the folder contains a run with other settings or is in use, the loss is not finite, or another
             training process exited.
         ExportError: the network cannot be converted to ONNX, or the file's outputs differ; the run is finished.
@@ -152,14 +156,17 @@ def _resolve_defaults(config: FineTuneConfig, custom_network: CustomNetwork | No
 
 
 def _prepare_resumed_run(job: TrainingJob, state: TrainingState) -> None:
-    """Prepare the run folder to resume the run after its last complete epoch.
+    """Check the network, and prepare the run folder to resume the run after its last complete epoch.
 
     Raises:
+        ModelError: the layers are not those that were trained.
         RunError: the frozen weights are not those that the run started with.
     """
+    trained = (job if state.lower_kernel_weight else job.with_last_layer_head()).network
+    require_same_tensors(copy_trained_tensors(trained), state.trained_tensors)
     if state.frozen_digest != job.frozen_digest:
         raise RunError(
-            f"{job.files.folder}: the weights {job.config.weights!r} differ from those that this run started with: "
+            f"{job.files.folder}: the frozen weights of {job.model.name} differ from those that this run started with: "
             "restore them, or choose another output folder with -o"
         )
     if distributed.is_main_process():

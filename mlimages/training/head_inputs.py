@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mlimages.networks import LOWER_HEAD_PATH, Model
+from mlimages.networks import LOWER_HEAD_PATH, LowerLayersHead, Model
 from mlimages.training import distributed
 from mlimages.training.features import EVALUATION_BATCH_SIZE, BatchSource
 from mlimages.training.head import Float64Array, RidgeHead, Targets
@@ -48,7 +47,7 @@ def initialize_head(model: Model, source: BatchSource, images: ImageSet, head: R
     Args:
         model: the network, changed in place.
         source: yields batches and computes their logits.
-        images: the training set.
+        images: the training set; its smallest logit is needed for networks that end in a ReLU.
         head: the closed-form head.
 
     Returns:
@@ -70,7 +69,7 @@ def initialize_head(model: Model, source: BatchSource, images: ImageSet, head: R
 
 
 def compute_head_inputs(model: Model, source: BatchSource, images: ImageSet) -> HeadInputs:
-    """Compute the inputs of the network's head for all images, without augmentation."""
+    """Compute the inputs of the network's head for all images that can still be read, without augmentation."""
     parts: dict[str, list[Tensor]] = defaultdict(list)
     indices: list[int] = []
 
@@ -79,13 +78,14 @@ def compute_head_inputs(model: Model, source: BatchSource, images: ImageSet) -> 
         parts["features"].append(x.mean(dim=(2, 3)) if x.ndim == 4 else x.flatten(1))  # (n, D)
         parts["lowest"].append(output.flatten(1).amin(dim=1))  # (n,)
 
-    def record_lower_features(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def record_lower_head_input(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         parts["lower"].append(inputs[0].float())  # (n, L)
 
     hooks = [model.network.get_submodule(model.head).register_forward_hook(record_head_input)]
-    lower_head: Any = model.network._modules.get(LOWER_HEAD_PATH)  # other networks may have an attribute of this name
+    module = model.network._modules.get(LOWER_HEAD_PATH)  # other networks may have an attribute of this name
+    lower_head = module if isinstance(module, LowerLayersHead) else None
     if lower_head is not None:
-        hooks.append(lower_head.register_forward_hook(record_lower_features))
+        hooks.append(lower_head.register_forward_hook(record_lower_head_input))
     model.network.eval()
     with torch.no_grad():
         for batch in source.batches(images, range(len(images)), batch_size=EVALUATION_BATCH_SIZE):
@@ -99,7 +99,9 @@ def compute_head_inputs(model: Model, source: BatchSource, images: ImageSet) -> 
     found, rows = distributed.gather_rows(indices, {name: torch.cat(tensors) for name, tensors in parts.items()})
     return HeadInputs(
         rows["features"].numpy(),
-        tuple(part.numpy() for part in torch.split(rows["lower"], lower_head.widths, dim=1)) if lower_head else (),
+        tuple(part.numpy() for part in torch.split(rows["lower"], list(lower_head.widths), dim=1))
+        if lower_head
+        else (),
         images.labels[found].numpy(),
         tuple(found.tolist()),
         float(rows["lowest"].min()),

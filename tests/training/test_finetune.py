@@ -5,6 +5,8 @@ import json
 import logging
 import subprocess
 import sys
+from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from mlimages.core import (
     RunError,
 )
 from mlimages.images import load_pixels
-from mlimages.inference import OnnxBundle, Predictor
+from mlimages.inference import OnnxBundle, Predictor, evaluate
 from mlimages.labels import LabelFile
 from mlimages.networks import Normalize, build_model
 from mlimages.reports import draw_run
@@ -295,6 +297,62 @@ def test_a_network_of_ones_own_is_trained_as_one_by_name(colours: Path) -> None:
     assert OnnxBundle.read(result.run).provenance.command == ""
     with pytest.raises(InputError, match="must be passed together"):
         fine_tune(config, network=network)
+
+
+def network_with(first: int = 8, *, layers: int = 5) -> nn.Sequential:
+    """A network with batch norm, of which the width of the first layer and the number of layers can be chosen."""
+    parts = (nn.Conv2d(3, first, 5, stride=2), nn.BatchNorm2d(first), nn.ReLU(), nn.Conv2d(first, 8, 3), nn.ReLU())
+    return nn.Sequential(*parts[:layers], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+
+
+PREPROCESSING = Preprocessing(ImageProperty(32), Normalization(mean=(0.5,) * 3, std=(0.5,) * 3))
+
+
+@pytest.mark.parametrize("other", [{"first": 6}, {"layers": 3}, {"layers": 2}], ids=str)
+def test_a_network_of_other_layers_is_not_taken_for_that_of_the_run(colours: Path, other: dict[str, int]) -> None:
+    config = FineTuneConfig(colours, colours.parent / "run", epochs=1)
+    for network, wrong in ((network_with(), network_with(**other)), (network_with(**other), network_with())):
+        out = colours.parent / f"run of {len(network)} and {network[0].weight.shape[0]}"
+        fine_tune(replace(config, out=out), network=network, preprocessing=PREPROCESSING, export=False)
+        with pytest.raises(ModelError, match=r"the layers of this network differ from those .*: use the same network"):
+            fine_tune(replace(config, out=out, epochs=2), network=wrong, preprocessing=PREPROCESSING, export=False)
+        for name in ("best", "last"):
+            with pytest.raises(ModelError, match="the layers of this network differ from those that were trained"):
+                load_run(out, name, network=wrong)
+
+
+class WithDepths(nn.Module):
+    """A network that has a module by the name of the head on the lower layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depths, self.fc = nn.Conv2d(3, 8, 5, stride=2), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.depths(x).relu().mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5], ids=["last layer", "all depths"])
+@pytest.mark.parametrize("freeze", ["none", "head"])
+@pytest.mark.parametrize("build", [network_with, WithDepths])
+def test_a_network_of_ones_own_is_loaded_and_exported_as_it_was_trained(
+    colours: Path, build: Callable[[], nn.Module], freeze: str, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlimages.training.finetune.LOWER_KERNEL_WEIGHTS", (share,))
+    config = FineTuneConfig(colours, colours.parent / "run", epochs=1, freeze=freeze)
+    network = build()
+    result = fine_tune(config, network=deepcopy(network), preprocessing=PREPROCESSING)
+    assert result.depths_share == (share if (build, freeze) == (network_with, "head") else 0.0)
+    again = export_run(result.run, colours.parent / "again.onnx", network=deepcopy(network))  # compares the outputs
+    assert again.class_names == result.classes
+    found = evaluate(colours.parent / "again.onnx", result.run / "val.txt")
+    assert found.accuracy.value == pytest.approx(result.val_accuracy)
+
+
+@pytest.mark.parametrize("name", ["", "first", "Best", "best.safetensors"])
+def test_a_run_has_the_checkpoints_best_and_last_only(exported: FineTuneResult, name: str) -> None:
+    with pytest.raises(InputError, match=f"checkpoint is '{name}': it must be one of best, last"):
+        load_run(exported.run, name)
 
 
 class OfItsContents(Small):
