@@ -212,8 +212,10 @@ def write_sheet(rows: Sequence[SheetRow], out: Path, *, title: str, note: str, o
     """Write a contact sheet: a self-contained page if `out` ends in .html, otherwise a PNG.
 
     Raises:
-        InputError: `out` exists, `overwrite` is false, and mlimages did not write it or it was changed since.
+        InputError: `out` ends in neither .png nor .html; or it exists, was not written by mlimages or was changed
+            since, and `overwrite` is false.
     """
+    _check_suffix(out)
     with write_output(out, overwrite=overwrite) as part:
         if out.suffix.lower() == ".html":
             from mlimages.reports.pages import render

@@ -39,7 +39,10 @@ def parse_numbers(text: str) -> tuple[float, ...]:
     Raises:
         InputError: a part is not a number.
     """
-    return tuple(_parse_number(part) for part in text.split(",") if part)
+    numbers = tuple(_parse_number(part) for part in text.split(",") if part)
+    if any(map(math.isnan, numbers)):
+        raise InputError(f"{text!r} is not a list of numbers: use one number, or several such as 0.229,0.224,0.225")
+    return numbers
 
 
 def parse_learning_rate(text: str) -> float:
@@ -96,10 +99,11 @@ def parse_duration(text: str) -> float:
 
 
 def _parse_number(text: str) -> float:
+    """Return the number, or NaN if `text` is not a number."""
     try:
         return float(text)
     except ValueError:
-        raise InputError(f"{text!r} is not a number: use a value such as 0.5") from None
+        return math.nan
 
 
 @document_fields
@@ -110,7 +114,7 @@ class FineTuneConfig(TableOptions):
     Paths may be `str | os.PathLike`.
 
     Raises:
-        InputError: a value is out of range.
+        InputError: a value has the wrong type or is out of range, or two settings contradict each other.
 
     >>> FineTuneConfig("cats.txt", "runs/cats", model="resnet18", epochs=5).batch_size
     32
@@ -120,10 +124,9 @@ class FineTuneConfig(TableOptions):
     out: Annotated[Path, Option("Run folder.", "Output", ("-o", "--out"), metavar="RUN", default_text="runs/LABELS")]
     val: Annotated[
         Path | None,
-        Option(
-            "Label file or folder to validate on.", "Data", metavar="LABELS|FOLDER", default_text="a fifth of LABELS"
-        ),
-    ] = None
+        Option("Label file or folder to validate on.", "Data", metavar="LABELS|FOLDER",
+               default_text="the split val of LABELS, or else a fifth of LABELS"),
+    ] = None  # fmt: skip
     skip_unavailable: Annotated[
         bool, Option("Skip remote images that cannot be downloaded.", "Data", is_advanced=True)
     ] = False
@@ -204,7 +207,7 @@ class FineTuneConfig(TableOptions):
             "Freeze every layer up to and including this one; head: train only the classifier; none: train all layers.",
             "Model",
             metavar="LAYER|head|none",
-            default_text="head, or none if there are no pretrained weights",
+            default_text="head, or none for a network without pretrained weights",
         ),
     ] = "auto"
     head: Annotated[
@@ -219,24 +222,19 @@ class FineTuneConfig(TableOptions):
     batch_size: Annotated[int, Option("Batch size.", "Optimization", min=1)] = 32
     lr: Annotated[
         float,
-        Option(
-            "Peak learning rate. auto: depends on the optimizer and on the layers that are trained.",
-            "Optimization",
-            min=0,
-            metavar="auto|X",
-            parse=parse_learning_rate,
-            default_text="auto",
-        ),
-    ] = 0.0
+        Option("Peak learning rate. auto: depends on the optimizer and on the layers that are trained.", "Optimization",
+               min=0, metavar="auto|X", parse=parse_learning_rate, default_text="auto"),
+    ] = 0.0  # fmt: skip
     optimizer: Annotated[Optimizer, Option("Optimizer.", "Optimization", is_advanced=True)] = "adamw"
     schedule: Annotated[
         str,
         Option(
-            "Learning rate schedule: cosine (with warmup), exponential (multiply by GAMMA after each epoch), step "
-            "(multiply by GAMMA after every N epochs) or none.",
+            "Learning rate schedule: cosine (with warmup, if the weights are pretrained), exponential (multiply by "
+            "GAMMA after each epoch), step (multiply by GAMMA after every N epochs) or none.",
             "Optimization",
             metavar="cosine|exponential:GAMMA|step:N:GAMMA|none",
             parse=validate_schedule,
+            default_text="cosine",
             is_advanced=True,
         ),
     ] = "cosine"
@@ -250,12 +248,13 @@ class FineTuneConfig(TableOptions):
     class_weights: Annotated[
         ClassWeights,
         Option("Weights of the classes in the loss. balanced: inversely proportional to the number of images of each "
-               "class.", "Optimization", is_advanced=True),
+               "class; in a multi-label run, the images with a class count as much as those without it.",
+               "Optimization", is_advanced=True),
     ] = "none"  # fmt: skip
     early_stop: Annotated[
         int,
-        Option("Stop after N epochs without improvement in validation accuracy or mAP. 0: never.", "Optimization",
-               min=0, is_advanced=True),
+        Option("Stop after N epochs without a higher validation accuracy or mAP, or an equal one with a lower loss. "
+               "0: never.", "Optimization", min=0, is_advanced=True),
     ] = 0  # fmt: skip
     time_budget_s: Annotated[
         float,

@@ -34,15 +34,15 @@ PEER_TIMEOUT = timedelta(hours=2)
 
 
 def init_process_group(device: torch.device) -> None:
-    """Initialize the process group if RANK and WORLD_SIZE are set: gloo on CPUs, nccl on GPUs.
+    """Initialize the process group if RANK is set and WORLD_SIZE is not 1: gloo on CPUs, nccl on GPUs.
 
     torchrun and PyTorchJob set these variables, MASTER_ADDR and MASTER_PORT; with srun and mpirun the user sets them.
     The group is kept until the process ends: a second group at the same address would read outdated keys of the first
     one from the store.
 
     Raises:
-        InputError: a variable is missing or invalid, there are fewer GPUs than processes on this machine, or the device
-            does not support several processes.
+        InputError: a variable is missing or not a whole number, there are fewer GPUs than processes on this machine, or
+            the device does not support several processes.
         RunError: the other processes cannot be reached.
     """
     if dist.is_initialized() or not _is_distributed_launch():
@@ -66,6 +66,11 @@ def init_process_group(device: torch.device) -> None:
 
 
 def _is_distributed_launch() -> bool:
+    """Return whether the environment variables of a launch with several processes are set.
+
+    Raises:
+        InputError: only some of them are set, or one is not a whole number.
+    """
     if not {"RANK", "WORLD_SIZE"} <= os.environ.keys() or os.environ["WORLD_SIZE"] == "1":
         return False
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
@@ -75,6 +80,9 @@ def _is_distributed_launch() -> bool:
             "MASTER_PORT to a free port of the process with rank 0, or unset RANK and WORLD_SIZE to train in one "
             "process"
         )
+    for name in ("RANK", "WORLD_SIZE", "MASTER_PORT", "LOCAL_RANK"):
+        if not (value := os.environ.get(name, "0")).isdecimal():
+            raise InputError(f"the environment variable {name} is {value!r}: it must be a whole number")
     return True
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mlimages.core import DEFAULT_MODEL, LabeledPath, NoProgress
+from mlimages.core import DEFAULT_MODEL, LabeledPath, ModelError, NoProgress
 from mlimages.networks import build_model, find_cut_points
 from mlimages.training.image_set import DecodableImage, ImageSet, decode_images
 from mlimages.training.probing import compute_pooled_features
@@ -32,6 +32,10 @@ class NetworkEmbedder:
 
     def __init__(self, model: str) -> None:
         built = build_model(model, num_classes=2)
+        if not built.pretrained:
+            raise ModelError(
+                f"{model} has no pretrained weights, without which features are random: use another network"
+            )
         self._image = replace(built.preprocessing.image, resize="squash")
         self._model = replace(built, preprocessing=replace(built.preprocessing, image=self._image))
         self._cut_points = find_cut_points(self._model)[-1:]
@@ -50,7 +54,7 @@ class NetworkEmbedder:
 
     def describe_time_and_memory(self, num_images: int) -> str:
         """Time the network on a batch; return a sentence on the time and memory needed to compare this many images."""
-        batch = torch.zeros(TIMED_BATCH_SIZE, 3, self._image.height, self._image.width)
+        batch = torch.zeros(TIMED_BATCH_SIZE, *self._model.preprocessing.input_shape)
         with torch.inference_mode():
             self._model.network(batch[:1])
             began = time.perf_counter()
@@ -70,7 +74,7 @@ def embedder(model: str = DEFAULT_MODEL) -> NetworkEmbedder:
         model: name of a pretrained network; by default the one that is installed with mlimages.
 
     Raises:
-        ModelError: the network is unknown, or its weights cannot be obtained.
+        ModelError: the network is unknown, or has no pretrained weights, or they cannot be obtained.
 
     >>> check("cats.txt", embed=embedder()).feature_pairs  # doctest: +SKIP
     """

@@ -35,6 +35,8 @@ def draw_layer(
 ) -> tuple[SheetRow, ...]:
     """Draw the feature maps of a layer for an image, and the filters of a convolution with one or three input channels.
 
+    A depthwise convolution counts as one with one input channel. At most MAX_FEATURE_MAPS of each are drawn.
+
     Args:
         source: run folder, or name of a network with pretrained weights.
         image: image file.
@@ -46,9 +48,11 @@ def draw_layer(
         The rows of the contact sheet; each tile is scaled separately to 0..255.
 
     Raises:
-        ImageError: the image cannot be decoded.
-        InputError: the file exists, was not written by mlimages or was changed since, and `overwrite` is false.
+        ImageError: the image cannot be read or decoded.
+        InputError: the name of the file ends in neither .png nor .html; or the file exists, was not written by mlimages
+            or was changed since, and `overwrite` is false.
         ModelError: the network or layer is unknown, or the output of the layer is not a feature map.
+        RunError: the folder is not a run folder, or has no checkpoint yet.
 
     >>> rows = draw_layer("alexnet", "cat.jpg", layer="conv1", out="maps.png")  # doctest: +SKIP
     """
@@ -66,7 +70,10 @@ def draw_layer(
             f"filters of {layer}", filters[..., ::-1] if preprocessing.normalization.bgr else filters
         )
     rows += _make_sheet_rows(f"feature maps of {layer}", maps.permute(1, 2, 3, 0).numpy())
-    note = f"{maps.shape[1]} maps of {maps.shape[3]} x {maps.shape[2]}, each scaled from its minimum to its maximum"
+    count = f"the first {MAX_FEATURE_MAPS} of " if maps.shape[1] > MAX_FEATURE_MAPS else ""
+    note = (
+        f"{count}{maps.shape[1]} maps of {maps.shape[3]} x {maps.shape[2]}, each scaled from its minimum to its maximum"
+    )
     write_sheet(rows, out, title=f"{source}: {layer}", note=note, overwrite=overwrite)
     return tuple(rows)
 

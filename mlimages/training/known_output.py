@@ -18,13 +18,13 @@ from mlimages.inference import InDistributionCalibration, PredictionSetThreshold
 from mlimages.reports import RunFiles
 
 KNOWN_SHARE = 0.95
-"""Share of the validation images that are accepted as known."""
+"""Minimum share of the validation images that are accepted as known."""
 
 MIN_VALIDATION_IMAGES = 19
 """Minimum number n of validation images. With fewer, the rank of the threshold, ceil(0.95 (n + 1)), would exceed n."""
 
 NUM_PRINCIPAL_DIRECTIONS = 16
-"""Number of principal directions of the covariance. All other directions share the mean of their variances."""
+"""Maximum number of principal directions of the covariance. All other directions share the mean of their variances."""
 
 
 def fit_known_score(
@@ -38,9 +38,9 @@ def fit_known_score(
     threshold.
 
     The threshold is computed on the validation images. Features are scaled to length 1. The within-class covariance is
-    kept along the NUM_PRINCIPAL_DIRECTIONS directions of largest variance, and replaced by the mean variance along all
-    other directions. Based on K. Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples and
-    Adversarial Attacks, NeurIPS 2018.
+    kept along at most NUM_PRINCIPAL_DIRECTIONS directions of largest variance, and replaced by the mean variance along
+    all other directions. Based on K. Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples
+    and Adversarial Attacks, NeurIPS 2018.
 
     Args:
         features: inputs of the head for the training images, float32 `(N, D)`.
@@ -74,11 +74,12 @@ def fit_known_score(
 def _compute_principal_directions(
     residuals: NDArray[np.float32], count: int
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Return the at most `count` largest variances `(K,)` of `residuals` `(N, D)`, and their directions `(D, K)`."""
+    """Return the `count` largest variances `(K,)` of `residuals` `(N, D)`, and their directions `(D, K)`."""
     is_wide = len(residuals) <= residuals.shape[1]
     gram = residuals @ residuals.T if is_wide else residuals.T @ residuals
     values, vectors = np.linalg.eigh(gram / len(residuals))
-    values, vectors = np.maximum(values[-count:], 1e-12), vectors[:, -count:]
+    first = len(values) - count  # -count would take all if it is 0
+    values, vectors = np.maximum(values[first:], 1e-12), vectors[:, first:]
     directions = residuals.T @ vectors if is_wide else vectors
     return values, directions / np.maximum(np.linalg.norm(directions, axis=0), 1e-12)
 
@@ -95,7 +96,10 @@ def save_known_output(known_output: KnownOutput, files: RunFiles) -> None:
 
 
 def load_known_output(files: RunFiles) -> KnownOutput | None:
-    """Read `known.safetensors`; return None if it does not exist, as in runs that are multi-label or not finished."""
+    """Read `known.safetensors`; return None if it does not exist.
+
+    Runs do not have it if they are multi-label or not finished, or have fewer than MIN_VALIDATION_IMAGES.
+    """
     if not files.known.exists():
         return None
     with safe_open(files.known, framework="pt") as file:

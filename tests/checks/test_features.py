@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFilter, ImageOps
 
 from mlimages.checks import check, feature_pairs, split_labels
-from mlimages.core import MissingExtraError
+from mlimages.core import MissingExtraError, ModelError
 from mlimages.core.written_files import RECORDS_FILE_NAME
 from mlimages.labels import LabelFile, LabelOptions, make_label_files
 from mlimages.reports import write_check_report
@@ -86,6 +86,12 @@ def test_many_images_need_the_extra_before_any_is_read(tmp_path: Path, monkeypat
     labels = listed(tmp_path, {"a.jpg": b"", "b.jpg": b""})
     with pytest.raises(MissingExtraError, match=r"mlimages\[usearch\]"):
         check(labels, embed=by_number)
+
+
+@pytest.mark.parametrize("model", ["lenet5", "cifar10_cnn"])
+def test_a_network_without_pretrained_weights_compares_no_images(model: str) -> None:
+    with pytest.raises(ModelError, match=f"{model} has no pretrained weights"):
+        embedder(model)
 
 
 def test_the_network_finds_97_percent_of_edited_copies(test_data: Path, tmp_path: Path) -> None:

@@ -21,7 +21,13 @@ from mlimages.networks import build_model, summarize_model
 from mlimages.reports import draw_contact_sheet
 from mlimages.serving import ServerSettings
 from mlimages.training import FineTuneConfig, probe_layers, probe_models
-from mlimages.training.config import parse_duration
+from mlimages.training.config import (
+    parse_duration,
+    parse_learning_rate,
+    parse_numbers,
+    parse_scale,
+    validate_schedule,
+)
 
 CONFIG = FineTuneConfig(Path("labels.txt"), Path("run"))
 FIELDS = {field.name: field for field in option_fields(FineTuneConfig)}
@@ -166,7 +172,26 @@ def test_a_seed_in_range_is_accepted_by_every_generator(seed: int, tmp_path: Pat
     assert len(list(LabelFile(tmp_path / "labels.txt").shuffle(seed))) == 2
 
 
-@pytest.mark.parametrize("text", ["-5", "nan", "inf", "-1h", "soon"])
+@pytest.mark.parametrize("text", ["-5", "nan", "inf", "-1h", "soon", "1h30m", "90ms", "10 min", ""])
 def test_a_time_budget_is_a_duration(text: str) -> None:
-    with pytest.raises(InputError, match=re.escape(repr(text.removesuffix("h"))[:-1])):
+    with pytest.raises(
+        InputError, match=f"^'{text}' is not a duration: use seconds, or a value such as 90s, 10m or 2h$"
+    ):
         parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("parse", "message"),
+    [
+        (parse_learning_rate, "the learning rate must be a number greater than 0, or auto, not {}"),
+        (parse_scale, "the scale must be a number greater than 0, not {}"),
+        (parse_numbers, "'{}' is not a list of numbers: use one number, or several such as "),
+        (validate_schedule, "unknown schedule '{}': use cosine, exponential:0.97, "),
+    ],
+)
+@pytest.mark.parametrize("text", ["fast", "nan", "0.1,x", "step:5:x"])
+def test_a_value_that_is_no_number_is_quoted_whole_with_what_the_option_takes(
+    parse: Callable[[str], object], message: str, text: str
+) -> None:
+    with pytest.raises(InputError, match="^" + re.escape(message.format(text))):
+        parse(text)

@@ -14,13 +14,22 @@ from typer.testing import CliRunner
 
 import mlimages
 from mlimages.cli import main as cli
-from mlimages.core import BundleError, ImageProperty, ModelError, NetworkSummary, Normalization, Preprocessing, Window
+from mlimages.core import (
+    BundleError,
+    ImageProperty,
+    InputError,
+    ModelError,
+    NetworkSummary,
+    Normalization,
+    Preprocessing,
+    Window,
+)
 from mlimages.export import TrainedNetwork
 from mlimages.export.onnx_writer import write_onnx
 from mlimages.inference import OnnxBundle
 from mlimages.networks import summarize, summarize_model
 from mlimages.reports import describe_bundle, summarize_onnx
-from mlimages.training import summarize_run_network
+from mlimages.training import draw_layer, feature_maps, summarize_run_network
 from tests.conftest import RunCli
 from tests.run_folders import make_run
 
@@ -332,6 +341,21 @@ def test_the_filters_and_feature_maps_of_a_layer_are_drawn(tmp_path: Path) -> No
     for layer, message in (("conv9", "did you mean conv2"), ("fc3", r"not a feature map \(C, H, W\) but \(120,\)")):
         with pytest.raises(ModelError, match=message):
             CliRunner().invoke(cli.app, [*words[:4], layer], catch_exceptions=False)
+    for name in ("maps.jpg", "maps", "maps.html.gz"):
+        with pytest.raises(InputError, match=f"{name}: a contact sheet must be a .png or .html file"):
+            draw_layer("lenet5", image, layer="conv1", out=tmp_path / name)
+        assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize(("limit", "counted"), [(4, "the first 4 of 6"), (6, "6"), (256, "6")])
+def test_a_sheet_says_how_many_feature_maps_it_leaves_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, counted: str
+) -> None:
+    monkeypatch.setattr(feature_maps, "MAX_FEATURE_MAPS", limit)
+    Image.new("L", (28, 28)).save(tmp_path / "digit.png")
+    rows = draw_layer("lenet5", tmp_path / "digit.png", layer="conv1", out=tmp_path / "maps.html")
+    assert [len(row.tiles) for row in rows] == [1, min(limit, 6), min(limit, 6)]
+    assert f">{counted} maps of 28 x 28, each scaled from" in (tmp_path / "maps.html").read_text()
 
 
 def test_the_documented_network_of_ones_own_is_summarized(capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,6 +79,14 @@ def test_directions_are_the_principal_components_of_scikit_learn(count: int, wid
     assert np.abs(directions[:, ::-1].T @ pca.components_.T) == pytest.approx(np.eye(4), abs=1e-3)
 
 
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_few_features_have_one_direction_less_than_features(width: int) -> None:
+    features = np.random.default_rng(1).normal(2, 1, (40, width)).astype(np.float32)
+    score = fit_known_score(features, np.arange(40) % 2, 2, validation_features=features)
+    assert len(score.directions) == width - 1
+    assert (score(torch.from_numpy(features)) >= 0.5).float().mean() >= 0.95
+
+
 @pytest.mark.parametrize(
     ("count", "width", "kept"), [(200, 40, 16), (200, 18, 16), (200, 17, 16), (200, 16, 15), (40, 60, 16)]
 )

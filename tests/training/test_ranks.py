@@ -274,6 +274,9 @@ def test_unused_and_frozen_parameters_and_batches_of_which_a_process_has_no_imag
         assert torch.allclose(tensor, others[name], atol=1e-6), name
 
 
+LAUNCH = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+
+
 @pytest.mark.parametrize(
     ("env", "message"),
     [
@@ -282,7 +285,11 @@ def test_unused_and_frozen_parameters_and_batches_of_which_a_process_has_no_imag
             "RANK and WORLD_SIZE are set, but not MASTER_ADDR and MASTER_PORT: set",
         ),
         ({"RANK": "3", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}, "127.0.0.1:1: "),
-        ({"RANK": "one", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}, "127.0.0.1:1: "),
+        *(
+            ({**LAUNCH, name: value}, f"the environment variable {name} is '{value}': it must be a whole number")
+            for name in (*LAUNCH.keys() - {"MASTER_ADDR"}, "LOCAL_RANK")
+            for value in ("one", "-1", "")
+        ),
     ],
 )
 def test_an_incomplete_or_wrong_environment_is_one_sentence(
