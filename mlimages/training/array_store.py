@@ -30,7 +30,7 @@ class ArrayStore:
     """Arrays of one shape in a folder, each stored as a row with a key of 32 bytes.
 
     Each writer appends to its own pair of files, first `X.rows`, then `X.keys`: no lock is needed, and after a kill the
-    rows up to the last complete key are valid. The modification time of `X.keys` is the last use of its rows.
+    rows up to the last complete key are valid. The modification time of `X.keys` shows when its rows were last used.
 
     Args:
         folder: created when the first row is written.

@@ -1,4 +1,4 @@
-"""Data augmentation: random views of an image that depend only on seed, image and view number."""
+"""Data augmentation: random views of an image that depend only on the settings, the image and the view number."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torchvision.transforms.v2 import functional as transforms
 Strength = Literal["none", "flip", "light", "strong"]
 
 NUM_CACHED_VIEWS = {"none": 4, "flip": 2, "light": 6, "strong": 10}
-"""Number of fixed views of each image, by strength. View 0 is the unchanged image. With frozen layers, only these views
-are used, since their features are cached."""
+"""Number of fixed views of each image, by strength; with `none`, views are only rotated. View 0 is the unchanged image.
+With frozen layers, only these views are used, since their features are cached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ _LIMITS = {
 
 @dataclass(frozen=True, slots=True)
 class Augmenter:
-    """Makes random views of images; the same seed, image and view number give the same view on every machine.
+    """Makes random views of images; the same settings, image and view number give the same view on every machine.
 
     Attributes:
         strength: `none` only rotates, by up to `max_rotation_deg`; `flip` also mirrors every other view; `light` also

@@ -22,7 +22,7 @@ MAX_PRECISION_CHECK_IMAGES = 128
 """Maximum number of validation images whose features are computed in both precisions, to compare them."""
 
 MIN_BFLOAT16_VIEWS = 256
-"""With fewer views of training images, bfloat16 is not used, since it would save little."""
+"""With fewer views of training images, the frozen part runs in float32 on CPUs, since bfloat16 would save little."""
 
 
 class CpuTime(NamedTuple):
@@ -127,13 +127,14 @@ class Workload:
 def choose_backend(
     workload: Workload | None, precision: Literal["auto", "fp32"], *, device: torch.device, is_frozen: bool
 ) -> ComputeBackend:
-    """Return the library and precision with the lowest estimated CPU time.
+    """Return the library and precision of a run; for frozen features on a CPU, those with the lowest estimated time.
 
-    The estimate uses the table CPU_TIMES, and does not depend on the load of the processor.
+    The estimate uses CPU_TIMES and CPU_TIME_PER_GMAC, and does not depend on the load of the processor. On a GPU, or if
+    no layer is frozen, PyTorch is used, and layers are trained in bfloat16 if the device is fast in it.
 
     Args:
-        workload: network and images whose frozen features are needed; None if no features are cached.
-        precision: `fp32` computes everything in float32 in PyTorch; `auto` chooses the fastest library and precision.
+        workload: network and images whose frozen features are needed; None if none are cached, or in a resumed run.
+        precision: `fp32` computes everything in float32 in PyTorch; `auto` chooses the library and precision.
         device: device of the run; on a GPU, the frozen part runs in PyTorch in fp32.
         is_frozen: whether a part of the network is frozen; on CPUs, the other part is then trained in fp32.
     """

@@ -23,7 +23,7 @@ FeatureFunction = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 class ConversionError(Exception):
-    """OpenVINO cannot convert the network, or computes other outputs than PyTorch."""
+    """OpenVINO cannot convert the network, computes other outputs than PyTorch, or does not support the device."""
 
 
 class FrozenFeatureExtractor:
@@ -49,14 +49,14 @@ class FrozenFeatureExtractor:
         return find_float32_precision(self._device) if precision == "fp32" else precision
 
     def close(self) -> None:
-        """Free the converted network."""
+        """Free the network converted to OpenVINO, if any."""
         self._converted = self._compiled = None
 
     def __call__(self, x: Tensor, precision: Precision) -> tuple[Tensor, ...]:
         """Compute the features of normalized images `(N, C, H, W)`, one tensor per output of the frozen part.
 
         Raises:
-            ConversionError: the network cannot be converted, its outputs differ, or the device is not a CPU.
+            ConversionError: OpenVINO cannot convert the network, its outputs differ, or the device is not a CPU.
         """
         if self._library == "torch":
             context: AbstractContextManager[object] = nullcontext()
@@ -70,7 +70,7 @@ class FrozenFeatureExtractor:
         return self._compiled[1](x)
 
     def _compile(self, x: Tensor, precision: Precision) -> FeatureFunction:
-        """Compile the network with OpenVINO; check its outputs for the first image of `x` in float32."""
+        """Compile the network with OpenVINO; if `precision` is fp32, check its outputs for the first image of `x`."""
         if self._device.type != "cpu":
             raise ConversionError("mlimages supports OpenVINO only on CPUs")
         openvino = import_openvino()

@@ -36,7 +36,8 @@ class FeatureTable:
     """Features of images, one row per image.
 
     Attributes:
-        features: outputs of `layer`, averaged over positions, float32 `(N, D)`.
+        features: float32 `(N, D)`: the input of the first layer with weights after `layer`, averaged over positions
+            unless that layer takes flattened feature maps.
         labels: class indices, int64 `(N,)`; for a multi-label file, 1 for each class of an image, else 0, int64
             `(N, classes)`.
         paths: paths of the images.
@@ -90,16 +91,16 @@ def extract_features(
 
     Args:
         labels: a label file, or the path of one or of a folder of class folders; images that cannot be decoded are
-            skipped and logged.
+            skipped, and their number is logged.
         model: name of the network.
         weights: `default` (pretrained), `none` (random) or a file.
-        layer: layer whose outputs are the features, as listed by `probe`; by default the last one before the
-            classifier.
+        layer: layer after which the features are computed, one of those that `probe` lists; by default the last one
+            before the classifier.
         size: input width and height in pixels, one number for a square; None uses the network's native size.
         progress: shows the number of images processed.
 
     Raises:
-        InputError: no image can be decoded.
+        InputError: the labels cannot be read, most images are missing, or no image can be decoded.
         ModelError: the network cannot be built, or has no such layer.
 
     >>> table = extract_features("cats.txt")  # doctest: +SKIP

@@ -30,6 +30,7 @@ from mlimages.core import (
     format_percent,
     make_html_images,
     make_html_table,
+    pluralize,
     relative_name,
     wilson_interval,
     write_text,
@@ -66,14 +67,15 @@ class FineTuneResult:
         val_images: number of validation images.
         val_accuracy: validation accuracy of the best epoch, which was chosen on the same images.
         val_interval: 95 % confidence interval of `val_accuracy`.
-        probe_accuracy: validation accuracy of the closed-form head before the first epoch; None with random weights.
-        best_epoch: number of the best epoch, from 1; 0 is the closed-form head.
+        probe_accuracy: validation accuracy of the closed-form head before the first epoch; None if training did not
+            start from such a head, as with random weights.
+        best_epoch: number of the epoch with the highest validation score, from 1; 0 is the closed-form head.
         epochs: number of trained epochs.
         depths_share: weight of the lower layers in the kernel of the closed-form head, 0..1; 0 if it uses only the last
             layer.
         frozen_digest: SHA-256 of the frozen weights, equal before and after training; empty if nothing is frozen.
         broken: images that could not be decoded and were skipped.
-        seconds: training time, excluding interruptions.
+        seconds: time from reading the images to the last epoch, excluding interruptions.
         onnx: path of the exported file; None if it was not exported.
         val_map: in a multi-label run, the mean average precision on the validation images with the bounds of its 95 %
             interval; accuracies are then the share of images whose labels are all correct at a threshold of 0.5. None
@@ -104,8 +106,9 @@ class FineTuneResult:
     def score_text(self) -> str:
         """Validation accuracy, or mean average precision, with its 95 % confidence interval, as text."""
         score = Proportion(*(self.val_map or (self.val_accuracy, *self.val_interval)))
-        text = f"mAP {format_percent(score.value)} on" if self.val_map else f"{format_percent(score.value)} of"
-        return f"{text} {self.val_images} validation images (95 % interval {format_interval(score)})"
+        counted = f"{self.val_images} validation images (95 % interval {format_interval(score)})"
+        value = format_percent(score.value)
+        return f"mAP {value} on {counted}" if self.val_map else f"{value} of {counted}"
 
     def __repr__(self) -> str:
         best = f"best epoch {self.best_epoch} of {self.epochs}"
@@ -128,7 +131,7 @@ class FineTuneResult:
 
     @property
     def missing_outputs_note(self) -> str:
-        """The optional results that the run lacks, and what they require, as part of a message; "" if it lacks none."""
+        """Results that are absent for the labels or number of images, with what they require, for a message; or ""."""
         if self.val_map:
             return "`known`, prediction sets and suspects.tsv, which require one class per image"
         if RunFiles(self.run).known.exists():
@@ -156,6 +159,7 @@ def read_finished_result(
     """Read the result of a finished run; if `export` is true, write `model.onnx` and the report if they are missing.
 
     Raises:
+        ExportError: the network cannot be converted to ONNX, or the file's outputs differ.
         RunError: `result.json` is damaged.
     """
     logger.warning(
@@ -188,6 +192,9 @@ def finish_run(
     Args:
         export: write `model.onnx`, the plots and `report.html`.
         custom_network: the network passed to `fine_tune`, if any.
+
+    Returns:
+        The result; only in the main process with the path of the exported file.
     """
     network, config, files = job.network, job.config, job.files
     if job.frozen_digest and job.frozen_layers.digest(network) != job.frozen_digest:
@@ -311,15 +318,18 @@ def write_suspect_labels(
     write_suspects(suspects, run / "suspects.tsv", overwrite=True)
     if suspects:
         logger.info(
-            "suspects.tsv lists the %d images most likely to be mislabelled (at most 10 %% of the images); estimated "
+            "suspects.tsv lists %s most likely to be mislabelled (at most 10 %% of all, but at least one); estimated "
             "number of wrong labels: %d",
-            len(suspects),
+            pluralize(len(suspects), "image"),
             estimate_num_label_errors(labels, probabilities),
         )
 
 
 def write_plots_and_report(run: Path, *, progress: Progress | None = None) -> Path | None:
-    """Write curves.png, confusion.png and report.html; return the path of the report, None if an extra is missing."""
+    """Write curves.png, report.html and, with one class per image, confusion.png; return the path of the report.
+
+    If the extra that draws them is missing, log a warning, write nothing and return None.
+    """
     progress = progress or NoProgress()
     try:
         from mlimages.reports import draw_run

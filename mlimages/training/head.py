@@ -32,8 +32,8 @@ LOWER_KERNEL_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 """Candidates for the weight of the lower layers in the kernel, 0..1."""
 
 MAX_PENALTY_IMAGES, MAX_WEIGHT_IMAGES = 4000, 1000
-"""Maximum number of images on which the leave-one-out error is computed, to choose the penalty and the kernel weight of
-the lower layers."""
+"""Maximum number of images on which the leave-one-out error is computed to choose the penalty, and on which the kernel
+weight of the lower layers is chosen."""
 
 LOGIT_SCALES = np.logspace(-0.5, 2, 60)
 """Candidates for the factor that converts leave-one-out scores to logits."""
@@ -55,7 +55,7 @@ class RidgeHead:
     bias: Float64Array
 
     def compute_probabilities(self, features: NDArray[np.floating]) -> Float64Array:
-        """Return the probabilities `(N, classes)` for features `(N, D)`."""
+        """Return the softmax of the logits, `(N, classes)`, for features `(N, D)` of images with one class each."""
         return softmax(features @ self.weight.T + self.bias)
 
 
@@ -88,7 +88,7 @@ def fit_ridge(
     """Fit a ridge regression to one-hot or multi-hot targets.
 
     The penalty and the weight of the lower layers are chosen by leave-one-out cross-validation.
-    One eigendecomposition of the smaller Gram matrix suffices for all penalties, and the leave-one-out residual is
+    One eigendecomposition of a Gram matrix suffices for all penalties, and the leave-one-out residual is
     residual / (1 - leverage) (Golub, Heath and Wahba, Generalized cross-validation, 1979). If there are more images
     than features, the rows are read in chunks, so that only the result needs memory for `(N, classes)` values.
 
@@ -110,12 +110,12 @@ def fit_ridge(
     """
     layers = [_LayerFeatures.from_features(layer) for layer in (features, *lower_features)]
     if not lower_features:
-        return _RidgeSolver(layers, (1.0,), labels, num_classes).fit(0.0)
+        return _RidgeSolver(layers, labels, num_classes).fit()
     rows = np.sort(np.random.default_rng(0).permutation(len(labels))[:MAX_WEIGHT_IMAGES])
     is_all = len(rows) == len(labels)
     sample = layers if is_all else [_LayerFeatures.from_features(layer.features[rows]) for layer in layers]
-    last = sample[0].compute_gram_matrix()
-    below = sum((layer.compute_gram_matrix() for layer in sample[1:]), np.zeros_like(last)) / len(lower_features)
+    last = sample[0].compute_kernel_matrix()
+    below = sum((layer.compute_kernel_matrix() for layer in sample[1:]), np.zeros_like(last)) / len(lower_features)
     solvers: dict[int, _RidgeSolver] = {}
     highest = len(kernel_weight_candidates) - 1
     indices = {0, highest // 2, highest}
@@ -124,10 +124,10 @@ def fit_ridge(
             lower_weight = kernel_weight_candidates[index]
             solvers[index] = _RidgeSolver(
                 sample if lower_weight else sample[:1],
-                _make_kernel_weights(lower_weight, len(lower_features)),
                 labels[rows],
                 num_classes,
-                gram_matrix=(1 - lower_weight) * last + lower_weight * below,
+                lower_kernel_weight=lower_weight,
+                kernel_matrix=(1 - lower_weight) * last + lower_weight * below,
             )
         best = min(solvers, key=lambda index: solvers[index].errors.mean())
         indices = {max(best - 1, 0), min(best + 1, highest)}
@@ -136,16 +136,10 @@ def fit_ridge(
         best = 0
     lower_weight = kernel_weight_candidates[best]
     if is_all:
-        return solvers[best].fit(lower_weight)
+        return solvers[best].fit()
     if not lower_weight:
         return fit_ridge(features, labels, num_classes)
-    weights = _make_kernel_weights(lower_weight, len(lower_features))
-    return _RidgeSolver(layers, weights, labels, num_classes).fit(lower_weight)
-
-
-def _make_kernel_weights(lower_weight: float, num_lower_layers: int) -> list[float]:
-    """Return the kernel weights, which sum to 1: that of the last layer and, if not 0, that of each lower layer."""
-    return [1 - lower_weight, *([lower_weight / num_lower_layers] * num_lower_layers if lower_weight else [])]
+    return _RidgeSolver(layers, labels, num_classes, lower_kernel_weight=lower_weight).fit()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +166,8 @@ class _LayerFeatures:
         bounded = np.maximum(spread, MIN_RELATIVE_STD * np.sqrt(np.square(spread).mean()) + 1e-12)
         return cls(features, mean, np.sqrt(1 / max(1e-12, np.square(spread / bounded).sum())) / bounded)
 
-    def compute_gram_matrix(self) -> Float64Array:
-        """Return the Gram matrix `(N, N)` of the standardized features."""
+    def compute_kernel_matrix(self) -> Float64Array:
+        """Return the linear kernel `(N, N)`: the inner product of the standardized features of each two images."""
         x = (self.features - self.mean) * self.scale
         return x @ x.T
 
@@ -185,12 +179,17 @@ class _RidgeSolver:
     is the layer's kernel weight.
 
     The steps, with the singular value decomposition X = U diag(s) V' of the scaled features `(N, D)`:
-    1. values = s ** 2, the eigenvalues of the smaller of X X' (with eigenvectors U) and X' X (with eigenvectors V; then
-       U = X V / s is computed in chunks of rows);
-    2. fitted = U diag(values / (values + penalty)) U' Y;
+    1. values = s ** 2, the eigenvalues of X X' (with eigenvectors U) or, if it is smaller and `kernel_matrix` is not
+       given, of X' X (with eigenvectors V; then U = X V / s is computed in chunks of rows);
+    2. fitted = mean of Y + U diag(values / (values + penalty)) U' Y;
     3. leverage of row i = 1 / N + sum over k of U_ik ** 2 values_k / (values_k + penalty);
     4. leave-one-out score of row i = y_i - (y_i - fitted_i) / (1 - leverage_i);
     5. weight = X' U diag(1 / (values + penalty)) U' Y.
+
+    Args:
+        layers: features of the last layer and, if `lower_kernel_weight` is not 0, of each lower layer.
+        lower_kernel_weight: weight of the lower layers in the kernel, 0..1, of which each has an equal part.
+        kernel_matrix: X X' `(N, N)`, if it has been computed.
 
     Attributes:
         errors: mean squared leave-one-out error of each of at most MAX_PENALTY_IMAGES images, `(n,)`.
@@ -199,26 +198,29 @@ class _RidgeSolver:
     def __init__(
         self,
         layers: Sequence[_LayerFeatures],
-        kernel_weights: Sequence[float],
         labels: Targets,
         num_classes: int,
         *,
-        gram_matrix: Float64Array | None = None,
+        lower_kernel_weight: float = 0.0,
+        kernel_matrix: Float64Array | None = None,
     ) -> None:
         self._layers, self._labels, self._num_classes = layers, labels, num_classes
+        self._lower_kernel_weight = lower_kernel_weight
         self._base = (
             labels.mean(axis=0, dtype=np.float64)
             if labels.ndim == 2
             else np.bincount(labels, minlength=num_classes) / len(labels)
         )
         self._mean = np.concatenate([layer.mean for layer in layers])  # (D,)
+        num_lower = len(layers) - 1
+        kernel_weights = [1 - lower_kernel_weight, *[lower_kernel_weight / max(1, num_lower)] * num_lower]
         self._factor = np.concatenate(
             [layer.scale * np.sqrt(x) for layer, x in zip(layers, kernel_weights, strict=True)]
         )
-        self._is_dual = gram_matrix is not None or len(labels) <= len(self._mean)
+        self._is_dual = kernel_matrix is not None or len(labels) <= len(self._mean)
         starts = range(0, len(labels), CHUNK_IMAGES)
         self._chunks = [np.arange(start, min(start + CHUNK_IMAGES, len(labels))) for start in starts]
-        self._decompose(gram_matrix)
+        self._decompose(kernel_matrix)
         self._choice = np.random.default_rng(0).permutation(len(labels))[:MAX_PENALTY_IMAGES]
         compute_scores, targets = self._prepare_leave_one_out(self._choice), self._make_targets(self._choice)
         penalties = PENALTIES * self._values.sum() / len(labels)
@@ -226,7 +228,7 @@ class _RidgeSolver:
         best = int(np.argmin([each.mean() for each in errors]))
         self.errors, self._penalty, self._relative_penalty = errors[best], penalties[best], float(PENALTIES[best])
 
-    def fit(self, lower_kernel_weight: float) -> RidgeFit:
+    def fit(self) -> RidgeFit:
         """Return the classifier and the leave-one-out probabilities of all images."""
         task: Task = MultiLabel() if self._labels.ndim == 2 else SingleLabel()
         fit_scale = _fit_platt_scaling if self._labels.ndim == 2 else _fit_softmax_scaling
@@ -243,15 +245,15 @@ class _RidgeSolver:
         for rows in self._chunks:
             scores = self._prepare_leave_one_out(rows)(self._penalty)
             left_out[rows] = task.compute_probabilities(scale * scores + offset)
-        return RidgeFit(head, left_out, self._relative_penalty, lower_kernel_weight)
+        return RidgeFit(head, left_out, self._relative_penalty, self._lower_kernel_weight)
 
-    def _decompose(self, gram_matrix: Float64Array | None) -> None:
+    def _decompose(self, kernel_matrix: Float64Array | None) -> None:
         """Compute the eigenvalues `(K,)`, the vectors (U `(N, K)` or V / s `(D, K)`) and U' Y `(K, classes)`."""
         if self._is_dual:
-            if gram_matrix is None:
+            if kernel_matrix is None:
                 x = self._standardize_rows(slice(None))
-                gram_matrix = x @ x.T
-            self._values, self._vectors = _eigendecompose(gram_matrix)
+                kernel_matrix = x @ x.T
+            self._values, self._vectors = _eigendecompose(kernel_matrix)
             self._projected = self._vectors.T @ (self._make_targets(np.arange(len(self._labels))) - self._base)
             return
         width = len(self._mean)

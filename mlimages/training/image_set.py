@@ -103,7 +103,7 @@ def decode_images(
 ) -> list[DecodableImage | BrokenImage]:
     """Decode every image once and write its pixels to `store`; return a decodable or broken image for each item.
 
-    Images that `check` has decoded, and whose pixels are in `store` if there is one, are not decoded again.
+    Images whose pixels are in `store` are not decoded again; without a store, those that `check` has decoded are not.
     """
     known = find_decodable_images(item.path for item in items)
 
@@ -162,8 +162,8 @@ class ImageSet:
         images: decodable images, from `decode_images`.
         image_property: input size, channels and resize method.
         store: cache of the pixels; None decodes the images each time.
-        augmenter: data augmentation; None trains without augmentation.
-        num_classes: number of classes, used only in a multi-label run; None counts the classes of the images.
+        augmenter: data augmentation; None returns every view unchanged.
+        num_classes: number of classes, used only in a multi-label run; by default the highest class index + 1.
 
     Attributes:
         labels: class indices, int64 `(N,)`; in a multi-label run, multi-hot, float32 `(N, classes)`.

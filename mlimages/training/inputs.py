@@ -24,6 +24,7 @@ from mlimages.core import (
     NetworkSummary,
     Preprocessing,
     format_command,
+    pluralize,
 )
 from mlimages.dataset import describe_preprocessing_differences, load_mean_image
 from mlimages.labels import ClassNames, LabelFile, merge_classes, open_labels, open_splits
@@ -67,7 +68,7 @@ class TrainingInputs:
         splits: paths and labels of the images.
         model: the network, with its lower layers frozen.
         frozen_layers: frozen parameters and modules of the network.
-        mean_image: float32 `(C, H, W)` in 0..255; None if the run has none.
+        mean_image: float32 `(C, H, W)` in 0..255; None if the run has none, or is resumed.
         is_resumed: whether the run folder contains a finished epoch.
     """
 
@@ -97,6 +98,7 @@ def read_inputs(config: FineTuneConfig, files: RunFiles, custom_network: CustomN
         InputError: a label file, the mean image or another setting cannot be used.
         MissingExtraError: the run to resume was started with OpenVINO, which is not installed.
         ModelError: the network cannot be built or frozen.
+        RunError: `config.json` is damaged, or the label files or the run folder differ between the processes.
     """
     is_resumed = files.state.exists()
     backend = read_backend(files) if is_resumed else None
@@ -158,8 +160,9 @@ def warn_about_changed_labels(config: FineTuneConfig, files: RunFiles) -> None:
     if added or before - now:
         logger.warning(
             "%s has changed since %s was started (rows added: %d, removed: %d): the run uses the original rows; to "
-            "train on the changed file, choose another output folder with -o",
-            config.labels, files.folder, added, (before - now).total(),
+            "train on the changed ones, choose another output folder with -o",
+            " or ".join(str(path) for path in (config.labels, config.val) if path),
+            files.folder, added, (before - now).total(),
         )  # fmt: skip
 
 
@@ -174,10 +177,12 @@ def _count_images(splits: LabeledSplits) -> Counter[tuple[str, tuple[str, ...]]]
 def read_labeled_splits(config: FineTuneConfig) -> LabeledSplits:
     """Read the label files or folders `labels` and `val`, and match their classes by name.
 
-    A folder may contain the splits `train` and `val`.
+    `labels` may contain the splits `train` and `val`, as folders or in a column of a table; a split `val` is used if
+    `config.val` is None.
 
     Raises:
-        InputError: a file cannot be read, a class of `val` is not in `labels`, or there is only one class.
+        InputError: a file cannot be read, `labels` has splits but no `train`, a class of the validation images has no
+            training image, or there is only one class (with several labels per image, none).
     """
     labels, val = config.labels, config.val
     parts = open_splits(labels, config)
@@ -264,6 +269,7 @@ def summarize_run_network(run: str | os.PathLike[str]) -> NetworkSummary:
     """Summarize the network of a run layer by layer: output shapes, parameters and frozen layers.
 
     Raises:
+        ModelError: the run has a custom network, or its network cannot be built.
         RunError: `run` is not a run folder.
 
     >>> summarize_run_network("runs/first").layers[0].output
@@ -289,7 +295,8 @@ def _load_mean_image(config: FineTuneConfig, expected_preprocessing: Preprocessi
     channels = expected_preprocessing.input_shape[0]
     if len(config.std) not in (0, 1, channels):
         raise InputError(
-            f"std has {len(config.std)} values, but the network has {channels} input channel: use one value"
+            f"std has {len(config.std)} values, but the network has {pluralize(channels, 'input channel')}: use one "
+            "value"
         )
     if not config.mean_file:
         return None

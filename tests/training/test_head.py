@@ -103,9 +103,10 @@ def test_the_search_finds_the_share_that_trying_all_shares_finds(seed: int) -> N
     errors: dict[float, float] = {}
     fit = _RidgeSolver.fit
 
-    def record_error(self: _RidgeSolver, lower_weight: float) -> RidgeFit:
-        errors[lower_weight] = self.errors.mean()
-        return fit(self, lower_weight)
+    def record_error(self: _RidgeSolver) -> RidgeFit:
+        found = fit(self)
+        errors[found.lower_kernel_weight] = self.errors.mean()
+        return found
 
     with mock.patch.object(_RidgeSolver, "fit", record_error):
         for share in LOWER_KERNEL_WEIGHTS[1:]:
