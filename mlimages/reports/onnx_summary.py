@@ -203,10 +203,9 @@ def _describe_network(bundle: OnnxBundle) -> Iterator[str]:
     resize = (
         f"shorter side to {image.shorter_px} px, centre crop" if image.resize == "shorter" else f"{image.resize} to"
     )
-    exact = ", bit-identical to Pillow" if bundle.exact_resize else ""
-    yield (
-        f"images: {resize} {size}, " + ("in the graph" if bundle.includes_preprocessing else "not in the graph") + exact
-    )
+    where = "in the graph" if bundle.includes_preprocessing else "not in the graph"
+    exact = ", resize bit-identical to Pillow" if bundle.exact_resize else ""
+    yield f"preprocessing: {resize} {size}, {where}{exact}"
 
 
 def _describe_metrics(bundle: OnnxBundle) -> Iterator[str]:
@@ -242,7 +241,7 @@ def _describe_provenance(bundle: OnnxBundle) -> Iterator[str]:
     provenance = bundle.provenance
     if provenance.split_sizes:
         yield "data: " + ", ".join(
-            f"{name} {pluralize(size, 'image')} (sha256 {provenance.data_sha256.get(name, '?')[:16]})"
+            f"{name} {pluralize(size, 'image')} (label file: sha256 {provenance.data_sha256.get(name, '?')[:16]})"
             for name, size in provenance.split_sizes.items()
         )
     if provenance.weights_sha256:
