@@ -113,8 +113,8 @@ class Thresholds:
     contrast_spread: Annotated[
         int,
         _luma(
-            "low-contrast: the 98th and the 2nd percentile of luma differ by at most this value; blank images are "
-            "exempt."
+            "low-contrast: the 98th and the 2nd percentile of luma differ by at most this value; blank, dark and "
+            "bright images are exempt."
         ),
     ] = 40
     dark_level: Annotated[
@@ -131,8 +131,8 @@ class Thresholds:
     placeholder_share: Annotated[
         float,
         _fraction(
-            "placeholder: the two most frequent luma values cover at least this fraction of the image; tiny images "
-            "are exempt."
+            "placeholder: the two most frequent luma values cover at least this fraction of the image; blank and tiny "
+            "images are exempt."
         ),
     ] = 0.8
     placeholder_copies: Annotated[int, Option("placeholder: at least this many images are byte-identical.", min=2)] = 5

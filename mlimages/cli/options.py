@@ -176,7 +176,7 @@ LABELS = typer.Argument(..., metavar="LABELS|FOLDER", help="A label file, or a f
 INPUT_SIZE = typer.Option(None, metavar="N|WxH", help="Input width and height in pixels.", show_default="native size")
 RESIZE = typer.Option("shorter", help="Resize method.")
 GRAY = typer.Option(None, "--gray/--no-gray", help="Convert images to grayscale.")
-WEIGHTS = typer.Option("default", metavar="default|none|PATH", help="Pretrained weights.")
+WEIGHTS = typer.Option("default", metavar="default|none|FILE", help="Pretrained weights.")
 PARALLEL_IMAGES = typer.Option(
     None, min=1, metavar="N", help="Images to process in parallel.", show_default="all cores"
 )

@@ -173,7 +173,7 @@ class GatherOptions:
     max_wait_s: Annotated[
         float,
         Option(
-            "Maximum seconds to wait for unresponsive hosts once all other links are done.",
+            "Maximum seconds to wait, once all other links are done, for hosts that do not respond or limit requests.",
             "Download",
             ("--max-wait",),
             "SECONDS",
@@ -229,7 +229,14 @@ class GatherOptions:
         Option("HTTP proxy.", "Download", metavar="URL", default_text="HTTP_PROXY and HTTPS_PROXY", is_advanced=True),
     ] = None
     decoders: Annotated[
-        int, Option("Number of processes that decode images.", "Download", min=1, max=256, is_advanced=True)
+        int,
+        Option(
+            "Number of processes that decode images; with --workers or --engine ray, one per worker.",
+            "Download",
+            min=1,
+            max=256,
+            is_advanced=True,
+        ),
     ] = 2
 
     def __post_init__(self) -> None:

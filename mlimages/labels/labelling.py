@@ -72,7 +72,7 @@ class LabelOptions(TableOptions):
     out: Annotated[
         Path | None,
         Option("Label file to write: .txt, .csv, .tsv, .jsonl.", "Output", ("-o", "--out"),
-               default_text="FOLDER/labels.txt"),
+               default_text="FOLDER/labels.txt, or LABELS with --split"),
     ] = None  # fmt: skip
     leaf: Annotated[bool, Option("Treat every folder that contains images as a class, at any depth.", "Classes")] = (
         False

@@ -35,7 +35,7 @@ class TableOptions:
     ] = ""
     class_from: Annotated[
         str,
-        Option("Regular expression; the match of its first group in the path is the class.", "Table",
+        Option("Regular expression; its match in the path, or that of its first group, is the class.", "Table",
                metavar="REGEX", is_advanced=True),
     ] = ""  # fmt: skip
 

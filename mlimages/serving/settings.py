@@ -30,7 +30,7 @@ class ServerSettings:
     allowed_hosts: Annotated[
         tuple[str, ...],
         Option(
-            "Accept requests for this host name in addition to localhost and IP addresses; * accepts any.",
+            "Accept requests for this host name in addition to localhost and IP addresses; * accepts any; repeatable.",
             group="Access",
             flags=("--allowed-host",),
             metavar="NAME",
@@ -39,7 +39,7 @@ class ServerSettings:
     cors_origins: Annotated[
         tuple[str, ...],
         Option(
-            "Allow cross-origin requests (CORS) from this origin, such as https://example.org; * allows any.",
+            "Allow cross-origin requests (CORS) from this origin (https://example.org); * allows any; repeatable.",
             group="Access",
             flags=("--cors",),
             metavar="ORIGIN",

@@ -259,10 +259,10 @@ class FineTuneConfig(TableOptions):
     time_budget_s: Annotated[
         float,
         Option(
-            "Stop training after this time, such as 90m or 2h.",
+            "Stop training when the run has taken this long, such as 90m or 2h.",
             "Optimization",
             ("--time-budget",),
-            "10m",
+            "TIME",
             min=0,
             parse=parse_duration,
             is_advanced=True,
@@ -284,7 +284,8 @@ class FineTuneConfig(TableOptions):
     cache_gb: Annotated[
         float,
         Option(
-            "Maximum size of the cache in gigabytes, for all datasets together.",
+            "Maximum size of the cache in gigabytes, for all datasets together; images or features that exceed half "
+            "of it are not cached.",
             "Cache",
             metavar="GB",
             min=0,
