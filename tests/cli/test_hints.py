@@ -60,5 +60,5 @@ def test_only_with_verbose_what_a_package_reports_is_printed(
         logger = logging.getLogger(name)
         monkeypatch.setattr(logger, "level", logger.level)
         monkeypatch.setattr(logger, "handlers", [])
-    monkeypatch.setattr(logging, "captureWarnings", lambda capture: None)
+    monkeypatch.setattr(logging, "captureWarnings", lambda _: None)
     assert CliRunner().invoke(app, [*words, "log"]).stderr == expected
