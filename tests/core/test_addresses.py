@@ -36,6 +36,7 @@ from mlimages.checks import write_results
 from mlimages.cli.main import app
 from mlimages.core import (
     BrokenImage,
+    GatherError,
     InputError,
     LabeledPath,
     as_path,
@@ -46,6 +47,7 @@ from mlimages.core import (
     relative_name,
 )
 from mlimages.dataset import compute_mean, load_mean_image
+from mlimages.gathering import read_manifest
 from mlimages.gathering.store.object_storage import ObjectStorage
 from mlimages.images import copy_by_class, find_images
 from mlimages.inference import OnnxBundle
@@ -485,6 +487,41 @@ def test_a_store_that_refuses_at_first_is_said_once_and_asked_again(
         assert gather(UrlList(tmp_path / "cats.txt"), "memory://out", **OPTIONS).ok == 1
     assert caplog.text.count("trying again") == 1
     assert "cannot be written: Please reduce your request rate; trying again" in caplog.text
+
+
+@pytest.mark.parametrize("shard", [None, (1, 1)])
+def test_a_store_whose_first_responses_are_lost_has_the_objects_once(
+    memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard: tuple[int, int] | None
+) -> None:
+    monkeypatch.setattr("mlimages.gathering.store.object_storage._BACKOFF_S", 0)
+    files, asked = fsspec.filesystem("memory"), set[str]()
+    pipe_file = files.pipe_file
+
+    def store_but_fail(path: str, value: bytes, **options: Any) -> None:
+        pipe_file(path, value, **options)
+        if path not in asked:
+            asked.add(path)
+            raise OSError(104, "Connection reset by peer")
+
+    monkeypatch.setattr(files, "pipe_file", store_but_fail)
+    with serve() as site:
+        site.fallback = answer(photo(1))
+        (tmp_path / "cats.txt").write_text(site.url("/1.jpg"))
+        assert gather(UrlList(tmp_path / "cats.txt"), "memory://out", shard=shard, **OPTIONS).ok == 1
+        assert gather(UrlList(tmp_path / "cats.txt"), "memory://out", **OPTIONS).ok == 1
+    assert [row.status for row in read_manifest("memory://out")] == ["ok"]
+    assert len(files.find("/out")) == 2, "an image and a manifest"
+
+
+def test_a_manifest_of_another_run_is_not_replaced(memory: str, tmp_path: Path) -> None:
+    files, path = fsspec.filesystem("memory"), tmp_path / "manifest-0123456789abcdef.jsonl"
+    files.pipe(f"/out/{path.name}", b"theirs")
+    path.write_bytes(b"ours")
+    objects = ObjectStorage(as_path("memory://out"), tmp_path)
+    with pytest.raises(GatherError, match="was written by another run: wait until that run has ended"):
+        objects.upload_manifest(path)
+    objects.close()
+    assert files.cat(f"/out/{path.name}") == b"theirs"
 
 
 @pytest.mark.parametrize("change", ["removed", "replaced", "cut"])

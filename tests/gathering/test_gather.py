@@ -697,14 +697,16 @@ def test_a_jpeg_made_smaller_looks_as_if_resized_in_rgb(size: tuple[int, int], t
     assert ImageStat.Stat(brightness_apart).mean[0] < 2.5
 
 
-@pytest.mark.parametrize("shard", [None, (1, 2)])
+@pytest.mark.parametrize(
+    ("first", "second"), [(None, None), ((1, 2), None), (None, (1, 2)), (None, (1, 1)), ((1, 2), (1, 2))]
+)
 def test_a_second_run_into_a_folder_is_refused_and_clears_up_after_one_that_was_killed(
-    tmp_path: Path, shard: tuple[int, int] | None
+    tmp_path: Path, first: tuple[int, int] | None, second: tuple[int, int] | None
 ) -> None:
     with (
-        GatherFolder(tmp_path / "out", GatherOptions(shard=shard)),
+        GatherFolder(tmp_path / "out", GatherOptions(shard=first)),
         pytest.raises(GatherError, match="another run is gathering into"),
-        GatherFolder(tmp_path / "out", GatherOptions()),
+        GatherFolder(tmp_path / "out", GatherOptions(shard=second)),
     ):
         pass
     assert [path.suffix for path in (tmp_path / "out").iterdir()] == [".jsonl"], "nothing hidden is left"
@@ -712,6 +714,18 @@ def test_a_second_run_into_a_folder_is_refused_and_clears_up_after_one_that_was_
     left.parent.mkdir(parents=True)
     left.write_bytes(b"half an image")
     run(links(tmp_path), tmp_path / "out")
+    assert not (tmp_path / "out" / ".gather").exists()
+
+
+def test_shards_run_beside_each_other_and_clear_up_after_a_run_that_was_killed(tmp_path: Path) -> None:
+    left = tmp_path / "out" / ".gather" / "manifest" / "1.part"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half an image")
+    with (
+        GatherFolder(tmp_path / "out", GatherOptions(shard=(1, 2))),
+        GatherFolder(tmp_path / "out", GatherOptions(shard=(2, 2))),
+    ):
+        assert not left.exists()
     assert not (tmp_path / "out" / ".gather").exists()
 
 

@@ -1,6 +1,7 @@
 """Whole runs from the command line: interrupted, killed, resumed, and what they print."""
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 from mlimages.core import FetchResult, GatherError, InputError, Reason
 from mlimages.gathering import GatherOptions, read_manifest
 from mlimages.gathering.store.gather_folder import GatherFolder
-from mlimages.gathering.store.manifest import UInt64Set, dump_row, is_manifest, parse_row
+from mlimages.gathering.store.manifest import ManifestWriter, UInt64Set, dump_row, is_manifest, parse_row
 from mlimages.gathering.store.shard_storage import strip_shard_name
 from mlimages.images import read_bytes
 from mlimages.labels import label_dir_auto
@@ -408,3 +410,28 @@ def test_a_disk_that_takes_half_an_image_ends_the_run(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stderr.strip().splitlines()[-1].startswith("mlimages.core.errors.GatherError: . cannot be written: ")
+
+
+@pytest.mark.parametrize("statement", ["append(row)", "append_closing_row(keep_duplicates=False)"])
+def test_a_disk_that_takes_half_a_row_ends_the_run(tmp_path: Path, statement: str) -> None:
+    code = (
+        "import resource; from pathlib import Path\n"
+        "from mlimages.core import FetchResult\n"
+        "from mlimages.gathering.store.manifest import ManifestWriter\n"
+        "row, writer = FetchResult('http://a.example/1.jpg', 'a', 'failed'), ManifestWriter(Path('manifest.jsonl'))\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); writer.{statement}"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    last = done.stderr.strip().splitlines()[-1:]
+    assert last == ["mlimages.core.errors.GatherError: manifest.jsonl cannot be written: File too large"]
+
+
+def test_a_manifest_that_cannot_be_opened_or_synced_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(GatherError, match=r"file/manifest\.jsonl cannot be written: "):
+        ManifestWriter(tmp_path / "file" / "manifest.jsonl")
+    writer = ManifestWriter(tmp_path / "manifest.jsonl")
+    monkeypatch.setattr("os.fsync", mock.Mock(side_effect=OSError(errno.EIO, "Input/output error")))
+    with pytest.raises(GatherError, match=r"manifest\.jsonl cannot be written: Input/output error$"):
+        writer.append_closing_row(keep_duplicates=False)
+    writer.close()

@@ -5,12 +5,20 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mlimages.core import FetchResult, Reason
 from mlimages.gathering.store.file_storage import FileStorage
-from mlimages.gathering.store.manifest import dump_closing_row, dump_row, find_last_closing_row, read_rows
+from mlimages.gathering.store.manifest import (
+    LastClosingRow,
+    dump_closing_row,
+    dump_row,
+    find_last_closing_row,
+    read_rows,
+    read_rows_with_fsync_flags,
+)
 from mlimages.gathering.store.merge_manifests import CurrentRows, rewrite_manifests, warn_about_unlisted_images
 
 HOST = "https://a.example"
@@ -176,6 +184,17 @@ def test_the_new_manifest_is_closed_if_all_were(tmp_path: Path, torn: int | None
     merged(tmp_path, manifests)
     closing = find_last_closing_row(manifests[0])
     assert (closing.is_at_end, closing.line_number) == ((False, 0) if torn is not None else (True, 3))
+
+
+@pytest.mark.parametrize("source", [{"status": "closed"}, {"a": {"status": "closed", "keep_duplicates": True}}])
+def test_a_row_whose_list_says_closed_is_no_closing_row(tmp_path: Path, source: dict[str, Any]) -> None:
+    path = tmp_path / "manifest.jsonl"
+    row = FetchResult("http://a.example/1.jpg", "a", "failed", source=source)
+    path.write_bytes(dump_row(row))
+    assert find_last_closing_row(path) == LastClosingRow(0, is_at_end=False, keeps_duplicates=False)
+    path.write_bytes(dump_closing_row(keep_duplicates=False) + 2 * dump_row(row))
+    assert find_last_closing_row(path) == LastClosingRow(1, is_at_end=False, keeps_duplicates=False)
+    assert [is_fsynced for _, is_fsynced in read_rows_with_fsync_flags([path])] == [False, False]
 
 
 def test_nothing_is_removed_unless_the_new_manifest_is_published(

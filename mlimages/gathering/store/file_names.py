@@ -1,4 +1,4 @@
-"""Convert text from the web to portable file names."""
+"""Convert text from the web to portable file names, and record which paths of a gathered folder are in use."""
 
 from __future__ import annotations
 
@@ -23,21 +23,25 @@ MAX_NAME_BYTES = 120
 
 _FORBIDDEN_CHARACTERS = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
 MAX_IMAGES_PER_SUBFOLDER = 10_000
-"""Maximum number of images of a numbered subfolder."""
+"""Number of images per numbered subfolder, unless images of earlier subfolders are deleted between runs."""
 
 MAX_FOLDER_DEPTH = 16
 """Maximum number of nested folders of a label."""
 MAX_FOLDER_BYTES = 1024
 """Maximum bytes of a label's folder in UTF-8: paths may have 4096, including the output folder."""
 
-_OWN_FILE_NAME = re.compile(r"(manifest.*\.jsonl|metadata\.jsonl|attribution.*\.md|images.*\.tar)", re.IGNORECASE)
+_OWN_FILE_NAME = re.compile(
+    r"(manifest.*\.jsonl|manifest\.parquet|metadata\.jsonl|attribution.*\.md|images.*\.tar)", re.IGNORECASE
+)
+_DOTS_AND_SPACES_AT_ENDS = re.compile(r"^[\s.]+|[\s.]+$")
 _WINDOWS_RESERVED_NAME = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 
 
 def sanitize_name(text: str, *, default_name: str) -> str:
-    """Convert a text to a file name that every file system accepts; return `default_name` if nothing remains of it."""
-    name = _FORBIDDEN_CHARACTERS.sub("_", unicodedata.normalize("NFC", text)).strip().lstrip(".")
-    name = name.encode("utf-8", "ignore")[:MAX_NAME_BYTES].decode("utf-8", "ignore").rstrip(" .").strip()
+    """Convert a text to a visible file name, valid on every file system; `default_name` if nothing remains of it."""
+    name = _DOTS_AND_SPACES_AT_ENDS.sub("", _FORBIDDEN_CHARACTERS.sub("_", unicodedata.normalize("NFC", text)))
+    name = name.encode("utf-8", "ignore")[:MAX_NAME_BYTES].decode("utf-8", "ignore")
+    name = _DOTS_AND_SPACES_AT_ENDS.sub("", name)
     if _WINDOWS_RESERVED_NAME.fullmatch(name):
         name = f"_{name}"
     return name or default_name
@@ -47,7 +51,7 @@ def sanitize_name(text: str, *, default_name: str) -> str:
 def label_to_folder(label: str) -> str:
     """Return the folder of a class, relative to the output folder; each `/` in the label begins a subfolder.
 
-    Names that mlimages uses for its files, and paths too deep for file systems, are changed.
+    Names that mlimages uses for its files, and paths too deep or long for file systems, are changed.
     """
     parts = [part for part in (sanitize_name(part, default_name="") for part in label.split("/")) if part] or ["images"]
     if _OWN_FILE_NAME.fullmatch(parts[0]):
@@ -132,7 +136,10 @@ class PathsInUse:
         return path.casefold() not in self._labels_by_folder and self._paths.add(_hash_path(path))
 
     def is_misplaced(self, label: str, path: str) -> bool:
-        """Return whether an image is in the folder of another label, as when two processes used the same folder."""
+        """Return whether an image is in a folder named like its label that belongs to another one (`Cats` to `cats`).
+
+        This happens if two processes that did not know each other's labels used the same folder.
+        """
         folder, labels = label_to_folder(label), [level.label for level in _split_label_folders(label)]
         above = accumulate(folder.casefold().split("/"), "{}/{}".format)
         return path.startswith(f"{folder}/") and any(
@@ -169,7 +176,7 @@ class PathsInUse:
         return self._labels_by_folder.get(name) == label
 
     def make_path_stem(self, image_ref: ImageRef) -> str:
-        """Return the path of an image without its suffix: the folder of its label, and a name from its link."""
+        """Return the path of an image without its suffix: the folder of its label, and its name or that of its link."""
         name = image_ref.name and sanitize_name(image_ref.name, default_name="")
         return f"{self.assign_folder(image_ref.label)}/{name or file_stem_from_url(image_ref.url)}"
 

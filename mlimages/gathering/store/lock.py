@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mlimages.core import GatherError, file_lock
+from mlimages.gathering.store.manifest import MANIFEST_NAME
 
 WORK_FOLDER_NAME = ".gather"
 """Folder inside the gathered folder that holds unfinished images during a run."""
@@ -20,10 +21,11 @@ def open_work_folder(out: Path, manifest_stem: str, *, is_exclusive: bool) -> It
     Args:
         out: the gathered folder.
         manifest_stem: stem of the name of the manifest that the run writes.
-        is_exclusive: raise an error if a shard is running, and remove unfinished files of killed shards.
+        is_exclusive: whether the run merges all manifests; False for a shard, which may run beside other shards.
 
     Raises:
-        GatherError: another run uses the folder, or the folder is a symbolic link.
+        GatherError: a run of the same shard, or any other run if one of the two is exclusive, uses the folder; or the
+            work folder is a symbolic link.
         OSError: the folder cannot be written.
     """
     hidden = out / WORK_FOLDER_NAME / manifest_stem
@@ -35,12 +37,14 @@ def open_work_folder(out: Path, manifest_stem: str, *, is_exclusive: bool) -> It
     in_use = GatherError(f"another run is gathering into {out}: wait until it ends, or stop it")
     try:
         with file_lock(hidden.with_name(f"{manifest_stem}.lock"), in_use):
-            for other in hidden.parent.iterdir() if is_exclusive else [hidden]:
-                if other.suffix != ".lock":  # a running shard whose manifest would be merged: raises an error
-                    with nullcontext() if other == hidden else file_lock(other.with_name(f"{other.name}.lock"), in_use):
-                        shutil.rmtree(other, ignore_errors=True)
-            hidden.mkdir(parents=True)
+            shutil.rmtree(hidden, ignore_errors=True)
+            hidden.mkdir(parents=True)  # before looking at the others, so that of two runs at least one sees the other
             try:
+                for other in hidden.parent.iterdir() if is_exclusive else [hidden.with_name(Path(MANIFEST_NAME).stem)]:
+                    if other.suffix != ".lock" and other != hidden and other.is_dir():
+                        # raises an error if it is in use: the exclusive run would remove the manifest of the shard
+                        with file_lock(other.with_name(f"{other.name}.lock"), in_use):
+                            shutil.rmtree(other, ignore_errors=True)
                 yield hidden
             finally:
                 shutil.rmtree(hidden, ignore_errors=True)

@@ -88,6 +88,8 @@ def is_manifest(path: Path) -> bool:
 def read_manifest(folder: str | Path) -> Iterator[FetchResult]:
     """Yield every row of the manifests of a gathered folder, local or remote; a link that was retried may have several.
 
+    Nothing is yielded if the folder does not exist or has no manifest.
+
     Raises:
         GatherError: a manifest was written by a later version of mlimages.
     """
@@ -95,14 +97,14 @@ def read_manifest(folder: str | Path) -> Iterator[FetchResult]:
 
 
 def read_rows(paths: Iterable[Path]) -> Iterator[FetchResult]:
-    """Yield the rows of these manifests in order; invalid lines, such as one truncated by a crash, are skipped."""
+    """Yield the rows of these manifests in order, without closing rows and invalid lines (truncated by a crash)."""
     for path in paths:
         with path.open("rb") as lines:
             yield from filter(None, map(parse_row, lines))
 
 
 def parse_row(line: bytes) -> FetchResult | None:
-    """Parse a line of a manifest; return None if it is not a row.
+    """Parse a line of a manifest; return None if it is a closing row or not a row.
 
     Raises:
         GatherError: the row was written by a later version of mlimages.
@@ -176,8 +178,8 @@ class LastClosingRow:
 
     Attributes:
         line_number: number of the closing row's line, from 1; 0 if there is none.
-        is_at_end: whether no line follows the closing row.
-        keeps_duplicates: whether a run kept every copy of the same bytes.
+        is_at_end: whether no line follows the closing row, or the manifest is empty.
+        keeps_duplicates: whether this or an earlier closing row is of a run that kept every copy of the same bytes.
     """
 
     line_number: int
@@ -191,9 +193,9 @@ def find_last_closing_row(path: Path) -> LastClosingRow:
     keeps_duplicates = False
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            if _CLOSING_ROW_MARK in line:
+            if _CLOSING_ROW_MARK in line and (values := _parse_json(line)).get("status") == "closed":
                 closed = number
-                keeps_duplicates |= _parse_json(line).get("keep_duplicates") is True
+                keeps_duplicates |= values.get("keep_duplicates") is True
     return LastClosingRow(closed, closed == number, keeps_duplicates)
 
 
@@ -244,15 +246,22 @@ class UInt64Set:
 
 
 class ManifestWriter:
-    """Appends rows to a manifest, each with one write; an incomplete last line of an earlier run is removed."""
+    """Appends rows to a manifest, each at once; an incomplete last line of an earlier run is removed.
+
+    Raises:
+        GatherError: the file at `path` was not written by mlimages, or cannot be written.
+    """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            if not is_manifest(path):
-                raise GatherError(f"{path} was not written by mlimages: move the file, or choose another folder")
-            _remove_incomplete_line(path)
-        self._file = path.open("ab", buffering=0)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                if not is_manifest(path):
+                    raise GatherError(f"{path} was not written by mlimages: move the file, or choose another folder")
+                _remove_incomplete_line(path)
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise GatherError(f"{path} cannot be written: {error.strerror}") from error
 
     def append(self, row: FetchResult) -> None:
         """Record a finished link.
@@ -271,12 +280,15 @@ class ManifestWriter:
         Raises:
             GatherError: the manifest cannot be written.
         """
-        self._write(dump_closing_row(keep_duplicates=keep_duplicates))
-        os.fsync(self._file.fileno())
+        self._write(dump_closing_row(keep_duplicates=keep_duplicates), is_synced=True)
 
-    def _write(self, line: bytes) -> None:
+    def _write(self, line: bytes, *, is_synced: bool = False) -> None:
         try:
-            self._file.write(line)
+            left = memoryview(line)
+            while left:  # a nearly full disk writes only a part
+                left = left[self._file.write(left) :]
+            if is_synced:
+                os.fsync(self._file.fileno())
         except OSError as error:
             raise GatherError(f"{self._file.name} cannot be written: {error.strerror}") from error
 
