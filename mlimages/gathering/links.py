@@ -17,7 +17,7 @@ def remove_credentials(text: str) -> str:
 
 
 def parse_host(url: str) -> str:
-    """Return the host and port of a link; "(none)" if it has none."""
+    """Return the host of a link, with the port if the link has one; "(none)" if it has no host."""
     try:
         return urlsplit(url).netloc.rpartition("@")[2][:100] or "(none)"
     except ValueError:

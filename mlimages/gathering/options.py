@@ -52,10 +52,10 @@ def parse_reasons(text: str) -> frozenset[Reason]:
 
 
 def check_http_proxy(url: str) -> None:
-    """Check that a URL is that of an HTTP proxy.
+    """Check that a URL may be that of an HTTP proxy: it has a host and begins with `http://` or `https://`.
 
     Raises:
-        InputError: the URL is not that of an HTTP proxy.
+        InputError: the URL is of another form.
     """
     try:
         parts = urlsplit(url)
@@ -191,7 +191,12 @@ class GatherOptions:
         ),
     ] = frozenset()
     no_retry: Annotated[
-        bool, Option("Do not retry links that earlier runs left unfinished.", "Download", is_advanced=True)
+        bool,
+        Option(
+            "Do not retry links that earlier runs left unfinished, or that only their options rejected.",
+            "Download",
+            is_advanced=True,
+        ),
     ] = False
     allow_private: Annotated[
         bool, Option("Also connect to private and loopback addresses.", "Download", is_advanced=True)
@@ -266,6 +271,8 @@ class GatherOptions:
     @property
     def full_user_agent(self) -> str:
         """Value of the User-Agent header: `user_agent`, followed by `contact` in parentheses.
+
+        In the default `user_agent`, `contact` is inserted in the parentheses that are already there.
 
         Example:
             >>> GatherOptions(user_agent="ants/1.0", contact="me@example.org").full_user_agent

@@ -1,7 +1,7 @@
-"""Assign links to shards; the assignment depends only on the list of links.
+"""Assign links to shards; the assignment depends only on the list of links and the number of shards.
 
-All links of a host are in one shard. Only a host with more than 1/N of the links, for N shards, is spread over several
-shards; each of them sends an equal part of the concurrent requests to the host and has an equal part of its rate.
+The links of a host are in one shard, unless the host has more than 1/N of the links, for N shards, and at least 20.
+Such a host is spread over several shards, each with an equal part of the concurrent requests to it and of its rate.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MAX_SHARDS_PER_HOST = 4
 """Maximum number of shards over which the links of a host are spread; each of these shards requests robots.txt."""
 
 _MIN_LINKS_PER_SHARD = 10
-"""Minimum number of links of a host in each of its shards."""
+"""Minimum average number of links of a host in the shards over which it is spread."""
 
 _MAX_COUNTED_HOSTS = 20_000
 

@@ -38,7 +38,7 @@ from mlimages.gathering.sources.source import AnySource, Source, as_source
 from mlimages.gathering.store.gather_folder import GatherFolder
 
 MAX_LINKS_IN_PROGRESS = 1024
-"""Maximum number of links that are downloaded at the same time; the following two limits are added to it."""
+"""Maximum number of links in progress, not counting those that wait for their host (see the following two limits)."""
 
 MAX_WAITING_LINKS = 20_000
 """Maximum number of further links that wait for paused hosts, so that such a host does not delay the others."""
@@ -67,12 +67,13 @@ def gather(
 
     Args:
         source: the path of a list of links, several such paths, or a source such as `UrlList`, `Openverse`, `ImageNet`.
-        out: folder for the images, one subfolder per class.
+        out: folder for the images, one subfolder per class, or an address such as `s3://bucket/folder`.
         options: the fields of `GatherOptions`.
         progress: shows the number of finished links.
 
     Raises:
-        GatherError: the source fails, or `out` cannot be written.
+        GatherError: the source fails, `out` cannot be written or is used by another run, or many of its images are
+            missing.
         InputError: an option or a list is invalid.
         TypeError: `source` is not a source.
 
@@ -182,12 +183,13 @@ class LinkScheduler:
         return stopped
 
     def _may_reorder_links(self, source: Source) -> bool:
-        """Return whether links may be read ahead and reordered: all are needed, and none is typed by a user."""
+        """Return whether links may be read ahead and reordered: all are needed, and none comes from standard input."""
         is_list = getattr(source, "is_list", False) and not getattr(source, "is_read_once", False)
         return is_list and self.options.limit is None
 
     async def _accept_link(self, image_ref: ImageRef, max_backlog: int) -> None:
-        self._start_or_queue(image_ref)
+        """Start, queue or skip a link, then wait while too many links are in progress or queued."""
+        self._start_queue_or_skip(image_ref)
         while self._is_at_link_limit or self._num_in_backlog > max_backlog:
             self._link_finished.clear()
             with suppress(TimeoutError):  # no event is set when links begin to wait for their host
@@ -200,7 +202,7 @@ class LinkScheduler:
         further = min(hosts.num_waiting_links, MAX_WAITING_LINKS) + min(hosts.num_queued_links, MAX_QUEUED_LINKS)
         return self._num_active_links >= MAX_LINKS_IN_PROGRESS + further
 
-    def _start_or_queue(self, image_ref: ImageRef) -> None:
+    def _start_queue_or_skip(self, image_ref: ImageRef) -> None:
         is_own = self.partition.is_in_shard(image_ref.url) and self.partition.max_concurrent_requests(image_ref.url) > 0
         if not (is_own and self._count_needed_images(image_ref.label) > 0 and self.folder.claim_link(image_ref)):
             self.progress.advance()
@@ -304,6 +306,6 @@ async def count_shards_by_host(source: Source, num_shards: int) -> Mapping[str, 
 
 
 async def count_source_links(source: Source) -> int | None:
-    """Return the number of links of the source, or None if it is unknown."""
+    """Return the number of links of the source, or an upper bound of it; None if it is unknown."""
     count_links = getattr(source, "count_links", None)
     return await count_links() if count_links else None

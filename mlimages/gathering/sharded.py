@@ -89,7 +89,7 @@ def gather_on(
     progress = progress or NoProgress()
     with lock as access_marker:
         task = partial(
-            _gather_shard, _FilteredSource(own, full, parts), str(folder), access_marker, num_shards, options
+            _gather_shard, _SourceWithoutFullClasses(own, full, parts), str(folder), access_marker, num_shards, options
         )
         progress.start("gather", run_blocking(count_source_links(links)), "links")
         try:
@@ -153,7 +153,7 @@ def _read_new_rows(offsets: dict[Path, int]) -> Iterator[FetchResult]:
 
 
 @dataclass(frozen=True, slots=True)
-class _FilteredSource:
+class _SourceWithoutFullClasses:
     """Wraps a source to omit the links of full classes, and to return a precomputed `num_shards_by_host`."""
 
     source: Source

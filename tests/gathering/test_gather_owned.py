@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -172,6 +173,17 @@ def test_a_whole_folder_or_more_than_a_tenth_is_much(deleted: int, total: int, s
         check_missing_count({"cats": deleted} if deleted else {}, {"cats": total, "dogs": 7})
 
 
+@pytest.mark.parametrize(
+    ("folders", "shown"),
+    [("a", "2 gathered images missing: 2 of 2 in a. Is"), ("abc", "2 of 2 in a, 2 of 2 in b, 2 of 2 in c. Is"),
+     ("abcd", "8 gathered images missing: 2 of 2 in a, 2 of 2 in b, 2 of 2 in c, and others in 1 more folder. Is"),
+     ("abcdef", " in c, and others in 3 more folders. Is")],
+)  # fmt: skip
+def test_three_folders_are_named_and_the_others_counted(folders: str, shown: str) -> None:
+    with pytest.raises(GatherError, match=re.escape(shown)):
+        check_missing_count(dict.fromkeys(folders, 2), dict.fromkeys(folders, 2))
+
+
 ROW = dump_row(FetchResult("http://x/a.jpg", "cats", "failed", Reason.NOT_FOUND))
 NAMES = {
     "manifest.jsonl": True,
@@ -278,7 +290,7 @@ def test_only_a_file_with_the_bytes_of_its_row_is_removed_or_put_aside(tmp_path:
     (tmp_path / "real/link.jpg").symlink_to("a.jpg")
     for path in ("linked/a.jpg", "real/link.jpg", "real/edited.jpg", "real/none.jpg"):
         files.remove(path, sha256)
-        assert files.quarantine(path, sha256) is None
+        assert files.quarantine_placeholder(path, sha256) is None
     assert {path.name for path in (tmp_path / "real").iterdir()} == {
         "a.jpg",
         "b.jpg",
@@ -287,8 +299,8 @@ def test_only_a_file_with_the_bytes_of_its_row_is_removed_or_put_aside(tmp_path:
         "link.jpg",
     }
     files.remove("real/a.jpg", sha256)
-    assert files.quarantine("real/b.jpg", sha256) == f".placeholders/{sha256[:16]}.jpg"
-    assert files.quarantine("real/c.jpg", sha256) == f".placeholders/{sha256[:16]}.jpg"
+    assert files.quarantine_placeholder("real/b.jpg", sha256) == f".placeholders/{sha256[:16]}.jpg"
+    assert files.quarantine_placeholder("real/c.jpg", sha256) == f".placeholders/{sha256[:16]}.jpg"
     assert sorted(path.name for path in (tmp_path / "real").iterdir()) == ["edited.jpg", "link.jpg"]
 
 
@@ -297,7 +309,7 @@ def test_an_image_put_aside_by_a_run_that_was_killed_was_not_deleted_by_anybody(
     links, out = conftest.links(tmp_path, *map(site.url, site.routes)), tmp_path / "out"
     assert run(links, out, limit=5, parallel=1).ok == 5
     (row,) = (row for row in read_manifest(out) if row.path == "cats/4.jpg")
-    assert FileStorage(out).quarantine("cats/4.jpg", row.sha256 or "")
+    assert FileStorage(out).quarantine_placeholder("cats/4.jpg", row.sha256 or "")
     again = run(links, out, parallel=1)
     assert (again.ok, again.removed, again.reasons) == (4, 0, {"placeholder": 5})
 

@@ -18,7 +18,7 @@ def write_attributions(folder: Path) -> Path:
     """Write ATTRIBUTION.md, with a line for each image whose provider requires attribution; return its path.
 
     The last line has a hash of the other lines, which shows whether the user changed the file: a changed file is kept,
-    and the list is written to ATTRIBUTION-2.md.
+    and the list is written to ATTRIBUTION-2.md (if that was changed too, to ATTRIBUTION-3.md, and so on).
     """
     names = (f"{ATTRIBUTION_STEM}-{count}.md" for count in itertools.count(2))
     paths = (folder / name for name in itertools.chain([f"{ATTRIBUTION_STEM}.md"], names))

@@ -3,8 +3,9 @@
 1. A link whose image is stored under another class is deferred until the list is read to its end.
 2. If the list has the link under one new class and not under the old one, the class was corrected; otherwise the link
    is requested.
-3. Images of corrected classes are moved to the folder of the new class, unless the user moved or edited them; then the
-   manifest is replaced. In tar shards, only the manifest is.
+3. Images of corrected classes are moved to the folder of the new class, unless the user has moved or edited them. In
+   tar shards, images stay where they are.
+4. The manifest is replaced by one with the new classes and paths.
 A run that is killed in between leaves images that were moved, as if by hand; the next run finds them and continues.
 """
 
@@ -44,11 +45,11 @@ def find_corrected_class(listed_classes: Collection[str], stored_classes: Collec
 
 @dataclass(frozen=True, slots=True)
 class CorrectedImage:
-    """An image whose class was corrected in the list.
+    """An image whose class was corrected in the list, or which is stored in the folder of another class.
 
     Attributes:
-        image_ref: the link of the image, with its new class.
-        old_row: the row of the image in the manifest, with its old class.
+        image_ref: the link of the image, with the class to whose folder it is to be moved.
+        old_row: the row of the image in the manifest; after a correction, its class is the old one.
     """
 
     image_ref: ImageRef
@@ -115,7 +116,7 @@ class ClassCorrections:
 
 
 def find_misplaced_images(rows: Iterable[FetchResult], paths_in_use: PathsInUse) -> list[CorrectedImage]:
-    """Return the images that are stored in the folder of a class other than their own, so that they can be moved."""
+    """Return the images whose folder belongs to another class, so that they can be moved."""
     return [
         CorrectedImage(ImageRef(row.url, row.label, row.source), row)
         for row in rows
@@ -126,9 +127,10 @@ def find_misplaced_images(rows: Iterable[FetchResult], paths_in_use: PathsInUse)
 def apply_corrections(
     corrections: list[CorrectedImage], storage: FileStorage | ShardStorage, manifest: Path, paths_in_use: PathsInUse
 ) -> int:
-    """Move the images, then rewrite the manifest; return the number of images moved.
+    """Move the images, then rewrite the manifest; return the number of images with a new row.
 
-    Images that were edited or moved by hand, or are behind a symbolic link, are not moved, and their rows are kept.
+    Images that were edited or moved by hand, or are behind a symbolic link, are not moved, and their rows are kept. For
+    images in tar shards, or in the folder of the new class already, only the row is changed.
 
     Args:
         corrections: the images to move.
@@ -154,7 +156,10 @@ def apply_corrections(
 def _move_image(
     correction: CorrectedImage, storage: FileStorage | ShardStorage, paths_in_use: PathsInUse
 ) -> str | None:
-    """Move the image to the folder of its new class; return its new path, or None if it stays."""
+    """Move the image to the folder of its new class; return its path there, or None if it cannot be moved.
+
+    Images in tar shards, and those that are already in this folder, keep their path, which is returned.
+    """
     image_ref, old = correction.image_ref, correction.old_row
     if isinstance(storage, ShardStorage):
         return old.path if storage.size(old.path or "") is not None else None

@@ -1,6 +1,6 @@
-"""Files of a gathered folder: adding, verifying and removing them.
+"""The protocol of all storages of gathered images, and the storage in local files.
 
-A file is removed or moved only if its bytes match its row, and never through a symbolic link.
+A file is removed or moved only if its bytes match its row or it is empty, and never through a symbolic link.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ QUARANTINE_NAME = ".placeholders"
 """Folder of host placeholders, one copy each; hidden, so that label files do not include them."""
 
 _MAX_STORAGE_DELAY_S = 0.5
-"""Maximum time in seconds from the last byte of a download until its file is stored."""
+"""Seconds from the last byte of a download until its file is written; files modified later may have been edited."""
 
 
 class ImageStorage(Protocol):
-    """Storage for gathered images, keyed by relative path: local files or remote objects.
+    """Storage for gathered images, keyed by relative path: local files, tar shards or remote objects.
 
     Attributes:
         allows_concurrent_runs: several runs may write to this storage at the same time.
@@ -50,7 +50,10 @@ class ImageStorage(Protocol):
         return self.sha256(path) == sha256
 
     def is_edited(self, row: FetchResult, size: int) -> bool:
-        """Return whether the image of a row, which now has `size` bytes, was edited since it was stored."""
+        """Return whether the image of a row, which now has `size` bytes, was edited since it was stored.
+
+        An edit that does not change the size is detected only in local files.
+        """
         return size != row.bytes
 
     def remove_empty_file(self, path: str) -> None:
@@ -60,8 +63,11 @@ class ImageStorage(Protocol):
     def remove(self, path: str, sha256: str) -> None:
         """Remove the file at `path` if it has this SHA-256."""
 
-    def quarantine(self, path: str, sha256: str) -> str | None:
-        """Move the file at `path` to the quarantine if it has this SHA-256; return its path there, or None."""
+    def quarantine_placeholder(self, path: str, sha256: str) -> str | None:
+        """Move the placeholder image at `path` to the quarantine folder if it has this SHA-256.
+
+        Return the path of the copy in the quarantine folder, which may be an earlier one; None if there is no copy.
+        """
 
     def fsync(self, paths: Iterable[str]) -> None:
         """Wait until the files at `paths` and their directory entries are on disk; remote files always are."""
@@ -123,7 +129,7 @@ class FileStorage(ImageStorage):
         if self.is_unchanged(path, sha256):
             (self._folder / path).unlink()
 
-    def quarantine(self, path: str, sha256: str) -> str | None:
+    def quarantine_placeholder(self, path: str, sha256: str) -> str | None:
         aside = make_quarantine_path(path, sha256)
         if self.is_unchanged(path, sha256) and not (self._folder / QUARANTINE_NAME).is_symlink():
             (self._folder / QUARANTINE_NAME).mkdir(exist_ok=True)
@@ -182,7 +188,7 @@ def make_quarantine_path(path: str, sha256: str) -> str:
 
 
 def fsync_path(path: str, sync_function: Callable[[int], object]) -> None:
-    """Call `sync_function` with the descriptor of the file or folder at `path`."""
+    """Call `sync_function` with the descriptor of the file or folder at `path`; an OSError is ignored."""
     with suppress(OSError):  # deleted meanwhile, or a folder, which Windows does not sync
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -192,7 +198,10 @@ def fsync_path(path: str, sync_function: Callable[[int], object]) -> None:
 
 
 def _compute_latest_mtime(row: FetchResult) -> float:
-    """Return the latest time at which a row's file may have been stored, in seconds since the epoch; 0 if unknown."""
+    """Return the latest modification time of a row's file if it was not edited, in seconds since the epoch.
+
+    It is 0 if unknown.
+    """
     try:
         return datetime.fromisoformat(row.fetched_at).timestamp() + row.elapsed_s + _MAX_STORAGE_DELAY_S
     except ValueError:

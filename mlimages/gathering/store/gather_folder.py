@@ -53,8 +53,8 @@ class GatherFolder:
         is_list: whether the links are a list whose classes may have been corrected since the images were gathered.
 
     Raises:
-        GatherError: another run uses the folder, the folder cannot be written, or so many images are missing that they
-            may not have been deleted on purpose.
+        GatherError: another run uses the folder, the folder cannot be written, or many of its images are missing.
+        InputError: the images were gathered with another `resize` or `layout`, or a table is not ours to replace.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class GatherFolder:
             self._read_done_links(retry_unfinished=True)
 
     def _record_moved_and_deleted_images(self) -> None:
-        """Record in the manifest which images the user has deleted or moved since the last run."""
+        """Record in the manifest which images the user has deleted, moved or put back since the last run."""
         keep, restore = self._options.keep_deleted, self._options.restore_deleted
         paths = find_manifests(self._folder)
         was_closed = all(find_last_closing_row(path).is_at_end for path in paths)
@@ -110,7 +110,7 @@ class GatherFolder:
             self._close_manifest()
 
     def _close_manifest(self) -> None:
-        """End the manifest with a closing row; images that are missing afterwards were deleted by the user."""
+        """End the manifest with a closing row, unless it has one; images missing later were deleted by the user."""
         if not self._objects:
             if find_last_closing_row(self._manifest).is_at_end:
                 return
@@ -123,10 +123,9 @@ class GatherFolder:
         key = hash_link(image_ref.label, image_ref.url)
         if self._moves_corrected and self._class_corrections.defer_if_needed(image_ref, key, is_done=key in self._done):
             return False
-        if key in self._refused:
-            self._refused.remove(key)
-            return True
-        return self._done.add(key)
+        is_refused = key in self._refused
+        self._refused.discard(key)
+        return is_refused or self._done.add(key)
 
     def resolve_deferred_links(self) -> list[ImageRef]:
         """Find the images whose class the list has corrected; return the other deferred links, which can be claimed."""
@@ -141,7 +140,7 @@ class GatherFolder:
     async def record_download(
         self, image_ref: ImageRef, download: DownloadResult, inspection: ImageInfo | Rejection | None, temp_path: Path
     ) -> FetchResult:
-        """Record a finished link; a valid image is moved to its final name.
+        """Record a finished link and return its row; a valid image is stored unless it is a duplicate or placeholder.
 
         Raises:
             GatherError: the folder cannot be written.
@@ -172,7 +171,7 @@ class GatherFolder:
         """Merge the manifests to one row per link, move images of corrected classes, and write the tables."""
         self._close_manifest()
         if self._objects and self._options.shard:
-            return  # the run that merges the shards reads all of them
+            return  # the run that merges the shards does all this
         if self._objects and not self._is_merged:
             self._objects.refresh_manifests()  # includes what other runs stored meanwhile
         if not self._is_merged:
@@ -213,6 +212,7 @@ class GatherFolder:
             self._move_images(find_misplaced_images(read_rows([self._manifest]), self._paths_in_use))
 
     def _merge_manifests(self) -> bool:
+        """Merge the manifests once; return False if another run has merged those of a remote folder meanwhile."""
         paths = self._find_own_manifests()
         keeps = self._options.keep_duplicates or any(find_last_closing_row(path).keeps_duplicates for path in paths)
         limit = self._options.limit
@@ -222,7 +222,7 @@ class GatherFolder:
         return is_stored
 
     def _find_own_manifests(self) -> list[Path]:
-        """Return the manifests that list this run's links; for a shard, these are its own manifests."""
+        """Return the manifests that this run merges: all, or only those of its shard."""
         stem = self._manifest.stem if self._options.shard else ""
         return [path for path in find_manifests(self._folder) if path.stem.startswith(stem)]
 
@@ -264,7 +264,7 @@ class GatherFolder:
             self.tally.move_failed_to_unfinished(len(keys))
 
     def _read_other_manifests(self, own_manifests: list[Path], *, retry_unfinished: bool) -> None:
-        """Read which links of the shard are done in other manifests; images are compared when shards are merged."""
+        """Read which links of the shard are done in other manifests; duplicates are found when shards are merged."""
         others = (path for path in reversed(find_manifests(self._folder)) if path not in own_manifests)
         for row in read_rows(others):
             key = hash_link(row.label, row.url)
@@ -283,7 +283,7 @@ class GatherFolder:
             self.tally.changed += size is not None and self._storage.is_edited(row, size)
 
     def _read_image_size(self, row: FetchResult) -> int | None:
-        """Return the size in bytes of the row's image; None if the row has none or the image is missing."""
+        """Return the size in bytes of the row's image, or None; note whether the user has deleted or restored it."""
         if row.status != "ok" or not row.path:
             return None
         size = self._storage.size(row.path)
@@ -344,7 +344,7 @@ class GatherFolder:
     def _quarantine_placeholder(self, sha256: str) -> None:
         """Quarantine an image that is a host's placeholder; its rows are corrected when the manifests are merged."""
         copies = self._open_image_index().find_copies(sha256)
-        if copies.path and self._storage.quarantine(copies.path, sha256):
+        if copies.path and self._storage.quarantine_placeholder(copies.path, sha256):
             self.tally.classes[copies.label] -= 1
             self._open_image_index().update_copies(sha256, replace(copies, path=None))
         self._is_merged &= copies.num_links <= 1

@@ -1,6 +1,6 @@
 """Index of the images gathered so far: hashes and paths.
 
-SQLite stores the tables in a temporary file and keeps at most 16 MB of them in memory, for any number of images.
+SQLite stores the tables in temporary files and keeps at most 16 MB of each in memory, for any number of images.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ImageCopies:
     Attributes:
         num_links: number of links.
         num_stored: number of copies of the image in the folder.
-        path, label: path and label of the copy that was added last.
+        path, label: path and label of the copy that was added last; if all were deleted by the user, the path of one.
         is_placeholder: whether the image is known as a placeholder of a host.
     """
 
@@ -67,7 +67,7 @@ class ImageCopies:
     is_placeholder: bool = False
 
     def with_row(self, row: FetchResult) -> ImageCopies:
-        """Return a copy that also counts the link of `row`."""
+        """Return these counts with the link of `row` added."""
         is_placeholder = self.is_placeholder or row.reason is Reason.PLACEHOLDER
         copies = replace(self, num_links=self.num_links + 1, is_placeholder=is_placeholder)
         if row.status != "ok" or not row.path:

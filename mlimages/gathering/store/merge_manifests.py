@@ -31,7 +31,7 @@ _MAX_LISTED_NAMES = 3
 def rewrite_manifests(
     storage: ImageStorage, manifests: list[Path], target: Path, *, keep_duplicates: bool, limit: int | None = None
 ) -> bool:
-    """Rewrite `manifests` as the single file `target`, and remove replaced images.
+    """Rewrite `manifests` as the single file `target`, and remove images that it no longer lists.
 
     Of several rows for a link, only the current one is kept (see `CurrentRows`); the order of rows does not change.
     Copies of the same bytes in one manifest were kept on purpose and are kept. Near-duplicates are searched again: the
@@ -45,22 +45,22 @@ def rewrite_manifests(
         limit: maximum number of images per class; further images of shards are removed, and their links can be retried.
 
     Returns:
-        False if another run has merged the manifests of a remote folder meanwhile: nothing was removed.
+        True; False if another run has merged the manifests of a remote folder meanwhile: nothing was removed.
     """
     is_closed = all(find_last_closing_row(path).is_at_end for path in manifests)
     current_rows = CurrentRows(storage, manifests)
     placeholders = set() if keep_duplicates else _find_placeholder_hashes(current_rows)
-    replaced = _ReplacedImages()
+    candidates = _RemovalCandidates()
     already_merged = find_manifests(target.parent, is_merged=True)
     for row in read_rows(already_merged):
         if row.status == "ok" and row.path and row.sha256:
-            replaced.add(row.path, row.sha256)
+            candidates.add(row.path, row.sha256)
     done = [*already_merged, *(manifest for manifest in manifests if manifest != target)]
     with atomic_write(target) as part, part.open("wb") as out:
         if storage.allows_concurrent_runs and done:  # runs that read both the new and the merged ones ignore the latter
             out.write(dump_closing_row(keep_duplicates=False, merged_names=[path.name for path in done]))
         for row in _merge_rows(
-            storage, current_rows, placeholders, replaced, keep_duplicates=keep_duplicates, limit=limit
+            storage, current_rows, placeholders, candidates, keep_duplicates=keep_duplicates, limit=limit
         ):
             out.write(dump_row(row))
         if is_closed:
@@ -69,7 +69,7 @@ def rewrite_manifests(
         os.fsync(out.fileno())
     if not storage.publish_manifest(target):
         return False
-    for path, sha256 in replaced.find_unlisted_images(target):
+    for path, sha256 in candidates.find_unlisted_images(target):
         storage.remove(path, sha256)
     for manifest in done:
         storage.remove_manifest(manifest)
@@ -80,20 +80,20 @@ def _merge_rows(
     storage: ImageStorage,
     current_rows: CurrentRows,
     placeholders: set[str],
-    replaced_images: _ReplacedImages,
+    removal_candidates: _RemovalCandidates,
     *,
     keep_duplicates: bool,
     limit: int | None,
 ) -> Iterator[FetchResult]:
-    """Yield the rows of the merged manifest, and add images that it no longer lists to `replaced_images`."""
+    """Yield the rows of the merged manifest, and add images that it may no longer list to `removal_candidates`."""
     index = ImageIndex()
     counts: Counter[str] = Counter()
-    for number, row, is_of_shard in current_rows.enumerate_rows(replaced_images):
+    for number, row, is_of_shard in current_rows.enumerate_rows(removal_candidates):
         first = None if keep_duplicates or not row.sha256 else index.find_first_copy(row.sha256)
         settled = _merge_row(storage, row, placeholders, first, number)
         if settled.status == "ok" and settled.path and settled.sha256 and settled.dhash and not settled.removed:
             if is_of_shard and limit is not None and counts[row.label] >= limit:
-                replaced_images.add(settled.path, settled.sha256)
+                removal_candidates.add(settled.path, settled.sha256)
                 continue
             counts[row.label] += 1
             near = index.find_near_duplicate(settled.dhash)
@@ -102,13 +102,16 @@ def _merge_rows(
                 index.add_first_copy(settled.sha256, number, settled.path)
             settled = replace(settled, same_as=near)
         elif row.path and row.sha256 and settled.status == "duplicate":
-            replaced_images.add(row.path, row.sha256)
+            removal_candidates.add(row.path, row.sha256)
         yield settled
     index.close()
 
 
-class _ReplacedImages:
-    """Paths and hashes of replaced images, kept in a temporary file since there may be many."""
+class _RemovalCandidates:
+    """Images to remove unless the merged manifest lists them, as path and SHA-256.
+
+    They are replaced images, duplicates, and images beyond the limit. They are in a temporary file: there may be many.
+    """
 
     def __init__(self) -> None:
         self._tables = open_temporary_database("BEGIN; CREATE TABLE images (path TEXT PRIMARY KEY, sha256 TEXT);")
@@ -117,7 +120,7 @@ class _ReplacedImages:
         self._tables.execute("INSERT OR REPLACE INTO images VALUES (?, ?)", (path, sha256))
 
     def find_unlisted_images(self, manifest: Path) -> Iterator[tuple[str, str]]:
-        """Yield path and SHA-256 of the replaced images that no row of the manifest lists."""
+        """Yield path and SHA-256 of the images that no row of the manifest lists."""
         if self._tables.execute("SELECT 1 FROM images LIMIT 1").fetchone():
             for row in read_rows([manifest]):
                 self._tables.execute("DELETE FROM images WHERE path = ?", (row.path,))
@@ -146,11 +149,13 @@ class CurrentRows:
         self._manifests = manifests
         self._current_indices = self._find_current_indices()
 
-    def enumerate_rows(self, replaced_images: _ReplacedImages | None = None) -> Iterator[tuple[int, FetchResult, bool]]:
+    def enumerate_rows(
+        self, removal_candidates: _RemovalCandidates | None = None
+    ) -> Iterator[tuple[int, FetchResult, bool]]:
         """Yield (index of the manifest, current row, whether the manifest is that of a shard) for each link.
 
         Args:
-            replaced_images: receives images that a later download of the same link replaces.
+            removal_candidates: receives the images of the rows that are not current.
         """
         at = 0
         for number, manifest in enumerate(self._manifests):
@@ -158,8 +163,8 @@ class CurrentRows:
                 chosen = self._current_indices.get(hash_link(row.label, row.url), at)
                 if chosen == at:
                     yield number, row, "-of-" in manifest.name
-                elif replaced_images and row.status == "ok" and row.path and row.sha256:
-                    replaced_images.add(row.path, row.sha256)
+                elif removal_candidates and row.status == "ok" and row.path and row.sha256:
+                    removal_candidates.add(row.path, row.sha256)
                 at += 1
 
     def rows(self) -> Iterator[FetchResult]:
@@ -221,11 +226,16 @@ def _merge_row(
     first_copy: tuple[int, str] | None,
     manifest_number: int,
 ) -> FetchResult:
-    """Return the row after merging; `first_copy` is the manifest and path of the first image with the same bytes."""
+    """Return the row, changed to that of a placeholder or duplicate if its image is one; quarantine a placeholder.
+
+    Args:
+        first_copy: number of the manifest, and path, of the first image with the same bytes.
+        manifest_number: number of the row's manifest.
+    """
     if row.status not in ("ok", "duplicate") or row.sha256 is None or row.removed:
         return row
     if row.sha256 in placeholders:
-        aside = storage.quarantine(row.path, row.sha256) if row.path else None
+        aside = storage.quarantine_placeholder(row.path, row.sha256) if row.path else None
         if row.path and not aside and storage.size(row.path) is not None:
             return row  # the user has changed it
         return replace(row, status="placeholder", reason=Reason.PLACEHOLDER, path=aside, same_as=None)

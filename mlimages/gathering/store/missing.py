@@ -37,7 +37,7 @@ def find_moved_and_deleted_images(
     Args:
         storage: the stored images.
         manifests: the manifests in order.
-        keep_deleted: treat all missing images as deleted on purpose.
+        keep_deleted: treat images as deleted on purpose, however many are missing.
         restore_deleted: treat no image as deleted: missing images get no new row and are downloaded again.
 
     Raises:
@@ -98,7 +98,7 @@ def check_missing_count(missing_counts: Mapping[str, int], image_counts: Mapping
     }
     if many:
         shown = ", ".join(f"{count} of {image_counts[folder]} in {folder}" for folder, count in list(many.items())[:3])
-        more = f" and {pluralize(len(many) - 3, 'more folder')}" if len(many) > 3 else ""
+        more = f", and others in {pluralize(len(many) - 3, 'more folder')}" if len(many) > 3 else ""
         raise GatherError(
             f"{pluralize(sum(many.values()), 'gathered image')} missing: {shown}{more}. Is the disk mounted, and was "
             "the folder copied completely? --keep-deleted leaves them deleted, --restore-deleted downloads them again"

@@ -1,11 +1,12 @@
 """A remote gathered folder (`s3://bucket/folder`): its images and manifests.
 
 1. A verified image is stored under a name that no other link has, and only if the name is free.
-2. Rows are written to manifests that no other run writes to, `manifest-RUNID.jsonl`; each is stored once, complete.
+2. Rows are written to manifests that no other run writes to, `manifest-ID.jsonl`; each is stored once, complete.
 3. All manifests are read together. A run without a shard merges them: it stores `manifest.jsonl` only if that has not
-   changed since it was read, and removes the merged ones and replaced images; after a conflict it reads again.
+   changed since it was read (on S3; other stores do not check), and removes the merged ones and replaced images; after
+   a conflict it reads again.
 4. The first line of `manifest.jsonl` names the merged ones: a run that finds them still there ignores their rows.
-So two runs never write the same object, and the next run finds what a killed run has stored.
+So no run overwrites images or rows of another, and the next run finds what a killed run has stored.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _MAX_UPLOAD_BYTES = 4 * 2**30
 
 _MAX_ATTEMPTS = 5
 _BACKOFF_S = 0.8
-"""Pause before the first retry; each further pause is four times as long."""
+"""Pause in seconds before the first retry; each further pause is four times as long."""
 
 _T = TypeVar("_T")
 
@@ -94,7 +95,7 @@ class ObjectStorage(ImageStorage):
         if self.is_unchanged(path, sha256):
             self._remove_object(path)
 
-    def quarantine(self, path: str, sha256: str) -> str | None:
+    def quarantine_placeholder(self, path: str, sha256: str) -> str | None:
         aside = make_quarantine_path(path, sha256)
         if self.is_unchanged(path, sha256):
             self._retry("written", aside, lambda at: self._fs.copy(f"{self._root}/{path}", at))
@@ -108,7 +109,7 @@ class ObjectStorage(ImageStorage):
             yield path
 
     def refresh_manifests(self) -> bool:
-        """List the objects and download the manifests; return whether a manifest has changed since the last call."""
+        """List the objects and download the manifests; return whether they have changed since the last call."""
         before = dict(self._manifests)
         while True:
             try:
@@ -186,7 +187,8 @@ class ObjectStorage(ImageStorage):
     def _list_objects(self) -> dict[str, Any]:
         """Return size, times and ETag of each manifest by name, and record the size of each other object.
 
-        One folder at a time is listed, since a listing takes 1 KB of memory per object.
+        Files named ATTRIBUTION*.md are downloaded. One folder at a time is listed, since a listing takes 1 KB of memory
+        per object.
         """
         self._sizes.executescript(
             "DROP TABLE IF EXISTS objects; CREATE TABLE objects (path TEXT PRIMARY KEY, size INT);"
@@ -224,7 +226,7 @@ class ObjectStorage(ImageStorage):
         Raises:
             FileNotFoundError: the object does not exist.
             FileExistsError: the object exists, or has changed since it was read.
-            GatherError: the store fails repeatedly.
+            GatherError: the store fails repeatedly, or denies access.
         """
         at = f"{self._root}/{path}"
         for count in range(1, _MAX_ATTEMPTS + 1):
@@ -249,7 +251,7 @@ class RemoteManifestWriter:
     """Writes the rows of a run to several manifests, each uploaded when it is full or the run ends.
 
     Args:
-        manifest: path to which 16 hexadecimal digits are appended for each manifest.
+        manifest: path to whose stem a hyphen and 16 hexadecimal digits are appended for each manifest.
         upload: called with the path of each finished manifest.
         keep_duplicates: whether the run keeps every copy of the same bytes.
     """

@@ -21,7 +21,8 @@ class OutputFolder:
     """The open output folder of a run.
 
     Attributes:
-        manifest: path of the manifest that this run writes; its folder is local and has all manifests.
+        manifest: path of the manifest of this run, in a local folder with all manifests. A run into a remote folder
+            appends an ID to its name, or stores the merged manifest under it.
         temp_folder: the local folder of unfinished images.
         storage: the stored images.
         writer: appends rows to the manifest.

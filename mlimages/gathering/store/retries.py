@@ -16,7 +16,7 @@ from mlimages.gathering.store.shard_storage import strip_shard_name
 _PIXEL_SIZE_NOTE = re.compile(r"(\d+) x (\d+)\b")
 _BYTE_COUNT_NOTE = re.compile(r"(more than )?(\d+) bytes")
 _RESIZE_NOTE = re.compile(r"resized: (\d+)")
-"""This pattern and the two above are searched for in the `detail` of a row."""
+"""This pattern and the two above are matched against the `detail` of a row."""
 
 
 def needs_retry(row: FetchResult, options: GatherOptions, *, has_image: bool, retry_unfinished: bool) -> bool:
@@ -26,7 +26,7 @@ def needs_retry(row: FetchResult, options: GatherOptions, *, has_image: bool, re
         row: the row of the link.
         options: options of the run.
         has_image: whether the image of the link is in the folder.
-        retry_unfinished: whether the run retries unfinished links, whose rows are not final.
+        retry_unfinished: False at the end of a run, where a link is done even if its row is not final.
     """
     if row.removed:
         return retry_unfinished and options.restore_deleted
@@ -37,7 +37,7 @@ def needs_retry(row: FetchResult, options: GatherOptions, *, has_image: bool, re
 
 
 def meets_current_options(row: FetchResult, options: GatherOptions) -> bool:
-    """Return whether the options that rejected the image of a link earlier would accept it now.
+    """Return whether a link that the options of an earlier run rejected may be accepted with the current options.
 
     >>> row = FetchResult("http://a/b.jpg", "cats", "failed", Reason.TOO_SMALL, detail="200 x 90 pixels")
     >>> [meets_current_options(row, GatherOptions(min_size=size)) for size in (90, 91)]
@@ -122,6 +122,6 @@ class ConsecutiveRefusals:
             self._final.setdefault(host, []).append(key)
 
     def find_refused_keys(self) -> set[int]:
-        """Return the keys of the rows that are final although their host has refused many consecutive links."""
+        """Return the keys of rows that were recorded as final before their host had refused many consecutive links."""
         hosts = (host for host in self._final if self._counts[host] >= REFUSALS_UNTIL_PAUSED)
         return {key for host in hosts for key in self._final[host]}

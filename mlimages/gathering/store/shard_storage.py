@@ -74,7 +74,7 @@ class ShardStorage(ImageStorage):
     async def store(self, temp_path: Path, row: FetchResult) -> str | None:
         assert row.path
         image = temp_path.read_bytes()
-        head = _make_json_member(row) + _make_tar_header(row.path, image)  # so that a complete image has its JSON
+        head = _make_json_tar_entry(row) + _make_tar_header(row.path, image)  # so that a complete image has its JSON
         sample = head + image + bytes(-len(image) % _BLOCK_BYTES)
         size = self._size + len(sample) + len(_END_OF_ARCHIVE)
         is_full = len(self._written) >= MAX_IMAGES_PER_SHARD or size > MAX_SHARD_BYTES
@@ -104,7 +104,8 @@ class ShardStorage(ImageStorage):
     def remove(self, path: str, sha256: str) -> None:
         """Do nothing: the manifest no longer lists the image."""
 
-    def quarantine(self, path: str, sha256: str) -> str | None:
+    def quarantine_placeholder(self, path: str, sha256: str) -> str | None:
+        """Return `path` if a shard has the image, which stays there; None otherwise."""
         return path if self._find_member(path) else None
 
     def fsync(self, paths: Iterable[str]) -> None:
@@ -165,8 +166,8 @@ def _write_end_of_archive(file: IO[bytes], size: int) -> None:
     os.fsync(file.fileno())
 
 
-def _make_json_member(row: FetchResult) -> bytes:
-    """Return the tar entry of an image's JSON file; `source` is a string of JSON, since its keys vary by image."""
+def _make_json_tar_entry(row: FetchResult) -> bytes:
+    """Return the tar header and data of an image's JSON file; `source` is a string of JSON, since its keys vary."""
     names = ("url", "label", "sha256", "width", "height", "format", "fetched_at")
     values = {name: getattr(row, name) for name in names} | {"source": json.dumps(row.source, default=str)}
     data = json.dumps(values).encode()

@@ -82,7 +82,10 @@ def _find_labels_by_folder(rows: Iterable[FetchResult]) -> Mapping[str, set[str]
 
 
 def _find_current_label(row: FetchResult, labels_by_folder: Mapping[str, set[str]]) -> str:
-    """Return the class whose folder an image is in; it differs from `row.label` if the user has moved the image."""
+    """Return the class whose folder an image is in, to which the user may have moved it.
+
+    It is `row.label` if the image is in no class's folder, or in that of several classes.
+    """
     above = map(str, PurePosixPath(row.path or "").parents)
     labels = next((labels_by_folder[folder] for folder in above if folder in labels_by_folder), {row.label})
     return row.label if row.label in labels or len(labels) > 1 else next(iter(labels))

@@ -13,7 +13,7 @@ from mlimages.gathering.store.shard_storage import strip_shard_name
 
 _MAX_LISTED_HOSTS = 10
 _MAX_COUNTED_HOSTS = 10_000
-"""Number of hosts that remain when the counts are pruned, which happens if there are more than twice as many."""
+"""If more than twice as many hosts are counted, the counts of this many are kept, those with the most failed links."""
 
 
 class ResultTally:
