@@ -19,14 +19,14 @@ def write_class_folders(
     """Link or copy images into class folders, `folder/CLASS/NAME`; return the number of images.
 
     If several images of a class have the same name, `_2`, `_3` ... is appended to all but the first. Existing links
-    and files of the same images are kept.
+    and files of the same images are kept; with `copy`, the links that this function creates are replaced.
 
     Args:
         labels: a label file, or label files by split for `folder/SPLIT/CLASS/NAME`.
         copy: copy the images instead of linking them.
 
     Raises:
-        InputError: `folder` contains other files, or a label file is multi-label.
+        InputError: `folder` contains other files or, with `copy`, other links, or a label file is multi-label.
     """
     splits = {"": labels} if isinstance(labels, LabelFile) else labels
     for file in splits.values():
@@ -37,7 +37,7 @@ def write_class_folders(
         target: source for name, file in splits.items() for target, source in _choose_target_paths(file, root / name)
     }
     others = sorted(set(_find_files(root)) - set(targets)) if root.exists() else []
-    others += [target for target, source in targets.items() if not _can_place_image(source, target)]
+    others += [target for target, source in targets.items() if not _can_place_image(source, target, copy=copy)]
     if others:
         raise InputError(
             f"{root} contains {len(others)} files that do not belong to these labels ({others[0]}): use an empty folder"
@@ -92,17 +92,19 @@ def _find_files(folder: Path) -> Iterator[Path]:
         yield from (Path(top, name) for name in names if not name.startswith("."))
 
 
-def _can_place_image(image_path: Path, target: Path) -> bool:
-    """Whether `target` does not exist, or is the same image."""
+def _can_place_image(image_path: Path, target: Path, *, copy: bool) -> bool:
+    """Whether `target` does not exist, or is the same image; a link that is to be replaced must be as created here."""
     if not os.path.lexists(target):
         return True
+    if target.is_symlink() and copy:
+        return target.readlink() == image_path.resolve()
     if target.is_symlink():
         return os.path.realpath(target) == os.path.realpath(image_path)
     return target.is_file() and target.read_bytes() == read_file(image_path)
 
 
 def _link_or_copy(image_path: Path, target: Path, *, copy: bool) -> None:
-    if os.path.lexists(target):
+    if os.path.lexists(target) and not (copy and target.is_symlink()):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     if copy or is_remote(image_path) or is_member_path(image_path):

@@ -341,6 +341,33 @@ def test_a_data_set_is_laid_out_as_folders_and_labelled_again(animals: Path, tmp
     assert (tmp_path / "copied/bee/3.webp").read_bytes() == b"image"
 
 
+@pytest.mark.parametrize("source", ["animals", "laid"])
+@pytest.mark.parametrize("split", ["", "train"])
+def test_copies_replace_links_that_mlimages_created(animals: Path, tmp_path: Path, split: str, source: str) -> None:
+    images = label_dir_auto(animals).labels
+    out = tmp_path / "laid"
+    write_class_folders({split: images}, out)
+    laid = {path: path.read_bytes() for path in out.rglob("*.*")}
+    write_class_folders({split: images if source == "animals" else label_dir_auto(out / split).labels}, out, copy=True)
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == laid
+    assert len(laid) == 4
+    assert not any(path.is_symlink() for path in laid)
+
+
+@pytest.mark.parametrize("target", ["relative", "chain", "elsewhere"])
+def test_links_of_a_person_are_not_replaced_by_copies(animals: Path, tmp_path: Path, target: str) -> None:
+    labels = label_dir_auto(animals).labels
+    write_class_folders(labels, tmp_path / "out")
+    link = tmp_path / "out/bee/3.webp"
+    (tmp_path / "chain").symlink_to(animals / "bee/3.webp")
+    link.unlink()
+    link.symlink_to({"relative": f"../../{animals.name}/bee/3.webp", "chain": tmp_path / "chain"}.get(target, "/none"))
+    before = {path: path.readlink() for path in (tmp_path / "out").rglob("*.*")}
+    with pytest.raises(InputError, match=r"contains 1 files that do not belong to these labels \(\S+bee/3.webp\)"):
+        write_class_folders(labels, tmp_path / "out", copy=True)
+    assert {path: path.readlink() for path in (tmp_path / "out").rglob("*.*")} == before
+
+
 def test_images_of_the_same_name_do_not_hide_each_other_nor_leave_the_folder(tmp_path: Path) -> None:
     touch(tmp_path, "x/1.jpg", "y/1.jpg")
     items = [LabeledPath(tmp_path / "x/1.jpg", 0), LabeledPath(tmp_path / "y/1.jpg", 0)]
