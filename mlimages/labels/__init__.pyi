@@ -1,4 +1,5 @@
 from .annotations import find_coco_classes as find_coco_classes
+from .appending import append_labels as append_labels
 from .class_names import ClassNames as ClassNames
 from .class_names import class_definition_path as class_definition_path
 from .class_names import read_class_names as read_class_names
@@ -17,8 +18,8 @@ from .label_file import LabelFile as LabelFile
 from .label_file import merge_classes as merge_classes
 from .label_output import write_label_file as write_label_file
 from .label_output import write_label_output as write_label_output
+from .label_summary import LabelFileSummary as LabelFileSummary
 from .label_texts import format_label as format_label
-from .labelling import LabelFileSummary as LabelFileSummary
 from .labelling import LabelOptions as LabelOptions
 from .labelling import Splitter as Splitter
 from .labelling import make_label_files as make_label_files
@@ -36,7 +37,6 @@ from .shards import find_shards as find_shards
 from .shards import is_shard as is_shard
 from .shards import iter_all_images as iter_all_images
 from .split_files import SPLIT_NAMES_BY_COUNT as SPLIT_NAMES_BY_COUNT
-from .split_files import append_labels as append_labels
 from .splitting import check_fractions as check_fractions
 from .splitting import group_by_pattern as group_by_pattern
 from .splitting import split as split

@@ -17,25 +17,23 @@ from mlimages.core import (
     as_path,
     check_options,
     document_fields,
-    is_file_or_member,
-    is_remote,
     path_from_name,
     pluralize,
     record_settings,
     refresh_remote_listings,
     require_writable,
 )
+from mlimages.labels.appending import append_labels, append_to_split, find_missing_images
 from mlimages.labels.class_names import MAX_CLASSES, class_definition_path, read_class_names
 from mlimages.labels.folders import check_table_options, label_dir, label_dir_auto, label_dir_by_pattern, require_images
 from mlimages.labels.formats import get_supported_suffix, is_table, read_text_rows
 from mlimages.labels.identical_images import merge_identical_images
 from mlimages.labels.label_file import LabelFile
+from mlimages.labels.label_summary import LabelFileSummary, summarize_label_file
 from mlimages.labels.layout import describe_renamed_folders, make_folder_names, write_class_folders
 from mlimages.labels.scanning import MISSING_IMAGES_ADVICE, describe_skipped_entries
 from mlimages.labels.split_files import (
     SPLIT_NAMES_BY_COUNT,
-    append_labels,
-    append_to_split,
     describe_stale_split_files,
     find_split_files,
 )
@@ -131,28 +129,6 @@ class Splitter(Protocol):
         """Return one LabelFile per fraction; `assigned` gives the split of images that are already split."""
 
 
-@dataclass(frozen=True, slots=True)
-class LabelFileSummary:
-    """Statistics of a written label file.
-
-    Attributes:
-        path: path of the label file.
-        num_images: number of images.
-        class_counts: number of images by class name.
-        is_multi_label: whether an image may have any number of classes.
-    """
-
-    path: Path
-    num_images: int
-    class_counts: Mapping[str, int]
-    is_multi_label: bool = False
-
-    @property
-    def rare_classes(self) -> tuple[str, ...]:
-        """Classes with fewer than two images."""
-        return tuple(name for name, count in self.class_counts.items() if count < 2)
-
-
 def make_label_files(
     options: LabelOptions, *, split: Splitter, print_note: Callable[[str], None] = lambda _: None
 ) -> tuple[LabelFileSummary, ...]:
@@ -180,15 +156,23 @@ def make_label_files(
         _check_option_combinations(options, source)
         labels, splits = _read_source(options, source, print_note)
     if splits and (options.split or options.append):
-        raise InputError(f"{source} is already split ({', '.join(splits)}): omit --split and --append")
+        hint = "" if source.is_dir() else ", or remove the column of splits"
+        raise InputError(f"{source} is already split ({', '.join(splits)}): omit --split and --append{hint}")
     labels = _select_images(labels, options, print_note)
     splits = {name: _select_images(part, options, print_note) for name, part in splits.items()}
     force, by_class_index = options.force, options.class_index is not None
-    earlier = find_split_files(target, multi_label=options.multi_label) if options.split else {}
-    if options.append and target.exists():
+    adds_to_target = options.append and target.exists()
+    is_split = options.split or (options.append and not adds_to_target)
+    earlier = find_split_files(target, multi_label=options.multi_label) if is_split else {}
+    if earlier and not options.split:
+        found = ", ".join(path.name for path in earlier)
+        raise InputError(f"no label file at {target} to append to, but {found}: append to these with --split 0.8,0.2")
+    if adds_to_target:
         existing = LabelFile(target, options=TableOptions(multi_label=options.multi_label))
         labels = append_labels(existing, labels, by_class_index=by_class_index)
-    if options.append and (target.exists() or earlier):
+        for line in labels.notes:
+            print_note(line)
+    if options.append and (adds_to_target or earlier):
         force = force or target.suffix == ".txt"  # its lines are kept
     names = SPLIT_NAMES_BY_COUNT[len(options.split)] if options.split else tuple(splits) or ("",)
     paths = [target.with_name(f"{target.stem}_{name}{target.suffix}") if name else target for name in names]
@@ -197,7 +181,7 @@ def make_label_files(
     files = tuple(splits.values()) or (labels,)
     if options.append and earlier:
         split_new = partial(_split_labels, options=options, split=split, print_note=print_note)
-        files = append_to_split(earlier, labels, paths, split_new, by_class_index=by_class_index)
+        files = append_to_split(earlier, labels, paths, split_new, by_class_index=by_class_index, print_note=print_note)
     elif options.split:
         for line in describe_stale_split_files(earlier, labels, paths):
             print_note(line)
@@ -216,7 +200,7 @@ def make_label_files(
         group = f"--group {options.group}" if options.group else f"--group-by {options.group_by}"
         for path in paths:
             record_settings(path, f"--split {','.join(map(str, options.split))} --seed {options.seed} {group}")
-    return tuple(map(_summarize_label_file, written))
+    return tuple(map(summarize_label_file, written))
 
 
 def read_paths(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -262,14 +246,14 @@ def _read_source(
     if not source.is_dir():
         labels = LabelFile(source, class_names=class_names, options=TableOptions.from_subclass(options))
         require_images(labels)
-        if labels.table is None and (missing := _find_missing_images(labels)):  # a table has a note on missing images
-            shown = ", ".join(str(Path(name)) for name in missing[:3]) + " ..." * (len(missing) > 3)
+        if labels.table is None and (missing := find_missing_images(labels)):  # a table has a note on missing images
+            shown = ", ".join(missing[:3]) + " ..." * (len(missing) > 3)
             count = labels.count_images()[0]
             print_note(
                 f"{labels.path}: {len(missing)} of {count} images are missing ({shown}): {MISSING_IMAGES_ADVICE}"
             )
-        splits = {} if options.split or options.append else labels.splits
-        if not splits:
+        splits = labels.splits
+        if not splits or (len(splits) == 1 and (options.split or options.append)):  # no image changes its split
             return merge_and_print_notes(labels), {}
         for line in labels.notes:
             print_note(line)
@@ -288,15 +272,11 @@ def _read_source(
     return folder.labels, {name: merge_and_print_notes(part) for name, part in folder.splits.items()}
 
 
-def _find_missing_images(labels: LabelFile) -> list[str]:
-    return [name for name, _ in labels.text_items() if not is_remote(name) and not is_file_or_member(name)]
-
-
 def _require_readable_output(path: Path, labels: LabelFile) -> None:
     """Check that the label file can be read: without class names, at least half of the images of a table must exist."""
     if path.suffix.lower() == ".txt" or labels.defined_class_names:
         return
-    missing, count = len(_find_missing_images(labels)), labels.count_images()[0]
+    missing, count = len(find_missing_images(labels)), labels.count_images()[0]
     if 2 * missing > count:
         raise InputError(
             f"{path}: {missing} of {count} images are missing, but a {path.suffix} label file without class names "
@@ -339,11 +319,3 @@ def _split_labels(
     count = pluralize(len(set(groups.values())), "group")
     print_note(f"--group: {count}; {options.group} matches {len(groups)} of {len(paths)} paths")
     return labels.split(options.split, seed=options.seed, groups=groups, contents=groups, assigned=assigned)
-
-
-def _summarize_label_file(labels: LabelFile) -> LabelFileSummary:
-    """Return statistics of a label file; a class without images is included only if the class definition names it."""
-    (count, counts), defined = labels.count_images(), len(labels.defined_class_names)
-    names = enumerate(labels.class_names)
-    classes = {name: counts[label] for label, name in names if counts[label] or label < defined}
-    return LabelFileSummary(labels.path, count, classes, labels.is_multi_label)

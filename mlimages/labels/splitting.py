@@ -85,7 +85,8 @@ def split(
         contents: what identifies an image in the hash, by image path; by default the path below the class folder, or
             below the folder that contains all images.
         assigned: index of the split of each image that is already split, by path; the images of its group are put in
-            the same split, and the other images are split in these proportions.
+            the same split, and the other images are split in these proportions. With the index `len(fractions)`, the
+            image and its group are in no split.
 
     Raises:
         InputError: the fractions are not positive or do not add up to 1.
@@ -112,10 +113,10 @@ def split(
     )
     for number, later_groups in enumerate(_iter_groups_after_splits(ordered, fractions), start=1):
         split_numbers |= {new[index]: number for group in later_groups for index in group.image_indices}
-    splits: list[list[LabeledPath]] = [[] for _ in fractions]
+    splits: list[list[LabeledPath]] = [[] for _ in (*fractions, "none")]
     for index, item in enumerate(items):
         splits[split_numbers[index]].append(item)
-    return splits
+    return splits[: len(fractions)]
 
 
 def _find_assigned_splits(

@@ -1,0 +1,160 @@
+"""Append to label files, and to the files NAME_train, NAME_val and NAME_test of an earlier split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+
+from mlimages.core import InputError, LabeledPath, is_file_or_member, is_remote, pluralize
+from mlimages.labels.class_names import ClassNames, add_class_name, renumber_items
+from mlimages.labels.formats import Label
+from mlimages.labels.label_file import LabelFile, merge_classes
+from mlimages.labels.scanning import make_path_resolver
+
+MAX_SHOWN_IMAGES = 3
+"""Maximum number of images in a message."""
+
+
+def append_labels(existing_labels: LabelFile, new_labels: LabelFile, *, by_class_index: bool) -> LabelFile:
+    """Append the images of `new_labels` that `existing_labels` does not list; the listed images keep their classes.
+
+    Classes are merged by name or, with `by_class_index`, by class index. In the latter case, a class name of
+    `new_labels` is used only if the class has no name in `existing_labels`. A class of which all images are already
+    listed is not added. The `notes` are those of `describe_listed_images`.
+
+    Raises:
+        InputError: with `by_class_index`, `existing_labels` has another class of the same name.
+    """
+    merged = _merge_new_images(existing_labels, new_labels, by_class_index=by_class_index)
+    return merged.with_notes(describe_listed_images([existing_labels], new_labels, by_class_index=by_class_index))
+
+
+def _merge_new_images(existing_labels: LabelFile, new_labels: LabelFile, *, by_class_index: bool) -> LabelFile:
+    new = new_labels.without(item.path for item in existing_labels)
+    merged, names = existing_labels.merge(new), existing_labels.defined_class_names
+    if not by_class_index:
+        listed = new_labels.count_images()[1].keys() - new.count_images()[1].keys()
+        return _remove_empty_classes(merged, {new_labels.class_names[label] for label in listed} - {*names})
+    for label in sorted(new.count_images()[1]):
+        name = new_labels.class_names[label]
+        if name in names and (other := names.index(name)) != label:
+            raise InputError(
+                f"{existing_labels.path}: class {other} is already named {name}: append {new_labels.img_root} with "
+                f"--label {other}, or rename the folder"
+            )
+        names = add_class_name(names, label, name)
+    return LabelFile(
+        existing_labels.path, existing_labels.img_root, items=lambda: chain(existing_labels, new), class_names=names
+    )
+
+
+def append_to_split(
+    split_files: Mapping[Path, LabelFile],
+    new_labels: LabelFile,
+    split_paths: Sequence[Path],
+    split: Callable[[LabelFile, Mapping[Path, int]], tuple[LabelFile, ...]],
+    *,
+    by_class_index: bool,
+    print_note: Callable[[str], None],
+) -> tuple[LabelFile, ...]:
+    """Append the images of `new_labels` that no split lists; return a label file per path.
+
+    Classes are merged as by `append_labels`.
+
+    Args:
+        split_files: the existing label files, by path; a file that is not in `split_paths` keeps its images, which are
+            not in the result, and neither are the new images of the same groups.
+        split_paths: the label files to create.
+        split: function that splits a label file, given the splits of the images that are already split; returns one
+            label file per path.
+        by_class_index: see `append_labels`.
+        print_note: called with each line of `describe_listed_images`, and with one about new images that are left out.
+    """
+    first, *others = split_files.values()
+    merged = _merge_new_images(first.merge(*others), new_labels, by_class_index=by_class_index)
+    names, images = merged.defined_class_names, iter(list(merged))
+    for line in describe_listed_images(split_files.values(), new_labels, by_class_index=by_class_index):
+        print_note(line)
+
+    def make_label_file(items: Iterable[LabeledPath]) -> LabelFile:
+        listed = list(items)
+        return LabelFile(merged.path, merged.img_root, items=lambda: listed, class_names=names)
+
+    existing = {path: list(islice(images, file.count_images()[0])) for path, file in split_files.items()}
+    new_paths = {item.path for item in images}
+    numbers = {path: number for number, path in enumerate(split_paths)}
+    assigned = {item.path: numbers.get(path, len(split_paths)) for path, items in existing.items() for item in items}
+    splits: Sequence[Iterable[LabeledPath]] = [()] * len(split_paths)
+    if new_paths:
+        splits = split(make_label_file(merged), assigned)
+    new = [[item for item in items if item.path in new_paths] for items in splits]
+    if left_out := new_paths - {item.path for item in chain.from_iterable(new)}:
+        kept = " and ".join(path.name for path in existing.keys() - numbers.keys())
+        print_note(
+            f"left out: {pluralize(len(left_out), 'image')} that belong together with images in {kept} "
+            f"({_format_examples(sorted(map(str, left_out)))}): to append them too, use three fractions in --split"
+        )
+    return tuple(
+        make_label_file(chain(existing.get(path, ()), items)) for path, items in zip(split_paths, new, strict=True)
+    )
+
+
+def describe_listed_images(
+    existing_files: Collection[LabelFile], new_labels: LabelFile, *, by_class_index: bool
+) -> Iterator[str]:
+    """Yield lines about the images that label files list: those missing, and those with other classes in `new_labels`.
+
+    Args:
+        existing_files: the label files that `new_labels` is appended to.
+        new_labels: the images and classes to append.
+        by_class_index: whether classes are compared by index rather than by name.
+    """
+    files = (*existing_files, new_labels)
+    *names_by_file, new_names = merge_classes(files)[1] if not by_class_index else [()] * len(files)
+    resolve = make_path_resolver()
+    new = {resolve(name): _format_classes(label, new_names) for name, label in new_labels.text_items()}
+    for file, names in zip(existing_files, names_by_file, strict=True):
+        others = [
+            f"{Path(name)} is {listed}, not {new[path]}"
+            for name, label in file.text_items()
+            if (path := resolve(name)) in new and (listed := _format_classes(label, names)) != new[path]
+        ]
+        if others:
+            yield (
+                f"{file.path}: not changed: {pluralize(len(others), 'image')} listed with another class "
+                f"({_format_examples(others)}): to change the class, remove these lines and append again"
+            )
+        if missing := find_missing_images(file):
+            yield (
+                f"{file.path}: {len(missing)} of {file.count_images()[0]} listed images are missing "
+                f"({_format_examples(missing)}): if they were moved or renamed, remove these lines, or create "
+                f"{file.path.name} again without --append"
+            )
+
+
+def find_missing_images(labels: LabelFile) -> list[str]:
+    """Return the paths of the listed images that do not exist; remote images are not checked."""
+    names = (name for name, _ in labels.text_items())
+    return [str(Path(name)) for name in names if not is_remote(name) and not is_file_or_member(name)]
+
+
+def _format_classes(label: Label, names: ClassNames) -> str:
+    """Return the class names of a label, or its class indices if `names` is empty."""
+    indices = label if isinstance(label, tuple) else (label,)
+    return ";".join(names[index] if names else f"class {index}" for index in indices) or "no class"
+
+
+def _format_examples(texts: Sequence[str]) -> str:
+    return "; ".join(texts[:MAX_SHOWN_IMAGES]) + " ..." * (len(texts) > MAX_SHOWN_IMAGES)
+
+
+def _remove_empty_classes(labels: LabelFile, candidates: Collection[str]) -> LabelFile:
+    """Remove those of the named classes that have no images; the other classes are renumbered in order."""
+    names, counts = labels.defined_class_names, labels.count_images()[1]
+    kept = [index for index, name in enumerate(names) if name not in candidates or counts[index]]
+    if len(kept) == len(names):
+        return labels
+    items = partial(renumber_items, [labels], tuple(names[index] for index in kept), [names])
+    return LabelFile(labels.path, labels.img_root, items=items, class_names=tuple(names[index] for index in kept))

@@ -1,0 +1,42 @@
+"""Statistics of written label files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlimages.labels.label_file import LabelFile
+
+
+@dataclass(frozen=True, slots=True)
+class LabelFileSummary:
+    """Statistics of a written label file.
+
+    Attributes:
+        path: path of the label file.
+        num_images: number of images.
+        class_counts: number of images by class name.
+        is_multi_label: whether an image may have any number of classes.
+    """
+
+    path: Path
+    num_images: int
+    class_counts: Mapping[str, int]
+    is_multi_label: bool = False
+
+    @property
+    def rare_classes(self) -> tuple[str, ...]:
+        """Classes with fewer than two images."""
+        return tuple(name for name, count in self.class_counts.items() if count < 2)
+
+
+def summarize_label_file(labels: LabelFile) -> LabelFileSummary:
+    """Return statistics of a label file; a class without images is included only if the class definition names it."""
+    (count, counts), defined = labels.count_images(), len(labels.defined_class_names)
+    classes: Counter[str] = Counter()  # of classes with the same name, the images are added up
+    for label, name in enumerate(labels.class_names):
+        if counts[label] or label < defined:
+            classes[name] += counts[label]
+    return LabelFileSummary(labels.path, count, classes, labels.is_multi_label)
