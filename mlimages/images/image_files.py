@@ -86,12 +86,14 @@ def copy_by_class(
 
 
 def _copy_without_overwriting(source: Path, target: Path) -> None:
-    """Copy a file to `target`, or to `NAME-2`, `NAME-3` ... if other files have these names."""
+    """Copy a file to `target`, or to `NAME-2`, `NAME-3` ... if other files, folders or links have these names."""
     data = read_file(source)
     for number in count(2):
-        if not target.exists():
-            target.write_bytes(data)
+        try:
+            with target.open("xb") as file:  # fails for a link, too, whose target would be written
+                file.write(data)
             return
-        if target.read_bytes() == data:
-            return
+        except FileExistsError:
+            if not target.is_symlink() and target.is_file() and target.read_bytes() == data:
+                return
         target = target.with_name(f"{source.stem}-{number}{source.suffix}")

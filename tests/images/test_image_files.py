@@ -83,3 +83,17 @@ def test_images_of_one_name_are_numbered_and_the_same_image_is_copied_once(tmp_p
     expected = {"cats/1.jpg": b"a/1.jpg", "cats/1-2.jpg": b"b/1.jpg", "cats/1-3.jpg": b"c/1.jpg"}
     for _ in range(2):  # a second time nothing is added
         assert copied(results, tmp_path / "out") == expected
+
+
+def test_what_has_the_name_of_a_copy_is_left_alone_be_it_a_link_or_a_folder(tmp_path: Path) -> None:
+    made(tmp_path, "a.jpg", "b.jpg", "c.jpg", "kept.jpg")
+    out = tmp_path / "out/cats"
+    (out / "b.jpg").mkdir(parents=True)
+    (out / "a.jpg").symlink_to(tmp_path / "elsewhere.jpg")
+    (out / "c.jpg").symlink_to(tmp_path / "c.jpg")
+    found = copied([of(tmp_path / f"{name}.jpg", 0) for name in "abc"], tmp_path / "out")
+    assert {name for name in found if not (tmp_path / "out" / name).is_symlink()} == {
+        "cats/a-2.jpg", "cats/b-2.jpg", "cats/c-2.jpg",
+    }  # fmt: skip
+    assert not (tmp_path / "elsewhere.jpg").exists()
+    assert (out / "a.jpg").is_symlink()
