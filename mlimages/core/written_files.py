@@ -51,7 +51,8 @@ def require_writable(
     for path in paths if not overwrite else ():
         if read and path.resolve() in read:
             raise InputError(f"{path} is also an input: choose another name with -o, or replace it with --force")
-        if path.is_dir() or (path.exists() and f"{_sha256(path)}  {path.name}" not in _read_records(path.parent)):
+        is_ours = path.is_file() and f"{_sha256(path)}  {path.name}" in _read_records(path.parent)
+        if (path.exists() or path.is_symlink()) and not is_ours:  # a dangling link does not exist
             raise InputError(
                 f"{path} exists and was not written by mlimages, or was edited since: "
                 "move it, choose another name with -o, or replace it with --force (in Python, overwrite=True)"

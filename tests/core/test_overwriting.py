@@ -150,6 +150,20 @@ def test_a_file_that_a_person_made_stays(name: str, folder: Path) -> None:
         writer.call(folder, False)
 
 
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_link_to_a_file_that_is_gone_stays_too(name: str, folder: Path) -> None:
+    writer = WRITERS[name]
+    if writer.file.startswith("run"):
+        make_run(folder / "run", names=("cats", "dogs"), per_class=1)
+    file = folder / writer.file
+    file.unlink(missing_ok=True)
+    file.symlink_to("gone")
+    with pytest.raises(InputError, match=r"exists"):
+        writer.call(folder, False)
+    assert str(file.readlink()) == "gone"
+    assert not (file.parent / "gone").exists()
+
+
 def public_callables() -> dict[str, Callable[..., Any]]:
     """Functions, and methods of classes, that a package of mlimages exports."""
     found: dict[str, Callable[..., Any]] = {}
