@@ -64,7 +64,7 @@ def write_check_report(report: CheckReport, path: str | os.PathLike[str], *, ove
         errors=_group_findings_by_code(report, report.errors),
         warnings=_group_findings_by_code(report, report.warnings),
         groups=[
-            [GalleryTile((embed_thumbnail(path),), (str(path),)) for path in group[:MAX_PER_GROUP]]
+            (len(group), [GalleryTile((embed_thumbnail(path),), (str(path),)) for path in group[:MAX_PER_GROUP]])
             for group in report.duplicate_groups[:MAX_GROUPS]
         ],
         group_count=len(report.duplicate_groups),

@@ -123,7 +123,7 @@ def compare_runs(runs: Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
     Runs with equal scores keep the order of `runs`. The first run is the best run, against which the others are tested.
 
     Args:
-        runs: at least two run folders; a path that is given twice counts once.
+        runs: at least two run folders; a folder that is given twice counts once.
 
     Raises:
         InputError: there are fewer than two runs, such as a single path, or only some of them are multi-label.
@@ -134,7 +134,8 @@ def compare_runs(runs: Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
         >>> other.test_against_best.is_within_noise
         True
     """
-    paths = dict.fromkeys(map(require_local_path, [runs] if isinstance(runs, str | os.PathLike) else runs))
+    given = map(require_local_path, [runs] if isinstance(runs, str | os.PathLike) else runs)
+    paths = {path.resolve(): path for path in given}.values()
     if len(paths) < 2:
         raise InputError("compare requires at least two run folders, as in `mlimages compare runs/a runs/b`")
     folders = sorted(map(_read_finished_run, paths), key=lambda run: -run.score.value)

@@ -150,9 +150,11 @@ def test_a_relative_path_to_a_run_names_the_same_images(runs: list[Path], monkey
     assert compare_runs([Path("bad"), runs[2]])[1].test_against_best == compare_runs(runs)[2].test_against_best
 
 
-def test_one_run_or_one_that_has_not_ended_is_refused(runs: list[Path]) -> None:
-    with pytest.raises(InputError, match="at least two"):
-        compare_runs([runs[0], runs[0]])
+def test_one_run_or_one_that_has_not_ended_is_refused(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(runs[0].parent)
+    for other in (runs[0], Path(runs[0].name), Path("..") / runs[0].parent.name / runs[0].name):
+        with pytest.raises(InputError, match="at least two"):
+            compare_runs([runs[0], other])
     (runs[0] / "val_predictions.csv").unlink()
     with pytest.raises(RunError, match="is not finished"):
         compare_runs(runs)

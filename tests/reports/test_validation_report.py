@@ -65,6 +65,12 @@ def test_the_page_reads_at_any_width_without_the_network(
     assert page.evaluate("[...document.images].every(image => image.alt && image.naturalWidth)")  # those below, too
 
 
+def test_of_many_copies_the_first_are_shown_and_all_are_counted(tmp_path: Path) -> None:
+    data = jpeg(scene(0))
+    write_check_report(check([listed(tmp_path, {f"{n}.jpg": data for n in range(11)})]), tmp_path / "check.html")
+    assert "The first 8 of 11 images." in (tmp_path / "check.html").read_text()
+
+
 def test_a_check_of_missing_images_only_is_still_a_page(tmp_path: Path) -> None:
     write_label_file(tmp_path / "l.txt", [LabeledPath(tmp_path / "none.jpg", 0)], ["a"])
     write_check_report(check([tmp_path / "l.txt"]), tmp_path / "check.html")
