@@ -143,7 +143,7 @@ class LabeledImage:
             bgr: the channels of the array are in the order blue, green, red.
 
         Raises:
-            InputError: the array has another shape, or its values are not real numbers.
+            InputError: the array has another shape, or its values are not real numbers or are NaN.
 
         Examples:
             >>> import numpy as np
@@ -158,6 +158,8 @@ class LabeledImage:
             )
         if array.dtype.kind not in "biuf":
             raise InputError(f"an array of {array.dtype}: expected real numbers in 0..255")
+        if np.isnan(array).any():
+            raise InputError("an array that contains NaN: expected real numbers in 0..255")
         result = cls("", label)
         result._image = _from_pixels(to_uint8(array[::-1] if bgr else array).transpose(1, 2, 0))
         return result

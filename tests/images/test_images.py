@@ -377,8 +377,11 @@ def test_an_image_goes_to_an_array_and_back_unchanged() -> None:
 
 
 def test_values_out_of_range_are_clipped_and_rounded_never_wrapped() -> None:
-    array = np.array([-5, 0.4, 0.6, 254.6, 300, np.nan], dtype=np.float32).reshape(1, 1, 6)
-    assert LabeledImage.from_array(array).to_array(color=False).ravel().tolist() == [0, 0, 1, 255, 255, 0]
+    array = np.array([-5, 0.4, 0.6, 254.6, 300, np.inf], dtype=np.float32).reshape(1, 1, 6)
+    assert LabeledImage.from_array(array).to_array(color=False).ravel().tolist() == [0, 0, 1, 255, 255, 255]
+    array[0, 0, 2] = np.nan
+    with pytest.raises(InputError, match="contains NaN"):
+        LabeledImage.from_array(array)
 
 
 @pytest.mark.parametrize("shape", [(20, 30), (30, 20, 3), (2, 4, 4), (4, 4, 4), (3, 0, 4), (1, 3, 4, 4)])
