@@ -11,9 +11,12 @@ from pathlib import Path
 
 from mlimages.core import InputError, LabeledPath, LabelFileError, as_path, fingerprint, write_output
 from mlimages.labels.formats import open_text
-from mlimages.labels.scanning import natural_sort_key
+from mlimages.labels.scanning import fold_class_name, natural_sort_key
 
 MAX_CLASSES = 1_000_000
+
+_MAX_SHOWN_NAMES = 10
+"""Maximum number of names in a message."""
 
 ClassNames = tuple[str, ...]
 """Class names by class index: `names[label]`."""
@@ -132,24 +135,47 @@ def _pad_names(names: ClassNames, class_indices: Collection[int]) -> ClassNames:
     return (*names, *map(str, range(len(names), max(class_indices, default=-1) + 1)))
 
 
+def describe_similar_names(names: Iterable[str]) -> Iterator[str]:
+    """Yield a text about the names that differ only in case, and one about those that look the same.
+
+    >>> list(describe_similar_names(["Cats", "cats", "dogs", "dogs\u200b"]))
+    ['case: Cats and cats', 'characters that are not visible: dogs and dogs\\u200b']
+    """
+    by_folded_name: dict[str, list[str]] = {}
+    for name in names:
+        by_folded_name.setdefault(fold_class_name(name), []).append(name)
+    similar = [spellings for spellings in by_folded_name.values() if len(spellings) > 1]
+    for difference in ("case", "characters that are not visible"):
+        found = [each for each in similar if (len(set(map(str.casefold, each))) == 1) == (difference == "case")]
+        texts = [" and ".join(map(_escape_invisible_characters, each)) for each in found]
+        if found:
+            yield f"{difference}: {', '.join(texts[:_MAX_SHOWN_NAMES])}" + " ..." * (len(texts) > _MAX_SHOWN_NAMES)
+
+
+def _escape_invisible_characters(name: str) -> str:
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
+
+
 def reject_case_conflicts(classes: Mapping[str, Iterable[str]], split_folders: Mapping[str, Path]) -> None:
-    """Check that no two class names differ only in case, such as `Cats` in one split and `cats` in another.
+    """Check that no two class names differ only in case (`Cats` in one split, `cats` in another), or look the same.
 
     Args:
         classes: for each split, its class names.
         split_folders: for each split, its folder, for the error message.
 
     Raises:
-        InputError: two class names differ only in case.
+        InputError: two class names differ only in case, or in characters that are not visible.
     """
     by_folded_name: dict[str, tuple[str, Path]] = {}
     for split, names in classes.items():
         for name in names:
-            other, folder = by_folded_name.setdefault(name.casefold(), (name, split_folders[split]))
+            other, folder = by_folded_name.setdefault(fold_class_name(name), (name, split_folders[split]))
             if other != name:
+                difference = next(describe_similar_names([other, name])).partition(":")[0]
                 raise InputError(
-                    f"the class names of {folder / other} and {split_folders[split] / name} differ only in case: "
-                    "rename a folder, or if they were gathered, correct the class in the list of links and gather again"
+                    f"the class names of {folder / other} and {split_folders[split] / name} differ only in "
+                    f"{difference}: rename a folder, or if they were gathered, correct the class in the list of links "
+                    "and gather again"
                 )
 
 

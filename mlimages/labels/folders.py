@@ -25,6 +25,7 @@ from mlimages.labels.label_file import LabelFile
 from mlimages.labels.scanning import (
     SPLIT_NAMES_BY_ALIAS,
     describe_skipped_entries,
+    fold_class_name,
     has_images,
     iter_images,
     list_subfolders,
@@ -301,7 +302,7 @@ def _find_class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
         if path == root or not has_images(path, recursive=not leaf):
             continue
         name = normalize_class_name(path.relative_to(root).as_posix())
-        if (other := by_folded_name.setdefault(name.casefold(), path)) != path:
+        if (other := by_folded_name.setdefault(fold_class_name(name), path)) != path:
             raise InputError(f"{other} and {path} have the same class name ({name!r}): rename or merge them")
         classes[name] = path
     outside = find_root_images(root)

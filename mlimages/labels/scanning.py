@@ -67,6 +67,12 @@ def normalize_class_name(name: str) -> str:
     return unicodedata.normalize("NFC", " ".join(name.split()))
 
 
+def fold_class_name(name: str) -> str:
+    """Return a class name without what is hardly seen: case, characters that are not visible, and repeated spaces."""
+    visible = (char for char in name if unicodedata.category(char) != "Cf")
+    return normalize_class_name("".join(visible)).casefold()
+
+
 def list_subfolders(root: Path) -> list[Path]:
     """Return the subfolders that are not skipped, in natural order."""
     folders = (root / name for name, is_folder in scan_folder(root) if is_folder and not is_skipped_folder(name))

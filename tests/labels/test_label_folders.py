@@ -59,6 +59,11 @@ def test_a_layout_is_read_as_what_it_is(tmp_path: Path, names: list[str], expect
             ["train/Cats/1.jpg", "train/b/1.jpg", "val/cats/2.jpg", "val/b/2.jpg"],
             r"train/Cats and \S+val/cats differ only in case: rename a folder",
         ),
+        (["ants/1.jpg", "ants\u200b/1.jpg", "bees/1.jpg"], "have the same class name"),
+        (
+            ["train/a\ufeffb/1.jpg", "train/c/1.jpg", "val/ab/2.jpg", "val/c/2.jpg"],
+            r"val/ab differ only in characters that are not visible: rename a folder",
+        ),
         (["train/1.jpg", "test/2.jpg"], r"contains the splits test, train without class folders"),
         (["val/a/1.jpg", "valid/a/2.jpg", "train/a/3.jpg"], "contains the splits train, val, valid"),
     ],
