@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlimages.labels.scanning import SPLIT_NAMES_BY_ALIAS
-
 PATH_COLUMN_NAMES = (
     "path", "file_name", "filename", "file", "image", "image_path", "img_path", "filepath", "file_path", "filepaths",
     "image_name", "img", "img_name", "image_id", "imageid", "id_code", "image_file", "im_path", "relative_im_path",
@@ -25,9 +23,6 @@ NON_LABEL_COLUMN_NAMES = frozenset({
 })  # fmt: skip
 """Names of columns that are never labels, even if there is no other column."""
 
-SPLIT_COLUMN_NAMES = ("split", "set", "subset", "partition", "is_valid", "is_train")
-"""Names of columns that may contain the split of each row."""
-
 
 def rank_path_column(name: str) -> int:
     """Return the rank of a column name among the known names of path columns: 0 for the best."""
@@ -38,9 +33,3 @@ def suggest_table_options(columns: Sequence[str]) -> str:
     """Return a hint about the options that specify how to read a table with these columns."""
     names = ", ".join(column or str(number) for number, column in enumerate(columns, start=1))
     return f"use --path-column or --label-column (columns: {names}), --images DIR, --suffix .png or --class-from REGEX"
-
-
-def parse_split(cell: str, column_name: str) -> str:
-    """Return the split (train, val or test) in a cell, or ""; 1 and true mean val, but train in a column `is_train`."""
-    off, on = ("val", "train") if column_name.lower().endswith("train") else ("train", "val")
-    return {**SPLIT_NAMES_BY_ALIAS, "0": off, "1": on, "false": off, "true": on}.get(cell.strip().lower(), "")

@@ -146,8 +146,8 @@ class LabelFile:
         if table.has_standard_columns and self._find_explicit_class_names() is not None:
             skipped_row_notes = table.skipped_row_notes
             return (*self._notes, *skipped_row_notes, *(table.multiple_classes_notes if skipped_row_notes else ()))
-        notes = (*table.multiple_classes_notes, *table.class_case_notes, *table.missing_image_notes)
-        return (*self._notes, table.description, *table.skipped_row_notes, *notes)
+        notes = (*table.similar_class_notes, *table.missing_image_notes, *table.unused_column_notes)
+        return (*self._notes, table.description, *table.skipped_row_notes, *table.multiple_classes_notes, *notes)
 
     @property
     def splits(self) -> dict[str, LabelFile]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, islice
@@ -21,8 +21,6 @@ from mlimages.core import InputError, LabelFileError, as_path, format_command, i
 from mlimages.labels.column_names import (
     LABEL_COLUMN_NAMES,
     NON_LABEL_COLUMN_NAMES,
-    SPLIT_COLUMN_NAMES,
-    parse_split,
     rank_path_column,
     suggest_table_options,
 )
@@ -30,6 +28,12 @@ from mlimages.labels.formats import ANY_WHITESPACE, LAST_WHITESPACE, Record, det
 from mlimages.labels.irregular_rows import is_irregular, is_repeated_header
 from mlimages.labels.label_texts import are_binary_cells, is_positive_cell, parse_label_list
 from mlimages.labels.scanning import IMAGE_SUFFIXES, SPLIT_NAMES_BY_ALIAS
+from mlimages.labels.split_column import (
+    SPLIT_COLUMN_NAMES,
+    SplitColumn,
+    describe_unused_columns,
+    examine_split_column,
+)
 from mlimages.labels.table_options import TableOptions
 from mlimages.labels.table_paths import find_relative_path, get_relative_path, join_relative_path
 from mlimages.labels.tables import MAX_SHOWN_NAMES, Table
@@ -154,6 +158,10 @@ class _TableSample:
             or is_file_or_member(join_relative_path(location.folder, value + location.suffix))
         )
 
+    @property
+    def _column_names(self) -> tuple[str, ...]:
+        return tuple(self.first_row) if self.has_header else ("",) * self.num_columns
+
     def make_table(self) -> Table:
         """Return the table with the detected columns.
 
@@ -161,15 +169,15 @@ class _TableSample:
             LabelFileError: there is no label column, or the table contains URLs instead of paths.
         """
         location = self.image_location
-        columns = tuple(self.first_row) if self.has_header else ("",) * self.num_columns
         self._reject_urls(location)
         labels = () if self.options.class_from or not self.records else self._find_label_columns(location.path_column)
         return Table(
-            self.path, location.folder, self.delimiter, columns, location.path_column, labels, location.suffix,
-            self.options.class_from, self.has_header, location.strip_components, self.split_column_index,
+            self.path, location.folder, self.delimiter, self._column_names, location.path_column, labels,
+            location.suffix, self.options.class_from, self.has_header, location.strip_components, self.split_column,
             self.options.multi_label or self._has_label_lists(labels),
             len(labels) > 1 and not self._are_one_hot_columns(labels),
             self.options.multi_label,
+            () if self.split_column else describe_unused_columns(self.path, self._split_columns),
         )  # fmt: skip
 
     def _list_sample_cells(self, columns: Sequence[int]) -> list[str]:
@@ -190,26 +198,35 @@ class _TableSample:
         """Whether several label columns are one-hot, rather than columns of class names with --multi-label."""
         return not self.options.multi_label or are_binary_cells(self._list_sample_cells(columns), multi_label=True)
 
+    @property
+    def split_column(self) -> SplitColumn | None:
+        """The column whose cells name the splits, of which there are at least two; None if there is none."""
+        return next((column for column in self._split_columns if column.is_used), None)
+
     @cached_property
-    def split_column_index(self) -> int | None:
-        """The index of the column whose cells name the splits, of which there are at least two; None if there is none.
+    def _split_columns(self) -> list[SplitColumn]:
+        """The columns that may contain the splits."""
+        columns = [n for n in self._find_possible_split_columns() if n not in self._find_named_label_columns()]
+        names = self.first_row if self.has_header else [f"column {n + 1}" for n in range(self.num_columns)]
+        return [examine_split_column(self.path, n, names[n], self._iter_regular_rows) for n in columns]
+
+    def _iter_regular_rows(self) -> Iterator[Record]:
+        """Return an iterator over all rows, since a table may be sorted by split."""
+        rows = islice(read_records(self.path, self.delimiter), int(self.has_header), None)
+        return (row for row in rows if not is_irregular(row, self._column_names))
+
+    def _find_possible_split_columns(self) -> list[int]:
+        """Return the indices of the columns with the name of a split column.
 
         Without a header, the table must have at least three columns, and the first cell must be a name such as train,
-        since 0 and 1 may be classes. All rows are read, as they may be sorted by split and later cells may be blank.
+        since 0 and 1 may be classes.
         """
-        for column, name in enumerate(self.normalized_column_names):
-            is_candidate = name in SPLIT_COLUMN_NAMES
-            if not self.has_header:
-                is_candidate = (
-                    self.num_columns > 2 and name in SPLIT_NAMES_BY_ALIAS and column != self.image_location.path_column
-                )
-            records = islice(read_records(self.path, self.delimiter), 1, None) if is_candidate else iter(())
-            regular = (row for row in records if not is_irregular(row, self.first_row))
-            rows = chain([] if self.has_header else self.records[:1], regular)
-            splits = {parse_split(row.get_cell(column), name) for row in rows}
-            if len(splits) > 1 and "" not in splits:
-                return column
-        return None
+        names = self.normalized_column_names
+        if self.has_header:
+            return [names.index(name) for name in SPLIT_COLUMN_NAMES if name in names]
+        path_column = self.image_location.path_column
+        found = [n for n, name in enumerate(names) if name in SPLIT_NAMES_BY_ALIAS and n != path_column]
+        return found if self.num_columns > 2 else []
 
     def _reject_urls(self, location: _ImageLocation) -> None:
         cells = [cell for record in self.records[-1:] for cell in record.cells]
@@ -224,11 +241,9 @@ class _TableSample:
     def _find_label_columns(self, path_column: int) -> tuple[int, ...]:
         """Return the indices of the label columns: one, or several that are one-hot or that --label-column names."""
         if self.options.label_column:
-            lowered = [cell.lower() for cell in self.first_row]
-            is_one_name = self._may_have_header and self.options.label_column.lower() in lowered
-            names = [self.options.label_column] if is_one_name else self.options.label_column.split(",")
-            return tuple(map(self._find_column_index, names))
-        others = [column for column in range(self.num_columns) if column not in (path_column, self.split_column_index)]
+            return self._find_named_label_columns()
+        taken = (path_column, self.split_column.index if self.split_column else None)
+        others = [column for column in range(self.num_columns) if column not in taken]
         if self.has_header:
             known = [column for column in others if self.normalized_column_names[column] in LABEL_COLUMN_NAMES]
             if known:
@@ -245,6 +260,15 @@ class _TableSample:
             f"{self.path}:{self.records[0].line_number}: expected a column named label or class, "
             f"found {', '.join(self.first_row)[:80]!r}: {advice}"
         )
+
+    def _find_named_label_columns(self) -> tuple[int, ...]:
+        """Return the indices of the columns that --label-column names; none without the option."""
+        if not self.options.label_column:
+            return ()
+        lowered = [cell.lower() for cell in self.first_row]
+        is_one_name = self._may_have_header and self.options.label_column.lower() in lowered
+        names = [self.options.label_column] if is_one_name else self.options.label_column.split(",")
+        return tuple(map(self._find_column_index, names))
 
     def _find_one_hot_columns(self, columns: Sequence[int]) -> tuple[int, ...]:
         """Return the columns of 0 and 1, if each row contains exactly one 1 or --multi-label is given; else none."""

@@ -11,8 +11,8 @@ from itertools import islice
 from pathlib import Path
 
 from mlimages.core import LabelFileError, is_file_or_member, is_remote, pluralize
-from mlimages.labels.class_names import is_class_index
-from mlimages.labels.column_names import PATH_COLUMN_NAMES, parse_split, rank_path_column, suggest_table_options
+from mlimages.labels.class_names import describe_similar_names, is_class_index
+from mlimages.labels.column_names import PATH_COLUMN_NAMES, rank_path_column, suggest_table_options
 from mlimages.labels.formats import LAST_WHITESPACE, LabelRow, Record, detect_delimiters, read_records
 from mlimages.labels.irregular_rows import describe_irregular_rows, format_row_numbers, is_irregular
 from mlimages.labels.label_texts import (
@@ -25,6 +25,7 @@ from mlimages.labels.label_texts import (
     parse_label_list,
 )
 from mlimages.labels.scanning import natural_sort_key
+from mlimages.labels.split_column import SplitColumn
 from mlimages.labels.splitting import compile_pattern, match_pattern
 from mlimages.labels.table_paths import describe_case_mismatch, find_relative_path, join_relative_path
 
@@ -47,10 +48,11 @@ class Table:
         class_from: regular expression whose match in the path is the label; "" to read label columns.
         has_header: whether the first row contains the column names.
         strip_components: number of parent folders to strip from each path.
-        split_column_index: index of the column with the split of each row (train, val, test), if there is one.
+        split_column: the column with the split of each row (train, val, test), if there is one.
         has_label_lists: whether the label of a row is a JSON list of any number of classes.
         has_class_name_columns: whether several label columns contain class names rather than 0 and 1.
         merges_rows: whether rows of the same image are merged.
+        unused_column_notes: a line about each column with the name of a split column that is not used as one.
     """
 
     path: Path
@@ -63,10 +65,11 @@ class Table:
     class_from: str
     has_header: bool
     strip_components: int
-    split_column_index: int | None
+    split_column: SplitColumn | None
     has_label_lists: bool
     has_class_name_columns: bool
     merges_rows: bool
+    unused_column_notes: tuple[str, ...] = ()
 
     def rows(self) -> Iterator[LabelRow]:
         """Return an iterator over the rows, except those without a path or without a label."""
@@ -84,10 +87,9 @@ class Table:
         return [(LabelRow(n, path, format_label_list(labels)), split) for (path, split), (n, labels) in merged.items()]
 
     def _iter_rows_and_splits(self) -> Iterator[tuple[LabelRow, str]]:
-        index = self.split_column_index
         for record, row in zip(self._iter_records(), self._iter_all_rows(), strict=True):
             if row.path and row.label:
-                yield row, "" if index is None else parse_split(record.get_cell(index), self._get_column_name(index))
+                yield row, self.split_column.get_split(record) if self.split_column else ""
 
     def _iter_all_rows(self) -> Iterator[LabelRow]:
         """Yield each row, including rows without a path or without a label."""
@@ -102,6 +104,10 @@ class Table:
             yield LabelRow(record.line_number, path, label or "")
 
     def _iter_records(self) -> Iterator[Record]:
+        column = self.split_column
+        return (record for record in self._iter_regular_rows() if column is None or column.get_split(record))
+
+    def _iter_regular_rows(self) -> Iterator[Record]:
         return (record for record in self._iter_rows_below_header() if not is_irregular(record, self.column_names))
 
     def _iter_rows_below_header(self) -> Iterator[Record]:
@@ -155,7 +161,7 @@ class Table:
     @cached_property
     def row_split_names(self) -> tuple[str, ...]:
         """The split (train, val or test) of each row in `rows`; an empty tuple if the table has no column of splits."""
-        if self.split_column_index is None:
+        if self.split_column is None:
             return ()
         return tuple(split for _, split in (self._merged_rows if self.merges_rows else self._iter_rows_and_splits()))
 
@@ -216,8 +222,7 @@ class Table:
         details = ["one-hot"] * self._is_one_hot + ["several per image"] * self.has_label_lists
         details += ["blank cells as 0"] * (self.has_label_lists and self._is_one_hot and self._has_blank_labels)
         label += f" ({', '.join(details)})" if details else ""
-        split_index = self.split_column_index
-        split = "" if split_index is None else f", {self._get_column_name(split_index)} as split"
+        split = f", {self.split_column.name} as split" if self.split_column else ""
         num_rows, class_names = statistics.num_rows, statistics.distinct_labels
         images = f"{num_rows - len(statistics.missing_paths):,} of {num_rows:,} images exist"
         names = ", ".join(class_names[:MAX_SHOWN_NAMES]) + " ..." * (len(class_names) > MAX_SHOWN_NAMES)
@@ -233,8 +238,10 @@ class Table:
             reason, hint = "without a path, or without exactly one class", ""
         elif self._is_one_hot:
             reason, hint = "without a path, with only blank labels, or with a value such as -1 or NaN", ""
-        rows = f"{pluralize(len(numbers), 'row')} {reason} (row {format_row_numbers(numbers)})"
-        return (*self._irregular_row_notes, *[f"{self.path}: left out: {rows}{hint}"] * bool(numbers))
+        rows = [f"{pluralize(len(numbers), 'row')} {reason} (row {format_row_numbers(numbers)}){hint}"] * bool(numbers)
+        if self.split_column and (text := self.split_column.describe_rows_without_split(self._iter_regular_rows())):
+            rows.append(text)
+        return (*self._irregular_row_notes, *(f"{self.path}: left out: {text}" for text in rows))
 
     @cached_property
     def _irregular_row_notes(self) -> tuple[str, ...]:
@@ -270,14 +277,10 @@ class Table:
         return (f"{self.path}: missing: {', '.join(missing[:MAX_SHOWN_NAMES])}{more}",) if missing else ()
 
     @property
-    def class_case_notes(self) -> tuple[str, ...]:
-        """A line about the class names that differ only in case; empty if there are none."""
-        by_folded_name: dict[str, list[str]] = {}
-        for name in self.statistics.distinct_labels:
-            by_folded_name.setdefault(name.casefold(), []).append(name)
-        similar = [" and ".join(names) for names in by_folded_name.values() if len(names) > 1]
-        shown = ", ".join(similar[:MAX_SHOWN_NAMES]) + " ..." * (len(similar) > MAX_SHOWN_NAMES)
-        return (f"{self.path}: classes that differ only in case: {shown}",) if similar else ()
+    def similar_class_notes(self) -> tuple[str, ...]:
+        """Lines about the class names that differ only in case or in invisible characters; empty if there are none."""
+        texts = describe_similar_names(self.statistics.distinct_labels)
+        return tuple(f"{self.path}: classes that differ only in {text}" for text in texts)
 
     def _describe_column(self, column_index: int) -> str:
         name = self._get_column_name(column_index)

@@ -160,8 +160,8 @@ def test_an_image_that_is_listed_twice_is_read_as_in_a_table(tmp_path: Path, exp
         (["", "", "", ""], {"": "abcd"}),
         (["default"] * 4, {"": "abcd"}),
         (["Train"] * 4, {"": "abcd"}),
-        (["Train", "Validation", "Train", ""], {"": "abcd"}),
-        (["Train", "Validation", "Train", "mine"], {"": "abcd"}),
+        (["Train", "Validation", "Train", ""], {"train": "ac", "val": "b"}),
+        (["Train", "Validation", "Train", "mine"], {"train": "ac", "val": "b"}),
     ],
 )
 @pytest.mark.parametrize("copies", [1, 100])

@@ -8,8 +8,6 @@ import pytest
 
 from mlimages.core import InputError, LabelFileError, as_path
 from mlimages.labels import LabelFile, TableOptions
-from mlimages.labels.column_names import parse_split
-from mlimages.labels.formats import Record
 from mlimages.labels.table_columns import detect_table
 from mlimages.labels.table_paths import get_relative_path
 from mlimages.labels.tables import Table, read_path_cells
@@ -78,7 +76,7 @@ DETECTED: dict[str, tuple[list[str], str, dict[str, Any], dict[str, Any]]] = {
     "no header, without suffixes": (["a.jpg", "b.jpg"], "a,x\nb,y\n", {}, {"has_header": False}),
     "a header": (["a.jpg"], "path , Kind\na.jpg,x\n", {}, {"has_header": True, "column_names": ("path", "Kind")}),
     "the best name of a label": (
-        ["a.jpg"], "path,y,label,breed\na.jpg,1,2,3\n", {}, {"labels": (2,), "split_column_index": None},
+        ["a.jpg"], "path,y,label,breed\na.jpg,1,2,3\n", {}, {"labels": (2,), "split": None},
     ),
     "the only other column": (["a.jpg"], "path,height,kind,url\na.jpg,1,x,u\n", {}, {"labels": (2,)}),
     "one-hot": (
@@ -101,22 +99,22 @@ DETECTED: dict[str, tuple[list[str], str, dict[str, Any], dict[str, Any]]] = {
     ),
     "only blank cells are no lists": (["a.jpg"], "path,tags\na.jpg,\n", {}, {"has_label_lists": False}),
     "parts": (
-        ["a.jpg"], "path,label,fold,split\na.jpg,x,train,train\nb.jpg,y,val,val\n", {}, {"split_column_index": 3},
+        ["a.jpg"], "path,label,fold,split\na.jpg,x,train,train\nb.jpg,y,val,val\n", {}, {"split": 3},
     ),
     "one part is none": (
-        ["a.jpg"], "path,label,split\na.jpg,x,train\nb.jpg,y,train\n", {}, {"split_column_index": None},
+        ["a.jpg"], "path,label,split\na.jpg,x,train\nb.jpg,y,train\n", {}, {"split": None},
     ),
     "cells that are no parts": (
-        ["a.jpg"], "path,label,split\na.jpg,x,train\nb.jpg,y,val\nc.jpg,y,odd\n", {}, {"split_column_index": None},
+        ["a.jpg"], "path,label,split\na.jpg,x,train\nb.jpg,y,val\nc.jpg,y,odd\n", {}, {"split": 2},
     ),
     "parts without a header": (
-        ["b.jpg"], "TRAIN,a.jpg,x\nVALIDATION,b.jpg,y\nTEST,c.jpg,y\n", {}, {"split_column_index": 0, "labels": (2,)},
+        ["b.jpg"], "TRAIN,a.jpg,x\nVALIDATION,b.jpg,y\nTEST,c.jpg,y\n", {}, {"split": 0, "labels": (2,)},
     ),
     "classes that are called as parts": (
-        ["a.jpg"], "a.jpg,train\nb.jpg,test\n", {}, {"split_column_index": None, "labels": (1,)},
+        ["a.jpg"], "a.jpg,train\nb.jpg,test\n", {}, {"split": None, "labels": (1,)},
     ),
     "numbers without a header are no parts": (
-        ["a.jpg"], "a.jpg,0,x\nb.jpg,1,y\n", {"label_column": "3"}, {"split_column_index": None},
+        ["a.jpg"], "a.jpg,0,x\nb.jpg,1,y\n", {"label_column": "3"}, {"split": None},
     ),
     "classes from paths": (["a.jpg"], "path,x,y\na.jpg,1,2\n", {"class_from": "(.)"}, {"labels": ()}),
     "semicolons": (["a.jpg"], "path;label\na.jpg;x,y\n", {}, {"delimiter": ";"}),
@@ -132,8 +130,9 @@ def test_what_is_detected(tmp_path: Path, case: str) -> None:
     (tmp_path / "a.csv").write_text(text)
     images = {"images": tmp_path / options["images"]} if "images" in options else {}
     found = detect_table(tmp_path / "a.csv", tmp_path, TableOptions(**{**options, **images}))
-    names = {"labels": "label_column_indices"}
+    names = {"labels": "label_column_indices", "split": "split_column"}
     told = {name: getattr(found, names.get(name, name)) for name in expected}
+    told |= {"split": found.split_column and found.split_column.index} if "split" in told else {}
     assert told == {**expected, **({"folder": tmp_path / expected["folder"]} if "folder" in expected else {})}
 
 
@@ -267,7 +266,7 @@ def test_the_rows_of_a_table(
     touch(tmp_path, *(f"{name}.jpg" for name in "abcde"))
     found = table_of(tmp_path, text, **options)
     assert [(row.line_number, row.path, row.label) for row in found.rows()] == expected
-    if found.split_column_index is not None:
+    if found.split_column:
         assert found.row_split_names == ("train", "val")
 
 
@@ -350,15 +349,6 @@ def test_the_cells_of_the_path_column(tmp_path: Path, text: str, expected: list[
 )
 def test_a_path_without_its_first_folders(cell: str, strip: int, expected: str) -> None:
     assert get_relative_path(cell, strip) == expected
-
-
-@pytest.mark.parametrize(
-    ("cells", "expected"),
-    [(["x", "Train "], "train"), (["x", "dev"], "val"), (["x", "1"], "val"), (["x", "TRUE"], "val"),
-     (["x", "0"], "train"), (["x", "testing"], "test"), (["x", "odd"], ""), (["x"], "")],
-)  # fmt: skip
-def test_the_part_that_a_cell_names(cells: list[str], expected: str) -> None:
-    assert parse_split(Record(1, cells).get_cell(1), "split") == expected
 
 
 def test_a_note_says_what_a_label_file_of_the_own_format_leaves_out(tmp_path: Path) -> None:

@@ -1,0 +1,104 @@
+"""Find the column of a table that names the split of each row: train, val or test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlimages.core import LabelFileError, pluralize
+from mlimages.labels.formats import Record
+from mlimages.labels.irregular_rows import format_row_numbers
+from mlimages.labels.scanning import SPLIT_NAMES_BY_ALIAS
+
+SPLIT_COLUMN_NAMES = ("split", "set", "subset", "partition", "is_valid", "is_train", "fold")
+"""Names of columns that may contain the split of each row, in order of preference."""
+
+_MAX_SHOWN_VALUES = 5
+"""Maximum number of cell values in a message."""
+
+
+@dataclass(frozen=True, slots=True)
+class SplitColumn:
+    """A column that may contain the split of each row.
+
+    Attributes:
+        index: index of the column.
+        name: its name; `column 3` if it has none.
+        splits: the split (train, val or test) by the text of a cell in lower case.
+        other_values: the other cells in lower case, such as "unassigned"; "" for blank cells.
+    """
+
+    index: int
+    name: str
+    splits: Mapping[str, str]
+    other_values: tuple[str, ...]
+
+    @property
+    def is_used(self) -> bool:
+        """Whether the column contains at least two splits."""
+        return len(set(self.splits.values())) > 1
+
+    def get_split(self, record: Record) -> str:
+        """Return the split of a row; "" if its cell names none."""
+        return self.splits.get(record.get_cell(self.index).strip().lower(), "")
+
+    def describe_rows_without_split(self, records: Iterable[Record]) -> str:
+        """Return the number of the rows without a split, their values and row numbers; "" if there are none."""
+        numbers = [record.line_number for record in records if not self.get_split(record)]
+        values = f"{_format_values(self.other_values)}; row {format_row_numbers(numbers)}"
+        rows = f"{pluralize(len(numbers), 'row')} without train, val or test in column {self.name}"
+        return f"{rows} ({values})" if numbers else ""
+
+
+def examine_split_column(path: Path, index: int, name: str, iter_rows: Callable[[], Iterable[Record]]) -> SplitColumn:
+    """Read the splits in a column.
+
+    Args:
+        path: path of the table, for the error message.
+        index: index of the column.
+        name: name of the column.
+        iter_rows: returns an iterator over all rows; is called a second time for the error message.
+
+    Raises:
+        LabelFileError: some cells name one split, and the others none, so that test images may be trained on.
+    """
+    values = dict.fromkeys(record.get_cell(index).strip().lower() for record in iter_rows())
+    splits = _map_values_to_splits(values, name)
+    column = SplitColumn(index, name, splits, tuple(value for value in values if value not in splits))
+    if len(set(splits.values())) == 1 and column.other_values:
+        raise LabelFileError(
+            f"{path}: column {name} names only the split {next(iter(splits.values()))}; "
+            f"{column.describe_rows_without_split(iter_rows())}: write train, val or test in these rows, or remove the "
+            "column"
+        )
+    return column
+
+
+def _map_values_to_splits(values: Iterable[str], column_name: str) -> dict[str, str]:
+    """Return the split by the text of a cell: a name such as train or, if there is none, 0 and 1 or false and true.
+
+    1 and true mean val, but train in a column `is_train`. Numbers beside 0 and 1, or in a column `fold`, are no splits.
+    """
+    if names := {value: SPLIT_NAMES_BY_ALIAS[value] for value in values if value in SPLIT_NAMES_BY_ALIAS}:
+        return names
+    off, on = ("val", "train") if column_name.lower().endswith("train") else ("train", "val")
+    flags = {"0": off, "1": on, "false": off, "true": on}
+    are_flags = column_name.lower() != "fold" and flags.keys() | {""} >= set(values)
+    return {value: flags[value] for value in values if value} if are_flags else {}
+
+
+def describe_unused_columns(path: Path, columns: Iterable[SplitColumn]) -> tuple[str, ...]:
+    """Return a line about each column with the name of a split column that does not contain two splits."""
+    found = [(column.name, [*column.splits, *filter(None, column.other_values)]) for column in columns]
+    return tuple(
+        f"{path}: column {name} is not used: expected at least two of train, val and test, found "
+        f"{_format_values(values)}"
+        for name, values in found
+        if values
+    )
+
+
+def _format_values(values: Sequence[str]) -> str:
+    shown = ", ".join(value or "blank" for value in values[:_MAX_SHOWN_VALUES])
+    return shown + " ..." * (len(values) > _MAX_SHOWN_VALUES)

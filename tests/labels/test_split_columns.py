@@ -1,0 +1,123 @@
+"""Columns that name the split of each row: rows of the test set are never trained on without a word."""
+
+import json
+from itertools import cycle
+from pathlib import Path
+
+import pytest
+
+from mlimages.core import LabelFileError
+from mlimages.labels import LabelFile, TableOptions, open_splits
+from tests.conftest import RunCli
+from tests.labels.test_labels import touch
+
+NAMES = tuple("abcdef")
+
+
+def write_table(folder: Path, column: str, cells: tuple[str, ...], suffix: str = ".csv") -> Path:
+    """Write a table of six images of two classes whose column repeats the cells."""
+    for name in NAMES:
+        (folder / f"{name}.jpg").write_text(name)
+    rows = [
+        {"path": f"{name}.jpg", "label": label, column: cell}
+        for name, label, cell in zip(NAMES, ("ant", "ant", "ant", "bee", "bee", "bee"), cycle(cells), strict=False)
+    ]
+    table = folder / f"t{suffix}"
+    if suffix == ".jsonl":
+        table.write_text(
+            "".join(json.dumps({key: value for key, value in row.items() if value}) + "\n" for row in rows)
+        )
+    elif suffix == ".xml":
+        images = (
+            f'<image name="{p}" subset="{cell}"><tag label="{c}"/></image>' for p, c, cell in map(dict.values, rows)
+        )
+        table.write_text(f"<annotations>{''.join(images)}</annotations>")
+    else:
+        header = "" if column == "column 3" else f"path,label,{column}\n"
+        table.write_text(header + "".join(",".join(row.values()) + "\n" for row in rows))
+    return table
+
+
+def images_by_split(table: Path, *, multi_label: bool = False) -> dict[str, str]:
+    splits = open_splits(table, TableOptions(multi_label=multi_label))
+    return {name: "".join(item.path.stem for item in split) for name, split in splits.items()}
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize("cell", ["", " ", "unused", "NaN", "UNASSIGNED", "eval", "1"])
+@pytest.mark.parametrize(
+    ("column", "suffix"),
+    [("split", ".csv"), ("Set", ".csv"), ("fold", ".csv"), ("subset", ".xml"), ("partition", ".jsonl"),
+     ("column 3", ".csv")],
+)  # fmt: skip
+def test_rows_that_name_no_split_are_left_out_and_counted(
+    tmp_path: Path, column: str, suffix: str, cell: str, multi_label: bool
+) -> None:
+    table = write_table(tmp_path, column, ("train", cell, "TEST"), suffix)
+    assert images_by_split(table, multi_label=multi_label) == {"train": "ad", "test": "cf"}
+    note = f"left out: 2 rows without train, val or test in column {column} ({cell.strip().lower() or 'blank'}; row "
+    assert any(note.lower() in each.lower() for each in LabelFile(table).notes)
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "expected"),
+    [
+        ("is_valid", ("0", "1", ""), {"train": "ad", "val": "be"}),
+        ("is_train", ("True", "False", ""), {"train": "ad", "val": "be"}),
+        ("split", ("train", "dev", "test"), {"train": "ad", "val": "be", "test": "cf"}),
+        ("fold", ("training", "val"), {"train": "ace", "val": "bdf"}),
+    ],
+)
+def test_the_splits_that_a_column_names(
+    tmp_path: Path, column: str, cells: tuple[str, ...], expected: dict[str, str]
+) -> None:
+    assert images_by_split(write_table(tmp_path, column, cells)) == expected
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "found"),
+    [
+        ("split", ("0", "1", "2"), "0, 1, 2"),
+        ("fold", ("0", "1"), "0, 1"),
+        ("fold", ("1", "2", "3"), "1, 2, 3"),
+        ("set", ("A", "B"), "a, b"),
+        ("split", ("test",), "test"),
+        ("is_valid", ("0",), "0"),
+        ("subset", tuple(NAMES), "a, b, c, d, e ..."),
+    ],
+)
+def test_a_column_that_names_no_two_splits_is_not_used_and_a_note_says_so(
+    tmp_path: Path, column: str, cells: tuple[str, ...], found: str
+) -> None:
+    table = write_table(tmp_path, column, cells)
+    assert images_by_split(table) == {"": "abcdef"}
+    note = f"{table}: column {column} is not used: expected at least two of train, val and test, found {found}"
+    assert LabelFile(table).notes[-1] == note
+
+
+@pytest.mark.parametrize("cells", [("", "test"), ("train", "7"), ("dev", "dev", "eval"), ("test", "1", "NaN")])
+@pytest.mark.parametrize("column", ["split", "fold", "is_valid"])
+def test_a_column_that_names_one_split_in_some_rows_is_refused(
+    tmp_path: Path, invoke_cli: RunCli, column: str, cells: tuple[str, ...]
+) -> None:
+    table = write_table(tmp_path, column, cells)
+    with pytest.raises(
+        LabelFileError, match=rf"t.csv: column {column} names only the split \w+; \d rows without train"
+    ):
+        open_splits(table)
+    assert invoke_cli("label", "t.csv", "-o", "o.txt", check=False).returncode == 1
+    assert not (tmp_path / "o.txt").exists()
+
+
+@pytest.mark.parametrize("cells", [("", ""), ("train", "train")])
+def test_blank_cells_are_not_worth_a_note(tmp_path: Path, cells: tuple[str, ...]) -> None:
+    notes = LabelFile(write_table(tmp_path, "split", cells)).notes
+    assert sum("is not used" in note for note in notes) == any(cells)
+
+
+def test_the_label_column_is_no_split_column(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "b.jpg")
+    (tmp_path / "t.csv").write_text("path,set\na.jpg,train\nb.jpg,bus\n")
+    labels = LabelFile(tmp_path / "t.csv", options=TableOptions(label_column="set"))
+    assert labels.class_names == ("bus", "train")
+    assert not any("split" in note for note in labels.notes)
