@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -65,10 +66,31 @@ def write_class_names(path: str | os.PathLike[str], class_names: Sequence[str], 
     """Write a class definition: lines such as `0 cats`.
 
     Raises:
-        InputError: a file exists that mlimages did not write or that was changed since, and `overwrite` is false.
+        InputError: a file exists that mlimages did not write or that was changed since, and `overwrite` is false; or a
+            class definition cannot contain one of the names.
     """
+    check_class_names(as_path(path), class_names)
     with write_output(as_path(path), overwrite=overwrite) as temporary_path:
         temporary_path.write_text(format_class_definition(class_names), encoding="utf-8")
+
+
+def check_class_names(definition_path: Path, class_names: Iterable[str]) -> None:
+    """Check that a class definition with these names can be read again.
+
+    Raises:
+        InputError: a name is blank, begins or ends with white space, or contains a line break.
+    """
+    for name in class_names:
+        if name != name.strip() or not name or any(char in "\n\r" or "\ud800" <= char <= "\udfff" for char in name):
+            raise InputError(
+                f"{definition_path} cannot contain the class name '{escape_invisible_characters(name)}': rename the "
+                "class without line breaks, and without white space around its name"
+            )
+
+
+def is_valid_class_name(name: str) -> bool:
+    """Whether a class of a table may have this name: not blank, without line breaks and other control characters."""
+    return bool(name) and not any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in name)
 
 
 def format_class_definition(class_names: Sequence[str]) -> str:
@@ -147,12 +169,13 @@ def describe_similar_names(names: Iterable[str]) -> Iterator[str]:
     similar = [spellings for spellings in by_folded_name.values() if len(spellings) > 1]
     for difference in ("case", "characters that are not visible"):
         found = [each for each in similar if (len(set(map(str.casefold, each))) == 1) == (difference == "case")]
-        texts = [" and ".join(map(_escape_invisible_characters, each)) for each in found]
+        texts = [" and ".join(map(escape_invisible_characters, each)) for each in found]
         if found:
             yield f"{difference}: {', '.join(texts[:_MAX_SHOWN_NAMES])}" + " ..." * (len(texts) > _MAX_SHOWN_NAMES)
 
 
-def _escape_invisible_characters(name: str) -> str:
+def escape_invisible_characters(name: str) -> str:
+    """Escape the characters of a name that cannot be seen, such as line breaks."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
 
 

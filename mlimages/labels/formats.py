@@ -13,7 +13,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TextIO
 
-from mlimages.core import LabelFileError, format_command
+from mlimages.core import LabelFileError, escape_unprintable, format_command
 from mlimages.labels.annotations import NumberedDicts, read_annotations
 from mlimages.labels.scanning import IMAGE_SUFFIXES
 from mlimages.labels.shards import is_labeled_shard
@@ -246,6 +246,10 @@ def write_rows(file: TextIO, path: Path, rows: Iterable[tuple[str, Label]]) -> i
             writer.writerow([name, text])
         elif suffix == ".jsonl":
             file.write(json.dumps({path_column: name, "label": label}, ensure_ascii=False) + "\n")
+        elif "\n" in name or "\r" in name:
+            raise LabelFileError(
+                f"{path} cannot contain a path with a line break ({escape_unprintable(name)}): rename the file"
+            )
         else:
             file.write(f"{_quote(name)} {text}\n")
     return count

@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from mlimages.core import LabeledPath, atomic_write, relative_name, require_writable, write_output, write_text
-from mlimages.labels.class_names import class_definition_path, format_class_definition, write_class_names
+from mlimages.labels.class_names import (
+    check_class_names,
+    class_definition_path,
+    format_class_definition,
+    write_class_names,
+)
 from mlimages.labels.formats import Label, write_rows
 
 
@@ -20,7 +25,12 @@ class SupportsTextItems(Protocol):
 
 
 def write_label_file(path: Path, items: Iterable[LabeledPath], class_names: Sequence[str] = ()) -> int:
-    """Write or replace a label file and, with `class_names`, its class definition; return the number of images."""
+    """Write or replace a label file and, with `class_names`, its class definition; return the number of images.
+
+    Raises:
+        InputError: a class definition cannot contain one of the class names.
+    """
+    check_class_names(class_definition_path(path), class_names)
     with atomic_write(path) as temporary_path:
         count = _write_rows(temporary_path, path, items)
     if class_names:
@@ -34,9 +44,11 @@ def write_label_output(
     """Write a label file as `write_label_file` does, but do not replace files that mlimages did not write.
 
     Raises:
-        InputError: a file exists that mlimages did not write or that was changed since, and `overwrite` is false.
+        InputError: a file exists that mlimages did not write or that was changed since, and `overwrite` is false; or a
+            class definition cannot contain one of the class names.
     """
     definition = class_definition_path(path)
+    check_class_names(definition, class_names)
     require_writable([path, *([definition] if class_names else [])], overwrite=overwrite)
     with write_output(path, overwrite=overwrite) as temporary_path:
         count = _write_rows(temporary_path, path, items)

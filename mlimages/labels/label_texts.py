@@ -11,7 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from mlimages.core import LabelFileError
-from mlimages.labels.class_names import MAX_CLASSES, ClassNames, is_class_index
+from mlimages.labels.class_names import (
+    MAX_CLASSES,
+    ClassNames,
+    escape_invisible_characters,
+    is_class_index,
+    is_valid_class_name,
+)
 from mlimages.labels.formats import Label, LabelRow, is_label_list
 
 ONES, ZEROS = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
@@ -76,6 +82,21 @@ class LabelReader:
         raise LabelFileError(f"{self._path}:{row.line_number}: expected {expected}, found {text[:80]!r}{hint}")
 
 
+def reject_invalid_class_names(path: Path, rows: Iterable[LabelRow], *, are_lists: bool) -> None:
+    """Raise an error that names the first row with a class name that no class of a table may have.
+
+    Raises:
+        LabelFileError: there is such a row.
+    """
+    for row in rows:
+        for name in (parse_label_list(row.label) or ()) if are_lists else [row.label]:
+            if row.path and row.label and not is_valid_class_name(name):
+                raise LabelFileError(
+                    f"{path}:{row.line_number}: the class name '{escape_invisible_characters(name)}' is blank, or "
+                    "contains a line break or another control character: correct it"
+                )
+
+
 def are_class_names(path: Path, labels: Iterable[str], names: ClassNames, *, may_be_indices: bool) -> bool:
     """Whether the numbers among the labels of a file are class names, rather than class indices.
 
@@ -114,7 +135,7 @@ def parse_label_list(text: str) -> tuple[str, ...] | None:
             values = values.get("choices") if isinstance(values, dict) else values
             values = sorted(values) if isinstance(values, set) else values
             values = list(values) if isinstance(values, tuple) else values
-            return tuple(map(str, values or ())) if is_label_list(values) else None
+            return tuple(str(value).strip() for value in values or ()) if is_label_list(values) else None
     return None
 
 

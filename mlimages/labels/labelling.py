@@ -24,7 +24,7 @@ from mlimages.core import (
     require_writable,
 )
 from mlimages.labels.appending import append_labels, append_to_split, find_missing_images
-from mlimages.labels.class_names import MAX_CLASSES, class_definition_path, read_class_names
+from mlimages.labels.class_names import MAX_CLASSES, check_class_names, class_definition_path, read_class_names
 from mlimages.labels.folders import check_table_options, label_dir, label_dir_auto, label_dir_by_pattern, require_images
 from mlimages.labels.formats import get_supported_suffix, is_table, read_text_rows
 from mlimages.labels.identical_images import merge_identical_images
@@ -39,7 +39,7 @@ from mlimages.labels.split_files import (
 )
 from mlimages.labels.splitting import check_fractions, group_by_pattern
 from mlimages.labels.table_options import TableOptions
-from mlimages.labels.tables import read_path_cells
+from mlimages.labels.table_paths import read_path_cells
 
 
 def parse_fractions(text: str) -> tuple[float, ...]:
@@ -274,6 +274,7 @@ def _read_source(
 
 def _require_readable_output(path: Path, labels: LabelFile) -> None:
     """Check that the label file can be read: without class names, at least half of the images of a table must exist."""
+    check_class_names(class_definition_path(path), labels.defined_class_names)
     if path.suffix.lower() == ".txt" or labels.defined_class_names:
         return
     missing, count = len(find_missing_images(labels)), labels.count_images()[0]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from mlimages.core import is_file_or_member, is_remote
 from mlimages.labels.annotations import resolve_label_studio_path
+from mlimages.labels.column_names import PATH_COLUMN_NAMES, rank_path_column
+from mlimages.labels.formats import detect_delimiters, read_records
 
 
 def get_relative_path(cell: str, strip_components: int) -> str:
@@ -34,3 +37,16 @@ def describe_case_mismatch(path: str) -> str:
 def join_relative_path(folder: Path, name: str) -> str:
     """Join a folder and a relative path as text."""
     return os.path.join(str(folder), name)  # noqa: PTH118  # pathlib is slow for every row
+
+
+def read_path_cells(path: Path) -> Iterator[str]:
+    """Yield the cells of the column with a path column's name, or else of the first; the images need not exist."""
+    rows = read_records(path, detect_delimiters(path)[0])
+    first = next(rows, None)
+    if first is None:
+        return
+    names = [cell.strip().lower() for cell in first.cells]
+    column = min(range(len(names)), key=lambda index: rank_path_column(names[index]))
+    if names[column] not in PATH_COLUMN_NAMES:
+        yield first.cells[column]
+    yield from (row.cells[column] for row in rows if column < len(row.cells))

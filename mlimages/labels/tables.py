@@ -11,9 +11,13 @@ from itertools import islice
 from pathlib import Path
 
 from mlimages.core import LabelFileError, is_file_or_member, is_remote, pluralize
-from mlimages.labels.class_names import describe_similar_names, is_class_index
-from mlimages.labels.column_names import PATH_COLUMN_NAMES, rank_path_column, suggest_table_options
-from mlimages.labels.formats import LAST_WHITESPACE, LabelRow, Record, detect_delimiters, read_records
+from mlimages.labels.class_names import (
+    describe_similar_names,
+    is_class_index,
+    is_valid_class_name,
+)
+from mlimages.labels.column_names import suggest_table_options
+from mlimages.labels.formats import LAST_WHITESPACE, LabelRow, Record, read_records
 from mlimages.labels.irregular_rows import describe_irregular_rows, format_row_numbers, is_irregular
 from mlimages.labels.label_texts import (
     count_joined_labels,
@@ -23,6 +27,7 @@ from mlimages.labels.label_texts import (
     is_positive_cell,
     parse_label_cell,
     parse_label_list,
+    reject_invalid_class_names,
 )
 from mlimages.labels.scanning import natural_sort_key
 from mlimages.labels.split_column import SplitColumn
@@ -287,11 +292,14 @@ class Table:
         return name if name.startswith("column ") else f"column {name}"
 
     def require_images(self) -> None:
-        """Check that at least half of the images exist, and that most rows have a label.
+        """Check that at least half of the images exist, that most rows have a label, and that the classes have names.
 
         Raises:
-            LabelFileError: fewer than half of the images exist, or at least half of the rows have no path or label.
+            LabelFileError: fewer than half of the images exist, at least half of the rows have no path or label, or a
+                class name contains a line break or another control character.
         """
+        if not all(map(is_valid_class_name, self.statistics.distinct_labels)):
+            reject_invalid_class_names(self.path, self._iter_all_rows(), are_lists=self.has_label_lists)
         statistics, _ = self.statistics, self._irregular_row_notes
         num_rows, missing, unlabeled = statistics.num_rows, statistics.missing_paths, statistics.unlabeled_line_numbers
         may_be_blank = self.has_label_lists and not self._is_one_hot
@@ -333,16 +341,3 @@ class TableStatistics:
     missing_paths: tuple[str, ...]
     distinct_labels: tuple[str, ...]
     unlabeled_line_numbers: tuple[int, ...]
-
-
-def read_path_cells(path: Path) -> Iterator[str]:
-    """Yield the cells of the column with a path column's name, or else of the first; the images need not exist."""
-    rows = read_records(path, detect_delimiters(path)[0])
-    first = next(rows, None)
-    if first is None:
-        return
-    names = [cell.strip().lower() for cell in first.cells]
-    column = min(range(len(names)), key=lambda index: rank_path_column(names[index]))
-    if names[column] not in PATH_COLUMN_NAMES:
-        yield first.cells[column]
-    yield from (row.cells[column] for row in rows if column < len(row.cells))

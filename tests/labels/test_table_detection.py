@@ -9,8 +9,8 @@ import pytest
 from mlimages.core import InputError, LabelFileError, as_path
 from mlimages.labels import LabelFile, TableOptions
 from mlimages.labels.table_columns import detect_table
-from mlimages.labels.table_paths import get_relative_path
-from mlimages.labels.tables import Table, read_path_cells
+from mlimages.labels.table_paths import get_relative_path, read_path_cells
+from mlimages.labels.tables import Table
 from tests.labels.test_labels import touch
 
 SUFFIX_LESS = "id,kind\na,x\nb,y\nc,y\nd,x\n"
