@@ -42,8 +42,8 @@ def read_bytes(path: Path) -> bytes:
     """Read a file, or a member of a shard (`images-00000.tar/cats/1.jpg`); a remote file is read with one request.
 
     Raises:
-        ImageError: the file is missing, unreadable (a dangling link, no permission, not a regular file, larger than
-            MAX_FILE_BYTES) or unavailable (the remote store denies access or fails).
+        ImageError: the file is missing (also the target of a link), unreadable (no permission, not a regular file,
+            larger than MAX_FILE_BYTES) or unavailable (the remote store denies access or fails).
     """
     try:
         if is_remote(path):
@@ -61,8 +61,8 @@ def read_bytes(path: Path) -> bytes:
             )
         return read()
     except (FileNotFoundError, NotADirectoryError) as error:
-        fault = Fault.UNREADABLE if not is_remote(path) and path.is_symlink() else Fault.MISSING
-        raise ImageError(fault, f"no file at {path}") from error
+        link = ", a link to a missing file" if not is_remote(path) and path.is_symlink() else ""
+        raise ImageError(Fault.MISSING, f"no file at {path}{link}") from error
     except OSError as error:
         raise ImageError(Fault.UNREADABLE, f"{summarize_error(error)} ({path})") from error
 

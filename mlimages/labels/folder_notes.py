@@ -10,6 +10,7 @@ from pathlib import Path
 from mlimages.core import format_command, is_remote, list_written_files
 from mlimages.labels.scanning import (
     can_list_folder,
+    describe_skipped_entries,
     has_images,
     iter_images,
     list_subfolders,
@@ -45,6 +46,16 @@ def describe_skipped_split_entries(split_folder: Path, root: Path, *, leaf: bool
     ]
     outside = find_root_images(split_folder)
     return empty + [f"{path.relative_to(root).as_posix()}: outside the class folders" for path in outside]
+
+
+def describe_folders_around(root: Path, source: Path) -> list[str]:
+    """Return a line about the folder `root` inside `source` that contains the class folders, and about its siblings."""
+    inner = root.relative_to(source)
+    notes = [f"{inner.as_posix()}: not a class folder; its subfolders are the classes"]
+    for wrapper in (source / parent for parent in inner.parents):
+        notes += describe_skipped_split_entries(wrapper, source, leaf=False)
+        notes += describe_skipped_entries(wrapper, recursive=False)
+    return notes
 
 
 def describe_nested_folders(class_folders: Sequence[Path], root: Path) -> str:

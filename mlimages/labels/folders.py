@@ -14,6 +14,7 @@ from mlimages.labels.class_names import ClassNames, add_class_name, check_common
 from mlimages.labels.folder_notes import (
     NUMBERED_SUBFOLDER,
     describe_entries_outside_splits,
+    describe_folders_around,
     describe_nested_folders,
     describe_skipped_split_entries,
     describe_tables,
@@ -192,8 +193,7 @@ def label_dir_auto(
     found = sorted({name for by_name in images_by_class.values() for name in by_name}, key=natural_sort_key)
     names = class_names or tuple(found)
     _check_found_classes(found, names, root)
-    inner = root.relative_to(source).as_posix()
-    skipped_notes = [f"{inner}: not a class folder; its subfolders are the classes"] if root != source else []
+    skipped_notes = describe_folders_around(root, source) if root != source else []
     skipped_notes += [
         text for path in split_folders.values() for text in describe_skipped_split_entries(path, root, leaf=leaf)
     ]

@@ -129,6 +129,10 @@ def iter_images(root: Path, *, recursive: bool = True) -> Iterator[Path]:
         yield from (folder / name for name in sorted(names, key=natural_sort_key))
 
 
+def _is_broken_link(path: Path) -> bool:
+    return not is_remote(path) and path.is_symlink() and not path.exists()
+
+
 def list_entry_names(folder: Path) -> list[str]:
     """Return the names of the files and subfolders in a folder."""
     return [name for name, _ in scan_folder(folder)]
@@ -169,14 +173,15 @@ def has_images(folder: Path, *, recursive: bool) -> bool:
     return next(iter_images(folder, recursive=recursive), None) is not None
 
 
-def describe_skipped_entries(root: Path, *, is_class_folder: bool = False) -> list[str]:
+def describe_skipped_entries(root: Path, *, is_class_folder: bool = False, recursive: bool = True) -> list[str]:
     """Return a line per reason with the number of skipped entries: folders by name, other files by suffix.
 
     Args:
         is_class_folder: whether `root` is a class folder, in which files that are not images are counted, too.
+        recursive: whether the entries of subfolders are counted, too.
     """
     skipped: Counter[tuple[str, str]] = Counter()
-    for folder in walk_folders(root):
+    for folder in walk_folders(root) if recursive else [root]:
         for name, is_folder in scan_folder(folder):
             if not is_valid_name(name) and is_folder:
                 skipped["folders whose names a label file cannot contain (rename them)", escape_unprintable(name)] += 1
@@ -189,6 +194,8 @@ def describe_skipped_entries(root: Path, *, is_class_folder: bool = False) -> li
                     skipped["hidden folders and folders created by tools", name] += 1
                 elif not can_list_folder(folder / name):
                     skipped["folders without read permission", name] += 1
+            elif not is_image_name(name) and _is_broken_link(folder / name):
+                skipped["links to files or folders that do not exist", name] += 1
             elif (is_class_folder or folder != root) and not name.startswith(".") and not is_image_name(name):
                 suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
                 skipped["files that are not images", suffix or "no suffix"] += 1

@@ -94,7 +94,7 @@ def test_broken_files_have_their_codes_and_stop_nothing(tmp_path: Path) -> None:
     report = check([labels])
     assert codes(report) == {
         "empty.jpg": {"empty"}, "html.jpg": {"not-an-image"}, "cut.jpg": {"truncated"}, "none.jpg": {"missing"},
-        "dangling.jpg": {"unreadable"}, "pipe.jpg": {"unreadable"},
+        "dangling.jpg": {"missing"}, "pipe.jpg": {"unreadable"},
     }  # fmt: skip
     assert (report.num_images, report.num_ok) == (7, 1)
     assert all(one.code.is_error for one in report.findings)

@@ -258,7 +258,7 @@ def test_links_in_a_circle_and_what_may_not_be_read_cost_themselves_alone(folder
     unseen.chmod(0)
     labelled = run_without_override(folders, "label", "data")
     assert labelled.stdout == "data/labels.txt: 15 images, 2 classes: ants 9, bees 6\n"
-    assert "left out: files that are not images: 1 no suffix\n" in labelled.stderr
+    assert "left out: links to files or folders that do not exist: 1 loop\n" in labelled.stderr
     assert "left out: folders without read permission: 1 locked\n" in labelled.stderr
     assert "locked: no images" not in labelled.stderr
     assert "        2  unreadable\n" in run_without_override(folders, "check", "data/labels.txt").stdout

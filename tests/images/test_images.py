@@ -281,7 +281,7 @@ def test_faults_have_their_codes(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "dangling.jpg").symlink_to(tmp_path / "nowhere.jpg")
     assert fault_of(tmp_path / "none.jpg") == Fault.MISSING
-    assert fault_of(tmp_path / "dangling.jpg") == Fault.UNREADABLE
+    assert fault_of(tmp_path / "dangling.jpg") == Fault.MISSING
     assert fault_of(tmp_path / "pipe.jpg") == Fault.UNREADABLE
     assert fault_of(tmp_path) == Fault.UNREADABLE
     assert fault_of(b"") == Fault.EMPTY

@@ -6,6 +6,7 @@ import pytest
 
 from mlimages.images import find_images
 from mlimages.labels import LabelFile, label_dir, label_dir_auto, label_dir_by_pattern
+from mlimages.labels.scanning import describe_skipped_entries
 from tests.labels.test_labels import touch
 
 OUTSIDE = ("nas/2022/x.jpg", "nas/2022/deep/y.jpg")
@@ -70,3 +71,34 @@ def test_a_folder_that_two_classes_link_to_is_in_both_for_check_to_report(tmp_pa
     for name in ("rose", "tulip"):
         (tmp_path / f"d/{name}/2022").symlink_to(tmp_path / "nas/2022")
     assert find_names(label_dir_auto(tmp_path / "d").labels) == ["1.jpg", "3.jpg", *["x.jpg"] * 2, *["y.jpg"] * 2]
+
+
+@pytest.mark.parametrize("target", ["/nowhere/gone", "lily"])
+@pytest.mark.parametrize(
+    ("link", "folders"),
+    [
+        ("lily", "rose tulip"),
+        ("lily.v2", "rose tulip"),
+        ("rose/more", "rose tulip"),
+        ("train/lily", "train/rose train/tulip val/rose val/tulip"),
+        ("val", "train/rose train/tulip"),
+        ("flowers/lily", "flowers/rose flowers/tulip"),
+        ("lily", "a/b/rose a/b/tulip"),
+        ("a/lily", "a/b/rose a/b/tulip"),
+    ],
+)
+def test_a_link_to_a_folder_that_is_gone_is_named(tmp_path: Path, link: str, folders: str, target: str) -> None:
+    touch(tmp_path, *(f"{folder}/1.jpg" for folder in folders.split()))
+    (tmp_path / link).symlink_to(target if target != "lily" else Path(link).name)  # a link to itself
+    note = f"left out: links to files or folders that do not exist: 1 {Path(link).name}"
+    assert list(label_dir_auto(tmp_path).notes).count(note) == 1
+    if link.count("/") == 1 and folders.startswith("rose"):
+        skipped = describe_skipped_entries(tmp_path / "rose", is_class_folder=True)
+        assert skipped == [note.removeprefix("left out: ")]
+
+
+@pytest.mark.parametrize("name", ["val", "test", "lily"])
+def test_an_empty_folder_beside_the_folder_of_the_classes_is_named(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, "train/rose/1.jpg", "train/tulip/1.jpg")
+    (tmp_path / name).mkdir()
+    assert f"left out: {name}: no images" in label_dir_auto(tmp_path).notes
