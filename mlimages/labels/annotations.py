@@ -161,11 +161,11 @@ def resolve_label_studio_path(image_path: str) -> str:
 
     >>> resolve_label_studio_path("/data/upload/1/cat.jpg")
     'cat.jpg'
-    >>> resolve_label_studio_path("/data/local-files/?d=photos/cat.jpg")
-    'photos/cat.jpg'
+    >>> resolve_label_studio_path("/data/local-files/?d=my%20photos/cat.jpg")
+    'my photos/cat.jpg'
     """
     if "/data/local-files/?d=" in image_path:
-        return image_path.partition("?d=")[2]
+        return unquote(image_path.partition("?d=")[2]).replace("\\", "/")
     return unquote(PurePosixPath(image_path).name) if "/data/upload/" in image_path else image_path
 
 

@@ -172,3 +172,30 @@ def test_subsets_of_cvat_are_splits(tmp_path: Path, subsets: list[str], expected
     assert {
         name: "".join(dict.fromkeys(item.path.stem for item in split)) for name, split in splits.items()
     } == expected
+
+
+@pytest.mark.parametrize("export", ["studio.json", "min.json", "studio.csv"])
+@pytest.mark.parametrize("host", ["", "http://localhost:8080"])
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("my%20photos/%C3%A9t%C3%A9/{}.jpg", "my photos/été/{}.jpg"),
+        ("my photos/été/{}.jpg", "my photos/été/{}.jpg"),
+        ("100%25%20sure/{}.jpg", "100% sure/{}.jpg"),
+        ("100% sure/{}.jpg", "100% sure/{}.jpg"),
+        ("a%2Bb/{}%23.jpg", "a+b/{}#.jpg"),
+        ("photos%5C{}.jpg", "photos/{}.jpg"),
+    ],
+)
+def test_local_files_of_label_studio_are_found_whatever_their_names(
+    tmp_path: Path, url: str, path: str, host: str, export: str
+) -> None:
+    touch(tmp_path, *(path.format(name) for name in NAMES))
+    rows = [(f"{host}/data/local-files/?d={url.format(name)}", "ab"[n % 2]) for n, name in enumerate(NAMES)]
+    tasks = [{"data": {"image": image}, "annotations": [annotation(label)]} for image, label in rows]
+    (tmp_path / "studio.json").write_text(json.dumps(tasks))
+    (tmp_path / "min.json").write_text(json.dumps([{"image": image, "choice": label} for image, label in rows]))
+    (tmp_path / "studio.csv").write_text("image,choice\n" + "".join(f"{image},{label}\n" for image, label in rows))
+    labels = LabelFile(tmp_path / export)
+    assert [item.path for item in labels] == [tmp_path / path.format(name) for name in NAMES]
+    assert list_classes(labels) == ["a", "b", "a", "b"]
