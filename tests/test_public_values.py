@@ -59,7 +59,7 @@ LABEL_FILES: dict[str, Callable[[Path], ml.LabelFile]] = {
     "limit": lambda photos: written(photos).limit_per_class(2),
     "merge": lambda photos: written(photos).merge(ml.label_dir_auto(photos).labels),
     "without": lambda photos: written(photos).without([photos / "a" / "0.png"]),
-    "where": lambda photos: written(photos).where(n % 2 for n in range(12)),
+    "where": lambda photos: written(photos).where(n % 2 == 1 for n in range(12)),
     "notes": lambda photos: ml.LabelFile(table_of(photos)).with_notes(["a note"]),
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain, compress
@@ -26,7 +26,7 @@ from mlimages.labels.formats import Label, is_multi_label, is_table, read_text_r
 from mlimages.labels.label_output import to_text_items, write_label_output
 from mlimages.labels.label_texts import LabelReader, are_class_names
 from mlimages.labels.scanning import SPLIT_NAMES_BY_ALIAS, make_path_resolver
-from mlimages.labels.splitting import sample_per_class, shuffle, split
+from mlimages.labels.splitting import require_mask, sample_per_class, shuffle, split
 from mlimages.labels.table_columns import detect_table
 from mlimages.labels.table_options import TableOptions
 from mlimages.labels.tables import Table
@@ -87,9 +87,8 @@ class LabelFile:
     @property
     def is_multi_label(self) -> bool:
         """Whether an image may have any number of classes, that is, whether labels are lists such as `[0,3]`."""
-        if table := self.table:
-            return table.has_label_lists
-        return isinstance(next(self.text_items(), ("", 0))[1], tuple)
+        table = self.table
+        return table.has_label_lists if table else isinstance(next(self.text_items(), ("", 0))[1], tuple)
 
     def count_images(self) -> tuple[int, Counter[int]]:
         """Return the number of images, and the number by class index; an image counts once in each of its classes."""
@@ -102,9 +101,7 @@ class LabelFile:
     @property
     def class_names(self) -> ClassNames:
         """Class names by class index: `defined_class_names`, or the class indices as text if there are none."""
-        if names := self.defined_class_names:
-            return names
-        return tuple(str(label) for label in range(max(self.count_images()[1], default=-1) + 1))
+        return self.defined_class_names or tuple(map(str, range(max(self.count_images()[1], default=-1) + 1)))
 
     @property
     def defined_class_names(self) -> ClassNames:
@@ -277,8 +274,7 @@ class LabelFile:
 
     def limit_per_class(self, limit: int, *, seed: int = 0) -> LabelFile:
         """Return at most `limit` images of each class, in order; the selection depends only on `seed` and the paths."""
-        names = self.defined_class_names
-        items = sample_per_class(list(self), limit, seed=seed, class_names=names)
+        items = sample_per_class(list(self), limit, seed=seed, class_names=self.defined_class_names)
         return self._with_items(lambda: items)
 
     def merge(self, *others: LabelFile) -> LabelFile:
@@ -298,8 +294,12 @@ class LabelFile:
         return self._with_text_items(lambda: (item for item in self.text_items() if resolve(item[0]) not in excluded))
 
     def where(self, mask: Iterable[object]) -> LabelFile:
-        """Return the images at the indices where `mask` is true; images beyond the end of `mask` are excluded."""
-        selectors = mask if isinstance(mask, Collection) else list(mask)
+        """Return the images at the indices where `mask` is true.
+
+        Raises:
+            InputError: `mask` does not consist of one boolean per image.
+        """
+        selectors = require_mask(mask, self.count_images()[0])
         return self._with_text_items(lambda: compress(self.text_items(), selectors))
 
     def write(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> LabelFile:

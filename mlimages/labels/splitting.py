@@ -163,6 +163,23 @@ def shuffle(items: Iterable[LabeledPath], seed: int) -> list[LabeledPath]:
     return shuffled
 
 
+def require_mask(mask: Iterable[object], num_images: int) -> list[bool]:
+    """Return the values of a mask: a boolean of Python or NumPy for each image.
+
+    Raises:
+        InputError: a value is not a boolean, as in an array of indices, or there are not as many values as images.
+    """
+    values = list(mask)
+    if not all(type(value).__name__ in ("bool", "bool_") for value in values):
+        raise InputError(
+            "expected a mask of booleans, one per image, found other values: make a mask of indices with "
+            "`np.isin(np.arange(num_images), indices)`"
+        )
+    if len(values) != num_images:
+        raise InputError(f"expected a mask of {num_images} booleans, one per image, found {len(values)}")
+    return list(map(bool, values))
+
+
 def check_fractions(fractions: Sequence[float]) -> None:
     """Check that the fractions of a split are positive and add up to 1.
 

@@ -5,14 +5,16 @@
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from mlimages.core import InputError
+from mlimages.core import InputError, LabeledPath
 from mlimages.labels import LabelFile, label_dir_auto
 
 CLASS_NAMES = ("ant", "bee", "cat")
@@ -122,3 +124,33 @@ TestLabelFileLife = LabelFileLife.TestCase
 TestLabelFileLife.settings = settings(
     max_examples=int(os.environ.get("MLIMAGES_STATEFUL_EXAMPLES", "10")), stateful_step_count=15, deadline=None
 )
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([2, 4], "expected a mask of booleans, one per image, found other values"),
+        (np.array([0, 1, 2]), "found other values"),
+        ([0, 1, 1], "found other values"),
+        ((n % 2 for n in range(3)), "found other values"),
+        ([True, False, None], "found other values"),
+        (["a.jpg"], "found other values"),
+        ([True, False], "expected a mask of 3 booleans, one per image, found 2"),
+        (np.ones(4, bool), "expected a mask of 3 booleans, one per image, found 4"),
+        ([], "expected a mask of 3 booleans, one per image, found 0"),
+    ],
+)
+def test_indices_and_masks_of_another_length_select_no_images(values: Iterable[object], message: str) -> None:
+    items = [LabeledPath(Path(f"{n}.jpg"), n) for n in range(3)]
+    labels = LabelFile("x.txt", items=lambda: items, class_names=("a", "b", "c"))
+    with pytest.raises(InputError, match=message):
+        labels.where(values)
+
+
+@pytest.mark.parametrize(
+    "mask", [[False, True, True], (n > 0 for n in range(3)), np.arange(3) > 0, [*(np.arange(3) > 0)]], ids=str
+)
+def test_a_mask_selects_the_images_where_it_is_true(mask: Iterable[object]) -> None:
+    items = [LabeledPath(Path(f"{n}.jpg"), n) for n in range(3)]
+    selected = LabelFile("x.txt", items=lambda: items, class_names=("a", "b", "c")).where(mask)
+    assert list(selected) == list(selected) == items[1:]

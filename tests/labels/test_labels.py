@@ -168,7 +168,7 @@ def test_paths_as_text_are_those_of_the_images_whatever_the_file_stands_for(tmp_
     for stands_for in (labels, labels.without([tmp_path / "a b.jpg"]), labels.shuffle(0), labels.merge(labels)):
         assert [LabeledPath(Path(name), label) for name, label in stands_for.text_items()] == list(stands_for)
     assert len(list(labels.without([tmp_path / "a b.jpg"]))) == 3
-    assert list(labels.where([0, 1, 1])) == list(labels)[1:3]
+    assert list(labels.where([False, True, True, False])) == list(labels)[1:3]
 
 
 def test_a_tables_class_names_outlive_its_conversion_and_its_split(tmp_path: Path) -> None:
