@@ -30,7 +30,7 @@ class ImageGroup:
         rounding_offset: random number in [0, 1), the same for all groups of a class, which decides whether the number
             of groups in a split is rounded up or down.
         num_class_groups: number of groups of the class.
-        is_majority: whether more than half of the images of the class are in this group.
+        is_majority: whether more than half of the images of a class are in this group.
     """
 
     image_indices: tuple[int, ...]
@@ -69,8 +69,8 @@ def split(
     fractions. Over all seeds, a group of any size is in a split with a probability equal to the fraction of that split.
     Adding an image moves about one other image, and the result is the same on every machine. The splits deviate from
     their fractions by at most one group, as does each class (a group of several classes belongs to the most frequent
-    one). One exception: a group with more than half of the images of its class is in the first split, if the fractions
-    permit.
+    one). One exception: a group with more than half of the images of one of its classes is in the first split, if the
+    fractions permit.
 
     An image with several classes counts for the rarest class, so that each class is split in these proportions
     (compare the iterative stratification of https://doi.org/10.1007/978-3-642-23808-6_10).
@@ -266,17 +266,23 @@ def _order_groups(
     by_group: dict[object, list[int]] = defaultdict(list)
     for index, item in enumerate(items):
         by_group[("group", groups[item.path]) if item.path in groups else index].append(index)
-    by_class: dict[int, list[tuple[float, str, list[int]]]] = defaultdict(list)
+    labels = [item.labels or (label,) for item, label in zip(items, class_indices, strict=True)]
+    totals = Counter(chain.from_iterable(labels))
+    by_class: dict[int, list[tuple[float, str, list[int], bool]]] = defaultdict(list)
     for indices in by_group.values():
         image_id = min(image_ids[index] for index in indices)
         counts = Counter(class_indices[index] for index in indices)
         label = min(counts, key=lambda label: (-counts[label], names[label]))
-        by_class[label].append((_hash_to_unit_interval(seed, "image", image_id), image_id, indices))
+        occurring = Counter(chain.from_iterable(labels[index] for index in indices))
+        is_majority = any(2 * occurring[label] > totals[label] for label in occurring)
+        by_class[label].append((_hash_to_unit_interval(seed, "image", image_id), image_id, indices, is_majority))
     offsets = _compute_rounding_offsets([names[label] for label in by_class], seed)
     return [
         group
         for label, class_groups in by_class.items()
-        for group in _iter_ranked_groups([indices for *_, indices in sorted(class_groups)], offsets[names[label]])
+        for group in _iter_ranked_groups(
+            [(indices, most) for _, _, indices, most in sorted(class_groups)], offsets[names[label]]
+        )
     ]
 
 
@@ -288,16 +294,15 @@ def _compute_rounding_offsets(class_names: Sequence[str], seed: int) -> dict[str
     }
 
 
-def _iter_ranked_groups(grouped_indices: Sequence[Sequence[int]], rounding_offset: float) -> Iterable[ImageGroup]:
-    """Yield the groups of a class with their ranks, given the indices of their images in random order.
+def _iter_ranked_groups(groups: Sequence[tuple[Sequence[int], bool]], rounding_offset: float) -> Iterable[ImageGroup]:
+    """Yield the groups of a class with their ranks, given the indices of their images and `is_majority`, at random.
 
     Over all orders, `ImageGroup.fractional_rank` is uniformly distributed for groups of any size; with the plain number
-    of images, large groups would hardly ever be in a small split. A group with most of the images is always first.
+    of images, large groups would hardly ever be in a small split. A group with most images of a class is always first.
     """
-    before, total, count = 0, sum(map(len, grouped_indices)), len(grouped_indices)
-    for indices in sorted(grouped_indices, key=lambda indices: 2 * len(indices) <= total):
+    before, total, count = 0, sum(len(indices) for indices, _ in groups), len(groups)
+    for indices, is_majority in sorted(groups, key=lambda group: not group[1]):
         mean_size = (total - len(indices)) / max(1, count - 1)
-        is_majority = 2 * len(indices) > total
         yield ImageGroup(tuple(indices), before / mean_size if mean_size else 0.0, rounding_offset, count, is_majority)
         before += len(indices)
 

@@ -75,18 +75,19 @@ def test_a_class_without_a_name_is_named_by_its_number() -> None:
 
 
 def test_a_position_is_the_number_of_images_before_over_the_mean_size_of_the_others() -> None:
-    groups = list(_iter_ranked_groups([[5], [1, 2], [3], [4, 6]], 0.25))
+    groups = list(_iter_ranked_groups([([5], False), ([1, 2], False), ([3], False), ([4, 6], False)], 0.25))
     assert groups == [
         ImageGroup((5,), 0.0, 0.25, 4),
         ImageGroup((1, 2), 1 / (4 / 3), 0.25, 4),
         ImageGroup((3,), 3 / (5 / 3), 0.25, 4),
         ImageGroup((4, 6), 4 / (4 / 3), 0.25, 4),
     ]
-    assert list(_iter_ranked_groups([[0, 1]], 0.5)) == [ImageGroup((0, 1), 0.0, 0.5, 1, is_majority=True)]
-    assert list(_iter_ranked_groups([[0], [1, 2]], 0.5)) == [
+    assert list(_iter_ranked_groups([([0, 1], True)], 0.5)) == [ImageGroup((0, 1), 0.0, 0.5, 1, is_majority=True)]
+    assert list(_iter_ranked_groups([([0], False), ([1, 2], True)], 0.5)) == [
         ImageGroup((1, 2), 0.0, 0.5, 2, is_majority=True), ImageGroup((0,), 1.0, 0.5, 2)
     ]  # fmt: skip
-    assert [group.fractional_rank for group in _iter_ranked_groups([[0], [1]], 0.5)] == [0.0, 1.0]
+    equal = _iter_ranked_groups([([0], False), ([1], False)], 0.5)
+    assert [group.fractional_rank for group in equal] == [0.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -174,6 +175,24 @@ def test_a_group_of_several_classes_belongs_to_its_most_frequent_one() -> None:
         first, second = split([*single, *burst], (0.5, 0.5), seed=seed, groups=together)
         assert 1 <= len({*single} & {*first}) <= 3
         assert {*burst} <= {*first} or {*burst} <= {*second}
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize(("rare", "in_group"), [(1, 1), (2, 2), (3, 2), (5, 3)])
+@pytest.mark.parametrize("fractions", [(0.8, 0.2), (0.5, 0.5), (0.6, 0.2, 0.2)])
+def test_a_group_with_most_images_of_any_of_its_classes_is_in_the_first_part(
+    rare: int, in_group: int, fractions: tuple[float, ...], multi_label: bool
+) -> None:
+    def item(name: str, label: int) -> LabeledPath:
+        return LabeledPath(Path(name), -1, (label,)) if multi_label else LabeledPath(Path(name), label)
+
+    often = [item(f"often/{n}.jpg", 0) for n in range(24)]
+    few = [item(f"few/{n}.jpg", 1) for n in range(rare)]
+    together = {each.path: "copies" for each in (*often[:4], *few[:in_group])}
+    for seed in range(30):
+        first = split([*often, *few], fractions, seed=seed, groups=together)[0]
+        assert {*few[:in_group]} <= {*first}
+        assert abs(len(first) - fractions[0] * (24 + rare)) <= 4 + in_group
 
 
 def test_the_group_of_a_path_is_the_match_or_its_first_group() -> None:
