@@ -92,13 +92,16 @@ def _summarize_label_file(file: LabelFileSummary) -> str:
 
 
 def _make_class_warnings(file: LabelFileSummary, *, is_split: bool) -> list[str]:
+    advice = (
+        ", since its fraction is less than one image, or near-duplicates and images of one --group stay together: "
+        "add other images, or split images regardless of near-duplicates with --group='[^/]+$'"
+    )
     if not file.num_images:
-        advice = (
-            ", since its fraction is less than one image, or near-duplicates and images of one --group stay together: "
-            "add other images, or split images regardless of near-duplicates with --group='[^/]+$'"
-        )
         return [f"{file.path}: no images{advice * is_split}"]
-    rare = [f"{file.path}: fewer than two images of {', '.join(file.rare_classes)}"] * bool(file.rare_classes)
+    absent = [name for name in file.rare_classes if is_split and not file.class_counts[name]]
+    few = [name for name in file.rare_classes if name not in absent]
+    rare = [f"{file.path}: fewer than two images of {', '.join(few)}"] * bool(few)
+    rare += [f"{file.path}: no images of {', '.join(absent)}{advice}"] * bool(absent)
     has_one_class = len(file.class_counts) == 1 and not file.is_multi_label
     return rare + [f"{file.path}: only one class: a classifier needs at least two"] * has_one_class
 

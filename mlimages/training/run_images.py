@@ -86,6 +86,12 @@ def decode_splits(config: FineTuneConfig, inputs: TrainingInputs, progress: Prog
         if labeled.is_multi_label:
             _warn_about_rare_classes(train, labeled.class_names, "training", rare_counts=(1,))
         _warn_about_rare_classes(val, labeled.class_names, "validation", rare_counts=(0, 1))
+        has_all_classes = len({label for image in val for label in image.class_indices}) == len(labeled.class_names)
+        if labeled.val is None and not has_all_classes:
+            logger.warning(
+                "a class has no validation image if its share is less than one image, or its images are near-"
+                "duplicates, which stay together in one split: add other images, or pass a validation set with --val"
+            )
         _warn_about_conflicting_labels((*train, *val), is_multi_label=labeled.is_multi_label)
     _require_disjoint_splits(train, val)
     return DecodedSplits(train, val, broken, store)

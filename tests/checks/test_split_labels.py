@@ -230,6 +230,23 @@ def test_copies_that_are_appended_join_their_originals(group: tuple[str, ...], t
         assert after == text + text.replace("old/", "new/"), name
 
 
+@pytest.mark.parametrize("group", [(), ("--group", r"burst|\d+")], ids=["near-duplicates", "groups"])
+def test_a_class_without_images_in_a_split_is_named_with_the_reason_and_what_to_do(
+    group: tuple[str, ...], tmp_path: Path, invoke_cli: RunCli
+) -> None:
+    for number in range(24):
+        is_burst = number % 3 == 0
+        path = tmp_path / "photos" / ("part", "a", "b")[number % 3] / f"{'burst' if is_burst else ''}{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg(scene(1000 if is_burst else number), quality=60 + number))
+    said = invoke_cli("label", "photos", "-o", "s.txt", "--split", "0.5,0.5", *group).stderr
+    assert (
+        "s_val.txt: no images of part, since its fraction is less than one image, or near-duplicates and images" in said
+    )
+    assert "--group='[^/]+$'" in said
+    assert "fewer than two images" not in said
+
+
 @pytest.mark.train
 def test_a_set_of_one_scene_cannot_be_split_and_the_commands_say_why(tmp_path: Path, invoke_cli: RunCli) -> None:
     for number in range(6):
