@@ -50,7 +50,11 @@ _CONVERSION_ADVICE = {
     ".xlsx": "a spreadsheet. Save it as CSV",
     ".mat": "a MATLAB file. Save paths and labels as CSV (`scipy.io.loadmat({path_text})` reads it)",
 }  # fmt: skip
-_CONVERSION_ADVICE |= dict.fromkeys((".tgz", ".gz", ".bz2", ".xz"), _CONVERSION_ADVICE[".tar"])
+_CONVERSION_ADVICE |= dict.fromkeys((".tgz", ".tar.gz", ".tar.bz2", ".tar.xz"), _CONVERSION_ADVICE[".tar"])
+_CONVERSION_ADVICE |= {
+    suffix: f"a compressed file. Decompress it with `{command} {{path}}`, then use `mlimages label {{inner}}`"
+    for suffix, command in ((".gz", "gunzip -k"), (".bz2", "bunzip2 -k"), (".xz", "unxz -k"))
+}
 _CONVERSION_ADVICE |= dict.fromkeys((".7z", ".rar"), "an archive. Extract it, then use `mlimages label FOLDER`")
 _CONVERSION_ADVICE |= {".xls": _CONVERSION_ADVICE[".xlsx"], ".arrow": _CONVERSION_ADVICE[".parquet"]}
 
@@ -80,10 +84,16 @@ def is_table(path: Path) -> bool:
     """Whether a label file is a table; a .txt is a table if its lines contain a delimiter and are not `path label`.
 
     Raises:
-        LabelFileError: the file does not exist, its format is unknown, or it is not UTF-8 or UTF-16.
+        LabelFileError: the file does not exist, its format is unknown, it is a class definition, or it is not UTF-8 or
+            UTF-16.
     """
     if get_supported_suffix(path) != ".txt":
         return True
+    if path.name.endswith("_class_def.txt"):
+        label_file = path.name.removesuffix("_class_def.txt") + ".txt"
+        raise LabelFileError(
+            f"{path} is a class definition, not a label file: omit it (its label file is {label_file})"
+        )
     with open_text(path) as lines:
         sample = [line.strip() for line in islice(filter(str.strip, lines), FORMAT_SAMPLE_SIZE)]
     return bool(sample) and not all(map(_is_path_index_line, sample)) and all(map(_find_delimiters, sample))
@@ -210,7 +220,9 @@ def get_supported_suffix(path: Path, suffixes: tuple[str, ...] = READABLE_SUFFIX
         stem = path.name.split(".")[0]
         names = {"path": shlex.quote(str(path)), "stem": shlex.quote(stem)}
         names |= {"path_text": repr(str(path)), "csv_text": repr(f"{stem}.csv")}
-        raise LabelFileError(f"{path} is not a label file, but {_CONVERSION_ADVICE[suffix].format(**names)}")
+        names |= {"inner": shlex.quote(str(path.with_suffix("")))}
+        advice = _CONVERSION_ADVICE.get("".join(path.suffixes[-2:]).lower(), _CONVERSION_ADVICE[suffix])
+        raise LabelFileError(f"{path} is not a label file, but {advice.format(**names)}")
     raise LabelFileError(f"{path} has an unknown suffix: expected {', '.join(suffixes[:-1])} or {suffixes[-1]}")
 
 

@@ -53,11 +53,12 @@ def describe_irregular_rows(path: Path, records: Iterable[Record], column_names:
             f"({len(column_names)}): the first row must name all columns or, without a header, have as many "
             "cells as the other rows"
         )
+    too_long_advice = ": quote cells that contain the delimiter; write several classes in one cell (a;b)"
     num_cells = pluralize(len(column_names), "cell")
     details = (
         ("repeated header", repeated, "", ""),
         ("row", absent, " with Confidence 0", ": the image does not show the class"),
-        ("row", too_long, f" with more than {num_cells}", ": quote cells that contain the delimiter"),
+        ("row", too_long, f" with more than {num_cells}", too_long_advice),
     )
     return tuple(
         f"{path}: left out: {pluralize(len(numbers), noun)}{kind} (row {format_row_numbers(numbers)}){hint}"

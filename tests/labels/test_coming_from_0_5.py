@@ -1,5 +1,6 @@
 """The table for users of 0.5: each row is run, and a row without a case fails."""
 
+import builtins
 import re
 import shlex
 from pathlib import Path
@@ -14,15 +15,13 @@ import mlimages
 from mlimages import ImageProperty, LabeledImage, LabelFile, Normalization, TrainingData, label_dir_auto
 from mlimages.cli.main import app
 from mlimages.core import InputError
-from mlimages.labels import append_labels, label_dir, read_class_names, write_class_names
+from mlimages.labels import write_class_names
 
 TABLE = (Path(__file__).parents[2] / "docs" / "upgrading.md").read_text(encoding="utf-8")
 ROWS = dict(re.findall(r"^\| (.*) \| (.*) \|$", TABLE, re.MULTILINE)[1:])
-NAMES = {"append_labels": append_labels, "label_dir": label_dir, "label_dir_auto": label_dir_auto,
-         "LabelFile": LabelFile,
-         "read_class_names": read_class_names, "TrainingData": TrainingData, "Normalization": Normalization,
-         "ImageProperty": ImageProperty, "LabeledImage": LabeledImage, "mlimages": mlimages,
-         "write_class_names": write_class_names, "Path": Path, "numpy": np}  # fmt: skip
+NAMES = {"label_dir_auto": label_dir_auto, "LabelFile": LabelFile, "TrainingData": TrainingData,
+         "Normalization": Normalization, "ImageProperty": ImageProperty, "LabeledImage": LabeledImage,
+         "mlimages": mlimages, "Path": Path, "numpy": np}  # fmt: skip
 WORDS = {"PATH": "photos", "FOLDER": "photos", "FILE": "L.txt", "LABELS": "L.txt", "WNID": "n11531193"}
 
 # For each row, by the text of its first column: commands and expressions; those that compare must be true.
@@ -36,23 +35,23 @@ CASES = {
         "len(list(LabelFile(F))) == 2",
     ],
     '`label_dir_auto(..., mode="a")`': [
-        "append_labels(LabelFile(F), label_dir_auto(folder).labels, by_class_index=False).write(F)"
+        "mlimages.labels.append_labels(LabelFile(F), label_dir_auto(folder).labels, by_class_index=False).write(F)"
     ],
     "`label_dir_auto(..., label_def_file=D)`": [
-        "write_class_names(D, labels.class_names)",
+        "mlimages.labels.write_class_names(D, labels.class_names)",
         "D.read_text() == Path('L_class_def.txt').read_text()",
     ],
     "`label_dir(label, label_file=F)`": [
-        "label_dir(folder, label).write(F)",
+        "mlimages.labels.label_dir(folder, label).write(F)",
         "[item.label for item in LabelFile(F)] == [1, 1]",
     ],
     "`LabelingMachine.read_label_def(path)`": [
-        "dict(enumerate(read_class_names(path)))",
-        "dict(enumerate(read_class_names(path))) == {0: 'a', 1: 'b'}",
+        "dict(enumerate(mlimages.labels.read_class_names(path)))",
+        "dict(enumerate(mlimages.labels.read_class_names(path))) == {0: 'a', 1: 'b'}",
     ],
     "`label_def.txt`": [
         "mlimages label FOLDER --classes label_def.txt",
-        'LabelFile(F, class_names=read_class_names("label_def.txt"))',
+        'LabelFile(F, class_names=mlimages.labels.read_class_names("label_def.txt"))',
     ],
     "`mlimages.model.LabelFile(path, img_root=...)`": ["mlimages.LabelFile(path, img_root=...)"],
     '`LabelFile(path, image_label_separator=",")`': [
@@ -180,3 +179,9 @@ def test_each_row_of_the_table_is_true(values: dict[str, object], row: str) -> N
 
 def test_no_case_is_left_of_a_row_that_is_gone() -> None:
     assert set(CASES) == set(ROWS)
+
+
+def test_functions_that_are_not_names_of_mlimages_are_given_with_their_module() -> None:
+    code = " ".join(re.findall(r"`([^`]+)`", " ".join(ROWS.values())))
+    names = set(re.findall(r"(?<![\w.])([a-z_]\w*)\(", code))
+    assert {name for name in names if not (hasattr(mlimages, name) or hasattr(builtins, name))} == set()

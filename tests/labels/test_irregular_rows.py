@@ -40,6 +40,11 @@ def test_the_delimiter_that_excel_declares_is_no_row(
         (["path,label,split", *(f"{row},train" for row in ROWS), "path,label,split"], "1 repeated header (row 6)"),
         (["path,label", *ROWS, "a,b.jpg,ant"], "1 row with more than 2 cells (row 6): quote cells"),
         ([*ROWS, "a,b.jpg,ant"], "1 row with more than 2 cells (row 5): quote cells"),
+        (
+            [*ROWS, "a.jpg,ant,bee"],
+            "1 row with more than 2 cells (row 5): quote cells that contain the delimiter; "
+            "write several classes in one cell (a;b)",
+        ),
         (["path,label", *ROWS, "a.jpg,ant,,"], ""),
         (["path,label", *(f"{row}," for row in ROWS)], ""),
         ([*ROWS, ROWS[0]], ""),
