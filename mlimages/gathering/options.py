@@ -222,7 +222,8 @@ class GatherOptions:
     headers: Annotated[
         Sequence[str],
         Option(
-            "Header field to send with each request for an image; repeatable.",
+            "Header field to send with each request for an image, except after a redirect to another scheme, host or "
+            "port; repeatable.",
             "Download",
             ("--header",),
             '"NAME: VALUE"',

@@ -13,8 +13,13 @@ from yarl import URL
 
 from mlimages.core import RETRYABLE_REASONS, Reason
 from mlimages.gathering.download.address_guard import PRIVATE_ADDRESS_ERRNO
-from mlimages.gathering.download.fetch import parse_retry_after
-from mlimages.gathering.download.reasons import NON_FINAL_REASONS, classify_error, classify_status, describe_error
+from mlimages.gathering.download.reasons import (
+    NON_FINAL_REASONS,
+    classify_error,
+    classify_status,
+    describe_error,
+    parse_retry_after,
+)
 
 STATUSES = {
     Reason.FORBIDDEN: [401, 403, 451],

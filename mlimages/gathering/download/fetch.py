@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import email.utils
-import math
 import random
 import re
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote, urljoin
@@ -39,6 +36,7 @@ from mlimages.gathering.download.reasons import (
     DownloadError,
     classify_error,
     classify_status,
+    parse_retry_after,
 )
 from mlimages.gathering.download.robots import SiteRulesCache
 from mlimages.gathering.options import GatherOptions
@@ -128,9 +126,11 @@ class Fetcher:
         cookies: dict[str, str] = {}  # used only in this chain of redirects
         try:
             url = parse_url(link)
+            origin = url.origin()
             for _ in range(_MAX_REDIRECTS + 1):
+                headers = self._headers if url.origin() == origin else {}  # they may contain credentials
                 result = await self._fetch_with_retries(
-                    url, path, label, obeys_site_rules=obeys_site_rules, cookies=cookies
+                    url, path, label, obeys_site_rules=obeys_site_rules, headers=headers, cookies=cookies
                 )
                 attempts += result.attempts
                 note = result.detail or note
@@ -147,7 +147,14 @@ class Fetcher:
         return replace(result, detail=detail, attempts=attempts, elapsed_s=round(time.monotonic() - started, 3))
 
     async def _fetch_with_retries(
-        self, url: URL, path: Path, label: str, *, obeys_site_rules: bool, cookies: dict[str, str]
+        self,
+        url: URL,
+        path: Path,
+        label: str,
+        *,
+        obeys_site_rules: bool,
+        headers: Mapping[str, str],
+        cookies: dict[str, str],
     ) -> DownloadResult:
         """Request a URL until the result is final, the retries are used up or the host is given up.
 
@@ -167,7 +174,9 @@ class Fetcher:
                         break
                     async with self._slots:
                         requested_at = time.monotonic()
-                        result = await self._request(url, path, host, cookies, obeys_site_rules=obeys_site_rules)
+                        result = await self._request(
+                            url, path, host, obeys_site_rules=obeys_site_rules, headers=headers, cookies=cookies
+                        )
                         cookies = {**cookies, **result.cookies}
                 attempts += 1
                 _update_host(host, str(url), result, requested_at)
@@ -183,14 +192,21 @@ class Fetcher:
         return replace(result, attempts=attempts)
 
     async def _request(
-        self, url: URL, path: Path, host: Host, cookies: dict[str, str], *, obeys_site_rules: bool
+        self,
+        url: URL,
+        path: Path,
+        host: Host,
+        *,
+        obeys_site_rules: bool,
+        headers: Mapping[str, str],
+        cookies: dict[str, str],
     ) -> DownloadResult:
         """Check the rules of the site, then send one request; return its result, even if it fails."""
         result = DownloadResult()
         try:
             note = await self._check_site_rules(url, host) if obeys_site_rules else ""
             async with self._session.get(
-                url, allow_redirects=False, headers=self._headers, cookies=cookies or None
+                url, allow_redirects=False, headers=headers, cookies=cookies or None
             ) as response:
                 result = DownloadResult(
                     final_url=str(response.url),
@@ -325,15 +341,3 @@ def _restore_path_and_query(url: URL, link: str) -> URL:
     target = _UNENCODED_PERCENT.sub("%25", quote(target, safe="!#$%&'()*+,/:;=?@[]~", errors="replace"))
     start = "" if target.startswith("/") else "/"
     return URL(f"{url.scheme}://{url.raw_authority}{start}{target}", encoded=True)
-
-
-def parse_retry_after(value: str | None) -> float | None:
-    """Return the seconds to wait according to a Retry-After header (RFC 9110, 10.2.3); None if absent or invalid."""
-    if value is None:
-        return None
-    with suppress(ValueError):
-        return max(0.0, float(value)) if math.isfinite(float(value)) else None
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):
-        return None

@@ -1,11 +1,15 @@
-"""Classify failures of requests."""
+"""Classify failures of requests, and read when to retry them."""
 
 from __future__ import annotations
 
+import email.utils
 import errno
+import math
 import socket
 import ssl
+import time
 import zlib
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
@@ -112,3 +116,15 @@ def classify_error(error: Exception) -> Reason:
     if isinstance(os_error, OSError) and os_error.errno in _REASON_BY_ERRNO:
         return _REASON_BY_ERRNO[os_error.errno]
     return next((reason for kind, reason in _REASON_BY_EXCEPTION if isinstance(error, kind)), Reason.BAD_HTTP)
+
+
+def parse_retry_after(value: str | None) -> float | None:
+    """Return the seconds to wait according to a Retry-After header (RFC 9110, 10.2.3); None if absent or invalid."""
+    if value is None:
+        return None
+    with suppress(ValueError):
+        return max(0.0, float(value)) if math.isfinite(float(value)) else None
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return None

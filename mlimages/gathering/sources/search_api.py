@@ -18,8 +18,7 @@ import aiohttp
 
 from mlimages.core import GatherError, cache_dir, write_text
 from mlimages.gathering.download.client import open_session
-from mlimages.gathering.download.fetch import parse_retry_after
-from mlimages.gathering.download.reasons import describe_error
+from mlimages.gathering.download.reasons import describe_error, parse_retry_after
 from mlimages.gathering.links import parse_host
 from mlimages.gathering.options import GatherOptions
 
