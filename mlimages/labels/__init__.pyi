@@ -13,6 +13,8 @@ from .folders import open_labels as open_labels
 from .folders import open_splits as open_splits
 from .formats import Label as Label
 from .formats import parse_separator_line as parse_separator_line
+from .irregular_rows import format_row_numbers as format_row_numbers
+from .irregular_rows import has_too_many_cells as has_too_many_cells
 from .irregular_rows import is_repeated_header as is_repeated_header
 from .label_file import LabelFile as LabelFile
 from .label_file import merge_classes as merge_classes

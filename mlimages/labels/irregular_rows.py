@@ -28,9 +28,14 @@ def is_class_absent(record: Record, column_names: Sequence[str]) -> bool:
     return record.get_cell(column_names.index("Confidence")).strip() in ("0", "0.0")
 
 
+def has_too_many_cells(cells: Sequence[str], column_names: Sequence[str]) -> bool:
+    """Whether a row has text in more cells than there are columns, as after a delimiter in a cell without quotes."""
+    return len(cells) > len(column_names) and any(map(str.strip, cells[len(column_names) :]))
+
+
 def is_irregular(record: Record, column_names: Sequence[str]) -> bool:
     """Whether a row repeats the header, has text in more cells than there are columns, or names an absent class."""
-    is_too_long = len(record.cells) > len(column_names) and any(map(str.strip, record.cells[len(column_names) :]))
+    is_too_long = has_too_many_cells(record.cells, column_names)
     return is_too_long or is_repeated_header(record.cells, column_names) or is_class_absent(record, column_names)
 
 

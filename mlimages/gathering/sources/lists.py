@@ -25,6 +25,7 @@ from mlimages.gathering.sources.columns import (
     to_text,
     unwrap_link,
 )
+from mlimages.gathering.sources.left_out_rows import LeftOutRows
 from mlimages.gathering.sources.list_files import (
     STDIN,
     count_buffered_lines,
@@ -126,10 +127,12 @@ class LinkFile:
         self._default_class = options.class_name or ("images" if path == STDIN else path.name.split(".")[0] or "images")
         self._format_description, self.num_header_lines = "", 0
         self._num_buffered_lines = sys.maxsize
-        self._unclassified = self._repeated_headers = 0
+        self._unclassified = 0
+        self._left_out = LeftOutRows()
         self._has_long_rows = False
         head, self._links = self._peek(self._parse_image_refs(), MAX_HEAD_ROWS)
         self.file_class = self._default_class if head and self._unclassified == len(head) else ""
+        self._left_out.require_minority(len(head), self.name)
         self._require_links(head)
         if options.label_col is None:
             self._reject_captions(head)
@@ -139,6 +142,10 @@ class LinkFile:
 
     def __iter__(self) -> Iterator[ImageRef]:
         return self._links
+
+    def find_late_warnings(self) -> tuple[str, ...]:
+        """Return, once all links are read, what `warnings` could not say of the rows after the first ones."""
+        return tuple(text for text in self._left_out.describe() if text not in self._left_out_of_head)
 
     def _require_links(self, first_links: list[ImageRef]) -> None:
         if self._path == STDIN and len(first_links) < 2:  # a line that was typed; more may follow
@@ -167,9 +174,8 @@ class LinkFile:
                 f"{len(spaced)} {rows} with a space in the link, such as {_shorten_url(spaced[0])}: separate classes "
                 "from links by tabs"
             )
-        if self._repeated_headers:
-            within = f" in the first {len(first_links)} rows" * has_more
-            yield f"left out: {pluralize(self._repeated_headers, 'repeated header')}{within}"
+        self._left_out_of_head = tuple(self._left_out.describe())
+        yield from self._left_out.describe(f" in the first {len(first_links)} rows" * has_more)
         if 0 < self._unclassified < len(first_links):
             yield f"{self._unclassified} {rows} without a class, which are put into class {self._default_class}"
 
@@ -236,12 +242,9 @@ class LinkFile:
         return self._parse_text(lines)
 
     def _parse_table(self, cells: Iterator[list[str]]) -> Iterator[ImageRef]:
-        has_header, rows = convert_rows_to_dicts(cells, self._count_repeated_header)
+        has_header, rows = convert_rows_to_dicts(cells, self._left_out)
         self.num_header_lines = int(has_header)
         return self._parse_rows(rows)
-
-    def _count_repeated_header(self) -> None:
-        self._repeated_headers += 1
 
     def _parse_json(self, text: str) -> Iterator[ImageRef]:
         try:

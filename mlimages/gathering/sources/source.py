@@ -133,13 +133,15 @@ class UrlList:
     async def __aiter__(self) -> AsyncIterator[ImageRef]:
         files = await self._open_lists()
         self._files = None  # they can be read only once
-        for path, image_refs in zip(self._paths, files, strict=True):
+        for path, file in zip(self._paths, files, strict=True):
             # Standard input link by link: the program that writes to it may wait for each line to be read.
-            blocks = _split_into_blocks(image_refs, 1 if path == STDIN else _LINKS_PER_BLOCK)
+            blocks = _split_into_blocks(file, 1 if path == STDIN else _LINKS_PER_BLOCK)
             read = partial(next, blocks, [])
             while block := await _run_in_thread(read, is_daemon=path == STDIN):
                 for image_ref in block:
                     yield image_ref
+            for text in file.find_late_warnings():
+                self._tell(f"{file.name}: {text}")
 
     @property
     def is_read_once(self) -> bool:

@@ -7,8 +7,8 @@ import io
 import json
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,11 @@ from mlimages.gathering.sources.columns import (
     is_link_column,
     to_text,
 )
+from mlimages.gathering.sources.left_out_rows import LeftOutRows
 from mlimages.labels import find_coco_classes, is_repeated_header
 
+_NO_DELIMITER = "\x1f"
+"""Delimiter of a table with one column."""
 _TSV_HTTP_DATA_HEADER = "TsvHttpData-1.0"
 _MAX_LINES_PER_ROW = 1000
 _LONG_LINE_LENGTH = 65_536
@@ -91,8 +94,25 @@ def split_class_and_link(line: str) -> tuple[str, str] | None:
 
 
 def find_csv_delimiter(line: str) -> str:
-    """Return the most frequent delimiter (`,`, `;` or a tab) in the first line of a CSV file; `,` if there is none."""
-    return max(",;\t", key=lambda each: (line.count(each), each == ","))
+    """Return the most frequent delimiter (`,`, `;` or a tab) in the first line of a CSV file.
+
+    If the line has a single cell, or the delimiter would cut its link, return a character that occurs in no line: the
+    file has one column.
+    """
+    delimiter = max(",;\t", key=lambda each: (line.count(each), each == ","))
+    row = _parse_csv_row(line, delimiter, is_strict=False) or []
+    return _NO_DELIMITER if len(row) == 1 or _has_cut_link(row) else delimiter
+
+
+def _has_cut_link(row: Sequence[str]) -> bool:
+    """Return whether a cell without a link, but with an image suffix, follows a link without one."""
+    return any(
+        is_link(cell)
+        and not IMAGE_SUFFIX_AT_END.search(cell)
+        and not is_link(after)
+        and IMAGE_SUFFIX_AT_END.search(after)
+        for cell, after in pairwise(row)
+    )
 
 
 def parse_csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
@@ -179,36 +199,20 @@ def parse_tsv_rows(lines: Iterable[str]) -> Iterator[list[str]]:
             yield line.rstrip("\t ").split("\t")
 
 
-def convert_rows_to_dicts(
-    rows: Iterator[Sequence[str]], on_repeated_header: Callable[[], None] = lambda: None
-) -> tuple[bool, Iterator[Row]]:
+def convert_rows_to_dicts(rows: Iterator[Sequence[str]], left_out: LeftOutRows) -> tuple[bool, Iterator[Row]]:
     """Return whether the first row is a header, and the data rows as dicts by column name.
 
-    Without a header, the names are `column 1`, `column 2` and so on.
-
-    Args:
-        on_repeated_header: called for each row that repeats the header, as in concatenated files; it is skipped.
+    Without a header, the names are `column 1`, `column 2` and so on. Irregular rows are recorded in `left_out`.
     """
     first = next(rows, None)
     if first is None:
         return False, iter(())
-    if any(map(is_link, first)):
-        names = [f"column {number}" for number in range(1, len(first) + 1)]
-        rows, has_header = chain([first], rows), False
-    else:
-        names, has_header = [name.strip() or f"column {number}" for number, name in enumerate(first, 1)], True
-        rows = _remove_repeated_headers(rows, [name.strip() for name in first], on_repeated_header)
-    return has_header, (dict(zip(names, row, strict=False)) for row in rows)
-
-
-def _remove_repeated_headers(
-    rows: Iterable[Sequence[str]], header: Sequence[str], on_repeated_header: Callable[[], None]
-) -> Iterator[Sequence[str]]:
-    for row in rows:
-        if is_repeated_header(row, header):
-            on_repeated_header()
-        else:
-            yield row
+    cells = [cell.strip() for cell in first]
+    regular = left_out.filter_rows(rows, cells)
+    has_header = not any(map(is_link, first))
+    names = [(has_header and cell) or f"column {number}" for number, cell in enumerate(cells, 1)]
+    below = regular if has_header else chain([first], regular)
+    return has_header, (dict(zip(names, row, strict=False)) for row in below)
 
 
 def parse_json_lines(lines: Iterable[str]) -> Iterator[Row]:

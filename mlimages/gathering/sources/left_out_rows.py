@@ -1,0 +1,62 @@
+"""Leave out the rows of a table that are no links: repeated headers, and rows with more cells than the first row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from mlimages.core import InputError, escape_unprintable, pluralize
+from mlimages.gathering.links import remove_credentials
+from mlimages.labels import format_row_numbers, has_too_many_cells, is_repeated_header
+
+_MAX_EXAMPLE_LENGTH = 100
+
+
+@dataclass(slots=True)
+class LeftOutRows:
+    """The rows of a table that were left out so far.
+
+    Attributes:
+        num_repeated_headers: number of rows that repeat the header, as in concatenated files.
+        too_long: numbers of the rows with more cells than the first row, which is row 1; blank lines are not counted.
+        num_columns: number of cells of the first row.
+        example: the cells of the first row that is too long.
+    """
+
+    num_repeated_headers: int = 0
+    too_long: list[int] = field(default_factory=list)
+    num_columns: int = 0
+    example: str = ""
+
+    def filter_rows(self, rows: Iterable[Sequence[str]], first: Sequence[str]) -> Iterator[Sequence[str]]:
+        """Yield the regular rows below the first row of a table, whose stripped cells are `first`."""
+        self.num_columns = len(first)
+        for number, row in enumerate(rows, start=2):
+            if "://" not in "".join(first) and is_repeated_header(row, first):
+                self.num_repeated_headers += 1
+            elif has_too_many_cells(row, first):
+                self.too_long.append(number)
+                self.example = self.example or remove_credentials(" | ".join(row))[:_MAX_EXAMPLE_LENGTH]
+            else:
+                yield row
+
+    def describe(self, within: str = "") -> Iterator[str]:
+        """Yield a line about each kind of rows that were left out; `within` says in which part of the list."""
+        if self.num_repeated_headers:
+            yield f"left out: {pluralize(self.num_repeated_headers, 'repeated header')}{within}"
+        if self.too_long:
+            cells, rows = pluralize(self.num_columns, "cell"), pluralize(len(self.too_long), "row")
+            yield (
+                f"left out: {rows}{within} with more than {cells} (row {format_row_numbers(self.too_long)}), such as "
+                f"{escape_unprintable(self.example)}: quote cells that contain the delimiter"
+            )
+
+    def require_minority(self, num_regular: int, list_name: str) -> None:
+        """Raise InputError if more rows were left out for their cells than the `num_regular` rows that are links."""
+        if len(self.too_long) > num_regular:
+            total = pluralize(len(self.too_long) + num_regular, "row")
+            raise InputError(
+                f"{list_name}: {len(self.too_long)} of {total} have more cells than the first row "
+                f"({self.num_columns}), such as row {self.too_long[0]}, {escape_unprintable(self.example)}: name all "
+                "columns in the first row, and quote cells that contain the delimiter"
+            )
