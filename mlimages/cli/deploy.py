@@ -143,7 +143,7 @@ def quantize(
     Measures the accuracy and speed of two int8 variants: one uses the full range of integers for the weights, the other
     a reduced range. Writes the fastest variant whose accuracy drops by at most --max-drop; if several are within 5 % of
     its speed, the most accurate of them. Variants that are less than 5 % faster than the model are not written. Use at
-    least 200 labelled images.
+    least 200 labelled images that the model was not trained on.
 
     Example: mlimages quantize cats.onnx --calibration data/cats/val.txt
     """

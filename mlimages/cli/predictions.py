@@ -221,9 +221,11 @@ def format_quantization(result: Quantization) -> str:
         for trial in result.trials
     ]
     lines.append(f"measured on {pluralize(result.num_images, 'image')} on one core of this machine")
+    lines += filter(None, [result.training_note])
     names = [trial.name for trial in result.trials[1:]]
     lines += [f"{name}: {refusal}" for name, refusal in zip(names, result.rejection_reasons, strict=True) if refusal]
     lines.append(f"written: {result.written_trial.name}" if result.written_trial else "nothing written")
+    lines += filter(None, [result.thresholds_note])
     return "\n".join(lines)
 
 

@@ -4,8 +4,8 @@ from .known_score import KnownOutput as KnownOutput
 from .known_score import KnownScore as KnownScore
 from .onnx_writer import TrainedNetwork as TrainedNetwork
 from .parity import NetworkOutputs as NetworkOutputs
-from .quantization import Quantization as Quantization
-from .quantization import VariantTrial as VariantTrial
 from .quantization import quantize as quantize
+from .quantization_result import Quantization as Quantization
+from .quantization_result import VariantTrial as VariantTrial
 from .targets import RUNTIMES as RUNTIMES
 from .targets import import_openvino as import_openvino

@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,18 +25,21 @@ from mlimages.core import (
     Proportion,
     as_path,
     check_at_least,
-    format_percent,
     pluralize,
     require_writable,
 )
+from mlimages.export.quantization_result import Quantization, VariantTrial
 from mlimages.export.quantized_variants import Runner, make_runner, write_variants
 from mlimages.inference import (
     KNOWN_THRESHOLD,
+    MIN_CONFORMAL_IMAGES,
+    InDistributionCalibration,
     OnnxBundle,
     PredictionSetThresholds,
     Provenance,
     align_class_indices,
     compute_conformal_thresholds,
+    find_images_in_split,
 )
 from mlimages.labels import LabelFile, open_labels
 
@@ -52,70 +55,6 @@ SIMILAR_SPEED_RATIO = 1.05
 NUM_TIMED_IMAGES, NUM_TIMED_ROUNDS = 8, 7
 
 
-@dataclass(frozen=True, slots=True)
-class VariantTrial:
-    """Accuracy, speed and size of a variant of a network, measured on this machine.
-
-    Attributes:
-        name: "original", "int8", "int8, reduced range" or "float16".
-        accuracy: share of correct predictions (0..1), or the mean average precision of a multi-label model.
-        images_per_s: images per second of CPU time on one core, including preprocessing, without decoding.
-        size_bytes: size of the .onnx file.
-        calibration_error: expected calibration error (0..1) of the probabilities.
-        known_share: share of images (0..1) that are not predicted as unknown.
-    """
-
-    name: str
-    accuracy: float
-    images_per_s: float
-    size_bytes: int
-    calibration_error: float = 0.0
-    known_share: float = 1.0
-
-    def __str__(self) -> str:
-        speed_and_size = f"{self.images_per_s:.0f} images/s, {self.size_bytes / 1e6:.1f} MB"
-        return f"{self.name} ({format_percent(self.accuracy)}, {speed_and_size})"
-
-    def to_dict(self) -> dict[str, str | float]:
-        """Return the measurements as JSON types."""
-        values = asdict(self)
-        values["known"] = values.pop("known_share")
-        return values
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Quantization:
-    """Result of `quantize`.
-
-    Attributes:
-        trials: measurements of the original, then of the variants.
-        num_images: number of images on which the accuracy was measured.
-        written_trial: the variant that was written; None if no variant is fast and accurate enough.
-        rejection_reasons: for each variant, in the order of `trials[1:]`, why it was rejected, or "".
-        score_name: the metric in `VariantTrial.accuracy`: "accuracy", or "mAP" for a multi-label model.
-    """
-
-    trials: tuple[VariantTrial, ...]
-    num_images: int
-    written_trial: VariantTrial | None
-    rejection_reasons: tuple[str, ...] = ()
-    score_name: str = "accuracy"
-
-    def __repr__(self) -> str:
-        written = self.written_trial.name if self.written_trial else None
-        return f"Quantization({', '.join(map(str, self.trials))}; {self.num_images} images; written: {written})"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the result as JSON types."""
-        return {
-            "trials": [trial.to_dict() for trial in self.trials],
-            "count": self.num_images,
-            "chosen": self.written_trial and self.written_trial.to_dict(),
-            "refusals": self.rejection_reasons,
-            "score_name": self.score_name,
-        }
-
-
 def quantize(
     bundle: OnnxBundle | str | os.PathLike[str],
     calibration: LabelFile | str | os.PathLike[str],
@@ -129,8 +68,9 @@ def quantize(
     """Measure int8 and float16 variants of a network, and write the fastest one that is accurate enough.
 
     Weights are quantized per channel, activations per tensor with static ranges. The preprocessing, the last layer,
-    the softmax and its temperature are not quantized. Accuracy, calibration error and the thresholds of prediction sets
-    measured here are stored in the written file.
+    the softmax and its temperature are not quantized. Accuracy and calibration error measured here are stored in the
+    written file. So are the thresholds of prediction sets and the share of known images, if at least 19 of the measured
+    images were not used to train the model; otherwise, those of the original are kept.
 
     Args:
         bundle: an exported file.
@@ -177,22 +117,35 @@ def quantize(
     with tempfile.TemporaryDirectory() as folder:
         pixels = [sample.pixels for sample in calibration_set]
         variants = write_variants(bundle, pixels, Path(folder), include_float16=fp16, progress=progress)
-        measurements = _measure_variants({"original": bundle, **variants}, test_set, progress)
+        num_in_splits, is_new = _compare_with_splits(test_set, bundle)
+        measurements = _measure_variants({"original": bundle, **variants}, test_set, is_new, progress)
         trials = tuple(each.trial for each in measurements)
         score_name = bundle.task.score_name
         rejection_reasons = tuple(
             _describe_rejection(trial, trials[0], len(test_set), max_drop, score_name) for trial in trials[1:]
         )
         chosen = _choose_variant(measurements[1:], rejection_reasons)
+        has_thresholds = bundle.known is not None or bundle.prediction_sets is not None
+        result = Quantization(
+            trials,
+            len(test_set),
+            chosen.trial if chosen else None,
+            rejection_reasons,
+            score_name,
+            num_in_splits,
+            keeps_thresholds=chosen is not None and has_thresholds and is_new.sum() < MIN_CONFORMAL_IMAGES,
+        )
         if chosen:
             variant = variants[chosen.trial.name]
-            provenance = _update_provenance(bundle, chosen, trials, len(test_set))
-            known = bundle.known and replace(bundle.known, share=chosen.trial.known_share, count=len(test_set))
-            thresholds = chosen.prediction_set_thresholds
-            sets = bundle.prediction_sets and PredictionSetThresholds("validation", len(test_set), thresholds)
-            written = replace(variant, path=out, known=known, prediction_sets=sets, provenance=provenance)
+            written = replace(
+                variant,
+                path=out,
+                known=chosen.known,
+                prediction_sets=chosen.prediction_sets,
+                provenance=_update_provenance(bundle, chosen, result),
+            )
             written.write(variant.path, overwrite=overwrite)
-    return Quantization(trials, len(test_set), chosen.trial if chosen else None, rejection_reasons, score_name)
+    return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,18 +181,32 @@ def _split_samples(samples: Sequence[_Sample]) -> tuple[list[_Sample], list[_Sam
     return calibration_set, [sample for index, sample in enumerate(samples) if index not in indices]
 
 
+def _compare_with_splits(
+    samples: Sequence[_Sample], bundle: OnnxBundle
+) -> tuple[tuple[int, int] | None, NDArray[np.bool_]]:
+    """Return how many samples the run used for training and for validation, and which samples `(N,)` are not known to
+    be in its training set."""
+    items = [sample.item for sample in samples]
+    in_train, in_val = (find_images_in_split(items, bundle, name) for name in ("train", "val"))
+    if in_train is None or in_val is None:
+        return None, np.ones(len(items), bool)
+    return (int(in_train.sum()), int(in_val.sum())), ~in_train
+
+
 @dataclass(frozen=True, slots=True)
 class _Measurement:
-    """A trial, its score with a 95 % interval, and two values computed from the logits before temperature scaling."""
+    """A trial, its score with a 95 % interval, the calibration error of the logits before temperature scaling, and what
+    the written file says about `known` and prediction sets."""
 
     trial: VariantTrial
     score: Proportion
     calibration_error_before_scaling: float
-    prediction_set_thresholds: Mapping[str, float]
+    known: InDistributionCalibration | None
+    prediction_sets: PredictionSetThresholds | None
 
 
 def _measure_variants(
-    bundles: Mapping[str, OnnxBundle], samples: Sequence[_Sample], progress: Progress
+    bundles: Mapping[str, OnnxBundle], samples: Sequence[_Sample], is_new: NDArray[np.bool_], progress: Progress
 ) -> list[_Measurement]:
     runners = {name: make_runner(bundle) for name, bundle in bundles.items()}
     items = [sample.item for sample in samples]
@@ -252,9 +219,10 @@ def _measure_variants(
             rows.append(runners[name]([sample.pixels]))
             progress.advance()
         logits, probabilities = (np.concatenate([row[n] for row in rows]) for n in (0, 1))  # (N, classes) each
-        is_known = probabilities.max(axis=1) >= bundle.unknown_below  # (N,)
+        is_in_distribution = np.ones(len(samples), bool)  # (N,)
         if bundle.known:
-            is_known &= np.concatenate([row[2] for row in rows]) >= KNOWN_THRESHOLD
+            is_in_distribution = np.concatenate([row[2] for row in rows]) >= KNOWN_THRESHOLD
+        is_known = is_in_distribution & (probabilities.max(axis=1) >= bundle.unknown_below)  # (N,)
         task, targets = bundle.task, bundle.task.make_targets(items, len(bundle.class_names))
         score = task.score(probabilities, targets)
         trial = VariantTrial(
@@ -266,12 +234,28 @@ def _measure_variants(
             known_share=float(is_known.mean()),
         )
         uncalibrated = task.compute_probabilities(logits)
-        thresholds = compute_conformal_thresholds(uncalibrated, targets) if bundle.prediction_sets else {}
-        measurements.append(
-            _Measurement(trial, score, task.compute_calibration_error(uncalibrated, targets), thresholds)
-        )
+        error = task.compute_calibration_error(uncalibrated, targets)
+        thresholds = _measure_thresholds(bundle, uncalibrated[is_new], targets[is_new], is_in_distribution[is_new])
+        measurements.append(_Measurement(trial, score, error, *thresholds))
     progress.close()
     return measurements
+
+
+def _measure_thresholds(
+    bundle: OnnxBundle,
+    probabilities: NDArray[np.floating],
+    targets: NDArray[Any],
+    is_in_distribution: NDArray[np.bool_],
+) -> tuple[InDistributionCalibration | None, PredictionSetThresholds | None]:
+    """Return the calibration of `known` and the thresholds of prediction sets on images that are not in the training
+    set; those of the original if there are too few."""
+    known, sets, count = bundle.known, bundle.prediction_sets, len(is_in_distribution)
+    if count < MIN_CONFORMAL_IMAGES:
+        return known, sets
+    return (
+        known and replace(known, share=float(is_in_distribution.mean()), count=count),
+        sets and PredictionSetThresholds("calibration", count, compute_conformal_thresholds(probabilities, targets)),
+    )
 
 
 def _measure_images_per_s(runners: Mapping[str, Runner], pixels: Sequence[NDArray[np.uint8]]) -> dict[str, float]:
@@ -308,9 +292,7 @@ def _choose_variant(measurements: Sequence[_Measurement], rejection_reasons: Seq
     return max(fast, key=lambda each: (each.trial.accuracy, each.trial.images_per_s), default=None)
 
 
-def _update_provenance(
-    bundle: OnnxBundle, measurement: _Measurement, trials: Sequence[VariantTrial], num_images: int
-) -> Provenance:
+def _update_provenance(bundle: OnnxBundle, measurement: _Measurement, result: Quantization) -> Provenance:
     """Return the provenance of a variant, without measurements that apply only to the original."""
     errors = (measurement.calibration_error_before_scaling, measurement.trial.calibration_error)
     score = (measurement.score.value, measurement.score.low, measurement.score.high)
@@ -320,7 +302,8 @@ def _update_provenance(
         target_parity=None,
         accuracy=None if bundle.multi_label else score,
         mean_ap=score if bundle.multi_label else None,
-        num_evaluated_images=num_images,
+        num_evaluated_images=result.num_images,
+        num_in_splits=result.num_in_splits,
         calibration_error=errors if bundle.provenance.calibration_error else None,
-        quantization=tuple(each.to_dict() for each in trials),
+        quantization=tuple(each.to_dict() for each in result.trials),
     )

@@ -107,10 +107,13 @@ class Provenance:
         class_counts: for each split, the number of images of each class, in the order of the class indices.
         licenses: for each licence that `gather` recorded, the number of images; empty without such records.
         command: command line that reproduces the run.
-        accuracy: accuracy on the validation images, with the bounds of its 95 % interval.
+        accuracy: accuracy on the validation images, or the calibration images of a quantized file, with the bounds of
+            its 95 % interval.
         num_evaluated_images: number of images that `accuracy` or `mean_ap` was measured on.
-        mean_ap: mean average precision of a multi-label file on the validation images, in place of the accuracy, with
-            the bounds of its 95 % interval.
+        num_in_splits: for a quantized file, number of these images that are in the training set of the run, and in its
+            validation set; None if unknown.
+        mean_ap: mean average precision of a multi-label file, in place of the accuracy, with the bounds of its 95 %
+            interval.
         parity: comparison of the outputs in ONNX Runtime with those of the network; None for a quantized file.
         calibration_error: expected calibration error (0..1) before and after temperature scaling.
         quantization: one row per trial: name, accuracy, images per second, bytes.
@@ -129,6 +132,7 @@ class Provenance:
     command: str = ""
     accuracy: tuple[float, float, float] | None = None
     num_evaluated_images: int = 0
+    num_in_splits: tuple[int, int] | None = None
     mean_ap: tuple[float, float, float] | None = None
     parity: ParityResult | None = None
     calibration_error: tuple[float, float] | None = None
@@ -142,11 +146,12 @@ class Provenance:
 class InDistributionCalibration:
     """Calibration of the output `known`, the in-distribution score, on validation images.
 
-    An image counts as in-distribution if its score is at least 0.5.
+    An image counts as in-distribution if its score is at least 0.5. In a quantized file, the share is measured on the
+    same images as the thresholds of prediction sets.
 
     Attributes:
-        share: share (0..1) of the validation images that count as in-distribution.
-        count: number of validation images on which the score was calibrated.
+        share: share (0..1) of the images that count as in-distribution.
+        count: number of these images.
     """
 
     share: float
@@ -159,7 +164,8 @@ class PredictionSetThresholds:
 
     Attributes:
         source: `leave-one-out` if the thresholds were computed from leave-one-out predictions of the training images,
-            `validation` if they were computed from predictions of the validation images.
+            `validation` if they were computed from predictions of the validation images, `calibration` from those of
+            the images passed to `quantize` that were not used for training.
         count: number of images that the thresholds were computed from.
         thresholds: for each coverage level ("0.9"), the minimum softmax probability of the classes in the set.
     """
@@ -254,6 +260,8 @@ class OnnxBundle:
         del values["path"]
         if not self.multi_label:  # earlier versions read files with one class per image
             del values["multi_label"], values["thresholds"], values["provenance"]["mean_ap"]
+        if self.provenance.num_in_splits is None:  # only in quantized files
+            del values["provenance"]["num_in_splits"]
         values["probe"]["pixels"] = base64.b64encode(self.parity_test_image.pixels).decode()
         return json.dumps({"v": METADATA_VERSION, **values}, sort_keys=True)
 
@@ -304,7 +312,7 @@ def _parse_json_values(values: dict[str, Any]) -> dict[str, Any]:
     if width < 1 or num_bytes != width * height * 3:
         raise ValueError(f"the parity test image is {width} x {height} px but has {num_bytes} bytes of pixels")
     values["parity_test_image"] = ParityTestImage(**{**image, "logits": tuple(image["logits"])})
-    for key in ("accuracy", "calibration_error", "quantization", "mean_ap"):
+    for key in ("accuracy", "calibration_error", "quantization", "mean_ap", "num_in_splits"):
         provenance[key] = None if provenance.get(key) is None else tuple(provenance[key])
     counts = provenance.get("class_counts", {})
     provenance["class_counts"] = {name: tuple(each) for name, each in counts.items()}

@@ -13,6 +13,9 @@ NUM_BINS = 15
 COVERAGE_LEVELS = (0.8, 0.9, 0.95)
 """Coverage levels of the prediction sets, that is, probabilities with which a set includes the true class."""
 
+MIN_CONFORMAL_IMAGES = 19
+"""Minimum number n of images for a threshold at the level 0.95. With fewer, its rank, ceil(0.95 (n + 1)), exceeds n."""
+
 _INVERSE_GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 

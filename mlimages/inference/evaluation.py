@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ from mlimages.inference.class_alignment import align_class_indices
 from mlimages.inference.explanation import BackgroundTest, run_background_test
 from mlimages.inference.multi_label import MultiLabelScores, score_multi_label_predictions
 from mlimages.inference.predictor import Predictor, TimedResult
+from mlimages.inference.run_splits import describe_training_use, find_images_in_split
 from mlimages.inference.tasks import MultiLabel
 from mlimages.labels import LabelFile, open_labels
 
@@ -122,11 +124,11 @@ class Evaluation:
     @property
     def training_note(self) -> str:
         """Note on the images that were also used in training; empty if there are none."""
-        chosen = "epoch and thresholds" if self.multi_label_scores else "epoch"
-        counts = {"for training": self.num_in_training_set, f"to choose the {chosen}": self.num_in_validation_set}
-        used = [f"{count} {purpose}" for purpose, count in counts.items() if count]
-        expected = f"expect lower {self.score_name} on new images"
-        return f"of these images, the run used {' and '.join(used)}: {expected}" if used else ""
+        return describe_training_use(
+            (self.num_in_training_set, self.num_in_validation_set),
+            score_name=self.score_name,
+            multi_label=self.multi_label_scores is not None,
+        )
 
     def to_json(self) -> str:
         """Return the results as JSON; the accuracy and the scores of each class are in 0..1, with 95 % intervals."""
@@ -239,8 +241,8 @@ def evaluate(
         background_use=_run_background_test(predictor, items, background_test_images)
         if background_test_images
         else None,
-        num_in_training_set=_count_images_in_split(items, predictor.bundle, "train.txt"),
-        num_in_validation_set=_count_images_in_split(items, predictor.bundle, "val.txt"),
+        num_in_training_set=_count_images_in_split(items, predictor.bundle, "train"),
+        num_in_validation_set=_count_images_in_split(items, predictor.bundle, "val"),
         multi_label_scores=label_scores,
     )
 
@@ -261,13 +263,9 @@ def _class_scores_to_dict(class_scores: ClassScores) -> dict[str, object]:
     return {"count": count, **{key: [one.value, one.low, one.high] if count else None for key, one in shares.items()}}
 
 
-def _count_images_in_split(items: Sequence[LabeledPath], bundle: OnnxBundle, label_file_name: str) -> int:
-    """Count the images that are also in `label_file_name` in the run folder; 0 if the model is not in a run folder."""
-    listed = bundle.path.absolute().with_name(label_file_name)
-    if not (listed.exists() and listed.with_name("config.json").exists()):
-        return 0
-    paths = {item.path.resolve() for item in LabelFile(listed)}
-    return sum(item.path.resolve() in paths for item in items)
+def _count_images_in_split(items: Sequence[LabeledPath], bundle: OnnxBundle, split: Literal["train", "val"]) -> int:
+    is_in_split = find_images_in_split(items, bundle, split)
+    return 0 if is_in_split is None else int(is_in_split.sum())
 
 
 def _predict_all(predictor: Predictor, items: Sequence[LabeledPath], progress: Progress) -> list[TimedResult]:

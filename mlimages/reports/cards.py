@@ -7,9 +7,17 @@ import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mlimages.core import InputError, Proportion, format_interval, format_percent, write_output
+from mlimages.core import InputError, Proportion, format_interval, format_percent, pluralize, write_output
 from mlimages.gathering import read_manifest
-from mlimages.inference import KNOWN, KNOWN_THRESHOLD, LOGITS, PREDICTION_SET_LEVEL, PROBABILITIES, OnnxBundle
+from mlimages.inference import (
+    KNOWN,
+    KNOWN_THRESHOLD,
+    LOGITS,
+    PREDICTION_SET_LEVEL,
+    PROBABILITIES,
+    OnnxBundle,
+    describe_training_use,
+)
 
 MODEL_CARD_NAME = "README.md"
 
@@ -60,10 +68,20 @@ def _format_header(bundle: OnnxBundle) -> str:
     if score := bundle.provenance.accuracy or bundle.provenance.mean_ap:
         kind = "mean_average_precision" if bundle.multi_label else "accuracy"
         lines += ["model-index:", f"- name: {json.dumps(bundle.model)}", "  results:", "  - task:",
-                  "      type: image-classification", "    dataset:", "      name: validation set",
+                  "      type: image-classification", "    dataset:",
+                  f"      name: {_describe_evaluated_images(bundle)}",
                   "      type: imagefolder", "    metrics:", f"    - type: {kind}",
                   f"      value: {score[0]:.4f}"]  # fmt: skip
     return "\n".join([*lines, "---"])
+
+
+def _describe_evaluated_images(bundle: OnnxBundle) -> str:
+    provenance = bundle.provenance
+    if not provenance.quantization:
+        return "validation set"
+    num_in_training_set = (provenance.num_in_splits or (0, 0))[0]
+    used = f" ({num_in_training_set} of {provenance.num_evaluated_images} used for training)"
+    return f"calibration images{used if num_in_training_set else ''}"
 
 
 def _describe_model(bundle: OnnxBundle) -> Iterator[str]:
@@ -115,15 +133,16 @@ def read_image_licenses(paths: Iterable[Path]) -> dict[Path, str]:
 def _describe_results(bundle: OnnxBundle) -> Iterator[str]:
     provenance = bundle.provenance
     yield "\n## Results\n"
-    for name, values, chosen in (
-        ("Accuracy", provenance.accuracy, "The epoch was"),
-        ("Mean average precision (mAP)", provenance.mean_ap, "Epoch and thresholds were"),
+    for name, values in (
+        ("Accuracy", provenance.accuracy),
+        ("Mean average precision (mAP)", provenance.mean_ap),
     ):
         if values:
-            score = Proportion(*values)
-            yield f"{name} {format_percent(score.value)} on {provenance.num_evaluated_images} validation images"
+            score, kind = Proportion(*values), "calibration" if provenance.quantization else "validation"
+            images = pluralize(provenance.num_evaluated_images, f"{kind} image")
+            yield f"{name} {format_percent(score.value)} on {images}"
             yield f"(95 % interval {format_interval(score)})."
-            yield f"{chosen} chosen on these images: expect slightly lower scores on new images."
+            yield _describe_training_use(bundle)
     if provenance.calibration_error:
         before, after = provenance.calibration_error
         yield f"Expected calibration error {after:.3f}; before the temperature was fitted, {before:.3f}."
@@ -135,21 +154,40 @@ def _describe_results(bundle: OnnxBundle) -> Iterator[str]:
         yield f"ONNX Runtime and the trained network agree on {num_equal} of {num_compared} validation images."
 
 
+def _describe_training_use(bundle: OnnxBundle) -> str:
+    """Return a sentence on how the run used the evaluated images."""
+    provenance, multi_label = bundle.provenance, bundle.multi_label
+    if not provenance.quantization:
+        chosen = "Epoch and thresholds were" if multi_label else "The epoch was"
+        return f"{chosen} chosen on these images: expect slightly lower scores on new images."
+    score_name = bundle.task.score_name
+    note = describe_training_use(provenance.num_in_splits, score_name=score_name, multi_label=multi_label)
+    return f"{note[:1].upper()}{note[1:]}." if note else "The run did not use these images."
+
+
 def _describe_limitations(bundle: OnnxBundle) -> Iterator[str]:
     yield "\n## Limitations\n"
     yield from _describe_decision_rules(bundle)
     if sets := bundle.prediction_sets:
-        threshold = sets.thresholds.get(PREDICTION_SET_LEVEL, 0.0)
-        images = "training images by leave-one-out" if sets.source == "leave-one-out" else "validation images"
+        threshold, is_left_out = sets.thresholds.get(PREDICTION_SET_LEVEL, 0.0), sets.source == "leave-one-out"
+        images = pluralize(sets.count, "training image" if is_left_out else f"{sets.source} image")
         level = format_percent(float(PREDICTION_SET_LEVEL), 0)
         yield "Apply the softmax to the output `logits`. The classes with a value of"
         yield f"at least {threshold:.3f} include the true class in"
         yield f"{level} of cases. If there is no such class, use the most probable one."
-        yield f"The threshold was set on {sets.count} {images}."
-    yield "Results hold for images like those of the validation set: the same sources, devices and surroundings."
+        before = " before quantization" if _keeps_thresholds(bundle) else ""
+        yield f"The threshold was set on {images}{' by leave-one-out' if is_left_out else ''}{before}."
+    evaluated = "the calibration images" if bundle.provenance.quantization else "those of the validation set"
+    yield f"Results hold for images like {evaluated}: the same sources, devices and surroundings."
     if bundle.includes_preprocessing and bundle.provenance.target == "onnxruntime":
         yield "This file is for ONNX Runtime. OpenVINO loads it without an error but predicts differently: for other"
         yield "runtimes, export with `--target`."
+
+
+def _keeps_thresholds(bundle: OnnxBundle) -> bool:
+    """Return whether a quantized file has the thresholds of the original."""
+    sets = bundle.prediction_sets
+    return bool(bundle.provenance.quantization and sets and sets.source != "calibration")
 
 
 def _describe_decision_rules(bundle: OnnxBundle) -> Iterator[str]:
@@ -160,7 +198,10 @@ def _describe_decision_rules(bundle: OnnxBundle) -> Iterator[str]:
     elif known := bundle.known:
         yield f"Every image gets one of the classes above. If the output `known` is below {KNOWN_THRESHOLD}, the image"
         share = format_percent(1 - known.share, 0)
-        yield f"probably belongs to none of them. `known` is also below for {share} of {known.count} validation images."
+        is_measured_again = bundle.prediction_sets is not None and bundle.prediction_sets.source == "calibration"
+        images = pluralize(known.count, f"{'calibration' if is_measured_again else 'validation'} image")
+        before = " before quantization" if _keeps_thresholds(bundle) else ""
+        yield f"probably belongs to none of them. `known` is also below for {share} of {images}{before}."
     else:
         yield "Every image gets one of the classes above, even one that shows none of them."
     if bundle.unknown_below:

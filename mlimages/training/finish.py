@@ -37,6 +37,7 @@ from mlimages.core import (
 )
 from mlimages.export import KnownOutput, NetworkOutputs
 from mlimages.inference import (
+    MIN_CONFORMAL_IMAGES,
     InDistributionCalibration,
     OnnxBundle,
     PredictionSetThresholds,
@@ -46,7 +47,7 @@ from mlimages.reports import RunFiles, estimate_num_label_errors, find_suspects,
 from mlimages.training import distributed
 from mlimages.training.checkpoints import TrainingState, load_trained_tensors, make_trained_run
 from mlimages.training.head_inputs import compute_head_inputs
-from mlimages.training.known_output import KNOWN_SHARE, MIN_VALIDATION_IMAGES, fit_known_score, save_known_output
+from mlimages.training.known_output import KNOWN_SHARE, fit_known_score, save_known_output
 from mlimages.training.loop import ValidationResult, validate
 from mlimages.training.run_export import export_run, export_trained_run, read_exported_bundle, warn_about_lost_options
 from mlimages.training.training_job import TrainingJob
@@ -136,7 +137,7 @@ class FineTuneResult:
             return "`known`, prediction sets and suspects.tsv, which require one class per image"
         if RunFiles(self.run).known.exists():
             return ""
-        return f"`known` and prediction sets, which require at least {MIN_VALIDATION_IMAGES} validation images"
+        return f"`known` and prediction sets, which require at least {MIN_CONFORMAL_IMAGES} validation images"
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], files: RunFiles) -> FineTuneResult:
@@ -203,7 +204,7 @@ def finish_run(
     distributed.broadcast_tensors(network.state_dict().values())
     validation = validate(network, job.source, job.val_set, job.objective)
     metrics, is_single = validation.metrics, job.val_set.labels.ndim == 1
-    has_known_output = is_single and len(job.val_set) >= MIN_VALIDATION_IMAGES
+    has_known_output = is_single and len(job.val_set) >= MIN_CONFORMAL_IMAGES
     known = _fit_known_output(job, state, validation) if has_known_output else None
     if known and distributed.is_main_process():
         save_known_output(known, files)

@@ -20,9 +20,6 @@ from mlimages.reports import RunFiles
 KNOWN_SHARE = 0.95
 """Minimum share of the validation images that are accepted as known."""
 
-MIN_VALIDATION_IMAGES = 19
-"""Minimum number n of validation images. With fewer, the rank of the threshold, ceil(0.95 (n + 1)), would exceed n."""
-
 NUM_PRINCIPAL_DIRECTIONS = 16
 """Maximum number of principal directions of the covariance. All other directions share the mean of their variances."""
 
@@ -47,7 +44,7 @@ def fit_known_score(
         labels: class indices of the training images, int64 `(N,)`.
         num_classes: number of classes.
         validation_features: inputs of the head for the validation images, float32 `(M, D)`; M is at least
-            MIN_VALIDATION_IMAGES.
+            MIN_CONFORMAL_IMAGES.
     """
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     means = np.stack([unit[labels == label].mean(axis=0) for label in range(num_classes)])  # (classes, D)

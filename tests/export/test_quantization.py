@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from mlimages import images
-from mlimages.core import BundleError, InputError, Proportion, format_percent
+from mlimages.cli.predictions import format_quantization
+from mlimages.core import BundleError, InputError, Proportion, format_percent, pluralize
 from mlimages.export import (
     ExportOptions,
     KnownOutput,
@@ -33,7 +34,7 @@ from mlimages.inference import (
 )
 from mlimages.inference.onnx_file import read_metadata
 from mlimages.labels import LabelFile, write_label_file
-from mlimages.reports import describe_bundle
+from mlimages.reports import describe_bundle, format_model_card
 from tests.deploying import made_images, trained
 
 pytestmark = pytest.mark.train
@@ -134,7 +135,7 @@ def test_of_variants_of_about_one_speed_the_most_accurate_is_chosen(
 ) -> None:
     trials = [VariantTrial(str(n), *values, 1) for n, values in enumerate(zip(accuracies, speeds, strict=True))]
     found = _choose_variant(
-        [_Measurement(trial, Proportion(trial.accuracy, 0, 1), 0.0, {}) for trial in trials], ["", ""]
+        [_Measurement(trial, Proportion(trial.accuracy, 0, 1), 0.0, None, None) for trial in trials], ["", ""]
     )
     assert found
     assert found.trial.name == str(chosen)
@@ -163,7 +164,7 @@ def test_a_quantized_file_keeps_float_probabilities_and_claims_only_what_was_mea
     """Of 40 classes an 8-bit softmax gives most the probability 0, and rows that do not add up to 1."""
     monkeypatch.setattr(module, "MIN_SPEEDUP", 0.0)
     names = tuple(f"class{n}" for n in range(40))
-    write_label_file(tmp_path / "val.txt", made_images(tmp_path / "p", 12), names)
+    write_label_file(tmp_path / "val.txt", made_images(tmp_path / "p", 40), names)
     network = with_known(trained("cifar10_cnn", classes=40), LabelFile(tmp_path / "val.txt"))
     options = ExportOptions(include_preprocessing=preprocessing, calibrate=True)
     before = export_network(network, tmp_path / "a.onnx", validation=tmp_path / "val.txt", options=options)
@@ -175,12 +176,12 @@ def test_a_quantized_file_keeps_float_probabilities_and_claims_only_what_was_mea
     assert (probabilities > 0).all()
     assert after.known == InDistributionCalibration(result.written_trial.known_share, result.num_images)
     assert 0 < result.written_trial.known_share < 1
-    tested = known[[n for n in range(12) if n % 2]]
+    tested = known[[n for n in range(40) if n % 2]]
     assert result.written_trial.known_share == (tested >= 0.5).mean()
     labels = np.array([item.label for item in LabelFile(tmp_path / "val.txt")])
     odd = slice(1, None, 2)
     assert after.prediction_sets is not None
-    assert (after.prediction_sets.source, after.prediction_sets.count) == ("validation", result.num_images)
+    assert (after.prediction_sets.source, after.prediction_sets.count) == ("calibration", result.num_images)
     thresholds = compute_conformal_thresholds(softmax(logits[odd]), labels[odd])
     assert after.prediction_sets.thresholds == pytest.approx(thresholds, abs=1e-4)
     np.testing.assert_allclose(known, make_runner(before)(pixels)[2], atol=0.05)
@@ -191,6 +192,53 @@ def test_a_quantized_file_keeps_float_probabilities_and_claims_only_what_was_mea
     assert after.includes_preprocessing == preprocessing
     metadata = {entry.key for entry in onnx.load(after.path).metadata_props}
     assert ("Image.BitmapPixelFormat" in metadata) == preprocessing
+
+
+@pytest.mark.parametrize(
+    ("count", "num_train", "in_run", "kept", "notes"),
+    [
+        (40, 0, True, False, ("", "")),
+        (40, 20, True, True, ("the run used 10 for training and 10 to choose the epoch", "but there are only 10")),
+        (40, 40, True, True, ("of these images, the run used 20 for training: ", "but there are only 0")),
+        (60, 20, True, False, ("the run used 10 for training and 10 to choose the epoch", "")),
+        (36, 0, True, True, ("", "but there are only 18")),
+        (2, 0, True, True, ("", "but there is only 1")),
+        (40, 40, False, False, ("unknown whether the run used these images", "")),
+    ],
+)
+def test_thresholds_are_measured_on_enough_images_that_the_run_was_not_trained_on_or_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, num_train: int, in_run: bool, kept: bool,
+    notes: tuple[str, str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(module, "MIN_SPEEDUP", 0.0)
+    run, items, names = tmp_path / "run", made_images(tmp_path / "p", count), ("class0", "class1", "class2")
+    run.mkdir()
+    write_label_file(tmp_path / "all.txt", items, names)
+    write_label_file(run / "train.txt", items[:num_train], names)
+    write_label_file(run / "val.txt", items[num_train : 2 * num_train], names)
+    if in_run:
+        (run / "config.json").write_text("{}")
+    network = with_known(trained("cifar10_cnn"), LabelFile(tmp_path / "all.txt"))
+    before = export_network(network, run / "model.onnx", validation=items)
+    result = quantize(before, tmp_path / "all.txt", tmp_path / "q.onnx", max_drop=100)
+    after = OnnxBundle.read(tmp_path / "q.onnx")
+    assert ((after.known, after.prediction_sets) == (before.known, before.prediction_sets)) == kept
+    for note, expected in zip((result.training_note, result.thresholds_note), notes, strict=True):
+        assert expected in note
+        assert bool(expected) == bool(note)
+        assert note in format_quantization(result)
+    assert after.provenance.num_in_splits == result.num_in_splits
+    num_new = result.num_images - (result.num_in_splits or (0, 0))[0]
+    assert after.prediction_sets
+    assert after.prediction_sets.count == (12 if kept else num_new)
+    card = " ".join(format_model_card(after).split())
+    assert (
+        f"{format_percent(result.written_trial.accuracy)} on {pluralize(result.num_images, 'calibration image')} ("
+        in card
+    )  # type: ignore[union-attr]
+    assert (f"{result.training_note[1:]}." if notes[0] else "The run did not use these images.") in card
+    kind = "12 validation images before quantization" if kept else f"{num_new} calibration images"
+    assert card.count(f" {kind}.") == 2
 
 
 def test_a_class_that_the_bundle_does_not_know_is_an_error(cnn_bundle: OnnxBundle, tmp_path: Path) -> None:

@@ -8,11 +8,15 @@ import pytest
 import torch
 
 from mlimages.export import KnownOutput
-from mlimages.inference import InDistributionCalibration, PredictionSetThresholds, compute_conformal_thresholds
+from mlimages.inference import (
+    MIN_CONFORMAL_IMAGES,
+    InDistributionCalibration,
+    PredictionSetThresholds,
+    compute_conformal_thresholds,
+)
 from mlimages.reports import RunFiles
 from mlimages.training import known_output
 from mlimages.training.known_output import (
-    MIN_VALIDATION_IMAGES,
     _compute_principal_directions,
     fit_known_score,
     load_known_output,
@@ -123,7 +127,7 @@ def test_images_all_alike_and_features_of_length_0_have_a_finite_score() -> None
 
 def test_the_fewest_validation_images_are_those_with_which_a_threshold_keeps_the_share_of_new_images() -> None:
     enough = [count for count in range(1, 40) if Fraction(str(known_output.KNOWN_SHARE)) * (count + 1) <= count]
-    assert enough == list(range(known_output.MIN_VALIDATION_IMAGES, 40))
+    assert enough == list(range(MIN_CONFORMAL_IMAGES, 40))
 
 
 def test_prediction_sets_hold_the_true_class_as_often_as_they_say() -> None:
@@ -152,7 +156,7 @@ def test_a_threshold_is_the_highest_that_holds_so_many_true_classes(count: int) 
 def test_new_images_of_the_same_kind_are_known_as_often_as_it_says_even_with_few_validation_images() -> None:
     features, labels = clusters(300, seed=1)
     new = torch.from_numpy(clusters(300, seed=2)[0])
-    for count in (MIN_VALIDATION_IMAGES, 60):
+    for count in (MIN_CONFORMAL_IMAGES, 60):
         scores = [
             fit_known_score(features, labels, 3, validation_features=clusters(count, seed=seed)[0])
             for seed in range(10, 40)
