@@ -41,10 +41,12 @@ def has_valid_token(request: web.Request, token: str) -> bool:
         ApiError: the Authorization header is not UTF-8.
     """
     try:
-        request_token = request.headers.get(hdrs.AUTHORIZATION, "").removeprefix("Bearer ").encode()
+        credentials = request.headers.get(hdrs.AUTHORIZATION, "").encode()
     except UnicodeEncodeError as error:
         raise ApiError(400, "bad-request", "the Authorization header is not UTF-8") from error
-    return not token or hmac.compare_digest(request_token, token.encode())
+    scheme, _, request_token = credentials.partition(b" ")
+    is_bearer = scheme.lower() == b"bearer"  # RFC 9110: the scheme is case-insensitive, and any number of spaces
+    return not token or (is_bearer and hmac.compare_digest(request_token.strip(b" "), token.encode()))
 
 
 def _check_host(request: web.Request, allowed_hosts: tuple[str, ...]) -> None:

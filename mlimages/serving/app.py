@@ -91,7 +91,9 @@ async def _serve(app: web.Application, host: str, port: int, on_started: Callabl
         listening = await loop.create_server(connections, host, port, backlog=BACKLOG)
     except OSError as error:
         await runner.cleanup()
-        raise InputError(f"cannot listen on {host} port {port} ({error.strerror}): choose another --port") from error
+        raise InputError(
+            f"cannot listen on {host} port {port} ({error.strerror}): choose another --host or --port"
+        ) from error
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, service.request_reload)

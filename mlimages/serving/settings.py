@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from mlimages.core import InputError, Option, check_options, document_fields
 
 TOKEN_VARIABLE = "MLIMAGES_TOKEN"
 """Name of the environment variable with the access token."""
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_HOST_NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?", re.ASCII)
 
 LogFormat = Literal["text", "json"]
 
@@ -92,14 +97,47 @@ class ServerSettings:
         """Check all values.
 
         Raises:
-            InputError: a number is out of bounds, or an origin is invalid.
+            InputError: a number is out of bounds, or no request can match a host name, an origin or the token.
         """
         check_options(self)
-        for origin in self.cors_origins:
-            if origin != "*" and (not origin.startswith(("http://", "https://")) or origin.count("/") != 2):
+        if self.token != self.token.strip() or not self.token.isprintable():
+            raise InputError(
+                "the token begins or ends with white space, or has control characters, which a header cannot contain: "
+                "choose another token"
+            )
+        for name in self.allowed_hosts:
+            if name != "*" and not _is_host_name(name):
                 raise InputError(
-                    f"{origin!r} is not an origin: expected a scheme and a host, such as https://example.org"
+                    f"{name!r} is not a host name: expected one without scheme, port, path or wildcard, such as "
+                    "images.example.org, or * for any"
                 )
+        for origin in self.cors_origins:
+            if origin != "*" and origin != _normalize_origin(origin):
+                raise InputError(
+                    f"{origin!r} is not an origin: expected a scheme and a host in lower case, and a port if it is not "
+                    "the default, such as https://example.org"
+                )
+
+
+def _is_host_name(text: str) -> bool:
+    """Return whether the Host header of a request can have this name: an ASCII name, or an IP address."""
+    try:
+        return bool(_HOST_NAME.fullmatch(text) or ipaddress.ip_address(text))
+    except ValueError:
+        return False
+
+
+def _normalize_origin(text: str) -> str | None:
+    """Return an origin as browsers send it in the Origin header; None if it is not an origin."""
+    try:
+        parts = urlsplit(text)
+        name, port = parts.hostname or "", parts.port
+    except ValueError:
+        return None
+    if parts.scheme not in _DEFAULT_PORTS or not _is_host_name(name):
+        return None
+    host = f"[{name}]" if ":" in name else name
+    return f"{parts.scheme}://{host}{'' if port in (None, _DEFAULT_PORTS[parts.scheme]) else f':{port}'}"
 
 
 def is_loopback(host: str) -> bool:

@@ -72,10 +72,54 @@ def test_pages_of_an_allowed_origin_may_read_answers_and_errors(serve_with: Any)
     assert "Access-Control-Allow-Origin" not in other.headers
 
 
-@pytest.mark.parametrize("origin", ["shop.example", "https://shop.example/", "https://shop.example/page", "null"])
-def test_what_is_no_origin_is_refused_before_the_server_starts(origin: str) -> None:
+@pytest.mark.parametrize(
+    "origin",
+    ["shop.example", "https://shop.example/", "https://shop.example/page", "null", "", "https://", "https://*.example",
+     "https://Shop.example", "HTTPS://shop.example", "https://shop.example:443", "http://shop.example:80",
+     "https://shop.example:x", "https://a@shop.example", "https://shop.example ", "https://[::1", "https://müll.example",
+     "https://shop.example?x", "ftp://shop.example"],
+)  # fmt: skip
+def test_an_origin_that_no_browser_sends_is_refused_before_the_server_starts(origin: str) -> None:
     with pytest.raises(InputError, match="not an origin"):
         ServerSettings(cors_origins=(origin,))
+
+
+@pytest.mark.parametrize("origin", ["*", SITE, "http://localhost:3000", "http://[::1]:8080", "https://10.0.0.1:8443"])
+def test_an_origin_that_a_browser_sends_is_accepted(origin: str) -> None:
+    assert ServerSettings(cors_origins=(origin,)).cors_origins == (origin,)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["https://images.example.org", "images.example.org:8443", "images.example.org/", "*.example.org", "",
+     " images.example.org", "images.example.org ", "images..example.org", ".example.org", "a@example.org",
+     "müll.example", "[::1]", "images.example.org,other.example.org"],
+)  # fmt: skip
+def test_a_host_name_that_no_request_can_have_is_refused_before_the_server_starts(name: str) -> None:
+    with pytest.raises(InputError, match="is not a host name: expected one without scheme"):
+        ServerSettings(allowed_hosts=(name,))
+
+
+@pytest.mark.parametrize("name", ["Images.example.org", "images.example.org.", "xn--mll-hoa.example", "a_b", "::1"])
+def test_a_host_name_that_a_request_can_have_is_accepted_and_matches(serve_with: Any, name: str) -> None:
+    host = f"[{name}]" if ":" in name else name
+    assert serve_with(allowed_hosts=(name,)).ask("GET", "/healthz", Host=f"{host.upper()}:8443").status == 200
+
+
+@pytest.mark.parametrize("token", [" s3cret", "s3cret\n", "two\nlines", "nul\0"])
+def test_a_token_that_no_header_can_contain_is_refused_and_not_printed(token: str) -> None:
+    with pytest.raises(InputError, match="the token begins or ends with white space") as caught:
+        ServerSettings(token=token)
+    assert token.strip() not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("credentials", "status"),
+    [("Bearer s3cret", 200), ("bearer s3cret", 200), ("BEARER  s3cret", 200), ("s3cret", 401), ("Basic s3cret", 401),
+     ("Bearer S3CRET", 401), ("Bearers3cret", 401), ("Bearer", 401), ("", 401)],
+)  # fmt: skip
+def test_the_scheme_of_the_token_may_have_any_case(serve_with: Any, credentials: str, status: int) -> None:
+    assert serve_with(token="s3cret").ask("GET", "/metrics", Authorization=credentials).status == status
 
 
 @pytest.mark.parametrize("name", ["max_bytes", "max_pixels", "max_images", "queue_size", "timeout_s", "idle_timeout_s"])
