@@ -19,6 +19,7 @@ from mlimages.core import (
 )
 from mlimages.labels import (
     IMAGE_SUFFIXES,
+    describe_renamed_folders,
     find_shards,
     is_shard,
     iter_all_images,
@@ -69,10 +70,17 @@ def copy_by_class(
     """Copy each image to `folder/CLASS/`, or to `folder/unknown/` if its class is unknown, and yield its prediction.
 
     An image with several labels is copied to the folder of each label, an image without labels to `folder/unknown/`.
-    If a file of the same name exists, a number is appended to the name; an identical file is not copied again.
+    If a class is named `unknown`, it keeps this folder, and the other images are copied to `folder/unknown_2/`. A
+    warning names this folder, and the folders of classes whose names are no valid folder names. If a file of the same
+    name exists, a number is appended to the name; an identical file is not copied again.
     """
     folder = require_local_path(folder)
-    unknown, *folders = make_folder_names(["unknown", *class_names])
+    *folders, unknown = make_folder_names([*class_names, "unknown"])
+    for line in describe_renamed_folders(class_names, folders):
+        logger.warning("%s: %s", folder, line)
+    if unknown != "unknown":
+        text = "images of none of the classes are copied to %s, since that of a class is unknown"
+        logger.warning(f"%s: {text}", folder, unknown)
     for result in predictions:
         if isinstance(result, Prediction) and result.path:
             source = as_path(result.path)

@@ -468,11 +468,18 @@ def test_a_labeled_image_converted_is_what_the_network_sees(tmp_path: Path) -> N
         assert (array.transpose(1, 2, 0) == load_pixels(path, prop)).all()
 
 
-def test_classes_whose_names_become_one_folder_are_copied_apart(tmp_path: Path) -> None:
+def test_classes_whose_names_become_one_folder_are_copied_apart_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     names = ["a/b", "a_b", "unknown", "cats"]
     for number in range(5):
         (tmp_path / f"{number}.jpg").write_bytes(b"%d" % number)
     answers = [Prediction(str(tmp_path / f"{n}.jpg"), (ClassScore(name, n, 0.9),)) for n, name in enumerate(names)]
     answers.append(Prediction(str(tmp_path / "4.jpg"), (ClassScore("cats", 3, 0.1),), known=False))
     assert len(list(copy_by_class(answers, tmp_path / "out", class_names=names))) == 5
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a_b", "a_b_2", "unknown_2", "cats", "unknown"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a_b", "a_b_2", "unknown", "cats", "unknown_2"}
+    assert [path.name for path in (tmp_path / "out" / "unknown").iterdir()] == ["2.jpg"], "the class keeps its folder"
+    assert caplog.messages == [
+        f"{tmp_path / 'out'}: folders whose name differs from the class name: a/b as a_b, a_b as a_b_2",
+        f"{tmp_path / 'out'}: images of none of the classes are copied to unknown_2, since that of a class is unknown",
+    ]
