@@ -85,7 +85,7 @@ def _encode_overlay(explanation: Explanation) -> str:
 
 @routes.get("/healthz")
 async def get_health(request: web.Request) -> web.Response:
-    """Return whether the service accepts requests, and details of the model unless a required token is missing."""
+    """Return the state of the running service, and details of the model unless a required token is missing."""
     service = request.app[SERVICE_KEY]
     status: Literal["ok", "stopping"] = "stopping" if service.is_stopping else "ok"
     if not has_valid_token(request, service.settings.token):

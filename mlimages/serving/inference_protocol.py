@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from typing import Any, Literal
 
 import numpy as np
@@ -69,7 +70,10 @@ async def get_model_metadata(request: web.Request) -> web.Response:
 @routes.get(f"{_MODEL_VERSION}/ready")
 async def get_model_readiness(request: web.Request) -> web.Response:
     """Return whether the model accepts requests."""
-    return _make_json_response(schemas.ModelReady(name=_get_service(request).model_name, ready=True))
+    service = _get_service(request)
+    is_ready = not service.is_stopping
+    status = 200 if is_ready else 503
+    return _make_json_response(schemas.ModelReady(name=service.model_name, ready=is_ready), status=status)
 
 
 @routes.post(f"{_MODEL}/infer")
@@ -81,7 +85,8 @@ async def infer(request: web.Request) -> web.Response:
     try:
         inference_request, images = await asyncio.to_thread(_parse_request, body, request.headers.get(_LENGTH_HEADER))
     except ValidationError as error:
-        raise ApiError(400, "bad-request", f"not an inference request: {_get_first_message(error)}") from error
+        hint = "" if _LENGTH_HEADER in request.headers else _describe_missing_header(error)
+        raise ApiError(400, "bad-request", f"not an inference request: {_get_first_message(error)}{hint}") from error
     except (ValueError, TypeError, OverflowError) as error:
         raise ApiError(400, "bad-request", f"not an inference request: {error}") from error
     if len(images) > service.settings.max_images:
@@ -124,8 +129,10 @@ def _get_service(request: web.Request) -> Service:
 
 def _parse_request(body: bytes, header_length: str | None) -> tuple[schemas.InferRequest, NDArray[np.uint8]]:
     """Return the JSON part of a request body, and its images `(N, H, W, 3)`."""
-    length = int(header_length) if header_length is not None else len(body)
-    if not 0 <= length <= len(body):
+    if header_length is not None and not re.fullmatch("[0-9]{1,18}", header_length):
+        raise ValueError(f"the header {_LENGTH_HEADER} is {header_length!r}: expected the number of bytes of the JSON")
+    length = len(body) if header_length is None else int(header_length)
+    if length > len(body):
         raise ValueError(f"the header {_LENGTH_HEADER} is {length}, but the body has {len(body)} bytes")
     inference_request = schemas.InferRequest.model_validate_json(body[:length])
     (tensor,) = inference_request.inputs
@@ -143,8 +150,18 @@ def _get_first_message(error: ValidationError) -> str:
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
 
 
+def _describe_missing_header(error: ValidationError) -> str:
+    """Return how to send binary data after the JSON, as part of a message; empty if no bytes follow the JSON."""
+    if "trailing characters" not in _get_first_message(error):
+        return ""
+    return f"; if binary data follows the JSON, send the header {_LENGTH_HEADER} with the number of bytes of the JSON"
+
+
 def _parse_pixels(data: object) -> NDArray[np.uint8]:
-    values = np.asarray(data)
+    try:
+        values = np.asarray(data)
+    except ValueError as error:  # NumPy's message is about its own arguments
+        raise ValueError("the data must be a flat list of integers, or nested lists of equal lengths") from error
     if values.dtype.kind not in "iu" or not values.size or values.min() < 0 or values.max() > 255:
         raise ValueError("the data must be integers from 0 to 255")
     return values.astype(np.uint8)

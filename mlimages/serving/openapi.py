@@ -40,7 +40,7 @@ def build_openapi_document(num_classes: int) -> dict[str, Any]:
     used = [value for value in vars(schemas).values() if isinstance(value, type) and issubclass(value, schemas.Schema)]
     _, definitions = models_json_schema([(schema, "validation") for schema in used], ref_template=_REF_TEMPLATE)
     get_operations = {
-        "/healthz": _describe_get_operation("Whether the service accepts requests.", schemas.Health),
+        "/healthz": _describe_get_operation("Whether the service runs, and details of its model.", schemas.Health),
         "/metrics": _describe_metrics_operation(),
         "/v2": _describe_get_operation(
             "Open Inference Protocol: metadata of the server.", schemas.ServerMetadata, _PROTOCOL_ERROR
@@ -48,9 +48,17 @@ def build_openapi_document(num_classes: int) -> dict[str, Any]:
         "/v2/health/live": _describe_get_operation(
             "Whether the server is running.", schemas.ServerLive, _PROTOCOL_ERROR
         ),
-        "/v2/health/ready": _describe_ready_operation(),
+        "/v2/health/ready": _add_stopping_response(
+            _describe_get_operation("Whether the server accepts requests.", schemas.ServerReady, _PROTOCOL_ERROR),
+            schemas.ServerReady,
+        ),
         **{path: _describe_model_operation(path, schemas.ModelMetadata) for path in _MODEL_PATHS},
-        **{f"{path}/ready": _describe_model_operation(path, schemas.ModelReady) for path in _MODEL_PATHS},
+        **{
+            f"{path}/ready": _add_stopping_response(
+                _describe_model_operation(path, schemas.ModelReady), schemas.ModelReady
+            )
+            for path in _MODEL_PATHS
+        },
     }
     post_operations = {
         "/predict": _describe_predict_operation(num_classes),
@@ -127,9 +135,8 @@ def _describe_model_operation(path: str, schema: type[BaseModel], *statuses: str
     }
 
 
-def _describe_ready_operation() -> dict[str, Any]:
-    operation = _describe_get_operation("Whether the server accepts requests.", schemas.ServerReady, _PROTOCOL_ERROR)
-    operation["responses"]["503"] = _describe_json_response("The server is stopping.", schemas.ServerReady)
+def _add_stopping_response(operation: dict[str, Any], schema: type[BaseModel]) -> dict[str, Any]:
+    operation["responses"]["503"] = _describe_json_response("The server is stopping.", schema)
     return operation
 
 

@@ -112,9 +112,11 @@ class Explanation(Schema):
 
 
 class Health(Schema):
-    """Whether the service accepts requests, and details of the model unless a required token is missing."""
+    """The state of a running service, and details of the model unless a required token is missing."""
 
-    status: Literal["ok", "stopping"]
+    status: Literal["ok", "stopping"] = Field(
+        description="`stopping` while the last requests are finished; /v2/health/ready then has the status 503."
+    )
     model: str | None = Field(default=None, description="Name of the network.")
     classes: list[str] | None = Field(default=None, description="Class names, in the order of their labels.")
     threshold: float | None = Field(

@@ -578,7 +578,7 @@ def test_the_inference_protocol_takes_and_gives_binary_tensors(server: Served) -
     size = {"parameters": {"binary_data_size": pixels.nbytes}}
     header = json.dumps({"inputs": [{**tensor, **size}], "parameters": {"binary_data_output": True}}).encode()
 
-    def ask(header_length: int, data: bytes = b"") -> Reply:
+    def ask(header_length: int | str, data: bytes = b"") -> Reply:
         body = header + pixels.tobytes() + data
         return server.ask("POST", "/v2/models/model/infer", body, Inference_Header_Content_Length=str(header_length))
 
@@ -586,7 +586,13 @@ def test_the_inference_protocol_takes_and_gives_binary_tensors(server: Served) -
     for refused, message in (
         (ask(len(header), b"xx"), f"binary_data_size is {pixels.nbytes}, but {pixels.nbytes + 2} bytes"),
         (ask(99_999_999), "Inference-Header-Content-Length is 99999999, but the body has"),
-        (ask(-1), "Inference-Header-Content-Length is -1, but the body has"),
+        (ask(-1), "Inference-Header-Content-Length is '-1': expected the number of bytes of the JSON"),
+        (ask("abc"), "Inference-Header-Content-Length is 'abc': expected the number of bytes of the JSON"),
+        (ask("9" * 5000), "expected the number of bytes of the JSON"),
+        (
+            server.ask("POST", "/v2/models/model/infer", header + pixels.tobytes()),
+            "if binary data follows the JSON, send the header Inference-Header-Content-Length",
+        ),
     ):
         assert refused.status == 400
         assert message in refused.json["error"]
@@ -687,10 +693,24 @@ def test_a_dropped_connection_costs_nobody_else_an_answer(server: Served, bundle
     assert (one["class_name"], one["probability"]) == best(bundle, encoded(3))
 
 
-def test_a_server_that_stops_is_not_ready() -> None:
-    request = make_mocked_request("GET", "/v2/health/ready", app={SERVICE_KEY: SimpleNamespace(is_stopping=True)})  # type: ignore[arg-type]
-    reply = asyncio.run(inference_protocol.get_readiness(request))
-    assert (reply.status, json.loads(reply.text or "")) == (503, {"ready": False})
+def test_a_server_that_stops_is_alive_but_neither_it_nor_its_model_is_ready() -> None:
+    service = SimpleNamespace(is_stopping=True, model_name="a")
+
+    def ask(handler: Any) -> tuple[int, Any]:
+        request = make_mocked_request("GET", "/", app={SERVICE_KEY: service}, match_info={"name": "a"})  # type: ignore[arg-type]
+        reply = asyncio.run(handler(request))
+        return reply.status, json.loads(reply.text)
+
+    assert ask(inference_protocol.get_readiness) == (503, {"ready": False})
+    assert ask(inference_protocol.get_model_readiness) == (503, {"name": "a", "ready": False})
+    assert ask(inference_protocol.get_liveness) == (200, {"live": True})
+
+
+@pytest.mark.parametrize("data", [[[[[1, 2, 3], [1, 2]]]], [[1, 2], 3], [[1], [2, 3]]])
+def test_ragged_data_is_refused_in_words_of_ours(server: Served, data: object) -> None:
+    reply = infer(server, image={"shape": [1, 1, 2, 3], "data": data})
+    assert reply.status == 400
+    assert reply.json["error"].endswith("the data must be a flat list of integers, or nested lists of equal lengths")
 
 
 @pytest.mark.parametrize(("count", "status", "code"), [(8, 200, None), (9, 413, "too-many-images")])
