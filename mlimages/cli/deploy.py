@@ -212,7 +212,7 @@ def predict(
     if copy_to:
         results = copy_by_class(results, copy_to, class_names=predictor.bundle.class_names)
     show = predictions.print_json if as_json else predictions.print_csv if as_csv else predictions.print_text
-    if not show(results, top=top, multi_label=predictor.bundle.multi_label):
+    if not show(results, top=top, bundle=predictor.bundle):
         raise typer.Exit(1)
 
 

@@ -35,6 +35,9 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
 }
 """The commands of each step, in order of use."""
 
+RESUMABLE_COMMANDS = frozenset({"gather", "label", "check", "mean", "probe", "features", "finetune"})
+"""Commands that reuse the work of an interrupted run."""
+
 UTF8_ADVICE = "use a UTF-8 locale, such as LC_ALL=C.UTF-8, or set PYTHONUTF8=1"
 
 
@@ -170,7 +173,8 @@ def main() -> NoReturn:
         if isinstance(end, SystemExit) and end.code != 130:  # 130: some versions of Typer catch Ctrl-C themselves
             raise
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C during exit would print a traceback
-        print("mlimages: interrupted; run the same command again to resume", file=sys.stderr)
+        advice = "; run the same command again to resume" * (not RESUMABLE_COMMANDS.isdisjoint(sys.argv[1:2]))
+        print(f"mlimages: interrupted{advice}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -36,7 +36,7 @@ Results = Iterable[Prediction | BrokenImage]
 _NUMBER_PATTERN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
-def print_text(results: Results, *, top: int, multi_label: bool = False) -> int:
+def print_text(results: Results, *, top: int, bundle: OnnxBundle) -> int:
     """Print one line per image; return the number of predictions."""
     num_predictions = num_unknown = 0
     for result in results:
@@ -44,17 +44,26 @@ def print_text(results: Results, *, top: int, multi_label: bool = False) -> int:
         num_unknown += isinstance(result, Prediction) and result.known is False
         print(escape_unprintable(f"{result.path or '-'}: {_format_result(result)}"))
     if num_unknown:
-        images = pluralize(num_unknown, "image")
-        print_to_stderr(
-            f'{images} predicted as "none of these", that is, as unlike the training images or with a probability '
-            "below the threshold of `export --unknown`; without this threshold, this also happens to about 5 % of the "
-            "images of your classes"
-        )
+        print_to_stderr(f'{pluralize(num_unknown, "image")} predicted as "none of these": {_describe_unknown(bundle)}')
     return num_predictions
 
 
-def print_json(results: Results, *, top: int, multi_label: bool = False) -> int:
-    """Print a JSON array, one image per line, valid even if interrupted; return the number of predictions."""
+def _describe_unknown(bundle: OnnxBundle) -> str:
+    """Return why an image is predicted as unknown, and how many images of the classes are."""
+    reasons = []
+    if known := bundle.known:
+        share = format_percent(1 - known.share, 0)
+        reasons.append(f"unlike the training images, as are about {share} of the images of your classes")
+    if bundle.unknown_below:
+        reasons.append(f"with a probability below {format_percent(bundle.unknown_below)}")
+    return ", or ".join(reasons)
+
+
+def print_json(results: Results, *, top: int, bundle: OnnxBundle) -> int:
+    """Print a JSON array, one image per line, which is closed only if it is complete; return the number of predictions.
+
+    An interrupted array is not valid JSON, so that no program takes it for the whole.
+    """
     num_predictions = 0
     separator = "\n"
     print("[", end="")
@@ -63,17 +72,19 @@ def print_json(results: Results, *, top: int, multi_label: bool = False) -> int:
             num_predictions += isinstance(result, Prediction)
             print(separator, _to_json(result_to_dict(result)), sep="", end="")
             separator = ",\n"
-    finally:
-        print("\n]")
+    except BaseException:
+        print()
+        raise
+    print("\n]")
     return num_predictions
 
 
-def print_csv(results: Results, *, top: int, multi_label: bool = False) -> int:
+def print_csv(results: Results, *, top: int, bundle: OnnxBundle) -> int:
     """Print a header and one CSV row per image; return the number of predictions."""
     num_predictions = 0
     rows = csv.writer(sys.stdout, lineterminator="\n")
     numbered = [f"{column}_{n}" for n in range(1, top + 1) for column in ("class", "probability")]
-    header = ["path", "fault", *(["labels", "probabilities"] if multi_label else ["known", "set", *numbered])]
+    header = ["path", "fault", *(["labels", "probabilities"] if bundle.multi_label else ["known", "set", *numbered])]
     rows.writerow(header)
     for result in results:
         num_predictions += isinstance(result, Prediction)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from subprocess import PIPE
@@ -24,7 +25,7 @@ from typer.testing import CliRunner
 from mlimages.cli import predictions
 from mlimages.cli.main import app
 from mlimages.core import BrokenImage, ClassScore, Fault, InputError, LabeledPath, Prediction
-from mlimages.inference import OnnxBundle, Predictor
+from mlimages.inference import InDistributionCalibration, OnnxBundle, Predictor
 from mlimages.labels import write_label_file
 from mlimages.serving import serve
 from mlimages.serving.schemas import ErrorResponse, ProtocolErrorResponse
@@ -150,8 +151,8 @@ def test_no_file_name_costs_an_answer_or_reaches_the_terminal_as_a_command(
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 @pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt], ids=str)
-def test_the_json_array_is_closed_whatever_ends_it(
-    count: int, error: type[BaseException] | None, capsys: pytest.CaptureFixture[str]
+def test_a_json_array_that_was_cut_off_is_not_valid_json_and_has_whole_lines(
+    count: int, error: type[BaseException] | None, cnn_bundle: OnnxBundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def results() -> Iterator[BrokenImage]:
         for _ in range(count):
@@ -160,8 +161,33 @@ def test_the_json_array_is_closed_whatever_ends_it(
             raise error
 
     with pytest.raises(error) if error else nullcontext():
-        predictions.print_json(results(), top=1, multi_label=False)
-    assert len(json.loads(capsys.readouterr().out)) == count
+        predictions.print_json(results(), top=1, bundle=cnn_bundle)
+    text = capsys.readouterr().out
+    with pytest.raises(json.JSONDecodeError) if error else nullcontext():
+        assert len(json.loads(text)) == count
+    assert len(json.loads(f"{text}]" if error else text)) == count
+
+
+@pytest.mark.parametrize(
+    ("known", "unknown_below", "reason"),
+    [
+        (InDistributionCalibration(0.95, 40), 0.0, "unlike the training images, as are about 5 % of the images of your "
+         "classes"),
+        (InDistributionCalibration(0.8, 40), 0.0, "unlike the training images, as are about 20 % of the images of your "
+         "classes"),
+        (None, 0.625, "with a probability below 62.5 %"),
+        (InDistributionCalibration(0.95, 40), 0.625, "unlike the training images, as are about 5 % of the images of "
+         "your classes, or with a probability below 62.5 %"),
+    ],
+)  # fmt: skip
+def test_predict_says_why_images_are_none_of_the_classes_with_the_settings_of_the_file(
+    cnn_bundle: OnnxBundle, capsys: pytest.CaptureFixture[str], known: InDistributionCalibration | None,
+    unknown_below: float, reason: str,
+) -> None:  # fmt: skip
+    results = [Prediction("a.png", (ClassScore("class0", 0, 0.4),), known=False)] * 2
+    bundle = replace(cnn_bundle, known=known, unknown_below=unknown_below)
+    assert predictions.print_text(results, top=1, bundle=bundle) == 2
+    assert capsys.readouterr().err == f'2 images predicted as "none of these": {reason}\n'
 
 
 def test_predict_takes_an_image_on_standard_input(model: Path, items: list[LabeledPath]) -> None:
@@ -390,7 +416,7 @@ def test_beyond_this_machine_the_token_from_the_environment_is_asked(model: Path
     ],
 )  # fmt: skip
 def test_only_text_that_a_spreadsheet_would_evaluate_gets_an_apostrophe(
-    name: str, cell: str, capsys: pytest.CaptureFixture[str]
+    name: str, cell: str, cnn_bundle: OnnxBundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    predictions.print_csv([Prediction("a.png", (ClassScore(name, 0, 1.0),))], top=1)
+    predictions.print_csv([Prediction("a.png", (ClassScore(name, 0, 1.0),))], top=1, bundle=cnn_bundle)
     assert next(csv.reader([capsys.readouterr().out.splitlines()[-1]]))[-2] == cell

@@ -142,6 +142,7 @@ def test_ctrl_c_in_a_finalizer_ends_the_command_too(
     for name in ("disable_gc_at_exit", "raise_mmap_threshold"):  # they change this process
         monkeypatch.setattr(cli, name, lambda: None)
     monkeypatch.setattr(cli, "app", command)
+    monkeypatch.setattr(sys, "argv", ["mlimages", "check", "labels.txt"])
     try:
         with pytest.raises(SystemExit) as ended:
             cli.main()
@@ -149,6 +150,30 @@ def test_ctrl_c_in_a_finalizer_ends_the_command_too(
         signal.signal(signal.SIGINT, handler)
     assert ended.value.code == 130
     assert capsys.readouterr().err == "mlimages: interrupted; run the same command again to resume\n"
+
+
+@pytest.mark.parametrize(
+    "name", sorted(["gather", *(each.__name__ for part in cli.COMMANDS.values() for each in part)])
+)
+def test_only_a_command_that_reuses_its_work_proposes_to_resume(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    def command() -> None:
+        raise KeyboardInterrupt
+
+    handler = signal.getsignal(signal.SIGINT)
+    for function in ("disable_gc_at_exit", "raise_mmap_threshold", "resend_lost_interrupts"):
+        monkeypatch.setattr(cli, function, lambda: None)
+    monkeypatch.setattr(cli, "app", command)
+    monkeypatch.setattr(sys, "argv", ["mlimages", name])
+    try:
+        with pytest.raises(SystemExit):
+            cli.main()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    resumes = name in ("gather", "label", "check", "mean", "probe", "features", "finetune")
+    expected = "; run the same command again to resume" if resumes else ""
+    assert capsys.readouterr().err == f"mlimages: interrupted{expected}\n"
 
 
 def parameters_of_commands(is_tested: Callable[[Any], bool]) -> list[tuple[list[str], str]]:

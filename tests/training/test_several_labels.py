@@ -173,7 +173,7 @@ def test_commands_and_server_list_all_labels(
     wanted = [each.labels for each in Predictor(strict)(images)]  # type: ignore[union-attr]
     assert [bool(labels) for labels in wanted] == [False, True, True]
     for show in (print_text, print_csv, print_json):
-        assert show(Predictor(strict)(images, top=1), top=1, multi_label=True) == 3
+        assert show(Predictor(strict)(images, top=1), top=1, bundle=strict) == 3
     text, table, array = re.split(r"(?=^path,)|(?=^\[)", capsys.readouterr().out, flags=re.MULTILINE)
     assert text.splitlines()[0] == f"{images[0]}: none"
     assert text.splitlines()[2].count(", ") == len(wanted[2] or ()) - 1
