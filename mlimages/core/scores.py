@@ -56,7 +56,8 @@ def wilson_interval(successes: float, count: int) -> tuple[float, float]:
     share, z2 = successes / count, Z_95**2
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = Z_95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    low = max(0.0, centre - half) if successes > 0 else 0.0  # exactly, in spite of rounding
+    return low, min(1.0, centre + half) if successes < count else 1.0
 
 
 def format_percent(value: float, digits: int = 1) -> str:

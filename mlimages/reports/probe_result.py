@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from mlimages.core import Proportion, format_table, pluralize
+
+MAX_LINE_LENGTH = 80
 
 MAX_BAR_LENGTH = 24
 """Length in characters of the bar for an accuracy of 100 %."""
@@ -90,6 +93,16 @@ class ProbeResult:
             return "it is unclear whether more images would help"
         return f"more images would {'help' if self.more_images_would_help else 'hardly help'}"
 
+    @property
+    def below_chance_note(self) -> str:
+        """Explanation of accuracies below that of guessing; empty if there are none."""
+        if all(score.accuracy.value >= 1 / self.num_classes for score in self.layer_scores):
+            return ""
+        return (
+            f"an accuracy below {100 / self.num_classes:.1f} means that the layer does not separate the classes: "
+            "without the image that is left out, its class is rarer than the others"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return the attributes, and whether more images would help, as JSON types."""
         return {**self.measurements_to_dict(), "more_images_would_help": self.more_images_would_help}
@@ -122,7 +135,7 @@ class ProbeResult:
 def format_probe(result: ProbeResult) -> Iterator[str]:
     """Yield the lines of a report for a terminal: accuracy by layer and by images per class, and the recommendation."""
     dataset = f"{pluralize(result.num_images, 'image')} of {pluralize(result.num_classes, 'class')}"
-    yield f"{result.model}: {dataset}, accuracy by cross-validation"
+    yield f"{result.model}: {dataset}, leave-one-out accuracy"
     yield ""
     rows = [("--freeze", "features", "accuracy", "95 %", "")]
     for score in result.layer_scores:
@@ -130,6 +143,8 @@ def format_probe(result: ProbeResult) -> Iterator[str]:
         rows.append((score.layer_name, str(score.num_features), *cells))
     yield from format_table(rows, left_columns=frozenset({0, 4}))
     yield ""
+    if note := result.below_chance_note:
+        yield from (*textwrap.wrap(note, MAX_LINE_LENGTH), "")
     if result.learning_curve:
         points = [("per class", "accuracy", "95 %", "")]
         points += [

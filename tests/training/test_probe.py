@@ -19,6 +19,7 @@ from mlimages.networks import CutPoint, FeatureHooks, build_model, find_cut_poin
 from mlimages.reports import LayerScore, ModelScore, ModelScores, ProbeResult, sort_best_first
 from mlimages.reports import format_probe as lines_of
 from mlimages.training import extract_features, probe_layers, probing
+from mlimages.training.head import fit_ridge
 
 
 def names_of(model: str) -> list[str]:
@@ -193,6 +194,25 @@ def test_what_is_within_noise_of_the_best_is_frozen_as_high_as_can_be() -> None:
     assert "recommended: --freeze conv2" in text
     assert max(map(len, text.splitlines())) <= 80
     assert "more images would hardly help" in text
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "classes", "chance"),
+    [((0.0, 0.9), 2, "50.0"), ((0.3, 0.9), 3, "33.3"), ((0.5, 0.9), 2, ""), ((0.34, 0.9), 3, "")],
+)
+def test_an_accuracy_below_that_of_guessing_is_explained(
+    accuracies: tuple[float, ...], classes: int, chance: str
+) -> None:
+    scores = tuple(LayerScore(f"conv{n}", 8, Proportion(each, 0, 1), True) for n, each in enumerate(accuracies))
+    text = "\n".join(lines_of(ProbeResult("net", 24, classes, 0, scores, "conv1", (), None)))
+    assert (f"an accuracy below {chance} means that the layer does not separate" in text) == bool(chance)
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_leave_one_out_on_features_without_information_stays_below_guessing_on_balanced_classes() -> None:
+    labels = np.arange(24) % 2
+    fit = fit_ridge(np.ones((24, 4), np.float32), labels, 2)
+    assert (fit.loo_probabilities.argmax(axis=1) == labels).sum() == 0
 
 
 def test_the_command_prints_tables_and_draws_a_plot(
