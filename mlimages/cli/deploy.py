@@ -163,7 +163,7 @@ def quantize(
         progress=TqdmProgress(),
     )
     print(json.dumps(found.to_dict()) if as_json else predictions.format_quantization(found))
-    if found.written_trial:
+    if found.written_trial and bundle.includes_preprocessing:
         print_next_command("evaluate", target, calibration, *to_cli_args(table_options))
 
 

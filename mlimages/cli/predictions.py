@@ -21,6 +21,7 @@ from mlimages.core import (
     Prediction,
     Proportion,
     escape_unprintable,
+    format_command,
     format_interval,
     format_percent,
     pluralize,
@@ -109,7 +110,8 @@ def describe_export(bundle: OnnxBundle) -> Iterator[str]:
     if runtime.parity_skip_reason and not provenance.target_parity:
         yield f"not compared in {runtime.name}: {runtime.parity_skip_reason}"
     if not bundle.includes_preprocessing:
-        yield "the file does not include preprocessing: resize, crop and normalize images as its metadata describes"
+        command = format_command("summary", bundle.path)
+        yield f"the file does not include preprocessing: resize, crop and normalize images as {command} shows"
     if bundle.exact_resize:
         yield "the file resizes images exactly as Pillow does, bit for bit"
     if provenance.calibration_error:

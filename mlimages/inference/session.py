@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.core import BundleError, ImageProperty, summarize_error
+from mlimages.core import BundleError, ImageProperty, format_command, summarize_error
 from mlimages.inference.bundle import INPUT, KNOWN, LOGITS, PROBABILITIES, OnnxBundle, find_model_file
 from mlimages.inference.onnx_file import open_session, read_metadata, run_with_timeout
 
@@ -37,7 +37,11 @@ class BundleSession:
             bundle = OnnxBundle.from_metadata(path, read_metadata(path, self._session))
         self.bundle = bundle
         if not self.bundle.includes_preprocessing:
-            raise BundleError(f"{path} was exported without preprocessing: export it again with --preprocessing")
+            raise BundleError(
+                f"{path} does not include preprocessing, so that only other programs can run it, as "
+                f"{format_command('summary', path)} shows: for mlimages, export the run without --no-preprocessing and "
+                "--target"
+            )
         self._check_parity()
 
     def run(self, pixels: Sequence[NDArray[np.uint8]]) -> LogitsAndProbabilities:

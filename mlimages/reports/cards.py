@@ -10,6 +10,7 @@ from pathlib import Path
 from mlimages.core import InputError, Proportion, format_interval, format_percent, pluralize, write_output
 from mlimages.gathering import read_manifest
 from mlimages.inference import (
+    INPUT,
     KNOWN,
     KNOWN_THRESHOLD,
     LOGITS,
@@ -18,6 +19,7 @@ from mlimages.inference import (
     OnnxBundle,
     describe_training_use,
 )
+from mlimages.reports.preprocessing_code import OPEN_IMAGE, describe_preprocessing, format_preprocessing_code
 
 MODEL_CARD_NAME = "README.md"
 
@@ -86,7 +88,10 @@ def _describe_evaluated_images(bundle: OnnxBundle) -> str:
 
 def _describe_model(bundle: OnnxBundle) -> Iterator[str]:
     image = bundle.preprocessing.image
-    takes = "uint8 RGB images `(N, H, W, 3)` of any size" if bundle.includes_preprocessing else "preprocessed input"
+    takes = "uint8 RGB images `(N, H, W, 3)` of any size"
+    if not bundle.includes_preprocessing:
+        shape = ", ".join(map(str, bundle.preprocessing.input_shape))
+        takes = f"preprocessed float32 images `(N, {shape})`:\n{describe_preprocessing(bundle.preprocessing)}"
     classes = f"{len(bundle.class_names)} classes: {_join_names(bundle.class_names)}"
     if bundle.multi_label:
         yield f"A multi-label classifier: an image may belong to any number of {classes}."
@@ -209,17 +214,40 @@ def _describe_decision_rules(bundle: OnnxBundle) -> Iterator[str]:
 
 
 def _describe_usage(bundle: OnnxBundle) -> Iterator[str]:
-    name, names = bundle.path.name, [LOGITS, PROBABILITIES, *([KNOWN] if bundle.known else [])]
-    yield f"\n## Use\n\n```console\n$ mlimages predict {shlex.quote(name)} image.jpg\n```"
+    yield "\n## Use\n"
     if bundle.includes_preprocessing:
-        yield (
-            "\n```python\nimport numpy as np, onnxruntime\nfrom PIL import Image, ImageOps\n\n"
-            f'session = onnxruntime.InferenceSession("{name}")\n'
-            'image = np.asarray(ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB"))[None]\n'
-            f'{", ".join(names)} = session.run({json.dumps(names)}, {{"image": image}})\n'
-            f"names = {list(bundle.class_names)!r}\n{_format_decision_snippet(bundle)}\n```\n\n"
-            "`mlimages` also composites transparent images on white and scales 16-bit images; this code does not."
+        yield f"```console\n$ mlimages predict {shlex.quote(bundle.path.name)} image.jpg\n```\n"
+    package = "cv2" if _runs_in_opencv(bundle) else "onnxruntime"
+    prepare = f"{OPEN_IMAGE}\nimage = np.asarray(image)[None]"
+    if not bundle.includes_preprocessing:
+        prepare = format_preprocessing_code(bundle.preprocessing)
+    yield (
+        f"```python\nimport numpy as np, {package}\nfrom PIL import Image, ImageOps\n\n"
+        f"{prepare}\n{_format_inference_snippet(bundle)}\n"
+        f"names = {list(bundle.class_names)!r}\n{_format_decision_snippet(bundle)}\n```\n\n"
+        "`mlimages` also composites transparent images on white and scales 16-bit images; this code does not."
+    )
+
+
+def _runs_in_opencv(bundle: OnnxBundle) -> bool:
+    """Return whether the file is for OpenCV; a quantized one was measured in ONNX Runtime."""
+    return bundle.provenance.target == "opencv" and not bundle.provenance.quantization
+
+
+def _format_inference_snippet(bundle: OnnxBundle) -> str:
+    """Return the lines of Python that compute the outputs."""
+    outputs = [LOGITS, PROBABILITIES, *([KNOWN] if bundle.known else [])]
+    variable = "image" if bundle.includes_preprocessing else "x"
+    path, names, source = (json.dumps(value) for value in (bundle.path.name, outputs, INPUT))
+    if _runs_in_opencv(bundle):
+        return (
+            f"network = cv2.dnn.readNetFromONNX({path})\nnetwork.setInput({variable}, {source})\n"
+            f"{', '.join(outputs)} = network.forward({names})"
         )
+    return (
+        f"session = onnxruntime.InferenceSession({path})\n"
+        f"{', '.join(outputs)} = session.run({names}, {{{source}: {variable}}})"
+    )
 
 
 def _format_decision_snippet(bundle: OnnxBundle) -> str:

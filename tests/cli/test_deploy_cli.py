@@ -25,12 +25,13 @@ from typer.testing import CliRunner
 from mlimages.cli import predictions
 from mlimages.cli.main import app
 from mlimages.core import BrokenImage, ClassScore, Fault, InputError, LabeledPath, Prediction
+from mlimages.export import ExportOptions
 from mlimages.inference import InDistributionCalibration, OnnxBundle, Predictor
 from mlimages.labels import write_label_file
 from mlimages.serving import serve
 from mlimages.serving.schemas import ErrorResponse, ProtocolErrorResponse
 from tests.conftest import RunCli
-from tests.deploying import made_image, made_images
+from tests.deploying import exported, made_image, made_images
 
 pytestmark = pytest.mark.train
 
@@ -105,6 +106,21 @@ def test_a_run_folder_is_taken_wherever_a_model_is(
     assert run_cli("predict", "run", "p").stdout == run_cli("predict", "run/model.onnx", "p").stdout
     assert run_cli("evaluate", "run", "val.txt").stdout.startswith("accuracy")
     assert "measured on" in run_cli("quantize", "run", "--calibration", "val.txt", "--max-drop", "100").stdout
+
+
+@pytest.mark.parametrize("preprocessing", [True, False])
+def test_quantize_proposes_the_next_command_only_if_it_works(
+    tmp_path: Path, invoke_cli: RunCli, monkeypatch: pytest.MonkeyPatch, preprocessing: bool
+) -> None:
+    monkeypatch.setattr("mlimages.export.quantization.MIN_SPEEDUP", 0.0)
+    bundle = exported("cifar10_cnn", tmp_path, options=ExportOptions(include_preprocessing=preprocessing))
+    write_label_file(tmp_path / "val.txt", made_images(tmp_path / "p", 6), bundle.class_names)
+    done = invoke_cli("quantize", "model.onnx", "--calibration", "val.txt", "--max-drop", "100")
+    assert ("next: mlimages evaluate model-quantized.onnx val.txt" in done.stderr) == preprocessing
+    evaluated = invoke_cli("evaluate", "model-quantized.onnx", "val.txt", check=False)
+    assert (evaluated.returncode == 0) == preprocessing
+    if not preprocessing:
+        assert "only other programs can run it, as `mlimages summary model-quantized.onnx` shows" in evaluated.stderr
 
 
 HOSTILE_NAMES = [b"na\xefve.png", b"\x1b[31mred.png", b"two\nlines.png", "\u202egnp.x.png".encode(), b"=cmd|' 'A0.png",
