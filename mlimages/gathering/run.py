@@ -203,6 +203,7 @@ class LinkScheduler:
         return self._num_active_links >= MAX_LINKS_IN_PROGRESS + further
 
     def _start_queue_or_skip(self, image_ref: ImageRef) -> None:
+        self.folder.paths_in_use.plan_folder(image_ref.label)  # in the order of the source, in every shard
         is_own = self.partition.is_in_shard(image_ref.url) and self.partition.max_concurrent_requests(image_ref.url) > 0
         if not (is_own and self._count_needed_images(image_ref.label) > 0 and self.folder.claim_link(image_ref)):
             self.progress.advance()

@@ -11,6 +11,7 @@ from textwrap import shorten
 from typing import Any
 
 from mlimages.core import ImageRef, InputError, escape_unprintable, pluralize
+from mlimages.labels import normalize_class_name
 
 RAW_TEXT_KEY = "\0raw"
 """The only key of a row that cannot be parsed; its value is the text of the row."""
@@ -65,7 +66,7 @@ class TableColumns:
         source = {
             name: value for name in self.other_columns if (value := _to_json_value(row.get(name))) not in (None, "")
         }
-        return ImageRef(unwrap_link(url), label.strip() or default_label, source)
+        return ImageRef(unwrap_link(url), normalize_class_name(label) or default_label, source)
 
     def describe(self) -> str:
         """Return a description of the columns for the user, such as "column image_url as link, category as class"."""

@@ -47,7 +47,7 @@ from mlimages.gathering.sources.tables import (
     sniff_delimiter,
     split_class_and_link,
 )
-from mlimages.labels import parse_separator_line
+from mlimages.labels import normalize_class_name, parse_separator_line
 
 MAX_HEAD_ROWS = 5000
 """Maximum number of first rows that are checked before the first link is used."""
@@ -124,7 +124,8 @@ class LinkFile:
         self._path = path
         self._options = options
         self.name = name or ("standard input" if path == STDIN else path.name)
-        self._default_class = options.class_name or ("images" if path == STDIN else path.name.split(".")[0] or "images")
+        file_class = "" if path == STDIN else normalize_class_name(path.name.split(".")[0])
+        self._default_class = options.class_name or file_class or "images"
         self._format_description, self.num_header_lines = "", 0
         self._num_buffered_lines = sys.maxsize
         self._unclassified = 0
@@ -288,7 +289,7 @@ class LinkFile:
                 label = self._options.class_name or imagenet[1]
                 yield ImageRef(unwrap_link(right), label, {"wnid": imagenet[1]}, name=left.strip())
             else:
-                label = self._options.class_name or left.strip().strip("\"'")
+                label = self._options.class_name or normalize_class_name(left.strip().strip("\"'"))
                 self._format_description = "one class and link per line"
                 yield ImageRef(unwrap_link(right), label or self._default_class)
 

@@ -27,6 +27,7 @@ from mlimages.gathering.partition import LinkCountsByHost
 from mlimages.gathering.sources.columns import LinkListOptions, is_http_url
 from mlimages.gathering.sources.list_files import STDIN
 from mlimages.gathering.sources.lists import LinkFile, find_max_num_links, require_parquet_extra
+from mlimages.labels import normalize_class_name
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ class UrlList:
         tell: called with a description of the detected columns, and with warnings, before the first link is used.
 
     Raises:
-        InputError: a file does not exist, or is a folder.
+        InputError: a file does not exist, or is a folder, or `class_name` is empty.
         MissingExtraError: a file is Parquet, and pyarrow is not installed.
 
     Example:
@@ -117,7 +118,9 @@ class UrlList:
         self._paths: list[str | Path] = [
             str(path) if is_http_url(str(path)) else require_local_path(path) for path in paths
         ]
-        self._options = LinkListOptions(url_col, label_col, class_name)
+        if class_name is not None and not normalize_class_name(class_name):
+            raise InputError("the name of the class is empty")
+        self._options = LinkListOptions(url_col, label_col, class_name and normalize_class_name(class_name))
         self._http_options = http_options
         self._tell = tell
         self._files: list[LinkFile] | None = None

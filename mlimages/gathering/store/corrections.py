@@ -12,13 +12,20 @@ A run that is killed in between leaves images that were moved, as if by hand; th
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from mlimages.core import FetchResult, ImageRef, atomic_write
 from mlimages.gathering.links import hash_link, redact_url
-from mlimages.gathering.store.file_names import PathsInUse, generate_paths, label_to_folder, strip_subfolder
+from mlimages.gathering.store.file_names import (
+    PathsInUse,
+    generate_paths,
+    is_in_folder_of,
+    label_to_folder,
+    strip_subfolder,
+)
 from mlimages.gathering.store.file_storage import FileStorage
 from mlimages.gathering.store.manifest import UInt64Set, dump_row, parse_row
 from mlimages.gathering.store.shard_storage import ShardStorage
@@ -125,9 +132,15 @@ def find_misplaced_images(rows: Iterable[FetchResult], paths_in_use: PathsInUse)
 
 
 def apply_corrections(
-    corrections: list[CorrectedImage], storage: FileStorage | ShardStorage, manifest: Path, paths_in_use: PathsInUse
+    corrections: list[CorrectedImage],
+    storage: FileStorage | ShardStorage,
+    manifest: Path,
+    paths_in_use: PathsInUse,
+    num_images_by_class: Mapping[str, int],
 ) -> int:
     """Move the images, then rewrite the manifest; return the number of images with a new row.
+
+    The folder of a class that all of its images leave is free for another class, such as `dog` after `Dog`.
 
     Images that were edited or moved by hand, or are behind a symbolic link, are not moved, and their rows are kept. For
     images in tar shards, or in the folder of the new class already, only the row is changed.
@@ -137,7 +150,12 @@ def apply_corrections(
         storage: the stored images.
         manifest: the manifest, with one row for each link.
         paths_in_use: the folders and file names in use.
+        num_images_by_class: number of images of each class before the move.
     """
+    new_classes = {correction.image_ref.label for correction in corrections}
+    for label, count in Counter(correction.old_row.label for correction in corrections).items():
+        if count == num_images_by_class[label] and label not in new_classes:
+            paths_in_use.release_folder(label)
     rows: dict[int, FetchResult] = {}
     paths: dict[str | None, str] = {}
     for correction in corrections:
@@ -167,7 +185,8 @@ def _move_image(
     old_folder = strip_subfolder(str(path.parent))
     if old_folder == folder:  # moved there by hand, or by a run that was killed
         return old.path if storage.size(str(path)) is not None else None
-    if old_folder not in (label_to_folder(old.label), paths_in_use.assign_folder(old.label)):
+    depth = label_to_folder(old.label).count("/")
+    if old_folder.count("/") != depth or not is_in_folder_of(old.label, f"{old_folder}/"):  # moved by hand
         return None
     folder += str(path.parent).removeprefix(old_folder)
     free = generate_paths(

@@ -118,21 +118,22 @@ class PathsInUse:
     The folder of a label belongs to this label, and each of its parent folders to the corresponding part of the label:
     the folder `Pets` of the labels `Pets/dog` and `Pets/cow` belongs to `Pets`. If another label already has such a
     folder, for example as `pets`, a hash is appended to the name.
+
+    Folders of labels with images come first, then those of other labels in the order in which they are planned.
     """
 
     def __init__(self) -> None:
         self._labels_by_folder: dict[str, str] = {}
         self._folders_by_label: dict[str, str] = {}
+        self._labels_with_images: set[str] = set()
+        self._conflicts_by_label: dict[str, str] = {}
         self._paths = UInt64Set()
 
     def reserve(self, label: str, path: str) -> bool:
         """Record the path of an image; return whether the path was free."""
         path = strip_shard_name(path)
-        if label not in self._folders_by_label and is_in_folder_of(label, path):
-            levels = _split_label_folders(label)
-            above = list(accumulate(path.split("/")[: len(levels)], "{}/{}".format))
-            if all(self._claim_folder(folder, level.label) for folder, level in zip(above, levels, strict=True)):
-                self._folders_by_label[label] = above[-1]
+        if label not in self._labels_with_images and is_in_folder_of(label, path):
+            self._take_folder(label, path)
         return path.casefold() not in self._labels_by_folder and self._paths.add(_hash_path(path))
 
     def is_misplaced(self, label: str, path: str) -> bool:
@@ -148,25 +149,52 @@ class PathsInUse:
 
     def assign_folder(self, label: str) -> str:
         """Return the folder of a label's images, which the first call reserves for the label."""
-        if label not in self._folders_by_label:
-            path = taken = ""
-            for level in _split_label_folders(label):
-                plain = f"{path}{level.name}"
-                is_own = self._claim_folder(plain, level.label)
-                path = f"{plain}/" if is_own else f"{path}{level.fallback_name}/"
-                if not is_own:
-                    owner = self._labels_by_folder.get(plain.casefold())
-                    taken = f"{plain} is {'an image' if owner is None else f'the folder of class {owner!r}'}"
-            self._folders_by_label[label] = path[:-1]
-            if taken:
-                logger.warning(
-                    "class %r: its images are in %s, because %s, and some file systems do not distinguish upper and "
-                    "lower case",
-                    label,
-                    path[:-1],
-                    taken,
-                )
+        self.plan_folder(label)
+        if conflict := self._conflicts_by_label.pop(label, ""):
+            logger.warning("class %r: its images are in %s, because %s", label, self._folders_by_label[label], conflict)
         return self._folders_by_label[label]
+
+    def plan_folder(self, label: str) -> None:
+        """Reserve the folder of a label, unless it has one.
+
+        Call it for the labels in the order of the source: if two of them would share a folder, the first one gets it,
+        whichever image arrives first.
+        """
+        if label in self._folders_by_label:
+            return
+        path = ""
+        for level in _split_label_folders(label):
+            plain = f"{path}{level.name}"
+            is_own = self._claim_folder(plain, level.label)
+            path = f"{plain}/" if is_own else f"{path}{level.fallback_name}/"
+            if not is_own:
+                self._conflicts_by_label[label] = self._describe_conflict(plain)
+        self._folders_by_label[label] = path[:-1]
+
+    def release_folder(self, label: str) -> None:
+        """Release the folder of a label without images, and the folders that are only planned."""
+        self._labels_with_images.discard(label)
+        folders = {each: self._folders_by_label[each] for each in self._labels_with_images}
+        self._labels_by_folder, self._folders_by_label, self._conflicts_by_label = {}, {}, {}
+        for each, folder in folders.items():
+            self._take_folder(each, f"{folder}/")
+
+    def _take_folder(self, label: str, path: str) -> None:
+        """Assign to a label the folder in which it has an image at `path`, unless the folder is taken."""
+        levels = _split_label_folders(label)
+        above = list(accumulate(path.split("/")[: len(levels)], "{}/{}".format))
+        if all(self._claim_folder(folder, level.label) for folder, level in zip(above, levels, strict=True)):
+            self._folders_by_label[label] = above[-1]
+            self._labels_with_images.add(label)
+
+    def _describe_conflict(self, folder: str) -> str:
+        owner = self._labels_by_folder.get(folder.casefold())
+        if owner is None:
+            return f"{folder} is an image"
+        return (
+            f"{folder} is the folder of class {owner!r}, and names of folders must differ in more than case and in "
+            "characters that folders allow; if both are one class, correct its name in the list"
+        )
 
     def _claim_folder(self, folder: str, label: str) -> bool:
         """Assign a folder to a label, unless the path is taken; return whether the folder belongs to the label."""

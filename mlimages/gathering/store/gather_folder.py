@@ -193,7 +193,7 @@ class GatherFolder:
         if not corrections or not isinstance(self._storage, FileStorage | ShardStorage):
             return 0
         self._writer.close()
-        moved = apply_corrections(corrections, self._storage, self._manifest, self._paths_in_use)
+        moved = apply_corrections(corrections, self._storage, self._manifest, self.paths_in_use, self.tally.classes)
         self._writer = ManifestWriter(self._manifest)
         self._read_done_links(retry_unfinished=False)
         return moved
@@ -209,7 +209,7 @@ class GatherFolder:
             self._writer = ManifestWriter(self._manifest)
         self._read_done_links(retry_unfinished=False)
         if is_of_several and isinstance(self._storage, FileStorage):
-            self._move_images(find_misplaced_images(read_rows([self._manifest]), self._paths_in_use))
+            self._move_images(find_misplaced_images(read_rows([self._manifest]), self.paths_in_use))
 
     def _merge_manifests(self) -> bool:
         """Merge the manifests once; return False if another run has merged those of a remote folder meanwhile."""
@@ -236,7 +236,7 @@ class GatherFolder:
         self._is_merged = len(paths) < 2 if self._objects else paths in ([], [self._manifest])
         self._is_merged &= not find_manifests(self._folder, is_merged=True)
         placeholders: set[str] = set()
-        self._refusals, self._paths_in_use = ConsecutiveRefusals(), PathsInUse()
+        self._refusals, self.paths_in_use = ConsecutiveRefusals(), PathsInUse()
         for row in read_rows(paths):
             key = hash_link(row.label, row.url)
             check_same_settings(row, self._options, self.out)
@@ -294,7 +294,7 @@ class GatherFolder:
         self._done.add(key)
         self.tally.add(row)
         if row.status == "ok" and row.path:
-            self._paths_in_use.reserve(row.label, row.path)
+            self.paths_in_use.reserve(row.label, row.path)
         self.has_attributions |= "attribution" in row.source
 
     def _open_image_index(self) -> ImageIndex:
@@ -314,7 +314,7 @@ class GatherFolder:
 
     async def _store_image(self, image_ref: ImageRef, row: FetchResult, temp_path: Path, suffix: str) -> FetchResult:
         """Store the image under the first name that is free; return the row with its path."""
-        index, sha256, stem = self._open_image_index(), row.sha256 or "", self._paths_in_use.make_path_stem(image_ref)
+        index, sha256, stem = self._open_image_index(), row.sha256 or "", self.paths_in_use.make_path_stem(image_ref)
         is_new = not index.find_copies(sha256).num_links
         if isinstance(self._storage, ShardStorage):
             stem, suffix = make_sample_key(stem), IMAGE_SUFFIX
@@ -323,7 +323,7 @@ class GatherFolder:
         digits = f"{hash_link(image_ref.label, image_ref.url):016x}"
         is_alone = not (self._options.shard or self._objects)
         for number, path in enumerate(generate_paths(stem, suffix, digits, is_only_writer=is_alone)):
-            if not self._paths_in_use.reserve(image_ref.label, path):
+            if not self.paths_in_use.reserve(image_ref.label, path):
                 continue  # taken, except for case
             named = replace(row, path=path)
             if self._objects and number == 0:

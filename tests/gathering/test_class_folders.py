@@ -1,0 +1,88 @@
+"""The folders of classes depend on the list alone, not on the order in which the images arrive."""
+
+from pathlib import Path
+
+import pytest
+
+from mlimages import UrlList
+from mlimages.core import InputError
+from mlimages.gathering import read_list, read_manifest
+from mlimages.gathering.store.file_names import PathsInUse
+from tests.gathering.conftest import links, run
+from tests.servers import Connection, Reply, Request, Site, answer, photo
+
+
+def delayed(reply: Reply, seconds: float) -> Reply:
+    def wait_and_reply(connection: Connection, request: Request) -> None:
+        connection.pause(seconds)
+        reply(connection, request)
+
+    return wait_and_reply
+
+
+@pytest.mark.parametrize("slow", [0, 1, 2])
+@pytest.mark.parametrize(
+    "labels", [("cat", "cat.", "Cat"), ("Cat", "cat?", "cat"), ("pets/cat", "Pets/cat", "pets/Cat")]
+)
+def test_the_first_class_of_the_list_gets_a_folder_that_several_would_share(
+    site: Site, tmp_path: Path, slow: int, labels: tuple[str, ...]
+) -> None:
+    site.routes |= {f"/{n}.jpg": delayed(answer(photo(n)), 0.6 if n == slow else 0.0) for n in range(len(labels))}
+    source = links(tmp_path, *(f"{label}\t{site.url(f'/{n}.jpg')}" for n, label in enumerate(labels)))
+    assert run(source, tmp_path / "out").ok == 3
+    folders = {row.label: str(Path(row.path or "").parent) for row in read_manifest(tmp_path / "out")}
+    planned = PathsInUse()
+    assert folders == {label: planned.assign_folder(label) for label in labels}
+    assert folders[labels[0]] == labels[0]
+
+
+@pytest.mark.parametrize("name", [" cat", "cat ", "big  cat", "caf\u00e9", "cafe\u0301", "cafe\u0301 \t"])
+@pytest.mark.parametrize("form", ["x.txt", "x.csv", "x.jsonl", "class"])
+def test_names_that_are_equal_but_for_white_space_and_unicode_form_are_one_class(
+    tmp_path: Path, name: str, form: str
+) -> None:
+    expected = {"big  cat": "big cat", "caf\u00e9": "caf\u00e9", "cafe\u0301": "caf\u00e9"}.get(name.strip(), "cat")
+    texts = {
+        "x.txt": f"{name.strip()}\thttp://x/1.jpg",
+        "x.csv": f'url,label\nhttp://x/1.jpg,"{name.strip()}"',
+        "x.jsonl": f'{{"url": "http://x/1.jpg", "label": "{name.strip()} "}}',
+    }
+    path = tmp_path / (form if form in texts else "x.txt")
+    path.write_text(texts.get(form, "http://x/1.jpg"), encoding="utf-8")
+    if form == "class":
+        assert UrlList(path, class_name=name)._options.class_name == expected
+    else:
+        assert [ref.label for ref in read_list(path)] == [expected]
+
+
+def test_a_class_without_a_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("http://x/1.jpg")
+    for name in ("", "  "):
+        with pytest.raises(InputError, match="the name of the class is empty"):
+            UrlList(tmp_path / "x.txt", class_name=name)
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("Dog", "dog"), ("dog.", "dog"), ("Pets/Dog", "pets/dog")])
+def test_a_folder_that_a_corrected_class_has_left_is_free_for_the_new_class(
+    site: Site, tmp_path: Path, wrong: str, right: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    site.routes |= {f"/{n}.jpg": answer(photo(n)) for n in range(3)}
+    urls = [site.url(f"/{n}.jpg") for n in range(3)]
+    run(links(tmp_path, *(f"{wrong}\t{url}" for url in urls[:2])), out)
+    assert run(links(tmp_path, *(f"{right}\t{url}" for url in urls[:2])), out).moved == 2
+    assert "its images are in" not in caplog.text
+    run(links(tmp_path, *(f"{right}\t{url}" for url in urls)), out)
+    assert {str(Path(row.path or "").parent) for row in read_manifest(out)} == {right}
+    assert len(site.requests) == 3
+
+
+def test_a_folder_in_which_a_class_keeps_an_image_is_not_given_to_another(site: Site, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    site.routes |= {f"/{n}.jpg": answer(photo(n)) for n in range(2)}
+    urls = [site.url(f"/{n}.jpg") for n in range(2)]
+    run(links(tmp_path, *(f"Dog\t{url}" for url in urls)), out)
+    run(links(tmp_path, f"dog\t{urls[0]}", f"Dog\t{urls[1]}"), out)
+    folders = {row.label: str(Path(row.path or "").parent) for row in read_manifest(out)}
+    assert folders["Dog"] == "Dog"
+    assert folders["dog"].startswith("dog-")
