@@ -351,12 +351,31 @@ def test_a_list_without_a_link_is_refused_with_its_first_row(tmp_path: Path, nam
         LinkFile(path, LinkListOptions())
 
 
-@pytest.mark.parametrize(
-    ("name", "data"), [("x.xlsx", b"PK\x03\x04"), ("x.xls", b"\xd0\xcf\x11\xe0"), ("x.csv", b"PK\x03\x04")]
-)
-def test_an_excel_file_is_refused_as_one(tmp_path: Path, name: str, data: bytes) -> None:
-    with pytest.raises(InputError, match=r"spreadsheet or an archive, .*: save it as CSV"):
-        LinkFile(write(tmp_path / name, data + b"\x01\xff" * 20), LinkListOptions())
+BINARY_STARTS = {
+    "zip": b"PK\x03\x04",
+    "xls": b"\xd0\xcf\x11\xe0",
+    "zstd": b"\x28\xb5\x2f\xfd",
+    "gzip": gzip.compress(b"text")[:12],
+    "bzip2": bz2.compress(b"text")[:12],
+    "xz": lzma.compress(b"text")[:12],
+    "7z": b"7z\xbc\xaf\x27\x1c",
+    "RAR": b"Rar!\x1a\x07",
+    "tar": b"links.tsv\0\0\0http://x/a.jpg\n",
+    "another": f"cat\t{A}\n\0\n".encode(),
+}
+"""The first bytes of files that are no text."""
+
+
+@pytest.mark.parametrize("name", ["x.xlsx", "x.csv", "x.txt", "x.json", "x.jsonl", "x.tsv.zst", "x.csv.gz", "-"])
+@pytest.mark.parametrize("kind", BINARY_STARTS)
+def test_a_binary_file_is_refused_as_one_whatever_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+) -> None:
+    data = BINARY_STARTS[kind] + b"\x01\xff" * 20
+    path = write(tmp_path / name, gzip.compress(data) if name.endswith(".gz") else data)
+    monkeypatch.setattr("mlimages.gathering.sources.list_files.open_stdin", lambda: path.open("rb"))
+    with pytest.raises(InputError, match=r"spreadsheet or an archive, .*: save it as CSV, or extract it"):
+        LinkFile(Path("-") if name == "-" else path, LinkListOptions())
 
 
 def test_a_web_page_or_a_folder_in_place_of_a_list_is_refused(tmp_path: Path) -> None:

@@ -21,9 +21,22 @@ STDIN = Path("-")
 """Path that means standard input."""
 MAX_LINE_LENGTH = 2**20
 """Maximum number of characters of a line of text; the rest is ignored."""
+_MAX_TESTED_BYTES = 4096
 _OPENER_BY_SUFFIX: dict[str, Callable[[Path, str], IO[bytes]]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}  # type: ignore[dict-item]
 _COMPRESSION_SUFFIXES = (*_OPENER_BY_SUFFIX, ".zip", ".tgz")
 _TAR_NAME = re.compile(r".*\.(tgz|tar(\.(gz|bz2|xz))?)", re.IGNORECASE)
+_BINARY_SIGNATURES = (
+    b"PK\3\4",
+    b"\xd0\xcf\x11\xe0",
+    b"\x1f\x8b",
+    b"BZh91AY&SY",
+    b"\xfd7zXZ",
+    b"\x28\xb5\x2f\xfd",
+    b"7z\xbc\xaf",
+    b"Rar!",
+)
+"""The first bytes of zip (such as .xlsx), .xls, gzip, bzip2, xz, zstd, 7z and RAR files."""
+_UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, RuntimeError)
 
 
@@ -76,6 +89,17 @@ def open_list(path: Path) -> Iterator[IO[bytes]]:
         raise InputError(f"{path} cannot be read completely: {summarize_error(error)}") from error
 
 
+def is_binary(file: IO[bytes]) -> bool:
+    """Return whether a file is no text, judging by its signature and by NUL bytes at its start."""
+    start = _peek(file, _MAX_TESTED_BYTES)
+    return start.startswith(_BINARY_SIGNATURES) or (b"\0" in start and not start.startswith(_UTF_16_MARKS))
+
+
+def _peek(file: IO[bytes], size: int) -> bytes:
+    """Return up to `size` bytes from the start of a file without reading them; of standard input, those available."""
+    return file.peek(size)[:size] if hasattr(file, "peek") else b""
+
+
 def count_buffered_lines(file: IO[bytes]) -> int:
     """Return the number of lines of standard input, at least 1, that can be read without waiting for more input."""
     start = file.peek() if hasattr(file, "peek") else b""
@@ -84,8 +108,7 @@ def count_buffered_lines(file: IO[bytes]) -> int:
 
 def read_lines(file: IO[bytes], max_length: int = MAX_LINE_LENGTH) -> Iterator[str]:
     """Yield the lines that are not blank, decoded from UTF-8, UTF-16 or Latin-1, cut at `max_length` (-1: never)."""
-    start = file.peek(2)[:2] if hasattr(file, "peek") else b""
-    encoding = "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "latin-1"
+    encoding = "utf-16" if _peek(file, 2) in _UTF_16_MARKS else "latin-1"
     with io.TextIOWrapper(file, encoding, errors="replace", newline=None) as text:
         for line in _truncate_long_lines(text, max_length):
             decoded = line if line.isascii() or encoding == "utf-16" else _decode_line(line.encode("latin-1"))

@@ -30,6 +30,7 @@ from mlimages.gathering.sources.list_files import (
     STDIN,
     count_buffered_lines,
     count_data_lines,
+    is_binary,
     is_compressed,
     open_list,
     read_lines,
@@ -60,8 +61,6 @@ _MAX_SNIFFED_LINES = 100
 _MAX_SINGLE_LINK_CLASSES = 1000
 """Maximum number of classes with one link; a list with more probably has captions instead of classes."""
 _T = TypeVar("_T")
-_BINARY_FILE_PREFIXES = ("PK\3\4", "\xd0\xcf\x11\xe0")
-"""The first bytes of a zip archive, which an Excel file is, and of an older Excel file."""
 _SECOND_LINK = re.compile(r"[,;|\s]\s*https?://")
 """Matches a delimiter that is followed by another link in the same cell."""
 _IMAGENET_IMAGE_ID = re.compile(r"(n\d{8})_\d+")
@@ -195,6 +194,10 @@ class LinkFile:
             yield from self._parse_rows(read_parquet_rows(self._path))
             return
         with open_list(self._path) as file:
+            if is_binary(file):
+                raise InputError(
+                    f"{self.name} is a spreadsheet or an archive, not a list of links: save it as CSV, or extract it"
+                )
             if suffix == ".json":
                 yield from self._parse_json("\n".join(read_lines(file, max_length=-1)))  # often a single line
                 return
@@ -212,8 +215,6 @@ class LinkFile:
 
     def _detect_format_and_parse(self, first_lines: list[str], lines: Iterator[str], suffix: str) -> Iterator[ImageRef]:
         first = first_lines[0] if first_lines else ""
-        if first.startswith(_BINARY_FILE_PREFIXES):
-            raise InputError(f"{self.name} is a spreadsheet or an archive, not a list of links: save it as CSV")
         if first.lstrip().lower().startswith(("<!doctype html", "<html")):
             raise InputError(
                 f"{self.name} is a web page, perhaps a login page, not a list of links: download the list itself"
