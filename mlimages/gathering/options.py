@@ -33,8 +33,8 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def parse_reasons(text: str) -> frozenset[Reason]:
-    """Parse `timeout,host-down` as reasons; `all` means every reason.
+def parse_reasons(values: str | Collection[str]) -> frozenset[Reason]:
+    """Parse reasons, which are in one text, such as `timeout,host-down`, or apart; `all` means every reason.
 
     Raises:
         InputError: a reason is unknown.
@@ -43,11 +43,13 @@ def parse_reasons(text: str) -> frozenset[Reason]:
         >>> sorted(parse_reasons("timeout,host-down"))
         [<Reason.HOST_DOWN: 'host-down'>, <Reason.TIMEOUT: 'timeout'>]
     """
-    if text == "all":
+    names = {name.strip() for name in values.split(",")} if isinstance(values, str) else set(values)
+    if names == {"all"}:
         return frozenset(Reason)
-    names = {name.strip() for name in text.split(",")}
     if unknown := names - set(Reason):
-        raise InputError(f"unknown reason {min(unknown)!r}: expected one or more of {', '.join(Reason)}, or all")
+        raise InputError(
+            f"unknown reason {min(unknown, key=str)!r}: expected one or more of {', '.join(Reason)}, or all"
+        )
     return frozenset(map(Reason, names))
 
 
@@ -247,6 +249,7 @@ class GatherOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
+        object.__setattr__(self, "retry_failed", parse_reasons(self.retry_failed))
         if self.proxy:
             check_http_proxy(self.proxy)
         if self.restore_deleted and self.keep_deleted:
@@ -264,6 +267,8 @@ class GatherOptions:
         if self.contact is not None and not re.fullmatch(r"[ -'*-~]+", self.contact):
             raise InputError("contact must be an ASCII e-mail address or URL without parentheses")
         for text in self.headers:
+            if not isinstance(text, str):
+                raise InputError(f'a header is a {type(text).__name__}: expected "NAME: VALUE", such as "Referer: URL"')
             if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00-\x08\x0a-\x1f\x7f]*", text):
                 raise InputError(
                     f'invalid header {text.partition(":")[0]!r}: expected "NAME: VALUE", such as "Referer: URL"'

@@ -102,7 +102,8 @@ async def gather_async(
     **options: Unpack[GatherKeywords],
 ) -> GatherSummary:
     """Asynchronous version of `gather`, with the same arguments and result."""
-    links, chosen, out = as_source(source), GatherOptions(**options), as_path(out)
+    chosen, out = GatherOptions(**options), as_path(out)
+    links = as_source(source, chosen)
     started = time.monotonic()
     checks = ImageRequirements(
         max_pixels=chosen.max_pixels,

@@ -74,7 +74,8 @@ def gather_on(
         GatherError: as for `gather`; or a machine cannot access the folder, or a process crashed repeatedly.
         InputError: as for `gather`, or the links cannot be divided among processes.
     """
-    links, chosen, out = copy.copy(as_source(source)), GatherOptions(**options), as_path(out)
+    chosen, out = GatherOptions(**options), as_path(out)
+    links = copy.copy(as_source(source, chosen))
     require_shardable(links, chosen)
     started = time.monotonic()
     with GatherFolder(out, chosen) as gathered:

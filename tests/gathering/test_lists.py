@@ -445,7 +445,7 @@ def test_a_list_at_an_address_is_read(site: Site, tmp_path: Path) -> None:
     site.routes["/"] = answer(b"<html><p>Index of /</p></html>")
     for address, options, message in (
         (site.url("/"), GatherOptions(allow_private=True), rf"^{site.url('/')} is a web page"),
-        (site.url("/"), GatherOptions(), "cannot download .*: private address: see --allow-private"),
+        (site.url("/"), GatherOptions(), "cannot download .*: private address: --allow-private permits it"),
         ("http://nowhere.invalid/x.csv", GatherOptions(), "cannot download .*: the host name does not resolve$"),
     ):
         with pytest.raises(InputError, match=message):

@@ -206,3 +206,34 @@ def test_duplicates_of_earlier_runs_are_said_to_stay_out(site: Site, tmp_path: P
     assert "--keep-duplicates" not in invoke(tmp_path, "--allow-private").stdout
     done = invoke(tmp_path, "--allow-private", "--keep-duplicates")
     assert "1 earlier duplicate is not downloaded again: --keep-duplicates only applies to new" in done.stdout
+
+
+@pytest.mark.parametrize("value", ["nope", ["not_found"], {"timeout", "nope"}, [1], ""])
+def test_an_unknown_reason_is_refused_from_python_with_the_list_of_reasons(value: object) -> None:
+    with pytest.raises(InputError, match="unknown reason .*: expected one or more of .*timeout.*, or all"):
+        GatherOptions(retry_failed=value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("value", "reasons"),
+    [("all", set(Reason)), ("timeout, not-found", {Reason.TIMEOUT, Reason.NOT_FOUND}), (["timeout"], {Reason.TIMEOUT}),
+     ({Reason.GONE}, {Reason.GONE}), ((), set())],
+)  # fmt: skip
+def test_reasons_are_taken_from_python_as_from_the_command_line(value: object, reasons: set[Reason]) -> None:
+    assert GatherOptions(retry_failed=value).retry_failed == reasons  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("headers", [(("X-Key", "1"),), [None], [b"X-Key: 1"], "X-Key: 1", {"X-Key": "1"}])
+def test_headers_that_are_no_list_of_strings_are_refused_with_their_form(headers: object) -> None:
+    with pytest.raises(InputError, match='expected "NAME: VALUE", such as "Referer: URL"'):
+        GatherOptions(headers=headers)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_the_options_of_a_call_hold_for_the_list_itself(site: Site, tmp_path: Path, several: bool) -> None:
+    site.routes["/list.txt"] = answer(site.url("/1.jpg").encode())
+    lists = [site.url("/list.txt")] if several else site.url("/list.txt")
+    assert run(lists, tmp_path / "out", user_agent="ants/1.0").ok == 1
+    assert [request.headers["user-agent"] for request in site.requests] == ["ants/1.0"] * 2
+    with pytest.raises(InputError, match="private address: --allow-private permits it"):
+        run(lists, tmp_path / "out", allow_private=False)

@@ -52,7 +52,7 @@ _REASON_BY_ERRNO = {
 _DESCRIPTION_BY_REASON = {
     Reason.UNKNOWN_HOST: "the host name does not resolve",
     Reason.NAME_SERVER: "no name server responds",
-    Reason.PRIVATE_ADDRESS: "private address: see --allow-private",
+    Reason.PRIVATE_ADDRESS: "private address: --allow-private permits it (allow_private=True in Python)",
     Reason.REFUSED: "connection refused",
     Reason.UNREACHABLE: "no route to the host",
     Reason.RESET: "connection closed",

@@ -58,17 +58,17 @@ AnySource = Source | str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 """A source, or one or more lists of links as paths."""
 
 
-def as_source(source: AnySource) -> Source:
-    """Return a source unchanged; convert paths to a `UrlList`.
+def as_source(source: AnySource, http_options: GatherOptions) -> Source:
+    """Return a source unchanged; convert paths to a `UrlList` whose lists are downloaded with `http_options`.
 
     Raises:
         TypeError: the value is neither a source nor a path.
         InputError: there is no list of links at a path.
     """
     if isinstance(source, str | os.PathLike):
-        return UrlList(source)
+        return UrlList(source, http_options=http_options)
     if isinstance(source, Sequence) and all(isinstance(path, str | os.PathLike) for path in source):
-        return UrlList(*source)
+        return UrlList(*source, http_options=http_options)
     if hasattr(source, "__aiter__") and not isinstance(source, type):
         return source
     raise TypeError(
