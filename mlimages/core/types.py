@@ -63,7 +63,7 @@ class FetchResult:
         width, height: size of the stored image in pixels.
         orientation: EXIF value 1..8 (1: upright).
         same_as: path of the image of which this is a duplicate, or a near-duplicate if `status` is `ok`.
-        attempts: number of requests.
+        attempts: number of requests, including one that was not sent because of an opt-out.
         elapsed_s: seconds from the first request to the last byte, pauses included.
         fetched_at: time of the last request, UTC in ISO 8601.
         source: metadata from the list or the provider.

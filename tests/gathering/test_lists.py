@@ -111,6 +111,17 @@ FORMS = {
                                                [CAT_A, CAT_B]),
     "a row like a header": ("x.csv", f"url,label\n{A},label\nurl,cat\n", [("label", A), ("cat", "url")]),
     "Google's TsvHttpData twice": ("x.tsv", f"TsvHttpData-1.0\n{A}\t1\ta\nTsvHttpData-1.0\n{B}\t2\td\n", [X_A, X_B]),
+    "comment before the header": ("x.csv", f"# my list, 2024\nurl,label\n{A},cat\n", [CAT_A]),
+    "comments with a link": ("x.csv", f"# from http://x\n#\n\nurl,label\n{A},cat\n", [CAT_A]),
+    "comment before rows": ("x.csv", f"# my list\n{A},cat\n{A},cat\n", [CAT_A, CAT_A]),
+    "comment before TSV": ("x.tsv", f"# my list\nlabel\turl\ncat\t{A}\n", [CAT_A]),
+    "comment before a separator line": ("x.csv", f"# my list\nsep=;\nlabel;url\ncat;{A}\n", [CAT_A]),
+    "header that begins as a comment": ("x.tsv", f"#label\turl\ncat\t{A}\n", [CAT_A]),
+    "such a header after a comment": ("x.csv", f"# my list\n# label,url\ncat,{A}\n", [CAT_A]),
+    "classes that begin as comments": ("y.csv", f"#ant,{A}\n#bee,{A}\ncat,{A}\n", [("#ant", A), ("#bee", A), CAT_A]),
+    "JSON array in a line": ("x.txt", json.dumps([A, B]), [X_A, X_B]),
+    "JSON objects in a line": ("x.txt", f"\ufeff {json.dumps([{'url': A, 'label': 'cat'}])}\n", [CAT_A]),
+    "parameters with names of HTML": ("x.txt", "http://x/?a=1&copy=2&amp;lt;=3\n", [("x", "http://x/?a=1&copy=2&lt;=3")]),
     "Google's TsvHttpData": ("x.tsv", f"TsvHttpData-1.0\n{A}\t100\tabc=\n{B}\t200\tdef=\n", [X_A, X_B]),
 }  # fmt: skip
 

@@ -210,7 +210,7 @@ def test_duplicates_of_earlier_runs_are_said_to_stay_out(site: Site, tmp_path: P
 
 @pytest.mark.parametrize("value", ["nope", ["not_found"], {"timeout", "nope"}, [1], ""])
 def test_an_unknown_reason_is_refused_from_python_with_the_list_of_reasons(value: object) -> None:
-    with pytest.raises(InputError, match="unknown reason .*: expected one or more of .*timeout.*, or all"):
+    with pytest.raises(InputError, match=r"unknown reason .*: expected one or more of .*timeout.*, or all"):
         GatherOptions(retry_failed=value)  # type: ignore[arg-type]
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import html
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import shorten
 from typing import Any
@@ -147,13 +146,21 @@ def is_link_column(name: str) -> bool:
     return _get_leaf_name(name) in _IMAGE_COLUMN_NAMES + _URL_COLUMN_NAMES
 
 
+def names_columns(cells: Iterable[str]) -> bool:
+    """Return whether cells are the header of a table of links: one of them is the usual name of a column."""
+    return any(is_link_column(cell) or _get_leaf_name(cell) in _LABEL_COLUMN_NAMES for cell in cells)
+
+
 def is_http_url(url: str) -> bool:
     """Return whether a link has the scheme http or https."""
     return url.lower().startswith(("http://", "https://"))
 
 
 def unwrap_link(text: str) -> str:
-    """Strip quotes, angle brackets and Markdown around a URL; if it contains `&amp;`, unescape HTML."""
+    """Strip quotes, angle brackets and Markdown around a URL, and replace `&amp;` by `&`.
+
+    Other names of HTML, such as `&copy`, may be parameters of the URL.
+    """
     text = text.strip()
     if text[:1] not in ("h", "H"):
         if markdown := _MARKDOWN_LINK.fullmatch(text):
@@ -163,7 +170,7 @@ def unwrap_link(text: str) -> str:
         for start, end in ('""', "''", "<>"):
             if len(text) > 1 and text[0] == start and text[-1] == end:
                 text = text[1:-1].strip()
-    return html.unescape(text) if "&amp;" in text else text
+    return text.replace("&amp;", "&")
 
 
 def extract_markdown_link_text(text: str) -> str:

@@ -36,6 +36,7 @@ _BINARY_SIGNATURES = (
     b"Rar!",
 )
 """The first bytes of zip (such as .xlsx), .xls, gzip, bzip2, xz, zstd, 7z and RAR files."""
+_JSON_ARRAY_START = re.compile(rb'(\xef\xbb\xbf)?\s*\[\s*["{[]')
 _UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, RuntimeError)
 
@@ -93,6 +94,11 @@ def is_binary(file: IO[bytes]) -> bool:
     """Return whether a file is no text, judging by its signature and by NUL bytes at its start."""
     start = _peek(file, _MAX_TESTED_BYTES)
     return start.startswith(_BINARY_SIGNATURES) or (b"\0" in start and not start.startswith(_UTF_16_MARKS))
+
+
+def is_json_array(file: IO[bytes]) -> bool:
+    """Return whether a text in UTF-8 begins as a JSON array of strings or objects does."""
+    return _JSON_ARRAY_START.match(_peek(file, _MAX_TESTED_BYTES)) is not None
 
 
 def _peek(file: IO[bytes], size: int) -> bytes:

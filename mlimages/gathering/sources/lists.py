@@ -32,6 +32,7 @@ from mlimages.gathering.sources.list_files import (
     count_data_lines,
     is_binary,
     is_compressed,
+    is_json_array,
     open_list,
     read_lines,
     remove_compression_suffix,
@@ -45,6 +46,7 @@ from mlimages.gathering.sources.tables import (
     parse_json_lines,
     parse_tsv_rows,
     read_parquet_rows,
+    remove_leading_comments,
     sniff_delimiter,
     split_class_and_link,
 )
@@ -198,7 +200,7 @@ class LinkFile:
                 raise InputError(
                     f"{self.name} is a spreadsheet or an archive, not a list of links: save it as CSV, or extract it"
                 )
-            if suffix == ".json":
+            if suffix == ".json" or is_json_array(file):
                 yield from self._parse_json("\n".join(read_lines(file, max_length=-1)))  # often a single line
                 return
             lines = read_lines(file)
@@ -214,6 +216,7 @@ class LinkFile:
             yield line
 
     def _detect_format_and_parse(self, first_lines: list[str], lines: Iterator[str], suffix: str) -> Iterator[ImageRef]:
+        first_lines, lines = remove_leading_comments(first_lines, lines)
         first = first_lines[0] if first_lines else ""
         if first.lstrip().lower().startswith(("<!doctype html", "<html")):
             raise InputError(

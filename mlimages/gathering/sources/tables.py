@@ -8,7 +8,7 @@ import json
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from mlimages.gathering.sources.columns import (
     is_http_url,
     is_link,
     is_link_column,
+    names_columns,
     to_text,
 )
 from mlimages.gathering.sources.left_out_rows import LeftOutRows
@@ -37,6 +38,26 @@ _LONG_QUOTED_CELL = re.compile(r'"(?:[^"]|""){10000,}"')
 _TEXT_UP_TO_CLOSING_QUOTE = re.compile(r'((?:[^"]|"")*+)"')
 _CLASS_AND_LINK = re.compile(r"(?!\d+[.)]\s)(\w[^:]*?)\s+(https?://.+)", re.IGNORECASE)
 _LINK_AND_CLASS = re.compile(rf"(https?://[^\s?]+?{IMAGE_SUFFIX_PATTERN})\s+(\w[^:]*)", re.IGNORECASE)
+
+
+def remove_leading_comments(first_lines: list[str], lines: Iterator[str]) -> tuple[list[str], Iterator[str]]:
+    """Return the first lines and all lines of a list, without the comments before its header or first link.
+
+    Comments begin with `#`; so may a header, which then loses the `#`.
+    """
+    num_comments = next((number for number, line in enumerate(first_lines) if not line.startswith("#")), 0)
+    if not num_comments:
+        return first_lines, lines
+    header = first_lines[num_comments - 1].lstrip("# ")
+    if _is_header(header) and not _is_header(first_lines[num_comments]):
+        return [header, *first_lines[num_comments:]], chain([header], islice(lines, num_comments, None))
+    if any(map(is_link, first_lines[:num_comments])) and not _is_header(first_lines[num_comments]):
+        return first_lines, lines  # rows of classes such as `#ants`
+    return first_lines[num_comments:], islice(lines, num_comments, None)
+
+
+def _is_header(line: str) -> bool:
+    return not is_link(line) and names_columns(cell.strip("\"' ") for cell in re.split("[,;|\t]", line))
 
 
 def sniff_delimiter(lines: Sequence[str]) -> str | None:

@@ -83,7 +83,7 @@ def check_same_settings(row: FetchResult, options: GatherOptions, folder: object
 
 
 class ConsecutiveRefusals:
-    """Counts the consecutive links that each host refused (401, 403 or a web page).
+    """Counts the consecutive links that each host refused (401, 403, 451 or a web page).
 
     If a host refuses many links in a row, it has blocked this client or shows a login page. That is temporary and says
     nothing about the links, so their failures are not final.
