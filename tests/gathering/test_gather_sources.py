@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlimages import ImageRef, UrlList
-from mlimages.core import GatherSummary, InputError
+from mlimages.core import GatherError, GatherSummary, InputError
 from mlimages.gathering import ImageNet
 from mlimages.gathering.download.fetch import parse_url
+from mlimages.gathering.sources.archives import iter_entries
 from mlimages.gathering.sources.wordnet import find_subtree_folders, find_synset, load_synsets
 from mlimages.gathering.store.file_names import MAX_NAME_BYTES, file_stem_from_url, label_to_folder, sanitize_name
 from tests.gathering.conftest import links, run, stored
@@ -53,10 +54,26 @@ def test_wordnet_knows_domestic_cats_and_their_subtree() -> None:
     assert folders["n02123394"] == "domestic_cat/persian_cat"
     assert len(set(folders.values())) == len(folders)
     assert sum("n02121808" in synset.parent_wnids for synset in load_synsets().values()) == 16
-    with pytest.raises(InputError, match=r"is ambiguous(.|\n)*n02121620  cat, true cat: feline mammal"):
+    with pytest.raises(InputError, match=r"is ambiguous.* n02121620 \(cat, true cat: feline mammal"):
         find_synset("cat")
-    with pytest.raises(InputError, match="not an ImageNet synset"):
-        find_synset("n99999999")
+    for message in ("is ambiguous", "not an ImageNet synset"):
+        with pytest.raises(InputError, match=message) as error:
+            find_synset("cat" if message == "is ambiguous" else "N99999999")
+        assert "\n" not in str(error.value), "the command line prints a message in one line"
+    assert find_synset("N02121808") == cat
+
+
+@pytest.mark.parametrize("name", ["x.tar", "x.tgz", "x.zip"])
+def test_a_text_file_in_place_of_an_archive_is_said_to_be_none(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("no archive")
+    with pytest.raises(InputError, match=r"x\.\w+ cannot be read completely: .*not a (tar archive|zip file)"):
+        list(iter_entries(tmp_path / name))
+
+
+def test_an_output_folder_that_is_a_link_to_nothing_is_refused_with_its_target(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(GatherError, match=r"out is a link to .*nowhere, which does not exist"):
+        run(links(tmp_path, site.url("/1.jpg")), tmp_path / "out")
 
 
 def tar(members: dict[str, bytes]) -> bytes:

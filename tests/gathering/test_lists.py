@@ -352,6 +352,17 @@ def test_other_columns_are_kept_and_what_was_understood_is_said(tmp_path: Path) 
     assert "2 other columns kept: Espèce, Auteur (--label-column chooses the classes)" in file.description
 
 
+def test_a_line_that_is_no_json_is_no_column(tmp_path: Path) -> None:
+    file = LinkFile(write(tmp_path / "x.jsonl", f'{{"url": "{A}", "n": 1}}\n{{"url": \n'), LinkListOptions())
+    assert "1 other column kept: n (" in file.description
+    assert [ref.source for ref in file] == [{"n": 1}, {}]
+
+
+def test_a_json_array_without_links_and_objects_is_refused_with_what_is_expected(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected a JSON array of links or objects"):
+        LinkFile(write(tmp_path / "x.json", json.dumps([[3, A, {}]])), LinkListOptions())
+
+
 @pytest.mark.parametrize("name", ["x.txt", "x.csv", "x.json", "odd.txt"])
 def test_a_list_without_a_link_is_refused_with_its_first_row(tmp_path: Path, name: str) -> None:
     rows = "ftp://x/cats/1.jpg\n//x/2.jpg\n" if name == "odd.txt" else "cats/1.jpg,b\ncats/2.jpg,c\n"

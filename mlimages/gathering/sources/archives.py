@@ -76,7 +76,9 @@ def iter_entries(path: Path) -> Iterator[ArchiveEntry]:
         for name, load in _iter_zip_entries(path) if path.suffix == ".zip" else _iter_tar_entries(path):
             yield ArchiveEntry(f"{path.absolute().as_uri()}#{name}", f"{path.name.partition('.')[0]}/{name}", load)
     except _READ_ERRORS as error:
-        raise InputError(f"{path} cannot be read completely: {summarize_error(error)}") from error
+        is_tar_error = isinstance(error, tarfile.TarError)
+        problem = "damaged, or not a tar archive" if is_tar_error else summarize_error(error)
+        raise InputError(f"{path} cannot be read completely: {problem}") from error
 
 
 def _iter_zip_entries(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:

@@ -97,7 +97,7 @@ def choose_columns(names: Sequence[str], rows: Sequence[Row], options: LinkListO
         label = next((name for known in _LABEL_COLUMN_NAMES for name in names if _get_leaf_name(name) == known), None)
         if label is None and len(names) == 2 and names[0] == "column 1":
             label = names[1 - names.index(url)]
-    others = tuple(name for name in names if name not in (url, label))
+    others = tuple(name for name in names if name not in (url, label, RAW_TEXT_KEY))
     return TableColumns(url, label if label != url else None, others)
 
 

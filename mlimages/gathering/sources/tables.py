@@ -267,7 +267,7 @@ def extract_json_rows(value: Any, path: Path) -> list[Row]:
     Raises:
         InputError: the document has another form, or an id of a COCO dataset is ambiguous or unknown.
     """
-    if isinstance(value, list):
+    if isinstance(value, list) and (not value or any(isinstance(each, dict | str) for each in value)):
         return [flatten_object(each) if isinstance(each, dict) else {"url": to_text(each)} for each in value]
     if isinstance(value, dict):
         if isinstance(value.get("images"), list) and "annotations" in value:

@@ -61,18 +61,18 @@ def find_synset(text: str) -> Synset:
     Raises:
         InputError: no synset matches, or several do, which the message lists with their definitions.
     """
-    if _WNID_PATTERN.fullmatch(text):
-        if text not in load_synsets():
+    if _WNID_PATTERN.fullmatch(wnid := text.strip().lower()):
+        if wnid not in load_synsets():
             raise InputError(f"{text} is not an ImageNet synset: use a word, or an id such as n02121808")
-        return load_synsets()[text]
+        return load_synsets()[wnid]
     word = "_".join(text.lower().split())
     found = [synset for synset in load_synsets().values() if word in map(str.lower, synset.lemmas)]
     if len(found) == 1:
         return found[0]
     if not found:
         raise InputError(f"no ImageNet synset has the word {text!r}: try another word, or an id such as n02121808")
-    lines = "".join(f"\n  {s.wnid}  {', '.join(s.lemmas).replace('_', ' ')}: {s.definition}" for s in found)
-    raise InputError(f"{text!r} is ambiguous; use one of these ids:{lines}")
+    meanings = "; ".join(f"{s.wnid} ({', '.join(s.lemmas).replace('_', ' ')}: {s.definition})" for s in found)
+    raise InputError(f"{text!r} is ambiguous; use one of these ids: {meanings}")
 
 
 def find_subtree_folders(root: Synset) -> dict[str, str]:
