@@ -148,7 +148,9 @@ def test_indices_and_masks_of_another_length_select_no_images(values: Iterable[o
 
 
 @pytest.mark.parametrize(
-    "mask", [[False, True, True], (n > 0 for n in range(3)), np.arange(3) > 0, [*(np.arange(3) > 0)]], ids=str
+    "mask",
+    [[False, True, True], (n > 0 for n in range(3)), np.arange(3) > 0, [*(np.arange(3) > 0)]],
+    ids=["list", "generator", "array", "list of NumPy's booleans"],
 )
 def test_a_mask_selects_the_images_where_it_is_true(mask: Iterable[object]) -> None:
     items = [LabeledPath(Path(f"{n}.jpg"), n) for n in range(3)]

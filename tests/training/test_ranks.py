@@ -287,7 +287,7 @@ LAUNCH = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PO
         ({"RANK": "3", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}, "127.0.0.1:1: "),
         *(
             ({**LAUNCH, name: value}, f"the environment variable {name} is '{value}': it must be a whole number")
-            for name in (*LAUNCH.keys() - {"MASTER_ADDR"}, "LOCAL_RANK")
+            for name in ("RANK", "WORLD_SIZE", "MASTER_PORT", "LOCAL_RANK")
             for value in ("one", "-1", "")
         ),
     ],
