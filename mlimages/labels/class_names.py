@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,7 +35,7 @@ def class_definition_path(label_file: str | os.PathLike[str]) -> Path:
 
 
 def read_class_names(path: str | os.PathLike[str]) -> ClassNames:
-    """Read a class definition: lines such as `0 cats`, or one name per line if no line begins with a number.
+    """Read a class definition: lines such as `0 cats`, or one name per line if no line has this form.
 
     Raises:
         LabelFileError: the file does not exist, a line is not `index name`, or the indices are not 0, 1, 2 ...
@@ -101,12 +102,15 @@ def format_class_definition(class_names: Sequence[str]) -> str:
 def add_class_name(names: ClassNames, class_index: int, name: str) -> ClassNames:
     """Return `names` in which the class `class_index` is named `name`, unless it already has another name.
 
-    If `names` is too short, it is extended; the other added classes are named by their index, such as "3".
+    If `names` is too short, it is extended; the other added classes are named by their index, such as "3", or
+    "unnamed 3" if another class has this name.
     """
     padded = list(_pad_names(names, [class_index]))
-    if padded[class_index] == str(class_index):
+    if padded[class_index] in (str(class_index), f"unnamed {class_index}"):
         padded[class_index] = name
-    return tuple(padded)
+    counts = Counter(padded)
+    is_taken = (counts[each] > 1 and each == str(index) and index != class_index for index, each in enumerate(padded))
+    return tuple(f"unnamed {each}" if taken else each for each, taken in zip(padded, is_taken, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +120,7 @@ class FileClasses:
     Attributes:
         names: names by class index.
         class_indices: class indices that occur in the file.
-        has_names: whether the labels have names that are not just numbers.
+        has_names: whether the names are from a class definition or the constructor, or are not just numbers.
         is_from_table: whether the file is a table without a class definition.
     """
 

@@ -31,7 +31,7 @@ from mlimages.labels.identical_images import merge_identical_images
 from mlimages.labels.label_file import LabelFile
 from mlimages.labels.label_summary import LabelFileSummary, summarize_label_file
 from mlimages.labels.layout import describe_renamed_folders, make_folder_names, write_class_folders
-from mlimages.labels.scanning import MISSING_IMAGES_ADVICE, describe_skipped_entries
+from mlimages.labels.scanning import MISSING_IMAGES_ADVICE, describe_skipped_entries, make_path_resolver
 from mlimages.labels.split_files import (
     SPLIT_NAMES_BY_COUNT,
     describe_stale_split_files,
@@ -143,7 +143,7 @@ def make_label_files(
             that are left out.
 
     Returns:
-        Statistics of the label file, or of the label file of each split.
+        Statistics of the label file, or of the label file of each split; empty if none is written.
 
     Raises:
         InputError: an option is out of range, the source cannot be read, or an output file exists that mlimages did not
@@ -153,7 +153,7 @@ def make_label_files(
     source, out = as_path(options.source), options.out and as_path(options.out)
     with refresh_remote_listings(source):
         target = out or (source / "labels.txt" if source.is_dir() else source)
-        _check_option_combinations(options, source)
+        _check_option_combinations(options, source, target)
         labels, splits = _read_source(options, source, print_note)
     if splits and (options.split or options.append):
         hint = "" if source.is_dir() else ", or remove the column of splits"
@@ -161,7 +161,7 @@ def make_label_files(
     labels = _select_images(labels, options, print_note)
     splits = {name: _select_images(part, options, print_note) for name, part in splits.items()}
     force, by_class_index = options.force, options.class_index is not None
-    adds_to_target = options.append and target.exists()
+    adds_to_target = options.append and target.exists() and not _is_same_file(source, target)
     is_split = options.split or (options.append and not adds_to_target)
     earlier = find_split_files(target, multi_label=options.multi_label) if is_split else {}
     if earlier and not options.split:
@@ -210,7 +210,12 @@ def read_paths(path: str | os.PathLike[str]) -> Iterator[Path]:
     return (path_from_name(name.replace("\\", "/"), path.parent) for name in names)
 
 
-def _check_option_combinations(options: LabelOptions, source: Path) -> None:
+def _is_same_file(path: Path, other: Path) -> bool:
+    resolve = make_path_resolver()
+    return resolve(str(path)) == resolve(str(other))
+
+
+def _check_option_combinations(options: LabelOptions, source: Path, target: Path) -> None:
     if not source.exists():
         raise InputError(f"no folder or label file at {source}: check the path")
     if options.group and options.group_by != "hashes":
@@ -229,6 +234,8 @@ def _check_option_combinations(options: LabelOptions, source: Path) -> None:
             raise InputError(f"{source} is a label file: --label and --leaf apply only to folders: omit them")
     if not (options.out or options.split or options.as_folders or source.is_dir()):
         raise InputError(f"{source} is already a label file: convert it with -o FILE, or split it with --split 0.8,0.2")
+    if options.append and not options.split and _is_same_file(source, target):
+        raise InputError(f"{source} cannot be appended to itself: omit --append, or give another file with -o FILE")
 
 
 def _read_source(
@@ -273,7 +280,7 @@ def _read_source(
 
 
 def _require_readable_output(path: Path, labels: LabelFile) -> None:
-    """Check that the label file can be read: without class names, at least half of the images of a table must exist."""
+    """Check that the label file can be read: its class names are valid or, without names, a table's images exist."""
     check_class_names(class_definition_path(path), labels.defined_class_names)
     if path.suffix.lower() == ".txt" or labels.defined_class_names:
         return

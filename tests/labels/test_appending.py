@@ -110,6 +110,56 @@ def test_a_second_class_of_the_same_name_is_refused_before_anything_is_written(
         append_labels(label_dir(tmp_path / "s1/ok", 0), label_dir(tmp_path / "s2/ok", 1), by_class_index=True)
 
 
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        ({1: "0"}, ("unnamed 0", "0")),
+        ({1: "0", 0: "1"}, ("1", "0")),
+        ({0: "1", 2: "3"}, ("1", "unnamed 1", "3")),
+        ({0: "1", 2: "3", 1: "2"}, ("1", "2", "3")),
+        ({0: "4", 5: "cat"}, ("4", "1", "2", "3", "unnamed 4", "cat")),
+    ],
+)
+def test_classes_without_a_name_and_folders_with_a_number_do_not_get_the_same_name(
+    tmp_path: Path, invoke_cli: RunCli, folders: dict[int, str], names: tuple[str, ...]
+) -> None:
+    images(tmp_path, *(f"photos/{name}/1.jpg" for name in folders.values()))
+    for label, name in folders.items():
+        invoke_cli("label", f"photos/{name}", "--label", str(label), "-o", "all.txt", "--append")
+    labels = LabelFile(tmp_path / "all.txt")
+    assert labels.class_names == names
+    assert {item.label: item.path.parent.name for item in labels} == folders
+
+
+@pytest.mark.parametrize("out", [[], ["-o", "./all.csv"]])
+@pytest.mark.parametrize("selection", [["--drop", "drop.txt"], ["--limit-per-class", "3"]])
+def test_a_label_file_that_is_appended_to_its_own_split_does_not_bring_excluded_images_back(
+    tmp_path: Path, invoke_cli: RunCli, selection: list[str], out: list[str]
+) -> None:
+    images(tmp_path, *PETS)
+    write(tmp_path, "drop.txt", "pets/cat/0.jpg 0\npets/dog/2.jpg 0\n")
+    invoke_cli("label", "pets", "-o", "all.csv")
+    before = listed(tmp_path, "all.csv")
+    invoke_cli("label", "all.csv", *selection, *out, "--append", "--split", "0.5,0.5")
+    split = listed(tmp_path, "all_train.csv", "all_val.csv")
+    assert len(split) == 6
+    if "--drop" in selection:
+        assert split == [text for text in before if "cat/0" not in text and "dog/2" not in text]
+    invoke_cli("label", "all.csv", *out, "--append", "--split", "0.5,0.5")
+    assert listed(tmp_path, "all_train.csv", "all_val.csv") == listed(tmp_path, "all.csv") == before
+
+
+@pytest.mark.parametrize("target", [["-o", "all.txt"], ["-o", "./all.txt"], ["--as-folders", "linked"]])
+def test_a_label_file_is_not_appended_to_itself(tmp_path: Path, invoke_cli: RunCli, target: list[str]) -> None:
+    images(tmp_path, *PETS)
+    invoke_cli("label", "pets", "-o", "all.txt")
+    before = {path: path.read_bytes() for path in tmp_path.glob("all*")}
+    refused = invoke_cli("label", "all.txt", "--limit-per-class", "1", *target, "--append", check=False)
+    assert "all.txt cannot be appended to itself: omit --append" in refused.stderr
+    assert {path: path.read_bytes() for path in tmp_path.glob("all*")} == before
+    assert not (tmp_path / "linked").exists()
+
+
 def test_images_of_classes_with_the_same_name_are_counted_together(tmp_path: Path, invoke_cli: RunCli) -> None:
     images(tmp_path, "1.jpg", "2.jpg", "3.jpg")
     write(tmp_path, "all.txt", "1.jpg 0\n2.jpg 1\n3.jpg 1\n")
