@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 PATH_COLUMN_NAMES = (
@@ -22,6 +23,11 @@ NON_LABEL_COLUMN_NAMES = frozenset({
     "width", "height", "size", "bytes", "url", "md5", "sha256", "dhash", "split", "fold", "set", "is_valid", "is_train",
 })  # fmt: skip
 """Names of columns that are never labels, even if there is no other column."""
+
+
+def normalize_column_name(cell: str) -> str:
+    """Return a header cell in the form of the known names: lower case, underscores instead of spaces and hyphens."""
+    return re.sub(r"[\s-]+", "_", cell.strip().lower())
 
 
 def rank_path_column(name: str) -> int:

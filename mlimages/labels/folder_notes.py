@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from mlimages.core import format_command, is_remote, list_written_files
+from mlimages.core import InputError, format_command, is_remote, list_written_files
 from mlimages.labels.scanning import (
     can_list_folder,
     describe_skipped_entries,
@@ -105,12 +105,19 @@ def describe_tables(root: Path) -> Iterator[str]:
 
 
 def find_tables(root: Path) -> list[Path]:
-    """Return the tables in a local folder, except those that mlimages wrote."""
+    """Return the tables in a folder that mlimages did not write; none for a remote folder or one of `gather`."""
     if is_remote(root) or (root / "manifest.jsonl").exists():
         return []
     tables = sorted(path for path in root.iterdir() if path.suffix.lower() in (".csv", ".tsv", ".jsonl"))
     written = list_written_files(root) if tables else set()
     return [path for path in tables if path.name not in written and not _SHARD_MANIFEST.fullmatch(path.name)]
+
+
+def make_no_images_error(root: Path, *, is_class_folder: bool) -> InputError:
+    """Return the error for a folder without images, which lists the skipped entries."""
+    expected = "images in it or in its subfolders" if is_class_folder else "a folder per class with images in it"
+    skipped = "".join(f"; {text}" for text in describe_skipped_entries(root, is_class_folder=is_class_folder))
+    return InputError(f"no images in {root}: expected {expected}{skipped}")
 
 
 def suggest_table(*folders: Path) -> str:

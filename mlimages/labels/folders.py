@@ -19,6 +19,7 @@ from mlimages.labels.folder_notes import (
     describe_skipped_split_entries,
     describe_tables,
     find_root_images,
+    make_no_images_error,
     suggest_table,
 )
 from mlimages.labels.identical_images import merge_identical_images
@@ -50,7 +51,7 @@ class FolderLabels:
 
     Attributes:
         labels: all images.
-        skipped_notes: a line about each skipped file and folder, with the reason.
+        skipped_notes: lines about skipped files and folders, with the reason and the names or their number.
         nested_note: a line about folders with images inside class folders; "" for none.
         splits: label files by split (train, val, test), with the same class indices; empty if the folder is not split.
     """
@@ -71,10 +72,10 @@ def open_splits(source: LabelFile | str | os.PathLike[str], table: TableOptions 
 
     Args:
         source: a label file, its path, or the path of a folder.
-        table: how to read a table; for a folder, only `class_from` and `multi_label` are used.
+        table: how to read a table; for a folder, only `class_from` and `multi_label` may be set.
 
     Raises:
-        InputError: as for `label_dir_auto`.
+        InputError: as for `label_dir_auto`, or the label file cannot be read or lists no images.
     """
     if isinstance(source, LabelFile):
         return {"": source}
@@ -101,10 +102,10 @@ def open_labels(source: LabelFile | str | os.PathLike[str], table: TableOptions 
 
     Args:
         source: a label file, its path, or the path of a folder.
-        table: how to read a table; for a folder, only `class_from` and `multi_label` are used.
+        table: how to read a table; for a folder, only `class_from` and `multi_label` may be set.
 
     Raises:
-        InputError: as for `label_dir_auto`, or there are several splits (train, val, test).
+        InputError: as for `open_splits`, or there are several splits (train, val, test).
 
     >>> open_labels("labels.txt").class_names
     ('cats', 'dogs')
@@ -149,12 +150,14 @@ def _summarize_split(folder: Path, split_name: str, labels: LabelFile) -> str:
 
 
 def label_dir(folder: str | os.PathLike[str], label: int) -> LabelFile:
-    """Label all images in `folder` and its subfolders as one class; hidden folders are skipped.
+    """Label all images in `folder` and its subfolders as one class with the folder's name; hidden folders are skipped.
 
     Raises:
-        InputError: the folder does not exist.
+        InputError: the folder does not exist, or contains no images.
     """
     root = _require_folder(as_path(folder))
+    if next(iter_all_images(root), None) is None:
+        raise make_no_images_error(root, is_class_folder=True)
     return LabelFile(
         root / "labels.txt",
         root,
@@ -182,7 +185,8 @@ def label_dir_auto(
 
     Raises:
         InputError: the folder does not exist, there is no class folder with images, more than 1 % of the images are
-            outside the class folders, two class names differ only in case, or a folder is not in `class_names`.
+            outside the class folders, two class names differ only in case, a folder is not in `class_names`, or
+            folders named train, val and test contain no class folders or have no class in common.
     """
     source = _require_folder(as_path(folder))
     root = _find_class_root(source, class_names or ())
@@ -227,10 +231,12 @@ def label_dir_by_pattern(folder: str | os.PathLike[str], pattern: str) -> LabelF
     Images whose path does not match are left out and counted in the `notes`.
 
     Raises:
-        InputError: the folder does not exist, the expression is invalid, or at least half of the paths do not match.
+        InputError: the folder does not exist or contains no images, the expression is invalid, or at least half of the
+            paths do not match.
     """
     root = _require_folder(as_path(folder))
-    paths = list(iter_all_images(root))
+    if not (paths := list(iter_all_images(root))):
+        raise make_no_images_error(root, is_class_folder=True)
     found = group_by_pattern([path.relative_to(root) for path in paths], pattern)
     class_of = [normalize_class_name(found.get(path.relative_to(root), "")) for path in paths]
     unmatched = [str(path.relative_to(root)) for path, name in zip(paths, class_of, strict=True) if not name]
@@ -272,8 +278,10 @@ def _find_split_folders(root: Path) -> dict[str, Path]:
         return {"": root}
     by_split = {SPLIT_NAMES_BY_ALIAS[path.name.lower()]: path for path in folders if has_class_folders(path)}
     labelled = {name: by_split[name] for name in SPLIT_NAMES_BY_ALIAS if name in by_split}  # train, val, test
-    if not labelled or len({SPLIT_NAMES_BY_ALIAS[path.name.lower()] for path in folders}) < len(folders):
-        names = ", ".join(path.name for path in folders)
+    names = ", ".join(path.name for path in folders)
+    if labelled and len({SPLIT_NAMES_BY_ALIAS[path.name.lower()] for path in folders}) < len(folders):
+        raise InputError(f"{root} contains several folders of one split ({names}): merge or rename them")
+    if not labelled:
         raise InputError(
             f"{root} contains the splits {names} without class folders: {suggest_table(root, *folders)}create "
             "folders such as train/CLASS and val/CLASS, or use --class-from REGEX if the file names contain the class"
@@ -331,11 +339,10 @@ def _require_folder(root: Path) -> Path:
 
 def _check_found_classes(found_names: Sequence[str], class_names: ClassNames, root: Path) -> None:
     if not found_names:
-        skipped = "".join(f"; {text}" for text in describe_skipped_entries(root))
-        raise InputError(f"no images in {root}: expected a folder per class with images in it{skipped}")
+        raise make_no_images_error(root, is_class_folder=False)
     unknown = [name for name in found_names if name not in class_names]
     if unknown:
-        known = ", ".join(class_names[:10])
+        known = ", ".join(class_names[:MAX_SHOWN_NAMES]) + " ..." * (len(class_names) > MAX_SHOWN_NAMES)
         raise InputError(
             f"{root / unknown[0]}: the folder name is not one of the {len(class_names)} class names ({known}): "
             "rename the folder, or add its name to the class names"

@@ -12,6 +12,9 @@ from mlimages.core import InputError, atomic_write, is_member_path, is_remote, r
 from mlimages.labels.label_file import LabelFile
 from mlimages.labels.tables import MAX_SHOWN_NAMES
 
+MAX_FOLDER_BYTES = 240
+"""Maximum length of a folder name; most file systems allow 255 bytes, from which a suffix such as `_2` is left."""
+
 
 def write_class_folders(
     labels: LabelFile | Mapping[str, LabelFile], folder: str | os.PathLike[str], *, copy: bool = False
@@ -23,7 +26,7 @@ def write_class_folders(
 
     Args:
         labels: a label file, or label files by split for `folder/SPLIT/CLASS/NAME`.
-        copy: copy the images instead of linking them.
+        copy: copy the images instead of linking them. Remote images and images in shards are always copied.
 
     Raises:
         InputError: `folder` contains other files or, with `copy`, other links, or a label file is multi-label.
@@ -48,17 +51,17 @@ def write_class_folders(
 
 
 def make_folder_names(class_names: Sequence[str], *, max_length: int = 120) -> tuple[str, ...]:
-    """Return a unique folder name for each class that is valid on any file system.
+    """Return a unique folder name for each class, without slashes, leading dots, and trailing dots and spaces.
 
     Args:
         class_names: class names by class index.
-        max_length: maximum number of characters, not counting a suffix such as `_2` that makes the name unique.
+        max_length: maximum number of characters, not counting a suffix such as `_2` that makes the name unique. Names
+            of more than 240 bytes are cut, too.
     """
     used: set[str] = set()
-    return tuple(
-        _make_unique(name.replace("/", "_").replace("\\", "_").lstrip(".").rstrip(". ")[:max_length] or "_", used)
-        for name in class_names
-    )
+    shortened = (name.replace("/", "_").replace("\\", "_").lstrip(".")[:max_length] for name in class_names)
+    cut = (name.encode(errors="ignore")[:MAX_FOLDER_BYTES].decode(errors="ignore") for name in shortened)
+    return tuple(_make_unique(name.rstrip(". ") or "_", used) for name in cut)
 
 
 def describe_renamed_folders(class_names: Sequence[str], folders: Sequence[str]) -> list[str]:

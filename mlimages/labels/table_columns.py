@@ -21,6 +21,7 @@ from mlimages.core import InputError, LabelFileError, as_path, format_command, i
 from mlimages.labels.column_names import (
     LABEL_COLUMN_NAMES,
     NON_LABEL_COLUMN_NAMES,
+    normalize_column_name,
     rank_path_column,
     suggest_table_options,
 )
@@ -106,8 +107,7 @@ class _TableSample:
 
     @cached_property
     def normalized_column_names(self) -> list[str]:
-        """The cells of the first row in the form of the known names: lower case, underscores instead of spaces."""
-        return [re.sub(r"[\s-]+", "_", cell.lower()) for cell in self.first_row]
+        return list(map(normalize_column_name, self.first_row))
 
     @cached_property
     def image_location(self) -> _ImageLocation:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mlimages.core import is_file_or_member, is_remote
 from mlimages.labels.annotations import resolve_label_studio_path
-from mlimages.labels.column_names import PATH_COLUMN_NAMES, rank_path_column
+from mlimages.labels.column_names import PATH_COLUMN_NAMES, normalize_column_name, rank_path_column
 from mlimages.labels.formats import detect_delimiters, read_records
 
 
@@ -45,7 +45,7 @@ def read_path_cells(path: Path) -> Iterator[str]:
     first = next(rows, None)
     if first is None:
         return
-    names = [cell.strip().lower() for cell in first.cells]
+    names = list(map(normalize_column_name, first.cells))
     column = min(range(len(names)), key=lambda index: rank_path_column(names[index]))
     if names[column] not in PATH_COLUMN_NAMES:
         yield first.cells[column]

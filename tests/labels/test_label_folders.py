@@ -65,12 +65,26 @@ def test_a_layout_is_read_as_what_it_is(tmp_path: Path, names: list[str], expect
             r"val/ab differ only in characters that are not visible: rename a folder",
         ),
         (["train/1.jpg", "test/2.jpg"], r"contains the splits test, train without class folders"),
-        (["val/a/1.jpg", "valid/a/2.jpg", "train/a/3.jpg"], "contains the splits train, val, valid"),
+        (
+            ["val/a/1.jpg", "valid/a/2.jpg", "train/a/3.jpg"],
+            r"contains several folders of one split \(train, val, valid\): merge or rename them",
+        ),
     ],
 )
 def test_a_layout_that_does_not_look_right_stops_with_what_to_do(tmp_path: Path, names: list[str], said: str) -> None:
     with pytest.raises(InputError, match=said):
         label_dir_auto(touch(tmp_path, *names))
+
+
+@pytest.mark.parametrize("options", [["--label", "1"], ["--class-from", "x"], ["--leaf"], []])
+def test_a_folder_without_images_is_refused_before_a_file_is_written(
+    tmp_path: Path, invoke_cli: RunCli, options: list[str]
+) -> None:
+    touch(tmp_path / "photos", "notes/readme.txt")
+    refused = invoke_cli("label", "photos", *options, "-o", "all.txt", check=False)
+    assert "no images in photos" in refused.stderr
+    assert refused.stderr.strip().endswith("files that are not images: 1 .txt")
+    assert list(tmp_path.glob("all*")) == []
 
 
 def test_what_else_is_in_the_folder_and_folders_of_another_name_are_said(tmp_path: Path) -> None:
@@ -314,10 +328,12 @@ def test_shards_that_were_not_gathered_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("known", [1, 10, 11])
 def test_a_folder_that_is_none_of_the_classes_given_is_named(tmp_path: Path, known: int) -> None:
     touch(tmp_path, "c1/1.jpg", "odd/1.jpg")
-    names = [f"c{n}" for n in range(1, known + 1)]
+    names, more = [f"c{n}" for n in range(1, known + 1)], " ..." * (known > 10)
     with pytest.raises(InputError) as error:
         label_dir_auto(tmp_path, class_names=names)
-    told = f"{tmp_path}/odd: the folder name is not one of the {known} class names ({', '.join(names[:10])}): rename"
+    told = (
+        f"{tmp_path}/odd: the folder name is not one of the {known} class names ({', '.join(names[:10])}{more}): rename"
+    )
     assert str(error.value).startswith(told)
     assert label_dir_auto(tmp_path, class_names=["odd", "none", "c1"]).labels.count_images() == (2, Counter([0, 2]))
 

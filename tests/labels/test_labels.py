@@ -368,6 +368,16 @@ def test_links_of_a_person_are_not_replaced_by_copies(animals: Path, tmp_path: P
     assert {path: path.readlink() for path in (tmp_path / "out").rglob("*.*")} == before
 
 
+@pytest.mark.parametrize("name", ["\u79cd" * 200, "\U0001f98a" * 70, "a" * 300, "b" * 119 + " c"])
+def test_long_class_names_of_any_script_become_unique_folders(tmp_path: Path, name: str) -> None:
+    items = [LabeledPath(touch(tmp_path, f"{n}.jpg") / f"{n}.jpg", n) for n in range(2)]
+    labels = LabelFile(tmp_path / "l.txt", items=lambda: items, class_names=(name, f"{name}-2"))
+    assert write_class_folders(labels, tmp_path / "out") == 2
+    folders = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert len(folders) == 2
+    assert all(name.startswith(folder.removesuffix("_2")) and folder == folder.strip() for folder in folders)
+
+
 def test_images_of_the_same_name_do_not_hide_each_other_nor_leave_the_folder(tmp_path: Path) -> None:
     touch(tmp_path, "x/1.jpg", "y/1.jpg")
     items = [LabeledPath(tmp_path / "x/1.jpg", 0), LabeledPath(tmp_path / "y/1.jpg", 0)]
@@ -448,6 +458,8 @@ def test_the_limit_of_a_class_keeps_the_order_and_depends_on_the_seed() -> None:
         ("a.tsv", "label\tpath\nx\tb\\1.jpg\nx\n\ny\t/c/2.jpg\n", ["b/1.jpg", "/c/2.jpg"]),
         ("a.csv", "1.jpg,cat\n2.jpg,dog\n", ["1.jpg", "2.jpg"]),
         ("a.csv", "image,file\n1.jpg,2.jpg\n", ["2.jpg"]),
+        ("a.csv", "reason,File Name\nblurry,1.jpg\n", ["1.jpg"]),
+        ("a.csv", "Image-Path,reason\n1.jpg,blurry\n", ["1.jpg"]),
         ("a.csv", "", []),
         ("a.txt", "b\\1.jpg 0\n2.jpg 1\n", ["b/1.jpg", "2.jpg"]),
     ],
