@@ -34,7 +34,7 @@ class AugmentSummary:
         out: the output file or folder.
         format: format of the output.
         image_property: size and resize method of the images.
-        splits: the splits train, val and test, or one split without a name.
+        splits: the splits train, val and, if there is one, test; or one split without a name.
         broken_images: images that could not be decoded.
         notes: messages about class folders whose name differs from the class name.
     """

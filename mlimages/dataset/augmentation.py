@@ -80,8 +80,8 @@ def augment(
     images are in the training split. The split is that of `mlimages label --split` with the same seed:
     near-duplicates stay in one split. Each split is shuffled; the copies of an image directly follow the image.
 
-    The formats `npz` and `npy` store the arrays `x`, uint8 RGB `(N, H, W, C)`, `y`, int64 `(N,)`, and `class_names`. If
-    the images are split, the arrays are named `x_train`, `x_val` and so on. The format `folder` stores
+    The formats `npz` and `npy` store the arrays `x`, uint8 `(N, H, W, C)`, `y`, int64 `(N,)`, and `class_names`. If the
+    images are split, the arrays are named `x_train`, `x_val` and so on. The format `folder` stores
     `images/CLASS/*.png` and `labels.txt`, or `train/CLASS/*.png`, `train.txt` and so on if the images are split. For a
     multi-label file with K classes, `y` is float32 `(N, K)` (see `multi_hot`), and there are no class folders. The
     output is created only when it is complete. Only a few images are in memory at a time.
@@ -98,8 +98,8 @@ def augment(
         progress: shows the number of images processed.
 
     Raises:
-        InputError: the fractions do not add up to 1, the seed is out of range, `out` already exists, or no image can be
-            decoded.
+        InputError: the fractions do not add up to 1, an angle is not finite, the seed is out of range, `out` already
+            exists (unless it is an empty folder and `format` is not `npz`), or no image can be decoded.
         TypeError: `split` is a single number.
 
     Examples:

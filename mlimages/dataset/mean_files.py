@@ -56,7 +56,7 @@ def load_mean_image(
 
 
 def describe_preprocessing_differences(mean_image_path: str | os.PathLike[str], image_property: ImageProperty) -> str:
-    """Compare `image_property` with the preprocessing recorded in the .json file of a mean image.
+    """Compare how `image_property` resizes and crops with what is recorded in the .json file of a mean image.
 
     Returns:
         The differences in one line, such as `shorter_px 256 instead of 227`; "" if there are none, or no .json file.

@@ -64,7 +64,7 @@ class MeanImage:
     Attributes:
         mean: float32 `(C, H, W)` in 0..255.
         channel_mean, channel_std: mean and standard deviation of the pixels of each channel, in 0..255.
-        num_images: number of images.
+        num_images: number of images that could be decoded.
         image_property: size and preprocessing of the images.
         broken_images: images that could not be decoded.
         class_means: mean image by class index, float32 `(C, H, W)` in 0..255; empty without `per_class`.
@@ -118,16 +118,17 @@ def compute_mean(
     The sums are integers, so the result depends neither on the number of workers nor on the order of the images.
 
     Args:
-        items: a label file, the path of a label file, or image paths with labels.
+        items: a label file, the path of a label file or of a folder of class folders, or image paths with labels.
         image_property: size and resize method of the images.
         per_class: also compute the mean of each class.
-        workers: threads that decode the images; by default one per CPU core.
-        pool: workers that decode the images, instead of threads.
+        workers: threads that decode the images; by default one per CPU core, for remote images at least 16.
+        pool: workers that decode the images, instead of these threads.
         skip_unavailable: skip remote images that cannot be downloaded, instead of raising an error.
         progress: shows the number of images processed.
 
     Raises:
-        InputError: no image can be decoded, a remote image cannot be downloaded, or `workers` is below 1.
+        InputError: no image can be decoded, more than half of the images are missing, a remote image cannot be
+            downloaded, or `workers` is below 1.
 
     Examples:
         >>> from mlimages import ImageProperty

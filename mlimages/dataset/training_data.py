@@ -44,8 +44,7 @@ class TrainingData:
 
     Raises:
         InputError: `mean_image` is not a mean image, or `mean_image` or `normalization` does not match the size and
-            channels of the images.
-        ImageError: `mean_image` is an image file that cannot be decoded.
+            channels of the images, or `labels` cannot be read or is split into train, val and test.
 
     Examples:
         >>> from mlimages import ImageProperty, TrainingData
@@ -116,7 +115,7 @@ class TrainingData:
         self._mean_image = None if value is None else load_mean_image(value, self.image_property)
 
     def shuffle(self, seed: int) -> TrainingData:
-        """Return a TrainingData with the same images in random order, which depends only on the random seed."""
+        """Return a TrainingData with the same images in a random order, which `seed` reproduces."""
         return TrainingData(
             self.labels.shuffle(seed), self.image_property, normalization=self.normalization, mean_image=self.mean_image
         )
@@ -141,13 +140,14 @@ class TrainingData:
             path: the .png file; the other files are written beside it.
             per_class: also write the mean image of each class to `NAME_per_class.png`.
             overwrite: replace files that mlimages did not write, or that were changed since.
-            pool: workers that decode the images; by default one thread per CPU core.
+            pool: workers that decode the images; by default threads, as for `compute_mean`.
             skip_unavailable: skip remote images that cannot be downloaded, instead of raising an error.
             progress: shows the number of images processed.
 
         Raises:
-            InputError: no image can be decoded, a remote image cannot be downloaded, or a file exists that mlimages did
-                not write or that was changed since, and `overwrite` is false.
+            InputError: no image can be decoded, more than half of the images are missing, a remote image cannot be
+                downloaded, or a file exists that mlimages did not write or that was changed since, and `overwrite` is
+                false.
 
         Examples:
             >>> from mlimages import ImageProperty, TrainingData
@@ -198,7 +198,7 @@ class TrainingData:
 
         Args:
             size: batch size, N; the last batch may be smaller.
-            workers: threads that decode images ahead; by default one per CPU core.
+            workers: threads that decode images ahead; by default one per CPU core, for remote images at least 16.
 
         Raises:
             InputError: `size` or `workers` is not a whole number, or is less than 1.

@@ -206,7 +206,7 @@ def get_supported_suffix(path: Path, suffixes: tuple[str, ...] = READABLE_SUFFIX
     """Return the suffix of a label file in lower case.
 
     Raises:
-        LabelFileError: the format is unknown; the message suggests a command.
+        LabelFileError: the format is unknown; the message says what to do.
     """
     suffix = path.suffix.lower()
     if suffix in suffixes:

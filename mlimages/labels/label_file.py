@@ -39,10 +39,10 @@ class LabelFile:
     a LabelFile that is not written stores the list of its images.
 
     Args:
-        path: the label file (.txt, .csv, .tsv, .jsonl).
+        path: the label file (.txt, .csv, .tsv, .jsonl, or an export in .json or .xml).
         img_root: the folder that the paths are relative to; by default the folder of the label file.
         items: a function that returns the images, called at each iteration; by default the file is read.
-        class_names: class names by class index; by default those of the class definition beside the file.
+        class_names: class names by class index; by default those of the class definition beside it or of the table.
         options: how to read a table; columns that are not specified are detected.
     """
 
@@ -123,7 +123,7 @@ class LabelFile:
 
     @property
     def table(self) -> Table | None:
-        """The table and its detected columns; None for `path label` lines.
+        """The table and its detected columns; None for `path label` lines, and if not `is_stored`.
 
         Raises:
             LabelFileError: the table cannot be read, no columns match, or fewer than half of its images exist.
@@ -156,7 +156,7 @@ class LabelFile:
         return files
 
     def with_notes(self, notes: Iterable[str]) -> LabelFile:
-        """Return a copy of the label file with these `notes`."""
+        """Return a copy of the label file with these `notes`; those about its table are kept."""
         copied = LabelFile.__new__(type(self))
         vars(copied).update(vars(self), _notes=tuple(notes))
         if self.is_stored:
@@ -239,7 +239,7 @@ class LabelFile:
         return self._with_items(lambda: filter(keep, self))
 
     def shuffle(self, seed: int) -> LabelFile:
-        """Return the images in an order that depends only on `seed`."""
+        """Return the images in a random order, which `seed` reproduces for the same images in the same order."""
         items = shuffle(self, seed)
         return self._with_items(lambda: items)
 
@@ -287,7 +287,7 @@ class LabelFile:
         return LabelFile(self.path, self.img_root, items=items, class_names=names)
 
     def without(self, paths: Iterable[Path]) -> LabelFile:
-        """Return the images whose paths are not in `paths`; symbolic links are resolved."""
+        """Return the images whose paths are not in `paths`; symbolic links among their folders are resolved."""
         resolve = make_path_resolver()
         if not (excluded := {resolve(str(path)) for path in paths}):
             return self
@@ -303,7 +303,7 @@ class LabelFile:
         return self._with_text_items(lambda: compress(self.text_items(), selectors))
 
     def write(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> LabelFile:
-        """Write the images and the class names atomically to `path`; return the written label file.
+        """Write the images to `path` and the class names to its class definition; return the written label file.
 
         Raises:
             InputError: a file exists that mlimages did not write or that was changed since, and `overwrite` is false.

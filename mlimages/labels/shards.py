@@ -68,7 +68,7 @@ def find_shard_images_by_class(folder: Path, *, leaf: bool) -> dict[str, list[st
         leaf: use the whole path as the class name: `animals/cats` instead of `animals`.
 
     Raises:
-        InputError: an image has no class.
+        InputError: there is no manifest, and an image is not in a folder.
     """
     classes: dict[str, list[str]] = {}
     for path, label in _read_shard_images(folder):
@@ -88,7 +88,7 @@ def is_labeled_shard(path: Path) -> bool:
 
 
 def _read_shard_images(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield the path and the class of each image that the manifests list.
+    """Yield the path and the class of each image that the manifests list; the class is "images" for rows without one.
 
     Without a manifest, yield those of every image in the shards; its class is its folder, or "" without one.
     """

@@ -156,7 +156,7 @@ def sample_per_class(
 
 
 def shuffle(items: Iterable[LabeledPath], seed: int) -> list[LabeledPath]:
-    """Return the images in an order that depends only on `seed`."""
+    """Return the images in a random order, which `seed` reproduces for the same images in the same order."""
     check_seed(seed)
     shuffled = list(items)
     random.Random(int(seed)).shuffle(shuffled)  # `random` does not accept NumPy integers
@@ -193,7 +193,9 @@ def check_fractions(fractions: Sequence[float]) -> None:
 
 
 def group_by_pattern(paths: Iterable[Path], pattern: str) -> dict[Path, str]:
-    """Group paths by the match of a regular expression, or of its first group; return the match for each path.
+    """Group paths by the match of a regular expression, or of its first group; return the matches by path.
+
+    Paths that do not match are left out.
 
     Raises:
         InputError: the regular expression is invalid.
