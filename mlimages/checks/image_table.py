@@ -100,7 +100,7 @@ class ImageTable:
         """Return the class of an image, or its classes separated by `;`."""
         return format_label(self.distinct_labels[self.label_indices[index]], self.class_names)
 
-    def count_by_class(self, file_index: int) -> NDArray[np.intp]:
+    def count_by_merged_class(self, file_index: int) -> NDArray[np.intp]:
         """Return the number of images of each class `(K,)` in the label file `files[file_index]`, in the order of
         `class_names`."""
         counts = np.zeros(len(self.class_names), np.intp)
@@ -154,7 +154,7 @@ class ImageTable:
         return Counter({
             (file, self.class_names[number]): int(count)
             for file in range(len(self.files))
-            for number, count in enumerate(self.count_by_class(file))
+            for number, count in enumerate(self.count_by_merged_class(file))
             if count
         })  # fmt: skip
 

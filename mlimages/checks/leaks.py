@@ -163,7 +163,7 @@ def _iter_image_relations(
     def get_label_index(index: int) -> int:
         return int(images.label_indices[index])
 
-    def get_class_index(index: int) -> int:
+    def get_class_key(index: int) -> int:
         # of multi-label images, near-duplicates may differ in their classes: a crop may show fewer of them
         return 0 if is_multi_label else get_label_index(index)
 
@@ -179,10 +179,10 @@ def _iter_image_relations(
             )
             if len(same) >= thresholds.placeholder_copies:
                 yield from ((index, Code.PLACEHOLDER, same[0 if index != same[0] else -1]) for index in same)
-        yield from _iter_near_duplicates_in_two_classes(group, get_class_index, get_digest)
+        yield from _iter_near_duplicates_in_two_classes(group, get_class_key, get_digest)
         for within in by_file.values():
             firsts = [same[0] for same in _group_by(within, get_digest).values()]
-            for of_class in _group_by(firsts, get_class_index).values():
+            for of_class in _group_by(firsts, get_class_key).values():
                 yield from ((index, Code.NEAR_DUPLICATE, of_class[0]) for index in of_class[1:])
 
 
@@ -208,13 +208,13 @@ def _iter_relations_of_identical_images(
 
 
 def _iter_near_duplicates_in_two_classes(
-    group: Sequence[int], get_class_index: Callable[[int], int], get_digest: Callable[[int], bytes]
+    group: Sequence[int], get_class_key: Callable[[int], int], get_digest: Callable[[int], bytes]
 ) -> Iterator[ImageRelation]:
     """Yield images with a near-duplicate in another class; byte-identical images have a code of their own."""
-    by_class = _group_by(group, get_class_index)
+    by_class = _group_by(group, get_class_key)
     some = {label: [same[0] for same in _group_by(own, get_digest).values()][:2] for label, own in by_class.items()}
     for index in group:
-        label, own = get_class_index(index), get_digest(index)  # two per class suffice: one differs in its bytes
+        label, own = get_class_key(index), get_digest(index)  # two per class suffice: one differs in its bytes
         near = (other for of, two in some.items() if of != label for other in two if get_digest(other) != own)
         yield from ((index, Code.NEAR_TWO_LABELS, other) for other in islice(near, 1))
 

@@ -80,7 +80,7 @@ class DisjointSets:
         numbers = np.flatnonzero(self._parent != np.arange(len(self._parent)))
         return np.stack([numbers, self._parent[numbers]], axis=1)
 
-    def list_sets(self) -> list[list[int]]:
+    def list_sets_of_several(self) -> list[list[int]]:
         """Return the sets with more than one element, each as a sorted list, ordered by their smallest elements."""
         roots = self.find_roots(np.arange(len(self._parent)))
         found: dict[int, list[int]] = {}

@@ -61,7 +61,7 @@ def apply_class_rules(images: ImageTable, thresholds: Thresholds) -> Iterator[Fi
     for number, file in enumerate(images.files):
         yield from _iter_blurred_classes(images, number)
         class_index_map = images.class_index_maps[number]
-        counts = images.count_by_class(number)[class_index_map]
+        counts = images.count_by_merged_class(number)[class_index_map]
         for label in np.flatnonzero(counts * thresholds.imbalance < counts.max(initial=0)).tolist():
             if counts[label] or label < len(file.defined_class_names):
                 few, many = (images.class_names[class_index_map[own]] for own in (label, counts.argmax()))

@@ -111,7 +111,7 @@ def check(
             thresholds = thresholds.adapt_to_sharpness(len(sharpness), float(np.median(sharpness)))
         sets = find_duplicate_groups(images, thresholds, cache)
     pairs = merge_groups_by_features(images, thresholds, sets, embed, progress) if embed else None
-    groups = sets.list_sets()
+    groups = sets.list_sets_of_several()
     paths = images.find_paths(set(chain.from_iterable(groups)))
     rows = merge_finding_rows(make_duplicate_findings(images, groups, thresholds), apply_rules(images, thresholds))
     findings = Findings(images, rows, paths, thresholds, tuple(apply_class_rules(images, thresholds)))

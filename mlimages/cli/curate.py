@@ -149,7 +149,7 @@ def check(
     """
     from mlimages import checks
     from mlimages.core import TqdmProgress
-    from mlimages.images import describe_missing_images
+    from mlimages.images import describe_if_most_images_missing
 
     require_engine_installed(engine)
     if yes and not fix:
@@ -193,7 +193,7 @@ def check(
             "label files that mlimages did not write, or that were edited since, are not updated: "
             f"{names}; use NAME_checked.txt instead"
         )
-    if advice := describe_missing_images(report.errors.get("missing", 0), report.num_images):
+    if advice := describe_if_most_images_missing(report.errors.get("missing", 0), report.num_images):
         print_to_stderr(advice)
     if count := report.errors.get(checks.Code.TWO_LABELS, 0):
         print_to_stderr(

@@ -43,8 +43,8 @@ from mlimages.images import (
     LabeledImage,
     draw_text_line,
     make_reader_pool,
-    raise_for_missing_images,
     raise_for_unavailable_images,
+    raise_if_most_images_missing,
     replace_undrawable_names,
     try_load_pixels,
 )
@@ -161,7 +161,7 @@ def compute_mean(
     progress.close()
     raise_for_unavailable_images(broken, skip=skip_unavailable)
     count = _count_images(counts)
-    raise_for_missing_images(broken, count + len(broken))
+    raise_if_most_images_missing(broken, count + len(broken))
     if not counts:
         detail = f"first: {broken[0].path}: {broken[0].fault}" if broken else "the label file is empty"
         raise InputError(f"cannot compute a mean: none of {pluralize(len(broken), 'image')} can be used ({detail})")

@@ -21,11 +21,11 @@ from .image_files import copy_by_class as copy_by_class
 from .image_files import find_images as find_images
 from .labeled_image import LabeledImage as LabeledImage
 from .reading import MAX_FILE_BYTES as MAX_FILE_BYTES
-from .reading import MAX_REMOTE_REQUESTS as MAX_REMOTE_REQUESTS
-from .reading import describe_missing_images as describe_missing_images
+from .reading import MIN_REMOTE_READERS as MIN_REMOTE_READERS
+from .reading import describe_if_most_images_missing as describe_if_most_images_missing
 from .reading import make_reader_pool as make_reader_pool
-from .reading import raise_for_missing_images as raise_for_missing_images
 from .reading import raise_for_unavailable_images as raise_for_unavailable_images
+from .reading import raise_if_most_images_missing as raise_if_most_images_missing
 from .reading import read_bytes as read_bytes
 from .sizes import compute_crop_offset as compute_crop_offset
 from .sizes import compute_resized_size as compute_resized_size

@@ -25,15 +25,15 @@ from mlimages.labels import MISSING_IMAGES_ADVICE
 MAX_FILE_BYTES = 1 << 30
 """Maximum size of an image file: MAX_PIXELS uncompressed pixels of 12 bytes."""
 
-MAX_REMOTE_REQUESTS = 16
-"""Maximum number of concurrent requests for remote images."""
+MIN_REMOTE_READERS = 16
+"""Minimum number of threads that read remote images; each waits for one request."""
 
 _MAX_ATTEMPTS = 4
 _RETRY_DELAY_S = 0.1
 """Base of the exponential backoff: 0.4, 1.6 and 6.4 seconds."""
 
 _MAX_CONSECUTIVE_FAILURES = 32
-"""Number of consecutive failures after which requests to a store are no longer retried."""
+"""After this many consecutive files that cannot be read, requests are not retried until one succeeds."""
 
 _consecutive_failures = 0
 
@@ -43,7 +43,8 @@ def read_bytes(path: Path) -> bytes:
 
     Raises:
         ImageError: the file is missing (also the target of a link), unreadable (no permission, not a regular file,
-            larger than MAX_FILE_BYTES) or unavailable (the remote store denies access or fails).
+            larger than MAX_FILE_BYTES, which is not checked for remote files) or unavailable (the remote store denies
+            access or fails).
     """
     try:
         if is_remote(path):
@@ -106,15 +107,15 @@ def raise_for_unavailable_images(broken_images: Iterable[BrokenImage], *, skip: 
         )
 
 
-def describe_missing_images(num_missing: int, num_images: int, advice: str = MISSING_IMAGES_ADVICE) -> str:
+def describe_if_most_images_missing(num_missing: int, num_images: int, advice: str = MISSING_IMAGES_ADVICE) -> str:
     """Return a message with the advice if more than half of the images are missing, else ""."""
     return f"{num_missing} of {num_images} images are missing: {advice}" if 2 * num_missing > num_images else ""
 
 
-def raise_for_missing_images(
+def raise_if_most_images_missing(
     broken_images: Iterable[BrokenImage], num_images: int, *, advice: str = MISSING_IMAGES_ADVICE
 ) -> None:
-    """Check that at most half of the images are missing; otherwise, the label file was probably moved.
+    """Raise an error if more than half of the images are missing: the label file was probably moved.
 
     Args:
         broken_images: images that could not be read.
@@ -125,17 +126,17 @@ def raise_for_missing_images(
         InputError: more than half of the images are missing; the message gives the first path.
     """
     missing = [image.path for image in broken_images if image.fault is Fault.MISSING]
-    if message := describe_missing_images(len(missing), num_images, advice):
+    if message := describe_if_most_images_missing(len(missing), num_images, advice):
         raise InputError(f"{message}; the first: {missing[0]}")
 
 
 def make_reader_pool(first_path: Path | str | None, workers: int | None = None) -> ThreadPool:
-    """Return a pool of threads that read and decode images: one per CPU core, or at least 16 if the images are remote.
+    """Return a pool of threads that read and decode images; at least 16 threads if the images are remote.
 
     Args:
         first_path: path of the first image, which tells whether the images are remote.
-        workers: number of threads.
+        workers: number of threads; by default one per CPU core.
     """
     if first_path is not None and is_remote(first_path):
-        return ThreadPool(max(MAX_REMOTE_REQUESTS, workers or 0), chunk_size=1)
+        return ThreadPool(max(MIN_REMOTE_READERS, workers or 0), chunk_size=1)
     return ThreadPool(workers or count_available_cores())

@@ -26,7 +26,7 @@ from mlimages.core import (
     format_command,
     scores,
 )
-from mlimages.images import raise_for_missing_images, raise_for_unavailable_images
+from mlimages.images import raise_for_unavailable_images, raise_if_most_images_missing
 from mlimages.inference.bundle import OnnxBundle
 from mlimages.inference.class_alignment import align_class_indices
 from mlimages.inference.explanation import BackgroundTest, run_background_test
@@ -201,7 +201,7 @@ def evaluate(
     elapsed_s = time.perf_counter() - begin
     broken = tuple(answer.result for answer in answers if isinstance(answer.result, BrokenImage))
     raise_for_unavailable_images(broken, skip=skip_unavailable)
-    raise_for_missing_images(broken, len(items))
+    raise_if_most_images_missing(broken, len(items))
     good = [
         (answer.result, item, answer)
         for answer, item in zip(answers, items, strict=True)

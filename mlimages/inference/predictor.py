@@ -32,7 +32,7 @@ from mlimages.core import (
     is_remote,
     make_html_table,
 )
-from mlimages.images import MAX_REMOTE_REQUESTS
+from mlimages.images import MIN_REMOTE_READERS
 from mlimages.inference.bundle import OnnxBundle
 from mlimages.inference.calibration import softmax
 from mlimages.inference.inputs import URL_ERROR_MESSAGE, is_url
@@ -169,7 +169,7 @@ class Predictor:
 
     def predict_batch(self, images: Sequence[ImageInput], *, top: int | None = None) -> list[TimedResult]:
         """Decode and predict one batch in the calling thread."""
-        decode = ThreadPool(MAX_REMOTE_REQUESTS).map if any(map(_is_remote_input, images)) else map
+        decode = ThreadPool(MIN_REMOTE_READERS).map if any(map(_is_remote_input, images)) else map
         decoded = list(decode(self.decode, images))
         good = [pixels for pixels, _ in decoded if not isinstance(pixels, BrokenImage)]
         begin = time.perf_counter()

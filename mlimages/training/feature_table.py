@@ -21,7 +21,7 @@ from mlimages.core import (
     pluralize,
     write_output,
 )
-from mlimages.images import raise_for_missing_images
+from mlimages.images import raise_if_most_images_missing
 from mlimages.labels import LabelFile, open_labels
 from mlimages.networks import build_model, find_cut_points
 from mlimages.training.array_store import open_pixel_store
@@ -117,7 +117,7 @@ def extract_features(
     store = open_pixel_store(image)
     progress = progress or NoProgress()
     found = decode_images(list(labels), image, store=store, progress=progress)
-    raise_for_missing_images([each for each in found if isinstance(each, BrokenImage)], len(found))
+    raise_if_most_images_missing([each for each in found if isinstance(each, BrokenImage)], len(found))
     good = [each for each in found if isinstance(each, DecodableImage)]
     if not good:
         raise InputError(f"none of {pluralize(len(found), 'image')} can be decoded: run `mlimages check` to see why")

@@ -29,7 +29,7 @@ from mlimages.core import (
     pluralize,
     wilson_interval,
 )
-from mlimages.images import raise_for_missing_images
+from mlimages.images import raise_if_most_images_missing
 from mlimages.labels import LabelFile, open_labels
 from mlimages.networks import (
     CutPoint,
@@ -119,7 +119,7 @@ def probe_layers(
     image = built.preprocessing.image
     store = open_pixel_store(image)
     found = decode_images(_draw_stratified_sample(labels, max_images, seed), image, store=store, progress=progress)
-    raise_for_missing_images([each for each in found if isinstance(each, BrokenImage)], len(found))
+    raise_if_most_images_missing([each for each in found if isinstance(each, BrokenImage)], len(found))
     good = _remove_duplicates(found)
     _require_enough_images(good, names)
     cut_points = find_cut_points(built)

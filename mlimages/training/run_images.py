@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mlimages.checks import split_labels
 from mlimages.core import BrokenImage, InputError, Progress, pluralize
-from mlimages.images import raise_for_missing_images, raise_for_unavailable_images
+from mlimages.images import raise_for_unavailable_images, raise_if_most_images_missing
 from mlimages.labels import ClassNames, open_splits
 from mlimages.training import distributed
 from mlimages.training.array_store import ArrayStore, open_pixel_store
@@ -61,8 +61,8 @@ def decode_splits(config: FineTuneConfig, inputs: TrainingInputs, progress: Prog
         advice = (
             f"the paths in {config.out}/train.txt and val.txt are relative to that folder: move it or the images back"
         )
-        raise_for_missing_images(broken, len(items), advice=advice)
-    raise_for_missing_images(broken, len(items))
+        raise_if_most_images_missing(broken, len(items), advice=advice)
+    raise_if_most_images_missing(broken, len(items))
     for each in broken:
         logger.info("skipped: %s (%s: %s)", each.path, each.fault, each.detail)
     train, val = (

@@ -151,15 +151,22 @@ def test_groups_are_of_equal_bytes_and_like_thumbnails_but_blank_images_only_of_
     table.digests[:, 1] = [1, 2, 3, 4, 5, 4, 6, 0]
     with CheckCache() as cache:
         groups = find_duplicate_groups(table, Thresholds(), cache)
-        assert groups.list_sets() == [[0, 1], [2, 6], [3, 5]]
+        assert groups.list_sets_of_several() == [[0, 1], [2, 6], [3, 5]]
         with monkeypatch.context() as changed:
             changed.setattr(leaks, "find_near_duplicate_pairs", None)  # it is answered from the cache
-            assert find_duplicate_groups(table, Thresholds(), cache).list_sets() == groups.list_sets()
-        assert find_duplicate_groups(table, Thresholds(near_bits=0), cache).list_sets() == [[0, 1], [2, 6], [3, 5]]
+            assert (
+                find_duplicate_groups(table, Thresholds(), cache).list_sets_of_several()
+                == groups.list_sets_of_several()
+            )
+        assert find_duplicate_groups(table, Thresholds(near_bits=0), cache).list_sets_of_several() == [
+            [0, 1],
+            [2, 6],
+            [3, 5],
+        ]
         table.measurements["thumbnail"][1] = np.frombuffer(other, np.uint8)
         table.digests[1, 1] = 9
-        assert find_duplicate_groups(table, Thresholds(), cache).list_sets() == [[1, 2, 6], [3, 5]]
-    found = make_duplicate_findings(table, groups.list_sets(), Thresholds())
+        assert find_duplicate_groups(table, Thresholds(), cache).list_sets_of_several() == [[1, 2, 6], [3, 5]]
+    found = make_duplicate_findings(table, groups.list_sets_of_several(), Thresholds())
     near, leak = CODES.index(Code.NEAR_DUPLICATE), CODES.index(Code.LEAK)
     assert found.tolist() == [(1, near, 0), (2, leak, 6), (3, leak, 5)]
 
@@ -181,4 +188,4 @@ def test_pairs_by_features_are_of_other_groups_and_not_of_two_plain_images(monke
     pairs = leaks.merge_groups_by_features(table, Thresholds(), groups, "embed", "progress")  # type: ignore[arg-type]
     assert asked == [Path(f"{n}.jpg") for n in (1, 2, 3, 4, 6, 7)]
     assert pairs == [(1, 2, 0.1), (1, 3, 0.2), (2, 6, 1.4)]  # not 3 and 4, both plain; not 6 and 7, of one group
-    assert groups.list_sets() == [[1, 2, 3, 6, 7]]
+    assert groups.list_sets_of_several() == [[1, 2, 3, 6, 7]]

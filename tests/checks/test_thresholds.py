@@ -82,7 +82,7 @@ def is_near(one: NDArray[np.uint8], other: NDArray[np.uint8], thresholds: Thresh
     table = table_of([{**measurements, "thumbnail": thumb.tobytes()} for thumb in (one, other)])
     table.digests[:, 1] = 1, 2
     with CheckCache() as cache:
-        return find_duplicate_groups(table, thresholds, cache).list_sets() == [[0, 1]]
+        return find_duplicate_groups(table, thresholds, cache).list_sets_of_several() == [[0, 1]]
 
 
 def thumb(image: Image.Image) -> NDArray[np.uint8]:

@@ -545,7 +545,7 @@ def test_a_long_series_of_frames_is_one_group_compared_once(monkeypatch: pytest.
         near_duplicates, "_are_near_duplicates", lambda *pair: compared.append(len(pair[0])) or alike(*pair)
     )
     with CheckCache() as cache:
-        assert find_duplicate_groups(made_up_table(900, tmp_path), Thresholds(), cache).list_sets() == [
+        assert find_duplicate_groups(made_up_table(900, tmp_path), Thresholds(), cache).list_sets_of_several() == [
             list(range(900))
         ]
     assert sum(compared) < 2000

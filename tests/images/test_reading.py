@@ -9,7 +9,7 @@ from PIL import Image
 from mlimages import ImageProperty, InputError, evaluate
 from mlimages.core import BrokenImage, Fault, ImageError, ThreadPool
 from mlimages.dataset import compute_mean
-from mlimages.images import describe_missing_images, reading
+from mlimages.images import describe_if_most_images_missing, reading
 from mlimages.images.reading import make_reader_pool, raise_for_unavailable_images, read_bytes
 from mlimages.inference import OnnxBundle
 from mlimages.labels import LabelFile
@@ -20,7 +20,7 @@ MOST = "of 6 images are missing: paths are relative to the label file's folder; 
 
 @pytest.mark.parametrize(("missing", "count", "expected"), [(0, 0, False), (1, 2, False), (2, 3, True), (3, 3, True)])
 def test_more_than_half_missing_is_a_label_file_in_the_wrong_place(missing: int, count: int, expected: bool) -> None:
-    assert bool(describe_missing_images(missing, count)) is expected
+    assert bool(describe_if_most_images_missing(missing, count)) is expected
 
 
 def moved(folder: Path) -> LabelFile:
