@@ -41,7 +41,7 @@ class ExaminedImage:
     """The result of examining an image file.
 
     Attributes:
-        sha256: SHA-256 of the file; empty if it cannot be read.
+        sha256: SHA-256 of the file; empty if it cannot be read or is empty.
         packed_measurements: result of `Measurements.pack`; None if the image cannot be decoded.
         fault: why the image cannot be decoded; None if it can.
         detail: description of the fault.
@@ -54,7 +54,7 @@ class ExaminedImage:
 
 
 class CheckCache:
-    """Cache of measurements in a SQLite file; if the file cannot be used, nothing is cached."""
+    """Cache of measurements in a SQLite file; if the file cannot be used, the cache is kept only in memory."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -94,8 +94,11 @@ class CheckCache:
         rows = self._read_rows("SELECT digest, facts, fault, detail FROM images WHERE digest = ?", [sha256])
         return _make_examined_image(*rows[0]) if rows else None
 
-    def store_results(self, results: Iterable[tuple[FileVersion, ExaminedImage]]) -> None:
-        """Store results in one transaction, except faults that depend on a threshold or on an installed package."""
+    def store_results(self, results: Iterable[tuple[FileVersion | None, ExaminedImage]]) -> None:
+        """Store results by content and, if the version of the file is known, by path.
+
+        Faults that depend on a threshold, an installed package or the network are not stored.
+        """
         temporary = (Fault.TOO_MANY_PIXELS, Fault.UNREADABLE, Fault.UNAVAILABLE)
         rows = [(file, image) for file, image in results if image.sha256 and image.fault not in temporary]
         self._write_rows(
@@ -104,7 +107,7 @@ class CheckCache:
         )
         self._write_rows(
             "INSERT OR REPLACE INTO files VALUES (?, ?, (SELECT id FROM images WHERE digest = ?))",
-            [(file.path, file.fingerprint, image.sha256) for file, image in rows],
+            [(file.path, file.fingerprint, image.sha256) for file, image in rows if file],
         )
 
     def find_duplicate_pairs(self, key: bytes) -> IndexPairs | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,9 @@ from mlimages.labels import Label
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Findings:
-    """All findings of a check, sorted by file and line; iterating reads the paths from the label files again.
+    """All findings of a check: first those about images, sorted by file and line, then those about classes.
+
+    Iterating reads the paths from the label files again, so these must not be edited before.
 
     Attributes:
         images: table of the images.
@@ -50,7 +52,7 @@ class Findings:
         """Yield the findings with these codes, of all label files or only of `images.files[file_index]`.
 
         Raises:
-            LabelFileError: a label file has been removed or changed since the check.
+            LabelFileError: a label file has been removed, or has another number of images than at the check.
         """
         wanted = self.rows[np.isin(self.rows["code"], [CODES.index(code) for code in codes])]
         for number in range(len(self.images.files)) if file_index is None else (file_index,):
@@ -61,7 +63,7 @@ class Findings:
         )
 
     def counts(self) -> Counter[Code]:
-        """Return the number of findings of each code."""
+        """Return the number of findings of each code, without zeros."""
         of_images = np.bincount(self.rows["code"], minlength=len(CODES)).tolist()
         return Counter(finding.code for finding in self.class_findings) + Counter(
             dict(zip(CODES, of_images, strict=True))
@@ -82,6 +84,8 @@ class Findings:
                 index, path, label = next(images)
             related = self.related_paths.get(int(row["other"]))
             yield Finding(file_index, as_path(path), label, CODES[row["code"]], self._describe(row), related)
+        if len(rows):  # the rest is read to compare the number of images
+            deque(images, maxlen=0)
 
     def _describe(self, row: np.void) -> str:
         index, code, other = row["index"], row["code"], int(row["other"])

@@ -26,7 +26,7 @@ FINDING_DTYPE = np.dtype([("index", "i4"), ("code", "i1"), ("other", "i4")])
 
 @dataclass(frozen=True, slots=True)
 class ImageTable:
-    """Table of images, stored by column in 329 bytes per image; the images of a label file are consecutive.
+    """Table of images, stored by column in 330 bytes per image; the images of a label file are consecutive.
 
     Attributes:
         files: the label files.
@@ -101,8 +101,10 @@ class ImageTable:
         return format_label(self.distinct_labels[self.label_indices[index]], self.class_names)
 
     def count_by_merged_class(self, file_index: int) -> NDArray[np.intp]:
-        """Return the number of images of each class `(K,)` in the label file `files[file_index]`, in the order of
-        `class_names`."""
+        """Return the number of images `(K,)` of each of `class_names` in the label file `files[file_index]`.
+
+        It is 0 for the classes of other files.
+        """
         counts = np.zeros(len(self.class_names), np.intp)
         counts_by_label = np.bincount(
             self.label_indices[slice(*self.file_starts[file_index : file_index + 2])],
@@ -123,7 +125,7 @@ class ImageTable:
         that file.
 
         Raises:
-            LabelFileError: the label file has changed since the table was created.
+            LabelFileError: the label file has been removed, or has another number of images than the table.
         """
         rows = range(*self.file_starts[file_index : file_index + 2])
         try:
@@ -131,7 +133,7 @@ class ImageTable:
                 yield index, path, label
         except ValueError as error:
             raise LabelFileError(
-                f"{self.files[file_index].path} changed during the check: run the check again"
+                f"{self.files[file_index].path} has changed since the check began: run the check again"
             ) from error
 
     def iter_all_labels(self) -> Iterator[tuple[int, str, Label]]:
@@ -150,7 +152,7 @@ class ImageTable:
         self.fault_details[index] = sys.intern(detail)  # many images have the same
 
     def count_by_file_and_class(self) -> Counter[tuple[int, str]]:
-        """Return the number of images by (index of the label file, class name)."""
+        """Return the number of images by (index of the label file, class name), without zeros."""
         return Counter({
             (file, self.class_names[number]): int(count)
             for file in range(len(self.files))

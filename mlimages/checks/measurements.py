@@ -14,7 +14,7 @@ from PIL import Image
 
 from mlimages.images import TRANSPOSE_BY_ORIENTATION, DecodeOptions, ImageHeader, decode, reraise_as_image_error
 
-MEASUREMENTS_VERSION = 8
+MEASUREMENTS_VERSION = 9
 """Version of the cached measurements; increase it when their meaning or the schema changes."""
 
 MIN_REDUCED_SIDE_PX = 128
@@ -52,17 +52,20 @@ class Measurements(NamedTuple):
         format, mode: format and mode of the file, as named by Pillow.
         width, height: size of the upright image in pixels.
         orientation: EXIF orientation, 1 (upright) to 8.
-        animated: whether the file has more than one frame.
-        high_bit_depth: whether the file has more than 8 bits per channel.
-        irregular_jpeg: whether the file is a JPEG with padding or unusual header values but intact pixels.
+        animated: whether the file has more than one frame, except MPO.
+        high_bit_depth: whether the file has more than 8 bits per channel, as far as Pillow reports it.
+        irregular_jpeg: whether the file is a JPEG with padding or unusual header values but intact pixels; false
+            without simplejpeg.
         transparent: whether any pixel is at least partly transparent.
         grayscale: whether the image has no colour, even if it is stored as RGB.
         luma_p2, luma_p98: 2nd and 98th percentile of luma, 0..255.
         luma_median: median of luma, 0..255.
         two_level_fraction: fraction of the image that the two most frequent luma values cover, 0..1.
-        gray_bottom_percent: percentage of the height, from the bottom, that is uniformly mid-gray.
+        gray_bottom_percent: percentage of the height, from the bottom, that is uniformly mid-gray, in the image as
+            stored, without its EXIF orientation.
         sharpness: sum of squared differences between neighbouring pixels, divided by the sum for pixels two apart: 0.25
-            for a smooth image, about 0.5 for sharp edges, 1 for noise; independent of contrast.
+            for a smooth image, about 0.5 for sharp edges, 1 for noise and if all pixels are equal; independent of
+            contrast.
         red_mean, green_mean, blue_mean: mean of each channel, 0..255.
         thumbnail: luma of the upright image at 16 x 16 pixels, row by row.
     """

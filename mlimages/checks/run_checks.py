@@ -42,7 +42,7 @@ from mlimages.images import make_reader_pool, raise_for_unavailable_images, read
 from mlimages.labels import LabelFile, open_splits
 
 MIN_BATCH_SIZE = 256
-"""Images looked up in the cache at a time; after an interruption, at most this many are examined again."""
+"""Minimum number of images looked up in the cache at a time; after an interruption, one batch is examined again."""
 
 MAX_BATCH_SIZE = 16_384
 """Maximum batch size for many workers; SQLite limits the number of parameters of a query."""
@@ -67,13 +67,14 @@ def check(
     """Find corrupt, duplicate, leaked and unusual images.
 
     A broken image is a finding, not an exception. The measurements of each image are cached, so that a later check, or
-    one that was interrupted, decodes only new and changed images.
+    one that was interrupted, decodes only new and changed images. Remote images are read again to compare their bytes.
 
     Args:
-        label_files: one or more label files, or folders with one subfolder per class; an image in more than one of them
-            is a leak.
+        label_files: one or more label files, or folders with one subfolder per class; an image in more than one of
+            them, or in two splits of one, is a leak.
         thresholds: thresholds of the errors and warnings.
-        workers: number of threads that examine images; by default one per CPU core.
+        workers: number of threads that examine images; by default one per CPU core, and at least 16 if the images are
+            remote.
         pool: workers that examine the images, instead of threads.
         skip_unavailable: report remote images that cannot be downloaded, instead of raising an error.
         embed: function that computes features, such as `mlimages.training.embedder()`, to find near-duplicates
@@ -82,7 +83,7 @@ def check(
 
     Raises:
         LabelFileError: a label file or one of its lines cannot be read.
-        InputError: a remote image cannot be downloaded.
+        InputError: a remote image cannot be downloaded, and `skip_unavailable` is false.
         MissingExtraError: `embed` is given, there are more than 100,000 images, and the extra `usearch` is not
             installed.
 
@@ -154,7 +155,7 @@ def find_decodable_images(paths: Iterable[Path]) -> dict[Path, bytes]:
 
 
 def _open_label_files(files: LabelFiles) -> list[LabelFile]:
-    several = [files] if isinstance(files, (LabelFile, str, os.PathLike)) else files
+    several = [files] if isinstance(files, (LabelFile, str)) or not isinstance(files, Iterable) else files
     opened = [labels for file in several for labels in open_splits(file).values()]
     # a folder is listed only once: images that are moved or added later would not match the findings
     return [labels if labels.is_stored else copy(labels) for labels in opened]
@@ -200,7 +201,7 @@ def _record_examined_images(
 
 
 def _examine_batch(paths: Sequence[str], cache: CheckCache, thresholds: Thresholds, pool: Pool) -> list[ExaminedImage]:
-    """Return the result of each image, from the cache if the file has not changed."""
+    """Return the result of each image, from the cache if the file has not changed or the content is known."""
     versions, cached = _find_cached_results(paths, cache)
     new = [row for row, image in enumerate(cached) if not image]
     size = pool.chunk_size
@@ -208,7 +209,7 @@ def _examine_batch(paths: Sequence[str], cache: CheckCache, thresholds: Threshol
     lookup = cache.find_by_sha256 if isinstance(pool, ThreadPool) else None  # other processes do not have the cache
     results = pool.map(partial(_examine_files, thresholds=thresholds, lookup=lookup), chunks)
     examined = dict(zip(new, chain.from_iterable(results), strict=True))
-    cache.store_results((version, examined[row]) for row in new if (version := versions[row]))
+    cache.store_results((versions[row], examined[row]) for row in new)
     return [image or examined[row] for row, image in enumerate(cached)]
 
 

@@ -16,7 +16,8 @@ class ImageHeader:
     Attributes:
         format, mode: format and mode, as named by Pillow.
         size: width and height in pixels.
-        high_bit_depth: whether the image has more than 8 bits per channel.
+        high_bit_depth: whether the image has more than 8 bits per channel; false for colour images in JPEG 2000, AVIF
+            and HEIC, whose bit depth Pillow does not report.
     """
 
     format: str
@@ -34,7 +35,7 @@ class DecodeOptions:
             (or, with simplejpeg, of 1/8, 2/8 ... 8/8) that keeps this size.
         mode: mode, `L` or `YCbCr`, that is kept if the decoder returns it; other modes are converted to RGB.
         min_reduced_side_px: downscale by the largest integer factor that leaves the shorter side at least this many
-            pixels.
+            pixels; ignored if `mode` is kept.
         strict: decode a JPEG with simplejpeg, if installed, which detects damage that Pillow ignores.
         apply_orientation: apply the EXIF orientation.
         background: RGB colour behind transparent pixels.
@@ -58,10 +59,10 @@ class DecodedImage:
         size: width and height of the upright image at full scale, in pixels.
         orientation: EXIF orientation of the file, 1 (upright) to 8.
         remaining_orientation: EXIF orientation still to apply to `image`; 1 with `DecodeOptions.apply_orientation`.
-        animated: whether the file has more than one frame; only the first is decoded.
+        animated: whether the file has more than one frame, except MPO; only the first is decoded.
         transparent: whether any pixel is at least partly transparent.
         irregular_jpeg: whether the file is a JPEG with padding or unusual header values but intact pixels; only
-            detected with `DecodeOptions.strict`.
+            detected with `DecodeOptions.strict` and simplejpeg.
     """
 
     image: Image.Image

@@ -104,8 +104,8 @@ def identify(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PI
     """Read the format, mode and size of an image from its header, without decoding the pixels.
 
     Raises:
-        ImageError: the file is missing, unreadable (also if its format needs another package), empty or not an image,
-            its header is truncated or corrupt, or it has too many pixels.
+        ImageError: the file is missing, unavailable, unreadable (also if its format needs another package), empty or
+            not an image, its header is truncated or corrupt, or it has too many pixels.
         TypeError: `source` is neither a path nor bytes.
     """
     return _read_header(_open_image(_read_source(source), max_pixels))
@@ -258,8 +258,13 @@ def _check_pixel_count(size: tuple[int, int], max_pixels: int) -> None:
 
 def _read_header(file: Image.Image) -> ImageHeader:
     """Read the header. Call this before decoding, in which Pillow discards the bit depth of PNG and TIFF files."""
-    raw = str(file.tile[0].args) if getattr(file, "tile", None) else ""  # type: ignore[attr-defined]
-    high_bit_depth = file.mode[:1] in "IF" or ("16" in raw and file.format in ("PNG", "TIFF", "PPM", "JPEG2000"))
+    args = file.tile[0].args if getattr(file, "tile", None) else ()  # type: ignore[attr-defined]
+    raw_mode, *others = args if isinstance(args, tuple) and args else (args,)
+    high_bit_depth = (
+        file.mode[:1] in "IF"
+        or (file.format in ("PNG", "TIFF") and "16" in str(raw_mode))
+        or (file.format == "PPM" and bool(others) and others[0] > 255)  # the level of white
+    )
     return ImageHeader(file.format or "", file.mode, file.size, high_bit_depth)
 
 
@@ -333,7 +338,10 @@ def _parse_orientation(exif_tags: object) -> int:
 
 
 def _is_animated(file: Image.Image) -> bool:
-    """Whether the file has more than one frame; call this last, since some plugins read more data and may raise."""
+    """Whether the file has more than one frame, except MPO, whose other frames are not an animation.
+
+    Call this last: some plugins read more data, and may raise an exception.
+    """
     try:
         return file.format not in ("JPEG", "MPO") and bool(getattr(file, "is_animated", False))
     except Exception:  # damage after the first frame does not affect it

@@ -35,6 +35,9 @@ def test_results_are_found_by_path_and_state_and_by_content_in_later_runs() -> N
         cache.store_results([(FileVersion("a", b"2"), image(7))])
         assert cache.find_results([FileVersion("a", b"1"), FileVersion("b", b"1")]) == {"b": results["b"]}
         assert cache.find_results([FileVersion("a", b"2")]) == {"a": image(7)}
+        cache.store_results([(None, image(8)), (FileVersion("c", b"2"), image(6)), (None, image(7))])
+        assert [cache.find_by_sha256(bytes([number]) * 32) for number in (6, 7, 8)] == [image(6), image(7), image(8)]
+        assert cache.find_results([FileVersion(name, b"2") for name in "abc"]) == {"a": image(7), "c": image(6)}
 
 
 @pytest.mark.parametrize("fault", Fault)

@@ -35,7 +35,7 @@ from mlimages.checks.near_duplicates import (
     compute_perceptual_hashes,
     find_near_duplicate_pairs,
 )
-from mlimages.core import ImageError, LabeledPath, LabelFileError, NoProgress
+from mlimages.core import ImageError, LabeledPath, LabelFileError, NoProgress, as_path
 from mlimages.images import load_rgb
 from mlimages.labels import LabelFile, formats, label_file, read_paths, split, write_label_file
 from tests.checks.leaks import false_groups, found_share, plant_leaks
@@ -316,12 +316,28 @@ def test_findings_are_told_by_code_and_by_file_in_the_order_of_the_lines(tmp_pat
     assert len(found) == 5
 
 
-def test_a_label_file_that_lost_lines_since_its_check_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lines", ["a.jpg 0\n", "new.jpg 0\na.jpg 0\nb.jpg 0\n", "a.jpg 0\nb.jpg 0\nnew.jpg 0\n"])
+def test_a_label_file_that_lost_or_got_lines_since_its_check_is_named(tmp_path: Path, lines: str) -> None:
     labels = listed(tmp_path, {"a.jpg": jpeg(scene(1)), "b.jpg": b""})
     report = check([labels])
-    labels.write_text("a.jpg 0\n")
-    with pytest.raises(LabelFileError, match=r"labels\.txt changed during the check"):
+    labels.write_text(lines)
+    with pytest.raises(LabelFileError, match=r"labels\.txt has changed since the check began"):
         list(report.findings)
+
+
+@pytest.mark.parametrize("as_source", [str, as_path, lambda path: [as_path(path)]])
+def test_remote_images_are_decoded_only_once(
+    as_source: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = f"memory://{tmp_path.name}"
+    for number in range(3):
+        as_path(f"{source}/cats/{number}.jpg").write_bytes(jpeg(scene(number)))
+    assert check(as_source(source)).num_ok == 3
+    monkeypatch.setattr(run_checks, "measure_image", None)
+    assert check(as_source(source)).num_ok == 3
+    as_path(f"{source}/cats/0.jpg").write_bytes(jpeg(scene(3)))
+    with pytest.raises(TypeError):
+        check(as_source(source))
 
 
 def test_a_file_that_turns_up_many_times_is_a_placeholder(tmp_path: Path) -> None:

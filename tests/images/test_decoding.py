@@ -177,6 +177,23 @@ def test_ycbcr_is_asked_only_of_jfif_files_and_frames_only_of_formats_that_have_
     assert not decode(saved(made_image(16, 16), "MPO", save_all=True, append_images=frames)).animated
 
 
+@pytest.mark.parametrize("white", [1, 16, 160, 216, 255, 256, 1023, 65535])
+@pytest.mark.parametrize(("kind", "channels"), [(5, 1), (6, 3)])
+def test_a_ppm_has_more_than_eight_bits_if_its_level_of_white_is_above_255(
+    kind: int, channels: int, white: int
+) -> None:
+    header = identify(f"P{kind} 2 2 {white}\n".encode() + bytes(4 * channels * (2 if white > 255 else 1)))
+    assert header.high_bit_depth == (white > 255)
+
+
+@pytest.mark.parametrize(("form", "options"), [("JPEG2000", {}), ("TIFF", {"compression": "tiff_lzw"})])
+def test_eight_bits_are_not_sixteen_whatever_the_size_of_the_file(form: str, options: dict[str, object]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    files = [saved(Image.fromarray(noise[:height]), form, **options) for height in range(4, 40)]
+    assert any("16" in str(len(data)) for data in files)
+    assert not any(identify(data).high_bit_depth for data in files)
+
+
 def test_sixteen_bits_a_channel_are_read_from_the_header_though_pillow_gives_eight() -> None:
     for bits in (8, 16):
         pixels = zlib.compress((b"\0" + bytes(2 * 3 * bits // 8)) * 2)
