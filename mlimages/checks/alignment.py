@@ -28,7 +28,7 @@ COARSE_RADIUS_PX, RADIUS_PX = 5, 4
 """Radius in pixels of the window of the local mean and standard deviation, in half-size and full-size thumbnails."""
 
 NOISE_LEVEL = 6.0
-"""Level added to the local standard deviation, so that weaker contrast than this is not amplified."""
+"""Level whose square is added to the local variance, so that weaker contrast than this is not amplified."""
 
 NUM_ITERATIONS = 8
 """Number of Gauss-Newton iterations of the refinement."""
@@ -157,6 +157,7 @@ def _normalize_rows(weights: NDArray[np.floating]) -> FloatArray:
 
 
 def _compute_pixel_distances(size: int) -> NDArray[np.intp]:
+    """Return the distance of each two pixels along one axis `(size, size)`."""
     return abs(np.subtract.outer(np.arange(size), np.arange(size)))
 
 

@@ -118,14 +118,20 @@ class Thresholds:
         ),
     ] = 40
     dark_level: Annotated[
-        int, _luma("dark: the 98th percentile of luma and the mean of each channel are below this value.")
+        int,
+        _luma(
+            "dark: the 98th percentile of luma and the mean of each channel are below this value; blank images are "
+            "exempt."
+        ),
     ] = 64
-    bright_level: Annotated[int, _luma("bright: the 2nd percentile of luma is above this value.")] = 225
+    bright_level: Annotated[
+        int, _luma("bright: the 2nd percentile of luma is above this value; blank images are exempt.")
+    ] = 225
     blur: Annotated[
         float,
         _fraction(
-            "blurred: the sharpness is below this value (0.25: smooth, 0.5: sharp edges, 1: noise); lowered if most "
-            "images are blurred."
+            "blurred: the sharpness is below this value (0.25: smooth, 0.5: sharp edges, 1: noise); lowered if the "
+            "median is below 0.35; blank images are exempt."
         ),
     ] = 0.30
     placeholder_share: Annotated[
@@ -173,8 +179,9 @@ class Thresholds:
     def adapt_to_sharpness(self, num_images: int, median: float) -> Thresholds:
         """Return the thresholds for a dataset of this number of images and median sharpness.
 
-        If most images are blurred, for example because small images were enlarged, `blur` is lowered to the mean of
-        0.25 (the sharpness without any detail) and `median`. If `blur` is not the default, it is not changed.
+        If `median` is below 0.35, for example because small images were enlarged, `blur` is lowered to the mean of 0.25
+        (the sharpness without any detail) and `median`. It is not changed if there are fewer than 30 images, or if it
+        is not the default.
         """
         if num_images < MIN_IMAGES_FOR_MEDIAN or self.blur != Thresholds().blur:
             return self
@@ -215,8 +222,8 @@ class Finding:
         path: path of the image; for a finding about a class, path of the label file.
         label: class index in that label file; in a multi-label file, the sorted class indices of an image.
         code: code of the error or warning.
-        detail: the measured value, or the related image, as text.
-        related_path: path of the other image of a duplicate or a leak; None for other findings.
+        detail: the measured value, the related image, or why the file cannot be read, as text.
+        related_path: path of the image that this one duplicates or nearly duplicates; None for other findings.
     """
 
     file_index: int

@@ -20,11 +20,11 @@ BROKEN_IMAGE_CODES = {Code.EMPTY, Code.NOT_AN_IMAGE, Code.TRUNCATED, Code.CORRUP
 def plan_moves(report: CheckReport) -> list[Move]:
     """Plan to move broken files to `NAME_quarantine` beside the label file, and to correct wrong suffixes.
 
-    Nothing is overwritten: if a target exists, `_2`, `_3` ... is appended. No file is moved twice, and files in the
-    quarantine stay there.
+    Nothing is overwritten: if a target exists, `_2`, `_3` ... is appended. No file is moved twice, and broken files in
+    the quarantine stay there.
 
     Raises:
-        InputError: an image is remote or in a shard.
+        InputError: a finding is about a remote image or an image in a shard.
     """
     if any(is_remote(finding.path) or is_member_path(finding.path) for finding in report.findings):
         raise InputError(

@@ -48,7 +48,8 @@ def split_labels(
         One label file per fraction.
 
     Raises:
-        InputError: the fractions are not positive or do not add up to 1, or the seed is out of range.
+        InputError: the fractions are not positive or do not add up to 1, the seed is out of range, or a remote image
+            cannot be downloaded.
         LabelFileError: the label file cannot be read.
 
     Example:

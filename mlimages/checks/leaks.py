@@ -89,7 +89,10 @@ def make_duplicate_findings(
 
 
 def describe_image_relation(code: Code, other_path: Path, class_name: str, *, is_identical: bool) -> str:
-    """Return text such as "nearly the same as PATH of class NAME", or "the same as" for images with the same bytes."""
+    """Return text such as "nearly the same as PATH of class NAME", or "the same as" for images with the same bytes.
+
+    The class is given only for images in two classes.
+    """
     kind = "the same as" if is_identical else "nearly the same as"
     of_class = f" of class {class_name}" if class_name else " of no class"
     return f"{kind} {other_path}" + of_class * (code in (Code.TWO_LABELS, Code.NEAR_TWO_LABELS))

@@ -35,7 +35,7 @@ MIN_ALIGN_CORRELATION = 0.7
 """Minimum correlation of thumbnails to be aligned; 80 of the 82 crops that alignment can find have a higher one."""
 
 CROP_SCALES = (0.98, 0.96, 0.94, 0.92, 0.90, 0.88)
-"""Sizes of the crops that are compared, as fractions of the image."""
+"""Side lengths of the crops that are compared, as fractions of the image's."""
 
 Value = TypeVar("Value", bound=np.generic)
 
@@ -145,7 +145,7 @@ def find_near_duplicate_pairs(
     """Yield pairs of indices whose perceptual hashes differ in few bits and whose thumbnails correlate.
 
     Each pair is compared in the eight orientations. One image may be a crop of the other, so thumbnails that do not
-    correlate directly are aligned first.
+    correlate enough directly are aligned first.
 
     Args:
         get_thumbnails: function that returns the luma thumbnails `(n, 256)` of the images at some indices `(n,)`.
@@ -153,7 +153,8 @@ def find_near_duplicate_pairs(
         max_bits: maximum number of bits in which two hashes differ.
         max_rotated_bits: maximum number of different bits if one image is mirrored or rotated.
         min_correlation_per_image: minimum correlation of each image `(N,)`; for a pair, the higher value applies.
-        min_crop_correlation: minimum correlation of aligned thumbnails; pairs that require more are not aligned.
+        min_crop_correlation: minimum correlation of aligned thumbnails; pairs that require as much or more are not
+            aligned.
         find_groups: function that returns the current group of each image `(n,)` at some indices; pairs within a group
             are skipped, so that a long series of frames is not compared pair by pair.
     """
@@ -213,7 +214,7 @@ def _are_near_duplicates(
 def _compute_best_crop_correlation(
     thumbnails: NDArray[np.float32], crop_thumbnails: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Return the best correlation `(n,)` of each crop with any part of its image; thumbnails are `(n, 256)`."""
+    """Return the best correlation `(n,)` of each crop with the crops of its image; thumbnails are `(n, 256)`."""
     rows = _CROP_MATRICES @ thumbnails.reshape(-1, 1, 1, 16, 16)  # (n, sizes, offsets, 16, 16)
     parts = rows[:, :, :, None] @ _CROP_MATRICES.transpose(0, 1, 3, 2)[:, None]  # (n, sizes, offsets, offsets, 16, 16)
     found = (

@@ -54,10 +54,10 @@ class CheckReport:
     Attributes:
         files: the label files, in the order given.
         class_names: names of the classes of all files.
-        class_counts: number of images by (index of the file, class name).
+        class_counts: number of images by (index of the file, class name), without zeros.
         num_images: number of images.
         num_ok: number of images without an error.
-        findings: all findings, sorted by file and line.
+        findings: all findings, first those about images, sorted by file and line.
         duplicate_groups: groups of duplicates and near-duplicates, in the order of the files.
         feature_pairs: near-duplicates found only by features; None if features were not compared.
         thresholds: the thresholds that were applied, after `Thresholds.adapt_to_size` and `adapt_to_sharpness`.
@@ -92,7 +92,7 @@ class CheckReport:
             for code, count in (self.errors | self.warnings).items()
         ]
         title = f"{self.num_images} images checked, {self.num_ok} without an error"
-        return make_html_table(title, rows, header=("code", "images", "first images"))
+        return make_html_table(title, rows, header=("code", "findings", "first images"))
 
     @property
     def errors(self) -> dict[str, int]:
@@ -110,7 +110,7 @@ class CheckReport:
         return self.files[file_index].where(~self.findings.error_mask()[images])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as a dict that `json.dumps` can write."""
+        """Return the report, without the single findings, as a dict that `json.dumps` can write."""
         return {
             "checked": self.num_images,
             "ok": self.num_ok,

@@ -38,7 +38,7 @@ class Rule(NamedTuple):
 
 
 def apply_rules(images: ImageTable, thresholds: Thresholds) -> NDArray[np.void]:
-    """Return the findings about single images, as rows of `FINDING_DTYPE`."""
+    """Return the faults of image files and the findings of `RULES`, as rows of `FINDING_DTYPE`."""
     found = [_make_finding_rows(np.flatnonzero(images.fault_codes >= 0), images.fault_codes[images.fault_codes >= 0])]
     for begin in range(0, len(images), RULE_BATCH_SIZE):
         chunk = slice(begin, begin + RULE_BATCH_SIZE)
@@ -57,7 +57,7 @@ def describe_image_finding(code: Code, measurements: np.void, thresholds: Thresh
 
 
 def apply_class_rules(images: ImageTable, thresholds: Thresholds) -> Iterator[Finding]:
-    """Yield a finding for each class that is much smaller than its label file's largest class, or mostly blurred."""
+    """Yield a finding for each class that is much smaller than its label file's largest class, or is blurred."""
     for number, file in enumerate(images.files):
         yield from _iter_blurred_classes(images, number)
         class_index_map = images.class_index_maps[number]
@@ -70,7 +70,10 @@ def apply_class_rules(images: ImageTable, thresholds: Thresholds) -> Iterator[Fi
 
 
 def _iter_blurred_classes(images: ImageTable, file_index: int) -> Iterator[Finding]:
-    """Yield a finding for each class of a label file whose images are mostly blurred."""
+    """Yield a finding for each class of a label file whose median sharpness is below the default of `blur`.
+
+    Classes with fewer than `MIN_IMAGES_FOR_MEDIAN` decoded images are skipped.
+    """
     rows = slice(*images.file_starts[file_index : file_index + 2])
     sharpness = images.measurements["sharpness"][rows]
     labels_by_class: dict[int, list[int]] = defaultdict(list)
@@ -123,7 +126,7 @@ def is_tiny(measurements: MeasurementTable, thresholds: Thresholds) -> NDArray[n
 
 
 def is_blank(measurements: MeasurementTable, thresholds: Thresholds) -> NDArray[np.bool_]:
-    """Return whether nearly all pixels of each image have the same luma, bool `(n,)`."""
+    """Return whether nearly all pixels of each image have nearly the same luma, bool `(n,)`."""
     blank: NDArray[np.bool_] = _compute_luma_range(measurements) <= thresholds.blank_spread
     return blank
 
@@ -178,7 +181,7 @@ RULES = {
     Code.ANIMATED: Rule(lambda f, t: f["animated"], lambda f, t: "the first frame is used"),
     Code.IRREGULAR_JPEG: Rule(
         lambda f, t: f["irregular_jpeg"],
-        lambda f, t: "padding or unusual values between segments; the pixels are intact",
+        lambda f, t: "padding, or unusual values in the header; the pixels are intact",
     ),
     Code.TINY: Rule(is_tiny, _describe_size),
     Code.ODD_SHAPE: Rule(

@@ -77,7 +77,7 @@ def scale_to_8_bits(image: Image.Image) -> Image.Image:
 
 def find_white_level(levels: NDArray[np.float32], mode: str) -> float:
     """Return the level of white: the smallest of `WHITE_LEVELS[mode]` that no level exceeds by more than
-    `MAX_OVERSHOOT_FACTOR`, or the largest level if there is none."""
+    `MAX_OVERSHOOT_FACTOR`, or the largest level if there is none; 65535 for modes that are not in `WHITE_LEVELS`."""
     if mode not in WHITE_LEVELS:
         return 65535.0
     finite: NDArray[Any] = levels[np.isfinite(levels)]

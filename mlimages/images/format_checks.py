@@ -22,7 +22,7 @@ _SIGNED, _WHITE_IS_ZERO = 2, 0
 def require_complete_png(image: Image.Image, data: bytes) -> None:
     """Check that the compressed data of a decoded PNG has all rows; Pillow leaves missing rows black.
 
-    The data is decompressed again only if the last row is black or transparent. Interlaced files are not checked.
+    The data is decompressed again only if all bytes of the last row are 0. Interlaced files are not checked.
 
     Raises:
         ImageError: rows are missing.
@@ -57,7 +57,8 @@ def normalize_tiff_levels(image: Image.Image, tags: Mapping[int, Any]) -> Image.
     """Return a decoded TIFF in which 0 is black: the levels of a 16-bit image in which 0 is white are inverted.
 
     Raises:
-        ImageError: a level is negative, or at least 2 ** 31, which Pillow reads as negative.
+        ImageError: the levels are signed bytes, or one of them is negative or at least 2 ** 31, which Pillow reads as
+            negative.
     """
     sample_formats = tags.get(_SAMPLE_FORMAT, ())
     is_signed_byte = image.mode != "I" and _SIGNED in (

@@ -27,8 +27,8 @@ def load_pixels(
 ) -> NDArray[np.uint8]:
     """Load an image, resized and cropped to the network's input size: uint8 `(H, W, C)`, RGB or grayscale.
 
-    A JPEG that is to be reduced to a quarter or less is decoded at a scale of 1/2, 1/4 or 1/8, at which it is still at
-    least twice as large as the result.
+    With the resize methods `shorter`, `squash` and `letterbox`, a JPEG that is to be reduced to a quarter or less is
+    decoded at a scale of 1/2, 1/4 or 1/8, at which it is still at least twice as large as the resized image.
 
     Raises:
         ImageError: the image cannot be decoded; `fault` is the reason.
@@ -46,7 +46,7 @@ def iter_pixels(
 ) -> Iterator[tuple[LabeledPath, NDArray[np.uint8] | BrokenImage]]:
     """Yield each item, in order, with its pixels, uint8 `(H, W, C)`, or with a BrokenImage if it cannot be decoded.
 
-    Images are decoded in advance by `workers` threads, by default one per CPU core.
+    Images are decoded in advance by `workers` threads, by default one per CPU core; by at least 16 if they are remote.
     """
     listed = iter(items)
     first = list(islice(listed, 1))
@@ -71,6 +71,7 @@ def prepare_pixels(
         size: width and height at full scale, if `image` was decoded at a reduced scale.
 
     Raises:
+        ImageError: as for `resize_and_crop`.
         TypeError: `image` is not a PIL image, or `image_property` is not an ImageProperty.
     """
     require_type(image, Image.Image, "a PIL image")
@@ -85,6 +86,9 @@ def resize_and_crop(
 ) -> Image.Image:
     """Resize and crop an image as `image_property` specifies; the mode is kept.
 
+    Args:
+        size: width and height at full scale, if `image` was decoded at a reduced scale.
+
     Raises:
         ImageError: the resized image would have too many pixels, since the image is very elongated.
     """
@@ -97,7 +101,7 @@ def resize_and_crop(
 
 
 def _compute_central_box(width: int, height: int, image_property: ImageProperty) -> tuple[int, int, int, int]:
-    """Return the largest central box with the aspect ratio of the crop; the whole image if the crop is larger."""
+    """Return the largest central box with the aspect ratio of the crop; the whole image if the crop does not fit."""
     inner_width, inner_height = width, height
     if covers_crop(width, height, image_property):
         inner_width = min(width, height * image_property.width // image_property.height)
@@ -128,7 +132,7 @@ def _crop(image: Image.Image, image_property: ImageProperty) -> Image.Image:
 
 
 def _choose_decode_options(header: ImageHeader, image_property: ImageProperty) -> DecodeOptions:
-    """Return options that decode a JPEG at a reduced scale that is still at least twice as large as the result."""
+    """Return the options with which `load_pixels` decodes an image."""
     if image_property.resize not in ("shorter", "squash", "letterbox"):
         return DecodeOptions()
     width, height = header.size

@@ -32,11 +32,11 @@ logger = logging.getLogger(__name__)
 
 
 def find_images(sources: Iterable[Path]) -> Iterator[Path]:
-    """Yield the paths of images: each file in `sources`, and the image files in each folder, recursively and sorted.
+    """Yield the paths of images: each file in `sources`, and the image files in each folder, recursively and in order.
 
-    The image files of a folder are those with an image suffix. In a local folder, hidden files are ignored, and a
-    warning gives the number of other files. For a shard (`images-00000.tar`) or a folder of shards, yield the
-    images that `label` reads.
+    A file in `sources` may have any suffix; the image files of a folder are those with an image suffix. In a local
+    folder, hidden files and folders are ignored, and a warning gives the number of other files. For a shard
+    (`images-00000.tar`) or a folder of shards, yield the images that `label` reads.
     """
     for source in map(as_path, sources):
         with refresh_remote_listings(source):
@@ -61,18 +61,20 @@ def find_images(sources: Iterable[Path]) -> Iterator[Path]:
                     skipped[suffix or "without a suffix"] += 1
         if skipped:
             counts = ", ".join(f"{count} {suffix}" for suffix, count in skipped.most_common(5))
-            logger.warning("%s: skipped files whose suffix is not that of an image: %s", source, counts)
+            logger.warning(
+                "%s: skipped files whose suffix is not that of an image (number by suffix): %s", source, counts
+            )
 
 
 def copy_by_class(
     predictions: Iterable[Prediction | BrokenImage], folder: Path, *, class_names: Sequence[str]
 ) -> Iterator[Prediction | BrokenImage]:
-    """Copy each image to `folder/CLASS/`, or to `folder/unknown/` if its class is unknown, and yield its prediction.
+    """Copy each image to `folder/CLASS/`, or to `folder/unknown/` if its class is unknown, and yield each result.
 
     An image with several labels is copied to the folder of each label, an image without labels to `folder/unknown/`.
     If a class is named `unknown`, it keeps this folder, and the other images are copied to `folder/unknown_2/`. A
     warning names this folder, and the folders of classes whose names are no valid folder names. If a file of the same
-    name exists, a number is appended to the name; an identical file is not copied again.
+    name exists, a number is appended to the name; an identical file is not copied again. Broken images are not copied.
     """
     folder = require_local_path(folder)
     *folders, unknown = make_folder_names([*class_names, "unknown"])

@@ -73,7 +73,8 @@ class LabeledImage:
     def downscale(self, width: int, height: int = 0) -> Self:
         """Resize the largest central region with the aspect ratio `width / height` to `width` x `height` pixels.
 
-        An image that is smaller than this is not resized, but centred on a black background.
+        An image that is narrower or lower than this is not resized: its central `width` x `height` pixels are cropped,
+        and pixels outside the image are black.
 
         Args:
             width: width in pixels.
@@ -111,7 +112,7 @@ class LabeledImage:
             image_property: size, resize method and number of channels.
 
         Raises:
-            ImageError: the file cannot be decoded.
+            ImageError: the file cannot be decoded, or the resized image would have too many pixels.
             TypeError: `image_property` is not an ImageProperty.
         """
         if self._image is None:

@@ -72,7 +72,7 @@ def _read_code_points(font: Font) -> frozenset[int]:
 
 
 def find_font(text: str) -> Font | None:
-    """Return the first installed font that has glyphs for every character of the text; None if there is none."""
+    """Return the first installed font of `FONT_FAMILIES` that has glyphs for every character; None if there is none."""
     wanted = {ord(char) for char in text if unicodedata.category(char) not in ("Cf", "Zs")}
     return next((font for font in find_installed_fonts() if wanted <= _read_code_points(font)), None)
 
@@ -114,12 +114,13 @@ def draw_text_line(
 ) -> float:
     """Draw a line of text onto an image, and return the x coordinate of its right end in pixels.
 
-    Text that is too long is cut and ends in "..."; characters that no font can display become question marks.
+    Only the first 200 characters are drawn. Text that is wider than `width` is cut and ends in "...". If no font can
+    display the whole text, each non-ASCII character becomes a question mark.
 
     Args:
         image: the image, which is modified.
         top_left: x and y coordinate of the top left corner of the text in pixels.
-        text: the text; line breaks become question marks.
+        text: the text; line breaks and other characters that cannot be printed become question marks.
         font_size: font size in pixels.
         width: maximum width of the text in pixels.
         color: RGB colour of the text.

@@ -44,7 +44,7 @@ FACTS: list[tuple[dict[str, object], dict[Code, str]]] = [
     ({"animated": True}, {Code.ANIMATED: "the first frame is used"}),
     (
         {"irregular_jpeg": True},
-        {Code.IRREGULAR_JPEG: "padding or unusual values between segments; the pixels are intact"},
+        {Code.IRREGULAR_JPEG: "padding, or unusual values in the header; the pixels are intact"},
     ),
     ({"width": 31, "height": 40}, {Code.TINY: "31 x 40"}),
     (

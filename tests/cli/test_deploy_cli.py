@@ -82,7 +82,7 @@ def test_a_broken_image_is_one_line_with_its_code_and_stops_nothing(
     assert len(lines) == 5
     assert lines[1].startswith("p/01.png: broken, not-an-image")
     assert lines[4].startswith("none.jpg: broken, missing")
-    assert "p: skipped files whose suffix is not that of an image: 1 without a suffix" in done.stderr
+    assert "p: skipped files whose suffix is not that of an image (number by suffix): 1 without a suffix" in done.stderr
     assert run_cli("predict", model, "none.jpg", check=False).returncode == 1
 
 

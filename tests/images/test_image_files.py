@@ -35,7 +35,7 @@ def test_a_folder_holds_the_files_with_an_image_suffix_sorted_and_recursively_bu
         folder / ".hidden.jpg",
         *(folder / n for n in names[3:]),
     ]
-    skipped = "skipped files whose suffix is not that of an image"
+    skipped = "skipped files whose suffix is not that of an image (number by suffix)"
     assert caplog.messages == [f"{folder}: {skipped}: 1 .part, 1 without a suffix, 1 .txt"]
     assert list(find_images([])) == list(find_images([made(tmp_path / "none", "a.txt")])) == []
 
