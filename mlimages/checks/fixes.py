@@ -45,10 +45,18 @@ def plan_moves(report: CheckReport) -> list[Move]:
 
 
 def move_files(moves: list[Move]) -> None:
-    """Move each image to its target, creating folders as needed; no file is deleted or overwritten."""
+    """Move each image to its target, creating folders as needed; no file is deleted or overwritten.
+
+    A relative link still leads to the same file.
+    """
     for move in moves:
-        move.target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(move.source, move.target)
+        source, target = move.source, move.target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_symlink() and not source.readlink().is_absolute():
+            target.symlink_to(os.path.relpath(source.parent.resolve() / source.readlink(), target.parent.resolve()))
+            source.unlink()
+        else:
+            shutil.move(source, target)
 
 
 def _choose_target_path(report: CheckReport, finding: Finding) -> Path | None:

@@ -60,6 +60,21 @@ def test_broken_files_are_moved_below_the_quarantine_and_wrong_suffixes_correcte
     assert not any(move.source.exists() for move in moves)
 
 
+def test_a_relative_link_that_is_moved_still_leads_to_its_file(folder: Path) -> None:
+    linked = [folder / name for name in MOVES if name.endswith(".jpg")]
+    for number, path in enumerate(linked):
+        path.rename(folder / str(number))
+        path.symlink_to(f"../../{number}")
+    moves = plan_moves(check(folder / "labels.txt"))
+    before = {move.target: move.source.read_bytes() for move in moves}
+    assert {move.target.relative_to(folder).as_posix() for move in moves} == set(MOVES.values())
+    move_files(moves)
+    assert {move.target: move.target.read_bytes() for move in moves} == before
+    links = [move.target for move in moves if move.target.is_symlink()]
+    assert len(links) == len(linked) > 1
+    assert not any(link.readlink().is_absolute() for link in links)
+
+
 def test_nothing_is_moved_over_another_file(folder: Path) -> None:
     (folder / "photos/b/2.png").write_bytes(b"mine")
     (folder / "photos/b/2_2.png").symlink_to("nowhere")
