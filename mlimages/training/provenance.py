@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
-from mlimages.core import option_fields
+from mlimages.core import OptionField, option_fields
 from mlimages.inference import Provenance
 from mlimages.labels import LabelFile
 from mlimages.reports import RunFiles, RunFolder, read_image_licenses, read_run
 from mlimages.training.config import FineTuneConfig
+from mlimages.training.run import PATH_SETTINGS
 
 
 def read_provenance(files: RunFiles, weights: Path) -> Provenance:
@@ -38,24 +41,38 @@ def read_provenance(files: RunFiles, weights: Path) -> Provenance:
 
 
 def make_finetune_command(run: RunFolder) -> str:
-    """Return the command that repeats a run from the current folder, or "" for a run with a custom network."""
+    """Return the command that repeats a run from the current folder.
+
+    Paths outside the current folder are shortened to their names. The result is "" for a run that no command repeats,
+    with a custom network or a setting that is not on the command line.
+    """
     settings, words = run.changed_settings, ["mlimages", "finetune"]
     if str(run.settings["model"])[:1].isupper():
         return ""
     words.append(_shorten_path(settings.get("labels", "labels.txt")))
     for field in option_fields(FineTuneConfig):
         value = settings.get(field.name)
-        if field.name in ("labels", "out") or value in (None, "", [], False):
+        if field.name in ("labels", "out") or value in (None, "", []):
             continue
-        flag = field.option.flags[0] if field.option.flags else f"--{field.name.replace('_', '-')}"
-        given = "" if value is True else ",".join(map(str, value)) if isinstance(value, list) else str(value)
-        words += [flag, _shorten_path(given)] if "/" in given else [flag, given] if given else [flag]
+        if field.option.is_internal:
+            return ""
+        words += _make_option_words(field, value)
     return shlex.join([*words, "-o", _shorten_path(run.path)])
+
+
+def _make_option_words(field: OptionField, value: Any) -> list[str]:
+    """Return the flag of an option with this value, and the value unless it is True or False."""
+    flag = field.option.flags[0] if field.option.flags else f"--{field.name.replace('_', '-')}"
+    if isinstance(value, bool):
+        return flag.split("/")[:1] if value else flag.split("/")[1:]  # --cache/--no-cache
+    if isinstance(value, list):
+        return [flag, ("x" if field.name == "size" else ",").join(map(str, value))]
+    return [flag, _shorten_path(value) if field.name in PATH_SETTINGS else str(value)]
 
 
 def _shorten_path(path: str | Path) -> str:
     """Return the path relative to the current folder; if it is outside, only the name, to disclose no folder."""
-    whole = Path(path).absolute()
+    whole = Path(os.path.abspath(path))  # noqa: PTH100  # without ".."
     return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else whole.name
 
 

@@ -17,6 +17,9 @@ from mlimages.reports import RUN_VERSION, RunFiles, read_settings
 from mlimages.training.compute_backend import ComputeBackend
 from mlimages.training.config import FineTuneConfig
 
+PATH_SETTINGS = ("labels", "val", "images", "weights", "mean")
+"""Settings that are, or can be, the path of a file or folder."""
+
 
 @dataclass(frozen=True, slots=True)
 class EpochMetrics:
@@ -65,7 +68,7 @@ def contains_finished_run(config: FineTuneConfig, files: RunFiles) -> bool:
     Until its first epoch is complete, a run can be restarted with other settings; afterwards only with more epochs.
 
     Raises:
-        InputError: the folder is a file, or contains files that a run did not write.
+        InputError: the folder is a file, or contains files with the names of a run's files but no `config.json`.
         RunError: the folder contains a run with other settings.
     """
     if files.folder.exists() and not files.folder.is_dir():
@@ -98,7 +101,7 @@ def contains_finished_run(config: FineTuneConfig, files: RunFiles) -> bool:
 
 def _is_same_setting(name: str, old_value: object, new_value: object) -> bool:
     """Return whether two values of a setting are equal; different paths to the same file or folder are equal."""
-    if old_value == new_value or name not in ("labels", "val", "images", "weights", "mean"):
+    if old_value == new_value or name not in PATH_SETTINGS:
         return old_value == new_value
     try:
         return Path(str(old_value)).samefile(str(new_value))
@@ -156,23 +159,25 @@ def read_backend(files: RunFiles) -> ComputeBackend | None:
 
 @contextmanager
 def log_to_file(path: Path) -> Iterator[None]:
-    """Context manager that also writes the log records of mlimages, from level INFO, to the file `path`."""
+    """Context manager: append the log records of mlimages to the file `path`, from level INFO, or from the level of its
+    logger if that is lower."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root_logger = logging.getLogger("mlimages")
-    level, forward = root_logger.level, _ForwardingHandler(root_logger.getEffectiveLevel())
-    root_logger.setLevel(min(logging.INFO, root_logger.getEffectiveLevel()))
-    root_logger.propagate = False
-    root_logger.addHandler(handler)
-    root_logger.addHandler(forward)
+    package_logger = logging.getLogger("mlimages")
+    level, propagates = package_logger.level, package_logger.propagate
+    forward = _ForwardingHandler(package_logger.getEffectiveLevel())
+    package_logger.setLevel(min(logging.INFO, package_logger.getEffectiveLevel()))
+    package_logger.propagate = False
+    package_logger.addHandler(handler)
+    package_logger.addHandler(forward)
     try:
         yield
     finally:
-        root_logger.removeHandler(forward)
-        root_logger.removeHandler(handler)
-        root_logger.propagate = True
-        root_logger.setLevel(level)
+        package_logger.removeHandler(forward)
+        package_logger.removeHandler(handler)
+        package_logger.propagate = propagates
+        package_logger.setLevel(level)
         handler.close()
 
 

@@ -1,6 +1,7 @@
 """A run that was stopped, however rudely, goes on as if it had not been."""
 
 import json
+import logging
 import os
 import re
 import signal
@@ -28,6 +29,7 @@ from mlimages.training.checkpoints import (
     load_trained_tensors,
     save_checkpoints,
 )
+from mlimages.training.run import log_to_file
 from mlimages.training.run_export import export_run, read_exported_bundle, warn_about_lost_options
 from tests.conftest import RunCli, fork_server
 from tests.run_folders import StopsAfter
@@ -419,3 +421,16 @@ def test_another_path_to_the_same_labels_is_no_other_setting(tmp_path: Path, col
     (tmp_path / "other.txt").write_text(colours.read_text())
     with pytest.raises(RunError, match="other settings"):
         fine_tune(replace(config, labels=tmp_path / "other.txt"), export=False)
+
+
+@pytest.mark.parametrize("propagates", [True, False])
+def test_a_log_file_leaves_the_logger_as_it_was(
+    propagates: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = logging.getLogger("mlimages")
+    monkeypatch.setattr(logger, "propagate", propagates)
+    before = logger.level, logger.propagate, [*logger.handlers]
+    with log_to_file(tmp_path / "log.txt"):
+        logger.info("first epoch")
+    assert (logger.level, logger.propagate, logger.handlers) == before
+    assert "first epoch" in (tmp_path / "log.txt").read_text()
