@@ -90,10 +90,15 @@ class RayCluster:
 
 @contextmanager
 def connect_to_ray(address: str | None = None) -> Iterator[RayCluster]:
-    """Start Ray on this machine or, given an `address`, connect to a cluster; "auto" is the cluster of this machine.
+    """Context manager: start Ray on this machine or, given an `address`, connect to a cluster.
+
+    If this process has already started Ray or connected to a cluster, that cluster is used.
+
+    Args:
+        address: address of the cluster; "auto" is a running cluster of this machine.
 
     Raises:
-        InputError: there is no such cluster.
+        InputError: there is no such cluster, it has no CPU, or Ray cannot be started.
     """
     is_ours = not ray.is_initialized()
     if is_ours:
@@ -104,16 +109,19 @@ def connect_to_ray(address: str | None = None) -> Iterator[RayCluster]:
             with disable_telemetry("RAY_USAGE_STATS_ENABLED", "0"):
                 ray.init(address or "local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, RuntimeError, ValueError, RayError) as error:
+            reason = str(error).partition(". ")[0]
+            if not address:
+                raise InputError(f"cannot start Ray on this machine: {reason}") from error
             advice = (
                 "`ray start --head --disable-usage-stats` starts one; if it requires a token, set RAY_AUTH_MODE=token "
                 "and RAY_AUTH_TOKEN_PATH to the token file"
             )
-            reason = str(error).partition(". ")[0]
             raise InputError(f"cannot connect to a Ray cluster at {address}: {reason}; {advice}") from error
     try:
         count = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
         if count < 1:
-            raise InputError(f"the Ray cluster at {address} has no CPU: start it with --num-cpus")
+            where = f" at {address}" if address else ""
+            raise InputError(f"the Ray cluster{where} has no CPU: start it with --num-cpus")
         if ray.available_resources().get("CPU", 0) < 1:  # type: ignore[no-untyped-call]
             logger.warning("all %s CPUs of the Ray cluster are in use: waiting for a free CPU", count)
         yield RayCluster(count)

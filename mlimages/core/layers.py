@@ -27,9 +27,10 @@ class Layer:
         state: "trained", "frozen", or "partly" if only some parameters are trained; "" if the layer has no parameters,
             or if unknown.
         multiply_adds: number of multiply-adds for one image.
-        arithmetic: how the output width is computed, or for a linear layer the number of inputs and outputs.
+        arithmetic: how the output width is computed, or for a linear layer the number of inputs and outputs; "" if the
+            layer keeps the width.
         even: whether the windows cover the width exactly; otherwise the output width is rounded.
-        lost_px: columns at the edge that no window covers because the width is rounded down.
+        lost_px: number of columns at the right edge that no window covers because the width is rounded down.
     """
 
     name: str
@@ -49,7 +50,7 @@ class NetworkSummary:
 
     Attributes:
         title: name of the network, run folder or file.
-        input: shape of the input for one image, `(C, H, W)`.
+        input: shape of the input for one image, `(C, H, W)`; a length is 0 if it is unknown.
         layers: the layers, in the order of the forward pass.
         parameters: number of parameters; shared parameters count once.
         trained_parameters: number of parameters that are trained; None if unknown.
@@ -82,7 +83,7 @@ class Window:
         size: size in pixels, including the gaps of a dilated kernel.
         stride: step in pixels between two windows.
         padding: pixels added on each side.
-        ceil_mode: whether a last, incomplete window counts, as in torch.
+        ceil_mode: whether a last, incomplete window counts, unless it covers only padding, as in torch.
     """
 
     size: int
@@ -98,9 +99,12 @@ class Window:
         return Fraction(input_width + 2 * self.padding - self.size, self.stride) + 1
 
     def output_width(self, input_width: int) -> int:
-        """Return the output width, rounded up if `ceil_mode` is true, else down."""
+        """Return the output width; an exact width that is not whole is rounded down, or up if `ceil_mode` is true."""
         width = self.exact_output_width(input_width)
-        return math.ceil(width) if self.ceil_mode else math.floor(width)
+        if not self.ceil_mode:
+            return math.floor(width)
+        covers_only_padding = (math.ceil(width) - 1) * self.stride >= input_width + self.padding  # the last window
+        return math.ceil(width) - covers_only_padding
 
     def lost_px(self, input_width: int) -> int:
         """Return the number of input columns at the right edge that no window covers."""
@@ -108,7 +112,7 @@ class Window:
         return max(0, input_width + self.padding - covered)
 
     def width_formula(self, input_width: int) -> str:
-        """Return the formula of the output width with numbers, such as `(224 + 2*3 - 7)/2 + 1 = 112.50`."""
+        """Return the formula of the exact output width, whole or not, such as `(224 + 2*3 - 7)/2 + 1 = 112.50`."""
         width = self.exact_output_width(input_width)
         value = str(width) if width.denominator == 1 else f"{float(width):.2f}"
         return f"({input_width} + 2*{self.padding} - {self.size})/{self.stride} + 1 = {value}"
@@ -126,7 +130,7 @@ def _format_summary_lines(summary: NetworkSummary) -> Iterator[str]:
 
 
 def _select_visible_layers(layers: Iterable[Layer]) -> Iterator[Layer]:
-    """Yield the layers that change the shape or have parameters."""
+    """Yield the layers that have parameters, or whose width is computed (convolution, pooling, flattening)."""
     return (layer for layer in layers if layer.parameters or layer.arithmetic)
 
 
@@ -156,7 +160,7 @@ def _format_totals(summary: NetworkSummary) -> Iterator[str]:
         yield f"{outside:,} parameters belong to no layer (such as embeddings and constants)"
     hidden = len(summary.layers) - sum(1 for _ in _select_visible_layers(summary.layers))
     if hidden:
-        yield f"{hidden} more layers keep the shape and have no parameters (such as ReLU): see --json"
+        yield f"{hidden} more layers without parameters keep the width (such as ReLU): see --json"
     yield from _format_rounding_notes(summary.layers)
     yield from summary.notes
 

@@ -67,7 +67,8 @@ def record_written_files(paths: Iterable[Path]) -> None:
 
 @contextmanager
 def check_and_record_outputs(paths: Iterable[Path], *, overwrite: bool = False) -> Iterator[None]:
-    """Context manager: check that these files can be written, and at the end record those that exist.
+    """Context manager: check that these files can be written; at the end, unless an error is raised, record those that
+    exist.
 
     Raises:
         InputError: as for `require_writable`.
@@ -79,8 +80,8 @@ def check_and_record_outputs(paths: Iterable[Path], *, overwrite: bool = False) 
 
 
 def list_written_files(folder: Path) -> set[str]:
-    """Return the names of the files that mlimages wrote into a folder."""
-    return {line.partition("  ")[2] for line in _read_records(folder)}
+    """Return the names of the files that mlimages wrote into a folder; some may have been edited or deleted since."""
+    return {line.partition("  ")[2] for line in _read_records(folder) if not line.startswith("#")}
 
 
 def _read_records(folder: Path) -> frozenset[str]:

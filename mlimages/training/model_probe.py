@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from mlimages.core import DEFAULT_MODEL, ModelError, NoProgress, Progress, check_at_least, check_seed
+from mlimages.core import DEFAULT_MODEL, InputError, ModelError, NoProgress, Progress, check_at_least, check_seed
 from mlimages.labels import LabelFile, open_labels
 from mlimages.networks import Model, build_model, has_local_weights
 from mlimages.reports import ModelScore, ModelScores, sort_best_first
@@ -50,7 +50,7 @@ def probe_models(
         labels: a label file, or the path of one or of a folder of class folders, with at least two images of each of at
             least two classes.
         models: one or more names of networks; `small` stands for the small networks with weights on this machine.
-        max_images: maximum number of images; larger datasets are sampled by class.
+        max_images: maximum number of images; of a larger dataset, a stratified sample of at least half as many is used.
         seed: random seed of the sample and of the learning curves.
         progress: shows the number of images processed.
 
@@ -58,8 +58,9 @@ def probe_models(
         Accuracy, time and size of each network, and the reason for each network that could not be probed.
 
     Raises:
-        InputError: there are too few images, or an argument is out of range.
-        ModelError: no network is available.
+        InputError: there are too few images, the label file is multi-label, `models` is empty, or an argument is out of
+            range.
+        ModelError: none of the networks can be probed.
 
     >>> result = probe_models("cats.txt", ["efficientnet_lite0", "alexnet"])  # doctest: +SKIP
     >>> result.scores[0].model  # doctest: +SKIP
@@ -71,6 +72,8 @@ def probe_models(
     models = [models] if isinstance(models, str) else models
     small = [name for name in SMALL_MODELS if has_local_weights(name)]
     names = dict.fromkeys(name for each in models for name in (small if each == "small" else [each]))
+    if not names:
+        raise InputError("no network to probe: pass one or more names")
     scores: list[ModelScore] = []
     unavailable: dict[str, str] = {}
     for name in names:
@@ -99,4 +102,5 @@ def _measure_cpu_time_ms(model: Model) -> float:
 
 
 def _estimate_onnx_size_mb(network: nn.Module) -> float:
+    """Return the size of the parameters and buffers in float32, in megabytes (10**6 bytes)."""
     return 4 * float(sum(tensor.numel() for tensor in network.state_dict().values())) / 1e6

@@ -177,7 +177,9 @@ def _resolve_normalization(
         case "channel":
             train_set = ImageSet(images.train, expected_preprocessing.image, store=images.pixel_store)
             means = _compute_channel_means(train_set)
-            return replace(kept, mean=tuple(float(mean) / scale for mean in means))
+            values = [float(mean) / scale for mean in means]
+            # a network for color images gets a gray channel three times
+            return replace(kept, mean=tuple(values * (len(base.mean) // len(values) or 1)))
         case _:
             return replace(kept, mean_image="mean.npy")
 
@@ -222,7 +224,7 @@ def build_training_job(
     train = ImageSet(images.train, image, store=images.pixel_store, augmenter=augmenter, num_classes=len(names))
     val = ImageSet(images.val, image, store=images.pixel_store, num_classes=len(names))
     views = 1 if augmenter is None else augmenter.num_cached_views if frozen.parameter_names else 0
-    example = torch.zeros(2, max(image.channels, len(normalize.mean[0])), image.height, image.width, device=device)
+    example = torch.zeros(2, *preprocessing.input_shape, device=device)
     source: BatchSource = PixelSource(network, normalize, device)
     split = split_network(network, frozen, example) if config.cache else None
     gmacs = count_gmacs(split.lower_part, example) if split else 0.0
@@ -256,7 +258,8 @@ def build_training_job(
 
 
 def _choose_head(config: FineTuneConfig, model: Model, num_images: int) -> Model:
-    """Return the model with a head on the lower layers if the settings and the network allow one, otherwise `model`."""
+    """Return the model with a head on the lower layers, or `model` if the settings, the network or `MAX_LOWER_FEATURES`
+    rule one out."""
     if config.head == "last" or config.freeze != "head" or not model.pretrained:
         return model
     extended = add_lower_layers_head(model)

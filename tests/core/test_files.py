@@ -14,7 +14,16 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from mlimages.core import InputError, RunError, atomic_write, cache_dir, file_lock
+from mlimages.core import (
+    InputError,
+    RunError,
+    atomic_write,
+    cache_dir,
+    file_lock,
+    list_written_files,
+    record_settings,
+    write_output,
+)
 
 
 def test_a_write_that_is_interrupted_changes_nothing_and_leaves_nothing(tmp_path: Path) -> None:
@@ -123,3 +132,11 @@ def test_a_cache_folder_that_cannot_be_created_is_named_with_its_variable(
     monkeypatch.setenv("MLIMAGES_CACHE", str(tmp_path / "file"))
     with pytest.raises(InputError, match=r"cache folder .*file/checks \(Not a directory\): set MLIMAGES_CACHE"):
         cache_dir("checks")
+
+
+@pytest.mark.parametrize("name", ["labels.txt", "my  labels.txt", "# labels.txt"])
+def test_recorded_settings_are_not_listed_as_a_file(name: str, tmp_path: Path) -> None:
+    with write_output(tmp_path / name) as part:
+        part.write_text("")
+    record_settings(tmp_path / name, "--split 0.8,0.2  --seed 1")
+    assert list_written_files(tmp_path) == {name}

@@ -391,6 +391,33 @@ def test_a_source_with_a_rate_limit_is_refused_before_a_cluster_is_contacted(run
     assert "to stay within its provider's rate limit: omit --engine ray" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        (None, "^cannot start Ray on this machine: no memory$"),
+        ("auto", "^cannot connect to a Ray cluster at auto: no memory; `ray start"),
+    ],
+)
+def test_an_error_says_whether_ray_was_to_be_started_or_a_cluster_to_be_found(
+    address: str | None, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(InputError, match=message), connect_to_ray(address):
+        pass
+
+
+@pytest.mark.parametrize(("address", "where"), [(None, ""), ("auto", " at auto")])
+def test_a_cluster_without_cpus_is_refused(address: str | None, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", dict)
+    with pytest.raises(InputError, match=f"^the Ray cluster{where} has no CPU: "), connect_to_ray(address):
+        pass
+
+
 def test_a_busy_cluster_says_so(cluster: RayCluster, caplog: pytest.LogCaptureFixture) -> None:
     def occupy() -> None:
         threading.Event().wait(50)

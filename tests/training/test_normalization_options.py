@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from mlimages.core import DEFAULT_MODEL
 from mlimages.images import load_pixels
 from mlimages.inference import Predictor
 from mlimages.labels import LabelFile
@@ -92,3 +93,16 @@ def assert_answers(
     network = build_model("cifar10_cnn", num_classes=3, weights=run / "best.safetensors", gray=image.gray_scale).network
     assert torch.allclose(network(wanted).softmax(1), torch.tensor(expected), atol=1e-4)
     return dict(zip(paths, expected, strict=True))
+
+
+@pytest.mark.parametrize("mean", ["", "none", "channel", "mean.png"])
+def test_a_network_for_color_images_gets_the_gray_channel_three_times_with_any_mean(
+    mean: str, colours: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Image.fromarray(MEAN[..., 0]).save(colours.parent / "mean.png")
+    options = {"mean": str(colours.parent / mean) if mean.endswith(".png") else mean, "gray": True, "size": 32}
+    config = config_for(colours, model=DEFAULT_MODEL, weights="default", freeze="head", epochs=1, **options)
+    result = fine_tune(config, export=False)
+    assert load_run(result.run).preprocessing.input_shape == (3, 32, 32)
+    assert result.probe_accuracy is not None
+    assert "cannot be cached" not in caplog.text

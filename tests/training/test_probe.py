@@ -18,7 +18,7 @@ from mlimages.labels import LabelFile, label_dir_auto
 from mlimages.networks import CutPoint, FeatureHooks, build_model, find_cut_points
 from mlimages.reports import LayerScore, ModelScore, ModelScores, ProbeResult, sort_best_first
 from mlimages.reports import format_probe as lines_of
-from mlimages.training import extract_features, probe_layers, probing
+from mlimages.training import extract_features, probe_layers, probe_models, probing
 from mlimages.training.head import fit_ridge
 
 
@@ -179,6 +179,11 @@ def test_too_few_images_are_one_clear_error(stripes: LabelFile) -> None:
     one = stripes.filter(lambda item: item.label > 0 or item.path.name == "0-0.png")
     with pytest.raises(InputError, match="but found 1 usable image of 'fine'"):
         probe_layers(one, model="lenet5", weights="none")
+
+
+def test_a_probe_of_no_network_says_so(stripes: LabelFile) -> None:
+    with pytest.raises(InputError, match="no network to probe"):
+        probe_models(stripes, [])
 
 
 def test_what_is_within_noise_of_the_best_is_frozen_as_high_as_can_be() -> None:
