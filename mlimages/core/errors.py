@@ -4,9 +4,9 @@ MlimagesError
 ├── InputError          a given file, folder or value cannot be used
 │   ├── LabelFileError  a line of a label file or class definition (path:line)
 │   └── ImageError      one image; carries a `Fault` code
-├── GatherError         a source cannot continue (key refused, quota exceeded, API not found)
+├── GatherError         a source (key refused, quota exceeded), an output folder or a process fails
 ├── ModelError          unknown network, weights that do not fit, unsupported input size
-├── RunError            a run folder that cannot be resumed or read
+├── RunError            a run folder that cannot be resumed or read, or a run whose loss is not finite
 │   └── PeerExitedError another process of a distributed run exited
 ├── ExportError         the network cannot be converted to ONNX, or the file's outputs differ
 ├── BundleError         an .onnx file that mlimages did not write, or that was changed
@@ -54,7 +54,7 @@ class ModelError(MlimagesError):
 
 
 class RunError(MlimagesError):
-    """A run folder cannot be read or resumed."""
+    """A run folder cannot be read or resumed, or training cannot continue."""
 
 
 class PeerExitedError(RunError):
@@ -80,7 +80,9 @@ class BundleError(MlimagesError):
 
 
 def summarize_error(error: BaseException) -> str:
-    """Return the first line of an error's message, without a full stop; the error's type if it has no message.
+    """Return the first line of an error's message, without a full stop at its end; the type if it has no message.
+
+    An OSError is described by its `strerror`, without the file's name.
 
     >>> summarize_error(FileNotFoundError(2, "No such file or directory", "cats.npy"))
     'No such file or directory'
@@ -92,7 +94,7 @@ def summarize_error(error: BaseException) -> str:
 def make_install_command(extra: str) -> str:
     """Return the command that installs an extra.
 
-    mlimages 0.5 on PyPI is an unrelated program: without `>=1`, pip would install it if it finds no other version.
+    mlimages 0.5 on PyPI is another, older program: without `>=1`, pip would install it if it finds no other version.
 
     >>> make_install_command("train")
     'pip install "mlimages[train]>=1"'

@@ -113,7 +113,7 @@ def require_local_path(path: str | os.PathLike[str]) -> Path:
     """Return the path of a file or folder that must be on this machine.
 
     Raises:
-        InputError: `path` is empty or an fsspec address.
+        InputError: `path` is empty, an fsspec address, or another URL than `file://` of this machine.
     """
     if found := _REMOTE_URL.fullmatch(str(path)):
         raise InputError(f"{found[1]}://{found[2]}: use a path on this machine; remote storage is not supported here")
@@ -122,7 +122,10 @@ def require_local_path(path: str | os.PathLike[str]) -> Path:
 
 @lru_cache(maxsize=1000)
 def _require_reachable_bucket(bucket_url: str) -> None:
-    """Check that a bucket such as `s3://photos` exists, and that requests to it do not fail for lack of credentials."""
+    """Check that requests to a bucket such as `gs://photos` do not fail for lack of credentials.
+
+    A bucket of S3 must exist. A denied request is no error: listing may be denied where reading is allowed.
+    """
     from upath import UPath
 
     try:
@@ -152,7 +155,8 @@ _listings_are_fresh = ContextVar("_listings_are_fresh", default=False)
 def refresh_remote_listings(path: Path) -> Iterator[None]:
     """Context manager: drop the cached listings of a remote path at the start, so that the files are listed again.
 
-    fsspec keeps listings until the process ends. Within the `with` block, each folder is listed once.
+    fsspec keeps listings until the process ends. Within the `with` block, each folder is listed once; nested calls drop
+    nothing.
     """
     if is_remote(path) and not _listings_are_fresh.get():
         fs, name = path.fs, path.path.rstrip("/")  # type: ignore[attr-defined]  # mypy sees a Path
@@ -201,7 +205,7 @@ def fingerprint(path: Path | str) -> bytes | None:
 
 
 def _fingerprint_object(path: Path) -> bytes:
-    """Return the fingerprint of a remote object; it includes the ETag, since the time may be rounded to seconds."""
+    """Return the fingerprint of a remote object, with its ETag or generation: the time may be rounded to seconds."""
     found = path.stat()
     info: dict[str, object] = found.as_info()  # type: ignore[attr-defined]  # mypy sees a Path
     version = next((str(info[key]) for key in ("ETag", "etag", "generation", "created") if info.get(key)), "")
@@ -221,7 +225,7 @@ def _fingerprint_member(member: ShardMember) -> bytes:
 
 
 def relative_name(path: Path | str, folder: Path) -> str:
-    """Return `path` relative to `folder`; an address outside `folder` is returned unchanged."""
+    """Return `path` relative to `folder`, with `/`; if one of them is remote and `path` is outside, its whole path."""
     if is_remote(path) or is_remote(folder):
         return as_path(path).absolute().as_posix().removeprefix(f"{folder.as_posix().rstrip('/')}/")
     whole, below = os.path.abspath(path), os.path.abspath(folder) + os.sep  # noqa: PTH100  # a quarter of the time
@@ -231,7 +235,7 @@ def relative_name(path: Path | str, folder: Path) -> str:
 
 
 def path_from_name(name: str, folder: Path) -> Path:
-    """Return the path of a file in `folder`, given its name from `relative_name`."""
+    """Return the path of a file, given its name from `relative_name` and the same folder."""
     return as_path(join_path(name, str(folder)))
 
 

@@ -27,8 +27,8 @@ class Layer:
         state: "trained", "frozen", or "partly" if only some parameters are trained; "" if the layer has no parameters,
             or if unknown.
         multiply_adds: number of multiply-adds for one image.
-        arithmetic: how the output width is computed, or for a linear layer the number of inputs and outputs; "" if the
-            layer keeps the width.
+        arithmetic: how the output width is computed, or for a linear layer the number of inputs and outputs; "" for
+            other layers.
         even: whether the windows cover the width exactly; otherwise the output width is rounded.
         lost_px: number of columns at the right edge that no window covers because the width is rounded down.
     """
@@ -160,7 +160,7 @@ def _format_totals(summary: NetworkSummary) -> Iterator[str]:
         yield f"{outside:,} parameters belong to no layer (such as embeddings and constants)"
     hidden = len(summary.layers) - sum(1 for _ in _select_visible_layers(summary.layers))
     if hidden:
-        yield f"{hidden} more layers without parameters keep the width (such as ReLU): see --json"
+        yield f"{hidden} more layers have no parameters (such as ReLU): see --json"
     yield from _format_rounding_notes(summary.layers)
     yield from summary.notes
 

@@ -19,7 +19,7 @@ def attach(
     Args:
         package: `__name__` of the package.
         file: `__file__` of the package, beside which `__init__.pyi` lies.
-        extra: the optional extra whose packages some modules import; without it, their names raise MissingExtraError.
+        extra: the extra whose packages some modules import; without them, the modules' names raise MissingExtraError.
     """
     load, names, exported = attach_stub(package, file)
 

@@ -14,7 +14,10 @@ from mlimages.core.errors import MlimagesError
 
 
 def supports_locks(folder: Path) -> bool:
-    """Return whether files in `folder` can be locked, as SQLite requires; NFS without a lock manager has no locks."""
+    """Return whether files in `folder` can be locked, as SQLite requires; NFS without a lock manager has no locks.
+
+    True if it cannot be tried: on Windows, and in a folder that cannot be written.
+    """
     try:
         import fcntl
     except ModuleNotFoundError:
@@ -31,10 +34,11 @@ def supports_locks(folder: Path) -> bool:
 def file_lock(path: Path, error_if_locked: MlimagesError, *, timeout_s: float = 2.0) -> Iterator[None]:
     """Context manager: hold an exclusive lock on the file `path`, which is also released if the process is killed.
 
-    Nothing is locked on Windows and on file systems without locks. NFS locks files, not folders.
+    The file and its folder are created; the file is removed at the end. Nothing is locked on Windows and on file
+    systems without locks. NFS locks files, not folders.
 
     Args:
-        error_if_locked: raised if another process holds the lock.
+        error_if_locked: raised if another process still holds the lock after `timeout_s`.
         timeout_s: seconds to wait for the lock; a killed process releases its locks with a delay.
     """
     try:

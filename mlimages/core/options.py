@@ -55,8 +55,8 @@ class OptionField:
 
     Attributes:
         name: name of the field.
-        type: type of the value, without None.
-        default: default value.
+        type: type of the value; a single type without None, but a union with it.
+        default: default value; `dataclasses.MISSING` for a required field.
         option: the description of the field.
         is_optional: whether None is also allowed.
     """
@@ -116,10 +116,12 @@ def check_seed(seed: int) -> None:
 
 
 def check_at_least(lower_bound: float, **values: float | None) -> None:
-    """Check that arguments, passed as keyword arguments, are None or numbers of at least `lower_bound`.
+    """Check that arguments, passed as keyword arguments, are None or finite numbers of at least `lower_bound`.
+
+    If `lower_bound` is an int, they must be whole numbers.
 
     Raises:
-        InputError: a value is not a number, or is below `lower_bound`.
+        InputError: a value is no such number.
     """
     for name, value in values.items():
         kind = type(lower_bound)

@@ -1,4 +1,4 @@
-"""Parallel map with ordered results."""
+"""Pools of threads and of processes that apply a function to items."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 POLL_INTERVAL_S = 1.0
-"""Maximum time between two lists of results, in seconds."""
+"""Maximum time between two lists of results of `map_as_completed`, in seconds."""
 
 MAX_CRASHES = 5
 """Number of crashes after which a run fails; on a cluster, the crashes of each task are counted separately."""

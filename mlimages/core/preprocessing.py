@@ -169,7 +169,7 @@ class Normalization:
             raise InputError(f"std is {self.std}: the input is divided by it, so it must be greater than 0")
 
     def check_channels(self, image: ImageProperty) -> None:
-        """Check that `mean` and `std` each have one value, or one per channel of the images.
+        """Check that `mean` and `std` each have one value, or one per channel of images with this property.
 
         Raises:
             InputError: the number of values differs from the number of channels.
@@ -219,7 +219,7 @@ class Preprocessing:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """Shape of the network's input, `(C, H, W)`."""
+        """Shape of the network's input for one image, `(C, H, W)`; three channels if `mean` has three values."""
         return max(self.image.channels, len(self.normalization.mean)), self.image.height, self.image.width
 
     @classmethod

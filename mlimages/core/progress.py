@@ -12,7 +12,7 @@ class Progress(Protocol):
     """Receives the progress of a long operation."""
 
     def start(self, task_name: str, total: int | None, unit: str) -> None:
-        """Start a stage of the operation: `total` items (None if unknown), counted in `unit`, such as "images"."""
+        """Start a stage of the operation: `total` items (None if unknown), counted in `unit`, such as "img"."""
 
     def advance(self, num_items: int = 1, **values: object) -> None:
         """Report that `num_items` more items are finished; `values`, by name, are shown beside the progress bar."""
@@ -36,7 +36,7 @@ _BAR_FORMAT_WITH_VALUES = "{desc}: |{bar}| {n_fmt}/{total_fmt} {rate_noinv_fmt}{
 
 
 class TqdmProgress:
-    """A tqdm progress bar on standard error."""
+    """A tqdm progress bar, on standard error or in a notebook."""
 
     _bar: tqdm[NoReturn] | None = None
 

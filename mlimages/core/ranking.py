@@ -100,7 +100,8 @@ def mean_ap_difference(
     Interval and p-value are computed on NUM_RESAMPLES bootstrap resamples of the images, with a fixed random seed.
     Classes without a positive image in a resample are excluded from its mean. The interval spans the quantiles 2.5 % to
     97.5 % (B. Efron and R. Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3). The p-value is twice the
-    smaller share of resamples in which the difference is not positive, or not negative.
+    smaller share of resamples in which the difference is not positive, or not negative, at most 1; one is added to both
+    counts of a share, so that it is not 0.
 
     Args:
         probabilities, other_probabilities: of the two models, `(N, classes)`; only their order matters.
@@ -223,4 +224,5 @@ def _mean_over_classes(values: Probabilities) -> Probabilities:
 
 
 def _make_proportion(value: float, count: int) -> Proportion | None:
+    """Return the value with Wilson's interval for `count` images; None if `count` is 0."""
     return Proportion(value, *wilson_interval(value * count, count)) if count else None

@@ -16,10 +16,10 @@ ConfusionMatrix = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class Proportion:
-    """A measured proportion, such as an accuracy, with its 95 % confidence interval.
+    """A measured proportion, such as an accuracy, or a difference of two, with its 95 % confidence interval.
 
     Attributes:
-        value: the proportion, 0..1.
+        value: the proportion, 0..1, or the difference, -1..1.
         low, high: bounds of the interval.
     """
 
@@ -32,7 +32,8 @@ class Proportion:
 class ClassScores:
     """Precision, recall and F1 of one class, and the number of images of the class.
 
-    A score without observations (a class that is never predicted or has no images) is 0 with the interval 0..1.
+    A score without observations (the precision of a class that is never predicted, the recall of one without images)
+    is 0 with the interval 0..1.
 
     Attributes:
         name: name of the class.
@@ -66,7 +67,7 @@ def format_percent(value: float, digits: int = 1) -> str:
 
 
 def format_interval(proportion: Proportion) -> str:
-    """Format the interval of a proportion as percentages, such as "78 to 99 %"; a narrow one has one decimal."""
+    """Format the interval of a proportion, such as "78 to 99 %"; an interval narrower than 2 % has one decimal."""
     digits = 0 if proportion.high - proportion.low >= 0.02 else 1
     return f"{100 * proportion.low:.{digits}f} to {100 * proportion.high:.{digits}f} %"
 

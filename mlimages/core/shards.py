@@ -38,7 +38,8 @@ class ShardMember:
         name: normalized path of the file within the archive, without `.`, `..` or a leading slash.
         offset: position of the file's first byte in the archive.
         num_bytes: size of the file.
-        archive_stat: size, modification time, change time and inode of the archive; empty if unknown.
+        archive_stat: size, modification time, change time (both in nanoseconds) and inode of the archive; empty if
+            unknown.
     """
 
     archive: str
@@ -90,7 +91,7 @@ def find_member(path: Path | str) -> ShardMember | None:
 
 
 def iter_members(archive: Path | str) -> Iterator[ShardMember]:
-    """Yield the regular files of an uncompressed archive, in order, up to the last complete file.
+    """Yield the regular files of an uncompressed archive (ustar, pax or GNU), in order, up to the last complete file.
 
     Raises:
         OSError: the archive cannot be read.

@@ -35,7 +35,7 @@ def pluralize(count: int, noun: str) -> str:
 
 
 def escape_unprintable(text: str) -> str:
-    r"""Escape control characters, direction overrides and bytes that are not UTF-8.
+    r"""Escape control and format characters (line ends, direction overrides), and bytes that are not UTF-8.
 
     Example:
         >>> escape_unprintable("cat\x1b[2J.png")

@@ -52,7 +52,7 @@ class FetchResult:
         status: `ok` (stored at `path`), `duplicate` (of the file at `same_as`), `placeholder` (an image that a host
             returns for missing ones; one copy is stored at `path`) or `failed` (see `reason`).
         final: False if the network, the host or this machine failed, so that the same command requests the link again.
-        reason: why the link failed; None otherwise.
+        reason: why the link yields no image, if `status` is `placeholder` or `failed`; None otherwise.
         removed: `user` if the file at `path` was deleted by hand; it is not downloaded again.
         detail: further information on the result, in words.
         path: path of the stored file relative to the output folder, with `/`.
@@ -64,7 +64,7 @@ class FetchResult:
         orientation: EXIF value 1..8 (1: upright).
         same_as: path of the image of which this is a duplicate, or a near-duplicate if `status` is `ok`.
         attempts: number of requests, including one that was not sent because of an opt-out.
-        elapsed_s: seconds from the first request to the last byte, pauses included.
+        elapsed_s: duration of the download in seconds, including retries and waiting for the host.
         fetched_at: time of the last request, UTC in ISO 8601.
         source: metadata from the list or the provider.
     """
@@ -99,7 +99,8 @@ class GatherSummary:
 
     Attributes:
         out: the output folder.
-        ok, duplicate, failed: number of links by result, including earlier runs into this folder.
+        ok, duplicate, failed: number of links by result, including earlier runs into this folder; placeholders count
+            as failed.
         near_duplicate: number of `ok` images that are near-duplicates of another image.
         conflicting: number of duplicates of an image in another class.
         changed: number of `ok` images edited since they were gathered; they are kept unchanged.
@@ -111,9 +112,10 @@ class GatherSummary:
         fetched: number of links that this run finished.
         reasons: number of failed links by reason, most frequent first.
         classes: number of stored images by class.
-        hosts: number of failed links by host, for the hosts with the most of them, in descending order.
+        hosts: number of failed links by host, in descending order, for the hosts with the most of them.
         seconds: duration of this run.
-        waits_s: seconds until the next request by host, for hosts that throttle requests for longer than `max_wait_s`.
+        waits_s: seconds from the end of the run to the next request, by host, for hosts that throttle requests for
+            longer than `max_wait_s`.
     """
 
     out: Path
@@ -152,8 +154,8 @@ class LabeledPath:
 
     Attributes:
         path: path of the image.
-        label: class index.
-        labels: the sorted class indices, possibly none, in a multi-label file; there `label` is -1.
+        label: class index; -1 in a multi-label file.
+        labels: the sorted class indices, which may be empty, in a multi-label file; None in any other.
     """
 
     path: Path

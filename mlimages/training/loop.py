@@ -26,7 +26,7 @@ LR_HEAD_ONLY = {"adamw": 1e-4, "adam": 1e-4, "sgd": 1e-3}
 LR_BELOW_HEAD = {"adamw": 7e-5, "adam": 7e-5, "sgd": 5e-3}
 
 WARMUP_RATIO = 0.1
-"""Share of the steps used for warmup, in which the learning rate rises."""
+"""Share of the steps used for warmup, in which the learning rate rises, if the weights are pretrained."""
 
 AutocastFactory = Callable[[], AbstractContextManager[object]]
 """Returns a context for mixed precision, as `torch.autocast` does."""
@@ -37,7 +37,7 @@ class ValidationResult:
     """Predictions and metrics of a network on a validation set.
 
     Attributes:
-        metrics: loss and accuracy.
+        metrics: loss, accuracy and, in a multi-label run, mean average precision.
         logits: float32 `(N, classes)`.
         probabilities: float32 `(N, classes)`.
         targets: labels of the images, in the form of `ImageSet.labels`.
@@ -59,7 +59,7 @@ class Schedule:
         peak_lr: maximum learning rate.
         steps_per_epoch: optimizer steps per epoch.
         epochs: number of epochs.
-        warmup_ratio: share of all steps used for warmup, 0..1.
+        warmup_ratio: share of all steps used for warmup, 0..1; only `cosine` uses it.
         decay: `cosine`, `exponential:GAMMA`, `step:EPOCHS:GAMMA` or `none`.
 
     >>> schedule = Schedule(peak_lr=1.0, steps_per_epoch=10, epochs=1, warmup_ratio=0.2)
@@ -83,7 +83,8 @@ class Schedule:
     ) -> Schedule:
         """Return the schedule of a run with `num_images` training images.
 
-        If `config.lr` is 0 (`auto`), the peak depends on the optimizer and on the layers that are trained.
+        If `config.lr` is 0 (`auto`), the peak depends on the optimizer, the layers that are trained and whether the
+        weights are pretrained. Without pretrained weights, there is no warmup.
         """
         lr = LR_FROM_SCRATCH if not is_pretrained else LR_BELOW_HEAD if trains_below_head else LR_HEAD_ONLY
         steps = len(split_into_chunks(range(num_images), config.batch_size))
@@ -146,6 +147,8 @@ class Trainer:
     ) -> Metrics:
         """Train on every image once; the random seed and the epoch determine the order and the augmented views.
 
+        Training stops early if the deadline passes or the loss is not finite.
+
         Args:
             images: training set.
             epoch: counted from 1.
@@ -154,7 +157,7 @@ class Trainer:
             progress: shows the number of images processed.
 
         Returns:
-            Metrics of the training images, computed during the epoch.
+            Metrics of the training images, computed during the epoch, with class weights and label smoothing.
         """
         torch.manual_seed(self._seed * 1_000_003 + epoch)  # a resumed run draws the same dropout masks
         order = np.random.default_rng([self._seed, epoch]).permutation(len(images)).tolist()
@@ -176,7 +179,7 @@ class Trainer:
         return replace(metrics, mean_ap=outputs.compute_mean_ap(images))
 
     def _train_step(self, batch: Batch, deadline: float, epoch_logits: _EpochLogits) -> tuple[Metrics, bool]:
-        """Take one optimizer step; return the batch's metrics and whether the deadline has passed in any process.
+        """Take one optimizer step; return the metrics of the whole batch, and whether any process is past the deadline.
 
         `DistributedDataParallel` averages the gradients of the processes, so the sum of the losses is multiplied by the
         number of processes and divided by the weight of the whole batch. A process without an image has the loss 0.
@@ -191,7 +194,7 @@ class Trainer:
         )
         with dropout, self._autocast():
             logits = self._forward(*batch.inputs)[:count]  # (N, classes)
-        loss, weight = self._objective.compute_loss_and_weight(logits.float(), batch.labels)
+        loss, weight = self._objective.sum_losses_and_weights(logits.float(), batch.labels)
         correct = self._objective.count_correct(logits, batch.labels)
         epoch_logits.add(batch, logits)
         is_late = time.monotonic() > deadline
@@ -238,7 +241,7 @@ class _EpochLogits:
             self._image_indices += batch.image_indices
 
     def compute_mean_ap(self, images: ImageSet) -> float | None:
-        """Return the mean average precision over all processes; None in a single-label run."""
+        """Return the mean average precision of the images of all processes; None in a single-label run."""
         if self._logits is None:
             return None
         found, rows = distributed.gather_rows(self._image_indices, {"logits": torch.cat(self._logits)})

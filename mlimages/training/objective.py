@@ -19,7 +19,7 @@ class Metrics:
     """Loss and accuracy over a set of images.
 
     Attributes:
-        loss: mean loss per image, in nats.
+        loss: mean loss per image, in nats; weighted by class in training with class weights.
         num_correct: number of correctly predicted images; in a multi-label run, of images whose labels are all correct
             at a threshold of 0.5.
         num_images: number of images.
@@ -58,8 +58,8 @@ class Objective(Protocol):
     def inference_task(self) -> Task:
         """`SingleLabel` or `MultiLabel`, which turns the logits into probabilities and predictions."""
 
-    def compute_loss_and_weight(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, float]:
-        """Return the sum of the weighted losses of the images, and the sum of the weights."""
+    def sum_losses_and_weights(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, float]:
+        """Return the sum of the weighted losses of the images, and the sum of the images' weights."""
 
     def count_correct(self, logits: Tensor, targets: Tensor) -> int:
         """Return the number of images that are predicted correctly."""
@@ -93,7 +93,7 @@ class CrossEntropy:
             weights = (class_counts.sum() / (num_classes * class_counts)).to(device)  # (classes,)
         self._loss = nn.CrossEntropyLoss(weights, label_smoothing=config.label_smoothing, reduction="sum")
 
-    def compute_loss_and_weight(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, float]:
+    def sum_losses_and_weights(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, float]:
         weights = self._loss.weight
         return self._loss(logits, targets), len(targets) if weights is None else float(weights[targets].sum())
 
@@ -128,7 +128,7 @@ class BinaryCrossEntropy:
             positives = targets.sum(0)
             self._weights = ((len(targets) - positives) / positives).to(device)  # (classes,)
 
-    def compute_loss_and_weight(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, float]:
+    def sum_losses_and_weights(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, float]:
         smoothed = targets * (1 - self._smoothing) + self._smoothing / 2
         losses = functional.binary_cross_entropy_with_logits(
             logits, smoothed, pos_weight=self._weights, reduction="none"

@@ -87,8 +87,8 @@ def probe_layers(
         weights: `default` (pretrained), `none` (random) or a file.
         size: input width and height in pixels, one number for a square; None uses the network's native size.
         gray: whether to use one gray channel; None uses the channels of the pretrained weights.
-        max_images: maximum number of images; larger datasets are sampled by class.
-        seed: random seed of the sample, the folds and the learning curve.
+        max_images: maximum number of images; of a larger dataset, a stratified sample of at least half as many is used.
+        seed: random seed of the sample, the learning curve and, with `weights="none"`, the weights.
         progress: shows the number of images processed.
 
     Returns:
@@ -133,6 +133,7 @@ def probe_layers(
 
 
 def _draw_stratified_sample(labels: LabelFile, max_images: int, seed: int) -> list[LabeledPath]:
+    """Return all images or, if they are more than `max_images`, one of the fewest equal parts of at most as many."""
     items = list(labels)
     if len(items) <= max_images:
         return items
@@ -143,7 +144,7 @@ def _draw_stratified_sample(labels: LabelFile, max_images: int, seed: int) -> li
 
 
 def _remove_duplicates(decoded_images: Sequence[object]) -> list[DecodableImage]:
-    """Return the images that could be decoded, without exact duplicates, which would leak labels between folds."""
+    """Return the images that could be decoded, without copies of a file, which would leak labels to held-out images."""
     return list({each.digest: each for each in reversed(decoded_images) if isinstance(each, DecodableImage)}.values())[
         ::-1
     ]
@@ -193,7 +194,7 @@ def compute_pooled_features(
 def _score_layers(
     cut_points: Sequence[CutPoint], features_by_layer: Sequence[Features], labels: Labels, num_classes: int
 ) -> tuple[tuple[LayerScore, ...], int]:
-    """Return the score of each cut point, and the index of the recommended one."""
+    """Return the score of each cut point, and the index of the last one that is not significantly below the best."""
     fits = (fit_ridge(part, labels, num_classes) for part in features_by_layer)
     correct = [fit.loo_probabilities.argmax(axis=1) == labels for fit in fits]
     best = max(correct, key=lambda each: int(each.sum()))
@@ -210,7 +211,10 @@ def _score_layers(
 def _compute_learning_curve(
     features: Features, labels: Labels, num_classes: int, seed: int
 ) -> tuple[tuple[LearningCurvePoint, ...], Proportion | None]:
-    """Return the learning curve on held-out images, and the accuracy gained by the last doubling of the images."""
+    """Return the learning curve on held-out images, and the accuracy gained by the last doubling of the images.
+
+    The curve is empty, and the gain None, if the smallest class has too few images.
+    """
     fewest = int(np.bincount(labels, minlength=num_classes).min())
     steps = list(_iter_curve_sizes(fewest))
     runs: dict[int, list[float]] = defaultdict(list)

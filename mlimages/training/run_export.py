@@ -51,7 +51,7 @@ def export_run(
 
     Raises:
         InputError: the file exists, was not written by mlimages or was changed since, and `overwrite` is false.
-        RunError: `run` is not a run folder.
+        RunError: `run` is not a run folder, or has no weights yet.
         ExportError: the network cannot be converted to ONNX, or the outputs of the file differ (the message names the
             image with the largest difference); nothing is written.
 
@@ -78,7 +78,7 @@ def export_trained_run(
     """Export a loaded network; see `export_run`.
 
     Args:
-        trained_run: the network.
+        trained_run: the network, its preprocessing and its classes.
         outputs: logits of the network for the validation images, if they have been computed, as at the end of a run.
     """
     num_bytes = sum(parameter.nbytes for parameter in trained_run.network.parameters())
@@ -108,7 +108,7 @@ def export_trained_run(
 
 
 def read_exported_bundle(files: RunFiles) -> OnnxBundle | None:
-    """Return the metadata of the ONNX file in the run folder; None if there is none."""
+    """Return the metadata of the ONNX file in the run folder; None if there is none, or it cannot be read."""
     try:
         return OnnxBundle.read(files.onnx)
     except BundleError:

@@ -32,7 +32,7 @@ class DecodedSplits:
         train: training set.
         val: validation set.
         broken_images: images that could not be decoded.
-        pixel_store: cache of the decoded pixels; None without a cache.
+        pixel_store: cache of the decoded pixels; None without a cache, or if the images do not fit into it.
     """
 
     train: tuple[DecodableImage, ...]
@@ -45,8 +45,9 @@ def decode_splits(config: FineTuneConfig, inputs: TrainingInputs, progress: Prog
     """Decode every image once, split off a validation set if none was passed, and check both sets.
 
     Raises:
-        InputError: a class has too few training images (without a validation set, each needs two), there is no
-            validation image, or an image is in both sets.
+        InputError: a class has no training image, or only one of which a validation set would be split off (in a
+            single-label dataset); there is no validation image; an image is in both sets; a remote image cannot be
+            downloaded; or more than half of the images are missing.
     """
     labeled, image = inputs.splits, inputs.model.preprocessing.image
     items = [*labeled.train, *(labeled.val or [])]
@@ -134,7 +135,7 @@ def _warn_about_conflicting_labels(images: Iterable[DecodableImage], *, is_multi
         message = (
             "%s with different labels (%s%s): merge their labels with `mlimages label LABELS --multi-label`"
             if is_multi_label
-            else "%s in two classes (%s%s): exclude such images with `mlimages check`, or use --multi-label if an "
+            else "%s in several classes (%s%s): exclude such images with `mlimages check`, or use --multi-label if an "
             "image may have several classes"
         )
         same_paths = " and ".join(map(str, dict.fromkeys(twice[0][:2])))  # the same path on two rows once

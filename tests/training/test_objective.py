@@ -27,7 +27,7 @@ def test_cross_entropy_is_that_of_torch(smoothing: float) -> None:
     objective = make_objective(config(label_smoothing=smoothing), CLASSES, 3, CPU)
     assert isinstance(objective, CrossEntropy)
     assert objective.inference_task == SingleLabel()
-    total, weight = objective.compute_loss_and_weight(LOGITS, CLASSES)
+    total, weight = objective.sum_losses_and_weights(LOGITS, CLASSES)
     expected = functional.cross_entropy(LOGITS, CLASSES, label_smoothing=smoothing)
     assert (float(total) / weight, weight) == (pytest.approx(float(expected)), 5)
     assert objective.compute_probabilities(LOGITS).numpy() == pytest.approx(LOGITS.softmax(1).numpy())
@@ -41,7 +41,7 @@ def test_balanced_class_weights_are_those_of_scikit_learn() -> None:
     utils = pytest.importorskip("sklearn.utils.class_weight")
     objective = make_objective(config(class_weights="balanced"), CLASSES, 3, CPU)
     weights = utils.compute_class_weight("balanced", classes=np.arange(3), y=CLASSES.numpy())
-    total, weight = objective.compute_loss_and_weight(LOGITS[1:], CLASSES[1:])
+    total, weight = objective.sum_losses_and_weights(LOGITS[1:], CLASSES[1:])
     expected = functional.cross_entropy(LOGITS[1:], CLASSES[1:], torch.tensor(weights, dtype=torch.float32))
     assert weight == pytest.approx(weights[CLASSES[1:]].sum())
     assert float(total) / weight == pytest.approx(float(expected))
@@ -61,7 +61,7 @@ def test_the_loss_of_several_labels_is_summed_over_images_and_averaged_over_clas
     positive = torch.tensor([1 / 3, 1, 1]) if weights == "balanced" else torch.ones(3)
     p, t = LOGITS.sigmoid(), LABELS * (1 - smoothing) + smoothing / 2
     losses = -(positive * t * p.log() + (1 - t) * (1 - p).log())
-    total, weight = objective.compute_loss_and_weight(LOGITS, LABELS)
+    total, weight = objective.sum_losses_and_weights(LOGITS, LABELS)
     assert (float(total), weight) == (pytest.approx(float(losses.mean(1).sum())), 5)
 
 
