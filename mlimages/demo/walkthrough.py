@@ -53,15 +53,15 @@ def run_demo(out: str | os.PathLike[str], *, show: Callable[[str], None]) -> Non
         show: function that prints text, such as `print`.
 
     Raises:
-        InputError: `out` is not empty.
+        InputError: `out` is not an empty folder.
 
     Examples:
         >>> from mlimages.demo import run_demo
         >>> run_demo("mlimages-demo", show=print)  # doctest: +SKIP
     """
     folder = require_local_path(out)
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder} is not empty: delete it, or choose another folder with -o")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is not an empty folder: delete it, or choose another folder with -o")
     folder.mkdir(parents=True, exist_ok=True)
     show(INTRODUCTION)
     show(f"$ cd {folder}")

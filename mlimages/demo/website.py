@@ -1,4 +1,4 @@
-"""A local web server of handwritten digits, with typical kinds of broken links."""
+"""A local web server of handwritten digits, with links to missing, broken, duplicate and placeholder images."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ class Response:
 
 
 def make_digit_responses() -> list[Response]:
-    """Return the 1797 digits of scikit-learn as PNG files, and broken responses, in a random but fixed order."""
+    """Return the 1797 digits of scikit-learn as PNG files, and responses that `gather` rejects, such as 404 pages.
+
+    The order is random but fixed.
+    """
     digits = load_digits()
     rng = np.random.default_rng(0)
     images = [

@@ -47,7 +47,8 @@ def find_model_file(model: str | os.PathLike[str]) -> Path:
     """Return the path of an .onnx file, given the file itself or a run folder.
 
     Raises:
-        BundleError: `model` is a folder without an .onnx file.
+        BundleError: `model` is a folder without `model.onnx`, or a .safetensors file.
+        InputError: `model` is empty, or an fsspec address.
     """
     path = require_local_path(model)
     if path.suffix == ".safetensors":
@@ -116,7 +117,7 @@ class Provenance:
             interval.
         parity: comparison of the outputs in ONNX Runtime with those of the network; None for a quantized file.
         calibration_error: expected calibration error (0..1) before and after temperature scaling.
-        quantization: one row per trial: name, accuracy, images per second, bytes.
+        quantization: for each variant that `quantize` measured, the values of `VariantTrial.to_dict`.
         versions: versions of the packages that wrote the file.
         target: the runtime that the file was exported for.
         target_parity: comparison of the outputs in the runtime `target` with those of the network; None if the target
@@ -225,7 +226,7 @@ class OnnxBundle:
             path: an .onnx file, or a run folder.
 
         Raises:
-            BundleError: there is no such file, or mlimages did not export it.
+            BundleError: there is no such file, it cannot be read, or this version of mlimages did not export it.
 
         Example:
             >>> OnnxBundle.read("runs/first/model.onnx").class_names
@@ -239,7 +240,7 @@ class OnnxBundle:
         """Parse the metadata of the file at `path`.
 
         Raises:
-            BundleError: mlimages did not write the file.
+            BundleError: the metadata are missing, damaged, or from another version of mlimages.
         """
         text = metadata.get("mlimages")
         if text is None:

@@ -27,7 +27,7 @@ def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[n
 
 
 def expected_calibration_error(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
-    """Return the expected calibration error, 0..1.
+    """Return the expected calibration error, 0..1; 0 without images.
 
     It is the absolute difference between mean confidence and accuracy in each bin, averaged over the bins with the
     number of their images as weights.
@@ -67,7 +67,10 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.integer]) ->
 
 
 def find_confidence_threshold(accepted_share: float, probabilities: NDArray[np.floating]) -> float:
-    """Return the threshold that the highest probability reaches in at least `accepted_share` (0..1) of the images."""
+    """Return the highest threshold that the largest probability reaches in at least `accepted_share` of the images.
+
+    `accepted_share` is greater than 0, and at most 1. Without images, the threshold is 0.
+    """
     best = np.sort(probabilities.max(axis=1))
     return float(best[math.floor((1 - accepted_share) * len(best))]) if len(best) else 0.0
 
@@ -79,15 +82,17 @@ def compute_conformal_thresholds(probabilities: NDArray[np.floating], labels: ND
 
     A threshold is a quantile of the true class's probability over n images that the classifier was not fitted on; the
     set then includes the true class of a new image with a probability of at least the level (V. Vovk, A. Gammerman and
-    G. Shafer, Algorithmic Learning in a Random World, 2005; for leave-one-out R. F. Barber et al., Predictive inference
-    with the jackknife+, 2021).
+    G. Shafer, Algorithmic Learning in a Random World, 2005). With leave-one-out predictions, this holds approximately,
+    if a single image hardly changes the classifier (R. F. Barber et al., Predictive inference with the jackknife+,
+    2021).
 
     Args:
         probabilities: `(n, classes)`, out of sample.
         labels: int64 `(n,)`.
 
     Returns:
-        The threshold for each of COVERAGE_LEVELS, with the level as text ("0.9").
+        The threshold for each of COVERAGE_LEVELS, with the level as text ("0.9"); 0, which all classes reach, for a
+        level that needs more images.
 
     >>> compute_conformal_thresholds(np.linspace([0.0, 1.0], [1.0, 0.0], 101), np.zeros(101, np.int64))["0.9"]
     0.09

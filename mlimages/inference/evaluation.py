@@ -54,12 +54,13 @@ class Evaluation:
         confusion_matrix: number of images by true class (row) and predicted class (column).
         mistakes: wrong predictions with their true class index, the most confident first.
         broken_images: images that could not be read; `num_images` does not include them.
-        loss: mean cross-entropy in nats; a probability below 1e-7 counts as 1e-7.
+        loss: mean cross-entropy in nats, binary for a multi-label model; a probability below 1e-7 counts as 1e-7.
         calibration_error: expected calibration error, 0 (calibrated) to 1.
         num_unknown: number of images predicted as unknown.
         images_per_s: throughput of all workers together.
-        decode_ms, network_ms: latency of one image in one worker.
-        background_use: whether the predictions depend on the background; None if it was not measured.
+        decode_ms, network_ms: latency in one worker, per image: that of reading and preprocessing, and that of the
+            network, which is the time of a batch divided by the number of its images.
+        background_use: test of whether the predictions depend on the background; None if it was not run.
         num_in_training_set, num_in_validation_set: number of evaluated images that are in the training set of the
             model, and in its validation set, on which the best epoch was chosen. These images are recognized by
             their paths in the run folder, so copies of them are not counted; 0 if the model is not in a run folder.
@@ -182,8 +183,9 @@ def evaluate(
 
     Raises:
         BundleError: the model cannot be used.
-        InputError: the label file has a class that the model does not have, or no image that can be read, or a remote
-            image cannot be downloaded, or `background_test_images` is set for a multi-label model.
+        InputError: the label file has a class that the model does not have, is multi-label and the model is not, or
+            has no image that can be read; more than half of the images are missing; a remote image cannot be
+            downloaded; `background_test_images` is negative, or is set for a multi-label model.
 
     Example:
         >>> evaluate("runs/first/model.onnx", "labels.txt").num_images
@@ -208,7 +210,8 @@ def evaluate(
         if isinstance(answer.result, Prediction)
     ]
     if not good:
-        raise InputError(f"{labels.path} has no usable image: see {format_command('check', labels.path)}")
+        source = labels.path if labels.path.exists() else labels.img_root  # a folder has no label file
+        raise InputError(f"{source} has no usable image: see {format_command('check', source)}")
     predictions, true_items = [result for result, _, _ in good], [item for _, item, _ in good]
     truth = task.make_targets(true_items, len(names))
     probabilities = np.array([_make_probability_row(result, len(names)) for result, _, _ in good])  # (N, classes)

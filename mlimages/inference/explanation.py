@@ -16,7 +16,7 @@ from PIL import Image
 
 from mlimages.core import BrokenImage, ThreadPool, check_at_least
 from mlimages.inference.bundle import OnnxBundle
-from mlimages.inference.predictor import ImageInput, Predictor
+from mlimages.inference.predictor import ImageInput, Predictor, get_input_path
 
 GRID_SIZE = 7
 """Default number of positions of the masked square along each side of the image.
@@ -80,7 +80,10 @@ class Explanation:
 
     @property
     def most_influential_region(self) -> str:
-        """The region whose masking lowers the probability most: "top left", "top", ..., "centre" or "bottom right"."""
+        """The position of the region whose masking lowers the probability most, in a 3 x 3 grid.
+
+        It is "centre", "left", "right", "top", "bottom", or a corner such as "top left".
+        """
         grid_size = len(self.masked_probabilities)
         row, column = (
             3 * (2 * n + MASK_SIDE_STEPS) // (2 * _count_image_side_steps(grid_size))
@@ -89,7 +92,10 @@ class Explanation:
         return _REGION_NAMES[row][column]
 
     def draw_overlay(self) -> Image.Image:
-        """Return the preprocessed image with a red overlay on the regions whose masking lowers the probability."""
+        """Return the preprocessed image with a red overlay on the regions whose masking lowers the probability.
+
+        It is an RGB image. Sides up to 112 px are enlarged to at most 224 px.
+        """
         pixels = np.repeat(self.pixels, 3, axis=2) if self.pixels.shape[2] == 1 else self.pixels  # (h, w, 3)
         image = Image.fromarray(pixels)
         scale = max(1, 224 // max(image.size))
@@ -158,9 +164,12 @@ def explain(
     batches = [masked_images[start : start + _BATCH_SIZE] for start in range(0, len(masked_images), _BATCH_SIZE)]
     threads = ThreadPool(workers or min(_MAX_WORKERS, predictor.workers))
     hidden = np.concatenate(list(threads.map(predictor.compute_probabilities, batches)))[:, label]  # (grid * grid,)
-    name = image if isinstance(image, str) else getattr(image, "__fspath__", lambda: "")()
     return Explanation(
-        str(name), predictor.bundle.class_names[label], float(whole[label]), hidden.reshape(grid_size, -1), pixels
+        get_input_path(image),
+        predictor.bundle.class_names[label],
+        float(whole[label]),
+        hidden.reshape(grid_size, -1),
+        pixels,
     )
 
 
@@ -192,6 +201,8 @@ def run_background_test(
 
 def _compute_p_value(log_probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
     """Return the share of random permutations of the labels with at least as high a sum of log-probabilities.
+
+    The actual order of the labels counts as one of them, so that the share is never 0.
 
     Args:
         log_probabilities: `(N, classes)`.

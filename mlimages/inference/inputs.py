@@ -1,4 +1,4 @@
-"""Find the images named on a command line: files and folders, no URLs."""
+"""Find the images named on a command line: files, folders and shards, also as `file://` URLs and fsspec addresses."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from mlimages.images import find_images
 
 URL_ERROR_MESSAGE = "expected a file or folder, not a link: download images with `mlimages gather urls`"
 
-_URL_PATTERN = re.compile(r"(https?|ftp|file|data):", re.IGNORECASE)
+_URL_PATTERN = re.compile(r"(https?|ftp|data):", re.IGNORECASE)
 
 
 def is_url(source: str) -> bool:
-    """Return whether a source is a URL: `http:`, `https:`, `ftp:`, `file:` or `data:`."""
+    """Return whether a source is an `http:`, `https:`, `ftp:` or `data:` URL."""
     return _URL_PATTERN.match(source) is not None
 
 
 def find_input_images(sources: Iterable[str | os.PathLike[str]]) -> Iterator[os.PathLike[str]]:
-    """Yield the given files, and the images in the given folders, recursively and sorted.
+    """Yield the given files, and the images in the given folders and shards, recursively and sorted.
 
     Raises:
-        InputError: a source is a URL, standard input, or a folder without an image; raised before the first image is
-            yielded.
+        InputError: a source is a URL that is not a path, standard input, or a folder or shard without an image; raised
+            before the first image is yielded.
     """
     found: list[Iterator[os.PathLike[str]]] = []
     for name in sources:

@@ -33,7 +33,7 @@ METADATA_PROPS_FIELD_NUMBER = 14
 
 
 def open_session(path: Path, *, prepack_weights: bool = True) -> Any:
-    """Open an ONNX Runtime session on the CPU, with one thread per call and without log messages.
+    """Open an ONNX Runtime session on the CPU, with one thread per call; only errors are logged.
 
     Args:
         prepack_weights: copy the weights of matrix products into the memory layout of the kernels. Without the
@@ -130,7 +130,7 @@ def _find_non_metadata_ranges(file: BinaryIO) -> Iterator[tuple[int, int]]:
 
 
 def _read_varint(file: BinaryIO) -> int | None:
-    """Read a varint of protocol buffers: 7 bits per byte, the least significant first; None at the end of the file."""
+    """Read a varint of protocol buffers: 7 bits per byte, the least significant first; None if the file ends first."""
     value = shift = 0
     while byte := file.read(1):
         value |= (byte[0] & 127) << shift

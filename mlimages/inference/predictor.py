@@ -21,6 +21,7 @@ from mlimages.core import (
     ClassScore,
     Fault,
     ImageError,
+    MlimagesError,
     Prediction,
     Proportion,
     ThreadPool,
@@ -54,7 +55,7 @@ class TimedResult:
 
     Attributes:
         result: the prediction, or why the image could not be decoded.
-        decode_s: seconds from bytes to preprocessed pixels.
+        decode_s: seconds to read the image and preprocess its pixels.
         inference_s: seconds to compute the outputs of the batch, divided by the number of its images.
     """
 
@@ -97,7 +98,8 @@ class Predictor:
     Args:
         bundle: an .onnx file written by `mlimages export`, or a run folder.
         workers: number of threads that decode and compute; by default one per available core.
-        max_pixels: maximum number of pixels (width x height); a larger image is not decoded but becomes a BrokenImage.
+        max_pixels: maximum number of pixels (width x height) of an encoded image, given as path or bytes; a larger one
+            is not decoded but becomes a BrokenImage.
 
     Raises:
         InputError: `workers` or `max_pixels` is below 1.
@@ -138,9 +140,11 @@ class Predictor:
     ) -> list[Prediction | BrokenImage]:
         """Return one result per image, in order, with the `top` classes (all by default); a list even for one image.
 
+        An array of shape `(N, H, W, 3)` is N images.
+
         Raises:
             TypeError: an input is neither a path, bytes, a PIL image nor a uint8 array.
-            ValueError: an array's shape is neither (H, W) nor (H, W, 3), or `top` is less than 1.
+            ValueError: the shape of an image is neither (H, W) nor (H, W, 3), or `top` is less than 1.
 
         Example:
             >>> predictor = Predictor("runs/first/model.onnx")
@@ -154,14 +158,21 @@ class Predictor:
     def stream(
         self, images: Iterable[ImageInput], *, top: int | None = None, batch_size: int = 16
     ) -> Iterator[TimedResult]:
-        """Yield one result per image, in order, while `images` is being read; at most a few batches are in memory.
+        """Yield one result per image, in order, while `images` is being read.
+
+        At most a few batches per worker are in memory.
 
         Args:
             top: number of classes in each prediction; all by default.
             batch_size: number of images that a worker processes at a time.
+
+        Raises:
+            TypeError, ValueError: as for a call of the predictor, or `batch_size` is less than 1.
         """
         if top is not None and top < 1:
             raise ValueError(f"top is {top}: expected the number of classes to return, at least 1")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}: expected the number of images in a batch, at least 1")
         source = iter(images)
         chunks = iter(lambda: list(islice(source, batch_size)), [])
         for answers in ThreadPool(self.workers, prefetch_factor=2).map(partial(self.predict_batch, top=top), chunks):
@@ -178,7 +189,7 @@ class Predictor:
         return [
             TimedResult(pixels, decode_s)
             if isinstance(pixels, BrokenImage)
-            else TimedResult(self.make_prediction(_get_path(image), next(rows), top=top), decode_s, inference_s)
+            else TimedResult(self.make_prediction(get_input_path(image), next(rows), top=top), decode_s, inference_s)
             for image, (pixels, decode_s) in zip(images, decoded, strict=True)
         ]
 
@@ -203,7 +214,7 @@ class Predictor:
                 source = image if isinstance(image, bytes | Path) else as_path(image)
                 pixels = images.load_pixels(source, prop, max_pixels=self.max_pixels)
         except Exception as error:  # decoders raise errors of any kind; they must not affect the other images
-            return _make_broken_image(_get_path(image), error), time.perf_counter() - begin
+            return _make_broken_image(get_input_path(image), error), time.perf_counter() - begin
         return pixels, time.perf_counter() - begin
 
     def compute_output_rows(self, pixels: Sequence[NDArray[np.uint8]]) -> list[OutputRow]:
@@ -255,7 +266,7 @@ def _to_list(images: ImageInput | Iterable[ImageInput]) -> list[ImageInput]:
 
 
 def _is_path_object(image: object) -> bool:
-    """Return whether `image` is a path of any kind, including remote paths, which are not os.PathLike."""
+    """Return whether `image` is an object like `pathlib.Path`; remote paths are such objects, but not os.PathLike."""
     return hasattr(image, "read_bytes")
 
 
@@ -279,8 +290,13 @@ def _check_input(image: ImageInput) -> ImageInput:
 def _make_broken_image(path: str, error: Exception) -> BrokenImage:
     if isinstance(error, ImageError):
         return BrokenImage(path, error.fault, error.detail)
+    if isinstance(error, MlimagesError):  # from `as_path`
+        return BrokenImage(path, Fault.MISSING, str(error))
     return BrokenImage(path, Fault.CORRUPT, f"the decoder failed ({type(error).__name__})")
 
 
-def _get_path(image: ImageInput) -> str:
-    return "" if isinstance(image, bytes | np.ndarray | Image.Image) else str(image)
+def get_input_path(image: ImageInput) -> str:
+    """Return the path of an image as text; "" for an image in memory."""
+    if isinstance(image, bytes | np.ndarray | Image.Image):
+        return ""
+    return os.fspath(image) if isinstance(image, os.PathLike) else str(image)

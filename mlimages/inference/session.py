@@ -26,8 +26,8 @@ class BundleSession:
         bundle: an exported file that includes its preprocessing, the path of such a file, or a run folder.
 
     Raises:
-        BundleError: ONNX Runtime cannot run the file, or the logits of its parity test image differ from the stored
-            ones.
+        BundleError: the file cannot be opened or run, has no preprocessing, or its logits or its number of classes
+            differ from the stored ones.
     """
 
     def __init__(self, bundle: str | os.PathLike[str] | OnnxBundle) -> None:
@@ -102,7 +102,10 @@ def to_graph_input(pixels: Sequence[NDArray[np.uint8]], image_property: ImagePro
 
 
 def compute_relative_difference(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the largest difference of a logit for each image, relative to its largest absolute logit: `(N,)`."""
+    """Return the largest difference of a logit for each image, relative to the largest absolute expected logit: `(N,)`.
+
+    It is infinite for an image with a NaN. Both arguments are `(N, classes)`.
+    """
     largest = np.maximum(np.abs(expected).max(axis=1), 1e-6)
     difference: NDArray[np.float32] = np.nan_to_num(np.abs(logits - expected).max(axis=1) / largest, nan=np.inf)
     return difference

@@ -14,7 +14,8 @@ from mlimages.serving.service import SERVICE_KEY
 from mlimages.serving.settings import ServerSettings
 
 PUBLIC_ROUTES = frozenset({"/", "/healthz", "/openapi.json", "/v2", "/v2/health/live", "/v2/health/ready"})
-"""Routes that need no token; without a token, they reveal neither the model's classes nor how much it is used."""
+"""Routes that need no token; without a token, they reveal neither the names of the classes nor how much the model is
+used."""
 
 _CORS_EXPOSED_HEADERS = "Inference-Header-Content-Length, Retry-After"
 _PREFLIGHT_HEADERS = {
@@ -76,7 +77,7 @@ def _is_ip_address(name: str) -> bool:
 
 @web.middleware
 async def add_cors_headers(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Add CORS headers to all responses to allowed origins, errors included."""
+    """Respond to preflight requests of allowed origins, and add CORS headers to other responses, errors included."""
     origins = request.app[SERVICE_KEY].settings.cors_origins
     if not origins:
         return await handler(request)

@@ -60,7 +60,8 @@ def log_request(request: web.Request, *, status: int, size_bytes: int, duration_
 
 
 class JsonFormatter(logging.Formatter):
-    """Format a log record as one JSON object: time (UTC), level, logger, message, and the fields of a request."""
+    """Format a log record as one JSON object: time (UTC), level, logger, message, the fields of a request, and the
+    traceback of an exception."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the JSON object in one line."""

@@ -32,7 +32,7 @@ def make_app(model: ModelSource, settings: ServerSettings | None = None) -> web.
         model: an .onnx file, a run folder, or a Predictor, whose own `max_pixels` applies instead of the settings'.
 
     Returns:
-        An aiohttp application with the routes that its `/openapi.json` describes.
+        An aiohttp application with the page `/` and the routes that `/openapi.json` describes.
 
     Raises:
         BundleError: the file cannot be loaded.
@@ -43,7 +43,7 @@ def make_app(model: ModelSource, settings: ServerSettings | None = None) -> web.
     """
     settings = settings or ServerSettings()
     predictor = model if isinstance(model, Predictor) else Predictor(model, max_pixels=settings.max_pixels)
-    app = web.Application(middlewares=[add_cors_headers, _record_request, return_errors_as_json, _authorize_request])
+    app = web.Application(middlewares=[_record_request, add_cors_headers, return_errors_as_json, _authorize_request])
     app[SERVICE_KEY] = Service(predictor, settings)
     app.cleanup_ctx.append(_close_engine)
     app.on_response_prepare.append(_add_default_headers)
@@ -60,7 +60,9 @@ def serve(
     settings: ServerSettings | None = None,
     on_started: Callable[[str], None] = lambda url: None,
 ) -> None:
-    """Serve a model until SIGTERM or Ctrl-C, then finish requests in flight; SIGHUP reloads the model's file.
+    """Serve a model until SIGTERM or Ctrl-C; SIGHUP reloads the model's file.
+
+    At the end, requests in flight have `settings.timeout_s` to finish.
 
     Args:
         model: an .onnx file, a run folder, or a Predictor, as in `make_app`.
@@ -69,8 +71,8 @@ def serve(
 
     Raises:
         BundleError: the file cannot be loaded.
-        InputError: `host` is not a loopback address and the settings have no token, the port is in use, or the
-            operating system is Windows.
+        InputError: `host` is not a loopback address and the settings have no token, the server cannot listen on this
+            host and port, or the operating system is Windows.
     """
     if not hasattr(signal, "SIGHUP"):
         raise InputError("serve does not run on Windows: use Linux, macOS or WSL")
@@ -117,7 +119,10 @@ async def _close_engine(app: web.Application) -> AsyncIterator[None]:
 
 @web.middleware
 async def _record_request(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Count and log every request, including rejected ones."""
+    """Count every request, including rejected ones, and log it if the settings say so.
+
+    If the server is stopping, the response closes the connection.
+    """
     service, begin = request.app[SERVICE_KEY], time.perf_counter()
     resource = request.match_info.route.resource
     status, size_bytes = 499, 0  # nginx's status for a client that disconnected
@@ -125,6 +130,8 @@ async def _record_request(request: web.Request, handler: Handler) -> web.StreamR
     try:
         response = await handler(request)
         status, size_bytes = response.status, response.content_length or 0
+        if service.is_stopping:
+            response.force_close()
         return response
     finally:
         service.in_flight.discard(request.protocol)
@@ -138,15 +145,11 @@ async def _record_request(request: web.Request, handler: Handler) -> web.StreamR
 
 @web.middleware
 async def _authorize_request(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Check the Host header and the token; close the connection if the server is stopping."""
-    service = request.app[SERVICE_KEY]
-    check_access(request, service.settings)
-    response = await handler(request)
-    if service.is_stopping:
-        response.force_close()
-    return response
+    """Check the Host header and the token."""
+    check_access(request, request.app[SERVICE_KEY].settings)
+    return await handler(request)
 
 
 async def _add_default_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Add headers to every response, including errors and responses to preflight requests."""
+    """Add headers to every response of the application, including errors and responses to preflight requests."""
     response.headers.update({"X-Content-Type-Options": "nosniff", "Server": "mlimages"})

@@ -68,7 +68,7 @@ async def read_uploads(request: web.Request, settings: ServerSettings) -> list[U
     """Return the image of a raw body, or the images of a multipart form (all parts with a file name).
 
     Raises:
-        ApiError: the body is too large, has too many images, or is not a valid form.
+        ApiError: as in `read_body`, or the body is JSON, an invalid form, or a form without or with too many images.
     """
     content_type = request.headers.get("Content-Type", "").lower()
     if content_type.startswith("application/json"):
@@ -90,9 +90,11 @@ async def read_uploads(request: web.Request, settings: ServerSettings) -> list[U
 
 
 async def _read_form(request: web.Request, body: bytes, max_files: int) -> list[Upload]:
-    """Return the parts that have a file name, at most `max_files`, and skip the others.
+    """Return the parts that have a file name, and skip the others.
 
-    A form of more than `2 * max_files` parts is rejected.
+    Raises:
+        ApiError: more than `max_files` parts have a file name, the form has more than `2 * max_files` parts, or a part
+            is encoded.
     """
     content = cast(StreamReader, _BodyStream(body, lines_left=2 * max_files * _MAX_PART_HEADERS))
     reader = MultipartReader(

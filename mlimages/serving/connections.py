@@ -26,7 +26,7 @@ MIN_IDLE_S = 1.0
 
 
 def compute_max_connections() -> int:
-    """Return the number of connections that the limit on file descriptors allows, from 16 to 1,000."""
+    """Return the number of connections that the limit on file descriptors allows, 16 to 1,000; on Windows 1,000."""
     if sys.platform == "win32":
         return 1000
     import resource
@@ -38,7 +38,8 @@ def compute_max_connections() -> int:
 class ConnectionLimiter:
     """Factory of asyncio protocols that limits the number of open connections.
 
-    At the limit, an idle connection is closed; if there is none, new connections are rejected.
+    At the limit, the connection that has been idle longest is closed for a new one; if none has been idle for
+    `MIN_IDLE_S`, the new one is rejected.
 
     Args:
         server: aiohttp's server, whose connections are counted.

@@ -67,7 +67,7 @@ class Engine:
         return len(self._waiting)
 
     def submit(self, images: Sequence[ImageData], *, top: int) -> list[asyncio.Future[EngineResult]]:
-        """Add images to the queue, and return one future per image, whose result has at least `top` classes.
+        """Add images to the queue, and return one future per image, whose result has at least the `top` classes.
 
         Raises:
             ApiError: the queue cannot hold all images; none is added.

@@ -36,7 +36,10 @@ async def get_page(request: web.Request) -> web.Response:
 
 @routes.post("/predict")
 async def predict(request: web.Request) -> web.Response:
-    """Return the predictions for the images of a raw body or a form."""
+    """Return the predictions for the images of a raw body or a form.
+
+    If no image can be used, respond with the error of the first one.
+    """
     service, begin = request.app[SERVICE_KEY], time.perf_counter()
     _check_query_parameters(request, "top")
     uploads = await read_uploads(request, service.settings)
@@ -132,7 +135,7 @@ def _parse_top(request: web.Request, num_classes: int) -> int:
 
 def _make_image_result(name: str, result: Prediction | ApiError, top: int) -> schemas.ImageResult:
     if isinstance(result, ApiError):
-        return schemas.ImageResult(name=name, error=schemas.Problem(code=result.code, message=result.message))
+        return schemas.ImageResult(name=name, error=schemas.ErrorDetail(code=result.code, message=result.message))
     top_scores = [schemas.Score(**asdict(score)) for score in result.top[:top]]
     if result.labels is not None:
         labels = [schemas.Score(**asdict(score)) for score in result.labels]

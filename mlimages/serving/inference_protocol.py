@@ -121,6 +121,11 @@ def _describe_outputs(bundle: OnnxBundle) -> list[schemas.TensorMetadata]:
 
 
 def _get_service(request: web.Request) -> Service:
+    """Return the service.
+
+    Raises:
+        ApiError: the request names another model or version.
+    """
     service = request.app[SERVICE_KEY]
     if request.match_info["name"] != service.model_name or request.match_info.get("version", VERSION) != VERSION:
         raise ApiError(404, "not-found", f"model not found: this server has {service.model_name!r}, version {VERSION}")

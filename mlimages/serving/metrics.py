@@ -10,7 +10,8 @@ BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 
 """Upper bounds of the histogram buckets in seconds."""
 
 REQUEST_STAGES = ("read", "queue", "decode", "network", "total")
-"""Stages of a request whose durations are recorded."""
+"""Stages whose durations are recorded: `read` for each request to /predict, `total` for each request, the others for
+each image of a prediction."""
 
 
 class Metrics:
@@ -34,7 +35,11 @@ class Metrics:
         queue = Gauge("mlimages_queue_images", "Images in the queue.", registry=self._registry)
         queue.set_function(count_queued)
         stages = Histogram(
-            "mlimages_stage_seconds", "Latency by stage.", ("stage",), registry=self._registry, buckets=BUCKETS_S
+            "mlimages_stage_seconds",
+            "Latency by stage: read and total per request; queue, decode and network per image.",
+            ("stage",),
+            registry=self._registry,
+            buckets=BUCKETS_S,
         )
         self._stages = {stage: stages.labels(stage) for stage in REQUEST_STAGES}
 
@@ -47,7 +52,7 @@ class Metrics:
         self._images.labels(result_code).inc()
 
     def record_stage_duration(self, stage: str, seconds: float) -> None:
-        """Record the duration in seconds of a stage of a request."""
+        """Record the duration in seconds of one of `REQUEST_STAGES`."""
         self._stages[stage].observe(seconds)
 
     def to_text(self) -> bytes:

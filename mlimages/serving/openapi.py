@@ -118,7 +118,7 @@ def _describe_infer_operation(path: str) -> dict[str, Any]:
     content = {"application/json": {"schema": _make_schema_reference(schemas.InferRequest)}}
     return {
         **operation,
-        "summary": "Predict pixels, UINT8 (N, H, W, 3) RGB; returns probabilities, FP32 (N, classes).",
+        "summary": "Predict pixels, UINT8 (N, H, W, 3) RGB; returns the requested outputs, by default all.",
         "requestBody": {"required": True, "content": content},
     }
 

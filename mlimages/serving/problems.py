@@ -27,7 +27,7 @@ class ApiError(Exception):
 
     def to_response(self, path: str) -> web.Response:
         """Return the error as JSON, in the format of the API to which the path belongs."""
-        body: BaseModel = schemas.ErrorResponse(error=schemas.Problem(code=self.code, message=self.message))
+        body: BaseModel = schemas.ErrorResponse(error=schemas.ErrorDetail(code=self.code, message=self.message))
         if path.startswith("/v2"):
             body = schemas.ProtocolErrorResponse(error=self.message, code=self.code)
         headers = {"Server": "mlimages", **self.headers}
@@ -45,7 +45,7 @@ def make_timeout_error() -> ApiError:
 
 
 def make_busy_error() -> ApiError:
-    """Return the error for a full queue."""
+    """Return the error for a full queue, or for /explain without an idle thread."""
     return ApiError(503, "busy", "too many images are waiting: try again in a second", {"Retry-After": "1"})
 
 
@@ -61,7 +61,7 @@ def make_http_error(status: int, reason: str, message: str) -> ApiError:
 
 @web.middleware
 async def return_errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Convert every error to a JSON response without details of the server."""
+    """Convert every error to a JSON response without details of the server, except a lost connection."""
     try:
         return await handler(request)
     except ApiError as problem:
@@ -80,4 +80,5 @@ async def return_errors_as_json(request: web.Request, handler: Handler) -> web.S
 
 
 def _make_error_code(reason: str) -> str:
+    """Return a reason phrase as an error code, such as `not-found`."""
     return (reason or "error").lower().replace(" ", "-")

@@ -29,7 +29,7 @@ class Schema(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
 
-class Problem(Schema):
+class ErrorDetail(Schema):
     """Code and message of an error; programs may rely on `code`, but not on the wording of `message`."""
 
     code: str
@@ -39,7 +39,7 @@ class Problem(Schema):
 class ErrorResponse(Schema):
     """Response to a failed request."""
 
-    error: Problem
+    error: ErrorDetail
 
 
 class ProtocolErrorResponse(Schema):
@@ -53,19 +53,22 @@ class Score(Schema):
     """A class and its probability."""
 
     class_name: str
-    label: int
+    label: int = Field(description="Class index.")
     probability: float = Field(description="0 to 1.")
 
 
 class ImageResult(Schema):
-    """The predicted classes of an image, or its error."""
+    """The predicted classes of an image, or its name and error only."""
 
     name: str = Field(description="The file name in the form; empty for a raw body.")
     class_name: str | None = Field(
         default=None,
         description="The most probable class; null if the image is unknown, absent if the model returns `labels`.",
     )
-    probability: float | None = Field(default=None, description="Probability of `class_name`, 0 to 1.")
+    probability: float | None = Field(
+        default=None,
+        description="Probability of the most probable class, 0 to 1; absent if the model returns `labels`.",
+    )
     known: bool | None = Field(
         default=None,
         description="Whether the image belongs to one of the classes; null if the model cannot detect unknown images.",
@@ -80,24 +83,24 @@ class ImageResult(Schema):
     )
     labels: list[Score] | None = Field(
         default=None,
-        description="All classes whose probability reaches their threshold; null if the model predicts one class per "
+        description="All classes whose probability reaches their threshold; absent if the model predicts one class per "
         "image.",
     )
-    top: list[Score] | None = None
-    error: Problem | None = None
+    top: list[Score] | None = Field(default=None, description="The most probable classes, the most probable first.")
+    error: ErrorDetail | None = Field(default=None, description="Why the image cannot be used; absent otherwise.")
 
 
 class Predictions(Schema):
     """One result per image, in the order of the request."""
 
-    model: str
+    model: str = Field(description="Name of the network.")
     predictions: list[ImageResult]
 
 
 class Explanation(Schema):
     """Probability of the most probable class, without and with each region of the image masked."""
 
-    model: str
+    model: str = Field(description="Name of the network.")
     class_name: str = Field(description="The most probable class of the unmasked image.")
     probability: float = Field(description="Probability of `class_name` for the unmasked image, 0 to 1.")
     lowest: float = Field(description="The lowest probability in `hidden`.")
@@ -185,17 +188,18 @@ class InputParameters(Schema):
 
 
 class RequestInput(Schema):
-    """Images of an inference request, uint8 RGB `(N, H, W, 3)`: numbers in `data`, or bytes after the JSON."""
+    """Images of an inference request, uint8 RGB `(N, H, W, 3)`: integers in `data`, or bytes after the JSON."""
 
     name: Literal[INPUT]  # type: ignore[valid-type]  # mypy does not look through the constant
     datatype: Literal["UINT8"]
     shape: tuple[PositiveInt, PositiveInt, PositiveInt, Literal[3]]
     parameters: Annotated[InputParameters, BeforeValidator(_replace_none_with_dict)] = InputParameters()
-    data: Any = Field(default=None, description="Numbers from 0 to 255, flat or nested.")
+    data: Any = Field(default=None, description="Integers from 0 to 255, flat or nested.")
 
 
 class OutputParameters(Schema):
-    """Encoding of an output: as bytes, or as the `classification` most probable classes (`PROBABILITY:LABEL:NAME`)."""
+    """Encoding of an output: whether as bytes after the JSON, and, if `classification` is not 0, as this number of the
+    most probable classes (`PROBABILITY:LABEL:NAME`)."""
 
     binary_data: bool | None = None
     classification: int = Field(default=0, ge=0, strict=True)
@@ -209,7 +213,7 @@ class RequestOutput(Schema):
 
 
 class RequestParameters(Schema):
-    """Encoding of all outputs."""
+    """Encoding of the outputs that do not set `binary_data` themselves."""
 
     binary_data_output: bool = False
 

@@ -46,7 +46,7 @@ class OrtWebFiles:
         urls: URLs of the files, by name (`ort.js`, `ort.wasm`), absolute or relative to the page.
         integrity: SHA-384 hashes of the files by name, in the format of the HTML attribute `integrity`.
         files: contents of the files by name, if they are copied into the page's folder.
-        origin: origin from which the browser loads the files if they are not copied.
+        origin: origin from which the browser loads the files; empty if they are copied.
     """
 
     version: str = CDN_RUNTIME_VERSION

@@ -102,6 +102,14 @@ def test_a_label_file_without_a_usable_image_is_an_error(cnn_bundle: OnnxBundle,
         evaluate(Predictor(cnn_bundle), labels(tmp_path, [LabeledPath(tmp_path / "none.png", 0)]))
 
 
+def test_a_folder_without_a_usable_image_is_named_itself(cnn_bundle: OnnxBundle, tmp_path: Path) -> None:
+    (tmp_path / "class0").mkdir()
+    (tmp_path / "class0/none.png").write_bytes(b"no image")
+    with pytest.raises(InputError) as raised:
+        evaluate(Predictor(cnn_bundle), tmp_path)
+    assert str(raised.value) == f"{tmp_path} has no usable image: see `mlimages check {tmp_path}`"
+
+
 def test_the_figures_for_programs_have_stable_keys(
     cnn_bundle: OnnxBundle, items: list[LabeledPath], tmp_path: Path
 ) -> None:

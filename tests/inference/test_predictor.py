@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -52,6 +53,20 @@ def test_paths_bytes_and_arrays_of_one_image_give_one_answer(bundle: OnnxBundle,
     assert [result.path for result in results] == [str(path), str(path), "", ""]
 
 
+def test_predictions_and_explanations_name_a_path_of_any_kind_alike(bundle: OnnxBundle, files: list[Path]) -> None:
+    remote = pytest.importorskip("upath").UPath("memory://photos/a.png")
+    remote.write_bytes(files[0].read_bytes())
+    with os.scandir(files[0].parent) as found:
+        entry = next(each for each in found if each.name == files[0].name)
+    inputs = {str(files[0]): entry, files[0].as_uri(): files[0].as_uri(), str(remote): remote}
+    predictor = Predictor(bundle)
+    want = probabilities(predictor(files[0])[0])
+    for name, image in inputs.items():
+        (result,) = predictor(image)
+        assert (result.path, probabilities(result)) == (name, want)
+        assert explain(predictor, image).path == name
+
+
 def test_one_image_in_any_form_is_taken_as_a_list_of_one(bundle: OnnxBundle, files: list[Path]) -> None:
     image = Image.open(files[0])
     predictor = Predictor(bundle)
@@ -92,6 +107,12 @@ def test_what_is_no_image_is_an_error_with_a_sentence(
 def test_a_top_below_one_is_a_value_error(bundle: OnnxBundle, files: list[Path], top: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         Predictor(bundle)(files, top=top)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_size_below_one_is_a_value_error(bundle: OnnxBundle, files: list[Path], batch_size: int) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        list(Predictor(bundle).stream(files, batch_size=batch_size))
 
 
 def test_every_result_has_a_class_name(bundle: OnnxBundle, files: list[Path]) -> None:
@@ -245,3 +266,14 @@ def test_a_link_is_answered_with_what_to_do(cnn_bundle: OnnxBundle, link: str) -
     assert isinstance(result, BrokenImage)
     assert (result.path, result.fault) == (link, Fault.MISSING)
     assert "mlimages gather urls" in result.detail
+
+
+@pytest.mark.parametrize(
+    ("address", "said"), [("sftp://x/a.jpg", "neither a path"), ("file://machine/a.jpg", "neither"), ("", "empty")]
+)
+def test_what_is_no_path_is_an_image_that_is_missing(cnn_bundle: OnnxBundle, address: str, said: str) -> None:
+    result, other = Predictor(cnn_bundle)([address, ARRAY])
+    assert isinstance(result, BrokenImage)
+    assert (result.path, result.fault) == (address, Fault.MISSING)
+    assert said in result.detail
+    assert isinstance(other, Prediction)

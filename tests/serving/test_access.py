@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from mlimages.core import InputError
 from mlimages.inference import OnnxBundle, Predictor
 from mlimages.serving import JsonFormatter, ServerSettings
+from mlimages.serving.service import SERVICE_KEY
 from tests.serving.apps import Served, encoded
 
 pytestmark = pytest.mark.train
@@ -168,3 +170,27 @@ def test_no_request_is_logged_unless_the_settings_say_so(serve_with: Any, caplog
     with caplog.at_level(logging.INFO, "mlimages.serving"):
         serve_with().ask("GET", "/healthz")
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("GET", "/healthz", {}, 200),
+        ("GET", "/metrics", {}, 401),
+        ("GET", "/nothing", {"Authorization": "Bearer s3cret"}, 404),
+        ("PUT", "/predict", {"Authorization": "Bearer s3cret"}, 405),
+        ("POST", "/predict", {"Authorization": "Bearer s3cret"}, 422),
+        ("GET", "/healthz", {"Host": "attacker.example"}, 421),
+        ("OPTIONS", "/predict", {"Origin": SITE, "Access-Control-Request-Method": "POST"}, 204),
+    ],
+)
+def test_every_answer_of_a_server_that_stops_closes_its_connection_and_is_counted(
+    serve_with: Any, method: str, path: str, headers: dict[str, str], status: int
+) -> None:
+    served = serve_with(cors_origins=(SITE,), token="s3cret")
+    assert served.ask(method, path, **headers).headers["Connection"] is None
+    served.app[SERVICE_KEY].is_stopping = True
+    reply = served.ask(method, path, **headers)
+    assert (reply.status, reply.headers["Connection"]) == (status, "close")
+    counts = served.app[SERVICE_KEY].metrics.to_text().decode()
+    assert re.search(rf'mlimages_requests_total{{route="[^"]*",status="{status}"}} 2\.0', counts)
