@@ -244,8 +244,8 @@ def evaluate(
         background_use=_run_background_test(predictor, items, background_test_images)
         if background_test_images
         else None,
-        num_in_training_set=_count_images_in_split(items, predictor.bundle, "train"),
-        num_in_validation_set=_count_images_in_split(items, predictor.bundle, "val"),
+        num_in_training_set=_count_images_in_split(true_items, predictor.bundle, "train"),
+        num_in_validation_set=_count_images_in_split(true_items, predictor.bundle, "val"),
         multi_label_scores=label_scores,
     )
 
@@ -267,6 +267,7 @@ def _class_scores_to_dict(class_scores: ClassScores) -> dict[str, object]:
 
 
 def _count_images_in_split(items: Sequence[LabeledPath], bundle: OnnxBundle, split: Literal["train", "val"]) -> int:
+    """Return the number of images that are also in a split of the model's run; 0 if unknown."""
     is_in_split = find_images_in_split(items, bundle, split)
     return 0 if is_in_split is None else int(is_in_split.sum())
 

@@ -130,7 +130,8 @@ class Predictor:
         rows = [("classes", ", ".join(self.bundle.class_names)), ("network", self.bundle.model)]
         provenance = self.bundle.provenance
         if score := provenance.accuracy or provenance.mean_ap:
-            text = f"{format_percent(score[0])} on {provenance.num_evaluated_images} validation images"
+            kind = "calibration" if provenance.quantization else "validation"
+            text = f"{format_percent(score[0])} on {provenance.num_evaluated_images} {kind} images"
             name = "mAP" if self.bundle.multi_label else "accuracy"
             rows.append((name, f"{text} (95 % interval {format_interval(Proportion(*score))})"))
         return make_html_table(f"model {self.bundle.path}", rows)

@@ -16,7 +16,9 @@ from mlimages.labels import LabelFile
 def find_images_in_split(
     items: Sequence[LabeledPath], bundle: OnnxBundle, split: Literal["train", "val"]
 ) -> NDArray[np.bool_] | None:
-    """Return whether each image is also in a split of the model's run, `(N,)`; None if the model is in no run folder.
+    """Return whether each image is also in a split of the model's run, `(N,)`.
+
+    Return None if the model is not in a run folder, or the run has no such split.
 
     The images are recognized by their paths in the run folder, so copies of them are not found.
     """
@@ -28,7 +30,7 @@ def find_images_in_split(
 
 
 def describe_training_use(num_in_splits: tuple[int, int] | None, *, score_name: str, multi_label: bool) -> str:
-    """Return a note on the evaluated images that the run used; empty if it used none.
+    """Return a note on how many of the evaluated images the run used, or that this is unknown; empty if it used none.
 
     Args:
         num_in_splits: number of the images that are in the training set, and in the validation set; None if unknown.

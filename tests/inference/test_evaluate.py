@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,6 +95,21 @@ def test_broken_images_are_listed_and_not_counted(
     found = evaluate(Predictor(cnn_bundle), labels(tmp_path, items))
     assert found.num_images == 10
     assert [broken.fault for broken in found.broken_images] == ["not-an-image", "missing"]
+
+
+def test_images_that_the_run_used_are_counted_if_they_can_be_read(
+    cnn_bundle: OnnxBundle, items: list[LabeledPath], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(cnn_bundle.path, run / "model.onnx")
+    (run / "config.json").write_text("{}")
+    write_label_file(run / "train.txt", items[:4], NAMES)
+    write_label_file(run / "val.txt", items[4:6], NAMES)
+    items[3].path.write_text("no image")
+    items[5].path.unlink()
+    found = evaluate(run, labels(tmp_path, items))
+    assert (found.num_in_training_set, found.num_in_validation_set) == (3, 1)
 
 
 def test_a_label_file_without_a_usable_image_is_an_error(cnn_bundle: OnnxBundle, tmp_path: Path) -> None:

@@ -218,6 +218,15 @@ def test_a_best_probability_under_the_threshold_is_not_known(bundle: OnnxBundle,
     assert all(result.known is None for result in Predictor(bundle)(files))  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(("quantization", "kind"), [((), "validation"), (({"name": "int8"},), "calibration")])
+def test_the_table_of_a_predictor_names_the_images_of_its_accuracy(
+    bundle: OnnxBundle, quantization: tuple[dict[str, str | float], ...], kind: str
+) -> None:
+    measured = replace(bundle.provenance, accuracy=(0.5, 0.4, 0.6), num_evaluated_images=9, quantization=quantization)
+    table = Predictor(replace(bundle, provenance=measured))._repr_html_()
+    assert f"on 9 {kind} images" in table
+
+
 def test_a_file_whose_weights_were_altered_is_refused_by_its_own_probe(bundle: OnnxBundle, tmp_path: Path) -> None:
     import onnx
 
