@@ -57,7 +57,7 @@ class FrozenLayers:
 
 
 def freeze(model: Model, upto: str = "head") -> FrozenLayers:
-    """Freeze every layer up to and including `upto`, in order of execution.
+    """Freeze every layer up to and including `upto`, in order of execution (of definition, if it cannot be traced).
 
     Frozen parameters require no gradient. Frozen modules, such as batch norm and dropout, stay in eval mode even after
     `.train()`. So does every batch norm of a pretrained network: its scale and shift may be trained, but
@@ -102,12 +102,15 @@ def _stay_in_eval_mode(module: nn.Module, mode: bool = True) -> nn.Module:
 
 
 def _find_layers_up_to(model: Model, layer_name: str) -> set[str]:
-    """Return the paths of leaf modules, and the names of parameters outside them, up to and including a layer."""
+    """Return the paths of leaf modules, and the names of parameters outside them, up to and including a layer.
+
+    For `head`, return all but those of the classifiers, including layers that the forward pass does not use.
+    """
     if layer_name == "none":
         return set()
-    order = _order_layers(model.network)
     if layer_name == "head":
-        return {path for path in order if not model.is_head(path)}
+        return {name for name in _list_layers(model.network) if not model.is_head(name)}
+    order = _order_layers(model.network)
     path = model.layer_aliases.get(layer_name, layer_name)
     indices = [index for index, name in enumerate(order) if is_in_modules(name, {path})]
     if not indices:
@@ -116,16 +119,25 @@ def _find_layers_up_to(model: Model, layer_name: str) -> set[str]:
 
 
 def _order_layers(network: nn.Module) -> list[str]:
-    """Return the paths of leaf modules, and the names of parameters outside them, in order of execution.
+    """Return the paths of leaf modules, and the names of tensors outside them, in order of execution.
 
-    If the network cannot be traced, return its own parameters and then the leaf modules in order of definition.
+    If the network cannot be traced, return `_list_layers`, whose order is that of definition.
     """
     graph = trace(network)
-    if graph is not None:
-        return [str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")]
-    root_parameters = [name for name, _ in network.named_parameters(recurse=False)]
-    leaves = [path for path, module in network.named_modules() if path and not list(module.children())]
-    return [*root_parameters, *leaves]
+    if graph is None:
+        return _list_layers(network)
+    return [str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")]
+
+
+def _list_layers(network: nn.Module) -> list[str]:
+    """Return the paths of leaf modules, and the names of parameters outside them, in order of definition."""
+    names: list[str] = []
+    for path, module in network.named_modules():
+        if path and not list(module.children()):
+            names.append(path)
+        else:
+            names += [f"{path}.{name}" if path else name for name, _ in module.named_parameters(recurse=False)]
+    return names
 
 
 def _is_frozen(path: str, module: nn.Module, layers: set[str]) -> bool:
@@ -186,6 +198,7 @@ def trace(network: nn.Module) -> fx.Graph | None:
     """Return the graph of a network in eval mode, with nodes in order of execution; None if it cannot be traced.
 
     A copy that shares the tensors is traced, since some networks store results of their forward pass in attributes.
+    Constants that the forward pass creates become attributes of `network`, to which the graph refers.
     """
     traced, base = copy_with_shared_tensors(network).eval(), type(network)
     # Arguments other than the images keep their defaults, such as `mask=None`, instead of becoming placeholders.

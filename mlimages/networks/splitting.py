@@ -40,8 +40,10 @@ class NetworkParts:
 
 
 def split_network(network: nn.Module, frozen_layers: FrozenLayers, example_input: Tensor) -> NetworkParts | None:
-    """Split a network after its last frozen layer; return None if no layer is frozen or the network cannot be traced.
+    """Split a network after its last frozen layer; return None if no layer is frozen, or if it cannot be split.
 
+    A network that cannot be traced cannot be split, nor can one without a frozen output with one row per image; a
+    warning is then logged. Inside attention windows, the network is split before the windows become rows of the batch.
     Deterministic layers without parameters that follow the last frozen layer (activation, pooling, flattening) belong
     to the lower part, which makes the features small.
 
@@ -64,15 +66,15 @@ def split_network(network: nn.Module, frozen_layers: FrozenLayers, example_input
     if not frozen_layers.parameter_names:
         return None
     graph = trace(network)
-    if graph is None or not propagate_shapes(network, graph, example_input):
+    features: list[fx.Node] = []
+    if graph is not None and propagate_shapes(network, graph, example_input):
+        cacheable = _find_cacheable_nodes(network, graph, frozen_layers)
+        upper_nodes, features = _partition_nodes(graph, cacheable, len(example_input))
+    if graph is None or not features or any(node.op == "placeholder" for node in features):
         logger.warning(
             "the outputs of this network's frozen layers cannot be cached: every epoch runs the whole network and "
             "takes longer"
         )
-        return None
-    cacheable = _find_cacheable_nodes(network, graph, frozen_layers)
-    upper_nodes, features = _partition_nodes(graph, cacheable)
-    if not features or any(node.op == "placeholder" for node in features):
         return None
     shapes = tuple(tuple(node.meta["val"].shape[1:]) for node in features)
     lower, upper = _make_lower_part(network, graph, features), _make_upper_part(network, graph, upper_nodes, features)
@@ -80,7 +82,7 @@ def split_network(network: nn.Module, frozen_layers: FrozenLayers, example_input
 
 
 def propagate_shapes(network: nn.Module, graph: fx.Graph, example_input: Tensor) -> bool:
-    """Store a fake tensor of each node's output in `node.meta["val"]`; return False if the graph cannot be run."""
+    """Store a fake tensor of each node's output in `node.meta["val"]`; return False if that fails."""
     shape_mode = FakeTensorMode(allow_non_fake_inputs=True)
     try:
         FakeTensorProp(fx.GraphModule(copy_with_shared_tensors(network), graph), shape_mode).propagate(example_input)
@@ -113,10 +115,13 @@ def _is_cacheable(network: nn.Module, node: fx.Node, frozen_layers: FrozenLayers
     return not (is_stochastic(module) or has_state)
 
 
-def _partition_nodes(graph: fx.Graph, cacheable_nodes: set[fx.Node]) -> tuple[set[fx.Node], list[fx.Node]]:
+def _partition_nodes(
+    graph: fx.Graph, cacheable_nodes: set[fx.Node], batch_size: int
+) -> tuple[set[fx.Node], list[fx.Node]]:
     """Return the nodes of the upper part, and the nodes of the lower part whose outputs the upper part uses.
 
-    Shapes and constants that do not depend on the image are computed again in the upper part.
+    These outputs are tensors with one row per image. Everything else that the upper part needs is computed again in it:
+    sizes, tensors that do not depend on the image, and tensors of attention windows.
     """
     image_dependent: set[fx.Node] = set()
     for node in graph.nodes:
@@ -126,7 +131,8 @@ def _partition_nodes(graph: fx.Graph, cacheable_nodes: set[fx.Node]) -> tuple[se
     features: set[fx.Node] = set()
     for node in reversed(graph.nodes):
         for source in node.all_input_nodes if node in upper else ():
-            if source in cacheable_nodes and source in image_dependent and isinstance(source.meta.get("val"), Tensor):
+            value = source.meta.get("val") if source in cacheable_nodes and source in image_dependent else None
+            if isinstance(value, Tensor) and value.shape[:1] == (batch_size,):
                 features.add(source)
             else:
                 upper.add(source)

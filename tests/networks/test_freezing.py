@@ -1,5 +1,6 @@
 """Freezing by layer name, in order of execution and throughout training; and splitting at the frozen layers."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ from mlimages.networks import (
     wrap_network,
 )
 from mlimages.networks.freezing import trace
+
+Rearrange = Callable[[torch.Tensor], torch.Tensor]
 
 
 def frozen_names(model: Model) -> list[str]:
@@ -133,6 +136,45 @@ def test_trained_and_random_layers_are_never_in_the_lower_part() -> None:
     assert parts.feature_shapes == ((64, 32, 32),)
 
 
+class Rearranged(nn.Module):
+    """Its layers `inner` and `second` take tensors whose rows are not images."""
+
+    def __init__(self, split: Rearrange, merge: Rearrange) -> None:
+        super().__init__()
+        self.first, self.inner = nn.Conv2d(3, 4, 1), nn.Linear(4, 5)
+        self.second, self.head = nn.Linear(5, 5), nn.Linear(5, 2)
+        self.split, self.merge = split, merge
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.second(self.inner(self.split(self.first(x))))
+        return self.head(self.merge(y))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("split", "merge", "shapes"),
+    [
+        (
+            lambda x: x.unflatten(3, (2, 4)).unflatten(2, (2, 4)).permute(0, 2, 4, 3, 5, 1).flatten(0, 2),
+            lambda y: y.mean((1, 2)).unflatten(0, (-1, 4)).mean(1),
+            ((2, 2, 4, 4, 4),),
+        ),
+        (lambda x: x.flatten(2).permute(2, 0, 1), lambda y: y.mean(0), ((4, 64),)),
+    ],
+    ids=["attention windows", "tokens first"],
+)
+def test_a_network_is_split_where_its_features_have_one_row_per_image(
+    split: Rearrange, merge: Rearrange, shapes: tuple[tuple[int, ...], ...]
+) -> None:
+    network, x = Rearranged(split, merge), torch.rand(2, 3, 8, 8)
+    model = wrap_network(network, Preprocessing(ImageProperty(8), Normalization()), num_classes=2, pretrained=False)
+    parts = split_network(network, freeze(model, "inner"), x)
+    assert parts is not None
+    assert parts.feature_shapes == shapes
+    rows = flatten_features(parts.lower_part(x))
+    assert len(rows) == len(x)
+    assert torch.equal(parts.upper_part(*unflatten_features(rows, parts.feature_shapes)), network(x))
+
+
 class Branching(nn.Sequential):
     """A network whose forward depends on values, which symbolic tracing does not allow."""
 
@@ -202,14 +244,20 @@ def test_parameters_outside_of_layers_are_frozen_in_their_order(
     network = Outer(branches=branches)
     model = wrap_network(network, Preprocessing(ImageProperty(8), Normalization()), num_classes=2, pretrained=False)
     part = freeze(model, upto)
-    if branches:  # the order of modules without a trace: a module's own parameters are not in it, but the network's are
-        expected = [name for name in expected if not name.endswith("scale")]
-        modules = [name for name in modules if name not in ("first", "second")]
     assert frozen_names(model) == expected
     assert sorted(part.module_paths) == sorted(modules)
     assert part.parameter_names == set(expected)
     network.train()
     assert {path for path, module in network.named_modules() if path and not module.training} == set(modules)
+
+
+def test_head_also_freezes_layers_that_the_forward_pass_does_not_use() -> None:
+    network = Outer(branches=False)
+    network.add_module("auxiliary", Inner())  # as layers used only in training
+    model = wrap_network(network, Preprocessing(ImageProperty(8), Normalization()), num_classes=2, pretrained=False)
+    part = freeze(model, "head")
+    assert [name for name, p in network.named_parameters() if p.requires_grad] == ["head.weight", "head.bias"]
+    assert "auxiliary" in part.module_paths
 
 
 def test_the_digest_is_of_frozen_parameters_and_of_buffers_of_frozen_modules() -> None:
