@@ -15,7 +15,7 @@ from mlimages.networks.models import Model
 from mlimages.networks.weights import is_in_modules
 
 MIN_CUT_POINTS = 5
-"""The largest stage of a network is divided until there are this many cut points."""
+"""The largest stage of a network is divided until there are at least this many, or none can be divided."""
 
 _NORM_LAYERS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
 
@@ -25,7 +25,7 @@ class CutPoint:
     """A point at which a network can be cut.
 
     Attributes:
-        last_layer: alias or module path of the last layer before the cut, a value that `freeze` accepts.
+        last_layer: alias or module path of the last layer or stage before the cut, a value that `freeze` accepts.
         next_layer: module path of the next layer with weights that is not a normalization layer. The features are its
             pooled input.
         num_features: number of features after pooling.
@@ -71,7 +71,7 @@ def find_cut_points(model: Model) -> tuple[CutPoint, ...]:
 
 
 class FeatureHooks:
-    """Context manager that records the pooled features at all cut points during a forward pass.
+    """Context manager that records the pooled features at `cut_points` in each forward pass.
 
     Examples:
         >>> import torch
@@ -89,7 +89,7 @@ class FeatureHooks:
         self._next_layers = [point.next_layer for point in cut_points]
         modules = {path: network.get_submodule(path) for path in self._next_layers}
         self._hooks = _register_input_hooks(modules, self._inputs)
-        self._hooks.enter_context(network.register_forward_pre_hook(self._record_batch_size))
+        self._hooks.enter_context(network.register_forward_pre_hook(self._start_batch))
 
     def __enter__(self) -> FeatureHooks:
         return self
@@ -107,7 +107,8 @@ class FeatureHooks:
         self._inputs.clear()
         return torch.cat(by_image, dim=1)
 
-    def _record_batch_size(self, network: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def _start_batch(self, network: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self._inputs.clear()
         self._batch_size = len(args[0])
 
 
@@ -152,7 +153,7 @@ def _get_layer_order(name_and_path: tuple[str, str]) -> tuple[str, int]:
 def _find_stages(model: Model) -> list[str]:
     """Return the paths of the modules with parameters, except the head and normalization layers.
 
-    The largest module is replaced by its children until there are at least MIN_CUT_POINTS modules.
+    The largest module is replaced by its children until there are MIN_CUT_POINTS modules, or none can be divided.
     """
     paths = _list_child_paths(model.network, "")
     while len(stages := [path for path in paths if not _is_head_or_norm(model, path)]) < MIN_CUT_POINTS:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 from torch import Tensor
 
@@ -9,10 +11,10 @@ from mlimages.core import Device, InputError
 
 
 def choose_device(name: Device) -> torch.device:
-    """Return the device of this name; `auto` is a GPU if available, otherwise the CPU.
+    """Return the device of this name; `auto` is a GPU if available (CUDA before MPS), otherwise the CPU.
 
     Raises:
-        InputError: there is no such device.
+        InputError: the name is unknown, or there is no such device on this machine.
 
     Examples:
         >>> from mlimages.networks import choose_device
@@ -22,13 +24,17 @@ def choose_device(name: Device) -> torch.device:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(device for device, is_available in available.items() if is_available))
+    if name not in available:
+        raise InputError(f"device is {name!r}: it must be one of {', '.join(get_args(Device))}")
     if not available[name]:
         raise InputError(f"PyTorch finds no {name} device on this machine: use --device auto")
     return torch.device(name)
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Return whether bfloat16 is faster than float32 on a device; CPUs without bfloat16 instructions emulate it slowly.
+    """Return whether bfloat16 is faster than float32 on a device: whether it has bfloat16 instructions.
+
+    CPUs and GPUs without them (before NVIDIA's Ampere) emulate them slowly.
 
     Examples:
         >>> import torch
@@ -37,7 +43,7 @@ def has_fast_bf16(device: torch.device) -> bool:
         False
     """
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     is_supported = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return device.type == "cpu" and bool(is_supported)
 

@@ -15,7 +15,7 @@ from mlimages.core import ImageProperty, ModelError, Window, summarize_error
 NetworkBuilder = Callable[[ImageProperty], nn.Module]
 
 _SIZE_MULTIPLES_PX = (1, 2, 4, 8, 14, 16, 28, 32, 64)
-"""Factors whose multiples are tried as valid sizes: common patch sizes, window sizes and strides."""
+"""Numbers whose multiples are tried as valid sizes: common patch sizes, window sizes and strides."""
 
 
 def check_input_size(
@@ -34,8 +34,8 @@ def check_input_size(
             finds no valid size.
 
     Raises:
-        ModelError: the forward pass fails. The message names the layer, if it is certain, and the nearest valid square
-            sizes.
+        ModelError: the forward pass fails. The message names the layer, if it is certain, and valid square sizes
+            nearby, unless the check ran on the CPU.
     """
     problem, advice = find_size_error(build_network, image_property), ""
     if problem and find_size_error(build_network, default_image_property):
@@ -50,7 +50,7 @@ def check_input_size(
 
 
 def _find_nearest_size(build_network: NetworkBuilder, image_property: ImageProperty, *, larger: bool) -> int | None:
-    """Return the nearest larger or smaller valid width of a square image; None if there is none."""
+    """Return a larger or smaller valid width of a square image, the nearest that is found; None if none is."""
 
     def is_valid(size: int) -> bool:
         return not find_size_error(build_network, replace(image_property, width=size, height=size, shorter_px=size))
@@ -68,11 +68,12 @@ def _find_nearest_size(build_network: NetworkBuilder, image_property: ImagePrope
 
 
 def _find_candidate_sizes(invalid_size: int, *, larger: bool) -> list[int]:
-    """Return the sizes to try: the next multiple of each of `_SIZE_MULTIPLES_PX`, nearest first."""
-    near = {(invalid_size // multiple + (1 if larger else -1)) * multiple for multiple in _SIZE_MULTIPLES_PX}
-    return sorted(
-        (size for size in near if size > 0 and size != invalid_size), key=lambda size: abs(size - invalid_size)
-    )
+    """Return the sizes to try: the next larger or smaller multiple of each of `_SIZE_MULTIPLES_PX`, nearest first."""
+    near = {
+        (invalid_size // multiple + 1 if larger else (invalid_size - 1) // multiple) * multiple
+        for multiple in _SIZE_MULTIPLES_PX
+    }
+    return sorted((size for size in near if size > 0), key=lambda size: abs(size - invalid_size))
 
 
 def find_size_error(build_network: NetworkBuilder, image_property: ImageProperty, *, device: str = "meta") -> str:

@@ -83,7 +83,8 @@ def summarize(
         The layers with their output shapes; `print` shows them as a table.
 
     Raises:
-        ModelError: the network does not accept images of this size; the message names the layer.
+        ModelError: the network does not accept images of this size, or its code reads the values of tensors; the
+            message names the layer, unless the network's own `forward` fails.
 
     Examples:
         >>> from torch import nn
@@ -101,9 +102,15 @@ def summarize(
     try:
         with counter:
             meta_network(torch.empty(2, *input_shape, device="meta"))  # some batch norms raise on a batch of one
-    except (RuntimeError, ValueError, AssertionError) as error:
-        raise ModelError(f"{title or 'the network'} does not support {input_shape[2]} x {input_shape[1]} px: "
-                         f"layer {recorder.current_layer or 0} fails: {summarize_error(error)}") from error  # fmt: skip
+    except Exception as error:  # the network's code may raise any error on an invalid size
+        name, problem = title or "the network", summarize_error(error)
+        if recorder.current_layer:
+            problem = f"layer {recorder.current_layer} fails: {problem}"
+        if "meta tensor" in str(error):
+            raise ModelError(
+                f"{name} cannot be summarized, since its code reads the values of tensors: {problem}"
+            ) from error
+        raise ModelError(f"{name} does not support {input_shape[2]} x {input_shape[1]} px: {problem}") from error
     flops = {path.partition(".")[2]: sum(counts.values()) for path, counts in counter.get_flop_counts().items()}
     parameters = list(network.parameters())
     return NetworkSummary(
@@ -139,7 +146,7 @@ class _CallRecorder:
     """Registers hooks that record the first call of every module, in the order in which the calls return."""
 
     def __init__(self, network: nn.Module, names: Mapping[str, str]) -> None:
-        self.current_layer = ""
+        self._running: list[str] = []
         self.calls: dict[str, _ModuleCall] = {}
         self._names = names
         self._modules = dict(network.named_modules())
@@ -147,6 +154,11 @@ class _CallRecorder:
         for module_path, module in self._modules.items():
             module.register_forward_pre_hook(partial(self._record_start, module_path))
             module.register_forward_hook(partial(self._record_call, module_path))
+
+    @property
+    def current_layer(self) -> str:
+        """Name of the innermost module that is running, or that has failed; "" for the network itself."""
+        return self._running[-1] if self._running else ""
 
     def find_leaf_modules(self) -> list[str]:
         """Return the paths of the called modules none of whose children was called."""
@@ -172,9 +184,10 @@ class _CallRecorder:
         )
 
     def _record_start(self, module_path: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self.current_layer = self._names.get(module_path, module_path)
+        self._running.append(self._names.get(module_path, module_path))
 
     def _record_call(self, module_path: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        self._running.pop()
         output = output[0] if isinstance(output, tuple) else output  # attention also returns its weights
         if module_path not in self.calls and inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
             call = _ModuleCall(tuple(inputs[0].shape[1:]), tuple(output.shape[1:]), self._feature_map)

@@ -81,7 +81,14 @@ class TimmArchitecture(Architecture):
     @property
     def has_local_weights(self) -> bool:
         repository, file_name = self._find_hub_file()
-        return bool(repository) and isinstance(try_to_load_from_cache(repository, file_name), str)
+        if not repository:
+            return bool(self._weights_url) and (_torch_cache() / self._weights_url.rpartition("/")[2]).is_file()
+        return isinstance(try_to_load_from_cache(repository, file_name), str)
+
+    @property
+    def _weights_url(self) -> str:
+        """URL of the weights, from which timm downloads those that are not on the Hub; "" if there is none."""
+        return getattr(timm.get_pretrained_cfg(self.timm_name), "url", None) or ""
 
     def _find_hub_file(self) -> tuple[str, str]:
         """Return the repository and file name of the weights on the Hub; the repository is empty if the weights are not
@@ -100,8 +107,7 @@ class TimmArchitecture(Architecture):
         except ModelError:
             raise
         except Exception as error:  # the Hub client raises errors of many kinds
-            url = getattr(timm.get_pretrained_cfg(self.timm_name), "url", None)
-            source = f"{repository}/{file_name}" if repository else url or self.timm_name
+            source = f"{repository}/{file_name}" if repository else self._weights_url
             raise self._make_unavailable_error(source, error) from error
 
     def make_preprocessing(self, weights: str) -> Preprocessing:
@@ -160,8 +166,9 @@ class TimmArchitecture(Architecture):
             raise self._make_unavailable_error(f"{repository}/{CONFIG_FILE}", error) from error
 
     def _make_unavailable_error(self, source: str, error: Exception) -> ModelError:
+        folder = _torch_cache() if source == self._weights_url else constants.HF_HUB_CACHE
         return ModelError(
-            f"the file {source} of {self.name} is not in {constants.HF_HUB_CACHE} and cannot be downloaded "
+            f"the file {source} of {self.name} is not in {folder} and cannot be downloaded "
             f"({type(error).__name__}): "
             + (
                 "copy that folder from a machine that has downloaded it (see HF_HOME), or use timm:NAME with "
@@ -220,6 +227,11 @@ def check_packaged_weights(name: str, weights: str) -> None:
             f"{weights} holds the weights of {_PACKAGED_TIMM_NAME}, which uses TensorFlow's padding; {name} would be "
             f"less accurate with them: use --model {DEFAULT_MODEL}, which finds the file automatically"
         )
+
+
+def _torch_cache() -> Path:
+    """Return the folder to which timm downloads weights that are not on the Hub."""
+    return Path(torch.hub.get_dir(), "checkpoints")
 
 
 def _check_hub_is_reachable(repository: str, file_name: str) -> None:

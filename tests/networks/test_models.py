@@ -24,6 +24,7 @@ from mlimages.networks import (
     build_model,
     find_cut_points,
     freeze,
+    has_local_weights,
     resolve_weights_and_freeze,
     split_network,
 )
@@ -370,17 +371,25 @@ def test_weights_of_another_library_are_named_as_such(tmp_path: Path) -> None:
         build_model("mobilenet_v2", num_classes=2, weights=str(tmp_path / "w.safetensors"))
 
 
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("alexnet", "alexnet-owt-7be5be79.pth"), ("timm:gcvit_xxtiny.in1k", "gcvit_xxtiny_224_nvidia-d1d86009.pth")],
+)
 def test_offline_the_error_names_the_weights_file_and_its_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     with pytest.raises(ModelError) as error:
-        build_model("alexnet", num_classes=2)
-    assert "alexnet-owt-7be5be79.pth" in str(error.value)
+        build_model(name, num_classes=2)
+    assert file in str(error.value)
     assert str(tmp_path / "hub" / "checkpoints") in str(error.value)
     assert "with --weights" in str(error.value)
+    assert not has_local_weights(name)
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "hub" / "checkpoints" / file).touch()
+    assert has_local_weights(name)
 
 
 def test_offline_timm_weights_are_requested_once_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -441,6 +450,7 @@ def test_an_unknown_name_suggests_similar_ones() -> None:
         ("alexnet", 40, "nearest valid sizes: 63"),
         ("alex", 20, "nearest valid sizes: 227"),
         ("vit_b_16", 200, "nearest valid sizes: 192 and 208"),
+        ("vit_h_14", 220, "nearest valid sizes: 210 and 224"),
     ],
 )
 def test_an_invalid_size_is_an_error_that_names_the_layer_and_valid_sizes(name: str, size: int, message: str) -> None:

@@ -1,6 +1,7 @@
 """A summary shows what the network does."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,6 +137,31 @@ def test_summarizing_does_not_change_the_network(small_net: nn.Sequential) -> No
 def test_an_invalid_size_is_an_error_that_names_the_layer(small_net: nn.Sequential) -> None:
     with pytest.raises(ModelError, match=r"net does not support 20 x 20 px: layer 5 fails: "):
         summary_of(small_net, 20)
+
+
+class Failing(nn.Module):
+    """Its own `forward` fails after its layer."""
+
+    def __init__(self, fail: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.conv, self.fail = nn.Conv2d(3, 4, 3), fail
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fail(self.conv(x))
+
+
+@pytest.mark.parametrize(
+    ("fail", "message"),
+    [
+        (lambda x: x.view(2, 144), "net does not support 20 x 20 px: shape"),
+        (lambda x: {6: x}[x.shape[-1]], "net does not support 20 x 20 px: "),
+        (lambda x: x if x.sum() > 0 else -x, "net cannot be summarized, since its code reads the values of tensors: "),
+    ],
+)
+def test_a_failure_outside_the_layers_names_none(fail: Callable[[torch.Tensor], torch.Tensor], message: str) -> None:
+    with pytest.raises(ModelError, match=message) as error:
+        summary_of(Failing(fail), 20)
+    assert "layer" not in str(error.value)
 
 
 def test_alexnet_at_227_pixels_has_the_published_widths() -> None:

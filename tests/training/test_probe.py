@@ -76,6 +76,14 @@ def test_the_features_of_a_layer_that_takes_windows_are_averaged_over_those_of_a
         assert torch.allclose(rows[:, 3:], network.inner(x).mean(dim=(2, 3)), atol=1e-6)
 
 
+def test_the_features_are_those_of_the_last_batch() -> None:
+    x, network = torch.rand(2, 3, 8, 8), Windows()
+    with FeatureHooks(network, (CutPoint("inner", "head", 5),)) as hooks, torch.no_grad():
+        network(torch.rand(3, 3, 8, 8))
+        network(x)
+        assert torch.allclose(hooks.collect_features(), network.inner(x).mean(dim=(2, 3)), atol=1e-6)
+
+
 def test_a_layer_that_takes_a_table_of_positions_is_no_cut() -> None:
     model = build_model("timm:swinv2_tiny_window8_256", num_classes=3, weights="none")
     cuts = find_cut_points(model)
