@@ -1,4 +1,4 @@
-"""Export a network to an .onnx file if its outputs in ONNX Runtime match those of the trained network."""
+"""Export a network to an .onnx file if the outputs of the file match those of the trained network."""
 
 from __future__ import annotations
 
@@ -48,14 +48,16 @@ class ExportOptions:
     Attributes:
         include_preprocessing: the file takes uint8 images `(N, H, W, 3)` of any size, and resizes, crops and normalizes
             them; otherwise, it takes normalized float32 `(N, C, H, W)`.
-        exact_resize: resize inside the file with results that are bit-identical to Pillow's; several times slower.
+        exact_resize: resize inside the file with results that are bit-identical to Pillow's; several times slower. It
+            is also used if the outputs of another resize differ from the network's, except for openvino.
         calibrate: fit a temperature on the validation set.
         known_share: store the confidence threshold that this share (0..1) of the validation images reaches; images
             below the threshold are predicted as "unknown". 0 stores no threshold.
         target: the runtime that will run the file; files for tensorrt and opencv do not include preprocessing.
 
     Raises:
-        InputError: the target is unknown or does not support `exact_resize`, or `known_share` is outside 0..1.
+        InputError: the target is unknown; `exact_resize` is set, but the target does not support it, or
+            `include_preprocessing` is false; or `known_share` is outside 0..1.
 
     Examples:
         >>> from mlimages.export import ExportOptions
@@ -106,14 +108,17 @@ def export_network(
 ) -> OnnxBundle:
     """Export a network to an .onnx file if its outputs and those of the file match for the validation images.
 
+    The file runs in ONNX Runtime and, if it is installed, in the target runtime. The thresholds of a multi-label
+    network are chosen on the validation images.
+
     Args:
         trained_network: the network.
         out: the .onnx file. Weights beyond 1.9 GB are written to `NAME.onnx.data` beside it.
         validation: a label file, its path, or labelled paths; images that cannot be decoded are skipped.
         options: options of the export.
-        provenance: details of the training, to which versions, accuracy and parity are added.
+        provenance: details of the training, to which versions, parity and the measured scores are added.
         overwrite: replace a file that mlimages did not write, or that was changed since.
-        progress: shows the number of compared validation images.
+        progress: shows the number of validation images computed by the network, and compared.
         outputs: the network's logits for the validation images; computed by default.
         max_compared_images: compare at most this many validation images, evenly spaced; all by default.
 
@@ -147,9 +152,9 @@ def export_network(
                 "validation images: omit both options"
             )
         if not outputs.labeled_paths:
-            raise InputError(f"{_describe_missing_images(items)}: --calibrate and --unknown require validation images")
+            raise InputError(f"{_explain_lack_of_images(items)}: --calibrate and --unknown require validation images")
     if not outputs.labeled_paths:
-        logger.warning("%s: the file will not be compared with the network", _describe_missing_images(items))
+        logger.warning("%s: the file will not be compared with the network", _explain_lack_of_images(items))
     if trained_network.multi_label:
         decision_parameters, provenance = _choose_class_thresholds(outputs, provenance or Provenance())
     else:
@@ -190,10 +195,11 @@ def export_network(
     return replace(bundle, path=out)
 
 
-def _describe_missing_images(items: Sequence[LabeledPath]) -> str:
+def _explain_lack_of_images(items: Sequence[LabeledPath]) -> str:
+    """Return why no image was decoded: there are none, or none of them can be read."""
     if not items:
         return "there are no validation images"
-    return f"none of {pluralize(len(items), 'validation image')} can be read (looked for in {items[0].path.parent})"
+    return f"none of {pluralize(len(items), 'validation image')} can be read (the first is {items[0].path})"
 
 
 def _move_exported_files(path: Path, out: Path) -> None:
@@ -222,7 +228,10 @@ def _choose_class_thresholds(
 def _calibrate(
     network_outputs: NetworkOutputs, options: ExportOptions, provenance: Provenance
 ) -> tuple[DecisionParameters, Provenance]:
-    """Return the temperature and the "unknown" threshold, and the provenance with accuracy and calibration error."""
+    """Return the temperature and the "unknown" threshold, each as `options` say, and the provenance with the accuracy.
+
+    It also gets the calibration errors before and after, if a temperature is fitted.
+    """
     labels, uncalibrated = network_outputs.labels, calibration.softmax(network_outputs.logits)
     temperature = calibration.fit_temperature(network_outputs.logits, labels) if options.calibrate else 1.0
     calibrated = calibration.softmax(network_outputs.logits, temperature)

@@ -24,7 +24,7 @@ class KnownScore(nn.Module):
         num_directions: number of principal directions of the covariance.
 
     Attributes:
-        means: mean feature vector of each class, `(classes, features)`.
+        means: mean of each class's scaled feature vectors, `(classes, features)`.
         directions: principal directions, `(directions, features)`.
         inverse_variance: inverse of the variance in all other directions.
         corrections: inverse variance along each principal direction minus `inverse_variance`, `(directions,)`.
@@ -51,7 +51,7 @@ class KnownScore(nn.Module):
         self.register_buffer("corrections", torch.zeros(num_directions))
         self.register_buffer("threshold", torch.tensor(1.0))
 
-    def compute_mahalanobis_distances(self, features: Tensor) -> Tensor:
+    def compute_squared_distances(self, features: Tensor) -> Tensor:
         """Return the squared Mahalanobis distance `(N,)` of each feature vector `(N, D)` to the nearest class mean.
 
         The feature vectors are scaled to length 1 first.
@@ -64,7 +64,7 @@ class KnownScore(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the in-distribution score `(N,)`, 0..1, of features `(N, D)`."""
-        return 1 / (1 + self.compute_mahalanobis_distances(features) / self.threshold)
+        return 1 / (1 + self.compute_squared_distances(features) / self.threshold)
 
 
 @dataclass(frozen=True, slots=True)

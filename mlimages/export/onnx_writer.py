@@ -104,8 +104,10 @@ class DecisionParameters:
 
     Attributes:
         temperature: divides the logits before the softmax.
-        unknown_below: an image whose highest probability is below this threshold is predicted as "unknown".
-        thresholds: for each class of a multi-label network, the minimum probability at which it is predicted.
+        unknown_below: an image whose highest probability is below this threshold is predicted as "unknown"; 0 for
+            no threshold.
+        thresholds: for each class of a multi-label network, the minimum probability at which it is predicted; empty
+            for other networks.
     """
 
     temperature: float = 1.0

@@ -24,10 +24,10 @@ this. For a multi-label model, they may disagree on a class if the network's pro
 threshold by at most this."""
 
 LOGIT_TOLERANCE = 1e-3
-"""Maximum difference of a logit between file and network for the same pixels, relative to the largest logit."""
+"""Maximum difference of a logit for the same pixels, relative to the largest absolute logit of the network."""
 
 RESIZE_TOLERANCE = 5e-2
-"""Like LOGIT_TOLERANCE, for a file that resizes the image itself: its pixel values may differ from Pillow's by 1."""
+"""Like LOGIT_TOLERANCE, for a file that resizes the image itself: a few pixel values differ from Pillow's by 1 to 3."""
 
 BATCH_SIZE = 8
 
@@ -57,7 +57,7 @@ class NetworkOutputs:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """The true class indices `(N,)`."""
+        """The true class indices `(N,)`; -1 for multi-label images."""
         return np.array([item.label for item in self.labeled_paths], np.int64)
 
 
@@ -93,6 +93,7 @@ def check_parity(
         bundle: the metadata of the file.
         outputs: the images, and the network's outputs.
         compute_logits: returns the logits of the file.
+        progress: shows the number of images compared.
         workers: number of threads that call `compute_logits`.
 
     Raises:
@@ -103,7 +104,7 @@ def check_parity(
     compare = comparer.compare_end_to_end if bundle.includes_preprocessing else comparer.compare_without_preprocessing
     paths = [item.path for item in outputs.labeled_paths]
     progress.start("onnx", len(paths), "images")
-    comparisons: list[_LogitsComparison] = []
+    comparisons: list[_ImageComparison] = []
     for comparison in ThreadPool(workers).map(lambda pair: compare(*pair), zip(paths, outputs.logits, strict=True)):
         comparisons.append(comparison)
         progress.advance()
@@ -119,11 +120,11 @@ def check_parity(
 
 
 @dataclass(frozen=True, slots=True)
-class _LogitsComparison:
+class _ImageComparison:
     """Comparison of the outputs for one image.
 
     Attributes:
-        relative_difference: largest difference of a logit, relative to the largest logit.
+        relative_difference: largest difference of a logit, relative to the largest absolute logit.
         torch_classes, onnx_classes: indices of the predicted classes: the most probable one, or all that reach their
             thresholds if the model is multi-label.
         matches: whether the outputs are within the tolerance.
@@ -157,7 +158,7 @@ class _LogitsComparer:
     task: Task
     compute_logits: ComputeLogits
 
-    def compare_end_to_end(self, path: Path, expected_logits: NDArray[np.float32]) -> _LogitsComparison:
+    def compare_end_to_end(self, path: Path, expected_logits: NDArray[np.float32]) -> _ImageComparison:
         """Compare the outputs of a file that includes preprocessing."""
         prop, rgb = self.trained_network.preprocessing.image, images.load_rgb(path)
         logits = self.compute_logits(np.asarray(rgb)[None])[0]  # (classes,)
@@ -175,7 +176,7 @@ class _LogitsComparer:
         end_to_end = self._compare_logits(path, logits, full_decode, RESIZE_TOLERANCE)
         return end_to_end if end_to_end.matches else replace(end_to_end, mismatch_cause="resize")
 
-    def compare_without_preprocessing(self, path: Path, expected_logits: NDArray[np.float32]) -> _LogitsComparison:
+    def compare_without_preprocessing(self, path: Path, expected_logits: NDArray[np.float32]) -> _ImageComparison:
         """Compare the outputs of a file without preprocessing."""
         pixels = images.load_pixels(path, self.trained_network.preprocessing.image)
         x = self.trained_network.normalize_pixels([pixels]).numpy()  # (1, C, H, W)
@@ -184,12 +185,12 @@ class _LogitsComparer:
 
     def _compare_logits(
         self, path: Path, logits: NDArray[np.float32], expected_logits: NDArray[np.float32], tolerance: float
-    ) -> _LogitsComparison:
+    ) -> _ImageComparison:
         difference = float(compute_relative_difference(logits[None], expected_logits[None])[0])
         torch_classes, onnx_classes = (self.task.predict_classes(each) for each in (expected_logits, logits))
         margin = self.task.compute_margin_to(expected_logits, onnx_classes)
         matches = difference <= tolerance and margin <= NEAR_TIE_MARGIN
-        return _LogitsComparison(path, difference, torch_classes, onnx_classes, matches)
+        return _ImageComparison(path, difference, torch_classes, onnx_classes, matches)
 
 
 def _decode_images(

@@ -39,7 +39,7 @@ with disable_telemetry("ORT_DISABLE_TELEMETRY", "1"), _preserve_sys_path():
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
 PARITY_TOLERANCE = 0.1
-"""Tolerance of the parity test in a quantized file, whose integer kernels round differently on different processors."""
+"""Tolerance of the parity test in a variant, whose kernels round differently on different processors."""
 
 ModelOutputs = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]
 """Logits and probabilities, each `(N, classes)`, and the output `known` `(N,)`, or None if the file lacks it."""

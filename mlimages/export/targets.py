@@ -29,8 +29,8 @@ class Runtime:
         name: display name.
         resize_implementation: implementation of the resize inside the file; None if the runtime supports no resize, so
             that the file does not include preprocessing.
-        load_model: given the package and the path of a file, returns a function that computes logits; None if exported
-            files are not compared in this runtime.
+        load_model: given the package and the path of a file, returns a function that computes logits; None for ONNX
+            Runtime, in which every file is compared, and for runtimes in which none is.
         package: the Python package that `load_model` needs.
         parity_skip_reason: why an exported file was not compared in this runtime.
     """
@@ -42,8 +42,8 @@ class Runtime:
     parity_skip_reason: str = ""
 
     @property
-    def is_installed(self) -> bool:
-        """Whether the runtime is installed, so that an exported file can be compared in it."""
+    def has_loader(self) -> bool:
+        """Whether `load_model` is given and its package is installed, so that an exported file can be compared."""
         return self.load_model is not None and find_spec(self.package) is not None
 
 
@@ -92,13 +92,13 @@ def load_in_runtime(target: TargetRuntime, path: Path) -> ComputeLogits | None:
     """Load a file in the runtime of a target, and return a function that computes its logits.
 
     Returns:
-        The function; None if exported files are not compared in this runtime, or it is not installed.
+        The function; None if the runtime has no `load_model`, as ONNX Runtime, or is not installed.
 
     Raises:
         ExportError: the runtime cannot load the file.
     """
     runtime = RUNTIMES[target]
-    if runtime.load_model is None or not runtime.is_installed:
+    if runtime.load_model is None or not runtime.has_loader:
         return None
     try:
         package = import_openvino() if target == "openvino" else importlib.import_module(runtime.package)

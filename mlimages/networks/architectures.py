@@ -66,6 +66,7 @@ class TorchvisionArchitecture(Architecture):
         return network
 
     def _choose_builder_options(self, image_property: ImageProperty, *, is_pretrained: bool) -> dict[str, Any]:
+        """Return the arguments that torchvision's builder would derive from the weights and the image size."""
         if self.name in ("googlenet", "inception_v3"):
             # The auxiliary classifiers are used only in training.
             pretrained = {"transform_input": True, "init_weights": False} if is_pretrained else {}
@@ -128,7 +129,8 @@ def find_architecture(name: str) -> Architecture:
     """Return the architecture of this name.
 
     Raises:
-        ModelError: there is no such architecture; the message suggests similar names.
+        ModelError: there is no such architecture; the message suggests similar names. Names of timm, `timm:NAME`, are
+            not checked.
     """
     if name.startswith("timm:") or name == DEFAULT_MODEL:
         # Imported late: timm takes half a second.
@@ -154,7 +156,7 @@ def find_architecture(name: str) -> Architecture:
 
 
 def has_local_weights(name: str) -> bool:
-    """Return whether the pretrained weights of a network are available on this machine.
+    """Return whether a network has pretrained weights, and they are available on this machine.
 
     Examples:
         >>> from mlimages.networks import has_local_weights

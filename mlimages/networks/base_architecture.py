@@ -32,7 +32,7 @@ class Architecture(ABC):
 
     @property
     def has_local_weights(self) -> bool:
-        """Whether the pretrained weights are available on this machine."""
+        """Whether there are pretrained weights, and they are available on this machine."""
         return False
 
     @abstractmethod

@@ -24,7 +24,7 @@ LOWER_HEAD_PATH = "depths"
 
 
 class LowerLayersHead(nn.Linear):
-    """Linear layer without bias on the pooled outputs of all lower layers; its weight is initialized to zero.
+    """Linear layer without bias on the pooled outputs of lower layers; its weight is initialized to zero.
 
     Args:
         widths: number of features of each lower layer, in the order of execution.
@@ -38,13 +38,14 @@ class LowerLayersHead(nn.Linear):
 
 
 def add_lower_layers_head(model: Model) -> Model | None:
-    """Return the model with a second linear head on the pooled outputs of the layers below its head.
+    """Return the model with a second linear head on the pooled outputs at its cut points.
 
-    The logits of both heads are added. Layers and tensors are shared with `model`; the state dict has the additional
-    tensor `depths.weight` `(classes, D)`. Based on Head2Toe (U. Evci et al., ICML 2022, arXiv 2201.03529).
+    The last cut point is left out: its features are the input of the head. The logits of both heads are added. Layers
+    and tensors are shared with `model`; the state dict has the additional tensor `depths.weight` `(classes, D)`. Based
+    on Head2Toe (U. Evci et al., ICML 2022, arXiv 2201.03529).
 
     Returns:
-        The new model, or None if the network cannot be traced or has a single layer.
+        The new model, or None if the network cannot be traced or has no cut point below the input of its head.
 
     Examples:
         >>> import torch

@@ -29,10 +29,10 @@ class Model:
     """A network with its preprocessing and metadata.
 
     Attributes:
-        name: the name that `build_model` accepts.
+        name: the name that `build_model` accepts, or the class name of a custom network.
         network: maps float32 `(N, C, H, W)`, the output of `Normalize`, to logits `(N, classes)`; in eval mode.
-        library: the package that implements the network, with its version.
-        preprocessing: the preprocessing that the weights expect.
+        library: the package that implements the network, with its version; the module of a custom network, with a hash.
+        preprocessing: the preprocessing that the weights expect, with the chosen size, resize and grayscale.
         heads: module paths of the classifiers: the last layer, or several parallel layers (DeiT, LeViT).
         layer_aliases: module paths of the layers of AlexNet and VGG by their common names (conv1 ... fc8).
         pretrained: whether the weights come from a file or from the library.
@@ -145,7 +145,7 @@ def build_model(
 
 
 def wrap_network(network: nn.Module, preprocessing: Preprocessing, *, num_classes: int, pretrained: bool) -> Model:
-    """Return a custom network as a `Model`, with its preprocessing and the path of its classifier.
+    """Return a custom network, set to eval mode, as a `Model` with its preprocessing and the path of its classifier.
 
     Args:
         network: maps float32 `(N, C, H, W)` to logits `(N, classes)`; its last layer with `num_classes` outputs is
@@ -178,10 +178,11 @@ def wrap_network(network: nn.Module, preprocessing: Preprocessing, *, num_classe
 
 
 def resolve_weights_and_freeze(name: str, *, weights: str, freeze: str) -> tuple[str, str]:
-    """Return the weights and the last frozen layer of a network, with `default` and `auto` resolved.
+    """Return `weights` and `freeze` with `auto` resolved, and `default` for a network without pretrained weights.
 
     Raises:
-        ModelError: the weights are random and `freeze` is `auto`.
+        ModelError: there is no such network; or `weights` is `none` and `freeze` is `auto`, although the network has
+            pretrained weights.
 
     Examples:
         >>> from mlimages.networks import resolve_weights_and_freeze
@@ -215,7 +216,7 @@ def find_heads(network: nn.Module, num_classes: int) -> tuple[str, ...]:
     heads = tuple(path for path in ([named] if isinstance(named, str) else named) if path in paths)
     if not heads and not paths:
         raise ModelError(
-            f"the last layer of this network does not have {num_classes} outputs: choose a classification network"
+            f"no layer of this network has {num_classes} outputs, one per class: choose a classification network"
         )
     return heads or (paths[-1],)
 
@@ -227,7 +228,8 @@ def _count_outputs(module: nn.Module) -> int | None:
 def find_layer_aliases(network: nn.Module) -> dict[str, str]:
     """Return the module paths of the layers of AlexNet and VGG by their common names (conv1, conv3_2, fc7).
 
-    A batch norm belongs to the convolution before it; `conv3` is the last layer of VGG's third block.
+    A batch norm belongs to the convolution before it; `conv3` is the last layer of VGG's third block. Other networks
+    have no such names.
 
     Examples:
         >>> from mlimages.networks import build_model, find_layer_aliases
@@ -276,7 +278,7 @@ def _override_image_property(
 def _build_with_weights(
     architecture: Architecture, num_classes: int, image_property: ImageProperty, weights: str
 ) -> nn.Module:
-    """Build a network and load its weights; the classifier is initialized randomly if its number of classes differs."""
+    """Build a network and load its weights; the classifier is random if they have none for this number of classes."""
     weights_name = f"the default weights of {architecture.name}" if weights == "default" else weights
     network = _build_on_meta(architecture, num_classes, image_property, weights)
     heads = find_heads(network, num_classes)
@@ -314,7 +316,7 @@ def _reset_parameters(layer: nn.Module) -> bool:
 def _build_on_meta(
     architecture: Architecture, num_classes: int, image_property: ImageProperty, weights: str
 ) -> nn.Module:
-    """Build the network on the meta device, which skips the slow initialization of weights that are then replaced."""
+    """Build the network on the meta device, if it can be, which skips the initialization of weights to be replaced."""
     try:
         with torch.device("meta"):
             return architecture.build(num_classes, image_property, weights)

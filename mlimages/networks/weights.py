@@ -41,7 +41,8 @@ def read_weights(path: str | os.PathLike[str]) -> StateDict:
     keys.
 
     Raises:
-        ModelError: there is no such file, its format is not supported, or loading it could execute code.
+        ModelError: there is no such file, its format is not supported, it is damaged or holds no tensors, or loading it
+            could execute code.
     """
     path = require_local_path(path)
     if not path.is_file():
@@ -188,7 +189,8 @@ def load_weights(network: nn.Module, state_dict: StateDict, *, heads: Sequence[s
         weights_name: name of the weights, for messages.
 
     Raises:
-        ModelError: tensors are missing, unexpected, of another shape or NaN; the message lists the first of each kind.
+        ModelError: tensors are missing, unexpected, of another shape, or contain NaN or infinity; the message lists
+            the first of each kind.
     """
     own = network.state_dict()
     own_head = {name for name in own if is_in_modules(name, heads)}

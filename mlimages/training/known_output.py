@@ -62,7 +62,7 @@ def fit_known_score(
     }
     score.load_state_dict({name: torch.as_tensor(value) for name, value in values.items()})
     with torch.inference_mode():
-        distances = score.compute_mahalanobis_distances(torch.from_numpy(validation_features))
+        distances = score.compute_squared_distances(torch.from_numpy(validation_features))
     rank = math.ceil(KNOWN_SHARE * (len(distances) + 1))  # the conformal quantile, as in `compute_conformal_thresholds`
     score.threshold.fill_(max(1e-9, float(np.sort(distances.numpy())[rank - 1])))
     return score

@@ -147,7 +147,7 @@ def test_the_file_for_a_runtime_is_compared_in_that_runtime_where_it_is_installe
     runtime, parity = RUNTIMES[target], bundle.provenance.target_parity
     assert OnnxBundle.read(bundle.path).provenance.target == target
     assert bundle.includes_preprocessing == (target not in ("tensorrt", "opencv"))
-    assert (parity is not None) == runtime.is_installed
+    assert (parity is not None) == runtime.has_loader
     assert parity is None or (
         parity.num_images == 3 and parity.max_relative_difference < parity_module.RESIZE_TOLERANCE
     )
@@ -175,11 +175,11 @@ def test_the_exact_resize_is_refused_for_a_runtime_that_does_not_compute_it() ->
 
 
 @pytest.mark.parametrize("options", [ExportOptions(calibrate=True), ExportOptions(known_share=0.95)])
-def test_calibration_without_a_validation_image_is_an_error_that_names_the_folder(
+def test_calibration_without_a_validation_image_is_an_error_that_names_the_first_image(
     options: ExportOptions, tmp_path: Path
 ) -> None:
     missing = [LabeledPath(tmp_path / "gone" / "a.jpg", 0), LabeledPath(tmp_path / "gone" / "b.jpg", 1)]
-    message = rf"none of 2 validation images can be read \(looked for in {tmp_path / 'gone'}"
+    message = rf"none of 2 validation images can be read \(the first is {tmp_path / 'gone' / 'a.jpg'}\)"
     with pytest.raises(InputError, match=message):
         export_network(trained("lenet5"), tmp_path / "a.onnx", validation=missing, options=options)
     with pytest.raises(InputError, match="there are no validation images"):
@@ -192,7 +192,7 @@ def test_an_export_without_a_validation_image_says_that_nothing_was_compared(
 ) -> None:
     missing = [LabeledPath(tmp_path / "gone" / "a.jpg", 0)]
     export_network(trained("lenet5"), tmp_path / "a.onnx", validation=missing)
-    assert f"none of 1 validation image can be read (looked for in {tmp_path / 'gone'})" in caplog.text
+    assert f"none of 1 validation image can be read (the first is {tmp_path / 'gone' / 'a.jpg'})" in caplog.text
 
 
 def test_the_file_contains_no_path_of_the_machine_that_wrote_it(cnn_bundle: OnnxBundle) -> None:

@@ -152,7 +152,7 @@ def with_known(network: TrainedNetwork, labels: LabelFile) -> TrainedNetwork:
     (seen,) = features
     score = KnownScore(num_classes=1, num_features=seen.shape[1], num_directions=1)
     score.means.copy_(torch.nn.functional.normalize(seen[:4], dim=1).mean(0))
-    score.threshold.copy_(score.compute_mahalanobis_distances(seen).median())
+    score.threshold.copy_(score.compute_squared_distances(seen).median())
     sets = PredictionSetThresholds("validation", 12, {"0.9": 0.01})
     return replace(network, known_output=KnownOutput(score, head, InDistributionCalibration(0.95, 12), sets))
 
