@@ -7,6 +7,7 @@ import pytest
 from mlimages import UrlList
 from mlimages.core import InputError
 from mlimages.gathering import read_list, read_manifest
+from mlimages.gathering.sources.search_source import parse_queries
 from mlimages.gathering.store.file_names import PathsInUse
 from tests.gathering.conftest import links, run
 from tests.servers import Connection, Reply, Request, Site, answer, photo
@@ -86,3 +87,21 @@ def test_a_folder_in_which_a_class_keeps_an_image_is_not_given_to_another(site: 
     folders = {row.label: str(Path(row.path or "").parent) for row in read_manifest(out)}
     assert folders["Dog"] == "Dog"
     assert folders["dog"].startswith("dog-")
+
+
+@pytest.mark.parametrize(
+    ("queries", "message"),
+    [
+        (["cat", "Cat"], "'cat' and 'Cat' differ only in case"),
+        (["big cat=lion", "Big  cat=tiger"], "'big cat' and 'Big cat' differ only in case"),
+        (["big cat=lion", "big  cat=tiger"], "'big cat' appears twice"),
+        (["caf\u00e9", "cafe\u0301=coffee house"], "'caf\u00e9' appears twice"),
+    ],
+)
+def test_search_queries_whose_classes_would_share_a_folder_are_refused(queries: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_queries(queries)
+
+
+def test_a_class_is_named_by_its_query_but_for_white_space() -> None:
+    assert parse_queries(["big  cat", "dog=Canis lupus"]) == {"big cat": "big  cat", "dog": "Canis lupus"}

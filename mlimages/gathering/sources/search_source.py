@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable,
 
 from mlimages.core import ImageRef, InputError
 from mlimages.gathering.sources.search_api import SearchApi
+from mlimages.labels import normalize_class_name
 
 
 class SearchSource(ABC):
@@ -64,14 +65,18 @@ def parse_queries(query_texts: Sequence[str]) -> dict[str, str]:
     """Parse texts `CLASS=QUERY`, or `QUERY` if it is also the class; return the queries by class.
 
     Raises:
-        InputError: a query or class is empty, or a class occurs twice.
+        InputError: a query or class is empty, or a class occurs twice, also in another case.
     """
     classes: dict[str, str] = {}
+    spellings: dict[str, str] = {}
     for text in query_texts:
         label, equals, query = (part.strip() for part in text.partition("="))
         if not label or (equals and not query):
             raise InputError(f"cannot search for {text!r}: expected QUERY or CLASS=QUERY")
-        if label in classes:
-            raise InputError(f"the class {label!r} appears twice: name each class once, as CLASS=QUERY")
-        classes[label] = query or label
+        name = normalize_class_name(label)
+        if name in classes:
+            raise InputError(f"the class {name!r} appears twice: name each class once, as CLASS=QUERY")
+        if (other := spellings.setdefault(name.casefold(), name)) != name:
+            raise InputError(f"the classes {other!r} and {name!r} differ only in case: name each class once")
+        classes[name] = query or label
     return classes
