@@ -119,7 +119,7 @@ class UrlList:
             str(path) if is_http_url(str(path)) else require_local_path(path) for path in paths
         ]
         if class_name is not None and not normalize_class_name(class_name):
-            raise InputError("the name of the class is empty")
+            raise InputError("the name of the class is empty: enter a name, or leave out --class")
         self._options = LinkListOptions(url_col, label_col, class_name and normalize_class_name(class_name))
         self._http_options = http_options
         self._tell = tell
