@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mlimages.core import BrokenImage
 from mlimages.inference import Explanation, Predictor, TimedResult, explain
-from mlimages.serving.problems import make_busy_error
+from mlimages.serving.problems import ApiError, make_busy_error
 
 MAX_BATCH_SIZE = 4
 """Maximum batch size; larger batches gain little and take more memory."""
@@ -70,8 +70,12 @@ class Engine:
         """Add images to the queue, and return one future per image, whose result has at least the `top` classes.
 
         Raises:
-            ApiError: the queue cannot hold all images; none is added.
+            ApiError: the queue cannot hold all images, now or ever; none is added.
         """
+        if len(images) > self._queue_size:
+            raise ApiError(
+                413, "too-many-images", f"at most {self._queue_size} images per request, as many as the queue"
+            )
         if self.num_queued + len(images) > self._queue_size:
             raise make_busy_error()
         loop, now = asyncio.get_running_loop(), time.perf_counter()

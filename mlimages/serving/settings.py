@@ -56,7 +56,9 @@ class ServerSettings:
     max_pixels: Annotated[
         int, Option("Maximum pixels (width x height) of an image, checked before decoding.", group="Limits", min=1)
     ] = 50_000_000
-    max_images: Annotated[int, Option("Maximum number of images in a request.", group="Limits", min=1)] = 64
+    max_images: Annotated[
+        int, Option("Maximum number of images in a request, at most --queue-size.", group="Limits", min=1)
+    ] = 64
     queue_size: Annotated[
         int,
         Option("Maximum number of queued images; further requests are rejected with HTTP 503.", group="Limits", min=1),

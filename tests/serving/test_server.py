@@ -288,11 +288,32 @@ def test_no_other_site_may_read_an_answer(server: Served) -> None:
     assert preflight.status == 405
 
 
-def test_a_full_queue_is_503_with_retry_after(serve_with: Any) -> None:
-    served = serve_with(queue_size=2)
-    reply = served.ask_form("/predict", *[(f"{n}.png", encoded()) for n in range(3)])
-    assert (reply.status, reply.code, reply.headers["Retry-After"]) == (503, "busy", "1")
-    assert served.ask("POST", "/predict", encoded()).status == 200
+def test_a_full_queue_is_503_with_retry_after_and_a_request_that_never_fits_is_413(
+    serve_with: Any, bundle: OnnxBundle
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold(batch: Sequence[bytes]) -> None:
+        begun.set()
+        go_on.wait(60)
+
+    served = serve_with(Watched(bundle, hold), queue_size=2)
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", served.port)) as first:
+        first.sendall(head % len(encoded(1)) + encoded(1))
+        assert begun.wait(60)
+        with socket.create_connection(("127.0.0.1", served.port)) as second:
+            second.sendall(head % len(encoded(2)) + encoded(2))
+            while b"mlimages_queue_images 1.0\n" not in served.ask("GET", "/metrics").body:
+                pass
+            busy, too_many = (
+                served.ask_form("/predict", *[(f"{n}.png", encoded()) for n in range(count)]) for count in (2, 3)
+            )
+            go_on.set()
+            assert second.recv(64).startswith(b"HTTP/1.1 200")
+    assert (busy.status, busy.code, busy.headers["Retry-After"]) == (503, "busy", "1")
+    assert (too_many.status, too_many.code) == (413, "too-many-images")
+    assert served.ask_form("/predict", ("1.png", encoded()), ("2.png", encoded())).status == 200
 
 
 def test_images_that_wait_are_answered_in_batches_each_with_its_own_answer(serve_with: Any, bundle: OnnxBundle) -> None:

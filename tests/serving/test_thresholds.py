@@ -128,8 +128,8 @@ def test_a_limit_of_a_request(measured: Callable[[float], int], values: tuple[fl
 
 
 @pytest.mark.train
-@pytest.mark.parametrize(("room", "is_busy"), [(2, True), (3, False), (4, False)])
-def test_the_limit_of_the_queue(cnn_bundle: OnnxBundle, room: int, is_busy: bool) -> None:
+@pytest.mark.parametrize(("room", "is_too_long"), [(2, True), (3, False), (4, False)])
+def test_the_limit_of_the_queue(cnn_bundle: OnnxBundle, room: int, is_too_long: bool) -> None:
     async def submit() -> None:
         engine = Engine(Predictor(cnn_bundle, workers=1), queue_size=room)
         try:
@@ -137,8 +137,8 @@ def test_the_limit_of_the_queue(cnn_bundle: OnnxBundle, room: int, is_busy: bool
         finally:
             engine.close()
 
-    if is_busy:
-        with pytest.raises(ApiError, match="too many images"):
+    if is_too_long:
+        with pytest.raises(ApiError, match="at most 2 images per request"):
             asyncio.run(submit())
     else:
         asyncio.run(submit())
