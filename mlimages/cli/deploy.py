@@ -329,7 +329,10 @@ def serve(
     from mlimages.inference import Predictor
     from mlimages.serving import TOKEN_VARIABLE, is_loopback, serve
 
-    secret = os.environ.get(TOKEN_VARIABLE, "").strip() if token or not is_loopback(host) else ""
+    secret = os.environ.get(TOKEN_VARIABLE, "").strip()
+    if secret and not token and is_loopback(host):
+        secret = ""
+        print_to_stderr(f"{TOKEN_VARIABLE} is not required on a loopback address; behind a proxy, add --token")
     if token and not secret:
         raise InputError(f"--token requires the environment variable {TOKEN_VARIABLE}: set it to a secret")
     settings = ServerSettings(**{**server_options, "token": secret})

@@ -424,6 +424,16 @@ def test_beyond_this_machine_the_token_from_the_environment_is_asked(model: Path
         assert "s3cret" not in "".join(process.communicate())
 
 
+def test_a_token_that_is_not_required_is_mentioned(model: Path) -> None:
+    env = {**os.environ, "MLIMAGES_TOKEN": "s3cret"}
+    with started(["-m", "mlimages", "serve", model, "--port", 0], env=env) as (process, port):
+        assert status_of(port, "/metrics") == 200
+        process.kill()
+        printed = "".join(process.communicate())
+    assert "MLIMAGES_TOKEN is not required on a loopback address; behind a proxy, add --token" in printed
+    assert "s3cret" not in printed
+
+
 @pytest.mark.parametrize(
     ("name", "cell"),
     [
