@@ -634,7 +634,7 @@ def test_images_of_every_shape_are_inspected(tmp_path: Path) -> None:
         assert (found.width, found.height) == size
     found = verify_and_resize(path, ImageRequirements(target_shorter_px=256))
     assert isinstance(found, Rejection)
-    assert (found.reason, found.detail) == (Reason.TOO_MANY_PIXELS, "256 x 768000 pixels after resizing")
+    assert (found.reason, found.detail) == (Reason.TOO_MANY_PIXELS, "too large after resizing: 256 x 768000 pixels")
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])

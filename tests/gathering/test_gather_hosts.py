@@ -66,7 +66,7 @@ def test_a_name_server_that_is_away_for_a_moment_costs_no_link(
     summary = run(links(tmp_path, *urls), tmp_path / "out")
     assert (summary.ok, set(summary.reasons)) == (20, {"unknown-host", "host-down"})
     unrequested = {row.detail for row in read_manifest(tmp_path / "out") if row.reason is Reason.HOST_DOWN}
-    assert unrequested == {"the host could not be reached for earlier links"}
+    assert unrequested == {"earlier requests could not reach the host"}
 
 
 def limited(per_s: float, status: int, **headers: object) -> Reply:

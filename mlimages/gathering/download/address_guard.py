@@ -35,7 +35,7 @@ def is_public(address: str) -> bool:
 def is_private_host(host: str) -> bool:
     """Return whether `host` is localhost or an IP address, in any notation, that is not public.
 
-    For requests through a proxy, which resolves host names itself, this is the only check.
+    A proxy resolves host names itself, so for requests through a proxy this is the only check.
 
     >>> [is_private_host(host) for host in ("127.1", "2130706433", "localhost.", "example.org")]
     [True, True, True, False]

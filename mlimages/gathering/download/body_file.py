@@ -10,10 +10,13 @@ from mlimages.core import GatherError
 _MAX_BUFFERED_BYTES = 256 * 1024
 
 _MIN_BYTES_PER_S = 1024
-"""Minimum average rate in each period as long as the time-out; slower transfers are aborted."""
+"""Minimum average rate in each period of `timeout_s` seconds; slower transfers are aborted."""
 
 _MIN_TOTAL_BYTES_PER_S = 32 * 1024
-"""Minimum average rate of a whole transfer of the maximum size: 64 MiB may take 34 minutes and four time-outs."""
+"""A transfer may take as long as a body of the maximum size takes at this rate, plus four time-outs.
+
+For 64 MiB, this is 34 minutes plus four time-outs.
+"""
 
 _IDENTITY_ENCODINGS = ("", "identity", "none", "utf-8", "binary")
 """Values of Content-Encoding that servers send with uncompressed bodies."""
@@ -54,9 +57,10 @@ class BufferedFile:
 
 
 class StallDetector:
-    """Detects transfers that are too slow in a period of `timeout_s` seconds, or as a whole.
+    """Detects transfers that are too slow.
 
-    A whole transfer may take as long as `max_bytes` take at 32 KiB/s, plus four time-outs.
+    In each period of `timeout_s` seconds, the average rate must be at least 1 KiB/s. The whole transfer may take as
+    long as `max_bytes` take at 32 KiB/s, plus four time-outs.
 
     Args:
         timeout_s: time-out in seconds.

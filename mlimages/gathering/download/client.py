@@ -34,7 +34,7 @@ def open_session(
         options: options of the requests, such as the User-Agent, the proxy and the time-out.
         decompress: request compressed bodies and decompress them.
         timeout: time-outs of the requests. By default, `options.timeout_s` applies to the connection and to each wait
-            for data, not to a whole transfer. In each case, all headers must have arrived after twice that time.
+            for data, not to a whole transfer. In any case, all headers must arrive within twice `options.timeout_s`.
     """
     connector = LenientConnector(
         limit=0,
@@ -58,9 +58,10 @@ def open_session(
 
 
 def _make_middleware(options: GatherOptions) -> aiohttp.ClientMiddlewareType:
-    """Return a middleware that sets the proxy of each request, which comes from the options or else the environment.
+    """Return a middleware that sets the proxy of each request: that of the options, or else that of the environment.
 
-    It also limits the time until all headers have arrived to two time-outs, since a server may send them byte by byte.
+    Since a server may send its headers byte by byte, the middleware also raises TimeoutError if they have not all
+    arrived after two time-outs.
     """
     proxy = options.proxy
     proxies = {scheme: _parse_proxy(proxy) for scheme in ("http", "https")} if proxy else _read_environment_proxies()

@@ -90,7 +90,8 @@ class DecoderPool:
     Args:
         requirements: requirements on images, and the size to which they are resized.
         num_processes: number of processes.
-        timeout_s: time-out in seconds of a batch of images, then of each of its images alone, which is rejected.
+        timeout_s: time-out in seconds of a batch of images. After a time-out, each image of the batch is decoded alone,
+            and is rejected if it takes longer than `timeout_s` again.
     """
 
     def __init__(
@@ -147,7 +148,7 @@ class DecoderPool:
             batch = await self._get_next_batch()
 
     async def _get_next_batch(self) -> list[_Job]:
-        """Return a single job of a failed batch, or else an equal share of the waiting jobs; wait if there are none."""
+        """Wait for jobs and return some: one job of a batch that failed, or else an equal share of the waiting jobs."""
         if self._retries:
             return [self._retries.popleft()]
         first = await self._jobs.get()

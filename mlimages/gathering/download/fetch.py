@@ -52,9 +52,9 @@ _UNENCODED_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _REDIRECT_STATUSES = (301, 302, 303, 307, 308)
 _THROTTLING_STATUSES = (420, 429, 503)
 _NON_ERROR_STATUSES = (None, 200, 203, 206)
-"""Values of `DownloadResult.http_status` with which a failure has another cause; None: there was no response."""
+"""Statuses that are not errors: a failed link with one of these has another cause; None: there was no response."""
 _MAX_503_RESPONSES = 10
-"""Maximum number of 503 responses to a link that count as throttling by its host; after more, the link fails."""
+"""Maximum number of 503 responses to a link that count as throttling by its host; after one more, the link fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class DownloadResult:
         final_url, http_status: URL and status of the response to the last request; None if there was none.
         retry_after_s: seconds to wait according to Retry-After.
         redirect_location: target of a redirect; None for other responses.
-        attempts: number of requests, including one that was not sent because of an opt-out.
+        attempts: number of requests. If the rules of the site forbid a request, it counts although it is not sent.
         elapsed_s: duration in seconds, including retries and waiting for the host.
         is_web_page: whether the body is a web page.
         has_known_length: whether the headers state where the body ends; otherwise it may be truncated unnoticed.
@@ -230,7 +230,7 @@ class Fetcher:
     async def _check_site_rules(self, url: URL, host: Host) -> str:
         """Raise DownloadError if the site forbids the request, or its rules cannot be read.
 
-        If opt-outs are ignored, return a note for the manifest, or "", instead.
+        If opt-outs are ignored, nothing is raised. Return a note on the ignored opt-out for the manifest, or "".
         """
         try:
             return self._enforce_opt_out(await self._site_rules.find_opt_out(url, host.record_site_rules_request))
@@ -240,12 +240,13 @@ class Fetcher:
             raise
 
     def _enforce_opt_out(self, opt_out: str | None) -> str:
-        """Raise DownloadError for an opt-out; if opt-outs are ignored, return a note for the manifest, or ""."""
+        """Raise DownloadError if there is an opt-out, or return a note on it if it is ignored; "" if there is none."""
         if opt_out and not self._options.ignore_opt_out:
             raise DownloadError(Reason.OPT_OUT, opt_out)
         return f"ignored opt-out: {opt_out}" if opt_out else ""
 
     def _check_response(self, response: aiohttp.ClientResponse) -> None:
+        """Raise DownloadError if the status is an error, the content is multipart, or it exceeds the maximum size."""
         reason = classify_status(response.status)
         if reason:
             retry_after = response.headers.get("Retry-After")
@@ -290,7 +291,7 @@ def _describe_unavailable_host(state: HostState) -> str:
         return "the host has refused several links in a row"
     if state.is_paused and not state.failed_links:  # it responded last, with 429 or 503
         return "the host throttles requests (HTTP 429 or 503)"
-    return "the host could not be reached for earlier links"
+    return "earlier requests could not reach the host"
 
 
 def _update_host(host: Host, link: str, result: DownloadResult, requested_at: float) -> None:
@@ -336,7 +337,7 @@ def parse_url(link: str) -> URL:
 
 
 def _restore_path_and_query(url: URL, link: str) -> URL:
-    """Return `url` with the path and query of `link`, which may be signed; only invalid characters are quoted."""
+    """Return `url` with path and query spelled as in `link`, which may be signed; quote only invalid characters."""
     target = _SCHEME_AND_AUTHORITY.sub("", link.strip()).partition("#")[0]
     target = _UNENCODED_PERCENT.sub("%25", quote(target, safe="!#$%&'()*+,/:;=?@[]~", errors="replace"))
     start = "" if target.startswith("/") else "/"

@@ -96,7 +96,7 @@ class Hosts:
     Attributes:
         num_waiting_links: number of links whose host is paused.
         num_waiting_links_by_label: number of links whose host is paused, by class.
-        num_queued_links: number of links that wait since their host has `max_concurrent_requests` requests in progress.
+        num_queued_links: number of links that wait for a slot because their host has `max_concurrent_requests` in use.
         deadline: monotonic time at which the links of paused hosts fail; infinite unless all hosts in use are paused.
     """
 
@@ -143,7 +143,7 @@ class Hosts:
     def pause_s_by_host(self) -> dict[str, float]:
         """Seconds until the next request, by host, for paused hosts that have throttled requests.
 
-        Pauses that are not longer than `max_wait_s` or a second are left out.
+        Only pauses that are longer than a second and longer than `max_wait_s` are included.
         """
         now = time.monotonic()
         pauses = {

@@ -27,7 +27,7 @@ FIRST_PROBE_DELAY_S = 1.0
 FIRST_THROTTLING_PAUSE_S = 0.25
 """Pause after the first 429 or 503 without Retry-After; doubled after each further one."""
 MIN_RETRY_AFTER_S = 1.0
-"""Minimum pause after a response with Retry-After, even of 0."""
+"""Minimum pause after a response with Retry-After, even if its value is 0."""
 MAX_PROBE_INTERVAL_S = 30.0
 """Maximum pause between two probes; Retry-After may be longer."""
 GIVE_UP_AFTER_S = 30.0
@@ -36,16 +36,16 @@ GIVE_UP_AFTER_S = 30.0
 RATE_DECREASE_FACTOR = 0.9
 """Factor by which the rate is multiplied after a 429 or 503."""
 STRONG_RATE_DECREASE_FACTOR = 0.7
-"""Factor by which the rate is multiplied instead if fewer than a third as many responses arrive."""
+"""Replaces `RATE_DECREASE_FACTOR` if the host sends less than a third of the responses that the rate allows."""
 RATE_INCREASE_PER_S = 0.05
 """How much the rate, in requests per second, increases in each second without a 429 or 503."""
 MIN_RATE_INCREASE_PER_RESPONSE = 0.005
-"""Minimum increase of the rate per response, for hosts that serve hundreds of requests per second."""
+"""Minimum increase of the rate with each response, for hosts that serve hundreds of requests per second."""
 MIN_REQUESTS_PER_S = 0.1
 _RATE_AVERAGING_S = 1.0
 """Time over which the rate of responses is averaged (exponentially)."""
 _MAX_TIMER_DELAY_S = 0.002
-"""Maximum delay of a timer for which the next request is sent earlier to compensate."""
+"""If a timer fires late by up to this many seconds, the next request is sent earlier by the same time."""
 
 _UNREACHABLE_REASONS = {Reason.REFUSED, Reason.UNREACHABLE, Reason.NAME_SERVER, Reason.PROXY}
 """Reasons after which the host is paused at once."""
@@ -65,10 +65,11 @@ class HostState:
         paused_at, paused_until: start and end of the period in which a paused host is sent no request.
         is_probing: whether a probe is in flight.
         num_pauses: number of pauses since the host last accepted a request.
-        give_up_at: when to stop probing a host that has never responded or only refuses.
+        give_up_at: when to stop probing a host that has never responded or only refuses; infinite for other hosts.
         is_given_up: whether the links of the host fail without a request.
         max_requests_per_s: the rate, that is, the maximum number of requests per second; None: unlimited.
-        is_ramping_up: whether the rate grows by one with each response (from the first 429 or 503 to the second).
+        is_ramping_up: whether the rate grows by one with each response, as it does between the first and the second 429
+            or 503.
         responses_per_s: responses per second, averaged over about a second.
         last_response_at: when `responses_per_s` was last updated.
         next_request_at: when `max_requests_per_s` allows the next request.
@@ -96,8 +97,8 @@ class HostState:
 def seconds_until_request(state: HostState, now: float, deadline: float) -> float | None:
     """Return the seconds until the next request may be sent; None if waiting is useless.
 
-    That is if the host is given up, or would still be paused at the deadline. While a probe is in flight, the seconds
-    until the deadline are returned.
+    Waiting is useless if the host is given up, or would still be paused at the deadline. While a probe is in flight,
+    the seconds until the deadline are returned.
 
     Args:
         state, now: state of the host, and the current time.

@@ -167,10 +167,10 @@ def _is_truncated_png(data: bytes) -> bool:
 
 
 def _resize(decoded_image: DecodedImage, shorter_px: int, *, max_pixels: int) -> Image.Image:
-    """Return the upright image, resized to `shorter_px` on the shorter side, in RGB or (a downscaled JPEG) YCbCr."""
+    """Return the upright image with a shorter side of `shorter_px` pixels, in RGB; a reduced JPEG may stay in YCbCr."""
     size = compute_resized_size(*decoded_image.size, ImageProperty(shorter_px))
     if size[0] * size[1] > max_pixels or max(size) > _MAX_JPEG_SIDE_PX:
-        raise _UnsuitableImageError(Reason.TOO_MANY_PIXELS, f"{size[0]} x {size[1]} pixels after resizing")
+        raise _UnsuitableImageError(Reason.TOO_MANY_PIXELS, f"too large after resizing: {size[0]} x {size[1]} pixels")
     shrinks = min(decoded_image.size) > shorter_px
     resampling = Image.Resampling.HAMMING if shrinks else Image.Resampling.BILINEAR
     return decoded_image.image.resize(size, resampling, reducing_gap=2.0)

@@ -33,7 +33,7 @@ REFUSAL_REASONS = {Reason.FORBIDDEN, Reason.HTML}
 """Reasons that concern the host if they occur on consecutive links: it blocks this client, or shows a login page."""
 
 NON_FINAL_REASONS = RETRYABLE_REASONS | {Reason.TRUNCATED}
-"""Reasons that do not depend on the link itself; a truncated body may be complete in the next run."""
+"""Reasons that do not depend on the link itself, so that the same command requests the link again."""
 
 _REASON_BY_STATUS = {
     401: Reason.FORBIDDEN, 403: Reason.FORBIDDEN, 404: Reason.NOT_FOUND, 407: Reason.PROXY,

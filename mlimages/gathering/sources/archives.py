@@ -30,8 +30,8 @@ class TarMember:
     """A regular file in a tar.
 
     Attributes:
-        name: path in the tar; of a `RemoteTar`, only the file name.
-        offset, size: position and number of the bytes of its content.
+        name: path in the tar, or only the file name if the tar is a `RemoteTar`.
+        offset, size: start of the content in the outermost tar, and its length, in bytes.
     """
 
     name: str
@@ -45,7 +45,7 @@ class ArchiveEntry:
 
     Attributes:
         url: URL of the file.
-        path: path with `/` that begins with the name of the archive or folder; names of archives have no suffixes.
+        path: path with `/`, beginning with the name of the archive or folder; the suffixes of archives are omitted.
         load: returns the bytes of the file.
     """
 
@@ -57,7 +57,7 @@ class ArchiveEntry:
 def iter_entries(path: Path) -> Iterator[ArchiveEntry]:
     """Yield the regular files of a tar (plain or gzip), of a zip, or of a folder and the archives in it.
 
-    The files of a compressed tar are loaded while it is read; other files are read by `ArchiveEntry.load`.
+    The files of a compressed tar are already in memory; other files are read when `ArchiveEntry.load` is called.
 
     Raises:
         InputError: an archive cannot be read to its end.
@@ -104,7 +104,7 @@ def _iter_tar_entries(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[
 
 
 def _iter_stream_entries(archive: tarfile.TarFile) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:
-    """Yield the files of a compressed tar, and of tars in it."""
+    """Yield the path and the `load` function of each file of a compressed tar, and of the tars in it."""
     for info in archive:
         if not info.isreg() or not (file := archive.extractfile(info)):
             continue
@@ -117,9 +117,10 @@ def _iter_stream_entries(archive: tarfile.TarFile) -> Iterator[tuple[str, Callab
 
 
 def _iter_tar_members(file: IO[bytes], offset: int) -> Iterator[tuple[str, TarMember]]:
-    """Yield the regular files of the tar at this offset of `file`, each with the prefix of its path.
+    """Yield the regular files of the tar at `offset` in `file`, and of tars in it, each with the prefix of its path.
 
-    The prefix contains the names of nested tars, such as `n02123394/`, or is empty. Offsets of members are in `file`.
+    For a file in a nested tar, the prefix names the nested tars, such as `n02123394/`; otherwise, it is empty. The
+    offset of a member counts from the start of `file`.
     """
     file.seek(offset)
     with tarfile.open(fileobj=file, mode="r:") as archive:

@@ -118,7 +118,8 @@ def _find_column(names: Sequence[str], column: str | None, list_name: str, optio
 def _choose_link_column(names: Sequence[str], rows: Sequence[Row]) -> str | None:
     """Return the name of the column most likely to contain links to images; None if no column contains links."""
 
-    def rank_column(name: str) -> tuple[bool, bool, bool]:  # as a key for `max`
+    def rank_column(name: str) -> tuple[bool, bool, bool]:
+        """Return whether the name is usual for images, most links end in image suffixes, and it is usual for links."""
         links = [text for row in rows if is_link(text := to_text(row.get(name)))]
         images = sum(IMAGE_SUFFIX_AT_END.search(text) is not None for text in links)
         leaf = _get_leaf_name(name)

@@ -45,8 +45,9 @@ class ImageNet:
     Args:
         words: WordNet ids or words.
         with_subtree: include all synsets below those of `words`, each in a folder inside that of its parent.
-        archive: a tar (`.tar`, `.tar.gz`, `.tgz`), a zip or a folder. It contains the images of one synset, tars of
-            synsets, class folders (as imagenette2 does), or images. They are named by WordNet ids.
+        archive: a tar (`.tar`, `.tar.gz`, `.tgz`), a zip or a folder. It contains images, class folders (as imagenette2
+            does), or tars of synsets. The WordNet id is read from the name of an image, or else from that of a folder
+            or tar that contains it.
         url_list: a file of lines `n02121808_123<TAB>url`, such as fall11_urls.txt.
         endpoint: URL of the website; by default ImageNet's.
         http_options: options of the HTTP session.
@@ -130,7 +131,8 @@ class ImageNet:
     async def _find_images(self, wnid: str, failures: dict[str, list[str]]) -> AsyncIterator[ImageRef]:
         """Yield the images of a synset from the first origin that has any.
 
-        `failures` are the synsets by the reason why an origin has no images; those of the earlier origins are added.
+        `failures` maps each reason why an origin has no images to the synsets concerned; `wnid` is added to it for each
+        origin that has none.
         """
         origins = {
             "the website's archive": self._read_website_archive,
@@ -224,7 +226,7 @@ class ImageNet:
 
 
 def _find_possible_wnids(path: str) -> Iterator[str]:
-    """Yield the parts of a path that may be WordNet ids: that in the file name, then the folders, innermost first."""
+    """Yield the possible WordNet ids in a path: the file name up to `_`, then the folders, the innermost first."""
     *folders, name = path.split("/")
     if not name.startswith("."):  # files that macOS adds
         yield name.partition("_")[0]

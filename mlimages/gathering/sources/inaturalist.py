@@ -131,6 +131,7 @@ class INaturalist(SearchSource):
         raise InputError(f"iNaturalist has no taxon {query!r}{hint}: use another name, or the id of a taxon")
 
     async def _get_observations(self, taxon_id: int, *, above_id: int) -> dict[str, Any]:
+        """Return a page of observations of a taxon whose ids are greater than `above_id`; empty if there is none."""
         params = {
             "taxon_id": str(taxon_id),
             "photos": "true",
@@ -160,7 +161,7 @@ class INaturalist(SearchSource):
             last_id = max(int(observation["id"]) for observation in observations)
 
     def _choose_class(self, observation: Mapping[str, Any], label: str) -> str | None:
-        """Return the class of an observation; None if the name of its taxon does not tell the requested rank."""
+        """Return the class of an observation; None if its taxon does not determine the species or genus requested."""
         taxon = observation.get("taxon")
         if self._by is None or not isinstance(taxon, dict):
             return label if self._by is None else None

@@ -20,7 +20,7 @@ class LeftOutRows:
         num_repeated_headers: number of rows that repeat the header, as in concatenated files.
         too_long: numbers of the rows with more cells than the first row, which is row 1; blank lines are not counted.
         num_columns: number of cells of the first row.
-        example: the cells of the first row that is too long.
+        example: text of the first row that has too many cells.
     """
 
     num_repeated_headers: int = 0
@@ -29,7 +29,7 @@ class LeftOutRows:
     example: str = ""
 
     def filter_rows(self, rows: Iterable[Sequence[str]], first: Sequence[str]) -> Iterator[Sequence[str]]:
-        """Yield the regular rows below the first row of a table, whose stripped cells are `first`."""
+        """Yield the rows below the first row of a table that are not left out; `first` is the first row, stripped."""
         self.num_columns = len(first)
         for number, row in enumerate(rows, start=2):
             if "://" not in "".join(first) and is_repeated_header(row, first):
@@ -52,7 +52,7 @@ class LeftOutRows:
             )
 
     def require_minority(self, num_regular: int, list_name: str) -> None:
-        """Raise InputError if more rows were left out for their cells than the `num_regular` rows that are links."""
+        """Raise InputError if more rows were left out as too long than were read as links (`num_regular`)."""
         if len(self.too_long) > num_regular:
             total = pluralize(len(self.too_long) + num_regular, "row")
             raise InputError(

@@ -97,17 +97,17 @@ def is_binary(file: IO[bytes]) -> bool:
 
 
 def is_json_array(file: IO[bytes]) -> bool:
-    """Return whether a text in UTF-8 begins as a JSON array of strings or objects does."""
+    """Return whether a file begins like a JSON array of strings, objects or arrays in UTF-8."""
     return _JSON_ARRAY_START.match(_peek(file, _MAX_TESTED_BYTES)) is not None
 
 
 def _peek(file: IO[bytes], size: int) -> bytes:
-    """Return up to `size` bytes from the start of a file without reading them; of standard input, those available."""
+    """Return up to `size` bytes from the start of a file without consuming them; fewer if no more are available."""
     return file.peek(size)[:size] if hasattr(file, "peek") else b""
 
 
 def count_buffered_lines(file: IO[bytes]) -> int:
-    """Return the number of lines of standard input, at least 1, that can be read without waiting for more input."""
+    """Return how many lines can be read from standard input without waiting for more input; at least 1."""
     start = file.peek() if hasattr(file, "peek") else b""
     return max(1, sum(1 for line in start.splitlines(keepends=True) if line.strip() and line.endswith(b"\n")))
 

@@ -53,10 +53,10 @@ from mlimages.gathering.sources.tables import (
 from mlimages.labels import normalize_class_name, parse_separator_line
 
 MAX_HEAD_ROWS = 5000
-"""Maximum number of first rows that are checked before the first link is used."""
+"""Maximum number of rows at the start of a list that are checked for mistakes before the first link is used."""
 
 MAX_HEAD_LENGTH = 2**26
-"""Maximum total number of characters of the rows that are checked; fewer rows are checked if they are longer."""
+"""Maximum total length of these rows in characters; if they are longer, fewer rows are checked."""
 
 _MAX_SNIFFED_LINES = 100
 """Maximum number of lines from which the format is detected."""
@@ -146,7 +146,7 @@ class LinkFile:
         return self._links
 
     def find_late_warnings(self) -> tuple[str, ...]:
-        """Return, once all links are read, what `warnings` could not say of the rows after the first ones."""
+        """Return warnings about left-out rows that are not in `warnings`; to be called once all links are read."""
         return tuple(text for text in self._left_out.describe() if text not in self._left_out_of_head)
 
     def _require_links(self, first_links: list[ImageRef]) -> None:
@@ -300,8 +300,8 @@ class LinkFile:
     def _peek(self, items: Iterator[_T], max_items: int) -> tuple[list[_T], Iterator[_T]]:
         """Return the first items and an iterator over all items.
 
-        Of standard input, only the lines that are available at once are read. The iterator raises an error that occurs
-        after the first item.
+        Of standard input, only the lines that can be read without waiting are among the first items. If an error occurs
+        after the first item, the iterator raises it.
         """
         head: list[_T] = []
         size = 0
@@ -335,9 +335,9 @@ def _raise_lazily(error: Exception) -> Iterator[Any]:
 
 
 def find_max_num_links(path: Path, num_header_lines: int) -> int | None:
-    """Return an upper bound of the number of links in a list, its number of lines; None if counting takes long.
+    """Return the number of lines of a list that may contain links; None if the lines are not counted.
 
-    None also for JSON and Parquet, whose links are not in lines.
+    Not counted are compressed files and standard input, and JSON and Parquet, whose links are not in lines.
     """
     if is_compressed(path) or not path.is_file() or get_list_suffix(path) in (".parquet", ".json"):
         return None

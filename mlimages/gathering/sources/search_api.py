@@ -69,6 +69,7 @@ class SearchApi:
         wait: called with the seconds to wait and the reason; None: raise an error that states the time instead.
         refresh: ignore cached responses.
         authorize: returns the headers that authenticate requests; called before the first request and after a 401.
+            None: `headers` are used unchanged.
     """
 
     name: str
@@ -220,6 +221,7 @@ class SearchApi:
         return [moment for moment in self._load_quota().get("requests", []) if moment > oldest]
 
     def _load_quota(self) -> dict[str, Any]:
+        """Return the stored `requests` (times of requests), `remaining` and `reset` of the quota, if they are known."""
         try:
             found: dict[str, Any] = json.loads((self._folder / "quota.json").read_text())
         except (OSError, ValueError):
@@ -271,7 +273,7 @@ def _read_cached_response(path: Path) -> dict[str, Any] | None:
 
 
 def _has_items(value: object) -> bool:
-    """Return whether a JSON value contains a non-empty list; an empty response may be a temporary failure."""
+    """Return whether a JSON value contains a non-empty list. A response without one may be a temporary failure."""
     if isinstance(value, dict):
         return any(map(_has_items, value.values()))
     return isinstance(value, list) and bool(value)
@@ -283,6 +285,6 @@ def filter_json_objects(values: object) -> list[dict[str, Any]]:
 
 
 def make_http_options(endpoint: str, default_endpoint: str, http_options: GatherOptions | None) -> GatherOptions:
-    """Return `http_options` for requests to `endpoint`; private addresses are allowed unless it is the default."""
+    """Return `http_options` for requests to `endpoint`; if it is not the default, allow private addresses."""
     http_options = http_options or GatherOptions()
     return http_options if endpoint == default_endpoint else replace(http_options, allow_private=True)

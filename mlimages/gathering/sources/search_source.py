@@ -65,7 +65,7 @@ def parse_queries(query_texts: Sequence[str]) -> dict[str, str]:
     """Parse texts `CLASS=QUERY`, or `QUERY` if it is also the class; return the queries by class.
 
     Raises:
-        InputError: a query or class is empty, or a class occurs twice, also in another case.
+        InputError: a query or class is empty, or two classes are equal or differ only in case.
     """
     classes: dict[str, str] = {}
     spellings: dict[str, str] = {}

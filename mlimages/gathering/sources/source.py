@@ -42,13 +42,14 @@ class Source(Protocol):
 
     - `skip_class(label)`: called once a class has enough images; the source should yield no more of them.
     - `record_result(row)`: called with each new row of the manifest, a `FetchResult`.
-    - `lookahead`: maximum number of links that are read but held back, because the links in progress may be enough
-      for their classes; if it is 0, only one process can read the source.
-    - `async count_links()`: returns the number of links, or an upper bound, for the progress; None if it is unknown.
+    - `lookahead`: maximum number of links that are read but held back while the links in progress may be enough for
+      their classes. If it is 0, only one process can read the source.
+    - `async count_links()`: returns the number of links, or an upper bound, for the progress bar; None if unknown.
     - `async count_shards_by_host(num_shards)`: returns the number of shards by host, for each host whose links are to
       be spread over several of the `num_shards` shards.
     - `is_read_once`: True if only one process can read the source.
-    - `is_list`: True for a list of links; if the class of a link was corrected, its stored image is moved.
+    - `is_list`: True for a list of links. If the class of a link was corrected in the list since the last run, the
+      stored image is moved to the new class.
     """
 
     def __aiter__(self) -> AsyncIterator[ImageRef]: ...
@@ -152,12 +153,12 @@ class UrlList:
         return STDIN in self._paths
 
     async def count_links(self) -> int | None:
-        """Return the number of lines that may contain links, an upper bound; None if counting takes long."""
+        """Return the number of lines that may contain links; None if the lines of a list are not counted."""
         await self._open_lists()
         return self._length
 
     async def count_shards_by_host(self, num_shards: int) -> dict[str, int]:
-        """Read the lists; return the number of shards by host, for each host to be spread over several shards."""
+        """Read the lists; return the number of shards for each host whose links are to be spread over several."""
         if self.is_read_once:
             return {}
         counts, again = LinkCountsByHost(), copy.copy(self)
@@ -176,7 +177,7 @@ class UrlList:
         return dict(counts)
 
     async def _open_lists(self) -> list[LinkFile]:
-        """Open all lists, detect their formats and tell the user; until they are read, return the same files again."""
+        """Open all lists, detect their formats and tell the user. Until they are read, return the same files again."""
         if self._files is None:
             files: list[LinkFile] = []
             lengths: list[int | None] = []
@@ -225,7 +226,7 @@ def _reject_duplicate_class(paths: Sequence[str | Path], files: Sequence[LinkFil
 
 
 async def _run_in_thread(function: Callable[[], _T], *, is_daemon: bool) -> _T:
-    """Call `function` in a thread and return its result; Ctrl-C does not wait for a daemon thread."""
+    """Call `function` in a thread and return its result. If it is a daemon thread, Ctrl-C does not wait for it."""
     if not is_daemon:
         return await asyncio.to_thread(function)
     future: Future[_T] = Future()
@@ -241,7 +242,7 @@ async def _run_in_thread(function: Callable[[], _T], *, is_daemon: bool) -> _T:
 
 
 def _split_into_blocks(image_refs: Iterable[ImageRef], block_size: int) -> Iterator[list[ImageRef]]:
-    """Yield the links in lists of `block_size`; those before an error are yielded before it is raised."""
+    """Yield the links in lists of `block_size`. If an error occurs, the links before it are yielded first."""
     block: list[ImageRef] = []
     try:
         for image_ref in image_refs:

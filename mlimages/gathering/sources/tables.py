@@ -33,7 +33,7 @@ _NO_DELIMITER = "\x1f"
 _TSV_HTTP_DATA_HEADER = "TsvHttpData-1.0"
 _MAX_LINES_PER_ROW = 1000
 _LONG_LINE_LENGTH = 65_536
-"""Length in characters of a line, above which its long quoted cells are emptied, since Python's csv may reject them."""
+"""If a line has more characters, its long quoted cells are emptied, since Python's csv may reject them."""
 _LONG_QUOTED_CELL = re.compile(r'"(?:[^"]|""){10000,}"')
 _TEXT_UP_TO_CLOSING_QUOTE = re.compile(r'((?:[^"]|"")*+)"')
 _CLASS_AND_LINK = re.compile(r"(?!\d+[.)]\s)(\w[^:]*?)\s+(https?://.+)", re.IGNORECASE)
@@ -41,9 +41,9 @@ _LINK_AND_CLASS = re.compile(rf"(https?://[^\s?]+?{IMAGE_SUFFIX_PATTERN})\s+(\w[
 
 
 def remove_leading_comments(first_lines: list[str], lines: Iterator[str]) -> tuple[list[str], Iterator[str]]:
-    """Return the first lines and all lines of a list, without the comments before its header or first link.
+    """Return the first lines and all lines of a list, both without the comments before its header or first link.
 
-    Comments begin with `#`; so may a header, which then loses the `#`.
+    Comments begin with `#`. If the last of them is the header, it is kept without the `#`.
     """
     num_comments = next((number for number, line in enumerate(first_lines) if not line.startswith("#")), 0)
     if not num_comments:
@@ -63,8 +63,8 @@ def _is_header(line: str) -> bool:
 def sniff_delimiter(lines: Sequence[str]) -> str | None:
     """Return the delimiter (`,`, `;`, `|` or a space) between the links and other cells; None if there is none.
 
-    Since links may contain these characters, a link before a delimiter must end in an image suffix if there is no
-    header. None also if there are tabs.
+    Links may contain these characters. If there is no header, a link before a delimiter must therefore end in an image
+    suffix. If a line contains a tab, the result is None.
     """
     rows = [line for line in lines if not line.startswith("#")]
     if not rows or any("\t" in row for row in rows):
@@ -86,7 +86,7 @@ def _are_separated_by(rows: Sequence[str], delimiter: str) -> bool:
 
 
 def _has_one_link(row: Sequence[str]) -> bool:
-    """Return whether exactly one of several cells is a link, and no other cell is probably a part of this link."""
+    """Return whether a row of several cells has exactly one link, and no other cell is probably a part of this link."""
     links = [cell.strip() for cell in row if is_link(cell)]
     others = (cell.strip() for cell in row if not is_link(cell))
     if len(row) < 2 or len(links) != 1 or any(map(IMAGE_SUFFIX_AT_END.search, others)):
@@ -117,8 +117,8 @@ def split_class_and_link(line: str) -> tuple[str, str] | None:
 def find_csv_delimiter(line: str) -> str:
     """Return the most frequent delimiter (`,`, `;` or a tab) in the first line of a CSV file.
 
-    If the line has a single cell, or the delimiter would cut its link, return a character that occurs in no line: the
-    file has one column.
+    If the line has a single cell, or the delimiter is probably a part of its link, the file has one column. Then
+    return a character that occurs in no line.
     """
     delimiter = max(",;\t", key=lambda each: (line.count(each), each == ","))
     row = _parse_csv_row(line, delimiter, is_strict=False) or []
@@ -126,7 +126,7 @@ def find_csv_delimiter(line: str) -> str:
 
 
 def _has_cut_link(row: Sequence[str]) -> bool:
-    """Return whether a cell without a link, but with an image suffix, follows a link without one."""
+    """Return whether a link was probably cut: it has no image suffix, but the next cell has one and is no link."""
     return any(
         is_link(cell)
         and not IMAGE_SUFFIX_AT_END.search(cell)
@@ -140,8 +140,8 @@ def parse_csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
     """Yield the cells of each row of a CSV file; quoted cells may contain line ends.
 
     A line with an unclosed quote is read as a row in which quotes are ordinary characters, so that it does not affect
-    other rows. A quote counts as unclosed if none of the next 1000 lines closes it, or if the lines up to there look
-    like complete rows.
+    other rows. A quote counts as unclosed if none of the next 1000 lines closes it, or if the lines up to the closing
+    quote look like complete rows.
     """
     unread_lines: deque[str] = deque()
     source, num_columns = iter(lines), 0
@@ -180,10 +180,11 @@ def _join_quoted_lines(
 
 
 def _are_complete_rows(lines: Sequence[str], delimiter: str, num_columns: int, *, is_ragged: bool) -> bool:
-    """Return whether lines that their quotes join into one row are probably separate rows with unclosed quotes.
+    """Return whether lines that a quoted cell joins into one row are probably separate rows with unclosed quotes.
 
-    They are if each line has `num_columns` cells and its link in the same column, and the closing quote starts a cell;
-    or, if the joined row `is_ragged` (has another number of cells), if a later line has `num_columns` cells and a link.
+    If the joined row `is_ragged`, that is, does not have `num_columns` cells, they are separate rows if any line but
+    the first has `num_columns` cells and a link. Otherwise, they are separate rows if each line has `num_columns` cells
+    and its link in the same column, and the closing quote is at the start of a cell.
     """
     columns = [_find_link_column(line, delimiter, num_columns) for line in lines]
     if is_ragged:
@@ -194,7 +195,7 @@ def _are_complete_rows(lines: Sequence[str], delimiter: str, num_columns: int, *
 
 
 def _find_link_column(line: str, delimiter: str, num_columns: int) -> int | None:
-    """Return the index of the first cell that is a link; None without a link or with other than `num_columns` cells."""
+    """Return the index of the first cell that is a link; None if there is none, or not exactly `num_columns` cells."""
     cells = line.split(delimiter)
     links = (number for number, cell in enumerate(cells) if is_http_url(cell.strip(' "')))
     return next(links, None) if len(cells) == num_columns else None
@@ -237,7 +238,7 @@ def convert_rows_to_dicts(rows: Iterator[Sequence[str]], left_out: LeftOutRows) 
 
 
 def parse_json_lines(lines: Iterable[str]) -> Iterator[Row]:
-    """Yield the flattened object in each line; for another line, its text under the key `RAW_TEXT_KEY`."""
+    """Yield the flattened object in each line. If a line is no object, yield its text under the key `RAW_TEXT_KEY`."""
     for line in lines:
         try:
             values = json.loads(line)
@@ -258,7 +259,9 @@ def flatten_object(values: Mapping[str, Any], key_prefix: str = "") -> dict[str,
 
 
 def extract_json_rows(value: Any, path: Path) -> list[Row]:
-    """Return the rows of a JSON array, a COCO dataset, an object with one array of objects, or links by class.
+    """Return the rows of a JSON document.
+
+    It is an array, a COCO dataset, an object with one array of objects, or an object with an array of links per class.
 
     Args:
         value: the parsed JSON document.
@@ -281,9 +284,10 @@ def extract_json_rows(value: Any, path: Path) -> list[Row]:
 
 
 def _extract_coco_rows(dataset: dict[str, Any], path: Path) -> list[Row]:
-    """Return the images of a COCO dataset, each with the category on which all its annotations agree, or None.
+    """Return a row for each image of a COCO dataset; its `category` is None if its annotations have none or several.
 
-    Annotations without a category, such as captions, are ignored; if there are no others, `categories` may be missing.
+    Annotations without a category, such as captions, are ignored. If no annotation has a category, the dataset may lack
+    `categories`.
     """
     annotations = dataset["annotations"]
     if isinstance(annotations, list):
