@@ -14,8 +14,8 @@ from mlimages.core import ImageRef
 from mlimages.gathering.links import parse_host
 
 MAX_LINKS_IN_MEMORY = 50_000
-"""Maximum number of links in memory, which a list with very many hosts reaches. A link takes about 0.3 KB, or more if
-its row has other columns."""
+"""Maximum number of links in memory. A list with very many hosts reaches it. A link takes about 0.3 KB, or more if its
+row in the list has other columns."""
 
 BLOCK_SIZE = 128
 """Number of links of a host that are written to the temporary file at once."""
@@ -29,10 +29,11 @@ async def interleave_hosts(
     """Yield links of alternating hosts, so that a list sorted by host keeps several hosts busy from the start.
 
     The order of the links of each host is kept. Links that are read ahead are held in memory, and those of hosts with
-    many links in a temporary file. If `image_refs` raises an error, it is raised again after the links before it.
+    many links in a temporary file. If `image_refs` raises an error, it is raised again once all links before it are
+    yielded.
 
     Args:
-        image_refs: links whose `source` consists of JSON types, and without `load`.
+        image_refs: links without `load`; their `source` contains only types that JSON has.
         max_in_memory: maximum number of links in memory.
         block_size: number of links that are written to the temporary file at once.
     """
@@ -65,7 +66,7 @@ async def interleave_hosts(
 
 @contextmanager
 def _open_temporary_file() -> Iterator[IO[bytes]]:
-    """Open a temporary file; if the disk is full, for example, the OSError names the folder of the file."""
+    """Open a temporary file. An OSError, for example because the disk is full, names the folder of the file."""
     try:
         with tempfile.TemporaryFile() as file:
             yield file

@@ -34,7 +34,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def parse_reasons(values: str | Collection[str]) -> frozenset[Reason]:
-    """Parse reasons, which are in one text, such as `timeout,host-down`, or apart; `all` means every reason.
+    """Parse reasons, given as one text, such as `timeout,host-down`, or as a collection; `all` means every reason.
 
     Raises:
         InputError: a reason is unknown.
@@ -175,7 +175,7 @@ class GatherOptions:
     max_wait_s: Annotated[
         float,
         Option(
-            "Maximum seconds to wait, once all other links are done, for hosts that do not respond or limit requests.",
+            "Maximum seconds to wait, once all other links are done, for hosts that limit requests or do not respond.",
             "Download",
             ("--max-wait",),
             "SECONDS",
@@ -195,7 +195,7 @@ class GatherOptions:
     no_retry: Annotated[
         bool,
         Option(
-            "Do not retry links that earlier runs left unfinished, or that only their options rejected.",
+            "Do not retry links that earlier runs left unfinished, or rejected for options that are now less strict.",
             "Download",
             is_advanced=True,
         ),

@@ -38,14 +38,14 @@ from mlimages.gathering.sources.source import AnySource, Source, as_source
 from mlimages.gathering.store.gather_folder import GatherFolder
 
 MAX_LINKS_IN_PROGRESS = 1024
-"""Maximum number of links in progress, not counting those that wait for their host (see the following two limits)."""
+"""Maximum number of links in progress. Links that wait for their host are allowed in addition (next two limits)."""
 
 MAX_WAITING_LINKS = 20_000
-"""Maximum number of further links that wait for paused hosts, so that such a host does not delay the others."""
+"""Maximum number of additional links, which wait for paused hosts: so a paused host does not delay the others."""
 
 MAX_QUEUED_LINKS = 8192
-"""Maximum number of further links that wait for a slot of their host, so that a list sorted by host keeps several hosts
-busy. Each takes about 5 KB of memory."""
+"""Maximum number of additional links, which wait because their host already has the maximum number of requests: so a
+list sorted by host keeps several hosts busy. Each link takes about 5 KB of memory."""
 
 _POLL_INTERVAL_S = 0.2
 
@@ -189,7 +189,7 @@ class LinkScheduler:
         return is_list and self.options.limit is None
 
     async def _accept_link(self, image_ref: ImageRef, max_backlog: int) -> None:
-        """Start, queue or skip a link, then wait while too many links are in progress or queued."""
+        """Start, queue or skip a link, then wait while too many links are in progress or over `max_backlog` queued."""
         self._start_queue_or_skip(image_ref)
         while self._is_at_link_limit or self._num_in_backlog > max_backlog:
             self._link_finished.clear()
@@ -220,7 +220,7 @@ class LinkScheduler:
         return max(0, limit - self.folder.tally.classes[label]) if limit is not None else math.inf
 
     def _may_start_link(self, label: str) -> bool:
-        """Return whether the class needs more images than its links in progress on unpaused hosts can provide."""
+        """Return whether the class needs more images than it has links in progress, without those of paused hosts."""
         num_waiting = self.fetcher.hosts.num_waiting_links_by_label[label]
         return self._num_active_links_by_label[label] - num_waiting < self._count_needed_images(label)
 
@@ -258,7 +258,7 @@ class LinkScheduler:
         return await self.folder.record_download(image_ref, download, inspection, temp_path)
 
     async def _watch_paused_hosts(self) -> None:
-        """Start a queued link for each link that waits for a paused host, until this task is cancelled.
+        """When links wait for paused hosts, start queued links of their classes instead, until this task is cancelled.
 
         If all links wait, show the paused hosts as progress.
         """
@@ -289,6 +289,7 @@ class LinkScheduler:
 
 
 async def _save_image(load_bytes: Callable[[], Awaitable[bytes]], temp_path: Path) -> DownloadResult:
+    """Write the image that `load_bytes` returns to `temp_path`; if it raises an error, return that as the reason."""
     file = BufferedFile(temp_path)
     try:
         data = await load_bytes()

@@ -176,7 +176,8 @@ def _gather_shard(
     """Gather the shard with the number `shard_number`.
 
     Args:
-        access_marker: a folder in the local folder `out`; if it does not exist here, this machine cannot access `out`.
+        access_marker: a folder in `out`; if it does not exist on this machine, the machine cannot access `out`. None if
+            `out` is remote.
     """
     if access_marker and not access_marker.exists():
         raise GatherError(

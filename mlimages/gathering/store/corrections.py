@@ -6,7 +6,8 @@
 3. Images of corrected classes are moved to the folder of the new class, unless the user has moved or edited them. In
    tar shards, images stay where they are.
 4. The manifest is replaced by one with the new classes and paths.
-A run that is killed in between leaves images that were moved, as if by hand; the next run finds them and continues.
+If a run is killed before step 4, the images that it has moved look as if the user had moved them; the next run finds
+them and continues.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ def apply_corrections(
 ) -> int:
     """Move the images, then rewrite the manifest; return the number of images with a new row.
 
-    The folder of a class that all of its images leave is free for another class, such as `dog` after `Dog`.
+    If all images of a class are moved, another class may use its folder, such as `dog` after `Dog`.
 
     Images that were edited or moved by hand, or are behind a symbolic link, are not moved, and their rows are kept. For
     images in tar shards, or in the folder of the new class already, only the row is changed.
@@ -198,7 +199,9 @@ def _move_image(
 
 
 def _replace_rows(manifest: Path, new_rows: dict[int, FetchResult], new_paths: dict[str | None, str]) -> None:
-    """Replace rows of the manifest, remove earlier rows of the new links, and update the paths in `same_as`.
+    """Replace rows of the manifest, and update the paths in `same_as`.
+
+    If the manifest already has a row for a link with its new class, that row is removed.
 
     Args:
         manifest: the manifest to rewrite.

@@ -23,7 +23,7 @@ MAX_NAME_BYTES = 120
 
 _FORBIDDEN_CHARACTERS = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
 MAX_IMAGES_PER_SUBFOLDER = 10_000
-"""Number of images per numbered subfolder, unless images of earlier subfolders are deleted between runs."""
+"""Number of images per numbered subfolder. If images are deleted between runs, a subfolder may get more."""
 
 MAX_FOLDER_DEPTH = 16
 """Maximum number of nested folders of a label."""
@@ -119,7 +119,7 @@ class PathsInUse:
     the folder `Pets` of the labels `Pets/dog` and `Pets/cow` belongs to `Pets`. If another label already has such a
     folder, for example as `pets`, a hash is appended to the name.
 
-    Folders of labels with images come first, then those of other labels in the order in which they are planned.
+    If several labels would have the same folder, one with images gets it; if none has images, the first one planned.
     """
 
     def __init__(self) -> None:
@@ -137,9 +137,10 @@ class PathsInUse:
         return path.casefold() not in self._labels_by_folder and self._paths.add(_hash_path(path))
 
     def is_misplaced(self, label: str, path: str) -> bool:
-        """Return whether an image is in a folder named like its label that belongs to another one (`Cats` to `cats`).
+        """Return whether an image is in the folder named after its label, but that folder belongs to another label.
 
-        This happens if two processes that did not know each other's labels used the same folder.
+        For example, the folder `Cats` may belong to the label `cats`, since case is ignored. This happens if two
+        processes that did not know each other's labels used the same gathered folder.
         """
         folder, labels = label_to_folder(label), [level.label for level in _split_label_folders(label)]
         above = accumulate(folder.casefold().split("/"), "{}/{}".format)
@@ -172,7 +173,7 @@ class PathsInUse:
         self._folders_by_label[label] = path[:-1]
 
     def release_folder(self, label: str) -> None:
-        """Release the folder of a label without images, and the folders that are only planned."""
+        """Release the folder of a label that no longer has images, and all planned folders without images."""
         self._labels_with_images.discard(label)
         folders = {each: self._folders_by_label[each] for each in self._labels_with_images}
         self._labels_by_folder, self._folders_by_label, self._conflicts_by_label = {}, {}, {}
@@ -188,12 +189,13 @@ class PathsInUse:
             self._labels_with_images.add(label)
 
     def _describe_conflict(self, folder: str) -> str:
+        """Return why `folder` is not available, for the warning in `assign_folder`."""
         owner = self._labels_by_folder.get(folder.casefold())
         if owner is None:
-            return f"{folder} is an image"
+            return f"{folder} is the path of an image"
         return (
-            f"{folder} is the folder of class {owner!r}, and names of folders must differ in more than case and in "
-            "characters that folders allow; if both are one class, correct its name in the list"
+            f"{folder} is the folder of class {owner!r} (differences in case and in characters that folder names "
+            "cannot contain do not count); if both are one class, correct its name in the list"
         )
 
     def _claim_folder(self, folder: str, label: str) -> bool:
@@ -204,7 +206,10 @@ class PathsInUse:
         return self._labels_by_folder.get(name) == label
 
     def make_path_stem(self, image_ref: ImageRef) -> str:
-        """Return the path of an image without its suffix: the folder of its label, and its name or that of its link."""
+        """Return the path of an image, without its suffix, in the folder of its label.
+
+        The file name is the name of the image; if it has none, the last part of the URL's path.
+        """
         name = image_ref.name and sanitize_name(image_ref.name, default_name="")
         return f"{self.assign_folder(image_ref.label)}/{name or file_stem_from_url(image_ref.url)}"
 
@@ -214,7 +219,7 @@ class _LabelFolder(NamedTuple):
 
     Attributes:
         name: name of the folder.
-        fallback_name: name if another label has a folder of that name already.
+        fallback_name: name that is used instead if another label already has a folder of this name.
         label: the label, or the part of it to which the parent folder belongs.
     """
 
@@ -243,4 +248,5 @@ def is_in_folder_of(label: str, path: str) -> bool:
 
 
 def _hash_path(path: str) -> int:
+    """Return a 64-bit hash of a path, without regard to case."""
     return int.from_bytes(hashlib.blake2b(path.casefold().encode(), digest_size=8).digest(), "big")

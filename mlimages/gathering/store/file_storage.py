@@ -20,7 +20,7 @@ QUARANTINE_NAME = ".placeholders"
 """Folder of host placeholders, one copy each; hidden, so that label files do not include them."""
 
 _MAX_STORAGE_DELAY_S = 0.5
-"""Seconds from the last byte of a download until its file is written; files modified later may have been edited."""
+"""Maximum seconds from the end of a download until its file is written; a file modified later may have been edited."""
 
 
 class ImageStorage(Protocol):
@@ -66,7 +66,7 @@ class ImageStorage(Protocol):
     def quarantine_placeholder(self, path: str, sha256: str) -> str | None:
         """Move the placeholder image at `path` to the quarantine folder if it has this SHA-256.
 
-        Return the path of the copy in the quarantine folder, which may be an earlier one; None if there is no copy.
+        Return its path in the quarantine folder, also if it was moved there before; None if it is not in that folder.
         """
 
     def fsync(self, paths: Iterable[str]) -> None:
@@ -170,6 +170,7 @@ class FileStorage(ImageStorage):
             yield from ((inner / name).as_posix() for name in names)
 
     def _read(self, path: str) -> bytes | None:
+        """Return the content of a file; None if it is missing or reached by a symbolic link."""
         if self._contains_symlink(path):
             return None
         try:
@@ -198,9 +199,9 @@ def fsync_path(path: str, sync_function: Callable[[int], object]) -> None:
 
 
 def _compute_latest_mtime(row: FetchResult) -> float:
-    """Return the latest modification time of a row's file if it was not edited, in seconds since the epoch.
+    """Return the latest modification time that a row's file can have if it was not edited, in seconds since the epoch.
 
-    It is 0 if unknown.
+    It is 0 if the row has no valid time.
     """
     try:
         return datetime.fromisoformat(row.fetched_at).timestamp() + row.elapsed_s + _MAX_STORAGE_DELAY_S

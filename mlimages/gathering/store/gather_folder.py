@@ -54,7 +54,7 @@ class GatherFolder:
 
     Raises:
         GatherError: another run uses the folder, the folder cannot be written, or many of its images are missing.
-        InputError: the images were gathered with another `resize` or `layout`, or a table is not ours to replace.
+        InputError: the images were gathered with another `resize` or `layout`, or a user's file would be replaced.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class GatherFolder:
             self._close_manifest()
 
     def _close_manifest(self) -> None:
-        """End the manifest with a closing row, unless it has one; images missing later were deleted by the user."""
+        """End the manifest with a closing row unless it has one; images missing later count as deleted by the user."""
         if not self._objects:
             if find_last_closing_row(self._manifest).is_at_end:
                 return
@@ -254,7 +254,7 @@ class GatherFolder:
             self._read_other_manifests(paths, retry_unfinished=retry_unfinished)
 
     def _retry_or_count_refused_links(self, *, retry_unfinished: bool) -> None:
-        """Mark links of hosts that refused many consecutive links for retry, or at the end count them as unfinished."""
+        """If a host refused many links in a row, mark them for retry; at the end of a run, count them as unfinished."""
         keys = self._refusals.find_refused_keys()
         self._refused = keys if retry_unfinished and not self._options.no_retry else set()
         self._has_retries |= bool(self._refused)
@@ -264,7 +264,7 @@ class GatherFolder:
             self.tally.move_failed_to_unfinished(len(keys))
 
     def _read_other_manifests(self, own_manifests: list[Path], *, retry_unfinished: bool) -> None:
-        """Read which links of the shard are done in other manifests; duplicates are found when shards are merged."""
+        """Read which of this shard's links are done in other manifests; merging the shards finds their duplicates."""
         others = (path for path in reversed(find_manifests(self._folder)) if path not in own_manifests)
         for row in read_rows(others):
             key = hash_link(row.label, row.url)
@@ -283,7 +283,7 @@ class GatherFolder:
             self.tally.changed += size is not None and self._storage.is_edited(row, size)
 
     def _read_image_size(self, row: FetchResult) -> int | None:
-        """Return the size in bytes of the row's image, or None; note whether the user has deleted or restored it."""
+        """Return the size of the row's image in bytes, None if missing; note if the user has deleted or restored it."""
         if row.status != "ok" or not row.path:
             return None
         size = self._storage.size(row.path)

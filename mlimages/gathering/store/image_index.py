@@ -16,7 +16,7 @@ MIN_PLACEHOLDER_PATHS = 5
 """An image is a host's placeholder for removed images if at least this many paths of the host return its bytes."""
 
 _HASH_BANDS = ((0, 22), (22, 21), (43, 21))
-"""Offset and width in bits of three bands of a 64-bit hash; hashes at most two bits apart have an equal band."""
+"""Offset and width in bits of three bands of a 64-bit hash; hashes at most two bits apart agree in at least one."""
 
 _MAX_HAMMING_DISTANCE = 2
 _MIN_ONES_AND_ZEROS = 8
@@ -39,7 +39,7 @@ CREATE INDEX by_band2 ON images (band2);
 
 _SAME_BAND_SQL = " UNION ALL ".join(f"SELECT dhash, rowid, path FROM images WHERE band{band} = ?" for band in range(3))
 _NO_MATCH = 65, 0, ""
-"""Distance, row id and path if no image shares a band; the distance is greater than that of any two hashes."""
+"""Distance in bits, row id and path if no image has an equal band; two 64-bit hashes are at most 64 bits apart."""
 
 
 def open_temporary_database(sql: str) -> sqlite3.Connection:
@@ -56,7 +56,9 @@ class ImageCopies:
     Attributes:
         num_links: number of links.
         num_stored: number of copies of the image in the folder.
-        path, label: path and label of the copy that was added last; if all were deleted by the user, the path of one.
+        path: path of the stored copy that was added last. If the user has deleted all copies, the path of one of them;
+            None if there is no copy.
+        label: label of the stored copy that was added last; empty if there was none.
         is_placeholder: whether the image is known as a placeholder of a host.
     """
 
@@ -91,7 +93,7 @@ class ImageIndex:
         self._placeholder_detector.close()
 
     def find_copies(self, sha256: str) -> ImageCopies:
-        """Return the copies of the image with this SHA-256."""
+        """Return the copies of the image with this SHA-256; with all counts 0 if there are none."""
         query = "SELECT count, kept, path, label, is_placeholder FROM copies WHERE sha256 = ?"
         row = self._tables.execute(query, (bytes.fromhex(sha256),)).fetchone()
         return ImageCopies(*row) if row else ImageCopies()
@@ -147,7 +149,10 @@ class ImageIndex:
             self._tables.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?)", row)
 
     def find_near_duplicate(self, dhash: str) -> str | None:
-        """Return the path of the nearest image if it is at most two bits away; of several, the first that was added."""
+        """Return the path of the image with the nearest hash; None if more than two bits differ.
+
+        If several are equally near, the first that was added is returned.
+        """
         value = int(dhash, 16)
         found = self._tables.execute(_SAME_BAND_SQL, _split_into_bands(value))
         apart, _, path = min(((_hamming_distance(row[0], value), *row[1:]) for row in found), default=_NO_MATCH)

@@ -24,8 +24,8 @@ def open_work_folder(out: Path, manifest_stem: str, *, is_exclusive: bool) -> It
         is_exclusive: whether the run merges all manifests; False for a shard, which may run beside other shards.
 
     Raises:
-        GatherError: a run of the same shard, or any other run if one of the two is exclusive, uses the folder; or the
-            work folder is a symbolic link.
+        GatherError: another run of the same shard uses the folder; another run uses it, and one of the two is
+            exclusive; or the work folder is a symbolic link.
         OSError: the folder cannot be written.
     """
     hidden = out / WORK_FOLDER_NAME / manifest_stem

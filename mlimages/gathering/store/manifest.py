@@ -69,7 +69,9 @@ def _read_merged_manifest_names(folder: Path) -> list[str]:
 
 
 def is_manifest(path: Path) -> bool:
-    """Return whether a file is a manifest, judging by its first line, which may be incomplete if it is the only one.
+    """Return whether a file is a manifest, judging by its first line.
+
+    If there is only one line, it may be incomplete, as after a crash. An empty file counts as a manifest.
 
     Raises:
         GatherError: the manifest was written by a later version of mlimages.
@@ -140,6 +142,7 @@ def _parse_json(line: bytes) -> dict[str, Any]:
 
 
 def _is_valid(row: FetchResult) -> bool:
+    """Return whether the types and values of a parsed row fit its status, and its path is inside the folder."""
     if not (isinstance(row.url, str) and isinstance(row.label, str) and isinstance(row.source, dict)):
         return False
     if not isinstance(row.final, bool) or row.removed not in (None, "user"):
@@ -179,7 +182,7 @@ class LastClosingRow:
     Attributes:
         line_number: number of the closing row's line, from 1; 0 if there is none.
         is_at_end: whether no line follows the closing row, or the manifest is empty.
-        keeps_duplicates: whether this or an earlier closing row is of a run that kept every copy of the same bytes.
+        keeps_duplicates: whether any closing row of the manifest says that its run kept every copy of the same bytes.
     """
 
     line_number: int
@@ -215,7 +218,7 @@ def dump_closing_row(*, keep_duplicates: bool, merged_names: Sequence[str] = ())
 
     Args:
         keep_duplicates: whether the run kept every copy of the same bytes.
-        merged_names: names of the manifests that were merged into a manifest that begins with this row.
+        merged_names: if a merged manifest begins with this row, the names of the manifests that were merged into it.
     """
     nothing = dict.fromkeys(_ROW_FIELDS)  # so that a table of the lines has every column
     values = {"v": MANIFEST_VERSION, **nothing, "url": "", "label": "", "status": "closed"}
@@ -246,7 +249,7 @@ class UInt64Set:
 
 
 class ManifestWriter:
-    """Appends rows to a manifest, each at once; an incomplete last line of an earlier run is removed.
+    """Appends rows to a manifest without buffering; first removes an incomplete last line of an earlier run.
 
     Raises:
         GatherError: the file at `path` was not written by mlimages, or cannot be written.

@@ -85,7 +85,7 @@ def _merge_rows(
     keep_duplicates: bool,
     limit: int | None,
 ) -> Iterator[FetchResult]:
-    """Yield the rows of the merged manifest, and add images that it may no longer list to `removal_candidates`."""
+    """Yield the rows of the merged manifest; add images of omitted rows, and duplicates, to `removal_candidates`."""
     index = ImageIndex()
     counts: Counter[str] = Counter()
     for number, row, is_of_shard in current_rows.enumerate_rows(removal_candidates):
@@ -108,9 +108,9 @@ def _merge_rows(
 
 
 class _RemovalCandidates:
-    """Images to remove unless the merged manifest lists them, as path and SHA-256.
+    """Paths and SHA-256 of images that are removed unless the merged manifest lists them.
 
-    They are replaced images, duplicates, and images beyond the limit. They are in a temporary file: there may be many.
+    They are replaced images, duplicates, and images beyond the limit. They are kept in a temporary file.
     """
 
     def __init__(self) -> None:
@@ -176,7 +176,10 @@ class CurrentRows:
         return self._current_indices.get(hash_link(row.label, row.url), row_index) == row_index
 
     def _find_current_indices(self) -> dict[int, int]:
-        """Return, for the `hash_link` of each link with several rows, the index of its current row among all rows."""
+        """Return the indices of current rows, by the `hash_link` of their link, for links with several rows.
+
+        An index counts the rows of all manifests in order, from 0.
+        """
         seen = UInt64Set()
         keys = (hash_link(row.label, row.url) for row in read_rows(self._manifests))
         repeated = {key for key in keys if not seen.add(key)}
@@ -229,7 +232,8 @@ def _merge_row(
     """Return the row, changed to that of a placeholder or duplicate if its image is one; quarantine a placeholder.
 
     Args:
-        first_copy: number of the manifest, and path, of the first image with the same bytes.
+        first_copy: the first image with the same bytes, as the number of its manifest and its path; None if there is no
+            earlier one, or if duplicates are kept.
         manifest_number: number of the row's manifest.
     """
     if row.status not in ("ok", "duplicate") or row.sha256 is None or row.removed:

@@ -1,9 +1,10 @@
 """Detect images that were deleted or moved since they were gathered.
 
-1. Rows whose image is missing are counted by folder.
-2. Files that no row lists are compared with them by size, then by hash: a moved image is kept at its new path.
-3. Other missing images of closed runs were deleted by the user, since their files had been on disk.
-4. If many are missing, a disk may not be mounted or a copy may be incomplete: the run stops with an error.
+1. Each row is checked for its image; if that is missing, steps 2 and 3 find out why.
+2. If a file that no row lists has the same bytes, the image was moved, and its row gets the new path.
+3. Otherwise, if a closing row records that the image was on disk, it counts as deleted by the user.
+4. If many images of a folder would count as deleted, the run stops with an error instead: a disk may not be mounted, or
+   a copy may be incomplete.
 """
 
 from __future__ import annotations
@@ -21,7 +22,12 @@ from mlimages.gathering.store.merge_manifests import CurrentRows
 
 @dataclass(frozen=True, slots=True)
 class _MissingImage:
-    """A row's image whose file is missing; `is_fsynced`: whether a closing row records that the file was on disk."""
+    """An image that a row lists, but whose file is missing.
+
+    Attributes:
+        path, sha256, size: path, SHA-256 and size in bytes, as in the row.
+        is_fsynced: whether a closing row records that the file was on disk.
+    """
 
     path: str
     sha256: str
@@ -82,14 +88,15 @@ def find_moved_and_deleted_images(
 
 
 def check_missing_count(missing_counts: Mapping[str, int], image_counts: Mapping[str, int]) -> None:
-    """Raise an error if all images of a folder, or more than one and more than a tenth of them, are missing.
+    """Raise an error if a folder lacks all its images, or at least two images that are more than a tenth of them.
 
     Args:
         missing_counts: number of missing images, by folder.
         image_counts: number of recorded images, by folder.
 
     Raises:
-        GatherError: too many images are missing; the message has the folders, the counts and the two options.
+        GatherError: too many images are missing; the message gives the counts by folder, and names the options
+            `--keep-deleted` and `--restore-deleted`.
     """
     many = {
         folder: count
@@ -108,7 +115,10 @@ def check_missing_count(missing_counts: Mapping[str, int], image_counts: Mapping
 def _find_moved_images(
     storage: ImageStorage, manifests: list[Path], missing_images: Mapping[str, _MissingImage]
 ) -> dict[str, str]:
-    """Return new paths by old paths: a missing image was moved if a file that no row lists has the same bytes."""
+    """Return the new path of each image that was moved, by its old path.
+
+    A missing image was moved if a file that no row lists has the same bytes.
+    """
     sizes = {image.size for image in missing_images.values()}
     strays = {path for path in storage.walk() if storage.size(path) in sizes}
     strays -= {row.path for row in read_rows(manifests) if row.path in strays}

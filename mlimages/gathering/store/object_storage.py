@@ -3,9 +3,9 @@
 1. A verified image is stored under a name that no other link has, and only if the name is free.
 2. Rows are written to manifests that no other run writes to, `manifest-ID.jsonl`; each is stored once, complete.
 3. All manifests are read together. A run without a shard merges them: it stores `manifest.jsonl` only if that has not
-   changed since it was read (on S3; other stores do not check), and removes the merged ones and replaced images; after
-   a conflict it reads again.
-4. The first line of `manifest.jsonl` names the merged ones: a run that finds them still there ignores their rows.
+   changed since it was read (on S3; other stores do not check), then removes the merged manifests and the replaced
+   images. If `manifest.jsonl` has changed, it reads all manifests again instead.
+4. The first line of `manifest.jsonl` names the merged manifests. If these still exist, a run ignores their rows.
 So no run overwrites images or rows of another, and the next run finds what a killed run has stored.
 """
 
@@ -218,10 +218,16 @@ class ObjectStorage(ImageStorage):
         return manifests
 
     def _record_sizes(self, sizes: dict[str, int]) -> None:
+        """Record the sizes of objects in bytes, by path."""
         self._sizes.executemany("INSERT OR REPLACE INTO objects VALUES (?, ?)", sizes.items())
 
     def _retry(self, operation: str, path: str, action: Callable[[str], _T]) -> _T:
         """Return the result of `action`, called with the address of the object at `path`; retry after errors.
+
+        Args:
+            operation: past participle of what `action` does, such as `read`, for the message "cannot be read".
+            path: path of the object in the remote folder.
+            action: the request to the object store.
 
         Raises:
             FileNotFoundError: the object does not exist.
@@ -251,7 +257,7 @@ class RemoteManifestWriter:
     """Writes the rows of a run to several manifests, each uploaded when it is full or the run ends.
 
     Args:
-        manifest: path to whose stem a hyphen and 16 hexadecimal digits are appended for each manifest.
+        manifest: path of the manifests, except that `-` and 16 hexadecimal digits are appended to the stem of each.
         upload: called with the path of each finished manifest.
         keep_duplicates: whether the run keeps every copy of the same bytes.
     """

@@ -21,8 +21,8 @@ class OutputFolder:
     """The open output folder of a run.
 
     Attributes:
-        manifest: path of the manifest of this run, in a local folder with all manifests. A run into a remote folder
-            appends an ID to its name, or stores the merged manifest under it.
+        manifest: path of the manifest of this run, in a local folder with all manifests. If the gathered folder is
+            remote, the merged manifest has this path; manifests with rows of this run have an ID appended to the name.
         temp_folder: the local folder of unfinished images.
         storage: the stored images.
         writer: appends rows to the manifest.

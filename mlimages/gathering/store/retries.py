@@ -16,7 +16,7 @@ from mlimages.gathering.store.shard_storage import strip_shard_name
 _PIXEL_SIZE_NOTE = re.compile(r"(\d+) x (\d+)\b")
 _BYTE_COUNT_NOTE = re.compile(r"(more than )?(\d+) bytes")
 _RESIZE_NOTE = re.compile(r"resized: (\d+)")
-"""This pattern and the two above are matched against the `detail` of a row."""
+"""The patterns `_PIXEL_SIZE_NOTE`, `_BYTE_COUNT_NOTE` and `_RESIZE_NOTE` match parts of the `detail` of a row."""
 
 
 def needs_retry(row: FetchResult, options: GatherOptions, *, has_image: bool, retry_unfinished: bool) -> bool:
@@ -26,7 +26,8 @@ def needs_retry(row: FetchResult, options: GatherOptions, *, has_image: bool, re
         row: the row of the link.
         options: options of the run.
         has_image: whether the image of the link is in the folder.
-        retry_unfinished: False at the end of a run, where a link is done even if its row is not final.
+        retry_unfinished: whether failed links and deleted images may be retried. False at the end of a run, when all of
+            them count as done.
     """
     if row.removed:
         return retry_unfinished and options.restore_deleted
@@ -122,6 +123,9 @@ class ConsecutiveRefusals:
             self._final.setdefault(host, []).append(key)
 
     def find_refused_keys(self) -> set[int]:
-        """Return the keys of rows that were recorded as final before their host had refused many consecutive links."""
+        """Return the keys of rows that are recorded as final although their host has refused many consecutive links.
+
+        They are the first of these links: when they were recorded, there were not yet many.
+        """
         hosts = (host for host in self._final if self._counts[host] >= REFUSALS_UNTIL_PAUSED)
         return {key for host in hosts for key in self._final[host]}

@@ -63,7 +63,7 @@ def make_image_fields(
 def make_failure_fields(download: DownloadResult, rejection: Rejection | None) -> dict[str, Any]:
     """Return the status and the reason for the row of a failed link, by field name.
 
-    The row is final if the result depends only on the link.
+    The field `final` is False if the network, the host or this machine failed, so that the link may succeed later.
     """
     if rejection is None:
         return {

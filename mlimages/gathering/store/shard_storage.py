@@ -1,10 +1,11 @@
-"""Gathered images in tar shards (WebDataset): `images-00000.tar` and so on, a JSON and an image per key.
+"""Gathered images in tar shards (WebDataset): `images-00000.tar` and so on, a JSON file and an image per key.
 
 1. A shard is only appended to, and only by the run that created it; each run begins a new one.
-2. Changes are rows of the manifest: an image that was replaced, has another class or is a placeholder stays.
+2. Changes are made only in the manifest: an image stays in its shard even if it is replaced, gets another class or is
+   recognized as a placeholder.
 3. A killed run may leave a truncated shard. Readers stop at its last complete member; the next run that stores an image
-   removes the incomplete sample and writes the end-of-archive marker, which other readers of tar files require. A
-   shard with an end-of-archive marker, or in which something else follows, is never changed.
+   removes the incomplete sample and writes the end-of-archive marker, which other readers of tar files require. If the
+   shard has this marker, or data that cannot be read after the last complete member, it is never changed.
 All images have the suffix .jpg, whatever their format: `datasets.load_dataset` requires the same suffixes for each key.
 """
 
@@ -130,6 +131,7 @@ class ShardStorage(ImageStorage):
             _write_end_of_archive(same, self._size)
 
     def _find_member(self, path: str) -> ShardMember | None:
+        """Return the position of the image at `path` in its shard; None if there is no such image."""
         return self._written.get(path) or find_member(f"{self._folder}/{path}")
 
     def _open_next_shard(self) -> None:

@@ -13,7 +13,7 @@ from mlimages.gathering.store.shard_storage import strip_shard_name
 
 _MAX_LISTED_HOSTS = 10
 _MAX_COUNTED_HOSTS = 10_000
-"""If more than twice as many hosts are counted, the counts of this many are kept, those with the most failed links."""
+"""When more than twice as many hosts are counted, only this many are kept: those with the most failed links."""
 
 
 class ResultTally:
@@ -60,7 +60,13 @@ class ResultTally:
         return {"ok": self.status["ok"], "failed": failed - self._open, "open": self._open}
 
     def make_summary(self, out: Path, *, num_fetched: int, seconds: float) -> GatherSummary:
-        """Return the counts as a summary."""
+        """Return the counts as a summary.
+
+        Args:
+            out: the gathered folder.
+            num_fetched: number of links that the run finished.
+            seconds: duration of the run.
+        """
         return GatherSummary(
             out=out,
             ok=self.status["ok"],
