@@ -289,7 +289,10 @@ class LinkScheduler:
 
 
 async def _save_image(load_bytes: Callable[[], Awaitable[bytes]], temp_path: Path) -> DownloadResult:
-    """Write the image that `load_bytes` returns to `temp_path`; if it raises an error, return that as the reason."""
+    """Write the image that `load_bytes` returns to `temp_path`.
+
+    Its errors are returned as the reason of the failure, except an MlimagesError, which is raised.
+    """
     file = BufferedFile(temp_path)
     try:
         data = await load_bytes()
