@@ -145,6 +145,7 @@ class _Walkthrough:
         return report
 
     def _compute_mean(self, train_labels: LabelFile) -> None:
+        """Write the mean image of the training set, as a PNG and as a NumPy file."""
         self._show_command(f"mean {train_labels.path.name} --size 28 --gray -o mean.png")
         TrainingData(train_labels, ImageProperty(28, gray_scale=True)).make_mean_image(self._folder / "mean.png")
         self._show_result("written: mean.png for viewing, and mean.npy for training")
@@ -157,7 +158,7 @@ class _Walkthrough:
         self._show_result(f"validation accuracy {result.score_text}")
 
     def _split_new_labels(self, new_labels: LabelFile) -> tuple[LabelFile, LabelFile]:
-        """Split the new digits into images from which training sets are sampled, and a test set."""
+        """Split the digits 5 to 9 into the images from which training sets are sampled, and a test set."""
         self._show_command("label new.txt --split 0.66,0.34 --seed 0")
         options = LabelOptions(new_labels.path, split=(0.66, 0.34))
         few, test = (LabelFile(part.path) for part in make_label_files(options, split=split_labels))
@@ -214,7 +215,7 @@ class _Walkthrough:
         show_command: bool = True,
         export: bool = False,
     ) -> FineTuneResult:
-        """Train a LeNet, and show the equivalent command line."""
+        """Train a LeNet; if `show_command` is true, first show the equivalent command line."""
         if show_command:
             self._show_command(
                 f"finetune {train_labels.path.name} --val {val_labels.path.name} --model lenet5 --weights {weights}"
@@ -285,7 +286,10 @@ def _format_counts(counts_by_code: Mapping[str, int]) -> str:
 
 
 def _read_accuracy_at(run: Path, epoch: int) -> float:
-    """Return the test accuracy after a fixed epoch; that of the best epoch on the test images would be optimistic."""
+    """Return the test accuracy after this epoch.
+
+    The accuracy of the best epoch would be too high, since that epoch would be chosen on the test images.
+    """
     return read_run(run).epochs[epoch - 1]["val_accuracy"]
 
 

@@ -23,7 +23,7 @@ placeholder image."""
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """The response to a request for `path`; in the list of links, `class_name` is the class of this link."""
+    """The response to a request for `path`; `class_name` is the class of `path` in the demo's list of links."""
 
     path: str
     class_name: str
@@ -67,6 +67,8 @@ def serve_responses(responses: Sequence[Response]) -> Iterator[str]:
     response_by_path = {response.path: response for response in responses}
 
     class Handler(BaseHTTPRequestHandler):
+        """Sends the response for the requested path, or 404 if there is none; logs nothing."""
+
         protocol_version = "HTTP/1.1"  # keeps connections open
         wbufsize = -1  # sends headers and body together
 

@@ -39,7 +39,7 @@ _JSON_KEYS = {
 
 
 def external_data_path(onnx_path: Path) -> Path:
-    """Return the path of the external data of an .onnx file: its weights, if they are larger than 2 GB."""
+    """Return the path of the external data of an .onnx file: the file with its weights, if these exceed 2 GB."""
     return onnx_path.with_name(f"{onnx_path.name}.data")
 
 
@@ -152,7 +152,7 @@ class InDistributionCalibration:
 
     Attributes:
         share: share (0..1) of the images that count as in-distribution.
-        count: number of these images.
+        count: number of images on which the share was measured.
     """
 
     share: float
@@ -281,8 +281,8 @@ class OnnxBundle:
             copy_with_metadata(source, self.path, metadata)
 
     def _make_interoperability_metadata(self) -> dict[str, str]:
-        """Return the metadata for other tools: ONNX's standard keys for images (docs/MetadataProps.md), and those of
-        Ultralytics."""
+        """Return the metadata for other tools: ONNX's standard keys for images (docs/MetadataProps.md of the
+        repository onnx/onnx), and the keys of Ultralytics."""
         if not self.includes_preprocessing:  # no such key describes the normalization of the input
             return {}
         image = self.preprocessing.image

@@ -14,7 +14,11 @@ COVERAGE_LEVELS = (0.8, 0.9, 0.95)
 """Coverage levels of the prediction sets, that is, probabilities with which a set includes the true class."""
 
 MIN_CONFORMAL_IMAGES = 19
-"""Minimum number n of images for a threshold at the level 0.95. With fewer, its rank, ceil(0.95 (n + 1)), exceeds n."""
+"""Minimum number of images from which a threshold for the level 0.95 can be computed.
+
+With n images, this threshold is the ceil(0.95 (n + 1))-th largest probability of a true class; with fewer than 19
+images, this rank is greater than n.
+"""
 
 _INVERSE_GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
@@ -67,9 +71,10 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.integer]) ->
 
 
 def find_confidence_threshold(accepted_share: float, probabilities: NDArray[np.floating]) -> float:
-    """Return the highest threshold that the largest probability reaches in at least `accepted_share` of the images.
+    """Return the highest threshold at which at least `accepted_share` of the images are accepted.
 
-    `accepted_share` is greater than 0, and at most 1. Without images, the threshold is 0.
+    An image is accepted if its largest probability is at least the threshold. `accepted_share` is greater than 0, and
+    at most 1. Without images, the threshold is 0.
     """
     best = np.sort(probabilities.max(axis=1))
     return float(best[math.floor((1 - accepted_share) * len(best))]) if len(best) else 0.0
@@ -87,12 +92,12 @@ def compute_conformal_thresholds(probabilities: NDArray[np.floating], labels: ND
     2021).
 
     Args:
-        probabilities: `(n, classes)`, out of sample.
+        probabilities: `(n, classes)`, of images that the classifier was not fitted on.
         labels: int64 `(n,)`.
 
     Returns:
-        The threshold for each of COVERAGE_LEVELS, with the level as text ("0.9"); 0, which all classes reach, for a
-        level that needs more images.
+        The threshold for each of COVERAGE_LEVELS, with the level as text ("0.9"). If there are too few images for a
+        level, its threshold is 0, which all classes reach.
 
     >>> compute_conformal_thresholds(np.linspace([0.0, 1.0], [1.0, 0.0], 101), np.zeros(101, np.int64))["0.9"]
     0.09

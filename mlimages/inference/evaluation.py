@@ -58,8 +58,8 @@ class Evaluation:
         calibration_error: expected calibration error, 0 (calibrated) to 1.
         num_unknown: number of images predicted as unknown.
         images_per_s: throughput of all workers together.
-        decode_ms, network_ms: latency in one worker, per image: that of reading and preprocessing, and that of the
-            network, which is the time of a batch divided by the number of its images.
+        decode_ms: time in which one worker reads and preprocesses an image.
+        network_ms: time in which one worker runs the network on a batch, divided by the number of its images.
         background_use: test of whether the predictions depend on the background; None if it was not run.
         num_in_training_set, num_in_validation_set: number of evaluated images that are in the training set of the
             model, and in its validation set, on which the best epoch was chosen. These images are recognized by
@@ -183,9 +183,9 @@ def evaluate(
 
     Raises:
         BundleError: the model cannot be used.
-        InputError: the label file has a class that the model does not have, is multi-label and the model is not, or
-            has no image that can be read; more than half of the images are missing; a remote image cannot be
-            downloaded; `background_test_images` is negative, or is set for a multi-label model.
+        InputError: the label file has a class that the model does not have, or is multi-label and the model is not;
+            no image can be read, or more than half of the images are missing; a remote image cannot be downloaded;
+            `background_test_images` is negative, or is greater than 0 for a multi-label model.
 
     Example:
         >>> evaluate("runs/first/model.onnx", "labels.txt").num_images
@@ -251,6 +251,7 @@ def evaluate(
 
 
 def _run_background_test(predictor: Predictor, items: Sequence[LabeledPath], num_images: int) -> BackgroundTest | None:
+    """Run the test on `num_images` evenly spaced images; return None if none of them can be decoded."""
     drawn = [items[n * len(items) // min(num_images, len(items))] for n in range(min(num_images, len(items)))]
     decoded = [(predictor.decode(item.path)[0], item.label) for item in drawn]
     good = [(pixels, label) for pixels, label in decoded if not isinstance(pixels, BrokenImage)]
@@ -261,6 +262,7 @@ def _run_background_test(predictor: Predictor, items: Sequence[LabeledPath], num
 
 
 def _class_scores_to_dict(class_scores: ClassScores) -> dict[str, object]:
+    """Return the number of images and, for each score, its value and the bounds of its interval as JSON types."""
     shares = {"precision": class_scores.precision, "recall": class_scores.recall, "f1": class_scores.f1}
     count = class_scores.count  # without images, the scores are undefined
     return {"count": count, **{key: [one.value, one.low, one.high] if count else None for key, one in shares.items()}}
@@ -283,6 +285,7 @@ def _predict_all(predictor: Predictor, items: Sequence[LabeledPath], progress: P
 
 
 def _make_probability_row(prediction: Prediction, num_classes: int) -> NDArray[np.float64]:
+    """Return the probabilities of a prediction by class index, `(classes,)`."""
     row = np.zeros(num_classes)
     for score in prediction.top:
         row[score.label] = score.probability

@@ -25,7 +25,10 @@ An explanation takes 50 forward passes: one for each position, and one for the u
 """
 
 MASK_SIDE_STEPS = 2
-"""Side of the masked square in steps, the distances between neighbouring positions; neighbouring squares overlap."""
+"""Side length of the masked square in steps.
+
+A step is the distance between two neighbouring positions of the square. Neighbouring squares therefore overlap.
+"""
 
 NUM_CENTERS = 2
 """Number of images whose centres are pasted into every image, one at a time."""
@@ -143,11 +146,12 @@ def explain(
         predictor: a predictor, or a model that `Predictor` opens.
         image: an input of `Predictor`.
         workers: number of threads; by default those of the predictor, at most 4.
-        grid_size: number of positions of the masked square along each side; `1 + grid_size**2` forward passes.
+        grid_size: number of positions of the masked square along each side of the image. An explanation takes
+            `1 + grid_size**2` forward passes.
 
     Returns:
-        The probabilities of the most probable class, without and with each region masked; a BrokenImage if the image
-        cannot be decoded.
+        The probabilities of the most probable class, without and with each region masked. If the image cannot be
+        decoded, a BrokenImage.
 
     Example:
         >>> print(explain(Predictor("model.onnx"), "a.jpg"))  # doctest: +SKIP
@@ -200,9 +204,10 @@ def run_background_test(
 
 
 def _compute_p_value(log_probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Return the share of random permutations of the labels with at least as high a sum of log-probabilities.
+    """Return the share of random permutations of the labels that fit the log-probabilities at least as well.
 
-    The actual order of the labels counts as one of them, so that the share is never 0.
+    The fit is the sum of the log-probabilities of the labels, compared with that of the actual labels. These count as
+    one of the permutations, so that the share is never 0.
 
     Args:
         log_probabilities: `(N, classes)`.
@@ -238,7 +243,7 @@ def _mask_regions(pixels: NDArray[np.uint8], grid_size: int) -> Iterator[NDArray
 
 
 def _count_image_side_steps(grid_size: int) -> int:
-    """Return the side of the image in steps, the distances between neighbouring positions of the masked square."""
+    """Return the side length of the image in steps (see `MASK_SIDE_STEPS`)."""
     return grid_size + MASK_SIDE_STEPS - 1
 
 

@@ -24,8 +24,8 @@ def find_input_images(sources: Iterable[str | os.PathLike[str]]) -> Iterator[os.
     """Yield the given files, and the images in the given folders and shards, recursively and sorted.
 
     Raises:
-        InputError: a source is a URL that is not a path, standard input, or a folder or shard without an image; raised
-            before the first image is yielded.
+        InputError: a source is a URL (see `is_url`), "-" (standard input), or a folder or shard without an image. The
+            error is raised before the first image is yielded.
     """
     found: list[Iterator[os.PathLike[str]]] = []
     for name in sources:

@@ -118,7 +118,7 @@ def copy_with_metadata(source: Path, target: Path, metadata: Mapping[str, str]) 
 def _find_non_metadata_ranges(file: BinaryIO) -> Iterator[tuple[int, int]]:
     """Yield the byte ranges of the fields of a `ModelProto`, except `metadata_props`.
 
-    The values of its fields are integers, or begin with their length.
+    After its tag, each field has an integer: either its value, or the length of the bytes that follow.
     """
     start = 0
     while (tag := _read_varint(file)) is not None:
@@ -141,7 +141,7 @@ def _read_varint(file: BinaryIO) -> int | None:
 
 
 def _describe_load_error(error: Exception) -> str:
-    """Return the end of a message that starts with the path of the file."""
+    """Return why a file cannot be loaded, in words that follow the path of the file in a message."""
     text = summarize_error(error)
     if "INVALID_PROTOBUF" in text or "No graph was found" in text:
         return "is not an ONNX file"

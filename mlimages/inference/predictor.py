@@ -71,7 +71,8 @@ class OutputRow:
     Attributes:
         probabilities: float32 `(classes,)`.
         known_score: in-distribution score (0..1), the output `known`; None if the file has no such output.
-        prediction_set: class indices of the prediction set, the most probable first; None if the file has no threshold.
+        prediction_set: class indices of the prediction set, the most probable first; None if the file has no threshold
+            for prediction sets.
     """
 
     probabilities: NDArray[np.float32]
@@ -267,7 +268,7 @@ def _to_list(images: ImageInput | Iterable[ImageInput]) -> list[ImageInput]:
 
 
 def _is_path_object(image: object) -> bool:
-    """Return whether `image` is an object like `pathlib.Path`; remote paths are such objects, but not os.PathLike."""
+    """Return whether `image` is a `pathlib.Path`, or a remote path with the same methods, which is not os.PathLike."""
     return hasattr(image, "read_bytes")
 
 
@@ -277,6 +278,7 @@ def _is_remote_input(image: ImageInput) -> bool:
 
 
 def _check_input(image: ImageInput) -> ImageInput:
+    """Return `image`; raise TypeError or ValueError if it is not one of the inputs of `Predictor`."""
     if isinstance(image, str | bytes | os.PathLike | Image.Image) or _is_path_object(image):
         return image
     if not isinstance(image, np.ndarray):

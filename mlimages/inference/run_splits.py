@@ -1,4 +1,4 @@
-"""Which evaluated images the run of a model used: for training, or to choose the best epoch."""
+"""Find which of the evaluated images the model's run had used, for training or to choose the best epoch."""
 
 from __future__ import annotations
 

@@ -38,9 +38,9 @@ class BundleSession:
         self.bundle = bundle
         if not self.bundle.includes_preprocessing:
             raise BundleError(
-                f"{path} does not include preprocessing, so that only other programs can run it, as "
-                f"{format_command('summary', path)} shows: for mlimages, export the run without --no-preprocessing and "
-                "--target"
+                f"{path} does not include preprocessing: only other programs can run it, with the input that "
+                f"{format_command('summary', path)} describes; to use the run with mlimages, export it again without "
+                "--no-preprocessing and --target"
             )
         self._check_parity()
 
@@ -59,6 +59,7 @@ class BundleSession:
         return logits, probabilities, known[0] if known else None
 
     def _check_parity(self) -> None:
+        """Raise BundleError unless the file returns the stored logits, and one probability per class name."""
         probe = self.bundle.parity_test_image
         image = np.frombuffer(probe.pixels, np.uint8).reshape(1, probe.height, probe.width, 3)
         try:
@@ -102,9 +103,9 @@ def to_graph_input(pixels: Sequence[NDArray[np.uint8]], image_property: ImagePro
 
 
 def compute_relative_difference(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the largest difference of a logit for each image, relative to the largest absolute expected logit: `(N,)`.
+    """Return for each image the largest difference of a logit, divided by its largest absolute expected logit: `(N,)`.
 
-    It is infinite for an image with a NaN. Both arguments are `(N, classes)`.
+    For an image with a NaN, it is infinite. Both arguments are `(N, classes)`.
     """
     largest = np.maximum(np.abs(expected).max(axis=1), 1e-6)
     difference: NDArray[np.float32] = np.nan_to_num(np.abs(logits - expected).max(axis=1) / largest, nan=np.inf)

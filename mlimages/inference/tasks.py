@@ -49,8 +49,8 @@ class Task(Protocol):
     def compute_margin_to(self, logits: FloatArray, other_prediction: ClassIndices) -> float:
         """Return the margin by which the prediction differs from `other_prediction`; 0 if they are equal.
 
-        The margin is the difference between the probabilities of the two classes or, for a multi-label task, the
-        largest distance of a probability from its threshold.
+        For a single-label task, it is the difference between the probabilities of the two classes; for a multi-label
+        task, the largest distance of a probability from its threshold.
         """
 
 
@@ -69,7 +69,7 @@ class SingleLabel:
         return np.array([image.label for image in images], np.int64)
 
     def score(self, probabilities: FloatArray, targets: TargetArray) -> Proportion:
-        """Return the accuracy with Wilson's interval."""
+        """Return the accuracy with Wilson's 95 % interval."""
         return estimate_proportion(int((probabilities.argmax(axis=1) == targets).sum()), len(targets))
 
     def compute_calibration_error(self, probabilities: FloatArray, targets: TargetArray) -> float:
@@ -110,7 +110,7 @@ class MultiLabel:
         return multi_hot([image.class_indices for image in images], num_classes).astype(bool)
 
     def score(self, probabilities: FloatArray, targets: TargetArray) -> Proportion:
-        """Return the mean average precision with its interval."""
+        """Return the mean average precision with its 95 % interval."""
         return average_precisions(probabilities, targets.astype(bool)).mean
 
     def compute_calibration_error(self, probabilities: FloatArray, targets: TargetArray) -> float:
@@ -132,7 +132,10 @@ class MultiLabel:
         return self.apply_thresholds(sigmoid(logits))
 
     def compute_margin_to(self, logits: FloatArray, other_prediction: ClassIndices) -> float:
-        """Return the largest distance of a probability from its threshold, among classes predicted differently."""
+        """Return the largest distance of a probability from its threshold; 0 if the predictions are equal.
+
+        Only the classes count that exactly one of the two predictions contains.
+        """
         others = np.array(sorted({*self.predict_classes(logits)} ^ {*other_prediction}), np.int64)
         thresholds = np.broadcast_to(self.thresholds or (0.5,), logits.shape)
         return float(np.abs(sigmoid(logits) - thresholds)[others].max(initial=0.0))

@@ -113,6 +113,7 @@ async def _serve(app: web.Application, host: str, port: int, on_started: Callabl
 
 
 async def _close_engine(app: web.Application) -> AsyncIterator[None]:
+    """When the application is closed, finish the queued images and stop the threads."""
     yield
     await asyncio.to_thread(app[SERVICE_KEY].engine.close)
 

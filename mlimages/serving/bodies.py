@@ -124,6 +124,8 @@ async def _read_form(request: web.Request, body: bytes, max_files: int) -> list[
 
 
 class _FormPart(BodyPartReader):
+    """A part of a form, read in larger chunks than aiohttp's default."""
+
     chunk_size = 1 << 16
     """Number of bytes that are searched for the boundary at a time."""
 

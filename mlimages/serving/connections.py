@@ -26,7 +26,10 @@ MIN_IDLE_S = 1.0
 
 
 def compute_max_connections() -> int:
-    """Return the number of connections that the limit on file descriptors allows, 16 to 1,000; on Windows 1,000."""
+    """Return the number of connections that the limit on file descriptors allows, but at least 16 and at most 1,000.
+
+    On Windows, the number is 1,000.
+    """
     if sys.platform == "win32":
         return 1000
     import resource
@@ -91,6 +94,7 @@ class ConnectionLimiter:
         return True
 
     def _log_rejection(self) -> None:
+        """Log that new connections are rejected, at most once per `MIN_LOG_INTERVAL_S`."""
         now = time.monotonic()
         if now - self._logged >= MIN_LOG_INTERVAL_S:
             self._logged = now
@@ -98,10 +102,15 @@ class ConnectionLimiter:
 
 
 class _Connection(web.RequestHandler):
+    """aiohttp's protocol for one connection; errors of aiohttp itself are sent as JSON too."""
+
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send aiohttp's own error responses, which bypass the middlewares, as JSON too."""
+        """Send a response; convert aiohttp's own error responses, which bypass the middlewares, to JSON.
+
+        Return the response, and whether the client disconnected before its end.
+        """
         if isinstance(resp, web.Response) and resp.status >= 400 and resp.content_type == "text/plain":
             resp = make_http_error(resp.status, resp.reason, resp.text or "").to_response(request.path)
             resp.force_close()
@@ -109,6 +118,8 @@ class _Connection(web.RequestHandler):
 
 
 class _RejectingProtocol(asyncio.Protocol):
+    """Protocol of a connection above the limit, to which only an error is sent."""
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Respond with 503, and close the connection."""
         assert isinstance(transport, asyncio.Transport)

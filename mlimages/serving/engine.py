@@ -22,7 +22,10 @@ MAX_BATCH_SIZE = 4
 """Maximum batch size; larger batches gain little and take more memory."""
 
 _MAX_BATCH_TIME_RATIO = 0.85
-"""Batches are used if their time per image is below this fraction of a single image's (measured on AlexNet: 0.65)."""
+"""Batches are used only if their time per image, divided by the time of a single image, is below this ratio.
+
+With AlexNet, 0.65 was measured.
+"""
 
 ImageData = bytes | NDArray[np.uint8]
 """An encoded image, or its pixels as uint8 RGB `(H, W, 3)`."""
@@ -38,6 +41,9 @@ class EngineResult:
 
 @dataclass(frozen=True, slots=True)
 class _QueuedImage:
+    """An image in the queue, the number of classes to return for it, the future of its result, and the time
+    (`time.perf_counter`) at which it was queued."""
+
     image: ImageData
     top: int
     future: asyncio.Future[EngineResult]
@@ -67,14 +73,16 @@ class Engine:
         return len(self._waiting)
 
     def submit(self, images: Sequence[ImageData], *, top: int) -> list[asyncio.Future[EngineResult]]:
-        """Add images to the queue, and return one future per image, whose result has at least the `top` classes.
+        """Add images to the queue, and return a future of the result of each image.
+
+        A result has `top` classes, or more if another image of its batch needs more.
 
         Raises:
-            ApiError: the queue cannot hold all images, now or ever; none is added.
+            ApiError: the queue has no room for all images, or is too small for so many. No image is added.
         """
         if len(images) > self._queue_size:
             raise ApiError(
-                413, "too-many-images", f"at most {self._queue_size} images per request, as many as the queue"
+                413, "too-many-images", f"at most {self._queue_size} images per request, since the queue holds no more"
             )
         if self.num_queued + len(images) > self._queue_size:
             raise make_busy_error()

@@ -120,6 +120,7 @@ async def get_openapi_document(request: web.Request) -> web.Response:
 
 
 def _check_query_parameters(request: web.Request, *accepted_names: str) -> None:
+    """Raise ApiError if the request has another query parameter than these."""
     unknown = [name for name in request.query if name not in accepted_names]
     if unknown:
         accepts = f"accepts only {', '.join(accepted_names)}" if accepted_names else "accepts no query parameters"
@@ -127,6 +128,7 @@ def _check_query_parameters(request: web.Request, *accepted_names: str) -> None:
 
 
 def _parse_top(request: web.Request, num_classes: int) -> int:
+    """Return the query parameter `top`, or its default; raise ApiError unless it is 1 to `num_classes`."""
     text = request.query.get("top", str(min(DEFAULT_TOP, num_classes)))
     if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= num_classes):
         raise ApiError(400, "bad-request", f"the query parameter top must be an integer from 1 to {num_classes}")
@@ -134,6 +136,7 @@ def _parse_top(request: web.Request, num_classes: int) -> int:
 
 
 def _make_image_result(name: str, result: Prediction | ApiError, top: int) -> schemas.ImageResult:
+    """Return the JSON model of a prediction with its `top` most probable classes, or of an error."""
     if isinstance(result, ApiError):
         return schemas.ImageResult(name=name, error=schemas.ErrorDetail(code=result.code, message=result.message))
     top_scores = [schemas.Score(**asdict(score)) for score in result.top[:top]]

@@ -133,7 +133,12 @@ def _get_service(request: web.Request) -> Service:
 
 
 def _parse_request(body: bytes, header_length: str | None) -> tuple[schemas.InferRequest, NDArray[np.uint8]]:
-    """Return the JSON part of a request body, and its images `(N, H, W, 3)`."""
+    """Return the JSON part of a request body, and its images `(N, H, W, 3)`.
+
+    Args:
+        body: the whole request body.
+        header_length: value of the header `Inference-Header-Content-Length`; None if absent: all of `body` is JSON.
+    """
     if header_length is not None and not re.fullmatch("[0-9]{1,18}", header_length):
         raise ValueError(f"the header {_LENGTH_HEADER} is {header_length!r}: expected the number of bytes of the JSON")
     length = len(body) if header_length is None else int(header_length)
@@ -151,18 +156,23 @@ def _parse_request(body: bytes, header_length: str | None) -> tuple[schemas.Infe
 
 
 def _get_first_message(error: ValidationError) -> str:
+    """Return where in the JSON the first error is, and its message."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
 
 
 def _describe_missing_header(error: ValidationError) -> str:
-    """Return how to send binary data after the JSON, as part of a message; empty if no bytes follow the JSON."""
+    """Return the end of a message, which says that the header with the length of the JSON is missing.
+
+    Return "" if no bytes follow the JSON, since the header is then not needed.
+    """
     if "trailing characters" not in _get_first_message(error):
         return ""
     return f"; if binary data follows the JSON, send the header {_LENGTH_HEADER} with the number of bytes of the JSON"
 
 
 def _parse_pixels(data: object) -> NDArray[np.uint8]:
+    """Return the pixels from the JSON value `data`; raise ValueError if they are not integers from 0 to 255."""
     try:
         values = np.asarray(data)
     except ValueError as error:  # NumPy's message is about its own arguments
@@ -173,7 +183,11 @@ def _parse_pixels(data: object) -> NDArray[np.uint8]:
 
 
 def _make_output_arrays(results: list[Prediction | ApiError], bundle: OnnxBundle) -> dict[str, NDArray[Any]]:
-    """Return the outputs by name, one row per image."""
+    """Return the outputs by name, one row per image.
+
+    Raises:
+        ApiError: the first error in `results`.
+    """
     shape = len(results), len(bundle.class_names)
     probabilities, known, sets = np.zeros(shape, "<f4"), np.zeros(shape[0], "<f4"), np.zeros(shape, bool)
     for n, result in enumerate(results):
@@ -189,6 +203,7 @@ def _make_output_arrays(results: list[Prediction | ApiError], bundle: OnnxBundle
 def _make_infer_response(
     name: str, class_names: tuple[str, ...], inference_request: schemas.InferRequest, tensors: dict[str, NDArray[Any]]
 ) -> web.Response:
+    """Return the response with the requested outputs, as JSON, followed by the outputs that were requested as bytes."""
     outputs, binary = [], b""
     for requested in inference_request.outputs or [schemas.RequestOutput(name=each) for each in tensors]:
         output, data = _encode_output(requested, tensors[requested.name], class_names)

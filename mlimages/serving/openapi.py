@@ -136,6 +136,7 @@ def _describe_model_operation(path: str, schema: type[BaseModel], *statuses: str
 
 
 def _add_stopping_response(operation: dict[str, Any], schema: type[BaseModel]) -> dict[str, Any]:
+    """Add the response of a server that is stopping (503) to an operation, and return the operation."""
     operation["responses"]["503"] = _describe_json_response("The server is stopping.", schema)
     return operation
 

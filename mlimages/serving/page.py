@@ -55,4 +55,5 @@ def build_server_page() -> tuple[str, str]:
 
 
 def _compute_csp_hash(text: str) -> str:
+    """Return the hash of an inline script or style, in the format of a Content-Security-Policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

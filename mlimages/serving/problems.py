@@ -61,7 +61,7 @@ def make_http_error(status: int, reason: str, message: str) -> ApiError:
 
 @web.middleware
 async def return_errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Convert every error to a JSON response without details of the server, except a lost connection."""
+    """Convert every error to a JSON response without details of the server; pass on a ConnectionError unchanged."""
     try:
         return await handler(request)
     except ApiError as problem:

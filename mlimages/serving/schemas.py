@@ -14,7 +14,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from mlimages.inference import INPUT, KNOWN, PROBABILITIES
 
 PREDICTION_SET = "prediction_set"
-"""Name of the output with the prediction set of each image; the server computes it from the outputs of the file."""
+"""Name of the output with the prediction set of each image. The .onnx file has no such output: the server computes it
+from the logits."""
 
 PositiveInt = Annotated[int, Field(gt=0, strict=True)]
 
@@ -58,7 +59,7 @@ class Score(Schema):
 
 
 class ImageResult(Schema):
-    """The predicted classes of an image, or its name and error only."""
+    """The predicted classes of an image or, if it cannot be used, only its name and the error."""
 
     name: str = Field(description="The file name in the form; empty for a raw body.")
     class_name: str | None = Field(
@@ -104,12 +105,15 @@ class Explanation(Schema):
     class_name: str = Field(description="The most probable class of the unmasked image.")
     probability: float = Field(description="Probability of `class_name` for the unmasked image, 0 to 1.")
     lowest: float = Field(description="The lowest probability in `hidden`.")
-    place: str = Field(description="Position of the region with the lowest probability: centre, top left, ...")
+    place: str = Field(
+        description="Position in the image of the region whose masking lowers the probability most: centre, top "
+        "left, ..."
+    )
     hidden: list[list[float]] = Field(
         description="Probability of `class_name` with each region of the preprocessed image masked, by row and column."
     )
     overlay: str = Field(
-        description="The preprocessed image as a base64-encoded PNG, with regions in red whose masking lowers the "
+        description="The preprocessed image as a base64-encoded PNG. Regions are red if masking them lowers the "
         "probability."
     )
 
@@ -118,7 +122,7 @@ class Health(Schema):
     """The state of a running service, and details of the model unless a required token is missing."""
 
     status: Literal["ok", "stopping"] = Field(
-        description="`stopping` while the last requests are finished; /v2/health/ready then has the status 503."
+        description="`stopping` while the server finishes its last requests; /v2/health/ready then has the status 503."
     )
     model: str | None = Field(default=None, description="Name of the network.")
     classes: list[str] | None = Field(default=None, description="Class names, in the order of their labels.")
@@ -184,7 +188,12 @@ class ModelMetadata(Schema):
 class InputParameters(Schema):
     """Encoding of an input tensor."""
 
-    binary_data_size: int | None = Field(default=None, ge=0, strict=True)
+    binary_data_size: int | None = Field(
+        default=None,
+        ge=0,
+        strict=True,
+        description="Number of bytes after the JSON that contain the values; null if the values are in `data`.",
+    )
 
 
 class RequestInput(Schema):
@@ -198,24 +207,35 @@ class RequestInput(Schema):
 
 
 class OutputParameters(Schema):
-    """Encoding of an output: whether as bytes after the JSON, and, if `classification` is not 0, as this number of the
-    most probable classes (`PROBABILITY:LABEL:NAME`)."""
+    """Encoding of an output."""
 
-    binary_data: bool | None = None
-    classification: int = Field(default=0, ge=0, strict=True)
+    binary_data: bool | None = Field(
+        default=None,
+        description="Whether to send the values as bytes after the JSON; null: as `binary_data_output` of the request.",
+    )
+    classification: int = Field(
+        default=0,
+        ge=0,
+        strict=True,
+        description="Number of the most probable classes to return as texts `PROBABILITY:LABEL:NAME`; 0: return the "
+        "probabilities of all classes as numbers.",
+    )
 
 
 class RequestOutput(Schema):
-    """A requested output; classification applies only to probabilities."""
+    """An output to return. The parameter `classification` has no effect on outputs other than `probabilities`."""
 
     name: Literal[PROBABILITIES, KNOWN, PREDICTION_SET]  # type: ignore[valid-type]
     parameters: Annotated[OutputParameters, BeforeValidator(_replace_none_with_dict)] = OutputParameters()
 
 
 class RequestParameters(Schema):
-    """Encoding of the outputs that do not set `binary_data` themselves."""
+    """Parameters of a whole request."""
 
-    binary_data_output: bool = False
+    binary_data_output: bool = Field(
+        default=False,
+        description="Whether to send the values of outputs that do not set `binary_data` as bytes after the JSON.",
+    )
 
 
 class InferRequest(Schema):
@@ -228,14 +248,19 @@ class InferRequest(Schema):
 
 
 class ResponseOutput(Schema):
-    """Output of an inference request: `probabilities` or `prediction_set` of shape `(N, classes)`, the most probable
-    classes `(N, classification)`, or the score `known` of shape `(N,)`."""
+    """Output of an inference request.
+
+    The shape is `(N, classes)` for `probabilities` and `prediction_set`, and `(N,)` for `known`. If the request sets
+    `classification` to k, `probabilities` contains the k most probable classes as texts, and its shape is `(N, k)`.
+    """
 
     name: str
     datatype: Literal["FP32", "BYTES", "BOOL"]
     shape: list[int]
-    parameters: dict[str, int] | None = None
-    data: list[Any] | None = None
+    parameters: dict[str, int] | None = Field(
+        default=None, description="`binary_data_size`: number of bytes of the values after the JSON."
+    )
+    data: list[Any] | None = Field(default=None, description="The values; absent if they follow the JSON as bytes.")
 
 
 class InferResponse(Schema):

@@ -76,10 +76,11 @@ class Service:
         await asyncio.to_thread(previous.close)
 
     async def predict(self, images: Sequence[ImageData], *, top: int) -> list[Prediction | ApiError]:
-        """Return a prediction with at least `top` classes, or an error, for each image.
+        """Return a prediction or an error for each image.
 
-        The images are queued before the first `await`: a caller that has just read `bundle` gets the predictions of
-        that model, even if it is reloaded meanwhile.
+        A prediction has `top` classes, or more if a request in the same batch asked for more. The images are queued
+        before the first `await`. A caller that has just read `bundle` therefore gets the predictions of that model,
+        even if it is reloaded meanwhile.
 
         Raises:
             ApiError: the queue is full, or the time-out expired.
@@ -125,6 +126,7 @@ class Service:
 
 
 def _reopen_engine(predictor: Predictor, queue_size: int) -> Engine:
+    """Return a new engine that runs the current file of the predictor's model with the predictor's settings."""
     reloaded = Predictor(predictor.bundle.path, workers=predictor.workers, max_pixels=predictor.max_pixels)
     return Engine(reloaded, queue_size=queue_size)
 

@@ -99,7 +99,8 @@ class ServerSettings:
         """Check all values.
 
         Raises:
-            InputError: a number is out of bounds, or no request can match a host name, an origin or the token.
+            InputError: a number is out of bounds, the token cannot be sent in a header, or a host name or an origin is
+                not one that a request can have.
         """
         check_options(self)
         if self.token != self.token.strip() or not self.token.isprintable():

@@ -29,7 +29,10 @@ CDN_RUNTIME_VERSION = "1.30.0"
 
 _CDN_URL = "https://cdn.jsdelivr.net"
 _NPM_FILE_NAMES = {"ort.js": "ort.wasm.bundle.min.mjs", "ort.wasm": "ort-wasm-simd-threaded.wasm"}
-"""Name in `dist` of the npm package, by name beside the page; not all web servers know the type of `.mjs` files."""
+"""For each file of onnxruntime-web beside the page, its name in the folder `dist` of the npm package.
+
+The names differ because not all web servers know the content type of `.mjs` files.
+"""
 
 _CDN_INTEGRITY = {
     "ort.js": "sha384-PLWz+nHEVHpjwBsO0YVdvQj6n5814Iv8E3b8FG0Rp/uIAtjFMCKOpP66iPzedrIG",
@@ -169,6 +172,7 @@ def _make_model_json(bundle: OnnxBundle) -> dict[str, object]:
 
 
 def _render_page(runtime: OrtWebFiles) -> str:
+    """Return the HTML of the page."""
     script = {"script": runtime.urls["ort.js"], "wasm": runtime.urls["ort.wasm"]}
     origin = runtime.origin
     loaded = f" onnxruntime-web {runtime.version} is loaded from {html.escape(origin)}." if origin else ""
@@ -190,6 +194,7 @@ def _render_page(runtime: OrtWebFiles) -> str:
 
 
 def _compute_integrity(files: Mapping[str, bytes]) -> dict[str, str]:
+    """Return the SHA-384 hash of each file, in the format of the HTML attribute `integrity`."""
     return {
         name: f"sha384-{base64.b64encode(hashlib.sha384(content).digest()).decode()}" for name, content in files.items()
     }
