@@ -181,6 +181,7 @@ def _iter_augmented_images(
     broken_images: list[BrokenImage],
     progress: Progress,
 ) -> Iterator[_AugmentedImage]:
+    """Yield each image in all views; append images that cannot be decoded to `broken_images`."""
     for item, loaded in iter_pixels(labels, image_property):
         if isinstance(loaded, BrokenImage):
             broken_images.append(loaded)
@@ -201,6 +202,7 @@ def _write_arrays(
     *,
     is_multi_label: bool,
 ) -> int:
+    """Write the arrays of a split and the class names to .npy files; return the number of images."""
     target = ((len(class_names),), np.float32) if is_multi_label else ((), np.int64)
     shape = image_property.height, image_property.width, image_property.channels
     suffix = f"_{split_name}.npy" if split_name else ".npy"
@@ -224,11 +226,13 @@ def _open_npy_writer(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> It
     with path.open("wb") as out:
 
         def write_header() -> None:
+            """Write the header of the .npy file, with the number of rows so far."""
             descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
             header = {"descr": descr, "fortran_order": False, "shape": (count, *shape)}
             np.lib.format.write_array_header_1_0(out, header)
 
         def append(row: ArrayLike) -> None:
+            """Append a row to the .npy file."""
             nonlocal count
             out.write(np.asarray(row, dtype).tobytes())
             count += 1
@@ -240,9 +244,11 @@ def _open_npy_writer(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> It
 
 
 def _write_images(class_names: ClassNames, folder: Path, split_name: str, images: Iterable[_AugmentedImage]) -> int:
+    """Write the images of a split and its label file; return the number of images."""
     image_folder, class_folders = folder / (split_name or "images"), _make_class_folder_names(class_names)
 
     def save_images() -> Iterator[LabeledPath]:
+        """Save each image as a PNG file; yield its path and labels."""
         original_number = 0
         for image in images:
             original_number += image.view == View()  # the original comes first

@@ -59,7 +59,8 @@ def describe_preprocessing_differences(mean_image_path: str | os.PathLike[str], 
     """Compare how `image_property` resizes and crops with what is recorded in the .json file of a mean image.
 
     Returns:
-        The differences in one line, such as `shorter_px 256 instead of 227`; "" if there are none, or no .json file.
+        The differences in one line, such as `shorter_px: 256 for the mean image, 227 for the network`; "" if there are
+        none, or no .json file.
     """
     try:
         recorded = json.loads(as_path(mean_image_path).with_suffix(".json").read_text(encoding="utf-8"))["image"]
@@ -68,7 +69,8 @@ def describe_preprocessing_differences(mean_image_path: str | os.PathLike[str], 
         return ""
     now = asdict(image_property)
     used = ["resize", "interpolation", *{"shorter": ["shorter_px"], "position": ["position"]}.get(now["resize"], [])]
-    return ", ".join(f"{name} {before[name]} instead of {now[name]}" for name in used if before[name] != now[name])
+    different = [name for name in used if before[name] != now[name]]
+    return "; ".join(f"{name}: {before[name]} for the mean image, {now[name]} for the network" for name in different)
 
 
 def _read_array(path: Path, image_property: ImageProperty | None) -> NDArray[Any]:

@@ -176,7 +176,7 @@ def compute_mean(
 
 
 def _count_images(class_counts: Counter[int]) -> int:
-    """Return the number of images; the counts of the classes of a multi-label file overlap."""
+    """Return the number of images; in a multi-label file, classes overlap, but ALL_IMAGES counts each image once."""
     return class_counts[ALL_IMAGES] or class_counts.total()
 
 
@@ -212,9 +212,10 @@ def compute_cached_mean(
     skip_unavailable: bool,
     progress: Progress | None,
 ) -> MeanImage:
-    """Return the result of `compute_mean`, cached until an image file changes; remote images are not cached.
+    """Return the result of `compute_mean`, which is cached on disk until an image file changes.
 
-    The result is not cached if a file cannot be read, since permissions and installed packages may change.
+    Nothing is cached if an image is remote, or if a file cannot be read, since its permissions or the installed
+    packages may change.
     """
     compute = partial(
         compute_mean,
@@ -262,13 +263,13 @@ def _read_cache_file(path: Path, image_property: ImageProperty) -> MeanImage:
 
 @dataclass(frozen=True, slots=True)
 class _PartialSums:
-    """Sums over a chunk of images.
+    """Sums of the pixel values of a chunk of images.
 
     Attributes:
-        sums: uint16 `(H, W, C)` by class index; without `per_class`, all images count as class 0. With `per_class`,
-            images of a multi-label file also count as class ALL_IMAGES.
-        counts: number of images by class index.
-        histogram: uint64 `(C, 256)`, number of pixels of each value.
+        sums: sum of the images by class index, uint16 `(H, W, C)`. Without `per_class`, all images count as class 0;
+            with `per_class`, images of a multi-label file also count as class ALL_IMAGES.
+        counts: number of images by the same class index.
+        histogram: number of pixels of each value in each channel, uint64 `(C, 256)`.
         broken_images: images that could not be decoded.
     """
 

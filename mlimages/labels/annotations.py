@@ -74,15 +74,15 @@ def _read_coco(document: Mapping[str, Any], path: Path) -> Iterator[_AnnotatedIm
 def find_coco_classes(
     document: Mapping[str, Any], path: Path, read_name: Callable[[Mapping[str, Any]], str] | None = None
 ) -> list[list[str]]:
-    """Return the categories of the annotations of each image in a COCO dataset, in the order of the images.
+    """Return, for each image of a COCO dataset in order, the names of the categories of its annotations.
 
     Ids are compared as text, since some tools write "7" in one list and 7 in another.
 
     Args:
         document: the parsed JSON file.
         path: path of the file, for error messages.
-        read_name: returns the name of an image, by which images with the same id are compared; by default its
-            `file_name`.
+        read_name: returns the name of an image; by default its `file_name`. Images with the same id must have the
+            same name.
 
     Raises:
         LabelFileError: a list or a key that COCO requires is missing, or an id is ambiguous or unknown.

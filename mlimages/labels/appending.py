@@ -32,6 +32,7 @@ def append_labels(existing_labels: LabelFile, new_labels: LabelFile, *, by_class
 
 
 def _merge_new_images(existing_labels: LabelFile, new_labels: LabelFile, *, by_class_index: bool) -> LabelFile:
+    """Return the images and classes that `append_labels` returns, without its notes."""
     new = new_labels.without(item.path for item in existing_labels)
     merged, names = existing_labels.merge(new), existing_labels.defined_class_names
     if not by_class_index:
@@ -59,16 +60,16 @@ def append_to_split(
     by_class_index: bool,
     print_note: Callable[[str], None],
 ) -> tuple[LabelFile, ...]:
-    """Append the images of `new_labels` that no split lists; return a label file per path.
+    """Append the images of `new_labels` that no split lists; return one label file per path in `split_paths`.
 
     Classes are merged as by `append_labels`.
 
     Args:
-        split_files: the existing label files, by path; a file that is not in `split_paths` keeps its images, which are
-            not in the result, and neither are the new images of the same groups.
-        split_paths: the label files to create.
-        split: function that splits a label file, given the splits of the images that are already split; returns one
-            label file per path.
+        split_files: the existing label files, by path. If a file is not in `split_paths`, it is neither changed nor
+            returned, and new images that must stay in one split with its images are left out.
+        split_paths: paths of the label files to return, one per split.
+        split: function that splits a label file into one label file per path. Its second argument is the index of the
+            split of each image that is already split, by image path; `len(split_paths)` for a split not returned.
         by_class_index: see `append_labels`.
         print_note: called with each line of `describe_listed_images`, and with one about new images that are left out.
     """
@@ -93,7 +94,7 @@ def append_to_split(
     if left_out := new_paths - {item.path for item in chain.from_iterable(new)}:
         kept = " and ".join(path.name for path in existing.keys() - numbers.keys())
         print_note(
-            f"left out: {pluralize(len(left_out), 'image')} that belong together with images in {kept} "
+            f"left out: {pluralize(len(left_out), 'image')} that must stay in one split with images in {kept} "
             f"({_format_examples(sorted(map(str, left_out)))}): to append them too, use three fractions in --split"
         )
     return tuple(
@@ -104,7 +105,7 @@ def append_to_split(
 def describe_listed_images(
     existing_files: Collection[LabelFile], new_labels: LabelFile, *, by_class_index: bool
 ) -> Iterator[str]:
-    """Yield lines about the images that label files list: those missing, and those with other classes in `new_labels`.
+    """Yield lines about the images in existing label files that are missing, or have other classes in `new_labels`.
 
     Args:
         existing_files: the label files that `new_labels` is appended to.

@@ -120,7 +120,7 @@ class FileClasses:
     Attributes:
         names: names by class index.
         class_indices: class indices that occur in the file.
-        has_names: whether the names are from a class definition or the constructor, or are not just numbers.
+        has_names: whether the names are from a class definition or the constructor or, if not, any is not a number.
         is_from_table: whether the file is a table without a class definition.
     """
 
@@ -133,8 +133,8 @@ class FileClasses:
 def merge_class_names(files: Sequence[FileClasses]) -> tuple[ClassNames, tuple[ClassNames, ...]]:
     """Merge the classes of several files by name; return all names, and for each file the names by its class indices.
 
-    The class indices of a file without class names refer to the longest list of names in the other files. In a table,
-    they do so only if all class indices of all files are together 0 to n - 1; otherwise, each number that occurs is
+    If a file has no class names, its class indices refer to the longest list of names in the other files. For a table,
+    this applies only if the class indices of all files together are 0 to n - 1; otherwise, each number in the table is
     itself a class name.
     """
     by_file = [_pad_names(file.names, file.class_indices) for file in files]
@@ -207,7 +207,7 @@ def reject_case_conflicts(classes: Mapping[str, Iterable[str]], split_folders: M
 
 
 def check_common_classes(classes: Mapping[str, Mapping[str, object]], split_folders: Mapping[str, Path]) -> None:
-    """Check that each split has a class in common with the training set; otherwise its folders may not be classes.
+    """Check that each split has a class in common with the training set; if not, its folders are probably not classes.
 
     Args:
         classes: for each split, its images by class name.

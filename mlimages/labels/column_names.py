@@ -31,7 +31,7 @@ def normalize_column_name(cell: str) -> str:
 
 
 def rank_path_column(name: str) -> int:
-    """Return the rank of a column name among the known names of path columns: 0 for the best."""
+    """Return the rank of a column name among the known names of path columns: 0 for the best, unknown names last."""
     return PATH_COLUMN_NAMES.index(name) if name in PATH_COLUMN_NAMES else len(PATH_COLUMN_NAMES)
 
 

@@ -49,7 +49,7 @@ def describe_skipped_split_entries(split_folder: Path, root: Path, *, leaf: bool
 
 
 def describe_folders_around(root: Path, source: Path) -> list[str]:
-    """Return a line about the folder `root` inside `source` that contains the class folders, and about its siblings."""
+    """Return lines about `root`, the folder inside `source` with the class folders, and about the entries beside it."""
     inner = root.relative_to(source)
     notes = [f"{inner.as_posix()}: not a class folder; its subfolders are the classes"]
     for wrapper in (source / parent for parent in inner.parents):

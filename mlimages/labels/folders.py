@@ -251,7 +251,7 @@ def label_dir_by_pattern(folder: str | os.PathLike[str], pattern: str) -> LabelF
 
 
 def has_class_folders(folder: Path) -> bool:
-    """Whether the folder contains shards, or folders of images other than the subfolders `part-0001` ... of a class."""
+    """Whether a folder contains shards or class folders; the subfolders `part-0001` ... of a class do not count."""
     return bool(find_shards(folder)) or any(
         not NUMBERED_SUBFOLDER.search(str(path)) for path in _list_image_folders(folder)
     )

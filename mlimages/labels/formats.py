@@ -26,7 +26,7 @@ LAST_WHITESPACE, ANY_WHITESPACE = " ", "  "
 """Delimiters of a .txt that is not a table: a line is split at its last white space, or at any white space."""
 
 FORMAT_SAMPLE_SIZE = 50
-"""Number of lines read to decide whether a .txt is a table, and of JSON objects whose keys become columns."""
+"""Number of items read first: lines, to decide whether a .txt is a table, or JSON objects, whose keys are columns."""
 
 _SEPARATOR_LINE = re.compile(r'"?sep=([,;|\t])"?\s*', re.IGNORECASE)
 
@@ -122,6 +122,7 @@ def _is_numeric_label(label: str) -> bool:
 
 
 def _find_delimiters(line: str) -> list[str]:
+    """Return those of the delimiters tab, `;` and `,` that the line contains."""
     return [delimiter for delimiter in "\t;," if delimiter in line]
 
 

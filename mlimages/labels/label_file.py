@@ -77,10 +77,10 @@ class LabelFile:
         return (LabeledPath(as_path(name), label) for name, label in self.text_items())  # type: ignore[arg-type]
 
     def text_items(self) -> Iterator[tuple[str, Label]]:
-        """Yield the path of each image as text, which is three times as fast as a Path, and its class index or indices.
+        """Yield the path of each image as text, and its label: three times as fast as iteration, which makes Paths.
 
         Raises:
-            LabelFileError: as for iteration.
+            LabelFileError: as for `__iter__`.
         """
         return iter(self._text_items())
 
@@ -199,7 +199,7 @@ class LabelFile:
         return read_class_names(definition) if is_used else None
 
     def _is_unrelated_class_definition(self, definition_path: Path) -> bool:
-        """Whether mlimages wrote a class definition for another file: not all labels of this table are its indices."""
+        """Whether mlimages wrote this class definition, but not this table, and not all labels are its indices."""
         written = list_written_files(self.path.parent)
         if definition_path.name not in written or self.path.name in written:
             return False
@@ -208,7 +208,7 @@ class LabelFile:
         return not all(is_class_index(label) and int(label) < num_classes for label in labels)
 
     def _has_numeric_names(self, names: ClassNames, table: Table | None) -> bool:
-        """Whether numbers are class names, rather than class indices as in the files that mlimages writes."""
+        """Whether numbers are class names; if false, they are class indices, as in the files that mlimages writes."""
         has_definition = self._class_names is None and (table is None or table.has_class_indices)
         is_own = has_definition or self.path.name in list_written_files(self.path.parent)
         if is_own or not any(map(is_class_index, names)):
@@ -260,8 +260,8 @@ class LabelFile:
             fractions: fraction of the images in each split; they add up to 1.
             seed: random seed.
             groups: a value by image path; images with the same value stay in one split.
-            contents: what identifies an image in the hash, by image path; by default the path below the class folder.
-            assigned: index of the split of each image that is already split, by path; its group joins that split.
+            contents: by image path, the text whose hash decides the split; by default the path below the class folder.
+            assigned: by image path, the split index of each image that is already split; its group joins that split.
 
         Raises:
             InputError: the fractions are not positive or do not add up to 1.
@@ -287,7 +287,7 @@ class LabelFile:
         return LabelFile(self.path, self.img_root, items=items, class_names=names)
 
     def without(self, paths: Iterable[Path]) -> LabelFile:
-        """Return the images whose paths are not in `paths`; symbolic links among their folders are resolved."""
+        """Return the images whose paths are not in `paths`; links to folders are resolved before paths are compared."""
         resolve = make_path_resolver()
         if not (excluded := {resolve(str(path)) for path in paths}):
             return self
@@ -336,7 +336,7 @@ class LabelFile:
 def merge_classes(files: Sequence[LabelFile]) -> tuple[ClassNames, tuple[ClassNames, ...]]:
     """Merge the classes of several label files by name; return all names, and for each file the names by class index.
 
-    Class indices without names refer to the class names of another file; if no file has names, each index is a name.
+    Indices of a file without class names refer to the names of another file; if no file has names, indices are names.
 
     Raises:
         LabelFileError: only some of the files are multi-label.

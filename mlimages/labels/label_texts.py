@@ -21,10 +21,10 @@ from mlimages.labels.class_names import (
 from mlimages.labels.formats import Label, LabelRow, is_label_list
 
 ONES, ZEROS = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
-"""Values of a one-hot column, in lower case."""
+"""Cells of a one-hot column that mean 1, and those that mean 0, in lower case."""
 
 MISSING_VALUES = ("", "-1", "-1.0", "nan", "na", "n/a", "none", "null")
-"""Values of a one-hot column for labels that are uncertain or missing, in lower case."""
+"""Cells of a one-hot column that mean an uncertain or missing label, in lower case."""
 
 _NUMPY_ARRAY = re.compile(r"""\[\s*(?:(?:'[^']*'|"[^"]*"|\d+)\s+)+(?:'[^']*'|"[^"]*"|\d+)\s*\]""")
 """A NumPy array as text: `['cats' 'dogs']`, `[1 0 0]`."""
@@ -66,6 +66,7 @@ class LabelReader:
         return label
 
     def _find_class_index(self, row: LabelRow, text: str) -> int:
+        """Return the class index of a class name or class index in a row; raise an error if it is unknown."""
         index, names = self._indices.get(text, int(text) if is_class_index(text) else -1), self._names
         if 0 <= index < (len(names) or MAX_CLASSES):
             return index
@@ -98,12 +99,14 @@ def reject_invalid_class_names(path: Path, rows: Iterable[LabelRow], *, are_list
 
 
 def are_class_names(path: Path, labels: Iterable[str], names: ClassNames, *, may_be_indices: bool) -> bool:
-    """Whether the numbers among the labels of a file are class names, rather than class indices.
+    """Whether the numbers among the labels of a file are class names; if false, they are class indices.
 
-    They are if all of them are among `names`, unless `may_be_indices` and the indices are those of the same classes.
+    If some numbers are not in `names`, they are indices. If all are in `names`, they are class names, unless they may
+    be indices, too: `may_be_indices` is true, and all are less than the number of names. In that case, each number
+    must be the name of the class with this index, and the result is false.
 
     Raises:
-        LabelFileError: `may_be_indices`, and the indices are those of other classes.
+        LabelFileError: a number may be a name or an index, but of different classes.
     """
     numbers = sorted(set(filter(is_class_index, labels)))
     if not set(numbers) <= set(names):

@@ -245,6 +245,7 @@ def _read_source(
     class_names = read_class_names(options.classes) if options.classes else None
 
     def merge_and_print_notes(labels: LabelFile) -> LabelFile:
+        """Print the notes of a label file; with --multi-label, merge identical images before."""
         merged = merge_identical_images(labels) if options.multi_label else labels
         for line in merged.notes:
             print_note(line)
@@ -280,7 +281,10 @@ def _read_source(
 
 
 def _require_readable_output(path: Path, labels: LabelFile) -> None:
-    """Check that the label file can be read: its class names are valid or, without names, a table's images exist."""
+    """Check that the label file to write at `path` can be read again.
+
+    Its class names must be valid. In a table without class names, at least half of the images must exist.
+    """
     check_class_names(class_definition_path(path), labels.defined_class_names)
     if path.suffix.lower() == ".txt" or labels.defined_class_names:
         return
@@ -315,6 +319,7 @@ def _split_labels(
     split: Splitter,
     print_note: Callable[[str], None],
 ) -> tuple[LabelFile, ...]:
+    """Return one label file per fraction of --split: by --group if it is given, else by the function `split`."""
     if not options.group:
         return split(labels, options.split, options.seed, assigned=assigned)
     paths = [item.path for item in labels]

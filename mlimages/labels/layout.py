@@ -13,7 +13,7 @@ from mlimages.labels.label_file import LabelFile
 from mlimages.labels.tables import MAX_SHOWN_NAMES
 
 MAX_FOLDER_BYTES = 240
-"""Maximum length of a folder name; most file systems allow 255 bytes, from which a suffix such as `_2` is left."""
+"""Maximum length of a folder name; most file systems allow 255 bytes, which leaves room for a suffix such as `_2`."""
 
 
 def write_class_folders(
@@ -73,7 +73,7 @@ def describe_renamed_folders(class_names: Sequence[str], folders: Sequence[str])
 
 
 def _make_unique(name: str, used_names: set[str]) -> str:
-    """Append `_2`, `_3` ... to a file name that is already used, before its suffix; add the result to `used_names`."""
+    """Return `name`, with `_2`, `_3` ... before its suffix if it is already used; add the result to `used_names`."""
     stem, suffix = os.path.splitext(name)  # noqa: PTH122
     candidates = chain([name], (f"{stem}_{number}{suffix}" for number in count(2)))
     keys = ((unicodedata.normalize("NFC", candidate).casefold(), candidate) for candidate in candidates)
@@ -96,7 +96,10 @@ def _find_files(folder: Path) -> Iterator[Path]:
 
 
 def _can_place_image(image_path: Path, target: Path, *, copy: bool) -> bool:
-    """Whether `target` does not exist, or is the same image; a link that is to be replaced must be as created here."""
+    """Whether `target` does not exist, or is a link to the image or a copy of it.
+
+    With `copy`, links are replaced, so a link must be exactly as `_link_or_copy` creates it.
+    """
     if not os.path.lexists(target):
         return True
     if target.is_symlink() and copy:
@@ -107,6 +110,7 @@ def _can_place_image(image_path: Path, target: Path, *, copy: bool) -> bool:
 
 
 def _link_or_copy(image_path: Path, target: Path, *, copy: bool) -> None:
+    """Link or copy an image to `target`; an existing file is kept unless it is a link and `copy` is true."""
     if os.path.lexists(target) and not (copy and target.is_symlink()):
         return
     target.parent.mkdir(parents=True, exist_ok=True)

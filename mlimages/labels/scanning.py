@@ -36,7 +36,7 @@ SPLIT_NAMES_BY_ALIAS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
-"""Names of the splits by alias: the name of a folder, which is then not a class folder, or the text of a cell."""
+"""Name of the split by alias. A folder named by an alias is not a class folder; a cell with an alias names a split."""
 
 
 def make_path_resolver() -> Callable[[str], str]:
@@ -68,7 +68,7 @@ def normalize_class_name(name: str) -> str:
 
 
 def fold_class_name(name: str) -> str:
-    """Return a class name without what is hardly seen: case, characters that are not visible, and repeated spaces."""
+    """Return a key that is equal for names that differ only in case, in invisible characters or in repeated spaces."""
     visible = (char for char in name if unicodedata.category(char) != "Cf")
     return normalize_class_name("".join(visible)).casefold()
 
@@ -90,7 +90,7 @@ def _links_to_ancestor(path: Path, *folders: Path) -> bool:
 
 
 def walk_folders(root: Path, *, is_skipped: Callable[[str], bool] = is_skipped_folder) -> Iterator[Path]:
-    """Yield `root` and all folders below it in natural order, then those below links to folders, each folder once.
+    """Yield `root` and all folders below it in natural order, each once; folders behind links come last.
 
     A link is not followed if its target contains `root` or the link itself.
 

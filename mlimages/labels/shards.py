@@ -88,9 +88,10 @@ def is_labeled_shard(path: Path) -> bool:
 
 
 def _read_shard_images(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield the path and the class of each image that the manifests list; the class is "images" for rows without one.
+    """Yield the path and the class of each image in the shards.
 
-    Without a manifest, yield those of every image in the shards; its class is its folder, or "" without one.
+    If there are manifests, only the images that they list are valid; an image without a class gets the class "images".
+    Without a manifest, all images in the shards are valid; the class is the folder in the shard, or "" for none.
     """
     shards = find_shards(folder)
     folder = folder.parent if folder in shards else folder

@@ -61,7 +61,7 @@ def examine_split_column(path: Path, index: int, name: str, iter_rows: Callable[
         iter_rows: returns an iterator over all rows; is called a second time for the error message.
 
     Raises:
-        LabelFileError: some cells name one split, and the others none, so that test images may be trained on.
+        LabelFileError: only one split is named, and some cells name none: these rows may be meant for another split.
     """
     values = dict.fromkeys(record.get_cell(index).strip().lower() for record in iter_rows())
     splits = _map_values_to_splits(values, name)
@@ -76,9 +76,11 @@ def examine_split_column(path: Path, index: int, name: str, iter_rows: Callable[
 
 
 def _map_values_to_splits(values: Iterable[str], column_name: str) -> dict[str, str]:
-    """Return the split by the text of a cell: a name such as train or, if there is none, 0 and 1 or false and true.
+    """Return, by the text of a cell, the split that it stands for; texts that name no split are left out.
 
-    1 and true mean val, but train in a column `is_train`. Numbers beside 0 and 1, or in a column `fold`, are no splits.
+    If some texts are names such as train, only these count. Otherwise, if all texts are 0, 1, false, true or blank, 0
+    and false mean train, and 1 and true mean val (in a column `is_train`, the reverse). In a column `fold`, they name
+    no splits.
     """
     if names := {value: SPLIT_NAMES_BY_ALIAS[value] for value in values if value in SPLIT_NAMES_BY_ALIAS}:
         return names
@@ -89,10 +91,10 @@ def _map_values_to_splits(values: Iterable[str], column_name: str) -> dict[str, 
 
 
 def describe_unused_columns(path: Path, columns: Iterable[SplitColumn]) -> tuple[str, ...]:
-    """Return a line about each column with the name of a split column that does not contain two splits."""
+    """Return a line about each of `columns`, unused as they contain fewer than two splits; none about blank ones."""
     found = [(column.name, [*column.splits, *filter(None, column.other_values)]) for column in columns]
     return tuple(
-        f"{path}: column {name} is not used: expected at least two of train, val and test, found "
+        f"{path}: column {name} is not used as the split: expected at least two of train, val and test, found "
         f"{_format_values(values)}"
         for name, values in found
         if values

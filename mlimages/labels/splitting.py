@@ -25,10 +25,10 @@ class ImageGroup:
 
     Attributes:
         image_indices: indices of the images in the list that is split.
-        fractional_rank: rank of the group in the random order of its class: the number of images before it, divided by
-            the mean size of the other groups.
-        rounding_offset: random number in [0, 1), the same for all groups of a class, which decides whether the number
-            of groups in a split is rounded up or down.
+        fractional_rank: number of images before the group in the random order of its class, divided by the mean size of
+            the other groups of the class.
+        rounding_offset: random number in [0, 1) that is the same for all groups of a class. It decides whether the
+            number of groups of the class in a split is rounded up or down.
         num_class_groups: number of groups of the class.
         is_majority: whether more than half of the images of a class are in this group.
     """
@@ -42,10 +42,10 @@ class ImageGroup:
     def get_sort_key(self, fraction_before_cut: float) -> tuple[int, float]:
         """Return a key that sorts groups by their position relative to a cut in the order of their class.
 
-        Groups after the cut come first. The first element is -1 after the cut, 0 for the group that contains the cut,
-        and 1 or 2 before the cut. A group counts as after the cut if its key is at most `(0, 0.0)`, so that
-        `rounding_offset` decides for the group that contains the cut. A group with the majority of its class comes
-        last, so that it stays in the first split: otherwise, few images, or none, would be left to train on.
+        The first element is -1 for a group after the cut, 0 for the group that contains the cut, and 1 for a group
+        before it. A group counts as after the cut if its key is at most `(0, 0.0)`: for the group that contains the
+        cut, `rounding_offset` decides. If `is_majority`, the first element is 2: the group comes last and stays in the
+        first split, since otherwise few images, or none, would be left to train on.
         """
         if self.is_majority:
             return 2, 0.0
@@ -67,10 +67,10 @@ def split(
 
     The groups of a class are ordered by a hash of the seed and the group's identifier, and this order is cut at the
     fractions. Over all seeds, a group of any size is in a split with a probability equal to the fraction of that split.
-    Adding an image moves about one other image, and the result is the same on every machine. The splits deviate from
-    their fractions by at most one group, as does each class (a group of several classes belongs to the most frequent
-    one). One exception: a group with more than half of the images of one of its classes is in the first split, if the
-    fractions permit.
+    Adding an image moves about one other image to another split, and the result is the same on every machine. Each
+    split deviates from its fraction by at most one group, both in total and in each class; a group of several classes
+    counts for the most frequent of them. One exception: if a group has more than half of the images of a class, it is
+    in the first split, where the fractions permit.
 
     An image with several classes counts for the rarest class, so that each class is split in these proportions
     (compare the iterative stratification of https://doi.org/10.1007/978-3-642-23808-6_10).
@@ -82,11 +82,11 @@ def split(
         class_names: class names by class index.
         groups: a value by image path; images with the same value stay in one split, and an image without a
             value is a group of its own.
-        contents: what identifies an image in the hash, by image path; by default the path below the class folder, or
-            below the folder that contains all images.
-        assigned: index of the split of each image that is already split, by path; the images of its group are put in
-            the same split, and the other images are split in these proportions. With the index `len(fractions)`, the
-            image and its group are in no split.
+        contents: by image path, the text that identifies the image in this hash; by default the path below the class
+            folder, or below the folder that contains all images.
+        assigned: by image path, the index of the split of each image that is already split. All images of its group are
+            put in that split, and the other images are split in the proportions `fractions`. The index
+            `len(fractions)` means no split: the image and its group are left out.
 
     Raises:
         InputError: the fractions are not positive or do not add up to 1.
@@ -122,7 +122,7 @@ def split(
 def _find_assigned_splits(
     items: Sequence[LabeledPath], assigned: Mapping[Path, int], groups: Mapping[Path, object]
 ) -> dict[int, int]:
-    """Return the split of each image that is already split or whose group contains such an image, by index."""
+    """Return, by image index, the split of each image that is already split or whose group contains such an image."""
     by_group: dict[object, int] = {}
     for path, number in assigned.items():
         if path in groups:
@@ -230,7 +230,7 @@ def _map_indices_to_names(items: Iterable[LabeledPath], class_names: Sequence[st
 
 
 def _find_common_folder(items: Sequence[LabeledPath]) -> Path | None:
-    """Return the deepest folder that contains all images, wherever the label file is; None if there is none."""
+    """Return the deepest folder that contains all images, regardless of the label file; None if there is none."""
     folders = {item.path.parent for item in items}
     texts = [str(path) if is_remote(path) else os.path.abspath(path) for path in folders]  # noqa: PTH100
     try:
@@ -248,7 +248,7 @@ def _make_image_id(path: Path, class_name: str, root: Path | None) -> str:
 
 
 def _choose_stratification_classes(items: Sequence[LabeledPath], names: Mapping[int, str]) -> list[int]:
-    """Return the class index by which each image is stratified: the rarest of its classes; -1 without classes."""
+    """Return, for each image, the index of the class by which it is stratified: its rarest class, or -1 for none."""
     counts = Counter(chain.from_iterable(item.labels or () for item in items))
     return [
         item.label if item.labels is None else min(item.labels, key=lambda n: (counts[n], names[n]), default=-1)
@@ -264,7 +264,7 @@ def _order_groups(
     names: Mapping[int, str],
     seed: int,
 ) -> list[ImageGroup]:
-    """Return the groups with their ranks, class by class."""
+    """Return the groups of all classes with their ranks, one class after the other."""
     by_group: dict[object, list[int]] = defaultdict(list)
     for index, item in enumerate(items):
         by_group[("group", groups[item.path]) if item.path in groups else index].append(index)
@@ -289,7 +289,7 @@ def _order_groups(
 
 
 def _compute_rounding_offsets(class_names: Sequence[str], seed: int) -> dict[str, float]:
-    """Return the `ImageGroup.rounding_offset` of each class: random but evenly spread, so that half are rounded up."""
+    """Return the `ImageGroup.rounding_offset` of each class: random but evenly spread, so that they balance out."""
     ordered = sorted(class_names, key=lambda name: _hash_to_unit_interval(seed, "class", name))
     return {
         name: (rank + _hash_to_unit_interval(seed, "offset", name)) / len(ordered) for rank, name in enumerate(ordered)
@@ -297,10 +297,10 @@ def _compute_rounding_offsets(class_names: Sequence[str], seed: int) -> dict[str
 
 
 def _iter_ranked_groups(groups: Sequence[tuple[Sequence[int], bool]], rounding_offset: float) -> Iterable[ImageGroup]:
-    """Yield the groups of a class with their ranks, given the indices of their images and `is_majority`, at random.
+    """Yield the groups of a class with their ranks, given pairs (image indices, `is_majority`) in random order.
 
-    Over all orders, `ImageGroup.fractional_rank` is uniformly distributed for groups of any size; with the plain number
-    of images, large groups would hardly ever be in a small split. A group with most images of a class is always first.
+    Over all orders, `fractional_rank` is uniformly distributed for groups of any size. If it were simply the number of
+    images before, large groups would hardly ever be in a small split. Groups with `is_majority` always come first.
     """
     before, total, count = 0, sum(len(indices) for indices, _ in groups), len(groups)
     for indices, is_majority in sorted(groups, key=lambda group: not group[1]):
@@ -310,7 +310,7 @@ def _iter_ranked_groups(groups: Sequence[tuple[Sequence[int], bool]], rounding_o
 
 
 def _hash_to_unit_interval(seed: int, purpose: str, name: str) -> float:
-    """Return a random number in [0, 1) from a hash, so that it is the same on every machine."""
+    """Return a random number in [0, 1): a hash of the arguments, which is the same on every machine."""
     digest = hashlib.sha256(f"{seed}:{purpose}:{name}".encode(errors="surrogateescape")).digest()
     return int.from_bytes(digest[:6]) / 2**48
 
@@ -332,10 +332,10 @@ def _iter_groups_after_splits(groups: Sequence[ImageGroup], fractions: Sequence[
 def _select_groups_after_cut(
     groups: Iterable[ImageGroup], fraction_before_cut: float, min_images: float, max_images: float
 ) -> list[ImageGroup]:
-    """Return the groups that come after the first `fraction_before_cut` of their class.
+    """Return the groups after a cut that leaves the fraction `fraction_before_cut` of each class before it.
 
-    Groups are added or removed, beginning with those nearest to this cut, until the number of images is between
-    `min_images` and `max_images`.
+    If their number of images is not between `min_images` and `max_images`, groups are added or removed, those nearest
+    to the cut first.
     """
     ordered = sorted(groups, key=lambda group: group.get_sort_key(fraction_before_cut))
     count = sum(group.get_sort_key(fraction_before_cut) <= (0, 0.0) for group in ordered)

@@ -43,7 +43,7 @@ SAMPLE_ROWS = 200
 """Number of rows used to detect the columns."""
 
 MAX_IMAGE_FOLDERS = 20
-"""Maximum number of folders beside a table in which its images are searched for."""
+"""Maximum number of subfolders of a table's folder in which its images are searched for."""
 
 
 def detect_table(path: Path, folder: Path, options: TableOptions) -> Table:
@@ -78,7 +78,10 @@ def _find_possible_delimiters(path: Path, options: TableOptions) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _ImageLocation:
-    """Where the images of a table are; `existing_fraction` is the fraction of its first rows whose images exist."""
+    """Where the images of a table are; `suffix` and `strip_components` are those of `Table`.
+
+    `existing_fraction` is the fraction of the table's first rows whose images exist there.
+    """
 
     existing_fraction: float
     path_column: int
@@ -89,7 +92,10 @@ class _ImageLocation:
 
 @dataclass(frozen=True)
 class _TableSample:
-    """The first rows of a table and its header, read with one delimiter; by default, paths are relative to `folder`."""
+    """The first rows of a table, including a header, read with one delimiter.
+
+    The paths are relative to `folder` or, if fewer than half of the images exist there, to one of its subfolders.
+    """
 
     path: Path
     folder: Path
@@ -124,6 +130,7 @@ class _TableSample:
         return replace(best, path_column=min(columns, key=self._rank_path_column, default=0))
 
     def _locate_images(self, rows: Sequence[Record], columns: Sequence[int], folder: Path) -> _ImageLocation:
+        """Return the column, suffix and number of stripped folders with which most images exist in `folder`."""
         locations = [_ImageLocation(0.0, 0, folder, self.options.suffix)]
         for column in [] if is_remote(folder) else columns:
             cells = [row.cells[column] for row in rows if column < len(row.cells)]
@@ -138,7 +145,7 @@ class _TableSample:
         )
 
     def _find_max_strip_components(self, cells: Sequence[str]) -> int:
-        """Return the maximum number of parent folders to strip from the paths: all with --images, else 0."""
+        """Return the maximum number of parent folders to strip from the paths: with --images, all folders; else 0."""
         if not self.options.images:
             return 0
         return max((get_relative_path(cell, 0).strip("/").count("/") for cell in cells), default=0)
@@ -211,7 +218,7 @@ class _TableSample:
         return [examine_split_column(self.path, n, names[n], self._iter_regular_rows) for n in columns]
 
     def _iter_regular_rows(self) -> Iterator[Record]:
-        """Return an iterator over all rows, since a table may be sorted by split."""
+        """Return an iterator over all regular rows; the first ones are not enough if a table is sorted by split."""
         rows = islice(read_records(self.path, self.delimiter), int(self.has_header), None)
         return (row for row in rows if not is_irregular(row, self._column_names))
 
@@ -284,7 +291,7 @@ class _TableSample:
 
     @property
     def _may_have_header(self) -> bool:
-        """Whether the first row may be a header; otherwise columns are selected only by number."""
+        """Whether the first row may contain column names; if not, the options select columns only by number."""
         return self.delimiter != ANY_WHITESPACE and not any(
             cell.lower().endswith(tuple(IMAGE_SUFFIXES)) for cell in self.first_row
         )
@@ -300,6 +307,7 @@ class _TableSample:
 
 
 def _list_candidate_folders(folder: Path) -> list[Path]:
+    """Return the first subfolders of a table's folder; its images are searched for in them."""
     if not folder.is_dir():
         return []
     folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))

@@ -35,8 +35,8 @@ class TableOptions:
     ] = ""
     class_from: Annotated[
         str,
-        Option("Regular expression; its match in the path, or that of its first group, is the class.", "Table",
-               metavar="REGEX", is_advanced=True),
+        Option("Regular expression whose match in the path is the class; if it has a group, the match of the "
+               "first group.", "Table", metavar="REGEX", is_advanced=True),
     ] = ""  # fmt: skip
 
     multi_label: Annotated[

@@ -19,7 +19,10 @@ def get_relative_path(cell: str, strip_components: int) -> str:
 
 
 def find_relative_path(cell: str, strip_components: int, folder: Path, suffix: str) -> str:
-    """Return the path in a cell; surrounding white space is stripped if the image exists only without it."""
+    """Return the path in a cell as `get_relative_path` does, relative to `folder` and without `suffix`.
+
+    If the image exists only without the white space around the path, this is stripped.
+    """
     name, bare = get_relative_path(cell, strip_components), cell.strip()
     if cell == bare or is_remote(folder) or is_file_or_member(join_relative_path(folder, name + suffix)):
         return name
@@ -40,7 +43,10 @@ def join_relative_path(folder: Path, name: str) -> str:
 
 
 def read_path_cells(path: Path) -> Iterator[str]:
-    """Yield the cells of the column with a path column's name, or else of the first; the images need not exist."""
+    """Yield the cells of the path column, which is found by its name; if no name is known, of the first column.
+
+    The images need not exist.
+    """
     rows = read_records(path, detect_delimiters(path)[0])
     first = next(rows, None)
     if first is None:

@@ -57,7 +57,7 @@ class Table:
         has_label_lists: whether the label of a row is a JSON list of any number of classes.
         has_class_name_columns: whether several label columns contain class names rather than 0 and 1.
         merges_rows: whether rows of the same image are merged.
-        unused_column_notes: a line about each column with the name of a split column that is not used as one.
+        unused_column_notes: a line about each column that has the name of a split column, but is not used as one.
     """
 
     path: Path
@@ -109,10 +109,12 @@ class Table:
             yield LabelRow(record.line_number, path, label or "")
 
     def _iter_records(self) -> Iterator[Record]:
+        """Return an iterator over the regular rows; if there is a column of splits, only over those with a split."""
         column = self.split_column
         return (record for record in self._iter_regular_rows() if column is None or column.get_split(record))
 
     def _iter_regular_rows(self) -> Iterator[Record]:
+        """Return an iterator over the rows below the header, except irregular rows (see `is_irregular`)."""
         return (record for record in self._iter_rows_below_header() if not is_irregular(record, self.column_names))
 
     def _iter_rows_below_header(self) -> Iterator[Record]:
@@ -139,6 +141,7 @@ class Table:
         return format_label_list(names) if names or () in map(parse_label_list, cells) else ""
 
     def _find_one_hot_names(self, cells: Sequence[str]) -> list[str]:
+        """Return the names of the label columns that contain 1 in a row, given the row's cells in these columns."""
         columns = zip(self.label_column_indices, cells, strict=True)
         return [self._get_column_name(index) for index, cell in columns if is_positive_cell(cell)]
 
@@ -160,7 +163,7 @@ class Table:
 
     @cached_property
     def _skips_label_lists(self) -> bool:
-        """Whether rows with a list of classes are skipped: in a JSON or XML file with one class per image."""
+        """Whether rows with a list of classes are skipped, as in a JSON or XML file read with one class per image."""
         return not self.has_label_lists and self.path.suffix.lower() in (".jsonl", ".json", ".xml")
 
     @cached_property
@@ -183,7 +186,7 @@ class Table:
 
     @property
     def may_have_indices(self) -> bool:
-        """Whether the table has the form of files that mlimages writes, in which labels are class indices."""
+        """Whether labels may be class indices: in `path index` lines, or in the columns that mlimages writes."""
         return self.has_class_indices or self.has_standard_columns
 
     @cached_property

@@ -267,9 +267,12 @@ def test_a_mean_of_images_prepared_otherwise_is_said(tmp_path: Path) -> None:
     TrainingData(tmp_path / "labels.txt", made).make_mean_image(tmp_path / "mean.png")
     assert describe_preprocessing_differences(tmp_path / "mean.npy", made) == ""
     for prop, said in (
-        (ImageProperty(4), "shorter_px 6 instead of 4"),
-        (ImageProperty(4, resize="squash"), "resize shorter instead of squash"),
-        (ImageProperty(4, shorter_px=6, interpolation="bicubic"), "interpolation bilinear instead of bicubic"),
+        (ImageProperty(4), "shorter_px: 6 for the mean image, 4 for the network"),
+        (ImageProperty(4, resize="squash"), "resize: shorter for the mean image, squash for the network"),
+        (
+            ImageProperty(4, shorter_px=6, interpolation="bicubic"),
+            "interpolation: bilinear for the mean image, bicubic for the network",
+        ),
     ):
         assert describe_preprocessing_differences(tmp_path / "mean.npy", prop) == said
     (tmp_path / "mean.json").unlink()

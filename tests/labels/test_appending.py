@@ -216,7 +216,9 @@ def test_copies_of_images_in_a_part_that_is_not_appended_to_are_left_out(
     names = [f"all_{name}{suffix}" for name in ("train", "val", "test")]
     train, val, test = (listed(tmp_path, name) for name in names)
     done = invoke_cli("label", "b", *options, "--split", "0.7,0.3", "--append")
-    assert f"left out: {len(test)} images that belong together with images in all_test{suffix} (b/" in done.stderr
+    assert (
+        f"left out: {len(test)} images that must stay in one split with images in all_test{suffix} (b/" in done.stderr
+    )
     copies = {line: f"b{line[1:]}" for line in (*train, *val, *test)}
     assert [listed(tmp_path, name) for name in names] == [
         sorted([*train, *map(copies.__getitem__, train)]), sorted([*val, *map(copies.__getitem__, val)]), test,

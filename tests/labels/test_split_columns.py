@@ -91,8 +91,8 @@ def test_a_column_that_names_no_two_splits_is_not_used_and_a_note_says_so(
 ) -> None:
     table = write_table(tmp_path, column, cells)
     assert images_by_split(table) == {"": "abcdef"}
-    note = f"{table}: column {column} is not used: expected at least two of train, val and test, found {found}"
-    assert LabelFile(table).notes[-1] == note
+    note = f"column {column} is not used as the split: expected at least two of train, val and test, found {found}"
+    assert LabelFile(table).notes[-1] == f"{table}: {note}"
 
 
 @pytest.mark.parametrize("cells", [("", "test"), ("train", "7"), ("dev", "dev", "eval"), ("test", "1", "NaN")])
