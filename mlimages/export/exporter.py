@@ -48,8 +48,9 @@ class ExportOptions:
     Attributes:
         include_preprocessing: the file takes uint8 images `(N, H, W, 3)` of any size, and resizes, crops and normalizes
             them; otherwise, it takes normalized float32 `(N, C, H, W)`.
-        exact_resize: resize inside the file with results that are bit-identical to Pillow's; several times slower. It
-            is also used if the outputs of another resize differ from the network's, except for openvino.
+        exact_resize: the file resizes images bit-identically to Pillow, which is several times slower. If this is
+            False but the faster resize changes the outputs too much, the file is exported again with the exact resize;
+            for openvino, the export fails instead.
         calibrate: fit a temperature on the validation set.
         known_share: store the confidence threshold that this share (0..1) of the validation images reaches; images
             below the threshold are predicted as "unknown". 0 stores no threshold.
@@ -116,9 +117,9 @@ def export_network(
         out: the .onnx file. Weights beyond 1.9 GB are written to `NAME.onnx.data` beside it.
         validation: a label file, its path, or labelled paths; images that cannot be decoded are skipped.
         options: options of the export.
-        provenance: details of the training, to which versions, parity and the measured scores are added.
-        overwrite: replace a file that mlimages did not write, or that was changed since.
-        progress: shows the number of validation images computed by the network, and compared.
+        provenance: details of the training; the export adds package versions, the parity result and measured scores.
+        overwrite: replace an existing file even if mlimages did not write it or it was changed afterwards.
+        progress: counts the validation images, first while the network processes them, then while they are compared.
         outputs: the network's logits for the validation images; computed by default.
         max_compared_images: compare at most this many validation images, evenly spaced; all by default.
 
@@ -130,7 +131,8 @@ def export_network(
             nothing is written.
         LabelFileError: the label file cannot be read.
         InputError: `calibrate` or `known_share` is set, but no validation image can be read or the network is
-            multi-label; or `overwrite` is false and the file was not written by mlimages, or was changed since.
+            multi-label; or `overwrite` is false, and an existing file was not written by mlimages or was changed
+            afterwards.
 
     Examples:
         >>> from mlimages.export import TrainedNetwork, export_network
@@ -203,6 +205,7 @@ def _explain_lack_of_images(items: Sequence[LabeledPath]) -> str:
 
 
 def _move_exported_files(path: Path, out: Path) -> None:
+    """Move the file, and its `.onnx.data` file, to `out`. If it has none, delete an old `.onnx.data` file at `out`."""
     has_data_file = external_data_path(path).exists()
     for file in sorted(path.parent.iterdir(), reverse=True):  # NAME.onnx.data before NAME.onnx, which refers to it
         with atomic_write(out.with_name(file.name)) as part:
@@ -228,9 +231,10 @@ def _choose_class_thresholds(
 def _calibrate(
     network_outputs: NetworkOutputs, options: ExportOptions, provenance: Provenance
 ) -> tuple[DecisionParameters, Provenance]:
-    """Return the temperature and the "unknown" threshold, each as `options` say, and the provenance with the accuracy.
+    """Return the temperature and the "unknown" threshold that `options` ask for, and the updated provenance.
 
-    It also gets the calibration errors before and after, if a temperature is fitted.
+    The accuracy is added to the provenance. If a temperature is fitted, so are the calibration errors before and after
+    temperature scaling.
     """
     labels, uncalibrated = network_outputs.labels, calibration.softmax(network_outputs.logits)
     temperature = calibration.fit_temperature(network_outputs.logits, labels) if options.calibrate else 1.0

@@ -116,7 +116,7 @@ class DecisionParameters:
 
 
 class _ExportedModule(nn.Module):
-    """Maps uint8 pixels (or the normalized input, if `normalize` is the identity) to the outputs of the file."""
+    """Maps uint8 pixels to the outputs of the file. If `normalize` is the identity, the input is normalized already."""
 
     def __init__(self, normalize: nn.Module, trained_network: TrainedNetwork, temperature: float) -> None:
         super().__init__()

@@ -19,9 +19,11 @@ from mlimages.export.targets import ComputeLogits
 from mlimages.inference import OnnxBundle, ParityResult, Task, compute_relative_difference, to_graph_input
 
 NEAR_TIE_MARGIN = 1e-4
-"""The file may predict another class than the network if the network's probabilities of the two differ by at most
-this. For a multi-label model, they may disagree on a class if the network's probability of it differs from its
-threshold by at most this."""
+"""Largest accepted margin in the network's probabilities if the file and the network predict different classes.
+
+The margin is the difference between the probabilities of the two classes. For a class of a multi-label model, it is
+the difference between the probability and the threshold of the class.
+"""
 
 LOGIT_TOLERANCE = 1e-3
 """Maximum difference of a logit for the same pixels, relative to the largest absolute logit of the network."""
@@ -159,7 +161,10 @@ class _LogitsComparer:
     compute_logits: ComputeLogits
 
     def compare_end_to_end(self, path: Path, expected_logits: NDArray[np.float32]) -> _ImageComparison:
-        """Compare the outputs of a file that includes preprocessing."""
+        """Compare a file with preprocessing: its logits for the decoded image with those of the network.
+
+        If they differ, the file's logits for preprocessed pixels show whether the network or the resize is the cause.
+        """
         prop, rgb = self.trained_network.preprocessing.image, images.load_rgb(path)
         logits = self.compute_logits(np.asarray(rgb)[None])[0]  # (classes,)
         end_to_end = self._compare_logits(path, logits, expected_logits, LOGIT_TOLERANCE)
@@ -177,7 +182,7 @@ class _LogitsComparer:
         return end_to_end if end_to_end.matches else replace(end_to_end, mismatch_cause="resize")
 
     def compare_without_preprocessing(self, path: Path, expected_logits: NDArray[np.float32]) -> _ImageComparison:
-        """Compare the outputs of a file without preprocessing."""
+        """Compare a file without preprocessing: its logits for the normalized image with those of the network."""
         pixels = images.load_pixels(path, self.trained_network.preprocessing.image)
         x = self.trained_network.normalize_pixels([pixels]).numpy()  # (1, C, H, W)
         comparison = self._compare_logits(path, self.compute_logits(x)[0], expected_logits, LOGIT_TOLERANCE)
@@ -196,6 +201,7 @@ class _LogitsComparer:
 def _decode_images(
     items: Iterable[LabeledPath], image_property: ImageProperty
 ) -> Iterator[tuple[LabeledPath, NDArray[np.uint8]]]:
+    """Yield each item with its preprocessed pixels `(h, w, C)`; skip images that cannot be decoded."""
     for item in items:
         with suppress(ImageError):
             yield item, images.load_pixels(item.path, image_property)

@@ -2,6 +2,9 @@
 
 Images are uint8 `(N, H, W, C)`, sizes and positions int64 vectors `(height, width)`. Planes are floating-point levels
 `(N, C, H, W)` from 0 to 255.
+
+A plan function returns the region of the image to resize, and the size to which it is resized, like
+`images.compute_resized_size`. A crop function then cuts the resized image to the size of the crop.
 """
 
 from __future__ import annotations
@@ -61,9 +64,6 @@ def _convert_to_gray(image):
     return op.Cast((rounded - rounded % 65536) / 65536, to=UINT8)
 
 
-# Each plan is the region of the image to resize, and the size to which it is resized (images.compute_resized_size).
-
-
 def _make_shorter_side_plan(shorter_px: int) -> OnnxFunction:
     @onnx_function
     def plan_shorter_side(image, _crop_size):
@@ -87,8 +87,10 @@ def _plan_letterbox(image, crop_size):
 
 @onnx_function
 def _plan_downscale(image, crop_size):
-    """Return the central region with the crop's aspect ratio, or the whole image, which is not resized, if a side is
-    smaller than that of the crop."""
+    """Plan to resize the central region with the crop's aspect ratio to the size of the crop.
+
+    If the width or height of the image is smaller than that of the crop, plan to keep the whole image, unresized.
+    """
     whole = op.Shape(image, start=1, end=3)
     is_larger = op.Cast(op.ReduceMin(op.Cast(whole >= crop_size, to=INT64), keepdims=1), to=BOOL)
     largest = op.Min(whole, op.Gather(whole, [1, 0]) * crop_size / op.Gather(crop_size, [1, 0]))
@@ -113,7 +115,10 @@ _PLAN_FUNCTIONS = {
 
 @onnx_function
 def _find_crop_start(image_size, crop_size):
-    """Return the (top, left) of a centred crop, as images.compute_crop_offset: negative if the image is smaller."""
+    """Return the top and left of a centred crop, like images.compute_crop_offset.
+
+    They are negative where the image is smaller than the crop.
+    """
     half_margin = op.Cast(image_size - crop_size, to=DOUBLE) * 0.5
     return op.Cast(op.Where(image_size >= crop_size, op.Round(half_margin), op.Ceil(half_margin)), to=INT64)
 
@@ -127,6 +132,7 @@ def _crop_center(image, image_size, crop_size):
 
 @onnx_function
 def _pad_and_crop(image, image_size, crop_size, start):
+    """Crop an image from `start` (top, left); parts of the crop outside the image are black."""
     before = op.Max(0 - start, 0)
     after = op.Max(start + crop_size - image_size, 0)
     padded = op.Pad(image, op.Concat([0], before, [0], [0], after, [0], axis=0))
@@ -169,8 +175,10 @@ def _skip_resize(image, _target_size):
 
 @onnx_function
 def _resizes_height_first(image, target_size):
-    """Return whether Pillow resizes the height before the width: if the height shrinks by more than twice as many
-    pixels as the width (ImagingResampleInner in libImaging/Resample.c)."""
+    """Return whether Pillow resizes the height before the width (ImagingResampleInner in libImaging/Resample.c).
+
+    It does if the height shrinks, and by more than twice as many pixels as the width.
+    """
     shrink = op.Shape(image, start=1, end=3) - target_size
     height = op.Gather(shrink, 0)
     return (height > 0) & (height > 2 * op.Gather(shrink, 1))
@@ -224,8 +232,11 @@ def _make_exact_resize(interpolation: str) -> OnnxFunction:
 
     @onnx_function
     def resample_width(planes, target_width):
-        """Resample the width with 22-bit weights and integer sums (exact in float64), rounded to 8 bits, like
-        precompute_coeffs, normalize_coeffs_8bpc and one pass of libImaging/Resample.c."""
+        """Resample the width like one pass of libImaging/Resample.c.
+
+        As in precompute_coeffs and normalize_coeffs_8bpc there, weights are rounded to 22 bits. The sums of integers
+        are exact in float64, and are rounded to 8 bits.
+        """
         width = op.Squeeze(op.Shape(planes, start=3, end=4))
         scale = op.Cast(width, to=DOUBLE) / op.Cast(target_width, to=DOUBLE)
         filter_scale = op.Max(scale, 1.0)
@@ -269,13 +280,19 @@ def _make_exact_resize(interpolation: str) -> OnnxFunction:
 
 @onnx_function
 def _compute_bilinear_integer_weight(distance, larger_width):
-    """Return 2 * larger_width times the triangle kernel: max(0, 2 * larger_width - distance)."""
+    """Return 2 * larger_width times the triangle kernel at distance / (2 * larger_width).
+
+    `larger_width` is the larger of the widths before and after the resize.
+    """
     return op.Max(2 * larger_width - distance, 0)
 
 
 @onnx_function
 def _compute_bicubic_integer_weight(distance, larger_width):
-    """Return 2^13 times Keys' cubic kernel with a = -0.5 at distance / (2 * larger_width)."""
+    """Return 2^13 times Keys' cubic kernel with a = -0.5 at distance / (2 * larger_width).
+
+    `larger_width` is the larger of the widths before and after the resize.
+    """
     u = op.Min(distance, 4 * larger_width) * 512 / larger_width
     cube = u * u / 16 * u / 16384
     square = u * u * 5 / 256

@@ -23,8 +23,8 @@ PREFIX = "prepare/"
 ResizeImplementation = Literal["operator", "exact", "portable"]
 """Implementation of the resize in the graph.
 
-operator: ONNX's `Resize`, the fastest. ONNX Runtime and Pillow round differently in each of the two passes, so that a
-few pixel values differ from Pillow's by 1, or by 2 where both passes differ.
+operator: ONNX's `Resize`, the fastest. ONNX Runtime and Pillow round differently in each of the two passes, along the
+width and along the height. A few pixel values thus differ from Pillow's by 1, or by 2 where both passes differ.
 exact: two matrix products of 64-bit floats with Pillow's weights, bit-identical to Pillow.
 portable: two matrix products of 32-bit floats, which always resize the width first. A few pixel values differ from
 Pillow's by more than 1, and by up to 3 where a bicubic filter overshoots.
@@ -51,7 +51,10 @@ def build_preprocessing_graph(
 
 
 def _prefix_names(graph: onnx.GraphProto) -> None:
-    """Prefix all names but those of the input and the output; onnx.compose.add_prefix skips names used in subgraphs."""
+    """Prefix all names, except those of the input and the output.
+
+    Names used in subgraphs, which onnx.compose.add_prefix skips, are included.
+    """
     for node in graph.node:
         node.input[:] = map(_prefix_name, node.input)
         node.output[:] = map(_prefix_name, node.output)

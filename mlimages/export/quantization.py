@@ -74,13 +74,13 @@ def quantize(
 
     Args:
         bundle: an exported file.
-        calibration: a label file, its path, or a folder of class folders, preferably with at least 200 images; classes
-            are matched by name.
+        calibration: a label file, its path, or a folder of class folders, preferably with at least 200 images; its
+            classes are matched with those of the bundle by name.
         out: the .onnx file to write, if a variant is fast and accurate enough.
         max_drop: largest accepted drop in accuracy (mean average precision of a multi-label model), in percentage
-            points. A drop by one image is always accepted in a single-label model, unless `max_drop` is 0.
+            points. In a single-label model, one more wrong image is always accepted, unless `max_drop` is 0.
         fp16: also measure a float16 variant.
-        overwrite: replace a file that mlimages did not write, or that was changed since.
+        overwrite: replace an existing file even if mlimages did not write it or it was changed afterwards.
         progress: shows the number of images processed.
 
     Returns:
@@ -90,7 +90,7 @@ def quantize(
         BundleError: the file is not an mlimages bundle, or it has no preprocessing and needs a mean image.
         InputError: the bundle is already quantized; the label file has a class that is not in the bundle, or fewer than
             two images that can be decoded; `out` is the bundle itself; or `overwrite` is false and `out` exists but was
-            not written by mlimages or was changed since.
+            not written by mlimages or was changed afterwards.
 
     Examples:
         >>> from mlimages import quantize
@@ -157,6 +157,11 @@ class _Sample:
 
 
 def _load_samples(bundle: OnnxBundle, labels: LabelFile, progress: Progress) -> list[_Sample]:
+    """Decode and preprocess the labelled images; skip those that cannot be decoded.
+
+    Raises:
+        InputError: fewer than two images can be decoded, or the labels do not match the classes of the bundle.
+    """
     items = align_class_indices(labels, bundle)
     progress.start("decode", len(items), "images")
     samples = []
@@ -184,8 +189,11 @@ def _split_samples(samples: Sequence[_Sample]) -> tuple[list[_Sample], list[_Sam
 def _compare_with_splits(
     samples: Sequence[_Sample], bundle: OnnxBundle
 ) -> tuple[tuple[int, int] | None, NDArray[np.bool_]]:
-    """Return how many samples the run used for training and for validation, and which samples `(N,)` are not known to
-    be in its training set."""
+    """Return how many samples are in the training and validation sets of the model's run, and which `(N,)` are new.
+
+    A sample is new if it is not in the training set. If the sets are not in the bundle's folder, the counts are None,
+    and all samples are new.
+    """
     items = [sample.item for sample in samples]
     in_train, in_val = (find_images_in_split(items, bundle, name) for name in ("train", "val"))
     if in_train is None or in_val is None:
@@ -195,8 +203,15 @@ def _compare_with_splits(
 
 @dataclass(frozen=True, slots=True)
 class _Measurement:
-    """A trial, its score with a 95 % interval, the calibration error of the logits before temperature scaling, and what
-    the written file says about `known` and prediction sets."""
+    """Measurement of the original or of a variant.
+
+    Attributes:
+        trial: accuracy, speed and size.
+        score: the value of `trial.accuracy` with its 95 % interval.
+        calibration_error_before_scaling: calibration error without temperature scaling.
+        known, prediction_sets: what to store in the written file if this variant is chosen; None if the original has
+            none.
+    """
 
     trial: VariantTrial
     score: Proportion
@@ -208,6 +223,7 @@ class _Measurement:
 def _measure_variants(
     bundles: Mapping[str, OnnxBundle], samples: Sequence[_Sample], is_new: NDArray[np.bool_], progress: Progress
 ) -> list[_Measurement]:
+    """Measure each file on all samples; measure its thresholds only on the samples that `is_new` `(N,)` selects."""
     runners = {name: make_runner(bundle) for name, bundle in bundles.items()}
     items = [sample.item for sample in samples]
     speeds = _measure_images_per_s(runners, [sample.pixels for sample in samples[:NUM_TIMED_IMAGES]])
@@ -247,8 +263,10 @@ def _measure_thresholds(
     targets: NDArray[Any],
     is_in_distribution: NDArray[np.bool_],
 ) -> tuple[InDistributionCalibration | None, PredictionSetThresholds | None]:
-    """Return the calibration of `known` and the thresholds of prediction sets on images that are not in the training
-    set; those of the original if there are too few."""
+    """Return the calibration of `known` and the thresholds of prediction sets, measured on samples that are new.
+
+    If fewer than MIN_CONFORMAL_IMAGES are new, return those of the original. Each is None if the original has none.
+    """
     known, sets, count = bundle.known, bundle.prediction_sets, len(is_in_distribution)
     if count < MIN_CONFORMAL_IMAGES:
         return known, sets
@@ -285,7 +303,8 @@ def _describe_rejection(
 
 
 def _choose_variant(measurements: Sequence[_Measurement], rejection_reasons: Sequence[str]) -> _Measurement | None:
-    """Return the most accurate of the accepted variants that are nearly as fast as the fastest one."""
+    """Of the accepted variants that are nearly as fast as the fastest one, return the most accurate; None if all are
+    rejected."""
     accepted = [each for each, reason in zip(measurements, rejection_reasons, strict=True) if not reason]
     fastest = max((each.trial.images_per_s for each in accepted), default=0.0)
     fast = [each for each in accepted if each.trial.images_per_s * SIMILAR_SPEED_RATIO >= fastest]
@@ -293,7 +312,7 @@ def _choose_variant(measurements: Sequence[_Measurement], rejection_reasons: Seq
 
 
 def _update_provenance(bundle: OnnxBundle, measurement: _Measurement, result: Quantization) -> Provenance:
-    """Return the provenance of a variant, without measurements that apply only to the original."""
+    """Return the bundle's provenance for a variant: with its own measurements, and without the parity results."""
     errors = (measurement.calibration_error_before_scaling, measurement.trial.calibration_error)
     score = (measurement.score.value, measurement.score.low, measurement.score.high)
     return replace(

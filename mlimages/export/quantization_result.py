@@ -48,12 +48,12 @@ class Quantization:
         trials: measurements of the original, then of the variants.
         num_images: number of images on which the accuracy was measured.
         written_trial: the variant that was written; None if no variant is fast and accurate enough.
-        rejection_reasons: for each variant, in the order of `trials[1:]`, why it was rejected, or "".
+        rejection_reasons: why each variant in `trials[1:]` was rejected; "" if it was accepted.
         score_name: the metric in `VariantTrial.accuracy`: "accuracy", or "mAP" for a multi-label model.
-        num_in_splits: number of these images that are in the training set of the model's run, and in its validation
-            set; None if the model is not in a run folder.
-        keeps_thresholds: whether the written file has the thresholds of prediction sets and the calibration of `known`
-            of the original, since fewer than 19 images were measured that the run did not use for training.
+        num_in_splits: how many of these images are in the training set of the model's run, and how many in its
+            validation set; None if the model is not in a run folder.
+        keeps_thresholds: whether the written file keeps the original's thresholds of prediction sets and calibration of
+            `known`. To measure them again, at least 19 images that were not used for training are required.
     """
 
     trials: tuple[VariantTrial, ...]

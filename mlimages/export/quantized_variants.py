@@ -39,7 +39,7 @@ with disable_telemetry("ORT_DISABLE_TELEMETRY", "1"), _preserve_sys_path():
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
 PARITY_TOLERANCE = 0.1
-"""Tolerance of the parity test in a variant, whose kernels round differently on different processors."""
+"""Tolerance for the parity test image of a variant: quantized networks round differently on different processors."""
 
 ModelOutputs = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]
 """Logits and probabilities, each `(N, classes)`, and the output `known` `(N,)`, or None if the file lacks it."""
@@ -98,7 +98,7 @@ def write_variants(
 
 
 def select_nodes_to_exclude(model: onnx.ModelProto) -> list[str]:
-    """Return the names of the nodes that stay float: the last layer with weights, and all nodes not upstream of it."""
+    """Return the names of the nodes that stay float: the last layer with weights and all that it does not depend on."""
     producers = {output: node for node in model.graph.node for output in node.output}
     layer = next(
         (node for node in _iter_upstream_nodes(LOGITS, producers) if node.op_type in ("Conv", "Gemm", "MatMul")), None
@@ -125,6 +125,7 @@ class _CalibrationBatches(CalibrationDataReader):  # type: ignore[misc]  # onnxr
         self._remaining = iter(calibration_batches)
 
     def get_next(self) -> _InputBatch | None:
+        """Return the next batch, an array for each input name; None after the last one."""
         return next(self._remaining, None)
 
 
@@ -154,7 +155,7 @@ def _normalize_pixels(bundle: OnnxBundle, pixels: Sequence[NDArray[np.uint8]]) -
 
 
 def _update_expected_logits(bundle: OnnxBundle) -> OnnxBundle:
-    """Return the bundle with the logits that its file computes for the parity test image, and a larger tolerance."""
+    """Return the bundle with its own file's logits for the parity test image, and with PARITY_TOLERANCE."""
     test_image = bundle.parity_test_image
     image = np.frombuffer(test_image.pixels, np.uint8).reshape(test_image.height, test_image.width, 3)
     if bundle.includes_preprocessing:

@@ -27,8 +27,10 @@ def write_model(model: onnx.ModelProto, weights_path: Path, path: Path) -> None:
     The weights are copied from file to file: in memory, protocol buffers need three times their size.
 
     Args:
-        model: the model; its graph is emptied if one file is written.
-        weights_path: the file with the external data of the initializers, which is moved if the data stays external.
+        model: the model. If everything fits into one file, its graph is emptied.
+        weights_path: the file with the external data of the initializers. If two files are written, it becomes the
+            second one.
+        path: the .onnx file to write.
     """
     if weights_path.exists() and weights_path.stat().st_size > MAX_EMBEDDED_WEIGHTS_BYTES:
         weights_path.rename(external_data_path(path))
@@ -79,7 +81,7 @@ class _SerializedInitializer:
 
 
 def _encode_field_header(field_number: int, content_length: int) -> bytes:
-    """Return the bytes before a field's content: its number with the wire type, and its length, at 7 bits per byte."""
+    """Return the bytes before a field's content: number with wire type, then length, both with 7 bits per byte."""
     encoded = bytearray()
     for value in (field_number << 3 | LENGTH_DELIMITED_WIRE_TYPE, content_length):
         while value > 127:

@@ -18,7 +18,7 @@ from mlimages.export.preprocessing_graph import ResizeImplementation
 from mlimages.inference import INPUT, LOGITS, open_session
 
 ComputeLogits = Callable[[NDArray[Any]], NDArray[np.float32]]
-"""A function that returns the logits `(1, classes)` for an input of the file, a batch of one image."""
+"""A function that computes the logits `(1, classes)` of an exported file for a batch of one image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,9 @@ class Runtime:
         name: display name.
         resize_implementation: implementation of the resize inside the file; None if the runtime supports no resize, so
             that the file does not include preprocessing.
-        load_model: given the package and the path of a file, returns a function that computes logits; None for ONNX
-            Runtime, in which every file is compared, and for runtimes in which none is.
+        load_model: takes the package and the path of a file, and returns a function that computes the file's logits.
+            It is None for ONNX Runtime, in which every exported file is compared anyway, and for runtimes that the
+            export cannot run.
         package: the Python package that `load_model` needs.
         parity_skip_reason: why an exported file was not compared in this runtime.
     """
@@ -60,7 +61,7 @@ def import_openvino() -> Any:
 
 
 def _load_in_openvino(openvino: Any, path: Path) -> ComputeLogits:
-    """Load a file in float32; by default OpenVINO uses bfloat16 on processors that support it."""
+    """Load a file to be computed in float32; by default, OpenVINO computes in bfloat16 on CPUs that support it."""
     model = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda x: np.array(model({INPUT: x})[LOGITS], np.float32)
 
@@ -92,7 +93,7 @@ def load_in_runtime(target: TargetRuntime, path: Path) -> ComputeLogits | None:
     """Load a file in the runtime of a target, and return a function that computes its logits.
 
     Returns:
-        The function; None if the runtime has no `load_model`, as ONNX Runtime, or is not installed.
+        The function; None if the runtime is not installed or, like ONNX Runtime, has no `load_model`.
 
     Raises:
         ExportError: the runtime cannot load the file.

@@ -53,7 +53,7 @@ class Architecture(ABC):
         )
 
     def convert_weights(self, state_dict: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-        """Return the weights with the tensor names of `network`, and position embeddings resized to its input."""
+        """Return the weights with the tensor names of `network`, and position embeddings resized for its input size."""
         return state_dict
 
     @abstractmethod

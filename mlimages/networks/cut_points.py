@@ -15,7 +15,7 @@ from mlimages.networks.models import Model
 from mlimages.networks.weights import is_in_modules
 
 MIN_CUT_POINTS = 5
-"""The largest stage of a network is divided until there are at least this many, or none can be divided."""
+"""The largest stage of a network is divided until there are at least this many stages, or none can be divided."""
 
 _NORM_LAYERS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
 
@@ -182,7 +182,7 @@ def _count_parameters(module: nn.Module) -> int:
 
 
 def _find_next_layer(network: nn.Module, later_layers: list[str]) -> str | None:
-    """Return the first of these layers that has weights and is not a normalization layer; None if there is none."""
+    """Return the first of `later_layers` with weights that is not a normalization layer; None if there is none."""
     modules = ((path, network.get_submodule(path)) for path in later_layers)
     return next(
         (path for path, module in modules if _count_parameters(module) and not isinstance(module, _NORM_LAYERS)), None
@@ -192,7 +192,8 @@ def _find_next_layer(network: nn.Module, later_layers: list[str]) -> str | None:
 def _trace_layers(model: Model) -> tuple[list[str], dict[str, int]]:
     """Run the network; return its leaf modules in order of execution, and the number of input channels by path.
 
-    Modules without parameters, or whose input does not have a row for each image, have no number of channels.
+    The numbers of channels leave out modules without parameters, and modules whose number of input rows is not
+    proportional to the number of images.
     """
     order: dict[str, None] = {}
     modules = {path: module for path, module in model.network.named_modules() if path}

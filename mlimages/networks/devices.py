@@ -32,9 +32,9 @@ def choose_device(name: Device) -> torch.device:
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Return whether bfloat16 is faster than float32 on a device: whether it has bfloat16 instructions.
+    """Return whether a device has bfloat16 instructions, so that it computes faster in bfloat16 than in float32.
 
-    CPUs and GPUs without them (before NVIDIA's Ampere) emulate them slowly.
+    CPUs and GPUs without these instructions, such as NVIDIA's before Ampere, emulate them slowly.
 
     Examples:
         >>> import torch
@@ -63,7 +63,7 @@ def find_float32_precision(device: torch.device) -> str:
 def to_channels_last(tensor: Tensor) -> Tensor:
     """Return a tensor `(N, C, H, W)` in channels-last memory format, which is faster; return other tensors unchanged.
 
-    Dropout masks depend on the memory format, so all inputs must have the same one.
+    Dropout masks depend on the memory format, so all inputs must have the same format.
 
     Examples:
         >>> import torch

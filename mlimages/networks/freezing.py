@@ -57,7 +57,9 @@ class FrozenLayers:
 
 
 def freeze(model: Model, upto: str = "head") -> FrozenLayers:
-    """Freeze every layer up to and including `upto`, in order of execution (of definition, if it cannot be traced).
+    """Freeze every layer up to and including `upto`, in order of execution.
+
+    If the network cannot be traced, the order is that in which its layers are defined.
 
     Frozen parameters require no gradient. Frozen modules, such as batch norm and dropout, stay in eval mode even after
     `.train()`. So does every batch norm of a pretrained network: its scale and shift may be trained, but
@@ -104,7 +106,7 @@ def _stay_in_eval_mode(module: nn.Module, mode: bool = True) -> nn.Module:
 def _find_layers_up_to(model: Model, layer_name: str) -> set[str]:
     """Return the paths of leaf modules, and the names of parameters outside them, up to and including a layer.
 
-    For `head`, return all but those of the classifiers, including layers that the forward pass does not use.
+    For `head`, return those of all layers except the classifiers, even of layers that the forward pass does not use.
     """
     if layer_name == "none":
         return set()

@@ -21,10 +21,10 @@ _SIZE_MULTIPLES_PX = (1, 2, 4, 8, 14, 16, 28, 32, 64)
 def check_input_size(
     build_network: NetworkBuilder, name: str, image_property: ImageProperty, *, default_image_property: ImageProperty
 ) -> None:
-    """Check that a network accepts images of this size, by a forward pass on the meta device, which computes shapes.
+    """Check that a network accepts images of this size.
 
-    If the network fails on the meta device even at its default size, its code depends on the values of tensors. It is
-    then checked on the CPU instead.
+    The check is a forward pass on the meta device, which computes only shapes. If the network fails there even at its
+    default size, its code depends on the values of tensors, and it is checked on the CPU instead.
 
     Args:
         build_network: builds the network for images of a size.
@@ -34,8 +34,8 @@ def check_input_size(
             finds no valid size.
 
     Raises:
-        ModelError: the forward pass fails. The message names the layer, if it is certain, and valid square sizes
-            nearby, unless the check ran on the CPU.
+        ModelError: the forward pass fails. The message names the layer, if it can be determined. It also suggests
+            valid square sizes nearby, unless the check ran on the CPU.
     """
     problem, advice = find_size_error(build_network, image_property), ""
     if problem and find_size_error(build_network, default_image_property):
@@ -50,7 +50,10 @@ def check_input_size(
 
 
 def _find_nearest_size(build_network: NetworkBuilder, image_property: ImageProperty, *, larger: bool) -> int | None:
-    """Return a larger or smaller valid width of a square image, the nearest that is found; None if none is."""
+    """Search for the nearest valid square size, `larger` or smaller than the width of `image_property`.
+
+    Return its width in pixels; None if no valid size is found.
+    """
 
     def is_valid(size: int) -> bool:
         return not find_size_error(build_network, replace(image_property, width=size, height=size, shorter_px=size))

@@ -113,6 +113,7 @@ def _find_node_before_flattening(network: nn.Module, node: fx.Node) -> fx.Node:
 
 
 def _has_weights(network: nn.Module, node: fx.Node) -> bool:
+    """Return whether a node calls a module with parameters."""
     return node.op == "call_module" and any(True for _ in network.get_submodule(str(node.target)).parameters())
 
 

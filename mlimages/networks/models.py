@@ -31,7 +31,8 @@ class Model:
     Attributes:
         name: the name that `build_model` accepts, or the class name of a custom network.
         network: maps float32 `(N, C, H, W)`, the output of `Normalize`, to logits `(N, classes)`; in eval mode.
-        library: the package that implements the network, with its version; the module of a custom network, with a hash.
+        library: the package that implements the network, with its version. For a custom network, its Python module and
+            a hash of its `repr`.
         preprocessing: the preprocessing that the weights expect, with the chosen size, resize and grayscale.
         heads: module paths of the classifiers: the last layer, or several parallel layers (DeiT, LeViT).
         layer_aliases: module paths of the layers of AlexNet and VGG by their common names (conv1 ... fc8).
@@ -178,7 +179,10 @@ def wrap_network(network: nn.Module, preprocessing: Preprocessing, *, num_classe
 
 
 def resolve_weights_and_freeze(name: str, *, weights: str, freeze: str) -> tuple[str, str]:
-    """Return `weights` and `freeze` with `auto` resolved, and `default` for a network without pretrained weights.
+    """Return `weights` and `freeze` with the values `default` and `auto` resolved for a network.
+
+    If the network has no pretrained weights, `weights="default"` becomes `none`. Then, `freeze="auto"` becomes `none`
+    if `weights` is `none`, and `head` otherwise.
 
     Raises:
         ModelError: there is no such network; or `weights` is `none` and `freeze` is `auto`, although the network has
@@ -206,7 +210,9 @@ def resolve_weights_and_freeze(name: str, *, weights: str, freeze: str) -> tuple
 
 
 def find_heads(network: nn.Module, num_classes: int) -> tuple[str, ...]:
-    """Return the module paths of the classifiers that timm names, or else of the last layer with one output per class.
+    """Return the module paths of the classifiers that timm names for this network.
+
+    If it names none with one output per class, return the path of the last layer that has one output per class.
 
     Raises:
         ModelError: no layer has one output per class.
@@ -222,6 +228,7 @@ def find_heads(network: nn.Module, num_classes: int) -> tuple[str, ...]:
 
 
 def _count_outputs(module: nn.Module) -> int | None:
+    """Return the number of output features or channels of a layer; None if it has no such attribute."""
     return getattr(module, "out_features", None) or getattr(module, "out_channels", None)
 
 
@@ -278,7 +285,7 @@ def _override_image_property(
 def _build_with_weights(
     architecture: Architecture, num_classes: int, image_property: ImageProperty, weights: str
 ) -> nn.Module:
-    """Build a network and load its weights; the classifier is random if they have none for this number of classes."""
+    """Build a network and load its weights; if they have no classifier for `num_classes`, initialize it at random."""
     weights_name = f"the default weights of {architecture.name}" if weights == "default" else weights
     network = _build_on_meta(architecture, num_classes, image_property, weights)
     heads = find_heads(network, num_classes)
@@ -316,7 +323,10 @@ def _reset_parameters(layer: nn.Module) -> bool:
 def _build_on_meta(
     architecture: Architecture, num_classes: int, image_property: ImageProperty, weights: str
 ) -> nn.Module:
-    """Build the network on the meta device, if it can be, which skips the initialization of weights to be replaced."""
+    """Build the network on the meta device, since its weights are loaded later and need no initialization.
+
+    If its constructor fails on the meta device, build it on torch's default device.
+    """
     try:
         with torch.device("meta"):
             return architecture.build(num_classes, image_property, weights)

@@ -42,10 +42,10 @@ class NetworkParts:
 def split_network(network: nn.Module, frozen_layers: FrozenLayers, example_input: Tensor) -> NetworkParts | None:
     """Split a network after its last frozen layer; return None if no layer is frozen, or if it cannot be split.
 
-    A network that cannot be traced cannot be split, nor can one without a frozen output with one row per image; a
-    warning is then logged. Inside attention windows, the network is split before the windows become rows of the batch.
-    Deterministic layers without parameters that follow the last frozen layer (activation, pooling, flattening) belong
-    to the lower part, which makes the features small.
+    A network cannot be split if it cannot be traced, or if no output of its frozen layers has one row per image; a
+    warning is then logged. If the last frozen layer is inside attention windows, the network is split before the
+    windows become rows of the batch. Deterministic layers without parameters that follow the last frozen layer
+    (activation, pooling, flattening) belong to the lower part, which makes the features small.
 
     Args:
         network: a network after `freeze`.
@@ -120,7 +120,7 @@ def _partition_nodes(
 ) -> tuple[set[fx.Node], list[fx.Node]]:
     """Return the nodes of the upper part, and the nodes of the lower part whose outputs the upper part uses.
 
-    These outputs are tensors with one row per image. Everything else that the upper part needs is computed again in it:
+    These outputs are tensors with one row per image. The upper part computes again everything else that it needs:
     sizes, tensors that do not depend on the image, and tensors of attention windows.
     """
     image_dependent: set[fx.Node] = set()
@@ -140,6 +140,7 @@ def _partition_nodes(
 
 
 def _make_lower_part(network: nn.Module, graph: fx.Graph, features: list[fx.Node]) -> fx.GraphModule:
+    """Return the part of the network that computes `features` from images."""
     nodes = set(features)
     for node in reversed(graph.nodes):
         if node in nodes:
@@ -153,6 +154,7 @@ def _make_lower_part(network: nn.Module, graph: fx.Graph, features: list[fx.Node
 def _make_upper_part(
     network: nn.Module, graph: fx.Graph, nodes: set[fx.Node], features: list[fx.Node]
 ) -> fx.GraphModule:
+    """Return the part of the network that computes the logits from `features`, with the operations in `nodes`."""
     upper = fx.Graph()
     _copy_nodes(graph, upper, nodes, {node: upper.placeholder(f"feature{n}") for n, node in enumerate(features)})
     return fx.GraphModule(network, upper)
@@ -161,6 +163,10 @@ def _make_upper_part(
 def _copy_nodes(
     graph: fx.Graph, target_graph: fx.Graph, nodes: set[fx.Node], copied_nodes: dict[fx.Node, fx.Node]
 ) -> dict[fx.Node, fx.Node]:
+    """Copy `nodes` to `target_graph`, except those in `copied_nodes`.
+
+    Add each copy to `copied_nodes`, which maps nodes of `graph` to nodes of `target_graph`, and return it.
+    """
     for node in graph.nodes:
         if node in nodes and node not in copied_nodes:
             copied_nodes[node] = target_graph.node_copy(node, lambda source: copied_nodes[source])

@@ -135,7 +135,13 @@ def _copy_to_meta_device(network: nn.Module) -> nn.Module:
 
 @dataclass(frozen=True, slots=True)
 class _ModuleCall:
-    """Shapes, without the batch dimension, of a module's input and output, and of the feature map before it."""
+    """Shapes, without the batch dimension, in the first call of a module.
+
+    Attributes:
+        input_shape, output_shape: shapes of its input and output.
+        feature_map_shape: shape `(C, H, W)` of the last feature map that another module returned before; () if none
+            did.
+    """
 
     input_shape: Shape
     output_shape: Shape
@@ -161,7 +167,7 @@ class _CallRecorder:
         return self._running[-1] if self._running else ""
 
     def find_leaf_modules(self) -> list[str]:
-        """Return the paths of the called modules none of whose children was called."""
+        """Return the paths of the modules that were called, except those with a submodule that was called."""
         parents = {path[:end] for path in self.calls for end, char in enumerate(path) if char == "."}
         return [path for path in self.calls if path not in parents and path]
 
@@ -208,7 +214,7 @@ def _get_layer_state(module: nn.Module) -> LayerState:
 
 
 def _describe_size_change(module: nn.Module, call: _ModuleCall) -> str:
-    """Return the size formula of a layer without a window, such as `9216 -> 4096`; "" for layers that have none."""
+    """Return the size formula of a layer without a sliding window, such as `9216 -> 4096`; "" if it has none."""
     if isinstance(module, nn.Linear):
         maps = call.feature_map_shape
         is_flattened = call.input_shape == (math.prod(maps),) and math.prod(maps[1:]) > 1

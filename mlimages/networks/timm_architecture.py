@@ -91,8 +91,7 @@ class TimmArchitecture(Architecture):
         return getattr(timm.get_pretrained_cfg(self.timm_name), "url", None) or ""
 
     def _find_hub_file(self) -> tuple[str, str]:
-        """Return the repository and file name of the weights on the Hub; the repository is empty if the weights are not
-        there."""
+        """Return the repository and file name of the weights on the Hub; the repository is "" if they are not there."""
         if self.timm_name.startswith(HUB_PREFIX):
             return self.timm_name.removeprefix(HUB_PREFIX), WEIGHTS_FILE
         config = timm.get_pretrained_cfg(self.timm_name)
@@ -159,7 +158,7 @@ class TimmArchitecture(Architecture):
         return network
 
     def _check_config_is_available(self, repository: str) -> None:
-        """Raise ModelError if the configuration of a network on the Hub is neither cached nor available."""
+        """Raise ModelError if the configuration of a network on the Hub is not cached and cannot be downloaded."""
         try:
             _check_hub_is_reachable(repository, CONFIG_FILE)
         except Exception as error:  # the Hub client raises errors of many kinds
@@ -221,7 +220,7 @@ def is_packaged_weights_file(path: str | os.PathLike[str]) -> bool:
 
 
 def check_packaged_weights(name: str, weights: str) -> None:
-    """Raise ModelError if `weights` is the packaged file and `name` another network, even one with equal shapes."""
+    """Raise ModelError if `weights` is the packaged file, but `name` is another network, even one of equal shapes."""
     if name not in (DEFAULT_MODEL, f"timm:{_PACKAGED_TIMM_NAME}") and is_packaged_weights_file(weights):
         raise ModelError(
             f"{weights} holds the weights of {_PACKAGED_TIMM_NAME}, which uses TensorFlow's padding; {name} would be "

@@ -99,11 +99,12 @@ def _read_torch_checkpoint(path: Path) -> StateDict:
 
 
 def _has_mapping(contents: Mapping[Any, Any], key: str) -> bool:
+    """Return whether the value of `key` is a mapping that is not empty."""
     return isinstance(contents.get(key), Mapping) and bool(contents[key])
 
 
 def _read_npz(path: Path) -> StateDict:
-    """Read the arrays of a .npz file by name; convert Chainer's names, such as `conv1/W` to `conv1.weight`."""
+    """Read the arrays of a .npz file by name; names of Chainer are converted: `conv1/W` becomes `conv1.weight`."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return {_convert_chainer_name(name): torch.from_numpy(arrays[name]) for name in arrays.files}
 
@@ -127,10 +128,11 @@ def _to_float32(tensor: Tensor) -> Tensor:
 def rename_tensors_by_order(
     network: nn.Module, state_dict: StateDict, *, heads: Sequence[str], weights_name: str
 ) -> StateDict:
-    """Rename the tensors of `state_dict` to the network's names in order, if no names are equal but all shapes are.
+    """Rename the tensors of `state_dict` to the network's names, in order.
 
-    Otherwise return `state_dict` unchanged. Tensors whose names have the same last component in the file, such as `W`,
-    must also have the same last component in the network, such as `weight`.
+    This requires that no name is in both, and that the shapes are equal in order. Also, if tensors have the same last
+    component of their names in the file, such as `W`, they must have the same one in the network, such as `weight`.
+    Otherwise, return `state_dict` unchanged.
 
     Args:
         network: a network of the same architecture.
@@ -155,8 +157,8 @@ def rename_tensors_by_order(
 def remove_prefix(state_dict: StateDict, network: nn.Module, *, weights_name: str) -> StateDict:
     """Remove a prefix of the tensor names, such as `module.` or `backbone.`, that the names in the network do not have.
 
-    It is removed if at least half of the file's or of the network's tensors have it; tensors without it are skipped
-    with a warning.
+    The prefix is removed if the tensors with it are at least half of the file's or of the network's tensors. Tensors
+    without the prefix are then skipped with a warning.
     """
     own = network.state_dict().keys()
     parts = (name.split(".") for name in state_dict)
@@ -179,8 +181,9 @@ def remove_prefix(state_dict: StateDict, network: nn.Module, *, weights_name: st
 def load_weights(network: nn.Module, state_dict: StateDict, *, heads: Sequence[str], weights_name: str) -> bool:
     """Load `state_dict` into `network`; return whether the weights of the heads were loaded.
 
-    The heads are skipped if the file has none, or has them for another number of classes or with other layers. Tensors
-    of parts that the network does not have, such as `mask_token` or an auxiliary classifier, are skipped and logged.
+    If a tensor of the heads is missing or has another shape, as with another number of classes, the heads are skipped.
+    Tensors of parts that the network does not have, such as `mask_token` or an auxiliary classifier, are skipped with
+    a warning.
 
     Args:
         network: changed in place.
