@@ -26,6 +26,7 @@ except ModuleNotFoundError as error:
 
 @ray.remote
 def _run_task(working_folder: str, function: Callable[[Any], Any], item: Any) -> Any:
+    """Return `function(item)`, called in `working_folder` if the folder exists on this machine."""
     with suppress(OSError):
         os.chdir(working_folder)
     return function(item)

@@ -22,16 +22,17 @@ from mlimages.core.errors import InputError, MissingExtraError, convert_to_os_er
 from mlimages.core.shards import ShardMember, find_member
 
 _REMOTE_URL = re.compile(r"(s3|gs|gcs|az|abfs|abfss|hdfs|oci|oss|memory):/+(.*)", re.DOTALL | re.IGNORECASE)
-"""Only object stores are supported: a label file from elsewhere must not cause requests to web servers of a private
-network."""
+"""Address in remote storage: scheme and rest. Only object stores are supported: a label file from elsewhere must not
+cause requests to web servers of a private network."""
 
 _OTHER_URL = re.compile(r"([a-z][a-z0-9+.-]+):(/+.*|/*)", re.DOTALL | re.IGNORECASE)
-"""A URL with another scheme, in which `pathlib.Path` may have dropped slashes; not a Windows drive."""
+"""URL with any scheme: scheme and rest. `pathlib.Path` may have dropped slashes. A Windows drive does not match."""
 
 _FSSPEC_OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {"config_kwargs": {"max_pool_connections": 32, "retries": {"total_max_attempts": 2}}}
 }
-"""By default, s3fs sends 10 requests at a time, and reports an error only after 25 attempts, which take 40 s."""
+"""Options of fsspec's file systems by scheme. By default, s3fs sends 10 requests at a time, and reports an error only
+after 25 attempts, which take 40 s."""
 
 
 @contextmanager
@@ -64,7 +65,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def as_path(path: str | os.PathLike[str]) -> Path:
-    """Return a local path, also for a `file://` URL, or a `UPath` for an fsspec address (`s3://bucket/name`).
+    """Return a `Path` for a local path or a `file://` URL, or a `UPath` for an fsspec address (`s3://bucket/name`).
 
     An address in which `pathlib.Path` dropped a slash (`s3:/bucket/name`) is accepted.
 
@@ -94,7 +95,7 @@ def _local_path(path: str | os.PathLike[str]) -> Path:
     """Return the path of a file or folder on this machine.
 
     Raises:
-        InputError: `path` is a URL with a scheme other than `file`, or of another machine.
+        InputError: `path` is a URL with a scheme other than `file`, or a `file://` URL of another machine.
     """
     url = _OTHER_URL.fullmatch(os.fspath(path)) if isinstance(path, str | PurePath) else None
     if not url or os.path.exists(f"{url[1]}:"):  # noqa: PTH110  # `a:/b.jpg` in a folder named `a:`
@@ -113,7 +114,7 @@ def require_local_path(path: str | os.PathLike[str]) -> Path:
     """Return the path of a file or folder that must be on this machine.
 
     Raises:
-        InputError: `path` is empty, an fsspec address, or another URL than `file://` of this machine.
+        InputError: `path` is empty, an fsspec address, or a URL that does not name a file of this machine.
     """
     if found := _REMOTE_URL.fullmatch(str(path)):
         raise InputError(f"{found[1]}://{found[2]}: use a path on this machine; remote storage is not supported here")
@@ -148,7 +149,7 @@ def _require_reachable_bucket(bucket_url: str) -> None:
 
 
 _listings_are_fresh = ContextVar("_listings_are_fresh", default=False)
-"""Whether the code runs within `refresh_remote_listings`, which then does not drop the listings again."""
+"""Whether the code runs within `refresh_remote_listings`; a nested call then does not drop the listings again."""
 
 
 @contextmanager
@@ -183,7 +184,7 @@ def upload(file: Path, remote_path: Path) -> None:
 
 
 _FINGERPRINT_STRUCT = struct.Struct("<QqqQ")
-"""Size, modification time, change time (both in nanoseconds) and inode of a file."""
+"""Format of a fingerprint: size, modification time, change time (both in nanoseconds) and inode of a file."""
 
 
 def fingerprint(path: Path | str) -> bytes | None:
@@ -205,7 +206,10 @@ def fingerprint(path: Path | str) -> bytes | None:
 
 
 def _fingerprint_object(path: Path) -> bytes:
-    """Return the fingerprint of a remote object, with its ETag or generation: the time may be rounded to seconds."""
+    """Return the fingerprint of a remote object.
+
+    It includes the object's ETag or generation, since the modification time may be rounded to seconds.
+    """
     found = path.stat()
     info: dict[str, object] = found.as_info()  # type: ignore[attr-defined]  # mypy sees a Path
     version = next((str(info[key]) for key in ("ETag", "etag", "generation", "created") if info.get(key)), "")
@@ -220,12 +224,16 @@ def read_file(path: Path) -> bytes:
 
 
 def _fingerprint_member(member: ShardMember) -> bytes:
+    """Return the fingerprint of a member of a shard: its size and offset, and the times and inode of the shard."""
     _, modified, changed, inode = member.archive_stat
     return _FINGERPRINT_STRUCT.pack(member.num_bytes, modified, changed, (inode + member.offset) & (2**64 - 1))
 
 
 def relative_name(path: Path | str, folder: Path) -> str:
-    """Return `path` relative to `folder`, with `/`; if one of them is remote and `path` is outside, its whole path."""
+    """Return `path` relative to `folder`, with `/` as the separator.
+
+    If `path` or `folder` is remote and `path` is outside `folder`, the result is the absolute path or address.
+    """
     if is_remote(path) or is_remote(folder):
         return as_path(path).absolute().as_posix().removeprefix(f"{folder.as_posix().rstrip('/')}/")
     whole, below = os.path.abspath(path), os.path.abspath(folder) + os.sep  # noqa: PTH100  # a quarter of the time
@@ -235,7 +243,7 @@ def relative_name(path: Path | str, folder: Path) -> str:
 
 
 def path_from_name(name: str, folder: Path) -> Path:
-    """Return the path of a file, given its name from `relative_name` and the same folder."""
+    """Return the path of a file whose name `relative_name` returned for the same `folder`."""
     return as_path(join_path(name, str(folder)))
 
 

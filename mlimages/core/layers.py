@@ -83,7 +83,7 @@ class Window:
         size: size in pixels, including the gaps of a dilated kernel.
         stride: step in pixels between two windows.
         padding: pixels added on each side.
-        ceil_mode: whether a last, incomplete window counts, unless it covers only padding, as in torch.
+        ceil_mode: whether an incomplete window at the end counts, as in torch; one that covers only padding never does.
     """
 
     size: int

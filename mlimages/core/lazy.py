@@ -14,12 +14,13 @@ from mlimages.core.errors import MissingExtraError
 def attach(
     package: str, file: str, *, extra: str = ""
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """Return `__getattr__`, `__dir__` and `__all__` for a package, which import its modules on first access.
+    """Return `__getattr__`, `__dir__` and `__all__` for a package whose modules are imported on first access.
 
     Args:
         package: `__name__` of the package.
         file: `__file__` of the package, beside which `__init__.pyi` lies.
-        extra: the extra whose packages some modules import; without them, the modules' names raise MissingExtraError.
+        extra: the extra that some modules of the package need. If it is not installed, access to a name of these
+            modules raises MissingExtraError.
     """
     load, names, exported = attach_stub(package, file)
 

@@ -14,9 +14,9 @@ from mlimages.core.errors import MlimagesError
 
 
 def supports_locks(folder: Path) -> bool:
-    """Return whether files in `folder` can be locked, as SQLite requires; NFS without a lock manager has no locks.
+    """Return whether files in `folder` can be locked, as SQLite requires; on NFS without a lock manager, they cannot.
 
-    True if it cannot be tried: on Windows, and in a folder that cannot be written.
+    On Windows and in a folder that cannot be written, this cannot be tried, and the result is True.
     """
     try:
         import fcntl
@@ -34,8 +34,8 @@ def supports_locks(folder: Path) -> bool:
 def file_lock(path: Path, error_if_locked: MlimagesError, *, timeout_s: float = 2.0) -> Iterator[None]:
     """Context manager: hold an exclusive lock on the file `path`, which is also released if the process is killed.
 
-    The file and its folder are created; the file is removed at the end. Nothing is locked on Windows and on file
-    systems without locks. NFS locks files, not folders.
+    The file and its folder are created; the file is removed at the end. On Windows and on file systems without locks,
+    nothing is locked. The lock is on a file since NFS cannot lock folders.
 
     Args:
         error_if_locked: raised if another process still holds the lock after `timeout_s`.

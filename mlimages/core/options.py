@@ -55,7 +55,7 @@ class OptionField:
 
     Attributes:
         name: name of the field.
-        type: type of the value; a single type without None, but a union with it.
+        type: type of the value. For `T | None` this is `T`; for a union of several types, it is the whole union.
         default: default value; `dataclasses.MISSING` for a required field.
         option: the description of the field.
         is_optional: whether None is also allowed.
@@ -116,9 +116,10 @@ def check_seed(seed: int) -> None:
 
 
 def check_at_least(lower_bound: float, **values: float | None) -> None:
-    """Check that arguments, passed as keyword arguments, are None or finite numbers of at least `lower_bound`.
+    """Check that values are finite numbers of at least `lower_bound`, or None.
 
-    If `lower_bound` is an int, they must be whole numbers.
+    They are passed as keyword arguments, whose names appear in the message. If `lower_bound` is an int, they must be
+    whole numbers.
 
     Raises:
         InputError: a value is no such number.
@@ -131,7 +132,7 @@ def check_at_least(lower_bound: float, **values: float | None) -> None:
 
 
 def _describe_expected_type(expected_type: Any, value: Any) -> str:
-    """Return what `value` must be, such as "a number"; "" if it has the expected type or if this is not checked."""
+    """Return what `value` should be, such as "a number"; "" if its type is right, or `expected_type` is not checked."""
     if isinstance(expected_type, UnionType):
         forms = [_describe_expected_type(each, value) for each in get_args(expected_type) if each is not type(None)]
         return " or ".join(forms) if all(forms) else ""

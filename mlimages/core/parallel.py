@@ -27,13 +27,13 @@ MAX_CRASHES = 5
 """Number of crashes after which a run fails; on a cluster, the crashes of each task are counted separately."""
 
 _STOP_SIGNAL_INTERVAL_S = 0.5
-"""Time between the signals that a process sends to itself after its parent was killed."""
+"""Time between the signals with which a process stops itself after its parent was killed, in seconds."""
 
 _STOP_TIMEOUT_S = 20.0
-"""Time that an interrupted process has to write its last rows before it is killed; most need a tenth of a second."""
+"""Seconds that an interrupted process has to write its last rows before it is killed; most need a tenth of a second."""
 
 PREFETCH_FACTOR = 8
-"""Number of items per worker that are submitted before the current result is returned."""
+"""Number of items per worker that a pool submits ahead of the result that it yields."""
 
 
 class Pool(Protocol):
@@ -66,7 +66,7 @@ class ThreadPool:
     Attributes:
         workers: number of threads.
         chunk_size: number of small items to submit as one task.
-        prefetch_factor: number of items per worker that are submitted before the current result is returned.
+        prefetch_factor: number of items per worker that are submitted ahead of the result that is yielded.
     """
 
     workers: int
@@ -141,20 +141,21 @@ def _stop_processes(processes: Collection[BaseProcess]) -> None:
 
 
 class _WorkerState:
-    """State of this process as a worker of `ProcessPool`."""
+    """State of this process as a worker of `ProcessPool`: whether it runs a task, and whether one was interrupted."""
 
     is_running_task = False
     is_interrupted = False
 
 
 def _install_signal_handlers() -> None:
-    """Ignore Ctrl-C, which the parent process handles; stop on SIGTERM, and when the parent was killed."""
+    """Make this process ignore Ctrl-C, which its parent handles, and stop on SIGTERM or when the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _handle_sigterm)
     threading.Thread(target=_stop_when_parent_exits, daemon=True).start()
 
 
 def _stop_when_parent_exits() -> None:
+    """Wait until the parent process has ended, then stop this process."""
     if parent := parent_process():
         parent.join()
         deadline = time.monotonic() + _STOP_TIMEOUT_S
@@ -165,7 +166,7 @@ def _stop_when_parent_exits() -> None:
 
 
 def _handle_sigterm(*_: object) -> None:
-    """Raise KeyboardInterrupt once in the current task, so that it can clean up; without a task, end the process."""
+    """Raise KeyboardInterrupt in the current task, once, so that it can clean up. If there is none, end the process."""
     if not _WorkerState.is_running_task:
         raise SystemExit(1)
     if not _WorkerState.is_interrupted:
@@ -184,7 +185,10 @@ def _run_task(function: Callable[[Item], Result], item: Item) -> Result:
 
 
 def map_in_order(submit: Callable[[Item], Result], items: Iterable[Item], max_pending: int) -> Iterator[Result]:
-    """Call `submit` for each item, at most `max_pending` ahead, and yield the results, such as futures, in order."""
+    """Call `submit` for each item, and yield what it returns, such as futures, in the order of the items.
+
+    `submit` is called for at most `max_pending` items ahead of the one whose result is yielded.
+    """
     waiting: deque[Result] = deque()
     for item in items:
         waiting.append(submit(item))

@@ -35,17 +35,19 @@ def parse_size(text: str) -> int | tuple[int, int]:
 class ImageProperty:
     """Size of the network's input, and how an image is resized to it.
 
-    A crop that extends beyond the image is padded with black. A JPEG whose shorter side is at least four times that of
-    the result is decoded at a reduced scale first, so that its pixels differ slightly from those of a full decode.
+    Where a crop extends beyond the image, it is black. A large JPEG, whose shorter side is at least four times that of
+    the result, is decoded at a reduced scale; its pixels then differ slightly from those of a full decode.
 
     Attributes:
         width, height: size of the result in pixels; height 0 means the same as width.
         resize: `shorter` scales the shorter side to `shorter_px` and crops the centre (torchvision's Resize and
             CenterCrop). `crop` crops the centre, unscaled. `downscale` cuts out the largest central part with the
-            aspect ratio of the result and scales it; a smaller image is centred, unscaled. `position` crops at
-            `position`, unscaled. `squash` ignores the aspect ratio. `letterbox` scales the whole image to fit.
-        shorter_px: length of the shorter side for `shorter`, at least width and height; 0 means the larger of them.
-        position: left and top of the crop for `position`, in pixels.
+            aspect ratio of the result and scales it; an image with a side smaller than the result is treated as by
+            `crop`. `position` crops at `position`, unscaled. `squash` scales width and height separately, which changes
+            the aspect ratio. `letterbox` scales the whole image to fit, and fills the rest with black.
+        shorter_px: length in pixels to which `resize="shorter"` scales the shorter side. It must not be less than
+            `width` or `height`; 0 means the larger of the two.
+        position: left and top of the crop in pixels, for `resize="position"`.
         interpolation: resampling filter, as in Pillow.
         gray_scale: use one channel (ITU-R 601-2 luma) instead of three.
         resize_by_center, resize_by_downscale, resize_by_position: mlimages 0.5's spelling of `resize="crop"`,
@@ -120,6 +122,10 @@ class ImageProperty:
 
 
 def _parse_pixels(name: str, value: Any, minimum: int, hint: str = "") -> int:
+    """Return `value` as an int; raise InputError if it is not an integer of at least `minimum`.
+
+    `hint` is added to the message about a number that is too small.
+    """
     try:
         pixels = index(value)
     except TypeError:
@@ -141,8 +147,8 @@ class Normalization:
     Attributes:
         scale: divisor of the pixels (255 gives 0..1).
         mean, std: one value for all channels, or three in the order RGB, in units of `pixels / scale`.
-        mean_image: path of a .npy file, float32 `(C, H, W)` in 0..255, to subtract before the division by `scale`,
-            instead of `mean`; empty for none.
+        mean_image: path of a .npy file with a mean image, float32 `(C, H, W)` in 0..255. It is subtracted before the
+            division by `scale`, and `mean` is not used. Empty means that there is no mean image.
         bgr: whether the network's channel order is blue, green, red, as in Caffe.
 
     Raises:
@@ -219,7 +225,7 @@ class Preprocessing:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """Shape of the network's input for one image, `(C, H, W)`; three channels if `mean` has three values."""
+        """Shape of the network's input for one image, `(C, H, W)`; if `mean` has three values, C is 3."""
         return max(self.image.channels, len(self.normalization.mean)), self.image.height, self.image.width
 
     @classmethod

@@ -15,7 +15,7 @@ class Progress(Protocol):
         """Start a stage of the operation: `total` items (None if unknown), counted in `unit`, such as "img"."""
 
     def advance(self, num_items: int = 1, **values: object) -> None:
-        """Report that `num_items` more items are finished; `values`, by name, are shown beside the progress bar."""
+        """Report that `num_items` more items are finished; show `values` with their names beside the progress bar."""
 
     def close(self) -> None:
         """End the stage."""

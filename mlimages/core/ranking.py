@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from mlimages.core.scores import ClassScores, Proportion, scores_from_counts, wilson_interval
 
 NUM_RESAMPLES = 1000
-"""Number of bootstrap resamples."""
+"""Number of bootstrap resamples of the images."""
 
 MAX_COUNTS_IN_MEMORY = 2**22
-"""Maximum number of counts (resamples times images) that are computed at once."""
+"""Maximum number of counts that are held in memory at once; each resample has one count per image."""
 
 Probabilities = NDArray[np.floating]
 Targets = NDArray[np.bool_]
@@ -38,7 +38,7 @@ class AveragePrecision:
 
 @dataclass(frozen=True, slots=True)
 class MultiLabelClassScores:
-    """Scores of one class of a multi-label model; the four scores are None if no image has the class.
+    """Scores of one class of a multi-label model; if no image has the class, the four scores are None.
 
     Attributes:
         name: name of the class.
@@ -78,9 +78,9 @@ def average_precisions(probabilities: Probabilities, targets: Targets) -> Averag
     The interval of a class is Wilson's interval of a proportion of n images, where n is the number of images that have
     the class; for the mean, n is the number of images that have any class (K. Boyd, K. Eng and C. Page, Area under the
     precision-recall curve: point estimates and confidence intervals, ECML PKDD 2013). In simulations with 10 to 100
-    images, Wilson's interval covered the true value in 90 % to 100 % of cases, the percentile bootstrap in 2 % to 95 %:
-    at an average precision of 100 %, its interval has no width. For the mean over many classes, Wilson's interval is
-    too wide.
+    images, Wilson's interval covered the true value in 90 % to 100 % of cases, the percentile bootstrap in 2 % to 95 %,
+    since the bootstrap interval has no width at an average precision of 100 %. For the mean over many classes, Wilson's
+    interval is too wide.
 
     Args:
         probabilities: `(N, classes)`; only their order matters.
@@ -99,12 +99,14 @@ def mean_ap_difference(
 
     Interval and p-value are computed on NUM_RESAMPLES bootstrap resamples of the images, with a fixed random seed.
     Classes without a positive image in a resample are excluded from its mean. The interval spans the quantiles 2.5 % to
-    97.5 % (B. Efron and R. Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3). The p-value is twice the
-    smaller share of resamples in which the difference is not positive, or not negative, at most 1; one is added to both
-    counts of a share, so that it is not 0.
+    97.5 % (B. Efron and R. Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3).
+
+    For the p-value, two shares of the resamples are computed: those with a difference of at most 0, and those with a
+    difference of at least 0. The p-value is twice the smaller share, but at most 1. One is added to the numerator and
+    to the denominator of each share, so that the p-value is never 0.
 
     Args:
-        probabilities, other_probabilities: of the two models, `(N, classes)`; only their order matters.
+        probabilities, other_probabilities: probabilities of the two models, `(N, classes)`; only their order matters.
         targets: whether each image has each class, `(N, classes)`.
     """
     whole = np.ones((1, len(targets)), np.int64)
@@ -168,10 +170,10 @@ def combine_class_scores(
 def _resampled_average_precisions(
     probabilities: Probabilities, targets: Targets, resample_counts: NDArray[np.int64]
 ) -> Probabilities:
-    """Return the average precision of each class in B resamples, `(B, classes)`.
+    """Return the average precision of each class in each of B resamples of the images, `(B, classes)`.
 
-    `resample_counts` `(B, N)` says how often each image occurs in each resample. The value of a class without a
-    positive image in the resample is NaN.
+    `resample_counts` `(B, N)` says how often each image occurs in each resample. If no image of a resample has a class,
+    the value of that class is NaN.
     """
     columns = [
         _average_precision_of_class(*each, resample_counts) for each in zip(probabilities.T, targets.T, strict=True)
@@ -182,7 +184,13 @@ def _resampled_average_precisions(
 def _average_precision_of_class(
     scores: Probabilities, is_positive: Targets, resample_counts: NDArray[np.int64]
 ) -> Probabilities:
-    """Return the average precision of one class in B resamples, `(B,)`, given its scores and targets `(N,)`."""
+    """Return the average precision of one class in each resample, `(B,)`; see `_resampled_average_precisions`.
+
+    Args:
+        scores: probability of the class for each image, `(N,)`.
+        is_positive: whether each image has the class, `(N,)`.
+        resample_counts: how often each image occurs in each resample, `(B, N)`.
+    """
     order, ends = _sort_and_group_ties(scores)
     resample_counts = resample_counts[:, order]
     true_positives = np.cumsum(resample_counts * is_positive[order], axis=1)[:, ends]  # (B, G)
@@ -199,6 +207,7 @@ def _sort_and_group_ties(scores: Probabilities) -> tuple[NDArray[np.int64], NDAr
 
 
 def _find_f1_threshold(scores: Probabilities, is_positive: Targets) -> float:
+    """Return the threshold of one class, as `find_f1_thresholds` describes it."""
     if not is_positive.any():
         return 0.5
     order, ends = _sort_and_group_ties(scores)
@@ -209,7 +218,7 @@ def _find_f1_threshold(scores: Probabilities, is_positive: Targets) -> float:
 
 
 def _iter_resamples(num_images: int) -> Iterator[NDArray[np.int64]]:
-    """Yield how often each image occurs in each of B resamples, `(B, N)`, until all NUM_RESAMPLES are drawn."""
+    """Draw NUM_RESAMPLES resamples, and yield them in groups of B: how often each image occurs in each, `(B, N)`."""
     rng, size = np.random.default_rng(0), max(1, MAX_COUNTS_IN_MEMORY // max(1, num_images))
     for start in range(0, NUM_RESAMPLES, size):
         count = min(size, NUM_RESAMPLES - start)
@@ -218,7 +227,7 @@ def _iter_resamples(num_images: int) -> Iterator[NDArray[np.int64]]:
 
 
 def _mean_over_classes(values: Probabilities) -> Probabilities:
-    """Return the mean of each row of `(B, classes)` over the classes that are not NaN, `(B,)`; 0 if all are."""
+    """Return the mean of each row of `values` `(B, classes)` without its NaNs, `(B,)`; 0 for a row of NaNs only."""
     has_value = ~np.isnan(values)
     return np.where(has_value, values, 0).sum(axis=1) / np.maximum(has_value.sum(axis=1), 1)  # type: ignore[no-any-return]
 

@@ -16,7 +16,7 @@ ConfusionMatrix = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class Proportion:
-    """A measured proportion, such as an accuracy, or a difference of two, with its 95 % confidence interval.
+    """A proportion, such as an accuracy, or the difference of two proportions, with its 95 % confidence interval.
 
     Attributes:
         value: the proportion, 0..1, or the difference, -1..1.

@@ -142,6 +142,7 @@ def _iter_entries(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _round_up_to_block(size: int) -> int:
+    """Return the number of bytes that `size` bytes of data occupy in an archive, which consists of whole blocks."""
     return size + -size % _BLOCK_BYTES
 
 
@@ -159,7 +160,10 @@ def _parse_short_name(header: bytes) -> str:
 
 
 def _parse_long_name(data: bytes, *, is_pax_header: bool) -> str:
-    """Return the path in an extended header, of POSIX (records `LENGTH KEY=VALUE`) or GNU; "" if there is none."""
+    """Return the path that an extended header holds; "" if it holds none.
+
+    An extended header of POSIX (pax) consists of records `LENGTH KEY=VALUE`; one of GNU is the path alone.
+    """
     if not is_pax_header:
         return data.partition(b"\0")[0].decode("utf-8", "surrogateescape")
     at = 0

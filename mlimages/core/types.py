@@ -31,7 +31,8 @@ class ImageRef:
         label: the class, and the folder to store it in; `/` creates nested folders.
         source: the provider's metadata (photographer, licence, wnid ...), copied into the manifest.
         name: file name without suffix; by default the last part of the URL.
-        load: returns the bytes of an image that is not requested by URL (a member of an archive).
+        load: returns the bytes of an image that is read from elsewhere, such as a member of an archive; None if the
+            image is requested by its URL.
         is_api: the URL belongs to the provider's documented API, to which robots.txt does not apply.
     """
 
@@ -53,7 +54,7 @@ class FetchResult:
             returns for missing ones; one copy is stored at `path`) or `failed` (see `reason`).
         final: False if the network, the host or this machine failed, so that the same command requests the link again.
         reason: why the link yields no image, if `status` is `placeholder` or `failed`; None otherwise.
-        removed: `user` if the file at `path` was deleted by hand; it is not downloaded again.
+        removed: `user` if the file at `path` was deleted by hand, so that it is not downloaded again; None otherwise.
         detail: further information on the result, in words.
         path: path of the stored file relative to the output folder, with `/`.
         final_url, http_status: URL after redirects, and status of the last response.
@@ -99,8 +100,8 @@ class GatherSummary:
 
     Attributes:
         out: the output folder.
-        ok, duplicate, failed: number of links by result, including earlier runs into this folder; placeholders count
-            as failed.
+        ok, duplicate, failed: number of links with this result, including those of earlier runs into this folder;
+            placeholders count as failed.
         near_duplicate: number of `ok` images that are near-duplicates of another image.
         conflicting: number of duplicates of an image in another class.
         changed: number of `ok` images edited since they were gathered; they are kept unchanged.
@@ -112,10 +113,10 @@ class GatherSummary:
         fetched: number of links that this run finished.
         reasons: number of failed links by reason, most frequent first.
         classes: number of stored images by class.
-        hosts: number of failed links by host, in descending order, for the hosts with the most of them.
-        seconds: duration of this run.
-        waits_s: seconds from the end of the run to the next request, by host, for hosts that throttle requests for
-            longer than `max_wait_s`.
+        hosts: number of failed links by host, in descending order; only the hosts with the most failed links.
+        seconds: duration of this run in seconds.
+        waits_s: by host, the seconds after the end of the run until the next request is possible; only hosts that
+            throttle requests for longer than `max_wait_s`.
     """
 
     out: Path

@@ -13,7 +13,10 @@ from mlimages.core.errors import InputError
 from mlimages.core.files import as_path, atomic_write, fingerprint, is_remote, write_text
 
 RECORDS_FILE_NAME = ".mlimages-written"
-"""Name of the file that lists what mlimages wrote into a folder, and may replace, in the format of `sha256sum`."""
+"""Name of the file that lists the files that mlimages wrote into a folder, in the format of `sha256sum`.
+
+A listed file may be replaced, unless its hash has changed.
+"""
 
 
 @contextmanager
@@ -36,9 +39,14 @@ def require_writable(
 ) -> None:
     """Check that these files can be written without overwriting a user's file, or one of the `inputs`.
 
+    Args:
+        paths: the files to write.
+        overwrite: allow any file to be overwritten.
+        inputs: files that the command reads.
+
     Raises:
-        InputError: a file's folder is read-only, or `overwrite` is false and a file is an input, or exists and was not
-            written by mlimages or was edited since.
+        InputError: the folder of a file is read-only. If `overwrite` is false, also: a file is one of the `inputs`,
+            exists but was not written by mlimages, or was edited since.
     """
     read, paths = {as_path(each).resolve() for each in inputs}, [*map(as_path, paths)]
     for path in paths:
@@ -67,8 +75,9 @@ def record_written_files(paths: Iterable[Path]) -> None:
 
 @contextmanager
 def check_and_record_outputs(paths: Iterable[Path], *, overwrite: bool = False) -> Iterator[None]:
-    """Context manager: check that these files can be written; at the end, unless an error is raised, record those that
-    exist.
+    """Context manager: check that these files can be written, and record them at the end.
+
+    Files that do not exist then are not recorded; after an error, none is.
 
     Raises:
         InputError: as for `require_writable`.
@@ -85,6 +94,7 @@ def list_written_files(folder: Path) -> set[str]:
 
 
 def _read_records(folder: Path) -> frozenset[str]:
+    """Return the lines of the folder's `RECORDS_FILE_NAME`; none if there is no such file."""
     path = folder / RECORDS_FILE_NAME
     return _read_lines_cached(path, found) if (found := fingerprint(path)) else frozenset()
 

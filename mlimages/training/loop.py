@@ -53,7 +53,7 @@ class ValidationResult:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Learning rate schedule: linear warmup and cosine decay to 1 % of the peak, or another decay without warmup.
+    """Learning rate schedule: linear warmup and cosine decay to 1 % of the peak, or another decay, without warmup.
 
     Attributes:
         peak_lr: maximum learning rate.
@@ -152,7 +152,7 @@ class Trainer:
         Args:
             images: training set.
             epoch: counted from 1.
-            num_views: number of fixed views per image; 0 draws new views in each epoch.
+            num_views: number of fixed augmented views per image; 0 draws new views in each epoch.
             deadline: value of `time.monotonic()` after which training stops.
             progress: shows the number of images processed.
 
@@ -181,8 +181,9 @@ class Trainer:
     def _train_step(self, batch: Batch, deadline: float, epoch_logits: _EpochLogits) -> tuple[Metrics, bool]:
         """Take one optimizer step; return the metrics of the whole batch, and whether any process is past the deadline.
 
-        `DistributedDataParallel` averages the gradients of the processes, so the sum of the losses is multiplied by the
-        number of processes and divided by the weight of the whole batch. A process without an image has the loss 0.
+        The gradient is that of the weighted mean loss of the whole batch. `DistributedDataParallel` averages the
+        gradients of the processes, so each process multiplies the sum of its losses by the number of processes, and
+        divides it by the weight of the whole batch. A process without an image has the loss 0.
         """
         count = len(batch.image_indices)
         distributed.set_batch_norm_mode(self._network, num_images=count)
@@ -211,7 +212,10 @@ class Trainer:
 
 
 class _LogitsModule(nn.Module):
-    """Module with the trainable parameters and the forward pass of a batch source, for `DistributedDataParallel`."""
+    """Computes the logits with a batch source, as a module with the trainable parameters.
+
+    `DistributedDataParallel` requires a module.
+    """
 
     def __init__(self, source: BatchSource, parameters: Sequence[nn.Parameter]) -> None:
         super().__init__()
@@ -223,7 +227,10 @@ class _LogitsModule(nn.Module):
 
 
 def _make_view_chooser(epoch: int, num_views: int) -> ChooseView:
-    """Return a function from image index to view number; if `num_views` is 0, each epoch uses new views."""
+    """Return a function that chooses the augmented view of each image in an epoch, by the index of the image.
+
+    The epochs take turns with `num_views` fixed views; if it is 0, each epoch uses new views.
+    """
     return lambda image_index: (epoch + image_index) % num_views if num_views else epoch + image_index
 
 

@@ -47,10 +47,11 @@ def probe_models(
     """Probe several networks on the same images.
 
     Args:
-        labels: a label file, or the path of one or of a folder of class folders, with at least two images of each of at
-            least two classes.
+        labels: a label file, its path, or the path of a folder of class folders. There must be at least two classes,
+            each with at least two images.
         models: one or more names of networks; `small` stands for the small networks with weights on this machine.
-        max_images: maximum number of images; of a larger dataset, a stratified sample of at least half as many is used.
+        max_images: maximum number of images. Of a larger dataset, a stratified sample of at least `max_images / 2`
+            images is used.
         seed: random seed of the sample and of the learning curves.
         progress: shows the number of images processed.
 

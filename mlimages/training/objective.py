@@ -19,9 +19,9 @@ class Metrics:
     """Loss and accuracy over a set of images.
 
     Attributes:
-        loss: mean loss per image, in nats; weighted by class in training with class weights.
-        num_correct: number of correctly predicted images; in a multi-label run, of images whose labels are all correct
-            at a threshold of 0.5.
+        loss: mean loss per image, in nats. In training with class weights, it is the weighted mean.
+        num_correct: number of correctly predicted images. In a multi-label run, an image counts if all its labels are
+            correct at a threshold of 0.5.
         num_images: number of images.
         mean_ap: mean average precision, 0..1; None with one class per image.
 
@@ -41,11 +41,11 @@ class Metrics:
 
     @property
     def score(self) -> float:
-        """Score by which the best epoch is chosen: mean average precision, or accuracy with one class per image."""
+        """Score by which the best epoch is chosen: the accuracy or, in a multi-label run, `mean_ap`."""
         return self.accuracy if self.mean_ap is None else self.mean_ap
 
     def __add__(self, other: Metrics) -> Metrics:
-        """Return the metrics of both sets of images combined, without the mean average precision."""
+        """Return the metrics of both sets of images together; `mean_ap` is None, since it cannot be combined."""
         count = self.num_images + other.num_images
         loss = (self.loss * self.num_images + other.loss * other.num_images) / max(1, count)
         return Metrics(loss, self.num_correct + other.num_correct, count)
@@ -151,7 +151,14 @@ class BinaryCrossEntropy:
 
 
 def make_objective(config: FineTuneConfig, targets: Tensor, num_classes: int, device: torch.device) -> Objective:
-    """Return the objective for the targets of the training images: `(N,)`, or `(N, classes)` of multi-label data."""
+    """Return the objective of a run: `BinaryCrossEntropy` for multi-label data, else `CrossEntropy`.
+
+    Args:
+        config: settings of the run.
+        targets: labels of the training images, `(N,)`, or `(N, classes)` for multi-label data.
+        num_classes: number of classes.
+        device: device of the logits.
+    """
     if targets.ndim == 2:
         return BinaryCrossEntropy(config, targets, device)
     return CrossEntropy(config, targets, num_classes, device)

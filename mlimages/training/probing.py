@@ -1,4 +1,7 @@
-"""Compare layers as the last frozen layer, by the accuracy of a closed-form classifier on their pooled features."""
+"""Compare the layers of a network, to choose the last layer to freeze.
+
+The score of a layer is the accuracy of a closed-form classifier on its pooled features.
+"""
 
 from __future__ import annotations
 
@@ -81,13 +84,14 @@ def probe_layers(
     """Score each layer by the accuracy of a linear probe on its pooled features, to choose the last layer to freeze.
 
     Args:
-        labels: a label file, or the path of one or of a folder of class folders, with at least two images of each of at
-            least two classes.
+        labels: a label file, its path, or the path of a folder of class folders. There must be at least two classes,
+            each with at least two images.
         model: name of the network.
         weights: `default` (pretrained), `none` (random) or a file.
         size: input width and height in pixels, one number for a square; None uses the network's native size.
         gray: whether to use one gray channel; None uses the channels of the pretrained weights.
-        max_images: maximum number of images; of a larger dataset, a stratified sample of at least half as many is used.
+        max_images: maximum number of images. Of a larger dataset, a stratified sample of at least `max_images / 2`
+            images is used.
         seed: random seed of the sample, the learning curve and, with `weights="none"`, the weights.
         progress: shows the number of images processed.
 
@@ -133,7 +137,10 @@ def probe_layers(
 
 
 def _draw_stratified_sample(labels: LabelFile, max_images: int, seed: int) -> list[LabeledPath]:
-    """Return all images or, if they are more than `max_images`, one of the fewest equal parts of at most as many."""
+    """Return a sample of at most `max_images` images, with the same proportions of the classes; all images if they fit.
+
+    The images are divided into as few equal parts of at most `max_images` as possible; the sample is one of them.
+    """
     items = list(labels)
     if len(items) <= max_images:
         return items
@@ -144,13 +151,17 @@ def _draw_stratified_sample(labels: LabelFile, max_images: int, seed: int) -> li
 
 
 def _remove_duplicates(decoded_images: Sequence[object]) -> list[DecodableImage]:
-    """Return the images that could be decoded, without copies of a file, which would leak labels to held-out images."""
+    """Return the images that could be decoded; of identical files, only the first.
+
+    A copy among the held-out images would leak its label from the training images.
+    """
     return list({each.digest: each for each in reversed(decoded_images) if isinstance(each, DecodableImage)}.values())[
         ::-1
     ]
 
 
 def _require_enough_images(images: Sequence[DecodableImage], class_names: Sequence[str]) -> None:
+    """Raise InputError unless there are two or more classes, each with two or more images."""
     counts = np.bincount([image.label for image in images], minlength=len(class_names))
     if len(class_names) < 2 or (few := int(counts.min())) < 2:
         what = (
@@ -211,9 +222,9 @@ def _score_layers(
 def _compute_learning_curve(
     features: Features, labels: Labels, num_classes: int, seed: int
 ) -> tuple[tuple[LearningCurvePoint, ...], Proportion | None]:
-    """Return the learning curve on held-out images, and the accuracy gained by the last doubling of the images.
+    """Return the learning curve on held-out images, and the accuracy gained by its last doubling of the images.
 
-    The curve is empty, and the gain None, if the smallest class has too few images.
+    If the smallest class has too few images, the curve is empty or has one point, and the gain is None.
     """
     fewest = int(np.bincount(labels, minlength=num_classes).min())
     steps = list(_iter_curve_sizes(fewest))
@@ -254,7 +265,11 @@ def _draw_ranks_within_class(labels: Labels, seed: int) -> NDArray[np.int64]:
 
 
 def _estimate_accuracy_gain(accuracies_before: Sequence[float], accuracies_after: Sequence[float]) -> Proportion:
-    """Return the mean paired difference in accuracy, and its 95 % interval from the differences' standard deviation."""
+    """Return the mean gain in accuracy over the repeats, with its 95 % interval.
+
+    Element `i` of both sequences is the accuracy in repeat `i`. The interval follows from the standard deviation of the
+    differences.
+    """
     differences = np.subtract(accuracies_after, accuracies_before)
     half = Z_95 * float(differences.std(ddof=1)) / math.sqrt(len(differences))
     mean = float(differences.mean())

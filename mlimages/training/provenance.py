@@ -43,8 +43,8 @@ def read_provenance(files: RunFiles, weights: Path) -> Provenance:
 def make_finetune_command(run: RunFolder) -> str:
     """Return the command that repeats a run from the current folder.
 
-    Paths outside the current folder are shortened to their names. The result is "" for a run that no command repeats,
-    with a custom network or a setting that is not on the command line.
+    Paths outside the current folder are shortened to their names. The result is "" if no command repeats the run: its
+    network is a custom one, or one of its settings cannot be given on the command line.
     """
     settings, words = run.changed_settings, ["mlimages", "finetune"]
     if str(run.settings["model"])[:1].isupper():
@@ -61,7 +61,7 @@ def make_finetune_command(run: RunFolder) -> str:
 
 
 def _make_option_words(field: OptionField, value: Any) -> list[str]:
-    """Return the flag of an option with this value, and the value unless it is True or False."""
+    """Return the words that set an option on the command line: its flag and, unless it is a switch, its value."""
     flag = field.option.flags[0] if field.option.flags else f"--{field.name.replace('_', '-')}"
     if isinstance(value, bool):
         return flag.split("/")[:1] if value else flag.split("/")[1:]  # --cache/--no-cache
@@ -71,7 +71,10 @@ def _make_option_words(field: OptionField, value: Any) -> list[str]:
 
 
 def _shorten_path(path: str | Path) -> str:
-    """Return the path relative to the current folder; if it is outside, only the name, to disclose no folder."""
+    """Return the path relative to the current folder.
+
+    If it is outside, only the file's name is returned, so that the export does not disclose the folders.
+    """
     whole = Path(os.path.abspath(path))  # noqa: PTH100  # without ".."
     return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else whole.name
 

@@ -25,8 +25,8 @@ PATH_SETTINGS = ("labels", "val", "images", "weights", "mean")
 class EpochMetrics:
     """Metrics of an epoch, one row of metrics.csv: accuracies in 0..1, losses in nats, duration in seconds.
 
-    In a multi-label run, the accuracy is the share of images whose labels are all correct at a threshold of 0.5;
-    `train_map` and `val_map` are the mean average precision, and None in a single-label run.
+    In a multi-label run, the accuracy is the share of images whose labels are all correct at a threshold of 0.5.
+    `train_map` and `val_map` are the mean average precision (0..1) of a multi-label run; None in a single-label run.
     """
 
     epoch: int
@@ -41,7 +41,7 @@ class EpochMetrics:
 
     @property
     def val_score(self) -> float:
-        """Score by which the best epoch is chosen: `val_map` or, with one class per image, `val_accuracy`."""
+        """Score by which the best epoch is chosen: `val_accuracy` or, in a multi-label run, `val_map`."""
         return self.val_accuracy if self.val_map is None else self.val_map
 
     def to_dict(self) -> dict[str, float]:
@@ -50,7 +50,9 @@ class EpochMetrics:
 
 
 def read_config(run: str | os.PathLike[str]) -> FineTuneConfig:
-    """Read the settings of a run, with its current folder as `out`, so that `fine_tune` resumes it.
+    """Read the settings of a run.
+
+    `out` is the folder `run`, even if it has been moved, so that `fine_tune` with these settings resumes the run.
 
     Raises:
         RunError: `run` is not a run folder.
@@ -65,7 +67,8 @@ def read_config(run: str | os.PathLike[str]) -> FineTuneConfig:
 def contains_finished_run(config: FineTuneConfig, files: RunFiles) -> bool:
     """Return whether the folder contains a finished run with these settings; write nothing.
 
-    Until its first epoch is complete, a run can be restarted with other settings; afterwards only with more epochs.
+    Until the first epoch is complete, the command may be repeated with other settings, which restarts the run.
+    Afterwards, only the number of epochs may be raised.
 
     Raises:
         InputError: the folder is a file, or contains files with the names of a run's files but no `config.json`.
@@ -89,7 +92,7 @@ def contains_finished_run(config: FineTuneConfig, files: RunFiles) -> bool:
     if other == ["epochs"] and now["epochs"] > before["epochs"] and files.state.exists():
         return False
     if other:
-        differences = ", ".join(f"{name} {before.get(name)!r} before, {now[name]!r} now" for name in other[:3])
+        differences = ", ".join(f"{name} was {before.get(name)!r} and is now {now[name]!r}" for name in other[:3])
         is_shorter = now["epochs"] < before["epochs"]
         raise RunError(
             f"{files.folder} contains a run with other settings ({differences}): "
@@ -117,7 +120,12 @@ def write_settings(
     backend: ComputeBackend | None = None,
     multi_label: bool = False,
 ) -> None:
-    """Write `config.json`: settings, default values of this version, preprocessing, library and precision."""
+    """Write `config.json`: settings, default values of this version, preprocessing, and library and precision.
+
+    Args:
+        backend: library and precision; None if they are not chosen yet.
+        multi_label: whether the run is multi-label.
+    """
     defaults = json.loads(FineTuneConfig(config.labels, config.out).to_json())
     values = {
         "version": RUN_VERSION,
@@ -159,8 +167,10 @@ def read_backend(files: RunFiles) -> ComputeBackend | None:
 
 @contextmanager
 def log_to_file(path: Path) -> Iterator[None]:
-    """Context manager: append the log records of mlimages to the file `path`, from level INFO, or from the level of its
-    logger if that is lower."""
+    """Context manager: append the log records of mlimages to the file `path`.
+
+    Records of level INFO and above are written; if the logger `mlimages` has a lower level, those from that level.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

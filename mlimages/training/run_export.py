@@ -42,7 +42,8 @@ def export_run(
         run: run folder.
         out: ONNX file to write.
         options: options of the export.
-        network: the custom network of the run; its weights are replaced.
+        network: the custom network that the run trained; its weights are replaced. None if the run's network was given
+            by name.
         overwrite: replace a file that mlimages did not write, or that was changed since.
         progress: shows the number of compared validation images.
 

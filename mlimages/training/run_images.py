@@ -45,9 +45,9 @@ def decode_splits(config: FineTuneConfig, inputs: TrainingInputs, progress: Prog
     """Decode every image once, split off a validation set if none was passed, and check both sets.
 
     Raises:
-        InputError: a class has no training image, or only one of which a validation set would be split off (in a
-            single-label dataset); there is no validation image; an image is in both sets; a remote image cannot be
-            downloaded; or more than half of the images are missing.
+        InputError: a class has no training image; a class has only one image, although a validation set is to be split
+            off a single-label dataset; there is no validation image; an image is in both sets; a remote image cannot
+            be downloaded; or more than half of the images are missing.
     """
     labeled, image = inputs.splits, inputs.model.preprocessing.image
     items = [*labeled.train, *(labeled.val or [])]
@@ -90,8 +90,8 @@ def decode_splits(config: FineTuneConfig, inputs: TrainingInputs, progress: Prog
         has_all_classes = len({label for image in val for label in image.class_indices}) == len(labeled.class_names)
         if labeled.val is None and not has_all_classes:
             logger.warning(
-                "a class has no validation image if its share is less than one image, or its images are near-"
-                "duplicates, which stay together in one split: add other images, or pass a validation set with --val"
+                "a class has no validation image if it has too few images, or if its images are near-duplicates, "
+                "which stay together in one split: add other images, or pass a validation set with --val"
             )
         _warn_about_conflicting_labels((*train, *val), is_multi_label=labeled.is_multi_label)
     _require_disjoint_splits(train, val)
@@ -120,6 +120,7 @@ def _hold_out_validation_images(
 def _warn_about_rare_classes(
     images: Iterable[DecodableImage], class_names: ClassNames, split_name: str, *, rare_counts: Sequence[int]
 ) -> None:
+    """Warn about the classes whose number of images is one of `rare_counts`, such as 0 and 1."""
     found = Counter(label for image in images for label in image.class_indices)
     for count in rare_counts:
         if rare := [name for label, name in enumerate(class_names) if found[label] == count]:
@@ -128,6 +129,7 @@ def _warn_about_rare_classes(
 
 
 def _warn_about_conflicting_labels(images: Iterable[DecodableImage], *, is_multi_label: bool) -> None:
+    """Warn about identical files with different labels."""
     found = defaultdict[bytes, dict[tuple[int, ...], Path]](dict)
     for image in images:
         found[image.digest].setdefault(image.class_indices, image.path)
@@ -143,6 +145,7 @@ def _warn_about_conflicting_labels(images: Iterable[DecodableImage], *, is_multi
 
 
 def _require_disjoint_splits(train_images: Iterable[DecodableImage], val_images: Sequence[DecodableImage]) -> None:
+    """Raise InputError if a file, or a copy of it, is in both sets."""
     known = {image.digest: image.path for image in train_images}
     shared = [(known[image.digest], image.path) for image in val_images if image.digest in known]
     if len(shared) == len(val_images):

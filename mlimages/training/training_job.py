@@ -48,8 +48,9 @@ from mlimages.training.run_images import DecodedSplits
 logger = logging.getLogger(__name__)
 
 MAX_LOWER_FEATURES = 4000
-"""If both the number of images and the number of features of lower layers exceed this, the head uses only the last
-layer: the time to fit the head grows with the cube of the smaller number."""
+"""Limit on the size of a head on the lower layers. If both the number of images and the number of features of the lower
+layers exceed it, the head uses only the last layer: the time to fit a head grows with the cube of the smaller number.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class TrainingJob:
         config: settings of the run.
         files: the run folder's files.
         model: the network to train, with or without a head on the lower layers.
-        model_without_lower_head: the same network without a head on the lower layers.
+        model_without_lower_head: `model` without its head on the lower layers; `model` itself if it has none.
         frozen_layers: frozen parameters and modules of the network.
         frozen_digest: SHA-256 of the frozen weights; empty if nothing is frozen.
         class_names: names of the classes, in the order of the logits.
@@ -69,7 +70,7 @@ class TrainingJob:
         val_set: validation set.
         num_views: number of fixed augmented views per image; 0 draws new views in each epoch.
         broken_images: images that could not be decoded.
-        backend: library and precision.
+        backend: library and precision that the network is computed with.
         objective: loss function and score.
     """
 
@@ -104,7 +105,7 @@ class TrainingJob:
         return _trains_below_head(self.model)
 
     def with_last_layer_head(self) -> TrainingJob:
-        """Return the same job without a head on the lower layers; the cached features are shared."""
+        """Return a copy of this job whose model has no head on the lower layers; both use the same cached features."""
         if self.model is not self.model_without_lower_head:
             self.network.get_parameter(f"{LOWER_HEAD_PATH}.weight").requires_grad_(False)  # they are zero
         return replace(self, model=self.model_without_lower_head)
@@ -159,7 +160,7 @@ def _write_run_folder(config: FineTuneConfig, files: RunFiles, inputs: TrainingI
 def _resolve_normalization(
     config: FineTuneConfig, expected_preprocessing: Preprocessing, images: DecodedSplits
 ) -> Normalization:
-    """Return the normalization that the weights expect, with the values from the settings where they are set."""
+    """Return the normalization that the weights expect; values that are given in the settings replace its own."""
     base = expected_preprocessing.normalization
     scale = config.scale or base.scale
     kept = replace(
@@ -258,16 +259,19 @@ def build_training_job(
 
 
 def _choose_head(config: FineTuneConfig, model: Model, num_images: int) -> Model:
-    """Return the model with a head on the lower layers, or `model` if the settings, the network or `MAX_LOWER_FEATURES`
-    rule one out."""
+    """Return `model` with a head on the lower layers added.
+
+    If the settings, the network or `MAX_LOWER_FEATURES` do not allow such a head, `model` is returned unchanged.
+    """
     if config.head == "last" or config.freeze != "head" or not model.pretrained:
         return model
     extended = add_lower_layers_head(model)
     if extended is None:
-        reason = f"the layers of {model.name} cannot be traced"
+        reason = f"no lower layers of {model.name} were found whose features it could use"
     elif min(num_images, extended.network.get_parameter(f"{LOWER_HEAD_PATH}.weight").shape[1]) > MAX_LOWER_FEATURES:
         reason = (
-            f"more than {MAX_LOWER_FEATURES} images, and more than {MAX_LOWER_FEATURES} features of the lower layers"
+            f"fitting it to more than {MAX_LOWER_FEATURES} images and more than {MAX_LOWER_FEATURES} features of lower "
+            "layers would take too long"
         )
     else:
         return extended
@@ -280,6 +284,7 @@ def _choose_head(config: FineTuneConfig, model: Model, num_images: int) -> Model
 
 
 def _make_augmenter(config: FineTuneConfig, model: Model) -> Augmenter | None:
+    """Return the augmenter that the settings require; None if the training images are not augmented."""
     strength = config.augment
     if strength == "auto":
         strength = "light" if model.pretrained and _trains_below_head(model) else "none"
@@ -287,5 +292,6 @@ def _make_augmenter(config: FineTuneConfig, model: Model) -> Augmenter | None:
 
 
 def _trains_below_head(model: Model) -> bool:
+    """Return whether a parameter outside the heads is trained."""
     trained = (name for name, parameter in model.network.named_parameters() if parameter.requires_grad)
     return any(not (model.is_head(name) or name.startswith(f"{LOWER_HEAD_PATH}.")) for name in trained)

@@ -179,7 +179,7 @@ def test_one_image_of_each_class_suffices_where_validation_images_are_given(colo
 
 def test_a_folder_with_another_run_in_it_is_not_written_over(colours: Path) -> None:
     fine_tune(config_for(colours, epochs=1), export=False)
-    with pytest.raises(RunError, match="batch_size 32 before, 8 now"):
+    with pytest.raises(RunError, match="batch_size was 32 and is now 8"):
         fine_tune(config_for(colours, epochs=1, batch_size=8), export=False)
 
 

@@ -350,7 +350,7 @@ def test_a_finished_run_is_given_more_epochs_and_goes_on(colours: Path) -> None:
     last = fine_tune(read_config(config.out), export=False)
     assert (first.epochs, last.epochs) == (2, 4)
     assert epochs_of(config.out) == ["1", "2", "3", "4"]
-    with pytest.raises(RunError, match="epochs 4 before, 3 now"):
+    with pytest.raises(RunError, match="epochs was 4 and is now 3"):
         fine_tune(replace(config, epochs=3), export=False)
 
 
