@@ -216,7 +216,8 @@ class Prediction:
         path: path of the image; empty for bytes and arrays.
         top: the most probable classes, in descending order of probability.
         known: whether the image resembles the training images (the model's output `known` is at least 0.5) and its
-            highest probability reaches the model's threshold; None if the model has neither.
+            highest probability reaches the model's threshold. If the model has only one of the two, only this one is
+            checked; None if it has neither.
         known_score: the output `known` (0..1); None if the model has no such output.
         prediction_set: classes that include the true class in at least 90 % of cases, most probable first; None if the
             model has no threshold for prediction sets.

@@ -60,7 +60,8 @@ class Schedule:
         steps_per_epoch: optimizer steps per epoch.
         epochs: number of epochs.
         warmup_ratio: share of all steps used for warmup, 0..1; only `cosine` uses it.
-        decay: `cosine`, `exponential:GAMMA`, `step:EPOCHS:GAMMA` or `none`.
+        decay: `cosine`; `exponential:GAMMA` multiplies the learning rate by GAMMA after each epoch,
+            `step:EPOCHS:GAMMA` after every EPOCHS epochs; `none` keeps it constant.
 
     >>> schedule = Schedule(peak_lr=1.0, steps_per_epoch=10, epochs=1, warmup_ratio=0.2)
     >>> [round(schedule.get_lr(step), 2) for step in range(0, 11, 2)]

@@ -205,7 +205,10 @@ def compute_pooled_features(
 def _score_layers(
     cut_points: Sequence[CutPoint], features_by_layer: Sequence[Features], labels: Labels, num_classes: int
 ) -> tuple[tuple[LayerScore, ...], int]:
-    """Return the score of each cut point, and the index of the last one that is not significantly below the best."""
+    """Return the score of each cut point, and the index of the recommended one.
+
+    It is the last cut point whose accuracy is not significantly below the best.
+    """
     fits = (fit_ridge(part, labels, num_classes) for part in features_by_layer)
     correct = [fit.loo_probabilities.argmax(axis=1) == labels for fit in fits]
     best = max(correct, key=lambda each: int(each.sum()))

@@ -160,8 +160,8 @@ def read_backend(files: RunFiles) -> ComputeBackend | None:
         return ComputeBackend.from_dict(values) if values else None
     except (TypeError, ValueError) as error:
         raise RunError(
-            f"{files.config}: invalid library or precision {json.dumps(values)}: restore the file, "
-            "or choose another output folder with -o"
+            f"{files.config}: the library or precision in `computation` is unknown ({json.dumps(values)}): "
+            "restore the file, or choose another output folder with -o"
         ) from error
 
 

@@ -317,7 +317,7 @@ def test_bfloat16_gives_no_figures_and_is_left_if_features_differ_too_much(
         settings = results[0].run / "config.json"
         written = settings.read_text()
         settings.write_text(written.replace('"openvino"', '"onnx"'))
-        with pytest.raises(RunError, match="invalid library or precision"):
+        with pytest.raises(RunError, match="library or precision in `computation` is unknown"):
             fine_tune(more, export=False)
         settings.write_text(written)
         with mock.patch("mlimages.training.training_job.has_fast_bf16", return_value=False):
