@@ -62,6 +62,7 @@ def label(
     def split_without_leaks(
         labels: LabelFile, fractions: Sequence[float], seed: int, *, assigned: Mapping[Path, int]
     ) -> tuple[LabelFile, ...]:
+        """Split a label file; `assigned` has the split of each image whose split is already known."""
         embed = _load_embedder([labels]) if options.group_by == "features" else None
         return split_labels(labels, fractions, seed, assigned=assigned, embed=embed, progress=TqdmProgress())
 
@@ -93,8 +94,8 @@ def _summarize_label_file(file: LabelFileSummary) -> str:
 
 def _make_class_warnings(file: LabelFileSummary, *, is_split: bool) -> list[str]:
     advice = (
-        ", since its fraction is less than one image, or near-duplicates and images of one --group stay together: "
-        "add other images, or split images regardless of near-duplicates with --group='[^/]+$'"
+        ": its fraction is less than one image, or the images stay together as near-duplicates or as one --group. "
+        "Add other images, or split near-duplicates, too, with --group='[^/]+$'"
     )
     if not file.num_images:
         return [f"{file.path}: no images{advice * is_split}"]
@@ -143,7 +144,7 @@ def check(
     Every image is decoded once and its measurements are cached, so that a second run decodes only new and changed
     images. Three files are written beside each label file, or in each folder: NAME_checked.txt (the images without
     errors), NAME_rejected.tsv (path, label, code and detail of each error) and NAME_warnings.tsv (the same for
-    warnings). An image or near-duplicate in several label files is a leak, and is excluded from all but the smallest.
+    warnings). If an image or near-duplicate is in several label files (a leak), only the smallest file keeps it.
 
     Example: mlimages check train.txt val.txt --report check.html
     """
@@ -210,14 +211,15 @@ def check(
 
 
 def _choose_training_files(checked: Sequence[Path]) -> list[Path]:
-    """Return the file to train on, then one to validate on if there is one, by the split at the end of their names.
+    """Return the training set and, if there is one, the validation set, judging by the ends of the file names.
 
-    A file without a split in its name may be either, in the order given; a test set is neither.
+    If either is missing, the first unused file without a split in its name takes its place, but never a test set.
     """
     words = [re.split(r"[\W_]+", path.stem.removesuffix("_checked").lower())[-1] for path in checked]
     splits = [SPLIT_NAMES_BY_ALIAS.get(word, "") for word in words]
 
     def select(*names: str) -> list[Path]:
+        """Return the files of these splits, in the order of `names`."""
         return [path for name in names for path, split in zip(checked, splits, strict=True) if split == name]
 
     train = select("train", "")[:1]

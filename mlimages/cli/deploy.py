@@ -46,8 +46,8 @@ def export(
         min=0.0,
         max=1.0,
         metavar="FRACTION",
-        help='Predict "none of these" if the highest probability is below a threshold that this fraction of the '
-        "validation images reaches, such as 0.95; 0: no threshold.",
+        help='Predict "none of these" if the highest probability is below a threshold. The threshold is chosen so '
+        "that this fraction of the validation images reaches it, such as 0.95; 0: no threshold.",
     ),
     croissant: Path = typer.Option(
         None, "--croissant", metavar="FILE", help="Write Croissant 1.1 metadata (JSON-LD) for the run's images."
@@ -131,8 +131,8 @@ def quantize(
         1.0,
         min=0.0,
         metavar="POINTS",
-        help="Maximum drop in accuracy or mAP, in percentage points. Of a single-label model, one more misclassified "
-        "image is always accepted unless this is 0.",
+        help="Maximum drop in accuracy or mAP, in percentage points. Unless this is 0, one more misclassified image "
+        "is always accepted for a single-label model.",
     ),
     with_float16: bool = typer.Option(False, "--fp16", help="Also measure a float16 variant."),
     force: bool = FORCE,

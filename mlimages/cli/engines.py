@@ -38,7 +38,8 @@ def require_engine_installed(engine: Engine) -> None:
 def open_cluster(engine: Engine, address: str | None) -> Iterator[RayCluster | None]:
     """Connect to the Ray cluster at an address, or start Ray on this machine; yield None if the engine is `local`.
 
-    Until the context exits, Ray's output goes to standard error. SIGTERM is then handled like Ctrl-C.
+    Ray's output goes to standard error until the context exits. With either engine, SIGTERM is handled like Ctrl-C
+    from the start of the context on.
 
     Raises:
         InputError: there is no such cluster, or `address` is given and the engine is `local`.

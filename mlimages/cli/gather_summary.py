@@ -19,7 +19,7 @@ _ADVICE_BY_REASON = {
     Reason.PROXY: "the HTTP proxy does not respond or refuses the connection; see --proxy",
     Reason.TOO_SMALL: "--min-size sets the minimum length of the shorter side",
 }
-"""Advice if more links failed than yielded an image, by the most frequent reason."""
+"""Advice by the most frequent reason of failure; given if more links failed than yielded an image."""
 _UNFINISHED_ADVICE = {
     Reason.PRIVATE_ADDRESS: "the address is private; add --allow-private",
     Reason.UNKNOWN_HOST: "the host name does not exist; correct the link",
@@ -47,7 +47,7 @@ def _explain_deleted_images(num_images: int) -> str:
 
 
 def _advise_on_failures(summary: GatherSummary) -> list[str]:
-    """Return advice about the most frequent reason of failure if more links failed than yielded an image."""
+    """If more links failed than yielded an image, return advice about the most frequent reason; else an empty list."""
     reason = next(iter(summary.reasons), "") if summary.failed > summary.ok else ""
     return [_ADVICE_BY_REASON[Reason(reason)]] if reason in _ADVICE_BY_REASON else []
 
@@ -64,7 +64,8 @@ def format_summary(summary: GatherSummary, *, ends_with_error: bool, keep_duplic
 
     Args:
         summary: result of the run.
-        ends_with_error: whether an error message follows, which contains the advice about failed links.
+        ends_with_error: whether an error message follows the summary. It contains the advice about failed and
+            unfinished links, so the summary does not.
         keep_duplicates: whether the run had the option --keep-duplicates.
     """
     if summary.failed > summary.ok and summary.reasons:
@@ -102,7 +103,7 @@ def format_summary(summary: GatherSummary, *, ends_with_error: bool, keep_duplic
         yield f"{pluralize(summary.moved, 'image')} moved, since the list now gives another class"
     if summary.unmoved:
         were = _pluralize_with_verb(summary.unmoved, "image", "was", "were")
-        yield f"{were} edited or moved by hand and therefore not moved, although the list now gives another class"
+        yield f"{were} edited or moved by hand and therefore left in place, although the list now gives another class"
     if keep_duplicates and summary.duplicate:
         are = _pluralize_with_verb(summary.duplicate, "earlier duplicate", "is", "are")
         yield f"{are} not downloaded again: --keep-duplicates only applies to new links; to keep all, use a new folder"

@@ -39,11 +39,11 @@ def find_validation_option(train_file: Path) -> list[object]:
 
 @contextmanager
 def detect_swapped_arguments(model: Path, other_arguments: Sequence[str | Path]) -> Iterator[None]:
-    """Context manager for reading a model, whose error says whether the arguments are swapped.
+    """Context manager around the reading of a model: if that fails, say whether two arguments are swapped.
 
     Raises:
-        BundleError: the body raised it; with another message if `model` exists and looks like no model, but one of the
-            other arguments does.
+        BundleError: the body raised it. If `model` exists but is not a model, and one of the other arguments is one
+            (judging by file names), the message asks to swap them.
     """
     try:
         yield

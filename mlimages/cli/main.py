@@ -132,14 +132,15 @@ for step, functions in COMMANDS.items():
 
 
 def _exit_on_sigterm(signal_number: int, frame: object) -> NoReturn:
-    """Handle SIGTERM, which torchrun sends to the other processes if one has failed."""
+    """Raise PeerExitedError on SIGTERM, which torchrun sends to the other processes if one has failed."""
     raise PeerExitedError("stopped by SIGTERM: another training process failed, or the launcher was stopped")
 
 
 def _report_to_torchrun(error: MlimagesError) -> None:
-    """Under torchrun, write the error to the file that torchrun reads; except in the main process, wait to be stopped.
+    """If torchrun started this process, write the error to the file that torchrun reads.
 
-    Most errors occur in all processes, but are printed once: torchrun stops the others as soon as one has exited.
+    Most errors occur in all processes, but are printed once: all but the first process of a machine wait here, and
+    torchrun stops them as soon as the first one has exited.
     """
     if isinstance(error, PeerExitedError):
         return

@@ -50,20 +50,21 @@ def print_text(results: Results, *, top: int, bundle: OnnxBundle) -> int:
 
 
 def _describe_unknown(bundle: OnnxBundle) -> str:
-    """Return why an image is predicted as unknown, and how many images of the classes are."""
+    """Return why images are predicted as "none of these", and how often this happens to images of the classes."""
     reasons = []
     if known := bundle.known:
         share = format_percent(1 - known.share, 0)
-        reasons.append(f"unlike the training images, as are about {share} of the images of your classes")
+        reasons.append(f"unlike the training images (wrong for about {share} of the images of your classes)")
     if bundle.unknown_below:
         reasons.append(f"with a probability below {format_percent(bundle.unknown_below)}")
     return ", or ".join(reasons)
 
 
 def print_json(results: Results, *, top: int, bundle: OnnxBundle) -> int:
-    """Print a JSON array, one image per line, which is closed only if it is complete; return the number of predictions.
+    """Print a JSON array with one image per line; return the number of predictions.
 
-    An interrupted array is not valid JSON, so that no program takes it for the whole.
+    The closing bracket is printed only after the last image. Interrupted output is therefore not valid JSON, and no
+    program takes it for the complete array.
     """
     num_predictions = 0
     separator = "\n"
@@ -102,13 +103,13 @@ def describe_export(bundle: OnnxBundle) -> Iterator[str]:
     provenance, runtime = bundle.provenance, RUNTIMES[bundle.provenance.target]
     for name, parity in (("ONNX Runtime", provenance.parity), (runtime.name, provenance.target_parity)):
         if parity and not parity.num_images:
-            yield "not compared with the trained network: no validation image can be read"
+            yield "the file was not compared with the trained network: no validation image can be read"
         elif parity:
             ties = f" except for {pluralize(parity.num_near_ties, 'near tie')}" if parity.num_near_ties else ""
             images = pluralize(parity.num_images, "validation image")
             yield f"{name} makes the same predictions as the trained network for {images}{ties}"
     if runtime.parity_skip_reason and not provenance.target_parity:
-        yield f"not compared in {runtime.name}: {runtime.parity_skip_reason}"
+        yield f"the file was not compared in {runtime.name}: {runtime.parity_skip_reason}"
     if not bundle.includes_preprocessing:
         command = format_command("summary", bundle.path)
         yield f"the file does not include preprocessing: resize, crop and normalize images as {command} shows"
@@ -211,7 +212,7 @@ def _format_class_scores(evaluation: Evaluation, width: int) -> Iterator[str]:
         yield f"{one.name:{width}}  {one.count:8}{more}  {shares}"
     if absent := [one.name for one in rows if not one.count]:
         excluded = " and excluded from mAP" if labels else ""
-        yield f"no image of {', '.join(absent)}: the scores are undefined (-){excluded}"
+        yield f"no image of {', '.join(absent)}: the scores of a class without images are undefined (-){excluded}"
 
 
 def _format_background_test(background_test: BackgroundTest) -> str:
@@ -279,7 +280,7 @@ def _format_csv_cells(result: Prediction | BrokenImage) -> list[object]:
 
 
 def _escape_formula(text: str) -> str:
-    """Add an apostrophe before text, except a number, that a spreadsheet would evaluate; escape control characters."""
+    """Escape control characters; add an apostrophe before text that a spreadsheet would evaluate as a formula."""
     safe = escape_unprintable(text)
     is_formula = len(safe) > 1 and safe.startswith(("=", "+", "-", "@")) and not _NUMBER_PATTERN.fullmatch(safe)
     return f"'{safe}" if is_formula else safe

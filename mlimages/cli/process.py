@@ -1,4 +1,4 @@
-"""Settings of the process, which only the command line changes."""
+"""Settings of the process, such as threads and signal handlers; only the command line changes them."""
 
 from __future__ import annotations
 
@@ -57,6 +57,7 @@ def resend_lost_interrupts() -> None:
     report, main_thread = sys.unraisablehook, threading.get_ident()
 
     def send_interrupt_after_hook() -> None:
+        """Send SIGINT to the main thread as soon as it has left `resend_interrupt`."""
         frames = traceback.walk_stack(sys._current_frames().get(main_thread))
         while any(frame.f_code is resend_interrupt.__code__ for frame, _ in frames):  # there it would be lost again
             time.sleep(0.001)
@@ -64,6 +65,7 @@ def resend_lost_interrupts() -> None:
         signal.pthread_kill(main_thread, signal.SIGINT)
 
     def resend_interrupt(unraisable: sys.UnraisableHookArgs) -> None:
+        """Handle an exception that Python ignores: send a KeyboardInterrupt again, report any other."""
         if unraisable.exc_type is KeyboardInterrupt:
             threading.Thread(target=send_interrupt_after_hook, daemon=True).start()
         else:

@@ -123,7 +123,8 @@ def _describe_data(bundle: OnnxBundle) -> Iterator[str]:
 def read_image_licenses(paths: Iterable[Path]) -> dict[Path, str]:
     """Return the licences of images as recorded by `gather`, by path; "not recorded" if the source stated none.
 
-    Images that are not listed in the manifest of a gathered folder, `FOLDER/CLASS/IMAGE`, are omitted.
+    For an image FOLDER/CLASS/NAME, the licence is read from the manifest in FOLDER. Images without an entry in a
+    manifest are omitted.
     """
     found: dict[Path, str] = {}
     folders = {path: path.parent.parent for path in paths}
@@ -177,11 +178,12 @@ def _describe_limitations(bundle: OnnxBundle) -> Iterator[str]:
         threshold, is_left_out = sets.thresholds.get(PREDICTION_SET_LEVEL, 0.0), sets.source == "leave-one-out"
         images = pluralize(sets.count, "training image" if is_left_out else f"{sets.source} image")
         level = format_percent(float(PREDICTION_SET_LEVEL), 0)
-        yield "Apply the softmax to the output `logits`. The classes with a value of"
+        yield "Apply the softmax to the output `logits`. The classes with a probability of"
         yield f"at least {threshold:.3f} include the true class in"
         yield f"{level} of cases. If there is no such class, use the most probable one."
         before = " before quantization" if _keeps_thresholds(bundle) else ""
-        yield f"The threshold was set on {images}{' by leave-one-out' if is_left_out else ''}{before}."
+        yield f"The threshold {threshold:.3f} was computed from"
+        yield f"{images}{' by leave-one-out' if is_left_out else ''}{before}."
     evaluated = "the calibration images" if bundle.provenance.quantization else "those of the validation set"
     yield f"Results hold for images like {evaluated}: the same sources, devices and surroundings."
     if bundle.includes_preprocessing and bundle.provenance.target == "onnxruntime":
@@ -190,7 +192,7 @@ def _describe_limitations(bundle: OnnxBundle) -> Iterator[str]:
 
 
 def _keeps_thresholds(bundle: OnnxBundle) -> bool:
-    """Return whether a quantized file has the thresholds of the original."""
+    """Return whether this is a quantized file with the thresholds of the file before quantization."""
     sets = bundle.prediction_sets
     return bool(bundle.provenance.quantization and sets and sets.source != "calibration")
 
@@ -206,7 +208,8 @@ def _describe_decision_rules(bundle: OnnxBundle) -> Iterator[str]:
         is_measured_again = bundle.prediction_sets is not None and bundle.prediction_sets.source == "calibration"
         images = pluralize(known.count, f"{'calibration' if is_measured_again else 'validation'} image")
         before = " before quantization" if _keeps_thresholds(bundle) else ""
-        yield f"probably belongs to none of them. `known` is also below for {share} of {images}{before}."
+        yield f"probably belongs to none of them. `known` was wrongly below {KNOWN_THRESHOLD} for"
+        yield f"{share} of {images}{before}."
     else:
         yield "Every image gets one of the classes above, even one that shows none of them."
     if bundle.unknown_below:
@@ -230,7 +233,10 @@ def _describe_usage(bundle: OnnxBundle) -> Iterator[str]:
 
 
 def _runs_in_opencv(bundle: OnnxBundle) -> bool:
-    """Return whether the file is for OpenCV; a quantized one was measured in ONNX Runtime."""
+    """Return whether the example runs in OpenCV: the file is for OpenCV and not quantized.
+
+    Quantized files were measured in ONNX Runtime, so the example runs there.
+    """
     return bundle.provenance.target == "opencv" and not bundle.provenance.quantization
 
 

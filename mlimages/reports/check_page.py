@@ -129,6 +129,6 @@ def _find_images_of_class(files: Iterable[LabelFile], name: str) -> Iterator[Lab
 
 
 def _find_changed_thresholds(report: CheckReport) -> list[tuple[str, str]]:
-    """Return name and value of each threshold that differs from its default for this number of images."""
+    """Return the name and value of each threshold that differs from the default for the number of checked images."""
     defaults = asdict(Thresholds().adapt_to_size(report.num_images))
     return [(name, f"{value:.3g}") for name, value in asdict(report.thresholds).items() if value != defaults[name]]

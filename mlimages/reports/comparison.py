@@ -126,7 +126,7 @@ def compare_runs(runs: Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
         runs: at least two run folders; a folder that is given twice counts once.
 
     Raises:
-        InputError: there are fewer than two runs, such as a single path, or only some of them are multi-label.
+        InputError: there are fewer than two different runs, or some of them are multi-label and others are not.
         RunError: a path is not a run folder, or its run is not finished.
 
     Example:
@@ -209,7 +209,7 @@ def format_comparison(runs: Sequence[ComparedRun]) -> Iterator[str]:
 def format_run_cells(runs: Sequence[ComparedRun]) -> Iterator[tuple[str, str, str]]:
     """Yield table cells for each run: training time, size, and difference from the best run in percentage points.
 
-    The first run is marked as the best only if it was compared with every other run, on shared validation images.
+    The first run is marked as the best only if it shares validation images with every other run.
     """
     for each in runs:
         against = each.test_against_best
@@ -237,9 +237,10 @@ def _find_correctness_by_image(run: RunFolder) -> dict[tuple[str, str], bool]:
 
 
 def _iter_image_keys(run: RunFolder) -> Iterator[tuple[str, str]]:
-    """Yield a key for each validation image: its path and its class.
+    """Yield a key for each validation image: its path and the name of its class.
 
-    In a multi-label run, the names of all classes and the labels of the image replace the class.
+    In a multi-label run, the second part lists the names of all classes of the run, then for each class whether the
+    image has it. Runs with different classes therefore have no key in common.
     """
     found = run.predictions
     if found is None:
@@ -268,7 +269,7 @@ def _format_setting(name: str, value: Any) -> str:
 
 
 def _shorten_paths(texts: Sequence[str]) -> list[str]:
-    """Return the last components of paths, as many as tell different paths apart; text without `/` is unchanged."""
+    """Return only as many last components of each path as tell different paths apart; other text is unchanged."""
     parts = [Path(text).parts for text in texts]
     for count in range(1, max(map(len, parts))):
         shortened = [str(Path(*each[-count:])) for each in parts]
@@ -278,7 +279,10 @@ def _shorten_paths(texts: Sequence[str]) -> list[str]:
 
 
 def _find_model_size(run: Path) -> int:
-    """Return the size in bytes of the exported file with its external data, or else of the weights, or else 0."""
+    """Return the size in bytes of the exported file with its external data.
+
+    If there is no exported file, return the size of the weights, or 0 if there are none, either.
+    """
     exported = run / "model.onnx"
     files = [exported, external_data_path(exported)] if exported.exists() else [run / "best.safetensors"]
     return sum(file.stat().st_size for file in files if file.exists())

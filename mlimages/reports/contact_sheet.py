@@ -154,7 +154,10 @@ def draw_contact_sheet(
 
 
 def make_mean_image_rows(path: Path) -> tuple[SheetRow, ...]:
-    """Return one row with a tile of the mean image and, if it has colour, a gray tile of each channel with its mean."""
+    """Return one row with a tile of the mean image and, if it has colour, a gray tile of each channel.
+
+    The caption of a channel's tile contains the mean of the channel.
+    """
     pixels = to_uint8(load_mean_image(path).transpose(1, 2, 0))  # (H, W, C)
     tiles = [Tile("mean", pixels)]
     names = "RGB" if pixels.shape[2] == 3 else ""

@@ -51,7 +51,7 @@ def write_croissant(run: RunFolder, path: str | os.PathLike[str], *, overwrite: 
 
 
 def _make_dataset_json(run: RunFolder) -> dict[str, Any]:
-    """Describe label files, class counts, and licences recorded by `gather`, without paths of this machine."""
+    """Return the JSON-LD: label files (by name only), class counts, and licences recorded by `gather`."""
     files = {name: file for name in ("train", "val") if (file := run.path / f"{name}.txt").exists()}
     items = {name: list(LabelFile(file)) for name, file in files.items()}
     counts = {name: Counter(label for item in each for label in item.class_indices) for name, each in items.items()}

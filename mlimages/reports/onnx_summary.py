@@ -106,8 +106,10 @@ class _GraphTensors:
         )
 
     def find_image_shape(self, graph: Any) -> tuple[int, int, int]:
-        """Return the shape `(C, H, W)` of the images: that of the first convolution's input, or of the graph's input if
-        it has no convolution; zeros if the shape is unknown."""
+        """Return the shape `(C, H, W)` of the images: that of the first convolution's input.
+
+        If the graph has no convolution, it is the shape of the graph's input; zeros if this is unknown.
+        """
         for node in graph.node:
             if _LAYER_TYPES.get(node.op_type) == "conv" and len(given := self.shapes.get(node.input[0], ())) == 3:
                 return given[0], given[1], given[2]
@@ -230,7 +232,7 @@ def _describe_metrics(bundle: OnnxBundle) -> Iterator[str]:
         before, after = provenance.calibration_error
         yield f"temperature: {bundle.temperature:.3g}; calibration error {before:.3f} before, {after:.3f} after"
     if bundle.unknown_below:
-        yield f"unknown: below a probability of {bundle.unknown_below:.3g}"
+        yield f'unknown: "none of these" is predicted below a probability of {bundle.unknown_below:.3g}'
     for row in provenance.quantization:
         accuracy, per_s, size = (float(row[key]) for key in ("accuracy", "images_per_s", "size_bytes"))
         score_text = f"{'mAP' if bundle.multi_label else 'accuracy'} {format_percent(accuracy)}"
@@ -255,7 +257,8 @@ def _describe_parity_test(bundle: OnnxBundle) -> str:
     probe = bundle.parity_test_image
     best = max(range(len(probe.logits)), key=probe.logits.__getitem__)
     requirement = (
-        f"an image of {probe.width} x {probe.height} px must yield a logit of {probe.logits[best]:.3f} "
+        f"the image stored in the metadata ({probe.width} x {probe.height} px) must yield a logit of "
+        f"{probe.logits[best]:.3f} "
         f"for {bundle.class_names[best]}; logits may differ by {format_percent(probe.tolerance)} of the largest one"
     )
     if not bundle.includes_preprocessing:

@@ -48,7 +48,7 @@ TRAIN_COLOR, VAL_COLOR, NEUTRAL_COLOR = "#d9730d", "#2f80d0", "#7d8794"
 CHANNEL_COLORS = {"red": "#d7433b", "green": "#3a9a4b", "blue": "#3b74d7"}
 
 MAX_SCATTER_POINTS = 1000
-"""Maximum number of points of a scatter plot; of more images, evenly spaced ones are drawn."""
+"""Maximum number of points of a scatter plot. If there are more images, only every n-th is drawn."""
 
 MAX_NAMED_CLASSES = 80
 """With more classes than this, the axes show class indices, since the names would overlap."""
@@ -102,7 +102,7 @@ def plot_curves(epochs: Sequence[EpochMetrics], *, metrics: Sequence[str] = (), 
 def plot_confusion_matrix(confusion: ConfusionMatrix, names: Sequence[str]) -> Figure:
     """Plot counts by true class (rows) and predicted class (columns), coloured by their share of the row.
 
-    The counts are also written into the cells of at most 40 classes.
+    If there are at most 40 classes, the counts are also written into the cells.
     """
     size = min(2.5 + 0.55 * len(names), 24)
     with mpl.rc_context(_MATPLOTLIB_STYLE):
@@ -141,6 +141,7 @@ def save_models_plot(result: ModelScores, path: str | os.PathLike[str], *, overw
     """
 
     def draw_accuracy_by_time(axes: Axes) -> None:
+        """Draw the accuracy of each network, with its 95 % interval, by its CPU time."""
         y, errors = _convert_to_error_bars([score.accuracy for score in result.scores])
         x = [score.cpu_ms for score in result.scores]
         axes.errorbar(x, y, yerr=errors, fmt="o", color=VAL_COLOR, capsize=2)
@@ -177,6 +178,7 @@ def draw_comparison_svg(runs: Sequence[ComparedRun]) -> str:
     best, names = runs[0], make_run_names(runs)
 
     def draw_score_by_run(axes: Axes) -> None:
+        """Draw the score of each run with its 95 % interval."""
         positions = range(len(runs))[::-1]
         x, errors = _convert_to_error_bars([each.score for each in runs])
         axes.errorbar(x, positions, xerr=errors, fmt="o", color=VAL_COLOR, capsize=3)
@@ -220,7 +222,7 @@ def _save_figure(figure: Figure, target: Path | io.StringIO, **options: Any) -> 
 
 
 def _draw_side_by_side(plots: Sequence[DrawFunction], *, height: float = 3.6) -> Figure:
-    """Draw the plots side by side, each with its legend, if it has one, below."""
+    """Draw the plots side by side. If a plot has a legend, it is below the plot."""
     with mpl.rc_context(_MATPLOTLIB_STYLE):
         figure = Figure(figsize=(4.8 * len(plots), height), layout="constrained")
         for axes, draw in zip(figure.subplots(1, len(plots), squeeze=False)[0], plots, strict=True):
@@ -257,6 +259,7 @@ def _make_probe_plots(result: ProbeResult) -> Iterator[tuple[str, DrawFunction]]
     freeze = result.recommended_freeze
 
     def draw_accuracy_by_layer(axes: Axes) -> None:
+        """Draw the accuracy for each last frozen layer, with the recommended one filled."""
         names = [score.layer_name for score in result.layer_scores]
         accuracies = [score.accuracy for score in result.layer_scores]
         _draw_points(axes, range(len(names)), accuracies, highlighted_index=names.index(freeze))
@@ -266,6 +269,7 @@ def _make_probe_plots(result: ProbeResult) -> Iterator[tuple[str, DrawFunction]]
         axes.set(title=f"{result.model}: accuracy by layer", xlabel="last frozen layer", ylabel="accuracy (%)")
 
     def draw_accuracy_by_images(axes: Axes) -> None:
+        """Draw the learning curve of the recommended layer."""
         counts = [point.images_per_class for point in result.learning_curve]
         _draw_points(axes, counts, [point.accuracy for point in result.learning_curve])
         axes.set_xscale("log", base=2)

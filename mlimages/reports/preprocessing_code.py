@@ -25,8 +25,8 @@ def describe_preprocessing(preprocessing: Preprocessing) -> str:
     resize = {
         "shorter": f"resize the shorter side to {image.shorter_px} pixels {by} and crop {size} at the centre",
         "crop": f"crop {size} at the centre",
-        "downscale": f"crop the largest central part with the aspect ratio of {size}, resize it {by}, and centre a "
-        "smaller image",
+        "downscale": f"if the image is at least {size}, crop its largest central part with this aspect ratio "
+        f"and resize it {by}; otherwise crop or pad it at the centre, without resizing",
         "position": f"crop {size} at the position {image.position[0]}, {image.position[1]}",
         "squash": f"resize to {size} {by}",
         "letterbox": f"resize {by} to fit into {size}, and centre on black",

@@ -15,10 +15,10 @@ MAX_BAR_LENGTH = 24
 """Length in characters of the bar for an accuracy of 100 %."""
 
 MIN_WORTHWHILE_GAIN = 0.005
-"""Minimum gain in accuracy from doubling the number of images that makes gathering them worthwhile."""
+"""Doubling the number of images is worthwhile if the accuracy (0..1) increases by at least this."""
 
 MAX_NEGLIGIBLE_GAIN = 0.02
-"""More images hardly help if the upper bound of the gain is below this."""
+"""More images hardly help if the upper end of the 95 % interval of the gain in accuracy (-1..1) is below this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,8 @@ class ProbeResult:
         num_images, num_classes: number of images and classes used, without exact duplicates.
         num_broken_images: number of images that could not be read.
         layer_scores: score of each layer, from the input to the output.
-        recommended_freeze: recommended value for `--freeze`: the last layer that is not significantly worse than the
-            best, which leaves the fewest layers to train.
+        recommended_freeze: recommended value for `--freeze`: of the layers that are not significantly worse than the
+            best, the last one, so that the fewest layers have to be trained.
         learning_curve: accuracy by images per class, for the recommended layer; empty if a class has too few images.
         gain_from_last_doubling: change in accuracy (-1..1) from the last doubling of images, with its 95 % interval;
             None if `learning_curve` has fewer than two points.
@@ -100,15 +100,15 @@ class ProbeResult:
             return ""
         return (
             f"an accuracy below {100 / self.num_classes:.1f} means that the layer does not separate the classes: "
-            "without the image that is left out, its class is rarer than the others"
+            "when an image is left out, its class is rarer than the others, and the classifier prefers those"
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the attributes, and whether more images would help, as JSON types."""
+        """Return the attributes and `more_images_would_help` as JSON types."""
         return {**self.measurements_to_dict(), "more_images_would_help": self.more_images_would_help}
 
     def measurements_to_dict(self) -> dict[str, Any]:
-        """Return the attributes alone as JSON types."""
+        """Return the attributes as JSON types, without `more_images_would_help`."""
         return {
             "model": self.model,
             "images": self.num_images,

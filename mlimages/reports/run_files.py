@@ -18,12 +18,12 @@ class RunFiles:
 
     Attributes:
         folder: the run folder.
-        config: settings, with `freeze` and `weights` resolved; default settings; preprocessing.
+        config: settings (with the values of `freeze` and `weights` that the run uses), default settings, preprocessing.
         metrics: metrics, one line per epoch.
         classes: class names, one per line, in the order of the logits.
         train, val: label files of the training set and the validation set.
-        mean_image: the mean image, if one is subtracted, float32 `(C, H, W)` in 0..255.
-        best: full weights at the best epoch, with the library's parameter names.
+        mean_image: mean image, float32 `(C, H, W)` in 0..255; missing if none is subtracted.
+        best: full weights at the best epoch, with the parameter names of the network's library, such as torchvision.
         last: full weights after the last epoch.
         state: state to resume from: trained tensors after the last and the best epoch, optimizer, history.
         predictions: predictions for the validation set: `path,label` (class name, or JSON list of them) and one

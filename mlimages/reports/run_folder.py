@@ -89,8 +89,8 @@ class RunFolder:
         preprocessing: preprocessing of the images.
         class_names: class names, in the order of the probabilities.
         epochs: for each line of metrics.csv, the values by column name.
-        predictions: predictions for the validation set; None before the run is finished, also if it was finished before
-            and is resumed with more epochs.
+        predictions: predictions for the validation set; None until the run is finished. If a finished run is resumed
+            with more epochs, they are None again until it is finished.
         final_metrics: contents of result.json; empty before the run is finished.
         skipped_images: rows of left_out.tsv: path, code and detail of each image that could not be read.
     """
@@ -112,7 +112,10 @@ class RunFolder:
 
     @property
     def changed_settings(self) -> dict[str, Any]:
-        """Settings that differ from their defaults, by name; those without a known default unless empty, false or 0."""
+        """Settings that differ from their defaults, by name.
+
+        If the default of a setting is unknown, it is included unless its value is empty, false or 0.
+        """
         return {
             name: value
             for name, value in self.settings.items()
@@ -196,6 +199,7 @@ def read_run(path: str | os.PathLike[str]) -> RunFolder:
 
 
 def _read_final_metrics(path: Path) -> dict[str, Any]:
+    """Return the contents of result.json; an empty dict if it does not exist."""
     values = json.loads(_read_text(path) or "{}")
     if not isinstance(values, dict):
         raise ValueError(f"{path.name} contains no JSON object")
@@ -212,6 +216,7 @@ def _read_rows(path: Path, *, delimiter: str = ",") -> csv.DictReader[str]:
 
 
 def _read_epochs(path: Path) -> tuple[dict[str, float], ...]:
+    """Return for each line of metrics.csv the values by column name, without empty ones."""
     return tuple({name: float(value) for name, value in row.items() if value} for row in _read_rows(path))
 
 

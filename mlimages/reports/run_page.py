@@ -40,7 +40,7 @@ MAX_EXPLAINED_MODEL_BYTES = 300_000_000
 more."""
 
 MAX_IMAGES_TO_COMPARE = 20_000
-"""With more training and validation images than this, no near-duplicates with different labels are searched for."""
+"""Near-duplicates with different labels are not searched for if a run has more images (training and validation)."""
 
 
 def draw_run(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -196,7 +196,10 @@ def _to_class_indices(labels: np.int64 | NDArray[np.bool_]) -> list[int]:
 
 
 def _load_predictor(run: RunFolder) -> Predictor | None:
-    """Load the run's exported file; None if there is none, or if it cannot be run or is too large for explanations."""
+    """Load the run's exported file to explain predictions.
+
+    Return None if there is no exported file, if it cannot be run, or if it is larger than `MAX_EXPLAINED_MODEL_BYTES`.
+    """
     with suppress(BundleError):
         file = find_model_file(run.path)
         size_bytes = sum(part.stat().st_size for part in (file, external_data_path(file)) if part.exists())

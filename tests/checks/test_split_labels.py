@@ -242,9 +242,7 @@ def test_a_class_without_images_in_a_split_is_named_with_the_reason_and_what_to_
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(jpeg(scene(1000 if is_burst else number), quality=60 + number))
     said = invoke_cli("label", "photos", "-o", "s.txt", "--split", "0.5,0.5", *group).stderr
-    assert (
-        "s_val.txt: no images of part, since its fraction is less than one image, or near-duplicates and images" in said
-    )
+    assert "s_val.txt: no images of part: its fraction is less than one image, or the images stay together" in said
     assert "--group='[^/]+$'" in said
     assert "fewer than two images" not in said
 
@@ -256,7 +254,7 @@ def test_a_set_of_one_scene_cannot_be_split_and_the_commands_say_why(tmp_path: P
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(jpeg(scene(1), quality=70 + number))
     said = invoke_cli("label", "one", "--split", "0.5,0.5").stderr
-    assert "one/labels_val.txt: no images, since its fraction is less than one image, or near-duplicates and" in said
+    assert "one/labels_val.txt: no images: its fraction is less than one image, or the images stay together" in said
     invoke_cli("label", "one", "--split", "0.5,0.5", "--group=[^/]+$")
     assert len(list(LabelFile(tmp_path / "one/labels_val.txt"))) > 0
     with pytest.raises(InputError, match=r"no validation images: .* near-duplicates, which stay together"):

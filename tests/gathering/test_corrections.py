@@ -265,7 +265,7 @@ def test_the_same_command_moves_what_the_list_corrects_and_says_so(site: Site, t
         "5 images, 0 duplicates, 0 failed links in out",
         "1 file edited since the download and kept",
         "2 images moved, since the list now gives another class",
-        "1 image was edited or moved by hand and therefore not moved, although the list now gives another class",
+        "1 image was edited or moved by hand and therefore left in place, although the list now gives another class",
     ]
     assert [request.path for request in site.requests] == ["/e.jpg"], "only what is new"
     found = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.jpg"))

@@ -276,7 +276,7 @@ def test_a_class_with_one_image_is_trained_and_its_scores_are_undefined_where_no
     )
     text = format_evaluation(found)
     assert re.search(r"^rare +0 +- +0.500 +- +- +-$", text, re.MULTILINE)
-    assert "no image of rare: the scores are undefined (-) and excluded from mAP" in text
+    assert "no image of rare: the scores of a class without images are undefined (-) and excluded from mAP" in text
     cells = r'rare</th><td class="number">0</td>\s*<td class="number">-</td><td class="number">0.500</td>'
     for page in (render_evaluation(found, "title"), (folder / "rare" / "report.html").read_text()):
         assert re.search(cells, page)
