@@ -298,7 +298,7 @@ def _describe_rejection(
         reasons.append(f"too slow ({speedup:.2f} x the original speed, at least {MIN_SPEEDUP} x is required)")
     one_image = 1 / num_images if score_name == "accuracy" and max_drop else 0.0
     if drop > max(max_drop / 100, one_image) + 1e-9:
-        reasons.append(f"loses {drop * 100:.1f} points of {score_name}, more than {max_drop:g}")
+        reasons.append(f"loses {drop * 100:.1f} points of {score_name}, more than the maximum drop of {max_drop:g}")
     return " and ".join(reasons)
 
 

@@ -211,7 +211,7 @@ def load_weights(network: nn.Module, state_dict: StateDict, *, heads: Sequence[s
     missing = [name for name in own if name in absent and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in state_dict if name not in expected and (missing or name not in extra)]
     wrong_shape = [
-        f"{name} {tuple(state_dict[name].shape)} instead of {tuple(own[name].shape)}"
+        f"{name} {tuple(state_dict[name].shape)} instead of the network's {tuple(own[name].shape)}"
         for name in own
         if name in state_dict and state_dict[name].shape != own[name].shape
     ]

@@ -96,7 +96,7 @@ def test_nothing_is_written_if_no_variant_is_faster(
         (0.895, 200.0, 1000, ""),
         (0.89, 106.0, 1000, ""),
         (0.95, 102.0, 1000, "too slow (1.02 x the original speed, at least 1.05 x is required)"),
-        (0.80, 900.0, 1000, "loses 10.0 points of accuracy, more than 1"),
+        (0.80, 900.0, 1000, "loses 10.0 points of accuracy, more than the maximum drop of 1"),
         (
             0.80,
             50.0,
@@ -118,7 +118,7 @@ def test_a_refusal_names_each_condition_that_failed_and_one_image_may_always_be_
 
 def test_a_maximum_drop_of_zero_allows_none() -> None:
     found = _describe_rejection(VariantTrial("a", 0.8, 200.0, 1), VariantTrial("original", 0.9, 100.0, 1), 10, 0.0)
-    assert found == "loses 10.0 points of accuracy, more than 0"
+    assert found == "loses 10.0 points of accuracy, more than the maximum drop of 0"
 
 
 @pytest.mark.parametrize(

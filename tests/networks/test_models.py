@@ -174,7 +174,7 @@ def test_a_mismatch_lists_the_first_missing_unexpected_and_wrongly_shaped_tensor
         build_model("lenet5", num_classes=10, weights=save(state, tmp_path / "w.npz"))
     assert "missing: fc4.weight" in str(error.value)
     assert "unexpected: extra.weight" in str(error.value)
-    assert "wrong shape: conv2.weight (16, 6, 3, 3) instead of (16, 6, 5, 5)" in str(error.value)
+    assert "wrong shape: conv2.weight (16, 6, 3, 3) instead of the network's (16, 6, 5, 5)" in str(error.value)
 
 
 class Options:
