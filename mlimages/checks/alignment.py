@@ -28,7 +28,7 @@ COARSE_RADIUS_PX, RADIUS_PX = 5, 4
 """Radius in pixels of the window of the local mean and standard deviation, in half-size and full-size thumbnails."""
 
 NOISE_LEVEL = 6.0
-"""Level whose square is added to the local variance, so that weaker contrast than this is not amplified."""
+"""The square of this level is added to the local variance, so that contrast below this level is not amplified."""
 
 NUM_ITERATIONS = 8
 """Number of Gauss-Newton iterations of the refinement."""
@@ -81,7 +81,7 @@ def _find_best_placements(crops: FloatArray, images: FloatArray) -> FloatArray:
 
 
 def _refine_placements(crops: FloatArray, images: FloatArray, placements: FloatArray) -> FloatArray:
-    """Improve placements `(n, 3)` (scale, left and top) by affine transforms; return the best correlations `(n,)`.
+    """Refine placements `(n, 3)` (scale, left and top) to affine transforms, and return the best correlations `(n,)`.
 
     Coordinates range from -1 at one edge of an image to 1 at the opposite edge. A transform maps coordinates in the
     crop to coordinates in the image.
@@ -120,7 +120,7 @@ def _compute_gauss_newton_step(gradients: FloatArray, differences: FloatArray) -
 
 
 def _interpolate(images: FloatArray, positions: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return images interpolated at M positions `(n, 3, M)`, and 1 or 0 `(n, M)`: whether each position is inside."""
+    """Return images interpolated at M positions `(n, 3, M)`, and 1 `(n, M)` for each position inside, else 0."""
     pixels = (positions[:, :2] + 1) * (THUMBNAIL_PX / 2) - 0.5
     inside: FloatArray = np.asarray(np.all(abs(positions[:, :2]) <= 1, axis=1), np.float32)
     pixels = np.clip(pixels, 0, THUMBNAIL_PX - 1.001)
@@ -145,6 +145,7 @@ def _compute_gradients(images: FloatArray) -> FloatArray:
 
 
 def _normalize_contrast(images: FloatArray, box: FloatArray) -> FloatArray:
+    """Subtract the local mean and divide by the local standard deviation; `box` computes local means along an axis."""
     centered = images - box @ images @ box.T
     contrast: FloatArray = centered / np.sqrt(box @ (centered * centered) @ box.T + NOISE_LEVEL**2)
     return contrast
@@ -157,7 +158,7 @@ def _normalize_rows(weights: NDArray[np.floating]) -> FloatArray:
 
 
 def _compute_pixel_distances(size: int) -> NDArray[np.intp]:
-    """Return the distance of each two pixels along one axis `(size, size)`."""
+    """Return the distances `(size, size)` between all pairs of pixels along one axis."""
     return abs(np.subtract.outer(np.arange(size), np.arange(size)))
 
 

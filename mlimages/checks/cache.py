@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp BLOB, image INTEG
 
 @dataclass(frozen=True, slots=True)
 class FileVersion:
-    """The absolute path of a file, and its `core.fingerprint`."""
+    """The absolute path of a file, and its `core.fingerprint`, which changes whenever the content may have changed."""
 
     path: str
     fingerprint: bytes
@@ -77,7 +77,10 @@ class CheckCache:
         self._db.close()
 
     def find_results(self, files: Sequence[FileVersion]) -> dict[str, ExaminedImage]:
-        """Return the cached results of unchanged files, by path, in a read transaction that `store_results` ends."""
+        """Return the cached results of unchanged files, by path.
+
+        This starts a read transaction, which `store_results` ends.
+        """
         fingerprints = {file.path: file.fingerprint for file in files}
         placeholders = ",".join("?" * len(fingerprints))
         query = (
@@ -95,7 +98,7 @@ class CheckCache:
         return _make_examined_image(*rows[0]) if rows else None
 
     def store_results(self, results: Iterable[tuple[FileVersion | None, ExaminedImage]]) -> None:
-        """Store results by content and, if the version of the file is known, by path.
+        """Store results by content of the file and, if its FileVersion is not None, by path.
 
         Faults that depend on a threshold, an installed package or the network are not stored.
         """

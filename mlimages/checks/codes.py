@@ -131,7 +131,7 @@ class Thresholds:
         float,
         _fraction(
             "blurred: the sharpness is below this value (0.25: smooth, 0.5: sharp edges, 1: noise); lowered if the "
-            "median is below 0.35; blank images are exempt."
+            "median of all images is below 0.35; blank images are exempt."
         ),
     ] = 0.30
     placeholder_share: Annotated[
@@ -169,9 +169,9 @@ class Thresholds:
     def adapt_to_size(self, num_images: int) -> Thresholds:
         """Return the thresholds for a dataset of this number of images.
 
-        Above 20,000 images, `near_bits` and `turned_bits` are lowered by 3 per factor of ten. Of all pairs of different
-        photographs, a fraction of 2e-4 differs in at most 16 bits, a quarter of that in at most 14, and so on. With the
-        lowered thresholds, the number of false candidates grows hardly faster than the number of images.
+        Above 20,000 images, `near_bits` and `turned_bits` are lowered by 3 per factor of ten, so that the number of
+        false candidates grows hardly faster than the number of images: of all pairs of different photographs, a
+        fraction of 2e-4 differs in at most 16 bits, a quarter of that fraction in at most 14, and so on.
         """
         fewer = round(3 * math.log10(num_images / LARGE_DATASET_IMAGES)) if num_images > LARGE_DATASET_IMAGES else 0
         return replace(self, near_bits=max(0, self.near_bits - fewer), turned_bits=max(0, self.turned_bits - fewer))

@@ -76,7 +76,7 @@ def find_pairs_by_features(paths: Sequence[Path], embed: Embedder, progress: Pro
 
 
 def require_usearch(num_images: int) -> None:
-    """Raise an error if comparing `num_images` images needs a package that is not installed.
+    """Raise an error if comparing `num_images` images needs usearch and it is not installed.
 
     Raises:
         MissingExtraError: the extra `usearch` is not installed.
@@ -86,7 +86,7 @@ def require_usearch(num_images: int) -> None:
 
 
 def _compute_features(paths: Sequence[Path], embed: Embedder, progress: Progress) -> Features:
-    """Return float16 features `(N, D)`, scaled to length 1; centering them first separates similar images better."""
+    """Return float16 features `(N, D)`, centred (which separates similar images better) and scaled to length 1."""
     progress.start("features", len(paths), "images")
     parts = []
     for begin in range(0, len(paths), EMBED_BATCH_SIZE):
@@ -111,7 +111,10 @@ def _iter_nearest_neighbours(features: Features) -> Iterator[tuple[int, int]]:
 
 
 def _find_nearest_exactly(features: Features) -> Iterator[tuple[int, NDArray[np.intp]]]:
-    """Yield, for each chunk of images, its first index and the nearest neighbours of each image, including itself."""
+    """Yield, for each chunk of images, the index of the first one, and the indices of the nearest neighbours `(n, K)`.
+
+    The neighbours of an image include the image itself.
+    """
     count = min(NUM_NEIGHBOURS + 1, len(features))
     starts = range(0, len(features), COMPARE_BATCH_SIZE)
     for begin in starts:

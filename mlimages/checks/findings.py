@@ -76,6 +76,7 @@ class Findings:
         return found
 
     def _read_findings(self, file_index: int, rows: NDArray[np.void]) -> Iterator[Finding]:
+        """Yield the findings `rows` about images of one label file, whose paths and labels are read from it."""
         images = self.images.iter_labels(file_index)
         index, path = -1, ""
         label: Label = 0
@@ -88,6 +89,7 @@ class Findings:
             deque(images, maxlen=0)
 
     def _describe(self, row: np.void) -> str:
+        """Return the text of `Finding.detail`."""
         index, code, other = row["index"], row["code"], int(row["other"])
         if other >= 0:
             same = bool((self.images.digests[index] == self.images.digests[other]).all())

@@ -24,7 +24,7 @@ def plan_moves(report: CheckReport) -> list[Move]:
     the quarantine stay there.
 
     Raises:
-        InputError: a finding is about a remote image or an image in a shard.
+        InputError: a finding is about a remote image or an image in a shard, which cannot be moved.
     """
     if any(is_remote(finding.path) or is_member_path(finding.path) for finding in report.findings):
         raise InputError(
@@ -47,7 +47,7 @@ def plan_moves(report: CheckReport) -> list[Move]:
 def move_files(moves: list[Move]) -> None:
     """Move each image to its target, creating folders as needed; no file is deleted or overwritten.
 
-    A relative link still leads to the same file.
+    A relative link is rewritten, so that it still leads to the same file.
     """
     for move in moves:
         source, target = move.source, move.target

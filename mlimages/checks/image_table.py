@@ -164,7 +164,7 @@ class ImageTable:
 def _find_label_indices(
     file: LabelFile, class_index_map: NDArray[np.intp], distinct_labels: dict[tuple[int, ...], int]
 ) -> NDArray[np.int32]:
-    """Return the index in `distinct_labels` of each label of a file; labels of a multi-label file are added if new."""
+    """Return the index in `distinct_labels` of each image's label; new labels of a multi-label file are added to it."""
     if not file.is_multi_label:
         numbers = np.fromiter((label for _, label in file.text_items()), np.int32)
         return class_index_map[numbers].astype(np.int32)

@@ -158,6 +158,7 @@ def _make_cache_key(
 def _iter_image_relations(
     images: ImageTable, groups: Sequence[Sequence[int]], thresholds: Thresholds
 ) -> Iterator[ImageRelation]:
+    """Yield an image, a code and the related image for every finding about the images of each group."""
     is_multi_label = images.is_multi_label
 
     def find_file_index(index: int) -> int:
@@ -223,7 +224,7 @@ def _iter_near_duplicates_in_two_classes(
 
 
 def _iter_leaks(indices_by_file: Mapping[int, Sequence[int]], file_starts: Sequence[int]) -> Iterator[ImageRelation]:
-    """Yield the images of a group in several label files, except those in the smallest file, probably the test set."""
+    """If a group has images in several label files, yield those outside the smallest file, probably the test set."""
     home = min(indices_by_file, key=lambda file: (file_starts[file + 1] - file_starts[file], -file))
     for file, indices in indices_by_file.items():
         if file != home:

@@ -24,7 +24,8 @@ MAX_GRAY_CHROMA = 2
 """Maximum distance of Cb and Cr from 128 in a grayscale image saved as a colour JPEG."""
 
 MAX_GRAY_MEAN_DIFFERENCE = 9
-"""If the means of red, green and blue differ by more, Cb or Cr differs from 128 by over MAX_GRAY_CHROMA (JFIF 1.02)."""
+"""If the means of red, green and blue differ by more than this, the image is not grayscale: Cb or Cr differs from 128
+by more than MAX_GRAY_CHROMA (JFIF 1.02)."""
 
 MAX_ONE_THREAD_LENGTH = 10_000
 """Maximum length of vectors whose dot product OpenBLAS computes in one thread. For longer vectors, it uses threads that
@@ -61,11 +62,11 @@ class Measurements(NamedTuple):
         luma_p2, luma_p98: 2nd and 98th percentile of luma, 0..255.
         luma_median: median of luma, 0..255.
         two_level_fraction: fraction of the image that the two most frequent luma values cover, 0..1.
-        gray_bottom_percent: percentage of the height, from the bottom, that is uniformly mid-gray, in the image as
-            stored, without its EXIF orientation.
-        sharpness: sum of squared differences between neighbouring pixels, divided by the sum for pixels two apart: 0.25
-            for a smooth image, about 0.5 for sharp edges, 1 for noise and if all pixels are equal; independent of
-            contrast.
+        gray_bottom_percent: percentage of the height, from the bottom, that is uniformly mid-gray. The EXIF orientation
+            is not applied.
+        sharpness: sum of squared differences between neighbouring pixels, divided by the sum of squared differences
+            between pixels two apart. It is 0.25 for a smooth image, about 0.5 for sharp edges, and 1 for noise or if
+            all pixels are equal. It does not depend on contrast.
         red_mean, green_mean, blue_mean: mean of each channel, 0..255.
         thumbnail: luma of the upright image at 16 x 16 pixels, row by row.
     """

@@ -32,7 +32,7 @@ PAIR_BATCH_SIZE = 64
 """Pairs whose thumbnails are compared at a time."""
 
 MIN_ALIGN_CORRELATION = 0.7
-"""Minimum correlation of thumbnails to be aligned; 80 of the 82 crops that alignment can find have a higher one."""
+"""Thumbnails with a lower correlation are not aligned. 80 of the 82 crops that alignment can find have a higher one."""
 
 CROP_SCALES = (0.98, 0.96, 0.94, 0.92, 0.90, 0.88)
 """Side lengths of the crops that are compared, as fractions of the image's."""
@@ -153,8 +153,8 @@ def find_near_duplicate_pairs(
         max_bits: maximum number of bits in which two hashes differ.
         max_rotated_bits: maximum number of different bits if one image is mirrored or rotated.
         min_correlation_per_image: minimum correlation of each image `(N,)`; for a pair, the higher value applies.
-        min_crop_correlation: minimum correlation of aligned thumbnails; pairs that require as much or more are not
-            aligned.
+        min_crop_correlation: minimum correlation after alignment; a pair is aligned only if its minimum correlation
+            from `min_correlation_per_image` is lower.
         find_groups: function that returns the current group of each image `(n,)` at some indices; pairs within a group
             are skipped, so that a long series of frames is not compared pair by pair.
     """
@@ -176,7 +176,7 @@ def find_near_duplicate_pairs(
 
 
 def compute_perceptual_hashes(thumbnails: NDArray[np.uint8], indices: NDArray[np.int32]) -> NDArray[np.uint64]:
-    """Compute the perceptual hashes `(n,)` of the thumbnails `(N, 256)` at some indices `(n,)`.
+    """Compute the perceptual hashes `(n,)` of those of the thumbnails `(N, 256)` that `indices` `(n,)` selects.
 
     Each bit is the sign of one of the 8 x 8 lowest frequencies, row by row. pHash (Zauner 2010) compares each frequency
     with the median of all, which is nearly 0, instead of with 0. With the median, the hash of a mirrored image could
@@ -214,7 +214,7 @@ def _are_near_duplicates(
 def _compute_best_crop_correlation(
     thumbnails: NDArray[np.float32], crop_thumbnails: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Return the best correlation `(n,)` of each crop with the crops of its image; thumbnails are `(n, 256)`."""
+    """Return the best correlation `(n,)` of each crop with any crop of its image; both thumbnails are `(n, 256)`."""
     rows = _CROP_MATRICES @ thumbnails.reshape(-1, 1, 1, 16, 16)  # (n, sizes, offsets, 16, 16)
     parts = rows[:, :, :, None] @ _CROP_MATRICES.transpose(0, 1, 3, 2)[:, None]  # (n, sizes, offsets, offsets, 16, 16)
     found = (
@@ -249,9 +249,9 @@ def _find_close_pairs(
 ) -> Iterator[tuple[Indices, Indices]]:
     """Yield each pair i < j once if `rotated_image_hashes[i]` and `hashes[j]` differ in at most `max_bits` bits.
 
-    In large datasets, the hashes are split into four bands, and only pairs that differ in few bits of at least one band
-    are compared: two hashes that differ in at most `max_bits` bits have a band in which they differ in at most a
-    quarter as many (multi-index hashing: Norouzi, Punjani and Fleet, CVPR 2012).
+    In large datasets, the hashes are split into four bands. Two hashes that differ in at most `max_bits` bits differ in
+    at most a quarter as many in at least one band. Only pairs with such a band are compared (multi-index hashing:
+    Norouzi, Punjani and Fleet, CVPR 2012).
     """
     bits = [(max_bits + 1 + band) // 4 - 1 for band in range(4)]  # each plus 1, they add up to max_bits + 1
     look_ups = sum(comb(16, flipped) for most in bits for flipped in range(most + 1))
@@ -300,7 +300,10 @@ def _find_close_pairs_in_band(
 
 
 def _expand_ranges(indices: Indices, starts: Indices, lengths: Indices) -> Iterator[tuple[Indices, Indices]]:
-    """Yield the pairs of each index with each integer of its range, about HASH_PAIR_BATCH_SIZE pairs at a time."""
+    """Pair each index with each integer of its range, `start` to `start + length - 1`.
+
+    Yields two arrays, the indices and the integers, with about HASH_PAIR_BATCH_SIZE pairs at a time.
+    """
     ends = lengths.cumsum()
     start = 0
     while start < len(indices):

@@ -208,7 +208,7 @@ def _update_label_file(file: LabelFile, current_paths: Mapping[str, Path]) -> bo
 
 
 def _find_stored_label_file(file: LabelFile) -> LabelFile | None:
-    """Return the label file on disk; for a folder, the one that mlimages wrote for it; None if there is none."""
+    """Return the label file on disk: `file`, or if `file` is a folder, the one that mlimages wrote for it, or None."""
     if file.is_stored:
         return file
     return (
@@ -217,13 +217,14 @@ def _find_stored_label_file(file: LabelFile) -> LabelFile | None:
 
 
 def _find_current_path(path: Path, current_paths: Mapping[str, Path]) -> Path:
-    """Return the new path of an image, or `path` if it was not moved; keys of `current_paths` are real paths."""
+    """Return the new path of an image, or `path` if it was not moved; `current_paths` maps real paths to new paths."""
     return current_paths.get(os.path.realpath(path), path) if current_paths else path
 
 
 def _write_findings(
     temporary_path: Path, labels: LabelFile, current_paths: Mapping[str, Path], findings: Iterable[Finding]
 ) -> None:
+    """Write findings of one label file as a table with the columns path, label, code and detail."""
     class_names = labels.class_names  # read from the label file
     with temporary_path.open("w", encoding="utf-8", newline="") as out:
         table = csv.writer(out, delimiter="\t", lineterminator="\n")

@@ -145,7 +145,7 @@ def _make_finding_rows(indices: NDArray[np.intp], code: NDArray[np.int8] | int) 
 
 
 def _compute_aspect_ratio(measurements: Any) -> Any:
-    """Return the longer side divided by the shorter side, of one image or of each `(n,)`."""
+    """Return the longer side divided by the shorter side: a number for one image, `(n,)` for a table of images."""
     ratio = measurements["width"] / measurements["height"]
     return np.maximum(ratio, 1 / ratio)
 

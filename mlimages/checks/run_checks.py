@@ -135,7 +135,10 @@ def check(
 def group_duplicates(
     paths: Iterable[Path], *, thresholds: Thresholds | None = None, progress: Progress | None = None
 ) -> dict[Path, int]:
-    """Return a group number by path, for each image with a duplicate or near-duplicate (`groups` of `labels.split`)."""
+    """Return a group number for each path whose image has duplicates or near-duplicates.
+
+    The result can be passed to `labels.split` as `groups`.
+    """
     listed = [LabeledPath(path, 0) for path in paths]
     file = LabelFile("paths.txt", items=lambda: listed, class_names=("all",))
     groups = check([file], thresholds=thresholds, progress=progress).duplicate_groups
@@ -185,6 +188,7 @@ def _examine_all(
 def _record_examined_images(
     images: ImageTable, first_index: int, paths: Sequence[str], examined_images: Sequence[ExaminedImage]
 ) -> None:
+    """Write the results of consecutive images, from index `first_index` on, to the table."""
     decoded = [row for row, image in enumerate(examined_images) if image.packed_measurements]
     if decoded:
         indices = first_index + np.array(decoded)
@@ -216,14 +220,14 @@ def _examine_batch(paths: Sequence[str], cache: CheckCache, thresholds: Threshol
 def _find_cached_results(
     paths: Sequence[Path | str], cache: CheckCache
 ) -> tuple[list[FileVersion | None], list[ExaminedImage | None]]:
-    """Return the version of each file, or None without one, and its result, or None if it is not cached."""
+    """Return the version of each file (see `_read_file_version`), and its cached result, or None if there is none."""
     versions = [_read_file_version(path) for path in paths]
     found = cache.find_results([version for version in versions if version])
     return versions, [found.get(version.path) if version else None for version in versions]
 
 
 def _read_file_version(path: Path | str) -> FileVersion | None:
-    """Return the version of a file; None if the file is remote or cannot be examined."""
+    """Return the path and fingerprint of a file; None if the file is remote or cannot be examined."""
     if is_remote(path):  # requesting the version takes as long as reading the file, so it is cached by content only
         return None
     stamp = fingerprint(path)

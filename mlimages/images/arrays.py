@@ -14,7 +14,7 @@ WHITE_LEVELS = {"F": (1.0, 255.0, 65535.0), "I": (65535.0,)}
 """Possible levels of white by mode of the image, in ascending order; the file does not say which one it uses."""
 
 MAX_OVERSHOOT_FACTOR = 1.5
-"""Factor by which levels may exceed white, as after sharpening or interpolation; they are clipped."""
+"""Levels may exceed white by at most this factor, for example after sharpening; they are clipped to white."""
 
 
 def to_network_input(
@@ -76,8 +76,11 @@ def scale_to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def find_white_level(levels: NDArray[np.float32], mode: str) -> float:
-    """Return the level of white: the smallest of `WHITE_LEVELS[mode]` that no level exceeds by more than
-    `MAX_OVERSHOOT_FACTOR`, or the largest level if there is none; 65535 for modes that are not in `WHITE_LEVELS`."""
+    """Return the level of white of an image with these levels.
+
+    It is the smallest of `WHITE_LEVELS[mode]` that no level exceeds by more than `MAX_OVERSHOOT_FACTOR`, or the largest
+    level if all are exceeded. It is 65535 for modes that are not in `WHITE_LEVELS`.
+    """
     if mode not in WHITE_LEVELS:
         return 65535.0
     finite: NDArray[Any] = levels[np.isfinite(levels)]

@@ -32,10 +32,11 @@ class DecodeOptions:
 
     Attributes:
         min_size: minimum width and height in pixels; a JPEG is decoded at the smallest scale of 1, 1/2, 1/4 and 1/8
-            (or, with simplejpeg, of 1/8, 2/8 ... 8/8) that keeps this size.
-        mode: mode, `L` or `YCbCr`, that is kept if the decoder returns it; other modes are converted to RGB.
+            (or, with simplejpeg, of 1/8, 2/8 ... 8/8) that keeps this size. None: decode at full scale.
+        mode: mode, `L` or `YCbCr`, that is kept if the decoder returns it; other modes are converted to RGB. None:
+            always convert to RGB.
         min_reduced_side_px: downscale by the largest integer factor that leaves the shorter side at least this many
-            pixels; ignored if `mode` is kept.
+            pixels; ignored if `mode` is kept. None: do not downscale.
         strict: decode a JPEG with simplejpeg, if installed, which detects damage that Pillow ignores.
         apply_orientation: apply the EXIF orientation.
         background: RGB colour behind transparent pixels.

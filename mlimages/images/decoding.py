@@ -105,7 +105,7 @@ def identify(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PI
 
     Raises:
         ImageError: the file is missing, unavailable, unreadable (also if its format needs another package), empty or
-            not an image, its header is truncated or corrupt, or it has too many pixels.
+            not an image; its header is truncated or corrupt; or it has too many pixels.
         TypeError: `source` is neither a path nor bytes.
     """
     return _read_header(_open_image(_read_source(source), max_pixels))
@@ -223,7 +223,7 @@ def _open_image(data: bytes, max_pixels: int) -> Image.Image:
 def _make_unknown_format_error(data: bytes, missing_feature: str, detected_format: str) -> ImageError:
     """Return the error for a file that no plugin opens.
 
-    `missing_feature` names the library that Pillow was built without, or the variant of the format that it lacks.
+    `missing_feature` names the library or variant of the format that the installed Pillow lacks; "" if unknown.
     """
     if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS and "HEIF" not in Image.OPEN:
         return ImageError(Fault.UNREADABLE, f"HEIC needs an optional package: `{make_install_command('heic')}`")

@@ -54,11 +54,11 @@ def _iter_png_data(data: bytes) -> Iterator[bytes]:
 
 
 def normalize_tiff_levels(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
-    """Return a decoded TIFF in which 0 is black: the levels of a 16-bit image in which 0 is white are inverted.
+    """Return a decoded TIFF in which 0 is black: if 0 is white in a 16-bit image, its levels are inverted.
 
     Raises:
-        ImageError: the levels are signed bytes, or one of them is negative or at least 2 ** 31, which Pillow reads as
-            negative.
+        ImageError: the levels are signed bytes, or a level is negative. Levels of 2 ** 31 or more count as negative,
+            since Pillow reads them as such.
     """
     sample_formats = tags.get(_SAMPLE_FORMAT, ())
     is_signed_byte = image.mode != "I" and _SIGNED in (

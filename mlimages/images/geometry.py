@@ -68,7 +68,7 @@ def prepare_pixels(
     """Resize and crop an upright RGB image; return uint8 `(H, W, C)`.
 
     Args:
-        size: width and height at full scale, if `image` was decoded at a reduced scale.
+        size: width and height at full scale, needed if `image` was decoded at a reduced scale; by default `image.size`.
 
     Raises:
         ImageError: as for `resize_and_crop`.
@@ -87,7 +87,7 @@ def resize_and_crop(
     """Resize and crop an image as `image_property` specifies; the mode is kept.
 
     Args:
-        size: width and height at full scale, if `image` was decoded at a reduced scale.
+        size: width and height at full scale, needed if `image` was decoded at a reduced scale; by default `image.size`.
 
     Raises:
         ImageError: the resized image would have too many pixels, since the image is very elongated.
@@ -101,7 +101,10 @@ def resize_and_crop(
 
 
 def _compute_central_box(width: int, height: int, image_property: ImageProperty) -> tuple[int, int, int, int]:
-    """Return the largest central box with the aspect ratio of the crop; the whole image if the crop does not fit."""
+    """Return left, top, right and bottom of the largest central box with the aspect ratio of the crop.
+
+    If the image is smaller than the crop in either direction, the box is the whole image.
+    """
     inner_width, inner_height = width, height
     if covers_crop(width, height, image_property):
         inner_width = min(width, height * image_property.width // image_property.height)
@@ -111,6 +114,7 @@ def _compute_central_box(width: int, height: int, image_property: ImageProperty)
 
 
 def _resize(image: Image.Image, image_property: ImageProperty, size: tuple[int, int]) -> Image.Image:
+    """Resize an image to `size`; raise an ImageError if that would be too many pixels."""
     width, height = size
     if size == image.size:
         return image

@@ -72,16 +72,17 @@ def copy_by_class(
     """Copy each image to `folder/CLASS/`, or to `folder/unknown/` if its class is unknown, and yield each result.
 
     An image with several labels is copied to the folder of each label, an image without labels to `folder/unknown/`.
-    If a class is named `unknown`, it keeps this folder, and the other images are copied to `folder/unknown_2/`. A
-    warning names this folder, and the folders of classes whose names are no valid folder names. If a file of the same
-    name exists, a number is appended to the name; an identical file is not copied again. Broken images are not copied.
+    If a class is named `unknown`, its images are copied to `folder/unknown/`, and images of unknown class to
+    `folder/unknown_2/`; a warning says so. Another warning names the folders of classes whose names are no valid folder
+    names. If a file of the same name exists, a number is appended to the name; an identical file is not copied again.
+    Broken images are not copied.
     """
     folder = require_local_path(folder)
     *folders, unknown = make_folder_names([*class_names, "unknown"])
     for line in describe_renamed_folders(class_names, folders):
         logger.warning("%s: %s", folder, line)
     if unknown != "unknown":
-        text = "images of none of the classes are copied to %s, since that of a class is unknown"
+        text = "images of none of the classes are copied to %s, since a class is named unknown"
         logger.warning(f"%s: {text}", folder, unknown)
     for result in predictions:
         if isinstance(result, Prediction) and result.path:

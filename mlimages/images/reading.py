@@ -30,7 +30,7 @@ MIN_REMOTE_READERS = 16
 
 _MAX_ATTEMPTS = 4
 _RETRY_DELAY_S = 0.1
-"""Base of the exponential backoff: 0.4, 1.6 and 6.4 seconds."""
+"""The delay before the n-th retry is this times 4 ** n: 0.4, 1.6 and 6.4 seconds."""
 
 _MAX_CONSECUTIVE_FAILURES = 32
 """After this many consecutive files that cannot be read, requests are not retried until one succeeds."""
@@ -90,14 +90,15 @@ def _read_remote(path: Any) -> bytes:
 
 
 def raise_for_unavailable_images(broken_images: Iterable[BrokenImage], *, skip: bool) -> None:
-    """Check that all remote images could be downloaded.
+    """Raise an error if a remote image could not be downloaded, unless `skip` is true.
 
     Args:
         broken_images: images that could not be read.
-        skip: accept images that could not be downloaded.
+        skip: do not raise an error.
 
     Raises:
-        InputError: an image could not be downloaded; the message gives the number of such images and the first path.
+        InputError: an image could not be downloaded, and `skip` is false. The message gives the number of such images
+            and the first path.
     """
     unavailable = [image for image in broken_images if image.fault is Fault.UNAVAILABLE]
     if unavailable and not skip:

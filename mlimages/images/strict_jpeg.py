@@ -29,7 +29,7 @@ _MAX_DECODINGS = 8
 """Maximum number of times a file is decoded; if padding is still found, the file counts as damaged."""
 
 _MIN_PADDING_BYTES = 4
-"""Minimum number of equal bytes after the header that count as padding; zeros count at any length."""
+"""After the header, equal bytes count as padding only if there are at least this many; zeros always count."""
 
 
 class JpegScanError(Exception):

@@ -14,8 +14,8 @@ from torchvision.transforms.v2 import functional as transforms
 Strength = Literal["none", "flip", "light", "strong"]
 
 NUM_CACHED_VIEWS = {"none": 4, "flip": 2, "light": 6, "strong": 10}
-"""Number of fixed views of each image, by strength; with `none`, views are only rotated. View 0 is the unchanged image.
-With frozen layers, only these views are used, since their features are cached."""
+"""Number of fixed views of each image, by strength. View 0 is the unchanged image; with `none`, the others are rotated.
+If layers are frozen, only these views are used, since their features are cached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Augmenter:
     Attributes:
         strength: `none` only rotates, by up to `max_rotation_deg`; `flip` also mirrors every other view; `light` also
             crops and slightly changes colours; `strong` crops and changes colours more, rotates and erases a rectangle.
-        max_rotation_deg: maximum rotation in either direction, in degrees, if more than that of `strength`.
+        max_rotation_deg: maximum rotation in either direction, in degrees; with `strong`, it is at least 15.
         seed: random seed.
 
     >>> pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)

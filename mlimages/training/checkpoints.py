@@ -67,8 +67,8 @@ class TrainingState:
         lower_kernel_weight: weight of the lower layers in the kernel of the closed-form head, 0..1; 0 if it uses only
             the last layer.
         prediction_set_thresholds: thresholds of prediction sets by level such as "0.9", from leave-one-out predictions;
-            empty without a closed-form head, in a multi-label run, and if the training features are in bfloat16.
-        seconds: time of the run so far, from reading its images, excluding interruptions.
+            empty if there is no closed-form head, in a multi-label run, and if the training features are in bfloat16.
+        seconds: duration of the run so far, measured from the reading of its images, excluding interruptions.
     """
 
     trained_tensors: NamedTensors = field(default_factory=dict)
@@ -210,14 +210,14 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: NamedTenso
 
 
 def save_checkpoints(network: nn.Module, state: TrainingState, files: RunFiles) -> None:
-    """Write `last.safetensors` and `best.safetensors`, the networks without the head on the lower layers."""
+    """Write the full network to `last.safetensors` and `best.safetensors`, except a head on the lower layers."""
     for path, trained in ((files.last, state.trained_tensors), (files.best, state.best_trained_tensors)):
         with atomic_write(path) as part:  # safetensors writes several entries of metadata in any order
             save_file(_make_full_state_dict(network, trained), part, metadata={"format": "pt"})
 
 
 def _make_full_state_dict(network: nn.Module, trained_tensors: NamedTensors) -> dict[str, Tensor]:
-    """Return the state dict of the library's network, with `trained_tensors`; no two tensors share memory."""
+    """Return the full state dict with `trained_tensors`, except a head on the lower layers; no tensors share memory."""
     has_lower_head = isinstance(network._modules.get(LOWER_HEAD_PATH), LowerLayersHead)
     whole, addresses = dict[str, Tensor](), set[int]()
     for name, tensor in network.state_dict().items():
@@ -263,9 +263,9 @@ class TrainedRun:
 def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: nn.Module | None = None) -> TrainedRun:
     """Load the trained network of a run with its preprocessing.
 
-    If the run was killed, the file of the full network may be missing or older than the training state: the trained
-    tensors are then read from the state, and the frozen ones from the older file or from the pretrained weights. With
-    a head on the lower layers, which the file lacks, the trained tensors are always read from the state.
+    If the run was killed, the file of the full network may be missing or older than the training state. The trained
+    tensors are then read from the state, the frozen ones from the older file or from the pretrained weights. If there
+    is a head on the lower layers, which the file does not contain, the trained tensors always come from the state.
 
     Args:
         run: run folder.
@@ -342,7 +342,7 @@ def _add_lower_layers_head(model: Model) -> Model:
 
 
 def _contains_tensors(path: Path, tensors: NamedTensors) -> bool:
-    """Return whether the file exists and contains these tensors. If the run was killed, the file may be outdated."""
+    """Return whether the file exists and contains these tensors; if the run was killed, it may contain older ones."""
     if not path.exists():
         return False
     with safe_open(path, framework="pt") as file:

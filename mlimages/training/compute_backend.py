@@ -47,8 +47,8 @@ CPU_TIMES: Mapping[str, CpuTime] = {
 """CPU time of networks by name, measured by scripts/bench/frozen.py on an AMD EPYC with avx512_bf16, November 2026."""
 
 CPU_TIME_PER_GMAC = CpuTime(1.5, 29, 29, 20, 10)
-"""CPU time of other networks; the milliseconds are per 10^9 multiply-adds of an image. In PyTorch, bfloat16 is assumed
-not to be faster than float32, since some layers are slow in it."""
+"""CPU time of networks that are not in CPU_TIMES; milliseconds are per 10^9 multiply-adds of an image. In PyTorch,
+bfloat16 is assumed not to be faster than float32, since some layers are slow in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +127,15 @@ class Workload:
 def choose_backend(
     workload: Workload | None, precision: Literal["auto", "fp32"], *, device: torch.device, is_frozen: bool
 ) -> ComputeBackend:
-    """Return the library and precision of a run; for frozen features on a CPU, those with the lowest estimated time.
+    """Return the library and precision of a run.
 
-    The estimate uses CPU_TIMES and CPU_TIME_PER_GMAC, and does not depend on the load of the processor. On a GPU, or if
-    no layer is frozen, PyTorch is used, and layers are trained in bfloat16 if the device is fast in it.
+    On a CPU with frozen layers, those with the lowest estimated time for the frozen features are chosen. The estimate
+    uses CPU_TIMES and CPU_TIME_PER_GMAC, and does not depend on the load of the processor. On a GPU, or if no layer is
+    frozen, PyTorch is used, and layers are trained in bfloat16 if the device is fast in it.
 
     Args:
-        workload: network and images whose frozen features are needed; None if none are cached, or in a resumed run.
+        workload: network and images whose frozen features are computed; None if features are not cached, or if the run
+            is resumed. With None, frozen layers run in PyTorch in fp32.
         precision: `fp32` computes everything in float32 in PyTorch; `auto` chooses the library and precision.
         device: device of the run; on a GPU, the frozen part runs in PyTorch in fp32.
         is_frozen: whether a part of the network is frozen; on CPUs, the other part is then trained in fp32.

@@ -26,8 +26,8 @@ MAX_RELATIVE_DIFFERENCE = 0.02
 float32 features."""
 
 MIN_AGREEMENT, MAX_DISAGREEMENTS = 0.97, 2
-"""Closed-form heads that are fitted on bfloat16 and on float32 features must predict the same class for this share of
-the images, or for all but this many images."""
+"""bfloat16 features are accepted only if closed-form heads, fitted on them and on float32 features, predict the same
+class for at least this share of the validation images, or for all but this many of them."""
 
 
 def cache_features(

@@ -19,7 +19,7 @@ from mlimages.training.compute_backend import Library, Precision
 logger = logging.getLogger(__name__)
 
 FeatureFunction = Callable[[Tensor], tuple[Tensor, ...]]
-"""Computes the features of normalized images `(N, C, H, W)`."""
+"""Computes the features of normalized images `(N, C, H, W)`, one tensor per output of the frozen part."""
 
 
 class ConversionError(Exception):
@@ -43,7 +43,7 @@ class FrozenFeatureExtractor:
         self._compiled: tuple[Precision, FeatureFunction] | None = None
 
     def make_cache_key(self, precision: Precision) -> str:
-        """Return the precision, and the version of OpenVINO if it is used: a part of the cache key of the features."""
+        """Return the precision, with the version of OpenVINO if it is used: a part of the features' cache key."""
         if self._library == "openvino":
             return f"openvino {version('openvino')} {precision}"
         return find_float32_precision(self._device) if precision == "fp32" else precision

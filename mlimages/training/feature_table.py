@@ -36,8 +36,8 @@ class FeatureTable:
     """Features of images, one row per image.
 
     Attributes:
-        features: float32 `(N, D)`: the input of the first layer with weights after `layer`, averaged over positions
-            unless that layer takes flattened feature maps.
+        features: float32 `(N, D)`: the input of the first layer with weights after `layer`. Feature maps are averaged
+            over positions, unless that layer takes them flattened.
         labels: class indices, int64 `(N,)`; for a multi-label file, 1 for each class of an image, else 0, int64
             `(N, classes)`.
         paths: paths of the images.

@@ -38,8 +38,8 @@ MAX_FROZEN_BATCH_SIZE = 8
 """Maximum batch size of the frozen part: 16 is no faster on a CPU and needs 0.4 GB more memory with VGG-16."""
 
 MAX_FROZEN_BATCH_GMACS = 128
-"""Maximum multiply-adds per batch of the frozen part, in 10^9, to limit its memory: a mixture of experts with 626 per
-image, at 546 x 546 pixels, needs 6 GB for one image and 18 GB for eight."""
+"""Maximum multiply-adds of the frozen part per batch, in 10^9, which limits its memory. For example, a mixture of
+experts with 626 per image of 546 x 546 pixels needs 6 GB for a batch of one image and 18 GB for a batch of eight."""
 
 
 def choose_frozen_batch_size(gmacs: float) -> int:
@@ -96,7 +96,10 @@ def _make_batch(
     global_batch: Sequence[int],
     device: torch.device,
 ) -> Batch:
-    """Create a batch on the device; `image_indices` are this process's images of those in `global_batch`."""
+    """Create this process's part of a batch on the device.
+
+    `global_batch` are the indices of all images of the batch, `image_indices` those of this process.
+    """
     if device.type == "cuda":
         inputs = tuple(tensor.pin_memory() for tensor in inputs)  # allows an asynchronous copy to the GPU
     row_of = {index: row for row, index in enumerate(global_batch)}
@@ -110,7 +113,7 @@ def _make_batch(
 
 
 def select_local_indices(image_indices: Iterable[int]) -> list[int]:
-    """Return the indices of this process's images, whose features it computes: the same images in every batch."""
+    """Return those of the image indices that belong to this process; an image always belongs to the same process."""
     rank, world_size = distributed.rank(), distributed.world_size()
     return [index for index in image_indices if index % world_size == rank]
 
@@ -175,8 +178,8 @@ def make_feature_cache_key(
 class FeatureSource:
     """Batches of frozen features: outputs of the frozen part, computed once per image and view, and cached on disk.
 
-    Rows are stored by the image's digest and view in a folder named by `make_feature_cache_key`. Features of the
-    validation set are always computed in float32, like the exported file.
+    The folder of the cache is named by `make_feature_cache_key`; the key of a row depends on the image's digest and the
+    view. Features of the validation set are always computed in float32, as in the exported file.
 
     Args:
         model: the network with its metadata.
@@ -186,7 +189,7 @@ class FeatureSource:
         frozen_digest: SHA-256 of the frozen weights.
         preprocessing: preprocessing of the images.
         device: device to compute on.
-        validation: the validation set, which is recognized by identity.
+        validation: the validation set; methods recognize it by identity (`is`).
         gmacs: 10^9 multiply-adds of the frozen part per image.
     """
 
@@ -248,9 +251,10 @@ class FeatureSource:
     def compute_features_in_both_precisions(
         self, indices: Sequence[int], progress: Progress
     ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        """Yield the features of validation images in float32, from the cache, and in the precision of training images.
+        """Yield the features of validation images in float32 and in the precision of training images.
 
-        Images without float32 features in the cache are left out. Missing features in the other precision are computed.
+        Float32 features are read from the cache; images without them are left out. Features in the other precision that
+        are not in the cache are computed.
 
         Args:
             indices: indices of the images in the validation set.
@@ -273,12 +277,13 @@ class FeatureSource:
         self._extractor.close()
 
     def _choose_precision(self, images: ImageSet) -> Precision:
+        """Return float32 for the validation set, else the precision of training images."""
         return "fp32" if images is self._validation else self._precision
 
     def _compute_view_features(
         self, images: ImageSet, uncached_views: Sequence[tuple[int, int]], precision: Precision, progress: Progress
     ) -> None:
-        """Compute the features of these views, pairs of image index and view number, and append them to the store."""
+        """Compute the features of views, each given as (image index, view number), and append them to the cache."""
         store = self._stores[precision]
         for number in sorted({view for _, view in uncached_views}):
             view_of = {index: view for index, view in uncached_views if view == number}
@@ -327,6 +332,7 @@ class FeatureSource:
         return missing
 
     def _make_row_key(self, images: ImageSet, index: int, view_number: int) -> bytes:
+        """Return the key of a view in the cache, 32 bytes: the image's digest, or its hash with an augmented view."""
         digest = images.images[index].digest
         if view_number == 0 or images.augmenter is None:
             return digest

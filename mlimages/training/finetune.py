@@ -140,6 +140,7 @@ def fine_tune(
 
 
 def _make_custom_network(network: nn.Module | None, preprocessing: Preprocessing | None) -> CustomNetwork | None:
+    """Combine the two arguments of `fine_tune`; return None if neither is given."""
     if network is None and preprocessing is None:
         return None
     if network is None or preprocessing is None:
@@ -148,6 +149,7 @@ def _make_custom_network(network: nn.Module | None, preprocessing: Preprocessing
 
 
 def _resolve_defaults(config: FineTuneConfig, custom_network: CustomNetwork | None) -> FineTuneConfig:
+    """Replace the defaults of `weights` and `freeze`, which depend on the network, by their values."""
     if custom_network:
         freeze = "none" if config.freeze == "auto" else config.freeze
         return replace(config, model=type(custom_network.network).__name__, weights="none", freeze=freeze)
@@ -175,7 +177,7 @@ def _prepare_resumed_run(job: TrainingJob, state: TrainingState) -> None:
 
 
 def _make_initial_state(job: TrainingJob) -> TrainingState:
-    """Return the state before the first epoch; fit the closed-form head of a pretrained network."""
+    """Return the state before the first epoch; if the network is pretrained, fit its closed-form head first."""
     if distributed.is_main_process():
         job.files.remove_temporary_files()
         write_skipped_images(job.files.folder, job.broken_images)
@@ -239,7 +241,7 @@ def _train_epochs(
     progress: Progress,
     callbacks: Sequence[Callback],
 ) -> TrainingState:
-    """Train the remaining epochs, and save the networks when training ends or is interrupted."""
+    """Train the remaining epochs and return the last state; save the networks when training ends or is interrupted."""
     config, state, network = job.config, previous_state, job.network
     schedule = Schedule.from_config(
         config, len(job.train_set), is_pretrained=job.model.pretrained, trains_below_head=job.trains_below_head
@@ -284,6 +286,7 @@ def _train_epochs(
 
 
 def _run_epoch(job: TrainingJob, trainer: Trainer, epoch: int, *, deadline: float, progress: Progress) -> EpochMetrics:
+    """Train one epoch, validate, and return the metrics of both."""
     clock = time.monotonic()
     trained = trainer.train_epoch(
         job.train_set, epoch=epoch, num_views=job.num_views, deadline=deadline, progress=progress

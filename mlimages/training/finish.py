@@ -66,7 +66,7 @@ class FineTuneResult:
         classes: names of the classes, in the order of the logits.
         train_images: number of training images.
         val_images: number of validation images.
-        val_accuracy: validation accuracy of the best epoch, which was chosen on the same images.
+        val_accuracy: validation accuracy of the best epoch; the epoch was chosen on the same images.
         val_interval: 95 % confidence interval of `val_accuracy`.
         probe_accuracy: validation accuracy of the closed-form head before the first epoch; None if training did not
             start from such a head, as with random weights.
@@ -125,14 +125,14 @@ class FineTuneResult:
         return make_html_table(f"run {self.run}", rows)
 
     def to_dict(self) -> dict[str, object]:
-        """Return the result as values for JSON, without the multi-label scores of a single-label run."""
+        """Return the result as values for JSON, without `val_map` and `probe_map` if they are None."""
         paths = {"run": str(self.run), "onnx": None if self.onnx is None else str(self.onnx)}
         values = {**asdict(self), **paths}
         return {key: value for key, value in values.items() if value is not None or not key.endswith("_map")}
 
     @property
     def missing_outputs_note(self) -> str:
-        """Results that are absent for the labels or number of images, with what they require, for a message; or ""."""
+        """The outputs that this run lacks, and what they require, as text for a message; "" if it has all."""
         if self.val_map:
             return "`known`, prediction sets and suspects.tsv, which require one class per image"
         if RunFiles(self.run).known.exists():
@@ -179,6 +179,7 @@ def read_finished_result(
 
 
 def _read_result(files: RunFiles) -> FineTuneResult:
+    """Read `result.json`; raise a RunError if it is damaged."""
     try:
         return FineTuneResult.from_dict(json.loads(files.result.read_text(encoding="utf-8")), files)
     except (KeyError, TypeError, ValueError) as error:
@@ -250,6 +251,7 @@ def _export_best_network(
     custom_network: nn.Module | None,
     progress: Progress,
 ) -> OnnxBundle:
+    """Write the best network to `model.onnx`."""
     files = job.files
     if distributed.world_size() > 1 or job.device.type != "cpu":
         return export_run(files.folder, files.onnx, network=custom_network, overwrite=True, progress=progress)
@@ -265,7 +267,7 @@ def _write_result(result: FineTuneResult, files: RunFiles) -> None:
 
 
 def _fit_known_output(job: TrainingJob, state: TrainingState, validation: ValidationResult) -> KnownOutput:
-    """Fit the output `known` to the inputs of the head; get the thresholds of prediction sets."""
+    """Fit the statistics of the output `known` to the inputs of the head; compute the thresholds of prediction sets."""
     train, val = (compute_head_inputs(job.model, job.source, images) for images in (job.train_set, job.val_set))
     score = fit_known_score(train.features, train.labels, len(job.class_names), validation_features=val.features)
     if state.best_epoch == 0 and state.prediction_set_thresholds:  # the closed-form head
@@ -284,6 +286,7 @@ def _compute_mean_ap_interval(validation: ValidationResult) -> tuple[float, floa
 
 
 def _write_predictions(job: TrainingJob, validation: ValidationResult) -> None:
+    """Write `val_predictions.csv`: path, label and class probabilities of each validation image."""
     with atomic_write(job.files.predictions) as part, part.open("w", newline="", encoding="utf-8") as out:
         table = csv.writer(out, lineterminator="\n")
         table.writerow(["path", "label", *job.class_names])
@@ -329,7 +332,7 @@ def write_suspect_labels(
 def write_plots_and_report(run: Path, *, progress: Progress | None = None) -> Path | None:
     """Write curves.png, report.html and, with one class per image, confusion.png; return the path of the report.
 
-    If the extra that draws them is missing, log a warning, write nothing and return None.
+    If the extra `report` is not installed, log a warning, write nothing and return None.
     """
     progress = progress or NoProgress()
     try:

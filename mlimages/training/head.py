@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from mlimages.inference import MultiLabel, SingleLabel, Task, softmax
 
 MIN_RELATIVE_STD = 0.05
-"""Minimum standard deviation that a feature is divided by, relative to the root mean square of the standard deviations
-of all features. It prevents nearly constant features from being amplified."""
+"""Each feature is divided by its standard deviation, or by this fraction of the root mean square of all standard
+deviations if that is larger. It prevents nearly constant features from being amplified."""
 
 LABEL_SMOOTHING = 0.05
 """Label smoothing of the loss that calibrates the logits. Without it, separable classes would need unbounded logits."""
@@ -32,8 +32,8 @@ LOWER_KERNEL_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 """Candidates for the weight of the lower layers in the kernel, 0..1."""
 
 MAX_PENALTY_IMAGES, MAX_WEIGHT_IMAGES = 4000, 1000
-"""Maximum number of images on which the leave-one-out error is computed to choose the penalty, and on which the kernel
-weight of the lower layers is chosen."""
+"""Maximum numbers of images on which the leave-one-out error is computed: the first to choose the penalty, the second
+to choose the kernel weight of the lower layers."""
 
 LOGIT_SCALES = np.logspace(-0.5, 2, 60)
 """Candidates for the factor that converts leave-one-out scores to logits."""
@@ -64,7 +64,7 @@ class RidgeFit:
     """A ridge regression with its leave-one-out predictions.
 
     Attributes:
-        head: classifier fitted on all images; the scale of its logits calibrates the leave-one-out probabilities.
+        head: classifier fitted on all images; its logits are scaled to calibrate the leave-one-out probabilities.
         loo_probabilities: leave-one-out probabilities, float32 `(N, classes)`: each image is predicted by a classifier
             that was fitted without this image.
         penalty: the penalty from PENALTIES with the smallest leave-one-out error.
@@ -90,7 +90,7 @@ def fit_ridge(
     The penalty and the weight of the lower layers are chosen by leave-one-out cross-validation.
     One eigendecomposition of a Gram matrix suffices for all penalties, and the leave-one-out residual is
     residual / (1 - leverage) (Golub, Heath and Wahba, Generalized cross-validation, 1979). If there are more images
-    than features, the rows are read in chunks, so that only the result needs memory for `(N, classes)` values.
+    than features, the rows are read in chunks; the result is then the only array of `(N, classes)` values in memory.
 
     Args:
         features: features of the last layer, `(N, D)`.
@@ -99,9 +99,9 @@ def fit_ridge(
         lower_features: for each lower layer, its features `(N, L)`; in `RidgeHead.weight`, their columns follow
             those of `features`: `(classes, D + sum of all L)`.
         kernel_weight_candidates: candidates for the weight of the lower layers in the kernel, in ascending order,
-            compared on at most MAX_WEIGHT_IMAGES images. If the first is 0, another is chosen only if its error is
-            lower by more than two standard errors of the difference: with a weight of 0, the library's network needs no
-            additional layers.
+            compared on at most MAX_WEIGHT_IMAGES images. A weight of 0 is preferred, since other weights require
+            additional layers in the network: if the first candidate is 0, another is chosen only if its error is
+            lower by more than two standard errors of the difference.
 
     >>> features = np.array([[0.0], [0.1], [0.9], [1.0]])
     >>> head = fit_ridge(features, np.array([0, 0, 1, 1]), num_classes=2).head
@@ -167,7 +167,7 @@ class _LayerFeatures:
         return cls(features, mean, np.sqrt(1 / max(1e-12, np.square(spread / bounded).sum())) / bounded)
 
     def compute_kernel_matrix(self) -> Float64Array:
-        """Return the linear kernel `(N, N)`: the inner product of the standardized features of each two images."""
+        """Return the linear kernel `(N, N)`: the inner products of the standardized features of all pairs of images."""
         x = (self.features - self.mean) * self.scale
         return x @ x.T
 
@@ -188,11 +188,11 @@ class _RidgeSolver:
 
     Args:
         layers: features of the last layer and, if `lower_kernel_weight` is not 0, of each lower layer.
-        lower_kernel_weight: weight of the lower layers in the kernel, 0..1, of which each has an equal part.
+        lower_kernel_weight: weight of the lower layers in the kernel, 0..1; it is divided equally among them.
         kernel_matrix: X X' `(N, N)`, if it has been computed.
 
     Attributes:
-        errors: mean squared leave-one-out error of each of at most MAX_PENALTY_IMAGES images, `(n,)`.
+        errors: mean squared leave-one-out error of each image in a sample of at most MAX_PENALTY_IMAGES, `(n,)`.
     """
 
     def __init__(
@@ -248,7 +248,8 @@ class _RidgeSolver:
         return RidgeFit(head, left_out, self._relative_penalty, self._lower_kernel_weight)
 
     def _decompose(self, kernel_matrix: Float64Array | None) -> None:
-        """Compute the eigenvalues `(K,)`, the vectors (U `(N, K)` or V / s `(D, K)`) and U' Y `(K, classes)`."""
+        """Set `_values` (eigenvalues, `(K,)`), `_vectors` (U `(N, K)` if `_is_dual`, else V / s `(D, K)`) and
+        `_projected` (U' Y, `(K, classes)`)."""
         if self._is_dual:
             if kernel_matrix is None:
                 x = self._standardize_rows(slice(None))
@@ -320,7 +321,7 @@ def _eigendecompose(gram_matrix: Float64Array) -> tuple[Float64Array, Float64Arr
 
 
 def _fit_softmax_scaling(scores: Float64Array, labels: Int64Array) -> tuple[float, float]:
-    """Return the inverse temperature that maximizes the likelihood of the labels, and 0, since no offset is needed."""
+    """Return the scale (inverse temperature) that maximizes the likelihood of the labels, and 0 as the offset."""
 
     def compute_loss(scale: float) -> float:
         logits = scale * scores
@@ -333,10 +334,10 @@ def _fit_softmax_scaling(scores: Float64Array, labels: Int64Array) -> tuple[floa
 
 
 def _fit_platt_scaling(scores: Float64Array, targets: Float64Array) -> tuple[float, float]:
-    """Return the scale 2 k and the offset -k that maximize the likelihood of the targets (Platt scaling).
+    """Return the scale 2 k and the offset -k for the k that maximizes the likelihood of the targets (Platt scaling).
 
-    A score s thus has the logit k (2 s - 1). Its sigmoid equals the softmax over the two logits k s (the image has the
-    class) and k (1 - s) (it does not).
+    The logit of a score s is k (2 s - 1): the difference between k s (the image has the class) and k (1 - s) (it has
+    not).
     """
     smoothed = (1 - LABEL_SMOOTHING) * targets + LABEL_SMOOTHING / 2
 

@@ -101,9 +101,10 @@ def split_into_chunks(indices: Sequence[int], chunk_size: int) -> list[Sequence[
 def decode_images(
     items: Sequence[LabeledPath], image_property: ImageProperty, *, store: ArrayStore | None, progress: Progress
 ) -> list[DecodableImage | BrokenImage]:
-    """Decode every image once and write its pixels to `store`; return a decodable or broken image for each item.
+    """Decode every image once, write its pixels to `store`, and return a DecodableImage or BrokenImage for each item.
 
-    Images whose pixels are in `store` are not decoded again; without a store, those that `check` has decoded are not.
+    Images whose pixels are in `store` are not decoded again. If `store` is None, nothing is written, and images that an
+    earlier `check` decoded are not decoded again.
     """
     known = find_decodable_images(item.path for item in items)
 

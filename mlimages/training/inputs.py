@@ -120,6 +120,7 @@ def read_inputs(config: FineTuneConfig, files: RunFiles, custom_network: CustomN
 
 
 def _build_network(config: FineTuneConfig, num_classes: int, custom_network: CustomNetwork | None) -> Model:
+    """Build the network `config.model`, or wrap the custom network if there is one."""
     if custom_network:
         return wrap_network(
             custom_network.network,
@@ -139,6 +140,7 @@ def _build_network(config: FineTuneConfig, num_classes: int, custom_network: Cus
 
 
 def _read_stored_splits(files: RunFiles) -> LabeledSplits:
+    """Read the class names and the label files that are stored in the run folder."""
     names = files.read_class_names()
     return LabeledSplits(names, list(LabelFile(files.train)), list(LabelFile(files.val)))
 
@@ -182,7 +184,7 @@ def read_labeled_splits(config: FineTuneConfig) -> LabeledSplits:
 
     Raises:
         InputError: a file cannot be read, `labels` has splits but no `train`, a class of the validation images has no
-            training image, or there is only one class (with several labels per image, none).
+            training image, or there are too few classes: fewer than two, or none in a multi-label run.
     """
     labels, val = config.labels, config.val
     parts = open_splits(labels, config)
@@ -287,7 +289,7 @@ def summarize_run_network(run: str | os.PathLike[str]) -> NetworkSummary:
 
 
 def _load_mean_image(config: FineTuneConfig, expected_preprocessing: Preprocessing) -> MeanImage | None:
-    """Load the mean image, or return None if `config.mean` is not a file; check the number of values of `config.std`.
+    """Check the number of values of `config.std`, and load the mean image; return None if `config.mean` is not a file.
 
     Raises:
         InputError: `std` does not match the network, or the mean image cannot be used.

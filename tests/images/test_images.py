@@ -481,5 +481,5 @@ def test_classes_whose_names_become_one_folder_are_copied_apart_and_named(
     assert [path.name for path in (tmp_path / "out" / "unknown").iterdir()] == ["2.jpg"], "the class keeps its folder"
     assert caplog.messages == [
         f"{tmp_path / 'out'}: folders whose name differs from the class name: a/b as a_b, a_b as a_b_2",
-        f"{tmp_path / 'out'}: images of none of the classes are copied to unknown_2, since that of a class is unknown",
+        f"{tmp_path / 'out'}: images of none of the classes are copied to unknown_2, since a class is named unknown",
     ]
