@@ -88,7 +88,7 @@ print(*sorted(set(dir(mlimages)) - set(mlimages.__all__)))
     done = run_without("torch torchvision timm", code, tmp_path)
     assert done.returncode == 0, done.stderr
     expected = (
-        "ExportOptions FeatureTable FineTuneResult Quantization TrainedRun "
+        "ExportOptions FeatureTable FineTuneResult TrainedRun "
         "__version__ export_run extract_features fine_tune load_run probe_layers probe_models quantize "
         "summarize summarize_model"
     )

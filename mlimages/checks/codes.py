@@ -160,7 +160,7 @@ class Thresholds:
     ] = 0.99
     imbalance: Annotated[
         float,
-        Option("class-imbalance: the largest class is more than this many times as large as the class.", min=1),
+        Option("class-imbalance: the largest class has more than this many times as many images as a class.", min=1),
     ] = 10.0
 
     def __post_init__(self) -> None:

@@ -88,7 +88,8 @@ def _probe_models(
 ) -> None:  # fmt: skip
     if names := [name for name, value in single_model_options.items() if value]:
         raise InputError(
-            f"{', '.join(names)} cannot be combined with more than one --model or --model small: choose one model"
+            f"{', '.join(names)} cannot be combined with more than one --model, nor with --model small, which is "
+            "several networks: choose one network"
         )
     from mlimages.core import TqdmProgress, check_and_record_outputs
     from mlimages.reports import format_model_table, save_models_plot

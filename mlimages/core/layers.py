@@ -54,7 +54,7 @@ class NetworkSummary:
         layers: the layers, in the order of the forward pass.
         parameters: number of parameters; shared parameters count once.
         trained_parameters: number of parameters that are trained; None if unknown.
-        multiply_adds: number of multiply-adds for one image, including those between layers (attention).
+        multiply_adds: number of multiply-adds for one image, including those outside of layers, as in attention.
         notes: additional information, one line each.
     """
 

@@ -225,7 +225,7 @@ class Preprocessing:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """Shape of the network's input for one image, `(C, H, W)`; if `mean` has three values, C is 3."""
+        """Shape of the network's input for one image, `(C, H, W)`; C is 3 for color or a mean of three values."""
         return max(self.image.channels, len(self.normalization.mean)), self.image.height, self.image.width
 
     @classmethod

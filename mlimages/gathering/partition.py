@@ -84,7 +84,7 @@ class LinkCountsByHost:
         self._total = 0
 
     def add(self, url: str) -> None:
-        """Count a link."""
+        """Add 1 to the count of the link's host."""
         self._counts[_normalize_host(url)] += 1
         self._total += 1
         if len(self._counts) > _MAX_COUNTED_HOSTS:

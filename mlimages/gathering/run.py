@@ -220,7 +220,7 @@ class LinkScheduler:
         return max(0, limit - self.folder.tally.classes[label]) if limit is not None else math.inf
 
     def _may_start_link(self, label: str) -> bool:
-        """Return whether the class needs more images than it has links in progress, without those of paused hosts."""
+        """Return whether the class needs more images than its links in progress can give; paused hosts do not count."""
         num_waiting = self.fetcher.hosts.num_waiting_links_by_label[label]
         return self._num_active_links_by_label[label] - num_waiting < self._count_needed_images(label)
 

@@ -61,7 +61,11 @@ def _make_unknown_format_error(path: Path) -> LabelFileError:
 
 
 def _read_coco(document: Mapping[str, Any], path: Path) -> Iterator[_AnnotatedImage]:
-    """Read annotations without a box or mask (https://cocodataset.org/#format-data); a repeated image counts once."""
+    """Read the images and their classes (https://cocodataset.org/#format-data); a repeated image id counts once.
+
+    Raises:
+        LabelFileError: an annotation has a box or a mask, or something that COCO requires is missing.
+    """
     _require_coco_lists(document, path)
     if any(each.get("bbox") or each.get("segmentation") for each in document["annotations"]):
         raise LabelFileError(f"{path} contains bounding boxes or masks; expected image-level annotations")

@@ -162,7 +162,7 @@ def _pad_names(names: ClassNames, class_indices: Collection[int]) -> ClassNames:
 
 
 def describe_similar_names(names: Iterable[str]) -> Iterator[str]:
-    """Yield a text about the names that differ only in case, and one about those that look the same.
+    r"""Yield a text about the names that differ only in case, and one about those that look the same.
 
     >>> list(describe_similar_names(["Cats", "cats", "dogs", "dogs\u200b"]))
     ['case: Cats and cats', 'characters that are not visible: dogs and dogs\\u200b']

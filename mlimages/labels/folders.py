@@ -114,7 +114,7 @@ def open_labels(source: LabelFile | str | os.PathLike[str], table: TableOptions 
     if len(splits) > 1:
         path = as_path(source.path if isinstance(source, LabelFile) else source)
         label = format_command("label", path, "-o", path.with_suffix(".txt"))
-        hint = "use one of its subfolders" if path.is_dir() else f"{label} writes a label file per split"
+        hint = "use one of its subfolders" if path.is_dir() else f"to write a label file per split, use {label}"
         raise InputError(f"{source} contains several splits ({', '.join(splits)}), expected one: {hint}")
     return next(iter(splits.values()))
 

@@ -269,7 +269,7 @@ def _format_setting(name: str, value: Any) -> str:
 
 
 def _shorten_paths(texts: Sequence[str]) -> list[str]:
-    """Return only as many last components of each path as tell different paths apart; other text is unchanged."""
+    """Return the last components of each path, as few as tell the paths apart; text that is no path is unchanged."""
     parts = [Path(text).parts for text in texts]
     for count in range(1, max(map(len, parts))):
         shortened = [str(Path(*each[-count:])) for each in parts]

@@ -203,7 +203,7 @@ def test_class_names_that_are_missing_or_not_utf_8_are_named_as_such(run: Path) 
             read_run(run)
 
 
-@pytest.mark.parametrize("name", ["a\u2028b", "a\x85b", "a\x0bb", "a\x1cb", "a b", " a", "ä"])
+@pytest.mark.parametrize("name", ["a\u2028b", "a\x85b", "a\x0bb", "a\x1cb", "a b", "ä"])
 def test_a_class_name_ends_at_the_end_of_its_line(tmp_path: Path, name: str) -> None:
     run = make_run(tmp_path / "run", names=[name, "bees"], per_class=2)
     assert read_run(run).class_names == (name, "bees")

@@ -194,8 +194,8 @@ class PathsInUse:
         if owner is None:
             return f"{folder} is the path of an image"
         return (
-            f"{folder} is the folder of class {owner!r} (differences in case and in characters that folder names "
-            "cannot contain do not count); if both are one class, correct its name in the list"
+            f"{folder} is the folder of class {owner!r} (case, and characters that folder names cannot have, make no "
+            "difference); if these two are one class, correct its name in the list"
         )
 
     def _claim_folder(self, folder: str, label: str) -> bool:

@@ -152,7 +152,7 @@ class CurrentRows:
     def enumerate_rows(
         self, removal_candidates: _RemovalCandidates | None = None
     ) -> Iterator[tuple[int, FetchResult, bool]]:
-        """Yield (index of the manifest, current row, whether the manifest is that of a shard) for each link.
+        """Yield (index of the manifest, current row, whether a run with --shard wrote it) for each link.
 
         Args:
             removal_candidates: receives the images of the rows that are not current.
