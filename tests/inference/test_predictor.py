@@ -255,7 +255,9 @@ def test_a_path_is_opened_once_for_what_it_says_and_for_its_answers(
 
 def test_a_bare_network_is_refused_with_what_to_do(tmp_path: Path) -> None:
     bare = exported("cifar10_cnn", tmp_path, options=ExportOptions(include_preprocessing=False))
-    with pytest.raises(BundleError, match=r"as `mlimages summary .* shows: for mlimages, export the run without"):
+    with pytest.raises(
+        BundleError, match=r"`mlimages summary .*` describes; to use the run with mlimages, export it again without"
+    ):
         Predictor(bare)
 
 

@@ -357,7 +357,7 @@ def test_a_column_of_parts_is_taken_as_what_it_is(tmp_path: Path, column: str, v
     assert [part.path.name for part in parts.values()] == ["a_train.csv", "a_val.csv"]
     with pytest.raises(
         InputError,
-        match=r"several splits \(train, val\), expected one: `mlimages label .*a.csv -o .*a.txt` writes",
+        match=r"several splits \(train, val\), expected one: to write .*, use `mlimages label .*a.csv -o .*a.txt`",
     ):
         open_labels(tmp_path / "a.csv")
     assert all(classes(part) == {"beagle": 1, "hound": 1, "pug": 1} for part in parts.values())
