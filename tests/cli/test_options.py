@@ -123,10 +123,11 @@ def test_ctrl_c_while_the_command_line_is_imported_prints_one_line(
 def test_ctrl_c_in_a_finalizer_ends_the_command_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wait_s: float
 ) -> None:
-    class SlowThread(threading.Thread):
-        def start(self) -> None:  # as on a busy machine, where other threads run before this returns
-            super().start()
-            self.join(wait_s)
+    start = threading.Thread.start
+
+    def start_slowly(thread: threading.Thread) -> None:  # as on a busy machine: the thread runs before this returns
+        start(thread)
+        thread.join(wait_s)
 
     class Interrupted:
         def __del__(self) -> None:
@@ -138,7 +139,7 @@ def test_ctrl_c_in_a_finalizer_ends_the_command_too(
 
     handler = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
-    monkeypatch.setattr(threading, "Thread", SlowThread)
+    monkeypatch.setattr(threading.Thread, "start", start_slowly)
     for name in ("disable_gc_at_exit", "raise_mmap_threshold"):  # they change this process
         monkeypatch.setattr(cli, name, lambda: None)
     monkeypatch.setattr(cli, "app", command)

@@ -129,12 +129,19 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", WRITERS)
-def test_a_file_that_a_person_made_stays(name: str, folder: Path) -> None:
-    writer = WRITERS[name]
+def made_way_for(writer: Writer, folder: Path) -> Path:
+    """The path of the file that it writes, which does not exist; a run folder around it does."""
     if writer.file.startswith("run"):
         make_run(folder / "run", names=("cats", "dogs"), per_class=1)
     file = folder / writer.file
+    file.unlink(missing_ok=True)
+    return file
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_file_that_a_person_made_stays(name: str, folder: Path) -> None:
+    writer = WRITERS[name]
+    file = made_way_for(writer, folder)
     file.write_bytes(MINE)
     with pytest.raises(InputError, match=r"exists"):
         writer.call(folder, False)
@@ -153,10 +160,7 @@ def test_a_file_that_a_person_made_stays(name: str, folder: Path) -> None:
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_link_to_a_file_that_is_gone_stays_too(name: str, folder: Path) -> None:
     writer = WRITERS[name]
-    if writer.file.startswith("run"):
-        make_run(folder / "run", names=("cats", "dogs"), per_class=1)
-    file = folder / writer.file
-    file.unlink(missing_ok=True)
+    file = made_way_for(writer, folder)
     file.symlink_to("gone")
     with pytest.raises(InputError, match=r"exists"):
         writer.call(folder, False)
