@@ -6,7 +6,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -65,7 +65,7 @@ class CheckCache:
                 raise sqlite3.OperationalError(
                     "its file system does not support locks; set MLIMAGES_CACHE to a folder on another one"
                 )
-            self._db = _open_database(path)
+            self._db = _open_or_replace_database(path)
         except sqlite3.Error as error:
             logger.warning("cannot open the cache of `check` (%s: %s): every image is decoded again", path, error)
             self._db = _open_database(":memory:")
@@ -139,6 +139,20 @@ class CheckCache:
         except sqlite3.Error as error:
             logger.warning("cannot read the cache of `check`: %s", error)
             return []
+
+
+def _open_or_replace_database(path: Path) -> sqlite3.Connection:
+    """Open the database; if it is damaged, rename its files to `NAME.damaged` and create a new one."""
+    try:
+        return _open_database(path)
+    except sqlite3.OperationalError:  # it cannot be opened now: another process locks it, or the disk is full
+        raise
+    except sqlite3.DatabaseError as error:
+        logger.warning("the cache of `check` is damaged (%s: %s): every image is decoded again", path, error)
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                path.with_name(path.name + suffix).replace(path.with_name(f"{path.name}{suffix}.damaged"))
+        return _open_database(path)
 
 
 def _open_database(path: Path | str) -> sqlite3.Connection:

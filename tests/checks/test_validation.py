@@ -421,13 +421,26 @@ def test_an_interrupted_check_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(seen) == 6
 
 
-def test_a_cache_that_is_broken_costs_only_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "damaged", [lambda data: b"no database", lambda data: data[:5000], lambda data: bytes(len(data))]
+)
+def test_a_cache_that_is_broken_costs_only_the_time_of_one_check(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    damaged: Callable[[bytes], bytes],
+) -> None:
     labels = listed(tmp_path, {"a.jpg": jpeg(scene(1))})
     monkeypatch.setenv("MLIMAGES_CACHE", str(tmp_path / "cache"))
     check([labels])
-    for path in (tmp_path / "cache" / "checks").iterdir():
-        path.write_bytes(b"no database")
-    assert check([labels]).num_ok == 1
+    [path] = (tmp_path / "cache" / "checks").iterdir()
+    path.write_bytes(data := damaged(path.read_bytes()))
+    seen = decoded(monkeypatch)
+    for _ in range(2):
+        assert check([labels]).num_ok == 1
+    assert len(seen) == 1
+    assert caplog.text.count("the cache of `check` is damaged") == 1
+    assert path.with_name(f"{path.name}.damaged").read_bytes() == data
 
 
 def test_a_cache_on_a_file_system_without_locks_is_not_waited_for(
