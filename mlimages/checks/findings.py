@@ -22,7 +22,7 @@ from mlimages.labels import Label
 class Findings:
     """All findings of a check: first those about images, sorted by file and line, then those about classes.
 
-    Iterating reads the paths from the label files again, so these must not be edited before.
+    Iterating reads the paths from the label files again, so these must not have changed since the check.
 
     Attributes:
         images: table of the images.

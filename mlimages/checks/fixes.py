@@ -21,7 +21,7 @@ def plan_moves(report: CheckReport) -> list[Move]:
     """Plan to move broken files to `NAME_quarantine` beside the label file, and to correct wrong suffixes.
 
     Nothing is overwritten: if a target exists, `_2`, `_3` ... is appended. No file is moved twice, and broken files in
-    the quarantine stay there.
+    the quarantine stay there. Links are moved after the files.
 
     Raises:
         InputError: a finding is about a remote image or an image in a shard, which cannot be moved.
@@ -41,19 +41,19 @@ def plan_moves(report: CheckReport) -> list[Move]:
         target = next(path for path in candidates if path not in taken and not os.path.lexists(path))
         taken.add(target)
         moves[source] = Move(finding.path, target, finding.code)
-    return list(moves.values())
+    return sorted(moves.values(), key=lambda move: move.source.is_symlink())
 
 
 def move_files(moves: list[Move]) -> None:
     """Move each image to its target, creating folders as needed; no file is deleted or overwritten.
 
-    A relative link is rewritten, so that it still leads to the same file.
+    A relative link is rewritten, so that it still leads to the same file, unless that file has been moved as well.
     """
     for move in moves:
         source, target = move.source, move.target
         target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_symlink() and not source.readlink().is_absolute():
-            target.symlink_to(os.path.relpath(source.parent.resolve() / source.readlink(), target.parent.resolve()))
+        if source.is_symlink() and not source.readlink().is_absolute() and source.exists():
+            target.symlink_to(os.path.relpath(source.resolve(), target.parent.resolve()))
             source.unlink()
         else:
             shutil.move(source, target)

@@ -160,7 +160,8 @@ def check(
     thresholds = checks.Thresholds.parse(threshold)
     report_paths = [as_path(report_path)] if report_path else []
     files = [labels for source in sources for labels in read_splits(source, TableOptions(**table_options))]
-    require_writable([*report_paths, *chain.from_iterable(checks.list_result_paths(files))], overwrite=force)
+    result_paths = checks.list_result_paths(files)
+    require_writable([*report_paths, *chain.from_iterable(result_paths)], overwrite=force)
     embed = _load_embedder(files) if features else None
     with open_cluster(engine, address) as pool:
         report = checks.check(
@@ -201,26 +202,26 @@ def check(
             f"{pluralize(count, 'image')} excluded because of identical images in other classes; use --multi-label if "
             "an image may have several classes"
         )
-    if report.num_ok:
-        checked = [path for path in written if path.name.endswith("_checked.txt")]
-        if training_files := _choose_training_files(checked):
-            validation = chain.from_iterable(("--val", path) for path in training_files[1:])
-            print_next_command("finetune", training_files[0], *validation)
+    if report.num_ok and (training_files := _choose_training_files([checked for checked, _, _ in result_paths])):
+        validation = chain.from_iterable(("--val", path) for path in training_files[1:])
+        print_next_command("finetune", training_files[0], *validation)
     if strict and report.errors:
         raise typer.Exit(1)
 
 
 def _choose_training_files(checked: Sequence[Path]) -> list[Path]:
-    """Return the training set and, if there is one, the validation set, judging by the ends of the file names.
+    """Return the training set and, if there is one, the validation set, judging by the names of files and folders.
 
     If either is missing, the first unused file without a split in its name takes its place, but never a test set.
     """
-    words = [re.split(r"[\W_]+", path.stem.removesuffix("_checked").lower())[-1] for path in checked]
-    splits = [SPLIT_NAMES_BY_ALIAS.get(word, "") for word in words]
+
+    def find_split(path: Path) -> str:
+        words = [path.parent.name.lower(), *re.split(r"[\W_]+", path.stem.lower())]
+        return next((SPLIT_NAMES_BY_ALIAS[word] for word in reversed(words) if word in SPLIT_NAMES_BY_ALIAS), "")
 
     def select(*names: str) -> list[Path]:
         """Return the files of these splits, in the order of `names`."""
-        return [path for name in names for path, split in zip(checked, splits, strict=True) if split == name]
+        return [path for name in names for path in checked if find_split(path) == name]
 
     train = select("train", "")[:1]
     return train + [path for path in select("val", "") if path not in train][:1] if train else []

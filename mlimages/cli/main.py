@@ -174,7 +174,8 @@ def main() -> NoReturn:
         if isinstance(end, SystemExit) and end.code != 130:  # 130: some versions of Typer catch Ctrl-C themselves
             raise
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C during exit would print a traceback
-        advice = "; run the same command again to resume" * (not RESUMABLE_COMMANDS.isdisjoint(sys.argv[1:2]))
+        command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+        advice = "; run the same command again to resume" * (command in RESUMABLE_COMMANDS)
         print(f"mlimages: interrupted{advice}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:

@@ -58,10 +58,11 @@ def resend_lost_interrupts() -> None:
 
     def send_interrupt_after_hook() -> None:
         """Send SIGINT to the main thread as soon as it has left `resend_interrupt`."""
-        frames = traceback.walk_stack(sys._current_frames().get(main_thread))
-        while any(frame.f_code is resend_interrupt.__code__ for frame, _ in frames):  # there it would be lost again
+        while any(  # there it would be lost again
+            frame.f_code is resend_interrupt.__code__
+            for frame, _ in traceback.walk_stack(sys._current_frames()[main_thread])
+        ):
             time.sleep(0.001)
-            frames = traceback.walk_stack(sys._current_frames().get(main_thread))
         signal.pthread_kill(main_thread, signal.SIGINT)
 
     def resend_interrupt(unraisable: sys.UnraisableHookArgs) -> None:

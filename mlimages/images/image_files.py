@@ -79,11 +79,11 @@ def copy_by_class(
     """
     folder = require_local_path(folder)
     *folders, unknown = make_folder_names([*class_names, "unknown"])
-    for line in describe_renamed_folders(class_names, folders):
-        logger.warning("%s: %s", folder, line)
+    notes = describe_renamed_folders(class_names, folders)
     if unknown != "unknown":
-        text = "images of none of the classes are copied to %s, since a class is named unknown"
-        logger.warning(f"%s: {text}", folder, unknown)
+        notes.append(f"images of none of the classes are copied to {unknown}, since a class is named unknown")
+    for note in notes:
+        logger.warning("%s: %s", folder, note)
     for result in predictions:
         if isinstance(result, Prediction) and result.path:
             source = as_path(result.path)

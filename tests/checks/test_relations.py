@@ -150,23 +150,20 @@ def test_groups_are_of_equal_bytes_and_like_thumbnails_but_blank_images_only_of_
     table.measurements[7] = 0
     table.digests[:, 1] = [1, 2, 3, 4, 5, 4, 6, 0]
     with CheckCache() as cache:
-        groups = find_duplicate_groups(table, Thresholds(), cache)
-        assert groups.list_sets_of_several() == [[0, 1], [2, 6], [3, 5]]
+
+        def find_sets(thresholds: Thresholds) -> list[list[int]]:
+            return find_duplicate_groups(table, thresholds, cache).list_sets_of_several()
+
+        groups = find_sets(Thresholds())
+        assert groups == [[0, 1], [2, 6], [3, 5]]
         with monkeypatch.context() as changed:
             changed.setattr(leaks, "find_near_duplicate_pairs", None)  # it is answered from the cache
-            assert (
-                find_duplicate_groups(table, Thresholds(), cache).list_sets_of_several()
-                == groups.list_sets_of_several()
-            )
-        assert find_duplicate_groups(table, Thresholds(near_bits=0), cache).list_sets_of_several() == [
-            [0, 1],
-            [2, 6],
-            [3, 5],
-        ]
+            assert find_sets(Thresholds()) == groups
+        assert find_sets(Thresholds(near_bits=0)) == [[0, 1], [2, 6], [3, 5]]
         table.measurements["thumbnail"][1] = np.frombuffer(other, np.uint8)
         table.digests[1, 1] = 9
-        assert find_duplicate_groups(table, Thresholds(), cache).list_sets_of_several() == [[1, 2, 6], [3, 5]]
-    found = make_duplicate_findings(table, groups.list_sets_of_several(), Thresholds())
+        assert find_sets(Thresholds()) == [[1, 2, 6], [3, 5]]
+    found = make_duplicate_findings(table, groups, Thresholds())
     near, leak = CODES.index(Code.NEAR_DUPLICATE), CODES.index(Code.LEAK)
     assert found.tolist() == [(1, near, 0), (2, leak, 6), (3, leak, 5)]
 

@@ -75,6 +75,21 @@ def test_a_relative_link_that_is_moved_still_leads_to_its_file(folder: Path) -> 
     assert not any(link.readlink().is_absolute() for link in links)
 
 
+def test_relative_links_are_resolved_as_the_system_does_and_follow_a_file_that_is_moved_too(folder: Path) -> None:
+    photos, elsewhere = folder / "photos", folder / "elsewhere/deep"
+    elsewhere.mkdir(parents=True)
+    (photos / "b/page.jpg").rename(elsewhere.parent / "page")
+    (photos / "b/deep").symlink_to(elsewhere)
+    (photos / "b/page.jpg").symlink_to("deep/../page")  # elsewhere/page, not photos/b/page
+    (photos / "a/cut.jpg").unlink()
+    (photos / "a/cut.jpg").symlink_to("../b/cut.jpg")  # listed before its file
+    moves = plan_moves(check(folder / "labels.txt"))
+    before = {move.target: move.source.read_bytes() for move in moves}
+    assert {target.relative_to(folder).as_posix() for target in before} == set(MOVES.values())
+    move_files(moves)
+    assert {move.target: move.target.read_bytes() for move in moves} == before
+
+
 def test_nothing_is_moved_over_another_file(folder: Path) -> None:
     (folder / "photos/b/2.png").write_bytes(b"mine")
     (folder / "photos/b/2_2.png").symlink_to("nowhere")

@@ -265,18 +265,17 @@ def test_links_in_a_circle_and_what_may_not_be_read_cost_themselves_alone(folder
 
 
 @pytest.mark.parametrize(
-    ("words", "made"),
+    "words",
     [
-        (["check", "data", "--report", "check.html"], "check.html"),
-        (["mean", "data", "--size", "8", "-o", "mean.png"], "mean.png"),
-        (["label", "data"], ""),
-        (["label", "data", "-o", "data/new/labels.txt"], ""),
-        (["show", "data", "-o", "data/sheet.png"], ""),
+        ["check", "data", "--report", "check.html"],
+        ["mean", "data", "--size", "8", "-o", "mean.png"],
+        ["label", "data"],
+        ["label", "data", "-o", "data/new/labels.txt"],
+        ["show", "data", "-o", "data/sheet.png"],
     ],
 )
-def test_a_read_only_dataset_is_refused_before_its_images_are_decoded(
-    folders: Path, words: list[str], made: str
-) -> None:
+def test_a_read_only_dataset_is_refused_before_its_images_are_decoded(folders: Path, words: list[str]) -> None:
+    before = set(folders.glob("*.*"))
     for folder in [*(folders / "data").rglob("*"), folders / "data"]:
         folder.chmod(0o555 if folder.is_dir() else 0o444)
     done = run_without_override(folders, *words)
@@ -286,7 +285,7 @@ def test_a_read_only_dataset_is_refused_before_its_images_are_decoded(
     assert re.fullmatch(
         r"mlimages: data/\S+ cannot be written, since data is read-only: .*\n", done.stderr.splitlines(True)[-1]
     )
-    assert not made or not (folders / made).exists()
+    assert set(folders.glob("*.*")) == before
 
 
 @pytest.mark.parametrize(
@@ -573,6 +572,9 @@ def test_a_locale_that_lacks_characters_of_file_names_is_said_and_no_traceback(
         (["new.txt", "train.txt"], "train", "new"),
         (["val.txt", "all.txt"], "all", "val"),
         (["b.txt", "a.txt"], "b", "a"),
+        (["test_labels.txt", "train-labels.txt", "val_labels.txt"], "train-labels", "val_labels"),
+        (["test/a.txt", "train/a.txt", "Valid/a.txt"], "train/a", "Valid/a"),
+        (["train/x_test.txt", "test/x_train.txt"], "test/x_train", ""),
         (["x_test.txt", "x_val.txt"], "", ""),
     ],
 )
@@ -581,10 +583,22 @@ def test_the_next_command_trains_and_validates_on_the_files_of_that_name(
 ) -> None:
     for number, name in enumerate(names):
         (tmp_path / f"{number}.jpg").write_bytes(jpeg(scene(number)))
-        (tmp_path / name).write_text(f"{number}.jpg 0\n")
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"{tmp_path}/{number}.jpg 0\n")
     done = invoke_cli("check", *names)
     expected = f"next: mlimages finetune {training}_checked.txt" + f" --val {validation}_checked.txt" * bool(validation)
     assert done.stderr.splitlines()[-1:] == [expected] if training else "next:" not in done.stderr
+
+
+def test_a_label_file_that_a_check_updates_is_not_proposed_as_the_validation_set(
+    tmp_path: Path, invoke_cli: RunCli
+) -> None:
+    scene(1).save(tmp_path / "0.jpg", "PNG")
+    (tmp_path / "all.txt").write_text("0.jpg 0\n")
+    invoke_cli("check", "all.txt")
+    done = invoke_cli("check", "all_checked.txt", "--fix", "--yes")
+    assert "all_checked.txt" in done.stderr.splitlines()[-2]
+    assert done.stderr.splitlines()[-1] == "next: mlimages finetune all_checked_checked.txt"
 
 
 def test_the_splits_of_a_folder_come_in_the_order_of_training(tmp_path: Path, invoke_cli: RunCli) -> None:

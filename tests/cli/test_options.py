@@ -166,7 +166,7 @@ def test_only_a_command_that_reuses_its_work_proposes_to_resume(
     for function in ("disable_gc_at_exit", "raise_mmap_threshold", "resend_lost_interrupts"):
         monkeypatch.setattr(cli, function, lambda: None)
     monkeypatch.setattr(cli, "app", command)
-    monkeypatch.setattr(sys, "argv", ["mlimages", name])
+    monkeypatch.setattr(sys, "argv", ["mlimages", "--verbose", name])
     try:
         with pytest.raises(SystemExit):
             cli.main()
