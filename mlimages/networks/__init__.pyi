@@ -11,8 +11,8 @@ from .freezing import copy_with_shared_tensors as copy_with_shared_tensors
 from .freezing import freeze as freeze
 from .freezing import is_stochastic as is_stochastic
 from .lower_layers_head import LOWER_HEAD_PATH as LOWER_HEAD_PATH
-from .lower_layers_head import LowerLayersHead as LowerLayersHead
 from .lower_layers_head import add_lower_layers_head as add_lower_layers_head
+from .lower_layers_head import find_lower_layers_head as find_lower_layers_head
 from .models import Model as Model
 from .models import build_model as build_model
 from .models import find_layer_aliases as find_layer_aliases

@@ -37,6 +37,15 @@ class LowerLayersHead(nn.Linear):
         nn.init.zeros_(self.weight)
 
 
+def find_lower_layers_head(network: nn.Module) -> LowerLayersHead | None:
+    """Return the head that `add_lower_layers_head` added to a network; None if there is none.
+
+    A custom network may have another module at the same path.
+    """
+    module = network._modules.get(LOWER_HEAD_PATH)
+    return module if isinstance(module, LowerLayersHead) else None
+
+
 def add_lower_layers_head(model: Model) -> Model | None:
     """Return the model with a second linear head on the pooled outputs at its cut points.
 
@@ -45,7 +54,8 @@ def add_lower_layers_head(model: Model) -> Model | None:
     on Head2Toe (U. Evci et al., ICML 2022, arXiv 2201.03529).
 
     Returns:
-        The new model, or None if the network cannot be traced or has no cut point below the input of its head.
+        The new model, or None if the network cannot be traced, has a module `depths` of its own, or has no cut point
+        below the input of its head.
 
     Examples:
         >>> import torch
@@ -59,7 +69,7 @@ def add_lower_layers_head(model: Model) -> Model | None:
         True
     """
     graph = trace(model.network)
-    if graph is None:
+    if graph is None or LOWER_HEAD_PATH in model.network._modules:
         return None
     try:
         next_layers = [cut.next_layer for cut in find_cut_points(model) if not model.is_head(cut.next_layer)]
@@ -113,7 +123,6 @@ def _find_node_before_flattening(network: nn.Module, node: fx.Node) -> fx.Node:
 
 
 def _has_weights(network: nn.Module, node: fx.Node) -> bool:
-    """Return whether a node calls a module with parameters."""
     return node.op == "call_module" and any(True for _ in network.get_submodule(str(node.target)).parameters())
 
 

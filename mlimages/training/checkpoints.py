@@ -30,11 +30,11 @@ from mlimages.core import (
 from mlimages.dataset import load_mean_image
 from mlimages.networks import (
     LOWER_HEAD_PATH,
-    LowerLayersHead,
     Model,
     add_lower_layers_head,
     add_module_versions,
     build_model,
+    find_lower_layers_head,
     read_weights,
     to_channels_last,
     wrap_network,
@@ -218,10 +218,10 @@ def save_checkpoints(network: nn.Module, state: TrainingState, files: RunFiles) 
 
 def _make_full_state_dict(network: nn.Module, trained_tensors: NamedTensors) -> dict[str, Tensor]:
     """Return the full state dict with `trained_tensors`, except a head on the lower layers; no tensors share memory."""
-    has_lower_head = isinstance(network._modules.get(LOWER_HEAD_PATH), LowerLayersHead)
+    left_out = f"{LOWER_HEAD_PATH}.weight" if find_lower_layers_head(network) else ""
     whole, addresses = dict[str, Tensor](), set[int]()
     for name, tensor in network.state_dict().items():
-        if has_lower_head and name.startswith(f"{LOWER_HEAD_PATH}."):
+        if name == left_out:
             continue
         plain = trained_tensors[name] if name in trained_tensors else tensor.detach().cpu().contiguous()
         whole[name] = plain.clone() if plain.data_ptr() in addresses else plain  # safetensors rejects tied weights

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mlimages.networks import LOWER_HEAD_PATH, LowerLayersHead, Model
+from mlimages.networks import LOWER_HEAD_PATH, Model, find_lower_layers_head
 from mlimages.training import distributed
 from mlimages.training.features import EVALUATION_BATCH_SIZE, BatchSource
 from mlimages.training.head import Float64Array, RidgeHead, Targets
@@ -82,9 +82,8 @@ def compute_head_inputs(model: Model, source: BatchSource, images: ImageSet) -> 
         parts["lower"].append(inputs[0].float())  # (n, L)
 
     hooks = [model.network.get_submodule(model.head).register_forward_hook(record_head_input)]
-    module = model.network._modules.get(LOWER_HEAD_PATH)  # other networks may have an attribute of this name
-    lower_head = module if isinstance(module, LowerLayersHead) else None
-    if lower_head is not None:
+    lower_head = find_lower_layers_head(model.network)
+    if lower_head:
         hooks.append(lower_head.register_forward_hook(record_lower_head_input))
     model.network.eval()
     with torch.no_grad():
@@ -99,9 +98,7 @@ def compute_head_inputs(model: Model, source: BatchSource, images: ImageSet) -> 
     found, rows = distributed.gather_rows(indices, {name: torch.cat(tensors) for name, tensors in parts.items()})
     return HeadInputs(
         rows["features"].numpy(),
-        tuple(part.numpy() for part in torch.split(rows["lower"], list(lower_head.widths), dim=1))
-        if lower_head
-        else (),
+        tuple(part.numpy() for part in torch.split(rows["lower"], [*lower_head.widths], dim=1)) if lower_head else (),
         images.labels[found].numpy(),
         tuple(found.tolist()),
         float(rows["lowest"].min()),

@@ -29,6 +29,7 @@ from mlimages.networks import (
     Model,
     Normalize,
     add_lower_layers_head,
+    find_lower_layers_head,
     has_fast_bf16,
     split_network,
 )
@@ -180,7 +181,7 @@ def _resolve_normalization(
             means = _compute_channel_means(train_set)
             values = [float(mean) / scale for mean in means]
             # a network for color images gets a gray channel three times
-            return replace(kept, mean=tuple(values * (len(base.mean) // len(values) or 1)))
+            return replace(kept, mean=tuple(values * (expected_preprocessing.input_shape[0] // len(values))))
         case _:
             return replace(kept, mean_image="mean.npy")
 
@@ -284,7 +285,6 @@ def _choose_head(config: FineTuneConfig, model: Model, num_images: int) -> Model
 
 
 def _make_augmenter(config: FineTuneConfig, model: Model) -> Augmenter | None:
-    """Return the augmenter that the settings require; None if the training images are not augmented."""
     strength = config.augment
     if strength == "auto":
         strength = "light" if model.pretrained and _trains_below_head(model) else "none"
@@ -293,5 +293,8 @@ def _make_augmenter(config: FineTuneConfig, model: Model) -> Augmenter | None:
 
 def _trains_below_head(model: Model) -> bool:
     """Return whether a parameter outside the heads is trained."""
-    trained = (name for name, parameter in model.network.named_parameters() if parameter.requires_grad)
-    return any(not (model.is_head(name) or name.startswith(f"{LOWER_HEAD_PATH}.")) for name in trained)
+    lower_head = find_lower_layers_head(model.network)
+    return any(
+        parameter.requires_grad and not model.is_head(name) and parameter is not (lower_head and lower_head.weight)
+        for name, parameter in model.network.named_parameters()
+    )

@@ -1,5 +1,6 @@
 """A classifier on all depths: trained, stopped, resumed, exported and read back as one on the last layer is."""
 
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,12 +9,22 @@ import onnxruntime as ort
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
-from mlimages.core import InputError
+from mlimages.core import ImageProperty, InputError, Normalization, Preprocessing
 from mlimages.images import load_rgb
 from mlimages.inference import KNOWN, LOGITS, OnnxBundle, evaluate
-from mlimages.networks import LOWER_HEAD_PATH, add_lower_layers_head, build_model, freeze, split_network
+from mlimages.networks import (
+    LOWER_HEAD_PATH,
+    add_lower_layers_head,
+    build_model,
+    find_lower_layers_head,
+    freeze,
+    split_network,
+    wrap_network,
+)
 from mlimages.training import FineTuneConfig, fine_tune, load_run, read_config
+from mlimages.training.training_job import _trains_below_head
 from tests.training.conftest import COLOURS, draw
 
 pytestmark = pytest.mark.train
@@ -99,3 +110,15 @@ def test_the_layer_sees_a_row_for_each_image_and_changes_nothing_at_first(name: 
         width,
         model.network.get_submodule(model.head).in_features,  # type: ignore[type-var]
     )
+
+
+@pytest.mark.parametrize("own", [nn.ReLU(), nn.Conv2d(8, 8, 1)])
+def test_a_module_of_the_same_name_is_a_layer_like_any_other(own: nn.Module) -> None:
+    layers = OrderedDict(first=nn.Conv2d(3, 8, 3), second=nn.Conv2d(8, 8, 3))
+    layers |= {LOWER_HEAD_PATH: own, "pool": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten(), "fc": nn.Linear(8, 3)}
+    preprocessing = Preprocessing(ImageProperty(32), Normalization())
+    model = wrap_network(nn.Sequential(layers), preprocessing, num_classes=3, pretrained=True)
+    assert find_lower_layers_head(model.network) is None
+    assert add_lower_layers_head(model) is None
+    freeze(model, "second")
+    assert _trains_below_head(model) == isinstance(own, nn.Conv2d)
