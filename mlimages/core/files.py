@@ -78,13 +78,14 @@ def as_path(path: str | os.PathLike[str]) -> Path:
         raise InputError("the path is empty: use . for the current folder")
     if not (found := _REMOTE_URL.fullmatch(os.fspath(path)) if isinstance(path, str | os.PathLike) else None):
         return _local_path(path)
-    address = f"{found[1].lower()}://{found[2]}"
+    scheme = found[1].lower()
+    address = f"{scheme}://{found[2]}"
     try:
         from upath import UPath
     except ModuleNotFoundError as error:
         raise MissingExtraError(address, "remote") from error
     try:
-        remote = UPath(address, **_FSSPEC_OPTIONS.get(found[1].lower(), {}))
+        remote = UPath(address, **_FSSPEC_OPTIONS.get(scheme, {}))
         _require_reachable_bucket(f"{remote.protocol}://{remote.path.strip('/').partition('/')[0]}")
     except (ImportError, ValueError) as error:
         raise InputError(f"cannot use {address}: {summarize_error(error)}") from error
@@ -98,11 +99,10 @@ def _local_path(path: str | os.PathLike[str]) -> Path:
         InputError: `path` is a URL with a scheme other than `file`, or a `file://` URL of another machine.
     """
     url = _OTHER_URL.fullmatch(os.fspath(path)) if isinstance(path, str | PurePath) else None
-    if not url or os.path.exists(f"{url[1]}:"):  # noqa: PTH110  # `a:/b.jpg` in a folder named `a:`
+    if not url or os.path.exists(f"{url[1]}:"):  # noqa: PTH110  # `ab:/c.jpg` in a folder named `ab:`
         return cast(Path, path) if hasattr(path, "open") else Path(path)
-    if url[1].lower() == "file" and (
-        found := re.fullmatch(r"(?:/|//localhost/|/{3,})([^/].*)", unquote(url[2]), re.DOTALL)
-    ):
+    name = unquote(url[2], errors="surrogateescape")
+    if url[1].lower() == "file" and (found := re.fullmatch(r"(?:/|//localhost/|/{3,})([^/].*)", name, re.DOTALL)):
         return Path(found[1] if re.match("[A-Za-z]:", found[1]) else f"/{found[1]}")
     raise InputError(
         f"{url[1]}:{url[2]} is neither a path on this machine nor a supported address, which begins with s3://, gs://, "
@@ -156,8 +156,7 @@ _listings_are_fresh = ContextVar("_listings_are_fresh", default=False)
 def refresh_remote_listings(path: Path) -> Iterator[None]:
     """Context manager: drop the cached listings of a remote path at the start, so that the files are listed again.
 
-    fsspec keeps listings until the process ends. Within the `with` block, each folder is listed once; nested calls drop
-    nothing.
+    fsspec keeps listings until the process ends. Within the `with` block, each folder is listed once.
     """
     if is_remote(path) and not _listings_are_fresh.get():
         fs, name = path.fs, path.path.rstrip("/")  # type: ignore[attr-defined]  # mypy sees a Path

@@ -141,7 +141,7 @@ def _stop_processes(processes: Collection[BaseProcess]) -> None:
 
 
 class _WorkerState:
-    """State of this process as a worker of `ProcessPool`: whether it runs a task, and whether one was interrupted."""
+    """State of this process as a worker of `ProcessPool`."""
 
     is_running_task = False
     is_interrupted = False
@@ -155,7 +155,6 @@ def _install_signal_handlers() -> None:
 
 
 def _stop_when_parent_exits() -> None:
-    """Wait until the parent process has ended, then stop this process."""
     if parent := parent_process():
         parent.join()
         deadline = time.monotonic() + _STOP_TIMEOUT_S

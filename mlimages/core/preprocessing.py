@@ -122,10 +122,7 @@ class ImageProperty:
 
 
 def _parse_pixels(name: str, value: Any, minimum: int, hint: str = "") -> int:
-    """Return `value` as an int; raise InputError if it is not an integer of at least `minimum`.
-
-    `hint` is added to the message about a number that is too small.
-    """
+    """Return `value` as an int; raise InputError, with the hint, if it is not an integer of at least `minimum`."""
     try:
         pixels = index(value)
     except TypeError:

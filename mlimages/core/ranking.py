@@ -184,13 +184,7 @@ def _resampled_average_precisions(
 def _average_precision_of_class(
     scores: Probabilities, is_positive: Targets, resample_counts: NDArray[np.int64]
 ) -> Probabilities:
-    """Return the average precision of one class in each resample, `(B,)`; see `_resampled_average_precisions`.
-
-    Args:
-        scores: probability of the class for each image, `(N,)`.
-        is_positive: whether each image has the class, `(N,)`.
-        resample_counts: how often each image occurs in each resample, `(B, N)`.
-    """
+    """Return the average precision of one class in B resamples, `(B,)`, given its scores and targets `(N,)`."""
     order, ends = _sort_and_group_ties(scores)
     resample_counts = resample_counts[:, order]
     true_positives = np.cumsum(resample_counts * is_positive[order], axis=1)[:, ends]  # (B, G)
@@ -207,7 +201,6 @@ def _sort_and_group_ties(scores: Probabilities) -> tuple[NDArray[np.int64], NDAr
 
 
 def _find_f1_threshold(scores: Probabilities, is_positive: Targets) -> float:
-    """Return the threshold of one class, as `find_f1_thresholds` describes it."""
     if not is_positive.any():
         return 0.5
     order, ends = _sort_and_group_ties(scores)

@@ -142,7 +142,6 @@ def _iter_entries(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _round_up_to_block(size: int) -> int:
-    """Return the number of bytes that `size` bytes of data occupy in an archive, which consists of whole blocks."""
     return size + -size % _BLOCK_BYTES
 
 

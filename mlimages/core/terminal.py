@@ -26,7 +26,6 @@ def format_command(*arguments: object) -> str:
 
 
 def _to_argument(value: object) -> str:
-    """Return a value as text, and a path that begins with a dash with `./` before it."""
     return f"./{value}" if isinstance(value, PurePath) and str(value).startswith("-") else str(value)
 
 

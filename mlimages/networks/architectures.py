@@ -12,13 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torchvision import models as torchvision_models
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 from mlimages.core import DEFAULT_MODEL, ImageProperty, Interpolation, ModelError, Normalization, Preprocessing
-from mlimages.networks.base_architecture import Architecture
+from mlimages.networks.base_architecture import Architecture, get_download_path
 from mlimages.networks.builtin_nets import BUILTIN_NETS
 
 MAX_SUGGESTIONS = 3
@@ -88,8 +87,7 @@ class TorchvisionArchitecture(Architecture):
 
     @property
     def _weights_file(self) -> Path:
-        """Path at which torch.hub caches the weights."""
-        return Path(torch.hub.get_dir(), "checkpoints", self._find_weights_entry("default").url.rpartition("/")[2])
+        return get_download_path(self._find_weights_entry("default").url)
 
     def load_default_weights(self, image_property: ImageProperty) -> dict[str, Tensor]:
         weights, file = self._find_weights_entry("default"), self._weights_file

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from mlimages.core import ImageProperty, ModelError, Preprocessing
@@ -59,3 +61,8 @@ class Architecture(ABC):
     @abstractmethod
     def make_preprocessing(self, weights: str) -> Preprocessing:
         """Return the preprocessing that the weights (`default`, `none` or a file) expect."""
+
+
+def get_download_path(url: str) -> Path:
+    """Return the path at which torch.hub caches a download; with an empty URL, the folder of all downloads."""
+    return Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])

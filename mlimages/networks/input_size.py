@@ -50,10 +50,7 @@ def check_input_size(
 
 
 def _find_nearest_size(build_network: NetworkBuilder, image_property: ImageProperty, *, larger: bool) -> int | None:
-    """Search for the nearest valid square size, `larger` or smaller than the width of `image_property`.
-
-    Return its width in pixels; None if no valid size is found.
-    """
+    """Return the nearest valid width of a square image, larger or smaller; None if the search finds none."""
 
     def is_valid(size: int) -> bool:
         return not find_size_error(build_network, replace(image_property, width=size, height=size, shorter_px=size))

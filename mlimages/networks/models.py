@@ -228,7 +228,6 @@ def find_heads(network: nn.Module, num_classes: int) -> tuple[str, ...]:
 
 
 def _count_outputs(module: nn.Module) -> int | None:
-    """Return the number of output features or channels of a layer; None if it has no such attribute."""
     return getattr(module, "out_features", None) or getattr(module, "out_channels", None)
 
 

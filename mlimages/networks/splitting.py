@@ -163,10 +163,7 @@ def _make_upper_part(
 def _copy_nodes(
     graph: fx.Graph, target_graph: fx.Graph, nodes: set[fx.Node], copied_nodes: dict[fx.Node, fx.Node]
 ) -> dict[fx.Node, fx.Node]:
-    """Copy `nodes` to `target_graph`, except those in `copied_nodes`.
-
-    Add each copy to `copied_nodes`, which maps nodes of `graph` to nodes of `target_graph`, and return it.
-    """
+    """Copy `nodes` to `target_graph`, except those in `copied_nodes`; add the copies to it, and return it."""
     for node in graph.nodes:
         if node in nodes and node not in copied_nodes:
             copied_nodes[node] = target_graph.node_copy(node, lambda source: copied_nodes[source])

@@ -30,7 +30,7 @@ from mlimages.core import (
     Preprocessing,
     Resize,
 )
-from mlimages.networks.base_architecture import Architecture
+from mlimages.networks.base_architecture import Architecture, get_download_path
 
 WEIGHTS_FILE = "model.safetensors"
 """The weights file that timm looks for first in a Hugging Face repository."""
@@ -82,7 +82,7 @@ class TimmArchitecture(Architecture):
     def has_local_weights(self) -> bool:
         repository, file_name = self._find_hub_file()
         if not repository:
-            return bool(self._weights_url) and (_torch_cache() / self._weights_url.rpartition("/")[2]).is_file()
+            return get_download_path(self._weights_url).is_file()
         return isinstance(try_to_load_from_cache(repository, file_name), str)
 
     @property
@@ -165,7 +165,7 @@ class TimmArchitecture(Architecture):
             raise self._make_unavailable_error(f"{repository}/{CONFIG_FILE}", error) from error
 
     def _make_unavailable_error(self, source: str, error: Exception) -> ModelError:
-        folder = _torch_cache() if source == self._weights_url else constants.HF_HUB_CACHE
+        folder = get_download_path(source).parent if source == self._weights_url else constants.HF_HUB_CACHE
         return ModelError(
             f"the file {source} of {self.name} is not in {folder} and cannot be downloaded "
             f"({type(error).__name__}): "
@@ -226,11 +226,6 @@ def check_packaged_weights(name: str, weights: str) -> None:
             f"{weights} holds the weights of {_PACKAGED_TIMM_NAME}, which uses TensorFlow's padding; {name} would be "
             f"less accurate with them: use --model {DEFAULT_MODEL}, which finds the file automatically"
         )
-
-
-def _torch_cache() -> Path:
-    """Return the folder to which timm downloads weights that are not on the Hub."""
-    return Path(torch.hub.get_dir(), "checkpoints")
 
 
 def _check_hub_is_reachable(repository: str, file_name: str) -> None:

@@ -99,7 +99,6 @@ def _read_torch_checkpoint(path: Path) -> StateDict:
 
 
 def _has_mapping(contents: Mapping[Any, Any], key: str) -> bool:
-    """Return whether the value of `key` is a mapping that is not empty."""
     return isinstance(contents.get(key), Mapping) and bool(contents[key])
 
 

@@ -79,7 +79,6 @@ def draw_layer(
 
 
 def _find_layer(network: nn.Module, layer: str) -> nn.Module:
-    """Return the module with this path or alias, such as conv1."""
     modules: dict[str, nn.Module] = dict(network.named_modules())
     known = find_layer_aliases(network)
     path = known.get(layer, layer)
@@ -124,6 +123,5 @@ def _make_sheet_rows(title: str, images: NDArray[np.float32]) -> Iterator[SheetR
 
 
 def _rescale_to_uint8(image: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Scale the values of an image so that the smallest becomes 0 and the largest 255."""
     low, high = float(image.min()), float(image.max())
     return to_uint8(255 * (image - low) / (high - low or 1))

@@ -277,7 +277,6 @@ class FeatureSource:
         self._extractor.close()
 
     def _choose_precision(self, images: ImageSet) -> Precision:
-        """Return float32 for the validation set, else the precision of training images."""
         return "fp32" if images is self._validation else self._precision
 
     def _compute_view_features(

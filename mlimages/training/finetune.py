@@ -130,17 +130,15 @@ def fine_tune(
                 progress=progress,
             )
             distributed.require_same_on_ranks("run folder and weights", (job.frozen_digest, state and state.history))
-            if state is None:
-                state = _make_initial_state(job)
-            else:
-                _prepare_resumed_run(job, state)
+            state = state or _make_initial_state(job)
             job = job if state.lower_kernel_weight else job.with_last_layer_head()
+            if inputs.is_resumed:
+                _prepare_resumed_run(job, state)
             state = _train_epochs(job, state, start_time=started, progress=progress, callbacks=callbacks)
             return finish_run(job, state, export=export, custom_network=network, progress=progress)
 
 
 def _make_custom_network(network: nn.Module | None, preprocessing: Preprocessing | None) -> CustomNetwork | None:
-    """Combine the two arguments of `fine_tune`; return None if neither is given."""
     if network is None and preprocessing is None:
         return None
     if network is None or preprocessing is None:
@@ -164,8 +162,7 @@ def _prepare_resumed_run(job: TrainingJob, state: TrainingState) -> None:
         ModelError: the layers are not those that were trained.
         RunError: the frozen weights are not those that the run started with.
     """
-    trained = (job if state.lower_kernel_weight else job.with_last_layer_head()).network
-    require_same_tensors(copy_trained_tensors(trained), state.trained_tensors)
+    require_same_tensors(copy_trained_tensors(job.network), state.trained_tensors)
     if state.frozen_digest != job.frozen_digest:
         raise RunError(
             f"{job.files.folder}: the frozen weights of {job.model.name} differ from those that this run started with: "
@@ -286,7 +283,6 @@ def _train_epochs(
 
 
 def _run_epoch(job: TrainingJob, trainer: Trainer, epoch: int, *, deadline: float, progress: Progress) -> EpochMetrics:
-    """Train one epoch, validate, and return the metrics of both."""
     clock = time.monotonic()
     trained = trainer.train_epoch(
         job.train_set, epoch=epoch, num_views=job.num_views, deadline=deadline, progress=progress

@@ -179,7 +179,6 @@ def read_finished_result(
 
 
 def _read_result(files: RunFiles) -> FineTuneResult:
-    """Read `result.json`; raise a RunError if it is damaged."""
     try:
         return FineTuneResult.from_dict(json.loads(files.result.read_text(encoding="utf-8")), files)
     except (KeyError, TypeError, ValueError) as error:
@@ -251,7 +250,6 @@ def _export_best_network(
     custom_network: nn.Module | None,
     progress: Progress,
 ) -> OnnxBundle:
-    """Write the best network to `model.onnx`."""
     files = job.files
     if distributed.world_size() > 1 or job.device.type != "cpu":
         return export_run(files.folder, files.onnx, network=custom_network, overwrite=True, progress=progress)

@@ -120,7 +120,6 @@ def read_inputs(config: FineTuneConfig, files: RunFiles, custom_network: CustomN
 
 
 def _build_network(config: FineTuneConfig, num_classes: int, custom_network: CustomNetwork | None) -> Model:
-    """Build the network `config.model`, or wrap the custom network if there is one."""
     if custom_network:
         return wrap_network(
             custom_network.network,
@@ -140,7 +139,6 @@ def _build_network(config: FineTuneConfig, num_classes: int, custom_network: Cus
 
 
 def _read_stored_splits(files: RunFiles) -> LabeledSplits:
-    """Read the class names and the label files that are stored in the run folder."""
     names = files.read_class_names()
     return LabeledSplits(names, list(LabelFile(files.train)), list(LabelFile(files.val)))
 

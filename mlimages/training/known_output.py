@@ -95,7 +95,8 @@ def save_known_output(known_output: KnownOutput, files: RunFiles) -> None:
 def load_known_output(files: RunFiles) -> KnownOutput | None:
     """Read `known.safetensors`; return None if it does not exist.
 
-    Runs do not have it if they are multi-label or not finished, or have fewer than MIN_VALIDATION_IMAGES.
+    Runs do not have it if they are multi-label or not finished, or have fewer than MIN_CONFORMAL_IMAGES validation
+    images.
     """
     if not files.known.exists():
         return None

@@ -213,10 +213,7 @@ class Trainer:
 
 
 class _LogitsModule(nn.Module):
-    """Computes the logits with a batch source, as a module with the trainable parameters.
-
-    `DistributedDataParallel` requires a module.
-    """
+    """Module with the trainable parameters and the forward pass of a batch source, for `DistributedDataParallel`."""
 
     def __init__(self, source: BatchSource, parameters: Sequence[nn.Parameter]) -> None:
         super().__init__()

@@ -151,14 +151,7 @@ class BinaryCrossEntropy:
 
 
 def make_objective(config: FineTuneConfig, targets: Tensor, num_classes: int, device: torch.device) -> Objective:
-    """Return the objective of a run: `BinaryCrossEntropy` for multi-label data, else `CrossEntropy`.
-
-    Args:
-        config: settings of the run.
-        targets: labels of the training images, `(N,)`, or `(N, classes)` for multi-label data.
-        num_classes: number of classes.
-        device: device of the logits.
-    """
+    """Return the objective for the targets of the training images: `(N,)`, or `(N, classes)` of multi-label data."""
     if targets.ndim == 2:
         return BinaryCrossEntropy(config, targets, device)
     return CrossEntropy(config, targets, num_classes, device)

@@ -120,12 +120,7 @@ def write_settings(
     backend: ComputeBackend | None = None,
     multi_label: bool = False,
 ) -> None:
-    """Write `config.json`: settings, default values of this version, preprocessing, and library and precision.
-
-    Args:
-        backend: library and precision; None if they are not chosen yet.
-        multi_label: whether the run is multi-label.
-    """
+    """Write `config.json`: settings, default values of this version, preprocessing, and library and precision."""
     defaults = json.loads(FineTuneConfig(config.labels, config.out).to_json())
     values = {
         "version": RUN_VERSION,

@@ -23,6 +23,11 @@ logger = logging.getLogger(__name__)
 MAX_LISTED_IMAGES = 3
 """Maximum number of images that an error message lists."""
 
+_SPLIT_ADVICE = (
+    "there are too few images, or they are near-duplicates, which stay together in one split; add other images, or "
+    "pass a validation set with --val"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class DecodedSplits:
@@ -77,22 +82,14 @@ def decode_splits(config: FineTuneConfig, inputs: TrainingInputs, progress: Prog
         train, val = _hold_out_validation_images(train, config)
     require_enough_images(train, labeled.class_names, min_images=1, image_kind="usable ")
     if not val and labeled.val is None:
-        raise InputError(
-            "no validation images: there are too few images, or they are near-duplicates, which stay together in one "
-            "split; add other images, or pass a validation set with --val"
-        )
+        raise InputError(f"no validation images: {_SPLIT_ADVICE}")
     if not val:
         raise InputError("no usable validation images: add some, or pass another label file with --val")
     if distributed.is_main_process():
         if labeled.is_multi_label:
             _warn_about_rare_classes(train, labeled.class_names, "training", rare_counts=(1,))
-        _warn_about_rare_classes(val, labeled.class_names, "validation", rare_counts=(0, 1))
-        has_all_classes = len({label for image in val for label in image.class_indices}) == len(labeled.class_names)
-        if labeled.val is None and not has_all_classes:
-            logger.warning(
-                "a class has no validation image if it has too few images, or if its images are near-duplicates, "
-                "which stay together in one split: add other images, or pass a validation set with --val"
-            )
+        advice = f": {_SPLIT_ADVICE}" if labeled.val is None else ""
+        _warn_about_rare_classes(val, labeled.class_names, "validation", rare_counts=(0, 1), absence_advice=advice)
         _warn_about_conflicting_labels((*train, *val), is_multi_label=labeled.is_multi_label)
     _require_disjoint_splits(train, val)
     return DecodedSplits(train, val, broken, store)
@@ -118,14 +115,19 @@ def _hold_out_validation_images(
 
 
 def _warn_about_rare_classes(
-    images: Iterable[DecodableImage], class_names: ClassNames, split_name: str, *, rare_counts: Sequence[int]
+    images: Iterable[DecodableImage],
+    class_names: ClassNames,
+    split_name: str,
+    *,
+    rare_counts: Sequence[int],
+    absence_advice: str = "",
 ) -> None:
-    """Warn about the classes whose number of images is one of `rare_counts`, such as 0 and 1."""
+    """Warn about the classes whose number of images is one of `rare_counts`, 0 or 1."""
     found = Counter(label for image in images for label in image.class_indices)
     for count in rare_counts:
         if rare := [name for label, name in enumerate(class_names) if found[label] == count]:
-            what = "only one image" if count else "no image"
-            logger.warning("the %s set has %s of %s", split_name, what, ", ".join(rare))
+            what, advice = ("only one image", "") if count else ("no image", absence_advice)
+            logger.warning("the %s set has %s of %s%s", split_name, what, ", ".join(rare), advice)
 
 
 def _warn_about_conflicting_labels(images: Iterable[DecodableImage], *, is_multi_label: bool) -> None:

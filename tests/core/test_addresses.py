@@ -146,6 +146,7 @@ def test_a_file_url_is_a_path_and_other_urls_are_refused(
     monkeypatch.chdir(tmp_path)
     for url in ("file:///a/b c", "file:///a/b%20c", "FILE:///a/b%20c", "file:/a/b c"):
         assert as_path(as_type(url)) == Path("/a/b c")
+    assert as_path(as_type("file:///a/%FF")) == Path("/a/\udcff")  # a name that is not UTF-8
     assert as_path(as_type("MEMORY://a/b")) == as_path("memory://a/b")
     for url in (
         "http://h/a",

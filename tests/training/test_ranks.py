@@ -284,7 +284,7 @@ LAUNCH = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PO
             {"RANK": "0", "WORLD_SIZE": "2"},
             "RANK and WORLD_SIZE are set, but not MASTER_ADDR and MASTER_PORT: set",
         ),
-        ({"RANK": "3", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}, "127.0.0.1:1: "),
+        ({**LAUNCH, "RANK": "3"}, "127.0.0.1:1: "),
         *(
             ({**LAUNCH, name: value}, f"the environment variable {name} is '{value}': it must be a whole number")
             for name in ("RANK", "WORLD_SIZE", "MASTER_PORT", "LOCAL_RANK")
