@@ -38,6 +38,7 @@ from mlimages.labels import (
     ClassNames,
     LabelFile,
     describe_renamed_folders,
+    find_source,
     make_folder_names,
     open_labels,
     write_label_file,
@@ -136,7 +137,8 @@ def augment(
             splits.append(AugmentedSplit(name, count // len(views), count))
         progress.close()
         if not any(each.num_images for each in splits):
-            raise InputError(f"no image of {labels.path} can be decoded: see {format_command('check', labels.path)}")
+            source = find_source(labels)
+            raise InputError(f"no image of {source} can be decoded: see {format_command('check', source)}")
     has_class_folders = format == "folder" and not labels.is_multi_label
     notes = (
         describe_renamed_folders(labels.class_names, _make_class_folder_names(labels.class_names))

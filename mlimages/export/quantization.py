@@ -39,9 +39,10 @@ from mlimages.inference import (
     Provenance,
     align_class_indices,
     compute_conformal_thresholds,
-    find_images_in_split,
+    find_images_in_splits,
+    measure_model_size,
 )
-from mlimages.labels import LabelFile, open_labels
+from mlimages.labels import LabelFile, find_source, open_labels
 
 NUM_CALIBRATION_IMAGES = 100
 """Maximum number of images that calibrate the ranges of activations; the accuracy is measured on the others."""
@@ -117,7 +118,8 @@ def quantize(
     with tempfile.TemporaryDirectory() as folder:
         pixels = [sample.pixels for sample in calibration_set]
         variants = write_variants(bundle, pixels, Path(folder), include_float16=fp16, progress=progress)
-        num_in_splits, is_new = _compare_with_splits(test_set, bundle)
+        in_splits = find_images_in_splits([sample.item for sample in test_set], bundle)
+        is_new = ~np.array(in_splits[0]) if in_splits else np.ones(len(test_set), bool)  # (N,)
         measurements = _measure_variants({"original": bundle, **variants}, test_set, is_new, progress)
         trials = tuple(each.trial for each in measurements)
         score_name = bundle.task.score_name
@@ -132,8 +134,8 @@ def quantize(
             chosen.trial if chosen else None,
             rejection_reasons,
             score_name,
-            num_in_splits,
-            keeps_thresholds=chosen is not None and has_thresholds and is_new.sum() < MIN_CONFORMAL_IMAGES,
+            (sum(in_splits[0]), sum(in_splits[1])) if in_splits else None,
+            keeps_thresholds=chosen is not None and has_thresholds and int(is_new.sum()) < MIN_CONFORMAL_IMAGES,
         )
         if chosen:
             variant = variants[chosen.trial.name]
@@ -172,7 +174,7 @@ def _load_samples(bundle: OnnxBundle, labels: LabelFile, progress: Progress) -> 
     progress.close()
     if len(samples) < 2:
         raise InputError(
-            f"{labels.path}: only {pluralize(len(samples), 'image')} can be decoded, "
+            f"{find_source(labels)}: only {pluralize(len(samples), 'image')} can be decoded, "
             "but quantization requires at least 2, preferably 200"
         )
     return samples
@@ -184,21 +186,6 @@ def _split_samples(samples: Sequence[_Sample]) -> tuple[list[_Sample], list[_Sam
     indices = {n * len(samples) // count for n in range(count)}
     calibration_set = [samples[index] for index in sorted(indices)]
     return calibration_set, [sample for index, sample in enumerate(samples) if index not in indices]
-
-
-def _compare_with_splits(
-    samples: Sequence[_Sample], bundle: OnnxBundle
-) -> tuple[tuple[int, int] | None, NDArray[np.bool_]]:
-    """Return how many samples are in the training and validation sets of the model's run, and which `(N,)` are new.
-
-    A sample is new if it is not in the training set. If the sets are not in the bundle's folder, the counts are None,
-    and all samples are new.
-    """
-    items = [sample.item for sample in samples]
-    in_train, in_val = (find_images_in_split(items, bundle, name) for name in ("train", "val"))
-    if in_train is None or in_val is None:
-        return None, np.ones(len(items), bool)
-    return (int(in_train.sum()), int(in_val.sum())), ~in_train
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +210,7 @@ class _Measurement:
 def _measure_variants(
     bundles: Mapping[str, OnnxBundle], samples: Sequence[_Sample], is_new: NDArray[np.bool_], progress: Progress
 ) -> list[_Measurement]:
-    """Measure each file on all samples; measure its thresholds only on the samples that `is_new` `(N,)` selects."""
+    """Measure each file on all samples, but its thresholds only on those that the run was not trained on, `is_new`."""
     runners = {name: make_runner(bundle) for name, bundle in bundles.items()}
     items = [sample.item for sample in samples]
     speeds = _measure_images_per_s(runners, [sample.pixels for sample in samples[:NUM_TIMED_IMAGES]])
@@ -245,7 +232,7 @@ def _measure_variants(
             name=name,
             accuracy=score.value,
             images_per_s=speeds[name],
-            size_bytes=bundle.path.stat().st_size,
+            size_bytes=measure_model_size(bundle.path),
             calibration_error=task.compute_calibration_error(probabilities, targets),
             known_share=float(is_known.mean()),
         )
@@ -303,8 +290,7 @@ def _describe_rejection(
 
 
 def _choose_variant(measurements: Sequence[_Measurement], rejection_reasons: Sequence[str]) -> _Measurement | None:
-    """Of the accepted variants that are nearly as fast as the fastest one, return the most accurate; None if all are
-    rejected."""
+    """Return the most accurate of the accepted variants that are nearly as fast as the fastest; None without any."""
     accepted = [each for each, reason in zip(measurements, rejection_reasons, strict=True) if not reason]
     fastest = max((each.trial.images_per_s for each in accepted), default=0.0)
     fast = [each for each in accepted if each.trial.images_per_s * SIMILAR_SPEED_RATIO >= fastest]

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mlimages.core import format_percent
-from mlimages.inference import MIN_CONFORMAL_IMAGES, MultiLabel, describe_training_use
+from mlimages.inference import MIN_CONFORMAL_IMAGES, describe_training_use
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,7 @@ class Quantization:
     @property
     def training_note(self) -> str:
         """Note on the images that were also used in training; empty if there are none."""
-        is_multi_label = self.score_name == MultiLabel.score_name
-        return describe_training_use(self.num_in_splits, score_name=self.score_name, multi_label=is_multi_label)
+        return describe_training_use(self.num_in_splits, score_name=self.score_name)
 
     @property
     def thresholds_note(self) -> str:

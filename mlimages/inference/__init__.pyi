@@ -10,6 +10,7 @@ from .bundle import PredictionSetThresholds as PredictionSetThresholds
 from .bundle import Provenance as Provenance
 from .bundle import external_data_path as external_data_path
 from .bundle import find_model_file as find_model_file
+from .bundle import measure_model_size as measure_model_size
 from .calibration import MIN_CONFORMAL_IMAGES as MIN_CONFORMAL_IMAGES
 from .calibration import compute_conformal_thresholds as compute_conformal_thresholds
 from .calibration import expected_calibration_error as expected_calibration_error
@@ -30,7 +31,7 @@ from .predictor import PREDICTION_SET_LEVEL as PREDICTION_SET_LEVEL
 from .predictor import Predictor as Predictor
 from .predictor import TimedResult as TimedResult
 from .run_splits import describe_training_use as describe_training_use
-from .run_splits import find_images_in_split as find_images_in_split
+from .run_splits import find_images_in_splits as find_images_in_splits
 from .session import BundleSession as BundleSession
 from .session import compute_relative_difference as compute_relative_difference
 from .session import to_graph_input as to_graph_input

@@ -43,6 +43,11 @@ def external_data_path(onnx_path: Path) -> Path:
     return onnx_path.with_name(f"{onnx_path.name}.data")
 
 
+def measure_model_size(onnx_path: Path) -> int:
+    """Return the size of an .onnx file and its external data in bytes."""
+    return sum(file.stat().st_size for file in (onnx_path, external_data_path(onnx_path)) if file.exists())
+
+
 def find_model_file(model: str | os.PathLike[str]) -> Path:
     """Return the path of an .onnx file, given the file itself or a run folder.
 
@@ -141,6 +146,11 @@ class Provenance:
     versions: Mapping[str, str] = field(default_factory=dict)
     target: TargetRuntime = "onnxruntime"
     target_parity: ParityResult | None = None
+
+    @property
+    def evaluated_set(self) -> str:
+        """The images that the score was measured on: "calibration" for a quantized file, otherwise "validation"."""
+        return "calibration" if self.quantization else "validation"
 
 
 @dataclass(frozen=True, slots=True)

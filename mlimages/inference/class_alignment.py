@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mlimages.core import InputError, LabeledPath
 from mlimages.inference.bundle import OnnxBundle
-from mlimages.labels import LabelFile, class_definition_path, merge_classes
+from mlimages.labels import LabelFile, class_definition_path, find_source, merge_classes
 
 
 def align_class_indices(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPath]:
@@ -17,16 +17,16 @@ def align_class_indices(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPa
     """
     if labels.is_multi_label and not bundle.multi_label:
         raise InputError(
-            f"{labels.path} is a multi-label file, but {bundle.path} predicts one class per image: train a "
+            f"{find_source(labels)} is a multi-label file, but {bundle.path} predicts one class per image: train a "
             "multi-label model with `mlimages finetune`"
         )
     names, (used, (given,)) = bundle.class_names, merge_classes([labels])
     unknown = [name for name in used if name not in names]
     if unknown:
-        where, definition = labels.path, class_definition_path(labels.path)
+        where, definition = find_source(labels), class_definition_path(labels.path)
         advice = f"rename it in {definition if definition.exists() else where}"
-        if not where.exists():  # a folder has no label file
-            where, advice = labels.img_root, "rename or move the folder of this class"
+        if where != labels.path:
+            advice = "rename or move the folder of this class"
         elif not labels.defined_class_names:
             advice = f"write the class names to {definition}, one per line, in the order of their indices"
         raise InputError(

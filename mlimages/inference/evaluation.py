@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,9 +31,9 @@ from mlimages.inference.class_alignment import align_class_indices
 from mlimages.inference.explanation import BackgroundTest, run_background_test
 from mlimages.inference.multi_label import MultiLabelScores, score_multi_label_predictions
 from mlimages.inference.predictor import Predictor, TimedResult
-from mlimages.inference.run_splits import describe_training_use, find_images_in_split
+from mlimages.inference.run_splits import describe_training_use, find_images_in_splits
 from mlimages.inference.tasks import MultiLabel
-from mlimages.labels import LabelFile, open_labels
+from mlimages.labels import LabelFile, find_source, open_labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +124,8 @@ class Evaluation:
     @property
     def training_note(self) -> str:
         """Note on the images that were also used in training; empty if there are none."""
-        return describe_training_use(
-            (self.num_in_training_set, self.num_in_validation_set),
-            score_name=self.score_name,
-            multi_label=self.multi_label_scores is not None,
-        )
+        used = self.num_in_training_set, self.num_in_validation_set
+        return describe_training_use(used, score_name=self.score_name)
 
     def to_json(self) -> str:
         """Return the results as JSON; the accuracy and the scores of each class are in 0..1, with 95 % intervals."""
@@ -210,7 +206,7 @@ def evaluate(
         if isinstance(answer.result, Prediction)
     ]
     if not good:
-        source = labels.path if labels.path.exists() else labels.img_root  # a folder has no label file
+        source = find_source(labels)
         raise InputError(f"{source} has no usable image: see {format_command('check', source)}")
     predictions, true_items = [result for result, _, _ in good], [item for _, item, _ in good]
     truth = task.make_targets(true_items, len(names))
@@ -230,6 +226,7 @@ def evaluate(
         wrong = [(result, item.label) for result, item, _ in good if result.top[0].label != item.label]
         confusion = scores.confusion_matrix(truth.tolist(), probabilities.argmax(axis=1).tolist(), len(names))
         loss = -float(np.log(np.maximum(probabilities[np.arange(len(truth)), truth], 1e-7)).mean())
+    in_train, in_val = find_images_in_splits(true_items, predictor.bundle) or ([], [])
     return Evaluation(
         class_names=names,
         confusion_matrix=confusion,
@@ -244,8 +241,8 @@ def evaluate(
         background_use=_run_background_test(predictor, items, background_test_images)
         if background_test_images
         else None,
-        num_in_training_set=_count_images_in_split(true_items, predictor.bundle, "train"),
-        num_in_validation_set=_count_images_in_split(true_items, predictor.bundle, "val"),
+        num_in_training_set=sum(in_train),
+        num_in_validation_set=sum(in_val),
         multi_label_scores=label_scores,
     )
 
@@ -266,12 +263,6 @@ def _class_scores_to_dict(class_scores: ClassScores) -> dict[str, object]:
     shares = {"precision": class_scores.precision, "recall": class_scores.recall, "f1": class_scores.f1}
     count = class_scores.count  # without images, the scores are undefined
     return {"count": count, **{key: [one.value, one.low, one.high] if count else None for key, one in shares.items()}}
-
-
-def _count_images_in_split(items: Sequence[LabeledPath], bundle: OnnxBundle, split: Literal["train", "val"]) -> int:
-    """Return the number of images that are also in a split of the model's run; 0 if unknown."""
-    is_in_split = find_images_in_split(items, bundle, split)
-    return 0 if is_in_split is None else int(is_in_split.sum())
 
 
 def _predict_all(predictor: Predictor, items: Sequence[LabeledPath], progress: Progress) -> list[TimedResult]:

@@ -103,5 +103,4 @@ def score_multi_label_predictions(
 
 
 def _proportion_to_list(proportion: Proportion | None) -> list[float] | None:
-    """Return the value and the bounds of its interval; None if the proportion is None."""
     return [proportion.value, proportion.low, proportion.high] if proportion else None

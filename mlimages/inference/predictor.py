@@ -32,6 +32,7 @@ from mlimages.core import (
     format_percent,
     is_remote,
     make_html_table,
+    pluralize,
 )
 from mlimages.images import MIN_REMOTE_READERS
 from mlimages.inference.bundle import OnnxBundle
@@ -131,8 +132,8 @@ class Predictor:
         rows = [("classes", ", ".join(self.bundle.class_names)), ("network", self.bundle.model)]
         provenance = self.bundle.provenance
         if score := provenance.accuracy or provenance.mean_ap:
-            kind = "calibration" if provenance.quantization else "validation"
-            text = f"{format_percent(score[0])} on {provenance.num_evaluated_images} {kind} images"
+            images = pluralize(provenance.num_evaluated_images, f"{provenance.evaluated_set} image")
+            text = f"{format_percent(score[0])} on {images}"
             name = "mAP" if self.bundle.multi_label else "accuracy"
             rows.append((name, f"{text} (95 % interval {format_interval(Proportion(*score))})"))
         return make_html_table(f"model {self.bundle.path}", rows)

@@ -21,6 +21,7 @@ from .label_file import merge_classes as merge_classes
 from .label_output import write_label_file as write_label_file
 from .label_output import write_label_output as write_label_output
 from .label_summary import LabelFileSummary as LabelFileSummary
+from .label_summary import find_source as find_source
 from .label_texts import format_label as format_label
 from .labelling import LabelOptions as LabelOptions
 from .labelling import Splitter as Splitter

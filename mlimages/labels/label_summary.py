@@ -1,4 +1,4 @@
-"""Statistics of written label files."""
+"""Statistics of written label files, and where labels come from."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ class LabelFileSummary:
     def rare_classes(self) -> tuple[str, ...]:
         """Classes with fewer than two images."""
         return tuple(name for name, count in self.class_counts.items() if count < 2)
+
+
+def find_source(labels: LabelFile) -> Path:
+    """Return the path of the label file or, if the labels were not read from a file, of the folder of images."""
+    return labels.path if labels.path.exists() else labels.img_root
 
 
 def summarize_label_file(labels: LabelFile) -> LabelFileSummary:

@@ -81,9 +81,9 @@ def _describe_evaluated_images(bundle: OnnxBundle) -> str:
     provenance = bundle.provenance
     if not provenance.quantization:
         return "validation set"
-    num_in_training_set = (provenance.num_in_splits or (0, 0))[0]
-    used = f" ({num_in_training_set} of {provenance.num_evaluated_images} used for training)"
-    return f"calibration images{used if num_in_training_set else ''}"
+    num_used, _ = provenance.num_in_splits or (0, 0)
+    used = f" ({num_used} of {provenance.num_evaluated_images} used for training)" if num_used else ""
+    return f"calibration images{used}"
 
 
 def _describe_model(bundle: OnnxBundle) -> Iterator[str]:
@@ -139,16 +139,12 @@ def read_image_licenses(paths: Iterable[Path]) -> dict[Path, str]:
 def _describe_results(bundle: OnnxBundle) -> Iterator[str]:
     provenance = bundle.provenance
     yield "\n## Results\n"
-    for name, values in (
-        ("Accuracy", provenance.accuracy),
-        ("Mean average precision (mAP)", provenance.mean_ap),
-    ):
-        if values:
-            score, kind = Proportion(*values), "calibration" if provenance.quantization else "validation"
-            images = pluralize(provenance.num_evaluated_images, f"{kind} image")
-            yield f"{name} {format_percent(score.value)} on {images}"
-            yield f"(95 % interval {format_interval(score)})."
-            yield _describe_training_use(bundle)
+    if score := provenance.accuracy or provenance.mean_ap:
+        name = "Mean average precision (mAP)" if bundle.multi_label else "Accuracy"
+        images = pluralize(provenance.num_evaluated_images, f"{provenance.evaluated_set} image")
+        yield f"{name} {format_percent(score[0])} on {images}"
+        yield f"(95 % interval {format_interval(Proportion(*score))})."
+        yield _describe_training_use(bundle)
     if provenance.calibration_error:
         before, after = provenance.calibration_error
         yield f"Expected calibration error {after:.3f}; before the temperature was fitted, {before:.3f}."
@@ -162,12 +158,10 @@ def _describe_results(bundle: OnnxBundle) -> Iterator[str]:
 
 def _describe_training_use(bundle: OnnxBundle) -> str:
     """Return a sentence on how the run used the evaluated images."""
-    provenance, multi_label = bundle.provenance, bundle.multi_label
-    if not provenance.quantization:
-        chosen = "Epoch and thresholds were" if multi_label else "The epoch was"
+    if not bundle.provenance.quantization:
+        chosen = "Epoch and thresholds were" if bundle.multi_label else "The epoch was"
         return f"{chosen} chosen on these images: expect slightly lower scores on new images."
-    score_name = bundle.task.score_name
-    note = describe_training_use(provenance.num_in_splits, score_name=score_name, multi_label=multi_label)
+    note = describe_training_use(bundle.provenance.num_in_splits, score_name=bundle.task.score_name)
     return f"{note[:1].upper()}{note[1:]}." if note else "The run did not use these images."
 
 
@@ -181,9 +175,8 @@ def _describe_limitations(bundle: OnnxBundle) -> Iterator[str]:
         yield "Apply the softmax to the output `logits`. The classes with a probability of"
         yield f"at least {threshold:.3f} include the true class in"
         yield f"{level} of cases. If there is no such class, use the most probable one."
-        before = " before quantization" if _keeps_thresholds(bundle) else ""
         yield f"The threshold {threshold:.3f} was computed from"
-        yield f"{images}{' by leave-one-out' if is_left_out else ''}{before}."
+        yield f"{images}{' by leave-one-out' if is_left_out else ''}{_format_time_of_thresholds(bundle)}."
     evaluated = "the calibration images" if bundle.provenance.quantization else "those of the validation set"
     yield f"Results hold for images like {evaluated}: the same sources, devices and surroundings."
     if bundle.includes_preprocessing and bundle.provenance.target == "onnxruntime":
@@ -191,10 +184,11 @@ def _describe_limitations(bundle: OnnxBundle) -> Iterator[str]:
         yield "runtimes, export with `--target`."
 
 
-def _keeps_thresholds(bundle: OnnxBundle) -> bool:
-    """Return whether this is a quantized file with the thresholds of the file before quantization."""
+def _format_time_of_thresholds(bundle: OnnxBundle) -> str:
+    """Return " before quantization" for a quantized file that has the thresholds of the original; "" for others."""
     sets = bundle.prediction_sets
-    return bool(bundle.provenance.quantization and sets and sets.source != "calibration")
+    is_kept = bundle.provenance.quantization and sets and sets.source != "calibration"
+    return " before quantization" if is_kept else ""
 
 
 def _describe_decision_rules(bundle: OnnxBundle) -> Iterator[str]:
@@ -205,9 +199,8 @@ def _describe_decision_rules(bundle: OnnxBundle) -> Iterator[str]:
     elif known := bundle.known:
         yield f"Every image gets one of the classes above. If the output `known` is below {KNOWN_THRESHOLD}, the image"
         share = format_percent(1 - known.share, 0)
-        is_measured_again = bundle.prediction_sets is not None and bundle.prediction_sets.source == "calibration"
-        images = pluralize(known.count, f"{'calibration' if is_measured_again else 'validation'} image")
-        before = " before quantization" if _keeps_thresholds(bundle) else ""
+        before = _format_time_of_thresholds(bundle)
+        images = pluralize(known.count, f"{'validation' if before else bundle.provenance.evaluated_set} image")
         yield f"probably belongs to none of them. `known` was wrongly below {KNOWN_THRESHOLD} for"
         yield f"{share} of {images}{before}."
     else:
@@ -233,10 +226,7 @@ def _describe_usage(bundle: OnnxBundle) -> Iterator[str]:
 
 
 def _runs_in_opencv(bundle: OnnxBundle) -> bool:
-    """Return whether the example runs in OpenCV: the file is for OpenCV and not quantized.
-
-    Quantized files were measured in ONNX Runtime, so the example runs there.
-    """
+    """Return whether the example runs in OpenCV. Quantized files were measured in ONNX Runtime, so theirs run there."""
     return bundle.provenance.target == "opencv" and not bundle.provenance.quantization
 
 
@@ -244,7 +234,7 @@ def _format_inference_snippet(bundle: OnnxBundle) -> str:
     """Return the lines of Python that compute the outputs."""
     outputs = [LOGITS, PROBABILITIES, *([KNOWN] if bundle.known else [])]
     variable = "image" if bundle.includes_preprocessing else "x"
-    path, names, source = (json.dumps(value) for value in (bundle.path.name, outputs, INPUT))
+    path, names, source = (json.dumps(value, ensure_ascii=False) for value in (bundle.path.name, outputs, INPUT))
     if _runs_in_opencv(bundle):
         return (
             f"network = cv2.dnn.readNetFromONNX({path})\nnetwork.setInput({variable}, {source})\n"

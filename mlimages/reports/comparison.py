@@ -22,7 +22,7 @@ from mlimages.core import (
     mean_ap_difference,
     require_local_path,
 )
-from mlimages.inference import external_data_path
+from mlimages.inference import measure_model_size
 from mlimages.reports.run_folder import RunFolder, read_run
 
 SIGNIFICANCE_LEVEL = 0.05
@@ -251,8 +251,8 @@ def _iter_image_keys(run: RunFolder) -> Iterator[tuple[str, str]]:
 
 
 def make_run_names(runs: Sequence[ComparedRun]) -> list[str]:
-    """Return a name for each run: the last components of its path, as many as tell the runs apart."""
-    return _shorten_paths([str(each.path.absolute()) for each in runs])
+    """Return a name for each run: the last components of its path, as few as tell the runs apart."""
+    return _shorten_paths([os.path.normpath(each.path.absolute()) for each in runs])
 
 
 def _find_differing_settings(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
@@ -279,10 +279,8 @@ def _shorten_paths(texts: Sequence[str]) -> list[str]:
 
 
 def _find_model_size(run: Path) -> int:
-    """Return the size in bytes of the exported file with its external data.
-
-    If there is no exported file, return the size of the weights, or 0 if there are none, either.
-    """
-    exported = run / "model.onnx"
-    files = [exported, external_data_path(exported)] if exported.exists() else [run / "best.safetensors"]
-    return sum(file.stat().st_size for file in files if file.exists())
+    """Return the size in bytes of the exported file, of the weights if there is none, or 0 without both."""
+    exported, weights = run / "model.onnx", run / "best.safetensors"
+    if exported.exists():
+        return measure_model_size(exported)
+    return weights.stat().st_size if weights.exists() else 0

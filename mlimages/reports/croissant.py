@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from mlimages.core import as_path, write_output
+from mlimages.core import as_path, pluralize, write_output
 from mlimages.labels import LabelFile
 from mlimages.reports.cards import read_image_licenses
 from mlimages.reports.run_folder import RunFolder
@@ -61,9 +61,10 @@ def _make_dataset_json(run: RunFolder) -> dict[str, Any]:
         {"classes/label": label, "classes/name": name, **{f"classes/{part}": counts[part][label] for part in counts}}
         for label, name in enumerate(run.class_names)
     ]
-    stated = "; ".join(f"{licence}: {count} images" for licence, count in licenses.most_common()) or "not recorded"
+    stated = "; ".join(f"{licence}: {pluralize(count, 'image')}" for licence, count in licenses.most_common())
     recorded = [licence for licence in licenses if licence != "not recorded"]
-    description = f"{total} images of {len(run.class_names)} classes. Licences of the images: {stated}."
+    size = f"{pluralize(total, 'image')} of {pluralize(len(run.class_names), 'class')}"
+    description = f"{size}. Licences of the images: {stated or 'not recorded'}."
     return {
         "@context": _JSON_LD_CONTEXT,
         "@type": "sc:Dataset",

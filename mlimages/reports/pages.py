@@ -123,4 +123,9 @@ _templates = jinja2.Environment(
     undefined=jinja2.StrictUndefined,
 )
 _templates.globals["pluralize"] = pluralize
-_templates.filters |= {"percent": format_percent, "interval": format_interval, "contents": find_section_headings}
+_templates.filters |= {
+    "percent": format_percent,
+    "interval": format_interval,
+    "contents": find_section_headings,
+    "capitalize": lambda text: text[:1].upper() + text[1:],  # Jinja's filter makes "map" of "mAP"
+}

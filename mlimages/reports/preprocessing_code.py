@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 from mlimages.core import ImageProperty, Normalization, Preprocessing
@@ -87,8 +86,7 @@ def _iter_normalization_lines(preprocessing: Preprocessing) -> Iterator[str]:
     yield f"x = np.asarray(image, np.float32){axes}"
     yield f"std = np.array({list(normalization.std)}).reshape(1, -1, 1, 1)"
     if normalization.mean_image:
-        file = json.dumps(normalization.mean_image)
-        yield f"mean_image = np.load({file}, allow_pickle=False)"
+        yield f"mean_image = np.load({normalization.mean_image!r}, allow_pickle=False)"
         yield f"x = (x - mean_image) / {normalization.scale:g} / std"
     else:
         yield f"mean = np.array({list(normalization.mean)}).reshape(1, -1, 1, 1)"

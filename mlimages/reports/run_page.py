@@ -26,7 +26,7 @@ from mlimages.core import (
     require_writable,
     write_output,
 )
-from mlimages.inference import Explanation, Predictor, explain, external_data_path, find_model_file
+from mlimages.inference import Explanation, Predictor, explain, find_model_file, measure_model_size
 from mlimages.labels import LabelFile
 from mlimages.reports import pages, plots
 from mlimages.reports.run_folder import Predictions, RunFolder, read_run
@@ -202,8 +202,7 @@ def _load_predictor(run: RunFolder) -> Predictor | None:
     """
     with suppress(BundleError):
         file = find_model_file(run.path)
-        size_bytes = sum(part.stat().st_size for part in (file, external_data_path(file)) if part.exists())
-        if size_bytes <= MAX_EXPLAINED_MODEL_BYTES:
+        if measure_model_size(file) <= MAX_EXPLAINED_MODEL_BYTES:
             return Predictor(file)
     return None
 

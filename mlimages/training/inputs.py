@@ -27,7 +27,7 @@ from mlimages.core import (
     pluralize,
 )
 from mlimages.dataset import describe_preprocessing_differences, load_mean_image
-from mlimages.labels import ClassNames, LabelFile, merge_classes, open_labels, open_splits
+from mlimages.labels import ClassNames, LabelFile, find_source, merge_classes, open_labels, open_splits
 from mlimages.networks import FrozenLayers, Model, build_model, freeze, summarize_model, wrap_network
 from mlimages.reports import RunFiles, read_run, read_settings
 from mlimages.training import distributed
@@ -200,7 +200,7 @@ def read_labeled_splits(config: FineTuneConfig) -> LabeledSplits:
     ]
     used, used_last = ({label for item in part for label in item.class_indices} for part in (found[0], found[-1]))
     if new := [names[label] for label in sorted(used_last - used)]:
-        where = files[-1].path if files[-1].path.exists() else files[-1].img_root  # a folder has no label file
+        where = find_source(files[-1])
         spellings = {names[label].strip().casefold(): names[label] for label in used}
         meant = [spellings[key] for name in new if (key := name.strip().casefold()) in spellings]
         raise InputError(

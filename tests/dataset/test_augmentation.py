@@ -198,6 +198,15 @@ def test_where_no_image_can_be_decoded_earlier_output_stays(labels: LabelFile, t
     assert format != "npz" or out.read_text() == "as it was"
 
 
+def test_a_folder_without_an_image_that_can_be_decoded_is_named_itself(tmp_path: Path) -> None:
+    (tmp_path / "photos/cats").mkdir(parents=True)
+    (tmp_path / "photos/cats/a.png").write_bytes(b"")
+    with pytest.raises(InputError) as raised:
+        augment(tmp_path / "photos", tmp_path / "a.npz", image_property=ImageProperty(8))
+    folder = tmp_path / "photos"
+    assert str(raised.value) == f"no image of {folder} can be decoded: see `mlimages check {folder}`"
+
+
 @FORMATS
 def test_an_existing_folder_is_left_alone(labels: LabelFile, tmp_path: Path, format: Format) -> None:
     (tmp_path / "full").mkdir()

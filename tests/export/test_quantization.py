@@ -1,5 +1,7 @@
 """A quantized file is written only if it is faster and still accurate."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -231,11 +233,12 @@ def test_thresholds_are_measured_on_enough_images_that_the_run_was_not_trained_o
     num_new = result.num_images - (result.num_in_splits or (0, 0))[0]
     assert after.prediction_sets
     assert after.prediction_sets.count == (12 if kept else num_new)
-    card = " ".join(format_model_card(after).split())
+    card, written = " ".join(format_model_card(after).split()), json.loads(json.dumps(result.to_dict()))
+    assert (written["keeps_thresholds"], written["trained_on"]) == (kept, (result.num_in_splits or (None,))[0])
     assert (
-        f"{format_percent(result.written_trial.accuracy)} on {pluralize(result.num_images, 'calibration image')} ("
+        f"{format_percent(written['chosen']['accuracy'])} on {pluralize(result.num_images, 'calibration image')} ("
         in card
-    )  # type: ignore[union-attr]
+    )
     assert (f"{result.training_note[1:]}." if notes[0] else "The run did not use these images.") in card
     kind = "12 validation images before quantization" if kept else f"{num_new} calibration images"
     assert card.count(f" {kind}.") == 2
@@ -274,6 +277,19 @@ def test_a_file_is_neither_replaced_by_its_variant_nor_quantized_twice(
     )
     with pytest.raises(BundleError, match="does not reproduce"):
         quantize_any(damaged, labels, tmp_path / "q.onnx")
+
+
+def test_a_folder_of_too_few_images_is_named_itself(cnn_bundle: OnnxBundle, tmp_path: Path) -> None:
+    made_images(tmp_path / "photos/class0", 1)
+    with pytest.raises(InputError, match=f"^{tmp_path / 'photos'}: only 1 image can be decoded"):
+        quantize(cnn_bundle, tmp_path / "photos", tmp_path / "q.onnx")
+
+
+def test_the_size_includes_external_weights(cnn_bundle: OnnxBundle, labels: LabelFile, tmp_path: Path) -> None:
+    shutil.copy(cnn_bundle.path, tmp_path / "a.onnx")
+    (tmp_path / "a.onnx.data").write_bytes(bytes(5000))
+    result = quantize_any(OnnxBundle.read(tmp_path / "a.onnx"), labels, tmp_path / "q.onnx")
+    assert result.trials[0].size_bytes == cnn_bundle.path.stat().st_size + 5000
 
 
 @pytest.mark.parametrize("count", [0, 1])

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from mlimages.cli.main import app
 from mlimages.core import InputError, RunError
 from mlimages.reports import compare_runs, format_comparison, read_run, render_comparison
+from mlimages.reports.comparison import make_run_names
 from tests.conftest import RunCli
 from tests.run_folders import make_run
 
@@ -82,6 +83,11 @@ def test_runs_with_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> Non
     assert list(format_comparison(compared))[-3].split() == ["setting", "cats/first", "dogs/first"]
     page = render_comparison(compared)
     assert page.count(">cats/first</th>") == page.count(">dogs/first</th>") == 2
+
+
+def test_the_name_of_a_run_has_no_dots_of_its_path(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name / "first", wrong=[0]) for name in ("cats", "dogs")]
+    assert make_run_names(compare_runs([runs[0] / "../first", runs[1]])) == ["cats/first", "dogs/first"]
 
 
 def test_runs_with_equal_scores_keep_their_order(tmp_path: Path) -> None:

@@ -40,4 +40,4 @@ def test_a_licence_that_no_source_stated_is_not_listed(tmp_path: Path, source: d
     write_croissant(read_run(run), run / "croissant.json")
     written = json.loads((run / "croissant.json").read_text())
     assert "license" not in written
-    assert written["description"].endswith("Licences of the images: not recorded: 1 images.")
+    assert written["description"].endswith("Licences of the images: not recorded: 1 image.")

@@ -89,8 +89,8 @@ def test_the_code_of_a_card_runs_and_predicts_the_class(
     bundle = export_network(network, tmp_path / "a.onnx", validation=items, options=options)
     if quantized:
         monkeypatch.setattr(quantization_module, "MIN_SPEEDUP", 0.0)
-        quantize(bundle, tmp_path / "val.txt", tmp_path / "q.onnx", max_drop=100)
-        bundle = OnnxBundle.read(tmp_path / "q.onnx")
+        quantize(bundle, tmp_path / "val.txt", tmp_path / '"q" 😀.onnx', max_drop=100)
+        bundle = OnnxBundle.read(tmp_path / '"q" 😀.onnx')
     made_image(3).save(tmp_path / "image.jpg", "PNG")
     card = format_model_card(bundle)
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)

@@ -74,6 +74,13 @@ class Watched(Predictor):
         return super().predict_batch(batch, **options)
 
 
+def wait_for_metric(served: Served, line: bytes) -> None:
+    """Wait until a line of the metrics ends with `line`."""
+    deadline = time.monotonic() + 60
+    while line + b"\n" not in served.ask("GET", "/metrics").body:
+        assert time.monotonic() < deadline, line
+
+
 def test_a_raw_image_is_answered_as_predict_answers_it(server: Served, bundle: OnnxBundle) -> None:
     reply = server.ask("POST", "/predict", encoded(3))
     (one,) = reply.json["predictions"]
@@ -304,8 +311,7 @@ def test_a_full_queue_is_503_with_retry_after_and_a_request_that_never_fits_is_4
         assert begun.wait(60)
         with socket.create_connection(("127.0.0.1", served.port)) as second:
             second.sendall(head % len(encoded(2)) + encoded(2))
-            while b"mlimages_queue_images 1.0\n" not in served.ask("GET", "/metrics").body:
-                pass
+            wait_for_metric(served, b"mlimages_queue_images 1.0")
             busy, too_many = (
                 served.ask_form("/predict", *[(f"{n}.png", encoded()) for n in range(count)]) for count in (2, 3)
             )
@@ -341,10 +347,8 @@ def test_an_image_whose_client_has_gone_is_not_worked_on(serve_with: Any, bundle
         assert begun.wait(60)
         with socket.create_connection(("127.0.0.1", served.port)) as second:
             second.sendall(head % len(encoded(2)) + encoded(2))
-            while b"mlimages_queue_images 1.0\n" not in served.ask("GET", "/metrics").body:
-                pass
-        while b'status="499"} 1.0\n' not in served.ask("GET", "/metrics").body:
-            pass
+            wait_for_metric(served, b"mlimages_queue_images 1.0")
+        wait_for_metric(served, b'status="499"} 1.0')
         go_on.set()
         assert first.recv(64).startswith(b"HTTP/1.1 200")
     assert served.ask("POST", "/predict", encoded(3)).status == 200

@@ -220,7 +220,9 @@ def test_pages_and_comparison_show_average_precision(trained: FineTuneResult, cl
     assert f"{100 * trained.val_map[0]:.1f} % mAP" in page  # type: ignore[index]
     assert "accuracy" not in page.replace("train_accuracy", "")
     found = evaluate(trained.run, trained.run / "val.txt")
-    assert f"{100 * found.score.value:.1f} % mAP" in render_evaluation(found, "title")
+    evaluation_page = render_evaluation(found, "title")
+    assert f"{100 * found.score.value:.1f} % mAP" in evaluation_page
+    assert re.search("<p>Of these images, the run used .*: expect lower mAP on new images.</p>", evaluation_page)
     best, other = compare_runs([trained.run, closed_form.run])
     assert best.score.value == max(trained.val_map[0], closed_form.val_map[0])  # type: ignore[index]
     assert other.test_against_best is not None
