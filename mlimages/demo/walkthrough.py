@@ -145,7 +145,6 @@ class _Walkthrough:
         return report
 
     def _compute_mean(self, train_labels: LabelFile) -> None:
-        """Write the mean image of the training set, as a PNG and as a NumPy file."""
         self._show_command(f"mean {train_labels.path.name} --size 28 --gray -o mean.png")
         TrainingData(train_labels, ImageProperty(28, gray_scale=True)).make_mean_image(self._folder / "mean.png")
         self._show_result("written: mean.png for viewing, and mean.npy for training")

@@ -67,8 +67,6 @@ def serve_responses(responses: Sequence[Response]) -> Iterator[str]:
     response_by_path = {response.path: response for response in responses}
 
     class Handler(BaseHTTPRequestHandler):
-        """Sends the response for the requested path, or 404 if there is none; logs nothing."""
-
         protocol_version = "HTTP/1.1"  # keeps connections open
         wbufsize = -1  # sends headers and body together
 

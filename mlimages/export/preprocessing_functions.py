@@ -280,19 +280,13 @@ def _make_exact_resize(interpolation: str) -> OnnxFunction:
 
 @onnx_function
 def _compute_bilinear_integer_weight(distance, larger_width):
-    """Return 2 * larger_width times the triangle kernel at distance / (2 * larger_width).
-
-    `larger_width` is the larger of the widths before and after the resize.
-    """
+    """Return 2 * larger_width times the triangle kernel at distance / (2 * larger_width)."""
     return op.Max(2 * larger_width - distance, 0)
 
 
 @onnx_function
 def _compute_bicubic_integer_weight(distance, larger_width):
-    """Return 2^13 times Keys' cubic kernel with a = -0.5 at distance / (2 * larger_width).
-
-    `larger_width` is the larger of the widths before and after the resize.
-    """
+    """Return 2^13 times Keys' cubic kernel with a = -0.5 at distance / (2 * larger_width)."""
     u = op.Min(distance, 4 * larger_width) * 512 / larger_width
     cube = u * u / 16 * u / 16384
     square = u * u * 5 / 256

@@ -144,7 +144,8 @@ def draw_contact_sheet(
     rows = make_sheet_rows(TrainingData(labels, image_property), per_class=per_class, seed=seed)
     num_images, count_by_class = labels.count_images()
     found = f"{pluralize(num_images, 'image')}, {pluralize(len(count_by_class), 'class')}"
-    found += f" (the first {len(rows)} are shown)" * (len(rows) < len(count_by_class))
+    if len(rows) < len(count_by_class):
+        found += f" (the first {len(rows)} are shown)"
     shown_per_class = max(len(row.tiles) for row in rows)
     gray = ", gray" if image_property.gray_scale else ""
     resized = f"resize {image_property.resize}, {image_property.width} x {image_property.height} px{gray}"

@@ -258,8 +258,8 @@ def _describe_parity_test(bundle: OnnxBundle) -> str:
     best = max(range(len(probe.logits)), key=probe.logits.__getitem__)
     requirement = (
         f"the image stored in the metadata ({probe.width} x {probe.height} px) must yield a logit of "
-        f"{probe.logits[best]:.3f} "
-        f"for {bundle.class_names[best]}; logits may differ by {format_percent(probe.tolerance)} of the largest one"
+        f"{probe.logits[best]:.3f} for {bundle.class_names[best]}; "
+        f"logits may differ by {format_percent(probe.tolerance)} of the largest one"
     )
     if not bundle.includes_preprocessing:
         return f"{requirement}; not tested: the file does not include preprocessing"

@@ -141,7 +141,6 @@ def save_models_plot(result: ModelScores, path: str | os.PathLike[str], *, overw
     """
 
     def draw_accuracy_by_time(axes: Axes) -> None:
-        """Draw the accuracy of each network, with its 95 % interval, by its CPU time."""
         y, errors = _convert_to_error_bars([score.accuracy for score in result.scores])
         x = [score.cpu_ms for score in result.scores]
         axes.errorbar(x, y, yerr=errors, fmt="o", color=VAL_COLOR, capsize=2)
@@ -178,7 +177,6 @@ def draw_comparison_svg(runs: Sequence[ComparedRun]) -> str:
     best, names = runs[0], make_run_names(runs)
 
     def draw_score_by_run(axes: Axes) -> None:
-        """Draw the score of each run with its 95 % interval."""
         positions = range(len(runs))[::-1]
         x, errors = _convert_to_error_bars([each.score for each in runs])
         axes.errorbar(x, positions, xerr=errors, fmt="o", color=VAL_COLOR, capsize=3)
@@ -259,7 +257,6 @@ def _make_probe_plots(result: ProbeResult) -> Iterator[tuple[str, DrawFunction]]
     freeze = result.recommended_freeze
 
     def draw_accuracy_by_layer(axes: Axes) -> None:
-        """Draw the accuracy for each last frozen layer, with the recommended one filled."""
         names = [score.layer_name for score in result.layer_scores]
         accuracies = [score.accuracy for score in result.layer_scores]
         _draw_points(axes, range(len(names)), accuracies, highlighted_index=names.index(freeze))
@@ -269,7 +266,6 @@ def _make_probe_plots(result: ProbeResult) -> Iterator[tuple[str, DrawFunction]]
         axes.set(title=f"{result.model}: accuracy by layer", xlabel="last frozen layer", ylabel="accuracy (%)")
 
     def draw_accuracy_by_images(axes: Axes) -> None:
-        """Draw the learning curve of the recommended layer."""
         counts = [point.images_per_class for point in result.learning_curve]
         _draw_points(axes, counts, [point.accuracy for point in result.learning_curve])
         axes.set_xscale("log", base=2)

@@ -9,8 +9,6 @@ from typing import Any
 
 from mlimages.core import Proportion, format_table, pluralize
 
-MAX_LINE_LENGTH = 80
-
 MAX_BAR_LENGTH = 24
 """Length in characters of the bar for an accuracy of 100 %."""
 
@@ -144,7 +142,7 @@ def format_probe(result: ProbeResult) -> Iterator[str]:
     yield from format_table(rows, left_columns=frozenset({0, 4}))
     yield ""
     if note := result.below_chance_note:
-        yield from (*textwrap.wrap(note, MAX_LINE_LENGTH), "")
+        yield from (*textwrap.wrap(note, 80), "")
     if result.learning_curve:
         points = [("per class", "accuracy", "95 %", "")]
         points += [

@@ -182,7 +182,7 @@ def read_run(path: str | os.PathLike[str]) -> RunFolder:
     settings = read_settings(files)
     try:
         names, final_metrics = files.read_class_names(), _read_final_metrics(files.result)
-        is_multi = settings.get("multi_label", False)
+        multi_label = settings.get("multi_label", False)
         return RunFolder(
             path=files.folder,
             settings=settings["config"],
@@ -190,7 +190,7 @@ def read_run(path: str | os.PathLike[str]) -> RunFolder:
             preprocessing=Preprocessing.from_dict(settings["preprocessing"]),
             class_names=names,
             epochs=_read_epochs(files.metrics),
-            predictions=_read_predictions(files.predictions, names, multi_label=is_multi) if final_metrics else None,
+            predictions=_read_predictions(files.predictions, names, multi_label=multi_label) if final_metrics else None,
             final_metrics=final_metrics,
             skipped_images=tuple(_read_rows(files.folder / "left_out.tsv", delimiter="\t")),
         )

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
-from contextlib import suppress
 from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 
 from mlimages.serving.problems import ApiError, Handler
 from mlimages.serving.service import SERVICE_KEY
-from mlimages.serving.settings import ServerSettings
+from mlimages.serving.settings import ServerSettings, is_ip_address
 
 PUBLIC_ROUTES = frozenset({"/", "/healthz", "/openapi.json", "/v2", "/v2/health/live", "/v2/health/ready"})
 """Routes that need no token; without a token, they reveal neither the names of the classes nor how much the model is
@@ -61,18 +59,11 @@ def _check_host(request: web.Request, allowed_hosts: tuple[str, ...]) -> None:
     except ValueError:
         name = header
     names = {"", "localhost", *(host.lower().rstrip(".") for host in allowed_hosts)}
-    if "*" in names or name in names or name.endswith(".localhost") or _is_ip_address(name):
+    if "*" in names or name in names or name.endswith(".localhost") or is_ip_address(name):
         return
     raise ApiError(
         421, "misdirected-request", f"this server does not accept the host name {name!r}: add it with --allowed-host"
     )
-
-
-def _is_ip_address(name: str) -> bool:
-    with suppress(ValueError):
-        ipaddress.ip_address(name)
-        return True
-    return False
 
 
 @web.middleware

@@ -71,9 +71,8 @@ async def get_model_metadata(request: web.Request) -> web.Response:
 async def get_model_readiness(request: web.Request) -> web.Response:
     """Return whether the model accepts requests."""
     service = _get_service(request)
-    is_ready = not service.is_stopping
-    status = 200 if is_ready else 503
-    return _make_json_response(schemas.ModelReady(name=service.model_name, ready=is_ready), status=status)
+    answer = schemas.ModelReady(name=service.model_name, ready=not service.is_stopping)
+    return _make_json_response(answer, status=200 if answer.ready else 503)
 
 
 @routes.post(f"{_MODEL}/infer")
@@ -85,8 +84,12 @@ async def infer(request: web.Request) -> web.Response:
     try:
         inference_request, images = await asyncio.to_thread(_parse_request, body, request.headers.get(_LENGTH_HEADER))
     except ValidationError as error:
-        hint = "" if _LENGTH_HEADER in request.headers else _describe_missing_header(error)
-        raise ApiError(400, "bad-request", f"not an inference request: {_get_first_message(error)}{hint}") from error
+        message = _get_first_message(error)
+        if "trailing characters" in message and _LENGTH_HEADER not in request.headers:
+            message += (
+                f"; if binary data follows the JSON, send the header {_LENGTH_HEADER} with the length of the JSON"
+            )
+        raise ApiError(400, "bad-request", f"not an inference request: {message}") from error
     except (ValueError, TypeError, OverflowError) as error:
         raise ApiError(400, "bad-request", f"not an inference request: {error}") from error
     if len(images) > service.settings.max_images:
@@ -121,11 +124,7 @@ def _describe_outputs(bundle: OnnxBundle) -> list[schemas.TensorMetadata]:
 
 
 def _get_service(request: web.Request) -> Service:
-    """Return the service.
-
-    Raises:
-        ApiError: the request names another model or version.
-    """
+    """Return the service; raise ApiError if the request names another model or version."""
     service = request.app[SERVICE_KEY]
     if request.match_info["name"] != service.model_name or request.match_info.get("version", VERSION) != VERSION:
         raise ApiError(404, "not-found", f"model not found: this server has {service.model_name!r}, version {VERSION}")
@@ -159,16 +158,6 @@ def _get_first_message(error: ValidationError) -> str:
     """Return where in the JSON the first error is, and its message."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
-
-
-def _describe_missing_header(error: ValidationError) -> str:
-    """Return the end of a message, which says that the header with the length of the JSON is missing.
-
-    Return "" if no bytes follow the JSON, since the header is then not needed.
-    """
-    if "trailing characters" not in _get_first_message(error):
-        return ""
-    return f"; if binary data follows the JSON, send the header {_LENGTH_HEADER} with the number of bytes of the JSON"
 
 
 def _parse_pixels(data: object) -> NDArray[np.uint8]:

@@ -124,10 +124,7 @@ class ServerSettings:
 
 def _is_host_name(text: str) -> bool:
     """Return whether the Host header of a request can have this name: an ASCII name, or an IP address."""
-    try:
-        return bool(_HOST_NAME.fullmatch(text) or ipaddress.ip_address(text))
-    except ValueError:
-        return False
+    return _HOST_NAME.fullmatch(text) is not None or is_ip_address(text)
 
 
 def _normalize_origin(text: str) -> str | None:
@@ -141,6 +138,15 @@ def _normalize_origin(text: str) -> str | None:
         return None
     host = f"[{name}]" if ":" in name else name
     return f"{parts.scheme}://{host}{'' if port in (None, _DEFAULT_PORTS[parts.scheme]) else f':{port}'}"
+
+
+def is_ip_address(text: str) -> bool:
+    """Return whether a text is an IPv4 or IPv6 address."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def is_loopback(host: str) -> bool:

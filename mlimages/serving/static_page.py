@@ -172,7 +172,6 @@ def _make_model_json(bundle: OnnxBundle) -> dict[str, object]:
 
 
 def _render_page(runtime: OrtWebFiles) -> str:
-    """Return the HTML of the page."""
     script = {"script": runtime.urls["ort.js"], "wasm": runtime.urls["ort.wasm"]}
     origin = runtime.origin
     loaded = f" onnxruntime-web {runtime.version} is loaded from {html.escape(origin)}." if origin else ""
