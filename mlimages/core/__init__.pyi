@@ -95,6 +95,7 @@ from .tables import format_table as format_table
 from .telemetry import disable_telemetry as disable_telemetry
 from .terminal import escape_unprintable as escape_unprintable
 from .terminal import format_command as format_command
+from .terminal import format_examples as format_examples
 from .terminal import pluralize as pluralize
 from .types import DEFAULT_MODEL as DEFAULT_MODEL
 from .types import BrokenImage as BrokenImage

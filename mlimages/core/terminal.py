@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import unicodedata
+from collections.abc import Sequence
 from pathlib import PurePath
 
 _UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -27,6 +28,16 @@ def format_command(*arguments: object) -> str:
 
 def _to_argument(value: object) -> str:
     return f"./{value}" if isinstance(value, PurePath) and str(value).startswith("-") else str(value)
+
+
+def format_examples(texts: Sequence[str], max_count: int = 10, *, separator: str = ", ") -> str:
+    """Return the first `max_count` texts, with ` ...` if there are more.
+
+    Example:
+        >>> format_examples(["cats", "dogs", "owls"], 2)
+        'cats, dogs ...'
+    """
+    return separator.join(texts[:max_count]) + " ..." * (len(texts) > max_count)
 
 
 def pluralize(count: int, noun: str) -> str:

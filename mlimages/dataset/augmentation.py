@@ -228,13 +228,11 @@ def _open_npy_writer(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> It
     with path.open("wb") as out:
 
         def write_header() -> None:
-            """Write the header of the .npy file, with the number of rows so far."""
             descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
             header = {"descr": descr, "fortran_order": False, "shape": (count, *shape)}
             np.lib.format.write_array_header_1_0(out, header)
 
         def append(row: ArrayLike) -> None:
-            """Append a row to the .npy file."""
             nonlocal count
             out.write(np.asarray(row, dtype).tobytes())
             count += 1
@@ -250,7 +248,6 @@ def _write_images(class_names: ClassNames, folder: Path, split_name: str, images
     image_folder, class_folders = folder / (split_name or "images"), _make_class_folder_names(class_names)
 
     def save_images() -> Iterator[LabeledPath]:
-        """Save each image as a PNG file; yield its path and labels."""
         original_number = 0
         for image in images:
             original_number += image.view == View()  # the original comes first

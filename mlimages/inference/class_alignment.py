@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlimages.core import InputError, LabeledPath
+from mlimages.core import InputError, LabeledPath, format_examples
 from mlimages.inference.bundle import OnnxBundle
 from mlimages.labels import LabelFile, class_definition_path, find_source, merge_classes
 
@@ -31,7 +31,7 @@ def align_class_indices(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPa
             advice = f"write the class names to {definition}, one per line, in the order of their indices"
         raise InputError(
             f"{where} has the class {unknown[0]!r}, which is not in {bundle.path} (its classes: "
-            f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}): classes are matched by name; {advice}"
+            f"{format_examples(names, 5)}): classes are matched by name; {advice}"
         )
     items = ((LabeledPath(item.path, -1, item.class_indices) if bundle.multi_label else item) for item in labels)
     return [item.renumber_classes(lambda label: names.index(given[label])) for item in items]

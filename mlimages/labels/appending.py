@@ -7,14 +7,13 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
-from mlimages.core import InputError, LabeledPath, is_file_or_member, is_remote, pluralize
+from mlimages.core import InputError, LabeledPath, format_examples, is_file_or_member, is_remote, pluralize
 from mlimages.labels.class_names import ClassNames, add_class_name, renumber_items
 from mlimages.labels.formats import Label
 from mlimages.labels.label_file import LabelFile, merge_classes
 from mlimages.labels.scanning import make_path_resolver
 
-MAX_SHOWN_IMAGES = 3
-"""Maximum number of images in a message."""
+_format_examples = partial(format_examples, max_count=3, separator="; ")
 
 
 def append_labels(existing_labels: LabelFile, new_labels: LabelFile, *, by_class_index: bool) -> LabelFile:
@@ -22,25 +21,28 @@ def append_labels(existing_labels: LabelFile, new_labels: LabelFile, *, by_class
 
     Classes are merged by name or, with `by_class_index`, by class index. In the latter case, a class name of
     `new_labels` is used only if the class has no name in `existing_labels`. A class of which all images are already
-    listed is not added. The `notes` are those of `describe_listed_images`.
+    listed is not added. The `notes` name the listed images that are missing, or have other classes in `new_labels`.
 
     Raises:
         InputError: with `by_class_index`, `existing_labels` has another class of the same name.
     """
     merged = _merge_new_images(existing_labels, new_labels, by_class_index=by_class_index)
-    return merged.with_notes(describe_listed_images([existing_labels], new_labels, by_class_index=by_class_index))
+    return merged.with_notes(_describe_listed_images([existing_labels], new_labels, by_class_index=by_class_index))
 
 
 def _merge_new_images(existing_labels: LabelFile, new_labels: LabelFile, *, by_class_index: bool) -> LabelFile:
     """Return the images and classes that `append_labels` returns, without its notes."""
     new = new_labels.without(item.path for item in existing_labels)
-    merged, names = existing_labels.merge(new), existing_labels.defined_class_names
+    merged, new_names, new_classes = existing_labels.merge(new), new_labels.class_names, new.count_images()[1]
     if not by_class_index:
-        listed = new_labels.count_images()[1].keys() - new.count_images()[1].keys()
-        return _remove_empty_classes(merged, {new_labels.class_names[label] for label in listed} - {*names})
-    for label in sorted(new.count_images()[1]):
-        name = new_labels.class_names[label]
-        if name in names and (other := names.index(name)) != label:
+        listed = new_labels.count_images()[1].keys() - new_classes.keys()
+        candidates = {new_names[label] for label in listed} - {*existing_labels.defined_class_names}
+        return _remove_empty_classes(merged, candidates)
+    defined = existing_labels.defined_class_names
+    names = existing_labels.class_names if new_classes else defined
+    for label in sorted(new_classes):
+        name = new_names[label]
+        if name in defined and (other := defined.index(name)) != label:
             raise InputError(
                 f"{existing_labels.path}: class {other} is already named {name}: append {new_labels.img_root} with "
                 f"--label {other}, or rename the folder"
@@ -71,12 +73,13 @@ def append_to_split(
         split: function that splits a label file into one label file per path. Its second argument is the index of the
             split of each image that is already split, by image path; `len(split_paths)` for a split not returned.
         by_class_index: see `append_labels`.
-        print_note: called with each line of `describe_listed_images`, and with one about new images that are left out.
+        print_note: called with each line that `append_labels` returns as a note, and with one about new images that are
+            left out.
     """
     first, *others = split_files.values()
     merged = _merge_new_images(first.merge(*others), new_labels, by_class_index=by_class_index)
     names, images = merged.defined_class_names, iter(list(merged))
-    for line in describe_listed_images(split_files.values(), new_labels, by_class_index=by_class_index):
+    for line in _describe_listed_images(split_files.values(), new_labels, by_class_index=by_class_index):
         print_note(line)
 
     def make_label_file(items: Iterable[LabeledPath]) -> LabelFile:
@@ -102,25 +105,21 @@ def append_to_split(
     )
 
 
-def describe_listed_images(
+def _describe_listed_images(
     existing_files: Collection[LabelFile], new_labels: LabelFile, *, by_class_index: bool
 ) -> Iterator[str]:
-    """Yield lines about the images in existing label files that are missing, or have other classes in `new_labels`.
-
-    Args:
-        existing_files: the label files that `new_labels` is appended to.
-        new_labels: the images and classes to append.
-        by_class_index: whether classes are compared by index rather than by name.
-    """
+    """Yield lines about the images in existing label files that are missing, or have other classes in `new_labels`."""
     files = (*existing_files, new_labels)
     *names_by_file, new_names = merge_classes(files)[1] if not by_class_index else [()] * len(files)
     resolve = make_path_resolver()
-    new = {resolve(name): _format_classes(label, new_names) for name, label in new_labels.text_items()}
+    new: dict[str, list[str]] = {}  # an image may be listed twice
+    for name, label in new_labels.text_items():
+        new.setdefault(resolve(name), []).append(_format_classes(label, new_names))
     for file, names in zip(existing_files, names_by_file, strict=True):
         others = [
-            f"{Path(name)} is {listed}, not {new[path]}"
+            f"{Path(name)} is {listed}, not {new[path][0]}"
             for name, label in file.text_items()
-            if (path := resolve(name)) in new and (listed := _format_classes(label, names)) != new[path]
+            if (path := resolve(name)) in new and (listed := _format_classes(label, names)) not in new[path]
         ]
         if others:
             yield (
@@ -142,13 +141,9 @@ def find_missing_images(labels: LabelFile) -> list[str]:
 
 
 def _format_classes(label: Label, names: ClassNames) -> str:
-    """Return the class names of a label, or its class indices if `names` is empty."""
+    """Return the class names of a label in order, or its class indices if `names` is empty."""
     indices = label if isinstance(label, tuple) else (label,)
-    return ";".join(names[index] if names else f"class {index}" for index in indices) or "no class"
-
-
-def _format_examples(texts: Sequence[str]) -> str:
-    return "; ".join(texts[:MAX_SHOWN_IMAGES]) + " ..." * (len(texts) > MAX_SHOWN_IMAGES)
+    return ";".join(sorted(names[index] if names else f"class {index}" for index in indices)) or "no class"
 
 
 def _remove_empty_classes(labels: LabelFile, candidates: Collection[str]) -> LabelFile:
@@ -157,5 +152,6 @@ def _remove_empty_classes(labels: LabelFile, candidates: Collection[str]) -> Lab
     kept = [index for index, name in enumerate(names) if name not in candidates or counts[index]]
     if len(kept) == len(names):
         return labels
-    items = partial(renumber_items, [labels], tuple(names[index] for index in kept), [names])
-    return LabelFile(labels.path, labels.img_root, items=items, class_names=tuple(names[index] for index in kept))
+    kept_names = tuple(names[index] for index in kept)
+    items = partial(renumber_items, [labels], kept_names, [names])
+    return LabelFile(labels.path, labels.img_root, items=items, class_names=kept_names)

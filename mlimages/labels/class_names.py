@@ -11,14 +11,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from mlimages.core import InputError, LabeledPath, LabelFileError, as_path, fingerprint, write_output
+from mlimages.core import InputError, LabeledPath, LabelFileError, as_path, fingerprint, format_examples, write_output
 from mlimages.labels.formats import open_text
 from mlimages.labels.scanning import fold_class_name, natural_sort_key
 
 MAX_CLASSES = 1_000_000
-
-_MAX_SHOWN_NAMES = 10
-"""Maximum number of names in a message."""
 
 ClassNames = tuple[str, ...]
 """Class names by class index: `names[label]`."""
@@ -162,7 +159,7 @@ def _pad_names(names: ClassNames, class_indices: Collection[int]) -> ClassNames:
 
 
 def describe_similar_names(names: Iterable[str]) -> Iterator[str]:
-    r"""Yield a text about the names that differ only in case, and one about those that look the same.
+    r"""Return a text about the names that differ only in case, and one about those that look the same.
 
     >>> list(describe_similar_names(["Cats", "cats", "dogs", "dogs\u200b"]))
     ['case: Cats and cats', 'characters that are not visible: dogs and dogs\\u200b']
@@ -170,12 +167,16 @@ def describe_similar_names(names: Iterable[str]) -> Iterator[str]:
     by_folded_name: dict[str, list[str]] = {}
     for name in names:
         by_folded_name.setdefault(fold_class_name(name), []).append(name)
-    similar = [spellings for spellings in by_folded_name.values() if len(spellings) > 1]
-    for difference in ("case", "characters that are not visible"):
-        found = [each for each in similar if (len(set(map(str.casefold, each))) == 1) == (difference == "case")]
-        texts = [" and ".join(map(escape_invisible_characters, each)) for each in found]
-        if found:
-            yield f"{difference}: {', '.join(texts[:_MAX_SHOWN_NAMES])}" + " ..." * (len(texts) > _MAX_SHOWN_NAMES)
+    texts: dict[str, list[str]] = {}
+    for spellings in by_folded_name.values():
+        if len(spellings) > 1:
+            text = " and ".join(map(escape_invisible_characters, spellings))
+            texts.setdefault(_describe_difference(spellings), []).append(text)
+    return (f"{difference}: {format_examples(found)}" for difference, found in sorted(texts.items()))
+
+
+def _describe_difference(spellings: Iterable[str]) -> str:
+    return "case" if len(set(map(str.casefold, spellings))) == 1 else "characters that are not visible"
 
 
 def escape_invisible_characters(name: str) -> str:
@@ -198,11 +199,10 @@ def reject_case_conflicts(classes: Mapping[str, Iterable[str]], split_folders: M
         for name in names:
             other, folder = by_folded_name.setdefault(fold_class_name(name), (name, split_folders[split]))
             if other != name:
-                difference = next(describe_similar_names([other, name])).partition(":")[0]
                 raise InputError(
                     f"the class names of {folder / other} and {split_folders[split] / name} differ only in "
-                    f"{difference}: rename a folder, or if they were gathered, correct the class in the list of links "
-                    "and gather again"
+                    f"{_describe_difference([other, name])}: rename a folder, or if they were gathered, correct the "
+                    "class in the list of links and gather again"
                 )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from mlimages.labels.split_column import SPLIT_COLUMN_NAMES
+
 PATH_COLUMN_NAMES = (
     "path", "file_name", "filename", "file", "image", "image_path", "img_path", "filepath", "file_path", "filepaths",
     "image_name", "img", "img_name", "image_id", "imageid", "id_code", "image_file", "im_path", "relative_im_path",
@@ -20,7 +22,7 @@ LABEL_COLUMN_NAMES = (
 """Names of label columns, in order of preference."""
 
 NON_LABEL_COLUMN_NAMES = frozenset({
-    "width", "height", "size", "bytes", "url", "md5", "sha256", "dhash", "split", "fold", "set", "is_valid", "is_train",
+    "width", "height", "size", "bytes", "url", "md5", "sha256", "dhash", *SPLIT_COLUMN_NAMES,
 })  # fmt: skip
 """Names of columns that are never labels, even if there is no other column."""
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from mlimages.core import LabeledPath, make_html_images, make_html_table, pluralize
+from mlimages.core import LabeledPath, format_examples, make_html_images, make_html_table, pluralize
 from mlimages.labels.class_names import ClassNames
-from mlimages.labels.tables import MAX_SHOWN_NAMES
 
 MAX_SHOWN_CLASSES = 20
 """Maximum number of classes in the HTML table."""
 
 
-def summarize_labels(path: Path, items: Iterable[object], class_names: ClassNames) -> str:
-    """Return one line with the path, the number of images and the classes."""
-    shown = ", ".join(class_names[:MAX_SHOWN_NAMES]) + " ..." * (len(class_names) > MAX_SHOWN_NAMES)
-    return f"{path}: {pluralize(sum(1 for _ in items), 'image')}, {pluralize(len(class_names), 'class')}: {shown}"
+def summarize_labels(source: object, num_images: int, class_names: ClassNames) -> str:
+    """Return one line with the path or name of the source, the number of images and the classes."""
+    images, classes = pluralize(num_images, "image"), pluralize(len(class_names), "class")
+    return f"{source}: {images}, {classes}: {format_examples(class_names)}"
 
 
 def render_class_table(path: Path, items: Iterable[LabeledPath], class_names: ClassNames) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from mlimages.core import InputError, format_command, is_remote, list_written_files
+from mlimages.core import InputError, format_command, format_examples, is_remote, list_written_files
 from mlimages.labels.scanning import (
     can_list_folder,
     describe_skipped_entries,
@@ -17,7 +17,6 @@ from mlimages.labels.scanning import (
     normalize_class_name,
     walk_folders,
 )
-from mlimages.labels.tables import MAX_SHOWN_NAMES
 
 NUMBERED_SUBFOLDER = re.compile(r"/part-\d{4,}$")
 """Matches the path of a subfolder of a class that `gather --subfolders` creates."""
@@ -70,8 +69,7 @@ def describe_nested_folders(class_folders: Sequence[Path], root: Path) -> str:
             parents_by_name.setdefault(path.name, set()).add(class_folder)
     if not nested:
         return ""
-    shown = ", ".join(nested[:MAX_SHOWN_NAMES]) + ", ..." * (len(nested) > MAX_SHOWN_NAMES)
-    text = f"images in nested folders belong to the class folder that contains them ({shown})"
+    text = f"images in nested folders belong to the class folder that contains them ({format_examples(nested)})"
     if len(class_folders) > 1 and all(len(parents) == len(class_folders) for parents in parents_by_name.values()):
         return (
             f"{text}. Every class folder has the same subfolders; if these are the classes, use --class-from "
@@ -97,10 +95,9 @@ def describe_tables(root: Path) -> Iterator[str]:
     shards = [tuple(map(int, found.groups())) for name in names if (found := _SHARD_MANIFEST.fullmatch(name))]
     for count in sorted({count for _, count in shards}):
         if missing := [str(n) for n in range(1, count + 1) if (n, count) not in shards]:
-            numbers = ", ".join(missing[:MAX_SHOWN_NAMES]) + (", ..." if len(missing) > MAX_SHOWN_NAMES else "")
             yield (
-                f"shards {numbers} of {count}: not gathered yet; the gather command without --shard merges the shards "
-                "and downloads the images that are missing"
+                f"shards {format_examples(missing)} of {count}: not gathered yet; the gather command without --shard "
+                "merges the shards and downloads the images that are missing"
             )
 
 

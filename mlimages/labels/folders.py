@@ -9,8 +9,9 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from mlimages.core import InputError, LabeledPath, as_path, format_command, pluralize, refresh_remote_listings
+from mlimages.core import InputError, LabeledPath, as_path, format_command, format_examples, refresh_remote_listings
 from mlimages.labels.class_names import ClassNames, add_class_name, check_common_classes, reject_case_conflicts
+from mlimages.labels.descriptions import summarize_labels
 from mlimages.labels.folder_notes import (
     NUMBERED_SUBFOLDER,
     describe_entries_outside_splits,
@@ -38,7 +39,6 @@ from mlimages.labels.scanning import (
 from mlimages.labels.shards import find_shard_images_by_class, find_shards, iter_all_images
 from mlimages.labels.splitting import group_by_pattern
 from mlimages.labels.table_options import TableOptions
-from mlimages.labels.tables import MAX_SHOWN_NAMES
 
 MAX_ROOT_IMAGE_FRACTION = 0.01
 """Maximum number of images outside the class folders, as a fraction of those inside; if there are more, the images are
@@ -143,10 +143,8 @@ def check_table_options(folder: Path, table: TableOptions) -> None:
 
 def _summarize_split(folder: Path, split_name: str, labels: LabelFile) -> str:
     count, counts = labels.count_images()
-    names = [f"{name} {counts[label]}" for label, name in enumerate(labels.class_names)]
-    shown = ", ".join(names[:MAX_SHOWN_NAMES]) + " ..." * (len(names) > MAX_SHOWN_NAMES)
-    suffix = f", {split_name}" if split_name else ""
-    return f"{folder}{suffix}: {pluralize(count, 'image')}, {pluralize(len(names), 'class')}: {shown}"
+    names = tuple(f"{name} {counts[label]}" for label, name in enumerate(labels.class_names))
+    return summarize_labels(f"{folder}, {split_name}" if split_name else folder, count, names)
 
 
 def label_dir(folder: str | os.PathLike[str], label: int) -> LabelFile:
@@ -162,7 +160,7 @@ def label_dir(folder: str | os.PathLike[str], label: int) -> LabelFile:
         root / "labels.txt",
         root,
         items=lambda: (LabeledPath(path, label) for path in iter_all_images(root)),
-        class_names=add_class_name((), label, root.resolve().name),
+        class_names=add_class_name((), label, normalize_class_name(root.resolve().name)),
     )
 
 
@@ -240,7 +238,7 @@ def label_dir_by_pattern(folder: str | os.PathLike[str], pattern: str) -> LabelF
     found = group_by_pattern([path.relative_to(root) for path in paths], pattern)
     class_of = [normalize_class_name(found.get(path.relative_to(root), "")) for path in paths]
     unmatched = [str(path.relative_to(root)) for path, name in zip(paths, class_of, strict=True) if not name]
-    shown = ", ".join(unmatched[:MAX_SHOWN_NAMES])
+    shown = format_examples(unmatched)
     message = f"{len(unmatched)} of {len(paths)} paths do not match the regular expression {pattern} ({shown})"
     if 2 * len(unmatched) >= len(paths):
         raise InputError(message)
@@ -342,8 +340,7 @@ def _check_found_classes(found_names: Sequence[str], class_names: ClassNames, ro
         raise make_no_images_error(root, is_class_folder=False)
     unknown = [name for name in found_names if name not in class_names]
     if unknown:
-        known = ", ".join(class_names[:MAX_SHOWN_NAMES]) + " ..." * (len(class_names) > MAX_SHOWN_NAMES)
         raise InputError(
-            f"{root / unknown[0]}: the folder name is not one of the {len(class_names)} class names ({known}): "
-            "rename the folder, or add its name to the class names"
+            f"{root / unknown[0]}: the folder name is not one of the {len(class_names)} class names "
+            f"({format_examples(class_names)}): rename the folder, or add its name to the class names"
         )

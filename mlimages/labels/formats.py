@@ -90,10 +90,7 @@ def is_table(path: Path) -> bool:
     if get_supported_suffix(path) != ".txt":
         return True
     if path.name.endswith("_class_def.txt"):
-        label_file = path.name.removesuffix("_class_def.txt") + ".txt"
-        raise LabelFileError(
-            f"{path} is a class definition, not a label file: omit it (its label file is {label_file})"
-        )
+        raise LabelFileError(f"{path} is a class definition, not a label file: omit it")
     with open_text(path) as lines:
         sample = [line.strip() for line in islice(filter(str.strip, lines), FORMAT_SAMPLE_SIZE)]
     return bool(sample) and not all(map(_is_path_index_line, sample)) and all(map(_find_delimiters, sample))

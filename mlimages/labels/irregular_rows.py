@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mlimages.core import LabelFileError, pluralize
+from mlimages.core import LabelFileError, format_examples, pluralize
 from mlimages.labels.formats import Record
-
-_MAX_ROW_NUMBERS = 10
-"""Maximum number of row numbers in a message."""
 
 
 def is_repeated_header(cells: Sequence[str], column_names: Sequence[str]) -> bool:
@@ -50,8 +47,10 @@ def describe_irregular_rows(path: Path, records: Iterable[Record], column_names:
     for count, record in enumerate(records, start=1):  # noqa: B007  # the count is used
         if is_repeated_header(record.cells, column_names):
             repeated.append(record.line_number)
-        elif is_irregular(record, column_names):
-            (absent if is_class_absent(record, column_names) else too_long).append(record.line_number)
+        elif is_class_absent(record, column_names):
+            absent.append(record.line_number)
+        elif has_too_many_cells(record.cells, column_names):
+            too_long.append(record.line_number)
     if 2 * len(too_long) > count:
         raise LabelFileError(
             f"{path}:{too_long[0]}: {len(too_long)} of {pluralize(count, 'row')} have more cells than the first row "
@@ -74,4 +73,4 @@ def describe_irregular_rows(path: Path, records: Iterable[Record], column_names:
 
 def format_row_numbers(numbers: Sequence[int]) -> str:
     """Return the first numbers as text."""
-    return ", ".join(map(str, numbers[:_MAX_ROW_NUMBERS])) + " ..." * (len(numbers) > _MAX_ROW_NUMBERS)
+    return format_examples(list(map(str, numbers)))

@@ -151,7 +151,7 @@ class LabelFile:
         """The splits train, val and test of a table with a column of splits, by name; empty for other label files."""
         split_names, files = self.table.row_split_names if self.table else (), {}
         for name in sorted(set(split_names), key=list(SPLIT_NAMES_BY_ALIAS).index):
-            files[name] = self.where([split == name for split in split_names])
+            files[name] = self._select([split == name for split in split_names])
             files[name].path = self.path.with_stem(f"{self.path.stem}_{name}")
         return files
 
@@ -175,7 +175,7 @@ class LabelFile:
     def __repr__(self) -> str:
         """Return the path, the number of images and the classes, as far as they can be read."""
         try:
-            return f"<LabelFile {summarize_labels(self.path, self.text_items(), self.class_names)}>"
+            return f"<LabelFile {summarize_labels(self.path, self.count_images()[0], self.class_names)}>"
         except InputError as error:
             return f"<LabelFile {self.path}: {error}>"
 
@@ -229,10 +229,8 @@ class LabelFile:
         return self._cached_table[1]
 
     def _should_read_as_table(self) -> bool:
-        other_options = replace(self._options, multi_label=False)
-        if is_table(self.path) or other_options != TableOptions():
-            return True
-        return self._options.multi_label and not is_multi_label(self.path)
+        has_options = replace(self._options, multi_label=False) != TableOptions()
+        return is_table(self.path) or has_options or (self._options.multi_label and not is_multi_label(self.path))
 
     def filter(self, keep: Callable[[LabeledPath], bool]) -> LabelFile:
         """Return the images for which `keep` is true, in order."""
@@ -240,8 +238,7 @@ class LabelFile:
 
     def shuffle(self, seed: int) -> LabelFile:
         """Return the images in a random order, which `seed` reproduces for the same images in the same order."""
-        items = shuffle(self, seed)
-        return self._with_items(lambda: items)
+        return self._with_items(partial(iter, shuffle(self, seed)))
 
     def split(
         self,
@@ -299,8 +296,10 @@ class LabelFile:
         Raises:
             InputError: `mask` does not consist of one boolean per image.
         """
-        selectors = require_mask(mask, self.count_images()[0])
-        return self._with_text_items(lambda: compress(self.text_items(), selectors))
+        return self._select(require_mask(mask, self.count_images()[0]))
+
+    def _select(self, mask: Sequence[bool]) -> LabelFile:
+        return self._with_text_items(lambda: compress(self.text_items(), mask))
 
     def write(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> LabelFile:
         """Write the images to `path` and the class names to its class definition; return the written label file.

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from mlimages.core import LabelFileError
+from mlimages.core import LabelFileError, format_examples
 from mlimages.labels.class_names import (
     MAX_CLASSES,
     ClassNames,
@@ -72,8 +72,8 @@ class LabelReader:
             return index
         expected = f"`path label`, where the label is a class index below {MAX_CLASSES}"
         if names:
-            shown = ", ".join(list(self._indices)[:3])
-            expected = f"a class index from 0 to {len(names) - 1}" + f" or a class name ({shown} ...)" * bool(shown)
+            shown = format_examples(list(self._indices), 3)
+            expected = f"a class index from 0 to {len(names) - 1}" + f" or a class name ({shown})" * bool(shown)
         hint = ""
         if self._definition:
             name = self._definition.name
@@ -84,11 +84,7 @@ class LabelReader:
 
 
 def reject_invalid_class_names(path: Path, rows: Iterable[LabelRow], *, are_lists: bool) -> None:
-    """Raise an error that names the first row with a class name that no class of a table may have.
-
-    Raises:
-        LabelFileError: there is such a row.
-    """
+    """Raise a LabelFileError that names the first row with a class name that no class of a table may have."""
     for row in rows:
         for name in (parse_label_list(row.label) or ()) if are_lists else [row.label]:
             if row.path and row.label and not is_valid_class_name(name):

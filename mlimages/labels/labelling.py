@@ -17,6 +17,7 @@ from mlimages.core import (
     as_path,
     check_options,
     document_fields,
+    format_examples,
     path_from_name,
     pluralize,
     record_settings,
@@ -32,11 +33,7 @@ from mlimages.labels.label_file import LabelFile
 from mlimages.labels.label_summary import LabelFileSummary, summarize_label_file
 from mlimages.labels.layout import describe_renamed_folders, make_folder_names, write_class_folders
 from mlimages.labels.scanning import MISSING_IMAGES_ADVICE, describe_skipped_entries, make_path_resolver
-from mlimages.labels.split_files import (
-    SPLIT_NAMES_BY_COUNT,
-    describe_stale_split_files,
-    find_split_files,
-)
+from mlimages.labels.split_files import SPLIT_NAMES_BY_COUNT, describe_stale_split_files, find_split_files
 from mlimages.labels.splitting import check_fractions, group_by_pattern
 from mlimages.labels.table_options import TableOptions
 from mlimages.labels.table_paths import read_path_cells
@@ -158,8 +155,8 @@ def make_label_files(
     if splits and (options.split or options.append):
         hint = "" if source.is_dir() else ", or remove the column of splits"
         raise InputError(f"{source} is already split ({', '.join(splits)}): omit --split and --append{hint}")
-    labels = _select_images(labels, options, print_note)
-    splits = {name: _select_images(part, options, print_note) for name, part in splits.items()}
+    labels, *parts = _select_images([labels, *splits.values()], options, print_note)
+    splits = dict(zip(splits, parts, strict=True))
     force, by_class_index = options.force, options.class_index is not None
     adds_to_target = options.append and target.exists() and not _is_same_file(source, target)
     is_split = options.split or (options.append and not adds_to_target)
@@ -245,7 +242,6 @@ def _read_source(
     class_names = read_class_names(options.classes) if options.classes else None
 
     def merge_and_print_notes(labels: LabelFile) -> LabelFile:
-        """Print the notes of a label file; with --multi-label, merge identical images before."""
         merged = merge_identical_images(labels) if options.multi_label else labels
         for line in merged.notes:
             print_note(line)
@@ -255,10 +251,9 @@ def _read_source(
         labels = LabelFile(source, class_names=class_names, options=TableOptions.from_subclass(options))
         require_images(labels)
         if labels.table is None and (missing := find_missing_images(labels)):  # a table has a note on missing images
-            shown = ", ".join(missing[:3]) + " ..." * (len(missing) > 3)
-            count = labels.count_images()[0]
             print_note(
-                f"{labels.path}: {len(missing)} of {count} images are missing ({shown}): {MISSING_IMAGES_ADVICE}"
+                f"{labels.path}: {len(missing)} of {labels.count_images()[0]} images are missing "
+                f"({format_examples(missing, 3)}): {MISSING_IMAGES_ADVICE}"
             )
         splits = labels.splits
         if not splits or (len(splits) == 1 and (options.split or options.append)):  # no image changes its split
@@ -297,19 +292,24 @@ def _require_readable_output(path: Path, labels: LabelFile) -> None:
         )
 
 
-def _select_images(labels: LabelFile, options: LabelOptions, print_note: Callable[[str], None]) -> LabelFile:
-    """Exclude the images that --drop lists, and keep at most --limit-per-class images of each class."""
+def _select_images(
+    files: Sequence[LabelFile], options: LabelOptions, print_note: Callable[[str], None]
+) -> Sequence[LabelFile]:
+    """Exclude the images that --drop lists, and keep at most --limit-per-class images of each class in each file.
+
+    The first file lists the images of all others, which are its splits.
+    """
     if options.drop:
-        drop_list = as_path(options.drop)
-        paths, before = list(read_paths(drop_list)), labels
-        labels = labels.without(paths)
-        count = sum(1 for _ in before.text_items()) - sum(1 for _ in labels.text_items())
+        drop_list, before = as_path(options.drop), files[0]
+        paths = list(read_paths(drop_list))
+        files = [file.without(paths) for file in files]
+        count = before.count_images()[0] - files[0].count_images()[0]
         if paths and not count:
-            raise InputError(f"none of the {len(paths)} images in {drop_list} is in {labels.path}: check the paths")
+            raise InputError(f"none of the {len(paths)} images in {drop_list} is in {before.path}: check the paths")
         print_note(f"dropped: {pluralize(count, 'image')} ({drop_list} lists {len(paths)})")
     if options.limit_per_class:
-        labels = labels.limit_per_class(options.limit_per_class, seed=options.seed)
-    return labels
+        files = [file.limit_per_class(options.limit_per_class, seed=options.seed) for file in files]
+    return files
 
 
 def _split_labels(

@@ -8,11 +8,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
 
-from mlimages.core import InputError, atomic_write, is_member_path, is_remote, read_file, require_local_path
+from mlimages.core import (
+    InputError,
+    atomic_write,
+    format_examples,
+    is_member_path,
+    is_remote,
+    read_file,
+    require_local_path,
+)
 from mlimages.labels.label_file import LabelFile
-from mlimages.labels.tables import MAX_SHOWN_NAMES
 
-MAX_FOLDER_BYTES = 240
+_MAX_NAME_BYTES = 240
 """Maximum length of a folder name; most file systems allow 255 bytes, which leaves room for a suffix such as `_2`."""
 
 
@@ -60,16 +67,14 @@ def make_folder_names(class_names: Sequence[str], *, max_length: int = 120) -> t
     """
     used: set[str] = set()
     shortened = (name.replace("/", "_").replace("\\", "_").lstrip(".")[:max_length] for name in class_names)
-    cut = (name.encode(errors="ignore")[:MAX_FOLDER_BYTES].decode(errors="ignore") for name in shortened)
+    cut = (name.encode(errors="ignore")[:_MAX_NAME_BYTES].decode(errors="ignore") for name in shortened)
     return tuple(_make_unique(name.rstrip(". ") or "_", used) for name in cut)
 
 
 def describe_renamed_folders(class_names: Sequence[str], folders: Sequence[str]) -> list[str]:
     """Return one line about the classes whose folder has another name than the class; an empty list for none."""
     renamed = [f"{name} as {folder}" for name, folder in zip(class_names, folders, strict=True) if name != folder]
-    more = " ..." * (len(renamed) > MAX_SHOWN_NAMES)
-    text = f"folders whose name differs from the class name: {', '.join(renamed[:MAX_SHOWN_NAMES])}{more}"
-    return [text] if renamed else []
+    return [f"folders whose name differs from the class name: {format_examples(renamed)}"] if renamed else []
 
 
 def _make_unique(name: str, used_names: set[str]) -> str:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlimages.core import LabelFileError, pluralize
+from mlimages.core import LabelFileError, format_examples, pluralize
 from mlimages.labels.formats import Record
 from mlimages.labels.irregular_rows import format_row_numbers
 from mlimages.labels.scanning import SPLIT_NAMES_BY_ALIAS
 
 SPLIT_COLUMN_NAMES = ("split", "set", "subset", "partition", "is_valid", "is_train", "fold")
 """Names of columns that may contain the split of each row, in order of preference."""
-
-_MAX_SHOWN_VALUES = 5
-"""Maximum number of cell values in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,45 +31,59 @@ class SplitColumn:
     splits: Mapping[str, str]
     other_values: tuple[str, ...]
 
-    @property
-    def is_used(self) -> bool:
-        """Whether the column contains at least two splits."""
-        return len(set(self.splits.values())) > 1
-
     def get_split(self, record: Record) -> str:
         """Return the split of a row; "" if its cell names none."""
         return self.splits.get(record.get_cell(self.index).strip().lower(), "")
 
     def describe_rows_without_split(self, records: Iterable[Record]) -> str:
         """Return the number of the rows without a split, their values and row numbers; "" if there are none."""
+        if not self.other_values:
+            return ""
         numbers = [record.line_number for record in records if not self.get_split(record)]
-        values = f"{_format_values(self.other_values)}; row {format_row_numbers(numbers)}"
         rows = f"{pluralize(len(numbers), 'row')} without train, val or test in column {self.name}"
-        return f"{rows} ({values})" if numbers else ""
+        return f"{rows} ({_format_values(self.other_values)}; row {format_row_numbers(numbers)})"
 
 
-def examine_split_column(path: Path, index: int, name: str, iter_rows: Callable[[], Iterable[Record]]) -> SplitColumn:
-    """Read the splits in a column.
+def find_split_column(
+    path: Path, names: Mapping[int, str], iter_rows: Callable[[], Iterable[Record]]
+) -> tuple[SplitColumn | None, tuple[str, ...]]:
+    """Return the first column that contains at least two splits; if there is none, a line about each unused column.
 
     Args:
-        path: path of the table, for the error message.
-        index: index of the column.
-        name: name of the column.
+        path: path of the table, for messages.
+        names: names of the columns that may contain the splits, by index.
         iter_rows: returns an iterator over all rows; is called a second time for the error message.
 
     Raises:
-        LabelFileError: only one split is named, and some cells name none: these rows may be meant for another split.
+        LabelFileError: a column names only one split, and some cells name none: these rows may be meant for another
+            split.
     """
-    values = dict.fromkeys(record.get_cell(index).strip().lower() for record in iter_rows())
+    values: dict[int, dict[str, None]] = {index: {} for index in names}
+    for record in iter_rows() if names else ():
+        for index, found in values.items():
+            found[record.get_cell(index).strip().lower()] = None
+    columns = [_make_split_column(index, names[index], found) for index, found in values.items()]
+    if used := next((column for column in columns if len(set(column.splits.values())) > 1), None):
+        return used, ()
+    for column in columns:
+        if column.splits and column.other_values:
+            raise LabelFileError(
+                f"{path}: column {column.name} names only the split {next(iter(column.splits.values()))}; "
+                f"{column.describe_rows_without_split(iter_rows())}: write train, val or test in these rows, or remove "
+                "the column"
+            )
+    unused = [(column.name, [*column.splits, *filter(None, column.other_values)]) for column in columns]
+    return None, tuple(
+        f"{path}: column {name} is not used as the split: expected at least two of train, val and test, found "
+        f"{_format_values(texts)}"
+        for name, texts in unused
+        if texts
+    )
+
+
+def _make_split_column(index: int, name: str, values: Collection[str]) -> SplitColumn:
     splits = _map_values_to_splits(values, name)
-    column = SplitColumn(index, name, splits, tuple(value for value in values if value not in splits))
-    if len(set(splits.values())) == 1 and column.other_values:
-        raise LabelFileError(
-            f"{path}: column {name} names only the split {next(iter(splits.values()))}; "
-            f"{column.describe_rows_without_split(iter_rows())}: write train, val or test in these rows, or remove the "
-            "column"
-        )
-    return column
+    return SplitColumn(index, name, splits, tuple(value for value in values if value not in splits))
 
 
 def _map_values_to_splits(values: Iterable[str], column_name: str) -> dict[str, str]:
@@ -90,17 +101,5 @@ def _map_values_to_splits(values: Iterable[str], column_name: str) -> dict[str, 
     return {value: flags[value] for value in values if value} if are_flags else {}
 
 
-def describe_unused_columns(path: Path, columns: Iterable[SplitColumn]) -> tuple[str, ...]:
-    """Return a line about each of `columns`, unused as they contain fewer than two splits; none about blank ones."""
-    found = [(column.name, [*column.splits, *filter(None, column.other_values)]) for column in columns]
-    return tuple(
-        f"{path}: column {name} is not used as the split: expected at least two of train, val and test, found "
-        f"{_format_values(values)}"
-        for name, values in found
-        if values
-    )
-
-
 def _format_values(values: Sequence[str]) -> str:
-    shown = ", ".join(value or "blank" for value in values[:_MAX_SHOWN_VALUES])
-    return shown + " ..." * (len(values) > _MAX_SHOWN_VALUES)
+    return format_examples([value or "blank" for value in values], 5)

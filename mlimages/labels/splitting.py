@@ -113,7 +113,7 @@ def split(
     )
     for number, later_groups in enumerate(_iter_groups_after_splits(ordered, fractions), start=1):
         split_numbers |= {new[index]: number for group in later_groups for index in group.image_indices}
-    splits: list[list[LabeledPath]] = [[] for _ in (*fractions, "none")]
+    splits: list[list[LabeledPath]] = [[] for _ in range(len(fractions) + 1)]
     for index, item in enumerate(items):
         splits[split_numbers[index]].append(item)
     return splits[: len(fractions)]
@@ -164,12 +164,12 @@ def shuffle(items: Iterable[LabeledPath], seed: int) -> list[LabeledPath]:
 
 
 def require_mask(mask: Iterable[object], num_images: int) -> list[bool]:
-    """Return the values of a mask: a boolean of Python or NumPy for each image.
+    """Return the values of a mask, which may be an array of NumPy or PyTorch: a boolean for each image.
 
     Raises:
         InputError: a value is not a boolean, as in an array of indices, or there are not as many values as images.
     """
-    values = list(mask)
+    values = mask.tolist() if hasattr(mask, "tolist") else list(mask)
     if not all(type(value).__name__ in ("bool", "bool_") for value in values):
         raise InputError(
             "expected a mask of booleans, one per image, found other values: make a mask of indices with "

@@ -29,12 +29,7 @@ from mlimages.labels.formats import ANY_WHITESPACE, LAST_WHITESPACE, Record, det
 from mlimages.labels.irregular_rows import is_irregular, is_repeated_header
 from mlimages.labels.label_texts import are_binary_cells, is_positive_cell, parse_label_list
 from mlimages.labels.scanning import IMAGE_SUFFIXES, SPLIT_NAMES_BY_ALIAS
-from mlimages.labels.split_column import (
-    SPLIT_COLUMN_NAMES,
-    SplitColumn,
-    describe_unused_columns,
-    examine_split_column,
-)
+from mlimages.labels.split_column import SPLIT_COLUMN_NAMES, SplitColumn, find_split_column
 from mlimages.labels.table_options import TableOptions
 from mlimages.labels.table_paths import find_relative_path, get_relative_path, join_relative_path
 from mlimages.labels.tables import MAX_SHOWN_NAMES, Table
@@ -177,14 +172,15 @@ class _TableSample:
         """
         location = self.image_location
         self._reject_urls(location)
+        split_column, unused_column_notes = self._split_column_and_notes
         labels = () if self.options.class_from or not self.records else self._find_label_columns(location.path_column)
         return Table(
             self.path, location.folder, self.delimiter, self._column_names, location.path_column, labels,
-            location.suffix, self.options.class_from, self.has_header, location.strip_components, self.split_column,
+            location.suffix, self.options.class_from, self.has_header, location.strip_components, split_column,
             self.options.multi_label or self._has_label_lists(labels),
             len(labels) > 1 and not self._are_one_hot_columns(labels),
             self.options.multi_label,
-            () if self.split_column else describe_unused_columns(self.path, self._split_columns),
+            unused_column_notes,
         )  # fmt: skip
 
     def _list_sample_cells(self, columns: Sequence[int]) -> list[str]:
@@ -205,22 +201,17 @@ class _TableSample:
         """Whether several label columns are one-hot, rather than columns of class names with --multi-label."""
         return not self.options.multi_label or are_binary_cells(self._list_sample_cells(columns), multi_label=True)
 
-    @property
-    def split_column(self) -> SplitColumn | None:
-        """The column whose cells name the splits, of which there are at least two; None if there is none."""
-        return next((column for column in self._split_columns if column.is_used), None)
-
     @cached_property
-    def _split_columns(self) -> list[SplitColumn]:
-        """The columns that may contain the splits."""
-        columns = [n for n in self._find_possible_split_columns() if n not in self._find_named_label_columns()]
-        names = self.first_row if self.has_header else [f"column {n + 1}" for n in range(self.num_columns)]
-        return [examine_split_column(self.path, n, names[n], self._iter_regular_rows) for n in columns]
+    def _split_column_and_notes(self) -> tuple[SplitColumn | None, tuple[str, ...]]:
+        """The result of `find_split_column`."""
+        labels, columns = self._find_named_label_columns(), self._find_possible_split_columns()
+        names = {n: self.first_row[n] if self.has_header else f"column {n + 1}" for n in columns if n not in labels}
+        return find_split_column(self.path, names, self._iter_regular_rows)
 
     def _iter_regular_rows(self) -> Iterator[Record]:
         """Return an iterator over all regular rows; the first ones are not enough if a table is sorted by split."""
-        rows = islice(read_records(self.path, self.delimiter), int(self.has_header), None)
-        return (row for row in rows if not is_irregular(row, self._column_names))
+        rows, names = islice(read_records(self.path, self.delimiter), int(self.has_header), None), self._column_names
+        return (row for row in rows if not is_irregular(row, names))
 
     def _find_possible_split_columns(self) -> list[int]:
         """Return the indices of the columns with the name of a split column.
@@ -249,7 +240,8 @@ class _TableSample:
         """Return the indices of the label columns: one, or several that are one-hot or that --label-column names."""
         if self.options.label_column:
             return self._find_named_label_columns()
-        taken = (path_column, self.split_column.index if self.split_column else None)
+        split_column, _ = self._split_column_and_notes
+        taken = (path_column, split_column.index if split_column else None)
         others = [column for column in range(self.num_columns) if column not in taken]
         if self.has_header:
             known = [column for column in others if self.normalized_column_names[column] in LABEL_COLUMN_NAMES]

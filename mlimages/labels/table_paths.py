@@ -49,7 +49,7 @@ def read_path_cells(path: Path) -> Iterator[str]:
     """
     rows = read_records(path, detect_delimiters(path)[0])
     first = next(rows, None)
-    if first is None:
+    if first is None or not first.cells:
         return
     names = list(map(normalize_column_name, first.cells))
     column = min(range(len(names)), key=lambda index: rank_path_column(names[index]))

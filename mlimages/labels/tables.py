@@ -10,12 +10,8 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
-from mlimages.core import LabelFileError, is_file_or_member, is_remote, pluralize
-from mlimages.labels.class_names import (
-    describe_similar_names,
-    is_class_index,
-    is_valid_class_name,
-)
+from mlimages.core import LabelFileError, format_examples, is_file_or_member, is_remote, pluralize
+from mlimages.labels.class_names import describe_similar_names, is_class_index, is_valid_class_name
 from mlimages.labels.column_names import suggest_table_options
 from mlimages.labels.formats import LAST_WHITESPACE, LabelRow, Record, read_records
 from mlimages.labels.irregular_rows import describe_irregular_rows, format_row_numbers, is_irregular
@@ -101,12 +97,12 @@ class Table:
         expression = compile_pattern(self.class_from) if self.class_from else None
         for record in self._iter_records():
             path = record.get_cell(self.path_column_index)
-            label = match_pattern(expression, path) if expression else self._read_label(record)
+            label = _clean(match_pattern(expression, path) or "") if expression else self._read_label(record)
             if expression and label and self.merges_rows:
                 label = format_label_list([label])
             if path:
                 path = find_relative_path(path, self.strip_components, self.folder, self.suffix) + self.suffix
-            yield LabelRow(record.line_number, path, label or "")
+            yield LabelRow(record.line_number, path, label)
 
     def _iter_records(self) -> Iterator[Record]:
         """Return an iterator over the regular rows; if there is a column of splits, only over those with a split."""
@@ -122,8 +118,7 @@ class Table:
 
     def _read_label(self, record: Record) -> str:
         """Return the label of a row as text; "" if it has none."""
-        texts = (record.get_cell(index).strip() for index in self.label_column_indices)
-        cells = [unicodedata.normalize("NFC", text) for text in texts]  # as class folders
+        cells = [_clean(record.get_cell(index)) for index in self.label_column_indices]
         if self.merges_rows:
             return self._read_label_list(cells, record.line_number)
         if len(cells) == 1:
@@ -233,8 +228,7 @@ class Table:
         split = f", {self.split_column.name} as split" if self.split_column else ""
         num_rows, class_names = statistics.num_rows, statistics.distinct_labels
         images = f"{num_rows - len(statistics.missing_paths):,} of {num_rows:,} images exist"
-        names = ", ".join(class_names[:MAX_SHOWN_NAMES]) + " ..." * (len(class_names) > MAX_SHOWN_NAMES)
-        classes = f"{pluralize(len(class_names), 'class')}: {names}"
+        classes = f"{pluralize(len(class_names), 'class')}: {format_examples(class_names)}"
         return f"{self.path}: {image}, {label} as label{split}; {images}; {classes}"
 
     @property
@@ -327,6 +321,10 @@ class Table:
     def options_hint(self) -> str:
         """A hint about the options that specify how to read the table."""
         return suggest_table_options(self.column_names)
+
+
+def _clean(label: str) -> str:
+    return unicodedata.normalize("NFC", label.strip())  # as class folders
 
 
 @dataclass(frozen=True, slots=True)

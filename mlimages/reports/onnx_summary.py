@@ -14,6 +14,7 @@ from mlimages.core import (
     MissingExtraError,
     NetworkSummary,
     Window,
+    format_examples,
     format_percent,
     pluralize,
     require_local_path,
@@ -198,9 +199,8 @@ def describe_bundle(path: Path, metadata: Mapping[str, str]) -> Iterator[str]:
 
 def _describe_network(bundle: OnnxBundle) -> Iterator[str]:
     image, names = bundle.preprocessing.image, bundle.class_names
-    more = " ..." if len(names) > 8 else ""
     kind = "multi-label, " if bundle.multi_label else ""
-    yield f"network: {bundle.model}, {kind}{len(names)} classes: {', '.join(names[:8])}{more}"
+    yield f"network: {bundle.model}, {kind}{len(names)} classes: {format_examples(names, 8)}"
     size = f"{image.width} x {image.height} px" + (", gray" if image.gray_scale else "")
     resize = (
         f"shorter side to {image.shorter_px} px, centre crop" if image.resize == "shorter" else f"{image.resize} to"

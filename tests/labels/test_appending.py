@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlimages.core import InputError
-from mlimages.labels import LabelFile, append_labels, label_dir
+from mlimages.labels import LabelFile, append_labels, format_label, label_dir
 from tests.checks.test_validation import jpeg, scene
 from tests.conftest import RunCli
 
@@ -32,12 +32,11 @@ def images(folder: Path, *names: str) -> None:
 
 def listed(folder: Path, *names: str) -> list[str]:
     files = [LabelFile(folder / name) for name in names]
-    found = []
-    for file in files:
-        for item in file:
-            label = ";".join(file.class_names[n] for n in item.class_indices)
-            found.append(f"{item.path.relative_to(folder)} {label}")
-    return sorted(found)
+    return sorted(
+        f"{Path(path).relative_to(folder)} {format_label(label, file.class_names)}"
+        for file in files
+        for path, label in file.text_items()
+    )
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".csv", ".jsonl"])
@@ -78,6 +77,26 @@ def test_listed_images_keep_their_class_and_no_empty_class_is_added(
     assert f"{out}: not changed: {note}" in done.stderr
     assert set(before) <= set(listed(tmp_path, out))
     assert LabelFile(tmp_path / out).class_names == names
+
+
+def test_classes_of_another_order_are_no_other_classes(tmp_path: Path, invoke_cli: RunCli) -> None:
+    images(tmp_path, *PETS)
+    write(tmp_path, "dog.csv", "path,label\npets/dog/0.jpg,dog\n")
+    write(tmp_path, "both.csv", "path,label\npets/dog/1.jpg,cat;dog\n")
+    for table in ("dog.csv", "both.csv", "both.csv"):
+        done = invoke_cli("label", table, "--multi-label", "-o", "all.txt", "--append")
+        assert "not changed" not in done.stderr
+    assert listed(tmp_path, "all.txt") == ["pets/dog/0.jpg dog", "pets/dog/1.jpg dog;cat"]
+
+
+def test_an_image_that_is_listed_with_two_classes_is_compared_with_both(tmp_path: Path, invoke_cli: RunCli) -> None:
+    images(tmp_path, *PETS)
+    write(tmp_path, "both.csv", rows("dog") + "pets/dog/0.jpg,cat\n")
+    invoke_cli("label", "both.csv", "-o", "all.txt")
+    assert "not changed" not in invoke_cli("label", "both.csv", "-o", "all.txt", "--append").stderr
+    write(tmp_path, "one.csv", rows("dog"))
+    done = invoke_cli("label", "one.csv", "-o", "all.txt", "--append")
+    assert "1 image listed with another class (pets/dog/0.jpg is cat, not dog): " in done.stderr
 
 
 def test_a_corrected_class_is_named_for_each_part_of_a_split(tmp_path: Path, invoke_cli: RunCli) -> None:
@@ -129,6 +148,24 @@ def test_classes_without_a_name_and_folders_with_a_number_do_not_get_the_same_na
     labels = LabelFile(tmp_path / "all.txt")
     assert labels.class_names == names
     assert {item.label: item.path.parent.name for item in labels} == folders
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".csv"])
+@pytest.mark.parametrize(("label", "names"), [(0, ("cat", "1")), (1, ("0", "cat")), (3, ("0", "1", "2", "cat"))])
+def test_a_class_is_named_in_a_label_file_of_indices(
+    tmp_path: Path, invoke_cli: RunCli, suffix: str, label: int, names: tuple[str, ...]
+) -> None:
+    images(tmp_path, *PETS, "new/cat/1.jpg")
+    out = f"all{suffix}"
+    separator = {".txt": " ", ".csv": ","}[suffix]
+    lines = [f"{path}{separator}{int('dog' in path)}\n" for path in PETS]
+    write(tmp_path, out, "path,label\n" * (suffix == ".csv") + "".join(lines))
+    invoke_cli("label", "pets/dog", "--label", "1", "-o", out, "--append", "--force")  # no image is new
+    assert LabelFile(tmp_path / out).defined_class_names == ()
+    invoke_cli("label", "new/cat", "--label", str(label), "-o", out, "--append", "--force")
+    labels = LabelFile(tmp_path / out)
+    assert labels.class_names == names
+    assert [item.label for item in labels] == [0] * 4 + [1] * 4 + [label]
 
 
 @pytest.mark.parametrize("out", [[], ["-o", "./all.csv"]])

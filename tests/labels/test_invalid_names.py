@@ -91,6 +91,19 @@ def test_white_space_around_the_names_of_a_list_is_no_part_of_them(tmp_path: Pat
     assert [item.labels for item in written] == [(1,), (0, 1)]
 
 
+@pytest.mark.parametrize(
+    ("source", "options"),
+    [(" daisy ", ("--label", "0")), ("t.csv", ("--class-from", r"/([^_/]+)_")), (".", ("--class-from", r"/([^_/]+)_"))],
+)
+def test_white_space_around_the_name_of_a_folder_or_a_match_is_no_part_of_it(
+    tmp_path: Path, invoke_cli: RunCli, source: str, options: tuple[str, ...]
+) -> None:
+    touch(tmp_path, " daisy / daisy _1.jpg", " daisy / daisy _2.jpg")
+    (tmp_path / "t.csv").write_text("file\n daisy / daisy _1.jpg\n daisy / daisy _2.jpg\n")
+    invoke_cli("label", source, *options, "-o", "g.txt")
+    assert (tmp_path / "g_class_def.txt").read_text() == "0 daisy\n"
+
+
 @pytest.mark.parametrize("suffix", [".txt", ".csv", ".tsv", ".jsonl"])
 def test_a_path_with_a_line_break_never_breaks_a_label_file(tmp_path: Path, suffix: str) -> None:
     touch(tmp_path, "a\n1.jpg", "b.jpg")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -149,8 +150,8 @@ def test_indices_and_masks_of_another_length_select_no_images(values: Iterable[o
 
 @pytest.mark.parametrize(
     "mask",
-    [[False, True, True], (n > 0 for n in range(3)), np.arange(3) > 0, [*(np.arange(3) > 0)]],
-    ids=["list", "generator", "array", "list of NumPy's booleans"],
+    [[False, True, True], (n > 0 for n in range(3)), np.arange(3) > 0, [*(np.arange(3) > 0)], torch.arange(3) > 0],
+    ids=["list", "generator", "array", "list of NumPy's booleans", "tensor"],
 )
 def test_a_mask_selects_the_images_where_it_is_true(mask: Iterable[object]) -> None:
     items = [LabeledPath(Path(f"{n}.jpg"), n) for n in range(3)]

@@ -210,7 +210,9 @@ def test_a_bad_line_is_named_with_what_was_expected(
 def test_a_label_beyond_the_class_definition_is_a_bad_line(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a.jpg 2\n")
     (tmp_path / "a_class_def.txt").write_text("0 cats\n1 dogs\n")
-    with pytest.raises(LabelFileError, match=r"a.txt:1: expected a class index from 0 to 1 .*found '2'"):
+    with pytest.raises(
+        LabelFileError, match=r"a.txt:1: expected a class index from 0 to 1 or .* \(cats, dogs\), found '2'"
+    ):
         list(LabelFile(tmp_path / "a.txt"))
 
 
@@ -461,6 +463,7 @@ def test_the_limit_of_a_class_keeps_the_order_and_depends_on_the_seed() -> None:
         ("a.csv", "reason,File Name\nblurry,1.jpg\n", ["1.jpg"]),
         ("a.csv", "Image-Path,reason\n1.jpg,blurry\n", ["1.jpg"]),
         ("a.csv", "", []),
+        ("a.jsonl", "{}\n", []),
         ("a.txt", "b\\1.jpg 0\n2.jpg 1\n", ["b/1.jpg", "2.jpg"]),
     ],
 )

@@ -73,7 +73,7 @@ def test_a_folder_that_two_classes_link_to_is_in_both_for_check_to_report(tmp_pa
     assert find_names(label_dir_auto(tmp_path / "d").labels) == ["1.jpg", "3.jpg", *["x.jpg"] * 2, *["y.jpg"] * 2]
 
 
-@pytest.mark.parametrize("target", ["/nowhere/gone", "lily"])
+@pytest.mark.parametrize("target", ["/nowhere/gone", "lily", "x" * 300])
 @pytest.mark.parametrize(
     ("link", "folders"),
     [

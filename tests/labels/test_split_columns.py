@@ -8,6 +8,7 @@ import pytest
 
 from mlimages.core import LabelFileError
 from mlimages.labels import LabelFile, TableOptions, open_splits
+from mlimages.labels.split_column import SPLIT_COLUMN_NAMES
 from tests.conftest import RunCli
 from tests.labels.test_labels import touch
 
@@ -113,6 +114,39 @@ def test_a_column_that_names_one_split_in_some_rows_is_refused(
 def test_blank_cells_are_not_worth_a_note(tmp_path: Path, cells: tuple[str, ...]) -> None:
     notes = LabelFile(write_table(tmp_path, "split", cells)).notes
     assert sum("is not used" in note for note in notes) == any(cells)
+
+
+@pytest.mark.parametrize("columns", ["split,fold", "fold,split"])
+@pytest.mark.parametrize("other", ["test", "train"])
+def test_a_column_that_names_two_splits_is_used_whatever_another_one_names(
+    tmp_path: Path, columns: str, other: str
+) -> None:
+    cells = {"split": cycle(("train", "test")), "fold": cycle((other, "1", "2"))}
+    rows = (f"{name}.jpg,ant,{','.join(next(cells[column]) for column in columns.split(','))}\n" for name in NAMES)
+    touch(tmp_path, *(f"{name}.jpg" for name in NAMES))
+    (tmp_path / "t.csv").write_text(f"path,label,{columns}\n" + "".join(rows))
+    assert images_by_split(tmp_path / "t.csv") == {"train": "ace", "test": "bdf"}
+
+
+@pytest.mark.parametrize("column", SPLIT_COLUMN_NAMES)
+def test_a_column_of_one_split_is_no_label_column(tmp_path: Path, column: str) -> None:
+    touch(tmp_path, "a.jpg", "b.jpg")
+    (tmp_path / "t.csv").write_text(f"path,kind,{column}\na.jpg,ant,train\nb.jpg,bee,train\n")
+    assert LabelFile(tmp_path / "t.csv").class_names == ("ant", "bee")
+
+
+@pytest.mark.parametrize("source", ["t.csv", "photos"])
+def test_images_of_one_split_are_dropped_from_it(tmp_path: Path, invoke_cli: RunCli, source: str) -> None:
+    paths = [f"photos/{split}/ant/{name}.jpg" for split in ("train", "val") for name in "ab"]
+    touch(tmp_path, *paths)
+    rows = (f"{path},ant,{path.split('/')[1]}\n" for path in paths)
+    (tmp_path / "t.csv").write_text("path,label,split\n" + "".join(rows))
+    (tmp_path / "drop.txt").write_text(f"{paths[0]} 0\n")
+    done = invoke_cli("label", source, "--drop", "drop.txt", "-o", "o.txt")
+    assert done.stderr.count("dropped: ") == done.stderr.count("dropped: 1 image (drop.txt lists 1)") == 1
+    assert [item.path.name for name in ("train", "val") for item in LabelFile(tmp_path / f"o_{name}.txt")] == [
+        "b.jpg", "a.jpg", "b.jpg",
+    ]  # fmt: skip
 
 
 def test_the_label_column_is_no_split_column(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_what_was_understood_and_what_is_missing_is_said(tmp_path: Path) -> None
         ("a.tsv.bz2", "", r"a compressed file. .* `bunzip2 -k .*/a.tsv.bz2`, then use `mlimages label .*/a.tsv`$"),
         ("a b.JSONL.xz", "", r"`unxz -k '.*/a b.JSONL.xz'`, then use `mlimages label '.*/a b.JSONL'`$"),
         ("a.gz", "", r"`gunzip -k .*/a.gz`"),
-        ("a_class_def.txt", "0 ant\n1 bee\n", r"a_class_def.txt is a class definition, not a label file: omit it"),
+        ("a_class_def.txt", "0 ant\n1 bee\n", r"a_class_def.txt is a class definition, not a label file: omit it$"),
         ("a.parquet", "", "gather urls .*a.parquet.*to_csv"),
         ("a.xlsx", "", "Save it as CSV"),
         ("a.mat", "", "scipy.io.loadmat"),

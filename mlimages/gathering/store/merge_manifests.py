@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from mlimages.core import FetchResult, Reason, atomic_write, pluralize
+from mlimages.core import FetchResult, Reason, atomic_write, format_examples, pluralize
 from mlimages.gathering.links import hash_link
 from mlimages.gathering.store.file_storage import ImageStorage
 from mlimages.gathering.store.image_index import ImageIndex, PlaceholderDetector, open_temporary_database
@@ -24,8 +24,6 @@ from mlimages.gathering.store.manifest import (
 from mlimages.labels import IMAGE_SUFFIXES
 
 logger = logging.getLogger(__name__)
-
-_MAX_LISTED_NAMES = 3
 
 
 def rewrite_manifests(
@@ -137,8 +135,8 @@ def warn_about_unlisted_images(storage: ImageStorage, manifest: Path, out: Path)
     found = [path for path in images if not tables.execute("SELECT 1 FROM paths WHERE path = ?", (path,)).fetchone()]
     tables.close()
     if found:
-        names = ", ".join(found[:_MAX_LISTED_NAMES]) + " ..." * (len(found) > _MAX_LISTED_NAMES)
-        logger.warning("the manifest of %s does not list %s: %s", out, pluralize(len(found), "image"), names)
+        count, names = pluralize(len(found), "image"), format_examples(found, 3)
+        logger.warning("the manifest of %s does not list %s: %s", out, count, names)
 
 
 class CurrentRows:
