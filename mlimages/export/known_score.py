@@ -69,13 +69,14 @@ class KnownScore(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class KnownOutput:
-    """Definition of the output `known` of an exported file, and the thresholds of prediction sets.
+    """The output `known` of an exported file, and the prediction-set thresholds that are exported with it.
 
     Attributes:
-        score: computes `known` from the input of the network's head, averaged over its spatial dimensions.
+        score: computes `known` from the input of the network's head. If this input is a feature map `(N, D, H, W)`, it
+            is first averaged over H and W.
         head_name: name of the head in `network.named_modules()`.
         calibration: how the threshold of the score was calibrated.
-        prediction_sets: thresholds of the prediction sets.
+        prediction_sets: thresholds of the prediction sets; they do not depend on `known`.
     """
 
     score: KnownScore

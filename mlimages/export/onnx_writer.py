@@ -87,7 +87,11 @@ class TrainedNetwork:
         return f"TrainedNetwork({self.model_name!r}, {image.width} x {image.height} px, classes: {names}{more})"
 
     def normalize_pixels(self, pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
-        """Return the network's input, float32 `(N, C, H, W)`, of uint8 images `(H, W, C)` from `images.load_pixels`."""
+        """Normalize and stack images that are already resized and cropped, each uint8 `(H, W, C)`.
+
+        Returns:
+            The network's input, float32 `(N, C, H, W)`.
+        """
         x: Tensor = Normalize(self.preprocessing.normalization, self.mean_image)(torch.from_numpy(np.stack(pixels)))
         return x
 
@@ -103,7 +107,7 @@ class DecisionParameters:
     """Parameters that turn logits into predictions.
 
     Attributes:
-        temperature: divides the logits before the softmax.
+        temperature: divides the logits before the softmax or, in a multi-label network, the sigmoid.
         unknown_below: an image whose highest probability is below this threshold is predicted as "unknown"; 0 for
             no threshold.
         thresholds: for each class of a multi-label network, the minimum probability at which it is predicted; empty
@@ -116,7 +120,11 @@ class DecisionParameters:
 
 
 class _ExportedModule(nn.Module):
-    """Maps uint8 pixels to the outputs of the file. If `normalize` is the identity, the input is normalized already."""
+    """The module that torch.onnx exports; it returns the logits, the probabilities and, if configured, `known`.
+
+    The input is uint8 pixels `(N, h, w, C)`, which the module `normalize` converts to the network's input. If
+    `normalize` is the identity, the input is the network's input itself.
+    """
 
     def __init__(self, normalize: nn.Module, trained_network: TrainedNetwork, temperature: float) -> None:
         super().__init__()
@@ -147,13 +155,14 @@ class _AttentionReshapeMode(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is scaled_dot_product_attention:
-            return _compute_attention(*args, **(kwargs or {}))
+            return _compute_attention_in_4d(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
-def _compute_attention(
+def _compute_attention_in_4d(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **options: Any
 ) -> Tensor:
+    """Reshape the inputs to four dimensions, call `scaled_dot_product_attention`, and reshape the result back."""
     if query.ndim == 4:
         return scaled_dot_product_attention(query, key, value, attn_mask, **options)
     if attn_mask is not None:
@@ -163,7 +172,7 @@ def _compute_attention(
 
 
 def _reshape_to_4d(tensor: Tensor) -> Tensor:
-    """Reshape `(N, ..., tokens, D)` to `(N, heads, tokens, D)`."""
+    """Reshape `(N, tokens, D)` to `(N, 1, tokens, D)`, and `(N, A, B, tokens, D)` to `(N, A * B, tokens, D)`."""
     return tensor.unsqueeze(1) if tensor.ndim == 3 else tensor.flatten(1, -3)
 
 
@@ -175,7 +184,7 @@ def write_onnx(
     decision_parameters: DecisionParameters | None = None,
     provenance: Provenance | None = None,
 ) -> tuple[OnnxBundle, ComputeLogits]:
-    """Write the network to `path`; the caller compares the outputs and adds the metadata.
+    """Write the network to `path`, as yet without metadata and without comparing the file with the network.
 
     Args:
         trained_network: the network.
@@ -185,7 +194,8 @@ def write_onnx(
         provenance: origin and evaluation of the network.
 
     Returns:
-        The metadata, which `OnnxBundle.write` adds to the file, and a function that computes the logits of the file.
+        The metadata, which the caller adds to the file with `OnnxBundle.write`, and a function that computes the logits
+        of the file.
     """
     decision_parameters = decision_parameters or DecisionParameters()
     network = path.with_name(f"{path.name}.network")
@@ -225,7 +235,10 @@ def write_onnx(
 def _convert_to_onnx(
     trained_network: TrainedNetwork, path: Path, *, skip_normalization: bool, temperature: float
 ) -> onnx.ModelProto:
-    """Convert the network; its weights are written to `external_data_path(path)`."""
+    """Convert the network to ONNX; only its weights are left on disk, in `external_data_path(path)`.
+
+    The model takes uint8 pixels `(N, h, w, C)`; with `skip_normalization`, normalized float32 `(N, C, h, w)`.
+    """
     normalize = Normalize(trained_network.preprocessing.normalization, trained_network.mean_image)
     prop = trained_network.preprocessing.image
     pixels = torch.zeros(2, prop.height, prop.width, prop.channels, dtype=torch.uint8)  # (2, h, w, C)
@@ -270,7 +283,7 @@ def _convert_to_onnx(
 def _prepend_preprocessing(
     model: onnx.ModelProto, preprocessing: Preprocessing, *, resize_implementation: ResizeImplementation
 ) -> None:
-    """Insert resizing and cropping before a network with an input of fixed size, in place."""
+    """Build the graph that resizes and crops images of any size, and insert it into the model, in place."""
     graph = build_preprocessing_graph(preprocessing.image, resize_implementation=resize_implementation).graph
     for dimension, denotation in zip(graph.input[0].type.tensor_type.shape.dim, _DIMENSION_DENOTATIONS, strict=True):
         dimension.denotation = denotation
@@ -279,7 +292,7 @@ def _prepend_preprocessing(
 
 
 def insert_preprocessing_graph(model: onnx.ModelProto, graph: onnx.GraphProto) -> None:
-    """Insert a preprocessing graph before the network of a model, in place."""
+    """Let `graph` compute `pixels`, the input of the model, in place; the input of `graph` becomes the model's."""
     model.graph.initializer.extend(graph.initializer)  # those of the network are not copied
     for field in ("input", "node"):
         values = getattr(model.graph, field)
@@ -307,7 +320,13 @@ _DIMENSION_DENOTATIONS = ("DATA_BATCH", "DATA_FEATURE", "DATA_FEATURE", "DATA_CH
 
 
 def _make_parity_test_image(trained_network: TrainedNetwork, compute_logits: ComputeLogits | None) -> ParityTestImage:
-    """Return a small image with its logits from the file, or from the network if the file has no preprocessing."""
+    """Return a small image with its logits.
+
+    Args:
+        trained_network: the network.
+        compute_logits: returns the logits of the file. None if the file has no preprocessing: the logits are then those
+            of the network.
+    """
     noise = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     image = Image.fromarray(noise).resize((48, 40), Image.Resampling.BICUBIC)
     if compute_logits is None:

@@ -70,7 +70,7 @@ def compute_network_outputs(
     progress.start("network", None, "images")
     decoded_items: list[LabeledPath] = []
     logits = [np.empty((0, len(trained_network.class_names)), np.float32)]
-    decoded = _decode_images(items, trained_network.preprocessing.image)
+    decoded = _iter_preprocessed_images(items, trained_network.preprocessing.image)
     while batch := list(islice(decoded, BATCH_SIZE)):
         decoded_items += [item for item, _ in batch]
         logits.append(trained_network.compute_logits([pixels for _, pixels in batch]))
@@ -163,7 +163,8 @@ class _LogitsComparer:
     def compare_end_to_end(self, path: Path, expected_logits: NDArray[np.float32]) -> _ImageComparison:
         """Compare a file with preprocessing: its logits for the decoded image with those of the network.
 
-        If they differ, the file's logits for preprocessed pixels show whether the network or the resize is the cause.
+        If they differ, the file is run again on an image that is already preprocessed, which its resize and crop leave
+        unchanged. The logits then show whether the network or the resize is the cause.
         """
         prop, rgb = self.trained_network.preprocessing.image, images.load_rgb(path)
         logits = self.compute_logits(np.asarray(rgb)[None])[0]  # (classes,)
@@ -198,10 +199,10 @@ class _LogitsComparer:
         return _ImageComparison(path, difference, torch_classes, onnx_classes, matches)
 
 
-def _decode_images(
+def _iter_preprocessed_images(
     items: Iterable[LabeledPath], image_property: ImageProperty
 ) -> Iterator[tuple[LabeledPath, NDArray[np.uint8]]]:
-    """Yield each item with its preprocessed pixels `(h, w, C)`; skip images that cannot be decoded."""
+    """Yield each item with its resized and cropped image `(h, w, C)`; skip images that cannot be decoded."""
     for item in items:
         with suppress(ImageError):
             yield item, images.load_pixels(item.path, image_property)

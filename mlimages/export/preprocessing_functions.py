@@ -1,10 +1,11 @@
 """ONNX functions that resize and crop images like `images.prepare_pixels`, written in onnxscript's subset of Python.
 
-Images are uint8 `(N, H, W, C)`, sizes and positions int64 vectors `(height, width)`. Planes are floating-point levels
-`(N, C, H, W)` from 0 to 255.
+Images are uint8 `(N, H, W, C)`, sizes and positions int64 vectors `(height, width)`. For the resize, an image is
+converted to `planes`, floats `(N, C, H, W)` from 0 to 255.
 
-A plan function returns the region of the image to resize, and the size to which it is resized, like
-`images.compute_resized_size`. A crop function then cuts the resized image to the size of the crop.
+The steps are: convert the channels; choose the region of the image to resize, and its size after the resize, like
+`images.compute_resized_size` (the functions named `..._region_and_size`); resize the region; cut it to the size of the
+crop.
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ def compose_preprocessing(image_property: ImageProperty, resize_implementation: 
     """Return a model that maps the input `image` to preprocessed pixels with the functions of this module."""
     convert_channels = _convert_to_gray if image_property.gray_scale else _keep_channels
     mode, interpolation = image_property.resize, image_property.interpolation
-    plan_resize = _make_shorter_side_plan(image_property.shorter_px) if mode == "shorter" else _PLAN_FUNCTIONS[mode]
+    get_region_and_size = (
+        _make_shorter_side_function(image_property.shorter_px)
+        if mode == "shorter"
+        else _REGION_AND_SIZE_FUNCTIONS[mode]
+    )
     crop = _make_position_crop(image_property.position) if mode == "position" else _CROP_FUNCTIONS[mode]
     if mode in ("crop", "position"):
         resize = _skip_resize
@@ -41,7 +46,7 @@ def compose_preprocessing(image_property: ImageProperty, resize_implementation: 
     @onnx_function
     def prepare(image):
         size = op.Constant(value_ints=crop_size)
-        region, target = plan_resize(convert_channels(image), size)
+        region, target = get_region_and_size(convert_channels(image), size)
         pixels = crop(resize(region, target), target, size)
         return pixels  # noqa: RET504  # the name of the output
 
@@ -64,32 +69,37 @@ def _convert_to_gray(image):
     return op.Cast((rounded - rounded % 65536) / 65536, to=UINT8)
 
 
-def _make_shorter_side_plan(shorter_px: int) -> OnnxFunction:
+def _make_shorter_side_function(shorter_px: int) -> OnnxFunction:
+    """Return the `..._region_and_size` function of the resize method `shorter`."""
+
     @onnx_function
-    def plan_shorter_side(image, _crop_size):
+    def get_shorter_side_region_and_size(image, _crop_size):
+        """Return the whole image, and its size scaled to a shorter side of `shorter_px` pixels."""
         size = op.Shape(image, start=1, end=3)
         return op.Identity(image), size * shorter_px / op.ReduceMin(size, keepdims=1)
 
-    return plan_shorter_side
+    return get_shorter_side_region_and_size
 
 
 @onnx_function
-def _plan_squash(image, crop_size):
+def _get_squash_region_and_size(image, crop_size):
+    """Return the whole image, and the size of the crop: the aspect ratio is not kept."""
     return op.Identity(image), op.Identity(crop_size)
 
 
 @onnx_function
-def _plan_letterbox(image, crop_size):
+def _get_letterbox_region_and_size(image, crop_size):
+    """Return the whole image, and its size scaled to fit into the crop, which is padded later."""
     size = op.Cast(op.Shape(image, start=1, end=3), to=DOUBLE)
     scale = op.ReduceMin(op.Cast(crop_size, to=DOUBLE) / size, keepdims=1)
     return op.Identity(image), op.Max(op.Cast(op.Round(size * scale), to=INT64), 1)
 
 
 @onnx_function
-def _plan_downscale(image, crop_size):
-    """Plan to resize the central region with the crop's aspect ratio to the size of the crop.
+def _get_downscale_region_and_size(image, crop_size):
+    """Return the largest central region with the crop's aspect ratio, and the size of the crop.
 
-    If the width or height of the image is smaller than that of the crop, plan to keep the whole image, unresized.
+    If the width or height of the image is smaller than that of the crop, return the whole image, and its own size.
     """
     whole = op.Shape(image, start=1, end=3)
     is_larger = op.Cast(op.ReduceMin(op.Cast(whole >= crop_size, to=INT64), keepdims=1), to=BOOL)
@@ -100,16 +110,17 @@ def _plan_downscale(image, crop_size):
 
 
 @onnx_function
-def _keep_original_size(image, _crop_size):
+def _get_original_region_and_size(image, _crop_size):
+    """Return the whole image, and its own size."""
     return op.Identity(image), op.Shape(image, start=1, end=3)
 
 
-_PLAN_FUNCTIONS = {
-    "squash": _plan_squash,
-    "letterbox": _plan_letterbox,
-    "downscale": _plan_downscale,
-    "crop": _keep_original_size,
-    "position": _keep_original_size,
+_REGION_AND_SIZE_FUNCTIONS = {
+    "squash": _get_squash_region_and_size,
+    "letterbox": _get_letterbox_region_and_size,
+    "downscale": _get_downscale_region_and_size,
+    "crop": _get_original_region_and_size,
+    "position": _get_original_region_and_size,
 }
 
 
@@ -145,6 +156,7 @@ def _pad_and_crop_center(image, image_size, crop_size):
 
 
 def _make_position_crop(position: tuple[int, int]) -> OnnxFunction:
+    """Return a function that crops from `position`, which is (left, top) in pixels."""
     row_and_column = [position[1], position[0]]
 
     @onnx_function
@@ -177,7 +189,7 @@ def _skip_resize(image, _target_size):
 def _resizes_height_first(image, target_size):
     """Return whether Pillow resizes the height before the width (ImagingResampleInner in libImaging/Resample.c).
 
-    It does if the height shrinks, and by more than twice as many pixels as the width.
+    It does if the height shrinks, and the width grows or shrinks by less than half as many pixels.
     """
     shrink = op.Shape(image, start=1, end=3) - target_size
     height = op.Gather(shrink, 0)
@@ -201,7 +213,7 @@ def _make_operator_resize(mode: str) -> OnnxFunction:
         )
 
     @onnx_function
-    def resize(image, target_size):
+    def resize_in_pillow_order(image, target_size):
         if _resizes_height_first(image, target_size):  # the operator resizes along the width first
             transposed = resize_width_first(op.Transpose(image, perm=[0, 2, 1, 3]), op.Gather(target_size, [1, 0]))
             resized = op.Transpose(transposed, perm=[0, 2, 1, 3])
@@ -209,7 +221,7 @@ def _make_operator_resize(mode: str) -> OnnxFunction:
             resized = resize_width_first(image, target_size)
         return resized
 
-    return resize
+    return resize_in_pillow_order
 
 
 @onnx_function
@@ -280,13 +292,19 @@ def _make_exact_resize(interpolation: str) -> OnnxFunction:
 
 @onnx_function
 def _compute_bilinear_integer_weight(distance, larger_width):
-    """Return 2 * larger_width times the triangle kernel at distance / (2 * larger_width)."""
+    """Return the triangle kernel at distance / (2 * larger_width), times 2 * larger_width.
+
+    `larger_width` is the larger of the widths before and after the resize; the comment above explains the unit.
+    """
     return op.Max(2 * larger_width - distance, 0)
 
 
 @onnx_function
 def _compute_bicubic_integer_weight(distance, larger_width):
-    """Return 2^13 times Keys' cubic kernel with a = -0.5 at distance / (2 * larger_width)."""
+    """Return Keys' cubic kernel with a = -0.5 at distance / (2 * larger_width), times 2^13.
+
+    `larger_width` is the larger of the widths before and after the resize; the comment above explains the unit.
+    """
     u = op.Min(distance, 4 * larger_width) * 512 / larger_width
     cube = u * u / 16 * u / 16384
     square = u * u * 5 / 256
@@ -296,6 +314,7 @@ def _compute_bicubic_integer_weight(distance, larger_width):
 
 
 def _make_portable_resize(interpolation: str) -> OnnxFunction:
+    """Return a resize that gives the same pixels in runtimes such as OpenVINO as in ONNX Runtime."""
     compute_weight = _compute_bicubic_integer_weight if interpolation == "bicubic" else _compute_bilinear_integer_weight
 
     @onnx_function

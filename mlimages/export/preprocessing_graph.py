@@ -11,8 +11,8 @@ from mlimages.core import ImageProperty
 from mlimages.inference import INPUT
 
 OPSET = 18
-"""ONNX opset of every file: the first with antialiasing in `Resize`, and the lowest that torch.onnx writes. Its IR
-version is 8, so that ONNX Runtime 1.14 and later can load the file."""
+"""ONNX opset of every file: the first with antialiasing in `Resize`, and the lowest that torch.onnx writes. Files with
+this opset use version 8 of the ONNX file format (IR version), which ONNX Runtime 1.14 and later can load."""
 
 PIXELS = "pixels"
 """Name of the output of the graph, which is the input of the network: uint8 `(N, h, w, C)`."""

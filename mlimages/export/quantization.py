@@ -68,10 +68,13 @@ def quantize(
 ) -> Quantization:
     """Measure int8 and float16 variants of a network, and write the fastest one that is accurate enough.
 
-    Weights are quantized per channel, activations per tensor with static ranges. The preprocessing, the last layer,
-    the softmax and its temperature are not quantized. Accuracy and calibration error measured here are stored in the
-    written file. So are the thresholds of prediction sets and the share of known images, if at least 19 of the measured
-    images were not used to train the model; otherwise, those of the original are kept.
+    Among variants of nearly the same speed (within 5 %), the most accurate one is written. Weights are quantized per
+    channel, activations per tensor with static ranges. The preprocessing, the last layer, the softmax and its
+    temperature are not quantized.
+
+    The accuracy and the calibration error measured here are stored in the written file. The thresholds of prediction
+    sets, and the share of images that count as in-distribution (output `known`), are measured on the images that were
+    not used to train the model. If there are fewer than 19, the file keeps these values of the original.
 
     Args:
         bundle: an exported file.
@@ -119,8 +122,8 @@ def quantize(
         pixels = [sample.pixels for sample in calibration_set]
         variants = write_variants(bundle, pixels, Path(folder), include_float16=fp16, progress=progress)
         in_splits = find_images_in_splits([sample.item for sample in test_set], bundle)
-        is_new = ~np.array(in_splits[0]) if in_splits else np.ones(len(test_set), bool)  # (N,)
-        measurements = _measure_variants({"original": bundle, **variants}, test_set, is_new, progress)
+        is_held_out = ~np.array(in_splits[0]) if in_splits else np.ones(len(test_set), bool)  # (N,)
+        measurements = _measure_variants({"original": bundle, **variants}, test_set, is_held_out, progress)
         trials = tuple(each.trial for each in measurements)
         score_name = bundle.task.score_name
         rejection_reasons = tuple(
@@ -135,7 +138,7 @@ def quantize(
             rejection_reasons,
             score_name,
             (sum(in_splits[0]), sum(in_splits[1])) if in_splits else None,
-            keeps_thresholds=chosen is not None and has_thresholds and int(is_new.sum()) < MIN_CONFORMAL_IMAGES,
+            keeps_thresholds=chosen is not None and has_thresholds and int(is_held_out.sum()) < MIN_CONFORMAL_IMAGES,
         )
         if chosen:
             variant = variants[chosen.trial.name]
@@ -194,10 +197,10 @@ class _Measurement:
 
     Attributes:
         trial: accuracy, speed and size.
-        score: the value of `trial.accuracy` with its 95 % interval.
+        score: `trial.accuracy` with its 95 % interval.
         calibration_error_before_scaling: calibration error without temperature scaling.
-        known, prediction_sets: what to store in the written file if this variant is chosen; None if the original has
-            none.
+        known, prediction_sets: calibration of the output `known`, and thresholds of prediction sets, for the written
+            file if this variant is chosen; each is None if the original file has none.
     """
 
     trial: VariantTrial
@@ -208,9 +211,12 @@ class _Measurement:
 
 
 def _measure_variants(
-    bundles: Mapping[str, OnnxBundle], samples: Sequence[_Sample], is_new: NDArray[np.bool_], progress: Progress
+    bundles: Mapping[str, OnnxBundle], samples: Sequence[_Sample], is_held_out: NDArray[np.bool_], progress: Progress
 ) -> list[_Measurement]:
-    """Measure each file on all samples, but its thresholds only on those that the run was not trained on, `is_new`."""
+    """Measure each file on all samples, but its thresholds only on the held-out samples.
+
+    `is_held_out` `(N,)` is false for samples in the training set of the model's run.
+    """
     runners = {name: make_runner(bundle) for name, bundle in bundles.items()}
     items = [sample.item for sample in samples]
     speeds = _measure_images_per_s(runners, [sample.pixels for sample in samples[:NUM_TIMED_IMAGES]])
@@ -238,7 +244,9 @@ def _measure_variants(
         )
         uncalibrated = task.compute_probabilities(logits)
         error = task.compute_calibration_error(uncalibrated, targets)
-        thresholds = _measure_thresholds(bundle, uncalibrated[is_new], targets[is_new], is_in_distribution[is_new])
+        thresholds = _measure_thresholds(
+            bundle, uncalibrated[is_held_out], targets[is_held_out], is_in_distribution[is_held_out]
+        )
         measurements.append(_Measurement(trial, score, error, *thresholds))
     progress.close()
     return measurements
@@ -250,9 +258,14 @@ def _measure_thresholds(
     targets: NDArray[Any],
     is_in_distribution: NDArray[np.bool_],
 ) -> tuple[InDistributionCalibration | None, PredictionSetThresholds | None]:
-    """Return the calibration of `known` and the thresholds of prediction sets, measured on samples that are new.
+    """Return the calibration of `known` and the thresholds of prediction sets, measured on the held-out samples.
 
-    If fewer than MIN_CONFORMAL_IMAGES are new, return those of the original. Each is None if the original has none.
+    If there are fewer than MIN_CONFORMAL_IMAGES, return those of the original. Each is None if the original has none.
+
+    Args:
+        bundle: the original or a variant.
+        probabilities, targets: probabilities without temperature scaling, and targets, of the held-out samples.
+        is_in_distribution: whether the output `known` of each held-out sample is at least 0.5, `(N,)`.
     """
     known, sets, count = bundle.known, bundle.prediction_sets, len(is_in_distribution)
     if count < MIN_CONFORMAL_IMAGES:

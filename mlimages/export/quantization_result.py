@@ -50,8 +50,8 @@ class Quantization:
         written_trial: the variant that was written; None if no variant is fast and accurate enough.
         rejection_reasons: why each variant in `trials[1:]` was rejected; "" if it was accepted.
         score_name: the metric in `VariantTrial.accuracy`: "accuracy", or "mAP" for a multi-label model.
-        num_in_splits: how many of these images are in the training set of the model's run, and how many in its
-            validation set; None if the model is not in a run folder.
+        num_in_splits: how many of the `num_images` images are in the training set of the model's run, and how many in
+            its validation set; None if the model file is not in a run folder, which lists both sets.
         keeps_thresholds: whether the written file keeps the original's thresholds of prediction sets and calibration of
             `known`. To measure them again, at least 19 images that were not used for training are required.
     """

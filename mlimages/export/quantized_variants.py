@@ -98,7 +98,10 @@ def write_variants(
 
 
 def select_nodes_to_exclude(model: onnx.ModelProto) -> list[str]:
-    """Return the names of the nodes that stay float: the last layer with weights and all that it does not depend on."""
+    """Return the names of the nodes that are not quantized, given a model without preprocessing.
+
+    These are the last layer with weights, and all nodes that do not compute its input, such as the softmax.
+    """
     producers = {output: node for node in model.graph.node for output in node.output}
     layer = next(
         (node for node in _iter_upstream_nodes(LOGITS, producers) if node.op_type in ("Conv", "Gemm", "MatMul")), None
@@ -155,7 +158,10 @@ def _normalize_pixels(bundle: OnnxBundle, pixels: Sequence[NDArray[np.uint8]]) -
 
 
 def _update_expected_logits(bundle: OnnxBundle) -> OnnxBundle:
-    """Return the bundle with its own file's logits for the parity test image, and with PARITY_TOLERANCE."""
+    """Run a variant's file on the parity test image, and return the bundle with these logits as the expected ones.
+
+    The tolerance of the parity test is set to `PARITY_TOLERANCE`.
+    """
     test_image = bundle.parity_test_image
     image = np.frombuffer(test_image.pixels, np.uint8).reshape(test_image.height, test_image.width, 3)
     if bundle.includes_preprocessing:

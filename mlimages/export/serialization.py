@@ -24,10 +24,10 @@ LENGTH_DELIMITED_WIRE_TYPE = 2
 def write_model(model: onnx.ModelProto, weights_path: Path, path: Path) -> None:
     """Write a model and its weights to `path`, or to `path` and `NAME.onnx.data` if one file cannot contain them.
 
-    The weights are copied from file to file: in memory, protocol buffers need three times their size.
+    The weights are copied from file to file, since protocol buffers would need three times their size in memory.
 
     Args:
-        model: the model. If everything fits into one file, its graph is emptied.
+        model: the model, which is modified and must not be used afterwards.
         weights_path: the file with the external data of the initializers. If two files are written, it becomes the
             second one.
         path: the .onnx file to write.

@@ -29,11 +29,12 @@ class Runtime:
         name: display name.
         resize_implementation: implementation of the resize inside the file; None if the runtime supports no resize, so
             that the file does not include preprocessing.
-        load_model: takes the package and the path of a file, and returns a function that computes the file's logits.
-            It is None for ONNX Runtime, in which every exported file is compared anyway, and for runtimes that the
-            export cannot run.
+        load_model: loads a file to compare its logits with the network's: takes the package and the path of the file,
+            and returns a function that computes the logits. None for ONNX Runtime, in which every file is compared
+            anyway, and for runtimes that cannot run here.
         package: the Python package that `load_model` needs.
-        parity_skip_reason: why an exported file was not compared in this runtime.
+        parity_skip_reason: message to the user if an exported file could not be compared in this runtime; "" for ONNX
+            Runtime.
     """
 
     name: str
@@ -85,15 +86,16 @@ RUNTIMES: dict[TargetRuntime, Runtime] = {
     "opencv": Runtime("OpenCV", None, _load_in_opencv, "cv2", "the package opencv-python is not installed"),
     "web": Runtime("onnxruntime-web", "operator", parity_skip_reason="onnxruntime-web runs in a browser"),
 }
-"""Files for TensorRT and OpenCV have no preprocessing: TensorRT does not accept uint8 images or ONNX's resize, and
-OpenCV does not accept dynamic sizes."""
+"""The supported target runtimes. Files for TensorRT and OpenCV have no preprocessing: TensorRT does not accept uint8
+images or ONNX's resize, and OpenCV does not accept dynamic sizes."""
 
 
 def load_in_runtime(target: TargetRuntime, path: Path) -> ComputeLogits | None:
-    """Load a file in the runtime of a target, and return a function that computes its logits.
+    """Load a file in its target runtime for the additional comparison there.
 
     Returns:
-        The function; None if the runtime is not installed or, like ONNX Runtime, has no `load_model`.
+        A function that computes the logits of the file. None if there is no such comparison: the runtime is not
+        installed, cannot run here, or is ONNX Runtime, in which every file is compared anyway.
 
     Raises:
         ExportError: the runtime cannot load the file.

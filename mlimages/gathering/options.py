@@ -120,7 +120,11 @@ class GatherOptions:
     restore_deleted: Annotated[bool, Option("Download deleted images again.", "Images", is_advanced=True)] = False
     keep_deleted: Annotated[
         bool,
-        Option("Do not download missing images again, however many are missing.", "Images", is_advanced=True),
+        Option(
+            "Do not stop if many images are missing: treat them as deleted, and do not download them again.",
+            "Images",
+            is_advanced=True,
+        ),
     ] = False
     layout: Annotated[
         Literal["folders", "tar"],
@@ -195,7 +199,8 @@ class GatherOptions:
     no_retry: Annotated[
         bool,
         Option(
-            "Do not retry links that earlier runs left unfinished, or rejected for options that are now less strict.",
+            "Do not retry links of earlier runs that were left unfinished (for example, the host did not respond), or "
+            "that were rejected by an option that is now less strict (for example, --min-size).",
             "Download",
             is_advanced=True,
         ),

@@ -38,14 +38,16 @@ from mlimages.gathering.sources.source import AnySource, Source, as_source
 from mlimages.gathering.store.gather_folder import GatherFolder
 
 MAX_LINKS_IN_PROGRESS = 1024
-"""Maximum number of links in progress. Links that wait for their host are allowed in addition (next two limits)."""
+"""Maximum number of links in progress, not counting those that wait for their host, up to `MAX_PAUSED_LINKS` and
+`MAX_LINKS_AWAITING_SLOT`."""
 
-MAX_WAITING_LINKS = 20_000
-"""Maximum number of additional links, which wait for paused hosts: so a paused host does not delay the others."""
+MAX_PAUSED_LINKS = 20_000
+"""Up to this many links of paused hosts do not count towards `MAX_LINKS_IN_PROGRESS`, so that a paused host does not
+delay the others."""
 
-MAX_QUEUED_LINKS = 8192
-"""Maximum number of additional links, which wait because their host already has the maximum number of requests: so a
-list sorted by host keeps several hosts busy. Each link takes about 5 KB of memory."""
+MAX_LINKS_AWAITING_SLOT = 8192
+"""Up to this many links whose host already has the maximum number of requests do not count towards
+`MAX_LINKS_IN_PROGRESS`, so that a list sorted by host keeps several hosts busy. A link takes about 5 KB of memory."""
 
 _POLL_INTERVAL_S = 0.2
 
@@ -122,12 +124,14 @@ async def gather_async(
         if stopped:
             raise stopped
         summary = folder.tally.make_summary(out, num_fetched=folder.num_added, seconds=time.monotonic() - started)
-        return replace(summary, waits_s=fetcher.hosts.pause_s_by_host)
+        return replace(summary, waits_s=fetcher.hosts.long_pause_s_by_host)
 
 
 @dataclass
 class LinkScheduler:
     """Schedules the downloads of a run: a link is started only if its class still needs images.
+
+    A link that is needed only if links in progress fail is put in the backlog of its class.
 
     Attributes:
         folder: records the finished links and the images of each class.
@@ -189,8 +193,11 @@ class LinkScheduler:
         return is_list and self.options.limit is None
 
     async def _accept_link(self, image_ref: ImageRef, max_backlog: int) -> None:
-        """Start, queue or skip a link, then wait while too many links are in progress or over `max_backlog` queued."""
-        self._start_queue_or_skip(image_ref)
+        """Start a link, put it in the backlog, or skip it.
+
+        Then wait while too many links are in progress, or more than `max_backlog` links are in the backlog.
+        """
+        self._start_postpone_or_skip(image_ref)
         while self._is_at_link_limit or self._num_in_backlog > max_backlog:
             self._link_finished.clear()
             with suppress(TimeoutError):  # no event is set when links begin to wait for their host
@@ -200,10 +207,11 @@ class LinkScheduler:
     @property
     def _is_at_link_limit(self) -> bool:
         hosts = self.fetcher.hosts
-        further = min(hosts.num_waiting_links, MAX_WAITING_LINKS) + min(hosts.num_queued_links, MAX_QUEUED_LINKS)
-        return self._num_active_links >= MAX_LINKS_IN_PROGRESS + further
+        num_paused = min(hosts.num_paused_links, MAX_PAUSED_LINKS)
+        num_awaiting_slot = min(hosts.num_links_awaiting_slot, MAX_LINKS_AWAITING_SLOT)
+        return self._num_active_links >= MAX_LINKS_IN_PROGRESS + num_paused + num_awaiting_slot
 
-    def _start_queue_or_skip(self, image_ref: ImageRef) -> None:
+    def _start_postpone_or_skip(self, image_ref: ImageRef) -> None:
         self.folder.paths_in_use.plan_folder(image_ref.label)  # in the order of the source, in every shard
         is_own = self.partition.is_in_shard(image_ref.url) and self.partition.max_concurrent_requests(image_ref.url) > 0
         if not (is_own and self._count_needed_images(image_ref.label) > 0 and self.folder.claim_link(image_ref)):
@@ -220,9 +228,12 @@ class LinkScheduler:
         return max(0, limit - self.folder.tally.classes[label]) if limit is not None else math.inf
 
     def _may_start_link(self, label: str) -> bool:
-        """Return whether the class needs more images than its links in progress can give; paused hosts do not count."""
-        num_waiting = self.fetcher.hosts.num_waiting_links_by_label[label]
-        return self._num_active_links_by_label[label] - num_waiting < self._count_needed_images(label)
+        """Return whether the class needs more images than its links in progress can give.
+
+        Links of paused hosts are not counted, so others are started in their place.
+        """
+        num_paused = self.fetcher.hosts.num_paused_links_by_label[label]
+        return self._num_active_links_by_label[label] - num_paused < self._count_needed_images(label)
 
     def _start_link(self, image_ref: ImageRef) -> None:
         self._num_active_links_by_label[image_ref.label] += 1
@@ -258,9 +269,9 @@ class LinkScheduler:
         return await self.folder.record_download(image_ref, download, inspection, temp_path)
 
     async def _watch_paused_hosts(self) -> None:
-        """When links wait for paused hosts, start queued links of their classes instead, until this task is cancelled.
+        """In place of links of paused hosts, start links from the backlog of the same class.
 
-        If all links wait, show the paused hosts as progress.
+        If the hosts of all links in progress are paused, show them as progress. Runs until the task is cancelled.
         """
         while True:
             await asyncio.sleep(_POLL_INTERVAL_S)
@@ -269,7 +280,7 @@ class LinkScheduler:
             if hosts := self.fetcher.hosts.paused_host_names:
                 more = f" +{len(hosts) - 1}" if len(hosts) > 1 else ""
                 self.progress.advance(
-                    0, waiting_for=f"{hosts[0][:30]}{more} ({pluralize(self.fetcher.hosts.num_waiting_links, 'link')})"
+                    0, waiting_for=f"{hosts[0][:30]}{more} ({pluralize(self.fetcher.hosts.num_paused_links, 'link')})"
                 )
 
     def _start_from_backlog(self, label: str) -> None:
@@ -279,7 +290,7 @@ class LinkScheduler:
             self._start_link(backlog.popleft())
 
     def _notify_source_if_class_is_full(self, label: str) -> None:
-        """If a class needs no more images, discard its queued links and tell the source to skip the class."""
+        """If a class needs no more images, discard its backlog and tell the source to skip the class."""
         if self._count_needed_images(label) == 0:
             backlog = self._backlog_by_label.pop(label, ())
             self._num_in_backlog -= len(backlog)
@@ -291,7 +302,7 @@ class LinkScheduler:
 async def _save_image(load_bytes: Callable[[], Awaitable[bytes]], temp_path: Path) -> DownloadResult:
     """Write the image that `load_bytes` returns to `temp_path`.
 
-    Its errors are returned as the reason of the failure, except an MlimagesError, which is raised.
+    If `load_bytes` raises an error, the result contains it as the reason; only an MlimagesError is raised.
     """
     file = BufferedFile(temp_path)
     try:

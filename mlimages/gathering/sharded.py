@@ -1,9 +1,9 @@
 """Gather in several processes, on one machine or more; each task gathers one shard of the links.
 
-1. The folder is opened once, which merges the manifests of earlier runs.
-2. Each shard is a task that calls `gather(..., shard=(i, n))`; its manifest is its checkpoint, so it can be restarted.
-3. The same call without a shard merges the manifests, removes duplicates and images beyond the limit, and downloads
-   what classes still lack.
+1. `gather_on` opens the folder, which merges manifests left by earlier runs, and finds the classes that are full.
+2. For each shard, a task calls `gather(..., shard=(i, n))`. Its manifest is its checkpoint, so it can be restarted.
+3. `gather_on` calls `gather` without a shard. This merges the manifests of the shards, removes duplicates and images
+   beyond the limit, and downloads what classes still lack.
 """
 
 from __future__ import annotations

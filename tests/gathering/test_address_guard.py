@@ -9,8 +9,8 @@ from mlimages.gathering.download.address_guard import (
     PRIVATE_ADDRESS_ERRNO,
     create_socket_if_public,
     is_private_host,
-    is_proxied,
     is_public,
+    is_request_proxied,
 )
 
 PRIVATE = """
@@ -62,8 +62,8 @@ def test_names_and_other_notations_of_addresses(host: str, private: bool) -> Non
 def test_the_socket_has_the_family_and_kind_of_the_address_and_a_proxy_may_be_private() -> None:
     with create_socket_if_public((socket.AF_INET6, socket.SOCK_DGRAM, 17, "", ("2606:4700::1", 53, 0, 0))) as made:
         assert (made.family, made.type, made.proto) == (socket.AF_INET6, socket.SOCK_DGRAM, 17)
-    token = is_proxied.set(True)
+    token = is_request_proxied.set(True)
     try:
         create_socket_if_public((socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 80))).close()
     finally:
-        is_proxied.reset(token)
+        is_request_proxied.reset(token)

@@ -64,9 +64,9 @@ def test_links_are_counted_as_over_all_of_them(clock: SimpleNamespace, seed: int
             rng.choice(links)[0].update_state(record_response, requested_at=clock.now, is_redirect=False)
         waiting = [(name, label) for host, name, label, _ in links if host.state.is_paused]
         running = Counter(name for host, name, *_ in links if not host.state.is_paused)
-        assert hosts.num_waiting_links == len(waiting)
-        assert +hosts.num_waiting_links_by_label == Counter(label for _, label in waiting)
-        assert hosts.num_queued_links == sum(max(0, count - 2) for count in running.values())
+        assert hosts.num_paused_links == len(waiting)
+        assert +hosts.num_paused_links_by_label == Counter(label for _, label in waiting)
+        assert hosts.num_links_awaiting_slot == sum(max(0, count - 2) for count in running.values())
         deadline = min(deadline, clock.now + WAIT_S) if waiting and not running else math.inf
         assert hosts.deadline == deadline
         names = {f"{name}.example" for name, _ in waiting}
@@ -118,7 +118,7 @@ def test_hosts_that_ask_to_wait_longer_than_the_maximum_and_a_second_are_named(
     with ExitStack() as held:
         pause(use(hosts, held, "b"), clock)
         use(hosts, held, "a").update_state(record_throttling, requested_at=clock.now, retry_after_s=retry_after_s)
-        assert hosts.pause_s_by_host == waits
+        assert hosts.long_pause_s_by_host == waits
 
 
 def test_a_host_is_asked_by_one_task_at_a_time_until_it_answers(clock: SimpleNamespace) -> None:

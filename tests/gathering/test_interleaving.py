@@ -145,7 +145,7 @@ def test_a_list_sorted_by_host_takes_as_long_as_one_that_is_shuffled(
     max_in_memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mlimages.gathering.run.MAX_LINKS_IN_PROGRESS", 20)
-    monkeypatch.setattr("mlimages.gathering.run.MAX_QUEUED_LINKS", 20)
+    monkeypatch.setattr("mlimages.gathering.run.MAX_LINKS_AWAITING_SLOT", 20)
     limits = {"max_in_memory": max_in_memory, "block_size": 4}
     monkeypatch.setattr("mlimages.gathering.run.interleave_hosts", partial(interleave_hosts, **limits))
     urls = [f"http://{host}.example/{number}.jpg" for host in "abcd" for number in range(80)]

@@ -17,8 +17,11 @@ _NON_PUBLIC_NETWORKS = tuple(map(IPv6Network, ("64:ff9b:1::/48", "fec0::/10", "3
 """Networks that are not public although `ipaddress` calls them global: local-use translation (RFC 8215), site-local
 addresses, documentation (RFC 9637) and segment routing."""
 
-is_proxied: ContextVar[bool] = ContextVar("is_proxied", default=False)
-"""Whether the request goes through a proxy. The user has chosen the proxy, so its address may be private."""
+is_request_proxied: ContextVar[bool] = ContextVar("is_request_proxied", default=False)
+"""Context variable: whether the current request goes through a proxy. The middleware in `client` sets it.
+
+The user has chosen the proxy, so its address may be private.
+"""
 
 
 def is_public(address: str) -> bool:
@@ -69,6 +72,6 @@ def create_socket_if_public(addr_info: tuple[Any, ...]) -> socket.socket:
         OSError: the address is not public; errno is `PRIVATE_ADDRESS_ERRNO`.
     """
     family, kind, protocol, _, address = addr_info
-    if not (is_proxied.get() or is_public(address[0])):
+    if not (is_request_proxied.get() or is_public(address[0])):
         raise OSError(PRIVATE_ADDRESS_ERRNO, f"{address[0]} is not a public address")
     return socket.socket(family, kind, protocol)

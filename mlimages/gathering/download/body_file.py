@@ -13,9 +13,9 @@ _MIN_BYTES_PER_S = 1024
 """Minimum average rate in each period of `timeout_s` seconds; slower transfers are aborted."""
 
 _MIN_TOTAL_BYTES_PER_S = 32 * 1024
-"""A transfer may take as long as a body of the maximum size takes at this rate, plus four time-outs.
+"""A whole transfer may take `max_bytes` / this rate + 4 * `timeout_s` seconds, whatever the size of its body.
 
-For 64 MiB, this is 34 minutes plus four time-outs.
+With 64 MiB and 15 s, the defaults, this is 35 minutes.
 """
 
 _IDENTITY_ENCODINGS = ("", "identity", "none", "utf-8", "binary")

@@ -13,7 +13,7 @@ from mlimages.gathering.download.address_guard import (
     PRIVATE_ADDRESS_ERRNO,
     create_socket_if_public,
     is_private_host,
-    is_proxied,
+    is_request_proxied,
 )
 from mlimages.gathering.download.response_head import LenientConnector
 from mlimages.gathering.options import GatherOptions, check_http_proxy
@@ -73,7 +73,7 @@ def _make_middleware(options: GatherOptions) -> aiohttp.ClientMiddlewareType:
         if url and not options.allow_private and is_private_host(host):  # a proxy resolves host names itself
             raise OSError(PRIVATE_ADDRESS_ERRNO, f"{host} is not a public address")
         request.update_proxy(url, auth, None)
-        is_proxied.set(url is not None)
+        is_request_proxied.set(url is not None)
         async with asyncio.timeout(2 * options.timeout_s):
             return await handler(request)
 

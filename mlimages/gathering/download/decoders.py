@@ -27,10 +27,11 @@ _Job = tuple[Path, "asyncio.Future[ImageInfo | Rejection]"]
 
 
 class DecodingProcess:
-    """Process that decodes images; its methods block until the process has answered.
+    """Process that decodes images; creating an object starts it. Methods block until the process has answered.
 
     Raises:
-        OSError, EOFError, AssertionError: the process cannot be started.
+        OSError, EOFError: the process cannot be started.
+        AssertionError: this process is a daemon of multiprocessing, which may not start processes.
     """
 
     def __init__(self, requirements: ImageRequirements) -> None:
@@ -74,7 +75,10 @@ _main_module_lock = threading.Lock()
 
 @contextmanager
 def _hide_main_module() -> Iterator[None]:
-    """Hide the main script from multiprocessing, which would run it again without `if __name__ == "__main__"`."""
+    """Hide the user's main script from multiprocessing.
+
+    Otherwise, a new process imports the script, which starts over if it has no guard `if __name__ == "__main__"`.
+    """
     with _main_module_lock:
         main = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")
@@ -176,7 +180,10 @@ class DecoderPool:
         return False
 
     async def _fail_all_jobs(self, batch: list[_Job], error: GatherError) -> NoReturn:
-        """Raise `error` in the callers that wait for `batch` and for all later batches."""
+        """Fail the jobs of `batch`, and all later jobs, until this task is cancelled.
+
+        `error` is raised in the calls of `verify_and_resize` that wait for them.
+        """
         while True:
             for _, future in batch:
                 if not future.done():

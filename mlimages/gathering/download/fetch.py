@@ -52,7 +52,8 @@ _UNENCODED_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _REDIRECT_STATUSES = (301, 302, 303, 307, 308)
 _THROTTLING_STATUSES = (420, 429, 503)
 _NON_ERROR_STATUSES = (None, 200, 203, 206)
-"""Statuses that are not errors: a failed link with one of these has another cause; None: there was no response."""
+"""HTTP statuses that do not explain why a link failed. The cause is, for example, that the connection broke: before the
+response (None) or within the body (200, 203, 206)."""
 _MAX_503_RESPONSES = 10
 """Maximum number of 503 responses to a link that count as throttling by its host; after one more, the link fails."""
 
@@ -319,7 +320,9 @@ def _resolve_redirect(url: URL, location: str) -> URL:
 
 
 def parse_url(link: str) -> URL:
-    """Parse a link into a URL without fragment; only invalid characters of its path and query are changed.
+    """Parse a link into a URL with a normalized host (lower case, IDNA) and without fragment.
+
+    Path and query keep their spelling, since they may be signed; only invalid characters are percent-encoded.
 
     Raises:
         DownloadError: the link cannot be requested; the reason is `bad-url` or `bad-scheme`.
@@ -337,7 +340,7 @@ def parse_url(link: str) -> URL:
 
 
 def _restore_path_and_query(url: URL, link: str) -> URL:
-    """Return `url` with path and query spelled as in `link`, which may be signed; quote only invalid characters."""
+    """Return `url` with path and query spelled as in `link`; only invalid characters are percent-encoded."""
     target = _SCHEME_AND_AUTHORITY.sub("", link.strip()).partition("#")[0]
     target = _UNENCODED_PERCENT.sub("%25", quote(target, safe="!#$%&'()*+,/:;=?@[]~", errors="replace"))
     start = "" if target.startswith("/") else "/"

@@ -16,22 +16,23 @@ from mlimages.gathering.partition import LinkPartition
 
 _P = ParamSpec("_P")
 _MAX_CACHED_HOSTS = 20_000
-"""Maximum number of hosts in the cache; more are kept only while they are in use."""
+"""Maximum number of hosts in the cache. It may be exceeded, since hosts in use are never evicted."""
 
 
 @dataclass(slots=True, eq=False)
 class Host:
-    """Limits the requests to one host and port.
+    """Limits the requests to one host and port, and counts the links in progress.
 
     Attributes:
         max_concurrent_requests: maximum number of concurrent requests.
         state: determines when the next request may be sent.
         request_slots: semaphore that limits the number of concurrent requests.
-        num_active_links: number of links in progress.
+        num_active_links: number of links in progress, including those that wait.
         num_active_links_by_label: number of links in progress, by class.
-        num_waiting_links: number of links in progress that wait for the paused host.
-        num_waiting_links_by_label: number of links in progress that wait for the paused host, by class.
-        num_queued_links: number of links in progress that wait for a slot (`request_slots`).
+        num_paused_links: all links in progress if the host is paused, else 0.
+        num_paused_links_by_label: `num_paused_links` by class.
+        num_links_awaiting_slot: links in progress beyond `max_concurrent_requests`, which wait for one of
+            `request_slots`; 0 if the host is paused.
     """
 
     _hosts: Hosts
@@ -40,9 +41,9 @@ class Host:
     request_slots: asyncio.Semaphore
     num_active_links: int = 0
     num_active_links_by_label: Counter[str] = field(default_factory=Counter)
-    num_waiting_links: int = 0
-    num_waiting_links_by_label: Counter[str] = field(default_factory=Counter)
-    num_queued_links: int = 0
+    num_paused_links: int = 0
+    num_paused_links_by_label: Counter[str] = field(default_factory=Counter)
+    num_links_awaiting_slot: int = 0
     _state_changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def wait_for_turn(self) -> bool:
@@ -79,6 +80,7 @@ class Host:
         self._state_changed.set()
 
     def _set_state(self, state: HostState) -> None:
+        """Set the state and update the counts of links; wake the waiting tasks, unless they still wait for a probe."""
         may_proceed = state.is_paused != self.state.is_paused or state.is_given_up or not state.is_probing
         self.state = state
         self._hosts.update_counts(self)
@@ -91,13 +93,15 @@ class Hosts:
 
     Args:
         partition: determines how many concurrent requests this process may send to a host.
-        max_wait_s: maximum seconds to wait for paused hosts once all others are done.
+        max_wait_s: maximum seconds to wait for paused hosts once all hosts in use are paused.
 
     Attributes:
-        num_waiting_links: number of links whose host is paused.
-        num_waiting_links_by_label: number of links whose host is paused, by class.
-        num_queued_links: number of links that wait for a slot because their host has `max_concurrent_requests` in use.
-        deadline: monotonic time at which the links of paused hosts fail; infinite unless all hosts in use are paused.
+        num_paused_links: number of links in progress whose host is paused.
+        num_paused_links_by_label: number of links in progress whose host is paused, by class.
+        num_links_awaiting_slot: number of links in progress that wait because their host already has the maximum number
+            of concurrent requests.
+        deadline: monotonic time at which links of paused hosts stop waiting and fail: `max_wait_s` after the last host
+            in use was paused. Infinite while a host in use is not paused.
     """
 
     def __init__(self, partition: LinkPartition, max_wait_s: float) -> None:
@@ -106,9 +110,9 @@ class Hosts:
         self._hosts: OrderedDict[str, Host] = OrderedDict()
         self._running: set[Host] = set()
         self._paused: set[Host] = set()
-        self.num_waiting_links = 0
-        self.num_queued_links = 0
-        self.num_waiting_links_by_label: Counter[str] = Counter()
+        self.num_paused_links = 0
+        self.num_links_awaiting_slot = 0
+        self.num_paused_links_by_label: Counter[str] = Counter()
         self.deadline = math.inf
 
     @contextmanager
@@ -140,10 +144,10 @@ class Hosts:
         return [name.rpartition(":")[0] for name, host in self._hosts.items() if host in self._paused]
 
     @property
-    def pause_s_by_host(self) -> dict[str, float]:
-        """Seconds until the next request, by host, for paused hosts that have throttled requests.
+    def long_pause_s_by_host(self) -> dict[str, float]:
+        """Remaining pause in seconds, by host name, of hosts that limit requests (429 or 503).
 
-        Only pauses that are longer than a second and longer than `max_wait_s` are included.
+        Only pauses that are too long to wait for are included: longer than `max_wait_s` and than a second.
         """
         now = time.monotonic()
         pauses = {
@@ -154,17 +158,17 @@ class Hosts:
         return {name: pause_s for name, pause_s in pauses.items() if pause_s > max(1, self._max_wait_s)}
 
     def update_counts(self, host: Host) -> None:
-        """Update the numbers of waiting and queued links after a change of `host`."""
-        waiting = host.num_active_links if host.state.is_paused else 0
-        self.num_waiting_links += waiting - host.num_waiting_links
-        queued = 0 if host.state.is_paused else max(0, host.num_active_links - host.max_concurrent_requests)
-        self.num_queued_links += queued - host.num_queued_links
-        host.num_waiting_links, host.num_queued_links = waiting, queued
-        if waiting or host.num_waiting_links_by_label:
-            self.num_waiting_links_by_label.subtract(host.num_waiting_links_by_label)
-            host.num_waiting_links_by_label = +host.num_active_links_by_label if waiting else Counter()
-            self.num_waiting_links_by_label.update(host.num_waiting_links_by_label)
-        for hosts, holds in ((self._paused, waiting > 0), (self._running, host.num_active_links > waiting)):
+        """Update the numbers of links that wait, of `host` and of all hosts, after a change of `host`."""
+        num_paused = host.num_active_links if host.state.is_paused else 0
+        self.num_paused_links += num_paused - host.num_paused_links
+        awaiting = 0 if host.state.is_paused else max(0, host.num_active_links - host.max_concurrent_requests)
+        self.num_links_awaiting_slot += awaiting - host.num_links_awaiting_slot
+        host.num_paused_links, host.num_links_awaiting_slot = num_paused, awaiting
+        if num_paused or host.num_paused_links_by_label:
+            self.num_paused_links_by_label.subtract(host.num_paused_links_by_label)
+            host.num_paused_links_by_label = +host.num_active_links_by_label if num_paused else Counter()
+            self.num_paused_links_by_label.update(host.num_paused_links_by_label)
+        for hosts, holds in ((self._paused, num_paused > 0), (self._running, host.num_active_links > num_paused)):
             (hosts.add if holds else hosts.discard)(host)
         if self._running or not self._paused:
             self.deadline = math.inf

@@ -50,7 +50,7 @@ _MAX_TIMER_DELAY_S = 0.002
 _UNREACHABLE_REASONS = {Reason.REFUSED, Reason.UNREACHABLE, Reason.NAME_SERVER, Reason.PROXY}
 """Reasons after which the host is paused at once."""
 _PERMANENT_REASONS = {Reason.UNKNOWN_HOST, Reason.TLS}
-"""Reasons that do not change during a run, so that the host is given up rather than paused."""
+"""Causes that waiting does not remove, such as an unknown host name: the host is given up rather than paused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +61,16 @@ class HostState:
         has_responded: whether the host has responded at least once.
         failed_links: links that failed since the last response, up to `FAILURES_UNTIL_PAUSED`.
         num_refusals: number of consecutive links that the host refused (401, 403, 451 or a web page).
-        is_paused: whether the host is sent only single test requests (probes).
-        paused_at, paused_until: start and end of the period in which a paused host is sent no request.
+        is_paused: whether the host is paused: it is sent no request until `paused_until`, then single test requests
+            (probes) until it responds.
+        paused_at, paused_until: start of the current pause, and time of the next probe.
         is_probing: whether a probe is in flight.
         num_pauses: number of pauses since the host last accepted a request.
         give_up_at: when to stop probing a host that has never responded or only refuses; infinite for other hosts.
         is_given_up: whether the links of the host fail without a request.
         max_requests_per_s: the rate, that is, the maximum number of requests per second; None: unlimited.
-        is_ramping_up: whether the rate grows by one with each response, as it does between the first and the second 429
-            or 503.
+        is_ramping_up: whether `max_requests_per_s` grows by 1 with each response, rather than slowly. The first 429 or
+            503 starts this, the second one ends it.
         responses_per_s: responses per second, averaged over about a second.
         last_response_at: when `responses_per_s` was last updated.
         next_request_at: when `max_requests_per_s` allows the next request.
@@ -211,6 +212,7 @@ def _lower_rate(state: HostState, now: float) -> HostState:
 
 
 def _estimate_responses_per_s(state: HostState, now: float) -> float:
+    """Return `responses_per_s`, reduced by the time since the last response."""
     if not state.responses_per_s:
         return 0.0
     return state.responses_per_s * math.exp((state.last_response_at - now) / _RATE_AVERAGING_S)

@@ -34,7 +34,8 @@ _REASON_BY_FAULT = {
 }
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd8]")
-"""Matches a JPEG marker, except those within a scan (restart markers, and 0xFF00, which stands for the byte 0xFF)."""
+"""Matches a JPEG marker, except restart markers (0xFFD0 to 0xFFD7), start of image (0xFFD8), and 0xFF00, which stands
+for the byte 0xFF in a scan: so within a scan, there is no match."""
 _MIN_HASHED_PX = 32  # minimum side: at 1/8 scale (four pixels per row), half of all thumbnails looked alike
 _JPEG_QUALITY = 95
 _MAX_JPEG_SIDE_PX = 65_500  # maximum side in libjpeg
@@ -90,6 +91,7 @@ class _UnsuitableImageError(ImageError):
 
 
 def _classify_fault(fault: Fault, data: bytes) -> Reason:
+    """Return the reason to record for a file that cannot be decoded; `data`, its content, may be HTML or truncated."""
     reason = _REASON_BY_FAULT.get(fault, Reason.CORRUPT)
     if reason is Reason.NOT_AN_IMAGE:
         return _classify_non_image(data)
@@ -167,7 +169,10 @@ def _is_truncated_png(data: bytes) -> bool:
 
 
 def _resize(decoded_image: DecodedImage, shorter_px: int, *, max_pixels: int) -> Image.Image:
-    """Return the upright image with a shorter side of `shorter_px` pixels, in RGB; a reduced JPEG may stay in YCbCr."""
+    """Return the upright image with a shorter side of `shorter_px` pixels, in RGB.
+
+    A JPEG that becomes smaller may be in YCbCr, to avoid converting it to RGB and back.
+    """
     size = compute_resized_size(*decoded_image.size, ImageProperty(shorter_px))
     if size[0] * size[1] > max_pixels or max(size) > _MAX_JPEG_SIDE_PX:
         raise _UnsuitableImageError(Reason.TOO_MANY_PIXELS, f"too large after resizing: {size[0]} x {size[1]} pixels")

@@ -17,7 +17,7 @@ PRODUCT_TOKEN = "mlimages"
 """Name by which robots.txt and X-Robots-Tag address mlimages (RFC 9309, 2.2.1)."""
 
 _FORBIDDING_DIRECTIVES = {"noai", "noimageai", "noindex", "noimageindex", "noml", "none"}
-"""Directives of X-Robots-Tag that forbid training; `none` means `noindex` and `nofollow`."""
+"""Directives of X-Robots-Tag that forbid training. `none` does because it is short for `noindex, nofollow`."""
 _DIRECTIVES_WITH_VALUE = {"max-snippet", "max-image-preview", "max-video-preview", "unavailable_after"}
 _AGENT_NAME = re.compile(r"[a-z*][^\s,:]*(?: [^\s,:]+)*")
 _DATA_MINING_TAG = "{http://ns.useplus.org/ldf/xmp/1.0/}DataMining"

@@ -51,7 +51,7 @@ class LenientResponseHandler(ResponseHandler):
     _head: bytes | None = None
 
     def set_response_params(self, **params: Any) -> None:
-        """Prepare for the next response head."""
+        """Start to collect the next response head; aiohttp calls this method before each response."""
         self._head = b""
         super().set_response_params(**params)
 

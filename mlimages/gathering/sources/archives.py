@@ -44,8 +44,8 @@ class ArchiveEntry:
     """A regular file of an archive or a folder.
 
     Attributes:
-        url: URL of the file.
-        path: path with `/`, beginning with the name of the archive or folder; the suffixes of archives are omitted.
+        url: URL of the file, such as `file:///data/pets.tar#cats/a.jpg`.
+        path: path that begins with the name of the archive, without its suffix, or of the folder: `pets/cats/a.jpg`.
         load: returns the bytes of the file.
     """
 

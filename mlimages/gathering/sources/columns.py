@@ -59,7 +59,10 @@ class TableColumns:
     other_columns: tuple[str, ...]
 
     def make_image_ref(self, row: Row, default_label: str) -> ImageRef:
-        """Return the link in a row, with its class and the values of other columns."""
+        """Return the link in a row, with its class and the values of other columns.
+
+        If the row names no class, the class is `default_label`.
+        """
         url = to_text(row.get(self.url_column)) or to_text(row.get(RAW_TEXT_KEY))
         label = to_text(row.get(self.label_column)) if self.label_column else ""
         source = {
@@ -118,8 +121,8 @@ def _find_column(names: Sequence[str], column: str | None, list_name: str, optio
 def _choose_link_column(names: Sequence[str], rows: Sequence[Row]) -> str | None:
     """Return the name of the column most likely to contain links to images; None if no column contains links."""
 
-    def rank_column(name: str) -> tuple[bool, bool, bool]:
-        """Return whether the name is usual for images, most links end in image suffixes, and it is usual for links."""
+    def make_sort_key(name: str) -> tuple[bool, bool, bool]:
+        """Return (name is like `image_url`, most links end in image suffixes, name is like `url`); True is better."""
         links = [text for row in rows if is_link(text := to_text(row.get(name)))]
         images = sum(IMAGE_SUFFIX_AT_END.search(text) is not None for text in links)
         leaf = _get_leaf_name(name)
@@ -129,7 +132,7 @@ def _choose_link_column(names: Sequence[str], rows: Sequence[Row]) -> str | None
         candidates = [name for name in names if any(is_link(to_text(row.get(name))) for row in rows)]
     else:
         candidates = list(filter(is_link_column, names))
-    return max(candidates, key=rank_column, default=None)
+    return max(candidates, key=make_sort_key, default=None)
 
 
 def _get_leaf_name(name: str) -> str:
@@ -160,7 +163,7 @@ def is_http_url(url: str) -> bool:
 def unwrap_link(text: str) -> str:
     """Strip quotes, angle brackets and Markdown around a URL, and replace `&amp;` by `&`.
 
-    Other names of HTML, such as `&copy`, may be parameters of the URL.
+    Other HTML entities, such as `&copy`, are kept, since they may be parameters of the URL.
     """
     text = text.strip()
     if text[:1] not in ("h", "H"):
