@@ -229,8 +229,8 @@ class GatherOptions:
     headers: Annotated[
         Sequence[str],
         Option(
-            "Header field to send with each request for an image, except after a redirect to another scheme, host or "
-            "port; repeatable.",
+            "Header field to send with each request for an image, except after a redirect to another host or port, or "
+            "from https to http; repeatable.",
             "Download",
             ("--header",),
             '"NAME: VALUE"',

@@ -1,9 +1,14 @@
 """The header fields of --header are sent to the hosts of the list, and to no others."""
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mlimages.gathering import GatherOptions
+from mlimages.gathering.download.fetch import DownloadResult, Fetcher
+from mlimages.gathering.partition import NO_PARTITION
 from tests.gathering.conftest import links, run
 from tests.servers import Site, answer, photo, serve
 
@@ -38,3 +43,27 @@ def test_redirects_within_a_site_keep_the_header_fields_also_on_the_way_back_fro
         assert run(links(tmp_path, site.url("/start")), tmp_path / "out", headers=CREDENTIALS).ok == 1
         assert [request.headers.get("x-api-key") for request in other.requests] == [None]
     assert [request.headers.get("x-api-key") for request in site.requests] == ["SECRET"] * 3
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "is_sent"),
+    [
+        ("http://a.example/1", "https://a.example/2", True),
+        ("https://a.example/1", "http://a.example/2", False),
+        ("http://a.example/1", "https://b.example/1", False),
+        ("http://a.example/1", "https://a.example:444/1", False),
+    ],
+)
+def test_header_fields_are_also_sent_where_a_site_redirects_from_http_to_https(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: str, target: str, is_sent: bool
+) -> None:
+    sent: dict[str, object] = {}
+
+    async def redirect_once(_: Fetcher, request: Any, __: object) -> DownloadResult:
+        sent[str(request.url)] = request.headers
+        return DownloadResult(http_status=302, redirect_location=target if str(request.url) == link else None)
+
+    monkeypatch.setattr(Fetcher, "_request", redirect_once)  # the default ports are not available
+    asyncio.run(Fetcher(GatherOptions(headers=["X-Api-Key: SECRET"]), NO_PARTITION).fetch(link, tmp_path / "image"))
+    fields = {"X-Api-Key": "SECRET"}
+    assert sent == {link: fields, target: fields if is_sent else {}}

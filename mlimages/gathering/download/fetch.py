@@ -90,6 +90,23 @@ class DownloadResult:
     fetched_at: float = field(default_factory=time.time)
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A request for a link, or for a URL to which it redirects.
+
+    Attributes:
+        path, label, obeys_site_rules: see `Fetcher.fetch`.
+        cookies: cookies of earlier responses to requests for the link.
+    """
+
+    url: URL
+    headers: Mapping[str, str]
+    path: Path
+    label: str
+    obeys_site_rules: bool
+    cookies: Mapping[str, str] = field(default_factory=dict)
+
+
 class Fetcher:
     """Downloads links in one HTTP session; use as an async context manager.
 
@@ -124,22 +141,20 @@ class Fetcher:
             GatherError: the file cannot be written.
         """
         started, attempts, note = time.monotonic(), 0, ""
-        cookies: dict[str, str] = {}  # used only in this chain of redirects
         try:
-            url = parse_url(link)
-            origin = url.origin()
+            request = _Request(parse_url(link), self._headers, path, label, obeys_site_rules)
+            origin = request.url.origin()
             for _ in range(_MAX_REDIRECTS + 1):
-                headers = self._headers if url.origin() == origin else {}  # they may contain credentials
-                result = await self._fetch_with_retries(
-                    url, path, label, obeys_site_rules=obeys_site_rules, headers=headers, cookies=cookies
-                )
+                result = await self._fetch_with_retries(request)
                 attempts += result.attempts
                 note = result.detail or note
                 if result.redirect_location is None:
                     break
-                target = _resolve_redirect(url, result.redirect_location)
-                cookies = {**cookies, **result.cookies} if target.raw_host == url.raw_host else {}
-                url = target
+                url = _resolve_redirect(request.url, result.redirect_location)
+                may_send_headers = url.origin() in (origin, origin.with_scheme("https"))  # they may contain credentials
+                headers = self._headers if may_send_headers else {}
+                cookies = {**request.cookies, **result.cookies} if url.raw_host == request.url.raw_host else {}
+                request = replace(request, url=url, headers=headers, cookies=cookies)
             else:
                 result = replace(result, reason=Reason.REDIRECTS, detail=f"more than {_MAX_REDIRECTS} redirects")
         except DownloadError as error:
@@ -147,26 +162,18 @@ class Fetcher:
         detail = result.detail or note
         return replace(result, detail=detail, attempts=attempts, elapsed_s=round(time.monotonic() - started, 3))
 
-    async def _fetch_with_retries(
-        self,
-        url: URL,
-        path: Path,
-        label: str,
-        *,
-        obeys_site_rules: bool,
-        headers: Mapping[str, str],
-        cookies: dict[str, str],
-    ) -> DownloadResult:
-        """Request a URL until the result is final, the retries are used up or the host is given up.
+    async def _fetch_with_retries(self, request: _Request) -> DownloadResult:
+        """Send a request until the result is final, the retries are used up or the host is given up.
 
         Returns:
             The last result, which may be a redirect.
         """
+        url = request.url
         if not self._options.allow_private and is_private_host(url.raw_host or ""):
             return DownloadResult(Reason.PRIVATE_ADDRESS, f"{url.raw_host} is not a public address")
         result = DownloadResult(Reason.HOST_DOWN)
         attempts = own_failures = unavailable = 0
-        with self.hosts.use_host(f"{url.raw_host}:{url.port}", str(url), label) as host:
+        with self.hosts.use_host(f"{url.raw_host}:{url.port}", str(url), request.label) as host:
             while True:
                 async with host.request_slots:
                     if not await host.wait_for_turn():
@@ -175,10 +182,8 @@ class Fetcher:
                         break
                     async with self._slots:
                         requested_at = time.monotonic()
-                        result = await self._request(
-                            url, path, host, obeys_site_rules=obeys_site_rules, headers=headers, cookies=cookies
-                        )
-                        cookies = {**cookies, **result.cookies}
+                        result = await self._request(request, host)
+                        request = replace(request, cookies={**request.cookies, **result.cookies})
                 attempts += 1
                 _update_host(host, str(url), result, requested_at)
                 unavailable += result.http_status == 503
@@ -192,22 +197,13 @@ class Fetcher:
                 await asyncio.sleep(_BACKOFF_S * 2 ** (own_failures - 1) * random.uniform(0.5, 1.0))
         return replace(result, attempts=attempts)
 
-    async def _request(
-        self,
-        url: URL,
-        path: Path,
-        host: Host,
-        *,
-        obeys_site_rules: bool,
-        headers: Mapping[str, str],
-        cookies: dict[str, str],
-    ) -> DownloadResult:
+    async def _request(self, request: _Request, host: Host) -> DownloadResult:
         """Check the rules of the site, then send one request; return its result, even if it fails."""
         result = DownloadResult()
         try:
-            note = await self._check_site_rules(url, host) if obeys_site_rules else ""
+            note = await self._check_site_rules(request.url, host) if request.obeys_site_rules else ""
             async with self._session.get(
-                url, allow_redirects=False, headers=headers, cookies=cookies or None
+                request.url, allow_redirects=False, headers=request.headers, cookies=request.cookies or None
             ) as response:
                 result = DownloadResult(
                     final_url=str(response.url),
@@ -219,7 +215,7 @@ class Fetcher:
                     return replace(result, detail=note, redirect_location=location)
                 self._check_response(response)
                 note = self._enforce_opt_out(find_opt_out(response.headers)) or note
-                is_web_page = await self._save_body(response, path)
+                is_web_page = await self._save_body(response, request.path)
                 return replace(result, detail=note, is_web_page=is_web_page)
         except DownloadError as error:
             return replace(result, **error.values)
