@@ -7,7 +7,7 @@ import itertools
 import tarfile
 import zipfile
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mlimages import ImageRef, UrlList
 from mlimages.core import GatherError, GatherSummary, InputError
-from mlimages.gathering import ImageNet
+from mlimages.gathering import ImageNet, read_list
 from mlimages.gathering.download.fetch import parse_url
 from mlimages.gathering.sources.archives import iter_entries
 from mlimages.gathering.sources.wordnet import find_subtree_folders, find_synset, load_synsets
@@ -63,11 +63,14 @@ def test_wordnet_knows_domestic_cats_and_their_subtree() -> None:
     assert find_synset("N02121808") == cat
 
 
+@pytest.mark.parametrize("read", [iter_entries, read_list])
 @pytest.mark.parametrize("name", ["x.tar", "x.tgz", "x.zip"])
-def test_a_text_file_in_place_of_an_archive_is_said_to_be_none(tmp_path: Path, name: str) -> None:
+def test_a_text_file_in_place_of_an_archive_is_said_to_be_none(
+    tmp_path: Path, name: str, read: Callable[[Path], Iterator[object]]
+) -> None:
     (tmp_path / name).write_text("no archive")
     with pytest.raises(InputError, match=r"x\.\w+ cannot be read completely: .*not a (tar archive|zip file)"):
-        list(iter_entries(tmp_path / name))
+        list(read(tmp_path / name))
 
 
 def test_an_output_folder_that_is_a_link_to_nothing_is_refused_with_its_target(site: Site, tmp_path: Path) -> None:

@@ -61,3 +61,10 @@ def test_rows_that_are_left_out_are_counted_once_also_below_the_checked_rows(
     assert asyncio.run(UrlList(tmp_path / "x.csv", tell=messages.append).count_links_by_class()) == {"cat": 200}
     within = " in the first 10 rows" if at < 10 else ""
     assert [text.partition(" with more")[0] for text in messages[1:]] == [f"x.csv: left out: 1 row{within}"]
+
+
+@pytest.mark.parametrize("first", ["url", "My list", A])
+def test_a_table_of_which_only_the_first_row_has_one_cell_is_refused(tmp_path: Path, first: str) -> None:
+    (tmp_path / "x.csv").write_text("\n".join([first, f"{A},cat", f"{B},dog"]))
+    with pytest.raises(InputError, match=r"2 of [23] rows have more cells than the first row \(1\)"):
+        LinkFile(tmp_path / "x.csv", LinkListOptions())

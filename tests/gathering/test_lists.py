@@ -119,6 +119,15 @@ FORMS = {
     "header that begins as a comment": ("x.tsv", f"#label\turl\ncat\t{A}\n", [CAT_A]),
     "such a header after a comment": ("x.csv", f"# my list\n# label,url\ncat,{A}\n", [CAT_A]),
     "classes that begin as comments": ("y.csv", f"#ant,{A}\n#bee,{A}\ncat,{A}\n", [("#ant", A), ("#bee", A), CAT_A]),
+    "comment with a link before rows": ("x.csv", f"# from http://x\n{A},cat\n{A},cat\n", [CAT_A, CAT_A]),
+    "comment before such classes": ("y.csv", f"# my list\n#ant,{A}\ncat,{A}\n", [("#ant", A), CAT_A]),
+    "comment that is a column's name": ("x.txt", f"# image\n{A}\n# more\n{B}\n", [X_A, X_B]),
+    "header of classes and links": ("x.txt", f"class\tlink\ncat\t{A}\n", [CAT_A]),
+    "such a header that begins as a comment": ("x.txt", f"# class\tlink\ncat\t{A}\n", [CAT_A]),
+    "header with a line end": ("y.csv", f'"image\nlink",label\n{A},cat\n,dog\n', [CAT_A, ("dog", "")]),
+    "comments like rows": ("x.csv", f"# from http://x, 2024\n# class,link\nurl,label\n{A},cat\n", [CAT_A]),
+    "title like a header": ("x.txt", f"image, class\ncat\t{A}\n", [("x", "image, class"), CAT_A]),
+    "only comments": ("x.csv", "# my list\n# to be filled\n", []),
     "JSON array in a line": ("x.txt", json.dumps([A, B]), [X_A, X_B]),
     "JSON objects in a line": ("x.txt", f"\ufeff {json.dumps([{'url': A, 'label': 'cat'}])}\n", [CAT_A]),
     "parameters with names of HTML": ("x.txt", "http://x/?a=1&copy=2&amp;lt;=3\n", [("x", "http://x/?a=1&copy=2&lt;=3")]),
@@ -269,19 +278,21 @@ def test_compressed_lists_are_read_and_a_cut_one_ends_in_one_sentence(
 
 
 @pytest.mark.parametrize("suffix", ["tar", "tgz", "tar.gz", "tar.bz2", "TAR.xz"])
-def test_the_first_file_of_a_tar_is_read_and_a_cut_one_ends_in_one_sentence(tmp_path: Path, suffix: str) -> None:
-    data = f"url,label\n{A},cat\n".encode()
-    path = tmp_path / f"x.csv.{suffix}"
-    with tarfile.open(
-        path, f"w:{suffix.lower().removeprefix('tar').removeprefix('.').replace('tgz', 'gz')}"
-    ) as archive:
-        for name, size in (("lists", 0), ("lists/x.csv", len(data)), ("lists/README", 6)):
-            info = tarfile.TarInfo(name)
+@pytest.mark.parametrize(("name", "text"), [("x.csv", f"url,label\n{A},cat\n"), ("x.json", json.dumps({"cat": [A]}))])
+def test_the_first_file_of_a_tar_is_read_and_a_cut_one_ends_in_one_sentence(
+    tmp_path: Path, name: str, text: str, suffix: str
+) -> None:
+    data, path = text.encode(), tmp_path / f"{name}.{suffix}"
+    mode: Any = f"w:{suffix.lower().removeprefix('tar').removeprefix('.').replace('tgz', 'gz')}"
+    with tarfile.open(path, mode) as archive:
+        for member, size in (("lists", 0), (f"lists/{name}", len(data)), ("lists/README", 6)):
+            info = tarfile.TarInfo(member)
             info.size, info.type = size, tarfile.REGTYPE if size else tarfile.DIRTYPE
             archive.addfile(info, io.BytesIO(data))
     assert pairs(path) == [CAT_A]
+    assert asyncio.run(UrlList(path).count_links()) is None
     with pytest.raises(InputError, match="cannot be read completely"):
-        pairs(write(tmp_path / f"y.csv.{suffix}", path.read_bytes()[:100]))
+        pairs(write(tmp_path / f"cut-{name}.{suffix}", path.read_bytes()[:100]))
 
 
 @pytest.mark.parametrize("suffix", ["json", "json.gz"])
@@ -509,7 +520,7 @@ def test_two_lists_whose_names_give_one_class_are_refused(
         assert asyncio.run(source.count_links()) == len(names)
 
 
-@pytest.mark.parametrize("line", ["http://x/1.jpg", "dog\thttp://x/1.jpg", "n02121808_12\thttp://x/1.jpg"])
-def test_a_given_class_is_that_of_every_kind_of_line(tmp_path: Path, line: str) -> None:
-    found = LinkFile(write(tmp_path / "x.txt", f"{line}\n"), LinkListOptions(class_name="cat"))
-    assert [ref.label for ref in found] == ["cat"]
+def test_rows_without_a_class_in_two_lists_may_have_a_given_class(tmp_path: Path) -> None:
+    lists = [write(tmp_path / name, f"url,label\n{A},\n") for name in ("a.csv", "b.csv")]
+    source = UrlList(*lists, label_col="label", class_name="pet")
+    assert asyncio.run(source.count_links_by_class()) == {"pet": 2}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import tarfile
 import zipfile
-import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,13 +13,12 @@ from typing import IO
 
 import aiohttp
 
-from mlimages.core import InputError, summarize_error
+from mlimages.gathering.sources.list_files import READ_ERRORS, make_read_error
 
 _BLOCK_BYTES = tarfile.BLOCKSIZE
 _MAX_ATTEMPTS = 5
 _GZIP_SUFFIXES = (".gz", ".tgz")
 _ARCHIVE_SUFFIXES = (".tar", ".zip", *_GZIP_SUFFIXES)
-_READ_ERRORS = (tarfile.TarError, zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError)
 MAX_MEMBER_BYTES = 64 * 2**20
 """Maximum size of a file in a zip, a compressed tar or a remote tar; larger files are skipped."""
 
@@ -75,10 +73,8 @@ def iter_entries(path: Path) -> Iterator[ArchiveEntry]:
     try:
         for name, load in _iter_zip_entries(path) if path.suffix == ".zip" else _iter_tar_entries(path):
             yield ArchiveEntry(f"{path.absolute().as_uri()}#{name}", f"{path.name.partition('.')[0]}/{name}", load)
-    except _READ_ERRORS as error:
-        is_tar_error = isinstance(error, tarfile.TarError)
-        problem = "damaged, or not a tar archive" if is_tar_error else summarize_error(error)
-        raise InputError(f"{path} cannot be read completely: {problem}") from error
+    except READ_ERRORS as error:
+        raise make_read_error(path, error) from error
 
 
 def _iter_zip_entries(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:

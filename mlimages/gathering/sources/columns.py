@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import shorten
 from typing import Any
@@ -150,9 +150,10 @@ def is_link_column(name: str) -> bool:
     return _get_leaf_name(name) in _IMAGE_COLUMN_NAMES + _URL_COLUMN_NAMES
 
 
-def names_columns(cells: Iterable[str]) -> bool:
-    """Return whether cells are the header of a table of links: one of them is the usual name of a column."""
-    return any(is_link_column(cell) or _get_leaf_name(cell) in _LABEL_COLUMN_NAMES for cell in cells)
+def is_header(line: str, delimiters: str = ",;|\t") -> bool:
+    """Return whether a line is the header of a table of links: a cell is the usual name of a column, none is a link."""
+    names = [_get_leaf_name(cell.strip("\"' ")) for cell in re.split(f"[{delimiters}]", line)]
+    return not is_link(line) and any(is_link_column(name) or name in _LABEL_COLUMN_NAMES for name in names)
 
 
 def is_http_url(url: str) -> bool:

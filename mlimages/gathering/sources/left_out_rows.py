@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from mlimages.core import InputError, escape_unprintable, pluralize
 from mlimages.gathering.links import remove_credentials
+from mlimages.gathering.sources.columns import is_link
 from mlimages.labels import format_row_numbers, has_too_many_cells, is_repeated_header
 
 _MAX_EXAMPLE_LENGTH = 100
@@ -31,8 +32,9 @@ class LeftOutRows:
     def filter_rows(self, rows: Iterable[Sequence[str]], first: Sequence[str]) -> Iterator[Sequence[str]]:
         """Yield the rows below the first row of a table that are not left out; `first` is the first row, stripped."""
         self.num_columns = len(first)
+        header = () if any(map(is_link, first)) else first
         for number, row in enumerate(rows, start=2):
-            if "://" not in "".join(first) and is_repeated_header(row, first):
+            if is_repeated_header(row, header):
                 self.num_repeated_headers += 1
             elif has_too_many_cells(row, first):
                 self.too_long.append(number)

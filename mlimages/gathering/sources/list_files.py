@@ -23,8 +23,8 @@ MAX_LINE_LENGTH = 2**20
 """Maximum number of characters of a line of text; the rest is ignored."""
 _MAX_TESTED_BYTES = 4096
 _OPENER_BY_SUFFIX: dict[str, Callable[[Path, str], IO[bytes]]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}  # type: ignore[dict-item]
-_COMPRESSION_SUFFIXES = (*_OPENER_BY_SUFFIX, ".zip", ".tgz")
-_TAR_NAME = re.compile(r".*\.(tgz|tar(\.(gz|bz2|xz))?)", re.IGNORECASE)
+_TAR_SUFFIX = re.compile(r"\.(tgz|tar(\.(gz|bz2|xz))?)$", re.IGNORECASE)
+_COMPRESSION_SUFFIX = re.compile(rf"{_TAR_SUFFIX.pattern}|\.(gz|bz2|xz|zip)$", re.IGNORECASE)
 _BINARY_SIGNATURES = (
     b"PK\3\4",
     b"\xd0\xcf\x11\xe0",
@@ -38,17 +38,18 @@ _BINARY_SIGNATURES = (
 """The first bytes of zip (such as .xlsx), .xls, gzip, bzip2, xz, zstd, 7z and RAR files."""
 _JSON_ARRAY_START = re.compile(rb'(\xef\xbb\xbf)?\s*\[\s*["{[]')
 _UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-_READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, RuntimeError)
+READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, RuntimeError)
+"""Errors that reading a compressed file or an archive may raise."""
 
 
 def remove_compression_suffix(path: Path) -> str:
-    """Return a file name without the suffix of its compression."""
-    return path.stem if path.suffix.lower() in _COMPRESSION_SUFFIXES else path.name
+    """Return a file name without the suffixes of its compression or archive."""
+    return _COMPRESSION_SUFFIX.sub("", path.name)
 
 
 def is_compressed(path: Path) -> bool:
-    """Return whether the suffix is that of a compressed file."""
-    return path.suffix.lower() in _COMPRESSION_SUFFIXES
+    """Return whether a file is compressed or an archive, judging by its name."""
+    return _COMPRESSION_SUFFIX.search(path.name) is not None
 
 
 def count_data_lines(path: Path) -> int:
@@ -75,7 +76,7 @@ def open_list(path: Path) -> Iterator[IO[bytes]]:
         return
     try:
         suffix = path.suffix.lower()
-        if _TAR_NAME.fullmatch(path.name):
+        if _TAR_SUFFIX.search(path.name):
             with tarfile.open(path) as archive:
                 member = next((info for info in archive if info.isreg()), None)
                 yield (member and archive.extractfile(member)) or io.BytesIO()
@@ -86,8 +87,15 @@ def open_list(path: Path) -> Iterator[IO[bytes]]:
         else:
             with _OPENER_BY_SUFFIX.get(suffix, open)(path, "rb") as file:
                 yield file
-    except _READ_ERRORS as error:
-        raise InputError(f"{path} cannot be read completely: {summarize_error(error)}") from error
+    except READ_ERRORS as error:
+        raise make_read_error(path, error) from error
+
+
+def make_read_error(path: Path, error: Exception) -> InputError:
+    """Return an InputError that says why a file cannot be read; `error` is one of `READ_ERRORS`."""
+    is_tar_error = isinstance(error, tarfile.TarError)
+    problem = "damaged, or not a tar archive" if is_tar_error else summarize_error(error)
+    return InputError(f"{path} cannot be read completely: {problem}")
 
 
 def is_binary(file: IO[bytes]) -> bool:

@@ -20,6 +20,7 @@ from mlimages.gathering.sources.columns import (
     TableColumns,
     choose_columns,
     extract_markdown_link_text,
+    is_header,
     is_http_url,
     is_link,
     to_text,
@@ -133,8 +134,10 @@ class LinkFile:
         self._left_out = LeftOutRows()
         self._has_long_rows = False
         head, self._links = self._peek(self._parse_image_refs(), MAX_HEAD_ROWS)
-        self.file_class = self._default_class if head and self._unclassified == len(head) else ""
+        is_named_by_file = options.class_name is None and self._unclassified == len(head) > 0
+        self.file_class = self._default_class if is_named_by_file else ""
         self._left_out.require_minority(len(head), self.name)
+        self._left_out_of_head = tuple(self._left_out.describe())
         self._require_links(head)
         if options.label_col is None:
             self._reject_captions(head)
@@ -176,7 +179,6 @@ class LinkFile:
                 f"{len(spaced)} {rows} with a space in the link, such as {_shorten_url(spaced[0])}: separate classes "
                 "from links by tabs"
             )
-        self._left_out_of_head = tuple(self._left_out.describe())
         yield from self._left_out.describe(f" in the first {len(first_links)} rows" * has_more)
         if 0 < self._unclassified < len(first_links):
             yield f"{self._unclassified} {rows} without a class, which are put into class {self._default_class}"
@@ -236,13 +238,13 @@ class LinkFile:
         if delimiter == " ":
             return self._parse_text("\t".join(split_class_and_link(line) or (line,)) for line in lines)
         if suffix == ".csv" and delimiter != "|":
-            delimiter = find_csv_delimiter(first)
+            delimiter = find_csv_delimiter(first_lines)
         if delimiter:
             return self._parse_table(parse_csv_rows(lines, delimiter))
         cells = first.rstrip("\t ").split("\t")
         is_table = len(cells) > 2 or self._options.url_col or self._options.label_col
-        is_header = not is_link(first) and cells[0].strip().lower() in ("url", "image_url", "label")
-        if (suffix == ".tsv" and len(cells) > 1) or is_table or is_header or first.strip() == "TsvHttpData-1.0":
+        is_tsv = (suffix == ".tsv" and len(cells) > 1) or first.strip() == "TsvHttpData-1.0"
+        if is_table or is_tsv or is_header(first, "\t"):
             return self._parse_table(parse_tsv_rows(lines))
         return self._parse_text(lines)
 

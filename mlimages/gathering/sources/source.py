@@ -78,7 +78,7 @@ def as_source(source: AnySource, http_options: GatherOptions) -> Source:
 
 
 class UrlList:
-    """Lists of links in files or at http(s) URLs, plain or compressed (.gz .bz2 .xz .zip .tgz).
+    """Lists of links in files or at http(s) URLs, plain, compressed (.gz .bz2 .xz .zip) or in a tar (also .tgz).
 
     A text file has a link per line, a class and a link separated by a tab, or ImageNet's `n00004475_6590<TAB>link`. A
     table (CSV, TSV, JSON, JSON lines, Parquet, COCO) has a column of links and optionally one of classes; the other
@@ -119,9 +119,9 @@ class UrlList:
         self._paths: list[str | Path] = [
             str(path) if is_http_url(str(path)) else require_local_path(path) for path in paths
         ]
-        if class_name is not None and not normalize_class_name(class_name):
+        if class_name is not None and not (class_name := normalize_class_name(class_name)):
             raise InputError("the name of the class is empty: enter a name, or leave out --class")
-        self._options = LinkListOptions(url_col, label_col, class_name and normalize_class_name(class_name))
+        self._options = LinkListOptions(url_col, label_col, class_name)
         self._http_options = http_options
         self._tell = tell
         self._files: list[LinkFile] | None = None

@@ -8,7 +8,7 @@ import json
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice, pairwise
+from itertools import chain, islice, pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from mlimages.gathering.sources.columns import (
     IMAGE_SUFFIX_PATTERN,
     RAW_TEXT_KEY,
     Row,
+    is_header,
     is_http_url,
     is_link,
     is_link_column,
-    names_columns,
     to_text,
 )
 from mlimages.gathering.sources.left_out_rows import LeftOutRows
@@ -43,21 +43,21 @@ _LINK_AND_CLASS = re.compile(rf"(https?://[^\s?]+?{IMAGE_SUFFIX_PATTERN})\s+(\w[
 def remove_leading_comments(first_lines: list[str], lines: Iterator[str]) -> tuple[list[str], Iterator[str]]:
     """Return the first lines and all lines of a list, both without the comments before its header or first link.
 
-    Comments begin with `#`. If the last of them is the header, it is kept without the `#`.
+    Comments begin with `#`. If the last of them is the header of several columns, it is kept without the `#`.
     """
-    num_comments = next((number for number, line in enumerate(first_lines) if not line.startswith("#")), 0)
-    if not num_comments:
+    first_row = next((line for line in first_lines if not line.startswith("#")), "")
+    has_header, delimiters = is_header(first_row), set(first_row) & set(",;|\t")
+
+    def is_comment(line: str) -> bool:
+        is_row = not has_header and is_link(line) and delimiters & set(line)  # of a class such as `#ants`
+        return line.startswith("#") and not is_row
+
+    comments = list(takewhile(is_comment, first_lines))
+    if not comments:
         return first_lines, lines
-    header = first_lines[num_comments - 1].lstrip("# ")
-    if _is_header(header) and not _is_header(first_lines[num_comments]):
-        return [header, *first_lines[num_comments:]], chain([header], islice(lines, num_comments, None))
-    if any(map(is_link, first_lines[:num_comments])) and not _is_header(first_lines[num_comments]):
-        return first_lines, lines  # rows of classes such as `#ants`
-    return first_lines[num_comments:], islice(lines, num_comments, None)
-
-
-def _is_header(line: str) -> bool:
-    return not is_link(line) and names_columns(cell.strip("\"' ") for cell in re.split("[,;|\t]", line))
+    header = comments[-1].lstrip("# ")
+    kept = [header] if not has_header and is_header(header) and delimiters & set(header) else []
+    return [*kept, *first_lines[len(comments) :]], chain(kept, islice(lines, len(comments), None))
 
 
 def sniff_delimiter(lines: Sequence[str]) -> str | None:
@@ -114,15 +114,19 @@ def split_class_and_link(line: str) -> tuple[str, str] | None:
     return (found[3], found[1]) if found and not IMAGE_SUFFIX_AT_END.search(found[3]) else None
 
 
-def find_csv_delimiter(line: str) -> str:
-    """Return the most frequent delimiter (`,`, `;` or a tab) in the first line of a CSV file.
+def find_csv_delimiter(lines: Sequence[str]) -> str:
+    """Return the delimiter of a CSV file: of `,`, `;` and tabs, the most frequent one in the first of these lines.
 
-    If the line has a single cell, or the delimiter is probably a part of its link, the file has one column. Then
-    return a character that occurs in no line.
+    If the file has one column, return a character that no line contains. This is assumed if the first line has a single
+    cell and the lines below do not have several, or if the delimiter is probably a part of the link in the first line.
     """
-    delimiter = max(",;\t", key=lambda each: (line.count(each), each == ","))
-    row = _parse_csv_row(line, delimiter, is_strict=False) or []
-    return _NO_DELIMITER if len(row) == 1 or _has_cut_link(row) else delimiter
+    first, *below = lines or [""]
+    delimiter = max(",;\t", key=lambda each: (first.count(each), each == ","))
+    row = _parse_csv_row(first, delimiter, is_strict=True) or []  # None if a quoted cell continues in the next line
+    if len(row) == 1:
+        found = sniff_delimiter(below)
+        return found if found in (",", ";") else _NO_DELIMITER
+    return _NO_DELIMITER if _has_cut_link(row) else delimiter
 
 
 def _has_cut_link(row: Sequence[str]) -> bool:
