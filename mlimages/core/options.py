@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from numbers import Real
 from types import UnionType
@@ -138,6 +138,8 @@ def _describe_expected_type(expected_type: Any, value: Any) -> str:
         return " or ".join(forms) if all(forms) else ""
     if get_origin(expected_type) is tuple:
         return "" if isinstance(value, tuple | list) else "a tuple"
+    if get_origin(expected_type) in (Collection, Sequence):
+        return "" if isinstance(value, Collection) else "a list"
     is_bool = type(value).__name__ in ("bool", "bool_")
     checks: dict[Any, tuple[bool, str]] = {
         bool: (is_bool, "True or False"),

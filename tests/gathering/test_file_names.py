@@ -58,6 +58,11 @@ def test_a_name_is_one_that_every_system_takes(text: str, name: str) -> None:
     assert sanitize_name(name, default_name="default") == name
 
 
+def test_a_name_of_a_megabyte_takes_no_quadratic_time() -> None:
+    for filler in (".", " ", "\u3000"):
+        assert sanitize_name(f"a{filler * 2**20}b", default_name="default") == "a"
+
+
 def digest(text: str, length: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 

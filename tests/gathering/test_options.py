@@ -63,6 +63,8 @@ def test_every_option_is_one_of_every_command(command: str) -> None:
         ({"per_host": 10**6}, "per_host is 1000000: it must be from 1 to 1024"),
         ({"parallel": 10**6}, "parallel is 1000000: it must be from 1 to 4096"),
         ({"retries": -1}, "retries is -1: it must be at least 0"),
+        ({"retry_failed": None}, "retry_failed is None: it must be a list"),
+        ({"headers": 3}, "headers is 3: it must be a list"),
         ({"shard": (3, 2)}, "shard is 3/2: expected I/N with I from 1 to N"),
         ({"shard": (3, 100_000)}, "and N up to 99999"),
         ({"restore_deleted": True, "keep_deleted": True}, "mutually exclusive"),

@@ -153,10 +153,11 @@ def apply_corrections(
         paths_in_use: the folders and file names in use.
         num_images_by_class: number of images of each class before the move.
     """
+    counts = Counter(correction.old_row.label for correction in corrections)
     new_classes = {correction.image_ref.label for correction in corrections}
-    for label, count in Counter(correction.old_row.label for correction in corrections).items():
-        if count == num_images_by_class[label] and label not in new_classes:
-            paths_in_use.release_folder(label)
+    emptied = {label for label, count in counts.items() if count == num_images_by_class[label]} - new_classes
+    if emptied:
+        paths_in_use.release_folders(emptied)
     rows: dict[int, FetchResult] = {}
     paths: dict[str | None, str] = {}
     for correction in corrections:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 from itertools import accumulate, count
 from typing import NamedTuple
@@ -33,7 +33,7 @@ MAX_FOLDER_BYTES = 1024
 _OWN_FILE_NAME = re.compile(
     r"(manifest.*\.jsonl|manifest\.parquet|metadata\.jsonl|attribution.*\.md|images.*\.tar)", re.IGNORECASE
 )
-_DOTS_AND_SPACES_AT_ENDS = re.compile(r"^[\s.]+|[\s.]+$")
+_DOTS_AND_SPACES_AT_ENDS = re.compile(r"^[\s.]+|(?<![\s.])[\s.]+$")
 _WINDOWS_RESERVED_NAME = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 
 
@@ -172,9 +172,9 @@ class PathsInUse:
                 self._conflicts_by_label[label] = self._describe_conflict(plain)
         self._folders_by_label[label] = path[:-1]
 
-    def release_folder(self, label: str) -> None:
-        """Release the folder of a label that no longer has images, and all planned folders without images."""
-        self._labels_with_images.discard(label)
+    def release_folders(self, labels: Collection[str]) -> None:
+        """Release the folders of labels that no longer have images, and all planned folders without images."""
+        self._labels_with_images.difference_update(labels)
         folders = {each: self._folders_by_label[each] for each in self._labels_with_images}
         self._labels_by_folder, self._folders_by_label, self._conflicts_by_label = {}, {}, {}
         for each, folder in folders.items():

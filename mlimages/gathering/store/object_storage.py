@@ -218,7 +218,6 @@ class ObjectStorage(ImageStorage):
         return manifests
 
     def _record_sizes(self, sizes: dict[str, int]) -> None:
-        """Record the sizes of objects in bytes, by path."""
         self._sizes.executemany("INSERT OR REPLACE INTO objects VALUES (?, ?)", sizes.items())
 
     def _retry(self, operation: str, path: str, action: Callable[[str], _T]) -> _T:

@@ -116,6 +116,5 @@ def _write_parquet(path: Path, rows: Iterable[FetchResult]) -> None:
 
 
 def _make_table_row(row: FetchResult) -> dict[str, Any]:
-    """Return the fields of a row by name, with `source` as a string of JSON."""
     values = {field.name: getattr(row, field.name) for field in fields(FetchResult)}
     return values | {"source": json.dumps(row.source, default=str)}
