@@ -39,15 +39,15 @@ _READ_ERRORS = (aiohttp.ClientError, TimeoutError, tarfile.TarError, InputError,
 class ImageNet:
     """Source of ImageNet's images.
 
-    The images of a synset are read from the first of these that has any: the local archive, the website's archive, the
+    The images of each synset come from the first of these that has any: the local archive, the website's archive, the
     website's list of links, the local list of links.
 
     Args:
         words: WordNet ids or words.
         with_subtree: include all synsets below those of `words`, each in a folder inside that of its parent.
-        archive: a tar (`.tar`, `.tar.gz`, `.tgz`), a zip or a folder. It contains images, class folders (as imagenette2
-            does), or tars of synsets. The WordNet id is read from the name of an image, or else from that of a folder
-            or tar that contains it.
+        archive: a folder, zip or tar (`.tar`, `.tar.gz`, `.tgz`) with images, with a folder per synset (as
+            imagenette2 has), or with a tar per synset. The WordNet id of an image is read from its file name
+            (`n02121808_123.JPEG`), or else from the name of a folder or tar that contains it.
         url_list: a file of lines `n02121808_123<TAB>url`, such as fall11_urls.txt.
         endpoint: URL of the website; by default ImageNet's.
         http_options: options of the HTTP session.
@@ -56,7 +56,7 @@ class ImageNet:
     Raises:
         InputError: a synset is unknown or ambiguous, or the archive or list does not exist.
         MissingExtraError: the list is Parquet, and pyarrow is not installed.
-        GatherError (while iterating): there are no images, and the website cannot be reached or returns errors.
+        GatherError (while iterating): no image was found, and requests to the website failed (404 is no failure).
     """
 
     lookahead = 0
@@ -95,7 +95,7 @@ class ImageNet:
         self._full_classes.add(label)
 
     async def count_links_by_class(self) -> dict[str, int | None]:
-        """Return None for each class, since the number of images is not known in advance."""
+        """Return None for each class, which means unknown: images can only be counted by reading them all."""
         return dict.fromkeys(self._folders.values())
 
     async def __aiter__(self) -> AsyncIterator[ImageRef]:
@@ -129,10 +129,10 @@ class ImageNet:
         return replace(image_ref, label=self._folders[wnid], source={"provider": "ImageNet", "wnid": wnid})
 
     async def _find_images(self, wnid: str, failures: dict[str, list[str]]) -> AsyncIterator[ImageRef]:
-        """Yield the images of a synset from the first origin that has any.
+        """Yield the images of a synset from the website's archive, the website's list or the local list.
 
-        `failures` maps each reason why an origin has no images to the synsets concerned; `wnid` is added to it for each
-        origin that has none.
+        The first of these that has images is used. For each one before it, `wnid` is added to `failures`, a dict of
+        WordNet ids by reason, such as "the website's list has no images".
         """
         origins = {
             "the website's archive": self._read_website_archive,
@@ -193,6 +193,7 @@ class ImageNet:
         write_text(listing, json.dumps([asdict(member) for member in members]))
 
     async def _read_member(self, url: str, member: TarMember) -> bytes:
+        """Download one image of an archive of the website with a range request."""
         async with open_session(self._http_options) as session:  # the session of the source may be closed already
             return await RemoteTar(session, url).read(member)
 
@@ -246,6 +247,7 @@ def _make_image_ref(url: str, file_name: str, load: Callable[[], Awaitable[bytes
 
 
 def _explain_failure(origin: str, error: Exception) -> str:
+    """Return a reason for the user; `origin` is what could not be read, such as "the website's list"."""
     if isinstance(error, InputError):
         return f"cannot read {origin}: {error}"
     if isinstance(error, tarfile.TarError):

@@ -35,12 +35,12 @@ _REFUSAL_ADVICE = "it blocks clients that send too many requests; run the same c
 
 
 class INaturalist(SearchSource):
-    """Source of openly licensed photos of a taxon and its subtaxa; no key is needed.
+    """Source of photos of taxa and their subtaxa, with Creative Commons licences; no key is needed.
 
     Args:
         queries: names or ids of taxa; `CLASS=TAXON` sets the class.
         licences: licences such as `cc0,by,by-nc`; empty for every Creative Commons licence.
-        by: make one class per `species` or `genus`; None for one class per query.
+        by: `species` or `genus`: make a class for each species or genus that is found. None: one class per query.
         quality: quality grade `research`, `needs_id` or `casual`; empty for every grade.
         place: iNaturalist's id of a place.
         size: size of the photos, one of `PHOTO_SIZES`.
@@ -88,7 +88,7 @@ class INaturalist(SearchSource):
         super().__init__(queries, api)
 
     def record_result(self, row: FetchResult) -> None:
-        """Count the bytes of a downloaded photo."""
+        """Count the bytes of a downloaded photo towards `bytes_per_hour` (called as `Source` describes)."""
         self._byte_limit.add(row.bytes or 0)
 
     async def __aiter__(self) -> AsyncGenerator[ImageRef]:
@@ -101,6 +101,7 @@ class INaturalist(SearchSource):
                 yield image_ref
 
     async def _prepare_search(self) -> None:
+        """Look up the id of each query's taxon."""
         self._taxon_ids = {query: await self._find_taxon_id(query) for query in self._queries.values()}
 
     async def _count_results(self, query: str) -> int | None:
@@ -131,7 +132,7 @@ class INaturalist(SearchSource):
         raise InputError(f"iNaturalist has no taxon {query!r}{hint}: use another name, or the id of a taxon")
 
     async def _get_observations(self, taxon_id: int, *, above_id: int) -> dict[str, Any]:
-        """Return a page of observations of a taxon whose ids are greater than `above_id`; empty if there is none."""
+        """Return a page (JSON) of a taxon's observations: those with the lowest observation ids above `above_id`."""
         params = {
             "taxon_id": str(taxon_id),
             "photos": "true",
@@ -161,7 +162,10 @@ class INaturalist(SearchSource):
             last_id = max(int(observation["id"]) for observation in observations)
 
     def _choose_class(self, observation: Mapping[str, Any], label: str) -> str | None:
-        """Return the class of an observation; None if its taxon does not determine the species or genus requested."""
+        """Return the class of an observation: `label`, or with `by` the name of its species or genus.
+
+        With `by`, it is None if the observed taxon does not tell: a genus has many species, a family many genera.
+        """
         taxon = observation.get("taxon")
         if self._by is None or not isinstance(taxon, dict):
             return label if self._by is None else None

@@ -19,7 +19,8 @@ class LeftOutRows:
 
     Attributes:
         num_repeated_headers: number of rows that repeat the header, as in concatenated files.
-        too_long: numbers of the rows with more cells than the first row, which is row 1; blank lines are not counted.
+        too_long: row numbers of the rows with more cells than the first row. The first row (a header or a link) has
+            number 1; blank lines are not numbered.
         num_columns: number of cells of the first row.
         example: text of the first row that has too many cells.
     """
@@ -29,21 +30,29 @@ class LeftOutRows:
     num_columns: int = 0
     example: str = ""
 
-    def filter_rows(self, rows: Iterable[Sequence[str]], first: Sequence[str]) -> Iterator[Sequence[str]]:
-        """Yield the rows below the first row of a table that are not left out; `first` is the first row, stripped."""
-        self.num_columns = len(first)
-        header = () if any(map(is_link, first)) else first
+    def filter_rows(self, rows: Iterable[Sequence[str]], first_row: Sequence[str]) -> Iterator[Sequence[str]]:
+        """Yield the rows that can be used; record the others as left out.
+
+        Args:
+            rows: the rows of a table, without its first row.
+            first_row: the first row, without spaces around its cells.
+        """
+        self.num_columns = len(first_row)
+        header = () if any(map(is_link, first_row)) else first_row
         for number, row in enumerate(rows, start=2):
             if is_repeated_header(row, header):
                 self.num_repeated_headers += 1
-            elif has_too_many_cells(row, first):
+            elif has_too_many_cells(row, first_row):
                 self.too_long.append(number)
                 self.example = self.example or remove_credentials(" | ".join(row))[:_MAX_EXAMPLE_LENGTH]
             else:
                 yield row
 
     def describe(self, within: str = "") -> Iterator[str]:
-        """Yield a line about each kind of rows that were left out; `within` says in which part of the list."""
+        """Yield a message about the repeated headers, and one about the rows that are too long, if there are any.
+
+        `within` is inserted after their number, such as " in the first 5000 rows".
+        """
         if self.num_repeated_headers:
             yield f"left out: {pluralize(self.num_repeated_headers, 'repeated header')}{within}"
         if self.too_long:
@@ -53,10 +62,10 @@ class LeftOutRows:
                 f"{escape_unprintable(self.example)}: quote cells that contain the delimiter"
             )
 
-    def require_minority(self, num_regular: int, list_name: str) -> None:
-        """Raise InputError if more rows were left out as too long than were read as links (`num_regular`)."""
-        if len(self.too_long) > num_regular:
-            total = pluralize(len(self.too_long) + num_regular, "row")
+    def reject_if_most_are_too_long(self, num_links: int, list_name: str) -> None:
+        """Raise InputError if more rows were left out as too long than were read as links (`num_links`)."""
+        if len(self.too_long) > num_links:
+            total = pluralize(len(self.too_long) + num_links, "row")
             raise InputError(
                 f"{list_name}: {len(self.too_long)} of {total} have more cells than the first row "
                 f"({self.num_columns}), such as row {self.too_long[0]}, {escape_unprintable(self.example)}: name all "

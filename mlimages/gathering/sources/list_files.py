@@ -59,7 +59,7 @@ def count_data_lines(path: Path) -> int:
 
 
 def open_stdin() -> IO[bytes]:
-    """Open standard input as a new file; at exit, Python would wait for a thread that reads `sys.stdin`."""
+    """Open standard input without `sys.stdin`: a thread that waits for `sys.stdin` would keep Python from exiting."""
     return open(0, "rb", closefd=False)
 
 
@@ -114,9 +114,9 @@ def _peek(file: IO[bytes], size: int) -> bytes:
     return file.peek(size)[:size] if hasattr(file, "peek") else b""
 
 
-def count_buffered_lines(file: IO[bytes]) -> int:
-    """Return how many lines can be read from standard input without waiting for more input; at least 1."""
-    start = file.peek() if hasattr(file, "peek") else b""
+def count_buffered_lines(stdin: IO[bytes]) -> int:
+    """Return how many lines of standard input can be read without waiting; at least 1, for which it may wait."""
+    start = stdin.peek() if hasattr(stdin, "peek") else b""
     return max(1, sum(1 for line in start.splitlines(keepends=True) if line.strip() and line.endswith(b"\n")))
 
 

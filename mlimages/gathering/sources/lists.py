@@ -42,7 +42,7 @@ from mlimages.gathering.sources.tables import (
     convert_rows_to_dicts,
     extract_json_rows,
     find_csv_delimiter,
-    is_space_separated_around_link,
+    has_space_separated_cells,
     parse_csv_rows,
     parse_json_lines,
     parse_tsv_rows,
@@ -57,7 +57,7 @@ MAX_HEAD_ROWS = 5000
 """Maximum number of rows at the start of a list that are checked for mistakes before the first link is used."""
 
 MAX_HEAD_LENGTH = 2**26
-"""Maximum total length of these rows in characters; if they are longer, fewer rows are checked."""
+"""Maximum total length in characters of the rows that are checked; of long rows, fewer than `MAX_HEAD_ROWS` are."""
 
 _MAX_SNIFFED_LINES = 100
 """Maximum number of lines from which the format is detected."""
@@ -107,14 +107,15 @@ class LinkFile:
     Args:
         path: path of the list; `-` is standard input.
         options: columns and class of the links; columns that are not specified are detected.
-        name: name of the list in messages; by default the name of the file.
+        name: name of the list in messages; "" for the name of the file.
 
     Attributes:
         name: name of the list in messages.
         description: the detected columns and the first link, in one line.
         warnings: probable mistakes in the first rows, one line each.
         num_header_lines: number of lines that are a header or declare the separator.
-        file_class: class named after the file if all of the first links are given it; "" otherwise.
+        file_class: the class named after the file (`cats` for `cats.txt`) if none of the first links has another class;
+            "" otherwise.
 
     Raises:
         InputError: the list cannot be read, has rows but no links, or its classes look like captions.
@@ -136,7 +137,7 @@ class LinkFile:
         head, self._links = self._peek(self._parse_image_refs(), MAX_HEAD_ROWS)
         is_named_by_file = options.class_name is None and self._unclassified == len(head) > 0
         self.file_class = self._default_class if is_named_by_file else ""
-        self._left_out.require_minority(len(head), self.name)
+        self._left_out.reject_if_most_are_too_long(len(head), self.name)
         self._left_out_of_head = tuple(self._left_out.describe())
         self._require_links(head)
         if options.label_col is None:
@@ -218,6 +219,7 @@ class LinkFile:
             yield line
 
     def _detect_format_and_parse(self, first_lines: list[str], lines: Iterator[str], suffix: str) -> Iterator[ImageRef]:
+        """Return the links in `lines`; their format is detected from `first_lines`, which `lines` yields again."""
         first_lines, lines = remove_leading_comments(first_lines, lines)
         first = first_lines[0] if first_lines else ""
         if first.lstrip().lower().startswith(("<!doctype html", "<html")):
@@ -232,7 +234,7 @@ class LinkFile:
             image_refs = self._parse_table(parse_csv_rows(islice(lines, 1, None), declared))
             self.num_header_lines += 1
             return image_refs
-        if is_space_separated_around_link(first_lines):
+        if has_space_separated_cells(first_lines):
             return self._parse_table(line.split() for line in lines)
         delimiter = None if suffix == ".tsv" else sniff_delimiter(first_lines)
         if delimiter == " ":
@@ -300,10 +302,10 @@ class LinkFile:
                 yield ImageRef(unwrap_link(right), label or self._default_class)
 
     def _peek(self, items: Iterator[_T], max_items: int) -> tuple[list[_T], Iterator[_T]]:
-        """Return the first items and an iterator over all items.
+        """Return the first items, up to `max_items`, and an iterator over all items, which yields them again.
 
-        Of standard input, only the lines that can be read without waiting are among the first items. If an error occurs
-        after the first item, the iterator raises it.
+        There are fewer first items if they are long (`MAX_HEAD_LENGTH`), if reading more would wait for standard input,
+        or if an error occurs, which the iterator raises. (An error at the very first item is raised here.)
         """
         head: list[_T] = []
         size = 0
@@ -330,10 +332,10 @@ def _shorten_url(url: str, length: int = 100) -> str:
 def _raise_lazily(error: Exception) -> Iterator[Any]:
     """Return an iterator that raises an error when its first item is requested."""
 
-    def fail() -> Any:
+    def raise_error() -> Any:
         raise error
 
-    return iter(fail, None)
+    return iter(raise_error, None)
 
 
 def find_max_num_links(path: Path, num_header_lines: int) -> int | None:

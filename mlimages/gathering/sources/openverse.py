@@ -34,19 +34,20 @@ _METADATA_KEYS = (
 class Openverse(SearchSource):
     """Source of openly licensed images from Openverse.
 
-    The environment variables OPENVERSE_CLIENT_ID and OPENVERSE_CLIENT_SECRET raise the limits of Openverse.
+    With the environment variables OPENVERSE_CLIENT_ID and OPENVERSE_CLIENT_SECRET, Openverse allows more requests
+    per day and more results per query.
 
     Args:
         queries: search queries; `CLASS=QUERY` sets the class.
         licences: licences such as `by,cc0`; empty for every open licence.
-        filters: further parameters of the search: `license_type`, `source`, `extension`.
+        filters: further parameters of the search: `license_type` (one of `LICENSE_TYPES`), `source`, `extension`.
         thumbnails: download the thumbnails of Openverse (up to 600 pixels wide) instead of the originals.
         tell: called with notes for the user before the first request.
         endpoint: URL of the search API; by default the provider's.
         http_options, wait, refresh: see `SearchApi`.
 
     Raises:
-        InputError: a licence type is unknown, or only one of the two environment variables is set.
+        InputError: the filter `license_type` is unknown, or only one of the two environment variables is set.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Openverse(SearchSource):
         super().__init__(queries, api)
 
     async def _prepare_search(self) -> None:
+        """Tell the user the limits of Openverse, unless a client id is set."""
         if not self._client_credentials:
             self._tell(_LIMITS_NOTE)
 

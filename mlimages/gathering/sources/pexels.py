@@ -35,9 +35,10 @@ class Pexels(SearchSource):
 
     Args:
         queries: search queries; `CLASS=QUERY` sets the class.
-        photo_size: size of the photos, one of `PHOTO_SIZES`.
-        filters: further parameters of the search: `orientation`, `size`, `color`, `locale`.
-        i_have_permission: you have the permission of Pexels to build a dataset; recorded with every photo.
+        photo_size: size in which photos are downloaded, one of `PHOTO_SIZES`.
+        filters: further parameters of the search: `orientation`, `size` (minimum size of the original: `large`,
+            `medium` or `small`), `color`, `locale`.
+        i_have_permission: confirms that Pexels permits you to build a dataset; required, and recorded with every photo.
         endpoint: URL of the search API; by default the provider's.
         http_options, wait, refresh: see `SearchApi`.
 

@@ -58,18 +58,19 @@ class RateLimit:
 
 @dataclass(repr=False)
 class SearchApi:
-    """Client of a provider's search API; responses to `get` that contain results are cached for a day.
+    """Client of a provider's search API. Responses to `get` that contain results are cached for a day.
 
     Attributes:
         name: name of the provider, for messages and the cache folder.
         http_options: options of the HTTP session.
-        refusal_advice: advice for the user after a 401 or 403, and after a 400 in response to `post`.
-        headers: headers of each request with `get`; never logged.
+        refusal_advice: advice for the user in the error after HTTP 401 or 403 (with `post`, also after 400).
+        headers: HTTP headers for `get`, which may contain an API key; they are never logged.
         rate_limits: rate limits of the provider.
-        wait: called with the seconds to wait and the reason; None: raise an error that states the time instead.
+        wait: called to wait for a rate limit or before a retry, with the seconds and the reason. None: do not wait, but
+            raise an error that says when to run the command again.
         refresh: ignore cached responses.
-        authorize: returns the headers that authenticate requests; called before the first request and after a 401.
-            None: `headers` are used unchanged.
+        authorize: returns new `headers`, such as a token; called before the first request, and when the token has
+            expired (HTTP 401). None: `headers` do not change.
     """
 
     name: str
@@ -127,6 +128,7 @@ class SearchApi:
         raise GatherError(_add_rerun_advice(_describe_failure(url, status, body)))
 
     async def _get_json(self, url: str, *, is_first_page: bool) -> dict[str, Any] | None:
+        """Request a page of results for `get`: without the cache, but with rate limits and retries."""
         problem = ""
         may_authorize = self.authorize is not None
         if self.authorize and not self.headers:
@@ -187,7 +189,8 @@ class SearchApi:
         """Wait until the rate limits allow a request.
 
         Raises:
-            GatherError: the monthly quota is used up, or waiting is needed but `wait` is None.
+            GatherError: waiting is needed but `wait` is None, or the provider's last response said that its monthly
+                quota is used up, which would take too long to wait for.
         """
         state = self._load_quota()
         if state.get("remaining") == 0 and state.get("reset", 0) > time.time():
@@ -202,6 +205,7 @@ class SearchApi:
                 await self._wait_or_raise(seconds, allowed)
 
     async def _wait_or_raise(self, seconds: float, reason: str, *, waiting_action: str = "waiting") -> None:
+        """Wait with the message "REASON; WAITING_ACTION 30 s" for the user; raise GatherError if `wait` is None."""
         duration = f"{math.ceil(seconds)} s" if seconds < 120 else f"{math.ceil(seconds / 60)} minutes"
         if self.wait is None:
             raise GatherError(f"{reason}; run the same command again in {duration} to resume")
@@ -221,7 +225,11 @@ class SearchApi:
         return [moment for moment in self._load_quota().get("requests", []) if moment > oldest]
 
     def _load_quota(self) -> dict[str, Any]:
-        """Return the stored `requests` (times of requests), `remaining` and `reset` of the quota, if they are known."""
+        """Return what is known about the limits; each key may be missing.
+
+        `requests` are the times of our requests; `remaining` is the number of requests that the monthly quota still
+        allows, and `reset` the time when it is renewed. Times are in seconds since the epoch.
+        """
         try:
             found: dict[str, Any] = json.loads((self._folder / "quota.json").read_text())
         except (OSError, ValueError):

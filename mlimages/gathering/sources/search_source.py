@@ -1,4 +1,4 @@
-"""Base class of the sources that search a provider's API, and their queries."""
+"""Base class of the sources that search a provider's API, and the parser of their queries (`CLASS=QUERY`)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SearchSource(ABC):
         self._full_classes.add(label)
 
     async def count_links_by_class(self) -> dict[str, int | None]:
-        """Return the number of results by class; None for a number that the provider does not report."""
+        """Return how many results the provider reports for each class; None if it does not report their number."""
         async with self._api:
             return {label: await self._count_results(query) for label, query in self._queries.items()}
 

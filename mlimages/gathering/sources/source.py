@@ -42,12 +42,14 @@ class Source(Protocol):
 
     - `skip_class(label)`: called once a class has enough images; the source should yield no more of them.
     - `record_result(row)`: called with each new row of the manifest, a `FetchResult`.
-    - `lookahead`: maximum number of links that are read but held back while the links in progress may be enough for
-      their classes. If it is 0, only one process can read the source.
+    - `lookahead`: maximum number of links that are read but not requested yet, because the links in progress may
+      already give their class enough images. 0 also means that only one process may read the source, as for search
+      APIs with a rate limit.
     - `async count_links()`: returns the number of links, or an upper bound, for the progress bar; None if unknown.
-    - `async count_shards_by_host(num_shards)`: returns the number of shards by host, for each host whose links are to
-      be spread over several of the `num_shards` shards.
-    - `is_read_once`: True if only one process can read the source.
+    - `async count_shards_by_host(num_shards)`: called if the links are divided into `num_shards` shards. Usually a
+      shard gets all links of a host; returns the hosts with too many links for that, and among how many shards the
+      links of each are divided.
+    - `is_read_once`: True if the source can be read only once, and thus by only one process, such as standard input.
     - `is_list`: True for a list of links. If the class of a link was corrected in the list since the last run, the
       stored image is moved to the new class.
     """
@@ -81,14 +83,14 @@ class UrlList:
     """Lists of links in files or at http(s) URLs, plain, compressed (.gz .bz2 .xz .zip) or in a tar (also .tgz).
 
     A text file has a link per line, a class and a link separated by a tab, or ImageNet's `n00004475_6590<TAB>link`. A
-    table (CSV, TSV, JSON, JSON lines, Parquet, COCO) has a column of links and optionally one of classes; the other
-    columns are copied to the manifest. A link without a class gets the name of the list as its class
+    table (CSV, TSV, JSON, JSON lines, Parquet, COCO) has a column (or key) of links and optionally one of classes; the
+    other columns are copied to the manifest. A link without a class gets the name of the list as its class
     (`images` for standard input).
 
     Args:
         paths: paths or URLs of lists; `-` is standard input.
         url_col, label_col: columns of links and classes, by name or by number from 1; by default they are detected.
-        class_name: one class for all links.
+        class_name: one class for all links, instead of the classes in the lists.
         http_options: options for downloading lists.
         tell: called with a description of the detected columns, and with warnings, before the first link is used.
 
@@ -149,16 +151,16 @@ class UrlList:
 
     @property
     def is_read_once(self) -> bool:
-        """Whether one of the lists is standard input, which can be read only once."""
+        """Whether the lists can be read only once, because one of them is standard input."""
         return STDIN in self._paths
 
     async def count_links(self) -> int | None:
-        """Return the number of lines that may contain links; None if the lines of a list are not counted."""
+        """Return an upper bound on the number of links; None if it is unknown (see `find_max_num_links`)."""
         await self._open_lists()
         return self._length
 
     async def count_shards_by_host(self, num_shards: int) -> dict[str, int]:
-        """Read the lists; return the number of shards for each host whose links are to be spread over several."""
+        """Read the lists; return the hosts that have too many links for one shard, with a number of shards for each."""
         if self.is_read_once:
             return {}
         counts, again = LinkCountsByHost(), copy.copy(self)
@@ -177,7 +179,7 @@ class UrlList:
         return dict(counts)
 
     async def _open_lists(self) -> list[LinkFile]:
-        """Open all lists, detect their formats and tell the user. Until they are read, return the same files again."""
+        """Open all lists, detect their formats and tell the user; if they are open but not yet read, return them."""
         if self._files is None:
             files: list[LinkFile] = []
             lengths: list[int | None] = []
@@ -196,7 +198,7 @@ class UrlList:
         return self._files
 
     async def _download(self, url: str, folder: Path) -> Path:
-        """Download a list to a file of the same name in a new folder; return its path."""
+        """Create `folder` and download a list into it, with the file name in the URL; return the path of the file."""
         folder.mkdir()
         name = PurePosixPath(urlsplit(url).path).name or "links.txt"
         try:
@@ -214,7 +216,10 @@ class UrlList:
 
 
 def _reject_duplicate_class(paths: Sequence[str | Path], files: Sequence[LinkFile]) -> None:
-    """Raise InputError if the last list and an earlier one would both get the same class from their file names."""
+    """Raise InputError if the file names of the last of `files` and an earlier one would give them the same class.
+
+    `files` are the lists that are open so far, in the order of `paths`; all but the last have been checked already.
+    """
     *earlier, last = files
     for path, file in zip(paths, earlier, strict=False):
         if last.file_class and file.file_class == last.file_class and path != paths[len(earlier)]:
@@ -231,13 +236,13 @@ async def _run_in_thread(function: Callable[[], _T], *, is_daemon: bool) -> _T:
         return await asyncio.to_thread(function)
     future: Future[_T] = Future()
 
-    def run() -> None:
+    def call_and_set_result() -> None:
         try:
             future.set_result(function())
         except BaseException as error:  # raised to the caller that awaits the result
             future.set_exception(error)
 
-    threading.Thread(target=run, daemon=True).start()
+    threading.Thread(target=call_and_set_result, daemon=True).start()
     return await asyncio.wrap_future(future)
 
 

@@ -33,7 +33,8 @@ _NO_DELIMITER = "\x1f"
 _TSV_HTTP_DATA_HEADER = "TsvHttpData-1.0"
 _MAX_LINES_PER_ROW = 1000
 _LONG_LINE_LENGTH = 65_536
-"""If a line has more characters, its long quoted cells are emptied, since Python's csv may reject them."""
+"""Maximum number of characters of a line in which long quoted cells are read. In a longer line, they are read as
+empty: Python's csv rejects a cell of more than 131,072 characters."""
 _LONG_QUOTED_CELL = re.compile(r'"(?:[^"]|""){10000,}"')
 _TEXT_UP_TO_CLOSING_QUOTE = re.compile(r'((?:[^"]|"")*+)"')
 _CLASS_AND_LINK = re.compile(r"(?!\d+[.)]\s)(\w[^:]*?)\s+(https?://.+)", re.IGNORECASE)
@@ -41,9 +42,13 @@ _LINK_AND_CLASS = re.compile(rf"(https?://[^\s?]+?{IMAGE_SUFFIX_PATTERN})\s+(\w[
 
 
 def remove_leading_comments(first_lines: list[str], lines: Iterator[str]) -> tuple[list[str], Iterator[str]]:
-    """Return the first lines and all lines of a list, both without the comments before its header or first link.
+    """Remove the comments (`# ...`) before the header or first link of a list; return new `first_lines` and `lines`.
 
-    Comments begin with `#`. If the last of them is the header of several columns, it is kept without the `#`.
+    If the last comment is the header of several columns, as in `# url,label`, only its `#` is removed.
+
+    Args:
+        first_lines: the first lines of the list.
+        lines: an iterator over all lines, the first ones included.
     """
     first_row = next((line for line in first_lines if not line.startswith("#")), "")
     has_header, delimiters = is_header(first_row), set(first_row) & set(",;|\t")
@@ -61,10 +66,10 @@ def remove_leading_comments(first_lines: list[str], lines: Iterator[str]) -> tup
 
 
 def sniff_delimiter(lines: Sequence[str]) -> str | None:
-    """Return the delimiter (`,`, `;`, `|` or a space) between the links and other cells; None if there is none.
+    """Return the delimiter between links and other cells: `,`, `;`, `|` or a space.
 
-    Links may contain these characters. If there is no header, a link before a delimiter must therefore end in an image
-    suffix. If a line contains a tab, the result is None.
+    It is None if there is no delimiter, or if a line contains a tab. Since a link may itself contain these characters,
+    in a list without a header a link followed by a delimiter must end in an image suffix, as in `http://x/1.jpg,cat`.
     """
     rows = [line for line in lines if not line.startswith("#")]
     if not rows or any("\t" in row for row in rows):
@@ -94,8 +99,8 @@ def _has_one_link(row: Sequence[str]) -> bool:
     return is_link(row[-1]) or IMAGE_SUFFIX_AT_END.search(links[0]) is not None
 
 
-def is_space_separated_around_link(lines: Sequence[str]) -> bool:
-    """Return whether spaces separate the cells, and no link is the first or last, as in `1 http://x/1.jpg 169.5`."""
+def has_space_separated_cells(lines: Sequence[str]) -> bool:
+    """Return whether each line has cells separated by spaces, with a link between others: `1 http://x/1.jpg 169.5`."""
     rows = [line.split() for line in lines if "\t" not in line]
     between = (_has_one_link(row) and not is_link(row[0]) and not is_link(row[-1]) for row in rows)
     return len(rows) == len(lines) and len(set(map(len, rows))) == 1 and all(between)
@@ -163,7 +168,14 @@ def parse_csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
 def _join_quoted_lines(
     first_line: str, unread_lines: deque[str], source: Iterator[str], delimiter: str, num_columns: int
 ) -> list[str] | None:
-    """Return the row that begins in `first_line` and consume its other lines; None if no line completes the row."""
+    """Return the row that begins in `first_line`, and consume its other lines; None if no line completes the row.
+
+    Args:
+        first_line: a line that opens a quoted cell and does not close it.
+        unread_lines: lines that were read from `source` but belong to no row yet; they come before those of `source`.
+        source: the lines that were not read yet.
+        delimiter, num_columns: delimiter and number of columns of the table; 0 columns if not known yet.
+    """
     text = [first_line]
     for number in range(_MAX_LINES_PER_ROW):
         if number == len(unread_lines):
@@ -184,11 +196,11 @@ def _join_quoted_lines(
 
 
 def _are_complete_rows(lines: Sequence[str], delimiter: str, num_columns: int, *, is_ragged: bool) -> bool:
-    """Return whether lines that a quoted cell joins into one row are probably separate rows with unclosed quotes.
+    """Return whether lines that a quoted cell joins into one row are probably separate rows with stray quotes.
 
-    If the joined row `is_ragged`, that is, does not have `num_columns` cells, they are separate rows if any line but
-    the first has `num_columns` cells and a link. Otherwise, they are separate rows if each line has `num_columns` cells
-    and its link in the same column, and the closing quote is at the start of a cell.
+    A line looks like a row if it has `num_columns` cells, one of them a link. If the joined row does not have
+    `num_columns` cells (`is_ragged`), one line after the first that looks like a row is enough. Otherwise, all lines
+    must look like rows with the link in the same column, and the last quote must be at the start of a cell.
     """
     columns = [_find_link_column(line, delimiter, num_columns) for line in lines]
     if is_ragged:
@@ -199,7 +211,8 @@ def _are_complete_rows(lines: Sequence[str], delimiter: str, num_columns: int, *
 
 
 def _find_link_column(line: str, delimiter: str, num_columns: int) -> int | None:
-    """Return the index of the first cell that is a link; None if there is none, or not exactly `num_columns` cells."""
+    """Return the index of the first cell that is a link; None if there is no link, or if the line does not have
+    `num_columns` cells."""
     cells = line.split(delimiter)
     links = (number for number, cell in enumerate(cells) if is_http_url(cell.strip(' "')))
     return next(links, None) if len(cells) == num_columns else None
@@ -263,9 +276,10 @@ def flatten_object(values: Mapping[str, Any], key_prefix: str = "") -> dict[str,
 
 
 def extract_json_rows(value: Any, path: Path) -> list[Row]:
-    """Return the rows of a JSON document.
+    """Return the rows of a JSON document, which may have four forms.
 
-    It is an array, a COCO dataset, an object with one array of objects, or an object with an array of links per class.
+    An array of links or objects, an object with one array of objects, a COCO dataset, or an object with an array of
+    links per class: `{"cat": ["http://..."]}`.
 
     Args:
         value: the parsed JSON document.
@@ -288,8 +302,9 @@ def extract_json_rows(value: Any, path: Path) -> list[Row]:
 
 
 def _extract_coco_rows(dataset: dict[str, Any], path: Path) -> list[Row]:
-    """Return a row for each image of a COCO dataset; its `category` is None if its annotations have none or several.
+    """Return a row for each image of a COCO dataset.
 
+    `category` is the class of the image's annotations; None if there is none, or if they have different classes.
     Annotations without a category, such as captions, are ignored. If no annotation has a category, the dataset may lack
     `categories`.
     """
